@@ -1,0 +1,1 @@
+//! Judges packets by the text of `iptables-save` and `ipset save`.

@@ -1,0 +1,7 @@
+//! What proves Portcullis on a real kernel, and shows it.
+//!
+//! [`lab`] builds nodes and pods as network namespaces and probes them with real packets;
+//! [`interpreter`] reads `iptables-save` and `ipset save` text and judges packets by it.
+
+pub mod interpreter;
+pub mod lab;
