@@ -31,9 +31,12 @@ const EVERYWHERE: [(&str, &str); 9] = [
     ("ipv4/icmp_ratemask", "0"),
     ("ipv6/icmp/ratemask", "0"),
     ("ipv6/icmp/ratelimit", "0"),
-    // Not held back by the idle time that a real peer's old segments would need.
-    ("ipv4/tcp_fin_timeout", "5"),
+    // The same source port again, also after this side closed first.
+    ("ipv4/tcp_tw_reuse", "1"),
 ];
+
+/// Set where the kernel has it: reuse of a port in `TIME_WAIT` after 1 ms, not 1 s.
+const PORT_REUSE_DELAY: (&str, &str) = ("ipv4/tcp_tw_reuse_delay", "1");
 
 const ROUTER: [(&str, &str); 4] = [
     ("ipv4/ip_forward", "1"),
@@ -233,7 +236,9 @@ pub(super) fn create(names: &[String]) -> Result<()> {
     }
     process::ip(None, &commands)?;
     for name in names {
-        Namespace::open(name)?.sysctl(&EVERYWHERE)?;
+        let namespace = Namespace::open(name)?;
+        namespace.sysctl(&EVERYWHERE)?;
+        let _ = namespace.sysctl(&[PORT_REUSE_DELAY]);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::address::family_of;
-use super::flight::{bind_port, parse_banner};
+use super::flight::{bind_port, parse_banner, when_port_is_free};
 use super::pod::Endpoint;
 use super::{DEFAULT_TIMEOUT, Lab};
 
@@ -20,6 +20,10 @@ pub struct ConnectionSpec {
     /// The address and port that it goes to.
     pub to: SocketAddr,
     /// The port it comes from (`SO_REUSEADDR`); by default any free one.
+    ///
+    /// A port whose last connection ended is usable again at once, also when this side closed
+    /// first (`TIME_WAIT`): namespaces of a lab have `tcp_tw_reuse` on. Kernels before 6.14 make it
+    /// wait for one second, so give such a connection a longer time-out.
     pub source_port: Option<u16>,
     /// The longest wait for the handshake, for the banner, and later for each exchange.
     pub timeout: Duration,
@@ -86,7 +90,9 @@ fn open(spec: &ConnectionSpec) -> Result<TcpStream> {
     if let Some(port) = spec.source_port {
         bind_port(&socket, family_of(spec.to.ip()), port)?;
     }
-    socket.connect_timeout(&spec.to.into(), spec.timeout).context("failed to connect")?;
+    let to = spec.to.into();
+    when_port_is_free(spec.timeout, || socket.connect_timeout(&to, spec.timeout))
+        .context("failed to connect")?;
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true).context("failed to set TCP_NODELAY")?;
     stream.set_read_timeout(Some(spec.timeout)).context("failed to set a time-out")?;

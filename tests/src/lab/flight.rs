@@ -18,6 +18,8 @@ use super::sctp::Packet;
 
 /// How often a datagram is sent within the time-out.
 const SENDS: u32 = 3;
+/// How long a probe waits for its source port; it holds up others of the same source.
+const PORT_WAIT: Duration = Duration::from_millis(100);
 
 /// What a flight ends with: the outcome, and the source that the server saw.
 pub(super) type Landing = (Outcome, Option<SocketAddr>);
@@ -81,15 +83,15 @@ impl Flight {
             Speaks::Tcp { .. } | Speaks::Udp => self.to.port(),
             Speaks::Sctp { .. } | Speaks::Icmp => 0,
         };
-        match self.socket.connect(&SocketAddr::new(self.to.ip(), port).into()) {
-            Ok(()) => {}
-            Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
-                Errno::EINPROGRESS => {}
-                Errno::EADDRNOTAVAIL | Errno::EADDRINUSE | Errno::EINVAL => {
-                    return Err(error).context("failed to connect (is the source port in use?)");
-                }
-                _ => self.early = Some(verdict(&error)),
-            },
+        let target = SocketAddr::new(self.to.ip(), port).into();
+        let connected = when_port_is_free(PORT_WAIT, || self.socket.connect(&target));
+        let Err(error) = connected else { return Ok(()) };
+        match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+            Errno::EINPROGRESS => {}
+            Errno::EADDRNOTAVAIL | Errno::EADDRINUSE | Errno::EINVAL => {
+                return Err(error).context("failed to connect (is the source port in use?)");
+            }
+            _ => self.early = Some(verdict(&error)),
         }
         Ok(())
     }
@@ -212,6 +214,23 @@ pub(super) fn bind_port(socket: &Socket, family: Family, port: u16) -> Result<()
     socket
         .bind(&SocketAddr::new(any, port).into())
         .with_context(|| format!("failed to bind source port {port}"))
+}
+
+/// Tries to connect until the source port is free of the connection before, which is over for the
+/// test while its last packets are still on their way.
+pub(super) fn when_port_is_free(
+    limit: Duration,
+    mut connect: impl FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match connect() {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrNotAvailable && start.elapsed() < limit => {}
+            result => return result,
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A verification tag, and a source port above those that listeners use. Both start anywhere, so

@@ -100,7 +100,9 @@ fn a_host_network_pod_comes_and_goes() -> Result<()> {
         let pod = lab.add_pod(pod)?;
         assert_eq!(pod.host_link(), None);
         let mut probes = between(&lab, "a/one", "a/host", Protocol::Tcp)?;
-        probes.iter_mut().for_each(|probe| probe.port = 9100);
+        for probe in &mut probes {
+            probe.port = 9100;
+        }
         check(&lab, &probes.iter().map(|p| (p.clone(), open("a/host"))).collect::<Vec<_>>())?;
         lab.remove_pod("a/host")?;
         check(&lab, &probes.iter().map(|p| (p.clone(), Outcome::Refused)).collect::<Vec<_>>())?;
