@@ -179,8 +179,8 @@ impl Lab {
         Ok(())
     }
 
-    /// A reused address has another MAC address now. Bridged neighbours would ask only after the old
-    /// one stopped answering; a CNI announces the new one.
+    /// A reused address has another MAC address now. Bridged neighbours would ask only after the
+    /// old one stopped answering; a CNI announces the new one.
     fn forget_neighbours(&self, wire: &PodWire) -> Result<()> {
         let mut commands = String::new();
         for address in wire.addresses.iter().filter(|a| self.used_addresses.contains(a)) {

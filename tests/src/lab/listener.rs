@@ -117,7 +117,7 @@ pub(super) fn open(
                         }
                     }
                     Transport::Udp => {
-                        // One socket per address: the answer must come from the address that was asked.
+                        // A socket per address: the answer comes from the address that was asked.
                         for &address in addresses {
                             let socket = UdpSocket::bind(SocketAddr::new(address, port))
                                 .with_context(|| format!("failed to bind UDP {address}:{port}"))?;

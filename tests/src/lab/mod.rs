@@ -11,8 +11,9 @@
 //! start agents in its nodes and probe ([`Lab::probe_all`]) who reaches whom.
 //!
 //! Everything happens inside namespaces that the lab makes; the root namespace gets no link, no
-//! address and no rule. Labs do not see each other, so tests may run in parallel. A lab is gone when
-//! it is dropped, also by a panic; what a killed process left behind goes when the next one starts.
+//! address and no rule. Labs do not see each other, so tests may run in parallel; of machine-wide
+//! things they share only iptables-legacy's lock. A lab is gone when it is dropped, also by a
+//! panic, and a moment after its process was killed; what is left even so, the next lab sweeps.
 //!
 //! | file | what is in it |
 //! |---|---|

@@ -5,6 +5,9 @@
 pub enum Topology {
     /// One Linux bridge `cni0` per node holds the gateway address; pods are veths on it, with
     /// hairpin mode, and bridged packets pass iptables (as flannel, kubenet).
+    ///
+    /// That includes IPv6 neighbour discovery: between pods it is forwarded ICMPv6, and a rule in
+    /// FORWARD that drops it cuts them off.
     Bridge,
     /// A /32 or /128 route to each veth and a link-local gateway that a permanent neighbour entry
     /// resolves (as Calico and cloud CNIs).
@@ -91,8 +94,8 @@ impl IptablesVariant {
 pub enum ForwardPolicy {
     /// The kernel's default.
     Accept,
-    /// As Docker and hardened hosts: policy DROP, and a CNI's own chain (`FLANNEL-FWD`) that accepts
-    /// what comes from or goes to the pod network.
+    /// As Docker and hardened hosts: policy DROP, and a CNI's own chain (`FLANNEL-FWD`) that
+    /// accepts what comes from or goes to the pod network.
     DropButPods,
 }
 

@@ -181,7 +181,8 @@ impl Lab {
     /// Sends all probes in parallel; their outcomes, in the order of the probes.
     ///
     /// Nothing is tried again: [`Outcome::Dropped`] means that no answer came within `timeout`
-    /// (counted for each probe from its own start; see [`DEFAULT_TIMEOUT`](super::DEFAULT_TIMEOUT)).
+    /// (counted for each probe from its own start; see
+    /// [`DEFAULT_TIMEOUT`](super::DEFAULT_TIMEOUT)).
     ///
     /// # Errors
     /// When a source does not exist or a socket cannot be made (a source port in use, too many

@@ -1,8 +1,9 @@
 //! Every listener of a lab, on one thread: what pods and nodes answer.
 //!
-//! Sockets are created inside their namespace ([`listener`](super::listener)) and handed to the loop, which never
-//! enters one. A TCP listener first says who it is and whom it sees, `shop/web 10.244.1.10:4242\n`;
-//! UDP answers each datagram with the same line; SCTP answers an INIT (see [`sctp`](super::sctp)).
+//! Sockets are created inside their namespace ([`listener`](super::listener)) and handed to the
+//! loop, which never enters one. A TCP listener first says who it is and whom it sees,
+//! `shop/web 10.244.1.10:4242\n`; UDP answers each datagram with the same line; SCTP answers an
+//! INIT (see [`sctp`](super::sctp)).
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

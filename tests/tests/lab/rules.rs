@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::errno::Errno;
 use portcullis_tests::lab::{
-    DEFAULT_TIMEOUT, Expected, Family, IptablesVariant, Lab, Outcome, Protocol, Topology,
+    DEFAULT_TIMEOUT, Endpoint, Expected, Family, IptablesVariant, Lab, Outcome, Probe, Protocol,
+    Topology,
 };
 
-use super::{PROTOCOLS, between, check_between, open, small};
+use super::{PORT, PROTOCOLS, between, check_between, open, small};
 
 const SHAPES: [(Topology, IptablesVariant); 4] = [
     (Topology::Bridge, IptablesVariant::Legacy),
@@ -111,4 +112,23 @@ fn closed_ports_are_refused() -> Result<()> {
         }
     }
     super::check(&lab, &wanted)
+}
+
+/// Why a dataplane must let neighbour discovery pass: on a bridge it is forwarded IPv6.
+#[test]
+fn neighbour_discovery_on_a_bridge_passes_the_forward_chain() -> Result<()> {
+    for variant in [IptablesVariant::Legacy, IptablesVariant::Nft] {
+        let lab = small().iptables(variant).build()?;
+        let program = variant.program(Family::V6);
+        let node = lab.node("n1")?;
+        node.shell(&format!("{program} -w -I FORWARD -p icmpv6 -j DROP"))?;
+        let to = lab.pod("a/two")?.address(Family::V6)?;
+        let probe = Probe::tcp(Endpoint::pod("a/one"), to, PORT);
+        assert_eq!(lab.probe(&probe, DEFAULT_TIMEOUT)?, Outcome::Dropped);
+        node.shell(&format!("{program} -w -D FORWARD -p icmpv6 -j DROP"))?;
+        let wanted = [(probe, Expected::Open)];
+        let settled = lab.probe_until(&wanted, DEFAULT_TIMEOUT, Duration::from_secs(5))?;
+        assert!(settled.iter().all(|probe| probe.agrees), "{settled:?}");
+    }
+    Ok(())
 }
