@@ -32,7 +32,7 @@ pub fn addresses() -> Vec<IpAddr> {
 /// Traffic to all ports that rules single out, to some beside them, and without ports.
 #[must_use]
 pub fn traffic() -> Vec<Traffic> {
-    let ports = [0, 53, 79, 80, 81, 82, 65535];
+    let ports = [0, 53, 79, 80, 81, 82, 83, 65535];
     let numbered = Protocol::ALL
         .into_iter()
         .flat_map(|protocol| ports.map(|port| Traffic::Port(protocol, port)));
@@ -221,5 +221,5 @@ fn port_name() -> impl Strategy<Value = Str> {
 }
 
 fn port_number() -> impl Strategy<Value = u16> {
-    prop::sample::select(vec![53, 80, 81, 65534])
+    prop::sample::select(vec![53, 80, 81, 82, 65534])
 }
