@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use portcullis_tests::interpreter::{Packet, Transport};
 
-const ESP_OR_OTHER: [u8; 16] = [0; 16];
+/// What follows the IP header where nothing reads it.
+const OPAQUE: [u8; 16] = [0; 16];
 
 /// The whole packet; an ICMP error carries the beginning of the packet it is about.
 pub(crate) fn of(packet: &Packet, about: Option<&Packet>) -> Vec<u8> {
@@ -53,6 +54,6 @@ fn transport(packet: &Packet) -> Vec<u8> {
             [ports(source_port, destination_port), tag_and_checksum, init.to_vec()].concat()
         }
         Transport::Icmp { kind, code } => vec![kind, code, 0, 0, 0, 1, 0, 1],
-        Transport::Other(_) => ESP_OR_OTHER.to_vec(),
+        Transport::Other(_) => OPAQUE.to_vec(),
     }
 }

@@ -99,6 +99,7 @@ fn ports_flags_and_types_belong_to_their_protocol() {
             "-p tcp -m tcp ! --tcp-flags ALL NONE",
             "-p tcp -m multiport --dports 1,79:81",
             "-p tcp -m multiport --ports 1000",
+            "-p tcp -m multiport --ports 80",
             "-p tcp -m multiport ! --sports 1,80",
         ],
         &[
@@ -218,6 +219,27 @@ fn logs_and_marks_let_the_packet_go_on() {
     assert_eq!(judge(&two, &marked).logged, ["a b", "last"]);
     let spent = tables(&two).judge_limited(&Sets::default(), "FORWARD", &marked, RateLimit::Spent);
     assert_eq!(spent.unwrap().logged, ["last"]);
+}
+
+#[test]
+fn a_mark_is_cut_by_the_mask_and_then_toggled() {
+    // xt_MARK: mark = (mark & ~mask) ^ value.
+    let mark = |rule: &str| judge(&format!("-A FORWARD -j MARK {rule}"), &marked(0x5)).mark;
+    assert_eq!(mark("--set-xmark 0x6/0x1"), 0x2);
+    assert_eq!(mark("--set-xmark 7"), 0x7);
+    assert_eq!(mark("--set-mark 0x6/0x1"), 0x6);
+}
+
+fn marked(mark: u32) -> Packet {
+    Packet { mark, ..syn() }
+}
+
+#[test]
+fn the_policy_decides_what_no_rule_did() {
+    let text = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\nCOMMIT\n";
+    let tables = Tables::parse(text).unwrap();
+    let verdict = |chain| tables.judge(&Sets::default(), chain, &syn()).unwrap().verdict;
+    assert_eq!((verdict("INPUT"), verdict("FORWARD")), (Verdict::Accept, Verdict::Drop));
 }
 
 #[test]
