@@ -159,7 +159,8 @@ impl LabBuilder {
         );
         check_once(options.iptables)?;
         sweep_stale()?;
-        let claim = Claim::new()?;
+        let mut claim = Claim::new()?;
+        claim.bequeath()?;
         let (fabric, internet, nodes) = namespaces(&options, &claim)?;
         let server = Server::start()?;
         let mut lab = Lab {

@@ -23,6 +23,20 @@ pub(super) fn bridge(namespace: &str, commands: &str) -> Result<()> {
     batch("bridge", Some(namespace), commands)
 }
 
+/// Deletes named namespaces; those that cannot be deleted are skipped.
+///
+/// # Errors
+/// When `ip` cannot start.
+pub(super) fn delete_namespaces(names: &[String]) -> Result<()> {
+    let commands: String = names.iter().flat_map(|name| ["netns del ", name, "\n"]).collect();
+    let mut command = Command::new("ip");
+    // Another process may sweep the same names: with -force one failure is not the end.
+    let child =
+        piped(command.args(["-force", "-batch", "-"])).spawn().context("failed to start ip")?;
+    let _ = finish(child, &commands);
+    Ok(())
+}
+
 /// Runs `iptables-restore --noflush` with `rules`.
 ///
 /// # Errors
@@ -69,5 +83,6 @@ fn finish(mut child: std::process::Child, input: &str) -> Result<()> {
 }
 
 fn numbered(commands: &str) -> String {
-    commands.lines().enumerate().map(|(at, line)| format!("{:4} {line}\n", at + 1)).collect()
+    let lines = commands.lines().enumerate().map(|(at, line)| format!("{:4} {line}", at + 1));
+    lines.collect::<Vec<_>>().join("\n")
 }

@@ -10,8 +10,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::namespace::DIRECTORY;
+use super::process;
 
 const PREFIX: &str = "pcl-";
 
@@ -26,7 +28,18 @@ const PREFIX: &str = "pcl-";
 #[derive(Debug)]
 pub(super) struct Claim {
     prefix: String,
+    heir: Option<(Child, ChildStdin)>,
 }
+
+/// What the heir does when its standard input ends: this process is gone, or done.
+const INHERIT: &str = r#"
+read -r _
+for path in /run/netns/"$1"-*; do
+    [ -e "$path" ] || continue
+    ip netns pids "${path##*/}" | xargs -r kill -9
+    ip netns del "${path##*/}"
+done
+"#;
 
 impl Claim {
     /// A prefix that no other lab has, in this process or another.
@@ -35,7 +48,25 @@ impl Claim {
         let pid = std::process::id();
         let start = start_time(pid).context("failed to read the start time of this process")?;
         let lab = LABS.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { prefix: format!("{PREFIX}{pid}-{start}-{lab}") })
+        Ok(Self { prefix: format!("{PREFIX}{pid}-{start}-{lab}"), heir: None })
+    }
+
+    /// From here on the namespaces go also when this process is killed, by Ctrl-C or `kill -9`.
+    ///
+    /// A small shell waits for the end of a pipe. It is in a process group of its own, so a
+    /// terminal's Ctrl-C does not reach it.
+    pub(super) fn bequeath(&mut self) -> Result<()> {
+        let mut heir = Command::new("sh")
+            .args(["-c", INHERIT, "lab-heir", &self.prefix])
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("failed to start the shell that cleans up after this process")?;
+        self.heir = heir.stdin.take().map(|pipe| (heir, pipe));
+        Ok(())
     }
 
     /// The prefix, without the dash that follows it.
@@ -53,6 +84,10 @@ impl Drop for Claim {
     fn drop(&mut self) {
         // Nothing can be done about a failure here; the next sweep tries again.
         let _ = sweep(&self.prefix);
+        if let Some((mut heir, pipe)) = self.heir.take() {
+            drop(pipe);
+            let _ = heir.wait();
+        }
     }
 }
 
@@ -65,7 +100,7 @@ impl Drop for Claim {
 pub fn sweep(prefix: &str) -> Result<usize> {
     let prefix = format!("{prefix}-");
     let doomed: Vec<String> = names()?.into_iter().filter(|n| n.starts_with(&prefix)).collect();
-    Ok(remove(&doomed))
+    remove(&doomed)
 }
 
 /// Removes what labs of dead processes left behind; how many namespaces there were.
@@ -76,7 +111,7 @@ pub fn sweep(prefix: &str) -> Result<usize> {
 /// When namespaces cannot be listed.
 pub fn sweep_stale() -> Result<usize> {
     let doomed: Vec<String> = names()?.into_iter().filter(|name| is_stale(name)).collect();
-    Ok(remove(&doomed))
+    remove(&doomed)
 }
 
 /// True for a lab's namespace whose owner no longer runs; false for names of other shapes.
@@ -102,21 +137,13 @@ fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn remove(names: &[String]) -> usize {
+fn remove(names: &[String]) -> Result<usize> {
     if names.is_empty() {
-        return 0;
+        return Ok(0);
     }
     kill_inside(names);
-    names.iter().filter(|name| delete(name)).count()
-}
-
-fn delete(name: &str) -> bool {
-    // Not `-batch`: another process may sweep the same names, and each failure is its own.
-    Command::new("ip")
-        .args(["netns", "del", name])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+    process::delete_namespaces(names)?;
+    Ok(names.iter().filter(|name| !Path::new(DIRECTORY).join(name).exists()).count())
 }
 
 /// Kills the processes that run in the namespaces: agents that a panicking test did not reap.
