@@ -55,7 +55,7 @@ fn policy(number: u32, namespaces: u32, port: u16) -> Change {
     let key = PolicyKey::new(&namespace, &format!("policy-{number}"));
     let peer = |namespaces, pods| Peer::Pods(PodPeer { namespaces, pods });
     let own = Namespaces::Named(namespace.as_str().into());
-    let team = Selector::label("team", &format!("team-{}", number % 50));
+    let team = Selector::label("team", &format!("team-{}", (number + 1) % 50));
     let rule = Rule {
         peers: Peers::Listed(vec![
             peer(own, Selector::label("app", &format!("app-{}", number % 10))),
