@@ -33,13 +33,10 @@ pub enum Step {
     },
     /// A script for `iptables-restore --noflush`.
     Table(Family, String),
-    /// `ipset destroy`.
-    Destroy {
-        /// The set.
-        set: String,
-        /// Whether what follows needs its name: else it can wait until it is out of use.
-        now: bool,
-    },
+    /// Sets that go. Those that are in use stay until a later apply.
+    Destroy(Vec<String>),
+    /// A set that goes because what follows needs its name.
+    Clear(String),
 }
 
 /// Which way members go.
@@ -63,7 +60,10 @@ impl fmt::Display for Step {
             }
             Self::Table(Family::V4, script) => write!(formatter, "iptables-restore\n{script}"),
             Self::Table(Family::V6, script) => write!(formatter, "ip6tables-restore\n{script}"),
-            Self::Destroy { set, .. } => writeln!(formatter, "destroy {set}"),
+            Self::Destroy(sets) => {
+                sets.iter().try_for_each(|set| writeln!(formatter, "destroy {set}"))
+            }
+            Self::Clear(set) => writeln!(formatter, "destroy {set}"),
         }
     }
 }
@@ -84,8 +84,7 @@ pub fn render(plan: &Plan) -> Vec<Step> {
     for eviction in &plan.evict {
         steps.extend(evict(eviction));
     }
-    let clear = plan.clear.iter();
-    steps.extend(clear.map(|set| Step::Destroy { set: set.clone(), now: true }));
+    steps.extend(plan.clear.iter().cloned().map(Step::Clear));
     sets(&mut steps, plan.create.iter().map(create).collect());
     members(&mut steps, &plan.remove, Joins::Remove, "");
     for (family, change) in &plan.tables {
@@ -93,8 +92,9 @@ pub fn render(plan: &Plan) -> Vec<Step> {
     }
     let full = plan.create.iter().filter(|set| set.swap == Swap::WithAdditions);
     members(&mut steps, &plan.add, Joins::Add, &full.map(swap).collect::<String>());
-    let destroy = plan.destroy.iter();
-    steps.extend(destroy.map(|set| Step::Destroy { set: set.clone(), now: false }));
+    if !plan.destroy.is_empty() {
+        steps.push(Step::Destroy(plan.destroy.iter().cloned().collect()));
+    }
     steps
 }
 
@@ -103,8 +103,7 @@ fn evict(eviction: &Eviction) -> Vec<Step> {
         let change = TableChange { write: chains.clone(), ..TableChange::default() };
         Step::Table(*family, table(&change))
     });
-    let destroy = Step::Destroy { set: eviction.set.clone(), now: true };
-    let_go.chain([destroy]).collect()
+    let_go.chain([Step::Clear(eviction.set.clone())]).collect()
 }
 
 fn sets(steps: &mut Vec<Step>, script: String) {

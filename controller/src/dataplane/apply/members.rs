@@ -1,4 +1,4 @@
-//! Members of sets over netlink, with libipset.
+//! Sets over netlink, with libipset: members, and the end of a set.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,4 +35,19 @@ pub(super) fn change(set: &str, joins: Joins, addresses: &[IpAddr]) -> Result<()
         })?;
     }
     Ok(())
+}
+
+/// Destroys `set`; gives whether it is gone.
+///
+/// It can be in use for a while after its last rule went: `nf_tables` lets go of rules later.
+pub(super) fn destroy(set: &str) -> bool {
+    let _lock = lock();
+    match Session::<HashIp>::new(set.to_owned()).destroy() {
+        Ok(_) => true,
+        Err(error) => {
+            let message = error.to_string();
+            tracing::debug!(set, message, "a set stays for now");
+            message.contains("does not exist")
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! The only place that touches the kernel: spawns the tools and talks netlink.
 
 mod members;
+pub(super) mod probe;
 mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::process::ExitStatus;
@@ -13,6 +14,7 @@ use policy_engine::cidr::Family;
 
 use super::applied::{Applied, ParseError, Table, parse_sets};
 use super::render::Step;
+use super::variant::Variant;
 
 /// How long a tool may take beyond its wait for the lock.
 const TOOL_LIMIT: Duration = Duration::from_mins(1);
@@ -62,31 +64,17 @@ pub enum Error {
     /// What was read back makes no sense.
     #[error("failed to read back what is applied")]
     ReadBack(#[from] ParseError),
+    /// Pods have addresses of a family that cannot be enforced.
+    #[error("{count} IPv6 addresses of pods are not enforced: {command} is not there; install it")]
+    Unenforced {
+        /// How many addresses.
+        count: usize,
+        /// What is missing.
+        command: &'static str,
+    },
     /// Neither variant of iptables is installed.
     #[error("found no iptables; install it (iptables-nft or iptables-legacy)")]
     NoIptables,
-}
-
-/// One of the two implementations.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Variant {
-    /// `iptables-legacy`.
-    Legacy,
-    /// `iptables-nft`.
-    Nft,
-}
-
-impl Variant {
-    /// The name of the command for `family`, such as `ip6tables-nft`.
-    #[must_use]
-    pub fn command(self, family: Family) -> &'static str {
-        match (self, family) {
-            (Self::Legacy, Family::V4) => "iptables-legacy",
-            (Self::Legacy, Family::V6) => "ip6tables-legacy",
-            (Self::Nft, Family::V4) => "iptables-nft",
-            (Self::Nft, Family::V6) => "ip6tables-nft",
-        }
-    }
 }
 
 /// The tools of one variant.
@@ -113,8 +101,8 @@ impl Kernel {
         Ok(Table::parse(&self.run(&save, &["-t", "filter"], "")?)?)
     }
 
-    /// Does one step. Gives whether it is done: a set that is in use stays for now.
-    pub(super) fn step(self, step: &Step) -> Result<bool, Error> {
+    /// Does one step. Gives the sets that could not go because they are in use.
+    pub(super) fn step(self, step: &Step) -> Result<BTreeSet<String>, Error> {
         match step {
             Step::Sets(script) => {
                 self.run("ipset", &["-exist", "restore"], script)?;
@@ -125,12 +113,15 @@ impl Kernel {
                 let wait = self.lock_wait_seconds.to_string();
                 self.run(&restore, &["--noflush", "-w", &wait], script)?;
             }
-            Step::Destroy { set, now } => match self.run("ipset", &["destroy", set], "") {
-                Err(Error::Failed { .. }) if !now => return Ok(false),
-                outcome => drop(outcome?),
-            },
+            Step::Destroy(sets) => {
+                let stays = |set: &&String| !members::destroy(set);
+                return Ok(sets.iter().filter(stays).cloned().collect());
+            }
+            Step::Clear(set) => {
+                self.run("ipset", &["destroy", set], "")?;
+            }
         }
-        Ok(true)
+        Ok(BTreeSet::new())
     }
 
     fn run(self, program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
