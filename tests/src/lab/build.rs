@@ -18,7 +18,7 @@ use super::sweep::{Claim, sweep_stale};
 use super::{INTERNET_PORT, Lab, NODE_PORT, address, firewall, process, requirements, wire};
 
 /// Set in every namespace before it has a link, so that links start with them.
-const EVERYWHERE: [(&str, &str); 6] = [
+const EVERYWHERE: [(&str, &str); 9] = [
     // An IPv6 address that waits for duplicate detection drops its first second of packets.
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
@@ -26,6 +26,11 @@ const EVERYWHERE: [(&str, &str); 6] = [
     ("ipv6/conf/default/accept_ra", "0"),
     // Ping sockets, for ICMP probes.
     ("ipv4/ping_group_range", "0 2147483647"),
+    // By default a kernel answers a burst of refused packets with a few ICMP errors only: the rest
+    // of the probes would look dropped. (An IPv6 mask of 0 limits the reserved type 0 alone.)
+    ("ipv4/icmp_ratemask", "0"),
+    ("ipv6/icmp/ratemask", "0"),
+    ("ipv6/icmp/ratelimit", "0"),
     // Not held back by the idle time that a real peer's old segments would need.
     ("ipv4/tcp_fin_timeout", "5"),
 ];

@@ -8,7 +8,7 @@
 //! another process that got its pid later.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -141,30 +141,37 @@ fn remove(names: &[String]) -> Result<usize> {
     if names.is_empty() {
         return Ok(0);
     }
-    kill_inside(names);
+    // While they are open no other namespace can get their identity.
+    let open: Vec<File> =
+        names.iter().filter_map(|name| File::open(Path::new(DIRECTORY).join(name)).ok()).collect();
+    let inside: BTreeSet<Identity> =
+        open.iter().filter_map(|file| file.metadata().ok()).map(|meta| identity(&meta)).collect();
+    kill_inside(&inside);
     process::delete_namespaces(names)?;
+    // An `nsenter` that was just started had the name but was not inside yet.
+    kill_inside(&inside);
     Ok(names.iter().filter(|name| !Path::new(DIRECTORY).join(name).exists()).count())
 }
 
+/// Device and inode: what `/proc/PID/ns/net` and a name's file have in common.
+type Identity = (u64, u64);
+
+fn identity(meta: &Metadata) -> Identity {
+    (meta.dev(), meta.ino())
+}
+
 /// Kills the processes that run in the namespaces: agents that a panicking test did not reap.
-fn kill_inside(names: &[String]) {
-    let inside: BTreeSet<(u64, u64)> =
-        names.iter().filter_map(|name| identity(&Path::new(DIRECTORY).join(name))).collect();
+fn kill_inside(namespaces: &BTreeSet<Identity>) {
     let Ok(processes) = fs::read_dir("/proc") else { return };
     for process in processes.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let ours = Pid::from_raw(pid) == Pid::this();
-        if !ours && identity(&process.path().join("ns/net")).is_some_and(|id| inside.contains(&id))
-        {
+        let Ok(meta) = fs::metadata(process.path().join("ns/net")) else { continue };
+        if Pid::from_raw(pid) != Pid::this() && namespaces.contains(&identity(&meta)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
-}
-
-fn identity(namespace: &Path) -> Option<(u64, u64)> {
-    fs::metadata(namespace).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 fn start_time(pid: u32) -> Option<u64> {
