@@ -9,6 +9,7 @@
 //! `tests/cases/README.md` describes the files.
 
 mod address;
+mod change;
 mod expectation;
 mod file;
 mod group;
