@@ -1,0 +1,216 @@
+//! What the engine hands to a dataplane: shared rulesets, address sets, and which pod has which.
+//!
+//! ```text
+//! endpoints: address ──► ruleset (one for ingress, one for egress; none when not isolated)
+//! rulesets:  allow rules in order, then deny ──► address sets by id
+//! sets:      id ──► members, kept current by deltas
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::cidr::CidrSet;
+use crate::flow::Traffic;
+use crate::id::{RulesetId, SetId};
+use crate::model::{Direction, PodKey};
+use crate::port::{PortRange, Protocol};
+
+/// All that is to be enforced now. Ordered maps: the same world gives the same bytes.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Compiled {
+    /// The subject addresses that have a ruleset in some direction.
+    pub endpoints: BTreeMap<IpAddr, Endpoint>,
+    /// Every ruleset that an endpoint refers to.
+    pub rulesets: BTreeMap<RulesetId, Arc<Ruleset>>,
+    /// Every set that a ruleset refers to.
+    pub sets: BTreeMap<SetId, AddressSet>,
+}
+
+impl Compiled {
+    /// Whether a packet that opens a connection passes both directions, by look-ups alone.
+    ///
+    /// Nodes are plain addresses here: what a node sends to its own pods never meets a ruleset.
+    #[must_use]
+    pub fn allows(&self, source: IpAddr, destination: IpAddr, traffic: Traffic) -> bool {
+        // A pod always reaches itself.
+        source == destination
+            || (self.admits(Direction::Egress, source, destination, traffic)
+                && self.admits(Direction::Ingress, destination, source, traffic))
+    }
+
+    /// Whether the ruleset of `subject` for one direction admits `peer`.
+    #[must_use]
+    pub fn admits(
+        &self,
+        direction: Direction,
+        subject: IpAddr,
+        peer: IpAddr,
+        traffic: Traffic,
+    ) -> bool {
+        let endpoint = self.endpoints.get(&subject);
+        let Some(id) = endpoint.and_then(|endpoint| endpoint.ruleset(direction)) else {
+            return true;
+        };
+        // A ruleset that is missing admits nothing: fail closed.
+        let ruleset = self.rulesets.get(id);
+        ruleset.is_some_and(|set| set.rules.iter().any(|rule| self.matches(rule, peer, traffic)))
+    }
+
+    fn matches(&self, rule: &AllowRule, peer: IpAddr, traffic: Traffic) -> bool {
+        let has = |set: &SetId, member: Member| {
+            self.sets.get(set).is_some_and(|set| set.members.contains(&member))
+        };
+        match (rule, traffic) {
+            (AllowRule::Peers { traffic: wanted, pods, cidrs }, _) => {
+                wanted.matches(traffic)
+                    && (cidrs.contains(peer)
+                        || pods.as_ref().is_some_and(|set| has(set, Member::Address(peer))))
+            }
+            (AllowRule::PeerPorts { set }, Traffic::Port(protocol, port)) => {
+                has(set, Member::AddressPort(peer, protocol, port))
+            }
+            (AllowRule::PeerPorts { .. }, Traffic::Other) => false,
+        }
+    }
+}
+
+/// What holds for one address of a subject pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Whose address it is.
+    pub pod: PodKey,
+    /// The ruleset for packets to this address; `None`: all pass.
+    pub ingress: Option<RulesetId>,
+    /// The ruleset for packets from this address; `None`: all pass.
+    pub egress: Option<RulesetId>,
+}
+
+impl Endpoint {
+    /// The ruleset for `direction`; `None`: all pass.
+    #[must_use]
+    pub fn ruleset(&self, direction: Direction) -> Option<&RulesetId> {
+        match direction {
+            Direction::Ingress => self.ingress.as_ref(),
+            Direction::Egress => self.egress.as_ref(),
+        }
+    }
+}
+
+/// Allow rules; what none of them matches is denied. Shared by all endpoints with equal rules.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Ruleset {
+    /// Tells which side of a packet is the peer: the source for ingress.
+    pub direction: Direction,
+    /// Any match allows. Their order is canonical and decides nothing.
+    pub rules: Vec<AllowRule>,
+}
+
+/// Allows packets whose traffic and peer both match.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum AllowRule {
+    /// Peers by address, for some or all ports.
+    Peers {
+        /// Which traffic.
+        traffic: TrafficMatch,
+        /// A set of kind [`SetKind::Addresses`] that may hold the peer.
+        pods: Option<SetId>,
+        /// Networks that may hold the peer. A family that is whole needs no look-up.
+        cidrs: CidrSet,
+    },
+    /// Peer address together with destination port, in a set of kind [`SetKind::AddressPorts`].
+    PeerPorts {
+        /// The set.
+        set: SetId,
+    },
+}
+
+/// Which traffic an allow rule is for.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum TrafficMatch {
+    /// Every protocol, those without ports included.
+    Any,
+    /// Destination ports of one protocol: sorted, disjoint, never adjacent, not empty.
+    Ports(Protocol, Vec<PortRange>),
+}
+
+impl TrafficMatch {
+    /// Whether a flow's protocol and port are among these.
+    #[must_use]
+    pub fn matches(&self, traffic: Traffic) -> bool {
+        match (self, traffic) {
+            (Self::Any, _) => true,
+            (Self::Ports(wanted, ranges), Traffic::Port(protocol, port)) => {
+                *wanted == protocol && ranges.iter().any(|range| range.contains(port))
+            }
+            (Self::Ports(..), Traffic::Other) => false,
+        }
+    }
+}
+
+/// A set of members that many rulesets can refer to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AddressSet {
+    /// What the members are.
+    pub kind: SetKind,
+    /// The members of both families.
+    pub members: BTreeSet<Member>,
+}
+
+/// What a set's members are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum SetKind {
+    /// [`Member::Address`].
+    Addresses,
+    /// [`Member::AddressPort`].
+    AddressPorts,
+}
+
+/// One member of a set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Member {
+    /// An address.
+    Address(IpAddr),
+    /// A destination port at an address (egress), or from an address (ingress).
+    AddressPort(IpAddr, Protocol, u16),
+}
+
+impl Member {
+    /// The address part.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        match self {
+            Self::Address(address) | Self::AddressPort(address, _, _) => *address,
+        }
+    }
+}
+
+/// What one flush changed in [`Compiled`]. A set that is in none of the three is as it was.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Update {
+    /// Sets that are new; their members are in [`Compiled::sets`].
+    pub sets_created: BTreeSet<SetId>,
+    /// Sets that stay, with what came and went.
+    pub sets_changed: BTreeMap<SetId, SetDelta>,
+    /// Sets that are gone.
+    pub sets_removed: BTreeSet<SetId>,
+    /// Whether `endpoints` or `rulesets` changed.
+    pub rules_changed: bool,
+}
+
+impl Update {
+    /// Whether nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self == &Self::default()
+    }
+}
+
+/// How a set's members changed.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct SetDelta {
+    /// Members that were not there before.
+    pub added: BTreeSet<Member>,
+    /// Members that are no longer there.
+    pub removed: BTreeSet<Member>,
+}

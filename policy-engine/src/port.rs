@@ -1,0 +1,103 @@
+//! Protocols with ports, and ranges of ports.
+
+use std::fmt;
+
+/// A protocol whose ports a NetworkPolicy can name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Protocol {
+    /// TCP, the default where a port names no protocol.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// All of them, in canonical order.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The name that the Kubernetes API uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// An inclusive range of ports, never empty.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+/// The range would be empty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the range ends at {last}, before its first port {first}")]
+pub struct EmptyPortRange {
+    first: u16,
+    last: u16,
+}
+
+impl PortRange {
+    /// Every port of a protocol.
+    pub const ALL: Self = Self { first: 0, last: u16::MAX };
+
+    /// The ports from `first` to `last`, both included (`port` and `endPort`).
+    ///
+    /// # Errors
+    /// When `last` is below `first`.
+    pub fn new(first: u16, last: u16) -> Result<Self, EmptyPortRange> {
+        if first <= last { Ok(Self { first, last }) } else { Err(EmptyPortRange { first, last }) }
+    }
+
+    /// The range of one port.
+    #[must_use]
+    pub fn single(port: u16) -> Self {
+        Self { first: port, last: port }
+    }
+
+    /// The lowest port.
+    #[must_use]
+    pub fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The highest port.
+    #[must_use]
+    pub fn last(self) -> u16 {
+        self.last
+    }
+
+    /// Whether `port` lies inside.
+    #[must_use]
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
+    /// How many ports lie inside, 1 to 65,536.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        u32::from(self.last) - u32::from(self.first) + 1
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(formatter, "{}", self.first)
+        } else {
+            write!(formatter, "{}-{}", self.first, self.last)
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Label selectors in canonical form: equal selectors are equal values.
+
+use std::collections::BTreeSet;
+
+use crate::labels::{Labels, Str};
+
+/// One requirement of a label selector.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Requirement {
+    /// The label key that is looked at.
+    pub key: Str,
+    /// What must hold of it.
+    pub operator: Operator,
+}
+
+/// What a requirement asks of a label.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Operator {
+    /// The key is present with one of these values.
+    In(BTreeSet<Str>),
+    /// The key is missing, or present with none of these values.
+    NotIn(BTreeSet<Str>),
+    /// The key is present.
+    Exists,
+    /// The key is missing.
+    DoesNotExist,
+}
+
+/// A label selector: all requirements must hold, and without any it matches everything.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Selector(BTreeSet<Requirement>);
+
+impl Selector {
+    /// The selector that matches every object: `{}`.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self::default()
+    }
+
+    /// The selector that asks for one label to have one value, as a line of `matchLabels`.
+    #[must_use]
+    pub fn label(key: &str, value: &str) -> Self {
+        Self::from_iter([Requirement {
+            key: key.into(),
+            operator: Operator::In([value.into()].into()),
+        }])
+    }
+
+    /// Whether `labels` meet every requirement.
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|requirement| requirement.matches(labels))
+    }
+
+    /// Whether this is the selector without requirements.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The requirements in canonical order.
+    pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
+        self.0.iter()
+    }
+
+    /// A `key = value` that every match must have, for indexes; `None` when there is no such.
+    #[must_use]
+    pub fn required_label(&self) -> Option<(&Str, &Str)> {
+        self.0.iter().find_map(|requirement| match &requirement.operator {
+            Operator::In(values) if values.len() == 1 => {
+                values.first().map(|value| (&requirement.key, value))
+            }
+            _ => None,
+        })
+    }
+}
+
+impl FromIterator<Requirement> for Selector {
+    fn from_iter<I: IntoIterator<Item = Requirement>>(requirements: I) -> Self {
+        Self(requirements.into_iter().collect())
+    }
+}
+
+impl Requirement {
+    /// Whether `labels` meet this requirement.
+    ///
+    /// `NotIn` and `DoesNotExist` hold for a missing key, `In` does not (labels.Requirement of
+    /// apimachinery).
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        let value = labels.get(&self.key);
+        match &self.operator {
+            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(operator: Operator, labels: &[(&str, &str)], expected: bool) {
+        let selector = Selector::from_iter([Requirement { key: "k".into(), operator }]);
+        let labels: Labels = labels.iter().copied().collect();
+        assert_eq!(selector.matches(&labels), expected, "{selector:?} on {labels:?}");
+    }
+
+    fn values(list: &[&str]) -> BTreeSet<Str> {
+        list.iter().map(|value| Str::from(*value)).collect()
+    }
+
+    #[test]
+    fn a_missing_key_meets_not_in_and_does_not_exist_only() {
+        check(Operator::In(values(&["a"])), &[], false);
+        check(Operator::NotIn(values(&["a"])), &[], true);
+        check(Operator::Exists, &[], false);
+        check(Operator::DoesNotExist, &[], true);
+    }
+
+    #[test]
+    fn a_present_key_is_compared_by_value() {
+        check(Operator::In(values(&["a", "b"])), &[("k", "b")], true);
+        check(Operator::In(values(&["a"])), &[("k", "b")], false);
+        check(Operator::NotIn(values(&["a", "b"])), &[("k", "b")], false);
+        check(Operator::NotIn(values(&["a"])), &[("k", "b")], true);
+        check(Operator::Exists, &[("k", "")], true);
+        check(Operator::DoesNotExist, &[("k", "")], false);
+    }
+
+    #[test]
+    fn an_empty_value_must_be_present_and_empty() {
+        check(Operator::In(values(&[""])), &[("k", "")], true);
+        check(Operator::In(values(&[""])), &[], false);
+        check(Operator::In(values(&[""])), &[("k", "x")], false);
+    }
+}
