@@ -1,1 +1,3 @@
-//! controller
+//! The agent and the cluster controller.
+
+pub mod watch;
