@@ -5,7 +5,8 @@
 //! | [`options`], [`name`], [`variant`] | what a user chooses; what is ours; which iptables |
 //! | [`desired`], `tree`, `ruleset`, `rule`, [`set`] | chains and sets as they ought to be |
 //! | [`applied`] | chains and sets as they are, parsed |
-//! | [`plan`], [`render`], [`drift`] | the difference: as values, for the tools, for people |
+//! | [`diff`], [`plan`], [`render`] | the difference: found, as values, as text for the tools |
+//! | [`drift`] | the difference for people |
 //! | [`preflight`] | what a node needs |
 //! | [`apply`] | the only place that touches the kernel |
 //!
@@ -15,6 +16,7 @@
 pub mod applied;
 pub mod apply;
 pub mod desired;
+pub mod diff;
 pub mod drift;
 pub mod name;
 pub mod options;
@@ -36,9 +38,10 @@ use policy_engine::compiled::{Compiled, Update};
 use self::applied::Applied;
 use self::apply::{Error, Kernel, probe};
 use self::desired::{Chains, Desired};
+use self::diff::{MovedHooks, Terms};
 use self::drift::Drift;
 pub use self::options::{AcceptAction, DenyAction, IptablesVariant, Options};
-use self::plan::{MovedHooks, Plan, Terms};
+use self::plan::Plan;
 use self::preflight::Finding;
 use self::render::render;
 use self::variant::Variant;
@@ -141,10 +144,16 @@ impl Dataplane {
         let start = Instant::now();
         // Taken: whatever fails from here on, the next call reads back.
         let (applied, read_back) = match self.applied.take() {
+            Some(applied) if !update.rules_changed && !applied.has_left_overs() => {
+                let report = self.apply_members(applied, compiled, update)?;
+                self.check_families(compiled)?;
+                return Ok(ApplyReport { total: start.elapsed(), ..report });
+            }
             Some(applied) => (applied, Duration::ZERO),
             None => (self.kernel.read(&self.families)?, start.elapsed()),
         };
-        let (plan, mut after) = self.diff(&applied, compiled, update);
+        let desired = Desired::new(compiled, &self.options, &self.families);
+        let (plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
         let sets_in_use = execute(self.kernel, &plan, &mut after)?;
         if !self.other_variant_clean {
             let other = Kernel { variant: self.kernel.variant.other(), ..self.kernel };
@@ -157,6 +166,20 @@ impl Dataplane {
         Ok(ApplyReport { sets_in_use, read_back, total, ..count(&plan) })
     }
 
+    /// The short way when no chain can have changed: costs what the change costs.
+    fn apply_members(
+        &mut self,
+        mut applied: Applied,
+        compiled: &Compiled,
+        update: &Update,
+    ) -> Result<ApplyReport, Error> {
+        let (plan, sets) = diff::diff_members(&applied, compiled, &self.terms(update));
+        applied.sets.extend(sets);
+        let sets_in_use = execute(self.kernel, &plan, &mut applied)?;
+        self.applied = Some(applied);
+        Ok(ApplyReport { sets_in_use, ..count(&plan) })
+    }
+
     /// Reads back what is applied, repairs what differs from `compiled`, and says what did.
     ///
     /// A hook that others move behind their rules time and again is left there after a few
@@ -167,7 +190,8 @@ impl Dataplane {
     pub fn verify(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
         self.applied = None;
         let applied = self.kernel.read(&self.families)?;
-        let (plan, mut after) = self.diff(&applied, compiled, &Update::default());
+        let desired = Desired::new(compiled, &self.options, &self.families);
+        let (plan, mut after) = diff::diff(&applied, desired, &self.terms(&Update::default()));
         let drifts = drift::list(&applied, &plan);
         let behind = |drift: &Drift| matches!(drift, Drift::Hook { count: 1.., in_front, .. } if !in_front.is_empty());
         self.hook_repairs = if drifts.iter().any(behind) { self.hook_repairs + 1 } else { 0 };
@@ -179,15 +203,13 @@ impl Dataplane {
         Ok(drifts)
     }
 
-    fn diff(&self, applied: &Applied, compiled: &Compiled, update: &Update) -> (Plan, Applied) {
+    fn terms<'a>(&self, update: &'a Update) -> Terms<'a> {
         let moved_hooks = if self.hook_repairs < HOOK_REPAIRS_MAX {
             MovedHooks::Repair
         } else {
             MovedHooks::Leave
         };
-        let desired = Desired::new(compiled, &self.options, &self.families);
-        let initial_maxelem = self.options.initial_maxelem;
-        plan::diff(applied, desired, &Terms { update, initial_maxelem, moved_hooks })
+        Terms { update, initial_maxelem: self.options.initial_maxelem, moved_hooks }
     }
 
     /// What cannot be enforced must not look as if it were.
@@ -271,7 +293,7 @@ fn plan_nothing(applied: &Applied) -> (Plan, Applied) {
     };
     let update = Update::default();
     let moved_hooks = MovedHooks::Repair;
-    plan::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0, moved_hooks })
+    diff::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0, moved_hooks })
 }
 
 /// Does all of `plan`; gives how many sets are still in use.
@@ -281,7 +303,9 @@ fn execute(kernel: Kernel, plan: &Plan, after: &mut Applied) -> Result<usize, Er
         tracing::debug!(%step, "step");
         in_use.append(&mut kernel.step(&step)?);
     }
-    after.sets.retain(|set, _| !plan.destroy.contains(set) || in_use.contains(set));
+    for gone in plan.destroy.difference(&in_use) {
+        after.sets.remove(gone);
+    }
     Ok(in_use.len())
 }
 

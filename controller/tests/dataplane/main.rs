@@ -7,6 +7,7 @@ mod netns;
 mod packets;
 mod rules;
 mod sets;
+mod speed;
 mod world;
 
 use policy_engine::cidr::Family;
