@@ -30,6 +30,7 @@ mod tree;
 pub mod variant;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use policy_engine::cidr::Family;
@@ -48,6 +49,12 @@ use self::variant::Variant;
 
 /// After so many verifications in a row that found others in front of our hooks, it stays so.
 const HOOK_REPAIRS_MAX: u32 = 3;
+
+/// How long a cleanup waits for the kernel to let go of sets after their last rule went.
+const SET_RELEASE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long it waits between two tries.
+const SET_RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Keeps the kernel as the engine wants it.
 pub struct Dataplane {
@@ -243,10 +250,20 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     }
     // The sets do not depend on the variant.
     let kernel = Kernel { variant: Variant::Nft, lock_wait_seconds };
-    let applied = kernel.read(&[])?;
-    let (plan, mut after) = plan_nothing(&applied);
-    report.sets_destroyed = plan.destroy.len() - execute(kernel, &plan, &mut after)?;
-    report.kept.extend(after.sets.into_keys());
+    let mut applied = kernel.read(&[])?;
+    let count = applied.sets.len();
+    let end = Instant::now() + SET_RELEASE_LIMIT;
+    loop {
+        let (plan, mut after) = plan_nothing(&applied);
+        let in_use = execute(kernel, &plan, &mut after)?;
+        applied = after;
+        if in_use == 0 || Instant::now() > end {
+            break;
+        }
+        thread::sleep(SET_RELEASE_PAUSE);
+    }
+    report.sets_destroyed = count - applied.sets.len();
+    report.kept.extend(applied.sets.into_keys());
     failed.map_or(Ok(report), Err)
 }
 

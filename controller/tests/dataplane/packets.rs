@@ -21,10 +21,10 @@ use crate::{command, each_variant};
 const TIME_OUT: Duration = Duration::from_millis(300);
 
 /// A node that routes between pods a and b.
-struct Lab {
-    node: Netns,
-    a: Netns,
-    b: Netns,
+pub struct Lab {
+    pub node: Netns,
+    pub a: Netns,
+    pub b: Netns,
 }
 
 pub fn addresses(family: Family) -> (&'static str, &'static str) {
@@ -35,7 +35,7 @@ pub fn addresses(family: Family) -> (&'static str, &'static str) {
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let lab = Self { node: Netns::new(), a: Netns::new(), b: Netns::new() };
         for (pod, host) in [(&lab.a, 2), (&lab.b, 3)] {
             lab.node.sh(&format!(
