@@ -45,6 +45,14 @@ pub struct Applied {
     pub sets: BTreeMap<String, AppliedSet>,
 }
 
+impl Applied {
+    /// Whether there are sets that nothing of ours refers to, to be destroyed.
+    #[must_use]
+    pub fn has_left_overs(&self) -> bool {
+        self.sets.values().any(|set| set.elements == Elements::Unknown)
+    }
+}
+
 /// What a filter table holds of ours.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Table {

@@ -5,7 +5,8 @@
 //! | [`options`], [`name`], [`variant`] | what a user chooses; what is ours; which iptables |
 //! | [`desired`], `tree`, `ruleset`, `rule`, [`set`] | chains and sets as they ought to be |
 //! | [`applied`] | chains and sets as they are, parsed |
-//! | [`plan`], [`render`], [`drift`] | the difference: as values, for the tools, for people |
+//! | [`diff`], [`plan`], [`render`] | the difference: found, as values, as text for the tools |
+//! | [`drift`] | the difference for people |
 //! | [`preflight`] | what a node needs |
 //! | [`apply`] | the only place that touches the kernel |
 //!
@@ -15,6 +16,7 @@
 pub mod applied;
 pub mod apply;
 pub mod desired;
+pub mod diff;
 pub mod drift;
 pub mod name;
 pub mod options;
@@ -28,6 +30,7 @@ mod tree;
 pub mod variant;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use policy_engine::cidr::Family;
@@ -36,15 +39,22 @@ use policy_engine::compiled::{Compiled, Update};
 use self::applied::Applied;
 use self::apply::{Error, Kernel, probe};
 use self::desired::{Chains, Desired};
+use self::diff::{MovedHooks, Terms};
 use self::drift::Drift;
 pub use self::options::{AcceptAction, DenyAction, IptablesVariant, Options};
-use self::plan::{MovedHooks, Plan, Terms};
+use self::plan::Plan;
 use self::preflight::Finding;
 use self::render::render;
 use self::variant::Variant;
 
 /// After so many verifications in a row that found others in front of our hooks, it stays so.
 const HOOK_REPAIRS_MAX: u32 = 3;
+
+/// How long a cleanup waits for the kernel to let go of sets after their last rule went.
+const SET_RELEASE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long it waits between two tries.
+const SET_RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Keeps the kernel as the engine wants it.
 pub struct Dataplane {
@@ -141,10 +151,16 @@ impl Dataplane {
         let start = Instant::now();
         // Taken: whatever fails from here on, the next call reads back.
         let (applied, read_back) = match self.applied.take() {
+            Some(applied) if !update.rules_changed && !applied.has_left_overs() => {
+                let report = self.apply_members(applied, compiled, update)?;
+                self.check_families(compiled)?;
+                return Ok(ApplyReport { total: start.elapsed(), ..report });
+            }
             Some(applied) => (applied, Duration::ZERO),
             None => (self.kernel.read(&self.families)?, start.elapsed()),
         };
-        let (plan, mut after) = self.diff(&applied, compiled, update);
+        let desired = Desired::new(compiled, &self.options, &self.families);
+        let (plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
         let sets_in_use = execute(self.kernel, &plan, &mut after)?;
         if !self.other_variant_clean {
             let other = Kernel { variant: self.kernel.variant.other(), ..self.kernel };
@@ -157,6 +173,20 @@ impl Dataplane {
         Ok(ApplyReport { sets_in_use, read_back, total, ..count(&plan) })
     }
 
+    /// The short way when no chain can have changed: costs what the change costs.
+    fn apply_members(
+        &mut self,
+        mut applied: Applied,
+        compiled: &Compiled,
+        update: &Update,
+    ) -> Result<ApplyReport, Error> {
+        let (plan, sets) = diff::diff_members(&applied, compiled, &self.terms(update));
+        applied.sets.extend(sets);
+        let sets_in_use = execute(self.kernel, &plan, &mut applied)?;
+        self.applied = Some(applied);
+        Ok(ApplyReport { sets_in_use, ..count(&plan) })
+    }
+
     /// Reads back what is applied, repairs what differs from `compiled`, and says what did.
     ///
     /// A hook that others move behind their rules time and again is left there after a few
@@ -167,7 +197,8 @@ impl Dataplane {
     pub fn verify(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
         self.applied = None;
         let applied = self.kernel.read(&self.families)?;
-        let (plan, mut after) = self.diff(&applied, compiled, &Update::default());
+        let desired = Desired::new(compiled, &self.options, &self.families);
+        let (plan, mut after) = diff::diff(&applied, desired, &self.terms(&Update::default()));
         let drifts = drift::list(&applied, &plan);
         let behind = |drift: &Drift| matches!(drift, Drift::Hook { count: 1.., in_front, .. } if !in_front.is_empty());
         self.hook_repairs = if drifts.iter().any(behind) { self.hook_repairs + 1 } else { 0 };
@@ -179,15 +210,13 @@ impl Dataplane {
         Ok(drifts)
     }
 
-    fn diff(&self, applied: &Applied, compiled: &Compiled, update: &Update) -> (Plan, Applied) {
+    fn terms<'a>(&self, update: &'a Update) -> Terms<'a> {
         let moved_hooks = if self.hook_repairs < HOOK_REPAIRS_MAX {
             MovedHooks::Repair
         } else {
             MovedHooks::Leave
         };
-        let desired = Desired::new(compiled, &self.options, &self.families);
-        let initial_maxelem = self.options.initial_maxelem;
-        plan::diff(applied, desired, &Terms { update, initial_maxelem, moved_hooks })
+        Terms { update, initial_maxelem: self.options.initial_maxelem, moved_hooks }
     }
 
     /// What cannot be enforced must not look as if it were.
@@ -221,10 +250,20 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     }
     // The sets do not depend on the variant.
     let kernel = Kernel { variant: Variant::Nft, lock_wait_seconds };
-    let applied = kernel.read(&[])?;
-    let (plan, mut after) = plan_nothing(&applied);
-    report.sets_destroyed = plan.destroy.len() - execute(kernel, &plan, &mut after)?;
-    report.kept.extend(after.sets.into_keys());
+    let mut applied = kernel.read(&[])?;
+    let count = applied.sets.len();
+    let end = Instant::now() + SET_RELEASE_LIMIT;
+    loop {
+        let (plan, mut after) = plan_nothing(&applied);
+        let in_use = execute(kernel, &plan, &mut after)?;
+        applied = after;
+        if in_use == 0 || Instant::now() > end {
+            break;
+        }
+        thread::sleep(SET_RELEASE_PAUSE);
+    }
+    report.sets_destroyed = count - applied.sets.len();
+    report.kept.extend(applied.sets.into_keys());
     failed.map_or(Ok(report), Err)
 }
 
@@ -271,7 +310,7 @@ fn plan_nothing(applied: &Applied) -> (Plan, Applied) {
     };
     let update = Update::default();
     let moved_hooks = MovedHooks::Repair;
-    plan::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0, moved_hooks })
+    diff::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0, moved_hooks })
 }
 
 /// Does all of `plan`; gives how many sets are still in use.
@@ -281,7 +320,9 @@ fn execute(kernel: Kernel, plan: &Plan, after: &mut Applied) -> Result<usize, Er
         tracing::debug!(%step, "step");
         in_use.append(&mut kernel.step(&step)?);
     }
-    after.sets.retain(|set, _| !plan.destroy.contains(set) || in_use.contains(set));
+    for gone in plan.destroy.difference(&in_use) {
+        after.sets.remove(gone);
+    }
     Ok(in_use.len())
 }
 

@@ -34,7 +34,7 @@ impl Renderer<'_> {
                 self.allow(ruleset.direction, rule, &mut rules);
             }
         }
-        rules.push(self.deny_rule());
+        rules.extend(self.deny_rules().iter().map(ToString::to_string));
         rules
     }
 
@@ -99,13 +99,15 @@ impl Renderer<'_> {
         name
     }
 
-    fn deny_rule(&self) -> String {
-        let target = match (self.deny, self.family) {
-            (DenyAction::Drop, _) => "DROP",
+    fn deny_rules(&self) -> Vec<Rule> {
+        let unreachable = match (self.deny, self.family) {
+            (DenyAction::Drop, _) => return vec![Rule::jump("DROP")],
             (DenyAction::Reject, Family::V4) => "REJECT --reject-with icmp-port-unreachable",
             (DenyAction::Reject, Family::V6) => "REJECT --reject-with icmp6-port-unreachable",
         };
-        Rule::jump(target).to_string()
+        // A reset needs no address of the node's own, an ICMP error does.
+        let reset = Rule::jump("REJECT --reject-with tcp-reset").protocol("tcp");
+        vec![reset, Rule::jump(unreachable)]
     }
 }
 
@@ -198,5 +200,114 @@ fn show_ports(range: PortRange) -> String {
         range.first().to_string()
     } else {
         format!("{}:{}", range.first(), range.last())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use policy_engine::id::ContentHasher;
+
+    use super::*;
+
+    fn ranges(ports: &[(u16, u16)]) -> Vec<PortRange> {
+        ports.iter().map(|&(first, last)| PortRange::new(first, last).unwrap()).collect()
+    }
+
+    fn id(name: &str) -> SetId {
+        SetId::new(ContentHasher::new(name).finish())
+    }
+
+    /// The rules for one allow rule, with the names of sets cut short.
+    fn check(direction: Direction, family: Family, rule: AllowRule, expected: &[&str]) {
+        let set = |kind| AddressSet { kind, members: std::collections::BTreeSet::new() };
+        let known = BTreeMap::from([
+            (id("pods"), set(SetKind::Addresses)),
+            (id("ports"), set(SetKind::AddressPorts)),
+        ]);
+        let (deny, needed) = (DenyAction::Drop, BTreeMap::new());
+        let mut renderer = Renderer { family, deny, known: &known, needed };
+        let ruleset = Arc::new(Ruleset { direction, rules: vec![rule] });
+        let rules = renderer.rules(Some(&ruleset));
+        let mut shown: Vec<String> = rules.iter().map(|rule| shorten(rule)).collect();
+        assert_eq!(shown.pop().as_deref(), Some("-j DROP"));
+        assert_eq!(shown, expected);
+    }
+
+    fn shorten(rule: &str) -> String {
+        let word = |word: &str| match word.strip_prefix(name::PREFIX) {
+            Some(set) => set.chars().take(2).collect(),
+            None => word.to_owned(),
+        };
+        rule.split(' ').map(word).collect::<Vec<String>>().join(" ")
+    }
+
+    fn peers(traffic: TrafficMatch, pods: Option<SetId>, networks: &[&str]) -> AllowRule {
+        let network = |text: &&str| CidrSet::network(text.parse().unwrap());
+        let cidrs = networks.iter().map(network);
+        let cidrs = cidrs.fold(CidrSet::default(), |all, one| all.union(&one));
+        AllowRule::Peers { traffic, pods, cidrs }
+    }
+
+    #[test]
+    fn pods_and_networks_are_rules_of_their_own() {
+        let tcp = TrafficMatch::Ports(Protocol::Tcp, ranges(&[(80, 80)]));
+        let rule = peers(tcp, Some(id("pods")), &["10.0.0.0/8", "fd00::/64", "fd01::/64"]);
+        let port = "-p tcp -m tcp --dport 80";
+        let set = format!("{port} -m set --match-set 4a src -j RETURN");
+        let network = format!("-s 10.0.0.0/8 {port} -j RETURN");
+        check(Direction::Ingress, Family::V4, rule.clone(), &[&set, &network]);
+        let pods = format!("{port} -m set --match-set 6a dst -j RETURN");
+        let networks = format!("{port} -m set --match-set 6n dst -j RETURN");
+        check(Direction::Egress, Family::V6, rule, &[&pods, &networks]);
+    }
+
+    #[test]
+    fn a_whole_family_needs_no_look_up_and_an_empty_one_gets_no_rule() {
+        let rule = peers(TrafficMatch::Any, Some(id("pods")), &["0.0.0.0/0"]);
+        check(Direction::Ingress, Family::V4, rule, &["-j RETURN"]);
+        let rule = peers(TrafficMatch::Any, None, &["10.0.0.0/8"]);
+        check(Direction::Ingress, Family::V6, rule, &[]);
+    }
+
+    #[test]
+    fn a_port_is_the_destinations_in_both_directions() {
+        let rule = AllowRule::PeerPorts { set: id("ports") };
+        let ingress = "-m set --match-set 4p src,dst -j RETURN";
+        check(Direction::Ingress, Family::V4, rule.clone(), &[ingress]);
+        let egress = "-m set --match-set 6p dst,dst -j RETURN";
+        check(Direction::Egress, Family::V6, rule, &[egress]);
+    }
+
+    #[test]
+    fn a_set_that_is_missing_or_of_another_kind_allows_nothing() {
+        for set in ["missing", "ports"] {
+            let rule = peers(TrafficMatch::Any, Some(id(set)), &[]);
+            check(Direction::Ingress, Family::V4, rule, &[]);
+        }
+    }
+
+    #[test]
+    fn ports_share_rules_of_fifteen_slots() {
+        let mut ports: Vec<(u16, u16)> = (1..=14).map(|port| (port * 2, port * 2)).collect();
+        // A range takes two slots, so it does not fit any more.
+        ports.extend([(100, 101), (200, 200)]);
+        let rule = peers(TrafficMatch::Ports(Protocol::Sctp, ranges(&ports)), None, &["0.0.0.0/0"]);
+        let first: Vec<String> = (1..=14).map(|port| (port * 2).to_string()).collect();
+        let first = format!("-p sctp -m multiport --dports {} -j RETURN", first.join(","));
+        let second = "-p sctp -m multiport --dports 100:101,200 -j RETURN";
+        check(Direction::Ingress, Family::V4, rule, &[&first, second]);
+    }
+
+    #[test]
+    fn all_ports_of_a_protocol_need_no_match() {
+        let udp = TrafficMatch::Ports(Protocol::Udp, vec![PortRange::ALL]);
+        check(
+            Direction::Egress,
+            Family::V4,
+            peers(udp, None, &["0.0.0.0/0"]),
+            &["-p udp -j RETURN"],
+        );
     }
 }

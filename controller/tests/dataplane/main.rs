@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub)] // all of it is test code
 
+mod faults;
 mod foreign;
 mod netns;
 mod packets;
 mod rules;
 mod sets;
+mod speed;
 mod world;
 
 use policy_engine::cidr::Family;

@@ -1,0 +1,218 @@
+//! Failures, rivals and changes under load: nothing forbidden passes, nothing allowed breaks.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use policy_engine::cidr::{CidrSet, Family};
+use policy_engine::compiled::{TrafficMatch, Update};
+use policy_engine::model::Direction;
+use portcullis_controller::dataplane::drift::Drift;
+use portcullis_controller::dataplane::preflight::Severity;
+use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options, cleanup, preflight};
+
+use crate::netns::Netns;
+use crate::packets::{Lab, addresses};
+use crate::rules::every_shape;
+use crate::world::{World, allow, ip, pod, rules_changed, tcp};
+use crate::{VARIANTS, command, each_variant, save};
+
+fn open(variant: IptablesVariant) -> Dataplane {
+    Dataplane::open(Options { variant, initial_maxelem: 8, ..Options::default() }).unwrap()
+}
+
+#[test]
+fn a_failed_apply_is_an_error_and_the_next_one_goes_on() {
+    for variant in VARIANTS {
+        let node = Netns::new();
+        node.enter(|| {
+            let world = every_shape();
+            let nobody = World::default();
+            let mut dataplane = open(variant);
+            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            // A chain that is about to go gets a rule of others, behind the dataplane's back.
+            let iptables = command(variant, Family::V4);
+            let chains = node.sh(&format!("{iptables} -S | grep -m1 -o 'N PORTCULLIS-R.*'"));
+            let chain = chains.trim().trim_start_matches("N ");
+            node.sh(&format!("{iptables} -A OUTPUT -j {chain}"));
+            let before = save(&node, variant);
+            let error = dataplane.apply(&nobody.compiled, &rules_changed()).unwrap_err();
+            assert!(error.to_string().contains("restore"), "{error}");
+            assert_eq!(save(&node, variant), before, "all or nothing");
+            dataplane.apply(&nobody.compiled, &Update::default()).unwrap();
+            let rules = node.sh(&format!("{iptables} -S"));
+            assert!(rules.contains(&format!("-A OUTPUT -j {chain}")), "{rules}");
+            assert_eq!(rules.matches(chain).count(), 2, "kept for the others, but empty: {rules}");
+            assert_eq!(dataplane.verify(&nobody.compiled).unwrap(), []);
+        });
+    }
+}
+
+#[test]
+fn a_hook_that_others_push_back_again_and_again_is_left_there() {
+    for variant in VARIANTS {
+        let node = Netns::new();
+        let iptables = command(variant, Family::V4);
+        node.enter(|| {
+            let world = every_shape();
+            let mut dataplane = open(variant);
+            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            let repaired: Vec<bool> = (0..6)
+                .map(|_| {
+                    node.sh(&format!("{iptables} -I FORWARD 1 -j RETURN"));
+                    let drifts = dataplane.verify(&world.compiled).unwrap();
+                    dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+                    let [Drift::Hook { in_front, repaired, .. }] = drifts.as_slice() else {
+                        panic!("{drifts:?}");
+                    };
+                    assert!(in_front.iter().all(|rule| rule == "-j RETURN"));
+                    *repaired
+                })
+                .collect();
+            assert_eq!(repaired, [true, true, true, false, false, false]);
+            node.sh(&format!("{iptables} -F FORWARD"));
+            dataplane.verify(&world.compiled).unwrap();
+            assert_eq!(dataplane.verify(&world.compiled).unwrap(), [], "a hook that is gone");
+        });
+    }
+}
+
+#[test]
+fn two_agents_at_once_end_in_the_same_state() {
+    for variant in VARIANTS {
+        let node = Netns::new();
+        let world = every_shape();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    node.enter(|| {
+                        for _ in 0..5 {
+                            // Either can fail because of the other; it says so and goes on.
+                            let _ = open(variant).apply(&world.compiled, &Update::default());
+                            let nobody = World::default();
+                            let _ = open(variant).apply(&nobody.compiled, &Update::default());
+                        }
+                    });
+                });
+            }
+        });
+        node.enter(|| {
+            let mut dataplane = open(variant);
+            dataplane.apply(&world.compiled, &Update::default()).unwrap();
+            assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+        });
+    }
+}
+
+#[test]
+fn changes_under_load_open_nothing_and_break_nothing() {
+    each_variant(|variant, family| {
+        let lab = Lab::new();
+        let (a, b) = addresses(family);
+        let mut world = World::default();
+        let peers = world.set("peers", [pod(a)]);
+        lab.node.enter(|| {
+            isolate(&mut world, b, peers, 0);
+            open(variant).apply(&world.compiled, &rules_changed()).unwrap();
+        });
+        let listen =
+            |port| lab.b.enter(|| TcpListener::bind(SocketAddr::new(ip(b), port)).unwrap());
+        let (allowed, forbidden) = (listen(80), listen(81));
+        let done = AtomicBool::new(false);
+        let [passed, broken, leaked] = [0; 3].map(AtomicUsize::new);
+        let attempt = |port, limit| {
+            let target = SocketAddr::new(ip(b), port);
+            TcpStream::connect_timeout(&target, Duration::from_millis(limit)).is_ok()
+        };
+        thread::scope(|scope| {
+            for listener in [&allowed, &forbidden] {
+                scope.spawn(|| {
+                    listener.set_nonblocking(true).unwrap();
+                    while !done.load(Ordering::Relaxed) {
+                        drop(listener.accept());
+                        thread::yield_now();
+                    }
+                });
+            }
+            let count = |port, limit, yes: &'static str| (port, limit, yes);
+            for (port, limit, _) in [count(80, 500, "passes"), count(81, 5, "never")] {
+                let (done, passed, broken, leaked) = (&done, &passed, &broken, &leaked);
+                let (lab, attempt) = (&lab, &attempt);
+                scope.spawn(move || {
+                    lab.a.enter(|| {
+                        while !done.load(Ordering::Relaxed) {
+                            let counter = match (port, attempt(port, limit)) {
+                                (80, true) => passed,
+                                (80, false) => broken,
+                                (_, true) => leaked,
+                                (_, false) => continue,
+                            };
+                            counter.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                });
+            }
+            lab.node.enter(|| churn(variant, &mut world, b, peers));
+            done.store(true, Ordering::Relaxed);
+        });
+        let count = [passed, broken, leaked].map(AtomicUsize::into_inner);
+        println!("[passed, broken, leaked] = {count:?}");
+        assert!(count[0] > 50 && count[1..] == [0, 0], "{count:?}");
+    });
+}
+
+/// Changes rules, members and sizes of sets, and restarts, for a second.
+fn churn(variant: IptablesVariant, world: &mut World, b: &str, peers: policy_engine::id::SetId) {
+    let mut dataplane = open(variant);
+    let end = Instant::now() + Duration::from_secs(1);
+    let mut number = 0_u16;
+    while Instant::now() < end {
+        number += 1;
+        let other = pod(&format!("10.77.{}.{}", number / 250, number % 250 + 1));
+        let update = world.change(peers, &[other], &[]);
+        dataplane.apply(&world.compiled, &update).unwrap();
+        isolate(world, b, peers, number);
+        dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+        if number.is_multiple_of(5) {
+            dataplane = open(variant);
+        }
+    }
+}
+
+/// Isolates `b` for ingress but for port 80; `number` makes each ruleset another one.
+fn isolate(world: &mut World, b: &str, peers: policy_engine::id::SetId, number: u16) {
+    let rule =
+        allow(tcp(&[(80, 80), (1000 + number, 1000 + number)]), Some(peers), CidrSet::default());
+    world.compiled.rulesets.clear();
+    let id = world.ruleset(Direction::Ingress, vec![rule]);
+    world.endpoint(ip(b), id);
+    let none = world
+        .ruleset(Direction::Egress, vec![allow(TrafficMatch::Any, None, CidrSet::everything())]);
+    for host in 0..number % 12 {
+        world.endpoint(ip(&format!("10.1.0.{}", 100 + host)), none);
+    }
+}
+
+#[test]
+fn preflight_finds_what_the_node_lacks_and_leaves_nothing() {
+    for variant in VARIANTS {
+        let node = Netns::new();
+        let options = Options { variant, ..Options::default() };
+        node.enter(|| {
+            let worst = || preflight(&options).into_iter().max_by_key(|finding| finding.severity);
+            assert_eq!(worst().unwrap().severity, Severity::Info);
+            node.sh(
+                "ip link add cni0 type bridge; sysctl -qw net.bridge.bridge-nf-call-iptables=0",
+            );
+            let finding = worst().unwrap();
+            assert_eq!(finding.severity, Severity::Warning, "{finding}");
+            assert!(finding.what.contains("cni0"), "{finding}");
+            assert_eq!(node.sh("sysctl -n net.bridge.bridge-nf-call-iptables").trim(), "1");
+            assert_eq!(worst().unwrap().severity, Severity::Info);
+            assert!(!save(&node, variant).contains("PORTCULLIS"));
+            assert_eq!(cleanup(&options).unwrap().kept, [""; 0]);
+            assert_eq!(node.sh("ipset list -name"), "");
+        });
+    }
+}

@@ -1,0 +1,116 @@
+//! How long applies take at the size of a full node. Prints figures; fails only far off.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use policy_engine::cidr::CidrSet;
+use policy_engine::compiled::Update;
+use policy_engine::id::SetId;
+use policy_engine::model::Direction;
+use portcullis_controller::dataplane::{Dataplane, Options};
+
+use crate::VARIANTS;
+use crate::netns::Netns;
+use crate::world::{World, allow, ip, pod, rules_changed, tcp};
+
+const PODS: u32 = 250;
+const RULESETS: u32 = 1_000;
+
+/// 250 dual-stack pods that are isolated in both directions, each by rulesets of its own: 1,000
+/// rulesets with a set each, of which the first is returned.
+fn full_node() -> (World, SetId) {
+    let mut world = World::default();
+    let mut sets = Vec::new();
+    for number in 0..RULESETS {
+        let peers =
+            (0..=9).map(|peer| pod(&format!("10.{}.{}.{peer}", number / 250, number % 250)));
+        let set = world.set(&format!("peers {number}"), peers);
+        let port = u16::try_from(number + 1_000).unwrap();
+        sets.push(set);
+        let rule = allow(tcp(&[(port, port), (80, 90)]), Some(set), CidrSet::default());
+        let direction = Direction::BOTH[number as usize % 2];
+        let id = world.ruleset(direction, vec![rule]);
+        let pod = number / 2 % PODS + 1;
+        let address = if number < RULESETS / 2 {
+            IpAddr::from(Ipv4Addr::from(0x0ac8_0000 + pod))
+        } else {
+            IpAddr::from(Ipv6Addr::from((0xfd00 << 112) + u128::from(pod)))
+        };
+        world.endpoint(address, id);
+    }
+    (world, sets[0])
+}
+
+#[test]
+fn a_change_costs_what_changes() {
+    for variant in VARIANTS {
+        let (mut world, id) = full_node();
+        assert_eq!(world.compiled.endpoints.len(), 500);
+        let options = Options { variant, ..Options::default() };
+        Netns::new().enter(|| {
+            let mut dataplane = Dataplane::open(options.clone()).unwrap();
+            let time = |what: &str, limit, work: &mut dyn FnMut()| {
+                let start = Instant::now();
+                work();
+                let took = start.elapsed();
+                println!("{variant:?}: {what}: {took:.1?}");
+                assert!(took < Duration::from_millis(limit), "{what} took {took:?}");
+            };
+            time("first apply, 250 pods, 1,000 rulesets and sets", 10_000, &mut || {
+                dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            });
+            let mut host = 0;
+            time("ten times one peer more in one set", 1_000, &mut || {
+                for _ in 0..10 {
+                    host += 1;
+                    let update = world.change(id, &[pod(&format!("10.9.0.{host}"))], &[]);
+                    let report = dataplane.apply(&world.compiled, &update).unwrap();
+                    assert_eq!(report.members_changed, 1);
+                }
+            });
+            let none = world.ruleset(Direction::Ingress, vec![]);
+            world.endpoint(ip("10.200.0.7"), none);
+            time("one pod's policy changed", 2_000, &mut || {
+                dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            });
+            time("nothing changed", 1_000, &mut || {
+                dataplane.apply(&world.compiled, &Update::default()).unwrap();
+            });
+            time("verify", 5_000, &mut || {
+                dataplane.verify(&world.compiled).unwrap();
+            });
+            time("restart with equal state", 5_000, &mut || {
+                let mut restarted = Dataplane::open(options.clone()).unwrap();
+                restarted.apply(&world.compiled, &Update::default()).unwrap();
+            });
+            let nobody = World::default();
+            time("all policies deleted", 10_000, &mut || {
+                dataplane.apply(&nobody.compiled, &rules_changed()).unwrap();
+            });
+        });
+    }
+}
+
+#[test]
+fn a_cluster_sized_set_costs_what_changes() {
+    let mut world = World::default();
+    let cluster = (0..100_000_u32).map(|number| {
+        policy_engine::compiled::Member::Address(Ipv4Addr::from(0x0a00_0001 + number).into())
+    });
+    let id = world.set("cluster", cluster);
+    let rule = allow(tcp(&[(80, 80)]), Some(id), CidrSet::default());
+    let ingress = world.ruleset(Direction::Ingress, vec![rule]);
+    world.endpoint(ip("10.200.0.7"), ingress);
+    Netns::new().enter(|| {
+        let mut dataplane = Dataplane::open(Options::default()).unwrap();
+        let start = Instant::now();
+        dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+        println!("100,000 members, first apply: {:.1?}", start.elapsed());
+        let update = world.change(id, &[pod("11.0.0.1")], &[]);
+        let start = Instant::now();
+        dataplane.apply(&world.compiled, &update).unwrap();
+        let took = start.elapsed();
+        println!("100,000 members, one more: {took:.1?}");
+        assert!(took < Duration::from_millis(50), "{took:?}");
+    });
+}
