@@ -1,4 +1,113 @@
-//! The node agent.
+//! The programs of the binary `portcullis`: the node agent, and what looks after its node.
+//!
+//! Arrows go one way: `watch` → `agent` → `dataplane`. The dataplane sees engine values and never
+//! an API object; only `dataplane/apply` touches the kernel.
 
+pub mod agent;
+pub mod args;
 pub mod dataplane;
+pub mod lock;
 pub mod watch;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use policy_engine::engine::{Engine, Scope};
+use policy_engine::world;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use self::agent::Agent;
+use self::args::{Cli, Command, KernelArgs, LogFormat, NodeArgs};
+use self::dataplane::preflight::{Finding, Severity};
+use self::dataplane::{CleanupReport, Dataplane};
+use self::lock::NodeLock;
+
+/// Batches of changes that may wait for the agent; a source that is faster has to wait.
+const QUEUED_EVENTS: usize = 1024;
+
+/// Does what the command line asks. The exit code is 0, 1 when a check found a fault, or 2 when
+/// the program could not do its work.
+#[must_use]
+pub fn run(cli: &Cli) -> ExitCode {
+    let result = start_log(cli).and_then(|()| match &cli.command {
+        Command::Node(args) => node(args),
+        Command::Cleanup(args) => cleanup(args),
+        Command::Preflight(args) => preflight(args),
+    });
+    result.unwrap_or_else(|failure| {
+        error!("{failure:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn start_log(cli: &Cli) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {}", cli.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    match cli.log_format {
+        LogFormat::Text => log.with_writer(std::io::stderr).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_writer(std::io::stderr).init(),
+    }
+    Ok(())
+}
+
+fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
+    let options = args.dataplane_options();
+    for finding in dataplane::preflight(&options) {
+        match finding.severity {
+            Severity::Info => info!("{finding}"),
+            Severity::Warning => warn!("{finding}"),
+            Severity::Error => error!("{finding}"),
+        }
+    }
+    let _lock = NodeLock::acquire(&args.lock_dir, |path| {
+        info!(lock = %path.display(), "another agent has this node; waiting until it ends");
+    })?;
+    let dataplane = Dataplane::open(options).context("failed to find a way to program the node")?;
+    let scope = Scope::Node(args.node_name.as_str().into());
+    let choices =
+        world::Options { allow_egress_to_own_node: args.allow_egress_to_own_node };
+    let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (sender, events) = mpsc::channel(QUEUED_EVENTS);
+        args.source.start(sender)?;
+        info!(node = args.node_name, source = ?args.source, "watching");
+        agent.run(events, shutdown()?).await?;
+        info!("ending; what is in the kernel stays in force");
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn cleanup(args: &KernelArgs) -> anyhow::Result<ExitCode> {
+    let report = dataplane::cleanup(&args.dataplane_options())
+        .context("failed to remove all of it; run it again once the cause is mended")?;
+    let CleanupReport { chains_deleted, sets_destroyed, kept } = report;
+    println!("removed {chains_deleted} chains and {sets_destroyed} sets");
+    if kept.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("kept, for rules that are not ours use them: {}", kept.join(", "));
+    Ok(ExitCode::from(1))
+}
+
+fn preflight(args: &KernelArgs) -> anyhow::Result<ExitCode> {
+    let findings = dataplane::preflight(&args.dataplane_options());
+    findings.iter().for_each(|finding| println!("{finding}"));
+    let failed = |finding: &Finding| finding.severity == Severity::Error;
+    Ok(if findings.iter().any(failed) { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// Resolves when the process is asked to end.
+fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -192,7 +192,9 @@ fn is_per_family(item: &Value) -> bool {
     let holds = |value: &Value| value.to_string().contains("${");
     match item {
         Value::String(_) => holds(item),
-        Value::Object(fields) => ["ipBlock", "ip"].iter().filter_map(|key| fields.get(*key)).any(holds),
+        Value::Object(fields) => {
+            ["ipBlock", "ip"].iter().filter_map(|key| fields.get(*key)).any(holds)
+        }
         _ => false,
     }
 }

@@ -16,8 +16,8 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, setns};
 use portcullis_tests::interpreter::Family;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// `IPPROTO_RAW`: the packet brings its own IP header.
@@ -102,10 +102,7 @@ impl Wire {
         let path = format!("/run/netns/{}", self.probe.0);
         let open = move || -> Result<Socket> {
             let namespace = File::open(path)?;
-            move_into_link_name_space(
-                std::os::fd::AsFd::as_fd(&namespace),
-                Some(LinkNameSpaceType::Network),
-            )?;
+            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
             let domain = match family {
                 Family::V4 => Domain::IPV4,
                 Family::V6 => Domain::IPV6,

@@ -1,0 +1,217 @@
+//! The node agent: changes from a source become rules in the kernel.
+//!
+//! ```text
+//! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::apply ─► one log line
+//!                                               ▲ failure: again, with back-off, until it is true
+//!                                               ▲ now and then: verify and repair
+//! ```
+//!
+//! One task owns all state. Nothing is programmed before the source's first complete view; what an
+//! earlier run left in the kernel stays in force until then, and after this one ends.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use policy_engine::compiled::Update;
+use policy_engine::engine::Engine;
+use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use crate::dataplane::{ApplyReport, Dataplane};
+use crate::watch::Event;
+
+/// The first wait after a failed apply; it doubles up to [`LAST_BACK_OFF`].
+const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
+const LAST_BACK_OFF: Duration = Duration::from_secs(10);
+
+/// The agent of one node.
+pub struct Agent {
+    engine: Engine,
+    dataplane: Dataplane,
+    verify_period: Duration,
+    state: State,
+    diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
+    /// When the oldest change that is not in force yet came in.
+    oldest: Option<Instant>,
+}
+
+/// How far the agent is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// The source has not delivered all objects yet.
+    Loading,
+    /// All objects are known, and nothing was applied yet.
+    Loaded,
+    /// The kernel does what the engine says.
+    InForce { verify_at: Instant },
+    /// The last apply failed.
+    Failing { retry_at: Instant, back_off: Duration },
+}
+
+/// The source has ended, which it never should.
+#[derive(Debug, thiserror::Error)]
+#[error("the source of objects ended; what is in the kernel stays in force")]
+pub struct SourceEnded;
+
+impl Agent {
+    /// An agent that has done nothing yet.
+    #[must_use]
+    pub fn new(engine: Engine, dataplane: Dataplane, verify_period: Duration) -> Self {
+        let diagnostics = BTreeMap::new();
+        Self { engine, dataplane, verify_period, state: State::Loading, diagnostics, oldest: None }
+    }
+
+    /// Enforces until `shutdown`. What is in the kernel stays there.
+    ///
+    /// # Errors
+    /// When the source ends by itself.
+    pub async fn run(
+        mut self,
+        mut events: Receiver<Event>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), SourceEnded> {
+        tokio::pin!(shutdown);
+        loop {
+            let alarm = self.alarm();
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return Ok(()),
+                event = events.recv() => self.take(event.ok_or(SourceEnded)?),
+                () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
+            }
+            // Whatever has come meanwhile goes into the same round.
+            while let Ok(event) = events.try_recv() {
+                self.take(event);
+            }
+            self.sync();
+        }
+    }
+
+    fn alarm(&self) -> Option<Instant> {
+        match self.state {
+            State::Loading | State::Loaded => None,
+            State::InForce { verify_at } => Some(verify_at),
+            State::Failing { retry_at, .. } => Some(retry_at),
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Changes(changes) => {
+                self.oldest.get_or_insert_with(Instant::now);
+                changes.into_iter().for_each(|change| self.engine.apply(change));
+            }
+            Event::Diagnostics(origin, diagnostics) => self.report(origin, diagnostics),
+            Event::Synced => {
+                if self.state == State::Loading {
+                    self.state = State::Loaded;
+                }
+            }
+        }
+    }
+
+    /// Brings the kernel to where the engine is, when it is not there.
+    fn sync(&mut self) {
+        let now = Instant::now();
+        match self.state {
+            State::Loading => {}
+            State::Loaded => self.apply(FIRST_BACK_OFF),
+            State::Failing { retry_at, .. } if now < retry_at => {}
+            State::Failing { back_off, .. } => self.apply((back_off * 2).min(LAST_BACK_OFF)),
+            State::InForce { verify_at } => {
+                let update = self.engine.flush();
+                if !update.is_empty() {
+                    self.apply_update(&update, FIRST_BACK_OFF);
+                } else if now >= verify_at {
+                    self.verify();
+                } else if let Some(received) = self.oldest.take() {
+                    debug!(since_us = micros(received.elapsed()), "nothing to change on this node");
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, next_back_off: Duration) {
+        let update = self.engine.flush();
+        self.apply_update(&update, next_back_off);
+    }
+
+    fn apply_update(&mut self, update: &Update, next_back_off: Duration) {
+        match self.dataplane.apply(self.engine.compiled(), update) {
+            Ok(report) => {
+                self.log_in_force(&report);
+                self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
+            }
+            Err(failure) => {
+                error!(
+                    error = %chain(&failure),
+                    retry_in_ms = next_back_off.as_millis(),
+                    "policies are not in force as they should be; the last good state stays"
+                );
+                let retry_at = Instant::now() + next_back_off;
+                self.state = State::Failing { retry_at, back_off: next_back_off };
+            }
+        }
+    }
+
+    fn verify(&mut self) {
+        match self.dataplane.verify(self.engine.compiled()) {
+            Ok(drift) => {
+                for found in drift {
+                    warn!(drift = %found, "repaired what something else had changed");
+                }
+                self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
+            }
+            Err(failure) => {
+                error!(error = %chain(&failure), "failed to compare the kernel with the policies");
+                let retry_at = Instant::now() + FIRST_BACK_OFF;
+                self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
+            }
+        }
+    }
+
+    fn log_in_force(&mut self, report: &ApplyReport) {
+        let compiled = self.engine.compiled();
+        let since = self.oldest.take().map(|received| micros(received.elapsed()));
+        info!(
+            policies = self.engine.world().policies().len(),
+            endpoints = compiled.endpoints.len(),
+            rulesets = compiled.rulesets.len(),
+            sets = compiled.sets.len(),
+            chains_changed = report.chains_changed,
+            sets_created = report.sets_created,
+            members_changed = report.members_changed,
+            apply_us = micros(report.total),
+            since_us = since,
+            "policies are in force"
+        );
+    }
+
+    /// Logs what an origin says now and did not say before.
+    fn report(&mut self, origin: Arc<str>, diagnostics: Vec<Diagnostic>) {
+        let before = self.diagnostics.remove(&origin).unwrap_or_default();
+        for diagnostic in diagnostics.iter().filter(|found| !before.contains(found)) {
+            match diagnostic.severity {
+                Severity::Error => error!("{diagnostic}"),
+                Severity::Warning => warn!("{diagnostic}"),
+            }
+        }
+        if !diagnostics.is_empty() {
+            self.diagnostics.insert(origin, diagnostics);
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// An error with all its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

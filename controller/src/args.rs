@@ -1,0 +1,117 @@
+//! The command line: pure values, read before the world is touched.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, Options};
+use crate::watch::Source;
+
+/// Kubernetes NetworkPolicy on every node, beside any routing CNI.
+#[derive(Parser, Debug)]
+#[command(name = "portcullis", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How log lines look.
+    #[arg(long, global = true, env = "PORTCULLIS_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Which log lines to print: error, warn, info, debug, trace, or a filter per module.
+    #[arg(long, global = true, env = "PORTCULLIS_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// The programs in this binary.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Enforce policies on this node, in the network namespace that it runs in.
+    Node(NodeArgs),
+    /// Remove every rule, chain and set of Portcullis from this node, and nothing else.
+    Cleanup(KernelArgs),
+    /// Say whether this node can enforce policies, and what to do where it can't.
+    Preflight(KernelArgs),
+}
+
+/// Flags of `portcullis node`.
+#[derive(Args, Debug)]
+pub struct NodeArgs {
+    /// Where the objects come from: `dir:PATH`, a directory of manifests that is watched.
+    #[arg(long, env = "PORTCULLIS_SOURCE", value_parser = Source::parse)]
+    pub source: Source,
+    /// The name of this node: its pods are the ones to protect.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// Do not apply egress policies to what pods send to their own node.
+    #[arg(long, env = "PORTCULLIS_ALLOW_EGRESS_TO_OWN_NODE")]
+    pub allow_egress_to_own_node: bool,
+    /// What happens to packets that policy denies.
+    #[arg(long, env = "PORTCULLIS_DENY_ACTION", value_enum, default_value = "drop")]
+    pub deny_action: DenyAction,
+    /// What happens to packets of pods that policy allows: on to the rules behind ours, or past
+    /// them.
+    #[arg(long, env = "PORTCULLIS_ACCEPT_ACTION", value_enum, default_value = "return")]
+    pub accept_action: AcceptAction,
+    /// Compare the kernel with what should be there this often, in seconds, and repair it.
+    #[arg(long, env = "PORTCULLIS_VERIFY_PERIOD", value_parser = seconds, default_value = "60")]
+    pub verify_period: Duration,
+    /// Where the lock is that lets only one agent program a network namespace.
+    #[arg(long, env = "PORTCULLIS_LOCK_DIR", default_value = "/run/portcullis")]
+    pub lock_dir: PathBuf,
+    /// Flags that all commands share.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+}
+
+/// Flags of everything that programs the kernel.
+#[derive(Args, Debug)]
+pub struct KernelArgs {
+    /// Which iptables to use; auto: where kube-proxy and the CNI have their chains.
+    #[arg(long, env = "PORTCULLIS_IPTABLES", value_enum, default_value = "auto")]
+    pub iptables: IptablesVariant,
+    /// How long to wait for the lock of iptables, in seconds.
+    #[arg(long, env = "PORTCULLIS_XTABLES_WAIT", default_value = "10")]
+    pub xtables_wait: u32,
+}
+
+/// Formats of the log.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl NodeArgs {
+    /// What the dataplane needs to know of these.
+    #[must_use]
+    pub fn dataplane_options(&self) -> Options {
+        Options {
+            deny: self.deny_action,
+            accept: self.accept_action,
+            allow_egress_to_own_node: self.allow_egress_to_own_node,
+            ..self.kernel.dataplane_options()
+        }
+    }
+}
+
+impl KernelArgs {
+    /// What the dataplane needs to know of these; the rest as it is by default.
+    #[must_use]
+    pub fn dataplane_options(&self) -> Options {
+        Options {
+            variant: self.iptables,
+            lock_wait_seconds: self.xtables_wait,
+            ..Options::default()
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(0) | Err(_) => Err("a whole number of seconds, 1 or more".to_owned()),
+        Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
+    }
+}

@@ -1,0 +1,297 @@
+//! Worlds and cases played on a cluster: pods and services in the lab, manifests for the agents,
+//! expectations as probes.
+//!
+//! ```text
+//! World ── pods, services ──► Lab          Stage ── manifests ──► agents
+//!                              ▲                 └─ expectations ─┐
+//!                              └───────── probes, until they agree, and once more ◄┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use policy_engine::port::Protocol;
+
+use crate::cases::{self, Expectation, Manifest, ObjectRef, Place, Port, Verdict, World};
+use crate::cluster::Cluster;
+use crate::lab::{
+    DEFAULT_TIMEOUT, Endpoint, Expected, LabBuilder, Listener, PodSpec, Probe, ServiceSpec,
+    Transport,
+};
+
+/// How long packets may take to follow a change, on a machine that is busy with other tests.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The cluster with the world that it shows at the moment.
+pub struct Player {
+    /// The cluster.
+    pub cluster: Cluster,
+    world: World,
+    ports: Vec<Port>,
+}
+
+/// A probe that did not end as it had to.
+#[derive(Debug)]
+pub struct Disagreement {
+    /// What was tried, what was expected and what came of it.
+    pub text: String,
+}
+
+impl Player {
+    /// Puts a world on a lab, and real agents that enforce it. Pods and nodes serve `ports`.
+    ///
+    /// # Errors
+    /// When lab or agents cannot be built.
+    pub fn start(lab: LabBuilder, world: World, ports: &[Port], flags: &[&str]) -> Result<Self> {
+        let mut lab = lab.families(families(&world));
+        for listener in listeners(ports) {
+            lab = lab.node_listener(listener).internet_listener(listener);
+        }
+        let cluster = Cluster::new(lab.pods(pods(&world, ports)).build()?, flags)?;
+        let mut player = Self { cluster, world, ports: ports.to_vec() };
+        for manifest in player.world.manifests() {
+            player.cluster.write(&file(&manifest.object), &manifest.text())?;
+        }
+        player.services(&BTreeMap::new(), &services(&player.world)?)?;
+        player.cluster.start_agents()?;
+        Ok(player)
+    }
+
+    /// The world as it is now.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Makes `next` the world: pods and services first, then what agents read of it.
+    ///
+    /// # Errors
+    /// When lab or directory cannot follow.
+    pub fn become_world(
+        &mut self,
+        next: World,
+        deleted: &[ObjectRef],
+        applied: &[Manifest],
+    ) -> Result<()> {
+        let (old, new) = (pods(&self.world, &self.ports), pods(&next, &self.ports));
+        let (old, new) = (by_key(old), by_key(new));
+        for (key, _) in old.iter().filter(|(key, pod)| changed(new.get(*key), pod)) {
+            self.cluster.lab.remove_pod(key)?;
+        }
+        let added = new.iter().filter(|(key, pod)| changed(old.get(*key), pod));
+        self.cluster.lab.add_pods(added.map(|(_, pod)| pod.clone()))?;
+        self.services(&services(&self.world)?, &services(&next)?)?;
+        deleted.iter().try_for_each(|object| self.cluster.remove(&file(object)))?;
+        for manifest in applied {
+            self.cluster.write(&file(&manifest.object), &manifest.text())?;
+        }
+        self.world = next;
+        Ok(())
+    }
+
+    /// Goes back to `base` after a case.
+    ///
+    /// # Errors
+    /// When lab or directory cannot follow.
+    pub fn reset(&mut self, base: &World) -> Result<()> {
+        let before: BTreeMap<String, Manifest> = by_file(&self.world);
+        let after = by_file(base);
+        let gone = before.iter().filter(|(file, _)| !after.contains_key(*file));
+        let gone: Vec<ObjectRef> = gone.map(|(_, manifest)| manifest.object.clone()).collect();
+        let back = after.into_iter().filter(|(file, manifest)| before.get(file) != Some(manifest));
+        let back: Vec<Manifest> = back.map(|(_, manifest)| manifest).collect();
+        self.become_world(base.clone(), &gone, &back)
+    }
+
+    /// Probes everything until it is as expected, and then everything once more: an outcome that
+    /// agreed before the change was in force must still agree after it. Gives what does not.
+    ///
+    /// # Errors
+    /// When probes cannot be sent.
+    pub fn disagreements(&self, expectations: &[Expectation]) -> Result<Vec<Disagreement>> {
+        let probes: Vec<(Probe, Expected)> = expectations
+            .iter()
+            .map(|expectation| (probe(&expectation.probe), expected(expectation)))
+            .collect();
+        let settled =
+            self.cluster.lab.probe_until(&probes, DEFAULT_TIMEOUT, SETTLE_LIMIT)?;
+        let again: Vec<Probe> = probes.iter().map(|(probe, _)| probe.clone()).collect();
+        let mut final_outcomes = self.cluster.lab.probe_all(&again, DEFAULT_TIMEOUT)?;
+        // Many probes share two cores with other tests: an answer may come late. A packet that
+        // policy forbids never becomes an answer, so only what should be open is asked again.
+        for ((probe, expected), outcome) in probes.iter().zip(&mut final_outcomes) {
+            if *expected != Expected::Closed && !expected.agrees(outcome) {
+                let slow = DEFAULT_TIMEOUT * 4;
+                *outcome = self.cluster.lab.probe(probe, slow)?;
+            }
+        }
+        let mut found = Vec::new();
+        for (((_, expected), state), (outcome, expectation)) in
+            probes.iter().zip(&settled).zip(final_outcomes.iter().zip(expectations))
+        {
+            if !state.agrees || !expected.agrees(outcome) {
+                let mut text = format!("{}: expected {expected:?}", expectation.probe);
+                let _ = write!(text, ", got {}, then {outcome}", state.outcome);
+                if let Some(line) = expectation.line {
+                    let _ = write!(text, " (line {line} of tests)");
+                }
+                found.push(Disagreement { text });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Plays all steps of a case and goes back to `base`. An error lists what disagrees.
+    ///
+    /// # Errors
+    /// When a step cannot be played, or ends otherwise than its author says.
+    pub fn play(&mut self, case: &cases::Case, base: &World) -> Result<usize> {
+        let mut checked = 0;
+        for stage in case.run(base.clone())? {
+            let step = format!("case {}, step {}", case.name, stage.number);
+            let logged: Vec<usize> = self.cluster.agents().map(super::cluster::Agent::logged).collect();
+            self.become_world(stage.world, &stage.deleted, &stage.applied)
+                .with_context(|| step.clone())?;
+            for (agent, logged) in self.cluster.agents().zip(logged) {
+                for text in &stage.diagnostics {
+                    let text = serde_json::to_string(text)?;
+                    agent.wait_for_after(logged, text.trim_matches('"'), SETTLE_LIMIT)?;
+                }
+            }
+            let wrong = self.disagreements(&stage.expectations).with_context(|| step.clone())?;
+            if !wrong.is_empty() {
+                let list: Vec<&str> = wrong.iter().map(|one| one.text.as_str()).take(40).collect();
+                bail!("{step}: {} wrong:\n  {}", wrong.len(), list.join("\n  "));
+            }
+            checked += stage.expectations.len();
+        }
+        self.reset(base)?;
+        Ok(checked)
+    }
+
+    fn services(
+        &mut self,
+        old: &BTreeMap<String, ServiceSpec>,
+        new: &BTreeMap<String, ServiceSpec>,
+    ) -> Result<()> {
+        for name in old.keys().filter(|name| !new.contains_key(*name)) {
+            self.cluster.lab.remove_service(name)?;
+        }
+        for (_, service) in new.iter().filter(|(name, service)| {
+            old.get(*name).is_none_or(|old| format!("{old:?}") != format!("{service:?}"))
+        }) {
+            self.cluster.lab.add_service(service.clone())?;
+        }
+        Ok(())
+    }
+}
+
+/// The families of the lab that a world needs.
+fn families(world: &World) -> crate::lab::Families {
+    match world.families() {
+        cases::Families::V4 => crate::lab::Families::V4,
+        cases::Families::V6 => crate::lab::Families::V6,
+        cases::Families::Dual => crate::lab::Families::Dual,
+    }
+}
+
+/// A probe of a case in terms of the lab.
+#[must_use]
+pub fn probe(probe: &cases::Probe) -> Probe {
+    let from = match &probe.source.place {
+        Place::Pod(key) => Endpoint::pod(key.to_string()),
+        Place::Node(name) => Endpoint::node(name),
+        Place::External => Endpoint::Internet,
+    };
+    match probe.port {
+        Port::Icmp => Probe::icmp(from, probe.target),
+        Port::Number(Protocol::Tcp, port) => Probe::tcp(from, probe.target, port),
+        Port::Number(Protocol::Udp, port) => Probe::udp(from, probe.target, port),
+        Port::Number(Protocol::Sctp, port) => Probe::sctp_init(from, probe.target, port),
+    }
+}
+
+fn expected(expectation: &Expectation) -> Expected {
+    match (expectation.verdict, &expectation.probe.destination.place) {
+        (Verdict::Denied, _) => Expected::Closed,
+        (Verdict::Allowed, Place::Pod(key)) if !expectation.probe.destination.on_host => {
+            Expected::OpenAt(key.to_string())
+        }
+        (Verdict::Allowed, _) => Expected::Open,
+    }
+}
+
+/// The running pods of a world, for the lab.
+fn pods(world: &World, ports: &[Port]) -> Vec<PodSpec> {
+    let endpoints = world.pods().into_iter().filter(|pod| !pod.addresses.is_empty());
+    endpoints
+        .filter_map(|pod| {
+            let Place::Pod(key) = &pod.place else { return None };
+            let mut spec = PodSpec::new(&*key.namespace, &*key.name, pod.node.as_deref()?);
+            if pod.on_host {
+                // Its node serves the same ports in the same network namespace.
+                return Some(spec.host_network());
+            }
+            for address in &pod.addresses {
+                spec = spec.address(*address);
+            }
+            Some(listeners(ports).into_iter().fold(spec, PodSpec::listen))
+        })
+        .collect()
+}
+
+fn listeners(ports: &[Port]) -> Vec<Listener> {
+    let listener = |port: &Port| match port {
+        Port::Number(Protocol::Tcp, port) => Some(Listener::tcp(*port)),
+        Port::Number(Protocol::Udp, port) => Some(Listener::udp(*port)),
+        Port::Number(Protocol::Sctp, port) => Some(Listener::sctp(*port)),
+        Port::Icmp => None,
+    };
+    ports.iter().filter_map(listener).collect()
+}
+
+fn services(world: &World) -> Result<BTreeMap<String, ServiceSpec>> {
+    let mut all = BTreeMap::new();
+    for service in world.services()? {
+        for port in &service.ports {
+            let name = format!("{}/{}:{}", service.namespace, service.name, port.port);
+            let protocol = match port.protocol {
+                Protocol::Tcp => Transport::Tcp,
+                Protocol::Udp => Transport::Udp,
+                Protocol::Sctp => Transport::Sctp,
+            };
+            let spec = ServiceSpec {
+                name: format!("{name}/{}", protocol.name()),
+                cluster_ips: service.cluster_ips.clone(),
+                port: port.port,
+                target_port: port.target,
+                protocol,
+                node_port: port.node_port,
+                backends: service.backend.addresses.clone(),
+            };
+            all.insert(spec.name.clone(), spec);
+        }
+    }
+    Ok(all)
+}
+
+fn by_key(pods: Vec<PodSpec>) -> BTreeMap<String, PodSpec> {
+    pods.into_iter().map(|pod| (pod.key(), pod)).collect()
+}
+
+fn changed(other: Option<&PodSpec>, pod: &PodSpec) -> bool {
+    other.is_none_or(|other| format!("{other:?}") != format!("{pod:?}"))
+}
+
+fn by_file(world: &World) -> BTreeMap<String, Manifest> {
+    world.manifests().into_iter().map(|manifest| (file(&manifest.object), manifest)).collect()
+}
+
+/// The file that holds an object.
+#[must_use]
+pub fn file(object: &ObjectRef) -> String {
+    format!("{}.json", object.to_string().replace('/', "_"))
+}
+

@@ -1,0 +1,243 @@
+//! The rules as the kernel prints them, read by an interpreter of our own, say what `evaluate` says.
+//!
+//! Random worlds go through the real dataplane into a real kernel (a network namespace of the
+//! test's own), which prints them with `iptables-save` and `ipset save`.
+
+use std::net::IpAddr;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, unshare};
+use policy_engine::engine::{Engine, Scope};
+use policy_engine::evaluate::{Reason, evaluate};
+use policy_engine::flow::{Endpoint, Flow, Traffic};
+use policy_engine::model::{Change, Direction, PodKey};
+use policy_engine::port::Protocol;
+use policy_engine::world::{self, World};
+use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options};
+use portcullis_tests::interpreter::{ConntrackState, Packet, Sets, Tables, Transport, Verdict};
+use portcullis_tests::worlds;
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
+
+/// Each case programs a kernel: fewer than in pure properties, and as many flows as pay for it.
+const CASES: u32 = 150;
+
+/// The rules and sets of one family as the kernel prints them.
+struct Printed {
+    tables: Tables,
+    sets: Sets,
+}
+
+impl Printed {
+    fn read(variant: &str, address: IpAddr) -> Result<Self> {
+        let program = if address.is_ipv4() { "iptables" } else { "ip6tables" };
+        let tables = output(&format!("{program}-{variant}-save"), &[])?;
+        let sets = output("ipset", &["save"])?;
+        Ok(Self { tables: Tables::parse(&tables)?, sets: Sets::parse(&sets)? })
+    }
+
+    fn passes(&self, chain: &str, packet: &Packet) -> Result<bool> {
+        Ok(self.tables.judge(&self.sets, chain, packet)?.verdict == Verdict::Accept)
+    }
+}
+
+fn output(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).output()?;
+    ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs `test` on a thread with a network namespace of its own, which goes with the thread.
+fn in_namespace(test: impl FnOnce() -> Result<()> + Send + 'static) {
+    let inside = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).context("these tests need root")?;
+        test()
+    });
+    inside.join().expect("the test's thread ends").unwrap();
+}
+
+fn packet(source: IpAddr, destination: IpAddr, traffic: Traffic) -> Packet {
+    let (source_port, icmp) = (40_000, if source.is_ipv4() { 8 } else { 128 });
+    let transport = match traffic {
+        Traffic::Port(Protocol::Tcp, port) => Transport::syn(source_port, port),
+        Traffic::Port(Protocol::Udp, destination_port) => {
+            Transport::Udp { source_port, destination_port }
+        }
+        Traffic::Port(Protocol::Sctp, destination_port) => {
+            Transport::Sctp { source_port, destination_port }
+        }
+        Traffic::Other => Transport::Icmp { kind: icmp, code: 0 },
+    };
+    Packet::new(source, destination, transport)
+}
+
+/// Whether the pod behind an endpoint is one of the node's own.
+fn is_local(world: &World, endpoint: &Endpoint) -> bool {
+    let Endpoint::Pod(key, _) = endpoint else { return false };
+    world.pods().get(key).is_some_and(|pod| pod.node.as_deref() == Some(worlds::OWN_NODE))
+}
+
+/// What the node has to do with a packet that it forwards, or that is for itself.
+fn expected(world: &World, flow: &Flow) -> Option<(&'static str, bool)> {
+    let verdict = evaluate(world, flow);
+    let own = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Node(name, _) if name.as_ref() == worlds::OWN_NODE);
+    if verdict.decision(Direction::Ingress).reason == Reason::OwnNode || own(&flow.source) {
+        return None; // OUTPUT: no rule of ours is there.
+    }
+    let egress = !is_local(world, &flow.source) || verdict.egress.is_allowed();
+    let ingress = !is_local(world, &flow.destination) || verdict.ingress.is_allowed();
+    Some(if own(&flow.destination) { ("INPUT", egress) } else { ("FORWARD", egress && ingress) })
+}
+
+fn check(
+    engine: &Engine,
+    printed: &[Printed; 2],
+    flows: &[(IpAddr, IpAddr, Traffic)],
+) -> Result<(), TestCaseError> {
+    let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
+    for (source, destination, traffic) in flows {
+        let flow = engine.world().flow(*source, *destination, *traffic);
+        let Some((chain, allowed)) = expected(engine.world(), &flow) else { continue };
+        let printed = &printed[usize::from(source.is_ipv6())];
+        let mut packet = packet(*source, *destination, *traffic);
+        let always = matches!(packet.transport, Transport::Icmp { kind: 130..=137, .. });
+        let passes = printed.passes(chain, &packet).map_err(fail)?;
+        prop_assert_eq!(passes, allowed || always, "{:?} in {}", flow, chain);
+        if let Traffic::Port(Protocol::Tcp, _) = traffic {
+            // Whatever conntrack remembers of the ports, a SYN opens a connection.
+            packet = packet.in_state(ConntrackState::Established);
+            prop_assert_eq!(printed.passes(chain, &packet).map_err(fail)?, allowed);
+        } else {
+            packet = packet.in_state(ConntrackState::Established);
+            prop_assert!(printed.passes(chain, &packet).map_err(fail)?, "a reply passes");
+        }
+    }
+    Ok(())
+}
+
+fn flows() -> impl Strategy<Value = Vec<(IpAddr, IpAddr, Traffic)>> {
+    let any = |list: Vec<IpAddr>| prop::sample::select(list);
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+        worlds::addresses().into_iter().partition(IpAddr::is_ipv4);
+    let pair = prop_oneof![(any(v4.clone()), any(v4)), (any(v6.clone()), any(v6))];
+    let flow = (pair, prop::sample::select(worlds::traffic()));
+    prop::collection::vec(flow.prop_map(|((from, to), traffic)| (from, to, traffic)), 300)
+}
+
+fn rendered_rules_say_what_evaluate_says(variant: IptablesVariant, name: &'static str) {
+    in_namespace(move || {
+        let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+        // Thousands of pure cases are hundreds that program a kernel.
+        let cases = cases.map_or(CASES, |cases: u32| (cases / 10).max(1));
+        let config = ProptestConfig { cases, failure_persistence: None, ..Default::default() };
+        let strategy = (worlds::history(0..30), worlds::history(1..10), flows());
+        let mut runner = TestRunner::new(config);
+        runner.run(&strategy, |(first, then, flows)| {
+            let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
+            let scope = Scope::Node(worlds::OWN_NODE.into());
+            let mut engine = Engine::new(scope, world::Options::default());
+            // What the case before left behind is taken over, as by an agent that starts again.
+            let options = Options { variant, ..Options::default() };
+            let mut dataplane = Dataplane::open(options).map_err(|e| fail(e.into()))?;
+            for changes in [first, then] {
+                changes.into_iter().for_each(|change| engine.apply(change));
+                let update = engine.flush();
+                let report = dataplane.apply(engine.compiled(), &update);
+                report.map_err(|failure| fail(failure.into()))?;
+                let family = |address: &str| {
+                    Printed::read(name, address.parse().expect("an address")).map_err(fail)
+                };
+                check(&engine, &[family("0.0.0.0")?, family("::")?], &flows)?;
+                let drift = dataplane.verify(engine.compiled()).map_err(|e| fail(e.into()))?;
+                prop_assert!(drift.is_empty(), "read back as written, but {:?}", drift);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    });
+}
+
+#[test]
+fn rendered_rules_say_what_evaluate_says_nft() {
+    rendered_rules_say_what_evaluate_says(IptablesVariant::Nft, "nft");
+}
+
+#[test]
+fn rendered_rules_say_what_evaluate_says_legacy() {
+    rendered_rules_say_what_evaluate_says(IptablesVariant::Legacy, "legacy");
+}
+
+/// The rule set of a node stays as small as its content: what follows is counted, not guessed.
+#[test]
+fn a_thousand_policies_for_one_port_are_one_rule() {
+    in_namespace(|| {
+        let mut engine = Engine::new(Scope::Node("n1".into()), world::Options::default());
+        big_node(&mut engine, 250, 1_000);
+        let update = engine.flush();
+        let options = Options { variant: IptablesVariant::Nft, ..Options::default() };
+        Dataplane::open(options)?.apply(engine.compiled(), &update)?;
+        let printed = Printed::read("nft", "0.0.0.0".parse()?)?;
+        let rulesets = printed.tables.sizes("PORTCULLIS-R");
+        ensure!(
+            rulesets.chains == 1 && rulesets.rules == 2,
+            "one allow and one drop: {rulesets:?}"
+        );
+        ensure!(printed.sets.sizes("PORTCULLIS-4").sets == 1);
+        let first =
+            Packet::new("10.1.3.3".parse()?, "10.0.0.7".parse()?, Transport::syn(40_000, 80));
+        let judged = printed.tables.judge(&printed.sets, "FORWARD", &first)?;
+        ensure!(judged.set_lookups == 1 && judged.rules_evaluated <= 25, "{judged}");
+        println!(
+            "250 pods, 1000 policies: {} ({:?} in all)",
+            judged,
+            printed.tables.sizes("PORTCULLIS")
+        );
+        Ok(())
+    });
+}
+
+fn big_node(engine: &mut Engine, pods: u16, policies: u16) {
+    use policy_engine::labels::Labels;
+    use policy_engine::model::{Life, Namespace, Pod};
+    use policy_engine::policy::*;
+    use policy_engine::port::PortRange;
+    use policy_engine::selector::Selector;
+    use std::sync::Arc;
+
+    for number in 0..pods {
+        let [high, low] = number.to_be_bytes();
+        let key = PodKey::new("shop", &format!("pod-{number}"));
+        let pod = Pod {
+            key: key.clone(),
+            labels: Labels::default(),
+            node: Some("n1".into()),
+            addresses: vec![IpAddr::from([10, 0, high, low])],
+            ports: Vec::new(),
+            host_network: false,
+            life: Life::Active,
+            created: 0,
+        };
+        engine.apply(Change::Pod(key, Some(Arc::new(pod))));
+    }
+    for number in 0..policies {
+        let name = format!("team-{number}");
+        let labels = Labels::from_iter([("team", name.as_str())]);
+        engine.apply(Change::Namespace(name.as_str().into(), Some(Namespace { labels })));
+        let peer = PodPeer {
+            namespaces: Namespaces::Selected(Selector::label("team", &name)),
+            pods: Selector::everything(),
+        };
+        let port = PortMatch::Numbers(Protocol::Tcp, PortRange::single(80));
+        let rule =
+            Rule { peers: Peers::Listed(vec![Peer::Pods(peer)]), ports: Ports::Listed(vec![port]) };
+        let policy = NetworkPolicy {
+            key: PolicyKey::new("shop", &name),
+            subject: Selector::everything(),
+            ingress: Some(vec![rule]),
+            egress: None,
+        };
+        engine.apply(Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))));
+    }
+}
