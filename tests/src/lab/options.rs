@@ -6,7 +6,7 @@ pub enum Topology {
     /// One Linux bridge `cni0` per node holds the gateway address; pods are veths on it, with
     /// hairpin mode, and bridged packets pass iptables (as flannel, kubenet).
     ///
-    /// That includes IPv6 neighbour discovery: between pods it is forwarded ICMPv6, and a rule in
+    /// That includes IPv6 neighbour discovery: between pods it is forwarded `ICMPv6`, and a rule in
     /// FORWARD that drops it cuts them off.
     Bridge,
     /// A /32 or /128 route to each veth and a link-local gateway that a permanent neighbour entry
