@@ -69,6 +69,8 @@ fn items_of_a_list_know_their_lines() {
 fn anchors_aliases_and_merge_keys_are_expanded() {
     assert_eq!(values("a: &x {b: 1}\nc: *x\n"), [json!({"a": {"b": 1}, "c": {"b": 1}})]);
     let text = "a: &x {b: 1, c: 2}\nd:\n  c: 3\n  <<: *x\n";
+    assert_eq!(values(text)[0]["d"], json!({"b": 1, "c": 2}), "kubectl: it replaces keys above");
+    let text = "a: &x {b: 1, c: 2}\nd:\n  <<: *x\n  c: 3\n";
     assert_eq!(values(text)[0]["d"], json!({"b": 1, "c": 3}));
     let text = "a: [&x {b: 1}, &y {b: 2, c: 2}]\nd: {<<: [*x, *y]}\n";
     assert_eq!(values(text)[0]["d"], json!({"b": 1, "c": 2}));
@@ -82,7 +84,7 @@ fn keys_and_tags_mean_what_they_mean_to_kubectl() {
         [json!({"80": "a", "true": "c", "y": "d"})]
     );
     assert_eq!(
-        values("a: !!str 80\nb: !!int '80'\nc: '80'"),
+        values("a: !!str 80\nb: !!int '80'\nc: !mine 80"),
         [json!({"a": "80", "b": 80, "c": "80"})]
     );
 }
@@ -93,7 +95,7 @@ fn what_is_not_yaml_is_told_with_its_place() {
         ("a: 1\n b: 2\n", "a.yaml:2:"),
         ("a: [1\n", "a.yaml:2:1: error: "),
         ("\n\na: *x\n", "a.yaml:3:4: error: "),
-        ("a: !mine 1\n", "a.yaml:1:4: error: the tag `!mine` is not supported"),
+        ("a: !!binary YQ==\n", "a.yaml:1:4: error: the tag `!!binary` is not supported"),
         ("? [a]\n: b\n", "a.yaml:1:3: error: a key of a mapping must be text"),
         ("<<: 1\n", "a.yaml:1:5: error: `<<` wants a mapping or a list of mappings"),
         ("a: &x [*x]\n", "a.yaml:1:8: error: an alias stands inside the node that it names"),

@@ -2,7 +2,7 @@
 //!
 //! The parser yields events and does not recurse; this builder does, to [`MAX_DEPTH`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput, Tag};
 use serde_json::{Map, Value};
@@ -182,30 +182,37 @@ struct Mapping {
     values: Map<String, Value>,
     fields: BTreeMap<Box<str>, (Place, Mark)>,
     repeated: Vec<(Box<str>, Place)>,
-    /// What `<<` brought, the strongest first.
-    merged: Vec<Tree>,
+    /// The keys that the mapping gives itself.
+    own: BTreeSet<Box<str>>,
 }
 
 impl Mapping {
     /// Of two equal keys the later one is in the value, as in kubectl.
     fn insert(&mut self, key: String, at: Place, tree: Tree) {
         let name: Box<str> = key.as_str().into();
-        if self.values.insert(key, tree.value).is_some() {
+        if !self.own.insert(name.clone()) {
             self.repeated.push((name.clone(), at));
         }
+        self.values.insert(key, tree.value);
         self.fields.insert(name, (at, tree.mark));
     }
 
+    /// Takes in what `<<` names, where it stands: it replaces keys above it, and keys below replace
+    /// it. YAML would let keys above win too; kubectl (go.yaml.in/yaml/v2) does not.
     fn merge(&mut self, tree: Tree, span: Span) -> Result<(), TreeError> {
         let wrong = || error(span.start, "`<<` wants a mapping or a list of mappings");
-        match (tree.value, tree.mark) {
-            (value @ Value::Object(_), mark) => self.merged.push(Tree { value, mark }),
-            (Value::Array(values), Mark { inner: Inner::Items(marks), .. }) => {
-                for (value, mark) in values.into_iter().zip(marks) {
+        match (tree.value, tree.mark.inner) {
+            (Value::Object(values), Inner::Fields { fields, .. }) => {
+                self.values.extend(values);
+                self.fields.extend(fields);
+            }
+            (Value::Array(values), Inner::Items(marks)) => {
+                // The first of them is the strongest.
+                for (value, mark) in values.into_iter().zip(marks).rev() {
                     if !value.is_object() {
                         return Err(wrong());
                     }
-                    self.merged.push(Tree { value, mark });
+                    self.merge(Tree { value, mark }, span)?;
                 }
             }
             _ => return Err(wrong()),
@@ -213,23 +220,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Keys that the mapping itself has are stronger than merged ones.
-    fn finish(mut self, start: Place) -> Tree {
-        for tree in self.merged {
-            let Value::Object(values) = tree.value else { continue };
-            let mut marks = match tree.mark.inner {
-                Inner::Fields { fields, .. } => fields,
-                Inner::Leaf | Inner::Items(_) => BTreeMap::new(),
-            };
-            for (key, value) in values {
-                if !self.values.contains_key(&key) {
-                    if let Some(mark) = marks.remove(key.as_str()) {
-                        self.fields.insert(key.as_str().into(), mark);
-                    }
-                    self.values.insert(key, value);
-                }
-            }
-        }
+    fn finish(self, start: Place) -> Tree {
         let inner = Inner::Fields { fields: self.fields, repeated: self.repeated };
         Tree { value: Value::Object(self.values), mark: Mark { place: start, inner } }
     }
@@ -243,13 +234,13 @@ fn scalar_value(
 ) -> Result<Value, TreeError> {
     let resolved = match tag {
         None if style == ScalarStyle::Plain => scalar::plain(text),
-        None => Ok(Value::String(text.to_owned())),
         Some(tag) if tag.is_yaml_core_schema() => match tag.suffix.as_str() {
             "str" => Ok(Value::String(text.to_owned())),
             "int" | "float" | "bool" | "null" => scalar::plain(text),
             other => Err(format!("the tag `!!{other}` is not supported")),
         },
-        Some(tag) => Err(format!("the tag `{}{}` is not supported", tag.handle, tag.suffix)),
+        // Quoted; or with a tag of one's own, which makes text of a scalar, as in kubectl.
+        None | Some(_) => Ok(Value::String(text.to_owned())),
     };
     resolved.map_err(|message| error(span.start, &message))
 }
