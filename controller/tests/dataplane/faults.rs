@@ -203,6 +203,23 @@ fn isolate(world: &mut World, b: &str, peers: SetId, number: u16) {
 }
 
 #[test]
+fn rules_of_the_nft_tool_are_no_reason_to_report_success() {
+    let node = Netns::new();
+    node.enter(|| {
+        let world = every_shape();
+        // iptables-nft-save stops at a rule that it does not understand.
+        node.sh("iptables-nft -A FORWARD -j ACCEPT; iptables-legacy -N KUBE-KUBELET-CANARY
+                 nft add rule ip filter FORWARD ip saddr 10.0.0.0/8 meta mark set 0x1 counter");
+        assert!(open(IptablesVariant::Nft).apply(&world.compiled, &rules_changed()).is_err());
+        // Kubernetes is in the other one, which works; that nft may hold leftovers is said.
+        let mut dataplane = open(IptablesVariant::Auto);
+        let report = dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+        assert!(report.other_variant_unclean, "{report:?}");
+        assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+    });
+}
+
+#[test]
 fn preflight_finds_what_the_node_lacks_and_leaves_nothing() {
     for variant in VARIANTS {
         let node = Netns::new();
