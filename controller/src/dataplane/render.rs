@@ -212,7 +212,7 @@ mod tests {
     use crate::dataplane::set::Kind;
 
     fn adding(count: usize) -> Vec<Step> {
-        let address = |number| IpAddr::from(Ipv4Addr::from(0x0a00_0001 + number));
+        let address = |number: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0001 + number));
         let elements = (0..).map(address).map(Element::Address).take(count).collect();
         let change = MemberChange { kind: Kind::Address, elements };
         let add = BTreeMap::from([("SET".to_owned(), change)]);
