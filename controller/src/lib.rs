@@ -1,3 +1,4 @@
-//! The node agent: from a stream of typed changes to rules in the kernel.
+//! The node agent.
 
 pub mod dataplane;
+pub mod watch;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::cidr::CidrSet;
+use crate::flow::Traffic;
 use crate::id::{RulesetId, SetId};
 use crate::model::{Direction, PodKey};
 use crate::port::{PortRange, Protocol};
@@ -24,6 +25,54 @@ pub struct Compiled {
     pub rulesets: BTreeMap<RulesetId, Arc<Ruleset>>,
     /// Every set that a ruleset refers to.
     pub sets: BTreeMap<SetId, AddressSet>,
+}
+
+impl Compiled {
+    /// Whether a packet that opens a connection passes both directions, by look-ups alone.
+    ///
+    /// Nodes are plain addresses here: what a node sends to its own pods never meets a ruleset.
+    #[must_use]
+    pub fn allows(&self, source: IpAddr, destination: IpAddr, traffic: Traffic) -> bool {
+        // A pod always reaches itself.
+        source == destination
+            || (self.admits(Direction::Egress, source, destination, traffic)
+                && self.admits(Direction::Ingress, destination, source, traffic))
+    }
+
+    /// Whether the ruleset of `subject` for one direction admits `peer`.
+    #[must_use]
+    pub fn admits(
+        &self,
+        direction: Direction,
+        subject: IpAddr,
+        peer: IpAddr,
+        traffic: Traffic,
+    ) -> bool {
+        let endpoint = self.endpoints.get(&subject);
+        let Some(id) = endpoint.and_then(|endpoint| endpoint.ruleset(direction)) else {
+            return true;
+        };
+        // A ruleset that is missing admits nothing: fail closed.
+        let ruleset = self.rulesets.get(id);
+        ruleset.is_some_and(|set| set.rules.iter().any(|rule| self.matches(rule, peer, traffic)))
+    }
+
+    fn matches(&self, rule: &AllowRule, peer: IpAddr, traffic: Traffic) -> bool {
+        let has = |set: &SetId, member: Member| {
+            self.sets.get(set).is_some_and(|set| set.members.contains(&member))
+        };
+        match (rule, traffic) {
+            (AllowRule::Peers { traffic: wanted, pods, cidrs }, _) => {
+                wanted.matches(traffic)
+                    && (cidrs.contains(peer)
+                        || pods.as_ref().is_some_and(|set| has(set, Member::Address(peer))))
+            }
+            (AllowRule::PeerPorts { set }, Traffic::Port(protocol, port)) => {
+                has(set, Member::AddressPort(peer, protocol, port))
+            }
+            (AllowRule::PeerPorts { .. }, Traffic::Other) => false,
+        }
+    }
 }
 
 /// What holds for one address of a subject pod.
@@ -83,6 +132,20 @@ pub enum TrafficMatch {
     Any,
     /// Destination ports of one protocol: sorted, disjoint, never adjacent, not empty.
     Ports(Protocol, Vec<PortRange>),
+}
+
+impl TrafficMatch {
+    /// Whether a flow's protocol and port are among these.
+    #[must_use]
+    pub fn matches(&self, traffic: Traffic) -> bool {
+        match (self, traffic) {
+            (Self::Any, _) => true,
+            (Self::Ports(wanted, ranges), Traffic::Port(protocol, port)) => {
+                *wanted == protocol && ranges.iter().any(|range| range.contains(port))
+            }
+            (Self::Ports(..), Traffic::Other) => false,
+        }
+    }
 }
 
 /// A set of members that many rulesets can refer to.

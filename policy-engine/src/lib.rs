@@ -11,13 +11,25 @@
 //! |---|---|
 //! | [`labels`], [`selector`], [`port`], [`cidr`] | the parts that everything is made of |
 //! | [`model`], [`policy`] | pods, namespaces, nodes, policies, and [`model::Change`] |
+//! | [`world`] | all objects as they are now; who owns an address |
+//! | [`flow`], [`evaluate`], [`explain`] | the specification read naively, and why |
+//! | [`allow_set`] | rules folded into disjoint ports with one union of peers each |
+//! | [`ruleset`] | an allow-set as rules and the sets that they look up |
+//! | [`engine`] | the incremental compiler |
 //! | [`compiled`], [`id`] | what a dataplane gets |
 
+pub mod allow_set;
 pub mod cidr;
 pub mod compiled;
+pub mod engine;
+pub mod evaluate;
+pub mod explain;
+pub mod flow;
 pub mod id;
 pub mod labels;
 pub mod model;
 pub mod policy;
 pub mod port;
+pub mod ruleset;
 pub mod selector;
+pub mod world;

@@ -31,7 +31,7 @@ impl Default for Options {
 }
 
 /// Which of the two iptables implementations.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IptablesVariant {
     /// Where the cluster's own chains are, else where more rules are, else what `iptables` is.
     Auto,
@@ -42,7 +42,7 @@ pub enum IptablesVariant {
 }
 
 /// What happens to packets that no rule allows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DenyAction {
     /// They vanish.
     Drop,
@@ -51,7 +51,7 @@ pub enum DenyAction {
 }
 
 /// What happens to packets that are allowed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AcceptAction {
     /// The rules behind ours decide on.
     Return,

@@ -1,0 +1,225 @@
+//! Objects → changes for the engine.
+//!
+//! ```text
+//! Document ─────────────┐
+//!                       ├─► value + report ─► policy | pod | namespace | node ─► Change
+//! typed objects (typed) ┘
+//! ```
+//!
+//! One road for files and API servers: SEMANTICS of both are the same by construction.
+
+mod labels;
+mod peer;
+mod pod;
+mod policy;
+mod port;
+pub mod typed;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use policy_engine::model::{Change, PodKey};
+use policy_engine::policy::PolicyKey;
+use serde_json::Value;
+
+use crate::decode::Field;
+use crate::diagnostic::Diagnostic;
+use crate::manifest::Document;
+use crate::path::{Path, Step};
+use crate::report::Report;
+pub use pod::assumed_namespace;
+
+/// What became of an object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Converted {
+    /// A change that puts the object in force.
+    Object(Change),
+    /// An object of a kind that policies do not speak about, such as a Deployment.
+    Foreign {
+        /// Its `apiVersion`, empty when it has none.
+        api_version: String,
+        /// Its `kind`.
+        kind: String,
+    },
+    /// What it is or what it is called cannot be told: nothing of it is in force.
+    Unusable,
+}
+
+/// The kinds that become engine values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    NetworkPolicy,
+    Pod,
+    Namespace,
+    Node,
+}
+
+/// How the version of an object of our kinds relates to the one we know.
+enum Version {
+    Known,
+    /// Same kind and group, another version: it may mean something else.
+    Unknown,
+    /// Another group's kind of the same name, such as Calico's NetworkPolicy.
+    Foreign,
+}
+
+impl Kind {
+    fn parse(kind: &str) -> Option<Self> {
+        match kind {
+            "NetworkPolicy" => Some(Self::NetworkPolicy),
+            "Pod" => Some(Self::Pod),
+            "Namespace" => Some(Self::Namespace),
+            "Node" => Some(Self::Node),
+            _ => None,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::Pod => "Pod",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+        }
+    }
+
+    fn api_version(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::Pod | Self::Namespace | Self::Node => "v1",
+        }
+    }
+
+    fn is_namespaced(self) -> bool {
+        matches!(self, Self::NetworkPolicy | Self::Pod)
+    }
+
+    fn version(self, api_version: Option<&str>) -> Version {
+        match api_version.and_then(|text| text.split_once('/')) {
+            _ if api_version == Some(self.api_version()) => Version::Known,
+            // `extensions` was the group of NetworkPolicy before networking.k8s.io.
+            Some(("networking.k8s.io" | "extensions", _)) if self == Self::NetworkPolicy => {
+                Version::Unknown
+            }
+            Some(_) => Version::Foreign,
+            None => Version::Unknown,
+        }
+    }
+}
+
+/// Converts one object of a file.
+///
+/// Objects that an API server would reject are converted too, closed where they are wrong.
+#[must_use]
+pub fn document(document: &Document) -> (Converted, Vec<Diagnostic>) {
+    let mut report = Report::new(String::new(), Some(document));
+    let converted = any(document.value(), document.api_version(), &mut report);
+    if matches!(converted, Converted::Object(_)) {
+        // The parts of a policy's spec tell about their repeated keys themselves.
+        let is_policy = document.kind() == Some(Kind::NetworkPolicy.as_str());
+        report.repeated_keys(|steps| is_policy && steps.first() == Some(&Step::Key("spec")));
+    }
+    (converted, report.finish())
+}
+
+fn any(value: &Value, api_version: Option<&str>, report: &mut Report<'_>) -> Converted {
+    let Some(fields) = value.as_object() else {
+        let found = crate::decode::wanted("an object", value);
+        report.error(&Path::ROOT, format!("{found}; nothing of it is in force"));
+        return Converted::Unusable;
+    };
+    let Some(name) = fields.get("kind").and_then(Value::as_str) else {
+        let message = "it has no `kind`, so nothing of it is in force";
+        report.error(&Path::ROOT.key("kind"), message);
+        return Converted::Unusable;
+    };
+    let foreign = || Converted::Foreign {
+        api_version: api_version.unwrap_or_default().to_owned(),
+        kind: name.to_owned(),
+    };
+    let Some(kind) = Kind::parse(name) else { return foreign() };
+    match kind.version(api_version) {
+        Version::Known => known(kind, value, true, report),
+        Version::Unknown => known(kind, value, false, report),
+        Version::Foreign => {
+            if kind == Kind::NetworkPolicy {
+                name.clone_into(&mut report.object);
+                let message = "is a NetworkPolicy of another project; it is not in force here";
+                report.warning(&Path::ROOT.key("apiVersion"), message);
+            }
+            foreign()
+        }
+    }
+}
+
+/// Converts an object of one of our kinds.
+fn known(kind: Kind, value: &Value, version_known: bool, report: &mut Report<'_>) -> Converted {
+    let root = Field::root(value);
+    kind.as_str().clone_into(&mut report.object);
+    let Some((namespace, name)) = names(kind, &root, report) else { return Converted::Unusable };
+    report.object = if kind.is_namespaced() {
+        format!("{} {namespace}/{name}", kind.as_str())
+    } else {
+        format!("{} {name}", kind.as_str())
+    };
+    if !labels::is_subdomain(&name) {
+        let metadata = Path::ROOT.key("metadata");
+        report.warning(&metadata.key("name"), "is a name that an API server would refuse");
+    }
+    if !version_known {
+        let effect = match kind {
+            Kind::NetworkPolicy => policy::CLOSED_EFFECT,
+            Kind::Pod | Kind::Namespace | Kind::Node => "it is read as if it were",
+        };
+        let message = format!("is not {}; {effect}", kind.api_version());
+        report.error(&Path::ROOT.key("apiVersion"), message);
+    }
+    Converted::Object(match kind {
+        Kind::NetworkPolicy => {
+            let key = PolicyKey::new(&namespace, &name);
+            let policy = if version_known {
+                policy::policy(key.clone(), &root, report)
+            } else {
+                policy::closed(key.clone())
+            };
+            Change::NetworkPolicy(key, Some(Arc::new(policy)))
+        }
+        Kind::Pod => {
+            let key = PodKey::new(&namespace, &name);
+            Change::Pod(key.clone(), Some(Arc::new(pod::pod(key, &root, report))))
+        }
+        Kind::Namespace => {
+            let namespace = pod::namespace(&name, &root, report);
+            Change::Namespace(name.as_str().into(), Some(namespace))
+        }
+        Kind::Node => Change::Node(name.as_str().into(), Some(pod::node(&root, report))),
+    })
+}
+
+/// Namespace and name; `None` after a report when they cannot be told.
+fn names(kind: Kind, root: &Field<'_>, report: &mut Report<'_>) -> Option<(String, String)> {
+    let unusable = "nothing of the object is in force";
+    let metadata = root.get("metadata").filter(|field| field.value.is_object());
+    let name = metadata.as_ref().and_then(|metadata| metadata.get("name"));
+    let Some((metadata, name)) = metadata.as_ref().zip(name) else {
+        let path = Path::ROOT.key("metadata");
+        report.error(&path.key("name"), format!("is missing; {unusable}"));
+        return None;
+    };
+    let name = name.text(report, unusable)?;
+    if name.is_empty() {
+        let path = metadata.path.key("name");
+        report.error(&path, format!("is empty; {unusable}"));
+        return None;
+    }
+    let namespace = match metadata.get("namespace").filter(|_| kind.is_namespaced()) {
+        None => "default",
+        Some(field) => match field.text(report, unusable)? {
+            "" => "default",
+            namespace => namespace,
+        },
+    };
+    Some((namespace.to_owned(), name.to_owned()))
+}

@@ -1,0 +1,223 @@
+//! Kinds and versions; pods, namespaces and nodes; typed objects.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
+use policy_engine::labels::Labels;
+use policy_engine::model::{Life, NamedPort, Namespace, Pod};
+use policy_engine::port::Protocol;
+
+use super::super::*;
+use super::convert;
+use crate::manifest::Manifest;
+
+#[test]
+fn an_unknown_version_of_a_policy_isolates_every_pod() {
+    for version in ["networking.k8s.io/v2", "extensions/v1beta1", "v1", "5", "null"] {
+        let (converted, diagnostics) = convert(&format!(
+            "{{apiVersion: {version}, kind: NetworkPolicy, metadata: {{name: a}}, \
+             spec: {{podSelector: {{matchLabels: {{a: b}}}}, ingress: [{{}}]}}}}"
+        ));
+        let key = PolicyKey::new("default", "a");
+        let closed = Arc::new(policy::closed(key.clone()));
+        let expected = Converted::Object(Change::NetworkPolicy(key, Some(closed)));
+        assert_eq!(converted, expected, "{version}");
+        assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
+    }
+}
+
+#[test]
+fn other_kinds_are_foreign_without_noise_and_a_namesake_with_a_warning() {
+    for (version, kind, diagnostics) in [
+        ("apps/v1", "Deployment", 0),
+        ("projectcalico.org/v3", "NetworkPolicy", 1),
+        ("longhorn.io/v1beta2", "Node", 0),
+    ] {
+        let text = format!("{{apiVersion: {version}, kind: {kind}, metadata: {{name: a}}}}");
+        let (converted, found) = convert(&text);
+        let (api_version, kind) = (version.to_owned(), kind.to_owned());
+        assert_eq!(converted, Converted::Foreign { api_version, kind });
+        assert_eq!(found.len(), diagnostics, "{found:?}");
+    }
+}
+
+#[test]
+fn an_object_without_a_name_or_kind_cannot_be_used() {
+    for text in [
+        "{apiVersion: v1, kind: Pod}",
+        "{apiVersion: v1, kind: Pod, metadata: a}",
+        "{apiVersion: v1, kind: Pod, metadata: {name: 5}}",
+        "{apiVersion: v1, kind: Pod, metadata: {name: ''}}",
+        "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: 5}}",
+        "{apiVersion: v1, metadata: {name: a}}",
+        "{kind: [Pod]}",
+        "a",
+        "[a]",
+    ] {
+        let (converted, diagnostics) = convert(text);
+        assert_eq!((converted, diagnostics.len()), (Converted::Unusable, 1), "{text}");
+    }
+}
+
+fn pod(rest: &str) -> (Pod, Vec<String>) {
+    let (converted, found) = convert(&format!("{{apiVersion: v1, kind: Pod, {rest}}}"));
+    let Converted::Object(Change::Pod(_, Some(pod))) = converted else { panic!("{converted:?}") };
+    (pod.as_ref().clone(), found)
+}
+
+fn addresses(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|address| address.parse().unwrap()).collect()
+}
+
+const WHOLE_POD: &str = "
+metadata: {name: web, namespace: shop, labels: {app: web}, creationTimestamp: '1970-01-01T00:01:00Z'}
+spec:
+  nodeName: n1
+  containers:
+  - {name: a, image: i, ports: [{containerPort: 80, name: http}, {containerPort: 81}]}
+  - {name: b, ports: [{containerPort: 8080, name: http}]}
+  initContainers:
+  - {name: c, ports: [{containerPort: 1, name: init}]}
+  - {name: d, restartPolicy: Always, ports: [{containerPort: 53, name: dns, protocol: UDP}]}
+status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}
+";
+
+fn whole_pod() -> Pod {
+    let port = |name: &str, protocol, number| NamedPort { name: name.into(), protocol, number };
+    Pod {
+        key: PodKey::new("shop", "web"),
+        labels: [("app", "web")].into_iter().collect(),
+        node: Some("n1".into()),
+        addresses: addresses(&["10.0.0.1", "fd00::1"]),
+        ports: vec![
+            port("dns", Protocol::Udp, 53),
+            port("http", Protocol::Tcp, 80),
+            port("http", Protocol::Tcp, 8080),
+        ],
+        host_network: false,
+        life: Life::Active,
+        created: 60,
+    }
+}
+
+#[test]
+fn a_pod_is_what_policies_can_see_of_it() {
+    let text = format!("apiVersion: v1\nkind: Pod{WHOLE_POD}");
+    let (converted, diagnostics) = convert(&text);
+    let pod = whole_pod();
+    assert_eq!(converted, Converted::Object(Change::Pod(pod.key.clone(), Some(Arc::new(pod)))));
+    assert_eq!(diagnostics, Vec::<String>::new());
+}
+
+#[test]
+fn a_pods_life_follows_its_phase_and_its_deletion() {
+    let deleted = "deletionTimestamp: '2026-01-01T00:00:00Z'";
+    for (rest, expected) in [
+        ("metadata: {name: a}".to_owned(), Life::Active),
+        ("metadata: {name: a}, status: {phase: Pending}".to_owned(), Life::Active),
+        ("metadata: {name: a}, status: {phase: Failed}".to_owned(), Life::Finished),
+        (format!("metadata: {{name: a, {deleted}}}"), Life::Terminating),
+        (format!("metadata: {{name: a, {deleted}}}, status: {{phase: Succeeded}}"), Life::Finished),
+    ] {
+        assert_eq!(pod(&rest).0.life, expected, "{rest}");
+    }
+}
+
+#[test]
+fn addresses_fall_back_to_pod_ip_and_may_be_sloppy() {
+    for (status, expected, diagnostics) in [
+        ("podIP: 10.0.0.1", &["10.0.0.1"][..], 0),
+        ("podIP: 10.0.0.1, podIPs: []", &["10.0.0.1"], 0),
+        ("podIP: ''", &[], 0),
+        ("podIPs: [{ip: 010.0.0.01}, {ip: '::ffff:10.0.0.2'}]", &["10.0.0.1", "10.0.0.2"], 2),
+        ("podIPs: [{ip: a}, {ip: 10.0.0.2}, {ip: 10.0.0.2}]", &["10.0.0.2"], 1),
+        ("podIPs: [{ip: 0.0.0.0}]", &[], 1),
+        ("podIPs: 10.0.0.1", &[], 1),
+    ] {
+        let (pod, found) = pod(&format!("metadata: {{name: a}}, status: {{{status}}}"));
+        assert_eq!(pod.addresses, addresses(expected), "{status}");
+        assert_eq!(found.len(), diagnostics, "{status}: {found:?}");
+    }
+}
+
+#[test]
+fn a_broken_part_of_a_pod_costs_that_part_only() {
+    let (broken, found) =
+        pod("metadata: {name: a, labels: {app: db, tier: 5}, creationTimestamp: x}, \
+         spec: {nodeName: n1, hostNetwork: 'yes', containers: [{ports: [{name: a b, \
+         containerPort: 1}, {name: ok, containerPort: 2}, {name: x, containerPort: 0}, 7]}]}, \
+         status: {podIP: 10.0.0.1}");
+    assert_eq!(broken.labels, Labels::from_iter([("app", "db")]));
+    assert_eq!(broken.node.as_deref(), Some("n1"));
+    assert_eq!(broken.addresses, addresses(&["10.0.0.1"]));
+    assert_eq!(broken.ports.len(), 1);
+    assert!(!broken.host_network);
+    assert_eq!(found.len(), 6, "{found:#?}");
+    let (no_labels, found) = pod("metadata: {name: a, labels: [x]}, spec: 5, status: 6");
+    assert!(no_labels.labels.is_empty());
+    assert_eq!(found.len(), 3, "{found:#?}");
+}
+
+#[test]
+fn a_host_network_pod_says_so() {
+    assert!(pod("metadata: {name: a}, spec: {hostNetwork: true}").0.host_network);
+}
+
+#[test]
+fn a_namespace_always_carries_its_own_name() {
+    for (labels, expected, diagnostics) in [
+        ("{}", &[][..], 0),
+        ("{a: b}", &[("a", "b")], 0),
+        ("{kubernetes.io/metadata.name: other}", &[], 1),
+    ] {
+        let (converted, found) = convert(&format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: shop, labels: {labels}}}}}"
+        ));
+        let labels = expected
+            .iter()
+            .copied()
+            .collect::<Labels>()
+            .with("kubernetes.io/metadata.name", "shop");
+        let expected = Change::Namespace("shop".into(), Some(Namespace { labels }));
+        assert_eq!(converted, Converted::Object(expected));
+        assert_eq!(found.len(), diagnostics);
+    }
+    assert_eq!(assumed_namespace("x").labels.get("kubernetes.io/metadata.name"), Some(&"x".into()));
+}
+
+#[test]
+fn a_node_has_its_internal_and_external_addresses() {
+    let (converted, found) = convert(
+        "{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [\
+         {type: InternalIP, address: 192.168.0.1}, {type: ExternalIP, address: 'fd00::1'}, \
+         {type: Hostname, address: n1}, {type: InternalIP, address: x}]}}",
+    );
+    let Converted::Object(Change::Node(_, Some(node))) = converted else { panic!("{converted:?}") };
+    assert_eq!(node.addresses, addresses(&["192.168.0.1", "fd00::1"]));
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn typed_objects_mean_what_their_manifests_mean() {
+    let text = format!("apiVersion: v1\nkind: Pod{WHOLE_POD}");
+    let manifest = Manifest::parse("f", &text);
+    let object: core::Pod = serde_json::from_value(manifest.documents[0].value().clone()).unwrap();
+    assert_eq!(typed::pod(&object), document(&manifest.documents[0]));
+
+    let text = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a, namespace: shop}
+spec:
+  podSelector: {matchLabels: {a: b}}
+  ingress: [{}, {from: [], ports: [{port: http}, {}]}, {from: [{podSelector: {}}]}]
+  egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]
+";
+    let manifest = Manifest::parse("f", text);
+    let value = manifest.documents[0].value().clone();
+    let object: networking::NetworkPolicy = serde_json::from_value(value).unwrap();
+    assert_eq!(typed::network_policy(&object), document(&manifest.documents[0]));
+    assert_eq!(typed::namespace(&core::Namespace::default()).0, Converted::Unusable);
+    assert_eq!(typed::node(&core::Node::default()).0, Converted::Unusable);
+}

@@ -1,0 +1,165 @@
+//! Reading one part of an object through the API type of that part.
+//!
+//! Parts are read one by one, so that a mistake in one costs the others nothing.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::{Segment, Track};
+
+use crate::path::{Path, Step};
+use crate::report::Report;
+
+/// A part of an object: a value and the way to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Field<'a> {
+    pub(crate) path: Path<'a>,
+    pub(crate) value: &'a Value,
+}
+
+impl<'a> Field<'a> {
+    /// A whole object.
+    pub(crate) fn root(value: &'a Value) -> Self {
+        Self { path: Path::ROOT, value }
+    }
+
+    /// The field `key` of the mapping here. JSON null is a missing field, as in the API.
+    pub(crate) fn get(&'a self, key: &'a str) -> Option<Self> {
+        let value = self.value.get(key).filter(|value| !value.is_null())?;
+        Some(Self { path: self.path.key(key), value })
+    }
+
+    /// The text here; anything else is reported with what follows from it.
+    pub(crate) fn text(&self, report: &mut Report<'_>, effect: &str) -> Option<&'a str> {
+        let text = self.value.as_str();
+        if text.is_none() {
+            report.error(&self.path, format!("{}; {effect}", wanted("text", self.value)));
+        }
+        text
+    }
+
+    /// The list here; anything else is reported with what follows from it.
+    pub(crate) fn list(&self, report: &mut Report<'_>, effect: &str) -> Option<&'a [Value]> {
+        let list = self.value.as_array();
+        if list.is_none() {
+            report.error(&self.path, format!("{}; {effect}", wanted("a list", self.value)));
+        }
+        list.map(Vec::as_slice)
+    }
+
+    /// The value here as a `T` without unknown and repeated fields; all that is wrong is reported
+    /// with what follows from it.
+    pub(crate) fn decode<T: DeserializeOwned>(
+        &self,
+        report: &mut Report<'_>,
+        effect: &str,
+    ) -> Option<T> {
+        let mut track = Track::new();
+        let mut unknown: Vec<Vec<Name>> = Vec::new();
+        let deserializer = serde_path_to_error::Deserializer::new(self.value, &mut track);
+        let decoded: Result<T, _> = serde_ignored::deserialize(deserializer, |path| {
+            unknown.push(names(&path));
+        });
+        let base = self.path.steps();
+        if let Err(error) = &decoded {
+            let names: Vec<Name> = track.path().iter().filter_map(name).collect();
+            let message = format!("{}; {effect}", type_error(error));
+            report.error_at(&[base.clone(), steps(&names)].concat(), message);
+        }
+        for names in &unknown {
+            let message = format!("is not a field of the API; {effect}");
+            report.error_at(&[base.clone(), steps(names)].concat(), message);
+        }
+        let repeated = report.repeated_below(&self.path);
+        if let Some(steps) = &repeated {
+            let message = format!("is given more than once; {effect}; delete all but one");
+            report.error_at(&[base.as_slice(), steps].concat(), message);
+        }
+        decoded.ok().filter(|_| unknown.is_empty() && repeated.is_none())
+    }
+
+    /// Whether the mapping here has fields other than `known`: each is reported.
+    pub(crate) fn has_unknown(
+        &self,
+        known: &[&str],
+        report: &mut Report<'_>,
+        effect: &str,
+    ) -> bool {
+        let keys = self.value.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+        let unknown: Vec<&str> = keys.filter(|key| !known.contains(key)).collect();
+        for key in &unknown {
+            let meant = known.iter().find(|name| name.eq_ignore_ascii_case(key));
+            let hint = meant.map(|name| format!("; write `{name}`")).unwrap_or_default();
+            let message = format!("is not a field of the API; {effect}{hint}");
+            report.error(&self.path.key(key), message);
+        }
+        !unknown.is_empty()
+    }
+
+    /// Whether the mapping here gives `key` more than once, which is reported.
+    pub(crate) fn repeats(&self, key: &str, report: &mut Report<'_>, effect: &str) -> bool {
+        let path = self.path.key(key);
+        let repeats = report.is_repeated(&path);
+        if repeats {
+            let message = format!("is given more than once; {effect}; delete all but one");
+            report.error(&path, message);
+        }
+        repeats
+    }
+}
+
+/// `wants a list, not text`: what the API has there and what was found.
+pub(crate) fn wanted(wanted: &str, found: &Value) -> String {
+    let found = match found {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    };
+    format!("must be {wanted}, not {found}")
+}
+
+/// The decoder's words, with the cure of the commonest mistake: YAML 1.1 reads `y` as a boolean.
+fn type_error(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let is_text = message.ends_with("expected a string");
+    if is_text { format!("{message} (quote it)") } else { message }
+}
+
+/// A step that outlives the decoder that named it.
+enum Name {
+    Key(String),
+    Index(usize),
+}
+
+fn steps(names: &[Name]) -> Vec<Step<'_>> {
+    let step = |name| match name {
+        &Name::Index(at) => Step::Index(at),
+        Name::Key(key) => Step::Key(key),
+    };
+    names.iter().map(step).collect()
+}
+
+fn name(segment: &Segment) -> Option<Name> {
+    match segment {
+        Segment::Seq { index } => Some(Name::Index(*index)),
+        Segment::Map { key } => Some(Name::Key(key.clone())),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    }
+}
+
+fn names(path: &serde_ignored::Path<'_>) -> Vec<Name> {
+    use serde_ignored::Path;
+    let (parent, name) = match path {
+        Path::Root => return Vec::new(),
+        Path::Seq { parent, index } => (parent, Some(Name::Index(*index))),
+        Path::Map { parent, key } => (parent, Some(Name::Key(key.clone()))),
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => (parent, None),
+    };
+    let mut names = names(parent);
+    names.extend(name);
+    names
+}

@@ -1,0 +1,232 @@
+//! The text of a file → the documents in it, each with the places of its fields.
+//!
+//! ```text
+//! text ──split at `---` lines──► parts ──tree──► value + places ──flatten Lists──► Documents
+//! ```
+//!
+//! A part that cannot be read costs the other parts nothing. Size, nesting and aliases are limited,
+//! so that no file takes an agent down.
+
+mod mark;
+mod scalar;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::diagnostic::{Diagnostic, Origin, Severity};
+use crate::path::Step;
+pub(crate) use mark::Mark;
+use mark::{Inner, Place};
+use tree::Tree;
+
+/// The largest part between two `---` lines that is read, in bytes: a List of some 5,000 whole pods.
+pub const MAX_DOCUMENT_BYTES: usize = 32 << 20;
+
+/// What a file holds.
+#[derive(Debug)]
+pub struct Manifest {
+    /// The objects in the order they are written, Lists flattened.
+    pub documents: Vec<Document>,
+    /// One error for each part that could not be read; empty when the whole file was.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// One object as it is written, before anything is known about its kind.
+#[derive(Debug)]
+pub struct Document {
+    file: Arc<str>,
+    value: Value,
+    mark: Mark,
+    /// Line of the file that is line 1 of the part the marks count in, minus one.
+    first_line: usize,
+}
+
+impl Manifest {
+    /// Reads YAML or JSON `text`; diagnostics call it `file`.
+    ///
+    /// Scalars, anchors, aliases and merge keys mean what they mean to kubectl. Empty documents are
+    /// left out. `kind: List` and every `…List` with `items` stand for their items; an item without
+    /// a kind takes it from its list, as an API server's answers want it.
+    #[must_use]
+    pub fn parse(file: &str, text: &str) -> Self {
+        let file: Arc<str> = file.into();
+        let mut manifest = Self { documents: Vec::new(), diagnostics: Vec::new() };
+        for (first_line, part) in parts(text) {
+            manifest.read(&file, first_line, part);
+        }
+        manifest
+    }
+
+    /// Whether every part of the file could be read.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.diagnostics.is_empty()
+    }
+
+    fn read(&mut self, file: &Arc<str>, first_line: usize, part: &str) {
+        if part.len() > MAX_DOCUMENT_BYTES {
+            let message = format!(
+                "the document has {} bytes, more than {MAX_DOCUMENT_BYTES}; nothing in it is \
+                 read; split it",
+                part.len()
+            );
+            self.lose(file, Place { line: first_line + 1, column: 1 }, message);
+            return;
+        }
+        let error = match tree::read(part) {
+            Ok(tree) => {
+                if let Some(Tree { value, mark }) = tree {
+                    self.push(Document { file: Arc::clone(file), value, mark, first_line });
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        if let Some(values) = json_values(part) {
+            for value in values {
+                let (file, mark) = (Arc::clone(file), Mark::leaf(Place { line: 1, column: 1 }));
+                self.push(Document { file, value, mark, first_line });
+            }
+            return;
+        }
+        let line = first_line + error.place.line;
+        let message = format!("{}; nothing in this document is read", error.message);
+        self.lose(file, Place { line, ..error.place }, message);
+    }
+
+    fn push(&mut self, document: Document) {
+        match document.into_items() {
+            Ok(items) => items.into_iter().for_each(|item| self.push(item)),
+            Err(document) => self.documents.push(*document),
+        }
+    }
+
+    fn lose(&mut self, file: &Arc<str>, place: Place, message: String) {
+        self.diagnostics.push(Diagnostic {
+            severity: Severity::Error,
+            source: Some(Origin { file: Arc::clone(file), line: place.line, column: place.column }),
+            object: String::new(),
+            field: String::new(),
+            message,
+        });
+    }
+}
+
+impl Document {
+    /// The object as JSON, as kubectl would send it.
+    #[must_use]
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// `apiVersion`, if it is text.
+    #[must_use]
+    pub fn api_version(&self) -> Option<&str> {
+        self.value.get("apiVersion")?.as_str()
+    }
+
+    /// `kind`, if it is text.
+    #[must_use]
+    pub fn kind(&self) -> Option<&str> {
+        self.value.get("kind")?.as_str()
+    }
+
+    /// Where the object begins.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.at(self.mark.place)
+    }
+
+    /// Where the field at `steps` is written, or the nearest thing around it that exists.
+    pub(crate) fn locate(&self, steps: &[Step<'_>]) -> Origin {
+        self.at(self.mark.locate(steps))
+    }
+
+    pub(crate) fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    pub(crate) fn at(&self, place: Place) -> Origin {
+        let line = self.first_line + place.line;
+        Origin { file: Arc::clone(&self.file), line, column: place.column }
+    }
+
+    /// The items of a List, or the document itself when it is none.
+    fn into_items(self) -> Result<Vec<Self>, Box<Self>> {
+        let item_kind = match self.kind().and_then(|kind| kind.strip_suffix("List")) {
+            Some(kind) if self.value.get("items").is_some_and(Value::is_array) => kind.to_owned(),
+            Some("") if self.value.get("items").is_none_or(Value::is_null) => return Ok(Vec::new()),
+            _ => return Err(Box::new(self)),
+        };
+        let api_version = self.api_version().map(str::to_owned);
+        let Self { file, mut value, mark, first_line } = self;
+        let items = match value.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => items,
+            _ => Vec::new(),
+        };
+        let mut marks = items_marks(mark, items.len()).into_iter();
+        let mut documents = Vec::with_capacity(items.len());
+        for mut value in items {
+            if let (Value::Object(fields), false) = (&mut value, item_kind.is_empty()) {
+                fields.entry("kind").or_insert_with(|| item_kind.as_str().into());
+                fields.entry("apiVersion").or_insert_with(|| api_version.as_deref().into());
+            }
+            let mark = marks.next().unwrap_or(Mark::leaf(Place { line: 1, column: 1 }));
+            documents.push(Self { file: Arc::clone(&file), value, mark, first_line });
+        }
+        Ok(documents)
+    }
+}
+
+/// The marks of the `count` items of a List.
+fn items_marks(mark: Mark, count: usize) -> Vec<Mark> {
+    let place = mark.place;
+    if let Inner::Fields { mut fields, .. } = mark.inner
+        && let Some((_, Mark { inner: Inner::Items(marks), .. })) = fields.remove("items")
+    {
+        return marks;
+    }
+    vec![Mark::leaf(place); count]
+}
+
+/// The parts between `---` lines that hold more than comments, each with the number of lines
+/// before it.
+fn parts(text: &str) -> Vec<(usize, &str)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut parts = Vec::new();
+    let (mut start, mut first_line, mut offset) = (0, 0, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        if is_separator(line) && offset > start {
+            parts.push((first_line, start..offset));
+            (start, first_line) = (offset, number);
+        }
+        offset += line.len();
+    }
+    parts.push((first_line, start..offset));
+    let texts = parts.into_iter().filter_map(|(line, range)| Some((line, text.get(range)?)));
+    texts.filter(|(_, part)| !is_empty(part)).collect()
+}
+
+fn is_separator(line: &str) -> bool {
+    line.strip_prefix("---")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+/// Whether a part holds nothing but comments and directives (`%YAML 1.1` before a `---`).
+fn is_empty(part: &str) -> bool {
+    part.lines().all(|line| line.trim().is_empty() || line.starts_with(['#', '%']) || line == "---")
+}
+
+/// The values of a part that is JSON but not YAML: escapes such as `\ud83d\ude00`, or several
+/// values in a row. Their fields have no places.
+fn json_values(part: &str) -> Option<Vec<Value>> {
+    if !part.trim_start().starts_with('{') {
+        return None;
+    }
+    serde_json::Deserializer::from_str(part).into_iter::<Value>().collect::<Result<_, _>>().ok()
+}

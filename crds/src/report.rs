@@ -1,0 +1,81 @@
+//! What is found wrong with one object while it is converted.
+
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::manifest::Document;
+use crate::path::{Path, Shown, Step};
+
+/// Collects the diagnostics of one object.
+pub(crate) struct Report<'a> {
+    /// Kind and name, as diagnostics show them.
+    pub(crate) object: String,
+    document: Option<&'a Document>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl<'a> Report<'a> {
+    /// An empty report on `object`, which is written in `document` unless it came from an API.
+    pub(crate) fn new(object: String, document: Option<&'a Document>) -> Self {
+        Self { object, document, diagnostics: Vec::new() }
+    }
+
+    /// The part at `path` is not in force as written.
+    pub(crate) fn error(&mut self, path: &Path<'_>, message: impl Into<String>) {
+        self.push(Severity::Error, &path.steps(), message.into());
+    }
+
+    /// The part at `path` is in force as written, and still not right.
+    pub(crate) fn warning(&mut self, path: &Path<'_>, message: impl Into<String>) {
+        self.push(Severity::Warning, &path.steps(), message.into());
+    }
+
+    /// As [`Report::error`], for steps that were computed.
+    pub(crate) fn error_at(&mut self, steps: &[Step<'_>], message: String) {
+        self.push(Severity::Error, steps, message);
+    }
+
+    /// Whether the key at `path` is given more than once.
+    pub(crate) fn is_repeated(&self, path: &Path<'_>) -> bool {
+        let steps = path.steps();
+        let Some((Step::Key(key), parent)) = steps.split_last() else { return false };
+        let mark = self.document.and_then(|document| document.mark().get(parent));
+        mark.is_some_and(|mark| mark.repetition(key).is_some())
+    }
+
+    /// The first key that is given more than once below `path`.
+    pub(crate) fn repeated_below(&self, path: &Path<'_>) -> Option<Vec<Step<'a>>> {
+        let mark = self.document?.mark().get(&path.steps())?;
+        mark.repetitions().into_iter().next().map(|(steps, _)| steps)
+    }
+
+    /// Reports every repeated key that `skip` does not claim.
+    pub(crate) fn repeated_keys(&mut self, skip: impl Fn(&[Step<'_>]) -> bool) {
+        let Some(document) = self.document else { return };
+        for (steps, place) in document.mark().repetitions() {
+            if !skip(&steps) {
+                self.diagnostics.push(Diagnostic {
+                    severity: Severity::Error,
+                    source: Some(document.at(place)),
+                    object: self.object.clone(),
+                    field: Shown(&steps).to_string(),
+                    message: "is given more than once; the last one is used; delete the others"
+                        .to_owned(),
+                });
+            }
+        }
+    }
+
+    /// The diagnostics, in the order they were found.
+    pub(crate) fn finish(self) -> Vec<Diagnostic> {
+        self.diagnostics
+    }
+
+    fn push(&mut self, severity: Severity, steps: &[Step<'_>], message: String) {
+        self.diagnostics.push(Diagnostic {
+            severity,
+            source: self.document.map(|document| document.locate(steps)),
+            object: self.object.clone(),
+            field: Shown(steps).to_string(),
+            message,
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! No input takes the agent down, and no mistake opens a policy.
+
+use std::sync::Arc;
+
+use policy_engine::model::Change;
+use policy_engine::policy::{NetworkPolicy, Peer, Peers, PortMatch, Ports, Rule};
+use portcullis_crds::convert::{self, Converted};
+use portcullis_crds::manifest::Manifest;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const SHOP: &str = include_str!("inputs/pass/shop.yaml");
+
+fn convert_all(text: &str) -> Vec<Converted> {
+    let manifest = Manifest::parse("f", text);
+    manifest.documents.iter().map(|document| convert::document(document).0).collect()
+}
+
+#[allow(clippy::panic)] // a helper of tests: the lint knows only the tests themselves
+fn policy(value: &Value) -> Arc<NetworkPolicy> {
+    match convert_all(&value.to_string()).pop() {
+        Some(Converted::Object(Change::NetworkPolicy(_, Some(policy)))) => policy,
+        other => panic!("{value} became {other:?}"),
+    }
+}
+
+fn valid() -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "db", "namespace": "shop"},
+        "spec": {
+            "podSelector": {
+                "matchLabels": {"app": "db"},
+                "matchExpressions": [{"key": "tier", "operator": "In", "values": ["a", "b"]}],
+            },
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {
+                    "from": [
+                        {"podSelector": {"matchLabels": {"app": "api"}}},
+                        {"namespaceSelector": {}, "podSelector": {"matchExpressions": [
+                            {"key": "x", "operator": "DoesNotExist"},
+                        ]}},
+                        {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+                    ],
+                    "ports": [
+                        {"port": 80, "endPort": 90, "protocol": "TCP"},
+                        {"port": "http"},
+                        {"protocol": "UDP"},
+                    ],
+                },
+                {"from": [], "ports": [{"port": 443}]},
+            ],
+            "egress": [{"to": [{"podSelector": {}}]}],
+        },
+    })
+}
+
+/// One mistake: no value of the API, whatever field it stands in.
+#[derive(Clone, Debug)]
+enum Mistake {
+    Value(Value),
+    Misspelling,
+}
+
+fn mistake() -> impl Strategy<Value = Mistake> {
+    prop_oneof![
+        Just(Mistake::Misspelling),
+        prop::sample::select(vec![
+            json!(-7),
+            json!(1.5),
+            json!(true),
+            json!("no such thing!"),
+            json!([[]]),
+            json!({"bogus": 1}),
+            json!([null]),
+            json!([7]),
+        ])
+        .prop_map(Mistake::Value),
+    ]
+}
+
+fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(|item| 1 + count(item)).sum(),
+        Value::Object(fields) => fields.values().map(|field| 1 + count(field)).sum(),
+        _ => 0,
+    }
+}
+
+/// Makes the mistake at the `at`th node below `value`, in depth-first order.
+fn make(value: &mut Value, at: &mut usize, mistake: &Mistake) {
+    match value {
+        Value::Array(items) => {
+            for item in items {
+                if *at == 0 {
+                    *item = match mistake {
+                        Mistake::Value(junk) => junk.clone(),
+                        Mistake::Misspelling => json!("oops!"),
+                    };
+                }
+                *at = at.wrapping_sub(1);
+                make(item, at, mistake);
+            }
+        }
+        Value::Object(fields) => {
+            for key in fields.keys().cloned().collect::<Vec<_>>() {
+                if *at == 0 {
+                    match mistake {
+                        Mistake::Value(junk) => fields[&key] = junk.clone(),
+                        Mistake::Misspelling => {
+                            let field = fields.remove(&key).unwrap_or_default();
+                            fields.insert(format!("{key} oops"), field);
+                            *at = usize::MAX;
+                            return;
+                        }
+                    }
+                }
+                *at = at.wrapping_sub(1);
+                make(&mut fields[&key], at, mistake);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn no_wider_rule(rule: &Rule, original: &Rule) -> bool {
+    let peers = match (&rule.peers, &original.peers) {
+        (Peers::Listed(peers), _) if peers.is_empty() => return true,
+        (Peers::Listed(peers), Peers::Listed(originals)) => {
+            peers.iter().zip(originals).all(|(peer, old)| peer == old || *peer == Peer::Invalid)
+        }
+        (Peers::Listed(peers), Peers::Any) => peers.iter().all(|peer| *peer == Peer::Invalid),
+        (Peers::Any, original) => *original == Peers::Any,
+    };
+    let ports = match (&rule.ports, &original.ports) {
+        (Ports::Listed(ports), Ports::Listed(originals)) if ports.len() == originals.len() => ports
+            .iter()
+            .zip(originals)
+            .all(|(port, old)| port == old || *port == PortMatch::Invalid),
+        (Ports::Listed(ports), _) => ports.iter().all(|port| *port == PortMatch::Invalid),
+        (Ports::Any, original) => *original == Ports::Any,
+    };
+    peers && ports
+}
+
+fn no_wider(rules: Option<&Vec<Rule>>, originals: Option<&Vec<Rule>>) -> bool {
+    match (rules, originals) {
+        (_, None) => true,
+        (None, Some(_)) => false,
+        (Some(rules), Some(originals)) => {
+            rules.len() <= originals.len().max(1)
+                && rules.iter().enumerate().all(|(at, rule)| match originals.get(at) {
+                    Some(original) => no_wider_rule(rule, original),
+                    None => rule.peers == Peers::Listed(vec![]),
+                })
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_mistake_never_opens_a_policy(at in 0..usize::MAX, mistake in mistake()) {
+        let original = policy(&valid());
+        let mut value = valid();
+        let mut at = at % count(&value["spec"]);
+        make(&mut value["spec"], &mut at, &mistake);
+        let mutated = policy(&value);
+        prop_assert!(mutated.subject.is_everything() || mutated.subject == original.subject, "{value}");
+        prop_assert!(no_wider(mutated.ingress.as_ref(), original.ingress.as_ref()), "{value}");
+        prop_assert!(no_wider(mutated.egress.as_ref(), original.egress.as_ref()), "{value}");
+    }
+
+    #[test]
+    fn random_text_is_read_or_told(text in "\\PC*") {
+        convert_all(&text);
+    }
+
+    #[test]
+    fn random_yaml_is_read_or_told(
+        text in prop::collection::vec(prop::sample::select(vec![
+            "a", ": ", "- ", "\n", "  ", "{", "}", "[", "]", ",", "&x ", "*x", "<<", "? ", "| ", ">",
+            "'", "\"", "#", "---", "...", "!", "!!str ", "%", "\t", "\\", "@", "kind", "List", "items",
+            "Pod", "metadata", "name", "é", "\u{85}", "\0", "\r",
+        ]), 0..40),
+    ) {
+        convert_all(&text.concat());
+    }
+
+    #[test]
+    fn a_file_with_any_edit_is_read_or_told(
+        cuts in prop::collection::vec((0..SHOP.len(), 0..40_usize, "[ -~\\n]{0,8}"), 1..4),
+    ) {
+        let mut text = SHOP.to_owned();
+        for (from, length, insert) in cuts {
+            let from = from.min(text.len());
+            let to = (from + length).min(text.len());
+            text.replace_range(from..to, &insert);
+        }
+        convert_all(&text);
+    }
+}

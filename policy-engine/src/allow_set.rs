@@ -1,0 +1,305 @@
+//! Rules folded into one canonical value: disjoint ports, each with one union of peers.
+//!
+//! ```text
+//! rules   A:80-90   B:85   C:(no ports)
+//! ports   80-84 ► A,C   85 ► A,B,C   86-90 ► A,C      C everywhere, so it is said once:
+//! result  anything ► C   |   80-84,86-90 ► A   |   85 ► A,B
+//! ```
+//!
+//! The length of the result follows the number of distinct unions, not of rules or policies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::cidr::CidrSet;
+use crate::labels::Str;
+use crate::model::{Direction, NamedPort};
+use crate::policy::{Peer, Peers, PodPeer, PortMatch, Ports, Rule};
+use crate::port::{PortRange, Protocol};
+
+/// What one pod allows in one direction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AllowSet {
+    /// Peers for every protocol and port.
+    pub anything: PeerUnion,
+    /// Peers for some ports, without those that `anything` has already.
+    pub ports: BTreeMap<PeerUnion, BTreeMap<Protocol, Vec<PortRange>>>,
+    /// Egress only: destination ports by name, to be looked up on each destination pod.
+    pub named: BTreeMap<(Protocol, Str), PeerUnion>,
+}
+
+/// Peers that rules have in common: a match of any part matches.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct PeerUnion {
+    /// Pods by labels; empty when `cidrs` is everything.
+    pub pods: BTreeSet<Arc<PodPeer>>,
+    /// Addresses, whoever has them.
+    pub cidrs: CidrSet,
+}
+
+impl PeerUnion {
+    /// Whether nothing matches.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.cidrs.is_empty()
+    }
+
+    fn of(peers: &Peers) -> Self {
+        let mut union = Self::default();
+        match peers {
+            Peers::Any => union.cidrs = CidrSet::everything(),
+            Peers::Listed(items) => {
+                for item in items {
+                    match item {
+                        Peer::Invalid => {}
+                        Peer::Pods(peer) => {
+                            union.pods.insert(Arc::new(peer.clone()));
+                        }
+                        Peer::Block(block) => {
+                            union.cidrs = union.cidrs.union(&CidrSet::from(block));
+                        }
+                    }
+                }
+            }
+        }
+        union.canonical()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.pods.extend(other.pods.iter().cloned());
+        if !other.cidrs.is_empty() {
+            self.cidrs = self.cidrs.union(&other.cidrs);
+        }
+    }
+
+    fn canonical(mut self) -> Self {
+        if self.cidrs.is_everything() {
+            self.pods.clear();
+        }
+        self
+    }
+
+    fn without(&self, other: &Self) -> Self {
+        Self {
+            pods: self.pods.difference(&other.pods).cloned().collect(),
+            cidrs: self.cidrs.difference(&other.cidrs),
+        }
+    }
+}
+
+impl AllowSet {
+    /// Folds rules of one direction. `subject_ports` resolve ingress names; egress names stay.
+    pub fn fold<'r>(
+        rules: impl IntoIterator<Item = &'r Rule>,
+        direction: Direction,
+        subject_ports: &[NamedPort],
+    ) -> Self {
+        let mut fold = Fold::default();
+        for rule in rules {
+            let peers = PeerUnion::of(&rule.peers);
+            match &rule.ports {
+                Ports::Any => fold.anything.add(&peers),
+                Ports::Listed(items) => {
+                    for item in items {
+                        fold.port(item, &peers, direction, subject_ports);
+                    }
+                }
+            }
+        }
+        fold.finish()
+    }
+
+    /// Whether every flow is allowed, as if the pod were not isolated.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.anything.cidrs.is_everything()
+    }
+}
+
+/// Contributions as they come, equal port ranges already united.
+#[derive(Default)]
+struct Fold {
+    anything: PeerUnion,
+    ranges: BTreeMap<Protocol, BTreeMap<PortRange, PeerUnion>>,
+    named: BTreeMap<(Protocol, Str), PeerUnion>,
+}
+
+impl Fold {
+    fn port(
+        &mut self,
+        item: &PortMatch,
+        peers: &PeerUnion,
+        direction: Direction,
+        subject_ports: &[NamedPort],
+    ) {
+        match (item, direction) {
+            (PortMatch::Invalid, _) => {}
+            (PortMatch::Numbers(protocol, range), _) => self.range(*protocol, *range, peers),
+            (PortMatch::Named(protocol, name), Direction::Ingress) => {
+                // Two containers may share a name: both numbers count.
+                let matching = subject_ports
+                    .iter()
+                    .filter(|port| port.name == *name && port.protocol == *protocol);
+                for port in matching {
+                    self.range(*protocol, PortRange::single(port.number), peers);
+                }
+            }
+            (PortMatch::Named(protocol, name), Direction::Egress) => {
+                self.named.entry((*protocol, name.clone())).or_default().add(peers);
+            }
+        }
+    }
+
+    fn range(&mut self, protocol: Protocol, range: PortRange, peers: &PeerUnion) {
+        self.ranges.entry(protocol).or_default().entry(range).or_default().add(peers);
+    }
+
+    fn finish(self) -> AllowSet {
+        let anything = self.anything.canonical();
+        let mut ports: BTreeMap<PeerUnion, BTreeMap<Protocol, Vec<PortRange>>> = BTreeMap::new();
+        for (protocol, ranges) in &self.ranges {
+            for (range, union) in disjoint(ranges) {
+                let rest = union.canonical().without(&anything);
+                if !rest.is_empty() {
+                    let of_union = ports.entry(rest).or_default();
+                    push_joined(of_union.entry(*protocol).or_default(), range);
+                }
+            }
+        }
+        let named = self.named.into_iter().map(|(port, union)| (port, union.canonical()));
+        let named = named
+            .map(|(port, union)| (port, union.without(&anything)))
+            .filter(|(_, union)| !union.is_empty())
+            .collect();
+        AllowSet { anything, ports, named }
+    }
+}
+
+/// Cuts overlapping ranges where any of them begins or ends, ascending; gaps are left out.
+fn disjoint(ranges: &BTreeMap<PortRange, PeerUnion>) -> Vec<(PortRange, PeerUnion)> {
+    let mut starts: BTreeSet<u32> = BTreeSet::new();
+    for range in ranges.keys() {
+        starts.insert(u32::from(range.first()));
+        starts.insert(u32::from(range.last()) + 1);
+    }
+    let mut cut = Vec::new();
+    for (first, end) in starts.iter().zip(starts.iter().skip(1)) {
+        let bounds = (u16::try_from(*first), u16::try_from(*end - 1));
+        let (Ok(first), Ok(last)) = bounds else { continue };
+        let Ok(piece) = PortRange::new(first, last) else { continue };
+        let mut union = PeerUnion::default();
+        // Ranges ascend by their first port: those that begin behind the piece end the search.
+        for (_, peers) in ranges
+            .iter()
+            .take_while(|(range, _)| range.first() <= first)
+            .filter(|(range, _)| range.contains(first))
+        {
+            union.add(peers);
+        }
+        cut.push((piece, union));
+    }
+    cut
+}
+
+/// Appends `range`, which lies behind all others, joining it to the last when they touch.
+fn push_joined(ranges: &mut Vec<PortRange>, range: PortRange) {
+    if let Some(last) = ranges.last_mut()
+        && u32::from(last.last()) + 1 == u32::from(range.first())
+        && let Ok(joined) = PortRange::new(last.first(), range.last())
+    {
+        *last = joined;
+    } else {
+        ranges.push(range);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{IpBlock, Namespaces};
+    use crate::selector::Selector;
+
+    fn pods(name: &str) -> Peers {
+        Peers::Listed(vec![Peer::Pods(PodPeer {
+            namespaces: Namespaces::Named("shop".into()),
+            pods: Selector::label("app", name),
+        })])
+    }
+
+    fn block(cidr: &str) -> Peers {
+        let cidr = cidr.parse().unwrap();
+        Peers::Listed(vec![Peer::Block(IpBlock { cidr, except: Vec::new() })])
+    }
+
+    fn tcp(first: u16, last: u16) -> Ports {
+        let range = PortRange::new(first, last).unwrap();
+        Ports::Listed(vec![PortMatch::Numbers(Protocol::Tcp, range)])
+    }
+
+    /// `anything` and each union with its ports, in short.
+    fn shown(rules: &[(Peers, Ports)]) -> String {
+        let rules: Vec<Rule> = rules
+            .iter()
+            .map(|(peers, ports)| Rule { peers: peers.clone(), ports: ports.clone() })
+            .collect();
+        let set = AllowSet::fold(&rules, Direction::Ingress, &[]);
+        let mut lines = vec![format!("any: {}", names(&set.anything))];
+        for (union, ports) in &set.ports {
+            let ports: Vec<String> = ports
+                .iter()
+                .flat_map(|(protocol, ranges)| {
+                    ranges.iter().map(move |r| format!("{protocol} {r}"))
+                })
+                .collect();
+            lines.push(format!("{}: {}", ports.join(", "), names(union)));
+        }
+        lines.sort();
+        lines.join(" | ")
+    }
+
+    fn names(union: &PeerUnion) -> String {
+        let pods = union.pods.iter().filter_map(|peer| peer.pods.required_label());
+        let pods = pods.map(|(_, value)| value.to_string());
+        let nets = union.cidrs.networks(crate::cidr::Family::V4);
+        pods.chain(nets.iter().map(ToString::to_string)).collect::<Vec<_>>().join("+")
+    }
+
+    #[test]
+    fn overlapping_ranges_are_cut_and_equal_unions_joined() {
+        let rules = [(pods("a"), tcp(80, 90)), (pods("b"), tcp(85, 85)), (pods("c"), Ports::Any)];
+        assert_eq!(shown(&rules), "TCP 80-84, TCP 86-90: a | TCP 85: a+b | any: c");
+    }
+
+    #[test]
+    fn a_thousand_policies_for_one_port_are_one_union() {
+        let rules: Vec<_> = (0..1000).map(|n| (pods(&n.to_string()), tcp(80, 80))).collect();
+        let rules: Vec<Rule> =
+            rules.into_iter().map(|(peers, ports)| Rule { peers, ports }).collect();
+        let set = AllowSet::fold(&rules, Direction::Ingress, &[]);
+        assert_eq!(set.ports.len(), 1);
+    }
+
+    #[test]
+    fn a_peer_that_may_do_anything_is_not_named_again() {
+        let rules = [(pods("a"), Ports::Any), (pods("a"), tcp(80, 80))];
+        assert_eq!(shown(&rules), "any: a");
+    }
+
+    #[test]
+    fn any_peer_swallows_pods_and_blocks() {
+        let rules = [(Peers::Any, tcp(80, 80)), (pods("a"), tcp(80, 81))];
+        assert_eq!(shown(&rules), "TCP 80: 0.0.0.0/0 | TCP 81: a | any: ");
+    }
+
+    #[test]
+    fn overlapping_blocks_are_united() {
+        let rules = [(block("10.0.0.0/9"), tcp(1, 65535)), (block("10.128.0.0/9"), tcp(1, 65535))];
+        assert_eq!(shown(&rules), "TCP 1-65535: 10.0.0.0/8 | any: ");
+    }
+
+    #[test]
+    fn a_name_that_the_pod_lacks_contributes_nothing() {
+        let ports = Ports::Listed(vec![PortMatch::Named(Protocol::Tcp, "http".into())]);
+        assert_eq!(shown(&[(Peers::Any, ports)]), "any: ");
+    }
+}

@@ -1,0 +1,351 @@
+//! Which addresses are in which live set, kept current by retracting and asserting pods.
+//!
+//! A change to a pod is: retract it (and whoever claims the same address) as it was, change the
+//! world, assert it as it is. What both did cancels out when the delta is taken.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::identities::{Identities, IdentityId};
+use super::terms::{TermId, Terms, matches};
+use crate::cidr::CidrSet;
+use crate::compiled::{AddressSet, Member, SetDelta, SetKind, Update};
+use crate::id::SetId;
+use crate::labels::Str;
+use crate::model::{Pod, PodKey};
+use crate::policy::Namespaces;
+use crate::port::Protocol;
+use crate::ruleset::{PodMatch, PortRef, SetDefinition};
+use crate::world::World;
+
+/// Live sets, the peers they ask for, and the identities that match those.
+#[derive(Default, Debug)]
+pub(super) struct Members {
+    identities: Identities,
+    terms: Terms,
+    sets: BTreeMap<SetId, LiveSet>,
+    /// The sets that ask for pods by address.
+    by_address: BTreeSet<SetId>,
+    touched: HashMap<SetId, HashMap<Member, Before>>,
+    created: BTreeSet<SetId>,
+    removed: BTreeSet<SetId>,
+}
+
+/// Whether a member was in its set at the last flush.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Before {
+    Present,
+    Absent,
+}
+
+#[derive(Debug)]
+struct LiveSet {
+    kind: SetKind,
+    references: usize,
+    terms: BTreeSet<TermId>,
+    /// For address-port sets: which pods have which port in it.
+    ports: Vec<(Asked, Protocol, PortRef)>,
+}
+
+#[derive(Debug)]
+enum Asked {
+    Term(TermId),
+    Addresses(CidrSet),
+}
+
+#[derive(Clone, Copy)]
+enum Presence {
+    Retract,
+    Assert,
+}
+
+type Sets = BTreeMap<SetId, AddressSet>;
+
+impl Members {
+    /// Takes the pod's addresses out of all sets.
+    pub(super) fn retract(&mut self, world: &World, sets: &mut Sets, pod: &PodKey) {
+        self.change(world, sets, pod, Presence::Retract);
+    }
+
+    /// Puts the pod's addresses into the sets that ask for it.
+    pub(super) fn assert(&mut self, world: &World, sets: &mut Sets, pod: &PodKey) {
+        self.change(world, sets, pod, Presence::Assert);
+    }
+
+    /// Finds the identity of a pod that came, changed or went. The pod must be retracted.
+    pub(super) fn place(&mut self, world: &World, key: &PodKey) {
+        let Some(pod) = world.pods().get(key).filter(|pod| pod.takes_part()) else {
+            return self.identities.remove(key);
+        };
+        let namespace = world.namespaces().get(&key.namespace).map(|found| &found.labels);
+        let terms = &self.terms;
+        self.identities
+            .place(key, &pod.labels, |labels| terms.matching(&key.namespace, namespace, labels));
+    }
+
+    /// Matches the identities of a namespace anew after its labels changed.
+    pub(super) fn rematch(&mut self, world: &World, sets: &mut Sets, namespace: &Str) {
+        let labels = world.namespaces().get(namespace).map(|found| &found.labels);
+        let ids: Vec<IdentityId> = self.identities.in_namespace(namespace).collect();
+        for id in ids {
+            let identity = self.identities.get(id);
+            let terms = self.terms.matching(namespace, labels, &identity.labels);
+            if terms == identity.terms {
+                continue;
+            }
+            let pods = identity.pods.clone();
+            for pod in &pods {
+                self.retract(world, sets, pod);
+            }
+            self.identities.get_mut(id).terms = terms;
+            for pod in &pods {
+                self.assert(world, sets, pod);
+            }
+        }
+    }
+
+    /// Counts one more user of each set; those without any before are created and filled.
+    pub(super) fn acquire<'d>(
+        &mut self,
+        world: &World,
+        sets: &mut Sets,
+        definitions: impl IntoIterator<Item = (SetId, &'d SetDefinition)>,
+    ) {
+        let (mut keys, mut terms, mut created) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for (id, definition) in definitions {
+            if let Some(set) = self.sets.get_mut(&id) {
+                set.references += 1;
+                continue;
+            }
+            let set = self.define(id, definition, &mut keys, &mut terms);
+            sets.insert(id, AddressSet { kind: set.kind, members: BTreeSet::new() });
+            self.sets.insert(id, set);
+            self.created.insert(id);
+            created.push(id);
+        }
+        // Before the new peers are matched: identities must be as fine as the peers can tell.
+        self.identities.rekey(world, &keys);
+        for term in terms {
+            self.match_term(world, term);
+        }
+        for id in created {
+            self.fill(world, sets, id);
+        }
+    }
+
+    /// Counts one user less of each set; those without any are gone.
+    pub(super) fn release(
+        &mut self,
+        world: &World,
+        sets: &mut Sets,
+        ids: impl IntoIterator<Item = SetId>,
+    ) {
+        let mut keys = BTreeSet::new();
+        for id in ids {
+            let Some(set) = self.sets.get_mut(&id) else { continue };
+            set.references -= 1;
+            if set.references > 0 {
+                continue;
+            }
+            let Some(set) = self.sets.remove(&id) else { continue };
+            for term in set.terms {
+                if let Some(peer) = self.terms.release(term, id) {
+                    self.identities.release_keys(&peer, &mut keys);
+                    self.forget_term(world, term, &peer.namespaces);
+                }
+            }
+            self.by_address.remove(&id);
+            sets.remove(&id);
+            if !self.created.remove(&id) {
+                self.removed.insert(id);
+            }
+        }
+        self.identities.rekey(world, &keys);
+    }
+
+    /// Takes what changed since the last call.
+    pub(super) fn take_update(&mut self, sets: &Sets) -> Update {
+        let mut update = Update {
+            sets_created: std::mem::take(&mut self.created),
+            sets_removed: std::mem::take(&mut self.removed),
+            ..Update::default()
+        };
+        for (id, members) in self.touched.drain() {
+            let Some(set) = sets.get(&id).filter(|_| !update.sets_created.contains(&id)) else {
+                continue;
+            };
+            let mut delta = SetDelta::default();
+            for (member, before) in members {
+                match (before, set.members.contains(&member)) {
+                    (Before::Absent, true) => delta.added.insert(member),
+                    (Before::Present, false) => delta.removed.insert(member),
+                    (Before::Absent, false) | (Before::Present, true) => continue,
+                };
+            }
+            if delta != SetDelta::default() {
+                update.sets_changed.insert(id, delta);
+            }
+        }
+        update
+    }
+
+    fn define(
+        &mut self,
+        id: SetId,
+        definition: &SetDefinition,
+        keys: &mut BTreeSet<Str>,
+        new_terms: &mut Vec<TermId>,
+    ) -> LiveSet {
+        let mut set = LiveSet {
+            kind: definition.kind(),
+            references: 1,
+            terms: BTreeSet::new(),
+            ports: Vec::new(),
+        };
+        let mut term = |peer| {
+            let (term, is_new) = self.terms.acquire(peer, id);
+            if is_new {
+                self.identities.acquire_keys(peer, keys);
+                new_terms.push(term);
+            }
+            set.terms.insert(term);
+            term
+        };
+        match definition {
+            SetDefinition::Pods(peers) => {
+                for peer in peers {
+                    term(peer);
+                }
+            }
+            SetDefinition::PodPorts(ports) => {
+                for port in ports {
+                    let asked = match &port.pods {
+                        PodMatch::Labels(peer) => Asked::Term(term(peer)),
+                        PodMatch::Addresses(cidrs) => {
+                            self.by_address.insert(id);
+                            Asked::Addresses(cidrs.clone())
+                        }
+                    };
+                    set.ports.push((asked, port.protocol, port.port.clone()));
+                }
+            }
+        }
+        set
+    }
+
+    fn match_term(&mut self, world: &World, term: TermId) {
+        let peer = self.terms.get(term).peer.clone();
+        for namespace in namespaces(world, &peer.namespaces) {
+            let labels = world.namespaces().get(&namespace).map(|found| &found.labels);
+            let ids: Vec<IdentityId> = self.identities.in_namespace(&namespace).collect();
+            for id in ids {
+                let identity = self.identities.get_mut(id);
+                if matches(&peer, &namespace, labels, &identity.labels) {
+                    identity.terms.insert(term);
+                }
+            }
+        }
+    }
+
+    fn forget_term(&mut self, world: &World, term: TermId, scope: &Namespaces) {
+        for namespace in namespaces(world, scope) {
+            let ids: Vec<IdentityId> = self.identities.in_namespace(&namespace).collect();
+            for id in ids {
+                self.identities.get_mut(id).terms.remove(&term);
+            }
+        }
+    }
+
+    fn fill(&self, world: &World, sets: &mut Sets, id: SetId) {
+        let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { return };
+        if self.by_address.contains(&id) {
+            for pod in world.pods().values().filter(|pod| pod.takes_part()) {
+                set.members.extend(self.contributions(world, live, pod));
+            }
+            return;
+        }
+        let scopes: BTreeSet<&Namespaces> =
+            live.terms.iter().map(|term| &self.terms.get(*term).peer.namespaces).collect();
+        let found: BTreeSet<Str> =
+            scopes.into_iter().flat_map(|scope| namespaces(world, scope)).collect();
+        let ids = found.iter().flat_map(|namespace| self.identities.in_namespace(namespace));
+        for identity in ids.map(|id| self.identities.get(id)) {
+            if identity.terms.is_disjoint(&live.terms) {
+                continue;
+            }
+            for pod in identity.pods.iter().filter_map(|key| world.pods().get(key)) {
+                set.members.extend(self.contributions(world, live, pod));
+            }
+        }
+    }
+
+    fn change(&mut self, world: &World, sets: &mut Sets, key: &PodKey, presence: Presence) {
+        let Some(identity) = self.identities.of(key) else { return };
+        let Some(pod) = world.pods().get(key) else { return };
+        let asking = identity.terms.iter().flat_map(|term| &self.terms.get(*term).sets);
+        let asking: BTreeSet<SetId> = asking.chain(&self.by_address).copied().collect();
+        for id in asking {
+            let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { continue };
+            let contributions = self.contributions(world, live, pod);
+            let touched = self.touched.entry(id).or_default();
+            for member in contributions {
+                let was_there = match presence {
+                    Presence::Retract => set.members.remove(&member),
+                    Presence::Assert => !set.members.insert(member),
+                };
+                let before = if was_there { Before::Present } else { Before::Absent };
+                touched.entry(member).or_insert(before);
+            }
+        }
+    }
+
+    /// The members that a pod brings to a set.
+    fn contributions(&self, world: &World, set: &LiveSet, pod: &Pod) -> Vec<Member> {
+        let Some(identity) = self.identities.of(&pod.key) else { return Vec::new() };
+        let owned = pod
+            .addresses
+            .iter()
+            .copied()
+            .filter(|address| world.owner(*address).is_some_and(|owner| owner.key == pod.key));
+        let mut members = Vec::new();
+        for address in owned {
+            if set.kind == SetKind::Addresses {
+                members.push(Member::Address(address));
+                continue;
+            }
+            for (asked, protocol, port) in &set.ports {
+                let asked_for = match asked {
+                    Asked::Term(term) => identity.terms.contains(term),
+                    Asked::Addresses(cidrs) => cidrs.contains(address),
+                };
+                if !asked_for {
+                    continue;
+                }
+                let mut add = |number| {
+                    members.push(Member::AddressPort(address, *protocol, number));
+                };
+                match port {
+                    PortRef::Number(number) => add(*number),
+                    PortRef::Named(name) => pod
+                        .ports
+                        .iter()
+                        .filter(|port| port.name == *name && port.protocol == *protocol)
+                        .for_each(|port| add(port.number)),
+                }
+            }
+        }
+        members
+    }
+}
+
+/// The namespaces in which a peer can match.
+fn namespaces(world: &World, scope: &Namespaces) -> Vec<Str> {
+    match scope {
+        Namespaces::Named(name) => vec![name.clone()],
+        Namespaces::Selected(selector) => world
+            .namespaces()
+            .iter()
+            .filter(|(_, namespace)| selector.matches(&namespace.labels))
+            .map(|(name, _)| name.clone())
+            .collect(),
+    }
+}

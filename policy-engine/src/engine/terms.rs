@@ -1,0 +1,132 @@
+//! The pod peers that live sets ask for, found by what an identity must have to match them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::slots::Slots;
+use crate::id::SetId;
+use crate::labels::{Labels, Str};
+use crate::policy::{Namespaces, PodPeer};
+
+/// A live peer; given again after it died.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) struct TermId(pub(super) usize);
+
+/// One peer that at least one live set asks for.
+#[derive(Debug)]
+pub(super) struct Term {
+    pub(super) peer: Arc<PodPeer>,
+    pub(super) sets: BTreeSet<SetId>,
+}
+
+/// What every match must have, as far as one look-up can tell.
+type Hint = (NamespaceHint, Option<(Str, Str)>);
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum NamespaceHint {
+    Named(Str),
+    Labelled(Str, Str),
+    Unknown,
+}
+
+/// All live peers.
+#[derive(Default, Debug)]
+pub(super) struct Terms {
+    slots: Slots<Term>,
+    by_content: HashMap<Arc<PodPeer>, TermId>,
+    by_hint: HashMap<Hint, BTreeSet<TermId>>,
+}
+
+impl Terms {
+    pub(super) fn get(&self, id: TermId) -> &Term {
+        self.slots.get(id.0)
+    }
+
+    /// Adds `set` to the users of `peer`. Tells whether the peer is new.
+    pub(super) fn acquire(&mut self, peer: &Arc<PodPeer>, set: SetId) -> (TermId, bool) {
+        if let Some(&id) = self.by_content.get(peer) {
+            self.slots.get_mut(id.0).sets.insert(set);
+            return (id, false);
+        }
+        let id = TermId(self.slots.insert(Term { peer: peer.clone(), sets: [set].into() }));
+        self.by_content.insert(peer.clone(), id);
+        self.by_hint.entry(hint(peer)).or_default().insert(id);
+        (id, true)
+    }
+
+    /// Removes `set` from the users of a peer. Gives the peer back when it was the last.
+    pub(super) fn release(&mut self, id: TermId, set: SetId) -> Option<Arc<PodPeer>> {
+        let term = self.slots.get_mut(id.0);
+        term.sets.remove(&set);
+        if !term.sets.is_empty() {
+            return None;
+        }
+        let peer = self.slots.remove(id.0).peer;
+        self.by_content.remove(&peer);
+        let hint = hint(&peer);
+        if let Some(same) = self.by_hint.get_mut(&hint) {
+            same.remove(&id);
+            if same.is_empty() {
+                self.by_hint.remove(&hint);
+            }
+        }
+        Some(peer)
+    }
+
+    /// All peers that match pods with `labels` in a namespace. A namespace that is not known has
+    /// no labels to select by, so only its name can match.
+    pub(super) fn matching(
+        &self,
+        namespace: &Str,
+        namespace_labels: Option<&Labels>,
+        labels: &Labels,
+    ) -> BTreeSet<TermId> {
+        let mut namespaces = vec![NamespaceHint::Named(namespace.clone())];
+        if let Some(known) = namespace_labels {
+            namespaces.push(NamespaceHint::Unknown);
+            let labelled = known.iter();
+            namespaces.extend(
+                labelled.map(|(key, value)| NamespaceHint::Labelled(key.clone(), value.clone())),
+            );
+        }
+        let mut found = BTreeSet::new();
+        for namespace_hint in namespaces {
+            let pods = labels.iter().map(|(key, value)| Some((key.clone(), value.clone())));
+            for pod_hint in pods.chain([None]) {
+                let hinted = self.by_hint.get(&(namespace_hint.clone(), pod_hint));
+                found.extend(hinted.into_iter().flatten().copied().filter(|id| {
+                    matches(&self.get(*id).peer, namespace, namespace_labels, labels)
+                }));
+            }
+        }
+        found
+    }
+}
+
+/// Whether a peer matches pods with `labels` in a namespace.
+pub(super) fn matches(
+    peer: &PodPeer,
+    namespace: &Str,
+    namespace_labels: Option<&Labels>,
+    labels: &Labels,
+) -> bool {
+    let in_namespace = match &peer.namespaces {
+        Namespaces::Named(name) => name == namespace,
+        Namespaces::Selected(selector) => {
+            namespace_labels.is_some_and(|labels| selector.matches(labels))
+        }
+    };
+    in_namespace && peer.pods.matches(labels)
+}
+
+fn hint(peer: &PodPeer) -> Hint {
+    let owned = |(key, value): (&Str, &Str)| (key.clone(), value.clone());
+    let namespace = match &peer.namespaces {
+        Namespaces::Named(name) => NamespaceHint::Named(name.clone()),
+        Namespaces::Selected(selector) => match selector.required_label().map(owned) {
+            Some((key, value)) => NamespaceHint::Labelled(key, value),
+            None => NamespaceHint::Unknown,
+        },
+    };
+    (namespace, peer.pods.required_label().map(owned))
+}

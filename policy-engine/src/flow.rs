@@ -1,0 +1,69 @@
+//! What is asked of the engine: may this side open a connection to that one?
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::labels::Str;
+use crate::model::PodKey;
+use crate::port::Protocol;
+
+/// A connection to be opened, or a first packet. Ports are the pod's, after service translation.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Flow {
+    /// Who opens it.
+    pub source: Endpoint,
+    /// Who is asked.
+    pub destination: Endpoint,
+    /// With which protocol and port.
+    pub traffic: Traffic,
+}
+
+/// One side of a flow.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Endpoint {
+    /// A pod; without an address while it is pending, and then no `ipBlock` matches it.
+    Pod(PodKey, Option<IpAddr>),
+    /// A node, or a hostNetwork pod on it.
+    Node(Str, Option<IpAddr>),
+    /// An address that no pod and no node owns.
+    External(IpAddr),
+}
+
+impl Endpoint {
+    /// The address, where it is known.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Pod(_, address) | Self::Node(_, address) => *address,
+            Self::External(address) => Some(*address),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(key, _) => key.fmt(formatter),
+            Self::Node(name, _) => write!(formatter, "node/{name}"),
+            Self::External(address) => address.fmt(formatter),
+        }
+    }
+}
+
+/// Protocol and destination port of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Traffic {
+    /// A protocol with ports, to this one.
+    Port(Protocol, u16),
+    /// ICMP or any other protocol: only rules without ports admit it.
+    Other,
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(protocol, port) => write!(formatter, "{protocol} {port}"),
+            Self::Other => formatter.write_str("a protocol without ports"),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! All objects as they are now, and who owns an address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::flow::Endpoint;
+use crate::labels::Str;
+use crate::model::{Change, Life, Namespace, Node, Pod, PodKey};
+use crate::policy::{NetworkPolicy, PolicyKey};
+
+/// Choices that change verdicts.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Options {
+    /// Egress from a pod to its own node is not subject to policy.
+    pub allow_egress_to_own_node: bool,
+}
+
+/// All objects as they are now.
+///
+/// Guarantee: the world is a function of the last change of each object, in whatever order the
+/// changes came.
+#[derive(Clone, Default, Debug)]
+pub struct World {
+    /// Choices that change verdicts.
+    pub options: Options,
+    pods: BTreeMap<PodKey, Arc<Pod>>,
+    namespaces: BTreeMap<Str, Namespace>,
+    nodes: BTreeMap<Str, Node>,
+    policies: BTreeMap<PolicyKey, Arc<NetworkPolicy>>,
+    claims: BTreeMap<IpAddr, BTreeSet<Claim>>,
+}
+
+/// Who says that an address is theirs.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Claim {
+    /// A pod with an address of its own.
+    Pod(PodKey),
+    /// A hostNetwork pod: the address is its node's.
+    HostPod(PodKey),
+    Node(Str),
+}
+
+impl World {
+    /// A world without objects.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { options, ..Self::default() }
+    }
+
+    /// Takes in one change.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Pod(key, pod) => {
+                self.set_claims(&key, false);
+                match pod {
+                    Some(pod) => self.pods.insert(key.clone(), pod),
+                    None => self.pods.remove(&key),
+                };
+                self.set_claims(&key, true);
+            }
+            Change::Namespace(name, Some(namespace)) => {
+                self.namespaces.insert(name, namespace);
+            }
+            Change::Namespace(name, None) => {
+                self.namespaces.remove(&name);
+            }
+            Change::Node(name, node) => {
+                if let Some(old) = self.nodes.remove(&name) {
+                    for address in old.addresses {
+                        self.set_claim(address, Claim::Node(name.clone()), false);
+                    }
+                }
+                if let Some(node) = node {
+                    for address in &node.addresses {
+                        self.set_claim(*address, Claim::Node(name.clone()), true);
+                    }
+                    self.nodes.insert(name, node);
+                }
+            }
+            Change::NetworkPolicy(key, Some(policy)) => {
+                self.policies.insert(key, policy);
+            }
+            Change::NetworkPolicy(key, None) => {
+                self.policies.remove(&key);
+            }
+        }
+    }
+
+    /// All pods by key.
+    #[must_use]
+    pub fn pods(&self) -> &BTreeMap<PodKey, Arc<Pod>> {
+        &self.pods
+    }
+
+    /// All namespaces by name.
+    #[must_use]
+    pub fn namespaces(&self) -> &BTreeMap<Str, Namespace> {
+        &self.namespaces
+    }
+
+    /// All nodes by name.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<Str, Node> {
+        &self.nodes
+    }
+
+    /// All policies by key.
+    #[must_use]
+    pub fn policies(&self) -> &BTreeMap<PolicyKey, Arc<NetworkPolicy>> {
+        &self.policies
+    }
+
+    /// The policies of one namespace, by name.
+    pub fn policies_in(&self, namespace: &Str) -> impl Iterator<Item = &Arc<NetworkPolicy>> {
+        let first = PolicyKey { namespace: namespace.clone(), name: Str::from("") };
+        self.policies
+            .range(first..)
+            .take_while(move |(key, _)| key.namespace == *namespace)
+            .map(|(_, policy)| policy)
+    }
+
+    /// The pod that an address belongs to.
+    ///
+    /// Two pods can claim one address, when it was given away again before the first pod's object
+    /// was gone. It belongs to the one that is not terminating, then to the younger, then to the
+    /// one whose name sorts last; the other has no address meanwhile.
+    #[must_use]
+    pub fn owner(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        self.claimants(address).max_by_key(|pod| (pod.life, pod.created, &pod.key))
+    }
+
+    /// All pods that claim an address.
+    pub fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Pod>> {
+        self.claims.get(&address).into_iter().flatten().filter_map(|claim| match claim {
+            Claim::Pod(key) => self.pods.get(key),
+            Claim::HostPod(_) | Claim::Node(_) => None,
+        })
+    }
+
+    /// What an address stands for: its pod, else its node, else something outside.
+    #[must_use]
+    pub fn endpoint(&self, address: IpAddr) -> Endpoint {
+        if let Some(pod) = self.owner(address) {
+            return Endpoint::Pod(pod.key.clone(), Some(address));
+        }
+        let claims = self.claims.get(&address).into_iter().flatten();
+        let mut nodes = claims.filter_map(|claim| match claim {
+            Claim::Pod(_) => None,
+            Claim::HostPod(key) => self.pods.get(key).and_then(|pod| pod.node.clone()),
+            Claim::Node(name) => Some(name.clone()),
+        });
+        match nodes.next() {
+            Some(name) => Endpoint::Node(name, Some(address)),
+            None => Endpoint::External(address),
+        }
+    }
+
+    fn set_claims(&mut self, key: &PodKey, present: bool) {
+        let Some(pod) = self.pods.get(key).cloned() else { return };
+        if pod.life == Life::Finished {
+            return;
+        }
+        for address in &pod.addresses {
+            let claim = if pod.host_network {
+                Claim::HostPod(key.clone())
+            } else {
+                Claim::Pod(key.clone())
+            };
+            self.set_claim(*address, claim, present);
+        }
+    }
+
+    fn set_claim(&mut self, address: IpAddr, claim: Claim, present: bool) {
+        let claims = self.claims.entry(address).or_default();
+        if present {
+            claims.insert(claim);
+        } else {
+            claims.remove(&claim);
+        }
+        if claims.is_empty() {
+            self.claims.remove(&address);
+        }
+    }
+}
+
+impl Pod {
+    /// Whether the pod can be subject and peer: it has, or will have, an address of its own.
+    #[must_use]
+    pub fn takes_part(&self) -> bool {
+        !self.host_network && self.life != Life::Finished
+    }
+}

@@ -1,0 +1,164 @@
+//! What a step expects, spelled out: one verdict for every probe of its world.
+
+use anyhow::{Context, Result, bail, ensure};
+use policy_engine::cidr::Family;
+
+use super::file::{Line, OneOrMany, StepFile, Verdict};
+use super::group::{Group, Ports, Side};
+use super::probe::{self, Port, Probe};
+use super::world::World;
+
+/// A connection to try and what has to come of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Expectation {
+    /// The connection.
+    pub probe: Probe,
+    /// What has to come of it.
+    pub verdict: Verdict,
+    /// The line of `tests` that says so, from 1; `None`: the default, or no policy can forbid it.
+    pub line: Option<usize>,
+}
+
+/// A line of `tests`, parsed.
+#[derive(Clone, Debug)]
+pub(super) struct Assertion {
+    from: Vec<Group>,
+    to: Vec<Group>,
+    /// The sources (`onlyFrom`) or destinations (`onlyTo`) that are left out are denied.
+    only: Option<Side>,
+    ports: Option<Vec<Ports>>,
+    family: Option<Family>,
+    verdict: Verdict,
+}
+
+impl Assertion {
+    fn parse(line: &Line) -> Result<Self> {
+        let (from, only_from) = either("from", line.from.as_ref(), line.only_from.as_ref())?;
+        let (to, only_to) = either("to", line.to.as_ref(), line.only_to.as_ref())?;
+        let only = match (only_from, only_to) {
+            (false, false) => None,
+            (true, false) => Some(Side::Source),
+            (false, true) => Some(Side::Destination),
+            (true, true) => bail!("a line has onlyFrom or onlyTo, not both"),
+        };
+        let verdict = match (line.expect, only) {
+            (Some(verdict), None) => verdict,
+            (None, Some(_)) => Verdict::Allowed,
+            (None, None) => bail!("a line needs expect, onlyFrom or onlyTo"),
+            (Some(_), Some(_)) => bail!("onlyFrom and onlyTo say what is expected themselves"),
+        };
+        let ports = line.ports.as_ref().map(|ports| ports.texts());
+        let ports = ports.map(|ports| ports.iter().map(|text| text.parse()).collect());
+        let family = line.family.map(Family::from);
+        Ok(Self { from, to, only, ports: ports.transpose()?, family, verdict })
+    }
+
+    /// What the line says about a probe, if it says anything.
+    fn verdict(&self, probe: &Probe) -> Option<Verdict> {
+        let in_ports =
+            self.ports.as_ref().is_none_or(|all| all.iter().any(|ports| ports.holds(probe.port)));
+        let in_family = self.family.is_none_or(|family| family == probe.family);
+        if !in_ports || !in_family || (probe.is_exempt() && !self.names_exempt(probe)) {
+            return None;
+        }
+        let holds = |groups: &[Group], side| groups.iter().any(|group| group.holds(side, probe));
+        let (from, to) = (holds(&self.from, Side::Source), holds(&self.to, Side::Destination));
+        match (self.only, from, to) {
+            (_, true, true) => Some(self.verdict),
+            (Some(Side::Source), false, true) | (Some(Side::Destination), true, false) => {
+                Some(Verdict::Denied)
+            }
+            _ => None,
+        }
+    }
+
+    fn names_exempt(&self, probe: &Probe) -> bool {
+        let names = |groups: &[Group], side| {
+            groups.iter().any(|group| group.names_exempt_pairs(side) && group.holds(side, probe))
+        };
+        names(&self.from, Side::Source) || names(&self.to, Side::Destination)
+    }
+
+    /// Every word of a line must mean something in the world.
+    fn check_groups(&self, probes: &[Probe], line: &Line) -> Result<()> {
+        let sides = [
+            (&self.from, Side::Source, [&line.from, &line.only_from]),
+            (&self.to, Side::Destination, [&line.to, &line.only_to]),
+        ];
+        for (groups, side, written) in sides {
+            let words = written.into_iter().flatten().flat_map(OneOrMany::texts);
+            for (group, word) in groups.iter().zip(words) {
+                let found = probes.iter().any(|probe| group.holds(side, probe));
+                ensure!(found, "{word:?} matches nothing in the world of this step");
+            }
+        }
+        for ports in self.ports.iter().flatten() {
+            let found = probes.iter().any(|probe| ports.holds(probe.port));
+            ensure!(found, "{ports:?} matches nothing that is probed in this step");
+        }
+        Ok(())
+    }
+}
+
+fn either(
+    name: &str,
+    plain: Option<&OneOrMany>,
+    only: Option<&OneOrMany>,
+) -> Result<(Vec<Group>, bool)> {
+    let (groups, is_only) = match (plain, only) {
+        (Some(groups), None) => (groups, false),
+        (None, Some(groups)) => (groups, true),
+        (None, None) => return Ok((vec![Group::Everything], false)),
+        (Some(_), Some(_)) => bail!("a line has {name} or its only… form, not both"),
+    };
+    let groups = groups.texts().iter().map(|text| text.parse()).collect::<Result<_>>()?;
+    Ok((groups, is_only))
+}
+
+/// The lines of a step, parsed.
+pub(super) fn parse(step: &StepFile) -> Result<Vec<Assertion>> {
+    let lines = step.tests.iter().enumerate();
+    lines
+        .map(|(index, line)| {
+            Assertion::parse(line).with_context(|| format!("tests, line {}", index + 1))
+        })
+        .collect()
+}
+
+/// One expectation for every probe of `world` in the given families: of all lines that speak of a
+/// probe the last one wins, and the default holds where none does.
+pub(super) fn expand(
+    step: &StepFile,
+    lines: &[Assertion],
+    world: &World,
+    families: &[Family],
+    more: &[Port],
+) -> Result<Vec<Expectation>> {
+    let mut probes = Vec::new();
+    for family in families {
+        probes.extend(probe::all(world, *family, more)?);
+    }
+    let mut used = vec![false; lines.len()];
+    let mut expectations = Vec::with_capacity(probes.len());
+    for probe in &probes {
+        let verdict = if probe.is_exempt() { Verdict::Allowed } else { step.default };
+        let mut expectation = Expectation { probe: probe.clone(), verdict, line: None };
+        for (index, line) in lines.iter().enumerate() {
+            if let Some(verdict) = line.verdict(probe) {
+                expectation.verdict = verdict;
+                expectation.line = Some(index + 1);
+                used[index] = true;
+            }
+        }
+        expectations.push(expectation);
+    }
+    for (index, (line, written)) in lines.iter().zip(&step.tests).enumerate() {
+        if line.family.is_some_and(|family| !families.contains(&family)) {
+            continue;
+        }
+        line.check_groups(&probes, written)
+            .with_context(|| format!("tests, line {}", index + 1))?;
+        ensure!(used[index], "tests, line {}: no connection matches it", index + 1);
+    }
+    Ok(expectations)
+}

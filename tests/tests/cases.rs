@@ -1,0 +1,165 @@
+//! The policy cases against the engine: what their authors state, what `evaluate` reads from the
+//! policies, and what the compiled sets look up must be one and the same.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use policy_engine::engine::{Engine, Scope};
+use policy_engine::evaluate::evaluate;
+use policy_engine::model::{Change, Direction};
+use policy_engine::world::Options;
+use portcullis_tests::cases::{Case, Expectation, Families, Probe, Stage, Verdict, World};
+
+/// An engine for the whole cluster and one for each node, fed alike.
+struct Engines {
+    cluster: Engine,
+    nodes: BTreeMap<String, Engine>,
+}
+
+impl Engines {
+    fn new(world: &World) -> Self {
+        let engine = |scope| Engine::new(scope, Options::default());
+        let names = world.nodes().into_iter().filter_map(|node| node.node);
+        let nodes = names.map(|name| (name.clone(), engine(Scope::Node(name.as_str().into()))));
+        let mut engines = Self { cluster: engine(Scope::Cluster), nodes: nodes.collect() };
+        for manifest in world.manifests() {
+            let (changes, diagnostics) = manifest.changes();
+            assert_eq!(diagnostics, [], "the world itself is without fault");
+            engines.apply(&changes);
+        }
+        engines
+    }
+
+    fn apply(&mut self, changes: &[Change]) {
+        for engine in self.nodes.values_mut().chain([&mut self.cluster]) {
+            changes.iter().for_each(|change| engine.apply(change.clone()));
+            engine.flush();
+        }
+    }
+
+    /// Brings the engines to a stage. Returns what was said about its objects.
+    fn advance(&mut self, stage: &Stage) -> Vec<String> {
+        let deletions: Vec<_> =
+            stage.deleted.iter().filter_map(|object| object.deletion()).collect();
+        self.apply(&deletions);
+        let mut said = Vec::new();
+        for manifest in &stage.applied {
+            let (changes, diagnostics) = manifest.changes();
+            self.apply(&changes);
+            said.extend(diagnostics.iter().map(ToString::to_string));
+        }
+        said
+    }
+
+    /// Every opinion on a probe that differs from what is expected, by the name of its holder.
+    fn dissenters(&self, Expectation { probe, verdict, .. }: &Expectation) -> Vec<&'static str> {
+        let (judged, world) = (probe.judged, self.cluster.world());
+        let flow = world.flow(judged.source, judged.destination, judged.traffic);
+        // What a node sends to its own pods is not forwarded and meets no ruleset.
+        let exempt = probe.is_from_own_node();
+        let compiled = self.cluster.compiled();
+        let opinions = [
+            ("evaluate", evaluate(world, &flow).is_allowed()),
+            (
+                "compiled for the cluster",
+                exempt || compiled.allows(judged.source, judged.destination, judged.traffic),
+            ),
+            ("compiled for the nodes", exempt || self.nodes_allow(probe)),
+        ];
+        let expected = *verdict == Verdict::Allowed;
+        let differ = opinions.into_iter().filter(|(_, allowed)| *allowed != expected);
+        differ.map(|(name, _)| name).collect()
+    }
+
+    /// Whether the node of each side lets the probe pass.
+    fn nodes_allow(&self, probe: &Probe) -> bool {
+        let judged = probe.judged;
+        let admits = |node: Option<&String>, direction, subject, peer| {
+            node.is_none_or(|node| {
+                let compiled = self.nodes[node].compiled();
+                compiled.admits(direction, subject, peer, judged.traffic)
+            })
+        };
+        judged.source == judged.destination
+            || admits(
+                probe.source.node.as_ref(),
+                Direction::Egress,
+                judged.source,
+                judged.destination,
+            ) && admits(
+                probe.destination.node.as_ref(),
+                Direction::Ingress,
+                judged.destination,
+                judged.source,
+            )
+    }
+}
+
+#[derive(Default)]
+struct Summary {
+    steps: usize,
+    verdicts: usize,
+    denied: usize,
+    failures: String,
+}
+
+impl Summary {
+    fn fail(&mut self, case: &Case, families: Families, stage: &Stage, what: &str) {
+        let _ = writeln!(self.failures, "{} step {} {families:?}: {what}", case.name, stage.number);
+    }
+
+    fn check(&mut self, case: &Case, families: Families, world: &World) {
+        let mut engines = Engines::new(world);
+        for stage in case.run(world.clone()).unwrap() {
+            self.steps += 1;
+            let said = engines.advance(&stage);
+            self.check_diagnostics(case, families, &stage, &said);
+            for expectation in &stage.expectations {
+                self.verdicts += 1;
+                self.denied += usize::from(expectation.verdict == Verdict::Denied);
+                let differ = engines.dissenters(expectation);
+                if !differ.is_empty() {
+                    let Expectation { probe, verdict, line } = expectation;
+                    let stated = line.map_or("the default".to_owned(), |n| format!("line {n}"));
+                    let differ = differ.join(" and ");
+                    let what = format!("{probe}: {stated} states {verdict:?}, {differ} differ");
+                    self.fail(case, families, &stage, &what);
+                }
+            }
+        }
+    }
+
+    fn check_diagnostics(
+        &mut self,
+        case: &Case,
+        families: Families,
+        stage: &Stage,
+        said: &[String],
+    ) {
+        for wanted in &stage.diagnostics {
+            if !said.iter().any(|text| text.contains(wanted.as_str())) {
+                let what = format!("no diagnostic holds {wanted:?}: {said:#?}");
+                self.fail(case, families, stage, &what);
+            }
+        }
+        if stage.diagnostics.is_empty() && !said.is_empty() {
+            self.fail(case, families, stage, &format!("unexpected diagnostics: {said:#?}"));
+        }
+    }
+}
+
+#[test]
+fn the_engine_agrees_with_every_expectation() {
+    let cases = Case::load_all().unwrap();
+    let mut summary = Summary::default();
+    for families in Families::ALL {
+        let world = World::load(families).unwrap();
+        for case in cases.iter().filter(|case| case.is_about(families)) {
+            summary.check(case, families, &world);
+        }
+    }
+    let Summary { steps, verdicts, denied, failures } = summary;
+    println!("{} cases: {steps} steps, {verdicts} verdicts, {denied} denied", cases.len());
+    assert!(failures.is_empty(), "{} disagreements:\n{failures}", failures.lines().count());
+    assert!(cases.len() >= 70, "only {} cases", cases.len());
+}
