@@ -8,17 +8,10 @@ use policy_engine::compiled::{Compiled, Update};
 use super::applied::{Applied, AppliedSet, Elements, HookPlaces, Table};
 use super::desired::{Chains, Desired, Hook};
 use super::name;
-use super::plan::{Eviction, HookChange, MemberChange, NewSet, Plan, Swap, TableChange};
+use super::plan::{
+    Eviction, HookChange, MemberChange, MovedHooks, NewSet, Plan, Swap, TableChange,
+};
 use super::set::{DesiredSet, Element, Kind, Source};
-
-/// Whether a hook goes back to the first place when others put rules in front of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MovedHooks {
-    /// Yes.
-    Repair,
-    /// No: somebody else wants to be first as well, and it would never end.
-    Leave,
-}
 
 /// What a diff is made with, beside what is and what ought to be.
 #[derive(Clone, Copy, Debug)]

@@ -5,9 +5,9 @@
 //! | [`options`], [`name`], [`variant`] | what a user chooses; what is ours; which iptables |
 //! | [`desired`], `tree`, `ruleset`, `rule`, [`set`] | chains and sets as they ought to be |
 //! | [`applied`] | chains and sets as they are, parsed |
-//! | [`diff`], [`plan`], [`render`] | the difference: found, as values, as text for the tools |
+//! | [`diff`](mod@diff), [`plan`], [`render`](mod@render) | the difference: found, as values, as text for the tools |
 //! | [`drift`] | the difference for people |
-//! | [`preflight`] | what a node needs |
+//! | [`preflight`](mod@preflight) | what a node needs |
 //! | [`apply`] | the only place that touches the kernel |
 //!
 //! Invariants: nothing of other software is read as ours, rewritten or reordered; a set is
@@ -39,10 +39,10 @@ use policy_engine::compiled::{Compiled, Update};
 use self::applied::Applied;
 use self::apply::{Error, Kernel, probe};
 use self::desired::{Chains, Desired};
-use self::diff::{MovedHooks, Terms};
+use self::diff::Terms;
 use self::drift::Drift;
 pub use self::options::{AcceptAction, DenyAction, IptablesVariant, Options};
-use self::plan::Plan;
+use self::plan::{MovedHooks, Plan};
 use self::preflight::Finding;
 use self::render::render;
 use self::variant::Variant;
@@ -81,6 +81,9 @@ pub struct ApplyReport {
     pub members_changed: usize,
     /// Sets that nothing of ours uses and that cannot go yet. Each apply tries again.
     pub sets_in_use: usize,
+    /// Whether it could not be seen to that the other variant of iptables holds nothing of ours.
+    /// Each apply that may change chains tries again.
+    pub other_variant_unclean: bool,
     /// How long it took to read back what is applied; zero when it was known.
     pub read_back: Duration,
     /// How long all of it took.
@@ -162,15 +165,24 @@ impl Dataplane {
         let desired = Desired::new(compiled, &self.options, &self.families);
         let (plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
         let sets_in_use = execute(self.kernel, &plan, &mut after)?;
-        if !self.other_variant_clean {
-            let other = Kernel { variant: self.kernel.variant.other(), ..self.kernel };
-            clean_tables(other)?;
-            self.other_variant_clean = true;
-        }
         self.applied = Some(after);
+        let other_variant_unclean = self.clean_other_variant();
         self.check_families(compiled)?;
         let total = start.elapsed();
-        Ok(ApplyReport { sets_in_use, read_back, total, ..count(&plan) })
+        let report = count(&plan);
+        Ok(ApplyReport { sets_in_use, other_variant_unclean, read_back, total, ..report })
+    }
+
+    /// Removes what is left in the variant that is not in use, once the other is in force.
+    fn clean_other_variant(&mut self) -> bool {
+        if !self.other_variant_clean {
+            let other = Kernel { variant: self.kernel.variant.other(), ..self.kernel };
+            match clean_tables(other) {
+                Ok(_) => self.other_variant_clean = true,
+                Err(error) => tracing::warn!(%error, "cannot clean the other iptables variant"),
+            }
+        }
+        !self.other_variant_clean
     }
 
     /// The short way when no chain can have changed: costs what the change costs.

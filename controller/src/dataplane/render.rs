@@ -203,3 +203,44 @@ fn append(script: &mut String, chains: &Chains) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::dataplane::set::Kind;
+
+    fn adding(count: usize) -> Vec<Step> {
+        let address = |number: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0001 + number));
+        let elements = (0..).map(address).map(Element::Address).take(count).collect();
+        let change = MemberChange { kind: Kind::Address, elements };
+        let add = BTreeMap::from([("SET".to_owned(), change)]);
+        render(&Plan { add, ..Plan::default() })
+    }
+
+    #[test]
+    fn few_members_go_one_by_one_and_many_as_one_script() {
+        let few = adding(NETLINK_MEMBERS_MAX);
+        assert!(matches!(few.as_slice(), [Step::Members { .. }]), "{few:?}");
+        let many = adding(NETLINK_MEMBERS_MAX + 1);
+        let [Step::Sets(script)] = many.as_slice() else { panic!("{many:?}") };
+        assert_eq!(script.lines().count(), NETLINK_MEMBERS_MAX + 1);
+        assert!(script.starts_with("add SET 10.0.0.1\nadd SET 10.0.0.2\n"), "{script}");
+    }
+
+    #[test]
+    fn an_old_hook_goes_in_the_transaction_that_brings_the_new_one() {
+        use crate::dataplane::desired::Hook;
+        use crate::dataplane::plan::HookChange;
+        let hooks = BTreeMap::from([(Hook::Forward, HookChange { remove: 2, insert: true })]);
+        let delete = std::collections::BTreeSet::from(["PORTCULLIS-Told".to_owned()]);
+        let change = TableChange { hooks, delete, write: Chains::new() };
+        assert_eq!(
+            table(&change),
+            "*filter\n:PORTCULLIS-Told - [0:0]\n-D FORWARD -j PORTCULLIS-FORWARD\n\
+             -D FORWARD -j PORTCULLIS-FORWARD\n-I FORWARD 1 -j PORTCULLIS-FORWARD\n\
+             -X PORTCULLIS-Told\nCOMMIT\n"
+        );
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{AllowRule, TrafficMatch, Update};
@@ -66,7 +66,7 @@ impl Lab {
         let target = SocketAddr::new(address, port);
         // Bound to any address: a fresh address of the pod may not be usable yet.
         let any: IpAddr = if address.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
-        let _listener = to.enter(|| TcpListener::bind(SocketAddr::new(any, port)).unwrap());
+        let _listener = to.enter(|| listen(SocketAddr::new(any, port)));
         from.enter(|| TcpStream::connect_timeout(&target, TIME_OUT).is_ok())
     }
 
@@ -265,6 +265,19 @@ fn a_syn_from_the_port_of_a_reset_connection_is_judged() {
         lab.node.sh(&format!("{} -D PORTCULLIS-FORWARD 1", command(variant, family)));
         assert!(lab.a.enter(|| connect(from, to)).is_ok(), "this test shows nothing");
     });
+}
+
+/// Listens. A child of another test, just forked, can hold on to the last listener for a moment.
+fn listen(address: SocketAddr) -> TcpListener {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::yield_now();
+            }
+            outcome => return outcome.unwrap(),
+        }
+    }
 }
 
 /// Connects from a given port.

@@ -1,6 +1,7 @@
 //! Finds out what a node has: variants, families, and what preflight asks for.
 
 use std::fs;
+use std::io::ErrorKind;
 
 use iptables::IPTables;
 use policy_engine::cidr::Family;
@@ -35,10 +36,17 @@ pub(in crate::dataplane) fn choose_variant(lock_wait_seconds: u32) -> Result<Var
         }
         Ok::<_, Error>(Some(evidence))
     };
-    let (legacy, nft) = (evidence(Variant::Legacy)?, evidence(Variant::Nft)?);
     let any = Kernel { variant: Variant::Nft, lock_wait_seconds };
     let default = any.run("iptables", &["--version"], "").ok();
-    choose(legacy, nft, default.as_deref().map(Variant::of_version)).ok_or(Error::NoIptables)
+    let default = default.as_deref().map(Variant::of_version);
+    match (evidence(Variant::Legacy), evidence(Variant::Nft)) {
+        (Ok(legacy), Ok(nft)) => choose(legacy, nft, default).ok_or(Error::NoIptables),
+        // The nft tool can have put rules into one that iptables-save cannot show. Where
+        // Kubernetes is, the other one does not matter.
+        (Ok(Some(legacy)), Err(_)) if legacy.kube_chains > 0 => Ok(Variant::Legacy),
+        (Err(_), Ok(Some(nft))) if nft.kube_chains > 0 => Ok(Variant::Nft),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
 }
 
 /// Whether the kernel has IPv6.
@@ -49,7 +57,9 @@ pub(in crate::dataplane) fn has_ipv6() -> bool {
 impl Kernel {
     /// Whether the variant's command for `family` is there.
     pub(in crate::dataplane) fn installed(self, family: Family) -> bool {
-        self.run(self.variant.command(family), &["--version"], "").is_ok()
+        // Any other failure shows again when the command is used: loudly then.
+        let missing = |error: &Error| matches!(error, Error::Start { source, .. } if source.kind() == ErrorKind::NotFound);
+        !self.run(self.variant.command(family), &["--version"], "").is_err_and(|e| missing(&e))
     }
 
     /// Whether the variant's filter table can have rules. To ask iptables-legacy would load
