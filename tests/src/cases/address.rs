@@ -103,10 +103,15 @@ impl Book {
         Ok(families.each().iter().map(|family| self::pod(number, host, *family)).collect())
     }
 
-    /// The addresses of a new service.
-    pub(super) fn service(&mut self, families: Families) -> Vec<IpAddr> {
+    /// The addresses of a service: new ones, unless it has some already.
+    pub(super) fn service(&mut self, name: &str, families: Families) -> Vec<IpAddr> {
+        if let Some(known) = self.names.get(name) {
+            return known.clone();
+        }
         let host = self.take("services");
-        families.each().iter().map(|family| service(host, *family)).collect()
+        let addresses: Vec<_> = families.each().iter().map(|f| service(host, *f)).collect();
+        self.learn(name, addresses.clone());
+        addresses
     }
 
     /// A pod of this name that comes later gets new addresses.
@@ -192,7 +197,9 @@ fn is_per_family(item: &Value) -> bool {
     let holds = |value: &Value| value.to_string().contains("${");
     match item {
         Value::String(_) => holds(item),
-        Value::Object(fields) => ["ipBlock", "ip"].iter().filter_map(|key| fields.get(*key)).any(holds),
+        Value::Object(fields) => {
+            ["ipBlock", "ip"].iter().filter_map(|key| fields.get(*key)).any(holds)
+        }
         _ => false,
     }
 }

@@ -13,10 +13,8 @@ impl Manifest {
     /// nothing to policies.
     #[must_use]
     pub fn changes(&self) -> (Vec<Change>, Vec<Diagnostic>) {
-        let read = portcullis_crds::manifest::Manifest::parse(
-            &self.object.to_string(),
-            &self.text(),
-        );
+        let read =
+            portcullis_crds::manifest::Manifest::parse(&self.object.to_string(), &self.text());
         let (mut changes, mut diagnostics) = (Vec::new(), read.diagnostics);
         for document in &read.documents {
             let (converted, found) = convert::document(document);

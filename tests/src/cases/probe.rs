@@ -92,7 +92,7 @@ pub enum Via {
 pub enum Port {
     /// A protocol with ports.
     Number(Protocol, u16),
-    /// An ICMP or ICMPv6 echo.
+    /// An echo request of the family.
     Icmp,
 }
 
