@@ -1,1 +1,4 @@
-//! controller
+//! The node agent.
+
+pub mod dataplane;
+pub mod watch;

@@ -2,8 +2,10 @@
 //!
 //! [`cases`] reads policies with their stated reachability from `tests/cases`;
 //! [`lab`] builds nodes and pods as network namespaces and probes them with real packets;
-//! [`interpreter`] reads `iptables-save` and `ipset save` text and judges packets by it.
+//! [`interpreter`] reads `iptables-save` and `ipset save` text and judges packets by it;
+//! [`worlds`] makes random objects for property tests.
 
 pub mod cases;
 pub mod interpreter;
 pub mod lab;
+pub mod worlds;

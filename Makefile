@@ -1,0 +1,45 @@
+# Everything a contributor or CI runs. `make help` lists it.
+SHELL := bash
+CARGO ?= cargo
+# The lab needs root: it makes network namespaces.
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E env "PATH=$$PATH")
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## Install what build, lab and tests need
+	@tests/setup.sh
+
+.PHONY: build
+build: setup ## Build the agent
+	$(CARGO) build --release --package portcullis-controller
+
+.PHONY: demo
+demo: setup ## Show packets obeying policies: three nodes, twelve pods, real connections
+	$(CARGO) build --quiet --package portcullis-controller --package portcullis-tests --bins
+	@$(SUDO) target/debug/demo
+
+.PHONY: test
+test: ## Run every check and test, as CI does
+	@tests/setup.sh --deny
+	@tests/run.sh
+
+.PHONY: lint
+lint: setup ## Formatting, clippy, rustdoc, licences
+	@tests/run.sh lint
+
+.PHONY: bench
+bench: setup ## Measure: engine, dataplane and packets
+	$(CARGO) bench --package portcullis-tests
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: clean
+clean: ## Remove what builds left
+	$(CARGO) clean

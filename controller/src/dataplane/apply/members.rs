@@ -1,0 +1,53 @@
+//! Sets over netlink, with libipset: members, and the end of a set.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ipset::Session;
+use ipset::types::HashIp;
+
+use super::Error;
+use crate::dataplane::render::Joins;
+
+/// libipset keeps its list of set types in a global without a lock.
+static LIBIPSET: Mutex<()> = Mutex::new(());
+
+fn lock() -> MutexGuard<'static, ()> {
+    LIBIPSET.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Adds or removes `addresses`; one that is there, or gone, already is fine.
+///
+/// # Errors
+/// When the kernel refuses one. Those before it are done.
+pub(super) fn change(set: &str, joins: Joins, addresses: &[IpAddr]) -> Result<(), Error> {
+    let _lock = lock();
+    let mut session = Session::<HashIp>::new(set.to_owned());
+    for address in addresses {
+        let outcome = match joins {
+            Joins::Add => session.add(*address, &[]),
+            Joins::Remove => session.del(*address),
+        };
+        outcome.map_err(|error| Error::Member {
+            set: set.to_owned(),
+            address: *address,
+            message: error.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
+/// Destroys `set`; gives whether it is gone.
+///
+/// It can be in use for a while after its last rule went: `nf_tables` lets go of rules later.
+pub(super) fn destroy(set: &str) -> bool {
+    let _lock = lock();
+    match Session::<HashIp>::new(set.to_owned()).destroy() {
+        Ok(_) => true,
+        Err(error) => {
+            let message = error.to_string();
+            tracing::debug!(set, message, "a set stays for now");
+            message.contains("does not exist")
+        }
+    }
+}

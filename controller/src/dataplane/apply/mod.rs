@@ -1,0 +1,131 @@
+//! The only place that touches the kernel: spawns the tools and talks netlink.
+
+mod members;
+pub(super) mod probe;
+mod process;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use policy_engine::cidr::Family;
+
+use super::applied::{Applied, ParseError, Table, parse_sets};
+use super::render::Step;
+use super::variant::Variant;
+
+/// How long a tool may take beyond its wait for the lock.
+const TOOL_LIMIT: Duration = Duration::from_mins(1);
+
+/// A tool or the kernel did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The tool is not there, or cannot be started.
+    #[error("failed to start `{command}`; install iptables and ipset")]
+    Start {
+        /// What was run.
+        command: String,
+        /// Why it did not start.
+        #[source]
+        source: io::Error,
+    },
+    /// The tool said no.
+    #[error("`{command}` failed ({status}): {stderr}")]
+    Failed {
+        /// What was run.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        stderr: String,
+    },
+    /// The tool did not end.
+    #[error(
+        "`{command}` did not end within {seconds} s and was killed; who holds the xtables lock?"
+    )]
+    TimedOut {
+        /// What was run.
+        command: String,
+        /// How long it had.
+        seconds: u64,
+    },
+    /// The kernel refused a member.
+    #[error("failed to change {address} in set {set}: {message}")]
+    Member {
+        /// The set.
+        set: String,
+        /// The member.
+        address: IpAddr,
+        /// What libipset said.
+        message: String,
+    },
+    /// What was read back makes no sense.
+    #[error("failed to read back what is applied")]
+    ReadBack(#[from] ParseError),
+    /// Pods have addresses of a family that cannot be enforced.
+    #[error("{count} IPv6 addresses of pods are not enforced: {command} is not there; install it")]
+    Unenforced {
+        /// How many addresses.
+        count: usize,
+        /// What is missing.
+        command: &'static str,
+    },
+    /// Neither variant of iptables is installed.
+    #[error("found no iptables; install it (iptables-nft or iptables-legacy)")]
+    NoIptables,
+}
+
+/// The tools of one variant.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernel {
+    pub variant: Variant,
+    pub lock_wait_seconds: u32,
+}
+
+impl Kernel {
+    /// Reads what is applied of ours.
+    pub(super) fn read(self, families: &[Family]) -> Result<Applied, Error> {
+        let mut tables = BTreeMap::new();
+        for family in families {
+            tables.insert(*family, self.read_table(*family)?);
+        }
+        let names = self.run("ipset", &["list", "-name"], "")?;
+        let sets = parse_sets(&self.run("ipset", &["save"], "")?, &names)?;
+        Ok(Applied { tables, sets })
+    }
+
+    pub(super) fn read_table(self, family: Family) -> Result<Table, Error> {
+        let save = format!("{}-save", self.variant.command(family));
+        Ok(Table::parse(&self.run(&save, &["-t", "filter"], "")?)?)
+    }
+
+    /// Does one step. Gives the sets that could not go because they are in use.
+    pub(super) fn step(self, step: &Step) -> Result<BTreeSet<String>, Error> {
+        match step {
+            Step::Sets(script) => {
+                self.run("ipset", &["-exist", "restore"], script)?;
+            }
+            Step::Members { set, change, addresses } => members::change(set, *change, addresses)?,
+            Step::Table(family, script) => {
+                let restore = format!("{}-restore", self.variant.command(*family));
+                let wait = self.lock_wait_seconds.to_string();
+                self.run(&restore, &["--noflush", "-w", &wait], script)?;
+            }
+            Step::Destroy(sets) => {
+                let stays = |set: &&String| !members::destroy(set);
+                return Ok(sets.iter().filter(stays).cloned().collect());
+            }
+            Step::Clear(set) => {
+                self.run("ipset", &["destroy", set], "")?;
+            }
+        }
+        Ok(BTreeSet::new())
+    }
+
+    fn run(self, program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
+        let wait = Duration::from_secs(self.lock_wait_seconds.into());
+        process::run(program, arguments, input, wait + TOOL_LIMIT)
+    }
+}

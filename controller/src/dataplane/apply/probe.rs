@@ -1,0 +1,153 @@
+//! Finds out what a node has: variants, families, and what preflight asks for.
+
+use std::fs;
+
+use iptables::IPTables;
+use policy_engine::cidr::Family;
+
+use super::{Error, Kernel};
+use crate::dataplane::name;
+use crate::dataplane::preflight::{BridgeNetfilter, Facts, FamilyFacts};
+use crate::dataplane::set::family_name;
+use crate::dataplane::variant::{Evidence, Variant, choose};
+
+/// A set and a chain that live for the time of a probe.
+const PROBE: &str = "PORTCULLIS-PROBE";
+
+/// Of the thread, not the process: tests run threads in network namespaces of their own.
+const PROC_NET: &str = "/proc/thread-self/net";
+
+/// The variant to use on this node.
+pub(in crate::dataplane) fn choose_variant(lock_wait_seconds: u32) -> Result<Variant, Error> {
+    let evidence = |variant| {
+        let kernel = Kernel { variant, lock_wait_seconds };
+        if !kernel.installed(Family::V4) {
+            return Ok(None);
+        }
+        let mut evidence = Evidence::default();
+        for family in [Family::V4, Family::V6] {
+            if kernel.may_have_rules(family) && kernel.installed(family) {
+                let save = format!("{}-save", variant.command(family));
+                let found = Evidence::count(&kernel.run(&save, &[], "")?);
+                evidence.kube_chains += found.kube_chains;
+                evidence.rules += found.rules;
+            }
+        }
+        Ok::<_, Error>(Some(evidence))
+    };
+    let (legacy, nft) = (evidence(Variant::Legacy)?, evidence(Variant::Nft)?);
+    let any = Kernel { variant: Variant::Nft, lock_wait_seconds };
+    let default = any.run("iptables", &["--version"], "").ok();
+    choose(legacy, nft, default.as_deref().map(Variant::of_version)).ok_or(Error::NoIptables)
+}
+
+/// Whether the kernel has IPv6.
+pub(in crate::dataplane) fn has_ipv6() -> bool {
+    fs::exists(format!("{PROC_NET}/if_inet6")).unwrap_or(true)
+}
+
+impl Kernel {
+    /// Whether the variant's command for `family` is there.
+    pub(in crate::dataplane) fn installed(self, family: Family) -> bool {
+        self.run(self.variant.command(family), &["--version"], "").is_ok()
+    }
+
+    /// Whether the variant's filter table can have rules. To ask iptables-legacy would load
+    /// its modules, and make tables, on nodes that do not use them.
+    pub(in crate::dataplane) fn may_have_rules(self, family: Family) -> bool {
+        let names = match (self.variant, family) {
+            (Variant::Nft, _) => return true,
+            (Variant::Legacy, Family::V4) => "ip_tables_names",
+            (Variant::Legacy, Family::V6) => "ip6_tables_names",
+        };
+        fs::read_to_string(format!("{PROC_NET}/{names}")).is_ok_and(|names| !names.is_empty())
+    }
+}
+
+/// Everything that preflight asks for. Sets bridge-nf-call-* where there is a bridge.
+pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u32) -> Facts {
+    let kernel = |variant| Kernel { variant, lock_wait_seconds: lock_wait };
+    let version = |tool: &str| {
+        let version = kernel(Variant::Nft).run(tool, &["--version"], "");
+        let line = version.map(|text| text.lines().next().unwrap_or_default().to_owned());
+        (tool.to_owned(), line.map_err(|error| error.to_string()))
+    };
+    let families = [Family::V4, Family::V6];
+    let commands = Variant::BOTH.into_iter().flat_map(|v| families.map(|f| v.command(f)));
+    let bridges = bridges(kernel(Variant::Nft));
+    let variant = variant.ok();
+    let family_facts = |family: Family| FamilyFacts {
+        family,
+        forwarding: forwarding(family),
+        bridge_netfilter: bridge_netfilter(family, !bridges.is_empty()),
+        rules_work: variant.map_or(Ok(()), |variant| try_rules(kernel(variant), family)),
+    };
+    let families = families.into_iter().filter(|f| *f == Family::V4 || has_ipv6());
+    Facts {
+        tools: commands.chain(["ipset"]).map(version).collect(),
+        variant,
+        families: families.map(family_facts).collect(),
+        // Looked for last: the rules above have loaded it where it is a module.
+        conntrack: fs::exists("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or(false),
+        bridges,
+    }
+}
+
+fn bridges(kernel: Kernel) -> Vec<String> {
+    let links = kernel.run("ip", &["-o", "link", "show", "type", "bridge"], "");
+    let name = |line: &str| line.split(": ").nth(1).map(str::to_owned);
+    links.map(|links| links.lines().filter_map(name).collect()).unwrap_or_default()
+}
+
+fn forwarding(family: Family) -> bool {
+    let file = match family {
+        Family::V4 => "/proc/sys/net/ipv4/ip_forward",
+        Family::V6 => "/proc/sys/net/ipv6/conf/all/forwarding",
+    };
+    fs::read_to_string(file).is_ok_and(|value| value.trim() != "0")
+}
+
+fn bridge_netfilter(family: Family, turn_on: bool) -> BridgeNetfilter {
+    let file = match family {
+        Family::V4 => "/proc/sys/net/bridge/bridge-nf-call-iptables",
+        Family::V6 => "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
+    };
+    match fs::read_to_string(file) {
+        Err(_) => BridgeNetfilter::NotLoaded,
+        Ok(value) if value.trim() != "0" => BridgeNetfilter::On,
+        Ok(_) if !turn_on => BridgeNetfilter::Off("no bridge needs it".to_owned()),
+        Ok(_) => match fs::write(file, "1") {
+            Ok(()) => BridgeNetfilter::TurnedOn,
+            Err(error) => BridgeNetfilter::Off(error.to_string()),
+        },
+    }
+}
+
+/// Whether the kernel takes the matches that our rules have: in a chain that nothing jumps to.
+fn try_rules(kernel: Kernel, family: Family) -> Result<(), String> {
+    let create = ["-exist", "create", PROBE, "hash:ip", "family", family_name(family)];
+    kernel.run("ipset", &create, "").map_err(|error| error.to_string())?;
+    let wait = kernel.lock_wait_seconds;
+    // `has_wait` would wait for the lock without a limit.
+    let cmd = kernel.variant.command(family);
+    let tables = IPTables { cmd, has_check: true, has_wait: false, is_numeric: true };
+    let rules = [
+        format!("-A {PROBE} -m set --match-set {PROBE} src -j RETURN"),
+        format!("-A {PROBE} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"),
+        format!("-A {PROBE} -p tcp -m multiport --dports 1,2:3 -j RETURN"),
+    ];
+    let execute = |command: &str| match tables.execute("filter", &format!("-w {wait} {command}")) {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let added = execute(&format!("-N {PROBE}"))
+        .and_then(|()| rules.iter().try_for_each(|rule| execute(rule)));
+    for command in ["-F", "-X"] {
+        // Left over, they are ours by name: the next apply removes them.
+        let _ = execute(&format!("{command} {PROBE}"));
+    }
+    debug_assert!(name::is_ours(PROBE));
+    let _ = kernel.run("ipset", &["destroy", PROBE], "");
+    added
+}

@@ -1,0 +1,195 @@
+//! What a node needs before policies can be enforced on it. Pure: judges facts.
+
+use std::fmt;
+
+use policy_engine::cidr::Family;
+
+use super::variant::Variant;
+
+/// Something about the node that a user should know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What was found.
+    pub what: String,
+    /// What to do about it; empty when nothing.
+    pub what_to_do: String,
+}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Severity {
+    /// Good to know.
+    Info,
+    /// Some policies may not be enforced, or soon not.
+    Warning,
+    /// Policies are not enforced.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.severity, self.what)?;
+        if self.what_to_do.is_empty() { Ok(()) } else { write!(formatter, "; {}", self.what_to_do) }
+    }
+}
+
+/// What was found out about a node.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Facts {
+    /// Tools with their versions, or why they did not say.
+    pub tools: Vec<(String, Result<String, String>)>,
+    /// The variant in use, once there is one.
+    pub variant: Option<Variant>,
+    /// By family.
+    pub families: Vec<FamilyFacts>,
+    /// Bridges in the node's network namespace.
+    pub bridges: Vec<String>,
+    /// Whether the kernel tracks connections.
+    pub conntrack: bool,
+}
+
+/// What was found out about one family.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FamilyFacts {
+    /// Which one.
+    pub family: Family,
+    /// Whether the kernel forwards its packets.
+    pub forwarding: bool,
+    /// Whether its packets on a bridge pass iptables.
+    pub bridge_netfilter: BridgeNetfilter,
+    /// Whether a rule of each sort that we need was accepted, or what was said instead.
+    pub rules_work: Result<(), String>,
+}
+
+/// Whether packets on a bridge pass iptables.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BridgeNetfilter {
+    /// They do.
+    On,
+    /// They did not; they do now.
+    TurnedOn,
+    /// They do not, and this is why it could not be turned on.
+    Off(String),
+    /// The module is not loaded.
+    NotLoaded,
+}
+
+/// What the facts mean.
+#[must_use]
+pub fn judge(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (tool, version) in &facts.tools {
+        findings.push(match version {
+            Ok(version) => finding(Severity::Info, version, ""),
+            // One variant is enough; that none is there shows below.
+            Err(why) if tool.contains("tables") => finding(Severity::Info, why, ""),
+            Err(why) => finding(Severity::Error, why, &format!("install {tool}")),
+        });
+    }
+    match facts.variant {
+        Some(variant) => {
+            let what = format!("rules go to {}", variant.command(Family::V4));
+            findings.push(finding(Severity::Info, &what, ""));
+        }
+        None => findings.push(finding(Severity::Error, "no iptables", "install iptables")),
+    }
+    if !facts.conntrack {
+        let what = "the kernel does not track connections";
+        findings.push(finding(Severity::Error, what, "load nf_conntrack"));
+    }
+    for family in &facts.families {
+        judge_family(&mut findings, family, &facts.bridges);
+    }
+    findings
+}
+
+fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts, bridges: &[String]) {
+    let (name, switch) = match facts.family {
+        Family::V4 => ("IPv4", "bridge-nf-call-iptables"),
+        Family::V6 => ("IPv6", "bridge-nf-call-ip6tables"),
+    };
+    if let Err(why) = &facts.rules_work {
+        let what = format!("{name} rules of ours are refused: {why}");
+        let what_to_do = "load xt_set, xt_conntrack, xt_multiport and ip_set_hash_ip";
+        findings.push(finding(Severity::Error, &what, what_to_do));
+    }
+    if !facts.forwarding {
+        let what = format!("{name} forwarding is off: this node routes for no pod");
+        findings.push(finding(Severity::Info, &what, ""));
+    }
+    if bridges.is_empty() {
+        return;
+    }
+    let bridges = bridges.join(", ");
+    let bypass = format!("{name} packets between pods on {bridges} pass no rule");
+    match &facts.bridge_netfilter {
+        BridgeNetfilter::On => {}
+        BridgeNetfilter::TurnedOn => {
+            let what = format!("{bypass}: set net.bridge.{switch}=1");
+            findings.push(finding(Severity::Warning, &what, "keep it so in /etc/sysctl.d"));
+        }
+        BridgeNetfilter::Off(why) => {
+            let what = format!("{bypass}: net.bridge.{switch} is 0 and could not be set: {why}");
+            let what_to_do = format!("sysctl -w net.bridge.{switch}=1");
+            findings.push(finding(Severity::Error, &what, &what_to_do));
+        }
+        BridgeNetfilter::NotLoaded => {
+            let what = format!("{bypass}: br_netfilter is not loaded");
+            findings.push(finding(Severity::Error, &what, "modprobe br_netfilter"));
+        }
+    }
+}
+
+fn finding(severity: Severity, what: &str, what_to_do: &str) -> Finding {
+    Finding { severity, what: what.to_owned(), what_to_do: what_to_do.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(bridge_netfilter: BridgeNetfilter, bridges: &[&str]) -> Facts {
+        let family = Family::V4;
+        let rules_work = Ok(());
+        Facts {
+            variant: Some(Variant::Nft),
+            families: vec![FamilyFacts { family, forwarding: true, bridge_netfilter, rules_work }],
+            bridges: bridges.iter().map(|&name| name.to_owned()).collect(),
+            conntrack: true,
+            ..Facts::default()
+        }
+    }
+
+    fn worst(facts: &Facts) -> Option<Severity> {
+        judge(facts).into_iter().map(|finding| finding.severity).max()
+    }
+
+    #[test]
+    fn bridged_packets_that_pass_no_rule_are_said_loudly() {
+        assert_eq!(worst(&facts(BridgeNetfilter::On, &["cni0"])), Some(Severity::Info));
+        assert_eq!(worst(&facts(BridgeNetfilter::TurnedOn, &["cni0"])), Some(Severity::Warning));
+        let off = BridgeNetfilter::Off("read-only".into());
+        assert_eq!(worst(&facts(off.clone(), &["cni0"])), Some(Severity::Error));
+        assert_eq!(worst(&facts(BridgeNetfilter::NotLoaded, &["cni0"])), Some(Severity::Error));
+        assert_eq!(worst(&facts(off, &[])), Some(Severity::Info), "no bridge");
+    }
+
+    #[test]
+    fn a_node_without_iptables_or_conntrack_enforces_nothing() {
+        let good = facts(BridgeNetfilter::On, &[]);
+        assert_eq!(worst(&Facts { variant: None, ..good.clone() }), Some(Severity::Error));
+        assert_eq!(worst(&Facts { conntrack: false, ..good }), Some(Severity::Error));
+    }
+}

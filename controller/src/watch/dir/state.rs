@@ -1,0 +1,326 @@
+//! What the files of a directory define: a synchronous core without a file system.
+//!
+//! ```text
+//! load | remove | unreadable ──► files ──flush──► real changes + what to tell of each file
+//! ```
+//!
+//! Rules:
+//! - Two files that define the same object: the last one in path order is in force, the other is
+//!   told, and takes over when the first one goes.
+//! - While a file cannot be read, or any document of it cannot be parsed or has no usable name,
+//!   the objects that the file defined before and does not show now stay in force.
+//! - A namespace that no file defines but an object lives in is assumed: it has the one label
+//!   that every namespace has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use policy_engine::labels::Str;
+use policy_engine::model::{Change, PodKey};
+use policy_engine::policy::PolicyKey;
+use portcullis_crds::convert::{self, Converted};
+use portcullis_crds::diagnostic::{Diagnostic, Origin, Severity};
+use portcullis_crds::manifest::Manifest;
+
+#[cfg(test)]
+mod tests;
+
+/// How many objects a message lists by name.
+const LISTED: usize = 5;
+
+/// The objects that a set of files defines.
+#[derive(Default, Debug)]
+pub struct DirState {
+    files: BTreeMap<PathBuf, File>,
+    /// Which files define an object; the last one is in force.
+    definers: BTreeMap<ObjectKey, BTreeSet<PathBuf>>,
+    /// What was last sent.
+    in_force: BTreeMap<ObjectKey, Change>,
+    /// How many objects in force live in a namespace.
+    inhabitants: BTreeMap<Str, usize>,
+    told: BTreeMap<PathBuf, Vec<Diagnostic>>,
+    touched: BTreeSet<ObjectKey>,
+    retell: BTreeSet<PathBuf>,
+}
+
+/// What changed since the last flush.
+#[derive(PartialEq, Eq, Default, Debug)]
+pub struct Batch {
+    /// The objects that are another than before: namespaces, nodes, policies, pods.
+    pub changes: Vec<Change>,
+    /// The files of which something else is to be told than before.
+    pub diagnostics: Vec<(Arc<str>, Vec<Diagnostic>)>,
+}
+
+#[derive(Default, Debug)]
+struct File {
+    objects: BTreeMap<ObjectKey, Defined>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+#[derive(Clone, Debug)]
+struct Defined {
+    change: Change,
+    origin: Origin,
+}
+
+/// The name of an object among all kinds.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum ObjectKey {
+    Namespace(Str),
+    Node(Str),
+    NetworkPolicy(PolicyKey),
+    Pod(PodKey),
+}
+
+impl DirState {
+    /// Takes `text` as what the file `path` holds now.
+    pub fn load(&mut self, path: &Path, text: &str) {
+        let name = path.to_string_lossy();
+        let manifest = Manifest::parse(&name, text);
+        let mut complete = manifest.is_whole();
+        let mut file = File { objects: BTreeMap::new(), diagnostics: manifest.diagnostics };
+        for document in &manifest.documents {
+            let (converted, diagnostics) = convert::document(document);
+            file.diagnostics.extend(diagnostics);
+            match converted {
+                Converted::Foreign { .. } => {}
+                Converted::Unusable => complete = false,
+                Converted::Object(change) => {
+                    file.define(Defined { change, origin: document.origin() });
+                }
+            }
+        }
+        if !complete {
+            file.keep_missing(self.files.get(path), &name);
+        }
+        self.replace(path, Some(file));
+    }
+
+    /// Takes note that `path` cannot be read: what it defined stays.
+    pub fn unreadable(&mut self, path: &Path, problem: &str) {
+        let name = path.to_string_lossy();
+        let mut file = File::default();
+        let message = format!("{problem}; nothing of it is read");
+        file.diagnostics.push(whole_file(&name, Severity::Error, message));
+        file.keep_missing(self.files.get(path), &name);
+        self.replace(path, Some(file));
+    }
+
+    /// Takes note that the file `path` is gone.
+    pub fn remove(&mut self, path: &Path) {
+        if self.files.contains_key(path) {
+            self.replace(path, None);
+        }
+    }
+
+    /// The files at or below `path` that are known.
+    #[must_use]
+    pub fn paths_below(&self, path: &Path) -> Vec<PathBuf> {
+        let from = self
+            .files
+            .range::<Path, _>((std::ops::Bound::Included(path), std::ops::Bound::Unbounded));
+        let below = from.map(|(file, _)| file).take_while(|file| file.starts_with(path));
+        below.cloned().collect()
+    }
+
+    /// What is other than at the last flush.
+    pub fn flush(&mut self) -> Batch {
+        let mut changes = BTreeMap::new();
+        // Objects first: whether a namespace is assumed depends on them.
+        for key in std::mem::take(&mut self.touched) {
+            if matches!(key, ObjectKey::Namespace(_)) {
+                self.touched.insert(key);
+            } else {
+                self.settle(&key, &mut changes);
+            }
+        }
+        for key in std::mem::take(&mut self.touched) {
+            self.settle(&key, &mut changes);
+        }
+        let retell = std::mem::take(&mut self.retell);
+        let diagnostics = retell.iter().filter_map(|path| self.retell(path)).collect();
+        Batch { changes: changes.into_values().collect(), diagnostics }
+    }
+
+    fn replace(&mut self, path: &Path, file: Option<File>) {
+        let before = match file {
+            Some(file) => self.files.insert(path.to_owned(), file),
+            None => self.files.remove(path),
+        };
+        self.retell.insert(path.to_owned());
+        for key in before.into_iter().flat_map(|file| file.objects.into_keys()) {
+            if let Some(definers) = self.definers.get_mut(&key) {
+                definers.remove(path);
+                self.retell.extend(definers.iter().cloned());
+                if definers.is_empty() {
+                    self.definers.remove(&key);
+                }
+            }
+            self.touched.insert(key);
+        }
+        for key in self.files.get(path).into_iter().flat_map(|file| file.objects.keys()) {
+            let definers = self.definers.entry(key.clone()).or_default();
+            definers.insert(path.to_owned());
+            self.retell.extend(definers.iter().cloned());
+            self.touched.insert(key.clone());
+        }
+    }
+
+    /// Brings `in_force` up to date for one object.
+    fn settle(&mut self, key: &ObjectKey, changes: &mut BTreeMap<ObjectKey, Change>) {
+        let now = self.defined(key).map(|defined| defined.change.clone()).or_else(|| {
+            let ObjectKey::Namespace(name) = key else { return None };
+            let inhabited = self.inhabitants.contains_key(name);
+            let namespace =
+                || Change::Namespace(name.clone(), Some(convert::assumed_namespace(name)));
+            inhabited.then(namespace)
+        });
+        if self.in_force.get(key) == now.as_ref() {
+            return;
+        }
+        let before = match now.clone() {
+            Some(change) => self.in_force.insert(key.clone(), change),
+            None => self.in_force.remove(key),
+        };
+        if let Some(namespace) = key.namespace() {
+            self.count(namespace, before.is_some(), now.is_some());
+        }
+        changes.insert(key.clone(), now.unwrap_or_else(|| key.gone()));
+    }
+
+    fn count(&mut self, namespace: &Str, before: bool, now: bool) {
+        let inhabitants = self.inhabitants.entry(namespace.clone()).or_default();
+        *inhabitants = (*inhabitants + usize::from(now)).saturating_sub(usize::from(before));
+        if *inhabitants == 0 {
+            self.inhabitants.remove(namespace);
+        }
+        self.touched.insert(ObjectKey::Namespace(namespace.clone()));
+    }
+
+    fn defined(&self, key: &ObjectKey) -> Option<&Defined> {
+        let path = self.definers.get(key)?.last()?;
+        self.files.get(path)?.objects.get(key)
+    }
+
+    /// What to tell of a file, if it is something else than before.
+    fn retell(&mut self, path: &Path) -> Option<(Arc<str>, Vec<Diagnostic>)> {
+        let diagnostics = self.diagnostics(path);
+        let before = if diagnostics.is_empty() {
+            self.told.remove(path)
+        } else {
+            self.told.insert(path.to_owned(), diagnostics.clone())
+        };
+        let is_news = before.unwrap_or_default() != diagnostics;
+        is_news.then(|| (path.to_string_lossy().into(), diagnostics))
+    }
+
+    fn diagnostics(&self, path: &Path) -> Vec<Diagnostic> {
+        let Some(file) = self.files.get(path) else { return Vec::new() };
+        let mut diagnostics = file.diagnostics.clone();
+        for (key, own) in &file.objects {
+            let Some(winner) = self.defined(key) else { continue };
+            if winner.origin == own.origin {
+                continue;
+            }
+            let same = winner.change == own.change;
+            let effect = if same { "is the same as" } else { "is replaced by" };
+            diagnostics.push(Diagnostic {
+                severity: if same { Severity::Warning } else { Severity::Error },
+                source: Some(own.origin.clone()),
+                object: key.to_string(),
+                field: String::new(),
+                message: format!(
+                    "this definition {effect} the one at {}, the last in path order; delete one",
+                    winner.origin
+                ),
+            });
+        }
+        diagnostics
+    }
+}
+
+impl File {
+    fn define(&mut self, defined: Defined) {
+        let key = ObjectKey::of(&defined.change);
+        let origin = defined.origin.clone();
+        if let Some(before) = self.objects.insert(key.clone(), defined) {
+            self.diagnostics.push(Diagnostic {
+                severity: Severity::Error,
+                source: Some(before.origin),
+                object: key.to_string(),
+                field: String::new(),
+                message: format!("this definition is replaced by the one at {origin}; delete one"),
+            });
+        }
+    }
+
+    /// Takes over the objects of the last good state that are not defined now.
+    fn keep_missing(&mut self, before: Option<&File>, name: &str) {
+        let mut kept = Vec::new();
+        for (key, defined) in before.into_iter().flat_map(|file| &file.objects) {
+            if !self.objects.contains_key(key) {
+                kept.push(key.to_string());
+                self.objects.insert(key.clone(), defined.clone());
+            }
+        }
+        if kept.is_empty() {
+            return;
+        }
+        let more = kept.len().saturating_sub(LISTED);
+        kept.truncate(LISTED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let message = format!(
+            "until the file can be read as a whole, what it last defined stays in force: {}{more}",
+            kept.join(", ")
+        );
+        self.diagnostics.push(whole_file(name, Severity::Warning, message));
+    }
+}
+
+fn whole_file(name: &str, severity: Severity, message: String) -> Diagnostic {
+    let source = Some(Origin { file: name.into(), line: 1, column: 1 });
+    Diagnostic { severity, source, object: String::new(), field: String::new(), message }
+}
+
+impl ObjectKey {
+    fn of(change: &Change) -> Self {
+        match change {
+            Change::Namespace(name, _) => Self::Namespace(name.clone()),
+            Change::Node(name, _) => Self::Node(name.clone()),
+            Change::NetworkPolicy(key, _) => Self::NetworkPolicy(key.clone()),
+            Change::Pod(key, _) => Self::Pod(key.clone()),
+        }
+    }
+
+    fn gone(&self) -> Change {
+        match self {
+            Self::Namespace(name) => Change::Namespace(name.clone(), None),
+            Self::Node(name) => Change::Node(name.clone(), None),
+            Self::NetworkPolicy(key) => Change::NetworkPolicy(key.clone(), None),
+            Self::Pod(key) => Change::Pod(key.clone(), None),
+        }
+    }
+
+    /// The namespace that the object lives in.
+    fn namespace(&self) -> Option<&Str> {
+        match self {
+            Self::Namespace(_) | Self::Node(_) => None,
+            Self::NetworkPolicy(key) => Some(&key.namespace),
+            Self::Pod(key) => Some(&key.namespace),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(name) => write!(formatter, "Namespace {name}"),
+            Self::Node(name) => write!(formatter, "Node {name}"),
+            Self::NetworkPolicy(key) => write!(formatter, "NetworkPolicy {key}"),
+            Self::Pod(key) => write!(formatter, "Pod {key}"),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The rules of the state, without a file system.
+
+use super::*;
+
+/// A policy in YAML whose one ingress rule admits `port`.
+fn policy(name: &str, port: u16) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: {name}, namespace: shop}}\nspec: {{ingress: [{{ports: [{{port: {port}}}]}}]}}\n"
+    )
+}
+
+const NAMESPACE: &str =
+    "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {a: b}}\n";
+
+/// A step, and what must come out of it.
+struct Step {
+    file: &'static str,
+    text: Option<String>,
+    changes: &'static [&'static str],
+    /// `file: how many diagnostics`, of the files of which something new is told.
+    told: &'static [(&'static str, usize)],
+}
+
+fn step(
+    file: &'static str,
+    text: impl Into<String>,
+    changes: &'static [&'static str],
+    told: &'static [(&'static str, usize)],
+) -> Step {
+    Step { file, text: Some(text.into()), changes, told }
+}
+
+fn remove(
+    file: &'static str,
+    changes: &'static [&'static str],
+    told: &'static [(&'static str, usize)],
+) -> Step {
+    Step { file, text: None, changes, told }
+}
+
+/// `+shop/a:80` for a policy that is in force, `-shop/a` for one that is gone.
+fn shown(change: &Change) -> String {
+    match change {
+        Change::NetworkPolicy(key, None) => format!("-{key}"),
+        Change::NetworkPolicy(key, Some(policy)) => {
+            let text = format!("{policy:?}");
+            let port = text.split("first: ").nth(1).and_then(|rest| rest.split(',').next());
+            format!("+{key}:{}", port.unwrap_or("none"))
+        }
+        Change::Namespace(name, None) => format!("-{name}"),
+        Change::Namespace(name, Some(namespace)) => {
+            format!("+{name}/{}", namespace.labels.iter().count())
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn check(steps: &[Step]) {
+    let mut state = DirState::default();
+    for (at, step) in steps.iter().enumerate() {
+        match &step.text {
+            Some(text) => state.load(Path::new(step.file), text),
+            None => state.remove(Path::new(step.file)),
+        }
+        let batch = state.flush();
+        let changes: Vec<_> = batch.changes.iter().map(shown).collect();
+        assert_eq!(changes, step.changes, "step {at}: {:#?}", batch.diagnostics);
+        let told: Vec<_> =
+            batch.diagnostics.iter().map(|(file, told)| (file.as_ref(), told.len())).collect();
+        assert_eq!(told, step.told, "step {at}: {:#?}", batch.diagnostics);
+        assert_eq!(state.flush(), Batch::default(), "step {at}: a second flush is empty");
+    }
+}
+
+#[test]
+fn only_what_changed_is_sent() {
+    let two = |port| policy("a", 80) + &policy("b", port);
+    check(&[
+        step("x", two(1), &["+shop/1", "+shop/a:80", "+shop/b:1"], &[]),
+        step("x", two(1), &[], &[]),
+        step("x", format!("# a comment\n{}", two(1)), &[], &[]),
+        step("x", two(2), &["+shop/b:2"], &[]),
+        step("x", policy("a", 80), &["-shop/b"], &[]),
+        remove("x", &["-shop", "-shop/a"], &[]),
+        remove("x", &[], &[]),
+    ]);
+}
+
+#[test]
+fn a_namespace_is_assumed_until_it_is_defined_and_while_it_is_inhabited() {
+    check(&[
+        step("x", policy("a", 80), &["+shop/1", "+shop/a:80"], &[]),
+        step("ns", NAMESPACE, &["+shop/2"], &[]),
+        remove("ns", &["+shop/1"], &[]),
+        step("ns", NAMESPACE, &["+shop/2"], &[]),
+        remove("x", &["-shop/a"], &[]),
+        remove("ns", &["-shop"], &[]),
+    ]);
+}
+
+#[test]
+fn of_two_files_the_last_in_path_order_wins_and_the_other_takes_over() {
+    check(&[
+        step("b", policy("a", 2), &["+shop/1", "+shop/a:2"], &[]),
+        step("a", policy("a", 1), &[], &[("a", 1)]),
+        step("c", policy("a", 3), &["+shop/a:3"], &[("a", 1), ("b", 1)]),
+        step("a", policy("a", 4), &[], &[]),
+        remove("c", &["+shop/a:2"], &[("a", 1), ("b", 0)]),
+        remove("b", &["+shop/a:4"], &[("a", 0)]),
+    ]);
+}
+
+#[test]
+fn an_object_that_is_defined_twice_in_a_file_is_its_last_definition() {
+    let text = policy("a", 1) + &policy("a", 2);
+    check(&[step("x", text, &["+shop/1", "+shop/a:2"], &[("x", 1)])]);
+}
+
+#[test]
+fn a_document_that_cannot_be_parsed_keeps_what_the_file_defined() {
+    let broken = "---\nb: [\n";
+    let nameless = "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n";
+    check(&[
+        step("x", policy("a", 1) + &policy("b", 1), &["+shop/1", "+shop/a:1", "+shop/b:1"], &[]),
+        step("x", policy("a", 2) + broken, &["+shop/a:2"], &[("x", 2)]),
+        step("x", policy("a", 2) + nameless, &[], &[("x", 2)]),
+        step("x", "{", &[], &[("x", 2)]),
+        step("x", policy("a", 2), &["-shop/b"], &[("x", 0)]),
+        step("x", "", &["-shop", "-shop/a"], &[]),
+        step("x", broken, &[], &[("x", 1)]),
+    ]);
+}
+
+#[test]
+fn an_unreadable_file_keeps_what_it_defined() {
+    let mut state = DirState::default();
+    state.load(Path::new("x"), &policy("a", 1));
+    assert_eq!(state.flush().changes.len(), 2);
+    state.unreadable(Path::new("x"), "it cannot be read");
+    let batch = state.flush();
+    assert_eq!((batch.changes.len(), batch.diagnostics.len()), (0, 1));
+    let told: Vec<_> = batch.diagnostics[0].1.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "x:1:1: error: it cannot be read; nothing of it is read",
+            "x:1:1: warning: until the file can be read as a whole, what it last defined stays in \
+             force: NetworkPolicy shop/a",
+        ]
+    );
+    state.load(Path::new("x"), &policy("a", 1));
+    let batch = state.flush();
+    assert_eq!((batch.changes.len(), batch.diagnostics), (0, vec![("x".into(), vec![])]));
+}
+
+#[test]
+fn a_rename_of_a_file_is_no_change() {
+    let mut state = DirState::default();
+    state.load(Path::new("x"), &policy("a", 1));
+    state.flush();
+    state.remove(Path::new("x"));
+    state.load(Path::new("y"), &policy("a", 1));
+    assert_eq!(state.flush(), Batch::default());
+}
+
+#[test]
+fn the_same_definition_twice_is_a_warning_that_names_both() {
+    let mut state = DirState::default();
+    state.load(Path::new("a"), &policy("a", 1));
+    state.load(Path::new("b"), &policy("a", 1));
+    let told: Vec<_> = state.flush().diagnostics.into_iter().flat_map(|(_, told)| told).collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        told[0].to_string(),
+        "a:2:1: warning: NetworkPolicy shop/a: this definition is the same as the one at b:2:1, \
+         the last in path order; delete one"
+    );
+}

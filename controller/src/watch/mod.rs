@@ -1,0 +1,89 @@
+//! Where the objects of a cluster come from.
+//!
+//! ```text
+//! directory ──► dir ──┐
+//!                     ├──► Event ──► bounded channel ──► the task that owns the engine
+//! (API server) ───────┘
+//! ```
+//!
+//! A source is something that sends [`Event`]s; what receives them does not know which source it
+//! has. Nothing here decides what a policy means: the `crds` crate does.
+
+pub mod dir;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use policy_engine::model::Change;
+use portcullis_crds::diagnostic::Diagnostic;
+use tokio::sync::mpsc;
+
+/// What a source has to say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// One batch of real changes, to be applied before the next flush: never empty. No state
+    /// between two changes of a batch was ever meant to be in force.
+    Changes(Vec<Change>),
+    /// The first complete view has been delivered. Sent once.
+    Synced,
+    /// What is wrong with one origin of objects (a file) now: replaces what was said of it before,
+    /// and none takes it back.
+    Diagnostics(Arc<str>, Vec<Diagnostic>),
+}
+
+/// A source, as the flag `--source` names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// `dir:PATH`: a directory of manifests.
+    Dir(PathBuf),
+}
+
+/// The text of a `--source` flag is not understood.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is no source; write dir:PATH")]
+pub struct UnknownSource(String);
+
+impl FromStr for Source {
+    type Err = UnknownSource;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(path.into())),
+            _ => Err(UnknownSource(text.to_owned())),
+        }
+    }
+}
+
+impl Source {
+    /// Reads the text of a `--source` flag.
+    ///
+    /// # Errors
+    /// When it names no source.
+    pub fn parse(text: &str) -> Result<Self, UnknownSource> {
+        text.parse()
+    }
+
+    /// Starts to send events, from a thread of its own, until the receiver is dropped.
+    ///
+    /// # Errors
+    /// When the source cannot be watched at all, for one when it does not exist.
+    pub fn start(&self, events: mpsc::Sender<Event>) -> Result<(), dir::StartError> {
+        match self {
+            Self::Dir(path) => dir::start(path, events),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_named_by_its_scheme() {
+        assert_eq!(Source::parse("dir:/a:b"), Ok(Source::Dir("/a:b".into())));
+        for bad in ["", "dir", "dir:", "/a", "file:/a"] {
+            assert_eq!(Source::parse(bad), Err(UnknownSource(bad.to_owned())));
+        }
+    }
+}

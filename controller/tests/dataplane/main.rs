@@ -1,0 +1,43 @@
+//! The dataplane on a real kernel. Needs root; each test has network namespaces of its own.
+
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub)] // all of it is test code
+
+mod foreign;
+mod netns;
+mod packets;
+mod rules;
+mod sets;
+mod world;
+
+use policy_engine::cidr::Family;
+use portcullis_controller::dataplane::IptablesVariant;
+
+use netns::Netns;
+
+const VARIANTS: [IptablesVariant; 2] = [IptablesVariant::Legacy, IptablesVariant::Nft];
+
+/// Runs `check` for both variants of iptables and both families, one after the other.
+fn each_variant(mut check: impl FnMut(IptablesVariant, Family)) {
+    for variant in VARIANTS {
+        for family in Family::BOTH {
+            println!("{variant:?} {family:?}");
+            check(variant, family);
+        }
+    }
+}
+
+fn command(variant: IptablesVariant, family: Family) -> &'static str {
+    match (variant, family) {
+        (IptablesVariant::Legacy, Family::V4) => "iptables-legacy",
+        (IptablesVariant::Legacy, Family::V6) => "ip6tables-legacy",
+        (_, Family::V4) => "iptables-nft",
+        (_, Family::V6) => "ip6tables-nft",
+    }
+}
+
+/// All tables of both families with counters, without comments (they hold the time).
+fn save(node: &Netns, variant: IptablesVariant) -> String {
+    let save =
+        |family| node.sh(&format!("{}-save -c | grep -v ^# || true", command(variant, family)));
+    Family::BOTH.map(save).concat()
+}

@@ -1,0 +1,205 @@
+//! Members of sets: deltas, growth, and what crashes and strangers leave behind.
+
+use std::collections::BTreeSet;
+
+use policy_engine::cidr::{CidrSet, Family};
+use policy_engine::compiled::{AllowRule, Member, TrafficMatch, Update};
+use policy_engine::id::SetId;
+use policy_engine::model::Direction;
+use policy_engine::port::Protocol;
+use portcullis_controller::dataplane::drift::{Drift, How};
+use portcullis_controller::dataplane::set::Kind;
+use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options, name};
+
+use crate::VARIANTS;
+use crate::netns::Netns;
+use crate::world::{World, allow, ip, pod, rules_changed, service};
+
+fn options(variant: IptablesVariant) -> Options {
+    Options { variant, initial_maxelem: 4, ..Options::default() }
+}
+
+/// A pod in each family whose ingress names a set of addresses and one of ports.
+fn world() -> (World, SetId, SetId) {
+    let mut world = World::default();
+    let pods = world.set("pods", [pod("10.1.0.1"), pod("fd00:1::1")]);
+    let ports = world.set("ports", [service("10.1.0.1", Protocol::Tcp, 80)]);
+    let rules = vec![
+        allow(TrafficMatch::Any, Some(pods), CidrSet::default()),
+        AllowRule::PeerPorts { set: ports },
+    ];
+    let id = world.ruleset(Direction::Ingress, rules);
+    world.endpoint(ip("10.1.0.2"), id).endpoint(ip("fd00:1::2"), id);
+    (world, pods, ports)
+}
+
+fn members(node: &Netns, set: &str) -> BTreeSet<String> {
+    let save = node.sh(&format!("ipset save {set}"));
+    let added = save.lines().filter_map(|line| line.strip_prefix("add "));
+    added.filter_map(|line| line.split_once(' ')).map(|(_, member)| member.to_owned()).collect()
+}
+
+fn numbered(count: u8) -> Vec<Member> {
+    (10..10 + count).map(|host| pod(&format!("10.1.0.{host}"))).collect()
+}
+
+#[test]
+fn members_follow_deltas_and_chains_stay() {
+    for variant in VARIANTS {
+        let (mut world, pods, ports) = world();
+        let node = Netns::new();
+        node.enter(|| {
+            let mut dataplane = Dataplane::open(options(variant)).unwrap();
+            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            let [v4, v6] = Family::BOTH.map(|family| name::set(family, Kind::Address, &pods));
+            let (added, removed) = ([pod("10.1.0.7"), pod("fd00:1::7")], [pod("10.1.0.1")]);
+            let update = world.change(pods, &added, &removed);
+            let report = dataplane.apply(&world.compiled, &update).unwrap();
+            assert_eq!((report.members_changed, report.chains_changed), (3, 0));
+            assert_eq!(members(&node, &v4), BTreeSet::from(["10.1.0.7".into()]));
+            let both = BTreeSet::from(["fd00:1::1".into(), "fd00:1::7".into()]);
+            assert_eq!(members(&node, &v6), both);
+
+            let name = name::set(Family::V4, Kind::AddressPort, &ports);
+            let added = [service("10.1.0.7", Protocol::Sctp, 80)];
+            let removed = [service("10.1.0.1", Protocol::Tcp, 80)];
+            let update = world.change(ports, &added, &removed);
+            dataplane.apply(&world.compiled, &update).unwrap();
+            assert_eq!(members(&node, &name), BTreeSet::from(["10.1.0.7,sctp:80".into()]));
+            assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+        });
+    }
+}
+
+#[test]
+fn a_full_set_is_swapped_for_a_bigger_one() {
+    for variant in VARIANTS {
+        let (mut world, pods, _) = world();
+        let node = Netns::new();
+        node.enter(|| {
+            let mut dataplane = Dataplane::open(options(variant)).unwrap();
+            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            let name = name::set(Family::V4, Kind::Address, &pods);
+            for count in [3, 4, 5, 40, 200] {
+                if [4, 40, 200].contains(&count) {
+                    // It has to grow now, and a crash left something under the name that the
+                    // bigger set is built under.
+                    node.sh(&format!("ipset create {name}~ hash:net maxelem 9"));
+                    drop(dataplane);
+                    dataplane = Dataplane::open(options(variant)).unwrap();
+                }
+                let update = world.change(pods, &numbered(count), &[]);
+                dataplane.apply(&world.compiled, &update).unwrap();
+                assert_eq!(members(&node, &name).len(), usize::from(count) + 1);
+                assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+            }
+            let list = node.sh("ipset list -name");
+            assert!(!list.contains('~'), "{list}");
+            let rules = node.sh(&format!("ipset list -terse {name}"));
+            assert!(rules.contains("maxelem 256") && rules.contains("References: 1"), "{rules}");
+        });
+    }
+}
+
+#[test]
+fn sets_go_when_nothing_refers_to_them_and_come_back_complete() {
+    for variant in VARIANTS {
+        let (mut world, pods, _) = world();
+        let node = Netns::new();
+        node.enter(|| {
+            let mut dataplane = Dataplane::open(options(variant)).unwrap();
+            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            let name = name::set(Family::V4, Kind::Address, &pods);
+            // While somebody else uses it, it cannot go.
+            node.sh(&format!("iptables-legacy -A OUTPUT -m set --match-set {name} dst -j RETURN"));
+            let mut nobody = World::default();
+            let report = dataplane.apply(&nobody.compiled, &rules_changed()).unwrap();
+            assert!(report.sets_in_use >= 1, "{report:?}");
+            let update = world.change(pods, &[pod("10.1.0.8")], &[pod("10.1.0.1")]);
+            dataplane.apply(&world.compiled, &update).unwrap();
+            assert_eq!(members(&node, &name), BTreeSet::from(["10.1.0.8".into()]));
+            assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+            node.sh("iptables-legacy -F OUTPUT");
+            nobody.compiled.endpoints.clear();
+            dataplane.apply(&nobody.compiled, &rules_changed()).unwrap();
+            wait_until(|| {
+                dataplane.apply(&nobody.compiled, &Update::default()).unwrap().sets_in_use == 0
+            });
+            assert_eq!(node.sh("ipset list -name"), "");
+        });
+    }
+}
+
+#[test]
+fn drift_is_found_and_repaired() {
+    for variant in VARIANTS {
+        let (world, pods, ports) = world();
+        let node = Netns::new();
+        node.enter(|| {
+            let mut dataplane = Dataplane::open(options(variant)).unwrap();
+            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            let iptables = dataplane.variant().command(Family::V4);
+            let set = name::set(Family::V4, Kind::Address, &pods);
+            let ports = name::set(Family::V6, Kind::AddressPort, &ports);
+            node.sh(&format!(
+                "ipset add {set} 10.9.9.9; ipset del {set} 10.1.0.1
+                 ipset add {ports} fd00::9,udplite:9
+                 ipset create PORTCULLIS-4aold hash:ip; ipset create PORTCULLIS-x bitmap:port range 1-9
+                 {iptables} -A PORTCULLIS-JUDGE -j ACCEPT; {iptables} -N PORTCULLIS-Told
+                 {iptables} -D INPUT 1; {iptables} -I FORWARD 1 -j ACCEPT"
+            ));
+            let drifts = dataplane.verify(&world.compiled).unwrap();
+            let set_of = |set: &str, how| Drift::Set { set: set.into(), how };
+            for expected in [
+                Drift::Members { set, missing: 1, unexpected: 1 },
+                Drift::Members { set: ports, missing: 0, unexpected: 1 },
+                set_of("PORTCULLIS-4aold", How::Unexpected),
+                set_of("PORTCULLIS-x", How::Unexpected),
+            ] {
+                assert!(drifts.contains(&expected), "{expected} is missing: {drifts:#?}");
+            }
+            assert_eq!(drifts.len(), 8, "{drifts:#?}");
+            assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+            let rules = node.sh(&format!("{iptables} -S FORWARD"));
+            let rules: Vec<&str> = rules.lines().collect();
+            assert_eq!(rules[1..], ["-A FORWARD -j PORTCULLIS-FORWARD", "-A FORWARD -j ACCEPT"]);
+        });
+    }
+}
+
+#[test]
+fn a_set_of_the_wrong_type_is_replaced_while_in_use() {
+    for variant in VARIANTS {
+        let (world, pods, _) = world();
+        let node = Netns::new();
+        node.enter(|| {
+            let open = || Dataplane::open(options(variant)).unwrap();
+            open().apply(&world.compiled, &rules_changed()).unwrap();
+            let name = name::set(Family::V4, Kind::Address, &pods);
+            let iptables = open().variant().command(Family::V4);
+            let chain = node.sh(&format!("{iptables} -S | grep {name} | cut -d' ' -f2"));
+            let chain = chain.trim();
+            node.sh(&format!("{iptables} -F {chain}"));
+            wait_until(|| node.sh(&format!("ipset destroy {name} || echo in use")).is_empty());
+            node.sh(&format!(
+                "ipset create {name} hash:net; ipset add {name} 0.0.0.0/1
+                 {iptables} -A {chain} -m set --match-set {name} src -j RETURN"
+            ));
+            let outcome = open().apply(&world.compiled, &Update::default());
+            if outcome.is_err() {
+                // nf_tables lets go of rules a little later: the next try goes on.
+                wait_until(|| open().apply(&world.compiled, &Update::default()).is_ok());
+            }
+            assert_eq!(members(&node, &name), BTreeSet::from(["10.1.0.1".into()]));
+            assert_eq!(open().verify(&world.compiled).unwrap(), []);
+        });
+    }
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !done() {
+        assert!(std::time::Instant::now() < end, "not done within 5 s");
+        std::thread::yield_now();
+    }
+}

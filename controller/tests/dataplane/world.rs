@@ -1,0 +1,99 @@
+//! Builds what an engine would hand over.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use policy_engine::cidr::CidrSet;
+use policy_engine::compiled::{
+    AddressSet, AllowRule, Compiled, Endpoint, Member, Ruleset, SetDelta, SetKind, TrafficMatch,
+    Update,
+};
+use policy_engine::id::{ContentHasher, RulesetId, SetId};
+use policy_engine::model::{Direction, PodKey};
+use policy_engine::port::{PortRange, Protocol};
+
+#[derive(Clone, Default)]
+pub struct World {
+    pub compiled: Compiled,
+}
+
+impl World {
+    pub fn set(&mut self, name: &str, members: impl IntoIterator<Item = Member>) -> SetId {
+        let mut hasher = ContentHasher::new("set");
+        hasher.text(name);
+        let id = SetId::new(hasher.finish());
+        let members: BTreeSet<Member> = members.into_iter().collect();
+        let kind = match members.first() {
+            Some(Member::AddressPort(..)) => SetKind::AddressPorts,
+            _ => SetKind::Addresses,
+        };
+        self.compiled.sets.insert(id, AddressSet { kind, members });
+        id
+    }
+
+    pub fn ruleset(&mut self, direction: Direction, rules: Vec<AllowRule>) -> RulesetId {
+        let mut hasher = ContentHasher::new("ruleset");
+        hasher.text(&format!("{direction} {rules:?}"));
+        let id = RulesetId::new(hasher.finish());
+        self.compiled.rulesets.insert(id, Arc::new(Ruleset { direction, rules }));
+        id
+    }
+
+    pub fn endpoint(&mut self, address: IpAddr, id: RulesetId) -> &mut Self {
+        let pod = PodKey::new("test", &address.to_string());
+        let endpoint = Endpoint { pod, ingress: None, egress: None };
+        let endpoint = self.compiled.endpoints.entry(address).or_insert(endpoint);
+        match self.compiled.rulesets[&id].direction {
+            Direction::Ingress => endpoint.ingress = Some(id),
+            Direction::Egress => endpoint.egress = Some(id),
+        }
+        self
+    }
+
+    /// Changes a set's members; gives the update that an engine would.
+    pub fn change(&mut self, id: SetId, added: &[Member], removed: &[Member]) -> Update {
+        let set = self.compiled.sets.get_mut(&id).unwrap();
+        set.members.extend(added);
+        set.members.retain(|member| !removed.contains(member));
+        let (added, removed) = (added.iter().copied().collect(), removed.iter().copied().collect());
+        let mut update = Update::default();
+        update.sets_changed.insert(id, SetDelta { added, removed });
+        update
+    }
+}
+
+pub fn rules_changed() -> Update {
+    Update { rules_changed: true, ..Update::default() }
+}
+
+pub fn ip(address: &str) -> IpAddr {
+    address.parse().unwrap()
+}
+
+pub fn pod(address: &str) -> Member {
+    Member::Address(ip(address))
+}
+
+pub fn service(address: &str, protocol: Protocol, port: u16) -> Member {
+    Member::AddressPort(ip(address), protocol, port)
+}
+
+pub fn cidrs(networks: &[&str]) -> CidrSet {
+    networks.iter().fold(CidrSet::default(), |set, network| {
+        set.union(&CidrSet::network(network.parse().unwrap()))
+    })
+}
+
+pub fn allow(traffic: TrafficMatch, pods: Option<SetId>, cidrs: CidrSet) -> AllowRule {
+    AllowRule::Peers { traffic, pods, cidrs }
+}
+
+pub fn tcp(ports: &[(u16, u16)]) -> TrafficMatch {
+    traffic(Protocol::Tcp, ports)
+}
+
+pub fn traffic(protocol: Protocol, ports: &[(u16, u16)]) -> TrafficMatch {
+    let range = |&(first, last): &(u16, u16)| PortRange::new(first, last).unwrap();
+    TrafficMatch::Ports(protocol, ports.iter().map(range).collect())
+}

@@ -1,0 +1,210 @@
+//! A packet's way through the chains.
+
+use std::fmt;
+
+use crate::interpreter::error::JudgeError;
+use crate::interpreter::matches::Surroundings;
+use crate::interpreter::packet::Packet;
+use crate::interpreter::rule::Target;
+use crate::interpreter::sets::Sets;
+use crate::interpreter::tables::{Chain, Line, Policy, Tables};
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// It goes on to the next table or hook.
+    Accept,
+    /// It vanishes.
+    Drop,
+    /// It vanishes, and the sender is told.
+    Reject,
+    /// The judgement began in a user-defined chain, which gave the packet back to its caller.
+    Return,
+}
+
+/// What a rate-limited rule does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RateLimit {
+    /// It matches: no packet came before this one.
+    #[default]
+    Fresh,
+    /// It does not match: too many packets came before this one.
+    Spent,
+}
+
+/// A rule that matched.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hit {
+    /// The chain.
+    pub chain: String,
+    /// The rule in it, counted from 1 as `iptables -L --line-numbers` does.
+    pub rule: usize,
+}
+
+/// A verdict, how it came about and what it cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+    /// The rules that matched, in their order; the last one decided unless a policy did.
+    pub path: Vec<Hit>,
+    /// The prefixes of the NFLOG and LOG rules that matched.
+    pub logged: Vec<String>,
+    /// The mark that the packet carries afterwards.
+    pub mark: u32,
+    /// How many rules were compared with the packet.
+    pub rules_evaluated: usize,
+    /// How many sets were asked.
+    pub set_lookups: usize,
+}
+
+impl fmt::Display for Judgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} after", self.verdict)?;
+        for hit in &self.path {
+            write!(f, " {}:{}", hit.chain, hit.rule)?;
+        }
+        write!(f, " ({} rules, {} sets)", self.rules_evaluated, self.set_lookups)
+    }
+}
+
+impl Tables {
+    /// Judges a packet by a chain, with rate limits that are fresh.
+    ///
+    /// # Errors
+    ///
+    /// There is no such chain, the packet mixes families, or a rule on its way has no answer: an
+    /// address of the other family, a set that is absent, of the other family, or asked with too
+    /// few directions.
+    pub fn judge(
+        &self,
+        sets: &Sets,
+        chain: &str,
+        packet: &Packet,
+    ) -> Result<Judgement, JudgeError> {
+        self.judge_limited(sets, chain, packet, RateLimit::Fresh)
+    }
+
+    /// Judges a packet by a chain, with rate limits in this state.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tables::judge`].
+    pub fn judge_limited(
+        &self,
+        sets: &Sets,
+        chain: &str,
+        packet: &Packet,
+        rate_limit: RateLimit,
+    ) -> Result<Judgement, JudgeError> {
+        if !packet.is_consistent() || self.family().is_some_and(|own| own != packet.family()) {
+            return Err(JudgeError::MixedPacket);
+        }
+        let around = Surroundings { sets, rate_limit, mark: packet.mark, set_lookups: 0 };
+        let position = self.enter(chain)?;
+        let walk = Walk { tables: self, packet, around, callers: Vec::new(), position };
+        walk.run(Seen::default())
+    }
+
+    fn enter<'a>(&'a self, name: &'a str) -> Result<Position<'a>, JudgeError> {
+        match self.chains.get(name) {
+            Some(chain) => Ok(Position { name, chain, next: 0 }),
+            None => Err(JudgeError::NoChain(name.to_owned())),
+        }
+    }
+}
+
+/// A chain and the rule of it that comes next.
+#[derive(Debug, Clone, Copy)]
+struct Position<'a> {
+    name: &'a str,
+    chain: &'a Chain,
+    next: usize,
+}
+
+#[derive(Debug)]
+struct Walk<'a> {
+    tables: &'a Tables,
+    packet: &'a Packet,
+    around: Surroundings<'a>,
+    /// Where jumps came from. A chain that was entered by `-g` is not a caller, so the stack is
+    /// bounded by the depth that `Tables::parse` checked.
+    callers: Vec<Position<'a>>,
+    position: Position<'a>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    path: Vec<Hit>,
+    logged: Vec<String>,
+    rules: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn run(mut self, mut seen: Seen) -> Result<Judgement, JudgeError> {
+        let policy = self.position.chain.policy;
+        loop {
+            let Some(line) = self.position.chain.rules.get(self.position.next) else {
+                match self.callers.pop() {
+                    Some(caller) => self.position = caller,
+                    None => return Ok(self.end(policy_verdict(policy), seen)),
+                }
+                continue;
+            };
+            self.position.next += 1;
+            seen.rules += 1;
+            if !self.holds(line)? {
+                continue;
+            }
+            seen.path.push(Hit { chain: self.position.name.to_owned(), rule: self.position.next });
+            match &line.rule.target {
+                Target::Nothing => {}
+                Target::Log { prefix } => seen.logged.push(prefix.clone()),
+                Target::Mark { value, mask } => {
+                    self.around.mark = (self.around.mark & !mask) ^ value;
+                }
+                Target::Accept => return Ok(self.end(Verdict::Accept, seen)),
+                Target::Drop => return Ok(self.end(Verdict::Drop, seen)),
+                Target::Reject => return Ok(self.end(Verdict::Reject, seen)),
+                Target::Return => self.position.next = usize::MAX,
+                Target::Jump(chain) => {
+                    self.callers.push(self.position);
+                    self.position = self.tables.enter(chain)?;
+                }
+                Target::Goto(chain) => self.position = self.tables.enter(chain)?,
+            }
+        }
+    }
+
+    fn holds(&mut self, line: &'a Line) -> Result<bool, JudgeError> {
+        for condition in &line.rule.conditions {
+            let holds = condition.holds(self.packet, &mut self.around);
+            if !holds.map_err(|reason| JudgeError::Rule {
+                chain: self.position.name.to_owned(),
+                rule: self.position.next,
+                text: line.text.clone(),
+                reason,
+            })? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn end(self, verdict: Verdict, seen: Seen) -> Judgement {
+        let Surroundings { mark, set_lookups, .. } = self.around;
+        let Seen { path, logged, rules: rules_evaluated } = seen;
+        Judgement { verdict, path, logged, mark, rules_evaluated, set_lookups }
+    }
+}
+
+fn policy_verdict(policy: Option<Policy>) -> Verdict {
+    match policy {
+        Some(Policy::Accept) => Verdict::Accept,
+        Some(Policy::Drop) => Verdict::Drop,
+        None => Verdict::Return,
+    }
+}
+
+#[cfg(test)]
+mod tests;

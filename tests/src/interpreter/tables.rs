@@ -1,0 +1,395 @@
+//! The filter table of `iptables-save` or `ip6tables-save`: chains, policies, rules.
+//!
+//! Other tables in the text are skipped, apart from their frame. What the kernel would refuse is
+//! refused here: a target that is no chain, chains that lead back, chains too deep.
+
+use std::collections::BTreeMap;
+
+use crate::interpreter::error::{ParseError, Problem};
+use crate::interpreter::packet::Family;
+use crate::interpreter::rule::{CHAIN_LENGTH_MAX, Rule, Target};
+use crate::interpreter::words::{Words, parse};
+
+/// The kernel's `NFT_JUMP_STACK_SIZE` less the built-in chain: how many user-defined chains can
+/// follow one another. `nf_tables` counts `-g` like `-j` when it validates; the legacy variant has
+/// no such limit, but rules must load in both.
+pub const CHAIN_DEPTH_MAX: usize = 15;
+
+/// The filter table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tables {
+    pub(crate) chains: BTreeMap<String, Chain>,
+    family: Option<Family>,
+}
+
+/// A chain's policy, if it is a built-in one, and its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) policy: Option<Policy>,
+    pub(crate) rules: Vec<Line>,
+}
+
+/// What a built-in chain does with a packet that no rule decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    Accept,
+    Drop,
+}
+
+/// A rule and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) rule: Rule,
+    pub(crate) text: String,
+    packets: u64,
+    number: usize,
+}
+
+/// How much there is of something, for reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChainSizes {
+    /// How many chains.
+    pub chains: usize,
+    /// How many rules they hold together.
+    pub rules: usize,
+}
+
+/// Where in the text a line stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Outside,
+    Filter,
+    OtherTable,
+}
+
+impl Tables {
+    /// Reads the text of `iptables-save` or `ip6tables-save`, with or without `-c`, of one table
+    /// or of all; of either variant.
+    ///
+    /// # Errors
+    ///
+    /// Anything in the filter table that the interpreter does not understand or that the kernel
+    /// would refuse, by the line it stands on. A text without a filter table has no chains.
+    pub fn parse(iptables_save: &str) -> Result<Self, ParseError> {
+        let mut tables = Self::default();
+        let mut place = Place::Outside;
+        for (index, text) in iptables_save.lines().enumerate() {
+            let at = |problem| error(index + 1, text, problem);
+            place = tables.read(index + 1, text.trim(), place).map_err(at)?;
+        }
+        if place != Place::Outside {
+            let last = iptables_save.lines().count();
+            return Err(error(last, "", Problem::Missing("COMMIT")));
+        }
+        tables.check_targets()?;
+        Ok(tables)
+    }
+
+    /// The family of the text, where its addresses or its heading tell.
+    #[must_use]
+    pub fn family(&self) -> Option<Family> {
+        self.family
+    }
+
+    /// The sizes of the chains whose names begin with `prefix`.
+    #[must_use]
+    pub fn sizes(&self, prefix: &str) -> ChainSizes {
+        let named = self.chains.iter().filter(|(name, _)| name.starts_with(prefix));
+        named.fold(ChainSizes::default(), |sum, (_, chain)| ChainSizes {
+            chains: sum.chains + 1,
+            rules: sum.rules + chain.rules.len(),
+        })
+    }
+
+    /// How many packets each rule had matched, by chain and in the order of its rules; zero
+    /// where the text has no counters.
+    #[must_use]
+    pub fn packet_counts(&self) -> BTreeMap<&str, Vec<u64>> {
+        let counts = |chain: &Chain| chain.rules.iter().map(|line| line.packets).collect();
+        self.chains.iter().map(|(name, chain)| (name.as_str(), counts(chain))).collect()
+    }
+
+    fn read(&mut self, number: usize, text: &str, place: Place) -> Result<Place, Problem> {
+        if text.is_empty() {
+            return Ok(place);
+        }
+        if let Some(heading) = text.strip_prefix('#') {
+            return self.read_heading(heading).map(|()| place);
+        }
+        match (place, text.strip_prefix('*')) {
+            (Place::Outside, Some("filter")) => return Ok(Place::Filter),
+            (Place::Outside, Some(_)) => return Ok(Place::OtherTable),
+            (Place::Outside, None) => return Err(unknown_line(text)),
+            (Place::Filter | Place::OtherTable, Some(_)) => return Err(Problem::Missing("COMMIT")),
+            (Place::Filter | Place::OtherTable, None) if text == "COMMIT" => {
+                return Ok(Place::Outside);
+            }
+            (Place::OtherTable, None) => return Ok(place),
+            (Place::Filter, None) => {}
+        }
+        match text.strip_prefix(':') {
+            Some(chain) => self.read_chain(&mut Words::of_iptables(chain)?)?,
+            None => self.read_rule(number, text)?,
+        }
+        Ok(place)
+    }
+
+    /// `Generated by ip6tables-save v1.8.9 on …`
+    fn read_heading(&mut self, heading: &str) -> Result<(), Problem> {
+        match heading.trim().strip_prefix("Generated by ") {
+            Some(by) if by.starts_with("ip6tables") => self.set_family(Family::V6, heading),
+            Some(by) if by.starts_with("iptables") => self.set_family(Family::V4, heading),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_family(&mut self, family: Family, text: &str) -> Result<(), Problem> {
+        if *self.family.get_or_insert(family) == family {
+            Ok(())
+        } else {
+            Err(Problem::OtherFamily(text.to_owned()))
+        }
+    }
+
+    /// `FORWARD DROP [0:0]`, `MINE - [0:0]`
+    fn read_chain(&mut self, words: &mut Words) -> Result<(), Problem> {
+        let name = words.take("the chain's name")?;
+        if name.len() > CHAIN_LENGTH_MAX {
+            let what = format!("the length of `{name}`");
+            return Err(Problem::Exceeds { what, limit: CHAIN_LENGTH_MAX });
+        }
+        let built_in = ["INPUT", "FORWARD", "OUTPUT"].contains(&name.as_str());
+        let policy = words.take("the chain's policy")?;
+        let policy = match policy.as_str() {
+            "ACCEPT" if built_in => Some(Policy::Accept),
+            "DROP" if built_in => Some(Policy::Drop),
+            "-" if !built_in => None,
+            _ => return Err(Problem::Bad { what: "a policy of this chain", word: policy }),
+        };
+        if let Some(counters) = words.next() {
+            packets(&counters)?;
+        }
+        no_more(words)?;
+        let chain = Chain { policy, rules: Vec::new() };
+        match self.chains.insert(name.clone(), chain) {
+            None => Ok(()),
+            Some(_) => Err(Problem::Duplicate { what: "chain", name }),
+        }
+    }
+
+    /// `[12:720] -A FORWARD -j MINE`, the counters only with `-c`.
+    fn read_rule(&mut self, number: usize, text: &str) -> Result<(), Problem> {
+        let mut words = Words::of_iptables(text)?;
+        let mut command = words.take("a command")?;
+        let mut counted = 0;
+        if command.starts_with('[') {
+            counted = packets(&command)?;
+            command = words.take("a command")?;
+        }
+        if command != "-A" {
+            return Err(Problem::Unknown { what: "command", word: command });
+        }
+        let name = words.take("the chain's name")?;
+        let rule = Rule::read(&mut words)?;
+        if let Some(family) = rule.family {
+            self.set_family(family, text)?;
+        }
+        let line = Line { rule, text: text.to_owned(), packets: counted, number };
+        match self.chains.get_mut(&name) {
+            Some(chain) => chain.rules.push(line),
+            None => return Err(Problem::Absent { what: "chain", name }),
+        }
+        Ok(())
+    }
+
+    /// Every target is a user-defined chain, none leads back, none is too deep.
+    fn check_targets(&self) -> Result<(), ParseError> {
+        let mut depths = BTreeMap::new();
+        for name in self.chains.keys() {
+            self.depth(name, &mut Vec::new(), &mut depths)?;
+        }
+        Ok(())
+    }
+
+    /// How many user-defined chains follow one another from here, this one included.
+    fn depth<'a>(
+        &'a self,
+        name: &'a str,
+        above: &mut Vec<&'a str>,
+        known: &mut BTreeMap<&'a str, usize>,
+    ) -> Result<usize, ParseError> {
+        if let Some(&depth) = known.get(name) {
+            return Ok(depth);
+        }
+        above.push(name);
+        let chain = self.chains.get(name);
+        let own = usize::from(chain.is_some_and(|chain| chain.policy.is_none()));
+        let mut depth = own;
+        for line in chain.iter().flat_map(|chain| &chain.rules) {
+            let (Target::Jump(next) | Target::Goto(next)) = &line.rule.target else { continue };
+            let at = |problem| error(line.number, &line.text, problem);
+            if self.chains.get(next).is_none_or(|next| next.policy.is_some()) {
+                return Err(at(Problem::Absent { what: "user-defined chain", name: next.clone() }));
+            }
+            if above.contains(&next.as_str()) {
+                return Err(at(Problem::Loop(next.clone())));
+            }
+            depth = depth.max(own + self.depth(next, above, known)?);
+            if depth > CHAIN_DEPTH_MAX {
+                let what = "the number of chains that follow one another".to_owned();
+                return Err(at(Problem::Exceeds { what, limit: CHAIN_DEPTH_MAX }));
+            }
+        }
+        above.pop();
+        known.insert(name, depth);
+        Ok(depth)
+    }
+}
+
+fn error(line: usize, text: &str, problem: Problem) -> ParseError {
+    ParseError { line, text: text.to_owned(), problem }
+}
+
+fn unknown_line(text: &str) -> Problem {
+    Problem::Unknown { what: "line outside a table", word: text.to_owned() }
+}
+
+fn no_more(words: &mut Words) -> Result<(), Problem> {
+    match words.next() {
+        None => Ok(()),
+        Some(word) => Err(Problem::Unknown { what: "word", word }),
+    }
+}
+
+/// The first of `[packets:bytes]`.
+fn packets(word: &str) -> Result<u64, Problem> {
+    const WHAT: &str = "a pair of counters";
+    let bad = || Problem::Bad { what: WHAT, word: word.to_owned() };
+    let inner = word.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or_else(bad)?;
+    let (packets, bytes) = inner.split_once(':').ok_or_else(bad)?;
+    parse::<u64>(bytes, WHAT)?;
+    parse(packets, WHAT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_rules(rules: &str) -> Result<Tables, ParseError> {
+        Tables::parse(&format!("*filter\n:INPUT ACCEPT [0:0]\n:A - [0:0]\n{rules}\nCOMMIT\n"))
+    }
+
+    #[track_caller]
+    fn check_refused(rule: &str, want: &str) {
+        let error = parse_rules(&format!("-A INPUT\n{rule}")).expect_err(rule);
+        assert_eq!(error.problem.to_string(), want, "{rule}");
+        assert_eq!((error.line, error.text.as_str()), (5, rule));
+    }
+
+    #[test]
+    fn what_is_not_understood_names_its_line() {
+        for (conditions, want) in [
+            ("-m physdev --physdev-in a", "unknown match `physdev`"),
+            ("-m addrtype --dst-type LOCAL", "unknown match `addrtype`"),
+            ("-m statistic --mode random", "unknown match `statistic`"),
+            ("--dport 80", "unknown option `--dport`"),
+            ("-f", "unknown option `-f`"),
+            ("-p tcp -m tcp --tcp-option 5", "unknown option `--tcp-option`"),
+            ("-p tcp -m tcp --tcp-flags SYN,FOO SYN", "unknown flag `FOO`"),
+            ("-m set --match-set X src --return-nomatch", "unknown option `--return-nomatch`"),
+            ("-m set --match-set X both", "`both` is not src or dst"),
+            ("-m set -j A", "a match needs --match-set"),
+            ("-m comment", "a match needs --comment"),
+            ("-m conntrack --ctstate NEW,SNAT", "unknown state `NEW,SNAT`"),
+            ("-m conntrack --ctstate NEW --ctdir REPLY", "unknown option `--ctdir`"),
+            ("-m tcp --dport 80", "-m tcp needs -p tcp"),
+            ("! -p tcp -m tcp --dport 80", "-m tcp needs -p tcp"),
+            ("-p gre -m multiport --dports 80", "-m multiport needs -p tcp, udp or sctp"),
+            ("-p tcp -m multiport --dports 90:80", "`90:80` is not a port or a range of ports"),
+            ("-p foo", "`foo` is not a protocol"),
+            ("! -p all", "`-p` cannot be inverted"),
+            ("! -j A", "`-j` cannot be inverted"),
+            ("-m limit ! --limit 1/sec", "`--limit` cannot be inverted"),
+            ("-m limit --limit 1/week", "`1/week` is not a rate"),
+            ("-s 10.0.0.0/33", "`10.0.0.0/33` is not an address with a mask"),
+            ("-s 10.0.0.1,10.0.0.2", "`10.0.0.1,10.0.0.2` is not an address with a mask"),
+            ("-s 10.0.0.1 -d fd00::1", "`fd00::1` is an address of the other family"),
+            ("-s 10.0.0.1 -s 10.0.0.2", "option `-s` is there already"),
+            ("-j A -g A", "option `-j or -g` is there already"),
+            ("-j NFQUEUE", "no user-defined chain `NFQUEUE`"),
+            ("-g ACCEPT", "no user-defined chain `ACCEPT`"),
+            ("-j INPUT", "no user-defined chain `INPUT`"),
+            ("-j ACCEPT now", "unknown option `now`"),
+            ("-j REJECT --reject-with tcp-reset", "tcp-reset needs -p tcp"),
+            ("-j MARK", "a match needs --set-xmark"),
+            ("-j", "missing the target's name"),
+            ("!", "missing an option after `!`"),
+            ("-m comment --comment \"a", "unfinished quote"),
+        ] {
+            check_refused(&format!("-A INPUT {conditions}"), want);
+        }
+        check_refused("-I INPUT", "unknown command `-I`");
+        check_refused("-A B", "no chain `B`");
+        check_refused(":A - [0:0]", "chain `A` is there already");
+        check_refused(":B DROP [0:0]", "`DROP` is not a policy of this chain");
+        check_refused("*nat", "missing COMMIT");
+        check_refused("[1:2 -A INPUT", "`[1:2` is not a pair of counters");
+        check_refused("-A A -g A", "chain `A` leads back to itself");
+    }
+
+    #[test]
+    fn limits_of_the_kernel_are_kept() {
+        let ports = |count: usize| vec!["1"; count].join(",");
+        let multiport = |list: String| format!("-A INPUT -p tcp -m multiport --dports {list}");
+        assert!(parse_rules(&multiport(ports(15))).is_ok());
+        assert!(parse_rules(&multiport(ports(16))).is_err());
+        assert!(parse_rules(&multiport(ports(14) + ",1:2")).is_err());
+        assert!(parse_rules(&format!(":{} - [0:0]", "a".repeat(28))).is_ok());
+        assert!(parse_rules(&format!(":{} - [0:0]", "a".repeat(29))).is_err());
+        let comment = |length| format!("-A A -m comment --comment {}", "a".repeat(length));
+        assert!(parse_rules(&comment(255)).is_ok());
+        assert!(parse_rules(&comment(256)).is_err());
+    }
+
+    fn parse_stairs(command: &str, depth: usize) -> Result<Tables, ParseError> {
+        let chains: Vec<_> = (0..depth).map(|step| format!(":C{step} - [0:0]")).collect();
+        let steps: Vec<_> =
+            (1..depth).map(|step| format!("-A C{} {command} C{step}", step - 1)).collect();
+        let (chains, steps) = (chains.join("\n"), steps.join("\n"));
+        parse_rules(&format!("{chains}\n-A INPUT {command} C0\n{steps}"))
+    }
+
+    #[test]
+    fn chains_that_lead_back_or_too_deep_are_refused() {
+        for command in ["-j", "-g"] {
+            assert!(parse_stairs(command, CHAIN_DEPTH_MAX).is_ok());
+            assert!(parse_stairs(command, CHAIN_DEPTH_MAX + 1).is_err());
+        }
+        let error = parse_rules(":B - [0:0]\n-A A -g B\n-A B -p udp -j A").unwrap_err();
+        assert!(matches!(error.problem, Problem::Loop(_)), "{error}");
+    }
+
+    #[test]
+    fn the_frame_of_the_text_is_checked() {
+        let refused = |text| Tables::parse(text).unwrap_err().problem.to_string();
+        assert_eq!(refused("-A INPUT"), "unknown line outside a table `-A INPUT`");
+        assert_eq!(refused("*filter\n:INPUT ACCEPT [0:0]"), "missing COMMIT");
+        let six = "# Generated by ip6tables-nft-save v1.8.9\n*filter\n:INPUT ACCEPT [0:0]\n";
+        assert_eq!(
+            refused(&format!("{six}-A INPUT -s 10.0.0.1\nCOMMIT")),
+            "`-A INPUT -s 10.0.0.1` is an address of the other family"
+        );
+    }
+
+    #[test]
+    fn other_tables_are_skipped_and_counters_kept() {
+        let text = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m what -j CT --notrack\nCOMMIT\n\
+            # Generated by iptables-save v1.8.9 on Sat\n*filter\n:INPUT ACCEPT [1:2]\n:A - [0:0]\n\
+            [7:420] -A INPUT -j A\n-A A -m comment --comment x\nCOMMIT\n# Completed on Sat\n";
+        let tables = Tables::parse(text).unwrap();
+        assert_eq!(tables.family(), Some(Family::V4));
+        assert_eq!(tables.sizes("A"), ChainSizes { chains: 1, rules: 1 });
+        assert_eq!(tables.sizes(""), ChainSizes { chains: 2, rules: 2 });
+        assert_eq!(tables.packet_counts(), BTreeMap::from([("A", vec![0]), ("INPUT", vec![7])]));
+    }
+}

@@ -1,0 +1,222 @@
+//! Independent roads to each verdict agree, on random worlds after random histories.
+//!
+//! `PROPTEST_CASES` sets how many; `make test` runs thousands.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use policy_engine::compiled::{AddressSet, Compiled, Update};
+use policy_engine::engine::{Engine, Scope};
+use policy_engine::evaluate::{Reason, evaluate};
+use policy_engine::explain::explain;
+use policy_engine::flow::Traffic;
+use policy_engine::id::SetId;
+use policy_engine::model::{Change, Direction};
+use policy_engine::world::{Options, World};
+use portcullis_tests::worlds;
+use proptest::prelude::*;
+
+/// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
+const CASES: u32 = 1000;
+
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig {
+        cases: cases.unwrap_or(CASES),
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
+
+fn fresh(scope: &Scope, world: &World) -> Compiled {
+    let mut engine = Engine::new(scope.clone(), world.options);
+    for change in everything(world) {
+        engine.apply(change);
+    }
+    engine.flush();
+    engine.compiled().clone()
+}
+
+/// A world as the changes that lead to it at once.
+fn everything(world: &World) -> Vec<Change> {
+    let policies = world.policies().iter();
+    let namespaces = world.namespaces().iter();
+    let pods = world.pods().iter();
+    policies
+        .map(|(key, policy)| Change::NetworkPolicy(key.clone(), Some(policy.clone())))
+        .chain(pods.map(|(key, pod)| Change::Pod(key.clone(), Some(pod.clone()))))
+        .chain(namespaces.map(|(name, found)| Change::Namespace(name.clone(), Some(found.clone()))))
+        .collect()
+}
+
+/// Compares every address with every other, for all traffic.
+fn check_all_flows(engine: &Engine) -> Result<(), TestCaseError> {
+    let (world, compiled) = (engine.world(), engine.compiled());
+    for source in worlds::addresses() {
+        for destination in worlds::addresses() {
+            if source.is_ipv4() != destination.is_ipv4() {
+                continue;
+            }
+            for traffic in worlds::traffic() {
+                check_flow(world, compiled, source, destination, traffic)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_flow(
+    world: &World,
+    compiled: &Compiled,
+    source: IpAddr,
+    destination: IpAddr,
+    traffic: Traffic,
+) -> Result<(), TestCaseError> {
+    let flow = world.flow(source, destination, traffic);
+    let verdict = evaluate(world, &flow);
+    for (direction, subject, peer) in
+        [(Direction::Egress, source, destination), (Direction::Ingress, destination, source)]
+    {
+        let decision = verdict.decision(direction);
+        let exempt = [Reason::SamePod, Reason::OwnNode, Reason::EgressToOwnNode];
+        if exempt.contains(&decision.reason) {
+            // Packets that no ruleset sees: OUTPUT, a hook that is not there, `! -d` of the leaf.
+            continue;
+        }
+        prop_assert_eq!(
+            compiled.admits(direction, subject, peer, traffic),
+            decision.is_allowed(),
+            "{} of {} from {} ({:?})",
+            direction,
+            flow.destination,
+            flow.source,
+            traffic
+        );
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn compiled_sets_say_what_evaluate_says(history in worlds::history(0..40)) {
+        let mut engine = Engine::new(Scope::Cluster, Options::default());
+        for change in history {
+            engine.apply(change);
+        }
+        engine.flush();
+        check_all_flows(&engine)?;
+    }
+
+    #[test]
+    fn incremental_state_is_a_fresh_compile_of_the_final_world(
+        history in worlds::history(1..60),
+        flush_every in 1..8_usize,
+        one_node in any::<bool>(),
+    ) {
+        let scope = if one_node { Scope::Node(worlds::OWN_NODE.into()) } else { Scope::Cluster };
+        let mut engine = Engine::new(scope.clone(), Options::default());
+        let mut mirror = BTreeMap::new();
+        for (index, change) in history.into_iter().enumerate() {
+            engine.apply(change);
+            if index % flush_every == 0 {
+                let before = engine_rules(&engine);
+                let update = engine.flush();
+                follow(&mut mirror, &update, engine.compiled())?;
+                prop_assert_eq!(&mirror, &engine.compiled().sets);
+                prop_assert!(update.rules_changed || before == engine_rules(&engine));
+                prop_assert_eq!(engine.compiled(), &fresh(&scope, engine.world()));
+            }
+        }
+        engine.flush();
+        prop_assert!(engine.flush().is_empty(), "a second flush has nothing to say");
+        prop_assert_eq!(engine.compiled(), &fresh(&scope, engine.world()));
+    }
+
+    #[test]
+    fn the_order_of_changes_to_different_objects_does_not_matter(
+        (history, shuffled) in worlds::history(1..30)
+            .prop_map(last_of_each_object)
+            .prop_flat_map(|history| (Just(history.clone()), Just(history).prop_shuffle())),
+    ) {
+        let states = [history, shuffled].map(|changes| {
+            let mut engine = Engine::new(Scope::Cluster, Options::default());
+            for change in changes {
+                engine.apply(change);
+                engine.flush();
+            }
+            engine.compiled().clone()
+        });
+        prop_assert_eq!(&states[0], &states[1]);
+    }
+
+    #[test]
+    fn an_explanation_names_why_every_rule_fails(history in worlds::history(0..40)) {
+        let mut world = World::new(Options::default());
+        history.into_iter().for_each(|change| world.apply(change));
+        for source in worlds::addresses() {
+            for destination in worlds::addresses() {
+                let flow = world.flow(source, destination, worlds::traffic()[3]);
+                let explained = explain(&world, &flow);
+                for (direction, misses) in [
+                    (Direction::Egress, &explained.egress),
+                    (Direction::Ingress, &explained.ingress),
+                ] {
+                    let decision = explained.verdict.decision(direction);
+                    prop_assert!(decision.is_allowed() <= misses.is_empty());
+                    for miss in misses {
+                        prop_assert!(!miss.peers.is_empty() || !miss.ports.is_empty());
+                        prop_assert!(decision.isolated_by.contains(&miss.rule.policy));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn engine_rules(engine: &Engine) -> Compiled {
+    Compiled { sets: BTreeMap::new(), ..engine.compiled().clone() }
+}
+
+/// Replays an update on a copy of the sets, as a dataplane does.
+fn follow(
+    mirror: &mut BTreeMap<SetId, AddressSet>,
+    update: &Update,
+    compiled: &Compiled,
+) -> Result<(), TestCaseError> {
+    for id in &update.sets_removed {
+        prop_assert!(mirror.remove(id).is_some(), "removed a set that was not there");
+    }
+    for (id, delta) in &update.sets_changed {
+        let Some(set) = mirror.get_mut(id) else {
+            return Err(TestCaseError::fail("changed a set that was not there"));
+        };
+        for member in &delta.removed {
+            prop_assert!(set.members.remove(member), "removed a member that was not there");
+        }
+        for member in &delta.added {
+            prop_assert!(set.members.insert(*member), "added a member that was there");
+        }
+    }
+    for id in &update.sets_created {
+        let before = mirror.insert(*id, compiled.sets[id].clone());
+        prop_assert!(before.is_none(), "created a set that was there");
+    }
+    Ok(())
+}
+
+/// Only the last change of each object: then any order leads to the same world.
+fn last_of_each_object(history: Vec<Change>) -> Vec<Change> {
+    let mut last = BTreeMap::new();
+    for change in history {
+        let object = match &change {
+            Change::Pod(key, _) => format!("pod {key}"),
+            Change::Namespace(name, _) => format!("namespace {name}"),
+            Change::Node(name, _) => format!("node {name}"),
+            Change::NetworkPolicy(key, _) => format!("policy {key}"),
+        };
+        last.insert(object, change);
+    }
+    last.into_values().collect()
+}
