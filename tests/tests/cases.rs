@@ -19,8 +19,8 @@ struct Engines {
 }
 
 impl Engines {
-    fn new(world: &World) -> Self {
-        let engine = |scope| Engine::new(scope, Options::default());
+    fn new(world: &World, options: Options) -> Self {
+        let engine = |scope| Engine::new(scope, options);
         let names = world.nodes().into_iter().filter_map(|node| node.node);
         let nodes = names.map(|name| (name.clone(), engine(Scope::Node(name.as_str().into()))));
         let mut engines = Self { cluster: engine(Scope::Cluster), nodes: nodes.collect() };
@@ -57,7 +57,9 @@ impl Engines {
         let (judged, world) = (probe.judged, self.cluster.world());
         let flow = world.flow(judged.source, judged.destination, judged.traffic);
         // What a node sends to its own pods is not forwarded and meets no ruleset.
-        let exempt = probe.is_from_own_node();
+        // With the option, so is what a pod sends to its node: the dataplane has no hook there.
+        let exempt = probe.is_from_own_node()
+            || (world.options.allow_egress_to_own_node && probe.is_to_own_node());
         let compiled = self.cluster.compiled();
         let opinions = [
             ("evaluate", evaluate(world, &flow).is_allowed()),
@@ -110,7 +112,7 @@ impl Summary {
     }
 
     fn check(&mut self, case: &Case, families: Families, world: &World) {
-        let mut engines = Engines::new(world);
+        let mut engines = Engines::new(world, case.options);
         let stages = match case.run(world.clone()) {
             Ok(stages) => stages,
             Err(error) => {

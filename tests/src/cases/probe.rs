@@ -44,8 +44,17 @@ impl Probe {
     /// Whether a node, or a hostNetwork pod, connects to a pod of the same node.
     #[must_use]
     pub fn is_from_own_node(&self) -> bool {
-        let same = self.source.node.is_some() && self.source.node == self.destination.node;
-        same && self.source.on_host && !self.destination.on_host
+        self.is_on_one_node() && self.source.on_host && !self.destination.on_host
+    }
+
+    /// Whether a pod connects to its node, or to a hostNetwork pod there.
+    #[must_use]
+    pub fn is_to_own_node(&self) -> bool {
+        self.is_on_one_node() && !self.source.on_host && self.destination.on_host
+    }
+
+    fn is_on_one_node(&self) -> bool {
+        self.source.node.is_some() && self.source.node == self.destination.node
     }
 
     /// Whether the connection is allowed whatever the policies say.
