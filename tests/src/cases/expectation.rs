@@ -138,6 +138,7 @@ pub(super) fn expand(
     for family in families {
         probes.extend(probe::all(world, *family, more)?);
     }
+    // Whether each line matches something, and whether it has the last word about something.
     let (mut used, mut decides) = (vec![false; lines.len()], vec![false; lines.len()]);
     let mut expectations = Vec::with_capacity(probes.len());
     for probe in &probes {

@@ -32,7 +32,7 @@ pub use self::address::Families;
 pub use self::expectation::Expectation;
 pub use self::file::Verdict;
 pub use self::object::{Kind, Manifest, ObjectRef};
-pub use self::probe::{Judged, Port, Probe, Via};
+pub use self::probe::{Judged, PORTS, Port, Probe, Via};
 pub use self::service::{Service, ServicePort};
 pub use self::world::{Endpoint, Place, World};
 

@@ -175,8 +175,9 @@ impl fmt::Display for Probe {
     }
 }
 
-/// What every pod is asked for; nodes, hostNetwork pods and the host outside are not asked for SCTP.
-pub(super) const PORTS: [Port; 6] = [
+/// What every pod serves and is asked for. Nodes, hostNetwork pods and the host outside are not asked
+/// for SCTP.
+pub const PORTS: [Port; 6] = [
     Port::Number(Protocol::Tcp, 80),
     Port::Number(Protocol::Tcp, 81),
     Port::Number(Protocol::Udp, 80),
