@@ -175,8 +175,9 @@ impl fmt::Display for Probe {
     }
 }
 
-/// What every pod serves and is asked for. Nodes, hostNetwork pods and the host outside are not asked
-/// for SCTP.
+/// What every pod serves and is asked for.
+///
+/// Nodes, hostNetwork pods and the host outside are not asked for SCTP.
 pub const PORTS: [Port; 6] = [
     Port::Number(Protocol::Tcp, 80),
     Port::Number(Protocol::Tcp, 81),
