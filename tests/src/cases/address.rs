@@ -4,7 +4,7 @@
 //! external 203.0.113.10, 2001:db8:113::10
 //! node i   172.20.0.(10+i), fd20::(10+i)
 //! pod h    10.244.i.h, fd44:0:0:i::h        h from 10 up, in the order of the world
-//! service  10.96.0.h, fd96::h
+//! service  10.96.0.h, fd96::h               h from 100 up: clusters keep the low ones
 //! ```
 
 use std::collections::BTreeMap;
@@ -14,6 +14,9 @@ use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
 use serde_json::Value;
+
+const FIRST_POD: u8 = 10;
+const FIRST_SERVICE: u8 = 100;
 
 /// The families that every node and pod of a world has an address of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -98,15 +101,21 @@ impl Book {
     pub(super) fn pod(&mut self, pod: &str, node: &str, families: Families) -> Result<Vec<IpAddr>> {
         let number = node_number(node)?;
         let key = (pod.to_owned(), node.to_owned());
-        let host = if let Some(host) = self.pods.get(&key) { *host } else { self.take(node) };
+        let host =
+            if let Some(host) = self.pods.get(&key) { *host } else { self.take(node, FIRST_POD) };
         self.pods.insert(key, host);
         Ok(families.each().iter().map(|family| self::pod(number, host, *family)).collect())
     }
 
-    /// The addresses of a new service.
-    pub(super) fn service(&mut self, families: Families) -> Vec<IpAddr> {
-        let host = self.take("services");
-        families.each().iter().map(|family| service(host, *family)).collect()
+    /// The addresses of a service: new ones, unless it has some already.
+    pub(super) fn service(&mut self, name: &str, families: Families) -> Vec<IpAddr> {
+        if let Some(known) = self.names.get(name) {
+            return known.clone();
+        }
+        let host = self.take("services", FIRST_SERVICE);
+        let addresses: Vec<_> = families.each().iter().map(|f| service(host, *f)).collect();
+        self.learn(name, addresses.clone());
+        addresses
     }
 
     /// A pod of this name that comes later gets new addresses.
@@ -114,8 +123,8 @@ impl Book {
         self.pods.retain(|(name, _), _| name != pod);
     }
 
-    fn take(&mut self, pool: &str) -> u8 {
-        let next = self.next.entry(pool.to_owned()).or_insert(10);
+    fn take(&mut self, pool: &str, first: u8) -> u8 {
+        let next = self.next.entry(pool.to_owned()).or_insert(first);
         *next += 1;
         *next - 1
     }

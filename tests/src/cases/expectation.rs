@@ -47,7 +47,7 @@ impl Assertion {
             (None, None) => bail!("a line needs expect, onlyFrom or onlyTo"),
             (Some(_), Some(_)) => bail!("onlyFrom and onlyTo say what is expected themselves"),
         };
-        let ports = line.ports.as_ref().map(|ports| ports.texts());
+        let ports = line.ports.as_ref().map(OneOrMany::texts);
         let ports = ports.map(|ports| ports.iter().map(|text| text.parse()).collect());
         let family = line.family.map(Family::from);
         Ok(Self { from, to, only, ports: ports.transpose()?, family, verdict })
@@ -138,7 +138,8 @@ pub(super) fn expand(
     for family in families {
         probes.extend(probe::all(world, *family, more)?);
     }
-    let mut used = vec![false; lines.len()];
+    // Whether each line matches something, and whether it has the last word about something.
+    let (mut used, mut decides) = (vec![false; lines.len()], vec![false; lines.len()]);
     let mut expectations = Vec::with_capacity(probes.len());
     for probe in &probes {
         let verdict = if probe.is_exempt() { Verdict::Allowed } else { step.default };
@@ -150,6 +151,9 @@ pub(super) fn expand(
                 used[index] = true;
             }
         }
+        if let Some(line) = expectation.line {
+            decides[line - 1] = true;
+        }
         expectations.push(expectation);
     }
     for (index, (line, written)) in lines.iter().zip(&step.tests).enumerate() {
@@ -159,6 +163,7 @@ pub(super) fn expand(
         line.check_groups(&probes, written)
             .with_context(|| format!("tests, line {}", index + 1))?;
         ensure!(used[index], "tests, line {}: no connection matches it", index + 1);
+        ensure!(decides[index], "tests, line {}: later lines undo all that it says", index + 1);
     }
     Ok(expectations)
 }

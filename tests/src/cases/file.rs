@@ -15,8 +15,18 @@ pub(super) struct CaseFile {
     #[serde(default)]
     pub(super) ports: Vec<String>,
     #[serde(default)]
+    pub(super) options: OptionsFile,
+    #[serde(default)]
     pub(super) without_api_server: Option<String>,
     pub(super) steps: Vec<StepFile>,
+}
+
+/// `options`: what the agents are started with.
+#[derive(Clone, Copy, Default, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct OptionsFile {
+    #[serde(default)]
+    pub(super) allow_egress_to_own_node: bool,
 }
 
 /// One item of `steps`.

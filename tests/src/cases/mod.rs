@@ -25,13 +25,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use policy_engine::cidr::Family;
+use policy_engine::world::Options;
 use serde_json::Value;
 
 pub use self::address::Families;
 pub use self::expectation::Expectation;
 pub use self::file::Verdict;
 pub use self::object::{Kind, Manifest, ObjectRef};
-pub use self::probe::{Judged, Port, Probe, Via};
+pub use self::probe::{Judged, PORTS, Port, Probe, Via};
 pub use self::service::{Service, ServicePort};
 pub use self::world::{Endpoint, Place, World};
 
@@ -51,6 +52,8 @@ pub struct Case {
     pub about: String,
     /// Why a real API server cannot hold these objects, if it cannot.
     pub without_api_server: Option<String>,
+    /// What the agents are started with.
+    pub options: Options,
     families: Vec<Family>,
     ports: Vec<Port>,
     steps: Vec<(StepFile, Vec<expectation::Assertion>)>,
@@ -145,10 +148,17 @@ impl Case {
             name: name.to_owned(),
             about: file.about,
             without_api_server: file.without_api_server,
+            options: Options { allow_egress_to_own_node: file.options.allow_egress_to_own_node },
             families,
             ports: file.ports.iter().map(|port| port.parse()).collect::<Result<_>>()?,
             steps: steps.collect::<Result<_>>()?,
         })
+    }
+
+    /// The families that the case is about.
+    #[must_use]
+    pub fn families(&self) -> &[Family] {
+        &self.families
     }
 
     /// Whether the case says anything about a world of these families.

@@ -44,8 +44,17 @@ impl Probe {
     /// Whether a node, or a hostNetwork pod, connects to a pod of the same node.
     #[must_use]
     pub fn is_from_own_node(&self) -> bool {
-        let same = self.source.node.is_some() && self.source.node == self.destination.node;
-        same && self.source.on_host && !self.destination.on_host
+        self.is_on_one_node() && self.source.on_host && !self.destination.on_host
+    }
+
+    /// Whether a pod connects to its node, or to a hostNetwork pod there.
+    #[must_use]
+    pub fn is_to_own_node(&self) -> bool {
+        self.is_on_one_node() && !self.source.on_host && self.destination.on_host
+    }
+
+    fn is_on_one_node(&self) -> bool {
+        self.source.node.is_some() && self.source.node == self.destination.node
     }
 
     /// Whether the connection is allowed whatever the policies say.
@@ -92,7 +101,7 @@ pub enum Via {
 pub enum Port {
     /// A protocol with ports.
     Number(Protocol, u16),
-    /// An ICMP or ICMPv6 echo.
+    /// An echo request of the family.
     Icmp,
 }
 
@@ -166,8 +175,10 @@ impl fmt::Display for Probe {
     }
 }
 
-/// What every pod is asked for; nodes, hostNetwork pods and the host outside are not asked for SCTP.
-pub(super) const PORTS: [Port; 6] = [
+/// What every pod serves and is asked for.
+///
+/// Nodes, hostNetwork pods and the host outside are not asked for SCTP.
+pub const PORTS: [Port; 6] = [
     Port::Number(Protocol::Tcp, 80),
     Port::Number(Protocol::Tcp, 81),
     Port::Number(Protocol::Udp, 80),

@@ -93,7 +93,7 @@ impl World {
         match object.kind {
             Kind::Node => self.complete_node(&object, &mut value)?,
             Kind::Pod => self.complete_pod(&object, &mut value)?,
-            Kind::Service => self.complete_service(&object, &mut value),
+            Kind::Service => self.complete_service(&object, &mut value)?,
             Kind::Namespace | Kind::NetworkPolicy => {}
         }
         self.objects.insert(object.clone(), value.clone());
@@ -150,16 +150,19 @@ impl World {
         Ok(())
     }
 
-    fn complete_service(&mut self, object: &ObjectRef, value: &mut Value) {
-        let old = self.objects.get(object).and_then(|old| old.pointer("/spec/clusterIPs")).cloned();
-        let ips = old.unwrap_or_else(|| json!(self.book.service(self.families)));
+    fn complete_service(&mut self, object: &ObjectRef, value: &mut Value) -> Result<()> {
+        let name = format!("{}/svc/{}", object.namespace, object.name);
+        let addresses = self.book.service(&name, self.families);
+        let first = addresses.first().context("a world needs a family")?;
+        let ips = json!(addresses);
         if let Some(spec) = value.get_mut("spec") {
-            set_missing(spec, "clusterIP", ips[0].clone());
+            set_missing(spec, "clusterIP", json!(first));
             set_missing(spec, "clusterIPs", ips);
             if self.families == Families::Dual {
                 set_missing(spec, "ipFamilyPolicy", json!("RequireDualStack"));
             }
         }
+        Ok(())
     }
 
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ObjectRef, &Value)> {
