@@ -67,8 +67,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     })?;
     let dataplane = Dataplane::open(options).context("failed to find a way to program the node")?;
     let scope = Scope::Node(args.node_name.as_str().into());
-    let choices =
-        world::Options { allow_egress_to_own_node: args.allow_egress_to_own_node };
+    let choices = world::Options { allow_egress_to_own_node: args.allow_egress_to_own_node };
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

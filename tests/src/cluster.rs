@@ -166,7 +166,8 @@ impl Agent {
     /// How many lines were logged so far.
     #[must_use]
     pub fn logged(&self) -> usize {
-        self.log.lines().first + self.log.lines().kept.len()
+        let lines = self.log.lines();
+        lines.first + lines.kept.len()
     }
 
     /// As [`Agent::wait_for`], leaving out the first `after` lines.

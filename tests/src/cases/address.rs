@@ -15,34 +15,10 @@ use ipnet::IpNet;
 use policy_engine::cidr::Family;
 use serde_json::Value;
 
+use crate::lab::Families;
+
 const FIRST_POD: u8 = 10;
 const FIRST_SERVICE: u8 = 100;
-
-/// The families that every node and pod of a world has an address of.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Families {
-    /// IPv4 alone.
-    V4,
-    /// IPv6 alone.
-    V6,
-    /// Both, IPv4 first.
-    Dual,
-}
-
-impl Families {
-    /// Each set of families that a world can have.
-    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Dual];
-
-    /// The single families, IPv4 first.
-    #[must_use]
-    pub fn each(self) -> &'static [Family] {
-        match self {
-            Self::V4 => &[Family::V4],
-            Self::V6 => &[Family::V6],
-            Self::Dual => &Family::BOTH,
-        }
-    }
-}
 
 /// The address of the host outside the cluster.
 pub(super) fn external(family: Family) -> IpAddr {

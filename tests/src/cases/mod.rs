@@ -28,13 +28,13 @@ use policy_engine::cidr::Family;
 use policy_engine::world::Options;
 use serde_json::Value;
 
-pub use self::address::Families;
 pub use self::expectation::Expectation;
 pub use self::file::Verdict;
 pub use self::object::{Kind, Manifest, ObjectRef};
 pub use self::probe::{Judged, PORTS, Port, Probe, Via};
 pub use self::service::{Service, ServicePort};
 pub use self::world::{Endpoint, Place, World};
+pub use crate::lab::Families;
 
 use self::file::{CaseFile, StepFile};
 

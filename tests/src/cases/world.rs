@@ -8,7 +8,9 @@ use policy_engine::cidr::Family;
 use policy_engine::model::PodKey;
 use serde_json::{Value, json};
 
-use super::address::{self, Book, Families};
+use super::address::{self, Book};
+use crate::lab::Families;
+
 use super::object::{Kind, Manifest, ObjectRef, items, text};
 use super::service::Service;
 

@@ -103,12 +103,6 @@ pub(super) fn gateway(index: u8, family: Family) -> IpAddr {
     pod(index, 1, family)
 }
 
-/// The family of an address.
-#[must_use]
-pub fn family_of(address: IpAddr) -> Family {
-    if address.is_ipv4() { Family::V4 } else { Family::V6 }
-}
-
 /// The prefix length that covers one address.
 pub(super) fn host_bits(family: Family) -> u8 {
     match family {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 
-use super::address::{self, family_of};
+use super::address;
 use super::namespace::Namespace;
-use super::options::Topology;
+use super::options::{Family, Topology};
 use super::pod::{Pod, PodSpec};
 use super::service::{self, ServiceSpec, Transport};
 use super::wire::{self, PodWire};
@@ -118,8 +118,8 @@ impl Lab {
         let taken = |address: IpAddr| {
             self.pods.values().any(|pod| pod.addresses.contains(&address))
                 || before.values().any(|(_, addresses)| addresses.contains(&address))
-                || address == address::gateway(node.index(), family_of(address))
-                || address == address::tunnel(node.index(), family_of(address))
+                || address == address::gateway(node.index(), Family::of(address))
+                || address == address::tunnel(node.index(), Family::of(address))
         };
         let mut addresses = Vec::new();
         for (&family, cidr) in self.options.families.each().iter().zip(node.pod_cidrs()) {
@@ -127,7 +127,7 @@ impl Lab {
                 .addresses
                 .iter()
                 .copied()
-                .filter(|&address| family_of(address) == family)
+                .filter(|&address| Family::of(address) == family)
                 .collect();
             match wanted.as_slice() {
                 [] => {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::address::family_of;
 use super::flight::{bind_port, parse_banner, when_port_is_free};
+use super::options::Family;
 use super::pod::Endpoint;
 use super::{DEFAULT_TIMEOUT, Lab};
 
@@ -88,7 +88,7 @@ fn open(spec: &ConnectionSpec) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(spec.to), Type::STREAM, None)
         .context("failed to create a socket")?;
     if let Some(port) = spec.source_port {
-        bind_port(&socket, family_of(spec.to.ip()), port)?;
+        bind_port(&socket, Family::of(spec.to.ip()), port)?;
     }
     let to = spec.to.into();
     when_port_is_free(spec.timeout, || socket.connect_timeout(&to, spec.timeout))

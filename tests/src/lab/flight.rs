@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::address::family_of;
 use super::listener::{raw_sctp, strip_ip_header};
 use super::options::Family;
 use super::probe::{Outcome, Probe, Protocol};
@@ -55,7 +54,7 @@ impl Flight {
         let (socket, speaks, packet) = prepare(probe).context("failed to create a socket")?;
         socket.set_nonblocking(true).context("failed to make a socket non-blocking")?;
         if let (Some(port), Protocol::Tcp | Protocol::Udp) = (probe.source_port, probe.protocol) {
-            bind_port(&socket, family_of(probe.to), port)?;
+            bind_port(&socket, Family::of(probe.to), port)?;
         }
         let started = Instant::now();
         let mut flight = Self {
@@ -163,7 +162,7 @@ impl Flight {
             }
             Speaks::Udp => Some(opened(packet)),
             Speaks::Sctp { tag: mine } => {
-                let family = family_of(self.to.ip());
+                let family = Family::of(self.to.ip());
                 match strip_ip_header(family, packet).and_then(Packet::decode)? {
                     Packet::InitAck { tag, cookie, .. } if tag == mine => Some(opened(&cookie)),
                     Packet::Abort { tag, .. } if tag == mine => Some((Outcome::Refused, None)),
@@ -193,7 +192,7 @@ fn prepare(probe: &Probe) -> io::Result<(Socket, Speaks, Vec<u8>)> {
             Ok((raw_sctp(probe.to)?, Speaks::Sctp { tag }, init.encode()))
         }
         Protocol::Icmp => {
-            let (protocol, request) = match family_of(probe.to) {
+            let (protocol, request) = match Family::of(probe.to) {
                 Family::V4 => (socket2::Protocol::ICMPV4, 8),
                 Family::V6 => (socket2::Protocol::ICMPV6, 128),
             };

@@ -53,7 +53,7 @@ mod sweep;
 mod volley;
 mod wire;
 
-pub use address::{family_of, internet, node_network, pod_network};
+pub use address::{internet, node_network, pod_network};
 pub use build::LabBuilder;
 pub use connection::{Connection, ConnectionSpec, End};
 pub use listener::{Behaviour, Listener};
@@ -179,6 +179,6 @@ impl Lab {
         {
             return Some(Endpoint::node(node.name()).to_string());
         }
-        (internet(family_of(address)) == address).then(|| Endpoint::Internet.to_string())
+        (internet(Family::of(address)) == address).then(|| Endpoint::Internet.to_string())
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 
-use super::address::{self, family_of};
+use super::address;
 use super::namespace::Namespace;
 use super::options::{Family, Options, Topology, Underlay};
 
@@ -68,7 +68,7 @@ impl Node {
     pub fn address(&self, family: Family) -> Result<IpAddr> {
         let mut addresses = self.addresses.iter().copied();
         addresses
-            .find(|&address| family_of(address) == family)
+            .find(|&address| Family::of(address) == family)
             .with_context(|| format!("node {} has no {family:?} address", self.name))
     }
 

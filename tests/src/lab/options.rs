@@ -1,5 +1,7 @@
 //! What a lab can be asked to look like: the closed choices, and nothing that acts on them.
 
+pub use policy_engine::cidr::Family;
+
 /// How pods hang on their node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topology {
@@ -26,17 +28,8 @@ pub enum Underlay {
     Vxlan,
 }
 
-/// One IP family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
 /// The families that nodes, pods and services have addresses of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Families {
     /// IPv4 alone.
     V4,
@@ -47,13 +40,16 @@ pub enum Families {
 }
 
 impl Families {
+    /// Each choice of families.
+    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Dual];
+
     /// The single families, IPv4 first.
     #[must_use]
     pub fn each(self) -> &'static [Family] {
         match self {
             Self::V4 => &[Family::V4],
             Self::V6 => &[Family::V6],
-            Self::Dual => &[Family::V4, Family::V6],
+            Self::Dual => &Family::BOTH,
         }
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
-use super::address::family_of;
 use super::listener::Listener;
 use super::namespace::Namespace;
 use super::options::Family;
@@ -139,7 +138,7 @@ impl Pod {
     pub fn address(&self, family: Family) -> Result<IpAddr> {
         let mut addresses = self.addresses.iter().copied();
         addresses
-            .find(|&address| family_of(address) == family)
+            .find(|&address| Family::of(address) == family)
             .with_context(|| format!("pod {} has no {family:?} address", self.key()))
     }
 

@@ -18,8 +18,8 @@ use mio::net::{TcpStream, UdpSocket};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::SockRef;
 
-use super::address::family_of;
 use super::listener::{Behaviour, Bound, strip_ip_header};
+use super::options::Family;
 use super::sctp::Packet;
 
 /// The serving thread; it ends when this is dropped.
@@ -267,7 +267,7 @@ fn answer_inits(socket: &UdpSocket, ports: &[u16], identity: &str) {
             Err(_) => continue,
         };
         let packet = buffer.get(..length).unwrap_or_default();
-        let packet = strip_ip_header(family_of(peer.ip()), packet).and_then(Packet::decode);
+        let packet = strip_ip_header(Family::of(peer.ip()), packet).and_then(Packet::decode);
         // Replies to this namespace's own probes come by here too.
         let Some(Packet::Init { source, destination, tag }) = packet else { continue };
         let (from, to) = (destination, source);

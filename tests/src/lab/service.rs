@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use super::address::{self, family_of};
+use super::address;
 use super::options::Family;
 
 /// The transport of a listener or a service.
@@ -148,7 +148,7 @@ impl Rules {
 
     fn mine<'a>(&self, addresses: &'a [IpAddr]) -> impl Iterator<Item = IpAddr> + use<'a> {
         let family = self.family;
-        addresses.iter().copied().filter(move |&address| family_of(address) == family)
+        addresses.iter().copied().filter(move |&address| Family::of(address) == family)
     }
 }
 

@@ -190,7 +190,7 @@ pub(super) fn pod(options: &Options, pod: &PodWire) -> String {
     line!(out, "link set lo up");
     line!(out, "link set eth0 up");
     for &ip in &pod.addresses {
-        let family = address::family_of(ip);
+        let family = Family::of(ip);
         match options.topology {
             Topology::Bridge => {
                 let bits = address::pod_cidr(pod.node, family).prefix_len();
