@@ -88,6 +88,9 @@ impl Agent {
                 self.take(event);
             }
             self.sync();
+            if let State::InForce { .. } = self.state {
+                debug!("all that the source said so far is in force");
+            }
         }
     }
 
@@ -128,8 +131,8 @@ impl Agent {
                     self.apply_update(&update, FIRST_BACK_OFF);
                 } else if now >= verify_at {
                     self.verify();
-                } else if let Some(received) = self.oldest.take() {
-                    debug!(since_us = micros(received.elapsed()), "nothing to change on this node");
+                } else {
+                    self.oldest = None; // Changes that do not concern this node.
                 }
             }
         }

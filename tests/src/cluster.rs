@@ -28,6 +28,7 @@ const LOG_LINES: usize = 2_000;
 pub struct Cluster {
     agents: BTreeMap<String, Agent>,
     flags: Vec<String>,
+    markers: usize,
     manifests: TempDir,
     locks: TempDir,
     /// The network below; for probes, pods and services.
@@ -42,7 +43,7 @@ impl Cluster {
     pub fn new(lab: Lab, flags: &[&str]) -> Result<Self> {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let (manifests, locks) = (tempfile::tempdir()?, tempfile::tempdir()?);
-        Ok(Self { agents: BTreeMap::new(), flags, manifests, locks, lab })
+        Ok(Self { agents: BTreeMap::new(), flags, markers: 0, manifests, locks, lab })
     }
 
     /// The directory that the agents watch.
@@ -69,6 +70,32 @@ impl Cluster {
     pub fn remove(&self, name: &str) -> Result<()> {
         fs::remove_file(self.directory().join(name))
             .with_context(|| format!("failed to remove {name}"))
+    }
+
+    /// Waits until every agent has in force what the directory holds now.
+    ///
+    /// Agents take files in the order in which they were written. The last one here is a marker:
+    /// a namespace of its own, and a document that cannot be read, for that is logged by name.
+    ///
+    /// # Errors
+    /// When an agent does not get there within `limit`; its log is in the error.
+    pub fn settle(&mut self, limit: Duration) -> Result<()> {
+        let logged: Vec<usize> = self.agents.values().map(Agent::logged).collect();
+        let old = format!("marker-{}.yaml", self.markers);
+        self.markers += 1;
+        let (number, file) = (self.markers, format!("marker-{}.yaml", self.markers));
+        let namespace =
+            format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: m{number}}}}}");
+        self.write(&file, &format!("{namespace}\n---\n[\n"))?;
+        for (agent, logged) in self.agents.values().zip(logged) {
+            let marker = agent.find_after(logged, limit, |line| line.contains(&file))?;
+            let done = "all that the source said so far is in force";
+            agent.find_after(marker, limit, |line| line.contains(done))?;
+        }
+        if number > 1 {
+            self.remove(&old)?;
+        }
+        Ok(())
     }
 
     /// Starts an agent on every node and waits until each says that policies are in force.
@@ -155,11 +182,11 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Waits until a line of the log holds `text`; gives the line.
+    /// Waits until a line of the log holds `text`.
     ///
     /// # Errors
     /// When none does within `limit`, or the agent ends.
-    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<String> {
+    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<()> {
         self.wait_for_after(0, text, limit)
     }
 
@@ -174,18 +201,33 @@ impl Agent {
     ///
     /// # Errors
     /// As [`Agent::wait_for`].
-    pub fn wait_for_after(&self, after: usize, text: &str, limit: Duration) -> Result<String> {
+    pub fn wait_for_after(&self, after: usize, text: &str, limit: Duration) -> Result<()> {
+        self.find_after(after, limit, |line| line.contains(text))
+            .with_context(|| format!("{text:?} was not logged"))?;
+        Ok(())
+    }
+
+    /// Waits for a line behind the first `after` ones; gives how many lines there are up to it.
+    ///
+    /// # Errors
+    /// When none is logged within `limit`; the log is in the error.
+    pub fn find_after(
+        &self,
+        after: usize,
+        limit: Duration,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<usize> {
         let deadline = Instant::now() + limit;
         let mut lines = self.log.lines();
         loop {
             let skip = after.saturating_sub(lines.first);
-            if let Some(line) = lines.kept.iter().skip(skip).find(|line| line.contains(text)) {
-                return Ok(line.clone());
+            if let Some(at) = lines.kept.iter().skip(skip).position(|line| wanted(line)) {
+                return Ok(lines.first + skip + at + 1);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let all = Vec::from_iter(lines.kept.iter().cloned()).join("\n");
-                bail!("the agent of {} did not log {text:?}; it logged:\n{all}", self.node);
+                bail!("the agent of {} did not say so within {limit:?}:\n{all}", self.node);
             }
             let waited = self.log.changed.wait_timeout(lines, left);
             lines = waited.unwrap_or_else(PoisonError::into_inner).0;

@@ -4,7 +4,7 @@
 //! ```text
 //! World ── pods, services ──► Lab          Stage ── manifests ──► agents
 //!                              ▲                 └─ expectations ─┐
-//!                              └───────── probes, until they agree, and once more ◄┘
+//!                              └──────── probes, once agents are done ◄┘
 //! ```
 
 use std::collections::BTreeMap;
@@ -21,8 +21,10 @@ use crate::lab::{
     Transport,
 };
 
-/// How long packets may take to follow a change, on a machine that is busy with other tests.
-const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+/// How long agents may take to follow a change, on a machine that is busy with other tests.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// How long an answer may be late before it counts as none.
+const LATE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The cluster with the world that it shows at the moment.
 pub struct Player {
@@ -105,47 +107,52 @@ impl Player {
         self.become_world(base.clone(), &gone, &back)
     }
 
-    /// Probes everything until it is as expected, and then everything once more: an outcome that
-    /// agreed before the change was in force must still agree after it. Gives what does not.
+    /// Waits until all agents have the world in force, and then probes everything once. Gives what
+    /// is not as expected.
     ///
     /// # Errors
-    /// When probes cannot be sent.
-    pub fn disagreements(&self, expectations: &[Expectation]) -> Result<Vec<Disagreement>> {
+    /// When agents do not get there, or probes cannot be sent.
+    pub fn disagreements(&mut self, expectations: &[Expectation]) -> Result<Vec<Disagreement>> {
+        self.cluster.settle(SETTLE_LIMIT)?;
+        // A probe is to open a flow, and a datagram from a port that was used before would go on
+        // with an old one: that one was there before the policy.
+        for node in self.cluster.lab.nodes() {
+            node.shell("conntrack -F 2>/dev/null")?;
+        }
         let probes: Vec<(Probe, Expected)> = expectations
             .iter()
             .map(|expectation| (probe(&expectation.probe), expected(expectation)))
             .collect();
-        let settled = self.cluster.lab.probe_until(&probes, DEFAULT_TIMEOUT, SETTLE_LIMIT)?;
-        let again: Vec<Probe> = probes.iter().map(|(probe, _)| probe.clone()).collect();
-        let mut final_outcomes = self.cluster.lab.probe_all(&again, DEFAULT_TIMEOUT)?;
+        let all: Vec<Probe> = probes.iter().map(|(probe, _)| probe.clone()).collect();
+        let mut outcomes = self.cluster.lab.probe_all(&all, DEFAULT_TIMEOUT)?;
         // Many probes share two cores with other tests: an answer may come late. A packet that
         // policy forbids never becomes an answer, so only what should be open is asked again.
         let mut late: Vec<_> = probes
             .iter()
-            .zip(&mut final_outcomes)
+            .zip(&mut outcomes)
             .filter(|((_, expected), outcome)| {
                 *expected != Expected::Closed && !expected.agrees(outcome)
             })
             .collect();
-        let again: Vec<Probe> = late.iter().map(|((probe, _), _)| probe.clone()).collect();
-        let answers = self.cluster.lab.probe_all(&again, DEFAULT_TIMEOUT * 4)?;
+        let again: Vec<(Probe, Expected)> =
+            late.iter().map(|(probe, _)| (*probe).clone()).collect();
+        let answers = self.cluster.lab.probe_until(&again, DEFAULT_TIMEOUT * 2, LATE_LIMIT)?;
         for ((_, outcome), answer) in late.iter_mut().zip(answers) {
-            **outcome = answer;
+            **outcome = answer.outcome;
         }
-        let mut found = Vec::new();
-        for (((_, expected), state), (outcome, expectation)) in
-            probes.iter().zip(&settled).zip(final_outcomes.iter().zip(expectations))
-        {
-            if !state.agrees || !expected.agrees(outcome) {
-                let mut text = format!("{}: expected {expected:?}", expectation.probe);
-                let _ = write!(text, ", got {}, then {outcome}", state.outcome);
-                if let Some(line) = expectation.line {
-                    let _ = write!(text, " (line {line} of tests)");
-                }
-                found.push(Disagreement { text });
+        let wrong = probes.iter().zip(&outcomes).zip(expectations);
+        let wrong = wrong.filter(|(((_, expected), outcome), _)| !expected.agrees(outcome));
+        let text = |(((_, expected), outcome), expectation): (
+            (&(Probe, Expected), &crate::lab::Outcome),
+            &Expectation,
+        )| {
+            let mut text = format!("{}: expected {expected:?}, got {outcome}", expectation.probe);
+            if let Some(line) = expectation.line {
+                let _ = write!(text, " (line {line} of tests)");
             }
-        }
-        Ok(found)
+            Disagreement { text }
+        };
+        Ok(wrong.map(text).collect())
     }
 
     /// Plays all steps of a case and goes back to `base`; what `wanted` leaves out is not tried.

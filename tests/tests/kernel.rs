@@ -3,8 +3,10 @@
 //! Topologies, underlays and iptables variants go together so that each pair of choices occurs;
 //! every world is dual-stack, and single-stack ones play the cases that tell families apart.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
-use portcullis_tests::cases::{Case, Expectation, Families, PORTS, Via, World};
+use portcullis_tests::cases::{Case, Expectation, Families, PORTS, Port, Via, World};
 use portcullis_tests::lab::{IptablesVariant, Lab, LabBuilder, Topology, Underlay};
 use portcullis_tests::play::Player;
 
@@ -36,7 +38,7 @@ fn play(
             continue;
         }
         let lab = lab.clone().underlay(underlay).direct_internet(true);
-        let mut player = Player::start(lab, base.clone(), &PORTS, &flags)?;
+        let mut player = Player::start(lab, base.clone(), &served(cases, &base)?, &flags)?;
         for case in cases {
             match player.play(case, &base, |expectation| can_tell(underlay, expectation)) {
                 Ok(checked) => probes += checked,
@@ -49,6 +51,18 @@ fn play(
     }
     println!("{} cases, {probes} connections tried on real packets", plain.len() + special.len());
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("\n")) }
+}
+
+/// What pods and nodes have to serve: each port that one of the cases asks for.
+fn served(cases: &[&Case], base: &World) -> Result<Vec<Port>> {
+    let mut ports = BTreeSet::from(PORTS);
+    for case in cases {
+        for stage in case.run(base.clone())? {
+            let asked = stage.expectations.iter().filter(|asked| asked.probe.via.is_none());
+            ports.extend(asked.map(|asked| asked.probe.port));
+        }
+    }
+    Ok(ports.into_iter().collect())
 }
 
 /// With vxlan, what a node sends to pods elsewhere comes from its tunnel's address, as with
