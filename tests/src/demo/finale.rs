@@ -1,0 +1,165 @@
+//! The end of the demo: a denial with the policies behind it, and the size of a node's rules.
+
+use std::fmt::Write as _;
+
+use anyhow::{Result, ensure};
+use policy_engine::cidr::Family;
+use policy_engine::evaluate::{Decision, Reason, RuleRef};
+use policy_engine::explain::{NearMiss, PeerMiss, PortMiss, explain};
+use policy_engine::labels::Labels;
+use policy_engine::model::Direction;
+use policy_engine::port::Protocol;
+use policy_engine::selector::{Operator, Requirement};
+
+use super::ink::Ink;
+use super::picture::wrap;
+use super::scene::Scene;
+use super::stage::{Stage, probe};
+use super::table::Cell;
+use crate::cases::Port;
+use crate::lab::DEFAULT_TIMEOUT;
+
+/// The prefix of every chain and set of an agent.
+const OURS: &str = "PORTCULLIS-";
+
+/// Both, as text.
+pub(super) fn text(scene: &Scene, stage: &Stage, ink: Ink) -> Result<String> {
+    let cell = Cell {
+        family: Family::V4,
+        source: scene.index("jobs/cleanup")?,
+        destination: scene.index("shop/db-1")?,
+        port: Port::Number(Protocol::Tcp, 5432),
+    };
+    let outcome = stage.cluster.lab.probe(&probe(scene, cell)?, DEFAULT_TIMEOUT)?;
+    let explanation = explain(&scene.world, &scene.flow(cell)?);
+    ensure!(
+        !outcome.is_open() && !explanation.verdict.is_allowed(),
+        "{}: {outcome}, and the engine says {:?}",
+        scene.name(cell),
+        explanation.verdict
+    );
+    let mut text = format!("\n{}\n", ink.bold("── why not?"));
+    let _ = writeln!(text, "  {}: denied; a packet sent now: {outcome}", scene.name(cell));
+    for (direction, misses) in
+        [(Direction::Egress, &explanation.egress), (Direction::Ingress, &explanation.ingress)]
+    {
+        let decision = explanation.verdict.decision(direction);
+        let mut line = format!("  {}: {}", direction.as_str(), reason(decision));
+        if let Some(closest) = misses.first() {
+            let _ = write!(line, "; closest: {}", near_miss(closest));
+        }
+        text.push_str(&wrap(&line));
+    }
+    let _ = writeln!(text, "\n{}", rules(stage)?);
+    Ok(text)
+}
+
+fn reason(decision: &Decision) -> String {
+    let isolated = || {
+        let names: Vec<String> = decision.isolated_by.iter().map(ToString::to_string).collect();
+        format!("isolated by {}", names.join(", "))
+    };
+    match decision.reason {
+        Reason::NoSubject => "no pod, so no policy is about it".to_owned(),
+        Reason::NotIsolated => "no policy isolates the pod".to_owned(),
+        Reason::SamePod => "a pod reaches itself".to_owned(),
+        Reason::OwnNode => "a node reaches its pods".to_owned(),
+        Reason::EgressToOwnNode => "a pod reaches its node".to_owned(),
+        Reason::RuleAdmits => {
+            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
+            format!("{}; admitted by {}", isolated(), rules.join(", "))
+        }
+        Reason::NoRuleAdmits => format!("{}; no rule admits it", isolated()),
+    }
+}
+
+fn rule(rule: &RuleRef) -> String {
+    format!("{} rule {}", rule.policy, rule.rule)
+}
+
+/// The rule, and of each list that failed the item that failed least.
+fn near_miss(miss: &NearMiss) -> String {
+    let peer = miss.peers.iter().min_by_key(|peer| match peer {
+        PeerMiss::PodLabels { .. } => 0,
+        PeerMiss::NamespaceLabels { .. } | PeerMiss::OtherNamespace { .. } => 1,
+        PeerMiss::OutsideBlock(_) | PeerMiss::InExcept(_) | PeerMiss::NoAddress => 2,
+        PeerMiss::NotAPod | PeerMiss::Invalid => 3,
+    });
+    let parts = peer.map(peer_miss).into_iter().chain(miss.ports.first().map(port_miss));
+    format!("{} ({})", rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
+}
+
+fn peer_miss(miss: &PeerMiss) -> String {
+    match miss {
+        PeerMiss::PodLabels { failed, had } => {
+            format!("peer {}: the pod has {}", requirements(failed), labels(had))
+        }
+        PeerMiss::NamespaceLabels { failed, had } => {
+            let had = had.as_ref().map_or_else(|| "no labels".to_owned(), labels);
+            format!("peer namespace {}: it has {had}", requirements(failed))
+        }
+        PeerMiss::OtherNamespace { wanted } => format!("peer in namespace {wanted} only"),
+        PeerMiss::OutsideBlock(address) => format!("{address} is outside its block"),
+        PeerMiss::InExcept(address) => format!("{address} is excepted"),
+        PeerMiss::NoAddress => "the peer has no address".to_owned(),
+        PeerMiss::NotAPod => "its peers are pods".to_owned(),
+        PeerMiss::Invalid => "its peer is invalid".to_owned(),
+    }
+}
+
+fn port_miss(miss: &PortMiss) -> String {
+    match miss {
+        PortMiss::OtherProtocol(wanted) => format!("{wanted} only"),
+        PortMiss::OutsideRange(range) => format!("ports {} to {}", range.first(), range.last()),
+        PortMiss::NameMissing { name, .. } => format!("no port is called {name}"),
+        PortMiss::NameElsewhere { name, numbers } => format!("{name} is {numbers:?}"),
+        PortMiss::NoPorts => "ports only".to_owned(),
+        PortMiss::Invalid => "its port is invalid".to_owned(),
+    }
+}
+
+fn requirements(failed: &[Requirement]) -> String {
+    let text = failed.iter().map(|Requirement { key, operator }| match operator {
+        Operator::In(values) => {
+            format!("{key}={}", Vec::from_iter(values.iter().map(AsRef::as_ref)).join("|"))
+        }
+        Operator::NotIn(values) => {
+            format!("{key}!={}", Vec::from_iter(values.iter().map(AsRef::as_ref)).join("|"))
+        }
+        Operator::Exists => key.to_string(),
+        Operator::DoesNotExist => format!("!{key}"),
+    });
+    text.collect::<Vec<_>>().join(",")
+}
+
+fn labels(labels: &Labels) -> String {
+    let text = labels.iter().map(|(key, value)| format!("{key}={value}"));
+    text.collect::<Vec<_>>().join(",")
+}
+
+/// `n1 holds 41 rules in 17 chains, …`, of what is ours in the filter table and among the sets.
+fn rules(stage: &Stage) -> Result<String> {
+    let lab = &stage.cluster.lab;
+    let mut nodes = Vec::new();
+    for node in lab.nodes() {
+        let mut counts = Vec::new();
+        for family in Family::BOTH {
+            let saved = node.netns().shell(&format!("{}-save", lab.iptables().program(family)))?;
+            let begins = |start: &str| saved.lines().filter(|line| line.starts_with(start)).count();
+            let chains = begins(&format!(":{OURS}"));
+            // With the jumps to ours from the built-in chains.
+            let rules = saved.lines().filter(|line| line.starts_with("-A") && line.contains(OURS));
+            counts.push(format!("{} rules in {chains} chains", rules.count()));
+        }
+        let sets = node.netns().shell("ipset save")?;
+        let begins = |start: String| sets.lines().filter(|line| line.starts_with(&start)).count();
+        let (sets, members) = (begins(format!("create {OURS}")), begins(format!("add {OURS}")));
+        nodes.push(format!(
+            "{}: IPv4 {}, IPv6 {}; {sets} sets with {members} members",
+            node.name(),
+            counts.first().map_or("", String::as_str),
+            counts.last().map_or("", String::as_str)
+        ));
+    }
+    Ok(nodes.join("\n"))
+}
