@@ -1,6 +1,6 @@
 //! What a step opened and closed, in few words: replicas as one, equal sources together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use policy_engine::cidr::Family;
 use policy_engine::port::Protocol;
@@ -66,7 +66,10 @@ fn stem(party: &Party) -> String {
 
 /// The destinations of each group of sources, both in the order of the scene.
 #[derive(Default)]
-struct Groups(Vec<(String, Vec<(String, BTreeSet<Port>)>)>);
+struct Groups(Vec<(String, Destinations)>);
+
+/// Names with the ports that changed.
+type Destinations = Vec<(String, BTreeSet<Port>)>;
 
 impl Groups {
     fn add(&mut self, sources: String, destination: &str, port: Port) {
@@ -87,13 +90,13 @@ impl Groups {
 
 fn words(scene: &Scene, cells: &BTreeSet<Cell>) -> Vec<String> {
     let workloads = workloads(scene);
-    let mut asked: BTreeMap<(usize, Port), ()> = BTreeMap::new();
+    let mut asked = BTreeSet::new();
     for (at, workload) in workloads.iter().enumerate() {
         let hit = cells.iter().filter(|cell| workload.members.contains(&cell.destination));
-        asked.extend(hit.map(|cell| ((at, cell.port), ())));
+        asked.extend(hit.map(|cell| (at, cell.port)));
     }
     let mut groups = Groups::default();
-    for (at, port) in asked.into_keys() {
+    for (at, port) in asked {
         let Some(destination) = workloads.get(at) else { continue };
         let (mut whole, mut everyone) = (Vec::new(), true);
         for source in &workloads {
@@ -144,4 +147,66 @@ pub(super) fn port_list<'p>(ports: impl IntoIterator<Item = &'p Port>) -> String
         Port::Number(..) | Port::Icmp => port.to_string(),
     });
     names.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Result;
+
+    use super::super::scene::{self, PolicyFile};
+    use super::super::table::{Measured, Reading};
+    use super::*;
+
+    /// What packets would do if they did as the engine says.
+    fn predicted(scene: &Scene) -> Result<Table> {
+        let reading = |predicted| Reading {
+            predicted,
+            measured: if predicted { Measured::Open } else { Measured::Closed },
+        };
+        let cells = scene.cells().into_iter();
+        cells.map(|cell| Ok((cell, reading(scene.predict(cell)?)))).collect()
+    }
+
+    fn summary(scene: &mut Scene, policy: &PolicyFile) -> Result<String> {
+        let before = predicted(scene)?;
+        scene.apply(policy);
+        let after = predicted(scene)?;
+        let [opened, closed] = [true, false].map(|way| changed(scene, &after, &before, way));
+        let what = [opened.what, closed.what].concat().join("; ");
+        Ok(format!("+{} -{} {what}", opened.count, closed.count))
+    }
+
+    #[test]
+    fn each_step_of_the_example_takes_few_words() -> Result<()> {
+        let (mut scene, policies) = scene::load()?;
+        let expected = [
+            "+0 -132 everyone → shop/web 8080 9090, shop/api 8080 9090, shop/db-1 5432 9090, \
+             shop/cache-1 6379",
+            "+24 -0 everyone → shop/web 8080",
+            "+4 -0 shop/web → shop/api 8080",
+            "+5 -0 shop/api, jobs/report → shop/db-1 5432; shop/api → shop/cache-1 6379",
+            "+5 -0 monitoring/prometheus → shop/web 9090, shop/api 9090, shop/db-1 9090",
+            "+0 -10 jobs/report, jobs/cleanup → shop/web 8080, monitoring/prometheus 8080, \
+             monitoring/grafana 8080, internet 443",
+        ];
+        assert_eq!(policies.len(), expected.len());
+        for (policy, expected) in policies.iter().zip(expected) {
+            assert_eq!(summary(&mut scene, policy)?, expected, "{}", policy.name);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn replicas_that_differ_are_named() -> Result<()> {
+        let (mut scene, _) = scene::load()?;
+        let text = "# Only one.\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                    metadata: {name: one, namespace: default}\n\
+                    spec: {podSelector: {matchLabels: {app: dns}}, ingress: [{from: [\
+                    {ipBlock: {cidr: 10.244.1.10/32}}, {ipBlock: {cidr: 10.244.2.0/23}}]}]}\n";
+        let policy = PolicyFile::parse("one.yaml", text.to_owned())?;
+        let expected = "+0 -4 shop/api-1 → default/dns 53/udp; jobs/report, default/shell, \
+                        internet → default/dns 53/udp";
+        assert_eq!(summary(&mut scene, &policy)?, expected);
+        Ok(())
+    }
 }

@@ -1,12 +1,13 @@
 //! The end of the demo: a denial with the policies behind it, and the size of a node's rules.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::{Result, ensure};
 use policy_engine::cidr::Family;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss, explain};
-use policy_engine::labels::Labels;
+use policy_engine::labels::{Labels, Str};
 use policy_engine::model::Direction;
 use policy_engine::port::Protocol;
 use policy_engine::selector::{Operator, Requirement};
@@ -44,11 +45,11 @@ pub(super) fn text(scene: &Scene, stage: &Stage, ink: Ink) -> Result<String> {
         [(Direction::Egress, &explanation.egress), (Direction::Ingress, &explanation.ingress)]
     {
         let decision = explanation.verdict.decision(direction);
-        let mut line = format!("  {}: {}", direction.as_str(), reason(decision));
+        let line = format!("  {}: {}", direction.as_str().to_lowercase(), reason(decision));
+        text.push_str(&wrap(&line, 4));
         if let Some(closest) = misses.first() {
-            let _ = write!(line, "; closest: {}", near_miss(closest));
+            text.push_str(&wrap(&format!("    closest: {}", near_miss(closest)), 6));
         }
-        text.push_str(&wrap(&line));
     }
     let _ = writeln!(text, "\n{}", rules(stage)?);
     Ok(text)
@@ -86,46 +87,45 @@ fn near_miss(miss: &NearMiss) -> String {
         PeerMiss::NotAPod | PeerMiss::Invalid => 3,
     });
     let parts = peer.map(peer_miss).into_iter().chain(miss.ports.first().map(port_miss));
-    format!("{} ({})", rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
+    format!("{}; {}", rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
 }
 
 fn peer_miss(miss: &PeerMiss) -> String {
     match miss {
         PeerMiss::PodLabels { failed, had } => {
-            format!("peer {}: the pod has {}", requirements(failed), labels(had))
+            format!("it wants {}, the pod has {}", requirements(failed), labels(had))
         }
         PeerMiss::NamespaceLabels { failed, had } => {
             let had = had.as_ref().map_or_else(|| "no labels".to_owned(), labels);
-            format!("peer namespace {}: it has {had}", requirements(failed))
+            format!("it wants a namespace with {}, the pod's has {had}", requirements(failed))
         }
-        PeerMiss::OtherNamespace { wanted } => format!("peer in namespace {wanted} only"),
+        PeerMiss::OtherNamespace { wanted } => format!("it wants a pod of namespace {wanted}"),
         PeerMiss::OutsideBlock(address) => format!("{address} is outside its block"),
         PeerMiss::InExcept(address) => format!("{address} is excepted"),
         PeerMiss::NoAddress => "the peer has no address".to_owned(),
-        PeerMiss::NotAPod => "its peers are pods".to_owned(),
-        PeerMiss::Invalid => "its peer is invalid".to_owned(),
+        PeerMiss::NotAPod => "it wants a pod".to_owned(),
+        PeerMiss::Invalid => "its peers are invalid".to_owned(),
     }
 }
 
 fn port_miss(miss: &PortMiss) -> String {
     match miss {
-        PortMiss::OtherProtocol(wanted) => format!("{wanted} only"),
-        PortMiss::OutsideRange(range) => format!("ports {} to {}", range.first(), range.last()),
+        PortMiss::OtherProtocol(wanted) => format!("it wants {wanted}"),
+        PortMiss::OutsideRange(range) => {
+            format!("it wants ports {} to {}", range.first(), range.last())
+        }
         PortMiss::NameMissing { name, .. } => format!("no port is called {name}"),
         PortMiss::NameElsewhere { name, numbers } => format!("{name} is {numbers:?}"),
-        PortMiss::NoPorts => "ports only".to_owned(),
+        PortMiss::NoPorts => "it wants ports".to_owned(),
         PortMiss::Invalid => "its port is invalid".to_owned(),
     }
 }
 
 fn requirements(failed: &[Requirement]) -> String {
+    let any = |values: &BTreeSet<Str>| values.iter().cloned().collect::<Vec<Str>>().join("|");
     let text = failed.iter().map(|Requirement { key, operator }| match operator {
-        Operator::In(values) => {
-            format!("{key}={}", Vec::from_iter(values.iter().map(AsRef::as_ref)).join("|"))
-        }
-        Operator::NotIn(values) => {
-            format!("{key}!={}", Vec::from_iter(values.iter().map(AsRef::as_ref)).join("|"))
-        }
+        Operator::In(values) => format!("{key}={}", any(values)),
+        Operator::NotIn(values) => format!("{key}!={}", any(values)),
         Operator::Exists => key.to_string(),
         Operator::DoesNotExist => format!("!{key}"),
     });
@@ -155,7 +155,7 @@ fn rules(stage: &Stage) -> Result<String> {
         let begins = |start: String| sets.lines().filter(|line| line.starts_with(&start)).count();
         let (sets, members) = (begins(format!("create {OURS}")), begins(format!("add {OURS}")));
         nodes.push(format!(
-            "{}: IPv4 {}, IPv6 {}; {sets} sets with {members} members",
+            "{}: IPv4 {}, IPv6 {}; {sets} ipsets with {members} members",
             node.name(),
             counts.first().map_or("", String::as_str),
             counts.last().map_or("", String::as_str)

@@ -185,3 +185,27 @@ impl Show<'_> {
 fn millis(duration: Duration) -> String {
     format!("{:.1}", duration.as_secs_f64() * 1e3)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_is_not_in_the_kernel_fails_the_demo() -> Result<()> {
+        let (mut scene, policies) = scene::load()?;
+        let interrupt = Interrupt::watch()?;
+        let (topology, iptables) = (lab::Topology::Bridge, lab::IptablesVariant::Nft);
+        let stage = Stage::build(&scene, topology, iptables, &interrupt)?;
+        let picture = Picture::new(&scene, Ink::new(false));
+        let show = Show { picture, stage: &stage, interrupt: &interrupt };
+        scene.apply(policies.first().context("there are policies")?);
+        let mut out = Vec::new();
+        let failure = show.step(&mut out, &scene, None, None).unwrap_err().to_string();
+        assert!(failure.starts_with("264 cells are not as predicted"), "{failure}");
+        let cell = "jobs/report → shop/db-1 9090/tcp (IPv6): predicted closed, measured open";
+        assert!(failure.contains(cell), "{failure}");
+        let said = String::from_utf8(out)?;
+        assert!(said.contains("62/194 agree, IPv6 62/194"), "{said}");
+        Ok(())
+    }
+}

@@ -78,17 +78,18 @@ impl Picture {
         let nodes = self.nodes.len();
         let title = format!("A shop: {pods} pods on {nodes} nodes, a Portcullis agent on each");
         let seconds = took.as_secs_f64();
-        let (ink, ports) = (self.ink, &self.ports);
         let mut text =
-            format!("{} ({topology}, {iptables}, up in {seconds:.1} s)\n", ink.bold(&title));
+            format!("{} ({topology}, {iptables}, up in {seconds:.1} s)\n", self.ink.bold(&title));
         for (node, pods) in &self.nodes {
             let _ = writeln!(text, "  {node}  {}", pods.join("  "));
         }
         let _ = writeln!(
             text,
-            "  Rows connect to columns. {OPEN} open, {CLOSED} closed, a mark for each port:"
+            "  Rows open connections to columns: {OPEN} open, {CLOSED} closed, a mark for each port \
+             (IPv4 drawn, IPv6 counted)."
         );
-        let _ = writeln!(text, "  {ports}");
+        let ports = format!("  Ports: {}.", self.ports);
+        text.push_str(&wrap(&ports, 4));
         text
     }
 
@@ -105,7 +106,7 @@ impl Picture {
             for (word, opened) in [("opened", true), ("closed", false)] {
                 let Changed { count, what } = changed(scene, table, before, opened);
                 if count > 0 {
-                    text.push_str(&wrap(&format!("  {word} {count}: {}", what.join("; "))));
+                    text.push_str(&wrap(&format!("  {word} {count}: {}", what.join("; ")), 4));
                 }
             }
         }
@@ -239,15 +240,15 @@ fn served(columns: &[&Party]) -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
-/// Breaks a line at spaces; what follows is indented by four.
-pub(super) fn wrap(line: &str) -> String {
+/// Breaks a line at spaces; what follows is indented by `hang`.
+pub(super) fn wrap(line: &str, hang: usize) -> String {
     let indent = line.len() - line.trim_start().len();
     let (mut text, mut used) = (" ".repeat(indent), indent);
     for (at, word) in line.split_whitespace().enumerate() {
         let length = word.chars().count();
         if at > 0 && used + 1 + length > WIDTH {
-            text.push_str("\n    ");
-            used = 4;
+            let _ = write!(text, "\n{:hang$}", "");
+            used = hang;
         } else if at > 0 {
             text.push(' ');
             used += 1;

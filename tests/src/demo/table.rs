@@ -105,3 +105,22 @@ pub(super) fn family_name(family: Family) -> &'static str {
         Family::V6 => "IPv6",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_predicted_answer_agrees() {
+        let check = |predicted, measured, expected| {
+            let reading = Reading { predicted, measured };
+            assert_eq!(reading.agrees(), expected, "{reading:?}");
+        };
+        check(true, Measured::Open, true);
+        check(true, Measured::Closed, false);
+        check(false, Measured::Open, false);
+        check(false, Measured::Closed, true);
+        check(true, Measured::Stranger("shop/db-1".into()), false);
+        check(false, Measured::Stranger("shop/db-1".into()), false);
+    }
+}
