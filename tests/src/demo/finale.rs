@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use policy_engine::cidr::Family;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss, explain};
@@ -16,7 +16,7 @@ use super::ink::Ink;
 use super::picture::wrap;
 use super::scene::Scene;
 use super::stage::{Stage, probe};
-use super::table::Cell;
+use super::table::{Cell, family_name};
 use crate::cases::Port;
 use crate::lab::DEFAULT_TIMEOUT;
 
@@ -24,6 +24,9 @@ use crate::lab::DEFAULT_TIMEOUT;
 const OURS: &str = "PORTCULLIS-";
 
 /// Both, as text.
+///
+/// # Errors
+/// When the denial of the example is none.
 pub(super) fn text(scene: &Scene, stage: &Stage, ink: Ink) -> Result<String> {
     let cell = Cell {
         family: Family::V4,
@@ -137,29 +140,22 @@ fn labels(labels: &Labels) -> String {
     text.collect::<Vec<_>>().join(",")
 }
 
-/// `n1 holds 41 rules in 17 chains, …`, of what is ours in the filter table and among the sets.
+/// How much of the first node's tables and sets is ours.
 fn rules(stage: &Stage) -> Result<String> {
     let lab = &stage.cluster.lab;
-    let mut nodes = Vec::new();
-    for node in lab.nodes() {
-        let mut counts = Vec::new();
-        for family in Family::BOTH {
-            let saved = node.netns().shell(&format!("{}-save", lab.iptables().program(family)))?;
-            let begins = |start: &str| saved.lines().filter(|line| line.starts_with(start)).count();
-            let chains = begins(&format!(":{OURS}"));
-            // With the jumps to ours from the built-in chains.
-            let rules = saved.lines().filter(|line| line.starts_with("-A") && line.contains(OURS));
-            counts.push(format!("{} rules in {chains} chains", rules.count()));
-        }
-        let sets = node.netns().shell("ipset save")?;
-        let begins = |start: String| sets.lines().filter(|line| line.starts_with(&start)).count();
-        let (sets, members) = (begins(format!("create {OURS}")), begins(format!("add {OURS}")));
-        nodes.push(format!(
-            "{}: IPv4 {}, IPv6 {}; {sets} ipsets with {members} members",
-            node.name(),
-            counts.first().map_or("", String::as_str),
-            counts.last().map_or("", String::as_str)
-        ));
+    let node = lab.nodes().next().context("a lab has nodes")?;
+    let mut parts = Vec::new();
+    for family in Family::BOTH {
+        let saved = node.netns().shell(&format!("{}-save", lab.iptables().program(family)))?;
+        let chains = saved.lines().filter(|line| line.starts_with(&format!(":{OURS}"))).count();
+        // With the jumps to ours from the built-in chains.
+        let ours = saved.lines().filter(|line| line.starts_with("-A") && line.contains(OURS));
+        let rules = ours.count();
+        parts.push(format!("{} {rules} rules in {chains} chains", family_name(family)));
     }
-    Ok(nodes.join("\n"))
+    let saved = node.netns().shell("ipset save")?;
+    let begin = |start: String| saved.lines().filter(|line| line.starts_with(&start)).count();
+    let (sets, members) = (begin(format!("create {OURS}")), begin(format!("add {OURS}")));
+    let rules = parts.join(", ");
+    Ok(format!("Rules of {}: {rules}; {sets} ipsets with {members} members.", node.name()))
 }

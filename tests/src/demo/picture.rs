@@ -85,8 +85,8 @@ impl Picture {
         }
         let _ = writeln!(
             text,
-            "  Rows open connections to columns: {OPEN} open, {CLOSED} closed, a mark for each port \
-             (IPv4 drawn, IPv6 counted)."
+            "  Rows connect to columns; a mark for each port: {OPEN} open, {CLOSED} closed. IPv4 is drawn, \
+             IPv6 counted."
         );
         let ports = format!("  Ports: {}.", self.ports);
         text.push_str(&wrap(&ports, 4));
