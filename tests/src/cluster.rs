@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -125,6 +126,8 @@ impl Cluster {
         command.arg("--lock-dir").arg(self.locks.path());
         command.arg(format!("--iptables={}", self.lab.iptables().name())).args(&self.flags);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // A terminal's Ctrl-C is for the one who started the cluster: it ends the agents itself.
+        command.process_group(0);
         let mut child = self.lab.node(node)?.netns().spawn(&mut command)?;
         let stderr = child.stderr.take().context("the agent's log is piped")?;
         let log = Arc::new(Log::default());

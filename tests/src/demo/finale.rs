@@ -1,0 +1,161 @@
+//! The end of the demo: a denial with the policies behind it, and the size of a node's rules.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result, ensure};
+use policy_engine::cidr::Family;
+use policy_engine::evaluate::{Decision, Reason, RuleRef};
+use policy_engine::explain::{NearMiss, PeerMiss, PortMiss, explain};
+use policy_engine::labels::{Labels, Str};
+use policy_engine::model::Direction;
+use policy_engine::port::Protocol;
+use policy_engine::selector::{Operator, Requirement};
+
+use super::ink::Ink;
+use super::picture::wrap;
+use super::scene::Scene;
+use super::stage::{Stage, probe};
+use super::table::{Cell, family_name};
+use crate::cases::Port;
+use crate::lab::DEFAULT_TIMEOUT;
+
+/// The prefix of every chain and set of an agent.
+const OURS: &str = "PORTCULLIS-";
+
+/// Both, as text.
+///
+/// # Errors
+/// When the denial of the example is none.
+pub(super) fn text(scene: &Scene, stage: &Stage, ink: Ink) -> Result<String> {
+    let cell = Cell {
+        family: Family::V4,
+        source: scene.index("jobs/cleanup")?,
+        destination: scene.index("shop/db-1")?,
+        port: Port::Number(Protocol::Tcp, 5432),
+    };
+    let outcome = stage.cluster.lab.probe(&probe(scene, cell)?, DEFAULT_TIMEOUT)?;
+    let explanation = explain(&scene.world, &scene.flow(cell)?);
+    ensure!(
+        !outcome.is_open() && !explanation.verdict.is_allowed(),
+        "{}: {outcome}, and the engine says {:?}",
+        scene.name(cell),
+        explanation.verdict
+    );
+    let mut text = format!("\n{}\n", ink.bold("── why not?"));
+    let _ = writeln!(text, "  {}: denied; a packet sent now: {outcome}", scene.name(cell));
+    for (direction, misses) in
+        [(Direction::Egress, &explanation.egress), (Direction::Ingress, &explanation.ingress)]
+    {
+        let decision = explanation.verdict.decision(direction);
+        let line = format!("  {}: {}", direction.as_str().to_lowercase(), reason(decision));
+        text.push_str(&wrap(&line, 4));
+        if let Some(closest) = misses.first() {
+            text.push_str(&wrap(&format!("    closest: {}", near_miss(closest)), 6));
+        }
+    }
+    let _ = writeln!(text, "\n{}", rules(stage)?);
+    Ok(text)
+}
+
+fn reason(decision: &Decision) -> String {
+    let isolated = || {
+        let names: Vec<String> = decision.isolated_by.iter().map(ToString::to_string).collect();
+        format!("isolated by {}", names.join(", "))
+    };
+    match decision.reason {
+        Reason::NoSubject => "no pod, so no policy is about it".to_owned(),
+        Reason::NotIsolated => "no policy isolates the pod".to_owned(),
+        Reason::SamePod => "a pod reaches itself".to_owned(),
+        Reason::OwnNode => "a node reaches its pods".to_owned(),
+        Reason::EgressToOwnNode => "a pod reaches its node".to_owned(),
+        Reason::RuleAdmits => {
+            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
+            format!("{}; admitted by {}", isolated(), rules.join(", "))
+        }
+        Reason::NoRuleAdmits => format!("{}; no rule admits it", isolated()),
+    }
+}
+
+fn rule(rule: &RuleRef) -> String {
+    format!("{} rule {}", rule.policy, rule.rule)
+}
+
+/// The rule, and of each list that failed the item that failed least.
+fn near_miss(miss: &NearMiss) -> String {
+    let peer = miss.peers.iter().min_by_key(|peer| match peer {
+        PeerMiss::PodLabels { .. } => 0,
+        PeerMiss::NamespaceLabels { .. } | PeerMiss::OtherNamespace { .. } => 1,
+        PeerMiss::OutsideBlock(_) | PeerMiss::InExcept(_) | PeerMiss::NoAddress => 2,
+        PeerMiss::NotAPod | PeerMiss::Invalid => 3,
+    });
+    let parts = peer.map(peer_miss).into_iter().chain(miss.ports.first().map(port_miss));
+    format!("{}; {}", rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
+}
+
+fn peer_miss(miss: &PeerMiss) -> String {
+    match miss {
+        PeerMiss::PodLabels { failed, had } => {
+            format!("it wants {}, the pod has {}", requirements(failed), labels(had))
+        }
+        PeerMiss::NamespaceLabels { failed, had } => {
+            let had = had.as_ref().map_or_else(|| "no labels".to_owned(), labels);
+            format!("it wants a namespace with {}, the pod's has {had}", requirements(failed))
+        }
+        PeerMiss::OtherNamespace { wanted } => format!("it wants a pod of namespace {wanted}"),
+        PeerMiss::OutsideBlock(address) => format!("{address} is outside its block"),
+        PeerMiss::InExcept(address) => format!("{address} is excepted"),
+        PeerMiss::NoAddress => "the peer has no address".to_owned(),
+        PeerMiss::NotAPod => "it wants a pod".to_owned(),
+        PeerMiss::Invalid => "its peers are invalid".to_owned(),
+    }
+}
+
+fn port_miss(miss: &PortMiss) -> String {
+    match miss {
+        PortMiss::OtherProtocol(wanted) => format!("it wants {wanted}"),
+        PortMiss::OutsideRange(range) => {
+            format!("it wants ports {} to {}", range.first(), range.last())
+        }
+        PortMiss::NameMissing { name, .. } => format!("no port is called {name}"),
+        PortMiss::NameElsewhere { name, numbers } => format!("{name} is {numbers:?}"),
+        PortMiss::NoPorts => "it wants ports".to_owned(),
+        PortMiss::Invalid => "its port is invalid".to_owned(),
+    }
+}
+
+fn requirements(failed: &[Requirement]) -> String {
+    let any = |values: &BTreeSet<Str>| values.iter().cloned().collect::<Vec<Str>>().join("|");
+    let text = failed.iter().map(|Requirement { key, operator }| match operator {
+        Operator::In(values) => format!("{key}={}", any(values)),
+        Operator::NotIn(values) => format!("{key}!={}", any(values)),
+        Operator::Exists => key.to_string(),
+        Operator::DoesNotExist => format!("!{key}"),
+    });
+    text.collect::<Vec<_>>().join(",")
+}
+
+fn labels(labels: &Labels) -> String {
+    let text = labels.iter().map(|(key, value)| format!("{key}={value}"));
+    text.collect::<Vec<_>>().join(",")
+}
+
+/// How much of the first node's tables and sets is ours.
+fn rules(stage: &Stage) -> Result<String> {
+    let lab = &stage.cluster.lab;
+    let node = lab.nodes().next().context("a lab has nodes")?;
+    let mut parts = Vec::new();
+    for family in Family::BOTH {
+        let saved = node.netns().shell(&format!("{}-save", lab.iptables().program(family)))?;
+        let chains = saved.lines().filter(|line| line.starts_with(&format!(":{OURS}"))).count();
+        // With the jumps to ours from the built-in chains.
+        let ours = saved.lines().filter(|line| line.starts_with("-A") && line.contains(OURS));
+        let rules = ours.count();
+        parts.push(format!("{} {rules} rules in {chains} chains", family_name(family)));
+    }
+    let saved = node.netns().shell("ipset save")?;
+    let begin = |start: String| saved.lines().filter(|line| line.starts_with(&start)).count();
+    let (sets, members) = (begin(format!("create {OURS}")), begin(format!("add {OURS}")));
+    let rules = parts.join(", ");
+    Ok(format!("Rules of {}: {rules}; {sets} ipsets with {members} members.", node.name()))
+}
