@@ -1,0 +1,120 @@
+//! The arrows of ARCHITECTURE.md, held: which crate may know which, and who touches the kernel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The names under `[dependencies]` of a crate's manifest.
+fn dependencies(crate_directory: &str) -> Result<Vec<String>> {
+    let manifest = root().join(crate_directory).join("Cargo.toml");
+    let text = fs::read_to_string(&manifest)
+        .with_context(|| format!("failed to read {}", manifest.display()))?;
+    let section = text.lines().skip_while(|line| *line != "[dependencies]").skip(1);
+    let lines = section.take_while(|line| !line.starts_with('['));
+    let names = lines.filter_map(|line| line.split(['.', ' ', '=']).next());
+    Ok(names.filter(|name| !name.is_empty() && !name.starts_with('#')).map(str::to_owned).collect())
+}
+
+/// All Rust files below a directory, with their text.
+fn sources(directory: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let mut found = Vec::new();
+    let entries = fs::read_dir(directory)
+        .with_context(|| format!("failed to list {}", directory.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(&path)?;
+            found.push((path, text));
+        }
+    }
+    ensure!(!found.is_empty(), "{} has no sources", directory.display());
+    Ok(found)
+}
+
+/// No file below `directory`, but for those that `except` accepts, mentions any of `words`.
+fn nobody_says(directory: &str, except: impl Fn(&Path) -> bool, words: &[&str]) -> Result<()> {
+    let found = sources(&root().join(directory))?;
+    let mut looked_at = 0;
+    for (path, text) in found.iter().filter(|(path, _)| !except(path)) {
+        looked_at += 1;
+        for word in words {
+            let said = text.lines().position(|line| {
+                let code = line.split("//").next().unwrap_or_default();
+                code.contains(word)
+            });
+            ensure!(said.is_none(), "{}:{}: {word}", path.display(), said.unwrap_or(0) + 1);
+        }
+    }
+    ensure!(looked_at > 0, "nothing was looked at below {directory}");
+    Ok(())
+}
+
+#[test]
+fn the_engine_depends_on_nothing_that_does_io() -> Result<()> {
+    assert_eq!(dependencies("policy-engine")?, ["ipnet", "sha2", "thiserror"]);
+    nobody_says(
+        "policy-engine/src",
+        |_| false,
+        &["std::fs", "std::env", "std::time", "std::process", "std::thread", "println!", "async "],
+    )
+}
+
+#[test]
+fn the_engine_orders_everything_that_it_gives_out() -> Result<()> {
+    // Hash maps serve look-ups inside the incremental compiler only.
+    let inside = |path: &Path| path.to_string_lossy().contains("/engine/");
+    nobody_says("policy-engine/src", inside, &["HashMap", "HashSet"])
+}
+
+#[test]
+fn converters_do_no_io_and_know_no_controller() -> Result<()> {
+    let known = dependencies("crds")?;
+    for name in ["tokio", "notify", "portcullis-controller", "tracing"] {
+        assert!(!known.iter().any(|known| known == name), "crds depends on {name}");
+    }
+    nobody_says("crds/src", |_| false, &["std::fs", "std::env", "std::process", "std::net::Tcp"])
+}
+
+#[test]
+fn the_dataplane_sees_engine_values_only() -> Result<()> {
+    nobody_says(
+        "controller/src/dataplane",
+        |_| false,
+        &["k8s_openapi", "portcullis_crds", "kube::", "crate::watch", "crate::agent", "tokio"],
+    )
+}
+
+#[test]
+fn only_apply_touches_the_kernel() -> Result<()> {
+    let apply = |path: &Path| path.to_string_lossy().contains("/dataplane/apply");
+    nobody_says(
+        "controller/src",
+        apply,
+        &["process::Command", "ipset::Session", "iptables::new", "/proc/sys"],
+    )
+}
+
+#[test]
+fn sources_know_nothing_of_who_listens() -> Result<()> {
+    nobody_says("controller/src/watch", |_| false, &["crate::agent", "crate::dataplane"])
+}
+
+#[test]
+fn files_stay_small_enough_to_read() -> Result<()> {
+    const LINES_MAX: usize = 450;
+    for directory in ["policy-engine/src", "crds/src", "controller/src", "tests/src"] {
+        for (path, text) in sources(&root().join(directory))? {
+            let lines = text.lines().count();
+            assert!(lines <= LINES_MAX, "{}: {lines} lines, split it by noun", path.display());
+            assert!(text.starts_with("//!"), "{} does not say what it is for", path.display());
+        }
+    }
+    Ok(())
+}
