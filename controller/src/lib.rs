@@ -35,7 +35,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     let result = start_log(cli).and_then(|()| match &cli.command {
         Command::Node(args) => node(args),
         Command::Cleanup(args) => cleanup(args),
-        Command::Preflight(args) => preflight(args),
+        Command::Preflight(args) => Ok(preflight(args)),
     });
     result.unwrap_or_else(|failure| {
         error!("{failure:#}");
@@ -92,11 +92,11 @@ fn cleanup(args: &KernelArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(1))
 }
 
-fn preflight(args: &KernelArgs) -> anyhow::Result<ExitCode> {
+fn preflight(args: &KernelArgs) -> ExitCode {
     let findings = dataplane::preflight(&args.dataplane_options());
     findings.iter().for_each(|finding| println!("{finding}"));
     let failed = |finding: &Finding| finding.severity == Severity::Error;
-    Ok(if findings.iter().any(failed) { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    if findings.iter().any(failed) { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }
 
 /// Resolves when the process is asked to end.

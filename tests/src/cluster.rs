@@ -229,11 +229,12 @@ impl Agent {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let all = Vec::from_iter(lines.kept.iter().cloned()).join("\n");
+                let all: Vec<&str> = lines.kept.iter().map(String::as_str).collect();
+                let all = all.join("\n");
                 bail!("the agent of {} did not say so within {limit:?}:\n{all}", self.node);
             }
-            let waited = self.log.changed.wait_timeout(lines, left);
-            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let woken = self.log.changed.wait_timeout(lines, left);
+            lines = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -16,7 +16,7 @@ fn lab(topology: Topology, variant: IptablesVariant) -> LabBuilder {
 
 /// Plays all cases that `wanted` picks, and lists every one that fails.
 fn play(
-    lab: LabBuilder,
+    lab: &LabBuilder,
     underlay: Underlay,
     families: Families,
     wanted: impl Fn(&Case) -> bool,
@@ -79,37 +79,37 @@ fn can_tell(underlay: Underlay, expectation: &Expectation) -> bool {
 #[test]
 fn bridge_host_gw_nft() -> Result<()> {
     let lab = lab(Topology::Bridge, IptablesVariant::Nft);
-    play(lab, Underlay::HostGw, Families::Dual, |_| true)
+    play(&lab, Underlay::HostGw, Families::Dual, |_| true)
 }
 
 #[test]
 fn bridge_vxlan_legacy() -> Result<()> {
     let lab = lab(Topology::Bridge, IptablesVariant::Legacy);
-    play(lab, Underlay::Vxlan, Families::Dual, |_| true)
+    play(&lab, Underlay::Vxlan, Families::Dual, |_| true)
 }
 
 #[test]
 fn routed_vxlan_nft() -> Result<()> {
     let lab = lab(Topology::Routed, IptablesVariant::Nft);
-    play(lab, Underlay::Vxlan, Families::Dual, |_| true)
+    play(&lab, Underlay::Vxlan, Families::Dual, |_| true)
 }
 
 #[test]
 fn routed_host_gw_legacy() -> Result<()> {
     let lab = lab(Topology::Routed, IptablesVariant::Legacy);
-    play(lab, Underlay::HostGw, Families::Dual, |_| true)
+    play(&lab, Underlay::HostGw, Families::Dual, |_| true)
 }
 
 #[test]
 fn ipv4_only_nft() -> Result<()> {
     let lab = lab(Topology::Bridge, IptablesVariant::Nft);
-    play(lab, Underlay::HostGw, Families::V4, tells_families_apart)
+    play(&lab, Underlay::HostGw, Families::V4, tells_families_apart)
 }
 
 #[test]
 fn ipv6_only_legacy() -> Result<()> {
     let lab = lab(Topology::Routed, IptablesVariant::Legacy);
-    play(lab, Underlay::HostGw, Families::V6, tells_families_apart)
+    play(&lab, Underlay::HostGw, Families::V6, tells_families_apart)
 }
 
 fn tells_families_apart(case: &Case) -> bool {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, unshare};
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::evaluate::{Reason, evaluate};
@@ -50,12 +50,12 @@ fn output(program: &str, arguments: &[&str]) -> Result<String> {
 }
 
 /// Runs `test` on a thread with a network namespace of its own, which goes with the thread.
-fn in_namespace(test: impl FnOnce() -> Result<()> + Send + 'static) {
+fn in_namespace(test: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     let inside = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).context("these tests need root")?;
         test()
     });
-    inside.join().expect("the test's thread ends").unwrap();
+    inside.join().map_err(|_| anyhow!("the test's thread panicked"))?
 }
 
 fn packet(source: IpAddr, destination: IpAddr, traffic: Traffic) -> Packet {
@@ -126,7 +126,10 @@ fn flows() -> impl Strategy<Value = Vec<(IpAddr, IpAddr, Traffic)>> {
     prop::collection::vec(flow.prop_map(|((from, to), traffic)| (from, to, traffic)), 300)
 }
 
-fn rendered_rules_say_what_evaluate_says(variant: IptablesVariant, name: &'static str) {
+fn rendered_rules_say_what_evaluate_says(
+    variant: IptablesVariant,
+    name: &'static str,
+) -> Result<()> {
     in_namespace(move || {
         let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
         // Thousands of pure cases are hundreds that program a kernel.
@@ -156,22 +159,22 @@ fn rendered_rules_say_what_evaluate_says(variant: IptablesVariant, name: &'stati
             Ok(())
         })?;
         Ok(())
-    });
+    })
 }
 
 #[test]
-fn rendered_rules_say_what_evaluate_says_nft() {
-    rendered_rules_say_what_evaluate_says(IptablesVariant::Nft, "nft");
+fn rendered_rules_say_what_evaluate_says_nft() -> Result<()> {
+    rendered_rules_say_what_evaluate_says(IptablesVariant::Nft, "nft")
 }
 
 #[test]
-fn rendered_rules_say_what_evaluate_says_legacy() {
-    rendered_rules_say_what_evaluate_says(IptablesVariant::Legacy, "legacy");
+fn rendered_rules_say_what_evaluate_says_legacy() -> Result<()> {
+    rendered_rules_say_what_evaluate_says(IptablesVariant::Legacy, "legacy")
 }
 
 /// The rule set of a node stays as small as its content: what follows is counted, not guessed.
 #[test]
-fn a_thousand_policies_for_one_port_are_one_rule() {
+fn a_thousand_policies_for_one_port_are_one_rule() -> Result<()> {
     in_namespace(|| {
         let mut engine = Engine::new(Scope::Node("n1".into()), world::Options::default());
         big_node(&mut engine, 250, 1_000);
@@ -195,7 +198,7 @@ fn a_thousand_policies_for_one_port_are_one_rule() {
             printed.tables.sizes("PORTCULLIS")
         );
         Ok(())
-    });
+    })
 }
 
 fn big_node(engine: &mut Engine, pods: u16, policies: u16) {

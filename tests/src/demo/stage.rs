@@ -20,8 +20,8 @@ use crate::play::file;
 /// How long a change may take to be in force before the demo gives up.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What an agent logs about every change, whether or not it means something to its node.
-const DONE: &str = "\"since_us\"";
+/// What an agent logs after every change, whether or not it means something to its node.
+const DONE: &str = "all that the source said so far is in force";
 
 /// The running cluster. Dropping it ends everything.
 pub(super) struct Stage {
@@ -111,7 +111,7 @@ impl Stage {
 fn wait(agent: &Agent, logged: usize, started: Instant, interrupt: &Interrupt) -> Result<Duration> {
     loop {
         match agent.wait_for_after(logged, DONE, PATIENCE) {
-            Ok(_) => return Ok(started.elapsed()),
+            Ok(()) => return Ok(started.elapsed()),
             Err(failure) if started.elapsed() > LIMIT => return Err(failure),
             Err(_) => interrupt.check()?,
         }
