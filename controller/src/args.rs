@@ -10,7 +10,7 @@ use crate::watch::Source;
 
 /// Kubernetes NetworkPolicy on every node, beside any routing CNI.
 #[derive(Parser, Debug)]
-#[command(name = "portcullis", version, about, max_term_width = 100)]
+#[command(name = "portcullis", version, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

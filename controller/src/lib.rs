@@ -9,6 +9,7 @@ pub mod dataplane;
 pub mod lock;
 pub mod watch;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -45,7 +46,10 @@ pub fn run(cli: &Cli) -> ExitCode {
 
 fn start_log(cli: &Cli) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {}", cli.log))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
     match cli.log_format {
         LogFormat::Text => log.with_writer(std::io::stderr).init(),
         LogFormat::Json => log.json().flatten_event(true).with_writer(std::io::stderr).init(),
@@ -94,7 +98,7 @@ fn cleanup(args: &KernelArgs) -> anyhow::Result<ExitCode> {
 
 fn preflight(args: &KernelArgs) -> ExitCode {
     let findings = dataplane::preflight(&args.dataplane_options());
-    findings.iter().for_each(|finding| println!("{finding}"));
+    findings.iter().for_each(|finding| println!("{}: {finding}", finding.severity));
     let failed = |finding: &Finding| finding.severity == Severity::Error;
     if findings.iter().any(failed) { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }

@@ -230,3 +230,135 @@ fn port_miss(world: &World, item: &PortMatch, flow: &Flow) -> PortMiss {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::{Change, Life, Namespace, Pod, PodKey};
+    use crate::policy::{IpBlock, NetworkPolicy, PodPeer, PolicyKey};
+    use crate::selector::Selector;
+    use crate::world::Options;
+
+    const CLIENT: &str = "10.0.0.1";
+    const SERVER: &str = "10.0.0.2";
+
+    fn pod(name: &str, address: &str, ports: Vec<NamedPort>) -> Change {
+        let key = PodKey::new("shop", name);
+        let labels = Labels::from_iter([("app", name)]);
+        let pod = Pod {
+            key: key.clone(),
+            labels,
+            node: None,
+            addresses: vec![address.parse().unwrap()],
+            ports,
+            host_network: false,
+            life: Life::Active,
+            created: 0,
+        };
+        Change::Pod(key, Some(Arc::new(pod)))
+    }
+
+    /// Why `client`, asking `server` for TCP 80, is not admitted by a rule of this peer and port.
+    fn check(peer: Peer, port: PortMatch, peers: &[PeerMiss], ports: &[PortMiss]) {
+        let mut world = World::new(Options::default());
+        let web = NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: 81 };
+        let policy = NetworkPolicy {
+            key: PolicyKey::new("shop", "server"),
+            subject: Selector::label("app", "server"),
+            ingress: Some(vec![Rule {
+                peers: Peers::Listed(vec![peer]),
+                ports: Ports::Listed(vec![port]),
+            }]),
+            egress: None,
+        };
+        let labels = Labels::from_iter([("team", "a")]);
+        for change in [
+            Change::Namespace("shop".into(), Some(Namespace { labels })),
+            pod("client", CLIENT, Vec::new()),
+            pod("server", SERVER, vec![web]),
+            Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))),
+        ] {
+            world.apply(change);
+        }
+        let traffic = Traffic::Port(Protocol::Tcp, 80);
+        let flow = world.flow(CLIENT.parse().unwrap(), SERVER.parse().unwrap(), traffic);
+        let explained = explain(&world, &flow);
+        assert!(!explained.verdict.is_allowed() && explained.egress.is_empty());
+        let [miss] = explained.ingress.as_slice() else { panic!("{explained:?}") };
+        assert_eq!((miss.rule.rule, &*miss.peers, &*miss.ports), (1, peers, ports));
+    }
+
+    fn pods(namespaces: Namespaces, app: &str) -> Peer {
+        Peer::Pods(PodPeer { namespaces, pods: Selector::label("app", app) })
+    }
+
+    fn own(app: &str) -> Peer {
+        pods(Namespaces::Named("shop".into()), app)
+    }
+
+    fn tcp(port: u16) -> PortMatch {
+        PortMatch::Numbers(Protocol::Tcp, PortRange::single(port))
+    }
+
+    fn failed(key: &str, value: &str) -> Vec<Requirement> {
+        Selector::label(key, value).requirements().cloned().collect()
+    }
+
+    #[test]
+    fn a_peer_with_other_labels_says_which_it_wanted_and_had() {
+        let had = Labels::from_iter([("app", "client")]);
+        let miss = PeerMiss::PodLabels { failed: failed("app", "web"), had };
+        check(own("web"), tcp(80), &[miss], &[]);
+    }
+
+    #[test]
+    fn a_namespace_that_does_not_match_is_told_before_the_pod() {
+        let had = Some(Labels::from_iter([("team", "a")]));
+        let miss = PeerMiss::NamespaceLabels { failed: failed("team", "b"), had };
+        check(
+            pods(Namespaces::Selected(Selector::label("team", "b")), "web"),
+            tcp(80),
+            &[miss],
+            &[],
+        );
+        let other = PeerMiss::OtherNamespace { wanted: "jobs".into() };
+        check(pods(Namespaces::Named("jobs".into()), "client"), tcp(80), &[other], &[]);
+    }
+
+    #[test]
+    fn a_block_tells_outside_from_except() {
+        let block = |cidr: &str, except: &[&str]| {
+            let except = except.iter().map(|net| net.parse().unwrap()).collect();
+            Peer::Block(IpBlock { cidr: cidr.parse().unwrap(), except })
+        };
+        let client = CLIENT.parse().unwrap();
+        check(block("10.1.0.0/16", &[]), tcp(80), &[PeerMiss::OutsideBlock(client)], &[]);
+        let except = block("10.0.0.0/16", &["10.0.0.0/24"]);
+        check(except, tcp(80), &[PeerMiss::InExcept(client)], &[]);
+    }
+
+    #[test]
+    fn a_port_that_does_not_match_is_told_apart_from_the_peer() {
+        let outside = PortMiss::OutsideRange(PortRange::single(81));
+        check(own("client"), tcp(81), &[], &[outside]);
+        let udp = PortMatch::Numbers(Protocol::Udp, PortRange::ALL);
+        check(own("client"), udp, &[], &[PortMiss::OtherProtocol(Protocol::Udp)]);
+    }
+
+    #[test]
+    fn a_name_says_what_it_stands_for_or_what_there_is() {
+        let named = |name: &str| PortMatch::Named(Protocol::Tcp, name.into());
+        let elsewhere = PortMiss::NameElsewhere { name: "web".into(), numbers: vec![81] };
+        check(own("client"), named("web"), &[], &[elsewhere]);
+        let had = vec![NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: 81 }];
+        let missing = PortMiss::NameMissing { name: "http".into(), had };
+        check(own("client"), named("http"), &[], &[missing]);
+    }
+
+    #[test]
+    fn what_could_not_be_understood_says_so() {
+        check(Peer::Invalid, PortMatch::Invalid, &[PeerMiss::Invalid], &[PortMiss::Invalid]);
+    }
+}

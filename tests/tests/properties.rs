@@ -17,7 +17,7 @@ use portcullis_tests::worlds;
 use proptest::prelude::*;
 
 /// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
-const CASES: u32 = 1000;
+const CASES: u32 = 2000;
 
 fn config() -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());

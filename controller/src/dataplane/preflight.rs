@@ -40,7 +40,7 @@ impl fmt::Display for Severity {
 
 impl fmt::Display for Finding {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.severity, self.what)?;
+        formatter.write_str(&self.what)?;
         if self.what_to_do.is_empty() { Ok(()) } else { write!(formatter, "; {}", self.what_to_do) }
     }
 }
@@ -86,6 +86,11 @@ pub enum BridgeNetfilter {
     NotLoaded,
 }
 
+/// Whether a tool failed for who called it.
+fn lacks_rights(why: &str) -> bool {
+    ["not permitted", "ermission denied"].iter().any(|text| why.contains(text))
+}
+
 /// What the facts mean.
 #[must_use]
 pub fn judge(facts: &Facts) -> Vec<Finding> {
@@ -95,6 +100,9 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             Ok(version) => finding(Severity::Info, version, ""),
             // One variant is enough; that none is there shows below.
             Err(why) if tool.contains("tables") => finding(Severity::Info, why, ""),
+            Err(why) if lacks_rights(why) => {
+                finding(Severity::Error, why, "run as root, or with CAP_NET_ADMIN")
+            }
             Err(why) => finding(Severity::Error, why, &format!("install {tool}")),
         });
     }
@@ -103,7 +111,10 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             let what = format!("rules go to {}", variant.command(Family::V4));
             findings.push(finding(Severity::Info, &what, ""));
         }
-        None => findings.push(finding(Severity::Error, "no iptables", "install iptables")),
+        None => {
+            let what_to_do = "install iptables, and run as root or with CAP_NET_ADMIN";
+            findings.push(finding(Severity::Error, "no iptables can be used", what_to_do));
+        }
     }
     if !facts.conntrack {
         let what = "the kernel does not track connections";
