@@ -23,10 +23,8 @@ use crate::lab::{
 
 /// How long agents may take to follow a change, on a machine that is busy with other tests.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
-/// How long an answer may be late before it counts as none. On a bridge an address that another
-/// pod has now may be remembered with the old pod's MAC address; the kernel asks anew after eight
-/// seconds.
-const LATE_LIMIT: Duration = Duration::from_secs(15);
+/// How long an answer may be late before it counts as none.
+const LATE_LIMIT: Duration = Duration::from_secs(3);
 
 /// The cluster with the world that it shows at the moment.
 pub struct Player {

@@ -112,7 +112,13 @@ pub(super) fn node(options: &Options, index: u8) -> String {
     }
     if options.topology == Topology::Bridge {
         let mtu = options.pod_mtu();
-        line!(out, "link add cni0 mtu {mtu} type bridge forward_delay 0 mcast_snooping 0");
+        // A bridge without an address of its own takes one of its ports', and another one when
+        // that port goes: pods would go on to send to the old one. CNI plugins pin it too.
+        let mac = format!("02:62:72:69:64:{index:02x}");
+        line!(
+            out,
+            "link add cni0 address {mac} mtu {mtu} type bridge forward_delay 0 mcast_snooping 0"
+        );
         line!(out, "link set cni0 up");
         for &family in options.families.each() {
             let bits = address::pod_cidr(index, family).prefix_len();
