@@ -11,6 +11,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ const LOG_LINES: usize = 2_000;
 pub struct Cluster {
     agents: BTreeMap<String, Agent>,
     flags: Vec<String>,
-    markers: usize,
+    markers: AtomicUsize,
     manifests: TempDir,
     locks: TempDir,
     /// The network below; for probes, pods and services.
@@ -44,7 +45,14 @@ impl Cluster {
     pub fn new(lab: Lab, flags: &[&str]) -> Result<Self> {
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let (manifests, locks) = (tempfile::tempdir()?, tempfile::tempdir()?);
-        Ok(Self { agents: BTreeMap::new(), flags, markers: 0, manifests, locks, lab })
+        Ok(Self {
+            agents: BTreeMap::new(),
+            flags,
+            markers: AtomicUsize::new(0),
+            manifests,
+            locks,
+            lab,
+        })
     }
 
     /// The directory that the agents watch.
@@ -80,15 +88,27 @@ impl Cluster {
     ///
     /// # Errors
     /// When an agent does not get there within `limit`; its log is in the error.
-    pub fn settle(&mut self, limit: Duration) -> Result<()> {
-        let logged: Vec<usize> = self.agents.values().map(Agent::logged).collect();
-        let old = format!("marker-{}.yaml", self.markers);
-        self.markers += 1;
-        let (number, file) = (self.markers, format!("marker-{}.yaml", self.markers));
+    pub fn settle(&self, limit: Duration) -> Result<()> {
+        self.settle_on(self.agents(), limit)
+    }
+
+    /// As [`Cluster::settle`], for these agents.
+    ///
+    /// # Errors
+    /// As [`Cluster::settle`].
+    pub fn settle_on<'a>(
+        &self,
+        agents: impl IntoIterator<Item = &'a Agent>,
+        limit: Duration,
+    ) -> Result<()> {
+        let logged: Vec<_> = agents.into_iter().map(|agent| (agent, agent.logged())).collect();
+        let old = self.markers.fetch_add(1, Ordering::Relaxed);
+        let (number, old) = (old + 1, format!("marker-{old}.yaml"));
+        let file = format!("marker-{number}.yaml");
         let namespace =
             format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: m{number}}}}}");
         self.write(&file, &format!("{namespace}\n---\n[\n"))?;
-        for (agent, logged) in self.agents.values().zip(logged) {
+        for (agent, logged) in logged {
             let marker = agent.find_after(logged, limit, |line| line.contains(&file))?;
             let done = "all that the source said so far is in force";
             agent.find_after(marker, limit, |line| line.contains(done))?;
@@ -120,11 +140,25 @@ impl Cluster {
     /// # Errors
     /// When it cannot start.
     pub fn spawn_agent(&self, node: &str) -> Result<Agent> {
+        self.spawn_agent_as(node, &AgentSetup::default())
+    }
+
+    /// As [`Cluster::spawn_agent`], with surroundings of its own.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub fn spawn_agent_as(&self, node: &str, setup: &AgentSetup) -> Result<Agent> {
+        let source = setup.directory.as_deref().unwrap_or(self.directory());
         let mut command = Command::new(portcullis()?);
         command.args(["node", "--log-format=json", "--log=debug", "--node-name", node]);
-        command.arg(format!("--source=dir:{}", self.directory().display()));
-        command.arg("--lock-dir").arg(self.locks.path());
+        command.arg(format!("--source=dir:{}", source.display()));
+        command.arg("--lock-dir").arg(setup.lock_dir.as_deref().unwrap_or(self.locks.path()));
         command.arg(format!("--iptables={}", self.lab.iptables().name())).args(&self.flags);
+        if let Some(tools) = &setup.tools {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let all = std::iter::once(tools.clone()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(all)?);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         // A terminal's Ctrl-C is for the one who started the cluster: it ends the agents itself.
         command.process_group(0);
@@ -177,6 +211,17 @@ impl Cluster {
     }
 }
 
+/// What an agent has of its own instead of what the others of its cluster have.
+#[derive(Default, Debug)]
+pub struct AgentSetup {
+    /// The directory that it watches.
+    pub directory: Option<PathBuf>,
+    /// Where its lock is.
+    pub lock_dir: Option<PathBuf>,
+    /// Where it looks for tools first.
+    pub tools: Option<PathBuf>,
+}
+
 /// A running agent.
 pub struct Agent {
     node: String,
@@ -185,11 +230,11 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Waits until a line of the log holds `text`.
+    /// Waits until a line of the log holds `text`; gives the line.
     ///
     /// # Errors
     /// When none does within `limit`, or the agent ends.
-    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<()> {
+    pub fn wait_for(&self, text: &str, limit: Duration) -> Result<String> {
         self.wait_for_after(0, text, limit)
     }
 
@@ -200,14 +245,22 @@ impl Agent {
         lines.first + lines.kept.len()
     }
 
+    /// The first line that holds `text` and is none of the first `after`, if it was logged yet.
+    #[must_use]
+    pub fn said_after(&self, after: usize, text: &str) -> Option<String> {
+        let lines = self.log.lines();
+        let skip = after.saturating_sub(lines.first);
+        lines.kept.iter().skip(skip).find(|line| line.contains(text)).cloned()
+    }
+
     /// As [`Agent::wait_for`], leaving out the first `after` lines.
     ///
     /// # Errors
     /// As [`Agent::wait_for`].
-    pub fn wait_for_after(&self, after: usize, text: &str, limit: Duration) -> Result<()> {
+    pub fn wait_for_after(&self, after: usize, text: &str, limit: Duration) -> Result<String> {
         self.find_after(after, limit, |line| line.contains(text))
             .with_context(|| format!("{text:?} was not logged"))?;
-        Ok(())
+        self.said_after(after, text).context("the line was let go of meanwhile")
     }
 
     /// Waits for a line behind the first `after` ones; gives how many lines there are up to it.
@@ -258,6 +311,14 @@ impl Agent {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Waits until it ends by itself; its exit code, none when a signal ended it.
+    ///
+    /// # Errors
+    /// When its state cannot be told.
+    pub fn wait(mut self) -> Result<Option<i32>> {
+        Ok(self.child.wait()?.code())
     }
 
     /// Whether it runs.

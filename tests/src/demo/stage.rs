@@ -111,7 +111,7 @@ impl Stage {
 fn wait(agent: &Agent, logged: usize, started: Instant, interrupt: &Interrupt) -> Result<Duration> {
     loop {
         match agent.wait_for_after(logged, DONE, PATIENCE) {
-            Ok(()) => return Ok(started.elapsed()),
+            Ok(_) => return Ok(started.elapsed()),
             Err(failure) if started.elapsed() > LIMIT => return Err(failure),
             Err(_) => interrupt.check()?,
         }

@@ -1,0 +1,17 @@
+//! Faults, rivals and mistakes: nothing that policy forbids passes, nothing it allows breaks, and
+//! nothing of others changes. Real agents, real packets.
+
+mod input;
+mod neighbours;
+mod reconnects;
+mod restarts;
+mod shop;
+mod startup;
+mod syn;
+mod tools;
+mod traffic;
+
+use portcullis_tests::lab::IptablesVariant;
+
+/// Both ways to iptables.
+const VARIANTS: [IptablesVariant; 2] = [IptablesVariant::Nft, IptablesVariant::Legacy];

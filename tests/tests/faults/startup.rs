@@ -1,0 +1,124 @@
+//! Before an agent knows everything it touches nothing: what an earlier one left stays in force.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use portcullis_tests::cluster::{AgentSetup, Cluster};
+use portcullis_tests::lab::{Family, IptablesVariant};
+
+use crate::VARIANTS;
+use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, lab, shop, start};
+
+/// Foreign objects that take a while to read.
+const OBJECTS: usize = 60_000;
+
+/// Our rules and sets on a node, without counters.
+fn ours(cluster: &Cluster, node: &str) -> Result<String> {
+    let save = |family: &Family| format!("{}-save", cluster.lab.iptables().program(*family));
+    let tables: Vec<String> = Family::BOTH.iter().map(save).collect();
+    cluster.lab.node(node)?.shell(&format!(
+        "({}; ipset save) | grep -F PORTCULLIS- | sed 's/ \\[.*//' || true",
+        tables.join("; ")
+    ))
+}
+
+fn nothing_before_the_first_view(variant: IptablesVariant) -> Result<()> {
+    let cluster = shop(lab(variant), &[])?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    // The first name of all, and the longest to read.
+    let mut much = String::new();
+    for number in 0..OBJECTS {
+        let _ = writeln!(
+            much,
+            "---\n{{apiVersion: v1, kind: ConfigMap, metadata: {{name: c{number}}}}}"
+        );
+    }
+    cluster.write("0.yaml", &much)?;
+    let open: &[_] = &[("web", "api", WEB), ("web", "api", ADMIN), ("stranger", "api", WEB)];
+    let agent = cluster.spawn_agent("n2")?;
+    agent.wait_for("watching", PATIENCE)?;
+    let early = ours(&cluster, "n2")?;
+    ensure!(agent.said_after(0, "in force").is_none(), "read too fast to tell");
+    ensure!(early.is_empty(), "programmed before all was known:\n{early}");
+    check(&cluster.lab, "before", open, &[])?;
+    agent.wait_for("policies are in force", PATIENCE)?;
+    let closed: &[_] = &[("web", "api", ADMIN), ("stranger", "api", WEB)];
+    check(&cluster.lab, "after", &[("web", "api", WEB)], closed)?;
+
+    // The next one finds other policies, and leaves what is there alone until it knows them all.
+    agent.kill()?;
+    let before = ours(&cluster, "n2")?;
+    ensure!(before.contains("PORTCULLIS-FORWARD"), "nothing is left:\n{before}");
+    cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+    let agent = cluster.spawn_agent("n2")?;
+    agent.wait_for("watching", PATIENCE)?;
+    check(&cluster.lab, "meanwhile", &[("web", "api", WEB)], closed)?;
+    let meanwhile = ours(&cluster, "n2")?;
+    ensure!(agent.said_after(0, "in force").is_none(), "read too fast to tell");
+    ensure!(meanwhile == before, "changed before all was known:\n{before}\n{meanwhile}");
+    agent.wait_for("policies are in force", PATIENCE)?;
+    check(&cluster.lab, "later", &[("stranger", "api", WEB)], &[("web", "api", WEB)])
+}
+
+#[test]
+fn nothing_is_programmed_before_the_first_complete_view_nft() -> Result<()> {
+    nothing_before_the_first_view(IptablesVariant::Nft)
+}
+
+#[test]
+fn nothing_is_programmed_before_the_first_complete_view_legacy() -> Result<()> {
+    nothing_before_the_first_view(IptablesVariant::Legacy)
+}
+
+#[test]
+fn an_agent_without_its_directory_ends_and_changes_nothing() -> Result<()> {
+    for variant in VARIANTS {
+        let cluster = shop(lab(variant), &[])?;
+        cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+        let nowhere = cluster.directory().join("nowhere");
+        let setup = AgentSetup { directory: Some(nowhere), ..AgentSetup::default() };
+        let without = || -> Result<()> {
+            let agent = cluster.spawn_agent_as("n2", &setup)?;
+            agent.wait_for("failed to open", PATIENCE)?;
+            let code = agent.wait()?;
+            ensure!(code == Some(2), "ended with {code:?}");
+            Ok(())
+        };
+        without().context("on a fresh node")?;
+        ensure!(ours(&cluster, "n2")?.is_empty());
+        start(&cluster, "n2")?.terminate()?;
+        let before = ours(&cluster, "n2")?;
+        without().context("after an earlier one")?;
+        ensure!(ours(&cluster, "n2")? == before, "{before}");
+        check(&cluster.lab, "after", &[("web", "api", WEB)], &[("stranger", "api", WEB)])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_directory_that_goes_away_changes_nothing_until_it_is_back() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    let parent = tempfile::tempdir()?;
+    let (here, away) = (parent.path().join("manifests"), parent.path().join("away"));
+    copy(cluster.directory(), &here)?;
+    let setup = AgentSetup { directory: Some(here.clone()), ..AgentSetup::default() };
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    agent.wait_for("policies are in force", PATIENCE)?;
+    fs::rename(&here, &away)?;
+    agent.wait_for("the directory is gone", PATIENCE)?;
+    check(&cluster.lab, "while away", &[("web", "api", WEB)], &[("stranger", "api", WEB)])?;
+    fs::write(away.join("api.yaml"), admit("api", &["stranger"], &[WEB]))?;
+    fs::rename(&away, &here)?;
+    check(&cluster.lab, "when back", &[("stranger", "api", WEB)], &[("web", "api", WEB)])
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Tools that fail for a while: the agent says so, keeps what was in force, and recovers.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use portcullis_tests::cluster::AgentSetup;
+use portcullis_tests::lab::IptablesVariant;
+
+use crate::shop::{ECHO, PATIENCE, WEB, admit, check, lab, shop, start};
+use crate::traffic::{Route, Traffic};
+
+/// How a tool misbehaves, as a line of shell that stands before the real one.
+const NO: &str = "echo \"$0 is out of order\" >&2; exit 1";
+/// It dies in the middle of its work.
+const KILLED: &str = "kill -9 $$";
+/// It prints half of what it should, and says that all is well.
+const HALF: &str = "\"$real\" \"$@\" | head -c 300; exit 0";
+
+/// Puts a wrapper around `tool` into `directory`: it misbehaves while a file `TOOL.broken` is there.
+fn wrap(directory: &Path, tool: &str, fault: &str) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let real =
+        std::env::split_paths(&path).map(|place| place.join(tool)).find(|file| file.is_file());
+    let real = real.with_context(|| format!("no {tool}"))?;
+    let script = format!(
+        "#!/bin/sh\nreal={}\nif [ -e \"$0.broken\" ]; then {fault}; fi\nexec \"$real\" \"$@\"\n",
+        real.display()
+    );
+    let wrapper = directory.join(tool);
+    fs::write(&wrapper, script)?;
+    fs::set_permissions(wrapper, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// A tool, and what is wrong with it.
+struct Fault {
+    tool: &'static str,
+    fault: &'static str,
+}
+
+fn recovers(variant: IptablesVariant, faults: &[Fault]) -> Result<()> {
+    let cluster = shop(lab(variant), &[])?;
+    let _other = start(&cluster, "n1")?;
+    for Fault { tool, fault } in faults {
+        let what = format!("{tool}: {fault}");
+        let tools = tempfile::tempdir()?;
+        wrap(tools.path(), tool, fault)?;
+        let broken = tools.path().join(format!("{tool}.broken"));
+        cluster.write("api.yaml", &admit("api", &["web"], &[WEB, ECHO]))?;
+        let setup = AgentSetup { tools: Some(tools.path().into()), ..AgentSetup::default() };
+        let agent = cluster.spawn_agent_as("n2", &setup)?;
+        agent.wait_for("policies are in force", PATIENCE)?;
+        let web: Route = ("web", "api", WEB);
+        let stranger: Route = ("stranger", "api", WEB);
+        check(&cluster.lab, &what, &[web], &[stranger])?;
+
+        fs::write(&broken, "")?;
+        let mut logged = agent.logged();
+        let good = Traffic {
+            held: &[("web", "api")],
+            allowed: &[("web", "api", WEB)],
+            forbidden: &[("stranger", "api", WEB)],
+        };
+        good.during(&cluster.lab, || {
+            let since = logged;
+            // Another chain and another set: no way around the tool.
+            cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+            for _ in 0..3 {
+                let line = agent.wait_for_after(logged, "policies are not in force", PATIENCE)?;
+                ensure!(line.contains(tool) || *fault == HALF, "which tool? {line}");
+                logged = agent.logged();
+            }
+            let claimed = agent.said_after(since, "policies are in force");
+            ensure!(claimed.is_none(), "{what}: claimed while it was broken: {claimed:?}");
+            Ok(())
+        })
+        .with_context(|| what.clone())?;
+        let logged = agent.logged();
+        fs::remove_file(&broken)?;
+        agent.wait_for_after(logged, "policies are in force", PATIENCE)?;
+        check(&cluster.lab, &what, &[stranger], &[web])?;
+        agent.terminate()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_tool_that_fails_keeps_the_last_good_state_in_force_nft() -> Result<()> {
+    let faults = [
+        Fault { tool: "ipset", fault: NO },
+        Fault { tool: "iptables-nft-restore", fault: NO },
+        Fault { tool: "iptables-nft-restore", fault: KILLED },
+    ];
+    recovers(IptablesVariant::Nft, &faults)
+}
+
+#[test]
+fn a_tool_that_fails_keeps_the_last_good_state_in_force_legacy() -> Result<()> {
+    let faults = [
+        Fault { tool: "ipset", fault: KILLED },
+        Fault { tool: "iptables-legacy-restore", fault: NO },
+    ];
+    recovers(IptablesVariant::Legacy, &faults)
+}
+
+#[test]
+fn a_read_back_that_is_cut_off_is_never_taken_for_the_whole() -> Result<()> {
+    for (variant, tool) in [
+        (IptablesVariant::Nft, "ipset"),
+        (IptablesVariant::Nft, "iptables-nft-save"),
+        (IptablesVariant::Legacy, "iptables-legacy-save"),
+    ] {
+        let cluster = shop(lab(variant), &[])?;
+        cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+        start(&cluster, "n2")?.kill()?;
+        let tools = tempfile::tempdir()?;
+        wrap(tools.path(), tool, HALF)?;
+        let broken = tools.path().join(format!("{tool}.broken"));
+        fs::write(&broken, "")?;
+        cluster.write("api.yaml", &admit("api", &["near"], &[WEB]))?;
+        let setup = AgentSetup { tools: Some(tools.path().into()), ..AgentSetup::default() };
+        let agent = cluster.spawn_agent_as("n2", &setup)?;
+        agent.wait_for("policies are not in force", PATIENCE)?;
+        let closed: &[Route] = &[("stranger", "api", WEB), ("near", "api", WEB)];
+        check(&cluster.lab, tool, &[("web", "api", WEB)], closed)?;
+        ensure!(agent.said_after(0, "policies are in force").is_none(), "{tool}");
+        fs::remove_file(&broken)?;
+        agent.wait_for("policies are in force", PATIENCE)?;
+        check(&cluster.lab, tool, &[("near", "api", WEB)], &[("web", "api", WEB)])?;
+    }
+    Ok(())
+}
