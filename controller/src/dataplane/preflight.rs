@@ -106,15 +106,12 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             Err(why) => finding(Severity::Error, why, &format!("install {tool}")),
         });
     }
-    match facts.variant {
-        Some(variant) => {
-            let what = format!("rules go to {}", variant.command(Family::V4));
-            findings.push(finding(Severity::Info, &what, ""));
-        }
-        None => {
-            let what_to_do = "install iptables, and run as root or with CAP_NET_ADMIN";
-            findings.push(finding(Severity::Error, "no iptables can be used", what_to_do));
-        }
+    if let Some(variant) = facts.variant {
+        let what = format!("rules go to {}", variant.command(Family::V4));
+        findings.push(finding(Severity::Info, &what, ""));
+    } else {
+        let what_to_do = "install iptables, and run as root or with CAP_NET_ADMIN";
+        findings.push(finding(Severity::Error, "no iptables can be used", what_to_do));
     }
     if !facts.conntrack {
         let what = "the kernel does not track connections";

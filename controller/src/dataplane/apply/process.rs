@@ -1,10 +1,13 @@
 //! Runs a tool with a time limit.
 
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::Error;
 
@@ -19,15 +22,16 @@ pub(super) fn run(
     limit: Duration,
 ) -> Result<String, Error> {
     let command = || [&[program], arguments].concat().join(" ");
+    let start = |source| Error::Start { command: command(), source };
     let mut child = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
+        .stdin(whole(input).map_err(start)?)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|source| Error::Start { command: command(), source })?;
-    let output = talk(&mut child, input, limit);
+        .map_err(start)?;
+    let output = talk(&mut child, limit);
     let Ok(Some((stdout, stderr))) = output else {
         // It hangs, or its pipes broke: it must not go on by itself either way.
         let _ = child.kill();
@@ -37,22 +41,27 @@ pub(super) fn run(
             Ok(_) => Error::TimedOut { command: command(), seconds: limit.as_secs() },
         });
     };
-    let status = child.wait().map_err(|source| Error::Start { command: command(), source })?;
+    let status = child.wait().map_err(start)?;
     if status.success() {
         return Ok(stdout);
     }
     Err(Error::Failed { command: command(), status, stderr: stderr.trim_end().to_owned() })
 }
 
-/// Writes `input`, reads both outputs to their ends; none when that takes longer than `limit`.
-fn talk(child: &mut Child, input: &str, limit: Duration) -> io::Result<Option<(String, String)>> {
+/// A standard input that holds all of `input` from the start.
+///
+/// An agent that is killed while it feeds a pipe would leave the tool with a line cut short, and
+/// `add SET 10.0.0.12` cut short is another address.
+fn whole(input: &str) -> io::Result<Stdio> {
+    let mut file = File::from(memfd_create("portcullis", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(input.as_bytes())?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// Reads both outputs to their ends; none when that takes longer than `limit`.
+fn talk(child: &mut Child, limit: Duration) -> io::Result<Option<(String, String)>> {
     let (done, outputs) = mpsc::channel();
-    let stdin = child.stdin.take();
-    let input = input.to_owned();
-    thread::Builder::new().spawn(move || {
-        // A tool that fails early closes its input: its exit code tells.
-        stdin.map(|mut stdin| stdin.write_all(input.as_bytes()))
-    })?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let errors = thread::Builder::new().spawn(move || read(stderr))?;
     thread::Builder::new().spawn(move || {
