@@ -33,8 +33,9 @@ lint: setup ## Formatting, clippy, rustdoc, licences
 	@tests/run.sh lint
 
 .PHONY: bench
-bench: setup ## Measure: engine, dataplane and packets
-	$(CARGO) bench --package portcullis-tests
+bench: setup ## Measure the engine and the dataplane
+	$(CARGO) bench --package portcullis-tests --bench engine
+	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -18,12 +18,12 @@ use policy_engine::selector::Selector;
 use policy_engine::world::Options;
 
 const NODE: &str = "node-1";
-/// Pods of a cluster that run on the node whose agent is measured.
+/// Pods of each node, that of the measured agent included.
 const LOCAL_PODS: u32 = 250;
 
 fn pod(number: u32, namespaces: u32, app: u32) -> Change {
     let key = PodKey::new(&format!("ns-{}", number % namespaces), &format!("pod-{number}"));
-    let node = if number < LOCAL_PODS { NODE.to_owned() } else { format!("node-{}", number / 250) };
+    let node = format!("node-{}", 1 + number / LOCAL_PODS);
     let pod = Pod {
         key: key.clone(),
         labels: Labels::from_iter([
@@ -127,9 +127,10 @@ fn change(criterion: &mut Criterion) {
         });
     };
     alternate("peer pod relabelled", true, &|odd| pod(9_007, 500, 8 - odd));
-    alternate("local pod relabelled", true, &|odd| pod(7, 500, odd));
+    // App 99 is one that no policy selects.
+    alternate("local pod relabelled", true, &|odd| pod(7, 500, 99 * odd));
     alternate("policy of local pods changed", true, &|odd| {
-        policy(7, 500, if odd == 1 { 81 } else { 80 })
+        policy(9, 500, if odd == 1 { 81 } else { 80 })
     });
     alternate("policy of no local pod changed", false, &|odd| {
         policy(300, 500, if odd == 1 { 81 } else { 80 })
