@@ -6,7 +6,7 @@
 //! typed objects (typed) ┘
 //! ```
 //!
-//! One road for files and API servers: SEMANTICS of both are the same by construction.
+//! One road for files and API servers: both mean the same by construction.
 
 mod labels;
 mod peer;
