@@ -130,6 +130,13 @@ impl World {
         self.claimants(address).max_by_key(|pod| (pod.life, pod.created, &pod.key))
     }
 
+    /// The addresses of a pod that belong to it: see [`World::owner`].
+    pub fn owned_addresses(&self, pod: &Pod) -> impl Iterator<Item = IpAddr> {
+        let owned =
+            |address: &IpAddr| self.owner(*address).is_some_and(|owner| owner.key == pod.key);
+        pod.addresses.iter().copied().filter(owned)
+    }
+
     /// All pods that claim an address.
     pub fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Pod>> {
         self.claims.get(&address).into_iter().flatten().filter_map(|claim| match claim {

@@ -4,6 +4,7 @@
 //! world, assert it as it is. What both did cancels out when the delta is taken.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use super::identities::{Identities, IdentityId};
 use super::terms::{TermId, Terms, matches};
@@ -259,7 +260,8 @@ impl Members {
         let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { return };
         if self.by_address.contains(&id) {
             for pod in world.pods().values().filter(|pod| pod.takes_part()) {
-                set.members.extend(self.contributions(world, live, pod));
+                let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
+                set.members.extend(self.contributions(live, pod, &owned));
             }
             return;
         }
@@ -273,7 +275,8 @@ impl Members {
                 continue;
             }
             for pod in identity.pods.iter().filter_map(|key| world.pods().get(key)) {
-                set.members.extend(self.contributions(world, live, pod));
+                let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
+                set.members.extend(self.contributions(live, pod, &owned));
             }
         }
     }
@@ -281,11 +284,12 @@ impl Members {
     fn change(&mut self, world: &World, sets: &mut Sets, key: &PodKey, presence: Presence) {
         let Some(identity) = self.identities.of(key) else { return };
         let Some(pod) = world.pods().get(key) else { return };
+        let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
         let asking = identity.terms.iter().flat_map(|term| &self.terms.get(*term).sets);
         let asking: BTreeSet<SetId> = asking.chain(&self.by_address).copied().collect();
         for id in asking {
             let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { continue };
-            let contributions = self.contributions(world, live, pod);
+            let contributions = self.contributions(live, pod, &owned);
             let touched = self.touched.entry(id).or_default();
             for member in contributions {
                 let was_there = match presence {
@@ -298,16 +302,11 @@ impl Members {
         }
     }
 
-    /// The members that a pod brings to a set.
-    fn contributions(&self, world: &World, set: &LiveSet, pod: &Pod) -> Vec<Member> {
+    /// The members that a pod brings to a set by the addresses that it owns.
+    fn contributions(&self, set: &LiveSet, pod: &Pod, owned: &[IpAddr]) -> Vec<Member> {
         let Some(identity) = self.identities.of(&pod.key) else { return Vec::new() };
-        let owned = pod
-            .addresses
-            .iter()
-            .copied()
-            .filter(|address| world.owner(*address).is_some_and(|owner| owner.key == pod.key));
         let mut members = Vec::new();
-        for address in owned {
+        for &address in owned {
             if set.kind == SetKind::Addresses {
                 members.push(Member::Address(address));
                 continue;

@@ -233,13 +233,8 @@ impl Engine {
         let [ingress, egress] = pair.each_ref().map(|side| side.as_ref().map(|found| found.id));
         let old = self.subjects.remove(&key).unwrap_or_default();
         released.extend(old.ingress.into_iter().chain(old.egress));
-        let owned: Vec<_> = match self.subject(&key) {
-            Some(pod) => pod
-                .addresses
-                .iter()
-                .copied()
-                .filter(|address| self.world.owner(*address).is_some_and(|pod| pod.key == key))
-                .collect(),
+        let owned = match self.subject(&key) {
+            Some(pod) => self.world.owned_addresses(pod).collect(),
             None => Vec::new(),
         };
         let isolated = ingress.is_some() || egress.is_some();
