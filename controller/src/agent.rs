@@ -165,7 +165,11 @@ impl Agent {
         match self.dataplane.verify(self.engine.compiled()) {
             Ok(drift) => {
                 for found in drift {
-                    warn!(drift = %found, "repaired what something else had changed");
+                    if found.is_repaired() {
+                        warn!(drift = %found, "repaired what something else had changed");
+                    } else {
+                        warn!(drift = %found, "something else goes on changing this; it stays so");
+                    }
                 }
                 self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
             }

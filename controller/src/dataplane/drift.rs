@@ -73,6 +73,14 @@ impl fmt::Display for How {
     }
 }
 
+impl Drift {
+    /// Whether it is put right. A hook that others overtake time and again is left where it is.
+    #[must_use]
+    pub fn is_repaired(&self) -> bool {
+        !matches!(self, Self::Hook { repaired: false, .. })
+    }
+}
+
 impl fmt::Display for Drift {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
