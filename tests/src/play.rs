@@ -34,13 +34,6 @@ pub struct Player {
     ports: Vec<Port>,
 }
 
-/// A probe that did not end as it had to.
-#[derive(Debug)]
-pub struct Disagreement {
-    /// What was tried, what was expected and what came of it.
-    pub text: String,
-}
-
 impl Player {
     /// Puts a world on a lab, and real agents that enforce it. Pods and nodes serve `ports`.
     ///
@@ -79,10 +72,10 @@ impl Player {
     ) -> Result<()> {
         let (old, new) = (pods(&self.world, &self.ports), pods(&next, &self.ports));
         let (old, new) = (by_key(old), by_key(new));
-        for (key, _) in old.iter().filter(|(key, pod)| changed(new.get(*key), pod)) {
+        for (key, _) in old.iter().filter(|(key, pod)| new.get(*key) != Some(*pod)) {
             self.cluster.lab.remove_pod(key)?;
         }
-        let added = new.iter().filter(|(key, pod)| changed(old.get(*key), pod));
+        let added = new.iter().filter(|(key, pod)| old.get(*key) != Some(*pod));
         self.cluster.lab.add_pods(added.map(|(_, pod)| pod.clone()))?;
         self.services(&services(&self.world)?, &services(&next)?)?;
         deleted.iter().try_for_each(|object| self.cluster.remove(&file(object)))?;
@@ -107,12 +100,12 @@ impl Player {
         self.become_world(base.clone(), &gone, &back)
     }
 
-    /// Waits until all agents have the world in force, and then probes everything once. Gives what
-    /// is not as expected.
+    /// Waits until all agents have the world in force, and then probes everything once. Gives a
+    /// line for each probe that did not end as expected.
     ///
     /// # Errors
     /// When agents do not get there, or probes cannot be sent.
-    pub fn disagreements(&mut self, expectations: &[Expectation]) -> Result<Vec<Disagreement>> {
+    pub fn disagreements(&self, expectations: &[Expectation]) -> Result<Vec<String>> {
         self.cluster.settle(SETTLE_LIMIT)?;
         // A probe is to open a flow, and a datagram from a port that was used before would go on
         // with an old one: that one was there before the policy.
@@ -140,19 +133,20 @@ impl Player {
         for ((_, outcome), answer) in late.iter_mut().zip(answers) {
             **outcome = answer.outcome;
         }
-        let wrong = probes.iter().zip(&outcomes).zip(expectations);
-        let wrong = wrong.filter(|(((_, expected), outcome), _)| !expected.agrees(outcome));
-        let text = |(((_, expected), outcome), expectation): (
-            (&(Probe, Expected), &crate::lab::Outcome),
-            &Expectation,
-        )| {
+        let mut wrong = Vec::new();
+        for (((_, expected), outcome), expectation) in
+            probes.iter().zip(&outcomes).zip(expectations)
+        {
+            if expected.agrees(outcome) {
+                continue;
+            }
             let mut text = format!("{}: expected {expected:?}, got {outcome}", expectation.probe);
             if let Some(line) = expectation.line {
                 let _ = write!(text, " (line {line} of tests)");
             }
-            Disagreement { text }
-        };
-        Ok(wrong.map(text).collect())
+            wrong.push(text);
+        }
+        Ok(wrong)
     }
 
     /// Plays all steps of a case and goes back to `base`; what `wanted` leaves out is not tried.
@@ -183,8 +177,8 @@ impl Player {
             expectations.retain(&wanted);
             let wrong = self.disagreements(&expectations).with_context(|| step.clone())?;
             if !wrong.is_empty() {
-                let list: Vec<&str> = wrong.iter().map(|one| one.text.as_str()).take(40).collect();
-                bail!("{step}: {} wrong:\n  {}", wrong.len(), list.join("\n  "));
+                let count = wrong.len();
+                bail!("{step}: {count} wrong:\n  {}", wrong[..count.min(40)].join("\n  "));
             }
             checked += expectations.len();
         }
@@ -200,9 +194,7 @@ impl Player {
         for name in old.keys().filter(|name| !new.contains_key(*name)) {
             self.cluster.lab.remove_service(name)?;
         }
-        for (_, service) in new.iter().filter(|(name, service)| {
-            old.get(*name).is_none_or(|old| format!("{old:?}") != format!("{service:?}"))
-        }) {
+        for (_, service) in new.iter().filter(|(name, service)| old.get(*name) != Some(*service)) {
             self.cluster.lab.add_service(service.clone())?;
         }
         Ok(())
@@ -291,10 +283,6 @@ fn services(world: &World) -> Result<BTreeMap<String, ServiceSpec>> {
 
 fn by_key(pods: Vec<PodSpec>) -> BTreeMap<String, PodSpec> {
     pods.into_iter().map(|pod| (pod.key(), pod)).collect()
-}
-
-fn changed(other: Option<&PodSpec>, pod: &PodSpec) -> bool {
-    other.is_none_or(|other| format!("{other:?}") != format!("{pod:?}"))
 }
 
 fn by_file(world: &World) -> BTreeMap<String, Manifest> {

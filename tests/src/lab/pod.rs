@@ -12,7 +12,7 @@ use super::namespace::Namespace;
 use super::options::Family;
 
 /// A pod to add to a lab.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodSpec {
     pub(super) namespace: String,
     pub(super) name: String,

@@ -37,7 +37,7 @@ impl Transport {
 }
 
 /// One port of a Service. Two ports are two of these.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// What it is called; a service of the same name is replaced.
     pub name: String,
