@@ -17,8 +17,10 @@
 //! | [`manifest`] | YAML and JSON text → documents that know the line of each field |
 //! | [`convert`] | a document or a typed object → a change for the engine |
 //! | [`diagnostic`] | what is wrong, where, and what is in force instead |
+//! | [`api`] | our own kinds, from which `deploy/crds/` is generated |
 //! | [`cidr`] | addresses and networks as Kubernetes has accepted them over the years |
 
+pub mod api;
 pub mod cidr;
 pub mod convert;
 pub mod diagnostic;
