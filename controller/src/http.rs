@@ -183,9 +183,7 @@ fn scrape(served: &Served, path: &str) -> Response<Full<Bytes>> {
     let mut body = String::new();
     match text::encode(&mut body, &served.registry) {
         Ok(()) => respond(StatusCode::OK, OPEN_METRICS, body),
-        Err(error) => {
-            respond(StatusCode::INTERNAL_SERVER_ERROR, PLAIN_TEXT, format!("{error}\n"))
-        }
+        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, PLAIN_TEXT, format!("{error}\n")),
     }
 }
 

@@ -1,10 +1,12 @@
 //! The programs of the binary `portcullis`: the node agent, and what looks after its node.
 //!
 //! Arrows go one way: `watch` → `agent` → `dataplane`. The dataplane sees engine values and never
-//! an API object; only `dataplane/apply` touches the kernel.
+//! an API object; only `dataplane/apply` touches the kernel. What the agent says of itself goes from
+//! `status` to `report` and `http`, which run beside it.
 
 pub mod agent;
 pub mod args;
+pub mod client;
 pub mod dataplane;
 pub mod http;
 pub mod lock;
@@ -31,7 +33,9 @@ use self::dataplane::{CleanupReport, Dataplane};
 use self::http::Served;
 use self::lock::NodeLock;
 use self::metrics::Metrics;
+use self::report::render::Facts;
 use self::status::{Publisher, Pulse};
+use self::watch::Source;
 
 /// Batches of changes that may wait for the agent; a source that is faster has to wait.
 const QUEUED_EVENTS: usize = 1024;
@@ -81,13 +85,19 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     })?;
     pulse.beat();
     let dataplane = Dataplane::open(options).context("failed to find a way to program the node")?;
+    if args.source == Source::Kube {
+        let facts = Facts::new(&dataplane, args.pod_name.clone());
+        let (node, status) = (args.node_name.clone(), publisher.subscribe());
+        report::writer::start(args.access(), node, facts, status)
+            .context("failed to start to report")?;
+    }
     let scope = Scope::Node(args.node_name.as_str().into());
     let choices = world::Options { allow_egress_to_own_node: args.allow_egress_to_own_node };
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
-        args.source.start(sender)?;
+        args.source.start(&args.access(), sender)?;
         info!(node = args.node_name, source = ?args.source, "watching");
         agent.run(events, shutdown()?).await?;
         info!("ending; what is in the kernel stays in force");

@@ -191,30 +191,31 @@ mod tests {
         let mut text = String::new();
         let registry = Metrics::default().registry();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("it is text");
-        let series: Vec<&str> = text
+        let mut series: Vec<&str> = text
             .lines()
             .filter(|line| !line.starts_with('#') && !line.contains("_bucket"))
             .filter_map(|line| line.split(' ').next())
             .collect();
+        series.sort_unstable();
         assert_eq!(
             series,
             [
                 "portcullis_build_info{version=\"0.1.0\"}",
-                "portcullis_policies_in_force",
-                "portcullis_pods_local",
-                "portcullis_rulesets",
-                "portcullis_sets",
-                "portcullis_pods_isolated{direction=\"ingress\"}",
-                "portcullis_pods_isolated{direction=\"egress\"}",
                 "portcullis_diagnostics{severity=\"error\"}",
                 "portcullis_diagnostics{severity=\"warning\"}",
-                "portcullis_sync_duration_seconds_sum",
-                "portcullis_sync_duration_seconds_count",
-                "portcullis_sync_latency_seconds_sum",
-                "portcullis_sync_latency_seconds_count",
-                "portcullis_sync_failures_total",
                 "portcullis_drift_repairs_total",
                 "portcullis_last_successful_sync_timestamp_seconds",
+                "portcullis_pods_isolated{direction=\"egress\"}",
+                "portcullis_pods_isolated{direction=\"ingress\"}",
+                "portcullis_pods_local",
+                "portcullis_policies_in_force",
+                "portcullis_rulesets",
+                "portcullis_sets",
+                "portcullis_sync_duration_seconds_count",
+                "portcullis_sync_duration_seconds_sum",
+                "portcullis_sync_failures_total",
+                "portcullis_sync_latency_seconds_count",
+                "portcullis_sync_latency_seconds_sum",
             ],
             "{text}"
         );

@@ -12,16 +12,16 @@ pub const WRITE_PERIOD_MIN: Duration = Duration::from_secs(5);
 /// A change is written at a random moment within this time: one policy can concern every node.
 pub const SPREAD: Duration = Duration::from_secs(1);
 /// A report without news is written again after this time, give or take a tenth.
-pub const REFRESH_PERIOD: Duration = Duration::from_secs(5 * 60);
+pub const REFRESH_PERIOD: Duration = Duration::from_mins(5);
 /// An agent that is still loading says so after this time: what an earlier one wrote holds till
 /// then, as does what it left in the kernel.
 pub const LOADING_PATIENCE: Duration = Duration::from_secs(10);
 /// The first wait after a failure, give or take a half; it doubles up to [`BACK_OFF_MAX`].
 pub const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 /// The longest wait after a failure that time alone can mend.
-pub const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+pub const BACK_OFF_MAX: Duration = Duration::from_mins(1);
 /// The wait after a failure that only an administrator can mend, give or take a tenth.
-pub const HOPELESS_PAUSE: Duration = Duration::from_secs(5 * 60);
+pub const HOPELESS_PAUSE: Duration = Duration::from_mins(5);
 
 /// What there is to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

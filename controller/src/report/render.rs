@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::cidr::Family;
+use policy_engine::engine::selection::Selection;
 use portcullis_crds::api::node_policy_report as api;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 
@@ -64,9 +65,8 @@ pub fn news(written: Option<&Status>, now: &Status) -> News {
         && written.drift_repairs == now.drift_repairs
         && same(&written.diagnostics, &now.diagnostics, |a, b| a == b)
         && same(&written.selection, &now.selection, |a, b| {
-            let counts = |of: &policy_engine::engine::selection::Selection| {
-                [of.pods, of.isolated, of.isolated_ingress, of.isolated_egress]
-            };
+            let counts =
+                |of: &Selection| [of.pods, of.isolated, of.isolated_ingress, of.isolated_egress];
             counts(a) == counts(b) && policies(a).eq(policies(b))
         });
     if same { News::None } else { News::Some }
@@ -142,13 +142,11 @@ fn condition(phase: &Phase, before: Option<&Transition>, now: Time) -> Condition
     }
 }
 
-fn policies(
-    selection: &policy_engine::engine::selection::Selection,
-) -> impl Iterator<Item = api::Policy> {
-    selection.policies.iter().map(|(key, _policy)| api::Policy {
+fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
+    selection.policies.iter().map(|(key, policy)| api::Policy {
         namespace: bounded(&key.namespace, 63),
         name: bounded(&key.name, 253),
-        observed_generation: None,
+        observed_generation: policy.generation,
     })
 }
 

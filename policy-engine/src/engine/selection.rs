@@ -76,6 +76,7 @@ mod tests {
             subject: Selector::default(),
             ingress: Some(Vec::new()),
             egress: None,
+            generation: None,
         };
         Change::NetworkPolicy(key, Some(Arc::new(policy)))
     }
