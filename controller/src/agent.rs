@@ -1,8 +1,9 @@
 //! The node agent: changes from a source become rules in the kernel.
 //!
 //! ```text
-//! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::apply ─► one log line
+//! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::enforce ─► one log line
 //!                                               ▲ failure: again, with back-off, until it is true
+//!                                               ▲ when it is quiet: tidy
 //!                                               ▲ now and then: verify and repair
 //! ```
 //!
@@ -28,15 +29,23 @@ use crate::watch::Event;
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const LAST_BACK_OFF: Duration = Duration::from_secs(10);
 
+/// What is out of reach in the kernel goes once nothing has changed for so long.
+const TIDY_AFTER: Duration = Duration::from_millis(200);
+/// It never stays longer than this, and what cannot go yet is tried again so often.
+const TIDY_LIMIT: Duration = Duration::from_secs(2);
+
 /// The agent of one node.
 pub struct Agent {
     engine: Engine,
     dataplane: Dataplane,
     verify_period: Duration,
+    verify_at: Instant,
     state: State,
     diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
     /// When the oldest change that is not in force yet came in.
     oldest: Option<Instant>,
+    /// Since when something is out of reach in the kernel and not gone.
+    untidy: Option<Instant>,
 }
 
 /// How far the agent is.
@@ -47,7 +56,7 @@ enum State {
     /// All objects are known, and nothing was applied yet.
     Loaded,
     /// The kernel does what the engine says.
-    InForce { verify_at: Instant },
+    InForce { tidy_at: Option<Instant> },
     /// The last apply failed.
     Failing { retry_at: Instant, back_off: Duration },
 }
@@ -61,8 +70,16 @@ impl Agent {
     /// An agent that has done nothing yet.
     #[must_use]
     pub fn new(engine: Engine, dataplane: Dataplane, verify_period: Duration) -> Self {
-        let diagnostics = BTreeMap::new();
-        Self { engine, dataplane, verify_period, state: State::Loading, diagnostics, oldest: None }
+        Self {
+            engine,
+            dataplane,
+            verify_period,
+            verify_at: Instant::now() + verify_period,
+            state: State::Loading,
+            diagnostics: BTreeMap::new(),
+            oldest: None,
+            untidy: None,
+        }
     }
 
     /// Enforces until `shutdown`. What is in the kernel stays there.
@@ -97,7 +114,9 @@ impl Agent {
     fn alarm(&self) -> Option<Instant> {
         match self.state {
             State::Loading | State::Loaded => None,
-            State::InForce { verify_at } => Some(verify_at),
+            State::InForce { tidy_at } => {
+                Some(tidy_at.map_or(self.verify_at, |at| at.min(self.verify_at)))
+            }
             State::Failing { retry_at, .. } => Some(retry_at),
         }
     }
@@ -125,14 +144,17 @@ impl Agent {
             State::Loaded => self.apply(FIRST_BACK_OFF),
             State::Failing { retry_at, .. } if now < retry_at => {}
             State::Failing { back_off, .. } => self.apply((back_off * 2).min(LAST_BACK_OFF)),
-            State::InForce { verify_at } => {
+            State::InForce { tidy_at } => {
                 let update = self.engine.flush();
                 if !update.is_empty() {
                     self.apply_update(&update, FIRST_BACK_OFF);
-                } else if now >= verify_at {
+                    return;
+                }
+                self.oldest = None; // Changes that do not concern this node.
+                if tidy_at.is_some_and(|at| now >= at) {
+                    self.tidy();
+                } else if now >= self.verify_at {
                     self.verify();
-                } else {
-                    self.oldest = None; // Changes that do not concern this node.
                 }
             }
         }
@@ -144,10 +166,10 @@ impl Agent {
     }
 
     fn apply_update(&mut self, update: &Update, next_back_off: Duration) {
-        match self.dataplane.apply(self.engine.compiled(), update) {
+        match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
                 self.log_in_force(&report);
-                self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
+                self.in_force(&report, TIDY_AFTER);
             }
             Err(failure) => {
                 error!(
@@ -161,7 +183,35 @@ impl Agent {
         }
     }
 
+    /// The kernel does what the engine says; what is out of reach goes after `tidy_after`.
+    fn in_force(&mut self, report: &ApplyReport, tidy_after: Duration) {
+        let now = Instant::now();
+        let untidy = report.postponed || report.sets_in_use > 0;
+        self.untidy = untidy.then(|| self.untidy.unwrap_or(now));
+        let tidy_at = self.untidy.map(|since| (now + tidy_after).min(since + TIDY_LIMIT));
+        self.state = State::InForce { tidy_at };
+    }
+
+    fn tidy(&mut self) {
+        self.untidy = None;
+        match self.dataplane.tidy(self.engine.compiled()) {
+            Ok(report) => {
+                debug!(sets_in_use = report.sets_in_use, "removed what was out of reach");
+                self.in_force(&report, TIDY_LIMIT);
+            }
+            Err(failure) => self.again(&failure, "failed to remove what is out of reach"),
+        }
+    }
+
+    /// Reads back and repairs, soon.
+    fn again(&mut self, failure: &crate::dataplane::apply::Error, what: &'static str) {
+        error!(error = %chain(failure), "{what}");
+        let retry_at = Instant::now() + FIRST_BACK_OFF;
+        self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
+    }
+
     fn verify(&mut self) {
+        self.verify_at = Instant::now() + self.verify_period;
         match self.dataplane.verify(self.engine.compiled()) {
             Ok(drift) => {
                 for found in drift {
@@ -171,12 +221,10 @@ impl Agent {
                         warn!(drift = %found, "something else goes on changing this; it stays so");
                     }
                 }
-                self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
+                self.in_force(&ApplyReport::default(), TIDY_AFTER);
             }
             Err(failure) => {
-                error!(error = %chain(&failure), "failed to compare the kernel with the policies");
-                let retry_at = Instant::now() + FIRST_BACK_OFF;
-                self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
+                self.again(&failure, "failed to compare the kernel with the policies");
             }
         }
     }
