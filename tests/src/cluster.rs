@@ -152,7 +152,11 @@ impl Cluster {
         let source = setup.directory.as_deref().unwrap_or(self.directory());
         let mut command = Command::new(portcullis()?);
         command.args(["node", "--log-format=json", "--log=debug", "--node-name", node]);
-        command.arg(format!("--source=dir:{}", source.display()));
+        match &setup.kubeconfig {
+            Some(file) => command.arg("--source=kube").arg("--kubeconfig").arg(file),
+            None => command.arg(format!("--source=dir:{}", source.display())),
+        };
+        command.args(&setup.flags);
         command.arg("--lock-dir").arg(setup.lock_dir.as_deref().unwrap_or(self.locks.path()));
         command.arg(format!("--iptables={}", self.lab.iptables().name())).args(&self.flags);
         if let Some(tools) = &setup.tools {
@@ -221,6 +225,10 @@ pub struct AgentSetup {
     pub lock_dir: Option<PathBuf>,
     /// Where it looks for tools first.
     pub tools: Option<PathBuf>,
+    /// The API server that it watches in place of a directory.
+    pub kubeconfig: Option<PathBuf>,
+    /// Flags besides those of its cluster.
+    pub flags: Vec<String>,
 }
 
 /// A running agent.

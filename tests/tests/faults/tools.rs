@@ -19,7 +19,7 @@ const KILLED: &str = "kill -9 $$";
 const HALF: &str = "\"$real\" \"$@\" | head -c 300; exit 0";
 
 /// Puts a wrapper around `tool` into `directory`: it misbehaves while a file `TOOL.broken` is there.
-fn wrap(directory: &Path, tool: &str, fault: &str) -> Result<()> {
+pub(crate) fn wrap(directory: &Path, tool: &str, fault: &str) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let real =
         std::env::split_paths(&path).map(|place| place.join(tool)).find(|file| file.is_file());
