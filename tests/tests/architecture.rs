@@ -107,6 +107,13 @@ fn sources_know_nothing_of_who_listens() -> Result<()> {
 }
 
 #[test]
+fn nothing_that_enforces_knows_who_reports_it() -> Result<()> {
+    let words = &["crate::report", "crate::http", "crate::status", "crate::metrics"];
+    nobody_says("controller/src/dataplane", |_| false, words)?;
+    nobody_says("controller/src/watch", |_| false, words)
+}
+
+#[test]
 fn files_stay_small_enough_to_read() -> Result<()> {
     const LINES_MAX: usize = 450;
     for directory in ["policy-engine/src", "crds/src", "controller/src", "tests/src"] {

@@ -233,7 +233,9 @@ impl Error {
     }
 
     fn causes(&self) -> String {
-        let source = self.source().map(|cause| format!(": {cause}"));
-        format!("{self}{}", source.unwrap_or_default())
+        // What the API server says of itself is clearer than what the client makes of it.
+        let said = self.answer().map(|answer| answer.message.trim().to_owned());
+        let cause = said.or_else(|| self.source().map(ToString::to_string));
+        cause.map_or(self.to_string(), |cause| format!("{self}: {cause}"))
     }
 }

@@ -1,10 +1,12 @@
 //! `NodePolicyReport`: the API server takes what agents write and refuses what no agent writes;
 //! real agents report what they enforce.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use portcullis_controller::report::pace::WRITE_PERIOD_MIN;
 use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
 use portcullis_tests::kube::{ApiServer, Options};
 use portcullis_tests::lab::{Lab, PodSpec};
@@ -86,8 +88,19 @@ fn condition<'a>(report: &'a Value, kind: &str) -> &'a Value {
 
 fn cluster() -> Result<(Cluster, ApiServer)> {
     let lab = Lab::builder().nodes(1).pods([PodSpec::new("shop", "db", "n1")]).build()?;
-    let server = ApiServer::start(Options::beside(&lab)?)?;
+    let server = ApiServer::start(Options::beside(&lab)?.audit())?;
     Ok((Cluster::new(lab, &[])?, server))
+}
+
+/// How many times the agent wrote the status of its report.
+fn writes(server: &ApiServer) -> Result<usize> {
+    let audit = fs::read_to_string(server.audit_log())?;
+    let of_agent = audit.lines().filter(|line| {
+        ["nodepolicyreports/n1/status", "default:agent", "ResponseComplete"]
+            .iter()
+            .all(|word| line.contains(word))
+    });
+    Ok(of_agent.count())
 }
 
 fn agent(cluster: &Cluster, kubeconfig: &Path) -> Result<Agent> {
@@ -194,9 +207,18 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     ensure!(last.ends_with('s') || last.ends_with('m'), "{shown}");
 
     // Another generation that means the same for the kernel is news all the same.
-    let patch = r#"{"spec": {"ingress": [{"from": [{"podSelector": {}}]}]}}"#;
-    server.kubectl(&["patch", "netpol", "deny", "-nshop", "-p", patch], None)?;
-    let second = report(&server, |report| report["status"]["policies"] == deny(2))?;
+    let generations = 12;
+    let changing = Instant::now();
+    for generation in 2..=generations {
+        let labels = json!([{"key": format!("none-{generation}"), "operator": "DoesNotExist"}]);
+        let patch = json!({"spec": {"podSelector": {"matchExpressions": labels}}}).to_string();
+        server.kubectl(&["patch", "netpol", "deny", "-nshop", "-p", &patch], None)?;
+    }
+    let second = report(&server, |report| report["status"]["policies"] == deny(generations))?;
+    // One at the start, and one more than there are whole periods.
+    let writes = writes(&server)?;
+    let periods = usize::try_from(changing.elapsed().as_secs() / WRITE_PERIOD_MIN.as_secs())?;
+    ensure!(writes <= 2 + periods, "{writes} writes in {:?}", changing.elapsed());
     assert_eq!(condition(&second, "Current")["reason"], "Fresh", "{second:#}");
     let since = |report: &Value| condition(report, "Enforcing")["lastTransitionTime"].clone();
     assert_eq!(since(&first), since(&second), "it was in force all the time");
@@ -205,7 +227,7 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     server.kubectl(&["delete", "npr", "n1"], None)?;
     running.terminate()?;
     let _next = agent(&cluster, &kubeconfig)?;
-    report(&server, |report| report["status"]["policies"] == deny(2))?;
+    report(&server, |report| report["status"]["policies"] == deny(generations))?;
     server.kubectl(&["delete", "npr", "n1"], None)?;
     server.kubectl(&["delete", "netpol", "deny", "-nshop"], None)?;
     report(&server, |report| report["status"]["policiesInForce"] == 0)?;
