@@ -35,6 +35,8 @@ lint: setup ## Formatting, clippy, rustdoc, licences
 .PHONY: bench
 bench: setup ## Measure the engine and the dataplane
 	$(CARGO) bench --package portcullis-tests --bench engine
+	$(CARGO) build --release --quiet --package portcullis-controller
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench latency
 	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1
 
 .PHONY: fmt
