@@ -33,8 +33,10 @@ lint: setup ## Formatting, clippy, rustdoc, licences
 	@tests/run.sh lint
 
 .PHONY: bench
-bench: setup ## Measure the engine, the agent and the dataplane
+bench: setup ## Measure the engine, the agent, the dataplane and a cluster of three nodes
 	$(CARGO) bench --package portcullis-tests --bench engine --bench agent
+	$(CARGO) build --release --quiet --package portcullis-controller
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench latency
 	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1
 
 .PHONY: generate
