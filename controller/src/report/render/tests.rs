@@ -1,3 +1,5 @@
+//! What a report says of each state of an agent, and what is no news.
+
 use policy_engine::policy::{NetworkPolicy, PolicyKey};
 use policy_engine::selector::Selector;
 
