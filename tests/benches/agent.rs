@@ -23,7 +23,8 @@ use portcullis_crds::lean::{Lean, LeanKind};
 
 const PODS_OF_A_NODE: u32 = 110;
 const PODS_OF_A_NAMESPACE: u32 = 100;
-const REPLICAS: u32 = 5;
+const REPLICAS: u32 = 10;
+const WORKLOADS: u32 = PODS_OF_A_NAMESPACE / REPLICAS;
 const POLICIES: u32 = 10_000;
 /// The argument that makes this program measure one cluster.
 const ONE: &str = "one-cluster";
@@ -55,7 +56,7 @@ fn measure(pods: u32) -> Result<()> {
     let of_policies = agent.list::<NetworkPolicy>(POLICIES, |number| policy(number, namespaces))?;
     let begun = processor_time()?;
     agent.engine.flush();
-    let flush = processor_time()? - begun;
+    let flush = processor_time()?.saturating_sub(begun);
     let compiled = agent.engine.compiled();
     ensure!(compiled.endpoints.len() == PODS_OF_A_NODE as usize, "every pod of the node is one");
     println!(
@@ -153,7 +154,8 @@ fn namespace(number: u32) -> String {
 /// Selects one workload of a namespace; admits another one there and another team's namespaces.
 fn policy(number: u32, namespaces: u32) -> String {
     let of = number % namespaces;
-    let (team, workload, peer) = (of % 20, number / namespaces % 20, (number + 1) % 20);
+    let (team, workload, peer) =
+        (of % 20, number / namespaces % WORKLOADS, (number + 1) % WORKLOADS);
     let version = 5_000_000 + number;
     added(&format!(
         r#"{{"kind":"NetworkPolicy","apiVersion":"networking.k8s.io/v1",
