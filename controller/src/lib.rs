@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod args;
+pub mod cluster;
 pub mod dataplane;
 pub mod lock;
 pub mod watch;
