@@ -1,10 +1,12 @@
 //! The command line: pure values, read before the world is touched.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::client::Access;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, Options};
 use crate::watch::Source;
 
@@ -37,9 +39,13 @@ pub enum Command {
 /// Flags of `portcullis node`.
 #[derive(Args, Debug)]
 pub struct NodeArgs {
-    /// Where the objects come from: `dir:PATH`, a directory of manifests that is watched.
-    #[arg(long, env = "PORTCULLIS_SOURCE", value_parser = Source::parse)]
+    /// Where the objects come from: `kube`, the API server, or `dir:PATH`, a directory of manifests
+    /// that is watched.
+    #[arg(long, env = "PORTCULLIS_SOURCE", value_parser = Source::parse, default_value = "kube")]
     pub source: Source,
+    /// How to reach the API server; without it, by the ServiceAccount of the pod that this is.
+    #[arg(long, env = "KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<OsString>,
     /// The name of this node: its pods are the ones to protect.
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
@@ -85,6 +91,12 @@ pub enum LogFormat {
 }
 
 impl NodeArgs {
+    /// The way to the API server.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access { kubeconfig: self.kubeconfig.clone(), component: "node" }
+    }
+
     /// What the dataplane needs to know of these.
     #[must_use]
     pub fn dataplane_options(&self) -> Options {

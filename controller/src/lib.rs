@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod args;
+pub mod client;
 pub mod cluster;
 pub mod dataplane;
 pub mod lock;
@@ -77,7 +78,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
-        args.source.start(sender)?;
+        args.source.start(&args.access(), sender)?;
         info!(node = args.node_name, source = ?args.source, "watching");
         agent.run(events, shutdown()?).await?;
         info!("ending; what is in the kernel stays in force");
