@@ -19,8 +19,10 @@
 //! | [`convert`] | a document or a lean object → a change for the engine |
 //! | [`intern`] | what many objects repeat, kept once |
 //! | [`diagnostic`] | what is wrong, where, and what is in force instead |
+//! | [`api`] | our own kinds, from which `deploy/crds/` is generated |
 //! | [`cidr`] | addresses and networks as Kubernetes has accepted them over the years |
 
+pub mod api;
 pub mod cidr;
 pub mod convert;
 pub mod diagnostic;
