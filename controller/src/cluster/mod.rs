@@ -1,3 +1,4 @@
 //! The cluster controller.
 
 pub mod findings;
+pub mod lease;
