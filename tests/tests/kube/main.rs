@@ -1,3 +1,5 @@
 //! What is proved against a real API server.
 
 mod fixture;
+mod report;
+mod source;
