@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod args;
 pub mod client;
+pub mod cluster;
 pub mod dataplane;
 pub mod http;
 pub mod lock;
@@ -46,6 +47,7 @@ const QUEUED_EVENTS: usize = 1024;
 pub fn run(cli: &Cli) -> ExitCode {
     let result = start_log(cli).and_then(|()| match &cli.command {
         Command::Node(args) => node(args),
+        Command::Controller(args) => cluster::run(args),
         Command::Cleanup(args) => cleanup(args),
         Command::Preflight(args) => Ok(preflight(args)),
     });
