@@ -37,6 +37,10 @@ bench: setup ## Measure the engine and the dataplane
 	$(CARGO) bench --package portcullis-tests --bench engine
 	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1
 
+.PHONY: generate
+generate: ## Generate deploy/crds from the types in crds/src/api
+	$(CARGO) run --quiet --package portcullis-crds --example generate-crds -- deploy/crds
+
 .PHONY: fmt
 fmt: ## Format the code
 	$(CARGO) fmt --all

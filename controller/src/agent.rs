@@ -18,15 +18,19 @@ use policy_engine::compiled::Update;
 use policy_engine::engine::Engine;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::dataplane::{ApplyReport, Dataplane};
+use crate::status::{Findings, Publisher, Round};
 use crate::watch::Event;
 
 /// The first wait after a failed apply; it doubles up to [`LAST_BACK_OFF`].
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const LAST_BACK_OFF: Duration = Duration::from_secs(10);
+
+/// How often an agent that has nothing to do shows that it goes on.
+const BEAT_PERIOD: Duration = Duration::from_secs(5);
 
 /// The agent of one node.
 pub struct Agent {
@@ -35,8 +39,10 @@ pub struct Agent {
     verify_period: Duration,
     state: State,
     diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
+    diagnostics_changed: bool,
     /// When the oldest change that is not in force yet came in.
     oldest: Option<Instant>,
+    publisher: Publisher,
 }
 
 /// How far the agent is.
@@ -60,9 +66,22 @@ pub struct SourceEnded;
 impl Agent {
     /// An agent that has done nothing yet.
     #[must_use]
-    pub fn new(engine: Engine, dataplane: Dataplane, verify_period: Duration) -> Self {
-        let diagnostics = BTreeMap::new();
-        Self { engine, dataplane, verify_period, state: State::Loading, diagnostics, oldest: None }
+    pub fn new(
+        engine: Engine,
+        dataplane: Dataplane,
+        verify_period: Duration,
+        publisher: Publisher,
+    ) -> Self {
+        Self {
+            engine,
+            dataplane,
+            verify_period,
+            state: State::Loading,
+            diagnostics: BTreeMap::new(),
+            diagnostics_changed: false,
+            oldest: None,
+            publisher,
+        }
     }
 
     /// Enforces until `shutdown`. What is in the kernel stays there.
@@ -76,11 +95,13 @@ impl Agent {
     ) -> Result<(), SourceEnded> {
         tokio::pin!(shutdown);
         loop {
+            self.publisher.beat();
             let alarm = self.alarm();
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
                 event = events.recv() => self.take(event.ok_or(SourceEnded)?),
+                () = sleep(BEAT_PERIOD) => continue,
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
             }
             // Whatever has come meanwhile goes into the same round.
@@ -88,6 +109,7 @@ impl Agent {
                 self.take(event);
             }
             self.sync();
+            self.publish_diagnostics();
             if let State::InForce { .. } = self.state {
                 debug!("all that the source said so far is in force");
             }
@@ -133,6 +155,9 @@ impl Agent {
                     self.verify();
                 } else {
                     self.oldest = None; // Changes that do not concern this node.
+                    if let Some(selection) = self.engine.take_selection() {
+                        self.publisher.selected(selection);
+                    }
                 }
             }
         }
@@ -150,8 +175,10 @@ impl Agent {
                 self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
             }
             Err(failure) => {
+                let failure = chain(&failure);
+                self.publisher.failed(&failure);
                 error!(
-                    error = %chain(&failure),
+                    error = failure,
                     retry_in_ms = next_back_off.as_millis(),
                     "policies are not in force as they should be; the last good state stays"
                 );
@@ -164,6 +191,7 @@ impl Agent {
     fn verify(&mut self) {
         match self.dataplane.verify(self.engine.compiled()) {
             Ok(drift) => {
+                self.publisher.verified(drift.iter().filter(|found| found.is_repaired()).count());
                 for found in drift {
                     if found.is_repaired() {
                         warn!(drift = %found, "repaired what something else had changed");
@@ -174,7 +202,9 @@ impl Agent {
                 self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
             }
             Err(failure) => {
-                error!(error = %chain(&failure), "failed to compare the kernel with the policies");
+                let failure = chain(&failure);
+                self.publisher.failed(&failure);
+                error!(error = failure, "failed to compare the kernel with the policies");
                 let retry_at = Instant::now() + FIRST_BACK_OFF;
                 self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
             }
@@ -182,8 +212,9 @@ impl Agent {
     }
 
     fn log_in_force(&mut self, report: &ApplyReport) {
+        let latency = self.oldest.take().map(|received| received.elapsed());
+        let selection = self.engine.take_selection();
         let compiled = self.engine.compiled();
-        let since = self.oldest.take().map(|received| micros(received.elapsed()));
         info!(
             policies = self.engine.world().policies().len(),
             endpoints = compiled.endpoints.len(),
@@ -193,14 +224,22 @@ impl Agent {
             sets_created = report.sets_created,
             members_changed = report.members_changed,
             apply_us = micros(report.total),
-            since_us = since,
+            since_us = latency.map(micros),
             "policies are in force"
         );
+        self.publisher.in_force(Round {
+            selection,
+            rulesets: compiled.rulesets.len(),
+            sets: compiled.sets.len(),
+            apply: report.total,
+            latency,
+        });
     }
 
     /// Logs what an origin says now and did not say before.
     fn report(&mut self, origin: Arc<str>, diagnostics: Vec<Diagnostic>) {
         let before = self.diagnostics.remove(&origin).unwrap_or_default();
+        self.diagnostics_changed |= before != diagnostics;
         for diagnostic in diagnostics.iter().filter(|found| !before.contains(found)) {
             match diagnostic.severity {
                 Severity::Error => error!("{diagnostic}"),
@@ -209,6 +248,12 @@ impl Agent {
         }
         if !diagnostics.is_empty() {
             self.diagnostics.insert(origin, diagnostics);
+        }
+    }
+
+    fn publish_diagnostics(&mut self) {
+        if std::mem::take(&mut self.diagnostics_changed) {
+            self.publisher.found(Findings::of(self.diagnostics.values().flatten()));
         }
     }
 }

@@ -240,6 +240,7 @@ fn big_node(engine: &mut Engine, pods: u16, policies: u16) {
             subject: Selector::everything(),
             ingress: Some(vec![rule]),
             egress: None,
+            generation: None,
         };
         engine.apply(Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))));
     }

@@ -1,0 +1,3 @@
+//! What is proved against a real API server.
+
+mod fixture;
