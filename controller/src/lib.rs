@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod args;
 pub mod client;
+pub mod cluster;
 pub mod dataplane;
 pub mod http;
 pub mod lock;

@@ -1,0 +1,3 @@
+//! The cluster controller.
+
+pub mod findings;
