@@ -1,8 +1,9 @@
 //! The node agent: changes from a source become rules in the kernel.
 //!
 //! ```text
-//! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::apply ─► one log line
+//! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::enforce ─► one log line
 //!                                               ▲ failure: again, with back-off, until it is true
+//!                                               ▲ when it is quiet: tidy
 //!                                               ▲ now and then: verify and repair
 //! ```
 //!
@@ -32,17 +33,25 @@ const LAST_BACK_OFF: Duration = Duration::from_secs(10);
 /// How often an agent that has nothing to do shows that it goes on.
 const BEAT_PERIOD: Duration = Duration::from_secs(5);
 
+/// What is out of reach in the kernel goes once nothing has changed for so long.
+const TIDY_AFTER: Duration = Duration::from_millis(200);
+/// It never stays longer than this, and what cannot go yet is tried again so often.
+const TIDY_LIMIT: Duration = Duration::from_secs(2);
+
 /// The agent of one node.
 pub struct Agent {
     engine: Engine,
     dataplane: Dataplane,
     verify_period: Duration,
+    verify_at: Instant,
     state: State,
     diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
     diagnostics_changed: bool,
     /// When the oldest change that is not in force yet came in.
     oldest: Option<Instant>,
     publisher: Publisher,
+    /// Since when something is out of reach in the kernel and not gone.
+    untidy: Option<Instant>,
 }
 
 /// How far the agent is.
@@ -53,7 +62,7 @@ enum State {
     /// All objects are known, and nothing was applied yet.
     Loaded,
     /// The kernel does what the engine says.
-    InForce { verify_at: Instant },
+    InForce { tidy_at: Option<Instant> },
     /// The last apply failed.
     Failing { retry_at: Instant, back_off: Duration },
 }
@@ -76,11 +85,13 @@ impl Agent {
             engine,
             dataplane,
             verify_period,
+            verify_at: Instant::now() + verify_period,
             state: State::Loading,
             diagnostics: BTreeMap::new(),
             diagnostics_changed: false,
             oldest: None,
             publisher,
+            untidy: None,
         }
     }
 
@@ -119,7 +130,9 @@ impl Agent {
     fn alarm(&self) -> Option<Instant> {
         match self.state {
             State::Loading | State::Loaded => None,
-            State::InForce { verify_at } => Some(verify_at),
+            State::InForce { tidy_at } => {
+                Some(tidy_at.map_or(self.verify_at, |at| at.min(self.verify_at)))
+            }
             State::Failing { retry_at, .. } => Some(retry_at),
         }
     }
@@ -147,17 +160,20 @@ impl Agent {
             State::Loaded => self.apply(FIRST_BACK_OFF),
             State::Failing { retry_at, .. } if now < retry_at => {}
             State::Failing { back_off, .. } => self.apply((back_off * 2).min(LAST_BACK_OFF)),
-            State::InForce { verify_at } => {
+            State::InForce { tidy_at } => {
                 let update = self.engine.flush();
                 if !update.is_empty() {
                     self.apply_update(&update, FIRST_BACK_OFF);
-                } else if now >= verify_at {
+                    return;
+                }
+                self.oldest = None; // Changes that do not concern this node.
+                if let Some(selection) = self.engine.take_selection() {
+                    self.publisher.selected(selection);
+                }
+                if tidy_at.is_some_and(|at| now >= at) {
+                    self.tidy();
+                } else if now >= self.verify_at {
                     self.verify();
-                } else {
-                    self.oldest = None; // Changes that do not concern this node.
-                    if let Some(selection) = self.engine.take_selection() {
-                        self.publisher.selected(selection);
-                    }
                 }
             }
         }
@@ -169,10 +185,10 @@ impl Agent {
     }
 
     fn apply_update(&mut self, update: &Update, next_back_off: Duration) {
-        match self.dataplane.apply(self.engine.compiled(), update) {
+        match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
                 self.log_in_force(&report);
-                self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
+                self.in_force(&report, TIDY_AFTER);
             }
             Err(failure) => {
                 let failure = chain(&failure);
@@ -188,7 +204,37 @@ impl Agent {
         }
     }
 
+    /// The kernel does what the engine says; what is out of reach goes after `tidy_after`.
+    fn in_force(&mut self, report: &ApplyReport, tidy_after: Duration) {
+        let now = Instant::now();
+        let untidy = report.postponed || report.sets_in_use > 0;
+        self.untidy = untidy.then(|| self.untidy.unwrap_or(now));
+        let tidy_at = self.untidy.map(|since| (now + tidy_after).min(since + TIDY_LIMIT));
+        self.state = State::InForce { tidy_at };
+    }
+
+    fn tidy(&mut self) {
+        self.untidy = None;
+        match self.dataplane.tidy(self.engine.compiled()) {
+            Ok(report) => {
+                debug!(sets_in_use = report.sets_in_use, "removed what was out of reach");
+                self.in_force(&report, TIDY_LIMIT);
+            }
+            Err(failure) => self.again(&failure, "failed to remove what is out of reach"),
+        }
+    }
+
+    /// Reads back and repairs, soon.
+    fn again(&mut self, failure: &crate::dataplane::apply::Error, what: &'static str) {
+        let failure = chain(failure);
+        self.publisher.failed(&failure);
+        error!(error = failure, "{what}");
+        let retry_at = Instant::now() + FIRST_BACK_OFF;
+        self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
+    }
+
     fn verify(&mut self) {
+        self.verify_at = Instant::now() + self.verify_period;
         match self.dataplane.verify(self.engine.compiled()) {
             Ok(drift) => {
                 self.publisher.verified(drift.iter().filter(|found| found.is_repaired()).count());
@@ -199,14 +245,10 @@ impl Agent {
                         warn!(drift = %found, "something else goes on changing this; it stays so");
                     }
                 }
-                self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
+                self.in_force(&ApplyReport::default(), TIDY_AFTER);
             }
             Err(failure) => {
-                let failure = chain(&failure);
-                self.publisher.failed(&failure);
-                error!(error = failure, "failed to compare the kernel with the policies");
-                let retry_at = Instant::now() + FIRST_BACK_OFF;
-                self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
+                self.again(&failure, "failed to compare the kernel with the policies");
             }
         }
     }

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -300,6 +301,24 @@ impl Agent {
         kill(pid, Signal::SIGTERM).context("failed to signal the agent")?;
         let status = self.child.wait()?;
         ensure!(status.success(), "the agent of {} ended with {status}", self.node);
+        Ok(())
+    }
+
+    /// Ends the tools that it keeps running, as an out-of-memory killer would.
+    ///
+    /// # Errors
+    /// When they cannot be found.
+    pub fn kill_tools(&self) -> Result<()> {
+        let process = format!("/proc/{}/task", self.child.id());
+        for task in fs::read_dir(&process).with_context(|| process.clone())? {
+            let children = fs::read_to_string(task?.path().join("children"))?;
+            for child in children.split_whitespace() {
+                match kill(Pid::from_raw(child.parse()?), Signal::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(error) => return Err(error).context("failed to kill a tool"),
+                }
+            }
+        }
         Ok(())
     }
 

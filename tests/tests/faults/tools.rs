@@ -57,6 +57,8 @@ fn recovers(variant: IptablesVariant, faults: &[Fault]) -> Result<()> {
         check(&cluster.lab, &what, &[web], &[stranger])?;
 
         fs::write(&broken, "")?;
+        // A restore tool stays between changes: the one that works ends, so that the next is broken.
+        agent.kill_tools()?;
         let mut logged = agent.logged();
         let good = Traffic {
             held: &[("web", "api")],
