@@ -60,19 +60,17 @@ mount --bind "$root/proc/sys" "$root/proc/sys"
 mount -o remount,bind,ro "$root/proc/sys"
 mount -o remount,bind,ro "$root"
 
-# PATH as in the Dockerfile. chroot needs a capability, which it loses to `setpriv` before the program runs.
-contained() {
-    env -i PATH=/usr/sbin:/usr/bin setpriv --no-new-privs --inh-caps -all \
-        --bounding-set -all,+net_admin,+net_raw,+sys_chroot chroot "$root" "$@"
-}
+# PATH as in the Dockerfile. chroot itself needs a capability more, of no use in a network namespace.
+contained=(env -i PATH=/usr/sbin:/usr/bin setpriv --no-new-privs --inh-caps -all
+    --bounding-set -all,+net_admin,+net_raw,+sys_chroot chroot "$root")
 says() { grep -q -- "$1" "$2" || { cat "$2"; echo "image: $variant: nothing says '$1'"; exit 1; } >&2; }
 
-contained portcullis preflight --iptables "$variant" >"$work/preflight" || true
+"${contained[@]}" portcullis preflight --iptables "$variant" >"$work/preflight" || true
 ! grep ^error: "$work/preflight" >&2
 
 # Starts the agent, waits until its policies are in force, and ends it.
 agent() {
-    contained portcullis node --source dir:/run/world --node-name n1 --iptables "$variant" 2>"$1" &
+    "${contained[@]}" portcullis node --source dir:/run/world --node-name n1 --iptables "$variant" 2>"$1" &
     for _ in $(seq 600); do
         ! grep -q 'policies are in force' "$1" || break
         sleep 0.05
@@ -82,15 +80,15 @@ agent() {
     says 'ending; what is in the kernel stays' "$1"
 }
 agent "$work/first"
-contained "iptables-$variant-save" -t filter >"$work/rules"
+"${contained[@]}" "iptables-$variant-save" -t filter >"$work/rules"
 says '-A FORWARD -j PORTCULLIS-FORWARD' "$work/rules"
 says '-m set --match-set PORTCULLIS' "$work/rules"
 # It reads back what it wrote: what the image lacks (names of protocols, say) would make a difference.
 agent "$work/second"
 says 'chains_changed=0 sets_created=0' "$work/second"
-contained portcullis cleanup >"$work/cleaned"
+"${contained[@]}" portcullis cleanup >"$work/cleaned"
 says '^removed [1-9]' "$work/cleaned"
-contained "iptables-$variant-save" -t filter >"$work/rules"
+"${contained[@]}" "iptables-$variant-save" -t filter >"$work/rules"
 ! grep PORTCULLIS "$work/rules" >&2
 # It sleeps for deploy/cleanup, as nobody.
 env -i PATH=/usr/sbin:/usr/bin setpriv --no-new-privs --reuid 65532 --regid 65532 --clear-groups \
