@@ -70,7 +70,8 @@ says() { grep -q -- "$1" "$2" || { cat "$2"; echo "image: $variant: nothing says
 
 # Starts the agent, waits until its policies are in force, and ends it.
 agent() {
-    "${contained[@]}" portcullis node --source dir:/run/world --node-name n1 --iptables "$variant" 2>"$1" &
+    "${contained[@]}" portcullis node --source dir:/run/world --node-name n1 --health-address off --metrics-address off \
+        --iptables "$variant" 2>"$1" &
     for _ in $(seq 600); do
         ! grep -q 'policies are in force' "$1" || break
         sleep 0.05
@@ -91,13 +92,33 @@ says '^removed [1-9]' "$work/cleaned"
 "${contained[@]}" "iptables-$variant-save" -t filter >"$work/rules"
 ! grep PORTCULLIS "$work/rules" >&2
 # It sleeps for deploy/cleanup, as nobody.
-env -i PATH=/usr/sbin:/usr/bin setpriv --no-new-privs --reuid 65532 --regid 65532 --clear-groups \
-    --bounding-set -all,+sys_chroot --inh-caps +sys_chroot --ambient-caps +sys_chroot \
-    chroot "$root" sleep 0
+chroot --userspec=65532:65532 --groups= "$root" /usr/bin/sleep 0
 END
 
+# One of each sort of rule, in both families.
 mkdir "$work/world"
-cp examples/shop/world.yaml examples/shop/policies/*.yaml "$work/world/"
+cat >"$work/world/world.yaml" <<'END'
+{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {app: a}}, spec: {nodeName: n1, containers: []},
+ status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop, labels: {app: b}}, spec: {nodeName: n2, containers: []},
+ status: {phase: Running, podIPs: [{ip: 10.0.1.2}, {ip: "fd00:1::2"}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: a}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    - from: [{podSelector: {matchLabels: {app: b}}}, {ipBlock: {cidr: 192.0.2.0/24}}]
+      ports: [{port: 80}, {protocol: UDP, port: 53}, {protocol: SCTP, port: 7, endPort: 9}]
+  egress:
+    - to: [{ipBlock: {cidr: "2001:db8::/32", except: ["2001:db8:1::/48"]}}]
+END
+
 for variant in nft legacy; do
     unshare --net --mount --pid --fork --kill-child \
         bash "$work/container" "$root" "$variant" "$work" || fail "iptables-$variant does not work in the image"
