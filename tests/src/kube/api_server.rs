@@ -181,10 +181,32 @@ impl ApiServer {
             &["create", "token", name, "--namespace", namespace, "--duration=24h"],
             None,
         )?;
-        let text = self.render(self.address, &Credentials::Token(token.trim()));
-        let path = self.directory.path().join(format!("{namespace}-{name}.kubeconfig"));
-        fs::write(&path, text).context("failed to write a kubeconfig")?;
-        Ok(path)
+        self.kubeconfig_for_token(token.trim())
+    }
+
+    /// A kubeconfig with this token, for the same programs as those of
+    /// [`ApiServer::kubeconfig_for_service_account`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_for_token(&self, token: &str) -> Result<PathBuf> {
+        let text = self.render(self.address, &Credentials::Token(token));
+        let mut file = tempfile::Builder::new()
+            .prefix("token-")
+            .suffix(".kubeconfig")
+            .disable_cleanup(true) // It goes with the directory.
+            .tempfile_in(self.directory.path())?;
+        file.write_all(text.as_bytes()).context("failed to write a kubeconfig")?;
+        Ok(file.path().to_owned())
+    }
+
+    /// As [`ApiServer::restart`], from now on with one flag more.
+    ///
+    /// # Errors
+    /// When it does not serve again.
+    pub fn restart_with(&mut self, flag: impl Into<String>) -> Result<()> {
+        self.arguments.push(flag.into());
+        self.restart()
     }
 
     /// A client of one whom RBAC allows everything; to be made, and used, inside of a tokio
