@@ -60,9 +60,9 @@ fn evaluated(world: &World, source: &Pod, destination: &Pod, traffic: Traffic) -
 }
 
 /// What the map says of each pair of different pods.
-fn by_pod<'r>(reach: &'r Reach<'_>) -> BTreeMap<(PodKey, PodKey), &'r PortSet> {
+fn by_pod(reach: &Reach<'_>) -> BTreeMap<(PodKey, PodKey), PortSet> {
     let mut found = BTreeMap::new();
-    for edge in reach.edges() {
+    for edge in reach.edges().iter() {
         for source in &reach.classes()[edge.source].pods {
             for destination in &reach.classes()[edge.destination].pods {
                 let before = found.insert((source.clone(), destination.clone()), edge.allowed);

@@ -62,7 +62,7 @@ pub fn node(node: &Node) -> (Converted, Vec<Diagnostic>) {
 
 fn convert(kind: Kind, value: &Value) -> (Converted, Vec<Diagnostic>) {
     let mut report = Report::new(String::new(), None);
-    let converted = known(kind, value, true, &mut report);
+    let converted = known(kind, value, true, super::DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
 

@@ -18,7 +18,6 @@ mod rules;
 
 use std::net::IpAddr;
 
-use self::rows::Edges;
 use self::rules::{AtomId, Atoms, Rules};
 use crate::cidr::Family;
 use crate::flow::Endpoint;
@@ -26,6 +25,7 @@ use crate::model::{Direction, NamedPort, Pod, PodKey};
 use crate::world::World;
 pub use external::Outside;
 pub use ports::PortSet;
+pub use rows::Edges;
 
 /// The number of a class, from 0, in [`Reach::classes`].
 pub type ClassId = usize;
@@ -82,16 +82,14 @@ pub struct Reach<'w> {
     atoms: Atoms<'w>,
     rules: Vec<Rules>,
     classes: Vec<Class>,
-    edges: Edges,
 }
 
 impl<'w> Reach<'w> {
-    /// Computes the reachability of `world` as it is.
+    /// Puts the pods of `world` into classes.
     #[must_use]
     pub fn new(world: &'w World) -> Self {
         let classes::Classified { atoms, rules, classes } = classes::classify(world);
-        let edges = Edges::new(&atoms, &rules, &classes);
-        Self { world, atoms, rules, classes, edges }
+        Self { world, atoms, rules, classes }
     }
 
     /// All classes, in the order of their first pods.
@@ -100,9 +98,10 @@ impl<'w> Reach<'w> {
         &self.classes
     }
 
-    /// Every pair of classes between which something is allowed, by source.
-    pub fn edges(&self) -> impl Iterator<Item = Edge<'_>> {
-        self.edges.iter()
+    /// Finds every pair of classes between which something is allowed.
+    #[must_use]
+    pub fn edges(&self) -> Edges {
+        Edges::new(&self.atoms, &self.rules, &self.classes)
     }
 
     /// What a class may open outside the cluster, or what outside may open at it.

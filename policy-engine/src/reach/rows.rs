@@ -14,8 +14,8 @@ const NOTHING: PortsId = 0;
 const EVERYTHING: PortsId = 1;
 
 /// Every pair of classes between which something is allowed, by source.
-#[derive(Debug)]
-pub(super) struct Edges {
+#[derive(Default, Debug)]
+pub struct Edges {
     edges: Vec<(ClassId, ClassId, PortsId)>,
     ports: Vec<PortSet>,
 }
@@ -66,7 +66,8 @@ impl Edges {
         Self { edges, ports: table.ports.values }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Edge<'_>> {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Edge<'_>> {
         self.edges.iter().filter_map(|(source, destination, ports)| {
             let allowed = self.ports.get(*ports)?;
             Some(Edge { source: *source, destination: *destination, allowed })
