@@ -43,6 +43,7 @@ pub const FAILED: u8 = 2;
 pub const MIXED: u8 = 3;
 
 /// Reads the command line, answers on standard output, tells on standard error what was odd.
+#[must_use]
 pub fn main() -> ExitCode {
     let args = match args::Args::try_parse() {
         Ok(args) => args,

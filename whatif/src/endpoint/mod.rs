@@ -34,6 +34,15 @@ pub enum Target {
         /// The name.
         name: String,
     },
+    /// `jobs/report`: the Job `report`, or `report` in a namespace that is called as a kind is.
+    KindOrNamespace {
+        /// The word as written.
+        word: String,
+        /// The kind that it is for kubectl.
+        kind: String,
+        /// The name.
+        name: String,
+    },
     /// All pods of a namespace; `None`: of every namespace.
     Pods(Option<String>),
     /// A node.
@@ -150,7 +159,11 @@ fn target(path: &str) -> Result<Target, &'static str> {
         ["node" | "no" | "nodes", name] => Target::Node((*name).to_owned()),
         [name] => named(None, None, name),
         [first, name] => match kind_by_word(first) {
-            Some(kind) => named(None, Some(kind), name),
+            Some(kind) => Target::KindOrNamespace {
+                word: (*first).to_owned(),
+                kind: kind.to_owned(),
+                name: (*name).to_owned(),
+            },
             None => named(Some(first), None, name),
         },
         [namespace, kind, name] => {
@@ -222,6 +235,9 @@ mod tests {
                         namespace.as_deref().unwrap_or("-"),
                         kind.as_deref().unwrap_or("-")
                     ),
+                    Target::KindOrNamespace { word, kind, name } => {
+                        format!("{word} as {kind}/{name}")
+                    }
                     Target::Pods(namespace) => format!("pods of {namespace:?}"),
                     Target::Node(name) => format!("node {name}"),
                     Target::Network(net) => net.to_string(),
@@ -237,7 +253,7 @@ mod tests {
     fn names_have_up_to_three_parts() {
         check("api", "-/-/api");
         check("shop/api:8080", "shop/-/api 8080/TCP");
-        check("deploy/api:http/tcp", "-/deployment/api http/TCP");
+        check("deploy/api:http/tcp", "deploy as deployment/api http/TCP");
         check("shop/sts/db:53/UDP", "shop/statefulset/db 53/UDP");
         check("shop/Rollout/api", "shop/rollout/api");
         check("shop/*:80", "pods of Some(\"shop\") 80/TCP");

@@ -73,6 +73,21 @@ pub fn resolve(
             let namespace: Str = namespace.as_deref().unwrap_or(default_namespace).into();
             named(cluster, &namespace, kind.as_deref(), name, port)
         }
+        Target::KindOrNamespace { word, kind, name } => {
+            let as_kind = named(cluster, &default_namespace.into(), Some(kind), name, port);
+            if !cluster.world.namespaces().contains_key(word.as_str()) {
+                return as_kind;
+            }
+            let as_namespace = named(cluster, &word.as_str().into(), None, name, port);
+            match (as_kind, as_namespace) {
+                (Ok(found), Err(_)) => Ok(found),
+                (Ok(one), Ok(other)) => Err(EndpointError::Ambiguous {
+                    text: format!("{word}/{name}"),
+                    candidates: vec![one.name, other.name],
+                }),
+                (Err(_), found) => found,
+            }
+        }
         Target::Pods(namespace) => all_pods(cluster, namespace.as_deref(), port),
         Target::Node(name) => node(cluster, name, port),
         Target::Network(net) => network(cluster, *net, port),

@@ -11,13 +11,18 @@ use policy_engine::reach::{ClassId, Reach};
 use crate::endpoint::{Party, PortAsked, Resolved, Side};
 use crate::model::Cluster;
 
+/// Flows as their two sides.
+type Flows = Vec<(Endpoint, Endpoint)>;
+
 /// A group of sources and one of destinations, and the flows that stand for all between them.
 pub(super) struct Pair {
     pub(super) sources: Vec<String>,
     pub(super) destinations: Vec<String>,
     pub(super) ports: Vec<PortAsked>,
+    /// The addresses that the side outside stands for, if one is outside.
+    pub(super) outside: Option<CidrSet>,
     /// One per pair of addresses that can meet.
-    pub(super) flows: Vec<(Endpoint, Endpoint)>,
+    pub(super) flows: Flows,
 }
 
 /// Parties of one kind.
@@ -34,8 +39,8 @@ pub(super) fn pairs(
     source: &Resolved,
     destination: &Resolved,
 ) -> Vec<Pair> {
-    let sources = groups(reach, source);
-    let destinations = groups(reach, destination);
+    let sources = groups(cluster, reach, source);
+    let destinations = groups(cluster, reach, destination);
     let mut pairs = Vec::new();
     for from in &sources {
         for to in &destinations {
@@ -49,7 +54,7 @@ pub(super) fn pairs(
     pairs
 }
 
-fn groups<'p>(reach: &Reach<'_>, side: &'p Resolved) -> Vec<Group<'p>> {
+fn groups<'p>(cluster: &Cluster, reach: &Reach<'_>, side: &'p Resolved) -> Vec<Group<'p>> {
     let class_of: BTreeMap<&PodKey, ClassId> = reach
         .classes()
         .iter()
@@ -66,26 +71,43 @@ fn groups<'p>(reach: &Reach<'_>, side: &'p Resolved) -> Vec<Group<'p>> {
         let known = groups.iter_mut().find(|(known, group)| {
             class.is_some() && *known == class && group.ports == party.ports
         });
-        match known {
-            Some((_, group)) => {
-                if !group.names.contains(&party.name) {
-                    group.names.push(party.name.clone());
-                }
-                group.members.push(&party.side);
+        if let Some((_, group)) = known {
+            if !group.names.contains(&party.name) {
+                group.names.push(party.name.clone());
             }
-            None => {
-                let names = vec![party.name.clone()];
-                let group = Group { names, members: vec![&party.side], ports: &party.ports };
-                groups.push((class, group));
-            }
+            group.members.push(&party.side);
+        } else {
+            let names = vec![party.name.clone()];
+            let group = Group { names, members: vec![&party.side], ports: &party.ports };
+            groups.push((class, group));
         }
     }
-    let whole = groups.len() == 1;
     let mut groups: Vec<Group<'p>> = groups.into_iter().map(|(_, group)| group).collect();
-    if whole {
-        groups.iter_mut().for_each(|group| group.names = vec![side.name.clone()]);
+    if let [group] = groups.as_mut_slice() {
+        group.names = vec![side.name.clone()];
+    } else {
+        name_pods_of_split_workloads(cluster, &mut groups);
     }
     groups
+}
+
+/// One name cannot stand for two answers: pods of a workload in several groups go by their own.
+fn name_pods_of_split_workloads(cluster: &Cluster, groups: &mut [Group<'_>]) {
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for name in groups.iter().flat_map(|group| &group.names) {
+        *times.entry(name.clone()).or_default() += 1;
+    }
+    for group in groups {
+        if group.names.iter().any(|name| times.get(name).is_some_and(|times| *times > 1)) {
+            let pods = group.members.iter().filter_map(|side| match side {
+                Side::Pod(key, _) => Some(cluster.pod_ref(key)),
+                Side::Node(..) | Side::Outside(_) => None,
+            });
+            let pods: Vec<String> = pods.collect();
+            group.names = pods;
+            group.names.dedup();
+        }
+    }
 }
 
 fn pair(
@@ -98,6 +120,7 @@ fn pair(
         sources,
         destinations,
         ports: to.ports.to_vec(),
+        outside: None,
         flows,
     };
     match (source, destination) {
@@ -114,16 +137,19 @@ fn pair(
         (Side::Outside(set), Side::Pod(pod, _)) => {
             let sides = endpoints(cluster, destination);
             let pieces = pieces(cluster, reach, pod, Direction::Ingress, set, &sides, &from.names);
-            let piece = |(names, flows): (Vec<String>, Vec<(Endpoint, Endpoint)>)| {
+            let piece = |(names, flows, set): (Vec<String>, Flows, CidrSet)| {
                 let flows = flows.into_iter().map(|(pod, outside)| (outside, pod)).collect();
-                made(names, to.names.clone(), flows)
+                Pair { outside: Some(set), ..made(names, to.names.clone(), flows) }
             };
             pieces.into_iter().map(piece).collect()
         }
         (Side::Pod(pod, _), Side::Outside(set)) => {
             let sides = endpoints(cluster, source);
             let pieces = pieces(cluster, reach, pod, Direction::Egress, set, &sides, &to.names);
-            let piece = |(names, flows)| made(from.names.clone(), names, flows);
+            let piece = |(names, flows, set)| Pair {
+                outside: Some(set),
+                ..made(from.names.clone(), names, flows)
+            };
             pieces.into_iter().map(piece).collect()
         }
         _ => {
@@ -184,13 +210,14 @@ fn can_meet(source: Option<IpAddr>, destination: Option<IpAddr>) -> bool {
 }
 
 /// One flow from outside to a side that no policy is about.
-fn nobody(cluster: &Cluster, set: &CidrSet, other: &Side) -> Vec<(Endpoint, Endpoint)> {
+fn nobody(cluster: &Cluster, set: &CidrSet, other: &Side) -> Flows {
     let outside = endpoints(cluster, &Side::Outside(set.clone())).into_iter().next();
     let other = endpoints(cluster, other).into_iter().next();
     outside.zip(other).into_iter().collect()
 }
 
-/// `set` cut by what the pod's rules say of it: names of each piece, and flows of the pod with it.
+/// `set` cut by what the pod's rules say of it: names of each piece, flows of the pod with it, and
+/// the piece.
 fn pieces(
     cluster: &Cluster,
     reach: &Reach<'_>,
@@ -199,7 +226,7 @@ fn pieces(
     set: &CidrSet,
     sides: &[Endpoint],
     whole: &[String],
-) -> Vec<(Vec<String>, Vec<(Endpoint, Endpoint)>)> {
+) -> Vec<(Vec<String>, Flows, CidrSet)> {
     let set = in_families(set, sides);
     let class = reach.classes().iter().position(|class| class.pods.binary_search(pod).is_ok());
     let mut cut: Vec<CidrSet> = Vec::new();
@@ -219,14 +246,14 @@ fn pieces(
         let nets = Family::BOTH.into_iter().flat_map(|family| piece.networks(family));
         let names = if alone { whole.to_vec() } else { nets.map(|net| net.to_string()).collect() };
         let mut flows = Vec::new();
-        for outside in endpoints(cluster, &Side::Outside(piece)) {
+        for outside in endpoints(cluster, &Side::Outside(piece.clone())) {
             for side in sides {
                 if can_meet(side.address(), outside.address()) {
                     flows.push((side.clone(), outside.clone()));
                 }
             }
         }
-        (names, flows)
+        (names, flows, piece)
     };
     cut.into_iter().map(piece).collect()
 }

@@ -8,6 +8,7 @@
 
 mod groups;
 
+use policy_engine::cidr::CidrSet;
 use policy_engine::evaluate::Verdict as Flowed;
 use policy_engine::explain::{Explanation, explain};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
@@ -66,6 +67,8 @@ pub struct Part {
     pub flow: Flow,
     /// Why.
     pub explanation: Explanation,
+    /// The addresses that the side outside stands for, if one is outside.
+    pub outside: Option<CidrSet>,
     /// What was odd about it.
     pub notes: Vec<String>,
 }
@@ -149,6 +152,7 @@ fn judge_pair(cluster: &Cluster, reach: &Reach<'_>, pair: &Pair) -> Vec<Part> {
                 allowed,
                 flow,
                 explanation,
+                outside: pair.outside.clone(),
                 notes: Vec::new(),
             };
             qualify(&cluster.world, &mut part);

@@ -23,6 +23,9 @@ pub use inventory::{Inventory, Object, ObjectName};
 pub use reference::{WorkloadRef, kind_by_word, nearest};
 pub use units::{Unit, Units};
 
+/// How many names a note writes out.
+const NAMES_SHOWN: usize = 5;
+
 /// A cluster as questions see it.
 pub struct Cluster {
     /// What the engine judges by.
@@ -185,9 +188,12 @@ impl Cluster {
                 1 => ("Namespace", "it"),
                 _ => ("Namespaces", "them"),
             };
+            let more = missing.len().saturating_sub(NAMES_SHOWN);
+            missing.truncate(NAMES_SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             self.notes.push(format!(
-                "no {noun} {} in the source; assumed without labels, so namespaceSelectors match \
-                 {them} by name only",
+                "no {noun} {}{more} in the source; assumed without labels, so namespaceSelectors \
+                 match {them} by name only",
                 missing.join(", ")
             ));
         }

@@ -27,6 +27,9 @@ pub struct Focus {
     pub ports: Option<PortSet>,
 }
 
+/// Addresses outside, with what is allowed there.
+type Part = (CidrSet, PortSet);
+
 /// All edges that are asked for, between units.
 pub struct Matrix {
     /// Everyone there is, by class.
@@ -38,7 +41,7 @@ pub struct Matrix {
     /// Per pair of classes what is allowed, by source.
     pub edges: Vec<(ClassId, ClassId, PortSet)>,
     /// Per class and direction what is allowed outside.
-    pub outside: Vec<(ClassId, Direction, Vec<(CidrSet, PortSet)>)>,
+    pub outside: Vec<(ClassId, Direction, Vec<Part>)>,
     by: By,
 }
 

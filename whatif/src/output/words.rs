@@ -37,17 +37,35 @@ pub fn port(protocol: Protocol, number: u16) -> String {
     format!("{number}/{protocol}")
 }
 
-/// Addresses outside: `anywhere`, or the fewest networks.
+/// Addresses outside: `anywhere`, a few networks, or `0.0.0.0/0 but 10.0.0.0/8`.
 #[must_use]
 pub fn addresses(set: &CidrSet) -> String {
     const SHOWN: usize = 4;
     if set.is_everything() {
         return "anywhere".to_owned();
     }
-    let nets: Vec<String> = networks(set);
-    let more = nets.len().saturating_sub(SHOWN);
-    let shown = nets.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
+    let few = |nets: &[ipnet::IpNet]| {
+        let more = nets.len().saturating_sub(SHOWN);
+        let shown: Vec<String> = nets.iter().take(SHOWN).map(ToString::to_string).collect();
+        let shown = shown.join(", ");
+        if more > 0 { format!("{shown} and {more} more") } else { shown }
+    };
+    let mut words = Vec::new();
+    for family in Family::BOTH {
+        let inside = set.networks(family);
+        let outside = CidrSet::everything().difference(set).networks(family);
+        let all = CidrSet::everything().networks(family);
+        match (inside.len(), outside.len()) {
+            (0, _) => {}
+            (_, 0) => words.push(few(&all)),
+            (inside, outside) if inside > outside => {
+                let rest = CidrSet::everything().difference(set).networks(family);
+                words.push(format!("{} but {}", few(&all), few(&rest)));
+            }
+            _ => words.push(few(&inside)),
+        }
+    }
+    words.join(", ")
 }
 
 /// The fewest networks that cover a set.

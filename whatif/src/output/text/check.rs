@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
-use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
-use policy_engine::flow::Traffic;
+use policy_engine::explain::NearMiss;
+use policy_engine::flow::{Endpoint, Traffic};
 use policy_engine::model::Direction;
 use policy_engine::policy::PolicyKey;
 use portcullis_crds::diagnostic::Origin;
 
+use super::advice::advice;
 use super::names::short;
 use crate::judge::{Answer, Part, Verdict};
 use crate::model::Cluster;
@@ -63,8 +64,7 @@ pub fn check(
 }
 
 fn headline(part: &Part) -> String {
-    let from = list(&part.sources);
-    let to = list(&part.destinations);
+    let (from, to) = (from(part), to(part));
     let verdict = part.verdict;
     let Some(port) = &part.asked else {
         return match verdict {
@@ -92,6 +92,21 @@ fn headline(part: &Part) -> String {
     }
 }
 
+fn from(part: &Part) -> String {
+    side(&part.flow.source, &part.sources, part)
+}
+
+fn to(part: &Part) -> String {
+    side(&part.flow.destination, &part.destinations, part)
+}
+
+fn side(side: &Endpoint, names: &[String], part: &Part) -> String {
+    match (side, &part.outside) {
+        (Endpoint::External(_), Some(set)) if names.len() > 1 => words::addresses(set),
+        _ => list(names),
+    }
+}
+
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 5;
     let more = names.len().saturating_sub(SHOWN);
@@ -107,15 +122,16 @@ fn details(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     writeln!(out)?;
-    let decisions = part.decisions();
+    let judged = part.decisions();
     let sides = [
-        (Direction::Egress, &decisions.egress, &part.explanation.egress, &part.sources),
-        (Direction::Ingress, &decisions.ingress, &part.explanation.ingress, &part.destinations),
+        (Direction::Egress, &judged.egress, &part.explanation.egress, from(part)),
+        (Direction::Ingress, &judged.ingress, &part.explanation.ingress, to(part)),
     ];
-    for (direction, decision, misses, names) in sides {
+    for (direction, decision, misses, names) in &sides {
+        let direction = *direction;
         let word = direction.as_str().to_lowercase();
         let allowed = if decision.is_allowed() { "allowed" } else { "denied" };
-        writeln!(out, "  {word:<8} {allowed:<8} {}", why(decision, &list(names)))?;
+        writeln!(out, "  {word:<8} {allowed:<8} {}", why(decision, names))?;
         if let Some(closest) = misses.first() {
             near_miss(cluster, direction, closest, part.flow.traffic, "closest is ", out)?;
         }
@@ -126,17 +142,25 @@ fn details(
         }
     }
     if part.asked.is_none() && part.verdict == Verdict::Denied {
-        writeln!(out, "  (near misses are those of {})", part.flow.traffic)?;
+        writeln!(out, "  (explained for {})", part.flow.traffic)?;
     }
     for note in &part.notes {
         writeln!(out, "  note: {note}")?;
     }
-    for (direction, decision, misses, _) in sides {
-        if let Some(advice) = advice(direction, decision, misses, part) {
-            writeln!(out, "\n  {advice}")?;
+    let passes = judged.is_allowed();
+    for (direction, decision, misses, _) in &sides {
+        // Of a connection that fails, only what makes it fail.
+        let tells = passes || !decision.is_allowed();
+        if let Some(texts) = texts.filter(|_| tells) {
+            excerpts(cluster, *direction, decision, misses, part.flow.traffic, texts, out)?;
         }
-        if let Some(texts) = texts {
-            excerpts(cluster, direction, decision, misses, part.flow.traffic, texts, out)?;
+    }
+    for (direction, decision, misses, _) in &sides {
+        if !decision.is_allowed() {
+            writeln!(out)?;
+            for line in advice(cluster, *direction, misses, part) {
+                writeln!(out, "  {line}")?;
+            }
         }
     }
     Ok(())
@@ -162,7 +186,7 @@ fn policies(keys: &[PolicyKey]) -> String {
     keys.iter().map(PolicyKey::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn rule(rule: &RuleRef) -> String {
+pub(super) fn rule(rule: &RuleRef) -> String {
     format!("{} rule {}", rule.policy, rule.rule)
 }
 
@@ -189,60 +213,6 @@ fn near_miss(
 
 fn numbered<T>(items: impl Iterator<Item = T>) -> impl Iterator<Item = (usize, T)> {
     items.enumerate().map(|(index, item)| (index + 1, item))
-}
-
-/// What to do about a direction that denies.
-fn advice(
-    direction: Direction,
-    decision: &Decision,
-    misses: &[NearMiss],
-    part: &Part,
-) -> Option<String> {
-    if decision.is_allowed() {
-        return None;
-    }
-    let word = direction.as_str().to_lowercase();
-    let (list, other) = match direction {
-        Direction::Ingress => ("from", "source"),
-        Direction::Egress => ("to", "destination"),
-    };
-    let Some(closest) = misses.first() else {
-        return Some(format!(
-            "To allow it, add a policy with an {word} rule for this {other}: those that isolate \
-             have none."
-        ));
-    };
-    let name = rule(&closest.rule);
-    let port = match part.flow.traffic {
-        Traffic::Port(protocol, number) => words::port(protocol, number),
-        Traffic::Other => "ICMP".to_owned(),
-    };
-    if closest.peers.is_empty() {
-        let service = part.asked.as_ref().and_then(|port| {
-            let service = port.service_port.filter(|service| *service != port.number)?;
-            let lists = |miss: &PortMiss| matches!(miss, PortMiss::OutsideRange(range) if range.contains(service));
-            closest.ports.iter().any(lists).then_some((service, port.number))
-        });
-        return Some(match service {
-            Some((service, number)) => format!(
-                "{name} lists {service}, the Service's port. Policies see the pod's: write {number}."
-            ),
-            None => format!("To allow it, add {port} to the ports of {name}."),
-        });
-    }
-    let also = if closest.ports.is_empty() { String::new() } else { format!(" for {port}") };
-    let label = closest.peers.iter().find_map(|peer| match peer {
-        PeerMiss::PodLabels { failed, .. } => {
-            Some(format!("label the {other} pod {}", words::requirements(failed)))
-        }
-        PeerMiss::NamespaceLabels { failed, .. } => {
-            Some(format!("label the {other}'s namespace {}", words::requirements(failed)))
-        }
-        _ => None,
-    });
-    let label = label.filter(|_| closest.ports.is_empty());
-    let label = label.map(|label| format!(", or {label}")).unwrap_or_default();
-    Some(format!("To allow it, add the {other} to `{list}` of {name}{also}{label}."))
 }
 
 /// The lines of the closest rule, or of the rule that admits.

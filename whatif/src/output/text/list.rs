@@ -64,8 +64,8 @@ pub fn list(matrix: &Matrix, about: About, wide: bool, out: &mut dyn Write) -> i
     Ok(())
 }
 
-/// Subjects with equal rows are one block. In the order of their first names, but those whom
-/// everything is open last: what is closed is what people look for.
+/// Subjects with equal rows are one block. In the order of their first names, but those to whom
+/// some have every port last: what policies are about is what people look for.
 fn blocks<'m>(
     matrix: &'m Matrix,
     about: About,
@@ -112,9 +112,7 @@ fn blocks<'m>(
         blocks.entry((row, outside)).or_default().extend(units);
     }
     let mut blocks: Vec<_> = blocks.into_iter().collect();
-    let is_open = |row: &Row<'_>| {
-        row.len() == 1 && row.iter().all(|(p, o)| p.is_everything() && names.is_everyone(o))
-    };
+    let is_open = |row: &Row<'_>| row.keys().any(|ports| ports.is_everything());
     blocks.sort_by(|((left, _), a), ((right, _), b)| {
         (is_open(left), a.first()).cmp(&(is_open(right), b.first()))
     });

@@ -1,5 +1,6 @@
 //! Answers for people: the answer first, then why, then what to do.
 
+mod advice;
 mod check;
 mod list;
 mod names;
