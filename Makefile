@@ -34,7 +34,7 @@ lint: setup ## Formatting, clippy, rustdoc, licences
 
 .PHONY: bench
 bench: setup ## Measure the engine and the dataplane
-	$(CARGO) bench --package portcullis-tests --bench engine
+	$(CARGO) bench --package portcullis-tests --bench engine --bench whatif
 	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1
 
 .PHONY: fmt

@@ -1,8 +1,10 @@
-//! Reachability by classes says of every pair of pods, and of every port, what `evaluate` says.
+//! Reachability by classes says of every pair of pods, and of every port, what `evaluate` says; and
+//! `check` says of every connection of the policy cases what their authors state.
 //!
 //! `PROPTEST_CASES` sets how many random worlds; `make test` runs thousands.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
@@ -11,7 +13,11 @@ use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Direction, Pod, PodKey};
 use policy_engine::reach::{PortSet, Reach};
 use policy_engine::world::{Options, World};
+use portcullis_tests::cases::{self, Case, Expectation, Families, Stage, Verdict};
 use portcullis_tests::worlds;
+use portcullis_whatif::endpoint::{self, NumberOrName, PortWord, Target};
+use portcullis_whatif::judge::{self, judge};
+use portcullis_whatif::model::{Cluster, Inventory};
 use proptest::prelude::*;
 
 /// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
@@ -142,4 +148,64 @@ proptest! {
         check_pods(&world, &reach)?;
         check_addresses(&world, &reach)?;
     }
+}
+
+/// Asks as `check` does for everything that a stage of a case expects, and tells what differs.
+fn check_stage(case: &Case, families: Families, stage: &Stage) -> (usize, String) {
+    let mut inventory = Inventory::default();
+    for manifest in stage.world.manifests() {
+        inventory.add_value(&manifest.value, "default");
+    }
+    let cluster = Cluster::new(&inventory, case.options);
+    let reach = Reach::new(&cluster.world);
+    let mut failures = String::new();
+    for Expectation { probe, verdict, line } in &stage.expectations {
+        let judged = probe.judged;
+        let side = |address: IpAddr, port: Option<PortWord>| {
+            let endpoint =
+                endpoint::Endpoint { target: Target::Network(ipnet::IpNet::from(address)), port };
+            endpoint::resolve(&cluster, &endpoint, "default").expect("an address is an endpoint")
+        };
+        let port = match judged.traffic {
+            Traffic::Port(protocol, number) => {
+                Some(PortWord { port: NumberOrName::Number(number), protocol })
+            }
+            Traffic::Other => None,
+        };
+        let (source, destination) = (side(judged.source, None), side(judged.destination, port));
+        let answer = judge(&cluster, &reach, &source, &destination);
+        let allowed = match judged.traffic {
+            Traffic::Port(..) => answer.verdict == judge::Verdict::Allowed,
+            // A question without a port tells about ICMP beside all ports.
+            Traffic::Other => answer.parts.iter().all(|part| part.allowed.has_other()),
+        };
+        if allowed != (*verdict == Verdict::Allowed) {
+            let (name, step) = (&case.name, stage.number);
+            let _ = writeln!(
+                failures,
+                "{name} step {step} {families:?}: {probe}: line {line:?} states {verdict:?}, check {:?}",
+                answer.verdict
+            );
+        }
+    }
+    (stage.expectations.len(), failures)
+}
+
+#[test]
+fn check_says_what_every_case_states() -> anyhow::Result<()> {
+    let (mut verdicts, mut failures) = (0, String::new());
+    for families in [Families::V4, Families::V6, Families::Dual] {
+        let world = cases::World::load(families)?;
+        for case in Case::load_all()?.iter().filter(|case| case.is_about(families)) {
+            for stage in case.run(world.clone())? {
+                let (count, failed) = check_stage(case, families, &stage);
+                verdicts += count;
+                failures += &failed;
+            }
+        }
+    }
+    println!("{verdicts} verdicts");
+    assert!(failures.is_empty(), "{} disagreements:\n{failures}", failures.lines().count());
+    assert!(verdicts > 100_000, "only {verdicts} verdicts");
+    Ok(())
 }

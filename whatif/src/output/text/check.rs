@@ -66,7 +66,7 @@ pub fn check(
 fn headline(part: &Part) -> String {
     let (from, to) = (from(part), to(part));
     let verdict = part.verdict;
-    let Some(port) = &part.asked else {
+    let Some(asked) = &part.asked else {
         return match verdict {
             Verdict::Denied => format!("Denied: {from} may open nothing at {to}."),
             Verdict::Allowed => {
@@ -78,8 +78,8 @@ fn headline(part: &Part) -> String {
             ),
         };
     };
-    let port_words = words::port(port.protocol, port.number);
-    let via = port.service_port.filter(|service| *service != port.number);
+    let port_words = words::port(asked.protocol, asked.number);
+    let via = asked.service_port.filter(|service| *service != asked.number);
     let via = via.map(|number| format!(" (the Service's {number})")).unwrap_or_default();
     match verdict {
         Verdict::Denied => format!("Denied: {from} may not open {port_words}{via} at {to}."),
