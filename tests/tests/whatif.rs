@@ -71,7 +71,8 @@ fn by_pod(reach: &Reach<'_>) -> BTreeMap<(PodKey, PodKey), PortSet> {
     for edge in reach.edges().iter() {
         for source in &reach.classes()[edge.source].pods {
             for destination in &reach.classes()[edge.destination].pods {
-                let before = found.insert((source.clone(), destination.clone()), edge.allowed);
+                let pair = (source.clone(), destination.clone());
+                let before = found.insert(pair, edge.allowed.clone());
                 assert_eq!(before, None, "one edge for each pair");
             }
         }
@@ -119,8 +120,7 @@ fn check_addresses(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError
                 {
                     let Endpoint::External(address) = other else { continue };
                     let Endpoint::Pod(key, _) = side else { continue };
-                    let is_pod = |class: &policy_engine::reach::Class| class.pods.contains(key);
-                    let Some(class) = reach.classes().iter().position(is_pod) else { continue };
+                    let Some(class) = reach.class_of(key) else { continue };
                     let parts = reach.outside(class, direction).parts;
                     let holding: Vec<_> =
                         parts.iter().filter(|(cidrs, _)| cidrs.contains(*address)).collect();

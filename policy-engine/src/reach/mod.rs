@@ -16,6 +16,7 @@ mod ports;
 mod rows;
 mod rules;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use self::rules::{AtomId, Atoms, Rules};
@@ -82,6 +83,7 @@ pub struct Reach<'w> {
     atoms: Atoms<'w>,
     rules: Vec<Rules>,
     classes: Vec<Class>,
+    class_of: BTreeMap<PodKey, ClassId>,
 }
 
 impl<'w> Reach<'w> {
@@ -89,7 +91,10 @@ impl<'w> Reach<'w> {
     #[must_use]
     pub fn new(world: &'w World) -> Self {
         let classes::Classified { atoms, rules, classes } = classes::classify(world);
-        Self { world, atoms, rules, classes }
+        let numbered = classes.iter().enumerate();
+        let class_of =
+            numbered.flat_map(|(id, class)| class.pods.iter().map(move |pod| (pod.clone(), id)));
+        Self { world, atoms, rules, class_of: class_of.collect(), classes }
     }
 
     /// All classes, in the order of their first pods.
@@ -142,12 +147,12 @@ impl<'w> Reach<'w> {
             }
             (Endpoint::External(_), _) => false,
         };
-        let class = self.class_of(&pod.key);
+        let class = self.class(pod);
         let rules = class.and_then(|class| class.rules(direction));
         let Some(rules) = rules.and_then(|id| self.rules.get(id)).filter(|_| !exempt) else {
             return PortSet::everything();
         };
-        let class_of = |side| self.participant(side).and_then(|pod| self.class_of(&pod.key));
+        let class_of = |side| self.participant(side).and_then(|pod| self.class(pod));
         let peers = class_of(peer).map_or(&[] as &[_], |class| &class.peers);
         let ports = class_of(destination).map_or(&[] as &[_], |class| &class.ports);
         rules.admitted(&self.atoms, peers, peer.address(), ports)
@@ -155,8 +160,12 @@ impl<'w> Reach<'w> {
 
     /// The class of a pod; `None` for pods that no policy is about.
     #[must_use]
-    pub fn class_of(&self, pod: &PodKey) -> Option<&Class> {
-        self.classes.iter().find(|class| class.pods.binary_search(pod).is_ok())
+    pub fn class_of(&self, pod: &PodKey) -> Option<ClassId> {
+        self.class_of.get(pod).copied()
+    }
+
+    fn class(&self, pod: &Pod) -> Option<&Class> {
+        self.classes.get(self.class_of(&pod.key)?)
     }
 
     fn participant(&self, side: &Endpoint) -> Option<&'w Pod> {

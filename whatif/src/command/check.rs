@@ -32,7 +32,7 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
             notes.dedup();
             let diagnostics = question.diagnostics(&notes);
             let verdict = json::Verdict::new(&question.cluster, &answer, diagnostics)
-                .context("the two sides have no address family in common")?;
+                .context("nothing was asked")?;
             match args.output {
                 CheckFormat::Yaml => output::write_yaml(&verdict, out)?,
                 CheckFormat::Json | CheckFormat::Text => output::write_json(&verdict, out)?,

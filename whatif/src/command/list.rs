@@ -11,7 +11,7 @@ use policy_engine::reach::{PortSet, Reach as Classes};
 
 use super::Question;
 use crate::YES;
-use crate::args::{ListArgs, Map, MapFormat, Reach, Who};
+use crate::args::{By, ListArgs, Map, MapFormat, Reach, Who};
 use crate::endpoint::{Resolved, Side};
 use crate::output::matrix::{Focus, Matrix};
 use crate::output::text::About;
@@ -113,7 +113,12 @@ fn write(
     match args.output {
         MapFormat::Text | MapFormat::Wide => {
             question.tell_oddities(notes)?;
-            text::list(&matrix, about, args.output == MapFormat::Wide, out)?;
+            match args.by {
+                By::Namespace => text::list_namespaces(&map(), about, out)?,
+                By::Pod | By::Workload => {
+                    text::list(&matrix, about, args.output == MapFormat::Wide, out)?;
+                }
+            }
         }
         MapFormat::Json => output::write_json(&map(), out)?,
         MapFormat::Yaml => output::write_yaml(&map(), out)?,

@@ -21,7 +21,9 @@ pub(super) struct Pair {
     pub(super) ports: Vec<PortAsked>,
     /// The addresses that the side outside stands for, if one is outside.
     pub(super) outside: Option<CidrSet>,
-    /// One per pair of addresses that can meet.
+    /// Whether any address of the one side can meet one of the other: of one family.
+    pub(super) meets: bool,
+    /// One per pair of addresses that can meet; where none can, one for the explanation.
     pub(super) flows: Flows,
 }
 
@@ -48,21 +50,20 @@ pub(super) fn pairs(
             // Two different pods, where there are two: a pod always reaches itself.
             let other = to.members.iter().find(|side| side != &first).or(to.members.first());
             let Some(second) = other else { continue };
-            pairs.extend(pair(cluster, reach, (from, first), (to, second)));
+            let found = pair(cluster, reach, (from, first), (to, second));
+            if found.iter().any(|pair| !pair.flows.is_empty()) {
+                pairs.extend(found);
+            } else {
+                pairs.extend(strangers(cluster, (from, first), (to, second)));
+            }
         }
     }
     pairs
 }
 
 fn groups<'p>(cluster: &Cluster, reach: &Reach<'_>, side: &'p Resolved) -> Vec<Group<'p>> {
-    let class_of: BTreeMap<&PodKey, ClassId> = reach
-        .classes()
-        .iter()
-        .enumerate()
-        .flat_map(|(id, class)| class.pods.iter().map(move |pod| (pod, id)))
-        .collect();
     let class = |party: &Party| match &party.side {
-        Side::Pod(key, None) => class_of.get(key).copied(),
+        Side::Pod(key, None) => reach.class_of(key),
         Side::Pod(_, Some(_)) | Side::Node(..) | Side::Outside(_) => None,
     };
     let mut groups: Vec<(Option<ClassId>, Group<'p>)> = Vec::new();
@@ -121,6 +122,7 @@ fn pair(
         destinations,
         ports: to.ports.to_vec(),
         outside: None,
+        meets: true,
         flows,
     };
     match (source, destination) {
@@ -164,6 +166,24 @@ fn pair(
             vec![made(from.names.clone(), to.names.clone(), flows)]
         }
     }
+}
+
+/// Two sides without an address family in common.
+fn strangers(
+    cluster: &Cluster,
+    (from, source): (&Group<'_>, &Side),
+    (to, destination): (&Group<'_>, &Side),
+) -> Option<Pair> {
+    let source = endpoints(cluster, source).into_iter().next()?;
+    let destination = endpoints(cluster, destination).into_iter().next()?;
+    Some(Pair {
+        sources: from.names.clone(),
+        destinations: to.names.clone(),
+        ports: to.ports.to_vec(),
+        outside: None,
+        meets: false,
+        flows: vec![(source, destination)],
+    })
 }
 
 /// The endpoints as which a pod or node takes part in flows.
@@ -228,7 +248,7 @@ fn pieces(
     whole: &[String],
 ) -> Vec<(Vec<String>, Flows, CidrSet)> {
     let set = in_families(set, sides);
-    let class = reach.classes().iter().position(|class| class.pods.binary_search(pod).is_ok());
+    let class = reach.class_of(pod);
     let mut cut: Vec<CidrSet> = Vec::new();
     let mut rest = set.clone();
     for (addresses, _) in class.map(|id| reach.outside(id, direction).parts).unwrap_or_default() {

@@ -92,7 +92,7 @@ pub fn judge(
     let mut parts: Vec<Part> = Vec::new();
     let mut notes: Vec<String> = source.notes.iter().chain(&destination.notes).cloned().collect();
     for pair in pairs(cluster, reach, source, destination) {
-        if pair.flows.is_empty() {
+        if !pair.meets {
             let (from, to) = (pair.sources.join(", "), pair.destinations.join(", "));
             notes.push(format!("{from} and {to} have no address family in common"));
         }
@@ -130,7 +130,8 @@ fn overall(parts: &[Part]) -> Verdict {
 fn judge_pair(cluster: &Cluster, reach: &Reach<'_>, pair: &Pair) -> Vec<Part> {
     let mut parts = Vec::new();
     for (source, destination) in &pair.flows {
-        let reachable = reach.between(source, destination);
+        let reachable =
+            if pair.meets { reach.between(source, destination) } else { PortSet::default() };
         let asked: Vec<Option<&PortAsked>> =
             if pair.ports.is_empty() { vec![None] } else { pair.ports.iter().map(Some).collect() };
         for port in asked {

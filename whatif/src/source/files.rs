@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use portcullis_crds::diagnostic::Diagnostic;
+use portcullis_crds::diagnostic::{Diagnostic, Origin, Severity};
 use portcullis_crds::manifest::Manifest;
 
 use crate::model::Inventory;
@@ -69,9 +69,17 @@ impl<'a> Reader<'a> {
 
     fn file(&mut self, path: &Path, inventory: &mut Inventory) -> Result<()> {
         let bytes = fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
-        let text = String::from_utf8(bytes)
-            .with_context(|| format!("failed to read {}", path.display()))?;
-        self.add(&path.to_string_lossy(), text, inventory);
+        let name = path.to_string_lossy();
+        match String::from_utf8(bytes) {
+            Ok(text) => self.add(&name, text, inventory),
+            Err(_) => self.diagnostics.push(Diagnostic {
+                severity: Severity::Error,
+                source: Some(Origin { file: name.as_ref().into(), line: 1, column: 1 }),
+                object: String::new(),
+                field: String::new(),
+                message: "is not UTF-8 text; nothing in this file is read".to_owned(),
+            }),
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The clauses of the specification that concern conversion, as sentences over one `check`.
 
+mod inventory;
 mod objects;
 
 use policy_engine::policy::{

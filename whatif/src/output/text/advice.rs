@@ -104,7 +104,7 @@ fn peer(cluster: &Cluster, list: &str, side: &Endpoint, part: &Part) -> Vec<Stri
             let nets = outside.map_or_else(|| vec![single], words::networks);
             nets.iter().take(3).map(|net| format!("- ipBlock: {{cidr: {net}}}")).collect()
         }
-        (None, None) => vec!["- ipBlock: {cidr: …}".to_owned()],
+        (None, None) => vec!["- ipBlock: {cidr: ADDRESS-OF-THE-NODE/32}".to_owned()],
     };
     let head = format!("  {list}:");
     [head].into_iter().chain(lines.into_iter().map(|line| format!("  {line}"))).collect()

@@ -35,8 +35,6 @@ pub fn check(
     if let [part] = answer.parts.as_slice() {
         writeln!(out, "{}", headline(part))?;
         details(cluster, part, texts, out)?;
-    } else if answer.parts.is_empty() {
-        writeln!(out, "Denied: {source} and {destination} cannot meet.")?;
     } else {
         writeln!(
             out,
@@ -124,14 +122,26 @@ fn details(
     writeln!(out)?;
     let judged = part.decisions();
     let sides = [
-        (Direction::Egress, &judged.egress, &part.explanation.egress, from(part)),
-        (Direction::Ingress, &judged.ingress, &part.explanation.ingress, to(part)),
+        (
+            Direction::Egress,
+            &judged.egress,
+            &part.explanation.egress,
+            from(part),
+            &part.flow.source,
+        ),
+        (
+            Direction::Ingress,
+            &judged.ingress,
+            &part.explanation.ingress,
+            to(part),
+            &part.flow.destination,
+        ),
     ];
-    for (direction, decision, misses, names) in &sides {
+    for (direction, decision, misses, names, side) in &sides {
         let direction = *direction;
         let word = direction.as_str().to_lowercase();
         let allowed = if decision.is_allowed() { "allowed" } else { "denied" };
-        writeln!(out, "  {word:<8} {allowed:<8} {}", why(decision, names))?;
+        writeln!(out, "  {word:<8} {allowed:<8} {}", why(decision, names, side))?;
         if let Some(closest) = misses.first() {
             near_miss(cluster, direction, closest, part.flow.traffic, "closest is ", out)?;
         }
@@ -148,14 +158,14 @@ fn details(
         writeln!(out, "  note: {note}")?;
     }
     let passes = judged.is_allowed();
-    for (direction, decision, misses, _) in &sides {
+    for (direction, decision, misses, ..) in &sides {
         // Of a connection that fails, only what makes it fail.
         let tells = passes || !decision.is_allowed();
         if let Some(texts) = texts.filter(|_| tells) {
             excerpts(cluster, *direction, decision, misses, part.flow.traffic, texts, out)?;
         }
     }
-    for (direction, decision, misses, _) in &sides {
+    for (direction, decision, misses, ..) in &sides {
         if !decision.is_allowed() {
             writeln!(out)?;
             for line in advice(cluster, *direction, misses, part) {
@@ -166,10 +176,17 @@ fn details(
     Ok(())
 }
 
-fn why(decision: &Decision, name: &str) -> String {
+fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
     let isolated = policies(&decision.isolated_by);
     match decision.reason {
-        Reason::NoSubject => format!("{name} is no pod: no policy is about it"),
+        Reason::NoSubject => {
+            let what = match side {
+                Endpoint::Pod(..) => "uses the network of its node",
+                Endpoint::Node(..) => "is no pod",
+                Endpoint::External(_) => "is outside the cluster",
+            };
+            format!("{name} {what}: no policy is about it")
+        }
         Reason::NotIsolated => format!("no policy isolates {name}"),
         Reason::RuleAdmits => {
             let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();

@@ -9,7 +9,9 @@ use policy_engine::reach::{ClassId, PortSet};
 
 use super::names::Names;
 use crate::model::Unit;
+use crate::output::json::{DirectionJson, Map};
 use crate::output::matrix::{Matrix, of};
+use crate::output::table::short;
 use crate::output::words;
 
 /// Which side the blocks are about.
@@ -59,6 +61,46 @@ pub fn list(matrix: &Matrix, about: About, wide: bool, out: &mut dyn Write) -> i
         let width = lines.iter().map(|(ports, _)| ports.chars().count()).max().unwrap_or(0).min(40);
         for (ports, others) in lines {
             writeln!(out, "{}", format!("  {ports:<width$}  {others}").trim_end())?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a map of namespaces: what some pod of one may open at some pod of the other.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn list_namespaces(map: &Map, about: About, out: &mut dyn Write) -> io::Result<()> {
+    let mut blocks: BTreeMap<&str, BTreeMap<String, Vec<&str>>> = BTreeMap::new();
+    for entry in &map.entries {
+        let (subject, other) = match about {
+            About::Destinations => (&entry.destination, &entry.source),
+            About::Sources => (&entry.source, &entry.destination),
+        };
+        let rows = blocks.entry(subject).or_default();
+        rows.entry(short(&entry.allowed)).or_default().push(other);
+    }
+    for external in &map.external {
+        let fits = match external.direction {
+            DirectionJson::Ingress => about == About::Destinations,
+            DirectionJson::Egress => about == About::Sources,
+        };
+        if fits {
+            let rows = blocks.entry(&external.workload).or_default();
+            let others = rows.entry(short(&external.allowed)).or_default();
+            if !others.contains(&"outside") {
+                others.push("outside");
+            }
+        }
+    }
+    let word = match about {
+        About::Destinations => "from",
+        About::Sources => "to",
+    };
+    for (number, (subject, rows)) in blocks.into_iter().enumerate() {
+        writeln!(out, "{}{subject}", if number > 0 { "\n" } else { "" })?;
+        for (ports, others) in rows {
+            writeln!(out, "  {ports}  {word} {}", others.join(", "))?;
         }
     }
     Ok(())

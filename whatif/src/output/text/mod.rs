@@ -6,7 +6,7 @@ mod list;
 mod names;
 
 pub use check::check;
-pub use list::{About, list};
+pub use list::{About, list, list_namespaces};
 
 use std::io::{self, Write};
 
