@@ -34,7 +34,7 @@ lint: setup ## Formatting, clippy, rustdoc, licences
 
 .PHONY: bench
 bench: setup ## Measure the engine, the agent, the dataplane and a cluster of three nodes
-	$(CARGO) bench --package portcullis-tests --bench engine --bench agent
+	$(CARGO) bench --package portcullis-tests --bench engine --bench agent --bench whatif
 	$(CARGO) build --release --quiet --package portcullis-controller
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench latency
 	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1

@@ -92,6 +92,21 @@ impl CidrSet {
         Self { v4: self.v4.difference(&other.v4), v6: self.v6.difference(&other.v6) }
     }
 
+    /// What is in both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        self.difference(&self.difference(other))
+    }
+
+    /// The addresses of one family.
+    #[must_use]
+    pub fn of_family(&self, family: Family) -> Self {
+        match family {
+            Family::V4 => Self { v4: self.v4.clone(), v6: Ranges::default() },
+            Family::V6 => Self { v4: Ranges::default(), v6: self.v6.clone() },
+        }
+    }
+
     /// The fewest networks that cover the set's addresses of one family, ascending.
     #[must_use]
     pub fn networks(&self, family: Family) -> Vec<IpNet> {
@@ -265,6 +280,7 @@ mod tests {
                 prop_assert_eq!(in_a, listed);
                 prop_assert_eq!(a.union(&b).contains(address), in_a || in_b);
                 prop_assert_eq!(a.difference(&b).contains(address), in_a && !in_b);
+                prop_assert_eq!(a.intersection(&b).contains(address), in_a && in_b);
             }
             let rebuilt = a.networks(Family::V4).into_iter()
                 .fold(CidrSet::default(), |set, net| set.union(&CidrSet::network(net)));

@@ -4,6 +4,7 @@
 //! Change ──► Engine::apply ──► Engine::flush ──► Update + Compiled     (incremental, shared)
 //!                  │
 //!                World ──► evaluate(flow) ──► Verdict                  (naive, independent)
+//!                World ──► Reach           ──► all ports between all pods      (by classes)
 //!                World ──► explain(flow)  ──► Verdict + near misses
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! | [`flow`], [`evaluate`], [`explain`] | the specification read naively, and why |
 //! | [`allow_set`] | rules folded into disjoint ports with one union of peers each |
 //! | [`ruleset`] | an allow-set as rules and the sets that they look up |
+//! | [`reach`] | who reaches whom on which ports, by classes of pods |
 //! | [`engine`] | the incremental compiler |
 //! | [`compiled`], [`id`] | what a dataplane gets |
 
@@ -30,6 +32,7 @@ pub mod labels;
 pub mod model;
 pub mod policy;
 pub mod port;
+pub mod reach;
 pub mod ruleset;
 pub mod selector;
 pub mod world;

@@ -53,6 +53,9 @@ impl PortRange {
     /// Every port of a protocol.
     pub const ALL: Self = Self { first: 0, last: u16::MAX };
 
+    /// Every port that a connection can be opened to.
+    pub const FROM_ONE: Self = Self { first: 1, last: u16::MAX };
+
     /// The ports from `first` to `last`, both included (`port` and `endPort`).
     ///
     /// # Errors

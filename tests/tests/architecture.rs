@@ -83,6 +83,16 @@ fn converters_do_no_io_and_know_no_controller() -> Result<()> {
 }
 
 #[test]
+fn whatif_asks_the_engine_and_never_the_node() -> Result<()> {
+    let known = dependencies("whatif")?;
+    for name in ["portcullis-controller", "ipset", "iptables", "nix"] {
+        assert!(!known.iter().any(|known| known == name), "whatif depends on {name}");
+    }
+    let source = |path: &Path| path.to_string_lossy().contains("/source/");
+    nobody_says("whatif/src", source, &["std::fs", "stdin()", "k8s_openapi", "process::Command"])
+}
+
+#[test]
 fn the_dataplane_sees_engine_values_only() -> Result<()> {
     nobody_says(
         "controller/src/dataplane",

@@ -8,11 +8,14 @@
 //!
 //! One road for files and API servers: both mean the same by construction.
 
+pub mod inventory;
 mod labels;
 mod peer;
 mod pod;
 mod policy;
 mod port;
+pub mod service;
+pub mod workload;
 
 #[cfg(test)]
 mod tests;
@@ -136,11 +139,24 @@ impl Kind {
 /// Objects that an API server would reject are converted too, closed where they are wrong.
 #[must_use]
 pub fn document(document: &Document) -> (Converted, Vec<Diagnostic>) {
-    let mut report = Report::new(String::new(), Some(document));
-    let converted = any(document.value(), document.api_version(), &mut report);
+    convert(document.value(), Some(document), DEFAULT_NAMESPACE)
+}
+
+/// Where an object without a namespace is, unless someone says otherwise.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Converts one object of a file, or of an API server as JSON.
+fn convert(
+    value: &Value,
+    document: Option<&Document>,
+    default_namespace: &str,
+) -> (Converted, Vec<Diagnostic>) {
+    let mut report = Report::new(String::new(), document);
+    let converted = any(value, default_namespace, &mut report);
     if matches!(converted, Converted::Object(_)) {
         // The parts of a policy's spec tell about their repeated keys themselves.
-        let is_policy = document.kind() == Some(Kind::NetworkPolicy.as_str());
+        let kind = value.get("kind").and_then(Value::as_str);
+        let is_policy = kind == Some(Kind::NetworkPolicy.as_str());
         report.repeated_keys(|steps| is_policy && steps.first() == Some(&Step::Key("spec")));
     }
     (converted, report.finish())
@@ -152,11 +168,11 @@ pub fn document(document: &Document) -> (Converted, Vec<Diagnostic>) {
 #[must_use]
 pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
     let mut report = Report::new(String::new(), None);
-    let converted = known(K::KIND, object.value(), true, &mut report);
+    let converted = known(K::KIND, object.value(), true, DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
 
-fn any(value: &Value, api_version: Option<&str>, report: &mut Report<'_>) -> Converted {
+fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Converted {
     let Some(fields) = value.as_object() else {
         let found = crate::decode::wanted("an object", value);
         report.error(&Path::ROOT, format!("{found}; nothing of it is in force"));
@@ -167,14 +183,15 @@ fn any(value: &Value, api_version: Option<&str>, report: &mut Report<'_>) -> Con
         report.error(&Path::ROOT.key("kind"), message);
         return Converted::Unusable;
     };
+    let api_version = fields.get("apiVersion").and_then(Value::as_str);
     let foreign = || Converted::Foreign {
         api_version: api_version.unwrap_or_default().to_owned(),
         kind: name.to_owned(),
     };
     let Some(kind) = Kind::parse(name) else { return foreign() };
     match kind.version(api_version) {
-        Version::Known => known(kind, value, true, report),
-        Version::Unknown => known(kind, value, false, report),
+        Version::Known => known(kind, value, true, default_namespace, report),
+        Version::Unknown => known(kind, value, false, default_namespace, report),
         Version::Foreign => {
             if kind == Kind::NetworkPolicy {
                 name.clone_into(&mut report.object);
@@ -187,10 +204,17 @@ fn any(value: &Value, api_version: Option<&str>, report: &mut Report<'_>) -> Con
 }
 
 /// Converts an object of one of our kinds.
-fn known(kind: Kind, value: &Value, version_known: bool, report: &mut Report<'_>) -> Converted {
+fn known(
+    kind: Kind,
+    value: &Value,
+    version_known: bool,
+    default_namespace: &str,
+    report: &mut Report<'_>,
+) -> Converted {
     let root = Field::root(value);
     kind.as_str().clone_into(&mut report.object);
-    let Some((namespace, name)) = names(kind, &root, report) else { return Converted::Unusable };
+    let names = names_of(kind.is_namespaced(), &root, default_namespace, report);
+    let Some((namespace, name)) = names else { return Converted::Unusable };
     report.object = if kind.is_namespaced() {
         format!("{} {namespace}/{name}", kind.as_str())
     } else {
@@ -234,7 +258,12 @@ fn known(kind: Kind, value: &Value, version_known: bool, report: &mut Report<'_>
 }
 
 /// Namespace and name; `None` after a report when they cannot be told.
-fn names(kind: Kind, root: &Field<'_>, report: &mut Report<'_>) -> Option<(String, String)> {
+fn names_of(
+    is_namespaced: bool,
+    root: &Field<'_>,
+    default_namespace: &str,
+    report: &mut Report<'_>,
+) -> Option<(String, String)> {
     let unusable = "nothing of the object is in force";
     let metadata = root.get("metadata").filter(|field| field.value.is_object());
     let name = metadata.as_ref().and_then(|metadata| metadata.get("name"));
@@ -249,10 +278,10 @@ fn names(kind: Kind, root: &Field<'_>, report: &mut Report<'_>) -> Option<(Strin
         report.error(&path, format!("is empty; {unusable}"));
         return None;
     }
-    let namespace = match metadata.get("namespace").filter(|_| kind.is_namespaced()) {
-        None => "default",
+    let namespace = match metadata.get("namespace").filter(|_| is_namespaced) {
+        None => default_namespace,
         Some(field) => match field.text(report, unusable)? {
-            "" => "default",
+            "" => default_namespace,
             namespace => namespace,
         },
     };

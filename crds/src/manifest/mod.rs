@@ -142,6 +142,17 @@ impl Document {
         self.at(self.mark.place)
     }
 
+    /// Where the field at a JSON pointer (RFC 6901, `/spec/ingress/0`) is written, or the nearest
+    /// thing around it that exists.
+    #[must_use]
+    pub fn origin_at(&self, pointer: &str) -> Origin {
+        let steps = pointer.split('/').skip(1).map(|token| match token.parse() {
+            Ok(index) => Step::Index(index),
+            Err(_) => Step::Key(token),
+        });
+        self.locate(&steps.collect::<Vec<_>>())
+    }
+
     /// Where the field at `steps` is written, or the nearest thing around it that exists.
     pub(crate) fn locate(&self, steps: &[Step<'_>]) -> Origin {
         self.at(self.mark.locate(steps))

@@ -1,6 +1,7 @@
 //! The clauses of the specification that concern conversion, as sentences over one `check`.
 
 mod lean;
+mod inventory;
 mod objects;
 
 use policy_engine::policy::{

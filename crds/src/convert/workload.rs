@@ -1,0 +1,180 @@
+//! Objects that make pods, and who owns what.
+
+use policy_engine::labels::Str;
+use policy_engine::model::{Pod, PodKey};
+use serde_json::Value;
+
+use super::pod::pod;
+use crate::decode::{Field, wanted};
+use crate::report::Report;
+
+/// The kinds that make pods.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum WorkloadKind {
+    /// `apps` Deployment.
+    Deployment,
+    /// `apps` StatefulSet.
+    StatefulSet,
+    /// `apps` DaemonSet.
+    DaemonSet,
+    /// `apps` ReplicaSet.
+    ReplicaSet,
+    /// ReplicationController.
+    ReplicationController,
+    /// `batch` Job.
+    Job,
+    /// `batch` CronJob.
+    CronJob,
+}
+
+impl WorkloadKind {
+    /// All of them, in canonical order.
+    pub const ALL: [Self; 7] = [
+        Self::Deployment,
+        Self::StatefulSet,
+        Self::DaemonSet,
+        Self::ReplicaSet,
+        Self::ReplicationController,
+        Self::Job,
+        Self::CronJob,
+    ];
+
+    /// The `kind` of the API.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+            Self::ReplicaSet => "ReplicaSet",
+            Self::ReplicationController => "ReplicationController",
+            Self::Job => "Job",
+            Self::CronJob => "CronJob",
+        }
+    }
+
+    /// The kind in lower case, as references write it.
+    #[must_use]
+    pub fn lower(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::StatefulSet => "statefulset",
+            Self::DaemonSet => "daemonset",
+            Self::ReplicaSet => "replicaset",
+            Self::ReplicationController => "replicationcontroller",
+            Self::Job => "job",
+            Self::CronJob => "cronjob",
+        }
+    }
+
+    pub(super) fn parse(group: &str, kind: &str) -> Option<Self> {
+        let found = Self::ALL.into_iter().find(|known| known.as_str() == kind)?;
+        let known = match found {
+            Self::ReplicationController => group.is_empty(),
+            Self::Job | Self::CronJob => group == "batch",
+            // `extensions` was their group before `apps`.
+            Self::Deployment | Self::StatefulSet | Self::DaemonSet | Self::ReplicaSet => {
+                ["apps", "extensions"].contains(&group)
+            }
+        };
+        known.then_some(found)
+    }
+}
+
+/// The object that controls another one.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Owner {
+    /// Its `kind`.
+    pub kind: String,
+    /// Its name, in the same namespace.
+    pub name: Str,
+}
+
+/// An object that makes pods, and what each of them would be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Workload {
+    /// What makes them.
+    pub kind: WorkloadKind,
+    /// A pod as the template makes it: without an address, named after the workload.
+    pub template: Pod,
+    /// How many there should be; `None` when that depends on the nodes or on time.
+    pub replicas: Option<i64>,
+    /// What controls the workload: the Deployment of a ReplicaSet, the CronJob of a Job.
+    pub owner: Option<Owner>,
+    /// Whether it will make no more pods: a Job that is done.
+    pub finished: bool,
+}
+
+/// The workload `key` as written at `root`.
+pub(super) fn workload(
+    kind: WorkloadKind,
+    key: PodKey,
+    root: &Field<'_>,
+    report: &mut Report<'_>,
+) -> Workload {
+    let value = root.value;
+    let spec: &[&str] = match kind {
+        WorkloadKind::CronJob => &["spec", "jobTemplate", "spec", "template"],
+        _ => &["spec", "template"],
+    };
+    let replicas = match kind {
+        WorkloadKind::DaemonSet | WorkloadKind::CronJob => None,
+        WorkloadKind::Job => number(value, "/spec/parallelism"),
+        _ => number(value, "/spec/replicas"),
+    };
+    Workload {
+        kind,
+        template: template(key, root, spec, report),
+        replicas: match kind {
+            WorkloadKind::DaemonSet | WorkloadKind::CronJob => None,
+            _ => Some(replicas.unwrap_or(1)),
+        },
+        owner: owner(value),
+        finished: kind == WorkloadKind::Job && is_done(value),
+    }
+}
+
+/// The controller among an object's `ownerReferences`.
+pub(super) fn owner(value: &Value) -> Option<Owner> {
+    let references = value.pointer("/metadata/ownerReferences")?.as_array()?;
+    let controls = |owner: &&Value| owner.get("controller").and_then(Value::as_bool) == Some(true);
+    let owner = references.iter().find(controls)?;
+    let text = |key| owner.get(key).and_then(Value::as_str);
+    Some(Owner { kind: text("kind")?.to_owned(), name: text("name")?.into() })
+}
+
+fn template(key: PodKey, here: &Field<'_>, way: &[&str], report: &mut Report<'_>) -> Pod {
+    if let Some((step, rest)) = way.split_first() {
+        return match here.get(step) {
+            Some(field) if field.value.is_object() => template(key, &field, rest, report),
+            Some(field) => {
+                let found = wanted("a mapping", field.value);
+                report.error(&field.path, format!("{found}; its pods count as without labels"));
+                empty(key, report)
+            }
+            None => {
+                let effect = "is missing; its pods count as without labels and ports";
+                report.error(&here.path.key(step), effect);
+                empty(key, report)
+            }
+        };
+    }
+    // Nothing runs yet, whatever a hand-written template says.
+    Pod { addresses: Vec::new(), node: None, ..pod(key, here, report) }
+}
+
+fn empty(key: PodKey, report: &mut Report<'_>) -> Pod {
+    pod(key, &Field::root(&Value::Null), report)
+}
+
+fn number(value: &Value, pointer: &str) -> Option<i64> {
+    value.pointer(pointer).and_then(Value::as_i64)
+}
+
+fn is_done(job: &Value) -> bool {
+    let conditions = job.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|condition| {
+        let text = |key| condition.get(key).and_then(Value::as_str);
+        matches!(text("type"), Some("Complete" | "Failed")) && text("status") == Some("True")
+    })
+}

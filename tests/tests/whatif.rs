@@ -1,0 +1,211 @@
+//! Reachability by classes says of every pair of pods, and of every port, what `evaluate` says; and
+//! `check` says of every connection of the policy cases what their authors state.
+//!
+//! `PROPTEST_CASES` sets how many random worlds; `make test` runs thousands.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use policy_engine::cidr::Family;
+use policy_engine::evaluate::evaluate;
+use policy_engine::flow::{Endpoint, Flow, Traffic};
+use policy_engine::model::{Direction, Pod, PodKey};
+use policy_engine::reach::{PortSet, Reach};
+use policy_engine::world::{Options, World};
+use portcullis_tests::cases::{self, Case, Expectation, Families, Stage, Verdict};
+use portcullis_tests::worlds;
+use portcullis_whatif::endpoint::{self, NumberOrName, PortWord, Target};
+use portcullis_whatif::judge::{self, judge};
+use portcullis_whatif::model::{Cluster, Inventory};
+use proptest::prelude::*;
+
+/// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
+const CASES: u32 = 500;
+
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig {
+        cases: cases.unwrap_or(CASES),
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
+
+/// The ports that matter, without 0: nothing can be opened to it.
+fn traffic() -> impl Iterator<Item = Traffic> {
+    worlds::traffic().into_iter().filter(|traffic| !matches!(traffic, Traffic::Port(_, 0)))
+}
+
+/// The sides as which a pod takes part in flows: one for each address that it owns.
+fn sides(world: &World, pod: &Pod) -> Vec<Endpoint> {
+    let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
+    let side = |address| Endpoint::Pod(pod.key.clone(), address);
+    if owned.is_empty() {
+        vec![side(None)]
+    } else {
+        owned.into_iter().map(|a| side(Some(a))).collect()
+    }
+}
+
+fn can_meet(source: &Endpoint, destination: &Endpoint) -> bool {
+    match (source.address(), destination.address()) {
+        (Some(source), Some(destination)) => Family::of(source) == Family::of(destination),
+        _ => true,
+    }
+}
+
+/// Whether `evaluate` lets one pod connect to another by any of their addresses.
+fn evaluated(world: &World, source: &Pod, destination: &Pod, traffic: Traffic) -> bool {
+    sides(world, source).iter().any(|from| {
+        sides(world, destination).iter().filter(|to| can_meet(from, to)).any(|to| {
+            let flow = Flow { source: from.clone(), destination: to.clone(), traffic };
+            evaluate(world, &flow).is_allowed()
+        })
+    })
+}
+
+/// What the map says of each pair of different pods.
+fn by_pod(reach: &Reach<'_>) -> BTreeMap<(PodKey, PodKey), PortSet> {
+    let mut found = BTreeMap::new();
+    for edge in reach.edges().iter() {
+        for source in &reach.classes()[edge.source].pods {
+            for destination in &reach.classes()[edge.destination].pods {
+                let pair = (source.clone(), destination.clone());
+                let before = found.insert(pair, edge.allowed.clone());
+                assert_eq!(before, None, "one edge for each pair");
+            }
+        }
+    }
+    found
+}
+
+fn check_pods(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError> {
+    let map = by_pod(reach);
+    let pods: Vec<&Pod> =
+        world.pods().values().map(AsRef::as_ref).filter(|pod| pod.takes_part()).collect();
+    for source in &pods {
+        for destination in pods.iter().filter(|pod| pod.key != source.key) {
+            let mapped = map.get(&(source.key.clone(), destination.key.clone()));
+            for traffic in traffic() {
+                prop_assert_eq!(
+                    mapped.is_some_and(|ports| ports.contains(traffic)),
+                    evaluated(world, source, destination, traffic),
+                    "{} → {} {}",
+                    source.key,
+                    destination.key,
+                    traffic
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What holds between any two addresses, and between pods and the addresses outside.
+fn check_addresses(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError> {
+    for source in worlds::addresses() {
+        for destination in worlds::addresses() {
+            if source.is_ipv4() != destination.is_ipv4() {
+                continue;
+            }
+            let (from, to) = (world.endpoint(source), world.endpoint(destination));
+            let between = reach.between(&from, &to);
+            for traffic in traffic() {
+                let flow = world.flow(source, destination, traffic);
+                let allowed = evaluate(world, &flow).is_allowed();
+                prop_assert_eq!(between.contains(traffic), allowed, "{:?}", flow);
+                for (direction, side, other) in
+                    [(Direction::Egress, &from, &to), (Direction::Ingress, &to, &from)]
+                {
+                    let Endpoint::External(address) = other else { continue };
+                    let Endpoint::Pod(key, _) = side else { continue };
+                    let Some(class) = reach.class_of(key) else { continue };
+                    let parts = reach.outside(class, direction).parts;
+                    let holding: Vec<_> =
+                        parts.iter().filter(|(cidrs, _)| cidrs.contains(*address)).collect();
+                    prop_assert!(holding.len() < 2, "parts do not overlap");
+                    let outside = holding.iter().any(|(_, ports)| ports.contains(traffic));
+                    prop_assert_eq!(outside, allowed, "outside: {:?}", flow);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn the_map_says_what_evaluate_says(
+        history in worlds::history(0..40),
+        allow_egress_to_own_node in any::<bool>(),
+    ) {
+        let mut world = World::new(Options { allow_egress_to_own_node });
+        history.into_iter().for_each(|change| world.apply(change));
+        let reach = Reach::new(&world);
+        check_pods(&world, &reach)?;
+        check_addresses(&world, &reach)?;
+    }
+}
+
+/// Asks as `check` does for everything that a stage of a case expects, and tells what differs.
+fn check_stage(case: &Case, families: Families, stage: &Stage) -> (usize, String) {
+    let mut inventory = Inventory::default();
+    for manifest in stage.world.manifests() {
+        inventory.add_value(&manifest.value, "default");
+    }
+    let cluster = Cluster::new(&inventory, case.options);
+    let reach = Reach::new(&cluster.world);
+    let mut failures = String::new();
+    for Expectation { probe, verdict, line } in &stage.expectations {
+        let judged = probe.judged;
+        let side = |address: IpAddr, port: Option<PortWord>| {
+            let endpoint =
+                endpoint::Endpoint { target: Target::Network(ipnet::IpNet::from(address)), port };
+            endpoint::resolve(&cluster, &endpoint, "default").expect("an address is an endpoint")
+        };
+        let port = match judged.traffic {
+            Traffic::Port(protocol, number) => {
+                Some(PortWord { port: NumberOrName::Number(number), protocol })
+            }
+            Traffic::Other => None,
+        };
+        let (source, destination) = (side(judged.source, None), side(judged.destination, port));
+        let answer = judge(&cluster, &reach, &source, &destination);
+        let allowed = match judged.traffic {
+            Traffic::Port(..) => answer.verdict == judge::Verdict::Allowed,
+            // A question without a port tells about ICMP beside all ports.
+            Traffic::Other => answer.parts.iter().all(|part| part.allowed.has_other()),
+        };
+        if allowed != (*verdict == Verdict::Allowed) {
+            let (name, step) = (&case.name, stage.number);
+            let _ = writeln!(
+                failures,
+                "{name} step {step} {families:?}: {probe}: line {line:?} states {verdict:?}, check {:?}",
+                answer.verdict
+            );
+        }
+    }
+    (stage.expectations.len(), failures)
+}
+
+#[test]
+fn check_says_what_every_case_states() -> anyhow::Result<()> {
+    let (mut verdicts, mut failures) = (0, String::new());
+    for families in [Families::V4, Families::V6, Families::Dual] {
+        let world = cases::World::load(families)?;
+        for case in Case::load_all()?.iter().filter(|case| case.is_about(families)) {
+            for stage in case.run(world.clone())? {
+                let (count, failed) = check_stage(case, families, &stage);
+                verdicts += count;
+                failures += &failed;
+            }
+        }
+    }
+    println!("{verdicts} verdicts");
+    assert!(failures.is_empty(), "{} disagreements:\n{failures}", failures.lines().count());
+    assert!(verdicts > 100_000, "only {verdicts} verdicts");
+    Ok(())
+}

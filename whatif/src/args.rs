@@ -1,0 +1,234 @@
+//! The command line. Everything here is a plain value: nothing is opened or asked yet.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Ask before you apply, and learn why a connection fails.
+#[derive(Parser, Debug)]
+#[command(name = "kubectl-whatif", bin_name = "kubectl whatif", version, about)]
+#[command(
+    after_help = "Exit codes: 0 yes or nothing to tell, 1 no, 2 the tool failed, 3 mixed or \
+                        undetermined."
+)]
+pub struct Args {
+    /// What is asked.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// May SRC open a connection to DST? One verdict, and why
+    #[command(after_help = ENDPOINTS)]
+    Check(Check),
+    /// Who can reach DST
+    #[command(after_help = ENDPOINTS)]
+    Who(Who),
+    /// What SRC can reach
+    #[command(after_help = ENDPOINTS)]
+    Reach(Reach),
+    /// All reachability, grouped by what policies treat alike
+    Map(Map),
+    /// The JSON Schema of an output
+    Schema {
+        /// The `kind` of the output
+        #[arg(ignore_case = true)]
+        kind: SchemaKind,
+    },
+    /// A completion script for a shell, or for `kubectl` itself
+    #[command(after_help = COMPLETION)]
+    Completion {
+        /// The shell, or `kubectl` for the script `kubectl_complete-whatif`
+        shell: CompletionFor,
+    },
+    /// What `kubectl_complete-whatif` asks: words that may follow
+    #[command(hide = true, disable_help_flag = true)]
+    CompleteForKubectl {
+        /// The words so far, the last one unfinished
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+const ENDPOINTS: &str = "\
+An endpoint is [NAMESPACE/][KIND/]NAME[:PORT[/PROTOCOL]] with KIND pod, deploy, sts, ds, rs, job,
+cronjob, svc; or node/NAME, an IP address or CIDR ([fd00::1]:80/tcp with a port), external,
+NAMESPACE/*.";
+
+const COMPLETION: &str = "\
+  source <(kubectl whatif completion bash)
+  kubectl whatif completion kubectl > ~/.local/bin/kubectl_complete-whatif && chmod +x $_";
+
+/// Where objects come from, and the hypothesis on top of them.
+#[derive(ClapArgs, Debug, Default)]
+pub struct SourceArgs {
+    /// Read manifests from a file, a directory and all below it, or `-` for standard input
+    #[arg(short, long = "filename", value_name = "FILE|DIR|-")]
+    pub filename: Vec<PathBuf>,
+    /// Add or replace objects before asking
+    #[arg(long, value_name = "FILE|DIR|-")]
+    pub with: Vec<PathBuf>,
+    /// Remove an object before asking: KIND/NAMESPACE/NAME, or KIND/NAME
+    #[arg(long, value_name = "KIND/NS/NAME")]
+    pub without: Vec<String>,
+    /// The namespace of objects and endpoints that name none
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// Fail when something that is read cannot be understood
+    #[arg(long)]
+    pub strict: bool,
+    /// Egress from a pod to its own node is not subject to policy (as the agents' flag)
+    #[arg(long)]
+    pub allow_egress_to_own_node: bool,
+}
+
+/// `check`.
+#[derive(ClapArgs, Debug)]
+pub struct Check {
+    /// Who connects
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// Who is asked; without a port, every allowed port is told
+    #[arg(value_name = "DST")]
+    pub destination: String,
+    /// Every rule that did not admit it, and the lines of the manifest
+    #[arg(long)]
+    pub explain: bool,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CheckFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
+}
+
+/// `who`.
+#[derive(ClapArgs, Debug)]
+pub struct Who {
+    /// Who is asked
+    #[arg(value_name = "DST")]
+    pub destination: String,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// `reach`.
+#[derive(ClapArgs, Debug)]
+pub struct Reach {
+    /// Who connects
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// `map`.
+#[derive(ClapArgs, Debug)]
+pub struct Map {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// What `who`, `reach` and `map` have in common.
+#[derive(ClapArgs, Debug)]
+pub struct ListArgs {
+    /// What one entry stands for
+    #[arg(long, value_enum, default_value_t)]
+    pub by: By,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: MapFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
+}
+
+/// What one entry of a map stands for.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum By {
+    /// A pod; a workload that does not run yet stands for itself
+    Pod,
+    /// A workload; one whose pods are treated differently is told pod by pod
+    #[default]
+    Workload,
+    /// A namespace: what some pod of one may open at some pod of the other
+    Namespace,
+}
+
+/// How `check` answers.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum CheckFormat {
+    /// For people
+    #[default]
+    Text,
+    /// `kind: Verdict`
+    Json,
+    /// `kind: Verdict`
+    Yaml,
+}
+
+/// How `who`, `reach` and `map` answer.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum MapFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For people, with every name
+    Wide,
+    /// `kind: Map`
+    Json,
+    /// `kind: Map`
+    Yaml,
+    /// One line per entry
+    Csv,
+    /// A table for a pull request
+    Md,
+    /// A graph for Graphviz
+    Dot,
+    /// A graph for Markdown
+    Mermaid,
+}
+
+/// The outputs that have a schema.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SchemaKind {
+    /// What `check` answers
+    Verdict,
+    /// What `map`, `who` and `reach` answer
+    Map,
+}
+
+/// Whom a completion script is for.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum CompletionFor {
+    Bash,
+    Elvish,
+    Fish,
+    #[value(name = "powershell")]
+    PowerShell,
+    Zsh,
+    /// The script that kubectl calls to complete `kubectl whatif`
+    Kubectl,
+}
+
+impl CompletionFor {
+    /// The shell; `None` for kubectl.
+    #[must_use]
+    pub fn shell(self) -> Option<Shell> {
+        match self {
+            Self::Bash => Some(Shell::Bash),
+            Self::Elvish => Some(Shell::Elvish),
+            Self::Fish => Some(Shell::Fish),
+            Self::PowerShell => Some(Shell::PowerShell),
+            Self::Zsh => Some(Shell::Zsh),
+            Self::Kubectl => None,
+        }
+    }
+}

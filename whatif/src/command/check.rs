@@ -1,0 +1,47 @@
+//! `check SRC DST`: one verdict, and why.
+
+use std::io::Write;
+
+use anyhow::{Context, Result, bail};
+use policy_engine::reach::Reach;
+
+use super::Question;
+use crate::args::{Check, CheckFormat};
+use crate::judge::{Verdict, judge};
+use crate::output::{self, json, text};
+use crate::{MIXED, NO, YES};
+
+pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
+    let question = Question::read(&args.from)?;
+    let source = question.resolve(&args.source, &args.from)?;
+    if source.parties.iter().any(|party| !party.ports.is_empty()) && args.source.contains(':') {
+        bail!("{}: a port belongs to the destination", args.source);
+    }
+    let destination = question.resolve(&args.destination, &args.from)?;
+    let reach = Reach::new(&question.cluster.world);
+    let answer = judge(&question.cluster, &reach, &source, &destination);
+    match args.output {
+        CheckFormat::Text => {
+            question.tell_oddities(&answer.notes)?;
+            let texts = args.explain.then_some(&question.sources.texts);
+            text::check(&question.cluster, &answer, texts, out)?;
+        }
+        CheckFormat::Json | CheckFormat::Yaml => {
+            let mut notes = answer.notes.clone();
+            notes.extend(answer.parts.iter().flat_map(|part| part.notes.iter().cloned()));
+            notes.dedup();
+            let diagnostics = question.diagnostics(&notes);
+            let verdict = json::Verdict::new(&question.cluster, &answer, diagnostics)
+                .context("nothing was asked")?;
+            match args.output {
+                CheckFormat::Yaml => output::write_yaml(&verdict, out)?,
+                CheckFormat::Json | CheckFormat::Text => output::write_json(&verdict, out)?,
+            }
+        }
+    }
+    Ok(match answer.verdict {
+        Verdict::Allowed => YES,
+        Verdict::Denied => NO,
+        Verdict::Mixed | Verdict::Undetermined => MIXED,
+    })
+}

@@ -1,0 +1,73 @@
+//! The subcommands: each reads its sources, asks, and writes one answer.
+//!
+//! A new one gets a file here, a variant in [`crate::args::Command`], and its output in
+//! [`crate::output`]. `plan` compares two [`Cluster`]s, of [`Sources::before`] and
+//! [`Sources::after`]; `test` and `lint` ask one.
+
+mod check;
+mod completion;
+mod list;
+mod schema;
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use policy_engine::world::Options;
+
+use crate::args::{Args, Command, SourceArgs};
+use crate::endpoint::{Endpoint, Resolved, resolve};
+use crate::model::Cluster;
+use crate::output::{json, text};
+use crate::source::{self, Sources};
+
+/// Answers one command line; the value is the exit code.
+///
+/// # Errors
+/// When the question cannot be answered.
+pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
+    match args.command {
+        Command::Check(args) => check::run(&args, out),
+        Command::Who(args) => list::who(&args, out),
+        Command::Reach(args) => list::reach(&args, out),
+        Command::Map(args) => list::map(&args, out),
+        Command::Schema { kind } => schema::run(kind, out),
+        Command::Completion { shell } => completion::script(shell, out),
+        Command::CompleteForKubectl { words } => completion::words(&words, out),
+    }
+}
+
+/// The sources that a question is about, and the cluster that they make.
+struct Question {
+    sources: Sources,
+    cluster: Cluster,
+}
+
+impl Question {
+    /// Reads the sources, with the hypothesis.
+    fn read(args: &SourceArgs) -> Result<Self> {
+        let sources = source::read(args)?;
+        let options = Options { allow_egress_to_own_node: args.allow_egress_to_own_node };
+        let cluster = Cluster::new(&sources.after, options);
+        Ok(Self { sources, cluster })
+    }
+
+    /// Finds what a user named.
+    fn resolve(&self, text: &str, args: &SourceArgs) -> Result<Resolved> {
+        let endpoint: Endpoint = text.parse()?;
+        Ok(resolve(&self.cluster, &endpoint, &args.namespace)?)
+    }
+
+    /// Everything that was odd, for outputs that machines read.
+    fn diagnostics(&self, notes: &[String]) -> Vec<String> {
+        let mut all = json::diagnostics(&self.sources.diagnostics, &self.cluster.notes);
+        all.extend(json::diagnostics(&[], notes));
+        all
+    }
+
+    /// Tells people what was odd, on standard error.
+    fn tell_oddities(&self, notes: &[String]) -> Result<()> {
+        let mut error = io::stderr().lock();
+        let all: Vec<String> = self.cluster.notes.iter().chain(notes).cloned().collect();
+        Ok(text::oddities(&self.sources.diagnostics, &all, &mut error)?)
+    }
+}

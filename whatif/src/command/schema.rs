@@ -1,0 +1,21 @@
+//! `schema KIND`: the JSON Schema of an output.
+
+use std::io::Write;
+
+use anyhow::Result;
+use schemars::generate::SchemaSettings;
+
+use crate::YES;
+use crate::args::SchemaKind;
+use crate::output::{json, write_json};
+
+pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
+    // What is written, which need not be what could be read: fields that may be left out.
+    let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
+    let schema = match kind {
+        SchemaKind::Verdict => generator.into_root_schema_for::<json::Verdict>(),
+        SchemaKind::Map => generator.into_root_schema_for::<json::Map>(),
+    };
+    write_json(&schema, out)?;
+    Ok(YES)
+}

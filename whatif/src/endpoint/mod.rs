@@ -1,0 +1,288 @@
+//! The words by which a user names one side of a connection: read here, found in [`resolve`].
+
+mod resolve;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use policy_engine::port::Protocol;
+
+pub use resolve::{Party, PortAsked, Resolved, Side, resolve};
+
+use crate::model::kind_by_word;
+
+/// One side as a user wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Who.
+    pub target: Target,
+    /// Which port of it.
+    pub port: Option<PortWord>,
+}
+
+/// Who is meant.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// A pod, a workload or a Service.
+    Named {
+        /// The namespace, unless it is left out.
+        namespace: Option<String>,
+        /// The kind in lower case, unless it is left out.
+        kind: Option<String>,
+        /// The name.
+        name: String,
+    },
+    /// `jobs/report`: the Job `report`, or `report` in a namespace that is called as a kind is.
+    KindOrNamespace {
+        /// The word as written.
+        word: String,
+        /// The kind that it is for kubectl.
+        kind: String,
+        /// The name.
+        name: String,
+    },
+    /// All pods of a namespace; `None`: of every namespace.
+    Pods(Option<String>),
+    /// A node.
+    Node(String),
+    /// An address, or all addresses of a network.
+    Network(IpNet),
+    /// Every address that no pod and no node has.
+    External,
+}
+
+/// A port as a user wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortWord {
+    /// Its number or name.
+    pub port: NumberOrName,
+    /// The protocol, TCP when it is left out.
+    pub protocol: Protocol,
+}
+
+/// A port by number or by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NumberOrName {
+    /// By number.
+    Number(u16),
+    /// By the name that containers, or a Service, give it.
+    Name(String),
+}
+
+/// Why words name nothing.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The words have no meaning.
+    #[error("`{text}` is no endpoint: {problem}")]
+    Syntax {
+        /// The words.
+        text: String,
+        /// What is wrong with them.
+        problem: String,
+    },
+    /// Nothing has this name.
+    #[error("there is no {what}{}", hint(candidates))]
+    Missing {
+        /// What was looked for.
+        what: String,
+        /// The nearest names.
+        candidates: Vec<String>,
+    },
+    /// Several have this name.
+    #[error("`{text}` can be {}", candidates.join(" or "))]
+    Ambiguous {
+        /// The words.
+        text: String,
+        /// What they can mean.
+        candidates: Vec<String>,
+    },
+}
+
+fn hint(candidates: &[String]) -> String {
+    match candidates {
+        [] => String::new(),
+        near => format!("; did you mean {}?", near.join(" or ")),
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let bad = |problem: &str| EndpointError::Syntax {
+            text: text.to_owned(),
+            problem: problem.to_owned(),
+        };
+        if let Some((inside, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            let network =
+                network(inside).ok_or_else(|| bad("no address stands in the brackets"))?;
+            let port = match rest.strip_prefix(':') {
+                Some(port) => Some(port.parse().map_err(|problem: String| bad(&problem))?),
+                None if rest.is_empty() => None,
+                None => return Err(bad("a port after the brackets begins with `:`")),
+            };
+            return Ok(Self { target: Target::Network(network), port });
+        }
+        if let Some(network) = network(text) {
+            return Ok(Self { target: Target::Network(network), port: None });
+        }
+        let (path, port) = match text.split_once(':') {
+            Some((path, port)) => {
+                (path, Some(port.parse().map_err(|problem: String| bad(&problem))?))
+            }
+            None => (text, None),
+        };
+        let target = target(path).map_err(bad)?;
+        Ok(Self { target, port })
+    }
+}
+
+fn target(path: &str) -> Result<Target, &'static str> {
+    if let Some(network) = network(path) {
+        return Ok(Target::Network(network));
+    }
+    let named = |namespace: Option<&str>, kind: Option<&str>, name: &str| Target::Named {
+        namespace: namespace.map(str::to_owned),
+        kind: kind.map(str::to_owned),
+        name: name.to_owned(),
+    };
+    let parts: Vec<&str> = path.split('/').collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        return Err("a part of it is empty");
+    }
+    Ok(match parts.as_slice() {
+        ["external"] => Target::External,
+        ["*" | "*/*"] | ["*", "*"] => Target::Pods(None),
+        [namespace, "*"] => Target::Pods(Some((*namespace).to_owned())),
+        ["node" | "no" | "nodes", name] => Target::Node((*name).to_owned()),
+        [name] => named(None, None, name),
+        [first, name] => match kind_by_word(first) {
+            Some(kind) => Target::KindOrNamespace {
+                word: (*first).to_owned(),
+                kind: kind.to_owned(),
+                name: (*name).to_owned(),
+            },
+            None => named(Some(first), None, name),
+        },
+        [namespace, kind, name] => {
+            let lower = kind.to_lowercase();
+            named(Some(namespace), Some(kind_by_word(kind).unwrap_or(&lower)), name)
+        }
+        _ => return Err("it has more than three parts"),
+    })
+}
+
+fn network(text: &str) -> Option<IpNet> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Some(IpNet::from(address)),
+        Err(_) => text.parse::<IpNet>().ok().map(|net| net.trunc()),
+    }
+}
+
+impl FromStr for PortWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (port, protocol) = match text.split_once('/') {
+            Some((port, name)) => {
+                let known = Protocol::ALL.into_iter();
+                let found = known.into_iter().find(|p| p.as_str().eq_ignore_ascii_case(name));
+                (port, found.ok_or_else(|| format!("`{name}` is not tcp, udp or sctp"))?)
+            }
+            None => (text, Protocol::Tcp),
+        };
+        let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = if is_number {
+            let number = port.parse().ok().filter(|number| *number > 0);
+            NumberOrName::Number(number.ok_or_else(|| format!("there is no port {port}"))?)
+        } else if port.is_empty() {
+            return Err("a port is missing after `:`".to_owned());
+        } else {
+            NumberOrName::Name(port.to_owned())
+        };
+        Ok(Self { port, protocol })
+    }
+}
+
+impl fmt::Display for NumberOrName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(formatter),
+            Self::Name(name) => formatter.write_str(name),
+        }
+    }
+}
+
+impl fmt::Display for PortWord {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.port, self.protocol)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, wanted: &str) {
+        let shown = match text.parse::<Endpoint>() {
+            Err(error) => error.to_string(),
+            Ok(Endpoint { target, port }) => {
+                let target = match target {
+                    Target::Named { namespace, kind, name } => format!(
+                        "{}/{}/{name}",
+                        namespace.as_deref().unwrap_or("-"),
+                        kind.as_deref().unwrap_or("-")
+                    ),
+                    Target::KindOrNamespace { word, kind, name } => {
+                        format!("{word} as {kind}/{name}")
+                    }
+                    Target::Pods(namespace) => format!("pods of {namespace:?}"),
+                    Target::Node(name) => format!("node {name}"),
+                    Target::Network(net) => net.to_string(),
+                    Target::External => "external".to_owned(),
+                };
+                port.map_or(target.clone(), |port| format!("{target} {port}"))
+            }
+        };
+        assert_eq!(shown, wanted, "{text}");
+    }
+
+    #[test]
+    fn names_have_up_to_three_parts() {
+        check("api", "-/-/api");
+        check("shop/api:8080", "shop/-/api 8080/TCP");
+        check("deploy/api:http/tcp", "deploy as deployment/api http/TCP");
+        check("shop/sts/db:53/UDP", "shop/statefulset/db 53/UDP");
+        check("shop/Rollout/api", "shop/rollout/api");
+        check("shop/*:80", "pods of Some(\"shop\") 80/TCP");
+        check("*/*", "pods of None");
+        check("node/n1", "node n1");
+        check("external:443", "external 443/TCP");
+    }
+
+    #[test]
+    fn addresses_of_both_families_take_ports() {
+        check("10.0.0.1", "10.0.0.1/32");
+        check("10.0.0.1:80/tcp", "10.0.0.1/32 80/TCP");
+        check("10.0.0.7/24:80", "10.0.0.0/24 80/TCP");
+        check("fd00::1", "fd00::1/128");
+        check("[fd00::1]:80/tcp", "fd00::1/128 80/TCP");
+        check("[fd00::/64]", "fd00::/64");
+    }
+
+    #[test]
+    fn words_without_meaning_say_why() {
+        check("a/b/c/d", "`a/b/c/d` is no endpoint: it has more than three parts");
+        check("shop/", "`shop/` is no endpoint: a part of it is empty");
+        check("api:80/quic", "`api:80/quic` is no endpoint: `quic` is not tcp, udp or sctp");
+        check("api:0", "`api:0` is no endpoint: there is no port 0");
+        check("api:99999", "`api:99999` is no endpoint: there is no port 99999");
+        check("api:", "`api:` is no endpoint: a port is missing after `:`");
+        check(
+            "[fd00::1]80",
+            "`[fd00::1]80` is no endpoint: a port after the brackets begins with `:`",
+        );
+    }
+}

@@ -1,0 +1,291 @@
+//! Who is treated alike: one flow stands for all of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use policy_engine::cidr::{CidrSet, Family};
+use policy_engine::flow::Endpoint;
+use policy_engine::model::{Direction, PodKey};
+use policy_engine::reach::{ClassId, Reach};
+
+use crate::endpoint::{Party, PortAsked, Resolved, Side};
+use crate::model::Cluster;
+
+/// Flows as their two sides.
+type Flows = Vec<(Endpoint, Endpoint)>;
+
+/// A group of sources and one of destinations, and the flows that stand for all between them.
+pub(super) struct Pair {
+    pub(super) sources: Vec<String>,
+    pub(super) destinations: Vec<String>,
+    pub(super) ports: Vec<PortAsked>,
+    /// The addresses that the side outside stands for, if one is outside.
+    pub(super) outside: Option<CidrSet>,
+    /// Whether any address of the one side can meet one of the other: of one family.
+    pub(super) meets: bool,
+    /// One per pair of addresses that can meet; where none can, one for the explanation.
+    pub(super) flows: Flows,
+}
+
+/// Parties of one kind.
+struct Group<'p> {
+    names: Vec<String>,
+    members: Vec<&'p Side>,
+    ports: &'p [PortAsked],
+}
+
+/// All pairs of groups, in the order in which the parties are given.
+pub(super) fn pairs(
+    cluster: &Cluster,
+    reach: &Reach<'_>,
+    source: &Resolved,
+    destination: &Resolved,
+) -> Vec<Pair> {
+    let sources = groups(cluster, reach, source);
+    let destinations = groups(cluster, reach, destination);
+    let mut pairs = Vec::new();
+    for from in &sources {
+        for to in &destinations {
+            let Some(first) = from.members.first() else { continue };
+            // Two different pods, where there are two: a pod always reaches itself.
+            let other = to.members.iter().find(|side| side != &first).or(to.members.first());
+            let Some(second) = other else { continue };
+            let found = pair(cluster, reach, (from, first), (to, second));
+            if found.iter().any(|pair| !pair.flows.is_empty()) {
+                pairs.extend(found);
+            } else {
+                pairs.extend(strangers(cluster, (from, first), (to, second)));
+            }
+        }
+    }
+    pairs
+}
+
+fn groups<'p>(cluster: &Cluster, reach: &Reach<'_>, side: &'p Resolved) -> Vec<Group<'p>> {
+    let class = |party: &Party| match &party.side {
+        Side::Pod(key, None) => reach.class_of(key),
+        Side::Pod(_, Some(_)) | Side::Node(..) | Side::Outside(_) => None,
+    };
+    let mut groups: Vec<(Option<ClassId>, Group<'p>)> = Vec::new();
+    for party in &side.parties {
+        let class = class(party);
+        let known = groups.iter_mut().find(|(known, group)| {
+            class.is_some() && *known == class && group.ports == party.ports
+        });
+        if let Some((_, group)) = known {
+            if !group.names.contains(&party.name) {
+                group.names.push(party.name.clone());
+            }
+            group.members.push(&party.side);
+        } else {
+            let names = vec![party.name.clone()];
+            let group = Group { names, members: vec![&party.side], ports: &party.ports };
+            groups.push((class, group));
+        }
+    }
+    let mut groups: Vec<Group<'p>> = groups.into_iter().map(|(_, group)| group).collect();
+    if let [group] = groups.as_mut_slice() {
+        group.names = vec![side.name.clone()];
+    } else {
+        name_pods_of_split_workloads(cluster, &mut groups);
+    }
+    groups
+}
+
+/// One name cannot stand for two answers: pods of a workload in several groups go by their own.
+fn name_pods_of_split_workloads(cluster: &Cluster, groups: &mut [Group<'_>]) {
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for name in groups.iter().flat_map(|group| &group.names) {
+        *times.entry(name.clone()).or_default() += 1;
+    }
+    for group in groups {
+        if group.names.iter().any(|name| times.get(name).is_some_and(|times| *times > 1)) {
+            let pods = group.members.iter().filter_map(|side| match side {
+                Side::Pod(key, _) => Some(cluster.pod_ref(key)),
+                Side::Node(..) | Side::Outside(_) => None,
+            });
+            let pods: Vec<String> = pods.collect();
+            group.names = pods;
+            group.names.dedup();
+        }
+    }
+}
+
+fn pair(
+    cluster: &Cluster,
+    reach: &Reach<'_>,
+    (from, source): (&Group<'_>, &Side),
+    (to, destination): (&Group<'_>, &Side),
+) -> Vec<Pair> {
+    let made = |sources: Vec<String>, destinations: Vec<String>, flows| Pair {
+        sources,
+        destinations,
+        ports: to.ports.to_vec(),
+        outside: None,
+        meets: true,
+        flows,
+    };
+    match (source, destination) {
+        (Side::Outside(set), Side::Outside(_) | Side::Node(..)) => {
+            // No policy is about either side.
+            let flows = nobody(cluster, set, destination);
+            vec![made(from.names.clone(), to.names.clone(), flows)]
+        }
+        (Side::Node(..), Side::Outside(set)) => {
+            let mut flows = nobody(cluster, set, source);
+            flows.iter_mut().for_each(|(from, to)| std::mem::swap(from, to));
+            vec![made(from.names.clone(), to.names.clone(), flows)]
+        }
+        (Side::Outside(set), Side::Pod(pod, _)) => {
+            let sides = endpoints(cluster, destination);
+            let pieces = pieces(cluster, reach, pod, Direction::Ingress, set, &sides, &from.names);
+            let piece = |(names, flows, set): (Vec<String>, Flows, CidrSet)| {
+                let flows = flows.into_iter().map(|(pod, outside)| (outside, pod)).collect();
+                Pair { outside: Some(set), ..made(names, to.names.clone(), flows) }
+            };
+            pieces.into_iter().map(piece).collect()
+        }
+        (Side::Pod(pod, _), Side::Outside(set)) => {
+            let sides = endpoints(cluster, source);
+            let pieces = pieces(cluster, reach, pod, Direction::Egress, set, &sides, &to.names);
+            let piece = |(names, flows, set)| Pair {
+                outside: Some(set),
+                ..made(from.names.clone(), names, flows)
+            };
+            pieces.into_iter().map(piece).collect()
+        }
+        _ => {
+            let mut flows = Vec::new();
+            for from in endpoints(cluster, source) {
+                for to in endpoints(cluster, destination) {
+                    if can_meet(from.address(), to.address()) {
+                        flows.push((from.clone(), to));
+                    }
+                }
+            }
+            vec![made(from.names.clone(), to.names.clone(), flows)]
+        }
+    }
+}
+
+/// Two sides without an address family in common.
+fn strangers(
+    cluster: &Cluster,
+    (from, source): (&Group<'_>, &Side),
+    (to, destination): (&Group<'_>, &Side),
+) -> Option<Pair> {
+    let source = endpoints(cluster, source).into_iter().next()?;
+    let destination = endpoints(cluster, destination).into_iter().next()?;
+    Some(Pair {
+        sources: from.names.clone(),
+        destinations: to.names.clone(),
+        ports: to.ports.to_vec(),
+        outside: None,
+        meets: false,
+        flows: vec![(source, destination)],
+    })
+}
+
+/// The endpoints as which a pod or node takes part in flows.
+fn endpoints(cluster: &Cluster, side: &Side) -> Vec<Endpoint> {
+    let world = &cluster.world;
+    match side {
+        Side::Pod(key, Some(address)) => vec![Endpoint::Pod(key.clone(), Some(*address))],
+        Side::Node(name, Some(address)) => vec![Endpoint::Node(name.clone(), Some(*address))],
+        Side::Node(name, None) => {
+            let addresses = world.nodes().get(name).map(|node| node.addresses.clone());
+            each(addresses.unwrap_or_default(), |address| Endpoint::Node(name.clone(), address))
+        }
+        Side::Pod(key, None) => {
+            let Some(pod) = world.pods().get(key) else { return Vec::new() };
+            // The traffic of a hostNetwork pod is its node's.
+            match pod.node.as_ref().filter(|_| pod.host_network) {
+                Some(node) => {
+                    each(pod.addresses.clone(), |address| Endpoint::Node(node.clone(), address))
+                }
+                None => each(world.owned_addresses(pod).collect(), |address| {
+                    Endpoint::Pod(key.clone(), address)
+                }),
+            }
+        }
+        Side::Outside(set) => {
+            let first = |family| set.networks(family).first().map(ipnet::IpNet::addr);
+            Family::BOTH.into_iter().filter_map(first).map(Endpoint::External).collect()
+        }
+    }
+}
+
+fn each(addresses: Vec<IpAddr>, make: impl Fn(Option<IpAddr>) -> Endpoint) -> Vec<Endpoint> {
+    if addresses.is_empty() {
+        return vec![make(None)];
+    }
+    addresses.into_iter().map(|address| make(Some(address))).collect()
+}
+
+fn can_meet(source: Option<IpAddr>, destination: Option<IpAddr>) -> bool {
+    match (source, destination) {
+        (Some(source), Some(destination)) => Family::of(source) == Family::of(destination),
+        _ => true,
+    }
+}
+
+/// One flow from outside to a side that no policy is about.
+fn nobody(cluster: &Cluster, set: &CidrSet, other: &Side) -> Flows {
+    let outside = endpoints(cluster, &Side::Outside(set.clone())).into_iter().next();
+    let other = endpoints(cluster, other).into_iter().next();
+    outside.zip(other).into_iter().collect()
+}
+
+/// `set` cut by what the pod's rules say of it: names of each piece, flows of the pod with it, and
+/// the piece.
+fn pieces(
+    cluster: &Cluster,
+    reach: &Reach<'_>,
+    pod: &PodKey,
+    direction: Direction,
+    set: &CidrSet,
+    sides: &[Endpoint],
+    whole: &[String],
+) -> Vec<(Vec<String>, Flows, CidrSet)> {
+    let set = in_families(set, sides);
+    let class = reach.class_of(pod);
+    let mut cut: Vec<CidrSet> = Vec::new();
+    let mut rest = set.clone();
+    for (addresses, _) in class.map(|id| reach.outside(id, direction).parts).unwrap_or_default() {
+        let piece = addresses.intersection(&set);
+        rest = rest.difference(&piece);
+        if !piece.is_empty() {
+            cut.push(piece);
+        }
+    }
+    if !rest.is_empty() {
+        cut.push(rest);
+    }
+    let alone = cut.len() == 1;
+    let piece = |piece: CidrSet| {
+        let nets = Family::BOTH.into_iter().flat_map(|family| piece.networks(family));
+        let names = if alone { whole.to_vec() } else { nets.map(|net| net.to_string()).collect() };
+        let mut flows = Vec::new();
+        for outside in endpoints(cluster, &Side::Outside(piece.clone())) {
+            for side in sides {
+                if can_meet(side.address(), outside.address()) {
+                    flows.push((side.clone(), outside.clone()));
+                }
+            }
+        }
+        (names, flows, piece)
+    };
+    cut.into_iter().map(piece).collect()
+}
+
+/// The addresses of `set` that the pod can meet at all.
+fn in_families(set: &CidrSet, sides: &[Endpoint]) -> CidrSet {
+    let mut met = CidrSet::default();
+    for family in Family::BOTH {
+        let meets = |side: &Endpoint| side.address().is_none_or(|a| Family::of(a) == family);
+        if sides.iter().any(meets) {
+            met = met.union(&set.of_family(family));
+        }
+    }
+    met
+}

@@ -1,0 +1,239 @@
+//! One question between two sides: verdict, decisions, near misses.
+//!
+//! ```text
+//! parties ──► groups: pods of one class, nodes, addresses that rules treat alike
+//! each pair of groups × family × port ──► Part: flow, verdict, allowed ports, explanation
+//! parts ──► Answer: Allowed when all are, Denied when all are, else Mixed
+//! ```
+
+mod groups;
+
+use policy_engine::cidr::CidrSet;
+use policy_engine::evaluate::Verdict as Flowed;
+use policy_engine::explain::{Explanation, explain};
+use policy_engine::flow::{Endpoint, Flow, Traffic};
+use policy_engine::model::{Direction, Pod};
+use policy_engine::policy::{PortMatch, Ports};
+use policy_engine::port::Protocol;
+use policy_engine::reach::{PortSet, Reach};
+use policy_engine::world::World;
+
+use self::groups::{Pair, pairs};
+use crate::endpoint::{PortAsked, Resolved};
+use crate::model::Cluster;
+
+/// What can be said about a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Verdict {
+    /// It can be opened.
+    Allowed,
+    /// It cannot.
+    Denied,
+    /// Some of what was asked for is allowed, some is not.
+    Mixed,
+    /// Something that decides it is not known.
+    Undetermined,
+}
+
+/// The answer to one question.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Who connects.
+    pub source: String,
+    /// Who is asked.
+    pub destination: String,
+    /// The verdict of all parts together.
+    pub verdict: Verdict,
+    /// One for each pair of groups that policies tell apart; never empty.
+    pub parts: Vec<Part>,
+    /// What was odd or assumed.
+    pub notes: Vec<String>,
+}
+
+/// The answer for sources and destinations that policies treat alike.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Who connects.
+    pub sources: Vec<String>,
+    /// Who is asked.
+    pub destinations: Vec<String>,
+    /// The port that was asked for; `None`: every one.
+    pub asked: Option<PortAsked>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What is allowed of all that was asked for.
+    pub allowed: PortSet,
+    /// The flow that stands for the part.
+    pub flow: Flow,
+    /// Why.
+    pub explanation: Explanation,
+    /// The addresses that the side outside stands for, if one is outside.
+    pub outside: Option<CidrSet>,
+    /// What was odd about it.
+    pub notes: Vec<String>,
+}
+
+impl Part {
+    /// What both sides decided.
+    #[must_use]
+    pub fn decisions(&self) -> &Flowed {
+        &self.explanation.verdict
+    }
+}
+
+/// Judges everything that was asked between two sides.
+#[must_use]
+pub fn judge(
+    cluster: &Cluster,
+    reach: &Reach<'_>,
+    source: &Resolved,
+    destination: &Resolved,
+) -> Answer {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut notes: Vec<String> = source.notes.iter().chain(&destination.notes).cloned().collect();
+    for pair in pairs(cluster, reach, source, destination) {
+        if !pair.meets {
+            let (from, to) = (pair.sources.join(", "), pair.destinations.join(", "));
+            notes.push(format!("{from} and {to} have no address family in common"));
+        }
+        for part in judge_pair(cluster, reach, &pair) {
+            // Families that fare alike are one part.
+            let same = parts.iter_mut().find(|known| {
+                (&known.sources, &known.destinations) == (&part.sources, &part.destinations)
+                    && known.asked == part.asked
+                    && known.allowed == part.allowed
+                    && known.explanation == part.explanation
+            });
+            if same.is_none() {
+                parts.push(part);
+            }
+        }
+    }
+    let verdict = overall(&parts);
+    let (source, destination) = (source.name.clone(), destination.name.clone());
+    notes.dedup();
+    Answer { source, destination, verdict, parts, notes }
+}
+
+fn overall(parts: &[Part]) -> Verdict {
+    let has = |verdict| parts.iter().any(|part| part.verdict == verdict);
+    let (allowed, denied) = (has(Verdict::Allowed), has(Verdict::Denied));
+    match (has(Verdict::Mixed) || (allowed && denied), has(Verdict::Undetermined)) {
+        (true, _) => Verdict::Mixed,
+        (false, true) => Verdict::Undetermined,
+        (false, false) if allowed => Verdict::Allowed,
+        // Without any pair of addresses nothing can be opened.
+        (false, false) => Verdict::Denied,
+    }
+}
+
+fn judge_pair(cluster: &Cluster, reach: &Reach<'_>, pair: &Pair) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for (source, destination) in &pair.flows {
+        let reachable =
+            if pair.meets { reach.between(source, destination) } else { PortSet::default() };
+        let asked: Vec<Option<&PortAsked>> =
+            if pair.ports.is_empty() { vec![None] } else { pair.ports.iter().map(Some).collect() };
+        for port in asked {
+            let traffic = match port {
+                Some(port) => Traffic::Port(port.protocol, port.number),
+                None => telling(&cluster.world, destination, &reachable),
+            };
+            let flow = Flow { source: source.clone(), destination: destination.clone(), traffic };
+            let explanation = explain(&cluster.world, &flow);
+            let allowed = match port {
+                Some(_) => reachable.intersection(&PortSet::of(traffic)),
+                None => reachable.clone(),
+            };
+            let mut part = Part {
+                sources: pair.sources.clone(),
+                destinations: pair.destinations.clone(),
+                asked: port.cloned(),
+                verdict: verdict(&allowed, port.is_some()),
+                allowed,
+                flow,
+                explanation,
+                outside: pair.outside.clone(),
+                notes: Vec::new(),
+            };
+            qualify(&cluster.world, &mut part);
+            parts.push(part);
+        }
+    }
+    parts
+}
+
+fn verdict(allowed: &PortSet, one_port: bool) -> Verdict {
+    if allowed.is_empty() {
+        Verdict::Denied
+    } else if one_port || Protocol::ALL.iter().all(|protocol| allowed.is_whole(*protocol)) {
+        Verdict::Allowed
+    } else {
+        Verdict::Mixed
+    }
+}
+
+/// The port that tells most when none was asked for: one that is allowed, else one that the
+/// destination has a name for, else one that a rule speaks of.
+fn telling(world: &World, destination: &Endpoint, allowed: &PortSet) -> Traffic {
+    if let Some((protocol, range)) = allowed.iter().next().filter(|_| !allowed.is_everything()) {
+        return Traffic::Port(protocol, range.first());
+    }
+    let pod = match destination {
+        Endpoint::Pod(key, _) => world.pods().get(key),
+        Endpoint::Node(..) | Endpoint::External(_) => None,
+    };
+    if let Some(port) = pod.and_then(|pod| pod.ports.first()) {
+        return Traffic::Port(port.protocol, port.number);
+    }
+    let rules = pod.into_iter().flat_map(|pod| rules_of(world, pod));
+    let mut numbers = rules.filter_map(|ports| match ports {
+        PortMatch::Numbers(protocol, range) => Some((*protocol, range.first().max(1))),
+        PortMatch::Named(..) | PortMatch::Invalid => None,
+    });
+    let (protocol, port) = numbers.next().unwrap_or((Protocol::Tcp, 80));
+    Traffic::Port(protocol, port)
+}
+
+fn rules_of<'w>(world: &'w World, pod: &'w Pod) -> impl Iterator<Item = &'w PortMatch> {
+    let selecting =
+        world.policies_in(&pod.key.namespace).filter(|policy| policy.subject.matches(&pod.labels));
+    let rules = selecting.flat_map(|policy| policy.rules(Direction::Ingress).unwrap_or_default());
+    rules.flat_map(|rule| match &rule.ports {
+        Ports::Any => &[],
+        Ports::Listed(items) => items.as_slice(),
+    })
+}
+
+/// Says what the answer depends on that is not known.
+fn qualify(world: &World, part: &mut Part) {
+    let pod = |side: &Endpoint| match side {
+        Endpoint::Pod(key, _) => world.pods().get(key),
+        Endpoint::Node(..) | Endpoint::External(_) => None,
+    };
+    let (source, destination) = (pod(&part.flow.source), pod(&part.flow.destination));
+    let on_host = |pod: Option<&std::sync::Arc<Pod>>| pod.is_some_and(|pod| pod.host_network);
+    if on_host(source) || on_host(destination) {
+        part.notes.push(
+            "a hostNetwork pod that is on no node yet: policies will see its node's address"
+                .to_owned(),
+        );
+    }
+    if matches!(part.flow.source, Endpoint::Node(..))
+        && part.verdict != Verdict::Allowed
+        && destination.is_some_and(|pod| pod.takes_part() && pod.node.is_none())
+    {
+        part.verdict = Verdict::Undetermined;
+        part.notes.push("the pod is on no node yet; a node always reaches its own pods".to_owned());
+    }
+    let misses = part.explanation.egress.iter().chain(&part.explanation.ingress);
+    let unaddressed = misses
+        .flat_map(|miss| &miss.peers)
+        .any(|peer| matches!(peer, policy_engine::explain::PeerMiss::NoAddress));
+    if unaddressed {
+        part.notes.push(
+            "a pod has no address yet, so no ipBlock matches it; with one, a rule may admit it"
+                .to_owned(),
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! `kubectl whatif`: who reaches whom, and why, before anything is applied.
+//!
+//! ```text
+//! args ──► source: files (later: a live cluster) ──► model::Inventory   objects by name
+//!                       --with, --without ─────────►       │
+//!                                                    model::Cluster     world + workloads
+//!          endpoint: words of the user ──────────────►     │
+//!                                                    judge, command     questions and answers
+//!                                                          │
+//!                                                    output             text, JSON, YAML, …
+//! ```
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`args`] | the command line, and nothing that acts on it |
+//! | [`source`] | where objects come from; the only place that reads files |
+//! | [`model`] | objects by name, and the cluster that they make: pods, workloads, Services |
+//! | [`endpoint`] | the words by which a user names one side of a connection |
+//! | [`judge`] | one question between two sides: verdict, decisions, near misses |
+//! | [`command`] | one file per subcommand |
+//! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
+
+pub mod args;
+pub mod command;
+pub mod endpoint;
+pub mod judge;
+pub mod model;
+pub mod output;
+pub mod source;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// The answer is yes, or there is nothing to tell.
+pub const YES: u8 = 0;
+/// The answer is no.
+pub const NO: u8 = 1;
+/// The tool failed: no answer.
+pub const FAILED: u8 = 2;
+/// Neither yes nor no: it depends, or it cannot be told.
+pub const MIXED: u8 = 3;
+
+/// Reads the command line, answers on standard output, tells on standard error what was odd.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are answers; everything else is a question that was not understood.
+            let code = if error.use_stderr() { FAILED } else { YES };
+            return if error.print().is_ok() { code.into() } else { FAILED.into() };
+        }
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let answered = command::run(args, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
+    match answered {
+        Ok(code) => code.into(),
+        // Whoever reads had enough, as `head` does.
+        Err(error) if is_broken_pipe(&error) => YES.into(),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            FAILED.into()
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(broken)
+            || cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind)
+                == Some(io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,190 @@
+//! Objects by kind and name, as they were read: what `--with` and `--without` change.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use policy_engine::labels::Str;
+use policy_engine::model::Change;
+use portcullis_crds::convert::inventory::{Item, item};
+use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use portcullis_crds::manifest::Document;
+use serde_json::Value;
+
+use super::reference::{kind_by_word, nearest};
+
+/// What an object is called.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ObjectName {
+    /// Its kind in lower case, as `networkpolicy`.
+    pub kind: String,
+    /// Its namespace; empty for nodes and namespaces.
+    pub namespace: Str,
+    /// Its name.
+    pub name: Str,
+}
+
+impl ObjectName {
+    fn new(kind: &str, namespace: &str, name: &str) -> Self {
+        Self { kind: kind.to_lowercase(), namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The same, in `namespace` where it names none and its kind needs one.
+    #[must_use]
+    pub fn or_in(self, namespace: &str) -> Self {
+        let cluster_wide = ["node", "namespace"].contains(&self.kind.as_str());
+        let lacks = self.namespace.is_empty() && !cluster_wide;
+        if lacks { Self { namespace: namespace.into(), ..self } } else { self }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_ref() {
+            "" => write!(formatter, "{}/{}", self.kind, self.name),
+            namespace => write!(formatter, "{}/{namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+impl FromStr for ObjectName {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (kind, namespace, name) = match parts.as_slice() {
+            [kind, name] => (*kind, "", *name),
+            [kind, namespace, name] => (*kind, *namespace, *name),
+            _ => bail!("`{text}` is no object: write KIND/NAMESPACE/NAME"),
+        };
+        let kind = kind_by_word(kind).unwrap_or(kind);
+        Ok(Self::new(kind, namespace, name))
+    }
+}
+
+/// One object, and where it is written.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// What it is.
+    pub item: Item,
+    /// Where it is written; `None` for an object of an API server.
+    pub document: Option<Arc<Document>>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+/// All objects by name.
+#[derive(Clone, Default, Debug)]
+pub struct Inventory {
+    objects: BTreeMap<ObjectName, Object>,
+    /// What is wrong with objects that have no name.
+    nameless: Vec<Diagnostic>,
+}
+
+/// Kinds of policies that answers would have to heed, and do not yet.
+const OTHER_POLICIES: [&str; 7] = [
+    "AdminNetworkPolicy",
+    "BaselineAdminNetworkPolicy",
+    "CiliumClusterwideNetworkPolicy",
+    "CiliumNetworkPolicy",
+    "ClusterDefaultNetworkPolicy",
+    "ClusterNetworkPolicy",
+    "GlobalNetworkPolicy",
+];
+
+impl Inventory {
+    /// Adds or replaces the object of a file.
+    pub fn add_document(&mut self, document: Document, default_namespace: &str) {
+        let (item, diagnostics) = item(document.value(), Some(&document), default_namespace);
+        self.add(item, Some(Arc::new(document)), diagnostics);
+    }
+
+    /// Adds or replaces an object of an API server.
+    pub fn add_value(&mut self, value: &Value, default_namespace: &str) {
+        let (item, diagnostics) = item(value, None, default_namespace);
+        self.add(item, None, diagnostics);
+    }
+
+    /// Removes an object.
+    ///
+    /// # Errors
+    /// When it is not there; names the nearest one that is.
+    pub fn remove(&mut self, name: &ObjectName) -> Result<()> {
+        if self.objects.remove(name).is_some() {
+            return Ok(());
+        }
+        let wanted = name.to_string();
+        let known: Vec<String> = self.objects.keys().map(ToString::to_string).collect();
+        let near = nearest(&wanted, known.iter().map(String::as_str));
+        let hint = near.first().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+        bail!("--without {wanted}: there is no such object{hint}")
+    }
+
+    /// All objects in the order of their names.
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectName, &Object)> {
+        self.objects.iter()
+    }
+
+    /// What the object of that name is.
+    #[must_use]
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
+        self.objects.get(&ObjectName::new(kind, namespace, name))
+    }
+
+    /// What is wrong with the objects.
+    #[must_use]
+    pub fn diagnostics(&self) -> Vec<Diagnostic> {
+        let objects = self.objects.values().flat_map(|object| &object.diagnostics);
+        self.nameless.iter().chain(objects).cloned().collect()
+    }
+
+    fn add(&mut self, item: Item, document: Option<Arc<Document>>, mut found: Vec<Diagnostic>) {
+        if let Item::Foreign { kind, .. } = &item
+            && OTHER_POLICIES.contains(&kind.as_str())
+        {
+            found.push(Diagnostic {
+                severity: Severity::Warning,
+                source: document.as_ref().map(|document| document.origin()),
+                object: kind.clone(),
+                field: String::new(),
+                message: "is not understood yet; answers leave it out".to_owned(),
+            });
+        }
+        let Some(name) = name(&item) else {
+            self.nameless.extend(found);
+            return;
+        };
+        if let (Some(old), Some(new)) = (self.objects.get(&name), &document)
+            && let Some(old) = &old.document
+            && old.origin().file == new.origin().file
+        {
+            found.push(Diagnostic {
+                severity: Severity::Warning,
+                source: Some(new.origin()),
+                object: name.to_string(),
+                field: String::new(),
+                message: format!("is given before, at {}; this one is used", old.origin()),
+            });
+        }
+        self.objects.insert(name, Object { item, document, diagnostics: found });
+    }
+}
+
+fn name(item: &Item) -> Option<ObjectName> {
+    Some(match item {
+        Item::Object(Change::Namespace(name, _)) => ObjectName::new("namespace", "", name),
+        Item::Object(Change::Node(name, _)) => ObjectName::new("node", "", name),
+        Item::Object(Change::NetworkPolicy(key, _)) => {
+            ObjectName::new("networkpolicy", &key.namespace, &key.name)
+        }
+        Item::Object(Change::Pod(key, _)) => ObjectName::new("pod", &key.namespace, &key.name),
+        Item::Pod(pod, _) => ObjectName::new("pod", &pod.key.namespace, &pod.key.name),
+        Item::Workload(workload) => {
+            let key = &workload.template.key;
+            ObjectName::new(workload.kind.lower(), &key.namespace, &key.name)
+        }
+        Item::Service(service) => ObjectName::new("service", &service.namespace, &service.name),
+        Item::Foreign { .. } | Item::Unusable => return None,
+    })
+}

@@ -1,0 +1,201 @@
+//! The cluster that objects make: a world for the engine, and the workloads that people speak of.
+
+mod inventory;
+mod owners;
+mod reference;
+mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use policy_engine::labels::Str;
+use policy_engine::model::{Change, Direction, Pod, PodKey};
+use policy_engine::policy::PolicyKey;
+use policy_engine::world::{Options, World};
+use portcullis_crds::convert::assumed_namespace;
+use portcullis_crds::convert::inventory::Item;
+use portcullis_crds::convert::service::Service;
+use portcullis_crds::convert::workload::{Workload as Template, WorkloadKind};
+use portcullis_crds::diagnostic::Origin;
+use portcullis_crds::manifest::Document;
+
+pub use inventory::{Inventory, Object, ObjectName};
+pub use reference::{WorkloadRef, kind_by_word, nearest};
+pub use units::{Unit, Units};
+
+/// How many names a note writes out.
+const NAMES_SHOWN: usize = 5;
+
+/// A cluster as questions see it.
+pub struct Cluster {
+    /// What the engine judges by.
+    pub world: World,
+    /// Every workload, and every pod without one, with its pods.
+    pub workloads: BTreeMap<WorkloadRef, Workload>,
+    /// All Services by namespace and name.
+    pub services: BTreeMap<(Str, Str), Service>,
+    /// What was assumed, for people.
+    pub notes: Vec<String>,
+    documents: BTreeMap<PolicyKey, Arc<Document>>,
+    workload_of: BTreeMap<PodKey, WorkloadRef>,
+}
+
+/// The pods of one workload.
+#[derive(Clone, Default, Debug)]
+pub struct Workload {
+    /// The pods in the world.
+    pub pods: Vec<PodKey>,
+    /// Whether they do not run: they stand for what the template would make.
+    pub would_be: bool,
+}
+
+impl Cluster {
+    /// The cluster of all objects of an inventory.
+    #[must_use]
+    pub fn new(inventory: &Inventory, options: Options) -> Self {
+        let mut cluster = Self {
+            world: World::new(options),
+            workloads: BTreeMap::new(),
+            services: BTreeMap::new(),
+            notes: Vec::new(),
+            documents: BTreeMap::new(),
+            workload_of: BTreeMap::new(),
+        };
+        let mut templates = Vec::new();
+        for (_, object) in inventory.objects() {
+            match &object.item {
+                Item::Object(change) => cluster.add_object(change.clone(), object),
+                Item::Pod(pod, owner) => {
+                    let workload = owners::of_pod(inventory, pod, owner.as_ref());
+                    cluster.add_pod(pod.clone(), workload, false);
+                }
+                Item::Workload(template) => templates.push(template),
+                Item::Service(service) => {
+                    let key = (service.namespace.clone(), service.name.clone());
+                    cluster.services.insert(key, service.clone());
+                }
+                Item::Foreign { .. } | Item::Unusable => {}
+            }
+        }
+        for template in templates {
+            cluster.add_template(inventory, template);
+        }
+        cluster.assume_namespaces();
+        cluster
+    }
+
+    /// What a pod is called: its workload, unless that is the pod itself.
+    #[must_use]
+    pub fn workload_of(&self, pod: &PodKey) -> Option<&WorkloadRef> {
+        self.workload_of.get(pod)
+    }
+
+    /// A pod by itself: `shop/pod/a`; one that does not run yet is called as its workload.
+    #[must_use]
+    pub fn pod_ref(&self, pod: &PodKey) -> String {
+        let workload = self.workload_of.get(pod);
+        let would_be = |name: &&WorkloadRef| self.workloads.get(*name).is_some_and(|w| w.would_be);
+        match workload.filter(would_be) {
+            Some(workload) => workload.to_string(),
+            None => format!("{}/pod/{}", pod.namespace, pod.name),
+        }
+    }
+
+    /// Where a rule of a policy is written, or the field at `below` (`/from/0`) in it.
+    #[must_use]
+    pub fn origin(
+        &self,
+        policy: &PolicyKey,
+        direction: Direction,
+        rule: usize,
+        below: &str,
+    ) -> Option<Origin> {
+        let document = self.documents.get(policy)?;
+        let list = match direction {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        };
+        Some(document.origin_at(&format!("/spec/{list}/{}{below}", rule.checked_sub(1)?)))
+    }
+
+    /// Where a policy is written.
+    #[must_use]
+    pub fn policy_origin(&self, policy: &PolicyKey) -> Option<Origin> {
+        Some(self.documents.get(policy)?.origin())
+    }
+
+    fn add_object(&mut self, change: Change, object: &Object) {
+        if let (Change::NetworkPolicy(key, Some(_)), Some(document)) = (&change, &object.document) {
+            self.documents.insert(key.clone(), document.clone());
+        }
+        self.world.apply(change);
+    }
+
+    fn add_pod(&mut self, pod: Arc<Pod>, workload: WorkloadRef, would_be: bool) {
+        let key = pod.key.clone();
+        let found = self.workloads.entry(workload.clone()).or_default();
+        found.pods.push(key.clone());
+        found.would_be |= would_be;
+        self.workload_of.insert(key.clone(), workload);
+        self.world.apply(Change::Pod(key, Some(pod)));
+    }
+
+    /// Lets a template stand for the pods that it would make, unless some of them are here.
+    ///
+    /// Two replicas stand for all: what one of them may open at another is a question too.
+    fn add_template(&mut self, inventory: &Inventory, template: &Template) {
+        let key = &template.template.key;
+        let own = WorkloadRef::new(&key.namespace, template.kind.lower(), &key.name);
+        let workload = owners::top(inventory, &own, template.owner.as_ref());
+        let runs = self.workloads.get(&workload).is_some_and(|known| {
+            let pods = known.pods.iter().filter_map(|pod| self.world.pods().get(pod));
+            known.would_be || pods.into_iter().any(|pod| pod.host_network || pod.takes_part())
+        });
+        // Old ReplicaSets of a Deployment, and Jobs that are done, make no more pods.
+        let left_over = workload != own
+            && inventory.get(&workload.kind, &workload.namespace, &workload.name).is_some();
+        if runs || left_over || template.finished {
+            return;
+        }
+        let replicas = if template.replicas == Some(1) { 1 } else { 2 };
+        for number in 1..=replicas {
+            // No object can be called so: names have no `/`.
+            let name = format!("{}/{}#{number}", template.kind.lower(), key.name);
+            let key = PodKey::new(&key.namespace, &name);
+            let pod = Pod { key, ..template.template.clone() };
+            self.add_pod(Arc::new(pod), workload.clone(), true);
+        }
+        if template.replicas == Some(0) && template.kind != WorkloadKind::ReplicaSet {
+            self.notes.push(format!("{workload} has no replicas; it stands for pods to come"));
+        }
+    }
+
+    fn assume_namespaces(&mut self) {
+        let pods = self.world.pods().keys().map(|key| &key.namespace);
+        let policies = self.world.policies().keys().map(|key| &key.namespace);
+        let services = self.services.keys().map(|(namespace, _)| namespace);
+        let named: BTreeSet<Str> = pods.chain(policies).chain(services).cloned().collect();
+        let mut missing = Vec::new();
+        for name in named {
+            if !self.world.namespaces().contains_key(&name) {
+                let assumed = assumed_namespace(&name);
+                missing.push(name.to_string());
+                self.world.apply(Change::Namespace(name, Some(assumed)));
+            }
+        }
+        if !missing.is_empty() {
+            let (noun, them) = match missing.len() {
+                1 => ("Namespace", "it"),
+                _ => ("Namespaces", "them"),
+            };
+            let more = missing.len().saturating_sub(NAMES_SHOWN);
+            missing.truncate(NAMES_SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            self.notes.push(format!(
+                "no {noun} {}{more} in the source; assumed without labels, so namespaceSelectors \
+                 match {them} by name only",
+                missing.join(", ")
+            ));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Units: what one entry of a map stands for, each in one class of the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use policy_engine::labels::Str;
+use policy_engine::model::PodKey;
+use policy_engine::reach::{ClassId, Reach};
+
+use super::Cluster;
+use crate::args::By;
+
+/// A workload, or a pod, that is treated as one.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Unit {
+    /// The namespace.
+    pub namespace: Str,
+    /// What it is called.
+    pub name: Arc<str>,
+    /// How many pods it stands for, as far as the world has them.
+    pub pods: usize,
+}
+
+/// All units, by the class of their pods.
+pub struct Units {
+    /// Per class: its units in the order of their names.
+    pub of_class: Vec<Vec<Unit>>,
+}
+
+impl Units {
+    /// The units of a cluster. Workloads whose pods are of different classes are told pod by pod,
+    /// for one name cannot stand for two answers.
+    #[must_use]
+    pub fn new(cluster: &Cluster, reach: &Reach<'_>, by: By) -> Self {
+        let mut classes_of: BTreeMap<&super::WorkloadRef, BTreeSet<ClassId>> = BTreeMap::new();
+        for (id, class) in reach.classes().iter().enumerate() {
+            for workload in class.pods.iter().filter_map(|pod| cluster.workload_of(pod)) {
+                classes_of.entry(workload).or_default().insert(id);
+            }
+        }
+        let name = |pod: &PodKey| match cluster.workload_of(pod) {
+            Some(workload)
+                if by != By::Pod && classes_of.get(workload).is_some_and(|ids| ids.len() == 1) =>
+            {
+                workload.to_string()
+            }
+            _ => cluster.pod_ref(pod),
+        };
+        let of_class = reach.classes().iter().map(|class| {
+            let mut units: BTreeMap<String, Unit> = BTreeMap::new();
+            for pod in &class.pods {
+                let name = name(pod);
+                let unit = units.entry(name).or_insert_with_key(|name| Unit {
+                    namespace: pod.namespace.clone(),
+                    name: name.as_str().into(),
+                    pods: 0,
+                });
+                unit.pods += 1;
+            }
+            units.into_values().collect()
+        });
+        Self { of_class: of_class.collect() }
+    }
+
+    /// How many units there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.of_class.iter().map(Vec::len).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The units of a class.
+    #[must_use]
+    pub fn of(&self, class: ClassId) -> &[Unit] {
+        self.of_class.get(class).map_or(&[], Vec::as_slice)
+    }
+}

@@ -1,0 +1,282 @@
+//! One verdict in words: the answer, both directions, the closest rule, what to do.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use policy_engine::evaluate::{Decision, Reason, RuleRef};
+use policy_engine::explain::NearMiss;
+use policy_engine::flow::{Endpoint, Traffic};
+use policy_engine::model::Direction;
+use policy_engine::policy::PolicyKey;
+use portcullis_crds::diagnostic::Origin;
+
+use super::advice::advice;
+use super::names::short;
+use crate::judge::{Answer, Part, Verdict};
+use crate::model::Cluster;
+use crate::output::excerpt::{Mark, excerpt};
+use crate::output::words;
+
+/// How many parts are told before the rest is counted.
+const PARTS_SHOWN: usize = 8;
+
+/// Writes an answer; with `explain` every rule, and excerpts of the manifests in `texts`.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn check(
+    cluster: &Cluster,
+    answer: &Answer,
+    texts: Option<&BTreeMap<Arc<str>, String>>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let (source, destination) = (short(&answer.source), short(&answer.destination));
+    if let [part] = answer.parts.as_slice() {
+        writeln!(out, "{}", headline(part))?;
+        details(cluster, part, texts, out)?;
+    } else {
+        writeln!(
+            out,
+            "{:?}: {source} to {destination}, in {} parts.",
+            answer.verdict,
+            answer.parts.len()
+        )?;
+        // What fails comes first: it is what people look for.
+        let mut parts: Vec<&Part> = answer.parts.iter().collect();
+        parts.sort_by_key(|part| part.verdict == Verdict::Allowed);
+        for part in parts.iter().take(PARTS_SHOWN) {
+            writeln!(out, "\n{}", headline(part))?;
+            details(cluster, part, texts, out)?;
+        }
+        let more = parts.len().saturating_sub(PARTS_SHOWN);
+        if more > 0 {
+            writeln!(out, "\n… and {more} more parts; -o json tells all.")?;
+        }
+    }
+    let denied = answer.parts.iter().any(|part| part.verdict == Verdict::Denied);
+    if denied && texts.is_none() {
+        writeln!(out, "\n--explain shows every rule and its lines.")?;
+    }
+    Ok(())
+}
+
+fn headline(part: &Part) -> String {
+    let (from, to) = (from(part), to(part));
+    let verdict = part.verdict;
+    let Some(asked) = &part.asked else {
+        return match verdict {
+            Verdict::Denied => format!("Denied: {from} may open nothing at {to}."),
+            Verdict::Allowed => {
+                format!("Allowed: {from} may open {} at {to}.", words::ports(&part.allowed))
+            }
+            Verdict::Mixed | Verdict::Undetermined => format!(
+                "{verdict:?}: {from} may open {} at {to}, and nothing else.",
+                words::ports(&part.allowed)
+            ),
+        };
+    };
+    let port_words = words::port(asked.protocol, asked.number);
+    let via = asked.service_port.filter(|service| *service != asked.number);
+    let via = via.map(|number| format!(" (the Service's {number})")).unwrap_or_default();
+    match verdict {
+        Verdict::Denied => format!("Denied: {from} may not open {port_words}{via} at {to}."),
+        Verdict::Undetermined => {
+            format!("Undetermined: whether {from} may open {port_words}{via} at {to}.")
+        }
+        Verdict::Allowed | Verdict::Mixed => {
+            format!("Allowed: {from} may open {port_words}{via} at {to}.")
+        }
+    }
+}
+
+fn from(part: &Part) -> String {
+    side(&part.flow.source, &part.sources, part)
+}
+
+fn to(part: &Part) -> String {
+    side(&part.flow.destination, &part.destinations, part)
+}
+
+fn side(side: &Endpoint, names: &[String], part: &Part) -> String {
+    match (side, &part.outside) {
+        (Endpoint::External(_), Some(set)) if names.len() > 1 => words::addresses(set),
+        _ => list(names),
+    }
+}
+
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| short(name)).collect();
+    let shown = shown.join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+fn details(
+    cluster: &Cluster,
+    part: &Part,
+    texts: Option<&BTreeMap<Arc<str>, String>>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    writeln!(out)?;
+    let judged = part.decisions();
+    let sides = [
+        (
+            Direction::Egress,
+            &judged.egress,
+            &part.explanation.egress,
+            from(part),
+            &part.flow.source,
+        ),
+        (
+            Direction::Ingress,
+            &judged.ingress,
+            &part.explanation.ingress,
+            to(part),
+            &part.flow.destination,
+        ),
+    ];
+    for (direction, decision, misses, names, side) in &sides {
+        let direction = *direction;
+        let word = direction.as_str().to_lowercase();
+        let allowed = if decision.is_allowed() { "allowed" } else { "denied" };
+        writeln!(out, "  {word:<8} {allowed:<8} {}", why(decision, names, side))?;
+        if let Some(closest) = misses.first() {
+            near_miss(cluster, direction, closest, part.flow.traffic, "closest is ", out)?;
+        }
+        if texts.is_some() {
+            for miss in misses.iter().skip(1) {
+                near_miss(cluster, direction, miss, part.flow.traffic, "", out)?;
+            }
+        }
+    }
+    if part.asked.is_none() && part.verdict == Verdict::Denied {
+        writeln!(out, "  (explained for {})", part.flow.traffic)?;
+    }
+    for note in &part.notes {
+        writeln!(out, "  note: {note}")?;
+    }
+    let passes = judged.is_allowed();
+    for (direction, decision, misses, ..) in &sides {
+        // Of a connection that fails, only what makes it fail.
+        let tells = passes || !decision.is_allowed();
+        if let Some(texts) = texts.filter(|_| tells) {
+            excerpts(cluster, *direction, decision, misses, part.flow.traffic, texts, out)?;
+        }
+    }
+    for (direction, decision, misses, ..) in &sides {
+        if !decision.is_allowed() {
+            writeln!(out)?;
+            for line in advice(cluster, *direction, misses, part) {
+                writeln!(out, "  {line}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
+    let isolated = policies(&decision.isolated_by);
+    match decision.reason {
+        Reason::NoSubject => {
+            let what = match side {
+                Endpoint::Pod(..) => "uses the network of its node",
+                Endpoint::Node(..) => "is no pod",
+                Endpoint::External(_) => "is outside the cluster",
+            };
+            format!("{name} {what}: no policy is about it")
+        }
+        Reason::NotIsolated => format!("no policy isolates {name}"),
+        Reason::RuleAdmits => {
+            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
+            format!("admitted by {}", rules.join(", "))
+        }
+        Reason::SamePod => "a pod always reaches itself".to_owned(),
+        Reason::OwnNode => "a node always reaches its pods".to_owned(),
+        Reason::EgressToOwnNode => "egress to the own node is exempt, by choice".to_owned(),
+        Reason::NoRuleAdmits => format!("isolated by {isolated}; no rule admits"),
+    }
+}
+
+fn policies(keys: &[PolicyKey]) -> String {
+    keys.iter().map(PolicyKey::to_string).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn rule(rule: &RuleRef) -> String {
+    format!("{} rule {}", rule.policy, rule.rule)
+}
+
+/// A rule and every part of it that failed, indented below its direction.
+fn near_miss(
+    cluster: &Cluster,
+    direction: Direction,
+    miss: &NearMiss,
+    traffic: Traffic,
+    prefix: &str,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    const INDENT: &str = "                    ";
+    let origin = cluster.origin(&miss.rule.policy, direction, miss.rule.rule, "");
+    let origin = origin.map(|origin| format!(" ({origin})")).unwrap_or_default();
+    writeln!(out, "{INDENT}{prefix}{}{origin}", rule(&miss.rule))?;
+    let peers = miss.peers.iter().map(|peer| ("peer", words::peer_miss(peer)));
+    let ports = miss.ports.iter().map(|port| ("port", words::port_miss(port, traffic)));
+    for (number, (what, words)) in numbered(peers).chain(numbered(ports)) {
+        writeln!(out, "{INDENT}  {what} {number} {words}")?;
+    }
+    Ok(())
+}
+
+fn numbered<T>(items: impl Iterator<Item = T>) -> impl Iterator<Item = (usize, T)> {
+    items.enumerate().map(|(index, item)| (index + 1, item))
+}
+
+/// The lines of the closest rule, or of the rule that admits.
+fn excerpts(
+    cluster: &Cluster,
+    direction: Direction,
+    decision: &Decision,
+    misses: &[NearMiss],
+    traffic: Traffic,
+    texts: &BTreeMap<Arc<str>, String>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let peers_list = match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    };
+    let mut marks: Vec<(Origin, String)> = Vec::new();
+    let mut mark = |rule: &RuleRef, below: &str, label: String| {
+        marks.extend(cluster.origin(&rule.policy, direction, rule.rule, below).map(|o| (o, label)));
+    };
+    let title = if let Some(closest) = misses.first() {
+        for (at, peer) in closest.peers.iter().enumerate() {
+            mark(&closest.rule, &format!("/{peers_list}/{at}"), words::peer_miss(peer));
+        }
+        for (at, port) in closest.ports.iter().enumerate() {
+            let below = format!("/ports/{at}");
+            mark(&closest.rule, &below, words::port_miss(port, traffic));
+        }
+        format!("closest is {} ({direction})", rule(&closest.rule))
+    } else if let Some(admitting) = decision.decided_by.first() {
+        mark(admitting, "", "this rule admits".to_owned());
+        format!("admitted by {} ({direction})", rule(admitting))
+    } else if let Some(isolating) = decision.isolated_by.first().filter(|_| !decision.is_allowed())
+    {
+        let origin = cluster.policy_origin(isolating);
+        marks.extend(origin.map(|origin| (origin, "isolates, and has no rule".to_owned())));
+        format!("isolated by {isolating} ({direction})")
+    } else {
+        return Ok(());
+    };
+    let Some(text) = marks.first().and_then(|(origin, _)| texts.get(&origin.file)) else {
+        return Ok(());
+    };
+    let marks: Vec<Mark<'_>> =
+        marks.iter().map(|(origin, label)| Mark { origin, label: label.clone() }).collect();
+    match excerpt(&title, text, &marks) {
+        Some(shown) => writeln!(out, "\n{shown}"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,164 @@
+//! Words for ports, selectors and near misses, the same in every output.
+
+use policy_engine::cidr::{CidrSet, Family};
+use policy_engine::explain::{PeerMiss, PortMiss};
+use policy_engine::flow::Traffic;
+use policy_engine::labels::{Labels, Str};
+use policy_engine::port::Protocol;
+use policy_engine::reach::PortSet;
+use policy_engine::selector::{Operator, Requirement};
+
+/// Ports as a person writes them: `80/TCP`, `8000-8999/TCP, all UDP`, `every port`.
+#[must_use]
+pub fn ports(set: &PortSet) -> String {
+    if set.is_everything() {
+        return "every port".to_owned();
+    }
+    if set.is_empty() {
+        return "nothing".to_owned();
+    }
+    let mut words: Vec<String> = Vec::new();
+    for (protocol, range) in set.iter() {
+        words.push(if set.is_whole(protocol) {
+            format!("all {protocol}")
+        } else {
+            format!("{range}/{protocol}")
+        });
+    }
+    if set.has_other() {
+        words.push("ICMP".to_owned());
+    }
+    words.join(", ")
+}
+
+/// One port: `80/TCP`.
+#[must_use]
+pub fn port(protocol: Protocol, number: u16) -> String {
+    format!("{number}/{protocol}")
+}
+
+/// Addresses outside: `anywhere`, a few networks, or `0.0.0.0/0 but 10.0.0.0/8`.
+#[must_use]
+pub fn addresses(set: &CidrSet) -> String {
+    const SHOWN: usize = 4;
+    if set.is_everything() {
+        return "anywhere".to_owned();
+    }
+    let few = |nets: &[ipnet::IpNet]| {
+        let more = nets.len().saturating_sub(SHOWN);
+        let shown: Vec<String> = nets.iter().take(SHOWN).map(ToString::to_string).collect();
+        let shown = shown.join(", ");
+        if more > 0 { format!("{shown} and {more} more") } else { shown }
+    };
+    let mut words = Vec::new();
+    for family in Family::BOTH {
+        let inside = set.networks(family);
+        let outside = CidrSet::everything().difference(set).networks(family);
+        let all = CidrSet::everything().networks(family);
+        match (inside.len(), outside.len()) {
+            (0, _) => {}
+            (_, 0) => words.push(few(&all)),
+            (inside, outside) if inside > outside => {
+                let rest = CidrSet::everything().difference(set).networks(family);
+                words.push(format!("{} but {}", few(&all), few(&rest)));
+            }
+            _ => words.push(few(&inside)),
+        }
+    }
+    words.join(", ")
+}
+
+/// The fewest networks that cover a set.
+#[must_use]
+pub fn networks(set: &CidrSet) -> Vec<String> {
+    let nets = Family::BOTH.into_iter().flat_map(|family| set.networks(family));
+    nets.map(|net| net.to_string()).collect()
+}
+
+/// Why a peer does not match: what it wanted and what there is.
+#[must_use]
+pub fn peer_miss(miss: &PeerMiss) -> String {
+    match miss {
+        PeerMiss::NotAPod => "is for pods, and the other side is none".to_owned(),
+        PeerMiss::OtherNamespace { wanted } => format!("is for pods of namespace {wanted}"),
+        PeerMiss::NamespaceLabels { failed, had } => {
+            let had = match had {
+                None => "the namespace is not known".to_owned(),
+                Some(labels) => format!("the namespace has {}", had_of(failed, labels)),
+            };
+            format!("wants a namespace with {}; {had}", requirements(failed))
+        }
+        PeerMiss::PodLabels { failed, had } => {
+            let had = had_of(failed, had);
+            format!("wants a pod with {}; it has {had}", requirements(failed))
+        }
+        PeerMiss::NoAddress => "is an ipBlock, and the pod has no address yet".to_owned(),
+        PeerMiss::OutsideBlock(address) => format!("is an ipBlock without {address}"),
+        PeerMiss::InExcept(address) => format!("is an ipBlock whose except takes out {address}"),
+        PeerMiss::Invalid => "cannot be understood, so it matches nothing".to_owned(),
+    }
+}
+
+/// Why a port does not match.
+#[must_use]
+pub fn port_miss(miss: &PortMiss, asked: Traffic) -> String {
+    match miss {
+        PortMiss::OtherProtocol(protocol) => format!("is for {protocol}, not {asked}"),
+        PortMiss::OutsideRange(range) => match asked {
+            Traffic::Port(protocol, number) => format!("is {range}/{protocol}, not {number}"),
+            Traffic::Other => format!("is {range}"),
+        },
+        PortMiss::NameMissing { name, had } => {
+            let mut names: Vec<String> = had
+                .iter()
+                .map(|port| format!("{} ({}/{})", port.name, port.number, port.protocol))
+                .collect();
+            names.dedup();
+            let had = if names.is_empty() {
+                "the destination names no ports".to_owned()
+            } else {
+                format!("the destination has {}", names.join(", "))
+            };
+            format!("is the port called {name}; {had}")
+        }
+        PortMiss::NameElsewhere { name, numbers } => {
+            let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+            format!("is the port called {name}, which is {} there", numbers.join(" and "))
+        }
+        PortMiss::NoPorts => "is for a protocol with ports".to_owned(),
+        PortMiss::Invalid => "cannot be understood, so it matches nothing".to_owned(),
+    }
+}
+
+/// Requirements as kubectl writes selectors: `app=web,tier in (a,b),!canary`.
+#[must_use]
+pub fn requirements(all: &[Requirement]) -> String {
+    all.iter().map(requirement).collect::<Vec<_>>().join(",")
+}
+
+fn requirement(requirement: &Requirement) -> String {
+    let key = &requirement.key;
+    let list = |values: &std::collections::BTreeSet<Str>| {
+        values.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(",")
+    };
+    match &requirement.operator {
+        Operator::In(values) if values.len() == 1 => format!("{key}={}", list(values)),
+        Operator::In(values) => format!("{key} in ({})", list(values)),
+        Operator::NotIn(values) if values.len() == 1 => format!("{key}!={}", list(values)),
+        Operator::NotIn(values) => format!("{key} notin ({})", list(values)),
+        Operator::Exists => key.to_string(),
+        Operator::DoesNotExist => format!("!{key}"),
+    }
+}
+
+/// What labels have of the keys that requirements ask for.
+fn had_of(failed: &[Requirement], labels: &Labels) -> String {
+    let had = failed.iter().map(|requirement| match labels.get(&requirement.key) {
+        Some(value) if value.is_empty() => format!("{}=\"\"", requirement.key),
+        Some(value) => format!("{}={value}", requirement.key),
+        None => format!("no label {}", requirement.key),
+    });
+    let mut had: Vec<String> = had.collect();
+    had.dedup();
+    had.join(", ")
+}

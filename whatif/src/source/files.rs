@@ -1,0 +1,125 @@
+//! Manifests in files, directories and standard input.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use portcullis_crds::diagnostic::{Diagnostic, Origin, Severity};
+use portcullis_crds::manifest::Manifest;
+
+use crate::model::Inventory;
+
+/// How deep directories are followed: links may lead in circles.
+const MAX_DEPTH: usize = 32;
+
+/// How standard input is called in diagnostics.
+const STDIN: &str = "<stdin>";
+
+/// Reads files into inventories, and keeps their texts.
+pub struct Reader<'a> {
+    default_namespace: &'a str,
+    /// What each file holds.
+    pub texts: BTreeMap<Arc<str>, String>,
+    /// What could not be read as YAML or JSON.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader that has read nothing.
+    #[must_use]
+    pub fn new(default_namespace: &'a str) -> Self {
+        Self { default_namespace, texts: BTreeMap::new(), diagnostics: Vec::new() }
+    }
+
+    /// Adds the objects of all `paths` in order; of two with one name the later stays.
+    ///
+    /// # Errors
+    /// When a path cannot be read, or a directory holds no manifest.
+    pub fn read(&mut self, paths: &[PathBuf], inventory: &mut Inventory) -> Result<()> {
+        for path in paths {
+            if path == Path::new("-") {
+                let mut text = String::new();
+                std::io::stdin()
+                    .read_to_string(&mut text)
+                    .context("failed to read standard input")?;
+                self.add(STDIN, text, inventory);
+                continue;
+            }
+            let metadata =
+                fs::metadata(path).with_context(|| format!("failed to read {}", path.display()))?;
+            if !metadata.is_dir() {
+                self.file(path, inventory)?;
+                continue;
+            }
+            let mut found = Vec::new();
+            search(path, 0, &mut found)?;
+            if found.is_empty() {
+                bail!("{} holds no file that ends in .yaml, .yml or .json", path.display());
+            }
+            for file in found {
+                self.file(&file, inventory)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path, inventory: &mut Inventory) -> Result<()> {
+        let bytes = fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
+        let name = path.to_string_lossy();
+        match String::from_utf8(bytes) {
+            Ok(text) => self.add(&name, text, inventory),
+            Err(_) => self.diagnostics.push(Diagnostic {
+                severity: Severity::Error,
+                source: Some(Origin { file: name.as_ref().into(), line: 1, column: 1 }),
+                object: String::new(),
+                field: String::new(),
+                message: "is not UTF-8 text; nothing in this file is read".to_owned(),
+            }),
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, file: &str, text: String, inventory: &mut Inventory) {
+        let manifest = Manifest::parse(file, &text);
+        self.diagnostics.extend(manifest.diagnostics);
+        for document in manifest.documents {
+            inventory.add_document(document, self.default_namespace);
+        }
+        self.texts.insert(file.into(), text);
+    }
+}
+
+/// All manifests below a directory, by name. Hidden files and what kustomize reads are left out.
+fn search(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+    let failed = || format!("failed to list {}", directory.display());
+    if depth > MAX_DEPTH {
+        bail!("{}: more than {MAX_DEPTH} directories deep", directory.display());
+    }
+    let mut paths: Vec<PathBuf> = fs::read_dir(directory)
+        .with_context(failed)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()
+        .with_context(failed)?;
+    paths.sort();
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            search(&path, depth + 1, found)?;
+        } else if is_manifest(&path) && path.file_stem() != Some(OsStr::new("kustomization")) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+    ["yaml", "yml", "json"].contains(&ending)
+}

@@ -1,0 +1,228 @@
+//! Golden sessions of the real binary: what a user types, what comes back, the exit code.
+//!
+//! `INSTA_UPDATE=always cargo test -p portcullis-whatif --test sessions` writes them anew; read the
+//! difference.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Runs `kubectl-whatif` at the root of the repository, where examples have short names.
+fn run(line: &str, input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .args(line.split_whitespace())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary is built");
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads or ends");
+    child.wait_with_output().expect("it ends")
+}
+
+/// Several commands as one would see them in a terminal.
+fn session(lines: &[&str]) -> String {
+    let mut shown = String::new();
+    for line in lines {
+        let Output { status, stdout, stderr } = run(line, "");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        let code = status.code().expect("it was not killed");
+        shown += &format!("$ kubectl whatif {line}\n{}{}", text(stderr), text(stdout));
+        shown += &format!("[exit {code}]\n\n");
+    }
+    shown
+}
+
+macro_rules! golden {
+    ($name:ident, $($line:expr),+ $(,)?) => {
+        #[test]
+        fn $name() {
+            insta::assert_snapshot!(session(&[$($line),+]));
+        }
+    };
+}
+
+golden!(
+    check_says_yes_no_or_mixed_and_why,
+    "check shop/web-1 shop/api-1:8080 -f examples/shop",
+    "check jobs/cleanup shop/db-1:5432 -f examples/shop",
+    "check monitoring/prometheus shop/web-1:9091 -f examples/shop",
+    "check default/shell shop/api-1 -f examples/shop",
+    "check shop/web-1 shop/api-1 -f examples/shop",
+    "check jobs/* shop/db-1:postgres -f examples/shop",
+    "check shop/web-1 shop/web-1:1 -f examples/shop",
+);
+
+golden!(
+    check_knows_outside_and_nodes,
+    "check external shop/web-1:http -f examples/shop",
+    "check jobs/report external:443 -f examples/shop",
+    "check jobs/report 203.0.113.0/24:443 -f examples/shop",
+    "check node/n2 shop/db-1:5432 -f examples/shop",
+    "check node/n1 shop/db-1:5432 -f examples/shop",
+    "check external shop/db -f whatif/tests/sources/running.yaml",
+    "check 192.168.1.1 shop/db:5432 -f whatif/tests/sources/running.yaml",
+    "check 10.1.0.1 10.1.0.3:5432 -f whatif/tests/sources/running.yaml",
+);
+
+golden!(
+    check_explains_rules_with_their_lines,
+    "check jobs/cleanup shop/db-1:5432 --explain -f examples/shop",
+    "check shop/web-1 shop/api-1:8080 --explain -f examples/shop",
+    "check jobs/report external:443 --explain -f examples/shop",
+);
+
+golden!(
+    check_answers_in_json_and_yaml,
+    "check jobs/cleanup shop/db-1:5432 -o json -f examples/shop",
+    "check jobs/* shop/db-1 -o yaml -f examples/shop",
+);
+
+golden!(
+    workloads_of_every_kind_stand_for_their_pods,
+    "check -n shop nightly svc/api -f whatif/tests/sources/kinds.yaml",
+    "check -n shop nightly svc/front:80 -f whatif/tests/sources/kinds.yaml",
+    "check shop/deploy/api shop/sts/db:postgres -f whatif/tests/sources/kinds.yaml",
+    "check shop/db shop/db:5432 -f whatif/tests/sources/kinds.yaml",
+    "check infra/ds/logs shop/db:5432 -f whatif/tests/sources/kinds.yaml",
+    "map -f whatif/tests/sources/kinds.yaml",
+);
+
+golden!(
+    replicas_with_different_labels_are_kept_apart,
+    "check shop/web shop/db -f whatif/tests/sources/running.yaml",
+    "who shop/db -f whatif/tests/sources/running.yaml",
+    "check shop/done shop/db -f whatif/tests/sources/running.yaml",
+);
+
+golden!(
+    map_is_short_and_grouped,
+    "map -f examples/shop",
+    "map -o wide -f examples/shop",
+    "map --by namespace -f examples/shop",
+);
+
+golden!(
+    map_has_many_formats,
+    "map -o json --by namespace -f examples/shop",
+    "map -o yaml --by namespace -f whatif/tests/sources/running.yaml",
+    "map -o csv -f examples/shop/world.yaml -f examples/shop/policies/4-stores.yaml --by namespace",
+    "who shop/db-1 -o md -f examples/shop",
+    "who shop/db-1 -o dot -f examples/shop",
+    "who shop/db-1 -o mermaid -f examples/shop",
+    "who shop/db -o csv --by pod -f whatif/tests/sources/running.yaml",
+);
+
+golden!(
+    who_and_reach_look_from_one_side,
+    "who shop/db-1 -f examples/shop",
+    "who shop/web-1:9090 -f examples/shop",
+    "who external:443 -f examples/shop",
+    "reach jobs/report -f examples/shop",
+    "reach external -f examples/shop",
+    "who node/n1 -f examples/shop",
+);
+
+golden!(
+    a_hypothesis_adds_and_removes_objects,
+    "check default/shell shop/db-1:5432 -f examples/shop/world.yaml",
+    "check default/shell shop/db-1:5432 -f examples/shop/world.yaml --with examples/shop/policies",
+    "check default/shell shop/cache-1:6379 -f examples/shop --without netpol/shop/default-deny \
+     --without networkpolicy/shop/cache --without netpol/shop/metrics",
+    "check default/shell shop/db-1:5432 -f examples/shop --without netpol/shop/dbs",
+);
+
+golden!(
+    what_is_missing_or_ambiguous_has_candidates,
+    "check shop/web-1 shop/api -f examples/shop",
+    "check web-1 shop/api-1 -f examples/shop",
+    "check shpo/web-1 shop/api-1 -f examples/shop",
+    "check shop/web-1 shop/api-1:htp -f examples/shop",
+    "check node/n9 shop/api-1 -f examples/shop",
+    "check shop/web-1:80 shop/api-1 -f examples/shop",
+    "check shop/web-1 shop/api-1:0 -f examples/shop",
+    "check shop/web-1 shop/api-1",
+    "check shop/web-1 shop/api-1 -f nowhere.yaml",
+    "check -n shop nightly svc/api:81 -f whatif/tests/sources/kinds.yaml",
+);
+
+golden!(
+    what_cannot_be_read_costs_the_rest_nothing,
+    "check default/a default/b:80 -f whatif/tests/sources/broken.yaml",
+    "check default/a default/b:80 -f whatif/tests/sources/broken.yaml --strict",
+);
+
+golden!(
+    completion_offers_words,
+    "completion kubectl",
+    "complete-for-kubectl -- ",
+    "complete-for-kubectl -- ma",
+    "complete-for-kubectl -- map -o m",
+    "complete-for-kubectl -- map -f x",
+    "complete-for-kubectl -- check --ex",
+);
+
+#[test]
+fn standard_input_is_a_source() {
+    let text = "{apiVersion: v1, kind: Pod, metadata: {name: a}}\n---\n\
+                {apiVersion: v1, kind: Pod, metadata: {name: b}}\n";
+    let Output { status, stdout, .. } = run("check a b:80 -f -", text);
+    assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stdout));
+}
+
+#[test]
+fn every_shell_has_a_completion_script() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let Output { status, stdout, .. } = run(&format!("completion {shell}"), "");
+        assert_eq!(status.code(), Some(0), "{shell}");
+        assert!(String::from_utf8_lossy(&stdout).contains("kubectl-whatif"), "{shell}");
+    }
+}
+
+fn json(line: &str) -> Value {
+    let Output { stdout, stderr, .. } = run(line, "");
+    serde_json::from_slice(&stdout)
+        .unwrap_or_else(|error| panic!("{line}: {error}: {}", String::from_utf8_lossy(&stderr)))
+}
+
+#[test]
+fn outputs_are_what_their_schemas_say() {
+    let lines = [
+        ("verdict", "check jobs/cleanup shop/db-1:5432 -o json -f examples/shop"),
+        ("verdict", "check shop/web-1 shop/api-1 -o json -f examples/shop"),
+        ("verdict", "check */* shop/db-1 -o json -f examples/shop"),
+        ("verdict", "check external shop/db -o json -f whatif/tests/sources/running.yaml"),
+        ("verdict", "check node/n1 shop/db-1 -o json -f examples/shop"),
+        ("map", "map -o json -f examples/shop"),
+        ("map", "map -o json --by pod -f whatif/tests/sources/kinds.yaml"),
+        ("map", "map -o json --by namespace -f examples/shop"),
+        ("map", "who shop/db -o json -f whatif/tests/sources/running.yaml"),
+        ("map", "reach external -o json -f examples/shop"),
+    ];
+    for (kind, line) in lines {
+        let mut schema = json(&format!("schema {kind}"));
+        // So strict that a field which the schema does not know is found.
+        if let Some(fields) = schema.as_object_mut() {
+            fields.insert("unevaluatedProperties".to_owned(), Value::Bool(false));
+        }
+        let validator = jsonschema::validator_for(&schema).expect("a schema");
+        let output = json(line);
+        let errors: Vec<String> =
+            validator.iter_errors(&output).map(|error| error.to_string()).collect();
+        assert_eq!(errors, Vec::<String>::new(), "{line}");
+        assert_eq!(output["apiVersion"], "whatif.portcullis.dev/v1alpha1");
+        assert_eq!(output["kind"].as_str().map(str::to_lowercase).as_deref(), Some(kind));
+    }
+}
+
+#[test]
+fn a_schema_refuses_what_is_no_output() {
+    let schema = json("schema verdict");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    assert!(!validator.is_valid(&serde_json::json!({"kind": "Verdict", "verdict": "Perhaps"})));
+}
+
+golden!(schemas_are_stable, "schema verdict", "schema map");
