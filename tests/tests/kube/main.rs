@@ -1,5 +1,6 @@
 //! What is proved against a real API server.
 
+mod controller;
 mod fixture;
 mod report;
 mod source;
