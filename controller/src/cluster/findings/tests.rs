@@ -230,7 +230,13 @@ fn ten_thousand_policies_and_a_hundred_thousand_pods_cost_their_sum() {
     for number in 0..10_000 {
         let key = PolicyKey::new("big", &format!("policy-{number}"));
         let subject = Selector::label("name", &format!("gone-{number}"));
-        let policy = NetworkPolicy { key: key.clone(), subject, ingress: None, egress: None, generation: None };
+        let policy = NetworkPolicy {
+            key: key.clone(),
+            subject,
+            ingress: None,
+            egress: None,
+            generation: None,
+        };
         world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));
     }
     let started = std::time::Instant::now();
