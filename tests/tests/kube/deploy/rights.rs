@@ -34,7 +34,7 @@ struct Right {
 const WORLD: &str = r#"
 {apiVersion: v1, kind: Node, metadata: {name: n1}}
 ---
-{apiVersion: v1, kind: Node, metadata: {name: gone}}
+{apiVersion: v1, kind: Node, metadata: {name: n2}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
 ---
