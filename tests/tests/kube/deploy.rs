@@ -187,8 +187,8 @@ fn check_container(object: &Value, container: &Value) -> Result<()> {
     // Ports that are named exist in an argument, and what is mounted is what is asked for.
     let ports = container["ports"].as_array().into_iter().flatten();
     let probes = ["livenessProbe", "readinessProbe", "startupProbe"].map(|probe| &container[probe]);
-    let probed = probes.into_iter().filter_map(|probe| probe.pointer("/httpGet/port"));
-    for port in ports.map(|port| &port["containerPort"]).chain(probed).filter_map(Value::as_u64) {
+    let asked = probes.into_iter().filter_map(|probe| probe.pointer("/httpGet/port"));
+    for port in ports.map(|port| &port["containerPort"]).chain(asked).filter_map(Value::as_u64) {
         let said = words.iter().any(|word| word.ends_with(&format!(":{port}")));
         ensure!(said, "no argument of {words:?} is about port {port}");
     }

@@ -31,7 +31,7 @@ struct Right {
 }
 
 /// What the accounts have to do: policies good and bad, a report, and an Event.
-const WORLD: &str = r#"
+const WORLD: &str = r"
 {apiVersion: v1, kind: Node, metadata: {name: n1}}
 ---
 {apiVersion: v1, kind: Node, metadata: {name: n2}}
@@ -45,7 +45,7 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: nowhere, namespace: shop}
 spec: {podSelector: {}, ingress: [{ports: [{port: nowhere}]}]}
-"#;
+";
 
 #[test]
 fn every_right_that_is_granted_is_used_and_none_is_missing() -> Result<()> {
@@ -165,8 +165,8 @@ fn used(
 ) -> Result<BTreeSet<Right>> {
     let mut used = BTreeSet::new();
     for (place, event) in audit(server)?.iter().enumerate() {
-        let (user, object) = (text(&event["user"]["username"]), &event["objectRef"]);
-        if !accounts.contains(&*user) {
+        let (account, object) = (text(&event["user"]["username"]), &event["objectRef"]);
+        if !accounts.contains(&*account) {
             continue;
         }
         let code = event["responseStatus"]["code"].as_u64();
@@ -179,7 +179,7 @@ fn used(
             resource = format!("{resource}/{part}");
         }
         let right = Right {
-            account: user,
+            account,
             verb: text(&event["verb"]),
             group: text(&object["apiGroup"]),
             resource,
