@@ -1,3 +1,4 @@
 //! What is proved against a real API server.
 
+mod cases;
 mod fixture;
