@@ -33,8 +33,8 @@ lint: setup ## Formatting, clippy, rustdoc, licences
 	@tests/run.sh lint
 
 .PHONY: bench
-bench: setup ## Measure the engine and the dataplane
-	$(CARGO) bench --package portcullis-tests --bench engine
+bench: setup ## Measure the engine, the agent and the dataplane
+	$(CARGO) bench --package portcullis-tests --bench engine --bench agent
 	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1
 
 .PHONY: fmt

@@ -43,13 +43,13 @@ const WATCH_SECONDS: u32 = 290;
 const WATCH_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
 
 /// Within this time a streaming list goes on, or there is none.
-const LIST_LIMIT: Duration = Duration::from_secs(60);
+const LIST_LIMIT: Duration = Duration::from_mins(1);
 
 /// A watch that is quiet for so long after it was opened works.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// The server's own wish to wait is heard up to here.
-const LONGEST_WISH: Duration = Duration::from_secs(60);
+const LONGEST_WISH: Duration = Duration::from_mins(1);
 
 /// The watch of one kind.
 pub(super) struct Watch<K> {
@@ -165,7 +165,7 @@ where
                 self.lists = Lists::Paged;
                 return Ok(());
             }
-            Err(error) => return Err(failure(error)),
+            Err(error) => return Err(failure(&error)),
         };
         if self.version.is_none() {
             self.known.begin();
@@ -210,8 +210,7 @@ where
                 Err(_) => {
                     // A server that does not know streaming lists never marks their end.
                     self.lists = if listing { Lists::Paged } else { self.lists };
-                    let error = format!("nothing was heard for {} s", limit.as_secs());
-                    return Err(Failure::Retry { reason: Reason::Connection, error, wish: None });
+                    return Err(silence(limit));
                 }
             };
             let mut failed = None;
@@ -241,7 +240,7 @@ where
                 // Which object it was is unknown, so all are looked at again.
                 self.version = None;
             }
-            failure(error)
+            failure(&error)
         })?;
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
@@ -280,15 +279,10 @@ where
         params.field_selector = self.fields.map(str::to_owned);
         loop {
             let request = self.request.list(&params).map_err(request_failure)?;
-            let text = match timeout(LIST_LIMIT, self.client.request_text(request)).await {
-                Ok(text) => text.map_err(failure)?,
-                Err(_) => {
-                    let error = format!("a list took more than {} s", LIST_LIMIT.as_secs());
-                    return Err(Failure::Retry { reason: Reason::Connection, error, wish: None });
-                }
-            };
+            let answer = timeout(LIST_LIMIT, self.client.request_text(request)).await;
+            let text = answer.map_err(|_| silence(LIST_LIMIT))?.map_err(|error| failure(&error))?;
             let page: Page<K> = serde_json::from_str(&text)
-                .map_err(|error| failure(kube::Error::SerdeError(error)))?;
+                .map_err(|error| failure(&kube::Error::SerdeError(error)))?;
             drop(text);
             page.items.iter().flatten().for_each(|object| self.known.applied(object));
             let next = page.metadata.next.filter(|next| !next.is_empty());
@@ -315,16 +309,21 @@ where
 }
 
 fn request_failure(error: kube::core::request::Error) -> Failure {
-    failure(kube::Error::BuildRequest(error))
+    failure(&kube::Error::BuildRequest(error))
 }
 
-fn failure(error: kube::Error) -> Failure {
-    let reason = match &error {
+fn failure(error: &kube::Error) -> Failure {
+    let reason = match error {
         kube::Error::Api(status) => return refusal(status),
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Reason::Answer,
         _ => Reason::Connection,
     };
-    Failure::Retry { reason, error: chain(&error), wish: None }
+    Failure::Retry { reason, error: chain(error), wish: None }
+}
+
+fn silence(limit: Duration) -> Failure {
+    let error = format!("nothing was heard for {} s", limit.as_secs());
+    Failure::Retry { reason: Reason::Connection, error, wish: None }
 }
 
 /// What an API server answers when it does not do what it is asked for.
