@@ -24,6 +24,7 @@ pub use self::agent::Agent;
 pub use self::binary::portcullis;
 pub use self::control_plane::ControlPlane;
 use crate::cases::{Manifest, ObjectRef};
+use crate::kube::{ApiServer, Kubelet};
 use crate::lab::{Lab, Listener};
 
 /// A lab, its manifests and its agents. Dropping it ends the agents, then the lab.
@@ -74,6 +75,30 @@ impl Cluster {
     /// When the agents watch a directory.
     pub fn control_plane(&mut self) -> Result<&mut ControlPlane> {
         self.control_plane.as_mut().context("this cluster has no API server")
+    }
+
+    /// The API server alone, for what works on it beside the lab.
+    ///
+    /// # Errors
+    /// When the agents watch a directory.
+    pub fn server(&self) -> Result<&ApiServer> {
+        let control_plane = self.control_plane.as_ref();
+        Ok(&control_plane.context("this cluster has no API server")?.server)
+    }
+
+    /// Has the kubelet do its work until `done`; see [`Kubelet::until`].
+    ///
+    /// # Errors
+    /// As [`Kubelet::until`], and when the cluster has no API server.
+    pub fn run_pods(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        done: impl Fn(&Kubelet) -> bool,
+    ) -> Result<()> {
+        let control_plane =
+            self.control_plane.as_mut().context("this cluster has no API server")?;
+        control_plane.kubelet.until(what, &mut self.lab, limit, done)
     }
 
     /// Takes objects away, brings others in, and has pods run as they say: in the lab and in their
