@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -36,7 +37,8 @@ pub const ADDRESSES: &str = "lab.portcullis.dev/addresses";
 /// The kubelets of all nodes of a lab. When it is dropped, pods stay as they are.
 pub struct Kubelet {
     client: Client,
-    events: Receiver<Event<Pod>>,
+    /// In a lock only so that a cluster can be shared; it is never contended.
+    events: Mutex<Receiver<Event<Pod>>>,
     /// The uid of each pod that runs, by `namespace/name`.
     pods: BTreeMap<String, String>,
     /// The pods of a list that is being read.
@@ -79,6 +81,7 @@ impl Kubelet {
         let (sender, events) = channel();
         runtime.spawn(follow(Api::all(client.clone()), sender));
         let (pods, listed) = (BTreeMap::new(), BTreeSet::new());
+        let events = Mutex::new(events);
         Ok(Self { client, events, pods, listed, listeners, runtime })
     }
 
@@ -97,10 +100,11 @@ impl Kubelet {
         let deadline = Instant::now() + limit;
         while !done(self) {
             let left = deadline.saturating_duration_since(Instant::now());
-            let first = self.events.recv_timeout(left);
+            let queue = self.events.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let first = queue.recv_timeout(left);
             let first = first.with_context(|| format!("waited {limit:?} for {what}"))?;
             let mut events = vec![first];
-            events.extend(self.events.try_iter());
+            events.extend(queue.try_iter());
             self.turn(lab, events)?;
         }
         Ok(())
@@ -134,7 +138,7 @@ impl Kubelet {
                     let key = key(&pod);
                     self.listed.insert(key.clone());
                     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-                    if !node.is_some_and(|node| lab.node(node).is_ok()) {
+                    if node.is_none_or(|node| lab.node(node).is_err()) {
                         continue;
                     }
                     if pod.metadata.deletion_timestamp.is_some() {
