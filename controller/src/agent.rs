@@ -20,7 +20,7 @@ use policy_engine::engine::Engine;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, trace, warn};
 
 use crate::dataplane::{ApplyReport, Dataplane};
 use crate::status::{Findings, Publisher, Round};
@@ -141,7 +141,10 @@ impl Agent {
         match event {
             Event::Changes(changes) => {
                 self.oldest.get_or_insert_with(Instant::now);
-                changes.into_iter().for_each(|change| self.engine.apply(change));
+                for change in changes {
+                    trace!(?change, "heard of a change");
+                    self.engine.apply(change);
+                }
             }
             Event::Diagnostics(origin, diagnostics) => self.report(origin, diagnostics),
             Event::Synced => {
