@@ -33,9 +33,15 @@ lint: setup ## Formatting, clippy, rustdoc, licences
 	@tests/run.sh lint
 
 .PHONY: bench
-bench: setup ## Measure the engine and the dataplane
-	$(CARGO) bench --package portcullis-tests --bench engine --bench whatif
+bench: setup ## Measure the engine, the agent, the dataplane and a cluster of three nodes
+	$(CARGO) bench --package portcullis-tests --bench engine --bench agent --bench whatif
+	$(CARGO) build --release --quiet --package portcullis-controller
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench latency
 	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1
+
+.PHONY: generate
+generate: ## Generate deploy/crds from the types in crds/src/api
+	$(CARGO) run --quiet --package portcullis-crds --example generate-crds -- deploy/crds
 
 .PHONY: fmt
 fmt: ## Format the code

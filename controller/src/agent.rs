@@ -1,8 +1,9 @@
 //! The node agent: changes from a source become rules in the kernel.
 //!
 //! ```text
-//! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::apply ─► one log line
+//! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::enforce ─► one log line
 //!                                               ▲ failure: again, with back-off, until it is true
+//!                                               ▲ when it is quiet: tidy
 //!                                               ▲ now and then: verify and repair
 //! ```
 //!
@@ -18,25 +19,39 @@ use policy_engine::compiled::Update;
 use policy_engine::engine::Engine;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::dataplane::{ApplyReport, Dataplane};
+use crate::status::{Findings, Publisher, Round};
 use crate::watch::Event;
 
 /// The first wait after a failed apply; it doubles up to [`LAST_BACK_OFF`].
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const LAST_BACK_OFF: Duration = Duration::from_secs(10);
 
+/// How often an agent that has nothing to do shows that it goes on.
+const BEAT_PERIOD: Duration = Duration::from_secs(5);
+
+/// What is out of reach in the kernel goes once nothing has changed for so long.
+const TIDY_AFTER: Duration = Duration::from_millis(200);
+/// It never stays longer than this, and what cannot go yet is tried again so often.
+const TIDY_LIMIT: Duration = Duration::from_secs(2);
+
 /// The agent of one node.
 pub struct Agent {
     engine: Engine,
     dataplane: Dataplane,
     verify_period: Duration,
+    verify_at: Instant,
     state: State,
     diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
+    diagnostics_changed: bool,
     /// When the oldest change that is not in force yet came in.
     oldest: Option<Instant>,
+    publisher: Publisher,
+    /// Since when something is out of reach in the kernel and not gone.
+    untidy: Option<Instant>,
 }
 
 /// How far the agent is.
@@ -47,7 +62,7 @@ enum State {
     /// All objects are known, and nothing was applied yet.
     Loaded,
     /// The kernel does what the engine says.
-    InForce { verify_at: Instant },
+    InForce { tidy_at: Option<Instant> },
     /// The last apply failed.
     Failing { retry_at: Instant, back_off: Duration },
 }
@@ -60,9 +75,24 @@ pub struct SourceEnded;
 impl Agent {
     /// An agent that has done nothing yet.
     #[must_use]
-    pub fn new(engine: Engine, dataplane: Dataplane, verify_period: Duration) -> Self {
-        let diagnostics = BTreeMap::new();
-        Self { engine, dataplane, verify_period, state: State::Loading, diagnostics, oldest: None }
+    pub fn new(
+        engine: Engine,
+        dataplane: Dataplane,
+        verify_period: Duration,
+        publisher: Publisher,
+    ) -> Self {
+        Self {
+            engine,
+            dataplane,
+            verify_period,
+            verify_at: Instant::now() + verify_period,
+            state: State::Loading,
+            diagnostics: BTreeMap::new(),
+            diagnostics_changed: false,
+            oldest: None,
+            publisher,
+            untidy: None,
+        }
     }
 
     /// Enforces until `shutdown`. What is in the kernel stays there.
@@ -76,11 +106,13 @@ impl Agent {
     ) -> Result<(), SourceEnded> {
         tokio::pin!(shutdown);
         loop {
+            self.publisher.beat();
             let alarm = self.alarm();
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
                 event = events.recv() => self.take(event.ok_or(SourceEnded)?),
+                () = sleep(BEAT_PERIOD) => continue,
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
             }
             // Whatever has come meanwhile goes into the same round.
@@ -88,6 +120,7 @@ impl Agent {
                 self.take(event);
             }
             self.sync();
+            self.publish_diagnostics();
             if let State::InForce { .. } = self.state {
                 debug!("all that the source said so far is in force");
             }
@@ -97,7 +130,9 @@ impl Agent {
     fn alarm(&self) -> Option<Instant> {
         match self.state {
             State::Loading | State::Loaded => None,
-            State::InForce { verify_at } => Some(verify_at),
+            State::InForce { tidy_at } => {
+                Some(tidy_at.map_or(self.verify_at, |at| at.min(self.verify_at)))
+            }
             State::Failing { retry_at, .. } => Some(retry_at),
         }
     }
@@ -125,14 +160,20 @@ impl Agent {
             State::Loaded => self.apply(FIRST_BACK_OFF),
             State::Failing { retry_at, .. } if now < retry_at => {}
             State::Failing { back_off, .. } => self.apply((back_off * 2).min(LAST_BACK_OFF)),
-            State::InForce { verify_at } => {
+            State::InForce { tidy_at } => {
                 let update = self.engine.flush();
                 if !update.is_empty() {
                     self.apply_update(&update, FIRST_BACK_OFF);
-                } else if now >= verify_at {
+                    return;
+                }
+                self.oldest = None; // Changes that do not concern this node.
+                if let Some(selection) = self.engine.take_selection() {
+                    self.publisher.selected(selection);
+                }
+                if tidy_at.is_some_and(|at| now >= at) {
+                    self.tidy();
+                } else if now >= self.verify_at {
                     self.verify();
-                } else {
-                    self.oldest = None; // Changes that do not concern this node.
                 }
             }
         }
@@ -144,14 +185,16 @@ impl Agent {
     }
 
     fn apply_update(&mut self, update: &Update, next_back_off: Duration) {
-        match self.dataplane.apply(self.engine.compiled(), update) {
+        match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
                 self.log_in_force(&report);
-                self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
+                self.in_force(&report, TIDY_AFTER);
             }
             Err(failure) => {
+                let failure = chain(&failure);
+                self.publisher.failed(&failure);
                 error!(
-                    error = %chain(&failure),
+                    error = failure,
                     retry_in_ms = next_back_off.as_millis(),
                     "policies are not in force as they should be; the last good state stays"
                 );
@@ -161,9 +204,40 @@ impl Agent {
         }
     }
 
+    /// The kernel does what the engine says; what is out of reach goes after `tidy_after`.
+    fn in_force(&mut self, report: &ApplyReport, tidy_after: Duration) {
+        let now = Instant::now();
+        let untidy = report.postponed || report.sets_in_use > 0;
+        self.untidy = untidy.then(|| self.untidy.unwrap_or(now));
+        let tidy_at = self.untidy.map(|since| (now + tidy_after).min(since + TIDY_LIMIT));
+        self.state = State::InForce { tidy_at };
+    }
+
+    fn tidy(&mut self) {
+        self.untidy = None;
+        match self.dataplane.tidy(self.engine.compiled()) {
+            Ok(report) => {
+                debug!(sets_in_use = report.sets_in_use, "removed what was out of reach");
+                self.in_force(&report, TIDY_LIMIT);
+            }
+            Err(failure) => self.again(&failure, "failed to remove what is out of reach"),
+        }
+    }
+
+    /// Reads back and repairs, soon.
+    fn again(&mut self, failure: &crate::dataplane::apply::Error, what: &'static str) {
+        let failure = chain(failure);
+        self.publisher.failed(&failure);
+        error!(error = failure, "{what}");
+        let retry_at = Instant::now() + FIRST_BACK_OFF;
+        self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
+    }
+
     fn verify(&mut self) {
+        self.verify_at = Instant::now() + self.verify_period;
         match self.dataplane.verify(self.engine.compiled()) {
             Ok(drift) => {
+                self.publisher.verified(drift.iter().filter(|found| found.is_repaired()).count());
                 for found in drift {
                     if found.is_repaired() {
                         warn!(drift = %found, "repaired what something else had changed");
@@ -171,19 +245,18 @@ impl Agent {
                         warn!(drift = %found, "something else goes on changing this; it stays so");
                     }
                 }
-                self.state = State::InForce { verify_at: Instant::now() + self.verify_period };
+                self.in_force(&ApplyReport::default(), TIDY_AFTER);
             }
             Err(failure) => {
-                error!(error = %chain(&failure), "failed to compare the kernel with the policies");
-                let retry_at = Instant::now() + FIRST_BACK_OFF;
-                self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
+                self.again(&failure, "failed to compare the kernel with the policies");
             }
         }
     }
 
     fn log_in_force(&mut self, report: &ApplyReport) {
+        let latency = self.oldest.take().map(|received| received.elapsed());
+        let selection = self.engine.take_selection();
         let compiled = self.engine.compiled();
-        let since = self.oldest.take().map(|received| micros(received.elapsed()));
         info!(
             policies = self.engine.world().policies().len(),
             endpoints = compiled.endpoints.len(),
@@ -193,14 +266,22 @@ impl Agent {
             sets_created = report.sets_created,
             members_changed = report.members_changed,
             apply_us = micros(report.total),
-            since_us = since,
+            since_us = latency.map(micros),
             "policies are in force"
         );
+        self.publisher.in_force(Round {
+            selection,
+            rulesets: compiled.rulesets.len(),
+            sets: compiled.sets.len(),
+            apply: report.total,
+            latency,
+        });
     }
 
     /// Logs what an origin says now and did not say before.
     fn report(&mut self, origin: Arc<str>, diagnostics: Vec<Diagnostic>) {
         let before = self.diagnostics.remove(&origin).unwrap_or_default();
+        self.diagnostics_changed |= before != diagnostics;
         for diagnostic in diagnostics.iter().filter(|found| !before.contains(found)) {
             match diagnostic.severity {
                 Severity::Error => error!("{diagnostic}"),
@@ -209,6 +290,12 @@ impl Agent {
         }
         if !diagnostics.is_empty() {
             self.diagnostics.insert(origin, diagnostics);
+        }
+    }
+
+    fn publish_diagnostics(&mut self) {
+        if std::mem::take(&mut self.diagnostics_changed) {
+            self.publisher.found(Findings::of(self.diagnostics.values().flatten()));
         }
     }
 }

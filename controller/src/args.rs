@@ -1,11 +1,14 @@
 //! The command line: pure values, read before the world is touched.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::client::Access;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, Options};
+use crate::http::Listen;
 use crate::watch::Source;
 
 /// Kubernetes NetworkPolicy on every node, beside any routing CNI.
@@ -27,7 +30,10 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Enforce policies on this node, in the network namespace that it runs in.
-    Node(NodeArgs),
+    Node(Box<NodeArgs>),
+    /// Look after the whole cluster: Events on policies that cannot mean what they say, and the
+    /// reports of nodes. One of several replicas leads.
+    Controller(Box<ControllerArgs>),
     /// Remove every rule, chain and set of Portcullis from this node, and nothing else.
     Cleanup(KernelArgs),
     /// Say whether this node can enforce policies, and what to do where it can't.
@@ -37,9 +43,13 @@ pub enum Command {
 /// Flags of `portcullis node`.
 #[derive(Args, Debug)]
 pub struct NodeArgs {
-    /// Where the objects come from: `dir:PATH`, a directory of manifests that is watched.
-    #[arg(long, env = "PORTCULLIS_SOURCE", value_parser = Source::parse)]
+    /// Where the objects come from: `kube`, the API server, or `dir:PATH`, a directory of manifests
+    /// that is watched.
+    #[arg(long, env = "PORTCULLIS_SOURCE", value_parser = Source::parse, default_value = "kube")]
     pub source: Source,
+    /// How to reach the API server; without it, by the ServiceAccount of the pod that this is.
+    #[arg(long, env = "KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<OsString>,
     /// The name of this node: its pods are the ones to protect.
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
@@ -59,9 +69,79 @@ pub struct NodeArgs {
     /// Where the lock is that lets only one agent program a network namespace.
     #[arg(long, env = "PORTCULLIS_LOCK_DIR", default_value = "/run/portcullis")]
     pub lock_dir: PathBuf,
+    /// The pod that this agent runs in, for its report.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// Flags of the probes and metrics.
+    #[command(flatten)]
+    pub http: HttpArgs,
     /// Flags that all commands share.
     #[command(flatten)]
     pub kernel: KernelArgs,
+}
+
+/// Flags of `portcullis controller`.
+#[derive(Args, Debug)]
+pub struct ControllerArgs {
+    /// How to reach the API server; without it, by the ServiceAccount of the pod that this is.
+    #[arg(long, env = "KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<OsString>,
+    /// Whether to write only while holding the Lease. Without, run one replica and no more.
+    #[arg(long, env = "PORTCULLIS_LEADER_ELECT", action = ArgAction::Set, default_value_t = true)]
+    pub leader_elect: bool,
+    /// The namespace of the Lease; without it, that of the pod that this is.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub lease_namespace: Option<String>,
+    /// The name of the Lease.
+    #[arg(long, env = "PORTCULLIS_LEASE_NAME", default_value = "portcullis-controller")]
+    pub lease_name: String,
+    /// Who this is, in the Lease and in Events; a random end is added. Without it, the host name.
+    #[arg(long, env = "POD_NAME")]
+    pub identity: Option<String>,
+    /// Another replica takes over when the Lease has not changed for this long, in seconds.
+    #[arg(long, env = "PORTCULLIS_LEASE_DURATION", value_parser = seconds, default_value = "15")]
+    pub lease_duration: Duration,
+    /// A leader that cannot renew for this long, in seconds, stops to lead.
+    #[arg(long, env = "PORTCULLIS_RENEW_DEADLINE", value_parser = seconds, default_value = "10")]
+    pub renew_deadline: Duration,
+    /// How often to try to become or to stay leader, in seconds.
+    #[arg(long, env = "PORTCULLIS_RETRY_PERIOD", value_parser = seconds, default_value = "2")]
+    pub retry_period: Duration,
+    /// How long a selector may match nothing before an Event says so, in seconds.
+    #[arg(long, env = "PORTCULLIS_EVENT_DELAY", value_parser = seconds, default_value = "600")]
+    pub event_delay: Duration,
+    /// An agent is silent when its report has not changed for this long, in seconds. Agents write
+    /// at least every 5 to 6 minutes.
+    #[arg(long, env = "PORTCULLIS_SILENT_AFTER", value_parser = seconds, default_value = "750")]
+    pub silent_after: Duration,
+    /// Flags of the probes and metrics.
+    #[command(flatten)]
+    pub http: HttpArgs,
+}
+
+impl ControllerArgs {
+    /// The way to the API server.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access { kubeconfig: self.kubeconfig.clone(), component: "controller" }
+    }
+}
+
+/// Flags of the probes and metrics.
+#[derive(Args, Debug)]
+pub struct HttpArgs {
+    /// Where to serve /healthz and /readyz: ADDRESS:PORT, :PORT for every address, or off.
+    #[arg(long, env = "PORTCULLIS_HEALTH_ADDRESS", default_value = "127.0.0.1:9467")]
+    pub health_address: Listen,
+    /// Where to serve /metrics: ADDRESS:PORT, :PORT for every address, or off.
+    #[arg(long, env = "PORTCULLIS_METRICS_ADDRESS", default_value = ":9466")]
+    pub metrics_address: Listen,
+    /// /healthz fails when the agent has made no progress for this long, in seconds.
+    #[arg(long, env = "PORTCULLIS_STALLED_AFTER", value_parser = seconds, default_value = "120")]
+    pub stalled_after: Duration,
+    /// /readyz fails when the agent has failed to put policies in force for this long, in seconds.
+    #[arg(long, env = "PORTCULLIS_UNREADY_AFTER", value_parser = seconds, default_value = "30")]
+    pub unready_after: Duration,
 }
 
 /// Flags of everything that programs the kernel.
@@ -85,6 +165,12 @@ pub enum LogFormat {
 }
 
 impl NodeArgs {
+    /// The way to the API server.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access { kubeconfig: self.kubeconfig.clone(), component: "node" }
+    }
+
     /// What the dataplane needs to know of these.
     #[must_use]
     pub fn dataplane_options(&self) -> Options {

@@ -1,12 +1,19 @@
 //! The programs of the binary `portcullis`: the node agent, and what looks after its node.
 //!
 //! Arrows go one way: `watch` → `agent` → `dataplane`. The dataplane sees engine values and never
-//! an API object; only `dataplane/apply` touches the kernel.
+//! an API object; only `dataplane/apply` touches the kernel. What the agent says of itself goes from
+//! `status` to `report` and `http`, which run beside it.
 
 pub mod agent;
 pub mod args;
+pub mod client;
+pub mod cluster;
 pub mod dataplane;
+pub mod http;
 pub mod lock;
+pub mod metrics;
+pub mod report;
+pub mod status;
 pub mod watch;
 
 use std::io::IsTerminal as _;
@@ -21,10 +28,15 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use self::agent::Agent;
-use self::args::{Cli, Command, KernelArgs, LogFormat, NodeArgs};
+use self::args::{Cli, Command, HttpArgs, KernelArgs, LogFormat, NodeArgs};
 use self::dataplane::preflight::{Finding, Severity};
 use self::dataplane::{CleanupReport, Dataplane};
+use self::http::Served;
 use self::lock::NodeLock;
+use self::metrics::Metrics;
+use self::report::render::Facts;
+use self::status::{Publisher, Pulse};
+use self::watch::Source;
 
 /// Batches of changes that may wait for the agent; a source that is faster has to wait.
 const QUEUED_EVENTS: usize = 1024;
@@ -35,6 +47,7 @@ const QUEUED_EVENTS: usize = 1024;
 pub fn run(cli: &Cli) -> ExitCode {
     let result = start_log(cli).and_then(|()| match &cli.command {
         Command::Node(args) => node(args),
+        Command::Controller(args) => cluster::run(args),
         Command::Cleanup(args) => cleanup(args),
         Command::Preflight(args) => Ok(preflight(args)),
     });
@@ -66,22 +79,51 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
             Severity::Error => error!("{finding}"),
         }
     }
+    let (metrics, pulse) = (Metrics::default(), Pulse::default());
+    let publisher = Publisher::new(metrics.clone(), pulse.clone());
+    serve(&args.http, &publisher, &metrics, pulse.clone())?;
     let _lock = NodeLock::acquire(&args.lock_dir, |path| {
         info!(lock = %path.display(), "another agent has this node; waiting until it ends");
     })?;
+    pulse.beat();
     let dataplane = Dataplane::open(options).context("failed to find a way to program the node")?;
+    if args.source == Source::Kube {
+        let facts = Facts::new(&dataplane, args.pod_name.clone());
+        let (node, status) = (args.node_name.clone(), publisher.subscribe());
+        report::writer::start(args.access(), node, facts, status)
+            .context("failed to start to report")?;
+    }
     let scope = Scope::Node(args.node_name.as_str().into());
     let choices = world::Options { allow_egress_to_own_node: args.allow_egress_to_own_node };
-    let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period);
+    let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
-        args.source.start(sender)?;
+        args.source.start(&args.access(), sender)?;
         info!(node = args.node_name, source = ?args.source, "watching");
         agent.run(events, shutdown()?).await?;
         info!("ending; what is in the kernel stays in force");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Starts to serve probes and metrics: before the lock, so that an agent that waits for it is seen
+/// to live.
+fn serve(
+    args: &HttpArgs,
+    publisher: &Publisher,
+    metrics: &Metrics,
+    pulse: Pulse,
+) -> anyhow::Result<()> {
+    let (stalled, unready) = (args.stalled_after, args.unready_after);
+    let status = publisher.subscribe();
+    let served = Served {
+        live: Box::new(move || pulse.alive(stalled)),
+        ready: Box::new(move || status.borrow().ready(unready)),
+        registry: metrics.registry(),
+    };
+    http::start(args.health_address, args.metrics_address, served)
+        .context("failed to serve probes and metrics")
 }
 
 fn cleanup(args: &KernelArgs) -> anyhow::Result<ExitCode> {

@@ -3,7 +3,7 @@
 //! ```text
 //! text ──► manifest::Manifest ──► Document ──┐
 //!                                            ├─► convert ──► model::Change + Diagnostics
-//! k8s_openapi objects of an API server ──────┘
+//! JSON of an API server ──► lean::Lean ──────┘
 //! ```
 //!
 //! Pure: text and objects in, values and diagnostics out; no files, no network, no clock.
@@ -15,13 +15,19 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`manifest`] | YAML and JSON text → documents that know the line of each field |
-//! | [`convert`] | a document or a typed object → a change for the engine |
+//! | [`lean`] | objects of an API server, cut down while they are decoded |
+//! | [`convert`] | a document or a lean object → a change for the engine |
+//! | [`intern`] | what many objects repeat, kept once |
 //! | [`diagnostic`] | what is wrong, where, and what is in force instead |
+//! | [`api`] | our own kinds, from which `deploy/crds/` is generated |
 //! | [`cidr`] | addresses and networks as Kubernetes has accepted them over the years |
 
+pub mod api;
 pub mod cidr;
 pub mod convert;
 pub mod diagnostic;
+pub mod intern;
+pub mod lean;
 pub mod manifest;
 
 mod decode;

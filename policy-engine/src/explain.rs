@@ -272,6 +272,7 @@ mod tests {
                 ports: Ports::Listed(vec![port]),
             }]),
             egress: None,
+            generation: None,
         };
         let labels = Labels::from_iter([("team", "a")]);
         for change in [

@@ -29,6 +29,12 @@ impl Labels {
         self.0.is_empty()
     }
 
+    /// Whether another value shares the storage.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// These labels with `key` set to `value`.
     #[must_use]
     pub fn with(&self, key: &str, value: &str) -> Self {

@@ -48,6 +48,8 @@ pub struct NetworkPolicy {
     pub ingress: Option<Vec<Rule>>,
     /// The egress rules, or `None` when the policy does not isolate for egress.
     pub egress: Option<Vec<Rule>>,
+    /// `metadata.generation`, which reports repeat: not part of what the policy means.
+    pub generation: Option<i64>,
 }
 
 impl NetworkPolicy {

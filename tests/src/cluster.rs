@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -151,7 +152,11 @@ impl Cluster {
         let source = setup.directory.as_deref().unwrap_or(self.directory());
         let mut command = Command::new(portcullis()?);
         command.args(["node", "--log-format=json", "--log=debug", "--node-name", node]);
-        command.arg(format!("--source=dir:{}", source.display()));
+        match &setup.kubeconfig {
+            Some(file) => command.arg("--source=kube").arg("--kubeconfig").arg(file),
+            None => command.arg(format!("--source=dir:{}", source.display())),
+        };
+        command.args(&setup.flags);
         command.arg("--lock-dir").arg(setup.lock_dir.as_deref().unwrap_or(self.locks.path()));
         command.arg(format!("--iptables={}", self.lab.iptables().name())).args(&self.flags);
         if let Some(tools) = &setup.tools {
@@ -220,6 +225,10 @@ pub struct AgentSetup {
     pub lock_dir: Option<PathBuf>,
     /// Where it looks for tools first.
     pub tools: Option<PathBuf>,
+    /// The API server that it watches in place of a directory.
+    pub kubeconfig: Option<PathBuf>,
+    /// Flags besides those of its cluster.
+    pub flags: Vec<String>,
 }
 
 /// A running agent.
@@ -300,6 +309,24 @@ impl Agent {
         kill(pid, Signal::SIGTERM).context("failed to signal the agent")?;
         let status = self.child.wait()?;
         ensure!(status.success(), "the agent of {} ended with {status}", self.node);
+        Ok(())
+    }
+
+    /// Ends the tools that it keeps running, as an out-of-memory killer would.
+    ///
+    /// # Errors
+    /// When they cannot be found.
+    pub fn kill_tools(&self) -> Result<()> {
+        let process = format!("/proc/{}/task", self.child.id());
+        for task in fs::read_dir(&process).with_context(|| process.clone())? {
+            let children = fs::read_to_string(task?.path().join("children"))?;
+            for child in children.split_whitespace() {
+                match kill(Pid::from_raw(child.parse()?), Signal::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(error) => return Err(error).context("failed to kill a tool"),
+                }
+            }
+        }
         Ok(())
     }
 

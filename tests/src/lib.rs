@@ -3,6 +3,7 @@
 //! [`cases`] reads policies with their stated reachability from `tests/cases`;
 //! [`lab`] builds nodes and pods as network namespaces and probes them with real packets;
 //! [`cluster`] adds a real agent to each node, and [`play`] plays cases on it;
+//! [`kube`] runs a real API server beside it;
 //! [`demo`] shows the examples on it;
 //! [`interpreter`] reads `iptables-save` and `ipset save` text and judges packets by it;
 //! [`worlds`] makes random objects for property tests.
@@ -11,6 +12,7 @@ pub mod cases;
 pub mod cluster;
 pub mod demo;
 pub mod interpreter;
+pub mod kube;
 pub mod lab;
 pub mod play;
 pub mod worlds;

@@ -106,6 +106,7 @@ pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
             subject,
             ingress,
             egress,
+            generation: None,
         },
     )
 }

@@ -102,6 +102,17 @@ fn the_dataplane_sees_engine_values_only() -> Result<()> {
 }
 
 #[test]
+fn the_cluster_controller_touches_no_node() -> Result<()> {
+    let words = ["crate::dataplane", "crate::agent", "crate::report::", "crate::lock"];
+    nobody_says("controller/src/cluster", |_| false, &words)?;
+    let cluster = |path: &Path| {
+        let path = path.to_string_lossy();
+        path.contains("/cluster/") || path.ends_with("src/lib.rs")
+    };
+    nobody_says("controller/src", cluster, &["crate::cluster"])
+}
+
+#[test]
 fn only_apply_touches_the_kernel() -> Result<()> {
     let apply = |path: &Path| path.to_string_lossy().contains("/dataplane/apply");
     nobody_says(
@@ -114,6 +125,13 @@ fn only_apply_touches_the_kernel() -> Result<()> {
 #[test]
 fn sources_know_nothing_of_who_listens() -> Result<()> {
     nobody_says("controller/src/watch", |_| false, &["crate::agent", "crate::dataplane"])
+}
+
+#[test]
+fn nothing_that_enforces_knows_who_reports_it() -> Result<()> {
+    let words = &["crate::report", "crate::http", "crate::status", "crate::metrics"];
+    nobody_says("controller/src/dataplane", |_| false, words)?;
+    nobody_says("controller/src/watch", |_| false, words)
 }
 
 #[test]

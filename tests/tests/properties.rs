@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use policy_engine::compiled::{AddressSet, Compiled, Update};
 use policy_engine::engine::{Engine, Scope};
@@ -12,6 +13,7 @@ use policy_engine::explain::explain;
 use policy_engine::flow::Traffic;
 use policy_engine::id::SetId;
 use policy_engine::model::{Change, Direction};
+use policy_engine::policy::NetworkPolicy;
 use policy_engine::world::{Options, World};
 use portcullis_tests::worlds;
 use proptest::prelude::*;
@@ -132,6 +134,22 @@ proptest! {
         engine.flush();
         prop_assert!(engine.flush().is_empty(), "a second flush has nothing to say");
         prop_assert_eq!(engine.compiled(), &fresh(&scope, engine.world()));
+    }
+
+    #[test]
+    fn a_generation_alone_changes_nothing_that_is_enforced(history in worlds::history(0..40)) {
+        let mut engine = Engine::new(Scope::Cluster, Options::default());
+        history.into_iter().for_each(|change| engine.apply(change));
+        engine.flush();
+        let policies: Vec<_> = engine.world().policies().values().cloned().collect();
+        for policy in &policies {
+            let policy = NetworkPolicy { generation: Some(7), ..policy.as_ref().clone() };
+            engine.apply(Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))));
+        }
+        let update = engine.flush();
+        prop_assert!(update.is_empty(), "{update:?}");
+        let known = engine.world().policies().values();
+        prop_assert!(known.into_iter().all(|policy| policy.generation == Some(7)));
     }
 
     #[test]

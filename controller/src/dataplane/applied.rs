@@ -46,10 +46,11 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// Whether there are sets that nothing of ours refers to, to be destroyed.
+    /// Sets that nothing of ours refers to, to be destroyed.
     #[must_use]
-    pub fn has_left_overs(&self) -> bool {
-        self.sets.values().any(|set| set.elements == Elements::Unknown)
+    pub fn left_overs(&self) -> BTreeSet<String> {
+        let unknown = |(_, set): &(&String, &AppliedSet)| set.elements == Elements::Unknown;
+        self.sets.iter().filter(unknown).map(|(name, _)| name.clone()).collect()
     }
 }
 

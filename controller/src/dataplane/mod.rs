@@ -6,8 +6,10 @@
 //! | [`desired`], `tree`, `ruleset`, `rule`, [`set`] | chains and sets as they ought to be |
 //! | [`applied`] | chains and sets as they are, parsed |
 //! | [`diff`](mod@diff), [`plan`], [`render`](mod@render) | the difference: found, as values, as text for the tools |
+//! | `urgent` | which part of a plan has to happen now, and which can wait |
 //! | [`drift`] | the difference for people |
 //! | [`preflight`](mod@preflight) | what a node needs |
+//! | [`mod@cleanup`] | how all of ours goes |
 //! | [`apply`] | the only place that touches the kernel |
 //!
 //! Invariants: nothing of other software is read as ours, rewritten or reordered; a set is
@@ -15,6 +17,7 @@
 
 pub mod applied;
 pub mod apply;
+pub mod cleanup;
 pub mod desired;
 pub mod diff;
 pub mod drift;
@@ -27,10 +30,10 @@ mod rule;
 mod ruleset;
 pub mod set;
 mod tree;
+mod urgent;
 pub mod variant;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::thread;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use policy_engine::cidr::Family;
@@ -38,23 +41,19 @@ use policy_engine::compiled::{Compiled, Update};
 
 use self::applied::Applied;
 use self::apply::{Error, Kernel, probe};
-use self::desired::{Chains, Desired};
+use self::cleanup::clean_tables;
+pub use self::cleanup::{CleanupReport, cleanup};
+use self::desired::Desired;
 use self::diff::Terms;
 use self::drift::Drift;
 pub use self::options::{AcceptAction, DenyAction, IptablesVariant, Options};
-use self::plan::{MovedHooks, Plan};
+use self::plan::{MovedHooks, Plan, TableChange};
 use self::preflight::Finding;
 use self::render::render;
 use self::variant::Variant;
 
 /// After so many verifications in a row that found others in front of our hooks, it stays so.
 const HOOK_REPAIRS_MAX: u32 = 3;
-
-/// How long a cleanup waits for the kernel to let go of sets after their last rule went.
-const SET_RELEASE_LIMIT: Duration = Duration::from_secs(2);
-
-/// How long it waits between two tries.
-const SET_RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Keeps the kernel as the engine wants it.
 pub struct Dataplane {
@@ -66,6 +65,24 @@ pub struct Dataplane {
     /// Whether the other variant is known to hold nothing of ours.
     other_variant_clean: bool,
     hook_repairs: u32,
+    /// Whether the last call left something to [`Dataplane::tidy`].
+    postponed: bool,
+}
+
+/// How much of a change happens at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Haste {
+    /// What enforces it.
+    Enforce,
+    /// All of it.
+    Complete,
+}
+
+impl Haste {
+    /// Whether chains and sets that are of no use any more are to go as well.
+    fn wants_all(self, applied: &Applied) -> bool {
+        self == Self::Complete && !applied.left_overs().is_empty()
+    }
 }
 
 /// What an apply did.
@@ -81,6 +98,8 @@ pub struct ApplyReport {
     pub members_changed: usize,
     /// Sets that nothing of ours uses and that cannot go yet. Each apply tries again.
     pub sets_in_use: usize,
+    /// Whether rules, chains or sets that are out of reach wait for [`Dataplane::tidy`].
+    pub postponed: bool,
     /// Whether it could not be seen to that the other variant of iptables holds nothing of ours.
     /// Each apply that may change chains tries again.
     pub other_variant_unclean: bool,
@@ -99,17 +118,6 @@ impl ApplyReport {
     }
 }
 
-/// What a cleanup did.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct CleanupReport {
-    /// Chains deleted, both variants and families.
-    pub chains_deleted: usize,
-    /// Sets destroyed.
-    pub sets_destroyed: usize,
-    /// Chains and sets of ours that rules of others use. The chains are empty.
-    pub kept: Vec<String>,
-}
-
 impl Dataplane {
     /// Finds the tools. Changes nothing.
     ///
@@ -120,14 +128,21 @@ impl Dataplane {
     /// When no iptables is installed, or what it holds cannot be read.
     pub fn open(options: Options) -> Result<Self, Error> {
         let lock_wait_seconds = options.lock_wait_seconds;
-        let kernel = Kernel { variant: variant(&options)?, lock_wait_seconds };
+        let kernel = Kernel::new(variant(&options)?, lock_wait_seconds);
         let mut families = vec![Family::V4];
         if probe::has_ipv6() && kernel.installed(Family::V6) {
             families.push(Family::V6);
         }
         tracing::info!(variant = ?kernel.variant, ?families, "opened the dataplane");
-        let (applied, other_variant_clean, hook_repairs) = (None, false, 0);
-        Ok(Self { options, kernel, families, applied, other_variant_clean, hook_repairs })
+        Ok(Self {
+            options,
+            kernel,
+            families,
+            applied: None,
+            other_variant_clean: false,
+            hook_repairs: 0,
+            postponed: false,
+        })
     }
 
     /// The variant that holds our rules.
@@ -142,7 +157,8 @@ impl Dataplane {
         &self.families
     }
 
-    /// Makes the kernel enforce `compiled`; `update` is what changed since the last call.
+    /// Makes the kernel enforce `compiled`, and leaves for [`Dataplane::tidy`] what need not happen
+    /// at once; `update` is what changed since the last call.
     ///
     /// The first call, and each one after a failure, reads back what is applied and changes only
     /// what differs; `update` is of no matter then.
@@ -150,11 +166,43 @@ impl Dataplane {
     /// # Errors
     /// When any step fails. Nothing is taken as done then. Also when pods have IPv6 addresses
     /// and only IPv4 can be enforced, which is done first.
+    pub fn enforce(&mut self, compiled: &Compiled, update: &Update) -> Result<ApplyReport, Error> {
+        match self.go(compiled, update, Haste::Enforce) {
+            // What is out of reach counts for the kernel's limits, too.
+            Err(error) if self.postponed => {
+                tracing::debug!(%error, "failed beside what is out of reach; doing all of it");
+                self.go(compiled, update, Haste::Complete)
+            }
+            result => result,
+        }
+    }
+
+    /// Does what [`Dataplane::enforce`] left.
+    ///
+    /// # Errors
+    /// When any step fails. Nothing is taken as done then.
+    pub fn tidy(&mut self, compiled: &Compiled) -> Result<ApplyReport, Error> {
+        self.go(compiled, &Update { rules_changed: true, ..Update::default() }, Haste::Complete)
+    }
+
+    /// [`Dataplane::enforce`] and [`Dataplane::tidy`] in one.
+    ///
+    /// # Errors
+    /// As both of them.
     pub fn apply(&mut self, compiled: &Compiled, update: &Update) -> Result<ApplyReport, Error> {
+        self.go(compiled, update, Haste::Complete)
+    }
+
+    fn go(
+        &mut self,
+        compiled: &Compiled,
+        update: &Update,
+        haste: Haste,
+    ) -> Result<ApplyReport, Error> {
         let start = Instant::now();
         // Taken: whatever fails from here on, the next call reads back.
         let (applied, read_back) = match self.applied.take() {
-            Some(applied) if !update.rules_changed && !applied.has_left_overs() => {
+            Some(applied) if !update.rules_changed && !haste.wants_all(&applied) => {
                 let report = self.apply_members(applied, compiled, update)?;
                 self.check_families(compiled)?;
                 return Ok(ApplyReport { total: start.elapsed(), ..report });
@@ -163,21 +211,32 @@ impl Dataplane {
             None => (self.kernel.read(&self.families)?, start.elapsed()),
         };
         let desired = Desired::new(compiled, &self.options, &self.families);
-        let (plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
-        let sets_in_use = execute(self.kernel, &plan, &mut after)?;
+        let (mut plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
+        // Legacy tables are replaced as a whole, removals or not.
+        self.postponed = haste == Haste::Enforce
+            && self.kernel.variant == Variant::Nft
+            && urgent::postpone(&mut plan, &applied, &mut after);
+        let sets_in_use = execute(&mut self.kernel, &plan, &mut after)?;
         self.applied = Some(after);
         let other_variant_unclean = self.clean_other_variant();
         self.check_families(compiled)?;
-        let total = start.elapsed();
+        let (postponed, total) = (self.postponed, start.elapsed());
         let report = count(&plan);
-        Ok(ApplyReport { sets_in_use, other_variant_unclean, read_back, total, ..report })
+        Ok(ApplyReport {
+            sets_in_use,
+            postponed,
+            other_variant_unclean,
+            read_back,
+            total,
+            ..report
+        })
     }
 
     /// Removes what is left in the variant that is not in use, once the other is in force.
     fn clean_other_variant(&mut self) -> bool {
         if !self.other_variant_clean {
-            let other = Kernel { variant: self.kernel.variant.other(), ..self.kernel };
-            match clean_tables(other) {
+            let other = self.kernel.variant.other();
+            match clean_tables(Kernel::new(other, self.kernel.lock_wait_seconds)) {
                 Ok(_) => self.other_variant_clean = true,
                 Err(error) => tracing::warn!(%error, "cannot clean the other iptables variant"),
             }
@@ -194,9 +253,9 @@ impl Dataplane {
     ) -> Result<ApplyReport, Error> {
         let (plan, sets) = diff::diff_members(&applied, compiled, &self.terms(update));
         applied.sets.extend(sets);
-        let sets_in_use = execute(self.kernel, &plan, &mut applied)?;
+        let sets_in_use = execute(&mut self.kernel, &plan, &mut applied)?;
         self.applied = Some(applied);
-        Ok(ApplyReport { sets_in_use, ..count(&plan) })
+        Ok(ApplyReport { sets_in_use, postponed: self.postponed, ..count(&plan) })
     }
 
     /// Reads back what is applied, repairs what differs from `compiled`, and says what did.
@@ -207,14 +266,19 @@ impl Dataplane {
     /// # Errors
     /// When the read-back or a repair fails.
     pub fn verify(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
-        self.applied = None;
+        if self.postponed {
+            self.tidy(compiled)?;
+        }
+        // Sets that could not go yet are known.
+        let known = self.applied.take().map(|applied| applied.left_overs()).unwrap_or_default();
         let applied = self.kernel.read(&self.families)?;
         let desired = Desired::new(compiled, &self.options, &self.families);
         let (plan, mut after) = diff::diff(&applied, desired, &self.terms(&Update::default()));
-        let drifts = drift::list(&applied, &plan);
+        let mut drifts = drift::list(&applied, &plan);
+        drifts.retain(|drift| !matches!(drift, Drift::Set { set, .. } if known.contains(set)));
         let behind = |drift: &Drift| matches!(drift, Drift::Hook { count: 1.., in_front, .. } if !in_front.is_empty());
         self.hook_repairs = if drifts.iter().any(behind) { self.hook_repairs + 1 } else { 0 };
-        execute(self.kernel, &plan, &mut after)?;
+        execute(&mut self.kernel, &plan, &mut after)?;
         for drift in &drifts {
             tracing::warn!(%drift, "the kernel was not as it ought to be");
         }
@@ -243,42 +307,6 @@ impl Dataplane {
     }
 }
 
-/// Removes all that is ours: hooks, chains and sets, in both variants and both families.
-///
-/// # Errors
-/// When a table or the sets cannot be read or written; what could be removed is gone then.
-pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
-    let mut report = CleanupReport::default();
-    let mut failed = None;
-    let lock_wait_seconds = options.lock_wait_seconds;
-    for variant in Variant::BOTH {
-        match clean_tables(Kernel { variant, lock_wait_seconds }) {
-            Ok((deleted, kept)) => {
-                report.chains_deleted += deleted;
-                report.kept.extend(kept);
-            }
-            Err(error) => failed = Some(error),
-        }
-    }
-    // The sets do not depend on the variant.
-    let kernel = Kernel { variant: Variant::Nft, lock_wait_seconds };
-    let mut applied = kernel.read(&[])?;
-    let count = applied.sets.len();
-    let end = Instant::now() + SET_RELEASE_LIMIT;
-    loop {
-        let (plan, mut after) = plan_nothing(&applied);
-        let in_use = execute(kernel, &plan, &mut after)?;
-        applied = after;
-        if in_use == 0 || Instant::now() > end {
-            break;
-        }
-        thread::sleep(SET_RELEASE_PAUSE);
-    }
-    report.sets_destroyed = count - applied.sets.len();
-    report.kept.extend(applied.sets.into_keys());
-    failed.map_or(Ok(report), Err)
-}
-
 /// What this node lacks for enforcement, and what else is good to know.
 ///
 /// Sets `net.bridge.bridge-nf-call-*` to 1 where there is a bridge and it is 0; touches nothing
@@ -296,37 +324,8 @@ fn variant(options: &Options) -> Result<Variant, Error> {
     }
 }
 
-/// Removes our hooks and chains of one variant; gives how many chains went, and which stay.
-fn clean_tables(kernel: Kernel) -> Result<(usize, Vec<String>), Error> {
-    let (mut deleted, mut kept) = (0, Vec::new());
-    for family in Family::BOTH {
-        if !kernel.may_have_rules(family) || !kernel.installed(family) {
-            continue;
-        }
-        let tables = BTreeMap::from([(family, kernel.read_table(family)?)]);
-        let applied = Applied { tables, ..Applied::default() };
-        let (plan, mut after) = plan_nothing(&applied);
-        execute(kernel, &plan, &mut after)?;
-        deleted += plan.tables.values().map(|change| change.delete.len()).sum::<usize>();
-        kept.extend(after.tables.into_values().flat_map(|table| table.chains.into_keys()));
-    }
-    Ok((deleted, kept))
-}
-
-/// The way from `applied` to nothing.
-fn plan_nothing(applied: &Applied) -> (Plan, Applied) {
-    let desired = Desired {
-        tables: applied.tables.keys().map(|family| (*family, Chains::new())).collect(),
-        hooks: BTreeSet::new(),
-        sets: BTreeMap::new(),
-    };
-    let update = Update::default();
-    let moved_hooks = MovedHooks::Repair;
-    diff::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0, moved_hooks })
-}
-
 /// Does all of `plan`; gives how many sets are still in use.
-fn execute(kernel: Kernel, plan: &Plan, after: &mut Applied) -> Result<usize, Error> {
+fn execute(kernel: &mut Kernel, plan: &Plan, after: &mut Applied) -> Result<usize, Error> {
     let mut in_use = BTreeSet::new();
     for step in render(plan) {
         tracing::debug!(%step, "step");
@@ -342,7 +341,7 @@ fn count(plan: &Plan) -> ApplyReport {
     let tables = || plan.tables.values();
     let members = plan.remove.values().chain(plan.add.values());
     ApplyReport {
-        chains_changed: tables().map(|table| table.write.len() + table.delete.len()).sum(),
+        chains_changed: tables().map(TableChange::chains).sum(),
         hooks_changed: tables().map(|table| table.hooks.len()).sum(),
         sets_created: plan.create.len(),
         members_changed: members.map(|change| change.elements.len()).sum(),

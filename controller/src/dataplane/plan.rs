@@ -80,10 +80,20 @@ pub struct MemberChange {
 pub struct TableChange {
     /// Chains that are new or differ, with all their rules.
     pub write: Chains,
+    /// Chains whose rules stay, behind these: nothing gets past the last of them.
+    pub prepend: Chains,
     /// Chains that go.
     pub delete: BTreeSet<String>,
     /// Hooks that are not where they ought to be.
     pub hooks: BTreeMap<Hook, HookChange>,
+}
+
+impl TableChange {
+    /// How many chains change.
+    #[must_use]
+    pub fn chains(&self) -> usize {
+        self.write.len() + self.prepend.len() + self.delete.len()
+    }
 }
 
 /// What happens to a hook.

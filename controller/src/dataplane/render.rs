@@ -180,6 +180,11 @@ fn table(change: &TableChange) -> String {
         let _ = writeln!(script, ":{chain} - [0:0]");
     }
     append(&mut script, &change.write);
+    for (chain, rules) in &change.prepend {
+        for rule in rules.iter().rev() {
+            let _ = writeln!(script, "-I {chain} {rule}");
+        }
+    }
     for (hook, change) in &change.hooks {
         let (chain, rule) = (hook.chain(), hook.rule());
         for _ in 0..change.remove {
@@ -235,7 +240,7 @@ mod tests {
         use crate::dataplane::plan::HookChange;
         let hooks = BTreeMap::from([(Hook::Forward, HookChange { remove: 2, insert: true })]);
         let delete = std::collections::BTreeSet::from(["PORTCULLIS-Told".to_owned()]);
-        let change = TableChange { hooks, delete, write: Chains::new() };
+        let change = TableChange { delete, hooks, ..TableChange::default() };
         assert_eq!(
             table(&change),
             "*filter\n:PORTCULLIS-Told - [0:0]\n-D FORWARD -j PORTCULLIS-FORWARD\n\

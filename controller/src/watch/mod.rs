@@ -1,15 +1,16 @@
 //! Where the objects of a cluster come from.
 //!
 //! ```text
-//! directory ──► dir ──┐
-//!                     ├──► Event ──► bounded channel ──► the task that owns the engine
-//! (API server) ───────┘
+//! directory ───► dir ───┐
+//!                       ├──► Event ──► bounded channel ──► the task that owns the engine
+//! API server ──► kube ──┘
 //! ```
 //!
 //! A source is something that sends [`Event`]s; what receives them does not know which source it
 //! has. Nothing here decides what a policy means: the `crds` crate does.
 
 pub mod dir;
+pub mod kube;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,6 +20,8 @@ use policy_engine::model::Change;
 use portcullis_crds::diagnostic::Diagnostic;
 use tokio::sync::mpsc;
 
+use crate::client::Access;
+
 /// What a source has to say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -27,7 +30,7 @@ pub enum Event {
     Changes(Vec<Change>),
     /// The first complete view has been delivered. Sent once.
     Synced,
-    /// What is wrong with one origin of objects (a file) now: replaces what was said of it before,
+    /// What is wrong with one origin of objects (a file, or an object of an API server) now: replaces what was said of it before,
     /// and none takes it back.
     Diagnostics(Arc<str>, Vec<Diagnostic>),
 }
@@ -35,20 +38,34 @@ pub enum Event {
 /// A source, as the flag `--source` names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
+    /// `kube`: the API server.
+    Kube,
     /// `dir:PATH`: a directory of manifests.
     Dir(PathBuf),
 }
 
 /// The text of a `--source` flag is not understood.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` is no source; write dir:PATH")]
+#[error("`{0}` is no source; write kube or dir:PATH")]
 pub struct UnknownSource(String);
+
+/// A source cannot be watched at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directory.
+    #[error(transparent)]
+    Dir(#[from] dir::StartError),
+    /// The API server.
+    #[error(transparent)]
+    Kube(#[from] kube::StartError),
+}
 
 impl FromStr for Source {
     type Err = UnknownSource;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
+            None if text == "kube" => Ok(Self::Kube),
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Dir(path.into())),
             _ => Err(UnknownSource(text.to_owned())),
         }
@@ -64,13 +81,15 @@ impl Source {
         text.parse()
     }
 
-    /// Starts to send events, from a thread of its own, until the receiver is dropped.
+    /// Starts to send events, from a thread of its own, until the receiver is dropped. The API
+    /// server is reached by `access`.
     ///
     /// # Errors
     /// When the source cannot be watched at all, for one when it does not exist.
-    pub fn start(&self, events: mpsc::Sender<Event>) -> Result<(), dir::StartError> {
+    pub fn start(&self, access: &Access, events: mpsc::Sender<Event>) -> Result<(), StartError> {
         match self {
-            Self::Dir(path) => dir::start(path, events),
+            Self::Kube => Ok(kube::start(access.clone(), events)?),
+            Self::Dir(path) => Ok(dir::start(path, events)?),
         }
     }
 }
@@ -82,7 +101,8 @@ mod tests {
     #[test]
     fn a_source_is_named_by_its_scheme() {
         assert_eq!(Source::parse("dir:/a:b"), Ok(Source::Dir("/a:b".into())));
-        for bad in ["", "dir", "dir:", "/a", "file:/a"] {
+        assert_eq!(Source::parse("kube"), Ok(Source::Kube));
+        for bad in ["", "kube:", "dir", "dir:", "/a", "file:/a"] {
             assert_eq!(Source::parse(bad), Err(UnknownSource(bad.to_owned())));
         }
     }

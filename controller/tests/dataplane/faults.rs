@@ -12,7 +12,9 @@ use policy_engine::id::SetId;
 use policy_engine::model::Direction;
 use portcullis_controller::dataplane::drift::Drift;
 use portcullis_controller::dataplane::preflight::Severity;
-use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options, cleanup, preflight};
+use portcullis_controller::dataplane::{
+    ApplyReport, Dataplane, IptablesVariant, Options, cleanup, preflight,
+};
 
 use crate::netns::Netns;
 use crate::packets::{Lab, addresses};
@@ -240,4 +242,47 @@ fn preflight_finds_what_the_node_lacks_and_leaves_nothing() {
             assert_eq!(node.sh("ipset list -name"), "");
         });
     }
+}
+
+/// What `enforce` leaves out of reach changes nothing, and goes.
+#[test]
+fn a_change_is_in_force_before_what_it_replaces_is_gone() {
+    each_variant(|variant, family| {
+        let lab = Lab::new();
+        let (a, b) = addresses(family);
+        let listener = lab.b.enter(|| TcpListener::bind(SocketAddr::new(ip(b), 80)).unwrap());
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| accept(&listener, &done));
+            let reaches = || {
+                let target = SocketAddr::new(ip(b), 80);
+                lab.a.enter(|| TcpStream::connect_timeout(&target, Duration::from_millis(100)))
+            };
+            let mut dataplane = lab.node.enter(|| open(variant));
+            let mut world = World::default();
+            for round in 0..6 {
+                let open = round % 2 == 0;
+                let peers =
+                    world.set(&format!("{round}"), [pod(if open { a } else { "10.9.9.9" })]);
+                isolate(&mut world, b, peers, round);
+                lab.node.enter(|| dataplane.enforce(&world.compiled, &rules_changed()).unwrap());
+                assert_eq!(reaches().is_ok(), open, "{variant:?} round {round}");
+            }
+            // Not isolated any more, with all the old rules still there.
+            world.compiled.endpoints.clear();
+            lab.node.enter(|| dataplane.enforce(&world.compiled, &rules_changed()).unwrap());
+            assert!(reaches().is_ok(), "{variant:?}: an old rule still decides");
+            let end = Instant::now() + Duration::from_secs(5);
+            while let ApplyReport { sets_in_use: 1.., .. } =
+                lab.node.enter(|| dataplane.tidy(&world.compiled).unwrap())
+            {
+                assert!(Instant::now() < end, "sets stay in use");
+                thread::yield_now();
+            }
+            let rules = save(&lab.node, variant);
+            assert!(!rules.contains("PORTCULLIS-R"), "{rules}");
+            assert_eq!(lab.node.sh("ipset list -name"), "");
+            done.store(true, Ordering::Relaxed);
+        });
+    });
 }

@@ -1,9 +1,9 @@
 //! Objects → changes for the engine.
 //!
 //! ```text
-//! Document ─────────────┐
-//!                       ├─► value + report ─► policy | pod | namespace | node ─► Change
-//! typed objects (typed) ┘
+//! Document ─┐
+//!           ├─► value + report ─► policy | pod | namespace | node ─► Change
+//! Lean ─────┘
 //! ```
 //!
 //! One road for files and API servers: both mean the same by construction.
@@ -15,7 +15,6 @@ mod pod;
 mod policy;
 mod port;
 pub mod service;
-pub mod typed;
 pub mod workload;
 
 #[cfg(test)]
@@ -23,12 +22,14 @@ mod tests;
 
 use std::sync::Arc;
 
+use policy_engine::labels::Str;
 use policy_engine::model::{Change, PodKey};
-use policy_engine::policy::PolicyKey;
+use policy_engine::policy::{NetworkPolicy, PolicyKey};
 use serde_json::Value;
 
 use crate::decode::Field;
 use crate::diagnostic::Diagnostic;
+use crate::lean::{Lean, LeanKind};
 use crate::manifest::Document;
 use crate::path::{Path, Step};
 use crate::report::Report;
@@ -51,11 +52,15 @@ pub enum Converted {
 }
 
 /// The kinds that become engine values.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `v1` Pod.
     Pod,
+    /// `v1` Namespace.
     Namespace,
+    /// `v1` Node.
     Node,
 }
 
@@ -79,7 +84,9 @@ impl Kind {
         }
     }
 
-    fn as_str(self) -> &'static str {
+    /// The name that the API has for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Pod => "Pod",
@@ -95,8 +102,23 @@ impl Kind {
         }
     }
 
-    fn is_namespaced(self) -> bool {
+    /// Whether its objects live in a namespace.
+    #[must_use]
+    pub fn is_namespaced(self) -> bool {
         matches!(self, Self::NetworkPolicy | Self::Pod)
+    }
+
+    /// The change that takes the object of this name out of the world; `namespace` is not looked
+    /// at where the kind has none.
+    #[must_use]
+    pub fn gone(self, namespace: &Str, name: &Str) -> Change {
+        let (namespace, name) = (namespace.clone(), name.clone());
+        match self {
+            Self::NetworkPolicy => Change::NetworkPolicy(PolicyKey { namespace, name }, None),
+            Self::Pod => Change::Pod(PodKey { namespace, name }, None),
+            Self::Namespace => Change::Namespace(name, None),
+            Self::Node => Change::Node(name, None),
+        }
     }
 
     fn version(self, api_version: Option<&str>) -> Version {
@@ -137,6 +159,16 @@ fn convert(
         let is_policy = kind == Some(Kind::NetworkPolicy.as_str());
         report.repeated_keys(|steps| is_policy && steps.first() == Some(&Step::Key("spec")));
     }
+    (converted, report.finish())
+}
+
+/// Converts an object of an API server.
+///
+/// Which version it has is known from where it was asked for.
+#[must_use]
+pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
+    let mut report = Report::new(String::new(), None);
+    let converted = known(K::KIND, object.value(), true, DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
 
@@ -206,7 +238,10 @@ fn known(
             let policy = if version_known {
                 policy::policy(key.clone(), &root, report)
             } else {
-                policy::closed(key.clone())
+                NetworkPolicy {
+                    generation: policy::generation(&root),
+                    ..policy::closed(key.clone())
+                }
             };
             Change::NetworkPolicy(key, Some(Arc::new(policy)))
         }

@@ -29,13 +29,13 @@ pub(super) fn policy(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) 
     // A field at the wrong level (`egress` beside `spec`) may have been meant to isolate.
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_LISTED);
     if root.repeats("spec", report, CLOSED) {
-        return closed(key);
+        return NetworkPolicy { generation: generation(root), ..closed(key) };
     }
     let absent = Value::Object(serde_json::Map::new());
     let spec = root.get("spec").unwrap_or(Field { path: root.path, value: &absent });
     if !spec.value.is_object() {
         report.error(&spec.path, format!("{}; {CLOSED}", wanted("a mapping", spec.value)));
-        return closed(key);
+        return NetworkPolicy { generation: generation(root), ..closed(key) };
     }
     let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_LISTED) || strange;
     let types = types(&spec, strange, report);
@@ -51,7 +51,7 @@ pub(super) fn policy(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) 
         }
         _ => Selector::everything(),
     };
-    NetworkPolicy { key, subject, ingress, egress }
+    NetworkPolicy { key, subject, ingress, egress, generation: generation(root) }
 }
 
 /// The policy that a policy which cannot be understood at all counts as.
@@ -61,7 +61,14 @@ pub(super) fn closed(key: PolicyKey) -> NetworkPolicy {
         subject: Selector::everything(),
         ingress: Some(Vec::new()),
         egress: Some(Vec::new()),
+        generation: None,
     }
+}
+
+/// `metadata.generation`. Whatever else stands there changes nothing that is in force, so nothing
+/// is said of it.
+pub(super) fn generation(root: &Field<'_>) -> Option<i64> {
+    root.value.get("metadata")?.get("generation")?.as_i64()
 }
 
 /// What [`closed`] is told as.

@@ -11,6 +11,7 @@
 
 mod identities;
 mod members;
+pub mod selection;
 mod slots;
 mod terms;
 
@@ -50,17 +51,26 @@ pub struct Engine {
     /// How many directions of subjects use a ruleset, and the sets that it refers to.
     rulesets: BTreeMap<RulesetId, (usize, Vec<SetId>)>,
     dirty: BTreeSet<PodKey>,
+    /// Whether a flush since the last [`Engine::take_selection`] had subjects to compile.
+    selection_changed: bool,
 }
 
 /// The rulesets of one subject.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Subject {
     ingress: Option<RulesetId>,
     egress: Option<RulesetId>,
     endpoints: Vec<std::net::IpAddr>,
+    /// What the rulesets were compiled from.
+    policies: Arc<[Arc<NetworkPolicy>]>,
 }
 
-type Pair = [Option<Arc<DefinedRuleset>>; 2];
+/// What the policies that select a subject come to.
+#[derive(Clone, Default)]
+struct Verdicts {
+    rulesets: [Option<Arc<DefinedRuleset>>; 2],
+    policies: Arc<[Arc<NetworkPolicy>]>,
+}
 
 impl Engine {
     /// An engine for a world without objects.
@@ -74,6 +84,7 @@ impl Engine {
             subjects: BTreeMap::new(),
             rulesets: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            selection_changed: false,
         }
     }
 
@@ -115,19 +126,20 @@ impl Engine {
     /// Brings [`Compiled`] up to date and says what changed of it since the last flush.
     pub fn flush(&mut self) -> Update {
         let dirty = std::mem::take(&mut self.dirty);
+        self.selection_changed |= !dirty.is_empty();
         let mut shared = HashMap::new();
-        let compiled: Vec<(PodKey, Pair)> = dirty
+        let compiled: Vec<(PodKey, Verdicts)> = dirty
             .into_iter()
             .map(|key| {
-                let pair = self.compile(&key, &mut shared);
-                (key, pair)
+                let verdicts = self.compile(&key, &mut shared);
+                (key, verdicts)
             })
             .collect();
         // New rulesets first: a set that old and new rulesets share must not be made anew.
         let mut rules_changed = self.acquire(&compiled);
         let mut released = Vec::new();
-        for (key, pair) in compiled {
-            rules_changed |= self.settle(key, &pair, &mut released);
+        for (key, verdicts) in compiled {
+            rules_changed |= self.settle(key, verdicts, &mut released);
         }
         self.release(&released);
         Update { rules_changed, ..self.members.take_update(&self.compiled.sets) }
@@ -192,9 +204,9 @@ impl Engine {
     fn compile(
         &self,
         key: &PodKey,
-        shared: &mut HashMap<(Vec<PolicyKey>, Vec<NamedPort>), Pair>,
-    ) -> Pair {
-        let Some(pod) = self.subject(key) else { return Pair::default() };
+        shared: &mut HashMap<(Vec<PolicyKey>, Vec<NamedPort>), Verdicts>,
+    ) -> Verdicts {
+        let Some(pod) = self.subject(key) else { return Verdicts::default() };
         let policies: Vec<&Arc<NetworkPolicy>> = self
             .world
             .policies_in(&key.namespace)
@@ -203,16 +215,18 @@ impl Engine {
         let names = policies.iter().map(|policy| policy.key.clone()).collect();
         shared
             .entry((names, pod.ports.clone()))
-            .or_insert_with(|| {
-                Direction::BOTH.map(|direction| compile(&policies, direction, &pod.ports))
+            .or_insert_with(|| Verdicts {
+                rulesets: Direction::BOTH
+                    .map(|direction| compile(&policies, direction, &pod.ports)),
+                policies: policies.iter().map(|policy| Arc::clone(policy)).collect(),
             })
             .clone()
     }
 
     /// Counts the users of the rulesets to come, and makes those that are new.
-    fn acquire(&mut self, compiled: &[(PodKey, Pair)]) -> bool {
+    fn acquire(&mut self, compiled: &[(PodKey, Verdicts)]) -> bool {
         let mut created = Vec::new();
-        for defined in compiled.iter().flat_map(|(_, pair)| pair).flatten() {
+        for defined in compiled.iter().flat_map(|(_, verdicts)| &verdicts.rulesets).flatten() {
             let sets = || defined.sets.keys().copied().collect();
             let (users, _) = self.rulesets.entry(defined.id).or_insert_with(|| (0, sets()));
             *users += 1;
@@ -229,8 +243,9 @@ impl Engine {
     }
 
     /// Gives a pod its new rulesets and addresses. Tells whether an endpoint changed.
-    fn settle(&mut self, key: PodKey, pair: &Pair, released: &mut Vec<RulesetId>) -> bool {
-        let [ingress, egress] = pair.each_ref().map(|side| side.as_ref().map(|found| found.id));
+    fn settle(&mut self, key: PodKey, verdicts: Verdicts, released: &mut Vec<RulesetId>) -> bool {
+        let Verdicts { rulesets, policies } = verdicts;
+        let [ingress, egress] = rulesets.each_ref().map(|side| side.as_ref().map(|found| found.id));
         let old = self.subjects.remove(&key).unwrap_or_default();
         released.extend(old.ingress.into_iter().chain(old.egress));
         let owned = match self.subject(&key) {
@@ -238,9 +253,9 @@ impl Engine {
             None => Vec::new(),
         };
         let isolated = ingress.is_some() || egress.is_some();
-        let subject =
-            Subject { ingress, egress, endpoints: if isolated { owned } else { Vec::new() } };
-        let changed = subject != old;
+        let endpoints = if isolated { owned } else { Vec::new() };
+        let changed = (ingress, egress, &endpoints) != (old.ingress, old.egress, &old.endpoints);
+        let subject = Subject { ingress, egress, endpoints, policies };
         for address in &old.endpoints {
             // Another pod may have taken the address over in the same flush.
             if self.compiled.endpoints.get(address).is_some_and(|found| found.pod == key) {

@@ -164,6 +164,13 @@ impl Lab {
         &self.fabric
     }
 
+    /// The addresses of [`Lab::fabric`] towards the nodes, IPv4 first: nodes reach what listens
+    /// there, as they would reach a control plane.
+    #[must_use]
+    pub fn fabric_addresses(&self) -> Vec<IpAddr> {
+        self.families().each().iter().map(|family| address::fabric(*family)).collect()
+    }
+
     /// Who has an address, in the words of [`Outcome::Open`]: a pod, else `node/NAME`, `internet`.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<String> {

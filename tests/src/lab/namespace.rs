@@ -32,6 +32,16 @@ impl Namespace {
         Ok(Self { name, handle })
     }
 
+    /// A second handle of the same namespace, for what may outlive this one.
+    ///
+    /// # Errors
+    /// When this process has too many files open.
+    pub fn try_clone(&self) -> Result<Self> {
+        let handle = self.handle.try_clone();
+        let handle = handle.with_context(|| format!("failed to share namespace {}", self.name))?;
+        Ok(Self { name: self.name.clone(), handle })
+    }
+
     /// The name that `ip netns exec` takes.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -3,6 +3,7 @@
 
 mod input;
 mod neighbours;
+mod probes;
 mod reconnects;
 mod restarts;
 mod shop;

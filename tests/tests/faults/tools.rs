@@ -19,7 +19,7 @@ const KILLED: &str = "kill -9 $$";
 const HALF: &str = "\"$real\" \"$@\" | head -c 300; exit 0";
 
 /// Puts a wrapper around `tool` into `directory`: it misbehaves while a file `TOOL.broken` is there.
-fn wrap(directory: &Path, tool: &str, fault: &str) -> Result<()> {
+pub(crate) fn wrap(directory: &Path, tool: &str, fault: &str) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let real =
         std::env::split_paths(&path).map(|place| place.join(tool)).find(|file| file.is_file());
@@ -57,6 +57,8 @@ fn recovers(variant: IptablesVariant, faults: &[Fault]) -> Result<()> {
         check(&cluster.lab, &what, &[web], &[stranger])?;
 
         fs::write(&broken, "")?;
+        // A restore tool stays between changes: the one that works ends, so that the next is broken.
+        agent.kill_tools()?;
         let mut logged = agent.logged();
         let good = Traffic {
             held: &[("web", "api")],

@@ -3,6 +3,7 @@
 mod members;
 pub(super) mod probe;
 mod process;
+mod restore;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use policy_engine::cidr::Family;
 
+use self::restore::Restore;
 use super::applied::{Applied, ParseError, Table, parse_sets};
 use super::render::Step;
 use super::variant::Variant;
@@ -78,15 +80,22 @@ pub enum Error {
 }
 
 /// The tools of one variant.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Kernel {
     pub variant: Variant,
     pub lock_wait_seconds: u32,
+    /// Those that are running.
+    restores: BTreeMap<Family, Restore>,
 }
 
 impl Kernel {
+    /// Starts nothing yet.
+    pub(super) fn new(variant: Variant, lock_wait_seconds: u32) -> Self {
+        Self { variant, lock_wait_seconds, restores: BTreeMap::new() }
+    }
+
     /// Reads what is applied of ours.
-    pub(super) fn read(self, families: &[Family]) -> Result<Applied, Error> {
+    pub(super) fn read(&self, families: &[Family]) -> Result<Applied, Error> {
         let mut tables = BTreeMap::new();
         for family in families {
             tables.insert(*family, self.read_table(*family)?);
@@ -96,23 +105,19 @@ impl Kernel {
         Ok(Applied { tables, sets })
     }
 
-    pub(super) fn read_table(self, family: Family) -> Result<Table, Error> {
+    pub(super) fn read_table(&self, family: Family) -> Result<Table, Error> {
         let save = format!("{}-save", self.variant.command(family));
         Ok(Table::parse(&self.run(&save, &["-t", "filter"], "")?)?)
     }
 
     /// Does one step. Gives the sets that could not go because they are in use.
-    pub(super) fn step(self, step: &Step) -> Result<BTreeSet<String>, Error> {
+    pub(super) fn step(&mut self, step: &Step) -> Result<BTreeSet<String>, Error> {
         match step {
             Step::Sets(script) => {
                 self.run("ipset", &["-exist", "restore"], script)?;
             }
             Step::Members { set, change, addresses } => members::change(set, *change, addresses)?,
-            Step::Table(family, script) => {
-                let restore = format!("{}-restore", self.variant.command(*family));
-                let wait = self.lock_wait_seconds.to_string();
-                self.run(&restore, &["--noflush", "-w", &wait], script)?;
-            }
+            Step::Table(family, script) => self.restore(*family, script)?,
             Step::Destroy(sets) => {
                 let stays = |set: &&String| !members::destroy(set);
                 return Ok(sets.iter().filter(stays).cloned().collect());
@@ -124,8 +129,24 @@ impl Kernel {
         Ok(BTreeSet::new())
     }
 
-    fn run(self, program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
-        let wait = Duration::from_secs(self.lock_wait_seconds.into());
-        process::run(program, arguments, input, wait + TOOL_LIMIT)
+    fn restore(&mut self, family: Family, script: &str) -> Result<(), Error> {
+        // Taken out: one that failed is not used again.
+        let running = self.restores.remove(&family).filter(|running| !running.is_worn_out());
+        let start = || {
+            let program = format!("{}-restore", self.variant.command(family));
+            Restore::start(&program, &["--noflush", "-w", &self.lock_wait_seconds.to_string()])
+        };
+        let mut restore = running.map_or_else(start, Ok)?;
+        restore.run(script, self.limit())?;
+        self.restores.insert(family, restore);
+        Ok(())
+    }
+
+    fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, Error> {
+        process::run(program, arguments, input, self.limit())
+    }
+
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.lock_wait_seconds.into()) + TOOL_LIMIT
     }
 }

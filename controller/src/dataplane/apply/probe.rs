@@ -21,7 +21,7 @@ const PROC_NET: &str = "/proc/thread-self/net";
 /// The variant to use on this node.
 pub(in crate::dataplane) fn choose_variant(lock_wait_seconds: u32) -> Result<Variant, Error> {
     let evidence = |variant| {
-        let kernel = Kernel { variant, lock_wait_seconds };
+        let kernel = Kernel::new(variant, lock_wait_seconds);
         if !kernel.installed(Family::V4) {
             return Ok(None);
         }
@@ -36,7 +36,7 @@ pub(in crate::dataplane) fn choose_variant(lock_wait_seconds: u32) -> Result<Var
         }
         Ok::<_, Error>(Some(evidence))
     };
-    let any = Kernel { variant: Variant::Nft, lock_wait_seconds };
+    let any = Kernel::new(Variant::Nft, lock_wait_seconds);
     let default = any.run("iptables", &["--version"], "").ok();
     let default = default.as_deref().map(Variant::of_version);
     match (evidence(Variant::Legacy), evidence(Variant::Nft)) {
@@ -56,7 +56,7 @@ pub(in crate::dataplane) fn has_ipv6() -> bool {
 
 impl Kernel {
     /// Whether the variant's command for `family` is there.
-    pub(in crate::dataplane) fn installed(self, family: Family) -> bool {
+    pub(in crate::dataplane) fn installed(&self, family: Family) -> bool {
         // Any other failure shows again when the command is used: loudly then.
         let missing = |error: &Error| matches!(error, Error::Start { source, .. } if source.kind() == ErrorKind::NotFound);
         !self.run(self.variant.command(family), &["--version"], "").is_err_and(|e| missing(&e))
@@ -64,7 +64,7 @@ impl Kernel {
 
     /// Whether the variant's filter table can have rules. To ask iptables-legacy would load
     /// its modules, and make tables, on nodes that do not use them.
-    pub(in crate::dataplane) fn may_have_rules(self, family: Family) -> bool {
+    pub(in crate::dataplane) fn may_have_rules(&self, family: Family) -> bool {
         let names = match (self.variant, family) {
             (Variant::Nft, _) => return true,
             (Variant::Legacy, Family::V4) => "ip_tables_names",
@@ -76,7 +76,7 @@ impl Kernel {
 
 /// Everything that preflight asks for. Sets bridge-nf-call-* where there is a bridge.
 pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u32) -> Facts {
-    let kernel = |variant| Kernel { variant, lock_wait_seconds: lock_wait };
+    let kernel = |variant| Kernel::new(variant, lock_wait);
     let version = |tool: &str| {
         let version = kernel(Variant::Nft).run(tool, &["--version"], "");
         let line = version.map(|text| text.lines().next().unwrap_or_default().to_owned());
@@ -84,13 +84,13 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u3
     };
     let families = [Family::V4, Family::V6];
     let commands = Variant::BOTH.into_iter().flat_map(|v| families.map(|f| v.command(f)));
-    let bridges = bridges(kernel(Variant::Nft));
+    let bridges = bridges(&kernel(Variant::Nft));
     let variant = variant.ok();
     let family_facts = |family: Family| FamilyFacts {
         family,
         forwarding: forwarding(family),
         bridge_netfilter: bridge_netfilter(family, !bridges.is_empty()),
-        rules_work: variant.map_or(Ok(()), |variant| try_rules(kernel(variant), family)),
+        rules_work: variant.map_or(Ok(()), |variant| try_rules(&kernel(variant), family)),
     };
     let families = families.into_iter().filter(|f| *f == Family::V4 || has_ipv6());
     Facts {
@@ -103,7 +103,7 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u3
     }
 }
 
-fn bridges(kernel: Kernel) -> Vec<String> {
+fn bridges(kernel: &Kernel) -> Vec<String> {
     let links = kernel.run("ip", &["-o", "link", "show", "type", "bridge"], "");
     let name = |line: &str| line.split(": ").nth(1).map(str::to_owned);
     links.map(|links| links.lines().filter_map(name).collect()).unwrap_or_default()
@@ -134,7 +134,7 @@ fn bridge_netfilter(family: Family, turn_on: bool) -> BridgeNetfilter {
 }
 
 /// Whether the kernel takes the matches that our rules have: in a chain that nothing jumps to.
-fn try_rules(kernel: Kernel, family: Family) -> Result<(), String> {
+fn try_rules(kernel: &Kernel, family: Family) -> Result<(), String> {
     let create = ["-exist", "create", PROBE, "hash:ip", "family", family_name(family)];
     kernel.run("ipset", &create, "").map_err(|error| error.to_string())?;
     let wait = kernel.lock_wait_seconds;

@@ -1,5 +1,6 @@
 //! The clauses of the specification that concern conversion, as sentences over one `check`.
 
+mod lean;
 mod inventory;
 mod objects;
 

@@ -1,16 +1,13 @@
-//! Kinds and versions; pods, namespaces and nodes; typed objects.
+//! Kinds and versions; pods, namespaces and nodes.
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::networking::v1 as networking;
 use policy_engine::labels::Labels;
 use policy_engine::model::{Life, NamedPort, Namespace, Pod};
 use policy_engine::port::Protocol;
 
 use super::super::*;
 use super::convert;
-use crate::manifest::Manifest;
 
 #[test]
 fn an_unknown_version_of_a_policy_isolates_every_pod() {
@@ -196,28 +193,4 @@ fn a_node_has_its_internal_and_external_addresses() {
     let Converted::Object(Change::Node(_, Some(node))) = converted else { panic!("{converted:?}") };
     assert_eq!(node.addresses, addresses(&["192.168.0.1", "fd00::1"]));
     assert_eq!(found.len(), 1, "{found:?}");
-}
-
-#[test]
-fn typed_objects_mean_what_their_manifests_mean() {
-    let text = format!("apiVersion: v1\nkind: Pod{WHOLE_POD}");
-    let manifest = Manifest::parse("f", &text);
-    let object: core::Pod = serde_json::from_value(manifest.documents[0].value().clone()).unwrap();
-    assert_eq!(typed::pod(&object), document(&manifest.documents[0]));
-
-    let text = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: a, namespace: shop}
-spec:
-  podSelector: {matchLabels: {a: b}}
-  ingress: [{}, {from: [], ports: [{port: http}, {}]}, {from: [{podSelector: {}}]}]
-  egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}]
-";
-    let manifest = Manifest::parse("f", text);
-    let value = manifest.documents[0].value().clone();
-    let object: networking::NetworkPolicy = serde_json::from_value(value).unwrap();
-    assert_eq!(typed::network_policy(&object), document(&manifest.documents[0]));
-    assert_eq!(typed::namespace(&core::Namespace::default()).0, Converted::Unusable);
-    assert_eq!(typed::node(&core::Node::default()).0, Converted::Unusable);
 }

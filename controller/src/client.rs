@@ -1,0 +1,156 @@
+//! How this process reaches the API server.
+//!
+//! The HTTP stack is kube's own, layer by layer, with three differences that matter to a process
+//! that mostly waits: a connection that died unseen is noticed by the kernel within
+//! [`DEAD_AFTER`], no write waits for an earlier one to be acknowledged (Nagle), and no request is
+//! repeated below the code that asked for it, which knows best when to try again.
+//!
+//! HTTP/1.1: each watch has a connection of its own, so no big list delays the events of another.
+//! Nothing is compressed: `gzip` is not compiled in, and events are small.
+
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+use http::header::{HeaderValue, USER_AGENT};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{ClientBuilder, ConfigExt as _};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tower::{BoxError, ServiceBuilder};
+
+/// A peer that says nothing for so long, not even to the kernel, is gone.
+pub const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a TCP connection may take to be made.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an answer may take to begin. It may go on for as long as it likes.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Which API server, as whom, for what.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Access {
+    /// Kubeconfig files, separated as in `KUBECONFIG`; `None`: the pod's own ServiceAccount.
+    pub kubeconfig: Option<OsString>,
+    /// The part of Portcullis that asks, for the server's logs: `node`, `controller`.
+    pub component: &'static str,
+}
+
+/// There is no way to the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// A kubeconfig is unusable.
+    #[error("failed to use the kubeconfig {}", paths.display())]
+    Kubeconfig {
+        /// What was asked for.
+        paths: OsString,
+        /// Why not.
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    /// Neither a kubeconfig was given, nor is this a pod with a ServiceAccount.
+    #[error("not in a pod with a ServiceAccount token; --kubeconfig says how to reach the cluster")]
+    NotInCluster(#[source] kube::config::InClusterError),
+    /// What is configured cannot be used, for one a broken certificate.
+    #[error("failed to prepare a client of the API server")]
+    Client(#[source] kube::Error),
+}
+
+impl Access {
+    /// A client. Nothing is sent yet; its tasks run on the runtime that this is called on.
+    ///
+    /// Tokens that are files are read again as they are rotated.
+    ///
+    /// # Errors
+    /// When it is not clear which server to ask, or as whom.
+    pub async fn client(&self) -> Result<Client, AccessError> {
+        let mut config = self.config().await?;
+        config.headers.push((USER_AGENT, self.user_agent()));
+        build(&config).map_err(AccessError::Client)
+    }
+
+    async fn config(&self) -> Result<Config, AccessError> {
+        let Some(paths) = self.kubeconfig.as_deref().filter(|paths| !paths.is_empty()) else {
+            return Config::incluster().map_err(AccessError::NotInCluster);
+        };
+        let wrap = |source| AccessError::Kubeconfig { paths: paths.to_owned(), source };
+        let kubeconfig = read(paths).map_err(wrap)?;
+        let options = KubeConfigOptions::default();
+        Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrap)
+    }
+
+    fn user_agent(&self) -> HeaderValue {
+        let text = format!("portcullis/{} ({})", env!("CARGO_PKG_VERSION"), self.component);
+        HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("portcullis"))
+    }
+}
+
+/// All files that `paths` lists, the first one's word counting where two disagree.
+fn read(paths: &OsStr) -> Result<Kubeconfig, kube::config::KubeconfigError> {
+    let mut merged = Kubeconfig::default();
+    for path in std::env::split_paths(paths).filter(|path| !path.as_os_str().is_empty()) {
+        merged = merged.merge(Kubeconfig::read_from(path)?)?;
+    }
+    Ok(merged)
+}
+
+fn build(config: &Config) -> Result<Client, kube::Error> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_connect_timeout(Some(CONNECT_LIMIT));
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(DEAD_AFTER / 2));
+    tcp.set_keepalive_interval(Some(DEAD_AFTER / 6));
+    tcp.set_keepalive_retries(Some(3));
+    tcp.set_tcp_user_timeout(Some(DEAD_AFTER));
+    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build(tls);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .timeout(ANSWER_LIMIT)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kubeconfig(server: &str) -> String {
+        format!(
+            "{{apiVersion: v1, kind: Config, current-context: a, \
+             clusters: [{{name: a, cluster: {{server: '{server}'}}}}], \
+             users: [{{name: a, user: {{token: t}}}}], \
+             contexts: [{{name: a, context: {{cluster: a, user: a}}}}]}}"
+        )
+    }
+
+    fn access(kubeconfig: Option<OsString>) -> Access {
+        Access { kubeconfig, component: "node" }
+    }
+
+    #[tokio::test]
+    async fn of_several_kubeconfigs_the_first_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = [directory.path().join("a"), directory.path().join("b")];
+        std::fs::write(&paths[0], kubeconfig("https://10.0.0.1:6443")).unwrap();
+        std::fs::write(&paths[1], kubeconfig("https://10.0.0.2:6443")).unwrap();
+        let config = access(Some(std::env::join_paths(&paths).unwrap())).config().await.unwrap();
+        assert_eq!(config.cluster_url.to_string(), "https://10.0.0.1:6443/");
+        access(Some(paths[1].clone().into())).client().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_a_cluster_the_error_says_what_to_do() {
+        for none in [None, Some(OsString::new())] {
+            let error = access(none).client().await.map(drop).unwrap_err();
+            assert!(error.to_string().contains("--kubeconfig"), "{error}");
+        }
+        let error = access(Some("/nowhere".into())).client().await.map(drop).unwrap_err();
+        assert_eq!(error.to_string(), "failed to use the kubeconfig /nowhere");
+    }
+}

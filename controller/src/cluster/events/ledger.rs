@@ -1,0 +1,207 @@
+//! Which finding is to be told when. Pure; time is given, and monotonic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use policy_engine::policy::PolicyKey;
+use tokio::time::Instant;
+
+use crate::cluster::findings::{Finding, Reason};
+
+/// An API server keeps Events for an hour; what is still true then is told again.
+const AGAIN: Duration = Duration::from_secs(65 * 60);
+/// A port that no pod has yet may come with a roll-out that is under way.
+const PORT_DELAY: Duration = Duration::from_secs(30);
+/// Time for what belongs together to arrive.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Events that may be written at once, before the rate counts.
+const BURST: u32 = 50;
+/// One Event per so long, in the long run: a cluster of 10,000 bad policies takes half an hour.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// What is to be told: one finding about one generation of one policy.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Telling {
+    /// The policy.
+    pub policy: PolicyKey,
+    /// Which object of that name.
+    pub uid: String,
+    /// Its `metadata.generation`.
+    pub generation: i64,
+    /// What it cannot mean.
+    pub finding: Finding,
+}
+
+/// All findings, and when each is due.
+#[derive(Debug)]
+pub struct Ledger {
+    delay: Duration,
+    /// When each is due; `None` while it is being written.
+    due: BTreeMap<Telling, Option<Instant>>,
+    queue: BTreeSet<(Instant, Telling)>,
+    /// When the bucket of tokens will be full again.
+    full_at: Option<Instant>,
+}
+
+impl Ledger {
+    /// An empty ledger. What may be true for a while without being wrong waits for `delay`.
+    #[must_use]
+    pub fn new(delay: Duration) -> Self {
+        Self { delay, due: BTreeMap::new(), queue: BTreeSet::new(), full_at: None }
+    }
+
+    /// Replaces what is found. What is found anew waits from `now` on.
+    pub fn update(&mut self, found: BTreeSet<Telling>, now: Instant) {
+        let queue = &mut self.queue;
+        self.due.retain(|telling, due| {
+            let stays = found.contains(telling);
+            if let (false, Some(due)) = (stays, *due) {
+                queue.remove(&(due, telling.clone()));
+            }
+            stays
+        });
+        for telling in found {
+            if !self.due.contains_key(&telling) {
+                let due = now + self.patience(telling.finding.reason);
+                self.queue.insert((due, telling.clone()));
+                self.due.insert(telling, Some(due));
+            }
+        }
+    }
+
+    /// The next one to tell, if one is due and the rate allows it. It comes again only after
+    /// [`Ledger::told`] or [`Ledger::failed`].
+    pub fn next(&mut self, now: Instant) -> Option<Telling> {
+        self.queue.first().filter(|(due, _)| *due <= now)?;
+        let full_at = self.full_at.unwrap_or(now).max(now) + INTERVAL;
+        if full_at > now + INTERVAL * BURST {
+            return None;
+        }
+        let (_, telling) = self.queue.pop_first()?;
+        self.full_at = Some(full_at);
+        self.due.insert(telling.clone(), None);
+        Some(telling)
+    }
+
+    /// It was written, by us or somebody else.
+    pub fn told(&mut self, telling: &Telling, now: Instant) {
+        self.again(telling, now + AGAIN);
+    }
+
+    /// It could not be written; it is due again at `retry`.
+    pub fn failed(&mut self, telling: &Telling, retry: Instant) {
+        self.again(telling, retry);
+    }
+
+    /// How many findings there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.due.len()
+    }
+
+    /// Whether there are no findings.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    fn again(&mut self, telling: &Telling, at: Instant) {
+        // Its cause may be gone by now.
+        if let Some(due) = self.due.get_mut(telling)
+            && due.is_none()
+        {
+            *due = Some(at);
+            self.queue.insert((at, telling.clone()));
+        }
+    }
+
+    fn patience(&self, reason: Reason) -> Duration {
+        match reason {
+            Reason::FailedClosed | Reason::Suspicious => SETTLE.min(self.delay),
+            Reason::NamedPortUnresolved => PORT_DELAY.min(self.delay),
+            Reason::SelectsNothing | Reason::PeerMatchesNothing => self.delay,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEN_MINUTES: Duration = Duration::from_secs(600);
+
+    fn telling(name: &str, reason: Reason) -> Telling {
+        let finding = Finding { reason, field: "spec".to_owned(), message: "m".to_owned() };
+        Telling {
+            policy: PolicyKey::new("shop", name),
+            uid: "u".to_owned(),
+            generation: 1,
+            finding,
+        }
+    }
+
+    fn after(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_selector_that_selects_nothing_is_told_after_ten_minutes_and_then_hourly() {
+        let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
+        let one = telling("a", Reason::SelectsNothing);
+        ledger.update([one.clone()].into(), start);
+        assert_eq!(ledger.next(after(start, 599)), None);
+        ledger.update([one.clone()].into(), after(start, 599));
+        assert_eq!(ledger.next(after(start, 600)), Some(one.clone()));
+        assert_eq!(ledger.next(after(start, 700)), None, "it is being written");
+        ledger.told(&one, after(start, 700));
+        assert_eq!(ledger.next(after(start, 700 + 3_600)), None);
+        assert_eq!(ledger.next(after(start, 700 + 3_900)), Some(one));
+    }
+
+    #[test]
+    fn what_is_mended_is_not_told_and_starts_anew_when_it_comes_back() {
+        let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
+        let one = telling("a", Reason::SelectsNothing);
+        ledger.update([one.clone()].into(), start);
+        ledger.update(BTreeSet::new(), after(start, 300));
+        assert_eq!(ledger.next(after(start, 900)), None);
+        ledger.update([one.clone()].into(), after(start, 900));
+        assert_eq!(ledger.next(after(start, 1_499)), None);
+        assert_eq!(ledger.next(after(start, 1_500)), Some(one));
+    }
+
+    #[test]
+    fn an_unparsable_part_is_told_at_once_and_a_port_half_a_minute_later() {
+        let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
+        let closed = telling("a", Reason::FailedClosed);
+        let port = telling("b", Reason::NamedPortUnresolved);
+        ledger.update([closed.clone(), port.clone()].into(), start);
+        assert_eq!(ledger.next(after(start, 1)), Some(closed));
+        assert_eq!(ledger.next(after(start, 29)), None);
+        assert_eq!(ledger.next(after(start, 30)), Some(port));
+    }
+
+    #[test]
+    fn ten_thousand_bad_policies_do_not_flood() {
+        let (start, mut ledger) = (Instant::now(), Ledger::new(Duration::ZERO));
+        let all = (0..10_000).map(|at| telling(&format!("{at}"), Reason::FailedClosed));
+        ledger.update(all.collect(), start);
+        let told = |ledger: &mut Ledger, now| std::iter::from_fn(|| ledger.next(now)).count();
+        assert_eq!(told(&mut ledger, start), 50);
+        assert_eq!(told(&mut ledger, start), 0);
+        assert_eq!(told(&mut ledger, after(start, 1)), 5);
+        let later = (2..3_000).map(|at| told(&mut ledger, after(start, at))).sum::<usize>();
+        assert_eq!(later, 10_000 - 55, "each is told once");
+    }
+
+    #[test]
+    fn a_write_that_failed_is_tried_again() {
+        let (start, mut ledger) = (Instant::now(), Ledger::new(Duration::ZERO));
+        let one = telling("a", Reason::FailedClosed);
+        ledger.update([one.clone()].into(), start);
+        assert_eq!(ledger.next(start), Some(one.clone()));
+        ledger.failed(&one, after(start, 5));
+        assert_eq!(ledger.next(after(start, 4)), None);
+        assert_eq!(ledger.next(after(start, 5)), Some(one));
+    }
+}

@@ -1,0 +1,120 @@
+//! One finding as an `events.k8s.io/v1` Event.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ObjectMeta;
+use sha2::{Digest as _, Sha256};
+
+use super::ledger::Telling;
+
+/// Who writes, as Events and field managers name it.
+pub const CONTROLLER: &str = "portcullis.dev/controller";
+
+/// Limits of the Events API: bytes of `note` and `reportingInstance`, and of an object's name.
+const NOTE_MAX: usize = 1024;
+const INSTANCE_MAX: usize = 128;
+const NAME_MAX: usize = 253;
+
+/// The Event that tells it, written by the process `identity`.
+#[must_use]
+pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
+    let policy = &telling.policy;
+    let finding = &telling.finding;
+    let note = if finding.field.is_empty() {
+        finding.message.clone()
+    } else {
+        format!("{}: {}", finding.field, finding.message)
+    };
+    Event {
+        metadata: ObjectMeta {
+            namespace: Some(policy.namespace.to_string()),
+            name: Some(name(telling)),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(wall)),
+        type_: Some("Warning".to_owned()),
+        reason: Some(finding.reason.as_str().to_owned()),
+        action: Some("Validate".to_owned()),
+        note: Some(cut(&note, NOTE_MAX).to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some("networking.k8s.io/v1".to_owned()),
+            kind: Some("NetworkPolicy".to_owned()),
+            namespace: Some(policy.namespace.to_string()),
+            name: Some(policy.name.to_string()),
+            uid: Some(telling.uid.clone()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some(CONTROLLER.to_owned()),
+        reporting_instance: Some(cut(identity, INSTANCE_MAX).to_owned()),
+        ..Event::default()
+    }
+}
+
+/// The same for whoever tells the same thing: the policy's name and a hash of all of it.
+fn name(telling: &Telling) -> String {
+    let finding = &telling.finding;
+    let mut hash = Sha256::new();
+    let generation = telling.generation.to_string();
+    for part in
+        [&telling.uid, &generation, finding.reason.as_str(), &finding.field, &finding.message]
+    {
+        // With its length before it, no part can be taken for a piece of another.
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let digest = hash.finalize();
+    let hex: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    let policy = cut(&telling.policy.name, NAME_MAX - 1 - hex.len());
+    format!("{}.{hex}", policy.trim_end_matches(['.', '-']))
+}
+
+/// As much of a text as fits into `limit` bytes, in whole characters.
+fn cut(text: &str, limit: usize) -> &str {
+    let end = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use policy_engine::policy::PolicyKey;
+
+    use super::*;
+    use crate::cluster::findings::{Finding, Reason};
+
+    fn telling(name: &str, message: &str) -> Telling {
+        let (field, message) = ("spec.podSelector".to_owned(), message.to_owned());
+        let finding = Finding { reason: Reason::SelectsNothing, field, message };
+        Telling {
+            policy: PolicyKey::new("shop", name),
+            uid: "u".to_owned(),
+            generation: 1,
+            finding,
+        }
+    }
+
+    #[test]
+    fn the_same_finding_has_the_same_name_and_another_has_another() {
+        let one = telling("db", "m");
+        assert_eq!(name(&one), name(&one.clone()));
+        for other in [
+            telling("db", "n"),
+            Telling { generation: 2, ..one.clone() },
+            Telling { uid: "v".to_owned(), ..one.clone() },
+        ] {
+            assert_ne!(name(&one), name(&other));
+        }
+        assert!(name(&one).starts_with("db."));
+    }
+
+    #[test]
+    fn an_event_keeps_to_the_limits_of_the_api() {
+        let long = telling(&format!("{}-{}", "a".repeat(231), "b".repeat(21)), &"ü".repeat(2_000));
+        let event = event(&long, &"i".repeat(300), Timestamp::UNIX_EPOCH);
+        assert!(event.note.is_some_and(|note| note.len() <= 1024 && note.starts_with("spec.pod")));
+        assert_eq!(event.reporting_instance.map(|instance| instance.len()), Some(128));
+        let name = event.metadata.name.unwrap_or_default();
+        assert!(name.len() <= 253 && !name.contains("-."), "{name}");
+    }
+}

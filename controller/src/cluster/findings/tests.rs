@@ -1,0 +1,246 @@
+use std::fmt::Write as _;
+
+use policy_engine::world::Options;
+use portcullis_crds::convert::{Converted, document};
+use portcullis_crds::manifest::Manifest;
+
+use super::*;
+
+/// A world of two namespaces: `shop` with web and api pods, `infra` with a DNS server.
+const WORLD: &str = "
+- {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: shop}}}
+- {apiVersion: v1, kind: Namespace, metadata: {name: infra}}
+- {apiVersion: v1, kind: Namespace, metadata: {name: empty}}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: web-1, namespace: shop, labels: {app: web}}
+  spec: {containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]}
+  status: {podIPs: [{ip: 10.0.0.1}]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: api-1, namespace: shop, labels: {app: api}}
+  spec: {containers: [{name: c}]}
+  status: {podIPs: [{ip: 10.0.0.2}]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: dns-1, namespace: infra, labels: {app: dns}}
+  spec: {containers: [{name: c, ports: [{name: dns, containerPort: 53, protocol: UDP}]}]}
+  status: {podIPs: [{ip: 10.0.9.53}]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: probe, namespace: infra, labels: {app: probe}}
+  spec: {hostNetwork: true, containers: [{name: c, ports: [{name: metrics, containerPort: 9100}]}]}
+  status: {podIPs: [{ip: 192.168.0.1}]}
+";
+
+fn load(analyst: &mut Analyst, world: &mut World, text: &str) {
+    let text = format!("apiVersion: v1\nkind: List\nitems:\n{}", text.trim_start_matches('\n'));
+    let manifest = Manifest::parse("test.yaml", &text);
+    for found in &manifest.documents {
+        let (converted, diagnostics) = document(found);
+        let Converted::Object(change) = converted else { panic!("{diagnostics:?}") };
+        analyst.note(&change);
+        world.apply(change);
+        if let Some(first) = diagnostics.first() {
+            analyst.diagnose(first.object.as_str().into(), diagnostics);
+        }
+    }
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "- {{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
+         metadata: {{name: {name}, namespace: shop}}, spec: {spec}}}\n"
+    )
+}
+
+/// The findings about one policy beside [`WORLD`], as `Reason field: message` lines.
+fn check(spec: &str, expected: &[&str]) {
+    let (mut analyst, mut world) = (Analyst::default(), World::new(Options::default()));
+    load(&mut analyst, &mut world, WORLD);
+    load(&mut analyst, &mut world, &policy("p", spec));
+    let found = analyst.findings(&world);
+    let lines: Vec<String> = found.values().flatten().map(line).collect();
+    assert_eq!(lines.len(), expected.len(), "{spec}\n{lines:#?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{spec}\n{line}\n{expected}");
+    }
+}
+
+fn line(finding: &Finding) -> String {
+    format!("{} {}: {}", finding.reason.as_str(), finding.field, finding.message)
+}
+
+#[test]
+fn a_policy_that_means_what_it_says_is_left_alone() {
+    check("{podSelector: {}}", &[]);
+    check("{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}]}]}", &[]);
+    check("{podSelector: {matchExpressions: [{key: app, operator: Exists}]}}", &[]);
+}
+
+#[test]
+fn a_pod_selector_that_selects_nothing_is_told() {
+    let said = "SelectsNothing spec.podSelector: selects no pod";
+    check("{podSelector: {matchLabels: {app: wbe}}}", &[said]);
+    check("{podSelector: {matchLabels: {app: dns}}}", &[said]);
+    check("{podSelector: {matchExpressions: [{key: app, operator: DoesNotExist}]}}", &[said]);
+}
+
+#[test]
+fn an_ingress_port_name_is_looked_up_on_the_selected_pods() {
+    let ingress = |app: &str, port: &str| {
+        format!(
+            "{{podSelector: {{matchLabels: {{app: {app}}}}}, ingress: [{{}}, {{ports: [{{port: 1}}, {port}]}}]}}"
+        )
+    };
+    check(&ingress("web", "{port: http}"), &[]);
+    check(
+        &ingress("api", "{port: http}"),
+        &[
+            "NamedPortUnresolved spec.ingress[1].ports[1].port: no pod that the policy selects has a \
+           TCP container port named `http`, so this port admits nothing; name it in",
+        ],
+    );
+    check(
+        &ingress("web", "{port: http, protocol: UDP}"),
+        &[
+            "NamedPortUnresolved spec.ingress[1].ports[1].port: no pod that the policy selects has a \
+           UDP container port named `http`, so this port admits nothing; there is one for TCP: set",
+        ],
+    );
+}
+
+#[test]
+fn a_port_name_is_not_told_where_there_is_no_pod_to_have_it() {
+    check(
+        "{podSelector: {matchLabels: {app: later}}, ingress: [{ports: [{port: http}]}]}",
+        &["SelectsNothing spec.podSelector:"],
+    );
+    check(
+        "{podSelector: {}, egress: [{to: [{podSelector: {matchLabels: {app: later}}}], \
+         ports: [{port: http}]}]}",
+        &["PeerMatchesNothing spec.egress[0].to[0].podSelector:"],
+    );
+}
+
+#[test]
+fn an_egress_port_name_is_looked_up_on_the_peers() {
+    let egress = |rest: &str| format!("{{podSelector: {{}}, egress: [{{{rest}}}]}}");
+    let unresolved =
+        "NamedPortUnresolved spec.egress[0].ports[0].port: no pod that this rule's `to`";
+    let dns = "ports: [{port: dns, protocol: UDP}]";
+    check(&egress(dns), &[]);
+    check(&egress(&format!("to: [{{namespaceSelector: {{}}}}], {dns}")), &[]);
+    check(&egress(&format!("to: [{{podSelector: {{}}}}], {dns}")), &[unresolved]);
+    check(&egress(&format!("to: [{{ipBlock: {{cidr: 10.0.9.0/24}}}}], {dns}")), &[]);
+    check(
+        &egress(&format!(
+            "to: [{{ipBlock: {{cidr: 10.0.9.0/24, except: [10.0.9.53/32]}}}}], {dns}"
+        )),
+        &[unresolved],
+    );
+    check(&egress(&format!("to: [{{ipBlock: {{cidr: 8.8.8.8/32}}}}], {dns}")), &[unresolved]);
+    // A hostNetwork pod is no peer: its port is its node's.
+    check(&egress("ports: [{port: metrics}]"), &[unresolved]);
+}
+
+#[test]
+fn a_peer_that_matches_nothing_is_told_with_the_half_that_does_not() {
+    let from = |peer: &str| format!("{{podSelector: {{}}, ingress: [{{from: [{peer}]}}]}}");
+    check(&from("{namespaceSelector: {matchLabels: {team: shop}}}"), &[]);
+    check(
+        &from("{namespaceSelector: {matchLabels: {name: infra}}}"),
+        &["PeerMatchesNothing spec.ingress[0].from[0].namespaceSelector: matches no namespace, so"],
+    );
+    check(
+        &from(
+            "{namespaceSelector: {matchLabels: {team: shop}}, podSelector: {matchLabels: {a: b}}}",
+        ),
+        &[
+            "PeerMatchesNothing spec.ingress[0].from[0].podSelector: matches no pod of the namespaces",
+        ],
+    );
+    check(
+        &from("{podSelector: {matchLabels: {app: dns}}}"),
+        &["PeerMatchesNothing spec.ingress[0].from[0].podSelector: matches no pod, so this peer"],
+    );
+    // The namespace is empty, and the peer is about whatever will be in it.
+    check(&from("{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: empty}}}"), &[]);
+}
+
+#[test]
+fn what_failed_closed_is_told_with_its_field() {
+    check(
+        "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.300/8}}]}]}",
+        &["FailedClosed spec.ingress[0].from[0].ipBlock.cidr: `10.0.0.300/8` is no network"],
+    );
+    check(
+        "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.1.2.3/8}}]}]}",
+        &["Suspicious spec.ingress[0].from[0].ipBlock.cidr: `10.1.2.3/8` is read as 10.0.0.0/8"],
+    );
+}
+
+#[test]
+fn findings_follow_the_world() {
+    let (mut analyst, mut world) = (Analyst::default(), World::new(Options::default()));
+    load(&mut analyst, &mut world, WORLD);
+    let spec = "{podSelector: {matchLabels: {app: new}}, ingress: [{ports: [{port: http}]}]}";
+    load(&mut analyst, &mut world, &policy("p", spec));
+    let mut history = String::new();
+    let mut look = |analyst: &mut Analyst, world: &World| {
+        let found = analyst.findings(world);
+        assert_eq!(found, findings(world), "incremental and from nothing");
+        let reasons: Vec<_> = found.values().flatten().map(|f| f.reason.as_str()).collect();
+        writeln!(history, "{}", reasons.join(",")).expect("a string takes all");
+    };
+    look(&mut analyst, &world);
+    let pod = |ports: &str| {
+        format!(
+            "- {{apiVersion: v1, kind: Pod, metadata: {{name: new-1, namespace: shop, \
+             labels: {{app: new}}}}, spec: {{containers: [{{name: c, ports: [{ports}]}}]}}}}\n"
+        )
+    };
+    load(&mut analyst, &mut world, &pod(""));
+    look(&mut analyst, &world);
+    load(&mut analyst, &mut world, &pod("{name: http, containerPort: 80}"));
+    look(&mut analyst, &world);
+    assert_eq!(history, "SelectsNothing\nNamedPortUnresolved\n\n");
+}
+
+#[test]
+fn ten_thousand_policies_and_a_hundred_thousand_pods_cost_their_sum() {
+    use policy_engine::model::{Life, Pod, PodKey};
+    use policy_engine::policy::NetworkPolicy;
+    use policy_engine::selector::Selector;
+    let mut world = World::new(Options::default());
+    for number in 0..100_000 {
+        let key = PodKey::new("big", &format!("pod-{number}"));
+        let pod = Pod {
+            key: key.clone(),
+            labels: [("app", "a"), ("name", &*format!("pod-{number}"))].into_iter().collect(),
+            node: None,
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            host_network: false,
+            life: Life::Active,
+            created: 0,
+        };
+        world.apply(Change::Pod(key, Some(Arc::new(pod))));
+    }
+    for number in 0..10_000 {
+        let key = PolicyKey::new("big", &format!("policy-{number}"));
+        let subject = Selector::label("name", &format!("gone-{number}"));
+        let policy = NetworkPolicy {
+            key: key.clone(),
+            subject,
+            ingress: None,
+            egress: None,
+            generation: None,
+        };
+        world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));
+    }
+    let started = std::time::Instant::now();
+    assert_eq!(findings(&world).len(), 10_000);
+    // The product would be a thousand million comparisons.
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+}

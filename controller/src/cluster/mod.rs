@@ -1,0 +1,195 @@
+//! The cluster controller: what concerns no single node.
+//!
+//! ```text
+//! watch ──── Event ─┐                    ┌─► metrics, log
+//! follow ─── Fact ──┼─► State (one task) ┤
+//! lease ─ leadership┘                    └─► Write, while we lead ─► API server
+//! ```
+//!
+//! Every replica watches and computes, so a new leader knows what the last one knew, and since
+//! when; only the leader writes. Nothing here touches a node's kernel, and nothing on the way of a
+//! packet depends on it.
+
+pub mod events;
+pub mod findings;
+pub mod follow;
+pub mod lease;
+pub mod metrics;
+pub mod reports;
+pub mod state;
+pub mod write;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::info;
+
+use self::lease::election::{Election, Leadership};
+use self::lease::{Contender, Timing};
+use self::metrics::Metrics;
+use self::state::State;
+use self::write::{Outcome, Write, Writer};
+use crate::args::ControllerArgs;
+use crate::http::{self, Served};
+use crate::status::Pulse;
+use crate::watch::Source;
+
+/// How often it is looked whether something is due.
+const TICK: Duration = Duration::from_millis(500);
+/// Writes that are under way at a time.
+const WRITES_MAX: usize = 4;
+/// What may wait in a channel; a watch that is faster has to wait.
+const QUEUED: usize = 1024;
+/// Where a pod finds its namespace.
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+
+/// Runs until the process is asked to end.
+///
+/// # Errors
+/// When the flags are unusable. That the API server does not answer is no error.
+pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
+    let timing = Timing {
+        duration: args.lease_duration,
+        deadline: args.renew_deadline,
+        retry: args.retry_period,
+    };
+    timing.check()?;
+    let identity = identity(args.identity.as_deref());
+    let (metrics, pulse) = (Metrics::default(), Pulse::default());
+    let synced = Arc::new(AtomicBool::new(false));
+    serve(args, &metrics, &pulse, &synced)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = args.access().client().await?;
+        let (sender, source) = mpsc::channel(QUEUED);
+        Source::Kube.start(&args.access(), sender)?;
+        let (sender, facts) = mpsc::channel(QUEUED);
+        follow::start(&client, &sender);
+        drop(sender);
+        let election = if args.leader_elect {
+            let namespace = namespace(args.lease_namespace.as_deref())?;
+            let contender = Contender::new(&args.lease_name, &identity, timing);
+            info!(identity, namespace, lease = args.lease_name, "competing for the lease");
+            Some(Election::start(args.access(), namespace, contender)?)
+        } else {
+            None
+        };
+        let leadership = election.as_ref().map_or_else(Leadership::always, Election::leadership);
+        let state = State::new(args.event_delay, args.silent_after, metrics);
+        let writer = Writer { client, identity, leadership };
+        let controller = Controller { state, writer, writes: JoinSet::new(), pulse, synced };
+        controller.run(source, facts, crate::shutdown()?).await?;
+        // No write of ours is under way any more: another may lead.
+        if let Some(election) = election {
+            election.release();
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+struct Controller {
+    state: State,
+    writer: Writer,
+    writes: JoinSet<(Write, Outcome)>,
+    pulse: Pulse,
+    synced: Arc<AtomicBool>,
+}
+
+impl Controller {
+    async fn run(
+        mut self,
+        mut source: mpsc::Receiver<crate::watch::Event>,
+        mut facts: mpsc::Receiver<follow::Fact>,
+        shutdown: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        tokio::pin!(shutdown);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                _ = tick.tick() => self.tick(),
+                Some(done) = self.writes.join_next() => {
+                    if let Ok((write, outcome)) = done {
+                        self.state.done(&write, outcome, Instant::now());
+                        self.pump();
+                    }
+                }
+                fact = facts.recv() => {
+                    let fact = fact.context("the watches of reports ended")?;
+                    self.state.fact(fact, Instant::now());
+                }
+                event = source.recv() => {
+                    self.state.source(event.context("the source of objects ended")?);
+                }
+            }
+        }
+        // What was asked for already may still arrive at the server: it is safe to write twice.
+        self.writes.shutdown().await;
+        Ok(())
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.pulse.beat();
+        self.state.round(now);
+        self.state.sum_up(now, self.writer.leadership.holds());
+        self.synced.store(self.state.is_synced(), Ordering::Relaxed);
+        self.pump();
+    }
+
+    fn pump(&mut self) {
+        while self.writes.len() < WRITES_MAX && self.writer.leadership.holds() {
+            let Some(write) = self.state.next(Instant::now()) else { return };
+            let writer = self.writer.clone();
+            self.writes.spawn(async move {
+                let outcome = writer.send(&write).await;
+                (write, outcome)
+            });
+        }
+    }
+}
+
+fn serve(
+    args: &ControllerArgs,
+    metrics: &Metrics,
+    pulse: &Pulse,
+    synced: &Arc<AtomicBool>,
+) -> anyhow::Result<()> {
+    let (pulse, synced) = (pulse.clone(), Arc::clone(synced));
+    let stalled = args.http.stalled_after;
+    let served = Served {
+        live: Box::new(move || pulse.alive(stalled)),
+        ready: Box::new(move || {
+            let is_synced = synced.load(Ordering::Relaxed);
+            if is_synced { Ok(()) } else { Err("not all objects are known yet".to_owned()) }
+        }),
+        registry: metrics.registry(),
+    };
+    http::start(args.http.health_address, args.http.metrics_address, served)
+        .context("failed to serve probes and metrics")
+}
+
+/// A name that no other process has, not even this one's next run.
+fn identity(name: Option<&str>) -> String {
+    let host = || std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let name = name.map_or_else(host, str::to_owned);
+    let name = if name.trim().is_empty() { "portcullis" } else { name.trim() };
+    format!("{name}_{:016x}", fastrand::u64(..))
+}
+
+fn namespace(given: Option<&str>) -> anyhow::Result<String> {
+    if let Some(given) = given.filter(|given| !given.is_empty()) {
+        return Ok(given.to_owned());
+    }
+    let read = std::fs::read_to_string(NAMESPACE_FILE);
+    let read = read.context("not in a pod; --lease-namespace says where the Lease is to be")?;
+    Ok(read.trim().to_owned())
+}

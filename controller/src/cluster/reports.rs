@@ -1,0 +1,268 @@
+//! Which reports are to be deleted, and which agents are silent. Pure.
+//!
+//! An agent is silent when its report did not change for a while of *our* monotonic clock: the
+//! times in reports are other machines'.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use policy_engine::policy::PolicyKey;
+use portcullis_crds::api::node_policy_report::{
+    CURRENT, ENFORCING, NodePolicyReport, NodePolicyReportStatus,
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// A report whose Node seems to be gone waits for so long: the Node may not have been seen yet.
+const ORPHAN_GRACE: Duration = Duration::from_secs(5);
+
+/// What is kept of a report.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Which object it is.
+    pub uid: String,
+    /// The policies that are in force on the node, and in which generation.
+    pub policies: Vec<(PolicyKey, Option<i64>)>,
+    /// Whether its agent says that it enforces.
+    pub enforcing: bool,
+    /// The Node that it belongs to.
+    owner: Option<String>,
+    version: String,
+    current: Option<Condition>,
+    /// What the agent writes anew each time.
+    written: Option<Time>,
+    /// When the agent was last seen to write.
+    seen: Instant,
+    orphan_since: Option<Instant>,
+}
+
+/// What is to be done about a report.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Its Node is gone.
+    Delete {
+        /// Which version of which object.
+        uid: String,
+        /// The version that was judged.
+        version: String,
+        /// The uid that its Node would have to have; without one, any Node will do.
+        owner: Option<String>,
+    },
+    /// Whether the agent still writes has changed.
+    Tell {
+        /// Which object.
+        uid: String,
+        /// Whether it still writes.
+        speaks: bool,
+    },
+}
+
+impl Known {
+    /// What is kept of `report`; `before` is what was kept of its last version.
+    #[must_use]
+    pub fn new(report: NodePolicyReport, before: Option<&Self>, now: Instant) -> Self {
+        let uid = report.uid().unwrap_or_default();
+        let before = before.filter(|before| before.uid == uid);
+        let version = report.resource_version().unwrap_or_default();
+        let owners = report.owner_references().iter();
+        let owner = owners.filter(|owner| owner.kind == "Node").map(|owner| owner.uid.clone());
+        let owner = owner.into_iter().next();
+        let status = report.status.unwrap_or_default();
+        let seen = before.filter(|before| before.written == status.observed_at);
+        let condition = |wanted: &str| status.conditions.iter().find(|c| c.type_ == wanted);
+        Self {
+            uid,
+            owner,
+            version,
+            current: condition(CURRENT).cloned(),
+            enforcing: condition(ENFORCING).is_some_and(|found| found.status == "True"),
+            seen: seen.map_or(now, |before| before.seen),
+            orphan_since: before.and_then(|before| before.orphan_since),
+            policies: policies(&status),
+            written: status.observed_at,
+        }
+    }
+
+    /// Whether the agent was last seen to write at most `patience` ago.
+    #[must_use]
+    pub fn speaks(&self, now: Instant, patience: Duration) -> bool {
+        now < self.seen + patience
+    }
+
+    /// What is to be done; `node` is the uid of the Node of that name, `None` when there is none.
+    pub fn judge(
+        &mut self,
+        node: Option<&String>,
+        now: Instant,
+        patience: Duration,
+    ) -> Option<Action> {
+        let is_orphan = match (node, &self.owner) {
+            (None, _) => true,
+            (Some(uid), Some(owner)) => uid != owner,
+            (Some(_), None) => false,
+        };
+        if is_orphan {
+            let since = *self.orphan_since.get_or_insert(now);
+            let (uid, version) = (self.uid.clone(), self.version.clone());
+            let owner = self.owner.clone();
+            return (now >= since + ORPHAN_GRACE).then_some(Action::Delete { uid, version, owner });
+        }
+        self.orphan_since = None;
+        let speaks = self.speaks(now, patience);
+        let status = if speaks { "True" } else { "False" };
+        let is_told = self.current.as_ref().is_some_and(|current| current.status == status);
+        (!is_told).then(|| Action::Tell { uid: self.uid.clone(), speaks })
+    }
+}
+
+fn policies(status: &NodePolicyReportStatus) -> Vec<(PolicyKey, Option<i64>)> {
+    let key = |policy: &portcullis_crds::api::node_policy_report::Policy| {
+        (PolicyKey::new(&policy.namespace, &policy.name), policy.observed_generation)
+    };
+    status.policies.iter().map(key).collect()
+}
+
+/// The patch that sets the condition `Current`, for server-side apply. It applies to this very
+/// object alone.
+#[must_use]
+pub fn condition(name: &str, uid: &str, speaks: bool, wall: Timestamp) -> Value {
+    let (status, reason, message) = if speaks {
+        ("True", "Reporting", "the agent writes this report")
+    } else {
+        let silent = "the agent has stopped to write this report; what it programmed last stays in \
+                      force; look at the agent's pod on this node";
+        ("False", "AgentSilent", silent)
+    };
+    let condition = Condition {
+        type_: CURRENT.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        last_transition_time: Time(wall),
+        observed_generation: None,
+    };
+    json!({
+        "apiVersion": "portcullis.dev/v1alpha1",
+        "kind": "NodePolicyReport",
+        "metadata": { "name": name, "uid": uid },
+        "status": { "conditions": [condition] },
+    })
+}
+
+/// How far one policy is in force: of the nodes that it concerns, how many have its generation.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Rollup {
+    /// Nodes that report the policy in any generation.
+    pub concerned: usize,
+    /// Those that report the generation asked for, or a later one.
+    pub realised: usize,
+}
+
+impl Rollup {
+    /// Whether every node that reports the policy has it in force.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.concerned > 0 && self.concerned == self.realised
+    }
+}
+
+/// How far each policy that a node reports is in force. `generations` has the ones that are.
+#[must_use]
+pub fn rollups<'r>(
+    reports: impl Iterator<Item = &'r Known>,
+    generations: impl Fn(&PolicyKey) -> Option<i64>,
+) -> BTreeMap<PolicyKey, (i64, Rollup)> {
+    let mut found: BTreeMap<PolicyKey, (i64, Rollup)> = BTreeMap::new();
+    for (key, observed) in reports.flat_map(|report| &report.policies) {
+        // A policy that is deleted is in force nowhere that matters.
+        let Some(wanted) = generations(key) else { continue };
+        let (_, rollup) = found.entry(key.clone()).or_insert((wanted, Rollup::default()));
+        rollup.concerned += 1;
+        rollup.realised += usize::from(observed.is_some_and(|observed| observed >= wanted));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(750);
+
+    fn report(written: i64, policies: &[(&str, i64)]) -> NodePolicyReport {
+        let policies: Vec<_> = policies
+            .iter()
+            .map(|(name, generation)| {
+                json!({"namespace": "shop", "name": name, "observedGeneration": generation})
+            })
+            .collect();
+        serde_json::from_value(json!({
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
+            "metadata": {"name": "n", "uid": "r", "resourceVersion": "7", "ownerReferences":
+                [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "node-1"}]},
+            "spec": {"nodeName": "n"},
+            "status": {"observedAt": Timestamp::from_second(written).expect("in range"),
+                       "policies": policies},
+        }))
+        .expect("a report")
+    }
+
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn an_agent_is_silent_when_its_report_stays_the_same_whatever_times_it_names() {
+        let (start, node) = (Instant::now(), "node-1".to_owned());
+        let mut known = Known::new(report(0, &[]), None, start);
+        let tell = |speaks| Some(Action::Tell { uid: "r".to_owned(), speaks });
+        assert_eq!(known.judge(Some(&node), at(start, 749), PATIENCE), tell(true));
+        assert_eq!(known.judge(Some(&node), at(start, 750), PATIENCE), tell(false));
+        // The same again, for one after a new list: nobody wrote.
+        let mut same = Known::new(report(0, &[]), Some(&known), at(start, 760));
+        assert_eq!(same.judge(Some(&node), at(start, 760), PATIENCE), tell(false));
+        // The node's clock was set back: it wrote nevertheless.
+        let mut spoken = Known::new(report(-9, &[]), Some(&same), at(start, 770));
+        assert_eq!(spoken.judge(Some(&node), at(start, 770), PATIENCE), tell(true));
+    }
+
+    #[test]
+    fn a_report_goes_with_its_node_after_a_moment() {
+        let (start, other) = (Instant::now(), "node-2".to_owned());
+        for node in [None, Some(&other)] {
+            let mut known = Known::new(report(0, &[]), None, start);
+            assert_eq!(known.judge(node, start, PATIENCE), None);
+            let action = known.judge(node, at(start, 5), PATIENCE);
+            assert!(matches!(action, Some(Action::Delete { .. })), "{action:?}");
+        }
+    }
+
+    #[test]
+    fn a_condition_that_stands_is_not_written_again() {
+        let (start, node) = (Instant::now(), "node-1".to_owned());
+        let mut written = report(0, &[]);
+        let patch = condition("n", "r", true, Timestamp::UNIX_EPOCH);
+        let conditions = patch.pointer("/status/conditions").cloned().expect("it has one");
+        written.status.as_mut().expect("it has one").conditions =
+            serde_json::from_value(conditions).expect("conditions");
+        let mut known = Known::new(written, None, start);
+        assert_eq!(known.judge(Some(&node), start, PATIENCE), None);
+    }
+
+    #[test]
+    fn a_policy_is_in_force_when_all_nodes_that_report_it_have_its_generation() {
+        let now = Instant::now();
+        let reports = [
+            Known::new(report(0, &[("a", 2), ("b", 1)]), None, now),
+            Known::new(report(0, &[("a", 2), ("b", 2), ("gone", 1)]), None, now),
+        ];
+        let generation = |key: &PolicyKey| (*key.name != *"gone").then_some(2);
+        let found = rollups(reports.iter(), generation);
+        let seen: Vec<_> =
+            found.iter().map(|(key, (_, r))| (&*key.name, r.is_complete())).collect();
+        assert_eq!(seen, [("a", true), ("b", false)]);
+    }
+}

@@ -1,0 +1,129 @@
+//! The controller's writes. Each is safe to send twice, and concerns one version of one object.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, Error, ResourceExt as _};
+use portcullis_crds::api::node_policy_report::NodePolicyReport;
+use tokio::time::timeout;
+
+use super::events::ledger::Telling;
+use super::events::write::event;
+use super::lease::election::Leadership;
+use super::reports::{Action, condition};
+
+/// How long a write may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long to wait after a failure that came without advice.
+const PAUSE: Duration = Duration::from_secs(5);
+/// The server's own wish to wait is heard up to here.
+const LONGEST_WISH: Duration = Duration::from_secs(60);
+
+/// One write.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// An Event.
+    Event(Telling),
+    /// Something about the report of a node.
+    Report(String, Action),
+}
+
+/// What became of a write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It is so now, by us.
+    Written,
+    /// It was so, or there is nothing left that it is about.
+    Needless,
+    /// The server will never take it.
+    Refused(String),
+    /// To be tried again after so long.
+    Failed(String, Duration),
+    /// We do not lead any more.
+    NotLeading,
+}
+
+/// Sends writes while we lead.
+#[derive(Clone)]
+pub struct Writer {
+    /// The way to the API server.
+    pub client: Client,
+    /// Who we are.
+    pub identity: String,
+    /// Whether we lead.
+    pub leadership: Leadership,
+}
+
+impl Writer {
+    /// Sends one write.
+    pub async fn send(&self, write: &Write) -> Outcome {
+        // As late as possible: this process may have been stopped since the write was decided.
+        if !self.leadership.holds() {
+            return Outcome::NotLeading;
+        }
+        let request = async {
+            match write {
+                Write::Event(telling) => self.event(telling).await,
+                Write::Report(name, action) => self.report(name, action).await,
+            }
+        };
+        match timeout(LIMIT, request).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => outcome(&error),
+            Err(_) => Outcome::Failed("the API server did not answer in time".to_owned(), PAUSE),
+        }
+    }
+
+    async fn event(&self, telling: &Telling) -> Result<Outcome, Error> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &telling.policy.namespace);
+        let event = event(telling, &self.identity, Timestamp::now());
+        events.create(&PostParams::default(), &event).await?;
+        Ok(Outcome::Written)
+    }
+
+    async fn report(&self, name: &str, action: &Action) -> Result<Outcome, Error> {
+        let reports: Api<NodePolicyReport> = Api::all(self.client.clone());
+        match action {
+            Action::Tell { uid, speaks } => {
+                let patch = condition(name, uid, *speaks, Timestamp::now());
+                let params = PatchParams::apply("portcullis-controller").force();
+                reports.patch_status(name, &params, &Patch::Apply(patch)).await?;
+            }
+            Action::Delete { uid, version, owner } => {
+                // Watches of two kinds may be apart by any time: the Node itself is asked for.
+                let nodes: Api<Node> = Api::all(self.client.clone());
+                let node = nodes.get_opt(name).await?;
+                if node.is_some_and(|node| owner.is_none() || node.uid() == *owner) {
+                    return Ok(Outcome::Needless);
+                }
+                if !self.leadership.holds() {
+                    return Ok(Outcome::NotLeading);
+                }
+                let (uid, resource_version) = (Some(uid.clone()), Some(version.clone()));
+                let preconditions = Some(Preconditions { uid, resource_version });
+                let params = DeleteParams { preconditions, ..DeleteParams::default() };
+                reports.delete(name, &params).await?;
+            }
+        }
+        Ok(Outcome::Written)
+    }
+}
+
+fn outcome(error: &Error) -> Outcome {
+    let Error::Api(status) = error else { return Outcome::Failed(error.to_string(), PAUSE) };
+    let said = format!("{} {}: {}", status.code, status.reason, status.message);
+    match status.code {
+        // Somebody wrote it before, the object has changed, or it is gone.
+        404 | 409 => Outcome::Needless,
+        400 | 422 => Outcome::Refused(said),
+        403 if said.contains("being terminated") => Outcome::Needless,
+        _ => {
+            let wish = status.details.as_ref().map(|details| details.retry_after_seconds);
+            let wish = wish.map(|seconds| Duration::from_secs(seconds.into()));
+            Outcome::Failed(said, wish.unwrap_or_default().clamp(PAUSE, LONGEST_WISH))
+        }
+    }
+}

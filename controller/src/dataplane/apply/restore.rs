@@ -1,0 +1,189 @@
+//! A restore tool that stays: one process takes script after script.
+//!
+//! Ending an `iptables-nft-restore` that removed rules takes 15 ms and more: when its socket
+//! closes, the kernel waits until no packet can be in the old rules any more. The new ones are in
+//! force after less than 1 ms. So the tool is not ended, and what tells that a script is done is
+//! that the tool asks for more input:
+//!
+//! ```text
+//! script … COMMIT | comments, more than pipe and tool together can hold
+//!                 ▲ done when the last of them fits into the pipe
+//! ```
+//!
+//! A script that is cut off, for one because the agent was killed, has no COMMIT: the tool then
+//! changes nothing.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, PipeWriter, Read as _, Seek as _, Write as _, pipe};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::Error;
+
+/// After so many scripts a new process takes over, lest what a tool leaks adds up.
+const SCRIPTS_MAX: u32 = 10_000;
+
+/// What the pipe is asked to hold: little, for the filler has to fill it. The kernel gives a page.
+const PIPE_BYTES: i32 = 4096;
+
+/// A line that no restore tool does anything about.
+const COMMENT_BYTES: usize = 1024;
+
+/// One running tool.
+#[derive(Debug)]
+pub(super) struct Restore {
+    command: String,
+    child: Child,
+    /// None once its end was closed.
+    input: Option<PipeWriter>,
+    errors: File,
+    filler: String,
+    scripts_left: u32,
+}
+
+impl Restore {
+    /// Starts `program`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) fn start(program: &str, arguments: &[&str]) -> Result<Self, Error> {
+        let command = [&[program], arguments].concat().join(" ");
+        Self::spawn(program, arguments, command.clone())
+            .map_err(|source| Error::Start { command, source })
+    }
+
+    fn spawn(program: &str, arguments: &[&str], command: String) -> io::Result<Self> {
+        let (output, input) = pipe()?;
+        fcntl(&input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let held = fcntl(&input, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES))?;
+        let held = usize::try_from(held).map_err(io::Error::other)?;
+        // A tool reads a pipe by the page as well.
+        let comments = 2 * held / COMMENT_BYTES + 2;
+        let filler = format!("#{:width$}\n", "", width = COMMENT_BYTES - 2).repeat(comments);
+        // A file takes any number of warnings without anybody reading along.
+        let errors = File::from(memfd_create("portcullis", MFdFlags::MFD_CLOEXEC)?);
+        let child = Command::new(program)
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(output)
+            .stdout(Stdio::null())
+            .stderr(errors.try_clone()?)
+            .spawn()?;
+        let input = Some(input);
+        Ok(Self { command, child, input, errors, filler, scripts_left: SCRIPTS_MAX })
+    }
+
+    /// Whether it should be replaced by a new one.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.scripts_left == 0
+    }
+
+    /// Does `script`, which ends with COMMIT; it is in force when this returns.
+    ///
+    /// # Errors
+    /// When the tool refuses it, or is not done within `limit`. It has ended then, and is of no
+    /// more use.
+    pub(super) fn run(&mut self, script: &str, limit: Duration) -> Result<(), Error> {
+        self.scripts_left = self.scripts_left.saturating_sub(1);
+        let text = [script, &self.filler].concat();
+        match self.feed(text.as_bytes(), limit) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let _ = self.child.kill();
+                let command = self.command.clone();
+                Err(Error::TimedOut { command, seconds: limit.as_secs() })
+            }
+            Err(source) => Err(self.ended(source)),
+        }
+    }
+
+    /// Writes all of `bytes`; gives false when that takes longer than `limit`.
+    fn feed(&mut self, mut bytes: &[u8], limit: Duration) -> io::Result<bool> {
+        let Some(input) = &mut self.input else { return Err(ErrorKind::BrokenPipe.into()) };
+        let end = Instant::now() + limit;
+        while !bytes.is_empty() {
+            match input.write(bytes) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(false);
+                    }
+                    let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+                    match poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLOUT)], left) {
+                        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Why the tool does not read on.
+    fn ended(&mut self, source: io::Error) -> Error {
+        let command = self.command.clone();
+        self.input = None;
+        let Ok(status) = self.child.wait() else { return Error::Start { command, source } };
+        let mut stderr = String::new();
+        // Without its words there is still its status.
+        let _ = self.errors.rewind().and_then(|()| self.errors.read_to_string(&mut stderr));
+        Error::Failed { command, status, stderr: stderr.trim_end().to_owned() }
+    }
+}
+
+impl Drop for Restore {
+    /// At the end of its input the tool ends by itself; it is idle, or was killed.
+    fn drop(&mut self) {
+        self.input = None;
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// A tool that takes lines as restore tools do; `on_commit` is what COMMIT does.
+    fn tool(on_commit: &str) -> Restore {
+        let script = format!(
+            "while read -r line; do case $line in COMMIT) {on_commit};; esac; done; exit 0"
+        );
+        Restore::start("sh", &["-c", &script]).unwrap()
+    }
+
+    #[test]
+    fn a_script_is_done_when_its_commit_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let done = directory.path().join("done");
+        let mut tool = tool(&format!("sleep 0.2; echo >> {}", done.display()));
+        for number in 1..=2 {
+            tool.run("*filter\nCOMMIT\n", LIMIT).unwrap();
+            assert_eq!(std::fs::read_to_string(&done).unwrap().lines().count(), number);
+        }
+    }
+
+    #[test]
+    fn a_tool_that_refuses_is_told_with_its_words() {
+        let mut tool = tool("echo no such chain >&2; exit 3");
+        let error = tool.run("COMMIT\n", LIMIT).unwrap_err().to_string();
+        assert!(error.contains("no such chain") && error.contains('3'), "{error}");
+        assert!(tool.run("COMMIT\n", LIMIT).is_err(), "it is of no more use");
+    }
+
+    #[test]
+    fn a_tool_that_hangs_is_killed() {
+        let mut tool = tool("exec sleep 600");
+        let error = tool.run("COMMIT\n", Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    }
+}

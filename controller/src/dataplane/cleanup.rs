@@ -1,0 +1,99 @@
+//! Takes all that is ours out of the kernel, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use policy_engine::cidr::Family;
+use policy_engine::compiled::Update;
+
+use super::applied::Applied;
+use super::apply::{Error, Kernel};
+use super::desired::{Chains, Desired};
+use super::diff::{self, Terms};
+use super::execute;
+use super::options::Options;
+use super::plan::{MovedHooks, Plan};
+use super::variant::Variant;
+
+/// How long a cleanup waits for the kernel to let go of sets after their last rule went.
+const SET_RELEASE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long it waits between two tries.
+const SET_RELEASE_PAUSE: Duration = Duration::from_millis(20);
+
+/// What a cleanup did.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct CleanupReport {
+    /// Chains deleted, both variants and families.
+    pub chains_deleted: usize,
+    /// Sets destroyed.
+    pub sets_destroyed: usize,
+    /// Chains and sets of ours that rules of others use. The chains are empty.
+    pub kept: Vec<String>,
+}
+
+/// Removes all that is ours: hooks, chains and sets, in both variants and both families.
+///
+/// # Errors
+/// When a table or the sets cannot be read or written; what could be removed is gone then.
+pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
+    let mut report = CleanupReport::default();
+    let mut failed = None;
+    let lock_wait_seconds = options.lock_wait_seconds;
+    for variant in Variant::BOTH {
+        match clean_tables(Kernel::new(variant, lock_wait_seconds)) {
+            Ok((deleted, kept)) => {
+                report.chains_deleted += deleted;
+                report.kept.extend(kept);
+            }
+            Err(error) => failed = Some(error),
+        }
+    }
+    // The sets do not depend on the variant.
+    let mut kernel = Kernel::new(Variant::Nft, lock_wait_seconds);
+    let mut applied = kernel.read(&[])?;
+    let count = applied.sets.len();
+    let end = Instant::now() + SET_RELEASE_LIMIT;
+    loop {
+        let (plan, mut after) = plan_nothing(&applied);
+        let in_use = execute(&mut kernel, &plan, &mut after)?;
+        applied = after;
+        if in_use == 0 || Instant::now() > end {
+            break;
+        }
+        thread::sleep(SET_RELEASE_PAUSE);
+    }
+    report.sets_destroyed = count - applied.sets.len();
+    report.kept.extend(applied.sets.into_keys());
+    failed.map_or(Ok(report), Err)
+}
+
+/// Removes our hooks and chains of one variant; gives how many chains went, and which stay.
+pub(super) fn clean_tables(mut kernel: Kernel) -> Result<(usize, Vec<String>), Error> {
+    let (mut deleted, mut kept) = (0, Vec::new());
+    for family in Family::BOTH {
+        if !kernel.may_have_rules(family) || !kernel.installed(family) {
+            continue;
+        }
+        let tables = BTreeMap::from([(family, kernel.read_table(family)?)]);
+        let applied = Applied { tables, ..Applied::default() };
+        let (plan, mut after) = plan_nothing(&applied);
+        execute(&mut kernel, &plan, &mut after)?;
+        deleted += plan.tables.values().map(|change| change.delete.len()).sum::<usize>();
+        kept.extend(after.tables.into_values().flat_map(|table| table.chains.into_keys()));
+    }
+    Ok((deleted, kept))
+}
+
+/// The way from `applied` to nothing.
+fn plan_nothing(applied: &Applied) -> (Plan, Applied) {
+    let desired = Desired {
+        tables: applied.tables.keys().map(|family| (*family, Chains::new())).collect(),
+        hooks: BTreeSet::new(),
+        sets: BTreeMap::new(),
+    };
+    let update = Update::default();
+    let moved_hooks = MovedHooks::Repair;
+    diff::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0, moved_hooks })
+}

@@ -1,0 +1,267 @@
+//! Probes and metrics over HTTP, on a thread of their own: what the program does in the kernel or
+//! with the API server neither delays an answer nor is delayed by one.
+//!
+//! ```text
+//! health address:   GET /healthz  200 or 503, and why    GET /readyz  200 or 503, and why
+//! metrics address:  GET /metrics  OpenMetrics text
+//! ```
+//!
+//! Nothing here ends the program. An address that is in use is tried again: the agent that is
+//! being replaced may still hold it.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+/// Connections that are served at a time, for each address; others wait.
+const CONNECTIONS_MAX: usize = 32;
+/// How long one connection may take from the first byte to the last.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+/// How long to wait before an address is tried again.
+const BIND_PAUSE: Duration = Duration::from_secs(2);
+/// How long to wait after a connection could not be accepted, for one for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The media type of the answer to `/metrics`.
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Where to listen, as a flag names it: `HOST:PORT`, `:PORT` for every address of the machine, or
+/// `off`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Listen {
+    /// Nowhere.
+    Off,
+    /// On every address, of both families where the machine has both.
+    Everywhere(u16),
+    /// On this address.
+    At(SocketAddr),
+}
+
+/// The text of an address is not understood.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is no address; write ADDRESS:PORT, :PORT for every address, or off")]
+pub struct UnknownAddress(String);
+
+/// A question to the program: `Err` says in one line why the answer is no.
+pub type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// What is served.
+pub struct Served {
+    /// Whether the program goes on; the kubelet restarts one that does not.
+    pub live: Check,
+    /// Whether it does what it is there for.
+    pub ready: Check,
+    /// What it counts.
+    pub registry: Arc<Registry>,
+}
+
+/// Starts to serve, as long as the process lives.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start(health: Listen, metrics: Listen, served: Served) -> std::io::Result<()> {
+    if (health, metrics) == (Listen::Off, Listen::Off) {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = Arc::new(served);
+    std::thread::Builder::new().name("http".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            tokio::join!(
+                listen("probes", health, served.clone(), probe),
+                listen("metrics", metrics, served.clone(), scrape),
+            )
+        })
+    })?;
+    Ok(())
+}
+
+type Answer = fn(&Served, &str) -> Response<Full<Bytes>>;
+
+async fn listen(what: &'static str, address: Listen, served: Arc<Served>, answer: Answer) {
+    let mut told = false;
+    let listener = loop {
+        match bind(address).await {
+            Ok(None) => return,
+            Ok(Some(listener)) => break listener,
+            Err(error) if told => debug!(what, %error, "still no address to serve on"),
+            Err(error) => {
+                warn!(what, ?address, %error, "failed to listen; trying again until it works");
+                told = true;
+            }
+        }
+        sleep(BIND_PAUSE).await;
+    };
+    info!(what, address = ?listener.local_addr().ok(), "serving");
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let slot = slots.clone().acquire_owned().await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let served = served.clone();
+                tokio::spawn(async move {
+                    let _slot = slot;
+                    let _ = timeout(CONNECTION_LIMIT, serve(stream, &served, answer)).await;
+                });
+            }
+            Err(error) => {
+                debug!(what, %error, "failed to accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn bind(address: Listen) -> std::io::Result<Option<TcpListener>> {
+    match address {
+        Listen::Off => Ok(None),
+        Listen::At(address) => TcpListener::bind(address).await.map(Some),
+        Listen::Everywhere(port) => {
+            // Where there is IPv6, this one takes IPv4 too.
+            let both = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            match TcpListener::bind((both, port)).await {
+                Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+                    let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                    TcpListener::bind((v4, port)).await.map(Some)
+                }
+                bound => bound.map(Some),
+            }
+        }
+    }
+}
+
+/// One request, one answer. Those who ask are few, and ask seconds apart.
+async fn serve(stream: TcpStream, served: &Served, answer: Answer) {
+    let service = service_fn(|request: Request<Incoming>| async move {
+        let known = [Method::GET, Method::HEAD].contains(request.method());
+        Ok::<_, Infallible>(if known {
+            answer(served, request.uri().path())
+        } else {
+            respond(StatusCode::METHOD_NOT_ALLOWED, PLAIN_TEXT, "GET only\n".to_owned())
+        })
+    });
+    let mut http = http1::Builder::new();
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(CONNECTION_LIMIT);
+    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+}
+
+fn probe(served: &Served, path: &str) -> Response<Full<Bytes>> {
+    let result = match path {
+        "/healthz" => (served.live)(),
+        // What does not go on is not ready for anything either.
+        "/readyz" => (served.live)().and_then(|()| (served.ready)()),
+        _ => return not_found(),
+    };
+    match result {
+        Ok(()) => respond(StatusCode::OK, PLAIN_TEXT, "ok\n".to_owned()),
+        Err(why) => respond(StatusCode::SERVICE_UNAVAILABLE, PLAIN_TEXT, format!("{why}\n")),
+    }
+}
+
+fn scrape(served: &Served, path: &str) -> Response<Full<Bytes>> {
+    if path != "/metrics" {
+        return not_found();
+    }
+    let mut body = String::new();
+    match text::encode(&mut body, &served.registry) {
+        Ok(()) => respond(StatusCode::OK, OPEN_METRICS, body),
+        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, PLAIN_TEXT, format!("{error}\n")),
+    }
+}
+
+fn not_found() -> Response<Full<Bytes>> {
+    respond(StatusCode::NOT_FOUND, PLAIN_TEXT, "not found\n".to_owned())
+}
+
+fn respond(status: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+impl FromStr for Listen {
+    type Err = UnknownAddress;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unknown = || UnknownAddress(text.to_owned());
+        match text.strip_prefix(':') {
+            _ if text.is_empty() || text == "off" => Ok(Self::Off),
+            Some(port) => port.parse().map(Self::Everywhere).map_err(|_| unknown()),
+            None => text.parse().map(Self::At).map_err(|_| unknown()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_socket_address_a_port_or_off() {
+        for (text, expected) in [
+            ("", Listen::Off),
+            ("off", Listen::Off),
+            (":9466", Listen::Everywhere(9466)),
+            ("127.0.0.1:1", Listen::At(([127, 0, 0, 1], 1).into())),
+            ("[::1]:1", Listen::At((Ipv6Addr::LOCALHOST, 1).into())),
+        ] {
+            assert_eq!(text.parse(), Ok(expected));
+        }
+        for bad in ["9466", "on", ":", ":99999", "localhost:1", "::1"] {
+            assert_eq!(bad.parse::<Listen>(), Err(UnknownAddress(bad.to_owned())));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_served_once_it_is_free() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = taken.local_addr().expect("it is bound");
+        let served = Served {
+            live: Box::new(|| Ok(())),
+            ready: Box::new(|| Err("loading".to_owned())),
+            registry: Arc::new(Registry::default()),
+        };
+        start(Listen::At(address), Listen::Off, served).expect("a thread");
+        drop(taken);
+        let ask = |path| async move {
+            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer)
+        };
+        let limit = std::time::Instant::now() + Duration::from_secs(20);
+        let healthy = loop {
+            match ask("/healthz").await {
+                Ok(answer) => break answer,
+                Err(error) => assert!(std::time::Instant::now() < limit, "{error}"),
+            }
+            tokio::task::yield_now().await;
+        };
+        assert!(healthy.starts_with("HTTP/1.1 200"), "{healthy}");
+        let ready = ask("/readyz").await.expect("it serves");
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.ends_with("loading\n"), "{ready}");
+        let unknown = ask("/").await.expect("it serves");
+        assert!(unknown.starts_with("HTTP/1.1 404"), "{unknown}");
+    }
+}

@@ -1,0 +1,223 @@
+//! The agent's metrics. Labels come from closed enums alone: no name of an object is one.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use policy_engine::engine::selection::Selection;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::status::{Findings, Round};
+
+/// Upper bounds in seconds: from one set member to a lock that is waited for.
+const BOUNDS: [f64; 13] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// What the agent counts. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    policies: Gauge,
+    pods: Gauge,
+    isolated: Family<Way, Gauge>,
+    rulesets: Gauge,
+    sets: Gauge,
+    durations: Histogram,
+    latencies: Histogram,
+    failures: Counter,
+    drift_repairs: Counter,
+    last_success: Gauge,
+    diagnostics: Family<Weight, Gauge>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Way {
+    direction: Direction,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+enum Direction {
+    #[allow(non_camel_case_types, reason = "the label's text")]
+    ingress,
+    #[allow(non_camel_case_types, reason = "the label's text")]
+    egress,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Weight {
+    severity: Severity,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+enum Severity {
+    #[allow(non_camel_case_types, reason = "the label's text")]
+    error,
+    #[allow(non_camel_case_types, reason = "the label's text")]
+    warning,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            policies: Gauge::default(),
+            pods: Gauge::default(),
+            isolated: Family::default(),
+            rulesets: Gauge::default(),
+            sets: Gauge::default(),
+            durations: Histogram::new(BOUNDS),
+            latencies: Histogram::new(BOUNDS),
+            failures: Counter::default(),
+            drift_repairs: Counter::default(),
+            last_success: Gauge::default(),
+            diagnostics: Family::default(),
+        };
+        // Every series is there from the start: an alert can tell 0 from silence.
+        metrics.selected(&Selection::default());
+        metrics.found(&Findings::default());
+        metrics
+    }
+}
+
+impl Metrics {
+    /// All of them under their names.
+    #[must_use]
+    pub fn registry(&self) -> Arc<Registry> {
+        let mut registry = Registry::with_prefix("portcullis");
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The agent", version);
+        let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
+        gauge("policies_in_force", "Policies in force for pods of the node", &self.policies);
+        gauge("pods_local", "Pods of the node that policies can select", &self.pods);
+        gauge("rulesets", "Rulesets in the kernel, shared by pods", &self.rulesets);
+        gauge("sets", "Address sets in the kernel", &self.sets);
+        registry.register(
+            "pods_isolated",
+            "Pods of the node that a policy isolates",
+            self.isolated.clone(),
+        );
+        registry.register(
+            "diagnostics",
+            "What is wrong with objects that the agent read",
+            self.diagnostics.clone(),
+        );
+        registry.register_with_unit(
+            "sync_duration",
+            "Time that the kernel took for a round of changes",
+            Unit::Seconds,
+            self.durations.clone(),
+        );
+        registry.register_with_unit(
+            "sync_latency",
+            "Time from receiving the oldest change of a round until it was in force",
+            Unit::Seconds,
+            self.latencies.clone(),
+        );
+        registry.register("sync_failures", "Rounds that failed", self.failures.clone());
+        registry.register(
+            "drift_repairs",
+            "What others changed in the kernel and was repaired",
+            self.drift_repairs.clone(),
+        );
+        registry.register_with_unit(
+            "last_successful_sync_timestamp",
+            "When the kernel was last known to do what the policies say, since 1970",
+            Unit::Seconds,
+            self.last_success.clone(),
+        );
+        Arc::new(registry)
+    }
+
+    pub(crate) fn in_force(&self, round: &Round) {
+        self.durations.observe(round.apply.as_secs_f64());
+        if let Some(latency) = round.latency {
+            self.latencies.observe(latency.as_secs_f64());
+        }
+        self.rulesets.set(count(round.rulesets));
+        self.sets.set(count(round.sets));
+        if let Some(selection) = &round.selection {
+            self.selected(selection);
+        }
+        self.succeeded();
+    }
+
+    pub(crate) fn selected(&self, selection: &Selection) {
+        self.policies.set(count(selection.policies.len()));
+        self.pods.set(count(selection.pods));
+        for (direction, pods) in [
+            (Direction::ingress, selection.isolated_ingress),
+            (Direction::egress, selection.isolated_egress),
+        ] {
+            self.isolated.get_or_create(&Way { direction }).set(count(pods));
+        }
+    }
+
+    pub(crate) fn failed(&self) {
+        self.failures.inc();
+    }
+
+    pub(crate) fn verified(&self, repairs: usize) {
+        self.drift_repairs.inc_by(u64::try_from(repairs).unwrap_or(u64::MAX));
+        self.succeeded();
+    }
+
+    pub(crate) fn found(&self, findings: &Findings) {
+        for (severity, number) in
+            [(Severity::error, findings.errors), (Severity::warning, findings.warnings)]
+        {
+            self.diagnostics.get_or_create(&Weight { severity }).set(count(number));
+        }
+    }
+
+    fn succeeded(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_success.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_is_there_from_the_start() {
+        let mut text = String::new();
+        let registry = Metrics::default().registry();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("it is text");
+        let mut series: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.contains("_bucket"))
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        series.sort_unstable();
+        assert_eq!(
+            series,
+            [
+                "portcullis_build_info{version=\"0.1.0\"}",
+                "portcullis_diagnostics{severity=\"error\"}",
+                "portcullis_diagnostics{severity=\"warning\"}",
+                "portcullis_drift_repairs_total",
+                "portcullis_last_successful_sync_timestamp_seconds",
+                "portcullis_pods_isolated{direction=\"egress\"}",
+                "portcullis_pods_isolated{direction=\"ingress\"}",
+                "portcullis_pods_local",
+                "portcullis_policies_in_force",
+                "portcullis_rulesets",
+                "portcullis_sets",
+                "portcullis_sync_duration_seconds_count",
+                "portcullis_sync_duration_seconds_sum",
+                "portcullis_sync_failures_total",
+                "portcullis_sync_latency_seconds_count",
+                "portcullis_sync_latency_seconds_sum",
+            ],
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! When a report is written. Pure: the caller tells the time and draws the jitter.
+//!
+//! An API server with a thousand nodes gets three writes a second from agents that have nothing
+//! new to say, and at most two hundred from agents that always have.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The least time between two writes.
+pub const WRITE_PERIOD_MIN: Duration = Duration::from_secs(5);
+/// A change is written at a random moment within this time: one policy can concern every node.
+pub const SPREAD: Duration = Duration::from_secs(1);
+/// A report without news is written again after this time, give or take a tenth.
+pub const REFRESH_PERIOD: Duration = Duration::from_mins(5);
+/// An agent that is still loading says so after this time: what an earlier one wrote holds till
+/// then, as does what it left in the kernel.
+pub const LOADING_PATIENCE: Duration = Duration::from_secs(10);
+/// The first wait after a failure, give or take a half; it doubles up to [`BACK_OFF_MAX`].
+pub const BACK_OFF_MIN: Duration = Duration::from_secs(1);
+/// The longest wait after a failure that time alone can mend.
+pub const BACK_OFF_MAX: Duration = Duration::from_mins(1);
+/// The wait after a failure that only an administrator can mend, give or take a tenth.
+pub const HOPELESS_PAUSE: Duration = Duration::from_mins(5);
+
+/// What there is to say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// What was written is still so.
+    None,
+    /// Nothing was put in force yet.
+    Loading,
+    /// Something else than what was written.
+    Some,
+}
+
+/// Why a write failed, as far as the next one is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Setback {
+    /// Time may mend it; the API server may have said how much.
+    Passing(Option<Duration>),
+    /// The kind is not installed, or not granted.
+    Hopeless,
+}
+
+/// Decides when to write.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    /// No write before this.
+    earliest: Instant,
+    /// A write then, whatever there is to say.
+    latest: Instant,
+    /// When the news that waits is written; drawn once.
+    news_at: Option<Instant>,
+    /// Whether nothing was written yet.
+    first: bool,
+    failures: u32,
+}
+
+impl Pace {
+    /// A pace for a report that was not written yet.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        let latest = now + LOADING_PATIENCE;
+        Self { earliest: now, latest, news_at: None, first: true, failures: 0 }
+    }
+
+    /// When to write. `jitter` is drawn from 0 to 1.
+    pub fn due(&mut self, now: Instant, news: News, jitter: f64) -> Instant {
+        let spread = if self.first { Duration::ZERO } else { SPREAD.mul_f64(jitter) };
+        match news {
+            News::None => self.news_at = None,
+            News::Loading if self.first => {}
+            News::Loading | News::Some => {
+                self.news_at.get_or_insert(now + spread);
+            }
+        }
+        let wanted = self.news_at.map_or(self.latest, |at| at.min(self.latest));
+        wanted.max(self.earliest)
+    }
+
+    /// A write succeeded.
+    pub fn wrote(&mut self, now: Instant, jitter: f64) {
+        *self = Self {
+            earliest: now + WRITE_PERIOD_MIN,
+            latest: now + REFRESH_PERIOD.mul_f64(0.9 + 0.2 * jitter),
+            news_at: None,
+            first: false,
+            failures: 0,
+        };
+    }
+
+    /// A write failed.
+    pub fn failed(&mut self, now: Instant, setback: Setback, jitter: f64) {
+        let wait = match setback {
+            Setback::Hopeless => HOPELESS_PAUSE.mul_f64(0.9 + 0.2 * jitter),
+            Setback::Passing(asked) => {
+                let doubled = BACK_OFF_MIN.saturating_mul(1 << self.failures.min(16));
+                let wait = doubled.min(BACK_OFF_MAX).mul_f64(0.5 + jitter);
+                wait.max(asked.unwrap_or_default().min(HOPELESS_PAUSE))
+            }
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.earliest = now + wait;
+        self.latest = self.earliest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_first_sync_is_written_at_once_and_loading_after_a_while() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.due(start, News::Loading, 0.5), start + LOADING_PATIENCE);
+        let now = start + SECOND;
+        assert_eq!(pace.due(now, News::Some, 0.5), now);
+    }
+
+    #[test]
+    fn changes_are_written_together_and_no_more_often_than_every_few_seconds() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        pace.wrote(start, 0.5);
+        let now = start + SECOND;
+        assert_eq!(pace.due(now, News::Some, 0.5), start + WRITE_PERIOD_MIN);
+        assert_eq!(pace.due(now + SECOND, News::Some, 0.5), start + WRITE_PERIOD_MIN);
+        let now = start + 60 * SECOND;
+        let mut later = pace.clone();
+        later.wrote(start, 0.5);
+        assert_eq!(later.due(now, News::Some, 0.25), now + SPREAD / 4);
+        assert_eq!(later.due(now + SPREAD / 8, News::Some, 0.9), now + SPREAD / 4, "drawn once");
+        assert_eq!(later.due(now, News::None, 0.5), start + REFRESH_PERIOD, "taken back");
+    }
+
+    #[test]
+    fn a_report_without_news_is_refreshed_so_that_silence_is_not_quiet() {
+        let start = Instant::now();
+        for (jitter, percent) in [(0.0, 90), (1.0, 110)] {
+            let mut pace = Pace::new(start);
+            pace.wrote(start, jitter);
+            let due = pace.due(start, News::None, 0.5).duration_since(start);
+            assert!(due.abs_diff(REFRESH_PERIOD * percent / 100) < SECOND / 1000, "{due:?}");
+        }
+    }
+
+    #[test]
+    fn failures_back_off_to_a_limit_and_news_do_not_hasten_a_retry() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            pace.failed(start, Setback::Passing(None), 0.5);
+            assert_eq!(pace.due(start, News::Some, 0.5), start + seconds * SECOND);
+        }
+        pace.failed(start, Setback::Passing(Some(90 * SECOND)), 0.5);
+        assert_eq!(pace.due(start, News::Some, 0.5), start + 90 * SECOND);
+        pace.failed(start, Setback::Hopeless, 0.5);
+        assert_eq!(pace.due(start, News::Some, 0.5), start + HOPELESS_PAUSE);
+        pace.wrote(start, 0.5);
+        pace.failed(start, Setback::Passing(None), 0.5);
+        assert_eq!(pace.due(start, News::Some, 0.5), start + SECOND, "forgotten by a success");
+    }
+}

@@ -1,0 +1,195 @@
+//! What a report says, from what the agent publishes. Pure, and the same for the same status.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use policy_engine::cidr::Family;
+use policy_engine::engine::selection::Selection;
+use portcullis_crds::api::node_policy_report as api;
+use portcullis_crds::diagnostic::{Diagnostic, Severity};
+
+use super::pace::News;
+use crate::dataplane::Dataplane;
+use crate::dataplane::variant::Variant;
+use crate::status::{Latency, Phase, Status};
+
+/// What of a report does not change while the agent runs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Facts {
+    /// The agent's version and pod.
+    pub agent: api::Agent,
+    /// What the node is programmed with.
+    pub backend: api::Backend,
+}
+
+/// The condition that the agent writes, without its text.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Transition {
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Since when.
+    pub since: Time,
+}
+
+impl Facts {
+    /// The facts of an agent that programs `dataplane`.
+    #[must_use]
+    pub fn new(dataplane: &Dataplane, pod_name: Option<String>) -> Self {
+        let families = dataplane.families().iter().map(|family| match family {
+            Family::V4 => api::Family::IPv4,
+            Family::V6 => api::Family::IPv6,
+        });
+        let iptables = match dataplane.variant() {
+            Variant::Legacy => api::Iptables::Legacy,
+            Variant::Nft => api::Iptables::Nft,
+        };
+        Self {
+            agent: api::Agent { version: env!("CARGO_PKG_VERSION").to_owned(), pod_name },
+            backend: api::Backend { iptables, families: families.collect() },
+        }
+    }
+}
+
+/// What `now` has to say to one who knows `written`.
+///
+/// Times and latencies are no news: they change with every pod of the cluster, and a write for
+/// each of those from every node is what an API server cannot bear.
+#[must_use]
+pub fn news(written: Option<&Status>, now: &Status) -> News {
+    let Some(written) = written else {
+        return if now.phase == Phase::Loading { News::Loading } else { News::Some };
+    };
+    let same = said(&written.phase) == said(&now.phase)
+        && written.drift_repairs == now.drift_repairs
+        && same(&written.diagnostics, &now.diagnostics, |a, b| a == b)
+        && same(&written.selection, &now.selection, |a, b| {
+            let counts =
+                |of: &Selection| [of.pods, of.isolated, of.isolated_ingress, of.isolated_egress];
+            counts(a) == counts(b) && policies(a).eq(policies(b))
+        });
+    if same { News::None } else { News::Some }
+}
+
+fn same<T>(a: &Arc<T>, b: &Arc<T>, equal: impl FnOnce(&T, &T) -> bool) -> bool {
+    Arc::ptr_eq(a, b) || equal(a, b)
+}
+
+/// The report on `status`. `before` is the condition as it was written last, by whichever agent.
+#[must_use]
+pub fn render(
+    facts: &Facts,
+    status: &Status,
+    before: Option<&Transition>,
+    now: SystemTime,
+) -> api::NodePolicyReportStatus {
+    let selection = &status.selection;
+    let findings = &status.diagnostics;
+    let in_force = selection.policies.len();
+    let listed: Vec<_> = policies(selection).take(api::POLICIES_MAX).collect();
+    let first = findings.first.iter().take(api::DIAGNOSTICS_MAX);
+    let diagnostics: Vec<_> = first.map(diagnostic).collect();
+    let found = findings.errors + findings.warnings;
+    let pods = api::Pods {
+        local: count(selection.pods),
+        isolated: count(selection.isolated),
+        isolated_ingress: count(selection.isolated_ingress),
+        isolated_egress: count(selection.isolated_egress),
+    };
+    // Before the first round nothing is known of pods and policies: 0 would be a lie.
+    let known = status.last_success.is_some();
+    api::NodePolicyReportStatus {
+        observed_at: Some(time(now)),
+        agent: Some(api::Agent {
+            pod_name: facts.agent.pod_name.as_deref().map(|name| bounded(name, 253)),
+            version: bounded(&facts.agent.version, 64),
+        }),
+        backend: Some(facts.backend.clone()),
+        pods: known.then_some(pods),
+        policies_in_force: known.then_some(count(in_force)),
+        policies_omitted: known.then(|| count(in_force - listed.len())),
+        policies: listed,
+        last_successful_sync: status.last_success.map(time),
+        sync_latency_microseconds: status.latency.map(latency),
+        drift_repairs: Some(i64::try_from(status.drift_repairs).unwrap_or(i64::MAX)),
+        diagnostics_found: Some(count(found)),
+        diagnostics_omitted: Some(count(found - diagnostics.len())),
+        diagnostics,
+        conditions: vec![condition(&status.phase, before, time(now))],
+    }
+}
+
+/// Status, reason and message of the condition `Enforcing`.
+fn said(phase: &Phase) -> (&'static str, &'static str, &str) {
+    match phase {
+        Phase::Loading => ("Unknown", "Loading", "the first complete view is not there yet"),
+        Phase::InForce => ("True", "PoliciesInForce", "the kernel does what the policies say"),
+        Phase::Failing { error, .. } => ("False", "ApplyFailed", error),
+    }
+}
+
+fn condition(phase: &Phase, before: Option<&Transition>, now: Time) -> Condition {
+    let (status, reason, message) = said(phase);
+    let since = before.filter(|before| before.status == status).map(|before| before.since.clone());
+    Condition {
+        type_: api::ENFORCING.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: bounded(message, api::MESSAGE_LENGTH_MAX),
+        last_transition_time: since.unwrap_or(now),
+        observed_generation: None,
+    }
+}
+
+fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
+    selection.policies.iter().map(|(key, policy)| api::Policy {
+        namespace: bounded(&key.namespace, 63),
+        name: bounded(&key.name, 253),
+        observed_generation: policy.generation,
+    })
+}
+
+fn diagnostic(found: &Diagnostic) -> api::Diagnostic {
+    api::Diagnostic {
+        severity: match found.severity {
+            Severity::Error => api::Severity::Error,
+            Severity::Warning => api::Severity::Warning,
+        },
+        object: bounded(&found.object, api::PLACE_LENGTH_MAX),
+        field: bounded(&found.field, api::PLACE_LENGTH_MAX),
+        message: bounded(&found.message, api::MESSAGE_LENGTH_MAX),
+    }
+}
+
+fn latency(latency: Latency) -> api::SyncLatency {
+    let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+    api::SyncLatency {
+        last: micros(latency.last),
+        p50: micros(latency.p50),
+        max: micros(latency.max),
+        samples: count(latency.samples),
+    }
+}
+
+/// At most `limit` characters on one line; what is cut off leaves an ellipsis.
+fn bounded(text: &str, limit: usize) -> String {
+    let plain = |character: char| if character.is_control() { ' ' } else { character };
+    if text.chars().nth(limit).is_none() {
+        return text.chars().map(plain).collect();
+    }
+    text.chars().take(limit.saturating_sub(1)).map(plain).chain(['…']).collect()
+}
+
+/// Whole seconds, as all times of the API are.
+fn time(time: SystemTime) -> Time {
+    let now = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

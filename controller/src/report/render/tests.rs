@@ -1,0 +1,186 @@
+//! What a report says of each state of an agent, and what is no news.
+
+use policy_engine::policy::{NetworkPolicy, PolicyKey};
+use policy_engine::selector::Selector;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::status::{Findings, Publisher, Pulse, Round};
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn facts() -> Facts {
+    Facts {
+        agent: api::Agent {
+            version: "1.2.3".to_owned(),
+            pod_name: Some("portcullis-x".to_owned()),
+        },
+        backend: api::Backend { iptables: api::Iptables::Nft, families: vec![api::Family::IPv4] },
+    }
+}
+
+fn policy(name: &str, generation: i64) -> (PolicyKey, Arc<NetworkPolicy>) {
+    let key = PolicyKey::new("shop", name);
+    let policy = NetworkPolicy {
+        key: key.clone(),
+        subject: Selector::default(),
+        ingress: Some(Vec::new()),
+        egress: None,
+        generation: Some(generation),
+    };
+    (key, Arc::new(policy))
+}
+
+fn selection(policies: impl IntoIterator<Item = (PolicyKey, Arc<NetworkPolicy>)>) -> Selection {
+    Selection {
+        pods: 3,
+        isolated: 2,
+        isolated_ingress: 2,
+        isolated_egress: 0,
+        policies: policies.into_iter().collect(),
+    }
+}
+
+fn in_force(selection: Selection) -> Status {
+    Status {
+        phase: Phase::InForce,
+        selection: Arc::new(selection),
+        last_success: Some(NOW),
+        ..Status::default()
+    }
+}
+
+fn failing(error: &str) -> Status {
+    let since = tokio::time::Instant::now();
+    Status { phase: Phase::Failing { error: error.into(), since }, ..Status::default() }
+}
+
+#[test]
+fn a_report_names_what_is_in_force() {
+    let status = Status {
+        latency: Some(Latency {
+            last: Duration::from_micros(900),
+            p50: Duration::from_millis(1),
+            max: Duration::from_secs(1),
+            samples: 7,
+        }),
+        drift_repairs: 2,
+        ..in_force(selection([policy("b", 4), policy("a", 1)]))
+    };
+    let shown = serde_json::to_value(render(&facts(), &status, None, NOW)).expect("it is JSON");
+    let expected = serde_json::json!({
+        "observedAt": "1970-01-01T00:00:00Z",
+        "agent": {"version": "1.2.3", "podName": "portcullis-x"},
+        "backend": {"iptables": "nft", "families": ["IPv4"]},
+        "pods": {"local": 3, "isolated": 2, "isolatedIngress": 2, "isolatedEgress": 0},
+        "policies": [
+            {"namespace": "shop", "name": "a", "observedGeneration": 1},
+            {"namespace": "shop", "name": "b", "observedGeneration": 4},
+        ],
+        "policiesInForce": 2,
+        "policiesOmitted": 0,
+        "lastSuccessfulSync": "1970-01-01T00:00:00Z",
+        "syncLatencyMicroseconds": {"last": 900, "p50": 1000, "max": 1_000_000, "samples": 7},
+        "driftRepairs": 2,
+        "diagnosticsFound": 0,
+        "diagnosticsOmitted": 0,
+        "conditions": [{
+            "type": "Enforcing",
+            "status": "True",
+            "reason": "PoliciesInForce",
+            "message": "the kernel does what the policies say",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }],
+    });
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_report_of_much_is_cut_and_says_how_much_it_leaves_out() {
+    let many = (0..api::POLICIES_MAX + 5).map(|n| policy(&format!("p{n:05}"), 1));
+    let found = |n: usize| Diagnostic {
+        severity: if n == 99 { Severity::Error } else { Severity::Warning },
+        source: None,
+        object: "o".repeat(9999),
+        field: "f".repeat(9999),
+        message: "ä\n".repeat(9999),
+    };
+    let all: Vec<Diagnostic> = (0..100).map(found).collect();
+    let diagnostics = Arc::new(Findings::of(all.iter()));
+    let status = Status { diagnostics, ..in_force(selection(many)) };
+    let report = render(&facts(), &status, None, NOW);
+    assert_eq!(report.policies.len(), api::POLICIES_MAX);
+    assert_eq!(report.policies_in_force, Some(1005));
+    assert_eq!(report.policies_omitted, Some(5));
+    assert_eq!(report.diagnostics.len(), api::DIAGNOSTICS_MAX);
+    assert_eq!((report.diagnostics_found, report.diagnostics_omitted), (Some(100), Some(50)));
+    let first = report.diagnostics.first().expect("there are some");
+    assert_eq!(first.severity, api::Severity::Error, "errors come first");
+    assert_eq!(first.object.chars().count(), api::PLACE_LENGTH_MAX);
+    assert_eq!(first.field.chars().count(), api::PLACE_LENGTH_MAX);
+    assert_eq!(first.message.chars().count(), api::MESSAGE_LENGTH_MAX);
+    assert!(first.message.ends_with('…') && !first.message.contains('\n'), "{}", first.message);
+}
+
+#[test]
+fn before_the_first_round_nothing_is_claimed() {
+    for status in [Status::default(), failing("no\ntool")] {
+        let report = render(&facts(), &status, None, NOW);
+        assert_eq!((report.pods, report.policies_in_force), (None, None));
+        assert_eq!(report.last_successful_sync, None);
+    }
+    let report = render(&facts(), &failing("no\ntool"), None, NOW);
+    let condition = report.conditions.first().expect("there is one");
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "ApplyFailed"));
+    assert_eq!(condition.message, "no tool");
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let since = time(NOW + Duration::from_mins(1));
+    let later = NOW + Duration::from_mins(2);
+    let before = Transition { status: "True".to_owned(), since: since.clone() };
+    let at = |status: &Status| {
+        let report = render(&facts(), status, Some(&before), later);
+        report.conditions.into_iter().next().map(|found| found.last_transition_time)
+    };
+    assert_eq!(at(&in_force(Selection::default())), Some(since));
+    assert_eq!(at(&failing("")), Some(time(later)));
+}
+
+#[test]
+fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
+    let mut publisher = Publisher::new(Metrics::default(), Pulse::default());
+    let status = publisher.subscribe();
+    let latest = || status.borrow().clone();
+    assert_eq!(news(None, &latest()), News::Loading);
+    let round = |selection| Round {
+        selection,
+        rulesets: 1,
+        sets: 1,
+        apply: Duration::from_millis(1),
+        latency: Some(Duration::from_millis(2)),
+    };
+    publisher.in_force(round(Some(selection([policy("a", 1)]))));
+    assert_eq!(news(None, &latest()), News::Some);
+    let written = latest();
+
+    // A peer that came and went, the same selection anew, a comparison without findings.
+    publisher.in_force(round(None));
+    publisher.in_force(round(Some(selection([policy("a", 1)]))));
+    publisher.verified(0);
+    publisher.found(Findings::default());
+    assert_ne!(latest(), written, "times and latencies went on");
+    assert_eq!(news(Some(&written), &latest()), News::None);
+
+    publisher.selected(selection([policy("a", 2)]));
+    assert_eq!(news(Some(&written), &latest()), News::Some, "another generation");
+    publisher.selected(selection([policy("a", 1)]));
+    assert_eq!(news(Some(&written), &latest()), News::None);
+    publisher.failed("no tool");
+    assert_eq!(news(Some(&written), &latest()), News::Some, "it fails");
+    publisher.verified(0);
+    assert_eq!(news(Some(&written), &latest()), News::None);
+    publisher.verified(1);
+    assert_eq!(news(Some(&written), &latest()), News::Some, "a repair");
+}

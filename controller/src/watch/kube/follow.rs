@@ -1,0 +1,353 @@
+//! One kind, followed for ever.
+//!
+//! ```text
+//!            ┌── 410, an answer that makes no sense ──┐
+//!            ▼                                        │
+//! view: streaming list, or pages where the server refuses it ─► watch from there ─┐
+//!                                                              ▲                  │ ended, failed
+//!                                                              └── from the last version seen
+//! ```
+//!
+//! This is `kube_runtime::watcher` done anew on kube's requests, for what that hides: whether a
+//! quiet watch works again after an outage (its back-off is never reset and nobody is told), that
+//! its streaming list may be older than what it showed before (it asks for *any* version), and
+//! servers that have no streaming lists.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use kube::Client;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::{Request, Status};
+use portcullis_crds::lean::{Lean, LeanKind};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info};
+
+use super::known::Known;
+use super::outage::{Outage, Reason};
+use super::{Closed, Outlet};
+
+/// Objects on one page of a list, as for client-go.
+const PAGE: u32 = 500;
+
+/// Events of one batch at most: what waits already, never more. Some 2 ms of decoding, after
+/// which the other kinds get their turn.
+const BATCH: usize = 128;
+
+/// The server ends a watch after so many seconds; it goes on in the next one.
+const WATCH_SECONDS: u32 = 290;
+
+/// A watch that says nothing for longer than the server lets it live is dead.
+const WATCH_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
+
+/// Within this time a streaming list goes on, or there is none.
+const LIST_LIMIT: Duration = Duration::from_mins(1);
+
+/// A watch that is quiet for so long after it was opened works.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// The server's own wish to wait is heard up to here.
+const LONGEST_WISH: Duration = Duration::from_mins(1);
+
+/// The watch of one kind.
+pub(super) struct Watch<K> {
+    client: Client,
+    request: Request,
+    fields: Option<&'static str>,
+    lists: Lists,
+    /// Where to go on; `None`: the next step is a list.
+    version: Option<String>,
+    known: Known<K>,
+    outage: Outage,
+    outlet: Outlet,
+}
+
+/// How the server gives all objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lists {
+    /// As the first events of a watch: objects one by one, small for both sides.
+    Streamed,
+    /// In pages, by servers of before Kubernetes 1.32 or with the feature `WatchList` off.
+    Paged,
+}
+
+/// Why a watch did not go on.
+enum Failure {
+    /// The versions that it would go on from are gone (410): a list is needed.
+    Expired,
+    /// It is to be tried again.
+    Retry { reason: Reason, error: String, wish: Option<Duration> },
+    /// Nobody listens any more.
+    Closed,
+}
+
+impl From<Closed> for Failure {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+/// One page of a list. Its objects cannot fail to decode; kube's own list would log the page.
+#[derive(Deserialize)]
+struct Page<K: LeanKind> {
+    #[serde(default)]
+    metadata: PageMetadata,
+    #[serde(bound = "")]
+    items: Option<Vec<Lean<K>>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct PageMetadata {
+    resource_version: Option<String>,
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+impl<K> Watch<K>
+where
+    K: LeanKind + kube::Resource<DynamicType = ()>,
+{
+    pub(super) fn new(client: Client, fields: Option<&'static str>, outlet: Outlet) -> Self {
+        Self {
+            client,
+            request: Request::new(K::url_path(&(), None)),
+            fields,
+            lists: Lists::Streamed,
+            version: None,
+            known: Known::default(),
+            outage: Outage::new(K::KIND.as_str()),
+            outlet,
+        }
+    }
+
+    /// Follows until nobody listens.
+    pub(super) async fn run(mut self) {
+        loop {
+            match self.round().await {
+                Ok(()) => {}
+                Err(Failure::Closed) => return,
+                Err(Failure::Expired) if self.version.take().is_some() => {
+                    info!(kind = K::KIND.as_str(), "the watch has expired; listing anew");
+                }
+                Err(Failure::Expired) => {
+                    let wait = self.outage.failed(Reason::Status(410), "the list has expired");
+                    sleep(wait).await;
+                }
+                Err(Failure::Retry { reason, error, wish }) => {
+                    let wait = self.outage.failed(reason, &error);
+                    sleep(wait.max(wish.unwrap_or_default())).await;
+                }
+            }
+        }
+    }
+
+    /// One watch, with the list before it where one is needed. It ends well when the server ends
+    /// it, as it does after some minutes.
+    async fn round(&mut self) -> Result<(), Failure> {
+        if self.version.is_none() && self.lists == Lists::Paged {
+            self.list_pages().await?;
+        }
+        let opened = Instant::now();
+        let mut params = WatchParams::default().timeout(WATCH_SECONDS);
+        params.field_selector = self.fields.map(str::to_owned);
+        params.send_initial_events = self.version.is_none();
+        // Without a version the list is as new as the moment of asking: never older than what an
+        // earlier one, or another API server, has shown.
+        let version = self.version.clone().unwrap_or_default();
+        let request = self.request.watch(&params, &version).map_err(request_failure)?;
+        let stream = match self.client.request_events::<Lean<K>>(request).await {
+            Ok(stream) => stream,
+            Err(kube::Error::Api(status)) if self.refuses_streaming(&status) => {
+                debug!(kind = K::KIND.as_str(), status = status.message, "listing in pages");
+                self.lists = Lists::Paged;
+                return Ok(());
+            }
+            Err(error) => return Err(failure(&error)),
+        };
+        if self.version.is_none() {
+            self.known.begin();
+        }
+        self.follow(stream).await?;
+        if opened.elapsed() < SETTLED {
+            let error = "the server ended the watch at once".to_owned();
+            return Err(Failure::Retry { reason: Reason::Answer, error, wish: None });
+        }
+        Ok(())
+    }
+
+    fn refuses_streaming(&self, status: &Status) -> bool {
+        // 422: `sendInitialEvents` or its `resourceVersionMatch` is not allowed.
+        self.version.is_none() && matches!(status.code, 400 | 422)
+    }
+
+    /// Takes what comes, as much at once as is there already, until the stream ends.
+    async fn follow(
+        &mut self,
+        stream: impl Stream<Item = Result<WatchEvent<Lean<K>>, kube::Error>>,
+    ) -> Result<(), Failure> {
+        let mut batches = pin!(stream.ready_chunks(BATCH));
+        loop {
+            let listing = self.version.is_none();
+            let limit = match (listing, self.outage.is_on()) {
+                (true, _) => LIST_LIMIT,
+                (false, true) => SETTLED,
+                (false, false) => WATCH_LIMIT,
+            };
+            let batch = match timeout(limit, batches.next()).await {
+                Ok(Some(batch)) => batch,
+                Ok(None) if listing => {
+                    let error = "the server ended a list before it was complete".to_owned();
+                    return Err(Failure::Retry { reason: Reason::Answer, error, wish: None });
+                }
+                Ok(None) => return Ok(()),
+                Err(_) if !listing && self.outage.is_on() => {
+                    self.outage.over();
+                    continue;
+                }
+                Err(_) => {
+                    // A server that does not know streaming lists never marks their end.
+                    self.lists = if listing { Lists::Paged } else { self.lists };
+                    return Err(silence(limit));
+                }
+            };
+            let mut failed = None;
+            for event in batch {
+                if let Err(failure) = self.take(event).await {
+                    failed = Some(failure);
+                    break;
+                }
+            }
+            // What came before a failure is true.
+            self.outlet.send(self.known.flush()).await?;
+            if let Some(failure) = failed {
+                return Err(failure);
+            }
+            if self.version.is_some() {
+                self.outage.over();
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        event: Result<WatchEvent<Lean<K>>, kube::Error>,
+    ) -> Result<(), Failure> {
+        let event = event.map_err(|error| {
+            if let kube::Error::SerdeError(_) = &error {
+                // Which object it was is unknown, so all are looked at again.
+                self.version = None;
+            }
+            failure(&error)
+        })?;
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                self.known.applied(&object);
+                self.advance(object.resource_version());
+            }
+            WatchEvent::Deleted(object) => {
+                self.known.deleted(&object);
+                self.advance(object.resource_version());
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                let metadata = bookmark.metadata;
+                let ends_list = metadata.annotations.contains_key("k8s.io/initial-events-end");
+                if self.version.is_none() && ends_list {
+                    self.complete(metadata.resource_version).await?;
+                } else {
+                    self.advance(Some(&metadata.resource_version));
+                }
+            }
+            WatchEvent::Error(status) => return Err(refusal(&status)),
+        }
+        Ok(())
+    }
+
+    /// The watch can go on behind this version, once the list is complete.
+    fn advance(&mut self, version: Option<&str>) {
+        if let Some((known, version)) = self.version.as_mut().zip(version) {
+            version.clone_into(known);
+        }
+    }
+
+    async fn list_pages(&mut self) -> Result<(), Failure> {
+        self.known.begin();
+        // Without a version: as new as the moment of asking.
+        let mut params = ListParams::default().limit(PAGE);
+        params.field_selector = self.fields.map(str::to_owned);
+        loop {
+            let request = self.request.list(&params).map_err(request_failure)?;
+            let answer = timeout(LIST_LIMIT, self.client.request_text(request)).await;
+            let text = answer.map_err(|_| silence(LIST_LIMIT))?.map_err(|error| failure(&error))?;
+            let page: Page<K> = serde_json::from_str(&text)
+                .map_err(|error| failure(&kube::Error::SerdeError(error)))?;
+            drop(text);
+            page.items.iter().flatten().for_each(|object| self.known.applied(object));
+            let next = page.metadata.next.filter(|next| !next.is_empty());
+            if next.is_none() {
+                return self.complete(page.metadata.resource_version.unwrap_or_default()).await;
+            }
+            self.outlet.send(self.known.flush()).await?;
+            params.continue_token = next;
+        }
+    }
+
+    /// The list is complete as of `version`.
+    async fn complete(&mut self, version: String) -> Result<(), Failure> {
+        let is_first = self.known.end();
+        self.version = Some(version);
+        self.outage.over();
+        self.outlet.send(self.known.flush()).await?;
+        if is_first {
+            debug!(kind = K::KIND.as_str(), "the first view is complete");
+            self.outlet.complete().await?;
+        }
+        Ok(())
+    }
+}
+
+fn request_failure(error: kube::core::request::Error) -> Failure {
+    failure(&kube::Error::BuildRequest(error))
+}
+
+fn failure(error: &kube::Error) -> Failure {
+    let reason = match error {
+        kube::Error::Api(status) => return refusal(status),
+        kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Reason::Answer,
+        _ => Reason::Connection,
+    };
+    Failure::Retry { reason, error: chain(error), wish: None }
+}
+
+fn silence(limit: Duration) -> Failure {
+    let error = format!("nothing was heard for {} s", limit.as_secs());
+    Failure::Retry { reason: Reason::Connection, error, wish: None }
+}
+
+/// What an API server answers when it does not do what it is asked for.
+fn refusal(status: &Status) -> Failure {
+    if status.code == 410 {
+        return Failure::Expired;
+    }
+    // With 429 and 503 the server may say when it wants to be asked again.
+    let wish = status.details.as_ref().map(|details| details.retry_after_seconds.into());
+    let wish = wish.map(|seconds| Duration::from_secs(seconds).min(LONGEST_WISH));
+    let error = format!("{} {}: {}", status.code, status.reason, status.message);
+    Failure::Retry { reason: Reason::Status(status.code), error, wish }
+}
+
+/// An error with all its causes, each once, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,194 @@
+//! What is known of one kind: a pure value that turns what a watch says into changes.
+//!
+//! ```text
+//! begin, listed …, end     a list: what is new, and what is missing from it, is one batch
+//! applied, deleted         events after it
+//!        └────────────► flush ─► Batch
+//! ```
+//!
+//! Of an object only its name and version are kept. One that is listed again in the version that
+//! is known is not even converted: a list after an outage costs what changed meanwhile.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use policy_engine::labels::Str;
+use policy_engine::model::Change;
+use portcullis_crds::convert::{self, Converted};
+use portcullis_crds::diagnostic::Diagnostic;
+use portcullis_crds::intern::Interner;
+use portcullis_crds::lean::{Lean, LeanKind};
+
+/// The objects of one kind that the server is known to have.
+#[derive(Debug)]
+pub struct Known<K> {
+    /// By namespace (empty for kinds that have none) and name.
+    objects: BTreeMap<Str, BTreeMap<Str, Entry>>,
+    interner: Interner,
+    list: List,
+    /// Counts lists: an object whose entry has another number was not in the last one.
+    round: u32,
+    /// The list that had an object without a name, while that is told.
+    nameless: Option<u32>,
+    pending: Batch,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// What is to be sent.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Batch {
+    /// Changes, in the order in which they came.
+    pub changes: Vec<Change>,
+    /// What is to be told of an object from now on.
+    pub diagnostics: Vec<(Arc<str>, Vec<Diagnostic>)>,
+}
+
+/// How far the list is that is being read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum List {
+    /// None was ever complete. Nothing is in force before one is, so parts of it may go out.
+    First,
+    /// One was broken off or is being read, and another one was complete before. Between its parts
+    /// no state was ever meant to be in force: they wait for its end.
+    Again,
+    /// The last one is complete.
+    Complete,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The version that was converted. `None` where it is no number: then it equals no other.
+    version: Option<NonZeroU64>,
+    round: u32,
+    /// Whether there is something to tell of the object.
+    told: bool,
+}
+
+impl<K: LeanKind> Default for Known<K> {
+    fn default() -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            interner: Interner::default(),
+            list: List::First,
+            round: 0,
+            nameless: None,
+            pending: Batch::default(),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<K: LeanKind> Known<K> {
+    /// A list begins, whether or not an earlier one came to its end.
+    pub fn begin(&mut self) {
+        self.round = self.round.wrapping_add(1);
+        self.list = match self.list {
+            List::First => List::First,
+            List::Again | List::Complete => List::Again,
+        };
+    }
+
+    /// The list is complete: what was not in it is gone. Tells whether it is the first one.
+    pub fn end(&mut self) -> bool {
+        let round = self.round;
+        for (namespace, names) in &mut self.objects {
+            names.retain(|name, entry| {
+                let stays = entry.round == round;
+                if !stays {
+                    self.pending.gone::<K>(namespace, name, entry.told);
+                }
+                stays
+            });
+        }
+        self.objects.retain(|_, names| !names.is_empty());
+        if self.nameless.take_if(|seen| *seen != round).is_some() {
+            self.pending.diagnostics.push((K::KIND.as_str().into(), Vec::new()));
+        }
+        std::mem::replace(&mut self.list, List::Complete) == List::First
+    }
+
+    /// An object of the list, or one that was created or changed.
+    pub fn applied(&mut self, object: &Lean<K>) {
+        let version = object.resource_version().and_then(|text| text.parse().ok());
+        let names = object.names();
+        let (round, mut was_told) = (self.round, false);
+        if let Some(entry) = names.and_then(|(namespace, name)| self.entry(namespace, name)) {
+            if version.is_some() && entry.version == version {
+                entry.round = round;
+                return;
+            }
+            was_told = entry.told;
+        }
+        let (converted, diagnostics) = convert::lean(object);
+        let told = !diagnostics.is_empty();
+        let Some((namespace, name)) = names else {
+            self.nameless = Some(round);
+            return self.pending.diagnostics.push((K::KIND.as_str().into(), diagnostics));
+        };
+        if told || was_told {
+            self.pending.diagnostics.push((origin::<K>(namespace, name), diagnostics));
+        }
+        let Converted::Object(mut change) = converted else { return };
+        self.interner.share(&mut change);
+        let entry = Entry { version, round, told };
+        if let Some(known) = self.entry(namespace, name) {
+            *known = entry;
+        } else {
+            let (namespace, name) = key(&change);
+            self.objects.entry(namespace).or_default().insert(name, entry);
+        }
+        self.pending.changes.push(change);
+    }
+
+    /// An object that was deleted.
+    pub fn deleted(&mut self, object: &Lean<K>) {
+        let Some((namespace, name)) = object.names() else { return };
+        let Some(names) = self.objects.get_mut(namespace) else { return };
+        let Some((name, entry)) = names.remove_entry(name) else { return };
+        if names.is_empty() {
+            self.objects.remove(namespace);
+        }
+        self.pending.gone::<K>(&namespace.into(), &name, entry.told);
+    }
+
+    /// What is to be sent now: nothing while a list is being read anew.
+    pub fn flush(&mut self) -> Batch {
+        match self.list {
+            List::First | List::Complete => std::mem::take(&mut self.pending),
+            List::Again => Batch::default(),
+        }
+    }
+
+    fn entry(&mut self, namespace: &str, name: &str) -> Option<&mut Entry> {
+        self.objects.get_mut(namespace)?.get_mut(name)
+    }
+}
+
+impl Batch {
+    fn gone<K: LeanKind>(&mut self, namespace: &Str, name: &Str, told: bool) {
+        self.changes.push(K::KIND.gone(namespace, name));
+        if told {
+            self.diagnostics.push((origin::<K>(namespace, name), Vec::new()));
+        }
+    }
+}
+
+/// Namespace and name, sharing the storage of the change.
+fn key(change: &Change) -> (Str, Str) {
+    match change {
+        Change::Pod(key, _) => (key.namespace.clone(), key.name.clone()),
+        Change::NetworkPolicy(key, _) => (key.namespace.clone(), key.name.clone()),
+        Change::Namespace(name, _) | Change::Node(name, _) => (Str::from(""), name.clone()),
+    }
+}
+
+fn origin<K: LeanKind>(namespace: &str, name: &str) -> Arc<str> {
+    let kind = K::KIND.as_str();
+    let separator = if namespace.is_empty() { "" } else { "/" };
+    format!("{kind} {namespace}{separator}{name}").into()
+}
+
+#[cfg(test)]
+mod tests;

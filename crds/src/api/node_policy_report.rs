@@ -1,0 +1,315 @@
+//! `NodePolicyReport`: what one node enforces, written by its agent.
+//!
+//! Every limit of a list or a text is a constant here, so that a writer can keep to it. Lists are
+//! atomic, for one writer owns them: as maps, a thousand policies would be named once more in
+//! `managedFields`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How many policies a report lists.
+pub const POLICIES_MAX: usize = 1000;
+/// How many diagnostics a report lists.
+pub const DIAGNOSTICS_MAX: usize = 50;
+/// How long [`Diagnostic::object`] and [`Diagnostic::field`] may be, in characters.
+pub const PLACE_LENGTH_MAX: usize = 400;
+/// How long [`Diagnostic::message`] may be, in characters.
+pub const MESSAGE_LENGTH_MAX: usize = 1000;
+
+/// The condition that the node's agent writes.
+pub const ENFORCING: &str = "Enforcing";
+/// The condition that the cluster controller writes.
+pub const CURRENT: &str = "Current";
+
+/// Which node a report is about.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[kube(
+    group = "portcullis.dev",
+    version = "v1alpha1",
+    kind = "NodePolicyReport",
+    plural = "nodepolicyreports",
+    shortname = "npr",
+    category = "portcullis",
+    status = "NodePolicyReportStatus",
+    derive = "PartialEq",
+    doc = "What one node enforces. Its agent writes it; nothing reads it to decide about packets.",
+    validation = Rule::new("self.spec.nodeName == self.metadata.name")
+        .message("the report of a node has the name of the node"),
+    printcolumn(
+        name = "Enforcing",
+        type_ = "string",
+        description = "Whether the node does what the policies say",
+        json_path = r#".status.conditions[?(@.type=="Enforcing")].status"#
+    ),
+    printcolumn(
+        name = "Current",
+        type_ = "string",
+        description = "Whether the agent still writes this report",
+        json_path = r#".status.conditions[?(@.type=="Current")].status"#
+    ),
+    printcolumn(
+        name = "Policies",
+        type_ = "integer",
+        description = "Policies in force for pods of the node",
+        json_path = ".status.policiesInForce"
+    ),
+    printcolumn(
+        name = "Isolated",
+        type_ = "integer",
+        description = "Pods of the node that a policy isolates",
+        json_path = ".status.pods.isolated"
+    ),
+    printcolumn(
+        name = "Backend",
+        type_ = "string",
+        description = "Which iptables programs the node",
+        json_path = ".status.backend.iptables"
+    ),
+    printcolumn(
+        name = "Agent",
+        type_ = "string",
+        description = "Version of the agent",
+        json_path = ".status.agent.version"
+    ),
+    printcolumn(
+        name = "Last Sync",
+        type_ = "date",
+        description = "When the kernel was last known to do what the policies say",
+        json_path = ".status.lastSuccessfulSync"
+    ),
+    printcolumn(
+        name = "Drift",
+        type_ = "integer",
+        description = "Repairs of what something else had changed, since the agent started",
+        json_path = ".status.driftRepairs"
+    ),
+    printcolumn(
+        name = "Diagnostics",
+        type_ = "integer",
+        description = "What is wrong with objects that the agent read",
+        json_path = ".status.diagnosticsFound"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Latency p50",
+        type_ = "integer",
+        description = "Microseconds from a change until it is in force, median",
+        json_path = ".status.syncLatencyMicroseconds.p50",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        description = "Why the node does or does not enforce",
+        json_path = r#".status.conditions[?(@.type=="Enforcing")].reason"#,
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePolicyReportSpec {
+    /// The node. The report has the same name, and belongs to the Node object.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("a report stays with its node"))]
+    pub node_name: String,
+}
+
+/// What the node enforces. Fields are absent until the agent has something to say.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Default, Debug)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(
+        "(has(self.policies) ? size(self.policies) : 0) \
+         + (has(self.policiesOmitted) ? self.policiesOmitted : 0) \
+         == (has(self.policiesInForce) ? self.policiesInForce : 0)"
+    ).message("policiesInForce counts the policies listed and the policiesOmitted"),
+    validation = Rule::new(
+        "(has(self.diagnostics) ? size(self.diagnostics) : 0) \
+         + (has(self.diagnosticsOmitted) ? self.diagnosticsOmitted : 0) \
+         == (has(self.diagnosticsFound) ? self.diagnosticsFound : 0)"
+    ).message("diagnosticsFound counts the diagnostics listed and the diagnosticsOmitted")
+)]
+pub struct NodePolicyReportStatus {
+    /// When the agent wrote this. An agent that is alive writes at least every 6 minutes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+    /// Who wrote this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Agent>,
+    /// What the node is programmed with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+    /// Pods of the node that policies can select: those on the host network are not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pods: Option<Pods>,
+    /// The policies in force that select pods of the node, in the order of namespace and name;
+    /// at most 1000 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = POLICIES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    pub policies: Vec<Policy>,
+    /// How many policies are in force that select pods of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub policies_in_force: Option<i64>,
+    /// How many of them are not listed in `policies`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub policies_omitted: Option<i64>,
+    /// When the kernel was last brought to, or found at, what the policies say. As of
+    /// `observedAt`: a new value alone is no reason to write the report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_successful_sync: Option<Time>,
+    /// Microseconds from when the agent received the oldest change of a round until it was in
+    /// force in the kernel, over the last 100 rounds that changed the kernel. As of `observedAt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync_latency_microseconds: Option<SyncLatency>,
+    /// How often something of ours in the kernel had been changed by something else and was
+    /// repaired, since the agent started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub drift_repairs: Option<i64>,
+    /// What is wrong with objects that the agent read, errors first; at most 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = DIAGNOSTICS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    pub diagnostics: Vec<Diagnostic>,
+    /// How many things are wrong with objects that the agent read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub diagnostics_found: Option<i64>,
+    /// How many of them are not listed in `diagnostics`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub diagnostics_omitted: Option<i64>,
+    /// `Enforcing`, by the node's agent: True `PoliciesInForce`; False `ApplyFailed`, and the
+    /// last good state stays in the kernel; Unknown `Loading` until the first complete view.
+    /// `Current`, by the cluster controller: False `AgentSilent` when this is not written any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "super::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// The agent that wrote a report.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Its version.
+    #[schemars(length(max = 64))]
+    pub version: String,
+    /// Its pod, when it runs in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub pod_name: Option<String>,
+}
+
+/// What a node is programmed with.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// The variant of iptables.
+    pub iptables: Iptables,
+    /// The address families that are enforced.
+    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "set"))]
+    pub families: Vec<Family>,
+}
+
+/// A variant of iptables.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum Iptables {
+    /// The kernel's older interface.
+    Legacy,
+    /// The same rules through `nf_tables`.
+    Nft,
+}
+
+/// An address family, as Kubernetes writes it.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug,
+)]
+pub enum Family {
+    /// IP version 4.
+    IPv4,
+    /// IP version 6.
+    IPv6,
+}
+
+/// How many pods of a node are isolated.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Pods {
+    /// All pods of the node that a policy can select.
+    #[schemars(range(min = 0))]
+    pub local: i64,
+    /// Those isolated for ingress, egress or both.
+    #[schemars(range(min = 0))]
+    pub isolated: i64,
+    /// Those isolated for ingress.
+    #[schemars(range(min = 0))]
+    pub isolated_ingress: i64,
+    /// Those isolated for egress.
+    #[schemars(range(min = 0))]
+    pub isolated_egress: i64,
+}
+
+/// A `networking.k8s.io/v1` NetworkPolicy that is in force.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// Its namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// The `metadata.generation` that is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+}
+
+/// How long changes take until they are in force, in microseconds.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncLatency {
+    /// Of the last round.
+    #[schemars(range(min = 0))]
+    pub last: i64,
+    /// The median.
+    #[schemars(range(min = 0))]
+    pub p50: i64,
+    /// The longest.
+    #[schemars(range(min = 0))]
+    pub max: i64,
+    /// How many rounds these figures are taken from.
+    #[schemars(range(min = 1, max = 100))]
+    pub samples: i64,
+}
+
+/// One thing that is wrong with one object.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Diagnostic {
+    /// How much it matters.
+    pub severity: Severity,
+    /// Kind and name, as `NetworkPolicy shop/db`; empty when even that is not known.
+    #[schemars(length(max = PLACE_LENGTH_MAX))]
+    pub object: String,
+    /// The field, as `spec.ingress[0].ports[1].endPort`; empty for the object as a whole.
+    #[schemars(length(max = PLACE_LENGTH_MAX))]
+    pub field: String,
+    /// What is wrong, and what is in force instead.
+    #[schemars(length(max = MESSAGE_LENGTH_MAX))]
+    pub message: String,
+}
+
+/// How much a diagnostic matters.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug,
+)]
+pub enum Severity {
+    /// What the author wrote is not what is in force.
+    Error,
+    /// It is in force as written, and still not right.
+    Warning,
+}

@@ -1,0 +1,257 @@
+//! Lean objects: any JSON becomes one, and it means what the whole object means.
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
+use policy_engine::model::Life;
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
+use serde_json::json;
+
+use super::super::{Change, Converted, Diagnostic, Kind, Report, Value, known};
+use crate::lean::{Lean, LeanKind};
+
+/// `value` as it comes from an API server.
+fn decoded<K: LeanKind>(value: &Value) -> Lean<K> {
+    serde_json::from_str(&value.to_string()).expect("every JSON value has a lean form")
+}
+
+/// What the object means when all of it is looked at.
+fn converted_whole(kind: Kind, value: &Value) -> (Converted, Vec<Diagnostic>) {
+    let mut report = Report::new(String::new(), None);
+    let converted = known(kind, value, true, &mut report);
+    (converted, report.finish())
+}
+
+/// Checks that nothing which matters was cut off, and what the names of the object are.
+fn check<K: LeanKind>(value: &Value) {
+    let lean = decoded::<K>(value);
+    // Read from the same text: numbers may lose their last digit on the way.
+    let value = &serde_json::from_str(&value.to_string()).expect("what was written can be read");
+    let whole = converted_whole(K::KIND, value);
+    assert_eq!(super::super::lean(&lean), whole, "{value}");
+    let names = lean.names().map(|(namespace, name)| (namespace.into(), name.into()));
+    let gone = names.map(|(namespace, name)| K::KIND.gone(&namespace, &name));
+    let of_change = match whole.0 {
+        Converted::Object(Change::Pod(key, _)) => Some(Change::Pod(key, None)),
+        Converted::Object(Change::NetworkPolicy(key, _)) => Some(Change::NetworkPolicy(key, None)),
+        Converted::Object(Change::Namespace(name, _)) => Some(Change::Namespace(name, None)),
+        Converted::Object(Change::Node(name, _)) => Some(Change::Node(name, None)),
+        Converted::Foreign { .. } | Converted::Unusable => None,
+    };
+    assert_eq!(gone, of_change, "{value}");
+}
+
+fn check_every_kind(value: &Value) {
+    check::<core::Pod>(value);
+    check::<core::Namespace>(value);
+    check::<core::Node>(value);
+    check::<networking::NetworkPolicy>(value);
+}
+
+/// A pod as an API server sends it, with what nobody here looks at.
+fn pod() -> Value {
+    json!({
+        "kind": "Pod", "apiVersion": "v1",
+        "metadata": {
+            "name": "web", "namespace": "shop", "uid": "u", "resourceVersion": "7",
+            "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"app": "web", "tier": "front"},
+            "annotations": {"a": "b"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web", "uid": "r"}],
+            "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {"f:phase": {}}}}],
+        },
+        "spec": {
+            "nodeName": "n1", "hostNetwork": false,
+            "containers": [
+                {"name": "a", "env": [{"name": "A", "value": "b"}],
+                 "ports": [{"name": "http", "containerPort": 80, "protocol": "TCP"}]},
+                {"name": "b"},
+            ],
+            "initContainers": [
+                {"name": "c", "restartPolicy": "Always", "ports": [{"name": "dns",
+                 "containerPort": 53, "protocol": "UDP"}]},
+                {"name": "d", "ports": [{"name": "once", "containerPort": 1}]},
+            ],
+        },
+        "status": {
+            "phase": "Running", "podIP": "10.0.0.1",
+            "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": "192.168.0.1"}],
+        },
+    })
+}
+
+fn policy() -> Value {
+    json!({
+        "kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1",
+        "metadata": {"name": "a", "namespace": "shop", "resourceVersion": "8", "generation": 3},
+        "spec": {
+            "podSelector": {"matchLabels": {"a": "b"}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{}, {"from": [{"podSelector": {}}], "ports": [{"port": "http"}, {}]}],
+            "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}],
+        },
+    })
+}
+
+/// Any JSON, with fields of the API more often than chance has them.
+fn anything() -> impl Strategy<Value = Value> {
+    let number = any::<f64>().prop_filter("JSON has no other numbers", |value| value.is_finite());
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        number.prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 48, 5, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::from),
+            vec((key(), inner), 0..5)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+fn key() -> impl Strategy<Value = String> {
+    const KNOWN: [&str; 15] = [
+        "metadata",
+        "name",
+        "namespace",
+        "labels",
+        "resourceVersion",
+        "generation",
+        "spec",
+        "status",
+        "containers",
+        "ports",
+        "podIPs",
+        "ip",
+        "addresses",
+        "ingress",
+        "restartPolicy",
+    ];
+    prop_oneof![4 => prop::sample::select(&KNOWN[..]).prop_map(str::to_owned), 1 => ".{0,4}"]
+}
+
+/// `value` with something else where `way` leads to.
+fn replaced(value: Value, way: &[prop::sample::Index], by: Value) -> Value {
+    let Some((step, rest)) = way.split_first() else { return by };
+    match value {
+        Value::Array(mut items) if !items.is_empty() => {
+            let at = step.index(items.len());
+            items[at] = replaced(items[at].take(), rest, by);
+            Value::Array(items)
+        }
+        Value::Object(mut fields) if !fields.is_empty() => {
+            let at = step.index(fields.len());
+            let field = fields.values_mut().nth(at).expect("an index within");
+            *field = replaced(field.take(), rest, by);
+            Value::Object(fields)
+        }
+        _ => by,
+    }
+}
+
+/// A pod or policy that is broken in up to three places.
+fn nearly_good() -> impl Strategy<Value = Value> {
+    let break_at = (vec(any::<prop::sample::Index>(), 1..5), anything());
+    (prop::sample::select(vec![pod(), policy()]), vec(break_at, 0..4)).prop_map(|(good, breaks)| {
+        breaks.into_iter().fold(good, |value, (way, by)| replaced(value, &way, by))
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_json_has_a_lean_form_that_means_the_same(value in anything()) {
+        check_every_kind(&value);
+    }
+
+    #[test]
+    fn a_lean_object_means_what_the_whole_object_means(value in nearly_good()) {
+        check_every_kind(&value);
+    }
+}
+
+#[test]
+fn a_pod_keeps_a_small_part_of_what_it_was() {
+    let lean = decoded::<core::Pod>(&pod());
+    let kept = json!({
+        "metadata": {
+            "name": "web", "namespace": "shop", "resourceVersion": "7", "generation": 1,
+            "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"app": "web", "tier": "front"},
+        },
+        "spec": {
+            "nodeName": "n1", "hostNetwork": false,
+            "containers": [
+                {"ports": [{"name": "http", "containerPort": 80, "protocol": "TCP"}]}, {},
+            ],
+            "initContainers": [
+                {"restartPolicy": "Always", "ports": [{"name": "dns", "containerPort": 53,
+                 "protocol": "UDP"}]},
+                {"ports": [{"name": "once", "containerPort": 1}]},
+            ],
+        },
+        "status": {
+            "phase": "Running", "podIP": "10.0.0.1",
+            "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
+        },
+    });
+    assert_eq!(lean.value(), &kept);
+    assert_eq!((lean.names(), lean.resource_version()), (Some(("shop", "web")), Some("7")));
+}
+
+#[test]
+fn a_pod_that_its_api_type_refuses_is_still_a_subject() {
+    let mut weird = pod();
+    weird["spec"]["containers"] = json!("none");
+    weird["status"]["phase"] = json!(7);
+    serde_json::from_value::<core::Pod>(weird.clone()).expect_err("the API type refuses it");
+    let (converted, found) = super::super::lean(&decoded::<core::Pod>(&weird));
+    let Converted::Object(Change::Pod(_, Some(pod))) = converted else { panic!("{converted:?}") };
+    assert_eq!((pod.life, pod.addresses.len(), found.len()), (Life::Active, 2, 2), "{found:?}");
+}
+
+#[test]
+fn nesting_that_would_end_the_reader_ends_one_field() {
+    let depth = 120;
+    let deep = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let text = format!(
+        r#"{{"metadata": {{"name": "a", "namespace": "b"}}, "spec": {{"podSelector": {deep}}}}}"#
+    );
+    let lean: Lean<networking::NetworkPolicy> = serde_json::from_str(&text).unwrap();
+    let (converted, found) = super::super::lean(&lean);
+    let Converted::Object(Change::NetworkPolicy(_, Some(policy))) = converted else {
+        panic!("{converted:?}")
+    };
+    assert!(policy.subject.is_everything(), "it fails closed");
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
+fn an_object_without_a_name_is_told_and_not_in_force() {
+    for metadata in [json!(null), json!([]), json!({}), json!({"name": 5}), json!({"name": ""})] {
+        let lean = decoded::<core::Pod>(&json!({"metadata": metadata}));
+        let (converted, found) = super::super::lean(&lean);
+        assert_eq!((lean.names(), converted, found.len()), (None, Converted::Unusable, 1));
+    }
+}
+
+#[test]
+fn a_policy_knows_its_generation() {
+    for (generation, expected) in [(json!(3), Some(3)), (json!("3"), None), (json!(null), None)] {
+        for spec in [json!({}), json!("nothing that can be understood")] {
+            let value = json!({
+                "metadata": {"name": "a", "namespace": "b", "generation": generation},
+                "spec": spec,
+            });
+            let (converted, _) = super::super::lean(&decoded::<networking::NetworkPolicy>(&value));
+            let Converted::Object(Change::NetworkPolicy(_, Some(policy))) = converted else {
+                panic!("{converted:?}")
+            };
+            assert_eq!(policy.generation, expected);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Builds the root of deploy/Dockerfile without docker and runs the agent in it as deploy/base/node.yaml does: a
+# read-only root, NET_ADMIN and NET_RAW and no other capability, no new privileges, a read-only /proc/sys. With
+# both variants of iptables, in network namespaces of its own. Says how big the image is.
+#
+#     tests/image.sh target/release/portcullis
+#
+# Needs root and Debian's mirror; the first run makes a Debian in the cache (a minute), later ones take seconds.
+set -euo pipefail
+binary=$(readlink -f "${1:?which binary}")
+cd "$(dirname "$0")/.."
+
+fail() { printf 'image: %s\n' "$*" >&2; exit 1; }
+[ "$(id -u)" -eq 0 ] || fail "needs root"
+suite=$(sed -n 's/^FROM debian:\([a-z]*\)-slim AS root$/\1/p' deploy/Dockerfile)
+[ -n "$suite" ] || fail "deploy/Dockerfile names no Debian for its root"
+command -v debootstrap >/dev/null || { apt-get update -q && apt-get install -y -q debootstrap; } >/dev/null
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/portcullis
+mkdir -p "$cache"
+exec 9>"$cache/image.lock"
+flock 9
+debian=$cache/image-$suite
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if [ ! -d "$debian" ]; then
+    rm -rf "$debian.new"
+    debootstrap --variant=minbase "$suite" "$debian.new" >"$work/log" 2>&1 || fail "$(tail -5 "$work/log")"
+    mv "$debian.new" "$debian"
+fi
+
+# The steps of the Dockerfile's stage `root`.
+root=$debian/rootfs
+rm -rf "$root"
+install -m 755 deploy/rootfs.sh "$debian/"
+install -m 755 "$binary" "$debian/usr/bin/portcullis"
+chroot "$debian" /rootfs.sh /rootfs >"$work/log" 2>&1 || fail "rootfs.sh: $(tail -5 "$work/log")"
+
+# What a container runtime does around the image, then the agent's life: all in namespaces that end with it.
+cat >"$work/container" <<'END'
+set -euo pipefail
+root=$1 variant=$2 work=$3
+mount --make-rprivate /
+mount --bind "$root" "$root"
+mount -t proc proc "$root/proc"
+mount -t tmpfs tmpfs "$root/dev"
+mknod -m 666 "$root/dev/null" c 1 3
+mount -t tmpfs tmpfs "$root/run"
+mkdir "$root/run/portcullis"
+cp -r "$work/world" "$root/run/world"
+touch "$root/run/xtables.lock"
+ip link set lo up
+ip link add cni0 type bridge
+for switch in iptables ip6tables; do
+    if [ -e "/proc/sys/net/bridge/bridge-nf-call-$switch" ]; then
+        echo 1 >"/proc/sys/net/bridge/bridge-nf-call-$switch"
+    fi
+done
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,bind,ro "$root/proc/sys"
+mount -o remount,bind,ro "$root"
+
+# PATH as in the Dockerfile. chroot itself needs a capability more, of no use in a network namespace.
+contained=(env -i PATH=/usr/sbin:/usr/bin setpriv --no-new-privs --inh-caps -all
+    --bounding-set -all,+net_admin,+net_raw,+sys_chroot chroot "$root")
+says() { grep -q -- "$1" "$2" || { cat "$2"; echo "image: $variant: nothing says '$1'"; exit 1; } >&2; }
+
+"${contained[@]}" portcullis preflight --iptables "$variant" >"$work/preflight" || true
+! grep ^error: "$work/preflight" >&2
+
+# Starts the agent, waits until its policies are in force, and ends it.
+agent() {
+    "${contained[@]}" portcullis node --source dir:/run/world --node-name n1 --health-address off --metrics-address off \
+        --iptables "$variant" 2>"$1" &
+    for _ in $(seq 600); do
+        ! grep -q 'policies are in force' "$1" || break
+        sleep 0.05
+    done
+    kill "$!" && wait "$!" || true
+    says 'policies are in force' "$1"
+    says 'ending; what is in the kernel stays' "$1"
+}
+agent "$work/first"
+"${contained[@]}" "iptables-$variant-save" -t filter >"$work/rules"
+says '-A FORWARD -j PORTCULLIS-FORWARD' "$work/rules"
+says '-m set --match-set PORTCULLIS' "$work/rules"
+# It reads back what it wrote: what the image lacks (names of protocols, say) would make a difference.
+agent "$work/second"
+says 'chains_changed=0 sets_created=0' "$work/second"
+"${contained[@]}" portcullis cleanup >"$work/cleaned"
+says '^removed [1-9]' "$work/cleaned"
+"${contained[@]}" "iptables-$variant-save" -t filter >"$work/rules"
+! grep PORTCULLIS "$work/rules" >&2
+# It sleeps for deploy/cleanup, as nobody.
+chroot --userspec=65532:65532 --groups= "$root" /usr/bin/sleep 0
+END
+
+# One of each sort of rule, in both families.
+mkdir "$work/world"
+cat >"$work/world/world.yaml" <<'END'
+{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {app: a}}, spec: {nodeName: n1, containers: []},
+ status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop, labels: {app: b}}, spec: {nodeName: n2, containers: []},
+ status: {phase: Running, podIPs: [{ip: 10.0.1.2}, {ip: "fd00:1::2"}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: a}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    - from: [{podSelector: {matchLabels: {app: b}}}, {ipBlock: {cidr: 192.0.2.0/24}}]
+      ports: [{port: 80}, {protocol: UDP, port: 53}, {protocol: SCTP, port: 7, endPort: 9}]
+  egress:
+    - to: [{ipBlock: {cidr: "2001:db8::/32", except: ["2001:db8:1::/48"]}}]
+END
+
+for variant in nft legacy; do
+    unshare --net --mount --pid --fork --kill-child \
+        bash "$work/container" "$root" "$variant" "$work" || fail "iptables-$variant does not work in the image"
+    echo "image: iptables-$variant: preflight, an agent's two starts, cleanup"
+done
+
+[ ! -e "$root/usr/bin/sh" ] || fail "there is a shell"
+size() { du -sb "$1" | awk '{printf "%.1f MB", $1 / 1e6}'; }
+packed=$(tar -C "$root" -c . | gzip | wc -c | awk '{printf "%.1f MB", $1 / 1e6}')
+echo "image: $(size "$root") ($packed packed), of which the binary is $(size "$root/usr/bin/portcullis")"

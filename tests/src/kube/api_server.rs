@@ -1,0 +1,403 @@
+//! A kube-apiserver with an etcd of its own.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use super::forward::Forward;
+use super::guard::Guarded;
+use super::kubeconfig::{self, Credentials};
+use super::pki::Pki;
+use crate::lab::{Family, Lab, Namespace};
+
+/// How long a start may take on a machine that is busy with other tests; alone it takes 3 s.
+const START_LIMIT: Duration = Duration::from_mins(1);
+/// How often a server that starts is asked whether it is ready.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+/// How long one question may take.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// The port of the server in a lab, as in most clusters.
+const LAB_PORT: u16 = 6443;
+/// Everything who did what, and nothing of what was in it.
+const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy",
+    "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]}"#;
+
+/// How an API server is to be. By default it listens on this machine's loopback alone.
+#[derive(Default)]
+pub struct Options {
+    namespace: Option<Namespace>,
+    addresses: Vec<IpAddr>,
+    audit: bool,
+    api_server_args: Vec<String>,
+    etcd_args: Vec<String>,
+}
+
+impl Options {
+    /// An API server on the wire between a lab's nodes. They reach it, and so does this process.
+    ///
+    /// It listens in the namespace of [`Lab::fabric`], which no policy case asks about: neither a
+    /// node nor the host outside.
+    ///
+    /// # Errors
+    /// When this process has too many files open.
+    pub fn beside(lab: &Lab) -> Result<Self> {
+        let namespace = Some(lab.fabric().try_clone()?);
+        Ok(Self { namespace, addresses: lab.fabric_addresses(), ..Self::default() })
+    }
+
+    /// Has it write an audit log: [`ApiServer::audit_log`].
+    #[must_use]
+    pub fn audit(mut self) -> Self {
+        self.audit = true;
+        self
+    }
+
+    /// Adds a flag of kube-apiserver; of a flag that is set twice the last one counts.
+    #[must_use]
+    pub fn api_server_arg(mut self, flag: impl Into<String>) -> Self {
+        self.api_server_args.push(flag.into());
+        self
+    }
+
+    /// Adds a flag of etcd.
+    #[must_use]
+    pub fn etcd_arg(mut self, flag: impl Into<String>) -> Self {
+        self.etcd_args.push(flag.into());
+        self
+    }
+}
+
+/// A running API server. Dropping it ends all its processes and removes all its files.
+pub struct ApiServer {
+    // In this order they are dropped.
+    server: Option<Guarded>,
+    _etcd: Guarded,
+    forward: Option<Forward>,
+    _port: Option<Socket>,
+    namespace: Option<Namespace>,
+    arguments: Vec<String>,
+    /// Where programs beside it reach it: nodes of its lab.
+    address: SocketAddr,
+    pki: Pki,
+    directory: TempDir,
+}
+
+impl ApiServer {
+    /// Starts etcd and kube-apiserver and waits until it serves and has its first namespaces.
+    ///
+    /// # Errors
+    /// When the binaries are not there and cannot be built, or when a server does not start: with
+    /// the end of its log.
+    pub fn start(options: Options) -> Result<Self> {
+        let Options { namespace, addresses, audit, api_server_args, etcd_args } = options;
+        let directory = tempfile::Builder::new().prefix("portcullis-kube-").tempdir()?;
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let ip = addresses.first().copied().unwrap_or(loopback);
+        let pki = Pki::create(&directory.path().join("pki"), &[&[loopback], &*addresses].concat())?;
+        let (port, address, forward) = if let Some(namespace) = &namespace {
+            let address = SocketAddr::new(ip, LAB_PORT);
+            (None, address, Some(Forward::start(namespace.try_clone()?, address)?))
+        } else {
+            let (port, address) = reserve_port(ip)?;
+            (Some(port), address, None)
+        };
+        let etcd = start_etcd(directory.path(), etcd_args)?;
+        let mut arguments = arguments(directory.path(), &pki, address, &addresses);
+        if audit {
+            let policy = directory.path().join("audit-policy.json");
+            fs::write(&policy, AUDIT_POLICY)?;
+            arguments.push(format!("--audit-policy-file={}", policy.display()));
+            arguments.push(format!("--audit-log-path={}/audit.log", directory.path().display()));
+        }
+        arguments.extend(api_server_args);
+        let mut server = Self {
+            server: None,
+            _etcd: etcd,
+            forward,
+            _port: port,
+            namespace,
+            arguments,
+            address,
+            pki,
+            directory,
+        };
+        let (certificate, key) = (server.pki.file("admin.crt"), server.pki.file("admin.key"));
+        let admin = Credentials::Certificate(&certificate, &key);
+        fs::write(server.admin_kubeconfig(), server.render(server.address_here(), &admin))?;
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Kills kube-apiserver in the middle of whatever it does; etcd goes on.
+    pub fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// Kills kube-apiserver if it runs, and starts it again: with the same data, address and port.
+    ///
+    /// # Errors
+    /// When it does not serve again.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        let program = binaries()?.join("kube-apiserver");
+        let log = self.log();
+        let mut server = Guarded::start(self.namespace.as_ref(), &program, &self.arguments, &log)?;
+        self.wait_until_ready(&mut server)?;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Where kube-apiserver listens: nodes of its lab reach it there.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The kubeconfig of one whom RBAC allows everything. For programs that run where the test
+    /// does, and not inside a lab.
+    #[must_use]
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.directory.path().join("admin.kubeconfig")
+    }
+
+    /// A kubeconfig with a fresh token of a ServiceAccount, which must exist. For programs on the
+    /// nodes of its lab; without a lab, for those that run where the test does.
+    ///
+    /// # Errors
+    /// When the API server gives no token.
+    pub fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        let token = self.kubectl(
+            &["create", "token", name, "--namespace", namespace, "--duration=24h"],
+            None,
+        )?;
+        self.kubeconfig_for_token(token.trim())
+    }
+
+    /// A kubeconfig with this token, for the same programs as those of
+    /// [`ApiServer::kubeconfig_for_service_account`].
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_for_token(&self, token: &str) -> Result<PathBuf> {
+        let text = self.render(self.address, &Credentials::Token(token));
+        let mut file = tempfile::Builder::new()
+            .prefix("token-")
+            .suffix(".kubeconfig")
+            .disable_cleanup(true) // It goes with the directory.
+            .tempfile_in(self.directory.path())?;
+        file.write_all(text.as_bytes()).context("failed to write a kubeconfig")?;
+        Ok(file.path().to_owned())
+    }
+
+    /// As [`ApiServer::restart`], from now on with one flag more.
+    ///
+    /// # Errors
+    /// When it does not serve again.
+    pub fn restart_with(&mut self, flag: impl Into<String>) -> Result<()> {
+        self.arguments.push(flag.into());
+        self.restart()
+    }
+
+    /// A client of one whom RBAC allows everything; to be made, and used, inside of a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn client(&self) -> Result<Client> {
+        client(&self.admin_kubeconfig()).await
+    }
+
+    /// Runs the real kubectl as administrator; what it printed on standard output.
+    ///
+    /// # Errors
+    /// When it fails: with what it said on standard error.
+    pub fn kubectl(&self, arguments: &[&str], stdin: Option<&str>) -> Result<String> {
+        let mut command = Command::new(binaries()?.join("kubectl"));
+        command.args(arguments).env("KUBECONFIG", self.admin_kubeconfig());
+        command.arg("--cache-dir").arg(self.directory.path().join("kubectl-cache"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("failed to start kubectl")?;
+        let mut pipe = child.stdin.take().context("kubectl's input is piped")?;
+        let input = stdin.unwrap_or_default().to_owned();
+        // Beside reading what it prints, or both could wait for each other.
+        let writer = std::thread::spawn(move || pipe.write_all(input.as_bytes()));
+        let output = child.wait_with_output()?;
+        let _ = writer.join();
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl {arguments:?}: {}", said.trim());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// The path of `kube-apiserver`, `etcd` or `kubectl`.
+    ///
+    /// # Errors
+    /// When they are not there and cannot be built.
+    pub fn binary(name: &str) -> Result<PathBuf> {
+        Ok(binaries()?.join(name))
+    }
+
+    /// The audit log: a JSON object a line, one for each request that was answered. Not there
+    /// without [`Options::audit`].
+    #[must_use]
+    pub fn audit_log(&self) -> PathBuf {
+        self.directory.path().join("audit.log")
+    }
+
+    /// What kube-apiserver logs, over all its restarts.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.directory.path().join("kube-apiserver.log")
+    }
+
+    fn address_here(&self) -> SocketAddr {
+        self.forward.as_ref().map_or(self.address, Forward::address)
+    }
+
+    fn render(&self, server: SocketAddr, who: &Credentials<'_>) -> String {
+        kubeconfig::render(server, &self.pki.file("ca.crt"), who)
+    }
+
+    /// On a thread of its own: the caller may be inside of a runtime.
+    fn wait_until_ready(&self, server: &mut Guarded) -> Result<()> {
+        let kubeconfig = self.admin_kubeconfig();
+        let deadline = Instant::now() + START_LIMIT;
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| -> Result<()> {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    loop {
+                        let asked = tokio::time::timeout(ASK_LIMIT, is_ready(&kubeconfig)).await;
+                        let Err(reason) = asked.map_err(anyhow::Error::from).flatten() else {
+                            return Ok(());
+                        };
+                        let status = server.ended()?;
+                        if status.is_some() || Instant::now() > deadline {
+                            let status = status.map(|status| format!(" ({status})"));
+                            let status = status.unwrap_or_default();
+                            let log = server.last_words();
+                            bail!("kube-apiserver does not serve{status}: {reason:#}\n{log}");
+                        }
+                        tokio::time::sleep(ASK_EVERY).await;
+                    }
+                })
+            });
+            waiting.join().unwrap_or_else(|_| bail!("the wait for kube-apiserver panicked"))
+        })
+    }
+}
+
+/// A port for the life of this process's server: no other process can get it in between.
+///
+/// kube-apiserver may share it, for it binds with `SO_REUSEPORT` too; a socket that does not listen
+/// takes no connection away from it.
+fn reserve_port(ip: IpAddr) -> Result<(Socket, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(ip, 0)), Type::STREAM, None)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&SocketAddr::new(ip, 0).into()).context("failed to reserve a port")?;
+    let address = socket.local_addr()?.as_socket().context("a port has an address")?;
+    Ok((socket, address))
+}
+
+/// The directory with kube-apiserver, etcd and kubectl; built the first time.
+fn binaries() -> Result<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube/build.sh");
+        let output = Command::new(&script).output();
+        let output =
+            output.map_err(|error| format!("failed to run {}: {error}", script.display()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("there is no Kubernetes to test with:\n{}", said.trim()));
+        }
+        let said = String::from_utf8_lossy(&output.stdout);
+        said.lines().last().map(PathBuf::from).ok_or_else(|| "build.sh said nothing".to_owned())
+    });
+    found.as_deref().map_err(|failure| anyhow::Error::msg(failure.clone()))
+}
+
+/// Sockets in the file system: reached from every network namespace, and no port to collide on.
+fn start_etcd(directory: &Path, arguments: Vec<String>) -> Result<Guarded> {
+    let directory = directory.display();
+    let mut all = vec![
+        format!("--data-dir={directory}/etcd"),
+        format!("--listen-client-urls=unix://{directory}/etcd.sock"),
+        format!("--listen-peer-urls=unix://{directory}/etcd-peer.sock"),
+        // Told to other members only, and there are none.
+        "--advertise-client-urls=http://localhost:1".to_owned(),
+        // The data lives as long as the test.
+        "--unsafe-no-fsync".to_owned(),
+        "--log-level=warn".to_owned(),
+    ];
+    all.extend(arguments);
+    let log = PathBuf::from(format!("{directory}/etcd.log"));
+    Guarded::start(None, &binaries()?.join("etcd"), &all, &log)
+}
+
+fn arguments(
+    directory: &Path,
+    pki: &Pki,
+    address: SocketAddr,
+    addresses: &[IpAddr],
+) -> Vec<String> {
+    let file = |name: &str| pki.file(name).display().to_string();
+    // A range for each family of the lab, in the lab's order; both where there is no lab.
+    let families: Vec<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
+    let families = if families.is_empty() { Family::BOTH.to_vec() } else { families };
+    let services = families.iter().map(|family| match family {
+        Family::V4 => "10.96.0.0/16",
+        Family::V6 => "fd96::/112",
+    });
+    let services: Vec<&str> = services.collect();
+    vec![
+        format!("--etcd-servers=unix://{}/etcd.sock", directory.display()),
+        format!("--bind-address={}", address.ip()),
+        format!("--advertise-address={}", address.ip()),
+        format!("--secure-port={}", address.port()),
+        "--permit-port-sharing=true".to_owned(),
+        format!("--cert-dir={}", directory.display()),
+        format!("--tls-cert-file={}", file("server.crt")),
+        format!("--tls-private-key-file={}", file("server.key")),
+        format!("--client-ca-file={}", file("ca.crt")),
+        format!("--service-account-key-file={}", file("tokens.pub")),
+        format!("--service-account-signing-key-file={}", file("tokens.key")),
+        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+        format!("--service-cluster-ip-range={}", services.join(",")),
+        "--authorization-mode=Node,RBAC".to_owned(),
+        // It refuses pods until a namespace's `default` account exists, which the controller
+        // manager makes: none runs here.
+        "--disable-admission-plugins=ServiceAccount".to_owned(),
+        // No Service of the API server itself: a loopback address is no endpoint.
+        "--endpoint-reconciler-type=none".to_owned(),
+        "--allow-privileged=true".to_owned(),
+        "--profiling=false".to_owned(),
+    ]
+}
+
+async fn client(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+async fn is_ready(kubeconfig: &Path) -> Result<()> {
+    let client = client(kubeconfig).await?;
+    client.request_text(http::Request::get("/readyz").body(Vec::new())?).await?;
+    // Made by the server itself, a moment after it says that it is ready.
+    let namespaces: Api<KubeNamespace> = Api::all(client);
+    for name in ["default", "kube-system"] {
+        namespaces.get(name).await.with_context(|| format!("namespace {name}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! The certificates of one API server: its own authority, its serving certificate, an
+//! administrator's, and the key that signs ServiceAccount tokens.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// Files below one directory.
+pub(super) struct Pki {
+    directory: PathBuf,
+}
+
+impl Pki {
+    /// Makes everything anew. The server will be reached at `addresses`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub(super) fn create(directory: &Path, addresses: &[IpAddr]) -> Result<Self> {
+        fs::create_dir(directory).context("failed to make the directory of certificates")?;
+        let pki = Self { directory: directory.to_owned() };
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "portcullis-tests");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        fs::write(pki.file("ca.crt"), params.self_signed(&key)?.pem())?;
+        let issuer = Issuer::new(params, key);
+
+        let names: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let mut server = CertificateParams::new(names)?;
+        server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        pki.issue("server", &server, &issuer)?;
+
+        let mut admin = CertificateParams::default();
+        admin.distinguished_name.push(DnType::CommonName, "admin");
+        // The group that RBAC never refuses.
+        admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
+        admin.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        pki.issue("admin", &admin, &issuer)?;
+
+        let tokens = KeyPair::generate()?;
+        fs::write(pki.file("tokens.key"), tokens.serialize_pem())?;
+        fs::write(pki.file("tokens.pub"), tokens.public_key_pem())?;
+        Ok(pki)
+    }
+
+    /// The path of one file.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn issue(
+        &self,
+        name: &str,
+        params: &CertificateParams,
+        issuer: &Issuer<'_, KeyPair>,
+    ) -> Result<()> {
+        let key = KeyPair::generate()?;
+        fs::write(self.file(&format!("{name}.crt")), params.signed_by(&key, issuer)?.pem())?;
+        fs::write(self.file(&format!("{name}.key")), key.serialize_pem())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! Probes and metrics tell the truth: ready means in force, alive means that the agent goes on.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use portcullis_tests::cluster::{AgentSetup, Cluster};
+use portcullis_tests::lab::IptablesVariant;
+
+use crate::shop::{PATIENCE, WEB, admit, lab, shop};
+use crate::tools::wrap;
+
+const HEALTH: u16 = 7001;
+const METRICS: u16 = 7002;
+
+/// Asks the agent of n2; status and body.
+fn ask(cluster: &Cluster, port: u16, path: &str) -> Result<(u16, String)> {
+    let answer = cluster.lab.node("n2")?.netns().run(|| -> Result<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    })??;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no body")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, body.to_owned()))
+}
+
+/// Asks until the answer has this status; its body.
+fn wait_for(cluster: &Cluster, path: &str, status: u16) -> Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let last = ask(cluster, HEALTH, path);
+        match last {
+            Ok((found, body)) if found == status => return Ok(body),
+            _ => ensure!(Instant::now() < deadline, "{path} is not {status}: {last:?}"),
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn flags(more: &[&str]) -> Vec<String> {
+    let addresses =
+        [format!("--health-address=127.0.0.1:{HEALTH}"), format!("--metrics-address=:{METRICS}")];
+    addresses.into_iter().chain(more.iter().map(|flag| (*flag).to_owned())).collect()
+}
+
+/// The value of a series.
+fn value(metrics: &str, series: &str) -> Result<f64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    Ok(line.with_context(|| format!("no {series} in\n{metrics}"))?.parse()?)
+}
+
+#[test]
+fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    let tools = tempfile::tempdir()?;
+    wrap(tools.path(), "iptables-nft-restore", "echo out of order >&2; exit 1")?;
+    let broken = tools.path().join("iptables-nft-restore.broken");
+    fs::write(&broken, "")?;
+    let flags = flags(&["--unready-after=1"]);
+    let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+
+    agent.wait_for("policies are not in force", PATIENCE)?;
+    let why = wait_for(&cluster, "/readyz", 503)?;
+    assert_eq!(why, "nothing was put in force yet\n");
+    assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
+    fs::remove_file(&broken)?;
+    wait_for(&cluster, "/readyz", 200)?;
+    let (_, before) = ask(&cluster, METRICS, "/metrics")?;
+    ensure!(value(&before, "portcullis_sync_failures_total")? >= 1.0, "{before}");
+
+    // Failing again: what is in force stays so, and the agent is not ready for more.
+    fs::write(&broken, "")?;
+    agent.kill_tools()?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    let why = wait_for(&cluster, "/readyz", 503)?;
+    ensure!(why.starts_with("failing for ") && why.contains("out of order"), "{why}");
+    assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
+    fs::remove_file(&broken)?;
+    wait_for(&cluster, "/readyz", 200)?;
+
+    let (status, metrics) = ask(&cluster, METRICS, "/metrics")?;
+    assert_eq!(status, 200);
+    assert_eq!(value(&metrics, "portcullis_policies_in_force")?.to_string(), "1");
+    let isolated = value(&metrics, "portcullis_pods_isolated{direction=\"ingress\"}")?;
+    assert_eq!(isolated.to_string(), "1");
+    assert_eq!(value(&metrics, "portcullis_diagnostics{severity=\"error\"}")?.to_string(), "0");
+    let failures = "portcullis_sync_failures_total";
+    ensure!(value(&metrics, failures)? > value(&before, failures)?, "{metrics}");
+    ensure!(value(&metrics, "portcullis_sync_latency_seconds_count")? >= 1.0, "{metrics}");
+    ensure!(
+        value(&metrics, "portcullis_last_successful_sync_timestamp_seconds")? > 1e9,
+        "{metrics}"
+    );
+    ensure!(metrics.ends_with("# EOF\n"), "{metrics}");
+    assert_eq!(ask(&cluster, METRICS, "/healthz")?.0, 404, "probes are for the node alone");
+    agent.terminate()
+}
+
+#[test]
+fn an_agent_whose_tool_hangs_is_not_alive() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    let tools = tempfile::tempdir()?;
+    // It ends as soon as the test removes the file.
+    wrap(tools.path(), "ipset", "while [ -e \"$0.broken\" ]; do sleep 0.1; done")?;
+    let broken = tools.path().join("ipset.broken");
+    let flags = flags(&["--stalled-after=7"]);
+    let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    agent.wait_for("policies are in force", PATIENCE)?;
+    wait_for(&cluster, "/readyz", 200)?;
+
+    fs::write(&broken, "")?;
+    agent.kill_tools()?;
+    cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+    let hung = Instant::now();
+    let why = wait_for(&cluster, "/healthz", 503)?;
+    ensure!(hung.elapsed() >= Duration::from_secs(6), "it takes time to tell: {why}");
+    ensure!(why.starts_with("no progress for "), "{why}");
+    wait_for(&cluster, "/readyz", 503)?;
+    fs::remove_file(&broken)?;
+    wait_for(&cluster, "/healthz", 200)?;
+    agent.terminate()
+}

@@ -1,0 +1,6 @@
+//! What is proved against a real API server.
+
+mod deploy;
+mod fixture;
+mod report;
+mod source;

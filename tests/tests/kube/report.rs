@@ -1,0 +1,260 @@
+//! `NodePolicyReport`: the API server takes what agents write and refuses what no agent writes;
+//! real agents report what they enforce.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use portcullis_controller::report::pace::WRITE_PERIOD_MIN;
+use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
+use portcullis_tests::kube::{ApiServer, Options};
+use portcullis_tests::lab::{Lab, PodSpec};
+use serde_json::{Value, json};
+
+/// How long anything may take on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What an agent needs: no more, and with the last rule left out, no report.
+const READING: &str = r#"
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: agent, namespace: default}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: agent}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: agent}
+subjects: [{kind: ServiceAccount, name: agent, namespace: default}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: agent}
+rules:
+- {apiGroups: [""], resources: [pods, namespaces, nodes], verbs: [get, list, watch]}
+- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [list, watch]}
+"#;
+const REPORTING: &str = r"
+- {apiGroups: [portcullis.dev], resources: [nodepolicyreports], verbs: [create, patch]}
+- {apiGroups: [portcullis.dev], resources: [nodepolicyreports/status], verbs: [patch]}
+";
+
+/// A namespace whose pod may be reached by none.
+const SHOP: &str = r"
+{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop}
+spec: {nodeName: n1, containers: [{name: db, image: db}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+";
+
+fn crds() -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds").to_owned()
+}
+
+fn install(server: &ApiServer) -> Result<()> {
+    server.kubectl(&["apply", "--server-side", "-f", &crds()], None)?;
+    let established = ["wait", "--for=condition=Established", "--timeout=60s", "-f", &crds()];
+    server.kubectl(&established, None).map(drop)
+}
+
+/// Asks until `wanted` accepts the report of node n1.
+fn report(server: &ApiServer, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let raw = "/apis/portcullis.dev/v1alpha1/nodepolicyreports/n1";
+        let answer = server.kubectl(&["get", "--raw", raw], None);
+        let last = match &answer {
+            Ok(text) => serde_json::from_str(text)?,
+            Err(_) => Value::Null,
+        };
+        if wanted(&last) {
+            return Ok(last);
+        }
+        ensure!(Instant::now() < deadline, "the report stays so: {last:#} {:?}", answer.err());
+    }
+}
+
+/// A condition of a report, or nothing.
+fn condition<'a>(report: &'a Value, kind: &str) -> &'a Value {
+    let conditions = report["status"]["conditions"].as_array();
+    let found = conditions.and_then(|all| all.iter().find(|one| one["type"] == kind));
+    found.unwrap_or(&Value::Null)
+}
+
+fn cluster() -> Result<(Cluster, ApiServer)> {
+    let lab = Lab::builder().nodes(1).pods([PodSpec::new("shop", "db", "n1")]).build()?;
+    let server = ApiServer::start(Options::beside(&lab)?.audit())?;
+    Ok((Cluster::new(lab, &[])?, server))
+}
+
+/// How many times the agent wrote the status of its report.
+fn writes(server: &ApiServer) -> Result<usize> {
+    let audit = fs::read_to_string(server.audit_log())?;
+    let of_agent = audit.lines().filter(|line| {
+        ["nodepolicyreports/n1/status", "default:agent", "ResponseComplete"]
+            .iter()
+            .all(|word| line.contains(word))
+    });
+    Ok(of_agent.count())
+}
+
+fn agent(cluster: &Cluster, kubeconfig: &Path) -> Result<Agent> {
+    let flags = vec!["--pod-name=portcullis-abcde".to_owned()];
+    let kubeconfig = Some(kubeconfig.to_owned());
+    cluster.spawn_agent_as("n1", &AgentSetup { kubeconfig, flags, ..AgentSetup::default() })
+}
+
+#[test]
+fn a_report_that_cannot_be_true_is_refused() -> Result<()> {
+    let server = ApiServer::start(Options::default())?;
+    install(&server)?;
+    let object = |name: &str, node: &str| {
+        json!({
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
+            "metadata": {"name": name}, "spec": {"nodeName": node},
+        })
+        .to_string()
+    };
+    let apply = |text: &str| server.kubectl(&["apply", "-f", "-"], Some(text));
+    apply(&object("n1", "n1"))?;
+    let status = |status: &Value| {
+        let patch = json!({ "status": status }).to_string();
+        let words = ["patch", "npr", "n1", "--subresource=status", "--type=merge", "-p", &patch];
+        server.kubectl(&words, None)
+    };
+    status(&json!({"policies": [{"namespace": "a", "name": "b"}], "policiesInForce": 1}))?;
+    let diagnostic =
+        |message: &str| json!({"severity": "Error", "object": "", "field": "", "message": message});
+    for (refused, why) in [
+        (apply(&object("n2", "n1")), "the report of a node has the name of the node"),
+        (apply(&object("n1", "n2")), "a report stays with its node"),
+        (status(&json!({"policiesInForce": 2})), "policiesInForce counts the policies"),
+        (status(&json!({"policiesInForce": -1})), "greater than or equal to 0"),
+        (status(&json!({"diagnosticsFound": 1})), "diagnosticsFound counts the diagnostics"),
+        (status(&json!({"backend": {"iptables": "ebtables", "families": []}})), "Unsupported"),
+        (
+            status(&json!({"diagnosticsFound": 1, "diagnostics": [diagnostic(&"x".repeat(1001))]})),
+            "may not be more than 1000",
+        ),
+        (
+            status(&json!({"diagnosticsFound": 51, "diagnostics": vec![diagnostic(""); 51]})),
+            "must have at most 50 items",
+        ),
+    ] {
+        let error = refused.err().with_context(|| format!("accepted, in spite of: {why}"))?;
+        ensure!(format!("{error:#}").contains(why), "{why}: {error:#}");
+    }
+    let said = server.kubectl(&["explain", "npr.status.driftRepairs"], None)?;
+    ensure!(said.contains("repaired, since the agent started"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_reports_what_it_enforces() -> Result<()> {
+    let (cluster, server) = cluster()?;
+    install(&server)?;
+    let node = "{apiVersion: v1, kind: Node, metadata: {name: n1}}";
+    server.kubectl(&["apply", "-f", "-"], Some(&format!("{node}\n---{SHOP}")))?;
+    let address = cluster.lab.pod("shop/db")?.addresses().first().context("no address")?;
+    let patch = json!({"status": {"phase": "Running", "podIPs": [{"ip": address.to_string()}]}});
+    let patch = patch.to_string();
+    let words = ["patch", "pod", "db", "-nshop", "--subresource=status", "-p", &patch];
+    server.kubectl(&words, None)?;
+    server.kubectl(&["apply", "-f", "-"], Some(&format!("{}{REPORTING}", READING.trim_end())))?;
+    let kubeconfig = server.kubeconfig_for_service_account("default", "agent")?;
+
+    let running = agent(&cluster, &kubeconfig)?;
+    let first = report(&server, |report| condition(report, "Enforcing")["status"] == "True")?;
+    let status = &first["status"];
+    let uid = server.kubectl(&["get", "node", "n1", "-o", "jsonpath={.metadata.uid}"], None)?;
+    let owner = &first["metadata"]["ownerReferences"][0];
+    assert_eq!((owner["kind"].as_str(), owner["uid"].as_str()), (Some("Node"), Some(uid.as_str())));
+    assert_eq!(status["agent"]["podName"], "portcullis-abcde");
+    assert_eq!(status["backend"]["iptables"], "nft");
+    let pods = json!({"local": 1, "isolated": 1, "isolatedIngress": 1, "isolatedEgress": 0});
+    assert_eq!(status["pods"], pods);
+    let deny = |generation| json!([{"namespace": "shop", "name": "deny", "observedGeneration": generation}]);
+    assert_eq!(status["policies"], deny(1));
+    ensure!(status["syncLatencyMicroseconds"]["last"].as_i64() > Some(0), "{status:#}");
+
+    // What others own of it stays, whoever writes after whom.
+    let current = json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
+        "metadata": {"name": "n1"},
+        "status": {"conditions": [{
+            "type": "Current", "status": "True", "reason": "Fresh", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]},
+    });
+    let words =
+        ["apply", "--server-side", "--field-manager=other", "--subresource=status", "-f", "-"];
+    server.kubectl(&words, Some(&current.to_string()))?;
+    let shown = server.kubectl(&["get", "npr"], None)?;
+    let rows: Vec<Vec<&str>> = shown.lines().map(|row| row.split_whitespace().collect()).collect();
+    let head =
+        "NAME ENFORCING CURRENT POLICIES ISOLATED BACKEND AGENT LAST SYNC DRIFT DIAGNOSTICS AGE";
+    assert_eq!(rows.first().map(|row| row.join(" ")).as_deref(), Some(head));
+    let row = rows.get(1).context("no row")?;
+    let (last, rest) = row.split_last().context("an empty row")?;
+    let known = ["n1", "True", "True", "1", "1", "nft", env!("CARGO_PKG_VERSION")];
+    assert_eq!(rest.get(..7), Some(&known[..]), "{shown}");
+    assert_eq!(rest.get(8..), Some(&["0", "0"][..]), "{shown}");
+    ensure!(last.ends_with('s') || last.ends_with('m'), "{shown}");
+
+    // Another generation that means the same for the kernel is news all the same.
+    let generations = 12;
+    let changing = Instant::now();
+    for generation in 2..=generations {
+        let labels = json!([{"key": format!("none-{generation}"), "operator": "DoesNotExist"}]);
+        let patch = json!({"spec": {"podSelector": {"matchExpressions": labels}}}).to_string();
+        server.kubectl(&["patch", "netpol", "deny", "-nshop", "-p", &patch], None)?;
+    }
+    let second = report(&server, |report| report["status"]["policies"] == deny(generations))?;
+    // One at the start, and one more than there are whole periods.
+    let writes = writes(&server)?;
+    let periods = usize::try_from(changing.elapsed().as_secs() / WRITE_PERIOD_MIN.as_secs())?;
+    ensure!(writes <= 2 + periods, "{writes} writes in {:?}", changing.elapsed());
+    assert_eq!(condition(&second, "Current")["reason"], "Fresh", "{second:#}");
+    let since = |report: &Value| condition(report, "Enforcing")["lastTransitionTime"].clone();
+    assert_eq!(since(&first), since(&second), "it was in force all the time");
+
+    // It comes back when it is deleted, and a new agent goes on with it.
+    server.kubectl(&["delete", "npr", "n1"], None)?;
+    running.terminate()?;
+    let _next = agent(&cluster, &kubeconfig)?;
+    report(&server, |report| report["status"]["policies"] == deny(generations))?;
+    server.kubectl(&["delete", "npr", "n1"], None)?;
+    server.kubectl(&["delete", "netpol", "deny", "-nshop"], None)?;
+    report(&server, |report| report["status"]["policiesInForce"] == 0)?;
+    Ok(())
+}
+
+#[test]
+fn without_the_kind_or_the_right_to_write_it_policies_are_in_force_all_the_same() -> Result<()> {
+    let (cluster, server) = cluster()?;
+    let node = "{apiVersion: v1, kind: Node, metadata: {name: n1}}";
+    server.kubectl(&["apply", "-f", "-"], Some(&format!("{node}\n---{SHOP}")))?;
+    for (rules, advice) in
+        [(REPORTING, "install the CRDs of deploy/crds"), ("", "grant what deploy/ grants")]
+    {
+        let role = format!("{}{rules}", READING.trim_end());
+        server.kubectl(&["apply", "-f", "-"], Some(&role))?;
+        let kubeconfig = server.kubeconfig_for_service_account("default", "agent")?;
+        let agent = agent(&cluster, &kubeconfig)?;
+        agent.wait_for("policies are in force", PATIENCE)?;
+        let told = agent.find_after(0, PATIENCE, |line| line.contains(advice))?;
+        // It goes on with its work and says no more of it.
+        let beat = agent.logged();
+        server.kubectl(&["label", "ns", "shop", &format!("round={beat}"), "--overwrite"], None)?;
+        agent.wait_for_after(beat, "all that the source said so far is in force", PATIENCE)?;
+        let again = agent.said_after(told, "failed to write the NodePolicyReport");
+        ensure!(again.is_none(), "{again:?}");
+        agent.terminate()?;
+    }
+    Ok(())
+}
