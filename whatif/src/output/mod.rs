@@ -6,6 +6,7 @@ pub mod json;
 pub mod matrix;
 pub mod table;
 pub mod text;
+mod verdict;
 pub mod words;
 
 use std::io::Write;
