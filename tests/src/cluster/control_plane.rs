@@ -43,7 +43,8 @@ impl ControlPlane {
     pub(super) fn start(lab: &Lab, listeners: Vec<Listener>) -> Result<Self> {
         let server = ApiServer::start(Options::beside(lab)?)?;
         // Nothing runs the DaemonSet here, but agents have the rights that it would give them.
-        server.kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy")], None)?;
+        server
+            .kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy")], None)?;
         server.kubectl(&["create", "namespace", MARKERS], None)?;
         let (namespace, account) = INSTALLED;
         let agent_kubeconfig = server.kubeconfig_for_service_account(namespace, account)?;

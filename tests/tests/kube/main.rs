@@ -1,8 +1,8 @@
 //! What is proved against a real API server.
 
-mod deploy;
-mod controller;
 mod cases;
+mod controller;
+mod deploy;
 mod faults;
 mod fixture;
 mod report;
