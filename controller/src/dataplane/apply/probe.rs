@@ -104,6 +104,18 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u3
     }
 }
 
+/// The bridges of this node, and whether their packets pass iptables, for each of `families`. Sets
+/// bridge-nf-call-* where there is a bridge.
+pub(in crate::dataplane) fn bridged(
+    kernel: &Kernel,
+    families: &[Family],
+) -> (Vec<String>, Vec<(Family, BridgeNetfilter)>) {
+    let bridges = bridges(kernel);
+    let netfilter = |family: &Family| (*family, bridge_netfilter(*family, !bridges.is_empty()));
+    let netfilter = families.iter().map(netfilter).collect();
+    (bridges, netfilter)
+}
+
 fn bridges(kernel: &Kernel) -> Vec<String> {
     let links = kernel.run("ip", &["-o", "link", "show", "type", "bridge"], "");
     let name = |line: &str| line.split(": ").nth(1).map(str::to_owned);
