@@ -128,7 +128,7 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    const TEN_MINUTES: Duration = Duration::from_secs(600);
+    const TEN_MINUTES: Duration = Duration::from_mins(10);
 
     fn telling(name: &str, reason: Reason) -> Telling {
         let finding = Finding { reason, field: "spec".to_owned(), message: "m".to_owned() };
