@@ -163,22 +163,28 @@ impl Agent {
             State::Loaded => self.apply(FIRST_BACK_OFF),
             State::Failing { retry_at, .. } if now < retry_at => {}
             State::Failing { back_off, .. } => self.apply((back_off * 2).min(LAST_BACK_OFF)),
-            State::InForce { tidy_at } => {
+            State::InForce { .. } => {
                 let update = self.engine.flush();
-                if !update.is_empty() {
+                if update.is_empty() {
+                    self.oldest = None; // Changes that do not concern this node.
+                    if let Some(selection) = self.engine.take_selection() {
+                        self.publisher.selected(selection);
+                    }
+                } else {
                     self.apply_update(&update, FIRST_BACK_OFF);
-                    return;
                 }
-                self.oldest = None; // Changes that do not concern this node.
-                if let Some(selection) = self.engine.take_selection() {
-                    self.publisher.selected(selection);
-                }
-                if tidy_at.is_some_and(|at| now >= at) {
-                    self.tidy();
-                } else if now >= self.verify_at {
-                    self.verify();
-                }
+                self.look_after(now);
             }
+        }
+    }
+
+    /// Tidies or verifies when it is time, however many changes come in.
+    fn look_after(&mut self, now: Instant) {
+        let State::InForce { tidy_at } = self.state else { return };
+        if tidy_at.is_some_and(|at| now >= at) {
+            self.tidy();
+        } else if now >= self.verify_at {
+            self.verify();
         }
     }
 

@@ -1,6 +1,7 @@
 //! Faults, rivals and mistakes: nothing that policy forbids passes, nothing it allows breaks, and
 //! nothing of others changes. Real agents, real packets.
 
+mod churn;
 mod input;
 mod neighbours;
 mod probes;

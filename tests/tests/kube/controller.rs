@@ -95,8 +95,8 @@ impl Drop for Controller {
 fn server() -> Result<ApiServer> {
     let server = ApiServer::start(Options::default())?;
     let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds");
-    server.kubectl(&["apply", "--server-side", "-f", crds], None)?;
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "-f", crds];
+    server.kubectl(&["apply", "--server-side", "-k", crds], None)?;
+    let established = ["wait", "--for=condition=Established", "--timeout=60s", "-k", crds];
     server.kubectl(&established, None)?;
     server.kubectl(&["apply", "-f", "-"], Some(ACCOUNT))?;
     Ok(server)

@@ -57,8 +57,8 @@ fn crds() -> String {
 }
 
 fn install(server: &ApiServer) -> Result<()> {
-    server.kubectl(&["apply", "--server-side", "-f", &crds()], None)?;
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "-f", &crds()];
+    server.kubectl(&["apply", "--server-side", "-k", &crds()], None)?;
+    let established = ["wait", "--for=condition=Established", "--timeout=60s", "-k", &crds()];
     server.kubectl(&established, None).map(drop)
 }
 
