@@ -96,7 +96,7 @@ fn server() -> Result<ApiServer> {
     let server = ApiServer::start(Options::default())?;
     let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds");
     server.kubectl(&["apply", "--server-side", "-k", crds], None)?;
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "-k", crds];
+    let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
     server.kubectl(&established, None)?;
     server.kubectl(&["apply", "-f", "-"], Some(ACCOUNT))?;
     Ok(server)

@@ -58,7 +58,7 @@ fn crds() -> String {
 
 fn install(server: &ApiServer) -> Result<()> {
     server.kubectl(&["apply", "--server-side", "-k", &crds()], None)?;
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "-k", &crds()];
+    let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
     server.kubectl(&established, None).map(drop)
 }
 
