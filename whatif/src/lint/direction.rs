@@ -30,7 +30,8 @@ pub(super) fn not_in_force(context: &Context<'_>, policy: &NetworkPolicy) -> Vec
             Some(_) => (
                 pointer,
                 format!(
-                    "an empty list denies nothing without `policyTypes`; {how} to deny {rules}"
+                    "denies nothing, for `policyTypes` does not list {direction}; {how} to deny \
+                     {rules}"
                 ),
             ),
             None if says_deny(&policy.key.name, direction) => (

@@ -20,7 +20,9 @@ const NAMES: [&str; 2] = ["kube-dns", "coredns"];
 const PORT: u16 = 53;
 
 /// The pods that answer for names, as far as the source has them: on which ports by protocol.
-struct Servers<'c>(Vec<(Rc<Group<'c>>, BTreeSet<(Protocol, u16)>)>);
+struct Servers<'c>(Vec<(Rc<Group<'c>>, Listening)>);
+
+type Listening = BTreeSet<(Protocol, u16)>;
 
 /// One finding for each policy whose pods lack UDP, or TCP, or both.
 pub(super) fn findings<'c>(context: &Context<'c>) -> Vec<Finding> {
@@ -52,7 +54,7 @@ pub(super) fn findings<'c>(context: &Context<'c>) -> Vec<Finding> {
             _ => "they cannot look up the names of whom they connect to",
         };
         let message = format!(
-            "{names} may open connections, and none to DNS over {listed}: {why}; add a rule to the \
+            "{names} may open connections, and none to DNS over {listed}; {why}; add a rule to the \
              DNS pods for port {PORT} over UDP and TCP",
             names = words::few(&names)
         );
@@ -112,7 +114,7 @@ impl<'c> Servers<'c> {
             let Some(pod) = group.pods.first() else { continue };
             let named = group.labels.get(LABEL).is_some_and(|name| NAMES.contains(&name.as_ref()));
             let numbered = group.ports.iter().filter(|port| port.number == PORT);
-            let mut ports: BTreeSet<_> = numbered.map(|port| (port.protocol, PORT)).collect();
+            let mut ports: Listening = numbered.map(|port| (port.protocol, PORT)).collect();
             for service in context.cluster.services.values().filter(|one| one.selects(pod)) {
                 for port in service.ports.iter().filter(|port| port.number == PORT) {
                     let targets = port.resolve(pod).into_iter();

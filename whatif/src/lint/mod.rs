@@ -106,6 +106,9 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
     found
 }
 
+/// Where an object says what it is called.
+const NAME: &str = "/metadata/name";
+
 fn key(finding: &Finding) -> impl Ord + '_ {
     (&finding.origin, &finding.object, finding.code, &finding.field, &finding.message)
 }
@@ -144,13 +147,15 @@ impl<'c> Context<'c> {
 
     /// A finding about the field of a policy at a JSON pointer; `""` is the whole policy.
     fn finding(&self, code: Code, policy: &NetworkPolicy, pointer: &str, text: String) -> Finding {
+        // The name tells more than the first line of a document, `apiVersion`.
+        let place = if pointer.is_empty() { NAME } else { pointer };
         Finding {
             code,
             severity: code.severity(),
             object: format!("NetworkPolicy {}", policy.key),
             field: words::field(pointer),
             message: text,
-            origin: self.cluster.field_origin(&policy.key, pointer),
+            origin: self.cluster.field_origin(&policy.key, place),
             related: Vec::new(),
         }
     }

@@ -41,7 +41,7 @@ fn of_namespace(context: &Context<'_>, policies: &[&NetworkPolicy], found: &mut 
             alive.gone.insert(&policy.key);
             let message = format!("says what {} says; remove one of them", original.key);
             let mut finding = context.finding(Code::SamePolicy, policy, "", message);
-            let origin = context.cluster.policy_origin(&original.key);
+            let origin = context.cluster.field_origin(&original.key, super::NAME);
             finding.related.extend(origin.map(|origin| (origin, "the other".to_owned())));
             found.push(finding);
         }
@@ -62,7 +62,8 @@ fn of_namespace(context: &Context<'_>, policies: &[&NetworkPolicy], found: &mut 
                 if by.len() == 1 { "s" } else { "" },
             );
             let mut finding = context.finding(Code::RedundantPolicy, policy, "", message);
-            let origins = by.iter().filter_map(|key| context.cluster.policy_origin(key));
+            let name = |key| context.cluster.field_origin(key, super::NAME);
+            let origins = by.iter().filter_map(name);
             finding.related.extend(origins.map(|origin| (origin, "does the same".to_owned())));
             found.push(finding);
             continue;

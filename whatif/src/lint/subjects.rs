@@ -72,7 +72,7 @@ pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
             let inventory = &context.sources.after;
             found.entry(group.namespace).or_default().entry(workload).or_insert_with(|| {
                 let object = inventory.get(&workload.kind, &workload.namespace, &workload.name);
-                Some(object?.document.as_ref()?.origin())
+                Some(object?.document.as_ref()?.origin_at(super::NAME))
             });
         }
     }

@@ -1,5 +1,7 @@
 //! Findings as SARIF 2.1.0, which code hosts and editors read.
 
+use std::fmt::Write as _;
+
 use portcullis_crds::diagnostic::Origin;
 use serde_json::{Value, json};
 
@@ -72,7 +74,7 @@ fn uri(path: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) {
             uri.push(byte.into());
         } else {
-            uri += &format!("%{byte:02X}");
+            let _ = write!(uri, "%{byte:02X}");
         }
     }
     uri

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use portcullis_crds::diagnostic::Origin;
 
 use super::sentence;
@@ -26,12 +26,19 @@ pub fn text(
 ) -> io::Result<()> {
     let starts = texts.iter().map(|(file, text)| (file, starts(text))).collect();
     for finding in findings {
-        let shown = excerpt(finding, texts, &starts);
+        // What is wrong in the title; what that means, and what to do, below.
+        let (what, rest) = split(&finding.message);
+        let shown = excerpt(finding, what, texts, &starts);
         let shown = shown.unwrap_or_else(|| {
             let (severity, code) = (finding.severity.as_str(), finding.code);
-            format!("{severity}[{code}]: {}", escaped(&sentence(finding)))
+            let whole = Finding { message: what.to_owned(), ..finding.clone() };
+            format!("{severity}[{code}]: {}", escaped(&sentence(&whole)))
         });
-        writeln!(out, "{shown}\n  = help: {}\n", finding.code.docs())?;
+        writeln!(out, "{shown}")?;
+        for clause in rest.split("; ").filter(|clause| !clause.is_empty()) {
+            writeln!(out, "  = {}", escaped(clause))?;
+        }
+        writeln!(out, "  = {}\n", finding.code.docs())?;
     }
     let count = |severity| findings.iter().filter(|one| one.severity == severity).count();
     let counts = [Severity::Error, Severity::Warning, Severity::Note]
@@ -47,15 +54,22 @@ pub fn text(
     }
 }
 
+/// The first clause of a message, and the others.
+fn split(message: &str) -> (&str, &str) {
+    message.split_once("; ").unwrap_or((message, ""))
+}
+
 type Starts<'t> = BTreeMap<&'t Arc<str>, Vec<usize>>;
 
 fn excerpt(
     finding: &Finding,
+    what: &str,
     texts: &BTreeMap<Arc<str>, String>,
     starts: &Starts<'_>,
 ) -> Option<String> {
-    let mut groups: Vec<Group<'_>> = Vec::new();
-    let title = escaped(&sentence(finding));
+    // The lines show which field it is.
+    let whole = Finding { message: what.to_owned(), field: String::new(), ..finding.clone() };
+    let title = escaped(&sentence(&whole));
     let level = match finding.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -69,8 +83,7 @@ fn excerpt(
             group = group.element(snippet);
         }
     }
-    groups.push(group);
-    Some(Renderer::plain().decor_style(DecorStyle::Ascii).render(&groups))
+    Some(Renderer::plain().decor_style(DecorStyle::Ascii).render(&[group]))
 }
 
 fn snippet<'t>(
