@@ -34,8 +34,8 @@ fn text(bytes: &[u8]) -> String {
 
 fn json(line: &str, input: &str) -> Value {
     let Output { stdout, stderr, .. } = run(line, input);
-    serde_json::from_slice(&stdout)
-        .unwrap_or_else(|error| panic!("{line}: {error}: {}", text(&stderr)))
+    let answer = serde_json::from_slice(&stdout);
+    answer.inspect_err(|_| println!("{line}: {}", text(&stderr))).expect("JSON")
 }
 
 /// A section of `docs/lint.md`: its code, the bad example and the good one.

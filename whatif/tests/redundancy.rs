@@ -77,12 +77,10 @@ fn part(finding: &Finding) -> Option<Part> {
         Code::RedundantPolicy | Code::SamePolicy => Some((key, None)),
         Code::RedundantRule => {
             let (field, at) = finding.field.strip_suffix(']')?.split_once('[')?;
-            let direction = match field {
-                "spec.ingress" => Direction::Ingress,
-                "spec.egress" => Direction::Egress,
-                _ => panic!("{field} holds no rules"),
-            };
-            Some((key, Some((direction, at.parse().unwrap()))))
+            let ingress = field == "spec.ingress";
+            assert!(ingress || field == "spec.egress", "{field} holds no rules");
+            let direction = if ingress { Direction::Ingress } else { Direction::Egress };
+            Some((key, Some((direction, at.parse().expect("a position")))))
         }
         _ => None,
     }
@@ -98,7 +96,7 @@ fn without(world: &World, parts: &BTreeSet<Part>) -> World {
             let gone = |at: usize| parts.contains(&(key.clone(), Some((direction, at))));
             if let Some(rules) = rules {
                 let mut at = 0..;
-                rules.retain(|_| !gone(at.next().unwrap()));
+                rules.retain(|_| !gone(at.next().expect("they go on")));
             }
         }
         let gone = parts.contains(&(key.clone(), None));
