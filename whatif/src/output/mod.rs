@@ -7,6 +7,7 @@ pub mod lint;
 pub mod matrix;
 pub mod table;
 pub mod text;
+mod verdict;
 pub mod words;
 
 use std::io::Write;
