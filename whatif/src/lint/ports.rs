@@ -159,7 +159,7 @@ fn of_service(
     }
     let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
     let message = format!(
-        "{port} is the port of Service {}/{}, and policies see the pod's, which is {}; write that",
+        "{port} is the port of Service {}/{}, and policies see the pod's, which is {}; write the pod's",
         service.namespace,
         service.name,
         targets.join(" or ")

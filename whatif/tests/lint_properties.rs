@@ -1,20 +1,21 @@
-//! What `lint` calls redundant changes no verdict when it is removed, alone or all at once.
+//! What `lint` calls redundant changes no verdict when it is removed, alone or all at once; neither
+//! does what it says to admit nothing, when it is closed.
 //!
-//! Judged by `evaluate`, which shares no code with the check, in random worlds.
+//! Judged by `evaluate`, which shares no code with the checks, in random worlds.
 
 // The worlds of the `tests` crate, without the controller that it would build.
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../tests/src/worlds.rs"]
 mod worlds;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy_engine::evaluate::evaluate;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Change, Direction};
-use policy_engine::policy::PolicyKey;
+use policy_engine::policy::{Peer, Peers, PolicyKey, PortMatch, Ports};
 use policy_engine::world::{Options, World};
 use portcullis_whatif::lint::{Code, Finding, lint};
 use portcullis_whatif::model::{Cluster, Inventory};
@@ -23,50 +24,109 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 /// How many random worlds, unless `PROPTEST_CASES` says otherwise.
-const CASES: u32 = 300;
+const CASES: u32 = 150;
 
 /// A policy, or one rule of it by direction and position from 0.
 type Part = (PolicyKey, Option<(Direction, usize)>);
 
-#[test]
-fn removing_what_is_redundant_changes_no_verdict() {
+/// Lints `CASES` random worlds: mostly policies, so that many select the same pods.
+fn worlds_with_findings(mut check: impl FnMut(&World, Vec<Finding>) -> Result<(), TestCaseError>) {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
     let mut runner = TestRunner::new(ProptestConfig {
         cases: cases.unwrap_or(CASES),
         failure_persistence: None,
         ..Default::default()
     });
-    let found = std::cell::Cell::new((0_usize, 0_usize));
-    // Mostly policies, so that many select the same pods.
     let policies = proptest::collection::vec(worlds::policy(), 4..16);
-    let all = (worlds::history(10..40), policies);
-    let checked = runner.run(&all, |(history, policies)| {
+    let check = std::cell::RefCell::new(&mut check);
+    let checked = runner.run(&(worlds::history(10..40), policies), |(history, policies)| {
         let mut cluster = Cluster::new(&Inventory::default(), Options::default());
         history.into_iter().for_each(|change| cluster.world.apply(change));
         for policy in policies {
             let key = policy.key.clone();
             cluster.world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));
         }
-        let parts: BTreeSet<Part> =
-            lint(&Sources::default(), &cluster).iter().filter_map(part).collect();
-        let rules = parts.iter().filter(|(_, rule)| rule.is_some()).count();
-        found.set((found.get().0 + rules, found.get().1 + parts.len() - rules));
+        let findings = lint(&Sources::default(), &cluster);
+        (check.borrow_mut())(&cluster.world, findings)
+    });
+    checked.expect("it holds in every world");
+}
+
+#[test]
+fn removing_what_is_redundant_changes_no_verdict() {
+    let (mut rules, mut policies) = (0, 0);
+    worlds_with_findings(|world, findings| {
+        let parts: BTreeSet<Part> = findings.iter().filter_map(part).collect();
+        let of_rules = parts.iter().filter(|(_, rule)| rule.is_some()).count();
+        rules += of_rules;
+        policies += parts.len() - of_rules;
         if parts.is_empty() {
             return Ok(());
         }
-        let before = verdicts(&cluster.world);
+        let before = verdicts(world);
         for part in &parts {
-            let after = verdicts(&without(&cluster.world, &BTreeSet::from([part.clone()])));
+            let after = verdicts(&without(world, &BTreeSet::from([part.clone()])));
             prop_assert!(before == after, "{:?} is not redundant", part);
         }
-        let after = verdicts(&without(&cluster.world, &parts));
+        let after = verdicts(&without(world, &parts));
         prop_assert!(before == after, "{:?} are not redundant together", parts);
         Ok(())
     });
-    let (rules, policies) = found.get();
     println!("{rules} rules and {policies} policies were redundant");
-    checked.unwrap();
-    assert!(rules > 50 && policies > 10, "{rules} rules and {policies} policies prove little");
+    assert!(rules > 20 && policies > 8, "{rules} rules and {policies} policies prove little");
+}
+
+#[test]
+fn closing_what_admits_nothing_changes_no_verdict() {
+    let mut closed: BTreeMap<Code, usize> = BTreeMap::new();
+    worlds_with_findings(|world, findings| {
+        let mut before = None;
+        for finding in findings {
+            let Some(less) = closing(world, &finding) else { continue };
+            let before = before.get_or_insert_with(|| verdicts(world));
+            prop_assert!(*before == verdicts(&less), "{:?}", finding);
+            *closed.entry(finding.code).or_default() += 1;
+        }
+        Ok(())
+    });
+    println!("{closed:?}");
+    for code in
+        [Code::SelectsNothing, Code::PeerMatchesNothing, Code::PortNameUnknown, Code::HalfOpen]
+    {
+        assert!(closed.get(&code).is_some_and(|count| *count > 10), "{code}: {closed:?}");
+    }
+}
+
+/// The world in which the field of a finding matches nothing at all; `None` for other findings.
+fn closing(world: &World, finding: &Finding) -> Option<World> {
+    let (namespace, name) = finding.object.strip_prefix("NetworkPolicy ")?.split_once('/')?;
+    let key = PolicyKey::new(namespace, name);
+    let mut policy = world.policies().get(&key)?.as_ref().clone();
+    let mut world = world.clone();
+    let rules = if finding.field.starts_with("spec.ingress") {
+        policy.ingress.as_mut()
+    } else {
+        policy.egress.as_mut()
+    };
+    let numbers = finding.field.split(|c: char| !c.is_ascii_digit());
+    let numbers: Vec<usize> = numbers.filter_map(|text| text.parse().ok()).collect();
+    match finding.code {
+        Code::SelectsNothing => {
+            world.apply(Change::NetworkPolicy(key, None));
+            return Some(world);
+        }
+        Code::PeerMatchesNothing | Code::HalfOpen => match &mut rules?[numbers[0]].peers {
+            Peers::Any => return None,
+            Peers::Listed(peers) => peers[numbers[1]] = Peer::Invalid,
+        },
+        Code::PortNameUnknown => match &mut rules?[numbers[0]].ports {
+            Ports::Any => return None,
+            Ports::Listed(ports) => ports[numbers[1]] = PortMatch::Invalid,
+        },
+        _ => return None,
+    }
+    world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));
+    Some(world)
 }
 
 /// What a finding calls redundant.
