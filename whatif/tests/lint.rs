@@ -138,6 +138,23 @@ fn dns_may_be_anywhere_that_a_rule_opens() {
 }
 
 #[test]
+fn dns_without_udp_is_a_warning_and_without_tcp_a_note() {
+    let severities = |protocol: &str| {
+        let rules = format!(
+            "{{to: [{{podSelector: {{matchLabels: {{app: api}}}}}}]}}, {{ports: [{{port: 53, \
+             protocol: {protocol}}}]}}"
+        );
+        let policy = egress(&rules);
+        let policy = format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, {policy}}}");
+        let answer = json(&format!("lint -o json --disable PCL103 -f {WORLD} -f -"), &policy);
+        let findings = answer["findings"].as_array().expect("findings").clone();
+        findings.iter().map(|one| one["severity"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(severities("TCP"), ["warning"]);
+    assert_eq!(severities("UDP"), ["note"]);
+}
+
+#[test]
 fn blocks_are_judged_by_who_is_in_them() {
     let to = |block: &str| egress(&format!("{{to: [{{ipBlock: {block}}}]}}"));
     check(&to("{cidr: 0.0.0.0/0}"), &[]);
