@@ -133,6 +133,18 @@ fn dns_may_be_anywhere_that_a_rule_opens() {
     check(&egress(&format!("{api}, {{ports: [{{port: 53, protocol: UDP}}, {{port: 53}}]}}")), &[]);
     check(&egress(&format!("{api}, {{to: [{{ipBlock: {{cidr: 169.254.20.10/32}}}}]}}")), &[]);
     check(&egress(&format!("{api}, {{to: [{{namespaceSelector: {{}}}}]}}")), &["PCL501"]);
+    // A name stands for whatever port the DNS pods give it.
+    let names = "{protocol: UDP, port: dns}, {protocol: TCP, port: dns-tcp}";
+    check(
+        &egress(&format!("{api}, {{to: [{{ipBlock: {{cidr: 10.9.0.0/16}}}}], ports: [{names}]}}")),
+        &["PCL301"],
+    );
+    check(
+        &egress(&format!(
+            "{api}, {{to: [{{ipBlock: {{cidr: 10.9.0.0/16}}}}], ports: [{{port: http}}]}}"
+        )),
+        &["PCL402"],
+    );
     // UDP alone: a note.
     check(&egress(&format!("{api}, {{ports: [{{port: 53, protocol: UDP}}]}}")), &["PCL402"]);
 }

@@ -24,7 +24,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
 /// How many random worlds, unless `PROPTEST_CASES` says otherwise.
-const CASES: u32 = 150;
+const CASES: u32 = 80;
 
 /// A policy, or one rule of it by direction and position from 0.
 type Part = (PolicyKey, Option<(Direction, usize)>);

@@ -144,7 +144,7 @@ impl<'c> Servers<'c> {
             Ports::Any => false,
             Ports::Listed(ports) => ports
                 .iter()
-                .any(|port| matches!(port, PortMatch::Named(known, _) if *known == protocol)),
+                .any(|port| matches!(port, PortMatch::Named(known, name) if *known == protocol && name.contains("dns"))),
         };
         let somewhere = || named || admits(&rule.ports, &Ask::Number(protocol, PORT));
         let Peers::Listed(peers) = &rule.peers else { return somewhere() };

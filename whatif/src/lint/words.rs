@@ -12,6 +12,9 @@ use crate::output::words::requirements;
 /// How many names a message writes out.
 const NAMES_SHOWN: usize = 4;
 
+/// Two values that share this much are a slip of the pen.
+const ALIKE: f64 = 0.75;
+
 /// The field of a policy that holds the rules of a direction.
 pub(super) fn rules(direction: Direction) -> &'static str {
     match direction {
@@ -61,8 +64,6 @@ pub(super) fn nearest<'n>(
     selector: &Selector,
     known: impl IntoIterator<Item = (String, &'n Labels)>,
 ) -> Option<String> {
-    /// Two values that share this much are a slip of the pen.
-    const ALIKE: f64 = 0.7;
     let wanted = selector.requirements().count();
     let mut best: Option<(usize, f64, String, Vec<Requirement>, &Labels)> = None;
     for (name, labels) in known {
@@ -93,7 +94,7 @@ fn likeness(requirement: &Requirement, labels: &Labels) -> f64 {
     let by_key = |(near, had): (&Str, &Str)| match &requirement.operator {
         Operator::In(values) if *near == *key => of_values(values, had),
         // The key may be what is wrong: `name: web` where `app: web` is.
-        Operator::In(values) if values.contains(had) => strsim::jaro_winkler(near, key).max(0.7),
+        Operator::In(values) if values.contains(had) => strsim::jaro_winkler(near, key).max(ALIKE),
         Operator::Exists => strsim::jaro_winkler(near, key),
         Operator::In(_) | Operator::NotIn(_) | Operator::DoesNotExist => 0.0,
     };
