@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::lint::Code;
+
 /// Ask before you apply, and learn why a connection fails.
 #[derive(Parser, Debug)]
 #[command(name = "kubectl-whatif", bin_name = "kubectl whatif", version, about)]
@@ -32,6 +34,9 @@ pub enum Command {
     Reach(Reach),
     /// All reachability, grouped by what policies treat alike
     Map(Map),
+    /// What in the manifests is probably a mistake
+    #[command(after_help = LINT)]
+    Lint(Lint),
     /// The JSON Schema of an output
     Schema {
         /// The `kind` of the output
@@ -57,6 +62,10 @@ const ENDPOINTS: &str = "\
 An endpoint is [NAMESPACE/][KIND/]NAME[:PORT[/PROTOCOL]] with KIND pod, deploy, sts, ds, rs, job,
 cronjob, svc; or node/NAME, an IP address or CIDR ([fd00::1]:80/tcp with a port), external,
 NAMESPACE/*.";
+
+const LINT: &str = "\
+Exit codes: 0 nothing found that fails, 1 something, 2 the tool failed. docs/lint.md explains each
+code.";
 
 const COMPLETION: &str = "\
   source <(kubectl whatif completion bash)
@@ -135,6 +144,34 @@ pub struct Map {
     pub list: ListArgs,
 }
 
+/// `lint`.
+#[derive(ClapArgs, Debug)]
+pub struct Lint {
+    /// Exit with 1 when there is a finding of this severity, or a worse one
+    #[arg(long, value_enum, default_value_t)]
+    pub fail_on: FailOn,
+    /// Leave out findings with this code, as PCL103 or no-policy
+    #[arg(long, value_name = "CODE", value_delimiter = ',')]
+    pub disable: Vec<Code>,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: LintFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
+}
+
+/// Which findings make `lint` fail.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[allow(missing_docs)]
+pub enum FailOn {
+    Error,
+    #[default]
+    Warning,
+    Note,
+    Never,
+}
+
 /// What `who`, `reach` and `map` have in common.
 #[derive(ClapArgs, Debug)]
 pub struct ListArgs {
@@ -195,6 +232,22 @@ pub enum MapFormat {
     Mermaid,
 }
 
+/// How `lint` answers.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LintFormat {
+    /// For people
+    #[default]
+    Text,
+    /// `kind: Lint`
+    Json,
+    /// `kind: Lint`
+    Yaml,
+    /// SARIF 2.1.0, for code hosts and editors
+    Sarif,
+    /// Workflow commands of GitHub Actions
+    Github,
+}
+
 /// The outputs that have a schema.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SchemaKind {
@@ -202,6 +255,8 @@ pub enum SchemaKind {
     Verdict,
     /// What `map`, `who` and `reach` answer
     Map,
+    /// What `lint` answers
+    Lint,
 }
 
 /// Whom a completion script is for.

@@ -17,6 +17,7 @@
 //! | [`model`] | objects by name, and the cluster that they make: pods, workloads, Services |
 //! | [`endpoint`] | the words by which a user names one side of a connection |
 //! | [`judge`] | one question between two sides: verdict, decisions, near misses |
+//! | [`lint`] | what is probably a mistake |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
@@ -24,6 +25,7 @@ pub mod args;
 pub mod command;
 pub mod endpoint;
 pub mod judge;
+pub mod lint;
 pub mod model;
 pub mod output;
 pub mod source;

@@ -80,6 +80,8 @@ pub struct Inventory {
     objects: BTreeMap<ObjectName, Object>,
     /// What is wrong with objects that have no name.
     nameless: Vec<Diagnostic>,
+    /// Objects that several documents give: each with what is to be said of the later one.
+    repeated: Vec<Diagnostic>,
 }
 
 /// Kinds of policies that answers would have to heed, and do not yet.
@@ -139,6 +141,12 @@ impl Inventory {
         self.nameless.iter().chain(objects).cloned().collect()
     }
 
+    /// The documents that give an object which an earlier one gave already, in whatever file.
+    #[must_use]
+    pub fn repeated(&self) -> &[Diagnostic] {
+        &self.repeated
+    }
+
     fn add(&mut self, item: Item, document: Option<Arc<Document>>, mut found: Vec<Diagnostic>) {
         if let Item::Foreign { kind, .. } = &item
             && OTHER_POLICIES.contains(&kind.as_str())
@@ -157,15 +165,19 @@ impl Inventory {
         };
         if let (Some(old), Some(new)) = (self.objects.get(&name), &document)
             && let Some(old) = &old.document
-            && old.origin().file == new.origin().file
         {
-            found.push(Diagnostic {
+            let repeated = Diagnostic {
                 severity: Severity::Warning,
                 source: Some(new.origin()),
                 object: name.to_string(),
                 field: String::new(),
                 message: format!("is given before, at {}; this one is used", old.origin()),
-            });
+            };
+            // From file to file objects are replaced on purpose: `--with`, overlays.
+            if old.origin().file == new.origin().file {
+                found.push(repeated.clone());
+            }
+            self.repeated.push(repeated);
         }
         self.objects.insert(name, Object { item, document, diagnostics: found });
     }

@@ -118,6 +118,18 @@ impl Cluster {
         Some(document.origin_at(&format!("/spec/{list}/{}{below}", rule.checked_sub(1)?)))
     }
 
+    /// Where the field of a policy at a JSON pointer is written, or the nearest thing around it.
+    #[must_use]
+    pub fn field_origin(&self, policy: &PolicyKey, pointer: &str) -> Option<Origin> {
+        Some(self.documents.get(policy)?.origin_at(pointer))
+    }
+
+    /// A policy as its author wrote it; `None` for an object of an API server.
+    #[must_use]
+    pub fn written(&self, policy: &PolicyKey) -> Option<&serde_json::Value> {
+        Some(self.documents.get(policy)?.value())
+    }
+
     /// Where a policy is written.
     #[must_use]
     pub fn policy_origin(&self, policy: &PolicyKey) -> Option<Origin> {

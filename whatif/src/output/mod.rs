@@ -3,6 +3,7 @@
 pub mod excerpt;
 pub mod graph;
 pub mod json;
+pub mod lint;
 pub mod matrix;
 pub mod table;
 pub mod text;

@@ -1,0 +1,56 @@
+//! Directions that a policy speaks of and does not isolate for.
+
+use policy_engine::model::Direction;
+use policy_engine::policy::NetworkPolicy;
+use serde_json::Value;
+
+use super::{Code, Context, Finding, words};
+
+/// Rules, or an empty list of them, for a direction that `policyTypes` lacks; or a name that says
+/// so.
+pub(super) fn not_in_force(context: &Context<'_>, policy: &NetworkPolicy) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for direction in Direction::BOTH {
+        if policy.rules(direction).is_some() {
+            continue;
+        }
+        let rules = words::rules(direction);
+        let written = context.cluster.written(&policy.key);
+        let pointer = format!("/spec/{rules}");
+        let field = written.and_then(|object| object.pointer(&pointer));
+        let how = format!("add {direction} to `policyTypes`");
+        let (pointer, message) = match field {
+            Some(Value::Array(list)) if !list.is_empty() => (
+                pointer,
+                format!(
+                    "the rules have no effect, for `policyTypes` does not list {direction}; {how}, \
+                     or remove them"
+                ),
+            ),
+            Some(_) => (
+                pointer,
+                format!(
+                    "denies nothing, for `policyTypes` does not list {direction}; {how} to deny \
+                     {rules}"
+                ),
+            ),
+            None if says_deny(&policy.key.name, direction) => (
+                "/metadata/name".to_owned(),
+                format!("the name says that {rules} is denied, and it is not; {how}"),
+            ),
+            None => continue,
+        };
+        found.push(context.finding(Code::DirectionNotInForce, policy, &pointer, message));
+    }
+    found
+}
+
+/// Whether a name such as `deny-all-egress` is about denying this direction alone.
+fn says_deny(name: &str, direction: Direction) -> bool {
+    let other = match direction {
+        Direction::Ingress => Direction::Egress,
+        Direction::Egress => Direction::Ingress,
+    };
+    let says = |word: &str| name.contains(word);
+    says("deny") && says(words::rules(direction)) && !says(words::rules(other)) && !says("allow")
+}

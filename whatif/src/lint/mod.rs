@@ -1,0 +1,202 @@
+//! What in manifests is probably a mistake: pure, from a cluster to findings.
+//!
+//! ```text
+//! Cluster ─► Groups (pods that nobody tells apart) ─► one file per question:
+//!   subjects   whom a policy selects        peers      whom a rule names
+//!   ports      which ports it names         direction  what is in force, and what is lacking
+//!   pairs      both sides together          redundant  what others say already
+//!   reading    what reading told            dns        who answers for names
+//! all findings, in the order of files and lines
+//! ```
+//!
+//! The cost follows the number of policies and of groups, not of pods or of pairs of pods.
+
+mod code;
+mod direction;
+mod dns;
+mod groups;
+mod implies;
+mod pairs;
+mod peers;
+mod ports;
+mod reading;
+mod redundant;
+mod subjects;
+mod words;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use policy_engine::model::{Direction, Pod};
+use policy_engine::policy::{IpBlock, NetworkPolicy, Rule};
+use policy_engine::reach::Reach;
+use portcullis_crds::diagnostic::Origin;
+
+pub use code::Code;
+
+use self::groups::{Group, Groups};
+use crate::model::Cluster;
+use crate::source::Sources;
+
+/// How much a finding matters, the least first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Severity {
+    /// Worth knowing.
+    Note,
+    /// Probably a mistake.
+    Warning,
+    /// What was written is not what is in force.
+    Error,
+}
+
+impl Severity {
+    /// In lower case, as SARIF and people write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One thing that is probably a mistake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// What kind of mistake.
+    pub code: Code,
+    /// How much it matters.
+    pub severity: Severity,
+    /// The object, as `NetworkPolicy shop/db`; empty when even that is not known.
+    pub object: String,
+    /// The field, as `spec.ingress[0].ports[1]`; empty for the object as a whole.
+    pub field: String,
+    /// What is wrong, what that means, and what to do.
+    pub message: String,
+    /// Where it is written; `None` for an object of an API server.
+    pub origin: Option<Origin>,
+    /// Other places that belong to it, each with what it is.
+    pub related: Vec<(Origin, String)>,
+}
+
+/// Finds what is probably a mistake in the objects of `sources`, which make `cluster`.
+#[must_use]
+pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
+    let mut found = reading::findings(sources);
+    let context = Context::new(sources, cluster);
+    for policy in cluster.world.policies().values() {
+        found.extend(direction::not_in_force(&context, policy));
+    }
+    found.extend(redundant::findings(&context));
+    // Without any pod there is nobody to select: only what policies say among themselves counts.
+    if context.groups.all().next().is_some() {
+        for policy in cluster.world.policies().values() {
+            found.extend(subjects::findings(&context, policy));
+            found.extend(peers::findings(&context, policy));
+            found.extend(ports::findings(&context, policy));
+            found.extend(pairs::half_open(&context, policy));
+        }
+        found.extend(subjects::without_policy(&context));
+        found.extend(dns::findings(&context));
+    }
+    found.sort_by(|left, right| key(left).cmp(&key(right)));
+    found
+}
+
+/// Where an object says what it is called.
+const NAME: &str = "/metadata/name";
+
+fn key(finding: &Finding) -> impl Ord + '_ {
+    (&finding.origin, &finding.object, finding.code, &finding.field, &finding.message)
+}
+
+/// What the checks look at.
+struct Context<'c> {
+    cluster: &'c Cluster,
+    sources: &'c Sources,
+    groups: Groups<'c>,
+    reach: Reach<'c>,
+    /// Of the pods that can be peers, ascending.
+    addresses: Vec<(IpAddr, &'c Pod)>,
+    blocks: RefCell<BTreeMap<IpBlock, peers::Inside<'c>>>,
+}
+
+/// A rule, and where it stands.
+#[derive(Clone, Copy)]
+struct Place<'c> {
+    policy: &'c NetworkPolicy,
+    direction: Direction,
+    rule: &'c Rule,
+    at: usize,
+}
+
+impl<'c> Context<'c> {
+    fn new(sources: &'c Sources, cluster: &'c Cluster) -> Self {
+        let reach = Reach::new(&cluster.world);
+        let groups = Groups::new(cluster, &reach);
+        let pods = cluster.world.pods().values().filter(|pod| pod.takes_part());
+        let addresses =
+            pods.flat_map(|pod| cluster.world.owned_addresses(pod).map(|a| (a, pod.as_ref())));
+        let mut addresses: Vec<(IpAddr, &Pod)> = addresses.collect();
+        addresses.sort_by_key(|(address, _)| *address);
+        Self { cluster, sources, groups, reach, addresses, blocks: RefCell::default() }
+    }
+
+    /// A finding about the field of a policy at a JSON pointer; `""` is the whole policy.
+    fn finding(&self, code: Code, policy: &NetworkPolicy, pointer: &str, text: String) -> Finding {
+        // The name tells more than the first line of a document, `apiVersion`.
+        let place = if pointer.is_empty() { NAME } else { pointer };
+        Finding {
+            code,
+            severity: code.severity(),
+            object: format!("NetworkPolicy {}", policy.key),
+            field: words::field(pointer),
+            message: text,
+            origin: self.cluster.field_origin(&policy.key, place),
+            related: Vec::new(),
+        }
+    }
+
+    /// What a pod is called: its workload, else itself.
+    fn name(&self, pod: &Pod) -> String {
+        match self.cluster.workload_of(&pod.key) {
+            Some(workload) => workload.to_string(),
+            None => self.cluster.pod_ref(&pod.key),
+        }
+    }
+
+    /// The workloads of groups, a few by name.
+    fn names(&self, groups: &[Rc<Group<'_>>]) -> String {
+        let pods = groups.iter().flat_map(|group| group.pods.iter());
+        let names: BTreeSet<String> = pods.map(|pod| self.name(pod)).collect();
+        words::few(&names)
+    }
+}
+
+/// All rules of a policy with their places.
+fn places(policy: &NetworkPolicy) -> impl Iterator<Item = Place<'_>> {
+    Direction::BOTH.into_iter().flat_map(move |direction| {
+        let rules = policy.rules(direction).unwrap_or_default().iter().enumerate();
+        rules.map(move |(at, rule)| Place { policy, direction, rule, at })
+    })
+}
+
+impl Place<'_> {
+    /// The JSON pointer of the rule.
+    fn pointer(&self) -> String {
+        format!("/spec/{}/{}", words::rules(self.direction), self.at)
+    }
+
+    /// The JSON pointer of a peer.
+    fn peer(&self, number: usize) -> String {
+        format!("{}/{}/{number}", self.pointer(), words::peers(self.direction))
+    }
+
+    /// The JSON pointer of a port.
+    fn port(&self, number: usize) -> String {
+        format!("{}/ports/{number}/port", self.pointer())
+    }
+}

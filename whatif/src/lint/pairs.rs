@@ -1,0 +1,162 @@
+//! Both sides together: one names the other, which does not let it pass.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use policy_engine::cidr::Family;
+use policy_engine::flow::Endpoint;
+use policy_engine::model::{Direction, Pod};
+use policy_engine::policy::{NetworkPolicy, Peer, Peers, PodPeer, PortMatch, Ports, Rule};
+use policy_engine::port::PortRange;
+use policy_engine::reach::{ClassId, PortSet};
+
+use super::groups::Group;
+use super::{Code, Context, Finding, Place, places, words};
+
+/// So many pairs of classes are asked for one peer; of more, some pair will do.
+const PAIRS: usize = 1000;
+
+/// Peers of a policy that it opens, and that are all closed on their side.
+pub(super) fn half_open<'c>(context: &Context<'c>, policy: &'c NetworkPolicy) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let selected = context.groups.matching(&policy.key.namespace, &policy.subject, false);
+    if selected.is_empty() {
+        return found;
+    }
+    for place in places(policy) {
+        let Peers::Listed(peers) = &place.rule.peers else { continue };
+        for (number, peer) in peers.iter().enumerate() {
+            match peer {
+                // A whole namespace is a place, and not somebody that is named.
+                Peer::Pods(peer) if !peer.pods.is_everything() => {
+                    found.extend(closed(context, place, number, peer, &selected));
+                }
+                Peer::Pods(_) | Peer::Block(_) | Peer::Invalid => {}
+            }
+        }
+    }
+    found
+}
+
+fn closed<'c>(
+    context: &Context<'c>,
+    place: Place<'c>,
+    number: usize,
+    peer: &'c PodPeer,
+    selected: &[Rc<Group<'c>>],
+) -> Option<Finding> {
+    let others = context.groups.peer(peer);
+    let (sources, destinations) = match place.direction {
+        Direction::Ingress => (classes(&others), classes(selected)),
+        Direction::Egress => (classes(selected), classes(&others)),
+    };
+    let pairs = sources.iter().flat_map(|from| destinations.iter().map(move |to| (*from, *to)));
+    let mut asked = PortSet::default();
+    for (count, (from, to)) in pairs.enumerate() {
+        let (Some(from), Some(to)) = pods(context, from, to) else { continue };
+        let ports = ports(place.rule, to);
+        if count >= PAIRS || passes(context, from, to, &ports)? {
+            return None;
+        }
+        asked.add(&ports);
+    }
+    if asked.is_empty() {
+        return None;
+    }
+    let names = context.names(&others);
+    let opened = crate::output::words::ports(&asked);
+    let mine = context.names(selected);
+    let there: BTreeSet<String> = others
+        .iter()
+        .flat_map(|group| {
+            let policies = context.cluster.world.policies_in(group.namespace);
+            policies.filter(|policy| policy.subject.matches(&group.labels))
+        })
+        .filter(|policy| policy.rules(opposite(place.direction)).is_some())
+        .map(|policy| policy.key.to_string())
+        .collect();
+    let (there, other) = (words::few(&there), words::rules(opposite(place.direction)));
+    let message = match place.direction {
+        Direction::Egress => format!(
+            "lets {mine} open {opened} at {names}, which does not let it in: isolated by {there}; \
+             add an {other} rule there, or remove this peer"
+        ),
+        Direction::Ingress => format!(
+            "lets {names} open {opened} at {mine}, and {names} may not open it: isolated by \
+             {there}; add an {other} rule there, or remove this peer"
+        ),
+    };
+    Some(context.finding(Code::HalfOpen, place.policy, &place.peer(number), message))
+}
+
+fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Ingress => Direction::Egress,
+        Direction::Egress => Direction::Ingress,
+    }
+}
+
+fn classes(groups: &[Rc<Group<'_>>]) -> BTreeSet<ClassId> {
+    groups.iter().flat_map(|group| group.classes.iter().copied()).collect()
+}
+
+/// A pod of each class; of one class two different ones.
+fn pods<'a>(
+    context: &'a Context<'_>,
+    from: ClassId,
+    to: ClassId,
+) -> (Option<&'a Pod>, Option<&'a Pod>) {
+    let world = &context.cluster.world;
+    let pod = |class: ClassId, number: usize| {
+        let key = context.reach.classes().get(class)?.pods.get(number)?;
+        world.pods().get(key).map(AsRef::as_ref)
+    };
+    (pod(from, 0), pod(to, usize::from(from == to)))
+}
+
+/// The ports of a rule at a destination.
+fn ports(rule: &Rule, destination: &Pod) -> PortSet {
+    let Ports::Listed(items) = &rule.ports else { return PortSet::everything() };
+    let mut set = PortSet::default();
+    for item in items {
+        match item {
+            PortMatch::Numbers(protocol, range) => set.insert(*protocol, *range),
+            PortMatch::Named(protocol, name) => {
+                let known = destination.ports.iter();
+                known
+                    .filter(|port| port.name == *name && port.protocol == *protocol)
+                    .for_each(|port| set.insert(*protocol, PortRange::single(port.number)));
+            }
+            PortMatch::Invalid => {}
+        }
+    }
+    set
+}
+
+/// Whether any of the ports can be opened; `None` when the two have no family in common.
+fn passes(context: &Context<'_>, from: &Pod, to: &Pod, ports: &PortSet) -> Option<bool> {
+    let mut met = None;
+    for source in sides(context, from) {
+        for destination in sides(context, to) {
+            let families = [&source, &destination].map(|side| side.address().map(Family::of));
+            if let [Some(one), Some(other)] = families
+                && one != other
+            {
+                continue;
+            }
+            let open = context.reach.between(&source, &destination).intersection(ports);
+            met = Some(met.unwrap_or(false) || !open.is_empty());
+        }
+    }
+    met
+}
+
+fn sides(context: &Context<'_>, pod: &Pod) -> Vec<Endpoint> {
+    let owned = context.cluster.world.owned_addresses(pod);
+    let mut sides: Vec<_> =
+        owned.map(|address| Endpoint::Pod(pod.key.clone(), Some(address))).collect();
+    if sides.is_empty() {
+        sides.push(Endpoint::Pod(pod.key.clone(), None));
+    }
+    sides
+}

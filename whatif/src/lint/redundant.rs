@@ -1,0 +1,272 @@
+//! Rules and policies that change nothing: others admit, and isolate for, all that they do.
+//!
+//! Decided for every pod that there can be, not for those of today: peers, blocks and ports are
+//! compared as sets, see [`super::implies`]. Each finding holds when all the others are followed
+//! too: what is found is taken away before the next one is looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policy_engine::cidr::CidrSet;
+use policy_engine::labels::Str;
+use policy_engine::model::Direction;
+use policy_engine::policy::{NetworkPolicy, Peer, Peers, PolicyKey, PortMatch, Ports, Rule};
+use policy_engine::selector::{Operator, Selector};
+use policy_engine::world::World;
+
+use super::implies::{self, Ask};
+use super::{Code, Context, Finding, Place, places, words};
+
+/// What is redundant in all policies.
+pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
+    let world = &context.cluster.world;
+    let mut found = Vec::new();
+    let mut rest = world.policies().values().map(AsRef::as_ref).peekable();
+    while let Some(first) = rest.next() {
+        let namespace = &first.key.namespace;
+        let mut policies = vec![first];
+        while let Some(next) = rest.next_if(|policy| policy.key.namespace == *namespace) {
+            policies.push(next);
+        }
+        of_namespace(context, &policies, &mut found);
+    }
+    found
+}
+
+fn of_namespace(context: &Context<'_>, policies: &[&NetworkPolicy], found: &mut Vec<Finding>) {
+    let mut alive = Alive::new(&context.cluster.world, policies);
+    let mut first: BTreeMap<Content<'_>, &NetworkPolicy> = BTreeMap::new();
+    for policy in policies {
+        let original = *first.entry(content(policy)).or_insert(policy);
+        if original.key != policy.key {
+            alive.gone.insert(&policy.key);
+            let message = format!("says what {} says; remove one of them", original.key);
+            let mut finding = context.finding(Code::SamePolicy, policy, "", message);
+            let origin = context.cluster.field_origin(&original.key, super::NAME);
+            finding.related.extend(origin.map(|origin| (origin, "the other".to_owned())));
+            found.push(finding);
+        }
+    }
+    // The later of two that cover each other goes.
+    for policy in policies.iter().rev() {
+        if alive.gone.contains(&policy.key) || !is_understood(policy) {
+            continue;
+        }
+        if let Some(by) = alive.covers_policy(policy) {
+            alive.gone.insert(&policy.key);
+            let names = by.iter().map(PolicyKey::to_string).collect();
+            let message = format!(
+                "changes nothing: {} isolate{} and admit{} the same already; remove it, or narrow \
+                 those",
+                words::few(&names),
+                if by.len() == 1 { "s" } else { "" },
+                if by.len() == 1 { "s" } else { "" },
+            );
+            let mut finding = context.finding(Code::RedundantPolicy, policy, "", message);
+            let name = |key| context.cluster.field_origin(key, super::NAME);
+            let origins = by.iter().filter_map(name);
+            finding.related.extend(origins.map(|origin| (origin, "does the same".to_owned())));
+            found.push(finding);
+            continue;
+        }
+        let all: Vec<Place<'_>> = places(policy).collect();
+        for place in all.into_iter().rev() {
+            let Some(by) = alive.covers_rule(place) else { continue };
+            alive.rules.insert((&policy.key, place.direction, place.at));
+            found.push(redundant_rule(context, place, &by));
+        }
+    }
+}
+
+fn redundant_rule(context: &Context<'_>, place: Place<'_>, by: &BTreeSet<RuleId<'_>>) -> Finding {
+    let names = by.iter().map(|(key, _, at)| format!("{key} rule {}", at + 1)).collect();
+    let message = format!(
+        "changes nothing: {} admit{} all of it already; remove it, or narrow the other",
+        words::few(&names),
+        if by.len() == 1 { "s" } else { "" }
+    );
+    let mut finding = context.finding(Code::RedundantRule, place.policy, &place.pointer(), message);
+    let origin =
+        |(key, direction, at): &RuleId<'_>| context.cluster.origin(key, *direction, at + 1, "");
+    let origins = by.iter().filter_map(origin);
+    finding.related.extend(origins.map(|origin| (origin, "admits it".to_owned())));
+    finding
+}
+
+/// What a policy means, with its rules sorted.
+type Content<'p> = (&'p Selector, Option<Vec<&'p Rule>>, Option<Vec<&'p Rule>>);
+
+fn content(policy: &NetworkPolicy) -> Content<'_> {
+    let rules = |direction| {
+        let mut rules: Vec<&Rule> = policy.rules(direction)?.iter().collect();
+        rules.sort_unstable();
+        rules.dedup();
+        Some(rules)
+    };
+    (&policy.subject, rules(Direction::Ingress), rules(Direction::Egress))
+}
+
+/// Whether all of a policy is what its author wrote; else other findings come first.
+fn is_understood(policy: &NetworkPolicy) -> bool {
+    places(policy).all(|place| {
+        let peers = match &place.rule.peers {
+            Peers::Any => true,
+            Peers::Listed(peers) => !peers.is_empty() && !peers.contains(&Peer::Invalid),
+        };
+        let ports = match &place.rule.ports {
+            Ports::Any => true,
+            Ports::Listed(ports) => !ports.contains(&PortMatch::Invalid),
+        };
+        peers && ports
+    })
+}
+
+/// A rule by policy, direction and position from 0.
+type RuleId<'p> = (&'p PolicyKey, Direction, usize);
+
+/// The policies of a namespace, without those that were found to be redundant.
+struct Alive<'p> {
+    world: &'p World,
+    /// By one label that every pod they select has; `None`: there is no such label.
+    by_label: BTreeMap<Option<(&'p Str, &'p Str)>, Vec<&'p NetworkPolicy>>,
+    gone: BTreeSet<&'p PolicyKey>,
+    rules: BTreeSet<RuleId<'p>>,
+}
+
+impl<'p> Alive<'p> {
+    fn new(world: &'p World, policies: &[&'p NetworkPolicy]) -> Self {
+        let mut by_label: BTreeMap<_, Vec<&NetworkPolicy>> = BTreeMap::new();
+        for policy in policies {
+            by_label.entry(policy.subject.required_label()).or_default().push(*policy);
+        }
+        Self { world, by_label, gone: BTreeSet::new(), rules: BTreeSet::new() }
+    }
+
+    /// The other policies that select every pod which `policy` selects.
+    fn wider(&self, policy: &'p NetworkPolicy) -> Vec<&'p NetworkPolicy> {
+        let labels = policy.subject.requirements().filter_map(|one| match &one.operator {
+            Operator::In(values) if values.len() == 1 => Some((&one.key, values.first()?)),
+            _ => None,
+        });
+        let keys = labels.map(Some).chain([None]);
+        let found = keys.filter_map(|key| self.by_label.get(&key)).flatten().copied();
+        found
+            .filter(|other| other.key != policy.key && !self.gone.contains(&other.key))
+            .filter(|other| implies::selector(&policy.subject, &other.subject))
+            .collect()
+    }
+
+    /// The rules of policies for a direction that are still there.
+    fn rules_of<'a>(
+        &'a self,
+        policies: &'a [&'p NetworkPolicy],
+        direction: Direction,
+    ) -> impl Iterator<Item = (RuleId<'p>, &'p Rule)> {
+        policies.iter().flat_map(move |policy| {
+            let rules = policy.rules(direction).unwrap_or_default().iter().enumerate();
+            let rules = rules.map(move |(at, rule)| ((&policy.key, direction, at), rule));
+            rules.filter(|(id, _)| !self.rules.contains(id))
+        })
+    }
+
+    /// The policies that together do all that `policy` does.
+    fn covers_policy(&self, policy: &'p NetworkPolicy) -> Option<BTreeSet<PolicyKey>> {
+        let wider = self.wider(policy);
+        let mut by: BTreeSet<PolicyKey> = BTreeSet::new();
+        for direction in Direction::BOTH {
+            let Some(rules) = policy.rules(direction) else { continue };
+            // A policy without rules is there to deny: one that opens something is no substitute,
+            // though it isolates as well.
+            let mut isolating = wider.iter().filter(|other| {
+                other.rules(direction).is_some_and(|others| !rules.is_empty() || others.is_empty())
+            });
+            let isolates = isolating.next()?;
+            let others: Vec<_> = self.rules_of(&wider, direction).collect();
+            let mut used = BTreeSet::new();
+            for rule in rules {
+                used.extend(covered(self.world, rule, &others)?);
+            }
+            by.extend(used.iter().map(|(key, ..)| (*key).clone()));
+            if rules.is_empty() {
+                by.insert(isolates.key.clone());
+            }
+        }
+        (!by.is_empty()).then_some(by)
+    }
+
+    /// The rules that together admit all that one rule admits.
+    fn covers_rule(&self, place: Place<'p>) -> Option<BTreeSet<RuleId<'p>>> {
+        let mut policies = self.wider(place.policy);
+        policies.push(place.policy);
+        let own = (&place.policy.key, place.direction, place.at);
+        let others = self.rules_of(&policies, place.direction).filter(|(id, _)| *id != own);
+        let by = covered(self.world, place.rule, &others.collect::<Vec<_>>())?;
+        (!by.is_empty()).then_some(by)
+    }
+}
+
+/// The rules among `others` that together admit all that `rule` admits; `None` when they do not.
+fn covered<'p>(
+    world: &World,
+    rule: &Rule,
+    others: &[(RuleId<'p>, &'p Rule)],
+) -> Option<BTreeSet<RuleId<'p>>> {
+    let mut used = BTreeSet::new();
+    let items = match &rule.peers {
+        Peers::Any => &[],
+        Peers::Listed(items) => items.as_slice(),
+    };
+    let peers = items.iter().map(Some).chain((rule.peers == Peers::Any).then_some(None));
+    for peer in peers {
+        let relevant: Vec<_> =
+            others.iter().filter(|(_, other)| concerns(world, peer, &other.peers)).collect();
+        if relevant.is_empty() {
+            return None;
+        }
+        let ports = relevant.iter().map(|(_, other)| &other.ports);
+        for ask in implies::asks(&rule.ports, ports) {
+            used.extend(admitting(peer, &ask, &relevant)?);
+        }
+    }
+    Some(used)
+}
+
+/// Whether a rule with these peers admits `peer` (`None`: everyone), or a part of its addresses.
+fn concerns(world: &World, peer: Option<&Peer>, others: &Peers) -> bool {
+    let Peers::Listed(others) = others else { return true };
+    others.iter().any(|other| match (peer, other) {
+        (Some(Peer::Pods(narrow)), Peer::Pods(wide)) => implies::peer(world, narrow, wide),
+        (Some(Peer::Block(_)), Peer::Block(_)) => true,
+        (None | Some(_), _) => false,
+    })
+}
+
+/// The rules that admit `peer` on the port that is asked for; `None` when a part is left.
+fn admitting<'p>(
+    peer: Option<&Peer>,
+    ask: &Ask,
+    relevant: &[&(RuleId<'p>, &'p Rule)],
+) -> Option<Vec<RuleId<'p>>> {
+    let mut asked = relevant.iter().filter(|(_, rule)| implies::admits(&rule.ports, ask));
+    let Some(Peer::Block(block)) = peer else {
+        return asked.next().map(|(id, _)| vec![*id]);
+    };
+    let mut left = CidrSet::from(block);
+    let mut used = Vec::new();
+    for (id, rule) in asked {
+        let rest = match &rule.peers {
+            Peers::Any => CidrSet::default(),
+            Peers::Listed(peers) => peers.iter().fold(left.clone(), |left, peer| match peer {
+                Peer::Block(block) => left.difference(&CidrSet::from(block)),
+                Peer::Pods(_) | Peer::Invalid => left,
+            }),
+        };
+        if rest != left {
+            used.push(*id);
+            left = rest;
+        }
+        if left.is_empty() {
+            return Some(used);
+        }
+    }
+    left.is_empty().then_some(used)
+}

@@ -1,0 +1,97 @@
+//! Whom policies select, and whom none selects.
+
+use std::collections::BTreeMap;
+
+use policy_engine::labels::Str;
+use policy_engine::policy::NetworkPolicy;
+use portcullis_crds::diagnostic::Origin;
+
+use super::{Code, Context, Finding, Severity, words};
+use crate::model::WorkloadRef;
+
+const SELECTOR: &str = "/spec/podSelector";
+
+/// Whether the policy selects nothing, or pods that no policy is about.
+pub(super) fn findings(context: &Context<'_>, policy: &NetworkPolicy) -> Vec<Finding> {
+    let namespace = &policy.key.namespace;
+    let groups = &context.groups;
+    let on_host = groups.matching(namespace, &policy.subject, true);
+    if !on_host.is_empty() {
+        let names = context.names(&on_host);
+        let mut finding = context.finding(
+            Code::SelectsHostNetwork,
+            policy,
+            SELECTOR,
+            format!(
+                "selects {names} with hostNetwork, whose traffic is the node's: no policy \
+                 restricts it; select other pods, or protect the node itself"
+            ),
+        );
+        // `{}` means every pod that can be protected.
+        if policy.subject.is_everything() {
+            finding.severity = Severity::Note;
+        }
+        return vec![finding];
+    }
+    let selects = !groups.matching(namespace, &policy.subject, false).is_empty();
+    // `{}` is right in a namespace that is empty today.
+    if policy.subject.is_everything() || selects {
+        return Vec::new();
+    }
+    let there = groups.of(namespace);
+    let hint = if there.is_empty() {
+        format!("namespace {namespace} has no pods")
+    } else {
+        let known = there.iter().filter_map(|group| {
+            let pod = group.pods.first()?;
+            Some((context.name(pod), &pod.labels))
+        });
+        words::nearest(&policy.subject, known)
+            .unwrap_or_else(|| format!("no pod of namespace {namespace} has labels like these"))
+    };
+    let message = format!(
+        "selects no pod, so the policy protects nothing; {hint}; give the labels that the pods have"
+    );
+    vec![context.finding(Code::SelectsNothing, policy, SELECTOR, message)]
+}
+
+/// The workloads that no policy selects, one finding for each namespace.
+///
+/// Those of `kube-…` namespaces are a cluster's own, and left alone by nearly everyone.
+pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
+    let world = &context.cluster.world;
+    let mut found: BTreeMap<&Str, BTreeMap<&WorkloadRef, Option<Origin>>> = BTreeMap::new();
+    for group in context.groups.all() {
+        let covered =
+            world.policies_in(group.namespace).any(|policy| policy.subject.matches(&group.labels));
+        if group.host_network || covered || group.namespace.starts_with("kube-") {
+            continue;
+        }
+        let workloads = group.pods.iter().filter_map(|pod| context.cluster.workload_of(&pod.key));
+        for workload in workloads {
+            let inventory = &context.sources.after;
+            found.entry(group.namespace).or_default().entry(workload).or_insert_with(|| {
+                let object = inventory.get(&workload.kind, &workload.namespace, &workload.name);
+                Some(object?.document.as_ref()?.origin_at(super::NAME))
+            });
+        }
+    }
+    let finding = |(namespace, workloads): (&Str, BTreeMap<&WorkloadRef, Option<Origin>>)| {
+        let names = workloads.keys().map(ToString::to_string).collect();
+        let (names, are) = (words::few(&names), words::are(workloads.len()));
+        let origin = workloads.values().flatten().min().cloned();
+        Finding {
+            code: Code::NoPolicy,
+            severity: Code::NoPolicy.severity(),
+            object: format!("Namespace {namespace}"),
+            field: String::new(),
+            message: format!(
+                "no policy selects {names}, which {are} open in both directions; a policy with \
+                 `podSelector: {{}}` covers a whole namespace"
+            ),
+            origin,
+            related: Vec::new(),
+        }
+    };
+    found.into_iter().map(finding).collect()
+}

@@ -1,0 +1,115 @@
+//! Words that several checks use: fields, lists of names, the nearest labels.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use policy_engine::labels::{Labels, Str};
+use policy_engine::model::Direction;
+use policy_engine::selector::{Operator, Requirement, Selector};
+
+use crate::output::words::requirements;
+
+/// How many names a message writes out.
+const NAMES_SHOWN: usize = 4;
+
+/// Two values that share this much are a slip of the pen.
+const ALIKE: f64 = 0.75;
+
+/// The field of a policy that holds the rules of a direction.
+pub(super) fn rules(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
+}
+
+/// The field of a rule that holds its peers.
+pub(super) fn peers(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    }
+}
+
+/// A JSON pointer as people write fields: `spec.ingress[0].ports[1]`.
+pub(super) fn field(pointer: &str) -> String {
+    let mut field = String::new();
+    for step in pointer.split('/').skip(1) {
+        if step.parse::<usize>().is_ok() {
+            let _ = write!(field, "[{step}]");
+        } else {
+            field += if field.is_empty() { "" } else { "." };
+            field += step;
+        }
+    }
+    field
+}
+
+/// A few of the names, and how many more there are.
+pub(super) fn few(names: &BTreeSet<String>) -> String {
+    let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
+    let more = names.len().saturating_sub(NAMES_SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// `is` for one, `are` for more.
+pub(super) fn are(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
+
+/// What comes nearest to a selector that matches nothing: `nearest is X, which has app=api, not
+/// app=apo`. `None` when nothing is there, or nothing is anything like it.
+pub(super) fn nearest<'n>(
+    selector: &Selector,
+    known: impl IntoIterator<Item = (String, &'n Labels)>,
+) -> Option<String> {
+    let wanted = selector.requirements().count();
+    let mut best: Option<(usize, f64, String, Vec<Requirement>, &Labels)> = None;
+    for (name, labels) in known {
+        let failed: Vec<Requirement> =
+            selector.requirements().filter(|one| !one.matches(labels)).cloned().collect();
+        let alike = failed.iter().map(|one| likeness(one, labels)).fold(0.0, f64::max);
+        let better = best.as_ref().is_none_or(|(count, score, ..)| {
+            failed.len().cmp(count).then_with(|| score.total_cmp(&alike)).is_lt()
+        });
+        if better {
+            best = Some((failed.len(), alike, name, failed, labels));
+        }
+    }
+    let (count, alike, name, failed, labels) = best?;
+    if count == wanted && alike < ALIKE {
+        return None;
+    }
+    let had: Vec<String> = failed.iter().map(|one| had(one, labels)).collect();
+    Some(format!("nearest is {name}, with {} instead of {}", had.join(", "), requirements(&failed)))
+}
+
+/// How alike a failed requirement and the labels are, 0 to 1.
+fn likeness(requirement: &Requirement, labels: &Labels) -> f64 {
+    let of_values = |values: &BTreeSet<Str>, had: &str| {
+        values.iter().map(|wanted| strsim::jaro_winkler(wanted, had)).fold(0.0, f64::max)
+    };
+    let key = &requirement.key;
+    let by_key = |(near, had): (&Str, &Str)| match &requirement.operator {
+        Operator::In(values) if *near == *key => of_values(values, had),
+        // The key may be what is wrong: `name: web` where `app: web` is.
+        Operator::In(values) if values.contains(had) => strsim::jaro_winkler(near, key).max(ALIKE),
+        Operator::Exists => strsim::jaro_winkler(near, key),
+        Operator::In(_) | Operator::NotIn(_) | Operator::DoesNotExist => 0.0,
+    };
+    labels.iter().map(by_key).fold(0.0, f64::max)
+}
+
+fn had(requirement: &Requirement, labels: &Labels) -> String {
+    if let Some(value) = labels.get(&requirement.key) {
+        return format!("{}={value}", requirement.key);
+    }
+    let Operator::In(values) = &requirement.operator else {
+        return format!("no label {}", requirement.key);
+    };
+    match labels.iter().find(|(_, value)| values.contains(*value)) {
+        Some((key, value)) => format!("{key}={value}"),
+        None => format!("no label {}", requirement.key),
+    }
+}

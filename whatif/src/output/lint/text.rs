@@ -1,0 +1,133 @@
+//! Findings for people, each over the lines that it is about.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::Arc;
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use portcullis_crds::diagnostic::Origin;
+
+use super::sentence;
+use crate::lint::{Finding, Severity};
+
+/// So many lines stand above and below the one that is marked.
+const AROUND: usize = 1;
+
+/// Every finding with its lines, and how many there are.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn text(
+    findings: &[Finding],
+    texts: &BTreeMap<Arc<str>, String>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let starts = texts.iter().map(|(file, text)| (file, starts(text))).collect();
+    for finding in findings {
+        // What is wrong in the title; what that means, and what to do, below.
+        let (what, rest) = split(&finding.message);
+        let shown = excerpt(finding, what, texts, &starts);
+        let shown = shown.unwrap_or_else(|| {
+            let (severity, code) = (finding.severity.as_str(), finding.code);
+            let whole = Finding { message: what.to_owned(), ..finding.clone() };
+            format!("{severity}[{code}]: {}", escaped(&sentence(&whole)))
+        });
+        writeln!(out, "{shown}")?;
+        for clause in rest.split("; ").filter(|clause| !clause.is_empty()) {
+            writeln!(out, "  = {}", escaped(clause))?;
+        }
+        writeln!(out, "  = {}\n", finding.code.docs())?;
+    }
+    let count = |severity| findings.iter().filter(|one| one.severity == severity).count();
+    let counts = [Severity::Error, Severity::Warning, Severity::Note]
+        .map(|severity| (count(severity), severity.as_str()));
+    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts
+        .map(|(count, noun)| format!("{count} {noun}{}", if count == 1 { "" } else { "s" }))
+        .collect();
+    if counts.is_empty() {
+        writeln!(out, "Nothing found.")
+    } else {
+        writeln!(out, "{} found.", counts.join(", "))
+    }
+}
+
+/// The first clause of a message, and the others.
+fn split(message: &str) -> (&str, &str) {
+    message.split_once("; ").unwrap_or((message, ""))
+}
+
+type Starts<'t> = BTreeMap<&'t Arc<str>, Vec<usize>>;
+
+fn excerpt(
+    finding: &Finding,
+    what: &str,
+    texts: &BTreeMap<Arc<str>, String>,
+    starts: &Starts<'_>,
+) -> Option<String> {
+    // The lines show which field it is.
+    let whole = Finding { message: what.to_owned(), field: String::new(), ..finding.clone() };
+    let title = escaped(&sentence(&whole));
+    let level = match finding.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
+    };
+    let title = level.primary_title(title.as_str()).id(finding.code.as_str());
+    let snippet = snippet(finding.origin.as_ref()?, "", texts, starts)?;
+    let mut group = title.element(snippet);
+    for (origin, what) in finding.related.iter().take(3) {
+        if let Some(snippet) = self::snippet(origin, what, texts, starts) {
+            group = group.element(snippet);
+        }
+    }
+    Some(Renderer::plain().decor_style(DecorStyle::Ascii).render(&[group]))
+}
+
+fn snippet<'t>(
+    origin: &Origin,
+    label: &'t str,
+    texts: &'t BTreeMap<Arc<str>, String>,
+    starts: &Starts<'_>,
+) -> Option<Snippet<'t, annotate_snippets::Annotation<'t>>> {
+    let (file, text) = texts.get_key_value(&origin.file)?;
+    let starts = starts.get(file)?;
+    let at = origin.line.checked_sub(1)?;
+    let line = text.get(lines(starts, text, at, at)?)?;
+    let (column, _) = line.char_indices().nth(origin.column.checked_sub(1)?)?;
+    // To the end of what is written, comments left out.
+    let rest = line.get(column..)?;
+    let written = rest.split(" #").next().unwrap_or(rest).trim_end();
+    if written.is_empty() {
+        return None;
+    }
+    // The file may be a dump of a cluster: the renderer gets the lines that it shows.
+    let first = at.saturating_sub(AROUND);
+    let window = lines(starts, text, first, at + AROUND)?;
+    let before = starts.get(at)?.checked_sub(window.start)? + column;
+    let annotation = AnnotationKind::Primary.span(before..before + written.len());
+    let annotation = if label.is_empty() { annotation } else { annotation.label(label) };
+    let snippet = Snippet::source(text.get(window)?).path(file.as_ref()).line_start(first + 1);
+    Some(snippet.fold(false).annotation(annotation))
+}
+
+/// Where each line begins.
+fn starts(text: &str) -> Vec<usize> {
+    let ends = text.match_indices('\n').map(|(at, _)| at + 1);
+    [0].into_iter().chain(ends).collect()
+}
+
+/// From the beginning of one line to the end of another, without its line break.
+fn lines(starts: &[usize], text: &str, first: usize, last: usize) -> Option<Range<usize>> {
+    let start = *starts.get(first)?;
+    let end = starts.get(last + 1).map_or(text.len(), |next| next - 1);
+    Some(start..end)
+}
+
+fn escaped(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
