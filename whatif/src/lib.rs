@@ -13,6 +13,8 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`args`] | the command line, and nothing that acts on it |
+//! | [`assertions`] | the lines of a test file against a cluster |
+//! | [`cases`] | the format of `test` files, for here and for the lab |
 //! | [`source`] | where objects come from; the only place that reads files |
 //! | [`model`] | objects by name, and the cluster that they make: pods, workloads, Services |
 //! | [`endpoint`] | the words by which a user names one side of a connection |
@@ -21,6 +23,8 @@
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
 pub mod args;
+pub mod assertions;
+pub mod cases;
 pub mod command;
 pub mod endpoint;
 pub mod judge;

@@ -8,6 +8,8 @@ mod check;
 mod completion;
 mod list;
 mod schema;
+mod snapshot;
+mod test;
 
 use std::io::{self, Write};
 
@@ -30,6 +32,8 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Who(args) => list::who(&args, out),
         Command::Reach(args) => list::reach(&args, out),
         Command::Map(args) => list::map(&args, out),
+        Command::Snapshot(args) => snapshot::run(&args, out),
+        Command::Test(args) => test::run(&args, out),
         Command::Schema { kind } => schema::run(kind, out),
         Command::Completion { shell } => completion::script(shell, out),
         Command::CompleteForKubectl { words } => completion::words(&words, out),
@@ -52,9 +56,9 @@ impl Question {
     }
 
     /// Finds what a user named.
-    fn resolve(&self, text: &str, args: &SourceArgs) -> Result<Resolved> {
+    fn resolve(&self, text: &str) -> Result<Resolved> {
         let endpoint: Endpoint = text.parse()?;
-        Ok(resolve(&self.cluster, &endpoint, &args.namespace)?)
+        Ok(resolve(&self.cluster, &endpoint, &self.sources.namespace)?)
     }
 
     /// Everything that was odd, for outputs that machines read.

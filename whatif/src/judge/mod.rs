@@ -6,7 +6,7 @@
 //! parts ──► Answer: Allowed when all are, Denied when all are, else Mixed
 //! ```
 
-mod groups;
+pub(crate) mod groups;
 
 use policy_engine::cidr::CidrSet;
 use policy_engine::evaluate::Verdict as Flowed;
