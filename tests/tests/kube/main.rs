@@ -4,3 +4,4 @@ mod deploy;
 mod fixture;
 mod report;
 mod source;
+mod whatif;

@@ -127,5 +127,5 @@ fn write(
         MapFormat::Dot => graph::dot(&map(), out)?,
         MapFormat::Mermaid => graph::mermaid(&map(), out)?,
     }
-    Ok(YES)
+    Ok(question.code(YES))
 }

@@ -17,10 +17,12 @@ use anyhow::Result;
 use policy_engine::world::Options;
 
 use crate::args::{Args, Command, SourceArgs};
-use crate::endpoint::{Endpoint, Resolved, resolve};
+use crate::endpoint::{Endpoint, EndpointError, Resolved, resolve};
 use crate::model::Cluster;
 use crate::output::{json, text};
+use crate::source::gap::{Gap, Unread};
 use crate::source::{self, Sources};
+use crate::{MIXED, YES};
 
 /// Answers one command line; the value is the exit code.
 ///
@@ -58,7 +60,20 @@ impl Question {
     /// Finds what a user named.
     fn resolve(&self, text: &str) -> Result<Resolved> {
         let endpoint: Endpoint = text.parse()?;
-        Ok(resolve(&self.cluster, &endpoint, &self.sources.namespace)?)
+        let found = resolve(&self.cluster, &endpoint, &self.sources.namespace);
+        found.map_err(|missing| match (&missing, self.cluster.gaps.as_slice()) {
+            (EndpointError::Missing { .. }, [_, ..]) => {
+                let gaps: Vec<String> = self.cluster.gaps.iter().map(Gap::to_string).collect();
+                Unread { missing, gaps: gaps.join("; ") }.into()
+            }
+            _ => missing.into(),
+        })
+    }
+
+    /// The exit code of an answer about the whole cluster, of which not all may have been read.
+    fn code(&self, code: u8) -> u8 {
+        let partly = self.cluster.gaps.iter().any(Gap::decides);
+        if code == YES && partly { MIXED } else { code }
     }
 
     /// Everything that was odd, for outputs that machines read.

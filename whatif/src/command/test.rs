@@ -52,5 +52,5 @@ pub(super) fn run(args: &Test, out: &mut dyn Write) -> Result<u8> {
         TestFormat::Tap => report::tap(&outcomes, out)?,
         TestFormat::Junit => report::junit(&outcomes, out)?,
     }
-    Ok(if outcomes.iter().all(Outcome::passed) { YES } else { NO })
+    Ok(question.code(if outcomes.iter().all(Outcome::passed) { YES } else { NO }))
 }

@@ -6,6 +6,7 @@
 //! parts ──► Answer: Allowed when all are, Denied when all are, else Mixed
 //! ```
 
+mod gaps;
 pub(crate) mod groups;
 
 use policy_engine::cidr::CidrSet;
@@ -157,6 +158,7 @@ fn judge_pair(cluster: &Cluster, reach: &Reach<'_>, pair: &Pair) -> Vec<Part> {
                 notes: Vec::new(),
             };
             qualify(&cluster.world, &mut part);
+            gaps::qualify(cluster, &mut part);
             parts.push(part);
         }
     }

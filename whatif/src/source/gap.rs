@@ -4,6 +4,8 @@ use std::fmt;
 
 use policy_engine::labels::Str;
 
+use crate::endpoint::EndpointError;
+
 /// A resource that the user may not list.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Gap {
@@ -18,11 +20,27 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// Whether what pods may do depends on it; otherwise it only names them.
+    #[must_use]
+    pub fn decides(&self) -> bool {
+        ["networkpolicy", "namespace", "pod"].contains(&self.kind.as_str())
+    }
+
     /// Whether objects of `namespace` are missing.
     #[must_use]
     pub fn hides(&self, kind: &str, namespace: &str) -> bool {
         self.kind == kind && self.except.as_deref() != Some(namespace)
     }
+}
+
+/// A side of a question was not found, and may be among what could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("Undetermined: {missing}, but not all could be read: {gaps}")]
+pub struct Unread {
+    /// What was not found.
+    pub missing: EndpointError,
+    /// What could not be read.
+    pub gaps: String,
 }
 
 impl fmt::Display for Gap {
