@@ -1,10 +1,10 @@
 //! `kubectl whatif` on a live cluster: what it answers, as whom, and what it may not read.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use portcullis_tests::cluster::kubectl_whatif;
 use portcullis_tests::kube::{ApiServer, Options};
 
 /// A shop whose pods do not run yet, and users who may read all, a part, and nothing.
@@ -70,22 +70,6 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: policies}
 subjects: [{kind: Group, name: shop-owners, apiGroup: rbac.authorization.k8s.io}]
 "#;
 
-/// Builds the binary once: cargo gives its path to tests of its own crate only.
-fn binary() -> Result<&'static Path> {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(path) = BUILT.get() {
-        return Ok(path);
-    }
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--package", "portcullis-whatif"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()?;
-    ensure!(built.success(), "kubectl-whatif does not build");
-    let test = std::env::current_exe()?;
-    let target = test.ancestors().nth(2).context("tests are in target/debug/deps")?;
-    Ok(BUILT.get_or_init(|| target.join("kubectl-whatif")))
-}
-
 struct Asked {
     code: Option<i32>,
     out: String,
@@ -93,7 +77,7 @@ struct Asked {
 }
 
 fn ask(kubeconfig: &Path, line: &str) -> Result<Asked> {
-    let output = Command::new(binary()?)
+    let output = Command::new(kubectl_whatif()?)
         .args(line.split_whitespace())
         .env("KUBECONFIG", kubeconfig)
         .output()?;

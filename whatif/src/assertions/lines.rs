@@ -10,7 +10,7 @@ use policy_engine::reach::{PortSet, Reach};
 use super::cells::{Cell, Kind, cells, is_relative};
 use super::{Failure, Outcome, Suite};
 use crate::cases::expectation::{self, Assertion};
-use crate::cases::group::{Ports, Side as Which};
+use crate::cases::group::{Group, Ports, Side as Which};
 use crate::cases::{Endpoint, Place, Verdict};
 use crate::endpoint::{Party, Resolved};
 use crate::judge::groups;
@@ -35,10 +35,9 @@ pub fn run(suite: &Suite, cluster: &Cluster) -> Result<Vec<Outcome>> {
             Outcome::new(line.to_string(), origin)
         })
         .collect();
-    let default = file.default.map(|verdict| {
+    let default = file.default.inspect(|verdict| {
         let origin = suite.document.origin_at("/default");
         outcomes.push(Outcome::new(format!("default: {verdict}"), origin));
-        verdict
     });
     ensure!(!outcomes.is_empty(), "{}: there are no tests", place());
     let families = match &file.families {
@@ -131,18 +130,17 @@ impl Run<'_> {
         exempt: bool,
     ) -> Option<Verdict> {
         let line = self.lines.get(index)?;
-        let relative = |groups: &[crate::cases::group::Group], this, other| {
+        let relative = |groups: &[Group], this, other| {
             groups.iter().any(|group| is_relative(group) && group.holds_member(this, other))
         };
         let in_from = relative(&line.from, source, destination);
         let in_to = relative(&line.to, destination, source);
         if exempt {
-            let names = |groups: &[crate::cases::group::Group], side| {
-                groups.iter().any(|group| group.names_exempt_pairs(side))
-            };
-            let named = (in_from && names(&line.from, Which::Source))
-                || (in_to && names(&line.to, Which::Destination));
-            if !named {
+            let speaks =
+                |groups: &[Group], side| groups.iter().any(|group| group.names_exempt_pairs(side));
+            let by_source = in_from && speaks(&line.from, Which::Source);
+            let by_destination = in_to && speaks(&line.to, Which::Destination);
+            if !by_source && !by_destination {
                 return None;
             }
         }

@@ -1,4 +1,4 @@
-//! Test reports for programs: JSON, TAP, JUnit.
+//! Test reports for programs: JSON, TAP and the XML of `JUnit`.
 
 use std::io::Write;
 
@@ -151,7 +151,7 @@ pub fn tap(outcomes: &[Outcome], out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// Writes the XML of JUnit: one suite per file, no times, so that equal answers are equal texts.
+/// Writes the XML of `JUnit`: one suite per file, no times, so that equal answers are equal texts.
 ///
 /// # Errors
 /// When the output cannot be written.

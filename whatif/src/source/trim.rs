@@ -123,7 +123,9 @@ pub fn trim(object: &Value) -> Option<Value> {
 /// it: a text stays, a mapping or list stays empty.
 fn cut(value: &Value, keep: &Keep) -> Value {
     match (value, keep) {
-        (_, Whole) => value.clone(),
+        (_, Whole) | (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_), _) => {
+            value.clone()
+        }
         (Value::Object(fields), Fields(keep)) => {
             let kept = keep
                 .iter()
@@ -135,7 +137,6 @@ fn cut(value: &Value, keep: &Keep) -> Value {
         }
         (Value::Object(_), Items(_)) => Value::Object(Map::new()),
         (Value::Array(_), Fields(_)) => Value::Array(Vec::new()),
-        (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_), _) => value.clone(),
     }
 }
 

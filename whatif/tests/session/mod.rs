@@ -30,8 +30,10 @@ pub(crate) fn session(lines: &[&str]) -> String {
         let Output { status, stdout, stderr } = run(line, "");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         let code = status.code().expect("it was not killed");
-        shown += &format!("$ kubectl whatif {line}\n{}{}", text(stderr), text(stdout));
-        shown += &format!("[exit {code}]\n\n");
+        let (stderr, stdout) = (text(stderr), text(stdout));
+        shown +=
+            &[format!("$ kubectl whatif {line}\n"), stderr, stdout, format!("[exit {code}]\n\n")]
+                .concat();
     }
     shown
 }
