@@ -118,3 +118,21 @@ fn what_cannot_be_understood_exits_2() {
     check("tests: []", 2, "there are no tests");
     check("tests: [{to: default/a, expect: denied}]\nsteps: [{default: allowed}]", 2, "not both");
 }
+
+#[test]
+fn reports_are_what_their_schema_says() {
+    let json = |line: &str| -> serde_json::Value {
+        serde_json::from_slice(&run(line, "").stdout).expect("JSON")
+    };
+    let mut schema = json("schema test-report");
+    if let Some(fields) = schema.as_object_mut() {
+        fields.insert("unevaluatedProperties".to_owned(), serde_json::Value::Bool(false));
+    }
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    for file in ["wrong-tests", "shop-tests"] {
+        let line = format!("test whatif/tests/sources/{file}.yaml -f examples/shop -o json");
+        let errors: Vec<String> =
+            validator.iter_errors(&json(&line)).map(|error| error.to_string()).collect();
+        assert_eq!(errors, Vec::<String>::new(), "{file}");
+    }
+}
