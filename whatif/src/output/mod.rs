@@ -7,6 +7,7 @@ pub mod matrix;
 pub mod report;
 pub mod table;
 pub mod text;
+mod verdict;
 pub mod words;
 
 use std::io::Write;
