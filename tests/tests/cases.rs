@@ -9,7 +9,7 @@ use policy_engine::evaluate::evaluate;
 use policy_engine::model::{Change, Direction};
 use policy_engine::world::Options;
 use portcullis_tests::cases::{
-    Case, Expectation, Families, ObjectRef, Probe, Stage, Verdict, World,
+    self, Case, Expectation, Families, ObjectRef, Probe, Stage, Verdict, World,
 };
 
 /// An engine for the whole cluster and one for each node, flushed after every change; and one that
@@ -171,8 +171,8 @@ impl Summary {
 }
 
 fn check_all(families: Families) -> anyhow::Result<()> {
-    let cases = Case::load_all()?;
-    let world = World::load(families)?;
+    let cases = cases::all()?;
+    let world = cases::world(families)?;
     let mut summary = Summary::default();
     for case in cases.iter().filter(|case| case.is_about(families)) {
         summary.check(case, families, &world);
@@ -205,7 +205,7 @@ fn run(step: &str, families: Families) -> anyhow::Result<Vec<Stage>> {
         "apiVersion: whatif.portcullis.dev/v1alpha1\nkind: PolicyTest\nabout: a test\n\
          steps:\n- {{default: allowed, {step}}}\n"
     );
-    Case::parse("test", &text)?.run(World::load(families)?)
+    Case::parse("test", &text)?.run(cases::world(families)?)
 }
 
 fn check_refused(step: &str, reason: &str) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use portcullis_tests::cases::{Case, Expectation, Families, PORTS, Port, Via, World};
+use portcullis_tests::cases::{self, Case, Expectation, Families, PORTS, Port, Via, World};
 use portcullis_tests::lab::{IptablesVariant, Lab, LabBuilder, Topology, Underlay};
 use portcullis_tests::play::Player;
 
@@ -21,9 +21,9 @@ fn play(
     families: Families,
     wanted: impl Fn(&Case) -> bool,
 ) -> Result<()> {
-    let base = World::load(families)?;
+    let base = cases::world(families)?;
     let only = std::env::var("PORTCULLIS_CASE").ok();
-    let all = Case::load_all()?;
+    let all = cases::all()?;
     let picked = all.iter().filter(|case| {
         case.is_about(families)
             && only.as_ref().is_none_or(|only| *only == case.name)

@@ -15,9 +15,12 @@ use policy_engine::reach::{PortSet, Reach};
 use policy_engine::world::{Options, World};
 use portcullis_tests::cases::{self, Case, Expectation, Families, Stage, Verdict};
 use portcullis_tests::worlds;
+use portcullis_whatif::args::SourceArgs;
+use portcullis_whatif::assertions::{self, Suite};
 use portcullis_whatif::endpoint::{self, NumberOrName, PortWord, Target};
 use portcullis_whatif::judge::{self, judge};
 use portcullis_whatif::model::{Cluster, Inventory};
+use portcullis_whatif::source;
 use proptest::prelude::*;
 
 /// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
@@ -195,8 +198,8 @@ fn check_stage(case: &Case, families: Families, stage: &Stage) -> (usize, String
 fn check_says_what_every_case_states() -> anyhow::Result<()> {
     let (mut verdicts, mut failures) = (0, String::new());
     for families in [Families::V4, Families::V6, Families::Dual] {
-        let world = cases::World::load(families)?;
-        for case in Case::load_all()?.iter().filter(|case| case.is_about(families)) {
+        let world = cases::world(families)?;
+        for case in cases::all()?.iter().filter(|case| case.is_about(families)) {
             for stage in case.run(world.clone())? {
                 let (count, failed) = check_stage(case, families, &stage);
                 verdicts += count;
@@ -207,5 +210,29 @@ fn check_says_what_every_case_states() -> anyhow::Result<()> {
     println!("{verdicts} verdicts");
     assert!(failures.is_empty(), "{} disagreements:\n{failures}", failures.lines().count());
     assert!(verdicts > 100_000, "only {verdicts} verdicts");
+    Ok(())
+}
+
+#[test]
+fn whatif_test_passes_every_policy_case_as_it_is_written() -> anyhow::Result<()> {
+    let world = cases::directory().join("world.yaml");
+    let sources = source::read(&SourceArgs { filename: vec![world], ..SourceArgs::default() })?;
+    let cluster = Cluster::new(&sources.after, Options::default());
+    let (mut files, mut lines, mut connections, mut failures) = (0, 0, 0, String::new());
+    for (name, path) in cases::files()? {
+        files += 1;
+        for suite in Suite::read(&name, &std::fs::read_to_string(path)?)? {
+            for outcome in assertions::run(&suite, &sources.after, &cluster)? {
+                lines += 1;
+                connections += outcome.connections;
+                if !outcome.passed() {
+                    let _ = writeln!(failures, "{}: {outcome:#?}", outcome.origin);
+                }
+            }
+        }
+    }
+    println!("{files} files, {lines} tests, {connections} connections");
+    assert!(failures.is_empty(), "{failures}");
+    assert!(files >= 70, "only {files} files");
     Ok(())
 }

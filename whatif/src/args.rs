@@ -37,6 +37,11 @@ pub enum Command {
     /// What in the manifests is probably a mistake
     #[command(after_help = LINT)]
     Lint(Lint),
+    /// Hold what test files state against the cluster; for CI
+    #[command(after_help = ENDPOINTS)]
+    Test(Test),
+    /// Write what the source holds to a file that -f reads, without anything that answers do not need
+    Snapshot(Snapshot),
     /// The JSON Schema of an output
     Schema {
         /// The `kind` of the output
@@ -74,7 +79,8 @@ const COMPLETION: &str = "\
 /// Where objects come from, and the hypothesis on top of them.
 #[derive(ClapArgs, Debug, Default)]
 pub struct SourceArgs {
-    /// Read manifests from a file, a directory and all below it, or `-` for standard input
+    /// Read manifests from a file, a directory and all below it, or `-` for standard input; without
+    /// it, the cluster of the kubeconfig
     #[arg(short, long = "filename", value_name = "FILE|DIR|-")]
     pub filename: Vec<PathBuf>,
     /// Add or replace objects before asking
@@ -84,8 +90,23 @@ pub struct SourceArgs {
     #[arg(long, value_name = "KIND/NS/NAME")]
     pub without: Vec<String>,
     /// The namespace of objects and endpoints that name none
-    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
-    pub namespace: String,
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// All namespaces are always read; taken because kubectl's users write it
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// The context of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The kubeconfig file
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Read the cluster as this user
+    #[arg(long = "as", value_name = "USER")]
+    pub impersonate: Option<String>,
+    /// Read the cluster as a member of this group
+    #[arg(long = "as-group", value_name = "GROUP", requires = "impersonate")]
+    pub impersonate_group: Vec<String>,
     /// Fail when something that is read cannot be understood
     #[arg(long)]
     pub strict: bool,
@@ -161,6 +182,17 @@ pub struct Lint {
     pub from: SourceArgs,
 }
 
+/// `snapshot`.
+#[derive(ClapArgs, Debug)]
+pub struct Snapshot {
+    /// Where it is written, JSON that is YAML too; `-` for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
+}
+
 /// Which findings make `lint` fail.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[allow(missing_docs)]
@@ -170,6 +202,23 @@ pub enum FailOn {
     Warning,
     Note,
     Never,
+}
+
+/// `test`.
+#[derive(ClapArgs, Debug)]
+pub struct Test {
+    /// Files of `kind: PolicyTest`, or `-`
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Stop after the first test that fails
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: TestFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
 }
 
 /// What `who`, `reach` and `map` have in common.
@@ -248,6 +297,22 @@ pub enum LintFormat {
     Github,
 }
 
+/// How `test` answers.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum TestFormat {
+    /// For people
+    #[default]
+    Text,
+    /// `kind: TestReport`
+    Json,
+    /// `kind: TestReport`
+    Yaml,
+    /// The Test Anything Protocol, version 14
+    Tap,
+    /// The XML that CI systems read
+    Junit,
+}
+
 /// The outputs that have a schema.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SchemaKind {
@@ -257,6 +322,8 @@ pub enum SchemaKind {
     Map,
     /// What `lint` answers
     Lint,
+    /// What `test` answers
+    TestReport,
 }
 
 /// Whom a completion script is for.

@@ -1,7 +1,7 @@
 //! `kubectl whatif`: who reaches whom, and why, before anything is applied.
 //!
 //! ```text
-//! args ──► source: files (later: a live cluster) ──► model::Inventory   objects by name
+//! args ──► source: files, or a live cluster ────────► model::Inventory   objects by name
 //!                       --with, --without ─────────►       │
 //!                                                    model::Cluster     world + workloads
 //!          endpoint: words of the user ──────────────►     │
@@ -13,7 +13,9 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`args`] | the command line, and nothing that acts on it |
-//! | [`source`] | where objects come from; the only place that reads files |
+//! | [`assertions`] | the lines of a test file against a cluster |
+//! | [`cases`] | the format of `test` files, for here and for the lab |
+//! | [`source`] | where objects come from; the only place that reads files and asks an API server |
 //! | [`model`] | objects by name, and the cluster that they make: pods, workloads, Services |
 //! | [`endpoint`] | the words by which a user names one side of a connection |
 //! | [`judge`] | one question between two sides: verdict, decisions, near misses |
@@ -22,6 +24,8 @@
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
 pub mod args;
+pub mod assertions;
+pub mod cases;
 pub mod command;
 pub mod endpoint;
 pub mod judge;
@@ -61,6 +65,10 @@ pub fn main() -> ExitCode {
         Ok(code) => code.into(),
         // Whoever reads had enough, as `head` does.
         Err(error) if is_broken_pipe(&error) => YES.into(),
+        Err(error) if error.is::<source::gap::Unread>() => {
+            let _ = writeln!(io::stderr(), "{error}");
+            MIXED.into()
+        }
         Err(error) => {
             let _ = writeln!(io::stderr(), "error: {error:#}");
             FAILED.into()

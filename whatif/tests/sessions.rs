@@ -15,6 +15,8 @@ fn run(line: &str, input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"))
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .args(line.split_whitespace())
+        .env_remove("KUBECONFIG")
+        .env("HOME", "/nowhere")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, PodKey};
 use policy_engine::policy::{NetworkPolicy, PolicyKey};
+use policy_engine::selector::Selector;
 use serde_json::Value;
 
 use crate::decode::Field;
@@ -170,6 +171,19 @@ pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
     let mut report = Report::new(String::new(), None);
     let converted = known(K::KIND, object.value(), true, DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
+}
+
+/// A label selector by itself, by the rules that hold in policies.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn label_selector(value: &Value) -> Result<Selector, String> {
+    let mut report = Report::new(String::new(), None);
+    let selector = labels::selector(&Field::root(value), &mut report, "it selects nothing");
+    selector.ok_or_else(|| {
+        let found = report.finish().into_iter().map(|diagnostic| diagnostic.message);
+        found.collect::<Vec<_>>().join(", ")
+    })
 }
 
 fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Converted {

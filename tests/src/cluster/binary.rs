@@ -12,11 +12,23 @@ use anyhow::{Context, Result, ensure};
 /// When it is not there or does not build.
 pub fn portcullis() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let build = || build("portcullis-controller", "portcullis");
     let built = BUILT.get_or_init(|| build().map_err(|failure| format!("{failure:#}")));
     built.clone().map_err(anyhow::Error::msg)
 }
 
-fn build() -> Result<PathBuf> {
+/// The binary of `kubectl whatif`, as [`portcullis`].
+///
+/// # Errors
+/// When it is not there or does not build.
+pub fn kubectl_whatif() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let build = || build("portcullis-whatif", "kubectl-whatif");
+    let built = BUILT.get_or_init(|| build().map_err(|failure| format!("{failure:#}")));
+    built.clone().map_err(anyhow::Error::msg)
+}
+
+fn build(package: &str, name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     // target/PROFILE/demo, or target/PROFILE/deps/test-HASH.
     let profile = own
@@ -26,16 +38,16 @@ fn build() -> Result<PathBuf> {
         .context("a test binary lies in a target directory")?;
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut command = Command::new(cargo);
-        command.args(["build", "--quiet", "--package=portcullis-controller", "--bin=portcullis"]);
+        command.args(["build", "--quiet", "--package", package, "--bin", name]);
         // With the features of this crate's build, or shared dependencies are built twice.
         command.arg("--package=portcullis-tests");
         if profile.ends_with("release") {
             command.arg("--release");
         }
         let status = command.current_dir(env!("CARGO_MANIFEST_DIR")).status()?;
-        ensure!(status.success(), "the agent does not build");
+        ensure!(status.success(), "{name} does not build");
     }
-    let binary = profile.join("portcullis");
+    let binary = profile.join(name);
     ensure!(binary.is_file(), "{} is not there: `cargo build` makes it", binary.display());
     Ok(binary)
 }

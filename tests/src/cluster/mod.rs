@@ -21,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 pub use self::agent::Agent;
-pub use self::binary::portcullis;
+pub use self::binary::{kubectl_whatif, portcullis};
 pub use self::control_plane::ControlPlane;
 use crate::cases::{Manifest, ObjectRef};
 use crate::kube::{ApiServer, Kubelet};

@@ -6,15 +6,15 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use portcullis_tests::cases::{Case, Families, PORTS, Port, World};
+use portcullis_tests::cases::{self, Case, Families, PORTS, Port, World};
 use portcullis_tests::lab::{IptablesVariant, Lab, LabBuilder, Topology};
 use portcullis_tests::play::Player;
 
 /// Plays what `wanted` picks, and lists every case that fails.
 fn play(lab: &LabBuilder, families: Families, wanted: impl Fn(&Case) -> bool) -> Result<()> {
-    let base = World::load(families)?;
+    let base = cases::world(families)?;
     let only = std::env::var("PORTCULLIS_CASE").ok();
-    let all = Case::load_all()?;
+    let all = cases::all()?;
     let picked = all.iter().filter(|case| {
         case.is_about(families)
             && only.as_ref().is_none_or(|only| *only == case.name)

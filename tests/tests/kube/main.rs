@@ -7,6 +7,7 @@ mod faults;
 mod fixture;
 mod report;
 mod source;
+mod whatif;
 // What the faults without an API server are tried on; not all of it is used here.
 #[allow(dead_code)]
 #[path = "../faults/shop.rs"]

@@ -13,11 +13,11 @@ use crate::{MIXED, NO, YES};
 
 pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.from)?;
-    let source = question.resolve(&args.source, &args.from)?;
+    let source = question.resolve(&args.source)?;
     if source.parties.iter().any(|party| !party.ports.is_empty()) && args.source.contains(':') {
         bail!("{}: a port belongs to the destination", args.source);
     }
-    let destination = question.resolve(&args.destination, &args.from)?;
+    let destination = question.resolve(&args.destination)?;
     let reach = Reach::new(&question.cluster.world);
     let answer = judge(&question.cluster, &reach, &source, &destination);
     match args.output {

@@ -26,7 +26,7 @@ pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
 
 pub(super) fn who(args: &Who, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.list.from)?;
-    let resolved = question.resolve(&args.destination, &args.list.from)?;
+    let resolved = question.resolve(&args.destination)?;
     let ports = asked(&resolved);
     let (focus, about) = match subject(&resolved)? {
         Subject::Pods(pods) => {
@@ -51,7 +51,7 @@ pub(super) fn who(args: &Who, out: &mut dyn Write) -> Result<u8> {
 
 pub(super) fn reach(args: &Reach, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.list.from)?;
-    let resolved = question.resolve(&args.source, &args.list.from)?;
+    let resolved = question.resolve(&args.source)?;
     if args.source.contains(':') && asked(&resolved).is_some() {
         bail!("{}: a port belongs to the destination", args.source);
     }
@@ -127,5 +127,5 @@ fn write(
         MapFormat::Dot => graph::dot(&map(), out)?,
         MapFormat::Mermaid => graph::mermaid(&map(), out)?,
     }
-    Ok(YES)
+    Ok(question.code(YES))
 }

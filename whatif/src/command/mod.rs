@@ -9,6 +9,8 @@ mod completion;
 mod lint;
 mod list;
 mod schema;
+mod snapshot;
+mod test;
 
 use std::io::{self, Write};
 
@@ -16,10 +18,12 @@ use anyhow::Result;
 use policy_engine::world::Options;
 
 use crate::args::{Args, Command, SourceArgs};
-use crate::endpoint::{Endpoint, Resolved, resolve};
+use crate::endpoint::{Endpoint, EndpointError, Resolved, resolve};
 use crate::model::Cluster;
 use crate::output::{json, text};
+use crate::source::gap::{Gap, Unread};
 use crate::source::{self, Sources};
+use crate::{MIXED, YES};
 
 /// Answers one command line; the value is the exit code.
 ///
@@ -32,6 +36,8 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Reach(args) => list::reach(&args, out),
         Command::Map(args) => list::map(&args, out),
         Command::Lint(args) => lint::run(&args, out),
+        Command::Snapshot(args) => snapshot::run(&args, out),
+        Command::Test(args) => test::run(&args, out),
         Command::Schema { kind } => schema::run(kind, out),
         Command::Completion { shell } => completion::script(shell, out),
         Command::CompleteForKubectl { words } => completion::words(&words, out),
@@ -54,9 +60,22 @@ impl Question {
     }
 
     /// Finds what a user named.
-    fn resolve(&self, text: &str, args: &SourceArgs) -> Result<Resolved> {
+    fn resolve(&self, text: &str) -> Result<Resolved> {
         let endpoint: Endpoint = text.parse()?;
-        Ok(resolve(&self.cluster, &endpoint, &args.namespace)?)
+        let found = resolve(&self.cluster, &endpoint, &self.sources.namespace);
+        found.map_err(|missing| match (&missing, self.cluster.gaps.as_slice()) {
+            (EndpointError::Missing { .. }, [_, ..]) => {
+                let gaps: Vec<String> = self.cluster.gaps.iter().map(Gap::to_string).collect();
+                Unread { missing, gaps: gaps.join("; ") }.into()
+            }
+            _ => missing.into(),
+        })
+    }
+
+    /// The exit code of an answer about the whole cluster, of which not all may have been read.
+    fn code(&self, code: u8) -> u8 {
+        let partly = self.cluster.gaps.iter().any(Gap::decides);
+        if code == YES && partly { MIXED } else { code }
     }
 
     /// Everything that was odd, for outputs that machines read.

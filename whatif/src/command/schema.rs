@@ -7,7 +7,7 @@ use schemars::generate::SchemaSettings;
 
 use crate::YES;
 use crate::args::SchemaKind;
-use crate::output::{json, lint, write_json};
+use crate::output::{json, lint, report, write_json};
 
 pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
     // What is written, which need not be what could be read: fields that may be left out.
@@ -16,6 +16,7 @@ pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
         SchemaKind::Verdict => generator.into_root_schema_for::<json::Verdict>(),
         SchemaKind::Map => generator.into_root_schema_for::<json::Map>(),
         SchemaKind::Lint => generator.into_root_schema_for::<lint::Lint>(),
+        SchemaKind::TestReport => generator.into_root_schema_for::<report::TestReport>(),
     };
     write_json(&schema, out)?;
     Ok(YES)

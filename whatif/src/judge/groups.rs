@@ -15,16 +15,16 @@ use crate::model::Cluster;
 type Flows = Vec<(Endpoint, Endpoint)>;
 
 /// A group of sources and one of destinations, and the flows that stand for all between them.
-pub(super) struct Pair {
-    pub(super) sources: Vec<String>,
-    pub(super) destinations: Vec<String>,
-    pub(super) ports: Vec<PortAsked>,
+pub(crate) struct Pair {
+    pub(crate) sources: Vec<String>,
+    pub(crate) destinations: Vec<String>,
+    pub(crate) ports: Vec<PortAsked>,
     /// The addresses that the side outside stands for, if one is outside.
-    pub(super) outside: Option<CidrSet>,
+    pub(crate) outside: Option<CidrSet>,
     /// Whether any address of the one side can meet one of the other: of one family.
-    pub(super) meets: bool,
+    pub(crate) meets: bool,
     /// One per pair of addresses that can meet; where none can, one for the explanation.
-    pub(super) flows: Flows,
+    pub(crate) flows: Flows,
 }
 
 /// Parties of one kind.
@@ -35,7 +35,7 @@ struct Group<'p> {
 }
 
 /// All pairs of groups, in the order in which the parties are given.
-pub(super) fn pairs(
+pub(crate) fn pairs(
     cluster: &Cluster,
     reach: &Reach<'_>,
     source: &Resolved,

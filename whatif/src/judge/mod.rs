@@ -6,7 +6,8 @@
 //! parts ──► Answer: Allowed when all are, Denied when all are, else Mixed
 //! ```
 
-mod groups;
+mod gaps;
+pub(crate) mod groups;
 
 use policy_engine::cidr::CidrSet;
 use policy_engine::evaluate::{Verdict as Flowed, evaluate};
@@ -157,6 +158,7 @@ fn judge_pair(cluster: &Cluster, reach: &Reach<'_>, pair: &Pair) -> Vec<Part> {
                 notes: Vec::new(),
             };
             qualify(&cluster.world, &mut part);
+            gaps::qualify(cluster, &mut part);
             parts.push(part);
         }
     }

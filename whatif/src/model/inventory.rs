@@ -14,6 +14,7 @@ use portcullis_crds::manifest::Document;
 use serde_json::Value;
 
 use super::reference::{kind_by_word, nearest};
+use crate::source::gap::Gap;
 
 /// What an object is called.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -71,13 +72,32 @@ pub struct Object {
     pub item: Item,
     /// Where it is written; `None` for an object of an API server.
     pub document: Option<Arc<Document>>,
+    /// What an API server said; `None` for an object of a file.
+    served: Option<Arc<Value>>,
     diagnostics: Vec<Diagnostic>,
+}
+
+/// Where an object comes from.
+enum Written {
+    Here(Arc<Document>),
+    Served(Arc<Value>),
+}
+
+impl Object {
+    /// The object as JSON.
+    #[must_use]
+    pub fn value(&self) -> Option<&Value> {
+        let written = self.document.as_ref().map(|document| document.value());
+        written.or(self.served.as_deref())
+    }
 }
 
 /// All objects by name.
 #[derive(Clone, Default, Debug)]
 pub struct Inventory {
     objects: BTreeMap<ObjectName, Object>,
+    /// What could not be read of a live cluster.
+    pub gaps: Vec<Gap>,
     /// What is wrong with objects that have no name.
     nameless: Vec<Diagnostic>,
     /// Objects that several documents give: each with what is to be said of the later one.
@@ -99,13 +119,13 @@ impl Inventory {
     /// Adds or replaces the object of a file.
     pub fn add_document(&mut self, document: Document, default_namespace: &str) {
         let (item, diagnostics) = item(document.value(), Some(&document), default_namespace);
-        self.add(item, Some(Arc::new(document)), diagnostics);
+        self.add(item, Written::Here(Arc::new(document)), diagnostics);
     }
 
     /// Adds or replaces an object of an API server.
     pub fn add_value(&mut self, value: &Value, default_namespace: &str) {
         let (item, diagnostics) = item(value, None, default_namespace);
-        self.add(item, None, diagnostics);
+        self.add(item, Written::Served(Arc::new(value.clone())), diagnostics);
     }
 
     /// Removes an object.
@@ -147,7 +167,11 @@ impl Inventory {
         &self.repeated
     }
 
-    fn add(&mut self, item: Item, document: Option<Arc<Document>>, mut found: Vec<Diagnostic>) {
+    fn add(&mut self, item: Item, written: Written, mut found: Vec<Diagnostic>) {
+        let (document, served) = match written {
+            Written::Here(document) => (Some(document), None),
+            Written::Served(value) => (None, Some(value)),
+        };
         if let Item::Foreign { kind, .. } = &item
             && OTHER_POLICIES.contains(&kind.as_str())
         {
@@ -179,7 +203,7 @@ impl Inventory {
             }
             self.repeated.push(repeated);
         }
-        self.objects.insert(name, Object { item, document, diagnostics: found });
+        self.objects.insert(name, Object { item, document, served, diagnostics: found });
     }
 }
 

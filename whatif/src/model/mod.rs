@@ -19,6 +19,8 @@ use portcullis_crds::convert::workload::{Workload as Template, WorkloadKind};
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::manifest::Document;
 
+use crate::source::gap::Gap;
+
 pub use inventory::{Inventory, Object, ObjectName};
 pub use reference::{WorkloadRef, kind_by_word, nearest};
 pub use units::{Unit, Units};
@@ -36,6 +38,10 @@ pub struct Cluster {
     pub services: BTreeMap<(Str, Str), Service>,
     /// What was assumed, for people.
     pub notes: Vec<String>,
+    /// What could not be read of a live cluster.
+    pub gaps: Vec<Gap>,
+    /// The namespaces of which nothing is known but their names.
+    pub assumed: BTreeSet<Str>,
     documents: BTreeMap<PolicyKey, Arc<Document>>,
     workload_of: BTreeMap<PodKey, WorkloadRef>,
 }
@@ -57,7 +63,9 @@ impl Cluster {
             world: World::new(options),
             workloads: BTreeMap::new(),
             services: BTreeMap::new(),
-            notes: Vec::new(),
+            notes: inventory.gaps.iter().map(ToString::to_string).collect(),
+            gaps: inventory.gaps.clone(),
+            assumed: BTreeSet::new(),
             documents: BTreeMap::new(),
             workload_of: BTreeMap::new(),
         };
@@ -192,6 +200,7 @@ impl Cluster {
             if !self.world.namespaces().contains_key(&name) {
                 let assumed = assumed_namespace(&name);
                 missing.push(name.to_string());
+                self.assumed.insert(name.clone());
                 self.world.apply(Change::Namespace(name, Some(assumed)));
             }
         }

@@ -5,6 +5,7 @@ pub mod graph;
 pub mod json;
 pub mod lint;
 pub mod matrix;
+pub mod report;
 pub mod table;
 pub mod text;
 mod verdict;

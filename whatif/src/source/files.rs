@@ -93,6 +93,27 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The text of one file, or of standard input for `-`, and what diagnostics call it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn text(path: &Path) -> Result<(String, String)> {
+    if path == Path::new("-") {
+        let text = std::io::read_to_string(std::io::stdin());
+        return Ok((STDIN.to_owned(), text.context("failed to read standard input")?));
+    }
+    let failed = || format!("failed to read {}", path.display());
+    Ok((path.to_string_lossy().into_owned(), fs::read_to_string(path).with_context(failed)?))
+}
+
+/// Writes a file.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))
+}
+
 /// All manifests below a directory, by name. Hidden files and what kustomize reads are left out.
 fn search(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     let failed = || format!("failed to list {}", directory.display());

@@ -1,9 +1,11 @@
 //! Where objects come from. Whatever the source, it ends as one [`Inventory`].
 //!
-//! The only place of this crate that reads files. A live cluster becomes another function beside
-//! [`files::Reader`] that fills an [`Inventory`] with objects of an API server (no documents).
+//! The only place of this crate that reads files ([`files`]) and asks an API server ([`live`]).
 
 pub mod files;
+pub mod gap;
+pub mod live;
+pub mod trim;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ pub struct Sources {
     pub after: Inventory,
     /// What each file holds, for excerpts.
     pub texts: BTreeMap<Arc<str>, String>,
+    /// The namespace of endpoints and objects that name none.
+    pub namespace: String,
     /// What is wrong with files, and with the objects of `after`.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -33,20 +37,29 @@ pub struct Sources {
 /// When a file cannot be read, `--without` names nothing, or with `--strict` something cannot be
 /// understood.
 pub fn read(args: &SourceArgs) -> Result<Sources> {
-    if args.filename.is_empty() {
-        bail!("no source: name a file or a directory of manifests with -f");
-    }
     let mut sources = Sources::default();
-    let mut reader = files::Reader::new(&args.namespace);
+    live::needs_cluster(args)?;
+    let namespace = if args.filename.is_empty() {
+        let live = live::read(args)?;
+        for object in &live.objects {
+            sources.before.add_value(object, &live.namespace);
+        }
+        sources.before.gaps = live.gaps;
+        live.namespace
+    } else {
+        args.namespace.clone().unwrap_or_else(|| "default".to_owned())
+    };
+    let mut reader = files::Reader::new(&namespace);
     reader.read(&args.filename, &mut sources.before)?;
     sources.after = sources.before.clone();
     reader.read(&args.with, &mut sources.after)?;
     for name in &args.without {
         let name: ObjectName = name.parse()?;
-        sources.after.remove(&name.or_in(&args.namespace))?;
+        sources.after.remove(&name.or_in(&namespace))?;
     }
     sources.texts = reader.texts;
     sources.diagnostics = reader.diagnostics;
+    sources.namespace = namespace;
     sources.diagnostics.extend(sources.after.diagnostics());
     if let (true, Some(first)) = (args.strict, sources.diagnostics.first()) {
         let more = sources.diagnostics.len() - 1;

@@ -176,7 +176,7 @@ fn details(
     Ok(())
 }
 
-fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
+pub(super) fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
     let isolated = policies(&decision.isolated_by);
     match decision.reason {
         Reason::NoSubject => {
@@ -208,7 +208,7 @@ pub(super) fn rule(rule: &RuleRef) -> String {
 }
 
 /// A rule and every part of it that failed, indented below its direction.
-fn near_miss(
+pub(super) fn near_miss(
     cluster: &Cluster,
     direction: Direction,
     miss: &NearMiss,

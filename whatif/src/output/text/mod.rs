@@ -4,9 +4,12 @@ mod advice;
 mod check;
 mod list;
 mod names;
+mod test;
 
 pub use check::check;
 pub use list::{About, list, list_namespaces};
+pub(in crate::output) use test::details;
+pub use test::{reasons, test};
 
 use std::io::{self, Write};
 

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use policy_engine::cidr::Family;
+use policy_engine::labels::{Labels, Str};
 use policy_engine::model::PodKey;
 use serde_json::{Value, json};
 
+use super::Families;
 use super::address::{self, Book};
-use crate::lab::Families;
-
 use super::object::{Kind, Manifest, ObjectRef, items, text};
 use super::service::Service;
 
@@ -33,6 +33,12 @@ pub struct Endpoint {
     pub on_host: bool,
     /// Its addresses, at most one per family.
     pub addresses: Vec<IpAddr>,
+    /// The labels of a pod.
+    pub labels: Labels,
+    /// The labels of a pod's namespace.
+    pub namespace_labels: Labels,
+    /// Kind in lower case and name of what controls a pod.
+    pub workload: Option<(Str, Str)>,
 }
 
 /// Where a connection starts or ends.
@@ -47,6 +53,20 @@ pub enum Place {
 }
 
 impl Endpoint {
+    /// One at a place without addresses, labels and a node.
+    #[must_use]
+    pub(crate) fn nobody(place: Place) -> Self {
+        Self {
+            place,
+            node: None,
+            on_host: false,
+            addresses: Vec::new(),
+            labels: Labels::default(),
+            namespace_labels: Labels::default(),
+            workload: None,
+        }
+    }
+
     /// The address of one family.
     #[must_use]
     pub fn address(&self, family: Family) -> Option<IpAddr> {
@@ -60,10 +80,19 @@ impl World {
     /// # Errors
     /// When the text cannot be read or holds an object that cannot be placed.
     pub fn parse(file: &str, text: &str, families: Families) -> Result<Self> {
+        let manifests = super::yaml::documents(file, text)?;
+        Self::of(manifests, families).with_context(|| format!("failed to read {file}"))
+    }
+
+    /// The world of these manifests, with addresses of `families`.
+    ///
+    /// # Errors
+    /// When one of them cannot be placed.
+    pub fn of(manifests: Vec<Value>, families: Families) -> Result<Self> {
         let book = Book::new(families);
         let mut world = Self { families, objects: BTreeMap::new(), book };
-        for manifest in super::yaml::documents(file, text)? {
-            world.apply(&manifest).with_context(|| format!("failed to read {file}"))?;
+        for manifest in manifests {
+            world.apply(&manifest)?;
         }
         Ok(world)
     }
@@ -188,6 +217,9 @@ impl World {
                     node: text(value, "/spec/nodeName").map(str::to_owned),
                     on_host: is_host_network(value),
                     addresses: pod_ips(value).unwrap_or_default(),
+                    labels: labels(value),
+                    namespace_labels: self.namespace_labels(&object.namespace),
+                    workload: None,
                 };
                 (endpoint, terminating)
             })
@@ -198,6 +230,14 @@ impl World {
         };
         let keep = all.iter().filter(|(pod, terminating)| !(*terminating && lost(pod)));
         keep.map(|(pod, _)| pod.clone()).collect()
+    }
+
+    /// Every namespace has the label that says its name.
+    fn namespace_labels(&self, name: &str) -> Labels {
+        let object =
+            ObjectRef { kind: Kind::Namespace, namespace: String::new(), name: name.to_owned() };
+        let own = self.objects.get(&object).map(labels).unwrap_or_default();
+        own.with("kubernetes.io/metadata.name", name)
     }
 
     /// The nodes.
@@ -211,6 +251,7 @@ impl World {
                 .iter()
                 .filter_map(|item| text(item, "/address")?.parse().ok())
                 .collect(),
+            ..Endpoint::nobody(Place::External)
         };
         self.of_kind(Kind::Node).map(node).collect()
     }
@@ -219,10 +260,8 @@ impl World {
     #[must_use]
     pub fn endpoints(&self) -> Vec<Endpoint> {
         let external = Endpoint {
-            place: Place::External,
-            node: None,
-            on_host: false,
             addresses: self.families.each().iter().map(|f| address::external(*f)).collect(),
+            ..Endpoint::nobody(Place::External)
         };
         let mut all = self.pods();
         all.retain(|pod| !pod.addresses.is_empty());
@@ -256,6 +295,14 @@ impl World {
             })
             .collect()
     }
+}
+
+fn labels(value: &Value) -> Labels {
+    let labels = value.pointer("/metadata/labels").and_then(Value::as_object);
+    let pair = |(key, value): (&String, &Value)| {
+        Some((Str::from(key.as_str()), Str::from(value.as_str()?)))
+    };
+    labels.into_iter().flatten().filter_map(pair).collect()
 }
 
 fn is_host_network(pod: &Value) -> bool {

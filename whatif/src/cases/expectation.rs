@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use policy_engine::cidr::Family;
 
-use super::file::{Line, OneOrMany, StepFile, Verdict};
+use super::file::{Line, OneOrMany, StepFile, Verdict, Who};
 use super::group::{Group, Ports, Side};
 use super::probe::{self, Port, Probe};
 use super::world::World;
@@ -21,18 +21,18 @@ pub struct Expectation {
 
 /// A line of `tests`, parsed.
 #[derive(Clone, Debug)]
-pub(super) struct Assertion {
-    from: Vec<Group>,
-    to: Vec<Group>,
+pub(crate) struct Assertion {
+    pub(crate) from: Vec<Group>,
+    pub(crate) to: Vec<Group>,
     /// The sources (`onlyFrom`) or destinations (`onlyTo`) that are left out are denied.
     only: Option<Side>,
-    ports: Option<Vec<Ports>>,
-    family: Option<Family>,
+    pub(crate) ports: Option<Vec<Ports>>,
+    pub(crate) family: Option<Family>,
     verdict: Verdict,
 }
 
 impl Assertion {
-    fn parse(line: &Line) -> Result<Self> {
+    pub(super) fn parse(line: &Line) -> Result<Self> {
         let (from, only_from) = either("from", line.from.as_ref(), line.only_from.as_ref())?;
         let (to, only_to) = either("to", line.to.as_ref(), line.only_to.as_ref())?;
         let only = match (only_from, only_to) {
@@ -47,8 +47,8 @@ impl Assertion {
             (None, None) => bail!("a line needs expect, onlyFrom or onlyTo"),
             (Some(_), Some(_)) => bail!("onlyFrom and onlyTo say what is expected themselves"),
         };
-        let ports = line.ports.as_ref().map(OneOrMany::texts);
-        let ports = ports.map(|ports| ports.iter().map(|text| text.parse()).collect());
+        let ports = line.ports.as_ref().map(OneOrMany::items);
+        let ports = ports.map(|ports| ports.iter().map(|text| text.to_string().parse()).collect());
         let family = line.family.map(Family::from);
         Ok(Self { from, to, only, ports: ports.transpose()?, family, verdict })
     }
@@ -62,7 +62,11 @@ impl Assertion {
             return None;
         }
         let holds = |groups: &[Group], side| groups.iter().any(|group| group.holds(side, probe));
-        let (from, to) = (holds(&self.from, Side::Source), holds(&self.to, Side::Destination));
+        self.says(holds(&self.from, Side::Source), holds(&self.to, Side::Destination))
+    }
+
+    /// What the line says about a connection, by whether its groups hold the two sides.
+    pub(crate) fn says(&self, from: bool, to: bool) -> Option<Verdict> {
         match (self.only, from, to) {
             (_, true, true) => Some(self.verdict),
             (Some(Side::Source), false, true) | (Some(Side::Destination), true, false) => {
@@ -86,10 +90,10 @@ impl Assertion {
             (&self.to, Side::Destination, [&line.to, &line.only_to]),
         ];
         for (groups, side, written) in sides {
-            let words = written.into_iter().flatten().flat_map(OneOrMany::texts);
+            let words = written.into_iter().flatten().flat_map(OneOrMany::items);
             for (group, word) in groups.iter().zip(words) {
                 let found = probes.iter().any(|probe| group.holds(side, probe));
-                ensure!(found, "{word:?} matches nothing in the world of this step");
+                ensure!(found, "\"{word}\" matches nothing in the world of this step");
             }
         }
         for ports in self.ports.iter().flatten() {
@@ -102,8 +106,8 @@ impl Assertion {
 
 fn either(
     name: &str,
-    plain: Option<&OneOrMany>,
-    only: Option<&OneOrMany>,
+    plain: Option<&OneOrMany<Who>>,
+    only: Option<&OneOrMany<Who>>,
 ) -> Result<(Vec<Group>, bool)> {
     let (groups, is_only) = match (plain, only) {
         (Some(groups), None) => (groups, false),
@@ -111,13 +115,13 @@ fn either(
         (None, None) => return Ok((vec![Group::Everything], false)),
         (Some(_), Some(_)) => bail!("a line has {name} or its only… form, not both"),
     };
-    let groups = groups.texts().iter().map(|text| text.parse()).collect::<Result<_>>()?;
+    let groups = groups.items().iter().map(Group::read).collect::<Result<_>>()?;
     Ok((groups, is_only))
 }
 
-/// The lines of a step, parsed.
-pub(super) fn parse(step: &StepFile) -> Result<Vec<Assertion>> {
-    let lines = step.tests.iter().enumerate();
+/// The lines of a step or a file, parsed.
+pub(crate) fn parse(lines: &[Line]) -> Result<Vec<Assertion>> {
+    let lines = lines.iter().enumerate();
     lines
         .map(|(index, line)| {
             Assertion::parse(line).with_context(|| format!("tests, line {}", index + 1))

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use policy_engine::cidr::Family;
 use serde_json::Value;
 
-use crate::lab::Families;
+use super::Families;
 
 const FIRST_POD: u8 = 10;
 const FIRST_SERVICE: u8 = 100;

@@ -1,8 +1,10 @@
-//! Policy cases: `tests/cases/*.yaml` as data, for tests, for a lab and for clusters alike.
+//! `kind: PolicyTest`: expectations as data, for `kubectl whatif test`, for tests and for a lab
+//! alike.
 //!
 //! ```text
 //! case file ─► Case ──run(families)──► Stage: manifests to apply, objects to delete,
 //! world.yaml ──────────┘                      the world then, one Expectation per probe
+//! lines without a world ─► crate::assertions, which asks a whole cluster
 //! ```
 //!
 //! Nothing here asks the engine what it thinks: the expectations are the authors'.
@@ -10,18 +12,14 @@
 
 mod address;
 mod change;
-mod expectation;
-mod file;
-mod group;
+pub(crate) mod expectation;
+pub(crate) mod file;
+pub(crate) mod group;
 mod object;
 mod probe;
 mod service;
 mod world;
 mod yaml;
-
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use policy_engine::cidr::Family;
@@ -34,9 +32,34 @@ pub use self::object::{Kind, Manifest, ObjectRef};
 pub use self::probe::{Judged, PORTS, Port, Probe, Via};
 pub use self::service::{Service, ServicePort};
 pub use self::world::{Endpoint, Place, World};
-pub use crate::lab::Families;
 
 use self::file::{CaseFile, StepFile};
+
+/// The families that nodes, pods and services have addresses of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Families {
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone, the underlay included.
+    V6,
+    /// Both; addresses are listed IPv4 first.
+    Dual,
+}
+
+impl Families {
+    /// Each choice of families.
+    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Dual];
+
+    /// The single families, IPv4 first.
+    #[must_use]
+    pub fn each(self) -> &'static [Family] {
+        match self {
+            Self::V4 => &[Family::V4],
+            Self::V6 => &[Family::V6],
+            Self::Dual => &Family::BOTH,
+        }
+    }
+}
 
 /// `apiVersion` of a case file.
 pub const API_VERSION: &str = "whatif.portcullis.dev/v1alpha1";
@@ -79,43 +102,7 @@ pub struct Stage {
     pub expectations: Vec<Expectation>,
 }
 
-/// The directory of the case files.
-#[must_use]
-pub fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")
-}
-
-impl World {
-    /// The world of `world.yaml`, that every case starts from.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn load(families: Families) -> Result<Self> {
-        Self::parse("world.yaml", &read(&directory().join("world.yaml"))?, families)
-    }
-}
-
 impl Case {
-    /// Every case of the directory, by name.
-    ///
-    /// # Errors
-    /// When one of them cannot be read, or says something that it cannot mean.
-    pub fn load_all() -> Result<Vec<Self>> {
-        let mut files = BTreeMap::new();
-        let directory = directory();
-        let entries = fs::read_dir(&directory)
-            .with_context(|| format!("failed to list {}", directory.display()))?;
-        for entry in entries {
-            let path = entry?.path();
-            let is_yaml = path.extension().is_some_and(|ending| ending == "yaml");
-            let Some(name) = path.file_stem().and_then(|name| name.to_str()) else { continue };
-            if is_yaml && name != "world" {
-                files.insert(name.to_owned(), path);
-            }
-        }
-        files.iter().map(|(name, path)| Self::parse(name, &read(path)?)).collect()
-    }
-
     /// The case that `text` describes.
     ///
     /// # Errors
@@ -127,26 +114,28 @@ impl Case {
     fn read(name: &str, text: &str) -> Result<Self> {
         let mut documents = yaml::documents(name, text)?;
         ensure!(documents.len() == 1, "a case file has one document, not {}", documents.len());
-        let document = documents.pop().unwrap_or(Value::Null);
-        let file: CaseFile = serde_json::from_value(document)?;
-        ensure!(
-            file.api_version == API_VERSION && file.kind == KIND,
-            "it is a {} {}, not a {API_VERSION} {KIND}",
-            file.api_version,
-            file.kind
-        );
+        Self::of(name, file(&documents.pop().unwrap_or(Value::Null))?)
+    }
+
+    /// The case of a file that was read.
+    pub(crate) fn of(name: &str, file: CaseFile) -> Result<Self> {
         ensure!(!file.steps.is_empty(), "a case has steps");
+        ensure!(
+            file.tests.is_empty() && file.default.is_none(),
+            "a file has tests or steps, not both"
+        );
         let families = match file.families {
             Some(names) => names.into_iter().map(Family::from).collect(),
             None => Family::BOTH.to_vec(),
         };
         let steps = file.steps.into_iter().enumerate().map(|(index, step)| {
-            let lines = expectation::parse(&step).with_context(|| format!("step {}", index + 1))?;
+            let lines =
+                expectation::parse(&step.tests).with_context(|| format!("step {}", index + 1))?;
             Ok((step, lines))
         });
         Ok(Self {
             name: name.to_owned(),
-            about: file.about,
+            about: file.about.context("`about` is missing")?,
             without_api_server: file.without_api_server,
             options: Options { allow_egress_to_own_node: file.options.allow_egress_to_own_node },
             families,
@@ -212,6 +201,14 @@ impl Case {
     }
 }
 
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))
+/// The file that a document holds.
+pub(crate) fn file(document: &Value) -> Result<CaseFile> {
+    let file: CaseFile = serde_json::from_value(document.clone())?;
+    ensure!(
+        file.api_version == API_VERSION && file.kind == KIND,
+        "it is a {} {}, not a {API_VERSION} {KIND}",
+        file.api_version,
+        file.kind
+    );
+    Ok(file)
 }

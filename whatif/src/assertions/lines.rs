@@ -1,0 +1,287 @@
+//! Lines about the cluster of the sources.
+
+use anyhow::{Context, Result, ensure};
+use policy_engine::cidr::Family;
+use policy_engine::explain::explain;
+use policy_engine::flow::{Endpoint as Side, Flow, Traffic};
+use policy_engine::port::PortRange;
+use policy_engine::reach::{PortSet, Reach};
+
+use super::cells::{Cell, Kind, cells, is_relative};
+use super::{Failure, Outcome, Suite};
+use crate::cases::expectation::{self, Assertion};
+use crate::cases::group::{Group, Ports, Side as Which};
+use crate::cases::{Endpoint, Place, Verdict};
+use crate::endpoint::{Party, Resolved};
+use crate::judge::groups;
+use crate::model::Cluster;
+use crate::output::text;
+
+/// One outcome per line, and one for the default if the file has one.
+///
+/// # Errors
+/// When a line cannot be understood.
+pub fn run(suite: &Suite, cluster: &Cluster) -> Result<Vec<Outcome>> {
+    let file = &suite.file;
+    ensure!(file.ports.is_empty(), "`ports` beside `tests`: name them in the lines");
+    let place = || suite.document.origin().to_string();
+    let lines = expectation::parse(&file.tests).with_context(place)?;
+    let mut outcomes: Vec<Outcome> = file
+        .tests
+        .iter()
+        .enumerate()
+        .map(|(index, line)| {
+            let origin = suite.document.origin_at(&format!("/tests/{index}"));
+            Outcome::new(line.to_string(), origin)
+        })
+        .collect();
+    let default = file.default.inspect(|verdict| {
+        let origin = suite.document.origin_at("/default");
+        outcomes.push(Outcome::new(format!("default: {verdict}"), origin));
+    });
+    ensure!(!outcomes.is_empty(), "{}: there are no tests", place());
+    let families = match &file.families {
+        Some(names) => names.iter().map(|name| Family::from(*name)).collect(),
+        None => Family::BOTH.to_vec(),
+    };
+    let mut run = Run {
+        cluster,
+        reach: Reach::new(&cluster.world),
+        wanted: lines.iter().map(wanted).collect(),
+        speaks: vec![false; outcomes.len()],
+        decides: vec![false; outcomes.len()],
+        families,
+        lines: &lines,
+        default,
+        outcomes,
+    };
+    let (cells, found) = cells(cluster, &run.reach, &lines);
+    for source in &cells {
+        for destination in &cells {
+            run.pair(source, destination);
+        }
+    }
+    for (index, (line, found)) in lines.iter().zip(found).enumerate() {
+        let groups = line.from.iter().chain(&line.to);
+        let missing = groups.zip(found).position(|(group, held)| !held && !is_relative(group));
+        if let (Some(position), Some(outcome)) = (missing, run.outcomes.get_mut(index)) {
+            let word = file.tests.get(index).and_then(|line| line.word(position));
+            let word = word.unwrap_or_default();
+            outcome.problem = Some(format!("tests nothing: {word} matches nothing"));
+        }
+    }
+    for (outcome, says) in run.outcomes.iter_mut().zip(run.speaks.iter().zip(&run.decides)) {
+        outcome.finish(*says.0, *says.1);
+    }
+    Ok(run.outcomes)
+}
+
+struct Run<'a> {
+    cluster: &'a Cluster,
+    reach: Reach<'a>,
+    lines: &'a [Assertion],
+    /// The ports that each line is about.
+    wanted: Vec<PortSet>,
+    families: Vec<Family>,
+    default: Option<Verdict>,
+    outcomes: Vec<Outcome>,
+    speaks: Vec<bool>,
+    decides: Vec<bool>,
+}
+
+impl Run<'_> {
+    /// Asks about everything between two cells, once for each way in which members can be related.
+    fn pair(&mut self, from: &Cell, to: &Cell) {
+        for (source, destination, exempt) in related(from, to) {
+            let verdicts: Vec<Option<Verdict>> = (0..self.lines.len())
+                .map(|index| self.says(index, (from, source), (to, destination), exempt))
+                .collect();
+            let default = self.default.filter(|_| !exempt);
+            if default.is_none() && verdicts.iter().all(Option::is_none) {
+                continue;
+            }
+            let sides = [(from, source), (to, destination)].map(|(cell, member)| Resolved {
+                name: self.name(cell, member),
+                parties: vec![Party {
+                    name: self.name(cell, member),
+                    side: cell.side(member),
+                    ports: Vec::new(),
+                }],
+                notes: Vec::new(),
+            });
+            let [source, destination] = &sides;
+            for pair in groups::pairs(self.cluster, &self.reach, source, destination) {
+                if !pair.meets {
+                    continue;
+                }
+                for flow in &pair.flows {
+                    let names = (pair.sources.join(", "), pair.destinations.join(", "));
+                    self.flow(flow, &names, &verdicts, default);
+                }
+            }
+        }
+    }
+
+    fn says(
+        &self,
+        index: usize,
+        (from, source): (&Cell, &Endpoint),
+        (to, destination): (&Cell, &Endpoint),
+        exempt: bool,
+    ) -> Option<Verdict> {
+        let line = self.lines.get(index)?;
+        let relative = |groups: &[Group], this, other| {
+            groups.iter().any(|group| is_relative(group) && group.holds_member(this, other))
+        };
+        let in_from = relative(&line.from, source, destination);
+        let in_to = relative(&line.to, destination, source);
+        if exempt {
+            let speaks =
+                |groups: &[Group], side| groups.iter().any(|group| group.names_exempt_pairs(side));
+            let by_source = in_from && speaks(&line.from, Which::Source);
+            let by_destination = in_to && speaks(&line.to, Which::Destination);
+            if !by_source && !by_destination {
+                return None;
+            }
+        }
+        let held = |all: &[bool]| all.get(index).copied().unwrap_or_default();
+        line.says(in_from || held(&from.from), in_to || held(&to.to))
+    }
+
+    /// Of all lines that speak of a port of the flow the last one wins.
+    fn flow(
+        &mut self,
+        (source, destination): &(Side, Side),
+        names: &(String, String),
+        verdicts: &[Option<Verdict>],
+        default: Option<Verdict>,
+    ) {
+        let addresses = [source.address(), destination.address()];
+        let family = addresses.into_iter().flatten().next().map(Family::of);
+        if family.is_some_and(|family| !self.families.contains(&family)) {
+            return;
+        }
+        let allowed = self.reach.between(source, destination);
+        let mut rest = PortSet::everything();
+        let own_default = default.map(|verdict| (self.lines.len(), verdict, PortSet::everything()));
+        let stated = (0..self.lines.len()).rev().filter_map(|index| {
+            let line = self.lines.get(index)?;
+            let in_family = line.family.is_none_or(|own| family.is_none_or(|other| own == other));
+            let verdict = verdicts.get(index).copied().flatten().filter(|_| in_family)?;
+            Some((index, verdict, self.wanted.get(index)?.clone()))
+        });
+        let stated: Vec<_> = stated.chain(own_default).collect();
+        for (index, verdict, wanted) in stated {
+            if let Some(speaks) = self.speaks.get_mut(index) {
+                *speaks = true;
+            }
+            let wanted = wanted.intersection(&rest);
+            if wanted.is_empty() {
+                continue;
+            }
+            rest = rest.difference(&wanted);
+            let wrong = match verdict {
+                Verdict::Allowed => wanted.difference(&allowed),
+                Verdict::Denied => wanted.intersection(&allowed),
+            };
+            if let Some(decides) = self.decides.get_mut(index) {
+                *decides = true;
+            }
+            let Some(outcome) = self.outcomes.get_mut(index) else { continue };
+            outcome.connections += 1;
+            if !wrong.is_empty() {
+                let cluster = self.cluster;
+                outcome.fail(|| failure(cluster, (source, destination), names, verdict, wrong));
+            }
+        }
+    }
+
+    /// What a member is called, and how many are like it.
+    fn name(&self, cell: &Cell, member: &Endpoint) -> String {
+        let more = cell.members.len() - 1;
+        let name = match (&member.place, &cell.kind) {
+            (Place::Pod(key), _) => self.cluster.pod_ref(key),
+            (Place::External, Kind::Outside(_, set)) => crate::output::words::addresses(set),
+            (Place::Node(_) | Place::External, _) => member.place.to_string(),
+        };
+        if more > 0 { format!("{name} and {more} like it") } else { name }
+    }
+}
+
+pub(super) fn failure(
+    cluster: &Cluster,
+    (source, destination): (&Side, &Side),
+    (from, to): &(String, String),
+    expected: Verdict,
+    ports: PortSet,
+) -> Failure {
+    let first = ports.iter().next();
+    let traffic =
+        first.map_or(Traffic::Other, |(protocol, range)| Traffic::Port(protocol, range.first()));
+    let flow = Flow { source: source.clone(), destination: destination.clone(), traffic };
+    let explanation = explain(&cluster.world, &flow);
+    let why = text::reasons(cluster, &flow, &explanation, from, to);
+    Failure {
+        source: from.clone(),
+        destination: to.clone(),
+        expected,
+        ports,
+        flow,
+        explanation,
+        why,
+    }
+}
+
+/// The ways in which members of two cells can be related, a pair of members for each, and whether
+/// no policy can forbid it. Nothing is asked where no side is a pod.
+fn related<'c>(from: &'c Cell, to: &'c Cell) -> Vec<(&'c Endpoint, &'c Endpoint, bool)> {
+    let first = |cell: &'c Cell| cell.members.first();
+    let on = |cell: &'c Cell, node: Option<&String>, own: bool| {
+        cell.members.iter().find(|member| (member.node.as_ref() == node) == own)
+    };
+    match (&from.kind, &to.kind) {
+        (Kind::Pods(_), Kind::Pods(_)) => {
+            let Some(source) = first(from) else { return Vec::new() };
+            let itself = to.members.iter().find(|member| member.place == source.place);
+            let other = to.members.iter().find(|member| member.place != source.place);
+            let itself = itself.map(|same| (source, same, true));
+            itself.into_iter().chain(other.map(|other| (source, other, false))).collect()
+        }
+        (Kind::Host(_), Kind::Pods(_)) => {
+            let Some(source) = first(from) else { return Vec::new() };
+            let node = source.node.as_ref();
+            let own = on(to, node, true).map(|member| (source, member, true));
+            own.into_iter().chain(on(to, node, false).map(|m| (source, m, false))).collect()
+        }
+        (Kind::Pods(_), Kind::Host(_)) => {
+            let Some(target) = first(to) else { return Vec::new() };
+            let node = target.node.as_ref();
+            let own = on(from, node, true).into_iter().chain(on(from, node, false));
+            own.map(|member| (member, target, false)).collect()
+        }
+        (Kind::Outside(..), Kind::Pods(_)) | (Kind::Pods(_), Kind::Outside(..)) => {
+            first(from).zip(first(to)).map(|(from, to)| (from, to, false)).into_iter().collect()
+        }
+        (Kind::Host(_) | Kind::Outside(..), Kind::Host(_) | Kind::Outside(..)) => Vec::new(),
+    }
+}
+
+/// The ports that a line is about; every one when it names none.
+fn wanted(line: &Assertion) -> PortSet {
+    let Some(all) = &line.ports else { return PortSet::everything() };
+    let mut set = PortSet::default();
+    for ports in all {
+        match ports {
+            Ports::One(port) => set.add(&PortSet::of(port.traffic())),
+            Ports::All(protocol) => {
+                set.insert(*protocol, PortRange::new(1, u16::MAX).unwrap_or(PortRange::single(1)));
+            }
+            Ports::Range(protocol, first, last) => {
+                if let Ok(range) = PortRange::new(*first, *last) {
+                    set.insert(*protocol, range);
+                }
+            }
+        }
+    }
+    set
+}

@@ -1,0 +1,64 @@
+//! `snapshot -o FILE`: the objects of the source, cut down to what answers depend on.
+//!
+//! What is written is JSON and so YAML, whatever the file is called; one object a line, for `diff`
+//! and `grep`. JSON quotes every text, so nothing is a number or a boolean to some reader of YAML.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::Question;
+use crate::YES;
+use crate::args::Snapshot;
+use crate::source::{files, trim};
+
+/// After so many bytes a new List begins: readers refuse documents without end.
+const LIST_BYTES: usize = 8 << 20;
+
+pub(super) fn run(args: &Snapshot, out: &mut dyn Write) -> Result<u8> {
+    let question = Question::read(&args.from)?;
+    question.tell_oddities(&[])?;
+    let mut text = String::new();
+    let (mut written, mut left_out, mut in_list) = (0, 0, 0);
+    for (name, object) in question.sources.after.objects() {
+        let Some(mut value) = object.value().and_then(trim::trim) else {
+            left_out += 1;
+            continue;
+        };
+        complete(&mut value, &name.namespace);
+        if in_list > LIST_BYTES {
+            text += "\n]}\n---\n";
+            in_list = 0;
+        }
+        text += if in_list == 0 {
+            "{\"apiVersion\":\"v1\",\"kind\":\"List\",\"items\":[\n"
+        } else {
+            ",\n"
+        };
+        let line = serde_json::to_string(&value)?;
+        in_list += line.len();
+        text += &line;
+        written += 1;
+    }
+    if written == 0 {
+        anyhow::bail!("the source holds no object that answers depend on");
+    }
+    text += "\n]}\n";
+    if args.output == std::path::Path::new("-") {
+        out.write_all(text.as_bytes())?;
+        return Ok(YES);
+    }
+    files::write(&args.output, &text)?;
+    let left = if left_out > 0 { format!(", {left_out} left out") } else { String::new() };
+    writeln!(out, "{written} objects written to {}{left}", args.output.display())?;
+    Ok(YES)
+}
+
+/// An object without a namespace is in the one that it was read for.
+fn complete(value: &mut Value, namespace: &str) {
+    let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
+    if let Some(metadata) = metadata.filter(|_| !namespace.is_empty()) {
+        metadata.insert("namespace".to_owned(), namespace.into());
+    }
+}
