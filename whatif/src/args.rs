@@ -32,6 +32,9 @@ pub enum Command {
     Reach(Reach),
     /// All reachability, grouped by what policies treat alike
     Map(Map),
+    /// What --with and --without change, and which object does it
+    #[command(after_help = PLAN)]
+    Plan(Plan),
     /// The JSON Schema of an output
     Schema {
         /// The `kind` of the output
@@ -57,6 +60,9 @@ const ENDPOINTS: &str = "\
 An endpoint is [NAMESPACE/][KIND/]NAME[:PORT[/PROTOCOL]] with KIND pod, deploy, sts, ds, rs, job,
 cronjob, svc; or node/NAME, an IP address or CIDR ([fd00::1]:80/tcp with a port), external,
 NAMESPACE/*.";
+
+const PLAN: &str = "\
+Exit codes: 0 no connection changes, 1 some do; with --fail-on 1 only when one of these happens.";
 
 const COMPLETION: &str = "\
   source <(kubectl whatif completion bash)
@@ -135,6 +141,47 @@ pub struct Map {
     pub list: ListArgs,
 }
 
+/// `plan`.
+#[derive(ClapArgs, Debug)]
+pub struct Plan {
+    /// Exit with 1 only when one of these happens
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
+    pub fail_on: Vec<Danger>,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: PlanFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
+}
+
+/// What a pipeline may want to stop at.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Danger {
+    /// Something is allowed that was not
+    Opened,
+    /// Something is not allowed that was
+    Closed,
+    /// Pods can no longer look up names
+    Dns,
+    /// Pods are newly reachable from outside the cluster
+    External,
+}
+
+/// How `plan` answers.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum PlanFormat {
+    /// For people
+    #[default]
+    Text,
+    /// `kind: Plan`
+    Json,
+    /// `kind: Plan`
+    Yaml,
+    /// A comment for a pull request
+    Md,
+}
+
 /// What `who`, `reach` and `map` have in common.
 #[derive(ClapArgs, Debug)]
 pub struct ListArgs {
@@ -202,6 +249,8 @@ pub enum SchemaKind {
     Verdict,
     /// What `map`, `who` and `reach` answer
     Map,
+    /// What `plan` answers
+    Plan,
 }
 
 /// Whom a completion script is for.

@@ -17,6 +17,7 @@
 //! | [`model`] | objects by name, and the cluster that they make: pods, workloads, Services |
 //! | [`endpoint`] | the words by which a user names one side of a connection |
 //! | [`judge`] | one question between two sides: verdict, decisions, near misses |
+//! | [`plan`] | what a change of objects changes, and which object does it |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
@@ -26,6 +27,7 @@ pub mod endpoint;
 pub mod judge;
 pub mod model;
 pub mod output;
+pub mod plan;
 pub mod source;
 
 use std::io::{self, Write as _};

@@ -60,7 +60,8 @@ fn template(object: &Value) -> Option<&Value> {
 
 fn containers(object: &Value) -> impl Iterator<Item = &Value> {
     let spec = template(object);
-    let lists = ["initContainers", "containers"].map(|list| spec.and_then(|spec| spec[list].as_array()));
+    let lists =
+        ["initContainers", "containers"].map(|list| spec.and_then(|spec| spec[list].as_array()));
     lists.into_iter().flatten().flatten()
 }
 
@@ -72,7 +73,8 @@ fn arguments(container: &Value) -> Vec<&str> {
 
 /// The namespace controller's part: nothing else in these tests finishes a namespace.
 fn finish_namespaces(server: &ApiServer) -> Result<()> {
-    let list: Value = serde_json::from_str(&server.kubectl(&["get", "namespaces", "-ojson"], None)?)?;
+    let list: Value =
+        serde_json::from_str(&server.kubectl(&["get", "namespaces", "-ojson"], None)?)?;
     for namespace in list["items"].as_array().into_iter().flatten() {
         if namespace["metadata"]["deletionTimestamp"].is_null() {
             continue;

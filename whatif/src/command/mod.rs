@@ -7,6 +7,7 @@
 mod check;
 mod completion;
 mod list;
+mod plan;
 mod schema;
 
 use std::io::{self, Write};
@@ -30,6 +31,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Who(args) => list::who(&args, out),
         Command::Reach(args) => list::reach(&args, out),
         Command::Map(args) => list::map(&args, out),
+        Command::Plan(args) => plan::run(&args, out),
         Command::Schema { kind } => schema::run(kind, out),
         Command::Completion { shell } => completion::script(shell, out),
         Command::CompleteForKubectl { words } => completion::words(&words, out),

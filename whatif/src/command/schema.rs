@@ -7,7 +7,7 @@ use schemars::generate::SchemaSettings;
 
 use crate::YES;
 use crate::args::SchemaKind;
-use crate::output::{json, write_json};
+use crate::output::{json, plan, write_json};
 
 pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
     // What is written, which need not be what could be read: fields that may be left out.
@@ -15,6 +15,7 @@ pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
     let schema = match kind {
         SchemaKind::Verdict => generator.into_root_schema_for::<json::Verdict>(),
         SchemaKind::Map => generator.into_root_schema_for::<json::Map>(),
+        SchemaKind::Plan => generator.into_root_schema_for::<plan::json::Plan>(),
     };
     write_json(&schema, out)?;
     Ok(YES)

@@ -4,6 +4,7 @@ pub mod excerpt;
 pub mod graph;
 pub mod json;
 pub mod matrix;
+pub mod plan;
 pub mod table;
 pub mod text;
 pub mod words;

@@ -80,9 +80,8 @@ fn every_right_that_is_granted_is_used_and_none_is_missing() -> Result<()> {
 
 impl Right {
     fn is(&self, used: &Self) -> bool {
-        let within = |granted: &Option<String>, used: &Option<String>| {
-            granted.is_none() || granted == used
-        };
+        let within =
+            |granted: &Option<String>, used: &Option<String>| granted.is_none() || granted == used;
         (&self.account, &self.verb, &self.group, &self.resource)
             == (&used.account, &used.verb, &used.group, &used.resource)
             && within(&self.namespace, &used.namespace)
@@ -115,7 +114,8 @@ fn granted(objects: &[Value]) -> Result<Vec<Right>> {
             }
         }
     }
-    let all = |right: &Right| [&right.verb, &right.group, &right.resource].contains(&&"*".to_owned());
+    let all =
+        |right: &Right| [&right.verb, &right.group, &right.resource].contains(&&"*".to_owned());
     ensure!(!rights.iter().any(all), "a wildcard grants what nobody asked for: {rights:?}");
     Ok(rights)
 }
@@ -198,18 +198,23 @@ impl<'a> Program<'a> {
         if words.first().is_none_or(|word| NOT_YET.contains(word)) {
             return Ok(None);
         }
-        let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&spec["serviceAccountName"]));
+        let (namespace, name) =
+            (text(&object["metadata"]["namespace"]), text(&spec["serviceAccountName"]));
         let kubeconfig = server.kubeconfig_for_service_account(&namespace, &name)?;
         let (log, directory) = (tempfile::NamedTempFile::new()?, tempfile::tempdir()?);
         let mut command = Command::new(portcullis()?);
-        command.args(words).env("KUBECONFIG", kubeconfig).env("PORTCULLIS_LOCK_DIR", directory.path());
+        command
+            .args(words)
+            .env("KUBECONFIG", kubeconfig)
+            .env("PORTCULLIS_LOCK_DIR", directory.path());
         for variable in container["env"].as_array().into_iter().flatten() {
-            let value = match variable.pointer("/valueFrom/fieldRef/fieldPath").and_then(Value::as_str) {
-                Some("spec.nodeName") => node.name().to_owned(),
-                Some("metadata.namespace") => namespace.clone(),
-                Some("metadata.name") => format!("{name}-1"),
-                _ => text(&variable["value"]),
-            };
+            let value =
+                match variable.pointer("/valueFrom/fieldRef/fieldPath").and_then(Value::as_str) {
+                    Some("spec.nodeName") => node.name().to_owned(),
+                    Some("metadata.namespace") => namespace.clone(),
+                    Some("metadata.name") => format!("{name}-1"),
+                    _ => text(&variable["value"]),
+                };
             command.env(text(&variable["name"]), value);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.reopen()?);

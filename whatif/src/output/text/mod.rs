@@ -7,6 +7,7 @@ mod names;
 
 pub use check::check;
 pub use list::{About, list, list_namespaces};
+pub(crate) use names::Names;
 
 use std::io::{self, Write};
 
