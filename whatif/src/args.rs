@@ -180,6 +180,8 @@ pub enum PlanFormat {
     Yaml,
     /// A comment for a pull request
     Md,
+    /// One page to look through, which needs no network
+    Html,
 }
 
 /// What `who`, `reach` and `map` have in common.

@@ -8,7 +8,7 @@ use policy_engine::world::Options;
 use super::Question;
 use crate::args::{Danger, Plan as Args, PlanFormat};
 use crate::model::Cluster;
-use crate::output::{self, plan as written};
+use crate::output::{self, html, plan as written};
 use crate::plan::{Kind, Plan, RiskKind};
 use crate::{NO, YES};
 
@@ -34,6 +34,10 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
         PlanFormat::Md => {
             question.tell_oddities(&[])?;
             written::markdown(&plan, out)?;
+        }
+        PlanFormat::Html => {
+            question.tell_oddities(&[])?;
+            html::page(&plan, out)?;
         }
     }
     let fails = if args.fail_on.is_empty() {

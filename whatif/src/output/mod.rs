@@ -2,6 +2,7 @@
 
 pub mod excerpt;
 pub mod graph;
+pub mod html;
 pub mod json;
 pub mod matrix;
 pub mod plan;

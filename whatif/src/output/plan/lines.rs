@@ -96,7 +96,7 @@ fn outside<'p>(plan: &'p Plan<'_>) -> Vec<Outside<'p>> {
 }
 
 /// Who the risks of one kind and cause are about: `(text, units, causes)`.
-pub(super) fn risks<'p>(plan: &'p Plan<'_>) -> Vec<(String, String, &'p Causes)> {
+pub(in crate::output) fn risks<'p>(plan: &'p Plan<'_>) -> Vec<(String, String, &'p Causes)> {
     let names = Names::new(&plan.units, false);
     let mut found: Vec<(String, BTreeSet<&Unit>, &Causes)> = Vec::new();
     for risk in &plan.risks {

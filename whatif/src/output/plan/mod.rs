@@ -5,6 +5,7 @@ mod lines;
 mod markdown;
 mod text;
 
+pub(super) use lines::risks as risk_lines;
 pub use markdown::markdown;
 pub use text::text;
 
@@ -72,7 +73,7 @@ fn kind(change: &Change) -> Kind {
 }
 
 /// The answer in one line.
-fn headline(plan: &Plan<'_>) -> String {
+pub(super) fn headline(plan: &Plan<'_>) -> String {
     let objects = match plan.objects.len() {
         1 => "1 object differs".to_owned(),
         number => format!("{number} objects differ"),
@@ -92,7 +93,7 @@ fn headline(plan: &Plan<'_>) -> String {
 }
 
 /// `networkpolicy/shop/db`, what happened to it, and where it is written.
-fn cause(object: &Changed) -> String {
+pub(super) fn cause(object: &Changed) -> String {
     let how = how(object.how);
     match &object.origin {
         Some(origin) => format!("{} {how} ({origin})", object.name),
@@ -109,7 +110,7 @@ fn how(how: How) -> &'static str {
 }
 
 /// The names of what did it, without places: `networkpolicy/shop/db`.
-fn because(plan: &Plan<'_>, causes: &[usize]) -> String {
+pub(super) fn because(plan: &Plan<'_>, causes: &[usize]) -> String {
     let objects = causes.iter().filter_map(|number| plan.objects.get(*number));
     let names: Vec<String> =
         objects.map(|object| format!("{} {}", object.name, how(object.how))).collect();
