@@ -1,4 +1,4 @@
-//! Chromium without a window, by its DevTools protocol over a pipe: no port, no crate.
+//! Chromium without a window, by its developer tools' protocol over a pipe: no port, no crate.
 //!
 //! Messages are JSON with a NUL behind each; the browser reads descriptor 3 and writes 4.
 
@@ -58,15 +58,9 @@ impl Browser {
 
     /// Presses and releases a key.
     pub(crate) fn press(&mut self, key: &str) {
-        let code = match key {
-            "Tab" => 9,
-            "Enter" => 13,
-            "ArrowLeft" => 37,
-            "ArrowUp" => 38,
-            "ArrowRight" => 39,
-            "ArrowDown" => 40,
-            other => panic!("the code of {other} is not known here"),
-        };
+        let codes = [("Tab", 9), ("Enter", 13), ("ArrowRight", 39), ("ArrowDown", 40)];
+        let code = codes.iter().find(|(name, _)| *name == key).map(|(_, code)| *code);
+        let code: u8 = code.expect("a key that is known here");
         for kind in ["rawKeyDown", "keyUp"] {
             let event =
                 json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code});

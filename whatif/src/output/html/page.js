@@ -111,6 +111,10 @@
         shown = all.filter((unit) => others[unit.group].length > 0);
       }
       if (shown.length === 0) continue;
+      if (all[0].group === data.outside) {
+        items.push({ space, unit: all[0] });
+        continue;
+      }
       const open = state.filter !== "" || state.open.has(space);
       items.push({ space, open, size: all.length });
       if (open) for (const unit of shown) items.push({ space, unit });
@@ -198,7 +202,8 @@
     const cell = make("th", { scope, role, title: nameOf(item) });
     if (item.unit) {
       const outside = item.unit.group === data.outside;
-      cell.append(make("span", { class: "unit" }, outside ? "outside the cluster" : short(item.unit.name)));
+      const style = outside ? "whole" : state.filter && matches(item.unit) ? "unit match" : "unit";
+      cell.append(make("span", { class: style }, outside ? item.unit.name : short(item.unit.name)));
     } else {
       const toggle = () => { setOpen(item.space, !state.open.has(item.space)); refocus(item.space, scope); };
       const sign = item.open ? "▾" : "▸";
