@@ -106,6 +106,16 @@ fn a_page_opens_toggles_filters_and_explains() {
 }
 
 #[test]
+fn a_page_holds_all_that_it_needs() {
+    let page = Page::of_example();
+    let text = std::fs::read_to_string(page.file()).expect("a page");
+    for word in ["http://", "https://", "src=", "href=", "url(", "@import", "innerHTML", "eval("] {
+        assert!(!text.contains(word), "{word}");
+    }
+    assert!(text.contains("default-src 'none'; script-src 'sha256-"));
+}
+
+#[test]
 fn a_page_is_read_by_keyboard_alone() {
     let page = Page::of_example();
     let mut browser = page.open();

@@ -155,6 +155,13 @@ golden!(
 );
 
 golden!(
+    plan_misses_dns_where_its_pods_are_not_known,
+    "plan --fail-on dns -f examples/shop --with whatif/tests/sources/plan-no-dns.yaml",
+    "plan --fail-on opened,external -o md -f examples/shop \
+     --with whatif/tests/sources/plan-no-dns.yaml",
+);
+
+golden!(
     plan_answers_in_json_and_yaml,
     "plan -o json -f whatif/tests/sources/plan-before.yaml --without netpol/shop/db",
     "plan -o yaml -f whatif/tests/sources/plan-before.yaml \
