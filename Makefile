@@ -8,7 +8,7 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E env "PATH=$$PATH")
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: ## Install what build, lab and tests need
@@ -42,6 +42,11 @@ bench: setup ## Measure the engine, the agent, the dataplane and a cluster of th
 .PHONY: generate
 generate: ## Generate deploy/crds from the types in crds/src/api
 	$(CARGO) run --quiet --package portcullis-crds --example generate-crds -- deploy/crds
+
+# Apart from `make test`: it needs a Debian mirror and a release build.
+.PHONY: image-check
+image-check: build ## Build the image's root without docker, run the agent in it, say its size
+	$(SUDO) tests/image.sh target/release/portcullis
 
 .PHONY: fmt
 fmt: ## Format the code

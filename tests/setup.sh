@@ -40,6 +40,11 @@ if [ -n "$lacking" ]; then
 fi
 
 command -v cargo >/dev/null || fail "no cargo: install Rust by rustup (https://rustup.rs)"
+# The tests build Kubernetes; Debian's Go is too old for it, so it is not installed here.
+if [ -z "${KUBEBUILDER_ASSETS:-}" ] && ! command -v go >/dev/null; then
+    echo "setup: no Go: tests with an API server will fail; install it (https://go.dev/dl, tests/kube/go.mod" \
+        "says which version), or set KUBEBUILDER_ASSETS (setup-envtest)" >&2
+fi
 ip -V >/dev/null
 as_root ip netns list >/dev/null || fail "the kernel has no network namespaces (CONFIG_NET_NS)"
 

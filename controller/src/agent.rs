@@ -20,9 +20,9 @@ use policy_engine::engine::Engine;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, trace, warn};
 
-use crate::dataplane::{ApplyReport, Dataplane};
+use crate::dataplane::{self, ApplyReport, Dataplane};
 use crate::status::{Findings, Publisher, Round};
 use crate::watch::Event;
 
@@ -141,7 +141,10 @@ impl Agent {
         match event {
             Event::Changes(changes) => {
                 self.oldest.get_or_insert_with(Instant::now);
-                changes.into_iter().for_each(|change| self.engine.apply(change));
+                for change in changes {
+                    trace!(?change, "heard of a change");
+                    self.engine.apply(change);
+                }
             }
             Event::Diagnostics(origin, diagnostics) => self.report(origin, diagnostics),
             Event::Synced => {
@@ -225,7 +228,7 @@ impl Agent {
     }
 
     /// Reads back and repairs, soon.
-    fn again(&mut self, failure: &crate::dataplane::apply::Error, what: &'static str) {
+    fn again(&mut self, failure: &dataplane::apply::Error, what: &'static str) {
         let failure = chain(failure);
         self.publisher.failed(&failure);
         error!(error = failure, "{what}");
@@ -235,6 +238,7 @@ impl Agent {
 
     fn verify(&mut self) {
         self.verify_at = Instant::now() + self.verify_period;
+        self.check_bridges();
         match self.dataplane.verify(self.engine.compiled()) {
             Ok(drift) => {
                 self.publisher.verified(drift.iter().filter(|found| found.is_repaired()).count());
@@ -251,6 +255,24 @@ impl Agent {
                 self.again(&failure, "failed to compare the kernel with the policies");
             }
         }
+    }
+
+    /// Says which packets get past all rules: a node's bridge may come after the agent.
+    fn check_bridges(&mut self) {
+        let found = self.dataplane.bypasses().into_iter().map(|found| Diagnostic {
+            severity: match found.severity {
+                dataplane::preflight::Severity::Error => Severity::Error,
+                dataplane::preflight::Severity::Warning | dataplane::preflight::Severity::Info => {
+                    Severity::Warning
+                }
+            },
+            source: None,
+            object: "this node".to_owned(),
+            field: String::new(),
+            message: format!("{}: {}", found.what, found.what_to_do),
+        });
+        let found = found.collect();
+        self.report("bridges".into(), found);
     }
 
     fn log_in_force(&mut self, report: &ApplyReport) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use policy_engine::cidr::Family;
 
 use crate::client::Access;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, Options};
@@ -66,6 +67,9 @@ pub struct NodeArgs {
     /// Compare the kernel with what should be there this often, in seconds, and repair it.
     #[arg(long, env = "PORTCULLIS_VERIFY_PERIOD", value_parser = seconds, default_value = "60")]
     pub verify_period: Duration,
+    /// Do not start unless these can be enforced: IPv4, IPv6, or both with a comma between.
+    #[arg(long, env = "PORTCULLIS_REQUIRE_FAMILIES", value_delimiter = ',', value_parser = family)]
+    pub require_families: Vec<Family>,
     /// Where the lock is that lets only one agent program a network namespace.
     #[arg(long, env = "PORTCULLIS_LOCK_DIR", default_value = "/run/portcullis")]
     pub lock_dir: PathBuf,
@@ -192,6 +196,14 @@ impl KernelArgs {
             lock_wait_seconds: self.xtables_wait,
             ..Options::default()
         }
+    }
+}
+
+fn family(text: &str) -> Result<Family, String> {
+    match text {
+        "IPv4" => Ok(Family::V4),
+        "IPv6" => Ok(Family::V6),
+        _ => Err("IPv4 or IPv6".to_owned()),
     }
 }
 

@@ -20,6 +20,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use policy_engine::cidr::Family;
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::world;
 use tokio::signal::unix::{SignalKind, signal};
@@ -87,6 +88,14 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     })?;
     pulse.beat();
     let dataplane = Dataplane::open(options).context("failed to find a way to program the node")?;
+    let lacking = |family: &&Family| !dataplane.families().contains(family);
+    if let Some(family) = args.require_families.iter().find(lacking) {
+        anyhow::bail!(
+            "IP{family:?}, which --require-families asks for, cannot be enforced: the kernel lacks it, \
+             or {} is not installed",
+            dataplane.variant().command(*family)
+        );
+    }
     if args.source == Source::Kube {
         let facts = Facts::new(&dataplane, args.pod_name.clone());
         let (node, status) = (args.node_name.clone(), publisher.subscribe());

@@ -6,6 +6,9 @@
 //!                              ▲                 └─ expectations ─┐
 //!                              └──────── probes, once agents are done ◄┘
 //! ```
+//!
+//! Manifests are files of a directory, or objects of a real API server; there the kubelet brings
+//! the pods into the lab.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -32,26 +35,41 @@ pub struct Player {
     pub cluster: Cluster,
     world: World,
     ports: Vec<Port>,
+    by_api_server: bool,
 }
 
 impl Player {
-    /// Puts a world on a lab, and real agents that enforce it. Pods and nodes serve `ports`.
+    /// Puts a world on a lab, and real agents that enforce it by a directory. Pods and nodes serve
+    /// `ports`.
     ///
     /// # Errors
     /// When lab or agents cannot be built.
     pub fn start(lab: LabBuilder, world: World, ports: &[Port], flags: &[&str]) -> Result<Self> {
-        let mut lab = lab.families(world.families());
-        for listener in listeners(ports) {
-            lab = lab.node_listener(listener).internet_listener(listener);
-        }
-        let cluster = Cluster::new(lab.pods(pods(&world, ports)).build()?, flags)?;
-        let mut player = Self { cluster, world, ports: ports.to_vec() };
-        for manifest in player.world.manifests() {
-            player.cluster.write(&file(&manifest.object), &manifest.text())?;
-        }
-        player.services(&BTreeMap::new(), &services(&player.world)?)?;
-        player.cluster.start_agents()?;
-        Ok(player)
+        let lab = serving(lab, &world, ports).pods(pods(&world, ports));
+        let cluster = Cluster::new(lab.build()?, flags)?;
+        Self { cluster, world, ports: ports.to_vec(), by_api_server: false }.begin()
+    }
+
+    /// As [`Player::start`], by a real API server.
+    ///
+    /// # Errors
+    /// When lab, API server or agents cannot be built.
+    pub fn start_with_api_server(
+        lab: LabBuilder,
+        world: World,
+        ports: &[Port],
+        flags: &[&str],
+    ) -> Result<Self> {
+        let lab = serving(lab, &world, ports).build()?;
+        let cluster = Cluster::with_api_server(lab, flags, listeners(ports))?;
+        Self { cluster, world, ports: ports.to_vec(), by_api_server: true }.begin()
+    }
+
+    fn begin(mut self) -> Result<Self> {
+        self.manifests(&[], &self.world.manifests())?;
+        self.services(&BTreeMap::new(), &services(&self.world)?)?;
+        self.cluster.start_agents()?;
+        Ok(self)
     }
 
     /// The world as it is now.
@@ -70,20 +88,35 @@ impl Player {
         deleted: &[ObjectRef],
         applied: &[Manifest],
     ) -> Result<()> {
-        let (old, new) = (pods(&self.world, &self.ports), pods(&next, &self.ports));
+        if !self.by_api_server {
+            self.lab_pods(&next)?;
+        }
+        self.services(&services(&self.world)?, &services(&next)?)?;
+        self.manifests(deleted, applied)?;
+        self.world = next;
+        Ok(())
+    }
+
+    /// Changes the pods of the lab, as a kubelet would.
+    fn lab_pods(&mut self, next: &World) -> Result<()> {
+        let (old, new) = (pods(&self.world, &self.ports), pods(next, &self.ports));
         let (old, new) = (by_key(old), by_key(new));
         for (key, _) in old.iter().filter(|(key, pod)| new.get(*key) != Some(*pod)) {
             self.cluster.lab.remove_pod(key)?;
         }
         let added = new.iter().filter(|(key, pod)| old.get(*key) != Some(*pod));
-        self.cluster.lab.add_pods(added.map(|(_, pod)| pod.clone()))?;
-        self.services(&services(&self.world)?, &services(&next)?)?;
-        deleted.iter().try_for_each(|object| self.cluster.remove(&file(object)))?;
-        for manifest in applied {
-            self.cluster.write(&file(&manifest.object), &manifest.text())?;
+        self.cluster.lab.add_pods(added.map(|(_, pod)| pod.clone()))
+    }
+
+    /// Changes what the agents watch.
+    fn manifests(&mut self, deleted: &[ObjectRef], applied: &[Manifest]) -> Result<()> {
+        if self.by_api_server {
+            return self.cluster.change(deleted, applied);
         }
-        self.world = next;
-        Ok(())
+        deleted.iter().try_for_each(|object| self.cluster.remove(&file(object)))?;
+        let write =
+            |manifest: &Manifest| self.cluster.write(&file(&manifest.object), &manifest.text());
+        applied.iter().try_for_each(write)
     }
 
     /// Goes back to `base` after a case.
@@ -244,6 +277,13 @@ fn pods(world: &World, ports: &[Port]) -> Vec<PodSpec> {
             Some(listeners(ports).into_iter().fold(spec, PodSpec::listen))
         })
         .collect()
+}
+
+fn serving(lab: LabBuilder, world: &World, ports: &[Port]) -> LabBuilder {
+    let lab = lab.families(world.families());
+    listeners(ports)
+        .into_iter()
+        .fold(lab, |lab, listener| lab.node_listener(listener).internet_listener(listener))
 }
 
 fn listeners(ports: &[Port]) -> Vec<Listener> {

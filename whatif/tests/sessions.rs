@@ -3,6 +3,7 @@
 //! `INSTA_UPDATE=always cargo test -p portcullis-whatif --test sessions` writes them anew; read the
 //! difference.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -30,8 +31,8 @@ fn session(lines: &[&str]) -> String {
         let Output { status, stdout, stderr } = run(line, "");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         let code = status.code().expect("it was not killed");
-        shown += &format!("$ kubectl whatif {line}\n{}{}", text(stderr), text(stdout));
-        shown += &format!("[exit {code}]\n\n");
+        let said = [text(stderr), text(stdout)].concat();
+        let _ = write!(shown, "$ kubectl whatif {line}\n{said}[exit {code}]\n\n");
     }
     shown
 }
@@ -216,9 +217,7 @@ fn every_shell_has_a_completion_script() {
 }
 
 fn json(line: &str) -> Value {
-    let Output { stdout, stderr, .. } = run(line, "");
-    serde_json::from_slice(&stdout)
-        .unwrap_or_else(|error| panic!("{line}: {error}: {}", String::from_utf8_lossy(&stderr)))
+    serde_json::from_slice(&run(line, "").stdout).expect(line)
 }
 
 #[test]

@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait after a failure that came without advice.
 const PAUSE: Duration = Duration::from_secs(5);
 /// The server's own wish to wait is heard up to here.
-const LONGEST_WISH: Duration = Duration::from_secs(60);
+const LONGEST_WISH: Duration = Duration::from_mins(1);
 
 /// One write.
 #[derive(Clone, Debug)]

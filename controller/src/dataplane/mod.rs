@@ -286,6 +286,17 @@ impl Dataplane {
         Ok(drifts)
     }
 
+    /// Which packets get past our rules on bridges. The first pod of a node may bring the bridge.
+    ///
+    /// Sets `net.bridge.bridge-nf-call-*` to 1 where there is a bridge, as [`preflight`](fn@preflight)
+    /// does.
+    #[must_use]
+    pub fn bypasses(&self) -> Vec<Finding> {
+        let (bridges, netfilter) = probe::bridged(&self.kernel, &self.families);
+        let bypass = |(family, netfilter): &(_, _)| preflight::bypass(*family, netfilter, &bridges);
+        netfilter.iter().filter_map(bypass).collect()
+    }
+
     fn terms<'a>(&self, update: &'a Update) -> Terms<'a> {
         let moved_hooks = if self.hook_repairs < HOOK_REPAIRS_MAX {
             MovedHooks::Repair

@@ -118,15 +118,16 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         findings.push(finding(Severity::Error, what, "load nf_conntrack"));
     }
     for family in &facts.families {
-        judge_family(&mut findings, family, &facts.bridges);
+        judge_family(&mut findings, family);
+        findings.extend(bypass(family.family, &family.bridge_netfilter, &facts.bridges));
     }
     findings
 }
 
-fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts, bridges: &[String]) {
-    let (name, switch) = match facts.family {
-        Family::V4 => ("IPv4", "bridge-nf-call-iptables"),
-        Family::V6 => ("IPv6", "bridge-nf-call-ip6tables"),
+fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts) {
+    let name = match facts.family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
     };
     if let Err(why) = &facts.rules_work {
         let what = format!("{name} rules of ours are refused: {why}");
@@ -137,25 +138,33 @@ fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts, bridges: &[Str
         let what = format!("{name} forwarding is off: this node routes for no pod");
         findings.push(finding(Severity::Info, &what, ""));
     }
+}
+
+/// Whether packets of `family` between pods on `bridges` get past our rules, and what to do.
+#[must_use]
+pub fn bypass(family: Family, netfilter: &BridgeNetfilter, bridges: &[String]) -> Option<Finding> {
     if bridges.is_empty() {
-        return;
+        return None;
     }
-    let bridges = bridges.join(", ");
-    let bypass = format!("{name} packets between pods on {bridges} pass no rule");
-    match &facts.bridge_netfilter {
-        BridgeNetfilter::On => {}
+    let (name, switch) = match family {
+        Family::V4 => ("IPv4", "bridge-nf-call-iptables"),
+        Family::V6 => ("IPv6", "bridge-nf-call-ip6tables"),
+    };
+    let bypass = format!("{name} packets between pods on {} pass no rule", bridges.join(", "));
+    match netfilter {
+        BridgeNetfilter::On => None,
         BridgeNetfilter::TurnedOn => {
             let what = format!("{bypass}: set net.bridge.{switch}=1");
-            findings.push(finding(Severity::Warning, &what, "keep it so in /etc/sysctl.d"));
+            Some(finding(Severity::Warning, &what, "keep it so in /etc/sysctl.d"))
         }
         BridgeNetfilter::Off(why) => {
             let what = format!("{bypass}: net.bridge.{switch} is 0 and could not be set: {why}");
             let what_to_do = format!("sysctl -w net.bridge.{switch}=1");
-            findings.push(finding(Severity::Error, &what, &what_to_do));
+            Some(finding(Severity::Error, &what, &what_to_do))
         }
         BridgeNetfilter::NotLoaded => {
             let what = format!("{bypass}: br_netfilter is not loaded");
-            findings.push(finding(Severity::Error, &what, "modprobe br_netfilter"));
+            Some(finding(Severity::Error, &what, "modprobe br_netfilter"))
         }
     }
 }

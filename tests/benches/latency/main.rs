@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::stream::{Becomes, until};
-use crate::world::World;
+use crate::world::{World, admit, isolate, path};
 
 /// Changes of each kind, a third of them on each node.
 const ROUNDS: usize = 99;
@@ -36,9 +36,9 @@ fn main() -> Result<()> {
     let mut opens = Vec::new();
     for round in 0..ROUNDS {
         let server = world.server("isolated", round);
-        let policy = world.admit(&server, "app", "client", server.port);
-        let path = world.path(&server, "client", round);
-        opens.push(until(&world.lab, &path, Becomes::Open, || world.create(&policy))?);
+        let policy = admit(&server, "app", "client", server.port);
+        let way = path(&server, "client", round);
+        opens.push(until(&world.lab, &way, Becomes::Open, || world.create(&policy))?);
         world.delete(&policy)?;
     }
     print("a policy that opens", &mut opens);
@@ -46,8 +46,8 @@ fn main() -> Result<()> {
     for round in 0..ROUNDS {
         let server = world.server("peered", round);
         let peer = world.announce("peer", round)?;
-        let path = world.path(&server, "peer", round);
-        peers.push(until(&world.lab, &path, Becomes::Open, || world.publish(&peer))?);
+        let way = path(&server, "peer", round);
+        peers.push(until(&world.lab, &way, Becomes::Open, || world.publish(&peer))?);
         world.forget(&peer)?;
     }
     print("a new peer pod", &mut peers);
@@ -55,16 +55,16 @@ fn main() -> Result<()> {
     for round in 0..ROUNDS {
         let server = world.server("fresh", round);
         let pod = world.announce("fresh", round)?;
-        let path = world.path(&server, "client", round);
-        fresh.push(until(&world.lab, &path, Becomes::Closed, || world.publish(&pod))?);
+        let way = path(&server, "client", round);
+        fresh.push(until(&world.lab, &way, Becomes::Closed, || world.publish(&pod))?);
         world.forget(&pod)?;
     }
     print("a new pod under deny-all", &mut fresh);
     let server = world.server("isolated", 0);
-    let path = world.path(&server, "client", 0);
+    let way = path(&server, "client", 0);
     let start = Instant::now();
     let mut created = start;
-    let last = until(&world.lab, &path, Becomes::Open, || {
+    let last = until(&world.lab, &way, Becomes::Open, || {
         created = world.create_many(&server, BULK)?;
         Ok(created)
     })?;
@@ -82,9 +82,9 @@ fn main() -> Result<()> {
 
 fn closes_once(world: &World, round: usize) -> Result<Duration> {
     let server = world.server("open", round);
-    let policy = world.isolate(&server);
-    let path = world.path(&server, "client", round);
-    let took = until(&world.lab, &path, Becomes::Closed, || world.create(&policy))?;
+    let policy = isolate(&server);
+    let way = path(&server, "client", round);
+    let took = until(&world.lab, &way, Becomes::Closed, || world.create(&policy))?;
     world.delete(&policy)?;
     Ok(took)
 }

@@ -75,10 +75,10 @@ impl World {
             for role in &ROLES[..ROLES.len() - TOLD_LATER] {
                 world.publish(&name(role, round))?;
             }
-            world.create(&world.isolate(&world.server("isolated", round)))?;
+            world.create(&isolate(&world.server("isolated", round)))?;
             let peered = world.server("peered", round);
-            world.create(&world.admit(&peered, "app", "peer", PORT))?;
-            world.create(&world.isolate(&world.server("fresh", round)))?;
+            world.create(&admit(&peered, "app", "peer", PORT))?;
+            world.create(&isolate(&world.server("fresh", round)))?;
         }
         Ok(world)
     }
@@ -89,36 +89,6 @@ impl World {
         let key = format!("{NAMESPACE}/{name}");
         let pod = self.lab.pod(&key).and_then(|pod| pod.address(Family::V4));
         Server { address: pod.expect("the lab has all pods"), name, key, port: PORT }
-    }
-
-    /// From a client on another node to `server`.
-    pub(crate) fn path(&self, server: &Server, role: &str, round: usize) -> Path {
-        Path {
-            client: format!("{NAMESPACE}/{}", name(role, round + usize::from(role == "client"))),
-            server: server.key.clone(),
-            address: server.address,
-            port: server.port,
-        }
-    }
-
-    /// A policy that denies all ingress of a server.
-    pub(crate) fn isolate(&self, server: &Server) -> NetworkPolicy {
-        policy(&format!("isolate-{}", server.name), &server.name, &json!([]))
-    }
-
-    /// A policy that admits pods with a label on one port.
-    pub(crate) fn admit(
-        &self,
-        server: &Server,
-        key: &str,
-        value: &str,
-        port: u16,
-    ) -> NetworkPolicy {
-        let rule = json!([{
-            "from": [{ "podSelector": { "matchLabels": { key: value } } }],
-            "ports": [{ "protocol": "UDP", "port": port }],
-        }]);
-        policy(&format!("admit-{}-{port}", server.name), &server.name, &rule)
     }
 
     /// Creates a policy; gives when the API server had answered.
@@ -133,13 +103,13 @@ impl World {
         let api: Api<NetworkPolicy> = Api::namespaced(self.client.clone(), NAMESPACE);
         let create = |number: usize| {
             let (api, port) = (api.clone(), 8000 + u16::try_from(number).unwrap_or_default());
-            let policy = self.admit(server, "app", "peer", port);
+            let policy = admit(server, "app", "peer", port);
             async move { api.create(&PostParams::default(), &policy).await.map(drop) }
         };
         self.runtime.block_on(async {
             let many = stream::iter((1..count).map(create));
             many.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
-            let last = self.admit(server, "app", "client", server.port);
+            let last = admit(server, "app", "client", server.port);
             api.create(&PostParams::default(), &last).await
         })?;
         Ok(Instant::now())
@@ -189,6 +159,30 @@ impl Drop for World {
             let _ = agent.wait();
         }
     }
+}
+
+/// From a client on another node to `server`.
+pub(crate) fn path(server: &Server, role: &str, round: usize) -> Path {
+    Path {
+        client: format!("{NAMESPACE}/{}", name(role, round + usize::from(role == "client"))),
+        server: server.key.clone(),
+        address: server.address,
+        port: server.port,
+    }
+}
+
+/// A policy that denies all ingress of a server.
+pub(crate) fn isolate(server: &Server) -> NetworkPolicy {
+    policy(&format!("isolate-{}", server.name), &server.name, &json!([]))
+}
+
+/// A policy that admits pods with a label on one port.
+pub(crate) fn admit(server: &Server, key: &str, value: &str, port: u16) -> NetworkPolicy {
+    let rule = json!([{
+        "from": [{ "podSelector": { "matchLabels": { key: value } } }],
+        "ports": [{ "protocol": "UDP", "port": port }],
+    }]);
+    policy(&format!("admit-{}-{port}", server.name), &server.name, &rule)
 }
 
 fn name(role: &str, round: usize) -> String {

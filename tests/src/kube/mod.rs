@@ -7,13 +7,16 @@
 //!             agents, controllers ───────┘ with the tokens of their ServiceAccounts
 //! ```
 //!
-//! Nothing here is a mock. What a whole cluster has and this one lacks is the controller manager,
-//! the scheduler and the kubelet: no ServiceAccount, Endpoints or node name appears by itself.
+//! Nothing here is a mock. What a whole cluster has and this one lacks is the controller manager
+//! and the scheduler: no ServiceAccount, Endpoints or node name appears by itself. [`Kubelet`]
+//! stands in for the kubelets of a lab's nodes.
 
 mod api_server;
 mod forward;
 mod guard;
 mod kubeconfig;
+mod kubelet;
 mod pki;
 
 pub use api_server::{ApiServer, Options};
+pub use kubelet::{ADDRESSES, Kubelet};

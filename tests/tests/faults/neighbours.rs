@@ -8,7 +8,7 @@ use portcullis_tests::lab::{
 };
 
 use crate::VARIANTS;
-use crate::shop::{ADMIN, WEB, admit, check, in_force, lab, shop, start};
+use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, in_force, lab, shop, start};
 
 /// The service's address, IPv4.
 const VIP: &str = "10.96.0.10";
@@ -182,4 +182,25 @@ fn everything_of_others_stays_to_the_byte_and_cleanup_leaves_nothing_nft() -> Re
 #[test]
 fn everything_of_others_stays_to_the_byte_and_cleanup_leaves_nothing_legacy() -> Result<()> {
     neighbours_stay(IptablesVariant::Legacy)
+}
+
+/// A node's bridge, or what others set for it, can come after the agent.
+#[test]
+fn a_bridge_that_gets_past_all_rules_is_told_and_mended() -> Result<()> {
+    let flags = ["--verify-period=1"];
+    let cluster = shop(lab(IptablesVariant::Nft), &flags)?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    let agent = start(&cluster, "n2")?;
+    let near: &[_] = &[("near", "api", WEB)];
+    check(&cluster.lab, "with the bridge's packets judged", &[], near)?;
+    let node = cluster.lab.node("n2")?;
+    let logged = agent.logged();
+    for family in ["iptables", "ip6tables"] {
+        node.shell(&format!("echo 0 > /proc/sys/net/bridge/bridge-nf-call-{family}"))?;
+    }
+    agent.wait_for_after(logged, "IPv4 packets between pods on", PATIENCE)?;
+    agent.wait_for_after(logged, "IPv6 packets between pods on", PATIENCE)?;
+    check(&cluster.lab, "after the switch was turned off", &[], near)?;
+    ensure!(agent.terminate().is_ok());
+    Ok(())
 }

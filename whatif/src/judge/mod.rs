@@ -9,7 +9,7 @@
 mod groups;
 
 use policy_engine::cidr::CidrSet;
-use policy_engine::evaluate::Verdict as Flowed;
+use policy_engine::evaluate::{Verdict as Flowed, evaluate};
 use policy_engine::explain::{Explanation, explain};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Direction, Pod};
@@ -137,7 +137,7 @@ fn judge_pair(cluster: &Cluster, reach: &Reach<'_>, pair: &Pair) -> Vec<Part> {
         for port in asked {
             let traffic = match port {
                 Some(port) => Traffic::Port(port.protocol, port.number),
-                None => telling(&cluster.world, destination, &reachable),
+                None => telling(&cluster.world, source, destination, &reachable),
             };
             let flow = Flow { source: source.clone(), destination: destination.clone(), traffic };
             let explanation = explain(&cluster.world, &flow);
@@ -173,9 +173,9 @@ fn verdict(allowed: &PortSet, one_port: bool) -> Verdict {
     }
 }
 
-/// The port that tells most when none was asked for: one that is allowed, else one that the
-/// destination has a name for, else one that a rule speaks of.
-fn telling(world: &World, destination: &Endpoint, allowed: &PortSet) -> Traffic {
+/// The port that tells most when none was asked for: one that is allowed, else of those that the
+/// destination has a name for the one that fails least, else one that a rule speaks of.
+fn telling(world: &World, source: &Endpoint, destination: &Endpoint, allowed: &PortSet) -> Traffic {
     if let Some((protocol, range)) = allowed.iter().next().filter(|_| !allowed.is_everything()) {
         return Traffic::Port(protocol, range.first());
     }
@@ -183,8 +183,16 @@ fn telling(world: &World, destination: &Endpoint, allowed: &PortSet) -> Traffic 
         Endpoint::Pod(key, _) => world.pods().get(key),
         Endpoint::Node(..) | Endpoint::External(_) => None,
     };
-    if let Some(port) = pod.and_then(|pod| pod.ports.first()) {
-        return Traffic::Port(port.protocol, port.number);
+    let named = pod.into_iter().flat_map(|pod| &pod.ports);
+    let named = named.map(|port| Traffic::Port(port.protocol, port.number));
+    let denials = |traffic: &Traffic| {
+        let (source, destination) = (source.clone(), destination.clone());
+        let verdict = evaluate(world, &Flow { source, destination, traffic: *traffic });
+        let decisions = [verdict.egress, verdict.ingress];
+        decisions.into_iter().filter(|decision| !decision.is_allowed()).count()
+    };
+    if let Some(traffic) = named.min_by_key(denials) {
+        return traffic;
     }
     let rules = pod.into_iter().flat_map(|pod| rules_of(world, pod));
     let mut numbers = rules.filter_map(|ports| match ports {

@@ -2,19 +2,13 @@
 
 use std::sync::Arc;
 
-use policy_engine::evaluate::{Decision, Reason};
-use policy_engine::explain::NearMiss;
-use policy_engine::flow::Traffic;
 use policy_engine::model::Direction;
-use policy_engine::policy::PolicyKey;
 use policy_engine::reach::PortSet;
-use portcullis_crds::diagnostic::{Diagnostic, Origin};
+use portcullis_crds::diagnostic::Diagnostic;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::words;
-use crate::judge::{self, Answer, Part};
-use crate::model::Cluster;
+use crate::judge;
 
 /// The `apiVersion` of everything here.
 pub const API_VERSION: &str = "whatif.portcullis.dev/v1alpha1";
@@ -172,10 +166,38 @@ pub struct NearMissJson {
     /// Where the rule is written, as `file:line:column`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// Empty when a peer matches, else why each does not.
-    pub peers: Vec<String>,
-    /// Empty when a port matches, else why each does not.
-    pub ports: Vec<String>,
+    /// Empty when a peer matches, else why each does not, in the order of `from` or `to`.
+    pub peers: Vec<Miss>,
+    /// Empty when a port matches, else why each does not, in the order of `ports`.
+    pub ports: Vec<Miss>,
+}
+
+/// Why one peer or port does not match.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+pub struct Miss {
+    /// For programs.
+    pub reason: MissReason,
+    /// For people: what it wants, and what there is.
+    pub message: String,
+}
+
+/// Why a peer or port does not match.
+#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum MissReason {
+    NotAPod,
+    OtherNamespace,
+    NamespaceLabels,
+    PodLabels,
+    NoAddress,
+    OutsideBlock,
+    InExcept,
+    OtherProtocol,
+    OutsideRange,
+    NameMissing,
+    NameElsewhere,
+    NoPorts,
+    Invalid,
 }
 
 /// The answer to `map`, `who` and `reach`.
@@ -275,92 +297,4 @@ pub fn ports(set: &PortSet) -> Vec<Ports> {
 pub fn diagnostics(diagnostics: &[Diagnostic], notes: &[String]) -> Vec<String> {
     let found = diagnostics.iter().map(ToString::to_string);
     found.chain(notes.iter().map(|note| format!("note: {note}"))).collect()
-}
-
-impl Verdict {
-    /// The answer as the contract has it.
-    #[must_use]
-    pub fn new(cluster: &Cluster, answer: &Answer, diagnostics: Vec<String>) -> Option<Self> {
-        // The worst part explains the whole: what people ask for is why something fails.
-        let worst = answer.parts.iter().find(|part| part.verdict == judge::Verdict::Denied);
-        let telling = worst.or(answer.parts.first())?;
-        let mut judgement = judgement(cluster, telling);
-        judgement.verdict = answer.verdict.into();
-        judgement.source.clone_from(&answer.source);
-        judgement.destination.clone_from(&answer.destination);
-        let several = answer.parts.len() > 1;
-        if several {
-            let all = answer.parts.iter().map(|part| &part.allowed);
-            let every = all.fold(PortSet::default(), PortSet::union);
-            judgement.allowed = ports(&every);
-        }
-        let parts = answer.parts.iter().filter(|_| several);
-        let parts = parts.map(|part| self::judgement(cluster, part)).collect();
-        Some(Self { api_version: API_VERSION, kind: "Verdict", judgement, parts, diagnostics })
-    }
-}
-
-fn judgement(cluster: &Cluster, part: &Part) -> Judgement {
-    let asked = part.asked.as_ref();
-    let decisions = part.decisions();
-    let misses = &part.explanation;
-    Judgement {
-        verdict: part.verdict.into(),
-        source: part.sources.join(", "),
-        destination: part.destinations.join(", "),
-        protocol: asked.map(|port| port.protocol.into()),
-        port: asked.map(|port| port.number),
-        egress: decision(cluster, Direction::Egress, &decisions.egress, &misses.egress, part),
-        ingress: decision(cluster, Direction::Ingress, &decisions.ingress, &misses.ingress, part),
-        allowed: ports(&part.allowed),
-    }
-}
-
-fn decision(
-    cluster: &Cluster,
-    direction: Direction,
-    decision: &Decision,
-    misses: &[NearMiss],
-    part: &Part,
-) -> DecisionJson {
-    let isolated = !decision.isolated_by.is_empty();
-    DecisionJson {
-        decision: if decision.is_allowed() { AllowDeny::Allow } else { AllowDeny::Deny },
-        tier: if isolated { Tier::NetworkPolicy } else { Tier::None },
-        isolated_by: decision.isolated_by.iter().map(PolicyKey::to_string).collect(),
-        decided_by: decision
-            .decided_by
-            .iter()
-            .map(|rule| RuleJson { policy: rule.policy.to_string(), rule: rule.rule })
-            .collect(),
-        reason: match decision.reason {
-            Reason::NoSubject => ReasonJson::NoSubject,
-            Reason::NotIsolated => ReasonJson::NotIsolated,
-            Reason::RuleAdmits => ReasonJson::RuleAdmits,
-            Reason::SamePod => ReasonJson::SamePod,
-            Reason::OwnNode => ReasonJson::OwnNode,
-            Reason::EgressToOwnNode => ReasonJson::EgressToOwnNode,
-            Reason::NoRuleAdmits => ReasonJson::NoRuleAdmits,
-        },
-        near_misses: misses
-            .iter()
-            .map(|miss| near_miss(cluster, direction, miss, part.flow.traffic))
-            .collect(),
-    }
-}
-
-fn near_miss(
-    cluster: &Cluster,
-    direction: Direction,
-    miss: &NearMiss,
-    traffic: Traffic,
-) -> NearMissJson {
-    let origin = cluster.origin(&miss.rule.policy, direction, miss.rule.rule, "");
-    NearMissJson {
-        policy: miss.rule.policy.to_string(),
-        rule: miss.rule.rule,
-        origin: origin.as_ref().map(Origin::to_string),
-        peers: miss.peers.iter().map(words::peer_miss).collect(),
-        ports: miss.ports.iter().map(|port| words::port_miss(port, traffic)).collect(),
-    }
 }

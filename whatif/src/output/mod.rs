@@ -8,6 +8,7 @@ pub mod matrix;
 pub mod plan;
 pub mod table;
 pub mod text;
+mod verdict;
 pub mod words;
 
 use std::io::Write;

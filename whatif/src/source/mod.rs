@@ -1,7 +1,7 @@
 //! Where objects come from. Whatever the source, it ends as one [`Inventory`].
 //!
 //! The only place of this crate that reads files. A live cluster becomes another function beside
-//! [`files::read`] that fills an [`Inventory`] with objects of an API server (no documents).
+//! [`files::Reader`] that fills an [`Inventory`] with objects of an API server (no documents).
 
 pub mod files;
 

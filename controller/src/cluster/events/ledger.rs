@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::cluster::findings::{Finding, Reason};
 
 /// An API server keeps Events for an hour; what is still true then is told again.
-const AGAIN: Duration = Duration::from_secs(65 * 60);
+const AGAIN: Duration = Duration::from_mins(65);
 /// A port that no pod has yet may come with a roll-out that is under way.
 const PORT_DELAY: Duration = Duration::from_secs(30);
 /// Time for what belongs together to arrive.
@@ -128,7 +128,7 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    const TEN_MINUTES: Duration = Duration::from_secs(600);
+    const TEN_MINUTES: Duration = Duration::from_mins(10);
 
     fn telling(name: &str, reason: Reason) -> Telling {
         let finding = Finding { reason, field: "spec".to_owned(), message: "m".to_owned() };

@@ -5,7 +5,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
-use sha2::{Digest as _, Sha256};
+use policy_engine::id::ContentHasher;
 
 use super::ledger::Telling;
 
@@ -55,19 +55,16 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
 /// The same for whoever tells the same thing: the policy's name and a hash of all of it.
 fn name(telling: &Telling) -> String {
     let finding = &telling.finding;
-    let mut hash = Sha256::new();
+    let mut hash = ContentHasher::new("event");
     let generation = telling.generation.to_string();
     for part in
         [&telling.uid, &generation, finding.reason.as_str(), &finding.field, &finding.message]
     {
-        // With its length before it, no part can be taken for a piece of another.
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
+        hash.text(part);
     }
-    let digest = hash.finalize();
-    let hex: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-    let policy = cut(&telling.policy.name, NAME_MAX - 1 - hex.len());
-    format!("{}.{hex}", policy.trim_end_matches(['.', '-']))
+    let content = hash.finish().to_string();
+    let policy = cut(&telling.policy.name, NAME_MAX - 1 - content.len());
+    format!("{}.{content}", policy.trim_end_matches(['.', '-']))
 }
 
 /// As much of a text as fits into `limit` bytes, in whole characters.

@@ -148,10 +148,11 @@ impl<'w> Answers<'w> {
             );
             let others = Protocol::ALL.into_iter().filter(|other| other != protocol);
             let mut others = others.filter(|other| self.resolves(place, &(*other, name.clone())));
-            match others.next() {
-                Some(other) => message += &format!("there is one for {other}: set `protocol`"),
-                None => message += "name it in `ports` of a container, or give the port's number",
-            }
+            let advice = others.next().map_or_else(
+                || "name it in `ports` of a container, or give the port's number".to_owned(),
+                |other| format!("there is one for {other}: set `protocol`"),
+            );
+            message.push_str(&advice);
             let field = format!("{}.ports[{at}].port", place.path());
             found.push(Finding { reason: Reason::NamedPortUnresolved, field, message });
         }

@@ -1,3 +1,5 @@
+//! What policies say that they cannot mean, one sentence each, over small worlds.
+
 use std::fmt::Write as _;
 
 use policy_engine::world::Options;

@@ -27,7 +27,7 @@ impl Leadership {
     /// Leads for ever, without a Lease.
     #[must_use]
     pub fn always() -> Self {
-        let far = Instant::now() + Duration::from_secs(10 * 365 * 24 * 3600);
+        let far = Instant::now() + Duration::from_hours(10 * 365 * 24);
         Self(watch::channel(Some(far)).1)
     }
 

@@ -1,3 +1,5 @@
+//! The election as sentences: paused clocks, several contenders, and what goes wrong between them.
+
 use super::*;
 
 /// The Lease as a server keeps it.

@@ -78,7 +78,8 @@ impl Kernel {
 pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u32) -> Facts {
     let kernel = |variant| Kernel::new(variant, lock_wait);
     let version = |tool: &str| {
-        let version = kernel(Variant::Nft).run(tool, &["--version"], "");
+        // The one spelling that all of them know.
+        let version = kernel(Variant::Nft).run(tool, &["-V"], "");
         let line = version.map(|text| text.lines().next().unwrap_or_default().to_owned());
         (tool.to_owned(), line.map_err(|error| error.to_string()))
     };
@@ -94,13 +95,25 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u3
     };
     let families = families.into_iter().filter(|f| *f == Family::V4 || has_ipv6());
     Facts {
-        tools: commands.chain(["ipset"]).map(version).collect(),
+        tools: commands.chain(["ipset", "ip"]).map(version).collect(),
         variant,
         families: families.map(family_facts).collect(),
         // Looked for last: the rules above have loaded it where it is a module.
         conntrack: fs::exists("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or(false),
         bridges,
     }
+}
+
+/// The bridges of this node, and whether their packets pass iptables, for each of `families`. Sets
+/// bridge-nf-call-* where there is a bridge.
+pub(in crate::dataplane) fn bridged(
+    kernel: &Kernel,
+    families: &[Family],
+) -> (Vec<String>, Vec<(Family, BridgeNetfilter)>) {
+    let bridges = bridges(kernel);
+    let netfilter = |family: &Family| (*family, bridge_netfilter(*family, !bridges.is_empty()));
+    let netfilter = families.iter().map(netfilter).collect();
+    (bridges, netfilter)
 }
 
 fn bridges(kernel: &Kernel) -> Vec<String> {

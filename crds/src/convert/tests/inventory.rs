@@ -71,7 +71,7 @@ fn a_pod_and_a_workload_know_what_controls_them() {
 #[test]
 fn a_service_leads_to_ports_by_number_and_name() {
     let Item::Service(service) = read(
-        "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: n}, spec: {selector: \
+        "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {selector: \
          {app: a}, clusterIP: 10.9.0.1, ports: [{port: 80}, {port: 81, targetPort: 8081}, \
          {name: dns, port: 53, protocol: UDP, targetPort: dns}]}}",
     ) else {
@@ -87,7 +87,7 @@ fn a_service_leads_to_ports_by_number_and_name() {
 
 #[test]
 fn objects_that_policies_see_are_changes_as_ever() {
-    let item = read("{apiVersion: v1, kind: Namespace, metadata: {name: n}}");
+    let item = read("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}");
     assert!(matches!(item, Item::Object(Change::Namespace(..))), "{item:?}");
 }
 

@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 use serde_json::json;
 
-use super::super::{Change, Converted, Diagnostic, Kind, Report, Value, known};
+use super::super::{Change, Converted, DEFAULT_NAMESPACE, Diagnostic, Kind, Report, Value, known};
 use crate::lean::{Lean, LeanKind};
 
 /// `value` as it comes from an API server.
@@ -18,7 +18,7 @@ fn decoded<K: LeanKind>(value: &Value) -> Lean<K> {
 /// What the object means when all of it is looked at.
 fn converted_whole(kind: Kind, value: &Value) -> (Converted, Vec<Diagnostic>) {
     let mut report = Report::new(String::new(), None);
-    let converted = known(kind, value, true, &mut report);
+    let converted = known(kind, value, true, DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
 

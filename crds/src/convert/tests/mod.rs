@@ -1,7 +1,7 @@
 //! The clauses of the specification that concern conversion, as sentences over one `check`.
 
-mod lean;
 mod inventory;
+mod lean;
 mod objects;
 
 use policy_engine::policy::{

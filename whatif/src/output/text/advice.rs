@@ -66,7 +66,10 @@ pub(super) fn advice(
 
 /// Whether labels meet the requirements by being set: not by being taken away.
 fn can_be_set(failed: &[Requirement]) -> bool {
+    // The API server sets this one, to the namespace's name.
+    const NAME: &str = "kubernetes.io/metadata.name";
     failed.iter().all(|requirement| match &requirement.operator {
+        _ if requirement.key.as_ref() == NAME => false,
         Operator::In(values) => values.len() == 1,
         Operator::Exists => true,
         Operator::NotIn(_) | Operator::DoesNotExist => false,

@@ -99,8 +99,9 @@ pub fn list_namespaces(map: &Map, about: About, out: &mut dyn Write) -> io::Resu
     };
     for (number, (subject, rows)) in blocks.into_iter().enumerate() {
         writeln!(out, "{}{subject}", if number > 0 { "\n" } else { "" })?;
+        let width = rows.keys().map(|ports| ports.chars().count()).max().unwrap_or(0).min(40);
         for (ports, others) in rows {
-            writeln!(out, "  {ports}  {word} {}", others.join(", "))?;
+            writeln!(out, "  {ports:<width$}  {word} {}", others.join(", "))?;
         }
     }
     Ok(())

@@ -1,0 +1,299 @@
+//! A lab with one real agent per node, all watching one directory of manifests or one API server.
+//!
+//! ```text
+//! test ── write, or kubectl ──► directory or API server ──► agent on each node ──► its iptables
+//!   └──── probes ────────► lab: real packets between pods                          and ipsets
+//! ```
+
+mod agent;
+mod binary;
+mod control_plane;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+pub use self::agent::Agent;
+pub use self::binary::portcullis;
+pub use self::control_plane::ControlPlane;
+use crate::cases::{Manifest, ObjectRef};
+use crate::kube::{ApiServer, Kubelet};
+use crate::lab::{Lab, Listener};
+
+/// A lab, its manifests and its agents. Dropping it ends the agents, then the lab.
+pub struct Cluster {
+    agents: BTreeMap<String, Agent>,
+    flags: Vec<String>,
+    markers: AtomicUsize,
+    manifests: TempDir,
+    locks: TempDir,
+    control_plane: Option<ControlPlane>,
+    /// The network below; for probes, pods and services.
+    pub lab: Lab,
+}
+
+impl Cluster {
+    /// A cluster without agents and manifests. `flags` are added to each agent's own.
+    ///
+    /// # Errors
+    /// When no temporary directory can be made.
+    pub fn new(lab: Lab, flags: &[&str]) -> Result<Self> {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (manifests, locks) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        Ok(Self {
+            agents: BTreeMap::new(),
+            flags,
+            markers: AtomicUsize::new(0),
+            manifests,
+            locks,
+            control_plane: None,
+            lab,
+        })
+    }
+
+    /// As [`Cluster::new`], with an API server beside the lab that agents watch in place of the
+    /// directory. Pods serve `listeners`.
+    ///
+    /// # Errors
+    /// When the API server does not start.
+    pub fn with_api_server(lab: Lab, flags: &[&str], listeners: Vec<Listener>) -> Result<Self> {
+        let mut cluster = Self::new(lab, flags)?;
+        cluster.control_plane = Some(ControlPlane::start(&cluster.lab, listeners)?);
+        Ok(cluster)
+    }
+
+    /// The API server and its kubelet.
+    ///
+    /// # Errors
+    /// When the agents watch a directory.
+    pub fn control_plane(&mut self) -> Result<&mut ControlPlane> {
+        self.control_plane.as_mut().context("this cluster has no API server")
+    }
+
+    /// The API server alone, for what works on it beside the lab.
+    ///
+    /// # Errors
+    /// When the agents watch a directory.
+    pub fn server(&self) -> Result<&ApiServer> {
+        let control_plane = self.control_plane.as_ref();
+        Ok(&control_plane.context("this cluster has no API server")?.server)
+    }
+
+    /// Has the kubelet do its work until `done`; see [`Kubelet::until`].
+    ///
+    /// # Errors
+    /// As [`Kubelet::until`], and when the cluster has no API server.
+    pub fn run_pods(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        done: impl Fn(&Kubelet) -> bool,
+    ) -> Result<()> {
+        let control_plane =
+            self.control_plane.as_mut().context("this cluster has no API server")?;
+        control_plane.kubelet.until(what, &mut self.lab, limit, done)
+    }
+
+    /// Takes objects away, brings others in, and has pods run as they say: in the lab and in their
+    /// status. Nodes are those of the lab; agents need not have heard of it.
+    ///
+    /// # Errors
+    /// When the cluster has no API server, it refuses, or pods do not start or end.
+    pub fn change(&mut self, deleted: &[ObjectRef], applied: &[Manifest]) -> Result<()> {
+        let control_plane =
+            self.control_plane.as_mut().context("this cluster has no API server")?;
+        control_plane.change(&mut self.lab, deleted, applied)
+    }
+
+    /// The directory that the agents watch.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.manifests.path()
+    }
+
+    /// Puts a manifest in place, as an editor or `kubectl` would: whole or not at all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        let hidden = self.directory().join(format!(".{name}.new"));
+        fs::write(&hidden, text).with_context(|| format!("failed to write {name}"))?;
+        fs::rename(&hidden, self.directory().join(name))
+            .with_context(|| format!("failed to put {name} in place"))
+    }
+
+    /// Removes a manifest.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        fs::remove_file(self.directory().join(name))
+            .with_context(|| format!("failed to remove {name}"))
+    }
+
+    /// Waits until every agent has in force what the directory or the API server holds now.
+    ///
+    /// Agents take files in the order in which they were written. The last one here is a marker:
+    /// a namespace of its own, and a document that cannot be read, for that is logged by name. An
+    /// API server gets a marker of each kind, for kinds come by streams of their own.
+    ///
+    /// # Errors
+    /// When an agent does not get there within `limit`; its log is in the error.
+    pub fn settle(&self, limit: Duration) -> Result<()> {
+        self.settle_on(self.agents(), limit)
+    }
+
+    /// As [`Cluster::settle`], for these agents.
+    ///
+    /// # Errors
+    /// As [`Cluster::settle`].
+    pub fn settle_on<'a>(
+        &self,
+        agents: impl IntoIterator<Item = &'a Agent>,
+        limit: Duration,
+    ) -> Result<()> {
+        let logged: Vec<_> = agents.into_iter().map(|agent| (agent, agent.logged())).collect();
+        let done = "all that the source said so far is in force";
+        let number = self.markers.fetch_add(1, Ordering::Relaxed) + 1;
+        let markers = match &self.control_plane {
+            Some(control_plane) => control_plane.mark(number)?,
+            None => vec![self.mark(number)?],
+        };
+        for (agent, logged) in logged {
+            let mut last = logged;
+            for marker in &markers {
+                last = last.max(agent.find_after(logged, limit, |line| line.contains(marker))?);
+            }
+            agent.find_after(last, limit, |line| line.contains(done))?;
+        }
+        if self.control_plane.is_none() && number > 1 {
+            self.remove(&format!("marker-{}.yaml", number - 1))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a marker, and tells what an agent logs when it comes to it.
+    fn mark(&self, number: usize) -> Result<String> {
+        let file = format!("marker-{number}.yaml");
+        let namespace =
+            format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: m{number}}}}}");
+        self.write(&file, &format!("{namespace}\n---\n[\n"))?;
+        Ok(file)
+    }
+
+    /// Starts an agent on every node and waits until each says that policies are in force.
+    ///
+    /// # Errors
+    /// When one does not within ten seconds; its log is in the error.
+    pub fn start_agents(&mut self) -> Result<()> {
+        let nodes: Vec<String> = self.lab.nodes().map(|node| node.name().to_owned()).collect();
+        for node in &nodes {
+            let agent = self.spawn_agent(node)?;
+            self.agents.insert(node.clone(), agent);
+        }
+        for agent in self.agents.values() {
+            agent.wait_for("policies are in force", Duration::from_secs(10))?;
+        }
+        Ok(())
+    }
+
+    /// Starts one more agent on a node, besides those that the cluster knows.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub fn spawn_agent(&self, node: &str) -> Result<Agent> {
+        self.spawn_agent_as(node, &AgentSetup::default())
+    }
+
+    /// As [`Cluster::spawn_agent`], with surroundings of its own.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub fn spawn_agent_as(&self, node: &str, setup: &AgentSetup) -> Result<Agent> {
+        let mut command = Command::new(portcullis()?);
+        command.args(["node", "--log-format=json", "--node-name", node]);
+        let own = self.control_plane.as_ref().map(ControlPlane::agent_kubeconfig);
+        if let Some(kubeconfig) = setup.kubeconfig.as_deref().or(own) {
+            // With each change that the agent hears of: some are markers.
+            command.arg("--log=debug,portcullis_controller::agent=trace");
+            command.arg("--source=kube").arg("--kubeconfig").arg(kubeconfig);
+        } else {
+            let source = setup.directory.as_deref().unwrap_or(self.directory());
+            command.arg(format!("--source=dir:{}", source.display())).arg("--log=debug");
+        }
+        command.args(&setup.flags);
+        command.arg("--lock-dir").arg(setup.lock_dir.as_deref().unwrap_or(self.locks.path()));
+        command.arg(format!("--iptables={}", self.lab.iptables().name())).args(&self.flags);
+        if let Some(tools) = &setup.tools {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let all = std::iter::once(tools.clone()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(all)?);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // A terminal's Ctrl-C is for the one who started the cluster: it ends the agents itself.
+        command.process_group(0);
+        let mut child = self.lab.node(node)?.netns().spawn(&mut command)?;
+        let stderr = child.stderr.take().context("the agent's log is piped")?;
+        Ok(Agent::new(node, child, stderr))
+    }
+
+    /// The agent of a node.
+    ///
+    /// # Errors
+    /// When none was started there.
+    pub fn agent(&self, node: &str) -> Result<&Agent> {
+        self.agents.get(node).with_context(|| format!("no agent on {node}"))
+    }
+
+    /// Takes the agent of a node out, to be ended by the caller.
+    ///
+    /// # Errors
+    /// When none was started there.
+    pub fn take_agent(&mut self, node: &str) -> Result<Agent> {
+        self.agents.remove(node).with_context(|| format!("no agent on {node}"))
+    }
+
+    /// Makes an agent the one of its node.
+    pub fn put_agent(&mut self, agent: Agent) {
+        self.agents.insert(agent.node().to_owned(), agent);
+    }
+
+    /// All agents.
+    pub fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.values()
+    }
+
+    /// Runs the binary on a node to its end; what it printed on standard output.
+    ///
+    /// # Errors
+    /// When it fails: with what it said on standard error.
+    pub fn portcullis(&self, node: &str, arguments: &[&str]) -> Result<String> {
+        let output =
+            self.lab.node(node)?.netns().output(Command::new(portcullis()?).args(arguments))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "portcullis {arguments:?}: {}: {said}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// What an agent has of its own instead of what the others of its cluster have.
+#[derive(Default, Debug)]
+pub struct AgentSetup {
+    /// The directory that it watches.
+    pub directory: Option<PathBuf>,
+    /// Where its lock is.
+    pub lock_dir: Option<PathBuf>,
+    /// Where it looks for tools first.
+    pub tools: Option<PathBuf>,
+    /// The API server that it watches in place of a directory.
+    pub kubeconfig: Option<PathBuf>,
+    /// Flags besides those of its cluster.
+    pub flags: Vec<String>,
+}
