@@ -3,8 +3,10 @@
 # Does nothing, fast, where all is there. Debian and Ubuntu; elsewhere it lists what to install.
 set -euo pipefail
 
-packages=(iptables ipset libipset-dev libclang-dev iproute2 conntrack procps gcc libc6-dev)
-commands=(iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft ipset ip conntrack sysctl cc)
+packages=(iptables ipset libipset-dev libclang-dev iproute2 conntrack procps gcc libc6-dev
+    chromium)
+commands=(iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft ipset ip conntrack sysctl cc
+    chromium)
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 

@@ -42,6 +42,9 @@ pub enum Command {
     Test(Test),
     /// Write what the source holds to a file that -f reads, without anything that answers do not need
     Snapshot(Snapshot),
+    /// What --with and --without change, and which object does it
+    #[command(after_help = PLAN)]
+    Plan(Plan),
     /// The JSON Schema of an output
     Schema {
         /// The `kind` of the output
@@ -71,6 +74,9 @@ NAMESPACE/*.";
 const LINT: &str = "\
 Exit codes: 0 nothing found that fails, 1 something, 2 the tool failed. docs/lint.md explains each
 code.";
+
+const PLAN: &str = "\
+Exit codes: 0 no connection changes, 1 some do; with --fail-on 1 only when one of these happens.";
 
 const COMPLETION: &str = "\
   source <(kubectl whatif completion bash)
@@ -182,6 +188,20 @@ pub struct Lint {
     pub from: SourceArgs,
 }
 
+/// `plan`.
+#[derive(ClapArgs, Debug)]
+pub struct Plan {
+    /// Exit with 1 only when one of these happens
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
+    pub fail_on: Vec<Danger>,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: PlanFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
+}
+
 /// `snapshot`.
 #[derive(ClapArgs, Debug)]
 pub struct Snapshot {
@@ -219,6 +239,35 @@ pub struct Test {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub from: SourceArgs,
+}
+
+/// What a pipeline may want to stop at.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Danger {
+    /// Something is allowed that was not
+    Opened,
+    /// Something is not allowed that was
+    Closed,
+    /// Pods can no longer look up names
+    Dns,
+    /// Pods are newly reachable from outside the cluster
+    External,
+}
+
+/// How `plan` answers.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum PlanFormat {
+    /// For people
+    #[default]
+    Text,
+    /// `kind: Plan`
+    Json,
+    /// `kind: Plan`
+    Yaml,
+    /// A comment for a pull request
+    Md,
+    /// One page to look through, which needs no network
+    Html,
 }
 
 /// What `who`, `reach` and `map` have in common.
@@ -324,6 +373,8 @@ pub enum SchemaKind {
     Lint,
     /// What `test` answers
     TestReport,
+    /// What `plan` answers
+    Plan,
 }
 
 /// Whom a completion script is for.

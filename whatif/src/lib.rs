@@ -20,6 +20,7 @@
 //! | [`endpoint`] | the words by which a user names one side of a connection |
 //! | [`judge`] | one question between two sides: verdict, decisions, near misses |
 //! | [`lint`] | what is probably a mistake |
+//! | [`plan`] | what a change of objects changes, and which object does it |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
@@ -32,6 +33,7 @@ pub mod judge;
 pub mod lint;
 pub mod model;
 pub mod output;
+pub mod plan;
 pub mod source;
 
 use std::io::{self, Write as _};

@@ -139,6 +139,39 @@ golden!(
 );
 
 golden!(
+    plan_tells_what_changes_and_what_did_it,
+    "plan -f whatif/tests/sources/plan-before.yaml --with whatif/tests/sources/plan-change.yaml",
+    "plan -f whatif/tests/sources/plan-before.yaml --without netpol/shop/db",
+    "plan -f examples/shop --without netpol/shop/metrics --without netpol/jobs/egress",
+    "plan -f examples/shop/world.yaml --with examples/shop/policies",
+    "plan -f examples/shop --with examples/shop/policies",
+    "plan -f examples/shop",
+    "plan -f whatif/tests/sources/plan-before.yaml --with whatif/tests/sources/plan-labels.yaml",
+);
+
+golden!(
+    plan_fails_on_what_is_asked_for_only,
+    "plan --fail-on opened -f examples/shop/world.yaml --with examples/shop/policies",
+    "plan --fail-on dns,external -o md -f whatif/tests/sources/plan-before.yaml \
+     --with whatif/tests/sources/plan-change.yaml",
+    "plan --fail-on dns -o md -f whatif/tests/sources/plan-before.yaml --without netpol/shop/db",
+);
+
+golden!(
+    plan_misses_dns_where_its_pods_are_not_known,
+    "plan --fail-on dns -f examples/shop --with whatif/tests/sources/plan-no-dns.yaml",
+    "plan --fail-on opened,external -o md -f examples/shop \
+     --with whatif/tests/sources/plan-no-dns.yaml",
+);
+
+golden!(
+    plan_answers_in_json_and_yaml,
+    "plan -o json -f whatif/tests/sources/plan-before.yaml --without netpol/shop/db",
+    "plan -o yaml -f whatif/tests/sources/plan-before.yaml \
+     --with whatif/tests/sources/plan-change.yaml",
+);
+
+golden!(
     what_is_missing_or_ambiguous_has_candidates,
     "check shop/web-1 shop/api -f examples/shop",
     "check web-1 shop/api-1 -f examples/shop",
@@ -202,6 +235,9 @@ fn outputs_are_what_their_schemas_say() {
         ("map", "map -o json --by namespace -f examples/shop"),
         ("map", "who shop/db -o json -f whatif/tests/sources/running.yaml"),
         ("map", "reach external -o json -f examples/shop"),
+        ("plan", "plan -o json -f examples/shop/world.yaml --with examples/shop/policies"),
+        ("plan", "plan -o json -f examples/shop --without netpol/shop/db"),
+        ("plan", "plan -o json -f examples/shop --with examples/shop"),
     ];
     for (kind, line) in lines {
         let mut schema = json(&format!("schema {kind}"));
@@ -226,4 +262,4 @@ fn a_schema_refuses_what_is_no_output() {
     assert!(!validator.is_valid(&serde_json::json!({"kind": "Verdict", "verdict": "Perhaps"})));
 }
 
-golden!(schemas_are_stable, "schema verdict", "schema map");
+golden!(schemas_are_stable, "schema verdict", "schema map", "schema plan");

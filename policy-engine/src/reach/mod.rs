@@ -11,6 +11,7 @@
 //! hold them together.
 
 mod classes;
+mod difference;
 mod external;
 mod ports;
 mod rows;
@@ -24,6 +25,7 @@ use crate::cidr::Family;
 use crate::flow::Endpoint;
 use crate::model::{Direction, NamedPort, Pod, PodKey};
 use crate::world::World;
+pub use difference::{Difference, Group, GroupId, Pair, Piece, outside_difference};
 pub use external::Outside;
 pub use ports::PortSet;
 pub use rows::Edges;

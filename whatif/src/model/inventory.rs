@@ -143,6 +143,14 @@ impl Inventory {
         bail!("--without {wanted}: there is no such object{hint}")
     }
 
+    /// Makes `name` what `object` is; `None` removes it.
+    pub fn put(&mut self, name: ObjectName, object: Option<Object>) {
+        match object {
+            Some(object) => drop(self.objects.insert(name, object)),
+            None => drop(self.objects.remove(&name)),
+        }
+    }
+
     /// All objects in the order of their names.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectName, &Object)> {
         self.objects.iter()

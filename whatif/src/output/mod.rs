@@ -2,9 +2,11 @@
 
 pub mod excerpt;
 pub mod graph;
+pub mod html;
 pub mod json;
 pub mod lint;
 pub mod matrix;
+pub mod plan;
 pub mod report;
 pub mod table;
 pub mod text;

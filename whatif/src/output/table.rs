@@ -90,6 +90,6 @@ fn name(protocol: Protocol) -> &'static str {
 }
 
 /// Names of files may hold what Markdown reads as markup; those of a cluster cannot.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace('*', "\\*")
 }

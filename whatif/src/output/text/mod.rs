@@ -8,6 +8,7 @@ mod test;
 
 pub use check::check;
 pub use list::{About, list, list_namespaces};
+pub(crate) use names::Names;
 pub(in crate::output) use test::details;
 pub use test::{reasons, test};
 

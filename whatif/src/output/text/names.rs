@@ -11,13 +11,13 @@ use crate::model::{Unit, Units};
 const SHOWN: usize = 6;
 
 /// Knows everyone, so that whole namespaces and everyone have a word.
-pub(super) struct Names {
+pub(crate) struct Names {
     all: BTreeMap<Str, BTreeSet<Arc<str>>>,
     wide: bool,
 }
 
 impl Names {
-    pub(super) fn new(everyone: &Units, wide: bool) -> Self {
+    pub(crate) fn new(everyone: &Units, wide: bool) -> Self {
         let mut all: BTreeMap<Str, BTreeSet<Arc<str>>> = BTreeMap::new();
         for unit in everyone.of_class.iter().flatten() {
             all.entry(unit.namespace.clone()).or_default().insert(unit.name.clone());
@@ -26,12 +26,12 @@ impl Names {
     }
 
     /// Whether these are all that there are.
-    pub(super) fn is_everyone(&self, units: &BTreeSet<&Unit>) -> bool {
+    pub(crate) fn is_everyone(&self, units: &BTreeSet<&Unit>) -> bool {
         units.len() == self.all.values().map(BTreeSet::len).sum::<usize>()
     }
 
     /// `everyone`, `shop/*`, or names; without `-o wide` the first few of them.
-    pub(super) fn of(&self, units: &BTreeSet<&Unit>) -> String {
+    pub(crate) fn of(&self, units: &BTreeSet<&Unit>) -> String {
         if self.is_everyone(units) && !self.wide {
             return "every pod".to_owned();
         }

@@ -1,0 +1,54 @@
+//! A plan as one page to look through: no network, nothing runs but the script that is built in.
+//!
+//! Names of a cluster reach the page as JSON in a data block and are inserted as text; the
+//! Content-Security-Policy allows exactly this script and this style by their hashes.
+
+mod data;
+
+use std::io::Write;
+
+use anyhow::Result;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha2::{Digest as _, Sha256};
+
+use crate::plan::Plan;
+
+const PAGE: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// Writes the page.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn page(plan: &Plan<'_>, out: &mut dyn Write) -> Result<()> {
+    for piece in PAGE.split("{{") {
+        let Some((name, text)) = piece.split_once("}}") else {
+            out.write_all(piece.as_bytes())?;
+            continue;
+        };
+        match name {
+            "csp" => write!(out, "{}", policy())?,
+            "style" => write!(out, "{STYLE}")?,
+            "script" => write!(out, "{SCRIPT}")?,
+            _ => {
+                // Whatever a name holds, it cannot end the data block or open a comment in it.
+                let data = serde_json::to_string(&data::Data::new(plan))?;
+                write!(out, "{}", data.replace('<', "\\u003c"))?;
+            }
+        }
+        out.write_all(text.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn policy() -> String {
+    let hash = |text: &str| BASE64_STANDARD.encode(Sha256::digest(text.as_bytes()));
+    format!(
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; \
+         form-action 'none'",
+        hash(SCRIPT),
+        hash(STYLE)
+    )
+}

@@ -1,0 +1,276 @@
+//! `kind: Plan` of the JSON contract.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Counts, Kind, words};
+use crate::output::json::{API_VERSION, DirectionJson, Ports, ports};
+use crate::plan::{self, Causes, How, RiskKind};
+
+/// The answer to `plan`.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+#[schemars(title = "Plan")]
+pub struct Plan {
+    /// `whatif.portcullis.dev/v1alpha1`.
+    pub api_version: &'static str,
+    /// `Plan`.
+    pub kind: &'static str,
+    /// How many pairs change, outside counted as one partner of each workload.
+    pub summary: Summary,
+    /// What a reviewer must know first.
+    pub risks: Vec<Risk>,
+    /// Every pair of workloads whose ports change; a pod always reaches itself, unsaid.
+    pub changes: Vec<Change>,
+    /// What changes to and from addresses that no pod and no node has.
+    pub external: Vec<ExternalChange>,
+    /// Every object that differs, whether or not it changes a connection.
+    pub objects: Vec<Cause>,
+    /// What is wrong with what was read, and what was assumed.
+    pub diagnostics: Vec<String>,
+}
+
+/// How many pairs change, by kind of change.
+#[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Summary {
+    pub opened: usize,
+    pub closed: usize,
+    pub widened: usize,
+    pub narrowed: usize,
+    pub changed: usize,
+}
+
+/// What changes from one workload to another.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// `namespace/kind/name`.
+    pub source: Arc<str>,
+    /// As `source`.
+    pub destination: Arc<str>,
+    /// What happens.
+    pub change: ChangeKind,
+    /// Sorted and merged; empty when nothing was allowed.
+    pub before: Arc<[Ports]>,
+    /// Sorted and merged; empty when nothing is allowed any more.
+    pub after: Arc<[Ports]>,
+    /// The ports are the same: only protocols without ports, such as ICMP, change.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub only_without_ports: bool,
+    /// The objects that did it: undoing one of them alone brings `before` back. Where none does,
+    /// all that have a say.
+    pub because: Arc<[Cause]>,
+}
+
+/// What changes between a workload and addresses outside.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalChange {
+    /// `namespace/kind/name`.
+    pub workload: Arc<str>,
+    /// Ingress: from outside to the workload.
+    pub direction: DirectionJson,
+    /// The addresses. One that a pod or node owns is that pod or node.
+    pub cidrs: Arc<[String]>,
+    /// What happens.
+    pub change: ChangeKind,
+    /// As in `changes`.
+    pub before: Arc<[Ports]>,
+    /// As in `changes`.
+    pub after: Arc<[Ports]>,
+    /// As in `changes`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub only_without_ports: bool,
+    /// As in `changes`.
+    pub because: Arc<[Cause]>,
+}
+
+/// What happens to a pair.
+#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeKind {
+    /// Nothing was allowed before.
+    Opened,
+    /// Nothing is allowed any more.
+    Closed,
+    /// More is allowed.
+    Widened,
+    /// Less is allowed.
+    Narrowed,
+    /// Some more and some less.
+    Changed,
+}
+
+/// An object that differs.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+pub struct Cause {
+    /// `kind/namespace/name`, as `--without` takes it.
+    pub object: String,
+    /// What happened to it.
+    pub change: CauseKind,
+    /// Where it is written, as `file:line:column`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+}
+
+/// What happened to an object.
+#[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum CauseKind {
+    Added,
+    Removed,
+    Modified,
+}
+
+/// Something that probably nobody wants.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+pub struct Risk {
+    /// What it is.
+    pub risk: RiskWord,
+    /// `namespace/kind/name`.
+    pub workload: Arc<str>,
+    /// The direction of the isolation that is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub direction: Option<DirectionJson>,
+    /// From where it is newly reachable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cidrs: Vec<String>,
+    /// The ports of DNS that are lost, or those that are newly reachable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Ports>,
+    /// The objects that did it.
+    pub because: Arc<[Cause]>,
+}
+
+/// What a risk is.
+#[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
+pub enum RiskWord {
+    /// It can no longer look up names.
+    DnsLost,
+    /// It is newly reachable from outside the cluster.
+    ExternalOpened,
+    /// No policy isolates it in this direction any more.
+    IsolationLost,
+}
+
+impl From<Kind> for ChangeKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Opened => Self::Opened,
+            Kind::Closed => Self::Closed,
+            Kind::Widened => Self::Widened,
+            Kind::Narrowed => Self::Narrowed,
+            Kind::Changed => Self::Changed,
+        }
+    }
+}
+
+impl Plan {
+    /// The answer as the contract has it.
+    #[must_use]
+    pub fn new(plan: &plan::Plan<'_>, diagnostics: Vec<String>) -> Self {
+        let Counts { opened, closed, widened, narrowed, changed } = Counts::new(plan);
+        Self {
+            api_version: API_VERSION,
+            kind: "Plan",
+            summary: Summary { opened, closed, widened, narrowed, changed },
+            risks: risks(plan),
+            changes: changes(plan),
+            external: external(plan),
+            objects: plan.objects.iter().map(cause).collect(),
+            diagnostics,
+        }
+    }
+}
+
+fn cause(object: &plan::Changed) -> Cause {
+    Cause {
+        object: object.name.to_string(),
+        change: match object.how {
+            How::Added => CauseKind::Added,
+            How::Removed => CauseKind::Removed,
+            How::Modified => CauseKind::Modified,
+        },
+        origin: object.origin.as_ref().map(ToString::to_string),
+    }
+}
+
+fn because(plan: &plan::Plan<'_>, causes: &Causes) -> Arc<[Cause]> {
+    causes.iter().filter_map(|number| plan.objects.get(*number)).map(cause).collect()
+}
+
+fn changes(plan: &plan::Plan<'_>) -> Vec<Change> {
+    let mut all = Vec::new();
+    for change in &plan.changes {
+        let (before, after): (Arc<[Ports]>, Arc<[Ports]>) =
+            (ports(&change.before).into(), ports(&change.after).into());
+        let because = because(plan, &change.because);
+        for (from, to) in plan.unit_pairs(change) {
+            all.push(Change {
+                source: from.name.clone(),
+                destination: to.name.clone(),
+                change: Kind::of(&change.before, &change.after).into(),
+                only_without_ports: before == after,
+                before: before.clone(),
+                after: after.clone(),
+                because: because.clone(),
+            });
+        }
+    }
+    all.sort_by(|a, b| (&a.source, &a.destination).cmp(&(&b.source, &b.destination)));
+    all
+}
+
+fn external(plan: &plan::Plan<'_>) -> Vec<ExternalChange> {
+    let mut all = Vec::new();
+    for change in &plan.external {
+        let (before, after): (Arc<[Ports]>, Arc<[Ports]>) =
+            (ports(&change.before).into(), ports(&change.after).into());
+        let cidrs: Arc<[String]> = words::networks(&change.addresses).into();
+        let because = because(plan, &change.because);
+        for unit in plan.units.of(change.group) {
+            all.push(ExternalChange {
+                workload: unit.name.clone(),
+                direction: change.direction.into(),
+                cidrs: cidrs.clone(),
+                change: Kind::of(&change.before, &change.after).into(),
+                only_without_ports: before == after,
+                before: before.clone(),
+                after: after.clone(),
+                because: because.clone(),
+            });
+        }
+    }
+    all.sort_by(|a, b| a.workload.cmp(&b.workload));
+    all
+}
+
+fn risks(plan: &plan::Plan<'_>) -> Vec<Risk> {
+    let mut all = Vec::new();
+    for found in &plan.risks {
+        let (mut direction, mut cidrs, mut of_risk) = (None, Vec::new(), Vec::new());
+        let risk = match &found.kind {
+            RiskKind::DnsLost(lost) => {
+                of_risk = ports(lost);
+                RiskWord::DnsLost
+            }
+            RiskKind::ExternalOpened(addresses, gained) => {
+                (cidrs, of_risk) = (words::networks(addresses), ports(gained));
+                RiskWord::ExternalOpened
+            }
+            RiskKind::IsolationLost(lost) => {
+                direction = Some((*lost).into());
+                RiskWord::IsolationLost
+            }
+        };
+        let because = because(plan, &found.because);
+        for unit in plan.units.of(found.group) {
+            let (workload, because) = (unit.name.clone(), because.clone());
+            let (cidrs, ports) = (cidrs.clone(), of_risk.clone());
+            all.push(Risk { risk, workload, direction, cidrs, ports, because });
+        }
+    }
+    all
+}

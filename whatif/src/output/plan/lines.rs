@@ -1,0 +1,111 @@
+//! The changes of a plan in few lines: what changes alike, for the same reason, is one line.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policy_engine::cidr::CidrSet;
+use policy_engine::reach::{GroupId, PortSet};
+
+use super::{Kind, Plan, is_incoming};
+use crate::model::Unit;
+use crate::output::text::Names;
+use crate::output::words;
+use crate::plan::Causes;
+
+/// One line: who, to whom, and what was and is allowed.
+pub(super) struct Line {
+    pub(super) kind: Kind,
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) before: PortSet,
+    pub(super) after: PortSet,
+}
+
+/// Equal in all but who it is about.
+type Alike<'p> = (Kind, &'p PortSet, &'p PortSet);
+
+/// All lines by what did it. Risky kinds first: what opens, before what closes.
+pub(super) fn by_cause(plan: &Plan<'_>, wide: bool) -> Vec<(Causes, Vec<Line>)> {
+    let names = Names::new(&plan.units, wide);
+    let mut blocks: BTreeMap<&Causes, Vec<Line>> = BTreeMap::new();
+    for (causes, (kind, before, after), sources, destinations) in inside(plan) {
+        let line = Line {
+            kind,
+            from: names.of(&sources),
+            to: names.of(&destinations),
+            before: before.clone(),
+            after: after.clone(),
+        };
+        blocks.entry(causes).or_default().push(line);
+    }
+    for (causes, (kind, before, after), addresses, incoming, units) in outside(plan) {
+        let beyond = if addresses.is_everything() {
+            "outside".to_owned()
+        } else {
+            format!("outside: {}", words::addresses(addresses))
+        };
+        let units = names.of(&units);
+        let (from, to) = if incoming { (beyond, units) } else { (units, beyond) };
+        let (before, after) = (before.clone(), after.clone());
+        blocks.entry(causes).or_default().push(Line { kind, from, to, before, after });
+    }
+    let mut blocks: Vec<_> = blocks.into_iter().map(|(c, lines)| (c.clone(), lines)).collect();
+    for (_, lines) in &mut blocks {
+        lines.sort_by(|a, b| (a.kind, &a.to, &a.from).cmp(&(b.kind, &b.to, &b.from)));
+    }
+    blocks
+}
+
+type Inside<'p> = (&'p Causes, Alike<'p>, BTreeSet<&'p Unit>, BTreeSet<&'p Unit>);
+
+/// Pairs as rectangles: destinations that change alike for the same sources are taken together.
+fn inside<'p>(plan: &'p Plan<'_>) -> Vec<Inside<'p>> {
+    let mut sources: BTreeMap<(&Causes, Alike<'_>, GroupId), BTreeSet<GroupId>> = BTreeMap::new();
+    for change in &plan.changes {
+        let alike = (Kind::of(&change.before, &change.after), &change.before, &change.after);
+        let key = (&change.because, alike, change.destination);
+        sources.entry(key).or_default().insert(change.source);
+    }
+    // Whoever changes towards all others of its own group is among the sources too.
+    let mut merged: BTreeMap<(&Causes, Alike<'_>, BTreeSet<GroupId>), BTreeSet<GroupId>> =
+        BTreeMap::new();
+    for ((causes, alike, destination), from) in sources {
+        merged.entry((causes, alike, from)).or_default().insert(destination);
+    }
+    let units = |groups: &BTreeSet<GroupId>| -> BTreeSet<&'p Unit> {
+        groups.iter().flat_map(|group| plan.units.of(*group)).collect()
+    };
+    merged
+        .into_iter()
+        .map(|((causes, alike, from), to)| (causes, alike, units(&from), units(&to)))
+        .collect()
+}
+
+type Outside<'p> = (&'p Causes, Alike<'p>, &'p CidrSet, bool, BTreeSet<&'p Unit>);
+
+fn outside<'p>(plan: &'p Plan<'_>) -> Vec<Outside<'p>> {
+    let mut merged: BTreeMap<(&Causes, Alike<'_>, &CidrSet, bool), BTreeSet<&Unit>> =
+        BTreeMap::new();
+    for change in &plan.external {
+        let alike = (Kind::of(&change.before, &change.after), &change.before, &change.after);
+        let key = (&change.because, alike, &change.addresses, is_incoming(change));
+        merged.entry(key).or_default().extend(plan.units.of(change.group));
+    }
+    let line =
+        |((causes, alike, addresses, incoming), units)| (causes, alike, addresses, incoming, units);
+    merged.into_iter().map(line).collect()
+}
+
+/// Who the risks of one kind and cause are about: `(text, units, causes)`.
+pub(in crate::output) fn risks<'p>(plan: &'p Plan<'_>) -> Vec<(String, String, &'p Causes)> {
+    let names = Names::new(&plan.units, false);
+    let mut found: Vec<(String, BTreeSet<&Unit>, &Causes)> = Vec::new();
+    for risk in &plan.risks {
+        let (text, units) = (super::risk(risk), plan.units.of(risk.group));
+        let known = found.iter_mut().find(|(t, _, causes)| *t == text && *causes == &risk.because);
+        match known {
+            Some((_, all, _)) => all.extend(units),
+            None => found.push((text, units.iter().collect(), &risk.because)),
+        }
+    }
+    found.into_iter().map(|(text, units, causes)| (text, names.of(&units), causes)).collect()
+}

@@ -1,0 +1,153 @@
+//! A plan as JSON, for people at a terminal, and for a pull request.
+
+pub mod json;
+mod lines;
+mod markdown;
+mod text;
+
+pub(super) use lines::risks as risk_lines;
+pub use markdown::markdown;
+pub use text::text;
+
+use policy_engine::model::Direction;
+
+use super::words;
+use crate::plan::{Change, Changed, ExternalChange, How, Kind, Plan, Risk, RiskKind};
+
+/// How many pairs of workloads change, and how.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counts {
+    /// Pairs between which nothing was allowed before.
+    pub opened: usize,
+    /// Pairs between which nothing is allowed any more.
+    pub closed: usize,
+    /// Pairs with more than before.
+    pub widened: usize,
+    /// Pairs with less than before.
+    pub narrowed: usize,
+    /// Pairs with more here and less there.
+    pub changed: usize,
+}
+
+impl Counts {
+    /// Counts the changes of a plan: each workload with each other one, and with outside.
+    #[must_use]
+    pub fn new(plan: &Plan<'_>) -> Self {
+        let mut counts = Self::default();
+        for change in &plan.changes {
+            counts.add(kind(change), plan.unit_pairs(change).count());
+        }
+        for change in &plan.external {
+            let kind = Kind::of(&change.before, &change.after);
+            counts.add(kind, plan.units.of(change.group).len());
+        }
+        counts
+    }
+
+    fn add(&mut self, kind: Kind, number: usize) {
+        *match kind {
+            Kind::Opened => &mut self.opened,
+            Kind::Closed => &mut self.closed,
+            Kind::Widened => &mut self.widened,
+            Kind::Narrowed => &mut self.narrowed,
+            Kind::Changed => &mut self.changed,
+        } += number;
+    }
+
+    /// `2 opened, 1 closed`; kinds of which there is none are not said.
+    fn words(self) -> String {
+        let all = [
+            (self.opened, "opened"),
+            (self.closed, "closed"),
+            (self.widened, "widened"),
+            (self.narrowed, "narrowed"),
+            (self.changed, "changed"),
+        ];
+        let said = all.into_iter().filter(|(number, _)| *number > 0);
+        said.map(|(number, word)| format!("{number} {word}")).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn kind(change: &Change) -> Kind {
+    Kind::of(&change.before, &change.after)
+}
+
+/// The answer in one line.
+pub(super) fn headline(plan: &Plan<'_>) -> String {
+    let objects = match plan.objects.len() {
+        1 => "1 object differs".to_owned(),
+        number => format!("{number} objects differ"),
+    };
+    if plan.is_same() {
+        return match plan.objects.len() {
+            0 => "Nothing changes: no object differs.".to_owned(),
+            _ => format!("No connection changes; {objects}."),
+        };
+    }
+    let risks = match lines::risks(plan).len() {
+        0 => "no risk found".to_owned(),
+        1 => "1 risk".to_owned(),
+        number => format!("{number} risks"),
+    };
+    format!("{}; {risks}; {objects}.", Counts::new(plan).words())
+}
+
+/// `networkpolicy/shop/db`, what happened to it, and where it is written.
+pub(super) fn cause(object: &Changed) -> String {
+    let how = how(object.how);
+    match &object.origin {
+        Some(origin) => format!("{} {how} ({origin})", object.name),
+        None => format!("{} {how}", object.name),
+    }
+}
+
+fn how(how: How) -> &'static str {
+    match how {
+        How::Added => "added",
+        How::Removed => "removed",
+        How::Modified => "modified",
+    }
+}
+
+/// The names of what did it, without places: `networkpolicy/shop/db`.
+pub(super) fn because(plan: &Plan<'_>, causes: &[usize]) -> String {
+    let objects = causes.iter().filter_map(|number| plan.objects.get(*number));
+    let names: Vec<String> =
+        objects.map(|object| format!("{} {}", object.name, how(object.how))).collect();
+    names.join(", ")
+}
+
+/// What a risk means, without whom it is about.
+fn risk(risk: &Risk) -> String {
+    match &risk.kind {
+        RiskKind::DnsLost(ports) => {
+            format!("DNS lost: names can no longer be looked up ({})", words::ports(ports))
+        }
+        RiskKind::ExternalOpened(addresses, ports) => format!(
+            "newly reachable from outside the cluster: {} from {}",
+            words::ports(ports),
+            words::addresses(addresses)
+        ),
+        RiskKind::IsolationLost(Direction::Ingress) => {
+            "no policy isolates it for ingress any more: everyone may connect to it".to_owned()
+        }
+        RiskKind::IsolationLost(Direction::Egress) => {
+            "no policy isolates it for egress any more: it may connect to everyone".to_owned()
+        }
+    }
+}
+
+/// Whether an external change is towards the workload.
+fn is_incoming(change: &ExternalChange) -> bool {
+    change.direction == Direction::Ingress
+}
+
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Opened => "opened",
+        Kind::Widened => "widened",
+        Kind::Changed => "changed",
+        Kind::Narrowed => "narrowed",
+        Kind::Closed => "closed",
+    }
+}

@@ -1,0 +1,61 @@
+//! A plan for people: how much changes, what is dangerous, then each change under what did it.
+
+use std::io::{self, Write};
+
+use super::lines::{self, Line};
+use super::{Kind, Plan, because, cause, headline, word};
+use crate::output::words;
+
+/// Writes a plan.
+///
+/// # Errors
+/// When the output cannot be written.
+pub fn text(plan: &Plan<'_>, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", headline(plan))?;
+    let risks = lines::risks(plan);
+    if !risks.is_empty() {
+        writeln!(out, "\nRisks")?;
+    }
+    for (text, units, causes) in risks {
+        writeln!(out, "  {units}")?;
+        writeln!(out, "    {text}")?;
+        writeln!(out, "    because of {}", because(plan, causes))?;
+    }
+    for (causes, lines) in lines::by_cause(plan, false) {
+        writeln!(out)?;
+        let objects: Vec<_> = causes.iter().filter_map(|n| plan.objects.get(*n)).collect();
+        for object in &objects {
+            writeln!(out, "{}", cause(object))?;
+        }
+        if objects.len() > 1 {
+            writeln!(out, "  (these together; undoing one of them may not be enough)")?;
+        }
+        for line in lines {
+            write_line(&line, out)?;
+        }
+    }
+    let mut idle: Vec<_> = plan.objects.iter().enumerate().collect();
+    idle.retain(|(number, _)| {
+        let inside = plan.changes.iter().all(|change| !change.because.contains(number));
+        inside && plan.external.iter().all(|change| !change.because.contains(number))
+    });
+    if !idle.is_empty() && !plan.is_same() {
+        writeln!(out, "\nNo connection changes because of")?;
+        for (_, object) in idle {
+            writeln!(out, "  {}", cause(object))?;
+        }
+    }
+    Ok(())
+}
+
+fn write_line(line: &Line, out: &mut dyn Write) -> io::Result<()> {
+    let Line { kind, from, to, before, after } = line;
+    let ports = match kind {
+        Kind::Opened => words::ports(after),
+        Kind::Closed => words::ports(before),
+        Kind::Widened | Kind::Changed | Kind::Narrowed => {
+            format!("{} → {}", words::ports(before), words::ports(after))
+        }
+    };
+    writeln!(out, "  {:<8}  {ports}  from {from}  to {to}", word(*kind))
+}

@@ -1,0 +1,243 @@
+//! Which object did it: each is undone alone, and where that brings the old answer back, it did.
+//!
+//! Only objects that concern a pair are tried, in a world of just that pair and its policies, so
+//! the cost of one change follows the policies of two pods, not the size of the cluster.
+
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use policy_engine::labels::Str;
+use policy_engine::model::{Change, Direction, Pod, PodKey};
+use policy_engine::policy::{NetworkPolicy, PolicyKey};
+use policy_engine::reach::outside_difference;
+use policy_engine::reach::{Group, GroupId, Outside, Pair, Piece, PortSet, Reach};
+use policy_engine::world::{Options, World};
+
+use super::{Causes, Changed};
+use crate::model::{Cluster, ObjectName};
+use crate::source::Sources;
+
+/// Numbers of objects.
+type Numbers = BTreeSet<usize>;
+
+/// Finds causes.
+pub(super) struct Judge<'a> {
+    sources: &'a Sources,
+    before: &'a Cluster,
+    after: &'a Cluster,
+    options: Options,
+    objects: &'a [Changed],
+    groups: &'a [Group],
+    /// Per group what concerns it, by direction.
+    concerned: Vec<[Numbers; 2]>,
+    /// Per object that is no policy: the cluster without its change.
+    undone: Vec<OnceCell<Cluster>>,
+}
+
+/// A world with one change undone: a base, and a policy in which it differs from that.
+struct Undone<'a> {
+    base: &'a World,
+    policy: Option<(PolicyKey, Option<Arc<NetworkPolicy>>)>,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(
+        sources: &'a Sources,
+        before: &'a Cluster,
+        after: &'a Cluster,
+        options: Options,
+        objects: &'a [Changed],
+        groups: &'a [Group],
+    ) -> Self {
+        let undone = objects.iter().map(|_| OnceCell::new()).collect();
+        let concerned = Vec::new();
+        let mut judge =
+            Self { sources, before, after, options, objects, groups, concerned, undone };
+        let of_group = groups.iter().map(|group| {
+            Direction::BOTH.map(|direction| {
+                let numbered = objects.iter().enumerate();
+                let concerning = numbered.filter(|(_, o)| judge.concerns(o, group, direction));
+                concerning.map(|(number, _)| number).collect()
+            })
+        });
+        judge.concerned = of_group.collect();
+        judge
+    }
+
+    /// What changed between two groups.
+    pub(super) fn of_pair(&self, pair: &Pair<'_>) -> Causes {
+        let concerned = self
+            .of_group(pair.source, Direction::Egress)
+            .union(self.of_group(pair.destination, Direction::Ingress))
+            .copied()
+            .collect();
+        self.causes(concerned, |undone| {
+            let sides = self.group(pair.source).zip(self.group(pair.destination));
+            let Some((from, to)) = sides else { return false };
+            let Some(source) = from.pods.first() else { return false };
+            let Some(other) = to.pods.iter().find(|pod| *pod != source) else { return false };
+            between(undone, source, other) == *pair.before
+        })
+    }
+
+    /// What changed between a group and addresses outside.
+    pub(super) fn of_outside(&self, group: GroupId, at: Direction, piece: &Piece) -> Causes {
+        let concerned = self.of_group(group, at).clone();
+        self.causes(concerned, |undone| {
+            let Some(pod) = self.group(group).and_then(|group| group.pods.first()) else {
+                return false;
+            };
+            let is = outside(undone, pod, at);
+            let mut was = Outside::default();
+            if !piece.before.is_empty() {
+                was.parts.push((piece.addresses.clone(), piece.before.clone()));
+            }
+            let mut differing = outside_difference(&was, &is).into_iter();
+            differing.all(|found| found.addresses.intersection(&piece.addresses).is_empty())
+        })
+    }
+
+    /// The objects that concern a group in one direction.
+    pub(super) fn of_group(&self, group: GroupId, direction: Direction) -> &Numbers {
+        static NONE: Numbers = BTreeSet::new();
+        let of_group = self.concerned.get(group);
+        of_group.map_or(&NONE, |[ingress, egress]| match direction {
+            Direction::Ingress => ingress,
+            Direction::Egress => egress,
+        })
+    }
+
+    /// Those of `concerned` that did it alone, each for itself; else all of them together.
+    fn causes(&self, mut concerned: Numbers, restores: impl Fn(&Undone<'_>) -> bool) -> Causes {
+        if concerned.is_empty() {
+            // An address went from one pod to another: some object that is no policy did that.
+            let others = self.objects.iter().enumerate();
+            let others = others.filter(|(_, object)| policy(&object.name).is_none());
+            concerned = others.map(|(number, _)| number).collect();
+        }
+        if concerned.len() > 1 {
+            let alone = concerned.iter().filter(|n| self.undo(**n).is_some_and(|u| restores(&u)));
+            let alone: Vec<usize> = alone.copied().collect();
+            if !alone.is_empty() {
+                return alone.into();
+            }
+        }
+        concerned.into_iter().collect()
+    }
+
+    /// The world after, without the change of one object.
+    fn undo(&self, number: usize) -> Option<Undone<'_>> {
+        let object = self.objects.get(number)?;
+        if let Some(key) = policy(&object.name) {
+            let old = self.before.world.policies().get(&key).cloned();
+            return Some(Undone { base: &self.after.world, policy: Some((key, old)) });
+        }
+        let cluster = self.undone.get(number)?.get_or_init(|| {
+            let mut inventory = self.sources.after.clone();
+            let name = &object.name;
+            let old = self.sources.before.get(&name.kind, &name.namespace, &name.name).cloned();
+            inventory.put(name.clone(), old);
+            Cluster::new(&inventory, self.options)
+        });
+        Some(Undone { base: &cluster.world, policy: None })
+    }
+
+    fn group(&self, id: GroupId) -> Option<&Group> {
+        self.groups.get(id)
+    }
+
+    /// Whether a change of `object` may matter to what the pods of a group allow, or to whether
+    /// they are admitted.
+    fn concerns(&self, object: &Changed, group: &Group, direction: Direction) -> bool {
+        let Some(pod) = group.pods.first() else { return false };
+        let name = &object.name;
+        if let Some(key) = policy(name) {
+            return [self.before, self.after].into_iter().any(|cluster| {
+                let policy = cluster.world.policies().get(&key);
+                let of_direction = policy.filter(|policy| policy.rules(direction).is_some());
+                // The pod may have other labels then: what selects either of the two counts.
+                let pods = [self.before, self.after].map(|cluster| cluster.world.pods().get(pod));
+                of_direction.is_some_and(|policy| {
+                    let selects = |pod: &Arc<Pod>| {
+                        key.namespace == pod.key.namespace && policy.subject.matches(&pod.labels)
+                    };
+                    pods.into_iter().flatten().any(selects)
+                })
+            });
+        }
+        match name.kind.as_str() {
+            "namespace" => name.name == pod.namespace,
+            "node" => true,
+            "pod" => group.pods.contains(&PodKey::new(&name.namespace, &name.name)),
+            // A workload, or one that another one controls and that goes by the other's name.
+            _ if name.namespace != pod.namespace => false,
+            kind => {
+                let owners = [self.before, self.after].map(|cluster| cluster.workload_of(pod));
+                let mut owners = owners.into_iter().flatten();
+                let controlled = ["replicaset", "job"].contains(&kind);
+                controlled || owners.any(|owner| is(owner, kind, &name.name))
+            }
+        }
+    }
+}
+
+fn is(owner: &crate::model::WorkloadRef, kind: &str, name: &Str) -> bool {
+    owner.kind.as_ref() == kind && owner.name == *name
+}
+
+/// The key of the policy that an object is.
+fn policy(name: &ObjectName) -> Option<PolicyKey> {
+    (name.kind == "networkpolicy").then(|| PolicyKey::new(&name.namespace, &name.name))
+}
+
+/// A world of these pods only, which decides about them as the whole does.
+fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
+    let base = undone.base;
+    let mut world = World::new(base.options);
+    let mut namespaces: BTreeSet<&Str> = BTreeSet::new();
+    for key in pods {
+        let Some(pod) = base.pods().get(*key).filter(|pod| pod.takes_part()) else { continue };
+        let addresses = base.owned_addresses(pod).collect();
+        let alone = Pod { addresses, ..Pod::clone(pod) };
+        world.apply(Change::Pod(alone.key.clone(), Some(Arc::new(alone))));
+        namespaces.insert(&key.namespace);
+    }
+    for name in namespaces {
+        if let Some(namespace) = base.namespaces().get(name) {
+            world.apply(Change::Namespace(name.clone(), Some(namespace.clone())));
+        }
+        for policy in base.policies_in(name) {
+            let selects = |key: &&PodKey| {
+                key.namespace == *name
+                    && base.pods().get(*key).is_some_and(|p| policy.subject.matches(&p.labels))
+            };
+            if pods.iter().any(selects) {
+                let key = policy.key.clone();
+                world.apply(Change::NetworkPolicy(key, Some(policy.clone())));
+            }
+        }
+    }
+    if let Some((key, policy)) = &undone.policy {
+        world.apply(Change::NetworkPolicy(key.clone(), policy.clone()));
+    }
+    world
+}
+
+fn between(undone: &Undone<'_>, source: &PodKey, destination: &PodKey) -> PortSet {
+    let world = small(undone, &[source, destination]);
+    let reach = Reach::new(&world);
+    let Some((from, to)) = reach.class_of(source).zip(reach.class_of(destination)) else {
+        return PortSet::default();
+    };
+    let edges = reach.edges();
+    let mut edges = edges.iter();
+    let edge = edges.find(|edge| edge.source == from && edge.destination == to);
+    edge.map(|edge| edge.allowed.clone()).unwrap_or_default()
+}
+
+fn outside(undone: &Undone<'_>, pod: &PodKey, direction: Direction) -> Outside {
+    let world = small(undone, &[pod]);
+    let reach = Reach::new(&world);
+    reach.class_of(pod).map(|class| reach.outside(class, direction)).unwrap_or_default()
+}

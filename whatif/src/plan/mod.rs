@@ -1,0 +1,282 @@
+//! What a change of objects changes for connections, and which object does it.
+//!
+//! ```text
+//! cluster before ┐                                       ┌► changes of pairs, and outside
+//!                ├► Difference: pairs of groups of pods ─┤
+//! cluster after  ┘                                       └► risks
+//! objects that differ ► causes: undo one alone; what comes back, it did
+//! ```
+
+mod causes;
+mod objects;
+mod risks;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use policy_engine::cidr::CidrSet;
+use policy_engine::model::{Direction, PodKey};
+use policy_engine::reach::{Difference, Group, GroupId, PortSet, Reach, outside_difference};
+use policy_engine::world::Options;
+
+use self::causes::Judge;
+use crate::model::{Cluster, Unit, Units};
+use crate::source::Sources;
+pub use objects::{Changed, How};
+pub use risks::{Risk, RiskKind};
+
+/// The numbers of the objects that did it, in [`Plan::objects`].
+pub type Causes = Arc<[usize]>;
+
+/// The difference that a hypothesis makes.
+pub struct Plan<'c> {
+    /// The cluster without the hypothesis.
+    pub before: &'c Cluster,
+    /// The cluster with it.
+    pub after: &'c Cluster,
+    /// The groups of pods, and all pairs of them.
+    pub difference: Difference,
+    /// What each group is called.
+    pub units: Units,
+    /// Every object that is added, removed or modified.
+    pub objects: Vec<Changed>,
+    /// What changes between pods.
+    pub changes: Vec<Change>,
+    /// What changes between pods and addresses outside.
+    pub external: Vec<ExternalChange>,
+    /// What a reviewer must know first.
+    pub risks: Vec<Risk>,
+    /// Per group: the policies that isolate it.
+    pub isolation: Vec<Isolation>,
+}
+
+/// What changes from one group of pods to another.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Who connects.
+    pub source: GroupId,
+    /// Who is asked.
+    pub destination: GroupId,
+    /// What was allowed.
+    pub before: PortSet,
+    /// What is allowed then.
+    pub after: PortSet,
+    /// What did it.
+    pub because: Causes,
+}
+
+/// What changes between a group of pods and addresses outside.
+#[derive(Clone, Debug)]
+pub struct ExternalChange {
+    /// The pods.
+    pub group: GroupId,
+    /// Ingress: from outside to the pods.
+    pub direction: Direction,
+    /// The addresses.
+    pub addresses: CidrSet,
+    /// What was allowed.
+    pub before: PortSet,
+    /// What is allowed then.
+    pub after: PortSet,
+    /// What did it.
+    pub because: Causes,
+}
+
+/// How what is allowed changes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// Nothing was allowed before.
+    Opened,
+    /// More is allowed than before.
+    Widened,
+    /// Some is allowed that was not, and some is not that was.
+    Changed,
+    /// Less is allowed than before.
+    Narrowed,
+    /// Nothing is allowed any more.
+    Closed,
+}
+
+impl Kind {
+    /// How `after` differs from `before`.
+    #[must_use]
+    pub fn of(before: &PortSet, after: &PortSet) -> Self {
+        let gains = !after.difference(before).is_empty();
+        let loses = !before.difference(after).is_empty();
+        match (gains, loses) {
+            _ if before.is_empty() => Self::Opened,
+            _ if after.is_empty() => Self::Closed,
+            (true, true) => Self::Changed,
+            (true, false) => Self::Widened,
+            (false, _) => Self::Narrowed,
+        }
+    }
+
+    /// Whether something is allowed that was not.
+    #[must_use]
+    pub fn gains(self) -> bool {
+        matches!(self, Self::Opened | Self::Widened | Self::Changed)
+    }
+
+    /// Whether something is not allowed any more.
+    #[must_use]
+    pub fn loses(self) -> bool {
+        matches!(self, Self::Closed | Self::Narrowed | Self::Changed)
+    }
+}
+
+/// The policies that isolate a group, per direction: ingress first.
+#[derive(Clone, Default, Debug)]
+pub struct Isolation {
+    /// Before.
+    pub before: [Vec<String>; 2],
+    /// After.
+    pub after: [Vec<String>; 2],
+}
+
+impl<'c> Plan<'c> {
+    /// Compares the clusters of the two inventories of `sources`.
+    #[must_use]
+    pub fn new(
+        sources: &Sources,
+        before: &'c Cluster,
+        after: &'c Cluster,
+        options: Options,
+    ) -> Self {
+        let (old, new) = (Reach::new(&before.world), Reach::new(&after.world));
+        let difference = Difference::new(&old, &new);
+        let objects = objects::changed(sources);
+        let judge = Judge::new(sources, before, after, options, &objects, &difference.groups);
+        let units = units(before, after, &difference);
+        let changes = changes(&difference, &units, &judge);
+        let external = external(&difference, &units, &judge, &old, &new);
+        let isolation = isolation(before, after, &difference);
+        let found = Found { difference: &difference, changes: &changes, external: &external };
+        let risks = risks::find(&found, [before, after], [&old, &new], &judge);
+        drop(judge);
+        Self { before, after, difference, units, objects, changes, external, risks, isolation }
+    }
+
+    /// Whether every connection is allowed as before.
+    #[must_use]
+    pub fn is_same(&self) -> bool {
+        self.changes.is_empty() && self.external.is_empty()
+    }
+
+    /// The pairs of units between which something changes: never one pod with itself.
+    pub fn unit_pairs(&self, change: &Change) -> impl Iterator<Item = (&Unit, &Unit)> {
+        unit_pairs(&self.units, change.source, change.destination)
+    }
+}
+
+/// The pairs of units of two groups: never one pod with itself.
+pub fn unit_pairs(
+    units: &Units,
+    source: GroupId,
+    destination: GroupId,
+) -> impl Iterator<Item = (&Unit, &Unit)> {
+    let destinations = units.of(destination);
+    let pairs = units.of(source).iter();
+    let pairs = pairs.flat_map(move |from| destinations.iter().map(move |to| (from, to)));
+    pairs.filter(|(from, to)| from.name != to.name || from.pods > 1)
+}
+
+/// What was found so far.
+struct Found<'p> {
+    difference: &'p Difference,
+    changes: &'p [Change],
+    external: &'p [ExternalChange],
+}
+
+fn changes(difference: &Difference, units: &Units, judge: &Judge<'_>) -> Vec<Change> {
+    let told = |pair: &policy_engine::reach::Pair<'_>| {
+        unit_pairs(units, pair.source, pair.destination).next().is_some()
+    };
+    let change = |pair: policy_engine::reach::Pair<'_>| Change {
+        source: pair.source,
+        destination: pair.destination,
+        before: pair.before.clone(),
+        after: pair.after.clone(),
+        because: judge.of_pair(&pair),
+    };
+    difference.changes().filter(told).map(change).collect()
+}
+
+fn external(
+    difference: &Difference,
+    units: &Units,
+    judge: &Judge<'_>,
+    old: &Reach<'_>,
+    new: &Reach<'_>,
+) -> Vec<ExternalChange> {
+    let mut found = Vec::new();
+    for (group, pods) in difference.groups.iter().enumerate() {
+        for direction in Direction::BOTH.into_iter().filter(|_| !units.of(group).is_empty()) {
+            let was = pods.outside_before(old, direction);
+            let is = pods.outside_after(new, direction);
+            for piece in outside_difference(&was, &is) {
+                let because = judge.of_outside(group, direction, &piece);
+                let policy_engine::reach::Piece { before, after, addresses } = piece;
+                let change = ExternalChange { group, direction, addresses, before, after, because };
+                found.push(change);
+            }
+        }
+    }
+    found
+}
+
+/// What each group is called. A workload whose pods are of different groups is told pod by pod.
+fn units(before: &Cluster, after: &Cluster, difference: &Difference) -> Units {
+    let workload = |pod: &PodKey| after.workload_of(pod).or_else(|| before.workload_of(pod));
+    let mut groups_of: BTreeMap<_, BTreeSet<GroupId>> = BTreeMap::new();
+    for (id, group) in difference.groups.iter().enumerate() {
+        for name in group.pods.iter().filter_map(workload) {
+            groups_of.entry(name).or_default().insert(id);
+        }
+    }
+    let name = |pod: &PodKey| match workload(pod) {
+        Some(name) if groups_of.get(name).is_some_and(|ids| ids.len() == 1) => name.to_string(),
+        _ if after.workload_of(pod).is_some() => after.pod_ref(pod),
+        _ => before.pod_ref(pod),
+    };
+    // Replicas that do not run yet share one name: more of them than before are nothing new.
+    let stays = |group: &Group| group.before.is_some() && group.after.is_some();
+    let staying = difference.groups.iter().filter(|group| stays(group));
+    let known: BTreeSet<String> = staying.flat_map(|group| group.pods.iter().map(name)).collect();
+    let of_group = difference.groups.iter().map(|group| {
+        let mut units: BTreeMap<String, Unit> = BTreeMap::new();
+        for pod in &group.pods {
+            let name = name(pod);
+            if !stays(group) && known.contains(&name) {
+                continue;
+            }
+            let unit = units.entry(name).or_insert_with_key(|name| Unit {
+                namespace: pod.namespace.clone(),
+                name: name.as_str().into(),
+                pods: 0,
+            });
+            unit.pods += 1;
+        }
+        units.into_values().collect()
+    });
+    Units { of_class: of_group.collect() }
+}
+
+fn isolation(before: &Cluster, after: &Cluster, difference: &Difference) -> Vec<Isolation> {
+    let policies = |cluster: &Cluster, pod: Option<&PodKey>| {
+        let pod = pod.and_then(|pod| cluster.world.pods().get(pod)).filter(|p| p.takes_part());
+        Direction::BOTH.map(|direction| {
+            let Some(pod) = pod else { return Vec::new() };
+            let policies = cluster.world.policies_in(&pod.key.namespace);
+            let isolating = policies.filter(|policy| {
+                policy.subject.matches(&pod.labels) && policy.rules(direction).is_some()
+            });
+            isolating.map(|policy| policy.key.to_string()).collect()
+        })
+    };
+    let of_group = difference.groups.iter().map(|group| {
+        let pod = group.pods.first();
+        Isolation { before: policies(before, pod), after: policies(after, pod) }
+    });
+    of_group.collect()
+}

@@ -1,0 +1,183 @@
+//! What a reviewer must know first: names no longer looked up, doors open to outside, policies gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policy_engine::cidr::CidrSet;
+use policy_engine::flow::Traffic;
+use policy_engine::model::{Direction, Pod, PodKey};
+use policy_engine::port::Protocol;
+use policy_engine::reach::{Group, GroupId, PortSet, Reach};
+
+use super::causes::Judge;
+use super::{Causes, Found};
+use crate::model::Cluster;
+
+/// Something that probably nobody wants.
+#[derive(Clone, Debug)]
+pub struct Risk {
+    /// What it is.
+    pub kind: RiskKind,
+    /// Whom it is about.
+    pub group: GroupId,
+    /// What did it.
+    pub because: Causes,
+}
+
+/// What can be wrong with a change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RiskKind {
+    /// Names can no longer be looked up: these ports are lost.
+    DnsLost(PortSet),
+    /// Reachable from outside the cluster where it was not: from where, and on which ports.
+    ExternalOpened(CidrSet, PortSet),
+    /// No policy isolates the pods in this direction any more.
+    IsolationLost(Direction),
+}
+
+/// All risks, the worst kind first.
+pub(super) fn find(
+    found: &Found<'_>,
+    clusters: [&Cluster; 2],
+    reaches: [&Reach<'_>; 2],
+    judge: &Judge<'_>,
+) -> Vec<Risk> {
+    let mut risks = dns(found, clusters, reaches);
+    risks.extend(external(found));
+    risks.extend(isolation(found, reaches, judge));
+    risks
+}
+
+/// The protocols of DNS that a group may use.
+type Lookups = BTreeSet<Protocol>;
+
+fn dns(found: &Found<'_>, clusters: [&Cluster; 2], [old, new]: [&Reach<'_>; 2]) -> Vec<Risk> {
+    let groups = &found.difference.groups;
+    let resolvers: BTreeSet<GroupId> = groups
+        .iter()
+        .enumerate()
+        .filter(|(_, group)| group.pods.iter().any(|pod| is_resolver(clusters, pod)))
+        .map(|(id, _)| id)
+        .collect();
+    // A cluster whose DNS pods are not known may have them anywhere, and outside.
+    let answers = |group: GroupId| resolvers.is_empty() || resolvers.contains(&group);
+    let mut lookups: BTreeMap<GroupId, [Lookups; 2]> = BTreeMap::new();
+    for pair in found.difference.pairs().filter(|pair| answers(pair.destination)) {
+        let [before, after] = lookups.entry(pair.source).or_default();
+        before.extend(dns_of(pair.before));
+        after.extend(dns_of(pair.after));
+    }
+    if resolvers.is_empty() {
+        for (id, group) in groups.iter().enumerate() {
+            let [before, after] = lookups.entry(id).or_default();
+            for (_, ports) in group.outside_before(old, Direction::Egress).parts {
+                before.extend(dns_of(&ports));
+            }
+            for (_, ports) in group.outside_after(new, Direction::Egress).parts {
+                after.extend(dns_of(&ports));
+            }
+        }
+    }
+    let stays = |group: &Group| group.before.is_some() && group.after.is_some();
+    let mut risks = Vec::new();
+    for (group, [before, after]) in lookups {
+        // UDP is what every lookup tries first; TCP alone is missed only where nothing is left.
+        let udp = before.contains(&Protocol::Udp) && !after.contains(&Protocol::Udp);
+        let all = !before.is_empty() && after.is_empty();
+        if (udp || all) && !resolvers.contains(&group) && groups.get(group).is_some_and(stays) {
+            let mut lost = PortSet::default();
+            for protocol in before.difference(&after) {
+                lost.add(&PortSet::of(Traffic::Port(*protocol, DNS)));
+            }
+            let because = lost_by(found, group, &lost, answers);
+            risks.push(Risk { kind: RiskKind::DnsLost(lost), group, because });
+        }
+    }
+    risks
+}
+
+const DNS: u16 = 53;
+
+fn dns_of(ports: &PortSet) -> impl Iterator<Item = Protocol> {
+    let protocols = [Protocol::Udp, Protocol::Tcp].into_iter();
+    protocols.filter(|protocol| ports.contains(Traffic::Port(*protocol, DNS)))
+}
+
+/// Every cause of a change that took some of these ports from a group.
+fn lost_by(
+    found: &Found<'_>,
+    group: GroupId,
+    lost: &PortSet,
+    answers: impl Fn(GroupId) -> bool,
+) -> Causes {
+    let takes =
+        |before: &PortSet, after: &PortSet| !before.difference(after).intersection(lost).is_empty();
+    let pairs = found.changes.iter().filter(|change| {
+        change.source == group
+            && answers(change.destination)
+            && takes(&change.before, &change.after)
+    });
+    let mut causes: BTreeSet<usize> =
+        pairs.flat_map(|change| change.because.iter().copied()).collect();
+    if causes.is_empty() {
+        let outside = found.external.iter().filter(|change| {
+            change.group == group
+                && change.direction == Direction::Egress
+                && takes(&change.before, &change.after)
+        });
+        causes = outside.flat_map(|change| change.because.iter().copied()).collect();
+    }
+    causes.into_iter().collect()
+}
+
+/// Whether a pod answers for the cluster's names, as kubeadm, k3s, kops and the clouds label it.
+fn is_resolver(clusters: [&Cluster; 2], key: &PodKey) -> bool {
+    const LABELS: [(&str, &str); 4] = [
+        ("k8s-app", "kube-dns"),
+        ("k8s-app", "coredns"),
+        ("k8s-app", "node-local-dns"),
+        ("app.kubernetes.io/name", "coredns"),
+    ];
+    let labelled = |pod: &Pod| {
+        let mut labels = pod.labels.iter();
+        labels.any(|(name, value)| LABELS.contains(&(name.as_ref(), value.as_ref())))
+    };
+    clusters.into_iter().any(|cluster| {
+        let service = cluster.services.get(&("kube-system".into(), "kube-dns".into()));
+        cluster
+            .world
+            .pods()
+            .get(key)
+            .is_some_and(|pod| labelled(pod) || service.is_some_and(|service| service.selects(pod)))
+    })
+}
+
+fn external(found: &Found<'_>) -> Vec<Risk> {
+    let incoming = found.external.iter().filter(|c| c.direction == Direction::Ingress);
+    let opened = incoming.filter_map(|change| {
+        let gained = change.after.difference(&change.before);
+        (!gained.is_empty()).then(|| Risk {
+            kind: RiskKind::ExternalOpened(change.addresses.clone(), gained),
+            group: change.group,
+            because: change.because.clone(),
+        })
+    });
+    opened.collect()
+}
+
+fn isolation(found: &Found<'_>, [old, new]: [&Reach<'_>; 2], judge: &Judge<'_>) -> Vec<Risk> {
+    let mut risks = Vec::new();
+    for (id, group) in found.difference.groups.iter().enumerate() {
+        let classes = group.before.and_then(|class| old.classes().get(class));
+        let Some((was, is)) = classes.zip(group.after.and_then(|class| new.classes().get(class)))
+        else {
+            continue;
+        };
+        for direction in Direction::BOTH {
+            if was.is_isolated(direction) && !is.is_isolated(direction) {
+                let because = judge.of_group(id, direction).iter().copied().collect();
+                risks.push(Risk { kind: RiskKind::IsolationLost(direction), group: id, because });
+            }
+        }
+    }
+    risks
+}

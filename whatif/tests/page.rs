@@ -1,0 +1,252 @@
+//! The page of `plan -o html` in a real browser: what it shows, what it answers, what it refuses.
+//!
+//! Needs `chromium` in `PATH`; `tests/setup.sh` installs it.
+
+mod browser;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use browser::Browser;
+use serde_json::Value;
+
+/// The page of one plan, in a directory of its own.
+struct Page {
+    directory: tempfile::TempDir,
+}
+
+impl Page {
+    /// Runs the real binary on two manifests.
+    fn of(before: &str, change: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("before.yaml"), before).expect("written");
+        std::fs::write(path("change.yaml"), change).expect("written");
+        let output = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"))
+            .args(["plan", "-o", "html", "-f"])
+            .arg(path("before.yaml"))
+            .arg("--with")
+            .arg(path("change.yaml"))
+            .output()
+            .expect("the binary is built");
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::write(path("plan.html"), output.stdout).expect("written");
+        Self { directory }
+    }
+
+    /// The page of the example that the golden sessions use.
+    fn of_example() -> Self {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sources");
+        let read = |name: &str| std::fs::read_to_string(sources.join(name)).expect("a source");
+        Self::of(&read("plan-before.yaml"), &read("plan-change.yaml"))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("plan.html")
+    }
+
+    fn open(&self) -> Browser {
+        Browser::open(self.directory.path(), &self.file())
+    }
+}
+
+/// The words of the matrix row whose header holds `name`, cell by cell.
+const ROW: &str = "(name) => [...document.querySelectorAll('tbody tr')]
+    .filter((row) => row.querySelector('th').textContent.includes(name))
+    .map((row) => [...row.querySelectorAll('td')].map((cell) => cell.textContent))[0] ?? null";
+
+fn row(browser: &mut Browser, name: &str) -> Value {
+    browser.evaluate(&format!("({ROW})({name:?})"))
+}
+
+fn text(browser: &mut Browser, selector: &str) -> String {
+    let found = browser.evaluate(&format!("document.querySelector({selector:?}).innerText"));
+    found.as_str().unwrap_or_default().to_owned()
+}
+
+fn click(browser: &mut Browser, selector: &str) {
+    browser.evaluate(&format!("document.querySelector({selector:?}).click()"));
+}
+
+#[test]
+fn a_page_opens_toggles_filters_and_explains() {
+    let page = Page::of_example();
+    let mut browser = page.open();
+    assert_eq!(
+        text(&mut browser, "#headline"),
+        "1 opened, 3 closed, 2 narrowed; 2 risks; 2 objects differ."
+    );
+    assert!(text(&mut browser, "#risks").contains("DNS lost"));
+    // jobs, kube-system, shop, outside
+    assert_eq!(row(&mut browser, "jobs"), serde_json::json!(["−1", "−1", "▼1", "−1"]));
+
+    click(&mut browser, "[data-mode=before]");
+    assert_eq!(row(&mut browser, "jobs"), serde_json::json!(["1/1", "1/1", "1/3", "1/1"]));
+    click(&mut browser, "[data-mode=after]");
+    assert_eq!(row(&mut browser, "jobs"), serde_json::json!(["", "", "1/3", ""]));
+    click(&mut browser, "[data-mode=changed]");
+
+    click(&mut browser, "tbody button[data-space=shop]");
+    assert_eq!(row(&mut browser, "deployment/web"), serde_json::json!(["", "", "▼1", "▼", "", ""]));
+    click(&mut browser, "td[aria-label^='from shop/deployment/web to shop/deployment/api']");
+    let why = text(&mut browser, "#why");
+    for said in ["narrowed", "8080/TCP, 9090/TCP", "networkpolicy/shop/api modified", "shop/api"] {
+        assert!(why.contains(said), "{said} is not in: {why}");
+    }
+
+    browser.evaluate(
+        "(() => { const filter = document.getElementById('filter'); filter.value = 'coredns';
+           filter.dispatchEvent(new Event('input')); })()",
+    );
+    assert_eq!(row(&mut browser, "shop"), Value::Null);
+    assert_ne!(row(&mut browser, "cronjob/report"), Value::Null);
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn a_page_holds_all_that_it_needs() {
+    let page = Page::of_example();
+    let text = std::fs::read_to_string(page.file()).expect("a page");
+    for word in ["http://", "https://", "src=", "href=", "url(", "@import", "innerHTML", "eval("] {
+        assert!(!text.contains(word), "{word}");
+    }
+    assert!(text.contains("default-src 'none'; script-src 'sha256-"));
+}
+
+#[test]
+fn a_page_is_read_by_keyboard_alone() {
+    let page = Page::of_example();
+    let mut browser = page.open();
+    let focused = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.id \
+                   ?? document.activeElement.textContent";
+    let mut passed = Vec::new();
+    // The radio group, the filter, two buttons, four columns, one row header: then the first cell.
+    for _ in 0..20 {
+        browser.press("Tab");
+        let at = browser.evaluate(focused).as_str().unwrap_or_default().to_owned();
+        let arrived = at.starts_with("from jobs/* to jobs/*");
+        passed.push(at);
+        if arrived {
+            break;
+        }
+    }
+    assert!(passed.last().is_some_and(|at| at.starts_with("from jobs/*")), "{passed:?}");
+    browser.press("ArrowDown");
+    browser.press("ArrowRight");
+    browser.press("ArrowRight");
+    assert_eq!(browser.evaluate(focused), "from shop/* to shop/*: 1 narrowed");
+    browser.press("Enter");
+    assert!(text(&mut browser, "#why").contains("shop/deployment/web → shop/deployment/api"));
+    let roles = browser.evaluate(
+        "['grid', 'gridcell', 'rowheader', 'columnheader', 'radiogroup', 'radio']
+            .filter((role) => !document.querySelector(`[role=${role}]`))",
+    );
+    assert_eq!(roles, serde_json::json!([]), "roles that are missing");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn a_malicious_name_is_text_and_runs_nothing() {
+    let evil =
+        "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>{{csp}}";
+    let before = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{namespace: shop, name: {evil:?}}}}}\n---\n\
+         {{apiVersion: v1, kind: Pod, metadata: {{namespace: shop, name: db}}}}\n"
+    );
+    let change = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{namespace: shop, name: {evil:?}}}\nspec: {{podSelector: {{}}}}\n"
+    );
+    let page = Page::of(&before, &change);
+    let mut browser = page.open();
+    click(&mut browser, "#open-all");
+    click(&mut browser, "td.closed[aria-label*='/db']:not([aria-label*='*'])");
+    let all = text(&mut browser, "body");
+    let times = all.matches("<img src=x onerror=alert(1)>").count();
+    assert!(times > 2, "the name shows as it is: {all}");
+    let made = browser.evaluate("document.querySelectorAll('img, script:not([id])').length");
+    assert_eq!(made, 1, "nothing but the script of the page");
+    assert_eq!(browser.evaluate("document.title"), "What if: connections before and after");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn the_policy_of_the_page_refuses_what_is_not_its_own() {
+    let page = Page::of_example();
+    let mut browser = page.open();
+    browser.evaluate(
+        "(() => { const script = document.createElement('script');
+           script.textContent = \"document.title = 'owned'\"; document.body.append(script);
+           const image = document.createElement('img'); image.src = 'file:///nowhere.png';
+           document.body.append(image); })()",
+    );
+    assert_eq!(browser.evaluate("document.title"), "What if: connections before and after");
+    let complaints = browser.complaints();
+    assert!(complaints.iter().any(|c| c.contains("script-src")), "{complaints:?}");
+    assert!(complaints.iter().any(|c| c.contains("default-src")), "{complaints:?}");
+}
+
+/// 500 workloads, each with a policy; the change touches every tenth.
+fn large() -> (String, String) {
+    let (mut before, mut change) = (String::new(), String::new());
+    for number in 0..500 {
+        let (namespace, app) = (format!("team-{:02}", number / 25), format!("app-{number:03}"));
+        let next = format!("app-{:03}", number / 25 * 25 + (number + 1) % 25);
+        let _ = writeln!(
+            before,
+            "---\n{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {app}, namespace: \
+             {namespace}}}, spec: {{template: {{metadata: {{labels: {{app: {app}}}}}, spec: \
+             {{containers: [{{name: c}}]}}}}}}}}"
+        );
+        let policy = |peers: &str| {
+            format!(
+                "---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: \
+                 {app}, namespace: {namespace}}}, spec: {{podSelector: {{matchLabels: {{app: \
+                 {app}}}}}, ingress: [{{from: [{peers}], ports: [{{port: {number}}}]}}]}}}}\n",
+                number = 8000 + number
+            )
+        };
+        before += &policy(&format!("{{podSelector: {{matchLabels: {{app: {next}}}}}}}"));
+        if number % 10 == 0 {
+            change += &policy("{namespaceSelector: {}}");
+        }
+    }
+    (before, change)
+}
+
+#[test]
+fn five_hundred_workloads_open_in_reasonable_time() {
+    /// Far above what it takes, for machines that do other things too.
+    const LIMIT: Duration = Duration::from_secs(10);
+    let (before, change) = large();
+    let page = Page::of(&before, &change);
+    let started = Instant::now();
+    let mut browser = page.open();
+    println!("with the start of the browser: {:?}", started.elapsed());
+    let drawn = |browser: &mut Browser| {
+        browser.evaluate("document.getElementsByTagName('*').length").as_u64().unwrap_or(u64::MAX)
+    };
+    let mut steps = vec![("closed", Duration::ZERO, drawn(&mut browser))];
+    for (name, selector) in [
+        ("all open", "#open-all"),
+        ("before", "[data-mode=before]"),
+        ("after", "[data-mode=after]"),
+    ] {
+        let started = Instant::now();
+        click(&mut browser, selector);
+        steps.push((name, started.elapsed(), drawn(&mut browser)));
+    }
+    println!("{steps:?}");
+    for (name, took, elements) in steps {
+        assert!(took < LIMIT, "{name} took {took:?}");
+        // 500 × 500 cells would be 250,000.
+        assert!(elements < 5_000, "{name} has {elements} elements");
+    }
+    assert!(started.elapsed() < LIMIT * 3);
+    assert!(text(&mut browser, "#pager").contains("of 521"));
+    click(&mut browser, "#pager button[aria-label='next rows']");
+    assert!(text(&mut browser, "#pager").contains("61–120 of 521"));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
