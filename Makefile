@@ -25,7 +25,7 @@ demo: setup ## Show packets obeying policies: three nodes, twelve pods, real con
 
 .PHONY: test
 test: ## Run every check and test, as CI does
-	@tests/setup.sh --deny
+	@tests/setup.sh --tests
 	@tests/run.sh
 
 .PHONY: lint

@@ -3,10 +3,16 @@
 # Does nothing, fast, where all is there. Debian and Ubuntu; elsewhere it lists what to install.
 set -euo pipefail
 
-packages=(iptables ipset libipset-dev libclang-dev iproute2 conntrack procps gcc libc6-dev
-    chromium)
-commands=(iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft ipset ip conntrack sysctl cc
-    chromium)
+packages=(iptables ipset libipset-dev libclang-dev iproute2 conntrack procps gcc libc6-dev)
+commands=(iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft ipset ip conntrack sysctl cc)
+# With --tests also what the tests alone need: a browser for the page of `kubectl whatif plan`, and
+# cargo-deny for licences and sources.
+tests=no
+if [ "${1:-}" = "--tests" ]; then
+    tests=yes
+    packages+=(chromium)
+    commands+=(chromium)
+fi
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
@@ -41,15 +47,14 @@ fi
 
 command -v cargo >/dev/null || fail "no cargo: install Rust by rustup (https://rustup.rs)"
 # The tests build Kubernetes; Debian's Go is too old for it, so it is not installed here.
-if [ -z "${KUBEBUILDER_ASSETS:-}" ] && ! command -v go >/dev/null; then
+if [ $tests = yes ] && [ -z "${KUBEBUILDER_ASSETS:-}" ] && ! command -v go >/dev/null; then
     echo "setup: no Go: tests with an API server will fail; install it (https://go.dev/dl, tests/kube/go.mod" \
         "says which version), or set KUBEBUILDER_ASSETS (setup-envtest)" >&2
 fi
 ip -V >/dev/null
 as_root ip netns list >/dev/null || fail "the kernel has no network namespaces (CONFIG_NET_NS)"
 
-# cargo-deny checks licences and sources; only the tests need it.
-if [ "${1:-}" = "--deny" ] && ! command -v cargo-deny >/dev/null; then
+if [ $tests = yes ] && ! command -v cargo-deny >/dev/null; then
     echo "setup: building cargo-deny (once, some minutes)"
     cargo install --quiet --locked cargo-deny@0.20.2
 fi

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, ensure};
 pub fn portcullis() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || build("portcullis-controller", "portcullis");
-    let built = BUILT.get_or_init(|| build().map_err(|failure| format!("{failure:#}")));
-    built.clone().map_err(anyhow::Error::msg)
+    let binary = BUILT.get_or_init(|| build().map_err(|failure| format!("{failure:#}")));
+    binary.clone().map_err(anyhow::Error::msg)
 }
 
 /// The binary of `kubectl whatif`, as [`portcullis`].
@@ -24,8 +24,8 @@ pub fn portcullis() -> Result<PathBuf> {
 pub fn kubectl_whatif() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || build("portcullis-whatif", "kubectl-whatif");
-    let built = BUILT.get_or_init(|| build().map_err(|failure| format!("{failure:#}")));
-    built.clone().map_err(anyhow::Error::msg)
+    let binary = BUILT.get_or_init(|| build().map_err(|failure| format!("{failure:#}")));
+    binary.clone().map_err(anyhow::Error::msg)
 }
 
 fn build(package: &str, name: &str) -> Result<PathBuf> {
