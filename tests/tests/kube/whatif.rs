@@ -1,11 +1,16 @@
 //! `kubectl whatif` on a live cluster: what it answers, as whom, and what it may not read.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, ensure};
 use portcullis_tests::cluster::kubectl_whatif;
 use portcullis_tests::kube::{ApiServer, Options};
+use serde_json::Value;
 
 /// A shop whose pods do not run yet, and users who may read all, a part, and nothing.
 const OBJECTS: &str = r#"
@@ -70,6 +75,14 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: policies}
 subjects: [{kind: Group, name: shop-owners, apiGroup: rbac.authorization.k8s.io}]
 "#;
 
+/// It changes nothing: there is no such pod.
+const NOBODY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nobody, namespace: shop}
+spec: {podSelector: {matchLabels: {app: nobody}}}
+";
+
 struct Asked {
     code: Option<i32>,
     out: String,
@@ -97,7 +110,7 @@ fn server() -> Result<ApiServer> {
     Ok(server)
 }
 
-const QUESTIONS: [&str; 8] = [
+const QUESTIONS: [&str; 9] = [
     "check shop/web shop/api:8080",
     "check jobs/report shop/api:8080",
     "check jobs/report shop/api:9090 -o json",
@@ -106,6 +119,7 @@ const QUESTIONS: [&str; 8] = [
     "who shop/deploy/api -o csv",
     "check jobs/report shop/api:8080 --without netpol/shop/api",
     "check 192.0.2.1 shop/api",
+    "plan --without netpol/shop/api",
 ];
 
 #[test]
@@ -126,13 +140,25 @@ fn live_answers_are_those_of_the_snapshot() -> Result<()> {
             let lines = text
                 .lines()
                 .filter(|line| !line.contains("closest is") && !line.contains("origin"));
-            lines.collect::<Vec<_>>().join("\n")
+            // Where an object of a file is written, behind what is said of it.
+            let shown = format!(" ({}", file.display());
+            let cut = |line: &str| line.split(&shown).next().unwrap_or_default().to_owned();
+            lines.map(cut).collect::<Vec<_>>().join("\n")
         };
         assert_eq!(place(&live.out), place(&offline.out), "{question}: {}", live.said);
         assert_eq!(live.code, offline.code, "{question}: {}", live.said);
         codes.push(live.code.unwrap_or(-1));
     }
-    assert_eq!(codes, [0, 1, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(codes, [0, 1, 0, 0, 0, 0, 0, 1, 1]);
+    let lint = |kubeconfig: &Path, more: &str| -> Result<Vec<(Value, Value)>> {
+        let asked = ask(kubeconfig, &format!("lint -o json{more}"))?;
+        let found: Value = serde_json::from_str(&asked.out)?;
+        let findings = found["findings"].as_array().into_iter().flatten();
+        Ok(findings.map(|one| (one["code"].clone(), one["message"].clone())).collect())
+    };
+    let live = lint(&admin, "")?;
+    ensure!(!live.is_empty(), "two namespaces have pods that no policy selects");
+    assert_eq!(live, lint(Path::new("/nowhere"), &format!(" -f {}", file.display()))?);
     Ok(())
 }
 
@@ -147,6 +173,16 @@ fn what_may_not_be_read_leaves_the_answer_undetermined() -> Result<()> {
     let map = ask(&partly, "map")?;
     assert_eq!(map.code, Some(3));
     ensure!(map.said.contains(missing), "{}", map.said);
+
+    // Nothing found in a part is not nothing found.
+    let deny = tempfile::NamedTempFile::with_suffix(".yaml")?;
+    std::fs::write(&deny, NOBODY)?;
+    let plan = format!("plan --with {}", deny.path().display());
+    for question in ["lint --fail-on error", &plan] {
+        let asked = ask(&partly, question)?;
+        assert_eq!(asked.code, Some(3), "{question}: {}{}", asked.out, asked.said);
+        ensure!(asked.said.contains(missing), "{question}: {}", asked.said);
+    }
 
     // Whoever may read nothing learns so, and what is missing.
     let nobody = ask(&server.admin_kubeconfig(), "check shop/web shop/api:8080 --as nobody")?;
@@ -187,6 +223,55 @@ fn more_than_a_page_is_read_whole() -> Result<()> {
     let written = ask(&server.admin_kubeconfig(), "snapshot -o -")?;
     let namespaces = written.out.lines().filter(|line| line.contains("\"kind\":\"Namespace\""));
     ensure!(namespaces.count() >= 622, "{}", written.said);
+    Ok(())
+}
+
+/// Takes one connection after another to wherever it is asked for, and counts them.
+fn proxy() -> Result<(SocketAddr, Arc<AtomicUsize>)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(std::io::Result::ok) {
+            let count = Arc::clone(&count);
+            std::thread::spawn(move || tunnel(client, &count));
+        }
+    });
+    Ok((address, taken))
+}
+
+/// One `CONNECT host:port`, and what goes through it.
+fn tunnel(client: TcpStream, count: &AtomicUsize) -> std::io::Result<()> {
+    let mut asked = BufReader::new(client.try_clone()?);
+    let mut line = String::new();
+    asked.read_line(&mut line)?;
+    let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    while asked.read_line(&mut line)? > 2 {}
+    let server = TcpStream::connect(target)?;
+    (&client).write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    count.fetch_add(1, Ordering::Relaxed);
+    let (mut back, mut to) = (server.try_clone()?, client.try_clone()?);
+    let returning = std::thread::spawn(move || std::io::copy(&mut back, &mut to));
+    std::io::copy(&mut asked, &mut &server)?;
+    let _ = returning.join();
+    Ok(())
+}
+
+#[test]
+fn a_proxy_of_the_kubeconfig_is_used() -> Result<()> {
+    let server = server()?;
+    let (address, taken) = proxy()?;
+    let mut kubeconfig: Value = serde_json::from_str(
+        &server.kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"], None)?,
+    )?;
+    kubeconfig["clusters"][0]["cluster"]["proxy-url"] = format!("http://{address}").into();
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("proxied");
+    std::fs::write(&file, kubeconfig.to_string())?;
+    let asked = ask(&file, "check shop/web shop/api:8080")?;
+    assert_eq!(asked.code, Some(0), "{}{}", asked.out, asked.said);
+    ensure!(taken.load(Ordering::Relaxed) > 0, "it went past the proxy");
     Ok(())
 }
 

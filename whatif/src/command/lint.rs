@@ -46,5 +46,5 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
         FailOn::Never => None,
     };
     let fails = least.is_some_and(|least| findings.iter().any(|one| one.severity >= least));
-    Ok(if fails { NO } else { YES })
+    Ok(question.code(if fails { NO } else { YES }))
 }

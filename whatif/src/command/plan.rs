@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
     } else {
         args.fail_on.iter().any(|danger| happens(&plan, *danger))
     };
-    Ok(if fails { NO } else { YES })
+    Ok(question.code(if fails { NO } else { YES }))
 }
 
 fn happens(plan: &Plan<'_>, danger: Danger) -> bool {
