@@ -1,36 +1,20 @@
 //! `lint` by its documentation: each bad example has its finding and no other, each good one none;
 //! and golden sessions of every format.
 
+mod session;
+
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use portcullis_whatif::lint::Code;
 use serde_json::Value;
+use session::{run, text};
 
 const WORLD: &str = "whatif/tests/lint/world.yaml";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn run(line: &str, input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"))
-        .current_dir(root())
-        .args(line.split_whitespace())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary is built");
-    // A command line that is not understood ends it before it reads.
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-    child.wait_with_output().expect("it ends")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
 fn json(line: &str, input: &str) -> Value {

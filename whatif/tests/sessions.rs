@@ -3,41 +3,12 @@
 //! `INSTA_UPDATE=always cargo test -p portcullis-whatif --test sessions` writes them anew; read the
 //! difference.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod session;
+
+use std::process::Output;
 
 use serde_json::Value;
-
-/// Runs `kubectl-whatif` at the root of the repository, where examples have short names.
-fn run(line: &str, input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"))
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .args(line.split_whitespace())
-        .env_remove("KUBECONFIG")
-        .env("HOME", "/nowhere")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary is built");
-    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("it reads or ends");
-    child.wait_with_output().expect("it ends")
-}
-
-/// Several commands as one would see them in a terminal.
-fn session(lines: &[&str]) -> String {
-    let mut shown = String::new();
-    for line in lines {
-        let Output { status, stdout, stderr } = run(line, "");
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-        let code = status.code().expect("it was not killed");
-        let said = [text(stderr), text(stdout)].concat();
-        let _ = write!(shown, "$ kubectl whatif {line}\n{said}[exit {code}]\n\n");
-    }
-    shown
-}
+use session::{run, session};
 
 macro_rules! golden {
     ($name:ident, $($line:expr),+ $(,)?) => {

@@ -235,21 +235,21 @@ fn proxy() -> Result<(SocketAddr, Arc<AtomicUsize>)> {
     std::thread::spawn(move || {
         for client in listener.incoming().map_while(std::io::Result::ok) {
             let count = Arc::clone(&count);
-            std::thread::spawn(move || tunnel(client, &count));
+            std::thread::spawn(move || tunnel(&client, &count));
         }
     });
     Ok((address, taken))
 }
 
 /// One `CONNECT host:port`, and what goes through it.
-fn tunnel(client: TcpStream, count: &AtomicUsize) -> std::io::Result<()> {
+fn tunnel(client: &TcpStream, count: &AtomicUsize) -> std::io::Result<()> {
     let mut asked = BufReader::new(client.try_clone()?);
     let mut line = String::new();
     asked.read_line(&mut line)?;
     let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
     while asked.read_line(&mut line)? > 2 {}
     let server = TcpStream::connect(target)?;
-    (&client).write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    (&*client).write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
     count.fetch_add(1, Ordering::Relaxed);
     let (mut back, mut to) = (server.try_clone()?, client.try_clone()?);
     let returning = std::thread::spawn(move || std::io::copy(&mut back, &mut to));
