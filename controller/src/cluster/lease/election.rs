@@ -96,28 +96,24 @@ impl Round {
             let began = Instant::now();
             tokio::select! {
                 biased;
-                done = &mut ending => {
-                    self.release().await;
-                    if let Ok(done) = done {
-                        let _ = done.send(());
-                    }
-                    return;
-                }
+                done = &mut ending => return self.end(done).await,
                 result = self.attempt_in_time(asked) => asked = self.settle(result),
             }
             let retry = began + self.contender.timing().retry;
             let wake = self.contender.leads_until().map_or(retry, |until| until.min(retry));
             tokio::select! {
                 biased;
-                done = &mut ending => {
-                    self.release().await;
-                    if let Ok(done) = done {
-                        let _ = done.send(());
-                    }
-                    return;
-                }
+                done = &mut ending => return self.end(done).await,
                 () = sleep_until(wake) => {}
             }
+        }
+    }
+
+    /// Lets go of the lease, and says so to whoever waits for it.
+    async fn end(&mut self, done: Result<SyncSender<()>, oneshot::error::RecvError>) {
+        self.release().await;
+        if let Ok(done) = done {
+            let _ = done.send(());
         }
     }
 

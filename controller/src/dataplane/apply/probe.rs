@@ -85,19 +85,20 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u3
     };
     let families = [Family::V4, Family::V6];
     let commands = Variant::BOTH.into_iter().flat_map(|v| families.map(|f| v.command(f)));
-    let bridges = bridges(&kernel(Variant::Nft));
     let variant = variant.ok();
-    let family_facts = |family: Family| FamilyFacts {
+    let here: Vec<Family> =
+        families.into_iter().filter(|f| *f == Family::V4 || has_ipv6()).collect();
+    let (bridges, netfilter) = bridged(&kernel(Variant::Nft), &here);
+    let family_facts = |(family, bridge_netfilter)| FamilyFacts {
         family,
         forwarding: forwarding(family),
-        bridge_netfilter: bridge_netfilter(family, !bridges.is_empty()),
+        bridge_netfilter,
         rules_work: variant.map_or(Ok(()), |variant| try_rules(&kernel(variant), family)),
     };
-    let families = families.into_iter().filter(|f| *f == Family::V4 || has_ipv6());
     Facts {
         tools: commands.chain(["ipset", "ip"]).map(version).collect(),
         variant,
-        families: families.map(family_facts).collect(),
+        families: netfilter.into_iter().map(family_facts).collect(),
         // Looked for last: the rules above have loaded it where it is a module.
         conntrack: fs::exists("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or(false),
         bridges,
