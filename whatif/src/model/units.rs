@@ -21,6 +21,22 @@ pub struct Unit {
     pub pods: usize,
 }
 
+impl Unit {
+    /// The units of pods with their names, in the order of these.
+    pub(crate) fn count<'p>(pods: impl Iterator<Item = (&'p PodKey, String)>) -> Vec<Self> {
+        let mut units: BTreeMap<String, Self> = BTreeMap::new();
+        for (pod, name) in pods {
+            let unit = units.entry(name).or_insert_with_key(|name| Self {
+                namespace: pod.namespace.clone(),
+                name: name.as_str().into(),
+                pods: 0,
+            });
+            unit.pods += 1;
+        }
+        units.into_values().collect()
+    }
+}
+
 /// All units, by the class of their pods.
 pub struct Units {
     /// Per class: its units in the order of their names.
@@ -46,19 +62,8 @@ impl Units {
             }
             _ => cluster.pod_ref(pod),
         };
-        let of_class = reach.classes().iter().map(|class| {
-            let mut units: BTreeMap<String, Unit> = BTreeMap::new();
-            for pod in &class.pods {
-                let name = name(pod);
-                let unit = units.entry(name).or_insert_with_key(|name| Unit {
-                    namespace: pod.namespace.clone(),
-                    name: name.as_str().into(),
-                    pods: 0,
-                });
-                unit.pods += 1;
-            }
-            units.into_values().collect()
-        });
+        let of_class = reach.classes().iter();
+        let of_class = of_class.map(|class| Unit::count(class.pods.iter().map(|p| (p, name(p)))));
         Self { of_class: of_class.collect() }
     }
 

@@ -244,20 +244,8 @@ fn units(before: &Cluster, after: &Cluster, difference: &Difference) -> Units {
     let staying = difference.groups.iter().filter(|group| stays(group));
     let known: BTreeSet<String> = staying.flat_map(|group| group.pods.iter().map(name)).collect();
     let of_group = difference.groups.iter().map(|group| {
-        let mut units: BTreeMap<String, Unit> = BTreeMap::new();
-        for pod in &group.pods {
-            let name = name(pod);
-            if !stays(group) && known.contains(&name) {
-                continue;
-            }
-            let unit = units.entry(name).or_insert_with_key(|name| Unit {
-                namespace: pod.namespace.clone(),
-                name: name.as_str().into(),
-                pods: 0,
-            });
-            unit.pods += 1;
-        }
-        units.into_values().collect()
+        let named = group.pods.iter().map(|pod| (pod, name(pod)));
+        Unit::count(named.filter(|(_, name)| stays(group) || !known.contains(name)))
     });
     Units { of_class: of_group.collect() }
 }
