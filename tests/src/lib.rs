@@ -6,12 +6,13 @@
 //! [`kube`] runs a real API server beside it;
 //! [`demo`] shows the examples on it;
 //! [`interpreter`] reads `iptables-save` and `ipset save` text and judges packets by it;
-//! [`worlds`] makes random objects for property tests.
+//! [`worlds`] makes random objects for property tests, [`judging`] what these ask of them.
 
 pub mod cases;
 pub mod cluster;
 pub mod demo;
 pub mod interpreter;
+pub mod judging;
 pub mod kube;
 pub mod lab;
 pub mod play;

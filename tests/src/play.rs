@@ -10,7 +10,7 @@
 //! Manifests are files of a directory, or objects of a real API server; there the kubelet brings
 //! the pods into the lab.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -232,6 +232,21 @@ impl Player {
         }
         Ok(())
     }
+}
+
+/// What pods and nodes have to serve: each port that one of the cases asks for.
+///
+/// # Errors
+/// When a case cannot be run.
+pub fn served(played: &[&cases::Case], base: &World) -> Result<Vec<Port>> {
+    let mut ports = BTreeSet::from(cases::PORTS);
+    for case in played {
+        for stage in case.run(base.clone())? {
+            let asked = stage.expectations.iter().filter(|asked| asked.probe.via.is_none());
+            ports.extend(asked.map(|asked| asked.probe.port));
+        }
+    }
+    Ok(ports.into_iter().collect())
 }
 
 /// A probe of a case in terms of the lab.

@@ -3,12 +3,10 @@
 //! Topologies, underlays and iptables variants go together so that each pair of choices occurs;
 //! every world is dual-stack, and single-stack ones play the cases that tell families apart.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Result, bail};
-use portcullis_tests::cases::{self, Case, Expectation, Families, PORTS, Port, Via, World};
+use portcullis_tests::cases::{self, Case, Expectation, Families, Via};
 use portcullis_tests::lab::{IptablesVariant, Lab, LabBuilder, Topology, Underlay};
-use portcullis_tests::play::Player;
+use portcullis_tests::play::{Player, served};
 
 fn lab(topology: Topology, variant: IptablesVariant) -> LabBuilder {
     Lab::builder().topology(topology).iptables(variant)
@@ -51,18 +49,6 @@ fn play(
     }
     println!("{} cases, {probes} connections tried on real packets", plain.len() + special.len());
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("\n")) }
-}
-
-/// What pods and nodes have to serve: each port that one of the cases asks for.
-fn served(cases: &[&Case], base: &World) -> Result<Vec<Port>> {
-    let mut ports = BTreeSet::from(PORTS);
-    for case in cases {
-        for stage in case.run(base.clone())? {
-            let asked = stage.expectations.iter().filter(|asked| asked.probe.via.is_none());
-            ports.extend(asked.map(|asked| asked.probe.port));
-        }
-    }
-    Ok(ports.into_iter().collect())
 }
 
 /// With vxlan, what a node sends to pods elsewhere comes from its tunnel's address, as with

@@ -12,35 +12,12 @@ use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Direction, Pod, PodKey};
 use policy_engine::reach::{Difference, PortSet, Reach, outside_difference};
 use policy_engine::world::{Options, World};
+use portcullis_tests::judging::{config, sides, traffic};
 use portcullis_tests::worlds;
 use proptest::prelude::*;
 
 /// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
 const CASES: u32 = 300;
-
-fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
-    ProptestConfig {
-        cases: cases.unwrap_or(CASES),
-        failure_persistence: None,
-        ..Default::default()
-    }
-}
-
-/// The ports that matter, without 0: nothing can be opened to it.
-fn traffic() -> impl Iterator<Item = Traffic> {
-    worlds::traffic().into_iter().filter(|traffic| !matches!(traffic, Traffic::Port(_, 0)))
-}
-
-fn sides(world: &World, pod: &Pod) -> Vec<Endpoint> {
-    let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
-    let side = |address| Endpoint::Pod(pod.key.clone(), address);
-    if owned.is_empty() {
-        vec![side(None)]
-    } else {
-        owned.into_iter().map(|a| side(Some(a))).collect()
-    }
-}
 
 fn pod<'w>(world: &'w World, key: &PodKey) -> Option<&'w Pod> {
     world.pods().get(key).map(AsRef::as_ref).filter(|pod| pod.takes_part())
@@ -153,7 +130,7 @@ fn check_outside(
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(CASES))]
 
     #[test]
     fn a_plan_is_the_difference_of_two_maps(

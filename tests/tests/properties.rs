@@ -15,20 +15,12 @@ use policy_engine::id::SetId;
 use policy_engine::model::{Change, Direction};
 use policy_engine::policy::NetworkPolicy;
 use policy_engine::world::{Options, World};
+use portcullis_tests::judging::config;
 use portcullis_tests::worlds;
 use proptest::prelude::*;
 
 /// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
 const CASES: u32 = 2000;
-
-fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
-    ProptestConfig {
-        cases: cases.unwrap_or(CASES),
-        failure_persistence: None,
-        ..Default::default()
-    }
-}
 
 fn fresh(scope: &Scope, world: &World) -> Compiled {
     let mut engine = Engine::new(scope.clone(), world.options);
@@ -99,7 +91,7 @@ fn check_flow(
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(CASES))]
 
     #[test]
     fn compiled_sets_say_what_evaluate_says(history in worlds::history(0..40)) {

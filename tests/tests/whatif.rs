@@ -14,6 +14,7 @@ use policy_engine::model::{Direction, Pod, PodKey};
 use policy_engine::reach::{PortSet, Reach};
 use policy_engine::world::{Options, World};
 use portcullis_tests::cases::{self, Case, Expectation, Families, Stage, Verdict};
+use portcullis_tests::judging::{config, sides, traffic};
 use portcullis_tests::worlds;
 use portcullis_whatif::args::SourceArgs;
 use portcullis_whatif::assertions::{self, Suite};
@@ -25,31 +26,6 @@ use proptest::prelude::*;
 
 /// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
 const CASES: u32 = 500;
-
-fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
-    ProptestConfig {
-        cases: cases.unwrap_or(CASES),
-        failure_persistence: None,
-        ..Default::default()
-    }
-}
-
-/// The ports that matter, without 0: nothing can be opened to it.
-fn traffic() -> impl Iterator<Item = Traffic> {
-    worlds::traffic().into_iter().filter(|traffic| !matches!(traffic, Traffic::Port(_, 0)))
-}
-
-/// The sides as which a pod takes part in flows: one for each address that it owns.
-fn sides(world: &World, pod: &Pod) -> Vec<Endpoint> {
-    let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
-    let side = |address| Endpoint::Pod(pod.key.clone(), address);
-    if owned.is_empty() {
-        vec![side(None)]
-    } else {
-        owned.into_iter().map(|a| side(Some(a))).collect()
-    }
-}
 
 fn can_meet(source: &Endpoint, destination: &Endpoint) -> bool {
     match (source.address(), destination.address()) {
@@ -138,7 +114,7 @@ fn check_addresses(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(CASES))]
 
     #[test]
     fn the_map_says_what_evaluate_says(

@@ -218,6 +218,17 @@ impl ApiServer {
         client(&self.admin_kubeconfig()).await
     }
 
+    /// Installs our kinds, as `deploy/` does, and waits until the server knows them.
+    ///
+    /// # Errors
+    /// When the server does not accept them.
+    pub fn install_crds(&self) -> Result<()> {
+        let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds");
+        self.kubectl(&["apply", "--server-side", "-k", crds], None)?;
+        let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
+        self.kubectl(&established, None).map(drop)
+    }
+
     /// Runs the real kubectl as administrator; what it printed on standard output.
     ///
     /// # Errors

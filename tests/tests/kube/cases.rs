@@ -3,12 +3,10 @@
 //!
 //! Which topologies there are is proved in `kernel.rs`; here it is the road to the agents.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Result, bail};
-use portcullis_tests::cases::{self, Case, Families, PORTS, Port, World};
+use portcullis_tests::cases::{self, Case, Families};
 use portcullis_tests::lab::{IptablesVariant, Lab, LabBuilder, Topology};
-use portcullis_tests::play::Player;
+use portcullis_tests::play::{Player, served};
 
 /// Plays what `wanted` picks, and lists every case that fails.
 fn play(lab: &LabBuilder, families: Families, wanted: impl Fn(&Case) -> bool) -> Result<()> {
@@ -50,18 +48,6 @@ fn play(lab: &LabBuilder, families: Families, wanted: impl Fn(&Case) -> bool) ->
         refused.len()
     );
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("\n")) }
-}
-
-/// What pods and nodes have to serve: each port that one of the cases asks for.
-fn served(cases: &[&Case], base: &World) -> Result<Vec<Port>> {
-    let mut ports = BTreeSet::from(PORTS);
-    for case in cases {
-        for stage in case.run(base.clone())? {
-            let asked = stage.expectations.iter().filter(|asked| asked.probe.via.is_none());
-            ports.extend(asked.map(|asked| asked.probe.port));
-        }
-    }
-    Ok(ports.into_iter().collect())
 }
 
 #[test]

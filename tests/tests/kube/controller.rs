@@ -94,10 +94,7 @@ impl Drop for Controller {
 
 fn server() -> Result<ApiServer> {
     let server = ApiServer::start(Options::default())?;
-    let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds");
-    server.kubectl(&["apply", "--server-side", "-k", crds], None)?;
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
-    server.kubectl(&established, None)?;
+    server.install_crds()?;
     server.kubectl(&["apply", "-f", "-"], Some(ACCOUNT))?;
     Ok(server)
 }

@@ -52,16 +52,6 @@ metadata: {name: deny, namespace: shop}
 spec: {podSelector: {}, policyTypes: [Ingress]}
 ";
 
-fn crds() -> String {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crds").to_owned()
-}
-
-fn install(server: &ApiServer) -> Result<()> {
-    server.kubectl(&["apply", "--server-side", "-k", &crds()], None)?;
-    let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
-    server.kubectl(&established, None).map(drop)
-}
-
 /// Asks until `wanted` accepts the report of node n1.
 fn report(server: &ApiServer, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     let deadline = Instant::now() + PATIENCE;
@@ -112,7 +102,7 @@ fn agent(cluster: &Cluster, kubeconfig: &Path) -> Result<Agent> {
 #[test]
 fn a_report_that_cannot_be_true_is_refused() -> Result<()> {
     let server = ApiServer::start(Options::default())?;
-    install(&server)?;
+    server.install_crds()?;
     let object = |name: &str, node: &str| {
         json!({
             "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
@@ -157,7 +147,7 @@ fn a_report_that_cannot_be_true_is_refused() -> Result<()> {
 #[test]
 fn an_agent_reports_what_it_enforces() -> Result<()> {
     let (cluster, server) = cluster()?;
-    install(&server)?;
+    server.install_crds()?;
     let node = "{apiVersion: v1, kind: Node, metadata: {name: n1}}";
     server.kubectl(&["apply", "-f", "-"], Some(&format!("{node}\n---{SHOP}")))?;
     let address = cluster.lab.pod("shop/db")?.addresses().first().context("no address")?;
