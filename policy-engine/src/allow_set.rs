@@ -16,8 +16,9 @@ use crate::labels::Str;
 use crate::model::{Direction, NamedPort};
 use crate::policy::{Peer, Peers, PodPeer, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
+use crate::selector::Selector;
 
-/// What one pod allows in one direction.
+/// What rules of one verdict match in one direction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AllowSet {
     /// Peers for every protocol and port.
@@ -28,11 +29,22 @@ pub struct AllowSet {
     pub named: BTreeMap<(Protocol, Str), PeerUnion>,
 }
 
+/// Which peers of a rule a port by name is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NamedPeers {
+    /// All of them: NetworkPolicy and its defaults.
+    All,
+    /// Pods by labels: ClusterNetworkPolicy.
+    ByLabels,
+}
+
 /// Peers that rules have in common: a match of any part matches.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct PeerUnion {
     /// Pods by labels; empty when `cidrs` is everything.
     pub pods: BTreeSet<Arc<PodPeer>>,
+    /// Nodes by labels; empty when `cidrs` is everything.
+    pub nodes: BTreeSet<Arc<Selector>>,
     /// Addresses, whoever has them.
     pub cidrs: CidrSet,
 }
@@ -41,7 +53,7 @@ impl PeerUnion {
     /// Whether nothing matches.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pods.is_empty() && self.cidrs.is_empty()
+        self.pods.is_empty() && self.nodes.is_empty() && self.cidrs.is_empty()
     }
 
     fn of(peers: &Peers) -> Self {
@@ -55,6 +67,9 @@ impl PeerUnion {
                         Peer::Pods(peer) => {
                             union.pods.insert(Arc::new(peer.clone()));
                         }
+                        Peer::Nodes(selector) => {
+                            union.nodes.insert(Arc::new(selector.clone()));
+                        }
                         Peer::Block(block) => {
                             union.cidrs = union.cidrs.union(&CidrSet::from(block));
                         }
@@ -67,6 +82,7 @@ impl PeerUnion {
 
     fn add(&mut self, other: &Self) {
         self.pods.extend(other.pods.iter().cloned());
+        self.nodes.extend(other.nodes.iter().cloned());
         if !other.cidrs.is_empty() {
             self.cidrs = self.cidrs.union(&other.cidrs);
         }
@@ -75,6 +91,7 @@ impl PeerUnion {
     fn canonical(mut self) -> Self {
         if self.cidrs.is_everything() {
             self.pods.clear();
+            self.nodes.clear();
         }
         self
     }
@@ -82,6 +99,7 @@ impl PeerUnion {
     fn without(&self, other: &Self) -> Self {
         Self {
             pods: self.pods.difference(&other.pods).cloned().collect(),
+            nodes: self.nodes.difference(&other.nodes).cloned().collect(),
             cidrs: self.cidrs.difference(&other.cidrs),
         }
     }
@@ -91,6 +109,7 @@ impl AllowSet {
     /// Folds rules of one direction. `subject_ports` resolve ingress names; egress names stay.
     pub fn fold<'r>(
         rules: impl IntoIterator<Item = &'r Rule>,
+        named: NamedPeers,
         direction: Direction,
         subject_ports: &[NamedPort],
     ) -> Self {
@@ -100,13 +119,25 @@ impl AllowSet {
             match &rule.ports {
                 Ports::Any => fold.anything.add(&peers),
                 Ports::Listed(items) => {
+                    let by_labels = PeerUnion { pods: peers.pods.clone(), ..PeerUnion::default() };
                     for item in items {
-                        fold.port(item, &peers, direction, subject_ports);
+                        let is_name = matches!(item, PortMatch::Named(..));
+                        let peers = match named {
+                            NamedPeers::ByLabels if is_name => &by_labels,
+                            NamedPeers::ByLabels | NamedPeers::All => &peers,
+                        };
+                        fold.port(item, peers, direction, subject_ports);
                     }
                 }
             }
         }
         fold.finish()
+    }
+
+    /// Whether no flow is allowed.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.anything.is_empty() && self.ports.is_empty() && self.named.is_empty()
     }
 
     /// Whether every flow is allowed, as if the pod were not isolated.
@@ -217,7 +248,6 @@ fn push_joined(ranges: &mut Vec<PortRange>, range: PortRange) {
 mod tests {
     use super::*;
     use crate::policy::{IpBlock, Namespaces};
-    use crate::selector::Selector;
 
     fn pods(name: &str) -> Peers {
         Peers::Listed(vec![Peer::Pods(PodPeer {
@@ -242,7 +272,7 @@ mod tests {
             .iter()
             .map(|(peers, ports)| Rule { peers: peers.clone(), ports: ports.clone() })
             .collect();
-        let set = AllowSet::fold(&rules, Direction::Ingress, &[]);
+        let set = AllowSet::fold(&rules, NamedPeers::All, Direction::Ingress, &[]);
         let mut lines = vec![format!("any: {}", names(&set.anything))];
         for (union, ports) in &set.ports {
             let ports: Vec<String> = ports
@@ -275,7 +305,7 @@ mod tests {
         let rules: Vec<_> = (0..1000).map(|n| (pods(&n.to_string()), tcp(80, 80))).collect();
         let rules: Vec<Rule> =
             rules.into_iter().map(|(peers, ports)| Rule { peers, ports }).collect();
-        let set = AllowSet::fold(&rules, Direction::Ingress, &[]);
+        let set = AllowSet::fold(&rules, NamedPeers::All, Direction::Ingress, &[]);
         assert_eq!(set.ports.len(), 1);
     }
 

@@ -1,8 +1,9 @@
 //! What the engine hands to a dataplane: shared rulesets, address sets, and which pod has which.
 //!
 //! ```text
-//! endpoints: address ──► ruleset (one for ingress, one for egress; none when not isolated)
-//! rulesets:  allow rules in order, then deny ──► address sets by id
+//! endpoints: address ──► ruleset (one for ingress, one for egress; none when all may pass)
+//!                   └──► ruleset in audit, where it would deny what the other lets pass
+//! rulesets:  rules in order, then: allow, deny, or another ruleset ──► address sets by id
 //! sets:      id ──► members, kept current by deltas
 //! ```
 
@@ -15,13 +16,14 @@ use crate::flow::Traffic;
 use crate::id::{RulesetId, SetId};
 use crate::model::{Direction, PodKey};
 use crate::port::{PortRange, Protocol};
+use crate::tier::Tier;
 
 /// All that is to be enforced now. Ordered maps: the same world gives the same bytes.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Compiled {
-    /// The subject addresses that have a ruleset in some direction.
+    /// The subject addresses that have a ruleset in some direction, be it in audit.
     pub endpoints: BTreeMap<IpAddr, Endpoint>,
-    /// Every ruleset that an endpoint refers to.
+    /// Every ruleset that an endpoint or another ruleset refers to.
     pub rulesets: BTreeMap<RulesetId, Arc<Ruleset>>,
     /// Every set that a ruleset refers to.
     pub sets: BTreeMap<SetId, AddressSet>,
@@ -49,28 +51,67 @@ impl Compiled {
         traffic: Traffic,
     ) -> bool {
         let endpoint = self.endpoints.get(&subject);
-        let Some(id) = endpoint.and_then(|endpoint| endpoint.ruleset(direction)) else {
-            return true;
-        };
-        // A ruleset that is missing admits nothing: fail closed.
-        let ruleset = self.rulesets.get(id);
-        ruleset.is_some_and(|set| set.rules.iter().any(|rule| self.matches(rule, peer, traffic)))
+        let ruleset = endpoint.and_then(|endpoint| endpoint.ruleset(direction));
+        ruleset.is_none_or(|id| self.judge(id, peer, traffic) == Judged::Allowed)
     }
 
-    fn matches(&self, rule: &AllowRule, peer: IpAddr, traffic: Traffic) -> bool {
+    /// The tier whose policies in audit would deny what [`Compiled::admits`]; `None`: they would
+    /// not.
+    #[must_use]
+    pub fn would_deny(
+        &self,
+        direction: Direction,
+        subject: IpAddr,
+        peer: IpAddr,
+        traffic: Traffic,
+    ) -> Option<Tier> {
+        let endpoint = self.endpoints.get(&subject)?;
+        match self.judge(endpoint.audit(direction)?, peer, traffic) {
+            Judged::Denied(tier) => tier.filter(|_| self.admits(direction, subject, peer, traffic)),
+            Judged::Allowed => None,
+        }
+    }
+
+    /// The tier that denies a packet; `None` when it is admitted or no ruleset is there.
+    #[must_use]
+    pub fn denied_by(
+        &self,
+        direction: Direction,
+        subject: IpAddr,
+        peer: IpAddr,
+        traffic: Traffic,
+    ) -> Option<Tier> {
+        match self.judge(self.endpoints.get(&subject)?.ruleset(direction)?, peer, traffic) {
+            Judged::Denied(tier) => tier,
+            Judged::Allowed => None,
+        }
+    }
+
+    /// A ruleset that is missing admits nothing: fail closed.
+    fn judge(&self, id: &RulesetId, peer: IpAddr, traffic: Traffic) -> Judged {
+        let Some(ruleset) = self.rulesets.get(id) else { return Judged::Denied(None) };
+        let first = ruleset.rules.iter().find(|rule| self.matches(&rule.matches, peer, traffic));
+        match first.map_or(ruleset.otherwise, |rule| rule.target) {
+            Target::Allow => Judged::Allowed,
+            Target::Deny => Judged::Denied(Some(ruleset.tier)),
+            Target::Next(next) => self.judge(&next, peer, traffic),
+        }
+    }
+
+    fn matches(&self, rule: &Match, peer: IpAddr, traffic: Traffic) -> bool {
         let has = |set: &SetId, member: Member| {
             self.sets.get(set).is_some_and(|set| set.members.contains(&member))
         };
         match (rule, traffic) {
-            (AllowRule::Peers { traffic: wanted, pods, cidrs }, _) => {
+            (Match::Peers { traffic: wanted, labelled, cidrs }, _) => {
                 wanted.matches(traffic)
                     && (cidrs.contains(peer)
-                        || pods.as_ref().is_some_and(|set| has(set, Member::Address(peer))))
+                        || labelled.as_ref().is_some_and(|set| has(set, Member::Address(peer))))
             }
-            (AllowRule::PeerPorts { set }, Traffic::Port(protocol, port)) => {
+            (Match::PeerPorts { set }, Traffic::Port(protocol, port)) => {
                 has(set, Member::AddressPort(peer, protocol, port))
             }
-            (AllowRule::PeerPorts { .. }, Traffic::Other) => false,
+            (Match::PeerPorts { .. }, Traffic::Other) => false,
         }
     }
 }
@@ -84,6 +125,11 @@ pub struct Endpoint {
     pub ingress: Option<RulesetId>,
     /// The ruleset for packets from this address; `None`: all pass.
     pub egress: Option<RulesetId>,
+    /// What would hold for packets to this address if policies in audit were in force; `None`:
+    /// nothing more would be denied.
+    pub audit_ingress: Option<RulesetId>,
+    /// The same for packets from this address.
+    pub audit_egress: Option<RulesetId>,
 }
 
 impl Endpoint {
@@ -95,26 +141,68 @@ impl Endpoint {
             Direction::Egress => self.egress.as_ref(),
         }
     }
+
+    /// The ruleset that would hold for `direction` with policies in audit; `None`: nothing more
+    /// would be denied.
+    #[must_use]
+    pub fn audit(&self, direction: Direction) -> Option<&RulesetId> {
+        match direction {
+            Direction::Ingress => self.audit_ingress.as_ref(),
+            Direction::Egress => self.audit_egress.as_ref(),
+        }
+    }
 }
 
-/// Allow rules; what none of them matches is denied. Shared by all endpoints with equal rules.
+/// What one tier says, and where that leads. Shared by all endpoints with equal rules.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ruleset {
     /// Tells which side of a packet is the peer: the source for ingress.
     pub direction: Direction,
-    /// Any match allows. Their order is canonical and decides nothing.
-    pub rules: Vec<AllowRule>,
+    /// Whose rules these are; what they deny, this tier denies.
+    pub tier: Tier,
+    /// The first match decides. Among neighbours of the same target the order is canonical.
+    pub rules: Vec<Rule>,
+    /// What becomes of packets that no rule matches.
+    pub otherwise: Target,
 }
 
-/// Allows packets whose traffic and peer both match.
+/// One rule of a ruleset.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum AllowRule {
+pub struct Rule {
+    /// What matches.
+    pub matches: Match,
+    /// What becomes of a match.
+    pub target: Target,
+}
+
+/// What becomes of a packet in one direction.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Target {
+    /// Allowed.
+    Allow,
+    /// Denied, by the tier of the ruleset.
+    Deny,
+    /// The tiers below decide, by this ruleset of the same direction.
+    Next(RulesetId),
+}
+
+/// What came of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Judged {
+    Allowed,
+    /// By which tier; `None` when the ruleset is missing.
+    Denied(Option<Tier>),
+}
+
+/// Matches packets whose traffic and peer both match.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Match {
     /// Peers by address, for some or all ports.
     Peers {
         /// Which traffic.
         traffic: TrafficMatch,
-        /// A set of kind [`SetKind::Addresses`] that may hold the peer.
-        pods: Option<SetId>,
+        /// A set of kind [`SetKind::Addresses`] that may hold the peer: pods and nodes by labels.
+        labelled: Option<SetId>,
         /// Networks that may hold the peer. A family that is whole needs no look-up.
         cidrs: CidrSet,
     },
@@ -125,7 +213,7 @@ pub enum AllowRule {
     },
 }
 
-/// Which traffic an allow rule is for.
+/// Which traffic a rule is for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TrafficMatch {
     /// Every protocol, those without ports included.

@@ -1,4 +1,4 @@
-//! The specification of NetworkPolicy read naively: one flow, every policy, every rule.
+//! The specification of all tiers read naively: one flow, every policy, every rule.
 //!
 //! Shares no code with the compiler, so that each can be tested against the other. It is not fast.
 
@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use crate::flow::{Endpoint, Flow, Traffic};
 use crate::model::{Direction, Pod};
-use crate::policy::{Namespaces, NetworkPolicy, Peer, Peers, PolicyKey, PortMatch, Ports, Rule};
+use crate::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
+use crate::tier::{Action, ClusterNetworkPolicy, PolicyRef, Selected, Tier, TierRule, View};
 use crate::world::World;
 
 /// Whether a flow is allowed: when both directions allow it.
@@ -40,21 +41,27 @@ impl Verdict {
 pub struct Decision {
     /// Why it allows or denies.
     pub reason: Reason,
-    /// The policies that isolate the subject in this direction, by name.
-    pub isolated_by: Vec<PolicyKey>,
-    /// The rules that admit the flow, in order of their policies.
+    /// The tier that decided; `None` when none did and the flow is allowed.
+    pub tier: Option<Tier>,
+    /// The policies of that tier that isolate the subject in this direction, by name.
+    pub isolated_by: Vec<PolicyRef>,
+    /// The rules that decide: those that admit the flow, in order of their policies, or the one
+    /// rule of a ClusterNetworkPolicy that accepts or denies it.
     pub decided_by: Vec<RuleRef>,
+    /// The rules that passed the flow on to the next tier, in order.
+    pub passed_by: Vec<RuleRef>,
 }
 
 impl Decision {
     /// Whether this direction lets the flow pass.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
-        self.reason != Reason::NoRuleAdmits
+        !matches!(self.reason, Reason::NoRuleAdmits | Reason::RuleDenies)
     }
 
     fn exempt(reason: Reason) -> Self {
-        Self { reason, isolated_by: Vec::new(), decided_by: Vec::new() }
+        let (isolated_by, decided_by, passed_by) = (Vec::new(), Vec::new(), Vec::new());
+        Self { reason, tier: None, isolated_by, decided_by, passed_by }
     }
 }
 
@@ -63,10 +70,12 @@ impl Decision {
 pub enum Reason {
     /// Allowed: this side is no pod, so no policy is about it.
     NoSubject,
-    /// Allowed: no policy isolates the pod in this direction.
+    /// Allowed: no policy isolates the pod in this direction, and no rule denies the flow.
     NotIsolated,
     /// Allowed: a rule of an isolating policy admits it.
     RuleAdmits,
+    /// Allowed: a rule of a ClusterNetworkPolicy accepts it.
+    RuleAccepts,
     /// Allowed: a pod always reaches itself.
     SamePod,
     /// Allowed: a node always reaches its pods.
@@ -75,60 +84,167 @@ pub enum Reason {
     EgressToOwnNode,
     /// Denied: the pod is isolated, and no rule admits it.
     NoRuleAdmits,
+    /// Denied: a rule of a ClusterNetworkPolicy denies it.
+    RuleDenies,
 }
 
 /// One rule of a policy; rules count from 1.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleRef {
     /// The policy.
-    pub policy: PolicyKey,
-    /// The position of the rule in `ingress` or `egress`, from 1.
+    pub policy: PolicyRef,
+    /// The position of the rule in `ingress` or `egress`, from 1;
+    /// [`ALLOW_DNS`](crate::tier::ALLOW_DNS) for the rule that `allowDNS` adds.
     pub rule: usize,
 }
 
-/// Judges one flow by what the world holds.
+/// Judges one flow by the policies that are in force.
 #[must_use]
 pub fn evaluate(world: &World, flow: &Flow) -> Verdict {
+    evaluate_as(world, flow, View::Enforced)
+}
+
+/// Judges one flow by the policies of a view.
+#[must_use]
+pub fn evaluate_as(world: &World, flow: &Flow, view: View) -> Verdict {
     Verdict {
-        egress: decide(world, flow, Direction::Egress),
-        ingress: decide(world, flow, Direction::Ingress),
+        egress: decide(world, flow, Direction::Egress, view),
+        ingress: decide(world, flow, Direction::Ingress, view),
     }
 }
 
-/// The policies that isolate `pod` in `direction`, by name.
-pub(crate) fn isolating<'w>(
-    world: &'w World,
-    pod: &'w Pod,
+/// A policy that isolates, and its rules with their numbers.
+pub(crate) type Isolating = (PolicyRef, Vec<(usize, Rule)>);
+
+/// The policies of a tier that isolate `pod` in `direction`, by name.
+pub(crate) fn isolating(
+    world: &World,
+    pod: &Pod,
     direction: Direction,
-) -> impl Iterator<Item = (&'w NetworkPolicy, &'w [Rule])> {
-    world.policies().values().filter_map(move |policy| {
-        let selects =
-            policy.key.namespace == pod.key.namespace && policy.subject.matches(&pod.labels);
-        policy.rules(direction).filter(|_| selects).map(|rules| (policy.as_ref(), rules))
-    })
+    tier: Tier,
+    view: View,
+) -> Vec<Isolating> {
+    match tier {
+        Tier::NetworkPolicy => world
+            .policies()
+            .values()
+            .filter(|policy| policy.key.namespace == pod.key.namespace)
+            .filter(|policy| view.counts(policy.mode) && policy.subject.matches(&pod.labels))
+            .filter_map(|policy| {
+                let rules = policy.rules(direction)?.iter().cloned().enumerate();
+                let numbered = rules.map(|(at, rule)| (at + 1, rule)).collect();
+                Some((PolicyRef::NetworkPolicy(policy.key.clone()), numbered))
+            })
+            .collect(),
+        Tier::Default => world
+            .default_policies()
+            .values()
+            .filter(|policy| view.counts(policy.mode))
+            .filter_map(|policy| {
+                let rules = policy.rules(direction, &pod.key.namespace)?;
+                let rules = match world.selected_by_default(policy, pod) {
+                    Selected::No => return None,
+                    Selected::Unsure => Vec::new(),
+                    Selected::Yes => rules,
+                };
+                let name = PolicyRef::ClusterDefaultNetworkPolicy(policy.name.clone());
+                Some((name, rules))
+            })
+            .collect(),
+        Tier::Admin | Tier::Baseline => Vec::new(),
+    }
 }
 
-fn decide(world: &World, flow: &Flow, direction: Direction) -> Decision {
+/// The rules of ClusterNetworkPolicies of a tier that are about `pod`, in the order that decides.
+pub(crate) fn ordered(
+    world: &World,
+    pod: &Pod,
+    direction: Direction,
+    tier: Tier,
+    view: View,
+) -> Vec<(RuleRef, TierRule)> {
+    let mut policies: Vec<(&ClusterNetworkPolicy, Selected)> = world
+        .cluster_policies()
+        .values()
+        .filter(|policy| Tier::from(policy.tier) == tier && view.counts(policy.mode))
+        .map(|policy| (policy.as_ref(), world.selected(&policy.subject, pod)))
+        .filter(|(_, selected)| *selected != Selected::No)
+        .collect();
+    policies.sort_by_key(|(policy, _)| policy.order());
+    let mut rules = Vec::new();
+    for (policy, selected) in policies {
+        for (at, rule) in policy.rules(direction).iter().enumerate() {
+            let name = PolicyRef::ClusterNetworkPolicy(policy.name.clone());
+            let mut rule = rule.clone();
+            match (selected, rule.action) {
+                (Selected::Unsure, Action::Accept) => continue,
+                (Selected::Unsure, Action::Pass) => rule.action = Action::Deny,
+                _ => {}
+            }
+            rules.push((RuleRef { policy: name, rule: at + 1 }, rule));
+        }
+    }
+    rules
+}
+
+fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decision {
     let (subject, peer) = sides(flow, direction);
     let Some(pod) = participant(world, subject) else { return Decision::exempt(Reason::NoSubject) };
     if let Some(reason) = exemption(world, pod, peer, direction) {
         return Decision::exempt(reason);
     }
     let mut decision = Decision::exempt(Reason::NotIsolated);
-    for (policy, rules) in isolating(world, pod, direction) {
-        decision.isolated_by.push(policy.key.clone());
-        for (index, rule) in rules.iter().enumerate() {
-            if rule_admits(world, rule, peer, flow) {
-                let policy = policy.key.clone();
-                decision.decided_by.push(RuleRef { policy, rule: index + 1 });
+    for tier in Tier::ALL {
+        let first = ordered(world, pod, direction, tier, view)
+            .into_iter()
+            .find(|(_, rule)| tier_rule_matches(world, &rule.rule, peer, flow));
+        if let Some((name, rule)) = first {
+            match rule.action {
+                Action::Pass => decision.passed_by.push(name),
+                Action::Accept | Action::Deny => {
+                    let accepts = rule.action == Action::Accept;
+                    decision.reason =
+                        if accepts { Reason::RuleAccepts } else { Reason::RuleDenies };
+                    decision.tier = Some(tier);
+                    decision.decided_by.push(name);
+                    return decision;
+                }
             }
         }
-    }
-    if !decision.isolated_by.is_empty() {
+        let isolating = isolating(world, pod, direction, tier, view);
+        if isolating.is_empty() {
+            continue;
+        }
+        for (policy, rules) in isolating {
+            for (number, rule) in rules {
+                if rule_admits(world, &rule, peer, flow) {
+                    decision.decided_by.push(RuleRef { policy: policy.clone(), rule: number });
+                }
+            }
+            decision.isolated_by.push(policy);
+        }
+        decision.tier = Some(tier);
         let admitted = !decision.decided_by.is_empty();
         decision.reason = if admitted { Reason::RuleAdmits } else { Reason::NoRuleAdmits };
+        return decision;
     }
     decision
+}
+
+/// A ClusterNetworkPolicy's port by name matches pods that labels select, and nothing else.
+fn tier_rule_matches(world: &World, rule: &Rule, peer: &Endpoint, flow: &Flow) -> bool {
+    let items = match &rule.peers {
+        Peers::Any => return rule_admits(world, rule, peer, flow),
+        Peers::Listed(items) => items.iter().filter(|item| peer_admits(world, item, peer)),
+    };
+    let mut matching = items.map(|item| match &rule.ports {
+        Ports::Any => true,
+        Ports::Listed(ports) => ports.iter().any(|port| {
+            let is_name = matches!(port, PortMatch::Named(..));
+            (!is_name || matches!(item, Peer::Pods(_))) && port_admits(world, port, flow)
+        }),
+    });
+    matching.any(|matches| matches)
 }
 
 /// The subject and the peer of a direction.
@@ -185,6 +301,12 @@ pub(crate) fn peer_admits(world: &World, item: &Peer, peer: &Endpoint) -> bool {
     match item {
         Peer::Invalid => false,
         Peer::Block(block) => peer.address().is_some_and(|address| block.contains(address)),
+        Peer::Nodes(selector) => match peer {
+            Endpoint::Node(name, _) => {
+                world.nodes().get(name).is_some_and(|node| selector.matches(&node.labels))
+            }
+            Endpoint::Pod(..) | Endpoint::External(_) => false,
+        },
         Peer::Pods(item) => participant(world, peer).is_some_and(|pod| {
             let in_namespace = match &item.namespaces {
                 Namespaces::Named(name) => *name == pod.key.namespace,
@@ -192,6 +314,8 @@ pub(crate) fn peer_admits(world: &World, item: &Peer, peer: &Endpoint) -> bool {
                     .namespaces()
                     .get(&pod.key.namespace)
                     .is_some_and(|namespace| selector.matches(&namespace.labels)),
+                // Rules are asked for by namespace: there is none left.
+                Namespaces::Own => false,
             };
             in_namespace && item.pods.matches(&pod.labels)
         }),

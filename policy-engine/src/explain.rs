@@ -3,14 +3,16 @@
 use std::net::IpAddr;
 
 use crate::evaluate::{
-    Decision, RuleRef, Verdict, evaluate, isolating, participant, peer_admits, port_admits, sides,
+    Decision, RuleRef, Verdict, evaluate_as, isolating, ordered, participant, peer_admits,
+    port_admits, sides,
 };
 use crate::flow::{Endpoint, Flow, Traffic};
 use crate::labels::{Labels, Str};
 use crate::model::{Direction, NamedPort};
 use crate::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
-use crate::selector::Requirement;
+use crate::selector::{Requirement, Selector};
+use crate::tier::{Action, View};
 use crate::world::World;
 
 /// A verdict with what nearly admitted the flow.
@@ -65,6 +67,15 @@ pub enum PeerMiss {
     OutsideBlock(IpAddr),
     /// The address is inside one of the block's exceptions.
     InExcept(IpAddr),
+    /// Selects nodes, and the other side is none.
+    NotANode,
+    /// The node's labels do not match.
+    NodeLabels {
+        /// The requirements that fail.
+        failed: Vec<Requirement>,
+        /// The labels that the node has; `None` when the node is not known.
+        had: Option<Labels>,
+    },
     /// The peer could not be understood.
     Invalid,
 }
@@ -90,18 +101,27 @@ pub enum PortMiss {
         /// The numbers that it stands for.
         numbers: Vec<u16>,
     },
+    /// In a ClusterNetworkPolicy a port by name is for pods that labels select, and the peers that
+    /// match are others.
+    NameWithoutLabels,
     /// The flow's protocol has no ports.
     NoPorts,
     /// The port could not be understood.
     Invalid,
 }
 
-/// Judges a flow and says what nearly admitted it.
+/// Judges a flow by the policies in force and says what nearly admitted it.
 #[must_use]
 pub fn explain(world: &World, flow: &Flow) -> Explanation {
-    let verdict = evaluate(world, flow);
-    let egress = near_misses(world, flow, Direction::Egress, &verdict.egress);
-    let ingress = near_misses(world, flow, Direction::Ingress, &verdict.ingress);
+    explain_as(world, flow, View::Enforced)
+}
+
+/// Judges a flow by the policies of a view and says what nearly admitted it.
+#[must_use]
+pub fn explain_as(world: &World, flow: &Flow, view: View) -> Explanation {
+    let verdict = evaluate_as(world, flow, view);
+    let egress = near_misses(world, flow, Direction::Egress, view, &verdict.egress);
+    let ingress = near_misses(world, flow, Direction::Ingress, view, &verdict.ingress);
     Explanation { verdict, egress, ingress }
 }
 
@@ -109,19 +129,33 @@ fn near_misses(
     world: &World,
     flow: &Flow,
     direction: Direction,
+    view: View,
     decision: &Decision,
 ) -> Vec<NearMiss> {
     let (subject, peer) = sides(flow, direction);
-    let Some(pod) = participant(world, subject).filter(|_| !decision.is_allowed()) else {
-        return Vec::new();
-    };
-    let mut misses: Vec<NearMiss> = isolating(world, pod, direction)
-        .flat_map(|(policy, rules)| {
-            rules.iter().enumerate().map(|(index, rule)| NearMiss {
-                rule: RuleRef { policy: policy.key.clone(), rule: index + 1 },
-                peers: peer_misses(world, rule, peer),
-                ports: port_misses(world, rule, flow),
-            })
+    let Some(pod) = participant(world, subject) else { return Vec::new() };
+    let Some(tier) = decision.tier.filter(|_| !decision.is_allowed()) else { return Vec::new() };
+    let mut candidates: Vec<(RuleRef, Rule)> = Vec::new();
+    for (policy, rules) in isolating(world, pod, direction, tier, view) {
+        let rules = rules.into_iter();
+        candidates
+            .extend(rules.map(|(rule, found)| (RuleRef { policy: policy.clone(), rule }, found)));
+    }
+    // Of ordered rules, those that would have come before the one that denies.
+    let before = ordered(world, pod, direction, tier, view)
+        .into_iter()
+        .take_while(|(name, _)| !decision.decided_by.contains(name))
+        .filter(|(_, rule)| rule.action != Action::Deny);
+    candidates.extend(before.map(|(name, rule)| (name, rule.rule)));
+    let mut misses: Vec<NearMiss> = candidates
+        .into_iter()
+        .map(|(name, rule)| {
+            let peers = peer_misses(world, &rule, peer);
+            let mut ports = port_misses(world, &rule, flow);
+            if peers.is_empty() && ports.is_empty() {
+                ports.push(PortMiss::NameWithoutLabels);
+            }
+            NearMiss { rule: name, peers, ports }
         })
         .collect();
     misses.sort_by_key(NearMiss::distance);
@@ -141,10 +175,12 @@ impl NearMiss {
 impl PeerMiss {
     fn requirements(&self) -> usize {
         match self {
-            Self::NamespaceLabels { failed, .. } | Self::PodLabels { failed, .. } => failed.len(),
+            Self::NamespaceLabels { failed, .. }
+            | Self::PodLabels { failed, .. }
+            | Self::NodeLabels { failed, .. } => failed.len(),
             Self::OtherNamespace { .. } | Self::InExcept(_) => 2,
             Self::OutsideBlock(_) | Self::NoAddress => 3,
-            Self::NotAPod | Self::Invalid => 4,
+            Self::NotAPod | Self::NotANode | Self::Invalid => 4,
         }
     }
 }
@@ -171,6 +207,7 @@ fn peer_miss(world: &World, item: &Peer, peer: &Endpoint) -> PeerMiss {
                 Some(address) => PeerMiss::OutsideBlock(address),
             };
         }
+        Peer::Nodes(selector) => return node_miss(world, selector, peer),
         Peer::Pods(item) => item,
     };
     let Some(pod) = participant(world, peer) else { return PeerMiss::NotAPod };
@@ -178,7 +215,7 @@ fn peer_miss(world: &World, item: &Peer, peer: &Endpoint) -> PeerMiss {
         Namespaces::Named(name) if *name != pod.key.namespace => {
             return PeerMiss::OtherNamespace { wanted: name.clone() };
         }
-        Namespaces::Named(_) => {}
+        Namespaces::Named(_) | Namespaces::Own => {}
         Namespaces::Selected(selector) => {
             let had = world.namespaces().get(&pod.key.namespace).map(|found| found.labels.clone());
             if !had.as_ref().is_some_and(|labels| selector.matches(labels)) {
@@ -190,6 +227,13 @@ fn peer_miss(world: &World, item: &Peer, peer: &Endpoint) -> PeerMiss {
     }
     let failed = failed(item.pods.requirements(), &pod.labels);
     PeerMiss::PodLabels { failed, had: pod.labels.clone() }
+}
+
+fn node_miss(world: &World, selector: &Selector, peer: &Endpoint) -> PeerMiss {
+    let Endpoint::Node(name, _) = peer else { return PeerMiss::NotANode };
+    let had = world.nodes().get(name).map(|node| node.labels.clone());
+    let known = had.clone().unwrap_or_default();
+    PeerMiss::NodeLabels { failed: failed(selector.requirements(), &known), had }
 }
 
 fn failed<'r>(
@@ -238,7 +282,7 @@ mod tests {
     use super::*;
     use crate::model::{Change, Life, Namespace, Pod, PodKey};
     use crate::policy::{IpBlock, NetworkPolicy, PodPeer, PolicyKey};
-    use crate::selector::Selector;
+    use crate::tier::Mode;
     use crate::world::Options;
 
     const CLIENT: &str = "10.0.0.1";
@@ -272,6 +316,7 @@ mod tests {
                 ports: Ports::Listed(vec![port]),
             }]),
             egress: None,
+            mode: Mode::Enforce,
             generation: None,
         };
         let labels = Labels::from_iter([("team", "a")]);

@@ -11,7 +11,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | [`labels`], [`selector`], [`port`], [`cidr`] | the parts that everything is made of |
-//! | [`model`], [`policy`] | pods, namespaces, nodes, policies, and [`model::Change`] |
+//! | [`model`], [`policy`], [`tier`] | pods, namespaces, nodes, policies of all tiers, and [`model::Change`] |
 //! | [`world`] | all objects as they are now; who owns an address |
 //! | [`flow`], [`evaluate`], [`explain`] | the specification read naively, and why |
 //! | [`allow_set`] | rules folded into disjoint ports with one union of peers each |
@@ -35,4 +35,5 @@ pub mod port;
 pub mod reach;
 pub mod ruleset;
 pub mod selector;
+pub mod tier;
 pub mod world;

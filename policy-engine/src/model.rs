@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::labels::{Labels, Str};
 use crate::policy::{NetworkPolicy, PolicyKey};
 use crate::port::Protocol;
+use crate::tier::{ClusterDefaultNetworkPolicy, ClusterNetworkPolicy};
 
 /// Whose traffic a rule restricts: what arrives at the pod, or what it sends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -115,6 +116,8 @@ pub struct Namespace {
 /// A node: its name is the key it is stored under.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Node {
+    /// `metadata.labels`.
+    pub labels: Labels,
     /// `status.addresses` that are IP addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -130,4 +133,8 @@ pub enum Change {
     Node(Str, Option<Node>),
     /// A policy.
     NetworkPolicy(PolicyKey, Option<Arc<NetworkPolicy>>),
+    /// A policy of the tiers Admin and Baseline.
+    ClusterNetworkPolicy(Str, Option<Arc<ClusterNetworkPolicy>>),
+    /// A policy of the tier Default.
+    ClusterDefaultNetworkPolicy(Str, Option<Arc<ClusterDefaultNetworkPolicy>>),
 }

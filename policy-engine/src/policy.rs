@@ -13,6 +13,7 @@ use crate::labels::Str;
 use crate::model::Direction;
 use crate::port::{PortRange, Protocol};
 use crate::selector::Selector;
+use crate::tier::Mode;
 
 /// The name of a policy.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -48,6 +49,8 @@ pub struct NetworkPolicy {
     pub ingress: Option<Vec<Rule>>,
     /// The egress rules, or `None` when the policy does not isolate for egress.
     pub egress: Option<Vec<Rule>>,
+    /// Whether it decides (annotation `portcullis.dev/mode`).
+    pub mode: Mode,
     /// `metadata.generation`, which reports repeat: not part of what the policy means.
     pub generation: Option<i64>,
 }
@@ -70,6 +73,22 @@ pub struct Rule {
     pub peers: Peers,
     /// The destination ports.
     pub ports: Ports,
+}
+
+impl Rule {
+    /// The rule for pods of `namespace`: [`Namespaces::Own`] becomes that.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &Str) -> Self {
+        let mut rule = self.clone();
+        if let Peers::Listed(peers) = &mut rule.peers {
+            for peer in peers {
+                if let Peer::Pods(PodPeer { namespaces: own @ Namespaces::Own, .. }) = peer {
+                    *own = Namespaces::Named(namespace.clone());
+                }
+            }
+        }
+        rule
+    }
 }
 
 /// The peers of a rule.
@@ -97,6 +116,8 @@ pub enum Peer {
     Pods(PodPeer),
     /// Addresses, those of pods included.
     Block(IpBlock),
+    /// Nodes by labels, with the hostNetwork pods on them; only in a ClusterNetworkPolicy's egress.
+    Nodes(Selector),
     /// Could not be understood: matches nothing.
     Invalid,
 }
@@ -117,6 +138,9 @@ pub enum Namespaces {
     Named(Str),
     /// Those whose labels match. A namespace that is not known matches no selector.
     Selected(Selector),
+    /// That of the pod which the policy isolates: only in a ClusterDefaultNetworkPolicy, whose
+    /// rules are asked for by namespace. Matches nothing by itself.
+    Own,
 }
 
 /// An `ipBlock`: inside `cidr` and inside none of `except`.

@@ -1,4 +1,8 @@
-//! An allow-set as rules, and the sets that those rules look up.
+//! What one tier says as rules, and the sets that those rules look up.
+//!
+//! Neighbouring rules that lead to the same place fold into one allow-set: their order decides
+//! nothing. Where a run matches everything the tier ends; a run at its end that leads where the end
+//! leads is left out. A tier that says nothing is the next one itself.
 //!
 //! A set is named by its definition (which pods, which ports), so its name stays while pods come
 //! and go, and rulesets that ask for the same peers share it.
@@ -8,13 +12,14 @@ use std::sync::Arc;
 
 use crate::allow_set::{AllowSet, PeerUnion};
 use crate::cidr::{CidrSet, Family};
-use crate::compiled::{AllowRule, Ruleset, SetKind, TrafficMatch};
+use crate::compiled::{Match, Rule, Ruleset, SetKind, Target, TrafficMatch};
 use crate::id::{ContentHasher, RulesetId, SetId};
 use crate::labels::Str;
 use crate::model::Direction;
 use crate::policy::{Namespaces, PodPeer};
 use crate::port::{PortRange, Protocol};
 use crate::selector::{Operator, Selector};
+use crate::tier::Tier;
 
 /// With more unions for a few ports than this, they are folded into one look-up of address and
 /// port: a chain of rules costs per rule, a set does not.
@@ -26,8 +31,13 @@ const FOLD_AT_MOST_PORTS: u32 = 15;
 /// What the members of a set are, in terms of pods.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum SetDefinition {
-    /// The addresses of the pods that any of these matches.
-    Pods(BTreeSet<Arc<PodPeer>>),
+    /// The addresses of the pods, and of the nodes, that any of these matches.
+    Peers {
+        /// Pods by labels.
+        pods: BTreeSet<Arc<PodPeer>>,
+        /// Nodes by labels.
+        nodes: BTreeSet<Arc<Selector>>,
+    },
     /// Addresses with ports.
     PodPorts(BTreeSet<PodPort>),
 }
@@ -70,6 +80,17 @@ pub struct DefinedRuleset {
     pub ruleset: Arc<Ruleset>,
     /// Each set that a rule names.
     pub sets: BTreeMap<SetId, SetDefinition>,
+    /// The ruleset of the tiers below, where this one leads to it.
+    pub next: Option<Arc<DefinedRuleset>>,
+}
+
+/// Rules of one tier with the same verdict, and where they lead.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// What they match.
+    pub matches: AllowSet,
+    /// What becomes of that.
+    pub target: Target,
 }
 
 impl SetDefinition {
@@ -77,7 +98,7 @@ impl SetDefinition {
     #[must_use]
     pub fn kind(&self) -> SetKind {
         match self {
-            Self::Pods(_) => SetKind::Addresses,
+            Self::Peers { .. } => SetKind::Addresses,
             Self::PodPorts(_) => SetKind::AddressPorts,
         }
     }
@@ -87,10 +108,12 @@ impl SetDefinition {
     pub fn id(&self) -> SetId {
         let mut hasher = ContentHasher::new("set");
         match self {
-            Self::Pods(peers) => {
-                hasher.text("pods");
-                hasher.number(peers.len());
-                peers.iter().for_each(|peer| hash_peer(&mut hasher, peer));
+            Self::Peers { pods, nodes } => {
+                hasher.text("peers");
+                hasher.number(pods.len());
+                pods.iter().for_each(|peer| hash_peer(&mut hasher, peer));
+                hasher.number(nodes.len());
+                nodes.iter().for_each(|node| hash_selector(&mut hasher, node));
             }
             Self::PodPorts(ports) => {
                 hasher.text("pod-ports");
@@ -103,36 +126,76 @@ impl SetDefinition {
 }
 
 impl DefinedRuleset {
-    /// The rules that admit what `allowed` holds; `None` when that is everything.
+    /// The ruleset of `tier`, of which `runs` lead where they say, in order, and what none of them
+    /// matches leads to `otherwise`. [`Target::Next`] is `next`. `None` when all may pass.
     #[must_use]
-    pub fn new(allowed: &AllowSet, direction: Direction) -> Option<Self> {
-        if allowed.is_everything() {
+    pub fn new(
+        direction: Direction,
+        tier: Tier,
+        mut runs: Vec<Run>,
+        mut otherwise: Target,
+        next: Option<&Arc<Self>>,
+    ) -> Option<Arc<Self>> {
+        runs.retain(|run| !run.matches.is_nothing());
+        if let Some(last) = runs.iter().position(|run| run.matches.is_everything()) {
+            otherwise = runs.get(last).map_or(otherwise, |run| run.target);
+            runs.truncate(last);
+        }
+        while runs.pop_if(|last| last.target == otherwise).is_some() {}
+        if runs.is_empty() && otherwise == Target::Allow {
             return None;
         }
+        let leads = |target| matches!(target, Target::Next(_));
+        if let Some(next) = next.filter(|_| runs.is_empty() && leads(otherwise)) {
+            return Some(next.clone());
+        }
         let mut builder = Builder::default();
-        builder.peers(&TrafficMatch::Any, &allowed.anything);
-        builder.ports(allowed);
-        let Builder { rules, sets } = builder;
-        let ruleset = Ruleset { direction, rules };
-        Some(Self { id: ruleset_id(&ruleset), ruleset: Arc::new(ruleset), sets })
+        for run in &runs {
+            builder.target = run.target;
+            builder.peers(&TrafficMatch::Any, &run.matches.anything);
+            builder.ports(&run.matches);
+        }
+        let Builder { rules, sets, .. } = builder;
+        let is_asked = leads(otherwise) || runs.iter().any(|run| leads(run.target));
+        let next = next.filter(|_| is_asked).cloned();
+        let ruleset = Ruleset { direction, tier, rules, otherwise };
+        let id = ruleset_id(&ruleset);
+        Some(Arc::new(Self { id, ruleset: Arc::new(ruleset), sets, next }))
+    }
+
+    /// This ruleset and those that it leads to.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |defined| defined.next.as_deref())
     }
 }
 
-#[derive(Default)]
 struct Builder {
-    rules: Vec<AllowRule>,
+    target: Target,
+    rules: Vec<Rule>,
     sets: BTreeMap<SetId, SetDefinition>,
 }
 
+impl Default for Builder {
+    fn default() -> Self {
+        Self { target: Target::Deny, rules: Vec::new(), sets: BTreeMap::new() }
+    }
+}
+
 impl Builder {
+    fn rule(&mut self, matches: Match) {
+        self.rules.push(Rule { matches, target: self.target });
+    }
+
     fn peers(&mut self, traffic: &TrafficMatch, union: &PeerUnion) {
         if union.is_empty() {
             return;
         }
-        let pods =
-            (!union.pods.is_empty()).then(|| self.set(SetDefinition::Pods(union.pods.clone())));
+        let by_labels = !union.pods.is_empty() || !union.nodes.is_empty();
+        let labelled =
+            || SetDefinition::Peers { pods: union.pods.clone(), nodes: union.nodes.clone() };
+        let labelled = by_labels.then(|| self.set(labelled()));
         let (traffic, cidrs) = (traffic.clone(), union.cidrs.clone());
-        self.rules.push(AllowRule::Peers { traffic, pods, cidrs });
+        self.rule(Match::Peers { traffic, labelled, cidrs });
     }
 
     fn ports(&mut self, allowed: &AllowSet) {
@@ -155,7 +218,7 @@ impl Builder {
         }
         if !folded.is_empty() {
             let set = self.set(SetDefinition::PodPorts(folded));
-            self.rules.push(AllowRule::PeerPorts { set });
+            self.rule(Match::PeerPorts { set });
         }
     }
 
@@ -197,22 +260,36 @@ fn numbered_ports(
 fn ruleset_id(ruleset: &Ruleset) -> RulesetId {
     let mut hasher = ContentHasher::new("ruleset");
     hasher.text(ruleset.direction.as_str());
+    hasher.text(ruleset.tier.as_str());
     hasher.number(ruleset.rules.len());
     for rule in &ruleset.rules {
-        match rule {
-            AllowRule::Peers { traffic, pods, cidrs } => {
+        match &rule.matches {
+            Match::Peers { traffic, labelled, cidrs } => {
                 hasher.text("peers");
                 hash_traffic(&mut hasher, traffic);
-                hasher.text(&pods.map(|set| set.to_string()).unwrap_or_default());
+                hasher.text(&labelled.map(|set| set.to_string()).unwrap_or_default());
                 hash_cidrs(&mut hasher, cidrs);
             }
-            AllowRule::PeerPorts { set } => {
+            Match::PeerPorts { set } => {
                 hasher.text("peer-ports");
                 hasher.text(&set.to_string());
             }
         }
+        hash_target(&mut hasher, rule.target);
     }
+    hash_target(&mut hasher, ruleset.otherwise);
     RulesetId::new(hasher.finish())
+}
+
+fn hash_target(hasher: &mut ContentHasher, target: Target) {
+    match target {
+        Target::Allow => hasher.text("allow"),
+        Target::Deny => hasher.text("deny"),
+        Target::Next(next) => {
+            hasher.text("next");
+            hasher.text(&next.to_string());
+        }
+    }
 }
 
 fn hash_traffic(hasher: &mut ContentHasher, traffic: &TrafficMatch) {
@@ -271,6 +348,7 @@ fn hash_peer(hasher: &mut ContentHasher, peer: &PodPeer) {
             hasher.text("selected");
             hash_selector(hasher, selector);
         }
+        Namespaces::Own => hasher.text("own"),
     }
     hash_selector(hasher, &peer.pods);
 }

@@ -8,13 +8,25 @@ use crate::flow::Endpoint;
 use crate::labels::Str;
 use crate::model::{Change, Life, Namespace, Node, Pod, PodKey};
 use crate::policy::{NetworkPolicy, PolicyKey};
+use crate::tier::{ClusterDefaultNetworkPolicy, ClusterNetworkPolicy, Selected, Subject};
 
 /// Choices that change verdicts.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Egress from a pod to its own node is not subject to policy.
     pub allow_egress_to_own_node: bool,
+    /// Where Portcullis itself runs: see [`World::is_system`].
+    pub own_namespace: Str,
 }
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { allow_egress_to_own_node: false, own_namespace: OWN_NAMESPACE.into() }
+    }
+}
+
+/// Where Portcullis is installed, unless someone says otherwise.
+pub const OWN_NAMESPACE: &str = "portcullis-system";
 
 /// All objects as they are now.
 ///
@@ -28,6 +40,8 @@ pub struct World {
     namespaces: BTreeMap<Str, Namespace>,
     nodes: BTreeMap<Str, Node>,
     policies: BTreeMap<PolicyKey, Arc<NetworkPolicy>>,
+    cluster_policies: BTreeMap<Str, Arc<ClusterNetworkPolicy>>,
+    default_policies: BTreeMap<Str, Arc<ClusterDefaultNetworkPolicy>>,
     /// Sorted. Nearly always one: a vector of exactly that, where a tree would be ten times as much
     /// memory as the claim.
     claims: BTreeMap<IpAddr, Vec<Claim>>,
@@ -86,6 +100,18 @@ impl World {
             Change::NetworkPolicy(key, None) => {
                 self.policies.remove(&key);
             }
+            Change::ClusterNetworkPolicy(name, Some(policy)) => {
+                self.cluster_policies.insert(name, policy);
+            }
+            Change::ClusterNetworkPolicy(name, None) => {
+                self.cluster_policies.remove(&name);
+            }
+            Change::ClusterDefaultNetworkPolicy(name, Some(policy)) => {
+                self.default_policies.insert(name, policy);
+            }
+            Change::ClusterDefaultNetworkPolicy(name, None) => {
+                self.default_policies.remove(&name);
+            }
         }
     }
 
@@ -105,6 +131,52 @@ impl World {
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<Str, Node> {
         &self.nodes
+    }
+
+    /// All ClusterNetworkPolicies by name.
+    #[must_use]
+    pub fn cluster_policies(&self) -> &BTreeMap<Str, Arc<ClusterNetworkPolicy>> {
+        &self.cluster_policies
+    }
+
+    /// All ClusterDefaultNetworkPolicies by name.
+    #[must_use]
+    pub fn default_policies(&self) -> &BTreeMap<Str, Arc<ClusterDefaultNetworkPolicy>> {
+        &self.default_policies
+    }
+
+    /// Whether a namespace is one that defaults leave alone unless they say otherwise: those of
+    /// Kubernetes (`kube-*`) and Portcullis' own.
+    #[must_use]
+    pub fn is_system(&self, namespace: &str) -> bool {
+        namespace.starts_with("kube-") || namespace == &*self.options.own_namespace
+    }
+
+    /// Whether `subject` is about `pod`, which takes part.
+    #[must_use]
+    pub fn selected(&self, subject: &Subject, pod: &Pod) -> Selected {
+        let namespace = self.namespaces.get(&pod.key.namespace);
+        // A selector that was not understood, or labels that are not known.
+        let in_namespace = subject
+            .namespaces
+            .as_ref()
+            .zip(namespace)
+            .map(|(selector, namespace)| selector.matches(&namespace.labels));
+        let is_pod = subject.pods.as_ref().map(|selector| selector.matches(&pod.labels));
+        match (in_namespace, is_pod) {
+            (Some(false), _) | (_, Some(false)) => Selected::No,
+            (Some(true), Some(true)) => Selected::Yes,
+            _ => Selected::Unsure,
+        }
+    }
+
+    /// Whether `policy` is about `pod`, which takes part.
+    #[must_use]
+    pub fn selected_by_default(&self, policy: &ClusterDefaultNetworkPolicy, pod: &Pod) -> Selected {
+        if !policy.include_system_namespaces && self.is_system(&pod.key.namespace) {
+            return Selected::No;
+        }
+        self.selected(&policy.subject, pod)
     }
 
     /// All policies by key.

@@ -5,17 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::identities::{Identities, IdentityId};
 use super::terms::{TermId, Terms, matches};
 use crate::cidr::CidrSet;
 use crate::compiled::{AddressSet, Member, SetDelta, SetKind, Update};
+use crate::flow::Endpoint;
 use crate::id::SetId;
 use crate::labels::Str;
 use crate::model::{Pod, PodKey};
 use crate::policy::Namespaces;
 use crate::port::Protocol;
 use crate::ruleset::{PodMatch, PortRef, SetDefinition};
+use crate::selector::Selector;
 use crate::world::World;
 
 /// Live sets, the peers they ask for, and the identities that match those.
@@ -26,6 +29,8 @@ pub(super) struct Members {
     sets: BTreeMap<SetId, LiveSet>,
     /// The sets that ask for pods by address.
     by_address: BTreeSet<SetId>,
+    /// The sets that ask for nodes.
+    by_node: BTreeSet<SetId>,
     touched: HashMap<SetId, HashMap<Member, Before>>,
     created: BTreeSet<SetId>,
     removed: BTreeSet<SetId>,
@@ -43,6 +48,7 @@ struct LiveSet {
     kind: SetKind,
     references: usize,
     terms: BTreeSet<TermId>,
+    nodes: BTreeSet<Arc<Selector>>,
     /// For address-port sets: which pods have which port in it.
     ports: Vec<(Asked, Protocol, PortRef)>,
 }
@@ -59,6 +65,33 @@ enum Presence {
     Assert,
 }
 
+impl Presence {
+    fn apply(
+        self,
+        members: impl IntoIterator<Item = Member>,
+        set: &mut AddressSet,
+        touched: &mut HashMap<Member, Before>,
+    ) {
+        for member in members {
+            let was_there = match self {
+                Self::Retract => set.members.remove(&member),
+                Self::Assert => !set.members.insert(member),
+            };
+            let before = if was_there { Before::Present } else { Before::Absent };
+            touched.entry(member).or_insert(before);
+        }
+    }
+}
+
+impl LiveSet {
+    /// Whether an address stands for a node that the set asks for.
+    fn has_node(&self, world: &World, address: IpAddr) -> bool {
+        let Endpoint::Node(name, _) = world.endpoint(address) else { return false };
+        let node = world.nodes().get(&name);
+        node.is_some_and(|node| self.nodes.iter().any(|wanted| wanted.matches(&node.labels)))
+    }
+}
+
 type Sets = BTreeMap<SetId, AddressSet>;
 
 impl Members {
@@ -70,6 +103,36 @@ impl Members {
     /// Puts the pod's addresses into the sets that ask for it.
     pub(super) fn assert(&mut self, world: &World, sets: &mut Sets, pod: &PodKey) {
         self.change(world, sets, pod, Presence::Assert);
+    }
+
+    /// Takes out of all sets those of `addresses` that stand for nodes.
+    pub(super) fn retract_nodes(
+        &mut self,
+        world: &World,
+        sets: &mut Sets,
+        addresses: &BTreeSet<IpAddr>,
+    ) {
+        self.change_nodes(world, sets, addresses, Presence::Retract);
+    }
+
+    /// Puts those of `addresses` that stand for nodes into the sets that ask for these.
+    pub(super) fn assert_nodes(
+        &mut self,
+        world: &World,
+        sets: &mut Sets,
+        addresses: &BTreeSet<IpAddr>,
+    ) {
+        self.change_nodes(world, sets, addresses, Presence::Assert);
+    }
+
+    /// The addresses of hostNetwork pods on a node, as far as any set can ask for them.
+    pub(super) fn addresses_on(&self, world: &World, node: &Str) -> BTreeSet<IpAddr> {
+        if self.by_node.is_empty() {
+            return BTreeSet::new();
+        }
+        let pods = world.pods().values();
+        let there = pods.filter(|pod| pod.host_network && pod.node.as_ref() == Some(node));
+        there.flat_map(|pod| &pod.addresses).copied().collect()
     }
 
     /// Finds the identity of a pod that came, changed or went. The pod must be retracted.
@@ -155,6 +218,7 @@ impl Members {
                 }
             }
             self.by_address.remove(&id);
+            self.by_node.remove(&id);
             sets.remove(&id);
             if !self.created.remove(&id) {
                 self.removed.insert(id);
@@ -200,6 +264,7 @@ impl Members {
             kind: definition.kind(),
             references: 1,
             terms: BTreeSet::new(),
+            nodes: BTreeSet::new(),
             ports: Vec::new(),
         };
         let mut term = |peer| {
@@ -212,9 +277,13 @@ impl Members {
             term
         };
         match definition {
-            SetDefinition::Pods(peers) => {
-                for peer in peers {
+            SetDefinition::Peers { pods, nodes } => {
+                for peer in pods {
                     term(peer);
+                }
+                if !nodes.is_empty() {
+                    set.nodes.clone_from(nodes);
+                    self.by_node.insert(id);
                 }
             }
             SetDefinition::PodPorts(ports) => {
@@ -258,6 +327,13 @@ impl Members {
 
     fn fill(&self, world: &World, sets: &mut Sets, id: SetId) {
         let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { return };
+        if !live.nodes.is_empty() {
+            let nodes = world.nodes().values().flat_map(|node| &node.addresses);
+            let host_pods = world.pods().values().filter(|pod| pod.host_network);
+            let all = nodes.chain(host_pods.flat_map(|pod| &pod.addresses));
+            let held = all.filter(|address| live.has_node(world, **address));
+            set.members.extend(held.map(|address| Member::Address(*address)));
+        }
         if self.by_address.contains(&id) {
             for pod in world.pods().values().filter(|pod| pod.takes_part()) {
                 let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
@@ -291,14 +367,22 @@ impl Members {
             let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { continue };
             let contributions = self.contributions(live, pod, &owned);
             let touched = self.touched.entry(id).or_default();
-            for member in contributions {
-                let was_there = match presence {
-                    Presence::Retract => set.members.remove(&member),
-                    Presence::Assert => !set.members.insert(member),
-                };
-                let before = if was_there { Before::Present } else { Before::Absent };
-                touched.entry(member).or_insert(before);
-            }
+            presence.apply(contributions, set, touched);
+        }
+    }
+
+    fn change_nodes(
+        &mut self,
+        world: &World,
+        sets: &mut Sets,
+        addresses: &BTreeSet<IpAddr>,
+        presence: Presence,
+    ) {
+        for id in &self.by_node {
+            let (Some(live), Some(set)) = (self.sets.get(id), sets.get_mut(id)) else { continue };
+            let held = addresses.iter().filter(|address| live.has_node(world, **address));
+            let members = held.map(|address| Member::Address(*address));
+            presence.apply(members, set, self.touched.entry(*id).or_default());
         }
     }
 
@@ -340,6 +424,7 @@ impl Members {
 fn namespaces(world: &World, scope: &Namespaces) -> Vec<Str> {
     match scope {
         Namespaces::Named(name) => vec![name.clone()],
+        Namespaces::Own => Vec::new(),
         Namespaces::Selected(selector) => world
             .namespaces()
             .iter()

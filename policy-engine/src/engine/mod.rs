@@ -3,7 +3,7 @@
 //! ```text
 //! Change ─► World                 pods that the change concerns become dirty
 //!        ─► identities, members   set members follow at once
-//! flush  ─► dirty pods: policies that select them ─► AllowSet ─► ruleset (shared)
+//! flush  ─► dirty pods: policies that select them ─► a chain of rulesets per direction (shared)
 //!        ─► rulesets and sets that nobody uses any more go
 //! ```
 //!
@@ -14,18 +14,20 @@ mod members;
 pub mod selection;
 mod slots;
 mod terms;
+pub mod tiers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use self::members::Members;
-use crate::allow_set::AllowSet;
+use self::tiers::{Key, SelectedPolicy, Selecting};
 use crate::compiled::{Compiled, Endpoint, Update};
 use crate::id::{RulesetId, SetId};
 use crate::labels::Str;
-use crate::model::{Change, Direction, NamedPort, Pod, PodKey};
+use crate::model::{Change, Direction, Node, Pod, PodKey};
 use crate::policy::{NetworkPolicy, PolicyKey};
 use crate::ruleset::DefinedRuleset;
+use crate::tier::{Selected, View};
 use crate::world::{Options, World};
 
 /// Whose rulesets are compiled.
@@ -58,18 +60,48 @@ pub struct Engine {
 /// The rulesets of one subject.
 #[derive(Clone, Default, Debug)]
 struct Subject {
-    ingress: Option<RulesetId>,
-    egress: Option<RulesetId>,
+    enforced: PerDirection<RulesetId>,
+    audited: PerDirection<RulesetId>,
+    /// Every ruleset that these lead to, as often as they do.
+    uses: Vec<RulesetId>,
     endpoints: Vec<std::net::IpAddr>,
     /// What the rulesets were compiled from.
-    policies: Arc<[Arc<NetworkPolicy>]>,
+    policies: Arc<[SelectedPolicy]>,
 }
+
+/// Ingress, then egress; `None` where all may pass.
+type PerDirection<T> = [Option<T>; 2];
 
 /// What the policies that select a subject come to.
 #[derive(Clone, Default)]
 struct Verdicts {
-    rulesets: [Option<Arc<DefinedRuleset>>; 2],
-    policies: Arc<[Arc<NetworkPolicy>]>,
+    enforced: PerDirection<Arc<DefinedRuleset>>,
+    /// Where policies in audit would deny more.
+    audited: PerDirection<Arc<DefinedRuleset>>,
+    policies: Arc<[SelectedPolicy]>,
+}
+
+impl Verdicts {
+    fn new(selecting: &Selecting<'_>) -> Self {
+        let compile = |view| Direction::BOTH.map(|direction| selecting.compile(direction, view));
+        let enforced = compile(View::Enforced);
+        let mut audited = PerDirection::default();
+        if selecting.has_audit() {
+            audited = compile(View::Audited);
+            for (audited, enforced) in audited.iter_mut().zip(&enforced) {
+                if audited.as_ref().map(|found| found.id) == enforced.as_ref().map(|found| found.id)
+                {
+                    *audited = None;
+                }
+            }
+        }
+        Self { enforced, audited, policies: selecting.selected() }
+    }
+
+    /// Every ruleset that is asked, as often as something leads to it.
+    fn uses(&self) -> impl Iterator<Item = &DefinedRuleset> {
+        self.enforced.iter().chain(&self.audited).flatten().flat_map(|found| found.chain())
+    }
 }
 
 impl Engine {
@@ -103,11 +135,8 @@ impl Engine {
     /// The rulesets of a subject for ingress and egress, as of the last [`Engine::flush`].
     #[must_use]
     pub fn rulesets_of(&self, pod: &PodKey) -> (Option<&RulesetId>, Option<&RulesetId>) {
-        let subject = self.subjects.get(pod);
-        (
-            subject.and_then(|subject| subject.ingress.as_ref()),
-            subject.and_then(|subject| subject.egress.as_ref()),
-        )
+        let enforced = self.subjects.get(pod).map(|subject| &subject.enforced);
+        enforced.map_or((None, None), |[ingress, egress]| (ingress.as_ref(), egress.as_ref()))
     }
 
     /// Takes in one change. Nothing of [`Compiled`] may be relied on until the next flush.
@@ -115,12 +144,76 @@ impl Engine {
         match change {
             Change::Pod(key, pod) => self.apply_pod(&key, pod),
             Change::Namespace(name, namespace) => {
+                if self.world.namespaces().get(&name) == namespace.as_ref() {
+                    return;
+                }
                 self.world.apply(Change::Namespace(name.clone(), namespace));
                 self.members.rematch(&self.world, &mut self.compiled.sets, &name);
+                if !(self.world.cluster_policies().is_empty()
+                    && self.world.default_policies().is_empty())
+                {
+                    self.dirty.extend(self.subjects_in(&name).cloned().collect::<Vec<_>>());
+                }
             }
-            Change::Node(..) => self.world.apply(change),
+            Change::Node(name, node) => self.apply_node(name, node),
             Change::NetworkPolicy(key, policy) => self.apply_policy(key, policy),
+            Change::ClusterNetworkPolicy(name, policy) => {
+                let old = self.world.cluster_policies().get(&name).cloned();
+                if old != policy {
+                    let concerned = |world: &World, pod: &Pod| {
+                        [&old, &policy]
+                            .into_iter()
+                            .flatten()
+                            .any(|policy| world.selected(&policy.subject, pod) != Selected::No)
+                    };
+                    self.soil(concerned);
+                    self.world.apply(Change::ClusterNetworkPolicy(name, policy));
+                }
+            }
+            Change::ClusterDefaultNetworkPolicy(name, policy) => {
+                let old = self.world.default_policies().get(&name).cloned();
+                if old != policy {
+                    let concerned = |world: &World, pod: &Pod| {
+                        [&old, &policy]
+                            .into_iter()
+                            .flatten()
+                            .any(|policy| world.selected_by_default(policy, pod) != Selected::No)
+                    };
+                    self.soil(concerned);
+                    self.world.apply(Change::ClusterDefaultNetworkPolicy(name, policy));
+                }
+            }
         }
+    }
+
+    /// Makes the subjects dirty that a change is about.
+    fn soil(&mut self, concerned: impl Fn(&World, &Pod) -> bool) {
+        let world = &self.world;
+        let subjects = self
+            .subjects
+            .keys()
+            .filter(|key| world.pods().get(*key).is_some_and(|pod| concerned(world, pod)));
+        self.dirty.extend(subjects.cloned());
+    }
+
+    /// The subjects of one namespace.
+    fn subjects_in<'a>(&'a self, namespace: &'a Str) -> impl Iterator<Item = &'a PodKey> {
+        let first = PodKey { namespace: namespace.clone(), name: Str::from("") };
+        let from = self.subjects.range(first..).map(|(pod, _)| pod);
+        from.take_while(move |pod| pod.namespace == *namespace)
+    }
+
+    fn apply_node(&mut self, name: Str, node: Option<Node>) {
+        let old = self.world.nodes().get(&name);
+        if old == node.as_ref() {
+            return;
+        }
+        let mut addresses = self.members.addresses_on(&self.world, &name);
+        let own = old.into_iter().chain(&node).flat_map(|node| &node.addresses);
+        addresses.extend(own.copied());
+        self.members.retract_nodes(&self.world, &mut self.compiled.sets, &addresses);
+        self.world.apply(Change::Node(name, node));
+        self.members.assert_nodes(&self.world, &mut self.compiled.sets, &addresses);
     }
 
     /// Brings [`Compiled`] up to date and says what changed of it since the last flush.
@@ -152,7 +245,9 @@ impl Engine {
         }
         // Whoever claims one of the same addresses may win or lose it.
         let addresses = old.into_iter().chain(&pod).flat_map(|pod| &pod.addresses);
+        let addresses: BTreeSet<std::net::IpAddr> = addresses.copied().collect();
         let mut concerned: BTreeSet<PodKey> = addresses
+            .iter()
             .flat_map(|address| self.world.claimants(*address))
             .map(|claimant| claimant.key.clone())
             .collect();
@@ -160,11 +255,13 @@ impl Engine {
         for pod in &concerned {
             self.members.retract(&self.world, &mut self.compiled.sets, pod);
         }
+        self.members.retract_nodes(&self.world, &mut self.compiled.sets, &addresses);
         self.world.apply(Change::Pod(key.clone(), pod));
         self.members.place(&self.world, key);
         for pod in &concerned {
             self.members.assert(&self.world, &mut self.compiled.sets, pod);
         }
+        self.members.assert_nodes(&self.world, &mut self.compiled.sets, &addresses);
         // A pod that is no subject any more still has to give its rulesets back.
         concerned.retain(|pod| self.subjects.contains_key(pod) || self.subject(pod).is_some());
         self.dirty.extend(concerned);
@@ -175,18 +272,13 @@ impl Engine {
         if old == policy {
             return;
         }
-        let first = PodKey { namespace: key.namespace.clone(), name: Str::from("") };
-        let in_namespace = self
-            .subjects
-            .range(first..)
-            .map(|(pod, _)| pod)
-            .take_while(|pod| pod.namespace == key.namespace);
-        let selected = in_namespace.filter(|pod| {
-            self.world.pods().get(pod).is_some_and(|pod| {
+        let selected = self.subjects_in(&key.namespace).filter(|pod| {
+            self.world.pods().get(*pod).is_some_and(|pod| {
                 [&old, &policy].into_iter().flatten().any(|p| p.subject.matches(&pod.labels))
             })
         });
-        self.dirty.extend(selected.cloned());
+        let selected: Vec<PodKey> = selected.cloned().collect();
+        self.dirty.extend(selected);
         self.world.apply(Change::NetworkPolicy(key, policy));
     }
 
@@ -201,32 +293,16 @@ impl Engine {
 
     /// The rulesets of a pod. Pods that the same policies select, with the same named ports,
     /// share the work.
-    fn compile(
-        &self,
-        key: &PodKey,
-        shared: &mut HashMap<(Vec<PolicyKey>, Vec<NamedPort>), Verdicts>,
-    ) -> Verdicts {
+    fn compile(&self, key: &PodKey, shared: &mut HashMap<Key, Verdicts>) -> Verdicts {
         let Some(pod) = self.subject(key) else { return Verdicts::default() };
-        let policies: Vec<&Arc<NetworkPolicy>> = self
-            .world
-            .policies_in(&key.namespace)
-            .filter(|policy| policy.subject.matches(&pod.labels))
-            .collect();
-        let names = policies.iter().map(|policy| policy.key.clone()).collect();
-        shared
-            .entry((names, pod.ports.clone()))
-            .or_insert_with(|| Verdicts {
-                rulesets: Direction::BOTH
-                    .map(|direction| compile(&policies, direction, &pod.ports)),
-                policies: policies.iter().map(|policy| Arc::clone(policy)).collect(),
-            })
-            .clone()
+        let selecting = Selecting::new(&self.world, pod);
+        shared.entry(selecting.key()).or_insert_with(|| Verdicts::new(&selecting)).clone()
     }
 
     /// Counts the users of the rulesets to come, and makes those that are new.
     fn acquire(&mut self, compiled: &[(PodKey, Verdicts)]) -> bool {
         let mut created = Vec::new();
-        for defined in compiled.iter().flat_map(|(_, verdicts)| &verdicts.rulesets).flatten() {
+        for defined in compiled.iter().flat_map(|(_, verdicts)| verdicts.uses()) {
             let sets = || defined.sets.keys().copied().collect();
             let (users, _) = self.rulesets.entry(defined.id).or_insert_with(|| (0, sets()));
             *users += 1;
@@ -244,29 +320,34 @@ impl Engine {
 
     /// Gives a pod its new rulesets and addresses. Tells whether an endpoint changed.
     fn settle(&mut self, key: PodKey, verdicts: Verdicts, released: &mut Vec<RulesetId>) -> bool {
-        let Verdicts { rulesets, policies } = verdicts;
-        let [ingress, egress] = rulesets.each_ref().map(|side| side.as_ref().map(|found| found.id));
+        let uses: Vec<RulesetId> = verdicts.uses().map(|found| found.id).collect();
+        let Verdicts { enforced, audited, policies } = verdicts;
+        let ids = |rulesets: PerDirection<Arc<DefinedRuleset>>| {
+            rulesets.map(|found| found.map(|found| found.id))
+        };
+        let (enforced, audited) = (ids(enforced), ids(audited));
         let old = self.subjects.remove(&key).unwrap_or_default();
-        released.extend(old.ingress.into_iter().chain(old.egress));
+        released.extend(old.uses);
         let owned = match self.subject(&key) {
             Some(pod) => self.world.owned_addresses(pod).collect(),
             None => Vec::new(),
         };
-        let isolated = ingress.is_some() || egress.is_some();
-        let endpoints = if isolated { owned } else { Vec::new() };
-        let changed = (ingress, egress, &endpoints) != (old.ingress, old.egress, &old.endpoints);
-        let subject = Subject { ingress, egress, endpoints, policies };
+        let endpoints = if uses.is_empty() { Vec::new() } else { owned };
+        let changed =
+            (enforced, audited, &endpoints) != (old.enforced, old.audited, &old.endpoints);
         for address in &old.endpoints {
             // Another pod may have taken the address over in the same flush.
             if self.compiled.endpoints.get(address).is_some_and(|found| found.pod == key) {
                 self.compiled.endpoints.remove(address);
             }
         }
-        for address in &subject.endpoints {
-            let endpoint = Endpoint { pod: key.clone(), ingress, egress };
-            self.compiled.endpoints.insert(*address, endpoint);
+        let ([ingress, egress], [audit_ingress, audit_egress]) = (enforced, audited);
+        let endpoint = Endpoint { pod: key.clone(), ingress, egress, audit_ingress, audit_egress };
+        for address in &endpoints {
+            self.compiled.endpoints.insert(*address, endpoint.clone());
         }
         if self.subject(&key).is_some() {
+            let subject = Subject { enforced, audited, uses, endpoints, policies };
             self.subjects.insert(key, subject);
         }
         changed
@@ -284,18 +365,4 @@ impl Engine {
         }
         self.members.release(&self.world, &mut self.compiled.sets, sets);
     }
-}
-
-/// The ruleset of the pods that exactly these policies select; `None` when all may pass.
-fn compile(
-    policies: &[&Arc<NetworkPolicy>],
-    direction: Direction,
-    ports: &[NamedPort],
-) -> Option<Arc<DefinedRuleset>> {
-    let isolating: Vec<_> = policies.iter().filter_map(|policy| policy.rules(direction)).collect();
-    if isolating.is_empty() {
-        return None;
-    }
-    let allowed = AllowSet::fold(isolating.into_iter().flatten(), direction, ports);
-    DefinedRuleset::new(&allowed, direction).map(Arc::new)
 }

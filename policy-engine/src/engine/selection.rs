@@ -1,24 +1,35 @@
 //! Which policies select the subjects, for those who report what is in force.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Engine;
-use crate::policy::{NetworkPolicy, PolicyKey};
+use super::tiers::SelectedPolicy;
+use crate::tier::{Mode, PolicyRef};
 
 /// Who is isolated, and by what, as of a flush.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Selection {
     /// How many subjects there are.
     pub pods: usize,
-    /// How many are isolated for ingress, egress or both.
+    /// How many have rules for ingress, egress or both.
     pub isolated: usize,
-    /// How many are isolated for ingress.
+    /// How many have rules for ingress.
     pub isolated_ingress: usize,
-    /// How many are isolated for egress.
+    /// How many have rules for egress.
     pub isolated_egress: usize,
-    /// Every policy that selects a subject, as it was compiled.
-    pub policies: BTreeMap<PolicyKey, Arc<NetworkPolicy>>,
+    /// Every policy that selects a subject, as it was compiled, and how many it selects.
+    pub policies: BTreeMap<PolicyRef, InForce>,
+}
+
+/// A policy that selects subjects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InForce {
+    /// Whether it decides.
+    pub mode: Mode,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// How many subjects it selects.
+    pub pods: usize,
 }
 
 impl Engine {
@@ -29,16 +40,21 @@ impl Engine {
             return None;
         }
         let mut selection = Selection { pods: self.subjects.len(), ..Selection::default() };
-        let mut seen = HashSet::new();
+        // Pods that were compiled together share the list.
+        let mut lists: HashMap<*const SelectedPolicy, (&[SelectedPolicy], usize)> = HashMap::new();
         for subject in self.subjects.values() {
-            let (ingress, egress) = (subject.ingress.is_some(), subject.egress.is_some());
+            let [ingress, egress] = subject.enforced.map(|found| found.is_some());
             selection.isolated += usize::from(ingress || egress);
             selection.isolated_ingress += usize::from(ingress);
             selection.isolated_egress += usize::from(egress);
-            // Pods that were compiled together share the list.
-            if seen.insert(Arc::as_ptr(&subject.policies)) {
-                let listed = subject.policies.iter();
-                selection.policies.extend(listed.map(|found| (found.key.clone(), found.clone())));
+            let list = subject.policies.as_ref();
+            lists.entry(list.as_ptr()).or_insert((list, 0)).1 += 1;
+        }
+        for (list, pods) in lists.into_values() {
+            for found in list {
+                let SelectedPolicy { policy, mode, generation } = found.clone();
+                let of = InForce { mode, generation, pods: 0 };
+                selection.policies.entry(policy).or_insert(of).pods += pods;
             }
         }
         Some(selection)
@@ -47,10 +63,13 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::Scope;
     use super::*;
     use crate::labels::Labels;
     use crate::model::{Change, Life, Pod, PodKey};
+    use crate::policy::{NetworkPolicy, PolicyKey};
     use crate::selector::Selector;
     use crate::world::Options;
 
@@ -76,6 +95,7 @@ mod tests {
             subject: Selector::default(),
             ingress: Some(Vec::new()),
             egress: None,
+            mode: Mode::Enforce,
             generation: None,
         };
         Change::NetworkPolicy(key, Some(Arc::new(policy)))

@@ -115,6 +115,7 @@ pub(super) fn matches(
         Namespaces::Selected(selector) => {
             namespace_labels.is_some_and(|labels| selector.matches(labels))
         }
+        Namespaces::Own => false,
     };
     in_namespace && peer.pods.matches(labels)
 }
@@ -127,6 +128,7 @@ fn hint(peer: &PodPeer) -> Hint {
             Some((key, value)) => NamespaceHint::Labelled(key, value),
             None => NamespaceHint::Unknown,
         },
+        Namespaces::Own => NamespaceHint::Unknown,
     };
     (namespace, peer.pods.required_label().map(owned))
 }

@@ -125,7 +125,7 @@ impl<'w> Atoms<'w> {
                     match item {
                         Peer::Pods(peer) => visit(Atom::Pods(self.pods.number(&peer))),
                         Peer::Block(block) => visit(Atom::Block(self.blocks.number(&block))),
-                        Peer::Invalid => {}
+                        Peer::Invalid | Peer::Nodes(_) => {}
                     }
                 }
             }
@@ -211,6 +211,7 @@ impl<'a, 'w> Matcher<'a, 'w> {
             match &peer.namespaces {
                 Namespaces::Named(name) => named.entry(name).or_default().push(id),
                 Namespaces::Selected(_) => selected.push(id),
+                Namespaces::Own => {}
             }
         }
         Self { world, atoms, named, selected, keys, found: BTreeMap::new() }
@@ -229,7 +230,7 @@ impl<'a, 'w> Matcher<'a, 'w> {
         let selects = |id: &AtomId| match peers.get(*id).map(|peer| &peer.namespaces) {
             // A namespace that is not known matches no selector.
             Some(Namespaces::Selected(selector)) => known.is_some_and(|l| selector.matches(l)),
-            Some(Namespaces::Named(_)) | None => false,
+            Some(Namespaces::Named(_) | Namespaces::Own) | None => false,
         };
         let named = self.named.get(namespace).into_iter().flatten().filter(|id| of_pods(id));
         let selected = self.selected.iter().filter(|id| of_pods(id) && selects(id));
