@@ -103,7 +103,10 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
             .context("failed to start to report")?;
     }
     let scope = Scope::Node(args.node_name.as_str().into());
-    let choices = world::Options { allow_egress_to_own_node: args.allow_egress_to_own_node };
+    let choices = world::Options {
+        allow_egress_to_own_node: args.allow_egress_to_own_node,
+        ..world::Options::default()
+    };
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

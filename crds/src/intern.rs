@@ -55,7 +55,14 @@ impl Interner {
                     self.labels(&mut namespace.labels);
                 }
             }
-            Change::Node(name, _) => self.text(name),
+            Change::Node(name, node) => {
+                self.text(name);
+                if let Some(node) = node {
+                    self.labels(&mut node.labels);
+                }
+            }
+            // There are few of these, and what they name is mostly their own.
+            Change::ClusterNetworkPolicy(..) | Change::ClusterDefaultNetworkPolicy(..) => {}
         }
         if self.texts.len() + self.labels.len() > self.sweep_at {
             self.sweep();

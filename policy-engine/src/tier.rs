@@ -134,6 +134,12 @@ impl PolicyRef {
     }
 }
 
+impl From<&PolicyKey> for PolicyRef {
+    fn from(key: &PolicyKey) -> Self {
+        Self::NetworkPolicy(key.clone())
+    }
+}
+
 /// `namespace/name`, or `Kind/name`: no namespace has capital letters.
 impl fmt::Display for PolicyRef {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -69,6 +69,7 @@ fn policy(number: u32, namespaces: u32, port: u16) -> Change {
         subject: Selector::label("app", &format!("app-{}", (number / namespaces) % 10)),
         ingress: Some(vec![rule]),
         egress: None,
+        mode: policy_engine::tier::Mode::Enforce,
         generation: None,
     };
     Change::NetworkPolicy(key, Some(Arc::new(policy)))

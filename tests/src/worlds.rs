@@ -59,8 +59,9 @@ pub fn change() -> impl Strategy<Value = Change> {
             Change::Namespace(name, found)
         }),
         1 => (node_name(), option::weighted(0.8, vec(node_address(), 1..3)))
-            .prop_map(|(name, found)| {
-                Change::Node(name, found.map(|addresses| Node { addresses }))
+            .prop_flat_map(|(name, found)| (Just(name), Just(found), labels()))
+            .prop_map(|(name, found, labels)| {
+                Change::Node(name, found.map(|addresses| Node { labels, addresses }))
             }),
         6 => (policy(), 0..10_u8).prop_map(|(policy, dice)| {
             Change::NetworkPolicy(policy.key.clone(), (dice > 1).then(|| Arc::new(policy)))
@@ -106,6 +107,7 @@ pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
             subject,
             ingress,
             egress,
+            mode: policy_engine::tier::Mode::Enforce,
             generation: None,
         },
     )

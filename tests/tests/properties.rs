@@ -23,7 +23,7 @@ use proptest::prelude::*;
 const CASES: u32 = 2000;
 
 fn fresh(scope: &Scope, world: &World) -> Compiled {
-    let mut engine = Engine::new(scope.clone(), world.options);
+    let mut engine = Engine::new(scope.clone(), world.options.clone());
     for change in everything(world) {
         engine.apply(change);
     }
@@ -40,6 +40,15 @@ fn everything(world: &World) -> Vec<Change> {
         .map(|(key, policy)| Change::NetworkPolicy(key.clone(), Some(policy.clone())))
         .chain(pods.map(|(key, pod)| Change::Pod(key.clone(), Some(pod.clone()))))
         .chain(namespaces.map(|(name, found)| Change::Namespace(name.clone(), Some(found.clone()))))
+        .chain(world.nodes().iter().map(|(n, found)| Change::Node(n.clone(), Some(found.clone()))))
+        .chain(
+            world.cluster_policies().iter().map(|(name, policy)| {
+                Change::ClusterNetworkPolicy(name.clone(), Some(policy.clone()))
+            }),
+        )
+        .chain(world.default_policies().iter().map(|(name, policy)| {
+            Change::ClusterDefaultNetworkPolicy(name.clone(), Some(policy.clone()))
+        }))
         .collect()
 }
 
@@ -225,6 +234,8 @@ fn last_of_each_object(history: Vec<Change>) -> Vec<Change> {
             Change::Namespace(name, _) => format!("namespace {name}"),
             Change::Node(name, _) => format!("node {name}"),
             Change::NetworkPolicy(key, _) => format!("policy {key}"),
+            Change::ClusterNetworkPolicy(name, _) => format!("cluster policy {name}"),
+            Change::ClusterDefaultNetworkPolicy(name, _) => format!("default policy {name}"),
         };
         last.insert(object, change);
     }

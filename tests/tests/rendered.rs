@@ -208,6 +208,7 @@ fn big_node(engine: &mut Engine, pods: u16, policies: u16) {
     use policy_engine::policy::*;
     use policy_engine::port::PortRange;
     use policy_engine::selector::Selector;
+    use policy_engine::tier::Mode;
     use std::sync::Arc;
 
     for number in 0..pods {
@@ -241,6 +242,7 @@ fn big_node(engine: &mut Engine, pods: u16, policies: u16) {
             subject: Selector::everything(),
             ingress: Some(vec![rule]),
             egress: None,
+            mode: Mode::Enforce,
             generation: None,
         };
         engine.apply(Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))));

@@ -18,6 +18,7 @@
 pub mod applied;
 pub mod apply;
 pub mod cleanup;
+pub mod denial;
 pub mod desired;
 pub mod diff;
 pub mod drift;

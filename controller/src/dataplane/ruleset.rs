@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use policy_engine::cidr::{CidrSet, Family};
-use policy_engine::compiled::{AddressSet, AllowRule, Ruleset, SetKind, TrafficMatch};
+use policy_engine::compiled::{AddressSet, Match, Ruleset, SetKind, Target, TrafficMatch};
 use policy_engine::id::SetId;
 use policy_engine::model::Direction;
 use policy_engine::port::{PortRange, Protocol};
@@ -31,32 +31,51 @@ impl Renderer<'_> {
         let mut rules = Vec::new();
         if let Some(ruleset) = ruleset {
             for rule in &ruleset.rules {
-                self.allow(ruleset.direction, rule, &mut rules);
+                for target in self.target(rule.target) {
+                    self.rule(ruleset.direction, &rule.matches, &target, &mut rules);
+                }
             }
         }
-        rules.extend(self.deny_rules().iter().map(ToString::to_string));
+        let otherwise = ruleset.map_or(Target::Deny, |ruleset| ruleset.otherwise);
+        rules.extend(self.target(otherwise).iter().map(ToString::to_string));
         rules
     }
 
-    fn allow(&mut self, direction: Direction, rule: &AllowRule, rules: &mut Vec<String>) {
-        match rule {
-            AllowRule::Peers { traffic, pods, cidrs } => {
-                let peers = self.peers(pods.as_ref(), cidrs);
+    /// The rules without a match that do what `target` says.
+    fn target(&self, target: Target) -> Vec<Rule> {
+        match target {
+            Target::Allow => vec![Rule::jump("RETURN")],
+            Target::Deny => self.deny_rules(),
+            Target::Next(next) => vec![Rule::goto(&name::ruleset(&next))],
+        }
+    }
+
+    fn rule(
+        &mut self,
+        direction: Direction,
+        matches: &Match,
+        target: &Rule,
+        rules: &mut Vec<String>,
+    ) {
+        match matches {
+            Match::Peers { traffic, labelled, cidrs } => {
+                let peers = self.peers(labelled.as_ref(), cidrs);
                 for traffic in traffic_matches(traffic) {
                     for peer in &peers {
-                        rules.push(peer.narrow(direction, traffic.rule()).to_string());
+                        let rule = traffic.narrow(target.clone());
+                        rules.push(peer.narrow(direction, rule).to_string());
                     }
                 }
             }
-            AllowRule::PeerPorts { set } => {
+            Match::PeerPorts { set } => {
                 // The port is the destination's in both directions, the address is the peer's.
                 let sides = match direction {
                     Direction::Ingress => "src,dst",
                     Direction::Egress => "dst,dst",
                 };
                 if let Some(name) = self.engine_set(set, SetKind::AddressPorts) {
-                    let rule = Rule::jump("RETURN");
-                    rules.push(rule.matching(match_set(&name, sides)).to_string());
+                    let rule = target.clone().matching(match_set(&name, sides));
+                    rules.push(rule.to_string());
                 }
             }
         }
@@ -140,8 +159,7 @@ struct OneMatch {
 }
 
 impl OneMatch {
-    fn rule(&self) -> Rule {
-        let mut rule = Rule::jump("RETURN");
+    fn narrow(&self, mut rule: Rule) -> Rule {
         if let Some(protocol) = self.protocol {
             rule = rule.protocol(lower_case(protocol));
         }
@@ -208,6 +226,7 @@ mod tests {
     use std::sync::Arc;
 
     use policy_engine::id::ContentHasher;
+    use policy_engine::tier::Tier;
 
     use super::*;
 
@@ -220,7 +239,7 @@ mod tests {
     }
 
     /// The rules for one allow rule, with the names of sets cut short.
-    fn check(direction: Direction, family: Family, rule: AllowRule, expected: &[&str]) {
+    fn check(direction: Direction, family: Family, rule: Match, expected: &[&str]) {
         let set = |kind| AddressSet { kind, members: std::collections::BTreeSet::new() };
         let known = BTreeMap::from([
             (id("pods"), set(SetKind::Addresses)),
@@ -228,7 +247,12 @@ mod tests {
         ]);
         let (deny, needed) = (DenyAction::Drop, BTreeMap::new());
         let mut renderer = Renderer { family, deny, known: &known, needed };
-        let ruleset = Arc::new(Ruleset { direction, rules: vec![rule] });
+        let ruleset = Arc::new(Ruleset {
+            direction,
+            tier: Tier::NetworkPolicy,
+            rules: vec![policy_engine::compiled::Rule { matches: rule, target: Target::Allow }],
+            otherwise: Target::Deny,
+        });
         let rules = renderer.rules(Some(&ruleset));
         let mut shown: Vec<String> = rules.iter().map(|rule| shorten(rule)).collect();
         assert_eq!(shown.pop().as_deref(), Some("-j DROP"));
@@ -243,11 +267,11 @@ mod tests {
         rule.split(' ').map(word).collect::<Vec<String>>().join(" ")
     }
 
-    fn peers(traffic: TrafficMatch, pods: Option<SetId>, networks: &[&str]) -> AllowRule {
+    fn peers(traffic: TrafficMatch, labelled: Option<SetId>, networks: &[&str]) -> Match {
         let network = |text: &&str| CidrSet::network(text.parse().unwrap());
         let cidrs = networks.iter().map(network);
         let cidrs = cidrs.fold(CidrSet::default(), |all, one| all.union(&one));
-        AllowRule::Peers { traffic, pods, cidrs }
+        Match::Peers { traffic, labelled, cidrs }
     }
 
     #[test]
@@ -273,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_port_is_the_destinations_in_both_directions() {
-        let rule = AllowRule::PeerPorts { set: id("ports") };
+        let rule = Match::PeerPorts { set: id("ports") };
         let ingress = "-m set --match-set 4p src,dst -j RETURN";
         check(Direction::Ingress, Family::V4, rule.clone(), &[ingress]);
         let egress = "-m set --match-set 6p dst,dst -j RETURN";

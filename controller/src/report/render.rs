@@ -143,10 +143,13 @@ fn condition(phase: &Phase, before: Option<&Transition>, now: Time) -> Condition
 }
 
 fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
-    selection.policies.iter().map(|(key, policy)| api::Policy {
-        namespace: bounded(&key.namespace, 63),
-        name: bounded(&key.name, 253),
-        observed_generation: policy.generation,
+    selection.policies.iter().filter_map(|(name, policy)| {
+        let key = name.network_policy()?;
+        Some(api::Policy {
+            namespace: bounded(&key.namespace, 63),
+            name: bounded(&key.name, 253),
+            observed_generation: policy.generation,
+        })
     })
 }
 

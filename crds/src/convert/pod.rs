@@ -54,10 +54,11 @@ pub fn assumed_namespace(name: &str) -> Namespace {
 
 /// The node as written at `root`.
 pub(super) fn node(root: &Field<'_>, report: &mut Report<'_>) -> Node {
+    let labels = labels(root, report);
     let effect = "the node counts as without addresses";
     let status = mapping(root, "status", effect, report);
     let field = status.as_ref().and_then(|status| status.get("addresses"));
-    let Some(field) = field else { return Node::default() };
+    let Some(field) = field else { return Node { labels, addresses: Vec::new() } };
     let mut addresses = Vec::new();
     for (at, value) in field.list(report, effect).into_iter().flatten().enumerate() {
         let item = Field { path: field.path.index(at), value };
@@ -68,7 +69,7 @@ pub(super) fn node(root: &Field<'_>, report: &mut Report<'_>) -> Node {
             push_address(&entry.address, &item.path.key("address"), report, &mut addresses);
         }
     }
-    Node { addresses }
+    Node { labels, addresses }
 }
 
 fn mapping<'a>(

@@ -6,6 +6,7 @@
 use policy_engine::model::Direction;
 use policy_engine::policy::{NetworkPolicy, Peers, PolicyKey, PortMatch, Ports, Rule};
 use policy_engine::selector::Selector;
+use policy_engine::tier::Mode;
 use serde_json::Value;
 
 use super::labels::selector;
@@ -51,7 +52,8 @@ pub(super) fn policy(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) 
         }
         _ => Selector::everything(),
     };
-    NetworkPolicy { key, subject, ingress, egress, generation: generation(root) }
+    let mode = Mode::Enforce;
+    NetworkPolicy { key, subject, ingress, egress, mode, generation: generation(root) }
 }
 
 /// The policy that a policy which cannot be understood at all counts as.
@@ -61,6 +63,7 @@ pub(super) fn closed(key: PolicyKey) -> NetworkPolicy {
         subject: Selector::everything(),
         ingress: Some(Vec::new()),
         egress: Some(Vec::new()),
+        mode: Mode::Enforce,
         generation: None,
     }
 }

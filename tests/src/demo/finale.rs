@@ -1,16 +1,15 @@
 //! The end of the demo: a denial with the policies behind it, and the size of a node's rules.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
 use policy_engine::cidr::Family;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
-use policy_engine::explain::{NearMiss, PeerMiss, PortMiss, explain};
-use policy_engine::labels::{Labels, Str};
+use policy_engine::explain::{NearMiss, PeerMiss, explain};
+use policy_engine::flow::Traffic;
 use policy_engine::model::Direction;
 use policy_engine::port::Protocol;
-use policy_engine::selector::{Operator, Requirement};
+use portcullis_whatif::output::words;
 
 use super::ink::Ink;
 use super::picture::wrap;
@@ -51,7 +50,10 @@ pub(super) fn text(scene: &Scene, stage: &Stage, ink: Ink) -> Result<String> {
         let line = format!("  {}: {}", direction.as_str().to_lowercase(), reason(decision));
         text.push_str(&wrap(&line, 4));
         if let Some(closest) = misses.first() {
-            text.push_str(&wrap(&format!("    closest: {}", near_miss(closest)), 6));
+            text.push_str(&wrap(
+                &format!("    closest: {}", near_miss(closest, scene.flow(cell)?.traffic)),
+                6,
+            ));
         }
     }
     let _ = writeln!(text, "\n{}", rules(stage)?);
@@ -73,6 +75,11 @@ fn reason(decision: &Decision) -> String {
             let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
             format!("{}; admitted by {}", isolated(), rules.join(", "))
         }
+        Reason::RuleAccepts | Reason::RuleDenies => {
+            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
+            let verb = if decision.is_allowed() { "accepted" } else { "denied" };
+            format!("{verb} by {}", rules.join(", "))
+        }
         Reason::NoRuleAdmits => format!("{}; no rule admits it", isolated()),
     }
 }
@@ -82,62 +89,18 @@ fn rule(rule: &RuleRef) -> String {
 }
 
 /// The rule, and of each list that failed the item that failed least.
-fn near_miss(miss: &NearMiss) -> String {
+fn near_miss(miss: &NearMiss, asked: Traffic) -> String {
     let peer = miss.peers.iter().min_by_key(|peer| match peer {
-        PeerMiss::PodLabels { .. } => 0,
+        PeerMiss::PodLabels { .. } | PeerMiss::NodeLabels { .. } => 0,
         PeerMiss::NamespaceLabels { .. } | PeerMiss::OtherNamespace { .. } => 1,
         PeerMiss::OutsideBlock(_) | PeerMiss::InExcept(_) | PeerMiss::NoAddress => 2,
-        PeerMiss::NotAPod | PeerMiss::Invalid => 3,
+        PeerMiss::NotAPod | PeerMiss::NotANode | PeerMiss::Invalid => 3,
     });
-    let parts = peer.map(peer_miss).into_iter().chain(miss.ports.first().map(port_miss));
+    let peer = peer.map(|peer| format!("its peer {}", words::peer_miss(peer)));
+    let port = miss.ports.first();
+    let port = port.map(|port| format!("its port {}", words::port_miss(port, asked)));
+    let parts = peer.into_iter().chain(port);
     format!("{}; {}", rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
-}
-
-fn peer_miss(miss: &PeerMiss) -> String {
-    match miss {
-        PeerMiss::PodLabels { failed, had } => {
-            format!("it wants {}, the pod has {}", requirements(failed), labels(had))
-        }
-        PeerMiss::NamespaceLabels { failed, had } => {
-            let had = had.as_ref().map_or_else(|| "no labels".to_owned(), labels);
-            format!("it wants a namespace with {}, the pod's has {had}", requirements(failed))
-        }
-        PeerMiss::OtherNamespace { wanted } => format!("it wants a pod of namespace {wanted}"),
-        PeerMiss::OutsideBlock(address) => format!("{address} is outside its block"),
-        PeerMiss::InExcept(address) => format!("{address} is excepted"),
-        PeerMiss::NoAddress => "the peer has no address".to_owned(),
-        PeerMiss::NotAPod => "it wants a pod".to_owned(),
-        PeerMiss::Invalid => "its peers are invalid".to_owned(),
-    }
-}
-
-fn port_miss(miss: &PortMiss) -> String {
-    match miss {
-        PortMiss::OtherProtocol(wanted) => format!("it wants {wanted}"),
-        PortMiss::OutsideRange(range) => {
-            format!("it wants ports {} to {}", range.first(), range.last())
-        }
-        PortMiss::NameMissing { name, .. } => format!("no port is called {name}"),
-        PortMiss::NameElsewhere { name, numbers } => format!("{name} is {numbers:?}"),
-        PortMiss::NoPorts => "it wants ports".to_owned(),
-        PortMiss::Invalid => "its port is invalid".to_owned(),
-    }
-}
-
-fn requirements(failed: &[Requirement]) -> String {
-    let any = |values: &BTreeSet<Str>| values.iter().cloned().collect::<Vec<Str>>().join("|");
-    let text = failed.iter().map(|Requirement { key, operator }| match operator {
-        Operator::In(values) => format!("{key}={}", any(values)),
-        Operator::NotIn(values) => format!("{key}!={}", any(values)),
-        Operator::Exists => key.to_string(),
-        Operator::DoesNotExist => format!("!{key}"),
-    });
-    text.collect::<Vec<_>>().join(",")
-}
-
-fn labels(labels: &Labels) -> String {
-    let text = labels.iter().map(|(key, value)| format!("{key}={value}"));
-    text.collect::<Vec<_>>().join(",")
 }
 
 /// How much of the first node's tables and sets is ours.

@@ -36,7 +36,7 @@ pub fn run(suite: &Suite, inventory: &Inventory) -> Result<Vec<Outcome>> {
             return Ok(vec![outcome]);
         }
     };
-    Ok(stages.iter().flat_map(|stage| step(suite, stage, case.options)).collect())
+    Ok(stages.iter().flat_map(|stage| step(suite, stage, case.options.clone())).collect())
 }
 
 fn step(suite: &Suite, stage: &Stage, options: Options) -> Vec<Outcome> {

@@ -137,7 +137,10 @@ impl Case {
             name: name.to_owned(),
             about: file.about.context("`about` is missing")?,
             without_api_server: file.without_api_server,
-            options: Options { allow_egress_to_own_node: file.options.allow_egress_to_own_node },
+            options: Options {
+                allow_egress_to_own_node: file.options.allow_egress_to_own_node,
+                ..Options::default()
+            },
             families,
             ports: file.ports.iter().map(|port| port.parse()).collect::<Result<_>>()?,
             steps: steps.collect::<Result<_>>()?,

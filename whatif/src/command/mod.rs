@@ -56,7 +56,10 @@ impl Question {
     /// Reads the sources, with the hypothesis.
     fn read(args: &SourceArgs) -> Result<Self> {
         let sources = source::read(args)?;
-        let options = Options { allow_egress_to_own_node: args.allow_egress_to_own_node };
+        let options = Options {
+            allow_egress_to_own_node: args.allow_egress_to_own_node,
+            ..Options::default()
+        };
         let cluster = Cluster::new(&sources.after, options);
         Ok(Self { sources, cluster })
     }

@@ -17,8 +17,11 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
         bail!("nothing to compare: say what to apply with --with, what to remove with --without");
     }
     let question = Question::read(&args.from)?;
-    let options = Options { allow_egress_to_own_node: args.from.allow_egress_to_own_node };
-    let before = Cluster::new(&question.sources.before, options);
+    let options = Options {
+        allow_egress_to_own_node: args.from.allow_egress_to_own_node,
+        ..Options::default()
+    };
+    let before = Cluster::new(&question.sources.before, options.clone());
     let plan = Plan::new(&question.sources, &before, &question.cluster, options);
     match args.output {
         PlanFormat::Text => {

@@ -24,7 +24,10 @@ pub(super) fn run(args: &Test, out: &mut dyn Write) -> Result<u8> {
     for suite in &suites {
         let exempt = suite.allow_egress_to_own_node();
         let own = (exempt && !args.from.allow_egress_to_own_node).then(|| {
-            Cluster::new(&question.sources.after, Options { allow_egress_to_own_node: true })
+            Cluster::new(
+                &question.sources.after,
+                Options { allow_egress_to_own_node: true, ..Options::default() },
+            )
         });
         let cluster = own.as_ref().unwrap_or(&question.cluster);
         outcomes.extend(assertions::run(suite, &question.sources.after, cluster)?);

@@ -15,7 +15,7 @@ pub(super) fn not_in_force(context: &Context<'_>, policy: &NetworkPolicy) -> Vec
             continue;
         }
         let rules = words::rules(direction);
-        let written = context.cluster.written(&policy.key);
+        let written = context.cluster.written(&(&policy.key).into());
         let pointer = format!("/spec/{rules}");
         let field = written.and_then(|object| object.pointer(&pointer));
         let how = format!("add {direction} to `policyTypes`");

@@ -150,7 +150,7 @@ impl<'c> Servers<'c> {
         let Peers::Listed(peers) = &rule.peers else { return somewhere() };
         peers.iter().any(|peer| match peer {
             // A cache on the node, or a resolver outside.
-            Peer::Block(_) => somewhere(),
+            Peer::Block(_) | Peer::Nodes(_) => somewhere(),
             Peer::Pods(_) if self.0.is_empty() => somewhere(),
             Peer::Pods(peer) => context.groups.peer(peer).iter().any(|group| {
                 let server = self.0.iter().find(|(server, _)| Rc::ptr_eq(server, group));

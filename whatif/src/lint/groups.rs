@@ -89,6 +89,7 @@ impl<'c> Groups<'c> {
         let of = |namespace| self.matching(namespace, &peer.pods, false);
         let found: Vec<_> = match &peer.namespaces {
             Namespaces::Named(name) => of(name),
+            Namespaces::Own => Vec::new(),
             Namespaces::Selected(selector) => {
                 self.namespaces(selector).into_iter().flat_map(of).collect()
             }
@@ -119,7 +120,7 @@ fn mentioned(cluster: &Cluster) -> BTreeSet<Str> {
             for peer in peers {
                 match peer {
                     Peer::Pods(peer) => selector(&peer.pods),
-                    Peer::Block(_) | Peer::Invalid => {}
+                    Peer::Block(_) | Peer::Nodes(_) | Peer::Invalid => {}
                 }
             }
         }

@@ -31,6 +31,9 @@ pub(super) fn peer(world: &World, narrow: &PodPeer, wide: &PodPeer) -> bool {
                 world.namespaces().get(name).is_some_and(|found| wide.matches(&found.labels))
             }
             (Namespaces::Selected(narrow), Namespaces::Selected(wide)) => selector(narrow, wide),
+            (Namespaces::Own, other) | (other, Namespaces::Own) => {
+                *other == Namespaces::Own && narrow.namespaces == wide.namespaces
+            }
             (Namespaces::Selected(narrow), Namespaces::Named(name)) => {
                 let mut all = world.namespaces().iter();
                 selector(narrow, &Selector::label(NAMESPACE_NAME, name))

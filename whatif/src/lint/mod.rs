@@ -155,7 +155,7 @@ impl<'c> Context<'c> {
             object: format!("NetworkPolicy {}", policy.key),
             field: words::field(pointer),
             message: text,
-            origin: self.cluster.field_origin(&policy.key, place),
+            origin: self.cluster.field_origin(&(&policy.key).into(), place),
             related: Vec::new(),
         }
     }

@@ -31,7 +31,7 @@ pub(super) fn half_open<'c>(context: &Context<'c>, policy: &'c NetworkPolicy) ->
                 Peer::Pods(peer) if !peer.pods.is_everything() => {
                     found.extend(closed(context, place, number, peer, &selected));
                 }
-                Peer::Pods(_) | Peer::Block(_) | Peer::Invalid => {}
+                Peer::Pods(_) | Peer::Block(_) | Peer::Nodes(_) | Peer::Invalid => {}
             }
         }
     }

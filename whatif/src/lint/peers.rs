@@ -26,7 +26,7 @@ pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c NetworkPolicy) -> 
                 Peer::Pods(_) if joined == Some(number) => {}
                 Peer::Pods(peer) => found.extend(nobody(context, place, number, peer)),
                 Peer::Block(block) => found.extend(over(context, place, number, block)),
-                Peer::Invalid => {}
+                Peer::Nodes(_) | Peer::Invalid => {}
             }
         }
     }
@@ -51,6 +51,7 @@ fn nobody<'c>(
     };
     let namespaces = match &peer.namespaces {
         Namespaces::Named(name) => vec![name],
+        Namespaces::Own => Vec::new(),
         Namespaces::Selected(selector) => {
             let selected = context.groups.namespaces(selector);
             if selected.is_empty() && !selector.is_everything() {
@@ -141,7 +142,7 @@ fn halves(peer: &PodPeer) -> (Option<&Selector>, Option<&Selector>) {
         Namespaces::Selected(selector) => {
             (Some(selector).filter(|_| peer.pods.is_everything()), None)
         }
-        Namespaces::Named(_) => (None, Some(&peer.pods)),
+        Namespaces::Named(_) | Namespaces::Own => (None, Some(&peer.pods)),
     }
 }
 

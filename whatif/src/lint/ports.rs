@@ -63,7 +63,7 @@ fn destinations<'c>(context: &Context<'c>, place: Place<'c>) -> Found<'c> {
                     Peer::Pods(peer) => found.extend(context.groups.peer(peer).iter().cloned()),
                     // Whose address it is may not be known yet.
                     Peer::Block(_) => return everyone(),
-                    Peer::Invalid => {}
+                    Peer::Nodes(_) | Peer::Invalid => {}
                 }
             }
             found

@@ -41,7 +41,7 @@ fn of_namespace(context: &Context<'_>, policies: &[&NetworkPolicy], found: &mut 
             alive.gone.insert(&policy.key);
             let message = format!("says what {} says; remove one of them", original.key);
             let mut finding = context.finding(Code::SamePolicy, policy, "", message);
-            let origin = context.cluster.field_origin(&original.key, super::NAME);
+            let origin = context.cluster.field_origin(&(&original.key).into(), super::NAME);
             finding.related.extend(origin.map(|origin| (origin, "the other".to_owned())));
             found.push(finding);
         }
@@ -62,7 +62,7 @@ fn of_namespace(context: &Context<'_>, policies: &[&NetworkPolicy], found: &mut 
                 if by.len() == 1 { "s" } else { "" },
             );
             let mut finding = context.finding(Code::RedundantPolicy, policy, "", message);
-            let name = |key| context.cluster.field_origin(key, super::NAME);
+            let name = |key: &PolicyKey| context.cluster.field_origin(&key.into(), super::NAME);
             let origins = by.iter().filter_map(name);
             finding.related.extend(origins.map(|origin| (origin, "does the same".to_owned())));
             found.push(finding);
@@ -85,8 +85,9 @@ fn redundant_rule(context: &Context<'_>, place: Place<'_>, by: &BTreeSet<RuleId<
         if by.len() == 1 { "s" } else { "" }
     );
     let mut finding = context.finding(Code::RedundantRule, place.policy, &place.pointer(), message);
-    let origin =
-        |(key, direction, at): &RuleId<'_>| context.cluster.origin(key, *direction, at + 1, "");
+    let origin = |(key, direction, at): &RuleId<'_>| {
+        context.cluster.origin(&(*key).into(), *direction, at + 1, "")
+    };
     let origins = by.iter().filter_map(origin);
     finding.related.extend(origins.map(|origin| (origin, "admits it".to_owned())));
     finding
@@ -257,7 +258,7 @@ fn admitting<'p>(
             Peers::Any => CidrSet::default(),
             Peers::Listed(peers) => peers.iter().fold(left.clone(), |left, peer| match peer {
                 Peer::Block(block) => left.difference(&CidrSet::from(block)),
-                Peer::Pods(_) | Peer::Invalid => left,
+                Peer::Pods(_) | Peer::Nodes(_) | Peer::Invalid => left,
             }),
         };
         if rest != left {

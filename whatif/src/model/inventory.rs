@@ -222,6 +222,12 @@ fn name(item: &Item) -> Option<ObjectName> {
         Item::Object(Change::NetworkPolicy(key, _)) => {
             ObjectName::new("networkpolicy", &key.namespace, &key.name)
         }
+        Item::Object(Change::ClusterNetworkPolicy(name, _)) => {
+            ObjectName::new("clusternetworkpolicy", "", name)
+        }
+        Item::Object(Change::ClusterDefaultNetworkPolicy(name, _)) => {
+            ObjectName::new("clusterdefaultnetworkpolicy", "", name)
+        }
         Item::Object(Change::Pod(key, _)) => ObjectName::new("pod", &key.namespace, &key.name),
         Item::Pod(pod, _) => ObjectName::new("pod", &pod.key.namespace, &pod.key.name),
         Item::Workload(workload) => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::policy::PolicyKey;
+use policy_engine::tier::PolicyRef;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
 use portcullis_crds::convert::inventory::Item;
@@ -42,7 +42,7 @@ pub struct Cluster {
     pub gaps: Vec<Gap>,
     /// The namespaces of which nothing is known but their names.
     pub assumed: BTreeSet<Str>,
-    documents: BTreeMap<PolicyKey, Arc<Document>>,
+    documents: BTreeMap<PolicyRef, Arc<Document>>,
     workload_of: BTreeMap<PodKey, WorkloadRef>,
 }
 
@@ -113,7 +113,7 @@ impl Cluster {
     #[must_use]
     pub fn origin(
         &self,
-        policy: &PolicyKey,
+        policy: &PolicyRef,
         direction: Direction,
         rule: usize,
         below: &str,
@@ -128,25 +128,35 @@ impl Cluster {
 
     /// Where the field of a policy at a JSON pointer is written, or the nearest thing around it.
     #[must_use]
-    pub fn field_origin(&self, policy: &PolicyKey, pointer: &str) -> Option<Origin> {
+    pub fn field_origin(&self, policy: &PolicyRef, pointer: &str) -> Option<Origin> {
         Some(self.documents.get(policy)?.origin_at(pointer))
     }
 
     /// A policy as its author wrote it; `None` for an object of an API server.
     #[must_use]
-    pub fn written(&self, policy: &PolicyKey) -> Option<&serde_json::Value> {
+    pub fn written(&self, policy: &PolicyRef) -> Option<&serde_json::Value> {
         Some(self.documents.get(policy)?.value())
     }
 
     /// Where a policy is written.
     #[must_use]
-    pub fn policy_origin(&self, policy: &PolicyKey) -> Option<Origin> {
+    pub fn policy_origin(&self, policy: &PolicyRef) -> Option<Origin> {
         Some(self.documents.get(policy)?.origin())
     }
 
     fn add_object(&mut self, change: Change, object: &Object) {
-        if let (Change::NetworkPolicy(key, Some(_)), Some(document)) = (&change, &object.document) {
-            self.documents.insert(key.clone(), document.clone());
+        let policy = match &change {
+            Change::NetworkPolicy(key, Some(_)) => Some(PolicyRef::NetworkPolicy(key.clone())),
+            Change::ClusterNetworkPolicy(name, Some(_)) => {
+                Some(PolicyRef::ClusterNetworkPolicy(name.clone()))
+            }
+            Change::ClusterDefaultNetworkPolicy(name, Some(_)) => {
+                Some(PolicyRef::ClusterDefaultNetworkPolicy(name.clone()))
+            }
+            _ => None,
+        };
+        if let Some((policy, document)) = policy.zip(object.document.as_ref()) {
+            self.documents.insert(policy, document.clone());
         }
         self.world.apply(change);
     }

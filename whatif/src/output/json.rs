@@ -141,8 +141,12 @@ pub enum ReasonJson {
     OwnNode,
     /// Egress to the own node is not subject to policy, by choice.
     EgressToOwnNode,
+    /// A rule of a ClusterNetworkPolicy accepts it.
+    RuleAccepts,
     /// The pod is isolated, and no rule admits it.
     NoRuleAdmits,
+    /// A rule of a ClusterNetworkPolicy denies it.
+    RuleDenies,
 }
 
 /// A rule of a policy.
@@ -192,10 +196,13 @@ pub enum MissReason {
     NoAddress,
     OutsideBlock,
     InExcept,
+    NotANode,
+    NodeLabels,
     OtherProtocol,
     OutsideRange,
     NameMissing,
     NameElsewhere,
+    NameWithoutLabels,
     NoPorts,
     Invalid,
 }

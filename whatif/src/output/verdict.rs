@@ -4,8 +4,8 @@ use policy_engine::evaluate::{Decision, Reason};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
 use policy_engine::flow::Traffic;
 use policy_engine::model::Direction;
-use policy_engine::policy::PolicyKey;
 use policy_engine::reach::PortSet;
+use policy_engine::tier;
 use portcullis_crds::diagnostic::Origin;
 
 use super::json::{
@@ -62,11 +62,16 @@ fn decision(
     misses: &[NearMiss],
     part: &Part,
 ) -> DecisionJson {
-    let isolated = !decision.isolated_by.is_empty();
     DecisionJson {
         decision: if decision.is_allowed() { AllowDeny::Allow } else { AllowDeny::Deny },
-        tier: if isolated { Tier::NetworkPolicy } else { Tier::None },
-        isolated_by: decision.isolated_by.iter().map(PolicyKey::to_string).collect(),
+        tier: match decision.tier {
+            None => Tier::None,
+            Some(tier::Tier::Admin) => Tier::Admin,
+            Some(tier::Tier::NetworkPolicy) => Tier::NetworkPolicy,
+            Some(tier::Tier::Baseline) => Tier::Baseline,
+            Some(tier::Tier::Default) => Tier::Default,
+        },
+        isolated_by: decision.isolated_by.iter().map(ToString::to_string).collect(),
         decided_by: decision
             .decided_by
             .iter()
@@ -79,7 +84,9 @@ fn decision(
             Reason::SamePod => ReasonJson::SamePod,
             Reason::OwnNode => ReasonJson::OwnNode,
             Reason::EgressToOwnNode => ReasonJson::EgressToOwnNode,
+            Reason::RuleAccepts => ReasonJson::RuleAccepts,
             Reason::NoRuleAdmits => ReasonJson::NoRuleAdmits,
+            Reason::RuleDenies => ReasonJson::RuleDenies,
         },
         near_misses: misses
             .iter()
@@ -114,6 +121,8 @@ impl Miss {
             PeerMiss::NoAddress => MissReason::NoAddress,
             PeerMiss::OutsideBlock(_) => MissReason::OutsideBlock,
             PeerMiss::InExcept(_) => MissReason::InExcept,
+            PeerMiss::NotANode => MissReason::NotANode,
+            PeerMiss::NodeLabels { .. } => MissReason::NodeLabels,
             PeerMiss::Invalid => MissReason::Invalid,
         };
         Self { reason, message: words::peer_miss(miss) }
@@ -125,6 +134,7 @@ impl Miss {
             PortMiss::OutsideRange(_) => MissReason::OutsideRange,
             PortMiss::NameMissing { .. } => MissReason::NameMissing,
             PortMiss::NameElsewhere { .. } => MissReason::NameElsewhere,
+            PortMiss::NameWithoutLabels => MissReason::NameWithoutLabels,
             PortMiss::NoPorts => MissReason::NoPorts,
             PortMiss::Invalid => MissReason::Invalid,
         };

@@ -95,6 +95,14 @@ pub fn peer_miss(miss: &PeerMiss) -> String {
         PeerMiss::NoAddress => "is an ipBlock, and the pod has no address yet".to_owned(),
         PeerMiss::OutsideBlock(address) => format!("is an ipBlock without {address}"),
         PeerMiss::InExcept(address) => format!("is an ipBlock whose except takes out {address}"),
+        PeerMiss::NotANode => "is for nodes, and the other side is none".to_owned(),
+        PeerMiss::NodeLabels { failed, had } => {
+            let had = match had {
+                None => "the node is not known".to_owned(),
+                Some(labels) => format!("the node has {}", had_of(failed, labels)),
+            };
+            format!("wants a node with {}; {had}", requirements(failed))
+        }
         PeerMiss::Invalid => "cannot be understood, so it matches nothing".to_owned(),
     }
 }
@@ -124,6 +132,9 @@ pub fn port_miss(miss: &PortMiss, asked: Traffic) -> String {
         PortMiss::NameElsewhere { name, numbers } => {
             let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
             format!("is the port called {name}, which is {} there", numbers.join(" and "))
+        }
+        PortMiss::NameWithoutLabels => {
+            "is a port by name, which is for pods selected by labels".to_owned()
         }
         PortMiss::NoPorts => "is for a protocol with ports".to_owned(),
         PortMiss::Invalid => "cannot be understood, so it matches nothing".to_owned(),

@@ -138,7 +138,7 @@ impl<'a> Judge<'a> {
             let name = &object.name;
             let old = self.sources.before.get(&name.kind, &name.namespace, &name.name).cloned();
             inventory.put(name.clone(), old);
-            Cluster::new(&inventory, self.options)
+            Cluster::new(&inventory, self.options.clone())
         });
         Some(Undone { base: &cluster.world, policy: None })
     }
@@ -194,7 +194,7 @@ fn policy(name: &ObjectName) -> Option<PolicyKey> {
 /// A world of these pods only, which decides about them as the whole does.
 fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
     let base = undone.base;
-    let mut world = World::new(base.options);
+    let mut world = World::new(base.options.clone());
     let mut namespaces: BTreeSet<&Str> = BTreeSet::new();
     for key in pods {
         let Some(pod) = base.pods().get(*key).filter(|pod| pod.takes_part()) else { continue };

@@ -91,7 +91,10 @@ impl Analyst {
         match change {
             Change::Pod(key, _) => self.pods.forget(&key.namespace),
             Change::Namespace(..) => self.pods.forget_namespaces(),
-            Change::Node(..) | Change::NetworkPolicy(..) => {}
+            Change::Node(..)
+            | Change::NetworkPolicy(..)
+            | Change::ClusterNetworkPolicy(..)
+            | Change::ClusterDefaultNetworkPolicy(..) => {}
         }
     }
 

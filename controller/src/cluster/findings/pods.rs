@@ -47,11 +47,11 @@ impl Mentioned {
             Peer::Pods(PodPeer { namespaces, pods }) => {
                 self.selector(pods);
                 match namespaces {
-                    Namespaces::Named(_) => {}
+                    Namespaces::Named(_) | Namespaces::Own => {}
                     Namespaces::Selected(selector) => self.selector(selector),
                 }
             }
-            Peer::Block(_) | Peer::Invalid => {}
+            Peer::Block(_) | Peer::Nodes(_) | Peer::Invalid => {}
         }
     }
 

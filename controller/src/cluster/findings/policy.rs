@@ -116,6 +116,7 @@ impl<'w> Answers<'w> {
                 return typed.then_some(("namespaceSelector", "namespace", see));
             }
             Namespaces::Selected(_) => ("pod of the namespaces it selects", see_pods("-A")),
+            Namespaces::Own => return None,
             Namespaces::Named(name) => ("pod", see_pods(&format!("-n {name}"))),
         };
         let nothing = !peer.pods.is_everything() && !self.peer(peer, None);
@@ -165,7 +166,7 @@ impl<'w> Answers<'w> {
             (Direction::Egress, Peers::Listed(peers)) => peers.iter().any(|peer| match peer {
                 Peer::Pods(peer) => self.peer(peer, None),
                 Peer::Block(_) => true,
-                Peer::Invalid => false,
+                Peer::Nodes(_) | Peer::Invalid => false,
             }),
         }
     }
@@ -182,7 +183,7 @@ impl<'w> Answers<'w> {
             (Direction::Egress, Peers::Listed(peers)) => peers.iter().any(|peer| match peer {
                 Peer::Pods(peer) => self.peer(peer, Some(wanted)),
                 Peer::Block(block) => reaches(block, self.addresses(wanted)),
-                Peer::Invalid => false,
+                Peer::Nodes(_) | Peer::Invalid => false,
             }),
         }
     }
@@ -198,6 +199,7 @@ impl<'w> Answers<'w> {
             wanted.is_none_or(|wanted| names.contains(wanted))
         };
         *self.peers.entry((peer, wanted.cloned())).or_insert_with(|| match &peer.namespaces {
+            Namespaces::Own => false,
             Namespaces::Named(name) => pods.matching(name, &peer.pods).any(has),
             Namespaces::Selected(selector) => {
                 pods.namespaces(selector).any(|name| pods.matching(name, &peer.pods).any(has))

@@ -237,6 +237,7 @@ fn ten_thousand_policies_and_a_hundred_thousand_pods_cost_their_sum() {
             subject,
             ingress: None,
             egress: None,
+            mode: policy_engine::tier::Mode::Enforce,
             generation: None,
         };
         world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));

@@ -19,19 +19,12 @@ fn facts() -> Facts {
     }
 }
 
-fn policy(name: &str, generation: i64) -> (PolicyKey, Arc<NetworkPolicy>) {
-    let key = PolicyKey::new("shop", name);
-    let policy = NetworkPolicy {
-        key: key.clone(),
-        subject: Selector::default(),
-        ingress: Some(Vec::new()),
-        egress: None,
-        generation: Some(generation),
-    };
-    (key, Arc::new(policy))
+fn policy(name: &str, generation: i64) -> (PolicyRef, InForce) {
+    let policy = InForce { mode: Mode::Enforce, generation: Some(generation), pods: 1 };
+    (PolicyRef::NetworkPolicy(PolicyKey::new("shop", name)), policy)
 }
 
-fn selection(policies: impl IntoIterator<Item = (PolicyKey, Arc<NetworkPolicy>)>) -> Selection {
+fn selection(policies: impl IntoIterator<Item = (PolicyRef, InForce)>) -> Selection {
     Selection {
         pods: 3,
         isolated: 2,

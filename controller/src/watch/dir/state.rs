@@ -73,6 +73,8 @@ enum ObjectKey {
     Node(Str),
     NetworkPolicy(PolicyKey),
     Pod(PodKey),
+    ClusterNetworkPolicy(Str),
+    ClusterDefaultNetworkPolicy(Str),
 }
 
 impl DirState {
@@ -292,6 +294,10 @@ impl ObjectKey {
             Change::Node(name, _) => Self::Node(name.clone()),
             Change::NetworkPolicy(key, _) => Self::NetworkPolicy(key.clone()),
             Change::Pod(key, _) => Self::Pod(key.clone()),
+            Change::ClusterNetworkPolicy(name, _) => Self::ClusterNetworkPolicy(name.clone()),
+            Change::ClusterDefaultNetworkPolicy(name, _) => {
+                Self::ClusterDefaultNetworkPolicy(name.clone())
+            }
         }
     }
 
@@ -301,13 +307,20 @@ impl ObjectKey {
             Self::Node(name) => Change::Node(name.clone(), None),
             Self::NetworkPolicy(key) => Change::NetworkPolicy(key.clone(), None),
             Self::Pod(key) => Change::Pod(key.clone(), None),
+            Self::ClusterNetworkPolicy(name) => Change::ClusterNetworkPolicy(name.clone(), None),
+            Self::ClusterDefaultNetworkPolicy(name) => {
+                Change::ClusterDefaultNetworkPolicy(name.clone(), None)
+            }
         }
     }
 
     /// The namespace that the object lives in.
     fn namespace(&self) -> Option<&Str> {
         match self {
-            Self::Namespace(_) | Self::Node(_) => None,
+            Self::Namespace(_)
+            | Self::Node(_)
+            | Self::ClusterNetworkPolicy(_)
+            | Self::ClusterDefaultNetworkPolicy(_) => None,
             Self::NetworkPolicy(key) => Some(&key.namespace),
             Self::Pod(key) => Some(&key.namespace),
         }
@@ -321,6 +334,10 @@ impl fmt::Display for ObjectKey {
             Self::Node(name) => write!(formatter, "Node {name}"),
             Self::NetworkPolicy(key) => write!(formatter, "NetworkPolicy {key}"),
             Self::Pod(key) => write!(formatter, "Pod {key}"),
+            Self::ClusterNetworkPolicy(name) => write!(formatter, "ClusterNetworkPolicy {name}"),
+            Self::ClusterDefaultNetworkPolicy(name) => {
+                write!(formatter, "ClusterDefaultNetworkPolicy {name}")
+            }
         }
     }
 }

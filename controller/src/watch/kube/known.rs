@@ -180,7 +180,10 @@ fn key(change: &Change) -> (Str, Str) {
     match change {
         Change::Pod(key, _) => (key.namespace.clone(), key.name.clone()),
         Change::NetworkPolicy(key, _) => (key.namespace.clone(), key.name.clone()),
-        Change::Namespace(name, _) | Change::Node(name, _) => (Str::from(""), name.clone()),
+        Change::Namespace(name, _)
+        | Change::Node(name, _)
+        | Change::ClusterNetworkPolicy(name, _)
+        | Change::ClusterDefaultNetworkPolicy(name, _) => (Str::from(""), name.clone()),
     }
 }
 

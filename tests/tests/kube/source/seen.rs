@@ -116,5 +116,11 @@ fn signed_name(change: &Change) -> String {
             format!("{}Namespace {name}", sign(namespace.is_some()))
         }
         Change::Node(name, node) => format!("{}Node {name}", sign(node.is_some())),
+        Change::ClusterNetworkPolicy(name, policy) => {
+            format!("{}ClusterNetworkPolicy {name}", sign(policy.is_some()))
+        }
+        Change::ClusterDefaultNetworkPolicy(name, policy) => {
+            format!("{}ClusterDefaultNetworkPolicy {name}", sign(policy.is_some()))
+        }
     }
 }

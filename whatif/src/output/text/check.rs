@@ -8,7 +8,7 @@ use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::NearMiss;
 use policy_engine::flow::{Endpoint, Traffic};
 use policy_engine::model::Direction;
-use policy_engine::policy::PolicyKey;
+use policy_engine::tier::PolicyRef;
 use portcullis_crds::diagnostic::Origin;
 
 use super::advice::advice;
@@ -192,6 +192,11 @@ pub(super) fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
             let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
             format!("admitted by {}", rules.join(", "))
         }
+        Reason::RuleAccepts | Reason::RuleDenies => {
+            let verb = if decision.is_allowed() { "accepted" } else { "denied" };
+            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
+            format!("{verb} by {}", rules.join(", "))
+        }
         Reason::SamePod => "a pod always reaches itself".to_owned(),
         Reason::OwnNode => "a node always reaches its pods".to_owned(),
         Reason::EgressToOwnNode => "egress to the own node is exempt, by choice".to_owned(),
@@ -199,8 +204,8 @@ pub(super) fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
     }
 }
 
-fn policies(keys: &[PolicyKey]) -> String {
-    keys.iter().map(PolicyKey::to_string).collect::<Vec<_>>().join(", ")
+fn policies(names: &[PolicyRef]) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 pub(super) fn rule(rule: &RuleRef) -> String {

@@ -1,0 +1,110 @@
+//! Kinds of denial: what a chain of ours logs and drops, as a short number in the log's prefix.
+//!
+//! One chain per kind, shared by all rulesets. The kernel's counters of that chain are the numbers
+//! of the kind; the packet's own addresses and ports tell the rest.
+
+use policy_engine::model::Direction;
+use policy_engine::tier::Tier;
+
+/// What every prefix of ours begins with.
+const PREFIX: &str = "portcullis ";
+
+/// Whether a packet was dropped.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Outcome {
+    /// It was.
+    Denied,
+    /// It passed; policies in audit would have dropped it.
+    WouldDeny,
+}
+
+impl Outcome {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Denied, Self::WouldDeny];
+
+    /// The name that users see.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "Denied",
+            Self::WouldDeny => "WouldDeny",
+        }
+    }
+}
+
+/// A kind of denial.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Denial {
+    /// Whether the packet was dropped.
+    pub outcome: Outcome,
+    /// Whose traffic was judged: the destination's or the source's.
+    pub direction: Direction,
+    /// By policies of which tier.
+    pub tier: Tier,
+}
+
+impl Denial {
+    /// All kinds, by number.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Outcome::ALL.into_iter().flat_map(|outcome| {
+            Direction::BOTH.into_iter().flat_map(move |direction| {
+                Tier::ALL.into_iter().map(move |tier| Self { outcome, direction, tier })
+            })
+        })
+    }
+
+    /// What the kernel puts in front of a logged packet.
+    #[must_use]
+    pub fn prefix(self) -> String {
+        let number = Self::all().position(|known| known == self).unwrap_or_default();
+        format!("{PREFIX}{number}")
+    }
+
+    /// The kind that a prefix stands for; `None` for prefixes of others.
+    #[must_use]
+    pub fn of_prefix(prefix: &str) -> Option<Self> {
+        let number: usize = prefix.strip_prefix(PREFIX)?.parse().ok()?;
+        Self::all().nth(number)
+    }
+
+    /// The name of its chain.
+    #[must_use]
+    pub fn chain(self) -> String {
+        let outcome = match self.outcome {
+            Outcome::Denied => "DENY",
+            Outcome::WouldDeny => "AUDIT",
+        };
+        let direction = match self.direction {
+            Direction::Ingress => "IN",
+            Direction::Egress => "OUT",
+        };
+        let tier = match self.tier {
+            Tier::Admin => "ADMIN",
+            Tier::NetworkPolicy => "POLICY",
+            Tier::Baseline => "BASELINE",
+            Tier::Default => "DEFAULT",
+        };
+        format!("{}{outcome}-{direction}-{tier}", super::name::PREFIX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_is_told_by_its_prefix_and_has_a_chain_of_its_own() {
+        let mut chains = BTreeSet::new();
+        for kind in Denial::all() {
+            assert_eq!(Denial::of_prefix(&kind.prefix()), Some(kind));
+            assert!(kind.chain().len() <= 28, "{}", kind.chain());
+            chains.insert(kind.chain());
+        }
+        assert_eq!(chains.len(), 16);
+        for other in ["", "portcullis ", "portcullis 16", "portcullis x", "calico 1"] {
+            assert_eq!(Denial::of_prefix(other), None);
+        }
+    }
+}
