@@ -36,6 +36,12 @@ fn check<K: LeanKind>(value: &Value) {
         Converted::Object(Change::NetworkPolicy(key, _)) => Some(Change::NetworkPolicy(key, None)),
         Converted::Object(Change::Namespace(name, _)) => Some(Change::Namespace(name, None)),
         Converted::Object(Change::Node(name, _)) => Some(Change::Node(name, None)),
+        Converted::Object(Change::ClusterNetworkPolicy(name, _)) => {
+            Some(Change::ClusterNetworkPolicy(name, None))
+        }
+        Converted::Object(Change::ClusterDefaultNetworkPolicy(name, _)) => {
+            Some(Change::ClusterDefaultNetworkPolicy(name, None))
+        }
         Converted::Foreign { .. } | Converted::Unusable => None,
     };
     assert_eq!(gone, of_change, "{value}");
