@@ -121,7 +121,7 @@ proptest! {
         history in worlds::history(0..40),
         allow_egress_to_own_node in any::<bool>(),
     ) {
-        let mut world = World::new(Options { allow_egress_to_own_node });
+        let mut world = World::new(Options { allow_egress_to_own_node, ..Options::default() });
         history.into_iter().for_each(|change| world.apply(change));
         let reach = Reach::new(&world);
         check_pods(&world, &reach)?;
@@ -135,10 +135,10 @@ fn check_stage(case: &Case, families: Families, stage: &Stage) -> (usize, String
     for manifest in stage.world.manifests() {
         inventory.add_value(&manifest.value, "default");
     }
-    let cluster = Cluster::new(&inventory, case.options);
+    let cluster = Cluster::new(&inventory, case.options.clone());
     let reach = Reach::new(&cluster.world);
     let mut failures = String::new();
-    for Expectation { probe, verdict, line } in &stage.expectations {
+    for Expectation { probe, verdict, line, .. } in &stage.expectations {
         let judged = probe.judged;
         let side = |address: IpAddr, port: Option<PortWord>| {
             let endpoint =
