@@ -138,7 +138,7 @@ proptest! {
         changes in worlds::history(0..6),
         allow_egress_to_own_node in any::<bool>(),
     ) {
-        let mut before = World::new(Options { allow_egress_to_own_node });
+        let mut before = World::new(Options { allow_egress_to_own_node, ..Options::default() });
         history.into_iter().for_each(|change| before.apply(change));
         let mut after = before.clone();
         changes.into_iter().for_each(|change| after.apply(change));

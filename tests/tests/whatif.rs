@@ -121,7 +121,7 @@ proptest! {
         history in worlds::history(0..40),
         allow_egress_to_own_node in any::<bool>(),
     ) {
-        let mut world = World::new(Options { allow_egress_to_own_node });
+        let mut world = World::new(Options { allow_egress_to_own_node, ..Options::default() });
         history.into_iter().for_each(|change| world.apply(change));
         let reach = Reach::new(&world);
         check_pods(&world, &reach)?;

@@ -7,7 +7,7 @@ use policy_engine::reach::Reach;
 
 use super::Question;
 use crate::args::{Check, CheckFormat};
-use crate::judge::{Verdict, judge};
+use crate::judge::{Verdict, Views, judge};
 use crate::output::{self, json, text};
 use crate::{MIXED, NO, YES};
 
@@ -19,7 +19,10 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
     }
     let destination = question.resolve(&args.destination)?;
     let reach = Reach::new(&question.cluster.world);
-    let answer = judge(&question.cluster, &reach, &source, &destination);
+    let audited = question.cluster.audited();
+    let audited = audited.as_ref().map(Reach::new);
+    let views = Views { enforced: &reach, audited: audited.as_ref() };
+    let answer = judge(&question.cluster, views, &source, &destination);
     match args.output {
         CheckFormat::Text => {
             question.tell_oddities(&answer.notes)?;

@@ -6,11 +6,12 @@ mod reference;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::tier::PolicyRef;
+use policy_engine::tier::{ALLOW_DNS, Mode, PolicyRef};
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
 use portcullis_crds::convert::inventory::Item;
@@ -21,7 +22,7 @@ use portcullis_crds::manifest::Document;
 
 use crate::source::gap::Gap;
 
-pub use inventory::{Inventory, Object, ObjectName};
+pub use inventory::{Inventory, Object, ObjectName, mode_of};
 pub use reference::{WorkloadRef, kind_by_word, nearest};
 pub use units::{Unit, Units};
 
@@ -92,6 +93,28 @@ impl Cluster {
         cluster
     }
 
+    /// The world as if policies in audit were in force; `None` when none is in audit.
+    #[must_use]
+    pub fn audited(&self) -> Option<World> {
+        let world = &self.world;
+        let all = world.policies().iter();
+        let all = all.map(|(key, one)| Change::NetworkPolicy(key.clone(), Some(one.clone())));
+        let ordered = world.cluster_policies().iter();
+        let ordered = ordered
+            .map(|(name, one)| Change::ClusterNetworkPolicy(name.clone(), Some(one.clone())));
+        let defaults = world.default_policies().iter();
+        let defaults = defaults.map(|(name, one)| {
+            Change::ClusterDefaultNetworkPolicy(name.clone(), Some(one.clone()))
+        });
+        let mut audited = None;
+        for mut change in all.chain(ordered).chain(defaults) {
+            if mode_of(&mut change).is_some_and(|mode| mem::take(mode) == Mode::Audit) {
+                audited.get_or_insert_with(|| world.clone()).apply(change);
+            }
+        }
+        audited
+    }
+
     /// What a pod is called: its workload, unless that is the pod itself.
     #[must_use]
     pub fn workload_of(&self, pod: &PodKey) -> Option<&WorkloadRef> {
@@ -109,7 +132,8 @@ impl Cluster {
         }
     }
 
-    /// Where a rule of a policy is written, or the field at `below` (`/from/0`) in it.
+    /// Where a rule of a policy is written, or the field at `below` (`/from/0`) in it. The rule that
+    /// `allowDNS` adds is at that field, or at what lacks it.
     #[must_use]
     pub fn origin(
         &self,
@@ -123,6 +147,9 @@ impl Cluster {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
         };
+        if rule == ALLOW_DNS {
+            return Some(document.origin_at("/spec/allowDNS"));
+        }
         Some(document.origin_at(&format!("/spec/{list}/{}{below}", rule.checked_sub(1)?)))
     }
 
