@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, Result, bail};
 use policy_engine::reach::Reach;
+use policy_engine::tier::View;
 
 use super::Question;
 use crate::args::{Check, CheckFormat};
@@ -19,8 +20,8 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
     }
     let destination = question.resolve(&args.destination)?;
     let reach = Reach::new(&question.cluster.world);
-    let audited = question.cluster.audited();
-    let audited = audited.as_ref().map(Reach::new);
+    let audited = || Reach::new_as(&question.cluster.world, View::Audited);
+    let audited = question.cluster.has_audit().then(audited);
     let views = Views { enforced: &reach, audited: audited.as_ref() };
     let answer = judge(&question.cluster, views, &source, &destination);
     match args.output {

@@ -6,7 +6,6 @@ mod reference;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
 use std::sync::Arc;
 
 use policy_engine::labels::Str;
@@ -93,26 +92,15 @@ impl Cluster {
         cluster
     }
 
-    /// The world as if policies in audit were in force; `None` when none is in audit.
+    /// Whether some policy is in audit, so that what is enforced is not all that could be.
     #[must_use]
-    pub fn audited(&self) -> Option<World> {
+    pub fn has_audit(&self) -> bool {
         let world = &self.world;
-        let all = world.policies().iter();
-        let all = all.map(|(key, one)| Change::NetworkPolicy(key.clone(), Some(one.clone())));
-        let ordered = world.cluster_policies().iter();
-        let ordered = ordered
-            .map(|(name, one)| Change::ClusterNetworkPolicy(name.clone(), Some(one.clone())));
-        let defaults = world.default_policies().iter();
-        let defaults = defaults.map(|(name, one)| {
-            Change::ClusterDefaultNetworkPolicy(name.clone(), Some(one.clone()))
-        });
-        let mut audited = None;
-        for mut change in all.chain(ordered).chain(defaults) {
-            if mode_of(&mut change).is_some_and(|mode| mem::take(mode) == Mode::Audit) {
-                audited.get_or_insert_with(|| world.clone()).apply(change);
-            }
-        }
-        audited
+        let mut all = world.policies().values().map(|policy| policy.mode);
+        let mut ordered = world.cluster_policies().values().map(|policy| policy.mode);
+        let mut defaults = world.default_policies().values().map(|policy| policy.mode);
+        let is_audit = |mode| mode == Mode::Audit;
+        all.any(is_audit) || ordered.any(is_audit) || defaults.any(is_audit)
     }
 
     /// What a pod is called: its workload, unless that is the pod itself.
