@@ -1,5 +1,5 @@
 //! Objects cut down to what answers depend on: names, labels, owners, addresses, ports, policies.
-//! No containers' environment or arguments, no annotations, no other kinds.
+//! No containers' environment or arguments, no annotations but a policy's mode, no other kinds.
 
 use serde_json::{Map, Value};
 
@@ -74,7 +74,23 @@ const SERVICE: Keep = Fields(&[
 ]);
 
 /// Fields that are not known may have been meant to isolate, so the whole `spec` stays.
-const POLICY: Keep = Fields(&[("metadata", METADATA), ("spec", Whole)]);
+const POLICY: Keep = Fields(&[
+    (
+        "metadata",
+        Fields(&[
+            ("name", Whole),
+            ("namespace", Whole),
+            ("labels", Whole),
+            ("creationTimestamp", Whole),
+            ("deletionTimestamp", Whole),
+            ("annotations", Fields(&[(MODE, Whole)])),
+        ]),
+    ),
+    ("spec", Whole),
+]);
+
+/// The annotation that puts a policy into audit.
+const MODE: &str = "portcullis.dev/mode";
 
 const WORKLOAD: Keep = Fields(&[
     ("metadata", METADATA),
@@ -103,6 +119,8 @@ pub fn trim(object: &Value) -> Option<Value> {
         "Namespace" => &NAMED,
         "Service" if !api_version.contains('/') => &SERVICE,
         "NetworkPolicy" if api_version.starts_with("networking.k8s.io/") => &POLICY,
+        "ClusterNetworkPolicy" if api_version.starts_with("policy.networking.k8s.io/") => &POLICY,
+        "ClusterDefaultNetworkPolicy" if api_version.starts_with("portcullis.dev/") => &POLICY,
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" => {
             &WORKLOAD
         }
@@ -115,6 +133,11 @@ pub fn trim(object: &Value) -> Option<Value> {
     kept.insert("kind".to_owned(), kind.into());
     if let Value::Object(fields) = cut(object, keep) {
         kept.extend(fields);
+    }
+    if let Some(Value::Object(metadata)) = kept.get_mut("metadata")
+        && metadata.get("annotations").and_then(Value::as_object).is_some_and(Map::is_empty)
+    {
+        metadata.remove("annotations");
     }
     Some(Value::Object(kept))
 }
@@ -165,6 +188,20 @@ mod tests {
         });
         assert_eq!(kept, wanted);
         assert_eq!(trim(&json!({"apiVersion": "v1", "kind": "Secret"})), None);
+    }
+
+    #[test]
+    fn of_a_policys_annotations_the_mode_stays() {
+        let policy = |annotations: Value| {
+            json!({
+                "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+                "metadata": {"name": "guard", "annotations": annotations}, "spec": {"tier": "Admin"},
+            })
+        };
+        let kept = trim(&policy(json!({"portcullis.dev/mode": "audit", "owner": "me"}))).unwrap();
+        assert_eq!(kept, policy(json!({"portcullis.dev/mode": "audit"})));
+        let kept = trim(&policy(json!({"owner": "me"}))).unwrap();
+        assert_eq!(kept["metadata"], json!({"name": "guard"}));
     }
 
     #[test]

@@ -1,0 +1,1 @@
+//! Worlds of a few objects, judged by hand.
