@@ -85,9 +85,8 @@ fn every_right_that_is_granted_is_used_and_none_is_missing() -> Result<()> {
     server.restart_with("--feature-gates=WatchList=false")?;
     // Until it is ready, it knows no RBAC and refuses everybody.
     let starting = before..audit(&server)?.len();
-    let own_crd = |right: &Right| {
-        right.name.as_deref().is_some_and(|name| name.ends_with(".portcullis.dev"))
-    };
+    let own_crd =
+        |right: &Right| right.name.as_deref().is_some_and(|name| name.ends_with(".portcullis.dev"));
     until_used(&server, &accounts, &starting, &mut unused, |right| !own_crd(right))?;
     // Another one goes, and is looked for.
     server.kubectl(&["delete", "crd", "clusterdefaultnetworkpolicies.portcullis.dev"], None)?;
