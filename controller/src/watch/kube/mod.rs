@@ -30,6 +30,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Client;
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -91,13 +93,17 @@ pub fn start(
 /// The first four are part of every Kubernetes. The others come with CRDs, which may be installed
 /// later and may go: nothing waits for a kind that the cluster does not have.
 async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::Sender<Event>) {
-    let lacking = Arc::new(AtomicUsize::new(4));
+    let lacking = Arc::new(AtomicUsize::new(6));
     let outlet = || Outlet { events: events.clone(), lacking: Arc::clone(&lacking) };
     let mut watches = JoinSet::new();
     watches.spawn(Watch::<NetworkPolicy>::new(client.clone(), None, outlet()).run());
     watches.spawn(Watch::<Namespace>::new(client.clone(), None, outlet()).run());
     watches.spawn(Watch::<Node>::new(client.clone(), None, outlet()).run());
-    watches.spawn(Watch::<Pod>::new(client, Some(LIVE_PODS), outlet()).run());
+    watches.spawn(Watch::<Pod>::new(client.clone(), Some(LIVE_PODS), outlet()).run());
+    let cluster_policies = Watch::<ClusterNetworkPolicy>::new(client.clone(), None, outlet());
+    watches.spawn(cluster_policies.optional(missing_kind_period).run());
+    let defaults = Watch::<ClusterDefaultNetworkPolicy>::new(client, None, outlet());
+    watches.spawn(defaults.optional(missing_kind_period).run());
     tokio::select! {
         () = events.closed() => {}
         // It cannot end while somebody listens; if one broke, the agent must not go on without it.
