@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use portcullis_crds::api::node_policy_report::NodePolicyReport;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -31,15 +33,7 @@ pub enum Fact {
 /// The kind ClusterDefaultNetworkPolicy.
 #[must_use]
 pub fn default_policies() -> ApiResource {
-    let kind = "ClusterDefaultNetworkPolicy";
-    let kind = GroupVersionKind::gvk("portcullis.dev", "v1alpha1", kind);
-    ApiResource::from_gvk_with_plural(&kind, "clusterdefaultnetworkpolicies")
-}
-
-fn tier_policies() -> ApiResource {
-    let kind = "ClusterNetworkPolicy";
-    let kind = GroupVersionKind::gvk("policy.networking.k8s.io", "v1alpha2", kind);
-    ApiResource::from_gvk_with_plural(&kind, "clusternetworkpolicies")
+    ApiResource::erase::<ClusterDefaultNetworkPolicy>(&())
 }
 
 /// Follows all of them until the receiver is dropped. What fails is tried again, with back-off.
@@ -56,7 +50,8 @@ pub fn start(client: &Client, facts: &mpsc::Sender<Fact>) {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
         watcher::watcher(api, config()).default_backoff()
     };
-    let (tiers, defaults) = (of_kind(tier_policies()), of_kind(default_policies()));
+    let (tiers, defaults) = (ApiResource::erase::<ClusterNetworkPolicy>(&()), default_policies());
+    let (tiers, defaults) = (of_kind(tiers), of_kind(defaults));
     let boxed = |event| Fact::Tier(Box::new(event));
     tokio::spawn(forward("ClusterNetworkPolicy", tiers, facts.clone(), boxed));
     let boxed = |event| Fact::Default(Box::new(event));

@@ -12,16 +12,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::labels::Str;
 use policy_engine::tier::{Mode, PolicyRef};
+use portcullis_crds::api::cluster_default_network_policy::{ACCEPTED, ENFORCED};
 use serde_json::{Value, json};
 
 use super::findings::Finding;
 use super::findings::coverage::Coverage;
 use super::reports::Known;
 
-/// Whether it is in force as written.
-const ACCEPTED: &str = "Accepted";
-/// Whether the nodes of the pods that it selects have it in force.
-const ENFORCED: &str = "Enforced";
 /// How many nodes a message names.
 const NAMES_MAX: usize = 3;
 /// How long a message may be, in characters.
@@ -248,4 +245,141 @@ fn enforced(mode: Mode, progress: &Progress) -> Said {
         Mode::Enforce => progress.sentence(),
     };
     Said { kind: ENFORCED, status, reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::findings::Reason;
+
+    fn judged(mode: Mode) -> Judged {
+        let nodes = ["n1", "n2"].into_iter().map(Str::from).collect();
+        let coverage = Coverage { namespaces: 3, selected: 9, decided: 7, nodes };
+        Judged { generation: 2, mode, coverage, failed: Vec::new() }
+    }
+
+    fn progress(realised: usize, behind: &[&str], silent: &[&str]) -> Progress {
+        let names = |names: &[&str]| names.iter().map(|name| Str::from(*name)).collect();
+        let concerned = realised + behind.len() + silent.len();
+        Progress { concerned, realised, behind: names(behind), silent: names(silent) }
+    }
+
+    /// Status, reason and message of a condition.
+    fn said(standing: &Standing, kind: &str) -> String {
+        let found = standing.conditions.iter().find(|said| said.kind == kind);
+        let found = found.expect("it has both conditions");
+        format!("{} {}: {}", found.status, found.reason, found.message)
+    }
+
+    #[test]
+    fn enforced_says_which_nodes_are_missing_and_why() {
+        let check = |mode, progress, expected: &str| {
+            let standing = Standing::new(&judged(mode), &progress);
+            assert_eq!(said(&standing, ENFORCED), expected);
+        };
+        let enforce = Mode::Enforce;
+        check(enforce, progress(4, &[], &[]), "True InForce: 4 of 4 nodes");
+        check(
+            enforce,
+            progress(0, &[], &[]),
+            "True NothingSelected: no node has a pod that it selects",
+        );
+        check(enforce, progress(3, &["n2"], &[]), "False Waiting: 3 of 4 nodes; waiting for n2");
+        check(
+            enforce,
+            progress(0, &["a", "b", "c", "d", "e"], &["f"]),
+            "False Waiting: 0 of 6 nodes; waiting for a, b, c and 2 more; no word from f",
+        );
+        check(
+            enforce,
+            progress(1, &[], &["n1"]),
+            "Unknown AgentSilent: 1 of 2 nodes; no word from n1",
+        );
+        check(
+            Mode::Audit,
+            progress(2, &[], &[]),
+            "False Audit: Audit: nothing is dropped; what it would deny is reported by 2 of 2 nodes",
+        );
+    }
+
+    #[test]
+    fn accepted_names_the_first_field_that_failed_closed_and_how_many_more() {
+        let finding = |field: &str, message: &str| {
+            let (reason, field) = (Reason::FailedClosed, field.to_owned());
+            Finding { reason, field, message: message.to_owned() }
+        };
+        let mut judged = judged(Mode::Enforce);
+        let accepted =
+            |judged: &Judged| said(&Standing::new(judged, &Progress::default()), ACCEPTED);
+        assert_eq!(accepted(&judged), "True Understood: every part of it is understood");
+        judged.failed.push(finding("spec.ingress[0]", "is no rule; write one"));
+        assert_eq!(accepted(&judged), "False FailedClosed: spec.ingress[0]: is no rule; write one");
+        judged.failed.push(finding("", &"x".repeat(5_000)));
+        assert!(accepted(&judged).ends_with("write one; and 1 more, see its Events"));
+        judged.failed.remove(0);
+        assert!(accepted(&judged).len() < 1_100);
+    }
+
+    #[test]
+    fn what_is_written_is_told_and_a_condition_keeps_its_time_until_its_status_changes() {
+        let early = Timestamp::UNIX_EPOCH;
+        let late = Timestamp::from_second(60).expect("in range");
+        let waiting = Standing::new(&judged(Mode::Enforce), &progress(1, &["n2"], &[]));
+        let patch = waiting.patch("deny", "u", &Value::Null, early);
+        assert_eq!(patch["metadata"], json!({"name": "deny", "uid": "u"}));
+        let status = &patch["status"];
+        assert_eq!(status["nodes"], json!({"concerned": 2, "realised": 1}));
+        assert_eq!((&status["namespaces"], &status["pods"]), (&json!(3), &json!(7)));
+        assert!(waiting.is_told_by(status) && !waiting.is_told_by(&Value::Null));
+
+        let done = Standing::new(&judged(Mode::Enforce), &progress(2, &[], &[]));
+        assert!(!done.is_told_by(status));
+        let patch = done.patch("deny", "u", status, late);
+        assert!(done.is_told_by(&patch["status"]));
+        let since =
+            |kind| find(&patch["status"], kind).map(|said| said["lastTransitionTime"].clone());
+        assert_eq!(since(ACCEPTED), Some(json!(early)), "it was accepted all the time");
+        assert_eq!(since(ENFORCED), Some(json!(late)));
+        let newer = Standing { generation: 3, ..done };
+        assert!(!newer.is_told_by(&patch["status"]), "of another generation");
+    }
+
+    #[test]
+    fn a_node_has_a_policy_in_force_when_its_agent_still_writes_that_it_has_the_generation() {
+        let report = |generation: i64, enforcing: &str| {
+            let report = json!({
+                "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
+                "metadata": {"name": "n"}, "spec": {"nodeName": "n"},
+                "status": {
+                    "policies": [{"kind": "ClusterDefaultNetworkPolicy", "name": "deny",
+                                  "observedGeneration": generation}],
+                    "conditions": [{"type": "Enforcing", "status": enforcing, "reason": "R",
+                        "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z"}],
+                },
+            });
+            let report = serde_json::from_value(report).expect("a report");
+            Known::new(report, None, tokio::time::Instant::now())
+        };
+        let reports: BTreeMap<String, Known> = [
+            ("has", report(2, "True")),
+            ("newer", report(3, "True")),
+            ("older", report(1, "True")),
+            ("fails", report(2, "False")),
+            ("silent", report(9, "True")),
+        ]
+        .into_iter()
+        .map(|(name, report)| (name.to_owned(), report))
+        .collect();
+        let nodes: Vec<Str> =
+            ["has", "newer", "older", "fails", "silent", "none"].map(Str::from).into();
+        let speaks = |known: &Known| !known.has(&policy("deny"), 9);
+        let of = |name| Progress::of(&policy(name), 2, nodes.iter(), &reports, speaks);
+        let expected = progress(2, &["older", "fails", "none"], &["silent"]);
+        assert_eq!(of("deny"), expected);
+        assert_eq!(of("other").realised, 0, "no node reports it");
+    }
+
+    fn policy(name: &str) -> PolicyRef {
+        PolicyRef::ClusterDefaultNetworkPolicy(name.into())
+    }
 }
