@@ -23,6 +23,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
 use crate::dataplane::{self, ApplyReport, Dataplane};
+use crate::denials::Feed;
+use crate::denials::table::Sighting;
 use crate::status::{Findings, Publisher, Round};
 use crate::watch::Event;
 
@@ -52,6 +54,8 @@ pub struct Agent {
     publisher: Publisher,
     /// Since when something is out of reach in the kernel and not gone.
     untidy: Option<Instant>,
+    /// Denied packets; none when nobody logs them.
+    denials: Option<Feed>,
 }
 
 /// How far the agent is.
@@ -92,7 +96,14 @@ impl Agent {
             oldest: None,
             publisher,
             untidy: None,
+            denials: None,
         }
+    }
+
+    /// The same, telling what policy denies.
+    #[must_use]
+    pub fn telling(self, denials: Option<Feed>) -> Self {
+        Self { denials, ..self }
     }
 
     /// Enforces until `shutdown`. What is in the kernel stays there.
@@ -108,12 +119,20 @@ impl Agent {
         loop {
             self.publisher.beat();
             let alarm = self.alarm();
+            // Who is who is not known before all objects are.
+            let telling = self.denials.as_mut().filter(|_| self.state != State::Loading);
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
                 event = events.recv() => self.take(event.ok_or(SourceEnded)?),
                 () = sleep(BEAT_PERIOD) => continue,
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
+                denial = next(telling) => {
+                    if let Some(denials) = &mut self.denials {
+                        denials.tell(&denial, self.engine.world());
+                    }
+                    continue;
+                }
             }
             // Whatever has come meanwhile goes into the same round.
             while let Ok(event) = events.try_recv() {
@@ -325,6 +344,14 @@ impl Agent {
         if std::mem::take(&mut self.diagnostics_changed) {
             self.publisher.found(Findings::of(self.diagnostics.values().flatten()));
         }
+    }
+}
+
+/// The next denial; never, where none are told.
+async fn next(denials: Option<&mut Feed>) -> Sighting {
+    match denials {
+        Some(denials) => denials.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod args;
 pub mod client;
 pub mod cluster;
 pub mod dataplane;
+pub mod denials;
 pub mod http;
 pub mod lock;
 pub mod metrics;

@@ -8,7 +8,7 @@
 //!
 //! Publishing never waits: a reader that is slow sees the latest value only.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -19,6 +19,8 @@ use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::dataplane::denial::Denial;
+use crate::denials::totals::Totals;
 use crate::metrics::Metrics;
 
 /// How many latencies the figures are taken from.
@@ -39,6 +41,8 @@ pub struct Status {
     pub drift_repairs: u64,
     /// What is wrong with objects.
     pub diagnostics: Arc<Findings>,
+    /// How many packets policies denied, and those in audit would have.
+    pub denials: Arc<Totals>,
 }
 
 /// Whether the kernel does what the policies say.
@@ -103,6 +107,7 @@ pub struct Publisher {
     metrics: Metrics,
     pulse: Pulse,
     latencies: VecDeque<Duration>,
+    denials: Totals,
 }
 
 impl Default for Status {
@@ -114,6 +119,7 @@ impl Default for Status {
             latency: None,
             drift_repairs: 0,
             diagnostics: Arc::default(),
+            denials: Arc::default(),
         }
     }
 }
@@ -152,7 +158,8 @@ impl Publisher {
     #[must_use]
     pub fn new(metrics: Metrics, pulse: Pulse) -> Self {
         let (status, _) = watch::channel(Status::default());
-        Self { status, metrics, pulse, latencies: VecDeque::with_capacity(LATENCIES) }
+        let latencies = VecDeque::with_capacity(LATENCIES);
+        Self { status, metrics, pulse, latencies, denials: Totals::default() }
     }
 
     /// A reader of the latest status.
@@ -215,6 +222,18 @@ impl Publisher {
     pub fn found(&self, findings: Findings) {
         self.metrics.found(&findings);
         self.status.send_modify(|status| status.diagnostics = Arc::new(findings));
+    }
+
+    /// The kernel's counters of denials say this now.
+    pub fn denied(&mut self, counters: BTreeMap<Denial, u64>) {
+        let news = self.denials.read(counters);
+        for (denial, packets) in &news {
+            self.metrics.denials.denied(*denial, *packets);
+        }
+        if !news.is_empty() {
+            let totals = Arc::new(self.denials.clone());
+            self.status.send_modify(|status| status.denials = totals);
+        }
     }
 
     fn succeeded(&self, change: impl FnOnce(&mut Status)) {
