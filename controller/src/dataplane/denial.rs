@@ -88,7 +88,7 @@ impl Denial {
         let tier = match self.tier {
             Tier::Admin => "ADMIN",
             Tier::NetworkPolicy => "POLICY",
-            Tier::Baseline => "BASELINE",
+            Tier::Baseline => "BASE",
             Tier::Default => "DEFAULT",
         };
         format!("{}{outcome}-{direction}-{tier}", super::name::PREFIX)
