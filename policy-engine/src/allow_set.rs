@@ -119,13 +119,15 @@ impl AllowSet {
             match &rule.ports {
                 Ports::Any => fold.anything.add(&peers),
                 Ports::Listed(items) => {
-                    let by_labels = PeerUnion { pods: peers.pods.clone(), ..PeerUnion::default() };
+                    let by_labels = match named {
+                        NamedPeers::All => None,
+                        NamedPeers::ByLabels => {
+                            Some(PeerUnion { pods: peers.pods.clone(), ..PeerUnion::default() })
+                        }
+                    };
                     for item in items {
                         let is_name = matches!(item, PortMatch::Named(..));
-                        let peers = match named {
-                            NamedPeers::ByLabels if is_name => &by_labels,
-                            NamedPeers::ByLabels | NamedPeers::All => &peers,
-                        };
+                        let peers = by_labels.as_ref().filter(|_| is_name).unwrap_or(&peers);
                         fold.port(item, peers, direction, subject_ports);
                     }
                 }

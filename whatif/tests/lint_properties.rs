@@ -5,7 +5,7 @@
 
 // The worlds of the `tests` crate, without the controller that it would build.
 #[allow(dead_code, unreachable_pub)]
-#[path = "../../tests/src/worlds.rs"]
+#[path = "../../tests/src/worlds/mod.rs"]
 mod worlds;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`options`], [`name`], [`variant`] | what a user chooses; what is ours; which iptables |
 //! | [`desired`], `tree`, `ruleset`, `rule`, [`set`] | chains and sets as they ought to be |
+//! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
 //! | [`applied`] | chains and sets as they are, parsed |
 //! | [`diff`](mod@diff), [`plan`], [`render`](mod@render) | the difference: found, as values, as text for the tools |
 //! | `urgent` | which part of a plan has to happen now, and which can wait |
@@ -47,7 +48,7 @@ pub use self::cleanup::{CleanupReport, cleanup};
 use self::desired::Desired;
 use self::diff::Terms;
 use self::drift::Drift;
-pub use self::options::{AcceptAction, DenyAction, IptablesVariant, Options};
+pub use self::options::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
 use self::plan::{MovedHooks, Plan, TableChange};
 use self::preflight::Finding;
 use self::render::render;
