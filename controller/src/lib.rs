@@ -33,6 +33,7 @@ use self::agent::Agent;
 use self::args::{Cli, Command, HttpArgs, KernelArgs, LogFormat, NodeArgs};
 use self::dataplane::preflight::{Finding, Severity};
 use self::dataplane::{CleanupReport, Dataplane};
+use self::denials::Feed;
 use self::http::Served;
 use self::lock::NodeLock;
 use self::metrics::Metrics;
@@ -108,7 +109,15 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
         allow_egress_to_own_node: args.allow_egress_to_own_node,
         ..world::Options::default()
     };
-    let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher);
+    let denials = match args.dataplane_options().denial_log {
+        None => None,
+        Some(group) => {
+            let feed = Feed::start(&args.node_name, group.number(), &metrics.denials);
+            Some(feed.context("failed to start to read the log of denials")?)
+        }
+    };
+    let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher)
+        .telling(denials);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
