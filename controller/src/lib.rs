@@ -107,7 +107,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let scope = Scope::Node(args.node_name.as_str().into());
     let choices = world::Options {
         allow_egress_to_own_node: args.allow_egress_to_own_node,
-        ..world::Options::default()
+        own_namespace: args.own_namespace.as_str().into(),
     };
     let denials = match args.dataplane_options().denial_log {
         None => None,
@@ -121,7 +121,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
-        args.source.start(&args.access(), sender)?;
+        args.source.start(&args.access(), args.missing_kind_period, sender)?;
         info!(node = args.node_name, source = ?args.source, "watching");
         agent.run(events, shutdown()?).await?;
         info!("ending; what is in the kernel stays in force");

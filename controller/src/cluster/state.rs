@@ -52,10 +52,15 @@ pub struct State {
 impl State {
     /// Nothing is known.
     #[must_use]
-    pub fn new(event_delay: Duration, silent_after: Duration, metrics: Metrics) -> Self {
+    pub fn new(
+        options: Options,
+        event_delay: Duration,
+        silent_after: Duration,
+        metrics: Metrics,
+    ) -> Self {
         let now = Instant::now();
         Self {
-            world: World::new(Options::default()),
+            world: World::new(options),
             analyst: Analyst::default(),
             synced: false,
             ledger: Ledger::new(event_delay),
