@@ -109,7 +109,7 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
         allow_egress_to_own_node: args.allow_egress_to_own_node,
         own_namespace: args.own_namespace.as_str().into(),
     };
-    let denials = match args.dataplane_options().denial_log {
+    let denials = match dataplane.denial_log() {
         None => None,
         Some(group) => {
             let feed = Feed::start(&args.node_name, group.number(), &metrics.denials);
