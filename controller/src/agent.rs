@@ -40,6 +40,9 @@ const TIDY_AFTER: Duration = Duration::from_millis(200);
 /// It never stays longer than this, and what cannot go yet is tried again so often.
 const TIDY_LIMIT: Duration = Duration::from_secs(2);
 
+/// How often the kernel is asked how much it denied. It takes some 5 ms a kind of denial.
+const COUNT_PERIOD: Duration = Duration::from_secs(10);
+
 /// The agent of one node.
 pub struct Agent {
     engine: Engine,
@@ -56,6 +59,10 @@ pub struct Agent {
     untidy: Option<Instant>,
     /// Denied packets; none when nobody logs them.
     denials: Option<Feed>,
+    /// When denials are counted next.
+    count_at: Instant,
+    /// Whether the last count failed: that is said once.
+    uncounted: bool,
 }
 
 /// How far the agent is.
@@ -97,6 +104,8 @@ impl Agent {
             publisher,
             untidy: None,
             denials: None,
+            count_at: Instant::now(),
+            uncounted: false,
         }
     }
 
@@ -150,7 +159,8 @@ impl Agent {
         match self.state {
             State::Loading | State::Loaded => None,
             State::InForce { tidy_at } => {
-                Some(tidy_at.map_or(self.verify_at, |at| at.min(self.verify_at)))
+                let regular = self.verify_at.min(self.count_at);
+                Some(tidy_at.map_or(regular, |at| at.min(regular)))
             }
             State::Failing { retry_at, .. } => Some(retry_at),
         }
@@ -197,13 +207,15 @@ impl Agent {
         }
     }
 
-    /// Tidies or verifies when it is time, however many changes come in.
+    /// Tidies, verifies or counts when it is time, however many changes come in.
     fn look_after(&mut self, now: Instant) {
         let State::InForce { tidy_at } = self.state else { return };
         if tidy_at.is_some_and(|at| now >= at) {
             self.tidy();
         } else if now >= self.verify_at {
             self.verify();
+        } else if now >= self.count_at {
+            self.count();
         }
     }
 
@@ -279,6 +291,22 @@ impl Agent {
             Err(failure) => {
                 self.again(&failure, "failed to compare the kernel with the policies");
             }
+        }
+    }
+
+    /// Asks the kernel how much it denied.
+    fn count(&mut self) {
+        self.count_at = Instant::now() + COUNT_PERIOD;
+        match self.dataplane.denial_counts() {
+            Ok(counts) => {
+                self.uncounted = false;
+                self.publisher.denied(counts);
+            }
+            Err(failure) if !std::mem::replace(&mut self.uncounted, true) => {
+                let failure = chain(&failure);
+                warn!(error = failure, "failed to count denials; tried again every 10 s");
+            }
+            Err(_) => {}
         }
     }
 

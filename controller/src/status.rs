@@ -19,8 +19,7 @@ use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::dataplane::denial::Denial;
-use crate::denials::totals::Totals;
+use crate::dataplane::denial::{Counts, Denial};
 use crate::metrics::Metrics;
 
 /// How many latencies the figures are taken from.
@@ -42,7 +41,7 @@ pub struct Status {
     /// What is wrong with objects.
     pub diagnostics: Arc<Findings>,
     /// How many packets policies denied, and those in audit would have.
-    pub denials: Arc<Totals>,
+    pub denials: Arc<BTreeMap<Denial, Counts>>,
 }
 
 /// Whether the kernel does what the policies say.
@@ -107,7 +106,6 @@ pub struct Publisher {
     metrics: Metrics,
     pulse: Pulse,
     latencies: VecDeque<Duration>,
-    denials: Totals,
 }
 
 impl Default for Status {
@@ -159,7 +157,7 @@ impl Publisher {
     pub fn new(metrics: Metrics, pulse: Pulse) -> Self {
         let (status, _) = watch::channel(Status::default());
         let latencies = VecDeque::with_capacity(LATENCIES);
-        Self { status, metrics, pulse, latencies, denials: Totals::default() }
+        Self { status, metrics, pulse, latencies }
     }
 
     /// A reader of the latest status.
@@ -224,16 +222,18 @@ impl Publisher {
         self.status.send_modify(|status| status.diagnostics = Arc::new(findings));
     }
 
-    /// The kernel's counters of denials say this now.
-    pub fn denied(&mut self, counters: BTreeMap<Denial, u64>) {
-        let news = self.denials.read(counters);
-        for (denial, packets) in &news {
-            self.metrics.denials.denied(*denial, *packets);
+    /// So many packets were denied so far.
+    pub fn denied(&self, counts: BTreeMap<Denial, Counts>) {
+        for (denial, counts) in &counts {
+            self.metrics.denials.denied(*denial, counts.packets);
         }
-        if !news.is_empty() {
-            let totals = Arc::new(self.denials.clone());
-            self.status.send_modify(|status| status.denials = totals);
-        }
+        self.status.send_if_modified(|status| {
+            let news = *status.denials != counts;
+            if news {
+                status.denials = Arc::new(counts);
+            }
+            news
+        });
     }
 
     fn succeeded(&self, change: impl FnOnce(&mut Status)) {

@@ -111,15 +111,10 @@ impl Metrics {
         );
     }
 
-    /// So many packets more.
+    /// So many packets so far; never fewer than the last time.
     pub fn denied(&self, denial: Denial, packets: u64) {
-        self.denials.get_or_create(&Kind::from(denial)).inc_by(packets);
-    }
-
-    /// How many packets so far.
-    #[must_use]
-    pub fn denied_so_far(&self, denial: Denial) -> u64 {
-        self.denials.get_or_create(&Kind::from(denial)).get()
+        let counter = self.denials.get_or_create(&Kind::from(denial));
+        counter.inc_by(packets.saturating_sub(counter.get()));
     }
 
     /// The kernel handed a packet over.

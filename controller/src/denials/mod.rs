@@ -3,8 +3,8 @@
 //! ```text
 //! kernel: NFLOG, limited ─► reader: socket ─► message ─► packet ─► table ─ Sighting ─┐
 //!         chain counters ─┐ (its own thread, waits for nobody)                      │ try_send
-//!                         └──────────► agent's task: totals ─► metrics, Status      │
-//!                                                    telling ─► log lines ◄─────────┘
+//!                         └─► agent's task: metrics, Status                         │
+//!                                           telling ─► log lines ◄──────────────────┘
 //! ```
 //!
 //! | file | what lives there |
@@ -13,7 +13,7 @@
 //! | [`socket`], [`reader`] | where they come from |
 //! | [`table`] | which are told now, counted, or let go: of bounded size |
 //! | [`telling`], [`words`] | who, to whom, and by which policies |
-//! | [`totals`], [`metrics`] | numbers |
+//! | [`metrics`] | numbers |
 //!
 //! Enforcement never waits for any of it: the channel has an end, and each round of the agent
 //! spends [`ROUND_BUDGET`] here and no more.
@@ -25,7 +25,6 @@ pub mod reader;
 pub mod socket;
 pub mod table;
 pub mod telling;
-pub mod totals;
 pub mod words;
 
 use std::io;
