@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use policy_engine::cidr::{CidrSet, Family};
-use policy_engine::compiled::{AllowRule, TrafficMatch, Update};
+use policy_engine::compiled::{Match, TrafficMatch, Update};
 use policy_engine::model::Direction;
 use policy_engine::port::Protocol;
 use portcullis_controller::dataplane::{
@@ -40,7 +40,7 @@ pub fn every_shape() -> World {
         traffic(Protocol::Sctp, &[(7, 7), (9, 10)]),
     ];
     for direction in Direction::BOTH {
-        let mut rules = vec![AllowRule::PeerPorts { set: ports }];
+        let mut rules = vec![Match::PeerPorts { set: ports }];
         for traffic in &traffics {
             let allow = |pods, cidrs| allow(traffic.clone(), pods, cidrs);
             rules.push(allow(Some(pods), CidrSet::default()));
