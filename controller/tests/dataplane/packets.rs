@@ -62,7 +62,7 @@ impl Lab {
     }
 
     /// Whether a connection from `from` to a port of `address` in `to` comes about.
-    fn connects(from: &Netns, to: &Netns, address: IpAddr, port: u16) -> bool {
+    pub fn connects(from: &Netns, to: &Netns, address: IpAddr, port: u16) -> bool {
         let target = SocketAddr::new(address, port);
         // Bound to any address: a fresh address of the pod may not be usable yet.
         let any: IpAddr = if address.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
@@ -70,7 +70,7 @@ impl Lab {
         from.enter(|| TcpStream::connect_timeout(&target, TIME_OUT).is_ok())
     }
 
-    fn a_reaches_b(&self, family: Family, port: u16) -> bool {
+    pub fn a_reaches_b(&self, family: Family, port: u16) -> bool {
         Self::connects(&self.a, &self.b, ip(addresses(family).1), port)
     }
 }
