@@ -35,7 +35,7 @@ mod tree;
 mod urgent;
 pub mod variant;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use policy_engine::cidr::Family;
@@ -45,6 +45,7 @@ use self::applied::Applied;
 use self::apply::{Error, Kernel, probe};
 use self::cleanup::clean_tables;
 pub use self::cleanup::{CleanupReport, cleanup};
+use self::denial::{Counts, Denial, Totals};
 use self::desired::Desired;
 use self::diff::Terms;
 use self::drift::Drift;
@@ -69,6 +70,7 @@ pub struct Dataplane {
     hook_repairs: u32,
     /// Whether the last call left something to [`Dataplane::tidy`].
     postponed: bool,
+    denials: Totals,
 }
 
 /// How much of a change happens at once.
@@ -154,6 +156,7 @@ impl Dataplane {
             other_variant_clean: false,
             hook_repairs: 0,
             postponed: false,
+            denials: Totals::default(),
         })
     }
 
@@ -302,6 +305,18 @@ impl Dataplane {
         }
         self.applied = Some(after);
         Ok(drifts)
+    }
+
+    /// How many packets were denied, or would have been by policies in audit: since their chains
+    /// were made, and going on when these are made anew. Kinds that never had a chain are not there.
+    ///
+    /// Takes 5 ms a kind and family with iptables-nft, and as long as `iptables-save` with legacy.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn denial_counts(&mut self) -> Result<BTreeMap<Denial, Counts>, Error> {
+        let reading = self.kernel.read_denials(&self.families, self.applied.as_ref())?;
+        Ok(self.denials.add(reading))
     }
 
     /// Which packets get past our rules on bridges. The first pod of a node may bring the bridge.
