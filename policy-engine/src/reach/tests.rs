@@ -179,8 +179,12 @@ fn what_a_rule_passes_skips_its_tier_only() {
     assert_eq!(reached(vec![admin.clone()]), tcp(80, 80));
     let baseline = cluster("b", Baseline, 1, &[denied]);
     assert_eq!(reached(vec![admin.clone(), baseline.clone()]), PortSet::default());
-    let isolating = isolating(Mode::Enforce, vec![rule(app("api"), port(79, 81))]);
-    assert_eq!(reached(vec![admin, baseline, isolating]), tcp(80, 80));
+    let admits = |first, last| isolating(Mode::Enforce, vec![rule(app("api"), port(first, last))]);
+    assert_eq!(reached(vec![admin, baseline, admits(79, 81)]), tcp(80, 80));
+    let accepted = (Accept, rule(app("api"), Ports::Any));
+    let admin = cluster("a", Admin, 1, &[passed, accepted]);
+    let but_passed = PortSet::everything().difference(&tcp(80, 80));
+    assert_eq!(reached(vec![admin, admits(443, 443)]), but_passed);
 }
 
 #[test]
