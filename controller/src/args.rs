@@ -9,7 +9,7 @@ use policy_engine::cidr::Family;
 use policy_engine::world;
 
 use crate::client::Access;
-use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, Options};
+use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
 use crate::http::Listen;
 use crate::watch::Source;
 
@@ -65,6 +65,13 @@ pub struct NodeArgs {
     /// them.
     #[arg(long, env = "PORTCULLIS_ACCEPT_ACTION", value_enum, default_value = "return")]
     pub accept_action: AcceptAction,
+    /// Whether to say what is denied, and what policies in audit would deny: log lines and metrics.
+    #[arg(long, env = "PORTCULLIS_DENIAL_LOG", value_enum, default_value = "on")]
+    pub denial_log: DenialLog,
+    /// The group of NFLOG that denied packets come from, 1 to 65535: one that nothing else on the
+    /// node listens to.
+    #[arg(long, env = "PORTCULLIS_DENIAL_LOG_GROUP", default_value_t)]
+    pub denial_log_group: LogGroup,
     /// Compare the kernel with what should be there this often, in seconds, and repair it.
     #[arg(long, env = "PORTCULLIS_VERIFY_PERIOD", value_parser = seconds, default_value = "60")]
     pub verify_period: Duration,
@@ -176,6 +183,15 @@ pub struct KernelArgs {
     pub xtables_wait: u32,
 }
 
+/// Whether denials are logged.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DenialLog {
+    /// They are.
+    On,
+    /// They are only counted.
+    Off,
+}
+
 /// Formats of the log.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
@@ -198,6 +214,10 @@ impl NodeArgs {
         Options {
             deny: self.deny_action,
             accept: self.accept_action,
+            denial_log: match self.denial_log {
+                DenialLog::On => Some(self.denial_log_group),
+                DenialLog::Off => None,
+            },
             allow_egress_to_own_node: self.allow_egress_to_own_node,
             ..self.kernel.dataplane_options()
         }

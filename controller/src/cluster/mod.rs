@@ -15,7 +15,9 @@ pub mod findings;
 pub mod follow;
 pub mod lease;
 pub mod metrics;
+pub mod pace;
 pub mod reports;
+pub mod standing;
 pub mod state;
 pub mod write;
 
