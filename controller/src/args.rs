@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use policy_engine::cidr::Family;
+use policy_engine::world;
 
 use crate::client::Access;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
@@ -83,6 +84,14 @@ pub struct NodeArgs {
     /// The pod that this agent runs in, for its report.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
+    /// The namespace that Portcullis runs in: ClusterDefaultNetworkPolicies leave it out, as they do
+    /// with kube-*, unless they say otherwise.
+    #[arg(long, env = "POD_NAMESPACE", default_value = world::OWN_NAMESPACE)]
+    pub own_namespace: String,
+    /// How often a kind is looked for that the cluster may lack (its CustomResourceDefinition is not
+    /// installed), in seconds. Up to as much again is added by chance.
+    #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
+    pub missing_kind_period: Duration,
     /// Flags of the probes and metrics.
     #[command(flatten)]
     pub http: HttpArgs,
@@ -125,6 +134,14 @@ pub struct ControllerArgs {
     /// at least every 5 to 6 minutes.
     #[arg(long, env = "PORTCULLIS_SILENT_AFTER", value_parser = seconds, default_value = "750")]
     pub silent_after: Duration,
+    /// The namespace that Portcullis runs in: ClusterDefaultNetworkPolicies leave it out, as they do
+    /// with kube-*, unless they say otherwise.
+    #[arg(long, env = "POD_NAMESPACE", default_value = world::OWN_NAMESPACE)]
+    pub own_namespace: String,
+    /// How often a kind is looked for that the cluster may lack (its CustomResourceDefinition is not
+    /// installed), in seconds. Up to as much again is added by chance.
+    #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
+    pub missing_kind_period: Duration,
     /// Flags of the probes and metrics.
     #[command(flatten)]
     pub http: HttpArgs,

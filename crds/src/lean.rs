@@ -18,6 +18,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
+use crate::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use crate::api::cluster_network_policy::ClusterNetworkPolicy;
 use crate::convert::Kind;
 
 /// Deeper than this nothing is kept. No field of the API is half as deep; the JSON reader itself
@@ -56,6 +58,9 @@ pub enum Others {
     Kept,
 }
 
+/// The annotation that puts a policy into audit.
+pub const MODE_ANNOTATION: &str = "portcullis.dev/mode";
+
 const METADATA: (&str, Part) = (
     "metadata",
     Part::Fields(
@@ -71,6 +76,26 @@ const METADATA: (&str, Part) = (
         Others::Dropped,
     ),
 );
+
+const POLICY_METADATA: (&str, Part) = (
+    "metadata",
+    Part::Fields(
+        &[
+            ("name", Part::Whole),
+            ("namespace", Part::Whole),
+            ("resourceVersion", Part::Whole),
+            ("generation", Part::Whole),
+            ("annotations", Part::Fields(&[(MODE_ANNOTATION, Part::Whole)], Others::Dropped)),
+        ],
+        Others::Dropped,
+    ),
+);
+
+/// Fields that conversion does not know may have been meant to isolate: it must see them. Of the
+/// status it looks at nothing.
+const POLICY: Part = Part::Fields(&[POLICY_METADATA, ("status", NOTHING)], Others::Kept);
+
+const NOTHING: Part = Part::Fields(&[], Others::Dropped);
 
 const CONTAINERS: Part = Part::Items(&Part::Fields(
     &[("ports", Part::Whole), ("restartPolicy", Part::Whole)],
@@ -119,10 +144,19 @@ impl LeanKind for Node {
     );
 }
 
-/// Fields that conversion does not know may have been meant to isolate: it must see them.
 impl LeanKind for NetworkPolicy {
     const KIND: Kind = Kind::NetworkPolicy;
-    const KEEP: Part = Part::Fields(&[METADATA], Others::Kept);
+    const KEEP: Part = POLICY;
+}
+
+impl LeanKind for ClusterNetworkPolicy {
+    const KIND: Kind = Kind::ClusterNetworkPolicy;
+    const KEEP: Part = POLICY;
+}
+
+impl LeanKind for ClusterDefaultNetworkPolicy {
+    const KIND: Kind = Kind::ClusterDefaultNetworkPolicy;
+    const KEEP: Part = POLICY;
 }
 
 /// An object of kind `K`, cut down.

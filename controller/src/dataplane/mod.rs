@@ -123,19 +123,29 @@ impl ApplyReport {
 }
 
 impl Dataplane {
-    /// Finds the tools. Changes nothing.
+    /// Finds the tools. Changes nothing, but for a chain of ours that lasts as long as a probe.
+    ///
+    /// Where the kernel refuses to log, denials are not logged: that must not keep policies from
+    /// being enforced. See [`Dataplane::denial_log`].
     ///
     /// Without IPv6 in the kernel, or without ip6tables, only IPv4 is enforced: see
     /// [`Dataplane::families`].
     ///
     /// # Errors
     /// When no iptables is installed, or what it holds cannot be read.
-    pub fn open(options: Options) -> Result<Self, Error> {
+    pub fn open(mut options: Options) -> Result<Self, Error> {
         let lock_wait_seconds = options.lock_wait_seconds;
         let kernel = Kernel::new(variant(&options)?, lock_wait_seconds);
         let mut families = vec![Family::V4];
         if probe::has_ipv6() && kernel.installed(Family::V6) {
             families.push(Family::V6);
+        }
+        let refused = options.denial_log.and_then(|group| {
+            families.iter().find_map(|family| probe::try_log(&kernel, *family, group).err())
+        });
+        if let Some(why) = refused {
+            tracing::error!(why, "the kernel cannot log denials; they are enforced and counted");
+            options.denial_log = None;
         }
         tracing::info!(variant = ?kernel.variant, ?families, "opened the dataplane");
         Ok(Self {
@@ -154,6 +164,12 @@ impl Dataplane {
     #[must_use]
     pub fn variant(&self) -> Variant {
         self.kernel.variant
+    }
+
+    /// Where denials are logged to.
+    #[must_use]
+    pub fn denial_log(&self) -> Option<LogGroup> {
+        self.options.denial_log
     }
 
     /// The families that are enforced.
@@ -341,7 +357,7 @@ impl Dataplane {
 /// else, but for a chain and a set of ours that last as long as the probe.
 #[must_use]
 pub fn preflight(options: &Options) -> Vec<Finding> {
-    preflight::judge(&probe::facts(variant(options), options.lock_wait_seconds))
+    preflight::judge(&probe::facts(variant(options), options))
 }
 
 fn variant(options: &Options) -> Result<Variant, Error> {

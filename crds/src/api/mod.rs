@@ -2,13 +2,18 @@
 //! `deploy/crds/` are generated from here (`make generate`).
 
 #[expect(unreachable_pub, reason = "KubeSchema derives from a copy inside a function")]
+pub mod cluster_default_network_policy;
+pub mod cluster_network_policy;
+#[expect(unreachable_pub, reason = "KubeSchema derives from a copy inside a function")]
 pub mod node_policy_report;
+mod parts;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 use schemars::{Schema, json_schema};
 
 use self::node_policy_report::NodePolicyReport;
+use self::parts::{ip_block, label_selector, ports};
 
 /// The API group of every kind here.
 pub const GROUP: &str = "portcullis.dev";

@@ -8,12 +8,16 @@
 //!
 //! One road for files and API servers: both mean the same by construction.
 
+mod cluster_policy;
+mod default_policy;
 pub mod inventory;
 mod labels;
+mod mode;
 mod peer;
 mod pod;
 mod policy;
 mod port;
+mod rules;
 pub mod service;
 pub mod workload;
 
@@ -30,7 +34,7 @@ use serde_json::Value;
 
 use crate::decode::Field;
 use crate::diagnostic::Diagnostic;
-use crate::lean::{Lean, LeanKind};
+use crate::lean::{Lean, LeanKind, MODE_ANNOTATION};
 use crate::manifest::Document;
 use crate::path::{Path, Step};
 use crate::report::Report;
@@ -57,6 +61,10 @@ pub enum Converted {
 pub enum Kind {
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+    /// `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
+    ClusterDefaultNetworkPolicy,
     /// `v1` Pod.
     Pod,
     /// `v1` Namespace.
@@ -75,14 +83,18 @@ enum Version {
 }
 
 impl Kind {
+    /// All of them.
+    const ALL: [Self; 6] = [
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::ClusterDefaultNetworkPolicy,
+        Self::Pod,
+        Self::Namespace,
+        Self::Node,
+    ];
+
     fn parse(kind: &str) -> Option<Self> {
-        match kind {
-            "NetworkPolicy" => Some(Self::NetworkPolicy),
-            "Pod" => Some(Self::Pod),
-            "Namespace" => Some(Self::Namespace),
-            "Node" => Some(Self::Node),
-            _ => None,
-        }
+        Self::ALL.into_iter().find(|known| known.as_str() == kind)
     }
 
     /// The name that the API has for it.
@@ -90,6 +102,8 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::ClusterDefaultNetworkPolicy => "ClusterDefaultNetworkPolicy",
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::Node => "Node",
@@ -99,8 +113,18 @@ impl Kind {
     fn api_version(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Self::ClusterDefaultNetworkPolicy => "portcullis.dev/v1alpha1",
             Self::Pod | Self::Namespace | Self::Node => "v1",
         }
+    }
+
+    /// Whether its objects are policies, of which every part tells about its repeated keys itself.
+    fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::NetworkPolicy | Self::ClusterNetworkPolicy | Self::ClusterDefaultNetworkPolicy
+        )
     }
 
     /// Whether its objects live in a namespace.
@@ -116,6 +140,8 @@ impl Kind {
         let (namespace, name) = (namespace.clone(), name.clone());
         match self {
             Self::NetworkPolicy => Change::NetworkPolicy(PolicyKey { namespace, name }, None),
+            Self::ClusterNetworkPolicy => Change::ClusterNetworkPolicy(name, None),
+            Self::ClusterDefaultNetworkPolicy => Change::ClusterDefaultNetworkPolicy(name, None),
             Self::Pod => Change::Pod(PodKey { namespace, name }, None),
             Self::Namespace => Change::Namespace(name, None),
             Self::Node => Change::Node(name, None),
@@ -123,10 +149,15 @@ impl Kind {
     }
 
     fn version(self, api_version: Option<&str>) -> Version {
-        match api_version.and_then(|text| text.split_once('/')) {
-            _ if api_version == Some(self.api_version()) => Version::Known,
+        let Some(found) = api_version else { return Version::Unknown };
+        if found == self.api_version() {
+            return Version::Known;
+        }
+        let group = |text: &'static str| text.split_once('/').map(|(group, _)| group);
+        match found.split_once('/').map(|(group, _)| group) {
             // `extensions` was the group of NetworkPolicy before networking.k8s.io.
-            Some(("networking.k8s.io" | "extensions", _)) if self == Self::NetworkPolicy => {
+            Some("extensions") if self == Self::NetworkPolicy => Version::Unknown,
+            Some(found) if self.is_policy() && Some(found) == group(self.api_version()) => {
                 Version::Unknown
             }
             Some(_) => Version::Foreign,
@@ -156,9 +187,12 @@ fn convert(
     let converted = any(value, default_namespace, &mut report);
     if matches!(converted, Converted::Object(_)) {
         // The parts of a policy's spec tell about their repeated keys themselves.
-        let kind = value.get("kind").and_then(Value::as_str);
-        let is_policy = kind == Some(Kind::NetworkPolicy.as_str());
-        report.repeated_keys(|steps| is_policy && steps.first() == Some(&Step::Key("spec")));
+        let kind = value.get("kind").and_then(Value::as_str).and_then(Kind::parse);
+        let is_policy = kind.is_some_and(Kind::is_policy);
+        report.repeated_keys(|steps| {
+            let mode = ["metadata", "annotations", MODE_ANNOTATION].map(Step::Key);
+            is_policy && (steps.first() == Some(&Step::Key("spec")) || *steps == mode)
+        });
     }
     (converted, report.finish())
 }
@@ -207,9 +241,9 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
         Version::Known => known(kind, value, true, default_namespace, report),
         Version::Unknown => known(kind, value, false, default_namespace, report),
         Version::Foreign => {
-            if kind == Kind::NetworkPolicy {
+            if kind.is_policy() {
                 name.clone_into(&mut report.object);
-                let message = "is a NetworkPolicy of another project; it is not in force here";
+                let message = format!("is a {name} of another project; it is not in force here");
                 report.warning(&Path::ROOT.key("apiVersion"), message);
             }
             foreign()
@@ -241,6 +275,8 @@ fn known(
     if !version_known {
         let effect = match kind {
             Kind::NetworkPolicy => policy::CLOSED_EFFECT,
+            Kind::ClusterNetworkPolicy => cluster_policy::CLOSED_EFFECT,
+            Kind::ClusterDefaultNetworkPolicy => default_policy::CLOSED_EFFECT,
             Kind::Pod | Kind::Namespace | Kind::Node => "it is read as if it were",
         };
         let message = format!("is not {}; {effect}", kind.api_version());
@@ -258,6 +294,22 @@ fn known(
                 }
             };
             Change::NetworkPolicy(key, Some(Arc::new(policy)))
+        }
+        Kind::ClusterNetworkPolicy => {
+            let policy = if version_known {
+                cluster_policy::policy(&name, &root, report)
+            } else {
+                cluster_policy::closed(&name, &root)
+            };
+            Change::ClusterNetworkPolicy(name.as_str().into(), Some(Arc::new(policy)))
+        }
+        Kind::ClusterDefaultNetworkPolicy => {
+            let policy = if version_known {
+                default_policy::policy(&name, &root, report)
+            } else {
+                default_policy::closed(&name, &root)
+            };
+            Change::ClusterDefaultNetworkPolicy(name.as_str().into(), Some(Arc::new(policy)))
         }
         Kind::Pod => {
             let key = PodKey::new(&namespace, &name);

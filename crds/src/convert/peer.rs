@@ -2,11 +2,11 @@
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicyPeer};
-use policy_engine::labels::Str;
 use policy_engine::policy::{IpBlock, Namespaces, Peer, PodPeer};
 use policy_engine::selector::Selector;
 
 use super::labels::typed_selector;
+use crate::api::cluster_default_network_policy::Peer as DefaultPeer;
 use crate::cidr;
 use crate::decode::Field;
 use crate::path::Path;
@@ -14,37 +14,68 @@ use crate::report::Report;
 
 const MATCHES_NOTHING: &str = "this peer matches nothing";
 
-/// The peer at `field` of a policy in `namespace`; one that cannot be understood matches nothing.
-pub(super) fn peer(field: &Field<'_>, namespace: &Str, report: &mut Report<'_>) -> Peer {
-    let peer = field.decode::<NetworkPolicyPeer>(report, MATCHES_NOTHING);
-    let understood = peer.and_then(|peer| match &peer {
-        NetworkPolicyPeer { ip_block: None, namespace_selector: None, pod_selector: None } => {
-            let hint = "write `podSelector: {}` for the pods of the policy's namespace, \
-                        `namespaceSelector: {}` for all pods";
-            report.error(&field.path, format!("is an empty peer; {MATCHES_NOTHING}; {hint}"));
+/// The peer at `field`; one that cannot be understood matches nothing.
+///
+/// `own` is where a peer without a `namespaceSelector` is: the namespace of a NetworkPolicy, or
+/// [`Namespaces::Own`] in a default, whose peers may say `sameNamespace` besides.
+pub(super) fn peer(field: &Field<'_>, own: &Namespaces, report: &mut Report<'_>) -> Peer {
+    let peer = if *own == Namespaces::Own {
+        field.decode::<DefaultPeer>(report, MATCHES_NOTHING)
+    } else {
+        field.decode::<NetworkPolicyPeer>(report, MATCHES_NOTHING).map(DefaultPeer::from)
+    };
+    peer.and_then(|peer| understand(&peer, &field.path, own, report)).unwrap_or(Peer::Invalid)
+}
+
+fn understand(
+    peer: &DefaultPeer,
+    path: &Path<'_>,
+    own: &Namespaces,
+    report: &mut Report<'_>,
+) -> Option<Peer> {
+    let selects = peer.namespace_selector.is_some() || peer.pod_selector.is_some();
+    match (&peer.same_namespace, &peer.ip_block, selects) {
+        (Some(true), None, false) => {
+            let pods = Selector::everything();
+            Some(Peer::Pods(PodPeer { namespaces: own.clone(), pods }))
+        }
+        (Some(same), ..) => {
+            let problem = if *same {
+                "may not stand beside another peer"
+            } else {
+                "can only be `true`; delete it, or list the namespaces that are meant"
+            };
+            report.error(&path.key("sameNamespace"), format!("{problem}; {MATCHES_NOTHING}"));
             None
         }
-        NetworkPolicyPeer { ip_block: None, .. } => pods(&peer, &field.path, namespace, report),
-        NetworkPolicyPeer {
-            ip_block: Some(ip_block),
-            namespace_selector: None,
-            pod_selector: None,
-        } => block(ip_block, &field.path.key("ipBlock"), report).map(Peer::Block),
-        NetworkPolicyPeer { ip_block: Some(_), .. } => {
+        (None, Some(block), false) => {
+            self::block(block, &path.key("ipBlock"), report).map(Peer::Block)
+        }
+        (None, Some(_), true) => {
             let message = format!("may not stand beside a selector; {MATCHES_NOTHING}");
-            report.error(&field.path.key("ipBlock"), message);
+            report.error(&path.key("ipBlock"), message);
             None
         }
-    });
-    understood.unwrap_or(Peer::Invalid)
+        (None, None, true) => pods(peer, path, own, report),
+        (None, None, false) => {
+            let hint = if *own == Namespaces::Own {
+                "write `sameNamespace: true` for the pods of the same namespace"
+            } else {
+                "write `podSelector: {}` for the pods of the policy's namespace"
+            };
+            let hint = format!("{hint}, `namespaceSelector: {{}}` for all pods");
+            report.error(path, format!("is an empty peer; {MATCHES_NOTHING}; {hint}"));
+            None
+        }
+    }
 }
 
 /// NetworkPolicy v1: without a `namespaceSelector`, pods of the policy's own namespace; without a
 /// `podSelector`, all pods of the namespaces.
 fn pods(
-    peer: &NetworkPolicyPeer,
+    peer: &DefaultPeer,
     path: &Path<'_>,
-    namespace: &Str,
+    own: &Namespaces,
     report: &mut Report<'_>,
 ) -> Option<Peer> {
     let pods = match &peer.pod_selector {
@@ -52,7 +83,7 @@ fn pods(
         Some(pods) => typed_selector(pods, &path.key("podSelector"), report, MATCHES_NOTHING),
     };
     let namespaces = match &peer.namespace_selector {
-        None => Some(Namespaces::Named(namespace.clone())),
+        None => Some(own.clone()),
         Some(selector) => {
             let path = path.key("namespaceSelector");
             typed_selector(selector, &path, report, MATCHES_NOTHING).map(Namespaces::Selected)
@@ -64,11 +95,11 @@ fn pods(
 /// An `except` that cannot be read costs the whole block: without it the block would admit more.
 fn block(block: &IPBlock, path: &Path<'_>, report: &mut Report<'_>) -> Option<IpBlock> {
     let excepts = path.key("except");
-    let cidr = network(&block.cidr, &path.key("cidr"), report);
+    let cidr = network(&block.cidr, &path.key("cidr"), report, MATCHES_NOTHING);
     let mut except = Some(Vec::new());
     for (at, text) in block.except.iter().flatten().enumerate() {
         let path = excepts.index(at);
-        let Some(net) = network(text, &path, report) else {
+        let Some(net) = network(text, &path, report, MATCHES_NOTHING) else {
             except = None;
             continue;
         };
@@ -91,14 +122,20 @@ fn judge_except(cidr: IpNet, except: IpNet, path: &Path<'_>, report: &mut Report
     }
 }
 
-fn network(text: &str, path: &Path<'_>, report: &mut Report<'_>) -> Option<IpNet> {
+/// The network `text`, or `None` after a report with what follows from that.
+pub(super) fn network(
+    text: &str,
+    path: &Path<'_>,
+    report: &mut Report<'_>,
+    effect: &str,
+) -> Option<IpNet> {
     let Some(read) = cidr::network(text) else {
         let hint = match text.parse::<std::net::IpAddr>() {
             Ok(std::net::IpAddr::V4(_)) => format!("; write `{text}/32`"),
             Ok(std::net::IpAddr::V6(_)) => format!("; write `{text}/128`"),
             Err(_) => String::new(),
         };
-        report.error(path, format!("`{text}` is no network; {MATCHES_NOTHING}{hint}"));
+        report.error(path, format!("`{text}` is no network; {effect}{hint}"));
         return None;
     };
     if !read.canonical {

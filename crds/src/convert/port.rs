@@ -90,7 +90,8 @@ fn protocol(name: Option<&str>) -> Result<Protocol, String> {
         .ok_or_else(|| format!("`{name}` is no protocol (write TCP, UDP or SCTP)"))
 }
 
-fn number(number: i32) -> Result<u16, String> {
+/// The port number `number`.
+pub(super) fn number(number: i32) -> Result<u16, String> {
     match u16::try_from(number) {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(format!("{number} is no port number (1 to 65535)")),
@@ -98,7 +99,7 @@ fn number(number: i32) -> Result<u16, String> {
 }
 
 /// What is wrong with the name of a port (`IsValidPortName`, an `IANA_SVC_NAME`).
-fn name_problem(name: &str) -> Option<String> {
+pub(super) fn name_problem(name: &str) -> Option<String> {
     let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(format!("\"{name}\" is text; a port number is written without quotes"));

@@ -7,6 +7,7 @@ mod faults;
 mod fixture;
 mod report;
 mod source;
+mod standing;
 mod whatif;
 // What the faults without an API server are tried on; not all of it is used here.
 #[allow(dead_code)]

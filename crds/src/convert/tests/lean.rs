@@ -8,7 +8,9 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 use serde_json::json;
 
 use super::super::{Change, Converted, DEFAULT_NAMESPACE, Diagnostic, Kind, Report, Value, known};
-use crate::lean::{Lean, LeanKind};
+use crate::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use crate::api::cluster_network_policy::ClusterNetworkPolicy;
+use crate::lean::{Lean, LeanKind, MODE_ANNOTATION};
 
 /// `value` as it comes from an API server.
 fn decoded<K: LeanKind>(value: &Value) -> Lean<K> {
@@ -52,6 +54,8 @@ fn check_every_kind(value: &Value) {
     check::<core::Namespace>(value);
     check::<core::Node>(value);
     check::<networking::NetworkPolicy>(value);
+    check::<ClusterNetworkPolicy>(value);
+    check::<ClusterDefaultNetworkPolicy>(value);
 }
 
 /// A pod as an API server sends it, with what nobody here looks at.
@@ -91,13 +95,55 @@ fn pod() -> Value {
 fn policy() -> Value {
     json!({
         "kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1",
-        "metadata": {"name": "a", "namespace": "shop", "resourceVersion": "8", "generation": 3},
+        "metadata": {
+            "name": "a", "namespace": "shop", "resourceVersion": "8", "generation": 3,
+            "annotations": {MODE_ANNOTATION: "audit", "a": "b"},
+        },
         "spec": {
             "podSelector": {"matchLabels": {"a": "b"}},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{}, {"from": [{"podSelector": {}}], "ports": [{"port": "http"}, {}]}],
             "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}],
         },
+    })
+}
+
+fn cluster_policy() -> Value {
+    json!({
+        "kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "metadata": {
+            "name": "a", "resourceVersion": "8", "annotations": {MODE_ANNOTATION: "enforce"},
+        },
+        "spec": {
+            "tier": "Admin", "priority": 5, "subject": {"pods": {"podSelector": {}}},
+            "ingress": [{
+                "name": "monitoring", "action": "Accept",
+                "from": [{"namespaces": {"matchLabels": {"a": "b"}}}],
+                "protocols": [{"tcp": {"destinationPort": {"number": 80}}},
+                              {"destinationNamedPort": "metrics"}],
+            }],
+            "egress": [
+                {"action": "Deny", "to": [{"networks": ["10.0.0.0/8"]}, {"nodes": {}}],
+                 "protocols": [{"udp": {"destinationPort": {"range": {"start": 1, "end": 9}}}}]},
+                {"action": "Pass", "to": [{"pods": {"podSelector": {}}}]},
+            ],
+        },
+        "status": {"conditions": []},
+    })
+}
+
+fn default_policy() -> Value {
+    json!({
+        "kind": "ClusterDefaultNetworkPolicy", "apiVersion": "portcullis.dev/v1alpha1",
+        "metadata": {"name": "a", "resourceVersion": "8", "annotations": {"a": "b"}},
+        "spec": {
+            "namespaceSelector": {"matchLabels": {"a": "b"}}, "podSelector": {},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"sameNamespace": true}], "ports": [{"port": 80}]}],
+            "egress": [{"to": [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
+            "allowDNS": false, "includeSystemNamespaces": true, "mode": "Audit",
+        },
+        "status": {"pods": 5},
     })
 }
 
@@ -161,10 +207,11 @@ fn replaced(value: Value, way: &[prop::sample::Index], by: Value) -> Value {
     }
 }
 
-/// A pod or policy that is broken in up to three places.
+/// A pod or a policy that is broken in up to three places.
 fn nearly_good() -> impl Strategy<Value = Value> {
     let break_at = (vec(any::<prop::sample::Index>(), 1..5), anything());
-    (prop::sample::select(vec![pod(), policy()]), vec(break_at, 0..4)).prop_map(|(good, breaks)| {
+    let good = vec![pod(), policy(), cluster_policy(), default_policy()];
+    (prop::sample::select(good), vec(break_at, 0..4)).prop_map(|(good, breaks)| {
         breaks.into_iter().fold(good, |value, (way, by)| replaced(value, &way, by))
     })
 }

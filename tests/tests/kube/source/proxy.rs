@@ -25,6 +25,8 @@ pub(super) enum Mode {
     Cut,
     /// They are answered with this status.
     Refuse(u16),
+    /// Those that have this text in their target are; the others pass.
+    RefuseSome(&'static str, u16),
 }
 
 /// What becomes of each line of an answer.
@@ -102,7 +104,12 @@ async fn serve(
     let target = head.split(' ').nth(1).context("no request line")?.to_owned();
     log.lock().expect("no thread panics with it").push(target.clone());
     let mode = *modes.borrow_and_update();
-    if let Mode::Refuse(code) = mode {
+    let refusal = match mode {
+        Mode::Refuse(code) => Some(code),
+        Mode::RefuseSome(text, code) => target.contains(text).then_some(code),
+        Mode::Pass | Mode::Cut => None,
+    };
+    if let Some(code) = refusal {
         let status = serde_json::json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
             "reason": "Refused", "message": "the test says no",

@@ -1,0 +1,198 @@
+//! `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+//!
+//! What cannot be understood is closed where it stands: see [`self::rule`] for rules. A
+//! subject may be any pod. A policy whose place in the order cannot be told (no tier, no priority)
+//! is asked before all others, and accepts nothing: an Accept at the wrong place would overrule
+//! what denies.
+
+use policy_engine::model::Direction;
+use policy_engine::policy::Peers;
+use policy_engine::selector::Selector;
+use policy_engine::tier::{Action, ClusterNetworkPolicy, ClusterTier, Mode, Subject, TierRule};
+use serde::Deserialize;
+mod peer;
+mod port;
+mod rule;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use serde_json::Value;
+
+use self::peer::NamespacedPods;
+use self::rule::{deny_everything, rule};
+use super::labels::typed_selector;
+use super::mode::annotated;
+use super::policy::{OBJECT_FIELDS, generation};
+use super::rules::field_of;
+use crate::decode::{Field, wanted};
+use crate::path::Path;
+use crate::report::Report;
+
+const SPEC_FIELDS: [&str; 5] = ["tier", "priority", "subject", "ingress", "egress"];
+
+const UNLESS_WRITTEN: &str = "a direction without rules denies everything";
+const ALL: &str = "this direction denies everything";
+const ANY_POD: &str =
+    "it may mean any pod: for all of those, Accept rules match nothing and Pass rules deny";
+const FIRST: &str = "the policy is asked before all others; its Accept rules match nothing, its \
+                     Pass rules deny";
+
+/// What [`closed`] is told as.
+pub(super) const CLOSED_EFFECT: &str = "the policy denies everything, to and from every pod";
+
+/// The priorities that the API has.
+const PRIORITIES: std::ops::RangeInclusive<i32> = 0..=1000;
+
+/// `spec.subject`: exactly one of these.
+#[derive(Deserialize)]
+struct SubjectFields {
+    namespaces: Option<LabelSelector>,
+    pods: Option<NamespacedPods>,
+}
+
+/// The policy `name` as written at `root`.
+pub(super) fn policy(
+    name: &str,
+    root: &Field<'_>,
+    report: &mut Report<'_>,
+) -> ClusterNetworkPolicy {
+    // A field at the wrong level (`egress` beside `spec`) may have been meant to deny.
+    let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_WRITTEN);
+    if root.repeats("spec", report, CLOSED_EFFECT) {
+        return closed(name, root);
+    }
+    let absent = Value::Object(serde_json::Map::new());
+    let spec = root.get("spec").unwrap_or(Field { path: Path::ROOT.key("spec"), value: &absent });
+    if !spec.value.is_object() {
+        report.error(&spec.path, format!("{}; {CLOSED_EFFECT}", wanted("a mapping", spec.value)));
+        return closed(name, root);
+    }
+    let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_WRITTEN) || strange;
+    let (tier, priority) = (tier(&spec, report), priority(&spec, report));
+    let subject = subject(&spec, report);
+    let mut rules = |direction| rules(&spec, direction, strange, report);
+    let (mut ingress, mut egress) = (rules(Direction::Ingress), rules(Direction::Egress));
+    let place = tier.zip(priority);
+    if place.is_none() {
+        ingress.iter_mut().chain(&mut egress).for_each(accept_nothing);
+    }
+    let (tier, priority) = place.unwrap_or((ClusterTier::Admin, i32::MIN));
+    ClusterNetworkPolicy {
+        name: name.into(),
+        tier,
+        priority,
+        subject,
+        ingress,
+        egress,
+        mode: annotated(root, report),
+        generation: generation(root),
+    }
+}
+
+/// The policy that one which cannot be understood at all counts as.
+pub(super) fn closed(name: &str, root: &Field<'_>) -> ClusterNetworkPolicy {
+    ClusterNetworkPolicy {
+        name: name.into(),
+        tier: ClusterTier::Admin,
+        priority: i32::MIN,
+        subject: Subject { namespaces: None, pods: None },
+        ingress: vec![deny_everything()],
+        egress: vec![deny_everything()],
+        mode: Mode::Enforce,
+        generation: generation(root),
+    }
+}
+
+/// The rule, in a policy of which nobody knows what it comes before.
+fn accept_nothing(rule: &mut TierRule) {
+    match rule.action {
+        Action::Accept => rule.rule.peers = Peers::Listed(Vec::new()),
+        Action::Pass | Action::Deny => rule.action = Action::Deny,
+    }
+}
+
+fn tier(spec: &Field<'_>, report: &mut Report<'_>) -> Option<ClusterTier> {
+    const HINT: &str = "write Admin or Baseline";
+    let field = wanted_field(spec, "tier", HINT, report)?;
+    match field.text(report, FIRST)? {
+        "Admin" => Some(ClusterTier::Admin),
+        "Baseline" => Some(ClusterTier::Baseline),
+        other => {
+            report.error(&field.path, format!("`{other}` is no tier ({HINT}); {FIRST}"));
+            None
+        }
+    }
+}
+
+fn priority(spec: &Field<'_>, report: &mut Report<'_>) -> Option<i32> {
+    let field = wanted_field(spec, "priority", "write a number from 0 to 1000", report)?;
+    let priority = field.decode::<i32>(report, FIRST)?;
+    if !PRIORITIES.contains(&priority) {
+        let message = format!("{priority} is not from 0 to 1000; an API server would refuse it");
+        report.warning(&field.path, message);
+    }
+    Some(priority)
+}
+
+/// A field that must be there, once.
+fn wanted_field<'a>(
+    spec: &'a Field<'a>,
+    name: &'a str,
+    hint: &str,
+    report: &mut Report<'_>,
+) -> Option<Field<'a>> {
+    if spec.repeats(name, report, FIRST) {
+        return None;
+    }
+    let field = spec.get(name);
+    if field.is_none() {
+        report.error(&spec.path.key(name), format!("is missing; {FIRST}; {hint}"));
+    }
+    field
+}
+
+fn subject(spec: &Field<'_>, report: &mut Report<'_>) -> Subject {
+    let any = Subject { namespaces: None, pods: None };
+    if spec.repeats("subject", report, ANY_POD) {
+        return any;
+    }
+    let path = spec.path.key("subject");
+    let Some(field) = spec.get("subject") else {
+        let hint = "write `subject: {namespaces: {}}` for every pod";
+        report.error(&path, format!("is missing; {ANY_POD}; {hint}"));
+        return any;
+    };
+    let Some(fields) = field.decode::<SubjectFields>(report, ANY_POD) else { return any };
+    match (&fields.namespaces, &fields.pods) {
+        (Some(selector), None) => Subject {
+            namespaces: typed_selector(selector, &path.key("namespaces"), report, ANY_POD),
+            pods: Some(Selector::everything()),
+        },
+        (None, Some(pods)) => {
+            let (namespaces, pods) = pods.selectors(&path.key("pods"), report, ANY_POD);
+            Subject { namespaces, pods }
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            let message = "must have exactly one of `namespaces` and `pods`";
+            report.error(&path, format!("{message}; {ANY_POD}"));
+            any
+        }
+    }
+}
+
+fn rules(
+    spec: &Field<'_>,
+    direction: Direction,
+    strange: bool,
+    report: &mut Report<'_>,
+) -> Vec<TierRule> {
+    let name = field_of(direction);
+    if spec.repeats(name, report, ALL) {
+        return vec![deny_everything()];
+    }
+    let Some(list) = spec.get(name) else {
+        return if strange { vec![deny_everything()] } else { Vec::new() };
+    };
+    let Some(items) = list.list(report, ALL) else { return vec![deny_everything()] };
+    let fields = items.iter().enumerate().map(|(at, value)| (list.path.index(at), value));
+    fields.map(|(path, value)| rule(&Field { path, value }, direction, report)).collect()
+}

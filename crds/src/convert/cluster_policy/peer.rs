@@ -1,0 +1,201 @@
+//! One item of `from` or `to` of a rule.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use policy_engine::model::Direction;
+use policy_engine::policy::{IpBlock, Namespaces, Peer, PodPeer};
+use policy_engine::selector::Selector;
+use serde::Deserialize;
+
+use super::super::labels::typed_selector;
+use super::super::peer::network;
+use super::super::rules::peers_of;
+use super::rule::Effects;
+use crate::decode::Field;
+use crate::path::Path;
+use crate::report::Report;
+
+/// A peer: exactly one of these.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PeerFields {
+    namespaces: Option<LabelSelector>,
+    pods: Option<NamespacedPods>,
+    nodes: Option<LabelSelector>,
+    networks: Option<Vec<String>>,
+    domain_names: Option<Vec<String>>,
+}
+
+/// Pods in namespaces.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NamespacedPods {
+    namespace_selector: Option<LabelSelector>,
+    pod_selector: Option<LabelSelector>,
+}
+
+impl NamespacedPods {
+    /// Namespaces and pods, each `None` after a report when it cannot be understood.
+    pub(super) fn selectors(
+        &self,
+        path: &Path<'_>,
+        report: &mut Report<'_>,
+        effect: &str,
+    ) -> (Option<Selector>, Option<Selector>) {
+        let namespaces = match &self.namespace_selector {
+            None => Some(Selector::everything()),
+            Some(selector) => {
+                typed_selector(selector, &path.key("namespaceSelector"), report, effect)
+            }
+        };
+        let path = path.key("podSelector");
+        let pods = match &self.pod_selector {
+            None => {
+                let hint = "write `podSelector: {}` for all pods";
+                report.error(&path, format!("is missing; {effect}; {hint}"));
+                None
+            }
+            Some(selector) => typed_selector(selector, &path, report, effect),
+        };
+        (namespaces, pods)
+    }
+}
+
+/// The peers of `rule`, with [`Peer::Invalid`] for each that was not understood.
+pub(super) fn peers(
+    rule: &Field<'_>,
+    direction: Direction,
+    effects: &Effects,
+    report: &mut Report<'_>,
+) -> Vec<Peer> {
+    let name = peers_of(direction);
+    let Some(field) = rule.get(name) else {
+        return empty(&rule.path.key(name), effects, report);
+    };
+    let Some(items) = field.list(report, effects.rule) else { return vec![Peer::Invalid] };
+    if items.is_empty() {
+        return empty(&field.path, effects, report);
+    }
+    let mut peers = Vec::new();
+    for (at, value) in items.iter().enumerate() {
+        let item = Field { path: field.path.index(at), value };
+        match peer(&item, direction, effects, report) {
+            Some(mut understood) => peers.append(&mut understood),
+            None => peers.push(Peer::Invalid),
+        }
+    }
+    peers
+}
+
+/// Unlike in NetworkPolicy, no list of peers does not mean every peer: the API refuses it.
+fn empty(path: &Path<'_>, effects: &Effects, report: &mut Report<'_>) -> Vec<Peer> {
+    let hint = "write `namespaces: {}` as its item for all pods";
+    report.error(path, format!("has no peer; {}; {hint}", effects.rule));
+    vec![Peer::Invalid]
+}
+
+/// What one item stands for; `None` after a report when it was not understood.
+fn peer(
+    field: &Field<'_>,
+    direction: Direction,
+    effects: &Effects,
+    report: &mut Report<'_>,
+) -> Option<Vec<Peer>> {
+    if direction == Direction::Ingress && tell_of_egress_peers(field, effects, report) {
+        return None;
+    }
+    let effect = effects.peer;
+    let fields = field.decode::<PeerFields>(report, effect)?;
+    let path = &field.path;
+    let pods = |namespaces, pods| {
+        vec![Peer::Pods(PodPeer { namespaces: Namespaces::Selected(namespaces), pods })]
+    };
+    match fields {
+        PeerFields {
+            namespaces: Some(selector),
+            pods: None,
+            nodes: None,
+            networks: None,
+            domain_names: None,
+        } => {
+            let namespaces = typed_selector(&selector, &path.key("namespaces"), report, effect)?;
+            Some(pods(namespaces, Selector::everything()))
+        }
+        PeerFields {
+            namespaces: None,
+            pods: Some(written),
+            nodes: None,
+            networks: None,
+            domain_names: None,
+        } => {
+            let (namespaces, selected) = written.selectors(&path.key("pods"), report, effect);
+            Some(pods(namespaces?, selected?))
+        }
+        PeerFields {
+            namespaces: None,
+            pods: None,
+            nodes: Some(selector),
+            networks: None,
+            domain_names: None,
+        } => {
+            let nodes = typed_selector(&selector, &path.key("nodes"), report, effect)?;
+            Some(vec![Peer::Nodes(nodes)])
+        }
+        PeerFields {
+            namespaces: None,
+            pods: None,
+            nodes: None,
+            networks: Some(networks),
+            domain_names: None,
+        } => blocks(&networks, &path.key("networks"), effect, report),
+        PeerFields {
+            namespaces: None,
+            pods: None,
+            nodes: None,
+            networks: None,
+            domain_names: Some(_),
+        } => {
+            let message = format!("domain names are not supported here; {effect}");
+            report.error(&path.key("domainNames"), message);
+            None
+        }
+        _ => {
+            let known = match direction {
+                Direction::Ingress => "`namespaces` and `pods`",
+                Direction::Egress => "`namespaces`, `pods`, `nodes`, `networks`, `domainNames`",
+            };
+            report.error(path, format!("must have exactly one of {known}; {effect}"));
+            None
+        }
+    }
+}
+
+/// Whether a peer of ingress is one that only egress has.
+fn tell_of_egress_peers(field: &Field<'_>, effects: &Effects, report: &mut Report<'_>) -> bool {
+    let mut found = false;
+    for name in ["nodes", "networks", "domainNames"] {
+        if field.get(name).is_some() {
+            let message = format!("is a peer for egress only; {}", effects.peer);
+            report.error(&field.path.key(name), message);
+            found = true;
+        }
+    }
+    found
+}
+
+/// Each network that was understood; the others are [`Peer::Invalid`].
+fn blocks(
+    networks: &[String],
+    path: &Path<'_>,
+    effect: &str,
+    report: &mut Report<'_>,
+) -> Option<Vec<Peer>> {
+    if networks.is_empty() {
+        report.error(path, format!("lists no network; {effect}"));
+        return None;
+    }
+    let block = |(at, text): (usize, &String)| {
+        let cidr = network(text, &path.index(at), report, effect);
+        cidr.map_or(Peer::Invalid, |cidr| Peer::Block(IpBlock { cidr, except: Vec::new() }))
+    };
+    Some(networks.iter().enumerate().map(block).collect())
+}

@@ -1,0 +1,116 @@
+//! One rule of a ClusterNetworkPolicy.
+//!
+//! A part that cannot be understood matches nothing in an Accept rule. In a Deny or Pass rule, where
+//! that would open something, and in a rule whose action cannot be understood, the rule denies
+//! everything.
+
+use policy_engine::model::Direction;
+use policy_engine::policy::{Peer, Peers, PortMatch, Ports, Rule};
+use policy_engine::tier::{Action, TierRule};
+
+use super::super::rules::peers_of;
+use super::peer::peers;
+use super::port::ports;
+use crate::decode::{Field, wanted};
+use crate::path::Path;
+use crate::report::Report;
+
+const EVERYTHING: &str = "this rule denies everything";
+const DENIES: &str = "this rule denies what it matches";
+const ACTIONS: [Action; 3] = [Action::Accept, Action::Deny, Action::Pass];
+
+/// What becomes of what is not understood in a rule, as it is told.
+pub(super) struct Effects {
+    pub(super) rule: &'static str,
+    pub(super) peer: &'static str,
+    pub(super) port: &'static str,
+}
+
+impl Effects {
+    /// `None` is an action that was not understood.
+    fn of(action: Option<Action>) -> Self {
+        match action {
+            Some(Action::Accept) => Self {
+                rule: "this rule matches nothing",
+                peer: "this peer matches nothing",
+                port: "this port matches nothing",
+            },
+            Some(Action::Deny | Action::Pass) | None => {
+                Self { rule: EVERYTHING, peer: EVERYTHING, port: EVERYTHING }
+            }
+        }
+    }
+}
+
+/// The rule that one which cannot be understood counts as.
+pub(super) fn deny_everything() -> TierRule {
+    TierRule { action: Action::Deny, rule: Rule { peers: Peers::Any, ports: Ports::Any } }
+}
+
+/// The rule at `field`.
+pub(super) fn rule(field: &Field<'_>, direction: Direction, report: &mut Report<'_>) -> TierRule {
+    if !field.value.is_object() {
+        let found = wanted("a mapping", field.value);
+        report.error(&field.path, format!("{found}; {EVERYTHING}"));
+        return deny_everything();
+    }
+    let action = action(field, report);
+    let effects = Effects::of(action);
+    let (from_or_to, protocols) = (peers_of(direction), "protocols");
+    let known = ["name", "action", from_or_to, protocols];
+    let mut strange = field.has_unknown(&known, report, effects.rule);
+    for name in ["name", from_or_to, protocols] {
+        strange |= field.repeats(name, report, effects.rule);
+    }
+    let peers = peers(field, direction, &effects, report);
+    let ports = ports(field, protocols, &effects, report);
+    tell_of_useless_names(&peers, &ports, &field.path.key(protocols), report);
+    let invalid_port = match &ports {
+        Ports::Any => false,
+        Ports::Listed(ports) => ports.contains(&PortMatch::Invalid),
+    };
+    let understood = !strange && !invalid_port && !peers.contains(&Peer::Invalid);
+    match action {
+        Some(Action::Accept) => {
+            let peers = Peers::Listed(if strange { Vec::new() } else { peers });
+            TierRule { action: Action::Accept, rule: Rule { peers, ports } }
+        }
+        Some(Action::Deny | Action::Pass) | None if !understood => deny_everything(),
+        Some(Action::Deny) | None => {
+            TierRule { action: Action::Deny, rule: Rule { peers: Peers::Listed(peers), ports } }
+        }
+        Some(Action::Pass) => {
+            TierRule { action: Action::Pass, rule: Rule { peers: Peers::Listed(peers), ports } }
+        }
+    }
+}
+
+fn action(rule: &Field<'_>, report: &mut Report<'_>) -> Option<Action> {
+    const HINT: &str = "write Accept, Deny or Pass";
+    if rule.repeats("action", report, DENIES) {
+        return None;
+    }
+    let Some(field) = rule.get("action") else {
+        report.error(&rule.path.key("action"), format!("is missing; {DENIES}; {HINT}"));
+        return None;
+    };
+    let text = field.text(report, DENIES)?;
+    let found = ACTIONS.into_iter().find(|action| action.as_str() == text);
+    if found.is_none() {
+        report.error(&field.path, format!("`{text}` is no action ({HINT}); {DENIES}"));
+    }
+    found
+}
+
+/// SEMANTICS of ports by name: pods have them, networks and nodes do not.
+fn tell_of_useless_names(peers: &[Peer], ports: &Ports, path: &Path<'_>, report: &mut Report<'_>) {
+    let has_name = match ports {
+        Ports::Any => false,
+        Ports::Listed(ports) => ports.iter().any(|port| matches!(port, PortMatch::Named(..))),
+    };
+    if has_name && peers.iter().any(|peer| matches!(peer, Peer::Block(_) | Peer::Nodes(_))) {
+        let message = "has a port by name, which only pods have: with `networks` and `nodes` it \
+                       matches nothing";
+        report.error(path, message);
+    }
+}

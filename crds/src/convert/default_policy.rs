@@ -1,0 +1,186 @@
+//! `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
+//!
+//! As in NetworkPolicy, what cannot be understood is closed where it stands: a port, peer or rule
+//! admits nothing, a subject isolates every pod that it may mean, `policyTypes` isolates both
+//! directions. Only what was never said isolates nothing: a spec without `policyTypes` must not
+//! cut off a cluster, nor must `includeSystemNamespaces` when it says neither yes nor no.
+
+use policy_engine::model::Direction;
+use policy_engine::policy::Namespaces;
+use policy_engine::selector::Selector;
+use policy_engine::tier::{ClusterDefaultNetworkPolicy, Mode, Subject};
+use serde_json::Value;
+
+use super::labels::selector;
+use super::policy::{OBJECT_FIELDS, UNLESS_LISTED, generation};
+use super::rules::{rules, types};
+use crate::decode::{Field, wanted};
+use crate::lean::MODE_ANNOTATION;
+use crate::path::Path;
+use crate::report::Report;
+
+const SPEC_FIELDS: [&str; 8] = [
+    "namespaceSelector",
+    "podSelector",
+    "policyTypes",
+    "ingress",
+    "egress",
+    "allowDNS",
+    "includeSystemNamespaces",
+    "mode",
+];
+
+const EVERY_NAMESPACE: &str =
+    "the policy isolates pods of every namespace but those of the system, and admits nothing there";
+const EVERY_POD: &str = "the policy isolates every pod of its namespaces, and admits nothing there";
+const ENFORCED: &str = "the policy is enforced";
+const NO_DNS: &str = "DNS is not admitted";
+const NO_SYSTEM: &str = "namespaces of the system are left out";
+
+/// What [`closed`] is told as.
+pub(super) const CLOSED_EFFECT: &str = "the policy isolates every pod outside namespaces of the \
+                                        system, for ingress and egress, and admits nothing";
+
+/// The policy `name` as written at `root`.
+pub(super) fn policy(
+    name: &str,
+    root: &Field<'_>,
+    report: &mut Report<'_>,
+) -> ClusterDefaultNetworkPolicy {
+    let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_LISTED);
+    warn_of_annotation(root, report);
+    if root.repeats("spec", report, CLOSED_EFFECT) {
+        return closed(name, root);
+    }
+    let absent = Value::Object(serde_json::Map::new());
+    let spec = root.get("spec").unwrap_or(Field { path: Path::ROOT.key("spec"), value: &absent });
+    if !spec.value.is_object() {
+        report.error(&spec.path, format!("{}; {CLOSED_EFFECT}", wanted("a mapping", spec.value)));
+        return closed(name, root);
+    }
+    let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_LISTED) || strange;
+    let types = isolated(&spec, strange, report);
+    let mut rules = |direction| {
+        let isolates = types.contains(&direction);
+        if !isolates && !types.is_empty() {
+            warn_of_rules(&spec, direction, report);
+        }
+        isolates.then(|| rules(&spec, direction, &Namespaces::Own, report))
+    };
+    let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
+    ClusterDefaultNetworkPolicy {
+        name: name.into(),
+        subject: Subject {
+            namespaces: part(&spec, "namespaceSelector", EVERY_NAMESPACE, report),
+            pods: part(&spec, "podSelector", EVERY_POD, report),
+        },
+        include_system_namespaces: truth(
+            &spec,
+            "includeSystemNamespaces",
+            false,
+            NO_SYSTEM,
+            report,
+        ),
+        ingress,
+        egress,
+        allow_dns: truth(&spec, "allowDNS", true, NO_DNS, report),
+        mode: mode(&spec, report),
+        generation: generation(root),
+    }
+}
+
+/// The policy that one which cannot be understood at all counts as.
+pub(super) fn closed(name: &str, root: &Field<'_>) -> ClusterDefaultNetworkPolicy {
+    ClusterDefaultNetworkPolicy {
+        name: name.into(),
+        subject: Subject { namespaces: None, pods: None },
+        include_system_namespaces: false,
+        ingress: Some(Vec::new()),
+        egress: Some(Vec::new()),
+        allow_dns: false,
+        mode: Mode::Enforce,
+        generation: generation(root),
+    }
+}
+
+/// The directions that the policy isolates for.
+fn isolated(spec: &Field<'_>, strange: bool, report: &mut Report<'_>) -> Vec<Direction> {
+    if let Some(listed) = types(spec, report) {
+        return listed;
+    }
+    // A field that is not known may have been meant to be this one.
+    if strange {
+        return Direction::BOTH.to_vec();
+    }
+    let message = "lists no direction, so the policy isolates nothing; \
+                   write `policyTypes: [Ingress]`, `[Egress]` or `[Ingress, Egress]`";
+    report.error(&spec.path.key("policyTypes"), message);
+    Vec::new()
+}
+
+fn warn_of_rules(spec: &Field<'_>, direction: Direction, report: &mut Report<'_>) {
+    let fields: &[&str] = match direction {
+        Direction::Ingress => &["ingress"],
+        Direction::Egress => &["egress", "allowDNS"],
+    };
+    for name in fields {
+        if spec.get(name).is_some() {
+            let message = format!(
+                "is without effect: `policyTypes` does not list {direction}; \
+                 list it there or delete this"
+            );
+            report.error(&spec.path.key(name), message);
+        }
+    }
+}
+
+/// A selector of the subject: everything when it is missing, `None` when it is not understood.
+fn part(spec: &Field<'_>, name: &str, effect: &str, report: &mut Report<'_>) -> Option<Selector> {
+    if spec.repeats(name, report, effect) {
+        return None;
+    }
+    match spec.get(name) {
+        None => Some(Selector::everything()),
+        Some(field) => selector(&field, report, effect),
+    }
+}
+
+/// A field that is true or false; false when it is neither.
+fn truth(
+    spec: &Field<'_>,
+    name: &str,
+    missing: bool,
+    effect: &str,
+    report: &mut Report<'_>,
+) -> bool {
+    if spec.repeats(name, report, effect) {
+        return false;
+    }
+    let Some(field) = spec.get(name) else { return missing };
+    field.decode::<bool>(report, effect).unwrap_or(false)
+}
+
+fn mode(spec: &Field<'_>, report: &mut Report<'_>) -> Mode {
+    if spec.repeats("mode", report, ENFORCED) {
+        return Mode::Enforce;
+    }
+    let Some(field) = spec.get("mode") else { return Mode::Enforce };
+    match field.text(report, ENFORCED) {
+        Some("Audit") => Mode::Audit,
+        Some("Enforce") | None => Mode::Enforce,
+        Some(other) => {
+            let message = format!("`{other}` is no mode (write Audit or Enforce); {ENFORCED}");
+            report.error(&field.path, message);
+            Mode::Enforce
+        }
+    }
+}
+
+fn warn_of_annotation(root: &Field<'_>, report: &mut Report<'_>) {
+    let Some(metadata) = root.get("metadata") else { return };
+    let Some(annotations) = metadata.get("annotations") else { return };
+    if annotations.value.is_object() && annotations.get(MODE_ANNOTATION).is_some() {
+        let message = "is without effect on this kind; write `mode` in its spec";
+        report.error(&annotations.path.key(MODE_ANNOTATION), message);
+    }
+}

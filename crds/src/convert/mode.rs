@@ -1,0 +1,33 @@
+//! Whether a policy is in force or in audit, where an annotation says so.
+
+use policy_engine::tier::Mode;
+
+use crate::decode::{Field, wanted};
+use crate::lean::MODE_ANNOTATION;
+use crate::report::Report;
+
+const ENFORCED: &str = "the policy is enforced";
+
+/// The mode that the annotations of the policy at `root` say; what is not understood is enforced.
+pub(super) fn annotated(root: &Field<'_>, report: &mut Report<'_>) -> Mode {
+    let Some(metadata) = root.get("metadata") else { return Mode::Enforce };
+    let Some(annotations) = metadata.get("annotations") else { return Mode::Enforce };
+    if !annotations.value.is_object() {
+        let found = wanted("a mapping", annotations.value);
+        report.error(&annotations.path, format!("{found}; {ENFORCED}"));
+        return Mode::Enforce;
+    }
+    let repeats = annotations.repeats(MODE_ANNOTATION, report, ENFORCED);
+    let Some(field) = annotations.get(MODE_ANNOTATION).filter(|_| !repeats) else {
+        return Mode::Enforce;
+    };
+    match field.text(report, ENFORCED) {
+        Some("audit") => Mode::Audit,
+        Some("enforce") | None => Mode::Enforce,
+        Some(other) => {
+            let message = format!("`{other}` is no mode (write audit or enforce); {ENFORCED}");
+            report.error(&field.path, message);
+            Mode::Enforce
+        }
+    }
+}

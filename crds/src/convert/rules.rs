@@ -1,0 +1,130 @@
+//! Rules in the shape of NetworkPolicy, which ClusterDefaultNetworkPolicy shares.
+
+use policy_engine::model::Direction;
+use policy_engine::policy::{Namespaces, Peers, PortMatch, Ports, Rule};
+use serde_json::Value;
+
+use super::peer::peer;
+use super::port::port_match;
+use crate::decode::{Field, wanted};
+use crate::report::Report;
+
+const BOTH: &str = "the policy isolates for ingress and egress";
+const NO_RULE: &str = "nothing is allowed in this direction";
+const RULE: &str = "this rule matches nothing";
+
+/// The directions that `policyTypes` lists, both where it cannot be understood; `None` when it is
+/// missing or empty.
+pub(super) fn types(spec: &Field<'_>, report: &mut Report<'_>) -> Option<Vec<Direction>> {
+    let both = Direction::BOTH.to_vec();
+    if spec.repeats("policyTypes", report, BOTH) {
+        return Some(both);
+    }
+    let field = spec.get("policyTypes")?;
+    let Some(listed) = field.list(report, BOTH) else { return Some(both) };
+    let mut directions = Vec::new();
+    for (at, value) in listed.iter().enumerate() {
+        let known = Direction::BOTH.into_iter().find(|known| value == known.as_str());
+        if let Some(direction) = known {
+            directions.push(direction);
+        } else {
+            let message = format!("{value} is no policy type (Ingress or Egress); {BOTH}");
+            report.error(&field.path.index(at), message);
+            directions.extend(Direction::BOTH);
+        }
+    }
+    (!directions.is_empty()).then_some(directions)
+}
+
+/// The field of a spec that has the rules for a direction.
+pub(super) fn field_of(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
+}
+
+/// The field of a rule that has its peers.
+pub(super) fn peers_of(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    }
+}
+
+/// The rules for `direction`; `own` is where a peer without a `namespaceSelector` is.
+pub(super) fn rules(
+    spec: &Field<'_>,
+    direction: Direction,
+    own: &Namespaces,
+    report: &mut Report<'_>,
+) -> Vec<Rule> {
+    let name = field_of(direction);
+    if spec.repeats(name, report, NO_RULE) {
+        return Vec::new();
+    }
+    let Some(list) = spec.get(name) else { return Vec::new() };
+    let items = list.list(report, NO_RULE).unwrap_or_default();
+    let fields = items.iter().enumerate().map(|(at, value)| (list.path.index(at), value));
+    fields.map(|(path, value)| rule(&Field { path, value }, direction, own, report)).collect()
+}
+
+fn rule(
+    field: &Field<'_>,
+    direction: Direction,
+    own: &Namespaces,
+    report: &mut Report<'_>,
+) -> Rule {
+    let peers_name = peers_of(direction);
+    if !field.value.is_object() {
+        let hint = "write `{}` for a rule that allows everything";
+        let found = wanted("a mapping", field.value);
+        report.error(&field.path, format!("{found}; {RULE}; {hint}"));
+        return Rule { peers: Peers::Listed(Vec::new()), ports: Ports::Any };
+    }
+    let known = [peers_name, "ports"];
+    let mut strange = field.has_unknown(&known, report, RULE);
+    for name in known {
+        strange |= field.repeats(name, report, RULE);
+    }
+    // NetworkPolicy v1: an empty or missing `from`/`to` matches every peer, external included.
+    let peers = match items(field, peers_name, report) {
+        Items::Absent => Peers::Any,
+        Items::Broken => Peers::Listed(Vec::new()),
+        Items::Found(list, values) => {
+            let fields = values.iter().enumerate().map(|(at, value)| (list.path.index(at), value));
+            let peer = |(path, value)| peer(&Field { path, value }, own, report);
+            Peers::Listed(fields.map(peer).collect())
+        }
+    };
+    // NetworkPolicy v1: empty or missing `ports` match every port of every protocol.
+    let ports = match items(field, "ports", report) {
+        Items::Absent => Ports::Any,
+        Items::Broken => Ports::Listed(vec![PortMatch::Invalid]),
+        Items::Found(list, values) => {
+            let fields = values.iter().enumerate().map(|(at, value)| (list.path.index(at), value));
+            let port = |(path, value)| port_match(&Field { path, value }, report);
+            Ports::Listed(fields.map(port).collect())
+        }
+    };
+    Rule { peers: if strange { Peers::Listed(Vec::new()) } else { peers }, ports }
+}
+
+/// A list of a rule.
+enum Items<'a> {
+    /// Missing or empty: no restriction.
+    Absent,
+    /// Not a list: reported.
+    Broken,
+    /// At least one item.
+    Found(Field<'a>, &'a [Value]),
+}
+
+fn items<'a>(rule: &'a Field<'a>, name: &'a str, report: &mut Report<'_>) -> Items<'a> {
+    let Some(field) = rule.get(name) else { return Items::Absent };
+    match field.list(report, RULE) {
+        None => Items::Broken,
+        Some([]) => Items::Absent,
+        Some(values) => Items::Found(field, values),
+    }
+}
