@@ -110,7 +110,7 @@ impl Run<'_> {
                 notes: Vec::new(),
             });
             let [source, destination] = &sides;
-            for pair in groups::pairs(self.cluster, &self.reach, source, destination) {
+            for pair in groups::pairs(self.cluster, (&self.reach).into(), source, destination) {
                 if !pair.meets {
                     continue;
                 }
