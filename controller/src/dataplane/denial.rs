@@ -4,11 +4,14 @@
 //! of the kind; the packet's own addresses and ports tell the rest.
 
 mod chain;
+mod counts;
 
 use policy_engine::model::Direction;
 use policy_engine::tier::Tier;
 
 pub(super) use self::chain::deny_rules;
+pub use self::counts::Counts;
+pub(super) use self::counts::{Reading, Totals, parse_list, parse_save};
 
 /// What every prefix of ours begins with.
 const PREFIX: &str = "portcullis ";
@@ -88,7 +91,7 @@ impl Denial {
         let tier = match self.tier {
             Tier::Admin => "ADMIN",
             Tier::NetworkPolicy => "POLICY",
-            Tier::Baseline => "BASELINE",
+            Tier::Baseline => "BASE",
             Tier::Default => "DEFAULT",
         };
         format!("{}{outcome}-{direction}-{tier}", super::name::PREFIX)
