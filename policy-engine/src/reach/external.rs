@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::atoms::{Atom, Atoms};
+use super::course::Course;
 use super::ports::PortSet;
-use super::rules::{Atom, Atoms, Rules};
+use super::rules::{Matches, Stage};
 use crate::cidr::CidrSet;
 
 /// The address space cut by what is allowed there. Addresses in none of the parts are denied.
@@ -15,38 +17,85 @@ pub struct Outside {
     pub parts: Vec<(CidrSet, PortSet)>,
 }
 
-impl Outside {
-    /// Everything to and from everywhere.
-    #[must_use]
-    pub fn everything() -> Self {
-        Self { parts: vec![(CidrSet::everything(), PortSet::everything())] }
-    }
-}
+/// All addresses, cut by what is known of each part.
+type Parts<K> = BTreeMap<K, CidrSet>;
 
-/// What `rules` admit of addresses that are nobody's.
-pub(super) fn outside(rules: &Rules, atoms: &Atoms<'_>) -> Outside {
-    let base = rules.0.get(&Atom::Any).map(|asked| asked.numbers.clone()).unwrap_or_default();
-    let mut parts: BTreeMap<PortSet, CidrSet> = [(base, CidrSet::everything())].into();
-    for (atom, asked) in &rules.0 {
-        let Atom::Block(id) = atom else { continue };
-        let Some(block) = atoms.blocks().get(*id) else { continue };
-        let block = CidrSet::from(*block);
-        let mut cut: BTreeMap<PortSet, CidrSet> = BTreeMap::new();
-        for (ports, addresses) in parts {
-            let beside = addresses.difference(&block);
-            let inside = addresses.difference(&beside);
-            let more = ports.clone().union(&asked.numbers);
-            for (ports, addresses) in [(ports, beside), (more, inside)] {
-                if !addresses.is_empty() {
-                    let found = cut.entry(ports).or_default();
-                    *found = found.union(&addresses);
+/// What stages allow of addresses that are nobody's.
+pub(super) fn outside<'s>(stages: impl Iterator<Item = &'s Stage>, atoms: &Atoms) -> Outside {
+    let mut parts: Parts<Course> = [(Course::start(), CidrSet::everything())].into();
+    for stage in stages {
+        match stage {
+            Stage::Ordered(steps) => {
+                for (action, matches) in steps {
+                    let matched = matched(matches, atoms);
+                    parts = cut(parts, &matched, |course, ports| course.step(*action, ports));
                 }
+                parts = each(parts, |mut course| {
+                    course.leave();
+                    course
+                });
+            }
+            Stage::Isolating(_, matches) => {
+                parts = cut(parts, &matched(matches, atoms), Course::isolate);
             }
         }
-        parts = cut;
     }
-    let mut parts: Vec<_> =
-        parts.into_iter().filter(|(ports, _)| !ports.is_empty()).map(|(p, c)| (c, p)).collect();
+    let allowed = each(parts, Course::end).into_iter().filter(|(ports, _)| !ports.is_empty());
+    let mut parts: Vec<_> = allowed.map(|(ports, addresses)| (addresses, ports)).collect();
     parts.sort();
     Outside { parts }
+}
+
+/// On which ports each address is matched.
+fn matched(matches: &Matches, atoms: &Atoms) -> Parts<PortSet> {
+    let mut parts: Parts<PortSet> = [(PortSet::default(), CidrSet::everything())].into();
+    for (atom, asked) in matches.of_addresses() {
+        let addresses = match atom {
+            Atom::Any => CidrSet::everything(),
+            Atom::Block(id) => atoms.block(id).map(CidrSet::from).unwrap_or_default(),
+            Atom::Pods(_) | Atom::Nodes(_) => continue,
+        };
+        let beside = CidrSet::everything().difference(&addresses);
+        let here: Parts<Option<&PortSet>> = [(Some(asked), addresses), (None, beside)].into();
+        parts = cut(parts, &here, |ports, more| {
+            if let Some(more) = more {
+                ports.add(more);
+            }
+        });
+    }
+    parts
+}
+
+/// Cuts each part by `pieces`, and lets each piece change what is known of it.
+fn cut<K: Ord + Clone, P>(
+    parts: Parts<K>,
+    pieces: &Parts<P>,
+    change: impl Fn(&mut K, &P),
+) -> Parts<K> {
+    let mut found = Parts::new();
+    for (known, addresses) in parts {
+        for (piece, within) in pieces {
+            let both = addresses.intersection(within);
+            if !both.is_empty() {
+                let mut known = known.clone();
+                change(&mut known, piece);
+                join(&mut found, known, &both);
+            }
+        }
+    }
+    found
+}
+
+/// Says of each part something else.
+fn each<K, L: Ord>(parts: Parts<K>, say: impl Fn(K) -> L) -> Parts<L> {
+    let mut found = Parts::new();
+    for (known, addresses) in parts {
+        join(&mut found, say(known), &addresses);
+    }
+    found
+}
+
+fn join<K: Ord>(parts: &mut Parts<K>, known: K, addresses: &CidrSet) {
+    let part = parts.entry(known).or_default();
+    *part = part.union(addresses);
 }

@@ -52,6 +52,17 @@ pub(crate) struct StepFile {
     pub(crate) default: Verdict,
     #[serde(default)]
     pub(crate) tests: Vec<Line>,
+    #[serde(default)]
+    pub(crate) audit: Option<AuditFile>,
+}
+
+/// `audit`: what would come of connections if policies in audit were in force.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct AuditFile {
+    pub(crate) default: Verdict,
+    #[serde(default)]
+    pub(crate) tests: Vec<Line>,
 }
 
 /// One item of `tests`.
