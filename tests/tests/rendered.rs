@@ -10,11 +10,13 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, unshare};
 use policy_engine::engine::{Engine, Scope};
-use policy_engine::evaluate::{Reason, evaluate};
+use policy_engine::evaluate::{Reason, evaluate, evaluate_as};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Change, Direction, PodKey};
 use policy_engine::port::Protocol;
+use policy_engine::tier::View;
 use policy_engine::world::{self, World};
+use portcullis_controller::dataplane::denial::{Denial, Outcome};
 use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options};
 use portcullis_tests::interpreter::{ConntrackState, Packet, Sets, Tables, Transport, Verdict};
 use portcullis_tests::worlds;
@@ -38,8 +40,13 @@ impl Printed {
         Ok(Self { tables: Tables::parse(&tables)?, sets: Sets::parse(&sets)? })
     }
 
-    fn passes(&self, chain: &str, packet: &Packet) -> Result<bool> {
-        Ok(self.tables.judge(&self.sets, chain, packet)?.verdict == Verdict::Accept)
+    fn says(&self, chain: &str, packet: &Packet) -> Result<Expected> {
+        let judgement = self.tables.judge(&self.sets, chain, packet)?;
+        let logged = judgement.logged.iter().map(|prefix| {
+            Denial::of_prefix(prefix).with_context(|| format!("{prefix} is no kind of denial"))
+        });
+        let allowed = judgement.verdict == Verdict::Accept;
+        Ok(Expected { allowed, logged: logged.collect::<Result<_>>()? })
     }
 }
 
@@ -79,16 +86,43 @@ fn is_local(world: &World, endpoint: &Endpoint) -> bool {
     world.pods().get(key).is_some_and(|pod| pod.node.as_deref() == Some(worlds::OWN_NODE))
 }
 
-/// What the node has to do with a packet that it forwards, or that is for itself.
-fn expected(world: &World, flow: &Flow) -> Option<(&'static str, bool)> {
+/// What the node has to do with a packet that opens a connection.
+#[derive(Debug, PartialEq, Eq)]
+struct Expected {
+    allowed: bool,
+    /// What the log says of it, in order.
+    logged: Vec<Denial>,
+}
+
+/// For a packet that the node forwards, or that is for itself.
+fn expected(world: &World, flow: &Flow) -> Option<(&'static str, Expected)> {
     let verdict = evaluate(world, flow);
+    let audited = evaluate_as(world, flow, View::Audited);
     let own = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Node(name, _) if name.as_ref() == worlds::OWN_NODE);
     if verdict.decision(Direction::Ingress).reason == Reason::OwnNode || own(&flow.source) {
         return None; // OUTPUT: no rule of ours is there.
     }
-    let egress = !is_local(world, &flow.source) || verdict.egress.is_allowed();
-    let ingress = !is_local(world, &flow.destination) || verdict.ingress.is_allowed();
-    Some(if own(&flow.destination) { ("INPUT", egress) } else { ("FORWARD", egress && ingress) })
+    let chain = if own(&flow.destination) { "INPUT" } else { "FORWARD" };
+    let mut expected = Expected { allowed: true, logged: Vec::new() };
+    for (direction, subject) in
+        [(Direction::Egress, &flow.source), (Direction::Ingress, &flow.destination)]
+    {
+        if !is_local(world, subject) || (chain == "INPUT" && direction == Direction::Ingress) {
+            continue;
+        }
+        let (enforced, audited) = (verdict.decision(direction), audited.decision(direction));
+        if let (false, Some(tier)) = (enforced.is_allowed(), enforced.tier) {
+            let outcome = Outcome::Denied;
+            expected.logged.push(Denial { outcome, direction, tier });
+            expected.allowed = false;
+            break;
+        }
+        if let (false, Some(tier)) = (audited.is_allowed(), audited.tier) {
+            let outcome = Outcome::WouldDeny;
+            expected.logged.push(Denial { outcome, direction, tier });
+        }
+    }
+    Some((chain, expected))
 }
 
 fn check(
@@ -99,19 +133,18 @@ fn check(
     let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
     for (source, destination, traffic) in flows {
         let flow = engine.world().flow(*source, *destination, *traffic);
-        let Some((chain, allowed)) = expected(engine.world(), &flow) else { continue };
+        let Some((chain, expected)) = expected(engine.world(), &flow) else { continue };
         let printed = &printed[usize::from(source.is_ipv6())];
         let mut packet = packet(*source, *destination, *traffic);
-        let always = matches!(packet.transport, Transport::Icmp { kind: 130..=137, .. });
-        let passes = printed.passes(chain, &packet).map_err(fail)?;
-        prop_assert_eq!(passes, allowed || always, "{:?} in {}", flow, chain);
+        let says = |packet: &Packet| printed.says(chain, packet).map_err(fail);
+        prop_assert_eq!(&says(&packet)?, &expected, "{:?} in {}", &flow, chain);
+        packet = packet.in_state(ConntrackState::Established);
         if let Traffic::Port(Protocol::Tcp, _) = traffic {
             // Whatever conntrack remembers of the ports, a SYN opens a connection.
-            packet = packet.in_state(ConntrackState::Established);
-            prop_assert_eq!(printed.passes(chain, &packet).map_err(fail)?, allowed);
+            prop_assert_eq!(says(&packet)?, expected);
         } else {
-            packet = packet.in_state(ConntrackState::Established);
-            prop_assert!(printed.passes(chain, &packet).map_err(fail)?, "a reply passes");
+            let reply = Expected { allowed: true, logged: Vec::new() };
+            prop_assert_eq!(says(&packet)?, reply, "a reply passes");
         }
     }
     Ok(())
@@ -186,7 +219,7 @@ fn a_thousand_policies_for_one_port_are_one_rule() -> Result<()> {
         let rulesets = printed.tables.sizes("PORTCULLIS-R");
         ensure!(
             rulesets.chains == 1 && rulesets.rules == 2,
-            "one allow and one drop: {rulesets:?}"
+            "one allow and one goto: {rulesets:?}"
         );
         ensure!(printed.sets.sizes("PORTCULLIS-4").sets == 1);
         let first =

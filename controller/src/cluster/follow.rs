@@ -1,15 +1,17 @@
 //! Objects that only the controller needs, followed by kube's own watcher: names, uids and
-//! generations of policies, uids of nodes, and the reports.
+//! generations of policies, uids of nodes, the reports, and the status of defaults.
 
 use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::core::PartialObjectMeta;
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use portcullis_crds::api::node_policy_report::NodePolicyReport;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -22,9 +24,19 @@ pub enum Fact {
     Node(Event<PartialObjectMeta<Node>>),
     /// A report.
     Report(Box<Event<NodePolicyReport>>),
+    /// Of a ClusterNetworkPolicy, the same.
+    Tier(Box<Event<DynamicObject>>),
+    /// A ClusterDefaultNetworkPolicy with its status. In no type: nobody's status can stall it.
+    Default(Box<Event<DynamicObject>>),
 }
 
-/// Follows all three until the receiver is dropped. What fails is tried again, with back-off.
+/// The kind ClusterDefaultNetworkPolicy.
+#[must_use]
+pub fn default_policies() -> ApiResource {
+    ApiResource::erase::<ClusterDefaultNetworkPolicy>(&())
+}
+
+/// Follows all of them until the receiver is dropped. What fails is tried again, with back-off.
 pub fn start(client: &Client, facts: &mpsc::Sender<Fact>) {
     let config = || watcher::Config::default();
     let policies = watcher::watcher(Api::all(client.clone()), config());
@@ -34,6 +46,16 @@ pub fn start(client: &Client, facts: &mpsc::Sender<Fact>) {
     tokio::spawn(forward("Node", nodes.default_backoff(), facts.clone(), Fact::Node));
     let boxed = |event| Fact::Report(Box::new(event));
     tokio::spawn(forward("NodePolicyReport", reports.default_backoff(), facts.clone(), boxed));
+    let of_kind = |kind| {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
+        watcher::watcher(api, config()).default_backoff()
+    };
+    let (tiers, defaults) = (ApiResource::erase::<ClusterNetworkPolicy>(&()), default_policies());
+    let (tiers, defaults) = (of_kind(tiers), of_kind(defaults));
+    let boxed = |event| Fact::Tier(Box::new(event));
+    tokio::spawn(forward("ClusterNetworkPolicy", tiers, facts.clone(), boxed));
+    let boxed = |event| Fact::Default(Box::new(event));
+    tokio::spawn(forward("ClusterDefaultNetworkPolicy", defaults, facts.clone(), boxed));
 }
 
 async fn forward<K>(
@@ -50,6 +72,17 @@ async fn forward<K>(
                 told = false;
                 if facts.send(fact(event)).await.is_err() {
                     return;
+                }
+            }
+            // A cluster without the kind has no object of it. The source of objects, which asks for
+            // the CRD, says so in the log.
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
+                if status.code == 404 =>
+            {
+                for event in [Event::Init, Event::InitDone] {
+                    if facts.send(fact(event)).await.is_err() {
+                        return;
+                    }
                 }
             }
             Err(error) if !told => {

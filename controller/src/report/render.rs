@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::cidr::Family;
-use policy_engine::engine::selection::Selection;
+use policy_engine::engine::selection::{InForce, Selection};
+use policy_engine::tier::{Mode, PolicyRef};
 use portcullis_crds::api::node_policy_report as api;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 
@@ -87,7 +88,7 @@ pub fn render(
     let selection = &status.selection;
     let findings = &status.diagnostics;
     let in_force = selection.policies.len();
-    let listed: Vec<_> = policies(selection).take(api::POLICIES_MAX).collect();
+    let policies: Vec<_> = policies(selection).take(api::POLICIES_MAX).collect();
     let first = findings.first.iter().take(api::DIAGNOSTICS_MAX);
     let diagnostics: Vec<_> = first.map(diagnostic).collect();
     let found = findings.errors + findings.warnings;
@@ -108,11 +109,13 @@ pub fn render(
         backend: Some(facts.backend.clone()),
         pods: known.then_some(pods),
         policies_in_force: known.then_some(count(in_force)),
-        policies_omitted: known.then(|| count(in_force - listed.len())),
-        policies: listed,
+        policies_omitted: known.then(|| count(in_force - policies.len())),
+        policies,
         last_successful_sync: status.last_success.map(time),
         sync_latency_microseconds: status.latency.map(latency),
         drift_repairs: Some(i64::try_from(status.drift_repairs).unwrap_or(i64::MAX)),
+        // Nobody counts them yet.
+        denials: None,
         diagnostics_found: Some(count(found)),
         diagnostics_omitted: Some(count(found - diagnostics.len())),
         diagnostics,
@@ -142,15 +145,39 @@ fn condition(phase: &Phase, before: Option<&Transition>, now: Time) -> Condition
     }
 }
 
+/// Those of the cluster first: they never are what a full list leaves out.
 fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
-    selection.policies.iter().filter_map(|(name, policy)| {
-        let key = name.network_policy()?;
-        Some(api::Policy {
-            namespace: bounded(&key.namespace, 63),
-            name: bounded(&key.name, 253),
-            observed_generation: policy.generation,
-        })
-    })
+    let of_cluster = |(name, _): &(&PolicyRef, &InForce)| name.network_policy().is_none();
+    let all = || selection.policies.iter();
+    all()
+        .filter(of_cluster)
+        .chain(all().filter(move |policy| !of_cluster(policy)))
+        .map(|(name, policy)| listed(name, *policy))
+}
+
+fn listed(name: &PolicyRef, policy: InForce) -> api::Policy {
+    let (kind, namespace, name) = match name {
+        PolicyRef::NetworkPolicy(key) => {
+            (api::PolicyKind::NetworkPolicy, bounded(&key.namespace, 63), &key.name)
+        }
+        PolicyRef::ClusterNetworkPolicy(name) => {
+            (api::PolicyKind::ClusterNetworkPolicy, String::new(), name)
+        }
+        PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+            (api::PolicyKind::ClusterDefaultNetworkPolicy, String::new(), name)
+        }
+    };
+    api::Policy {
+        kind,
+        namespace,
+        name: bounded(name, 253),
+        observed_generation: policy.generation,
+        mode: match policy.mode {
+            Mode::Enforce => None,
+            Mode::Audit => Some(api::PolicyMode::Audit),
+        },
+        pods: Some(count(policy.pods)),
+    }
 }
 
 fn diagnostic(found: &Diagnostic) -> api::Diagnostic {

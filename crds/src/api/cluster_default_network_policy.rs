@@ -245,15 +245,17 @@ pub struct ClusterDefaultNetworkPolicyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::conditions")]
     pub conditions: Vec<Condition>,
-    /// How many namespaces it selects.
+    /// How many namespaces it is about, those without a pod among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub namespaces: Option<i64>,
-    /// How many pods it decides for, in one direction or both.
+    /// How many pods it decides for: those that it selects and that no NetworkPolicy isolates in
+    /// one of its directions, at least. Rules of ClusterNetworkPolicies do not count, nor does it
+    /// whether the mode is Audit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub pods: Option<i64>,
-    /// The nodes that run such pods.
+    /// The nodes that run pods that it selects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Nodes>,
 }
@@ -265,7 +267,7 @@ pub struct Nodes {
     /// Nodes that do what this generation of the policy says.
     #[schemars(range(min = 0))]
     pub realised: i64,
-    /// Nodes that run pods it decides for.
+    /// Nodes that run pods that it selects.
     #[schemars(range(min = 0))]
     pub concerned: i64,
 }

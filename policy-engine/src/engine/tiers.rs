@@ -188,3 +188,6 @@ impl<'w> Selecting<'w> {
         DefinedRuleset::new(direction, tier.into(), runs.collect(), pass, below)
     }
 }
+
+#[cfg(test)]
+mod tests;

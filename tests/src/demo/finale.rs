@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
 use policy_engine::cidr::Family;
-use policy_engine::evaluate::{Decision, Reason, RuleRef};
+use policy_engine::evaluate::{Decision, Reason};
 use policy_engine::explain::{NearMiss, PeerMiss, explain};
 use policy_engine::flow::Traffic;
 use policy_engine::model::Direction;
@@ -61,31 +61,19 @@ pub(super) fn text(scene: &Scene, stage: &Stage, ink: Ink) -> Result<String> {
 }
 
 fn reason(decision: &Decision) -> String {
-    let isolated = || {
-        let names: Vec<String> = decision.isolated_by.iter().map(ToString::to_string).collect();
-        format!("isolated by {}", names.join(", "))
-    };
-    match decision.reason {
+    let why = match decision.reason {
         Reason::NoSubject => "no pod, so no policy is about it".to_owned(),
         Reason::NotIsolated => "no policy isolates the pod".to_owned(),
         Reason::SamePod => "a pod reaches itself".to_owned(),
         Reason::OwnNode => "a node reaches its pods".to_owned(),
         Reason::EgressToOwnNode => "a pod reaches its node".to_owned(),
         Reason::RuleAdmits => {
-            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
-            format!("{}; admitted by {}", isolated(), rules.join(", "))
+            format!("{}; {}", words::isolated(decision), words::decided(decision))
         }
-        Reason::RuleAccepts | Reason::RuleDenies => {
-            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
-            let verb = if decision.is_allowed() { "accepted" } else { "denied" };
-            format!("{verb} by {}", rules.join(", "))
-        }
-        Reason::NoRuleAdmits => format!("{}; no rule admits it", isolated()),
-    }
-}
-
-fn rule(rule: &RuleRef) -> String {
-    format!("{} rule {}", rule.policy, rule.rule)
+        Reason::RuleAccepts | Reason::RuleDenies => words::decided(decision),
+        Reason::NoRuleAdmits => format!("{}; no rule admits it", words::isolated(decision)),
+    };
+    format!("{}{why}", words::passed(decision))
 }
 
 /// The rule, and of each list that failed the item that failed least.
@@ -100,7 +88,7 @@ fn near_miss(miss: &NearMiss, asked: Traffic) -> String {
     let port = miss.ports.first();
     let port = port.map(|port| format!("its port {}", words::port_miss(port, asked)));
     let parts = peer.into_iter().chain(port);
-    format!("{}; {}", rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
+    format!("{}; {}", words::rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
 }
 
 /// How much of the first node's tables and sets is ours.

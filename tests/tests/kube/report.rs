@@ -168,7 +168,10 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     assert_eq!(status["backend"]["iptables"], "nft");
     let pods = json!({"local": 1, "isolated": 1, "isolatedIngress": 1, "isolatedEgress": 0});
     assert_eq!(status["pods"], pods);
-    let deny = |generation| json!([{"namespace": "shop", "name": "deny", "observedGeneration": generation}]);
+    let deny = |generation| {
+        json!([{"kind": "NetworkPolicy", "namespace": "shop", "name": "deny",
+                "observedGeneration": generation, "pods": 1}])
+    };
     assert_eq!(status["policies"], deny(1));
     ensure!(status["syncLatencyMicroseconds"]["last"].as_i64() > Some(0), "{status:#}");
 

@@ -1,7 +1,6 @@
 //! What a report says of each state of an agent, and what is no news.
 
-use policy_engine::policy::{NetworkPolicy, PolicyKey};
-use policy_engine::selector::Selector;
+use policy_engine::policy::PolicyKey;
 
 use super::*;
 use crate::metrics::Metrics;
@@ -22,6 +21,11 @@ fn facts() -> Facts {
 fn policy(name: &str, generation: i64) -> (PolicyRef, InForce) {
     let policy = InForce { mode: Mode::Enforce, generation: Some(generation), pods: 1 };
     (PolicyRef::NetworkPolicy(PolicyKey::new("shop", name)), policy)
+}
+
+fn default(name: &str, mode: Mode) -> (PolicyRef, InForce) {
+    let policy = InForce { mode, generation: Some(7), pods: 3 };
+    (PolicyRef::ClusterDefaultNetworkPolicy(name.into()), policy)
 }
 
 fn selection(policies: impl IntoIterator<Item = (PolicyRef, InForce)>) -> Selection {
@@ -67,8 +71,10 @@ fn a_report_names_what_is_in_force() {
         "backend": {"iptables": "nft", "families": ["IPv4"]},
         "pods": {"local": 3, "isolated": 2, "isolatedIngress": 2, "isolatedEgress": 0},
         "policies": [
-            {"namespace": "shop", "name": "a", "observedGeneration": 1},
-            {"namespace": "shop", "name": "b", "observedGeneration": 4},
+            {"kind": "NetworkPolicy", "namespace": "shop", "name": "a", "observedGeneration": 1,
+             "pods": 1},
+            {"kind": "NetworkPolicy", "namespace": "shop", "name": "b", "observedGeneration": 4,
+             "pods": 1},
         ],
         "policiesInForce": 2,
         "policiesOmitted": 0,
@@ -86,6 +92,30 @@ fn a_report_names_what_is_in_force() {
         }],
     });
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn policies_of_the_cluster_come_first_and_say_that_they_are_in_audit() {
+    let many = (0..api::POLICIES_MAX).map(|n| policy(&format!("p{n:05}"), 1));
+    let guardrails = PolicyRef::ClusterNetworkPolicy("guardrails".into());
+    let of_cluster = [
+        default("deny", Mode::Enforce),
+        default("watch", Mode::Audit),
+        (guardrails, InForce { mode: Mode::Enforce, generation: None, pods: 2 }),
+    ];
+    let status = in_force(selection(many.chain(of_cluster)));
+    let report = render(&facts(), &status, None, NOW);
+    assert_eq!((report.policies.len(), report.policies_omitted), (api::POLICIES_MAX, Some(3)));
+    let first = serde_json::to_value(report.policies.get(..4)).expect("it is JSON");
+    let expected = serde_json::json!([
+        {"kind": "ClusterNetworkPolicy", "name": "guardrails", "pods": 2},
+        {"kind": "ClusterDefaultNetworkPolicy", "name": "deny", "observedGeneration": 7, "pods": 3},
+        {"kind": "ClusterDefaultNetworkPolicy", "name": "watch", "observedGeneration": 7,
+         "mode": "Audit", "pods": 3},
+        {"kind": "NetworkPolicy", "namespace": "shop", "name": "p00000", "observedGeneration": 1,
+         "pods": 1},
+    ]);
+    assert_eq!(first, expected);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! Few names, labels, ports and addresses, so that pods share and take over addresses, selectors
 //! match by chance, blocks cut each other, and namespaces are sometimes unknown.
 
+mod tiers;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use policy_engine::policy::{
 };
 use policy_engine::port::{PortRange, Protocol};
 use policy_engine::selector::{Operator, Requirement, Selector};
+use policy_engine::tier::Mode;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -66,6 +69,14 @@ pub fn change() -> impl Strategy<Value = Change> {
         6 => (policy(), 0..10_u8).prop_map(|(policy, dice)| {
             Change::NetworkPolicy(policy.key.clone(), (dice > 1).then(|| Arc::new(policy)))
         }),
+        2 => (tiers::cluster_policy(), 0..10_u8).prop_map(|(policy, dice)| {
+            let name = policy.name.clone();
+            Change::ClusterNetworkPolicy(name, (dice > 1).then(|| Arc::new(policy)))
+        }),
+        2 => (tiers::default_policy(), 0..10_u8).prop_map(|(policy, dice)| {
+            let name = policy.name.clone();
+            Change::ClusterDefaultNetworkPolicy(name, (dice > 1).then(|| Arc::new(policy)))
+        }),
     ]
 }
 
@@ -101,16 +112,20 @@ fn addresses_of(v4: Option<u8>, v6: Option<u8>) -> Vec<IpAddr> {
 pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
     let name = (0..4_u8).prop_map(|n| format!("policy-{n}"));
     let rules = || option::weighted(0.7, vec(rule(), 0..4));
-    (namespace_name(), name, selector(), rules(), rules()).prop_map(
-        |(namespace, name, subject, ingress, egress)| NetworkPolicy {
+    (namespace_name(), name, selector(), rules(), rules(), mode()).prop_map(
+        |(namespace, name, subject, ingress, egress, mode)| NetworkPolicy {
             key: PolicyKey::new(&namespace, &name),
             subject,
             ingress,
             egress,
-            mode: policy_engine::tier::Mode::Enforce,
+            mode,
             generation: None,
         },
     )
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![3 => Just(Mode::Enforce), 1 => Just(Mode::Audit)]
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
@@ -203,7 +218,7 @@ fn label_value() -> impl Strategy<Value = Str> {
 }
 
 fn namespace_name() -> impl Strategy<Value = Str> {
-    prop::sample::select(vec!["one", "two", "three"]).prop_map(Str::from)
+    prop::sample::select(vec!["one", "two", "kube-system"]).prop_map(Str::from)
 }
 
 fn node_name() -> impl Strategy<Value = Str> {

@@ -1,0 +1,157 @@
+//! What tiers compile to: no rule more than they need.
+
+use super::super::{Engine, Scope};
+use super::*;
+use crate::compiled::Ruleset;
+use crate::id::RulesetId;
+use crate::labels::Labels;
+use crate::model::{Change, Life, Namespace, PodKey};
+use crate::policy::{IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyKey, Ports};
+use crate::selector::Selector;
+use crate::tier::{Subject, TierRule};
+use crate::world::Options;
+
+fn engine(changes: impl IntoIterator<Item = Change>) -> Engine {
+    let mut engine = Engine::new(Scope::Cluster, Options::default());
+    let key = PodKey::new("shop", "web");
+    let pod = Pod {
+        key: key.clone(),
+        labels: Labels::from_iter([("app", "web")]),
+        node: None,
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+        ports: Vec::new(),
+        host_network: false,
+        life: Life::Active,
+        created: 0,
+    };
+    engine.apply(Change::Namespace("shop".into(), Some(Namespace::default())));
+    engine.apply(Change::Pod(key, Some(Arc::new(pod))));
+    changes.into_iter().for_each(|change| engine.apply(change));
+    engine.flush();
+    engine
+}
+
+/// The rulesets for ingress, the one that is asked first at the front: tier, rules, end.
+fn ingress(engine: &Engine) -> Vec<(Tier, Vec<Target>, Target)> {
+    let (first, _) = engine.rulesets_of(&PodKey::new("shop", "web"));
+    let get = |id: RulesetId| engine.compiled().rulesets.get(&id).map(AsRef::as_ref);
+    let leads = |ruleset: &Ruleset| {
+        let rules = ruleset.rules.iter().map(|rule| rule.target);
+        rules.chain([ruleset.otherwise]).find_map(|target| match target {
+            Target::Next(next) => Some(next),
+            Target::Allow | Target::Deny => None,
+        })
+    };
+    let next = |ruleset: &&Ruleset| get(leads(ruleset)?);
+    std::iter::successors(first.copied().and_then(get), next)
+        .map(|ruleset| {
+            let rules = ruleset.rules.iter().map(|rule| rule.target).collect();
+            (ruleset.tier, rules, ruleset.otherwise)
+        })
+        .collect()
+}
+
+fn named(app: &str) -> Rule {
+    let namespaces = Namespaces::Selected(Selector::everything());
+    let pods = Selector::label("app", app);
+    Rule { peers: Peers::Listed(vec![Peer::Pods(PodPeer { namespaces, pods })]), ports: Ports::Any }
+}
+
+fn anything() -> Rule {
+    let block =
+        |cidr: &str| Peer::Block(IpBlock { cidr: cidr.parse().unwrap(), except: Vec::new() });
+    Rule { peers: Peers::Listed(vec![block("0.0.0.0/0"), block("::/0")]), ports: Ports::Any }
+}
+
+fn cluster(name: &str, tier: ClusterTier, app: &str, rules: Vec<(Action, Rule)>) -> Change {
+    let rules = rules.into_iter().map(|(action, rule)| TierRule { action, rule });
+    let policy = ClusterNetworkPolicy {
+        name: name.into(),
+        tier,
+        priority: 1,
+        subject: Subject {
+            namespaces: Some(Selector::everything()),
+            pods: Some(Selector::label("app", app)),
+        },
+        ingress: rules.collect(),
+        egress: Vec::new(),
+        mode: Mode::Enforce,
+        generation: None,
+    };
+    Change::ClusterNetworkPolicy(name.into(), Some(Arc::new(policy)))
+}
+
+fn isolating(name: &str, mode: Mode) -> Change {
+    let policy = NetworkPolicy {
+        key: PolicyKey::new("shop", name),
+        subject: Selector::everything(),
+        ingress: Some(vec![named("client")]),
+        egress: None,
+        mode,
+        generation: None,
+    };
+    Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy)))
+}
+
+#[test]
+fn a_pod_that_no_tier_rule_concerns_keeps_the_ruleset_that_it_had() {
+    let deny = vec![(Action::Deny, named("x"))];
+    let before = engine([isolating("deny", Mode::Enforce)]);
+    let after = engine([
+        isolating("deny", Mode::Enforce),
+        cluster("other", ClusterTier::Admin, "other", deny.clone()),
+        // Baseline is below a policy that isolates, so it says nothing.
+        cluster("below", ClusterTier::Baseline, "web", deny),
+    ]);
+    assert_eq!(before.compiled(), after.compiled());
+}
+
+#[test]
+fn neighbours_of_one_verdict_are_one_rule_and_the_end_says_nothing_twice() {
+    let rules = vec![
+        (Action::Deny, named("a")),
+        (Action::Deny, named("b")),
+        (Action::Accept, named("c")),
+        (Action::Pass, named("d")),
+    ];
+    let engine = engine([cluster("guard", ClusterTier::Admin, "web", rules)]);
+    // Nothing is below: to accept and to pass lead where the end leads.
+    assert_eq!(ingress(&engine), [(Tier::Admin, vec![Target::Deny], Target::Allow)]);
+}
+
+#[test]
+fn a_tier_that_only_passes_is_the_next_one() {
+    let rules = vec![(Action::Pass, named("a"))];
+    let changes =
+        [isolating("deny", Mode::Enforce), cluster("guard", ClusterTier::Admin, "web", rules)];
+    let engine = engine(changes);
+    assert_eq!(ingress(&engine), [(Tier::NetworkPolicy, vec![Target::Allow], Target::Deny)]);
+}
+
+#[test]
+fn a_rule_for_everything_ends_its_tier() {
+    let rules = vec![
+        (Action::Pass, named("a")),
+        (Action::Deny, anything()),
+        (Action::Accept, named("late")),
+    ];
+    let changes =
+        [isolating("deny", Mode::Enforce), cluster("guard", ClusterTier::Admin, "web", rules)];
+    let engine = engine(changes);
+    let found = ingress(&engine);
+    let [(Tier::Admin, rules, Target::Deny), (Tier::NetworkPolicy, _, Target::Deny)] =
+        found.as_slice()
+    else {
+        panic!("{found:?}")
+    };
+    assert!(matches!(rules.as_slice(), [Target::Next(_)]), "{rules:?}");
+}
+
+#[test]
+fn audit_costs_only_the_pods_for_which_it_says_something_else() {
+    let engine = engine([isolating("one", Mode::Enforce), isolating("two", Mode::Audit)]);
+    let endpoint = engine.compiled().endpoints.values().next().unwrap();
+    // The same rules a second time: what is allowed is allowed by both.
+    assert_eq!((endpoint.ingress.is_some(), &endpoint.audit_ingress), (true, &None));
+    assert_eq!(engine.compiled().rulesets.len(), 1);
+}
