@@ -8,9 +8,7 @@ use policy_engine::compiled::{Match, Rule, Target, TrafficMatch};
 use policy_engine::model::Direction;
 use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::denial::{Denial, Outcome};
-use portcullis_controller::dataplane::{
-    AcceptAction, Dataplane, DenyAction, LogGroup, Options,
-};
+use portcullis_controller::dataplane::{AcceptAction, Dataplane, DenyAction, LogGroup, Options};
 
 use crate::netns::Netns;
 use crate::packets::{Lab, addresses};
