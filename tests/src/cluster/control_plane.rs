@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -26,6 +26,12 @@ const MARKERS: &str = "portcullis-marker";
 
 /// The namespace that `deploy/` installs into, and the account of its agents.
 const INSTALLED: (&str, &str) = ("portcullis-system", "portcullis-node");
+
+/// The policies of the cluster: group, version, kind, plural.
+const CLUSTER_KINDS: [(&str, &str, &str, &str); 2] = [
+    ("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies"),
+    ("portcullis.dev", "v1alpha1", "ClusterDefaultNetworkPolicy", "clusterdefaultnetworkpolicies"),
+];
 
 /// An API server beside a lab, and what works on it besides the agents.
 pub struct ControlPlane {
@@ -45,6 +51,7 @@ impl ControlPlane {
         // Nothing runs the DaemonSet here, but agents have the rights that it would give them.
         server
             .kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy")], None)?;
+        server.install_cluster_network_policy()?;
         server.kubectl(&["create", "namespace", MARKERS], None)?;
         let (namespace, account) = INSTALLED;
         let agent_kubeconfig = server.kubeconfig_for_service_account(namespace, account)?;
@@ -64,10 +71,13 @@ impl ControlPlane {
         deleted: &[ObjectRef],
         applied: &[Manifest],
     ) -> Result<()> {
-        // A node is its kubelet's.
-        let applied: Vec<&Manifest> =
-            applied.iter().filter(|manifest| manifest.object.kind != Kind::Node).collect();
-        let mut gone: Vec<&ObjectRef> = deleted.iter().collect();
+        // A node is its kubelet's, but for its labels.
+        let (nodes, applied): (Vec<&Manifest>, Vec<&Manifest>) =
+            applied.iter().partition(|manifest| manifest.object.kind == Kind::Node);
+        self.label(&nodes)?;
+        // Every API server has this one, and keeps it.
+        let mut gone: Vec<&ObjectRef> =
+            deleted.iter().filter(|object| object.name != "kube-system").collect();
         // What a pod runs where can't be changed: it ends, and another one begins.
         gone.extend(applied.iter().filter(|m| self.is_another_pod(m)).map(|m| &m.object));
         if !gone.is_empty() {
@@ -96,6 +106,22 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Gives nodes the labels of their manifests, and takes those away that were so given before.
+    fn label(&self, nodes: &[&Manifest]) -> Result<()> {
+        let labelled = |manifest: &&Manifest| {
+            let mut value = named(&manifest.object);
+            let labels = manifest.value.pointer("/metadata/labels").cloned();
+            value["metadata"]["labels"] = labels.unwrap_or_else(|| json!({}));
+            value
+        };
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let list = list(nodes.iter().map(labelled));
+        let apply = ["apply", "--server-side", "--field-manager=cases", "-f", "-"];
+        self.server.kubectl(&apply, Some(&list)).map(drop)
+    }
+
     fn is_another_pod(&self, manifest: &Manifest) -> bool {
         let known = pod_key(&manifest.object).and_then(|pod| self.pods.get(&pod));
         known.is_some_and(|known| {
@@ -106,42 +132,57 @@ impl ControlPlane {
     }
 
     /// Changes one object of each kind that agents watch; gives what the name or label of each is.
+    /// The policies of the cluster are about nobody.
     pub(super) fn mark(&self, number: usize) -> Result<Vec<String>> {
         let marker = |kind: &str, number: usize| format!("marker-{kind}-{number}-end");
-        let [pod, policy, node, namespace] =
-            ["pod", "policy", "node", "namespace"].map(|kind| marker(kind, number));
+        let [pod, policy, node, namespace, tier, default] =
+            ["pod", "policy", "node", "namespace", "tier", "default"]
+                .map(|kind| marker(kind, number));
         self.kubelet.block_on(async {
             let client = self.kubelet.client();
             let namespaces: Api<Namespace> = Api::all(client.clone());
             let nodes: Api<Node> = Api::all(client.clone());
             let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), MARKERS);
             let pods: Api<Pod> = Api::namespaced(client.clone(), MARKERS);
-            put(&namespaces, MARKERS, json!({"metadata": {"labels": {"marker": namespace}}}))
+            let [tiers, defaults] = CLUSTER_KINDS.map(|(group, version, kind, plural)| {
+                let kind = GroupVersionKind::gvk(group, version, kind);
+                let resource = ApiResource::from_gvk_with_plural(&kind, plural);
+                (Api::<DynamicObject>::all_with(client.clone(), &resource), resource)
+            });
+            put(&namespaces, &(), MARKERS, json!({"metadata": {"labels": {"marker": namespace}}}))
                 .await?;
-            put(&nodes, &node, json!({})).await?;
-            put(&policies, &policy, json!({"spec": {"podSelector": {}}})).await?;
+            put(&nodes, &(), &node, json!({})).await?;
+            put(&policies, &(), &policy, json!({"spec": {"podSelector": {}}})).await?;
             // Without a node: no kubelet is responsible, and it can go at once.
             let container = json!({"name": "main", "image": "none"});
-            put(&pods, &pod, json!({"spec": {"containers": [container]}})).await?;
+            put(&pods, &(), &pod, json!({"spec": {"containers": [container]}})).await?;
+            let nobody = json!({"matchLabels": {"marker": "nobody"}});
+            let spec =
+                json!({"tier": "Admin", "priority": 1000, "subject": {"namespaces": nobody}});
+            put(&tiers.0, &tiers.1, &tier, json!({"spec": spec})).await?;
+            let spec = json!({"namespaceSelector": nobody, "policyTypes": ["Ingress"]});
+            put(&defaults.0, &defaults.1, &default, json!({"spec": spec})).await?;
             if let Some(old) = number.checked_sub(1).filter(|old| *old > 0) {
                 let at_once = DeleteParams::default().grace_period(0);
                 nodes.delete(&marker("node", old), &at_once).await?;
                 policies.delete(&marker("policy", old), &at_once).await?;
                 pods.delete(&marker("pod", old), &at_once).await?;
+                tiers.0.delete(&marker("tier", old), &at_once).await?;
+                defaults.0.delete(&marker("default", old), &at_once).await?;
             }
             anyhow::Ok(())
         })?;
-        Ok(vec![pod, policy, node, namespace])
+        Ok(vec![pod, policy, node, namespace, tier, default])
     }
 }
 
 /// Creates an object, or makes it like this.
-async fn put<K>(api: &Api<K>, name: &str, mut value: Value) -> Result<()>
+async fn put<K>(api: &Api<K>, kind: &K::DynamicType, name: &str, mut value: Value) -> Result<()>
 where
-    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    K: kube::Resource + Clone + DeserializeOwned + Debug,
 {
-    value["apiVersion"] = json!(K::api_version(&()));
-    value["kind"] = json!(K::kind(&()));
+    value["apiVersion"] = json!(K::api_version(kind));
+    value["kind"] = json!(K::kind(kind));
     value["metadata"]["name"] = json!(name);
     let params = PatchParams::apply("marker").force();
     let put = api.patch(name, &params, &Patch::Apply(value)).await;
