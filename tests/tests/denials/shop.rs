@@ -1,7 +1,7 @@
 //! The cluster that packets are denied in, and what its agents say of it.
 //!
 //! ```text
-//! n1: web, other        n2: api (the server)
+//! n1: web        n2: api (the server), other
 //! ```
 
 use std::cell::RefCell;
@@ -25,7 +25,7 @@ const METRICS: u16 = 7002;
 
 /// The cluster with its objects as manifests, without agents and policies.
 pub(crate) fn shop(variant: IptablesVariant) -> Result<Cluster> {
-    let pods = [("web", "n1"), ("other", "n1"), ("api", "n2")].map(|(name, node)| {
+    let pods = [("web", "n1"), ("other", "n2"), ("api", "n2")].map(|(name, node)| {
         let pod = PodSpec::new("shop", name, node);
         pod.listen(Listener::tcp(PORT)).listen(Listener::udp(PORT))
     });
