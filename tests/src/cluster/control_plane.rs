@@ -10,7 +10,9 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -26,12 +28,6 @@ const MARKERS: &str = "portcullis-marker";
 
 /// The namespace that `deploy/` installs into, and the account of its agents.
 const INSTALLED: (&str, &str) = ("portcullis-system", "portcullis-node");
-
-/// The policies of the cluster: group, version, kind, plural.
-const CLUSTER_KINDS: [(&str, &str, &str, &str); 2] = [
-    ("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies"),
-    ("portcullis.dev", "v1alpha1", "ClusterDefaultNetworkPolicy", "clusterdefaultnetworkpolicies"),
-];
 
 /// An API server beside a lab, and what works on it besides the agents.
 pub struct ControlPlane {
@@ -51,7 +47,6 @@ impl ControlPlane {
         // Nothing runs the DaemonSet here, but agents have the rights that it would give them.
         server
             .kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy")], None)?;
-        server.install_cluster_network_policy()?;
         server.kubectl(&["create", "namespace", MARKERS], None)?;
         let (namespace, account) = INSTALLED;
         let agent_kubeconfig = server.kubeconfig_for_service_account(namespace, account)?;
@@ -131,58 +126,91 @@ impl ControlPlane {
         })
     }
 
-    /// Changes one object of each kind that agents watch; gives what the name or label of each is.
-    /// The policies of the cluster are about nobody.
+    /// Changes one object of each kind that agents watch and that the cluster has; gives what the
+    /// name or label of each is.
     pub(super) fn mark(&self, number: usize) -> Result<Vec<String>> {
-        let marker = |kind: &str, number: usize| format!("marker-{kind}-{number}-end");
-        let [pod, policy, node, namespace, tier, default] =
-            ["pod", "policy", "node", "namespace", "tier", "default"]
-                .map(|kind| marker(kind, number));
+        let old = number.checked_sub(1).filter(|old| *old > 0);
+        let mut markers = self.mark_kubernetes_kinds(number, old)?;
+        self.kubelet.block_on(async {
+            let client = self.kubelet.client();
+            // They select nothing.
+            let nobody = json!({"matchLabels": {MARKERS: "nobody"}});
+            let defaults: Api<ClusterDefaultNetworkPolicy> = Api::all(client.clone());
+            let spec = json!({"namespaceSelector": nobody, "policyTypes": ["Ingress"]});
+            markers.extend(mark_if_installed(&defaults, "default", number, old, spec).await?);
+            let policies: Api<ClusterNetworkPolicy> = Api::all(client.clone());
+            let spec = json!({"tier": "Baseline", "priority": 1000,
+                "subject": {"namespaces": nobody}});
+            markers.extend(mark_if_installed(&policies, "cluster", number, old, spec).await?);
+            anyhow::Ok(())
+        })?;
+        Ok(markers)
+    }
+
+    fn mark_kubernetes_kinds(&self, number: usize, old: Option<usize>) -> Result<Vec<String>> {
+        let [pod, policy, node, namespace] =
+            ["pod", "policy", "node", "namespace"].map(|kind| marker(kind, number));
         self.kubelet.block_on(async {
             let client = self.kubelet.client();
             let namespaces: Api<Namespace> = Api::all(client.clone());
             let nodes: Api<Node> = Api::all(client.clone());
             let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), MARKERS);
             let pods: Api<Pod> = Api::namespaced(client.clone(), MARKERS);
-            let [tiers, defaults] = CLUSTER_KINDS.map(|(group, version, kind, plural)| {
-                let kind = GroupVersionKind::gvk(group, version, kind);
-                let resource = ApiResource::from_gvk_with_plural(&kind, plural);
-                (Api::<DynamicObject>::all_with(client.clone(), &resource), resource)
-            });
-            put(&namespaces, &(), MARKERS, json!({"metadata": {"labels": {"marker": namespace}}}))
+            put(&namespaces, MARKERS, json!({"metadata": {"labels": {"marker": namespace}}}))
                 .await?;
-            put(&nodes, &(), &node, json!({})).await?;
-            put(&policies, &(), &policy, json!({"spec": {"podSelector": {}}})).await?;
+            put(&nodes, &node, json!({})).await?;
+            put(&policies, &policy, json!({"spec": {"podSelector": {}}})).await?;
             // Without a node: no kubelet is responsible, and it can go at once.
             let container = json!({"name": "main", "image": "none"});
-            put(&pods, &(), &pod, json!({"spec": {"containers": [container]}})).await?;
-            let nobody = json!({"matchLabels": {"marker": "nobody"}});
-            let spec =
-                json!({"tier": "Admin", "priority": 1000, "subject": {"namespaces": nobody}});
-            put(&tiers.0, &tiers.1, &tier, json!({"spec": spec})).await?;
-            let spec = json!({"namespaceSelector": nobody, "policyTypes": ["Ingress"]});
-            put(&defaults.0, &defaults.1, &default, json!({"spec": spec})).await?;
-            if let Some(old) = number.checked_sub(1).filter(|old| *old > 0) {
+            put(&pods, &pod, json!({"spec": {"containers": [container]}})).await?;
+            if let Some(old) = old {
                 let at_once = DeleteParams::default().grace_period(0);
                 nodes.delete(&marker("node", old), &at_once).await?;
                 policies.delete(&marker("policy", old), &at_once).await?;
                 pods.delete(&marker("pod", old), &at_once).await?;
-                tiers.0.delete(&marker("tier", old), &at_once).await?;
-                defaults.0.delete(&marker("default", old), &at_once).await?;
             }
             anyhow::Ok(())
         })?;
-        Ok(vec![pod, policy, node, namespace, tier, default])
+        Ok(vec![pod, policy, node, namespace])
     }
 }
 
-/// Creates an object, or makes it like this.
-async fn put<K>(api: &Api<K>, kind: &K::DynamicType, name: &str, mut value: Value) -> Result<()>
+/// What names the marker of a kind in a log.
+fn marker(kind: &str, number: usize) -> String {
+    format!("marker-{kind}-{number}-end")
+}
+
+/// Marks a kind that comes with a CRD, where that is installed.
+async fn mark_if_installed<K>(
+    api: &Api<K>,
+    kind: &str,
+    number: usize,
+    old: Option<usize>,
+    spec: Value,
+) -> Result<Option<String>>
 where
-    K: kube::Resource + Clone + DeserializeOwned + Debug,
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    value["apiVersion"] = json!(K::api_version(kind));
-    value["kind"] = json!(K::kind(kind));
+    let name = marker(kind, number);
+    if let Err(error) = put(api, &name, json!({"spec": spec})).await {
+        let is_absent =
+            |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
+        return if error.downcast_ref().is_some_and(is_absent) { Ok(None) } else { Err(error) };
+    }
+    if let Some(old) = old {
+        // It is not there when the kind was installed meanwhile.
+        let _ = api.delete(&marker(kind, old), &DeleteParams::default()).await;
+    }
+    Ok(Some(name))
+}
+
+/// Creates an object, or makes it like this.
+async fn put<K>(api: &Api<K>, name: &str, mut value: Value) -> Result<()>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    value["apiVersion"] = json!(K::api_version(&()));
+    value["kind"] = json!(K::kind(&()));
     value["metadata"]["name"] = json!(name);
     let params = PatchParams::apply("marker").force();
     let put = api.patch(name, &params, &Patch::Apply(value)).await;
