@@ -80,8 +80,9 @@ impl Scene {
     }
 
     fn controller(&self, name: &str, silent_after: &str) -> Result<Controller> {
-        let account =
-            self.server.kubeconfig_for_service_account("portcullis-system", "portcullis-controller");
+        let account = self
+            .server
+            .kubeconfig_for_service_account("portcullis-system", "portcullis-controller");
         let log = tempfile::NamedTempFile::new()?;
         let mut command = Command::new(portcullis()?);
         command.args(["controller", "--lease-namespace=portcullis-system", "--identity", name]);
