@@ -37,7 +37,7 @@ pub struct Known {
     current: Option<Condition>,
     /// What the agent writes anew each time.
     written: Option<Time>,
-    /// When the agent was last seen to write; never, when somebody told before us that it is silent.
+    /// When the agent was last seen to write; `None` when it was told silent before we came.
     seen: Option<Instant>,
     orphan_since: Option<Instant>,
 }

@@ -13,7 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use policy_engine::labels::Str;
 use policy_engine::tier::{Mode, PolicyRef};
 use portcullis_crds::api::cluster_default_network_policy::{ACCEPTED, ENFORCED};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::findings::Finding;
 use super::findings::coverage::Coverage;
@@ -128,7 +128,7 @@ pub struct Standing {
     /// The generation that all of it is about.
     pub generation: i64,
     conditions: [Said; 2],
-    counts: Value,
+    counts: Map<String, Value>,
 }
 
 /// What a condition says.
@@ -147,11 +147,14 @@ impl Standing {
         Self {
             generation: judged.generation,
             conditions: [accepted(&judged.failed), enforced(judged.mode, progress)],
-            counts: json!({
-                "namespaces": judged.coverage.namespaces,
-                "pods": judged.coverage.decided,
-                "nodes": { "concerned": progress.concerned, "realised": progress.realised },
-            }),
+            counts: Map::from_iter([
+                ("namespaces".to_owned(), json!(judged.coverage.namespaces)),
+                ("pods".to_owned(), json!(judged.coverage.decided)),
+                (
+                    "nodes".to_owned(),
+                    json!({ "concerned": progress.concerned, "realised": progress.realised }),
+                ),
+            ]),
         }
     }
 
@@ -192,8 +195,9 @@ impl Standing {
                 observed_generation: Some(self.generation),
             }
         });
+        let conditions: Vec<Condition> = conditions.collect();
         let mut status = self.counts.clone();
-        status["conditions"] = conditions.map(|condition| json!(condition)).collect();
+        status.insert("conditions".to_owned(), json!(conditions));
         json!({
             "apiVersion": "portcullis.dev/v1alpha1",
             "kind": "ClusterDefaultNetworkPolicy",
