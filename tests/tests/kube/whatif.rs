@@ -1,5 +1,7 @@
 //! `kubectl whatif` on a live cluster: what it answers, as whom, and what it may not read.
 
+mod tiers;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
