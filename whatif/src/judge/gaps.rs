@@ -88,17 +88,16 @@ fn may_be_otherwise(kind: &str, decision: &Decision) -> bool {
     );
     match (kind, decision.tier) {
         _ if exempt => false,
-        // One that comes first may accept or deny whatever others say.
-        ("clusternetworkpolicy", _) => true,
         // What comes before decided already.
-        ("networkpolicy", Some(Tier::Admin)) => false,
-        (
+        ("networkpolicy", Some(Tier::Admin))
+        | (
             "clusterdefaultnetworkpolicy",
             Some(Tier::Admin | Tier::NetworkPolicy | Tier::Baseline),
         ) => false,
         // What isolates unites its rules: one more may admit, and none takes that back.
         ("networkpolicy", Some(Tier::NetworkPolicy))
         | ("clusterdefaultnetworkpolicy", Some(Tier::Default)) => !decision.is_allowed(),
+        // A ClusterNetworkPolicy may come first, and accept or deny whatever others say.
         _ => true,
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use policy_engine::cidr::CidrSet;
 use policy_engine::flow::Endpoint;
-use policy_engine::labels::{Labels, Str};
+use policy_engine::labels::Str;
 use policy_engine::model::{Direction, PodKey};
 use policy_engine::policy::{IpBlock, Peer, Peers, Rule};
 use policy_engine::reach::{Difference, PortSet, Reach};
@@ -72,16 +73,16 @@ fn some<T>(values: Vec<T>) -> Vec<Option<T>> {
     values.into_iter().map(Some).collect()
 }
 
-fn addresses(world: &World, nodes: &BTreeSet<Str>) -> policy_engine::cidr::CidrSet {
+fn addresses(world: &World, nodes: &BTreeSet<Str>) -> CidrSet {
     let nodes = nodes.iter().filter_map(|name| world.nodes().get(name));
     let nets = nodes.flat_map(|node| &node.addresses).map(|address| (*address).into());
-    nets.fold(policy_engine::cidr::CidrSet::default(), |all, net: ipnet::IpNet| {
-        all.union(&policy_engine::cidr::CidrSet::from(&IpBlock { cidr: net, except: Vec::new() }))
+    nets.fold(CidrSet::default(), |all, net: ipnet::IpNet| {
+        all.union(&CidrSet::from(&IpBlock { cidr: net, except: Vec::new() }))
     })
 }
 
 /// What tells one node from another in one world: labels that rules ask for, blocks that hold it.
-type Told = (Labels, Vec<bool>);
+type Told = (Vec<(Str, Str)>, Vec<bool>);
 
 /// The nodes of both worlds that no rule tells apart; none where no rule names nodes.
 fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
@@ -104,19 +105,19 @@ fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
     }
     let told = |world: &World, name: &Str| -> Option<Told> {
         let node = world.nodes().get(name)?;
-        let labels = node.labels.filtered(|key| keys.contains(&Some(key.clone())));
+        let labels = node.labels.iter();
+        let labels = labels.filter(|(key, _)| keys.contains(&Some((*key).clone())));
+        let labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
         let held = node.addresses.iter();
         let held = held.flat_map(|address| blocks.iter().map(|block| block.contains(*address)));
         Some((labels, held.collect()))
     };
-    let mut classes: BTreeMap<Vec<(Vec<(Str, Str)>, Vec<bool>)>, BTreeSet<Str>> = BTreeMap::new();
+    let mut classes: BTreeMap<(Told, Told), BTreeSet<Str>> = BTreeMap::new();
     let [before, after] = worlds;
     for name in after.nodes().keys() {
-        let Some((was, is)) = told(before, name).zip(told(after, name)) else { continue };
-        let plain = |(labels, held): Told| {
-            (labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(), held)
-        };
-        classes.entry(vec![plain(was), plain(is)]).or_default().insert(name.clone());
+        if let Some(class) = told(before, name).zip(told(after, name)) {
+            classes.entry(class).or_default().insert(name.clone());
+        }
     }
     classes.into_values().collect()
 }
