@@ -88,11 +88,13 @@ fn without_cluster_rule(world: &World, finding: &Finding) -> World {
     let mut policy = world.cluster_policies()[name].as_ref().clone();
     let (field, at) = finding.field.strip_suffix(']').expect("a rule").split_once('[').expect("it");
     let at: usize = at.parse().expect("a position");
-    match field {
-        "spec.ingress" => drop(policy.ingress.remove(at)),
-        "spec.egress" => drop(policy.egress.remove(at)),
-        _ => panic!("{field} holds no rules"),
-    }
+    let ingress = field == "spec.ingress";
+    assert!(ingress || field == "spec.egress", "{field} holds no rules");
+    if ingress {
+        policy.ingress.remove(at)
+    } else {
+        policy.egress.remove(at)
+    };
     let mut world = world.clone();
     world.apply(Change::ClusterNetworkPolicy(name.into(), Some(Arc::new(policy))));
     world

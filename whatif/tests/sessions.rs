@@ -150,6 +150,8 @@ golden!(
     "check jobs/report shop/db:5432 -f whatif/tests/sources/tiers.yaml --without cnp/gaurd",
     "plan -f whatif/tests/sources/tiers.yaml --without cdnp/default",
     "plan -f whatif/tests/sources/tiers.yaml --without cnp/guard --without cnp/edge",
+    "plan -f whatif/tests/sources/tiers.yaml --without cnp/edge",
+    "plan -f whatif/tests/sources/tiers.yaml --without cnp/edge -o json",
     "plan -f whatif/tests/sources/tiers.yaml --without netpol/shop/db -o json",
 );
 

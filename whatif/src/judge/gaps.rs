@@ -88,17 +88,16 @@ fn may_be_otherwise(kind: &str, decision: &Decision) -> bool {
     );
     match (kind, decision.tier) {
         _ if exempt => false,
-        // One that comes first may accept or deny whatever others say.
-        ("clusternetworkpolicy", _) => true,
         // What comes before decided already.
-        ("networkpolicy", Some(Tier::Admin)) => false,
-        (
+        ("networkpolicy", Some(Tier::Admin))
+        | (
             "clusterdefaultnetworkpolicy",
             Some(Tier::Admin | Tier::NetworkPolicy | Tier::Baseline),
         ) => false,
         // What isolates unites its rules: one more may admit, and none takes that back.
         ("networkpolicy", Some(Tier::NetworkPolicy))
         | ("clusterdefaultnetworkpolicy", Some(Tier::Default)) => !decision.is_allowed(),
+        // A ClusterNetworkPolicy may come first, and accept or deny whatever others say.
         _ => true,
     }
 }
@@ -107,5 +106,40 @@ fn pod(side: &Endpoint) -> Option<&PodKey> {
     match side {
         Endpoint::Pod(key, _) => Some(key),
         Endpoint::Node(..) | Endpoint::External(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(reason: Reason, tier: Option<Tier>) -> Decision {
+        let (isolated_by, decided_by, passed_by) = (Vec::new(), Vec::new(), Vec::new());
+        Decision { reason, tier, isolated_by, decided_by, passed_by }
+    }
+
+    /// The kinds of which an unseen policy may have decided otherwise.
+    #[track_caller]
+    fn check(reason: Reason, tier: Option<Tier>, unsure: &[&str]) {
+        let kinds = ["clusternetworkpolicy", "networkpolicy", "clusterdefaultnetworkpolicy"];
+        let decision = decision(reason, tier);
+        let found: Vec<&str> =
+            kinds.into_iter().filter(|kind| may_be_otherwise(kind, &decision)).collect();
+        assert_eq!(found, unsure, "{reason:?} {tier:?}");
+    }
+
+    #[test]
+    fn what_nobody_saw_matters_from_its_tier_on() {
+        let all = ["clusternetworkpolicy", "networkpolicy", "clusterdefaultnetworkpolicy"];
+        check(Reason::SamePod, None, &[]);
+        check(Reason::NoSubject, None, &[]);
+        check(Reason::NotIsolated, None, &all);
+        check(Reason::RuleDenies, Some(Tier::Admin), &all[..1]);
+        check(Reason::RuleAccepts, Some(Tier::Baseline), &all[..2]);
+        // Rules of what isolates are united: one more can admit, and cannot deny.
+        check(Reason::NoRuleAdmits, Some(Tier::NetworkPolicy), &all[..2]);
+        check(Reason::RuleAdmits, Some(Tier::NetworkPolicy), &all[..1]);
+        check(Reason::NoRuleAdmits, Some(Tier::Default), &all);
+        check(Reason::RuleAdmits, Some(Tier::Default), &all[..2]);
     }
 }

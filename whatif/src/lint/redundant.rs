@@ -4,8 +4,8 @@
 //! compared as sets, see [`super::implies`]. Each finding holds when all the others are followed
 //! too: what is found is taken away before the next one is looked at.
 //!
-//! Policies of the whole cluster need no look: what goes leaves every pod as isolated as it was, and
-//! whatever is asked before or after NetworkPolicies is asked as before.
+//! Policies of the whole cluster need no look: what goes leaves every pod as isolated as it was, so
+//! the tiers before and after this one are asked as before.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,7 @@
 //! Words for ports, selectors and near misses, the same in every output.
 
+use std::collections::BTreeSet;
+
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{PeerMiss, PortMiss};
@@ -68,6 +70,16 @@ pub fn addresses(set: &CidrSet) -> String {
         }
     }
     words.join(", ")
+}
+
+/// Nodes by name, a few of many: `node/n1, node/n2 and 3 more`.
+#[must_use]
+pub fn nodes(names: &BTreeSet<Str>) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("node/{name}")).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// The fewest networks that cover a set.

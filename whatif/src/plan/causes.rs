@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::policy::{Peer, Peers, PolicyKey};
+use policy_engine::policy::PolicyKey;
 use policy_engine::reach::outside_difference;
 use policy_engine::reach::{Group, GroupId, Outside, Pair, Piece, PortSet, Reach};
 use policy_engine::tier::{PolicyRef, Selected};
 use policy_engine::world::{Options, World};
 
+use super::nodes::to_node;
 use super::{Causes, Changed};
 use crate::model::{Cluster, ObjectName};
 use crate::source::Sources;
@@ -96,6 +97,21 @@ impl<'a> Judge<'a> {
             }
             let mut differing = outside_difference(&was, &is).into_iter();
             differing.all(|found| found.addresses.intersection(&piece.addresses).is_empty())
+        })
+    }
+
+    /// What changed from a group to a node.
+    pub(super) fn of_node(&self, group: GroupId, node: &Str, before: &PortSet) -> Causes {
+        let concerned = self.of_group(group, Direction::Egress).clone();
+        self.causes(concerned, |undone| {
+            let Some(pod) = self.group(group).and_then(|group| group.pods.first()) else {
+                return false;
+            };
+            let mut world = small(undone, &[pod]);
+            if let Some(found) = undone.base.nodes().get(node) {
+                world.apply(Change::Node(node.clone(), Some(found.clone())));
+            }
+            to_node(&Reach::new(&world), &world, pod, node) == *before
         })
     }
 
@@ -270,16 +286,11 @@ fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
     world
 }
 
-/// Those that have a say about one of the pods, and the nodes that they name.
+/// Those that have a say about one of the pods.
 fn add_policies_of_the_cluster(world: &mut World, base: &World, pods: &[&PodKey]) {
     let pods: Vec<&Arc<Pod>> = pods.iter().filter_map(|key| base.pods().get(*key)).collect();
-    let mut names_nodes = false;
     for (name, policy) in base.cluster_policies() {
         if pods.iter().any(|pod| base.selected(&policy.subject, pod) != Selected::No) {
-            names_nodes |= policy.egress.iter().any(|one| match &one.rule.peers {
-                Peers::Any => false,
-                Peers::Listed(peers) => peers.iter().any(|peer| matches!(peer, Peer::Nodes(_))),
-            });
             world.apply(Change::ClusterNetworkPolicy(name.clone(), Some(policy.clone())));
         }
     }
@@ -288,9 +299,6 @@ fn add_policies_of_the_cluster(world: &mut World, base: &World, pods: &[&PodKey]
             let change = Change::ClusterDefaultNetworkPolicy(name.clone(), Some(policy.clone()));
             world.apply(change);
         }
-    }
-    for (name, node) in base.nodes().iter().filter(|_| names_nodes) {
-        world.apply(Change::Node(name.clone(), Some(node.clone())));
     }
 }
 

@@ -8,6 +8,7 @@
 //! ```
 
 mod causes;
+mod nodes;
 mod objects;
 mod risks;
 
@@ -67,7 +68,7 @@ pub struct Change {
     pub because: Causes,
 }
 
-/// What changes between a group of pods and addresses outside.
+/// What changes between a group of pods and addresses outside, or from it to nodes.
 #[derive(Clone, Debug)]
 pub struct ExternalChange {
     /// The pods.
@@ -76,6 +77,8 @@ pub struct ExternalChange {
     pub direction: Direction,
     /// The addresses.
     pub addresses: CidrSet,
+    /// The nodes whose addresses these are, where policies name nodes; else none: outside.
+    pub nodes: BTreeSet<Str>,
     /// What was allowed.
     pub before: PortSet,
     /// What is allowed then.
@@ -151,7 +154,9 @@ impl<'c> Plan<'c> {
         let judge = Judge::new(sources, before, after, options, &objects, &difference.groups);
         let units = units(before, after, &difference);
         let changes = changes(&difference, &units, &judge);
-        let external = external(&difference, &units, &judge, &old, &new);
+        let mut external = external(&difference, &units, &judge, &old, &new);
+        let (clusters, reaches) = ([before, after], [&old, &new]);
+        external.extend(nodes::changes(clusters, reaches, &difference, &units, &judge));
         let isolation = isolation(before, after, &difference);
         let found = Found { difference: &difference, changes: &changes, external: &external };
         let risks = risks::find(&found, [before, after], [&old, &new], &judge);
@@ -219,7 +224,9 @@ fn external(
             for piece in outside_difference(&was, &is) {
                 let because = judge.of_outside(group, direction, &piece);
                 let policy_engine::reach::Piece { before, after, addresses } = piece;
-                let change = ExternalChange { group, direction, addresses, before, after, because };
+                let nodes = BTreeSet::new();
+                let change =
+                    ExternalChange { group, direction, addresses, nodes, before, after, because };
                 found.push(change);
             }
         }
