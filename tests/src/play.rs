@@ -62,6 +62,7 @@ impl Player {
     ) -> Result<Self> {
         let lab = serving(lab, &world, ports).build()?;
         let cluster = Cluster::with_api_server(lab, flags, listeners(ports))?;
+        cluster.server()?.install_cluster_network_policy()?;
         Self { cluster, world, ports: ports.to_vec(), by_api_server: true }.begin()
     }
 
