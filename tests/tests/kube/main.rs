@@ -5,6 +5,7 @@ mod controller;
 mod deploy;
 mod faults;
 mod fixture;
+mod kinds;
 mod report;
 mod source;
 mod standing;

@@ -27,6 +27,8 @@ pub(crate) struct CaseFile {
     pub(crate) default: Option<Verdict>,
     #[serde(default)]
     pub(crate) tests: Vec<Line>,
+    #[serde(default)]
+    pub(crate) audit: Option<AuditFile>,
 }
 
 /// `options`: what the agents are started with.

@@ -130,7 +130,7 @@ impl Case {
     pub(crate) fn of(name: &str, file: CaseFile) -> Result<Self> {
         ensure!(!file.steps.is_empty(), "a case has steps");
         ensure!(
-            file.tests.is_empty() && file.default.is_none(),
+            file.tests.is_empty() && file.default.is_none() && file.audit.is_none(),
             "a file has tests or steps, not both"
         );
         let families = match file.families {

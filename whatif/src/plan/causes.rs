@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::policy::{NetworkPolicy, PolicyKey};
+use policy_engine::policy::{Peer, Peers, PolicyKey};
 use policy_engine::reach::outside_difference;
 use policy_engine::reach::{Group, GroupId, Outside, Pair, Piece, PortSet, Reach};
+use policy_engine::tier::{PolicyRef, Selected};
 use policy_engine::world::{Options, World};
 
 use super::{Causes, Changed};
@@ -35,10 +36,10 @@ pub(super) struct Judge<'a> {
     undone: Vec<OnceCell<Cluster>>,
 }
 
-/// A world with one change undone: a base, and a policy in which it differs from that.
+/// A world with one change undone: a base, and the change of a policy by which it differs.
 struct Undone<'a> {
     base: &'a World,
-    policy: Option<(PolicyKey, Option<Arc<NetworkPolicy>>)>,
+    policy: Option<Change>,
 }
 
 impl<'a> Judge<'a> {
@@ -129,9 +130,23 @@ impl<'a> Judge<'a> {
     /// The world after, without the change of one object.
     fn undo(&self, number: usize) -> Option<Undone<'_>> {
         let object = self.objects.get(number)?;
-        if let Some(key) = policy(&object.name) {
-            let old = self.before.world.policies().get(&key).cloned();
-            return Some(Undone { base: &self.after.world, policy: Some((key, old)) });
+        if let Some(policy) = policy(&object.name) {
+            let was = &self.before.world;
+            let undoing = match policy {
+                PolicyRef::NetworkPolicy(key) => {
+                    let old = was.policies().get(&key).cloned();
+                    Change::NetworkPolicy(key, old)
+                }
+                PolicyRef::ClusterNetworkPolicy(name) => {
+                    let old = was.cluster_policies().get(&name).cloned();
+                    Change::ClusterNetworkPolicy(name, old)
+                }
+                PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+                    let old = was.default_policies().get(&name).cloned();
+                    Change::ClusterDefaultNetworkPolicy(name, old)
+                }
+            };
+            return Some(Undone { base: &self.after.world, policy: Some(undoing) });
         }
         let cluster = self.undone.get(number)?.get_or_init(|| {
             let mut inventory = self.sources.after.clone();
@@ -152,18 +167,13 @@ impl<'a> Judge<'a> {
     fn concerns(&self, object: &Changed, group: &Group, direction: Direction) -> bool {
         let Some(pod) = group.pods.first() else { return false };
         let name = &object.name;
-        if let Some(key) = policy(name) {
-            return [self.before, self.after].into_iter().any(|cluster| {
-                let policy = cluster.world.policies().get(&key);
-                let of_direction = policy.filter(|policy| policy.rules(direction).is_some());
-                // The pod may have other labels then: what selects either of the two counts.
-                let pods = [self.before, self.after].map(|cluster| cluster.world.pods().get(pod));
-                of_direction.is_some_and(|policy| {
-                    let selects = |pod: &Arc<Pod>| {
-                        key.namespace == pod.key.namespace && policy.subject.matches(&pod.labels)
-                    };
-                    pods.into_iter().flatten().any(selects)
-                })
+        if let Some(policy) = policy(name) {
+            let worlds = [&self.before.world, &self.after.world];
+            // The pod may have other labels then: what selects either of the two counts.
+            return worlds.into_iter().any(|world| {
+                let pods =
+                    worlds.into_iter().filter_map(|known| Some((known, known.pods().get(pod)?)));
+                pods.into_iter().any(|(known, pod)| is_about(world, &policy, known, pod, direction))
             });
         }
         match name.kind.as_str() {
@@ -186,9 +196,44 @@ fn is(owner: &crate::model::WorkloadRef, kind: &str, name: &Str) -> bool {
     owner.kind.as_ref() == kind && owner.name == *name
 }
 
-/// The key of the policy that an object is.
-fn policy(name: &ObjectName) -> Option<PolicyKey> {
-    (name.kind == "networkpolicy").then(|| PolicyKey::new(&name.namespace, &name.name))
+/// The policy that an object is.
+fn policy(name: &ObjectName) -> Option<PolicyRef> {
+    Some(match name.kind.as_str() {
+        "networkpolicy" => PolicyRef::NetworkPolicy(PolicyKey::new(&name.namespace, &name.name)),
+        "clusternetworkpolicy" => PolicyRef::ClusterNetworkPolicy(name.name.clone()),
+        "clusterdefaultnetworkpolicy" => PolicyRef::ClusterDefaultNetworkPolicy(name.name.clone()),
+        _ => return None,
+    })
+}
+
+/// Whether a policy of `world` has a say about a pod in one direction; the pod's namespace is as in
+/// `known`.
+fn is_about(
+    world: &World,
+    policy: &PolicyRef,
+    known: &World,
+    pod: &Pod,
+    direction: Direction,
+) -> bool {
+    match policy {
+        PolicyRef::NetworkPolicy(key) => world.policies().get(key).is_some_and(|policy| {
+            policy.rules(direction).is_some()
+                && key.namespace == pod.key.namespace
+                && policy.subject.matches(&pod.labels)
+        }),
+        PolicyRef::ClusterNetworkPolicy(name) => {
+            world.cluster_policies().get(name).is_some_and(|policy| {
+                !policy.rules(direction).is_empty()
+                    && known.selected(&policy.subject, pod) != Selected::No
+            })
+        }
+        PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+            world.default_policies().get(name).is_some_and(|policy| {
+                policy.rules(direction, &pod.key.namespace).is_some()
+                    && known.selected_by_default(policy, pod) != Selected::No
+            })
+        }
+    }
 }
 
 /// A world of these pods only, which decides about them as the whole does.
@@ -218,10 +263,35 @@ fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
             }
         }
     }
-    if let Some((key, policy)) = &undone.policy {
-        world.apply(Change::NetworkPolicy(key.clone(), policy.clone()));
+    add_policies_of_the_cluster(&mut world, base, pods);
+    if let Some(change) = &undone.policy {
+        world.apply(change.clone());
     }
     world
+}
+
+/// Those that have a say about one of the pods, and the nodes that they name.
+fn add_policies_of_the_cluster(world: &mut World, base: &World, pods: &[&PodKey]) {
+    let pods: Vec<&Arc<Pod>> = pods.iter().filter_map(|key| base.pods().get(*key)).collect();
+    let mut names_nodes = false;
+    for (name, policy) in base.cluster_policies() {
+        if pods.iter().any(|pod| base.selected(&policy.subject, pod) != Selected::No) {
+            names_nodes |= policy.egress.iter().any(|one| match &one.rule.peers {
+                Peers::Any => false,
+                Peers::Listed(peers) => peers.iter().any(|peer| matches!(peer, Peer::Nodes(_))),
+            });
+            world.apply(Change::ClusterNetworkPolicy(name.clone(), Some(policy.clone())));
+        }
+    }
+    for (name, policy) in base.default_policies() {
+        if pods.iter().any(|pod| base.selected_by_default(policy, pod) != Selected::No) {
+            let change = Change::ClusterDefaultNetworkPolicy(name.clone(), Some(policy.clone()));
+            world.apply(change);
+        }
+    }
+    for (name, node) in base.nodes().iter().filter(|_| names_nodes) {
+        world.apply(Change::Node(name.clone(), Some(node.clone())));
+    }
 }
 
 fn between(undone: &Undone<'_>, source: &PodKey, destination: &PodKey) -> PortSet {

@@ -117,11 +117,18 @@ pub struct Cause {
 
 /// What happened to an object.
 #[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
-#[allow(missing_docs)]
 pub enum CauseKind {
+    /// It is new.
     Added,
+    /// It is gone.
     Removed,
+    /// It says something else.
     Modified,
+    /// It was in audit and is in force, and says the same; with `plan --audit` every policy in
+    /// audit.
+    Enforced,
+    /// It was in force and is in audit, and says the same.
+    Audited,
 }
 
 /// Something that probably nobody wants.
@@ -192,6 +199,8 @@ fn cause(object: &plan::Changed) -> Cause {
             How::Added => CauseKind::Added,
             How::Removed => CauseKind::Removed,
             How::Modified => CauseKind::Modified,
+            How::Enforced => CauseKind::Enforced,
+            How::Audited => CauseKind::Audited,
         },
         origin: object.origin.as_ref().map(ToString::to_string),
     }
