@@ -108,14 +108,13 @@ impl Progress {
     fn sentence(&self) -> String {
         let mut said = format!("{} of {} nodes", self.realised, self.concerned);
         for (what, nodes) in [("waiting for", &self.behind), ("no word from", &self.silent)] {
-            if let Some((first, rest)) = nodes.split_first() {
-                said.push_str(&format!("; {what} {first}"));
-                rest.iter()
-                    .take(NAMES_MAX - 1)
-                    .for_each(|node| said.push_str(&format!(", {node}")));
-                if nodes.len() > NAMES_MAX {
-                    said.push_str(&format!(" and {} more", nodes.len() - NAMES_MAX));
-                }
+            if nodes.is_empty() {
+                continue;
+            }
+            let named: Vec<&str> = nodes.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
+            said = format!("{said}; {what} {}", named.join(", "));
+            if nodes.len() > NAMES_MAX {
+                said = format!("{said} and {} more", nodes.len() - NAMES_MAX);
             }
         }
         said

@@ -21,7 +21,7 @@ pub const ENTRIES_MAX: usize = 4096;
 /// How many of them may have the same source: one that tries every port must not hide the others.
 pub const ENTRIES_PER_SOURCE_MAX: usize = 256;
 /// How long a denial that goes on is only counted.
-pub const PERIOD: Duration = Duration::from_secs(60);
+pub const PERIOD: Duration = Duration::from_mins(1);
 
 /// Something to be told.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -63,8 +63,9 @@ fn during_flood(cluster: &Cluster, meanwhile: impl FnOnce() -> Result<()>) -> Re
         let floods: Vec<_> = (0..SENDERS)
             .map(|n| scope.spawn(move || flood(cluster, 2000 + n * PORTS, stop, sent)))
             .collect();
-        let enough =
-            || sent.load(Ordering::Relaxed) > RATE || floods.iter().any(|f| f.is_finished());
+        let enough = || {
+            sent.load(Ordering::Relaxed) > RATE || floods.iter().any(ScopedJoinHandle::is_finished)
+        };
         while !enough() {
             thread::park_timeout(Duration::from_millis(10));
         }
