@@ -11,6 +11,8 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -105,9 +107,28 @@ impl ControlPlane {
         })
     }
 
-    /// Changes one object of each kind that agents watch; gives what the name or label of each is.
+    /// Changes one object of each kind that agents watch and that the cluster has; gives what the
+    /// name or label of each is.
     pub(super) fn mark(&self, number: usize) -> Result<Vec<String>> {
-        let marker = |kind: &str, number: usize| format!("marker-{kind}-{number}-end");
+        let old = number.checked_sub(1).filter(|old| *old > 0);
+        let mut markers = self.mark_kubernetes_kinds(number, old)?;
+        self.kubelet.block_on(async {
+            let client = self.kubelet.client();
+            // They select nothing.
+            let nobody = json!({"matchLabels": {MARKERS: "nobody"}});
+            let defaults: Api<ClusterDefaultNetworkPolicy> = Api::all(client.clone());
+            let spec = json!({"namespaceSelector": nobody, "policyTypes": ["Ingress"]});
+            markers.extend(mark_if_installed(&defaults, "default", number, old, spec).await?);
+            let policies: Api<ClusterNetworkPolicy> = Api::all(client.clone());
+            let spec = json!({"tier": "Baseline", "priority": 1000,
+                "subject": {"namespaces": nobody}});
+            markers.extend(mark_if_installed(&policies, "cluster", number, old, spec).await?);
+            anyhow::Ok(())
+        })?;
+        Ok(markers)
+    }
+
+    fn mark_kubernetes_kinds(&self, number: usize, old: Option<usize>) -> Result<Vec<String>> {
         let [pod, policy, node, namespace] =
             ["pod", "policy", "node", "namespace"].map(|kind| marker(kind, number));
         self.kubelet.block_on(async {
@@ -123,7 +144,7 @@ impl ControlPlane {
             // Without a node: no kubelet is responsible, and it can go at once.
             let container = json!({"name": "main", "image": "none"});
             put(&pods, &pod, json!({"spec": {"containers": [container]}})).await?;
-            if let Some(old) = number.checked_sub(1).filter(|old| *old > 0) {
+            if let Some(old) = old {
                 let at_once = DeleteParams::default().grace_period(0);
                 nodes.delete(&marker("node", old), &at_once).await?;
                 policies.delete(&marker("policy", old), &at_once).await?;
@@ -133,6 +154,35 @@ impl ControlPlane {
         })?;
         Ok(vec![pod, policy, node, namespace])
     }
+}
+
+/// What names the marker of a kind in a log.
+fn marker(kind: &str, number: usize) -> String {
+    format!("marker-{kind}-{number}-end")
+}
+
+/// Marks a kind that comes with a CRD, where that is installed.
+async fn mark_if_installed<K>(
+    api: &Api<K>,
+    kind: &str,
+    number: usize,
+    old: Option<usize>,
+    spec: Value,
+) -> Result<Option<String>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let name = marker(kind, number);
+    if let Err(error) = put(api, &name, json!({"spec": spec})).await {
+        let is_absent =
+            |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
+        return if error.downcast_ref().is_some_and(is_absent) { Ok(None) } else { Err(error) };
+    }
+    if let Some(old) = old {
+        // It is not there when the kind was installed meanwhile.
+        let _ = api.delete(&marker(kind, old), &DeleteParams::default()).await;
+    }
+    Ok(Some(name))
 }
 
 /// Creates an object, or makes it like this.
