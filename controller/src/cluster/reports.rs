@@ -25,7 +25,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 pub struct Known {
     /// Which object it is.
     pub uid: String,
-    /// The NetworkPolicies that are in force on the node, and in which generation.
+    /// The `NetworkPolicies` that are in force on the node, and in which generation.
     pub policies: Vec<(PolicyKey, Option<i64>)>,
     /// The policies of the cluster that are.
     of_cluster: BTreeMap<PolicyRef, Option<i64>>,
@@ -134,7 +134,7 @@ impl Known {
 
 type Listed = (Vec<(PolicyKey, Option<i64>)>, BTreeMap<PolicyRef, Option<i64>>);
 
-/// The NetworkPolicies that a report lists, and the policies of the cluster.
+/// The `NetworkPolicies` that a report lists, and the policies of the cluster.
 fn policies(status: &NodePolicyReportStatus) -> Listed {
     let mut listed = Listed::default();
     for policy in &status.policies {

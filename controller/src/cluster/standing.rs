@@ -106,18 +106,17 @@ impl Progress {
     }
 
     fn sentence(&self) -> String {
-        let mut said = format!("{} of {} nodes", self.realised, self.concerned);
-        for (what, nodes) in [("waiting for", &self.behind), ("no word from", &self.silent)] {
-            if nodes.is_empty() {
-                continue;
-            }
-            let named: Vec<&str> = nodes.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
-            said = format!("{said}; {what} {}", named.join(", "));
-            if nodes.len() > NAMES_MAX {
-                said = format!("{said} and {} more", nodes.len() - NAMES_MAX);
-            }
-        }
-        said
+        let missing = [("waiting for", &self.behind), ("no word from", &self.silent)];
+        let missing = missing.into_iter().filter(|(_, nodes)| !nodes.is_empty());
+        let missing = missing.map(|(what, nodes)| {
+            let names: Vec<&str> = nodes.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
+            let more = match nodes.len() - names.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("; {what} {}{more}", names.join(", "))
+        });
+        format!("{} of {} nodes{}", self.realised, self.concerned, missing.collect::<String>())
     }
 }
 

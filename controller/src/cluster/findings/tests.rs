@@ -284,6 +284,7 @@ fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
         check(&default("d", &format!("{{policyTypes: [Ingress], {spec}}}")), &expected);
     };
     check_default("podSelector: {}", "");
+    check_default("podSelector: {matchLabels: {app: web}}", "");
     // It is about whatever will be in it.
     check_default("namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: empty}}", "");
     check_default(
