@@ -23,6 +23,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
 use crate::dataplane::{self, ApplyReport, Dataplane};
+use crate::denials::Feed;
+use crate::denials::table::Sighting;
 use crate::status::{Findings, Publisher, Round};
 use crate::watch::Event;
 
@@ -38,6 +40,9 @@ const TIDY_AFTER: Duration = Duration::from_millis(200);
 /// It never stays longer than this, and what cannot go yet is tried again so often.
 const TIDY_LIMIT: Duration = Duration::from_secs(2);
 
+/// How often the kernel is asked how much it denied. It takes some 5 ms a kind of denial.
+const COUNT_PERIOD: Duration = Duration::from_secs(10);
+
 /// The agent of one node.
 pub struct Agent {
     engine: Engine,
@@ -52,6 +57,12 @@ pub struct Agent {
     publisher: Publisher,
     /// Since when something is out of reach in the kernel and not gone.
     untidy: Option<Instant>,
+    /// Denied packets; none when nobody logs them.
+    denials: Option<Feed>,
+    /// When denials are counted next.
+    count_at: Instant,
+    /// Whether the last count failed: that is said once.
+    uncounted: bool,
 }
 
 /// How far the agent is.
@@ -92,7 +103,16 @@ impl Agent {
             oldest: None,
             publisher,
             untidy: None,
+            denials: None,
+            count_at: Instant::now(),
+            uncounted: false,
         }
+    }
+
+    /// The same, telling what policy denies.
+    #[must_use]
+    pub fn telling(self, denials: Option<Feed>) -> Self {
+        Self { denials, ..self }
     }
 
     /// Enforces until `shutdown`. What is in the kernel stays there.
@@ -108,12 +128,20 @@ impl Agent {
         loop {
             self.publisher.beat();
             let alarm = self.alarm();
+            // Who is who is not known before all objects are.
+            let telling = self.denials.as_mut().filter(|_| self.state != State::Loading);
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
                 event = events.recv() => self.take(event.ok_or(SourceEnded)?),
                 () = sleep(BEAT_PERIOD) => continue,
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
+                denial = next(telling) => {
+                    if let Some(denials) = &mut self.denials {
+                        denials.tell(&denial, self.engine.world());
+                    }
+                    continue;
+                }
             }
             // Whatever has come meanwhile goes into the same round.
             while let Ok(event) = events.try_recv() {
@@ -131,7 +159,8 @@ impl Agent {
         match self.state {
             State::Loading | State::Loaded => None,
             State::InForce { tidy_at } => {
-                Some(tidy_at.map_or(self.verify_at, |at| at.min(self.verify_at)))
+                let regular = self.verify_at.min(self.count_at);
+                Some(tidy_at.map_or(regular, |at| at.min(regular)))
             }
             State::Failing { retry_at, .. } => Some(retry_at),
         }
@@ -178,13 +207,15 @@ impl Agent {
         }
     }
 
-    /// Tidies or verifies when it is time, however many changes come in.
+    /// Tidies, verifies or counts when it is time, however many changes come in.
     fn look_after(&mut self, now: Instant) {
         let State::InForce { tidy_at } = self.state else { return };
         if tidy_at.is_some_and(|at| now >= at) {
             self.tidy();
         } else if now >= self.verify_at {
             self.verify();
+        } else if now >= self.count_at {
+            self.count();
         }
     }
 
@@ -263,6 +294,22 @@ impl Agent {
         }
     }
 
+    /// Asks the kernel how much it denied.
+    fn count(&mut self) {
+        self.count_at = Instant::now() + COUNT_PERIOD;
+        match self.dataplane.denial_counts() {
+            Ok(counts) => {
+                self.uncounted = false;
+                self.publisher.denied(counts);
+            }
+            Err(failure) if !std::mem::replace(&mut self.uncounted, true) => {
+                let failure = chain(&failure);
+                warn!(error = failure, "failed to count denials; tried again every 10 s");
+            }
+            Err(_) => {}
+        }
+    }
+
     /// Says which packets get past all rules: a node's bridge may come after the agent.
     fn check_bridges(&mut self) {
         let found = self.dataplane.bypasses().into_iter().map(|found| Diagnostic {
@@ -325,6 +372,14 @@ impl Agent {
         if std::mem::take(&mut self.diagnostics_changed) {
             self.publisher.found(Findings::of(self.diagnostics.values().flatten()));
         }
+    }
+}
+
+/// The next denial; never, where none are told.
+async fn next(denials: Option<&mut Feed>) -> Sighting {
+    match denials {
+        Some(denials) => denials.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use policy_engine::cidr::Family;
+use policy_engine::world;
 
 use crate::client::Access;
-use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, Options};
+use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
 use crate::http::Listen;
 use crate::watch::Source;
 
@@ -64,6 +65,13 @@ pub struct NodeArgs {
     /// them.
     #[arg(long, env = "PORTCULLIS_ACCEPT_ACTION", value_enum, default_value = "return")]
     pub accept_action: AcceptAction,
+    /// Whether to say what is denied, and what policies in audit would deny: log lines and metrics.
+    #[arg(long, env = "PORTCULLIS_DENIAL_LOG", value_enum, default_value = "on")]
+    pub denial_log: DenialLog,
+    /// The group of NFLOG that denied packets come from, 1 to 65535: one that nothing else on the
+    /// node listens to.
+    #[arg(long, env = "PORTCULLIS_DENIAL_LOG_GROUP", default_value_t)]
+    pub denial_log_group: LogGroup,
     /// Compare the kernel with what should be there this often, in seconds, and repair it.
     #[arg(long, env = "PORTCULLIS_VERIFY_PERIOD", value_parser = seconds, default_value = "60")]
     pub verify_period: Duration,
@@ -76,6 +84,14 @@ pub struct NodeArgs {
     /// The pod that this agent runs in, for its report.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
+    /// The namespace that Portcullis runs in: ClusterDefaultNetworkPolicies leave it out, as they do
+    /// with kube-*, unless they say otherwise.
+    #[arg(long, env = "POD_NAMESPACE", default_value = world::OWN_NAMESPACE)]
+    pub own_namespace: String,
+    /// How often a kind is looked for that the cluster may lack (its CustomResourceDefinition is not
+    /// installed), in seconds. Up to as much again is added by chance.
+    #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
+    pub missing_kind_period: Duration,
     /// Flags of the probes and metrics.
     #[command(flatten)]
     pub http: HttpArgs,
@@ -118,6 +134,14 @@ pub struct ControllerArgs {
     /// at least every 5 to 6 minutes.
     #[arg(long, env = "PORTCULLIS_SILENT_AFTER", value_parser = seconds, default_value = "750")]
     pub silent_after: Duration,
+    /// The namespace that Portcullis runs in: ClusterDefaultNetworkPolicies leave it out, as they do
+    /// with kube-*, unless they say otherwise.
+    #[arg(long, env = "POD_NAMESPACE", default_value = world::OWN_NAMESPACE)]
+    pub own_namespace: String,
+    /// How often a kind is looked for that the cluster may lack (its CustomResourceDefinition is not
+    /// installed), in seconds. Up to as much again is added by chance.
+    #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
+    pub missing_kind_period: Duration,
     /// Flags of the probes and metrics.
     #[command(flatten)]
     pub http: HttpArgs,
@@ -159,6 +183,15 @@ pub struct KernelArgs {
     pub xtables_wait: u32,
 }
 
+/// Whether denials are logged.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DenialLog {
+    /// They are.
+    On,
+    /// They are only counted.
+    Off,
+}
+
 /// Formats of the log.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
@@ -181,6 +214,10 @@ impl NodeArgs {
         Options {
             deny: self.deny_action,
             accept: self.accept_action,
+            denial_log: match self.denial_log {
+                DenialLog::On => Some(self.denial_log_group),
+                DenialLog::Off => None,
+            },
             allow_egress_to_own_node: self.allow_egress_to_own_node,
             ..self.kernel.dataplane_options()
         }

@@ -9,6 +9,7 @@ pub mod args;
 pub mod client;
 pub mod cluster;
 pub mod dataplane;
+pub mod denials;
 pub mod http;
 pub mod lock;
 pub mod metrics;
@@ -32,6 +33,7 @@ use self::agent::Agent;
 use self::args::{Cli, Command, HttpArgs, KernelArgs, LogFormat, NodeArgs};
 use self::dataplane::preflight::{Finding, Severity};
 use self::dataplane::{CleanupReport, Dataplane};
+use self::denials::Feed;
 use self::http::Served;
 use self::lock::NodeLock;
 use self::metrics::Metrics;
@@ -105,13 +107,21 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let scope = Scope::Node(args.node_name.as_str().into());
     let choices = world::Options {
         allow_egress_to_own_node: args.allow_egress_to_own_node,
-        ..world::Options::default()
+        own_namespace: args.own_namespace.as_str().into(),
     };
-    let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher);
+    let denials = match dataplane.denial_log() {
+        None => None,
+        Some(group) => {
+            let feed = Feed::start(&args.node_name, group.number(), &metrics.denials);
+            Some(feed.context("failed to start to read the log of denials")?)
+        }
+    };
+    let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher)
+        .telling(denials);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
-        args.source.start(&args.access(), sender)?;
+        args.source.start(&args.access(), args.missing_kind_period, sender)?;
         info!(node = args.node_name, source = ?args.source, "watching");
         agent.run(events, shutdown()?).await?;
         info!("ending; what is in the kernel stays in force");

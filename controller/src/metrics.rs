@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::denials;
 use crate::status::{Findings, Round};
 
 /// Upper bounds in seconds: from one set member to a lock that is waited for.
@@ -32,6 +33,8 @@ pub struct Metrics {
     drift_repairs: Counter,
     last_success: Gauge,
     diagnostics: Family<Weight, Gauge>,
+    /// Of denials and their log.
+    pub denials: denials::metrics::Metrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -74,6 +77,7 @@ impl Default for Metrics {
             drift_repairs: Counter::default(),
             last_success: Gauge::default(),
             diagnostics: Family::default(),
+            denials: denials::metrics::Metrics::default(),
         };
         // Every series is there from the start: an alert can tell 0 from silence.
         metrics.selected(&Selection::default());
@@ -128,6 +132,7 @@ impl Metrics {
             Unit::Seconds,
             self.last_success.clone(),
         );
+        self.denials.register(&mut registry);
         Arc::new(registry)
     }
 
@@ -196,11 +201,18 @@ mod tests {
             .filter(|line| !line.starts_with('#') && !line.contains("_bucket"))
             .filter_map(|line| line.split(' ').next())
             .collect();
+        let kinds = series.extract_if(.., |name| name.starts_with("portcullis_denials_total{"));
+        assert_eq!(kinds.count(), 16);
         series.sort_unstable();
         assert_eq!(
             series,
             [
                 "portcullis_build_info{version=\"0.1.0\"}",
+                "portcullis_denial_log_listening",
+                "portcullis_denial_log_lost_total{reason=\"no_room\"}",
+                "portcullis_denial_log_lost_total{reason=\"overrun\"}",
+                "portcullis_denial_log_lost_total{reason=\"unreadable\"}",
+                "portcullis_denial_log_messages_total",
                 "portcullis_diagnostics{severity=\"error\"}",
                 "portcullis_diagnostics{severity=\"warning\"}",
                 "portcullis_drift_repairs_total",

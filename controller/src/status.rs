@@ -8,7 +8,7 @@
 //!
 //! Publishing never waits: a reader that is slow sees the latest value only.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -19,6 +19,7 @@ use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::dataplane::denial::{Counts, Denial};
 use crate::metrics::Metrics;
 
 /// How many latencies the figures are taken from.
@@ -39,6 +40,8 @@ pub struct Status {
     pub drift_repairs: u64,
     /// What is wrong with objects.
     pub diagnostics: Arc<Findings>,
+    /// How many packets policies denied, and those in audit would have.
+    pub denials: Arc<BTreeMap<Denial, Counts>>,
 }
 
 /// Whether the kernel does what the policies say.
@@ -114,6 +117,7 @@ impl Default for Status {
             latency: None,
             drift_repairs: 0,
             diagnostics: Arc::default(),
+            denials: Arc::default(),
         }
     }
 }
@@ -152,7 +156,8 @@ impl Publisher {
     #[must_use]
     pub fn new(metrics: Metrics, pulse: Pulse) -> Self {
         let (status, _) = watch::channel(Status::default());
-        Self { status, metrics, pulse, latencies: VecDeque::with_capacity(LATENCIES) }
+        let latencies = VecDeque::with_capacity(LATENCIES);
+        Self { status, metrics, pulse, latencies }
     }
 
     /// A reader of the latest status.
@@ -215,6 +220,20 @@ impl Publisher {
     pub fn found(&self, findings: Findings) {
         self.metrics.found(&findings);
         self.status.send_modify(|status| status.diagnostics = Arc::new(findings));
+    }
+
+    /// So many packets were denied so far.
+    pub fn denied(&self, counts: BTreeMap<Denial, Counts>) {
+        for (denial, counts) in &counts {
+            self.metrics.denials.denied(*denial, counts.packets);
+        }
+        self.status.send_if_modified(|status| {
+            let news = *status.denials != counts;
+            if news {
+                status.denials = Arc::new(counts);
+            }
+            news
+        });
     }
 
     fn succeeded(&self, change: impl FnOnce(&mut Status)) {

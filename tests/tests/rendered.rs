@@ -10,12 +10,16 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, unshare};
 use policy_engine::engine::{Engine, Scope};
-use policy_engine::evaluate::{Reason, evaluate};
+use policy_engine::evaluate::{Reason, evaluate, evaluate_as};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Change, Direction, PodKey};
 use policy_engine::port::Protocol;
+use policy_engine::tier::View;
 use policy_engine::world::{self, World};
-use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options};
+use portcullis_controller::dataplane::denial::{Denial, Outcome};
+use portcullis_controller::dataplane::{
+    AcceptAction, Dataplane, DenyAction, IptablesVariant, LogGroup, Options,
+};
 use portcullis_tests::interpreter::{ConntrackState, Packet, Sets, Tables, Transport, Verdict};
 use portcullis_tests::worlds;
 use proptest::prelude::*;
@@ -38,8 +42,13 @@ impl Printed {
         Ok(Self { tables: Tables::parse(&tables)?, sets: Sets::parse(&sets)? })
     }
 
-    fn passes(&self, chain: &str, packet: &Packet) -> Result<bool> {
-        Ok(self.tables.judge(&self.sets, chain, packet)?.verdict == Verdict::Accept)
+    fn says(&self, chain: &str, packet: &Packet) -> Result<Expected> {
+        let judgement = self.tables.judge(&self.sets, chain, packet)?;
+        let logged = judgement.logged.iter().map(|prefix| {
+            Denial::of_prefix(prefix).with_context(|| format!("{prefix} is no kind of denial"))
+        });
+        let allowed = judgement.verdict == Verdict::Accept;
+        Ok(Expected { allowed, logged: logged.collect::<Result<_>>()? })
     }
 }
 
@@ -79,39 +88,69 @@ fn is_local(world: &World, endpoint: &Endpoint) -> bool {
     world.pods().get(key).is_some_and(|pod| pod.node.as_deref() == Some(worlds::OWN_NODE))
 }
 
-/// What the node has to do with a packet that it forwards, or that is for itself.
-fn expected(world: &World, flow: &Flow) -> Option<(&'static str, bool)> {
+/// What the node has to do with a packet that opens a connection.
+#[derive(Debug, PartialEq, Eq)]
+struct Expected {
+    allowed: bool,
+    /// What the log says of it, in order.
+    logged: Vec<Denial>,
+}
+
+/// For a packet that the node forwards, or that is for itself.
+fn expected(world: &World, flow: &Flow) -> Option<(&'static str, Expected)> {
     let verdict = evaluate(world, flow);
+    let audited = evaluate_as(world, flow, View::Audited);
     let own = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Node(name, _) if name.as_ref() == worlds::OWN_NODE);
     if verdict.decision(Direction::Ingress).reason == Reason::OwnNode || own(&flow.source) {
         return None; // OUTPUT: no rule of ours is there.
     }
-    let egress = !is_local(world, &flow.source) || verdict.egress.is_allowed();
-    let ingress = !is_local(world, &flow.destination) || verdict.ingress.is_allowed();
-    Some(if own(&flow.destination) { ("INPUT", egress) } else { ("FORWARD", egress && ingress) })
+    let chain = if own(&flow.destination) { "INPUT" } else { "FORWARD" };
+    let mut expected = Expected { allowed: true, logged: Vec::new() };
+    for (direction, subject) in
+        [(Direction::Egress, &flow.source), (Direction::Ingress, &flow.destination)]
+    {
+        if !is_local(world, subject) || (chain == "INPUT" && direction == Direction::Ingress) {
+            continue;
+        }
+        let (enforced, audited) = (verdict.decision(direction), audited.decision(direction));
+        if let (false, Some(tier)) = (enforced.is_allowed(), enforced.tier) {
+            let outcome = Outcome::Denied;
+            expected.logged.push(Denial { outcome, direction, tier });
+            expected.allowed = false;
+            break;
+        }
+        if let (false, Some(tier)) = (audited.is_allowed(), audited.tier) {
+            let outcome = Outcome::WouldDeny;
+            expected.logged.push(Denial { outcome, direction, tier });
+        }
+    }
+    Some((chain, expected))
 }
 
 fn check(
     engine: &Engine,
     printed: &[Printed; 2],
     flows: &[(IpAddr, IpAddr, Traffic)],
+    log: Option<LogGroup>,
 ) -> Result<(), TestCaseError> {
     let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
     for (source, destination, traffic) in flows {
         let flow = engine.world().flow(*source, *destination, *traffic);
-        let Some((chain, allowed)) = expected(engine.world(), &flow) else { continue };
+        let Some((chain, mut expected)) = expected(engine.world(), &flow) else { continue };
+        if log.is_none() {
+            expected.logged.clear();
+        }
         let printed = &printed[usize::from(source.is_ipv6())];
         let mut packet = packet(*source, *destination, *traffic);
-        let always = matches!(packet.transport, Transport::Icmp { kind: 130..=137, .. });
-        let passes = printed.passes(chain, &packet).map_err(fail)?;
-        prop_assert_eq!(passes, allowed || always, "{:?} in {}", flow, chain);
+        let says = |packet: &Packet| printed.says(chain, packet).map_err(fail);
+        prop_assert_eq!(&says(&packet)?, &expected, "{:?} in {}", &flow, chain);
+        packet = packet.in_state(ConntrackState::Established);
         if let Traffic::Port(Protocol::Tcp, _) = traffic {
             // Whatever conntrack remembers of the ports, a SYN opens a connection.
-            packet = packet.in_state(ConntrackState::Established);
-            prop_assert_eq!(printed.passes(chain, &packet).map_err(fail)?, allowed);
+            prop_assert_eq!(says(&packet)?, expected);
         } else {
-            packet = packet.in_state(ConntrackState::Established);
-            prop_assert!(printed.passes(chain, &packet).map_err(fail)?, "a reply passes");
+            let reply = Expected { allowed: true, logged: Vec::new() };
+            prop_assert_eq!(says(&packet)?, reply, "a reply passes");
         }
     }
     Ok(())
@@ -126,6 +165,19 @@ fn flows() -> impl Strategy<Value = Vec<(IpAddr, IpAddr, Traffic)>> {
     prop::collection::vec(flow.prop_map(|((from, to), traffic)| (from, to, traffic)), 300)
 }
 
+fn options(variant: IptablesVariant) -> impl Strategy<Value = Options> {
+    let deny = prop::sample::select(vec![DenyAction::Drop, DenyAction::Reject]);
+    let accept = prop::sample::select(vec![AcceptAction::Return, AcceptAction::Accept]);
+    let log = prop::option::weighted(0.8, Just(LogGroup::default()));
+    (deny, accept, log).prop_map(move |(deny, accept, denial_log)| Options {
+        variant,
+        deny,
+        accept,
+        denial_log,
+        ..Options::default()
+    })
+}
+
 fn rendered_rules_say_what_evaluate_says(
     variant: IptablesVariant,
     name: &'static str,
@@ -135,14 +187,14 @@ fn rendered_rules_say_what_evaluate_says(
         // Thousands of pure cases are hundreds that program a kernel.
         let cases = cases.map_or(CASES, |cases: u32| (cases / 10).max(1));
         let config = ProptestConfig { cases, failure_persistence: None, ..Default::default() };
-        let strategy = (worlds::history(0..30), worlds::history(1..10), flows());
+        let strategy = (worlds::history(0..30), worlds::history(1..10), flows(), options(variant));
         let mut runner = TestRunner::new(config);
-        runner.run(&strategy, |(first, then, flows)| {
+        runner.run(&strategy, |(first, then, flows, options)| {
             let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
             let scope = Scope::Node(worlds::OWN_NODE.into());
             let mut engine = Engine::new(scope, world::Options::default());
             // What the case before left behind is taken over, as by an agent that starts again.
-            let options = Options { variant, ..Options::default() };
+            let log = options.denial_log;
             let mut dataplane = Dataplane::open(options).map_err(|e| fail(e.into()))?;
             for changes in [first, then] {
                 changes.into_iter().for_each(|change| engine.apply(change));
@@ -153,7 +205,7 @@ fn rendered_rules_say_what_evaluate_says(
                     Printed::read(name, address.parse().expect("an address")).map_err(fail)
                 };
                 // With all that is out of reach but still there.
-                check(&engine, &[family("0.0.0.0")?, family("::")?], &flows)?;
+                check(&engine, &[family("0.0.0.0")?, family("::")?], &flows, log)?;
             }
             let drift = dataplane.verify(engine.compiled()).map_err(|e| fail(e.into()))?;
             prop_assert!(drift.is_empty(), "read back as written, but {:?}", drift);
@@ -186,7 +238,7 @@ fn a_thousand_policies_for_one_port_are_one_rule() -> Result<()> {
         let rulesets = printed.tables.sizes("PORTCULLIS-R");
         ensure!(
             rulesets.chains == 1 && rulesets.rules == 2,
-            "one allow and one drop: {rulesets:?}"
+            "one allow and one goto: {rulesets:?}"
         );
         ensure!(printed.sets.sizes("PORTCULLIS-4").sets == 1);
         let first =

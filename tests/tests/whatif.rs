@@ -167,7 +167,7 @@ fn check_stage(case: &Case, families: Families, stage: &Stage) -> (usize, String
     let cluster = Cluster::new(&inventory, case.options.clone());
     let reach = Reach::new(&cluster.world);
     let mut failures = String::new();
-    for Expectation { probe, verdict, line } in &stage.expectations {
+    for Expectation { probe, verdict, line, .. } in &stage.expectations {
         let judged = probe.judged;
         let side = |address: IpAddr, port: Option<PortWord>| {
             let endpoint =

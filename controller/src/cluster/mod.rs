@@ -15,7 +15,9 @@ pub mod findings;
 pub mod follow;
 pub mod lease;
 pub mod metrics;
+pub mod pace;
 pub mod reports;
+pub mod standing;
 pub mod state;
 pub mod write;
 
@@ -25,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use policy_engine::world;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -68,9 +71,9 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let client = args.access().client().await?;
         let (sender, source) = mpsc::channel(QUEUED);
-        Source::Kube.start(&args.access(), sender)?;
+        Source::Kube.start(&args.access(), args.missing_kind_period, sender)?;
         let (sender, facts) = mpsc::channel(QUEUED);
-        follow::start(&client, &sender);
+        follow::start(&client, args.missing_kind_period, &sender);
         drop(sender);
         let election = if args.leader_elect {
             let namespace = namespace(args.lease_namespace.as_deref())?;
@@ -81,7 +84,11 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
             None
         };
         let leadership = election.as_ref().map_or_else(Leadership::always, Election::leadership);
-        let state = State::new(args.event_delay, args.silent_after, metrics);
+        let options = world::Options {
+            own_namespace: args.own_namespace.as_str().into(),
+            ..world::Options::default()
+        };
+        let state = State::new(options, args.event_delay, args.silent_after, metrics);
         let writer = Writer { client, identity, leadership };
         let controller = Controller { state, writer, writes: JoinSet::new(), pulse, synced };
         controller.run(source, facts, crate::shutdown()?).await?;

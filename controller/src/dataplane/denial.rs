@@ -3,8 +3,15 @@
 //! One chain per kind, shared by all rulesets. The kernel's counters of that chain are the numbers
 //! of the kind; the packet's own addresses and ports tell the rest.
 
+mod chain;
+mod counts;
+
 use policy_engine::model::Direction;
 use policy_engine::tier::Tier;
+
+pub(super) use self::chain::deny_rules;
+pub use self::counts::Counts;
+pub(super) use self::counts::{Reading, Totals, parse_list, parse_save};
 
 /// What every prefix of ours begins with.
 const PREFIX: &str = "portcullis ";
@@ -56,8 +63,11 @@ impl Denial {
     /// What the kernel puts in front of a logged packet.
     #[must_use]
     pub fn prefix(self) -> String {
-        let number = Self::all().position(|known| known == self).unwrap_or_default();
-        format!("{PREFIX}{number}")
+        format!("{PREFIX}{}", self.number())
+    }
+
+    fn number(self) -> usize {
+        Self::all().position(|known| known == self).unwrap_or_default()
     }
 
     /// The kind that a prefix stands for; `None` for prefixes of others.
@@ -81,7 +91,7 @@ impl Denial {
         let tier = match self.tier {
             Tier::Admin => "ADMIN",
             Tier::NetworkPolicy => "POLICY",
-            Tier::Baseline => "BASELINE",
+            Tier::Baseline => "BASE",
             Tier::Default => "DEFAULT",
         };
         format!("{}{outcome}-{direction}-{tier}", super::name::PREFIX)

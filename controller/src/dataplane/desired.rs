@@ -3,20 +3,26 @@
 //! ```text
 //! FORWARD 1 ─► PORTCULLIS-FORWARD ─► PORTCULLIS-JUDGE ─► EGRESS tree, then INGRESS tree ─► R…
 //! INPUT 1   ─► PORTCULLIS-INPUT   ─────────────────────► EGRESS tree ────────────────────► R…
+//! R… of one tier ─► R… of the next that decides ─► DENY-… of the kind of denial
+//! A… for policies in audit, likewise            ─► AUDIT-…
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
 use policy_engine::compiled::Compiled;
 use policy_engine::id::RulesetId;
 use policy_engine::model::Direction;
+use policy_engine::tier::View;
 
+use super::denial::deny_rules;
 use super::options::{AcceptAction, Options};
 use super::rule::Rule;
 use super::ruleset::{Renderer, match_set};
 use super::set::{DesiredSet, Kind, Source};
+use super::tree::Judges;
 use super::{name, tree};
 
 /// Chains by name, with their rules in the spelling of `iptables-save`.
@@ -86,7 +92,7 @@ impl<'a> Desired<'a> {
 
     fn add_family(&mut self, family: Family, compiled: &'a Compiled, options: &Options) {
         let mut chains = skeleton(family, options);
-        let mut used: BTreeSet<RulesetId> = BTreeSet::new();
+        let mut used = BTreeSet::new();
         let mut local = BTreeSet::new();
         for direction in Direction::BOTH {
             let mut leaves = BTreeMap::new();
@@ -94,25 +100,59 @@ impl<'a> Desired<'a> {
                 if Family::of(*address) != family || address.is_unspecified() {
                     continue;
                 }
-                if let Some(id) = endpoint.ruleset(direction) {
-                    leaves.insert(*address, name::ruleset(id));
-                    used.insert(*id);
-                    local.insert(*address);
+                // Without its ruleset nothing is known that audit could tell.
+                let audited = endpoint.audit(direction);
+                let audited = audited.filter(|id| compiled.rulesets.contains_key(*id));
+                let enforced = endpoint.ruleset(direction);
+                used.extend(enforced.map(|id| (View::Enforced, *id)));
+                used.extend(audited.map(|id| (View::Audited, *id)));
+                // Policies in audit change nothing: not even what is accepted.
+                local.extend(enforced.map(|_| *address));
+                let judges = Judges {
+                    enforced: enforced.map(|id| name::ruleset(View::Enforced, id)),
+                    audited: audited.map(|id| name::ruleset(View::Audited, id)),
+                };
+                if judges != Judges::default() {
+                    leaves.insert(*address, judges);
                 }
             }
             chains.extend(tree::chains(direction, &leaves));
         }
-        let mut renderer =
-            Renderer { family, deny: options.deny, known: &compiled.sets, needed: BTreeMap::new() };
-        for id in used {
-            let ruleset = compiled.rulesets.get(&id).map(AsRef::as_ref);
-            chains.insert(name::ruleset(&id), renderer.rules(ruleset));
-        }
-        self.sets.append(&mut renderer.needed);
+        self.add_rulesets(family, compiled, options, used, &mut chains);
         if options.accept == AcceptAction::Accept {
             self.sets.insert(name::local_set(family), local_set(family, local));
         }
         self.tables.insert(family, chains);
+    }
+
+    /// Adds the chains of the rulesets in `used`, and of all that they lead to.
+    fn add_rulesets(
+        &mut self,
+        family: Family,
+        compiled: &'a Compiled,
+        options: &Options,
+        mut used: BTreeSet<(View, RulesetId)>,
+        chains: &mut Chains,
+    ) {
+        let mut renderer = Renderer::new(family, compiled);
+        while let Some((view, id)) = used.pop_first() {
+            let name = name::ruleset(view, &id);
+            if chains.contains_key(&name) {
+                continue;
+            }
+            let rules = match compiled.rulesets.get(&id) {
+                Some(ruleset) => renderer.rules(view, ruleset),
+                // Whose it was is not known either: it denies all, in nobody's name.
+                None => deny_rules(family, options.deny).iter().map(ToString::to_string).collect(),
+            };
+            chains.insert(name, rules);
+            used.extend(mem::take(&mut renderer.next).into_iter().map(|next| (view, next)));
+        }
+        for denial in renderer.denials {
+            let rules = denial.rules(family, options.deny, options.denial_log);
+            chains.insert(denial.chain(), rules);
+        }
+        self.sets.append(&mut renderer.needed);
     }
 }
 

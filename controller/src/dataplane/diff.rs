@@ -250,10 +250,11 @@ mod tests {
 
     use policy_engine::cidr::CidrSet;
     use policy_engine::compiled::{
-        AddressSet, AllowRule, Endpoint, Member, Ruleset, SetDelta, SetKind, TrafficMatch,
+        AddressSet, Endpoint, Match, Member, Rule, Ruleset, SetDelta, SetKind, Target, TrafficMatch,
     };
     use policy_engine::id::{ContentHasher, RulesetId, SetId};
     use policy_engine::model::{Direction, PodKey};
+    use policy_engine::tier::Tier;
 
     use super::*;
     use crate::dataplane::options::Options;
@@ -267,12 +268,18 @@ mod tests {
     fn world(members: &[&str]) -> Compiled {
         let members = members.iter().map(|member| Member::Address(member.parse().unwrap()));
         let set = AddressSet { kind: SetKind::Addresses, members: members.collect() };
-        let (traffic, pods, cidrs) = (TrafficMatch::Any, Some(id()), CidrSet::default());
-        let rules = vec![AllowRule::Peers { traffic, pods, cidrs }];
-        let ruleset = Arc::new(Ruleset { direction: Direction::Ingress, rules });
+        let (traffic, labelled, cidrs) = (TrafficMatch::Any, Some(id()), CidrSet::default());
+        let matches = Match::Peers { traffic, labelled, cidrs };
+        let ruleset = Arc::new(Ruleset {
+            direction: Direction::Ingress,
+            tier: Tier::NetworkPolicy,
+            rules: vec![Rule { matches, target: Target::Allow }],
+            otherwise: Target::Deny,
+        });
         let ruleset_id = RulesetId::new(ContentHasher::new("ruleset").finish());
         let (pod, ingress) = (PodKey::new("shop", "web"), Some(ruleset_id));
-        let endpoint = Endpoint { pod, ingress, egress: None };
+        let (egress, audit_ingress, audit_egress) = (None, None, None);
+        let endpoint = Endpoint { pod, ingress, egress, audit_ingress, audit_egress };
         Compiled {
             endpoints: BTreeMap::from([("10.0.0.1".parse().unwrap(), endpoint)]),
             rulesets: BTreeMap::from([(ruleset_id, ruleset)]),
@@ -377,7 +384,7 @@ mod tests {
         let chain = ruleset_name();
         let expected = format!(
             "iptables-restore\n*filter\n:PORTCULLIS-{chain} - [0:0]\n\
-             -A PORTCULLIS-{chain} -j DROP\nCOMMIT\ndestroy SET\nipset -exist restore\n\
+             -A PORTCULLIS-{chain} -g PORTCULLIS-DENY-IN-POLICY\nCOMMIT\ndestroy SET\nipset -exist restore\n\
              create SET hash:ip family inet hashsize 64 maxelem 2\nadd SET 10.0.0.2\n"
         );
         assert!(steps.starts_with(&expected), "{steps}");

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`options`], [`name`], [`variant`] | what a user chooses; what is ours; which iptables |
 //! | [`desired`], `tree`, `ruleset`, `rule`, [`set`] | chains and sets as they ought to be |
+//! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
 //! | [`applied`] | chains and sets as they are, parsed |
 //! | [`diff`](mod@diff), [`plan`], [`render`](mod@render) | the difference: found, as values, as text for the tools |
 //! | `urgent` | which part of a plan has to happen now, and which can wait |
@@ -34,7 +35,7 @@ mod tree;
 mod urgent;
 pub mod variant;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use policy_engine::cidr::Family;
@@ -44,10 +45,11 @@ use self::applied::Applied;
 use self::apply::{Error, Kernel, probe};
 use self::cleanup::clean_tables;
 pub use self::cleanup::{CleanupReport, cleanup};
+use self::denial::{Counts, Denial, Totals};
 use self::desired::Desired;
 use self::diff::Terms;
 use self::drift::Drift;
-pub use self::options::{AcceptAction, DenyAction, IptablesVariant, Options};
+pub use self::options::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
 use self::plan::{MovedHooks, Plan, TableChange};
 use self::preflight::Finding;
 use self::render::render;
@@ -68,6 +70,7 @@ pub struct Dataplane {
     hook_repairs: u32,
     /// Whether the last call left something to [`Dataplane::tidy`].
     postponed: bool,
+    denials: Totals,
 }
 
 /// How much of a change happens at once.
@@ -120,19 +123,29 @@ impl ApplyReport {
 }
 
 impl Dataplane {
-    /// Finds the tools. Changes nothing.
+    /// Finds the tools. Changes nothing, but for a chain of ours that lasts as long as a probe.
+    ///
+    /// Where the kernel refuses to log, denials are not logged: that must not keep policies from
+    /// being enforced. See [`Dataplane::denial_log`].
     ///
     /// Without IPv6 in the kernel, or without ip6tables, only IPv4 is enforced: see
     /// [`Dataplane::families`].
     ///
     /// # Errors
     /// When no iptables is installed, or what it holds cannot be read.
-    pub fn open(options: Options) -> Result<Self, Error> {
+    pub fn open(mut options: Options) -> Result<Self, Error> {
         let lock_wait_seconds = options.lock_wait_seconds;
         let kernel = Kernel::new(variant(&options)?, lock_wait_seconds);
         let mut families = vec![Family::V4];
         if probe::has_ipv6() && kernel.installed(Family::V6) {
             families.push(Family::V6);
+        }
+        let refused = options.denial_log.and_then(|group| {
+            families.iter().find_map(|family| probe::try_log(&kernel, *family, group).err())
+        });
+        if let Some(why) = refused {
+            tracing::error!(why, "the kernel cannot log denials; they are enforced and counted");
+            options.denial_log = None;
         }
         tracing::info!(variant = ?kernel.variant, ?families, "opened the dataplane");
         Ok(Self {
@@ -143,6 +156,7 @@ impl Dataplane {
             other_variant_clean: false,
             hook_repairs: 0,
             postponed: false,
+            denials: Totals::default(),
         })
     }
 
@@ -150,6 +164,12 @@ impl Dataplane {
     #[must_use]
     pub fn variant(&self) -> Variant {
         self.kernel.variant
+    }
+
+    /// Where denials are logged to.
+    #[must_use]
+    pub fn denial_log(&self) -> Option<LogGroup> {
+        self.options.denial_log
     }
 
     /// The families that are enforced.
@@ -287,6 +307,18 @@ impl Dataplane {
         Ok(drifts)
     }
 
+    /// How many packets were denied, or would have been by policies in audit: since their chains
+    /// were made, and going on when these are made anew. Kinds that never had a chain are not there.
+    ///
+    /// Takes 5 ms a kind and family with iptables-nft, and as long as `iptables-save` with legacy.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn denial_counts(&mut self) -> Result<BTreeMap<Denial, Counts>, Error> {
+        let reading = self.kernel.read_denials(&self.families, self.applied.as_ref())?;
+        Ok(self.denials.add(reading))
+    }
+
     /// Which packets get past our rules on bridges. The first pod of a node may bring the bridge.
     ///
     /// Sets `net.bridge.bridge-nf-call-*` to 1 where there is a bridge, as [`preflight`](fn@preflight)
@@ -325,7 +357,7 @@ impl Dataplane {
 /// else, but for a chain and a set of ours that last as long as the probe.
 #[must_use]
 pub fn preflight(options: &Options) -> Vec<Finding> {
-    preflight::judge(&probe::facts(variant(options), options.lock_wait_seconds))
+    preflight::judge(&probe::facts(variant(options), options))
 }
 
 fn variant(options: &Options) -> Result<Variant, Error> {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use policy_engine::cidr::Family;
 use policy_engine::id::{ContentHasher, RulesetId, SetId};
 use policy_engine::model::Direction;
+use policy_engine::tier::View;
 
 use super::set::Kind;
 
@@ -46,10 +47,14 @@ pub fn tree_node(direction: Direction, prefix: IpNet) -> String {
     format!("{PREFIX}T{}", hasher.finish())
 }
 
-/// The chain of a ruleset.
+/// The chain of a ruleset: as it is enforced, or as it is only watched.
 #[must_use]
-pub fn ruleset(id: &RulesetId) -> String {
-    format!("{PREFIX}R{id}")
+pub fn ruleset(view: View, id: &RulesetId) -> String {
+    let letter = match view {
+        View::Enforced => 'R',
+        View::Audited => 'A',
+    };
+    format!("{PREFIX}{letter}{id}")
 }
 
 /// The set of one of the engine's sets, for one family.
@@ -105,7 +110,10 @@ mod tests {
         let id = || ContentHasher::new("x").finish();
         let prefix = "10.0.0.0/24".parse().unwrap();
         assert_eq!(tree_node(Direction::Ingress, prefix).len(), 28);
-        assert_eq!(ruleset(&RulesetId::new(id())).len(), 28);
+        let [enforced, audited] =
+            [View::Enforced, View::Audited].map(|view| ruleset(view, &RulesetId::new(id())));
+        assert_eq!((enforced.len(), audited.len()), (28, 28));
+        assert_ne!(enforced, audited);
         let name = set(Family::V6, Kind::AddressPort, &SetId::new(id()));
         assert_eq!(temporary(&name).len(), 30);
     }

@@ -1,5 +1,9 @@
 //! What a user can choose about enforcement. Values only.
 
+use std::fmt;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+
 /// How to enforce.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
@@ -9,6 +13,8 @@ pub struct Options {
     pub deny: DenyAction,
     /// What happens to packets that are allowed.
     pub accept: AcceptAction,
+    /// Where denials are logged to; none: they are counted, not logged.
+    pub denial_log: Option<LogGroup>,
     /// Whether pods reach their own node whatever their egress policy says: no hook in INPUT.
     pub allow_egress_to_own_node: bool,
     /// How long a tool waits for the xtables lock, in seconds.
@@ -23,6 +29,7 @@ impl Default for Options {
             variant: IptablesVariant::Auto,
             deny: DenyAction::Drop,
             accept: AcceptAction::Return,
+            denial_log: Some(LogGroup::default()),
             allow_egress_to_own_node: false,
             lock_wait_seconds: 10,
             initial_maxelem: 65_536,
@@ -57,4 +64,39 @@ pub enum AcceptAction {
     Return,
     /// Forwarded packets from or to a pod with rules are accepted once both directions passed.
     Accept,
+}
+
+/// A group of NFLOG: the kernel hands packets to whoever listens to it. Never 0, which is the group
+/// of all who chose none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogGroup(NonZeroU16);
+
+impl LogGroup {
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self.0.get()
+    }
+}
+
+/// 9466, as the port of our metrics: others count from 0 or 1 (ulogd, Calico) or take 100
+/// (kube-router).
+impl Default for LogGroup {
+    fn default() -> Self {
+        Self(NonZeroU16::MIN.saturating_add(9465))
+    }
+}
+
+impl FromStr for LogGroup {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| "a number from 1 to 65535".to_owned())
+    }
+}
+
+impl fmt::Display for LogGroup {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
 }

@@ -71,6 +71,8 @@ pub struct FamilyFacts {
     pub bridge_netfilter: BridgeNetfilter,
     /// Whether a rule of each sort that we need was accepted, or what was said instead.
     pub rules_work: Result<(), String>,
+    /// Whether denials can be logged, or what was said instead.
+    pub log_works: Result<(), String>,
 }
 
 /// Whether packets on a bridge pass iptables.
@@ -134,6 +136,11 @@ fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts) {
         let what_to_do = "load xt_set, xt_conntrack, xt_multiport and ip_set_hash_ip";
         findings.push(finding(Severity::Error, &what, what_to_do));
     }
+    if let Err(why) = &facts.log_works {
+        let what = format!("{name} denials are enforced and counted, but not logged: {why}");
+        let what_to_do = "load nfnetlink_log, xt_NFLOG (nft_log), xt_hashlimit and xt_limit";
+        findings.push(finding(Severity::Warning, &what, what_to_do));
+    }
     if !facts.forwarding {
         let what = format!("{name} forwarding is off: this node routes for no pod");
         findings.push(finding(Severity::Info, &what, ""));
@@ -179,10 +186,12 @@ mod tests {
 
     fn facts(bridge_netfilter: BridgeNetfilter, bridges: &[&str]) -> Facts {
         let family = Family::V4;
-        let rules_work = Ok(());
+        let (rules_work, log_works) = (Ok(()), Ok(()));
+        let family =
+            FamilyFacts { family, forwarding: true, bridge_netfilter, rules_work, log_works };
         Facts {
             variant: Some(Variant::Nft),
-            families: vec![FamilyFacts { family, forwarding: true, bridge_netfilter, rules_work }],
+            families: vec![family],
             bridges: bridges.iter().map(|&name| name.to_owned()).collect(),
             conntrack: true,
             ..Facts::default()
@@ -201,6 +210,15 @@ mod tests {
         assert_eq!(worst(&facts(off.clone(), &["cni0"])), Some(Severity::Error));
         assert_eq!(worst(&facts(BridgeNetfilter::NotLoaded, &["cni0"])), Some(Severity::Error));
         assert_eq!(worst(&facts(off, &[])), Some(Severity::Info), "no bridge");
+    }
+
+    #[test]
+    fn a_node_that_cannot_log_denials_enforces_and_says_so() {
+        let mut facts = facts(BridgeNetfilter::On, &[]);
+        facts.families[0].log_works = Err("No chain/target/match by that name.".to_owned());
+        assert_eq!(worst(&facts), Some(Severity::Warning));
+        let said = judge(&facts).iter().any(|finding| finding.what_to_do.contains("nfnetlink_log"));
+        assert!(said, "{facts:?}");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) enum Target {
     Jump(String),
     /// `-g`: comes back where this chain was jumped to from.
     Goto(String),
+    /// Nowhere: the rule counts.
+    Nowhere,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +45,11 @@ impl Rule {
 
     pub(super) fn goto(target: &str) -> Self {
         Self::new(Target::Goto(target.to_owned()))
+    }
+
+    /// A rule that counts, and lets pass to the next one.
+    pub(super) fn pass() -> Self {
+        Self::new(Target::Nowhere)
     }
 
     fn new(target: Target) -> Self {
@@ -95,12 +102,12 @@ impl fmt::Display for Rule {
             let not = if self.other_protocols { "! " } else { "" };
             write!(formatter, "{not}-p {protocol} ")?;
         }
-        for text in &self.matches {
-            write!(formatter, "{text} ")?;
-        }
+        formatter.write_str(&self.matches.join(" "))?;
+        let space = if self.matches.is_empty() { "" } else { " " };
         match &self.target {
-            Target::Jump(target) => write!(formatter, "-j {target}"),
-            Target::Goto(target) => write!(formatter, "-g {target}"),
+            Target::Jump(target) => write!(formatter, "{space}-j {target}"),
+            Target::Goto(target) => write!(formatter, "{space}-g {target}"),
+            Target::Nowhere => Ok(()),
         }
     }
 }

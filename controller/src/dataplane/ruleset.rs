@@ -1,113 +1,140 @@
-//! A ruleset as the rules of one chain: what is allowed returns, the rest is denied.
+//! A ruleset as the rules of one chain: what is allowed returns, what is denied goes to the chain
+//! of that kind of denial, what is left to the tiers below goes to the chain of their ruleset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use policy_engine::cidr::{CidrSet, Family};
-use policy_engine::compiled::{AddressSet, Match, Ruleset, SetKind, Target, TrafficMatch};
-use policy_engine::id::SetId;
+use policy_engine::compiled::{self, Compiled, Match, Ruleset, SetKind, Target, TrafficMatch};
+use policy_engine::id::{RulesetId, SetId};
 use policy_engine::model::Direction;
 use policy_engine::port::{PortRange, Protocol};
+use policy_engine::tier::View;
 
+use super::denial::{Denial, Outcome};
 use super::name;
-use super::options::DenyAction;
 use super::rule::{Is, Rule};
 use super::set::{DesiredSet, Kind, Source, lower_case};
 
 /// How many ports a multiport match takes; a range takes two slots.
 const MULTIPORT_SLOTS: usize = 15;
 
-/// What rulesets of one family are rendered with, and the sets they turned out to need.
+/// What rulesets of one family are rendered with, and what they turned out to need.
 pub(super) struct Renderer<'a> {
     pub family: Family,
-    pub deny: DenyAction,
-    pub known: &'a BTreeMap<SetId, AddressSet>,
+    pub compiled: &'a Compiled,
     pub needed: BTreeMap<String, DesiredSet<'a>>,
+    /// What they deny.
+    pub denials: BTreeSet<Denial>,
+    /// The rulesets that they lead to.
+    pub next: BTreeSet<RulesetId>,
 }
 
-impl Renderer<'_> {
-    /// The rules of `ruleset`; without one, the rule that denies all.
-    pub(super) fn rules(&mut self, ruleset: Option<&Ruleset>) -> Vec<String> {
+impl<'a> Renderer<'a> {
+    pub(super) fn new(family: Family, compiled: &'a Compiled) -> Self {
+        let (needed, denials, next) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { family, compiled, needed, denials, next }
+    }
+
+    /// The rules of `ruleset`. In [`View::Audited`] what it denies is only told.
+    pub(super) fn rules(&mut self, view: View, ruleset: &Ruleset) -> Vec<String> {
         let mut rules = Vec::new();
-        if let Some(ruleset) = ruleset {
-            for rule in &ruleset.rules {
-                for target in self.target(rule.target) {
-                    self.rule(ruleset.direction, &rule.matches, &target, &mut rules);
-                }
-            }
+        for rule in &ruleset.rules {
+            self.rule(view, ruleset, rule, &mut rules);
         }
-        let otherwise = ruleset.map_or(Target::Deny, |ruleset| ruleset.otherwise);
-        rules.extend(self.target(otherwise).iter().map(ToString::to_string));
+        rules.push(self.target(view, ruleset, ruleset.otherwise).to_string());
         rules
     }
 
-    /// The rules without a match that do what `target` says.
-    fn target(&self, target: Target) -> Vec<Rule> {
+    /// The rule without a match that does what `target` says.
+    fn target(&mut self, view: View, ruleset: &Ruleset, target: Target) -> Rule {
         match target {
-            Target::Allow => vec![Rule::jump("RETURN")],
-            Target::Deny => self.deny_rules(),
-            Target::Next(next) => vec![Rule::goto(&name::ruleset(&next))],
+            Target::Allow => Rule::jump("RETURN"),
+            Target::Next(next) if self.compiled.rulesets.contains_key(&next) => {
+                self.next.insert(next);
+                Rule::goto(&name::ruleset(view, &next))
+            }
+            // What should decide is missing: nothing may pass.
+            Target::Next(_) | Target::Deny => {
+                let outcome = match view {
+                    View::Enforced => Outcome::Denied,
+                    View::Audited => Outcome::WouldDeny,
+                };
+                let denial = Denial { outcome, direction: ruleset.direction, tier: ruleset.tier };
+                self.denials.insert(denial);
+                Rule::goto(&denial.chain())
+            }
         }
     }
 
     fn rule(
         &mut self,
-        direction: Direction,
-        matches: &Match,
-        target: &Rule,
+        view: View,
+        ruleset: &Ruleset,
+        rule: &compiled::Rule,
         rules: &mut Vec<String>,
     ) {
-        match matches {
+        let (traffic, peers) = match &rule.matches {
             Match::Peers { traffic, labelled, cidrs } => {
                 let peers = self.peers(labelled.as_ref(), cidrs);
-                for traffic in traffic_matches(traffic) {
-                    for peer in &peers {
-                        let rule = traffic.narrow(target.clone());
-                        rules.push(peer.narrow(direction, rule).to_string());
-                    }
-                }
+                (traffic_matches(traffic), peers)
             }
             Match::PeerPorts { set } => {
-                // The port is the destination's in both directions, the address is the peer's.
-                let sides = match direction {
-                    Direction::Ingress => "src,dst",
-                    Direction::Egress => "dst,dst",
-                };
-                if let Some(name) = self.engine_set(set, SetKind::AddressPorts) {
-                    let rule = target.clone().matching(match_set(&name, sides));
-                    rules.push(rule.to_string());
-                }
+                let peers = self
+                    .engine_set(set, SetKind::AddressPorts)
+                    .map(|set| vec![Peer::WithPort(set)]);
+                (traffic_matches(&TrafficMatch::Any), peers)
+            }
+        };
+        let (target, peers) = match (rule.target, peers) {
+            (target, Ok(peers)) => (target, peers),
+            (Target::Allow, Err(Missing { others })) => (Target::Allow, others),
+            // Who is meant is not known: it may be anybody.
+            (Target::Deny | Target::Next(_), Err(Missing { .. })) => {
+                (Target::Deny, vec![Peer::Any])
+            }
+        };
+        if peers.is_empty() {
+            return;
+        }
+        let target = self.target(view, ruleset, target);
+        for traffic in traffic {
+            for peer in &peers {
+                let rule = traffic.narrow(target.clone());
+                rules.push(peer.narrow(ruleset.direction, rule).to_string());
             }
         }
     }
 
     /// The peers of one family. None: the rule is of no use in this family.
-    fn peers(&mut self, pods: Option<&SetId>, cidrs: &CidrSet) -> Vec<Peer> {
+    fn peers(&mut self, labelled: Option<&SetId>, cidrs: &CidrSet) -> Result<Vec<Peer>, Missing> {
         if cidrs.is_whole(self.family) {
-            return vec![Peer::Any];
+            return Ok(vec![Peer::Any]);
         }
         let mut peers = Vec::new();
-        if let Some(name) = pods.and_then(|id| self.engine_set(id, SetKind::Addresses)) {
-            peers.push(Peer::Set(name));
-        }
+        let set = labelled.map(|id| self.engine_set(id, SetKind::Addresses)).transpose();
+        peers.extend(set.as_ref().ok().cloned().flatten().map(Peer::Set));
         let networks = cidrs.networks(self.family);
         match networks.as_slice() {
             [] => {}
             [network] => peers.push(Peer::Network(*network)),
             _ => peers.push(Peer::Set(self.network_set(networks))),
         }
-        peers
+        match set {
+            Ok(_) => Ok(peers),
+            Err(Missing { .. }) => Err(Missing { others: peers }),
+        }
     }
 
-    /// The name of an engine's set; none when the engine has no such set of that kind. A rule
-    /// without its set allows nothing.
-    fn engine_set(&mut self, id: &SetId, kind: SetKind) -> Option<String> {
-        let set = self.known.get(id).filter(|set| set.kind == kind)?;
+    /// The name of an engine's set; an error when the engine has no such set of that kind.
+    fn engine_set(&mut self, id: &SetId, kind: SetKind) -> Result<String, Missing> {
+        let set = self.compiled.sets.get(id).filter(|set| set.kind == kind);
+        let set = set.ok_or(Missing { others: Vec::new() })?;
         let kind = Kind::from(kind);
         let name = name::set(self.family, kind, id);
         let source = Source::Engine(*id, set);
         self.needed.insert(name.clone(), DesiredSet { kind, family: self.family, source });
-        Some(name)
+        Ok(name)
     }
 
     fn network_set(&mut self, networks: Vec<IpNet>) -> String {
@@ -117,22 +144,19 @@ impl Renderer<'_> {
         self.needed.insert(name.clone(), set);
         name
     }
+}
 
-    fn deny_rules(&self) -> Vec<Rule> {
-        let unreachable = match (self.deny, self.family) {
-            (DenyAction::Drop, _) => return vec![Rule::jump("DROP")],
-            (DenyAction::Reject, Family::V4) => "REJECT --reject-with icmp-port-unreachable",
-            (DenyAction::Reject, Family::V6) => "REJECT --reject-with icmp6-port-unreachable",
-        };
-        // A reset needs no address of the node's own, an ICMP error does.
-        let reset = Rule::jump("REJECT --reject-with tcp-reset").protocol("tcp");
-        vec![reset, Rule::jump(unreachable)]
-    }
+/// A set that a rule refers to is not there.
+struct Missing {
+    /// The rule's peers without it.
+    others: Vec<Peer>,
 }
 
 enum Peer {
     Any,
     Set(String),
+    /// In a set of addresses with ports.
+    WithPort(String),
     Network(IpNet),
 }
 
@@ -142,6 +166,9 @@ impl Peer {
             (Self::Any, _) => rule,
             (Self::Set(name), Direction::Ingress) => rule.matching(match_set(name, "src")),
             (Self::Set(name), Direction::Egress) => rule.matching(match_set(name, "dst")),
+            // The port is the destination's in both directions, the address is the peer's.
+            (Self::WithPort(name), Direction::Ingress) => rule.matching(match_set(name, "src,dst")),
+            (Self::WithPort(name), Direction::Egress) => rule.matching(match_set(name, "dst,dst")),
             (Self::Network(network), Direction::Ingress) => rule.source(Is::Within(*network)),
             (Self::Network(network), Direction::Egress) => rule.destination(Is::Within(*network)),
         }
@@ -225,6 +252,7 @@ fn show_ports(range: PortRange) -> String {
 mod tests {
     use std::sync::Arc;
 
+    use policy_engine::compiled::AddressSet;
     use policy_engine::id::ContentHasher;
     use policy_engine::tier::Tier;
 
@@ -240,29 +268,36 @@ mod tests {
 
     /// The rules for one allow rule, with the names of sets cut short.
     fn check(direction: Direction, family: Family, rule: Match, expected: &[&str]) {
-        let set = |kind| AddressSet { kind, members: std::collections::BTreeSet::new() };
-        let known = BTreeMap::from([
-            (id("pods"), set(SetKind::Addresses)),
-            (id("ports"), set(SetKind::AddressPorts)),
-        ]);
-        let (deny, needed) = (DenyAction::Drop, BTreeMap::new());
-        let mut renderer = Renderer { family, deny, known: &known, needed };
-        let ruleset = Arc::new(Ruleset {
-            direction,
-            tier: Tier::NetworkPolicy,
-            rules: vec![policy_engine::compiled::Rule { matches: rule, target: Target::Allow }],
-            otherwise: Target::Deny,
-        });
-        let rules = renderer.rules(Some(&ruleset));
-        let mut shown: Vec<String> = rules.iter().map(|rule| shorten(rule)).collect();
-        assert_eq!(shown.pop().as_deref(), Some("-j DROP"));
+        let mut shown = render(View::Enforced, family, &ruleset(direction, rule, Target::Allow));
+        let deny = Denial { outcome: Outcome::Denied, direction, tier: Tier::NetworkPolicy };
+        assert_eq!(shown.pop(), Some(format!("-g {}", deny.chain())));
         assert_eq!(shown, expected);
+    }
+
+    fn ruleset(direction: Direction, matches: Match, target: Target) -> Ruleset {
+        let rules = vec![compiled::Rule { matches, target }];
+        Ruleset { direction, tier: Tier::NetworkPolicy, rules, otherwise: Target::Deny }
+    }
+
+    /// The rules of `ruleset` in a world of one other, with the names of sets cut short.
+    fn render(view: View, family: Family, ruleset: &Ruleset) -> Vec<String> {
+        let set = |kind| AddressSet { kind, members: BTreeSet::new() };
+        let mut compiled = Compiled::default();
+        compiled.sets.insert(id("pods"), set(SetKind::Addresses));
+        compiled.sets.insert(id("ports"), set(SetKind::AddressPorts));
+        compiled.rulesets.insert(below(), Arc::new(ruleset.clone()));
+        let rules = Renderer::new(family, &compiled).rules(view, ruleset);
+        rules.iter().map(|rule| shorten(rule)).collect()
+    }
+
+    fn below() -> RulesetId {
+        RulesetId::new(ContentHasher::new("below").finish())
     }
 
     fn shorten(rule: &str) -> String {
         let word = |word: &str| match word.strip_prefix(name::PREFIX) {
-            Some(set) => set.chars().take(2).collect(),
-            None => word.to_owned(),
+            Some(set) if set.starts_with(['4', '6']) => set.chars().take(2).collect(),
+            _ => word.to_owned(),
         };
         rule.split(' ').map(word).collect::<Vec<String>>().join(" ")
     }
@@ -333,5 +368,38 @@ mod tests {
             peers(udp, None, &["0.0.0.0/0"]),
             &["-p udp -j RETURN"],
         );
+    }
+
+    #[test]
+    fn what_is_missing_denies() {
+        let nowhere = Target::Next(RulesetId::new(ContentHasher::new("nowhere").finish()));
+        let unknown = peers(TrafficMatch::Any, Some(id("missing")), &["10.0.0.0/8"]);
+        let check = |matches: &Match, target, expected: &[&str]| {
+            let ruleset = ruleset(Direction::Ingress, matches.clone(), target);
+            let rules = render(View::Enforced, Family::V4, &ruleset);
+            assert_eq!(rules, [expected, &["-g PORTCULLIS-DENY-IN-POLICY"]].concat());
+        };
+        // Who is to be denied is not known: everybody, then.
+        for target in [Target::Deny, Target::Next(below())] {
+            check(&unknown, target, &["-g PORTCULLIS-DENY-IN-POLICY"]);
+            let ports = Match::PeerPorts { set: id("missing") };
+            check(&ports, target, &["-g PORTCULLIS-DENY-IN-POLICY"]);
+        }
+        check(&unknown, Target::Allow, &["-s 10.0.0.0/8 -j RETURN"]);
+        let known = peers(TrafficMatch::Any, None, &["10.0.0.0/8"]);
+        check(&known, nowhere, &["-s 10.0.0.0/8 -g PORTCULLIS-DENY-IN-POLICY"]);
+    }
+
+    #[test]
+    fn audit_only_tells_and_leads_to_audit() {
+        let all = peers(TrafficMatch::Any, None, &["10.0.0.0/8"]);
+        let ruleset = ruleset(Direction::Egress, all, Target::Next(below()));
+        let check = |view, letter, deny: &str| {
+            let next = format!("-d 10.0.0.0/8 -g PORTCULLIS-{letter}{}", below());
+            let expected = [next, format!("-g PORTCULLIS-{deny}-OUT-POLICY")];
+            assert_eq!(render(view, Family::V4, &ruleset), expected);
+        };
+        check(View::Enforced, 'R', "DENY");
+        check(View::Audited, 'A', "AUDIT");
     }
 }

@@ -4,6 +4,8 @@
 //! root: -s 10.1.0.0/26 -g T…      two bits a level; levels where all addresses agree are skipped
 //!       -s 10.1.0.64/26 -g T…
 //! T…:   -s 10.1.0.17/32 ! -d 10.1.0.17/32 -g R…
+//!       -s 10.1.0.18/32 ! -d 10.1.0.18/32 -j R…      what it lets pass comes back,
+//!       -s 10.1.0.18/32 ! -d 10.1.0.18/32 -g A…      and policies in audit are asked
 //! ```
 //!
 //! No chain has more than four entries unless the tree would get deeper than the kernel allows.
@@ -22,18 +24,28 @@ use super::rule::{Is, Rule};
 /// How many chains may lie between a root and a ruleset.
 ///
 /// `nf_tables` refuses more than 15 chains in a row from a hook on, gotos included ("Too many
-/// links"); three lie above the tree, one below. The rest is left to spare.
-const LEVELS_MAX: usize = 8;
+/// links"). Three lie above the tree, the root included, and four below: rulesets of Admin, Baseline
+/// and Default, and what a denial goes to. Two are left to spare.
+const LEVELS_MAX: usize = 6;
 
-/// How many entries a chain has at most above the lowest level.
+/// How many addresses or subtrees a chain has at most above the lowest level.
 const ENTRIES_MAX: usize = 4;
 
-/// The chains that send packets of each address in `leaves` to its chain, the root included.
+/// Where packets of one address go: to one of these chains, or to both.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(super) struct Judges {
+    /// What decides.
+    pub enforced: Option<String>,
+    /// What is asked about packets that pass it.
+    pub audited: Option<String>,
+}
+
+/// The chains that send packets of each address in `leaves` to its judges, the root included.
 ///
 /// `leaves` are of one family. A packet of no such address comes back from the root.
-pub(super) fn chains(direction: Direction, leaves: &BTreeMap<IpAddr, String>) -> Chains {
+pub(super) fn chains(direction: Direction, leaves: &BTreeMap<IpAddr, Judges>) -> Chains {
     let leaves: Vec<Leaf> =
-        leaves.iter().map(|(address, chain)| Leaf { address: *address, chain }).collect();
+        leaves.iter().map(|(address, judges)| Leaf { address: *address, judges }).collect();
     let mut tree = Tree { direction, chains: Chains::new() };
     tree.fill(name::root(direction).to_owned(), &leaves, 0);
     tree.chains
@@ -42,7 +54,7 @@ pub(super) fn chains(direction: Direction, leaves: &BTreeMap<IpAddr, String>) ->
 #[derive(Clone, Copy)]
 struct Leaf<'a> {
     address: IpAddr,
-    chain: &'a str,
+    judges: &'a Judges,
 }
 
 struct Tree {
@@ -55,7 +67,7 @@ impl Tree {
     fn fill(&mut self, name: String, leaves: &[Leaf<'_>], level: usize) {
         let mut rules = Vec::new();
         if leaves.len() <= ENTRIES_MAX || level == LEVELS_MAX {
-            rules.extend(leaves.iter().map(|leaf| self.leaf_rule(leaf)));
+            rules.extend(leaves.iter().flat_map(|leaf| self.leaf_rules(leaf)));
         } else {
             let quarter_length = common_length(leaves) + 2;
             let same_quarter = |a: &Leaf<'_>, b: &Leaf<'_>| {
@@ -64,7 +76,7 @@ impl Tree {
             for quarter in leaves.chunk_by(same_quarter) {
                 match quarter {
                     [] => {}
-                    [leaf] => rules.push(self.leaf_rule(leaf)),
+                    [leaf] => rules.extend(self.leaf_rules(leaf)),
                     [first, ..] => {
                         let network = prefix(first.address, common_length(quarter));
                         let child = name::tree_node(self.direction, network);
@@ -80,14 +92,23 @@ impl Tree {
 
     /// NetworkPolicy v1: a pod always reaches itself, also through a Service that sends it
     /// back; so a packet between a pod and itself is not a matter of its ruleset.
-    fn leaf_rule(&self, leaf: &Leaf<'_>) -> String {
+    fn leaf_rules(&self, leaf: &Leaf<'_>) -> Vec<String> {
         let own = IpNet::from(leaf.address);
-        let rule = self.on_own_side(Rule::goto(leaf.chain), Is::Within(own));
-        match self.direction {
-            Direction::Egress => rule.destination(Is::Outside(own)),
-            Direction::Ingress => rule.source(Is::Outside(own)),
+        let send = |rule: Rule| {
+            let rule = self.on_own_side(rule, Is::Within(own));
+            match self.direction {
+                Direction::Egress => rule.destination(Is::Outside(own)),
+                Direction::Ingress => rule.source(Is::Outside(own)),
+            }
+            .to_string()
+        };
+        match (&leaf.judges.enforced, &leaf.judges.audited) {
+            (None, None) => Vec::new(),
+            (Some(chain), None) | (None, Some(chain)) => vec![send(Rule::goto(chain))],
+            (Some(enforced), Some(audited)) => {
+                vec![send(Rule::jump(enforced)), send(Rule::goto(audited))]
+            }
         }
-        .to_string()
     }
 
     fn on_own_side(&self, rule: Rule, is: Is) -> Rule {
@@ -129,7 +150,9 @@ mod tests {
     use super::*;
 
     fn tree(direction: Direction, addresses: &[&str]) -> Chains {
-        let leaf = |address: &&str| (address.parse().unwrap(), format!("R{address}"));
+        let judges =
+            |address: &str| Judges { enforced: Some(format!("R{address}")), audited: None };
+        let leaf = |address: &&str| (address.parse().unwrap(), judges(address));
         chains(direction, &addresses.iter().map(leaf).collect())
     }
 
@@ -153,6 +176,24 @@ mod tests {
             [
                 "! -s 10.0.0.2/32 -d 10.0.0.2/32 -g R10.0.0.2",
                 "! -s 10.9.0.1/32 -d 10.9.0.1/32 -g R10.9.0.1",
+            ]
+        );
+    }
+
+    #[test]
+    fn audit_is_asked_about_what_passed() {
+        let judges = |enforced: Option<&str>| Judges {
+            enforced: enforced.map(str::to_owned),
+            audited: Some("A".to_owned()),
+        };
+        let leaves = [("10.0.0.2", judges(Some("R"))), ("10.0.0.3", judges(None))];
+        let leaves = leaves.map(|(address, judges)| (address.parse().unwrap(), judges));
+        assert_eq!(
+            chains(Direction::Egress, &BTreeMap::from(leaves))["PORTCULLIS-EGRESS"],
+            [
+                "-s 10.0.0.2/32 ! -d 10.0.0.2/32 -j R",
+                "-s 10.0.0.2/32 ! -d 10.0.0.2/32 -g A",
+                "-s 10.0.0.3/32 ! -d 10.0.0.3/32 -g A",
             ]
         );
     }

@@ -6,12 +6,14 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::cidr::Family;
-use policy_engine::engine::selection::Selection;
+use policy_engine::engine::selection::{InForce, Selection};
+use policy_engine::tier::{Mode, PolicyRef};
 use portcullis_crds::api::node_policy_report as api;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 
 use super::pace::News;
 use crate::dataplane::Dataplane;
+use crate::dataplane::denial::Outcome;
 use crate::dataplane::variant::Variant;
 use crate::status::{Latency, Phase, Status};
 
@@ -54,8 +56,9 @@ impl Facts {
 
 /// What `now` has to say to one who knows `written`.
 ///
-/// Times and latencies are no news: they change with every pod of the cluster, and a write for
-/// each of those from every node is what an API server cannot bear.
+/// Times, latencies and counts of denials are no news: they change with every pod of the cluster or
+/// with every packet, and a write for each of those from every node is what an API server cannot
+/// bear.
 #[must_use]
 pub fn news(written: Option<&Status>, now: &Status) -> News {
     let Some(written) = written else {
@@ -87,7 +90,7 @@ pub fn render(
     let selection = &status.selection;
     let findings = &status.diagnostics;
     let in_force = selection.policies.len();
-    let listed: Vec<_> = policies(selection).take(api::POLICIES_MAX).collect();
+    let policies: Vec<_> = policies(selection).take(api::POLICIES_MAX).collect();
     let first = findings.first.iter().take(api::DIAGNOSTICS_MAX);
     let diagnostics: Vec<_> = first.map(diagnostic).collect();
     let found = findings.errors + findings.warnings;
@@ -108,11 +111,12 @@ pub fn render(
         backend: Some(facts.backend.clone()),
         pods: known.then_some(pods),
         policies_in_force: known.then_some(count(in_force)),
-        policies_omitted: known.then(|| count(in_force - listed.len())),
-        policies: listed,
+        policies_omitted: known.then(|| count(in_force - policies.len())),
+        policies,
         last_successful_sync: status.last_success.map(time),
         sync_latency_microseconds: status.latency.map(latency),
         drift_repairs: Some(i64::try_from(status.drift_repairs).unwrap_or(i64::MAX)),
+        denials: known.then(|| denials(status)),
         diagnostics_found: Some(count(found)),
         diagnostics_omitted: Some(count(found - diagnostics.len())),
         diagnostics,
@@ -142,15 +146,39 @@ fn condition(phase: &Phase, before: Option<&Transition>, now: Time) -> Condition
     }
 }
 
+/// Those of the cluster first: they never are what a full list leaves out.
 fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
-    selection.policies.iter().filter_map(|(name, policy)| {
-        let key = name.network_policy()?;
-        Some(api::Policy {
-            namespace: bounded(&key.namespace, 63),
-            name: bounded(&key.name, 253),
-            observed_generation: policy.generation,
-        })
-    })
+    let of_cluster = |(name, _): &(&PolicyRef, &InForce)| name.network_policy().is_none();
+    let all = || selection.policies.iter();
+    all()
+        .filter(of_cluster)
+        .chain(all().filter(move |policy| !of_cluster(policy)))
+        .map(|(name, policy)| listed(name, *policy))
+}
+
+fn listed(name: &PolicyRef, policy: InForce) -> api::Policy {
+    let (kind, namespace, name) = match name {
+        PolicyRef::NetworkPolicy(key) => {
+            (api::PolicyKind::NetworkPolicy, bounded(&key.namespace, 63), &key.name)
+        }
+        PolicyRef::ClusterNetworkPolicy(name) => {
+            (api::PolicyKind::ClusterNetworkPolicy, String::new(), name)
+        }
+        PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+            (api::PolicyKind::ClusterDefaultNetworkPolicy, String::new(), name)
+        }
+    };
+    api::Policy {
+        kind,
+        namespace,
+        name: bounded(name, 253),
+        observed_generation: policy.generation,
+        mode: match policy.mode {
+            Mode::Enforce => None,
+            Mode::Audit => Some(api::PolicyMode::Audit),
+        },
+        pods: Some(count(policy.pods)),
+    }
 }
 
 fn diagnostic(found: &Diagnostic) -> api::Diagnostic {
@@ -163,6 +191,15 @@ fn diagnostic(found: &Diagnostic) -> api::Diagnostic {
         field: bounded(&found.field, api::PLACE_LENGTH_MAX),
         message: bounded(&found.message, api::MESSAGE_LENGTH_MAX),
     }
+}
+
+fn denials(status: &Status) -> api::Denials {
+    let of = |wanted: Outcome| {
+        let all = status.denials.iter().filter(|(denial, _)| denial.outcome == wanted);
+        let packets = all.fold(0_u64, |sum, (_, counts)| sum.saturating_add(counts.packets));
+        i64::try_from(packets).unwrap_or(i64::MAX)
+    };
+    api::Denials { denied: of(Outcome::Denied), would_deny: of(Outcome::WouldDeny) }
 }
 
 fn latency(latency: Latency) -> api::SyncLatency {

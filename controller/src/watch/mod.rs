@@ -15,6 +15,7 @@ pub mod kube;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use policy_engine::model::Change;
 use portcullis_crds::diagnostic::Diagnostic;
@@ -82,13 +83,18 @@ impl Source {
     }
 
     /// Starts to send events, from a thread of its own, until the receiver is dropped. The API
-    /// server is reached by `access`.
+    /// server is reached by `access`; kinds that it lacks are looked for every `missing_kind_period`.
     ///
     /// # Errors
     /// When the source cannot be watched at all, for one when it does not exist.
-    pub fn start(&self, access: &Access, events: mpsc::Sender<Event>) -> Result<(), StartError> {
+    pub fn start(
+        &self,
+        access: &Access,
+        missing_kind_period: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> Result<(), StartError> {
         match self {
-            Self::Kube => Ok(kube::start(access.clone(), events)?),
+            Self::Kube => Ok(kube::start(access.clone(), missing_kind_period, events)?),
             Self::Dir(path) => Ok(dir::start(path, events)?),
         }
     }

@@ -9,6 +9,7 @@ mod packets;
 mod rules;
 mod sets;
 mod speed;
+mod tiers;
 mod world;
 
 use policy_engine::cidr::Family;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use policy_engine::cidr::{CidrSet, Family};
-use policy_engine::compiled::{AllowRule, TrafficMatch, Update};
+use policy_engine::compiled::{Match, TrafficMatch, Update};
 use policy_engine::model::Direction;
 use policy_engine::port::Protocol;
 use portcullis_controller::dataplane::{
@@ -62,7 +62,7 @@ impl Lab {
     }
 
     /// Whether a connection from `from` to a port of `address` in `to` comes about.
-    fn connects(from: &Netns, to: &Netns, address: IpAddr, port: u16) -> bool {
+    pub fn connects(from: &Netns, to: &Netns, address: IpAddr, port: u16) -> bool {
         let target = SocketAddr::new(address, port);
         // Bound to any address: a fresh address of the pod may not be usable yet.
         let any: IpAddr = if address.is_ipv4() { ip("0.0.0.0") } else { ip("::") };
@@ -70,7 +70,7 @@ impl Lab {
         from.enter(|| TcpStream::connect_timeout(&target, TIME_OUT).is_ok())
     }
 
-    fn a_reaches_b(&self, family: Family, port: u16) -> bool {
+    pub fn a_reaches_b(&self, family: Family, port: u16) -> bool {
         Self::connects(&self.a, &self.b, ip(addresses(family).1), port)
     }
 }
@@ -133,7 +133,7 @@ impl<'a> Case<'a> {
         Self { lab, dataplane, world: World::default(), family }
     }
 
-    fn apply(&mut self, direction: Direction, rules: Vec<AllowRule>) {
+    fn apply(&mut self, direction: Direction, rules: Vec<Match>) {
         let (a, b) = addresses(self.family);
         let id = self.world.ruleset(direction, rules);
         self.world.endpoint(ip(if direction == Direction::Egress { a } else { b }), id);
@@ -156,9 +156,9 @@ fn ports_and_peers_of_every_sort_let_their_packets_through() {
         // The port is the destination's, the address the peer's, in both directions.
         let ingress = case.world.set("ingress", [service(a, Protocol::Tcp, 80)]);
         let egress = case.world.set("egress", [service(b, Protocol::Tcp, 80)]);
-        case.apply(Direction::Ingress, vec![AllowRule::PeerPorts { set: ingress }]);
+        case.apply(Direction::Ingress, vec![Match::PeerPorts { set: ingress }]);
         assert!(case.reaches(80) && !case.reaches(81), "named port, ingress");
-        case.apply(Direction::Egress, vec![AllowRule::PeerPorts { set: egress }]);
+        case.apply(Direction::Egress, vec![Match::PeerPorts { set: egress }]);
         assert!(case.reaches(80) && !case.reaches(81), "named port, both directions");
         let any = || vec![allow(TrafficMatch::Any, None, CidrSet::everything())];
         case.apply(Direction::Ingress, any());

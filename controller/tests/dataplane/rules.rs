@@ -3,9 +3,11 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use policy_engine::cidr::{CidrSet, Family};
-use policy_engine::compiled::{AllowRule, TrafficMatch, Update};
+use policy_engine::compiled::{Match, Rule, Target, TrafficMatch, Update};
+use policy_engine::id::RulesetId;
 use policy_engine::model::Direction;
 use policy_engine::port::Protocol;
+use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::{
     AcceptAction, Dataplane, DenyAction, IptablesVariant, Options,
 };
@@ -40,7 +42,7 @@ pub fn every_shape() -> World {
         traffic(Protocol::Sctp, &[(7, 7), (9, 10)]),
     ];
     for direction in Direction::BOTH {
-        let mut rules = vec![AllowRule::PeerPorts { set: ports }];
+        let mut rules = vec![Match::PeerPorts { set: ports }];
         for traffic in &traffics {
             let allow = |pods, cidrs| allow(traffic.clone(), pods, cidrs);
             rules.push(allow(Some(pods), CidrSet::default()));
@@ -49,29 +51,58 @@ pub fn every_shape() -> World {
             rules.push(allow(None, cidrs(&["0.0.0.0/0"])));
             rules.push(allow(None, CidrSet::everything()));
         }
+        let tiers = all_tiers(&mut world, direction, &rules);
         let full = world.ruleset(direction, rules);
         let none = world.ruleset(direction, vec![]);
         for host in 1..=20 {
-            let id = if host % 2 == 0 { full } else { none };
-            world.endpoint(ip(&format!("10.1.0.{host}")), id);
-            world.endpoint(ip(&format!("fd00:1::{host:x}")), id);
+            let id = [full, none, tiers][host % 3];
+            for address in [format!("10.1.0.{host}"), format!("fd00:1::{host:x}")] {
+                world.endpoint(ip(&address), id);
+                if host % 4 == 0 {
+                    world.audit(ip(&address), tiers);
+                }
+            }
         }
+        // Only watched, with nothing in force.
+        world.audit(ip("10.1.0.30"), tiers).audit(ip("fd00:1::30"), tiers);
         world.endpoint(ip("::1.2.3.4"), none);
     }
     world
+}
+
+/// Admin above Baseline above Default, with every target.
+fn all_tiers(world: &mut World, direction: Direction, matches: &[Match]) -> RulesetId {
+    let rules = |targets: &[Target]| -> Vec<Rule> {
+        let targets = targets.iter().copied().cycle();
+        let rules = matches.iter().cloned().zip(targets);
+        rules.map(|(matches, target)| Rule { matches, target }).collect()
+    };
+    let allow = rules(&[Target::Allow]);
+    let default = Target::Next(world.tier(direction, Tier::Default, allow, Target::Deny));
+    let mixed = rules(&[Target::Deny, Target::Allow, default]);
+    let baseline = Target::Next(world.tier(direction, Tier::Baseline, mixed, default));
+    let mixed = rules(&[baseline, Target::Deny, Target::Allow]);
+    world.tier(direction, Tier::Admin, mixed, baseline)
 }
 
 #[test]
 fn every_shape_of_rule_reads_back_as_it_was_written() {
     let world = every_shape();
     for variant in VARIANTS {
-        for (deny, accept, allow_egress_to_own_node) in [
-            (DenyAction::Drop, AcceptAction::Return, false),
-            (DenyAction::Reject, AcceptAction::Accept, true),
-            (DenyAction::Reject, AcceptAction::Accept, false),
+        for (deny, accept, allow_egress_to_own_node, log) in [
+            (DenyAction::Drop, AcceptAction::Return, false, Some("65535")),
+            (DenyAction::Reject, AcceptAction::Accept, true, Some("1")),
+            (DenyAction::Reject, AcceptAction::Accept, false, None),
         ] {
-            let options =
-                Options { variant, deny, accept, allow_egress_to_own_node, ..Options::default() };
+            let denial_log = log.map(|group| group.parse().unwrap());
+            let options = Options {
+                variant,
+                deny,
+                accept,
+                denial_log,
+                allow_egress_to_own_node,
+                ..Options::default()
+            };
             let node = Netns::new();
             node.enter(|| {
                 let open = || Dataplane::open(options.clone()).unwrap();
@@ -115,15 +146,20 @@ fn a_restart_writes_nothing_and_keeps_counters() {
     });
 }
 
+/// A tree as deep as it gets, then all tiers one below the other, then a denial.
 #[test]
-fn a_tree_as_deep_as_it_gets_is_taken_by_both_variants() {
+fn the_longest_way_through_chains_is_taken_by_both_variants() {
     let mut world = World::default();
     for direction in Direction::BOTH {
-        let none = world.ruleset(direction, vec![]);
+        let default = Target::Next(world.tier(direction, Tier::Default, vec![], Target::Deny));
+        let baseline = Target::Next(world.tier(direction, Tier::Baseline, vec![], default));
+        let admin = world.tier(direction, Tier::Admin, vec![], baseline);
         for bit in 0..32 {
-            world.endpoint(std::net::Ipv6Addr::from(1_u128 << (bit * 4)).into(), none);
             let bits = 1_u32.checked_shl(bit).unwrap_or(1);
-            world.endpoint(std::net::Ipv4Addr::from(bits).into(), none);
+            let v6 = std::net::Ipv6Addr::from(1_u128 << (bit * 4));
+            for address in [v6.into(), std::net::Ipv4Addr::from(bits).into()] {
+                world.endpoint(address, admin).audit(address, admin);
+            }
         }
     }
     for variant in VARIANTS {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use policy_engine::cidr::{CidrSet, Family};
-use policy_engine::compiled::{AllowRule, Member, TrafficMatch, Update};
+use policy_engine::compiled::{Match, Member, TrafficMatch, Update};
 use policy_engine::id::SetId;
 use policy_engine::model::Direction;
 use policy_engine::port::Protocol;
@@ -26,7 +26,7 @@ fn world() -> (World, SetId, SetId) {
     let ports = world.set("ports", [service("10.1.0.1", Protocol::Tcp, 80)]);
     let rules = vec![
         allow(TrafficMatch::Any, Some(pods), CidrSet::default()),
-        AllowRule::PeerPorts { set: ports },
+        Match::PeerPorts { set: ports },
     ];
     let id = world.ruleset(Direction::Ingress, rules);
     world.endpoint(ip("10.1.0.2"), id).endpoint(ip("fd00:1::2"), id);

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use policy_engine::cidr::CidrSet;
 use policy_engine::compiled::{
-    AddressSet, AllowRule, Compiled, Endpoint, Member, Ruleset, SetDelta, SetKind, TrafficMatch,
-    Update,
+    AddressSet, Compiled, Endpoint, Match, Member, Rule, Ruleset, SetDelta, SetKind, Target,
+    TrafficMatch, Update,
 };
 use policy_engine::id::{ContentHasher, RulesetId, SetId};
 use policy_engine::model::{Direction, PodKey};
 use policy_engine::port::{PortRange, Protocol};
+use policy_engine::tier::Tier;
 
 #[derive(Clone, Default)]
 pub struct World {
@@ -32,23 +33,49 @@ impl World {
         id
     }
 
-    pub fn ruleset(&mut self, direction: Direction, rules: Vec<AllowRule>) -> RulesetId {
+    /// A NetworkPolicy's: allows what one of `rules` matches.
+    pub fn ruleset(&mut self, direction: Direction, rules: Vec<Match>) -> RulesetId {
+        let rules = rules.into_iter().map(|matches| Rule { matches, target: Target::Allow });
+        self.tier(direction, Tier::NetworkPolicy, rules.collect(), Target::Deny)
+    }
+
+    pub fn tier(
+        &mut self,
+        direction: Direction,
+        tier: Tier,
+        rules: Vec<Rule>,
+        otherwise: Target,
+    ) -> RulesetId {
+        let ruleset = Ruleset { direction, tier, rules, otherwise };
         let mut hasher = ContentHasher::new("ruleset");
-        hasher.text(&format!("{direction} {rules:?}"));
+        hasher.text(&format!("{ruleset:?}"));
         let id = RulesetId::new(hasher.finish());
-        self.compiled.rulesets.insert(id, Arc::new(Ruleset { direction, rules }));
+        self.compiled.rulesets.insert(id, Arc::new(ruleset));
         id
     }
 
     pub fn endpoint(&mut self, address: IpAddr, id: RulesetId) -> &mut Self {
-        let pod = PodKey::new("test", &address.to_string());
-        let endpoint = Endpoint { pod, ingress: None, egress: None };
-        let endpoint = self.compiled.endpoints.entry(address).or_insert(endpoint);
         match self.compiled.rulesets[&id].direction {
-            Direction::Ingress => endpoint.ingress = Some(id),
-            Direction::Egress => endpoint.egress = Some(id),
+            Direction::Ingress => self.at(address).ingress = Some(id),
+            Direction::Egress => self.at(address).egress = Some(id),
         }
         self
+    }
+
+    /// What would hold for `address` with policies in audit.
+    pub fn audit(&mut self, address: IpAddr, id: RulesetId) -> &mut Self {
+        match self.compiled.rulesets[&id].direction {
+            Direction::Ingress => self.at(address).audit_ingress = Some(id),
+            Direction::Egress => self.at(address).audit_egress = Some(id),
+        }
+        self
+    }
+
+    fn at(&mut self, address: IpAddr) -> &mut Endpoint {
+        let pod = PodKey::new("test", &address.to_string());
+        let (ingress, egress, audit_ingress, audit_egress) = (None, None, None, None);
+        let endpoint = Endpoint { pod, ingress, egress, audit_ingress, audit_egress };
+        self.compiled.endpoints.entry(address).or_insert(endpoint)
     }
 
     /// Changes a set's members; gives the update that an engine would.
@@ -85,8 +112,8 @@ pub fn cidrs(networks: &[&str]) -> CidrSet {
     })
 }
 
-pub fn allow(traffic: TrafficMatch, pods: Option<SetId>, cidrs: CidrSet) -> AllowRule {
-    AllowRule::Peers { traffic, pods, cidrs }
+pub fn allow(traffic: TrafficMatch, pods: Option<SetId>, cidrs: CidrSet) -> Match {
+    Match::Peers { traffic, labelled: pods, cidrs }
 }
 
 pub fn tcp(ports: &[(u16, u16)]) -> TrafficMatch {

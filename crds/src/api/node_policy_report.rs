@@ -143,8 +143,8 @@ pub struct NodePolicyReportStatus {
     /// Pods of the node that policies can select: those on the host network are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<Pods>,
-    /// The policies in force that select pods of the node, in the order of namespace and name;
-    /// at most 1000 of them.
+    /// The policies in force that select pods of the node, those of the cluster first, then in the
+    /// order of namespace and name; at most 1000 of them. Those in mode Audit are among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = POLICIES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub policies: Vec<Policy>,
@@ -169,6 +169,10 @@ pub struct NodePolicyReportStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub drift_repairs: Option<i64>,
+    /// How many packets the node denied since the agent started. As of `observedAt`: a new value alone is no
+    /// reason to write the report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denials: Option<Denials>,
     /// What is wrong with objects that the agent read, errors first; at most 50.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = DIAGNOSTICS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
@@ -252,11 +256,15 @@ pub struct Pods {
     pub isolated_egress: i64,
 }
 
-/// A `networking.k8s.io/v1` NetworkPolicy that is in force.
+/// A policy that is in force.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
-    /// Its namespace.
+    /// Its kind.
+    #[serde(default)]
+    pub kind: PolicyKind,
+    /// Its namespace; absent for a policy of the cluster.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
     pub namespace: String,
     /// Its name.
@@ -266,6 +274,46 @@ pub struct Policy {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
+    /// `Audit` when it only reports what it would deny; absent when it decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<PolicyMode>,
+    /// How many pods of the node it selects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub pods: Option<i64>,
+}
+
+/// A kind of policy.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug,
+)]
+pub enum PolicyKind {
+    /// Of `networking.k8s.io/v1`.
+    #[default]
+    NetworkPolicy,
+    /// Of `policy.networking.k8s.io/v1alpha2`.
+    ClusterNetworkPolicy,
+    /// Of `portcullis.dev/v1alpha1`.
+    ClusterDefaultNetworkPolicy,
+}
+
+/// What a policy in force does not do by itself.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PolicyMode {
+    /// It decides nothing; what it would deny is reported.
+    Audit,
+}
+
+/// Packets that were denied, as the kernel counts them: one that is sent again counts again.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Denials {
+    /// Those that were dropped or rejected.
+    #[schemars(range(min = 0))]
+    pub denied: i64,
+    /// Those that passed, and that a policy in mode Audit would deny.
+    #[schemars(range(min = 0))]
+    pub would_deny: i64,
 }
 
 /// How long changes take until they are in force, in microseconds.

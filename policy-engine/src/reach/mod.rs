@@ -29,6 +29,7 @@ use std::net::IpAddr;
 
 use self::atoms::{Atom, AtomId, Atoms};
 use self::course::Course;
+use self::external::Courses;
 use self::rules::{Rules, RulesId, Stage};
 use crate::cidr::Family;
 use crate::flow::Endpoint;
@@ -108,6 +109,7 @@ pub struct Reach<'w> {
     rules: Vec<Rules>,
     classes: Vec<Class>,
     class_of: BTreeMap<PodKey, ClassId>,
+    courses: Courses,
 }
 
 impl<'w> Reach<'w> {
@@ -124,7 +126,8 @@ impl<'w> Reach<'w> {
         let numbered = classes.iter().enumerate();
         let class_of =
             numbered.flat_map(|(id, class)| class.pods.iter().map(move |pod| (pod.clone(), id)));
-        Self { world, atoms, stages, rules, class_of: class_of.collect(), classes }
+        let (class_of, courses) = (class_of.collect(), Courses::default());
+        Self { world, atoms, stages, rules, classes, class_of, courses }
     }
 
     /// All classes, in the order of their first pods.
@@ -143,7 +146,8 @@ impl<'w> Reach<'w> {
     #[must_use]
     pub fn outside(&self, class: ClassId, direction: Direction) -> Outside {
         let rules = self.classes.get(class).map(|class| class.rules(direction));
-        external::outside(self.stages(rules), &self.atoms)
+        let rules = rules.and_then(|id| self.rules.get(id)).map_or(&[] as &[_], Vec::as_slice);
+        self.courses.outside(rules, &self.stages, &self.atoms)
     }
 
     /// The ports that one side may open at the other, as [`crate::evaluate`] would say for each.

@@ -98,15 +98,15 @@ pub(super) fn of_stage(
     members: &Members<'_>,
     sets: &mut PortSets,
 ) -> Row<Outcome> {
-    let names = stage.names();
-    let seen = seen(stage, &names, members);
+    let wanted = stage.names();
+    let seen = seen(stage, &wanted, members);
     let mut outcomes = Outcomes { stage, sets, known: BTreeMap::new() };
     let nobody = outcomes.of(Vec::new(), &[]);
     let mut cells: BTreeMap<ClassId, Cell<Outcome>> = BTreeMap::new();
     for (id, Seen { atoms, at }) in seen {
         let Some(class) = classes.get(id) else { continue };
-        let asked = |port: &&NamedPort| names.contains(&(port.protocol, port.name.clone()));
-        let named = if names.is_empty() { &[] } else { class.ports.as_slice() };
+        let asked = |port: &&NamedPort| wanted.contains(&(port.protocol, port.name.clone()));
+        let named = if wanted.is_empty() { &[] } else { class.ports.as_slice() };
         let named: Vec<NamedPort> = named.iter().filter(asked).cloned().collect();
         let cell = if at.is_empty() {
             Cell::Same(outcomes.of(atoms, &named))

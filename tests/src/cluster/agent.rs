@@ -101,6 +101,18 @@ impl Agent {
         }
     }
 
+    /// How much memory it holds.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(&status).with_context(|| status.clone())?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
+        Ok(kib.parse::<u64>()? * 1024)
+    }
+
     /// Ends it as a kubelet does, and waits.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! The end of the demo: a denial with the policies behind it, and the size of a node's rules.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use policy_engine::cidr::Family;
 use policy_engine::evaluate::{Decision, Reason};
 use policy_engine::explain::{NearMiss, PeerMiss, explain};
@@ -18,6 +20,9 @@ use super::stage::{Stage, probe};
 use super::table::{Cell, family_name};
 use crate::cases::Port;
 use crate::lab::DEFAULT_TIMEOUT;
+
+/// How often the packet is sent until an agent must have logged it.
+const LOGGED_AFTER: usize = 10;
 
 /// The prefix of every chain and set of an agent.
 const OURS: &str = "PORTCULLIS-";
@@ -56,8 +61,41 @@ pub(super) fn text(scene: &Scene, stage: &Stage, ink: Ink) -> Result<String> {
             ));
         }
     }
+    text.push_str(&wrap(&format!("  {}", logged(stage, scene, cell)?), 4));
     let _ = writeln!(text, "\n{}", rules(stage)?);
     Ok(text)
+}
+
+/// What an agent logged of the denial, as an operator finds it.
+fn logged(stage: &Stage, scene: &Scene, cell: Cell) -> Result<String> {
+    let flow = scene.flow(cell)?;
+    let Traffic::Port(_, port) = flow.traffic else { bail!("the example has a port") };
+    let is_it = |line: &serde_json::Value| {
+        let is = |name: &str, wanted: String| line.get(name).is_some_and(|has| *has == wanted);
+        is("message", "denied".to_owned())
+            && is("source", flow.source.to_string())
+            && is("destination", flow.destination.to_string())
+            && line.get("port").is_some_and(|has| *has == port)
+    };
+    for _ in 0..LOGGED_AFTER {
+        for agent in stage.cluster.agents() {
+            let found = RefCell::new(None);
+            let _ = agent.find_after(0, Duration::ZERO, |line| {
+                let line = serde_json::from_str(line).ok().filter(is_it);
+                line.inspect(|line: &serde_json::Value| drop(found.replace(Some(line.clone()))))
+                    .is_some()
+            });
+            if let Some(line) = found.into_inner() {
+                let text = |name: &str| line.get(name).and_then(|has| has.as_str());
+                let why = text("why").context("a denial says why")?;
+                let direction = text("direction").unwrap_or_default().to_lowercase();
+                return Ok(format!("logged on {}: denied, {direction}: {why}", agent.node()));
+            }
+        }
+        // Only a part is logged of what a sender is denied at once, and the table was just that.
+        stage.cluster.lab.probe(&probe(scene, cell)?, DEFAULT_TIMEOUT)?;
+    }
+    bail!("no agent logged that {} is denied", scene.name(cell))
 }
 
 fn reason(decision: &Decision) -> String {

@@ -12,6 +12,7 @@
 
 pub mod error;
 pub mod judge;
+mod limits;
 mod matches;
 mod options;
 pub mod packet;

@@ -1,6 +1,7 @@
 //! The matches, and how each of their options reads; `targets` reads those of targets.
 
 use crate::interpreter::error::Problem;
+use crate::interpreter::limits;
 use crate::interpreter::matches::{Condition, PortOf, Question};
 use crate::interpreter::packet::{ConntrackState, ICMP, ICMPV6, SCTP, Side, TCP, TcpFlags, UDP};
 use crate::interpreter::rule::{CHAIN_LENGTH_MAX, Draft, Target};
@@ -28,6 +29,7 @@ pub(crate) enum Module {
     Conntrack,
     State,
     Limit,
+    Hashlimit,
     Comment,
     Mark,
     ToLog,
@@ -50,6 +52,7 @@ impl Module {
             "conntrack" => Self::Conntrack,
             "state" => Self::State,
             "limit" => Self::Limit,
+            "hashlimit" => Self::Hashlimit,
             "comment" => Self::Comment,
             "mark" => Self::Mark,
             _ => return Err(Problem::Unknown { what: "match", word: name.to_owned() }),
@@ -93,6 +96,7 @@ impl Module {
             Self::State => Some("--state"),
             Self::Comment => Some("--comment"),
             Self::Mark => Some("--mark"),
+            Self::Hashlimit => Some("--hashlimit-upto"),
             Self::ToMark => Some("--set-xmark"),
             Self::Tcp
             | Self::Udp
@@ -110,6 +114,7 @@ impl Module {
     pub(crate) fn inverts(self) -> bool {
         match self {
             Self::Limit
+            | Self::Hashlimit
             | Self::Comment
             | Self::ToLog
             | Self::ToNflog
@@ -137,7 +142,7 @@ impl Module {
             Self::Icmp => (&[ICMP], "-p icmp"),
             Self::Icmpv6 => (&[ICMPV6], "-p ipv6-icmp"),
             Self::Multiport => (&[TCP, UDP, SCTP], "-p tcp, udp or sctp"),
-            Self::Limit => {
+            Self::Limit | Self::Hashlimit => {
                 draft.matches.push(Condition { negated: false, question: Question::RateLimit });
                 return Ok(());
             }
@@ -176,7 +181,8 @@ impl Module {
             Self::Conntrack => Some(states(option, "--ctstate", words)?),
             Self::State => Some(states(option, "--state", words)?),
             Self::Mark => Some(mark(option, words)?),
-            Self::Limit => limit(option, words)?,
+            Self::Limit => limits::limit(option, words)?,
+            Self::Hashlimit => limits::hashlimit(option, words)?,
             Self::Comment => comment(option, words)?,
             Self::ToLog => return targets::log(draft, option, words),
             Self::ToNflog => return targets::nflog(draft, option, words),
@@ -303,25 +309,6 @@ fn mark(option: &str, words: &mut Words) -> Result<Question, Problem> {
     known_only(option, "--mark")?;
     let (value, mask) = value_and_mask(words)?;
     Ok(Question::Mark { value, mask })
-}
-
-/// `NUMBER/UNIT` and the burst; the question itself stands since `-m limit`.
-fn limit(option: &str, words: &mut Words) -> Result<Option<Question>, Problem> {
-    const WHAT: &str = "a rate";
-    match option {
-        "--limit-burst" => _ = words.parse::<u32>("a burst")?,
-        "--limit" => {
-            let word = words.take(WHAT)?;
-            let bad = || Problem::Bad { what: WHAT, word: word.clone() };
-            let (number, unit) = word.split_once('/').ok_or_else(bad)?;
-            let units = ["s", "sec", "second", "m", "min", "minute", "h", "hour", "d", "day"];
-            if parse::<u32>(number, WHAT)? == 0 || !units.contains(&unit) {
-                return Err(bad());
-            }
-        }
-        _ => return Err(unknown_option(option)),
-    }
-    Ok(None)
 }
 
 fn comment(option: &str, words: &mut Words) -> Result<Option<Question>, Problem> {

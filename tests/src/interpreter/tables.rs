@@ -311,6 +311,13 @@ mod tests {
             ("! -j A", "`-j` cannot be inverted"),
             ("-m limit ! --limit 1/sec", "`--limit` cannot be inverted"),
             ("-m limit --limit 1/week", "`1/week` is not a rate"),
+            ("-m hashlimit", "a match needs --hashlimit-upto"),
+            ("-m hashlimit --hashlimit-above 1/sec", "unknown option `--hashlimit-above`"),
+            ("-m hashlimit --hashlimit-upto 0/sec", "`0/sec` is not a rate"),
+            (
+                "-m hashlimit --hashlimit-mode src",
+                "`src` is not a list of srcip, dstip, srcport and dstport",
+            ),
             ("-s 10.0.0.0/33", "`10.0.0.0/33` is not an address with a mask"),
             ("-s 10.0.0.1,10.0.0.2", "`10.0.0.1,10.0.0.2` is not an address with a mask"),
             ("-s 10.0.0.1 -d fd00::1", "`fd00::1` is an address of the other family"),

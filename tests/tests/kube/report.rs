@@ -31,6 +31,9 @@ metadata: {name: agent}
 rules:
 - {apiGroups: [""], resources: [pods, namespaces, nodes], verbs: [get, list, watch]}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [list, watch]}
+- {apiGroups: [policy.networking.k8s.io], resources: [clusternetworkpolicies], verbs: [list, watch]}
+- {apiGroups: [portcullis.dev], resources: [clusterdefaultnetworkpolicies], verbs: [list, watch]}
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [get]}
 "#;
 const REPORTING: &str = r"
 - {apiGroups: [portcullis.dev], resources: [nodepolicyreports], verbs: [create, patch]}
@@ -168,7 +171,10 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     assert_eq!(status["backend"]["iptables"], "nft");
     let pods = json!({"local": 1, "isolated": 1, "isolatedIngress": 1, "isolatedEgress": 0});
     assert_eq!(status["pods"], pods);
-    let deny = |generation| json!([{"namespace": "shop", "name": "deny", "observedGeneration": generation}]);
+    let deny = |generation| {
+        json!([{"kind": "NetworkPolicy", "namespace": "shop", "name": "deny",
+                "observedGeneration": generation, "pods": 1}])
+    };
     assert_eq!(status["policies"], deny(1));
     ensure!(status["syncLatencyMicroseconds"]["last"].as_i64() > Some(0), "{status:#}");
 

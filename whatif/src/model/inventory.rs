@@ -111,13 +111,11 @@ pub struct Inventory {
 }
 
 /// Kinds of policies that answers would have to heed, and do not yet.
-const OTHER_POLICIES: [&str; 7] = [
+const OTHER_POLICIES: [&str; 5] = [
     "AdminNetworkPolicy",
     "BaselineAdminNetworkPolicy",
     "CiliumClusterwideNetworkPolicy",
     "CiliumNetworkPolicy",
-    "ClusterDefaultNetworkPolicy",
-    "ClusterNetworkPolicy",
     "GlobalNetworkPolicy",
 ];
 

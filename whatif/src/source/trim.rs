@@ -1,6 +1,7 @@
 //! Objects cut down to what answers depend on: names, labels, owners, addresses, ports, policies.
 //! No containers' environment or arguments, no annotations but a policy's mode, no other kinds.
 
+use portcullis_crds::lean::MODE_ANNOTATION;
 use serde_json::{Map, Value};
 
 /// What is kept of one part of an object.
@@ -81,16 +82,11 @@ const POLICY: Keep = Fields(&[
             ("name", Whole),
             ("namespace", Whole),
             ("labels", Whole),
-            ("creationTimestamp", Whole),
-            ("deletionTimestamp", Whole),
-            ("annotations", Fields(&[(MODE, Whole)])),
+            ("annotations", Fields(&[(MODE_ANNOTATION, Whole)])),
         ]),
     ),
     ("spec", Whole),
 ]);
-
-/// The annotation that puts a policy into audit.
-const MODE: &str = "portcullis.dev/mode";
 
 const WORKLOAD: Keep = Fields(&[
     ("metadata", METADATA),
@@ -133,11 +129,6 @@ pub fn trim(object: &Value) -> Option<Value> {
     kept.insert("kind".to_owned(), kind.into());
     if let Value::Object(fields) = cut(object, keep) {
         kept.extend(fields);
-    }
-    if let Some(Value::Object(metadata)) = kept.get_mut("metadata")
-        && metadata.get("annotations").and_then(Value::as_object).is_some_and(Map::is_empty)
-    {
-        metadata.remove("annotations");
     }
     Some(Value::Object(kept))
 }
@@ -191,17 +182,27 @@ mod tests {
     }
 
     #[test]
-    fn of_a_policys_annotations_the_mode_stays() {
-        let policy = |annotations: Value| {
-            json!({
-                "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
-                "metadata": {"name": "guard", "annotations": annotations}, "spec": {"tier": "Admin"},
-            })
-        };
-        let kept = trim(&policy(json!({"portcullis.dev/mode": "audit", "owner": "me"}))).unwrap();
-        assert_eq!(kept, policy(json!({"portcullis.dev/mode": "audit"})));
-        let kept = trim(&policy(json!({"owner": "me"}))).unwrap();
-        assert_eq!(kept["metadata"], json!({"name": "guard"}));
+    fn policies_of_every_kind_keep_their_spec_and_their_mode() {
+        for (api_version, kind) in [
+            ("networking.k8s.io/v1", "NetworkPolicy"),
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+            ("portcullis.dev/v1alpha1", "ClusterDefaultNetworkPolicy"),
+        ] {
+            let policy = json!({
+                "apiVersion": api_version, "kind": kind,
+                "metadata": {"name": "a", "annotations": {
+                    "portcullis.dev/mode": "audit", "token": "s3cret",
+                }},
+                "spec": {"anything": [1]}, "status": {"conditions": []},
+            });
+            let mut wanted = policy.clone();
+            wanted["metadata"]["annotations"] = json!({"portcullis.dev/mode": "audit"});
+            wanted.as_object_mut().unwrap().remove("status");
+            assert_eq!(trim(&policy), Some(wanted), "{kind}");
+            let mut other = policy;
+            other["apiVersion"] = json!("crd.antrea.io/v1beta1");
+            assert_eq!(trim(&other), None, "{kind}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use policy_engine::cidr::Family;
 
 use self::restore::Restore;
 use super::applied::{Applied, ParseError, Table, parse_sets};
+use super::denial::{Denial, Reading, parse_list, parse_save};
 use super::render::Step;
 use super::variant::Variant;
 
@@ -108,6 +109,38 @@ impl Kernel {
     pub(super) fn read_table(&self, family: Family) -> Result<Table, Error> {
         let save = format!("{}-save", self.variant.command(family));
         Ok(Table::parse(&self.run(&save, &["-t", "filter"], "")?)?)
+    }
+
+    /// Reads the counters of the chains of denials.
+    ///
+    /// iptables-nft lists one rule without reading the others (5 ms; all of 1,800 rules take it
+    /// 50 ms), iptables-legacy reads all of them for one (10 ms, and as much for all).
+    pub(super) fn read_denials(
+        &self,
+        families: &[Family],
+        applied: Option<&Applied>,
+    ) -> Result<Reading, Error> {
+        let mut reading = Reading::new();
+        for family in families {
+            let command = self.variant.command(*family);
+            let table = applied.and_then(|applied| applied.tables.get(family));
+            let counts = match (self.variant, table) {
+                (Variant::Nft, Some(table)) => {
+                    let is_there = |kind: &Denial| table.chains.contains_key(&kind.chain());
+                    let list = |kind: Denial| {
+                        let rule = self.run(command, &["-nvxL", &kind.chain(), "1"], "")?;
+                        Ok((kind, parse_list(&rule)?))
+                    };
+                    Denial::all().filter(is_there).map(list).collect::<Result<_, Error>>()?
+                }
+                (Variant::Legacy, _) | (_, None) => {
+                    let save = format!("{command}-save");
+                    parse_save(&self.run(&save, &["-c", "-t", "filter"], "")?)?
+                }
+            };
+            reading.extend(counts.into_iter().map(|(kind, counts)| ((*family, kind), counts)));
+        }
+        Ok(reading)
     }
 
     /// Does one step. Gives the sets that could not go because they are in use.

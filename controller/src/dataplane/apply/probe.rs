@@ -7,7 +7,9 @@ use iptables::IPTables;
 use policy_engine::cidr::Family;
 
 use super::{Error, Kernel};
+use crate::dataplane::denial::Denial;
 use crate::dataplane::name;
+use crate::dataplane::options::{DenyAction, LogGroup, Options};
 use crate::dataplane::preflight::{BridgeNetfilter, Facts, FamilyFacts};
 use crate::dataplane::set::family_name;
 use crate::dataplane::variant::{Evidence, Variant, choose};
@@ -75,7 +77,8 @@ impl Kernel {
 }
 
 /// Everything that preflight asks for. Sets bridge-nf-call-* where there is a bridge.
-pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u32) -> Facts {
+pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Options) -> Facts {
+    let lock_wait = options.lock_wait_seconds;
     let kernel = |variant| Kernel::new(variant, lock_wait);
     let version = |tool: &str| {
         // The one spelling that all of them know.
@@ -94,6 +97,10 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, lock_wait: u3
         forwarding: forwarding(family),
         bridge_netfilter,
         rules_work: variant.map_or(Ok(()), |variant| try_rules(&kernel(variant), family)),
+        log_works: match (variant, options.denial_log) {
+            (Some(variant), Some(group)) => try_log(&kernel(variant), family, group),
+            (None, _) | (_, None) => Ok(()),
+        },
     };
     Facts {
         tools: commands.chain(["ipset", "ip"]).map(version).collect(),
@@ -151,27 +158,53 @@ fn bridge_netfilter(family: Family, turn_on: bool) -> BridgeNetfilter {
 fn try_rules(kernel: &Kernel, family: Family) -> Result<(), String> {
     let create = ["-exist", "create", PROBE, "hash:ip", "family", family_name(family)];
     kernel.run("ipset", &create, "").map_err(|error| error.to_string())?;
+    let rules = [
+        format!("-m set --match-set {PROBE} src -j RETURN"),
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned(),
+        "-p tcp -m multiport --dports 1,2:3 -j RETURN".to_owned(),
+    ];
+    let added = try_in_chain(kernel, family, &rules);
+    let _ = kernel.run("ipset", &["destroy", PROBE], "");
+    added
+}
+
+/// Whether the kernel takes the rules that log denials, and can hand packets over.
+pub(in crate::dataplane) fn try_log(
+    kernel: &Kernel,
+    family: Family,
+    group: LogGroup,
+) -> Result<(), String> {
+    // One kind stands for all: they differ in numbers only.
+    let kinds = Denial::all().take(1);
+    let rules: Vec<_> =
+        kinds.flat_map(|kind| kind.rules(family, DenyAction::Drop, Some(group))).collect();
+    try_in_chain(kernel, family, &rules)?;
+    // The rules may be there without what they hand packets to, and then hand over nothing.
+    match fs::exists(format!("{PROC_NET}/netfilter/nfnetlink_log")) {
+        Ok(false) => Err("the kernel has no nfnetlink_log".to_owned()),
+        Ok(true) | Err(_) => Ok(()),
+    }
+}
+
+/// Adds rules to a chain that nothing jumps to, and removes it.
+fn try_in_chain(kernel: &Kernel, family: Family, rules: &[String]) -> Result<(), String> {
     let wait = kernel.lock_wait_seconds;
     // `has_wait` would wait for the lock without a limit.
     let cmd = kernel.variant.command(family);
     let tables = IPTables { cmd, has_check: true, has_wait: false, is_numeric: true };
-    let rules = [
-        format!("-A {PROBE} -m set --match-set {PROBE} src -j RETURN"),
-        format!("-A {PROBE} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"),
-        format!("-A {PROBE} -p tcp -m multiport --dports 1,2:3 -j RETURN"),
-    ];
     let execute = |command: &str| match tables.execute("filter", &format!("-w {wait} {command}")) {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    let added = execute(&format!("-N {PROBE}"))
-        .and_then(|()| rules.iter().try_for_each(|rule| execute(rule)));
+    // It may be left over from an agent that was killed: then it is there, and emptied.
+    let _ = execute(&format!("-N {PROBE}"));
+    let added = execute(&format!("-F {PROBE}"))
+        .and_then(|()| rules.iter().try_for_each(|rule| execute(&format!("-A {PROBE} {rule}"))));
     for command in ["-F", "-X"] {
         // Left over, they are ours by name: the next apply removes them.
         let _ = execute(&format!("{command} {PROBE}"));
     }
     debug_assert!(name::is_ours(PROBE));
-    let _ = kernel.run("ipset", &["destroy", PROBE], "");
     added
 }

@@ -1,9 +1,13 @@
 //! What a report says of each state of an agent, and what is no news.
 
-use policy_engine::policy::{NetworkPolicy, PolicyKey};
-use policy_engine::selector::Selector;
+use std::collections::BTreeMap;
+
+use policy_engine::model::Direction;
+use policy_engine::policy::PolicyKey;
+use policy_engine::tier::Tier;
 
 use super::*;
+use crate::dataplane::denial::{Counts, Denial};
 use crate::metrics::Metrics;
 use crate::status::{Findings, Publisher, Pulse, Round};
 
@@ -22,6 +26,11 @@ fn facts() -> Facts {
 fn policy(name: &str, generation: i64) -> (PolicyRef, InForce) {
     let policy = InForce { mode: Mode::Enforce, generation: Some(generation), pods: 1 };
     (PolicyRef::NetworkPolicy(PolicyKey::new("shop", name)), policy)
+}
+
+fn default(name: &str, mode: Mode) -> (PolicyRef, InForce) {
+    let policy = InForce { mode, generation: Some(7), pods: 3 };
+    (PolicyRef::ClusterDefaultNetworkPolicy(name.into()), policy)
 }
 
 fn selection(policies: impl IntoIterator<Item = (PolicyRef, InForce)>) -> Selection {
@@ -48,6 +57,18 @@ fn failing(error: &str) -> Status {
     Status { phase: Phase::Failing { error: error.into(), since }, ..Status::default() }
 }
 
+/// So many packets denied, and so many that would have been, in each direction.
+fn denials(packets: [u64; 2]) -> Arc<BTreeMap<Denial, Counts>> {
+    let outcomes = Outcome::ALL.into_iter().zip(packets);
+    let all = outcomes.flat_map(|(outcome, packets)| {
+        Direction::BOTH.map(|direction| {
+            let denial = Denial { outcome, direction, tier: Tier::Default };
+            (denial, Counts { packets, bytes: 0 })
+        })
+    });
+    Arc::new(all.collect())
+}
+
 #[test]
 fn a_report_names_what_is_in_force() {
     let status = Status {
@@ -58,6 +79,7 @@ fn a_report_names_what_is_in_force() {
             samples: 7,
         }),
         drift_repairs: 2,
+        denials: denials([3, 5]),
         ..in_force(selection([policy("b", 4), policy("a", 1)]))
     };
     let shown = serde_json::to_value(render(&facts(), &status, None, NOW)).expect("it is JSON");
@@ -67,14 +89,17 @@ fn a_report_names_what_is_in_force() {
         "backend": {"iptables": "nft", "families": ["IPv4"]},
         "pods": {"local": 3, "isolated": 2, "isolatedIngress": 2, "isolatedEgress": 0},
         "policies": [
-            {"namespace": "shop", "name": "a", "observedGeneration": 1},
-            {"namespace": "shop", "name": "b", "observedGeneration": 4},
+            {"kind": "NetworkPolicy", "namespace": "shop", "name": "a", "observedGeneration": 1,
+             "pods": 1},
+            {"kind": "NetworkPolicy", "namespace": "shop", "name": "b", "observedGeneration": 4,
+             "pods": 1},
         ],
         "policiesInForce": 2,
         "policiesOmitted": 0,
         "lastSuccessfulSync": "1970-01-01T00:00:00Z",
         "syncLatencyMicroseconds": {"last": 900, "p50": 1000, "max": 1_000_000, "samples": 7},
         "driftRepairs": 2,
+        "denials": {"denied": 6, "wouldDeny": 10},
         "diagnosticsFound": 0,
         "diagnosticsOmitted": 0,
         "conditions": [{
@@ -86,6 +111,30 @@ fn a_report_names_what_is_in_force() {
         }],
     });
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn policies_of_the_cluster_come_first_and_say_that_they_are_in_audit() {
+    let many = (0..api::POLICIES_MAX).map(|n| policy(&format!("p{n:05}"), 1));
+    let guardrails = PolicyRef::ClusterNetworkPolicy("guardrails".into());
+    let of_cluster = [
+        default("deny", Mode::Enforce),
+        default("watch", Mode::Audit),
+        (guardrails, InForce { mode: Mode::Enforce, generation: None, pods: 2 }),
+    ];
+    let status = in_force(selection(many.chain(of_cluster)));
+    let report = render(&facts(), &status, None, NOW);
+    assert_eq!((report.policies.len(), report.policies_omitted), (api::POLICIES_MAX, Some(3)));
+    let first = serde_json::to_value(report.policies.get(..4)).expect("it is JSON");
+    let expected = serde_json::json!([
+        {"kind": "ClusterNetworkPolicy", "name": "guardrails", "pods": 2},
+        {"kind": "ClusterDefaultNetworkPolicy", "name": "deny", "observedGeneration": 7, "pods": 3},
+        {"kind": "ClusterDefaultNetworkPolicy", "name": "watch", "observedGeneration": 7,
+         "mode": "Audit", "pods": 3},
+        {"kind": "NetworkPolicy", "namespace": "shop", "name": "p00000", "observedGeneration": 1,
+         "pods": 1},
+    ]);
+    assert_eq!(first, expected);
 }
 
 #[test]
@@ -163,6 +212,7 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
     publisher.in_force(round(Some(selection([policy("a", 1)]))));
     publisher.verified(0);
     publisher.found(Findings::default());
+    publisher.denied(BTreeMap::clone(&denials([1, 2])));
     assert_ne!(latest(), written, "times and latencies went on");
     assert_eq!(news(Some(&written), &latest()), News::None);
 

@@ -6,6 +6,7 @@
 //! view: streaming list, or pages where the server refuses it ─► watch from there ─┐
 //!                                                              ▲                  │ ended, failed
 //!                                                              └── from the last version seen
+//! 404 of a kind that the cluster may lack: see `presence`; it is looked for until it is there
 //! ```
 //!
 //! This is `kube_runtime::watcher` done anew on kube's requests, for what that hides: whether a
@@ -23,11 +24,13 @@ use kube::core::{Request, Status};
 use portcullis_crds::lean::{Lean, LeanKind};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
-use super::known::Known;
+use super::Outlet;
+use super::failure::{Failure, failure, refusal, request_failure, silence};
+use super::known::{Batch, Known};
 use super::outage::{Outage, Reason};
-use super::{Closed, Outlet};
+use super::presence::{Definition, Presence};
 
 /// Objects on one page of a list, as for client-go.
 const PAGE: u32 = 500;
@@ -48,9 +51,6 @@ const LIST_LIMIT: Duration = Duration::from_mins(1);
 /// A watch that is quiet for so long after it was opened works.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// The server's own wish to wait is heard up to here.
-const LONGEST_WISH: Duration = Duration::from_mins(1);
-
 /// The watch of one kind.
 pub(super) struct Watch<K> {
     client: Client,
@@ -62,6 +62,10 @@ pub(super) struct Watch<K> {
     known: Known<K>,
     outage: Outage,
     outlet: Outlet,
+    /// Of a kind that the cluster may lack.
+    definition: Option<Definition>,
+    /// It does: there is nothing to watch.
+    away: bool,
 }
 
 /// How the server gives all objects.
@@ -71,22 +75,6 @@ enum Lists {
     Streamed,
     /// In pages, by servers of before Kubernetes 1.32 or with the feature `WatchList` off.
     Paged,
-}
-
-/// Why a watch did not go on.
-enum Failure {
-    /// The versions that it would go on from are gone (410): a list is needed.
-    Expired,
-    /// It is to be tried again.
-    Retry { reason: Reason, error: String, wish: Option<Duration> },
-    /// Nobody listens any more.
-    Closed,
-}
-
-impl From<Closed> for Failure {
-    fn from(_: Closed) -> Self {
-        Self::Closed
-    }
 }
 
 /// One page of a list. Its objects cannot fail to decode; kube's own list would log the page.
@@ -120,13 +108,20 @@ where
             known: Known::default(),
             outage: Outage::new(K::KIND.as_str()),
             outlet,
+            definition: None,
+            away: false,
         }
+    }
+
+    /// One of a kind that the cluster may lack; see [`Definition::of`].
+    pub(super) fn optional(self, period: Duration) -> Self {
+        Self { definition: Some(Definition::of::<K>(period)), ..self }
     }
 
     /// Follows until nobody listens.
     pub(super) async fn run(mut self) {
         loop {
-            match self.round().await {
+            match self.step().await {
                 Ok(()) => {}
                 Err(Failure::Closed) => return,
                 Err(Failure::Expired) if self.version.take().is_some() => {
@@ -142,6 +137,65 @@ where
                 }
             }
         }
+    }
+
+    async fn step(&mut self) -> Result<(), Failure> {
+        if self.away {
+            return self.look().await;
+        }
+        match self.round().await {
+            Err(Failure::Retry { reason: Reason::Status(404), .. })
+                if self.definition.is_some() =>
+            {
+                self.look().await
+            }
+            ended => ended,
+        }
+    }
+
+    /// Asks the cluster whether it has the kind, and waits when it lacks it.
+    async fn look(&mut self) -> Result<(), Failure> {
+        let Some(definition) = &mut self.definition else { return Ok(()) };
+        let request = definition.request().map_err(request_failure)?;
+        let answer = timeout(LIST_LIMIT, self.client.request_text(request)).await;
+        let answer = answer.map_err(|_| silence(LIST_LIMIT))?;
+        let presence = definition.read(answer).map_err(|error| failure(&error))?;
+        let told = std::mem::replace(&mut definition.told, presence.clone());
+        let mut batch = Batch::default();
+        if told != presence {
+            let origin = definition.origin().into();
+            batch.diagnostics.push((origin, definition.diagnostics(&presence)));
+        }
+        if presence == Presence::Served {
+            self.outlet.send(batch).await?;
+            if std::mem::take(&mut self.away) {
+                info!(kind = K::KIND.as_str(), "the cluster has this kind now");
+                return Ok(());
+            }
+            let (reason, error) = (Reason::Status(404), "the server lacks what the CRD serves");
+            return Err(Failure::Retry { reason, error: error.to_owned(), wish: None });
+        }
+        let wait = definition.wait();
+        self.outage.over();
+        self.away = true;
+        let (before, is_first) = (self.known.len(), self.known.is_first());
+        // Without its CRD no object exists. Of one that is there unread, nothing new is known.
+        if presence == Presence::Absent || is_first {
+            self.known.clear();
+            self.version = None;
+        }
+        if told != presence {
+            tell::<K>(&presence, is_first, before);
+        }
+        let Batch { changes, diagnostics } = self.known.flush();
+        batch.changes = changes;
+        batch.diagnostics.extend(diagnostics);
+        self.outlet.send(batch).await?;
+        if is_first {
+            self.outlet.complete().await?;
+        }
+        sleep(wait).await;
+        Ok(())
     }
 
     /// One watch, with the list before it where one is needed. It ends well when the server ends
@@ -308,46 +362,16 @@ where
     }
 }
 
-fn request_failure(error: kube::core::request::Error) -> Failure {
-    failure(&kube::Error::BuildRequest(error))
-}
-
-fn failure(error: &kube::Error) -> Failure {
-    let reason = match error {
-        kube::Error::Api(status) => return refusal(status),
-        kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => Reason::Answer,
-        _ => Reason::Connection,
-    };
-    Failure::Retry { reason, error: chain(error), wish: None }
-}
-
-fn silence(limit: Duration) -> Failure {
-    let error = format!("nothing was heard for {} s", limit.as_secs());
-    Failure::Retry { reason: Reason::Connection, error, wish: None }
-}
-
-/// What an API server answers when it does not do what it is asked for.
-fn refusal(status: &Status) -> Failure {
-    if status.code == 410 {
-        return Failure::Expired;
-    }
-    // With 429 and 503 the server may say when it wants to be asked again.
-    let wish = status.details.as_ref().map(|details| details.retry_after_seconds.into());
-    let wish = wish.map(|seconds| Duration::from_secs(seconds).min(LONGEST_WISH));
-    let error = format!("{} {}: {}", status.code, status.reason, status.message);
-    Failure::Retry { reason: Reason::Status(status.code), error, wish }
-}
-
-/// An error with all its causes, each once, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
+/// Says what the cluster has of a kind, when that has changed; `objects` of it were known.
+fn tell<K: LeanKind>(presence: &Presence, is_first: bool, objects: usize) {
+    let kind = K::KIND.as_str();
+    match presence {
+        Presence::Absent if is_first => {
+            info!(kind, "the cluster lacks this kind; it is used when it comes");
         }
-        cause = error.source();
+        // The server deletes objects before their kind: those it did are not among them.
+        Presence::Absent => warn!(kind, objects, "the cluster has lost this kind"),
+        Presence::Unserved => warn!(kind, "the cluster does not serve this kind"),
+        Presence::Elsewhere(_) | Presence::Served => {} // A diagnostic, and a line of its own.
     }
-    text
 }

@@ -109,6 +109,30 @@ impl<K: LeanKind> Known<K> {
         std::mem::replace(&mut self.list, List::Complete) == List::First
     }
 
+    /// The kind itself is gone, and all of its objects with it: that is a list of nothing.
+    pub fn clear(&mut self) {
+        self.begin();
+        self.end();
+    }
+
+    /// Whether no list was ever complete.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.list == List::First
+    }
+
+    /// How many objects are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.values().map(BTreeMap::len).sum()
+    }
+
+    /// Whether no object is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
     /// An object of the list, or one that was created or changed.
     pub fn applied(&mut self, object: &Lean<K>) {
         let version = object.resource_version().and_then(|text| text.parse().ok());

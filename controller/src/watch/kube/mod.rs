@@ -15,18 +15,23 @@
 //!   yet matches no selector. So no watch waits for another.
 //! - While a watch is broken, what is known stays in force.
 
+mod failure;
 mod follow;
 mod known;
 mod outage;
+mod presence;
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Client;
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -54,8 +59,13 @@ pub enum StartError {
 ///
 /// # Errors
 /// When it is not clear which server to watch. That it does not answer is no error: it is tried
-/// again until it does.
-pub fn start(access: Access, events: mpsc::Sender<Event>) -> Result<(), StartError> {
+/// again until it does. Nor is it one that the cluster lacks a kind which a CRD brings: such a kind
+/// has no objects, and is looked for every `missing_kind_period`.
+pub fn start(
+    access: Access,
+    missing_kind_period: Duration,
+    events: mpsc::Sender<Event>,
+) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -67,7 +77,7 @@ pub fn start(access: Access, events: mpsc::Sender<Event>) -> Result<(), StartErr
             match access.client().await {
                 Ok(client) => {
                     let _ = started.send(Ok(()));
-                    watch_all(client, events).await;
+                    watch_all(client, missing_kind_period, events).await;
                 }
                 Err(error) => drop(started.send(Err(error))),
             }
@@ -80,16 +90,20 @@ pub fn start(access: Access, events: mpsc::Sender<Event>) -> Result<(), StartErr
 
 /// The kinds that are watched. A new kind is one line here and one `LeanKind` in the `crds` crate.
 ///
-/// A kind that the server may lack (404 is then its answer, again and again) must not be waited for
-/// before [`Event::Synced`]; all of these are part of every Kubernetes.
-async fn watch_all(client: Client, events: mpsc::Sender<Event>) {
-    let lacking = Arc::new(AtomicUsize::new(4));
+/// The first four are part of every Kubernetes. The others come with CRDs, which may be installed
+/// later and may go: nothing waits for a kind that the cluster does not have.
+async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::Sender<Event>) {
+    let lacking = Arc::new(AtomicUsize::new(6));
     let outlet = || Outlet { events: events.clone(), lacking: Arc::clone(&lacking) };
     let mut watches = JoinSet::new();
     watches.spawn(Watch::<NetworkPolicy>::new(client.clone(), None, outlet()).run());
     watches.spawn(Watch::<Namespace>::new(client.clone(), None, outlet()).run());
     watches.spawn(Watch::<Node>::new(client.clone(), None, outlet()).run());
-    watches.spawn(Watch::<Pod>::new(client, Some(LIVE_PODS), outlet()).run());
+    watches.spawn(Watch::<Pod>::new(client.clone(), Some(LIVE_PODS), outlet()).run());
+    let cluster_policies = Watch::<ClusterNetworkPolicy>::new(client.clone(), None, outlet());
+    watches.spawn(cluster_policies.optional(missing_kind_period).run());
+    let defaults = Watch::<ClusterDefaultNetworkPolicy>::new(client, None, outlet());
+    watches.spawn(defaults.optional(missing_kind_period).run());
     tokio::select! {
         () = events.closed() => {}
         // It cannot end while somebody listens; if one broke, the agent must not go on without it.

@@ -222,6 +222,16 @@ fn logs_and_marks_let_the_packet_go_on() {
 }
 
 #[test]
+fn each_limit_of_a_rule_must_have_room() {
+    let limits = "-m hashlimit --hashlimit-upto 10/sec --hashlimit-burst 20 --hashlimit-mode \
+                  srcip,dstport --hashlimit-name x --hashlimit-htable-max 9 -m limit --limit 1/sec";
+    let rules = format!("-A FORWARD {limits} -j NFLOG --nflog-prefix \"a 1\"\n-A FORWARD -j DROP");
+    assert_eq!(judge(&rules, &syn()).logged, ["a 1"]);
+    let spent = tables(&rules).judge_limited(&Sets::default(), "FORWARD", &syn(), RateLimit::Spent);
+    assert!(spent.unwrap().logged.is_empty());
+}
+
+#[test]
 fn a_mark_is_cut_by_the_mask_and_then_toggled() {
     // xt_MARK: mark = (mark & ~mask) ^ value.
     let mark = |rule: &str| judge(&format!("-A FORWARD -j MARK {rule}"), &marked(0x5)).mark;

@@ -30,7 +30,8 @@ struct Right {
     name: Option<String>,
 }
 
-/// What the accounts have to do: a policy that selects nothing, for an Event, and a report to delete.
+/// What the accounts have to do: a policy that selects nothing, for an Event, a report to delete, and
+/// a status to write.
 const WORLD: &str = r"
 {apiVersion: v1, kind: Node, metadata: {name: n1}}
 ---
@@ -45,6 +46,11 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: nobody, namespace: shop}
 spec: {podSelector: {matchLabels: {app: nobody}}}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: ClusterDefaultNetworkPolicy
+metadata: {name: deny}
+spec: {policyTypes: [Ingress]}
 ---
 apiVersion: portcullis.dev/v1alpha1
 kind: NodePolicyReport
@@ -70,23 +76,48 @@ fn every_right_that_is_granted_is_used_and_none_is_missing() -> Result<()> {
     for program in &programs {
         program.wait_for_probes()?;
     }
+    let accounts: BTreeSet<&str> = programs.iter().map(|program| &*program.account).collect();
+    let mut unused: Vec<Right> = granted(&objects)?;
+    unused.retain(|right| accounts.contains(&*right.account));
+    ensure!(!unused.is_empty(), "nothing is granted");
+    // One kind comes while they run: until now it was looked for.
+    let foreign_crd = |right: &Right| {
+        right.name.as_deref().is_some_and(|name| name.starts_with("clusternetworkpolicies."))
+    };
+    until_used(&server, &accounts, &(0..0), &mut unused, foreign_crd)?;
+    server.install_cluster_network_policy()?;
     // After this, lists are asked for in pages: what old servers make a program do.
     let before = audit(&server)?.len();
     server.restart_with("--feature-gates=WatchList=false")?;
     // Until it is ready, it knows no RBAC and refuses everybody.
     let starting = before..audit(&server)?.len();
-    let accounts: BTreeSet<&str> = programs.iter().map(|program| &*program.account).collect();
-    let mut unused: Vec<Right> = granted(&objects)?;
-    unused.retain(|right| accounts.contains(&*right.account));
-    ensure!(!unused.is_empty(), "nothing is granted");
+    let own_crd =
+        |right: &Right| right.name.as_deref().is_some_and(|name| name.ends_with(".portcullis.dev"));
+    until_used(&server, &accounts, &starting, &mut unused, |right| !own_crd(right))?;
+    // Another one goes, and is looked for.
+    server.kubectl(&["delete", "crd", "clusterdefaultnetworkpolicies.portcullis.dev"], None)?;
+    until_used(&server, &accounts, &starting, &mut unused, |_| true)
+}
+
+/// Waits until each of those rights that `wanted` names was used; takes all that were out of
+/// `unused`.
+fn until_used(
+    server: &ApiServer,
+    accounts: &BTreeSet<&str>,
+    starting: &Range<usize>,
+    unused: &mut Vec<Right>,
+    wanted: impl Fn(&Right) -> bool,
+) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
-    while !unused.is_empty() {
-        let used = used(&server, &accounts, &starting)?;
+    loop {
+        let used = used(server, accounts, starting)?;
         unused.retain(|right| !used.iter().any(|used| right.is(used)));
+        if !unused.iter().any(&wanted) {
+            return Ok(());
+        }
         ensure!(Instant::now() < deadline, "granted and not used: {unused:#?}");
         std::thread::yield_now();
     }
-    Ok(())
 }
 
 impl Right {
@@ -227,7 +258,8 @@ impl<'a> Program<'a> {
             .env("KUBECONFIG", kubeconfig)
             .env("PORTCULLIS_LOCK_DIR", directory.path())
             // An Event about a selector takes ten minutes otherwise.
-            .env("PORTCULLIS_EVENT_DELAY", "1");
+            .env("PORTCULLIS_EVENT_DELAY", "1")
+            .env("PORTCULLIS_MISSING_KIND_PERIOD", "1");
         for variable in container["env"].as_array().into_iter().flatten() {
             let value =
                 match variable.pointer("/valueFrom/fieldRef/fieldPath").and_then(Value::as_str) {

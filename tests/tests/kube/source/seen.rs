@@ -14,6 +14,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Far more than anything takes on a machine that is busy with other tests.
 const LIMIT: Duration = Duration::from_mins(1);
+/// How often the source looks for a kind that the cluster lacks.
+const MISSING_KIND_PERIOD: Duration = Duration::from_millis(200);
 
 /// All that the source has sent.
 pub(super) struct Seen {
@@ -35,7 +37,7 @@ impl Seen {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sender, events) = channel(64);
         let access = Access { kubeconfig: Some(kubeconfig.into()), component: "node" };
-        Source::Kube.start(&access, sender)?;
+        Source::Kube.start(&access, MISSING_KIND_PERIOD, sender)?;
         Ok(Self {
             runtime,
             events,

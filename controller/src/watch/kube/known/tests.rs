@@ -84,6 +84,23 @@ fn a_list_that_was_broken_off_deletes_nothing() {
 }
 
 #[test]
+fn a_kind_that_is_gone_takes_its_objects_along_and_comes_back_as_one_batch() {
+    let mut known = Known::default();
+    assert!(known.is_first());
+    list(&mut known, &[("a", 1), ("b", 2)]);
+    known.flush();
+    assert_eq!((known.is_first(), known.len()), (false, 2));
+    known.clear();
+    assert!(known.is_empty());
+    assert_eq!(told(&known.flush()), [named("a", None), named("b", None)]);
+    known.begin();
+    known.applied(&pod("b", 3));
+    assert_eq!(known.flush(), Batch::default(), "a part was sent");
+    known.end();
+    assert_eq!(told(&known.flush()), [named("b", Some(3))]);
+}
+
+#[test]
 fn an_object_that_the_broken_first_list_had_and_the_next_has_not_is_deleted() {
     let mut known = Known::default();
     known.begin();

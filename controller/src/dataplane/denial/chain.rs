@@ -1,0 +1,141 @@
+//! The chain of one kind of denial: counts, logs a part, then drops; or lets go, in audit.
+//!
+//! ```text
+//! PORTCULLIS-DENY-IN-POLICY   -m comment --comment "denied: ingress, NetworkPolicy"      counts all
+//!                             -m hashlimit … -m limit … -j NFLOG --nflog-prefix "portcullis 1" …
+//!                             -j DROP
+//! PORTCULLIS-AUDIT-IN-POLICY  the same two, and no DROP: the packet goes on
+//! ```
+//!
+//! Two limits keep a flood from costing much: each sender has a share, and all of them together
+//! have one. A sender above its share hides only itself.
+
+use policy_engine::cidr::Family;
+use policy_engine::model::Direction;
+
+use super::{Denial, Outcome};
+use crate::dataplane::options::{DenyAction, LogGroup};
+use crate::dataplane::rule::Rule;
+
+/// How many packets a second of one sender are logged.
+const SENDER_RATE: u32 = 10;
+
+/// How many at once of one that was quiet.
+const SENDER_BURST: u32 = 20;
+
+/// How many senders are told apart.
+const SENDERS_MAX: u32 = 16_384;
+
+/// How many packets a second of one kind are logged, and twice as many at once.
+const TOTAL_RATE: u32 = 100;
+
+/// What is logged of a packet: enough for the headers of IPv6 and TCP with all options.
+const LOGGED_BYTES: u32 = 128;
+
+impl Denial {
+    /// The rules of the chain of this kind. Without a group, nothing is logged.
+    pub(in crate::dataplane) fn rules(
+        self,
+        family: Family,
+        deny: DenyAction,
+        log: Option<LogGroup>,
+    ) -> Vec<String> {
+        let mut rules = vec![self.count()];
+        rules.extend(log.map(|group| self.log(group)));
+        if self.outcome == Outcome::Denied {
+            rules.extend(deny_rules(family, deny));
+        }
+        rules.iter().map(ToString::to_string).collect()
+    }
+
+    /// Comes first: a limit that has no room for another sender drops the packet right there.
+    fn count(self) -> Rule {
+        let what = match self.outcome {
+            Outcome::Denied => "denied",
+            Outcome::WouldDeny => "would be denied",
+        };
+        let direction = match self.direction {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        };
+        let comment = format!("-m comment --comment \"{what}: {direction}, {}\"", self.tier);
+        Rule::pass().matching(comment)
+    }
+
+    fn log(self, group: LogGroup) -> Rule {
+        // A sender of denied packets may forge its address, and more of them than there is room
+        // for are dropped, which is right there only. In audit a limit must never run out of room:
+        // there it is by the address that led here, which is a pod's of this node.
+        let by = match (self.outcome, self.direction) {
+            (Outcome::WouldDeny, Direction::Ingress) => "dstip",
+            (Outcome::Denied, _) | (_, Direction::Egress) => "srcip",
+        };
+        // The kernel keeps the numbers of the first rule of a name: other numbers, other names.
+        let name = format!("portcullis-{}", self.number());
+        let sender = format!(
+            "-m hashlimit --hashlimit-upto {SENDER_RATE}/sec --hashlimit-burst {SENDER_BURST} \
+             --hashlimit-mode {by} --hashlimit-name {name} \
+             --hashlimit-htable-size 1024 --hashlimit-htable-max {SENDERS_MAX}"
+        );
+        let burst = 2 * TOTAL_RATE;
+        let total = format!("-m limit --limit {TOTAL_RATE}/sec --limit-burst {burst}");
+        // Threshold 1: each packet is handed over at once, not when a buffer is full.
+        let target = format!(
+            "NFLOG --nflog-prefix \"{}\" --nflog-group {group} --nflog-size {LOGGED_BYTES} \
+             --nflog-threshold 1",
+            self.prefix()
+        );
+        Rule::jump(&target).matching(sender).matching(total)
+    }
+}
+
+/// The rules that deny whatever comes to them.
+pub(in crate::dataplane) fn deny_rules(family: Family, deny: DenyAction) -> Vec<Rule> {
+    let unreachable = match (deny, family) {
+        (DenyAction::Drop, _) => return vec![Rule::jump("DROP")],
+        (DenyAction::Reject, Family::V4) => "REJECT --reject-with icmp-port-unreachable",
+        (DenyAction::Reject, Family::V6) => "REJECT --reject-with icmp6-port-unreachable",
+    };
+    // A reset needs no address of the node's own, an ICMP error does.
+    let reset = Rule::jump("REJECT --reject-with tcp-reset").protocol("tcp");
+    vec![reset, Rule::jump(unreachable)]
+}
+
+#[cfg(test)]
+mod tests {
+    use policy_engine::tier::Tier;
+
+    use super::*;
+
+    fn rules(outcome: Outcome, deny: DenyAction, log: Option<LogGroup>) -> Vec<String> {
+        let (direction, tier) = (Direction::Ingress, Tier::NetworkPolicy);
+        Denial { outcome, direction, tier }.rules(Family::V4, deny, log)
+    }
+
+    #[test]
+    fn a_denial_is_counted_then_logged_then_dropped() {
+        let rules = rules(Outcome::Denied, DenyAction::Drop, Some(LogGroup::default()));
+        let [count, log, drop] = rules.as_slice() else { panic!("{rules:?}") };
+        assert_eq!(count, "-m comment --comment \"denied: ingress, NetworkPolicy\"");
+        assert!(log.contains("-mode srcip "), "{log}");
+        let end = "-j NFLOG --nflog-prefix \"portcullis 1\" --nflog-group 9466 --nflog-size 128 \
+                   --nflog-threshold 1";
+        assert!(log.ends_with(end), "{log}");
+        assert_eq!(drop, "-j DROP");
+    }
+
+    #[test]
+    fn audit_drops_nothing_and_its_limit_has_room_for_all_pods_of_a_node() {
+        let rules = rules(Outcome::WouldDeny, DenyAction::Reject, Some(LogGroup::default()));
+        let [_, log] = rules.as_slice() else { panic!("{rules:?}") };
+        assert!(log.contains("-mode dstip ") && log.contains("-j NFLOG"), "{log}");
+    }
+
+    #[test]
+    fn without_a_group_denials_are_counted_only() {
+        assert_eq!(rules(Outcome::WouldDeny, DenyAction::Drop, None).len(), 1);
+        let reject = rules(Outcome::Denied, DenyAction::Reject, None);
+        assert_eq!(reject.len(), 3);
+        assert!(reject.iter().all(|rule| !rule.contains("NFLOG")), "{reject:?}");
+    }
+}

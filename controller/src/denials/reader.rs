@@ -1,0 +1,173 @@
+//! The thread that reads the kernel's log. It waits for nobody: what the agent has no time for
+//! stays in a table of bounded size.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Sender;
+use tracing::{error, info};
+
+use super::message::{self, Logged};
+use super::metrics::{Lost, Metrics};
+use super::socket::{Error, Received, Socket};
+use super::table::{Noted, Sighting, Table};
+
+/// How often what is due is looked for: a period's end, and what waits for the agent.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+const BACKLOG_PERIOD: Duration = Duration::from_millis(100);
+/// How often it is tried to get at a log that cannot be read.
+const RETRY_PERIOD: Duration = Duration::from_secs(10);
+/// Datagrams that are taken before the clock is looked at.
+const BATCH: usize = 64;
+
+/// Reads the log of one group until nobody listens.
+pub struct Reader {
+    group: u16,
+    listener: Sender<Sighting>,
+    metrics: Metrics,
+    table: Table,
+    sweep_at: Instant,
+    /// The number that the next message should have.
+    expected: Option<u32>,
+    /// What was said last about a log that cannot be read.
+    complaint: Option<Arc<str>>,
+}
+
+impl Reader {
+    /// A reader that has read nothing yet.
+    #[must_use]
+    pub fn new(group: u16, listener: Sender<Sighting>, metrics: Metrics) -> Self {
+        let (table, sweep_at) = (Table::default(), Instant::now());
+        Self { group, listener, metrics, table, sweep_at, expected: None, complaint: None }
+    }
+
+    /// Reads until the listener is gone.
+    pub fn run(mut self) {
+        while !self.listener.is_closed() {
+            let failure = match Socket::open(self.group) {
+                Ok(mut socket) => {
+                    info!(group = self.group, "reading the log of denials");
+                    (self.expected, self.complaint) = (None, None);
+                    self.metrics.listening(true);
+                    let ended = self.read(&mut socket);
+                    self.metrics.listening(false);
+                    ended.err()
+                }
+                Err(failure) => Some(failure),
+            };
+            if let Some(failure) = failure {
+                self.complain(&failure);
+                self.wait_to_retry();
+            }
+        }
+    }
+
+    /// Says it once, and again when the reason is another one.
+    fn complain(&mut self, failure: &Error) {
+        let failure = failure.to_string();
+        if self.complaint.as_deref() != Some(&*failure) {
+            error!(
+                error = failure,
+                group = self.group,
+                "denials are not logged; policies are enforced all the same. Tried again every 10 s"
+            );
+            self.complaint = Some(failure.into());
+        }
+    }
+
+    fn wait_to_retry(&mut self) {
+        let until = Instant::now() + RETRY_PERIOD;
+        while Instant::now() < until && !self.listener.is_closed() {
+            thread::sleep(SWEEP_PERIOD);
+            self.sweep(Instant::now());
+        }
+    }
+
+    fn read(&mut self, socket: &mut Socket) -> Result<(), Error> {
+        let broken = |said| Error::Kernel { what: "read the NFLOG group", said };
+        while !self.listener.is_closed() {
+            let left = self.sweep_at.saturating_duration_since(Instant::now());
+            socket.wait(left).map_err(broken)?;
+            let now = Instant::now();
+            for _ in 0..BATCH {
+                match socket.receive().map_err(broken)? {
+                    Received::Datagram(datagram) => {
+                        message::read(datagram)
+                            .into_iter()
+                            .for_each(|logged| self.note(logged, now));
+                    }
+                    // How many is told by the number of the next one.
+                    Received::Overrun => {}
+                    Received::Nothing => break,
+                }
+            }
+            if now >= self.sweep_at {
+                self.sweep(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, logged: Logged, now: Instant) {
+        self.metrics.message();
+        if let Some(number) = logged.sequence {
+            let missing = self.expected.map_or(0, |expected| number.wrapping_sub(expected));
+            // A number from the past is none that was lost.
+            if missing <= u32::MAX / 2 {
+                self.metrics.lost(Lost::Overrun, missing.into());
+            }
+            self.expected = Some(number.wrapping_add(1));
+        }
+        let Some((denial, packet)) = logged.what else {
+            return self.metrics.lost(Lost::Unreadable, 1);
+        };
+        let listener = &self.listener;
+        let noted = self.table.note(denial, packet, now, |told| listener.try_send(told).is_ok());
+        if noted == Noted::Merged {
+            self.metrics.lost(Lost::NoRoom, 1);
+        }
+        if self.table.has_backlog() {
+            self.sweep_at = self.sweep_at.min(now + BACKLOG_PERIOD);
+        }
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        let listener = &self.listener;
+        self.table.sweep(now, |told| listener.try_send(told).is_ok());
+        let backlog = self.table.has_backlog();
+        self.sweep_at = now + if backlog { BACKLOG_PERIOD } else { SWEEP_PERIOD };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn numbered(sequence: u32) -> Logged {
+        Logged { what: None, sequence: Some(sequence) }
+    }
+
+    #[test]
+    fn gaps_in_the_numbers_are_messages_lost() {
+        let metrics = Metrics::default();
+        let (sender, _listener) = mpsc::channel(1);
+        let mut reader = Reader::new(1, sender, metrics.clone());
+        let mut lost = |sequence| {
+            let before = metrics.lost_so_far(Lost::Overrun);
+            reader.note(numbered(sequence), Instant::now());
+            metrics.lost_so_far(Lost::Overrun) - before
+        };
+        assert_eq!(lost(5), 0, "the first one may have any number");
+        assert_eq!(lost(6), 0);
+        assert_eq!(lost(10), 3);
+        assert_eq!(lost(11), 0);
+        assert_eq!(lost(9), 0, "one from the past");
+        assert_eq!(lost(u32::MAX / 2), u64::from(u32::MAX / 2 - 10));
+        assert_eq!(lost(u32::MAX), u64::from(u32::MAX / 2));
+        assert_eq!(lost(0), 0, "they start over");
+        assert_eq!(metrics.lost_so_far(Lost::Unreadable), 8);
+    }
+}

@@ -1,0 +1,166 @@
+//! The netlink socket that the kernel's log comes out of.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use netlink_packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::nflog::{
+    ConfigCmd, ConfigFlags, ConfigMode, ConfigNla, config_request,
+};
+use netlink_packet_netfilter::{NetfilterMessage, NetfilterProtoFamily};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// So much of a packet is copied: addresses, options and ports.
+const COPIED_BYTES: u32 = 128;
+/// What may wait to be read, in the kernel's own count; it takes at most `net.core.rmem_max`.
+const BUFFER_BYTES: i32 = 1 << 20;
+/// A datagram with one message is far smaller.
+const DATAGRAM_BYTES: usize = 16 * 1024;
+/// How long the kernel may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A socket that gets the packets of one NFLOG group of this network namespace, of both families.
+pub struct Socket {
+    socket: netlink_sys::Socket,
+    datagram: Vec<u8>,
+}
+
+/// Why the log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process reads the group.
+    #[error("NFLOG group {group} is read by another process (netlink port {port})")]
+    Taken {
+        /// The group.
+        group: u16,
+        /// Its netlink port, which mostly is its process id.
+        port: u32,
+    },
+    /// The kernel said no.
+    #[error("failed to {what}: {said}")]
+    Kernel {
+        /// What was attempted.
+        what: &'static str,
+        /// What it said.
+        said: io::Error,
+    },
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |said| Error::Kernel { what, said }
+}
+
+/// What came of waiting for a datagram.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// One.
+    Datagram(&'a [u8]),
+    /// Some were lost: they came faster than they were read.
+    Overrun,
+    /// None so far.
+    Nothing,
+}
+
+impl Socket {
+    /// Binds to a group.
+    ///
+    /// The group is told to the kernel once, for it is the same in both families. The kernel's
+    /// `PF_BIND` is not used: rules of NFLOG need none, and it would turn every other log of the
+    /// node's kernel (`LOG` rules, invalid packets) towards netlink.
+    ///
+    /// # Errors
+    /// When another process has it, the process may not, or the kernel has no such log.
+    pub fn open(group: u16) -> Result<Self, Error> {
+        let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER)
+            .map_err(failed("open a netfilter netlink socket"))?;
+        socket.bind_auto().map_err(failed("bind a netlink socket"))?;
+        socket.set_non_blocking(true).map_err(failed("set up a netlink socket"))?;
+        socket.set_rx_buf_sz(BUFFER_BYTES).map_err(failed("size a netlink socket"))?;
+        let mut socket = Self { socket, datagram: Vec::with_capacity(DATAGRAM_BYTES) };
+        if let Err(said) = socket.configure(group, vec![ConfigCmd::Bind.into()]) {
+            // The kernel calls it "not permitted" when another has the group, too.
+            let taken = reader_of(group).map(|port| Error::Taken { group, port });
+            return Err(taken.unwrap_or_else(|| failed("bind to the NFLOG group")(said)));
+        }
+        let options = vec![
+            ConfigMode::new_packet(COPIED_BYTES).into(),
+            ConfigFlags::SEQ.into(),
+            // Each at once: rules of ours limit how many there are.
+            ConfigNla::QThresh(1),
+        ];
+        socket.configure(group, options).map_err(failed("set up the NFLOG group"))?;
+        Ok(socket)
+    }
+
+    fn configure(&mut self, group: u16, attributes: Vec<ConfigNla>) -> io::Result<()> {
+        let request = config_request(NetfilterProtoFamily::Unspec, group, attributes);
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        loop {
+            if !self.wait(ANSWER_TIMEOUT)? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let Received::Datagram(datagram) = self.receive()? else { continue };
+            if let Some(answer) = answer(datagram) {
+                return answer;
+            }
+        }
+    }
+
+    /// Waits until there is something to receive; whether there is.
+    ///
+    /// # Errors
+    /// When the kernel cannot wait.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        match poll(&mut sockets, limit) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes one datagram, without waiting.
+    ///
+    /// # Errors
+    /// When the socket is broken.
+    pub fn receive(&mut self) -> io::Result<Received<'_>> {
+        self.datagram.clear();
+        match self.socket.recv_from(&mut self.datagram, 0) {
+            // Other processes may send to a netlink socket, too; the kernel is port 0.
+            Ok((_, sender)) if sender.port_number() != 0 => Ok(Received::Datagram(&[])),
+            Ok(_) => Ok(Received::Datagram(&self.datagram)),
+            Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+                Errno::EAGAIN | Errno::EINTR => Ok(Received::Nothing),
+                Errno::ENOBUFS => Ok(Received::Overrun),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+/// What a datagram answers to a request; `None` when it is something else.
+fn answer(datagram: &[u8]) -> Option<io::Result<()>> {
+    let message = NetlinkMessage::<NetfilterMessage>::deserialize(datagram).ok()?;
+    match message.payload {
+        NetlinkPayload::Error(ErrorMessage { code: None, .. }) => Some(Ok(())),
+        NetlinkPayload::Error(error) => Some(Err(error.to_io())),
+        _ => None,
+    }
+}
+
+/// The netlink port of the process that reads a group.
+fn reader_of(group: u16) -> Option<u32> {
+    // The first two columns are the group and the port.
+    let readers = std::fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_log").ok()?;
+    readers.lines().find_map(|line| {
+        let mut columns = line.split_whitespace();
+        let found = columns.next()?.parse::<u16>().ok()?;
+        (found == group).then(|| columns.next()?.parse().ok()).flatten()
+    })
+}

@@ -1,0 +1,285 @@
+//! Which denials were told and which are to be: the first of a kind at once, then a count.
+//!
+//! ```text
+//! packet ─► known: counted               told: at once when new,
+//!           new: told                          once a period while it goes on,
+//!           no room: counted by kind           forgotten after a quiet period
+//! ```
+//!
+//! Pure, and of bounded size, whatever comes in. What the listener has no room for stays in the
+//! table and is told later.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::packet::Packet;
+use crate::dataplane::denial::Denial;
+
+/// How many denials are told one by one at a time.
+pub const ENTRIES_MAX: usize = 4096;
+/// How many of them may have the same source: one that tries every port must not hide the others.
+pub const ENTRIES_PER_SOURCE_MAX: usize = 256;
+/// How long a denial that goes on is only counted.
+pub const PERIOD: Duration = Duration::from_secs(60);
+
+/// Something to be told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sighting {
+    /// Of which kind.
+    pub denial: Denial,
+    /// Of which packets; `None` for all that there was no room for.
+    pub packet: Option<Packet>,
+    /// How many packets, since the last time that this was told.
+    pub count: u64,
+    /// Since when; `None` the first time.
+    pub period: Option<Duration>,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Noted {
+    /// It is told, or counted under its own name.
+    Counted,
+    /// There is no room for another name: it is counted by kind.
+    Merged,
+}
+
+type Key = (Denial, Packet);
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// Packets that were not told yet.
+    untold: u64,
+    /// When it was told last; `None` before the first time.
+    told: Option<Instant>,
+}
+
+/// All denials of late.
+#[derive(Default, Debug)]
+pub struct Table {
+    entries: BTreeMap<Key, Entry>,
+    by_source: BTreeMap<IpAddr, usize>,
+    merged: BTreeMap<Denial, Entry>,
+    backlog: bool,
+}
+
+impl Table {
+    /// A packet was denied. `tell` gives whether the listener took it.
+    pub fn note(
+        &mut self,
+        denial: Denial,
+        packet: Packet,
+        now: Instant,
+        tell: impl FnOnce(Sighting) -> bool,
+    ) -> Noted {
+        let key = (denial, packet);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.untold = entry.untold.saturating_add(1);
+            return Noted::Counted;
+        }
+        let of_source = self.by_source.get(&packet.source).copied().unwrap_or_default();
+        if self.entries.len() >= ENTRIES_MAX || of_source >= ENTRIES_PER_SOURCE_MAX {
+            let merged = self.merged.entry(denial).or_insert(Entry { untold: 0, told: None });
+            merged.untold = merged.untold.saturating_add(1);
+            return Noted::Merged;
+        }
+        *self.by_source.entry(packet.source).or_default() += 1;
+        let mut entry = Entry { untold: 1, told: None };
+        // Whoever waits is told first, in `sweep`.
+        if self.backlog || !entry.tell(denial, Some(packet), now, tell) {
+            self.backlog = true;
+        }
+        self.entries.insert(key, entry);
+        Noted::Counted
+    }
+
+    /// Tells what is due, until the listener takes no more, and forgets what is over.
+    pub fn sweep(&mut self, now: Instant, mut tell: impl FnMut(Sighting) -> bool) {
+        self.backlog = false;
+        let backlog = &mut self.backlog;
+        let mut keep = |denial: Denial, packet: Option<Packet>, entry: &mut Entry| {
+            if !entry.is_due(now) {
+                return true;
+            }
+            if entry.untold == 0 {
+                return false;
+            }
+            *backlog |= *backlog || !entry.tell(denial, packet, now, &mut tell);
+            true
+        };
+        let by_source = &mut self.by_source;
+        self.entries.retain(|(denial, packet), entry| {
+            let kept = keep(*denial, Some(*packet), entry);
+            if !kept && let Some(count) = by_source.get_mut(&packet.source) {
+                *count = count.saturating_sub(1);
+            }
+            kept
+        });
+        by_source.retain(|_, count| *count > 0);
+        self.merged.retain(|denial, entry| keep(*denial, None, entry));
+    }
+
+    /// Whether something waits for the listener.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        self.backlog
+    }
+}
+
+impl Entry {
+    fn is_due(&self, now: Instant) -> bool {
+        self.told.is_none_or(|told| now.saturating_duration_since(told) >= PERIOD)
+    }
+
+    fn tell(
+        &mut self,
+        denial: Denial,
+        packet: Option<Packet>,
+        now: Instant,
+        tell: impl FnOnce(Sighting) -> bool,
+    ) -> bool {
+        let period = self.told.map(|told| now.saturating_duration_since(told));
+        let taken = tell(Sighting { denial, packet, count: self.untold, period });
+        if taken {
+            *self = Self { untold: 0, told: Some(now) };
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use policy_engine::port::Protocol;
+
+    use super::super::packet::Transport;
+    use super::*;
+
+    /// A table with a clock, and what it told as `kind source:port count seconds`.
+    struct Play {
+        table: Table,
+        now: Instant,
+        told: Vec<String>,
+        room: usize,
+    }
+
+    impl Play {
+        fn new() -> Self {
+            Self {
+                table: Table::default(),
+                now: Instant::now(),
+                told: Vec::new(),
+                room: usize::MAX,
+            }
+        }
+
+        fn note(&mut self, source: u32, port: u16) -> Noted {
+            let Self { table, now, told, room } = self;
+            table.note(denial(), packet(source, port), *now, |sighting| take(sighting, told, room))
+        }
+
+        fn sweep(&mut self) -> Vec<String> {
+            let Self { table, now, told, room } = self;
+            table.sweep(*now, |sighting| take(sighting, told, room));
+            std::mem::take(told)
+        }
+
+        fn after(&mut self, seconds: u64) -> Vec<String> {
+            self.now += Duration::from_secs(seconds);
+            self.sweep()
+        }
+    }
+
+    fn denial() -> Denial {
+        Denial::all().next().expect("there are sixteen")
+    }
+
+    fn packet(source: u32, port: u16) -> Packet {
+        Packet {
+            source: Ipv4Addr::from(source).into(),
+            destination: Ipv4Addr::LOCALHOST.into(),
+            transport: Transport::Port(Protocol::Tcp, port),
+        }
+    }
+
+    fn take(sighting: Sighting, told: &mut Vec<String>, room: &mut usize) -> bool {
+        let Some(left) = room.checked_sub(1) else { return false };
+        *room = left;
+        let Sighting { packet, count, period, .. } = sighting;
+        let name = packet.map_or("others".to_owned(), |packet| {
+            format!("{}:{}", packet.source, packet.transport.port().unwrap_or_default())
+        });
+        let period = period.map_or("first".to_owned(), |period| format!("{} s", period.as_secs()));
+        told.push(format!("{name} {count} {period}"));
+        true
+    }
+
+    #[test]
+    fn the_first_is_told_at_once_and_the_others_are_counted_by_period() {
+        let mut play = Play::new();
+        (0..5).for_each(|_| assert_eq!(play.note(1, 80), Noted::Counted));
+        assert_eq!(play.told, ["0.0.0.1:80 1 first"]);
+        play.note(1, 81);
+        assert_eq!(play.sweep(), ["0.0.0.1:80 1 first", "0.0.0.1:81 1 first"]);
+        assert_eq!(play.after(59), [""; 0]);
+        assert_eq!(play.after(1), ["0.0.0.1:80 4 60 s"]);
+        play.note(1, 80);
+        assert_eq!(play.after(60), ["0.0.0.1:80 1 60 s"]);
+        assert_eq!(play.after(60), [""; 0]);
+        assert!(play.table.entries.is_empty() && play.table.by_source.is_empty());
+        play.note(1, 80);
+        assert_eq!(play.told, ["0.0.0.1:80 1 first"], "it is new again");
+    }
+
+    #[test]
+    fn what_the_listener_has_no_room_for_is_told_later_with_its_count() {
+        let mut play = Play::new();
+        play.room = 1;
+        for port in 80..83 {
+            play.note(1, port);
+        }
+        play.note(1, 81);
+        assert_eq!(play.sweep(), ["0.0.0.1:80 1 first"]);
+        assert!(play.table.has_backlog());
+        play.room = 1;
+        assert_eq!(play.sweep(), ["0.0.0.1:81 2 first"]);
+        play.room = 9;
+        assert_eq!(play.sweep(), ["0.0.0.1:82 1 first"]);
+        assert!(!play.table.has_backlog());
+    }
+
+    #[test]
+    fn one_source_does_not_take_the_place_of_others() {
+        let mut play = Play::new();
+        let all = u16::try_from(ENTRIES_PER_SOURCE_MAX).expect("it is small");
+        (0..all).for_each(|port| assert_eq!(play.note(1, port), Noted::Counted));
+        assert_eq!(play.note(1, all), Noted::Merged);
+        assert_eq!(play.note(1, all + 1), Noted::Merged);
+        assert_eq!(play.note(1, 0), Noted::Counted, "it is known");
+        assert_eq!(play.note(2, 80), Noted::Counted);
+        let told = play.sweep();
+        assert_eq!(told.len(), ENTRIES_PER_SOURCE_MAX + 2);
+        assert!(told.ends_with(&["0.0.0.2:80 1 first".to_owned(), "others 2 first".to_owned()]));
+        play.note(1, all);
+        assert_eq!(play.after(60), ["0.0.0.1:0 1 60 s", "others 1 60 s"]);
+        play.after(60);
+        play.note(1, all);
+        assert_eq!(play.told, [format!("0.0.0.1:{all} 1 first")], "there is room again");
+    }
+
+    #[test]
+    fn the_table_has_an_end_whatever_comes() {
+        let mut play = Play::new();
+        for source in 0..100_000 {
+            play.note(source, 80);
+        }
+        assert_eq!(play.table.entries.len(), ENTRIES_MAX);
+        assert_eq!(play.table.by_source.len(), ENTRIES_MAX);
+        assert_eq!(play.table.merged.len(), 1);
+        play.after(60);
+        play.after(60);
+        assert!(play.table.entries.is_empty() && play.table.merged.is_empty());
+    }
+}

@@ -1,0 +1,261 @@
+//! Whether the API server has a kind that a CustomResourceDefinition brings.
+//!
+//! ```text
+//! watch ─ 404 ─► the CRD itself: ─ there and served ──────► a 404 that means nothing: an outage
+//!                                ─ 404, of this CRD ──────► Absent: no object of it exists
+//!                                ─ in other versions only ► Elsewhere: there are objects, unread
+//!                                ─ any other answer ──────► an outage: what is known stays
+//! ```
+//!
+//! 404 alone says little: proxies answer so, and so does a server that has not heard of the CRD yet.
+//! The CRD by its name comes from etcd as it is now, so its 404 is the cluster's.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ConstantBackoff, ConstantBuilder};
+use kube::api::GetParams;
+use kube::core::request::Error;
+use kube::core::{Request, Status};
+use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use portcullis_crds::lean::LeanKind;
+use serde::Deserialize;
+
+const GROUP: &str = "apiextensions.k8s.io";
+const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// What the cluster says of a kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Presence {
+    /// It has no such kind, so no object of it.
+    Absent,
+    /// It has the kind, and does not serve it yet, or not in any version.
+    Unserved,
+    /// It has the kind in these versions, and not in ours: its objects cannot be read.
+    Elsewhere(Vec<String>),
+    /// It serves the kind.
+    Served,
+}
+
+/// The CRD of a kind that a cluster may lack, and what was last heard of it.
+#[derive(Debug)]
+pub(super) struct Definition {
+    /// As `clusternetworkpolicies.policy.networking.k8s.io`.
+    pub(super) name: String,
+    kind: &'static str,
+    version: String,
+    /// What the log and the diagnostics say at present.
+    pub(super) told: Presence,
+    waits: ConstantBackoff,
+    period: Duration,
+}
+
+impl Definition {
+    /// That of `K`, to be looked for every `period`, which is lengthened by up to as much again by
+    /// chance: a thousand nodes were started at the same moment.
+    pub(super) fn of<K: LeanKind + kube::Resource<DynamicType = ()>>(period: Duration) -> Self {
+        let waits = ConstantBuilder::default().with_delay(period).with_jitter();
+        Self {
+            name: format!("{}.{}", K::plural(&()), K::group(&())),
+            kind: K::KIND.as_str(),
+            version: K::version(&()).into_owned(),
+            told: Presence::Served,
+            waits: waits.without_max_times().build(),
+            period,
+        }
+    }
+
+    /// How long to wait before it is looked for again.
+    pub(super) fn wait(&mut self) -> Duration {
+        self.waits.next().unwrap_or(self.period)
+    }
+
+    /// The question: one request, which the server answers with what is so now.
+    pub(super) fn request(&self) -> Result<http::Request<Vec<u8>>, Error> {
+        Request::new(PATH).get(&self.name, &GetParams::default())
+    }
+
+    /// What the answer means.
+    ///
+    /// # Errors
+    /// When it does not say whether the kind is there.
+    pub(super) fn read(
+        &self,
+        answer: Result<String, kube::Error>,
+    ) -> Result<Presence, kube::Error> {
+        let text = match answer {
+            Ok(text) => text,
+            Err(kube::Error::Api(status)) if self.is_denied_by(&status) => {
+                return Ok(Presence::Absent);
+            }
+            Err(error) => return Err(error),
+        };
+        let definition: Answer = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
+        let established =
+            |condition: &Condition| condition.kind == "Established" && condition.status == "True";
+        if !definition.status.conditions.iter().any(established) {
+            return Ok(Presence::Unserved);
+        }
+        let served = definition.spec.versions.into_iter().filter(|version| version.served);
+        let served: Vec<String> = served.map(|version| version.name).collect();
+        Ok(if served.contains(&self.version) {
+            Presence::Served
+        } else if served.is_empty() {
+            Presence::Unserved
+        } else {
+            Presence::Elsewhere(served)
+        })
+    }
+
+    /// Whether it is the API server that says so, and of this very CRD: not something before it.
+    fn is_denied_by(&self, status: &Status) -> bool {
+        let details = status.details.as_ref();
+        status.code == 404
+            && status.reason == "NotFound"
+            && details.is_some_and(|details| details.name == self.name && details.group == GROUP)
+    }
+
+    /// What is to be told as long as this is how it is.
+    pub(super) fn diagnostics(&self, presence: &Presence) -> Vec<Diagnostic> {
+        let Presence::Elsewhere(versions) = presence else { return Vec::new() };
+        vec![Diagnostic {
+            severity: Severity::Error,
+            source: None,
+            object: self.origin(),
+            field: "spec.versions".to_owned(),
+            message: format!(
+                "serves {} and not {}, so no {} is read: those that were known before stay in \
+                 force until the next start, others are not in force",
+                versions.join(", "),
+                self.version,
+                self.kind
+            ),
+        }]
+    }
+
+    /// What its diagnostics are about.
+    pub(super) fn origin(&self) -> String {
+        format!("CustomResourceDefinition {}", self.name)
+    }
+}
+
+/// What is looked at of a CRD.
+#[derive(Deserialize)]
+struct Answer {
+    spec: Spec,
+    #[serde(default)]
+    status: Conditions,
+}
+
+#[derive(Deserialize)]
+struct Spec {
+    versions: Vec<Version>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    name: String,
+    served: bool,
+}
+
+#[derive(Deserialize, Default)]
+struct Conditions {
+    #[serde(default)]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::networking::v1::NetworkPolicy;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Stands for a kind that a CRD brings, in v1.
+    fn definition() -> Definition {
+        Definition::of::<NetworkPolicy>(Duration::from_secs(1))
+    }
+
+    fn found(versions: &Value, established: &str) -> Result<String, kube::Error> {
+        let conditions = json!([{"type": "NamesAccepted", "status": "True"},
+            {"type": "Established", "status": established}]);
+        Ok(json!({"spec": {"versions": versions}, "status": {"conditions": conditions}})
+            .to_string())
+    }
+
+    fn refused(status: &Value) -> Result<String, kube::Error> {
+        let status: Status = serde_json::from_value(status.clone()).expect("it is a status");
+        Err(kube::Error::Api(status.boxed()))
+    }
+
+    fn not_found(details: &Value) -> Value {
+        json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound",
+            "details": details})
+    }
+
+    #[test]
+    fn the_crd_says_whether_the_kind_is_served() {
+        let read = |versions: &Value, established| {
+            let presence = definition().read(found(versions, established));
+            presence.expect("a CRD can be read")
+        };
+        let both = json!([{"name": "v2", "served": true}, {"name": "v1", "served": true}]);
+        assert_eq!(read(&both, "True"), Presence::Served);
+        assert_eq!(read(&both, "False"), Presence::Unserved);
+        let other = json!([{"name": "v1", "served": false}, {"name": "v2", "served": true}]);
+        assert_eq!(read(&other, "True"), Presence::Elsewhere(vec!["v2".to_owned()]));
+        assert_eq!(read(&json!([{"name": "v1", "served": false}]), "True"), Presence::Unserved);
+        // One that was made a moment ago has no status.
+        let new = json!({"spec": {"versions": both}}).to_string();
+        assert!(matches!(definition().read(Ok(new)), Ok(Presence::Unserved)));
+    }
+
+    #[test]
+    fn only_a_404_of_this_very_crd_means_that_there_is_no_such_kind() {
+        let name = "networkpolicies.networking.k8s.io";
+        assert_eq!(definition().name, name);
+        let absent = not_found(&json!({"name": name, "group": GROUP,
+            "kind": "customresourcedefinitions"}));
+        assert!(matches!(definition().read(refused(&absent)), Ok(Presence::Absent)));
+        let mut others = vec![
+            not_found(&json!({"name": "others", "group": GROUP})),
+            not_found(&json!({"name": name, "group": "apps"})),
+            not_found(&Value::Null),
+            json!({"code": 404, "reason": "Failed to parse error data", "message": "<html>"}),
+        ];
+        others.extend([403, 410, 429, 500, 503].map(|code| {
+            let mut other = absent.clone();
+            other["code"] = code.into();
+            other
+        }));
+        for other in others {
+            assert!(definition().read(refused(&other)).is_err(), "{other}");
+        }
+        assert!(definition().read(Ok("<html>".to_owned())).is_err(), "a proxy's page");
+        assert!(definition().read(Ok("{}".to_owned())).is_err(), "an object, and no CRD");
+    }
+
+    #[test]
+    fn nodes_that_start_together_do_not_look_together() {
+        let mut definition = definition();
+        let waits: Vec<Duration> = (0..20).map(|_| definition.wait()).collect();
+        let (one, two) = (Duration::from_secs(1), Duration::from_secs(2));
+        assert!(waits.iter().all(|wait| (one..=two).contains(wait)), "{waits:?}");
+        assert!(waits.windows(2).any(|pair| pair[0] != pair[1]), "{waits:?}");
+    }
+
+    #[test]
+    fn a_version_that_is_not_read_is_an_error_to_tell() {
+        let told = definition().diagnostics(&Presence::Elsewhere(vec!["v2".to_owned()]));
+        let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 1);
+        assert!(told[0].contains("serves v2 and not v1"), "{told:?}");
+        assert_eq!(definition().diagnostics(&Presence::Absent), []);
+    }
+}

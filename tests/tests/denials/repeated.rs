@@ -1,0 +1,43 @@
+//! What goes on is told once, and then counted.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use portcullis_tests::lab::{Endpoint, Family, IptablesVariant, Probe};
+
+use crate::shop::{PATIENCE, address, isolate, shop, told};
+
+/// Packets of one sender that the kernel logs at once; see `dataplane::denial::chain`.
+const BURST: u64 = 20;
+
+#[test]
+fn a_denial_that_goes_on_is_one_line_and_then_a_count() -> Result<()> {
+    let mut cluster = shop(IptablesVariant::Nft)?;
+    cluster.write("api.json", &isolate("api", "Ingress"))?;
+    cluster.start_agents()?;
+    cluster.settle(PATIENCE)?;
+    let api = address(&cluster, "api", Family::V4)?;
+    let agent = cluster.agent("n2")?;
+    let once = [Probe::tcp(Endpoint::pod("shop/web"), api, 81)];
+    let send = |times| {
+        (0..times)
+            .try_for_each(|_| cluster.lab.probe_all(&once, Duration::from_millis(50)).map(|_| ()))
+    };
+    send(1)?;
+    let fields = [("source", "shop/web"), ("port", "81")];
+    let (first, lines) = told(agent, 0, &fields, PATIENCE)?;
+    ensure!(first["message"] == "denied" && first["count"] == 1, "{first}");
+    send(BURST / 2)?;
+    let (again, lines) = told(agent, lines, &fields, PATIENCE * 2)?;
+    ensure!(again["message"] == "denied again" && again["count"] == BURST / 2, "{again}");
+    ensure!(again["seconds"].as_u64().is_some_and(|s| (60..75).contains(&s)), "{again}");
+    ensure!(again["why"] == first["why"], "{again}");
+
+    // A denial that only now is one is told at once, however long the others go on.
+    send(1)?;
+    let other = [Probe::tcp(Endpoint::pod("shop/other"), api, 81)];
+    cluster.lab.probe_all(&other, Duration::from_millis(50))?;
+    let (line, _) = told(agent, lines, &[("port", "81")], PATIENCE)?;
+    ensure!(line["source"] == "shop/other" && line["message"] == "denied", "{line}");
+    Ok(())
+}
