@@ -238,6 +238,60 @@ fn the_engine_agrees_with_every_expectation_in_dual_stack() -> anyhow::Result<()
     check_all(Families::Dual)
 }
 
+/// An API server has no pods without their namespace, and a directory assumes one; but what a watch
+/// tells first is a matter of chance.
+const BEFORE_ITS_NAMESPACE: &str = r#"
+apiVersion: whatif.portcullis.dev/v1alpha1
+kind: PolicyTest
+about: A pod that is known before its namespace may be anyone's subject, and is nobody's peer.
+steps:
+- apply:
+  - apiVersion: policy.networking.k8s.io/v1alpha2
+    kind: ClusterNetworkPolicy
+    metadata: {name: admin}
+    spec:
+      tier: Admin
+      priority: 10
+      subject: {namespaces: {matchLabels: {ns: w}}}
+      ingress:
+      - {action: Accept, from: [{namespaces: {matchLabels: {ns: x}}}]}
+      - {action: Pass, from: [{namespaces: {matchLabels: {ns: "y"}}}]}
+  - apiVersion: portcullis.dev/v1alpha1
+    kind: ClusterDefaultNetworkPolicy
+    metadata: {name: default}
+    spec:
+      namespaceSelector: {matchLabels: {ns: w}}
+      policyTypes: [Egress]
+      egress: [{to: [{namespaceSelector: {matchLabels: {ns: z}}}]}]
+  - apiVersion: v1
+    kind: Pod
+    metadata: {namespace: w, name: new, labels: {pod: new}}
+    spec: {nodeName: n3, containers: [{name: main}]}
+  default: allowed
+  tests:
+  - {from: w/new, expect: denied}
+  - {from: y/*, to: w/new, expect: denied}
+- about: It is what it might have been.
+  apply:
+  - {apiVersion: v1, kind: Namespace, metadata: {name: w, labels: {ns: w}}}
+  default: allowed
+  tests:
+  - {from: w/new, onlyTo: z/*}
+- about: It is another one.
+  apply:
+  - {apiVersion: v1, kind: Namespace, metadata: {name: w, labels: {ns: other}}}
+  default: allowed
+"#;
+
+#[test]
+fn a_pod_that_is_known_before_its_namespace_is_closed_by_all_that_may_select_it() {
+    let case = Case::parse("before-its-namespace", BEFORE_ITS_NAMESPACE).unwrap();
+    let mut summary = Summary::default();
+    summary.check(&case, Families::Dual, &cases::world(Families::Dual).unwrap());
+    assert_eq!(summary.failures, "");
+    assert_eq!(summary.steps, 3);
+}
+
 /// The stages of a case with one step.
 fn run(step: &str, families: Families) -> anyhow::Result<Vec<Stage>> {
     let text = format!(
