@@ -2,7 +2,7 @@
 //! tiers change under traffic that is allowed throughout.
 
 use anyhow::{Result, ensure};
-use portcullis_tests::cluster::Cluster;
+use portcullis_tests::cluster::{Agent, Cluster};
 use portcullis_tests::kube::{ApiServer, CLUSTER_NETWORK_POLICY_CRD};
 
 use crate::faults::{apply, pods};
@@ -25,7 +25,7 @@ fn shop() -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// A policy before NetworkPolicies: ingress of pods `app=TO` from pods with one of these labels, or
+/// A policy of the tier Admin: ingress of pods `app=TO` from pods with one of these labels, or
 /// from all pods; to what web servers and echo servers listen on.
 fn admin(name: &str, priority: u32, action: &str, to: &str, from: &[&str]) -> String {
     let from = if from.is_empty() {
@@ -61,7 +61,7 @@ fn a_kind_that_is_installed_late_is_enforced_and_ends_with_its_crd() -> Result<(
     }
 
     // A server that comes back is no news of the kind.
-    let said: Vec<usize> = cluster.agents().map(|agent| agent.logged()).collect();
+    let said: Vec<usize> = cluster.agents().map(Agent::logged).collect();
     let server = &mut cluster.control_plane()?.server;
     server.restart()?;
     server.install_cluster_network_policy()?;
