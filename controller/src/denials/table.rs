@@ -21,7 +21,7 @@ pub const ENTRIES_MAX: usize = 4096;
 /// How many of them may have the same source: one that tries every port must not hide the others.
 pub const ENTRIES_PER_SOURCE_MAX: usize = 256;
 /// How long a denial that goes on is only counted.
-pub const PERIOD: Duration = Duration::from_secs(60);
+pub const PERIOD: Duration = Duration::from_mins(1);
 
 /// Something to be told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -177,12 +177,12 @@ mod tests {
 
         fn note(&mut self, source: u32, port: u16) -> Noted {
             let Self { table, now, told, room } = self;
-            table.note(denial(), packet(source, port), *now, |sighting| take(sighting, told, room))
+            table.note(denial(), packet(source, port), *now, |sighting| take(&sighting, told, room))
         }
 
         fn sweep(&mut self) -> Vec<String> {
             let Self { table, now, told, room } = self;
-            table.sweep(*now, |sighting| take(sighting, told, room));
+            table.sweep(*now, |sighting| take(&sighting, told, room));
             std::mem::take(told)
         }
 
@@ -204,10 +204,10 @@ mod tests {
         }
     }
 
-    fn take(sighting: Sighting, told: &mut Vec<String>, room: &mut usize) -> bool {
+    fn take(sighting: &Sighting, told: &mut Vec<String>, room: &mut usize) -> bool {
         let Some(left) = room.checked_sub(1) else { return false };
         *room = left;
-        let Sighting { packet, count, period, .. } = sighting;
+        let Sighting { packet, count, period, .. } = *sighting;
         let name = packet.map_or("others".to_owned(), |packet| {
             format!("{}:{}", packet.source, packet.transport.port().unwrap_or_default())
         });
