@@ -204,7 +204,7 @@ mod tests {
         bytes
     }
 
-    /// An IPv6 packet from fd00::1 to fd00::2.
+    /// An IPv6 packet from `fd00::1` to `fd00::2`.
     fn v6(next: u8, rest: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0x60, 0, 0, 0, 0, 0, next, 64];
         for last in [1, 2] {

@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    fn take(sighting: Sighting, told: &mut Vec<String>, room: &mut usize) -> bool {
+    fn take(sighting: &Sighting, told: &mut Vec<String>, room: &mut usize) -> bool {
         let Some(left) = room.checked_sub(1) else { return false };
         *room = left;
         let Sighting { packet, count, period, .. } = sighting;

@@ -146,8 +146,8 @@ fn live_answers_are_those_of_the_snapshot() -> Result<()> {
             let shown = format!(" ({}", file.display());
             // And the comma before the origin that only one of them has.
             let cut = |line: &str| {
-                let line = line.split(&shown).next().unwrap_or_default();
-                line.trim_end_matches(',').to_owned()
+                let before = line.split(&shown).next().unwrap_or_default();
+                before.trim_end_matches(',').to_owned()
             };
             lines.map(cut).collect::<Vec<_>>().join("\n")
         };
