@@ -177,12 +177,12 @@ mod tests {
 
         fn note(&mut self, source: u32, port: u16) -> Noted {
             let Self { table, now, told, room } = self;
-            table.note(denial(), packet(source, port), *now, |sighting| take(sighting, told, room))
+            table.note(denial(), packet(source, port), *now, |sighting| take(&sighting, told, room))
         }
 
         fn sweep(&mut self) -> Vec<String> {
             let Self { table, now, told, room } = self;
-            table.sweep(*now, |sighting| take(sighting, told, room));
+            table.sweep(*now, |sighting| take(&sighting, told, room));
             std::mem::take(told)
         }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -24,9 +24,9 @@ const SERIES: &str =
     "portcullis_denials_total{direction=\"ingress\",tier=\"NetworkPolicy\",verdict=\"Denied\"}";
 const MESSAGES: &str = "portcullis_denial_log_messages_total";
 
-/// What has to be dropped a second, and for how long.
-const RATE: u64 = 50_000;
-const FLOOD: Duration = Duration::from_secs(6);
+/// How many packets a flood has: six seconds of 50,000 each, which a machine that is busy with other
+/// tests takes longer for.
+const FLOOD: u64 = 300_000;
 /// How much an agent may grow meanwhile.
 const GROWTH_MAX_BYTES: u64 = 8 << 20;
 
@@ -63,16 +63,15 @@ fn during_flood(cluster: &Cluster, meanwhile: impl FnOnce() -> Result<()>) -> Re
         let floods: Vec<_> = (0..SENDERS)
             .map(|n| scope.spawn(move || flood(cluster, 2000 + n * PORTS, stop, sent)))
             .collect();
-        let enough = || {
-            sent.load(Ordering::Relaxed) > RATE || floods.iter().any(ScopedJoinHandle::is_finished)
+        let wait_for = |packets| {
+            let over = || floods.iter().any(|flood| flood.is_finished());
+            while sent.load(Ordering::Relaxed) < packets && !over() && start.elapsed() < PATIENCE {
+                thread::park_timeout(Duration::from_millis(10));
+            }
         };
-        while !enough() {
-            thread::park_timeout(Duration::from_millis(10));
-        }
+        wait_for(FLOOD / 3);
         let done = meanwhile();
-        while start.elapsed() < FLOOD {
-            thread::park_timeout(FLOOD.saturating_sub(start.elapsed()));
-        }
+        wait_for(FLOOD);
         stop.store(true, Ordering::Relaxed);
         for flood in floods {
             flood.join().map_err(|_| anyhow::anyhow!("a flood panicked"))??;
@@ -91,13 +90,17 @@ fn growth(cluster: &Cluster, action: impl FnOnce() -> Result<()>) -> Result<(u64
     Ok((before, agent.resident_bytes()?.saturating_sub(before)))
 }
 
-/// Another denial is told, from the packet on.
-fn another(cluster: &Cluster, port: u16) -> Result<Duration> {
+/// Another denial is told: how long after its first packet. So many packets are sent.
+fn another(cluster: &Cluster, port: u16, packets: usize) -> Result<Duration> {
     let api = address(cluster, "api", Family::V4)?;
     let probe = [Probe::tcp(Endpoint::pod("shop/web"), api, port)];
     let sent = Instant::now();
     thread::scope(|scope| {
-        scope.spawn(|| cluster.lab.probe_all(&probe, Duration::from_millis(500)));
+        scope.spawn(|| {
+            (0..packets).try_for_each(|_| {
+                cluster.lab.probe_all(&probe, Duration::from_millis(500)).map(drop)
+            })
+        });
         let port = port.to_string();
         let fields = [("message", "denied"), ("source", "shop/web"), ("port", port.as_str())];
         told(cluster.agent("n2")?, 0, &fields, PATIENCE)?;
@@ -114,22 +117,21 @@ fn a_flood_leaves_memory_flat_and_others_seen_and_every_packet_counted() -> Resu
     // Whatever is allocated once is, before anything is measured.
     during_flood(&cluster, || Ok(()))?;
 
-    let (mut rate, mut took, mut counted) = (0, Duration::ZERO, 0);
+    let (mut rate, mut took, mut dropped) = (0, Duration::ZERO, 0);
     let (before, grown) = growth(&cluster, || {
-        let (start, packets) = (Instant::now(), kernel_count(&cluster, "n2", DENIED)?);
+        let packets = kernel_count(&cluster, "n2", DENIED)?;
         rate = during_flood(&cluster, || {
-            took = another(&cluster, 81)?;
+            took = another(&cluster, 81, 1)?;
             Ok(())
         })?;
-        counted = (kernel_count(&cluster, "n2", DENIED)? - packets) * 1000
-            / u64::try_from(start.elapsed().as_millis())?;
+        dropped = kernel_count(&cluster, "n2", DENIED)? - packets;
         Ok(())
     })?;
     println!(
-        "limited in the kernel: {rate} packets sent a second, {counted} dropped; another denial told after \
+        "limited in the kernel: {rate} packets sent a second, {dropped} dropped; another denial told after \
          {took:?}; agent {before} bytes, {grown} more"
     );
-    ensure!(counted >= RATE, "{counted} packets a second are no flood");
+    ensure!(dropped >= FLOOD / 10 * 9, "{dropped} packets are no flood");
     ensure!(grown < GROWTH_MAX_BYTES, "the agent grew by {grown} bytes");
     ensure!(took < Duration::from_secs(1), "another denial was told after {took:?}");
 
@@ -163,8 +165,8 @@ fn a_log_without_any_limit_leaves_memory_flat_and_its_losses_counted() -> Result
         rate = during_flood(&cluster, || Ok(()))?;
         Ok(())
     })?;
-    // Whatever was lost meanwhile, the reader goes on.
-    let took = another(&cluster, 81)?;
+    // Whatever was lost meanwhile, and the first of these may be, the reader goes on.
+    let took = another(&cluster, 81, 20)?;
     let after = metrics(&cluster, "n2")?;
     let more = |series: &str| anyhow::Ok(value(&after, series)? - value(&before, series)?);
     let lost = |reason| more(&format!("portcullis_denial_log_lost_total{{reason=\"{reason}\"}}"));
@@ -173,8 +175,7 @@ fn a_log_without_any_limit_leaves_memory_flat_and_its_losses_counted() -> Result
         "without limits: {rate} packets sent a second, {messages} messages, {overrun} lost, {no_room} unnamed; \
          another denial told {took:?} after it; agent {held} bytes, {grown} more"
     );
-    // Logging each of them takes its share of the machine: fewer are sent.
-    ensure!(messages + overrun >= RATE / 2, "{messages} messages are no flood");
+    ensure!(messages + overrun >= FLOOD / 10 * 9, "{messages} messages are no flood");
     ensure!(grown < GROWTH_MAX_BYTES, "the agent grew by {grown} bytes");
     ensure!(no_room > 0 && lost("unreadable")? == 0, "{after}");
     // The one that was flooding has its place in the table, and no more.
