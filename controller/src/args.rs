@@ -88,8 +88,8 @@ pub struct NodeArgs {
     /// with kube-*, unless they say otherwise.
     #[arg(long, env = "POD_NAMESPACE", default_value = world::OWN_NAMESPACE)]
     pub own_namespace: String,
-    /// How often a kind is looked for that the cluster may lack (its CustomResourceDefinition is not
-    /// installed), in seconds. Up to as much again is added by chance.
+    /// How often a kind is looked for that the cluster may lack (its CRD is not installed), in
+    /// seconds. Up to as much again is added by chance.
     #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
     pub missing_kind_period: Duration,
     /// Flags of the probes and metrics.
@@ -138,8 +138,8 @@ pub struct ControllerArgs {
     /// with kube-*, unless they say otherwise.
     #[arg(long, env = "POD_NAMESPACE", default_value = world::OWN_NAMESPACE)]
     pub own_namespace: String,
-    /// How often a kind is looked for that the cluster may lack (its CustomResourceDefinition is not
-    /// installed), in seconds. Up to as much again is added by chance.
+    /// How often a kind is looked for that the cluster may lack (its CRD is not installed), in
+    /// seconds. Up to as much again is added by chance.
     #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
     pub missing_kind_period: Duration,
     /// Flags of the probes and metrics.

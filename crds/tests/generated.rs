@@ -61,6 +61,11 @@ fn check(schema: &serde_json::Value, path: &str, faults: &mut Vec<String>) {
             faults.push(format!("{path}: maxLength"));
         }
         Some(_) => {}
+        None if schema["x-kubernetes-int-or-string"] == true => {
+            if schema["maxLength"].is_null() {
+                faults.push(format!("{path}: maxLength"));
+            }
+        }
         None => faults.push(format!("{path}: type")),
     }
     if schema["items"].is_object() {

@@ -48,6 +48,11 @@ fn a_bad_spec_is_told_with_what_it_isolates() {
 }
 
 #[test]
+fn mistakes_in_policies_of_the_cluster_are_told_one_by_one() {
+    insta::assert_snapshot!(diagnostics("tiers.yaml"));
+}
+
+#[test]
 fn bad_documents_do_not_hide_the_others() {
     insta::assert_snapshot!(diagnostics("documents.yaml"));
 }

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use policy_engine::model::Change;
+use policy_engine::model::{Change, Direction};
 use policy_engine::policy::{NetworkPolicy, Peer, Peers, PortMatch, Ports, Rule};
+use policy_engine::selector::Selector;
+use policy_engine::tier::{
+    Action, ClusterDefaultNetworkPolicy, ClusterNetworkPolicy, ClusterTier, Mode, Subject, TierRule,
+};
 use portcullis_crds::convert::{self, Converted};
 use portcullis_crds::manifest::Manifest;
 use proptest::prelude::*;
@@ -55,6 +59,112 @@ fn valid() -> Value {
             "egress": [{"to": [{"podSelector": {}}]}],
         },
     })
+}
+
+#[allow(clippy::panic)] // as above
+fn cluster_policy(value: &Value) -> Arc<ClusterNetworkPolicy> {
+    match convert_all(&value.to_string()).pop() {
+        Some(Converted::Object(Change::ClusterNetworkPolicy(_, Some(policy)))) => policy,
+        other => panic!("{value} became {other:?}"),
+    }
+}
+
+#[allow(clippy::panic)] // as above
+fn default_policy(value: &Value) -> Arc<ClusterDefaultNetworkPolicy> {
+    match convert_all(&value.to_string()).pop() {
+        Some(Converted::Object(Change::ClusterDefaultNetworkPolicy(_, Some(policy)))) => policy,
+        other => panic!("{value} became {other:?}"),
+    }
+}
+
+fn valid_cluster_policy() -> Value {
+    json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "guard"},
+        "spec": {
+            "tier": "Baseline",
+            "priority": 10,
+            "subject": {"pods": {
+                "namespaceSelector": {"matchLabels": {"a": "b"}},
+                "podSelector": {"matchExpressions": [{"key": "x", "operator": "Exists"}]},
+            }},
+            "ingress": [
+                {"action": "Accept", "from": [{"namespaces": {"matchLabels": {"c": "d"}}}],
+                 "protocols": [{"tcp": {"destinationPort": {"number": 80}}},
+                               {"destinationNamedPort": "web"}]},
+                {"action": "Deny", "from": [{"pods": {"podSelector": {"matchLabels": {"e": "f"}}}}]},
+            ],
+            "egress": [
+                {"action": "Pass", "to": [{"nodes": {}}, {"networks": ["10.0.0.0/8"]}],
+                 "protocols": [{"udp": {"destinationPort": {"range": {"start": 1, "end": 9}}}}]},
+                {"action": "Accept", "to": [{"networks": ["10.0.0.0/8", "fd00::/8"]}]},
+            ],
+        },
+    })
+}
+
+fn valid_default_policy() -> Value {
+    json!({
+        "apiVersion": "portcullis.dev/v1alpha1",
+        "kind": "ClusterDefaultNetworkPolicy",
+        "metadata": {"name": "base"},
+        "spec": {
+            "namespaceSelector": {"matchLabels": {"a": "b"}},
+            "podSelector": {"matchExpressions": [{"key": "x", "operator": "Exists"}]},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"sameNamespace": true}, {"podSelector": {}}]}],
+            "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 80}]}],
+            "allowDNS": true,
+            "includeSystemNamespaces": false,
+            "mode": "Enforce",
+        },
+    })
+}
+
+/// Whether a subject is the original one, or one that may be any pod in part.
+fn narrower_subject(subject: &Subject, original: &Subject) -> bool {
+    let part = |part: &Option<Selector>, original: &Option<Selector>| match part {
+        None => true,
+        Some(selector) => selector.is_everything() || Some(selector) == original.as_ref(),
+    };
+    part(&subject.namespaces, &original.namespaces) && part(&subject.pods, &original.pods)
+}
+
+/// One item can stand for several peers or ports, so their places say nothing.
+fn accepts_no_more(rule: &Rule, original: &Rule) -> bool {
+    let peers = match (&rule.peers, &original.peers) {
+        (Peers::Listed(peers), Peers::Listed(originals)) => {
+            peers.iter().all(|peer| *peer == Peer::Invalid || originals.contains(peer))
+        }
+        (peers, original) => peers == original,
+    };
+    let ports = match (&rule.ports, &original.ports) {
+        (Ports::Listed(ports), Ports::Listed(originals)) => {
+            ports.iter().all(|port| *port == PortMatch::Invalid || originals.contains(port))
+        }
+        (Ports::Listed(_), Ports::Any) => true,
+        (Ports::Any, original) => *original == Ports::Any,
+    };
+    let nothing = rule.peers == Peers::Listed(vec![]);
+    nothing || (peers && ports)
+}
+
+fn no_wider_rules(rules: &[TierRule], originals: &[TierRule]) -> bool {
+    let everything = Rule { peers: Peers::Any, ports: Ports::Any };
+    let denies_all = |rule: &TierRule| rule.action == Action::Deny && rule.rule == everything;
+    if rules.first().is_some_and(denies_all) {
+        return true;
+    }
+    rules.len() == originals.len()
+        && rules.iter().zip(originals).all(|(rule, original)| {
+            denies_all(rule)
+                || match (rule.action, original.action) {
+                    (Action::Accept, Action::Accept) => accepts_no_more(&rule.rule, &original.rule),
+                    (Action::Deny, _) | (Action::Pass, Action::Pass) => rule.rule == original.rule,
+                    (Action::Accept | Action::Pass, _) => false,
+                }
+        })
 }
 
 /// One mistake: no value of the API, whatever field it stands in.
@@ -172,6 +282,40 @@ proptest! {
         prop_assert!(mutated.subject.is_everything() || mutated.subject == original.subject, "{value}");
         prop_assert!(no_wider(mutated.ingress.as_ref(), original.ingress.as_ref()), "{value}");
         prop_assert!(no_wider(mutated.egress.as_ref(), original.egress.as_ref()), "{value}");
+    }
+
+    #[test]
+    fn a_mistake_never_opens_a_cluster_policy(at in 0..usize::MAX, mistake in mistake()) {
+        let mut value = valid_cluster_policy();
+        let original = cluster_policy(&value);
+        let mut at = at % count(&value["spec"]);
+        make(&mut value["spec"], &mut at, &mistake);
+        let mutated = cluster_policy(&value);
+        prop_assert!(narrower_subject(&mutated.subject, &original.subject), "{value}");
+        for direction in Direction::BOTH {
+            let rules = (mutated.rules(direction), original.rules(direction));
+            prop_assert!(no_wider_rules(rules.0, rules.1), "{value}");
+        }
+        // Only a policy that accepts nothing may leave its place.
+        let place = (mutated.tier, mutated.priority);
+        prop_assert!(
+            place == (original.tier, original.priority) || place == (ClusterTier::Admin, i32::MIN),
+            "{value}"
+        );
+    }
+
+    #[test]
+    fn a_mistake_never_opens_a_default(at in 0..usize::MAX, mistake in mistake()) {
+        let mut value = valid_default_policy();
+        let original = default_policy(&value);
+        let mut at = at % count(&value["spec"]);
+        make(&mut value["spec"], &mut at, &mistake);
+        let mutated = default_policy(&value);
+        prop_assert!(narrower_subject(&mutated.subject, &original.subject), "{value}");
+        prop_assert!(no_wider(mutated.ingress.as_ref(), original.ingress.as_ref()), "{value}");
+        prop_assert!(no_wider(mutated.egress.as_ref(), original.egress.as_ref()), "{value}");
+        prop_assert!(original.allow_dns || !mutated.allow_dns, "{value}");
+        prop_assert!(mutated.mode == Mode::Enforce, "{value}");
     }
 
     #[test]

@@ -80,6 +80,19 @@ impl PeerUnion {
         union.canonical()
     }
 
+    /// The pods alone. Not taken from [`PeerUnion::of`], which drops them beside all addresses.
+    fn by_labels(peers: &Peers) -> Self {
+        let items = match peers {
+            Peers::Any => &[],
+            Peers::Listed(items) => items.as_slice(),
+        };
+        let pods = items.iter().filter_map(|item| match item {
+            Peer::Pods(peer) => Some(Arc::new(peer.clone())),
+            Peer::Invalid | Peer::Nodes(_) | Peer::Block(_) => None,
+        });
+        Self { pods: pods.collect(), ..Self::default() }
+    }
+
     fn add(&mut self, other: &Self) {
         self.pods.extend(other.pods.iter().cloned());
         self.nodes.extend(other.nodes.iter().cloned());
@@ -121,9 +134,7 @@ impl AllowSet {
                 Ports::Listed(items) => {
                     let by_labels = match named {
                         NamedPeers::All => None,
-                        NamedPeers::ByLabels => {
-                            Some(PeerUnion { pods: peers.pods.clone(), ..PeerUnion::default() })
-                        }
+                        NamedPeers::ByLabels => Some(PeerUnion::by_labels(&rule.peers)),
                     };
                     for item in items {
                         let is_name = matches!(item, PortMatch::Named(..));

@@ -34,6 +34,17 @@ pub fn all() -> Result<Vec<Case>> {
     files()?.iter().map(|(name, path)| Case::parse(name, &read(path)?)).collect()
 }
 
+/// Whether the environment asks for this case: `PORTCULLIS_CASE` has its name, or `tier-*` for all
+/// whose names begin so. Without it every case is asked for.
+#[must_use]
+pub fn is_asked_for(case: &Case) -> bool {
+    let Ok(only) = std::env::var("PORTCULLIS_CASE") else { return true };
+    match only.strip_suffix('*') {
+        Some(beginning) => case.name.starts_with(beginning),
+        None => case.name == only,
+    }
+}
+
 /// The case files by name.
 ///
 /// # Errors

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use policy_engine::port::Protocol;
@@ -62,6 +62,7 @@ impl Player {
     ) -> Result<Self> {
         let lab = serving(lab, &world, ports).build()?;
         let cluster = Cluster::with_api_server(lab, flags, listeners(ports))?;
+        cluster.server()?.install_cluster_network_policy()?;
         Self { cluster, world, ports: ports.to_vec(), by_api_server: true }.begin()
     }
 
@@ -200,10 +201,10 @@ impl Player {
                 self.cluster.agents().map(super::cluster::Agent::logged).collect();
             self.become_world(stage.world, &stage.deleted, &stage.applied)
                 .with_context(|| step.clone())?;
-            for (agent, logged) in self.cluster.agents().zip(logged) {
+            for (agent, logged) in self.cluster.agents().zip(&logged) {
                 for text in &stage.diagnostics {
                     let text = serde_json::to_string(text)?;
-                    agent.wait_for_after(logged, text.trim_matches('"'), SETTLE_LIMIT)?;
+                    agent.wait_for_after(*logged, text.trim_matches('"'), SETTLE_LIMIT)?;
                 }
             }
             let mut expectations = stage.expectations;
@@ -213,10 +214,27 @@ impl Player {
                 let count = wrong.len();
                 bail!("{step}: {count} wrong:\n  {}", wrong[..count.min(40)].join("\n  "));
             }
+            if expectations.iter().any(Expectation::would_be_denied) {
+                self.wait_for_would_be_denials(&logged).with_context(|| step.clone())?;
+            }
             checked += expectations.len();
         }
         self.reset(base)?;
         Ok(checked)
+    }
+
+    /// Waits until some agent tells of what policies in audit would deny.
+    fn wait_for_would_be_denials(&self, logged: &[usize]) -> Result<()> {
+        const GLANCE: Duration = Duration::from_millis(50);
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        let tells = |line: &str| line.contains("\"message\":\"would be denied");
+        while Instant::now() < deadline {
+            let mut agents = self.cluster.agents().zip(logged);
+            if agents.any(|(agent, logged)| agent.find_after(*logged, GLANCE, tells).is_ok()) {
+                return Ok(());
+            }
+        }
+        bail!("no agent told of what policies in audit would deny")
     }
 
     fn services(

@@ -20,13 +20,10 @@ fn play(
     wanted: impl Fn(&Case) -> bool,
 ) -> Result<()> {
     let base = cases::world(families)?;
-    let only = std::env::var("PORTCULLIS_CASE").ok();
     let all = cases::all()?;
-    let picked = all.iter().filter(|case| {
-        case.is_about(families)
-            && only.as_ref().is_none_or(|only| *only == case.name)
-            && wanted(case)
-    });
+    let picked = all
+        .iter()
+        .filter(|case| case.is_about(families) && cases::is_asked_for(case) && wanted(case));
     // Agents have one set of flags; the cases that need another get agents of their own.
     let (plain, special): (Vec<&Case>, Vec<&Case>) =
         picked.partition(|case| !case.options.allow_egress_to_own_node);

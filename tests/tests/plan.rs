@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
-use policy_engine::evaluate::evaluate;
+use policy_engine::evaluate::evaluate_as;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Direction, Pod, PodKey};
 use policy_engine::reach::{Difference, PortSet, Reach, outside_difference};
+use policy_engine::tier::View;
 use policy_engine::world::{Options, World};
 use portcullis_tests::judging::{config, sides, traffic};
 use portcullis_tests::worlds;
@@ -19,13 +20,28 @@ use proptest::prelude::*;
 /// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
 const CASES: u32 = 300;
 
+/// What is in force then, or what would be were everything enforced.
+const VIEWS: [(View, View); 3] = [
+    (View::Enforced, View::Enforced),
+    (View::Audited, View::Audited),
+    (View::Enforced, View::Audited),
+];
+
 fn pod<'w>(world: &'w World, key: &PodKey) -> Option<&'w Pod> {
     world.pods().get(key).map(AsRef::as_ref).filter(|pod| pod.takes_part())
 }
 
+/// A world by the policies of a view.
+type Viewed<'w> = (&'w World, View);
+
 /// Whether `evaluate` lets one pod connect to another by any of their addresses. A pod that is not
 /// there connects to nobody.
-fn evaluated(world: &World, source: &PodKey, destination: &PodKey, traffic: Traffic) -> bool {
+fn evaluated(
+    (world, view): Viewed<'_>,
+    source: &PodKey,
+    destination: &PodKey,
+    traffic: Traffic,
+) -> bool {
     let Some((source, destination)) = pod(world, source).zip(pod(world, destination)) else {
         return false;
     };
@@ -34,7 +50,7 @@ fn evaluated(world: &World, source: &PodKey, destination: &PodKey, traffic: Traf
         sides(world, destination).iter().any(|to| {
             let meets = family(from).zip(family(to)).is_none_or(|(from, to)| from == to);
             let flow = Flow { source: from.clone(), destination: to.clone(), traffic };
-            meets && evaluate(world, &flow).is_allowed()
+            meets && evaluate_as(world, &flow, view).is_allowed()
         })
     })
 }
@@ -54,10 +70,14 @@ fn changes(difference: &Difference) -> BTreeMap<(PodKey, PodKey), (PortSet, Port
     found
 }
 
-fn check_pods(before: &World, after: &World, found: &Difference) -> Result<(), TestCaseError> {
+fn check_pods(
+    before: Viewed<'_>,
+    after: Viewed<'_>,
+    found: &Difference,
+) -> Result<(), TestCaseError> {
     let changes = changes(found);
     let pods: Vec<&PodKey> = found.groups.iter().flat_map(|group| &group.pods).collect();
-    for world in [before, after] {
+    for (world, _) in [before, after] {
         for key in world.pods().keys().filter(|key| pod(world, key).is_some()) {
             prop_assert!(pods.contains(&key), "{} is in no group", key);
         }
@@ -80,7 +100,7 @@ fn check_pods(before: &World, after: &World, found: &Difference) -> Result<(), T
 
 /// Whether `evaluate` lets a pod connect to an address outside, or the other way.
 fn evaluated_outside(
-    world: &World,
+    (world, view): Viewed<'_>,
     key: &PodKey,
     direction: Direction,
     address: IpAddr,
@@ -94,12 +114,12 @@ fn evaluated_outside(
         Direction::Ingress => (outside, side),
         Direction::Egress => (side, outside),
     };
-    evaluate(world, &Flow { source, destination, traffic }).is_allowed()
+    evaluate_as(world, &Flow { source, destination, traffic }, view).is_allowed()
 }
 
 fn check_outside(
-    (before, old): (&World, &Reach<'_>),
-    (after, new): (&World, &Reach<'_>),
+    (before, old): (Viewed<'_>, &Reach<'_>),
+    (after, new): (Viewed<'_>, &Reach<'_>),
     found: &Difference,
 ) -> Result<(), TestCaseError> {
     for group in &found.groups {
@@ -137,14 +157,16 @@ proptest! {
         history in worlds::history(0..30),
         changes in worlds::history(0..6),
         allow_egress_to_own_node in any::<bool>(),
+        views in prop::sample::select(VIEWS.to_vec()),
     ) {
-        let mut before = World::new(Options { allow_egress_to_own_node });
+        let mut before = World::new(Options { allow_egress_to_own_node, ..Options::default() });
         history.into_iter().for_each(|change| before.apply(change));
         let mut after = before.clone();
         changes.into_iter().for_each(|change| after.apply(change));
-        let (old, new) = (Reach::new(&before), Reach::new(&after));
+        let (before, after) = ((&before, views.0), (&after, views.1));
+        let (old, new) = (Reach::new_as(before.0, before.1), Reach::new_as(after.0, after.1));
         let found = Difference::new(&old, &new);
-        check_pods(&before, &after, &found)?;
-        check_outside((&before, &old), (&after, &new), &found)?;
+        check_pods(before, after, &found)?;
+        check_outside((before, &old), (after, &new), &found)?;
     }
 }

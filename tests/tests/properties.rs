@@ -96,8 +96,13 @@ fn check_flow(
         prop_assert_eq!(compiled.denied_by(direction, subject, peer, traffic), tier, "{}", about);
         // What policies in audit would deny besides.
         let audited = audited.decision(direction);
-        let would = audited.tier.filter(|_| allowed && !audited.is_allowed());
-        prop_assert_eq!(compiled.would_deny(direction, subject, peer, traffic), would, "{}", about);
+        let in_audit = audited.tier.filter(|_| allowed && !audited.is_allowed());
+        prop_assert_eq!(
+            compiled.would_deny(direction, subject, peer, traffic),
+            in_audit,
+            "{}",
+            about
+        );
     }
     Ok(())
 }

@@ -17,7 +17,9 @@ use policy_engine::port::Protocol;
 use policy_engine::tier::View;
 use policy_engine::world::{self, World};
 use portcullis_controller::dataplane::denial::{Denial, Outcome};
-use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options};
+use portcullis_controller::dataplane::{
+    AcceptAction, Dataplane, DenyAction, IptablesVariant, LogGroup, Options,
+};
 use portcullis_tests::interpreter::{ConntrackState, Packet, Sets, Tables, Transport, Verdict};
 use portcullis_tests::worlds;
 use proptest::prelude::*;
@@ -129,11 +131,15 @@ fn check(
     engine: &Engine,
     printed: &[Printed; 2],
     flows: &[(IpAddr, IpAddr, Traffic)],
+    log: Option<LogGroup>,
 ) -> Result<(), TestCaseError> {
     let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
     for (source, destination, traffic) in flows {
         let flow = engine.world().flow(*source, *destination, *traffic);
-        let Some((chain, expected)) = expected(engine.world(), &flow) else { continue };
+        let Some((chain, mut expected)) = expected(engine.world(), &flow) else { continue };
+        if log.is_none() {
+            expected.logged.clear();
+        }
         let printed = &printed[usize::from(source.is_ipv6())];
         let mut packet = packet(*source, *destination, *traffic);
         let says = |packet: &Packet| printed.says(chain, packet).map_err(fail);
@@ -159,6 +165,19 @@ fn flows() -> impl Strategy<Value = Vec<(IpAddr, IpAddr, Traffic)>> {
     prop::collection::vec(flow.prop_map(|((from, to), traffic)| (from, to, traffic)), 300)
 }
 
+fn options(variant: IptablesVariant) -> impl Strategy<Value = Options> {
+    let deny = prop::sample::select(vec![DenyAction::Drop, DenyAction::Reject]);
+    let accept = prop::sample::select(vec![AcceptAction::Return, AcceptAction::Accept]);
+    let log = prop::option::weighted(0.8, Just(LogGroup::default()));
+    (deny, accept, log).prop_map(move |(deny, accept, denial_log)| Options {
+        variant,
+        deny,
+        accept,
+        denial_log,
+        ..Options::default()
+    })
+}
+
 fn rendered_rules_say_what_evaluate_says(
     variant: IptablesVariant,
     name: &'static str,
@@ -168,14 +187,14 @@ fn rendered_rules_say_what_evaluate_says(
         // Thousands of pure cases are hundreds that program a kernel.
         let cases = cases.map_or(CASES, |cases: u32| (cases / 10).max(1));
         let config = ProptestConfig { cases, failure_persistence: None, ..Default::default() };
-        let strategy = (worlds::history(0..30), worlds::history(1..10), flows());
+        let strategy = (worlds::history(0..30), worlds::history(1..10), flows(), options(variant));
         let mut runner = TestRunner::new(config);
-        runner.run(&strategy, |(first, then, flows)| {
+        runner.run(&strategy, |(first, then, flows, options)| {
             let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
             let scope = Scope::Node(worlds::OWN_NODE.into());
             let mut engine = Engine::new(scope, world::Options::default());
             // What the case before left behind is taken over, as by an agent that starts again.
-            let options = Options { variant, ..Options::default() };
+            let log = options.denial_log;
             let mut dataplane = Dataplane::open(options).map_err(|e| fail(e.into()))?;
             for changes in [first, then] {
                 changes.into_iter().for_each(|change| engine.apply(change));
@@ -186,7 +205,7 @@ fn rendered_rules_say_what_evaluate_says(
                     Printed::read(name, address.parse().expect("an address")).map_err(fail)
                 };
                 // With all that is out of reach but still there.
-                check(&engine, &[family("0.0.0.0")?, family("::")?], &flows)?;
+                check(&engine, &[family("0.0.0.0")?, family("::")?], &flows, log)?;
             }
             let drift = dataplane.verify(engine.compiled()).map_err(|e| fail(e.into()))?;
             prop_assert!(drift.is_empty(), "read back as written, but {:?}", drift);

@@ -8,10 +8,11 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
-use policy_engine::evaluate::evaluate;
+use policy_engine::evaluate::{Decision, Reason, evaluate_as};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Direction, Pod, PodKey};
-use policy_engine::reach::{PortSet, Reach};
+use policy_engine::reach::{Class, PortSet, Reach};
+use policy_engine::tier::View;
 use policy_engine::world::{Options, World};
 use portcullis_tests::cases::{self, Case, Expectation, Families, Stage, Verdict};
 use portcullis_tests::judging::{config, sides, traffic};
@@ -35,11 +36,16 @@ fn can_meet(source: &Endpoint, destination: &Endpoint) -> bool {
 }
 
 /// Whether `evaluate` lets one pod connect to another by any of their addresses.
-fn evaluated(world: &World, source: &Pod, destination: &Pod, traffic: Traffic) -> bool {
+fn evaluated(
+    (world, view): (&World, View),
+    source: &Pod,
+    destination: &Pod,
+    traffic: Traffic,
+) -> bool {
     sides(world, source).iter().any(|from| {
         sides(world, destination).iter().filter(|to| can_meet(from, to)).any(|to| {
             let flow = Flow { source: from.clone(), destination: to.clone(), traffic };
-            evaluate(world, &flow).is_allowed()
+            evaluate_as(world, &flow, view).is_allowed()
         })
     })
 }
@@ -59,7 +65,7 @@ fn by_pod(reach: &Reach<'_>) -> BTreeMap<(PodKey, PodKey), PortSet> {
     found
 }
 
-fn check_pods(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError> {
+fn check_pods(world: &World, view: View, reach: &Reach<'_>) -> Result<(), TestCaseError> {
     let map = by_pod(reach);
     let pods: Vec<&Pod> =
         world.pods().values().map(AsRef::as_ref).filter(|pod| pod.takes_part()).collect();
@@ -69,8 +75,9 @@ fn check_pods(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError> {
             for traffic in traffic() {
                 prop_assert_eq!(
                     mapped.is_some_and(|ports| ports.contains(traffic)),
-                    evaluated(world, source, destination, traffic),
-                    "{} → {} {}",
+                    evaluated((world, view), source, destination, traffic),
+                    "{:?}: {} → {} {}",
+                    view,
                     source.key,
                     destination.key,
                     traffic
@@ -82,7 +89,7 @@ fn check_pods(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError> {
 }
 
 /// What holds between any two addresses, and between pods and the addresses outside.
-fn check_addresses(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError> {
+fn check_addresses(world: &World, view: View, reach: &Reach<'_>) -> Result<(), TestCaseError> {
     for source in worlds::addresses() {
         for destination in worlds::addresses() {
             if source.is_ipv4() != destination.is_ipv4() {
@@ -92,14 +99,20 @@ fn check_addresses(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError
             let between = reach.between(&from, &to);
             for traffic in traffic() {
                 let flow = world.flow(source, destination, traffic);
-                let allowed = evaluate(world, &flow).is_allowed();
-                prop_assert_eq!(between.contains(traffic), allowed, "{:?}", flow);
+                let verdict = evaluate_as(world, &flow, view);
+                let allowed = verdict.is_allowed();
+                prop_assert_eq!(between.contains(traffic), allowed, "{:?} {:?}", view, flow);
                 for (direction, side, other) in
                     [(Direction::Egress, &from, &to), (Direction::Ingress, &to, &from)]
                 {
-                    let Endpoint::External(address) = other else { continue };
                     let Endpoint::Pod(key, _) = side else { continue };
                     let Some(class) = reach.class_of(key) else { continue };
+                    check_isolation(
+                        &reach.classes()[class],
+                        direction,
+                        verdict.decision(direction),
+                    )?;
+                    let Endpoint::External(address) = other else { continue };
                     let parts = reach.outside(class, direction).parts;
                     let holding: Vec<_> =
                         parts.iter().filter(|(cidrs, _)| cidrs.contains(*address)).collect();
@@ -113,6 +126,21 @@ fn check_addresses(world: &World, reach: &Reach<'_>) -> Result<(), TestCaseError
     Ok(())
 }
 
+/// Nothing falls through a tier that isolates, and no other tier is said to.
+fn check_isolation(
+    class: &Class,
+    direction: Direction,
+    decision: &Decision,
+) -> Result<(), TestCaseError> {
+    if matches!(decision.reason, Reason::NotIsolated) {
+        prop_assert!(!class.is_isolated(direction), "{:?} {:?}", class, decision);
+    }
+    if !decision.isolated_by.is_empty() {
+        prop_assert_eq!(class.isolated_by(direction), decision.tier);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(config(CASES))]
 
@@ -120,12 +148,13 @@ proptest! {
     fn the_map_says_what_evaluate_says(
         history in worlds::history(0..40),
         allow_egress_to_own_node in any::<bool>(),
+        view in prop::sample::select(vec![View::Enforced, View::Audited]),
     ) {
-        let mut world = World::new(Options { allow_egress_to_own_node });
+        let mut world = World::new(Options { allow_egress_to_own_node, ..Options::default() });
         history.into_iter().for_each(|change| world.apply(change));
-        let reach = Reach::new(&world);
-        check_pods(&world, &reach)?;
-        check_addresses(&world, &reach)?;
+        let reach = Reach::new_as(&world, view);
+        check_pods(&world, view, &reach)?;
+        check_addresses(&world, view, &reach)?;
     }
 }
 
@@ -135,10 +164,10 @@ fn check_stage(case: &Case, families: Families, stage: &Stage) -> (usize, String
     for manifest in stage.world.manifests() {
         inventory.add_value(&manifest.value, "default");
     }
-    let cluster = Cluster::new(&inventory, case.options);
+    let cluster = Cluster::new(&inventory, case.options.clone());
     let reach = Reach::new(&cluster.world);
     let mut failures = String::new();
-    for Expectation { probe, verdict, line } in &stage.expectations {
+    for Expectation { probe, verdict, line, .. } in &stage.expectations {
         let judged = probe.judged;
         let side = |address: IpAddr, port: Option<PortWord>| {
             let endpoint =
@@ -152,7 +181,7 @@ fn check_stage(case: &Case, families: Families, stage: &Stage) -> (usize, String
             Traffic::Other => None,
         };
         let (source, destination) = (side(judged.source, None), side(judged.destination, port));
-        let answer = judge(&cluster, &reach, &source, &destination);
+        let answer = judge(&cluster, (&reach).into(), &source, &destination);
         let allowed = match judged.traffic {
             Traffic::Port(..) => answer.verdict == judge::Verdict::Allowed,
             // A question without a port tells about ICMP beside all ports.

@@ -7,6 +7,10 @@ use clap_complete::Shell;
 
 use crate::lint::Code;
 
+mod source;
+
+pub use source::SourceArgs;
+
 /// Ask before you apply, and learn why a connection fails.
 #[derive(Parser, Debug)]
 #[command(name = "kubectl-whatif", bin_name = "kubectl whatif", version, about)]
@@ -82,45 +86,6 @@ const COMPLETION: &str = "\
   source <(kubectl whatif completion bash)
   kubectl whatif completion kubectl > ~/.local/bin/kubectl_complete-whatif && chmod +x $_";
 
-/// Where objects come from, and the hypothesis on top of them.
-#[derive(ClapArgs, Debug, Default)]
-pub struct SourceArgs {
-    /// Read manifests from a file, a directory and all below it, or `-` for standard input; without
-    /// it, the cluster of the kubeconfig
-    #[arg(short, long = "filename", value_name = "FILE|DIR|-")]
-    pub filename: Vec<PathBuf>,
-    /// Add or replace objects before asking
-    #[arg(long, value_name = "FILE|DIR|-")]
-    pub with: Vec<PathBuf>,
-    /// Remove an object before asking: KIND/NAMESPACE/NAME, or KIND/NAME
-    #[arg(long, value_name = "KIND/NS/NAME")]
-    pub without: Vec<String>,
-    /// The namespace of objects and endpoints that name none
-    #[arg(short, long, value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
-    /// All namespaces are always read; taken because kubectl's users write it
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    pub all_namespaces: bool,
-    /// The context of the kubeconfig
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
-    /// The kubeconfig file
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// Read the cluster as this user
-    #[arg(long = "as", value_name = "USER")]
-    pub impersonate: Option<String>,
-    /// Read the cluster as a member of this group
-    #[arg(long = "as-group", value_name = "GROUP", requires = "impersonate")]
-    pub impersonate_group: Vec<String>,
-    /// Fail when something that is read cannot be understood
-    #[arg(long)]
-    pub strict: bool,
-    /// Egress from a pod to its own node is not subject to policy (as the agents' flag)
-    #[arg(long)]
-    pub allow_egress_to_own_node: bool,
-}
-
 /// `check`.
 #[derive(ClapArgs, Debug)]
 pub struct Check {
@@ -191,6 +156,9 @@ pub struct Lint {
 /// `plan`.
 #[derive(ClapArgs, Debug)]
 pub struct Plan {
+    /// Compare with what would be if policies in audit were enforced, those of --with included
+    #[arg(long)]
+    pub audit: bool,
     /// Exit with 1 only when one of these happens
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
     pub fail_on: Vec<Danger>,

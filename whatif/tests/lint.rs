@@ -177,6 +177,78 @@ fn a_port_that_somebody_has_is_not_a_services() {
     check(&to("{ipBlock: {cidr: 203.0.113.0/24}}", 80), &[]);
 }
 
+/// Objects in the cluster of the examples, and the codes that they have with those objects.
+#[track_caller]
+fn check_all(objects: &[&str], more: &str, expected: &[(&str, &str)]) {
+    let answer = json(&format!("lint -o json -f {WORLD} -f - {more}"), &objects.join("\n---\n"));
+    let findings = answer["findings"].as_array().expect("findings");
+    let text = |one: &Value, field: &str| one[field].as_str().expect(field).to_owned();
+    let found: BTreeSet<_> =
+        findings.iter().map(|one| (text(one, "code"), text(one, "object"))).collect();
+    let expected: BTreeSet<_> =
+        expected.iter().map(|(code, object)| ((*code).to_owned(), (*object).to_owned())).collect();
+    assert_eq!(found, expected, "{objects:?}: {findings:#?}");
+}
+
+/// A NetworkPolicy that lets the API reach the database.
+fn db(name: &str, mode: &str) -> String {
+    format!(
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}, \
+         namespace: shop, annotations: {{portcullis.dev/mode: {mode}}}}}, spec: {{podSelector: \
+         {{matchLabels: {{app: db}}}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: \
+         api}}}}}}]}}]}}}}"
+    )
+}
+
+#[test]
+fn a_policy_in_audit_makes_none_redundant_that_is_in_force() {
+    let (tried, used) = (db("tried", "audit"), db("used", "enforce"));
+    let disabled = "--disable PCL103,PCL104";
+    let redundant = ("PCL502", "NetworkPolicy shop/tried");
+    check_all(&[&tried, &used], disabled, &[redundant]);
+    check_all(&[&tried, &db("z", "audit")], disabled, &[("PCL503", "NetworkPolicy shop/z")]);
+}
+
+#[test]
+fn policies_of_the_cluster_are_looked_at_for_whom_they_select() {
+    let default = |spec: &str| {
+        format!(
+            "{{apiVersion: portcullis.dev/v1alpha1, kind: ClusterDefaultNetworkPolicy, metadata: \
+             {{name: d}}, spec: {{policyTypes: [Ingress], {spec}}}}}"
+        )
+    };
+    let nobody = ("PCL101", "ClusterDefaultNetworkPolicy d");
+    let check = |spec: &str, expected: &[(&str, &str)]| {
+        check_all(&[&default(spec)], "--disable PCL103", expected);
+    };
+    check("podSelector: {}", &[]);
+    check("namespaceSelector: {matchLabels: {team: shop}}", &[]);
+    check("namespaceSelector: {matchLabels: {team: shpo}}", &[nobody]);
+    check("podSelector: {matchLabels: {app: wbe}}", &[nobody]);
+    let system = "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}";
+    check(system, &[nobody]);
+    check(&format!("{system}, includeSystemNamespaces: true"), &[]);
+    // Whom a default selects is not open.
+    check_all(&[&default("podSelector: {}")], "", &[]);
+}
+
+#[test]
+fn dns_that_an_admin_accepts_is_not_missing() {
+    let web = egress("{to: [{podSelector: {matchLabels: {app: api}}}]}");
+    let web = format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, {web}}}");
+    let accepting = |tier: &str| {
+        format!(
+            "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: \
+             {{name: dns}}, spec: {{tier: {tier}, priority: 1, subject: {{namespaces: {{}}}}, \
+             egress: [{{action: Accept, to: [{{pods: {{namespaceSelector: {{}}, podSelector: \
+             {{matchLabels: {{k8s-app: kube-dns}}}}}}}}]}}]}}}}"
+        )
+    };
+    let missing = ("PCL402", "NetworkPolicy shop/e");
+    check_all(&[&web, &accepting("Admin")], "--disable PCL103", &[]);
+    check_all(&[&web, &accepting("Baseline")], "--disable PCL103", &[missing]);
+}
+
 #[test]
 fn names_that_say_deny_are_taken_at_their_word() {
     let named = |name: &str| {

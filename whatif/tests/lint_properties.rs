@@ -12,10 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy_engine::evaluate::evaluate;
+use policy_engine::evaluate::evaluate_as;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
-use policy_engine::model::{Change, Direction};
+use policy_engine::labels::Labels;
+use policy_engine::model::{Change, Direction, Namespace};
 use policy_engine::policy::{Peer, Peers, PolicyKey, PortMatch, Ports};
+use policy_engine::tier::View;
 use policy_engine::world::{Options, World};
 use portcullis_whatif::lint::{Code, Finding, lint};
 use portcullis_whatif::model::{Cluster, Inventory};
@@ -42,6 +44,7 @@ fn worlds_with_findings(mut check: impl FnMut(&World, Vec<Finding>) -> Result<()
     let checked = runner.run(&(worlds::history(10..40), policies), |(history, policies)| {
         let mut cluster = Cluster::new(&Inventory::default(), Options::default());
         history.into_iter().for_each(|change| cluster.world.apply(change));
+        assume_namespaces(&mut cluster.world);
         for policy in policies {
             let key = policy.key.clone();
             cluster.world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));
@@ -50,6 +53,51 @@ fn worlds_with_findings(mut check: impl FnMut(&World, Vec<Finding>) -> Result<()
         (check.borrow_mut())(&cluster.world, findings)
     });
     checked.expect("it holds in every world");
+}
+
+/// As [`Cluster`] does with those that objects name.
+fn assume_namespaces(world: &mut World) {
+    for name in ["one", "two", "kube-system"] {
+        if !world.namespaces().contains_key(name) {
+            let labels = Labels::from_iter([("kubernetes.io/metadata.name", name)]);
+            world.apply(Change::Namespace(name.into(), Some(Namespace { labels })));
+        }
+    }
+}
+
+#[test]
+fn removing_rules_that_never_match_changes_no_verdict() {
+    let mut removed = 0;
+    worlds_with_findings(|world, findings| {
+        let mut before = None;
+        for finding in findings.iter().filter(|one| one.code == Code::NeverMatches) {
+            let before = before.get_or_insert_with(|| verdicts(world));
+            let less = without_cluster_rule(world, finding);
+            prop_assert!(*before == verdicts(&less), "{:?}", finding);
+            removed += 1;
+        }
+        Ok(())
+    });
+    println!("{removed} rules never matched");
+    assert!(removed > 10, "{removed} rules prove little");
+}
+
+/// The world without the rule of a ClusterNetworkPolicy that a finding is about.
+fn without_cluster_rule(world: &World, finding: &Finding) -> World {
+    let name = finding.object.strip_prefix("ClusterNetworkPolicy ").expect("its kind");
+    let mut policy = world.cluster_policies()[name].as_ref().clone();
+    let (field, at) = finding.field.strip_suffix(']').expect("a rule").split_once('[').expect("it");
+    let at: usize = at.parse().expect("a position");
+    let ingress = field == "spec.ingress";
+    assert!(ingress || field == "spec.egress", "{field} holds no rules");
+    if ingress {
+        policy.ingress.remove(at)
+    } else {
+        policy.egress.remove(at)
+    };
+    let mut world = world.clone();
+    world.apply(Change::ClusterNetworkPolicy(name.into(), Some(Arc::new(policy))));
+    world
 }
 
 #[test]
@@ -99,6 +147,17 @@ fn closing_what_admits_nothing_changes_no_verdict() {
 
 /// The world in which the field of a finding matches nothing at all; `None` for other findings.
 fn closing(world: &World, finding: &Finding) -> Option<World> {
+    if finding.code == Code::SelectsNothing
+        && let Some(name) = finding.object.strip_prefix("Cluster")
+    {
+        let (kind, name) = name.split_once(' ').expect("a name");
+        let mut world = world.clone();
+        world.apply(match kind {
+            "NetworkPolicy" => Change::ClusterNetworkPolicy(name.into(), None),
+            _ => Change::ClusterDefaultNetworkPolicy(name.into(), None),
+        });
+        return Some(world);
+    }
     let (namespace, name) = finding.object.strip_prefix("NetworkPolicy ")?.split_once('/')?;
     let key = PolicyKey::new(namespace, name);
     let mut policy = world.policies().get(&key)?.as_ref().clone();
@@ -165,7 +224,8 @@ fn without(world: &World, parts: &BTreeSet<Part>) -> World {
     world
 }
 
-/// Every verdict between addresses, and between pods without one.
+/// Every verdict between addresses, and between pods without one; as policies are in force, and as
+/// if those in audit were.
 fn verdicts(world: &World) -> Vec<bool> {
     let mut sides: Vec<Endpoint> =
         worlds::addresses().into_iter().map(|address| world.endpoint(address)).collect();
@@ -185,7 +245,9 @@ fn verdicts(world: &World) -> Vec<bool> {
                 }
                 let (source, destination) = (source.clone(), destination.clone());
                 let flow = Flow { source, destination, traffic };
-                verdicts.push(evaluate(world, &flow).is_allowed());
+                for view in [View::Enforced, View::Audited] {
+                    verdicts.push(evaluate_as(world, &flow, view).is_allowed());
+                }
             }
         }
     }

@@ -121,6 +121,59 @@ golden!(
 );
 
 golden!(
+    every_tier_is_named_where_it_decides,
+    "check shop/web shop/db:5432 -f whatif/tests/sources/tiers.yaml",
+    "check jobs/report shop/db:5432 -f whatif/tests/sources/tiers.yaml",
+    "check jobs/report shop/db:5432 --explain -f whatif/tests/sources/tiers.yaml",
+    "check jobs/report shop/web:8080 -f whatif/tests/sources/tiers.yaml",
+    "check shop/web node/n1:80 -f whatif/tests/sources/tiers.yaml",
+    "check shop/web node/n2:80 -f whatif/tests/sources/tiers.yaml",
+    "check kube-system/coredns node/n2:80 -f whatif/tests/sources/tiers.yaml",
+    "check kube-system/coredns node/n1:80 -f whatif/tests/sources/tiers.yaml",
+    "check shop/web external:443 -f whatif/tests/sources/tiers.yaml",
+    "check monitoring/prometheus kube-system/coredns:53/udp -f whatif/tests/sources/tiers.yaml",
+    "check other/b portcullis/a:80 -f whatif/tests/sources/tiers.yaml \
+     --with whatif/tests/sources/portcullis.yaml",
+    "check other/b portcullis/a:80 -f whatif/tests/sources/tiers.yaml \
+     --with whatif/tests/sources/portcullis.yaml --own-namespace portcullis",
+    "check jobs/report shop/db:5432 -o json -f whatif/tests/sources/tiers.yaml",
+    "map -f whatif/tests/sources/tiers.yaml",
+    "who shop/db -f whatif/tests/sources/tiers.yaml",
+    "reach shop/web -f whatif/tests/sources/tiers.yaml",
+    "lint -f whatif/tests/sources/tiers.yaml",
+);
+
+golden!(
+    policies_of_the_cluster_are_added_and_removed,
+    "check jobs/report shop/db:5432 -f whatif/tests/sources/tiers.yaml \
+     --without clusternetworkpolicy//guard --without cdnp/default --without netpol/shop/db",
+    "check jobs/report shop/db:5432 -f whatif/tests/sources/tiers.yaml --without cnp/gaurd",
+    "plan -f whatif/tests/sources/tiers.yaml --without cdnp/default",
+    "plan -f whatif/tests/sources/tiers.yaml --without cnp/guard --without cnp/edge",
+    "plan -f whatif/tests/sources/tiers.yaml --without cnp/edge",
+    "plan -f whatif/tests/sources/tiers.yaml --without cnp/edge -o json",
+    "plan -f whatif/tests/sources/tiers.yaml --without netpol/shop/db -o json",
+);
+
+golden!(
+    audit_tells_what_would_be,
+    "check shop/web shop/db:5432 -f whatif/tests/sources/tiers.yaml \
+     --with whatif/tests/sources/audit.yaml",
+    "check shop/web shop/db -f whatif/tests/sources/tiers.yaml \
+     --with whatif/tests/sources/audit.yaml",
+    "check shop/web shop/db:8080 -f whatif/tests/sources/tiers.yaml \
+     --with whatif/tests/sources/audit.yaml",
+    "check shop/web shop/db:5432 -o json -f whatif/tests/sources/tiers.yaml \
+     --with whatif/tests/sources/audit.yaml",
+    "plan -f whatif/tests/sources/tiers.yaml --with whatif/tests/sources/audit.yaml",
+    "plan --audit -f whatif/tests/sources/tiers.yaml --with whatif/tests/sources/audit.yaml",
+    "plan --audit -f whatif/tests/sources/tiers.yaml -f whatif/tests/sources/audit.yaml",
+    "plan --audit -o json -f whatif/tests/sources/tiers.yaml -f whatif/tests/sources/audit.yaml",
+    "plan --audit -f whatif/tests/sources/tiers.yaml",
+    "lint -f whatif/tests/sources/tiers.yaml -f whatif/tests/sources/audit.yaml",
+);
+
+golden!(
     plan_fails_on_what_is_asked_for_only,
     "plan --fail-on opened -f examples/shop/world.yaml --with examples/shop/policies",
     "plan --fail-on dns,external -o md -f whatif/tests/sources/plan-before.yaml \
@@ -201,6 +254,17 @@ fn outputs_are_what_their_schemas_say() {
         ("verdict", "check */* shop/db-1 -o json -f examples/shop"),
         ("verdict", "check external shop/db -o json -f whatif/tests/sources/running.yaml"),
         ("verdict", "check node/n1 shop/db-1 -o json -f examples/shop"),
+        ("verdict", "check */* shop/db -o json -f whatif/tests/sources/tiers.yaml"),
+        (
+            "verdict",
+            "check shop/web */* -o json -f whatif/tests/sources/tiers.yaml \
+             -f whatif/tests/sources/audit.yaml",
+        ),
+        (
+            "plan",
+            "plan --audit -o json -f whatif/tests/sources/tiers.yaml \
+             -f whatif/tests/sources/audit.yaml",
+        ),
         ("map", "map -o json -f examples/shop"),
         ("map", "map -o json --by pod -f whatif/tests/sources/kinds.yaml"),
         ("map", "map -o json --by namespace -f examples/shop"),

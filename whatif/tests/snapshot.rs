@@ -50,6 +50,24 @@ fn a_snapshot_answers_as_its_source() {
     );
 }
 
+#[test]
+fn a_snapshot_keeps_tiers_and_modes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for name in ["tiers", "audit"] {
+        let source = format!("{}/tests/sources/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let to = directory.path().join(format!("{name}.yaml"));
+        fs::copy(source, to).expect("copied");
+    }
+    let questions = [
+        "map -o csv",
+        "check jobs/report shop/db:5432 -o json",
+        "check shop/web shop/db:5432 -o json",
+        "check shop/web node/n1:80 -o json",
+        "plan --audit -o json",
+    ];
+    check_equal(directory.path().to_str().expect("UTF-8"), &questions);
+}
+
 const SECRETS: &str = r#"
 apiVersion: v1
 kind: Pod

@@ -1,18 +1,29 @@
 //! Objects that only the controller needs, followed by kube's own watcher: names, uids and
-//! generations of policies, uids of nodes, and the reports.
+//! generations of policies, uids of nodes, the reports, and the status of defaults.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::core::PartialObjectMeta;
-use kube::runtime::WatchStreamExt as _;
+use kube::api::ListParams;
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use portcullis_crds::api::node_policy_report::NodePolicyReport;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tracing::warn;
+
+/// The first wait after a failure, give or take a half; it doubles up to [`WAIT_MAX`].
+const WAIT_MIN: Duration = Duration::from_secs(1);
+/// The longest wait after a failure, give or take a half.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What one of the watches has to say.
 pub enum Fact {
@@ -22,43 +33,97 @@ pub enum Fact {
     Node(Event<PartialObjectMeta<Node>>),
     /// A report.
     Report(Box<Event<NodePolicyReport>>),
+    /// Of a ClusterNetworkPolicy, the same.
+    Tier(Box<Event<DynamicObject>>),
+    /// A ClusterDefaultNetworkPolicy with its status. In no type: nobody's status can stall it.
+    Default(Box<Event<DynamicObject>>),
 }
 
-/// Follows all three until the receiver is dropped. What fails is tried again, with back-off.
-pub fn start(client: &Client, facts: &mpsc::Sender<Fact>) {
-    let config = || watcher::Config::default();
-    let policies = watcher::watcher(Api::all(client.clone()), config());
-    let nodes = watcher::watcher(Api::all(client.clone()), config());
-    let reports = watcher::watcher(Api::all(client.clone()), config());
-    tokio::spawn(forward("NetworkPolicy", policies.default_backoff(), facts.clone(), Fact::Policy));
-    tokio::spawn(forward("Node", nodes.default_backoff(), facts.clone(), Fact::Node));
-    let boxed = |event| Fact::Report(Box::new(event));
-    tokio::spawn(forward("NodePolicyReport", reports.default_backoff(), facts.clone(), boxed));
+/// The kind ClusterDefaultNetworkPolicy.
+#[must_use]
+pub fn default_policies() -> ApiResource {
+    ApiResource::erase::<ClusterDefaultNetworkPolicy>(&())
 }
 
-async fn forward<K>(
-    kind: &'static str,
-    events: impl futures_util::Stream<Item = Result<Event<K>, watcher::Error>>,
+/// Follows all of them until the receiver is dropped. What fails is tried again, with back-off;
+/// kinds that the cluster lacks are looked for every `missing_kind_period`.
+pub fn start(client: &Client, missing_kind_period: Duration, facts: &mpsc::Sender<Fact>) {
+    let follow = Follow { facts: facts.clone(), missing_kind_period };
+    let policies: Api<PartialObjectMeta<NetworkPolicy>> = Api::all(client.clone());
+    tokio::spawn(follow.clone().run("NetworkPolicy", policies, Fact::Policy));
+    let nodes: Api<PartialObjectMeta<Node>> = Api::all(client.clone());
+    tokio::spawn(follow.clone().run("Node", nodes, Fact::Node));
+    let reports: Api<NodePolicyReport> = Api::all(client.clone());
+    let report = |event| Fact::Report(Box::new(event));
+    tokio::spawn(follow.clone().run("NodePolicyReport", reports, report));
+    let tiers = ApiResource::erase::<ClusterNetworkPolicy>(&());
+    let tiers: Api<DynamicObject> = Api::all_with(client.clone(), &tiers);
+    let tier = |event| Fact::Tier(Box::new(event));
+    tokio::spawn(follow.clone().run("ClusterNetworkPolicy", tiers, tier));
+    let defaults: Api<DynamicObject> = Api::all_with(client.clone(), &default_policies());
+    let default = |event| Fact::Default(Box::new(event));
+    tokio::spawn(follow.run("ClusterDefaultNetworkPolicy", defaults, default));
+}
+
+#[derive(Clone)]
+struct Follow {
     facts: mpsc::Sender<Fact>,
-    fact: impl Fn(Event<K>) -> Fact,
-) {
-    let mut events = std::pin::pin!(events);
-    let mut told = false;
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => {
-                told = false;
-                if facts.send(fact(event)).await.is_err() {
+    missing_kind_period: Duration,
+}
+
+impl Follow {
+    async fn run<K>(self, kind: &'static str, api: Api<K>, fact: impl Fn(Event<K>) -> Fact)
+    where
+        K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        self.until_there(&api, &fact).await;
+        let mut events = std::pin::pin!(watcher::watcher(api.clone(), watcher::Config::default()));
+        let (mut told, mut wait) = (false, WAIT_MIN);
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    // A list that begins is no success: the answer to it is.
+                    if !matches!(event, Event::Init) {
+                        (told, wait) = (false, WAIT_MIN);
+                    }
+                    if self.facts.send(fact(event)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) if is_missing(&error) => self.until_there(&api, &fact).await,
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(kind, %error, "cannot watch; trying again until it works");
+                    }
+                    sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
+                    wait = (wait * 2).min(WAIT_MAX);
+                }
+            }
+        }
+    }
+
+    /// Waits while the cluster has no such kind, and so no object of it. The source of objects,
+    /// which asks for the CRD, says so in the log.
+    async fn until_there<K>(&self, api: &Api<K>, fact: &impl Fn(Event<K>) -> Fact)
+    where
+        K: kube::Resource + Clone + DeserializeOwned + Debug,
+    {
+        let one = ListParams::default().limit(1);
+        while let Err(kube::Error::Api(status)) = api.list_metadata(&one).await
+            && status.code == 404
+        {
+            for event in [Event::Init, Event::InitDone] {
+                if self.facts.send(fact(event)).await.is_err() {
                     return;
                 }
             }
-            Err(error) if !told => {
-                warn!(kind, %error, "cannot watch; trying again until it works");
-                told = true;
-            }
-            Err(_) => {}
+            sleep(self.missing_kind_period.mul_f64(1.0 + fastrand::f64())).await;
         }
     }
+}
+
+fn is_missing(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// The objects of one kind as they are now.

@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
+use policy_engine::tier::PolicyRef;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+
+use super::standing::Stage;
 
 /// The controller's figures. Clones count together.
 #[derive(Clone, Default, Debug)]
@@ -23,10 +28,63 @@ pub struct Metrics {
     pub policies_behind: Gauge,
     /// What policies cannot mean.
     pub findings: Gauge,
+    /// Policies of the cluster, by kind and by how far they are in force.
+    pub cluster_policies: Family<Staged, Gauge>,
     /// Events written.
     pub events: Counter,
+    /// Statuses of ClusterDefaultNetworkPolicies written.
+    pub statuses: Counter,
     /// Writes that failed.
     pub failures: Counter,
+}
+
+/// The labels of [`Metrics::cluster_policies`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelSet)]
+pub struct Staged {
+    kind: Kind,
+    stage: StageLabel,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelValue)]
+enum Kind {
+    ClusterNetworkPolicy,
+    ClusterDefaultNetworkPolicy,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelValue)]
+enum StageLabel {
+    InForce,
+    Waiting,
+    Unknown,
+    Audit,
+}
+
+impl Staged {
+    /// The labels of a policy.
+    #[must_use]
+    pub fn new(policy: &PolicyRef, stage: Stage) -> Self {
+        let kind = match policy {
+            PolicyRef::ClusterDefaultNetworkPolicy(_) => Kind::ClusterDefaultNetworkPolicy,
+            PolicyRef::ClusterNetworkPolicy(_) | PolicyRef::NetworkPolicy(_) => {
+                Kind::ClusterNetworkPolicy
+            }
+        };
+        let stage = match stage {
+            Stage::InForce => StageLabel::InForce,
+            Stage::Waiting => StageLabel::Waiting,
+            Stage::Unknown => StageLabel::Unknown,
+            Stage::Audit => StageLabel::Audit,
+        };
+        Self { kind, stage }
+    }
+
+    /// All that there can be.
+    pub fn all() -> impl Iterator<Item = Self> {
+        use StageLabel::{Audit, InForce, Unknown, Waiting};
+        [Kind::ClusterNetworkPolicy, Kind::ClusterDefaultNetworkPolicy]
+            .into_iter()
+            .flat_map(|kind| [InForce, Waiting, Unknown, Audit].map(|stage| Self { kind, stage }))
+    }
 }
 
 impl Metrics {
@@ -45,6 +103,10 @@ impl Metrics {
         ] {
             registry.register(name, help, gauge.clone());
         }
+        let staged = "Policies of the cluster, by how far they are in force";
+        registry.register("cluster_policies", staged, self.cluster_policies.clone());
+        let written = "Statuses of ClusterDefaultNetworkPolicies written";
+        registry.register("status_writes", written, self.statuses.clone());
         registry.register("events", "Events written", self.events.clone());
         registry.register("write_failures", "Writes that failed", self.failures.clone());
         Arc::new(registry)

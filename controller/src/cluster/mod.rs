@@ -15,7 +15,9 @@ pub mod findings;
 pub mod follow;
 pub mod lease;
 pub mod metrics;
+pub mod pace;
 pub mod reports;
+pub mod standing;
 pub mod state;
 pub mod write;
 
@@ -71,7 +73,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         let (sender, source) = mpsc::channel(QUEUED);
         Source::Kube.start(&args.access(), args.missing_kind_period, sender)?;
         let (sender, facts) = mpsc::channel(QUEUED);
-        follow::start(&client, &sender);
+        follow::start(&client, args.missing_kind_period, &sender);
         drop(sender);
         let election = if args.leader_elect {
             let namespace = namespace(args.lease_namespace.as_deref())?;

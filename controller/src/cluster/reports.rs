@@ -10,8 +10,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use policy_engine::policy::PolicyKey;
+use policy_engine::tier::PolicyRef;
 use portcullis_crds::api::node_policy_report::{
-    CURRENT, ENFORCING, NodePolicyReport, NodePolicyReportStatus,
+    CURRENT, ENFORCING, NodePolicyReport, NodePolicyReportStatus, PolicyKind,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -24,8 +25,10 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 pub struct Known {
     /// Which object it is.
     pub uid: String,
-    /// The policies that are in force on the node, and in which generation.
+    /// The `NetworkPolicies` that are in force on the node, and in which generation.
     pub policies: Vec<(PolicyKey, Option<i64>)>,
+    /// The policies of the cluster that are.
+    of_cluster: BTreeMap<PolicyRef, Option<i64>>,
     /// Whether its agent says that it enforces.
     pub enforcing: bool,
     /// The Node that it belongs to.
@@ -34,8 +37,8 @@ pub struct Known {
     current: Option<Condition>,
     /// What the agent writes anew each time.
     written: Option<Time>,
-    /// When the agent was last seen to write.
-    seen: Instant,
+    /// When the agent was last seen to write; `None` when it was told silent before we came.
+    seen: Option<Instant>,
     orphan_since: Option<Instant>,
 }
 
@@ -73,15 +76,19 @@ impl Known {
         let status = report.status.unwrap_or_default();
         let seen = before.filter(|before| before.written == status.observed_at);
         let condition = |wanted: &str| status.conditions.iter().find(|c| c.type_ == wanted);
+        let is_told = condition(CURRENT).is_some_and(|current| current.status == "False");
+        let first = (before.is_some() || !is_told).then_some(now);
+        let (policies, of_cluster) = policies(&status);
         Self {
             uid,
             owner,
             version,
             current: condition(CURRENT).cloned(),
             enforcing: condition(ENFORCING).is_some_and(|found| found.status == "True"),
-            seen: seen.map_or(now, |before| before.seen),
+            seen: seen.map_or(first, |before| before.seen),
             orphan_since: before.and_then(|before| before.orphan_since),
-            policies: policies(&status),
+            policies,
+            of_cluster,
             written: status.observed_at,
         }
     }
@@ -89,7 +96,14 @@ impl Known {
     /// Whether the agent was last seen to write at most `patience` ago.
     #[must_use]
     pub fn speaks(&self, now: Instant, patience: Duration) -> bool {
-        now < self.seen + patience
+        self.seen.is_some_and(|seen| now < seen + patience)
+    }
+
+    /// Whether a policy of the cluster is in force on the node in this generation or a later one.
+    #[must_use]
+    pub fn has(&self, policy: &PolicyRef, generation: i64) -> bool {
+        let observed = self.of_cluster.get(policy).copied().flatten();
+        observed.is_some_and(|observed| observed >= generation)
     }
 
     /// What is to be done; `node` is the uid of the Node of that name, `None` when there is none.
@@ -118,11 +132,27 @@ impl Known {
     }
 }
 
-fn policies(status: &NodePolicyReportStatus) -> Vec<(PolicyKey, Option<i64>)> {
-    let key = |policy: &portcullis_crds::api::node_policy_report::Policy| {
-        (PolicyKey::new(&policy.namespace, &policy.name), policy.observed_generation)
-    };
-    status.policies.iter().map(key).collect()
+type Listed = (Vec<(PolicyKey, Option<i64>)>, BTreeMap<PolicyRef, Option<i64>>);
+
+/// The `NetworkPolicies` that a report lists, and the policies of the cluster.
+fn policies(status: &NodePolicyReportStatus) -> Listed {
+    let mut listed = Listed::default();
+    for policy in &status.policies {
+        let name = || policy.name.as_str().into();
+        let of_cluster = match policy.kind {
+            PolicyKind::NetworkPolicy => {
+                let key = PolicyKey::new(&policy.namespace, &policy.name);
+                listed.0.push((key, policy.observed_generation));
+                continue;
+            }
+            PolicyKind::ClusterNetworkPolicy => PolicyRef::ClusterNetworkPolicy(name()),
+            PolicyKind::ClusterDefaultNetworkPolicy => {
+                PolicyRef::ClusterDefaultNetworkPolicy(name())
+            }
+        };
+        listed.1.insert(of_cluster, policy.observed_generation);
+    }
+    listed
 }
 
 /// The patch that sets the condition `Current`, for server-side apply. It applies to this very
@@ -227,6 +257,25 @@ mod tests {
         // The node's clock was set back: it wrote nevertheless.
         let mut spoken = Known::new(report(-9, &[]), Some(&same), at(start, 770));
         assert_eq!(spoken.judge(Some(&node), at(start, 770), PATIENCE), tell(true));
+    }
+
+    #[test]
+    fn an_agent_that_was_told_silent_stays_so_for_a_new_controller_until_it_writes() {
+        let (start, node) = (Instant::now(), "node-1".to_owned());
+        let told = |speaks, written| {
+            let mut report = report(written, &[]);
+            let patch = condition("n", "r", speaks, Timestamp::UNIX_EPOCH);
+            let conditions = patch.pointer("/status/conditions").cloned().expect("it has one");
+            report.status.as_mut().expect("it has one").conditions =
+                serde_json::from_value(conditions).expect("conditions");
+            report
+        };
+        let mut known = Known::new(told(false, 0), None, start);
+        assert!(!known.speaks(start, PATIENCE));
+        assert_eq!(known.judge(Some(&node), start, PATIENCE), None);
+        let known = Known::new(told(false, 1), Some(&known), at(start, 1));
+        assert!(known.speaks(at(start, 1), PATIENCE));
+        assert!(Known::new(told(true, 0), None, start).speaks(start, PATIENCE));
     }
 
     #[test]

@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use kube::ResourceExt as _;
 use policy_engine::policy::PolicyKey;
+use policy_engine::tier::PolicyRef;
 use policy_engine::world::{Options, World};
+use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::events::ledger::{Ledger, Telling};
-use super::findings::Analyst;
+use super::findings::coverage::Coverage;
+use super::findings::{Analyst, Findings, Reason};
 use super::follow::{Fact, Mirror, key};
-use super::metrics::Metrics;
+use super::metrics::{Metrics, Staged};
+use super::pace::{self, Pace};
 use super::reports::{self, Known};
-use super::write::{Outcome, Write};
+use super::standing::{Judged, Progress, Stage, Standing};
+use super::write::{NewStanding, Outcome, Write};
 use crate::watch::Event;
 
 /// Findings take at most this share of the time: one part in so many.
@@ -27,6 +32,13 @@ struct Version {
     generation: i64,
 }
 
+/// A ClusterDefaultNetworkPolicy as the API server has it.
+#[derive(Clone, PartialEq, Debug)]
+struct Defaulting {
+    version: Version,
+    status: Value,
+}
+
 /// The state of the controller.
 pub struct State {
     world: World,
@@ -34,6 +46,13 @@ pub struct State {
     synced: bool,
     ledger: Ledger,
     policies: Mirror<Version>,
+    tiers: Mirror<Version>,
+    defaults: Mirror<Defaulting>,
+    /// What was found out about the policies of the cluster.
+    judged: BTreeMap<PolicyRef, Judged>,
+    /// What their status is to say.
+    standings: BTreeMap<String, Standing>,
+    pace: Pace,
     nodes: Mirror<String>,
     reports: Mirror<Known>,
     silent_after: Duration,
@@ -44,7 +63,7 @@ pub struct State {
     held: BTreeMap<String, Option<Instant>>,
     /// Nothing is sent before this moment: the API server has asked for it, or does not answer.
     quiet_until: Instant,
-    in_force: BTreeSet<(PolicyKey, i64)>,
+    in_force: BTreeSet<(PolicyRef, i64)>,
     unreported: usize,
     metrics: Metrics,
 }
@@ -65,6 +84,11 @@ impl State {
             synced: false,
             ledger: Ledger::new(event_delay),
             policies: Mirror::default(),
+            tiers: Mirror::default(),
+            defaults: Mirror::default(),
+            judged: BTreeMap::new(),
+            standings: BTreeMap::new(),
+            pace: Pace::default(),
             nodes: Mirror::default(),
             reports: Mirror::default(),
             silent_after,
@@ -102,10 +126,18 @@ impl State {
         match fact {
             Fact::Policy(event) => {
                 self.changed = true;
-                self.policies.take(event, |policy, _| {
-                    let generation = policy.metadata.generation.unwrap_or_default();
-                    let uid = policy.uid().unwrap_or_default();
-                    (key(&policy), Version { uid, generation })
+                self.policies.take(event, |policy, _| (key(&policy), Version::of(&policy)));
+            }
+            Fact::Tier(event) => {
+                self.changed = true;
+                self.tiers.take(*event, |policy, _| (key(&policy), Version::of(&policy)));
+            }
+            Fact::Default(event) => {
+                self.changed = true;
+                self.defaults.take(*event, |policy, _| {
+                    let version = Version::of(&policy);
+                    let status = policy.data.get("status").cloned().unwrap_or_default();
+                    (key(&policy), Defaulting { version, status })
                 });
             }
             Fact::Node(event) => {
@@ -121,9 +153,10 @@ impl State {
     pub fn round(&mut self, now: Instant) {
         if self.is_synced() && self.changed && now >= self.compute_at {
             let findings = self.analyst.findings(&self.world);
+            self.judged = judged(&self.world, &self.analyst, &findings);
             let mut tellings = BTreeSet::new();
             for (policy, findings) in findings {
-                let Some(version) = self.policies.get().get(&policy.to_string()) else { continue };
+                let Some(version) = self.version(&policy) else { continue };
                 tellings.extend(findings.into_iter().map(|finding| Telling {
                     policy: policy.clone(),
                     uid: version.uid.clone(),
@@ -159,19 +192,19 @@ impl State {
         metrics.nodes_enforcing.set(count(enforcing));
         metrics.nodes_silent.set(count(silent));
         metrics.nodes_unreported.set(count(unreported));
-        metrics.policies_behind.set(count(behind));
-        let mut in_force = BTreeSet::new();
-        for (policy, (generation, rollup)) in rollups {
-            if rollup.is_complete() {
-                let entry = (policy, generation);
-                if leads && !self.in_force.contains(&entry) {
-                    let (policy, nodes) = (&entry.0, rollup.concerned);
-                    info!(%policy, generation, nodes, "in force on all nodes that report it");
-                }
-                in_force.insert(entry);
+        let complete = rollups.into_iter().filter(|(_, (_, rollup))| rollup.is_complete());
+        let complete = complete.map(|(policy, (generation, rollup))| {
+            ((PolicyRef::NetworkPolicy(policy), generation), rollup.concerned)
+        });
+        let mut in_force: BTreeMap<(PolicyRef, i64), usize> = complete.collect();
+        let behind = behind + self.sum_up_cluster(now, &mut in_force);
+        self.metrics.policies_behind.set(count(behind));
+        for ((policy, generation), nodes) in in_force.iter().filter(|_| leads) {
+            if !self.in_force.contains(&(policy.clone(), *generation)) {
+                info!(%policy, generation, nodes, "in force on all nodes that report it");
             }
         }
-        self.in_force = in_force;
+        self.in_force = in_force.into_keys().collect();
         let is_known = self.nodes.is_synced() && self.reports.is_synced();
         if leads && is_known && unreported != self.unreported {
             info!(nodes = unreported, "nodes without a report");
@@ -179,12 +212,46 @@ impl State {
         }
     }
 
+    /// Sums up the reports on policies of the cluster: what their status is to say, and which
+    /// generations are in force on how many nodes. How many are behind.
+    fn sum_up_cluster(
+        &mut self,
+        now: Instant,
+        in_force: &mut BTreeMap<(PolicyRef, i64), usize>,
+    ) -> usize {
+        let speaks = |known: &Known| known.speaks(now, self.silent_after);
+        let (nodes, reports) = (self.nodes.get(), self.reports.get());
+        let (mut standings, mut behind) = (BTreeMap::new(), 0);
+        let mut stages: BTreeMap<Staged, i64> = Staged::all().map(|staged| (staged, 0)).collect();
+        for (policy, judged) in &self.judged {
+            let concerned = judged.coverage.nodes.iter();
+            let concerned = concerned.filter(|node| nodes.contains_key(&***node));
+            let progress = Progress::of(policy, judged.generation, concerned, reports, speaks);
+            let stage = progress.stage(judged.mode);
+            behind += usize::from(matches!(stage, Stage::Waiting | Stage::Unknown));
+            if let Some(number) = stages.get_mut(&Staged::new(policy, stage)) {
+                *number += 1;
+            }
+            if progress.is_complete() {
+                in_force.insert((policy.clone(), judged.generation), progress.concerned);
+            }
+            if let PolicyRef::ClusterDefaultNetworkPolicy(name) = policy {
+                standings.insert(name.to_string(), Standing::new(judged, &progress));
+            }
+        }
+        for (staged, number) in stages {
+            self.metrics.cluster_policies.get_or_create(&staged).set(number);
+        }
+        self.standings = standings;
+        behind
+    }
+
     /// The next write that is due.
     pub fn next(&mut self, now: Instant) -> Option<Write> {
         if now < self.quiet_until {
             return None;
         }
-        self.next_report(now).or_else(|| {
+        self.next_report(now).or_else(|| self.next_standing(now)).or_else(|| {
             let telling = self.is_synced().then(|| self.ledger.next(now)).flatten()?;
             Some(Write::Event(telling))
         })
@@ -206,16 +273,51 @@ impl State {
         Some(Write::Report(name, action))
     }
 
+    fn next_standing(&mut self, now: Instant) -> Option<Write> {
+        if !self.is_synced() || !self.nodes.is_synced() || !self.reports.is_synced() {
+            return None;
+        }
+        let (defaults, pace) = (self.defaults.get(), &mut self.pace);
+        pace.retain(|name| defaults.contains_key(name));
+        let mut due = defaults.iter().filter_map(|(name, Defaulting { version, status })| {
+            // Two watches tell of one object: both are to know the same generation of it.
+            let standing = self.standings.get(name);
+            let standing = standing.filter(|found| found.generation == version.generation)?;
+            pace.is_due(name, !standing.is_told_by(status), now).then(|| NewStanding {
+                name: name.clone(),
+                uid: version.uid.clone(),
+                standing: standing.clone(),
+                before: status.clone(),
+            })
+        });
+        due.next().map(|new| Write::Standing(Box::new(new)))
+    }
+
+    fn version(&self, policy: &PolicyRef) -> Option<&Version> {
+        match policy {
+            PolicyRef::NetworkPolicy(key) => self.policies.get().get(&key.to_string()),
+            PolicyRef::ClusterNetworkPolicy(name) => self.tiers.get().get(&**name),
+            PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+                self.defaults.get().get(&**name).map(|found| &found.version)
+            }
+        }
+    }
+
     /// Takes in what became of a write.
     pub fn done(&mut self, write: &Write, outcome: Outcome, now: Instant) {
         let retry = match outcome {
             Outcome::Written => {
-                if let Write::Event(telling) = write {
-                    let reason = telling.finding.reason.as_str();
-                    self.metrics.events.inc();
-                    info!(policy = %telling.policy, reason, "wrote an Event");
-                } else {
-                    info!(?write, "tidied a report");
+                match write {
+                    Write::Event(telling) => {
+                        let reason = telling.finding.reason.as_str();
+                        self.metrics.events.inc();
+                        info!(policy = %telling.policy, reason, "wrote an Event");
+                    }
+                    Write::Report(..) => info!(?write, "tidied a report"),
+                    Write::Standing(new) => {
+                        self.metrics.statuses.inc();
+                        debug!(policy = new.name, "wrote a status");
+                    }
                 }
                 None
             }
@@ -241,8 +343,38 @@ impl State {
                 let until = retry.unwrap_or(now + Duration::from_secs(2));
                 self.held.insert(name.clone(), Some(until));
             }
+            (Write::Standing(new), retry) => {
+                self.pace.done(&new.name, retry.unwrap_or(now + pace::PERIOD_MIN));
+            }
         }
     }
+}
+
+impl Version {
+    fn of(object: &impl kube::ResourceExt) -> Self {
+        let generation = object.meta().generation.unwrap_or_default();
+        Self { uid: object.uid().unwrap_or_default(), generation }
+    }
+}
+
+/// What is known of the policies of the cluster.
+fn judged(world: &World, analyst: &Analyst, findings: &Findings) -> BTreeMap<PolicyRef, Judged> {
+    let judge = |(policy, coverage): (&PolicyRef, &Coverage)| {
+        let (mode, generation) = match policy {
+            PolicyRef::NetworkPolicy(_) => return None,
+            PolicyRef::ClusterNetworkPolicy(name) => {
+                world.cluster_policies().get(name).map(|found| (found.mode, found.generation))
+            }
+            PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+                world.default_policies().get(name).map(|found| (found.mode, found.generation))
+            }
+        }?;
+        let found = findings.get(policy).into_iter().flatten();
+        let failed = found.filter(|finding| finding.reason == Reason::FailedClosed);
+        let (failed, generation) = (failed.cloned().collect(), generation.unwrap_or_default());
+        Some((policy.clone(), Judged { generation, mode, coverage: coverage.clone(), failed }))
+    };
+    analyst.coverage().iter().filter_map(judge).collect()
 }
 
 fn count(number: usize) -> i64 {

@@ -5,16 +5,21 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Error, ResourceExt as _};
 use portcullis_crds::api::node_policy_report::NodePolicyReport;
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::events::ledger::Telling;
-use super::events::write::event;
+use super::events::write::{event, namespace};
+use super::follow::default_policies;
 use super::lease::election::Leadership;
 use super::reports::{Action, condition};
+use super::standing::Standing;
 
+/// Who owns the fields that we write.
+const FIELD_MANAGER: &str = "portcullis-controller";
 /// How long a write may take.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait after a failure that came without advice.
@@ -29,6 +34,21 @@ pub enum Write {
     Event(Telling),
     /// Something about the report of a node.
     Report(String, Action),
+    /// The status of a ClusterDefaultNetworkPolicy.
+    Standing(Box<NewStanding>),
+}
+
+/// A status that is to be written.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NewStanding {
+    /// The ClusterDefaultNetworkPolicy.
+    pub name: String,
+    /// Which object of that name.
+    pub uid: String,
+    /// What its status is to say.
+    pub standing: Standing,
+    /// Its status as it is.
+    pub before: Value,
 }
 
 /// What became of a write.
@@ -68,6 +88,7 @@ impl Writer {
             match write {
                 Write::Event(telling) => self.event(telling).await,
                 Write::Report(name, action) => self.report(name, action).await,
+                Write::Standing(new) => self.standing(new).await,
             }
         };
         match timeout(LIMIT, request).await {
@@ -78,7 +99,7 @@ impl Writer {
     }
 
     async fn event(&self, telling: &Telling) -> Result<Outcome, Error> {
-        let events: Api<Event> = Api::namespaced(self.client.clone(), &telling.policy.namespace);
+        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace(telling));
         let event = event(telling, &self.identity, Timestamp::now());
         events.create(&PostParams::default(), &event).await?;
         Ok(Outcome::Written)
@@ -89,7 +110,7 @@ impl Writer {
         match action {
             Action::Tell { uid, speaks } => {
                 let patch = condition(name, uid, *speaks, Timestamp::now());
-                let params = PatchParams::apply("portcullis-controller").force();
+                let params = PatchParams::apply(FIELD_MANAGER).force();
                 reports.patch_status(name, &params, &Patch::Apply(patch)).await?;
             }
             Action::Delete { uid, version, owner } => {
@@ -108,6 +129,14 @@ impl Writer {
                 reports.delete(name, &params).await?;
             }
         }
+        Ok(Outcome::Written)
+    }
+
+    async fn standing(&self, new: &NewStanding) -> Result<Outcome, Error> {
+        let policies: Api<DynamicObject> = Api::all_with(self.client.clone(), &default_policies());
+        let patch = new.standing.patch(&new.name, &new.uid, &new.before, Timestamp::now());
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        policies.patch_status(&new.name, &params, &Patch::Apply(patch)).await?;
         Ok(Outcome::Written)
     }
 }

@@ -13,6 +13,7 @@ use portcullis_crds::diagnostic::{Diagnostic, Severity};
 
 use super::pace::News;
 use crate::dataplane::Dataplane;
+use crate::dataplane::denial::Outcome;
 use crate::dataplane::variant::Variant;
 use crate::status::{Latency, Phase, Status};
 
@@ -55,8 +56,9 @@ impl Facts {
 
 /// What `now` has to say to one who knows `written`.
 ///
-/// Times and latencies are no news: they change with every pod of the cluster, and a write for
-/// each of those from every node is what an API server cannot bear.
+/// Times, latencies and counts of denials are no news: they change with every pod of the cluster or
+/// with every packet, and a write for each of those from every node is what an API server cannot
+/// bear.
 #[must_use]
 pub fn news(written: Option<&Status>, now: &Status) -> News {
     let Some(written) = written else {
@@ -114,8 +116,7 @@ pub fn render(
         last_successful_sync: status.last_success.map(time),
         sync_latency_microseconds: status.latency.map(latency),
         drift_repairs: Some(i64::try_from(status.drift_repairs).unwrap_or(i64::MAX)),
-        // Nobody counts them yet.
-        denials: None,
+        denials: known.then(|| denials(status)),
         diagnostics_found: Some(count(found)),
         diagnostics_omitted: Some(count(found - diagnostics.len())),
         diagnostics,
@@ -190,6 +191,15 @@ fn diagnostic(found: &Diagnostic) -> api::Diagnostic {
         field: bounded(&found.field, api::PLACE_LENGTH_MAX),
         message: bounded(&found.message, api::MESSAGE_LENGTH_MAX),
     }
+}
+
+fn denials(status: &Status) -> api::Denials {
+    let of = |wanted: Outcome| {
+        let all = status.denials.iter().filter(|(denial, _)| denial.outcome == wanted);
+        let packets = all.fold(0_u64, |sum, (_, counts)| sum.saturating_add(counts.packets));
+        i64::try_from(packets).unwrap_or(i64::MAX)
+    };
+    api::Denials { denied: of(Outcome::Denied), would_deny: of(Outcome::WouldDeny) }
 }
 
 fn latency(latency: Latency) -> api::SyncLatency {

@@ -50,7 +50,7 @@ fn foreign(node: &Netns) -> String {
     let everything = legacy.collect::<String>() + &nft + &node.sh("ipset save");
     let ours = |line: &&str| {
         let word = |word: &str| word.starts_with("PORTCULLIS-") || word.starts_with(":PORTCULLIS-");
-        line.split(' ').any(word) && !line.contains("--comment")
+        line.split(' ').any(word) && !line.contains("--comment \"-j ")
     };
     everything.lines().filter(|line| !ours(line)).collect::<Vec<_>>().join("\n")
 }

@@ -59,6 +59,10 @@ fn a_change_costs_what_changes() {
             time("first apply, 250 pods, 1,000 rulesets and sets", 10_000, &mut || {
                 dataplane.apply(&world.compiled, &rules_changed()).unwrap();
             });
+            time("denial counts", 2_000, &mut || {
+                let counts = dataplane.denial_counts().unwrap();
+                assert_eq!(counts.len(), 2, "one kind a direction");
+            });
             let mut host = 0;
             time("ten times one peer more in one set", 1_000, &mut || {
                 for _ in 0..10 {

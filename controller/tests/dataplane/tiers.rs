@@ -8,7 +8,7 @@ use policy_engine::compiled::{Match, Rule, Target, TrafficMatch};
 use policy_engine::model::Direction;
 use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::denial::{Denial, Outcome};
-use portcullis_controller::dataplane::{AcceptAction, Dataplane, DenyAction, Options};
+use portcullis_controller::dataplane::{AcceptAction, Dataplane, DenyAction, LogGroup, Options};
 
 use crate::netns::Netns;
 use crate::packets::{Lab, addresses};
@@ -181,5 +181,19 @@ fn counts_go_on_when_their_chain_is_made_anew() {
             lab.node.enter(|| dataplane.apply(&world.compiled, &rules_changed()).unwrap());
             assert_eq!(counted(&lab.node, &mut dataplane), expected, "the chain is gone");
         }
+    });
+}
+
+/// An agent that was killed while it looked whether the kernel logs.
+#[test]
+fn a_probe_that_was_left_over_does_not_turn_the_log_off() {
+    each_variant(|variant, family| {
+        let node = Netns::new();
+        let iptables = command(variant, family);
+        node.sh(&format!("{iptables} -N PORTCULLIS-PROBE; {iptables} -A PORTCULLIS-PROBE -j DROP"));
+        let options = Options { variant, ..Options::default() };
+        let dataplane = node.enter(|| Dataplane::open(options).unwrap());
+        assert_eq!(dataplane.denial_log(), Some(LogGroup::default()));
+        assert!(!node.sh(&format!("{iptables}-save")).contains("PROBE"));
     });
 }

@@ -1,7 +1,8 @@
 //! `ClusterDefaultNetworkPolicy`: a NetworkPolicy in every namespace that it selects, for pods and
 //! directions that nothing else decided.
 //!
-//! The API server refuses what cannot mean anything, with a message that says what to write.
+//! The API server refuses what cannot mean anything, with a message that says what to write. No
+//! field is nullable: what is null counts as missing, and rules need not ask.
 
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
@@ -72,14 +73,30 @@ pub const ENFORCED: &str = "Enforced";
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    // Not `required`: of a missing field the API server says no more than that it is missing.
+    validation = Rule::new("has(self.policyTypes) && size(self.policyTypes) > 0")
+        .message("policyTypes must list what the policy isolates: write [Ingress], [Egress] or \
+                  [Ingress, Egress]")
+        .field_path(".policyTypes"),
+    validation = Rule::new(
+        "!has(self.ingress) || (has(self.policyTypes) && 'Ingress' in self.policyTypes)"
+    ).message("ingress is without effect: list Ingress in policyTypes, or delete ingress"),
+    validation = Rule::new(
+        "!has(self.egress) || (has(self.policyTypes) && 'Egress' in self.policyTypes)"
+    ).message("egress is without effect: list Egress in policyTypes, or delete egress"),
+    validation = Rule::new(
+        "!has(self.allowDNS) || (has(self.policyTypes) && 'Egress' in self.policyTypes)"
+    ).message("allowDNS is without effect: list Egress in policyTypes, or delete allowDNS")
+)]
 pub struct ClusterDefaultNetworkPolicySpec {
     /// In which namespaces; all when it is missing. Namespaces of the system are left out unless
     /// `includeSystemNamespaces` is true.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
     /// Which pods there; all when it is missing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::label_selector")]
     pub pod_selector: Option<LabelSelector>,
     /// The directions that the policy isolates, at least one: without a rule that admits it,
@@ -88,17 +105,26 @@ pub struct ClusterDefaultNetworkPolicySpec {
     #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "set"))]
     pub policy_types: Vec<PolicyType>,
     /// What is admitted to the pods. Only with `Ingress` among the `policyTypes`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "Vec<IngressRule>",
+        length(max = RULES_MAX),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub ingress: Option<Vec<IngressRule>>,
     /// What the pods are admitted to. Only with `Egress` among the `policyTypes`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "Vec<EgressRule>",
+        length(max = RULES_MAX),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub egress: Option<Vec<EgressRule>>,
     /// Whether the pods are admitted to the cluster's DNS besides: UDP and TCP 53 of the pods
     /// labelled `k8s-app: kube-dns` in `kube-system`, and of NodeLocal DNSCache. True unless it
     /// says false. Only with `Egress` among the `policyTypes`.
-    #[serde(rename = "allowDNS", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "allowDNS", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
     pub allow_dns: Option<bool>,
     /// Whether namespaces of the system are among the selected: `kube-*` and the one that
     /// Portcullis runs in.
@@ -134,11 +160,15 @@ pub enum Mode {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug)]
 pub struct IngressRule {
     /// From whom, one of these; from everywhere when it is missing or empty.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = ITEMS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "Vec<Peer>",
+        length(max = ITEMS_MAX),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub from: Option<Vec<Peer>>,
     /// On which ports of the pods, one of these; on all when it is missing or empty.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::ports")]
     pub ports: Option<Vec<NetworkPolicyPort>>,
 }
@@ -147,11 +177,15 @@ pub struct IngressRule {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug)]
 pub struct EgressRule {
     /// To whom, one of these; to everywhere when it is missing or empty.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = ITEMS_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        with = "Vec<Peer>",
+        length(max = ITEMS_MAX),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub to: Option<Vec<Peer>>,
     /// To which ports, one of these; to all when it is missing or empty.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::ports")]
     pub ports: Option<Vec<NetworkPolicyPort>>,
 }
@@ -159,20 +193,38 @@ pub struct EgressRule {
 /// The other side: as in NetworkPolicy, or `sameNamespace`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Default, Debug)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(
+        "has(self.sameNamespace) || has(self.podSelector) || has(self.namespaceSelector) \
+         || has(self.ipBlock)"
+    ).message("a peer must say who it is: write sameNamespace: true for the pods of the same \
+               namespace, namespaceSelector: {} for all pods"),
+    validation = Rule::new("!has(self.sameNamespace) || self.sameNamespace")
+        .message("sameNamespace can only be true: delete it, or list the namespaces that are meant"),
+    validation = Rule::new(
+        "!has(self.sameNamespace) \
+         || !(has(self.podSelector) || has(self.namespaceSelector) || has(self.ipBlock))"
+    ).message("sameNamespace must stand alone: make it an item of its own; podSelector alone \
+               selects pods of the same namespace already"),
+    validation = Rule::new(
+        "!has(self.ipBlock) || !(has(self.podSelector) || has(self.namespaceSelector))"
+    ).message("ipBlock must stand alone: make it an item of its own")
+)]
 pub struct Peer {
     /// The pods of the namespace that the isolated pod is in. Only `true`, and alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
     pub same_namespace: Option<bool>,
     /// Pods; without a `namespaceSelector`, those of the namespace that the isolated pod is in.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::label_selector")]
     pub pod_selector: Option<LabelSelector>,
     /// In which namespaces; without a `podSelector`, all their pods.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::label_selector")]
     pub namespace_selector: Option<LabelSelector>,
     /// Addresses. Only alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::ip_block")]
     pub ip_block: Option<IPBlock>,
 }
@@ -193,15 +245,17 @@ pub struct ClusterDefaultNetworkPolicyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::conditions")]
     pub conditions: Vec<Condition>,
-    /// How many namespaces it selects.
+    /// How many namespaces it is about, those without a pod among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub namespaces: Option<i64>,
-    /// How many pods it decides for, in one direction or both.
+    /// How many pods it decides for: those that it selects and that no NetworkPolicy isolates in
+    /// one of its directions, at least. Rules of ClusterNetworkPolicies do not count, nor does it
+    /// whether the mode is Audit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub pods: Option<i64>,
-    /// The nodes that run such pods.
+    /// The nodes that run pods that it selects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Nodes>,
 }
@@ -213,7 +267,7 @@ pub struct Nodes {
     /// Nodes that do what this generation of the policy says.
     #[schemars(range(min = 0))]
     pub realised: i64,
-    /// Nodes that run pods it decides for.
+    /// Nodes that run pods that it selects.
     #[schemars(range(min = 0))]
     pub concerned: i64,
 }

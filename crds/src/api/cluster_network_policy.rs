@@ -1,6 +1,6 @@
 //! `ClusterNetworkPolicy` of the network-policy-api project, as far as a client has to name it.
 //!
-//! Its CustomResourceDefinition is theirs: a cluster may have it or not, and may get it or lose it
+//! Its `CustomResourceDefinition` is theirs: a cluster may have it or not, and may get it or lose it
 //! at any time. What a spec means is decided in `convert`, which reads it as it stands.
 
 use k8s_openapi::ClusterResourceScope;

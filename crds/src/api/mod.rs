@@ -2,6 +2,7 @@
 //! `deploy/crds/` are generated from here (`make generate`).
 
 #[expect(unreachable_pub, reason = "KubeSchema derives from a copy inside a function")]
+#[expect(clippy::duplicated_attributes, reason = "each printcolumn has a type_")]
 pub mod cluster_default_network_policy;
 pub mod cluster_network_policy;
 #[expect(unreachable_pub, reason = "KubeSchema derives from a copy inside a function")]
@@ -12,6 +13,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt as _;
 use schemars::{Schema, json_schema};
 
+use self::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use self::node_policy_report::NodePolicyReport;
 use self::parts::{ip_block, label_selector, ports};
 
@@ -21,7 +23,7 @@ pub const GROUP: &str = "portcullis.dev";
 /// Every kind, as it is installed in a cluster, in the order of their names.
 #[must_use]
 pub fn custom_resource_definitions() -> Vec<CustomResourceDefinition> {
-    vec![NodePolicyReport::crd()]
+    vec![ClusterDefaultNetworkPolicy::crd(), NodePolicyReport::crd()]
 }
 
 /// `metav1.Condition` with the limits that its Go type carries as markers: one for each type, so

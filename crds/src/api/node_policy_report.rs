@@ -169,7 +169,7 @@ pub struct NodePolicyReportStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub drift_repairs: Option<i64>,
-    /// What the node denied since the agent started. As of `observedAt`: a new value alone is no
+    /// How many packets the node denied since the agent started. As of `observedAt`: a new value alone is no
     /// reason to write the report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub denials: Option<Denials>,
@@ -304,7 +304,7 @@ pub enum PolicyMode {
     Audit,
 }
 
-/// Packets that opened a connection and were denied, as the kernel counts them.
+/// Packets that were denied, as the kernel counts them: one that is sent again counts again.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Denials {

@@ -5,8 +5,8 @@ use schemars::{Schema, json_schema};
 
 use super::cluster_default_network_policy::ITEMS_MAX;
 
-/// How many networks are taken out of one.
-const EXCEPT_MAX: usize = 50;
+/// How many networks are taken out of one: more, and the server reckons its rule too dear.
+const EXCEPT_MAX: usize = 30;
 
 /// A label selector.
 pub(super) fn label_selector(_: &mut schemars::SchemaGenerator) -> Schema {

@@ -126,11 +126,11 @@ fn tier(spec: &Field<'_>, report: &mut Report<'_>) -> Option<ClusterTier> {
 fn priority(spec: &Field<'_>, report: &mut Report<'_>) -> Option<i32> {
     let field = wanted_field(spec, "priority", "write a number from 0 to 1000", report)?;
     let priority = field.decode::<i32>(report, FIRST)?;
-    if !PRIORITIES.contains(&priority) {
-        let message = format!("{priority} is not from 0 to 1000; an API server would refuse it");
-        report.warning(&field.path, message);
+    if PRIORITIES.contains(&priority) {
+        return Some(priority);
     }
-    Some(priority)
+    report.error(&field.path, format!("{priority} is not from 0 to 1000; {FIRST}"));
+    None
 }
 
 /// A field that must be there, once.

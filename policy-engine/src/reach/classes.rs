@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::rules::{AtomId, Atoms, Interned, Matcher, Rules};
-use super::{Class, RulesId};
+use super::Class;
+use super::atoms::{AtomId, Atoms, Matcher};
+use super::rules::{Rules, RulesId, Stage};
+use super::subjects::Subjects;
 use crate::cidr::Family;
-use crate::model::{Direction, NamedPort, Pod, PodKey};
-use crate::policy::{NetworkPolicy, PolicyKey};
+use crate::model::{NamedPort, Pod, PodKey};
+use crate::tier::View;
 use crate::world::World;
 
 /// What the pods of one class have in common.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Content {
-    /// The rules of each direction; `None`: not isolated.
-    rules: [Option<RulesId>; 2],
+    /// The rules for ingress and egress.
+    rules: [RulesId; 2],
     /// The pod peers that match.
     peers: Vec<AtomId>,
     /// Per address: its family, and the blocks that hold it. One without either: no address.
@@ -24,23 +26,25 @@ struct Content {
 }
 
 /// Everything that [`super::Reach`] is made from.
-pub(super) struct Classified<'w> {
-    pub(super) atoms: Atoms<'w>,
+pub(super) struct Classified {
+    pub(super) atoms: Atoms,
+    pub(super) stages: Vec<Stage>,
     pub(super) rules: Vec<Rules>,
     pub(super) classes: Vec<Class>,
 }
 
 /// Puts every pod that can be subject and peer into its class.
-pub(super) fn classify(world: &World) -> Classified<'_> {
-    let mut atoms = Atoms::default();
-    let mut interned = Interned::<Rules>::default();
+pub(super) fn classify(world: &World, view: View) -> Classified {
     let pods: Vec<&Pod> =
         world.pods().values().map(AsRef::as_ref).filter(|pod| pod.takes_part()).collect();
-    let isolation = isolation(world, &pods, &mut atoms, &mut interned);
+    let mut subjects = Subjects::new(world, view);
+    // All first: the rules of the last pod may still mention new peers.
+    let rules: Vec<[RulesId; 2]> = pods.iter().map(|pod| subjects.rules(pod)).collect();
+    let Subjects { atoms, stages, rules: all_rules, .. } = subjects;
 
     let mut matcher = Matcher::new(world, &atoms);
-    let mut classes: BTreeMap<Content, (Vec<PodKey>, Vec<Option<IpAddr>>)> = BTreeMap::new();
-    for (pod, rules) in pods.into_iter().zip(isolation) {
+    let mut found: BTreeMap<Content, (Vec<PodKey>, Vec<Option<IpAddr>>)> = BTreeMap::new();
+    for (pod, rules) in pods.into_iter().zip(rules) {
         let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
         let mut addresses: Vec<(_, Option<IpAddr>)> = if owned.is_empty() {
             vec![((None, Vec::new()), None)]
@@ -59,50 +63,26 @@ pub(super) fn classify(world: &World) -> Classified<'_> {
             addresses: signature,
             ports: atoms.asked_for(&pod.ports),
         };
-        let class = classes.entry(content).or_insert_with(|| (Vec::new(), representatives));
+        let class = found.entry(content).or_insert_with(|| (Vec::new(), representatives));
         class.0.push(pod.key.clone());
     }
-    let mut classes: Vec<Class> = classes.into_iter().map(class).collect();
+    let (stages, rules) = (stages.values, all_rules.values);
+    let mut classes: Vec<Class> =
+        found.into_iter().map(|found| class(found, &stages, &rules)).collect();
     // In the order in which a reader meets the pods.
     classes.sort_by(|left, right| left.pods.cmp(&right.pods));
-    Classified { atoms, rules: interned.values, classes }
+    Classified { atoms, stages, rules, classes }
 }
 
-fn class((content, (pods, addresses)): (Content, (Vec<PodKey>, Vec<Option<IpAddr>>))) -> Class {
+fn class(
+    (content, (pods, addresses)): (Content, (Vec<PodKey>, Vec<Option<IpAddr>>)),
+    stages: &[Stage],
+    all_rules: &[Rules],
+) -> Class {
     let Content { rules, peers, ports, .. } = content;
-    let [ingress, egress] = rules;
-    Class { pods, ingress, egress, peers, addresses, ports }
-}
-
-/// The rules of each pod for ingress and egress. Pods that the same policies select, with the same
-/// named ports, share the work.
-fn isolation<'w>(
-    world: &'w World,
-    pods: &[&Pod],
-    atoms: &mut Atoms<'w>,
-    interned: &mut Interned<Rules>,
-) -> Vec<[Option<RulesId>; 2]> {
-    type Seen<'w> = (Vec<&'w PolicyKey>, Vec<NamedPort>);
-    let mut seen: BTreeMap<Seen<'w>, [Option<RulesId>; 2]> = BTreeMap::new();
-    let mut found = Vec::with_capacity(pods.len());
-    for pod in pods {
-        let policies: Vec<&'w NetworkPolicy> = world
-            .policies_in(&pod.key.namespace)
-            .map(AsRef::as_ref)
-            .filter(|policy| policy.subject.matches(&pod.labels))
-            .collect();
-        if policies.is_empty() {
-            found.push([None, None]);
-            continue;
-        }
-        let names = policies.iter().map(|policy| &policy.key).collect();
-        let rules = seen.entry((names, pod.ports.clone())).or_insert_with(|| {
-            Direction::BOTH.map(|direction| {
-                let rules = atoms.rules(&policies, direction, &pod.ports)?;
-                Some(interned.number(&rules))
-            })
-        });
-        found.push(*rules);
-    }
-    found
+    let isolated_by = rules.map(|id| {
+        let last = all_rules.get(id)?.last()?;
+        stages.get(*last)?.isolating()
+    });
+    Class { pods, rules, isolated_by, peers, addresses, ports }
 }

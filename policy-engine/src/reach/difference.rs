@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::rules::Interned;
+use super::atoms::Interned;
 use super::{ClassId, Outside, PortSet, Reach};
 use crate::cidr::CidrSet;
 use crate::model::{Direction, PodKey};

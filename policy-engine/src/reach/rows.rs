@@ -1,256 +1,298 @@
-//! Rows: for each set of rules, the classes that it admits, with the ports.
+//! Rows: what rules say of every class, kept as what they say of most and who is treated otherwise.
+//!
+//! ```text
+//! stage ──► row of outcomes: allowed, still asked           (once per stage, shared by rules)
+//! rules ──► rows of their stages one after the other ──► row of what is allowed
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ports::PortSet;
-use super::rules::{Atom, Atoms, Interned, Rules};
-use super::{Class, ClassId, Edge, RulesId, can_meet};
-use crate::model::Direction;
+use super::atoms::{Atom, AtomId, Atoms};
+use super::course::Course;
+use super::rules::Stage;
+use super::sets::{EVERYTHING, NOTHING, PortSets, PortsId};
+use super::{Class, ClassId};
+use crate::labels::Str;
+use crate::model::NamedPort;
+use crate::port::Protocol;
 
-/// The number of a [`PortSet`].
-type PortsId = usize;
-
-const NOTHING: PortsId = 0;
-const EVERYTHING: PortsId = 1;
-
-/// Every pair of classes between which something is allowed, by source.
-#[derive(Default, Debug)]
-pub struct Edges {
-    edges: Vec<(ClassId, ClassId, PortsId)>,
-    ports: Vec<PortSet>,
-}
-
-/// What rules admit, for every class that they admit anything of.
-type Row = Vec<(ClassId, Cell)>;
-
-/// All rows, and what is found while they are joined.
-struct Table<'c> {
-    classes: &'c [Class],
-    rows: BTreeMap<(Direction, RulesId), Row>,
-    ports: Interned<PortSet>,
-    /// Per pair of port sets what is in both.
-    common: BTreeMap<(PortsId, PortsId), PortsId>,
-}
-
-/// The ports that are admitted of a class.
+/// One thing that is said of most classes, and the classes of which something else is.
 #[derive(Clone, Debug)]
-enum Cell {
-    /// The same for all of its addresses.
-    Same(PortsId),
+pub(super) struct Row<T> {
+    pub(super) most: Cell<T>,
+    /// Ascending; none of them says the same as `most`.
+    pub(super) others: Vec<(ClassId, Cell<T>)>,
+}
+
+/// What is said of a class.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Cell<T> {
+    /// The same of all its addresses.
+    Same(T),
     /// Per address of the class.
-    PerAddress(Vec<PortsId>),
+    PerAddress(Vec<T>),
 }
 
-impl Edges {
-    pub(super) fn new(atoms: &Atoms<'_>, rules: &[Rules], classes: &[Class]) -> Self {
-        let mut table = Table::new(atoms, rules, classes);
-        let (heard, open) = table.destinations();
-        let mut edges = Vec::new();
-        for (source, class) in classes.iter().enumerate() {
-            let destinations: Vec<ClassId> = match class.rules(Direction::Egress) {
-                None => {
-                    let heard = heard.get(source).into_iter().flatten();
-                    let mut all: Vec<ClassId> = heard.chain(&open).copied().collect();
-                    all.sort_unstable();
-                    all
-                }
-                Some(id) => table.row(Direction::Egress, id).iter().map(|(d, _)| *d).collect(),
-            };
-            for destination in destinations {
-                let allowed = table.meet(source, destination);
-                if allowed != NOTHING {
-                    edges.push((source, destination, allowed));
-                }
-            }
-        }
-        Self { edges, ports: table.ports.values }
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = Edge<'_>> {
-        self.edges.iter().filter_map(|(source, destination, ports)| {
-            let allowed = self.ports.get(*ports)?;
-            Some(Edge { source: *source, destination: *destination, allowed })
-        })
-    }
-}
-
-impl<'c> Table<'c> {
-    fn new(atoms: &Atoms<'_>, rules: &[Rules], classes: &'c [Class]) -> Self {
-        let mut ports = Interned::<PortSet>::default();
-        ports.number(&PortSet::default());
-        ports.number(&PortSet::everything());
-        let members = Members::new(classes, atoms);
-        let used: BTreeSet<(Direction, RulesId)> = classes
-            .iter()
-            .flat_map(|class| Direction::BOTH.map(|d| class.rules(d).map(|id| (d, id))))
-            .flatten()
-            .collect();
-        let mut rows = BTreeMap::new();
-        for key @ (direction, id) in used {
-            if let Some(rules) = rules.get(id) {
-                let row = row(direction, rules, atoms, classes, &members, &mut ports);
-                rows.insert(key, row);
-            }
-        }
-        Self { classes, rows, ports, common: BTreeMap::new() }
-    }
-
-    /// Per source class the isolated destinations whose ingress admits it, and the destinations
-    /// that are not isolated; both ascending.
-    fn destinations(&self) -> (Vec<Vec<ClassId>>, Vec<ClassId>) {
-        let mut heard = vec![Vec::new(); self.classes.len()];
-        let mut open = Vec::new();
-        for (destination, class) in self.classes.iter().enumerate() {
-            let Some(id) = class.rules(Direction::Ingress) else {
-                open.push(destination);
-                continue;
-            };
-            for (source, _) in self.row(Direction::Ingress, id) {
-                if let Some(heard) = heard.get_mut(*source) {
-                    heard.push(destination);
-                }
-            }
-        }
-        (heard, open)
-    }
-
-    fn row(&self, direction: Direction, id: RulesId) -> &[(ClassId, Cell)] {
-        self.rows.get(&(direction, id)).map_or(&[], Vec::as_slice)
-    }
-
-    /// What the rules of one side admit of the class `peer`; without rules everything.
-    fn cell(&self, direction: Direction, rules: Option<RulesId>, peer: ClassId) -> &Cell {
-        let Some(id) = rules else { return &Cell::Same(EVERYTHING) };
-        let row = self.row(direction, id);
-        let found = row.binary_search_by_key(&peer, |(class, _)| *class).ok();
-        found.and_then(|at| row.get(at)).map_or(&Cell::Same(NOTHING), |(_, cell)| cell)
-    }
-
-    /// The ports that both sides admit, for some pair of addresses that can meet.
-    fn meet(&mut self, source: ClassId, destination: ClassId) -> PortsId {
-        let sides = self.classes.get(source).zip(self.classes.get(destination));
-        let Some((from, to)) = sides else { return NOTHING };
-        if source == destination && from.pods.len() < 2 {
-            return NOTHING;
-        }
-        let out = self.cell(Direction::Egress, from.rules(Direction::Egress), destination);
-        let into = self.cell(Direction::Ingress, to.rules(Direction::Ingress), source);
-        let mut pairs: BTreeSet<(PortsId, PortsId)> = BTreeSet::new();
-        for (at, source_address) in from.addresses.iter().enumerate() {
-            for (behind, destination_address) in to.addresses.iter().enumerate() {
-                if can_meet(*source_address, *destination_address) {
-                    pairs.insert((out.at(behind), into.at(at)));
-                }
-            }
-        }
-        let mut allowed = NOTHING;
-        for (out, into) in pairs {
-            let more = self.both(out, into);
-            allowed = self.either(allowed, more);
-        }
-        allowed
-    }
-
-    fn both(&mut self, left: PortsId, right: PortsId) -> PortsId {
-        match (left, right) {
-            (NOTHING, _) | (_, NOTHING) => return NOTHING,
-            (EVERYTHING, other) | (other, EVERYTHING) => return other,
-            _ if left == right => return left,
-            _ => {}
-        }
-        if let Some(known) = self.common.get(&(left, right)) {
-            return *known;
-        }
-        let sets = self.ports.values.get(left).zip(self.ports.values.get(right));
-        let set = sets.map(|(left, right)| left.intersection(right)).unwrap_or_default();
-        let number = self.ports.number(&set);
-        self.common.insert((left, right), number);
-        number
-    }
-
-    fn either(&mut self, left: PortsId, right: PortsId) -> PortsId {
-        if left == NOTHING || left == right {
-            return right;
-        }
-        let sets = self.ports.values.get(left).cloned().zip(self.ports.values.get(right));
-        let set = sets.map(|(left, right)| left.union(right)).unwrap_or_default();
-        self.ports.number(&set)
-    }
-}
-
-impl Cell {
-    fn at(&self, address: usize) -> PortsId {
-        match self {
-            Self::Same(ports) => *ports,
-            Self::PerAddress(ports) => ports.get(address).copied().unwrap_or(NOTHING),
-        }
-    }
+/// What a stage, or several in a row, make of all ports.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Outcome {
+    allowed: PortsId,
+    /// What is left for the next stage.
+    asked: PortsId,
 }
 
 /// Which classes an atom matches.
-struct Members {
-    pods: BTreeMap<usize, Vec<ClassId>>,
-    blocks: BTreeMap<usize, Vec<ClassId>>,
-    all: Vec<ClassId>,
+pub(super) struct Members<'c> {
+    pods: BTreeMap<AtomId, Vec<ClassId>>,
+    /// With the place of the address that the block holds.
+    blocks: BTreeMap<AtomId, Vec<(ClassId, usize)>>,
+    named: BTreeMap<(Protocol, &'c Str), Vec<ClassId>>,
 }
 
-impl Members {
-    fn new(classes: &[Class], atoms: &Atoms<'_>) -> Self {
+impl<'c> Members<'c> {
+    pub(super) fn new(classes: &'c [Class], atoms: &Atoms) -> Self {
         let (mut pods, mut blocks) = (BTreeMap::new(), BTreeMap::new());
+        let mut named = BTreeMap::new();
         for (number, class) in classes.iter().enumerate() {
             for peer in &class.peers {
                 pods.entry(*peer).or_insert_with(Vec::new).push(number);
             }
-            let held = class.addresses.iter().flat_map(|address| atoms.blocks_with(*address));
-            for block in held.collect::<BTreeSet<_>>() {
-                blocks.entry(block).or_insert_with(Vec::new).push(number);
+            for (at, address) in class.addresses.iter().enumerate() {
+                for block in atoms.blocks_with(*address) {
+                    blocks.entry(block).or_insert_with(Vec::new).push((number, at));
+                }
+            }
+            for port in &class.ports {
+                let name = (port.protocol, &port.name);
+                named.entry(name).or_insert_with(Vec::new).push(number);
             }
         }
-        Self { pods, blocks, all: (0..classes.len()).collect() }
+        Self { pods, blocks, named }
     }
 
-    fn of(&self, atom: Atom) -> &[ClassId] {
-        match atom {
-            Atom::Any => &self.all,
-            Atom::Pods(id) => self.pods.get(&id).map_or(&[], Vec::as_slice),
-            Atom::Block(id) => self.blocks.get(&id).map_or(&[], Vec::as_slice),
-        }
+    fn pods(&self, id: AtomId) -> &[ClassId] {
+        self.pods.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    fn block(&self, id: AtomId) -> &[(ClassId, usize)] {
+        self.blocks.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    fn named<'n>(&'n self, (protocol, name): &'n (Protocol, Str)) -> &'n [ClassId] {
+        self.named.get(&(*protocol, name)).map_or(&[], Vec::as_slice)
     }
 }
 
-fn row(
-    direction: Direction,
-    rules: &Rules,
-    atoms: &Atoms<'_>,
+/// What matches a class, beside what matches everyone.
+#[derive(Default)]
+struct Seen {
+    atoms: Vec<Atom>,
+    /// Those that match one of its addresses.
+    at: Vec<(usize, Atom)>,
+}
+
+/// What a stage makes of each class. Only those that it can tell from others cost something.
+pub(super) fn of_stage(
+    stage: &Stage,
     classes: &[Class],
-    members: &Members,
-    ports: &mut Interned<PortSet>,
-) -> Row {
-    let mut admitted: Vec<ClassId> =
-        rules.0.keys().flat_map(|atom| members.of(*atom)).copied().collect();
-    admitted.sort_unstable();
-    admitted.dedup();
-    let by_address = rules.has_blocks();
-    let mut row = Vec::with_capacity(admitted.len());
-    for id in admitted {
+    members: &Members<'_>,
+    sets: &mut PortSets,
+) -> Row<Outcome> {
+    let wanted = stage.names();
+    let seen = seen(stage, &wanted, members);
+    let mut outcomes = Outcomes { stage, sets, known: BTreeMap::new() };
+    let nobody = outcomes.of(Vec::new(), &[]);
+    let mut cells: BTreeMap<ClassId, Cell<Outcome>> = BTreeMap::new();
+    for (id, Seen { atoms, at }) in seen {
         let Some(class) = classes.get(id) else { continue };
-        // Egress names are looked up on the destination: the peer. Ingress names are numbers by now.
-        let named = match direction {
-            Direction::Egress => class.ports.as_slice(),
-            Direction::Ingress => &[],
+        let asked = |port: &&NamedPort| wanted.contains(&(port.protocol, port.name.clone()));
+        let named = if wanted.is_empty() { &[] } else { class.ports.as_slice() };
+        let named: Vec<NamedPort> = named.iter().filter(asked).cloned().collect();
+        let cell = if at.is_empty() {
+            Cell::Same(outcomes.of(atoms, &named))
+        } else {
+            let of_address = |place: usize| {
+                let here = at.iter().filter(|(at, _)| *at == place).map(|(_, atom)| *atom);
+                outcomes.of(atoms.iter().copied().chain(here).collect(), &named)
+            };
+            Cell::of((0..class.addresses.len()).map(of_address).collect(), nobody)
         };
-        let mut cell = |address| {
-            let set = rules.admitted(atoms, &class.peers, address, named);
-            ports.number(&set)
-        };
-        let cell = match class.addresses.as_slice() {
-            addresses @ [_, _, ..] if by_address => {
-                Cell::PerAddress(addresses.iter().map(|address| cell(*address)).collect())
-            }
-            addresses => Cell::Same(cell(addresses.first().copied().flatten())),
-        };
-        row.push((id, cell));
+        cells.insert(id, cell);
     }
-    row
+    Row::of(nobody, cells, classes.len())
+}
+
+/// The outcomes of a stage, each found once.
+struct Outcomes<'a> {
+    stage: &'a Stage,
+    sets: &'a mut PortSets,
+    known: BTreeMap<(Vec<Atom>, Vec<NamedPort>), Outcome>,
+}
+
+impl Outcomes<'_> {
+    /// For a peer that these match, beside what matches everyone, with these named ports.
+    fn of(&mut self, mut atoms: Vec<Atom>, named: &[NamedPort]) -> Outcome {
+        atoms.push(Atom::Any);
+        let key = (atoms, named.to_vec());
+        if let Some(known) = self.known.get(&key) {
+            return *known;
+        }
+        let mut course = Course::start();
+        self.stage.pass(&mut course, &key.0, named);
+        let allowed = self.sets.number(&course.allowed);
+        let outcome = Outcome { allowed, asked: self.sets.number(&course.asked) };
+        self.known.insert(key, outcome);
+        outcome
+    }
+}
+
+fn seen(
+    stage: &Stage,
+    names: &BTreeSet<&(Protocol, Str)>,
+    members: &Members<'_>,
+) -> BTreeMap<ClassId, Seen> {
+    let mut seen: BTreeMap<ClassId, Seen> = BTreeMap::new();
+    for atom in stage.atoms() {
+        match atom {
+            // Matches all, and no pod is a node.
+            Atom::Any | Atom::Nodes(_) => {}
+            Atom::Pods(id) => {
+                for class in members.pods(id) {
+                    seen.entry(*class).or_default().atoms.push(atom);
+                }
+            }
+            Atom::Block(id) => {
+                for (class, place) in members.block(id) {
+                    seen.entry(*class).or_default().at.push((*place, atom));
+                }
+            }
+        }
+    }
+    for class in names.iter().flat_map(|name| members.named(name)) {
+        seen.entry(*class).or_default();
+    }
+    seen
+}
+
+impl<T: Copy + Ord> Row<T> {
+    /// A row that says the same of all classes.
+    fn all(said: T) -> Self {
+        Self { most: Cell::Same(said), others: Vec::new() }
+    }
+
+    /// A row of so many classes that says this of all but some.
+    fn of(rest: T, mut some: BTreeMap<ClassId, Cell<T>>, classes: usize) -> Self {
+        let mut times: BTreeMap<T, usize> = [(rest, classes.saturating_sub(some.len()))].into();
+        for cell in some.values() {
+            if let Cell::Same(said) = cell {
+                *times.entry(*said).or_default() += 1;
+            }
+        }
+        let most = times.into_iter().max_by_key(|(_, times)| *times).map_or(rest, |(said, _)| said);
+        if most != rest {
+            for class in 0..classes {
+                some.entry(class).or_insert(Cell::Same(rest));
+            }
+        }
+        let most = Cell::Same(most);
+        some.retain(|_, cell| *cell != most);
+        Self { most, others: some.into_iter().collect() }
+    }
+
+    /// What is said of one class.
+    pub(super) fn at(&self, class: ClassId) -> &Cell<T> {
+        let found = self.others.binary_search_by_key(&class, |(class, _)| *class).ok();
+        found.and_then(|at| self.others.get(at)).map_or(&self.most, |(_, cell)| cell)
+    }
+}
+
+impl Row<PortsId> {
+    /// What stages allow together, one after the other.
+    pub(super) fn of_stages<'r>(
+        mut stages: impl Iterator<Item = &'r Row<Outcome>>,
+        sets: &mut PortSets,
+    ) -> Self {
+        let first = stages.next().cloned();
+        let nothing_said = Row::all(Outcome { allowed: NOTHING, asked: EVERYTHING });
+        let before = first.unwrap_or(nothing_said);
+        let row = stages.fold(before, |before, stage| before.then(stage, sets));
+        let mut end = |cell: &Cell<Outcome>| cell.map(|outcome| outcome.end(sets));
+        let most = end(&row.most);
+        let others = row.others.iter().map(|(class, cell)| (*class, end(cell)));
+        Self { others: others.filter(|(_, cell)| *cell != most).collect(), most }
+    }
+}
+
+impl Row<Outcome> {
+    fn then(&self, next: &Self, sets: &mut PortSets) -> Self {
+        let most = self.most.with(&next.most, |left, right| left.then(right, sets));
+        let mut others = Vec::with_capacity(self.others.len().max(next.others.len()));
+        let (mut left, mut right) = (self.others.iter().peekable(), next.others.iter().peekable());
+        while let Some(class) = [left.peek(), right.peek()].into_iter().flatten().map(|c| c.0).min()
+        {
+            let before = left.next_if(|(at, _)| *at == class).map_or(&self.most, |(_, cell)| cell);
+            let then = right.next_if(|(at, _)| *at == class).map_or(&next.most, |(_, cell)| cell);
+            let cell = before.with(then, |left, right| left.then(right, sets));
+            if cell != most {
+                others.push((class, cell));
+            }
+        }
+        Self { most, others }
+    }
+}
+
+impl Outcome {
+    fn then(self, next: Self, sets: &mut PortSets) -> Self {
+        let more = sets.both(self.asked, next.allowed);
+        let allowed = sets.either(self.allowed, more);
+        Self { allowed, asked: sets.both(self.asked, next.asked) }
+    }
+
+    /// What no stage has decided is allowed.
+    fn end(self, sets: &mut PortSets) -> PortsId {
+        sets.either(self.allowed, self.asked)
+    }
+}
+
+impl<T: Copy + PartialEq> Cell<T> {
+    fn of(addresses: Vec<T>, none: T) -> Self {
+        let first = addresses.first().copied().unwrap_or(none);
+        if addresses.iter().all(|said| *said == first) {
+            return Self::Same(first);
+        }
+        Self::PerAddress(addresses)
+    }
+
+    pub(super) fn at(&self, address: usize) -> Option<T> {
+        match self {
+            Self::Same(said) => Some(*said),
+            Self::PerAddress(said) => said.get(address).copied(),
+        }
+    }
+
+    fn map<U: Copy + PartialEq>(&self, mut say: impl FnMut(T) -> U) -> Cell<U> {
+        match self {
+            Self::Same(said) => Cell::Same(say(*said)),
+            Self::PerAddress(said) => {
+                let said: Vec<U> = said.iter().map(|said| say(*said)).collect();
+                match said.first().copied() {
+                    Some(first) => Cell::of(said, first),
+                    None => Cell::PerAddress(said),
+                }
+            }
+        }
+    }
+
+    fn with(&self, other: &Self, mut say: impl FnMut(T, T) -> T) -> Self {
+        match (self, other) {
+            (Self::Same(left), Self::Same(right)) => Self::Same(say(*left, *right)),
+            (Self::Same(left), cell) => cell.map(|right| say(*left, right)),
+            (cell, Self::Same(right)) => cell.map(|left| say(left, *right)),
+            (Self::PerAddress(left), Self::PerAddress(right)) => {
+                let pairs = left.iter().zip(right);
+                let said: Vec<T> = pairs.map(|(left, right)| say(*left, *right)).collect();
+                Self::PerAddress(said).map(|said| said)
+            }
+        }
+    }
 }

@@ -1,242 +1,185 @@
-//! What the policies of a pod admit in one direction: peers by number, each with its ports.
-//!
-//! Other than an [allow-set](crate::allow_set), this knows pods without an address: workloads that
-//! are not running yet. No `ipBlock` matches those, not even `0.0.0.0/0`.
+//! What policies say of a pod in one direction: stages in the order in which they are asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
+use super::atoms::{Atom, Atoms};
+use super::course::Course;
 use super::ports::PortSet;
-use crate::labels::{Labels, Str};
+use crate::labels::Str;
 use crate::model::{Direction, NamedPort};
-use crate::policy::{IpBlock, Namespaces, NetworkPolicy, Peer, Peers, PodPeer, PortMatch, Ports};
+use crate::policy::{PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
-use crate::world::World;
+use crate::tier::{Action, Tier};
 
-/// The number of a [`PodPeer`] or [`IpBlock`] in the [`Peers`](Atoms) that rules mention.
-pub(super) type AtomId = usize;
+/// The number of a [`Stage`].
+pub(super) type StageId = usize;
 
-/// One kind of peer that a rule admits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Atom {
-    /// Every address, and every pod.
-    Any,
-    /// Pods by labels.
-    Pods(AtomId),
-    /// Addresses.
-    Block(AtomId),
+/// The number of [`Rules`].
+pub(super) type RulesId = usize;
+
+/// All stages that decide in one direction. What the last one leaves open is allowed; without any,
+/// everything is.
+pub(super) type Rules = Vec<StageId>;
+
+/// One tier, for one pod in one direction.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Stage {
+    /// The first step that matches decides; what none matches goes on to the next stage. Rules with
+    /// one action in a row are one step: which of them matches makes no difference.
+    Ordered(Vec<(Action, Matches)>),
+    /// The tier isolates: what matches is allowed, and nothing else.
+    Isolating(Tier, Matches),
 }
+
+/// Peers, each with the ports on which it matches. A match of any part matches.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub(super) struct Matches(BTreeMap<Atom, Asked>);
 
 /// Destination ports, by number and by name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
-pub(super) struct Asked {
-    pub(super) numbers: PortSet,
+struct Asked {
+    numbers: PortSet,
     /// Egress only: looked up on each destination pod.
-    pub(super) names: BTreeSet<(Protocol, Str)>,
-}
-
-/// What is admitted in one direction; without any peer: nothing.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
-pub(super) struct Rules(pub(super) BTreeMap<Atom, Asked>);
-
-/// All peers that rules mention, each once.
-#[derive(Default, Debug)]
-pub(super) struct Atoms<'w> {
-    pods: Interned<&'w PodPeer>,
-    blocks: Interned<&'w IpBlock>,
-    /// Names of ports that egress rules ask their destinations for.
     names: BTreeSet<(Protocol, Str)>,
 }
 
-/// Values by number, and numbers by value.
-#[derive(Debug)]
-pub(super) struct Interned<T> {
-    by_value: BTreeMap<T, usize>,
-    pub(super) values: Vec<T>,
+/// How rules are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading<'a> {
+    pub(super) direction: Direction,
+    /// The named ports of the pod that the rules are about: ingress looks names up there.
+    pub(super) ports: &'a [NamedPort],
+    /// Whether ports by name are for pods only, as in a ClusterNetworkPolicy.
+    pub(super) names_for_pods_only: bool,
 }
 
-impl<T> Default for Interned<T> {
-    fn default() -> Self {
-        Self { by_value: BTreeMap::new(), values: Vec::new() }
-    }
-}
-
-impl<T: Ord + Clone> Interned<T> {
-    pub(super) fn number(&mut self, value: &T) -> usize {
-        if let Some(number) = self.by_value.get(value) {
-            return *number;
-        }
-        self.values.push(value.clone());
-        self.by_value.insert(value.clone(), self.values.len() - 1);
-        self.values.len() - 1
-    }
-}
-
-impl<'w> Atoms<'w> {
-    /// Unites the rules of all `policies` that isolate for `direction`; `None` when none does.
-    pub(super) fn rules(
-        &mut self,
-        policies: &[&'w NetworkPolicy],
-        direction: Direction,
-        subject_ports: &[NamedPort],
-    ) -> Option<Rules> {
-        let mut isolates = false;
-        let mut united = Rules::default();
-        for rules in policies.iter().filter_map(|policy| policy.rules(direction)) {
-            isolates = true;
-            for rule in rules {
-                let asked = asked(&rule.ports, direction, subject_ports);
-                if direction == Direction::Egress {
-                    self.names.extend(asked.names.iter().cloned());
+impl Stage {
+    /// What becomes of all ports of a peer that `atoms` match, [`Atom::Any`] among them.
+    pub(super) fn pass(&self, course: &mut Course, atoms: &[Atom], named: &[NamedPort]) {
+        match self {
+            Self::Ordered(steps) => {
+                for (action, matches) in steps {
+                    course.step(*action, &matches.ports(atoms, named));
                 }
-                self.each(&rule.peers, |atom| {
-                    let found = united.0.entry(atom).or_default();
-                    found.numbers.add(&asked.numbers);
-                    found.names.extend(asked.names.iter().cloned());
-                });
+                course.leave();
             }
-        }
-        isolates.then_some(united)
-    }
-
-    /// The blocks by number.
-    pub(super) fn blocks(&self) -> &[&'w IpBlock] {
-        &self.blocks.values
-    }
-
-    /// The blocks that hold `address`.
-    pub(super) fn blocks_with(&self, address: Option<IpAddr>) -> Vec<AtomId> {
-        let Some(address) = address else { return Vec::new() };
-        let numbered = self.blocks.values.iter().enumerate();
-        numbered.filter(|(_, block)| block.contains(address)).map(|(id, _)| id).collect()
-    }
-
-    /// The named ports that some egress rule asks for.
-    pub(super) fn asked_for(&self, ports: &[NamedPort]) -> Vec<NamedPort> {
-        let asked = |port: &&NamedPort| self.names.contains(&(port.protocol, port.name.clone()));
-        ports.iter().filter(asked).cloned().collect()
-    }
-
-    fn each(&mut self, peers: &'w Peers, mut visit: impl FnMut(Atom)) {
-        match peers {
-            Peers::Any => visit(Atom::Any),
-            Peers::Listed(items) => {
-                for item in items {
-                    match item {
-                        Peer::Pods(peer) => visit(Atom::Pods(self.pods.number(&peer))),
-                        Peer::Block(block) => visit(Atom::Block(self.blocks.number(&block))),
-                        Peer::Invalid | Peer::Nodes(_) => {}
-                    }
-                }
-            }
+            Self::Isolating(_, matches) => course.isolate(&matches.ports(atoms, named)),
         }
     }
-}
 
-impl Rules {
-    /// The ports on which a peer is admitted: one that these pod peers match, at that address.
-    pub(super) fn admitted(
-        &self,
-        atoms: &Atoms<'_>,
-        pods: &[AtomId],
-        address: Option<IpAddr>,
-        destination_ports: &[NamedPort],
-    ) -> PortSet {
-        let mut admitted = PortSet::default();
-        for (atom, asked) in &self.0 {
-            let matches = match atom {
-                Atom::Any => true,
-                Atom::Pods(id) => pods.binary_search(id).is_ok(),
-                Atom::Block(id) => address.is_some_and(|address| {
-                    atoms.blocks().get(*id).is_some_and(|block| block.contains(address))
-                }),
-            };
-            if !matches {
-                continue;
-            }
-            admitted.add(&asked.numbers);
-            for port in destination_ports {
-                if asked.names.contains(&(port.protocol, port.name.clone())) {
-                    admitted.insert(port.protocol, PortRange::single(port.number));
-                }
-            }
-        }
-        admitted
+    /// All that it asks about a peer.
+    pub(super) fn atoms(&self) -> BTreeSet<Atom> {
+        self.matches().flat_map(|matches| matches.0.keys().copied()).collect()
     }
 
-    /// Whether the address of a peer can make a difference.
-    pub(super) fn has_blocks(&self) -> bool {
-        self.0.keys().any(|atom| matches!(atom, Atom::Block(_)))
-    }
-}
-
-fn asked(ports: &Ports, direction: Direction, subject_ports: &[NamedPort]) -> Asked {
-    let mut asked = Asked::default();
-    let Ports::Listed(items) = ports else {
-        return Asked { numbers: PortSet::everything(), ..asked };
-    };
-    for item in items {
-        match (item, direction) {
-            (PortMatch::Invalid, _) => {}
-            (PortMatch::Numbers(protocol, range), _) => asked.numbers.insert(*protocol, *range),
-            (PortMatch::Named(protocol, name), Direction::Ingress) => subject_ports
-                .iter()
-                .filter(|port| port.name == *name && port.protocol == *protocol)
-                .for_each(|port| asked.numbers.insert(*protocol, PortRange::single(port.number))),
-            (PortMatch::Named(protocol, name), Direction::Egress) => {
-                asked.names.insert((*protocol, name.clone()));
-            }
-        }
-    }
-    asked
-}
-
-/// Finds the pod peers that match a pod, matching equal labels of a namespace once.
-pub(super) struct Matcher<'a, 'w> {
-    world: &'w World,
-    atoms: &'a Atoms<'w>,
-    named: BTreeMap<&'w Str, Vec<AtomId>>,
-    selected: Vec<AtomId>,
-    /// The keys that some pod selector mentions: labels are cut down to these.
-    keys: BTreeSet<&'w Str>,
-    found: BTreeMap<(Str, Labels), Vec<AtomId>>,
-}
-
-impl<'a, 'w> Matcher<'a, 'w> {
-    pub(super) fn new(world: &'w World, atoms: &'a Atoms<'w>) -> Self {
-        let mut named: BTreeMap<&'w Str, Vec<AtomId>> = BTreeMap::new();
-        let (mut selected, mut keys) = (Vec::new(), BTreeSet::new());
-        for (id, peer) in atoms.pods.values.iter().enumerate() {
-            keys.extend(peer.pods.requirements().map(|requirement| &requirement.key));
-            match &peer.namespaces {
-                Namespaces::Named(name) => named.entry(name).or_default().push(id),
-                Namespaces::Selected(_) => selected.push(id),
-                Namespaces::Own => {}
-            }
-        }
-        Self { world, atoms, named, selected, keys, found: BTreeMap::new() }
+    /// The names of ports that it looks up on its peers.
+    pub(super) fn names(&self) -> BTreeSet<&(Protocol, Str)> {
+        self.matches().flat_map(|matches| matches.0.values()).flat_map(|a| &a.names).collect()
     }
 
-    /// The peers that match pods of `namespace` with these labels, ascending.
-    pub(super) fn matching(&mut self, namespace: &Str, labels: &Labels) -> Vec<AtomId> {
-        let cut = labels.filtered(|key| self.keys.contains(key));
-        let key = (namespace.clone(), cut);
-        if let Some(found) = self.found.get(&key) {
-            return found.clone();
+    /// The tier, when that isolates.
+    pub(super) fn isolating(&self) -> Option<Tier> {
+        match self {
+            Self::Ordered(_) => None,
+            Self::Isolating(tier, _) => Some(*tier),
         }
-        let peers = &self.atoms.pods.values;
-        let of_pods = |id: &AtomId| peers.get(*id).is_some_and(|peer| peer.pods.matches(labels));
-        let known = self.world.namespaces().get(namespace).map(|found| &found.labels);
-        let selects = |id: &AtomId| match peers.get(*id).map(|peer| &peer.namespaces) {
-            // A namespace that is not known matches no selector.
-            Some(Namespaces::Selected(selector)) => known.is_some_and(|l| selector.matches(l)),
-            Some(Namespaces::Named(_) | Namespaces::Own) | None => false,
+    }
+
+    fn matches(&self) -> impl Iterator<Item = &Matches> {
+        let (steps, isolating) = match self {
+            Self::Ordered(steps) => (steps.as_slice(), None),
+            Self::Isolating(_, matches) => (&[] as &[_], Some(matches)),
         };
-        let named = self.named.get(namespace).into_iter().flatten().filter(|id| of_pods(id));
-        let selected = self.selected.iter().filter(|id| of_pods(id) && selects(id));
-        let mut matching: Vec<AtomId> = named.chain(selected).copied().collect();
-        matching.sort_unstable();
-        self.found.insert(key, matching.clone());
-        matching
+        steps.iter().map(|(_, matches)| matches).chain(isolating)
+    }
+}
+
+impl Matches {
+    /// Whether it matches nothing, whoever the peer is.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds what a rule matches.
+    pub(super) fn add(&mut self, rule: &Rule, reading: &Reading<'_>, atoms: &mut Atoms) {
+        let whole = Asked::of(&rule.ports, reading, true);
+        let unnamed = Asked::of(&rule.ports, reading, false);
+        if whole.is_empty() {
+            return;
+        }
+        atoms.ask(&whole.names);
+        atoms.each(&rule.peers, |atom| {
+            let asked = match atom {
+                Atom::Nodes(_) | Atom::Block(_) if reading.names_for_pods_only => &unnamed,
+                Atom::Any | Atom::Pods(_) | Atom::Nodes(_) | Atom::Block(_) => &whole,
+            };
+            if !asked.is_empty() {
+                self.0.entry(atom).or_default().add(asked);
+            }
+        });
+    }
+
+    /// Adds what another one matches.
+    pub(super) fn extend(&mut self, other: Self) {
+        for (atom, asked) in other.0 {
+            self.0.entry(atom).or_default().add(&asked);
+        }
+    }
+
+    /// The ports on which it matches a peer that these atoms match, with these named ports.
+    fn ports(&self, atoms: &[Atom], named: &[NamedPort]) -> PortSet {
+        let mut ports = PortSet::default();
+        for asked in atoms.iter().filter_map(|atom| self.0.get(atom)) {
+            ports.add(&asked.numbers);
+            for port in named {
+                if asked.names.contains(&(port.protocol, port.name.clone())) {
+                    ports.insert(port.protocol, PortRange::single(port.number));
+                }
+            }
+        }
+        ports
+    }
+
+    /// What matches whoever has an address: the ports for everyone, then for each block.
+    pub(super) fn of_addresses(&self) -> impl Iterator<Item = (Atom, &PortSet)> {
+        let of_pods = |atom: &Atom| matches!(atom, Atom::Pods(_) | Atom::Nodes(_));
+        let all = self.0.iter().filter(move |(atom, _)| !of_pods(atom));
+        all.map(|(atom, asked)| (*atom, &asked.numbers))
+    }
+}
+
+impl Asked {
+    fn of(ports: &Ports, reading: &Reading<'_>, with_names: bool) -> Self {
+        let mut asked = Self::default();
+        let Ports::Listed(items) = ports else {
+            return Self { numbers: PortSet::everything(), ..asked };
+        };
+        for item in items {
+            match (item, reading.direction) {
+                (PortMatch::Invalid, _) => {}
+                (PortMatch::Numbers(protocol, range), _) => asked.numbers.insert(*protocol, *range),
+                (PortMatch::Named(..), _) if !with_names => {}
+                (PortMatch::Named(protocol, name), Direction::Ingress) => {
+                    let ports = reading.ports.iter();
+                    ports
+                        .filter(|port| port.name == *name && port.protocol == *protocol)
+                        .map(|port| PortRange::single(port.number))
+                        .for_each(|number| asked.numbers.insert(*protocol, number));
+                }
+                (PortMatch::Named(protocol, name), Direction::Egress) => {
+                    asked.names.insert((*protocol, name.clone()));
+                }
+            }
+        }
+        asked
+    }
+
+    fn is_empty(&self) -> bool {
+        self.numbers.is_empty() && self.names.is_empty()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.numbers.add(&other.numbers);
+        self.names.extend(other.names.iter().cloned());
     }
 }

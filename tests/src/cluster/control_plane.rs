@@ -11,6 +11,8 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -64,10 +66,13 @@ impl ControlPlane {
         deleted: &[ObjectRef],
         applied: &[Manifest],
     ) -> Result<()> {
-        // A node is its kubelet's.
-        let applied: Vec<&Manifest> =
-            applied.iter().filter(|manifest| manifest.object.kind != Kind::Node).collect();
-        let mut gone: Vec<&ObjectRef> = deleted.iter().collect();
+        // A node is its kubelet's, but for its labels.
+        let (nodes, applied): (Vec<&Manifest>, Vec<&Manifest>) =
+            applied.iter().partition(|manifest| manifest.object.kind == Kind::Node);
+        self.label(&nodes)?;
+        // Every API server has this one, and keeps it.
+        let mut gone: Vec<&ObjectRef> =
+            deleted.iter().filter(|object| object.name != "kube-system").collect();
         // What a pod runs where can't be changed: it ends, and another one begins.
         gone.extend(applied.iter().filter(|m| self.is_another_pod(m)).map(|m| &m.object));
         if !gone.is_empty() {
@@ -96,6 +101,22 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Gives nodes the labels of their manifests, and takes those away that were so given before.
+    fn label(&self, nodes: &[&Manifest]) -> Result<()> {
+        let labelled = |manifest: &&Manifest| {
+            let mut value = named(&manifest.object);
+            let labels = manifest.value.pointer("/metadata/labels").cloned();
+            value["metadata"]["labels"] = labels.unwrap_or_else(|| json!({}));
+            value
+        };
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let list = list(nodes.iter().map(labelled));
+        let apply = ["apply", "--server-side", "--field-manager=cases", "-f", "-"];
+        self.server.kubectl(&apply, Some(&list)).map(drop)
+    }
+
     fn is_another_pod(&self, manifest: &Manifest) -> bool {
         let known = pod_key(&manifest.object).and_then(|pod| self.pods.get(&pod));
         known.is_some_and(|known| {
@@ -105,9 +126,28 @@ impl ControlPlane {
         })
     }
 
-    /// Changes one object of each kind that agents watch; gives what the name or label of each is.
+    /// Changes one object of each kind that agents watch and that the cluster has; gives what the
+    /// name or label of each is.
     pub(super) fn mark(&self, number: usize) -> Result<Vec<String>> {
-        let marker = |kind: &str, number: usize| format!("marker-{kind}-{number}-end");
+        let old = number.checked_sub(1).filter(|old| *old > 0);
+        let mut markers = self.mark_kubernetes_kinds(number, old)?;
+        self.kubelet.block_on(async {
+            let client = self.kubelet.client();
+            // They select nothing.
+            let nobody = json!({"matchLabels": {MARKERS: "nobody"}});
+            let defaults: Api<ClusterDefaultNetworkPolicy> = Api::all(client.clone());
+            let spec = json!({"namespaceSelector": nobody, "policyTypes": ["Ingress"]});
+            markers.extend(mark_if_installed(&defaults, "default", number, old, spec).await?);
+            let policies: Api<ClusterNetworkPolicy> = Api::all(client.clone());
+            let spec = json!({"tier": "Baseline", "priority": 1000,
+                "subject": {"namespaces": nobody}});
+            markers.extend(mark_if_installed(&policies, "cluster", number, old, spec).await?);
+            anyhow::Ok(())
+        })?;
+        Ok(markers)
+    }
+
+    fn mark_kubernetes_kinds(&self, number: usize, old: Option<usize>) -> Result<Vec<String>> {
         let [pod, policy, node, namespace] =
             ["pod", "policy", "node", "namespace"].map(|kind| marker(kind, number));
         self.kubelet.block_on(async {
@@ -123,7 +163,7 @@ impl ControlPlane {
             // Without a node: no kubelet is responsible, and it can go at once.
             let container = json!({"name": "main", "image": "none"});
             put(&pods, &pod, json!({"spec": {"containers": [container]}})).await?;
-            if let Some(old) = number.checked_sub(1).filter(|old| *old > 0) {
+            if let Some(old) = old {
                 let at_once = DeleteParams::default().grace_period(0);
                 nodes.delete(&marker("node", old), &at_once).await?;
                 policies.delete(&marker("policy", old), &at_once).await?;
@@ -133,6 +173,35 @@ impl ControlPlane {
         })?;
         Ok(vec![pod, policy, node, namespace])
     }
+}
+
+/// What names the marker of a kind in a log.
+fn marker(kind: &str, number: usize) -> String {
+    format!("marker-{kind}-{number}-end")
+}
+
+/// Marks a kind that comes with a CRD, where that is installed.
+async fn mark_if_installed<K>(
+    api: &Api<K>,
+    kind: &str,
+    number: usize,
+    old: Option<usize>,
+    spec: Value,
+) -> Result<Option<String>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let name = marker(kind, number);
+    if let Err(error) = put(api, &name, json!({"spec": spec})).await {
+        let is_absent =
+            |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
+        return if error.downcast_ref().is_some_and(is_absent) { Ok(None) } else { Err(error) };
+    }
+    if let Some(old) = old {
+        // It is not there when the kind was installed meanwhile.
+        let _ = api.delete(&marker(kind, old), &DeleteParams::default()).await;
+    }
+    Ok(Some(name))
 }
 
 /// Creates an object, or makes it like this.
@@ -180,6 +249,8 @@ fn for_server(manifest: &Manifest) -> Value {
 fn named(object: &ObjectRef) -> Value {
     let version = match object.kind {
         Kind::NetworkPolicy => "networking.k8s.io/v1",
+        Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+        Kind::ClusterDefaultNetworkPolicy => "portcullis.dev/v1alpha1",
         Kind::Node | Kind::Namespace | Kind::Service | Kind::Pod => "v1",
     };
     let mut metadata = json!({"name": object.name});

@@ -1,10 +1,12 @@
 //! The end of the demo: a denial with the policies behind it, and the size of a node's rules.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use policy_engine::cidr::Family;
-use policy_engine::evaluate::{Decision, Reason, RuleRef};
+use policy_engine::evaluate::{Decision, Reason};
 use policy_engine::explain::{NearMiss, PeerMiss, explain};
 use policy_engine::flow::Traffic;
 use policy_engine::model::Direction;
@@ -18,6 +20,9 @@ use super::stage::{Stage, probe};
 use super::table::{Cell, family_name};
 use crate::cases::Port;
 use crate::lab::DEFAULT_TIMEOUT;
+
+/// How often the packet is sent until an agent must have logged it.
+const LOGGED_AFTER: usize = 10;
 
 /// The prefix of every chain and set of an agent.
 const OURS: &str = "PORTCULLIS-";
@@ -56,36 +61,57 @@ pub(super) fn text(scene: &Scene, stage: &Stage, ink: Ink) -> Result<String> {
             ));
         }
     }
+    text.push_str(&wrap(&format!("  {}", logged(stage, scene, cell)?), 4));
     let _ = writeln!(text, "\n{}", rules(stage)?);
     Ok(text)
 }
 
-fn reason(decision: &Decision) -> String {
-    let isolated = || {
-        let names: Vec<String> = decision.isolated_by.iter().map(ToString::to_string).collect();
-        format!("isolated by {}", names.join(", "))
+/// What an agent logged of the denial, as an operator finds it.
+fn logged(stage: &Stage, scene: &Scene, cell: Cell) -> Result<String> {
+    let flow = scene.flow(cell)?;
+    let Traffic::Port(_, port) = flow.traffic else { bail!("the example has a port") };
+    let is_it = |line: &serde_json::Value| {
+        let is = |name: &str, wanted: String| line.get(name).is_some_and(|has| *has == wanted);
+        is("message", "denied".to_owned())
+            && is("source", flow.source.to_string())
+            && is("destination", flow.destination.to_string())
+            && line.get("port").is_some_and(|has| *has == port)
     };
-    match decision.reason {
+    for _ in 0..LOGGED_AFTER {
+        for agent in stage.cluster.agents() {
+            let found = RefCell::new(None);
+            let _ = agent.find_after(0, Duration::ZERO, |line| {
+                let line = serde_json::from_str(line).ok().filter(is_it);
+                line.inspect(|line: &serde_json::Value| drop(found.replace(Some(line.clone()))))
+                    .is_some()
+            });
+            if let Some(line) = found.into_inner() {
+                let text = |name: &str| line.get(name).and_then(|has| has.as_str());
+                let why = text("why").context("a denial says why")?;
+                let direction = text("direction").unwrap_or_default().to_lowercase();
+                return Ok(format!("logged on {}: denied, {direction}: {why}", agent.node()));
+            }
+        }
+        // Only a part is logged of what a sender is denied at once, and the table was just that.
+        stage.cluster.lab.probe(&probe(scene, cell)?, DEFAULT_TIMEOUT)?;
+    }
+    bail!("no agent logged that {} is denied", scene.name(cell))
+}
+
+fn reason(decision: &Decision) -> String {
+    let why = match decision.reason {
         Reason::NoSubject => "no pod, so no policy is about it".to_owned(),
         Reason::NotIsolated => "no policy isolates the pod".to_owned(),
         Reason::SamePod => "a pod reaches itself".to_owned(),
         Reason::OwnNode => "a node reaches its pods".to_owned(),
         Reason::EgressToOwnNode => "a pod reaches its node".to_owned(),
         Reason::RuleAdmits => {
-            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
-            format!("{}; admitted by {}", isolated(), rules.join(", "))
+            format!("{}; {}", words::isolated(decision), words::decided(decision))
         }
-        Reason::RuleAccepts | Reason::RuleDenies => {
-            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
-            let verb = if decision.is_allowed() { "accepted" } else { "denied" };
-            format!("{verb} by {}", rules.join(", "))
-        }
-        Reason::NoRuleAdmits => format!("{}; no rule admits it", isolated()),
-    }
-}
-
-fn rule(rule: &RuleRef) -> String {
-    format!("{} rule {}", rule.policy, rule.rule)
+        Reason::RuleAccepts | Reason::RuleDenies => words::decided(decision),
+        Reason::NoRuleAdmits => format!("{}; no rule admits it", words::isolated(decision)),
+    };
+    format!("{}{why}", words::passed(decision))
 }
 
 /// The rule, and of each list that failed the item that failed least.
@@ -100,7 +126,7 @@ fn near_miss(miss: &NearMiss, asked: Traffic) -> String {
     let port = miss.ports.first();
     let port = port.map(|port| format!("its port {}", words::port_miss(port, asked)));
     let parts = peer.into_iter().chain(port);
-    format!("{}; {}", rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
+    format!("{}; {}", words::rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
 }
 
 /// How much of the first node's tables and sets is ours.

@@ -12,6 +12,7 @@
 //! stands in for the kubelets of a lab's nodes.
 
 mod api_server;
+mod cluster_network_policy;
 mod forward;
 mod guard;
 mod kubeconfig;
@@ -19,4 +20,5 @@ mod kubelet;
 mod pki;
 
 pub use api_server::{ApiServer, Options};
+pub use cluster_network_policy::{CLUSTER_NETWORK_POLICY_CRD, cluster_network_policy_crd};
 pub use kubelet::{ADDRESSES, Kubelet};

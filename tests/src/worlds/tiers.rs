@@ -1,6 +1,7 @@
 //! Random policies of the cluster: of the tiers Admin, Baseline and Default.
 
 use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, Ports, Rule};
+use policy_engine::selector::Selector;
 use policy_engine::tier::{
     Action, ClusterDefaultNetworkPolicy, ClusterNetworkPolicy, ClusterTier, Subject, TierRule,
 };
@@ -49,8 +50,13 @@ pub(super) fn default_policy() -> impl Strategy<Value = ClusterDefaultNetworkPol
 
 /// Mostly one that could be understood.
 fn subject() -> impl Strategy<Value = Subject> {
-    let part = || option::weighted(0.95, selector());
+    let part = || option::weighted(0.95, wide());
     (part(), part()).prop_map(|(namespaces, pods)| Subject { namespaces, pods })
+}
+
+/// So wide that policies meet: what decides among several must come up.
+fn wide() -> impl Strategy<Value = Selector> {
+    prop_oneof![2 => Just(Selector::everything()), 1 => selector()]
 }
 
 fn tier_rule(nodes: bool) -> impl Strategy<Value = TierRule> {
@@ -68,7 +74,7 @@ fn tier_rule(nodes: bool) -> impl Strategy<Value = TierRule> {
 }
 
 fn tier_peer(nodes: bool) -> BoxedStrategy<Peer> {
-    let pods = (selector(), selector()).prop_map(|(namespaces, pods)| {
+    let pods = (wide(), selector()).prop_map(|(namespaces, pods)| {
         Peer::Pods(PodPeer { namespaces: Namespaces::Selected(namespaces), pods })
     });
     if nodes {
@@ -88,7 +94,7 @@ fn ports() -> impl Strategy<Value = Ports> {
 
 /// A rule for pods of the subject's own namespace.
 fn own_rule() -> impl Strategy<Value = Rule> {
-    (selector(), ports()).prop_map(|(pods, ports)| Rule {
+    (wide(), ports()).prop_map(|(pods, ports)| Rule {
         peers: Peers::Listed(vec![Peer::Pods(PodPeer { namespaces: Namespaces::Own, pods })]),
         ports,
     })

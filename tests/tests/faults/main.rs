@@ -10,6 +10,7 @@ mod restarts;
 mod shop;
 mod startup;
 mod syn;
+mod tiers;
 mod tools;
 mod traffic;
 

@@ -11,13 +11,10 @@ use portcullis_tests::play::{Player, served};
 /// Plays what `wanted` picks, and lists every case that fails.
 fn play(lab: &LabBuilder, families: Families, wanted: impl Fn(&Case) -> bool) -> Result<()> {
     let base = cases::world(families)?;
-    let only = std::env::var("PORTCULLIS_CASE").ok();
     let all = cases::all()?;
-    let picked = all.iter().filter(|case| {
-        case.is_about(families)
-            && only.as_ref().is_none_or(|only| *only == case.name)
-            && wanted(case)
-    });
+    let picked = all
+        .iter()
+        .filter(|case| case.is_about(families) && cases::is_asked_for(case) && wanted(case));
     let (refused, picked): (Vec<&Case>, Vec<&Case>) =
         picked.partition(|case| case.without_api_server.is_some());
     // Agents have one set of flags; the cases that need another get agents of their own.

@@ -31,6 +31,9 @@ rules:
 - {apiGroups: [""], resources: [pods, namespaces, nodes], verbs: [list, watch]}
 - {apiGroups: [""], resources: [nodes], verbs: [get]}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [list, watch]}
+- {apiGroups: [policy.networking.k8s.io], resources: [clusternetworkpolicies], verbs: [list, watch]}
+- {apiGroups: [portcullis.dev], resources: [clusterdefaultnetworkpolicies], verbs: [list, watch]}
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [get]}
 - {apiGroups: [portcullis.dev], resources: [nodepolicyreports], verbs: [list, watch, delete]}
 - {apiGroups: [portcullis.dev], resources: [nodepolicyreports/status], verbs: [patch]}
 - {apiGroups: [events.k8s.io], resources: [events], verbs: [create]}

@@ -19,10 +19,11 @@ const TRAFFIC: Traffic = Traffic {
     forbidden: &[("stranger", "api", WEB), ("lurker", "api", WEB), ("web", "api", ADMIN)],
 };
 
-/// The shop on an API server: its pods run in the lab already, their Pods are made here.
-fn shop() -> Result<Cluster> {
+/// The shop on an API server, without policies and agents: its pods run in the lab already, their
+/// Pods are made here.
+pub(crate) fn pods(flags: &[&str]) -> Result<Cluster> {
     let lab = lab(IptablesVariant::Nft).build()?;
-    let mut cluster = Cluster::with_api_server(lab, &[], Vec::new())?;
+    let mut cluster = Cluster::with_api_server(lab, flags, Vec::new())?;
     let mut items = vec![json!({"apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "shop"}})];
     items.extend(cluster.lab.pods().map(|pod| {
@@ -34,6 +35,11 @@ fn shop() -> Result<Cluster> {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
     apply(&cluster.control_plane()?.server, &list)?;
     cluster.run_pods("the shop", PATIENCE, |kubelet| pods.iter().all(|pod| kubelet.knows(pod)))?;
+    Ok(cluster)
+}
+
+fn shop() -> Result<Cluster> {
+    let mut cluster = pods(&[])?;
     let server = &cluster.control_plane()?.server;
     apply(server, &admit("api", &["web", "near"], &[WEB, ECHO]))?;
     churn(server, 0)?;
@@ -42,7 +48,7 @@ fn shop() -> Result<Cluster> {
     Ok(cluster)
 }
 
-fn apply(server: &ApiServer, text: &str) -> Result<()> {
+pub(crate) fn apply(server: &ApiServer, text: &str) -> Result<()> {
     server.kubectl(&["apply", "-f", "-"], Some(text)).map(drop)
 }
 

@@ -5,8 +5,11 @@ mod controller;
 mod deploy;
 mod faults;
 mod fixture;
+mod kinds;
 mod report;
 mod source;
+mod standing;
+mod tiers;
 mod whatif;
 // What the faults without an API server are tried on; not all of it is used here.
 #[allow(dead_code)]

@@ -31,6 +31,9 @@ metadata: {name: agent}
 rules:
 - {apiGroups: [""], resources: [pods, namespaces, nodes], verbs: [get, list, watch]}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [list, watch]}
+- {apiGroups: [policy.networking.k8s.io], resources: [clusternetworkpolicies], verbs: [list, watch]}
+- {apiGroups: [portcullis.dev], resources: [clusterdefaultnetworkpolicies], verbs: [list, watch]}
+- {apiGroups: [apiextensions.k8s.io], resources: [customresourcedefinitions], verbs: [get]}
 "#;
 const REPORTING: &str = r"
 - {apiGroups: [portcullis.dev], resources: [nodepolicyreports], verbs: [create, patch]}

@@ -1,5 +1,7 @@
 //! `kubectl whatif` on a live cluster: what it answers, as whom, and what it may not read.
 
+mod tiers;
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -142,7 +144,11 @@ fn live_answers_are_those_of_the_snapshot() -> Result<()> {
                 .filter(|line| !line.contains("closest is") && !line.contains("origin"));
             // Where an object of a file is written, behind what is said of it.
             let shown = format!(" ({}", file.display());
-            let cut = |line: &str| line.split(&shown).next().unwrap_or_default().to_owned();
+            // And the comma before the origin that only one of them has.
+            let cut = |line: &str| {
+                let before = line.split(&shown).next().unwrap_or_default();
+                before.trim_end_matches(',').to_owned()
+            };
             lines.map(cut).collect::<Vec<_>>().join("\n")
         };
         assert_eq!(place(&live.out), place(&offline.out), "{question}: {}", live.said);

@@ -2,14 +2,16 @@
 
 use anyhow::{Context, Result, ensure};
 use policy_engine::cidr::Family;
-use policy_engine::explain::explain;
+use policy_engine::explain::explain_as;
 use policy_engine::flow::{Endpoint as Side, Flow, Traffic};
 use policy_engine::port::PortRange;
 use policy_engine::reach::{PortSet, Reach};
+use policy_engine::tier::View;
 
 use super::cells::{Cell, Kind, cells, is_relative};
 use super::{Failure, Outcome, Suite};
 use crate::cases::expectation::{self, Assertion};
+use crate::cases::file::{AuditFile, Line};
 use crate::cases::group::{Group, Ports, Side as Which};
 use crate::cases::{Endpoint, Place, Verdict};
 use crate::endpoint::{Party, Resolved};
@@ -17,36 +19,58 @@ use crate::judge::groups;
 use crate::model::Cluster;
 use crate::output::text;
 
-/// One outcome per line, and one for the default if the file has one.
+/// Lines of a file about one view of the cluster.
+struct Block<'f> {
+    /// Where the file has them.
+    at: &'static str,
+    view: View,
+    tests: &'f [Line],
+    default: Option<Verdict>,
+}
+
+/// One outcome per line, and one for each default that the file has.
 ///
 /// # Errors
 /// When a line cannot be understood.
 pub fn run(suite: &Suite, cluster: &Cluster) -> Result<Vec<Outcome>> {
     let file = &suite.file;
     ensure!(file.ports.is_empty(), "`ports` beside `tests`: name them in the lines");
+    let enforced =
+        Block { at: "", view: View::Enforced, tests: &file.tests, default: file.default };
+    let mut outcomes = run_block(suite, cluster, &enforced)?;
+    if let Some(AuditFile { default, tests }) = &file.audit {
+        let default = Some(*default);
+        let audited = Block { at: "/audit", view: View::Audited, tests, default };
+        outcomes.extend(run_block(suite, cluster, &audited)?);
+    }
+    ensure!(!outcomes.is_empty(), "{}: there are no tests", suite.document.origin());
+    Ok(outcomes)
+}
+
+fn run_block(suite: &Suite, cluster: &Cluster, block: &Block<'_>) -> Result<Vec<Outcome>> {
     let place = || suite.document.origin().to_string();
-    let lines = expectation::parse(&file.tests).with_context(place)?;
-    let mut outcomes: Vec<Outcome> = file
+    let lines = expectation::parse(block.tests).with_context(place)?;
+    let outcome = |name: String, below: &str| {
+        let origin = suite.document.origin_at(&format!("{}{below}", block.at));
+        Outcome::new(super::in_view(block.view, name), origin)
+    };
+    let mut outcomes: Vec<Outcome> = block
         .tests
         .iter()
         .enumerate()
-        .map(|(index, line)| {
-            let origin = suite.document.origin_at(&format!("/tests/{index}"));
-            Outcome::new(line.to_string(), origin)
-        })
+        .map(|(index, line)| outcome(line.to_string(), &format!("/tests/{index}")))
         .collect();
-    let default = file.default.inspect(|verdict| {
-        let origin = suite.document.origin_at("/default");
-        outcomes.push(Outcome::new(format!("default: {verdict}"), origin));
+    let default = block.default.inspect(|verdict| {
+        outcomes.push(outcome(format!("default: {verdict}"), "/default"));
     });
-    ensure!(!outcomes.is_empty(), "{}: there are no tests", place());
-    let families = match &file.families {
+    let families = match &suite.file.families {
         Some(names) => names.iter().map(|name| Family::from(*name)).collect(),
         None => Family::BOTH.to_vec(),
     };
     let mut run = Run {
         cluster,
-        reach: Reach::new(&cluster.world),
+        view: block.view,
+        reach: Reach::new_as(&cluster.world, block.view),
         wanted: lines.iter().map(wanted).collect(),
         speaks: vec![false; outcomes.len()],
         decides: vec![false; outcomes.len()],
@@ -65,7 +89,7 @@ pub fn run(suite: &Suite, cluster: &Cluster) -> Result<Vec<Outcome>> {
         let groups = line.from.iter().chain(&line.to);
         let missing = groups.zip(found).position(|(group, held)| !held && !is_relative(group));
         if let (Some(position), Some(outcome)) = (missing, run.outcomes.get_mut(index)) {
-            let word = file.tests.get(index).and_then(|line| line.word(position));
+            let word = block.tests.get(index).and_then(|line| line.word(position));
             let word = word.unwrap_or_default();
             outcome.problem = Some(format!("tests nothing: {word} matches nothing"));
         }
@@ -78,6 +102,7 @@ pub fn run(suite: &Suite, cluster: &Cluster) -> Result<Vec<Outcome>> {
 
 struct Run<'a> {
     cluster: &'a Cluster,
+    view: View,
     reach: Reach<'a>,
     lines: &'a [Assertion],
     /// The ports that each line is about.
@@ -110,7 +135,7 @@ impl Run<'_> {
                 notes: Vec::new(),
             });
             let [source, destination] = &sides;
-            for pair in groups::pairs(self.cluster, &self.reach, source, destination) {
+            for pair in groups::pairs(self.cluster, (&self.reach).into(), source, destination) {
                 if !pair.meets {
                     continue;
                 }
@@ -190,8 +215,8 @@ impl Run<'_> {
             let Some(outcome) = self.outcomes.get_mut(index) else { continue };
             outcome.connections += 1;
             if !wrong.is_empty() {
-                let cluster = self.cluster;
-                outcome.fail(|| failure(cluster, (source, destination), names, verdict, wrong));
+                let asked = (self.cluster, self.view);
+                outcome.fail(|| failure(asked, (source, destination), names, verdict, wrong));
             }
         }
     }
@@ -209,7 +234,7 @@ impl Run<'_> {
 }
 
 pub(super) fn failure(
-    cluster: &Cluster,
+    (cluster, view): (&Cluster, View),
     (source, destination): (&Side, &Side),
     (from, to): &(String, String),
     expected: Verdict,
@@ -219,7 +244,7 @@ pub(super) fn failure(
     let traffic =
         first.map_or(Traffic::Other, |(protocol, range)| Traffic::Port(protocol, range.first()));
     let flow = Flow { source: source.clone(), destination: destination.clone(), traffic };
-    let explanation = explain(&cluster.world, &flow);
+    let explanation = explain_as(&cluster.world, &flow, view);
     let why = text::reasons(cluster, &flow, &explanation, from, to);
     Failure {
         source: from.clone(),

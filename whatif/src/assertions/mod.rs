@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use policy_engine::explain::Explanation;
 use policy_engine::flow::Flow;
 use policy_engine::reach::PortSet;
+use policy_engine::tier::View;
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::manifest::{Document, Manifest};
 
@@ -130,6 +131,14 @@ impl Outcome {
         } else if !decides {
             self.problem = Some("tests nothing: later lines undo all that it says".to_owned());
         }
+    }
+}
+
+/// What a line states, of a view.
+fn in_view(view: View, stated: String) -> String {
+    match view {
+        View::Enforced => stated,
+        View::Audited => format!("as audited, {stated}"),
     }
 }
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use policy_engine::reach::{PortSet, Reach};
+use policy_engine::tier::View;
 use policy_engine::world::Options;
 
 use super::lines::failure;
-use super::{Outcome, Suite};
+use super::{Outcome, Suite, in_view};
 use crate::cases::{Case, Families, Stage, Verdict, World};
 use crate::model::{Cluster, Inventory};
 
@@ -40,37 +41,53 @@ pub fn run(suite: &Suite, inventory: &Inventory) -> Result<Vec<Outcome>> {
 }
 
 fn step(suite: &Suite, stage: &Stage, options: Options) -> Vec<Outcome> {
-    let at = stage.number - 1;
-    let file = suite.file.steps.get(at);
-    let origin = |below: &str| suite.document.origin_at(&format!("/steps/{at}{below}"));
-    let mut outcomes: BTreeMap<Option<usize>, Outcome> = BTreeMap::new();
-    if let Some(step) = file {
-        let name = format!("step {}, default: {}", stage.number, step.default);
-        outcomes.insert(None, Outcome::new(name, origin("/default")));
-        for (index, line) in step.tests.iter().enumerate() {
-            let name = format!("step {}, {line}", stage.number);
-            let outcome = Outcome::new(name, origin(&format!("/tests/{index}")));
-            outcomes.insert(Some(index + 1), outcome);
-        }
-    }
+    let mut outcomes = outcomes(suite, stage);
     let mut inventory = Inventory::default();
     for manifest in stage.world.manifests() {
         inventory.add_value(&manifest.value, "default");
     }
     let cluster = Cluster::new(&inventory, options);
-    let reach = Reach::new(&cluster.world);
-    for expectation in &stage.expectations {
-        let (probe, judged) = (&expectation.probe, expectation.probe.judged);
-        let Some(outcome) = outcomes.get_mut(&expectation.line) else { continue };
-        outcome.connections += 1;
-        let flow = cluster.world.flow(judged.source, judged.destination, judged.traffic);
-        let allowed = reach.between(&flow.source, &flow.destination).contains(judged.traffic);
-        if allowed != (expectation.verdict == Verdict::Allowed) {
-            let names = (probe.source.place.to_string(), probe.destination.place.to_string());
-            let sides = (&flow.source, &flow.destination);
-            let ports = PortSet::of(judged.traffic);
-            outcome.fail(|| failure(&cluster, sides, &names, expectation.verdict, ports));
+    for view in [View::Enforced, View::Audited] {
+        let reach = Reach::new_as(&cluster.world, view);
+        for expectation in &stage.expectations {
+            let (probe, judged) = (&expectation.probe, expectation.probe.judged);
+            let (verdict, line) = match view {
+                View::Enforced => (expectation.verdict, expectation.line),
+                View::Audited => (expectation.audited, expectation.audited_line),
+            };
+            let Some(outcome) = outcomes.get_mut(&(view == View::Audited, line)) else { continue };
+            outcome.connections += 1;
+            let flow = cluster.world.flow(judged.source, judged.destination, judged.traffic);
+            let allowed = reach.between(&flow.source, &flow.destination).contains(judged.traffic);
+            if allowed != (verdict == Verdict::Allowed) {
+                let names = (probe.source.place.to_string(), probe.destination.place.to_string());
+                let sides = (&flow.source, &flow.destination);
+                let ports = PortSet::of(judged.traffic);
+                outcome.fail(|| failure((&cluster, view), sides, &names, verdict, ports));
+            }
         }
     }
     outcomes.into_values().collect()
+}
+
+/// An outcome for each line and default, those of `audit` last; by whether they are of `audit`.
+fn outcomes(suite: &Suite, stage: &Stage) -> BTreeMap<(bool, Option<usize>), Outcome> {
+    let at = stage.number - 1;
+    let mut outcomes = BTreeMap::new();
+    let Some(step) = suite.file.steps.get(at) else { return outcomes };
+    let audit = step.audit.as_ref();
+    let audit = audit.map(|audit| (View::Audited, "/audit", audit.default, &audit.tests));
+    let enforced = (View::Enforced, "", step.default, &step.tests);
+    for (view, field, default, tests) in [Some(enforced), audit].into_iter().flatten() {
+        let name = |stated: String| in_view(view, format!("step {}, {stated}", stage.number));
+        let origin = |below: &str| suite.document.origin_at(&format!("/steps/{at}{field}{below}"));
+        let is_audit = view == View::Audited;
+        let outcome = Outcome::new(name(format!("default: {default}")), origin("/default"));
+        outcomes.insert((is_audit, None), outcome);
+        for (index, line) in tests.iter().enumerate() {
+            let outcome = Outcome::new(name(line.to_string()), origin(&format!("/tests/{index}")));
+            outcomes.insert((is_audit, Some(index + 1)), outcome);
+        }
+    }
+    outcomes
 }

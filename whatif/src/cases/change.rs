@@ -40,6 +40,8 @@ impl ObjectRef {
             Kind::NetworkPolicy => {
                 Change::NetworkPolicy(PolicyKey::new(&self.namespace, &self.name), None)
             }
+            Kind::ClusterNetworkPolicy => Change::ClusterNetworkPolicy(name, None),
+            Kind::ClusterDefaultNetworkPolicy => Change::ClusterDefaultNetworkPolicy(name, None),
             Kind::Pod => Change::Pod(PodKey::new(&self.namespace, &self.name), None),
         })
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use policy_engine::cidr::Family;
 
-use super::file::{Line, OneOrMany, StepFile, Verdict, Who};
+use super::file::{Line, OneOrMany, Verdict, Who};
 use super::group::{Group, Ports, Side};
 use super::probe::{self, Port, Probe};
 use super::world::World;
@@ -17,6 +17,28 @@ pub struct Expectation {
     pub verdict: Verdict,
     /// The line of `tests` that says so, from 1; `None`: the default, or no policy can forbid it.
     pub line: Option<usize>,
+    /// What would come of it if policies in audit were in force.
+    pub audited: Verdict,
+    /// The line of `audit` that says so, from 1; `None`: its default, or there is no `audit`.
+    pub audited_line: Option<usize>,
+}
+
+impl Expectation {
+    /// Whether it is allowed, and policies in audit would deny it.
+    #[must_use]
+    pub fn would_be_denied(&self) -> bool {
+        self.verdict == Verdict::Allowed && self.audited == Verdict::Denied
+    }
+}
+
+/// What a step says of its connections: lines, and what holds where none speaks.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    /// The field that holds it.
+    field: &'static str,
+    default: Verdict,
+    written: Vec<Line>,
+    lines: Vec<Assertion>,
 }
 
 /// A line of `tests`, parsed.
@@ -123,17 +145,15 @@ fn either(
 pub(crate) fn parse(lines: &[Line]) -> Result<Vec<Assertion>> {
     let lines = lines.iter().enumerate();
     lines
-        .map(|(index, line)| {
-            Assertion::parse(line).with_context(|| format!("tests, line {}", index + 1))
-        })
+        .map(|(index, line)| Assertion::parse(line).with_context(|| format!("line {}", index + 1)))
         .collect()
 }
 
-/// One expectation for every probe of `world` in the given families: of all lines that speak of a
-/// probe the last one wins, and the default holds where none does.
+/// One expectation for every probe of `world` in the given families. Without `audit` nothing is in
+/// audit, or it makes no difference.
 pub(super) fn expand(
-    step: &StepFile,
-    lines: &[Assertion],
+    enforced: &Block,
+    audited: Option<&Block>,
     world: &World,
     families: &[Family],
     more: &[Port],
@@ -142,32 +162,67 @@ pub(super) fn expand(
     for family in families {
         probes.extend(probe::all(world, *family, more)?);
     }
-    // Whether each line matches something, and whether it has the last word about something.
-    let (mut used, mut decides) = (vec![false; lines.len()], vec![false; lines.len()]);
-    let mut expectations = Vec::with_capacity(probes.len());
-    for probe in &probes {
-        let verdict = if probe.is_exempt() { Verdict::Allowed } else { step.default };
-        let mut expectation = Expectation { probe: probe.clone(), verdict, line: None };
-        for (index, line) in lines.iter().enumerate() {
-            if let Some(verdict) = line.verdict(probe) {
-                expectation.verdict = verdict;
-                expectation.line = Some(index + 1);
-                used[index] = true;
-            }
-        }
-        if let Some(line) = expectation.line {
-            decides[line - 1] = true;
-        }
-        expectations.push(expectation);
-    }
-    for (index, (line, written)) in lines.iter().zip(&step.tests).enumerate() {
-        if line.family.is_some_and(|family| !families.contains(&family)) {
-            continue;
-        }
-        line.check_groups(&probes, written)
-            .with_context(|| format!("tests, line {}", index + 1))?;
-        ensure!(used[index], "tests, line {}: no connection matches it", index + 1);
-        ensure!(decides[index], "tests, line {}: later lines undo all that it says", index + 1);
-    }
+    let said = enforced.verdicts(&probes, families)?;
+    let besides = audited.map(|block| block.verdicts(&probes, families)).transpose()?;
+    let besides = besides.unwrap_or_else(|| said.iter().map(|(said, _)| (*said, None)).collect());
+    let both = probes.into_iter().zip(said.into_iter().zip(besides));
+    let expectations: Vec<Expectation> = both
+        .map(|(probe, ((verdict, line), (audited, audited_line)))| Expectation {
+            probe,
+            verdict,
+            line,
+            audited,
+            audited_line,
+        })
+        .collect();
+    ensure!(
+        audited.is_none() || expectations.iter().any(|item| item.verdict != item.audited),
+        "audit says nothing that tests do not say"
+    );
     Ok(expectations)
+}
+
+impl Block {
+    /// The lines of a field, parsed.
+    pub(super) fn parse(field: &'static str, default: Verdict, written: &[Line]) -> Result<Self> {
+        let lines = parse(written).with_context(|| field.to_owned())?;
+        Ok(Self { field, default, written: written.to_vec(), lines })
+    }
+
+    /// A verdict for each probe, and the line that says so: of all lines that speak of a probe the
+    /// last one wins, and the default holds where none does.
+    fn verdicts(
+        &self,
+        probes: &[Probe],
+        families: &[Family],
+    ) -> Result<Vec<(Verdict, Option<usize>)>> {
+        // Whether each line matches something, and whether it has the last word about something.
+        let count = self.lines.len();
+        let (mut used, mut decides) = (vec![false; count], vec![false; count]);
+        let mut verdicts = Vec::with_capacity(probes.len());
+        for probe in probes {
+            let default = if probe.is_exempt() { Verdict::Allowed } else { self.default };
+            let mut found = (default, None);
+            for (index, line) in self.lines.iter().enumerate() {
+                if let Some(verdict) = line.verdict(probe) {
+                    found = (verdict, Some(index + 1));
+                    used[index] = true;
+                }
+            }
+            if let Some(line) = found.1 {
+                decides[line - 1] = true;
+            }
+            verdicts.push(found);
+        }
+        for (index, (line, written)) in self.lines.iter().zip(&self.written).enumerate() {
+            if line.family.is_some_and(|family| !families.contains(&family)) {
+                continue;
+            }
+            let place = || format!("{}, line {}", self.field, index + 1);
+            line.check_groups(probes, written).with_context(place)?;
+            ensure!(used[index], "{}: no connection matches it", place());
+            ensure!(decides[index], "{}: later lines undo all that it says", place());
+        }
+        Ok(verdicts)
+    }
 }

@@ -27,6 +27,8 @@ pub(crate) struct CaseFile {
     pub(crate) default: Option<Verdict>,
     #[serde(default)]
     pub(crate) tests: Vec<Line>,
+    #[serde(default)]
+    pub(crate) audit: Option<AuditFile>,
 }
 
 /// `options`: what the agents are started with.
@@ -49,6 +51,17 @@ pub(crate) struct StepFile {
     pub(crate) delete: Vec<String>,
     #[serde(default)]
     pub(crate) diagnostics: Vec<String>,
+    pub(crate) default: Verdict,
+    #[serde(default)]
+    pub(crate) tests: Vec<Line>,
+    #[serde(default)]
+    pub(crate) audit: Option<AuditFile>,
+}
+
+/// `audit`: what would come of connections if policies in audit were in force.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct AuditFile {
     pub(crate) default: Verdict,
     #[serde(default)]
     pub(crate) tests: Vec<Line>,

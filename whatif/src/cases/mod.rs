@@ -33,6 +33,7 @@ pub use self::probe::{Judged, PORTS, Port, Probe, Via};
 pub use self::service::{Service, ServicePort};
 pub use self::world::{Endpoint, Place, World};
 
+use self::expectation::Block;
 use self::file::{CaseFile, StepFile};
 
 /// The families that nodes, pods and services have addresses of.
@@ -79,7 +80,15 @@ pub struct Case {
     pub options: Options,
     families: Vec<Family>,
     ports: Vec<Port>,
-    steps: Vec<(StepFile, Vec<expectation::Assertion>)>,
+    steps: Vec<Step>,
+}
+
+/// A step as it is written, its lines parsed.
+#[derive(Clone, Debug)]
+struct Step {
+    file: StepFile,
+    tests: Block,
+    audit: Option<Block>,
 }
 
 /// A step of a case in a world of given families.
@@ -121,18 +130,17 @@ impl Case {
     pub(crate) fn of(name: &str, file: CaseFile) -> Result<Self> {
         ensure!(!file.steps.is_empty(), "a case has steps");
         ensure!(
-            file.tests.is_empty() && file.default.is_none(),
+            file.tests.is_empty() && file.default.is_none() && file.audit.is_none(),
             "a file has tests or steps, not both"
         );
         let families = match file.families {
             Some(names) => names.into_iter().map(Family::from).collect(),
             None => Family::BOTH.to_vec(),
         };
-        let steps = file.steps.into_iter().enumerate().map(|(index, step)| {
-            let lines =
-                expectation::parse(&step.tests).with_context(|| format!("step {}", index + 1))?;
-            Ok((step, lines))
-        });
+        let steps =
+            file.steps.into_iter().enumerate().map(|(index, step)| {
+                Step::parse(step).with_context(|| format!("step {}", index + 1))
+            });
         Ok(Self {
             name: name.to_owned(),
             about: file.about.context("`about` is missing")?,
@@ -169,9 +177,9 @@ impl Case {
         let families: Vec<Family> = world.families().each().to_vec();
         let families: Vec<Family> =
             families.into_iter().filter(|family| self.families.contains(family)).collect();
-        for (index, (step, lines)) in self.steps.iter().enumerate() {
+        for (index, step) in self.steps.iter().enumerate() {
             let stage = self
-                .stage(index + 1, step, lines, &mut world, &families)
+                .stage(index + 1, step, &mut world, &families)
                 .with_context(|| format!("case {}, step {}", self.name, index + 1))?;
             stages.push(stage);
         }
@@ -181,17 +189,18 @@ impl Case {
     fn stage(
         &self,
         number: usize,
-        step: &StepFile,
-        lines: &[expectation::Assertion],
+        step: &Step,
         world: &mut World,
         families: &[Family],
     ) -> Result<Stage> {
+        let Step { file: step, tests, audit } = step;
         let deleted: Vec<ObjectRef> =
             step.delete.iter().map(|name| name.parse()).collect::<Result<_>>()?;
         deleted.iter().try_for_each(|object| world.delete(object))?;
         let applied =
             step.apply.iter().map(|manifest| world.apply(manifest)).collect::<Result<_>>()?;
-        let expectations = expectation::expand(step, lines, world, families, &self.ports)?;
+        let expectations =
+            expectation::expand(tests, audit.as_ref(), world, families, &self.ports)?;
         Ok(Stage {
             number,
             about: step.about.clone(),
@@ -201,6 +210,15 @@ impl Case {
             world: world.clone(),
             expectations,
         })
+    }
+}
+
+impl Step {
+    fn parse(file: StepFile) -> Result<Self> {
+        let tests = Block::parse("tests", file.default, &file.tests)?;
+        let audit = file.audit.as_ref();
+        let audit = audit.map(|audit| Block::parse("audit", audit.default, &audit.tests));
+        Ok(Self { tests, audit: audit.transpose()?, file })
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 pub struct ObjectRef {
     /// What it is.
     pub kind: Kind,
-    /// Its namespace; empty for nodes and namespaces.
+    /// Its namespace; empty for kinds of the whole cluster.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -30,13 +30,24 @@ pub enum Kind {
     Service,
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+    /// `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
+    ClusterDefaultNetworkPolicy,
     /// `v1` Pod.
     Pod,
 }
 
 impl Kind {
-    const ALL: [Self; 5] =
-        [Self::Node, Self::Namespace, Self::Service, Self::NetworkPolicy, Self::Pod];
+    const ALL: [Self; 7] = [
+        Self::Node,
+        Self::Namespace,
+        Self::Service,
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::ClusterDefaultNetworkPolicy,
+        Self::Pod,
+    ];
 
     /// The kind as manifests write it.
     #[must_use]
@@ -46,13 +57,18 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::Service => "Service",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::ClusterDefaultNetworkPolicy => "ClusterDefaultNetworkPolicy",
             Self::Pod => "Pod",
         }
     }
 
     fn is_namespaced(self) -> bool {
         match self {
-            Self::Node | Self::Namespace => false,
+            Self::Node
+            | Self::Namespace
+            | Self::ClusterNetworkPolicy
+            | Self::ClusterDefaultNetworkPolicy => false,
             Self::Service | Self::NetworkPolicy | Self::Pod => true,
         }
     }

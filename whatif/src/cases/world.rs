@@ -125,7 +125,10 @@ impl World {
             Kind::Node => self.complete_node(&object, &mut value)?,
             Kind::Pod => self.complete_pod(&object, &mut value)?,
             Kind::Service => self.complete_service(&object, &mut value)?,
-            Kind::Namespace | Kind::NetworkPolicy => {}
+            Kind::Namespace
+            | Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::ClusterDefaultNetworkPolicy => {}
         }
         self.objects.insert(object.clone(), value.clone());
         Ok(Manifest { object, value })

@@ -4,10 +4,11 @@ use std::io::Write;
 
 use anyhow::{Context, Result, bail};
 use policy_engine::reach::Reach;
+use policy_engine::tier::View;
 
 use super::Question;
 use crate::args::{Check, CheckFormat};
-use crate::judge::{Verdict, judge};
+use crate::judge::{Verdict, Views, judge};
 use crate::output::{self, json, text};
 use crate::{MIXED, NO, YES};
 
@@ -19,7 +20,10 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
     }
     let destination = question.resolve(&args.destination)?;
     let reach = Reach::new(&question.cluster.world);
-    let answer = judge(&question.cluster, &reach, &source, &destination);
+    let audited = || Reach::new_as(&question.cluster.world, View::Audited);
+    let audited = question.cluster.has_audit().then(audited);
+    let views = Views { enforced: &reach, audited: audited.as_ref() };
+    let answer = judge(&question.cluster, views, &source, &destination);
     match args.output {
         CheckFormat::Text => {
             question.tell_oddities(&answer.notes)?;

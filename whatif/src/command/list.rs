@@ -85,7 +85,10 @@ fn subject(resolved: &Resolved) -> Result<Subject> {
                 pods.insert(key.clone());
             }
             Side::Outside(set) => return Ok(Subject::Outside(set.clone())),
-            Side::Node(..) => bail!("{}: no policy is about a node; ask `check`", resolved.name),
+            Side::Node(..) => bail!(
+                "{}: nodes are not listed; ask `check '*/*' node/NAME` who may open what there",
+                resolved.name
+            ),
         }
     }
     Ok(Subject::Pods(pods))

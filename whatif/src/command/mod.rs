@@ -16,7 +16,6 @@ mod test;
 use std::io::{self, Write};
 
 use anyhow::Result;
-use policy_engine::world::Options;
 
 use crate::args::{Args, Command, SourceArgs};
 use crate::endpoint::{Endpoint, EndpointError, Resolved, resolve};
@@ -56,11 +55,7 @@ impl Question {
     /// Reads the sources, with the hypothesis.
     fn read(args: &SourceArgs) -> Result<Self> {
         let sources = source::read(args)?;
-        let options = Options {
-            allow_egress_to_own_node: args.allow_egress_to_own_node,
-            ..Options::default()
-        };
-        let cluster = Cluster::new(&sources.after, options);
+        let cluster = Cluster::new(&sources.after, args.options());
         Ok(Self { sources, cluster })
     }
 

@@ -1,9 +1,9 @@
-//! `plan --with … --without …`: what a change of objects changes for connections.
+//! `plan --with … --without …`: what a change of objects changes for connections; with `--audit`,
+//! what enforcing the policies in audit would.
 
 use std::io::Write;
 
 use anyhow::{Result, bail};
-use policy_engine::world::Options;
 
 use super::Question;
 use crate::args::{Danger, Plan as Args, PlanFormat};
@@ -13,14 +13,21 @@ use crate::plan::{Kind, Plan, RiskKind};
 use crate::{NO, YES};
 
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
-    if args.from.with.is_empty() && args.from.without.is_empty() {
-        bail!("nothing to compare: say what to apply with --with, what to remove with --without");
+    if args.from.with.is_empty() && args.from.without.is_empty() && !args.audit {
+        bail!(
+            "nothing to compare: say what to apply with --with, what to remove with --without, or \
+             --audit for what policies in audit would do"
+        );
     }
-    let question = Question::read(&args.from)?;
-    let options = Options {
-        allow_egress_to_own_node: args.from.allow_egress_to_own_node,
-        ..Options::default()
-    };
+    let mut question = Question::read(&args.from)?;
+    let options = args.from.options();
+    if args.audit {
+        let in_audit = question.sources.after.enforce_all();
+        question.cluster = Cluster::new(&question.sources.after, options.clone());
+        if in_audit == 0 {
+            question.cluster.notes.push("no policy is in audit".to_owned());
+        }
+    }
     let before = Cluster::new(&question.sources.before, options.clone());
     let plan = Plan::new(&question.sources, &before, &question.cluster, options);
     match args.output {

@@ -26,7 +26,7 @@ pub(super) fn run(args: &Test, out: &mut dyn Write) -> Result<u8> {
         let own = (exempt && !args.from.allow_egress_to_own_node).then(|| {
             Cluster::new(
                 &question.sources.after,
-                Options { allow_egress_to_own_node: true, ..Options::default() },
+                Options { allow_egress_to_own_node: true, ..args.from.options() },
             )
         });
         let cluster = own.as_ref().unwrap_or(&question.cluster);

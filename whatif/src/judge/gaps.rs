@@ -1,11 +1,14 @@
 //! What an answer is worth when not all of the cluster could be read.
 //!
 //! A policy that nobody saw can isolate a pod, never admit to one that others isolate in a namespace
-//! that was read. So a denial by what was read stands, and what is allowed may not be.
+//! that was read. So a denial by what was read stands, and what is allowed may not be; unless the
+//! policy is of a tier that is asked before. One direction that surely denies is enough.
 
+use policy_engine::evaluate::{Decision, Reason};
 use policy_engine::explain::PeerMiss;
 use policy_engine::flow::Endpoint;
 use policy_engine::model::PodKey;
+use policy_engine::tier::{Subject, Tier};
 
 use super::{Part, Verdict};
 use crate::model::Cluster;
@@ -24,9 +27,20 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
     let sides = [pod(&part.flow.source), pod(&part.flow.destination)];
     let judged = part.decisions();
     match gap.kind.as_str() {
-        "networkpolicy" => {
-            let hidden = |pod: &&PodKey| gap.hides("networkpolicy", &pod.namespace);
-            part.verdict != Verdict::Denied && sides.into_iter().flatten().any(|pod| hidden(&pod))
+        "networkpolicy" | "clusternetworkpolicy" | "clusterdefaultnetworkpolicy" => {
+            let directions = [(&judged.egress, sides[0]), (&judged.ingress, sides[1])];
+            let unsure = |(decision, pod): &(&Decision, Option<&PodKey>)| {
+                let hidden = pod.is_some_and(|pod| gap.hides(&gap.kind, &pod.namespace));
+                hidden && may_be_otherwise(&gap.kind, decision)
+            };
+            if part.verdict == Verdict::Denied {
+                let mut denials = directions.iter().filter(|(one, _)| !one.is_allowed());
+                return denials.all(unsure);
+            }
+            directions.iter().any(unsure)
+        }
+        "namespace" if sides.into_iter().flatten().any(|pod| is_subject_unsure(cluster, pod)) => {
+            true
         }
         "namespace" => {
             let directions = [
@@ -40,7 +54,9 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
                     .flat_map(|miss| &miss.peers)
                     .any(|peer| matches!(peer, PeerMiss::NamespaceLabels { .. }));
                 let isolated = !decision.isolated_by.is_empty();
-                unknown && isolated && (decision.is_allowed() || by_labels)
+                let by_rule = !decision.decided_by.is_empty() && !isolated;
+                let tiers = by_rule || !decision.passed_by.is_empty();
+                unknown && (tiers || isolated && (decision.is_allowed() || by_labels))
             })
         }
         // An address may be that of a pod.
@@ -53,9 +69,77 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
     }
 }
 
+/// Whether a policy of the cluster may be about a pod, by labels of its namespace that nobody saw.
+fn is_subject_unsure(cluster: &Cluster, pod: &PodKey) -> bool {
+    let world = &cluster.world;
+    let ordered = world.cluster_policies().values().map(|policy| &policy.subject);
+    let defaults = world.default_policies().values().map(|policy| &policy.subject);
+    let by_labels = |subject: &Subject| {
+        subject.namespaces.as_ref().is_none_or(|selector| !selector.is_everything())
+    };
+    cluster.assumed.contains(&pod.namespace) && ordered.chain(defaults).any(by_labels)
+}
+
+/// Whether policies of a kind that nobody saw may have made another decision of this one.
+fn may_be_otherwise(kind: &str, decision: &Decision) -> bool {
+    let exempt = matches!(
+        decision.reason,
+        Reason::NoSubject | Reason::SamePod | Reason::OwnNode | Reason::EgressToOwnNode
+    );
+    match (kind, decision.tier) {
+        _ if exempt => false,
+        // What comes before decided already.
+        ("networkpolicy", Some(Tier::Admin))
+        | (
+            "clusterdefaultnetworkpolicy",
+            Some(Tier::Admin | Tier::NetworkPolicy | Tier::Baseline),
+        ) => false,
+        // What isolates unites its rules: one more may admit, and none takes that back.
+        ("networkpolicy", Some(Tier::NetworkPolicy))
+        | ("clusterdefaultnetworkpolicy", Some(Tier::Default)) => !decision.is_allowed(),
+        // A ClusterNetworkPolicy may come first, and accept or deny whatever others say.
+        _ => true,
+    }
+}
+
 fn pod(side: &Endpoint) -> Option<&PodKey> {
     match side {
         Endpoint::Pod(key, _) => Some(key),
         Endpoint::Node(..) | Endpoint::External(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(reason: Reason, tier: Option<Tier>) -> Decision {
+        let (isolated_by, decided_by, passed_by) = (Vec::new(), Vec::new(), Vec::new());
+        Decision { reason, tier, isolated_by, decided_by, passed_by }
+    }
+
+    /// The kinds of which an unseen policy may have decided otherwise.
+    #[track_caller]
+    fn check(reason: Reason, tier: Option<Tier>, unsure: &[&str]) {
+        let kinds = ["clusternetworkpolicy", "networkpolicy", "clusterdefaultnetworkpolicy"];
+        let decision = decision(reason, tier);
+        let found: Vec<&str> =
+            kinds.into_iter().filter(|kind| may_be_otherwise(kind, &decision)).collect();
+        assert_eq!(found, unsure, "{reason:?} {tier:?}");
+    }
+
+    #[test]
+    fn what_nobody_saw_matters_from_its_tier_on() {
+        let all = ["clusternetworkpolicy", "networkpolicy", "clusterdefaultnetworkpolicy"];
+        check(Reason::SamePod, None, &[]);
+        check(Reason::NoSubject, None, &[]);
+        check(Reason::NotIsolated, None, &all);
+        check(Reason::RuleDenies, Some(Tier::Admin), &all[..1]);
+        check(Reason::RuleAccepts, Some(Tier::Baseline), &all[..2]);
+        // Rules of what isolates are united: one more can admit, and cannot deny.
+        check(Reason::NoRuleAdmits, Some(Tier::NetworkPolicy), &all[..2]);
+        check(Reason::RuleAdmits, Some(Tier::NetworkPolicy), &all[..1]);
+        check(Reason::NoRuleAdmits, Some(Tier::Default), &all);
+        check(Reason::RuleAdmits, Some(Tier::Default), &all[..2]);
     }
 }

@@ -6,10 +6,14 @@ use std::net::IpAddr;
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::flow::Endpoint;
 use policy_engine::model::{Direction, PodKey};
-use policy_engine::reach::{ClassId, Reach};
+use policy_engine::reach::ClassId;
 
+use super::Views;
 use crate::endpoint::{Party, PortAsked, Resolved, Side};
 use crate::model::Cluster;
+
+/// The class of pods as policies are in force, and with those in audit.
+type Class = (ClassId, Option<Option<ClassId>>);
 
 /// Flows as their two sides.
 type Flows = Vec<(Endpoint, Endpoint)>;
@@ -37,12 +41,12 @@ struct Group<'p> {
 /// All pairs of groups, in the order in which the parties are given.
 pub(crate) fn pairs(
     cluster: &Cluster,
-    reach: &Reach<'_>,
+    views: Views<'_, '_>,
     source: &Resolved,
     destination: &Resolved,
 ) -> Vec<Pair> {
-    let sources = groups(cluster, reach, source);
-    let destinations = groups(cluster, reach, destination);
+    let sources = groups(cluster, views, source);
+    let destinations = groups(cluster, views, destination);
     let mut pairs = Vec::new();
     for from in &sources {
         for to in &destinations {
@@ -50,7 +54,7 @@ pub(crate) fn pairs(
             // Two different pods, where there are two: a pod always reaches itself.
             let other = to.members.iter().find(|side| side != &first).or(to.members.first());
             let Some(second) = other else { continue };
-            let found = pair(cluster, reach, (from, first), (to, second));
+            let found = pair(cluster, views, (from, first), (to, second));
             if found.iter().any(|pair| !pair.flows.is_empty()) {
                 pairs.extend(found);
             } else {
@@ -61,12 +65,15 @@ pub(crate) fn pairs(
     pairs
 }
 
-fn groups<'p>(cluster: &Cluster, reach: &Reach<'_>, side: &'p Resolved) -> Vec<Group<'p>> {
+fn groups<'p>(cluster: &Cluster, views: Views<'_, '_>, side: &'p Resolved) -> Vec<Group<'p>> {
     let class = |party: &Party| match &party.side {
-        Side::Pod(key, None) => reach.class_of(key),
+        Side::Pod(key, None) => {
+            let audited = views.audited.map(|reach| reach.class_of(key));
+            views.enforced.class_of(key).map(|class| (class, audited))
+        }
         Side::Pod(_, Some(_)) | Side::Node(..) | Side::Outside(_) => None,
     };
-    let mut groups: Vec<(Option<ClassId>, Group<'p>)> = Vec::new();
+    let mut groups: Vec<(Option<Class>, Group<'p>)> = Vec::new();
     for party in &side.parties {
         let class = class(party);
         let known = groups.iter_mut().find(|(known, group)| {
@@ -113,7 +120,7 @@ fn name_pods_of_split_workloads(cluster: &Cluster, groups: &mut [Group<'_>]) {
 
 fn pair(
     cluster: &Cluster,
-    reach: &Reach<'_>,
+    views: Views<'_, '_>,
     (from, source): (&Group<'_>, &Side),
     (to, destination): (&Group<'_>, &Side),
 ) -> Vec<Pair> {
@@ -138,7 +145,7 @@ fn pair(
         }
         (Side::Outside(set), Side::Pod(pod, _)) => {
             let sides = endpoints(cluster, destination);
-            let pieces = pieces(cluster, reach, pod, Direction::Ingress, set, &sides, &from.names);
+            let pieces = pieces(cluster, views, pod, Direction::Ingress, set, &sides, &from.names);
             let piece = |(names, flows, set): (Vec<String>, Flows, CidrSet)| {
                 let flows = flows.into_iter().map(|(pod, outside)| (outside, pod)).collect();
                 Pair { outside: Some(set), ..made(names, to.names.clone(), flows) }
@@ -147,7 +154,7 @@ fn pair(
         }
         (Side::Pod(pod, _), Side::Outside(set)) => {
             let sides = endpoints(cluster, source);
-            let pieces = pieces(cluster, reach, pod, Direction::Egress, set, &sides, &to.names);
+            let pieces = pieces(cluster, views, pod, Direction::Egress, set, &sides, &to.names);
             let piece = |(names, flows, set)| Pair {
                 outside: Some(set),
                 ..made(from.names.clone(), names, flows)
@@ -240,7 +247,7 @@ fn nobody(cluster: &Cluster, set: &CidrSet, other: &Side) -> Flows {
 /// the piece.
 fn pieces(
     cluster: &Cluster,
-    reach: &Reach<'_>,
+    views: Views<'_, '_>,
     pod: &PodKey,
     direction: Direction,
     set: &CidrSet,
@@ -248,18 +255,17 @@ fn pieces(
     whole: &[String],
 ) -> Vec<(Vec<String>, Flows, CidrSet)> {
     let set = in_families(set, sides);
-    let class = reach.class_of(pod);
-    let mut cut: Vec<CidrSet> = Vec::new();
-    let mut rest = set.clone();
-    for (addresses, _) in class.map(|id| reach.outside(id, direction).parts).unwrap_or_default() {
-        let piece = addresses.intersection(&set);
-        rest = rest.difference(&piece);
-        if !piece.is_empty() {
-            cut.push(piece);
+    let reaches = [Some(views.enforced), views.audited].into_iter().flatten();
+    let mut cut: Vec<CidrSet> = if set.is_empty() { Vec::new() } else { vec![set] };
+    for reach in reaches {
+        let class = reach.class_of(pod);
+        let parts = class.map(|id| reach.outside(id, direction).parts).unwrap_or_default();
+        for (addresses, _) in parts {
+            let halves = cut
+                .iter()
+                .flat_map(|piece| [piece.intersection(&addresses), piece.difference(&addresses)]);
+            cut = halves.filter(|piece| !piece.is_empty()).collect();
         }
-    }
-    if !rest.is_empty() {
-        cut.push(rest);
     }
     let alone = cut.len() == 1;
     let piece = |piece: CidrSet| {

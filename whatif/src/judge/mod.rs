@@ -11,12 +11,13 @@ pub(crate) mod groups;
 
 use policy_engine::cidr::CidrSet;
 use policy_engine::evaluate::{Verdict as Flowed, evaluate};
-use policy_engine::explain::{Explanation, explain};
+use policy_engine::explain::{Explanation, explain, explain_as};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Direction, Pod};
 use policy_engine::policy::{PortMatch, Ports};
 use policy_engine::port::Protocol;
 use policy_engine::reach::{PortSet, Reach};
+use policy_engine::tier::{Selected, View};
 use policy_engine::world::World;
 
 use self::groups::{Pair, pairs};
@@ -70,8 +71,40 @@ pub struct Part {
     pub explanation: Explanation,
     /// The addresses that the side outside stands for, if one is outside.
     pub outside: Option<CidrSet>,
+    /// What would be if policies in audit were enforced; `None` when it is the same.
+    pub would_be: Option<WouldBe>,
     /// What was odd about it.
     pub notes: Vec<String>,
+}
+
+/// What would be of a part if policies in audit were enforced.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WouldBe {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What would be allowed of all that was asked for.
+    pub allowed: PortSet,
+    /// A flow that would fare differently: that of the part, if it does.
+    pub flow: Flow,
+    /// Why it would.
+    pub explanation: Explanation,
+    /// The directions that would say otherwise.
+    pub changed: Vec<Direction>,
+}
+
+/// Who reaches whom as policies are in force, and as they would be with those in audit.
+#[derive(Clone, Copy)]
+pub struct Views<'r, 'w> {
+    /// What is.
+    pub enforced: &'r Reach<'w>,
+    /// What would be; `None` when no policy is in audit, or nobody asks.
+    pub audited: Option<&'r Reach<'w>>,
+}
+
+impl<'r, 'w> From<&'r Reach<'w>> for Views<'r, 'w> {
+    fn from(enforced: &'r Reach<'w>) -> Self {
+        Self { enforced, audited: None }
+    }
 }
 
 impl Part {
@@ -86,24 +119,25 @@ impl Part {
 #[must_use]
 pub fn judge(
     cluster: &Cluster,
-    reach: &Reach<'_>,
+    views: Views<'_, '_>,
     source: &Resolved,
     destination: &Resolved,
 ) -> Answer {
     let mut parts: Vec<Part> = Vec::new();
     let mut notes: Vec<String> = source.notes.iter().chain(&destination.notes).cloned().collect();
-    for pair in pairs(cluster, reach, source, destination) {
+    for pair in pairs(cluster, views, source, destination) {
         if !pair.meets {
             let (from, to) = (pair.sources.join(", "), pair.destinations.join(", "));
             notes.push(format!("{from} and {to} have no address family in common"));
         }
-        for part in judge_pair(cluster, reach, &pair) {
+        for part in judge_pair(cluster, views, &pair) {
             // Families that fare alike are one part.
             let same = parts.iter_mut().find(|known| {
                 (&known.sources, &known.destinations) == (&part.sources, &part.destinations)
                     && known.asked == part.asked
                     && known.allowed == part.allowed
                     && known.explanation == part.explanation
+                    && known.would_be == part.would_be
             });
             if same.is_none() {
                 parts.push(part);
@@ -128,11 +162,14 @@ fn overall(parts: &[Part]) -> Verdict {
     }
 }
 
-fn judge_pair(cluster: &Cluster, reach: &Reach<'_>, pair: &Pair) -> Vec<Part> {
+fn judge_pair(cluster: &Cluster, views: Views<'_, '_>, pair: &Pair) -> Vec<Part> {
     let mut parts = Vec::new();
     for (source, destination) in &pair.flows {
-        let reachable =
-            if pair.meets { reach.between(source, destination) } else { PortSet::default() };
+        let between = |reach: &Reach<'_>| {
+            if pair.meets { reach.between(source, destination) } else { PortSet::default() }
+        };
+        let reachable = between(views.enforced);
+        let audited = views.audited.map(between);
         let asked: Vec<Option<&PortAsked>> =
             if pair.ports.is_empty() { vec![None] } else { pair.ports.iter().map(Some).collect() };
         for port in asked {
@@ -146,6 +183,13 @@ fn judge_pair(cluster: &Cluster, reach: &Reach<'_>, pair: &Pair) -> Vec<Part> {
                 Some(_) => reachable.intersection(&PortSet::of(traffic)),
                 None => reachable.clone(),
             };
+            let would_be = audited.as_ref().and_then(|audited| {
+                let then = match port {
+                    Some(_) => audited.intersection(&PortSet::of(traffic)),
+                    None => audited.clone(),
+                };
+                would_be(&cluster.world, &flow, &allowed, then, port.is_some())
+            });
             let mut part = Part {
                 sources: pair.sources.clone(),
                 destinations: pair.destinations.clone(),
@@ -155,6 +199,7 @@ fn judge_pair(cluster: &Cluster, reach: &Reach<'_>, pair: &Pair) -> Vec<Part> {
                 flow,
                 explanation,
                 outside: pair.outside.clone(),
+                would_be,
                 notes: Vec::new(),
             };
             qualify(&cluster.world, &mut part);
@@ -173,6 +218,34 @@ fn verdict(allowed: &PortSet, one_port: bool) -> Verdict {
     } else {
         Verdict::Mixed
     }
+}
+
+/// What differs when `then` would be allowed of what is asked for, where `now` is.
+fn would_be(
+    world: &World,
+    flow: &Flow,
+    now: &PortSet,
+    then: PortSet,
+    one_port: bool,
+) -> Option<WouldBe> {
+    if *now == then {
+        return None;
+    }
+    let mut differing = now.difference(&then);
+    differing.add(&then.difference(now));
+    let first = differing.iter().next();
+    let other =
+        first.map_or(Traffic::Other, |(protocol, ports)| Traffic::Port(protocol, ports.first()));
+    let traffic = if differing.contains(flow.traffic) { flow.traffic } else { other };
+    let flow = Flow { traffic, ..flow.clone() };
+    let enforced = evaluate(world, &flow);
+    let explanation = explain_as(world, &flow, View::Audited);
+    let changed = Direction::BOTH.into_iter().filter(|direction| {
+        let decisions = [&enforced, &explanation.verdict].map(|one| one.decision(*direction));
+        decisions[0].is_allowed() != decisions[1].is_allowed()
+    });
+    let changed = changed.collect();
+    Some(WouldBe { verdict: verdict(&then, one_port), allowed: then, flow, explanation, changed })
 }
 
 /// The port that tells most when none was asked for: one that is allowed, else of those that the
@@ -209,7 +282,13 @@ fn rules_of<'w>(world: &'w World, pod: &'w Pod) -> impl Iterator<Item = &'w Port
     let selecting =
         world.policies_in(&pod.key.namespace).filter(|policy| policy.subject.matches(&pod.labels));
     let rules = selecting.flat_map(|policy| policy.rules(Direction::Ingress).unwrap_or_default());
-    rules.flat_map(|rule| match &rule.ports {
+    let ordered = world.cluster_policies().values();
+    let ordered = ordered.filter(|one| world.selected(&one.subject, pod) == Selected::Yes);
+    let ordered = ordered.flat_map(|policy| &policy.ingress).map(|rule| &rule.rule);
+    let defaults = world.default_policies().values();
+    let defaults = defaults.filter(|one| world.selected_by_default(one, pod) == Selected::Yes);
+    let defaults = defaults.flat_map(|policy| policy.ingress.iter().flatten());
+    rules.chain(ordered).chain(defaults).flat_map(|rule| match &rule.ports {
         Ports::Any => &[],
         Ports::Listed(items) => items.as_slice(),
     })

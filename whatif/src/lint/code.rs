@@ -20,6 +20,8 @@ pub enum Code {
     SelectsHostNetwork,
     /// No policy selects a workload.
     NoPolicy,
+    /// A policy is in audit: it decides nothing.
+    InAudit,
     /// A peer matches no pod.
     PeerMatchesNothing,
     /// Two peers stand where one with both selectors was probably meant.
@@ -44,6 +46,10 @@ pub enum Code {
     RedundantPolicy,
     /// Two policies say the same.
     SamePolicy,
+    /// Two ClusterNetworkPolicies of one tier and priority decide about the same pods.
+    EqualPriority,
+    /// Earlier rules of a ClusterNetworkPolicy match everything that a rule matches.
+    NeverMatches,
 }
 
 /// What there is to know about a code.
@@ -56,13 +62,14 @@ struct About {
 
 impl Code {
     /// All of them, in the order of their codes.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Unreadable,
         Self::Odd,
         Self::GivenTwice,
         Self::SelectsNothing,
         Self::SelectsHostNetwork,
         Self::NoPolicy,
+        Self::InAudit,
         Self::PeerMatchesNothing,
         Self::PeersNotJoined,
         Self::BlockOverPods,
@@ -75,6 +82,8 @@ impl Code {
         Self::RedundantRule,
         Self::RedundantPolicy,
         Self::SamePolicy,
+        Self::EqualPriority,
+        Self::NeverMatches,
     ];
 
     /// The code: `PCL101`.
@@ -127,6 +136,7 @@ impl Code {
                 "The policy selects hostNetwork pods, which no policy is about.",
             ),
             Self::NoPolicy => ("PCL103", "no-policy", Note, "No policy selects the workload."),
+            Self::InAudit => ("PCL104", "in-audit", Note, "The policy is in audit, not in force."),
             Self::PeerMatchesNothing => {
                 ("PCL201", "peer-matches-nothing", Warning, "The peer matches no pod.")
             }
@@ -176,6 +186,18 @@ impl Code {
                 ("PCL502", "redundant-policy", Note, "Other policies do all that the policy does.")
             }
             Self::SamePolicy => ("PCL503", "same-policy", Warning, "Two policies say the same."),
+            Self::EqualPriority => (
+                "PCL504",
+                "equal-priority",
+                Warning,
+                "Two policies of one tier and priority decide about the same pods.",
+            ),
+            Self::NeverMatches => (
+                "PCL505",
+                "never-matches",
+                Warning,
+                "Earlier rules of the policy match all that the rule matches.",
+            ),
         };
         About { code, name, severity, summary }
     }

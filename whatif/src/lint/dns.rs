@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use policy_engine::labels::Str;
 use policy_engine::model::{Direction, PodKey};
 use policy_engine::policy::{NetworkPolicy, Peer, Peers, PolicyKey, PortMatch, Ports, Rule};
 use policy_engine::port::Protocol;
+use policy_engine::tier::{Action, ClusterNetworkPolicy, ClusterTier, Mode, Selected};
 
 use super::groups::Group;
 use super::implies::{Ask, admits};
@@ -22,12 +24,15 @@ const PORT: u16 = 53;
 /// The pods that answer for names, as far as the source has them: on which ports by protocol.
 struct Servers<'c>(Vec<(Rc<Group<'c>>, Listening)>);
 
+/// The policies that decide about egress: those that isolate, and those asked before.
+type Deciding<'c> = (Vec<&'c PolicyKey>, Vec<&'c Str>);
+
 type Listening = BTreeSet<(Protocol, u16)>;
 
 /// One finding for each policy whose pods lack UDP, or TCP, or both.
 pub(super) fn findings<'c>(context: &Context<'c>) -> Vec<Finding> {
     let servers = Servers::new(context);
-    let mut answers: BTreeMap<Vec<&PolicyKey>, Lack<'c>> = BTreeMap::new();
+    let mut answers: BTreeMap<Deciding<'_>, Lack<'c>> = BTreeMap::new();
     let mut found: BTreeMap<(&PolicyKey, Vec<Protocol>), BTreeSet<String>> = BTreeMap::new();
     for class in context.reach.classes() {
         let Some(pod) = class.pods.first().filter(|_| class.is_isolated(Direction::Egress)) else {
@@ -36,9 +41,13 @@ pub(super) fn findings<'c>(context: &Context<'c>) -> Vec<Finding> {
         if servers.has(pod) {
             continue;
         }
-        let isolating = isolating(context, pod);
-        let key = isolating.iter().map(|policy| &policy.key).collect();
-        let lack = answers.entry(key).or_insert_with(|| lack(context, &servers, &isolating));
+        let (isolating, accepting) = (isolating(context, pod), accepting(context, pod));
+        let key = (
+            isolating.iter().map(|policy| &policy.key).collect(),
+            accepting.iter().map(|policy| &policy.name).collect(),
+        );
+        let lack =
+            answers.entry(key).or_insert_with(|| lack(context, &servers, &isolating, &accepting));
         if let Some((policy, protocols)) = lack {
             let pods = class.pods.iter().filter_map(|key| context.cluster.world.pods().get(key));
             let names = pods.map(|pod| context.name(pod));
@@ -74,8 +83,16 @@ fn lack<'c>(
     context: &Context<'c>,
     servers: &Servers<'c>,
     isolating: &[&'c NetworkPolicy],
+    accepting: &[&'c ClusterNetworkPolicy],
 ) -> Lack<'c> {
-    let rules = || isolating.iter().flat_map(|policy| policy.egress.iter().flatten());
+    let accepted = || {
+        let rules = accepting.iter().flat_map(|policy| &policy.egress);
+        rules.filter(|rule| rule.action == Action::Accept).map(|rule| &rule.rule)
+    };
+    let rules = || {
+        let admitted = isolating.iter().flat_map(|policy| policy.egress.iter().flatten());
+        admitted.chain(accepted())
+    };
     // Without any rule nothing is opened, so no name is needed.
     let mend = isolating.iter().find(|policy| policy.egress.iter().flatten().any(opens))?;
     let lacks: Vec<Protocol> = [Protocol::Udp, Protocol::Tcp]
@@ -103,7 +120,21 @@ fn isolating<'c>(context: &Context<'c>, pod: &PodKey) -> Vec<&'c NetworkPolicy> 
     world
         .policies_in(&pod.key.namespace)
         .map(AsRef::as_ref)
-        .filter(|policy| policy.egress.is_some() && policy.subject.matches(&pod.labels))
+        .filter(|policy| policy.mode == Mode::Enforce && policy.egress.is_some())
+        .filter(|policy| policy.subject.matches(&pod.labels))
+        .collect()
+}
+
+/// The policies that may accept before any NetworkPolicy is asked.
+fn accepting<'c>(context: &Context<'c>, pod: &PodKey) -> Vec<&'c ClusterNetworkPolicy> {
+    let world = &context.cluster.world;
+    let Some(pod) = world.pods().get(pod) else { return Vec::new() };
+    world
+        .cluster_policies()
+        .values()
+        .map(AsRef::as_ref)
+        .filter(|policy| policy.tier == ClusterTier::Admin && policy.mode == Mode::Enforce)
+        .filter(|policy| world.selected(&policy.subject, pod) == Selected::Yes)
         .collect()
 }
 

@@ -125,6 +125,9 @@ fn mentioned(cluster: &Cluster) -> BTreeSet<Str> {
             }
         }
     }
+    let ordered = cluster.world.cluster_policies().values().map(|policy| &policy.subject);
+    let defaults = cluster.world.default_policies().values().map(|policy| &policy.subject);
+    ordered.chain(defaults).filter_map(|subject| subject.pods.as_ref()).for_each(&mut selector);
     let selectors = cluster.services.values().filter_map(|service| service.selector.as_ref());
     keys.extend(selectors.flat_map(|labels| labels.iter().map(|(key, _)| key.clone())));
     keys.insert(super::dns::LABEL.into());

@@ -6,6 +6,7 @@
 //!   ports      which ports it names         direction  what is in force, and what is lacking
 //!   pairs      both sides together          redundant  what others say already
 //!   reading    what reading told            dns        who answers for names
+//!   tiers      policies of the whole cluster, and those in audit
 //! all findings, in the order of files and lines
 //! ```
 //!
@@ -22,6 +23,7 @@ mod ports;
 mod reading;
 mod redundant;
 mod subjects;
+mod tiers;
 mod words;
 
 use std::cell::RefCell;
@@ -32,6 +34,7 @@ use std::rc::Rc;
 use policy_engine::model::{Direction, Pod};
 use policy_engine::policy::{IpBlock, NetworkPolicy, Rule};
 use policy_engine::reach::Reach;
+use policy_engine::tier::PolicyRef;
 use portcullis_crds::diagnostic::Origin;
 
 pub use code::Code;
@@ -91,6 +94,7 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
         found.extend(direction::not_in_force(&context, policy));
     }
     found.extend(redundant::findings(&context));
+    found.extend(tiers::findings(&context));
     // Without any pod there is nobody to select: only what policies say among themselves counts.
     if context.groups.all().next().is_some() {
         for policy in cluster.world.policies().values() {
@@ -101,6 +105,7 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
         }
         found.extend(subjects::without_policy(&context));
         found.extend(dns::findings(&context));
+        found.extend(tiers::about_pods(&context));
     }
     found.sort_by(|left, right| key(left).cmp(&key(right)));
     found
@@ -147,15 +152,32 @@ impl<'c> Context<'c> {
 
     /// A finding about the field of a policy at a JSON pointer; `""` is the whole policy.
     fn finding(&self, code: Code, policy: &NetworkPolicy, pointer: &str, text: String) -> Finding {
+        self.finding_about(code, &(&policy.key).into(), pointer, text)
+    }
+
+    /// The same about a policy of any kind.
+    fn finding_about(
+        &self,
+        code: Code,
+        policy: &PolicyRef,
+        pointer: &str,
+        text: String,
+    ) -> Finding {
         // The name tells more than the first line of a document, `apiVersion`.
         let place = if pointer.is_empty() { NAME } else { pointer };
         Finding {
             code,
             severity: code.severity(),
-            object: format!("NetworkPolicy {}", policy.key),
+            object: match policy {
+                PolicyRef::NetworkPolicy(key) => format!("NetworkPolicy {key}"),
+                PolicyRef::ClusterNetworkPolicy(name)
+                | PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+                    format!("{} {name}", policy.kind())
+                }
+            },
             field: words::field(pointer),
             message: text,
-            origin: self.cluster.field_origin(&(&policy.key).into(), place),
+            origin: self.cluster.field_origin(policy, place),
             related: Vec::new(),
         }
     }

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use policy_engine::cidr::Family;
-use policy_engine::flow::Endpoint;
+use policy_engine::evaluate::{Decision, Reason, evaluate};
+use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Direction, Pod};
 use policy_engine::policy::{NetworkPolicy, Peer, Peers, PodPeer, PortMatch, Ports, Rule};
 use policy_engine::port::PortRange;
 use policy_engine::reach::{ClassId, PortSet};
+use policy_engine::tier::{Mode, Tier};
 
 use super::groups::Group;
 use super::{Code, Context, Finding, Place, places, words};
@@ -19,6 +21,10 @@ const PAIRS: usize = 1000;
 /// Peers of a policy that it opens, and that are all closed on their side.
 pub(super) fn half_open<'c>(context: &Context<'c>, policy: &'c NetworkPolicy) -> Vec<Finding> {
     let mut found = Vec::new();
+    // One in audit opens nothing.
+    if policy.mode == Mode::Audit {
+        return found;
+    }
     let selected = context.groups.matching(&policy.key.namespace, &policy.subject, false);
     if selected.is_empty() {
         return found;
@@ -52,41 +58,72 @@ fn closed<'c>(
     };
     let pairs = sources.iter().flat_map(|from| destinations.iter().map(move |to| (*from, *to)));
     let mut asked = PortSet::default();
+    let mut denial = None;
     for (count, (from, to)) in pairs.enumerate() {
         let (Some(from), Some(to)) = pods(context, from, to) else { continue };
         let ports = ports(place.rule, to);
         if count >= PAIRS || passes(context, from, to, &ports)? {
             return None;
         }
+        if denial.is_none() {
+            denial = Some(other_side(context, place.direction, (from, to), &ports)?);
+        }
         asked.add(&ports);
     }
     if asked.is_empty() {
         return None;
     }
+    let denial = denial?;
     let names = context.names(&others);
     let opened = crate::output::words::ports(&asked);
     let mine = context.names(selected);
-    let there: BTreeSet<String> = others
+    let isolating: BTreeSet<String> = others
         .iter()
         .flat_map(|group| {
             let policies = context.cluster.world.policies_in(group.namespace);
             policies.filter(|policy| policy.subject.matches(&group.labels))
         })
         .filter(|policy| policy.rules(opposite(place.direction)).is_some())
+        .filter(|policy| policy.mode == Mode::Enforce)
         .map(|policy| policy.key.to_string())
         .collect();
-    let (there, other) = (words::few(&there), words::rules(opposite(place.direction)));
+    let there = match (denial.reason, denial.tier) {
+        (_, Some(Tier::NetworkPolicy)) => format!("isolated by {}", words::few(&isolating)),
+        (Reason::RuleDenies, _) => crate::output::words::decided(&denial),
+        _ => crate::output::words::isolated(&denial),
+    };
+    let other = words::rules(opposite(place.direction));
     let message = match place.direction {
         Direction::Egress => format!(
-            "lets {mine} open {opened} at {names}, which does not let it in: isolated by {there}; \
+            "lets {mine} open {opened} at {names}, which does not let it in: {there}; \
              add an {other} rule there, or remove this peer"
         ),
         Direction::Ingress => format!(
-            "lets {names} open {opened} at {mine}, and {names} may not open it: isolated by \
-             {there}; add an {other} rule there, or remove this peer"
+            "lets {names} open {opened} at {mine}, and {names} may not open it: {there}; \
+             add an {other} rule there, or remove this peer"
         ),
     };
     Some(context.finding(Code::HalfOpen, place.policy, &place.peer(number), message))
+}
+
+/// What the other side says of the first of the ports; `None` when it lets it pass.
+fn other_side(
+    context: &Context<'_>,
+    direction: Direction,
+    (from, to): (&Pod, &Pod),
+    ports: &PortSet,
+) -> Option<Decision> {
+    let first = ports.iter().next();
+    let traffic =
+        first.map_or(Traffic::Other, |(protocol, range)| Traffic::Port(protocol, range.first()));
+    let sources = sides(context, from).into_iter();
+    let flows = sources.flat_map(|source| {
+        let each = sides(context, to).into_iter();
+        each.map(move |destination| Flow { source: source.clone(), destination, traffic })
+    });
+    let mut denials = flows
+        .map(|flow| evaluate(&context.cluster.world, &flow).decision(opposite(direction)).clone());
+    denials.find(|decision| !decision.is_allowed())
 }
 
 fn opposite(direction: Direction) -> Direction {

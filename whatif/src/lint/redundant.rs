@@ -3,6 +3,9 @@
 //! Decided for every pod that there can be, not for those of today: peers, blocks and ports are
 //! compared as sets, see [`super::implies`]. Each finding holds when all the others are followed
 //! too: what is found is taken away before the next one is looked at.
+//!
+//! Policies of the whole cluster need no look: what goes leaves every pod as isolated as it was, so
+//! the tiers before and after this one are asked as before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +14,7 @@ use policy_engine::labels::Str;
 use policy_engine::model::Direction;
 use policy_engine::policy::{NetworkPolicy, Peer, Peers, PolicyKey, PortMatch, Ports, Rule};
 use policy_engine::selector::{Operator, Selector};
+use policy_engine::tier::Mode;
 use policy_engine::world::World;
 
 use super::implies::{self, Ask};
@@ -94,7 +98,7 @@ fn redundant_rule(context: &Context<'_>, place: Place<'_>, by: &BTreeSet<RuleId<
 }
 
 /// What a policy means, with its rules sorted.
-type Content<'p> = (&'p Selector, Option<Vec<&'p Rule>>, Option<Vec<&'p Rule>>);
+type Content<'p> = (&'p Selector, Mode, Option<Vec<&'p Rule>>, Option<Vec<&'p Rule>>);
 
 fn content(policy: &NetworkPolicy) -> Content<'_> {
     let rules = |direction| {
@@ -103,7 +107,7 @@ fn content(policy: &NetworkPolicy) -> Content<'_> {
         rules.dedup();
         Some(rules)
     };
-    (&policy.subject, rules(Direction::Ingress), rules(Direction::Egress))
+    (&policy.subject, policy.mode, rules(Direction::Ingress), rules(Direction::Egress))
 }
 
 /// Whether all of a policy is what its author wrote; else other findings come first.
@@ -142,7 +146,8 @@ impl<'p> Alive<'p> {
         Self { world, by_label, gone: BTreeSet::new(), rules: BTreeSet::new() }
     }
 
-    /// The other policies that select every pod which `policy` selects.
+    /// The other policies that select every pod which `policy` selects, and are in force whenever it
+    /// is: one in audit stands for none that is enforced.
     fn wider(&self, policy: &'p NetworkPolicy) -> Vec<&'p NetworkPolicy> {
         let labels = policy.subject.requirements().filter_map(|one| match &one.operator {
             Operator::In(values) if values.len() == 1 => Some((&one.key, values.first()?)),
@@ -152,6 +157,7 @@ impl<'p> Alive<'p> {
         let found = keys.filter_map(|key| self.by_label.get(&key)).flatten().copied();
         found
             .filter(|other| other.key != policy.key && !self.gone.contains(&other.key))
+            .filter(|other| other.mode == Mode::Enforce || policy.mode == Mode::Audit)
             .filter(|other| implies::selector(&policy.subject, &other.subject))
             .collect()
     }
@@ -206,11 +212,11 @@ impl<'p> Alive<'p> {
 }
 
 /// The rules among `others` that together admit all that `rule` admits; `None` when they do not.
-fn covered<'p>(
+pub(super) fn covered<Id: Ord + Clone>(
     world: &World,
     rule: &Rule,
-    others: &[(RuleId<'p>, &'p Rule)],
-) -> Option<BTreeSet<RuleId<'p>>> {
+    others: &[(Id, &Rule)],
+) -> Option<BTreeSet<Id>> {
     let mut used = BTreeSet::new();
     let items = match &rule.peers {
         Peers::Any => &[],
@@ -237,19 +243,20 @@ fn concerns(world: &World, peer: Option<&Peer>, others: &Peers) -> bool {
     others.iter().any(|other| match (peer, other) {
         (Some(Peer::Pods(narrow)), Peer::Pods(wide)) => implies::peer(world, narrow, wide),
         (Some(Peer::Block(_)), Peer::Block(_)) => true,
+        (Some(Peer::Nodes(narrow)), Peer::Nodes(wide)) => implies::selector(narrow, wide),
         (None | Some(_), _) => false,
     })
 }
 
 /// The rules that admit `peer` on the port that is asked for; `None` when a part is left.
-fn admitting<'p>(
+fn admitting<Id: Clone>(
     peer: Option<&Peer>,
     ask: &Ask,
-    relevant: &[&(RuleId<'p>, &'p Rule)],
-) -> Option<Vec<RuleId<'p>>> {
+    relevant: &[&(Id, &Rule)],
+) -> Option<Vec<Id>> {
     let mut asked = relevant.iter().filter(|(_, rule)| implies::admits(&rule.ports, ask));
     let Some(Peer::Block(block)) = peer else {
-        return asked.next().map(|(id, _)| vec![*id]);
+        return asked.next().map(|(id, _)| vec![id.clone()]);
     };
     let mut left = CidrSet::from(block);
     let mut used = Vec::new();
@@ -262,7 +269,7 @@ fn admitting<'p>(
             }),
         };
         if rest != left {
-            used.push(*id);
+            used.push(id.clone());
             left = rest;
         }
         if left.is_empty() {

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use policy_engine::labels::Str;
+use policy_engine::model::Pod;
 use policy_engine::policy::NetworkPolicy;
+use policy_engine::tier::{ClusterTier, Selected};
+use policy_engine::world::World;
 use portcullis_crds::diagnostic::Origin;
 
 use super::{Code, Context, Finding, Severity, words};
@@ -55,6 +58,15 @@ pub(super) fn findings(context: &Context<'_>, policy: &NetworkPolicy) -> Vec<Fin
     vec![context.finding(Code::SelectsNothing, policy, SELECTOR, message)]
 }
 
+/// Whether a policy of the cluster is there for pods that no NetworkPolicy isolates.
+fn has_default(world: &World, pod: &Pod) -> bool {
+    let mut ordered = world.cluster_policies().values();
+    let mut defaults = world.default_policies().values();
+    ordered.any(|policy| {
+        policy.tier == ClusterTier::Baseline && world.selected(&policy.subject, pod) != Selected::No
+    }) || defaults.any(|policy| world.selected_by_default(policy, pod) != Selected::No)
+}
+
 /// The workloads that no policy selects, one finding for each namespace.
 ///
 /// Those of `kube-…` namespaces are a cluster's own, and left alone by nearly everyone.
@@ -63,7 +75,8 @@ pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
     let mut found: BTreeMap<&Str, BTreeMap<&WorkloadRef, Option<Origin>>> = BTreeMap::new();
     for group in context.groups.all() {
         let covered =
-            world.policies_in(group.namespace).any(|policy| policy.subject.matches(&group.labels));
+            world.policies_in(group.namespace).any(|policy| policy.subject.matches(&group.labels))
+                || group.pods.first().is_some_and(|pod| has_default(world, pod));
         if group.host_network || covered || group.namespace.starts_with("kube-") {
             continue;
         }

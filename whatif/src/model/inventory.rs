@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use policy_engine::labels::Str;
 use policy_engine::model::Change;
+use policy_engine::tier::Mode;
 use portcullis_crds::convert::inventory::{Item, item};
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use portcullis_crds::manifest::Document;
@@ -21,7 +23,7 @@ use crate::source::gap::Gap;
 pub struct ObjectName {
     /// Its kind in lower case, as `networkpolicy`.
     pub kind: String,
-    /// Its namespace; empty for nodes and namespaces.
+    /// Its namespace; empty for kinds of the whole cluster.
     pub namespace: Str,
     /// Its name.
     pub name: Str,
@@ -35,10 +37,14 @@ impl ObjectName {
     /// The same, in `namespace` where it names none and its kind needs one.
     #[must_use]
     pub fn or_in(self, namespace: &str) -> Self {
-        let cluster_wide = ["node", "namespace"].contains(&self.kind.as_str());
-        let lacks = self.namespace.is_empty() && !cluster_wide;
+        let lacks = self.namespace.is_empty() && !is_cluster_wide(&self.kind);
         if lacks { Self { namespace: namespace.into(), ..self } } else { self }
     }
+}
+
+/// Whether objects of a kind, in lower case, are in no namespace.
+fn is_cluster_wide(kind: &str) -> bool {
+    ["node", "namespace", "clusternetworkpolicy", "clusterdefaultnetworkpolicy"].contains(&kind)
 }
 
 impl fmt::Display for ObjectName {
@@ -105,13 +111,11 @@ pub struct Inventory {
 }
 
 /// Kinds of policies that answers would have to heed, and do not yet.
-const OTHER_POLICIES: [&str; 7] = [
+const OTHER_POLICIES: [&str; 5] = [
     "AdminNetworkPolicy",
     "BaselineAdminNetworkPolicy",
     "CiliumClusterwideNetworkPolicy",
     "CiliumNetworkPolicy",
-    "ClusterDefaultNetworkPolicy",
-    "ClusterNetworkPolicy",
     "GlobalNetworkPolicy",
 ];
 
@@ -149,6 +153,18 @@ impl Inventory {
             Some(object) => drop(self.objects.insert(name, object)),
             None => drop(self.objects.remove(&name)),
         }
+    }
+
+    /// Puts every policy in force, as if none were in audit; how many were.
+    pub fn enforce_all(&mut self) -> usize {
+        let policies = self.objects.values_mut().filter_map(|object| match &mut object.item {
+            Item::Object(change) => Some(change),
+            _ => None,
+        });
+        policies
+            .filter_map(mode_of)
+            .filter_map(|mode| (mem::take(mode) == Mode::Audit).then_some(()))
+            .count()
     }
 
     /// All objects in the order of their names.
@@ -213,6 +229,16 @@ impl Inventory {
         }
         self.objects.insert(name, Object { item, document, served, diagnostics: found });
     }
+}
+
+/// The mode of the policy that a change makes; `None` for other changes.
+pub fn mode_of(change: &mut Change) -> Option<&mut Mode> {
+    Some(match change {
+        Change::NetworkPolicy(_, Some(policy)) => &mut Arc::make_mut(policy).mode,
+        Change::ClusterNetworkPolicy(_, Some(policy)) => &mut Arc::make_mut(policy).mode,
+        Change::ClusterDefaultNetworkPolicy(_, Some(policy)) => &mut Arc::make_mut(policy).mode,
+        _ => return None,
+    })
 }
 
 fn name(item: &Item) -> Option<ObjectName> {

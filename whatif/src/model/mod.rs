@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::tier::PolicyRef;
+use policy_engine::tier::{ALLOW_DNS, Mode, PolicyRef};
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
 use portcullis_crds::convert::inventory::Item;
@@ -21,7 +21,7 @@ use portcullis_crds::manifest::Document;
 
 use crate::source::gap::Gap;
 
-pub use inventory::{Inventory, Object, ObjectName};
+pub use inventory::{Inventory, Object, ObjectName, mode_of};
 pub use reference::{WorkloadRef, kind_by_word, nearest};
 pub use units::{Unit, Units};
 
@@ -92,6 +92,17 @@ impl Cluster {
         cluster
     }
 
+    /// Whether some policy is in audit, so that what is enforced is not all that could be.
+    #[must_use]
+    pub fn has_audit(&self) -> bool {
+        let world = &self.world;
+        let mut all = world.policies().values().map(|policy| policy.mode);
+        let mut ordered = world.cluster_policies().values().map(|policy| policy.mode);
+        let mut defaults = world.default_policies().values().map(|policy| policy.mode);
+        let is_audit = |mode| mode == Mode::Audit;
+        all.any(is_audit) || ordered.any(is_audit) || defaults.any(is_audit)
+    }
+
     /// What a pod is called: its workload, unless that is the pod itself.
     #[must_use]
     pub fn workload_of(&self, pod: &PodKey) -> Option<&WorkloadRef> {
@@ -109,7 +120,8 @@ impl Cluster {
         }
     }
 
-    /// Where a rule of a policy is written, or the field at `below` (`/from/0`) in it.
+    /// Where a rule of a policy is written, or the field at `below` (`/from/0`) in it. The rule that
+    /// `allowDNS` adds is at that field, or at what lacks it.
     #[must_use]
     pub fn origin(
         &self,
@@ -123,6 +135,9 @@ impl Cluster {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
         };
+        if rule == ALLOW_DNS {
+            return Some(document.origin_at("/spec/allowDNS"));
+        }
         Some(document.origin_at(&format!("/spec/{list}/{}{below}", rule.checked_sub(1)?)))
     }
 

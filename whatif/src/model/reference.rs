@@ -31,7 +31,7 @@ impl fmt::Display for WorkloadRef {
 }
 
 /// The words that kubectl takes for a kind, the kind first.
-const KINDS: [&[&str]; 12] = [
+const KINDS: [&[&str]; 14] = [
     &["pod", "pods", "po"],
     &["deployment", "deployments", "deploy"],
     &["statefulset", "statefulsets", "sts"],
@@ -42,6 +42,8 @@ const KINDS: [&[&str]; 12] = [
     &["cronjob", "cronjobs", "cj"],
     &["service", "services", "svc"],
     &["networkpolicy", "networkpolicies", "netpol"],
+    &["clusternetworkpolicy", "clusternetworkpolicies", "cnp"],
+    &["clusterdefaultnetworkpolicy", "clusterdefaultnetworkpolicies", "cdnp"],
     &["namespace", "namespaces", "ns"],
     &["node", "nodes", "no"],
 ];

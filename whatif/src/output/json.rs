@@ -54,6 +54,23 @@ pub struct Judgement {
     pub ingress: DecisionJson,
     /// What is allowed of all that was asked for.
     pub allowed: Vec<Ports>,
+    /// What would be if the policies in audit were enforced; left out when it is the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_be: Option<WouldBe>,
+}
+
+/// What would be if the policies in audit were enforced.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct WouldBe {
+    /// As in what is.
+    pub verdict: Word,
+    /// What the policies of the source would say.
+    pub egress: DecisionJson,
+    /// What the policies of the destination would say.
+    pub ingress: DecisionJson,
+    /// What would be allowed of all that was asked for.
+    pub allowed: Vec<Ports>,
 }
 
 /// A verdict in one word.
@@ -96,10 +113,13 @@ pub struct DecisionJson {
     pub decision: AllowDeny,
     /// The tier that decided; None: nothing did, so it passes.
     pub tier: Tier,
-    /// The policies that isolate the pod, as `namespace/name`.
+    /// The policies of that tier that isolate the pod, as `namespace/name` or, those of the whole
+    /// cluster, `Kind/name`.
     pub isolated_by: Vec<String>,
-    /// The rules that admit it.
+    /// The rules that admit it; or the one rule of a ClusterNetworkPolicy that accepts or denies.
     pub decided_by: Vec<RuleJson>,
+    /// The rules of ClusterNetworkPolicies that left it to the next tier, in order.
+    pub passed_by: Vec<RuleJson>,
     /// Why.
     pub reason: ReasonJson,
     /// When it is denied: every rule that could have admitted it, the closest first.
@@ -153,19 +173,22 @@ pub enum ReasonJson {
 #[derive(Serialize, JsonSchema, Clone, Debug)]
 #[schemars(rename = "Rule")]
 pub struct RuleJson {
-    /// `namespace/name`.
+    /// `namespace/name` or `Kind/name`.
     pub policy: String,
-    /// Its position in `ingress` or `egress`, from 1.
+    /// Its position in `ingress` or `egress`, from 1; 0 is the rule that `allowDNS` adds.
     pub rule: usize,
+    /// Where the rule is written, as `file:line:column`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }
 
 /// A rule that does not admit it, and every part that failed.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
 #[schemars(rename = "NearMiss")]
 pub struct NearMissJson {
-    /// `namespace/name`.
+    /// `namespace/name` or `Kind/name`.
     pub policy: String,
-    /// Its position in `ingress` or `egress`, from 1.
+    /// Its position in `ingress` or `egress`, from 1; 0 is the rule that `allowDNS` adds.
     pub rule: usize,
     /// Where the rule is written, as `file:line:column`.
     #[serde(skip_serializing_if = "Option::is_none")]

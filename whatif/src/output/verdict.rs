@@ -1,6 +1,6 @@
 //! An answer as the JSON contract has it.
 
-use policy_engine::evaluate::{Decision, Reason};
+use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
 use policy_engine::flow::Traffic;
 use policy_engine::model::Direction;
@@ -10,7 +10,7 @@ use portcullis_crds::diagnostic::Origin;
 
 use super::json::{
     API_VERSION, AllowDeny, DecisionJson, Judgement, Miss, MissReason, NearMissJson, ReasonJson,
-    RuleJson, Tier, Verdict, ports,
+    RuleJson, Tier, Verdict, WouldBe, ports,
 };
 use super::words;
 use crate::judge::{self, Answer, Part};
@@ -52,6 +52,17 @@ fn judgement(cluster: &Cluster, part: &Part) -> Judgement {
         egress: decision(cluster, Direction::Egress, &decisions.egress, &misses.egress, part),
         ingress: decision(cluster, Direction::Ingress, &decisions.ingress, &misses.ingress, part),
         allowed: ports(&part.allowed),
+        would_be: part.would_be.as_ref().map(|would| would_be(cluster, would, part)),
+    }
+}
+
+fn would_be(cluster: &Cluster, would: &judge::WouldBe, part: &Part) -> WouldBe {
+    let (misses, judged) = (&would.explanation, &would.explanation.verdict);
+    WouldBe {
+        verdict: would.verdict.into(),
+        egress: decision(cluster, Direction::Egress, &judged.egress, &misses.egress, part),
+        ingress: decision(cluster, Direction::Ingress, &judged.ingress, &misses.ingress, part),
+        allowed: ports(&would.allowed),
     }
 }
 
@@ -62,6 +73,9 @@ fn decision(
     misses: &[NearMiss],
     part: &Part,
 ) -> DecisionJson {
+    let rules = |all: &[RuleRef]| -> Vec<RuleJson> {
+        all.iter().map(|one| rule(cluster, direction, one)).collect()
+    };
     DecisionJson {
         decision: if decision.is_allowed() { AllowDeny::Allow } else { AllowDeny::Deny },
         tier: match decision.tier {
@@ -72,11 +86,8 @@ fn decision(
             Some(tier::Tier::Default) => Tier::Default,
         },
         isolated_by: decision.isolated_by.iter().map(ToString::to_string).collect(),
-        decided_by: decision
-            .decided_by
-            .iter()
-            .map(|rule| RuleJson { policy: rule.policy.to_string(), rule: rule.rule })
-            .collect(),
+        decided_by: rules(&decision.decided_by),
+        passed_by: rules(&decision.passed_by),
         reason: match decision.reason {
             Reason::NoSubject => ReasonJson::NoSubject,
             Reason::NotIsolated => ReasonJson::NotIsolated,
@@ -93,6 +104,12 @@ fn decision(
             .map(|miss| near_miss(cluster, direction, miss, part.flow.traffic))
             .collect(),
     }
+}
+
+fn rule(cluster: &Cluster, direction: Direction, rule: &RuleRef) -> RuleJson {
+    let origin = cluster.origin(&rule.policy, direction, rule.rule, "");
+    let origin = origin.as_ref().map(Origin::to_string);
+    RuleJson { policy: rule.policy.to_string(), rule: rule.rule, origin }
 }
 
 fn near_miss(

@@ -1,12 +1,16 @@
 //! Words for ports, selectors and near misses, the same in every output.
 
+use std::collections::BTreeSet;
+
 use policy_engine::cidr::{CidrSet, Family};
+use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{PeerMiss, PortMiss};
 use policy_engine::flow::Traffic;
 use policy_engine::labels::{Labels, Str};
 use policy_engine::port::Protocol;
 use policy_engine::reach::PortSet;
 use policy_engine::selector::{Operator, Requirement};
+use policy_engine::tier::{ALLOW_DNS, Tier};
 
 /// Ports as a person writes them: `80/TCP`, `8000-8999/TCP, all UDP`, `every port`.
 #[must_use]
@@ -68,11 +72,69 @@ pub fn addresses(set: &CidrSet) -> String {
     words.join(", ")
 }
 
+/// Nodes by name, a few of many: `node/n1, node/n2 and 3 more`.
+#[must_use]
+pub fn nodes(names: &BTreeSet<Str>) -> String {
+    const SHOWN: usize = 4;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("node/{name}")).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
 /// The fewest networks that cover a set.
 #[must_use]
 pub fn networks(set: &CidrSet) -> Vec<String> {
     let nets = Family::BOTH.into_iter().flat_map(|family| set.networks(family));
     nets.map(|net| net.to_string()).collect()
+}
+
+/// A rule by its policy and number: `shop/db rule 1`; the one that `allowDNS` adds by that name.
+#[must_use]
+pub fn rule(rule: &RuleRef) -> String {
+    match rule.rule {
+        ALLOW_DNS => format!("{} allowDNS", rule.policy),
+        number => format!("{} rule {number}", rule.policy),
+    }
+}
+
+/// What rules did, and of which tier they are where not NetworkPolicy's: `denied by
+/// ClusterNetworkPolicy/guard rule 2 (Admin)`.
+#[must_use]
+pub fn decided(decision: &Decision) -> String {
+    let verb = match decision.reason {
+        Reason::RuleAdmits => "admitted",
+        Reason::RuleDenies => "denied",
+        _ => "accepted",
+    };
+    let tier = match decision.tier {
+        Some(tier @ (Tier::Admin | Tier::Baseline)) => format!(" ({tier})"),
+        Some(Tier::NetworkPolicy | Tier::Default) | None => String::new(),
+    };
+    format!("{verb} by {}{tier}", rules(&decision.decided_by))
+}
+
+/// Several rules: `shop/db rule 1, shop/all rule 2`.
+#[must_use]
+pub fn rules(all: &[RuleRef]) -> String {
+    all.iter().map(rule).collect::<Vec<_>>().join(", ")
+}
+
+/// Which policies isolate: `isolated by shop/db, shop/all`.
+#[must_use]
+pub fn isolated(decision: &Decision) -> String {
+    let names: Vec<String> = decision.isolated_by.iter().map(ToString::to_string).collect();
+    format!("isolated by {}", names.join(", "))
+}
+
+/// Which rules left it to the next tier, to stand before why that decided: `passed on by
+/// ClusterNetworkPolicy/guard rule 1; `. Nothing when none did.
+#[must_use]
+pub fn passed(decision: &Decision) -> String {
+    match decision.passed_by.as_slice() {
+        [] => String::new(),
+        all => format!("passed on by {}; ", rules(all)),
+    }
 }
 
 /// Why a peer does not match: what it wanted and what there is.

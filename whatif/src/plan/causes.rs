@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::policy::{NetworkPolicy, PolicyKey};
+use policy_engine::policy::PolicyKey;
 use policy_engine::reach::outside_difference;
 use policy_engine::reach::{Group, GroupId, Outside, Pair, Piece, PortSet, Reach};
+use policy_engine::tier::{PolicyRef, Selected};
 use policy_engine::world::{Options, World};
 
+use super::nodes::to_node;
 use super::{Causes, Changed};
 use crate::model::{Cluster, ObjectName};
 use crate::source::Sources;
@@ -35,10 +37,10 @@ pub(super) struct Judge<'a> {
     undone: Vec<OnceCell<Cluster>>,
 }
 
-/// A world with one change undone: a base, and a policy in which it differs from that.
+/// A world with one change undone: a base, and the change of a policy by which it differs.
 struct Undone<'a> {
     base: &'a World,
-    policy: Option<(PolicyKey, Option<Arc<NetworkPolicy>>)>,
+    policy: Option<Change>,
 }
 
 impl<'a> Judge<'a> {
@@ -98,6 +100,21 @@ impl<'a> Judge<'a> {
         })
     }
 
+    /// What changed from a group to a node.
+    pub(super) fn of_node(&self, group: GroupId, node: &Str, before: &PortSet) -> Causes {
+        let concerned = self.of_group(group, Direction::Egress).clone();
+        self.causes(concerned, |undone| {
+            let Some(pod) = self.group(group).and_then(|group| group.pods.first()) else {
+                return false;
+            };
+            let mut world = small(undone, &[pod]);
+            if let Some(found) = undone.base.nodes().get(node) {
+                world.apply(Change::Node(node.clone(), Some(found.clone())));
+            }
+            to_node(&Reach::new(&world), &world, pod, node) == *before
+        })
+    }
+
     /// The objects that concern a group in one direction.
     pub(super) fn of_group(&self, group: GroupId, direction: Direction) -> &Numbers {
         static NONE: Numbers = BTreeSet::new();
@@ -129,9 +146,23 @@ impl<'a> Judge<'a> {
     /// The world after, without the change of one object.
     fn undo(&self, number: usize) -> Option<Undone<'_>> {
         let object = self.objects.get(number)?;
-        if let Some(key) = policy(&object.name) {
-            let old = self.before.world.policies().get(&key).cloned();
-            return Some(Undone { base: &self.after.world, policy: Some((key, old)) });
+        if let Some(policy) = policy(&object.name) {
+            let was = &self.before.world;
+            let undoing = match policy {
+                PolicyRef::NetworkPolicy(key) => {
+                    let old = was.policies().get(&key).cloned();
+                    Change::NetworkPolicy(key, old)
+                }
+                PolicyRef::ClusterNetworkPolicy(name) => {
+                    let old = was.cluster_policies().get(&name).cloned();
+                    Change::ClusterNetworkPolicy(name, old)
+                }
+                PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+                    let old = was.default_policies().get(&name).cloned();
+                    Change::ClusterDefaultNetworkPolicy(name, old)
+                }
+            };
+            return Some(Undone { base: &self.after.world, policy: Some(undoing) });
         }
         let cluster = self.undone.get(number)?.get_or_init(|| {
             let mut inventory = self.sources.after.clone();
@@ -152,18 +183,13 @@ impl<'a> Judge<'a> {
     fn concerns(&self, object: &Changed, group: &Group, direction: Direction) -> bool {
         let Some(pod) = group.pods.first() else { return false };
         let name = &object.name;
-        if let Some(key) = policy(name) {
-            return [self.before, self.after].into_iter().any(|cluster| {
-                let policy = cluster.world.policies().get(&key);
-                let of_direction = policy.filter(|policy| policy.rules(direction).is_some());
-                // The pod may have other labels then: what selects either of the two counts.
-                let pods = [self.before, self.after].map(|cluster| cluster.world.pods().get(pod));
-                of_direction.is_some_and(|policy| {
-                    let selects = |pod: &Arc<Pod>| {
-                        key.namespace == pod.key.namespace && policy.subject.matches(&pod.labels)
-                    };
-                    pods.into_iter().flatten().any(selects)
-                })
+        if let Some(policy) = policy(name) {
+            let worlds = [&self.before.world, &self.after.world];
+            // The pod may have other labels then: what selects either of the two counts.
+            return worlds.into_iter().any(|world| {
+                let pods =
+                    worlds.into_iter().filter_map(|known| Some((known, known.pods().get(pod)?)));
+                pods.into_iter().any(|(known, pod)| is_about(world, &policy, known, pod, direction))
             });
         }
         match name.kind.as_str() {
@@ -186,9 +212,44 @@ fn is(owner: &crate::model::WorkloadRef, kind: &str, name: &Str) -> bool {
     owner.kind.as_ref() == kind && owner.name == *name
 }
 
-/// The key of the policy that an object is.
-fn policy(name: &ObjectName) -> Option<PolicyKey> {
-    (name.kind == "networkpolicy").then(|| PolicyKey::new(&name.namespace, &name.name))
+/// The policy that an object is.
+fn policy(name: &ObjectName) -> Option<PolicyRef> {
+    Some(match name.kind.as_str() {
+        "networkpolicy" => PolicyRef::NetworkPolicy(PolicyKey::new(&name.namespace, &name.name)),
+        "clusternetworkpolicy" => PolicyRef::ClusterNetworkPolicy(name.name.clone()),
+        "clusterdefaultnetworkpolicy" => PolicyRef::ClusterDefaultNetworkPolicy(name.name.clone()),
+        _ => return None,
+    })
+}
+
+/// Whether a policy of `world` has a say about a pod in one direction; the pod's namespace is as in
+/// `known`.
+fn is_about(
+    world: &World,
+    policy: &PolicyRef,
+    known: &World,
+    pod: &Pod,
+    direction: Direction,
+) -> bool {
+    match policy {
+        PolicyRef::NetworkPolicy(key) => world.policies().get(key).is_some_and(|policy| {
+            policy.rules(direction).is_some()
+                && key.namespace == pod.key.namespace
+                && policy.subject.matches(&pod.labels)
+        }),
+        PolicyRef::ClusterNetworkPolicy(name) => {
+            world.cluster_policies().get(name).is_some_and(|policy| {
+                !policy.rules(direction).is_empty()
+                    && known.selected(&policy.subject, pod) != Selected::No
+            })
+        }
+        PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+            world.default_policies().get(name).is_some_and(|policy| {
+                policy.rules(direction, &pod.key.namespace).is_some()
+                    && known.selected_by_default(policy, pod) != Selected::No
+            })
+        }
+    }
 }
 
 /// A world of these pods only, which decides about them as the whole does.
@@ -218,10 +279,27 @@ fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
             }
         }
     }
-    if let Some((key, policy)) = &undone.policy {
-        world.apply(Change::NetworkPolicy(key.clone(), policy.clone()));
+    add_policies_of_the_cluster(&mut world, base, pods);
+    if let Some(change) = &undone.policy {
+        world.apply(change.clone());
     }
     world
+}
+
+/// Those that have a say about one of the pods.
+fn add_policies_of_the_cluster(world: &mut World, base: &World, pods: &[&PodKey]) {
+    let pods: Vec<&Arc<Pod>> = pods.iter().filter_map(|key| base.pods().get(*key)).collect();
+    for (name, policy) in base.cluster_policies() {
+        if pods.iter().any(|pod| base.selected(&policy.subject, pod) != Selected::No) {
+            world.apply(Change::ClusterNetworkPolicy(name.clone(), Some(policy.clone())));
+        }
+    }
+    for (name, policy) in base.default_policies() {
+        if pods.iter().any(|pod| base.selected_by_default(policy, pod) != Selected::No) {
+            let change = Change::ClusterDefaultNetworkPolicy(name.clone(), Some(policy.clone()));
+            world.apply(change);
+        }
+    }
 }
 
 fn between(undone: &Undone<'_>, source: &PodKey, destination: &PodKey) -> PortSet {

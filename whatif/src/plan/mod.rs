@@ -8,6 +8,7 @@
 //! ```
 
 mod causes;
+mod nodes;
 mod objects;
 mod risks;
 
@@ -15,9 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy_engine::cidr::CidrSet;
-use policy_engine::model::{Direction, PodKey};
+use policy_engine::labels::Str;
+use policy_engine::model::{Direction, Pod, PodKey};
 use policy_engine::reach::{Difference, Group, GroupId, PortSet, Reach, outside_difference};
-use policy_engine::world::Options;
+use policy_engine::tier::{Mode, PolicyRef, Selected, Tier};
+use policy_engine::world::{Options, World};
 
 use self::causes::Judge;
 use crate::model::{Cluster, Unit, Units};
@@ -46,7 +49,7 @@ pub struct Plan<'c> {
     pub external: Vec<ExternalChange>,
     /// What a reviewer must know first.
     pub risks: Vec<Risk>,
-    /// Per group: the policies that isolate it.
+    /// Per group: the policies with a say about it.
     pub isolation: Vec<Isolation>,
 }
 
@@ -65,7 +68,7 @@ pub struct Change {
     pub because: Causes,
 }
 
-/// What changes between a group of pods and addresses outside.
+/// What changes between a group of pods and addresses outside, or from it to nodes.
 #[derive(Clone, Debug)]
 pub struct ExternalChange {
     /// The pods.
@@ -74,6 +77,8 @@ pub struct ExternalChange {
     pub direction: Direction,
     /// The addresses.
     pub addresses: CidrSet,
+    /// The nodes whose addresses these are, where policies name nodes; else none: outside.
+    pub nodes: BTreeSet<Str>,
     /// What was allowed.
     pub before: PortSet,
     /// What is allowed then.
@@ -125,7 +130,7 @@ impl Kind {
     }
 }
 
-/// The policies that isolate a group, per direction: ingress first.
+/// The policies with a say about a group, per direction: ingress first.
 #[derive(Clone, Default, Debug)]
 pub struct Isolation {
     /// Before.
@@ -149,7 +154,9 @@ impl<'c> Plan<'c> {
         let judge = Judge::new(sources, before, after, options, &objects, &difference.groups);
         let units = units(before, after, &difference);
         let changes = changes(&difference, &units, &judge);
-        let external = external(&difference, &units, &judge, &old, &new);
+        let mut external = external(&difference, &units, &judge, &old, &new);
+        let (clusters, reaches) = ([before, after], [&old, &new]);
+        external.extend(nodes::changes(clusters, reaches, &difference, &units, &judge));
         let isolation = isolation(before, after, &difference);
         let found = Found { difference: &difference, changes: &changes, external: &external };
         let risks = risks::find(&found, [before, after], [&old, &new], &judge);
@@ -217,7 +224,9 @@ fn external(
             for piece in outside_difference(&was, &is) {
                 let because = judge.of_outside(group, direction, &piece);
                 let policy_engine::reach::Piece { before, after, addresses } = piece;
-                let change = ExternalChange { group, direction, addresses, before, after, because };
+                let nodes = BTreeSet::new();
+                let change =
+                    ExternalChange { group, direction, addresses, nodes, before, after, because };
                 found.push(change);
             }
         }
@@ -250,16 +259,49 @@ fn units(before: &Cluster, after: &Cluster, difference: &Difference) -> Units {
     Units { of_class: of_group.collect() }
 }
 
+/// The policies in force with a say about a pod in one direction, in the order of their tiers; what
+/// isolates ends it, as nothing below is asked.
+fn deciding(world: &World, pod: &Pod, direction: Direction) -> Vec<String> {
+    let of_tier = |tier: Tier| {
+        let policies = world.cluster_policies().values();
+        let mut found: Vec<_> = policies
+            .filter(|one| Tier::from(one.tier) == tier && one.mode == Mode::Enforce)
+            .filter(|one| !one.rules(direction).is_empty())
+            .filter(|one| world.selected(&one.subject, pod) != Selected::No)
+            .collect();
+        found.sort_by_key(|policy| policy.order());
+        let name = |name: &Str| PolicyRef::ClusterNetworkPolicy(name.clone()).to_string();
+        found.into_iter().map(|policy| name(&policy.name)).collect::<Vec<_>>()
+    };
+    let mut names = of_tier(Tier::Admin);
+    let policies = world.policies_in(&pod.key.namespace);
+    let isolating = policies.filter(|policy| {
+        policy.mode == Mode::Enforce
+            && policy.subject.matches(&pod.labels)
+            && policy.rules(direction).is_some()
+    });
+    let isolating: Vec<String> = isolating.map(|policy| policy.key.to_string()).collect();
+    let is_isolated = !isolating.is_empty();
+    names.extend(isolating);
+    if !is_isolated {
+        names.extend(of_tier(Tier::Baseline));
+        let defaults = world.default_policies().values().filter(|policy| {
+            policy.mode == Mode::Enforce
+                && policy.rules(direction, &pod.key.namespace).is_some()
+                && world.selected_by_default(policy, pod) != Selected::No
+        });
+        let name = |name: &Str| PolicyRef::ClusterDefaultNetworkPolicy(name.clone()).to_string();
+        names.extend(defaults.map(|policy| name(&policy.name)));
+    }
+    names
+}
+
 fn isolation(before: &Cluster, after: &Cluster, difference: &Difference) -> Vec<Isolation> {
     let policies = |cluster: &Cluster, pod: Option<&PodKey>| {
         let pod = pod.and_then(|pod| cluster.world.pods().get(pod)).filter(|p| p.takes_part());
         Direction::BOTH.map(|direction| {
             let Some(pod) = pod else { return Vec::new() };
-            let policies = cluster.world.policies_in(&pod.key.namespace);
-            let isolating = policies.filter(|policy| {
-                policy.subject.matches(&pod.labels) && policy.rules(direction).is_some()
-            });
-            isolating.map(|policy| policy.key.to_string()).collect()
+            deciding(&cluster.world, pod, direction)
         })
     };
     let of_group = difference.groups.iter().map(|group| {

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use policy_engine::model::Change;
+use policy_engine::tier::Mode;
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::diagnostic::Origin;
 
-use crate::model::{Inventory, Object, ObjectName};
+use crate::model::{Inventory, Object, ObjectName, mode_of};
 use crate::source::Sources;
 
 /// One object that differs.
@@ -30,6 +31,10 @@ pub enum How {
     Removed,
     /// It says something else.
     Modified,
+    /// It was in audit and is in force, and says the same.
+    Enforced,
+    /// It was in force and is in audit, and says the same.
+    Audited,
 }
 
 /// Every object that may change connections, in the order of the names. Services may not: policies
@@ -47,7 +52,13 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
         };
         let (old, new) = (get(&sources.before), get(&sources.after));
         let how = match (&old, &new) {
-            (Some(old), Some(new)) if says(&old.item) != says(&new.item) => How::Modified,
+            (Some(old), Some(new)) if says(&old.item) != says(&new.item) => {
+                match [&old.item, &new.item].map(mode) {
+                    _ if decides(&old.item) != decides(&new.item) => How::Modified,
+                    [Some(Mode::Audit), _] => How::Enforced,
+                    _ => How::Audited,
+                }
+            }
             (Some(_), None) => How::Removed,
             (None, Some(_)) => How::Added,
             (Some(_), Some(_)) | (None, None) => continue,
@@ -63,10 +74,37 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
 /// What an object says, without the number of the edit that made it say so.
 fn says(item: &Item) -> Item {
     let mut item = item.clone();
-    if let Item::Object(Change::NetworkPolicy(_, Some(policy))) = &mut item {
-        Arc::make_mut(policy).generation = None;
+    if let Item::Object(change) = &mut item {
+        match change {
+            Change::NetworkPolicy(_, Some(policy)) => Arc::make_mut(policy).generation = None,
+            Change::ClusterNetworkPolicy(_, Some(policy)) => {
+                Arc::make_mut(policy).generation = None;
+            }
+            Change::ClusterDefaultNetworkPolicy(_, Some(policy)) => {
+                Arc::make_mut(policy).generation = None;
+            }
+            _ => {}
+        }
     }
     item
+}
+
+/// What an object says, without its mode.
+fn decides(item: &Item) -> Item {
+    let mut item = says(item);
+    if let Item::Object(change) = &mut item
+        && let Some(mode) = mode_of(change)
+    {
+        *mode = Mode::Enforce;
+    }
+    item
+}
+
+fn mode(item: &Item) -> Option<Mode> {
+    match item.clone() {
+        Item::Object(mut change) => mode_of(&mut change).copied(),
+        _ => None,
+    }
 }
 
 fn origin(object: &Object) -> Option<Origin> {

@@ -23,7 +23,14 @@ impl Gap {
     /// Whether what pods may do depends on it; otherwise it only names them.
     #[must_use]
     pub fn decides(&self) -> bool {
-        ["networkpolicy", "namespace", "pod"].contains(&self.kind.as_str())
+        const DECIDING: [&str; 5] = [
+            "networkpolicy",
+            "clusternetworkpolicy",
+            "clusterdefaultnetworkpolicy",
+            "namespace",
+            "pod",
+        ];
+        DECIDING.contains(&self.kind.as_str())
     }
 
     /// Whether objects of `namespace` are missing.

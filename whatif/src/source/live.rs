@@ -3,6 +3,7 @@
 //! ```text
 //! kubeconfig ─► Config ─► Client ─► pages of 500 ─► trim ─► objects
 //!                                   403: only the namespace at hand, and a Gap
+//!                                   404 of a kind that a cluster may lack: it has none
 //! ```
 
 use std::io::{IsTerminal as _, Write as _};
@@ -28,10 +29,22 @@ const ATTEMPTS: usize = 3;
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
 /// The resources that answers depend on: path, group, resource, kind.
-const RESOURCES: [(&str, &str, &str, &str); 12] = [
+const RESOURCES: [(&str, &str, &str, &str); 14] = [
     ("/api/v1", "", "namespaces", "Namespace"),
     ("/api/v1", "", "nodes", "Node"),
     ("/apis/networking.k8s.io/v1", "networking.k8s.io", "networkpolicies", "NetworkPolicy"),
+    (
+        "/apis/policy.networking.k8s.io/v1alpha2",
+        "policy.networking.k8s.io",
+        "clusternetworkpolicies",
+        "ClusterNetworkPolicy",
+    ),
+    (
+        "/apis/portcullis.dev/v1alpha1",
+        "portcullis.dev",
+        "clusterdefaultnetworkpolicies",
+        "ClusterDefaultNetworkPolicy",
+    ),
     ("/api/v1", "", "services", "Service"),
     ("/apis/apps/v1", "apps", "deployments", "Deployment"),
     ("/apis/apps/v1", "apps", "statefulsets", "StatefulSet"),
@@ -43,6 +56,11 @@ const RESOURCES: [(&str, &str, &str, &str); 12] = [
     // Last: what made a pod is there before it is.
     ("/api/v1", "", "pods", "Pod"),
 ];
+
+/// Whether a cluster may do without a kind.
+fn is_optional(kind: &str) -> bool {
+    ["ClusterNetworkPolicy", "ClusterDefaultNetworkPolicy"].contains(&kind)
+}
 
 /// What was read.
 pub struct Live {
@@ -128,6 +146,18 @@ struct PageMetadata {
     next: Option<String>,
 }
 
+/// What a server has of one group and version.
+#[derive(Deserialize)]
+struct Resources {
+    #[serde(default)]
+    resources: Vec<Resource>,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    name: String,
+}
+
 struct Reader {
     client: Client,
     objects: Vec<Value>,
@@ -146,12 +176,16 @@ impl Reader {
         let Err(refused) = self.list(&everywhere, api_version, kind).await else {
             return Ok(None);
         };
+        if is_optional(kind) && !self.is_served(&refused, base, plural).await {
+            return Ok(None);
+        }
         if !has_code(&refused, 403) {
             let failed = format!("failed to list {plural}; -f asks manifests instead");
             return Err(refused).context(failed);
         }
         let one = match kind {
             "Namespace" | "Node" => None,
+            _ if is_optional(kind) => None,
             _ => {
                 let path = format!("{base}/namespaces/{namespace}/{plural}");
                 match self.list(&path, api_version, kind).await {
@@ -163,6 +197,19 @@ impl Reader {
         };
         let (kind, group) = (kind.to_lowercase(), group.to_owned());
         Ok(Some(Gap { kind, resource: plural.to_owned(), group, except: one }))
+    }
+
+    /// Whether the server knows a resource whose list it refused. Who may not list is told so of
+    /// resources that there are not; what there is anyone may ask.
+    async fn is_served(&self, refused: &kube::Error, base: &str, plural: &str) -> bool {
+        if has_code(refused, 404) {
+            return false;
+        }
+        let Ok(request) = http::Request::get(base).body(Vec::new()) else { return true };
+        match self.client.request::<Resources>(request).await {
+            Ok(known) => known.resources.iter().any(|resource| resource.name == plural),
+            Err(error) => !has_code(&error, 404),
+        }
     }
 
     async fn list(&mut self, path: &str, api_version: &str, kind: &str) -> Result<(), kube::Error> {

@@ -1,6 +1,7 @@
 //! Objects cut down to what answers depend on: names, labels, owners, addresses, ports, policies.
-//! No containers' environment or arguments, no annotations, no other kinds.
+//! No containers' environment or arguments, no annotations but a policy's mode, no other kinds.
 
+use portcullis_crds::lean::MODE_ANNOTATION;
 use serde_json::{Map, Value};
 
 /// What is kept of one part of an object.
@@ -74,7 +75,18 @@ const SERVICE: Keep = Fields(&[
 ]);
 
 /// Fields that are not known may have been meant to isolate, so the whole `spec` stays.
-const POLICY: Keep = Fields(&[("metadata", METADATA), ("spec", Whole)]);
+const POLICY: Keep = Fields(&[
+    (
+        "metadata",
+        Fields(&[
+            ("name", Whole),
+            ("namespace", Whole),
+            ("labels", Whole),
+            ("annotations", Fields(&[(MODE_ANNOTATION, Whole)])),
+        ]),
+    ),
+    ("spec", Whole),
+]);
 
 const WORKLOAD: Keep = Fields(&[
     ("metadata", METADATA),
@@ -103,6 +115,8 @@ pub fn trim(object: &Value) -> Option<Value> {
         "Namespace" => &NAMED,
         "Service" if !api_version.contains('/') => &SERVICE,
         "NetworkPolicy" if api_version.starts_with("networking.k8s.io/") => &POLICY,
+        "ClusterNetworkPolicy" if api_version.starts_with("policy.networking.k8s.io/") => &POLICY,
+        "ClusterDefaultNetworkPolicy" if api_version.starts_with("portcullis.dev/") => &POLICY,
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" => {
             &WORKLOAD
         }
@@ -165,6 +179,30 @@ mod tests {
         });
         assert_eq!(kept, wanted);
         assert_eq!(trim(&json!({"apiVersion": "v1", "kind": "Secret"})), None);
+    }
+
+    #[test]
+    fn policies_of_every_kind_keep_their_spec_and_their_mode() {
+        for (api_version, kind) in [
+            ("networking.k8s.io/v1", "NetworkPolicy"),
+            ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+            ("portcullis.dev/v1alpha1", "ClusterDefaultNetworkPolicy"),
+        ] {
+            let policy = json!({
+                "apiVersion": api_version, "kind": kind,
+                "metadata": {"name": "a", "annotations": {
+                    "portcullis.dev/mode": "audit", "token": "s3cret",
+                }},
+                "spec": {"anything": [1]}, "status": {"conditions": []},
+            });
+            let mut wanted = policy.clone();
+            wanted["metadata"]["annotations"] = json!({"portcullis.dev/mode": "audit"});
+            wanted.as_object_mut().unwrap().remove("status");
+            assert_eq!(trim(&policy), Some(wanted), "{kind}");
+            let mut other = policy;
+            other["apiVersion"] = json!("crd.antrea.io/v1beta1");
+            assert_eq!(trim(&other), None, "{kind}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Events on `NetworkPolicies`: which finding is to be told when, and how it is written.
+//! Events on policies of all kinds: which finding is to be told when, and how it is written.
 //!
 //! ```text
 //! findings ─► Ledger (old enough? told already? a token left?) ─► Telling ─► write ─► API server

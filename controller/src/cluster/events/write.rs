@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use policy_engine::id::ContentHasher;
+use policy_engine::tier::PolicyRef;
 
 use super::ledger::Telling;
 
@@ -17,10 +18,21 @@ const NOTE_MAX: usize = 1024;
 const INSTANCE_MAX: usize = 128;
 const NAME_MAX: usize = 253;
 
+/// The namespace of the Event that tells it: Events on what has no namespace are in `default`.
+#[must_use]
+pub fn namespace(telling: &Telling) -> &str {
+    telling.policy.network_policy().map_or("default", |key| &key.namespace)
+}
+
 /// The Event that tells it, written by the process `identity`.
 #[must_use]
 pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
     let policy = &telling.policy;
+    let (api_version, name) = match policy {
+        PolicyRef::NetworkPolicy(key) => ("networking.k8s.io/v1", &key.name),
+        PolicyRef::ClusterNetworkPolicy(name) => ("policy.networking.k8s.io/v1alpha2", name),
+        PolicyRef::ClusterDefaultNetworkPolicy(name) => ("portcullis.dev/v1alpha1", name),
+    };
     let finding = &telling.finding;
     let note = if finding.field.is_empty() {
         finding.message.clone()
@@ -29,8 +41,8 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
     };
     Event {
         metadata: ObjectMeta {
-            namespace: Some(policy.namespace.to_string()),
-            name: Some(name(telling)),
+            namespace: Some(namespace(telling).to_owned()),
+            name: Some(event_name(telling, name)),
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(wall)),
@@ -39,10 +51,10 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
         action: Some("Validate".to_owned()),
         note: Some(cut(&note, NOTE_MAX).to_owned()),
         regarding: Some(ObjectReference {
-            api_version: Some("networking.k8s.io/v1".to_owned()),
-            kind: Some("NetworkPolicy".to_owned()),
-            namespace: Some(policy.namespace.to_string()),
-            name: Some(policy.name.to_string()),
+            api_version: Some(api_version.to_owned()),
+            kind: Some(policy.kind().to_owned()),
+            namespace: policy.network_policy().map(|key| key.namespace.to_string()),
+            name: Some(name.to_string()),
             uid: Some(telling.uid.clone()),
             ..ObjectReference::default()
         }),
@@ -53,7 +65,7 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
 }
 
 /// The same for whoever tells the same thing: the policy's name and a hash of all of it.
-fn name(telling: &Telling) -> String {
+fn event_name(telling: &Telling, policy: &str) -> String {
     let finding = &telling.finding;
     let mut hash = ContentHasher::new("event");
     let generation = telling.generation.to_string();
@@ -63,7 +75,7 @@ fn name(telling: &Telling) -> String {
         hash.text(part);
     }
     let content = hash.finish().to_string();
-    let policy = cut(&telling.policy.name, NAME_MAX - 1 - content.len());
+    let policy = cut(policy, NAME_MAX - 1 - content.len());
     format!("{}.{content}", policy.trim_end_matches(['.', '-']))
 }
 
@@ -84,10 +96,30 @@ mod tests {
         let (field, message) = ("spec.podSelector".to_owned(), message.to_owned());
         let finding = Finding { reason: Reason::SelectsNothing, field, message };
         Telling {
-            policy: PolicyKey::new("shop", name),
+            policy: PolicyRef::NetworkPolicy(PolicyKey::new("shop", name)),
             uid: "u".to_owned(),
             generation: 1,
             finding,
+        }
+    }
+
+    fn name(telling: &Telling) -> String {
+        event(telling, "i", Timestamp::UNIX_EPOCH).metadata.name.unwrap_or_default()
+    }
+
+    #[test]
+    fn an_event_on_a_policy_of_the_cluster_is_in_the_namespace_default() {
+        for (policy, of) in [
+            (PolicyRef::ClusterDefaultNetworkPolicy("deny".into()), "portcullis.dev/v1alpha1"),
+            (PolicyRef::ClusterNetworkPolicy("deny".into()), "policy.networking.k8s.io/v1alpha2"),
+        ] {
+            let telling = Telling { policy: policy.clone(), ..telling("x", "m") };
+            let event = event(&telling, "i", Timestamp::UNIX_EPOCH);
+            assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
+            let regarding = event.regarding.unwrap_or_default();
+            assert_eq!(regarding.kind.as_deref(), Some(policy.kind()));
+            assert_eq!(regarding.api_version.as_deref(), Some(of));
+            assert_eq!((regarding.namespace, regarding.name.as_deref()), (None, Some("deny")));
         }
     }
 

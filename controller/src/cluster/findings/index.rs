@@ -39,8 +39,21 @@ impl<T: Default> Index<T> {
         self.groups.iter()
     }
 
+    /// How many groups there are.
+    pub(super) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
     /// The groups that a selector matches, in no order.
     pub(super) fn matching<'i>(&'i self, selector: &'i Selector) -> impl Iterator<Item = &'i T> {
+        self.places(selector).map(|(_, group)| group)
+    }
+
+    /// The same, each with its place among the groups.
+    pub(super) fn places<'i>(
+        &'i self,
+        selector: &'i Selector,
+    ) -> impl Iterator<Item = (usize, &'i T)> {
         // One label that every match must have cuts the search down to those that have it.
         let (few, all) = match selector.required_label() {
             Some((key, value)) => {
@@ -51,7 +64,7 @@ impl<T: Default> Index<T> {
         };
         few.iter().copied().chain(all).filter_map(|at| {
             let labels = self.labels.get(at)?;
-            if selector.matches(labels) { self.groups.get(at) } else { None }
+            if selector.matches(labels) { Some((at, self.groups.get(at)?)) } else { None }
         })
     }
 }

@@ -3,12 +3,15 @@
 //! ```text
 //! Change ─► Analyst::note ─► which namespaces to index anew
 //! World  ─► Analyst::findings ─► Index per namespace ─► subject, ports, peers of each policy
+//!                                                   └─► coverage: whom each policy of the
+//!                                                       cluster selects, and decides for
 //! ```
 //!
 //! A selector asks an index of label groups, never every pod, so that ten thousand policies and a
 //! hundred thousand pods cost their sum. Whether a finding is old enough to be told, and whether
 //! it was told already, is decided in `events`.
 
+pub mod coverage;
 mod index;
 mod pods;
 mod policy;
@@ -21,9 +24,11 @@ use std::sync::Arc;
 
 use policy_engine::model::Change;
 use policy_engine::policy::PolicyKey;
+use policy_engine::tier::PolicyRef;
 use policy_engine::world::World;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 
+use self::coverage::Coverage;
 use self::pods::{Mentioned, Pods};
 
 /// More findings of one policy than this wait until some of them are mended.
@@ -47,7 +52,7 @@ pub enum Reason {
     FailedClosed,
     /// No pod that it could mean has a port of that name and protocol.
     NamedPortUnresolved,
-    /// `spec.podSelector` selects no pod.
+    /// It selects no pod.
     SelectsNothing,
     /// A peer matches no pod.
     PeerMatchesNothing,
@@ -70,7 +75,7 @@ impl Reason {
 }
 
 /// Findings by policy; no policy has an empty list.
-pub type Findings = BTreeMap<PolicyKey, Vec<Finding>>;
+pub type Findings = BTreeMap<PolicyRef, Vec<Finding>>;
 
 /// What the policies of a world cannot mean, from nothing.
 #[must_use]
@@ -83,6 +88,7 @@ pub fn findings(world: &World) -> Findings {
 pub struct Analyst {
     pods: Pods,
     diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
+    coverage: BTreeMap<PolicyRef, Coverage>,
 }
 
 impl Analyst {
@@ -114,17 +120,21 @@ impl Analyst {
         self.pods.refresh(world, &Mentioned::by(world));
         let mut found = Findings::new();
         for diagnostic in self.diagnostics.values().flatten() {
-            if let Some(key) =
-                policy_of(diagnostic).filter(|key| world.policies().contains_key(key))
-            {
-                found.entry(key).or_default().push(Finding::from(diagnostic));
+            if let Some(policy) = policy_of(diagnostic).filter(|policy| exists(world, policy)) {
+                found.entry(policy).or_default().push(Finding::from(diagnostic));
+            }
+        }
+        self.coverage = coverage::coverage(world, &self.pods);
+        for (policy, coverage) in &self.coverage {
+            if let Some(finding) = coverage::nobody(world, policy, coverage) {
+                found.entry(policy.clone()).or_default().push(finding);
             }
         }
         let mut answers = policy::Answers::new(world, &self.pods);
         for policy in world.policies().values() {
             let mistakes = answers.findings(policy);
             if !mistakes.is_empty() {
-                found.entry(policy.key.clone()).or_default().extend(mistakes);
+                found.entry(PolicyRef::from(&policy.key)).or_default().extend(mistakes);
             }
         }
         for list in found.values_mut() {
@@ -133,6 +143,12 @@ impl Analyst {
             list.truncate(FINDINGS_PER_POLICY);
         }
         found
+    }
+
+    /// Whom each policy of the cluster selects, as of the last call of [`Analyst::findings`].
+    #[must_use]
+    pub fn coverage(&self) -> &BTreeMap<PolicyRef, Coverage> {
+        &self.coverage
     }
 }
 
@@ -147,9 +163,25 @@ impl From<&Diagnostic> for Finding {
     }
 }
 
-/// The policy that a diagnostic is about; diagnostics name objects as `NetworkPolicy shop/db`.
-fn policy_of(diagnostic: &Diagnostic) -> Option<PolicyKey> {
-    let name = diagnostic.object.strip_prefix("NetworkPolicy ")?;
-    let (namespace, name) = name.split_once('/')?;
-    Some(PolicyKey::new(namespace, name))
+/// The policy that a diagnostic is about; diagnostics name objects as `NetworkPolicy shop/db` and
+/// `ClusterNetworkPolicy db`.
+fn policy_of(diagnostic: &Diagnostic) -> Option<PolicyRef> {
+    let (kind, name) = diagnostic.object.split_once(' ')?;
+    match kind {
+        "NetworkPolicy" => {
+            let (namespace, name) = name.split_once('/')?;
+            Some(PolicyRef::NetworkPolicy(PolicyKey::new(namespace, name)))
+        }
+        "ClusterNetworkPolicy" => Some(PolicyRef::ClusterNetworkPolicy(name.into())),
+        "ClusterDefaultNetworkPolicy" => Some(PolicyRef::ClusterDefaultNetworkPolicy(name.into())),
+        _ => None,
+    }
+}
+
+fn exists(world: &World, policy: &PolicyRef) -> bool {
+    match policy {
+        PolicyRef::NetworkPolicy(key) => world.policies().contains_key(key),
+        PolicyRef::ClusterNetworkPolicy(name) => world.cluster_policies().contains_key(name),
+        PolicyRef::ClusterDefaultNetworkPolicy(name) => world.default_policies().contains_key(name),
+    }
 }

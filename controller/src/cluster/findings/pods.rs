@@ -39,6 +39,12 @@ impl Mentioned {
                 }
             }
         }
+        // Of policies of the cluster it only matters whom they are about.
+        let subjects = world.cluster_policies().values().map(|policy| &policy.subject);
+        let defaults = world.default_policies().values().map(|policy| &policy.subject);
+        for subject in subjects.chain(defaults) {
+            subject.pods.iter().for_each(|pods| mentioned.selector(pods));
+        }
         mentioned
     }
 
@@ -79,12 +85,23 @@ impl Mentioned {
     }
 }
 
+/// Pods of one namespace that no policy tells apart.
+#[derive(Default, Debug)]
+pub(super) struct Group {
+    /// The ports by name that any of them has, as far as a policy mentions the name.
+    pub(super) ports: BTreeSet<PortName>,
+    /// How many they are.
+    pub(super) pods: usize,
+    /// The nodes that they are on.
+    pub(super) nodes: BTreeSet<Str>,
+}
+
 /// The pods of all namespaces, as policies tell them apart.
 #[derive(Default, Debug)]
 pub(super) struct Pods {
     mentioned: Mentioned,
     /// Per namespace; one that is missing has to be looked at.
-    indexes: BTreeMap<Str, Index<BTreeSet<PortName>>>,
+    indexes: BTreeMap<Str, Index<Group>>,
     /// The names of the namespaces, by their labels.
     namespaces: Option<Index<Vec<Str>>>,
 }
@@ -121,19 +138,24 @@ impl Pods {
         }
     }
 
-    /// The port names of each group of pods that a selector matches in a namespace.
+    /// Each namespace that has pods.
+    pub(super) fn by_namespace(&self) -> impl Iterator<Item = (&Str, &Index<Group>)> {
+        self.indexes.iter()
+    }
+
+    /// The groups of pods that a selector matches in a namespace.
     pub(super) fn matching<'p>(
         &'p self,
         namespace: &Str,
         selector: &'p Selector,
-    ) -> impl Iterator<Item = &'p BTreeSet<PortName>> {
+    ) -> impl Iterator<Item = &'p Group> {
         self.indexes.get(namespace).into_iter().flat_map(|index| index.matching(selector))
     }
 
     /// Whether any pod of the cluster has a port of this name.
     pub(super) fn anywhere(&self, wanted: &PortName) -> bool {
         let mut groups = self.indexes.values().flat_map(Index::groups);
-        groups.any(|names| names.contains(wanted))
+        groups.any(|group| group.ports.contains(wanted))
     }
 
     /// The names of the namespaces that a selector matches.
@@ -144,7 +166,7 @@ impl Pods {
         self.namespaces.iter().flat_map(|index| index.matching(selector)).flatten()
     }
 
-    fn index(&self, world: &World, namespace: &Str) -> Index<BTreeSet<PortName>> {
+    fn index(&self, world: &World, namespace: &Str) -> Index<Group> {
         let first = PodKey { namespace: namespace.clone(), name: Str::from("") };
         let pods = world
             .pods()
@@ -153,9 +175,13 @@ impl Pods {
             .take_while(|pod| pod.key.namespace == *namespace)
             .filter(|pod| pod.takes_part());
         let labelled = pods.map(|pod| (self.mentioned.cut(&pod.labels), pod));
-        Index::new(labelled, |names: &mut BTreeSet<PortName>, pod| {
+        Index::new(labelled, |group: &mut Group, pod| {
             let known = pod.ports.iter().filter(|port| self.mentioned.ports.contains(&port.name));
-            names.extend(known.map(|port| (port.protocol, port.name.clone())));
+            group.ports.extend(known.map(|port| (port.protocol, port.name.clone())));
+            group.pods += 1;
+            if let Some(node) = pod.node.as_ref().filter(|node| !group.nodes.contains(*node)) {
+                group.nodes.insert(node.clone());
+            }
         })
     }
 }

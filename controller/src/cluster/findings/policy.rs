@@ -10,7 +10,7 @@ use policy_engine::policy::{
 use policy_engine::port::Protocol;
 use policy_engine::world::World;
 
-use super::pods::{Pods, PortName, addresses_with};
+use super::pods::{Group, Pods, PortName, addresses_with};
 use super::{Finding, Reason};
 
 /// Answers about one state of the world, each worked out once.
@@ -177,7 +177,7 @@ impl<'w> Answers<'w> {
             (Direction::Ingress, _) => {
                 let policy = place.policy;
                 let mut groups = self.pods.matching(&policy.key.namespace, &policy.subject);
-                groups.any(|names| names.contains(wanted))
+                groups.any(|group| group.ports.contains(wanted))
             }
             (Direction::Egress, Peers::Any) => self.anywhere(wanted),
             (Direction::Egress, Peers::Listed(peers)) => peers.iter().any(|peer| match peer {
@@ -195,9 +195,7 @@ impl<'w> Answers<'w> {
     /// Whether a peer matches a pod; of those with the port `wanted`, when one is given.
     fn peer(&mut self, peer: &'w PodPeer, wanted: Option<&PortName>) -> bool {
         let pods = self.pods;
-        let has = |names: &std::collections::BTreeSet<PortName>| {
-            wanted.is_none_or(|wanted| names.contains(wanted))
-        };
+        let has = |group: &Group| wanted.is_none_or(|wanted| group.ports.contains(wanted));
         *self.peers.entry((peer, wanted.cloned())).or_insert_with(|| match &peer.namespaces {
             Namespaces::Own => false,
             Namespaces::Named(name) => pods.matching(name, &peer.pods).any(has),

@@ -209,6 +209,118 @@ fn findings_follow_the_world() {
     assert_eq!(history, "SelectsNothing\nNamedPortUnresolved\n\n");
 }
 
+/// Two nodes; `shop` with an isolated pod and two others, `infra` with DNS.
+fn with_defaults(defaults: &str) -> (Findings, BTreeMap<PolicyRef, Coverage>) {
+    let (mut analyst, mut world) = (Analyst::default(), World::new(Options::default()));
+    load(&mut analyst, &mut world, &WORLD.replace("spec: {", "spec: {nodeName: n1, "));
+    load(
+        &mut analyst,
+        &mut world,
+        "
+- {apiVersion: v1, kind: Namespace, metadata: {name: kube-system}}
+- {apiVersion: v1, kind: Pod, metadata: {name: proxy, namespace: kube-system},
+   spec: {nodeName: n3, containers: [{name: c}]}}
+- {apiVersion: v1, kind: Pod, metadata: {name: db-1, namespace: shop, labels: {app: db}},
+   spec: {nodeName: n2, containers: [{name: c}]}}
+",
+    );
+    load(&mut analyst, &mut world, &policy("web", "{podSelector: {matchLabels: {app: web}}}"));
+    let audited = policy("all", "{podSelector: {}, policyTypes: [Ingress, Egress]}");
+    let audit = "name: all, annotations: {portcullis.dev/mode: audit}";
+    load(&mut analyst, &mut world, &audited.replace("name: all", audit));
+    load(&mut analyst, &mut world, defaults);
+    let found = analyst.findings(&world);
+    (found, analyst.coverage().clone())
+}
+
+fn default(name: &str, spec: &str) -> String {
+    format!(
+        "- {{apiVersion: portcullis.dev/v1alpha1, kind: ClusterDefaultNetworkPolicy, \
+         metadata: {{name: {name}}}, spec: {spec}}}\n"
+    )
+}
+
+#[test]
+fn a_default_decides_for_pods_and_directions_that_no_network_policy_in_force_isolates() {
+    let check = |spec: &str, counts: [usize; 3], nodes: &[&str]| {
+        let (_, coverage) = with_defaults(&default("d", spec));
+        let found = coverage.values().next().expect("it is covered");
+        assert_eq!([found.namespaces, found.selected, found.decided], counts, "{spec}");
+        let names: Vec<&str> = found.nodes.iter().map(AsRef::as_ref).collect();
+        assert_eq!(names, nodes, "{spec}");
+    };
+    check("{policyTypes: [Ingress]}", [3, 4, 3], &["n1", "n2"]);
+    check("{policyTypes: [Egress]}", [3, 4, 4], &["n1", "n2"]);
+    check("{policyTypes: [Ingress, Egress]}", [3, 4, 4], &["n1", "n2"]);
+    check("{policyTypes: [Ingress], mode: Audit}", [3, 4, 3], &["n1", "n2"]);
+    let system = "includeSystemNamespaces: true";
+    check(&format!("{{policyTypes: [Ingress], {system}}}"), [4, 5, 4], &["n1", "n2", "n3"]);
+    let shop = "namespaceSelector: {matchLabels: {team: shop}}";
+    check(&format!("{{policyTypes: [Ingress], {shop}}}"), [1, 3, 2], &["n1", "n2"]);
+    let db = "podSelector: {matchLabels: {app: db}}";
+    check(&format!("{{policyTypes: [Ingress], {db}}}"), [3, 1, 1], &["n2"]);
+    // What cannot be understood may be any pod, and is closed for all.
+    check("{policyTypes: [Ingress], podSelector: 7}", [3, 4, 3], &["n1", "n2"]);
+}
+
+#[test]
+fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
+    let check = |text: &str, expected: &str| {
+        let (found, _) = with_defaults(text);
+        let of_cluster = |(policy, _): &(&PolicyRef, _)| policy.network_policy().is_none();
+        let found = found.iter().filter(of_cluster);
+        let lines: Vec<String> = found
+            .flat_map(|(policy, found)| found.iter().map(move |f| format!("{policy} {}", line(f))))
+            .collect();
+        assert_eq!(lines.len(), usize::from(!expected.is_empty()), "{text}\n{lines:#?}");
+        let said = lines.first().cloned().unwrap_or_default();
+        assert!(said.starts_with(expected), "{text}\n{said}\n{expected}");
+    };
+    let check_default = |spec: &str, expected: &str| {
+        let expected = match expected {
+            "" => String::new(),
+            expected => format!("ClusterDefaultNetworkPolicy/d {expected}"),
+        };
+        check(&default("d", &format!("{{policyTypes: [Ingress], {spec}}}")), &expected);
+    };
+    check_default("podSelector: {}", "");
+    check_default("podSelector: {matchLabels: {app: web}}", "");
+    // It is about whatever will be in it.
+    check_default("namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: empty}}", "");
+    check_default(
+        "podSelector: {matchLabels: {app: wbe}}",
+        "SelectsNothing spec.podSelector: selects no pod",
+    );
+    check_default(
+        "namespaceSelector: {matchLabels: {team: shpo}}",
+        "SelectsNothing spec.namespaceSelector: matches no namespace, so",
+    );
+    check_default(
+        "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}",
+        "SelectsNothing spec.namespaceSelector: matches no namespace but those of the system",
+    );
+    check_default(
+        "ingress: [{from: [{ipBlock: {cidr: 10.0.0.300/8}}]}]",
+        "FailedClosed spec.ingress[0].from[0].ipBlock.cidr: `10.0.0.300/8` is no network",
+    );
+    let tier = |subject: &str, rest: &str| {
+        format!(
+            "- {{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, \
+             metadata: {{name: t}}, spec: {{tier: Admin, priority: 1, subject: {subject}{rest}}}}}\n"
+        )
+    };
+    check(&tier("{namespaces: {}}", ""), "");
+    check(
+        &tier("{namespaces: {matchLabels: {team: shpo}}}", ""),
+        "ClusterNetworkPolicy/t SelectsNothing spec.subject: matches no namespace, so",
+    );
+    let names = ", egress: [{action: Accept, to: [{domainNames: [example.com]}]}]";
+    check(
+        &tier("{namespaces: {}}", names),
+        "ClusterNetworkPolicy/t FailedClosed spec.egress[0].to[0].domainNames",
+    );
+}
+
 #[test]
 fn ten_thousand_policies_and_a_hundred_thousand_pods_cost_their_sum() {
     use policy_engine::model::{Life, Pod, PodKey};
@@ -242,6 +354,21 @@ fn ten_thousand_policies_and_a_hundred_thousand_pods_cost_their_sum() {
         };
         world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));
     }
+    let subject = policy_engine::tier::Subject {
+        namespaces: Some(Selector::default()),
+        pods: Some(Selector::default()),
+    };
+    let default = policy_engine::tier::ClusterDefaultNetworkPolicy {
+        name: "deny".into(),
+        subject,
+        include_system_namespaces: false,
+        ingress: Some(Vec::new()),
+        egress: None,
+        allow_dns: true,
+        mode: policy_engine::tier::Mode::Enforce,
+        generation: None,
+    };
+    world.apply(Change::ClusterDefaultNetworkPolicy("deny".into(), Some(Arc::new(default))));
     let started = std::time::Instant::now();
     assert_eq!(findings(&world).len(), 10_000);
     // The product would be a thousand million comparisons.

@@ -197,7 +197,9 @@ fn try_in_chain(kernel: &Kernel, family: Family, rules: &[String]) -> Result<(),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    let added = execute(&format!("-N {PROBE}"))
+    // It may be left over from an agent that was killed: then it is there, and emptied.
+    let _ = execute(&format!("-N {PROBE}"));
+    let added = execute(&format!("-F {PROBE}"))
         .and_then(|()| rules.iter().try_for_each(|rule| execute(&format!("-A {PROBE} {rule}"))));
     for command in ["-F", "-X"] {
         // Left over, they are ours by name: the next apply removes them.

@@ -1,8 +1,13 @@
 //! What a report says of each state of an agent, and what is no news.
 
+use std::collections::BTreeMap;
+
+use policy_engine::model::Direction;
 use policy_engine::policy::PolicyKey;
+use policy_engine::tier::Tier;
 
 use super::*;
+use crate::dataplane::denial::{Counts, Denial};
 use crate::metrics::Metrics;
 use crate::status::{Findings, Publisher, Pulse, Round};
 
@@ -52,6 +57,18 @@ fn failing(error: &str) -> Status {
     Status { phase: Phase::Failing { error: error.into(), since }, ..Status::default() }
 }
 
+/// So many packets denied, and so many that would have been, in each direction.
+fn denials(packets: [u64; 2]) -> Arc<BTreeMap<Denial, Counts>> {
+    let outcomes = Outcome::ALL.into_iter().zip(packets);
+    let all = outcomes.flat_map(|(outcome, packets)| {
+        Direction::BOTH.map(|direction| {
+            let denial = Denial { outcome, direction, tier: Tier::Default };
+            (denial, Counts { packets, bytes: 0 })
+        })
+    });
+    Arc::new(all.collect())
+}
+
 #[test]
 fn a_report_names_what_is_in_force() {
     let status = Status {
@@ -62,6 +79,7 @@ fn a_report_names_what_is_in_force() {
             samples: 7,
         }),
         drift_repairs: 2,
+        denials: denials([3, 5]),
         ..in_force(selection([policy("b", 4), policy("a", 1)]))
     };
     let shown = serde_json::to_value(render(&facts(), &status, None, NOW)).expect("it is JSON");
@@ -81,6 +99,7 @@ fn a_report_names_what_is_in_force() {
         "lastSuccessfulSync": "1970-01-01T00:00:00Z",
         "syncLatencyMicroseconds": {"last": 900, "p50": 1000, "max": 1_000_000, "samples": 7},
         "driftRepairs": 2,
+        "denials": {"denied": 6, "wouldDeny": 10},
         "diagnosticsFound": 0,
         "diagnosticsOmitted": 0,
         "conditions": [{
@@ -193,6 +212,7 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
     publisher.in_force(round(Some(selection([policy("a", 1)]))));
     publisher.verified(0);
     publisher.found(Findings::default());
+    publisher.denied(BTreeMap::clone(&denials([1, 2])));
     assert_ne!(latest(), written, "times and latencies went on");
     assert_eq!(news(Some(&written), &latest()), News::None);
 

@@ -178,15 +178,14 @@ where
         let wait = definition.wait();
         self.outage.over();
         self.away = true;
-        let before = self.known.len();
-        let is_first = self.known.is_first();
+        let (before, is_first) = (self.known.len(), self.known.is_first());
         // Without its CRD no object exists. Of one that is there unread, nothing new is known.
         if presence == Presence::Absent || is_first {
             self.known.clear();
             self.version = None;
         }
         if told != presence {
-            self.tell(&presence, before);
+            tell::<K>(&presence, is_first, before);
         }
         let Batch { changes, diagnostics } = self.known.flush();
         batch.changes = changes;
@@ -197,20 +196,6 @@ where
         }
         sleep(wait).await;
         Ok(())
-    }
-
-    fn tell(&self, presence: &Presence, objects: usize) {
-        let kind = K::KIND.as_str();
-        match presence {
-            Presence::Absent if objects > 0 => {
-                warn!(kind, objects, "the cluster has lost this kind, with all objects of it");
-            }
-            Presence::Absent => {
-                info!(kind, "the cluster lacks this kind; it is used when it comes")
-            }
-            Presence::Unserved => warn!(kind, "the cluster does not serve this kind"),
-            Presence::Elsewhere(_) | Presence::Served => {} // A diagnostic, and a line of its own.
-        }
     }
 
     /// One watch, with the list before it where one is needed. It ends well when the server ends
@@ -374,5 +359,19 @@ where
             self.outlet.complete().await?;
         }
         Ok(())
+    }
+}
+
+/// Says what the cluster has of a kind, when that has changed; `objects` of it were known.
+fn tell<K: LeanKind>(presence: &Presence, is_first: bool, objects: usize) {
+    let kind = K::KIND.as_str();
+    match presence {
+        Presence::Absent if is_first => {
+            info!(kind, "the cluster lacks this kind; it is used when it comes");
+        }
+        // The server deletes objects before their kind: those it did are not among them.
+        Presence::Absent => warn!(kind, objects, "the cluster has lost this kind"),
+        Presence::Unserved => warn!(kind, "the cluster does not serve this kind"),
+        Presence::Elsewhere(_) | Presence::Served => {} // A diagnostic, and a line of its own.
     }
 }

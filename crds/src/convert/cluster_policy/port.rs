@@ -81,6 +81,14 @@ fn protocol(field: &Field<'_>, effect: &str, report: &mut Report<'_>) -> Option<
         }
         ProtocolFields { tcp: None, udp: None, sctp: None, destination_named_port: Some(name) } => {
             if let Some(problem) = name_problem(name) {
+                let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+                let problem = if is_number {
+                    format!(
+                        "`{name}` is no name; write `tcp: {{destinationPort: {{number: {name}}}}}`"
+                    )
+                } else {
+                    problem
+                };
                 let path = path.key("destinationNamedPort");
                 report.error(&path, format!("{problem}; {effect}"));
                 return None;

@@ -1,5 +1,7 @@
 //! The clauses of the specification that concern conversion, as sentences over one `check`.
 
+mod cluster;
+mod default;
 mod inventory;
 mod lean;
 mod objects;

@@ -30,7 +30,8 @@ struct Right {
     name: Option<String>,
 }
 
-/// What the accounts have to do: a policy that selects nothing, for an Event, and a report to delete.
+/// What the accounts have to do: a policy that selects nothing, for an Event, a report to delete, and
+/// a status to write.
 const WORLD: &str = r"
 {apiVersion: v1, kind: Node, metadata: {name: n1}}
 ---
@@ -45,6 +46,11 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: nobody, namespace: shop}
 spec: {podSelector: {matchLabels: {app: nobody}}}
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: ClusterDefaultNetworkPolicy
+metadata: {name: deny}
+spec: {policyTypes: [Ingress]}
 ---
 apiVersion: portcullis.dev/v1alpha1
 kind: NodePolicyReport

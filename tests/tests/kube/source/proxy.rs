@@ -25,8 +25,19 @@ pub(super) enum Mode {
     Cut,
     /// They are answered with this status.
     Refuse(u16),
-    /// Those that have this text in their target are; the others pass.
+    /// Those that have this text in their target are, and end if they are open; the others pass.
     RefuseSome(&'static str, u16),
+}
+
+impl Mode {
+    /// The status that a request for this gets.
+    fn refuses(self, target: &str) -> Option<u16> {
+        match self {
+            Self::Refuse(code) => Some(code),
+            Self::RefuseSome(text, code) => target.contains(text).then_some(code),
+            Self::Pass | Self::Cut => None,
+        }
+    }
 }
 
 /// What becomes of each line of an answer.
@@ -104,20 +115,15 @@ async fn serve(
     let target = head.split(' ').nth(1).context("no request line")?.to_owned();
     log.lock().expect("no thread panics with it").push(target.clone());
     let mode = *modes.borrow_and_update();
-    let refusal = match mode {
-        Mode::Refuse(code) => Some(code),
-        Mode::RefuseSome(text, code) => target.contains(text).then_some(code),
-        Mode::Pass | Mode::Cut => None,
-    };
-    if let Some(code) = refusal {
+    if let Some(code) = mode.refuses(&target) {
         let status = serde_json::json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
             "reason": "Refused", "message": "the test says no",
         });
         return answer(&mut stream, code, &status.to_string()).await;
     }
-    let mut lines = match client.request_stream(http::Request::get(target).body(Vec::new())?).await
-    {
+    let request = http::Request::get(&target).body(Vec::new())?;
+    let mut lines = match client.request_stream(request).await {
         Ok(body) => body.lines(),
         Err(kube::Error::Api(status)) => {
             let text = serde_json::to_string(&status)?;
@@ -126,11 +132,17 @@ async fn serve(
         Err(error) => return Err(error.into()),
     };
     stream.write_all(head_of(200).as_bytes()).await?;
-    while let Some(line) = lines.try_next().await? {
+    let some_end =
+        |mode: &Mode| matches!(mode, Mode::RefuseSome(..)) && mode.refuses(&target).is_some();
+    loop {
+        let line = tokio::select! {
+            line = lines.try_next() => line?,
+            _ = modes.wait_for(some_end) => None,
+        };
+        let Some(line) = line else { return Ok(()) };
         stream.write_all((bend(line) + "\n").as_bytes()).await?;
         stream.flush().await?;
     }
-    Ok(())
 }
 
 async fn answer(stream: &mut BufReader<TcpStream>, code: u16, text: &str) -> Result<()> {

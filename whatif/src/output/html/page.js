@@ -288,7 +288,7 @@
   const isolation = (word, unit, direction) => {
     const group = data.groups[unit.group];
     if (unit.group === data.outside) return;
-    const say = (policies) => (policies.length ? `isolated by ${policies.join(", ")}` : "not isolated: every connection passes");
+    const say = (policies) => (policies.length ? `decided by ${policies.join(", ")}` : "no policy: every connection passes");
     $("why").append(make("h3", {}, `${word} of ${unit.name}`), make("dl", {},
       make("dt", {}, "before"), make("dd", {}, say(group.before[direction])),
       make("dt", {}, "after"), make("dd", {}, say(group.after[direction]))));

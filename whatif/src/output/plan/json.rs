@@ -24,7 +24,8 @@ pub struct Plan {
     pub risks: Vec<Risk>,
     /// Every pair of workloads whose ports change; a pod always reaches itself, unsaid.
     pub changes: Vec<Change>,
-    /// What changes to and from addresses that no pod and no node has.
+    /// What changes to and from addresses that no pod and no node has; and to nodes, where policies
+    /// name nodes by their labels.
     pub external: Vec<ExternalChange>,
     /// Every object that differs, whether or not it changes a connection.
     pub objects: Vec<Cause>,
@@ -75,6 +76,9 @@ pub struct ExternalChange {
     pub direction: DirectionJson,
     /// The addresses. One that a pod or node owns is that pod or node.
     pub cidrs: Arc<[String]>,
+    /// The nodes whose addresses these are, as `node/NAME`; left out for outside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
     /// What happens.
     pub change: ChangeKind,
     /// As in `changes`.
@@ -117,11 +121,18 @@ pub struct Cause {
 
 /// What happened to an object.
 #[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
-#[allow(missing_docs)]
 pub enum CauseKind {
+    /// It is new.
     Added,
+    /// It is gone.
     Removed,
+    /// It says something else.
     Modified,
+    /// It was in audit and is in force, and says the same; with `plan --audit` every policy in
+    /// audit.
+    Enforced,
+    /// It was in force and is in audit, and says the same.
+    Audited,
 }
 
 /// Something that probably nobody wants.
@@ -192,6 +203,8 @@ fn cause(object: &plan::Changed) -> Cause {
             How::Added => CauseKind::Added,
             How::Removed => CauseKind::Removed,
             How::Modified => CauseKind::Modified,
+            How::Enforced => CauseKind::Enforced,
+            How::Audited => CauseKind::Audited,
         },
         origin: object.origin.as_ref().map(ToString::to_string),
     }
@@ -235,6 +248,7 @@ fn external(plan: &plan::Plan<'_>) -> Vec<ExternalChange> {
                 workload: unit.name.clone(),
                 direction: change.direction.into(),
                 cidrs: cidrs.clone(),
+                nodes: change.nodes.iter().map(|name| format!("node/{name}")).collect(),
                 change: Kind::of(&change.before, &change.after).into(),
                 only_without_ports: before == after,
                 before: before.clone(),

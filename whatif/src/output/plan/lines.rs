@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::CidrSet;
+use policy_engine::labels::Str;
 use policy_engine::reach::{GroupId, PortSet};
 
 use super::{Kind, Plan, is_incoming};
@@ -37,8 +38,10 @@ pub(super) fn by_cause(plan: &Plan<'_>, wide: bool) -> Vec<(Causes, Vec<Line>)> 
         };
         blocks.entry(causes).or_default().push(line);
     }
-    for (causes, (kind, before, after), addresses, incoming, units) in outside(plan) {
-        let beyond = if addresses.is_everything() {
+    for (causes, (kind, before, after), (addresses, nodes), incoming, units) in outside(plan) {
+        let beyond = if !nodes.is_empty() {
+            words::nodes(nodes)
+        } else if addresses.is_everything() {
             "outside".to_owned()
         } else {
             format!("outside: {}", words::addresses(addresses))
@@ -80,14 +83,18 @@ fn inside<'p>(plan: &'p Plan<'_>) -> Vec<Inside<'p>> {
         .collect()
 }
 
-type Outside<'p> = (&'p Causes, Alike<'p>, &'p CidrSet, bool, BTreeSet<&'p Unit>);
+/// Addresses outside, or those of nodes and which nodes that are.
+type Beyond<'p> = (&'p CidrSet, &'p BTreeSet<Str>);
+
+type Outside<'p> = (&'p Causes, Alike<'p>, Beyond<'p>, bool, BTreeSet<&'p Unit>);
 
 fn outside<'p>(plan: &'p Plan<'_>) -> Vec<Outside<'p>> {
-    let mut merged: BTreeMap<(&Causes, Alike<'_>, &CidrSet, bool), BTreeSet<&Unit>> =
+    let mut merged: BTreeMap<(&Causes, Alike<'_>, Beyond<'_>, bool), BTreeSet<&Unit>> =
         BTreeMap::new();
     for change in &plan.external {
         let alike = (Kind::of(&change.before, &change.after), &change.before, &change.after);
-        let key = (&change.because, alike, &change.addresses, is_incoming(change));
+        let beyond = (&change.addresses, &change.nodes);
+        let key = (&change.because, alike, beyond, is_incoming(change));
         merged.entry(key).or_default().extend(plan.units.of(change.group));
     }
     let line =

@@ -106,6 +106,8 @@ fn how(how: How) -> &'static str {
         How::Added => "added",
         How::Removed => "removed",
         How::Modified => "modified",
+        How::Enforced => "enforced",
+        How::Audited => "put in audit",
     }
 }
 

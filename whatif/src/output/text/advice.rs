@@ -1,21 +1,25 @@
 //! What to do about a connection that is denied.
 
+use policy_engine::evaluate::{Decision, Reason};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
 use policy_engine::flow::{Endpoint, Traffic};
 use policy_engine::labels::Labels;
 use policy_engine::model::Direction;
 use policy_engine::selector::{Operator, Requirement};
+use policy_engine::tier::Tier;
 
-use super::check::rule;
 use crate::judge::Part;
 use crate::model::Cluster;
 use crate::output::words;
 
 /// Lines that say what would open the direction that denies; `misses` has the closest rule first.
+///
+/// Policies of the whole cluster are not the application's to change: where a NetworkPolicy is
+/// enough, that is the advice.
 pub(super) fn advice(
     cluster: &Cluster,
     direction: Direction,
-    misses: &[NearMiss],
+    (decision, misses): (&Decision, &[NearMiss]),
     part: &Part,
 ) -> Vec<String> {
     let (list, other, there) = match direction {
@@ -26,15 +30,37 @@ pub(super) fn advice(
         Traffic::Port(protocol, number) => words::port(protocol, number),
         Traffic::Other => "ICMP".to_owned(),
     };
+    let word = direction.as_str().to_lowercase();
+    let head = match (decision.reason, decision.tier) {
+        (Reason::RuleDenies, Some(Tier::Baseline)) | (_, Some(Tier::Default)) => {
+            let also = match direction {
+                Direction::Ingress => "",
+                Direction::Egress => ", and list DNS in it",
+            };
+            Some(format!(
+                "To allow it, add a NetworkPolicy with an {word} rule, which decides before{also}:"
+            ))
+        }
+        (Reason::RuleDenies, _) => {
+            let denying = words::rules(&decision.decided_by);
+            return vec![format!(
+                "No NetworkPolicy can allow it: {denying} comes first. To allow it, change that \
+                 rule, or accept {asked} in one before it."
+            )];
+        }
+        _ => None,
+    };
+    if let Some(head) = head {
+        return [head].into_iter().chain(peer(cluster, list, there, part)).collect();
+    }
     let Some(closest) = misses.first() else {
-        let word = direction.as_str().to_lowercase();
         let mut lines = vec![format!(
             "To allow it, add a policy with an {word} rule; those that isolate have none:"
         )];
         lines.extend(peer(cluster, list, there, part));
         return lines;
     };
-    let name = rule(&closest.rule);
+    let name = words::rule(&closest.rule);
     if closest.peers.is_empty() {
         return vec![match service_port(closest, part) {
             Some((service, number)) => format!(

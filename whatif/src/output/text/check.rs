@@ -8,7 +8,6 @@ use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::NearMiss;
 use policy_engine::flow::{Endpoint, Traffic};
 use policy_engine::model::Direction;
-use policy_engine::tier::PolicyRef;
 use portcullis_crds::diagnostic::Origin;
 
 use super::advice::advice;
@@ -141,7 +140,9 @@ fn details(
         let direction = *direction;
         let word = direction.as_str().to_lowercase();
         let allowed = if decision.is_allowed() { "allowed" } else { "denied" };
-        writeln!(out, "  {word:<8} {allowed:<8} {}", why(decision, names, side))?;
+        let at = denied_at(cluster, direction, decision);
+        let at = at.map(|origin| format!(" ({origin})")).unwrap_or_default();
+        writeln!(out, "  {word:<8} {allowed:<8} {}{at}", why(decision, names, side))?;
         if let Some(closest) = misses.first() {
             near_miss(cluster, direction, closest, part.flow.traffic, "closest is ", out)?;
         }
@@ -149,6 +150,20 @@ fn details(
             for miss in misses.iter().skip(1) {
                 near_miss(cluster, direction, miss, part.flow.traffic, "", out)?;
             }
+        }
+    }
+    if let Some(would) = &part.would_be {
+        for (direction, _, _, names, side) in &sides {
+            if would.changed.contains(direction) {
+                let decision = would.explanation.verdict.decision(*direction);
+                let at = denied_at(cluster, *direction, decision);
+                let at = at.map(|origin| format!(" ({origin})")).unwrap_or_default();
+                let word = direction.as_str().to_lowercase();
+                writeln!(out, "  in audit: {word} {}{at}", would_be(decision, names, side))?;
+            }
+        }
+        if part.asked.is_none() {
+            writeln!(out, "  in audit: {} would be allowed", words::ports(&would.allowed))?;
         }
     }
     if part.asked.is_none() && part.verdict == Verdict::Denied {
@@ -168,7 +183,7 @@ fn details(
     for (direction, decision, misses, ..) in &sides {
         if !decision.is_allowed() {
             writeln!(out)?;
-            for line in advice(cluster, *direction, misses, part) {
+            for line in advice(cluster, *direction, (decision, misses), part) {
                 writeln!(out, "  {line}")?;
             }
         }
@@ -177,8 +192,7 @@ fn details(
 }
 
 pub(super) fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
-    let isolated = policies(&decision.isolated_by);
-    match decision.reason {
+    let why = match decision.reason {
         Reason::NoSubject => {
             let what = match side {
                 Endpoint::Pod(..) => "uses the network of its node",
@@ -188,28 +202,32 @@ pub(super) fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
             format!("{name} {what}: no policy is about it")
         }
         Reason::NotIsolated => format!("no policy isolates {name}"),
-        Reason::RuleAdmits => {
-            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
-            format!("admitted by {}", rules.join(", "))
-        }
-        Reason::RuleAccepts | Reason::RuleDenies => {
-            let verb = if decision.is_allowed() { "accepted" } else { "denied" };
-            let rules: Vec<String> = decision.decided_by.iter().map(rule).collect();
-            format!("{verb} by {}", rules.join(", "))
-        }
+        Reason::RuleAdmits | Reason::RuleAccepts | Reason::RuleDenies => words::decided(decision),
         Reason::SamePod => "a pod always reaches itself".to_owned(),
         Reason::OwnNode => "a node always reaches its pods".to_owned(),
         Reason::EgressToOwnNode => "egress to the own node is exempt, by choice".to_owned(),
-        Reason::NoRuleAdmits => format!("isolated by {isolated}; no rule admits"),
+        Reason::NoRuleAdmits => format!("{}; no rule admits", words::isolated(decision)),
+    };
+    format!("{}{why}", words::passed(decision))
+}
+
+/// What would be if policies in audit were enforced.
+fn would_be(decision: &Decision, name: &str, side: &Endpoint) -> String {
+    let why = why(decision, name, side);
+    match decision.reason {
+        Reason::NotIsolated => format!("would be allowed: {why}"),
+        _ => format!("would be {why}"),
     }
 }
 
-fn policies(names: &[PolicyRef]) -> String {
-    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-pub(super) fn rule(rule: &RuleRef) -> String {
-    format!("{} rule {}", rule.policy, rule.rule)
+/// Where the rule that denies is written.
+pub(super) fn denied_at(
+    cluster: &Cluster,
+    direction: Direction,
+    decision: &Decision,
+) -> Option<Origin> {
+    let denying = decision.decided_by.first().filter(|_| !decision.is_allowed())?;
+    cluster.origin(&denying.policy, direction, denying.rule, "")
 }
 
 /// A rule and every part of it that failed, indented below its direction.
@@ -224,7 +242,7 @@ pub(super) fn near_miss(
     const INDENT: &str = "                    ";
     let origin = cluster.origin(&miss.rule.policy, direction, miss.rule.rule, "");
     let origin = origin.map(|origin| format!(" ({origin})")).unwrap_or_default();
-    writeln!(out, "{INDENT}{prefix}{}{origin}", rule(&miss.rule))?;
+    writeln!(out, "{INDENT}{prefix}{}{origin}", words::rule(&miss.rule))?;
     let peers = miss.peers.iter().map(|peer| ("peer", words::peer_miss(peer)));
     let ports = miss.ports.iter().map(|port| ("port", words::port_miss(port, traffic)));
     for (number, (what, words)) in numbered(peers).chain(numbered(ports)) {
@@ -255,7 +273,8 @@ fn excerpts(
     let mut mark = |rule: &RuleRef, below: &str, label: String| {
         marks.extend(cluster.origin(&rule.policy, direction, rule.rule, below).map(|o| (o, label)));
     };
-    let title = if let Some(closest) = misses.first() {
+    let closest = misses.first().filter(|_| decision.reason != Reason::RuleDenies);
+    let title = if let Some(closest) = closest {
         for (at, peer) in closest.peers.iter().enumerate() {
             mark(&closest.rule, &format!("/{peers_list}/{at}"), words::peer_miss(peer));
         }
@@ -263,10 +282,15 @@ fn excerpts(
             let below = format!("/ports/{at}");
             mark(&closest.rule, &below, words::port_miss(port, traffic));
         }
-        format!("closest is {} ({direction})", rule(&closest.rule))
-    } else if let Some(admitting) = decision.decided_by.first() {
-        mark(admitting, "", "this rule admits".to_owned());
-        format!("admitted by {} ({direction})", rule(admitting))
+        format!("closest is {} ({direction})", words::rule(&closest.rule))
+    } else if let Some(deciding) = decision.decided_by.first() {
+        let (verb, does) = match decision.reason {
+            Reason::RuleDenies => ("denied", "denies"),
+            Reason::RuleAccepts => ("accepted", "accepts"),
+            _ => ("admitted", "admits"),
+        };
+        mark(deciding, "", format!("this rule {does}"));
+        format!("{verb} by {} ({direction})", words::rule(deciding))
     } else if let Some(isolating) = decision.isolated_by.first().filter(|_| !decision.is_allowed())
     {
         let origin = cluster.policy_origin(isolating);

@@ -6,7 +6,7 @@ use policy_engine::explain::Explanation;
 use policy_engine::flow::Flow;
 use policy_engine::model::Direction;
 
-use super::check::{near_miss, rule, why};
+use super::check::{denied_at, near_miss, why};
 use super::names::short;
 use crate::assertions::{Failure, Outcome};
 use crate::cases::Verdict;
@@ -94,10 +94,12 @@ pub fn reasons(
     for (direction, decision, misses, name, side) in sides {
         let word = direction.as_str().to_lowercase();
         let allowed = if decision.is_allowed() { "allowed" } else { "denied" };
-        lines.push(format!("{word:<8} {allowed:<8} {}", why(decision, &short(name), side)));
+        let at = denied_at(cluster, direction, decision);
+        let at = at.map(|origin| format!(" ({origin})")).unwrap_or_default();
+        lines.push(format!("{word:<8} {allowed:<8} {}{at}", why(decision, &short(name), side)));
         for decided in decision.decided_by.iter().filter(|_| judged.is_allowed()) {
             if let Some(origin) = cluster.origin(&decided.policy, direction, decided.rule, "") {
-                lines.push(format!("                  {} is at {origin}", rule(decided)));
+                lines.push(format!("                  {} is at {origin}", words::rule(decided)));
             }
         }
         let Some(closest) = misses.first() else { continue };

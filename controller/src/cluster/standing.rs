@@ -1,0 +1,387 @@
+//! What a ClusterDefaultNetworkPolicy's status says, from what is known of it. Pure.
+//!
+//! ```text
+//! Judged (whom it selects, what failed closed) ─┐
+//!                                               ├─► Standing ─► patch, when it says something new
+//! Known (the reports of nodes) ─► Progress ─────┘
+//! ```
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use policy_engine::labels::Str;
+use policy_engine::tier::{Mode, PolicyRef};
+use portcullis_crds::api::cluster_default_network_policy::{ACCEPTED, ENFORCED};
+use serde_json::{Map, Value, json};
+
+use super::findings::Finding;
+use super::findings::coverage::Coverage;
+use super::reports::Known;
+
+/// How many nodes a message names.
+const NAMES_MAX: usize = 3;
+/// How long a message may be, in characters.
+const MESSAGE_MAX: usize = 1000;
+
+/// What was found out about one generation of a policy of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Judged {
+    /// Its `metadata.generation`.
+    pub generation: i64,
+    /// Whether it decides.
+    pub mode: Mode,
+    /// Whom it selects.
+    pub coverage: Coverage,
+    /// What of it could not be understood.
+    pub failed: Vec<Finding>,
+}
+
+/// How far a policy of the cluster is in force. Every node with a pod that it selects is concerned.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Progress {
+    /// How many nodes are concerned.
+    pub concerned: usize,
+    /// How many of them say that they have its generation in force, and still write.
+    pub realised: usize,
+    /// Those that write, and have not.
+    pub behind: Vec<Str>,
+    /// Those that have stopped to write.
+    pub silent: Vec<Str>,
+}
+
+/// Where a policy of the cluster stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Stage {
+    /// In force on every node that it concerns.
+    InForce,
+    /// Some node has not got it yet.
+    Waiting,
+    /// Some node says nothing.
+    Unknown,
+    /// It decides nothing, wherever it is.
+    Audit,
+}
+
+impl Progress {
+    /// How far `policy` is in force; `speaks` says of a report that it is still written.
+    #[must_use]
+    pub fn of<'n>(
+        policy: &PolicyRef,
+        generation: i64,
+        nodes: impl Iterator<Item = &'n Str>,
+        reports: &BTreeMap<String, Known>,
+        speaks: impl Fn(&Known) -> bool,
+    ) -> Self {
+        let mut progress = Self::default();
+        for node in nodes {
+            progress.concerned += 1;
+            let report = reports.get(&**node);
+            // A node that fails has the generation, perhaps, but not for the pods that came since.
+            let has = |report: &Known| report.enforcing && report.has(policy, generation);
+            match report {
+                Some(report) if !speaks(report) => progress.silent.push(node.clone()),
+                Some(report) if has(report) => progress.realised += 1,
+                Some(_) | None => progress.behind.push(node.clone()),
+            }
+        }
+        progress
+    }
+
+    /// Where a policy of this mode stands.
+    #[must_use]
+    pub fn stage(&self, mode: Mode) -> Stage {
+        match mode {
+            Mode::Audit => Stage::Audit,
+            Mode::Enforce if !self.behind.is_empty() => Stage::Waiting,
+            Mode::Enforce if !self.silent.is_empty() => Stage::Unknown,
+            Mode::Enforce => Stage::InForce,
+        }
+    }
+
+    /// Whether every node that it concerns has it, in force or in audit; there is at least one.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.concerned > 0 && self.concerned == self.realised
+    }
+
+    fn sentence(&self) -> String {
+        let missing = [("waiting for", &self.behind), ("no word from", &self.silent)];
+        let missing = missing.into_iter().filter(|(_, nodes)| !nodes.is_empty());
+        let missing = missing.map(|(what, nodes)| {
+            let names: Vec<&str> = nodes.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
+            let more = match nodes.len() - names.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("; {what} {}{more}", names.join(", "))
+        });
+        format!("{} of {} nodes{}", self.realised, self.concerned, missing.collect::<String>())
+    }
+}
+
+/// The status of a ClusterDefaultNetworkPolicy, but for times.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// The generation that all of it is about.
+    pub generation: i64,
+    conditions: [Said; 2],
+    counts: Map<String, Value>,
+}
+
+/// What a condition says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Said {
+    kind: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl Standing {
+    /// Where the policy stands.
+    #[must_use]
+    pub fn new(judged: &Judged, progress: &Progress) -> Self {
+        Self {
+            generation: judged.generation,
+            conditions: [accepted(&judged.failed), enforced(judged.mode, progress)],
+            counts: Map::from_iter([
+                ("namespaces".to_owned(), json!(judged.coverage.namespaces)),
+                ("pods".to_owned(), json!(judged.coverage.decided)),
+                (
+                    "nodes".to_owned(),
+                    json!({ "concerned": progress.concerned, "realised": progress.realised }),
+                ),
+            ]),
+        }
+    }
+
+    /// Whether a status says the same, whenever it was written.
+    #[must_use]
+    pub fn is_told_by(&self, status: &Value) -> bool {
+        let counted = |field: &str| status.get(field) == self.counts.get(field);
+        ["namespaces", "pods", "nodes"].into_iter().all(counted)
+            && self.conditions.iter().all(|said| {
+                find(status, said.kind).is_some_and(|found| {
+                    let same = |field: &str, wanted: &str| {
+                        found.get(field).and_then(Value::as_str) == Some(wanted)
+                    };
+                    same("status", said.status)
+                        && same("reason", said.reason)
+                        && same("message", &said.message)
+                        && found.get("observedGeneration").and_then(Value::as_i64)
+                            == Some(self.generation)
+                })
+            })
+    }
+
+    /// The patch that makes it so, for server-side apply to this very object alone. `before` is its
+    /// status as it was.
+    #[must_use]
+    pub fn patch(&self, name: &str, uid: &str, before: &Value, wall: Timestamp) -> Value {
+        let conditions = self.conditions.iter().map(|said| {
+            let found = find(before, said.kind);
+            let found = found.filter(|found| found.get("status") == Some(&said.status.into()));
+            let since = found.and_then(|found| found.get("lastTransitionTime").cloned());
+            let since = since.and_then(|since| serde_json::from_value::<Time>(since).ok());
+            Condition {
+                type_: said.kind.to_owned(),
+                status: said.status.to_owned(),
+                reason: said.reason.to_owned(),
+                message: said.message.clone(),
+                last_transition_time: since.unwrap_or(Time(wall)),
+                observed_generation: Some(self.generation),
+            }
+        });
+        let conditions: Vec<Condition> = conditions.collect();
+        let mut status = self.counts.clone();
+        status.insert("conditions".to_owned(), json!(conditions));
+        json!({
+            "apiVersion": "portcullis.dev/v1alpha1",
+            "kind": "ClusterDefaultNetworkPolicy",
+            "metadata": { "name": name, "uid": uid },
+            "status": status,
+        })
+    }
+}
+
+fn find<'s>(status: &'s Value, kind: &str) -> Option<&'s Value> {
+    let conditions = status.get("conditions")?.as_array()?;
+    conditions.iter().find(|condition| condition.get("type") == Some(&kind.into()))
+}
+
+fn accepted(failed: &[Finding]) -> Said {
+    let Some(first) = failed.first() else {
+        let message = "every part of it is understood".to_owned();
+        return Said { kind: ACCEPTED, status: "True", reason: "Understood", message };
+    };
+    let more = match failed.len() - 1 {
+        0 => String::new(),
+        more => format!("; and {more} more, see its Events"),
+    };
+    let place = if first.field.is_empty() { "" } else { ": " };
+    let mut said = format!("{}{place}{}", first.field, first.message);
+    if let Some((end, _)) = said.char_indices().nth(MESSAGE_MAX) {
+        said.truncate(end);
+    }
+    let message = said + &more;
+    Said { kind: ACCEPTED, status: "False", reason: "FailedClosed", message }
+}
+
+fn enforced(mode: Mode, progress: &Progress) -> Said {
+    let (status, reason) = match progress.stage(mode) {
+        Stage::InForce if progress.concerned == 0 => ("True", "NothingSelected"),
+        Stage::InForce => ("True", "InForce"),
+        Stage::Waiting => ("False", "Waiting"),
+        Stage::Unknown => ("Unknown", "AgentSilent"),
+        Stage::Audit => ("False", "Audit"),
+    };
+    let message = match mode {
+        Mode::Audit => {
+            format!(
+                "Audit: nothing is dropped; what it would deny is reported by {}",
+                progress.sentence()
+            )
+        }
+        Mode::Enforce if progress.concerned == 0 => "no node has a pod that it selects".to_owned(),
+        Mode::Enforce => progress.sentence(),
+    };
+    Said { kind: ENFORCED, status, reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::findings::Reason;
+
+    fn judged(mode: Mode) -> Judged {
+        let nodes = ["n1", "n2"].into_iter().map(Str::from).collect();
+        let coverage = Coverage { namespaces: 3, selected: 9, decided: 7, nodes };
+        Judged { generation: 2, mode, coverage, failed: Vec::new() }
+    }
+
+    fn progress(realised: usize, behind: &[&str], silent: &[&str]) -> Progress {
+        let names = |names: &[&str]| names.iter().map(|name| Str::from(*name)).collect();
+        let concerned = realised + behind.len() + silent.len();
+        Progress { concerned, realised, behind: names(behind), silent: names(silent) }
+    }
+
+    /// Status, reason and message of a condition.
+    fn said(standing: &Standing, kind: &str) -> String {
+        let found = standing.conditions.iter().find(|said| said.kind == kind);
+        let found = found.expect("it has both conditions");
+        format!("{} {}: {}", found.status, found.reason, found.message)
+    }
+
+    #[test]
+    fn enforced_says_which_nodes_are_missing_and_why() {
+        let check = |mode, progress, expected: &str| {
+            let standing = Standing::new(&judged(mode), &progress);
+            assert_eq!(said(&standing, ENFORCED), expected);
+        };
+        let enforce = Mode::Enforce;
+        check(enforce, progress(4, &[], &[]), "True InForce: 4 of 4 nodes");
+        check(
+            enforce,
+            progress(0, &[], &[]),
+            "True NothingSelected: no node has a pod that it selects",
+        );
+        check(enforce, progress(3, &["n2"], &[]), "False Waiting: 3 of 4 nodes; waiting for n2");
+        check(
+            enforce,
+            progress(0, &["a", "b", "c", "d", "e"], &["f"]),
+            "False Waiting: 0 of 6 nodes; waiting for a, b, c and 2 more; no word from f",
+        );
+        check(
+            enforce,
+            progress(1, &[], &["n1"]),
+            "Unknown AgentSilent: 1 of 2 nodes; no word from n1",
+        );
+        check(
+            Mode::Audit,
+            progress(2, &[], &[]),
+            "False Audit: Audit: nothing is dropped; what it would deny is reported by 2 of 2 nodes",
+        );
+    }
+
+    #[test]
+    fn accepted_names_the_first_field_that_failed_closed_and_how_many_more() {
+        let finding = |field: &str, message: &str| {
+            let (reason, field) = (Reason::FailedClosed, field.to_owned());
+            Finding { reason, field, message: message.to_owned() }
+        };
+        let mut judged = judged(Mode::Enforce);
+        let accepted =
+            |judged: &Judged| said(&Standing::new(judged, &Progress::default()), ACCEPTED);
+        assert_eq!(accepted(&judged), "True Understood: every part of it is understood");
+        judged.failed.push(finding("spec.ingress[0]", "is no rule; write one"));
+        assert_eq!(accepted(&judged), "False FailedClosed: spec.ingress[0]: is no rule; write one");
+        judged.failed.push(finding("", &"x".repeat(5_000)));
+        assert!(accepted(&judged).ends_with("write one; and 1 more, see its Events"));
+        judged.failed.remove(0);
+        assert!(accepted(&judged).len() < 1_100);
+    }
+
+    #[test]
+    fn what_is_written_is_told_and_a_condition_keeps_its_time_until_its_status_changes() {
+        let early = Timestamp::UNIX_EPOCH;
+        let late = Timestamp::from_second(60).expect("in range");
+        let waiting = Standing::new(&judged(Mode::Enforce), &progress(1, &["n2"], &[]));
+        let patch = waiting.patch("deny", "u", &Value::Null, early);
+        assert_eq!(patch["metadata"], json!({"name": "deny", "uid": "u"}));
+        let status = &patch["status"];
+        assert_eq!(status["nodes"], json!({"concerned": 2, "realised": 1}));
+        assert_eq!((&status["namespaces"], &status["pods"]), (&json!(3), &json!(7)));
+        assert!(waiting.is_told_by(status) && !waiting.is_told_by(&Value::Null));
+
+        let done = Standing::new(&judged(Mode::Enforce), &progress(2, &[], &[]));
+        assert!(!done.is_told_by(status));
+        let patch = done.patch("deny", "u", status, late);
+        assert!(done.is_told_by(&patch["status"]));
+        let since =
+            |kind| find(&patch["status"], kind).map(|said| said["lastTransitionTime"].clone());
+        assert_eq!(since(ACCEPTED), Some(json!(early)), "it was accepted all the time");
+        assert_eq!(since(ENFORCED), Some(json!(late)));
+        let newer = Standing { generation: 3, ..done };
+        assert!(!newer.is_told_by(&patch["status"]), "of another generation");
+    }
+
+    #[test]
+    fn a_node_has_a_policy_in_force_when_its_agent_still_writes_that_it_has_the_generation() {
+        let report = |generation: i64, enforcing: &str| {
+            let report = json!({
+                "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
+                "metadata": {"name": "n"}, "spec": {"nodeName": "n"},
+                "status": {
+                    "policies": [{"kind": "ClusterDefaultNetworkPolicy", "name": "deny",
+                                  "observedGeneration": generation}],
+                    "conditions": [{"type": "Enforcing", "status": enforcing, "reason": "R",
+                        "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z"}],
+                },
+            });
+            let report = serde_json::from_value(report).expect("a report");
+            Known::new(report, None, tokio::time::Instant::now())
+        };
+        let reports: BTreeMap<String, Known> = [
+            ("has", report(2, "True")),
+            ("newer", report(3, "True")),
+            ("older", report(1, "True")),
+            ("fails", report(2, "False")),
+            ("silent", report(9, "True")),
+        ]
+        .into_iter()
+        .map(|(name, report)| (name.to_owned(), report))
+        .collect();
+        let nodes: Vec<Str> =
+            ["has", "newer", "older", "fails", "silent", "none"].map(Str::from).into();
+        let speaks = |known: &Known| !known.has(&policy("deny"), 9);
+        let of = |name| Progress::of(&policy(name), 2, nodes.iter(), &reports, speaks);
+        let expected = progress(2, &["older", "fails", "none"], &["silent"]);
+        assert_eq!(of("deny"), expected);
+        assert_eq!(of("other").realised, 0, "no node reports it");
+    }
+
+    fn policy(name: &str) -> PolicyRef {
+        PolicyRef::ClusterDefaultNetworkPolicy(name.into())
+    }
+}

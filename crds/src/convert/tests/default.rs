@@ -1,0 +1,221 @@
+//! ClusterDefaultNetworkPolicy.
+
+use policy_engine::tier::{ClusterDefaultNetworkPolicy, Mode, Subject};
+
+use super::*;
+
+fn object(rest: &str) -> (ClusterDefaultNetworkPolicy, Vec<String>) {
+    let (converted, found) = convert(&format!(
+        "{{apiVersion: portcullis.dev/v1alpha1, kind: ClusterDefaultNetworkPolicy, \
+         metadata: {{name: base}}, {rest}}}"
+    ));
+    let Converted::Object(Change::ClusterDefaultNetworkPolicy(name, Some(policy))) = converted
+    else {
+        panic!("no policy: {converted:?}");
+    };
+    assert_eq!((&*name, &*policy.name), ("base", "base"));
+    (policy.as_ref().clone(), found)
+}
+
+fn default_policy(spec: &str) -> (ClusterDefaultNetworkPolicy, Vec<String>) {
+    object(&format!("spec: {{{spec}}}"))
+}
+
+fn own_pods(pods: Selector) -> Peer {
+    Peer::Pods(PodPeer { namespaces: Namespaces::Own, pods })
+}
+
+fn check_default_peer(peer: &str, expected: Peer, diagnostics: usize) {
+    let (policy, found) =
+        default_policy(&format!("policyTypes: [Ingress], ingress: [{{from: [{peer}]}}]"));
+    let rule = Rule { peers: Peers::Listed(vec![expected]), ports: Ports::Any };
+    assert_eq!(policy.ingress, Some(vec![rule]), "{peer}");
+    assert_eq!(found.len(), diagnostics, "{peer}: {found:#?}");
+}
+
+#[test]
+fn a_default_without_more_isolates_every_pod_and_admits_dns() {
+    let (policy, found) = default_policy("policyTypes: [Ingress, Egress]");
+    let everything = || Some(Selector::everything());
+    let expected = ClusterDefaultNetworkPolicy {
+        name: "base".into(),
+        subject: Subject { namespaces: everything(), pods: everything() },
+        include_system_namespaces: false,
+        ingress: Some(vec![]),
+        egress: Some(vec![]),
+        allow_dns: true,
+        mode: Mode::Enforce,
+        generation: None,
+    };
+    assert_eq!((policy, found), (expected, vec![]));
+}
+
+#[test]
+fn a_default_says_everything_that_it_can_say() {
+    let (policy, found) = default_policy(
+        "policyTypes: [Egress], namespaceSelector: {matchLabels: {a: b}}, \
+         podSelector: {matchLabels: {c: d}}, egress: [{}], allowDNS: false, \
+         includeSystemNamespaces: true, mode: Audit",
+    );
+    let expected = ClusterDefaultNetworkPolicy {
+        name: "base".into(),
+        subject: Subject {
+            namespaces: Some(Selector::label("a", "b")),
+            pods: Some(Selector::label("c", "d")),
+        },
+        include_system_namespaces: true,
+        ingress: None,
+        egress: Some(vec![ALLOW_ALL]),
+        allow_dns: false,
+        mode: Mode::Audit,
+        generation: None,
+    };
+    assert_eq!((policy, found), (expected, vec![]));
+}
+
+#[test]
+fn an_empty_spec_isolates_nothing_and_says_so() {
+    for rest in [
+        "status: {}",
+        "spec: null",
+        "spec: {}",
+        "spec: {policyTypes: []}",
+        "spec: {policyTypes: null, ingress: [{}], allowDNS: false}",
+        "spec: {mode: Audit}",
+    ] {
+        let (policy, found) = object(rest);
+        assert_eq!((policy.ingress, policy.egress), (None, None), "{rest}");
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].contains("spec.policyTypes: lists no direction"), "{found:#?}");
+    }
+}
+
+#[test]
+fn policy_types_that_cannot_be_understood_isolate_both_directions() {
+    for spec in [
+        "policyTypes: 5",
+        "policyTypes: [ingress]",
+        "policyTypes: [Egress], policyTypes: [Egress]",
+        "policyType: [Egress]",
+        "PolicyTypes: [Ingress]",
+    ] {
+        let (policy, found) = default_policy(spec);
+        assert_eq!((policy.ingress, policy.egress), (Some(vec![]), Some(vec![])), "{spec}");
+        assert_eq!(found.len(), 1, "{spec}: {found:#?}");
+    }
+}
+
+#[test]
+fn rules_of_a_direction_that_is_not_listed_are_told() {
+    for (spec, field) in [
+        ("policyTypes: [Egress], ingress: [{}]", "spec.ingress"),
+        ("policyTypes: [Ingress], egress: [{}]", "spec.egress"),
+        ("policyTypes: [Ingress], allowDNS: true", "spec.allowDNS"),
+    ] {
+        let (policy, found) = default_policy(spec);
+        assert_eq!(policy.ingress.is_some(), !spec.contains("[Egress]"), "{spec}");
+        assert_eq!(policy.egress.is_some(), spec.contains("[Egress]"), "{spec}");
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].contains(&format!("{field}: is without effect")), "{found:#?}");
+    }
+}
+
+#[test]
+fn peers_are_those_of_network_policy_in_the_namespace_of_each_pod() {
+    let (a, b) = (Selector::label("a", "x"), Selector::label("b", "v"));
+    check_default_peer("{sameNamespace: true}", own_pods(Selector::everything()), 0);
+    check_default_peer("{podSelector: {}}", own_pods(Selector::everything()), 0);
+    check_default_peer("{podSelector: {matchLabels: {a: x}}}", own_pods(a.clone()), 0);
+    let both = "namespaceSelector: {matchLabels: {a: x}}, podSelector: {matchLabels: {b: v}}";
+    check_default_peer(&format!("{{{both}, sameNamespace: null}}"), selected(a, b), 0);
+    let cidr = "{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}";
+    check_default_peer(cidr, block("10.0.0.0/8", &["10.1.0.0/16"]), 0);
+    for bad in [
+        "{}",
+        "null",
+        "{sameNamespace: null}",
+        "{sameNamespace: false}",
+        "{sameNamespace: 'true'}",
+        "{sameNamespace: true, podSelector: {}}",
+        "{sameNamespace: true, namespaceSelector: {}}",
+        "{sameNamespace: true, ipBlock: {cidr: 10.0.0.0/8}}",
+        "{sameNamespace: true, sameNamespace: true}",
+        "{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}",
+        "{ipBlock: {cidr: 10.0.0.1}}",
+        "{podSelector: {}, own: true}",
+    ] {
+        check_default_peer(bad, Peer::Invalid, 1);
+    }
+}
+
+#[test]
+fn network_policy_has_no_same_namespace() {
+    super::check_peer("{sameNamespace: true}", Peer::Invalid, 1);
+}
+
+#[test]
+fn a_subject_that_cannot_be_understood_may_be_any_pod() {
+    let bad = "{matchExpressions: [{key: a, operator: Gt}]}";
+    for (spec, namespaces, pods) in [
+        (format!("namespaceSelector: {bad}"), false, true),
+        (format!("podSelector: {bad}"), true, false),
+        ("podSelector: 5".to_owned(), true, false),
+        ("podSelector: {}, podSelector: {}".to_owned(), true, false),
+        ("namespaceSelector: {}, namespaceSelector: {}".to_owned(), false, true),
+    ] {
+        let (policy, found) = default_policy(&format!("policyTypes: [Ingress], {spec}"));
+        assert_eq!(policy.subject.namespaces.is_some(), namespaces, "{spec}");
+        assert_eq!(policy.subject.pods.is_some(), pods, "{spec}");
+        assert_eq!(found.len(), 1, "{spec}: {found:#?}");
+    }
+}
+
+#[test]
+fn switches_that_cannot_be_understood_are_closed_but_never_for_the_system() {
+    for (spec, dns, system, mode) in [
+        ("allowDNS: maybe", false, false, Mode::Enforce),
+        ("allowDNS: true, allowDNS: true", false, false, Mode::Enforce),
+        ("includeSystemNamespaces: maybe", true, false, Mode::Enforce),
+        ("mode: audit", true, false, Mode::Enforce),
+        ("mode: 5", true, false, Mode::Enforce),
+        ("mode: Audit, mode: Audit", true, false, Mode::Enforce),
+    ] {
+        let (policy, found) = default_policy(&format!("policyTypes: [Egress], {spec}"));
+        let got = (policy.allow_dns, policy.include_system_namespaces, policy.mode);
+        assert_eq!(got, (dns, system, mode), "{spec}");
+        assert_eq!(found.len(), 1, "{spec}: {found:#?}");
+    }
+}
+
+#[test]
+fn a_default_that_cannot_be_understood_at_all_isolates_all_but_the_system() {
+    let closed = |text: &str| {
+        let (converted, found) = convert(text);
+        let Converted::Object(Change::ClusterDefaultNetworkPolicy(_, Some(policy))) = converted
+        else {
+            panic!("{converted:?}");
+        };
+        assert_eq!(policy.subject, Subject { namespaces: None, pods: None }, "{text}");
+        assert_eq!((&policy.ingress, &policy.egress), (&Some(vec![]), &Some(vec![])), "{text}");
+        assert!(!policy.include_system_namespaces && !policy.allow_dns, "{text}");
+        assert_eq!(found.len(), 1, "{found:#?}");
+    };
+    let kind = "kind: ClusterDefaultNetworkPolicy, metadata: {name: base}";
+    let spec = "spec: {policyTypes: [Ingress], mode: Audit}";
+    closed(&format!("{{apiVersion: portcullis.dev/v2, {kind}, {spec}}}"));
+    closed(&format!("{{apiVersion: portcullis.dev/v1alpha1, {kind}, spec: 5}}"));
+    closed(&format!("{{apiVersion: portcullis.dev/v1alpha1, {kind}, {spec}, {spec}}}"));
+}
+
+#[test]
+fn the_annotation_for_other_kinds_is_told() {
+    let (converted, found) = convert(
+        "{apiVersion: portcullis.dev/v1alpha1, kind: ClusterDefaultNetworkPolicy, \
+         metadata: {name: base, annotations: {portcullis.dev/mode: audit}}, \
+         spec: {policyTypes: [Ingress]}}",
+    );
+    let Converted::Object(Change::ClusterDefaultNetworkPolicy(_, Some(policy))) = converted else {
+        panic!("{converted:?}");
+    };
+    assert_eq!((policy.mode, found.len()), (Mode::Enforce, 1), "{found:#?}");
+}

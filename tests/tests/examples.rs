@@ -1,0 +1,218 @@
+//! The examples for a whole cluster: what each states about who reaches whom holds for
+//! `kubectl whatif test`, and on real packets.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use policy_engine::port::Protocol;
+use policy_engine::world::Options;
+use portcullis_tests::cases::{self, Case, Families, Port, World};
+use portcullis_tests::lab::{
+    DEFAULT_TIMEOUT, Endpoint, Expected, IptablesVariant, Lab, Probe, Topology,
+};
+use portcullis_tests::play::Player;
+use portcullis_whatif::args::SourceArgs;
+use portcullis_whatif::assertions::{self, Suite};
+use portcullis_whatif::model::Cluster;
+use portcullis_whatif::source;
+use serde_json::{Value, json};
+
+/// An example: its directory, the policies in it, and the test about them.
+struct Example {
+    directory: &'static str,
+    policies: &'static [&'static str],
+    test: &'static str,
+}
+
+const EXAMPLES: [Example; 6] = [
+    Example { directory: "default-deny", policies: &["policy.yaml"], test: "test.yaml" },
+    Example { directory: "tenants", policies: &["policy.yaml"], test: "test.yaml" },
+    Example {
+        directory: "guardrails",
+        policies: &["1-monitoring.yaml", "2-metadata.yaml", "3-corporate.yaml", "app.yaml"],
+        test: "test.yaml",
+    },
+    Example { directory: "roll-out", policies: &["1-audit.yaml"], test: "1-audit.test.yaml" },
+    Example { directory: "roll-out", policies: &["2-gateway.yaml"], test: "2-gateway.test.yaml" },
+    Example { directory: "roll-out", policies: &["3-enforce.yaml"], test: "3-enforce.test.yaml" },
+];
+
+/// What the tests ask for besides the ports of every case.
+const ASKED: [&str; 4] = ["53/udp", "53/tcp", "9090/tcp", "9187/tcp"];
+
+/// NodeLocal DNSCache, an address of each node.
+const NODE_LOCAL_DNS: &str = "169.254.20.10";
+/// What the internet host answers for besides its own address.
+const OUTSIDE: [&str; 4] = ["169.254.169.254", "10.99.0.1", "fd00:ec2::254", "fd99::1"];
+
+impl Example {
+    fn path(&self, file: &str) -> PathBuf {
+        directory().join(self.directory).join(file)
+    }
+
+    /// The test as a case with one step. A lab has nobody at most addresses, so lines about
+    /// addresses are left to [`whatever_is_outside`].
+    fn case(&self) -> Result<Case> {
+        let mut test = documents(&self.path(self.test))?;
+        let mut test = test.pop().context("a test file has a document")?;
+        let mut apply = Vec::new();
+        for file in self.policies {
+            apply.extend(documents(&self.path(file))?);
+        }
+        let mut step = json!({"apply": apply, "default": test["default"]});
+        step["tests"] = without_addresses(&test["tests"]);
+        if let Some(audit) = test.get_mut("audit") {
+            audit["tests"] = without_addresses(&audit["tests"]);
+            step["audit"] = audit.take();
+        }
+        let case = json!({
+            "apiVersion": cases::API_VERSION,
+            "kind": cases::KIND,
+            "about": test["about"],
+            "ports": ASKED,
+            "steps": [step],
+        });
+        Case::parse(&format!("{}/{}", self.directory, self.test), &case.to_string())
+    }
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/cluster")
+}
+
+fn documents(path: &Path) -> Result<Vec<Value>> {
+    let name = path.display().to_string();
+    let read = portcullis_crds::manifest::Manifest::parse(&name, &fs::read_to_string(path)?);
+    ensure!(read.diagnostics.is_empty(), "{:?}", read.diagnostics);
+    Ok(read.documents.iter().map(|document| document.value().clone()).collect())
+}
+
+/// Lines without the words that are addresses, and without those that then name nobody.
+fn without_addresses(lines: &Value) -> Value {
+    let mut kept = Vec::new();
+    for line in lines.as_array().into_iter().flatten() {
+        let mut line = line.clone();
+        let mut names_somebody = true;
+        for side in ["from", "to", "onlyFrom", "onlyTo"] {
+            if let Some(words) = line[side].as_array_mut() {
+                words.retain(|word| {
+                    let text = word.as_str().unwrap_or_default();
+                    text.parse::<IpAddr>().is_err() && text.parse::<ipnet::IpNet>().is_err()
+                });
+                names_somebody &= !words.is_empty();
+            } else if line[side].is_null()
+                && let Some(fields) = line.as_object_mut()
+            {
+                fields.remove(side);
+            }
+        }
+        if names_somebody {
+            kept.push(line);
+        }
+    }
+    Value::Array(kept)
+}
+
+#[test]
+fn whatif_test_passes_every_example() -> Result<()> {
+    let mut failures = String::new();
+    for example in &EXAMPLES {
+        let policies = example.policies.iter().map(|file| example.path(file));
+        let filename = [directory().join("world.yaml")].into_iter().chain(policies).collect();
+        let sources = source::read(&SourceArgs { filename, ..SourceArgs::default() })?;
+        let cluster = Cluster::new(&sources.after, Options::default());
+        let path = example.path(example.test);
+        for suite in Suite::read(&path.to_string_lossy(), &fs::read_to_string(&path)?)? {
+            for outcome in assertions::run(&suite, &sources.after, &cluster)? {
+                if !outcome.passed() {
+                    let _ = writeln!(failures, "{}: {outcome:#?}", outcome.origin);
+                }
+            }
+        }
+    }
+    ensure!(failures.is_empty(), "{failures}");
+    Ok(())
+}
+
+/// Gives the internet host and the nodes addresses that policies speak of.
+fn place_addresses(lab: &Lab) -> Result<()> {
+    for node in lab.nodes() {
+        node.shell(&format!("ip addr add {NODE_LOCAL_DNS}/32 dev lo"))?;
+    }
+    let internet = lab.netns(&Endpoint::Internet)?;
+    for address in OUTSIDE.map(str::parse::<IpAddr>) {
+        let address = address?;
+        let (bits, host) = match address {
+            IpAddr::V4(_) => (32, portcullis_tests::lab::internet(policy_engine::cidr::Family::V4)),
+            IpAddr::V6(_) => {
+                (128, portcullis_tests::lab::internet(policy_engine::cidr::Family::V6))
+            }
+        };
+        internet.shell(&format!(
+            "ip addr add {address}/{bits} dev lo nodad 2>/dev/null || \
+                                 ip addr add {address}/{bits} dev lo"
+        ))?;
+        lab.fabric().shell(&format!("ip route add {address}/{bits} via {host}"))?;
+    }
+    Ok(())
+}
+
+/// Whether red/web reaches each of [`OUTSIDE`], and the node's DNS by TCP 53 and 80.
+fn whatever_is_outside(player: &Player, outside: bool, dns: bool, node: bool) -> Result<()> {
+    let web = || Endpoint::pod("red/web");
+    let expected = |open: bool| if open { Expected::Open } else { Expected::Closed };
+    let mut probes = Vec::new();
+    for address in OUTSIDE {
+        probes.push((Probe::tcp(web(), address.parse()?, 80), expected(outside)));
+    }
+    probes.push((Probe::tcp(web(), NODE_LOCAL_DNS.parse()?, 53), expected(dns)));
+    probes.push((Probe::tcp(web(), NODE_LOCAL_DNS.parse()?, 80), expected(node)));
+    let all: Vec<Probe> = probes.iter().map(|(probe, _)| probe.clone()).collect();
+    for ((probe, expected), outcome) in
+        probes.iter().zip(player.cluster.lab.probe_all(&all, DEFAULT_TIMEOUT)?)
+    {
+        ensure!(expected.agrees(&outcome), "{probe:?}: expected {expected:?}, got {outcome}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_example_holds_on_real_packets() -> Result<()> {
+    let world = fs::read_to_string(directory().join("world.yaml"))?;
+    let base = World::parse("world.yaml", &world, Families::Dual)?;
+    let mut ports: Vec<Port> = cases::PORTS.to_vec();
+    for port in ASKED {
+        ports.push(port.parse()?);
+    }
+    ensure!(ports.contains(&Port::Number(Protocol::Tcp, 53)), "NodeLocal DNSCache is asked too");
+    let lab = Lab::builder().topology(Topology::Bridge).iptables(IptablesVariant::Nft);
+    let mut player = Player::start(lab.direct_internet(true), base.clone(), &ports, &[])?;
+    place_addresses(&player.cluster.lab)?;
+    whatever_is_outside(&player, true, true, true).context("without policies")?;
+    for example in &EXAMPLES {
+        let case = example.case()?;
+        for stage in case.run(base.clone())? {
+            player.become_world(stage.world, &stage.deleted, &stage.applied)?;
+            let wrong = player.disagreements(&stage.expectations).context(case.name.clone())?;
+            ensure!(
+                wrong.is_empty(),
+                "{}: {} wrong:\n  {}",
+                case.name,
+                wrong.len(),
+                wrong.join("\n  ")
+            );
+            let (outside, node) = match example.directory {
+                "default-deny" | "tenants" => (false, false),
+                "guardrails" => (false, true),
+                _ => (example.test != "3-enforce.test.yaml", example.test != "3-enforce.test.yaml"),
+            };
+            whatever_is_outside(&player, outside, true, node).context(case.name.clone())?;
+            println!("{}: {} connections", case.name, stage.expectations.len());
+        }
+        player.reset(&base)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! Policies of the whole cluster, live: read where the cluster has them, missed where it has not,
+//! and a gap where they may not be read.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use portcullis_tests::kube::ApiServer;
+use serde_json::json;
+
+use super::{ask, server};
+
+const KINDS: [(&str, &str, &str, &str); 2] = [
+    ("policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy"),
+    ("portcullis.dev", "v1alpha1", "clusterdefaultnetworkpolicies", "ClusterDefaultNetworkPolicy"),
+];
+
+/// Jobs may not scrape, the shop is closed to the rest, and closing jobs is being tried.
+const OBJECTS: &str = "
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: guard, annotations: {note: s3cret}}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {matchLabels: {team: shop}}}
+  ingress:
+  - action: Deny
+    from: [{namespaces: {matchLabels: {team: jobs}}}]
+    protocols: [{tcp: {destinationPort: {number: 9090}}}]
+---
+apiVersion: portcullis.dev/v1alpha1
+kind: ClusterDefaultNetworkPolicy
+metadata: {name: default}
+spec:
+  namespaceSelector: {matchLabels: {team: shop}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{sameNamespace: true}]}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: tried, annotations: {portcullis.dev/mode: audit}}
+spec:
+  tier: Baseline
+  priority: 1
+  subject: {namespaces: {matchLabels: {team: jobs}}}
+  ingress: [{action: Deny, from: [{namespaces: {}}]}]
+";
+
+/// CRDs that take anything; what they say of their objects does not matter here.
+fn install(server: &ApiServer) -> Result<()> {
+    for (group, version, plural, kind) in KINDS {
+        let schema = json!({"openAPIV3Schema":
+            {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+        let approved = "https://github.com/kubernetes-sigs/network-policy-api";
+        let name = format!("{plural}.{group}");
+        let crd = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": name, "annotations": {"api-approved.kubernetes.io": approved}},
+            "spec": {
+                "group": group, "scope": "Cluster", "names": {"kind": kind, "plural": plural},
+                "versions":
+                    [{"name": version, "served": true, "storage": true, "schema": schema}],
+            },
+        });
+        server.kubectl(&["apply", "--server-side", "-f", "-"], Some(&crd.to_string()))?;
+        let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd", &name];
+        server.kubectl(&established, None)?;
+    }
+    server.kubectl(&["apply", "--server-side", "-f", "-"], Some(OBJECTS)).map(drop)
+}
+
+#[test]
+fn policies_of_the_cluster_count_where_it_has_them() -> Result<()> {
+    let server = server()?;
+    let admin = server.admin_kubeconfig();
+    let scrape = "check jobs/report shop/api:9090";
+    let absent = ask(&admin, scrape)?;
+    assert_eq!(absent.code, Some(0), "without the kinds: {}{}", absent.out, absent.said);
+    ensure!(!absent.said.contains("clusternetworkpolicies"), "{}", absent.said);
+    // Who may not read them misses nothing, as long as there are none.
+    let jane = "--as jane --as-group system:authenticated --as-group shop-owners";
+    let inside = format!("check web deploy/api:8080 -n shop {jane}");
+    let before = ask(&admin, &inside)?;
+    assert_eq!(before.code, Some(0), "{}{}", before.out, before.said);
+
+    install(&server)?;
+    let file = tempfile::NamedTempFile::with_suffix(".json")?;
+    let written = ask(&admin, &format!("snapshot -o {}", file.path().display()))?;
+    assert_eq!(written.code, Some(0), "{}", written.said);
+    let text = std::fs::read_to_string(file.path())?;
+    ensure!(
+        !text.contains("s3cret") && text.contains("\"portcullis.dev/mode\":\"audit\""),
+        "{text}"
+    );
+    let mut codes = Vec::new();
+    for question in [
+        scrape,
+        "check jobs/report shop/web:80",
+        "check shop/web shop/api:8080",
+        "check shop/web jobs/report:80",
+        "map -o csv",
+        "plan --audit",
+        "plan --without cdnp/default --without cnp/guard",
+    ] {
+        let live = ask(&admin, question)?;
+        let offline =
+            ask(Path::new("/nowhere"), &format!("{question} -f {}", file.path().display()))?;
+        let shown = format!(" ({}", file.path().display());
+        let cut = |line: &str| line.split(&shown).next().unwrap_or_default().to_owned();
+        let offline_text: Vec<String> = offline.out.lines().map(cut).collect();
+        let live_text: Vec<String> = live.out.lines().map(str::to_owned).collect();
+        assert_eq!(live_text, offline_text, "{question}: {}", live.said);
+        assert_eq!(live.code, offline.code, "{question}: {}", live.said);
+        codes.push(live.code.unwrap_or(-1));
+    }
+    assert_eq!(codes, [1, 1, 0, 0, 0, 1, 1]);
+    let denied = ask(&admin, scrape)?.out;
+    ensure!(denied.contains("denied by ClusterNetworkPolicy/guard rule 1 (Admin)"), "{denied}");
+    let tried = ask(&admin, "check shop/web jobs/report:80")?.out;
+    ensure!(tried.contains("in audit: ingress would be denied by"), "{tried}");
+
+    let after = ask(&admin, &inside)?;
+    assert_eq!(after.code, Some(3), "{}{}", after.out, after.said);
+    let missing = "the verb `list` on the resource `clusternetworkpolicies`";
+    ensure!(after.out.contains(missing), "{}", after.out);
+    Ok(())
+}

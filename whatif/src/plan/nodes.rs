@@ -1,0 +1,132 @@
+//! What changes from pods to nodes, where policies name nodes by labels: no address outside tells.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policy_engine::cidr::CidrSet;
+use policy_engine::flow::Endpoint;
+use policy_engine::labels::Str;
+use policy_engine::model::{Direction, PodKey};
+use policy_engine::policy::{IpBlock, Peer, Peers, Rule};
+use policy_engine::reach::{Difference, PortSet, Reach};
+use policy_engine::world::World;
+
+use super::ExternalChange;
+use super::causes::Judge;
+use crate::model::{Cluster, Units};
+
+/// Every change from a group to nodes that fare alike.
+pub(super) fn changes(
+    [before, after]: [&Cluster; 2],
+    reaches: [&Reach<'_>; 2],
+    difference: &Difference,
+    units: &Units,
+    judge: &Judge<'_>,
+) -> Vec<ExternalChange> {
+    let worlds = [&before.world, &after.world];
+    let mut found = Vec::new();
+    for nodes in alike(worlds) {
+        let Some(first) = nodes.first() else { continue };
+        for (group, pods) in difference.groups.iter().enumerate() {
+            let stays = pods.before.is_some() && pods.after.is_some();
+            let Some(pod) = pods.pods.first().filter(|_| stays && !units.of(group).is_empty())
+            else {
+                continue;
+            };
+            let [was, is] = [0, 1].map(|at| to_node(reaches[at], worlds[at], pod, first));
+            if was != is {
+                found.push(ExternalChange {
+                    group,
+                    direction: Direction::Egress,
+                    addresses: addresses(&after.world, &nodes),
+                    because: judge.of_node(group, first, &was),
+                    nodes: nodes.clone(),
+                    before: was,
+                    after: is,
+                });
+            }
+        }
+    }
+    found
+}
+
+/// What a pod may open at a node, at any of its addresses.
+pub(super) fn to_node(reach: &Reach<'_>, world: &World, pod: &PodKey, node: &Str) -> PortSet {
+    let sources = world.pods().get(pod).map(|pod| world.owned_addresses(pod).collect());
+    let sources: Vec<_> = sources.unwrap_or_default();
+    let sources = if sources.is_empty() { vec![None] } else { some(sources) };
+    let targets = world.nodes().get(node).map(|node| node.addresses.clone()).unwrap_or_default();
+    let targets = if targets.is_empty() { vec![None] } else { some(targets) };
+    let mut ports = PortSet::default();
+    for from in sources {
+        for to in &targets {
+            let families = from.zip(*to).map(|(one, other)| one.is_ipv4() == other.is_ipv4());
+            if families != Some(false) {
+                let source = Endpoint::Pod(pod.clone(), from);
+                ports.add(&reach.between(&source, &Endpoint::Node(node.clone(), *to)));
+            }
+        }
+    }
+    ports
+}
+
+fn some<T>(values: Vec<T>) -> Vec<Option<T>> {
+    values.into_iter().map(Some).collect()
+}
+
+fn addresses(world: &World, nodes: &BTreeSet<Str>) -> CidrSet {
+    let nodes = nodes.iter().filter_map(|name| world.nodes().get(name));
+    let nets = nodes.flat_map(|node| &node.addresses).map(|address| (*address).into());
+    nets.fold(CidrSet::default(), |all, net: ipnet::IpNet| {
+        all.union(&CidrSet::from(&IpBlock { cidr: net, except: Vec::new() }))
+    })
+}
+
+/// What tells one node from another in one world: labels that rules ask for, blocks that hold it.
+type Told = (Vec<(Str, Str)>, Vec<bool>);
+
+/// The nodes of both worlds that no rule tells apart; none where no rule names nodes.
+fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
+    let (mut keys, mut blocks) = (BTreeSet::new(), BTreeSet::new());
+    for rule in worlds.into_iter().flat_map(egress) {
+        let Peers::Listed(peers) = &rule.peers else { continue };
+        for peer in peers {
+            match peer {
+                Peer::Nodes(selector) => {
+                    keys.extend(selector.requirements().map(|one| Some(one.key.clone())));
+                    keys.insert(None);
+                }
+                Peer::Block(block) => drop(blocks.insert(block)),
+                Peer::Pods(_) | Peer::Invalid => {}
+            }
+        }
+    }
+    if keys.is_empty() {
+        return Vec::new();
+    }
+    let told = |world: &World, name: &Str| -> Option<Told> {
+        let node = world.nodes().get(name)?;
+        let labels = node.labels.iter();
+        let labels = labels.filter(|(key, _)| keys.contains(&Some((*key).clone())));
+        let labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let held = node.addresses.iter();
+        let held = held.flat_map(|address| blocks.iter().map(|block| block.contains(*address)));
+        Some((labels, held.collect()))
+    };
+    let mut classes: BTreeMap<(Told, Told), BTreeSet<Str>> = BTreeMap::new();
+    let [before, after] = worlds;
+    for name in after.nodes().keys() {
+        if let Some(class) = told(before, name).zip(told(after, name)) {
+            classes.entry(class).or_default().insert(name.clone());
+        }
+    }
+    classes.into_values().collect()
+}
+
+/// All rules for egress that can be about addresses.
+fn egress(world: &World) -> impl Iterator<Item = &Rule> {
+    let rules = world.policies().values().flat_map(|policy| policy.egress.iter().flatten());
+    let ordered = world.cluster_policies().values().flat_map(|policy| &policy.egress);
+    let defaults = world.default_policies().values();
+    let defaults = defaults.flat_map(|policy| policy.egress.iter().flatten());
+    rules.chain(ordered.map(|rule| &rule.rule)).chain(defaults)
+}
