@@ -29,7 +29,7 @@ pub enum Transport {
     Port(Protocol, u16),
     /// ICMP, with its type.
     Icmp(u8),
-    /// ICMPv6, with its type.
+    /// `ICMPv6`, with its type.
     Icmpv6(u8),
     /// Another protocol, or one whose header is not in this packet.
     Other(u8),

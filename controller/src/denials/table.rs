@@ -207,7 +207,7 @@ mod tests {
     fn take(sighting: &Sighting, told: &mut Vec<String>, room: &mut usize) -> bool {
         let Some(left) = room.checked_sub(1) else { return false };
         *room = left;
-        let Sighting { packet, count, period, .. } = sighting;
+        let Sighting { packet, count, period, .. } = *sighting;
         let name = packet.map_or("others".to_owned(), |packet| {
             format!("{}:{}", packet.source, packet.transport.port().unwrap_or_default())
         });

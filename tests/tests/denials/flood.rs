@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -64,7 +64,7 @@ fn during_flood(cluster: &Cluster, meanwhile: impl FnOnce() -> Result<()>) -> Re
             .map(|n| scope.spawn(move || flood(cluster, 2000 + n * PORTS, stop, sent)))
             .collect();
         let wait_for = |packets| {
-            let over = || floods.iter().any(ScopedJoinHandle::is_finished);
+            let over = || floods.iter().any(thread::ScopedJoinHandle::is_finished);
             while sent.load(Ordering::Relaxed) < packets && !over() && start.elapsed() < PATIENCE {
                 thread::park_timeout(Duration::from_millis(10));
             }
