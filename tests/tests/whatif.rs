@@ -181,7 +181,7 @@ fn check_stage(case: &Case, families: Families, stage: &Stage) -> (usize, String
             Traffic::Other => None,
         };
         let (source, destination) = (side(judged.source, None), side(judged.destination, port));
-        let answer = judge(&cluster, &reach, &source, &destination);
+        let answer = judge(&cluster, (&reach).into(), &source, &destination);
         let allowed = match judged.traffic {
             Traffic::Port(..) => answer.verdict == judge::Verdict::Allowed,
             // A question without a port tells about ICMP beside all ports.

@@ -163,9 +163,9 @@ pub(super) fn expand(
         probes.extend(probe::all(world, *family, more)?);
     }
     let said = enforced.verdicts(&probes, families)?;
-    let would = audited.map(|block| block.verdicts(&probes, families)).transpose()?;
-    let would = would.unwrap_or_else(|| said.iter().map(|(said, _)| (*said, None)).collect());
-    let both = probes.into_iter().zip(said.into_iter().zip(would));
+    let in_audit = audited.map(|block| block.verdicts(&probes, families)).transpose()?;
+    let in_audit = in_audit.unwrap_or_else(|| said.iter().map(|(said, _)| (*said, None)).collect());
+    let both = probes.into_iter().zip(said.into_iter().zip(in_audit));
     let expectations: Vec<Expectation> = both
         .map(|(probe, ((verdict, line), (audited, audited_line)))| Expectation {
             probe,
