@@ -18,7 +18,7 @@ use crate::world::World;
 /// A verdict with what nearly admitted the flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
-    /// The verdict, the same as [`evaluate`] gives.
+    /// The verdict, the same as [`evaluate_as`] gives.
     pub verdict: Verdict,
     /// Rules at the source that do not admit it, the closest first; empty when egress allows.
     pub egress: Vec<NearMiss>,
