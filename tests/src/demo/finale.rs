@@ -89,7 +89,7 @@ fn logged(stage: &Stage, scene: &Scene, cell: Cell) -> Result<String> {
                 let text = |name: &str| line.get(name).and_then(|has| has.as_str());
                 let why = text("why").context("a denial says why")?;
                 let direction = text("direction").unwrap_or_default().to_lowercase();
-                return Ok(format!("logged on {}: denied, {direction}: {why}", agent.node()));
+                return Ok(format!("first logged on {}: denied, {direction}: {why}", agent.node()));
             }
         }
         // Only a part is logged of what a sender is denied at once, and the table was just that.
