@@ -65,11 +65,9 @@ impl Compiled {
         peer: IpAddr,
         traffic: Traffic,
     ) -> Option<Tier> {
-        let endpoint = self.endpoints.get(&subject)?;
-        match self.judge(endpoint.audit(direction)?, peer, traffic) {
-            Judged::Denied(tier) => tier.filter(|_| self.admits(direction, subject, peer, traffic)),
-            Judged::Allowed => None,
-        }
+        let audit = self.endpoints.get(&subject)?.audit(direction)?;
+        let denied = self.judge(audit, peer, traffic).denied();
+        denied.filter(|_| self.admits(direction, subject, peer, traffic))
     }
 
     /// The tier that denies a packet; `None` when it is admitted or no ruleset is there.
@@ -81,10 +79,8 @@ impl Compiled {
         peer: IpAddr,
         traffic: Traffic,
     ) -> Option<Tier> {
-        match self.judge(self.endpoints.get(&subject)?.ruleset(direction)?, peer, traffic) {
-            Judged::Denied(tier) => tier,
-            Judged::Allowed => None,
-        }
+        let ruleset = self.endpoints.get(&subject)?.ruleset(direction)?;
+        self.judge(ruleset, peer, traffic).denied()
     }
 
     /// A ruleset that is missing admits nothing: fail closed.
@@ -192,6 +188,16 @@ enum Judged {
     Allowed,
     /// By which tier; `None` when the ruleset is missing.
     Denied(Option<Tier>),
+}
+
+impl Judged {
+    /// The tier that denies, where one does.
+    fn denied(self) -> Option<Tier> {
+        match self {
+            Self::Denied(tier) => tier,
+            Self::Allowed => None,
+        }
+    }
 }
 
 /// Matches packets whose traffic and peer both match.

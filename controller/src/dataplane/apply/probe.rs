@@ -174,16 +174,28 @@ pub(in crate::dataplane) fn try_log(
     family: Family,
     group: LogGroup,
 ) -> Result<(), String> {
-    // One kind stands for all: they differ in numbers only.
-    let kinds = Denial::all().take(1);
-    let rules: Vec<_> =
-        kinds.flat_map(|kind| kind.rules(family, DenyAction::Drop, Some(group))).collect();
-    try_in_chain(kernel, family, &rules)?;
+    // An agent that starts again finds its rules: then there is nothing to try, and to write.
+    if !logs_already(kernel, family) {
+        // One kind stands for all: they differ in numbers only.
+        let kinds = Denial::all().take(1);
+        let rules: Vec<_> =
+            kinds.flat_map(|kind| kind.rules(family, DenyAction::Drop, Some(group))).collect();
+        try_in_chain(kernel, family, &rules)?;
+    }
     // The rules may be there without what they hand packets to, and then hand over nothing.
     match fs::exists(format!("{PROC_NET}/netfilter/nfnetlink_log")) {
         Ok(false) => Err("the kernel has no nfnetlink_log".to_owned()),
         Ok(true) | Err(_) => Ok(()),
     }
+}
+
+/// Whether a rule of ours that logs is there. What cannot be read holds none.
+fn logs_already(kernel: &Kernel, family: Family) -> bool {
+    let save = format!("{}-save", kernel.variant.command(family));
+    let ours = |line: &str| {
+        line.strip_prefix("-A ").is_some_and(name::is_ours) && line.contains(" -j NFLOG ")
+    };
+    kernel.run(&save, &["-t", "filter"], "").is_ok_and(|saved| saved.lines().any(ours))
 }
 
 /// Adds rules to a chain that nothing jumps to, and removes it.
