@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
@@ -15,6 +17,9 @@ use super::pod::{Pod, PodSpec};
 use super::service::{self, ServiceSpec, Transport};
 use super::wire::{self, PodWire};
 use super::{Lab, build, listener, process};
+
+/// The longest that a new link may take until it runs.
+const LINKS_RUN_WITHIN: Duration = Duration::from_secs(10);
 
 impl Lab {
     /// Adds a pod; its listeners answer when this returns.
@@ -176,7 +181,14 @@ impl Lab {
             process::ip(Some(&wire.namespace), &wire::pod(options, wire))?;
             self.forget_neighbours(wire)?;
         }
-        Ok(())
+        for wire in wires.values() {
+            until_links_run(&Namespace::open(&wire.namespace)?)?;
+        }
+        let concerned = |index| wires.values().any(|wire| wire.node == index);
+        self.nodes
+            .values()
+            .filter(|node| concerned(node.index()))
+            .try_for_each(|node| until_links_run(node.netns()))
     }
 
     /// A reused address has another MAC address now. Bridged neighbours would ask only after the
@@ -254,5 +266,19 @@ impl Lab {
             *installed = rendered.chains;
         }
         Ok(())
+    }
+}
+
+/// Waits until the links of a namespace run: the kernel looks at new ones once a second when there
+/// are many, and drops what is sent over one before that.
+fn until_links_run(namespace: &Namespace) -> Result<()> {
+    let deadline = Instant::now() + LINKS_RUN_WITHIN;
+    loop {
+        let links = namespace.shell("ip -o link show type veth")?;
+        let Some(idle) = links.lines().find(|link| !link.contains(" state UP ")) else {
+            return Ok(());
+        };
+        ensure!(Instant::now() < deadline, "a link of {} does not run: {idle}", namespace.name());
+        thread::sleep(Duration::from_millis(5));
     }
 }

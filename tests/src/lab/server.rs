@@ -130,6 +130,13 @@ impl Serving {
                     }
                 }
                 Command::Remove { owner, done } => {
+                    // A process that a test of another thread is just starting holds copies of
+                    // all sockets until it runs its program: a close alone would come too early.
+                    for slot in self.slots.values().filter(|slot| slot.owner == owner) {
+                        if let Role::Bound(Bound::Tcp(listener, _)) = &slot.role {
+                            let _ = SockRef::from(listener).shutdown(std::net::Shutdown::Both);
+                        }
+                    }
                     self.slots.retain(|_, slot| slot.owner != owner);
                     let _ = done.send(());
                 }
