@@ -15,16 +15,14 @@ mod port;
 mod rule;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use serde_json::Value;
 
 use self::peer::NamespacedPods;
 use self::rule::{deny_everything, rule};
 use super::labels::typed_selector;
 use super::mode::annotated;
 use super::policy::{OBJECT_FIELDS, generation};
-use super::rules::field_of;
-use crate::decode::{Field, wanted};
-use crate::path::Path;
+use super::rules::{field_of, spec_of};
+use crate::decode::Field;
 use crate::report::Report;
 
 const SPEC_FIELDS: [&str; 5] = ["tier", "priority", "subject", "ingress", "egress"];
@@ -57,15 +55,7 @@ pub(super) fn policy(
 ) -> ClusterNetworkPolicy {
     // A field at the wrong level (`egress` beside `spec`) may have been meant to deny.
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_WRITTEN);
-    if root.repeats("spec", report, CLOSED_EFFECT) {
-        return closed(name, root);
-    }
-    let absent = Value::Object(serde_json::Map::new());
-    let spec = root.get("spec").unwrap_or(Field { path: Path::ROOT.key("spec"), value: &absent });
-    if !spec.value.is_object() {
-        report.error(&spec.path, format!("{}; {CLOSED_EFFECT}", wanted("a mapping", spec.value)));
-        return closed(name, root);
-    }
+    let Some(spec) = spec_of(root, CLOSED_EFFECT, report) else { return closed(name, root) };
     let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_WRITTEN) || strange;
     let (tier, priority) = (tier(&spec, report), priority(&spec, report));
     let subject = subject(&spec, report);

@@ -9,14 +9,12 @@ use policy_engine::model::Direction;
 use policy_engine::policy::Namespaces;
 use policy_engine::selector::Selector;
 use policy_engine::tier::{ClusterDefaultNetworkPolicy, Mode, Subject};
-use serde_json::Value;
 
 use super::labels::selector;
 use super::policy::{OBJECT_FIELDS, UNLESS_LISTED, generation};
-use super::rules::{rules, types};
-use crate::decode::{Field, wanted};
+use super::rules::{rules, spec_of, types};
+use crate::decode::Field;
 use crate::lean::MODE_ANNOTATION;
-use crate::path::Path;
 use crate::report::Report;
 
 const SPEC_FIELDS: [&str; 8] = [
@@ -49,15 +47,7 @@ pub(super) fn policy(
 ) -> ClusterDefaultNetworkPolicy {
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_LISTED);
     warn_of_annotation(root, report);
-    if root.repeats("spec", report, CLOSED_EFFECT) {
-        return closed(name, root);
-    }
-    let absent = Value::Object(serde_json::Map::new());
-    let spec = root.get("spec").unwrap_or(Field { path: Path::ROOT.key("spec"), value: &absent });
-    if !spec.value.is_object() {
-        report.error(&spec.path, format!("{}; {CLOSED_EFFECT}", wanted("a mapping", spec.value)));
-        return closed(name, root);
-    }
+    let Some(spec) = spec_of(root, CLOSED_EFFECT, report) else { return closed(name, root) };
     let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_LISTED) || strange;
     let types = isolated(&spec, strange, report);
     let mut rules = |direction| {

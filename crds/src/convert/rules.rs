@@ -1,4 +1,7 @@
-//! Rules in the shape of NetworkPolicy, which ClusterDefaultNetworkPolicy shares.
+//! What kinds of policies have in common: the rules of NetworkPolicy, which
+//! ClusterDefaultNetworkPolicy shares, and the `spec` of policies of the cluster.
+
+use std::sync::LazyLock;
 
 use policy_engine::model::Direction;
 use policy_engine::policy::{Namespaces, Peers, PortMatch, Ports, Rule};
@@ -7,6 +10,7 @@ use serde_json::Value;
 use super::peer::peer;
 use super::port::port_match;
 use crate::decode::{Field, wanted};
+use crate::path::Path;
 use crate::report::Report;
 
 const BOTH: &str = "the policy isolates for ingress and egress";
@@ -127,4 +131,25 @@ fn items<'a>(rule: &'a Field<'a>, name: &'a str, report: &mut Report<'_>) -> Ite
         Some([]) => Items::Absent,
         Some(values) => Items::Found(field, values),
     }
+}
+
+/// Where there is no `spec`, one without fields.
+static NO_SPEC: LazyLock<Value> = LazyLock::new(|| Value::Object(serde_json::Map::new()));
+
+/// The `spec` of a policy of the cluster; none, after a report of the `effect`, when its fields
+/// cannot be told.
+pub(super) fn spec_of<'a>(
+    root: &'a Field<'a>,
+    effect: &str,
+    report: &mut Report<'_>,
+) -> Option<Field<'a>> {
+    if root.repeats("spec", report, effect) {
+        return None;
+    }
+    let spec = root.get("spec").unwrap_or(Field { path: Path::ROOT.key("spec"), value: &NO_SPEC });
+    if !spec.value.is_object() {
+        report.error(&spec.path, format!("{}; {effect}", wanted("a mapping", spec.value)));
+        return None;
+    }
+    Some(spec)
 }
