@@ -174,6 +174,11 @@ golden!(
 );
 
 golden!(
+    plan_tells_nodes_apart_by_family,
+    "plan -f whatif/tests/sources/families.yaml --without cnp/nodes",
+);
+
+golden!(
     plan_fails_on_what_is_asked_for_only,
     "plan --fail-on opened -f examples/shop/world.yaml --with examples/shop/policies",
     "plan --fail-on dns,external -o md -f whatif/tests/sources/plan-before.yaml \

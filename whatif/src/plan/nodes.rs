@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy_engine::cidr::CidrSet;
+use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::flow::Endpoint;
 use policy_engine::labels::Str;
 use policy_engine::model::{Direction, PodKey};
@@ -81,8 +81,9 @@ fn addresses(world: &World, nodes: &BTreeSet<Str>) -> CidrSet {
     })
 }
 
-/// What tells one node from another in one world: labels that rules ask for, blocks that hold it.
-type Told = (Vec<(Str, Str)>, Vec<bool>);
+/// What tells one node from another in one world: labels that rules ask for; and of its addresses
+/// which family they have, for not every pod has one to meet it, and which blocks hold them.
+type Told = (Vec<(Str, Str)>, BTreeSet<(Family, Vec<bool>)>);
 
 /// The nodes of both worlds that no rule tells apart; none where no rule names nodes.
 fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
@@ -108,9 +109,11 @@ fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
         let labels = node.labels.iter();
         let labels = labels.filter(|(key, _)| keys.contains(&Some((*key).clone())));
         let labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
-        let held = node.addresses.iter();
-        let held = held.flat_map(|address| blocks.iter().map(|block| block.contains(*address)));
-        Some((labels, held.collect()))
+        let addresses = node.addresses.iter().map(|address| {
+            let held = blocks.iter().map(|block| block.contains(*address)).collect();
+            (Family::of(*address), held)
+        });
+        Some((labels, addresses.collect()))
     };
     let mut classes: BTreeMap<(Told, Told), BTreeSet<Str>> = BTreeMap::new();
     let [before, after] = worlds;
