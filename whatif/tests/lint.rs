@@ -210,6 +210,23 @@ fn a_policy_in_audit_makes_none_redundant_that_is_in_force() {
 }
 
 #[test]
+fn what_a_policy_in_audit_will_open_is_not_half_open() {
+    let opened = db("opened", "enforce");
+    let egress = |name: &str, mode: &str, rules: &str| {
+        format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}, \
+             namespace: shop, annotations: {{portcullis.dev/mode: {mode}}}}}, spec: {{podSelector: \
+             {{matchLabels: {{app: api}}}}, policyTypes: [Egress], egress: [{rules}]}}}}"
+        )
+    };
+    let (closed, disabled) = (egress("closed", "enforce", ""), "--disable PCL103,PCL104,PCL502");
+    let half = ("PCL403", "NetworkPolicy shop/opened");
+    check_all(&[&opened, &closed], disabled, &[half]);
+    check_all(&[&opened, &closed, &egress("tried", "audit", "")], disabled, &[half]);
+    check_all(&[&opened, &closed, &egress("tried", "audit", "{}")], disabled, &[]);
+}
+
+#[test]
 fn policies_of_the_cluster_are_looked_at_for_whom_they_select() {
     let default = |spec: &str| {
         format!(

@@ -25,8 +25,8 @@ pub(super) struct Group<'c> {
     pub(super) host_network: bool,
     /// Never empty.
     pub(super) pods: Vec<&'c Pod>,
-    /// The classes of the pods: addresses may tell them apart. None with hostNetwork.
-    pub(super) classes: BTreeSet<ClassId>,
+    /// The classes of the pods in each view: addresses may tell them apart. None with hostNetwork.
+    pub(super) classes: Vec<BTreeSet<ClassId>>,
 }
 
 type Matches<'c> = Rc<[Rc<Group<'c>>]>;
@@ -39,7 +39,7 @@ pub(super) struct Groups<'c> {
 }
 
 impl<'c> Groups<'c> {
-    pub(super) fn new(cluster: &'c Cluster, reach: &Reach<'_>) -> Self {
+    pub(super) fn new(cluster: &'c Cluster, views: &[&Reach<'_>]) -> Self {
         let keys = mentioned(cluster);
         let mut found = BTreeMap::new();
         for pod in cluster.world.pods().values().filter(|pod| pod.life != Life::Finished) {
@@ -52,7 +52,11 @@ impl<'c> Groups<'c> {
         }
         let mut by_namespace: BTreeMap<&Str, Vec<Rc<Group<'_>>>> = BTreeMap::new();
         for ((namespace, _, ports, host_network), (labels, pods)) in found {
-            let classes = pods.iter().filter_map(|pod| reach.class_of(&pod.key)).collect();
+            let classes = views.iter().map(|reach| {
+                let classes = pods.iter().filter_map(|pod| reach.class_of(&pod.key));
+                classes.collect()
+            });
+            let classes = classes.collect();
             let group = Group { namespace, labels, ports, host_network, pods, classes };
             by_namespace.entry(namespace).or_default().push(Rc::new(group));
         }

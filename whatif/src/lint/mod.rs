@@ -28,13 +28,14 @@ mod words;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use policy_engine::model::{Direction, Pod};
 use policy_engine::policy::{IpBlock, NetworkPolicy, Rule};
 use policy_engine::reach::Reach;
-use policy_engine::tier::PolicyRef;
+use policy_engine::tier::{PolicyRef, View};
 use portcullis_crds::diagnostic::Origin;
 
 pub use code::Code;
@@ -124,6 +125,8 @@ struct Context<'c> {
     sources: &'c Sources,
     groups: Groups<'c>,
     reach: Reach<'c>,
+    /// As if policies in audit were enforced; `None` where there are none.
+    audited: Option<Reach<'c>>,
     /// Of the pods that can be peers, ascending.
     addresses: Vec<(IpAddr, &'c Pod)>,
     blocks: RefCell<BTreeMap<IpBlock, peers::Inside<'c>>>,
@@ -140,14 +143,21 @@ struct Place<'c> {
 
 impl<'c> Context<'c> {
     fn new(sources: &'c Sources, cluster: &'c Cluster) -> Self {
-        let reach = Reach::new(&cluster.world);
-        let groups = Groups::new(cluster, &reach);
-        let pods = cluster.world.pods().values().filter(|pod| pod.takes_part());
-        let addresses =
-            pods.flat_map(|pod| cluster.world.owned_addresses(pod).map(|a| (a, pod.as_ref())));
+        let world = &cluster.world;
+        let reach = Reach::new(world);
+        let audited = cluster.has_audit().then(|| Reach::new_as(world, View::Audited));
+        let views: Vec<&Reach<'_>> = iter::once(&reach).chain(&audited).collect();
+        let groups = Groups::new(cluster, &views);
+        let pods = world.pods().values().filter(|pod| pod.takes_part());
+        let addresses = pods.flat_map(|pod| world.owned_addresses(pod).map(|a| (a, pod.as_ref())));
         let mut addresses: Vec<(IpAddr, &Pod)> = addresses.collect();
         addresses.sort_by_key(|(address, _)| *address);
-        Self { cluster, sources, groups, reach, addresses, blocks: RefCell::default() }
+        Self { cluster, sources, groups, reach, audited, addresses, blocks: RefCell::default() }
+    }
+
+    /// The views in which policies may differ, in the order of [`Group::classes`].
+    fn views(&self) -> impl Iterator<Item = &Reach<'c>> {
+        iter::once(&self.reach).chain(&self.audited)
     }
 
     /// A finding about the field of a policy at a JSON pointer; `""` is the whole policy.

@@ -9,7 +9,7 @@ use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::{Direction, Pod};
 use policy_engine::policy::{NetworkPolicy, Peer, Peers, PodPeer, PortMatch, Ports, Rule};
 use policy_engine::port::PortRange;
-use policy_engine::reach::{ClassId, PortSet};
+use policy_engine::reach::{ClassId, PortSet, Reach};
 use policy_engine::tier::{Mode, Tier};
 
 use super::groups::Group;
@@ -52,28 +52,19 @@ fn closed<'c>(
     selected: &[Rc<Group<'c>>],
 ) -> Option<Finding> {
     let others = context.groups.peer(peer);
-    let (sources, destinations) = match place.direction {
-        Direction::Ingress => (classes(&others), classes(selected)),
-        Direction::Egress => (classes(selected), classes(&others)),
+    let (from, to) = match place.direction {
+        Direction::Ingress => (others.as_ref(), selected),
+        Direction::Egress => (selected, others.as_ref()),
     };
-    let pairs = sources.iter().flat_map(|from| destinations.iter().map(move |to| (*from, *to)));
-    let mut asked = PortSet::default();
-    let mut denial = None;
-    for (count, (from, to)) in pairs.enumerate() {
-        let (Some(from), Some(to)) = pods(context, from, to) else { continue };
-        let ports = ports(place.rule, to);
-        if count >= PAIRS || passes(context, from, to, &ports)? {
-            return None;
-        }
-        if denial.is_none() {
-            denial = Some(other_side(context, place.direction, (from, to), &ports)?);
-        }
-        asked.add(&ports);
+    let mut views = context.views().enumerate();
+    let (_, enforced) = views.next()?;
+    let (asked, first) =
+        all_closed(context, enforced, place.rule, (classes(from, 0), classes(to, 0)))?;
+    // What opens once that in audit is enforced is on its way, and no mistake.
+    for (view, reach) in views {
+        all_closed(context, reach, place.rule, (classes(from, view), classes(to, view)))?;
     }
-    if asked.is_empty() {
-        return None;
-    }
-    let denial = denial?;
+    let denial = other_side(context, place.direction, first, &ports(place.rule, first.1))?;
     let names = context.names(&others);
     let opened = crate::output::words::ports(&asked);
     let mine = context.names(selected);
@@ -106,6 +97,29 @@ fn closed<'c>(
     Some(context.finding(Code::HalfOpen, place.policy, &place.peer(number), message))
 }
 
+/// The ports that the rule opens and all pairs of classes keep closed, and the first such pair of
+/// pods; `None` when some pair passes, or nobody knows.
+fn all_closed<'a>(
+    context: &'a Context<'_>,
+    reach: &Reach<'_>,
+    rule: &Rule,
+    (sources, destinations): (BTreeSet<ClassId>, BTreeSet<ClassId>),
+) -> Option<(PortSet, (&'a Pod, &'a Pod))> {
+    let pairs = sources.iter().flat_map(|from| destinations.iter().map(move |to| (*from, *to)));
+    let mut asked = PortSet::default();
+    let mut first = None;
+    for (count, (from, to)) in pairs.enumerate() {
+        let (Some(from), Some(to)) = pods(context, reach, from, to) else { continue };
+        let ports = ports(rule, to);
+        if count >= PAIRS || passes(context, reach, from, to, &ports)? {
+            return None;
+        }
+        first = first.or(Some((from, to)));
+        asked.add(&ports);
+    }
+    first.filter(|_| !asked.is_empty()).map(|first| (asked, first))
+}
+
 /// What the other side says of the first of the ports; `None` when it lets it pass.
 fn other_side(
     context: &Context<'_>,
@@ -133,19 +147,20 @@ fn opposite(direction: Direction) -> Direction {
     }
 }
 
-fn classes(groups: &[Rc<Group<'_>>]) -> BTreeSet<ClassId> {
-    groups.iter().flat_map(|group| group.classes.iter().copied()).collect()
+fn classes(groups: &[Rc<Group<'_>>], view: usize) -> BTreeSet<ClassId> {
+    groups.iter().filter_map(|group| group.classes.get(view)).flatten().copied().collect()
 }
 
 /// A pod of each class; of one class two different ones.
 fn pods<'a>(
     context: &'a Context<'_>,
+    reach: &Reach<'_>,
     from: ClassId,
     to: ClassId,
 ) -> (Option<&'a Pod>, Option<&'a Pod>) {
     let world = &context.cluster.world;
     let pod = |class: ClassId, number: usize| {
-        let key = context.reach.classes().get(class)?.pods.get(number)?;
+        let key = reach.classes().get(class)?.pods.get(number)?;
         world.pods().get(key).map(AsRef::as_ref)
     };
     (pod(from, 0), pod(to, usize::from(from == to)))
@@ -171,7 +186,13 @@ fn ports(rule: &Rule, destination: &Pod) -> PortSet {
 }
 
 /// Whether any of the ports can be opened; `None` when the two have no family in common.
-fn passes(context: &Context<'_>, from: &Pod, to: &Pod, ports: &PortSet) -> Option<bool> {
+fn passes(
+    context: &Context<'_>,
+    reach: &Reach<'_>,
+    from: &Pod,
+    to: &Pod,
+    ports: &PortSet,
+) -> Option<bool> {
     let mut met = None;
     for source in sides(context, from) {
         for destination in sides(context, to) {
@@ -181,7 +202,7 @@ fn passes(context: &Context<'_>, from: &Pod, to: &Pod, ports: &PortSet) -> Optio
             {
                 continue;
             }
-            let open = context.reach.between(&source, &destination).intersection(ports);
+            let open = reach.between(&source, &destination).intersection(ports);
             met = Some(met.unwrap_or(false) || !open.is_empty());
         }
     }
