@@ -98,6 +98,12 @@ golden!(
     "reach jobs/report -f examples/shop",
     "reach external -f examples/shop",
     "who node/n1 -f examples/shop",
+    "who node/n2 -f whatif/tests/sources/tiers.yaml",
+    "who node/n1 -f whatif/tests/sources/tiers.yaml",
+    "who node/n2:443 --by namespace -f whatif/tests/sources/tiers.yaml",
+    "who 192.168.1.2 -o csv -f whatif/tests/sources/tiers.yaml",
+    "reach node/n1 -f whatif/tests/sources/tiers.yaml",
+    "reach node/n1 -o mermaid --by namespace -f whatif/tests/sources/tiers.yaml",
 );
 
 golden!(
@@ -275,6 +281,7 @@ fn outputs_are_what_their_schemas_say() {
         ("map", "map -o json --by namespace -f examples/shop"),
         ("map", "who shop/db -o json -f whatif/tests/sources/running.yaml"),
         ("map", "reach external -o json -f examples/shop"),
+        ("map", "who node/n2 -o json -f whatif/tests/sources/tiers.yaml"),
         ("plan", "plan -o json -f examples/shop/world.yaml --with examples/shop/policies"),
         ("plan", "plan -o json -f examples/shop --without netpol/shop/db"),
         ("plan", "plan -o json -f examples/shop --with examples/shop"),
