@@ -107,6 +107,19 @@ golden!(
 );
 
 golden!(
+    pods_of_a_node_are_told_from_others_where_it_is_asked_about,
+    "check node/n1 web -f whatif/tests/sources/own-node.yaml",
+    "check web node/n1:443 -f whatif/tests/sources/own-node.yaml --allow-egress-to-own-node",
+    "check shop/agent web -f whatif/tests/sources/own-node.yaml",
+    "reach node/n1 -f whatif/tests/sources/own-node.yaml",
+    "reach shop/agent -f whatif/tests/sources/own-node.yaml",
+    "who node/n1 -f whatif/tests/sources/own-node.yaml",
+    "who node/n1 -f whatif/tests/sources/own-node.yaml --allow-egress-to-own-node",
+    "plan -f whatif/tests/sources/own-node.yaml --without cnp/nodes",
+    "plan -f whatif/tests/sources/own-node.yaml --without cnp/nodes --allow-egress-to-own-node",
+);
+
+golden!(
     a_hypothesis_adds_and_removes_objects,
     "check default/shell shop/db-1:5432 -f examples/shop/world.yaml",
     "check default/shell shop/db-1:5432 -f examples/shop/world.yaml --with examples/shop/policies",
@@ -177,6 +190,12 @@ golden!(
     "plan --audit -o json -f whatif/tests/sources/tiers.yaml -f whatif/tests/sources/audit.yaml",
     "plan --audit -f whatif/tests/sources/tiers.yaml",
     "lint -f whatif/tests/sources/tiers.yaml -f whatif/tests/sources/audit.yaml",
+);
+
+golden!(
+    plan_blames_only_what_it_takes,
+    "plan -f examples/cluster/world.yaml --with examples/cluster/guardrails",
+    "plan -f whatif/tests/sources/tiers.yaml --with whatif/tests/sources/priorities.yaml",
 );
 
 golden!(
