@@ -120,6 +120,14 @@ golden!(
 );
 
 golden!(
+    policies_that_are_not_understood_are_named,
+    "check shop/web shop/db:5432 -f whatif/tests/sources/tiers.yaml \
+     -f whatif/tests/sources/other-apis.yaml",
+    "check shop/web shop/db:5432 -f whatif/tests/sources/tiers.yaml \
+     -f whatif/tests/sources/misplaced.yaml",
+);
+
+golden!(
     a_hypothesis_adds_and_removes_objects,
     "check default/shell shop/db-1:5432 -f examples/shop/world.yaml",
     "check default/shell shop/db-1:5432 -f examples/shop/world.yaml --with examples/shop/policies",
