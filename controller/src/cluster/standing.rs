@@ -402,7 +402,7 @@ mod tests {
         };
         let reports: BTreeMap<String, Known> = [
             ("has", report(2, "True")),
-            ("newer", report(3, "True")),
+            ("of an earlier object", report(3, "True")),
             ("older", report(1, "True")),
             ("fails", report(2, "False")),
             ("silent", report(9, "True")),
@@ -410,12 +410,13 @@ mod tests {
         .into_iter()
         .map(|(name, report)| (name.to_owned(), report))
         .collect();
-        let nodes: Vec<Str> =
-            ["has", "newer", "older", "fails", "silent", "none"].map(Str::from).into();
+        let nodes: Vec<Str> = ["has", "of an earlier object", "older", "fails", "silent", "none"]
+            .map(Str::from)
+            .into();
         let speaks = |known: &Known| !known.has(&policy("deny"), 9);
         let of = |name| Progress::of(&policy(name), 2, nodes.iter(), &reports, speaks);
         let (failing, unreported) = (vec!["fails".into()], vec!["none".into()]);
-        let expected = progress(2, &["older"], &["silent"]);
+        let expected = progress(1, &["of an earlier object", "older"], &["silent"]);
         assert_eq!(of("deny"), Progress { concerned: 6, failing, unreported, ..expected });
         assert_eq!(of("other").realised, 0, "no node reports it");
     }
