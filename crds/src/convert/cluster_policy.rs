@@ -22,7 +22,7 @@ use super::labels::typed_selector;
 use super::mode::annotated;
 use super::policy::{OBJECT_FIELDS, generation};
 use super::rules::{field_of, spec_of};
-use crate::decode::Field;
+use crate::decode::{Field, Mapping};
 use crate::report::Report;
 
 const SPEC_FIELDS: [&str; 5] = ["tier", "priority", "subject", "ingress", "egress"];
@@ -44,7 +44,7 @@ const PRIORITIES: std::ops::RangeInclusive<i32> = 0..=1000;
 #[derive(Deserialize)]
 struct SubjectFields {
     namespaces: Option<LabelSelector>,
-    pods: Option<NamespacedPods>,
+    pods: Option<Mapping<NamespacedPods>>,
 }
 
 /// The policy `name` as written at `root`.
@@ -151,13 +151,14 @@ fn subject(spec: &Field<'_>, report: &mut Report<'_>) -> Subject {
         report.error(&path, format!("is missing; {ANY_POD}; {hint}"));
         return any;
     };
-    let Some(fields) = field.decode::<SubjectFields>(report, ANY_POD) else { return any };
+    let fields = field.decode::<Mapping<SubjectFields>>(report, ANY_POD);
+    let Some(Mapping(fields)) = fields else { return any };
     match (&fields.namespaces, &fields.pods) {
         (Some(selector), None) => Subject {
             namespaces: typed_selector(selector, &path.key("namespaces"), report, ANY_POD),
             pods: Some(Selector::everything()),
         },
-        (None, Some(pods)) => {
+        (None, Some(Mapping(pods))) => {
             let (namespaces, pods) = pods.selectors(&path.key("pods"), report, ANY_POD);
             Subject { namespaces, pods }
         }

@@ -116,7 +116,7 @@ fn protocols_are_ports_of_one_protocol_or_a_name_under_all() {
     check_protocol("{destinationNamedPort: web}", &named, 0);
 }
 
-const BAD_PEERS: [&str; 13] = [
+const BAD_PEERS: [&str; 15] = [
     "{}",
     "null",
     "a",
@@ -130,9 +130,11 @@ const BAD_PEERS: [&str; 13] = [
     "{domainNames: [example.com]}",
     "{services: {}}",
     "{namespaces: {}, namespaces: {}}",
+    "[{}, null, null, null, null]",
+    "{pods: [null, {}]}",
 ];
 
-const BAD_PROTOCOLS: [&str; 13] = [
+const BAD_PROTOCOLS: [&str; 17] = [
     "{}",
     "null",
     "{tcp: {}}",
@@ -146,6 +148,10 @@ const BAD_PROTOCOLS: [&str; 13] = [
     "{destinationNamedPort: ''}",
     "{destinationNamedPort: '80'}",
     "{icmp: {}}",
+    "[null, null, null, web]",
+    "{tcp: [{number: 80}]}",
+    "{tcp: {destinationPort: [80, null]}}",
+    "{tcp: {destinationPort: {range: [80, 90]}}}",
 ];
 
 #[test]
@@ -269,6 +275,7 @@ fn a_subject_is_namespaces_or_pods_and_any_pod_where_it_cannot_be_understood() {
         ("subject: {namespaces: {}, pods: {podSelector: {}}}", None, None, 1),
         ("subject: {nodes: {}}", None, None, 1),
         ("subject: a", None, None, 1),
+        ("subject: [{}, null]", None, None, 1),
         ("subject: null", None, None, 1),
         ("subject: {namespaces: {}}, subject: {namespaces: {}}", None, None, 1),
     ] {
