@@ -8,7 +8,7 @@
 use policy_engine::model::Direction;
 use policy_engine::policy::Peers;
 use policy_engine::selector::Selector;
-use policy_engine::tier::{Action, ClusterNetworkPolicy, ClusterTier, Mode, Subject, TierRule};
+use policy_engine::tier::{Action, ClusterNetworkPolicy, ClusterTier, Subject, TierRule};
 use serde::Deserialize;
 mod peer;
 mod port;
@@ -55,7 +55,9 @@ pub(super) fn policy(
 ) -> ClusterNetworkPolicy {
     // A field at the wrong level (`egress` beside `spec`) may have been meant to deny.
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_WRITTEN);
-    let Some(spec) = spec_of(root, CLOSED_EFFECT, report) else { return closed(name, root) };
+    let Some(spec) = spec_of(root, CLOSED_EFFECT, report) else {
+        return closed(name, root, report);
+    };
     let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_WRITTEN) || strange;
     let (tier, priority) = (tier(&spec, report), priority(&spec, report));
     let subject = subject(&spec, report);
@@ -78,8 +80,12 @@ pub(super) fn policy(
     }
 }
 
-/// The policy that one which cannot be understood at all counts as.
-pub(super) fn closed(name: &str, root: &Field<'_>) -> ClusterNetworkPolicy {
+/// The policy that one which cannot be understood at all counts as; in audit it stays there.
+pub(super) fn closed(
+    name: &str,
+    root: &Field<'_>,
+    report: &mut Report<'_>,
+) -> ClusterNetworkPolicy {
     ClusterNetworkPolicy {
         name: name.into(),
         tier: ClusterTier::Admin,
@@ -87,7 +93,7 @@ pub(super) fn closed(name: &str, root: &Field<'_>) -> ClusterNetworkPolicy {
         subject: Subject { namespaces: None, pods: None },
         ingress: vec![deny_everything()],
         egress: vec![deny_everything()],
-        mode: Mode::Enforce,
+        mode: annotated(root, report),
         generation: generation(root),
     }
 }

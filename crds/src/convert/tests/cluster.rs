@@ -356,6 +356,35 @@ fn an_unknown_version_denies_everything_and_a_namesake_is_foreign() {
     assert_eq!(found.len(), 1, "{found:#?}");
 }
 
+/// What is in audit is never enforced, least of all as more than it says.
+#[test]
+fn what_cannot_be_understood_at_all_stays_in_audit_where_it_is() {
+    let audit = "annotations: {portcullis.dev/mode: audit}";
+    for (version, spec) in [("v1alpha2", "spec: 5"), ("v1alpha2", "spec: {}, spec: {}"), ("v2", "")]
+    {
+        let (converted, found) = convert(&format!(
+            "{{apiVersion: policy.networking.k8s.io/{version}, kind: ClusterNetworkPolicy, \
+             metadata: {{name: a, {audit}}}, {spec}}}"
+        ));
+        let Converted::Object(Change::ClusterNetworkPolicy(_, Some(policy))) = converted else {
+            panic!("{converted:?}");
+        };
+        assert_eq!((policy.mode, found.len()), (Mode::Audit, 1), "{version} {spec}: {found:#?}");
+        assert_eq!(policy.ingress, [deny_everything()], "{version} {spec}");
+    }
+    for (version, spec) in [("v1", "spec: 5"), ("v1", "spec: {}, spec: {}"), ("v2", "")] {
+        let (converted, found) = convert(&format!(
+            "{{apiVersion: networking.k8s.io/{version}, kind: NetworkPolicy, \
+             metadata: {{name: a, {audit}}}, {spec}}}"
+        ));
+        let Converted::Object(Change::NetworkPolicy(_, Some(policy))) = converted else {
+            panic!("{converted:?}");
+        };
+        assert_eq!((policy.mode, found.len()), (Mode::Audit, 1), "{version} {spec}: {found:#?}");
+        assert_eq!((&policy.ingress, &policy.egress), (&Some(vec![]), &Some(vec![])));
+    }
+}
+
 /// The annotation of a NetworkPolicy or ClusterNetworkPolicy, and what is said of it.
 #[test]
 fn an_annotation_puts_a_policy_into_audit() {
