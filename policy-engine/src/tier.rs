@@ -210,7 +210,8 @@ impl From<ClusterTier> for Tier {
 
 /// Which pods a policy of the cluster is about.
 ///
-/// A pod whose namespace is not known yet may be one of them: see [`Selected::Unsure`].
+/// A pod whose namespace is not known yet may be one of them, and is where all namespaces are meant:
+/// see [`Selected::Unsure`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subject {
     /// In which namespaces; `None` when that could not be understood: it may be any.
