@@ -1,5 +1,6 @@
 //! Why a flow is denied: for every rule that could have admitted it, what did not match.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use crate::evaluate::{
@@ -135,7 +136,7 @@ fn near_misses(
     let (subject, peer) = sides(flow, direction);
     let Some(pod) = participant(world, subject) else { return Vec::new() };
     let Some(tier) = decision.tier.filter(|_| !decision.is_allowed()) else { return Vec::new() };
-    let mut candidates: Vec<(RuleRef, Rule)> = Vec::new();
+    let mut candidates: Vec<(RuleRef, Cow<'_, Rule>)> = Vec::new();
     for (policy, rules) in isolating(world, pod, direction, tier, view) {
         let rules = rules.into_iter();
         candidates
@@ -144,9 +145,9 @@ fn near_misses(
     // Of ordered rules, those that would have come before the one that denies.
     let before = ordered(world, pod, direction, tier, view)
         .into_iter()
-        .take_while(|(name, _)| !decision.decided_by.contains(name))
-        .filter(|(_, rule)| rule.action != Action::Deny);
-    candidates.extend(before.map(|(name, rule)| (name, rule.rule)));
+        .take_while(|(name, ..)| !decision.decided_by.contains(name))
+        .filter(|(_, action, _)| *action != Action::Deny);
+    candidates.extend(before.map(|(name, _, rule)| (name, Cow::Borrowed(rule))));
     let mut misses: Vec<NearMiss> = candidates
         .into_iter()
         .map(|(name, rule)| {

@@ -47,14 +47,15 @@ pub struct World {
     claims: BTreeMap<IpAddr, Vec<Claim>>,
 }
 
-/// Who says that an address is theirs.
+/// Who says that an address is theirs. The order of the variants tells who is believed first: the
+/// pods of a node that is gone may be left when a new node has its address.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Claim {
     /// A pod with an address of its own.
     Pod(PodKey),
+    Node(Str),
     /// A hostNetwork pod: the address is its node's.
     HostPod(PodKey),
-    Node(Str),
 }
 
 impl World {
@@ -273,5 +274,35 @@ impl Pod {
     #[must_use]
     pub fn takes_part(&self) -> bool {
         !self.host_network && self.life != Life::Finished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labels::Labels;
+
+    #[test]
+    fn an_address_that_a_node_has_is_not_that_of_a_pod_left_from_another_node() {
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut world = World::new(Options::default());
+        let key = PodKey::new("kube-system", "proxy");
+        let left = Pod {
+            key: key.clone(),
+            labels: Labels::default(),
+            node: Some("gone".into()),
+            addresses: vec![address],
+            ports: Vec::new(),
+            host_network: true,
+            life: Life::Active,
+            created: 0,
+        };
+        world.apply(Change::Pod(key, Some(Arc::new(left))));
+        assert_eq!(world.endpoint(address), Endpoint::Node("gone".into(), Some(address)));
+        let node = Node { addresses: vec![address], ..Node::default() };
+        world.apply(Change::Node("new".into(), Some(node)));
+        assert_eq!(world.endpoint(address), Endpoint::Node("new".into(), Some(address)));
+        world.apply(Change::Node("new".into(), None));
+        assert_eq!(world.endpoint(address), Endpoint::Node("gone".into(), Some(address)));
     }
 }

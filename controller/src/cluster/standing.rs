@@ -21,6 +21,8 @@ use super::reports::Known;
 
 /// How many nodes a message names.
 const NAMES_MAX: usize = 3;
+/// What is said when no node is concerned.
+const NOBODY: &str = "no node has a pod that it selects";
 /// How long a message may be, in characters.
 const MESSAGE_MAX: usize = 1000;
 
@@ -46,6 +48,10 @@ pub struct Progress {
     pub realised: usize,
     /// Those that write, and have not.
     pub behind: Vec<Str>,
+    /// Those that say that they cannot program the kernel.
+    pub failing: Vec<Str>,
+    /// Those without a report: perhaps no agent runs there.
+    pub unreported: Vec<Str>,
     /// Those that have stopped to write.
     pub silent: Vec<Str>,
 }
@@ -77,12 +83,13 @@ impl Progress {
         for node in nodes {
             progress.concerned += 1;
             let report = reports.get(&**node);
-            // A node that fails has the generation, perhaps, but not for the pods that came since.
-            let has = |report: &Known| report.enforcing && report.has(policy, generation);
             match report {
                 Some(report) if !speaks(report) => progress.silent.push(node.clone()),
-                Some(report) if has(report) => progress.realised += 1,
-                Some(_) | None => progress.behind.push(node.clone()),
+                // It has the generation, perhaps, but not for the pods that came since.
+                Some(report) if !report.enforcing => progress.failing.push(node.clone()),
+                Some(report) if report.has(policy, generation) => progress.realised += 1,
+                Some(_) => progress.behind.push(node.clone()),
+                None => progress.unreported.push(node.clone()),
             }
         }
         progress
@@ -93,10 +100,14 @@ impl Progress {
     pub fn stage(&self, mode: Mode) -> Stage {
         match mode {
             Mode::Audit => Stage::Audit,
-            Mode::Enforce if !self.behind.is_empty() => Stage::Waiting,
+            Mode::Enforce if self.waits() => Stage::Waiting,
             Mode::Enforce if !self.silent.is_empty() => Stage::Unknown,
             Mode::Enforce => Stage::InForce,
         }
+    }
+
+    fn waits(&self) -> bool {
+        [&self.behind, &self.failing, &self.unreported].into_iter().any(|nodes| !nodes.is_empty())
     }
 
     /// Whether every node that it concerns has it, in force or in audit; there is at least one.
@@ -106,15 +117,20 @@ impl Progress {
     }
 
     fn sentence(&self) -> String {
-        let missing = [("waiting for", &self.behind), ("no word from", &self.silent)];
-        let missing = missing.into_iter().filter(|(_, nodes)| !nodes.is_empty());
-        let missing = missing.map(|(what, nodes)| {
+        let missing = [
+            ("waiting for", &self.behind, ""),
+            ("failing on", &self.failing, ", see its NodePolicyReport"),
+            ("no report of", &self.unreported, ", see whether an agent runs there"),
+            ("no word from", &self.silent, ", see its agent"),
+        ];
+        let missing = missing.into_iter().filter(|(_, nodes, _)| !nodes.is_empty());
+        let missing = missing.map(|(what, nodes, advice)| {
             let names: Vec<&str> = nodes.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
             let more = match nodes.len() - names.len() {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            format!("; {what} {}{more}", names.join(", "))
+            format!("; {what} {}{more}{advice}", names.join(", "))
         });
         format!("{} of {} nodes{}", self.realised, self.concerned, missing.collect::<String>())
     }
@@ -237,13 +253,13 @@ fn enforced(mode: Mode, progress: &Progress) -> Said {
         Stage::Audit => ("False", "Audit"),
     };
     let message = match mode {
+        _ if progress.concerned == 0 => NOBODY.to_owned(),
         Mode::Audit => {
             format!(
                 "Audit: nothing is dropped; what it would deny is reported by {}",
                 progress.sentence()
             )
         }
-        Mode::Enforce if progress.concerned == 0 => "no node has a pod that it selects".to_owned(),
         Mode::Enforce => progress.sentence(),
     };
     Said { kind: ENFORCED, status, reason, message }
@@ -263,7 +279,8 @@ mod tests {
     fn progress(realised: usize, behind: &[&str], silent: &[&str]) -> Progress {
         let names = |names: &[&str]| names.iter().map(|name| Str::from(*name)).collect();
         let concerned = realised + behind.len() + silent.len();
-        Progress { concerned, realised, behind: names(behind), silent: names(silent) }
+        let (behind, silent) = (names(behind), names(silent));
+        Progress { concerned, realised, behind, silent, ..Progress::default() }
     }
 
     /// Status, reason and message of a condition.
@@ -290,18 +307,27 @@ mod tests {
         check(
             enforce,
             progress(0, &["a", "b", "c", "d", "e"], &["f"]),
-            "False Waiting: 0 of 6 nodes; waiting for a, b, c and 2 more; no word from f",
+            "False Waiting: 0 of 6 nodes; waiting for a, b, c and 2 more; no word from f, see its \
+             agent",
         );
         check(
             enforce,
             progress(1, &[], &["n1"]),
-            "Unknown AgentSilent: 1 of 2 nodes; no word from n1",
+            "Unknown AgentSilent: 1 of 2 nodes; no word from n1, see its agent",
+        );
+        let (failing, unreported) = (vec!["n2".into()], vec!["n3".into()]);
+        check(
+            enforce,
+            Progress { concerned: 3, failing, unreported, ..progress(1, &[], &[]) },
+            "False Waiting: 1 of 3 nodes; failing on n2, see its NodePolicyReport; no report of n3, \
+             see whether an agent runs there",
         );
         check(
             Mode::Audit,
             progress(2, &[], &[]),
             "False Audit: Audit: nothing is dropped; what it would deny is reported by 2 of 2 nodes",
         );
+        check(Mode::Audit, progress(0, &[], &[]), "False Audit: no node has a pod that it selects");
     }
 
     #[test]
@@ -376,8 +402,9 @@ mod tests {
             ["has", "newer", "older", "fails", "silent", "none"].map(Str::from).into();
         let speaks = |known: &Known| !known.has(&policy("deny"), 9);
         let of = |name| Progress::of(&policy(name), 2, nodes.iter(), &reports, speaks);
-        let expected = progress(2, &["older", "fails", "none"], &["silent"]);
-        assert_eq!(of("deny"), expected);
+        let (failing, unreported) = (vec!["fails".into()], vec!["none".into()]);
+        let expected = progress(2, &["older"], &["silent"]);
+        assert_eq!(of("deny"), Progress { concerned: 6, failing, unreported, ..expected });
         assert_eq!(of("other").realised, 0, "no node reports it");
     }
 

@@ -198,6 +198,10 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
     let row = rows.get(1).context("no row")?;
     let known = ["deny", "Audit", r#"["Ingress","Egress"]"#, "True", "False", "3"];
     assert_eq!(row.get(..6), Some(&known[..]), "{shown}");
+    let wide = scene.server.kubectl(&["get", "cdnp", "-o", "wide"], None)?;
+    let head: Vec<&str> = wide.lines().next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(head.join(" "), "NAME MODE TYPES ACCEPTED ENFORCED PODS AGE REASON IN FORCE");
+    ensure!(wide.contains("Understood") && wide.contains("reported by 2 of 2 nodes"), "{wide}");
 
     // Written seldom, and not at all without news; said once when in force everywhere.
     let periods = started.elapsed().as_secs() / WRITE_PERIOD_MIN.as_secs();
@@ -223,8 +227,11 @@ fn a_default_that_is_broken_or_selects_nothing_says_so() -> Result<()> {
     scene.run_pod("shop", "a", "n1", "10.0.0.1")?;
     let _agent = scene.agent("n1")?;
     let _controller = scene.controller("first", "750")?;
-    let broken = "{policyTypes: [Ingress], podSelector: {matchLabels: {\"no key!\": x}}}";
-    scene.apply(&default("broken", broken))?;
+    // What the API server's own rules let pass, as it lets an object that is older than they are.
+    let long = "a".repeat(254);
+    let broken =
+        format!("{{policyTypes: [Ingress], podSelector: {{matchLabels: {{{long}/b: x}}}}}}");
+    scene.apply(&default("broken", &broken))?;
     let refused = "Accepted@1 False FailedClosed: spec.podSelector";
     // It is in force, as the most closed thing that it can mean.
     scene.until("broken", &[refused, "Enforced@1 True", "namespaces 2, pods 1"])?;
@@ -263,7 +270,8 @@ fn of_a_node_whose_agent_is_silent_nothing_is_claimed_whoever_leads() -> Result<
     let controller = scene.controller("first", "15")?;
     scene.until("deny", &["Enforced@1 True InForce: 1 of 1 nodes"])?;
     agent.kill()?;
-    let silent = "Enforced@1 Unknown AgentSilent: 0 of 1 nodes; no word from n1";
+    let silent = "Enforced@1 Unknown AgentSilent: 0 of 1 nodes; no word from n1, see its \
+                  agent";
     let stopped = Instant::now();
     let told = scene.until("deny", &[silent, "nodes 0 of 1", "Accepted@1 True"])?;
     // --silent-after, a look every half second, and the pace of writes.

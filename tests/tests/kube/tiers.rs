@@ -1,9 +1,14 @@
 //! Policies of the whole cluster on an API server, on real packets: their kinds come and go, and
 //! tiers change under traffic that is allowed throughout.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use anyhow::{Result, ensure};
+use ipnet::IpNet;
 use portcullis_tests::cluster::{Agent, Cluster};
 use portcullis_tests::kube::{ApiServer, CLUSTER_NETWORK_POLICY_CRD};
+use portcullis_tests::lab::{DEFAULT_TIMEOUT, Endpoint, Listener, PodSpec, Probe};
+use serde_json::json;
 
 use crate::faults::{apply, pods};
 use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check};
@@ -69,7 +74,9 @@ fn a_kind_that_is_installed_late_is_enforced_and_ends_with_its_crd() -> Result<(
     apply(server, &(admin("a", 1, "Accept", "api", &["stranger"]) + &everybody))?;
     cluster.settle(PATIENCE)?;
     for (agent, said) in cluster.agents().zip(said) {
-        ensure!(agent.said_after(said, absent).is_none(), "said twice");
+        for line in [absent, "the cluster has lost this kind"] {
+            ensure!(agent.said_after(said, line).is_none(), "{line}: said again");
+        }
     }
     let denied = [("web", "api", WEB), ("near", "api", WEB), ("lurker", "api", WEB)];
     check(&cluster.lab, "with it", &[("stranger", "api", WEB), open[2]], &denied)?;
@@ -140,4 +147,59 @@ fn tiers_that_come_and_go_are_not_noticed_by_what_is_allowed_throughout() -> Res
         Ok(())
     })?;
     check(&cluster.lab, "after all", TRAFFIC.allowed, TRAFFIC.forbidden)
+}
+
+/// A Namespace with one Pod of node n2, in one request.
+fn namespace_with_pod(namespace: &str) -> String {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": "first", "labels": {"app": "first"}},
+        "spec": {"nodeName": "n2", "containers": [{"name": "main", "image": "none"}]}});
+    let about = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+    json!({"apiVersion": "v1", "kind": "List", "items": [about, pod]}).to_string()
+}
+
+#[test]
+fn a_new_namespace_is_covered_from_the_first_packet_of_its_first_pod() -> Result<()> {
+    let mut cluster = shop()?;
+    apply(cluster.server()?, CLOSED)?;
+    cluster.settle(PATIENCE)?;
+    // `kube-first` is the system's, which a default leaves out: its pod shows that packets arrive.
+    let pods = [("new", false), ("kube-first", true)];
+    let mut addresses = Vec::new();
+    for (place, (namespace, _)) in pods.iter().enumerate() {
+        apply(cluster.server()?, &namespace_with_pod(namespace))?;
+        let host = u32::try_from(200 + place)?;
+        let node = cluster.lab.node("n2")?;
+        let own: Vec<IpAddr> = node.pod_cidrs().iter().filter_map(|net| nth(*net, host)).collect();
+        let ips: Vec<_> = own.iter().map(|ip| json!({"ip": ip})).collect();
+        let status = json!({"status": {"phase": "Running", "podIPs": ips}}).to_string();
+        let patch =
+            ["patch", "pod", "first", "-n", namespace, "--subresource=status", "-p", &status];
+        cluster.server()?.kubectl(&patch, None)?;
+        addresses.push(own);
+    }
+    // Nothing but the two objects and the address is known when the pod gets its network.
+    cluster.settle(PATIENCE)?;
+    for ((namespace, open), own) in pods.into_iter().zip(addresses) {
+        let spec = PodSpec::new(namespace, "first", "n2").listen(Listener::tcp(WEB));
+        cluster.lab.add_pod(own.iter().fold(spec, |spec, address| spec.address(*address)))?;
+        let from = ["web", "near"].map(|name| Endpoint::pod(format!("shop/{name}")));
+        let to = |address: &IpAddr| from.clone().map(|from| Probe::tcp(from, *address, WEB));
+        let probes: Vec<Probe> = own.iter().flat_map(to).collect();
+        for (probe, outcome) in probes.iter().zip(cluster.lab.probe_all(&probes, DEFAULT_TIMEOUT)?)
+        {
+            ensure!(outcome.is_open() == open, "{namespace}: {probe} is {outcome}");
+        }
+    }
+    Ok(())
+}
+
+/// An address of a network by its number.
+fn nth(net: IpNet, number: u32) -> Option<IpAddr> {
+    match net {
+        IpNet::V4(net) => net.hosts().nth(number.try_into().ok()?).map(IpAddr::from),
+        IpNet::V6(net) => {
+            Some(Ipv6Addr::from(u128::from(net.network()) + u128::from(number)).into())
+        }
+    }
 }
