@@ -2,7 +2,11 @@
 //!
 //! Parts are read one by one, so that a mistake in one costs the others nothing.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
 
@@ -104,6 +108,33 @@ impl<'a> Field<'a> {
             report.error(&path, message);
         }
         repeats
+    }
+}
+
+/// A `T` that is written as a mapping.
+///
+/// What `derive` makes of a struct reads a list as well, its fields in a row: `range: [80, 90]`. An
+/// API server refuses that.
+#[derive(Debug)]
+pub(crate) struct Mapping<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Mapping<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MappingVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct MappingVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MappingVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a mapping")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields))
     }
 }
 

@@ -172,11 +172,14 @@ fn no_wider_rules(rules: &[TierRule], originals: &[TierRule]) -> bool {
 enum Mistake {
     Value(Value),
     Misspelling,
+    /// Values in a row where a mapping belongs: `range: [80, 90]`.
+    InARow,
 }
 
 fn mistake() -> impl Strategy<Value = Mistake> {
     prop_oneof![
         Just(Mistake::Misspelling),
+        Just(Mistake::InARow),
         prop::sample::select(vec![
             json!(-7),
             json!(1.5),
@@ -199,6 +202,14 @@ fn count(value: &Value) -> usize {
     }
 }
 
+/// The values of a mapping as a list; of anything else, a list of lists.
+fn in_a_row(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) if !fields.is_empty() => fields.values().cloned().collect(),
+        _ => json!([[]]),
+    }
+}
+
 /// Makes the mistake at the `at`th node below `value`, in depth-first order.
 fn make(value: &mut Value, at: &mut usize, mistake: &Mistake) {
     match value {
@@ -208,6 +219,7 @@ fn make(value: &mut Value, at: &mut usize, mistake: &Mistake) {
                     *item = match mistake {
                         Mistake::Value(junk) => junk.clone(),
                         Mistake::Misspelling => json!("oops!"),
+                        Mistake::InARow => in_a_row(item),
                     };
                 }
                 *at = at.wrapping_sub(1);
@@ -219,6 +231,7 @@ fn make(value: &mut Value, at: &mut usize, mistake: &Mistake) {
                 if *at == 0 {
                     match mistake {
                         Mistake::Value(junk) => fields[&key] = junk.clone(),
+                        Mistake::InARow => fields[&key] = in_a_row(&fields[&key]),
                         Mistake::Misspelling => {
                             let field = fields.remove(&key).unwrap_or_default();
                             fields.insert(format!("{key} oops"), field);

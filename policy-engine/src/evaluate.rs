@@ -2,12 +2,13 @@
 //!
 //! Shares no code with the compiler, so that each can be tested against the other. It is not fast.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use crate::flow::{Endpoint, Flow, Traffic};
 use crate::model::{Direction, Pod};
 use crate::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
-use crate::tier::{Action, ClusterNetworkPolicy, PolicyRef, Selected, Tier, TierRule, View};
+use crate::tier::{Action, ClusterNetworkPolicy, PolicyRef, Selected, Tier, View};
 use crate::world::World;
 
 /// Whether a flow is allowed: when both directions allow it.
@@ -114,25 +115,26 @@ pub fn evaluate_as(world: &World, flow: &Flow, view: View) -> Verdict {
 }
 
 /// A policy that isolates, and its rules with their numbers.
-pub(crate) type Isolating = (PolicyRef, Vec<(usize, Rule)>);
+pub(crate) type Isolating<'w> = (PolicyRef, Vec<(usize, Cow<'w, Rule>)>);
+
+/// A rule of a ClusterNetworkPolicy, what it does about a pod, and what it matches.
+pub(crate) type Ordered<'w> = (RuleRef, Action, &'w Rule);
 
 /// The policies of a tier that isolate `pod` in `direction`, by name.
-pub(crate) fn isolating(
-    world: &World,
+pub(crate) fn isolating<'w>(
+    world: &'w World,
     pod: &Pod,
     direction: Direction,
     tier: Tier,
     view: View,
-) -> Vec<Isolating> {
+) -> Vec<Isolating<'w>> {
     match tier {
         Tier::NetworkPolicy => world
-            .policies()
-            .values()
-            .filter(|policy| policy.key.namespace == pod.key.namespace)
+            .policies_in(&pod.key.namespace)
             .filter(|policy| view.counts(policy.mode) && policy.subject.matches(&pod.labels))
             .filter_map(|policy| {
-                let rules = policy.rules(direction)?.iter().cloned().enumerate();
-                let numbered = rules.map(|(at, rule)| (at + 1, rule)).collect();
+                let rules = policy.rules(direction)?.iter().enumerate();
+                let numbered = rules.map(|(at, rule)| (at + 1, Cow::Borrowed(rule))).collect();
                 Some((PolicyRef::NetworkPolicy(policy.key.clone()), numbered))
             })
             .collect(),
@@ -148,7 +150,8 @@ pub(crate) fn isolating(
                     Selected::Yes => rules,
                 };
                 let name = PolicyRef::ClusterDefaultNetworkPolicy(policy.name.clone());
-                Some((name, rules))
+                let rules = rules.into_iter().map(|(number, rule)| (number, Cow::Owned(rule)));
+                Some((name, rules.collect()))
             })
             .collect(),
         Tier::Admin | Tier::Baseline => Vec::new(),
@@ -156,13 +159,13 @@ pub(crate) fn isolating(
 }
 
 /// The rules of ClusterNetworkPolicies of a tier that are about `pod`, in the order that decides.
-pub(crate) fn ordered(
-    world: &World,
+pub(crate) fn ordered<'w>(
+    world: &'w World,
     pod: &Pod,
     direction: Direction,
     tier: Tier,
     view: View,
-) -> Vec<(RuleRef, TierRule)> {
+) -> Vec<Ordered<'w>> {
     let mut policies: Vec<(&ClusterNetworkPolicy, Selected)> = world
         .cluster_policies()
         .values()
@@ -175,13 +178,12 @@ pub(crate) fn ordered(
     for (policy, selected) in policies {
         for (at, rule) in policy.rules(direction).iter().enumerate() {
             let name = PolicyRef::ClusterNetworkPolicy(policy.name.clone());
-            let mut rule = rule.clone();
-            match (selected, rule.action) {
+            let action = match (selected, rule.action) {
                 (Selected::Unsure, Action::Accept) => continue,
-                (Selected::Unsure, Action::Pass) => rule.action = Action::Deny,
-                _ => {}
-            }
-            rules.push((RuleRef { policy: name, rule: at + 1 }, rule));
+                (Selected::Unsure, Action::Pass) => Action::Deny,
+                (_, action) => action,
+            };
+            rules.push((RuleRef { policy: name, rule: at + 1 }, action, &rule.rule));
         }
     }
     rules
@@ -197,12 +199,12 @@ fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decis
     for tier in Tier::ALL {
         let first = ordered(world, pod, direction, tier, view)
             .into_iter()
-            .find(|(_, rule)| tier_rule_matches(world, &rule.rule, peer, flow));
-        if let Some((name, rule)) = first {
-            match rule.action {
+            .find(|(_, _, rule)| tier_rule_matches(world, rule, peer, flow));
+        if let Some((name, action, _)) = first {
+            match action {
                 Action::Pass => decision.passed_by.push(name),
                 Action::Accept | Action::Deny => {
-                    let accepts = rule.action == Action::Accept;
+                    let accepts = action == Action::Accept;
                     decision.reason =
                         if accepts { Reason::RuleAccepts } else { Reason::RuleDenies };
                     decision.tier = Some(tier);
@@ -232,7 +234,7 @@ fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decis
 }
 
 /// A ClusterNetworkPolicy's port by name matches pods that labels select, and nothing else.
-fn tier_rule_matches(world: &World, rule: &Rule, peer: &Endpoint, flow: &Flow) -> bool {
+pub(crate) fn tier_rule_matches(world: &World, rule: &Rule, peer: &Endpoint, flow: &Flow) -> bool {
     let items = match &rule.peers {
         Peers::Any => return rule_admits(world, rule, peer, flow),
         Peers::Listed(items) => items.iter().filter(|item| peer_admits(world, item, peer)),

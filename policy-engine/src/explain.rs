@@ -1,5 +1,6 @@
 //! Why a flow is denied: for every rule that could have admitted it, what did not match.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use crate::evaluate::{
@@ -135,7 +136,7 @@ fn near_misses(
     let (subject, peer) = sides(flow, direction);
     let Some(pod) = participant(world, subject) else { return Vec::new() };
     let Some(tier) = decision.tier.filter(|_| !decision.is_allowed()) else { return Vec::new() };
-    let mut candidates: Vec<(RuleRef, Rule)> = Vec::new();
+    let mut candidates: Vec<(RuleRef, Cow<'_, Rule>)> = Vec::new();
     for (policy, rules) in isolating(world, pod, direction, tier, view) {
         let rules = rules.into_iter();
         candidates
@@ -144,28 +145,37 @@ fn near_misses(
     // Of ordered rules, those that would have come before the one that denies.
     let before = ordered(world, pod, direction, tier, view)
         .into_iter()
-        .take_while(|(name, _)| !decision.decided_by.contains(name))
-        .filter(|(_, rule)| rule.action != Action::Deny);
-    candidates.extend(before.map(|(name, rule)| (name, rule.rule)));
+        .take_while(|(name, ..)| !decision.decided_by.contains(name))
+        .filter(|(_, action, _)| *action != Action::Deny);
+    candidates.extend(before.map(|(name, _, rule)| (name, Cow::Borrowed(rule))));
     let mut misses: Vec<NearMiss> = candidates
         .into_iter()
-        .map(|(name, rule)| {
-            let peers = peer_misses(world, &rule, peer);
-            let mut ports = port_misses(world, &rule, flow);
-            if peers.is_empty() && ports.is_empty() {
-                ports.push(PortMiss::NameWithoutLabels);
-            }
-            NearMiss { rule: name, peers, ports }
-        })
+        .map(|(name, rule)| near_miss(world, name, &rule, peer, flow))
         .collect();
     misses.sort_by_key(NearMiss::distance);
     misses
 }
 
+/// What a rule that does not admit the flow lacks.
+pub(crate) fn near_miss(
+    world: &World,
+    name: RuleRef,
+    rule: &Rule,
+    peer: &Endpoint,
+    flow: &Flow,
+) -> NearMiss {
+    let peers = peer_misses(world, rule, peer);
+    let mut ports = port_misses(world, rule, flow);
+    if peers.is_empty() && ports.is_empty() {
+        ports.push(PortMiss::NameWithoutLabels);
+    }
+    NearMiss { rule: name, peers, ports }
+}
+
 impl NearMiss {
     /// How far the rule is from admitting: fewer kinds of failure first, then the port before the
     /// peer, for a wrong port is the commoner slip.
-    fn distance(&self) -> (usize, bool, usize) {
+    pub(crate) fn distance(&self) -> (usize, bool, usize) {
         let failed_requirements = self.peers.iter().map(PeerMiss::requirements).min();
         let kinds = usize::from(!self.peers.is_empty()) + usize::from(!self.ports.is_empty());
         (kinds, !self.peers.is_empty(), failed_requirements.unwrap_or(0))

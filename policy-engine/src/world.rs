@@ -47,14 +47,15 @@ pub struct World {
     claims: BTreeMap<IpAddr, Vec<Claim>>,
 }
 
-/// Who says that an address is theirs.
+/// Who says that an address is theirs. The order of the variants tells who is believed first: the
+/// pods of a node that is gone may be left when a new node has its address.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Claim {
     /// A pod with an address of its own.
     Pod(PodKey),
+    Node(Str),
     /// A hostNetwork pod: the address is its node's.
     HostPod(PodKey),
-    Node(Str),
 }
 
 impl World {
@@ -156,12 +157,12 @@ impl World {
     #[must_use]
     pub fn selected(&self, subject: &Subject, pod: &Pod) -> Selected {
         let namespace = self.namespaces.get(&pod.key.namespace);
-        // A selector that was not understood, or labels that are not known.
-        let in_namespace = subject
-            .namespaces
-            .as_ref()
-            .zip(namespace)
-            .map(|(selector, namespace)| selector.matches(&namespace.labels));
+        let in_namespace = match (&subject.namespaces, namespace) {
+            (Some(selector), _) if selector.is_everything() => Some(true),
+            (Some(selector), Some(namespace)) => Some(selector.matches(&namespace.labels)),
+            // A selector that was not understood, or labels that are not known.
+            (None, _) | (_, None) => None,
+        };
         let is_pod = subject.pods.as_ref().map(|selector| selector.matches(&pod.labels));
         match (in_namespace, is_pod) {
             (Some(false), _) | (_, Some(false)) => Selected::No,
@@ -273,5 +274,64 @@ impl Pod {
     #[must_use]
     pub fn takes_part(&self) -> bool {
         !self.host_network && self.life != Life::Finished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::labels::Labels;
+    use crate::selector::Selector;
+
+    #[test]
+    fn every_namespace_is_one_of_all_whether_it_is_known_or_not() {
+        let world = World::new(Options::default());
+        let pod = Pod {
+            key: PodKey::new("new", "web"),
+            labels: Labels::default(),
+            node: None,
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            host_network: false,
+            life: Life::Active,
+            created: 0,
+        };
+        let everything = Some(Selector::everything());
+        let some = Some(Selector::label("team", "a"));
+        for (namespaces, pods, selected) in [
+            (everything.clone(), everything.clone(), Selected::Yes),
+            (everything.clone(), some.clone(), Selected::No),
+            (everything.clone(), None, Selected::Unsure),
+            (some.clone(), everything.clone(), Selected::Unsure),
+            (some.clone(), some, Selected::No),
+            (None, everything, Selected::Unsure),
+        ] {
+            let subject = Subject { namespaces, pods };
+            assert_eq!(world.selected(&subject, &pod), selected, "{subject:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_a_node_has_is_not_that_of_a_pod_left_from_another_node() {
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut world = World::new(Options::default());
+        let key = PodKey::new("kube-system", "proxy");
+        let left = Pod {
+            key: key.clone(),
+            labels: Labels::default(),
+            node: Some("gone".into()),
+            addresses: vec![address],
+            ports: Vec::new(),
+            host_network: true,
+            life: Life::Active,
+            created: 0,
+        };
+        world.apply(Change::Pod(key, Some(Arc::new(left))));
+        assert_eq!(world.endpoint(address), Endpoint::Node("gone".into(), Some(address)));
+        let node = Node { addresses: vec![address], ..Node::default() };
+        world.apply(Change::Node("new".into(), Some(node)));
+        assert_eq!(world.endpoint(address), Endpoint::Node("new".into(), Some(address)));
+        world.apply(Change::Node("new".into(), None));
+        assert_eq!(world.endpoint(address), Endpoint::Node("gone".into(), Some(address)));
     }
 }

@@ -31,15 +31,21 @@ const CASES: u32 = 80;
 /// A policy, or one rule of it by direction and position from 0.
 type Part = (PolicyKey, Option<(Direction, usize)>);
 
-/// Lints `CASES` random worlds: mostly policies, so that many select the same pods.
-fn worlds_with_findings(mut check: impl FnMut(&World, Vec<Finding>) -> Result<(), TestCaseError>) {
+/// How many times as many, for findings that few worlds have: a world without them costs little.
+const RARE: u32 = 5;
+
+/// Lints `times` `CASES` random worlds: mostly policies, so that many select the same pods.
+fn worlds_with_findings(
+    times: u32,
+    mut check: impl FnMut(&World, Vec<Finding>) -> Result<(), TestCaseError>,
+) {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: cases.unwrap_or(CASES),
+        cases: times * cases.unwrap_or(CASES),
         failure_persistence: None,
         ..Default::default()
     });
-    let policies = proptest::collection::vec(worlds::policy(), 6..16);
+    let policies = proptest::collection::vec(worlds::policy(), 4..16);
     let check = std::cell::RefCell::new(&mut check);
     let checked = runner.run(&(worlds::history(10..40), policies), |(history, policies)| {
         let mut cluster = Cluster::new(&Inventory::default(), Options::default());
@@ -68,7 +74,7 @@ fn assume_namespaces(world: &mut World) {
 #[test]
 fn removing_rules_that_never_match_changes_no_verdict() {
     let mut removed = 0;
-    worlds_with_findings(|world, findings| {
+    worlds_with_findings(RARE, |world, findings| {
         let mut before = None;
         for finding in findings.iter().filter(|one| one.code == Code::NeverMatches) {
             let before = before.get_or_insert_with(|| verdicts(world));
@@ -79,7 +85,7 @@ fn removing_rules_that_never_match_changes_no_verdict() {
         Ok(())
     });
     println!("{removed} rules never matched");
-    assert!(removed > 5, "{removed} rules prove little");
+    assert!(removed > 10, "{removed} rules prove little");
 }
 
 /// The world without the rule of a ClusterNetworkPolicy that a finding is about.
@@ -103,7 +109,7 @@ fn without_cluster_rule(world: &World, finding: &Finding) -> World {
 #[test]
 fn removing_what_is_redundant_changes_no_verdict() {
     let (mut rules, mut policies) = (0, 0);
-    worlds_with_findings(|world, findings| {
+    worlds_with_findings(RARE, |world, findings| {
         let parts: BTreeSet<Part> = findings.iter().filter_map(part).collect();
         let of_rules = parts.iter().filter(|(_, rule)| rule.is_some()).count();
         rules += of_rules;
@@ -121,13 +127,13 @@ fn removing_what_is_redundant_changes_no_verdict() {
         Ok(())
     });
     println!("{rules} rules and {policies} policies were redundant");
-    assert!(rules > 5 && policies > 0, "{rules} rules and {policies} policies prove little");
+    assert!(rules > 5 && policies > 2, "{rules} rules and {policies} policies prove little");
 }
 
 #[test]
 fn closing_what_admits_nothing_changes_no_verdict() {
     let mut closed: BTreeMap<Code, usize> = BTreeMap::new();
-    worlds_with_findings(|world, findings| {
+    worlds_with_findings(1, |world, findings| {
         let mut before = None;
         for finding in findings {
             let Some(less) = closing(world, &finding) else { continue };

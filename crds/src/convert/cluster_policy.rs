@@ -8,7 +8,7 @@
 use policy_engine::model::Direction;
 use policy_engine::policy::Peers;
 use policy_engine::selector::Selector;
-use policy_engine::tier::{Action, ClusterNetworkPolicy, ClusterTier, Mode, Subject, TierRule};
+use policy_engine::tier::{Action, ClusterNetworkPolicy, ClusterTier, Subject, TierRule};
 use serde::Deserialize;
 mod peer;
 mod port;
@@ -22,7 +22,7 @@ use super::labels::typed_selector;
 use super::mode::annotated;
 use super::policy::{OBJECT_FIELDS, generation};
 use super::rules::{field_of, spec_of};
-use crate::decode::Field;
+use crate::decode::{Field, Mapping};
 use crate::report::Report;
 
 const SPEC_FIELDS: [&str; 5] = ["tier", "priority", "subject", "ingress", "egress"];
@@ -44,7 +44,7 @@ const PRIORITIES: std::ops::RangeInclusive<i32> = 0..=1000;
 #[derive(Deserialize)]
 struct SubjectFields {
     namespaces: Option<LabelSelector>,
-    pods: Option<NamespacedPods>,
+    pods: Option<Mapping<NamespacedPods>>,
 }
 
 /// The policy `name` as written at `root`.
@@ -55,7 +55,9 @@ pub(super) fn policy(
 ) -> ClusterNetworkPolicy {
     // A field at the wrong level (`egress` beside `spec`) may have been meant to deny.
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_WRITTEN);
-    let Some(spec) = spec_of(root, CLOSED_EFFECT, report) else { return closed(name, root) };
+    let Some(spec) = spec_of(root, CLOSED_EFFECT, report) else {
+        return closed(name, root, report);
+    };
     let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_WRITTEN) || strange;
     let (tier, priority) = (tier(&spec, report), priority(&spec, report));
     let subject = subject(&spec, report);
@@ -78,8 +80,12 @@ pub(super) fn policy(
     }
 }
 
-/// The policy that one which cannot be understood at all counts as.
-pub(super) fn closed(name: &str, root: &Field<'_>) -> ClusterNetworkPolicy {
+/// The policy that one which cannot be understood at all counts as; in audit it stays there.
+pub(super) fn closed(
+    name: &str,
+    root: &Field<'_>,
+    report: &mut Report<'_>,
+) -> ClusterNetworkPolicy {
     ClusterNetworkPolicy {
         name: name.into(),
         tier: ClusterTier::Admin,
@@ -87,7 +93,7 @@ pub(super) fn closed(name: &str, root: &Field<'_>) -> ClusterNetworkPolicy {
         subject: Subject { namespaces: None, pods: None },
         ingress: vec![deny_everything()],
         egress: vec![deny_everything()],
-        mode: Mode::Enforce,
+        mode: annotated(root, report),
         generation: generation(root),
     }
 }
@@ -151,13 +157,14 @@ fn subject(spec: &Field<'_>, report: &mut Report<'_>) -> Subject {
         report.error(&path, format!("is missing; {ANY_POD}; {hint}"));
         return any;
     };
-    let Some(fields) = field.decode::<SubjectFields>(report, ANY_POD) else { return any };
+    let fields = field.decode::<Mapping<SubjectFields>>(report, ANY_POD);
+    let Some(Mapping(fields)) = fields else { return any };
     match (&fields.namespaces, &fields.pods) {
         (Some(selector), None) => Subject {
             namespaces: typed_selector(selector, &path.key("namespaces"), report, ANY_POD),
             pods: Some(Selector::everything()),
         },
-        (None, Some(pods)) => {
+        (None, Some(Mapping(pods))) => {
             let (namespaces, pods) = pods.selectors(&path.key("pods"), report, ANY_POD);
             Subject { namespaces, pods }
         }

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, PodKey};
-use policy_engine::policy::{NetworkPolicy, PolicyKey};
+use policy_engine::policy::PolicyKey;
 use policy_engine::selector::Selector;
 use serde_json::Value;
 
@@ -288,10 +288,7 @@ fn known(
             let policy = if version_known {
                 policy::policy(key.clone(), &root, report)
             } else {
-                NetworkPolicy {
-                    generation: policy::generation(&root),
-                    ..policy::closed(key.clone())
-                }
+                policy::closed(key.clone(), &root, report)
             };
             Change::NetworkPolicy(key, Some(Arc::new(policy)))
         }
@@ -299,7 +296,7 @@ fn known(
             let policy = if version_known {
                 cluster_policy::policy(&name, &root, report)
             } else {
-                cluster_policy::closed(&name, &root)
+                cluster_policy::closed(&name, &root, report)
             };
             Change::ClusterNetworkPolicy(name.as_str().into(), Some(Arc::new(policy)))
         }

@@ -8,7 +8,7 @@ use policy_engine::selector::Selector;
 use super::labels::typed_selector;
 use crate::api::cluster_default_network_policy::Peer as DefaultPeer;
 use crate::cidr;
-use crate::decode::Field;
+use crate::decode::{Field, Mapping};
 use crate::path::Path;
 use crate::report::Report;
 
@@ -20,7 +20,7 @@ const MATCHES_NOTHING: &str = "this peer matches nothing";
 /// [`Namespaces::Own`] in a default, whose peers may say `sameNamespace` besides.
 pub(super) fn peer(field: &Field<'_>, own: &Namespaces, report: &mut Report<'_>) -> Peer {
     let peer = if *own == Namespaces::Own {
-        field.decode::<DefaultPeer>(report, MATCHES_NOTHING)
+        field.decode::<Mapping<DefaultPeer>>(report, MATCHES_NOTHING).map(|Mapping(peer)| peer)
     } else {
         field.decode::<NetworkPolicyPeer>(report, MATCHES_NOTHING).map(DefaultPeer::from)
     };

@@ -6,7 +6,6 @@
 use policy_engine::model::Direction;
 use policy_engine::policy::{Namespaces, NetworkPolicy, PolicyKey};
 use policy_engine::selector::Selector;
-use policy_engine::tier::Mode;
 use serde_json::Value;
 
 use super::labels::selector;
@@ -29,13 +28,13 @@ pub(super) fn policy(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) 
     // A field at the wrong level (`egress` beside `spec`) may have been meant to isolate.
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_LISTED);
     if root.repeats("spec", report, CLOSED) {
-        return NetworkPolicy { generation: generation(root), ..closed(key) };
+        return closed(key, root, report);
     }
     let absent = Value::Object(serde_json::Map::new());
     let spec = root.get("spec").unwrap_or(Field { path: root.path, value: &absent });
     if !spec.value.is_object() {
         report.error(&spec.path, format!("{}; {CLOSED}", wanted("a mapping", spec.value)));
-        return NetworkPolicy { generation: generation(root), ..closed(key) };
+        return closed(key, root, report);
     }
     let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_LISTED) || strange;
     let types = types(&spec, report);
@@ -57,15 +56,15 @@ pub(super) fn policy(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) 
     NetworkPolicy { key, subject, ingress, egress, mode, generation: generation(root) }
 }
 
-/// The policy that a policy which cannot be understood at all counts as.
-pub(super) fn closed(key: PolicyKey) -> NetworkPolicy {
+/// The policy that a policy which cannot be understood at all counts as; in audit it stays there.
+pub(super) fn closed(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) -> NetworkPolicy {
     NetworkPolicy {
         key,
         subject: Selector::everything(),
         ingress: Some(Vec::new()),
         egress: Some(Vec::new()),
-        mode: Mode::Enforce,
-        generation: None,
+        mode: annotated(root, report),
+        generation: generation(root),
     }
 }
 

@@ -10,7 +10,7 @@ use super::super::labels::typed_selector;
 use super::super::peer::network;
 use super::super::rules::peers_of;
 use super::rule::Effects;
-use crate::decode::Field;
+use crate::decode::{Field, Mapping};
 use crate::path::Path;
 use crate::report::Report;
 
@@ -19,7 +19,7 @@ use crate::report::Report;
 #[serde(rename_all = "camelCase")]
 struct PeerFields {
     namespaces: Option<LabelSelector>,
-    pods: Option<NamespacedPods>,
+    pods: Option<Mapping<NamespacedPods>>,
     nodes: Option<LabelSelector>,
     networks: Option<Vec<String>>,
     domain_names: Option<Vec<String>>,
@@ -104,7 +104,7 @@ fn peer(
         return None;
     }
     let effect = effects.peer;
-    let fields = field.decode::<PeerFields>(report, effect)?;
+    let Mapping(fields) = field.decode::<Mapping<PeerFields>>(report, effect)?;
     let path = &field.path;
     let pods = |namespaces, pods| {
         vec![Peer::Pods(PodPeer { namespaces: Namespaces::Selected(namespaces), pods })]
@@ -122,7 +122,7 @@ fn peer(
         }
         PeerFields {
             namespaces: None,
-            pods: Some(written),
+            pods: Some(Mapping(written)),
             nodes: None,
             networks: None,
             domain_names: None,

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::super::port::{name_problem, number};
 use super::rule::Effects;
-use crate::decode::Field;
+use crate::decode::{Field, Mapping};
 use crate::path::Path;
 use crate::report::Report;
 
@@ -14,23 +14,23 @@ use crate::report::Report;
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ProtocolFields {
-    tcp: Option<TransportFields>,
-    udp: Option<TransportFields>,
-    sctp: Option<TransportFields>,
+    tcp: Option<Mapping<TransportFields>>,
+    udp: Option<Mapping<TransportFields>>,
+    sctp: Option<Mapping<TransportFields>>,
     destination_named_port: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TransportFields {
-    destination_port: Option<PortFields>,
+    destination_port: Option<Mapping<PortFields>>,
 }
 
 /// Exactly one of these.
 #[derive(Deserialize)]
 struct PortFields {
     number: Option<i32>,
-    range: Option<RangeFields>,
+    range: Option<Mapping<RangeFields>>,
 }
 
 #[derive(Deserialize)]
@@ -67,9 +67,9 @@ pub(super) fn ports(
 
 /// What one item stands for; `None` after a report when it was not understood.
 fn protocol(field: &Field<'_>, effect: &str, report: &mut Report<'_>) -> Option<Vec<PortMatch>> {
-    let fields = field.decode::<ProtocolFields>(report, effect)?;
+    let Mapping(fields) = field.decode::<Mapping<ProtocolFields>>(report, effect)?;
     let path = &field.path;
-    let (name, protocol, transport) = match &fields {
+    let (name, protocol, Mapping(transport)) = match &fields {
         ProtocolFields { tcp: Some(tcp), udp: None, sctp: None, destination_named_port: None } => {
             ("tcp", Protocol::Tcp, tcp)
         }
@@ -110,7 +110,7 @@ fn protocol(field: &Field<'_>, effect: &str, report: &mut Report<'_>) -> Option<
             report.error(&path, format!("is missing; {effect}"));
             return None;
         }
-        Some(port) => range(port, &path, effect, report)?,
+        Some(Mapping(port)) => range(port, &path, effect, report)?,
     };
     Some(vec![PortMatch::Numbers(protocol, range)])
 }
@@ -130,7 +130,7 @@ fn range(
             Ok(number) => Some(PortRange::single(number)),
             Err(problem) => refuse(&path.key("number"), problem),
         },
-        (None, Some(range)) => {
+        (None, Some(Mapping(range))) => {
             let path = path.key("range");
             let first = match number(range.start) {
                 Ok(first) => first,

@@ -116,7 +116,7 @@ fn protocols_are_ports_of_one_protocol_or_a_name_under_all() {
     check_protocol("{destinationNamedPort: web}", &named, 0);
 }
 
-const BAD_PEERS: [&str; 13] = [
+const BAD_PEERS: [&str; 15] = [
     "{}",
     "null",
     "a",
@@ -130,9 +130,11 @@ const BAD_PEERS: [&str; 13] = [
     "{domainNames: [example.com]}",
     "{services: {}}",
     "{namespaces: {}, namespaces: {}}",
+    "[{}, null, null, null, null]",
+    "{pods: [null, {}]}",
 ];
 
-const BAD_PROTOCOLS: [&str; 13] = [
+const BAD_PROTOCOLS: [&str; 17] = [
     "{}",
     "null",
     "{tcp: {}}",
@@ -146,6 +148,10 @@ const BAD_PROTOCOLS: [&str; 13] = [
     "{destinationNamedPort: ''}",
     "{destinationNamedPort: '80'}",
     "{icmp: {}}",
+    "[null, null, null, web]",
+    "{tcp: [{number: 80}]}",
+    "{tcp: {destinationPort: [80, null]}}",
+    "{tcp: {destinationPort: {range: [80, 90]}}}",
 ];
 
 #[test]
@@ -269,6 +275,7 @@ fn a_subject_is_namespaces_or_pods_and_any_pod_where_it_cannot_be_understood() {
         ("subject: {namespaces: {}, pods: {podSelector: {}}}", None, None, 1),
         ("subject: {nodes: {}}", None, None, 1),
         ("subject: a", None, None, 1),
+        ("subject: [{}, null]", None, None, 1),
         ("subject: null", None, None, 1),
         ("subject: {namespaces: {}}, subject: {namespaces: {}}", None, None, 1),
     ] {
@@ -347,6 +354,35 @@ fn an_unknown_version_denies_everything_and_a_namesake_is_foreign() {
     );
     assert!(matches!(converted, Converted::Foreign { .. }), "{converted:?}");
     assert_eq!(found.len(), 1, "{found:#?}");
+}
+
+/// What is in audit is never enforced, least of all as more than it says.
+#[test]
+fn what_cannot_be_understood_at_all_stays_in_audit_where_it_is() {
+    let audit = "annotations: {portcullis.dev/mode: audit}";
+    for (version, spec) in [("v1alpha2", "spec: 5"), ("v1alpha2", "spec: {}, spec: {}"), ("v2", "")]
+    {
+        let (converted, found) = convert(&format!(
+            "{{apiVersion: policy.networking.k8s.io/{version}, kind: ClusterNetworkPolicy, \
+             metadata: {{name: a, {audit}}}, {spec}}}"
+        ));
+        let Converted::Object(Change::ClusterNetworkPolicy(_, Some(policy))) = converted else {
+            panic!("{converted:?}");
+        };
+        assert_eq!((policy.mode, found.len()), (Mode::Audit, 1), "{version} {spec}: {found:#?}");
+        assert_eq!(policy.ingress, [deny_everything()], "{version} {spec}");
+    }
+    for (version, spec) in [("v1", "spec: 5"), ("v1", "spec: {}, spec: {}"), ("v2", "")] {
+        let (converted, found) = convert(&format!(
+            "{{apiVersion: networking.k8s.io/{version}, kind: NetworkPolicy, \
+             metadata: {{name: a, {audit}}}, {spec}}}"
+        ));
+        let Converted::Object(Change::NetworkPolicy(_, Some(policy))) = converted else {
+            panic!("{converted:?}");
+        };
+        assert_eq!((policy.mode, found.len()), (Mode::Audit, 1), "{version} {spec}: {found:#?}");
+        assert_eq!((&policy.ingress, &policy.egress), (&Some(vec![]), &Some(vec![])));
+    }
 }
 
 /// The annotation of a NetworkPolicy or ClusterNetworkPolicy, and what is said of it.

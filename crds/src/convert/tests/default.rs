@@ -143,6 +143,7 @@ fn peers_are_those_of_network_policy_in_the_namespace_of_each_pod() {
         "{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}",
         "{ipBlock: {cidr: 10.0.0.1}}",
         "{podSelector: {}, own: true}",
+        "[true, null, null, null]",
     ] {
         check_default_peer(bad, Peer::Invalid, 1);
     }

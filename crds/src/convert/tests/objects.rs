@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use policy_engine::labels::Labels;
 use policy_engine::model::{Life, NamedPort, Namespace, Pod};
+use policy_engine::policy::NetworkPolicy;
 use policy_engine::port::Protocol;
+use policy_engine::tier::Mode;
 
 use super::super::*;
 use super::convert;
@@ -17,8 +19,15 @@ fn an_unknown_version_of_a_policy_isolates_every_pod() {
              spec: {{podSelector: {{matchLabels: {{a: b}}}}, ingress: [{{}}]}}}}"
         ));
         let key = PolicyKey::new("default", "a");
-        let closed = Arc::new(policy::closed(key.clone()));
-        let expected = Converted::Object(Change::NetworkPolicy(key, Some(closed)));
+        let closed = NetworkPolicy {
+            key: key.clone(),
+            subject: Selector::everything(),
+            ingress: Some(Vec::new()),
+            egress: Some(Vec::new()),
+            mode: Mode::Enforce,
+            generation: None,
+        };
+        let expected = Converted::Object(Change::NetworkPolicy(key, Some(Arc::new(closed))));
         assert_eq!(converted, expected, "{version}");
         assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
     }
