@@ -116,19 +116,32 @@ impl<'a> Judge<'a> {
             });
             parts = halves.filter(|(addresses, _)| !addresses.is_empty()).collect();
         }
-        let mut found: BTreeMap<Causes, CidrSet> = BTreeMap::new();
-        for (addresses, alone) in parts {
-            let because = if alone.is_empty() {
-                self.together(concerned.clone(), |undone| {
-                    addresses.difference(&restored(undone)).is_empty()
-                })
-            } else {
-                alone.into_iter().collect()
-            };
+        let mut found: BTreeMap<Numbers, CidrSet> = BTreeMap::new();
+        let mut add = |because: Numbers, addresses: &CidrSet| {
             let known = found.entry(because).or_default();
-            *known = known.union(&addresses);
+            *known = known.union(addresses);
+        };
+        for (addresses, alone) in parts {
+            if !alone.is_empty() {
+                add(alone, &addresses);
+                continue;
+            }
+            // Those that did it together, as in `together`, for each address by itself.
+            let mut parts = vec![(addresses, concerned.clone())];
+            for number in &concerned {
+                let halves = parts.into_iter().flat_map(|(addresses, needed)| {
+                    let mut fewer = needed.clone();
+                    fewer.remove(number);
+                    let back = self.undo(&fewer).map(|undone| restored(&undone));
+                    let back = back.unwrap_or_default();
+                    [(addresses.intersection(&back), fewer), (addresses.difference(&back), needed)]
+                });
+                parts = halves.filter(|(addresses, _)| !addresses.is_empty()).collect();
+            }
+            parts.into_iter().for_each(|(addresses, needed)| add(needed, &addresses));
         }
-        found.into_iter().map(|(because, addresses)| (addresses, because)).collect()
+        let found = found.into_iter();
+        found.map(|(because, addresses)| (addresses, because.into_iter().collect())).collect()
     }
 
     /// What changed from a pod of a group to a node.
