@@ -123,18 +123,31 @@ fn names_nodes(world: &World) -> bool {
 
 /// Whether some address of the pod may open it at some address of the node.
 fn may_open(world: &World, pod: &PodKey, node: &Str, traffic: Traffic) -> bool {
+    meetings(world, pod, node).into_iter().any(|(source, destination)| {
+        evaluate(world, &Flow { source, destination, traffic }).is_allowed()
+    })
+}
+
+/// All that some address of the pod may open at some address of the node.
+fn to_node(reach: &Reach<'_>, world: &World, pod: &PodKey, node: &Str) -> PortSet {
+    let mut ports = PortSet::default();
+    for (source, destination) in meetings(world, pod, node) {
+        ports.add(&reach.between(&source, &destination));
+    }
+    ports
+}
+
+/// The addresses of the pod and of the node that can meet.
+fn meetings(world: &World, pod: &PodKey, node: &Str) -> Vec<(Endpoint, Endpoint)> {
     let own: Vec<_> = world.owned_addresses(&world.pods()[pod]).map(Some).collect();
     let own = if own.is_empty() { vec![None] } else { own };
     let there: Vec<_> = world.nodes()[node].addresses.iter().copied().map(Some).collect();
     let there = if there.is_empty() { vec![None] } else { there };
-    own.iter().any(|from| {
-        there.iter().any(|to| {
-            let meet = from.zip(*to).is_none_or(|(one, other)| one.is_ipv4() == other.is_ipv4());
-            let source = Endpoint::Pod(pod.clone(), *from);
-            let destination = Endpoint::Node(node.clone(), *to);
-            meet && evaluate(world, &Flow { source, destination, traffic }).is_allowed()
-        })
-    })
+    let pairs = own.iter().flat_map(|from| there.iter().map(move |to| (*from, *to)));
+    pairs
+        .filter(|(from, to)| from.zip(*to).is_none_or(|(one, two)| one.is_ipv4() == two.is_ipv4()))
+        .map(|(from, to)| (Endpoint::Pod(pod.clone(), from), Endpoint::Node(node.clone(), to)))
+        .collect()
 }
 
 #[test]
@@ -224,15 +237,10 @@ fn between(cluster: &Cluster, source: &PodKey, destinations: &[PodKey]) -> PortS
 /// Whether addresses outside, or nodes, fare as they did before.
 fn is_as_before(undone: &Cluster, plan: &Plan<'_>, change: &ExternalChange) -> bool {
     let pod = &plan.difference.groups[change.group].pods[0];
-    if let Some(node) = change.nodes.first() {
-        return worlds::traffic()
-            .into_iter()
-            .filter(|traffic| !matches!(traffic, Traffic::Port(_, 0)))
-            .all(|traffic| {
-                may_open(&undone.world, pod, node, traffic) == change.before.contains(traffic)
-            });
-    }
     let reach = Reach::new(&undone.world);
+    if let Some(node) = change.nodes.first() {
+        return to_node(&reach, &undone.world, pod, node) == change.before;
+    }
     let is = reach.outside(reach.class_of(pod).expect("pods stay"), change.direction);
     let mut was = Outside::default();
     if !change.before.is_empty() {

@@ -126,22 +126,37 @@ impl<'a> Judge<'a> {
                 add(alone, &addresses);
                 continue;
             }
-            // Those that did it together, as in `together`, for each address by itself.
-            let mut parts = vec![(addresses, concerned.clone())];
-            for number in &concerned {
+            for (addresses, needed) in self.each_together(&addresses, &concerned, restored) {
+                add(needed, &addresses);
+            }
+        }
+        let found = found.into_iter();
+        found.map(|(because, addresses)| (addresses, because.into_iter().collect())).collect()
+    }
+
+    /// As [`Self::together`], for each address by itself: parts of them, and those needed for each.
+    fn each_together(
+        &self,
+        addresses: &CidrSet,
+        concerned: &Numbers,
+        restored: impl Fn(&Undone<'_>) -> CidrSet,
+    ) -> Vec<(CidrSet, Numbers)> {
+        let mut parts = vec![(addresses.clone(), concerned.clone())];
+        loop {
+            let before = parts.clone();
+            for number in concerned {
                 let halves = parts.into_iter().flat_map(|(addresses, needed)| {
                     let mut fewer = needed.clone();
-                    fewer.remove(number);
-                    let back = self.undo(&fewer).map(|undone| restored(&undone));
-                    let back = back.unwrap_or_default();
+                    let back = fewer.remove(number).then(|| self.undo(&fewer)).flatten();
+                    let back = back.map(|undone| restored(&undone)).unwrap_or_default();
                     [(addresses.intersection(&back), fewer), (addresses.difference(&back), needed)]
                 });
                 parts = halves.filter(|(addresses, _)| !addresses.is_empty()).collect();
             }
-            parts.into_iter().for_each(|(addresses, needed)| add(needed, &addresses));
+            if parts == before {
+                return parts;
+            }
         }
-        let found = found.into_iter();
-        found.map(|(because, addresses)| (addresses, because.into_iter().collect())).collect()
     }
 
     /// What changed from a pod of a group to a node.
@@ -197,12 +212,13 @@ impl<'a> Judge<'a> {
 
     /// Those of `concerned` that are needed to bring the old answer back.
     fn together(&self, mut concerned: Numbers, restores: impl Fn(&Undone<'_>) -> bool) -> Causes {
-        for number in concerned.clone() {
+        // One that was needed may not be when others are left out: until all that are left are.
+        while let Some(fewer) = concerned.iter().find_map(|number| {
             let mut fewer = concerned.clone();
-            fewer.remove(&number);
-            if self.undo(&fewer).is_some_and(|undone| restores(&undone)) {
-                concerned = fewer;
-            }
+            fewer.remove(number);
+            self.undo(&fewer).is_some_and(|undone| restores(&undone)).then_some(fewer)
+        }) {
+            concerned = fewer;
         }
         concerned.into_iter().collect()
     }
