@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::findings::Finding;
 use super::findings::coverage::Coverage;
+use super::pace::Difference;
 use super::reports::Known;
 
 /// How many nodes a message names.
@@ -172,23 +173,27 @@ impl Standing {
         }
     }
 
-    /// Whether a status says the same, whenever it was written.
+    /// How much a status, whenever it was written, differs from this.
     #[must_use]
-    pub fn is_told_by(&self, status: &Value) -> bool {
+    pub fn differs_from(&self, status: &Value) -> Difference {
         let counted = |field: &str| status.get(field) == self.counts.get(field);
-        ["namespaces", "pods", "nodes"].into_iter().all(counted)
-            && self.conditions.iter().all(|said| {
-                find(status, said.kind).is_some_and(|found| {
-                    let same = |field: &str, wanted: &str| {
-                        found.get(field).and_then(Value::as_str) == Some(wanted)
-                    };
-                    same("status", said.status)
-                        && same("reason", said.reason)
-                        && same("message", &said.message)
-                        && found.get("observedGeneration").and_then(Value::as_i64)
-                            == Some(self.generation)
-                })
-            })
+        let counted = ["namespaces", "pods", "nodes"].into_iter().all(counted);
+        let said = self.conditions.iter().map(|said| {
+            let Some(found) = find(status, said.kind) else { return Difference::News };
+            let text = |field: &str| found.get(field).and_then(Value::as_str);
+            let generation = found.get("observedGeneration").and_then(Value::as_i64);
+            if (text("status"), text("reason"), generation)
+                != (Some(said.status), Some(said.reason), Some(self.generation))
+            {
+                Difference::News
+            } else if text("message") == Some(&said.message) {
+                Difference::None
+            } else {
+                Difference::Detail
+            }
+        });
+        let worst = said.max().unwrap_or(Difference::None);
+        if counted { worst } else { worst.max(Difference::Detail) }
     }
 
     /// The patch that makes it so, for server-side apply to this very object alone. `before` is its
@@ -358,18 +363,25 @@ mod tests {
         let status = &patch["status"];
         assert_eq!(status["nodes"], json!({"concerned": 2, "realised": 1}));
         assert_eq!((&status["namespaces"], &status["pods"]), (&json!(3), &json!(7)));
-        assert!(waiting.is_told_by(status) && !waiting.is_told_by(&Value::Null));
+        assert_eq!(waiting.differs_from(status), Difference::None);
+        assert_eq!(waiting.differs_from(&Value::Null), Difference::News);
+        let other = Standing::new(&judged(Mode::Enforce), &progress(1, &["n1"], &[]));
+        assert_eq!(other.differs_from(status), Difference::Detail, "another node is waited for");
+        let mut more = judged(Mode::Enforce);
+        more.coverage.decided += 1;
+        let more = Standing::new(&more, &progress(1, &["n2"], &[]));
+        assert_eq!(more.differs_from(status), Difference::Detail, "another pod");
 
         let done = Standing::new(&judged(Mode::Enforce), &progress(2, &[], &[]));
-        assert!(!done.is_told_by(status));
+        assert_eq!(done.differs_from(status), Difference::News);
         let patch = done.patch("deny", "u", status, late);
-        assert!(done.is_told_by(&patch["status"]));
+        assert_eq!(done.differs_from(&patch["status"]), Difference::None);
         let since =
             |kind| find(&patch["status"], kind).map(|said| said["lastTransitionTime"].clone());
         assert_eq!(since(ACCEPTED), Some(json!(early)), "it was accepted all the time");
         assert_eq!(since(ENFORCED), Some(json!(late)));
         let newer = Standing { generation: 3, ..done };
-        assert!(!newer.is_told_by(&patch["status"]), "of another generation");
+        assert_eq!(newer.differs_from(&patch["status"]), Difference::News, "another generation");
     }
 
     #[test]
@@ -390,7 +402,7 @@ mod tests {
         };
         let reports: BTreeMap<String, Known> = [
             ("has", report(2, "True")),
-            ("newer", report(3, "True")),
+            ("of an earlier object", report(3, "True")),
             ("older", report(1, "True")),
             ("fails", report(2, "False")),
             ("silent", report(9, "True")),
@@ -398,12 +410,13 @@ mod tests {
         .into_iter()
         .map(|(name, report)| (name.to_owned(), report))
         .collect();
-        let nodes: Vec<Str> =
-            ["has", "newer", "older", "fails", "silent", "none"].map(Str::from).into();
+        let nodes: Vec<Str> = ["has", "of an earlier object", "older", "fails", "silent", "none"]
+            .map(Str::from)
+            .into();
         let speaks = |known: &Known| !known.has(&policy("deny"), 9);
         let of = |name| Progress::of(&policy(name), 2, nodes.iter(), &reports, speaks);
         let (failing, unreported) = (vec!["fails".into()], vec!["none".into()]);
-        let expected = progress(2, &["older"], &["silent"]);
+        let expected = progress(1, &["of an earlier object", "older"], &["silent"]);
         assert_eq!(of("deny"), Progress { concerned: 6, failing, unreported, ..expected });
         assert_eq!(of("other").realised, 0, "no node reports it");
     }

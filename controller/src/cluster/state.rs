@@ -301,11 +301,12 @@ impl State {
         }
         let (defaults, pace) = (self.defaults.get(), &mut self.pace);
         pace.retain(|name| defaults.contains_key(name));
+        let period = pace::detail_period(defaults.len(), self.nodes.get().len());
         let mut due = defaults.iter().filter_map(|(name, Defaulting { version, status })| {
             // Two watches tell of one object: both are to know the same generation of it.
             let standing = self.standings.get(name);
             let standing = standing.filter(|found| found.generation == version.generation)?;
-            pace.is_due(name, !standing.is_told_by(status), now).then(|| NewStanding {
+            pace.is_due(name, standing.differs_from(status), period, now).then(|| NewStanding {
                 name: name.clone(),
                 uid: version.uid.clone(),
                 standing: standing.clone(),
@@ -375,7 +376,7 @@ impl State {
                 self.held.insert(name.clone(), Some(until));
             }
             (Write::Standing(new), retry) => {
-                self.pace.done(&new.name, retry.unwrap_or(now + pace::PERIOD_MIN));
+                self.pace.done(&new.name, now, retry.unwrap_or(now + pace::PERIOD_MIN));
             }
         }
     }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::CommandFactory as _;
 use policy_engine::world::Options;
 use portcullis_controller::cluster;
+use portcullis_controller::dataplane::denial::Denial;
 use portcullis_controller::metrics::Metrics;
 use portcullis_crds::lean::MODE_ANNOTATION;
 use portcullis_whatif::args::SourceArgs;
@@ -131,7 +132,9 @@ fn registries() -> [Arc<Registry>; 2] {
     for staged in cluster::metrics::Staged::all() {
         of_controller.cluster_policies.get_or_create(&staged).set(0);
     }
-    [Metrics::default().registry(), of_controller.registry()]
+    let of_agent = Metrics::default();
+    Denial::all().for_each(|denial| of_agent.denials.denied(denial, 0));
+    [of_agent.registry(), of_controller.registry()]
 }
 
 #[test]

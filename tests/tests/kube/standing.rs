@@ -87,7 +87,8 @@ impl Scene {
         let mut command = Command::new(portcullis()?);
         command.args(["controller", "--lease-namespace=portcullis-system", "--identity", name]);
         command.args(["--lease-duration=4", "--renew-deadline=3", "--retry-period=1"]);
-        command.args(["--event-delay=1", "--silent-after", silent_after]);
+        command.args(["--event-delay=1", "--missing-kind-period=1"]);
+        command.args(["--silent-after", silent_after]);
         command.args(["--health-address=off", "--metrics-address=off"]);
         command.env("KUBECONFIG", account?).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(log.reopen()?);
@@ -217,7 +218,40 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
         });
         ensure!(said.count() >= 1, "{generation}:\n{log}");
     }
-    drop((n1, n2));
+
+    // Another one of that name is not in force where the one before it still is.
+    n2.terminate()?;
+    scene.server.kubectl(&["delete", "cdnp", "deny"], None)?;
+    scene.apply(&default("deny", "{policyTypes: [Ingress]}"))?;
+    scene.until("deny", &["Enforced@1 False Waiting: 1 of 2 nodes; waiting for n2"])?;
+    drop(n1);
+    Ok(())
+}
+
+#[test]
+fn a_default_whose_kind_comes_and_goes_under_the_controller_has_a_status() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.run_pod("shop", "a", "n1", "10.0.0.1")?;
+    let crd = "clusterdefaultnetworkpolicies.portcullis.dev";
+    let remove = || scene.server.kubectl(&["delete", "crd", crd], None);
+    remove()?;
+    let controller = scene.controller("first", "750")?;
+    let deadline = Instant::now() + PATIENCE;
+    let absent = ["the cluster lacks this kind", "ClusterDefaultNetworkPolicy"];
+    let said = |log: &str| log.lines().any(|line| absent.iter().all(|word| line.contains(word)));
+    while !said(&fs::read_to_string(controller.1.path())?) {
+        ensure!(Instant::now() < deadline, "{}", fs::read_to_string(controller.1.path())?);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Nobody runs agents here.
+    let nowhere = "Enforced@1 False Waiting: 0 of 1 nodes; no report of n1";
+    scene.server.install_crds()?;
+    scene.apply(&default("deny", "{policyTypes: [Ingress]}"))?;
+    scene.until("deny", &["Accepted@1 True", nowhere, "namespaces 2, pods 1", "nodes 0 of 1"])?;
+    remove()?;
+    scene.server.install_crds()?;
+    scene.apply(&default("deny", "{policyTypes: [Ingress], mode: Audit}"))?;
+    scene.until("deny", &["Accepted@1 True", "Enforced@1 False Audit", "nodes 0 of 1"])?;
     Ok(())
 }
 

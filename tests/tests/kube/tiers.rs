@@ -3,12 +3,12 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use portcullis_tests::cluster::{Agent, Cluster};
 use portcullis_tests::kube::{ApiServer, CLUSTER_NETWORK_POLICY_CRD};
 use portcullis_tests::lab::{DEFAULT_TIMEOUT, Endpoint, Listener, PodSpec, Probe};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::faults::{apply, pods};
 use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check};
@@ -147,6 +147,52 @@ fn tiers_that_come_and_go_are_not_noticed_by_what_is_allowed_throughout() -> Res
         Ok(())
     })?;
     check(&cluster.lab, "after all", TRAFFIC.allowed, TRAFFIC.forbidden)
+}
+
+/// Takes from the account of agents, or gives it back, the right to read ClusterNetworkPolicies.
+fn forbid(server: &ApiServer, is_forbidden: bool) -> Result<()> {
+    let path = "/apis/rbac.authorization.k8s.io/v1/clusterroles/portcullis-node";
+    let mut role: Value = serde_json::from_str(&server.kubectl(&["get", "--raw", path], None)?)?;
+    let rules = role["rules"].as_array_mut().context("a role has rules")?;
+    let resources = json!(["clusternetworkpolicies"]);
+    rules.retain(|rule| rule["resources"] != resources);
+    if !is_forbidden {
+        let group = "policy.networking.k8s.io";
+        rules.push(
+            json!({"apiGroups": [group], "resources": resources, "verbs": ["list", "watch"]}),
+        );
+    }
+    server.kubectl(&["replace", "-f", "-"], Some(&role.to_string())).map(drop)
+}
+
+#[test]
+fn a_kind_that_agents_may_not_read_any_more_stays_in_force_and_holds_up_no_other() -> Result<()> {
+    let mut cluster = shop()?;
+    cluster.control_plane()?.server.install_cluster_network_policy()?;
+    apply(cluster.server()?, &admin("deny", 1, "Deny", "other", &["lurker"]))?;
+    cluster.settle(PATIENCE)?;
+    let kept = [("lurker", "other", WEB)];
+    check(&cluster.lab, "before", &[("web", "api", WEB)], &kept)?;
+
+    forbid(cluster.server()?, true)?;
+    let said: Vec<usize> = cluster.agents().map(Agent::logged).collect();
+    // A watch goes on with the rights that it was opened with.
+    cluster.control_plane()?.server.restart()?;
+    for (agent, said) in cluster.agents().zip(&said) {
+        agent.wait_for_after(
+            *said,
+            "clusternetworkpolicies.policy.networking.k8s.io is forbidden",
+            PATIENCE,
+        )?;
+    }
+    let server = cluster.server()?;
+    delete(server, &["clusternetworkpolicies", "deny"])?;
+    apply(server, &admit("api", &["stranger"], &[WEB]))?;
+    check(&cluster.lab, "unread", &[("stranger", "api", WEB)], &[("web", "api", WEB), kept[0]])?;
+
+    forbid(server, false)?;
+    cluster.settle(PATIENCE)?;
+    check(&cluster.lab, "read again", &[("stranger", "api", WEB), kept[0]], &[("web", "api", WEB)])
 }
 
 /// A Namespace with one Pod of node n2, in one request.

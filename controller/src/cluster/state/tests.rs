@@ -1,5 +1,6 @@
 //! What the state decides to write, and how often it looks.
 
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event as Watched;
 use portcullis_crds::api::node_policy_report::NodePolicyReport;
 use serde_json::json;
@@ -75,6 +76,46 @@ fn a_write_that_is_forbidden_holds_up_its_own_kind_alone() {
     let failed = Outcome::Failed("503".to_owned(), Duration::from_secs(5));
     state.done(&standing, failed, now + FORBIDDEN_PAUSE);
     assert!(state.next(now + FORBIDDEN_PAUSE + Duration::from_secs(4)).is_none());
+}
+
+#[test]
+fn a_node_that_is_gone_is_not_waited_for() {
+    let (mut state, now) = state(1);
+    let mut judged = judged();
+    judged.coverage.nodes = ["n0", "gone"].into_iter().map(Into::into).collect();
+    state.judged.insert(PolicyRef::ClusterDefaultNetworkPolicy("deny".into()), judged);
+    state.sum_up(now, true);
+    let standing = state.standings.get("deny").expect("it is summed up");
+    let told = standing.patch("deny", "u", &Value::Null, Timestamp::UNIX_EPOCH);
+    assert_eq!(told["status"]["nodes"], json!({"concerned": 1, "realised": 0}));
+}
+
+#[test]
+fn a_status_is_written_when_all_reports_are_known_and_of_the_generation_that_was_judged() {
+    let (mut state, now) = state(1);
+    let deny = PolicyRef::ClusterDefaultNetworkPolicy("deny".into());
+    state.judged.insert(deny, judged());
+    state.sum_up(now, true);
+    let is_due = |state: &mut State, now: Instant| {
+        let first = state.next_standing(now);
+        first.or_else(|| state.next_standing(now + pace::SETTLE)).is_some()
+    };
+    add_default(&mut state, 2, now);
+    assert!(!is_due(&mut state, now), "what was judged is another generation");
+    add_default(&mut state, 1, now);
+    let reports = std::mem::take(&mut state.reports);
+    assert!(!is_due(&mut state, now), "nodes may have it in force, for all that is known");
+    state.reports = reports;
+    assert!(is_due(&mut state, now));
+}
+
+fn add_default(state: &mut State, generation: i64, now: Instant) {
+    let default = json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterDefaultNetworkPolicy",
+        "metadata": {"name": "deny", "uid": "u", "generation": generation},
+    });
+    let default = serde_json::from_value(default).expect("a default");
+    state.fact(Fact::Default(Box::new(Watched::Apply(default))), now);
 }
 
 fn judged() -> Judged {
