@@ -1,7 +1,8 @@
 //! When a status is written. Pure; time is given, and monotonic.
 //!
 //! A difference is written a moment after it arose, so that what belongs together arrives first,
-//! and each object at most once in a while, however busy its cluster is.
+//! and each object at most once in a while, however busy its cluster is. Every agent watches the
+//! objects, so a write costs one message a node: what is no news waits the longer the more there are.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +13,29 @@ use tokio::time::Instant;
 pub const SETTLE: Duration = Duration::from_secs(1);
 /// The least time between two writes of one object.
 pub const PERIOD_MIN: Duration = Duration::from_secs(5);
+/// Details wait so long at most.
+const DETAIL_PERIOD_MAX: Duration = Duration::from_mins(5);
+/// How many messages a second details may cost, over all objects and nodes.
+const MESSAGES_PER_SECOND: usize = 200;
+
+/// How much a status differs from what it is to say.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Difference {
+    /// It says all.
+    None,
+    /// In figures and words, as with every pod that comes or goes.
+    Detail,
+    /// In what somebody waits for: a generation, a condition, its reason.
+    News,
+}
+
+/// The least time between two writes of one of `objects` for a detail, with so many `nodes`.
+#[must_use]
+pub fn detail_period(objects: usize, nodes: usize) -> Duration {
+    let messages = objects.saturating_mul(nodes);
+    let seconds = u64::try_from(messages / MESSAGES_PER_SECOND).unwrap_or(u64::MAX);
+    Duration::from_secs(seconds).clamp(PERIOD_MIN, DETAIL_PERIOD_MAX)
+}
 
 /// When each object's status was found to differ, and may be written.
 #[derive(Default, Debug)]
@@ -23,6 +47,8 @@ pub struct Pace {
 struct Object {
     differs_since: Option<Instant>,
     not_before: Option<Instant>,
+    /// When the last write ended.
+    ended: Option<Instant>,
     /// A write of it is under way.
     busy: bool,
 }
@@ -34,17 +60,27 @@ impl Pace {
     }
 
     /// Whether the status of `name` is to be written now; when it is, it is taken to be under way.
-    pub fn is_due(&mut self, name: &str, differs: bool, now: Instant) -> bool {
-        if !differs && !self.objects.contains_key(name) {
+    /// `detail_period`: see [`detail_period`].
+    pub fn is_due(
+        &mut self,
+        name: &str,
+        difference: Difference,
+        detail_period: Duration,
+        now: Instant,
+    ) -> bool {
+        if difference == Difference::None && !self.objects.contains_key(name) {
             return false;
         }
         let object = self.objects.entry(name.to_owned()).or_default();
-        if !differs {
+        if difference == Difference::None {
             object.differs_since = None;
             return false;
         }
         let since = *object.differs_since.get_or_insert(now);
+        let rests = difference == Difference::Detail
+            && object.ended.is_some_and(|ended| now < ended + detail_period);
         let is_due = !object.busy
+            && !rests
             && now >= since + SETTLE
             && object.not_before.is_none_or(|not_before| now >= not_before);
         object.busy |= is_due;
@@ -52,42 +88,69 @@ impl Pace {
     }
 
     /// The write has ended; the next one may be after `not_before`.
-    pub fn done(&mut self, name: &str, not_before: Instant) {
+    pub fn done(&mut self, name: &str, now: Instant, not_before: Instant) {
         if let Some(object) = self.objects.get_mut(name) {
-            *object = Object { not_before: Some(not_before), ..Object::default() };
+            let (not_before, ended) = (Some(not_before), Some(now));
+            *object = Object { not_before, ended, ..Object::default() };
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Difference::{Detail, News, None};
     use super::*;
 
     #[test]
     fn a_status_is_written_a_moment_after_it_differs_and_not_again_for_a_while() {
         let (start, mut pace) = (Instant::now(), Pace::default());
         let at = |millis| start + Duration::from_millis(millis);
-        assert!(!pace.is_due("a", false, at(0)));
-        assert!(!pace.is_due("a", true, at(0)));
-        assert!(!pace.is_due("a", true, at(999)));
-        assert!(pace.is_due("a", true, at(1_000)));
-        assert!(!pace.is_due("a", true, at(2_000)), "it is under way");
-        pace.done("a", at(2_000) + PERIOD_MIN);
-        assert!(!pace.is_due("a", true, at(6_900)));
-        assert!(!pace.is_due("a", true, at(7_000) - SETTLE));
-        assert!(pace.is_due("a", true, at(7_900)));
+        let mut is_due = |difference, now| pace.is_due("a", difference, PERIOD_MIN, now);
+        assert!(!is_due(None, at(0)));
+        assert!(!is_due(News, at(0)));
+        assert!(!is_due(News, at(999)));
+        assert!(is_due(News, at(1_000)));
+        assert!(!is_due(News, at(2_000)), "it is under way");
+        pace.done("a", at(2_000), at(2_000) + PERIOD_MIN);
+        let mut is_due = |difference, now| pace.is_due("a", difference, PERIOD_MIN, now);
+        assert!(!is_due(News, at(6_900)));
+        assert!(!is_due(News, at(7_000) - SETTLE));
+        assert!(is_due(News, at(7_900)));
     }
 
     #[test]
     fn a_difference_that_goes_away_is_not_written() {
         let (start, mut pace) = (Instant::now(), Pace::default());
-        assert!(!pace.is_due("a", true, start));
-        assert!(!pace.is_due("a", false, start + SETTLE / 2));
-        assert!(!pace.is_due("a", true, start + SETTLE));
-        assert!(pace.is_due("a", true, start + SETTLE * 2));
+        let mut is_due = |difference, now| pace.is_due("a", difference, PERIOD_MIN, now);
+        assert!(!is_due(News, start));
+        assert!(!is_due(None, start + SETTLE / 2));
+        assert!(!is_due(News, start + SETTLE));
+        assert!(is_due(News, start + SETTLE * 2));
         pace.retain(|_| false);
-        pace.done("a", start);
+        pace.done("a", start, start);
         pace.retain(|_| false);
         assert!(pace.objects.is_empty());
+    }
+
+    #[test]
+    fn details_wait_the_longer_the_more_nodes_hear_of_them() {
+        for (objects, nodes, seconds) in
+            [(3, 20, 5), (1, 1_000, 5), (10, 1_000, 50), (50, 1_000, 250), (1_000, 5_000, 300)]
+        {
+            let period = detail_period(objects, nodes);
+            assert_eq!(period, Duration::from_secs(seconds), "{objects} on {nodes}");
+        }
+        let (start, mut pace) = (Instant::now(), Pace::default());
+        let (after, long) =
+            (|seconds| start + Duration::from_secs(seconds), Duration::from_secs(50));
+        assert!(!pace.is_due("a", Detail, long, after(0)));
+        assert!(pace.is_due("a", Detail, long, after(1)), "the first one does not wait");
+        pace.done("a", after(1), after(1) + PERIOD_MIN);
+        assert!(!pace.is_due("a", Detail, long, after(40)));
+        assert!(!pace.is_due("a", Detail, long, after(50)));
+        assert!(pace.is_due("a", Detail, long, after(51)));
+        pace.done("a", after(51), after(51) + PERIOD_MIN);
+        assert!(!pace.is_due("a", Detail, long, after(60)));
+        assert!(pace.is_due("a", News, long, after(61)), "news do not");
     }
 }

@@ -99,11 +99,11 @@ impl Known {
         self.seen.is_some_and(|seen| now < seen + patience)
     }
 
-    /// Whether a policy of the cluster is in force on the node in this generation or a later one.
+    /// Whether a policy of the cluster is in force on the node in this generation. A later one may be
+    /// that of an object which had the name before, and is gone.
     #[must_use]
     pub fn has(&self, policy: &PolicyRef, generation: i64) -> bool {
-        let observed = self.of_cluster.get(policy).copied().flatten();
-        observed.is_some_and(|observed| observed >= generation)
+        self.of_cluster.get(policy).copied().flatten() == Some(generation)
     }
 
     /// What is to be done; `node` is the uid of the Node of that name, `None` when there is none.

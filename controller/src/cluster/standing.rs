@@ -17,10 +17,13 @@ use serde_json::{Map, Value, json};
 
 use super::findings::Finding;
 use super::findings::coverage::Coverage;
+use super::pace::Difference;
 use super::reports::Known;
 
 /// How many nodes a message names.
 const NAMES_MAX: usize = 3;
+/// What is said when no node is concerned.
+const NOBODY: &str = "no node has a pod that it selects";
 /// How long a message may be, in characters.
 const MESSAGE_MAX: usize = 1000;
 
@@ -46,6 +49,10 @@ pub struct Progress {
     pub realised: usize,
     /// Those that write, and have not.
     pub behind: Vec<Str>,
+    /// Those that say that they cannot program the kernel.
+    pub failing: Vec<Str>,
+    /// Those without a report: perhaps no agent runs there.
+    pub unreported: Vec<Str>,
     /// Those that have stopped to write.
     pub silent: Vec<Str>,
 }
@@ -77,12 +84,13 @@ impl Progress {
         for node in nodes {
             progress.concerned += 1;
             let report = reports.get(&**node);
-            // A node that fails has the generation, perhaps, but not for the pods that came since.
-            let has = |report: &Known| report.enforcing && report.has(policy, generation);
             match report {
                 Some(report) if !speaks(report) => progress.silent.push(node.clone()),
-                Some(report) if has(report) => progress.realised += 1,
-                Some(_) | None => progress.behind.push(node.clone()),
+                // It has the generation, perhaps, but not for the pods that came since.
+                Some(report) if !report.enforcing => progress.failing.push(node.clone()),
+                Some(report) if report.has(policy, generation) => progress.realised += 1,
+                Some(_) => progress.behind.push(node.clone()),
+                None => progress.unreported.push(node.clone()),
             }
         }
         progress
@@ -93,10 +101,14 @@ impl Progress {
     pub fn stage(&self, mode: Mode) -> Stage {
         match mode {
             Mode::Audit => Stage::Audit,
-            Mode::Enforce if !self.behind.is_empty() => Stage::Waiting,
+            Mode::Enforce if self.waits() => Stage::Waiting,
             Mode::Enforce if !self.silent.is_empty() => Stage::Unknown,
             Mode::Enforce => Stage::InForce,
         }
+    }
+
+    fn waits(&self) -> bool {
+        [&self.behind, &self.failing, &self.unreported].into_iter().any(|nodes| !nodes.is_empty())
     }
 
     /// Whether every node that it concerns has it, in force or in audit; there is at least one.
@@ -106,15 +118,20 @@ impl Progress {
     }
 
     fn sentence(&self) -> String {
-        let missing = [("waiting for", &self.behind), ("no word from", &self.silent)];
-        let missing = missing.into_iter().filter(|(_, nodes)| !nodes.is_empty());
-        let missing = missing.map(|(what, nodes)| {
+        let missing = [
+            ("waiting for", &self.behind, ""),
+            ("failing on", &self.failing, ", see its NodePolicyReport"),
+            ("no report of", &self.unreported, ", see whether an agent runs there"),
+            ("no word from", &self.silent, ", see its agent"),
+        ];
+        let missing = missing.into_iter().filter(|(_, nodes, _)| !nodes.is_empty());
+        let missing = missing.map(|(what, nodes, advice)| {
             let names: Vec<&str> = nodes.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
             let more = match nodes.len() - names.len() {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            format!("; {what} {}{more}", names.join(", "))
+            format!("; {what} {}{more}{advice}", names.join(", "))
         });
         format!("{} of {} nodes{}", self.realised, self.concerned, missing.collect::<String>())
     }
@@ -156,23 +173,27 @@ impl Standing {
         }
     }
 
-    /// Whether a status says the same, whenever it was written.
+    /// How much a status, whenever it was written, differs from this.
     #[must_use]
-    pub fn is_told_by(&self, status: &Value) -> bool {
+    pub fn differs_from(&self, status: &Value) -> Difference {
         let counted = |field: &str| status.get(field) == self.counts.get(field);
-        ["namespaces", "pods", "nodes"].into_iter().all(counted)
-            && self.conditions.iter().all(|said| {
-                find(status, said.kind).is_some_and(|found| {
-                    let same = |field: &str, wanted: &str| {
-                        found.get(field).and_then(Value::as_str) == Some(wanted)
-                    };
-                    same("status", said.status)
-                        && same("reason", said.reason)
-                        && same("message", &said.message)
-                        && found.get("observedGeneration").and_then(Value::as_i64)
-                            == Some(self.generation)
-                })
-            })
+        let counted = ["namespaces", "pods", "nodes"].into_iter().all(counted);
+        let said = self.conditions.iter().map(|said| {
+            let Some(found) = find(status, said.kind) else { return Difference::News };
+            let text = |field: &str| found.get(field).and_then(Value::as_str);
+            let generation = found.get("observedGeneration").and_then(Value::as_i64);
+            if (text("status"), text("reason"), generation)
+                != (Some(said.status), Some(said.reason), Some(self.generation))
+            {
+                Difference::News
+            } else if text("message") == Some(&said.message) {
+                Difference::None
+            } else {
+                Difference::Detail
+            }
+        });
+        let worst = said.max().unwrap_or(Difference::None);
+        if counted { worst } else { worst.max(Difference::Detail) }
     }
 
     /// The patch that makes it so, for server-side apply to this very object alone. `before` is its
@@ -237,13 +258,13 @@ fn enforced(mode: Mode, progress: &Progress) -> Said {
         Stage::Audit => ("False", "Audit"),
     };
     let message = match mode {
+        _ if progress.concerned == 0 => NOBODY.to_owned(),
         Mode::Audit => {
             format!(
                 "Audit: nothing is dropped; what it would deny is reported by {}",
                 progress.sentence()
             )
         }
-        Mode::Enforce if progress.concerned == 0 => "no node has a pod that it selects".to_owned(),
         Mode::Enforce => progress.sentence(),
     };
     Said { kind: ENFORCED, status, reason, message }
@@ -263,7 +284,8 @@ mod tests {
     fn progress(realised: usize, behind: &[&str], silent: &[&str]) -> Progress {
         let names = |names: &[&str]| names.iter().map(|name| Str::from(*name)).collect();
         let concerned = realised + behind.len() + silent.len();
-        Progress { concerned, realised, behind: names(behind), silent: names(silent) }
+        let (behind, silent) = (names(behind), names(silent));
+        Progress { concerned, realised, behind, silent, ..Progress::default() }
     }
 
     /// Status, reason and message of a condition.
@@ -290,18 +312,27 @@ mod tests {
         check(
             enforce,
             progress(0, &["a", "b", "c", "d", "e"], &["f"]),
-            "False Waiting: 0 of 6 nodes; waiting for a, b, c and 2 more; no word from f",
+            "False Waiting: 0 of 6 nodes; waiting for a, b, c and 2 more; no word from f, see its \
+             agent",
         );
         check(
             enforce,
             progress(1, &[], &["n1"]),
-            "Unknown AgentSilent: 1 of 2 nodes; no word from n1",
+            "Unknown AgentSilent: 1 of 2 nodes; no word from n1, see its agent",
+        );
+        let (failing, unreported) = (vec!["n2".into()], vec!["n3".into()]);
+        check(
+            enforce,
+            Progress { concerned: 3, failing, unreported, ..progress(1, &[], &[]) },
+            "False Waiting: 1 of 3 nodes; failing on n2, see its NodePolicyReport; no report of n3, \
+             see whether an agent runs there",
         );
         check(
             Mode::Audit,
             progress(2, &[], &[]),
             "False Audit: Audit: nothing is dropped; what it would deny is reported by 2 of 2 nodes",
         );
+        check(Mode::Audit, progress(0, &[], &[]), "False Audit: no node has a pod that it selects");
     }
 
     #[test]
@@ -332,18 +363,25 @@ mod tests {
         let status = &patch["status"];
         assert_eq!(status["nodes"], json!({"concerned": 2, "realised": 1}));
         assert_eq!((&status["namespaces"], &status["pods"]), (&json!(3), &json!(7)));
-        assert!(waiting.is_told_by(status) && !waiting.is_told_by(&Value::Null));
+        assert_eq!(waiting.differs_from(status), Difference::None);
+        assert_eq!(waiting.differs_from(&Value::Null), Difference::News);
+        let other = Standing::new(&judged(Mode::Enforce), &progress(1, &["n1"], &[]));
+        assert_eq!(other.differs_from(status), Difference::Detail, "another node is waited for");
+        let mut more = judged(Mode::Enforce);
+        more.coverage.decided += 1;
+        let more = Standing::new(&more, &progress(1, &["n2"], &[]));
+        assert_eq!(more.differs_from(status), Difference::Detail, "another pod");
 
         let done = Standing::new(&judged(Mode::Enforce), &progress(2, &[], &[]));
-        assert!(!done.is_told_by(status));
+        assert_eq!(done.differs_from(status), Difference::News);
         let patch = done.patch("deny", "u", status, late);
-        assert!(done.is_told_by(&patch["status"]));
+        assert_eq!(done.differs_from(&patch["status"]), Difference::None);
         let since =
             |kind| find(&patch["status"], kind).map(|said| said["lastTransitionTime"].clone());
         assert_eq!(since(ACCEPTED), Some(json!(early)), "it was accepted all the time");
         assert_eq!(since(ENFORCED), Some(json!(late)));
         let newer = Standing { generation: 3, ..done };
-        assert!(!newer.is_told_by(&patch["status"]), "of another generation");
+        assert_eq!(newer.differs_from(&patch["status"]), Difference::News, "another generation");
     }
 
     #[test]
@@ -364,7 +402,7 @@ mod tests {
         };
         let reports: BTreeMap<String, Known> = [
             ("has", report(2, "True")),
-            ("newer", report(3, "True")),
+            ("of an earlier object", report(3, "True")),
             ("older", report(1, "True")),
             ("fails", report(2, "False")),
             ("silent", report(9, "True")),
@@ -372,12 +410,14 @@ mod tests {
         .into_iter()
         .map(|(name, report)| (name.to_owned(), report))
         .collect();
-        let nodes: Vec<Str> =
-            ["has", "newer", "older", "fails", "silent", "none"].map(Str::from).into();
+        let nodes: Vec<Str> = ["has", "of an earlier object", "older", "fails", "silent", "none"]
+            .map(Str::from)
+            .into();
         let speaks = |known: &Known| !known.has(&policy("deny"), 9);
         let of = |name| Progress::of(&policy(name), 2, nodes.iter(), &reports, speaks);
-        let expected = progress(2, &["older", "fails", "none"], &["silent"]);
-        assert_eq!(of("deny"), expected);
+        let (failing, unreported) = (vec!["fails".into()], vec!["none".into()]);
+        let expected = progress(1, &["of an earlier object", "older"], &["silent"]);
+        assert_eq!(of("deny"), Progress { concerned: 6, failing, unreported, ..expected });
         assert_eq!(of("other").realised, 0, "no node reports it");
     }
 

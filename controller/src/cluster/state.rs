@@ -22,8 +22,10 @@ use super::standing::{Judged, Progress, Stage, Standing};
 use super::write::{NewStanding, Outcome, Write};
 use crate::watch::Event;
 
-/// Findings take at most this share of the time: one part in so many.
+/// Findings take at most this share of the time, and so does summing up: one part in so many.
 const SHARE: u32 = 20;
+/// Writes of a kind that is forbidden rest for so long; the others go on.
+const FORBIDDEN_PAUSE: Duration = Duration::from_mins(1);
 
 /// Which object a policy is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,10 +61,14 @@ pub struct State {
     /// Findings are out of date, and may be computed from this moment on.
     changed: bool,
     compute_at: Instant,
+    /// Reports may be summed up from this moment on.
+    sum_up_at: Instant,
     /// Reports that are being written, or wait until they may be tried again.
     held: BTreeMap<String, Option<Instant>>,
     /// Nothing is sent before this moment: the API server has asked for it, or does not answer.
     quiet_until: Instant,
+    /// Kinds of writes that are forbidden, and when they are tried again.
+    forbidden: BTreeMap<&'static str, Instant>,
     in_force: BTreeSet<(PolicyRef, i64)>,
     unreported: usize,
     metrics: Metrics,
@@ -94,8 +100,10 @@ impl State {
             silent_after,
             changed: false,
             compute_at: now,
+            sum_up_at: now,
             held: BTreeMap::new(),
             quiet_until: now,
+            forbidden: BTreeMap::new(),
             in_force: BTreeSet::new(),
             unreported: 0,
             metrics,
@@ -175,6 +183,17 @@ impl State {
 
     /// Sums up the reports: metrics for everybody, log lines for the leader.
     pub fn sum_up(&mut self, now: Instant, leads: bool) {
+        self.metrics.leading.set(i64::from(leads));
+        if now < self.sum_up_at {
+            return;
+        }
+        let began = Instant::now();
+        self.sum_up_reports(now, leads);
+        // What all nodes say of all policies is a lot to look at twice a second.
+        self.sum_up_at = now + began.elapsed() * SHARE;
+    }
+
+    fn sum_up_reports(&mut self, now: Instant, leads: bool) {
         let (nodes, reports) = (self.nodes.get(), self.reports.get());
         let of_nodes = || reports.iter().filter(|(name, _)| nodes.contains_key(*name));
         let speaks = |known: &Known| known.speaks(now, self.silent_after);
@@ -187,7 +206,6 @@ impl State {
         let rollups = reports::rollups(reports.values(), generation);
         let behind = rollups.values().filter(|(_, rollup)| !rollup.is_complete()).count();
         let metrics = &self.metrics;
-        metrics.leading.set(i64::from(leads));
         metrics.nodes.set(count(nodes.len()));
         metrics.nodes_enforcing.set(count(enforcing));
         metrics.nodes_silent.set(count(silent));
@@ -251,9 +269,13 @@ impl State {
         if now < self.quiet_until {
             return None;
         }
-        self.next_report(now).or_else(|| self.next_standing(now)).or_else(|| {
-            let telling = self.is_synced().then(|| self.ledger.next(now)).flatten()?;
-            Some(Write::Event(telling))
+        self.forbidden.retain(|_, until| now < *until);
+        let may = |state: &Self, kind| !state.forbidden.contains_key(kind);
+        let report = may(self, Write::REPORT).then(|| self.next_report(now)).flatten();
+        let standing = || may(self, Write::STANDING).then(|| self.next_standing(now)).flatten();
+        report.or_else(standing).or_else(|| {
+            let may_tell = self.is_synced() && may(self, Write::EVENT);
+            may_tell.then(|| self.ledger.next(now)).flatten().map(Write::Event)
         })
     }
 
@@ -279,11 +301,12 @@ impl State {
         }
         let (defaults, pace) = (self.defaults.get(), &mut self.pace);
         pace.retain(|name| defaults.contains_key(name));
+        let period = pace::detail_period(defaults.len(), self.nodes.get().len());
         let mut due = defaults.iter().filter_map(|(name, Defaulting { version, status })| {
             // Two watches tell of one object: both are to know the same generation of it.
             let standing = self.standings.get(name);
             let standing = standing.filter(|found| found.generation == version.generation)?;
-            pace.is_due(name, !standing.is_told_by(status), now).then(|| NewStanding {
+            pace.is_due(name, standing.differs_from(status), period, now).then(|| NewStanding {
                 name: name.clone(),
                 uid: version.uid.clone(),
                 standing: standing.clone(),
@@ -328,6 +351,15 @@ impl State {
                 None
             }
             Outcome::NotLeading => Some(now),
+            Outcome::Forbidden(why) => {
+                let what = write.kind();
+                if self.forbidden.insert(what, now + FORBIDDEN_PAUSE).is_none() {
+                    let retry_in_s = FORBIDDEN_PAUSE.as_secs();
+                    warn!(what, why, retry_in_s, "forbidden to write; apply deploy/ again");
+                }
+                self.metrics.failures.inc();
+                Some(now + FORBIDDEN_PAUSE)
+            }
             Outcome::Failed(why, pause) => {
                 warn!(why, retry_in_ms = pause.as_millis(), "failed to write");
                 self.metrics.failures.inc();
@@ -344,7 +376,7 @@ impl State {
                 self.held.insert(name.clone(), Some(until));
             }
             (Write::Standing(new), retry) => {
-                self.pace.done(&new.name, retry.unwrap_or(now + pace::PERIOD_MIN));
+                self.pace.done(&new.name, now, retry.unwrap_or(now + pace::PERIOD_MIN));
             }
         }
     }
@@ -380,3 +412,6 @@ fn judged(world: &World, analyst: &Analyst, findings: &Findings) -> BTreeMap<Pol
 fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

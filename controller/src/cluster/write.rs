@@ -38,6 +38,25 @@ pub enum Write {
     Standing(Box<NewStanding>),
 }
 
+impl Write {
+    /// The kind of an Event.
+    pub const EVENT: &'static str = "Event";
+    /// The kind of what concerns the report of a node.
+    pub const REPORT: &'static str = "NodePolicyReport";
+    /// The kind of a status.
+    pub const STANDING: &'static str = "status of a ClusterDefaultNetworkPolicy";
+
+    /// What kind of object it writes.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Event(_) => Self::EVENT,
+            Self::Report(..) => Self::REPORT,
+            Self::Standing(_) => Self::STANDING,
+        }
+    }
+}
+
 /// A status that is to be written.
 #[derive(Clone, PartialEq, Debug)]
 pub struct NewStanding {
@@ -60,6 +79,8 @@ pub enum Outcome {
     Needless,
     /// The server will never take it.
     Refused(String),
+    /// We are not allowed to.
+    Forbidden(String),
     /// To be tried again after so long.
     Failed(String, Duration),
     /// We do not lead any more.
@@ -149,6 +170,7 @@ fn outcome(error: &Error) -> Outcome {
         404 | 409 => Outcome::Needless,
         400 | 422 => Outcome::Refused(said),
         403 if said.contains("being terminated") => Outcome::Needless,
+        403 => Outcome::Forbidden(said),
         _ => {
             let wish = status.details.as_ref().map(|details| details.retry_after_seconds);
             let wish = wish.map(|seconds| Duration::from_secs(seconds.into()));

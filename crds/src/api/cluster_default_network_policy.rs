@@ -70,6 +70,13 @@ pub const ENFORCED: &str = "Enforced";
         description = "Why it is or is not accepted",
         json_path = r#".status.conditions[?(@.type=="Accepted")].reason"#,
         priority = 1
+    ),
+    printcolumn(
+        name = "In Force",
+        type_ = "string",
+        description = "On how many nodes it is in force, and which are missing",
+        json_path = r#".status.conditions[?(@.type=="Enforced")].message"#,
+        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]

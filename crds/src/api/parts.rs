@@ -8,7 +8,15 @@ use super::cluster_default_network_policy::ITEMS_MAX;
 /// How many networks are taken out of one: more, and the server reckons its rule too dear.
 const EXCEPT_MAX: usize = 30;
 
-/// A label selector.
+/// The key of a label, with or without a prefix. How long each part may be, conversion says.
+const LABEL_KEY: &str = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?\
+                         [A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+/// The value of a label, which may be empty.
+const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+
+/// A label selector. One that no label can match is refused: as a subject, conversion could only take
+/// it for one that selects everything. So is a label without a value: the server would drop its key
+/// as well, were it not nullable, and kubectl does, which leaves no label.
 pub(super) fn label_selector(_: &mut schemars::SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
@@ -17,8 +25,26 @@ pub(super) fn label_selector(_: &mut schemars::SchemaGenerator) -> Schema {
             "matchLabels": {
                 "description": "Labels that must be there, with these values.",
                 "type": "object",
+                "minProperties": 1,
                 "maxProperties": 32,
-                "additionalProperties": {"type": "string", "maxLength": 63}
+                "additionalProperties": {
+                    "type": "string",
+                    "maxLength": 63,
+                    "pattern": LABEL_VALUE,
+                    "nullable": true
+                },
+                "x-kubernetes-validations": [
+                    {
+                        "rule": "self.all(key, type(self[key]) == string)",
+                        "message": "a label wants a value: write one, or \"\" for the empty one; \
+                                    matchExpressions with Exists wants none"
+                    },
+                    {
+                        "rule": format!("self.all(key, key.matches('{LABEL_KEY}'))"),
+                        "message": "the key of a label is at most 63 letters, digits and -_. \
+                                    between them, perhaps behind a prefix such as example.com/"
+                    }
+                ]
             },
             "matchExpressions": {
                 "description": "What must hold of the labels besides, all of it.",
@@ -32,7 +58,8 @@ pub(super) fn label_selector(_: &mut schemars::SchemaGenerator) -> Schema {
                         "key": {
                             "description": "The key of a label.",
                             "type": "string",
-                            "maxLength": 317
+                            "maxLength": 317,
+                            "pattern": LABEL_KEY
                         },
                         "operator": {
                             "description": "What must hold of that label.",
@@ -44,7 +71,7 @@ pub(super) fn label_selector(_: &mut schemars::SchemaGenerator) -> Schema {
                             "type": "array",
                             "maxItems": 50,
                             "x-kubernetes-list-type": "atomic",
-                            "items": {"type": "string", "maxLength": 63}
+                            "items": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE}
                         }
                     },
                     "x-kubernetes-validations": [{
@@ -114,7 +141,7 @@ pub(super) fn ports(_: &mut schemars::SchemaGenerator) -> Schema {
                     "minimum": 1,
                     "maximum": 65535,
                     "maxLength": 15,
-                    "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+                    "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$"
                 },
                 "endPort": {
                     "description": "The last port of a range that begins with the number `port`.",
@@ -124,11 +151,19 @@ pub(super) fn ports(_: &mut schemars::SchemaGenerator) -> Schema {
                     "maximum": 65535
                 }
             },
-            "x-kubernetes-validations": [{
-                "rule": "!has(self.endPort) \
-                         || (has(self.port) && type(self.port) == int && self.port <= self.endPort)",
-                "message": "endPort wants a number as port, and must not be below it"
-            }]
+            "x-kubernetes-validations": [
+                {
+                    "rule": "!has(self.endPort) \
+                             || (has(self.port) && type(self.port) == int \
+                                 && self.port <= self.endPort)",
+                    "message": "endPort wants a number as port, and must not be below it"
+                },
+                {
+                    "rule": "!has(self.port) || type(self.port) != string \
+                             || self.port.matches('[a-z]')",
+                    "message": "the name of a port has a letter; a number is written without quotes"
+                }
+            ]
         }
     })
 }

@@ -1,8 +1,12 @@
 //! Policies of the whole cluster at a real API server: what it takes, and what it refuses with
 //! words that say what to write instead.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::kube::{ApiServer, CLUSTER_NETWORK_POLICY_CRD, Options};
+use serde_json::json;
 
 fn apply(server: &ApiServer, api_version: &str, kind: &str, spec: &str) -> Result<String> {
     let text =
@@ -25,7 +29,7 @@ fn refused(answer: Result<String>, spec: &str, why: &str) -> Result<()> {
     Ok(())
 }
 
-const GOOD_DEFAULTS: [&str; 6] = [
+const GOOD_DEFAULTS: [&str; 7] = [
     "{policyTypes: [Ingress]}",
     "{policyTypes: [Egress], allowDNS: false, mode: Audit}",
     "{policyTypes: [Ingress, Egress], namespaceSelector: {}, podSelector: null}",
@@ -33,8 +37,29 @@ const GOOD_DEFAULTS: [&str; 6] = [
     "{policyTypes: [Ingress], ingress: [{from: [{sameNamespace: true}, {podSelector: {}},
       {namespaceSelector: {matchExpressions: [{key: a, operator: Exists}]}, podSelector: {}},
       {ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}, {ipBlock: {cidr: 'fd00::/8'}}]}]}",
+    "{policyTypes: [Ingress], namespaceSelector: {matchLabels: {a: '', example.com/B_b.c: x.Y_z-1}},
+      podSelector: {matchExpressions: [{key: k8s.io/A, operator: NotIn, values: ['', v1.2]}]}}",
     "{policyTypes: [Egress], egress: [{ports: [{}, {port: 80}, {protocol: UDP, port: dns-udp},
       {protocol: SCTP, port: 80, endPort: 80}, {port: 1, endPort: 65535}]}]}",
+];
+
+/// What no label can match. Taken as it stands, each would select nothing or everything, and a
+/// default that selects everything cuts a cluster off.
+const BAD_SELECTORS: [(&str, &str); 10] = [
+    // `kubectl apply` takes away what is null.
+    ("{matchLabels: {team: null}}", "should have at least 1 properties"),
+    ("{matchLabels: {team: 'a b'}}", "should match"),
+    ("{matchLabels: {team: -a}}", "should match"),
+    ("{matchLabels: {'my team': a}}", "the key of a label"),
+    ("{matchLabels: {'example.com/': a}}", "the key of a label"),
+    ("{matchExpressions: [{key: '', operator: Exists}]}", "should match"),
+    ("{matchExpressions: [{key: a, operator: In}]}", "In and NotIn want values"),
+    ("{matchExpressions: [{key: a, operator: In, values: ['b,c']}]}", "should match"),
+    (
+        "{matchExpressions: [{key: a, operator: Exists, values: [b]}]}",
+        "Exists and DoesNotExist want none",
+    ),
+    ("{matchExpressions: [{key: a, operator: exists}]}", "Unsupported value"),
 ];
 
 #[test]
@@ -62,6 +87,23 @@ fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result
     ] {
         refused(default_policy(&server, spec), spec, why)?;
     }
+    let null = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterDefaultNetworkPolicy",
+        "metadata": {"name": "a"}, "spec": {"policyTypes": ["Ingress"],
+            "namespaceSelector": {"matchLabels": {"a": "b", "team": null}}}});
+    let path = "/apis/portcullis.dev/v1alpha1/clusterdefaultnetworkpolicies?dryRun=All";
+    let answer = server.kubectl(&["create", "--raw", path, "-f", "-"], Some(&null.to_string()));
+    refused(answer, "a label that is null", "a label wants a value")?;
+    for (selector, why) in BAD_SELECTORS {
+        for spec in [
+            format!("{{policyTypes: [Ingress], namespaceSelector: {selector}}}"),
+            format!("{{policyTypes: [Ingress], podSelector: {selector}}}"),
+            format!(
+                "{{policyTypes: [Ingress], ingress: [{{from: [{{podSelector: {selector}}}]}}]}}"
+            ),
+        ] {
+            refused(default_policy(&server, &spec), &spec, why)?;
+        }
+    }
     for (peer, why) in [
         ("{}", "a peer must say who it is"),
         ("{sameNamespace: false}", "sameNamespace can only be true"),
@@ -75,12 +117,6 @@ fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result
         ("{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}", "and smaller"),
         ("{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.1.1]}}", "must be inside cidr"),
         ("{ipBlock: {cidr: 10.0.0.0/8, except: ['fd00::/16']}}", "must be inside cidr"),
-        ("{podSelector: {matchExpressions: [{key: a, operator: In}]}}", "In and NotIn want values"),
-        (
-            "{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}",
-            "Exists and DoesNotExist want none",
-        ),
-        ("{podSelector: {matchExpressions: [{key: a, operator: Gt}]}}", "Unsupported value"),
     ] {
         let spec = format!("{{policyTypes: [Egress], egress: [{{to: [{peer}]}}]}}");
         refused(default_policy(&server, &spec), &spec, why)?;
@@ -92,6 +128,8 @@ fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result
         ("{port: 0}", "greater than or equal to 1"),
         ("{port: 65536}", "less than or equal to 65535"),
         ("{port: HTTP}", "should match"),
+        ("{port: a--b}", "should match"),
+        ("{port: '80'}", "a number is written without quotes"),
         ("{port: a-name-that-is-too-long}", "Too long"),
         ("{protocol: ICMP}", "Unsupported value"),
     ] {
@@ -177,5 +215,38 @@ fn the_kind_cluster_network_policy_is_as_upstream_has_it() -> Result<()> {
         refused(cluster_policy(&server, &spec), &spec, why)?;
     }
     server.kubectl(&["delete", "crd", CLUSTER_NETWORK_POLICY_CRD], None)?;
+    Ok(())
+}
+
+/// The manifests of `examples/` that users apply: neither tests nor the worlds of tests.
+fn examples(below: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(below)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() {
+            examples(&path, found)?;
+        } else if name.ends_with(".yaml") && !name.ends_with("test.yaml") && name != "world.yaml" {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_example_is_accepted_without_a_warning() -> Result<()> {
+    let server = ApiServer::start(Options::default())?;
+    server.install_crds()?;
+    server.install_cluster_network_policy()?;
+    for namespace in ["red", "monitoring", "shop", "jobs"] {
+        server.kubectl(&["create", "namespace", namespace], None)?;
+    }
+    let mut paths = Vec::new();
+    examples(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples"), &mut paths)?;
+    ensure!(paths.len() >= 15, "{paths:?}");
+    for path in paths {
+        let path = path.to_string_lossy();
+        let check = ["apply", "--dry-run=server", "--validate=strict", "--warnings-as-errors"];
+        server.kubectl(&[&check[..], &["-f", &path]].concat(), None)?;
+    }
     Ok(())
 }

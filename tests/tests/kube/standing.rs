@@ -87,7 +87,8 @@ impl Scene {
         let mut command = Command::new(portcullis()?);
         command.args(["controller", "--lease-namespace=portcullis-system", "--identity", name]);
         command.args(["--lease-duration=4", "--renew-deadline=3", "--retry-period=1"]);
-        command.args(["--event-delay=1", "--silent-after", silent_after]);
+        command.args(["--event-delay=1", "--missing-kind-period=1"]);
+        command.args(["--silent-after", silent_after]);
         command.args(["--health-address=off", "--metrics-address=off"]);
         command.env("KUBECONFIG", account?).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(log.reopen()?);
@@ -198,6 +199,10 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
     let row = rows.get(1).context("no row")?;
     let known = ["deny", "Audit", r#"["Ingress","Egress"]"#, "True", "False", "3"];
     assert_eq!(row.get(..6), Some(&known[..]), "{shown}");
+    let wide = scene.server.kubectl(&["get", "cdnp", "-o", "wide"], None)?;
+    let head: Vec<&str> = wide.lines().next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(head.join(" "), "NAME MODE TYPES ACCEPTED ENFORCED PODS AGE REASON IN FORCE");
+    ensure!(wide.contains("Understood") && wide.contains("reported by 2 of 2 nodes"), "{wide}");
 
     // Written seldom, and not at all without news; said once when in force everywhere.
     let periods = started.elapsed().as_secs() / WRITE_PERIOD_MIN.as_secs();
@@ -213,7 +218,40 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
         });
         ensure!(said.count() >= 1, "{generation}:\n{log}");
     }
-    drop((n1, n2));
+
+    // Another one of that name is not in force where the one before it still is.
+    n2.terminate()?;
+    scene.server.kubectl(&["delete", "cdnp", "deny"], None)?;
+    scene.apply(&default("deny", "{policyTypes: [Ingress]}"))?;
+    scene.until("deny", &["Enforced@1 False Waiting: 1 of 2 nodes; waiting for n2"])?;
+    drop(n1);
+    Ok(())
+}
+
+#[test]
+fn a_default_whose_kind_comes_and_goes_under_the_controller_has_a_status() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.run_pod("shop", "a", "n1", "10.0.0.1")?;
+    let crd = "clusterdefaultnetworkpolicies.portcullis.dev";
+    let remove = || scene.server.kubectl(&["delete", "crd", crd], None);
+    remove()?;
+    let controller = scene.controller("first", "750")?;
+    let deadline = Instant::now() + PATIENCE;
+    let absent = ["the cluster lacks this kind", "ClusterDefaultNetworkPolicy"];
+    let said = |log: &str| log.lines().any(|line| absent.iter().all(|word| line.contains(word)));
+    while !said(&fs::read_to_string(controller.1.path())?) {
+        ensure!(Instant::now() < deadline, "{}", fs::read_to_string(controller.1.path())?);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Nobody runs agents here.
+    let nowhere = "Enforced@1 False Waiting: 0 of 1 nodes; no report of n1";
+    scene.server.install_crds()?;
+    scene.apply(&default("deny", "{policyTypes: [Ingress]}"))?;
+    scene.until("deny", &["Accepted@1 True", nowhere, "namespaces 2, pods 1", "nodes 0 of 1"])?;
+    remove()?;
+    scene.server.install_crds()?;
+    scene.apply(&default("deny", "{policyTypes: [Ingress], mode: Audit}"))?;
+    scene.until("deny", &["Accepted@1 True", "Enforced@1 False Audit", "nodes 0 of 1"])?;
     Ok(())
 }
 
@@ -223,8 +261,11 @@ fn a_default_that_is_broken_or_selects_nothing_says_so() -> Result<()> {
     scene.run_pod("shop", "a", "n1", "10.0.0.1")?;
     let _agent = scene.agent("n1")?;
     let _controller = scene.controller("first", "750")?;
-    let broken = "{policyTypes: [Ingress], podSelector: {matchLabels: {\"no key!\": x}}}";
-    scene.apply(&default("broken", broken))?;
+    // What the API server's own rules let pass, as it lets an object that is older than they are.
+    let long = "a".repeat(254);
+    let broken =
+        format!("{{policyTypes: [Ingress], podSelector: {{matchLabels: {{{long}/b: x}}}}}}");
+    scene.apply(&default("broken", &broken))?;
     let refused = "Accepted@1 False FailedClosed: spec.podSelector";
     // It is in force, as the most closed thing that it can mean.
     scene.until("broken", &[refused, "Enforced@1 True", "namespaces 2, pods 1"])?;
@@ -263,7 +304,8 @@ fn of_a_node_whose_agent_is_silent_nothing_is_claimed_whoever_leads() -> Result<
     let controller = scene.controller("first", "15")?;
     scene.until("deny", &["Enforced@1 True InForce: 1 of 1 nodes"])?;
     agent.kill()?;
-    let silent = "Enforced@1 Unknown AgentSilent: 0 of 1 nodes; no word from n1";
+    let silent = "Enforced@1 Unknown AgentSilent: 0 of 1 nodes; no word from n1, see its \
+                  agent";
     let stopped = Instant::now();
     let told = scene.until("deny", &[silent, "nodes 0 of 1", "Accepted@1 True"])?;
     // --silent-after, a look every half second, and the pace of writes.

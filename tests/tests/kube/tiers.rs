@@ -1,9 +1,14 @@
 //! Policies of the whole cluster on an API server, on real packets: their kinds come and go, and
 //! tiers change under traffic that is allowed throughout.
 
-use anyhow::{Result, ensure};
+use std::net::{IpAddr, Ipv6Addr};
+
+use anyhow::{Context, Result, ensure};
+use ipnet::IpNet;
 use portcullis_tests::cluster::{Agent, Cluster};
 use portcullis_tests::kube::{ApiServer, CLUSTER_NETWORK_POLICY_CRD};
+use portcullis_tests::lab::{DEFAULT_TIMEOUT, Endpoint, Listener, PodSpec, Probe};
+use serde_json::{Value, json};
 
 use crate::faults::{apply, pods};
 use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check};
@@ -69,7 +74,9 @@ fn a_kind_that_is_installed_late_is_enforced_and_ends_with_its_crd() -> Result<(
     apply(server, &(admin("a", 1, "Accept", "api", &["stranger"]) + &everybody))?;
     cluster.settle(PATIENCE)?;
     for (agent, said) in cluster.agents().zip(said) {
-        ensure!(agent.said_after(said, absent).is_none(), "said twice");
+        for line in [absent, "the cluster has lost this kind"] {
+            ensure!(agent.said_after(said, line).is_none(), "{line}: said again");
+        }
     }
     let denied = [("web", "api", WEB), ("near", "api", WEB), ("lurker", "api", WEB)];
     check(&cluster.lab, "with it", &[("stranger", "api", WEB), open[2]], &denied)?;
@@ -140,4 +147,105 @@ fn tiers_that_come_and_go_are_not_noticed_by_what_is_allowed_throughout() -> Res
         Ok(())
     })?;
     check(&cluster.lab, "after all", TRAFFIC.allowed, TRAFFIC.forbidden)
+}
+
+/// Takes from the account of agents, or gives it back, the right to read ClusterNetworkPolicies.
+fn forbid(server: &ApiServer, is_forbidden: bool) -> Result<()> {
+    let path = "/apis/rbac.authorization.k8s.io/v1/clusterroles/portcullis-node";
+    let mut role: Value = serde_json::from_str(&server.kubectl(&["get", "--raw", path], None)?)?;
+    let rules = role["rules"].as_array_mut().context("a role has rules")?;
+    let resources = json!(["clusternetworkpolicies"]);
+    rules.retain(|rule| rule["resources"] != resources);
+    if !is_forbidden {
+        let group = "policy.networking.k8s.io";
+        rules.push(
+            json!({"apiGroups": [group], "resources": resources, "verbs": ["list", "watch"]}),
+        );
+    }
+    server.kubectl(&["replace", "-f", "-"], Some(&role.to_string())).map(drop)
+}
+
+#[test]
+fn a_kind_that_agents_may_not_read_any_more_stays_in_force_and_holds_up_no_other() -> Result<()> {
+    let mut cluster = shop()?;
+    cluster.control_plane()?.server.install_cluster_network_policy()?;
+    apply(cluster.server()?, &admin("deny", 1, "Deny", "other", &["lurker"]))?;
+    cluster.settle(PATIENCE)?;
+    let kept = [("lurker", "other", WEB)];
+    check(&cluster.lab, "before", &[("web", "api", WEB)], &kept)?;
+
+    forbid(cluster.server()?, true)?;
+    let said: Vec<usize> = cluster.agents().map(Agent::logged).collect();
+    // A watch goes on with the rights that it was opened with.
+    cluster.control_plane()?.server.restart()?;
+    for (agent, said) in cluster.agents().zip(&said) {
+        agent.wait_for_after(
+            *said,
+            "clusternetworkpolicies.policy.networking.k8s.io is forbidden",
+            PATIENCE,
+        )?;
+    }
+    let server = cluster.server()?;
+    delete(server, &["clusternetworkpolicies", "deny"])?;
+    apply(server, &admit("api", &["stranger"], &[WEB]))?;
+    check(&cluster.lab, "unread", &[("stranger", "api", WEB)], &[("web", "api", WEB), kept[0]])?;
+
+    forbid(server, false)?;
+    cluster.settle(PATIENCE)?;
+    check(&cluster.lab, "read again", &[("stranger", "api", WEB), kept[0]], &[("web", "api", WEB)])
+}
+
+/// A Namespace with one Pod of node n2, in one request.
+fn namespace_with_pod(namespace: &str) -> String {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": "first", "labels": {"app": "first"}},
+        "spec": {"nodeName": "n2", "containers": [{"name": "main", "image": "none"}]}});
+    let about = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+    json!({"apiVersion": "v1", "kind": "List", "items": [about, pod]}).to_string()
+}
+
+#[test]
+fn a_new_namespace_is_covered_from_the_first_packet_of_its_first_pod() -> Result<()> {
+    let mut cluster = shop()?;
+    apply(cluster.server()?, CLOSED)?;
+    cluster.settle(PATIENCE)?;
+    // `kube-first` is the system's, which a default leaves out: its pod shows that packets arrive.
+    let pods = [("new", false), ("kube-first", true)];
+    let mut addresses = Vec::new();
+    for (place, (namespace, _)) in pods.iter().enumerate() {
+        apply(cluster.server()?, &namespace_with_pod(namespace))?;
+        let host = u32::try_from(200 + place)?;
+        let node = cluster.lab.node("n2")?;
+        let own: Vec<IpAddr> = node.pod_cidrs().iter().filter_map(|net| nth(*net, host)).collect();
+        let ips: Vec<_> = own.iter().map(|ip| json!({"ip": ip})).collect();
+        let status = json!({"status": {"phase": "Running", "podIPs": ips}}).to_string();
+        let patch =
+            ["patch", "pod", "first", "-n", namespace, "--subresource=status", "-p", &status];
+        cluster.server()?.kubectl(&patch, None)?;
+        addresses.push(own);
+    }
+    // Nothing but the two objects and the address is known when the pod gets its network.
+    cluster.settle(PATIENCE)?;
+    for ((namespace, open), own) in pods.into_iter().zip(addresses) {
+        let spec = PodSpec::new(namespace, "first", "n2").listen(Listener::tcp(WEB));
+        cluster.lab.add_pod(own.iter().fold(spec, |spec, address| spec.address(*address)))?;
+        let from = ["web", "near"].map(|name| Endpoint::pod(format!("shop/{name}")));
+        let to = |address: &IpAddr| from.clone().map(|from| Probe::tcp(from, *address, WEB));
+        let probes: Vec<Probe> = own.iter().flat_map(to).collect();
+        for (probe, outcome) in probes.iter().zip(cluster.lab.probe_all(&probes, DEFAULT_TIMEOUT)?)
+        {
+            ensure!(outcome.is_open() == open, "{namespace}: {probe} is {outcome}");
+        }
+    }
+    Ok(())
+}
+
+/// An address of a network by its number.
+fn nth(net: IpNet, number: u32) -> Option<IpAddr> {
+    match net {
+        IpNet::V4(net) => net.hosts().nth(number.try_into().ok()?).map(IpAddr::from),
+        IpNet::V6(net) => {
+            Some(Ipv6Addr::from(u128::from(net.network()) + u128::from(number)).into())
+        }
+    }
 }

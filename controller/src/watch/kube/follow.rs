@@ -128,15 +128,19 @@ where
                     info!(kind = K::KIND.as_str(), "the watch has expired; listing anew");
                 }
                 Err(Failure::Expired) => {
-                    let wait = self.outage.failed(Reason::Status(410), "the list has expired");
+                    let wait = self.failed(Reason::Status(410), "the list has expired");
                     sleep(wait).await;
                 }
                 Err(Failure::Retry { reason, error, wish }) => {
-                    let wait = self.outage.failed(reason, &error);
+                    let wait = self.failed(reason, &error);
                     sleep(wait.max(wish.unwrap_or_default())).await;
                 }
             }
         }
+    }
+
+    fn failed(&mut self, reason: Reason, error: &str) -> Duration {
+        self.outage.failed(reason, error, self.known.is_first())
     }
 
     async fn step(&mut self) -> Result<(), Failure> {

@@ -14,6 +14,9 @@ use tracing::{debug, info, warn};
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(15);
 
+/// What comes of a failure before the first complete view.
+const BEFORE_ALL: &str = "nothing new is decided before this works; what is in force stays";
+
 /// The failures of one watch since it last worked.
 #[derive(Debug)]
 pub(super) struct Outage {
@@ -44,14 +47,15 @@ impl Outage {
         self.began.is_some()
     }
 
-    /// Takes note of a failure; says how long to wait.
-    pub(super) fn failed(&mut self, reason: Reason, error: &str) -> Duration {
+    /// Takes note of a failure; says how long to wait. `is_first`: nothing of the kind was seen yet.
+    pub(super) fn failed(&mut self, reason: Reason, error: &str, is_first: bool) -> Duration {
         let began = *self.began.get_or_insert_with(Instant::now);
         if self.reason.replace(reason) == Some(reason) {
             debug!(kind = self.kind, error, "still cannot watch");
         } else {
             let since_s = began.elapsed().as_secs();
-            warn!(kind = self.kind, error, since_s, "cannot watch; what is known stays in force");
+            let effect = if is_first { BEFORE_ALL } else { "what is known stays in force" };
+            warn!(kind = self.kind, error, since_s, "cannot watch; {effect}");
         }
         self.waits.next().unwrap_or(LONGEST)
     }
@@ -78,15 +82,15 @@ mod tests {
     #[test]
     fn waits_grow_to_a_limit_and_begin_anew_after_a_success() {
         let mut outage = Outage::new("Pod");
-        let first = outage.failed(Reason::Connection, "refused");
+        let first = outage.failed(Reason::Connection, "refused", false);
         assert!((FIRST..=2 * FIRST).contains(&first), "{first:?}");
         let waits: Vec<Duration> =
-            (0..40).map(|_| outage.failed(Reason::Connection, "refused")).collect();
+            (0..40).map(|_| outage.failed(Reason::Connection, "refused", false)).collect();
         assert!(waits.iter().all(|wait| *wait <= 2 * LONGEST), "{waits:?}");
         assert!(waits.iter().skip(10).all(|wait| *wait >= LONGEST), "{waits:?}");
         assert!(outage.is_on());
         outage.over();
         assert!(!outage.is_on());
-        assert!(outage.failed(Reason::Status(429), "too many") <= 2 * FIRST);
+        assert!(outage.failed(Reason::Status(429), "too many", true) <= 2 * FIRST);
     }
 }

@@ -111,10 +111,13 @@ fn a_server_that_does_not_answer_for_a_kind_is_waited_for_at_the_start() -> Resu
     // A 404 that is not the API server's own, as that of a proxy, says nothing.
     proxy.set(Mode::RefuseSome("clusternetworkpolicies", 404));
     let mut seen = Seen::start(proxy.kubeconfig())?;
-    for refusal in [403, 503] {
+    let kind = "clusternetworkpolicies";
+    // Nor does it when the account may not ask for the CRD of a kind that the server does not find.
+    let crds = "customresourcedefinitions";
+    for (path, refusal) in [(kind, 404), (kind, 403), (kind, 503), (crds, 403)] {
+        proxy.set(Mode::RefuseSome(path, refusal));
         let before = asked();
         wait_for(|| asked() > before + 1)?;
-        proxy.set(Mode::RefuseSome("clusternetworkpolicies", refusal));
     }
     // Other kinds go on: what came before this one is all taken in.
     apply(&server, &[&namespace("late")])?;
