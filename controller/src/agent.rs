@@ -138,7 +138,7 @@ impl Agent {
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 denial = next(telling) => {
                     if let Some(denials) = &mut self.denials {
-                        denials.tell(&denial, self.engine.world());
+                        denials.tell(&denial, &self.engine);
                     }
                     continue;
                 }
@@ -162,7 +162,7 @@ impl Agent {
                 let regular = self.verify_at.min(self.count_at);
                 Some(tidy_at.map_or(regular, |at| at.min(regular)))
             }
-            State::Failing { retry_at, .. } => Some(retry_at),
+            State::Failing { retry_at, .. } => Some(retry_at.min(self.count_at)),
         }
     }
 
@@ -190,14 +190,21 @@ impl Agent {
         match self.state {
             State::Loading => {}
             State::Loaded => self.apply(FIRST_BACK_OFF),
-            State::Failing { retry_at, .. } if now < retry_at => {}
+            State::Failing { retry_at, .. } if now < retry_at => {
+                // What is in force goes on to deny.
+                if now >= self.count_at {
+                    self.count();
+                }
+            }
             State::Failing { back_off, .. } => self.apply((back_off * 2).min(LAST_BACK_OFF)),
             State::InForce { .. } => {
                 let update = self.engine.flush();
                 if update.is_empty() {
                     self.oldest = None; // Changes that do not concern this node.
                     if let Some(selection) = self.engine.take_selection() {
+                        // Other policies with the same rules.
                         self.publisher.selected(selection);
+                        self.policies_changed();
                     }
                 } else {
                     self.apply_update(&update, FIRST_BACK_OFF);
@@ -228,6 +235,7 @@ impl Agent {
         match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
                 self.log_in_force(&report);
+                self.policies_changed();
                 self.in_force(&report, TIDY_AFTER);
             }
             Err(failure) => {
@@ -241,6 +249,13 @@ impl Agent {
                 let retry_at = Instant::now() + next_back_off;
                 self.state = State::Failing { retry_at, back_off: next_back_off };
             }
+        }
+    }
+
+    /// What is denied may be denied by others now.
+    fn policies_changed(&self) {
+        if let Some(denials) = &self.denials {
+            denials.policies_changed();
         }
     }
 

@@ -224,8 +224,9 @@ impl Publisher {
 
     /// So many packets were denied so far.
     pub fn denied(&self, counts: BTreeMap<Denial, Counts>) {
-        for (denial, counts) in &counts {
-            self.metrics.denials.denied(*denial, counts.packets);
+        for denial in Denial::all() {
+            let packets = counts.get(&denial).map_or(0, |counts| counts.packets);
+            self.metrics.denials.denied(denial, packets);
         }
         self.status.send_if_modified(|status| {
             let news = *status.denials != counts;

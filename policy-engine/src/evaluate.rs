@@ -234,7 +234,7 @@ fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decis
 }
 
 /// A ClusterNetworkPolicy's port by name matches pods that labels select, and nothing else.
-fn tier_rule_matches(world: &World, rule: &Rule, peer: &Endpoint, flow: &Flow) -> bool {
+pub(crate) fn tier_rule_matches(world: &World, rule: &Rule, peer: &Endpoint, flow: &Flow) -> bool {
     let items = match &rule.peers {
         Peers::Any => return rule_admits(world, rule, peer, flow),
         Peers::Listed(items) => items.iter().filter(|item| peer_admits(world, item, peer)),

@@ -150,23 +150,32 @@ fn near_misses(
     candidates.extend(before.map(|(name, _, rule)| (name, Cow::Borrowed(rule))));
     let mut misses: Vec<NearMiss> = candidates
         .into_iter()
-        .map(|(name, rule)| {
-            let peers = peer_misses(world, &rule, peer);
-            let mut ports = port_misses(world, &rule, flow);
-            if peers.is_empty() && ports.is_empty() {
-                ports.push(PortMiss::NameWithoutLabels);
-            }
-            NearMiss { rule: name, peers, ports }
-        })
+        .map(|(name, rule)| near_miss(world, name, &rule, peer, flow))
         .collect();
     misses.sort_by_key(NearMiss::distance);
     misses
 }
 
+/// What a rule that does not admit the flow lacks.
+pub(crate) fn near_miss(
+    world: &World,
+    name: RuleRef,
+    rule: &Rule,
+    peer: &Endpoint,
+    flow: &Flow,
+) -> NearMiss {
+    let peers = peer_misses(world, rule, peer);
+    let mut ports = port_misses(world, rule, flow);
+    if peers.is_empty() && ports.is_empty() {
+        ports.push(PortMiss::NameWithoutLabels);
+    }
+    NearMiss { rule: name, peers, ports }
+}
+
 impl NearMiss {
     /// How far the rule is from admitting: fewer kinds of failure first, then the port before the
     /// peer, for a wrong port is the commoner slip.
-    fn distance(&self) -> (usize, bool, usize) {
+    pub(crate) fn distance(&self) -> (usize, bool, usize) {
         let failed_requirements = self.peers.iter().map(PeerMiss::requirements).min();
         let kinds = usize::from(!self.peers.is_empty()) + usize::from(!self.ports.is_empty());
         (kinds, !self.peers.is_empty(), failed_requirements.unwrap_or(0))

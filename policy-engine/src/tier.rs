@@ -210,7 +210,8 @@ impl From<ClusterTier> for Tier {
 
 /// Which pods a policy of the cluster is about.
 ///
-/// A pod whose namespace is not known yet may be one of them: see [`Selected::Unsure`].
+/// A pod whose namespace is not known yet may be one of them, and is where all namespaces are meant:
+/// see [`Selected::Unsure`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subject {
     /// In which namespaces; `None` when that could not be understood: it may be any.
@@ -274,17 +275,28 @@ impl ClusterDefaultNetworkPolicy {
     /// policy does not isolate for `direction`.
     #[must_use]
     pub fn rules(&self, direction: Direction, namespace: &Str) -> Option<Vec<(usize, Rule)>> {
-        let written = match direction {
-            Direction::Ingress => self.ingress.as_ref(),
-            Direction::Egress => self.egress.as_ref(),
-        };
-        let numbered = written?.iter().enumerate();
+        let numbered = self.written(direction)?.iter().enumerate();
         let mut rules: Vec<_> =
             numbered.map(|(at, rule)| (at + 1, rule.in_namespace(namespace))).collect();
-        if direction == Direction::Egress && self.allow_dns {
+        if self.admits_dns(direction) {
             rules.push((ALLOW_DNS, dns_rule()));
         }
         Some(rules)
+    }
+
+    /// The rules as they are written; `None` when the policy does not isolate for `direction`.
+    #[must_use]
+    pub fn written(&self, direction: Direction) -> Option<&[Rule]> {
+        match direction {
+            Direction::Ingress => self.ingress.as_deref(),
+            Direction::Egress => self.egress.as_deref(),
+        }
+    }
+
+    /// Whether [`dns_rule`] is among the rules.
+    #[must_use]
+    pub fn admits_dns(&self, direction: Direction) -> bool {
+        direction == Direction::Egress && self.allow_dns && self.egress.is_some()
     }
 
     /// Whether its rules are others in each namespace.

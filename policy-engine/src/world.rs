@@ -157,12 +157,12 @@ impl World {
     #[must_use]
     pub fn selected(&self, subject: &Subject, pod: &Pod) -> Selected {
         let namespace = self.namespaces.get(&pod.key.namespace);
-        // A selector that was not understood, or labels that are not known.
-        let in_namespace = subject
-            .namespaces
-            .as_ref()
-            .zip(namespace)
-            .map(|(selector, namespace)| selector.matches(&namespace.labels));
+        let in_namespace = match (&subject.namespaces, namespace) {
+            (Some(selector), _) if selector.is_everything() => Some(true),
+            (Some(selector), Some(namespace)) => Some(selector.matches(&namespace.labels)),
+            // A selector that was not understood, or labels that are not known.
+            (None, _) | (_, None) => None,
+        };
         let is_pod = subject.pods.as_ref().map(|selector| selector.matches(&pod.labels));
         match (in_namespace, is_pod) {
             (Some(false), _) | (_, Some(false)) => Selected::No,
@@ -281,6 +281,35 @@ impl Pod {
 mod tests {
     use super::*;
     use crate::labels::Labels;
+    use crate::selector::Selector;
+
+    #[test]
+    fn every_namespace_is_one_of_all_whether_it_is_known_or_not() {
+        let world = World::new(Options::default());
+        let pod = Pod {
+            key: PodKey::new("new", "web"),
+            labels: Labels::default(),
+            node: None,
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            host_network: false,
+            life: Life::Active,
+            created: 0,
+        };
+        let everything = Some(Selector::everything());
+        let some = Some(Selector::label("team", "a"));
+        for (namespaces, pods, selected) in [
+            (everything.clone(), everything.clone(), Selected::Yes),
+            (everything.clone(), some.clone(), Selected::No),
+            (everything.clone(), None, Selected::Unsure),
+            (some.clone(), everything.clone(), Selected::Unsure),
+            (some.clone(), some, Selected::No),
+            (None, everything, Selected::Unsure),
+        ] {
+            let subject = Subject { namespaces, pods };
+            assert_eq!(world.selected(&subject, &pod), selected, "{subject:?}");
+        }
+    }
 
     #[test]
     fn an_address_that_a_node_has_is_not_that_of_a_pod_left_from_another_node() {

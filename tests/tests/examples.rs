@@ -20,33 +20,116 @@ use portcullis_whatif::model::Cluster;
 use portcullis_whatif::source;
 use serde_json::{Value, json};
 
-/// An example: its directory, the policies in it, and the test about them.
+/// An example: its directory, the policies in it, the test about them, and which of [`ASIDE`] are
+/// open.
 struct Example {
     directory: &'static str,
     policies: &'static [&'static str],
     test: &'static str,
+    open: &'static [Aside],
 }
 
-const EXAMPLES: [Example; 6] = [
-    Example { directory: "default-deny", policies: &["policy.yaml"], test: "test.yaml" },
-    Example { directory: "tenants", policies: &["policy.yaml"], test: "test.yaml" },
+const EXAMPLES: [Example; 7] = [
+    Example {
+        directory: "default-deny",
+        policies: &["policy.yaml"],
+        test: "test.yaml",
+        open: &[System, Dns],
+    },
+    Example {
+        directory: "default-deny",
+        policies: &["policy.yaml", "api-server.yaml", "dns-elsewhere.yaml"],
+        test: "more.test.yaml",
+        open: &[System, Dns, OtherDns, ApiServer],
+    },
+    Example {
+        directory: "tenants",
+        policies: &["policy.yaml"],
+        test: "test.yaml",
+        open: &[System, Dns, ApiServer],
+    },
     Example {
         directory: "guardrails",
         policies: &["1-monitoring.yaml", "2-metadata.yaml", "3-corporate.yaml", "app.yaml"],
         test: "test.yaml",
+        open: &[System, Dns, OtherDns, OwnNode],
     },
-    Example { directory: "roll-out", policies: &["1-audit.yaml"], test: "1-audit.test.yaml" },
-    Example { directory: "roll-out", policies: &["2-gateway.yaml"], test: "2-gateway.test.yaml" },
-    Example { directory: "roll-out", policies: &["3-enforce.yaml"], test: "3-enforce.test.yaml" },
+    Example {
+        directory: "roll-out",
+        policies: &["1-audit.yaml"],
+        test: "1-audit.test.yaml",
+        open: &Aside::ALL,
+    },
+    Example {
+        directory: "roll-out",
+        policies: &["2-gateway.yaml"],
+        test: "2-gateway.test.yaml",
+        open: &Aside::ALL,
+    },
+    Example {
+        directory: "roll-out",
+        policies: &["3-enforce.yaml"],
+        test: "3-enforce.test.yaml",
+        open: &[System, Dns, ApiServer],
+    },
 ];
 
 /// What the tests ask for besides the ports of every case.
 const ASKED: [&str; 4] = ["53/udp", "53/tcp", "9090/tcp", "9187/tcp"];
 
-/// NodeLocal DNSCache, an address of each node.
-const NODE_LOCAL_DNS: &str = "169.254.20.10";
+/// NodeLocal DNSCache, an address of each node; and where Kubespray has it.
+const NODE_LOCAL_DNS: [&str; 2] = ["169.254.20.10", "169.254.25.10"];
 /// What the internet host answers for besides its own address.
-const OUTSIDE: [&str; 4] = ["169.254.169.254", "10.99.0.1", "fd00:ec2::254", "fd99::1"];
+const OUTSIDE: [&str; 8] = [
+    "169.254.169.254",
+    "100.100.100.200",
+    "10.99.0.1",
+    "192.0.2.10",
+    "fd00:ec2::254",
+    "fd20:ce::254",
+    "fd99::1",
+    "2001:db8::10",
+];
+
+/// Who asks what that is no endpoint of the world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Aside {
+    /// A pod of kube-system, metadata and the company's network.
+    System,
+    /// A tenant's pod, the same.
+    Outside,
+    /// It, its own node.
+    OwnNode,
+    /// It, NodeLocal DNSCache.
+    Dns,
+    /// It, DNS at another address.
+    OtherDns,
+    /// Prometheus, the API server.
+    ApiServer,
+}
+use Aside::{ApiServer, Dns, OtherDns, Outside, OwnNode, System};
+
+impl Aside {
+    const ALL: [Self; 6] = [System, Outside, OwnNode, Dns, OtherDns, ApiServer];
+}
+
+/// With source, destination and TCP port.
+const ASIDE: [(Aside, &str, &str, u16); 14] = [
+    (System, "kube-system/dns-1", "169.254.169.254", 80),
+    (System, "kube-system/dns-1", "10.99.0.1", 80),
+    (System, "kube-system/dns-1", "fd99::1", 80),
+    (Outside, "red/web", "169.254.169.254", 80),
+    (Outside, "red/web", "100.100.100.200", 80),
+    (Outside, "red/web", "10.99.0.1", 80),
+    (Outside, "red/web", "fd00:ec2::254", 80),
+    (Outside, "red/web", "fd20:ce::254", 80),
+    (Outside, "red/web", "fd99::1", 80),
+    (OwnNode, "red/web", NODE_LOCAL_DNS[0], 80),
+    (Dns, "red/web", NODE_LOCAL_DNS[0], 53),
+    (OtherDns, "red/web", NODE_LOCAL_DNS[1], 53),
+    (ApiServer, "monitoring/prometheus", "192.0.2.10", 6443),
+    (ApiServer, "monitoring/prometheus", "2001:db8::10", 6443),
+];
 
 impl Example {
     fn path(&self, file: &str) -> PathBuf {
@@ -54,7 +137,7 @@ impl Example {
     }
 
     /// The test as a case with one step. A lab has nobody at most addresses, so lines about
-    /// addresses are left to [`whatever_is_outside`].
+    /// addresses are left to [`ASIDE`].
     fn case(&self) -> Result<Case> {
         let mut test = documents(&self.path(self.test))?;
         let mut test = test.pop().context("a test file has a document")?;
@@ -140,7 +223,9 @@ fn whatif_test_passes_every_example() -> Result<()> {
 /// Gives the internet host and the nodes addresses that policies speak of.
 fn place_addresses(lab: &Lab) -> Result<()> {
     for node in lab.nodes() {
-        node.shell(&format!("ip addr add {NODE_LOCAL_DNS}/32 dev lo"))?;
+        for address in NODE_LOCAL_DNS {
+            node.shell(&format!("ip addr add {address}/32 dev lo"))?;
+        }
     }
     let internet = lab.netns(&Endpoint::Internet)?;
     for address in OUTSIDE.map(str::parse::<IpAddr>) {
@@ -160,20 +245,15 @@ fn place_addresses(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Whether red/web reaches each of [`OUTSIDE`], and the node's DNS by TCP 53 and 80.
-fn whatever_is_outside(player: &Player, outside: bool, dns: bool, node: bool) -> Result<()> {
-    let web = || Endpoint::pod("red/web");
-    let expected = |open: bool| if open { Expected::Open } else { Expected::Closed };
-    let mut probes = Vec::new();
-    for address in OUTSIDE {
-        probes.push((Probe::tcp(web(), address.parse()?, 80), expected(outside)));
-    }
-    probes.push((Probe::tcp(web(), NODE_LOCAL_DNS.parse()?, 53), expected(dns)));
-    probes.push((Probe::tcp(web(), NODE_LOCAL_DNS.parse()?, 80), expected(node)));
-    let all: Vec<Probe> = probes.iter().map(|(probe, _)| probe.clone()).collect();
-    for ((probe, expected), outcome) in
-        probes.iter().zip(player.cluster.lab.probe_all(&all, DEFAULT_TIMEOUT)?)
-    {
+/// Asks all of [`ASIDE`].
+fn ask_aside(player: &Player, open: &[Aside]) -> Result<()> {
+    let probes = ASIDE.iter().map(|(_, source, address, port)| {
+        Ok(Probe::tcp(Endpoint::pod(*source), address.parse()?, *port))
+    });
+    let probes = probes.collect::<Result<Vec<Probe>>>()?;
+    let outcomes = player.cluster.lab.probe_all(&probes, DEFAULT_TIMEOUT)?;
+    for (((aside, ..), probe), outcome) in ASIDE.iter().zip(&probes).zip(outcomes) {
+        let expected = if open.contains(aside) { Expected::Open } else { Expected::Closed };
         ensure!(expected.agrees(&outcome), "{probe:?}: expected {expected:?}, got {outcome}");
     }
     Ok(())
@@ -187,11 +267,11 @@ fn every_example_holds_on_real_packets() -> Result<()> {
     for port in ASKED {
         ports.push(port.parse()?);
     }
-    ensure!(ports.contains(&Port::Number(Protocol::Tcp, 53)), "NodeLocal DNSCache is asked too");
+    ports.push(Port::Number(Protocol::Tcp, 6443));
     let lab = Lab::builder().topology(Topology::Bridge).iptables(IptablesVariant::Nft);
     let mut player = Player::start(lab.direct_internet(true), base.clone(), &ports, &[])?;
     place_addresses(&player.cluster.lab)?;
-    whatever_is_outside(&player, true, true, true).context("without policies")?;
+    ask_aside(&player, &Aside::ALL).context("without policies")?;
     for example in &EXAMPLES {
         let case = example.case()?;
         for stage in case.run(base.clone())? {
@@ -204,12 +284,7 @@ fn every_example_holds_on_real_packets() -> Result<()> {
                 wrong.len(),
                 wrong.join("\n  ")
             );
-            let (outside, node) = match example.directory {
-                "default-deny" | "tenants" => (false, false),
-                "guardrails" => (false, true),
-                _ => (example.test != "3-enforce.test.yaml", example.test != "3-enforce.test.yaml"),
-            };
-            whatever_is_outside(&player, outside, true, node).context(case.name.clone())?;
+            ask_aside(&player, example.open).context(case.name.clone())?;
             println!("{}: {} connections", case.name, stage.expectations.len());
         }
         player.reset(&base)?;

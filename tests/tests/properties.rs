@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy_engine::compiled::{AddressSet, Compiled, Update};
+use policy_engine::engine::blame::POLICIES_NAMED;
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::evaluate::{Reason, evaluate, evaluate_as};
-use policy_engine::explain::explain;
+use policy_engine::explain::{explain, explain_as};
 use policy_engine::flow::Traffic;
 use policy_engine::id::SetId;
 use policy_engine::model::{Change, Direction};
@@ -176,6 +177,44 @@ proptest! {
             engine.compiled().clone()
         });
         prop_assert_eq!(&states[0], &states[1]);
+    }
+
+    #[test]
+    fn blame_says_what_an_explanation_says(history in worlds::history(0..40)) {
+        let mut engine = Engine::new(Scope::Cluster, Options::default());
+        history.into_iter().for_each(|change| engine.apply(change));
+        engine.flush();
+        let world = engine.world();
+        let addresses = worlds::addresses();
+        let pairs = addresses.iter().flat_map(|from| addresses.iter().map(move |to| (*from, *to)));
+        for (source, destination) in pairs {
+            let flow = world.flow(source, destination, worlds::traffic()[3]);
+            for view in [View::Enforced, View::Audited] {
+                let explained = explain_as(world, &flow, view);
+                for direction in Direction::BOTH {
+                    let decision = explained.verdict.decision(direction);
+                    let blame = engine.blame(&flow, direction, view);
+                    let found = view == View::Audited || blame.is_some();
+                    prop_assert!(found || decision.is_allowed(), "{decision:?}");
+                    // What a node sends to its own pods meets no ruleset.
+                    let (Some(blame), false) = (blame, decision.is_allowed()) else { continue };
+                    prop_assert_eq!(Some(blame.tier), decision.tier);
+                    if decision.reason == Reason::RuleDenies {
+                        prop_assert_eq!(blame.denied_by.as_ref(), decision.decided_by.first());
+                        continue;
+                    }
+                    let named = decision.isolated_by.iter().take(POLICIES_NAMED);
+                    prop_assert!(named.eq(&blame.isolated_by), "{blame:?} {decision:?}");
+                    prop_assert_eq!(blame.isolating, decision.isolated_by.len());
+                    let misses = match direction {
+                        Direction::Ingress => &explained.ingress,
+                        Direction::Egress => &explained.egress,
+                    };
+                    let closest = misses.first().map(|miss| &miss.rule);
+                    prop_assert_eq!(blame.closest.as_ref(), closest);
+                }
+            }
+        }
     }
 
     #[test]

@@ -46,6 +46,12 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// Whether a chain of ours is there.
+    #[must_use]
+    pub fn has_chain(&self, family: Family, chain: &str) -> bool {
+        self.tables.get(&family).is_some_and(|table| table.chains.contains_key(chain))
+    }
+
     /// Sets that nothing of ours refers to, to be destroyed.
     #[must_use]
     pub fn left_overs(&self) -> BTreeSet<String> {

@@ -233,11 +233,8 @@ impl Dataplane {
         };
         let desired = Desired::new(compiled, &self.options, &self.families);
         let (mut plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
-        // Legacy tables are replaced as a whole, removals or not.
-        self.postponed = haste == Haste::Enforce
-            && self.kernel.variant == Variant::Nft
-            && urgent::postpone(&mut plan, &applied, &mut after);
-        let sets_in_use = execute(&mut self.kernel, &plan, &mut after)?;
+        self.postponed = haste == Haste::Enforce && self.postpone(&mut plan, &applied, &mut after);
+        let sets_in_use = self.execute(&plan, &applied, &mut after)?;
         self.applied = Some(after);
         let other_variant_unclean = self.clean_other_variant();
         self.check_families(compiled)?;
@@ -251,6 +248,39 @@ impl Dataplane {
             total,
             ..report
         })
+    }
+
+    /// Takes out of `plan` what can wait; gives whether anything does.
+    fn postpone(&self, plan: &mut Plan, applied: &Applied, after: &mut Applied) -> bool {
+        let kept = urgent::keep_denials(plan, applied, after);
+        // Legacy tables are replaced as a whole, removals or not.
+        let postponed =
+            self.kernel.variant == Variant::Nft && urgent::postpone(plan, applied, after);
+        kept || postponed
+    }
+
+    /// Does all of `plan`, once what chains of denials that change have counted is read; gives how
+    /// many sets are still in use.
+    fn execute(
+        &mut self,
+        plan: &Plan,
+        applied: &Applied,
+        after: &mut Applied,
+    ) -> Result<usize, Error> {
+        let kinds = |(family, change): (&Family, &TableChange)| {
+            let family = *family;
+            change.denials().map(move |kind| (family, kind)).collect::<Vec<_>>()
+        };
+        let anew: BTreeSet<(Family, Denial)> = plan.tables.iter().flat_map(kinds).collect();
+        if anew.iter().any(|(family, kind)| applied.has_chain(*family, &kind.chain())) {
+            match self.kernel.read_denials(&self.families, Some(applied)) {
+                Ok(reading) => drop(self.denials.add(reading)),
+                Err(error) => tracing::warn!(%error, "failed to count denials before a change"),
+            }
+        }
+        let in_use = execute(&mut self.kernel, plan, after)?;
+        self.denials.begin_anew(&anew);
+        Ok(in_use)
     }
 
     /// Removes what is left in the variant that is not in use, once the other is in force.
@@ -299,7 +329,7 @@ impl Dataplane {
         drifts.retain(|drift| !matches!(drift, Drift::Set { set, .. } if known.contains(set)));
         let behind = |drift: &Drift| matches!(drift, Drift::Hook { count: 1.., in_front, .. } if !in_front.is_empty());
         self.hook_repairs = if drifts.iter().any(behind) { self.hook_repairs + 1 } else { 0 };
-        execute(&mut self.kernel, &plan, &mut after)?;
+        self.execute(&plan, &applied, &mut after)?;
         for drift in &drifts {
             tracing::warn!(%drift, "the kernel was not as it ought to be");
         }

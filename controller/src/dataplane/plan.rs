@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::Family;
 
+use super::denial::Denial;
 use super::desired::{Chains, Hook};
 use super::set::{Element, Kind};
 
@@ -93,6 +94,16 @@ impl TableChange {
     #[must_use]
     pub fn chains(&self) -> usize {
         self.write.len() + self.prepend.len() + self.delete.len()
+    }
+
+    /// The kinds of denial whose chains change: their counters begin anew.
+    pub fn denials(&self) -> impl Iterator<Item = Denial> {
+        Denial::all().filter(|kind| {
+            let chain = kind.chain();
+            self.write.contains_key(&chain)
+                || self.prepend.contains_key(&chain)
+                || self.delete.contains(&chain)
+        })
     }
 }
 

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::mem;
 
 use super::applied::{Applied, Table};
+use super::denial::Denial;
 use super::plan::{Plan, TableChange};
 
 /// Ends what a chain does.
@@ -53,6 +54,25 @@ pub(super) fn postpone(plan: &mut Plan, applied: &Applied, after: &mut Applied) 
         }
     }
     postponed
+}
+
+/// Leaves the chains of denials that are to go for later; gives whether there are any. Packets may be
+/// in them until the others have changed: only then they have counted all.
+pub(super) fn keep_denials(plan: &mut Plan, applied: &Applied, after: &mut Applied) -> bool {
+    let mut kept = false;
+    for (family, change) in &mut plan.tables {
+        for chain in Denial::all().map(Denial::chain) {
+            if change.delete.remove(&chain) {
+                kept = true;
+                let now = applied.tables.get(family).and_then(|table| table.chains.get(&chain));
+                if let (Some(rules), Some(table)) = (now, after.tables.get_mut(family)) {
+                    table.chains.insert(chain, rules.clone());
+                }
+            }
+        }
+    }
+    plan.tables.retain(|_, change| *change != TableChange::default());
+    kept
 }
 
 struct Split {

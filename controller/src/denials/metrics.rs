@@ -79,8 +79,9 @@ impl Default for Metrics {
             lost: Family::default(),
             listening: Gauge::default(),
         };
-        // Every series is there from the start: an alert can tell 0 from silence.
-        Denial::all().for_each(|denial| metrics.denied(denial, 0));
+        // Every series is there from the start: an alert can tell 0 from silence. Not so those of
+        // denials: an agent that starts again goes on with the kernel's counts, and a 0 in between
+        // would make them look like as many more.
         Lost::ALL.into_iter().for_each(|reason| metrics.lost(reason, 0));
         metrics
     }

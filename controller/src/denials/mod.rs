@@ -28,10 +28,12 @@ pub mod telling;
 pub mod words;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use policy_engine::world::World;
+use policy_engine::engine::Engine;
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::time::{Instant, sleep_until};
 
@@ -42,10 +44,8 @@ use self::table::Sighting;
 /// How many sightings may wait for the agent; what does not fit waits in the table.
 const QUEUED: usize = 256;
 
-/// How long a round of the agent may take over lines; the one that it is at is finished.
-///
-/// A line costs what it takes to read the specification for one packet. Of 10,000 policies and pods:
-/// 0.4 ms when 10 of them select the pod, 0.9 ms when 100 do, 150 ms when all do.
+/// How long a round of the agent may take over lines; the one that it is at is finished. What a line
+/// costs has an end: see [`policy_engine::engine::blame`].
 pub const ROUND_BUDGET: Duration = Duration::from_millis(2);
 
 /// After telling lines, the agent tells none for so many times as long as that took.
@@ -58,6 +58,8 @@ pub struct Feed {
     sightings: Receiver<Sighting>,
     /// Until when nothing is told.
     rest: Instant,
+    /// How often policies have changed.
+    changes: Arc<AtomicU64>,
 }
 
 impl Feed {
@@ -67,9 +69,15 @@ impl Feed {
     /// When no thread can be started.
     pub fn start(node: &str, group: u16, metrics: &Metrics) -> io::Result<Self> {
         let (sender, sightings) = mpsc::channel(QUEUED);
-        let reader = Reader::new(group, sender, metrics.clone());
+        let changes = Arc::<AtomicU64>::default();
+        let reader = Reader::new(group, sender, metrics.clone(), changes.clone());
         thread::Builder::new().name("denial-log".into()).spawn(|| reader.run())?;
-        Ok(Self { node: node.to_owned(), sightings, rest: Instant::now() })
+        Ok(Self { node: node.to_owned(), sightings, rest: Instant::now(), changes })
+    }
+
+    /// Other policies are in force now: what goes on may be denied by others.
+    pub fn policies_changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits for the next sighting; for ever, once none will come.
@@ -82,13 +90,13 @@ impl Feed {
     }
 
     /// Logs a sighting, and others that wait while the budget of a round lasts.
-    pub fn tell(&mut self, first: &Sighting, world: &World) {
+    pub fn tell(&mut self, first: &Sighting, engine: &Engine) {
         let start = Instant::now();
-        telling::log(&self.node, world, first);
+        telling::log(&self.node, engine, first);
         while start.elapsed() < ROUND_BUDGET
             && let Ok(sighting) = self.sightings.try_recv()
         {
-            telling::log(&self.node, world, &sighting);
+            telling::log(&self.node, engine, &sighting);
         }
         self.rest = Instant::now() + start.elapsed() * REST;
     }
@@ -98,9 +106,11 @@ impl Feed {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use policy_engine::engine::Scope;
     use policy_engine::world::Options;
 
     use super::packet::{Packet, Transport};
+    use super::table::{Occasion, Said};
     use super::*;
     use crate::dataplane::denial::Denial;
 
@@ -111,22 +121,25 @@ mod tests {
             transport: Transport::Other(port),
         };
         let denial = Denial::all().next().expect("there are sixteen");
-        Sighting { denial, packet: Some(packet), count: 1, period: None }
+        let said = Arc::<Said>::default();
+        Sighting { denial, packet: Some(packet), packets: 1, occasion: Occasion::First, said }
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_lines_the_agent_is_left_alone_for_longer_than_they_took() {
         let (sender, sightings) = mpsc::channel(2);
-        let mut feed = Feed { node: "n1".into(), sightings, rest: Instant::now() };
+        let (rest, changes) = (Instant::now(), Arc::default());
+        let mut feed = Feed { node: "n1".into(), sightings, rest, changes };
+        let engine = Engine::new(Scope::Cluster, Options::default());
         let start = Instant::now();
         sender.send(sighting(1)).await.expect("there is room");
-        assert_eq!(feed.next().await, sighting(1));
+        assert_eq!(feed.next().await.packet, sighting(1).packet);
         assert_eq!(start.elapsed(), Duration::ZERO, "the first one is told at once");
-        feed.tell(&sighting(1), &World::new(Options::default()));
+        feed.tell(&sighting(1), &engine);
         // The clock stands still in this test: as if it had taken a millisecond.
         feed.rest += Duration::from_millis(1) * REST;
         sender.send(sighting(2)).await.expect("there is room");
-        assert_eq!(feed.next().await, sighting(2));
+        assert_eq!(feed.next().await.packet, sighting(2).packet);
         assert!(start.elapsed() >= Duration::from_millis(9), "{:?}", start.elapsed());
     }
 }

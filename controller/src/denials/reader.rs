@@ -2,6 +2,7 @@
 //! stays in a table of bounded size.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tracing::{error, info};
 use super::message::{self, Logged};
 use super::metrics::{Lost, Metrics};
 use super::socket::{Error, Received, Socket};
-use super::table::{Noted, Sighting, Table};
+use super::table::{Moment, Noted, Sighting, Table};
 
 /// How often what is due is looked for: a period's end, and what waits for the agent.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -26,6 +27,8 @@ pub struct Reader {
     group: u16,
     listener: Sender<Sighting>,
     metrics: Metrics,
+    /// How often policies have changed.
+    changes: Arc<AtomicU64>,
     table: Table,
     sweep_at: Instant,
     /// The number that the next message should have.
@@ -37,9 +40,15 @@ pub struct Reader {
 impl Reader {
     /// A reader that has read nothing yet.
     #[must_use]
-    pub fn new(group: u16, listener: Sender<Sighting>, metrics: Metrics) -> Self {
+    pub fn new(
+        group: u16,
+        listener: Sender<Sighting>,
+        metrics: Metrics,
+        changes: Arc<AtomicU64>,
+    ) -> Self {
         let (table, sweep_at) = (Table::default(), Instant::now());
-        Self { group, listener, metrics, table, sweep_at, expected: None, complaint: None }
+        let (expected, complaint) = (None, None);
+        Self { group, listener, metrics, changes, table, sweep_at, expected, complaint }
     }
 
     /// Reads until the listener is gone.
@@ -122,8 +131,8 @@ impl Reader {
         let Some((denial, packet)) = logged.what else {
             return self.metrics.lost(Lost::Unreadable, 1);
         };
-        let listener = &self.listener;
-        let noted = self.table.note(denial, packet, now, |told| listener.try_send(told).is_ok());
+        let (listener, at) = (&self.listener, self.moment(now));
+        let noted = self.table.note(denial, packet, at, |told| listener.try_send(told).is_ok());
         if noted == Noted::Merged {
             self.metrics.lost(Lost::NoRoom, 1);
         }
@@ -132,9 +141,13 @@ impl Reader {
         }
     }
 
+    fn moment(&self, now: Instant) -> Moment {
+        Moment { now, changes: self.changes.load(Ordering::Relaxed) }
+    }
+
     fn sweep(&mut self, now: Instant) {
-        let listener = &self.listener;
-        self.table.sweep(now, |told| listener.try_send(told).is_ok());
+        let (listener, at) = (&self.listener, self.moment(now));
+        self.table.sweep(at, |told| listener.try_send(told).is_ok());
         let backlog = self.table.has_backlog();
         self.sweep_at = now + if backlog { BACKLOG_PERIOD } else { SWEEP_PERIOD };
     }
@@ -154,7 +167,7 @@ mod tests {
     fn gaps_in_the_numbers_are_messages_lost() {
         let metrics = Metrics::default();
         let (sender, _listener) = mpsc::channel(1);
-        let mut reader = Reader::new(1, sender, metrics.clone());
+        let mut reader = Reader::new(1, sender, metrics.clone(), Arc::default());
         let mut lost = |sequence| {
             let before = metrics.lost_so_far(Lost::Overrun);
             reader.note(numbered(sequence), Instant::now());

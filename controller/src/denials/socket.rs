@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::nflog::{
@@ -100,8 +100,11 @@ impl Socket {
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
+        let end = Instant::now() + ANSWER_TIMEOUT;
         loop {
-            if !self.wait(ANSWER_TIMEOUT)? {
+            // Packets may come in without end, and the answer be lost among them.
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.wait(left)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             let Received::Datagram(datagram) = self.receive()? else { continue };

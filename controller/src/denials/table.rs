@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! packet ─► known: counted               told: at once when new,
-//!           new: told                          once a period while it goes on,
-//!           no room: counted by kind           forgotten after a quiet period
+//!           new: told                          at once when policies changed and another denies it,
+//!           no room: counted by kind           once a period while it goes on,
+//!                                              forgotten after a quiet period
 //! ```
 //!
 //! Pure, and of bounded size, whatever comes in. What the listener has no room for stays in the
@@ -11,6 +12,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::packet::Packet;
@@ -24,16 +27,49 @@ pub const ENTRIES_PER_SOURCE_MAX: usize = 256;
 pub const PERIOD: Duration = Duration::from_mins(1);
 
 /// Something to be told.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Sighting {
     /// Of which kind.
     pub denial: Denial,
     /// Of which packets; `None` for all that there was no room for.
     pub packet: Option<Packet>,
-    /// How many packets, since the last time that this was told.
-    pub count: u64,
-    /// Since when; `None` the first time.
-    pub period: Option<Duration>,
+    /// How many packets so far.
+    pub packets: u64,
+    /// Why now.
+    pub occasion: Occasion,
+    /// What was said of it before.
+    pub said: Arc<Said>,
+}
+
+/// Why something is to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Occasion {
+    /// It is new.
+    First,
+    /// It went on since it was told, so long ago.
+    Again(Duration),
+    /// It goes on, and policies have changed: to be told when others deny it now.
+    PoliciesChanged,
+}
+
+/// What was said of a denial so far. The table, and whoever tells it, share it.
+#[derive(Default, Debug)]
+pub struct Said {
+    packets: AtomicU64,
+    cause: AtomicU64,
+}
+
+impl Said {
+    /// So many packets are told by now; gives how many of them were not before.
+    #[must_use]
+    pub fn count(&self, packets: u64) -> u64 {
+        packets.saturating_sub(self.packets.fetch_max(packets, Ordering::Relaxed))
+    }
+
+    /// What denies it by now, as some number; gives whether that is another than was said.
+    pub fn is_news(&self, cause: u64) -> bool {
+        self.cause.swap(cause, Ordering::Relaxed) != cause
+    }
 }
 
 /// What became of a packet.
@@ -45,14 +81,26 @@ pub enum Noted {
     Merged,
 }
 
+/// When a packet came.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// By the clock.
+    pub now: Instant,
+    /// After how many changes of policies.
+    pub changes: u64,
+}
+
 type Key = (Denial, Packet);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Default, Debug)]
 struct Entry {
-    /// Packets that were not told yet.
-    untold: u64,
+    /// Packets so far.
+    packets: u64,
     /// When it was told last; `None` before the first time.
     told: Option<Instant>,
+    /// After how many changes of policies it was looked into last.
+    changes: u64,
+    said: Arc<Said>,
 }
 
 /// All denials of late.
@@ -70,24 +118,27 @@ impl Table {
         &mut self,
         denial: Denial,
         packet: Packet,
-        now: Instant,
+        at: Moment,
         tell: impl FnOnce(Sighting) -> bool,
     ) -> Noted {
         let key = (denial, packet);
         if let Some(entry) = self.entries.get_mut(&key) {
-            entry.untold = entry.untold.saturating_add(1);
+            entry.packets = entry.packets.saturating_add(1);
+            // Whoever waits is told first, in `sweep`.
+            if !self.backlog && entry.told.is_some() && entry.changes != at.changes {
+                entry.ask_again(denial, packet, at, tell);
+            }
             return Noted::Counted;
         }
         let of_source = self.by_source.get(&packet.source).copied().unwrap_or_default();
         if self.entries.len() >= ENTRIES_MAX || of_source >= ENTRIES_PER_SOURCE_MAX {
-            let merged = self.merged.entry(denial).or_insert(Entry { untold: 0, told: None });
-            merged.untold = merged.untold.saturating_add(1);
+            let merged = self.merged.entry(denial).or_default();
+            merged.packets = merged.packets.saturating_add(1);
             return Noted::Merged;
         }
         *self.by_source.entry(packet.source).or_default() += 1;
-        let mut entry = Entry { untold: 1, told: None };
-        // Whoever waits is told first, in `sweep`.
-        if self.backlog || !entry.tell(denial, Some(packet), now, tell) {
+        let mut entry = Entry { packets: 1, ..Entry::default() };
+        if self.backlog || !entry.tell(denial, Some(packet), at, tell) {
             self.backlog = true;
         }
         self.entries.insert(key, entry);
@@ -95,17 +146,17 @@ impl Table {
     }
 
     /// Tells what is due, until the listener takes no more, and forgets what is over.
-    pub fn sweep(&mut self, now: Instant, mut tell: impl FnMut(Sighting) -> bool) {
+    pub fn sweep(&mut self, at: Moment, mut tell: impl FnMut(Sighting) -> bool) {
         self.backlog = false;
         let backlog = &mut self.backlog;
         let mut keep = |denial: Denial, packet: Option<Packet>, entry: &mut Entry| {
-            if !entry.is_due(now) {
+            if !entry.is_due(at.now) {
                 return true;
             }
-            if entry.untold == 0 {
+            if entry.is_told() {
                 return false;
             }
-            *backlog |= *backlog || !entry.tell(denial, packet, now, &mut tell);
+            *backlog |= *backlog || !entry.tell(denial, packet, at, &mut tell);
             true
         };
         let by_source = &mut self.by_source;
@@ -132,19 +183,43 @@ impl Entry {
         self.told.is_none_or(|told| now.saturating_duration_since(told) >= PERIOD)
     }
 
+    /// Whether all its packets were told.
+    fn is_told(&self) -> bool {
+        self.told.is_some() && self.said.packets.load(Ordering::Relaxed) >= self.packets
+    }
+
     fn tell(
         &mut self,
         denial: Denial,
         packet: Option<Packet>,
-        now: Instant,
+        at: Moment,
         tell: impl FnOnce(Sighting) -> bool,
     ) -> bool {
-        let period = self.told.map(|told| now.saturating_duration_since(told));
-        let taken = tell(Sighting { denial, packet, count: self.untold, period });
+        let occasion = self.told.map_or(Occasion::First, |told| {
+            Occasion::Again(at.now.saturating_duration_since(told))
+        });
+        let taken = tell(self.sighting(denial, packet, occasion));
         if taken {
-            *self = Self { untold: 0, told: Some(now) };
+            (self.told, self.changes) = (Some(at.now), at.changes);
         }
         taken
+    }
+
+    fn ask_again(
+        &mut self,
+        denial: Denial,
+        packet: Packet,
+        at: Moment,
+        tell: impl FnOnce(Sighting) -> bool,
+    ) {
+        if tell(self.sighting(denial, Some(packet), Occasion::PoliciesChanged)) {
+            self.changes = at.changes;
+        }
+    }
+
+    fn sighting(&self, denial: Denial, packet: Option<Packet>, occasion: Occasion) -> Sighting {
+        let (packets, said) = (self.packets, self.said.clone());
+        Sighting { denial, packet, packets, occasion, said }
     }
 }
 
@@ -163,6 +238,7 @@ mod tests {
         now: Instant,
         told: Vec<String>,
         room: usize,
+        changes: u64,
     }
 
     impl Play {
@@ -172,17 +248,20 @@ mod tests {
                 now: Instant::now(),
                 told: Vec::new(),
                 room: usize::MAX,
+                changes: 0,
             }
         }
 
         fn note(&mut self, source: u32, port: u16) -> Noted {
-            let Self { table, now, told, room } = self;
-            table.note(denial(), packet(source, port), *now, |sighting| take(&sighting, told, room))
+            let Self { table, now, told, room, changes } = self;
+            let at = Moment { now: *now, changes: *changes };
+            table.note(denial(), packet(source, port), at, |sighting| take(&sighting, told, room))
         }
 
         fn sweep(&mut self) -> Vec<String> {
-            let Self { table, now, told, room } = self;
-            table.sweep(*now, |sighting| take(&sighting, told, room));
+            let Self { table, now, told, room, changes } = self;
+            let at = Moment { now: *now, changes: *changes };
+            table.sweep(at, |sighting| take(&sighting, told, room));
             std::mem::take(told)
         }
 
@@ -207,12 +286,18 @@ mod tests {
     fn take(sighting: &Sighting, told: &mut Vec<String>, room: &mut usize) -> bool {
         let Some(left) = room.checked_sub(1) else { return false };
         *room = left;
-        let Sighting { packet, count, period, .. } = *sighting;
-        let name = packet.map_or("others".to_owned(), |packet| {
+        let name = sighting.packet.map_or("others".to_owned(), |packet| {
             format!("{}:{}", packet.source, packet.transport.port().unwrap_or_default())
         });
-        let period = period.map_or("first".to_owned(), |period| format!("{} s", period.as_secs()));
-        told.push(format!("{name} {count} {period}"));
+        let (count, when) = match sighting.occasion {
+            Occasion::First => (sighting.said.count(sighting.packets), "first".to_owned()),
+            Occasion::Again(after) => {
+                (sighting.said.count(sighting.packets), format!("{} s", after.as_secs()))
+            }
+            // As one who finds that nothing else denies it.
+            Occasion::PoliciesChanged => (0, "changed".to_owned()),
+        };
+        told.push(format!("{name} {count} {when}"));
         true
     }
 
@@ -248,6 +333,32 @@ mod tests {
         play.room = 9;
         assert_eq!(play.sweep(), ["0.0.0.1:82 1 first"]);
         assert!(!play.table.has_backlog());
+    }
+
+    #[test]
+    fn what_goes_on_is_looked_into_once_after_policies_changed() {
+        let mut play = Play::new();
+        play.note(1, 80);
+        play.note(1, 80);
+        assert_eq!(std::mem::take(&mut play.told), ["0.0.0.1:80 1 first"]);
+        play.changes += 1;
+        play.room = 0;
+        play.note(1, 80);
+        assert!(play.told.is_empty() && !play.table.has_backlog(), "there is no room to ask");
+        play.room = usize::MAX;
+        play.note(1, 80);
+        play.note(1, 80);
+        assert_eq!(std::mem::take(&mut play.told), ["0.0.0.1:80 0 changed"]);
+        assert_eq!(play.after(60), ["0.0.0.1:80 4 60 s"], "none of them was told");
+        play.changes += 1;
+        assert_eq!(play.after(60), [""; 0], "it is over");
+    }
+
+    #[test]
+    fn packets_that_were_told_in_between_are_not_counted_again() {
+        let said = Said::default();
+        assert_eq!([1, 5, 5, 9].map(|packets| said.count(packets)), [1, 4, 0, 4]);
+        assert_eq!([7, 7, 8, 7].map(|cause| said.is_news(cause)), [true, false, true, true]);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The agent's side: a denial becomes one line of the log.
 
-use policy_engine::explain::explain_as;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use policy_engine::engine::Engine;
 use policy_engine::tier::View;
-use policy_engine::world::World;
 use tracing::info;
 
 use super::packet::Packet;
-use super::table::Sighting;
+use super::table::{Occasion, Sighting};
 use super::words;
 use crate::dataplane::denial::{Denial, Outcome};
 
@@ -19,40 +20,63 @@ pub struct Told {
     pub destination: String,
     /// Which policies, and what they lack.
     pub why: String,
+    /// Stands for who, to whom, and by which policies; `None` when nothing of that kind denies the
+    /// packet by now.
+    pub cause: Option<u64>,
 }
 
-/// Finds out who and why, by the objects as they are known by now.
+/// Finds out who and why, by the policies as they are in force by now.
 #[must_use]
-pub fn resolve(world: &World, denial: Denial, packet: Packet) -> Told {
+pub fn resolve(engine: &Engine, denial: Denial, packet: Packet) -> Told {
     let view = match denial.outcome {
         Outcome::Denied => View::Enforced,
         Outcome::WouldDeny => View::Audited,
     };
-    let flow = world.flow(packet.source, packet.destination, packet.transport.traffic());
-    let explained = explain_as(world, &flow, view);
-    Told {
-        source: words::name(&flow.source),
-        destination: words::name(&flow.destination),
-        why: words::why(denial, packet.transport, &flow, &explained),
-    }
+    let flow = engine.world().flow(packet.source, packet.destination, packet.transport.traffic());
+    let blame = engine.blame(&flow, denial.direction, view);
+    let blame = blame.as_ref();
+    let (source, destination) = (words::name(&flow.source), words::name(&flow.destination));
+    let cause = blame.filter(|blame| blame.tier == denial.tier).map(|blame| {
+        let mut hasher = DefaultHasher::new();
+        let cause = words::cause(denial, packet.transport, &flow, blame);
+        (&source, &destination, cause).hash(&mut hasher);
+        hasher.finish()
+    });
+    let why = words::why(denial, packet.transport, &flow, blame);
+    Told { source, destination, why, cause }
 }
 
-/// Logs a sighting.
-pub fn log(node: &str, world: &World, sighting: &Sighting) {
-    let Sighting { denial, packet, count, period } = sighting;
-    let outcome = denial.outcome.as_str();
+/// Logs a sighting, unless it was said before.
+pub fn log(node: &str, engine: &Engine, sighting: &Sighting) {
+    let Sighting { denial, packet, packets, occasion, said } = sighting;
+    let told = packet.map(|packet| resolve(engine, *denial, packet));
+    let cause = told.as_ref().and_then(|told| told.cause);
+    let is_news = match (occasion, cause) {
+        (Occasion::PoliciesChanged, None) => return,
+        (_, cause) => said.is_news(cause.unwrap_or_default()),
+    };
+    if *occasion == Occasion::PoliciesChanged && !is_news {
+        return;
+    }
+    let count = said.count(*packets);
+    if count == 0 {
+        return;
+    }
+    let verdict = denial.outcome.as_str();
     let direction = denial.direction.as_str();
     let tier = denial.tier.as_str();
-    let seconds = period.map(|period| period.as_secs());
+    let seconds = match occasion {
+        Occasion::Again(period) => Some(period.as_secs()),
+        Occasion::First | Occasion::PoliciesChanged => None,
+    };
     let message = message(sighting);
-    let Some(packet) = packet else {
-        info!(node, outcome, direction, tier, count, seconds, "{message}");
+    let Some((packet, told)) = packet.zip(told) else {
+        info!(node, verdict, direction, tier, count, seconds, "{message}");
         return;
     };
-    let told = resolve(world, *denial, *packet);
     info!(
         node,
-        outcome,
+        verdict,
         direction,
         tier,
         // Values of type str: the text format quotes them.
@@ -70,12 +94,13 @@ pub fn log(node: &str, world: &World, sighting: &Sighting) {
 }
 
 fn message(sighting: &Sighting) -> &'static str {
-    match (sighting.denial.outcome, sighting.packet, sighting.period) {
+    let again = matches!(sighting.occasion, Occasion::Again(_));
+    match (sighting.denial.outcome, sighting.packet, again) {
         (Outcome::Denied, None, _) => "denied, with no room to name them",
-        (Outcome::Denied, Some(_), None) => "denied",
-        (Outcome::Denied, Some(_), Some(_)) => "denied again",
+        (Outcome::Denied, Some(_), false) => "denied",
+        (Outcome::Denied, Some(_), true) => "denied again",
         (Outcome::WouldDeny, None, _) => "would be denied, with no room to name them",
-        (Outcome::WouldDeny, Some(_), None) => "would be denied",
-        (Outcome::WouldDeny, Some(_), Some(_)) => "would be denied again",
+        (Outcome::WouldDeny, Some(_), false) => "would be denied",
+        (Outcome::WouldDeny, Some(_), true) => "would be denied again",
     }
 }

@@ -3,20 +3,20 @@
 
 use std::fmt::{Display, Write as _};
 
-use policy_engine::evaluate::{Decision, Reason, RuleRef};
-use policy_engine::explain::Explanation;
+use policy_engine::engine::blame::Blame;
+use policy_engine::evaluate::RuleRef;
 use policy_engine::flow::Flow;
 use policy_engine::model::Direction;
-use policy_engine::tier::{ALLOW_DNS, PolicyRef};
+use policy_engine::tier::{ALLOW_DNS, PolicyRef, Tier};
 
 use super::packet::Transport;
 use crate::dataplane::denial::{Denial, Outcome};
 
-/// How many isolating policies are named.
-const POLICIES_NAMED: usize = 4;
+const CHANGED: &str = "policies have changed since";
 /// The longest name that the API server lets through is 253 + 1 + 253 characters.
 const NAME_MAX: usize = 512;
-const WHY_MAX: usize = 4 * NAME_MAX;
+/// Four policies, a peer and a rule.
+const WHY_MAX: usize = 7 * NAME_MAX;
 
 /// A name as it may be logged.
 #[must_use]
@@ -24,63 +24,49 @@ pub fn name(of: &impl Display) -> String {
     plain(&of.to_string(), NAME_MAX)
 }
 
-/// Why the packet was, or would be, denied: as the policies are by now.
+/// Why the packet was, or would be, denied: as the policies are by now; `None` when it passes by now.
 #[must_use]
-pub fn why(denial: Denial, transport: Transport, flow: &Flow, explained: &Explanation) -> String {
-    let decision = explained.verdict.decision(denial.direction);
-    if decision.is_allowed() {
-        return "policies have changed since".to_owned();
-    }
-    let misses = match denial.direction {
-        Direction::Ingress => &explained.ingress,
-        Direction::Egress => &explained.egress,
-    };
-    let mut text = match decision.reason {
-        Reason::RuleDenies => by_rule(denial.outcome, decision),
-        _ => by_isolation(denial, transport, flow, decision),
-    };
-    // Only isolation leaves something that could have admitted it.
-    if decision.reason != Reason::RuleDenies
-        && let Some(closest) = misses.first()
-    {
+pub fn why(denial: Denial, transport: Transport, flow: &Flow, blame: Option<&Blame>) -> String {
+    let Some(blame) = blame else { return CHANGED.to_owned() };
+    let mut text = cause(denial, transport, flow, blame);
+    if let Some(closest) = &blame.closest {
         // Writing to memory cannot fail.
-        let _ = write!(text, "; closest is {}", rule(&closest.rule));
+        let _ = write!(text, "; closest is {}", rule(closest));
     }
-    if decision.tier != Some(denial.tier) {
-        text.push_str("; policies have changed since");
+    if blame.tier != denial.tier {
+        let _ = write!(text, "; {CHANGED}");
     }
     plain(&text, WHY_MAX)
 }
 
-fn by_rule(outcome: Outcome, decision: &Decision) -> String {
-    let denied = match outcome {
-        Outcome::Denied => "denied",
-        Outcome::WouldDeny => "would be denied",
+/// What denies the packet, without what nearly admitted it.
+#[must_use]
+pub fn cause(denial: Denial, transport: Transport, flow: &Flow, blame: &Blame) -> String {
+    let would_be = match denial.outcome {
+        Outcome::Denied => "",
+        Outcome::WouldDeny => "would be ",
     };
-    match decision.decided_by.first() {
-        Some(decided) => format!("{denied} by {}", rule(decided)),
-        None => denied.to_owned(),
+    match (blame.tier, &blame.denied_by) {
+        (_, Some(by)) => format!("{would_be}denied by {}", rule(by)),
+        (Tier::Admin | Tier::Baseline, None) => {
+            format!("{would_be}denied by a ClusterNetworkPolicy of tier {}", blame.tier)
+        }
+        (Tier::NetworkPolicy | Tier::Default, None) => {
+            let (towards, peer) = match denial.direction {
+                Direction::Ingress => ("from", &flow.source),
+                Direction::Egress => ("to", &flow.destination),
+            };
+            let by = policies(&blame.isolated_by, blame.isolating);
+            format!("{would_be}isolated by {by}; no rule admits {transport} {towards} {peer}")
+        }
     }
 }
 
-fn by_isolation(denial: Denial, transport: Transport, flow: &Flow, decision: &Decision) -> String {
-    let isolated = match denial.outcome {
-        Outcome::Denied => "isolated",
-        Outcome::WouldDeny => "would be isolated",
-    };
-    let (towards, peer) = match denial.direction {
-        Direction::Ingress => ("from", &flow.source),
-        Direction::Egress => ("to", &flow.destination),
-    };
-    let by = policies(&decision.isolated_by);
-    format!("{isolated} by {by}; no rule admits {transport} {towards} {peer}")
-}
-
-fn policies(all: &[PolicyRef]) -> String {
-    let named: Vec<String> = all.iter().take(POLICIES_NAMED).map(ToString::to_string).collect();
-    let mut text = named.join(", ");
-    if let Some(others) = all.len().checked_sub(named.len() + 1) {
-        let _ = write!(text, " and {} more", others + 1);
+fn policies(named: &[PolicyRef], all: usize) -> String {
+    let mut text = named.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let others = all.saturating_sub(named.len());
+    if others > 0 {
+        let _ = write!(text, " and {others} more");
     }
     text
 }
@@ -126,12 +112,12 @@ mod tests {
     #[test]
     fn a_few_policies_are_named_and_the_others_counted() {
         let all: Vec<PolicyRef> =
-            (1..=6).map(|n| PolicyRef::ClusterNetworkPolicy(format!("p{n}").into())).collect();
+            (1..=4).map(|n| PolicyRef::ClusterNetworkPolicy(format!("p{n}").into())).collect();
         let four = "ClusterNetworkPolicy/p1, ClusterNetworkPolicy/p2, ClusterNetworkPolicy/p3, \
                     ClusterNetworkPolicy/p4";
-        assert_eq!(policies(&all[..4]), four);
-        assert_eq!(policies(&all[..5]), format!("{four} and 1 more"));
-        assert_eq!(policies(&all), format!("{four} and 2 more"));
+        assert_eq!(policies(&all[..4], 4), four);
+        assert_eq!(policies(&all[..4], 5), format!("{four} and 1 more"));
+        assert_eq!(policies(&all[..4], 10_000), format!("{four} and 9996 more"));
     }
 
     proptest! {

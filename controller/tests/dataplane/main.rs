@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub)] // all of it is test code
 
+mod counts;
 mod faults;
 mod foreign;
 mod netns;

@@ -9,6 +9,7 @@
 //!
 //! The same code serves one node (its pods are the subjects) and a whole cluster.
 
+pub mod blame;
 mod identities;
 mod members;
 pub mod selection;

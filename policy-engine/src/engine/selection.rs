@@ -52,7 +52,7 @@ impl Engine {
         }
         for (list, pods) in lists.into_values() {
             for found in list {
-                let SelectedPolicy { policy, mode, generation } = found.clone();
+                let SelectedPolicy { policy, mode, generation, .. } = found.clone();
                 let of = InForce { mode, generation, pods: 0 };
                 selection.policies.entry(policy).or_insert(of).pods += pods;
             }

@@ -47,6 +47,22 @@ pub struct SelectedPolicy {
     pub mode: Mode,
     /// `metadata.generation`.
     pub generation: Option<i64>,
+    /// Whether it isolates for ingress, then for egress; a ClusterNetworkPolicy for neither.
+    isolates: [bool; 2],
+}
+
+/// The order in [`SelectedPolicy::isolates`].
+const ISOLATED: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+impl SelectedPolicy {
+    /// Whether it isolates the subject in a direction.
+    pub(super) fn isolates(&self, direction: Direction) -> bool {
+        let [ingress, egress] = self.isolates;
+        match direction {
+            Direction::Ingress => ingress,
+            Direction::Egress => egress,
+        }
+    }
 }
 
 impl<'w> Selecting<'w> {
@@ -93,16 +109,19 @@ impl<'w> Selecting<'w> {
             policy: PolicyRef::NetworkPolicy(policy.key.clone()),
             mode: policy.mode,
             generation: policy.generation,
+            isolates: ISOLATED.map(|direction| policy.rules(direction).is_some()),
         });
         let cluster = self.cluster.iter().map(|(policy, _)| SelectedPolicy {
             policy: PolicyRef::ClusterNetworkPolicy(policy.name.clone()),
             mode: policy.mode,
             generation: policy.generation,
+            isolates: [false; 2],
         });
         let defaults = self.defaults.iter().map(|(policy, _)| SelectedPolicy {
             policy: PolicyRef::ClusterDefaultNetworkPolicy(policy.name.clone()),
             mode: policy.mode,
             generation: policy.generation,
+            isolates: ISOLATED.map(|direction| policy.written(direction).is_some()),
         });
         policies.chain(cluster).chain(defaults).collect()
     }

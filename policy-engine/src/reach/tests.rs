@@ -13,7 +13,7 @@ use crate::policy::{
     IpBlock, Namespaces, NetworkPolicy, Peer, Peers, PodPeer, PolicyKey, PortMatch, Ports, Rule,
 };
 use crate::port::{PortRange, Protocol};
-use crate::selector::Selector;
+use crate::selector::{Operator, Requirement, Selector};
 use crate::tier::{
     Action, ClusterDefaultNetworkPolicy, ClusterNetworkPolicy, ClusterTier, Mode, Subject, TierRule,
 };
@@ -126,12 +126,13 @@ fn isolating(mode: Mode, rules: Vec<Rule>) -> Change {
     Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy)))
 }
 
-/// Isolates every pod of every namespace for egress.
+/// Isolates every pod of every namespace with a name for egress.
 fn default(rules: Vec<Rule>) -> Change {
+    let has_name = Requirement { key: "name".into(), operator: Operator::Exists };
     let policy = ClusterDefaultNetworkPolicy {
         name: "default".into(),
         subject: Subject {
-            namespaces: Some(Selector::everything()),
+            namespaces: Some(Selector::from_iter([has_name])),
             pods: Some(Selector::everything()),
         },
         include_system_namespaces: false,

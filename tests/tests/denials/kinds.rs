@@ -105,7 +105,7 @@ fn tell(cluster: &Cluster, denial: Denial) -> Result<Duration> {
         Ok(())
     };
     says("node", node)?;
-    says("outcome", denial.outcome.as_str())?;
+    says("verdict", denial.outcome.as_str())?;
     says("direction", denial.direction.as_str())?;
     says("tier", denial.tier.as_str())?;
     says("source", "shop/web")?;

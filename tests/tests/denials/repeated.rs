@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use portcullis_tests::lab::{Endpoint, Family, IptablesVariant, Probe};
 
-use crate::shop::{PATIENCE, address, isolate, shop, told};
+use crate::shop::{PATIENCE, address, isolate, shop, text, told};
 
 /// Packets of one sender that the kernel logs at once; see `dataplane::denial::chain`.
 const BURST: u64 = 20;
@@ -39,5 +39,47 @@ fn a_denial_that_goes_on_is_one_line_and_then_a_count() -> Result<()> {
     cluster.lab.probe_all(&other, Duration::from_millis(50))?;
     let (line, _) = told(agent, lines, &[("port", "81")], PATIENCE)?;
     ensure!(line["source"] == "shop/other" && line["message"] == "denied", "{line}");
+    Ok(())
+}
+
+#[test]
+fn a_denial_by_other_policies_than_before_is_told_at_once() -> Result<()> {
+    let mut cluster = shop(IptablesVariant::Nft)?;
+    let policy = |name: &str, app: &str| isolate(app, "Ingress").replace("closed", name);
+    cluster.write("a.json", &policy("first", "api"))?;
+    cluster.start_agents()?;
+    cluster.settle(PATIENCE)?;
+    let api = address(&cluster, "api", Family::V4)?;
+    let agent = cluster.agent("n2")?;
+    let send = |port| {
+        let probe = [Probe::tcp(Endpoint::pod("shop/web"), api, port)];
+        cluster.lab.probe_all(&probe, Duration::from_millis(50)).map(drop)
+    };
+    let of = |port| [("source", "shop/web"), ("port", port)];
+    let soon = Duration::from_secs(20);
+    send(81)?;
+    let (line, lines) = told(agent, 0, &of("81"), PATIENCE)?;
+    ensure!(text(&line, "why").starts_with("isolated by shop/first; "), "{line}");
+
+    cluster.write("b.json", &policy("second", "api"))?;
+    cluster.settle(PATIENCE)?;
+    send(81)?;
+    let (line, lines) = told(agent, lines, &of("81"), soon)?;
+    ensure!(text(&line, "why").starts_with("isolated by shop/first, shop/second; "), "{line}");
+    ensure!(line["message"] == "denied" && line["count"] == 1, "{line}");
+
+    cluster.remove("a.json")?;
+    cluster.settle(PATIENCE)?;
+    send(81)?;
+    let (line, lines) = told(agent, lines, &of("81"), soon)?;
+    ensure!(text(&line, "why").starts_with("isolated by shop/second; "), "{line}");
+
+    // Policies that are not about it are no news of it: the next that is told is another denial.
+    cluster.write("c.json", &policy("third", "other"))?;
+    cluster.settle(PATIENCE)?;
+    send(81)?;
+    send(82)?;
+    let (line, _) = told(agent, lines, &[("source", "shop/web")], soon)?;
+    ensure!(line["port"] == 82, "{line}");
     Ok(())
 }

@@ -82,7 +82,7 @@ pub(crate) fn told(
                     _ => false,
                 })
             };
-            let matches = line.get("outcome").is_some() && fields.iter().all(has);
+            let matches = line.get("verdict").is_some() && fields.iter().all(has);
             if matches {
                 *found.borrow_mut() = Some(line);
             }
@@ -124,11 +124,14 @@ pub(crate) fn wait_for_value(
 ) -> Result<u64> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let found = value(&metrics(cluster, node)?, series)?;
-        if wanted(found) {
-            return Ok(found);
+        // Denials are in the metrics once they were counted for the first time.
+        let found = value(&metrics(cluster, node)?, series);
+        if let Ok(found) = &found
+            && wanted(*found)
+        {
+            return Ok(*found);
         }
-        ensure!(Instant::now() < deadline, "{series} stays {found}");
+        ensure!(Instant::now() < deadline, "{series} stays {found:?}");
         std::thread::yield_now();
     }
 }

@@ -1,6 +1,9 @@
 //! Policies of the whole cluster at a real API server: what it takes, and what it refuses with
 //! words that say what to write instead.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::kube::{ApiServer, CLUSTER_NETWORK_POLICY_CRD, Options};
 use serde_json::json;
@@ -212,5 +215,38 @@ fn the_kind_cluster_network_policy_is_as_upstream_has_it() -> Result<()> {
         refused(cluster_policy(&server, &spec), &spec, why)?;
     }
     server.kubectl(&["delete", "crd", CLUSTER_NETWORK_POLICY_CRD], None)?;
+    Ok(())
+}
+
+/// The manifests of `examples/` that users apply: neither tests nor the worlds of tests.
+fn examples(below: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(below)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() {
+            examples(&path, found)?;
+        } else if name.ends_with(".yaml") && !name.ends_with("test.yaml") && name != "world.yaml" {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_example_is_accepted_without_a_warning() -> Result<()> {
+    let server = ApiServer::start(Options::default())?;
+    server.install_crds()?;
+    server.install_cluster_network_policy()?;
+    for namespace in ["red", "monitoring", "shop", "jobs"] {
+        server.kubectl(&["create", "namespace", namespace], None)?;
+    }
+    let mut paths = Vec::new();
+    examples(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples"), &mut paths)?;
+    ensure!(paths.len() >= 15, "{paths:?}");
+    for path in paths {
+        let path = path.to_string_lossy();
+        let check = ["apply", "--dry-run=server", "--validate=strict", "--warnings-as-errors"];
+        server.kubectl(&[&check[..], &["-f", &path]].concat(), None)?;
+    }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! How many packets were denied, as the kernel counted them in the chains of denials. Pure.
 //!
 //! The first rule of such a chain sees all packets; the log is limited. Counters begin anew with
-//! the chain: when its last ruleset went, or when the deny action is another.
+//! the chain: when its last ruleset went, or when the deny action is another. What it counted is read
+//! before that. They also do when somebody resets them (`iptables -Z`), which shows when they say less.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::Family;
 
@@ -34,13 +35,19 @@ impl Totals {
     pub(in crate::dataplane) fn add(&mut self, now: Reading) -> BTreeMap<Denial, Counts> {
         for (key, counts) in &now {
             let before = self.before.get(key).copied().unwrap_or_default();
-            let before = if counts.packets < before.packets { Counts::default() } else { before };
+            let anew = counts.packets < before.packets || counts.bytes < before.bytes;
+            let before = if anew { Counts::default() } else { before };
             let sum = self.sum.entry(key.1).or_default();
             sum.packets += counts.packets.saturating_sub(before.packets);
             sum.bytes += counts.bytes.saturating_sub(before.bytes);
         }
         self.before = now;
         self.sum.clone()
+    }
+
+    /// These chains were written anew, or went: whatever they count from now on is more.
+    pub(in crate::dataplane) fn begin_anew(&mut self, chains: &BTreeSet<(Family, Denial)>) {
+        self.before.retain(|chain, _| !chains.contains(chain));
     }
 }
 
@@ -134,5 +141,18 @@ mod tests {
         assert_eq!(read(Some(2), Some(3)), Some((12, 120)));
         assert_eq!(read(None, Some(3)), Some((12, 120)), "a chain that went");
         assert_eq!(read(Some(1), Some(3)), Some((13, 130)), "and came back");
+    }
+
+    #[test]
+    fn a_chain_that_was_made_anew_counts_from_nought_however_much_it_counted_since() {
+        let mut totals = Totals::default();
+        let chain = (Family::V4, DENIED);
+        let add = |totals: &mut Totals, packets, bytes| {
+            totals.add(BTreeMap::from([(chain, counts(packets, bytes))]))[&DENIED]
+        };
+        add(&mut totals, 5, 50);
+        totals.begin_anew(&BTreeSet::from([chain]));
+        assert_eq!(add(&mut totals, 7, 70), counts(12, 120));
+        assert_eq!(add(&mut totals, 7, 60), counts(19, 180), "somebody reset it");
     }
 }

@@ -1,4 +1,7 @@
-//! The arrows of ARCHITECTURE.md, held: which crate may know which, and who touches the kernel.
+//! The arrows of ARCHITECTURE.md, held: which crate may know which, and who touches the kernel; and
+//! that the [`documents`] are true.
+
+mod documents;
 
 use std::fs;
 use std::path::{Path, PathBuf};

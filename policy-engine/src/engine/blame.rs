@@ -1,0 +1,259 @@
+//! Why a packet of a subject is denied, found with an effort that has an end: what an agent can
+//! afford to say of packets that anybody may send.
+//!
+//! It goes by what the last flush compiled: look-ups say which tier denies, and the list of the
+//! policies that select the subject says by whom. [`explain`](crate::explain) reads everything, and
+//! says the same as long as there is no more to read than the effort allows.
+
+use super::Engine;
+use super::tiers::SelectedPolicy;
+use crate::evaluate::{RuleRef, participant, sides, tier_rule_matches};
+use crate::explain::near_miss;
+use crate::flow::{Endpoint, Flow};
+use crate::model::{Direction, Pod};
+use crate::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
+use crate::selector::{Operator, Selector};
+use crate::tier::{
+    ALLOW_DNS, Action, ClusterDefaultNetworkPolicy, PolicyRef, Selected, Tier, View, dns_rule,
+};
+
+/// How many policies are named.
+pub const POLICIES_NAMED: usize = 4;
+
+/// How many peers, ports, exceptions and requirements of rules are looked at: less than a
+/// millisecond's worth.
+const EFFORT_MAX: usize = 2048;
+
+/// Why a packet is denied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Blame {
+    /// The tier that denies it.
+    pub tier: Tier,
+    /// The rule that denies it, in a tier of ordered rules; `None` in the others, and when it is
+    /// beyond the effort.
+    pub denied_by: Option<RuleRef>,
+    /// The first policies of the tier that isolate the subject in this direction, by name.
+    pub isolated_by: Vec<PolicyRef>,
+    /// How many do so.
+    pub isolating: usize,
+    /// The rule of an isolating policy that lacks least, of those within the effort.
+    pub closest: Option<RuleRef>,
+}
+
+impl Engine {
+    /// Why a direction of a flow is denied, as of the last flush; `None` when it is not. In
+    /// [`View::Audited`]: why policies in audit would deny what passes.
+    ///
+    /// Takes as long as it takes to look up the flow's addresses, and a bounded effort.
+    #[must_use]
+    pub fn blame(&self, flow: &Flow, direction: Direction, view: View) -> Option<Blame> {
+        let (subject, peer) = sides(flow, direction);
+        let (address, other) = (subject.address()?, peer.address()?);
+        let tier = match view {
+            View::Enforced => self.compiled.denied_by(direction, address, other, flow.traffic),
+            View::Audited => self.compiled.would_deny(direction, address, other, flow.traffic),
+        }?;
+        let key = &self.compiled.endpoints.get(&address)?.pod;
+        let (pod, subject) = (self.world.pods().get(key)?, self.subjects.get(key)?);
+        let mut search = Search { engine: self, flow, peer, pod, direction, left: EFFORT_MAX };
+        let policies = subject.policies.iter().filter(|found| view.counts(found.mode));
+        let mut blame =
+            Blame { tier, denied_by: None, isolated_by: Vec::new(), isolating: 0, closest: None };
+        match tier {
+            Tier::Admin | Tier::Baseline => {
+                blame.denied_by = search.denying(tier, policies);
+            }
+            Tier::NetworkPolicy | Tier::Default => {
+                let isolating = policies.filter(|found| isolates(found, tier, direction));
+                blame.isolated_by =
+                    isolating.clone().take(POLICIES_NAMED).map(|f| f.policy.clone()).collect();
+                blame.isolating = isolating.clone().count();
+                blame.closest = search.closest(isolating);
+            }
+        }
+        Some(blame)
+    }
+}
+
+fn isolates(found: &SelectedPolicy, tier: Tier, direction: Direction) -> bool {
+    let of_tier = match found.policy {
+        PolicyRef::NetworkPolicy(_) => tier == Tier::NetworkPolicy,
+        PolicyRef::ClusterDefaultNetworkPolicy(_) => tier == Tier::Default,
+        PolicyRef::ClusterNetworkPolicy(_) => false,
+    };
+    of_tier && found.isolates(direction)
+}
+
+/// What is looked for, and how much may still be looked at.
+struct Search<'e> {
+    engine: &'e Engine,
+    flow: &'e Flow,
+    peer: &'e Endpoint,
+    pod: &'e Pod,
+    direction: Direction,
+    left: usize,
+}
+
+impl<'e> Search<'e> {
+    /// The first rule of a tier that denies the flow. Nothing before it decides.
+    fn denying(
+        &mut self,
+        tier: Tier,
+        policies: impl Iterator<Item = &'e SelectedPolicy>,
+    ) -> Option<RuleRef> {
+        let world = &self.engine.world;
+        for found in policies {
+            let PolicyRef::ClusterNetworkPolicy(name) = &found.policy else { continue };
+            let Some(policy) = world.cluster_policies().get(name) else { continue };
+            if Tier::from(policy.tier) != tier {
+                continue;
+            }
+            self.spend(1)?;
+            let selected = world.selected(&policy.subject, self.pod);
+            for (at, rule) in policy.rules(self.direction).iter().enumerate() {
+                let denies = match (rule.action, selected) {
+                    (Action::Deny, _) | (Action::Pass, Selected::Unsure) => true,
+                    (Action::Accept | Action::Pass, _) => false,
+                };
+                if !denies || selected == Selected::No {
+                    continue;
+                }
+                self.look_at(&rule.rule)?;
+                if tier_rule_matches(world, &rule.rule, self.peer, self.flow) {
+                    return Some(RuleRef { policy: found.policy.clone(), rule: at + 1 });
+                }
+            }
+        }
+        None
+    }
+
+    /// The rule that lacks least; of several, the first one.
+    fn closest(&mut self, policies: impl Iterator<Item = &'e SelectedPolicy>) -> Option<RuleRef> {
+        let mut closest = None;
+        for found in policies {
+            if self.closer(found, &mut closest).is_none() {
+                break;
+            }
+        }
+        closest.map(|(_, rule)| rule)
+    }
+
+    /// `None` once the effort is at its end.
+    fn closer(&mut self, found: &SelectedPolicy, closest: &mut Option<Closest>) -> Option<()> {
+        let world = &self.engine.world;
+        self.spend(1)?;
+        match &found.policy {
+            PolicyRef::NetworkPolicy(key) => {
+                let rules = world.policies().get(key).and_then(|p| p.rules(self.direction));
+                for (at, rule) in rules.unwrap_or_default().iter().enumerate() {
+                    self.look_at(rule)?;
+                    self.compare(&found.policy, at + 1, rule, closest);
+                }
+            }
+            PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+                let policy = world
+                    .default_policies()
+                    .get(name)
+                    .filter(|policy| world.selected_by_default(policy, self.pod) == Selected::Yes);
+                if let Some(policy) = policy {
+                    self.closer_by_default(found, policy, closest)?;
+                }
+            }
+            PolicyRef::ClusterNetworkPolicy(_) => {}
+        }
+        Some(())
+    }
+
+    fn closer_by_default(
+        &mut self,
+        found: &SelectedPolicy,
+        policy: &ClusterDefaultNetworkPolicy,
+        closest: &mut Option<Closest>,
+    ) -> Option<()> {
+        for (at, rule) in policy.written(self.direction).unwrap_or_default().iter().enumerate() {
+            self.look_at(rule)?;
+            let rule = rule.in_namespace(&self.pod.key.namespace);
+            self.compare(&found.policy, at + 1, &rule, closest);
+        }
+        if policy.admits_dns(self.direction) {
+            self.compare(&found.policy, ALLOW_DNS, &dns_rule(), closest);
+        }
+        Some(())
+    }
+
+    fn compare(&self, policy: &PolicyRef, rule: usize, of: &Rule, closest: &mut Option<Closest>) {
+        let name = || RuleRef { policy: policy.clone(), rule };
+        let distance = near_miss(&self.engine.world, name(), of, self.peer, self.flow).distance();
+        if closest.as_ref().is_none_or(|(least, _)| distance < *least) {
+            *closest = Some((distance, name()));
+        }
+    }
+
+    /// `None` when a rule is too much for what is left: then the search ends.
+    fn look_at(&mut self, rule: &Rule) -> Option<()> {
+        let destination = participant(&self.engine.world, &self.flow.destination);
+        let named_ports = destination.map_or(0, |pod| pod.ports.len());
+        self.spend(effort(rule, named_ports, self.left))
+    }
+
+    fn spend(&mut self, effort: usize) -> Option<()> {
+        let left = self.left.checked_sub(effort);
+        self.left = left.unwrap_or(0);
+        left.map(drop)
+    }
+}
+
+/// How far a rule is from admitting, and which one it is.
+type Closest = ((usize, bool, usize), RuleRef);
+
+/// What it takes to look at a rule; more than `limit` when it is more than that.
+fn effort(rule: &Rule, named_ports: usize, limit: usize) -> usize {
+    let peers = match &rule.peers {
+        Peers::Any => &[][..],
+        Peers::Listed(peers) => peers,
+    };
+    let ports = match &rule.ports {
+        Ports::Any => &[][..],
+        Ports::Listed(ports) => ports,
+    };
+    let of_peers = peers.iter().map(|peer| match peer {
+        Peer::Invalid => 1,
+        Peer::Block(block) => 1 + block.except.len(),
+        Peer::Nodes(selector) => of_selector(selector, limit),
+        Peer::Pods(item) => {
+            let namespaces = match &item.namespaces {
+                Namespaces::Selected(selector) => of_selector(selector, limit),
+                Namespaces::Named(_) | Namespaces::Own => 1,
+            };
+            namespaces.saturating_add(of_selector(&item.pods, limit))
+        }
+    });
+    let of_ports = ports.iter().map(|port| match port {
+        PortMatch::Named(..) => 1 + named_ports,
+        PortMatch::Numbers(..) | PortMatch::Invalid => 1,
+    });
+    sum(of_peers.chain(of_ports), limit).saturating_add(1)
+}
+
+fn of_selector(selector: &Selector, limit: usize) -> usize {
+    let requirements = selector.requirements().map(|requirement| match &requirement.operator {
+        Operator::In(values) | Operator::NotIn(values) => 1 + values.len(),
+        Operator::Exists | Operator::DoesNotExist => 1,
+    });
+    sum(requirements, limit).saturating_add(1)
+}
+
+/// Stops to count above the limit.
+fn sum(efforts: impl Iterator<Item = usize>, limit: usize) -> usize {
+    let mut all = 0_usize;
+    for effort in efforts {
+        all = all.saturating_add(effort);
+        if all > limit {
+            break;
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests;

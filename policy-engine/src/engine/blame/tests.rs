@@ -1,0 +1,111 @@
+//! The blame is what `explain` says, and costs no more however much there is to read.
+
+use std::sync::Arc;
+
+use super::super::Scope;
+use super::*;
+use crate::explain::explain;
+use crate::flow::Traffic;
+use crate::labels::Labels;
+use crate::model::{Change, Life, Pod, PodKey};
+use crate::policy::{NetworkPolicy, PodPeer, PolicyKey};
+use crate::port::{PortRange, Protocol};
+use crate::tier::Mode;
+use crate::world::Options;
+
+const CLIENT: &str = "10.0.0.1";
+const SERVER: &str = "10.0.0.2";
+
+fn pod(name: &str, address: &str) -> Change {
+    let key = PodKey::new("shop", name);
+    let pod = Pod {
+        key: key.clone(),
+        labels: Labels::from_iter([("app", name)]),
+        node: None,
+        addresses: vec![address.parse().unwrap()],
+        ports: Vec::new(),
+        host_network: false,
+        life: Life::Active,
+        created: 0,
+    };
+    Change::Pod(key, Some(Arc::new(pod)))
+}
+
+/// Admits TCP `port` from pods labelled `app: APP`.
+fn rule(app: &str, port: u16) -> Rule {
+    let peer =
+        PodPeer { namespaces: Namespaces::Named("shop".into()), pods: Selector::label("app", app) };
+    Rule {
+        peers: Peers::Listed(vec![Peer::Pods(peer)]),
+        ports: Ports::Listed(vec![PortMatch::Numbers(Protocol::Tcp, PortRange::single(port))]),
+    }
+}
+
+fn policy(name: &str, ingress: Vec<Rule>) -> Change {
+    let key = PolicyKey::new("shop", name);
+    let policy = NetworkPolicy {
+        key: key.clone(),
+        subject: Selector::everything(),
+        ingress: Some(ingress),
+        egress: None,
+        mode: Mode::Enforce,
+        generation: None,
+    };
+    Change::NetworkPolicy(key, Some(Arc::new(policy)))
+}
+
+fn engine(policies: impl IntoIterator<Item = Change>) -> Engine {
+    let mut engine = Engine::new(Scope::Cluster, Options::default());
+    let pods = [pod("client", CLIENT), pod("server", SERVER)];
+    pods.into_iter().chain(policies).for_each(|change| engine.apply(change));
+    engine.flush();
+    engine
+}
+
+fn flow(engine: &Engine) -> Flow {
+    let (client, server) = (CLIENT.parse().unwrap(), SERVER.parse().unwrap());
+    engine.world().flow(client, server, Traffic::Port(Protocol::Tcp, 80))
+}
+
+fn blame(engine: &Engine) -> Blame {
+    engine.blame(&flow(engine), Direction::Ingress, View::Enforced).expect("it is denied")
+}
+
+#[test]
+fn the_closest_rule_is_that_of_explain() {
+    let engine = engine([
+        policy("a", vec![rule("other", 81)]),
+        policy("b", vec![rule("other", 80), rule("client", 81), rule("client", 82)]),
+        policy("c", Vec::new()),
+    ]);
+    let explained = explain(engine.world(), &flow(&engine));
+    let blame = blame(&engine);
+    assert_eq!(blame.isolated_by, explained.verdict.ingress.isolated_by);
+    assert_eq!(blame.isolating, 3);
+    assert_eq!(blame.closest.as_ref(), explained.ingress.first().map(|miss| &miss.rule));
+    let expected = RuleRef { policy: (&PolicyKey::new("shop", "b")).into(), rule: 2 };
+    assert_eq!(blame.closest, Some(expected));
+}
+
+#[test]
+fn of_ten_thousand_policies_few_are_looked_at_and_all_are_counted() {
+    let many = (0..10_000).map(|n| policy(&format!("p{n:05}"), vec![rule("other", 80)]));
+    let closer = policy("q", vec![rule("client", 81)]);
+    let engine = engine(many.chain([closer]));
+    let blame = blame(&engine);
+    assert_eq!((blame.isolating, blame.isolated_by.len()), (10_001, POLICIES_NAMED));
+    let expected = RuleRef { policy: (&PolicyKey::new("shop", "p00000")).into(), rule: 1 };
+    assert_eq!(blame.closest, Some(expected), "q is beyond the effort");
+}
+
+#[test]
+fn a_rule_that_is_too_long_to_look_at_ends_the_search() {
+    let mut long = rule("other", 80);
+    if let Peers::Listed(peers) = &mut long.peers {
+        *peers = vec![peers[0].clone(); EFFORT_MAX];
+    }
+    let last = rule("client", 81);
+    let engine = engine([policy("a", vec![rule("other", 81), long, last])]);
+    let expected = RuleRef { policy: (&PolicyKey::new("shop", "a")).into(), rule: 1 };
+    assert_eq!(blame(&engine).closest, Some(expected));
+}
