@@ -22,11 +22,12 @@ use prometheus_client::registry::Registry;
 
 use crate::root;
 
-/// Flags of cargo, iptables, kubectl and the demo that the documents show.
-const FLAGS_OF_OTHERS: [&str; 16] = [
+/// Flags that the documents show of cargo, iptables, kubectl and the demo, and what clap adds.
+const FLAGS_OF_OTHERS: [&str; 17] = [
     "bench",
     "cascade",
     "for",
+    "help",
     "line-numbers",
     "nocapture",
     "package",
@@ -78,7 +79,7 @@ fn read(path: &str) -> Result<String> {
 fn documents() -> Result<Vec<(String, String)>> {
     let mut all = BTreeSet::new();
     paths("", &mut all)?;
-    let documents = all.into_iter().filter(|path| path.ends_with(".md"));
+    let documents = all.into_iter().filter(|path| path.strip_suffix(".md").is_some());
     let documents =
         documents.map(|path| Ok((path.clone(), read(&path)?))).collect::<Result<_>>()?;
     Ok(documents)
@@ -129,7 +130,7 @@ fn metrics(registry: &Registry) -> Result<BTreeSet<String>> {
 fn registries() -> [Arc<Registry>; 2] {
     let of_controller = cluster::metrics::Metrics::default();
     for staged in cluster::metrics::Staged::all() {
-        drop(of_controller.cluster_policies.get_or_create(&staged));
+        of_controller.cluster_policies.get_or_create(&staged).set(0);
     }
     let of_agent = Metrics::default();
     Denial::all().for_each(|denial| of_agent.denials.denied(denial, 0));
@@ -249,7 +250,10 @@ fn expanded(path: &str) -> Vec<String> {
 fn leads_somewhere(path: &str, all: &BTreeSet<String>) -> bool {
     let path = path.trim_end_matches('/');
     let is = |known: &String| {
-        let known = known.strip_suffix(".rs").filter(|_| !path.ends_with(".rs")).unwrap_or(known);
+        let known = known
+            .strip_suffix(".rs")
+            .filter(|_| path.strip_suffix(".rs").is_none())
+            .unwrap_or(known);
         known.strip_suffix(path).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
     };
     all.iter().any(is)
