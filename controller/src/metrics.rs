@@ -189,23 +189,35 @@ fn count(number: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
 
-    #[test]
-    fn every_series_is_there_from_the_start() {
+    use super::*;
+    use crate::status::{Publisher, Pulse};
+
+    fn series(metrics: &Metrics) -> Vec<String> {
         let mut text = String::new();
-        let registry = Metrics::default().registry();
-        prometheus_client::encoding::text::encode(&mut text, &registry).expect("it is text");
-        let mut series: Vec<&str> = text
+        prometheus_client::encoding::text::encode(&mut text, &metrics.registry()).expect("text");
+        let mut series: Vec<String> = text
             .lines()
             .filter(|line| !line.starts_with('#') && !line.contains("_bucket"))
             .filter_map(|line| line.split(' ').next())
+            .map(str::to_owned)
             .collect();
-        let kinds = series.extract_if(.., |name| name.starts_with("portcullis_denials_total{"));
-        assert_eq!(kinds.count(), 16);
         series.sort_unstable();
+        series
+    }
+
+    #[test]
+    fn every_series_is_there_from_the_start_and_those_of_denials_once_they_are_counted() {
+        let metrics = Metrics::default();
+        let from_the_start = series(&metrics);
+        Publisher::new(metrics.clone(), Pulse::default()).denied(BTreeMap::new());
+        let mut counted = series(&metrics);
+        let kinds = counted.extract_if(.., |name| name.starts_with("portcullis_denials_total{"));
+        assert_eq!(kinds.count(), 16);
+        assert_eq!(counted, from_the_start);
         assert_eq!(
-            series,
+            counted,
             [
                 "portcullis_build_info{version=\"0.1.0\"}",
                 "portcullis_denial_log_listening",
@@ -228,8 +240,7 @@ mod tests {
                 "portcullis_sync_failures_total",
                 "portcullis_sync_latency_seconds_count",
                 "portcullis_sync_latency_seconds_sum",
-            ],
-            "{text}"
+            ]
         );
     }
 }

@@ -282,6 +282,30 @@ mod tests {
     use super::*;
     use crate::labels::Labels;
     use crate::selector::Selector;
+    use crate::tier::Mode;
+
+    /// Both roads to a verdict begin with these.
+    #[test]
+    fn the_policies_of_a_namespace_are_all_and_only_its_own() {
+        let mut world = World::new(Options::default());
+        for (namespace, name) in [("a", "x"), ("a", "y"), ("a-b", "x"), ("A", "x"), ("b", "x")] {
+            let policy = NetworkPolicy {
+                key: PolicyKey::new(namespace, name),
+                subject: Selector::everything(),
+                ingress: None,
+                egress: None,
+                mode: Mode::Enforce,
+                generation: None,
+            };
+            world.apply(Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))));
+        }
+        let found = |namespace: &str| -> Vec<String> {
+            world.policies_in(&namespace.into()).map(|policy| policy.key.to_string()).collect()
+        };
+        assert_eq!(found("a"), ["a/x", "a/y"]);
+        assert_eq!(found("a-b"), ["a-b/x"]);
+        assert_eq!(found("a-"), [""; 0]);
+    }
 
     #[test]
     fn every_namespace_is_one_of_all_whether_it_is_known_or_not() {

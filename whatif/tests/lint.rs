@@ -1,26 +1,19 @@
 //! `lint` by its documentation: each bad example has its finding and no other, each good one none;
 //! and golden sessions of every format.
 
+mod linted;
 mod session;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use linted::{WORLD, check, check_all, egress, json};
 use portcullis_whatif::lint::Code;
 use serde_json::Value;
 use session::{run, text};
 
-const WORLD: &str = "whatif/tests/lint/world.yaml";
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn json(line: &str, input: &str) -> Value {
-    let Output { stdout, stderr, .. } = run(line, input);
-    let answer = serde_json::from_slice(&stdout);
-    answer.inspect_err(|_| println!("{line}: {}", text(&stderr))).expect("JSON")
 }
 
 /// A section of `docs/lint.md`: its code, the bad example and the good one.
@@ -87,69 +80,6 @@ fn good_examples_have_no_finding() {
     }
 }
 
-/// A policy in the cluster of the examples, and the codes that it has.
-#[track_caller]
-fn check(policy: &str, expected: &[&str]) {
-    let policy = format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, {policy}}}");
-    let answer = json(&format!("lint -o json --disable PCL103 -f {WORLD} -f -"), &policy);
-    let findings = answer["findings"].as_array().expect("findings");
-    let codes: BTreeSet<&str> = findings.iter().filter_map(|one| one["code"].as_str()).collect();
-    assert_eq!(codes, expected.iter().copied().collect(), "{policy}: {findings:#?}");
-}
-
-/// A policy for egress of the web pods with these rules.
-fn egress(rules: &str) -> String {
-    format!(
-        "metadata: {{name: e, namespace: shop}}, spec: {{podSelector: {{matchLabels: {{app: web}}}}, \
-         policyTypes: [Egress], egress: [{rules}]}}"
-    )
-}
-
-#[test]
-fn dns_may_be_anywhere_that_a_rule_opens() {
-    let api = "{to: [{podSelector: {matchLabels: {app: api}}}]}";
-    check(&egress(""), &[]);
-    check(&egress(api), &["PCL402"]);
-    check(
-        &egress("{to: [{podSelector: {}}], ports: [{port: 53, protocol: UDP}, {port: 53}]}"),
-        &["PCL402"],
-    );
-    check(&egress(&format!("{api}, {{ports: [{{port: 53, protocol: UDP}}, {{port: 53}}]}}")), &[]);
-    check(&egress(&format!("{api}, {{to: [{{ipBlock: {{cidr: 169.254.20.10/32}}}}]}}")), &[]);
-    check(&egress(&format!("{api}, {{to: [{{namespaceSelector: {{}}}}]}}")), &["PCL501"]);
-    // A name stands for whatever port the DNS pods give it.
-    let names = "{protocol: UDP, port: dns}, {protocol: TCP, port: dns-tcp}";
-    check(
-        &egress(&format!("{api}, {{to: [{{ipBlock: {{cidr: 10.9.0.0/16}}}}], ports: [{names}]}}")),
-        &["PCL301"],
-    );
-    check(
-        &egress(&format!(
-            "{api}, {{to: [{{ipBlock: {{cidr: 10.9.0.0/16}}}}], ports: [{{port: http}}]}}"
-        )),
-        &["PCL402"],
-    );
-    // UDP alone: a note.
-    check(&egress(&format!("{api}, {{ports: [{{port: 53, protocol: UDP}}]}}")), &["PCL402"]);
-}
-
-#[test]
-fn dns_without_udp_is_a_warning_and_without_tcp_a_note() {
-    let severities = |protocol: &str| {
-        let rules = format!(
-            "{{to: [{{podSelector: {{matchLabels: {{app: api}}}}}}]}}, {{ports: [{{port: 53, \
-             protocol: {protocol}}}]}}"
-        );
-        let policy = egress(&rules);
-        let policy = format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, {policy}}}");
-        let answer = json(&format!("lint -o json --disable PCL103 -f {WORLD} -f -"), &policy);
-        let findings = answer["findings"].as_array().expect("findings").clone();
-        findings.iter().map(|one| one["severity"].clone()).collect::<Vec<_>>()
-    };
-    assert_eq!(severities("TCP"), ["warning"]);
-    assert_eq!(severities("UDP"), ["note"]);
-}
-
 #[test]
 fn blocks_are_judged_by_who_is_in_them() {
     let to = |block: &str| egress(&format!("{{to: [{{ipBlock: {block}}}]}}"));
@@ -175,19 +105,6 @@ fn a_port_that_somebody_has_is_not_a_services() {
     check(&to("{podSelector: {matchLabels: {app: db}}}", 80), &[]);
     // Outside 80 is 80.
     check(&to("{ipBlock: {cidr: 203.0.113.0/24}}", 80), &[]);
-}
-
-/// Objects in the cluster of the examples, and the codes that they have with those objects.
-#[track_caller]
-fn check_all(objects: &[&str], more: &str, expected: &[(&str, &str)]) {
-    let answer = json(&format!("lint -o json -f {WORLD} -f - {more}"), &objects.join("\n---\n"));
-    let findings = answer["findings"].as_array().expect("findings");
-    let text = |one: &Value, field: &str| one[field].as_str().expect(field).to_owned();
-    let found: BTreeSet<_> =
-        findings.iter().map(|one| (text(one, "code"), text(one, "object"))).collect();
-    let expected: BTreeSet<_> =
-        expected.iter().map(|(code, object)| ((*code).to_owned(), (*object).to_owned())).collect();
-    assert_eq!(found, expected, "{objects:?}: {findings:#?}");
 }
 
 /// A NetworkPolicy that lets the API reach the database.
@@ -247,23 +164,6 @@ fn policies_of_the_cluster_are_looked_at_for_whom_they_select() {
     check(&format!("{system}, includeSystemNamespaces: true"), &[]);
     // Whom a default selects is not open.
     check_all(&[&default("podSelector: {}")], "", &[]);
-}
-
-#[test]
-fn dns_that_an_admin_accepts_is_not_missing() {
-    let web = egress("{to: [{podSelector: {matchLabels: {app: api}}}]}");
-    let web = format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, {web}}}");
-    let accepting = |tier: &str| {
-        format!(
-            "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: \
-             {{name: dns}}, spec: {{tier: {tier}, priority: 1, subject: {{namespaces: {{}}}}, \
-             egress: [{{action: Accept, to: [{{pods: {{namespaceSelector: {{}}, podSelector: \
-             {{matchLabels: {{k8s-app: kube-dns}}}}}}}}]}}]}}}}"
-        )
-    };
-    let missing = ("PCL402", "NetworkPolicy shop/e");
-    check_all(&[&web, &accepting("Admin")], "--disable PCL103", &[]);
-    check_all(&[&web, &accepting("Baseline")], "--disable PCL103", &[missing]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod browser;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use browser::Browser;
@@ -24,15 +24,25 @@ impl Page {
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("before.yaml"), before).expect("written");
         std::fs::write(path("change.yaml"), change).expect("written");
-        let output = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"))
-            .args(["plan", "-o", "html", "-f"])
-            .arg(path("before.yaml"))
-            .arg("--with")
-            .arg(path("change.yaml"))
-            .output()
-            .expect("the binary is built");
+        let mut plan = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"));
+        plan.args(["plan", "-o", "html", "-f"]).arg(path("before.yaml"));
+        let output = plan.arg("--with").arg(path("change.yaml")).output();
+        Self::written(directory, &output.expect("the binary is built"))
+    }
+
+    /// The page of the small cluster of all tiers without one of its objects.
+    fn of_tiers_without(object: &str) -> Self {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sources");
+        let mut plan = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"));
+        plan.args(["plan", "-o", "html", "--without", object, "-f"]);
+        let output = plan.arg(sources.join("tiers.yaml")).output();
+        let directory = tempfile::tempdir().expect("a directory");
+        Self::written(directory, &output.expect("the binary is built"))
+    }
+
+    fn written(directory: tempfile::TempDir, output: &Output) -> Self {
         assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
-        std::fs::write(path("plan.html"), output.stdout).expect("written");
+        std::fs::write(directory.path().join("plan.html"), &output.stdout).expect("written");
         Self { directory }
     }
 
@@ -102,6 +112,34 @@ fn a_page_opens_toggles_filters_and_explains() {
     );
     assert_eq!(row(&mut browser, "shop"), Value::Null);
     assert_ne!(row(&mut browser, "cronjob/report"), Value::Null);
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn nodes_have_columns_of_their_own() {
+    let page = Page::of_tiers_without("cnp/edge");
+    let mut browser = page.open();
+    // Only the edge node n1 is told, by the DNS pod; `the nodes` is a column, and no row.
+    assert_eq!(row(&mut browser, "kube-system"), serde_json::json!(["+1"]));
+    assert_eq!(row(&mut browser, "the nodes"), Value::Null);
+    click(&mut browser, "#open-all");
+    click(&mut browser, "td[aria-label^='from kube-system/pod/coredns to node/n1: opened']");
+    let why = text(&mut browser, "#why");
+    for said in ["kube-system/pod/coredns → node/n1", "every port", "clusternetworkpolicy/edge"] {
+        assert!(why.contains(said), "{said} is not in: {why}");
+    }
+    assert!(!why.contains("Ingress of node/n1"), "{why}");
+    // What does not change is told too.
+    click(&mut browser, "[data-mode=after]");
+    let after = |browser: &mut Browser, from: &str| {
+        let cell = format!("td[aria-label^='from {from} to node/n1']");
+        let label = format!("document.querySelector({cell:?}).getAttribute('aria-label')");
+        browser.evaluate(&label).as_str().unwrap_or_default().to_owned()
+    };
+    let found = after(&mut browser, "shop/pod/web");
+    assert_eq!(found, "from shop/pod/web to node/n1: nothing");
+    let found = after(&mut browser, "outside the cluster");
+    assert_eq!(found, "from outside the cluster to node/n1: no policy is about it");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 

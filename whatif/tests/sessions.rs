@@ -98,6 +98,33 @@ golden!(
     "reach jobs/report -f examples/shop",
     "reach external -f examples/shop",
     "who node/n1 -f examples/shop",
+    "who node/n2 -f whatif/tests/sources/tiers.yaml",
+    "who node/n1 -f whatif/tests/sources/tiers.yaml",
+    "who node/n2:443 --by namespace -f whatif/tests/sources/tiers.yaml",
+    "who 192.168.1.2 -o csv -f whatif/tests/sources/tiers.yaml",
+    "reach node/n1 -f whatif/tests/sources/tiers.yaml",
+    "reach node/n1 -o mermaid --by namespace -f whatif/tests/sources/tiers.yaml",
+);
+
+golden!(
+    pods_of_a_node_are_told_from_others_where_it_is_asked_about,
+    "check node/n1 web -f whatif/tests/sources/own-node.yaml",
+    "check web node/n1:443 -f whatif/tests/sources/own-node.yaml --allow-egress-to-own-node",
+    "check shop/agent web -f whatif/tests/sources/own-node.yaml",
+    "reach node/n1 -f whatif/tests/sources/own-node.yaml",
+    "reach shop/agent -f whatif/tests/sources/own-node.yaml",
+    "who node/n1 -f whatif/tests/sources/own-node.yaml",
+    "who node/n1 -f whatif/tests/sources/own-node.yaml --allow-egress-to-own-node",
+    "plan -f whatif/tests/sources/own-node.yaml --without cnp/nodes",
+    "plan -f whatif/tests/sources/own-node.yaml --without cnp/nodes --allow-egress-to-own-node",
+);
+
+golden!(
+    policies_that_are_not_understood_are_named,
+    "check shop/web shop/db:5432 -f whatif/tests/sources/tiers.yaml \
+     -f whatif/tests/sources/other-apis.yaml",
+    "check shop/web shop/db:5432 -f whatif/tests/sources/tiers.yaml \
+     -f whatif/tests/sources/misplaced.yaml",
 );
 
 golden!(
@@ -171,6 +198,12 @@ golden!(
     "plan --audit -o json -f whatif/tests/sources/tiers.yaml -f whatif/tests/sources/audit.yaml",
     "plan --audit -f whatif/tests/sources/tiers.yaml",
     "lint -f whatif/tests/sources/tiers.yaml -f whatif/tests/sources/audit.yaml",
+);
+
+golden!(
+    plan_blames_only_what_it_takes,
+    "plan -f examples/cluster/world.yaml --with examples/cluster/guardrails",
+    "plan -f whatif/tests/sources/tiers.yaml --with whatif/tests/sources/priorities.yaml",
 );
 
 golden!(
@@ -275,6 +308,7 @@ fn outputs_are_what_their_schemas_say() {
         ("map", "map -o json --by namespace -f examples/shop"),
         ("map", "who shop/db -o json -f whatif/tests/sources/running.yaml"),
         ("map", "reach external -o json -f examples/shop"),
+        ("map", "who node/n2 -o json -f whatif/tests/sources/tiers.yaml"),
         ("plan", "plan -o json -f examples/shop/world.yaml --with examples/shop/policies"),
         ("plan", "plan -o json -f examples/shop --without netpol/shop/db"),
         ("plan", "plan -o json -f examples/shop --with examples/shop"),

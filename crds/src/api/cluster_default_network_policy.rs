@@ -1,8 +1,8 @@
 //! `ClusterDefaultNetworkPolicy`: a NetworkPolicy in every namespace that it selects, for pods and
 //! directions that nothing else decided.
 //!
-//! The API server refuses what cannot mean anything, with a message that says what to write. No
-//! field is nullable: what is null counts as missing, and rules need not ask.
+//! The API server refuses what cannot mean anything, with a message that says what to write. What is
+//! null counts as missing, and rules need not ask; but for the value of a label, which is refused.
 
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::CommandFactory as _;
 use policy_engine::world::Options;
 use portcullis_controller::cluster;
+use portcullis_controller::dataplane::denial::Denial;
 use portcullis_controller::metrics::Metrics;
 use portcullis_crds::lean::MODE_ANNOTATION;
 use portcullis_whatif::args::SourceArgs;
@@ -21,11 +22,12 @@ use prometheus_client::registry::Registry;
 
 use crate::root;
 
-/// Flags of cargo, iptables, kubectl and the demo that the documents show.
-const FLAGS_OF_OTHERS: [&str; 16] = [
+/// Flags that the documents show of cargo, iptables, kubectl and the demo, and what clap adds.
+const FLAGS_OF_OTHERS: [&str; 17] = [
     "bench",
     "cascade",
     "for",
+    "help",
     "line-numbers",
     "nocapture",
     "package",
@@ -77,7 +79,7 @@ fn read(path: &str) -> Result<String> {
 fn documents() -> Result<Vec<(String, String)>> {
     let mut all = BTreeSet::new();
     paths("", &mut all)?;
-    let documents = all.into_iter().filter(|path| path.ends_with(".md"));
+    let documents = all.into_iter().filter(|path| path.strip_suffix(".md").is_some());
     let documents =
         documents.map(|path| Ok((path.clone(), read(&path)?))).collect::<Result<_>>()?;
     Ok(documents)
@@ -128,9 +130,11 @@ fn metrics(registry: &Registry) -> Result<BTreeSet<String>> {
 fn registries() -> [Arc<Registry>; 2] {
     let of_controller = cluster::metrics::Metrics::default();
     for staged in cluster::metrics::Staged::all() {
-        of_controller.cluster_policies.get_or_create(&staged);
+        of_controller.cluster_policies.get_or_create(&staged).set(0);
     }
-    [Metrics::default().registry(), of_controller.registry()]
+    let of_agent = Metrics::default();
+    Denial::all().for_each(|denial| of_agent.denials.denied(denial, 0));
+    [of_agent.registry(), of_controller.registry()]
 }
 
 #[test]
@@ -246,7 +250,10 @@ fn expanded(path: &str) -> Vec<String> {
 fn leads_somewhere(path: &str, all: &BTreeSet<String>) -> bool {
     let path = path.trim_end_matches('/');
     let is = |known: &String| {
-        let known = known.strip_suffix(".rs").filter(|_| !path.ends_with(".rs")).unwrap_or(known);
+        let known = known
+            .strip_suffix(".rs")
+            .filter(|_| path.strip_suffix(".rs").is_none())
+            .unwrap_or(known);
         known.strip_suffix(path).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
     };
     all.iter().any(is)

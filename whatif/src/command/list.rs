@@ -21,32 +21,45 @@ pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.list.from)?;
     let directions = Direction::BOTH.to_vec();
     let focus = Focus { outside_directions: directions, ..Focus::default() };
-    write(&question, &args.list, &focus, About::Destinations, &[], out)
+    let matrix =
+        |classes: &Classes<'_>| Matrix::new(&question.cluster, classes, args.list.by, &focus);
+    write(&question, &args.list, matrix, About::Destinations, &[], out)
 }
 
 pub(super) fn who(args: &Who, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.list.from)?;
     let resolved = question.resolve(&args.destination)?;
     let ports = asked(&resolved);
-    let (focus, about) = match subject(&resolved)? {
-        Subject::Pods(pods) => {
-            let outside_directions = vec![Direction::Ingress];
-            let destinations = Some(pods);
-            (
-                Focus { destinations, outside_directions, ports, ..Focus::default() },
-                About::Destinations,
-            )
-        }
+    let (cluster, by) = (&question.cluster, args.list.by);
+    let subject = subject(&question, &resolved);
+    let about = match &subject {
+        Subject::Pods(_) | Subject::Node(_) => About::Destinations,
         // Who can reach an address outside: each pod by its egress.
-        Subject::Outside(set) => {
-            let outside_directions = vec![Direction::Egress];
-            (
-                Focus { outside: Some(set), outside_directions, ports, ..Focus::default() },
-                About::Sources,
-            )
-        }
+        Subject::Outside(_) => About::Sources,
     };
-    write(&question, &args.list, &focus, about, &resolved.notes, out)
+    let matrix = |classes: &Classes<'_>| {
+        let focus = match &subject {
+            Subject::Pods(pods) => Focus {
+                destinations: Some(pods.clone()),
+                outside_directions: vec![Direction::Ingress],
+                ports: ports.clone(),
+                ..Focus::default()
+            },
+            Subject::Outside(set) => Focus {
+                outside: Some(set.clone()),
+                outside_directions: vec![Direction::Egress],
+                ports: ports.clone(),
+                ..Focus::default()
+            },
+            Subject::Node(side) => {
+                let node = (side, resolved.name.as_str());
+                let ports = ports.as_ref();
+                return Matrix::of_node(cluster, classes, by, node, Direction::Egress, ports);
+            }
+        };
+        Matrix::new(cluster, classes, by, &focus)
+    };
+    write(&question, &args.list, matrix, about, &resolved.notes, out)
 }
 
 pub(super) fn reach(args: &Reach, out: &mut dyn Write) -> Result<u8> {
@@ -55,43 +68,59 @@ pub(super) fn reach(args: &Reach, out: &mut dyn Write) -> Result<u8> {
     if args.source.contains(':') && asked(&resolved).is_some() {
         bail!("{}: a port belongs to the destination", args.source);
     }
-    let (focus, about) = match subject(&resolved)? {
-        Subject::Pods(pods) => {
-            let outside_directions = vec![Direction::Egress];
-            (Focus { sources: Some(pods), outside_directions, ..Focus::default() }, About::Sources)
-        }
-        Subject::Outside(set) => {
-            let outside_directions = vec![Direction::Ingress];
-            (
-                Focus { outside: Some(set), outside_directions, ..Focus::default() },
-                About::Destinations,
-            )
-        }
+    let (cluster, by) = (&question.cluster, args.list.by);
+    let subject = subject(&question, &resolved);
+    let about = match &subject {
+        Subject::Pods(_) | Subject::Node(_) => About::Sources,
+        Subject::Outside(_) => About::Destinations,
     };
-    write(&question, &args.list, &focus, about, &resolved.notes, out)
+    let matrix = |classes: &Classes<'_>| {
+        let focus = match &subject {
+            Subject::Pods(pods) => Focus {
+                sources: Some(pods.clone()),
+                outside_directions: vec![Direction::Egress],
+                ..Focus::default()
+            },
+            Subject::Outside(set) => Focus {
+                outside: Some(set.clone()),
+                outside_directions: vec![Direction::Ingress],
+                ..Focus::default()
+            },
+            Subject::Node(side) => {
+                let node = (side, resolved.name.as_str());
+                return Matrix::of_node(cluster, classes, by, node, Direction::Ingress, None);
+            }
+        };
+        Matrix::new(cluster, classes, by, &focus)
+    };
+    write(&question, &args.list, matrix, about, &resolved.notes, out)
 }
 
 /// Whom `who` and `reach` are about.
 enum Subject {
     Pods(BTreeSet<PodKey>),
     Outside(CidrSet),
+    Node(Side),
 }
 
-fn subject(resolved: &Resolved) -> Result<Subject> {
-    let mut pods = BTreeSet::new();
-    for party in &resolved.parties {
-        match &party.side {
-            Side::Pod(key, _) => {
-                pods.insert(key.clone());
+/// A pod with hostNetwork is its node, which is said in the answer by the pod's name.
+fn subject(question: &Question, resolved: &Resolved) -> Subject {
+    if let [only] = resolved.parties.as_slice() {
+        let pods = question.cluster.world.pods();
+        match &only.side {
+            Side::Outside(set) => return Subject::Outside(set.clone()),
+            Side::Node(..) => return Subject::Node(only.side.clone()),
+            Side::Pod(key, _) if pods.get(key).is_some_and(|pod| pod.host_network) => {
+                return Subject::Node(only.side.clone());
             }
-            Side::Outside(set) => return Ok(Subject::Outside(set.clone())),
-            Side::Node(..) => bail!(
-                "{}: nodes are not listed; ask `check '*/*' node/NAME` who may open what there",
-                resolved.name
-            ),
+            Side::Pod(..) => {}
         }
     }
-    Ok(Subject::Pods(pods))
+    let pods = resolved.parties.iter().filter_map(|party| match &party.side {
+        Side::Pod(key, _) => Some(key.clone()),
+        Side::Outside(_) | Side::Node(..) => None,
+    });
+    Subject::Pods(pods.collect())
 }
 
 fn asked(resolved: &Resolved) -> Option<PortSet> {
@@ -105,13 +134,13 @@ fn asked(resolved: &Resolved) -> Option<PortSet> {
 fn write(
     question: &Question,
     args: &ListArgs,
-    focus: &Focus,
+    matrix: impl Fn(&Classes<'_>) -> Matrix,
     about: About,
     notes: &[String],
     out: &mut dyn Write,
 ) -> Result<u8> {
     let classes = Classes::new(&question.cluster.world);
-    let matrix = Matrix::new(&question.cluster, &classes, args.by, focus);
+    let matrix = matrix(&classes);
     let map = || matrix.map(question.diagnostics(notes));
     match args.output {
         MapFormat::Text | MapFormat::Wide => {

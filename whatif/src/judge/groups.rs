@@ -1,19 +1,22 @@
 //! Who is treated alike: one flow stands for all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::flow::Endpoint;
+use policy_engine::labels::Str;
 use policy_engine::model::{Direction, PodKey};
-use policy_engine::reach::ClassId;
+use policy_engine::reach::{ClassId, PortSet, Reach};
+use policy_engine::world::World;
 
 use super::Views;
 use crate::endpoint::{Party, PortAsked, Resolved, Side};
 use crate::model::Cluster;
 
-/// The class of pods as policies are in force, and with those in audit.
-type Class = (ClassId, Option<Option<ClassId>>);
+/// The class of pods as policies are in force, and with those in audit; and their node, where the
+/// other side is that node.
+type Class = (ClassId, Option<Option<ClassId>>, Option<Str>);
 
 /// Flows as their two sides.
 type Flows = Vec<(Endpoint, Endpoint)>;
@@ -45,8 +48,8 @@ pub(crate) fn pairs(
     source: &Resolved,
     destination: &Resolved,
 ) -> Vec<Pair> {
-    let sources = groups(cluster, views, source);
-    let destinations = groups(cluster, views, destination);
+    let sources = groups(cluster, views, source, &nodes(cluster, destination));
+    let destinations = groups(cluster, views, destination, &nodes(cluster, source));
     let mut pairs = Vec::new();
     for from in &sources {
         for to in &destinations {
@@ -65,11 +68,33 @@ pub(crate) fn pairs(
     pairs
 }
 
-fn groups<'p>(cluster: &Cluster, views: Views<'_, '_>, side: &'p Resolved) -> Vec<Group<'p>> {
+/// The nodes that a side is, or whose traffic its hostNetwork pods have.
+fn nodes(cluster: &Cluster, side: &Resolved) -> BTreeSet<Str> {
+    let node = |party: &Party| match &party.side {
+        Side::Node(name, _) => Some(name.clone()),
+        Side::Pod(key, _) => {
+            let pod = cluster.world.pods().get(key).filter(|pod| pod.host_network)?;
+            pod.node.clone()
+        }
+        Side::Outside(_) => None,
+    };
+    side.parties.iter().filter_map(node).collect()
+}
+
+/// The parties of a side by what policies tell apart. A pod on one of the `others`, the nodes of the
+/// other side, is treated otherwise there than one that is not.
+fn groups<'p>(
+    cluster: &Cluster,
+    views: Views<'_, '_>,
+    side: &'p Resolved,
+    others: &BTreeSet<Str>,
+) -> Vec<Group<'p>> {
     let class = |party: &Party| match &party.side {
         Side::Pod(key, None) => {
             let audited = views.audited.map(|reach| reach.class_of(key));
-            views.enforced.class_of(key).map(|class| (class, audited))
+            let node = cluster.world.pods().get(key).and_then(|pod| pod.node.clone());
+            let node = node.filter(|node| others.contains(node));
+            views.enforced.class_of(key).map(|class| (class, audited, node))
         }
         Side::Pod(_, Some(_)) | Side::Node(..) | Side::Outside(_) => None,
     };
@@ -144,7 +169,7 @@ fn pair(
             vec![made(from.names.clone(), to.names.clone(), flows)]
         }
         (Side::Outside(set), Side::Pod(pod, _)) => {
-            let sides = endpoints(cluster, destination);
+            let sides = endpoints(&cluster.world, destination);
             let pieces = pieces(cluster, views, pod, Direction::Ingress, set, &sides, &from.names);
             let piece = |(names, flows, set): (Vec<String>, Flows, CidrSet)| {
                 let flows = flows.into_iter().map(|(pod, outside)| (outside, pod)).collect();
@@ -153,7 +178,7 @@ fn pair(
             pieces.into_iter().map(piece).collect()
         }
         (Side::Pod(pod, _), Side::Outside(set)) => {
-            let sides = endpoints(cluster, source);
+            let sides = endpoints(&cluster.world, source);
             let pieces = pieces(cluster, views, pod, Direction::Egress, set, &sides, &to.names);
             let piece = |(names, flows, set)| Pair {
                 outside: Some(set),
@@ -162,14 +187,7 @@ fn pair(
             pieces.into_iter().map(piece).collect()
         }
         _ => {
-            let mut flows = Vec::new();
-            for from in endpoints(cluster, source) {
-                for to in endpoints(cluster, destination) {
-                    if can_meet(from.address(), to.address()) {
-                        flows.push((from.clone(), to));
-                    }
-                }
-            }
+            let flows = flows(&cluster.world, source, destination);
             vec![made(from.names.clone(), to.names.clone(), flows)]
         }
     }
@@ -181,8 +199,8 @@ fn strangers(
     (from, source): (&Group<'_>, &Side),
     (to, destination): (&Group<'_>, &Side),
 ) -> Option<Pair> {
-    let source = endpoints(cluster, source).into_iter().next()?;
-    let destination = endpoints(cluster, destination).into_iter().next()?;
+    let source = endpoints(&cluster.world, source).into_iter().next()?;
+    let destination = endpoints(&cluster.world, destination).into_iter().next()?;
     Some(Pair {
         sources: from.names.clone(),
         destinations: to.names.clone(),
@@ -193,9 +211,35 @@ fn strangers(
     })
 }
 
+/// What one side may open at the other, by any of their addresses.
+pub(crate) fn between(
+    reach: &Reach<'_>,
+    world: &World,
+    source: &Side,
+    destination: &Side,
+) -> PortSet {
+    let mut ports = PortSet::default();
+    for (from, to) in flows(world, source, destination) {
+        ports.add(&reach.between(&from, &to));
+    }
+    ports
+}
+
+/// The flows from one side to the other: one for each pair of addresses that can meet.
+pub(crate) fn flows(world: &World, source: &Side, destination: &Side) -> Flows {
+    let mut flows = Flows::new();
+    for from in endpoints(world, source) {
+        for to in endpoints(world, destination) {
+            if can_meet(from.address(), to.address()) {
+                flows.push((from.clone(), to));
+            }
+        }
+    }
+    flows
+}
+
 /// The endpoints as which a pod or node takes part in flows.
-fn endpoints(cluster: &Cluster, side: &Side) -> Vec<Endpoint> {
-    let world = &cluster.world;
+fn endpoints(world: &World, side: &Side) -> Vec<Endpoint> {
     match side {
         Side::Pod(key, Some(address)) => vec![Endpoint::Pod(key.clone(), Some(*address))],
         Side::Node(name, Some(address)) => vec![Endpoint::Node(name.clone(), Some(*address))],
@@ -238,8 +282,8 @@ fn can_meet(source: Option<IpAddr>, destination: Option<IpAddr>) -> bool {
 
 /// One flow from outside to a side that no policy is about.
 fn nobody(cluster: &Cluster, set: &CidrSet, other: &Side) -> Flows {
-    let outside = endpoints(cluster, &Side::Outside(set.clone())).into_iter().next();
-    let other = endpoints(cluster, other).into_iter().next();
+    let outside = endpoints(&cluster.world, &Side::Outside(set.clone())).into_iter().next();
+    let other = endpoints(&cluster.world, other).into_iter().next();
     outside.zip(other).into_iter().collect()
 }
 
@@ -272,7 +316,7 @@ fn pieces(
         let nets = Family::BOTH.into_iter().flat_map(|family| piece.networks(family));
         let names = if alone { whole.to_vec() } else { nets.map(|net| net.to_string()).collect() };
         let mut flows = Vec::new();
-        for outside in endpoints(cluster, &Side::Outside(piece.clone())) {
+        for outside in endpoints(&cluster.world, &Side::Outside(piece.clone())) {
             for side in sides {
                 if can_meet(side.address(), outside.address()) {
                     flows.push((side.clone(), outside.clone()));

@@ -3,15 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use policy_engine::evaluate::{Reason, RuleRef, evaluate};
+use policy_engine::flow::{Flow, Traffic};
 use policy_engine::labels::Str;
-use policy_engine::model::{Direction, PodKey};
-use policy_engine::policy::{NetworkPolicy, Peer, Peers, PolicyKey, PortMatch, Ports, Rule};
+use policy_engine::model::{Direction, Pod, PodKey};
+use policy_engine::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
 use policy_engine::port::Protocol;
-use policy_engine::tier::{Action, ClusterNetworkPolicy, ClusterTier, Mode, Selected};
+use policy_engine::tier::{
+    Action, ClusterNetworkPolicy, ClusterTier, Mode, PolicyRef, Selected, Tier,
+};
 
 use super::groups::Group;
 use super::implies::{Ask, admits};
 use super::{Code, Context, Finding, Severity, words};
+use crate::endpoint::Side;
+use crate::judge::groups::flows;
 
 /// The label by which clusters mark their DNS pods.
 pub(super) const LABEL: &str = "k8s-app";
@@ -24,82 +30,184 @@ const PORT: u16 = 53;
 /// The pods that answer for names, as far as the source has them: on which ports by protocol.
 struct Servers<'c>(Vec<(Rc<Group<'c>>, Listening)>);
 
-/// The policies that decide about egress: those that isolate, and those asked before.
-type Deciding<'c> = (Vec<&'c PolicyKey>, Vec<&'c Str>);
-
 type Listening = BTreeSet<(Protocol, u16)>;
 
-/// One finding for each policy whose pods lack UDP, or TCP, or both.
-pub(super) fn findings<'c>(context: &Context<'c>) -> Vec<Finding> {
+/// A policy that isolates pods for egress, and what it admits.
+struct Isolating<'c> {
+    policy: PolicyRef,
+    rules: &'c [Rule],
+    allows_dns: bool,
+}
+
+/// What decides whom pods may ask.
+struct Deciding<'c> {
+    /// NetworkPolicies, or defaults where none isolates.
+    isolating: Vec<Isolating<'c>>,
+    /// Those asked before them, some of whose rules may accept.
+    accepting: Vec<&'c ClusterNetworkPolicy>,
+    /// Of the pods: `sameNamespace` means it.
+    namespace: &'c Str,
+}
+
+/// One finding for each policy whose pods lack UDP, or TCP, or both; and for each rule that denies
+/// them.
+pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let servers = Servers::new(context);
-    let mut answers: BTreeMap<Deciding<'_>, Lack<'c>> = BTreeMap::new();
-    let mut found: BTreeMap<(&PolicyKey, Vec<Protocol>), BTreeSet<String>> = BTreeMap::new();
-    for class in context.reach.classes() {
-        let Some(pod) = class.pods.first().filter(|_| class.is_isolated(Direction::Egress)) else {
-            continue;
-        };
-        if servers.has(pod) {
-            continue;
-        }
-        let (isolating, accepting) = (isolating(context, pod), accepting(context, pod));
-        let key = (
-            isolating.iter().map(|policy| &policy.key).collect(),
-            accepting.iter().map(|policy| &policy.name).collect(),
-        );
+    let mut answers: BTreeMap<_, Lack> = BTreeMap::new();
+    let mut lacking: BTreeMap<(PolicyRef, Vec<Protocol>), BTreeSet<String>> = BTreeMap::new();
+    let mut denied: BTreeMap<(RuleRef, Vec<Protocol>), BTreeSet<String>> = BTreeMap::new();
+    for (id, class) in context.reach.classes().iter().enumerate() {
+        let pod = class.pods.first().and_then(|key| context.cluster.world.pods().get(key));
+        let Some(pod) = pod.filter(|pod| !servers.has(&pod.key)) else { continue };
+        let pods = class.pods.iter().filter_map(|key| context.cluster.world.pods().get(key));
+        let names = || pods.clone().map(|pod| context.name(pod));
+        let tier = class.isolated_by(Direction::Egress);
+        let deciding = Deciding::new(context, pod, tier);
         let lack =
-            answers.entry(key).or_insert_with(|| lack(context, &servers, &isolating, &accepting));
-        if let Some((policy, protocols)) = lack {
-            let pods = class.pods.iter().filter_map(|key| context.cluster.world.pods().get(key));
-            let names = pods.map(|pod| context.name(pod));
-            found.entry((&policy.key, protocols.clone())).or_default().extend(names);
+            answers.entry(deciding.key()).or_insert_with(|| deciding.lack(context, &servers));
+        if let Some(lack) = lack {
+            lacking.entry(lack.clone()).or_default().extend(names());
+        }
+        let opens = || {
+            let outside = context.reach.outside(id, Direction::Egress);
+            deciding.opens() || !outside.parts.is_empty()
+        };
+        if let Some(denial) = servers.denied(context, pod).filter(|_| opens()) {
+            denied.entry(denial).or_default().extend(names());
         }
     }
-    let finding = |((key, lacks), names): ((&PolicyKey, Vec<Protocol>), BTreeSet<String>)| {
-        let policy = context.cluster.world.policies().get(key)?;
-        let listed: Vec<&str> = lacks.iter().map(|protocol| protocol.as_str()).collect();
-        let listed = listed.join(" and ");
-        let why = match lacks.as_slice() {
-            [Protocol::Tcp] => "long answers come over TCP",
-            _ => "they cannot look up the names of whom they connect to",
-        };
-        let message = format!(
-            "{names} may open connections, and none to DNS over {listed}; {why}; add a rule to the \
-             DNS pods for port {PORT} over UDP and TCP",
-            names = words::few(&names)
-        );
-        let mut finding = context.finding(Code::EgressWithoutDns, policy, "/spec/egress", message);
-        if lacks == [Protocol::Tcp] {
-            finding.severity = Severity::Note;
-        }
-        Some(finding)
+    let lacking = lacking.into_iter().map(|((policy, protocols), names)| {
+        let (pointer, how) = how_to_mend(context, &policy);
+        finding(
+            context,
+            (&policy, pointer),
+            &protocols,
+            &format!("{} may", words::few(&names)),
+            how,
+        )
+    });
+    let denied = denied.into_iter().map(|((rule, protocols), names)| {
+        let pointer = format!("/spec/egress/{}", rule.rule.saturating_sub(1));
+        let how = "accept them in a rule before this one, which denies them";
+        let who = format!("{} may", words::few(&names));
+        finding(context, (&rule.policy, &pointer), &protocols, &who, how)
+    });
+    lacking.chain(denied).collect()
+}
+
+/// The field of a policy that admits too little, and what to do.
+fn how_to_mend(context: &Context<'_>, policy: &PolicyRef) -> (&'static str, &'static str) {
+    const RULE: &str = "add a rule to the DNS pods for port 53 over UDP and TCP";
+    let PolicyRef::ClusterDefaultNetworkPolicy(name) = policy else {
+        return ("/spec/egress", RULE);
     };
-    found.into_iter().filter_map(finding).collect()
+    match context.cluster.world.default_policies().get(name) {
+        Some(policy) if policy.allow_dns => (
+            "/spec/egress",
+            "`allowDNS` is for pods of kube-system with k8s-app=kube-dns; add a rule to the DNS \
+             pods for port 53 over UDP and TCP",
+        ),
+        _ => ("/spec/allowDNS", "leave `allowDNS` true, or add a rule to the DNS pods for port 53"),
+    }
+}
+
+fn finding(
+    context: &Context<'_>,
+    (policy, pointer): (&PolicyRef, &str),
+    protocols: &[Protocol],
+    who: &str,
+    how: &str,
+) -> Finding {
+    let listed: Vec<&str> = protocols.iter().map(|protocol| protocol.as_str()).collect();
+    let why = match protocols {
+        [Protocol::Tcp] => "long answers come over TCP",
+        _ => "they cannot look up the names of whom they connect to",
+    };
+    let message = format!(
+        "{who} open connections, and none to DNS over {}; {why}; {how}",
+        listed.join(" and ")
+    );
+    let mut finding = context.finding_about(Code::EgressWithoutDns, policy, pointer, message);
+    if protocols == [Protocol::Tcp] {
+        finding.severity = Severity::Note;
+    }
+    finding
 }
 
 /// The policy to mend, and the protocols that are missing.
-type Lack<'c> = Option<(&'c NetworkPolicy, Vec<Protocol>)>;
+type Lack = Option<(PolicyRef, Vec<Protocol>)>;
 
-fn lack<'c>(
-    context: &Context<'c>,
-    servers: &Servers<'c>,
-    isolating: &[&'c NetworkPolicy],
-    accepting: &[&'c ClusterNetworkPolicy],
-) -> Lack<'c> {
-    let accepted = || {
-        let rules = accepting.iter().flat_map(|policy| &policy.egress);
+impl<'c> Deciding<'c> {
+    fn new(context: &Context<'c>, pod: &'c Pod, tier: Option<Tier>) -> Self {
+        let world = &context.cluster.world;
+        let isolating = match tier {
+            Some(Tier::NetworkPolicy) => world
+                .policies_in(&pod.key.namespace)
+                .filter(|policy| policy.mode == Mode::Enforce)
+                .filter(|policy| policy.subject.matches(&pod.labels))
+                .filter_map(|policy| {
+                    let (policy, rules) = (PolicyRef::from(&policy.key), policy.egress.as_deref()?);
+                    Some(Isolating { policy, rules, allows_dns: false })
+                })
+                .collect(),
+            Some(Tier::Default) => world
+                .default_policies()
+                .values()
+                .filter(|policy| policy.mode == Mode::Enforce)
+                .filter(|policy| world.selected_by_default(policy, pod) == Selected::Yes)
+                .filter_map(|policy| {
+                    let rules = policy.egress.as_deref()?;
+                    let name = PolicyRef::ClusterDefaultNetworkPolicy(policy.name.clone());
+                    Some(Isolating { policy: name, rules, allows_dns: policy.allow_dns })
+                })
+                .collect(),
+            Some(Tier::Admin | Tier::Baseline) | None => Vec::new(),
+        };
+        let accepting = world
+            .cluster_policies()
+            .values()
+            .map(AsRef::as_ref)
+            .filter(|policy| policy.mode == Mode::Enforce)
+            .filter(|policy| policy.tier == ClusterTier::Admin || tier != Some(Tier::NetworkPolicy))
+            .filter(|policy| world.selected(&policy.subject, pod) == Selected::Yes)
+            .collect();
+        Self { isolating, accepting, namespace: &pod.key.namespace }
+    }
+
+    /// Equal where the answer is.
+    fn key(&self) -> (Vec<PolicyRef>, Vec<&'c Str>, &'c Str) {
+        let isolating = self.isolating.iter().map(|one| one.policy.clone()).collect();
+        (isolating, self.accepting.iter().map(|policy| &policy.name).collect(), self.namespace)
+    }
+
+    fn accepted(&self) -> impl Iterator<Item = &'c Rule> {
+        let rules = self.accepting.iter().flat_map(|policy| &policy.egress);
         rules.filter(|rule| rule.action == Action::Accept).map(|rule| &rule.rule)
-    };
-    let rules = || {
-        let admitted = isolating.iter().flat_map(|policy| policy.egress.iter().flatten());
-        admitted.chain(accepted())
-    };
-    // Without any rule nothing is opened, so no name is needed.
-    let mend = isolating.iter().find(|policy| policy.egress.iter().flatten().any(opens))?;
-    let lacks: Vec<Protocol> = [Protocol::Udp, Protocol::Tcp]
-        .into_iter()
-        .filter(|protocol| !rules().any(|rule| servers.reached(context, rule, *protocol)))
-        .collect();
-    (!lacks.is_empty()).then_some((*mend, lacks))
+    }
+
+    /// Whether some rule opens anything.
+    fn opens(&self) -> bool {
+        let admitted = self.isolating.iter().flat_map(|policy| policy.rules);
+        admitted.chain(self.accepted()).any(opens)
+    }
+
+    fn lack(&self, context: &Context<'c>, servers: &Servers<'c>) -> Lack {
+        let rules = || {
+            let admitted = self.isolating.iter().flat_map(|policy| policy.rules);
+            admitted.chain(self.accepted())
+        };
+        // Without any rule nothing is opened, so no name is needed.
+        let mend = self.isolating.iter().find(|policy| policy.rules.iter().any(opens))?;
+        if servers.are_usual() && self.isolating.iter().any(|policy| policy.allows_dns) {
+            return None;
+        }
+        let reached = |rule, protocol| servers.reached(context, self.namespace, rule, protocol);
+        let lacks: Vec<Protocol> = [Protocol::Udp, Protocol::Tcp]
+            .into_iter()
+            .filter(|protocol| !rules().any(|rule| reached(rule, *protocol)))
+            .collect();
+        (!lacks.is_empty()).then(|| (mend.policy.clone(), lacks))
+    }
 }
 
 fn opens(rule: &Rule) -> bool {
@@ -112,30 +220,6 @@ fn opens(rule: &Rule) -> bool {
         Ports::Listed(ports) => ports.iter().any(|port| *port != PortMatch::Invalid),
     };
     peers && ports
-}
-
-fn isolating<'c>(context: &Context<'c>, pod: &PodKey) -> Vec<&'c NetworkPolicy> {
-    let world = &context.cluster.world;
-    let Some(pod) = world.pods().get(pod) else { return Vec::new() };
-    world
-        .policies_in(&pod.key.namespace)
-        .map(AsRef::as_ref)
-        .filter(|policy| policy.mode == Mode::Enforce && policy.egress.is_some())
-        .filter(|policy| policy.subject.matches(&pod.labels))
-        .collect()
-}
-
-/// The policies that may accept before any NetworkPolicy is asked.
-fn accepting<'c>(context: &Context<'c>, pod: &PodKey) -> Vec<&'c ClusterNetworkPolicy> {
-    let world = &context.cluster.world;
-    let Some(pod) = world.pods().get(pod) else { return Vec::new() };
-    world
-        .cluster_policies()
-        .values()
-        .map(AsRef::as_ref)
-        .filter(|policy| policy.tier == ClusterTier::Admin && policy.mode == Mode::Enforce)
-        .filter(|policy| world.selected(&policy.subject, pod) == Selected::Yes)
-        .collect()
 }
 
 impl<'c> Servers<'c> {
@@ -169,8 +253,58 @@ impl<'c> Servers<'c> {
         self.0.iter().any(|(group, _)| group.pods.iter().any(|known| known.key == *pod))
     }
 
-    /// Whether a rule lets names be asked for over `protocol`.
-    fn reached(&self, context: &Context<'c>, rule: &'c Rule, protocol: Protocol) -> bool {
+    /// Whether some of them are where `allowDNS` looks for them, or may be.
+    fn are_usual(&self) -> bool {
+        let usual = |group: &Group<'_>| {
+            let label = group.labels.get(LABEL).map(AsRef::as_ref);
+            group.namespace.as_ref() == "kube-system" && label == Some("kube-dns")
+        };
+        self.0.is_empty() || self.0.iter().any(|(group, _)| usual(group))
+    }
+
+    /// The rule of a ClusterNetworkPolicy that denies the pod to ask any of them, and over which
+    /// protocols.
+    fn denied(&self, context: &Context<'c>, pod: &Pod) -> Option<(RuleRef, Vec<Protocol>)> {
+        let world = &context.cluster.world;
+        let denies = |policy: &ClusterNetworkPolicy| {
+            policy.mode == Mode::Enforce
+                && policy.egress.iter().any(|rule| rule.action == Action::Deny)
+                && world.selected(&policy.subject, pod) != Selected::No
+        };
+        if !world.cluster_policies().values().any(|policy| denies(policy)) {
+            return None;
+        }
+        let by = [Protocol::Udp, Protocol::Tcp].map(|protocol| {
+            let mut rule = None;
+            for (group, ports) in &self.0 {
+                let ports = ports.iter().filter(|(known, _)| *known == protocol);
+                let asked =
+                    ports.flat_map(|(_, port)| group.pods.iter().map(move |to| (to, *port)));
+                for (to, port) in asked {
+                    let sides = [&pod.key, &to.key].map(|key| Side::Pod(key.clone(), None));
+                    for (source, destination) in flows(world, &sides[0], &sides[1]) {
+                        let traffic = Traffic::Port(protocol, port);
+                        let flow = Flow { source, destination, traffic };
+                        let decision = evaluate(world, &flow).egress;
+                        let by_rule = decision.reason == Reason::RuleDenies;
+                        rule = Some(decision.decided_by.into_iter().next().filter(|_| by_rule)?);
+                    }
+                }
+            }
+            rule.map(|rule| (rule, protocol))
+        });
+        let rule = by.iter().flatten().next()?.0.clone();
+        Some((rule, by.into_iter().flatten().map(|(_, protocol)| protocol).collect()))
+    }
+
+    /// Whether a rule for pods of `namespace` lets names be asked for over `protocol`.
+    fn reached(
+        &self,
+        context: &Context<'c>,
+        namespace: &Str,
+        rule: &'c Rule,
+        protocol: Protocol,
+    ) -> bool {
         let named = match &rule.ports {
             Ports::Any => false,
             Ports::Listed(ports) => ports
@@ -183,13 +317,20 @@ impl<'c> Servers<'c> {
             // A cache on the node, or a resolver outside.
             Peer::Block(_) | Peer::Nodes(_) => somewhere(),
             Peer::Pods(_) if self.0.is_empty() => somewhere(),
-            Peer::Pods(peer) => context.groups.peer(peer).iter().any(|group| {
-                let server = self.0.iter().find(|(server, _)| Rc::ptr_eq(server, group));
-                server.is_some_and(|(_, ports)| {
+            Peer::Pods(peer) => {
+                let own = |group: &Group<'_>| {
+                    peer.namespaces == Namespaces::Own
+                        && group.namespace == namespace
+                        && peer.pods.matches(&group.labels)
+                };
+                let named = context.groups.peer(peer);
+                self.0.iter().any(|(server, ports)| {
+                    let is_peer =
+                        own(server) || named.iter().any(|group| Rc::ptr_eq(server, group));
                     let mut ports = ports.iter().filter(|(known, _)| *known == protocol);
-                    ports.any(|(_, port)| answers(&rule.ports, group, protocol, *port))
+                    is_peer && ports.any(|(_, port)| answers(&rule.ports, server, protocol, *port))
                 })
-            }),
+            }
             Peer::Invalid => false,
         })
     }

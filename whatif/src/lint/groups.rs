@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use policy_engine::labels::{Labels, Str};
-use policy_engine::model::{Direction, Life, NamedPort, Pod};
-use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer};
+use policy_engine::model::{Life, NamedPort, Pod};
+use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, Rule};
 use policy_engine::reach::{ClassId, Reach};
 use policy_engine::selector::Selector;
+use policy_engine::world::World;
 
 use crate::model::Cluster;
 
@@ -116,24 +117,37 @@ fn mentioned(cluster: &Cluster) -> BTreeSet<Str> {
     let mut selector = |selector: &Selector| {
         keys.extend(selector.requirements().map(|requirement| requirement.key.clone()));
     };
-    for policy in cluster.world.policies().values() {
+    let world = &cluster.world;
+    for policy in world.policies().values() {
         selector(&policy.subject);
-        let rules = Direction::BOTH.into_iter().filter_map(|direction| policy.rules(direction));
-        for rule in rules.flatten() {
-            let Peers::Listed(peers) = &rule.peers else { continue };
-            for peer in peers {
-                match peer {
-                    Peer::Pods(peer) => selector(&peer.pods),
-                    Peer::Block(_) | Peer::Nodes(_) | Peer::Invalid => {}
-                }
+    }
+    for rule in rules(world) {
+        let Peers::Listed(peers) = &rule.peers else { continue };
+        for peer in peers {
+            match peer {
+                Peer::Pods(peer) => selector(&peer.pods),
+                Peer::Block(_) | Peer::Nodes(_) | Peer::Invalid => {}
             }
         }
     }
-    let ordered = cluster.world.cluster_policies().values().map(|policy| &policy.subject);
-    let defaults = cluster.world.default_policies().values().map(|policy| &policy.subject);
+    let ordered = world.cluster_policies().values().map(|policy| &policy.subject);
+    let defaults = world.default_policies().values().map(|policy| &policy.subject);
     ordered.chain(defaults).filter_map(|subject| subject.pods.as_ref()).for_each(&mut selector);
     let selectors = cluster.services.values().filter_map(|service| service.selector.as_ref());
     keys.extend(selectors.flat_map(|labels| labels.iter().map(|(key, _)| key.clone())));
     keys.insert(super::dns::LABEL.into());
     keys
+}
+
+/// All rules of policies of every kind.
+fn rules(world: &World) -> impl Iterator<Item = &Rule> {
+    let policies = world.policies().values();
+    let policies =
+        policies.flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
+    let ordered = world.cluster_policies().values();
+    let ordered = ordered.flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
+    let defaults = world.default_policies().values();
+    let defaults =
+        defaults.flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
+    policies.chain(ordered.map(|rule| &rule.rule)).chain(defaults)
 }

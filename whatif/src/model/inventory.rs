@@ -110,14 +110,20 @@ pub struct Inventory {
     repeated: Vec<Diagnostic>,
 }
 
-/// Kinds of policies that answers would have to heed, and do not yet.
-const OTHER_POLICIES: [&str; 5] = [
-    "AdminNetworkPolicy",
-    "BaselineAdminNetworkPolicy",
-    "CiliumClusterwideNetworkPolicy",
-    "CiliumNetworkPolicy",
-    "GlobalNetworkPolicy",
+/// Kinds of policies that are not enforced, and what is to be said of that.
+const OTHER_POLICIES: [(&str, &str); 5] = [
+    ("AdminNetworkPolicy", SUPERSEDED),
+    ("BaselineAdminNetworkPolicy", SUPERSEDED),
+    ("CiliumClusterwideNetworkPolicy", NOT_SUPPORTED),
+    ("CiliumNetworkPolicy", NOT_SUPPORTED),
+    ("GlobalNetworkPolicy", NOT_SUPPORTED),
 ];
+
+const NOT_SUPPORTED: &str =
+    "is not supported: answers leave it out, and Portcullis does not enforce it";
+
+const SUPERSEDED: &str = "is not supported: answers leave it out, and Portcullis does not enforce it; \
+                          write a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2";
 
 impl Inventory {
     /// Adds or replaces the object of a file.
@@ -130,6 +136,31 @@ impl Inventory {
     pub fn add_value(&mut self, value: &Value, default_namespace: &str) {
         let (item, diagnostics) = item(value, None, default_namespace);
         self.add(item, Written::Served(Arc::new(value.clone())), diagnostics);
+    }
+
+    /// Adds, replaces or removes what a change is about, as if an API server had said so.
+    pub fn apply(&mut self, change: Change) {
+        let (name, item) = match change {
+            Change::Pod(key, pod) => {
+                let name = ObjectName::new("pod", &key.namespace, &key.name);
+                (name, pod.map(|pod| Item::Pod(pod, None)))
+            }
+            change => {
+                let Some(name) = name(&Item::Object(change.clone())) else { return };
+                let is_there = !matches!(
+                    change,
+                    Change::Namespace(_, None)
+                        | Change::Node(_, None)
+                        | Change::NetworkPolicy(_, None)
+                        | Change::ClusterNetworkPolicy(_, None)
+                        | Change::ClusterDefaultNetworkPolicy(_, None)
+                );
+                (name, is_there.then_some(Item::Object(change)))
+            }
+        };
+        let object =
+            item.map(|item| Object { item, document: None, served: None, diagnostics: Vec::new() });
+        self.put(name, object);
     }
 
     /// Removes an object.
@@ -197,14 +228,16 @@ impl Inventory {
             Written::Served(value) => (None, Some(value)),
         };
         if let Item::Foreign { kind, .. } = &item
-            && OTHER_POLICIES.contains(&kind.as_str())
+            && let Some((kind, message)) = OTHER_POLICIES.iter().find(|(other, _)| other == kind)
         {
+            let value = document.as_ref().map(|document| document.value()).or(served.as_deref());
+            let name = value.and_then(|value| value.pointer("/metadata/name")?.as_str());
             found.push(Diagnostic {
                 severity: Severity::Warning,
                 source: document.as_ref().map(|document| document.origin()),
-                object: kind.clone(),
+                object: name.map_or_else(|| (*kind).to_owned(), |name| format!("{kind} {name}")),
                 field: String::new(),
-                message: "is not understood yet; answers leave it out".to_owned(),
+                message: (*message).to_owned(),
             });
         }
         let Some(name) = name(&item) else {

@@ -1,5 +1,6 @@
 //! Units: what one entry of a map stands for, each in one class of the engine.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -44,13 +45,23 @@ pub struct Units {
 }
 
 impl Units {
-    /// The units of a cluster. Workloads whose pods are of different classes are told pod by pod,
-    /// for one name cannot stand for two answers.
+    /// The units of a cluster by the classes of `reach`.
     #[must_use]
     pub fn new(cluster: &Cluster, reach: &Reach<'_>, by: By) -> Self {
+        let classes: Vec<_> = reach.classes().iter().map(|class| class.pods.as_slice()).collect();
+        Self::of_classes(cluster, &classes, by)
+    }
+
+    /// The units of pods in classes. Workloads whose pods are of different classes are told pod by
+    /// pod, for one name cannot stand for two answers.
+    pub(crate) fn of_classes<P: Borrow<PodKey>>(
+        cluster: &Cluster,
+        classes: &[&[P]],
+        by: By,
+    ) -> Self {
         let mut classes_of: BTreeMap<&super::WorkloadRef, BTreeSet<ClassId>> = BTreeMap::new();
-        for (id, class) in reach.classes().iter().enumerate() {
-            for workload in class.pods.iter().filter_map(|pod| cluster.workload_of(pod)) {
+        for (id, pods) in classes.iter().enumerate() {
+            for workload in pods.iter().filter_map(|pod| cluster.workload_of(pod.borrow())) {
                 classes_of.entry(workload).or_default().insert(id);
             }
         }
@@ -62,8 +73,10 @@ impl Units {
             }
             _ => cluster.pod_ref(pod),
         };
-        let of_class = reach.classes().iter();
-        let of_class = of_class.map(|class| Unit::count(class.pods.iter().map(|p| (p, name(p)))));
+        let of_class = classes.iter().map(|pods| {
+            let pods = pods.iter().map(Borrow::borrow);
+            Unit::count(pods.map(|pod| (pod, name(pod))))
+        });
         Self { of_class: of_class.collect() }
     }
 

@@ -250,7 +250,8 @@ pub struct Map {
 /// What one may open at another.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
 pub struct Entry {
-    /// `namespace/kind/name`; with `--by namespace` `namespace/*`.
+    /// `namespace/kind/name`; with `--by namespace` `namespace/*`; `node/NAME` of a node that is
+    /// asked about.
     pub source: Arc<str>,
     /// As `source`.
     pub destination: Arc<str>,

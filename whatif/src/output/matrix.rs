@@ -10,6 +10,8 @@ use policy_engine::reach::{ClassId, Edges, PortSet, Reach};
 use super::json::{self, Entry, External, Map, Ports};
 use super::words;
 use crate::args::By;
+use crate::endpoint::Side;
+use crate::judge::groups::between;
 use crate::model::{Cluster, Unit, Units};
 
 /// What of all reachability is asked for.
@@ -93,6 +95,47 @@ impl Matrix {
         Self { everyone, sources, destinations, edges, outside, by }
     }
 
+    /// Who may open what at a node, or what it may open: pods that fare alike are one class.
+    #[must_use]
+    pub fn of_node(
+        cluster: &Cluster,
+        reach: &Reach<'_>,
+        by: By,
+        (node, name): (&Side, &str),
+        direction: Direction,
+        ports: Option<&PortSet>,
+    ) -> Self {
+        let mut alike: BTreeMap<PortSet, Vec<&PodKey>> = BTreeMap::new();
+        for pod in reach.classes().iter().flat_map(|class| &class.pods) {
+            let side = Side::Pod(pod.clone(), None);
+            let allowed = match direction {
+                Direction::Egress => between(reach, &cluster.world, &side, node),
+                Direction::Ingress => between(reach, &cluster.world, node, &side),
+            };
+            let allowed = ports.map_or(allowed.clone(), |asked| allowed.intersection(asked));
+            alike.entry(allowed).or_default().push(pod);
+        }
+        let classes: Vec<&[&PodKey]> = alike.values().map(Vec::as_slice).collect();
+        let everyone = Units::of_classes(cluster, &classes, by);
+        let mut pods = everyone.of_class.clone();
+        let mut nodes = vec![Vec::new(); pods.len()];
+        // Its own class comes last.
+        let own = Unit { namespace: "".into(), name: name.into(), pods: 1 };
+        let node = pods.len();
+        pods.push(Vec::new());
+        nodes.push(vec![own]);
+        let numbered = alike.into_keys().enumerate().filter(|(_, ports)| !ports.is_empty());
+        let (sources, destinations, edges) = match direction {
+            Direction::Egress => {
+                (pods, nodes, numbered.map(|(class, ports)| (class, node, ports)).collect())
+            }
+            Direction::Ingress => {
+                (nodes, pods, numbered.map(|(class, ports)| (node, class, ports)).collect())
+            }
+        };
+        Self { everyone, sources, destinations, edges, outside: Vec::new(), by }
+    }
+
     /// The rows as the contract has them.
     #[must_use]
     pub fn map(&self, diagnostics: Vec<String>) -> Map {
@@ -162,7 +205,7 @@ impl Matrix {
                 Direction::Egress => of(&self.sources, *class),
             };
             let names: Vec<Arc<str>> = match self.by {
-                By::Namespace => namespaces(units),
+                By::Namespace => namespaces(units).into_iter().collect(),
                 By::Pod | By::Workload => units.iter().map(|unit| unit.name.clone()).collect(),
             };
             for (addresses, ports) in parts {
@@ -191,9 +234,13 @@ pub(crate) fn of(units: &[Vec<Unit>], class: ClassId) -> &[Unit] {
     units.get(class).map_or(&[], Vec::as_slice)
 }
 
-fn namespaces(units: &[Unit]) -> Vec<Arc<str>> {
-    let names: BTreeSet<_> = units.iter().map(|unit| unit.namespace.clone()).collect();
-    names.into_iter().map(|name| format!("{name}/*").as_str().into()).collect()
+/// The namespaces of units; a node, which is in none, by its name.
+fn namespaces(units: &[Unit]) -> BTreeSet<Arc<str>> {
+    let name = |unit: &Unit| match unit.namespace.as_ref() {
+        "" => unit.name.clone(),
+        namespace => format!("{namespace}/*").as_str().into(),
+    };
+    units.iter().map(name).collect()
 }
 
 /// Units of these pods only; a unit that is asked for in part is told as a whole.

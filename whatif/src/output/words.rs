@@ -41,7 +41,7 @@ pub fn port(protocol: Protocol, number: u16) -> String {
     format!("{number}/{protocol}")
 }
 
-/// Addresses outside: `anywhere`, a few networks, or `0.0.0.0/0 but 10.0.0.0/8`.
+/// Addresses outside: `anywhere`, a few networks, or `10.0.0.0/8 but 10.1.0.0/16`.
 #[must_use]
 pub fn addresses(set: &CidrSet) -> String {
     const SHOWN: usize = 4;
@@ -57,19 +57,24 @@ pub fn addresses(set: &CidrSet) -> String {
     let mut words = Vec::new();
     for family in Family::BOTH {
         let inside = set.networks(family);
-        let outside = CidrSet::everything().difference(set).networks(family);
-        let all = CidrSet::everything().networks(family);
-        match (inside.len(), outside.len()) {
-            (0, _) => {}
-            (_, 0) => words.push(few(&all)),
-            (inside, outside) if inside > outside => {
-                let rest = CidrSet::everything().difference(set).networks(family);
-                words.push(format!("{} but {}", few(&all), few(&rest)));
-            }
-            _ => words.push(few(&inside)),
-        }
+        let Some(around) = around(&inside) else { continue };
+        let holes = CidrSet::network(around).difference(set).networks(family);
+        words.push(if inside.len() > holes.len() && !holes.is_empty() {
+            format!("{around} but {}", few(&holes))
+        } else {
+            few(&inside)
+        });
     }
     words.join(", ")
+}
+
+/// The smallest network that holds all of these, of one family.
+fn around(nets: &[ipnet::IpNet]) -> Option<ipnet::IpNet> {
+    let mut around = *nets.first()?;
+    while !nets.iter().all(|net| around.contains(net)) {
+        around = around.supernet()?;
+    }
+    Some(around)
 }
 
 /// Nodes by name, a few of many: `node/n1, node/n2 and 3 more`.

@@ -1,12 +1,14 @@
 //! Which object did it: each is undone alone, and where that brings the old answer back, it did.
+//! Where none does alone, the fewest that do together.
 //!
 //! Only objects that concern a pair are tried, in a world of just that pair and its policies, so
 //! the cost of one change follows the policies of two pods, not the size of the cluster.
 
 use std::cell::OnceCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use policy_engine::cidr::CidrSet;
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Direction, Pod, PodKey};
 use policy_engine::policy::PolicyKey;
@@ -31,16 +33,16 @@ pub(super) struct Judge<'a> {
     options: Options,
     objects: &'a [Changed],
     groups: &'a [Group],
-    /// Per group what concerns it, by direction.
-    concerned: Vec<[Numbers; 2]>,
+    /// Per group what has a say about it, by direction.
+    having_a_say: Vec<[Numbers; 2]>,
     /// Per object that is no policy: the cluster without its change.
     undone: Vec<OnceCell<Cluster>>,
 }
 
-/// A world with one change undone: a base, and the change of a policy by which it differs.
+/// A world with some changes undone: a base, and the changes of policies by which it differs.
 struct Undone<'a> {
     base: &'a World,
-    policy: Option<Change>,
+    policies: Vec<Change>,
 }
 
 impl<'a> Judge<'a> {
@@ -53,9 +55,9 @@ impl<'a> Judge<'a> {
         groups: &'a [Group],
     ) -> Self {
         let undone = objects.iter().map(|_| OnceCell::new()).collect();
-        let concerned = Vec::new();
+        let having_a_say = Vec::new();
         let mut judge =
-            Self { sources, before, after, options, objects, groups, concerned, undone };
+            Self { sources, before, after, options, objects, groups, having_a_say, undone };
         let of_group = groups.iter().map(|group| {
             Direction::BOTH.map(|direction| {
                 let numbered = objects.iter().enumerate();
@@ -63,7 +65,7 @@ impl<'a> Judge<'a> {
                 concerning.map(|(number, _)| number).collect()
             })
         });
-        judge.concerned = of_group.collect();
+        judge.having_a_say = of_group.collect();
         judge
     }
 
@@ -83,30 +85,62 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// What changed between a group and addresses outside.
-    pub(super) fn of_outside(&self, group: GroupId, at: Direction, piece: &Piece) -> Causes {
-        let concerned = self.of_group(group, at).clone();
-        self.causes(concerned, |undone| {
-            let Some(pod) = self.group(group).and_then(|group| group.pods.first()) else {
-                return false;
+    /// What changed between a group and addresses outside, cut by what did it.
+    pub(super) fn of_outside(
+        &self,
+        group: GroupId,
+        at: Direction,
+        piece: &Piece,
+    ) -> Vec<(CidrSet, Causes)> {
+        let mut was = Outside::default();
+        if !piece.before.is_empty() {
+            was.parts.push((piece.addresses.clone(), piece.before.clone()));
+        }
+        let pod = self.group(group).and_then(|group| group.pods.first());
+        let restored = |undone: &Undone<'_>| {
+            let is = pod.map(|pod| outside(undone, pod, at)).unwrap_or_default();
+            let differing = outside_difference(&was, &is).into_iter();
+            differing.fold(piece.addresses.clone(), |rest, found| rest.difference(&found.addresses))
+        };
+        let concerned = self.concerned(self.of_group(group, at).clone());
+        if concerned.len() < 2 {
+            return vec![(piece.addresses.clone(), concerned.into_iter().collect())];
+        }
+        let mut parts = vec![(piece.addresses.clone(), Numbers::new())];
+        for number in &concerned {
+            let one = self.undo(&[*number].into());
+            let back = one.map(|undone| restored(&undone)).unwrap_or_default();
+            let halves = parts.into_iter().flat_map(|(addresses, alone)| {
+                let with = alone.iter().copied().chain([*number]).collect();
+                [(addresses.intersection(&back), with), (addresses.difference(&back), alone)]
+            });
+            parts = halves.filter(|(addresses, _)| !addresses.is_empty()).collect();
+        }
+        let mut found: BTreeMap<Causes, CidrSet> = BTreeMap::new();
+        for (addresses, alone) in parts {
+            let because = if alone.is_empty() {
+                self.together(concerned.clone(), |undone| {
+                    addresses.difference(&restored(undone)).is_empty()
+                })
+            } else {
+                alone.into_iter().collect()
             };
-            let is = outside(undone, pod, at);
-            let mut was = Outside::default();
-            if !piece.before.is_empty() {
-                was.parts.push((piece.addresses.clone(), piece.before.clone()));
-            }
-            let mut differing = outside_difference(&was, &is).into_iter();
-            differing.all(|found| found.addresses.intersection(&piece.addresses).is_empty())
-        })
+            let known = found.entry(because).or_default();
+            *known = known.union(&addresses);
+        }
+        found.into_iter().map(|(because, addresses)| (addresses, because)).collect()
     }
 
-    /// What changed from a group to a node.
-    pub(super) fn of_node(&self, group: GroupId, node: &Str, before: &PortSet) -> Causes {
+    /// What changed from a pod of a group to a node.
+    pub(super) fn of_node(
+        &self,
+        pod: &PodKey,
+        group: GroupId,
+        node: &Str,
+        before: &PortSet,
+    ) -> Causes {
         let concerned = self.of_group(group, Direction::Egress).clone();
         self.causes(concerned, |undone| {
-            let Some(pod) = self.group(group).and_then(|group| group.pods.first()) else {
-                return false;
-            };
             let mut world = small(undone, &[pod]);
             if let Some(found) = undone.base.nodes().get(node) {
                 world.apply(Change::Node(node.clone(), Some(found.clone())));
@@ -115,63 +149,98 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// The objects that concern a group in one direction.
+    /// The objects with a say about a group in one direction.
     pub(super) fn of_group(&self, group: GroupId, direction: Direction) -> &Numbers {
         static NONE: Numbers = BTreeSet::new();
-        let of_group = self.concerned.get(group);
+        let of_group = self.having_a_say.get(group);
         of_group.map_or(&NONE, |[ingress, egress]| match direction {
             Direction::Ingress => ingress,
             Direction::Egress => egress,
         })
     }
 
-    /// Those of `concerned` that did it alone, each for itself; else all of them together.
-    fn causes(&self, mut concerned: Numbers, restores: impl Fn(&Undone<'_>) -> bool) -> Causes {
-        if concerned.is_empty() {
-            // An address went from one pod to another: some object that is no policy did that.
-            let others = self.objects.iter().enumerate();
-            let others = others.filter(|(_, object)| policy(&object.name).is_none());
-            concerned = others.map(|(number, _)| number).collect();
+    /// The objects that can have done it, where `known` have a say.
+    fn concerned(&self, known: Numbers) -> Numbers {
+        if !known.is_empty() {
+            return known;
         }
-        if concerned.len() > 1 {
-            let alone = concerned.iter().filter(|n| self.undo(**n).is_some_and(|u| restores(&u)));
-            let alone: Vec<usize> = alone.copied().collect();
-            if !alone.is_empty() {
-                return alone.into();
+        // An address went from one pod to another: some object that is no policy did that.
+        let others = self.objects.iter().enumerate();
+        let others = others.filter(|(_, object)| policy(&object.name).is_none());
+        others.map(|(number, _)| number).collect()
+    }
+
+    /// Those with a say that did it alone, each for itself; else those that did it together.
+    fn causes(&self, known: Numbers, restores: impl Fn(&Undone<'_>) -> bool) -> Causes {
+        let concerned = self.concerned(known);
+        if concerned.len() < 2 {
+            return concerned.into_iter().collect();
+        }
+        let restores_alone =
+            |number: &&usize| self.undo(&[**number].into()).is_some_and(|undone| restores(&undone));
+        let alone: Causes = concerned.iter().filter(restores_alone).copied().collect();
+        if alone.is_empty() { self.together(concerned, restores) } else { alone }
+    }
+
+    /// Those of `concerned` that are needed to bring the old answer back.
+    fn together(&self, mut concerned: Numbers, restores: impl Fn(&Undone<'_>) -> bool) -> Causes {
+        for number in concerned.clone() {
+            let mut fewer = concerned.clone();
+            fewer.remove(&number);
+            if self.undo(&fewer).is_some_and(|undone| restores(&undone)) {
+                concerned = fewer;
             }
         }
         concerned.into_iter().collect()
     }
 
-    /// The world after, without the change of one object.
-    fn undo(&self, number: usize) -> Option<Undone<'_>> {
-        let object = self.objects.get(number)?;
-        if let Some(policy) = policy(&object.name) {
-            let was = &self.before.world;
-            let undoing = match policy {
-                PolicyRef::NetworkPolicy(key) => {
-                    let old = was.policies().get(&key).cloned();
-                    Change::NetworkPolicy(key, old)
-                }
-                PolicyRef::ClusterNetworkPolicy(name) => {
-                    let old = was.cluster_policies().get(&name).cloned();
-                    Change::ClusterNetworkPolicy(name, old)
-                }
-                PolicyRef::ClusterDefaultNetworkPolicy(name) => {
-                    let old = was.default_policies().get(&name).cloned();
-                    Change::ClusterDefaultNetworkPolicy(name, old)
-                }
-            };
-            return Some(Undone { base: &self.after.world, policy: Some(undoing) });
+    /// The world after, without the changes of some objects; `None` when more than one of these is
+    /// no policy, for that is another cluster altogether.
+    fn undo(&self, numbers: &Numbers) -> Option<Undone<'_>> {
+        let mut undone = Undone { base: &self.after.world, policies: Vec::new() };
+        let mut others = Vec::new();
+        for number in numbers {
+            match policy(&self.objects.get(*number)?.name) {
+                Some(policy) => undone.policies.push(self.as_before(policy)),
+                None => others.push(*number),
+            }
         }
-        let cluster = self.undone.get(number)?.get_or_init(|| {
+        match others.as_slice() {
+            [] => {}
+            [number] => undone.base = &self.cluster_without(*number)?.world,
+            _ => return None,
+        }
+        Some(undone)
+    }
+
+    /// What makes a policy what it was.
+    fn as_before(&self, policy: PolicyRef) -> Change {
+        let was = &self.before.world;
+        match policy {
+            PolicyRef::NetworkPolicy(key) => {
+                let old = was.policies().get(&key).cloned();
+                Change::NetworkPolicy(key, old)
+            }
+            PolicyRef::ClusterNetworkPolicy(name) => {
+                let old = was.cluster_policies().get(&name).cloned();
+                Change::ClusterNetworkPolicy(name, old)
+            }
+            PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+                let old = was.default_policies().get(&name).cloned();
+                Change::ClusterDefaultNetworkPolicy(name, old)
+            }
+        }
+    }
+
+    /// The cluster after, without the change of an object that is no policy.
+    fn cluster_without(&self, number: usize) -> Option<&Cluster> {
+        let name = &self.objects.get(number)?.name;
+        Some(self.undone.get(number)?.get_or_init(|| {
             let mut inventory = self.sources.after.clone();
-            let name = &object.name;
             let old = self.sources.before.get(&name.kind, &name.namespace, &name.name).cloned();
             inventory.put(name.clone(), old);
             Cluster::new(&inventory, self.options.clone())
-        });
-        Some(Undone { base: &cluster.world, policy: None })
+        }))
     }
 
     fn group(&self, id: GroupId) -> Option<&Group> {
@@ -280,9 +349,7 @@ fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
         }
     }
     add_policies_of_the_cluster(&mut world, base, pods);
-    if let Some(change) = &undone.policy {
-        world.apply(change.clone());
-    }
+    undone.policies.iter().for_each(|change| world.apply(change.clone()));
     world
 }
 

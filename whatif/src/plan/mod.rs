@@ -4,7 +4,7 @@
 //! cluster before ┐                                       ┌► changes of pairs, and outside
 //!                ├► Difference: pairs of groups of pods ─┤
 //! cluster after  ┘                                       └► risks
-//! objects that differ ► causes: undo one alone; what comes back, it did
+//! objects that differ ► causes: undo one alone, or the fewest that it takes; what comes back, it did
 //! ```
 
 mod causes;
@@ -25,6 +25,7 @@ use policy_engine::world::{Options, World};
 use self::causes::Judge;
 use crate::model::{Cluster, Unit, Units};
 use crate::source::Sources;
+pub(crate) use nodes::to_node;
 pub use objects::{Changed, How};
 pub use risks::{Risk, RiskKind};
 
@@ -222,12 +223,16 @@ fn external(
             let was = pods.outside_before(old, direction);
             let is = pods.outside_after(new, direction);
             for piece in outside_difference(&was, &is) {
-                let because = judge.of_outside(group, direction, &piece);
-                let policy_engine::reach::Piece { before, after, addresses } = piece;
-                let nodes = BTreeSet::new();
-                let change =
-                    ExternalChange { group, direction, addresses, nodes, before, after, because };
-                found.push(change);
+                let parts = judge.of_outside(group, direction, &piece).into_iter();
+                found.extend(parts.map(|(addresses, because)| ExternalChange {
+                    group,
+                    direction,
+                    addresses,
+                    nodes: BTreeSet::new(),
+                    before: piece.before.clone(),
+                    after: piece.after.clone(),
+                    because,
+                }));
             }
         }
     }

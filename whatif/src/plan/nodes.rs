@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::{CidrSet, Family};
-use policy_engine::flow::Endpoint;
 use policy_engine::labels::Str;
 use policy_engine::model::{Direction, PodKey};
 use policy_engine::policy::{IpBlock, Peer, Peers, Rule};
-use policy_engine::reach::{Difference, PortSet, Reach};
+use policy_engine::reach::{Difference, Group, PortSet, Reach};
 use policy_engine::world::World;
 
 use super::ExternalChange;
 use super::causes::Judge;
+use crate::endpoint::Side;
+use crate::judge::groups::between;
 use crate::model::{Cluster, Units};
 
 /// Every change from a group to nodes that fare alike.
@@ -25,21 +26,25 @@ pub(super) fn changes(
     let worlds = [&before.world, &after.world];
     let mut found = Vec::new();
     for nodes in alike(worlds) {
-        let Some(first) = nodes.first() else { continue };
         for (group, pods) in difference.groups.iter().enumerate() {
             let stays = pods.before.is_some() && pods.after.is_some();
-            let Some(pod) = pods.pods.first().filter(|_| stays && !units.of(group).is_empty())
-            else {
+            if !stays || units.of(group).is_empty() {
+                continue;
+            }
+            let nodes = judged(worlds, pods, &nodes);
+            let Some((node, pod)) = nodes.first().and_then(|node| {
+                Some((node, pods.pods.iter().find(|pod| !is_exempt(worlds, pod, node))?))
+            }) else {
                 continue;
             };
-            let [was, is] = [0, 1].map(|at| to_node(reaches[at], worlds[at], pod, first));
+            let [was, is] = [0, 1].map(|at| to_node(reaches[at], worlds[at], pod, node));
             if was != is {
                 found.push(ExternalChange {
                     group,
                     direction: Direction::Egress,
                     addresses: addresses(&after.world, &nodes),
-                    because: judge.of_node(group, first, &was),
-                    nodes: nodes.clone(),
+                    because: judge.of_node(pod, group, node, &was),
+                    nodes,
                     before: was,
                     after: is,
                 });
@@ -49,28 +54,23 @@ pub(super) fn changes(
     found
 }
 
-/// What a pod may open at a node, at any of its addresses.
-pub(super) fn to_node(reach: &Reach<'_>, world: &World, pod: &PodKey, node: &Str) -> PortSet {
-    let sources = world.pods().get(pod).map(|pod| world.owned_addresses(pod).collect());
-    let sources: Vec<_> = sources.unwrap_or_default();
-    let sources = if sources.is_empty() { vec![None] } else { some(sources) };
-    let targets = world.nodes().get(node).map(|node| node.addresses.clone()).unwrap_or_default();
-    let targets = if targets.is_empty() { vec![None] } else { some(targets) };
-    let mut ports = PortSet::default();
-    for from in sources {
-        for to in &targets {
-            let families = from.zip(*to).map(|(one, other)| one.is_ipv4() == other.is_ipv4());
-            if families != Some(false) {
-                let source = Endpoint::Pod(pod.clone(), from);
-                ports.add(&reach.between(&source, &Endpoint::Node(node.clone(), *to)));
-            }
-        }
-    }
-    ports
+/// Those of `nodes` at which policies judge some pod of the group.
+fn judged(worlds: [&World; 2], group: &Group, nodes: &BTreeSet<Str>) -> BTreeSet<Str> {
+    let is_judged = |node: &&Str| group.pods.iter().any(|pod| !is_exempt(worlds, pod, node));
+    nodes.iter().filter(is_judged).cloned().collect()
 }
 
-fn some<T>(values: Vec<T>) -> Vec<Option<T>> {
-    values.into_iter().map(Some).collect()
+/// Whether egress from the pod to the node is exempt, as to its own node, by choice.
+fn is_exempt(worlds: [&World; 2], pod: &PodKey, node: &Str) -> bool {
+    worlds.into_iter().any(|world| {
+        let own = world.pods().get(pod).and_then(|pod| pod.node.as_ref());
+        world.options.allow_egress_to_own_node && own == Some(node)
+    })
+}
+
+/// What a pod may open at a node, at any of its addresses.
+pub(crate) fn to_node(reach: &Reach<'_>, world: &World, pod: &PodKey, node: &Str) -> PortSet {
+    between(reach, world, &Side::Pod(pod.clone(), None), &Side::Node(node.clone(), None))
 }
 
 fn addresses(world: &World, nodes: &BTreeSet<Str>) -> CidrSet {

@@ -147,7 +147,7 @@ mod tests {
     fn a_chain_that_was_made_anew_counts_from_nought_however_much_it_counted_since() {
         let mut totals = Totals::default();
         let chain = (Family::V4, DENIED);
-        let mut add = |totals: &mut Totals, packets, bytes| {
+        let add = |totals: &mut Totals, packets, bytes| {
             totals.add(BTreeMap::from([(chain, counts(packets, bytes))]))[&DENIED]
         };
         add(&mut totals, 5, 50);

@@ -1,7 +1,6 @@
-//! The blame is what `explain` says, and as quick however much there is to read.
+//! The blame is what `explain` says, and costs no more however much there is to read.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::super::Scope;
 use super::*;
@@ -89,18 +88,14 @@ fn the_closest_rule_is_that_of_explain() {
 }
 
 #[test]
-fn ten_thousand_policies_take_no_longer_than_the_effort_and_are_all_counted() {
-    let engine = engine((0..10_000).map(|n| policy(&format!("p{n:05}"), vec![rule("other", 80)])));
-    // The machine may be busy: what it takes at best is what it costs.
-    let took = (0..9).map(|_| {
-        let start = Instant::now();
-        let blame = blame(&engine);
-        assert_eq!((blame.isolating, blame.isolated_by.len()), (10_000, POLICIES_NAMED));
-        start.elapsed()
-    });
-    let took = took.min().expect("some");
-    // Without optimisation; with it, a tenth of that.
-    assert!(took < Duration::from_millis(20), "{took:?}");
+fn of_ten_thousand_policies_few_are_looked_at_and_all_are_counted() {
+    let many = (0..10_000).map(|n| policy(&format!("p{n:05}"), vec![rule("other", 80)]));
+    let closer = policy("q", vec![rule("client", 81)]);
+    let engine = engine(many.chain([closer]));
+    let blame = blame(&engine);
+    assert_eq!((blame.isolating, blame.isolated_by.len()), (10_001, POLICIES_NAMED));
+    let expected = RuleRef { policy: (&PolicyKey::new("shop", "p00000")).into(), rule: 1 };
+    assert_eq!(blame.closest, Some(expected), "q is beyond the effort");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the page shows, each name and each set of ports once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::sync::Arc;
 
 use policy_engine::labels::Str;
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use crate::output::plan::{because, cause, headline, risk_lines};
 use crate::output::words;
-use crate::plan::{Causes, Isolation, Kind, Plan};
+use crate::plan::{Causes, Isolation, Kind, Plan, to_node};
 
 /// The data block of the page.
 #[derive(Serialize)]
@@ -19,11 +20,12 @@ pub(super) struct Data {
     /// What is wrong, with whom, because of what.
     risks: Vec<(String, String, String)>,
     objects: Vec<String>,
-    /// Name, namespace, pods, group. The last one stands for outside.
+    /// Name, namespace, pods, group. After those of pods the one that stands for outside, then the
+    /// nodes towards which something changes.
     units: Vec<(Arc<str>, Str, usize, GroupId)>,
     /// Who isolates each group.
     groups: Vec<Policies>,
-    /// The group that stands for outside.
+    /// The group that stands for outside; nodes have those after it.
     outside: GroupId,
     /// Sets of ports; the first is nothing.
     ports: Vec<String>,
@@ -54,6 +56,8 @@ impl Data {
         let mut tables = Tables::new();
         tables.pairs(plan);
         tables.outside(plan, outside);
+        let nodes = nodes(plan);
+        tables.nodes(plan, &nodes, outside + 1);
         let groups = plan.isolation.iter().map(|Isolation { before, after }| Policies {
             before: before.clone(),
             after: after.clone(),
@@ -66,15 +70,21 @@ impl Data {
         });
         let mut units: Vec<_> = named.collect();
         units.sort();
-        // No namespace is called so: its name has a space.
+        // No namespace is called so: their names have a space.
         units.push(("outside the cluster".into(), "the outside".into(), 1, outside));
+        for (at, class) in nodes.iter().enumerate() {
+            let node = |name: &Str| format!("node/{name}").as_str().into();
+            let unit = |name| (node(name), "the nodes".into(), 1, outside + 1 + at);
+            units.extend(class.iter().map(unit));
+        }
+        let no_policies = iter::repeat_with(Policies::default).take(1 + nodes.len());
         let risks = risk_lines(plan).into_iter();
         Self {
             headline: headline(plan),
             risks: risks.map(|(text, who, causes)| (text, who, because(plan, causes))).collect(),
             objects: plan.objects.iter().map(cause).collect(),
             units,
-            groups: groups.chain([Policies::default()]).collect(),
+            groups: groups.chain(no_policies).collect(),
             outside,
             ports: tables.ports,
             causes: tables.causes,
@@ -106,6 +116,29 @@ impl Tables {
         }
     }
 
+    /// One cell for each group and class of nodes, the first of which is the group `first`.
+    fn nodes(&mut self, plan: &Plan<'_>, classes: &[BTreeSet<Str>], first: GroupId) {
+        let world = &plan.after.world;
+        let reach = Reach::new(world);
+        for (at, class) in classes.iter().enumerate() {
+            let Some(node) = class.first() else { continue };
+            for (group, pods) in plan.difference.groups.iter().enumerate() {
+                let mut changes = plan.external.iter().filter(|change| change.group == group);
+                let change = changes.find(|change| change.nodes.contains(node));
+                let pod = pods.pods.first().filter(|_| pods.after.is_some());
+                let is = pod.map(|pod| to_node(&reach, world, pod, node)).unwrap_or_default();
+                // Of pods that come or go the plan does not tell what becomes of nodes.
+                let (before, after) = match change {
+                    Some(change) => (&change.before, &change.after),
+                    None => (&is, &is),
+                };
+                let ports = [words::ports(before), words::ports(after)];
+                let kind = change.map(|change| Kind::of(&change.before, &change.after));
+                self.cell((group, first + at), ports, kind, change.map(|change| &change.because));
+            }
+        }
+    }
+
     /// One cell for each group and direction, whatever the addresses.
     fn outside(&mut self, plan: &Plan<'_>, outside: GroupId) {
         let (old, new) = (Reach::new(&plan.before.world), Reach::new(&plan.after.world));
@@ -117,7 +150,8 @@ impl Tables {
                     continue;
                 }
                 let changes = plan.external.iter();
-                let mut changes = changes.filter(|c| c.group == id && c.direction == direction);
+                let mut changes = changes
+                    .filter(|c| c.group == id && c.direction == direction && c.nodes.is_empty());
                 let causes: BTreeSet<usize> =
                     changes.clone().flat_map(|c| c.because.iter().copied()).collect();
                 let causes: Causes = causes.into_iter().collect();
@@ -184,6 +218,17 @@ impl Tables {
         }
         signed(number)
     }
+}
+
+/// The nodes towards which something changes, those together that no change tells apart.
+fn nodes(plan: &Plan<'_>) -> Vec<BTreeSet<Str>> {
+    let named: BTreeSet<&BTreeSet<Str>> = plan.external.iter().map(|c| &c.nodes).collect();
+    let mut classes: BTreeMap<Vec<bool>, BTreeSet<Str>> = BTreeMap::new();
+    for node in named.iter().copied().flatten() {
+        let told = named.iter().map(|nodes| nodes.contains(node)).collect();
+        classes.entry(told).or_default().insert(node.clone());
+    }
+    classes.into_values().collect()
 }
 
 /// All that is allowed outside: `every port`, or `443/TCP with 10.0.0.0/8; …`.

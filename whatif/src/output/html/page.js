@@ -21,6 +21,8 @@
   }
   const cellOf = (from, to) => {
     if (from === to && from.pods < 2) return null;
+    // No policy is about what outside opens at nodes.
+    if (from.group >= data.outside && to.group >= data.outside) return null;
     const at = cells.get(from.group * data.groups.length + to.group);
     if (at === undefined) return { before: 0, after: 0, kind: SAME, cause: -1 };
     const [before, after, kind, cause] = data.cells.slice(at + 2, at + STRIDE);
@@ -111,6 +113,8 @@
         shown = all.filter((unit) => others[unit.group].length > 0);
       }
       if (shown.length === 0) continue;
+      // Nodes are asked only: what they open at pods does not change.
+      if (side === "from" && all[0].group > data.outside) continue;
       if (all[0].group === data.outside) {
         items.push({ space, unit: all[0] });
         continue;
@@ -125,9 +129,10 @@
   // ---- cells ------------------------------------------------------------------------------
   const nameOf = (item) => (item.unit ? item.unit.name : `${item.space}/*`);
   const look = (from, to) => (from.unit && to.unit ? lookOfPair(from, to) : lookOfMany(from, to));
+  const unsaid = (from) => (from.group < data.outside ? "a pod always reaches itself" : "no policy is about it");
   const lookOfPair = (from, to) => {
     const cell = cellOf(from.unit, to.unit);
-    if (!cell) return { text: "", style: "self", say: "a pod always reaches itself" };
+    if (!cell) return { text: "", style: "self", say: unsaid(from.unit) };
     const [before, after] = [data.ports[cell.before], data.ports[cell.after]];
     if (state.mode === "changed") {
       const say = cell.kind === SAME ? `unchanged, ${after}` : `${KINDS[cell.kind]}, before ${before}, after ${after}`;
@@ -267,7 +272,7 @@
     const found = cellOf(from, to);
     const title = make("h2", {}, `${from.name} → ${to.name}`);
     if (!found) {
-      $("why").replaceChildren(title, make("p", {}, "A pod always reaches itself."));
+      $("why").replaceChildren(title, make("p", {}, `${unsaid(from)}.`));
       return;
     }
     const kind = KINDS[found.kind];
@@ -287,7 +292,7 @@
   };
   const isolation = (word, unit, direction) => {
     const group = data.groups[unit.group];
-    if (unit.group === data.outside) return;
+    if (unit.group >= data.outside) return;
     const say = (policies) => (policies.length ? `decided by ${policies.join(", ")}` : "no policy: every connection passes");
     $("why").append(make("h3", {}, `${word} of ${unit.name}`), make("dl", {},
       make("dt", {}, "before"), make("dd", {}, say(group.before[direction])),

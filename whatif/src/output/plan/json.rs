@@ -62,7 +62,7 @@ pub struct Change {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub only_without_ports: bool,
     /// The objects that did it: undoing one of them alone brings `before` back. Where none does,
-    /// all that have a say.
+    /// the fewest that do together.
     pub because: Arc<[Cause]>,
 }
 

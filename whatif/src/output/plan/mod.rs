@@ -9,6 +9,8 @@ pub(super) use lines::risks as risk_lines;
 pub use markdown::markdown;
 pub use text::text;
 
+use std::collections::BTreeSet;
+
 use policy_engine::model::Direction;
 
 use super::words;
@@ -37,9 +39,14 @@ impl Counts {
         for change in &plan.changes {
             counts.add(kind(change), plan.unit_pairs(change).count());
         }
-        for change in &plan.external {
-            let kind = Kind::of(&change.before, &change.after);
-            counts.add(kind, plan.units.of(change.group).len());
+        // Addresses that fare alike are one partner, whatever did it to some of them.
+        let partner = |change: &ExternalChange| {
+            let (before, after) = (change.before.clone(), change.after.clone());
+            (change.group, change.direction, change.nodes.clone(), before, after)
+        };
+        let partners: BTreeSet<_> = plan.external.iter().map(partner).collect();
+        for (group, .., before, after) in partners {
+            counts.add(Kind::of(&before, &after), plan.units.of(group).len());
         }
         counts
     }

@@ -1,12 +1,12 @@
 //! What to do about a connection that is denied.
 
-use policy_engine::evaluate::{Decision, Reason};
+use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
 use policy_engine::flow::{Endpoint, Traffic};
 use policy_engine::labels::Labels;
 use policy_engine::model::Direction;
 use policy_engine::selector::{Operator, Requirement};
-use policy_engine::tier::Tier;
+use policy_engine::tier::{PolicyRef, Tier};
 
 use crate::judge::Part;
 use crate::model::Cluster;
@@ -43,9 +43,14 @@ pub(super) fn advice(
         }
         (Reason::RuleDenies, _) => {
             let denying = words::rules(&decision.decided_by);
+            // Its place is not known, so nothing comes before it.
+            let how = if decision.decided_by.iter().any(|rule| is_misplaced(cluster, rule)) {
+                "mend its policy, which cannot be understood".to_owned()
+            } else {
+                format!("change that rule, or accept {asked} in one before it")
+            };
             return vec![format!(
-                "No NetworkPolicy can allow it: {denying} comes first. To allow it, change that \
-                 rule, or accept {asked} in one before it."
+                "No NetworkPolicy can allow it: {denying} comes first. To allow it, {how}."
             )];
         }
         _ => None,
@@ -88,6 +93,14 @@ pub(super) fn advice(
     let mut lines = vec![format!("To allow it, {label}{place}:")];
     lines.extend(peer(cluster, list, there, part));
     lines
+}
+
+/// Whether the policy of a rule is asked before all others because its tier or priority could not
+/// be understood.
+fn is_misplaced(cluster: &Cluster, rule: &RuleRef) -> bool {
+    let PolicyRef::ClusterNetworkPolicy(name) = &rule.policy else { return false };
+    let policy = cluster.world.cluster_policies().get(name);
+    policy.is_some_and(|policy| policy.priority == i32::MIN)
 }
 
 /// Whether labels meet the requirements by being set: not by being taken away.

@@ -180,13 +180,18 @@ fn details(
             excerpts(cluster, *direction, decision, misses, part.flow.traffic, texts, out)?;
         }
     }
+    let mut told = Vec::new();
     for (direction, decision, misses, ..) in &sides {
-        if !decision.is_allowed() {
-            writeln!(out)?;
-            for line in advice(cluster, *direction, (decision, misses), part) {
-                writeln!(out, "  {line}")?;
-            }
+        if decision.is_allowed() {
+            continue;
         }
+        let lines = advice(cluster, *direction, (decision, misses), part);
+        // One rule may deny both.
+        if lines != told {
+            writeln!(out)?;
+            lines.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+        }
+        told = lines;
     }
     Ok(())
 }

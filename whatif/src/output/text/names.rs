@@ -27,7 +27,11 @@ impl Names {
 
     /// Whether these are all that there are.
     pub(crate) fn is_everyone(&self, units: &BTreeSet<&Unit>) -> bool {
+        let known = |unit: &&Unit| {
+            self.all.get(&unit.namespace).is_some_and(|names| names.contains(&unit.name))
+        };
         units.len() == self.all.values().map(BTreeSet::len).sum::<usize>()
+            && units.iter().all(known)
     }
 
     /// `everyone`, `shop/*`, or names; without `-o wide` the first few of them.
