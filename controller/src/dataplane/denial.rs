@@ -74,7 +74,8 @@ impl Denial {
     #[must_use]
     pub fn of_prefix(prefix: &str) -> Option<Self> {
         let number: usize = prefix.strip_prefix(PREFIX)?.parse().ok()?;
-        Self::all().nth(number)
+        // Numbers have one spelling.
+        Self::all().nth(number).filter(|kind| kind.prefix() == prefix)
     }
 
     /// The name of its chain.
@@ -113,7 +114,9 @@ mod tests {
             chains.insert(kind.chain());
         }
         assert_eq!(chains.len(), 16);
-        for other in ["", "portcullis ", "portcullis 16", "portcullis x", "calico 1"] {
+        for other in
+            ["", "portcullis ", "portcullis 16", "portcullis +1", "portcullis 01", "calico 1"]
+        {
             assert_eq!(Denial::of_prefix(other), None);
         }
     }

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use policy_engine::model::Direction;
+
 use super::packet::Packet;
 use crate::dataplane::denial::Denial;
 
@@ -23,6 +25,8 @@ use crate::dataplane::denial::Denial;
 pub const ENTRIES_MAX: usize = 4096;
 /// How many of them may have the same source: one that tries every port must not hide the others.
 pub const ENTRIES_PER_SOURCE_MAX: usize = 256;
+/// How many of them may be about the same pod: nor must one that forges its address.
+pub const ENTRIES_PER_POD_MAX: usize = 1024;
 /// How long a denial that goes on is only counted.
 pub const PERIOD: Duration = Duration::from_mins(1);
 
@@ -92,6 +96,30 @@ pub struct Moment {
 
 type Key = (Denial, Packet);
 
+/// Whose entries are counted: those of a source, and those of the pod that was judged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Share {
+    Source(IpAddr),
+    Pod(IpAddr),
+}
+
+impl Share {
+    fn of(denial: Denial, packet: Packet) -> [Self; 2] {
+        let pod = match denial.direction {
+            Direction::Ingress => packet.destination,
+            Direction::Egress => packet.source,
+        };
+        [Self::Source(packet.source), Self::Pod(pod)]
+    }
+
+    fn entries_max(self) -> usize {
+        match self {
+            Self::Source(_) => ENTRIES_PER_SOURCE_MAX,
+            Self::Pod(_) => ENTRIES_PER_POD_MAX,
+        }
+    }
+}
+
 #[derive(Default, Debug)]
 struct Entry {
     /// Packets so far.
@@ -107,7 +135,7 @@ struct Entry {
 #[derive(Default, Debug)]
 pub struct Table {
     entries: BTreeMap<Key, Entry>,
-    by_source: BTreeMap<IpAddr, usize>,
+    shares: BTreeMap<Share, usize>,
     merged: BTreeMap<Denial, Entry>,
     backlog: bool,
 }
@@ -130,13 +158,15 @@ impl Table {
             }
             return Noted::Counted;
         }
-        let of_source = self.by_source.get(&packet.source).copied().unwrap_or_default();
-        if self.entries.len() >= ENTRIES_MAX || of_source >= ENTRIES_PER_SOURCE_MAX {
+        let shares = Share::of(denial, packet);
+        let is_full =
+            |share: &Share| self.shares.get(share).is_some_and(|n| *n >= share.entries_max());
+        if self.entries.len() >= ENTRIES_MAX || shares.iter().any(is_full) {
             let merged = self.merged.entry(denial).or_default();
             merged.packets = merged.packets.saturating_add(1);
             return Noted::Merged;
         }
-        *self.by_source.entry(packet.source).or_default() += 1;
+        shares.into_iter().for_each(|share| *self.shares.entry(share).or_default() += 1);
         let mut entry = Entry { packets: 1, ..Entry::default() };
         if self.backlog || !entry.tell(denial, Some(packet), at, tell) {
             self.backlog = true;
@@ -159,15 +189,17 @@ impl Table {
             *backlog |= *backlog || !entry.tell(denial, packet, at, &mut tell);
             true
         };
-        let by_source = &mut self.by_source;
+        let shares = &mut self.shares;
         self.entries.retain(|(denial, packet), entry| {
             let kept = keep(*denial, Some(*packet), entry);
-            if !kept && let Some(count) = by_source.get_mut(&packet.source) {
-                *count = count.saturating_sub(1);
+            for share in Share::of(*denial, *packet).into_iter().filter(|_| !kept) {
+                if let Some(count) = shares.get_mut(&share) {
+                    *count = count.saturating_sub(1);
+                }
             }
             kept
         });
-        by_source.retain(|_, count| *count > 0);
+        shares.retain(|_, count| *count > 0);
         self.merged.retain(|denial, entry| keep(*denial, None, entry));
     }
 
@@ -313,7 +345,7 @@ mod tests {
         play.note(1, 80);
         assert_eq!(play.after(60), ["0.0.0.1:80 1 60 s"]);
         assert_eq!(play.after(60), [""; 0]);
-        assert!(play.table.entries.is_empty() && play.table.by_source.is_empty());
+        assert!(play.table.entries.is_empty() && play.table.shares.is_empty());
         play.note(1, 80);
         assert_eq!(play.told, ["0.0.0.1:80 1 first"], "it is new again");
     }
@@ -381,13 +413,32 @@ mod tests {
     }
 
     #[test]
+    fn forged_sources_to_one_pod_leave_room_for_what_others_are_denied() {
+        let mut play = Play::new();
+        let all = u32::try_from(ENTRIES_PER_POD_MAX).expect("it is small");
+        (0..all).for_each(|source| assert_eq!(play.note(source, 80), Noted::Counted));
+        assert_eq!(play.note(all, 80), Noted::Merged);
+        let destination = Ipv4Addr::from(7).into();
+        let other = Packet { destination, ..packet(all, 80) };
+        let at = Moment { now: play.now, changes: 0 };
+        assert_eq!(play.table.note(denial(), other, at, |_| true), Noted::Counted);
+    }
+
+    #[test]
     fn the_table_has_an_end_whatever_comes() {
         let mut play = Play::new();
+        let at = Moment { now: play.now, changes: 0 };
         for source in 0..100_000 {
-            play.note(source, 80);
+            let destination = Ipv4Addr::from(source).into();
+            play.table.note(
+                denial(),
+                Packet { destination, ..packet(source, 80) },
+                at,
+                |sighting| sighting.said.count(1) == 1,
+            );
         }
         assert_eq!(play.table.entries.len(), ENTRIES_MAX);
-        assert_eq!(play.table.by_source.len(), ENTRIES_MAX);
+        assert_eq!(play.table.shares.len(), 2 * ENTRIES_MAX);
         assert_eq!(play.table.merged.len(), 1);
         play.after(60);
         play.after(60);

@@ -117,10 +117,12 @@ mod tests {
         let rules = rules(Outcome::Denied, DenyAction::Drop, Some(LogGroup::default()));
         let [count, log, drop] = rules.as_slice() else { panic!("{rules:?}") };
         assert_eq!(count, "-m comment --comment \"denied: ingress, NetworkPolicy\"");
-        assert!(log.contains("-mode srcip "), "{log}");
-        let end = "-j NFLOG --nflog-prefix \"portcullis 1\" --nflog-group 9466 --nflog-size 128 \
-                   --nflog-threshold 1";
-        assert!(log.ends_with(end), "{log}");
+        let expected = "-m hashlimit --hashlimit-upto 10/sec --hashlimit-burst 20 \
+             --hashlimit-mode srcip --hashlimit-name portcullis-1 --hashlimit-htable-size 1024 \
+             --hashlimit-htable-max 16384 -m limit --limit 100/sec --limit-burst 200 \
+             -j NFLOG --nflog-prefix \"portcullis 1\" --nflog-group 9466 --nflog-size 128 \
+             --nflog-threshold 1";
+        assert_eq!(log, expected);
         assert_eq!(drop, "-j DROP");
     }
 
