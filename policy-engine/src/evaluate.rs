@@ -312,10 +312,12 @@ pub(crate) fn peer_admits(world: &World, item: &Peer, peer: &Endpoint) -> bool {
         Peer::Pods(item) => participant(world, peer).is_some_and(|pod| {
             let in_namespace = match &item.namespaces {
                 Namespaces::Named(name) => *name == pod.key.namespace,
-                Namespaces::Selected(selector) => world
-                    .namespaces()
-                    .get(&pod.key.namespace)
-                    .is_some_and(|namespace| selector.matches(&namespace.labels)),
+                Namespaces::Selected(selector) => {
+                    let known = world.namespaces().get(&pod.key.namespace);
+                    // Every namespace is one of all, though its labels are not known yet.
+                    selector.is_everything()
+                        || known.is_some_and(|namespace| selector.matches(&namespace.labels))
+                }
                 // Rules are asked for by namespace: there is none left.
                 Namespaces::Own => false,
             };

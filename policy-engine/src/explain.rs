@@ -228,7 +228,8 @@ fn peer_miss(world: &World, item: &Peer, peer: &Endpoint) -> PeerMiss {
         Namespaces::Named(_) | Namespaces::Own => {}
         Namespaces::Selected(selector) => {
             let had = world.namespaces().get(&pod.key.namespace).map(|found| found.labels.clone());
-            if !had.as_ref().is_some_and(|labels| selector.matches(labels)) {
+            let matches = had.as_ref().is_some_and(|labels| selector.matches(labels));
+            if !matches && !selector.is_everything() {
                 let known = had.clone().unwrap_or_default();
                 let failed = failed(selector.requirements(), &known);
                 return PeerMiss::NamespaceLabels { failed, had };

@@ -136,7 +136,7 @@ pub struct PodPeer {
 pub enum Namespaces {
     /// One by name: the policy's own, when there is no `namespaceSelector`.
     Named(Str),
-    /// Those whose labels match. A namespace that is not known matches no selector.
+    /// Those whose labels match. A namespace that is not known matches where all are meant.
     Selected(Selector),
     /// That of the pod which the policy isolates: only in a ClusterDefaultNetworkPolicy, whose
     /// rules are asked for by namespace. Matches nothing by itself.

@@ -51,6 +51,11 @@ impl Identities {
         self.of_pod.get(pod).map(|id| self.get(*id))
     }
 
+    /// Those that have pods.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &Str> {
+        self.by_namespace.keys()
+    }
+
     pub(super) fn in_namespace(&self, namespace: &Str) -> impl Iterator<Item = IdentityId> {
         self.by_namespace.get(namespace).into_iter().flatten().copied()
     }

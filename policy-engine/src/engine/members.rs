@@ -304,7 +304,7 @@ impl Members {
 
     fn match_term(&mut self, world: &World, term: TermId) {
         let peer = self.terms.get(term).peer.clone();
-        for namespace in namespaces(world, &peer.namespaces) {
+        for namespace in namespaces(world, &self.identities, &peer.namespaces) {
             let labels = world.namespaces().get(&namespace).map(|found| &found.labels);
             let ids: Vec<IdentityId> = self.identities.in_namespace(&namespace).collect();
             for id in ids {
@@ -317,7 +317,7 @@ impl Members {
     }
 
     fn forget_term(&mut self, world: &World, term: TermId, scope: &Namespaces) {
-        for namespace in namespaces(world, scope) {
+        for namespace in namespaces(world, &self.identities, scope) {
             let ids: Vec<IdentityId> = self.identities.in_namespace(&namespace).collect();
             for id in ids {
                 self.identities.get_mut(id).terms.remove(&term);
@@ -343,8 +343,10 @@ impl Members {
         }
         let scopes: BTreeSet<&Namespaces> =
             live.terms.iter().map(|term| &self.terms.get(*term).peer.namespaces).collect();
-        let found: BTreeSet<Str> =
-            scopes.into_iter().flat_map(|scope| namespaces(world, scope)).collect();
+        let found: BTreeSet<Str> = scopes
+            .into_iter()
+            .flat_map(|scope| namespaces(world, &self.identities, scope))
+            .collect();
         let ids = found.iter().flat_map(|namespace| self.identities.in_namespace(namespace));
         for identity in ids.map(|id| self.identities.get(id)) {
             if identity.terms.is_disjoint(&live.terms) {
@@ -421,10 +423,14 @@ impl Members {
 }
 
 /// The namespaces in which a peer can match.
-fn namespaces(world: &World, scope: &Namespaces) -> Vec<Str> {
+fn namespaces(world: &World, identities: &Identities, scope: &Namespaces) -> Vec<Str> {
     match scope {
         Namespaces::Named(name) => vec![name.clone()],
         Namespaces::Own => Vec::new(),
+        // Pods may be known before their namespace is.
+        Namespaces::Selected(selector) if selector.is_everything() => {
+            identities.namespaces().cloned().collect()
+        }
         Namespaces::Selected(selector) => world
             .namespaces()
             .iter()

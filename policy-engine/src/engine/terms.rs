@@ -74,21 +74,18 @@ impl Terms {
     }
 
     /// All peers that match pods with `labels` in a namespace. A namespace that is not known has
-    /// no labels to select by, so only its name can match.
+    /// no labels to select by: it matches by its name, and where all are meant.
     pub(super) fn matching(
         &self,
         namespace: &Str,
         namespace_labels: Option<&Labels>,
         labels: &Labels,
     ) -> BTreeSet<TermId> {
-        let mut namespaces = vec![NamespaceHint::Named(namespace.clone())];
-        if let Some(known) = namespace_labels {
-            namespaces.push(NamespaceHint::Unknown);
-            let labelled = known.iter();
-            namespaces.extend(
-                labelled.map(|(key, value)| NamespaceHint::Labelled(key.clone(), value.clone())),
-            );
-        }
+        let mut namespaces = vec![NamespaceHint::Named(namespace.clone()), NamespaceHint::Unknown];
+        let labelled = namespace_labels.into_iter().flat_map(Labels::iter);
+        namespaces.extend(
+            labelled.map(|(key, value)| NamespaceHint::Labelled(key.clone(), value.clone())),
+        );
         let mut found = BTreeSet::new();
         for namespace_hint in namespaces {
             let pods = labels.iter().map(|(key, value)| Some((key.clone(), value.clone())));
@@ -113,7 +110,8 @@ pub(super) fn matches(
     let in_namespace = match &peer.namespaces {
         Namespaces::Named(name) => name == namespace,
         Namespaces::Selected(selector) => {
-            namespace_labels.is_some_and(|labels| selector.matches(labels))
+            selector.is_everything()
+                || namespace_labels.is_some_and(|labels| selector.matches(labels))
         }
         Namespaces::Own => false,
     };

@@ -145,8 +145,10 @@ impl<'a> Matcher<'a> {
         let of_pods = |id: &AtomId| peers.get(*id).is_some_and(|peer| peer.pods.matches(labels));
         let known = self.world.namespaces().get(namespace).map(|found| &found.labels);
         let selects = |id: &AtomId| match peers.get(*id).map(|peer| &peer.namespaces) {
-            // A namespace that is not known matches no selector.
-            Some(Namespaces::Selected(selector)) => known.is_some_and(|l| selector.matches(l)),
+            // A namespace that is not known matches where all are meant.
+            Some(Namespaces::Selected(selector)) => {
+                selector.is_everything() || known.is_some_and(|l| selector.matches(l))
+            }
             Some(Namespaces::Named(_) | Namespaces::Own) | None => false,
         };
         let named = self.named.get(namespace).into_iter().flatten().filter(|id| of_pods(id));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cidr::CidrSet;
+use crate::evaluate::evaluate;
 use crate::flow::Traffic;
 use crate::labels::Labels;
 use crate::model::{Change, Life, Namespace, Node};
@@ -210,6 +211,22 @@ fn defaults_isolate_who_nothing_above_has_decided_about() {
     assert_eq!(opened(&reach, "web", "api"), PortSet::default());
     let web = reach.class_of(&key("web")).unwrap();
     assert_eq!(reach.classes()[web].isolated_by(Direction::Egress), Some(Tier::NetworkPolicy));
+}
+
+#[test]
+fn a_pod_of_a_namespace_that_is_not_known_is_one_of_all_namespaces() {
+    for (namespaces, denies) in
+        [(Selector::everything(), true), (Selector::label("name", "nowhere"), false)]
+    {
+        let namespaces = Namespaces::Selected(namespaces);
+        let peer = Peer::Pods(PodPeer { namespaces, pods: Selector::everything() });
+        let deny = [(Action::Deny, rule(peer, Ports::Any))];
+        let world = world([cluster("deny", ClusterTier::Admin, 1, &deny)]);
+        let traffic = Traffic::Port(Protocol::Tcp, 80);
+        let flow = world.flow([10, 0, 0, 1].into(), [10, 0, 0, 4].into(), traffic);
+        assert_eq!(evaluate(&world, &flow).is_allowed(), !denies);
+        assert_eq!(opened(&Reach::new(&world), "web", "lost").is_empty(), denies);
+    }
 }
 
 #[test]
