@@ -24,8 +24,11 @@ use crate::watch::Event;
 
 /// Findings take at most this share of the time, and so does summing up: one part in so many.
 const SHARE: u32 = 20;
-/// Writes of a kind that is forbidden rest for so long; the others go on.
-const FORBIDDEN_PAUSE: Duration = Duration::from_mins(1);
+/// Writes of a kind that is forbidden rest for so long at first, for a server that starts refuses
+/// everybody; then each time twice as long. The others go on.
+const FORBIDDEN_FIRST: Duration = Duration::from_secs(5);
+/// They rest for so long at most.
+const FORBIDDEN_LONGEST: Duration = Duration::from_mins(1);
 
 /// Which object a policy is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,8 +70,8 @@ pub struct State {
     held: BTreeMap<String, Option<Instant>>,
     /// Nothing is sent before this moment: the API server has asked for it, or does not answer.
     quiet_until: Instant,
-    /// Kinds of writes that are forbidden, and when they are tried again.
-    forbidden: BTreeMap<&'static str, Instant>,
+    /// Kinds of writes that are forbidden: when they are tried again, and how long they rest.
+    forbidden: BTreeMap<&'static str, (Instant, Duration)>,
     in_force: BTreeSet<(PolicyRef, i64)>,
     unreported: usize,
     metrics: Metrics,
@@ -269,8 +272,8 @@ impl State {
         if now < self.quiet_until {
             return None;
         }
-        self.forbidden.retain(|_, until| now < *until);
-        let may = |state: &Self, kind| !state.forbidden.contains_key(kind);
+        let may =
+            |state: &Self, kind| state.forbidden.get(kind).is_none_or(|(until, _)| *until <= now);
         let report = may(self, Write::REPORT).then(|| self.next_report(now)).flatten();
         let standing = || may(self, Write::STANDING).then(|| self.next_standing(now)).flatten();
         report.or_else(standing).or_else(|| {
@@ -326,10 +329,24 @@ impl State {
         }
     }
 
+    /// Lets a kind of writes rest that is forbidden; gives until when.
+    fn rest(&mut self, what: &'static str, why: &str, now: Instant) -> Instant {
+        let pause = match self.forbidden.get(what) {
+            // Two were under way at once.
+            Some((until, _)) if now < *until => return *until,
+            Some((_, pause)) => (*pause * 2).min(FORBIDDEN_LONGEST),
+            None => FORBIDDEN_FIRST,
+        };
+        warn!(what, why, retry_in_s = pause.as_secs(), "forbidden to write; apply deploy/ again");
+        self.forbidden.insert(what, (now + pause, pause));
+        now + pause
+    }
+
     /// Takes in what became of a write.
     pub fn done(&mut self, write: &Write, outcome: Outcome, now: Instant) {
         let retry = match outcome {
             Outcome::Written => {
+                self.forbidden.remove(write.kind());
                 match write {
                     Write::Event(telling) => {
                         let reason = telling.finding.reason.as_str();
@@ -352,13 +369,8 @@ impl State {
             }
             Outcome::NotLeading => Some(now),
             Outcome::Forbidden(why) => {
-                let what = write.kind();
-                if self.forbidden.insert(what, now + FORBIDDEN_PAUSE).is_none() {
-                    let retry_in_s = FORBIDDEN_PAUSE.as_secs();
-                    warn!(what, why, retry_in_s, "forbidden to write; apply deploy/ again");
-                }
                 self.metrics.failures.inc();
-                Some(now + FORBIDDEN_PAUSE)
+                Some(self.rest(write.kind(), &why, now))
             }
             Outcome::Failed(why, pause) => {
                 warn!(why, retry_in_ms = pause.as_millis(), "failed to write");

@@ -68,14 +68,25 @@ fn a_write_that_is_forbidden_holds_up_its_own_kind_alone() {
     state.done(&standing, Outcome::Forbidden("403".to_owned()), now);
     let next = state.next(now).expect("a report is to be told current");
     assert_eq!(next.kind(), Write::REPORT);
-    state.done(&next, Outcome::Forbidden("403".to_owned()), now);
-    assert!(state.next(now + Duration::from_secs(59)).is_none());
-    assert!(state.next(now + FORBIDDEN_PAUSE).is_some(), "it is tried again");
+    let (mut now, forbidden) = (now, || Outcome::Forbidden("403".to_owned()));
+    for seconds in [5, 10, 20, 40, 60, 60] {
+        state.done(&next, forbidden(), now);
+        state.done(&next, forbidden(), now);
+        let rest = Duration::from_secs(seconds);
+        assert!(state.next(now + rest - Duration::from_millis(1)).is_none());
+        now += rest;
+        let again = state.next(now).expect("it is tried again");
+        assert_eq!(again.kind(), next.kind(), "after {seconds} s");
+    }
+    state.done(&next, Outcome::Written, now);
+    state.done(&next, forbidden(), now);
+    now += FORBIDDEN_FIRST;
+    assert!(state.next(now).is_some(), "it was allowed in between");
 
     // A server that cannot answer is left alone.
     let failed = Outcome::Failed("503".to_owned(), Duration::from_secs(5));
-    state.done(&standing, failed, now + FORBIDDEN_PAUSE);
-    assert!(state.next(now + FORBIDDEN_PAUSE + Duration::from_secs(4)).is_none());
+    state.done(&standing, failed, now);
+    assert!(state.next(now + Duration::from_secs(4)).is_none());
 }
 
 #[test]
