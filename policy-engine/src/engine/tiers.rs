@@ -47,12 +47,9 @@ pub struct SelectedPolicy {
     pub mode: Mode,
     /// `metadata.generation`.
     pub generation: Option<i64>,
-    /// Whether it isolates for ingress, then for egress; a ClusterNetworkPolicy for neither.
+    /// Whether it isolates, for each of [`Direction::BOTH`]; a ClusterNetworkPolicy for neither.
     isolates: [bool; 2],
 }
-
-/// The order in [`SelectedPolicy::isolates`].
-const ISOLATED: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 impl SelectedPolicy {
     /// Whether it isolates the subject in a direction.
@@ -109,7 +106,7 @@ impl<'w> Selecting<'w> {
             policy: PolicyRef::NetworkPolicy(policy.key.clone()),
             mode: policy.mode,
             generation: policy.generation,
-            isolates: ISOLATED.map(|direction| policy.rules(direction).is_some()),
+            isolates: Direction::BOTH.map(|direction| policy.rules(direction).is_some()),
         });
         let cluster = self.cluster.iter().map(|(policy, _)| SelectedPolicy {
             policy: PolicyRef::ClusterNetworkPolicy(policy.name.clone()),
@@ -121,7 +118,7 @@ impl<'w> Selecting<'w> {
             policy: PolicyRef::ClusterDefaultNetworkPolicy(policy.name.clone()),
             mode: policy.mode,
             generation: policy.generation,
-            isolates: ISOLATED.map(|direction| policy.written(direction).is_some()),
+            isolates: Direction::BOTH.map(|direction| policy.written(direction).is_some()),
         });
         policies.chain(cluster).chain(defaults).collect()
     }
