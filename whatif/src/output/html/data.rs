@@ -55,9 +55,10 @@ impl Data {
         let outside = plan.difference.groups.len();
         let mut tables = Tables::new();
         tables.pairs(plan);
-        tables.outside(plan, outside);
+        let after = Reach::new(&plan.after.world);
+        tables.outside(plan, &after, outside);
         let nodes = nodes(plan);
-        tables.nodes(plan, &nodes, outside + 1);
+        tables.nodes(plan, &after, &nodes, outside + 1);
         let groups = plan.isolation.iter().map(|Isolation { before, after }| Policies {
             before: before.clone(),
             after: after.clone(),
@@ -117,16 +118,21 @@ impl Tables {
     }
 
     /// One cell for each group and class of nodes, the first of which is the group `first`.
-    fn nodes(&mut self, plan: &Plan<'_>, classes: &[BTreeSet<Str>], first: GroupId) {
+    fn nodes(
+        &mut self,
+        plan: &Plan<'_>,
+        reach: &Reach<'_>,
+        classes: &[BTreeSet<Str>],
+        first: GroupId,
+    ) {
         let world = &plan.after.world;
-        let reach = Reach::new(world);
         for (at, class) in classes.iter().enumerate() {
             let Some(node) = class.first() else { continue };
             for (group, pods) in plan.difference.groups.iter().enumerate() {
                 let mut changes = plan.external.iter().filter(|change| change.group == group);
                 let change = changes.find(|change| change.nodes.contains(node));
                 let pod = pods.pods.first().filter(|_| pods.after.is_some());
-                let is = pod.map(|pod| to_node(&reach, world, pod, node)).unwrap_or_default();
+                let is = pod.map(|pod| to_node(reach, world, pod, node)).unwrap_or_default();
                 // Of pods that come or go the plan does not tell what becomes of nodes.
                 let (before, after) = match change {
                     Some(change) => (&change.before, &change.after),
@@ -140,12 +146,12 @@ impl Tables {
     }
 
     /// One cell for each group and direction, whatever the addresses.
-    fn outside(&mut self, plan: &Plan<'_>, outside: GroupId) {
-        let (old, new) = (Reach::new(&plan.before.world), Reach::new(&plan.after.world));
+    fn outside(&mut self, plan: &Plan<'_>, new: &Reach<'_>, outside: GroupId) {
+        let old = Reach::new(&plan.before.world);
         for (id, group) in plan.difference.groups.iter().enumerate() {
             for direction in Direction::BOTH {
                 let (before, after) =
-                    (group.outside_before(&old, direction), group.outside_after(&new, direction));
+                    (group.outside_before(&old, direction), group.outside_after(new, direction));
                 if before.parts.is_empty() && after.parts.is_empty() {
                     continue;
                 }
