@@ -185,17 +185,18 @@ impl<'c> Deciding<'c> {
         rules.filter(|rule| rule.action == Action::Accept).map(|rule| &rule.rule)
     }
 
+    /// All rules that let something pass.
+    fn rules(&self) -> impl Iterator<Item = &'c Rule> {
+        let admitted = self.isolating.iter().flat_map(|policy| policy.rules);
+        admitted.chain(self.accepted())
+    }
+
     /// Whether some rule opens anything.
     fn opens(&self) -> bool {
-        let admitted = self.isolating.iter().flat_map(|policy| policy.rules);
-        admitted.chain(self.accepted()).any(opens)
+        self.rules().any(opens)
     }
 
     fn lack(&self, context: &Context<'c>, servers: &Servers<'c>) -> Lack {
-        let rules = || {
-            let admitted = self.isolating.iter().flat_map(|policy| policy.rules);
-            admitted.chain(self.accepted())
-        };
         // Without any rule nothing is opened, so no name is needed.
         let mend = self.isolating.iter().find(|policy| policy.rules.iter().any(opens))?;
         if servers.are_usual() && self.isolating.iter().any(|policy| policy.allows_dns) {
@@ -204,7 +205,7 @@ impl<'c> Deciding<'c> {
         let reached = |rule, protocol| servers.reached(context, self.namespace, rule, protocol);
         let lacks: Vec<Protocol> = [Protocol::Udp, Protocol::Tcp]
             .into_iter()
-            .filter(|protocol| !rules().any(|rule| reached(rule, *protocol)))
+            .filter(|protocol| !self.rules().any(|rule| reached(rule, *protocol)))
             .collect();
         (!lacks.is_empty()).then(|| (mend.policy.clone(), lacks))
     }
