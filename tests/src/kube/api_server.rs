@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -39,6 +39,8 @@ pub struct Options {
     namespace: Option<Namespace>,
     addresses: Vec<IpAddr>,
     audit: bool,
+    whole_cluster: bool,
+    binaries: Option<PathBuf>,
     api_server_args: Vec<String>,
     etcd_args: Vec<String>,
 }
@@ -60,6 +62,21 @@ impl Options {
     #[must_use]
     pub fn audit(mut self) -> Self {
         self.audit = true;
+        self
+    }
+
+    /// The API server of a whole cluster: with a controller manager, kubelets that it reaches, and
+    /// a Service of its own.
+    #[must_use]
+    pub fn whole_cluster(mut self) -> Self {
+        self.whole_cluster = true;
+        self
+    }
+
+    /// Takes kube-apiserver, etcd and kubectl from this directory.
+    #[must_use]
+    pub fn binaries(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.binaries = Some(directory.into());
         self
     }
 
@@ -87,6 +104,7 @@ pub struct ApiServer {
     _port: Option<Socket>,
     namespace: Option<Namespace>,
     arguments: Vec<String>,
+    binaries: PathBuf,
     /// Where programs beside it reach it: nodes of its lab.
     address: SocketAddr,
     pki: Pki,
@@ -100,11 +118,19 @@ impl ApiServer {
     /// When the binaries are not there and cannot be built, or when a server does not start: with
     /// the end of its log.
     pub fn start(options: Options) -> Result<Self> {
-        let Options { namespace, addresses, audit, api_server_args, etcd_args } = options;
+        let Options {
+            namespace, addresses, audit, whole_cluster, api_server_args, etcd_args, ..
+        } = options;
+        let binaries = match options.binaries {
+            Some(directory) => directory,
+            None => binaries()?.to_owned(),
+        };
         let directory = tempfile::Builder::new().prefix("portcullis-kube-").tempdir()?;
         let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
         let ip = addresses.first().copied().unwrap_or(loopback);
-        let pki = Pki::create(&directory.path().join("pki"), &[&[loopback], &*addresses].concat())?;
+        let services: Vec<IpAddr> = families(&addresses).map(own_service).collect();
+        let reached_at = [&[loopback], &*addresses, &*services].concat();
+        let pki = Pki::create(&directory.path().join("pki"), &reached_at)?;
         let (port, address, forward) = if let Some(namespace) = &namespace {
             let address = SocketAddr::new(ip, LAB_PORT);
             (None, address, Some(Forward::start(namespace.try_clone()?, address)?))
@@ -112,8 +138,9 @@ impl ApiServer {
             let (port, address) = reserve_port(ip)?;
             (Some(port), address, None)
         };
-        let etcd = start_etcd(directory.path(), etcd_args)?;
+        let etcd = start_etcd(&binaries, directory.path(), etcd_args)?;
         let mut arguments = arguments(directory.path(), &pki, address, &addresses);
+        arguments.extend(surroundings(&pki, whole_cluster));
         if audit {
             let policy = directory.path().join("audit-policy.json");
             fs::write(&policy, AUDIT_POLICY)?;
@@ -128,6 +155,7 @@ impl ApiServer {
             _port: port,
             namespace,
             arguments,
+            binaries,
             address,
             pki,
             directory,
@@ -150,7 +178,7 @@ impl ApiServer {
     /// When it does not serve again.
     pub fn restart(&mut self) -> Result<()> {
         self.kill();
-        let program = binaries()?.join("kube-apiserver");
+        let program = self.binaries.join("kube-apiserver");
         let log = self.log();
         let mut server = Guarded::start(self.namespace.as_ref(), &program, &self.arguments, &log)?;
         self.wait_until_ready(&mut server)?;
@@ -200,6 +228,28 @@ impl ApiServer {
         Ok(file.path().to_owned())
     }
 
+    /// A kubeconfig of a user, by a client certificate, for the same programs as those of
+    /// [`ApiServer::kubeconfig_for_service_account`]. The user's name names the files.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_for_user(&self, user: &str, group: Option<&str>) -> Result<PathBuf> {
+        let name = user.replace(':', "-");
+        self.pki.issue_client(&name, user, group)?;
+        let [certificate, key] =
+            ["crt", "key"].map(|kind| self.pki_file(&format!("{name}.{kind}")));
+        let text = self.render(self.address, &Credentials::Certificate(&certificate, &key));
+        let file = self.directory.path().join(format!("{name}.kubeconfig"));
+        fs::write(&file, text).context("failed to write a kubeconfig")?;
+        Ok(file)
+    }
+
+    /// A file of its certificates and keys: `ca.crt`, `ca.key`, `tokens.key`.
+    #[must_use]
+    pub fn pki_file(&self, name: &str) -> PathBuf {
+        self.pki.file(name)
+    }
+
     /// As [`ApiServer::restart`], from now on with one flag more.
     ///
     /// # Errors
@@ -234,7 +284,7 @@ impl ApiServer {
     /// # Errors
     /// When it fails: with what it said on standard error.
     pub fn kubectl(&self, arguments: &[&str], stdin: Option<&str>) -> Result<String> {
-        let mut command = Command::new(binaries()?.join("kubectl"));
+        let mut command = Command::new(self.binaries.join("kubectl"));
         command.args(arguments).env("KUBECONFIG", self.admin_kubeconfig());
         command.arg("--cache-dir").arg(self.directory.path().join("kubectl-cache"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -339,7 +389,7 @@ fn binaries() -> Result<&'static Path> {
 }
 
 /// Sockets in the file system: reached from every network namespace, and no port to collide on.
-fn start_etcd(directory: &Path, arguments: Vec<String>) -> Result<Guarded> {
+fn start_etcd(binaries: &Path, directory: &Path, arguments: Vec<String>) -> Result<Guarded> {
     let directory = directory.display();
     let mut all = vec![
         format!("--data-dir={directory}/etcd"),
@@ -353,7 +403,7 @@ fn start_etcd(directory: &Path, arguments: Vec<String>) -> Result<Guarded> {
     ];
     all.extend(arguments);
     let log = PathBuf::from(format!("{directory}/etcd.log"));
-    Guarded::start(None, &binaries()?.join("etcd"), &all, &log)
+    Guarded::start(None, &binaries.join("etcd"), &all, &log)
 }
 
 fn arguments(
@@ -363,14 +413,7 @@ fn arguments(
     addresses: &[IpAddr],
 ) -> Vec<String> {
     let file = |name: &str| pki.file(name).display().to_string();
-    // A range for each family of the lab, in the lab's order; both where there is no lab.
-    let families: Vec<Family> = addresses.iter().map(|ip| Family::of(*ip)).collect();
-    let families = if families.is_empty() { Family::BOTH.to_vec() } else { families };
-    let services = families.iter().map(|family| match family {
-        Family::V4 => "10.96.0.0/16",
-        Family::V6 => "fd96::/112",
-    });
-    let services: Vec<&str> = services.collect();
+    let services: Vec<&str> = families(addresses).map(service_range).collect();
     vec![
         format!("--etcd-servers=unix://{}/etcd.sock", directory.display()),
         format!("--bind-address={}", address.ip()),
@@ -386,14 +429,53 @@ fn arguments(
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         format!("--service-cluster-ip-range={}", services.join(",")),
         "--authorization-mode=Node,RBAC".to_owned(),
-        // It refuses pods until a namespace's `default` account exists, which the controller
-        // manager makes: none runs here.
-        "--disable-admission-plugins=ServiceAccount".to_owned(),
-        // No Service of the API server itself: a loopback address is no endpoint.
-        "--endpoint-reconciler-type=none".to_owned(),
         "--allow-privileged=true".to_owned(),
         "--profiling=false".to_owned(),
     ]
+}
+
+/// The families of a lab, in its order; both where there is no lab.
+fn families(addresses: &[IpAddr]) -> impl Iterator<Item = Family> {
+    let of_the_lab = addresses.iter().map(|ip| Family::of(*ip));
+    let without = if addresses.is_empty() { &Family::BOTH[..] } else { &[] };
+    of_the_lab.chain(without.iter().copied())
+}
+
+/// The addresses of Services.
+fn service_range(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "10.96.0.0/16",
+        Family::V6 => "fd96::/112",
+    }
+}
+
+/// The address of the Service `kubernetes`: the first one.
+fn own_service(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 96, 0, 1).into(),
+        Family::V6 => Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 1).into(),
+    }
+}
+
+/// Flags that depend on what runs beside the API server.
+fn surroundings(pki: &Pki, whole_cluster: bool) -> Vec<String> {
+    let file = |name: &str| pki.file(name).display().to_string();
+    if whole_cluster {
+        vec![
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
+            format!("--kubelet-client-certificate={}", file("admin.crt")),
+            format!("--kubelet-client-key={}", file("admin.key")),
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
+        ]
+    } else {
+        vec![
+            // It refuses pods until a namespace's `default` account exists, which the controller
+            // manager creates: none runs here.
+            "--disable-admission-plugins=ServiceAccount".to_owned(),
+            // No Service of the API server itself: a loopback address is no endpoint.
+            "--endpoint-reconciler-type=none".to_owned(),
+        ]
+    }
 }
 
 async fn client(kubeconfig: &Path) -> Result<Client> {

@@ -26,7 +26,7 @@ exit $status
 "#;
 
 /// A running server. Dropping it kills the server, and so does the end of this process.
-pub(super) struct Guarded {
+pub struct Guarded {
     shell: Child,
     lifeline: Option<ChildStdin>,
     log: PathBuf,
@@ -38,7 +38,7 @@ impl Guarded {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(super) fn start(
+    pub fn start(
         namespace: Option<&Namespace>,
         program: &Path,
         arguments: &[String],
@@ -62,12 +62,12 @@ impl Guarded {
     ///
     /// # Errors
     /// When its state cannot be told.
-    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.shell.try_wait()?)
     }
 
     /// The end of what it printed.
-    pub(super) fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         const LINES: usize = 15;
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);

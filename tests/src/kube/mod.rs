@@ -21,4 +21,5 @@ mod pki;
 
 pub use api_server::{ApiServer, Options};
 pub use cluster_network_policy::{CLUSTER_NETWORK_POLICY_CRD, cluster_network_policy_crd};
+pub use guard::Guarded;
 pub use kubelet::{ADDRESSES, Kubelet};

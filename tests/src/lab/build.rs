@@ -52,6 +52,7 @@ pub struct LabBuilder {
     pods: Vec<PodSpec>,
     node_listeners: Vec<Listener>,
     internet_listeners: Vec<Listener>,
+    bare_nodes: bool,
 }
 
 impl Default for LabBuilder {
@@ -70,6 +71,7 @@ impl Default for LabBuilder {
             pods: Vec::new(),
             node_listeners: all(NODE_PORT),
             internet_listeners: all(INTERNET_PORT),
+            bare_nodes: false,
         }
     }
 }
@@ -152,6 +154,15 @@ impl LabBuilder {
         self
     }
 
+    /// Nodes on which a real kubelet and kube-proxy will run: nothing listens there yet, and of the
+    /// rules there is only the masquerading of pods towards the internet host.
+    #[must_use]
+    pub fn bare_nodes(mut self) -> Self {
+        self.node_listeners = Vec::new();
+        self.bare_nodes = true;
+        self
+    }
+
     /// Builds the lab. Sweeps what dead processes left behind first.
     ///
     /// # Errors
@@ -188,7 +199,7 @@ impl LabBuilder {
             claim,
         };
         lab.wire_backbone().context("failed to wire the nodes of the lab")?;
-        lab.load_base_rules()?;
+        lab.load_base_rules(self.bare_nodes)?;
         lab.listen(&self.node_listeners, &self.internet_listeners)?;
         lab.add_pods(self.pods)?;
         Ok(lab)
@@ -267,10 +278,13 @@ impl Lab {
         Ok(())
     }
 
-    fn load_base_rules(&self) -> Result<()> {
+    fn load_base_rules(&self, bare: bool) -> Result<()> {
         // Both families even in a lab of one: a node has both tables.
         for family in [Family::V4, Family::V6] {
-            let rules = firewall::base(family, self.options.forward);
+            let rules = match bare {
+                true => firewall::masquerade(family),
+                false => firewall::base(family, self.options.forward),
+            };
             for node in self.nodes.values() {
                 process::restore(node.netns(), self.options.iptables.program(family), &rules)?;
             }

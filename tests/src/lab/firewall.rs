@@ -54,3 +54,19 @@ COMMIT
 "
     )
 }
+
+/// Input of `iptables-restore --noflush` for a node whose other rules a real kube-proxy writes.
+pub(super) fn masquerade(family: Family) -> String {
+    let pods = address::pod_network(family);
+    let nodes = address::node_network(family);
+    format!(
+        "*nat
+:CNI-MASQ - [0:0]
+-A POSTROUTING -s {pods} -j CNI-MASQ
+-A CNI-MASQ -d {pods} -j RETURN
+-A CNI-MASQ -d {nodes} -j RETURN
+-A CNI-MASQ -j MASQUERADE --random-fully
+COMMIT
+"
+    )
+}

@@ -63,7 +63,7 @@ pub use options::{Families, Family, ForwardPolicy, IptablesVariant, Topology, Un
 pub use pod::{Endpoint, Pod, PodSpec};
 pub use probe::{Expected, Observation, Outcome, Probe, Protocol, Settled};
 pub use service::{ServiceSpec, Transport};
-pub use sweep::{sweep, sweep_stale};
+pub use sweep::{is_stale, sweep, sweep_stale};
 
 use options::Options;
 use server::Server;

@@ -32,6 +32,17 @@ impl Namespace {
         Ok(Self { name, handle })
     }
 
+    /// Opens the network namespace of a running process, by its number in this process's view.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let name = format!("/proc/{pid}/ns/net");
+        let handle = File::open(&name)
+            .with_context(|| format!("failed to open network namespace {name}"))?;
+        Ok(Self { name, handle })
+    }
+
     /// A second handle of the same namespace, for what may outlive this one.
     ///
     /// # Errors

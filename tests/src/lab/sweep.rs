@@ -114,8 +114,10 @@ pub fn sweep_stale() -> Result<usize> {
     remove(&doomed)
 }
 
-/// True for a lab's namespace whose owner no longer runs; false for names of other shapes.
-fn is_stale(name: &str) -> bool {
+/// True for the prefix or a namespace of a lab whose owner no longer runs; false for names of other
+/// shapes.
+#[must_use]
+pub fn is_stale(name: &str) -> bool {
     let mut fields = name.strip_prefix(PREFIX).unwrap_or_default().splitn(4, '-');
     let mut number = || fields.next().and_then(|field| field.parse::<u64>().ok());
     let (Some(pid), Some(start), Some(_lab)) = (number(), number(), number()) else {

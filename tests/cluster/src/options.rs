@@ -1,0 +1,113 @@
+//! What a cluster can be asked to look like: closed choices, which are also the flags of
+//! `cluster up`.
+
+use clap::{Args, ValueEnum};
+use portcullis_tests::lab::{Families, IptablesVariant, Underlay};
+
+/// How pods are attached to their node, and how nodes reach each other's pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Cni {
+    /// The bridge plugin with host-local addresses; routes between nodes.
+    Bridge,
+    /// The ptp plugin with host-local addresses: a route for each pod; routes between nodes.
+    Ptp,
+    /// flanneld with its host-gw backend; the bridge plugin as flannel's own plugin configures it.
+    FlannelHostGw,
+    /// flanneld with its vxlan backend; the bridge plugin as flannel's own plugin configures it.
+    FlannelVxlan,
+}
+
+/// The mode of kube-proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KubeProxy {
+    /// iptables, of the variant that the node has.
+    Iptables,
+    /// nftables.
+    Nftables,
+}
+
+/// The variant of iptables on the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Iptables {
+    /// iptables-legacy.
+    Legacy,
+    /// iptables-nft.
+    Nft,
+}
+
+/// The address families of nodes, pods and Services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IpFamilies {
+    /// IPv4 alone.
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
+    /// Both, IPv4 first.
+    Dual,
+}
+
+/// A description of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Options {
+    /// Number of nodes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub nodes: u8,
+    /// How pods are attached to their node and reach other nodes.
+    #[arg(long, value_enum, default_value_t = Cni::Bridge)]
+    pub cni: Cni,
+    /// Mode of kube-proxy.
+    #[arg(long, value_enum, default_value_t = KubeProxy::Iptables)]
+    pub kube_proxy: KubeProxy,
+    /// Variant of iptables on the nodes.
+    #[arg(long, value_enum, default_value_t = Iptables::Nft)]
+    pub iptables: Iptables,
+    /// Address families of nodes, pods and Services.
+    #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
+    pub families: IpFamilies,
+    /// Version of Kubernetes, of those that tests/kube can build.
+    #[arg(long, default_value = "1.36")]
+    pub kubernetes: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nodes: 2,
+            cni: Cni::Bridge,
+            kube_proxy: KubeProxy::Iptables,
+            iptables: Iptables::Nft,
+            families: IpFamilies::Dual,
+            kubernetes: "1.36".to_owned(),
+        }
+    }
+}
+
+impl Cni {
+    /// True where flanneld runs on the nodes and makes the routes between them.
+    #[must_use]
+    pub fn is_flannel(self) -> bool {
+        matches!(self, Self::FlannelHostGw | Self::FlannelVxlan)
+    }
+}
+
+impl Options {
+    pub(crate) fn lab_families(&self) -> Families {
+        match self.families {
+            IpFamilies::Ipv4 => Families::V4,
+            IpFamilies::Ipv6 => Families::V6,
+            IpFamilies::Dual => Families::Dual,
+        }
+    }
+
+    pub(crate) fn lab_iptables(&self) -> IptablesVariant {
+        match self.iptables {
+            Iptables::Legacy => IptablesVariant::Legacy,
+            Iptables::Nft => IptablesVariant::Nft,
+        }
+    }
+
+    /// flanneld makes its own routes; otherwise the lab does.
+    pub(crate) fn underlay(&self) -> Option<Underlay> {
+        (!self.cni.is_flannel()).then_some(Underlay::HostGw)
+    }
+}
