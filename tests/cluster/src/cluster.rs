@@ -159,7 +159,16 @@ impl Cluster {
     ///
     /// # Errors
     /// When there is none.
-    pub fn node(&mut self, name: &str) -> Result<&mut Node> {
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        let node = self.nodes.iter().find(|node| node.name() == name);
+        node.with_context(|| format!("the cluster has no node {name}"))
+    }
+
+    /// The node of this name, to restart it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn node_mut(&mut self, name: &str) -> Result<&mut Node> {
         let node = self.nodes.iter_mut().find(|node| node.name() == name);
         node.with_context(|| format!("the cluster has no node {name}"))
     }

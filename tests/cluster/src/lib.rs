@@ -21,6 +21,7 @@ mod control_plane;
 mod node;
 pub mod options;
 mod pods;
+pub mod probe;
 mod state;
 
 pub use cluster::Cluster;

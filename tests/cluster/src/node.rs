@@ -1,10 +1,11 @@
 //! One node: its files, and the processes that run on it.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use portcullis_tests::kube::{ApiServer, Guarded};
 use portcullis_tests::lab::{self, Family, IptablesVariant, Namespace, Node as LabNode};
 use serde_json::{Value, json};
@@ -156,6 +157,36 @@ impl Node {
             self.processes = Some(Guarded::start(Some(&self.netns), unshare, &arguments, &log)?);
         }
         Ok(())
+    }
+
+    /// Runs a script with `sh -e` on the node: in its namespaces of every kind; its standard output.
+    ///
+    /// # Errors
+    /// When the node does not run, or when the script fails: with its standard error.
+    pub fn shell(&self, script: &str) -> Result<String> {
+        let pid =
+            self.first_process()?.with_context(|| format!("node {} does not run", self.name))?;
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid.to_string(), "--all", "--wd=/", "sh", "-ec", script]);
+        let output = command.output().context("failed to run nsenter")?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{script}` on {}: {}", self.name, errors.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Process 1 of the node, by its number on this machine.
+    fn first_process(&self) -> Result<Option<u32>> {
+        let netns = fs::metadata(self.netns.path())?.ino();
+        let is_first = |directory: &Path| {
+            let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            let numbers: Vec<&str> = numbers.unwrap_or_default().split_whitespace().collect();
+            let namespace = fs::metadata(directory.join("ns/net")).map(|namespace| namespace.ino());
+            numbers.len() == 2 && numbers[1] == "1" && namespace.is_ok_and(|inode| inode == netns)
+        };
+        let processes = fs::read_dir("/proc")?.flatten();
+        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        Ok(numbers.into_iter().find(|pid: &u32| is_first(Path::new(&format!("/proc/{pid}")))))
     }
 
     /// Kills all its processes, as a power failure does. Its kernel's state stays as it is.

@@ -1,0 +1,89 @@
+//! What the tests share: the cluster that was asked for, and short manifests.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use portcullis_cluster::{Cluster, Options, binaries};
+use portcullis_tests::cluster::portcullis;
+
+/// The tags of the product's image: what `deploy/` names, and one to update to.
+pub(crate) const TAG: &str = "0.1.0";
+pub(crate) const NEXT_TAG: &str = "next";
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Starts the cluster that `CLUSTER_ARGS` asks for, with the product installed as docs/install.md
+/// says.
+pub(crate) fn start() -> Result<Cluster> {
+    let flags = std::env::var("CLUSTER_ARGS").unwrap_or_default();
+    let flags = std::iter::once("cluster").chain(flags.split_whitespace());
+    let Flags { options } = Flags::try_parse_from(flags).context("in CLUSTER_ARGS")?;
+    let set = if options.cni.is_flannel() { "full" } else { "cluster" };
+    let kubernetes = binaries::kubernetes(&options.kubernetes, set)?;
+    let mut images = binaries::test_images(&kubernetes)?;
+    let portcullis = portcullis()?;
+    for tag in [TAG, NEXT_TAG] {
+        images.push(binaries::product_image(&portcullis, tag)?);
+    }
+    let cluster = Cluster::start(options, &kubernetes, &images)?;
+    cluster.install(&deploy())?;
+    Ok(cluster)
+}
+
+/// The directory with the product's manifests.
+pub(crate) fn deploy() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy"))
+}
+
+/// Creates a namespace for a test.
+pub(crate) fn create_namespace(cluster: &Cluster, name: &str) -> Result<()> {
+    cluster.kubectl(&["create", "namespace", name]).map(drop)
+}
+
+/// Deletes a test's namespace; what is in it may end later.
+pub(crate) fn delete_namespace(cluster: &Cluster, name: &str) -> Result<()> {
+    cluster.kubectl(&["delete", "namespace", name, "--wait=false"]).map(drop)
+}
+
+/// Applies a manifest in which `IMAGE` stands for the image of upstream's test server.
+pub(crate) fn apply(cluster: &Cluster, manifest: &str) -> Result<()> {
+    cluster.apply(&manifest.replace("IMAGE", binaries::AGNHOST))
+}
+
+/// A pod that serves HTTP on port 8080, on a node, with one label `app`.
+pub(crate) fn server(namespace: &str, name: &str, app: &str, node: &str) -> String {
+    format!(
+        "
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {app}}}}}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: server
+      image: IMAGE
+      args: [netexec, --http-port=8080]
+      ports: [{{name: http, containerPort: 8080}}]
+"
+    )
+}
+
+/// A policy without rules for every pod of the namespace, in both directions.
+pub(crate) fn default_deny(namespace: &str) -> String {
+    format!(
+        "
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: default-deny, namespace: {namespace}}}
+spec: {{podSelector: {{}}, policyTypes: [Ingress, Egress]}}
+"
+    )
+}
