@@ -4,9 +4,13 @@
 # both variants of iptables, in network namespaces of its own. Says how big the image is.
 #
 #     tests/image.sh target/release/portcullis
+#     tests/image.sh --root target/release/portcullis
 #
+# With --root it runs nothing: it prints the directory of the root, which is kept in the cache for each binary.
 # Needs root and Debian's mirror; the first run makes a Debian in the cache (a minute), later ones take seconds.
 set -euo pipefail
+only_root=no
+[ "${1:-}" != --root ] || { only_root=yes; shift; }
 binary=$(readlink -f "${1:?which binary}")
 cd "$(dirname "$0")/.."
 
@@ -17,9 +21,15 @@ suite=$(sed -n 's/^FROM debian:\([a-z]*\)-slim AS root$/\1/p' deploy/Dockerfile)
 command -v debootstrap >/dev/null || { apt-get update -q && apt-get install -y -q debootstrap; } >/dev/null
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/portcullis
-mkdir -p "$cache"
+mkdir -p "$cache/roots"
 exec 9>"$cache/image.lock"
 flock 9
+kept=$cache/roots/$(echo "$suite" | cat - deploy/rootfs.sh "$binary" | sha256sum | cut -c 1-16)
+if [ $only_root = yes ] && [ -d "$kept" ]; then
+    touch "$kept"
+    echo "$kept"
+    exit
+fi
 debian=$cache/image-$suite
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -35,6 +45,15 @@ rm -rf "$root"
 install -m 755 deploy/rootfs.sh "$debian/"
 install -m 755 "$binary" "$debian/usr/bin/portcullis"
 chroot "$debian" /rootfs.sh /rootfs >"$work/log" 2>&1 || fail "rootfs.sh: $(tail -5 "$work/log")"
+if [ $only_root = yes ]; then
+    rm -rf "$kept.new"
+    cp -a "$root" "$kept.new"
+    mv "$kept.new" "$kept"
+    # What nobody has used for a week.
+    find "$cache/roots" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} +
+    echo "$kept"
+    exit
+fi
 
 # What a container runtime does around the image, then the agent's life: all in namespaces that end with it.
 cat >"$work/container" <<'END'

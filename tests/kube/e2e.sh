@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Runs Kubernetes' end-to-end tests of NetworkPolicy against a cluster, by two processes side by side, and
+# prints one line for each spec. Fails when a spec fails, and when fewer ran than there are without SCTP.
+#
+#     tests/kube/e2e.sh KUBECONFIG [FLAG...]
+#
+# The flags are those of `ginkgo run`, for example --focus='named port' or --procs=1. What the tests log, and the
+# results as JUnit XML, are in target/reports/e2e.
+set -euo pipefail
+KUBECONFIG=$(readlink -f "${1:?which kubeconfig}")
+export KUBECONFIG
+shift
+cd "$(dirname "$0")"
+programs=$(./build.sh cluster | tail -n 1)
+reports=$(readlink -m ../../target/reports/e2e)
+rm -rf "$reports"
+mkdir -p "$reports"
+
+# All of Kubernetes 1.36's and 1.37's but those for SCTP.
+specs=43
+[ $# -eq 0 ] || specs=1
+nodes=$("$programs/kubectl" get nodes -o name | wc -l)
+status=0
+# The e2e framework wants a provider and would collect logs by SSH.
+"$programs/ginkgo" run --procs=2 --timeout=30m --no-color --skip=SCTP "$@" "$programs/e2e.test" -- \
+    --kubeconfig="$KUBECONFIG" --provider=skeleton --num-nodes="$nodes" --kubectl-path="$programs/kubectl" \
+    --disable-log-dump --report-dir="$reports" --summary="$reports/summary" --min-specs="$specs" \
+    --skip-reason='this kernel has no SCTP sockets' >"$reports/log" 2>&1 || status=$?
+[ $status -eq 0 ] || cat "$reports/log"
+cat "$reports/summary" || { echo "e2e: no specs ran" >&2; exit 1; }
+exit $status
