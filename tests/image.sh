@@ -66,7 +66,6 @@ mount -t tmpfs tmpfs "$root/dev"
 mknod -m 666 "$root/dev/null" c 1 3
 mount -t tmpfs tmpfs "$root/run"
 mkdir "$root/run/portcullis"
-cp -r "$work/world" "$root/run/world"
 touch "$root/run/xtables.lock"
 ip link set lo up
 ip link add cni0 type bridge
@@ -87,61 +86,68 @@ says() { grep -q -- "$1" "$2" || { cat "$2"; echo "image: $variant: nothing says
 "${contained[@]}" portcullis preflight --iptables "$variant" >"$work/preflight" || true
 ! grep ^error: "$work/preflight" >&2
 
-# Starts the agent, waits until its policies are in force, and ends it.
-agent() {
-    "${contained[@]}" portcullis node --source dir:/run/world --node-name n1 --health-address off --metrics-address off \
-        --iptables "$variant" 2>"$1" &
+# Waits until the agent's log $1 has $2 lines that say that policies are enforced.
+enforced() {
     for _ in $(seq 600); do
-        ! grep -q 'policies are in force' "$1" || break
+        [ "$(grep -c 'policies are in force' "$1")" -lt "$2" ] || return 0
         sleep 0.05
     done
-    kill "$!" && wait "$!" || true
-    says 'policies are in force' "$1"
-    says 'ending; what is in the kernel stays' "$1"
+    cat "$1" >&2
+    return 1
 }
-agent "$work/first"
-"${contained[@]}" "iptables-$variant-save" -t filter >"$work/rules"
-says '-A FORWARD -j PORTCULLIS-FORWARD' "$work/rules"
-says '-m set --match-set PORTCULLIS' "$work/rules"
-# It reads back what it wrote: what the image lacks (names of protocols, say) would make a difference.
-agent "$work/second"
-says 'chains_changed=0 sets_created=0' "$work/second"
-"${contained[@]}" portcullis cleanup >"$work/cleaned"
-says '^removed [1-9]' "$work/cleaned"
-"${contained[@]}" "iptables-$variant-save" -t filter >"$work/rules"
-! grep PORTCULLIS "$work/rules" >&2
+# Starts the agent, waits until its policies are enforced, runs the other arguments, and ends it.
+agent() {
+    local log=$1
+    shift
+    # shellcheck disable=SC2086 # a line of flags
+    "${contained[@]}" portcullis node --source dir:/run/world --node-name n1 --health-address off --metrics-address off \
+        --iptables "$variant" $flags 2>"$log" &
+    enforced "$log" 1
+    "$@"
+    kill "$!" && wait "$!" || true
+    says 'ending; what is in the kernel stays' "$log"
+    ! grep -E ' (WARN|ERROR) ' "$log" >&2
+}
+# Members join and leave sets while the agent runs; no rule changes.
+change_members() {
+    for file in "$work"/then/*; do
+        cp "$file" "$root/run/world/.new"
+        mv "$root/run/world/.new" "$root/run/world/${file##*/}"
+    done
+    enforced "$work/first" 2
+    says 'chains_changed=0 sets_created=0 members_changed=[1-9]' "$work/first"
+}
+while read -r flags; do
+    rm -rf "$root/run/world"
+    cp -r "$work/world" "$root/run/world"
+    agent "$work/first" change_members
+    for family in iptables ip6tables; do
+        "${contained[@]}" "$family-$variant-save" -t filter >"$work/rules"
+        says '-A FORWARD -j PORTCULLIS-FORWARD' "$work/rules"
+        says '-m set --match-set PORTCULLIS' "$work/rules"
+    done
+    # It reads back what it wrote: what the image lacks (names of protocols, say) would make a difference.
+    agent "$work/second" true
+    says 'chains_changed=0 sets_created=0 members_changed=0' "$work/second"
+    "${contained[@]}" portcullis cleanup >"$work/cleaned"
+    says '^removed [1-9]' "$work/cleaned"
+    for family in iptables ip6tables; do
+        "${contained[@]}" "$family-$variant-save" -t filter >"$work/rules"
+        ! grep PORTCULLIS "$work/rules" >&2
+    done
+    "${contained[@]}" ipset list -name >"$work/sets"
+    ! grep PORTCULLIS "$work/sets" >&2
+done <"$work/flags"
 # It sleeps for deploy/cleanup, as nobody.
 chroot --userspec=65532:65532 --groups= "$root" /usr/bin/sleep 0
 END
 
-# One of each sort of rule, in both families.
-mkdir "$work/world"
-cat >"$work/world/world.yaml" <<'END'
-{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop, labels: {app: a}}, spec: {nodeName: n1, containers: []},
- status: {phase: Running, podIPs: [{ip: 10.0.0.2}, {ip: "fd00::2"}]}}
----
-{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop, labels: {app: b}}, spec: {nodeName: n2, containers: []},
- status: {phase: Running, podIPs: [{ip: 10.0.1.2}, {ip: "fd00:1::2"}]}}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: a, namespace: shop}
-spec:
-  podSelector: {matchLabels: {app: a}}
-  policyTypes: [Ingress, Egress]
-  ingress:
-    - from: [{podSelector: {matchLabels: {app: b}}}, {ipBlock: {cidr: 192.0.2.0/24}}]
-      ports: [{port: 80}, {protocol: UDP, port: 53}, {protocol: SCTP, port: 7, endPort: 9}]
-  egress:
-    - to: [{ipBlock: {cidr: "2001:db8::/32", except: ["2001:db8:1::/48"]}}]
-END
+cp -r tests/image/. "$work"
 
 for variant in nft legacy; do
     unshare --net --mount --pid --fork --kill-child \
         bash "$work/container" "$root" "$variant" "$work" || fail "iptables-$variant does not work in the image"
-    echo "image: iptables-$variant: preflight, an agent's two starts, cleanup"
+    echo "image: iptables-$variant: preflight, an agent's two starts with a change between them for each line of tests/image/flags, cleanup"
 done
 
 [ ! -e "$root/usr/bin/sh" ] || fail "there is a shell"

@@ -7,6 +7,8 @@ use std::fmt;
 
 use ipnet::IpNet;
 
+use super::set::{lower_case, parse_protocol};
+
 /// A side of a packet and whether it is to differ.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Is {
@@ -134,11 +136,8 @@ pub(super) fn normalise(rule: &str) -> String {
 
 fn protocol_name(word: &str) -> &str {
     match word {
-        "6" => "tcp",
-        "17" => "udp",
         "58" | "icmpv6" | "icmp6" => "ipv6-icmp",
-        "132" => "sctp",
-        other => other,
+        other => parse_protocol(other).map_or(other, |known| lower_case(known)),
     }
 }
 
@@ -158,6 +157,9 @@ mod tests {
     #[test]
     fn spellings_of_other_tools_are_normalised() {
         assert_eq!(normalise("-s ::1.2.3.4/128 -p 58 -j X"), "-s ::102:304/128 -p ipv6-icmp -j X");
+        for (name, number) in [("tcp", 6), ("udp", 17), ("sctp", 132), ("ipv6-icmp", 58)] {
+            assert_eq!(normalise(&format!("! -p {number} -j X")), format!("! -p {name} -j X"));
+        }
         let ours = "-s fd00::1/128 ! -d fd00::1/128 -g X";
         assert_eq!(normalise(ours), ours);
     }

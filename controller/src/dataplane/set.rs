@@ -22,6 +22,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All types that are ever created.
+    pub const ALL: [Self; 3] = [Self::Address, Self::AddressPort, Self::Network];
+
     /// The name ipset has for it.
     #[must_use]
     pub fn type_name(self) -> &'static str {
@@ -90,7 +93,7 @@ fn parse_network(text: &str) -> Option<IpNet> {
 fn parse_address_port(text: &str) -> Option<Element> {
     let (address, service) = text.split_once(',')?;
     let (protocol, port) = service.split_once(':')?;
-    let protocol = Protocol::ALL.into_iter().find(|known| lower_case(*known) == protocol)?;
+    let protocol = parse_protocol(protocol)?;
     Some(Element::AddressPort(address.parse().ok()?, protocol, port.parse().ok()?))
 }
 
@@ -98,8 +101,9 @@ impl fmt::Display for Element {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(formatter),
+            // ipset looks names up in /etc/protocols, which minimal images lack.
             Self::AddressPort(address, protocol, port) => {
-                write!(formatter, "{address},{}:{port}", lower_case(*protocol))
+                write!(formatter, "{address},{}:{port}", number(*protocol))
             }
             Self::Network(network) => network.fmt(formatter),
             Self::Unknown(text) => formatter.write_str(text),
@@ -107,7 +111,27 @@ impl fmt::Display for Element {
     }
 }
 
-/// The name that iptables and ipset have for `protocol`.
+/// The protocol that ipset or iptables printed: by name where /etc/protocols lists it, else by
+/// number.
+pub(super) fn parse_protocol(text: &str) -> Option<Protocol> {
+    match text {
+        "tcp" | "6" => Some(Protocol::Tcp),
+        "udp" | "17" => Some(Protocol::Udp),
+        "sctp" | "132" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+/// The number that IANA has assigned to `protocol`.
+fn number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// The name of `protocol` that is built into iptables, for `-p` and `-m`.
 #[must_use]
 pub fn lower_case(protocol: Protocol) -> &'static str {
     match protocol {
@@ -183,14 +207,28 @@ mod tests {
         for (kind, text) in [
             (Kind::Address, "10.0.0.1"),
             (Kind::Address, "fd00::1"),
-            (Kind::AddressPort, "10.0.0.1,sctp:80"),
-            (Kind::AddressPort, "fd00::1,udp:53"),
+            (Kind::AddressPort, "10.0.0.1,132:80"),
+            (Kind::AddressPort, "fd00::1,17:53"),
             (Kind::Network, "10.0.0.0/8"),
             (Kind::Network, "fd00::/64"),
         ] {
             let element = Element::parse(kind, text);
             assert!(!matches!(element, Element::Unknown(_)), "{text}");
             assert_eq!(element.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_protocol_is_written_as_a_number_and_read_by_name_too() {
+        for (name, number) in [("tcp", "6"), ("udp", "17"), ("sctp", "132")] {
+            let [named, numbered] = [name, number]
+                .map(|text| Element::parse(Kind::AddressPort, &format!("fd00::1,{text}:80")));
+            assert_eq!(named, numbered);
+            assert_eq!(named.to_string(), format!("fd00::1,{number}:80"));
+        }
+        for unknown in ["10.0.0.1,udplite:80", "10.0.0.1,136:80", "10.0.0.1,06:80"] {
+            let parsed = Element::parse(Kind::AddressPort, unknown);
+            assert_eq!(parsed, Element::Unknown(unknown.into()));
         }
     }
 

@@ -7,6 +7,7 @@ mod faults;
 mod foreign;
 mod netns;
 mod packets;
+mod protocols;
 mod rules;
 mod sets;
 mod speed;

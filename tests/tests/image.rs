@@ -1,0 +1,228 @@
+//! The world of `tests/image.sh` needs every kind of set and every part of a rule that the agent writes, so that none
+//! of them is first tried with the image's own tools on a user's node.
+//!
+//! What the agent writes at all is found by rendering every policy case with all options. A new type of set or part
+//! of a rule fails here until `tests/image/` needs it too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser as _;
+use policy_engine::cidr::Family;
+use policy_engine::compiled::{Member, SetKind, Update};
+use policy_engine::engine::{Engine, Scope};
+use policy_engine::model::Change;
+use policy_engine::port::Protocol;
+use policy_engine::world;
+use portcullis_controller::args::{Cli, Command};
+use portcullis_controller::dataplane::desired::Desired;
+use portcullis_controller::dataplane::set::{DesiredSet, Kind, Source};
+use portcullis_controller::dataplane::{AcceptAction, DenyAction, LogGroup, Options, name};
+use portcullis_crds::convert::{self, Converted};
+use portcullis_crds::manifest::Manifest;
+use portcullis_tests::cases::{self, Families, ObjectRef, World};
+
+/// The node whose agent `tests/image.sh` runs.
+const NODE: &str = "n1";
+
+/// A part of a rule with its values left out, and its family.
+type Part = (Family, String);
+
+/// What a part of a rule begins with.
+const BEGINNINGS: [&str; 7] = ["!", "-s", "-d", "-p", "-m", "-j", "-g"];
+
+fn directory() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("image")
+}
+
+/// Applies all manifests below `directory` to `engine`, and takes out what `before` had there and they have not.
+fn load(
+    engine: &mut Engine,
+    directory: &Path,
+    mut before: BTreeMap<String, BTreeSet<String>>,
+) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let mut files: Vec<_> =
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.sort();
+    for path in files {
+        let name = path.file_name().and_then(|name| name.to_str()).context("a name")?.to_owned();
+        let manifest = Manifest::parse(&name, &fs::read_to_string(&path)?);
+        ensure!(manifest.is_whole(), "{name} is no YAML");
+        let mut pods = BTreeSet::new();
+        for document in &manifest.documents {
+            let (converted, diagnostics) = convert::document(document);
+            ensure!(diagnostics.is_empty(), "{diagnostics:?}");
+            let Converted::Object(change) = converted else { continue };
+            if let Change::Pod(key, _) = &change {
+                pods.insert(key.name.to_string());
+            }
+            engine.apply(change);
+        }
+        for gone in before.insert(name, pods.clone()).unwrap_or_default().difference(&pods) {
+            let gone = convert::Kind::Pod.gone(&"peers".into(), &gone.as_str().into());
+            engine.apply(gone);
+        }
+    }
+    Ok(before)
+}
+
+/// The options that `tests/image.sh` runs the agent with: one life a line.
+fn image_options() -> Result<Vec<Options>> {
+    let text = fs::read_to_string(directory().join("flags"))?;
+    let parse = |line: &str| {
+        let words = ["portcullis", "node", "--node-name", NODE].into_iter().chain(line.split(' '));
+        match Cli::try_parse_from(words)?.command {
+            Command::Node(args) => Ok(args.dataplane_options()),
+            other => anyhow::bail!("{other:?}"),
+        }
+    };
+    text.lines().map(parse).collect()
+}
+
+/// Options that together have each value with each value of another one.
+fn all_options() -> Vec<Options> {
+    let log = Some(LogGroup::default());
+    let options = [
+        (DenyAction::Drop, AcceptAction::Return, log, false),
+        (DenyAction::Drop, AcceptAction::Accept, None, true),
+        (DenyAction::Reject, AcceptAction::Return, None, true),
+        (DenyAction::Reject, AcceptAction::Accept, log, false),
+    ];
+    let options = options.map(|(deny, accept, denial_log, allow_egress_to_own_node)| Options {
+        deny,
+        accept,
+        denial_log,
+        allow_egress_to_own_node,
+        ..Options::default()
+    });
+    options.into()
+}
+
+/// Adds the parts of all rules that enforce what `engine` has compiled.
+fn collect(engine: &Engine, options: &[Options], found: &mut BTreeSet<Part>) {
+    for options in options {
+        let desired = Desired::new(engine.compiled(), options, &Family::BOTH);
+        for (family, chains) in &desired.tables {
+            let hooks: Vec<String> = desired.hooks.iter().map(|hook| hook.rule()).collect();
+            let rules = chains.values().flatten().chain(&hooks);
+            found.extend(rules.flat_map(|rule| parts(rule)).map(|part| (*family, part)));
+        }
+    }
+}
+
+/// The parts that the tools read one by one (each match, each target), without the values that
+/// differ from policy to policy.
+fn parts(rule: &str) -> Vec<String> {
+    let mut parts: Vec<String> = Vec::new();
+    let mut option = "";
+    for word in rule.split(' ') {
+        let shown = match (option, word.strip_prefix(name::PREFIX)) {
+            ("-s" | "-d", _) => "NETWORK".to_owned(),
+            ("--dport", _) => if word.contains(':') { "PORTS" } else { "PORT" }.to_owned(),
+            ("--dports", _) => "LIST".to_owned(),
+            // The letter of a set's type or a chain's kind stands before a hash.
+            ("--match-set", Some(set)) => set.chars().skip(1).take(1).collect(),
+            (_, Some(chain)) if chain.chars().any(char::is_lowercase) => {
+                chain.chars().take(1).collect()
+            }
+            _ => word.to_owned(),
+        };
+        match parts.last_mut() {
+            Some(part) if option == "!" || !BEGINNINGS.contains(&word) => {
+                part.push(' ');
+                part.push_str(&shown);
+            }
+            _ => parts.push(shown),
+        }
+        option = word;
+    }
+    parts
+}
+
+/// The types of the sets that `engine` needs, by family.
+fn types(engine: &Engine) -> BTreeSet<(Family, Kind)> {
+    let desired = Desired::new(engine.compiled(), &Options::default(), &Family::BOTH);
+    desired.sets.values().map(|set| (set.family, set.kind)).collect()
+}
+
+fn image_engine() -> Engine {
+    Engine::new(Scope::Node(NODE.into()), world::Options::default())
+}
+
+#[test]
+fn the_image_check_needs_every_type_of_set() -> Result<()> {
+    let mut engine = image_engine();
+    load(&mut engine, &directory().join("world"), BTreeMap::new())?;
+    engine.flush();
+    let all = Family::BOTH.map(|family| Kind::ALL.map(|kind| (family, kind)));
+    assert_eq!(types(&engine), all.into_iter().flatten().collect());
+    let options = Options { accept: AcceptAction::Accept, ..Options::default() };
+    let desired = Desired::new(engine.compiled(), &options, &Family::BOTH);
+    let is_local = |set: &&DesiredSet<'_>| matches!(set.source, Source::Local(_));
+    assert_eq!(desired.sets.values().filter(is_local).count(), 2, "one for each family");
+    Ok(())
+}
+
+#[test]
+fn the_image_check_changes_members_of_every_type_of_set_and_no_rule() -> Result<()> {
+    let mut engine = image_engine();
+    let before = load(&mut engine, &directory().join("world"), BTreeMap::new())?;
+    engine.flush();
+    load(&mut engine, &directory().join("then"), before)?;
+    let Update { rules_changed, sets_changed, .. } = engine.flush();
+    assert!(!rules_changed, "members change while rules stay");
+    for kind in [SetKind::Addresses, SetKind::AddressPorts] {
+        let of_kind = sets_changed.iter().filter(|(id, _)| engine.compiled().sets[id].kind == kind);
+        let (added, removed): (Vec<_>, Vec<_>) =
+            of_kind.map(|(_, delta)| (delta.added.len(), delta.removed.len())).unzip();
+        let both = added.iter().sum::<usize>() > 0 && removed.iter().sum::<usize>() > 0;
+        assert!(both, "{kind:?}: members join and leave");
+    }
+    let added = sets_changed.values().flat_map(|delta| &delta.added);
+    let protocols = added.filter_map(|member| match member {
+        Member::Address(_) => None,
+        Member::AddressPort(_, protocol, _) => Some(*protocol),
+    });
+    assert_eq!(protocols.collect::<BTreeSet<_>>(), Protocol::ALL.into());
+    Ok(())
+}
+
+#[test]
+fn the_image_check_needs_every_part_of_a_rule() -> Result<()> {
+    let mut covered = BTreeSet::new();
+    let mut engine = image_engine();
+    load(&mut engine, &directory().join("world"), BTreeMap::new())?;
+    engine.flush();
+    collect(&engine, &image_options()?, &mut covered);
+
+    let mut needed = BTreeSet::new();
+    let world = cases::world(Families::Dual)?;
+    for case in cases::all()? {
+        let nodes: Vec<String> = world.nodes().into_iter().filter_map(|node| node.node).collect();
+        let new =
+            |node: &String| Engine::new(Scope::Node(node.as_str().into()), case.options.clone());
+        let mut engines: Vec<Engine> = nodes.iter().map(new).collect();
+        apply(&mut engines, world.manifests().iter().flat_map(|manifest| manifest.changes().0));
+        for stage in case.run(World::clone(&world))? {
+            apply(&mut engines, stage.deleted.iter().filter_map(ObjectRef::deletion));
+            apply(&mut engines, stage.applied.iter().flat_map(|object| object.changes().0));
+            for engine in &engines {
+                collect(engine, &all_options(), &mut needed);
+            }
+        }
+    }
+    let missing: Vec<_> = needed.difference(&covered).collect();
+    assert!(missing.is_empty(), "policies in tests/image/world must need these: {missing:#?}");
+    Ok(())
+}
+
+fn apply(engines: &mut [Engine], changes: impl Iterator<Item = Change>) {
+    for change in changes {
+        engines.iter_mut().for_each(|engine| engine.apply(change.clone()));
+    }
+    for engine in engines {
+        engine.flush();
+    }
+}
