@@ -1,8 +1,11 @@
 # Everything a contributor or CI runs. `make help` lists it.
 SHELL := bash
 CARGO ?= cargo
+# Where tests/setup.sh puts Rust and Go where they are missing: a target finds what its own set-up has installed.
+# A user's own PATH need not have the directories of root's tools.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/portcullis/go/bin:$(PATH):/usr/sbin:/sbin
 # The lab needs root: it makes network namespaces.
-SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E env "PATH=$$PATH")
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E env "PATH=$(PATH)")
 
 .DEFAULT_GOAL := help
 
@@ -29,7 +32,8 @@ test: ## Run every check and test, as CI does
 	@tests/run.sh
 
 .PHONY: lint
-lint: setup ## Formatting, clippy, rustdoc, licences
+lint: ## Formatting, clippy, rustdoc, licences
+	@tests/setup.sh --lint
 	@tests/run.sh lint
 
 .PHONY: bench
@@ -40,7 +44,7 @@ bench: setup ## Measure the engine, the agent, the dataplane and a cluster of th
 	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1
 
 .PHONY: generate
-generate: ## Generate deploy/crds from the types in crds/src/api
+generate: setup ## Generate deploy/crds from the types in crds/src/api
 	$(CARGO) run --quiet --package portcullis-crds --example generate-crds -- deploy/crds
 
 # Apart from `make test`: it needs a Debian mirror and a release build.
@@ -49,7 +53,7 @@ image-check: build ## Build the image's root without docker, run the agent in it
 	$(SUDO) tests/image.sh target/release/portcullis
 
 .PHONY: fmt
-fmt: ## Format the code
+fmt: setup ## Format the code
 	$(CARGO) fmt --all
 
 .PHONY: clean
