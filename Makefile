@@ -11,7 +11,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo -E env "PATH=$(PATH)")
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: ## Install what build, lab and tests need
@@ -30,6 +30,34 @@ demo: setup ## Show packets obeying policies: three nodes, twelve pods, real con
 test: ## Run every check and test, as CI does
 	@tests/setup.sh --tests
 	@tests/run.sh
+
+.PHONY: cluster
+cluster: ## Start a throwaway cluster of two real nodes with Portcullis; ARGS='--cni ptp --families ipv6', ARGS=--help
+	@tests/setup.sh --cluster
+	$(CARGO) build --quiet --workspace --bins
+	@$(SUDO) target/debug/cluster up $(ARGS)
+
+.PHONY: cluster-down
+cluster-down: ## End that cluster and remove every trace of it
+	@$(SUDO) target/debug/cluster down
+
+.PHONY: test-cluster
+test-cluster: ## Upstream's suites and what operators do, on a real cluster with the image
+	@tests/setup.sh --cluster
+	$(CARGO) build --quiet --workspace --bins
+	$(SUDO) $(CARGO) test --quiet --workspace --test cluster -- $(ARGS)
+
+.PHONY: test-cluster-full
+test-cluster-full: ## The same on clusters of every kind, for hours: docs/compatibility.md
+	@tests/setup.sh --cluster
+	$(CARGO) build --quiet --workspace --bins
+	@$(SUDO) tests/cluster/matrix.sh
+
+.PHONY: bench-cluster
+bench-cluster: ## Measure a real cluster: from the API server's answer to the packet, CPU and memory
+	@tests/setup.sh --cluster
+	$(CARGO) build --release --quiet --package portcullis-controller
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-cluster --bench cluster
 
 .PHONY: lint
 lint: ## Formatting, clippy, rustdoc, licences

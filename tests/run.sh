@@ -24,7 +24,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 "$cargo" build --workspace --bins --quiet
 # Minutes the first time: not inside of a test, and as the user who runs this.
-KUBEBUILDER_ASSETS=$(tests/kube/build.sh | tail -n 1)
+KUBEBUILDER_ASSETS=$(tests/kube/build.sh cluster | tail -n 1)
 export KUBEBUILDER_ASSETS
 started=$SECONDS
 step "$cargo" test --workspace --no-fail-fast 2>&1 | tee "$log"

@@ -6,6 +6,7 @@
 //! [`kube`] runs a real API server beside it;
 //! [`demo`] shows the examples on it;
 //! [`interpreter`] reads `iptables-save` and `ipset save` text and judges packets by it;
+//! [`stream`] measures when a change reaches packets;
 //! [`worlds`] makes random objects for property tests, [`judging`] what these ask of them.
 
 pub mod cases;
@@ -16,4 +17,5 @@ pub mod judging;
 pub mod kube;
 pub mod lab;
 pub mod play;
+pub mod stream;
 pub mod worlds;

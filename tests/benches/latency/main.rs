@@ -7,15 +7,14 @@
 //! what is measured is Portcullis alone. The clock starts when the call that makes the change
 //! returns; resolution 0.2 ms.
 
-mod stream;
 mod world;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use portcullis_tests::stream::{Becomes, until};
 
-use crate::stream::{Becomes, until};
-use crate::world::{World, admit, isolate, path};
+use crate::world::{World, admit, isolate};
 
 /// Changes of each kind, a third of them on each node.
 const ROUNDS: usize = 99;
@@ -37,8 +36,8 @@ fn main() -> Result<()> {
     for round in 0..ROUNDS {
         let server = world.server("isolated", round);
         let policy = admit(&server, "app", "client", server.port);
-        let way = path(&server, "client", round);
-        opens.push(until(&world.lab, &way, Becomes::Open, || world.create(&policy))?);
+        let way = world.path(&server, "client", round)?;
+        opens.push(until(&way, Becomes::Open, || world.create(&policy))?);
         world.delete(&policy)?;
     }
     print("a policy that opens", &mut opens);
@@ -46,8 +45,8 @@ fn main() -> Result<()> {
     for round in 0..ROUNDS {
         let server = world.server("peered", round);
         let peer = world.announce("peer", round)?;
-        let way = path(&server, "peer", round);
-        peers.push(until(&world.lab, &way, Becomes::Open, || world.publish(&peer))?);
+        let way = world.path(&server, "peer", round)?;
+        peers.push(until(&way, Becomes::Open, || world.publish(&peer))?);
         world.forget(&peer)?;
     }
     print("a new peer pod", &mut peers);
@@ -55,16 +54,16 @@ fn main() -> Result<()> {
     for round in 0..ROUNDS {
         let server = world.server("fresh", round);
         let pod = world.announce("fresh", round)?;
-        let way = path(&server, "client", round);
-        fresh.push(until(&world.lab, &way, Becomes::Closed, || world.publish(&pod))?);
+        let way = world.path(&server, "client", round)?;
+        fresh.push(until(&way, Becomes::Closed, || world.publish(&pod))?);
         world.forget(&pod)?;
     }
     print("a new pod under deny-all", &mut fresh);
     let server = world.server("isolated", 0);
-    let way = path(&server, "client", 0);
+    let way = world.path(&server, "client", 0)?;
     let start = Instant::now();
     let mut created = start;
-    let last = until(&world.lab, &way, Becomes::Open, || {
+    let last = until(&way, Becomes::Open, || {
         created = world.create_many(&server, BULK)?;
         Ok(created)
     })?;
@@ -83,8 +82,8 @@ fn main() -> Result<()> {
 fn closes_once(world: &World, round: usize) -> Result<Duration> {
     let server = world.server("open", round);
     let policy = isolate(&server);
-    let way = path(&server, "client", round);
-    let took = until(&world.lab, &way, Becomes::Closed, || world.create(&policy))?;
+    let way = world.path(&server, "client", round)?;
+    let took = until(&way, Becomes::Closed, || world.create(&policy))?;
     world.delete(&policy)?;
     Ok(took)
 }

@@ -11,12 +11,11 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use portcullis_tests::kube::{ApiServer, Options};
-use portcullis_tests::lab::{Family, Lab, PodSpec};
+use portcullis_tests::lab::{Endpoint, Family, Lab, PodSpec};
+use portcullis_tests::stream::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-
-use crate::stream::Path;
 
 const NODES: usize = 3;
 const NAMESPACE: &str = "bench";
@@ -81,6 +80,18 @@ impl World {
             world.create(&isolate(&world.server("fresh", round)))?;
         }
         Ok(world)
+    }
+
+    /// From a client on another node to `server`.
+    pub(crate) fn path(&self, server: &Server, role: &str, round: usize) -> Result<Path<'_>> {
+        let client = name(role, round + usize::from(role == "client"));
+        let netns = |pod: &str| self.lab.netns(&Endpoint::pod(pod));
+        Ok(Path {
+            client: netns(&format!("{NAMESPACE}/{client}"))?,
+            server: netns(&server.key)?,
+            address: server.address,
+            port: server.port,
+        })
     }
 
     /// The server of a round.
@@ -158,16 +169,6 @@ impl Drop for World {
             let _ = agent.kill();
             let _ = agent.wait();
         }
-    }
-}
-
-/// From a client on another node to `server`.
-pub(crate) fn path(server: &Server, role: &str, round: usize) -> Path {
-    Path {
-        client: format!("{NAMESPACE}/{}", name(role, round + usize::from(role == "client"))),
-        server: server.key.clone(),
-        address: server.address,
-        port: server.port,
     }
 }
 

@@ -5,21 +5,21 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::options::Options;
+
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// The image with upstream's test server and client.
 pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
 
-/// The directory with Kubernetes' programs, kubelet and kubectl among them, of a version such as
-/// `1.36`. Builds them where they are missing, which takes minutes.
+/// The directory with the programs that a cluster runs, kubelet and kubectl among them. Builds them
+/// where they are missing, which takes minutes.
 ///
 /// # Errors
 /// When they cannot be built: with the words of the script.
-pub fn kubernetes(version: &str, set: &str) -> Result<PathBuf> {
-        return Ok(PathBuf::from(d));
-    }
+pub fn kubernetes(options: &Options) -> Result<PathBuf> {
     let mut script = Command::new(format!("{TESTS}/kube/build.sh"));
-    script.arg(set).env("PORTCULLIS_KUBERNETES", version).env_remove("KUBEBUILDER_ASSETS");
+    script.arg(options.build_set()).env("PORTCULLIS_KUBERNETES", &options.kubernetes);
     last_line(script)
 }
 

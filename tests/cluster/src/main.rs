@@ -106,8 +106,7 @@ fn serve(options: Options, without_portcullis: bool, ended: &AtomicBool) -> Resu
     let started = Instant::now();
     let step = |text: &str| println!("{:5.1} s  {text}", started.elapsed().as_secs_f64());
     step("binaries and images");
-    let set = if options.cni.is_flannel() { "full" } else { "cluster" };
-    let kubernetes = binaries::kubernetes(&options.kubernetes, set)?;
+    let kubernetes = binaries::kubernetes(&options)?;
     let mut images = binaries::test_images(&kubernetes)?;
     images.push(binaries::product_image(&portcullis()?, "0.1.0")?);
     step(&format!("{} nodes", options.nodes));

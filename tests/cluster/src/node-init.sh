@@ -42,7 +42,8 @@ for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on
     mount --bind "$file" "/proc/sys/$setting"
 done
 
-# $STATE/bin has the variant of iptables that kube-proxy, the kubelet and the CNI plugins use.
+# $STATE/bin has the variant of iptables that kube-proxy, the kubelet and the CNI plugins use, and containerd 2
+# where this machine's is too old for the kubelet.
 export PATH="$state/bin:$binaries:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 containerd --config "$state/containerd.toml" >>"$state/containerd.log" 2>&1 &

@@ -100,6 +100,12 @@ impl Node {
             write("flanneld.sh", cni::flanneld(&name, &admin.display().to_string()))?;
         }
         choose_iptables(&directory, options.lab_iptables())?;
+        if options.needs_containerd_2() {
+            for program in ["containerd", "containerd-shim-runc-v2", "ctr"] {
+                let source = binaries.join("containerd-2").join(program);
+                symlink(source, directory.join("bin").join(program))?;
+            }
+        }
         Ok(Self {
             name,
             directory,

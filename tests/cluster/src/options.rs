@@ -91,6 +91,17 @@ impl Cni {
 }
 
 impl Options {
+    /// The set of programs that tests/kube/build.sh must build.
+    #[must_use]
+    pub fn build_set(&self) -> &'static str {
+        if self.cni.is_flannel() || self.needs_containerd_2() { "full" } else { "cluster" }
+    }
+
+    /// Kubelets from 1.37 on refuse containerd 1, which Debian 12 has.
+    pub(crate) fn needs_containerd_2(&self) -> bool {
+        self.kubernetes != "1.36"
+    }
+
     pub(crate) fn lab_families(&self) -> Families {
         match self.families {
             IpFamilies::Ipv4 => Families::V4,

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 /// When it is not there or does not build.
 pub fn portcullis() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let build = || build("portcullis-controller", "portcullis");
+    let build = || build("portcullis");
     let binary = BUILT.get_or_init(|| build().map_err(|failure| format!("{failure:#}")));
     binary.clone().map_err(anyhow::Error::msg)
 }
@@ -23,12 +23,12 @@ pub fn portcullis() -> Result<PathBuf> {
 /// When it is not there or does not build.
 pub fn kubectl_whatif() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let build = || build("portcullis-whatif", "kubectl-whatif");
+    let build = || build("kubectl-whatif");
     let binary = BUILT.get_or_init(|| build().map_err(|failure| format!("{failure:#}")));
     binary.clone().map_err(anyhow::Error::msg)
 }
 
-fn build(package: &str, name: &str) -> Result<PathBuf> {
+fn build(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     // target/PROFILE/demo, or target/PROFILE/deps/test-HASH.
     let profile = own
@@ -38,9 +38,8 @@ fn build(package: &str, name: &str) -> Result<PathBuf> {
         .context("a test binary lies in a target directory")?;
     if let Some(cargo) = std::env::var_os("CARGO") {
         let mut command = Command::new(cargo);
-        command.args(["build", "--quiet", "--package", package, "--bin", name]);
-        // With the features of this crate's build, or shared dependencies are built twice.
-        command.arg("--package=portcullis-tests");
+        // With the features of the whole workspace, or shared dependencies are built twice.
+        command.args(["build", "--quiet", "--workspace", "--bins"]);
         if profile.ends_with("release") {
             command.arg("--release");
         }

@@ -20,7 +20,7 @@ pub(crate) fn cluster_network_policy(cluster: &Cluster) -> Result<()> {
 fn run(cluster: &Cluster, script: &str) -> Result<()> {
     let script = format!("{}/../kube/{script}", env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(&script);
-    command.arg(cluster.kubeconfig()).arg(cluster.binaries());
+    command.arg(cluster.kubeconfig()).env("PORTCULLIS_KUBERNETES", &cluster.options().kubernetes);
     let status = command.status().with_context(|| format!("failed to run {script}"))?;
     ensure!(status.success(), "{script} failed: {status}; its report is above");
     Ok(())

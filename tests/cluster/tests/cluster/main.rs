@@ -48,6 +48,7 @@ const ALONE: &[(&str, Alone)] = &[
     ("reuse::stateful_set_restarts_with_its_address", |cluster| reuse::stateful_set(cluster)),
     ("operators::rollout_loses_no_request", operators::rollout_loses_no_request),
     ("operators::agents_are_updated_under_traffic", operators::agents_are_updated_under_traffic),
+    ("operators::crds_are_upgraded_under_traffic", operators::crds_are_upgraded_under_traffic),
     ("operators::a_namespace_is_deleted", operators::a_namespace_is_deleted),
     ("operators::controller_failover", operators::controller_failover),
     ("operators::an_agent_restart_opens_nothing", operators::an_agent_restart_opens_nothing),

@@ -10,7 +10,8 @@ use portcullis_cluster::probe::{Answer, Probe, expect_closed, expect_open, get};
 use serde_json::Value;
 
 use crate::world::{
-    NEXT_TAG, TAG, apply, create_namespace, default_deny, delete_namespace, deploy, server,
+    NEXT_TAG, TAG, apply, create_namespace, default_deny, delete_namespace, deploy,
+    install_cluster_network_policies, server,
 };
 
 const SYSTEM: &str = "portcullis-system";
@@ -162,6 +163,43 @@ pub(crate) fn agents_are_updated_under_traffic(cluster: &mut Cluster) -> Result<
     cluster.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/portcullis-node"])?;
     cluster.wait_for_rollout("daemonset/portcullis-node")?;
     traffic.stop(cluster, "while agents are updated")
+}
+
+/// CRDs are replaced by those of another channel, and ours applied again, while a policy of the
+/// cluster denies: it does so all the time.
+pub(crate) fn crds_are_upgraded_under_traffic(cluster: &mut Cluster) -> Result<()> {
+    let traffic = Traffic::start(cluster, "crds")?;
+    let deny = "
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: crds}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {pods: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: crds}}, podSelector: {matchLabels: {app: server}}}}
+  ingress:
+    - action: Deny
+      from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {role: denied}}}}]
+";
+    // NetworkPolicy alone would let it connect.
+    let denied = server("crds", "denied", "client", "n1")
+        .replace("labels: {app: client}", "labels: {app: client, role: denied}");
+    apply(cluster, &format!("{deny}{denied}"))?;
+    cluster.wait_until_pods_are_ready("crds")?;
+    let denied = cluster.pod_netns("crds", "denied")?;
+    let addresses = cluster.pod_addresses("crds", "server")?;
+    expect_closed("denied by the cluster's policy", &denied, &addresses, 8080)?;
+    let probe = SocketAddr::new(addresses[0], 8080);
+    let probe = Probe::start("denied by the cluster's policy", denied, probe, INTERVAL)?;
+    for channel in ["experimental", "standard"] {
+        install_cluster_network_policies(cluster, channel)?;
+        let crds = deploy().join("crds").display().to_string();
+        cluster.kubectl(&["apply", "-k", &crds])?;
+        thread::sleep(Duration::from_secs(3));
+    }
+    probe.stop_none_answered()?;
+    cluster.kubectl(&["delete", "clusternetworkpolicy", "crds"])?;
+    traffic.stop(cluster, "while CRDs are replaced")
 }
 
 /// A namespace goes with its policies and pods, and the others never notice.

@@ -82,7 +82,7 @@ spec:
     metadata: {labels: {app: web}}
     spec:
       nodeName: n2
-      terminationGracePeriodSeconds: 0
+      terminationGracePeriodSeconds: 1
       containers:
         - {name: server, image: IMAGE, args: [netexec, --http-port=8080]}
 ---

@@ -23,16 +23,22 @@ pub(crate) fn start() -> Result<Cluster> {
     let flags = std::env::var("CLUSTER_ARGS").unwrap_or_default();
     let flags = std::iter::once("cluster").chain(flags.split_whitespace());
     let Flags { options } = Flags::try_parse_from(flags).context("in CLUSTER_ARGS")?;
-    let set = if options.cni.is_flannel() { "full" } else { "cluster" };
-    let kubernetes = binaries::kubernetes(&options.kubernetes, set)?;
+    let kubernetes = binaries::kubernetes(&options)?;
     let mut images = binaries::test_images(&kubernetes)?;
     let portcullis = portcullis()?;
     for tag in [TAG, NEXT_TAG] {
         images.push(binaries::product_image(&portcullis, tag)?);
     }
     let cluster = Cluster::start(options, &kubernetes, &images)?;
+    install_cluster_network_policies(&cluster, "standard")?;
     cluster.install(&deploy())?;
     Ok(cluster)
+}
+
+/// Installs network-policy-api's CRD of a channel, `standard` or `experimental`.
+pub(crate) fn install_cluster_network_policies(cluster: &Cluster, channel: &str) -> Result<()> {
+    let crd = cluster.binaries().join(format!("crds/{channel}.yaml"));
+    cluster.kubectl(&["apply", "--server-side", "-f", &crd.display().to_string()]).map(drop)
 }
 
 /// The directory with the product's manifests.
@@ -65,7 +71,7 @@ kind: Pod
 metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {app}}}}}
 spec:
   nodeName: {node}
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   containers:
     - name: server
       image: IMAGE

@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use portcullis_tests::lab::{Endpoint, Lab};
+
+use crate::lab::Namespace;
 
 /// What the latency is known to.
 const EVERY: Duration = Duration::from_micros(200);
@@ -25,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// What a change is to do to the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Becomes {
+pub enum Becomes {
     /// It begins to pass.
     Open,
     /// It ceases to pass.
@@ -33,15 +34,15 @@ pub(crate) enum Becomes {
 }
 
 /// From where to where.
-pub(crate) struct Path {
-    /// The pod that sends, as `namespace/name`.
-    pub(crate) client: String,
-    /// The pod that receives.
-    pub(crate) server: String,
+pub struct Path<'a> {
+    /// The network namespace of the pod that sends.
+    pub client: &'a Namespace,
+    /// The network namespace of the pod that receives.
+    pub server: &'a Namespace,
     /// To which of its addresses.
-    pub(crate) address: IpAddr,
+    pub address: IpAddr,
     /// To which port.
-    pub(crate) port: u16,
+    pub port: u16,
 }
 
 #[derive(Default)]
@@ -54,22 +55,20 @@ struct Seen {
     arrived: Option<Instant>,
 }
 
-/// Makes a change while a stream goes from pod to pod; gives how long after `change` returned the
-/// stream still was what it was before. Zero: it had changed already.
+/// Makes a change while a stream goes from pod to pod; how long after `change` returned the stream
+/// still was what it was before. Zero: it had changed already.
 ///
 /// # Errors
 /// When the stream does not do what it should, or is not what it should be before the change.
-pub(crate) fn until(
-    lab: &Lab,
-    path: &Path,
+pub fn until(
+    path: &Path<'_>,
     becomes: Becomes,
     change: impl FnOnce() -> Result<Instant>,
 ) -> Result<Duration> {
     let seen = Mutex::new(Seen::default());
     let lock = || seen.lock().unwrap_or_else(PoisonError::into_inner);
     let done = AtomicBool::new(false);
-    let netns = |pod: &str| lab.netns(&Endpoint::pod(pod));
-    let (client, server) = (netns(&path.client)?, netns(&path.server)?);
+    let Path { client, server, .. } = path;
     let any = match path.address {
         IpAddr::V4(_) => "0.0.0.0",
         IpAddr::V6(_) => "::",
@@ -131,7 +130,7 @@ pub(crate) fn until(
                         }
                     }
                     if now > deadline {
-                        bail!("{} → {} did not become {becomes:?}", path.client, path.server);
+                        bail!("the stream to {target} did not become {becomes:?}");
                     }
                 }
                 thread::sleep(EVERY);

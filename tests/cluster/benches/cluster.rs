@@ -1,0 +1,273 @@
+//! From the API server's answer to the packet, on a real cluster with the product's image.
+//!
+//! `make bench-cluster`, or, after `cargo build --release -p portcullis-controller`,
+//! `cargo bench -p portcullis-cluster --bench cluster`
+//!
+//! The clock starts when the call that makes a change has returned; resolution 0.2 ms. Calls are
+//! kubectl's own requests, by a client that keeps its connection. CPU time and memory are those of
+//! the agent on the node of the servers.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use portcullis_cluster::probe::{Probe, expect_open};
+use portcullis_cluster::{Cluster, Options, binaries};
+use portcullis_tests::cluster::portcullis;
+use portcullis_tests::lab::Namespace;
+use portcullis_tests::stream::{Becomes, Path, until};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+/// Tries of each kind.
+const ROUNDS: usize = 100;
+/// Pods that are created under a deny-all, each of which takes seconds.
+const PODS: usize = 20;
+/// Policies that are created as fast as the API server takes them.
+const BULK: usize = 500;
+const NAMESPACE: &str = "bench";
+const PORT: u16 = 9000;
+
+fn main() -> Result<()> {
+    let bench = Bench::start()?;
+    println!("from the API server's answer to the kernel enforcing it, 2 nodes:");
+    bench.usage("before")?;
+    let rounds = |what: &str, tries: usize, once: &dyn Fn(usize) -> Result<Duration>| {
+        let mut took = (0..tries).map(once).collect::<Result<Vec<Duration>>>()?;
+        print(what, &mut took);
+        anyhow::Ok(())
+    };
+    rounds("a policy that closes", ROUNDS, &|_| bench.closes())?;
+    rounds("a policy that opens", ROUNDS, &|_| bench.opens())?;
+    rounds("a new peer (a pod gets a label)", ROUNDS, &|round| bench.new_peer(round))?;
+    rounds("a new pod under deny-all answers", PODS, &|round| bench.new_pod(round))?;
+    bench.usage("after these")?;
+    bench.many_policies()?;
+    bench.usage("with these policies")?;
+    rounds("a policy that closes, with these", ROUNDS, &|_| bench.closes())?;
+    bench.usage("at the end")
+}
+
+struct Bench {
+    cluster: Cluster,
+    runtime: Runtime,
+    client: Client,
+    from: Namespace,
+    server: Server,
+    /// The pod that many policies select.
+    crowded: Server,
+}
+
+struct Server {
+    name: &'static str,
+    netns: Namespace,
+    address: IpAddr,
+}
+
+impl Bench {
+    fn start() -> Result<Self> {
+        let options = Options::default();
+        let kubernetes = binaries::kubernetes(&options)?;
+        let mut images = binaries::test_images(&kubernetes)?;
+        images.push(binaries::product_image(&portcullis()?, "0.1.0")?);
+        let cluster = Cluster::start(options, &kubernetes, &images)?;
+        cluster.install(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy").as_ref())?;
+        cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+        for (name, node) in [("client", "n1"), ("server", "n2"), ("crowded", "n2")] {
+            cluster.apply(&pod(name, node).to_string())?;
+        }
+        cluster.wait_until_pods_are_ready(NAMESPACE)?;
+        let from = cluster.pod_netns(NAMESPACE, "client")?;
+        let server = |name: &'static str| {
+            let addresses = cluster.pod_addresses(NAMESPACE, name)?;
+            expect_open(name, &from, &addresses, 8080)?;
+            let netns = cluster.pod_netns(NAMESPACE, name)?;
+            let address = *addresses.first().context("a pod has an address")?;
+            anyhow::Ok(Server { name, netns, address })
+        };
+        let (server, crowded) = (server("server")?, server("crowded")?);
+        let runtime = Runtime::new()?;
+        let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig())?;
+        let client = runtime.block_on(async {
+            let options = KubeConfigOptions::default();
+            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+            anyhow::Ok(Client::try_from(config)?)
+        })?;
+        Ok(Self { cluster, runtime, client, from, server, crowded })
+    }
+
+    fn path<'a>(&'a self, server: &'a Server) -> Path<'a> {
+        Path { client: &self.from, server: &server.netns, address: server.address, port: PORT }
+    }
+
+    fn policies(&self) -> Api<NetworkPolicy> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// Creates a policy; when the API server answered.
+    fn create(&self, policy: &Value) -> Result<Instant> {
+        let policy = serde_json::from_value(policy.clone())?;
+        self.runtime.block_on(self.policies().create(&PostParams::default(), &policy))?;
+        Ok(Instant::now())
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let deleted = self.policies().delete(name, &DeleteParams::default());
+        self.runtime.block_on(deleted).map(drop)?;
+        Ok(())
+    }
+
+    fn closes(&self) -> Result<Duration> {
+        let took = self.isolate()?;
+        self.delete("isolate")?;
+        Ok(took)
+    }
+
+    fn isolate(&self) -> Result<Duration> {
+        let isolate = policy("isolate", self.server.name, &json!([]));
+        until(&self.path(&self.server), Becomes::Closed, || self.create(&isolate))
+    }
+
+    fn opens(&self) -> Result<Duration> {
+        self.isolate()?;
+        let allow = policy("allow", self.server.name, &json!([{}]));
+        let took = until(&self.path(&self.server), Becomes::Open, || self.create(&allow))?;
+        self.delete("isolate")?;
+        self.delete("allow")?;
+        Ok(took)
+    }
+
+    fn new_peer(&self, round: usize) -> Result<Duration> {
+        let label = format!("round-{round}");
+        let peers = json!([{"from": [{"podSelector": {"matchLabels": {"peer": label}}}]}]);
+        let peers = policy("peers", self.server.name, &peers);
+        let path = self.path(&self.server);
+        until(&path, Becomes::Closed, || self.create(&peers))?;
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let labelled = Patch::Merge(json!({"metadata": {"labels": {"peer": label}}}));
+        let took = until(&path, Becomes::Open, || {
+            let patched = pods.patch("client", &PatchParams::default(), &labelled);
+            self.runtime.block_on(patched)?;
+            Ok(Instant::now())
+        })?;
+        self.delete("peers")?;
+        Ok(took)
+    }
+
+    /// For how long a new pod that a policy isolates answers requests, from its first answer on:
+    /// its container's start.
+    fn new_pod(&self, round: usize) -> Result<Duration> {
+        let name = format!("new-{round}");
+        let next = Ipv4Addr::new(10, 244, 2, 100 + u8::try_from(round)?);
+        let before = Ipv4Addr::from_bits(next.to_bits() - 1);
+        let file = "/var/lib/cni/networks/pods/last_reserved_ip.0";
+        self.cluster.node("n2")?.shell(&format!("printf %s {before} > {file}"))?;
+        self.create(&policy("new", &name, &json!([])))?;
+        let to = SocketAddr::new(next.into(), 8080);
+        let probe =
+            Probe::start("new pod", self.from.try_clone()?, to, Duration::from_millis(1))?;
+        self.cluster.apply(&pod(&name, "n2").to_string())?;
+        self.cluster.wait_until_pods_are_ready(NAMESPACE)?;
+        ensure!(
+            self.cluster.pod_addresses(NAMESPACE, &name)?.contains(&next.into()),
+            "{name} does not have the address {next}"
+        );
+        thread::sleep(Duration::from_millis(500));
+        let answers = probe.stop()?;
+        let mut answered = answers.iter().filter(|(_, answer)| answer.is_body()).map(|(at, _)| *at);
+        let first = answered.next();
+        let last = answered.last().or(first);
+        self.delete("new")?;
+        self.cluster.kubectl(&["delete", "pod", &name, "-n", NAMESPACE, "--wait=false"])?;
+        Ok(first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first))
+    }
+
+    /// Policies of one pod that each allow another port, created without a pause.
+    fn many_policies(&self) -> Result<()> {
+        let bulk = |number: usize, port: u16| {
+            let ports = json!([{"ports": [{"protocol": "UDP", "port": port}]}]);
+            policy(&format!("bulk-{number}"), self.crowded.name, &ports)
+        };
+        let path = self.path(&self.crowded);
+        until(&path, Becomes::Closed, || self.create(&bulk(1, PORT + 1)))?;
+        let start = Instant::now();
+        let mut created = start;
+        let took = until(&path, Becomes::Open, || {
+            for number in 2..BULK {
+                self.create(&bulk(number, PORT + u16::try_from(number)?))?;
+            }
+            created = self.create(&bulk(BULK, PORT))?;
+            Ok(created)
+        })?;
+        println!(
+            "{BULK} policies of one pod, created in {:.1?}: enforced {took:.1?} after the last",
+            created.duration_since(start)
+        );
+        Ok(())
+    }
+
+    /// The agent's CPU time and memory so far.
+    fn usage(&self, when: &str) -> Result<()> {
+        let pid = self.cluster.node("n2")?.shell("pgrep -f '[p]ortcullis node'")?;
+        let pid = pid.trim();
+        let stat = self.cluster.node("n2")?.shell(&format!("cat /proc/{pid}/stat"))?;
+        let fields: Vec<&str> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        // utime and stime, in hundredths of a second: proc_pid_stat(5).
+        let ticks: u64 = fields.iter().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+        let status = self.cluster.node("n2")?.shell(&format!("cat /proc/{pid}/status"))?;
+        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let memory = memory.unwrap_or_default().trim();
+        println!("agent {when}: {}.{:02} CPU s, {memory} resident", ticks / 100, ticks % 100);
+        Ok(())
+    }
+}
+
+fn pod(name: &str, node: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"app": name}},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "server",
+                "image": binaries::AGNHOST,
+                "args": ["netexec", "--http-port=8080", "--udp-port=-1"],
+            }],
+        },
+    })
+}
+
+/// A policy of the pod `server` for ingress.
+fn policy(name: &str, server: &str, ingress: &Value) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": server}},
+            "policyTypes": ["Ingress"],
+            "ingress": ingress,
+        },
+    })
+}
+
+fn print(what: &str, took: &mut [Duration]) {
+    took.sort_unstable();
+    let at = |percent: usize| took.get((took.len() - 1) * percent / 100).copied();
+    if let (Some(p50), Some(p90), Some(p99), Some(max)) = (at(50), at(90), at(99), at(100)) {
+        println!(
+            "{what:<34} p50 {p50:>8.1?}  p90 {p90:>8.1?}  p99 {p99:>8.1?}  max {max:>8.1?}  of {}",
+            took.len()
+        );
+    }
+}
