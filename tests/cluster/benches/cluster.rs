@@ -171,8 +171,7 @@ impl Bench {
         self.cluster.node("n2")?.shell(&format!("printf %s {before} > {file}"))?;
         self.create(&policy("new", &name, &json!([])))?;
         let to = SocketAddr::new(next.into(), 8080);
-        let probe =
-            Probe::start("new pod", self.from.try_clone()?, to, Duration::from_millis(1))?;
+        let probe = Probe::start("new pod", self.from.try_clone()?, to, Duration::from_millis(1))?;
         self.cluster.apply(&pod(&name, "n2").to_string())?;
         self.cluster.wait_until_pods_are_ready(NAMESPACE)?;
         ensure!(

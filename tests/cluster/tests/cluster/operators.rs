@@ -10,7 +10,7 @@ use portcullis_cluster::probe::{Answer, Probe, expect_closed, expect_open, get};
 use serde_json::Value;
 
 use crate::world::{
-    NEXT_TAG, TAG, apply, create_namespace, default_deny, delete_namespace, deploy,
+    NEXT_TAG, apply, create_namespace, default_deny, delete_namespace, deploy,
     install_cluster_network_policies, server,
 };
 
@@ -153,12 +153,10 @@ spec:
 /// Agents are replaced by those of another image, then restarted.
 pub(crate) fn agents_are_updated_under_traffic(cluster: &mut Cluster) -> Result<()> {
     let traffic = Traffic::start(cluster, "update")?;
-    for tag in [NEXT_TAG, TAG] {
-        let image = format!("*=portcullis:{tag}");
-        for workload in ["daemonset/portcullis-node", "deployment/portcullis-controller"] {
-            cluster.kubectl(&["-n", SYSTEM, "set", "image", workload, &image])?;
-            cluster.wait_for_rollout(workload)?;
-        }
+    let image = format!("*=portcullis:{NEXT_TAG}");
+    for workload in ["daemonset/portcullis-node", "deployment/portcullis-controller"] {
+        cluster.kubectl(&["-n", SYSTEM, "set", "image", workload, &image])?;
+        cluster.wait_for_rollout(workload)?;
     }
     cluster.kubectl(&["-n", SYSTEM, "rollout", "restart", "daemonset/portcullis-node"])?;
     cluster.wait_for_rollout("daemonset/portcullis-node")?;
@@ -385,7 +383,7 @@ pub(crate) fn uninstall_leaves_nodes_clean(cluster: &mut Cluster) -> Result<()> 
         (deploy.display().to_string(), deploy.join("cleanup").display().to_string());
     let agents = ["-n", SYSTEM, "delete", "daemonset", "portcullis-node", "--cascade=foreground"];
     cluster.kubectl(&agents)?;
-    cluster.kubectl(&["delete", "-k", &deploy, "--timeout=60s"])?;
+    cluster.kubectl(&["delete", "-k", &deploy, "--ignore-not-found", "--timeout=60s"])?;
     expect_closed("after the agents are gone", &client, &addresses, 8080)?;
     cluster.kubectl(&["apply", "-k", &cleanup])?;
     let status = [

@@ -100,7 +100,7 @@ spec:
     let client = cluster.pod_netns(namespace, "client")?;
     let other = cluster.pod_netns(namespace, "other")?;
     for _ in 0..3 {
-        let addresses = cluster.pod_addresses(namespace, "web-0")?;
+        let addresses = addresses(cluster, namespace, "web-0")?;
         expect_open("client to web-0", &client, &addresses, 8080)?;
         expect_closed("other to web-0", &other, &addresses, 8080)?;
         give_next(cluster, &addresses)?;
@@ -114,11 +114,21 @@ spec:
     delete_namespace(cluster, namespace)
 }
 
-/// Starts a pod; its addresses.
+/// Starts a pod on n2; its addresses.
 fn start(cluster: &Cluster, namespace: &str, pod: &str, name: &str) -> Result<Vec<IpAddr>> {
     apply(cluster, pod)?;
     cluster.wait_until_pods_are_ready(namespace)?;
-    cluster.pod_addresses(namespace, name)
+    addresses(cluster, namespace, name)
+}
+
+/// The addresses of a new pod on n2, whose node may still have the MAC address of an old one: the
+/// bridge plugin of Debian 12 does not announce new ones, and the node would notice in 40 s.
+fn addresses(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<IpAddr>> {
+    let addresses = cluster.pod_addresses(namespace, name)?;
+    for address in &addresses {
+        cluster.node("n2")?.shell(&format!("ip neigh flush to {address}"))?;
+    }
+    Ok(addresses)
 }
 
 /// Has n2 give these addresses to its next pod: host-local starts after the address that it gave
