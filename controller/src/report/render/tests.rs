@@ -220,7 +220,7 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
     assert_eq!(news(Some(&written), &latest()), News::Some, "another generation");
     publisher.selected(selection([policy("a", 1)]));
     assert_eq!(news(Some(&written), &latest()), News::None);
-    publisher.failed("no tool");
+    publisher.failed("no tool", tokio::time::Instant::now());
     assert_eq!(news(Some(&written), &latest()), News::Some, "it fails");
     publisher.verified(0);
     assert_eq!(news(Some(&written), &latest()), News::None);
