@@ -232,6 +232,7 @@ impl Agent {
     }
 
     fn apply_update(&mut self, update: &Update, next_back_off: Duration) {
+        let since = self.oldest.unwrap_or_else(Instant::now);
         match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
                 self.log_in_force(&report);
@@ -240,7 +241,7 @@ impl Agent {
             }
             Err(failure) => {
                 let failure = chain(&failure);
-                self.publisher.failed(&failure);
+                self.publisher.failed(&failure, since);
                 error!(
                     error = failure,
                     retry_in_ms = next_back_off.as_millis(),
@@ -269,27 +270,29 @@ impl Agent {
     }
 
     fn tidy(&mut self) {
+        let began = Instant::now();
         self.untidy = None;
         match self.dataplane.tidy(self.engine.compiled()) {
             Ok(report) => {
                 debug!(sets_in_use = report.sets_in_use, "removed what was out of reach");
                 self.in_force(&report, TIDY_LIMIT);
             }
-            Err(failure) => self.again(&failure, "failed to remove what is out of reach"),
+            Err(failure) => self.again(&failure, began, "failed to remove what is out of reach"),
         }
     }
 
     /// Reads back and repairs, soon.
-    fn again(&mut self, failure: &dataplane::apply::Error, what: &'static str) {
+    fn again(&mut self, failure: &dataplane::apply::Error, began: Instant, what: &'static str) {
         let failure = chain(failure);
-        self.publisher.failed(&failure);
+        self.publisher.failed(&failure, began);
         error!(error = failure, "{what}");
         let retry_at = Instant::now() + FIRST_BACK_OFF;
         self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
     }
 
     fn verify(&mut self) {
-        self.verify_at = Instant::now() + self.verify_period;
+        let began = Instant::now();
+        self.verify_at = began + self.verify_period;
         self.check_bridges();
         match self.dataplane.verify(self.engine.compiled()) {
             Ok(drift) => {
@@ -304,7 +307,7 @@ impl Agent {
                 self.in_force(&ApplyReport::default(), TIDY_AFTER);
             }
             Err(failure) => {
-                self.again(&failure, "failed to compare the kernel with the policies");
+                self.again(&failure, began, "failed to compare the kernel with the policies");
             }
         }
     }

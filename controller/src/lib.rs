@@ -139,9 +139,11 @@ fn serve(
 ) -> anyhow::Result<()> {
     let (stalled, unready) = (args.stalled_after, args.unready_after);
     let status = publisher.subscribe();
+    let live = pulse.clone();
     let served = Served {
-        live: Box::new(move || pulse.alive(stalled)),
-        ready: Box::new(move || status.borrow().ready(unready)),
+        live: Box::new(move || live.alive(stalled)),
+        // A task that hangs in a tool applies nothing, and hears of no change.
+        ready: Box::new(move || pulse.alive(unready).and_then(|()| status.borrow().ready(unready))),
         registry: metrics.registry(),
     };
     http::start(args.health_address, args.metrics_address, served)

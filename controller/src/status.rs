@@ -55,7 +55,8 @@ pub enum Phase {
     Failing {
         /// What went wrong, in one line.
         error: Arc<str>,
-        /// When the first of the failures in a row happened.
+        /// When the oldest change was received that is not applied; where there is none, when the
+        /// first of the failed attempts began.
         since: Instant,
     },
 }
@@ -195,13 +196,14 @@ impl Publisher {
         self.status.send_modify(|status| status.selection = Arc::new(selection));
     }
 
-    /// A round, or a comparison with the kernel, failed.
-    pub fn failed(&self, error: &str) {
+    /// A round, or a comparison with the kernel, failed: the kernel has not done what the policies say
+    /// since `since`, which is before the attempt that failed, for that may have taken long.
+    pub fn failed(&self, error: &str, since: Instant) {
         self.metrics.failed();
         self.status.send_modify(|status| {
             let since = match status.phase {
-                Phase::Failing { since, .. } => since,
-                Phase::Loading | Phase::InForce => Instant::now(),
+                Phase::Failing { since: earlier, .. } => earlier.min(since),
+                Phase::Loading | Phase::InForce => since,
             };
             status.phase = Phase::Failing { error: error.into(), since };
         });
@@ -316,13 +318,15 @@ mod tests {
         let mut publisher = publisher();
         let status = publisher.subscribe();
         assert!(status.borrow().ready(PATIENCE).is_err(), "nothing is in force");
-        publisher.failed("no tool");
+        publisher.failed("no tool", Instant::now());
         assert!(status.borrow().ready(PATIENCE).is_err(), "and nothing ever was");
         publisher.in_force(round(None));
         assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
-        publisher.failed("no tool");
-        tokio::time::advance(PATIENCE).await;
-        publisher.failed("no tool");
+        let received = Instant::now();
+        tokio::time::advance(PATIENCE / 3).await;
+        publisher.failed("no tool", received);
+        tokio::time::advance(PATIENCE * 2 / 3).await;
+        publisher.failed("no tool", Instant::now());
         assert_eq!(status.borrow().ready(PATIENCE), Ok(()), "for a moment only");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(status.borrow().ready(PATIENCE), Err("failing for 31 s: no tool".to_owned()));

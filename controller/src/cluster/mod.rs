@@ -170,13 +170,15 @@ fn serve(
     pulse: &Pulse,
     synced: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
-    let (pulse, synced) = (pulse.clone(), Arc::clone(synced));
-    let stalled = args.http.stalled_after;
+    let (live, pulse, synced) = (pulse.clone(), pulse.clone(), Arc::clone(synced));
+    let (stalled, unready) = (args.http.stalled_after, args.http.unready_after);
     let served = Served {
-        live: Box::new(move || pulse.alive(stalled)),
+        live: Box::new(move || live.alive(stalled)),
         ready: Box::new(move || {
             let is_synced = synced.load(Ordering::Relaxed);
-            if is_synced { Ok(()) } else { Err("not all objects are known yet".to_owned()) }
+            let known =
+                if is_synced { Ok(()) } else { Err("not all objects are known yet".to_owned()) };
+            pulse.alive(unready).and(known)
         }),
         registry: metrics.registry(),
     };

@@ -115,6 +115,7 @@ pub fn render(
         policies,
         last_successful_sync: status.last_success.map(time),
         sync_latency_microseconds: status.latency.map(latency),
+        sync_latency: status.latency.map(|latency| with_unit(latency.p50)),
         drift_repairs: Some(i64::try_from(status.drift_repairs).unwrap_or(i64::MAX)),
         denials: known.then(|| denials(status)),
         diagnostics_found: Some(count(found)),
@@ -209,6 +210,15 @@ fn latency(latency: Latency) -> api::SyncLatency {
         p50: micros(latency.p50),
         max: micros(latency.max),
         samples: count(latency.samples),
+    }
+}
+
+/// A latency for people: `0.4ms`, `14.2ms`, `1.5s`.
+fn with_unit(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        format!("{:.1}ms", time.as_secs_f64() * 1000.0)
+    } else {
+        format!("{:.1}s", time.as_secs_f64())
     }
 }
 

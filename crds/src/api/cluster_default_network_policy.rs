@@ -72,7 +72,7 @@ pub const ENFORCED: &str = "Enforced";
         priority = 1
     ),
     printcolumn(
-        name = "In Force",
+        name = "Message",
         type_ = "string",
         description = "On how many nodes it is in force, and which are missing",
         json_path = r#".status.conditions[?(@.type=="Enforced")].message"#,

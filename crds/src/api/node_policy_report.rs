@@ -44,7 +44,13 @@ pub const CURRENT: &str = "Current";
         json_path = r#".status.conditions[?(@.type=="Enforcing")].status"#
     ),
     printcolumn(
-        name = "Current",
+        name = "Reason",
+        type_ = "string",
+        description = "Why the node does or does not enforce",
+        json_path = r#".status.conditions[?(@.type=="Enforcing")].reason"#
+    ),
+    printcolumn(
+        name = "Reporting",
         type_ = "string",
         description = "Whether the agent still writes this report",
         json_path = r#".status.conditions[?(@.type=="Current")].status"#
@@ -52,58 +58,54 @@ pub const CURRENT: &str = "Current";
     printcolumn(
         name = "Policies",
         type_ = "integer",
-        description = "Policies in force for pods of the node",
+        description = "Policies that are enforced for pods of the node",
         json_path = ".status.policiesInForce"
     ),
     printcolumn(
-        name = "Isolated",
+        name = "Isolated Pods",
         type_ = "integer",
         description = "Pods of the node that a policy isolates",
         json_path = ".status.pods.isolated"
     ),
     printcolumn(
-        name = "Backend",
-        type_ = "string",
-        description = "Which iptables programs the node",
-        json_path = ".status.backend.iptables"
-    ),
-    printcolumn(
-        name = "Agent",
-        type_ = "string",
-        description = "Version of the agent",
-        json_path = ".status.agent.version"
+        name = "Diagnostics",
+        type_ = "integer",
+        description = "Problems with objects that the agent read",
+        json_path = ".status.diagnosticsFound"
     ),
     printcolumn(
         name = "Last Sync",
         type_ = "date",
-        description = "When the kernel was last known to do what the policies say",
+        description = "How long ago the kernel was last known to do what the policies say, as of the last report",
         json_path = ".status.lastSuccessfulSync"
-    ),
-    printcolumn(
-        name = "Drift",
-        type_ = "integer",
-        description = "Repairs of what something else had changed, since the agent started",
-        json_path = ".status.driftRepairs"
-    ),
-    printcolumn(
-        name = "Diagnostics",
-        type_ = "integer",
-        description = "What is wrong with objects that the agent read",
-        json_path = ".status.diagnosticsFound"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
-        name = "Latency p50",
-        type_ = "integer",
-        description = "Microseconds from a change until it is in force, median",
-        json_path = ".status.syncLatencyMicroseconds.p50",
+        name = "Latency P50",
+        type_ = "string",
+        description = "Median time from receiving a change until it is enforced",
+        json_path = ".status.syncLatency",
         priority = 1
     ),
     printcolumn(
-        name = "Reason",
+        name = "Repairs",
+        type_ = "integer",
+        description = "Repairs of what something else had changed in the kernel, since the agent started",
+        json_path = ".status.driftRepairs",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Backend",
         type_ = "string",
-        description = "Why the node does or does not enforce",
-        json_path = r#".status.conditions[?(@.type=="Enforcing")].reason"#,
+        description = "Which iptables programs the node: nft or legacy",
+        json_path = ".status.backend.iptables",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Version",
+        type_ = "string",
+        description = "Version of the agent",
+        json_path = ".status.agent.version",
         priority = 1
     )
 )]
@@ -164,6 +166,11 @@ pub struct NodePolicyReportStatus {
     /// force in the kernel, over the last 100 rounds that changed the kernel. As of `observedAt`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sync_latency_microseconds: Option<SyncLatency>,
+    /// The median of `syncLatencyMicroseconds` with its unit, as `14.2ms`, for people. As of
+    /// `observedAt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub sync_latency: Option<String>,
     /// How often something of ours in the kernel had been changed by something else and was
     /// repaired, since the agent started.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,8 @@
 //! The arrows of ARCHITECTURE.md, held: which crate may know which, and who touches the kernel; and
-//! that the [`documents`] are true.
+//! that the [`documents`] and the [`probes`] are true.
 
 mod documents;
+mod probes;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -129,3 +129,31 @@ fn an_agent_whose_tool_hangs_is_not_alive() -> Result<()> {
     wait_for(&cluster, "/healthz", 200)?;
     agent.terminate()
 }
+
+/// A tool that takes long to fail has not applied the change in that time either.
+#[test]
+fn an_agent_is_unready_in_time_after_a_change_however_slowly_its_tools_fail() -> Result<()> {
+    let unready_after = Duration::from_secs(6);
+    for slowness in ["sleep 4; echo out of order >&2; exit 1", "sleep 20"] {
+        let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+        cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+        let tools = tempfile::tempdir()?;
+        wrap(tools.path(), "ipset", slowness)?;
+        let flags = flags(&["--unready-after=6"]);
+        let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
+        let agent = cluster.spawn_agent_as("n2", &setup)?;
+        agent.wait_for("policies are in force", PATIENCE)?;
+        wait_for(&cluster, "/readyz", 200)?;
+
+        fs::write(tools.path().join("ipset.broken"), "")?;
+        agent.kill_tools()?;
+        let changed = Instant::now();
+        cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+        let why = wait_for(&cluster, "/readyz", 503)?;
+        let took = changed.elapsed();
+        ensure!(took < unready_after + Duration::from_secs(2), "{slowness}: {took:?}: {why}");
+        assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
+        agent.kill()?;
+    }
+    Ok(())
+}

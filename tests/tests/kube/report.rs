@@ -192,15 +192,22 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     server.kubectl(&words, Some(&current.to_string()))?;
     let shown = server.kubectl(&["get", "npr"], None)?;
     let rows: Vec<Vec<&str>> = shown.lines().map(|row| row.split_whitespace().collect()).collect();
-    let head =
-        "NAME ENFORCING CURRENT POLICIES ISOLATED BACKEND AGENT LAST SYNC DRIFT DIAGNOSTICS AGE";
+    let head = "NAME ENFORCING REASON REPORTING POLICIES ISOLATED PODS DIAGNOSTICS LAST SYNC AGE";
     assert_eq!(rows.first().map(|row| row.join(" ")).as_deref(), Some(head));
     let row = rows.get(1).context("no row")?;
-    let (last, rest) = row.split_last().context("an empty row")?;
-    let known = ["n1", "True", "True", "1", "1", "nft", env!("CARGO_PKG_VERSION")];
-    assert_eq!(rest.get(..7), Some(&known[..]), "{shown}");
-    assert_eq!(rest.get(8..), Some(&["0", "0"][..]), "{shown}");
-    ensure!(last.ends_with('s') || last.ends_with('m'), "{shown}");
+    let known = ["n1", "True", "PoliciesInForce", "True", "1", "1", "0"];
+    assert_eq!(row.get(..7), Some(&known[..]), "{shown}");
+    // Times and latencies have units.
+    let has_unit = |cell: &str| cell.ends_with('s') || cell.ends_with('m');
+    ensure!(row.len() == 9 && row[7..].iter().all(|cell| has_unit(cell)), "{shown}");
+    let wide = server.kubectl(&["get", "npr", "-o", "wide"], None)?;
+    let wide: Vec<Vec<&str>> = wide.lines().map(|row| row.split_whitespace().collect()).collect();
+    let more = "LATENCY P50 REPAIRS BACKEND VERSION";
+    assert_eq!(wide.first().map(|row| row.join(" ")), Some(format!("{head} {more}")));
+    let row = wide.get(1).and_then(|row| row.get(9..)).context("no wide row")?;
+    let (latency, rest) = row.split_first().context("no latency")?;
+    ensure!(latency.ends_with("ms") || latency.ends_with('s'), "{wide:?}");
+    assert_eq!(rest, ["0", "nft", env!("CARGO_PKG_VERSION")]);
 
     // Another generation that means the same for the kernel is news all the same.
     let generations = 12;

@@ -240,6 +240,30 @@ fn a_server_without_streaming_lists_is_read_in_pages() -> Result<()> {
     seen.until_change("-NetworkPolicy shop/p7")
 }
 
+/// An etcd without progress requests, such as 3.4, makes the API server answer streaming lists with 500 for ever.
+#[test]
+fn a_streaming_list_that_fails_in_any_way_is_followed_by_one_in_pages() -> Result<()> {
+    const STREAMED: &str = "sendInitialEvents=true";
+    let server = ApiServer::start(Options::default())?;
+    apply(&server, &[&namespace("shop"), &policy("p"), &policy("q")])?;
+    let refused = [400, 405, 410, 422, 500, 501, 503, 504].map(|c| Mode::RefuseSome(STREAMED, c));
+    let failed = [410, 500, 503].map(|code| Mode::FailSome(STREAMED, code));
+    let modes = refused.into_iter().chain(failed).chain([Mode::EndSome(STREAMED)]);
+    for (number, mode) in modes.enumerate() {
+        let proxy = Proxy::start(&server, unbent)?;
+        proxy.set(mode);
+        let mut seen = Seen::start(proxy.kubeconfig())?;
+        seen.until_synced().with_context(|| format!("{mode:?}"))?;
+        ensure!(seen.objects.contains_key("NetworkPolicy shop/p"), "{mode:?}");
+        ensure!(proxy.count(&["/networkpolicies", "limit=500"]) >= 1, "{mode:?}");
+        server.kubectl(&["label", "ns", "shop", "--overwrite", &format!("a=n{number}")], None)?;
+        seen.until_change("+Namespace shop").with_context(|| format!("{mode:?}"))?;
+        let again = proxy.count(&["/networkpolicies", STREAMED]);
+        ensure!(again <= 2, "{mode:?}: {again} streaming lists for one view");
+    }
+    Ok(())
+}
+
 fn wait_for(done: impl Fn() -> bool) -> Result<()> {
     let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
     while !done() {

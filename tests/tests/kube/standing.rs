@@ -201,7 +201,7 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
     assert_eq!(row.get(..6), Some(&known[..]), "{shown}");
     let wide = scene.server.kubectl(&["get", "cdnp", "-o", "wide"], None)?;
     let head: Vec<&str> = wide.lines().next().unwrap_or_default().split_whitespace().collect();
-    assert_eq!(head.join(" "), "NAME MODE TYPES ACCEPTED ENFORCED PODS AGE REASON IN FORCE");
+    assert_eq!(head.join(" "), "NAME MODE TYPES ACCEPTED ENFORCED PODS AGE REASON MESSAGE");
     ensure!(wide.contains("Understood") && wide.contains("reported by 2 of 2 nodes"), "{wide}");
 
     // Written seldom, and not at all without news; said once when in force everywhere.

@@ -98,6 +98,7 @@ fn a_report_names_what_is_in_force() {
         "policiesOmitted": 0,
         "lastSuccessfulSync": "1970-01-01T00:00:00Z",
         "syncLatencyMicroseconds": {"last": 900, "p50": 1000, "max": 1_000_000, "samples": 7},
+        "syncLatency": "1.0ms",
         "driftRepairs": 2,
         "denials": {"denied": 6, "wouldDeny": 10},
         "diagnosticsFound": 0,
@@ -220,10 +221,17 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
     assert_eq!(news(Some(&written), &latest()), News::Some, "another generation");
     publisher.selected(selection([policy("a", 1)]));
     assert_eq!(news(Some(&written), &latest()), News::None);
-    publisher.failed("no tool");
+    publisher.failed("no tool", tokio::time::Instant::now());
     assert_eq!(news(Some(&written), &latest()), News::Some, "it fails");
     publisher.verified(0);
     assert_eq!(news(Some(&written), &latest()), News::None);
     publisher.verified(1);
     assert_eq!(news(Some(&written), &latest()), News::Some, "a repair");
+}
+
+#[test]
+fn a_latency_for_people_has_a_unit() {
+    let micros = Duration::from_micros;
+    let shown = [0, 440, 14_205, 999_900, 1_540_000].map(|time| with_unit(micros(time)));
+    assert_eq!(shown, ["0.0ms", "0.4ms", "14.2ms", "999.9ms", "1.5s"]);
 }

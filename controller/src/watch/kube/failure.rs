@@ -1,5 +1,6 @@
 //! Why a watch did not go on, from what the client and the API server said.
 
+use std::fmt;
 use std::time::Duration;
 
 use kube::core::Status;
@@ -18,6 +19,16 @@ pub(super) enum Failure {
     Retry { reason: Reason, error: String, wish: Option<Duration> },
     /// Nobody listens any more.
     Closed,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Expired => "the version has expired (410)",
+            Self::Retry { error, .. } => error,
+            Self::Closed => "the receiver is gone",
+        })
+    }
 }
 
 impl From<Closed> for Failure {

@@ -3,9 +3,9 @@
 //! ```text
 //!            ┌── 410, an answer that makes no sense ──┐
 //!            ▼                                        │
-//! view: streaming list, or pages where the server refuses it ─► watch from there ─┐
-//!                                                              ▲                  │ ended, failed
-//!                                                              └── from the last version seen
+//! view: streaming list ─────────────────────────────────► watch from there ─┐
+//!            │ failed                                 ▲  ▲                  │ ended, failed
+//!            └──► list in pages ──────────────────────┘  └── from the last version seen
 //! 404 of a kind that the cluster may lack: see `presence`; it is looked for until it is there
 //! ```
 //!
@@ -20,9 +20,8 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _};
 use kube::Client;
 use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::core::{Request, Status};
+use kube::core::Request;
 use portcullis_crds::lean::{Lean, LeanKind};
-use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -30,10 +29,8 @@ use super::Outlet;
 use super::failure::{Failure, failure, refusal, request_failure, silence};
 use super::known::{Batch, Known};
 use super::outage::{Outage, Reason};
+use super::page::{PAGE_LIMIT, Page};
 use super::presence::{Definition, Presence};
-
-/// Objects on one page of a list, as for client-go.
-const PAGE: u32 = 500;
 
 /// Events of one batch at most: what waits already, never more. Some 2 ms of decoding, after
 /// which the other kinds get their turn.
@@ -68,30 +65,17 @@ pub(super) struct Watch<K> {
     away: bool,
 }
 
-/// How the server gives all objects.
+/// How the next list is requested.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Lists {
     /// As the first events of a watch: objects one by one, small for both sides.
     Streamed,
-    /// In pages, by servers of before Kubernetes 1.32 or with the feature `WatchList` off.
+    /// In pages, since the streaming list before it failed: API servers on an etcd without progress
+    /// requests answer it with 500, others are only overloaded. The list after it is streamed again.
+    PagedOnce,
+    /// In pages: the server has no streaming lists (before Kubernetes 1.32, or with the feature
+    /// `WatchList` off).
     Paged,
-}
-
-/// One page of a list. Its objects cannot fail to decode; kube's own list would log the page.
-#[derive(Deserialize)]
-struct Page<K: LeanKind> {
-    #[serde(default)]
-    metadata: PageMetadata,
-    #[serde(bound = "")]
-    items: Option<Vec<Lean<K>>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct PageMetadata {
-    resource_version: Option<String>,
-    #[serde(rename = "continue")]
-    next: Option<String>,
 }
 
 impl<K> Watch<K>
@@ -202,12 +186,49 @@ where
         Ok(())
     }
 
-    /// One watch, with the list before it where one is needed. It ends well when the server ends
-    /// it, as it does after some minutes.
+    /// One watch, with the list before it where one is needed.
     async fn round(&mut self) -> Result<(), Failure> {
-        if self.version.is_none() && self.lists == Lists::Paged {
+        if self.version.is_none() && self.lists != Lists::Streamed {
+            if self.lists == Lists::PagedOnce {
+                self.lists = Lists::Streamed;
+            }
             self.list_pages().await?;
         }
+        let lists = self.version.is_none();
+        match self.watch().await {
+            Err(failure) if lists && self.version.is_none() => self.list_failed(failure),
+            ended => ended,
+        }
+    }
+
+    /// Decides what follows a streaming list that failed: a list in pages, whatever the error is, as
+    /// in client-go. At once where the server answered; where it did not, after the usual wait.
+    fn list_failed(&mut self, failure: Failure) -> Result<(), Failure> {
+        match &failure {
+            Failure::Closed => return Err(failure),
+            // A list in pages would get the same answer, or more load onto a server that has too much.
+            Failure::Retry { reason: Reason::Status(401 | 403 | 404 | 429), .. } => {
+                return Err(failure);
+            }
+            // `sendInitialEvents` or its `resourceVersionMatch` is not allowed.
+            Failure::Retry { reason: Reason::Status(400 | 422), .. } => self.lists = Lists::Paged,
+            Failure::Retry { .. } | Failure::Expired if self.lists == Lists::Streamed => {
+                self.lists = Lists::PagedOnce;
+            }
+            Failure::Retry { .. } | Failure::Expired => {}
+        }
+        let (kind, error) = (K::KIND.as_str(), failure.to_string());
+        match failure {
+            Failure::Retry { reason: Reason::Connection, .. } => return Err(failure),
+            _ if self.outage.is_on() => debug!(kind, error, "the streaming list failed again"),
+            _ => info!(kind, error, "the streaming list failed; listing in pages"),
+        }
+        Ok(())
+    }
+
+    /// One watch, which begins with the list where one is needed. It ends well when the server ends
+    /// it, as it does after some minutes.
+    async fn watch(&mut self) -> Result<(), Failure> {
         let opened = Instant::now();
         let mut params = WatchParams::default().timeout(WATCH_SECONDS);
         params.field_selector = self.fields.map(str::to_owned);
@@ -216,15 +237,8 @@ where
         // earlier one, or another API server, has shown.
         let version = self.version.clone().unwrap_or_default();
         let request = self.request.watch(&params, &version).map_err(request_failure)?;
-        let stream = match self.client.request_events::<Lean<K>>(request).await {
-            Ok(stream) => stream,
-            Err(kube::Error::Api(status)) if self.refuses_streaming(&status) => {
-                debug!(kind = K::KIND.as_str(), status = status.message, "listing in pages");
-                self.lists = Lists::Paged;
-                return Ok(());
-            }
-            Err(error) => return Err(failure(&error)),
-        };
+        let stream = self.client.request_events::<Lean<K>>(request).await;
+        let stream = stream.map_err(|error| failure(&error))?;
         if self.version.is_none() {
             self.known.begin();
         }
@@ -234,11 +248,6 @@ where
             return Err(Failure::Retry { reason: Reason::Answer, error, wish: None });
         }
         Ok(())
-    }
-
-    fn refuses_streaming(&self, status: &Status) -> bool {
-        // 422: `sendInitialEvents` or its `resourceVersionMatch` is not allowed.
-        self.version.is_none() && matches!(status.code, 400 | 422)
     }
 
     /// Takes what comes, as much at once as is there already, until the stream ends.
@@ -333,7 +342,7 @@ where
     async fn list_pages(&mut self) -> Result<(), Failure> {
         self.known.begin();
         // Without a version: as new as the moment of asking.
-        let mut params = ListParams::default().limit(PAGE);
+        let mut params = ListParams::default().limit(PAGE_LIMIT);
         params.field_selector = self.fields.map(str::to_owned);
         loop {
             let request = self.request.list(&params).map_err(request_failure)?;

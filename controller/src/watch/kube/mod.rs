@@ -19,6 +19,7 @@ mod failure;
 mod follow;
 mod known;
 mod outage;
+mod page;
 mod presence;
 
 use std::io;

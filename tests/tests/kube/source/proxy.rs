@@ -27,6 +27,10 @@ pub(super) enum Mode {
     Refuse(u16),
     /// Those that have this text in their target are, and end if they are open; the others pass.
     RefuseSome(&'static str, u16),
+    /// Those that have this text in their target get an answer of one event: an error of this status.
+    FailSome(&'static str, u16),
+    /// Those that have this text in their target get an answer that ends after its first line.
+    EndSome(&'static str),
 }
 
 impl Mode {
@@ -35,7 +39,7 @@ impl Mode {
         match self {
             Self::Refuse(code) => Some(code),
             Self::RefuseSome(text, code) => target.contains(text).then_some(code),
-            Self::Pass | Self::Cut => None,
+            Self::Pass | Self::Cut | Self::FailSome(..) | Self::EndSome(_) => None,
         }
     }
 }
@@ -116,11 +120,13 @@ async fn serve(
     log.lock().expect("no thread panics with it").push(target.clone());
     let mode = *modes.borrow_and_update();
     if let Some(code) = mode.refuses(&target) {
-        let status = serde_json::json!({
-            "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-            "reason": "Refused", "message": "the test says no",
-        });
-        return answer(&mut stream, code, &status.to_string()).await;
+        return answer(&mut stream, code, &status(code).to_string()).await;
+    }
+    if let Mode::FailSome(text, code) = mode
+        && target.contains(text)
+    {
+        let event = serde_json::json!({"type": "ERROR", "object": status(code)});
+        return answer(&mut stream, 200, &event.to_string()).await;
     }
     let request = http::Request::get(&target).body(Vec::new())?;
     let mut lines = match client.request_stream(request).await {
@@ -142,7 +148,18 @@ async fn serve(
         let Some(line) = line else { return Ok(()) };
         stream.write_all((bend(line) + "\n").as_bytes()).await?;
         stream.flush().await?;
+        if matches!(mode, Mode::EndSome(text) if target.contains(text)) {
+            return Ok(());
+        }
     }
+}
+
+/// What an API server says when it refuses.
+fn status(code: u16) -> serde_json::Value {
+    serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+        "reason": "Refused", "message": "the test says no",
+    })
 }
 
 async fn answer(stream: &mut BufReader<TcpStream>, code: u16, text: &str) -> Result<()> {
