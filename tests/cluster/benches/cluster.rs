@@ -7,7 +7,6 @@
 //! kubectl's own requests, by a client that keeps its connection. CPU time and memory are those of
 //! the agent on the node of the servers.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -119,8 +118,8 @@ impl Bench {
     }
 
     fn delete(&self, name: &str) -> Result<()> {
-        let deleted = self.policies().delete(name, &DeleteParams::default());
-        self.runtime.block_on(deleted).map(drop)?;
+        let (policies, now) = (self.policies(), DeleteParams::default());
+        self.runtime.block_on(policies.delete(name, &now))?;
         Ok(())
     }
 
@@ -153,8 +152,8 @@ impl Bench {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
         let labelled = Patch::Merge(json!({"metadata": {"labels": {"peer": label}}}));
         let took = until(&path, Becomes::Open, || {
-            let patched = pods.patch("client", &PatchParams::default(), &labelled);
-            self.runtime.block_on(patched)?;
+            let params = PatchParams::default();
+            self.runtime.block_on(pods.patch("client", &params, &labelled))?;
             Ok(Instant::now())
         })?;
         self.delete("peers")?;
@@ -182,7 +181,7 @@ impl Bench {
         let answers = probe.stop()?;
         let mut answered = answers.iter().filter(|(_, answer)| answer.is_body()).map(|(at, _)| *at);
         let first = answered.next();
-        let last = answered.last().or(first);
+        let last = answered.next_back().or(first);
         self.delete("new")?;
         self.cluster.kubectl(&["delete", "pod", &name, "-n", NAMESPACE, "--wait=false"])?;
         Ok(first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first))

@@ -15,7 +15,7 @@ use crate::options::Options;
 use crate::state::{self, State};
 
 /// How long nodes may take until they are ready: far longer than the 10 s on an idle machine.
-const NODES_READY_WITHIN: Duration = Duration::from_secs(120);
+const NODES_READY_WITHIN: Duration = Duration::from_mins(2);
 /// How long a rollout may take.
 const ROLLOUT_WITHIN: &str = "120s";
 

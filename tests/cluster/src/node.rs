@@ -1,5 +1,6 @@
 //! One node: its files, and the processes that run on it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -222,7 +223,7 @@ impl Node {
             let lines: Vec<&str> = log.lines().collect();
             let last = lines[lines.len().saturating_sub(LINES)..].join("\n");
             if !last.is_empty() {
-                text.push_str(&format!("== {} {file}\n{last}\n", self.name));
+                let _ = writeln!(text, "== {} {file}\n{last}", self.name);
             }
         }
         text

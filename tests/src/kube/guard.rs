@@ -67,6 +67,7 @@ impl Guarded {
     }
 
     /// The end of what it printed.
+    #[must_use]
     pub fn last_words(&self) -> String {
         const LINES: usize = 15;
         let text = std::fs::read(&self.log).unwrap_or_default();

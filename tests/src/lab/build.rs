@@ -281,9 +281,10 @@ impl Lab {
     fn load_base_rules(&self, bare: bool) -> Result<()> {
         // Both families even in a lab of one: a node has both tables.
         for family in [Family::V4, Family::V6] {
-            let rules = match bare {
-                true => firewall::masquerade(family),
-                false => firewall::base(family, self.options.forward),
+            let rules = if bare {
+                firewall::masquerade(family)
+            } else {
+                firewall::base(family, self.options.forward)
             };
             for node in self.nodes.values() {
                 process::restore(node.netns(), self.options.iptables.program(family), &rules)?;
