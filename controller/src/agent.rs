@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use policy_engine::compiled::Update;
 use policy_engine::engine::Engine;
-use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, trace, warn};
@@ -338,7 +338,7 @@ impl Agent {
                 }
             },
             source: None,
-            object: "this node".to_owned(),
+            about: About::Other("this node".to_owned()),
             field: String::new(),
             message: format!("{}: {}", found.what, found.what_to_do),
         });

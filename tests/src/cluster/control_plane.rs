@@ -11,12 +11,13 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
+use policy_engine::object::{Kind, ObjectRef};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::cases::{Kind, Manifest, ObjectRef};
+use crate::cases::Manifest;
 use crate::kube::{ADDRESSES, ApiServer, Kubelet, Options};
 use crate::lab::{Lab, Listener};
 
@@ -72,7 +73,7 @@ impl ControlPlane {
         self.label(&nodes)?;
         // Every API server has this one, and keeps it.
         let mut gone: Vec<&ObjectRef> =
-            deleted.iter().filter(|object| object.name != "kube-system").collect();
+            deleted.iter().filter(|object| *object.name != *"kube-system").collect();
         // What a pod runs where can't be changed: it ends, and another one begins.
         gone.extend(applied.iter().filter(|m| self.is_another_pod(m)).map(|m| &m.object));
         if !gone.is_empty() {
@@ -251,7 +252,7 @@ fn named(object: &ObjectRef) -> Value {
         Kind::NetworkPolicy => "networking.k8s.io/v1",
         Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
         Kind::ClusterDefaultNetworkPolicy => "portcullis.dev/v1alpha1",
-        Kind::Node | Kind::Namespace | Kind::Service | Kind::Pod => "v1",
+        _ => "v1",
     };
     let mut metadata = json!({"name": object.name});
     if !object.namespace.is_empty()

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use policy_engine::model::Change;
+use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::PolicyKey;
 use policy_engine::tier::PolicyRef;
 use policy_engine::world::World;
@@ -163,17 +164,15 @@ impl From<&Diagnostic> for Finding {
     }
 }
 
-/// The policy that a diagnostic is about; diagnostics name objects as `NetworkPolicy shop/db` and
-/// `ClusterNetworkPolicy db`.
+/// The policy that a diagnostic is about.
 fn policy_of(diagnostic: &Diagnostic) -> Option<PolicyRef> {
-    let (kind, name) = diagnostic.object.split_once(' ')?;
+    let ObjectRef { kind, namespace, name } = diagnostic.about.object()?;
     match kind {
-        "NetworkPolicy" => {
-            let (namespace, name) = name.split_once('/')?;
-            Some(PolicyRef::NetworkPolicy(PolicyKey::new(namespace, name)))
+        Kind::NetworkPolicy => Some(PolicyRef::NetworkPolicy(PolicyKey::new(namespace, name))),
+        Kind::ClusterNetworkPolicy => Some(PolicyRef::ClusterNetworkPolicy(name.clone())),
+        Kind::ClusterDefaultNetworkPolicy => {
+            Some(PolicyRef::ClusterDefaultNetworkPolicy(name.clone()))
         }
-        "ClusterNetworkPolicy" => Some(PolicyRef::ClusterNetworkPolicy(name.into())),
-        "ClusterDefaultNetworkPolicy" => Some(PolicyRef::ClusterDefaultNetworkPolicy(name.into())),
         _ => None,
     }
 }
