@@ -147,32 +147,21 @@ impl Player {
         for node in self.cluster.lab.nodes() {
             node.shell("conntrack -F 2>/dev/null")?;
         }
-        let probes: Vec<(Probe, Expected)> = expectations
-            .iter()
-            .map(|expectation| (probe(&expectation.probe), expected(expectation)))
-            .collect();
-        let all: Vec<Probe> = probes.iter().map(|(probe, _)| probe.clone()).collect();
-        let mut outcomes = self.cluster.lab.probe_all(&all, DEFAULT_TIMEOUT)?;
+        let (closed, open): (Vec<&Expectation>, Vec<&Expectation>) =
+            expectations.iter().partition(|asked| expected(asked) == Expected::Closed);
         // Many probes share two cores with other tests: an answer may come late. A packet that
         // policy forbids never becomes an answer, so only what should be open is asked again.
-        let mut late: Vec<_> = probes
-            .iter()
-            .zip(&mut outcomes)
-            .filter(|((_, expected), outcome)| {
-                *expected != Expected::Closed && !expected.agrees(outcome)
-            })
-            .collect();
-        let again: Vec<(Probe, Expected)> =
-            late.iter().map(|(probe, _)| (*probe).clone()).collect();
-        let answers = self.cluster.lab.probe_until(&again, DEFAULT_TIMEOUT * 2, LATE_LIMIT)?;
-        for ((_, outcome), answer) in late.iter_mut().zip(answers) {
-            **outcome = answer.outcome;
-        }
+        let asked: Vec<_> =
+            open.iter().map(|asked| (probe(&asked.probe), expected(asked))).collect();
+        let answers = self.cluster.lab.probe_until(&asked, DEFAULT_TIMEOUT * 2, LATE_LIMIT)?;
+        // Apart from those, so that what is answered by mistake is answered in time.
+        let asked: Vec<Probe> = closed.iter().map(|asked| probe(&asked.probe)).collect();
+        let silence = self.cluster.lab.probe_silent(&asked, DEFAULT_TIMEOUT)?;
+        let outcomes = answers.into_iter().map(|answer| answer.outcome).chain(silence);
         let mut wrong = Vec::new();
-        for (((_, expected), outcome), expectation) in
-            probes.iter().zip(&outcomes).zip(expectations)
-        {
-            if expected.agrees(outcome) {
+        for (expectation, outcome) in open.into_iter().chain(closed).zip(outcomes) {
+            let expected = expected(expectation);
+            if expected.agrees(&outcome) {
                 continue;
             }
             let mut text = format!("{}: expected {expected:?}, got {outcome}", expectation.probe);

@@ -10,7 +10,9 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+};
 use policy_engine::object::{Kind, ObjectRef};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
@@ -37,8 +39,8 @@ pub struct ControlPlane {
     /// The API server; for kubectl, clients and faults.
     pub server: ApiServer,
     agent_kubeconfig: PathBuf,
-    /// The pods as kubectl was given them, by `namespace/name`.
-    pods: BTreeMap<String, Value>,
+    /// What was applied of each object last.
+    applied: BTreeMap<ObjectRef, Value>,
 }
 
 impl ControlPlane {
@@ -52,7 +54,7 @@ impl ControlPlane {
         let (namespace, account) = INSTALLED;
         let agent_kubeconfig = server.kubeconfig_for_service_account(namespace, account)?;
         let kubelet = Kubelet::start(&server, lab, listeners)?;
-        Ok(Self { kubelet, server, agent_kubeconfig, pods: BTreeMap::new() })
+        Ok(Self { kubelet, server, agent_kubeconfig, applied: BTreeMap::new() })
     }
 
     /// Who agents are to the API server.
@@ -77,21 +79,14 @@ impl ControlPlane {
         // What a pod runs where can't be changed: it ends, and another one begins.
         gone.extend(applied.iter().filter(|m| self.is_another_pod(m)).map(|m| &m.object));
         if !gone.is_empty() {
-            let list = list(gone.iter().map(|object| named(object)));
-            self.server.kubectl(&["delete", "--wait=false", "-f", "-"], Some(&list))?;
+            self.delete(&gone)?;
             let pods: Vec<String> = gone.iter().filter_map(|object| pod_key(object)).collect();
-            pods.iter().for_each(|pod| drop(self.pods.remove(pod)));
             self.kubelet.until("pods to end", lab, POD_LIMIT, |kubelet| {
                 !pods.iter().any(|pod| kubelet.knows(pod))
             })?;
         }
         if !applied.is_empty() {
-            let list = list(applied.iter().map(|manifest| for_server(manifest)));
-            self.server.kubectl(&["apply", "-f", "-"], Some(&list))?;
-            for manifest in &applied {
-                let pod = pod_key(&manifest.object);
-                self.pods.extend(pod.map(|pod| (pod, for_server(manifest))));
-            }
+            self.apply(applied.iter().map(|manifest| (&manifest.object, for_server(manifest))))?;
             let placed = applied.iter().filter(|manifest| addresses(manifest).is_some());
             let pods: Vec<String> =
                 placed.filter_map(|manifest| pod_key(&manifest.object)).collect();
@@ -103,24 +98,67 @@ impl ControlPlane {
     }
 
     /// Gives nodes the labels of their manifests, and takes those away that were so given before.
-    fn label(&self, nodes: &[&Manifest]) -> Result<()> {
-        let labelled = |manifest: &&Manifest| {
+    fn label(&mut self, nodes: &[&Manifest]) -> Result<()> {
+        self.apply(nodes.iter().map(|manifest| {
             let mut value = named(&manifest.object);
             let labels = manifest.value.pointer("/metadata/labels").cloned();
             value["metadata"]["labels"] = labels.unwrap_or_else(|| json!({}));
-            value
-        };
-        if nodes.is_empty() {
-            return Ok(());
+            (&manifest.object, value)
+        }))
+    }
+
+    /// As `kubectl apply` does, without a process for each change.
+    fn apply<'a>(&mut self, objects: impl Iterator<Item = (&'a ObjectRef, Value)>) -> Result<()> {
+        for (object, value) in objects {
+            let (api, known) = (self.api(object), self.applied.get(object));
+            let applied = self.kubelet.block_on(async {
+                let merge = |patch| async {
+                    let patch = Patch::Merge(patch);
+                    api.patch(&object.name, &PatchParams::default(), &patch).await.map(drop)
+                };
+                if let Some(known) = known {
+                    return anyhow::Ok(merge(difference(known, &value)).await?);
+                }
+                let new = serde_json::from_value(value.clone())?;
+                match api.create(&PostParams::default(), &new).await {
+                    // A node is its kubelet's, and kube-system the API server's.
+                    Err(kube::Error::Api(status)) if status.code == 409 => {
+                        Ok(merge(value.clone()).await?)
+                    }
+                    created => Ok(created.map(drop)?),
+                }
+            });
+            applied.with_context(|| format!("failed to apply {object}"))?;
+            self.applied.insert(object.clone(), value);
         }
-        let list = list(nodes.iter().map(labelled));
-        let apply = ["apply", "--server-side", "--field-manager=cases", "-f", "-"];
-        self.server.kubectl(&apply, Some(&list)).map(drop)
+        Ok(())
+    }
+
+    /// As `kubectl delete --wait=false` does.
+    fn delete(&mut self, objects: &[&ObjectRef]) -> Result<()> {
+        for object in objects {
+            let api = self.api(object);
+            let deleted = self.kubelet.block_on(api.delete(&object.name, &DeleteParams::default()));
+            deleted.with_context(|| format!("failed to delete {object}"))?;
+            self.applied.remove(*object);
+        }
+        Ok(())
+    }
+
+    fn api(&self, object: &ObjectRef) -> Api<DynamicObject> {
+        let (group, version) = group_version(object.kind);
+        let kind = GroupVersionKind::gvk(group, version, object.kind.as_str());
+        let (client, resource) = (self.kubelet.client(), ApiResource::from_gvk(&kind));
+        if object.namespace.is_empty() {
+            Api::all_with(client, &resource)
+        } else {
+            Api::namespaced_with(client, &object.namespace, &resource)
+        }
     }
 
     fn is_another_pod(&self, manifest: &Manifest) -> bool {
-        let known = pod_key(&manifest.object).and_then(|pod| self.pods.get(&pod));
-        known.is_some_and(|known| {
+        let known = self.applied.get(&manifest.object);
+        known.filter(|_| manifest.object.kind == Kind::Pod).is_some_and(|known| {
             let wanted = for_server(manifest);
             let same = |pointer: &str| known.pointer(pointer) == wanted.pointer(pointer);
             !(same("/spec") && same("/metadata/annotations"))
@@ -247,23 +285,28 @@ fn for_server(manifest: &Manifest) -> Value {
     value
 }
 
-fn named(object: &ObjectRef) -> Value {
-    let version = match object.kind {
-        Kind::NetworkPolicy => "networking.k8s.io/v1",
-        Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
-        Kind::ClusterDefaultNetworkPolicy => "portcullis.dev/v1alpha1",
-        _ => "v1",
-    };
-    let mut metadata = json!({"name": object.name});
-    if !object.namespace.is_empty()
-        && let Some(fields) = metadata.as_object_mut()
-    {
-        fields.insert("namespace".to_owned(), json!(object.namespace));
-    }
-    json!({"apiVersion": version, "kind": object.kind.as_str(), "metadata": metadata})
+/// The merge patch that makes one of the other.
+fn difference(old: &Value, new: &Value) -> Value {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else { return new.clone() };
+    let gone = old.keys().filter(|key| !new.contains_key(*key)).map(|key| (key, Value::Null));
+    let there = new.iter().map(|(key, value)| {
+        (key, old.get(key).map_or_else(|| value.clone(), |old| difference(old, value)))
+    });
+    gone.chain(there).map(|(key, value)| (key.clone(), value)).collect()
 }
 
-fn list(items: impl Iterator<Item = Value>) -> String {
-    let items: Vec<Value> = items.collect();
-    json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+fn group_version(kind: Kind) -> (&'static str, &'static str) {
+    match kind {
+        Kind::NetworkPolicy => ("networking.k8s.io", "v1"),
+        Kind::ClusterNetworkPolicy => ("policy.networking.k8s.io", "v1alpha2"),
+        Kind::ClusterDefaultNetworkPolicy => ("portcullis.dev", "v1alpha1"),
+        _ => ("", "v1"),
+    }
+}
+
+fn named(object: &ObjectRef) -> Value {
+    let (group, version) = group_version(object.kind);
+    let version = format!("{group}/{version}");
+    let version = version.trim_start_matches('/');
+    json!({"apiVersion": version, "kind": object.kind.as_str(), "metadata": {"name": object.name}})
 }

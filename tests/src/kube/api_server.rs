@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
@@ -300,6 +301,23 @@ impl ApiServer {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// The answer to a GET of `path` as administrator; `null` where nothing is there.
+    ///
+    /// As `kubectl get --raw`, without a process: for what is asked until it is as wanted.
+    ///
+    /// # Errors
+    /// When there is another answer, or none.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let kubeconfig = self.admin_kubeconfig();
+        block_on(async move {
+            let client = client(&kubeconfig).await?;
+            match client.request(http::Request::get(path).body(Vec::new())?).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(Value::Null),
+                answer => answer.with_context(|| format!("failed to get {path}")),
+            }
+        })
+    }
+
     /// The path of `kube-apiserver`, `etcd` or `kubectl`.
     ///
     /// # Errors
@@ -329,33 +347,41 @@ impl ApiServer {
         kubeconfig::render(server, &self.pki.file("ca.crt"), who)
     }
 
-    /// On a thread of its own: the caller may be inside of a runtime.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     fn wait_until_ready(&self, server: &mut Guarded) -> Result<()> {
         let kubeconfig = self.admin_kubeconfig();
         let deadline = Instant::now() + START_LIMIT;
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| -> Result<()> {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(async {
-                    loop {
-                        let asked = tokio::time::timeout(ASK_LIMIT, is_ready(&kubeconfig)).await;
-                        let Err(reason) = asked.map_err(anyhow::Error::from).flatten() else {
-                            return Ok(());
-                        };
-                        let status = server.ended()?;
-                        if status.is_some() || Instant::now() > deadline {
-                            let status = status.map(|status| format!(" ({status})"));
-                            let status = status.unwrap_or_default();
-                            let log = server.last_words();
-                            bail!("kube-apiserver does not serve{status}: {reason:#}\n{log}");
-                        }
-                        tokio::time::sleep(ASK_EVERY).await;
-                    }
-                })
-            });
-            waiting.join().unwrap_or_else(|_| bail!("the wait for kube-apiserver panicked"))
+        block_on(async {
+            loop {
+                let asked = tokio::time::timeout(ASK_LIMIT, is_ready(&kubeconfig)).await;
+                let Err(reason) = asked.map_err(anyhow::Error::from).flatten() else {
+                    return Ok(());
+                };
+                let status = server.ended()?;
+                if status.is_some() || Instant::now() > deadline {
+                    let status = status.map(|status| format!(" ({status})"));
+                    let status = status.unwrap_or_default();
+                    let log = server.last_words();
+                    bail!("kube-apiserver does not serve{status}: {reason:#}\n{log}");
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+            }
         })
     }
+}
+
+/// Runs a task on a thread of its own: the caller may be inside of a runtime.
+fn block_on<T: Send>(task: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(task)
+        });
+        running.join().unwrap_or_else(|_| bail!("a question to kube-apiserver panicked"))
+    })
 }
 
 /// A port for the life of this process's server: no other process can get it in between.

@@ -17,6 +17,8 @@ use super::probe::{Observation, Outcome, Probe};
 
 /// Probes that are on their way at a time: bounds open files and bursts at one server.
 pub(super) const MAX_IN_FLIGHT: usize = 512;
+/// As [`MAX_IN_FLIGHT`], of those that should not be answered: bounds open files alone.
+pub(super) const MAX_SILENT: usize = 2048;
 
 /// Sends the probes, each from the namespace beside it, and waits for all outcomes.
 pub(super) fn fly(

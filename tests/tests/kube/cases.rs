@@ -1,4 +1,4 @@
-//! Every policy case by a real API server: applied with kubectl, heard of by real agents on three
+//! Every policy case by a real API server: applied there, heard of by real agents on three
 //! nodes with the tokens of their ServiceAccount, judged by real packets.
 //!
 //! Which topologies there are is proved in `kernel.rs`; here it is the road to the agents.

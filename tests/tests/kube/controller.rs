@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 /// How long anything may take on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_mins(1);
+const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// Exactly what the controller needs.
 const ACCOUNT: &str = r#"
@@ -106,12 +107,12 @@ fn server() -> Result<ApiServer> {
 fn until(server: &ApiServer, path: &str, wanted: impl Fn(&Value) -> bool) -> Result<Duration> {
     let started = Instant::now();
     loop {
-        let answer = server.kubectl(&["get", "--raw", path], None);
-        let found = answer.as_deref().ok().and_then(|text| serde_json::from_str(text).ok());
-        if wanted(&found.unwrap_or(Value::Null)) {
+        let answer = server.get(path);
+        if wanted(answer.as_ref().unwrap_or(&Value::Null)) {
             return Ok(started.elapsed());
         }
         ensure!(started.elapsed() < PATIENCE, "{path} stayed as it is: {answer:?}");
+        std::thread::sleep(ASK_EVERY);
     }
 }
 

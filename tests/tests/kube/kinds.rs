@@ -5,8 +5,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use portcullis_tests::kube::{ApiServer, CLUSTER_NETWORK_POLICY_CRD, Options};
+use portcullis_tests::kube::{ApiServer, Shared};
 use serde_json::json;
+
+/// A server with all kinds and the namespaces of `examples/`. Tests ask it what it would take.
+fn server() -> Result<&'static ApiServer> {
+    static SERVER: Shared = Shared::new();
+    SERVER.get(|server| {
+        server.install_crds()?;
+        server.install_cluster_network_policy()?;
+        for namespace in ["red", "monitoring", "shop", "jobs"] {
+            server.kubectl(&["create", "namespace", namespace], None)?;
+        }
+        Ok(())
+    })
+}
 
 fn apply(server: &ApiServer, api_version: &str, kind: &str, spec: &str) -> Result<String> {
     let text =
@@ -64,12 +77,11 @@ const BAD_SELECTORS: [(&str, &str); 10] = [
 
 #[test]
 fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result<()> {
-    let server = ApiServer::start(Options::default())?;
-    server.install_crds()?;
+    let server = server()?;
     for spec in GOOD_DEFAULTS {
-        default_policy(&server, spec).with_context(|| format!("refused: {spec}"))?;
+        default_policy(server, spec).with_context(|| format!("refused: {spec}"))?;
     }
-    let said = default_policy(&server, "{policyTypes: [Egress]}")?;
+    let said = default_policy(server, "{policyTypes: [Egress]}")?;
     ensure!(said.contains("\"mode\": \"Enforce\""), "defaults are shown: {said}");
     ensure!(said.contains("\"includeSystemNamespaces\": false"), "defaults are shown: {said}");
     let list_types = "policyTypes must list what the policy isolates";
@@ -85,7 +97,7 @@ fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result
         ("{policyTypes: [Ingress], mode: audit}", "supported values: \"Enforce\", \"Audit\""),
         ("{policyTypes: [Ingress], egres: []}", "unknown field \"spec.egres\""),
     ] {
-        refused(default_policy(&server, spec), spec, why)?;
+        refused(default_policy(server, spec), spec, why)?;
     }
     let null = json!({"apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterDefaultNetworkPolicy",
         "metadata": {"name": "a"}, "spec": {"policyTypes": ["Ingress"],
@@ -101,7 +113,7 @@ fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result
                 "{{policyTypes: [Ingress], ingress: [{{from: [{{podSelector: {selector}}}]}}]}}"
             ),
         ] {
-            refused(default_policy(&server, &spec), &spec, why)?;
+            refused(default_policy(server, &spec), &spec, why)?;
         }
     }
     for (peer, why) in [
@@ -119,7 +131,7 @@ fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result
         ("{ipBlock: {cidr: 10.0.0.0/8, except: ['fd00::/16']}}", "must be inside cidr"),
     ] {
         let spec = format!("{{policyTypes: [Egress], egress: [{{to: [{peer}]}}]}}");
-        refused(default_policy(&server, &spec), &spec, why)?;
+        refused(default_policy(server, &spec), &spec, why)?;
     }
     for (port, why) in [
         ("{port: 80, endPort: 79}", "must not be below it"),
@@ -134,7 +146,7 @@ fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result
         ("{protocol: ICMP}", "Unsupported value"),
     ] {
         let spec = format!("{{policyTypes: [Ingress], ingress: [{{ports: [{port}]}}]}}");
-        refused(default_policy(&server, &spec), &spec, why)?;
+        refused(default_policy(server, &spec), &spec, why)?;
     }
     let explained = server.kubectl(&["explain", "cdnp.spec.allowDNS"], None)?;
     ensure!(explained.contains("True unless"), "{explained}");
@@ -143,23 +155,19 @@ fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result
 
 #[test]
 fn the_largest_default_is_accepted() -> Result<()> {
-    let server = ApiServer::start(Options::default())?;
-    server.install_crds()?;
+    let server = server()?;
     let peer = "{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16, 10.2.0.0/16]}}";
     let rule = format!("{{from: [{}], ports: [{}]}}", [peer; 50].join(","), ["{}"; 50].join(","));
     let rules = vec![rule.as_str(); 50].join(",");
-    default_policy(&server, &format!("{{policyTypes: [Ingress], ingress: [{rules}]}}"))?;
+    default_policy(server, &format!("{{policyTypes: [Ingress], ingress: [{rules}]}}"))?;
     let rules = vec!["{}"; 51].join(",");
     let spec = format!("{{policyTypes: [Ingress], ingress: [{rules}]}}");
-    refused(default_policy(&server, &spec), "51 rules", "must have at most 50 items")
+    refused(default_policy(server, &spec), "51 rules", "must have at most 50 items")
 }
 
 #[test]
 fn the_kind_cluster_network_policy_is_as_upstream_has_it() -> Result<()> {
-    let server = ApiServer::start(Options::default())?;
-    // Our own kinds do not need it, and it may come and go.
-    server.install_crds()?;
-    server.install_cluster_network_policy()?;
+    let server = server()?;
     let head = "tier: Admin, priority: 0, subject: {namespaces: {}}";
     for spec in [
         format!("{{{head}}}"),
@@ -177,7 +185,7 @@ fn the_kind_cluster_network_policy_is_as_upstream_has_it() -> Result<()> {
         // Upstream looks at no operator.
         "{tier: Admin, priority: 1, subject: {namespaces: {matchExpressions: [{key: a, operator: Gt}]}}}".to_owned(),
     ] {
-        cluster_policy(&server, &spec).with_context(|| format!("refused: {spec}"))?;
+        cluster_policy(server, &spec).with_context(|| format!("refused: {spec}"))?;
     }
     let egress = |rule: &str| format!("{{{head}, egress: [{rule}]}}");
     for (spec, why) in [
@@ -212,9 +220,8 @@ fn the_kind_cluster_network_policy_is_as_upstream_has_it() -> Result<()> {
             "unknown field",
         ),
     ] {
-        refused(cluster_policy(&server, &spec), &spec, why)?;
+        refused(cluster_policy(server, &spec), &spec, why)?;
     }
-    server.kubectl(&["delete", "crd", CLUSTER_NETWORK_POLICY_CRD], None)?;
     Ok(())
 }
 
@@ -234,12 +241,7 @@ fn examples(below: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 
 #[test]
 fn every_example_is_accepted_without_a_warning() -> Result<()> {
-    let server = ApiServer::start(Options::default())?;
-    server.install_crds()?;
-    server.install_cluster_network_policy()?;
-    for namespace in ["red", "monitoring", "shop", "jobs"] {
-        server.kubectl(&["create", "namespace", namespace], None)?;
-    }
+    let server = server()?;
     let mut paths = Vec::new();
     examples(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples"), &mut paths)?;
     ensure!(paths.len() >= 15, "{paths:?}");

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 /// How long anything may take on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_mins(1);
+const ASK_EVERY: Duration = Duration::from_millis(50);
 /// The least time between two writes of one status: `PERIOD_MIN` of the controller.
 const WRITE_PERIOD_MIN: Duration = Duration::from_secs(5);
 const POLICIES: &str = "/apis/portcullis.dev/v1alpha1/clusterdefaultnetworkpolicies";
@@ -106,14 +107,13 @@ impl Scene {
     fn until(&self, name: &str, expected: &[&str]) -> Result<Value> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let path = format!("{POLICIES}/{name}");
-            let found: Value =
-                serde_json::from_str(&self.server.kubectl(&["get", "--raw", &path], None)?)?;
+            let found = self.server.get(&format!("{POLICIES}/{name}"))?;
             let lines = lines(&found["status"]);
             if expected.iter().all(|line| lines.iter().any(|found| found.starts_with(line))) {
                 return Ok(found);
             }
             ensure!(Instant::now() < deadline, "wanted {expected:#?}, found {lines:#?}");
+            std::thread::sleep(ASK_EVERY);
         }
     }
 
@@ -241,7 +241,7 @@ fn a_default_whose_kind_comes_and_goes_under_the_controller_has_a_status() -> Re
     let said = |log: &str| log.lines().any(|line| absent.iter().all(|word| line.contains(word)));
     while !said(&fs::read_to_string(controller.1.path())?) {
         ensure!(Instant::now() < deadline, "{}", fs::read_to_string(controller.1.path())?);
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(ASK_EVERY);
     }
     // Nobody runs agents here.
     let nowhere = "Enforced@1 False Waiting: 0 of 1 nodes; no report of n1";
@@ -279,9 +279,7 @@ fn a_default_that_is_broken_or_selects_nothing_says_so() -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut expected = vec![("broken", "FailedClosed"), ("nobody", "SelectsNothing")];
     while !expected.is_empty() {
-        let path = "/apis/events.k8s.io/v1/namespaces/default/events";
-        let events: Value =
-            serde_json::from_str(&scene.server.kubectl(&["get", "--raw", path], None)?)?;
+        let events = scene.server.get("/apis/events.k8s.io/v1/namespaces/default/events")?;
         let events = events["items"].as_array().cloned().unwrap_or_default();
         expected.retain(|(name, reason)| {
             !events.iter().any(|event| {
@@ -291,6 +289,7 @@ fn a_default_that_is_broken_or_selects_nothing_says_so() -> Result<()> {
             })
         });
         ensure!(Instant::now() < deadline, "{expected:?} are not told: {events:#?}");
+        std::thread::sleep(ASK_EVERY);
     }
     Ok(())
 }

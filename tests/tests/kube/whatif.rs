@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, ensure};
 use portcullis_tests::cluster::kubectl_whatif;
-use portcullis_tests::kube::{ApiServer, Options};
+use portcullis_tests::kube::{ApiServer, Options, Shared};
 use serde_json::Value;
 
 /// A shop whose pods do not run yet, and users who may read all, a part, and nothing.
@@ -101,15 +101,19 @@ fn ask(kubeconfig: &Path, line: &str) -> Result<Asked> {
     Ok(Asked { code: status.code(), out: text(stdout)?, said: text(stderr)? })
 }
 
-fn server() -> Result<ApiServer> {
-    let server = ApiServer::start(Options::default())?;
+/// A server with [`OBJECTS`], which tests read and do not change.
+fn server() -> Result<&'static ApiServer> {
+    static SERVER: Shared = Shared::new();
+    SERVER.get(prepare)
+}
+
+fn prepare(server: &ApiServer) -> Result<()> {
     // No controller makes it: pods need the ServiceAccount of their namespace.
     for namespace in ["shop", "jobs"] {
         server.kubectl(&["create", "namespace", namespace], None)?;
         server.kubectl(&["create", "serviceaccount", "default", "-n", namespace], None)?;
     }
-    server.kubectl(&["apply", "--server-side", "-f", "-"], Some(OBJECTS))?;
-    Ok(server)
+    server.kubectl(&["apply", "--server-side", "-f", "-"], Some(OBJECTS)).map(drop)
 }
 
 const QUESTIONS: [&str; 9] = [
@@ -221,7 +225,7 @@ fn it_asks_as_whom_it_is_told_to() -> Result<()> {
 
 #[test]
 fn more_than_a_page_is_read_whole() -> Result<()> {
-    let server = server()?;
+    let server = ApiServer::start(Options::default())?;
     let name =
         |number| format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: n{number}}}}}");
     let many: Vec<String> = (0..620).map(name).collect();

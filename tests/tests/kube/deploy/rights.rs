@@ -15,7 +15,7 @@ use portcullis_tests::kube::{ApiServer, Options};
 use portcullis_tests::lab::{Lab, Node};
 use serde_json::Value;
 
-use super::{LIMIT, apply, arguments, containers, objects, root};
+use super::{ASK_EVERY, LIMIT, apply, arguments, containers, objects, root};
 
 /// A right as granted; as used, it names no object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -116,7 +116,7 @@ fn until_used(
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "granted and not used: {unused:#?}");
-        std::thread::yield_now();
+        std::thread::sleep(ASK_EVERY);
     }
 }
 
@@ -289,7 +289,7 @@ impl<'a> Program<'a> {
             while !self.node.netns().run(|| get(port, &path))?.is_ok_and(|good| good) {
                 let log = || fs::read_to_string(self.log.path()).unwrap_or_default();
                 ensure!(Instant::now() < deadline, "{}: {port} {path}\n{}", self.account, log());
-                std::thread::yield_now();
+                std::thread::sleep(ASK_EVERY);
             }
         }
         Ok(())

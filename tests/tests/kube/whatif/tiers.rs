@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use portcullis_tests::kube::ApiServer;
+use portcullis_tests::kube::{ApiServer, Options};
 use serde_json::json;
 
-use super::{ask, server};
+use super::{ask, prepare};
 
 const KINDS: [(&str, &str, &str, &str); 2] = [
     ("policy.networking.k8s.io", "v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy"),
@@ -71,7 +71,8 @@ fn install(server: &ApiServer) -> Result<()> {
 
 #[test]
 fn policies_of_the_cluster_count_where_it_has_them() -> Result<()> {
-    let server = server()?;
+    let server = ApiServer::start(Options::default())?;
+    prepare(&server)?;
     let admin = server.admin_kubeconfig();
     let scrape = "check jobs/report shop/api:9090";
     let absent = ask(&admin, scrape)?;
