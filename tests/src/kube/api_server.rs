@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,11 +15,13 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use super::binaries::binaries;
+use super::flags::{arguments, families, own_service, surroundings};
 use super::forward::Forward;
 use super::guard::Guarded;
 use super::kubeconfig::{self, Credentials};
 use super::pki::Pki;
-use crate::lab::{Family, Lab, Namespace};
+use crate::lab::{Lab, Namespace};
 
 /// How long a start may take on a machine that is busy with other tests; alone it takes 3 s.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -396,24 +397,6 @@ fn reserve_port(ip: IpAddr) -> Result<(Socket, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// The directory with kube-apiserver, etcd and kubectl; built the first time.
-fn binaries() -> Result<&'static Path> {
-    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("kube/build.sh");
-        let output = Command::new(&script).output();
-        let output =
-            output.map_err(|error| format!("failed to run {}: {error}", script.display()))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("there is no Kubernetes to test with:\n{}", said.trim()));
-        }
-        let said = String::from_utf8_lossy(&output.stdout);
-        said.lines().last().map(PathBuf::from).ok_or_else(|| "build.sh said nothing".to_owned())
-    });
-    found.as_deref().map_err(|failure| anyhow::Error::msg(failure.clone()))
-}
-
 /// Sockets in the file system: reached from every network namespace, and no port to collide on.
 fn start_etcd(binaries: &Path, directory: &Path, arguments: Vec<String>) -> Result<Guarded> {
     let directory = directory.display();
@@ -430,78 +413,6 @@ fn start_etcd(binaries: &Path, directory: &Path, arguments: Vec<String>) -> Resu
     all.extend(arguments);
     let log = PathBuf::from(format!("{directory}/etcd.log"));
     Guarded::start(None, &binaries.join("etcd"), &all, &log)
-}
-
-fn arguments(
-    directory: &Path,
-    pki: &Pki,
-    address: SocketAddr,
-    addresses: &[IpAddr],
-) -> Vec<String> {
-    let file = |name: &str| pki.file(name).display().to_string();
-    let services: Vec<&str> = families(addresses).map(service_range).collect();
-    vec![
-        format!("--etcd-servers=unix://{}/etcd.sock", directory.display()),
-        format!("--bind-address={}", address.ip()),
-        format!("--advertise-address={}", address.ip()),
-        format!("--secure-port={}", address.port()),
-        "--permit-port-sharing=true".to_owned(),
-        format!("--cert-dir={}", directory.display()),
-        format!("--tls-cert-file={}", file("server.crt")),
-        format!("--tls-private-key-file={}", file("server.key")),
-        format!("--client-ca-file={}", file("ca.crt")),
-        format!("--service-account-key-file={}", file("tokens.pub")),
-        format!("--service-account-signing-key-file={}", file("tokens.key")),
-        "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-        format!("--service-cluster-ip-range={}", services.join(",")),
-        "--authorization-mode=Node,RBAC".to_owned(),
-        "--allow-privileged=true".to_owned(),
-        "--profiling=false".to_owned(),
-    ]
-}
-
-/// The families of a lab, in its order; both where there is no lab.
-fn families(addresses: &[IpAddr]) -> impl Iterator<Item = Family> {
-    let of_the_lab = addresses.iter().map(|ip| Family::of(*ip));
-    let without = if addresses.is_empty() { &Family::BOTH[..] } else { &[] };
-    of_the_lab.chain(without.iter().copied())
-}
-
-/// The addresses of Services.
-fn service_range(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "10.96.0.0/16",
-        Family::V6 => "fd96::/112",
-    }
-}
-
-/// The address of the Service `kubernetes`: the first one.
-fn own_service(family: Family) -> IpAddr {
-    match family {
-        Family::V4 => Ipv4Addr::new(10, 96, 0, 1).into(),
-        Family::V6 => Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 1).into(),
-    }
-}
-
-/// Flags that depend on what runs beside the API server.
-fn surroundings(pki: &Pki, whole_cluster: bool) -> Vec<String> {
-    let file = |name: &str| pki.file(name).display().to_string();
-    if whole_cluster {
-        vec![
-            "--enable-admission-plugins=NodeRestriction".to_owned(),
-            format!("--kubelet-client-certificate={}", file("admin.crt")),
-            format!("--kubelet-client-key={}", file("admin.key")),
-            "--kubelet-preferred-address-types=InternalIP".to_owned(),
-        ]
-    } else {
-        vec![
-            // It refuses pods until a namespace's `default` account exists, which the controller
-            // manager creates: none runs here.
-            "--disable-admission-plugins=ServiceAccount".to_owned(),
-            // No Service of the API server itself: a loopback address is no endpoint.
-            "--endpoint-reconciler-type=none".to_owned(),
-        ]
-    }
 }
 
 async fn client(kubeconfig: &Path) -> Result<Client> {

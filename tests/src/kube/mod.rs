@@ -12,7 +12,9 @@
 //! stands in for the kubelets of a lab's nodes.
 
 mod api_server;
+mod binaries;
 mod cluster_network_policy;
+mod flags;
 mod forward;
 mod guard;
 mod kubeconfig;

@@ -23,11 +23,16 @@ use prometheus_client::registry::Registry;
 use crate::root;
 
 /// Flags that the documents show of cargo, iptables, kubectl and the demo, and what clap adds.
-const FLAGS_OF_OTHERS: [&str; 17] = [
+const FLAGS_OF_OTHERS: [&str; 22] = [
     "bench",
     "cascade",
+    "cni",
+    "families",
     "for",
     "help",
+    "ignore-not-found",
+    "kube-proxy",
+    "kubernetes",
     "line-numbers",
     "nocapture",
     "package",
