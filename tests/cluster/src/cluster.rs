@@ -180,14 +180,18 @@ impl Cluster {
     pub fn wait_until_nodes_are_ready(&self) -> Result<()> {
         let deadline = Instant::now() + NODES_READY_WITHIN;
         loop {
-            let nodes = self.get(&["nodes"])?;
-            let nodes = nodes["items"].as_array().context("a list has items")?;
-            if !nodes.is_empty() && nodes.iter().all(is_ready) {
-                return Ok(());
-            }
+            // A server that is busy may answer late or with an error.
+            let nodes = self.get(&["nodes"]);
+            let failure = match &nodes {
+                Ok(nodes) => match nodes["items"].as_array() {
+                    Some(nodes) if !nodes.is_empty() && nodes.iter().all(is_ready) => return Ok(()),
+                    _ => "nodes are not ready".to_owned(),
+                },
+                Err(error) => format!("{error:#}"),
+            };
             if Instant::now() > deadline {
                 let logs: String = self.nodes.iter().map(Node::last_log_lines).collect();
-                bail!("nodes are not ready after {NODES_READY_WITHIN:?}\n{logs}");
+                bail!("after {NODES_READY_WITHIN:?}: {failure}\n{logs}");
             }
             thread::sleep(Duration::from_millis(200));
         }
