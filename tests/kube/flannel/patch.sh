@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Changes the copy of flannel in the directory $1: without the backend for Tencent's cloud, whose SDK is not to be
-# had from the module proxy.
+# had from the module proxy, and without the one by UDP, which needs cgo.
 set -euo pipefail
-sed -i '/pkg\/backend\/tencentvpc"/d' "$1/main.go"
+sed -E -i '/pkg\/backend\/(tencentvpc|udp)"/d' "$1/main.go"
