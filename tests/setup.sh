@@ -3,8 +3,8 @@
 # Does nothing, fast, where all is there. Debian and Ubuntu; elsewhere it lists what to install.
 set -euo pipefail
 
-packages=(iptables ipset libipset-dev libclang-dev iproute2 conntrack procps gcc libc6-dev)
-commands=(iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft ipset ip conntrack sysctl cc)
+packages=(iptables ipset libipset-dev libclang-dev iproute2 nftables conntrack procps gcc libc6-dev)
+commands=(iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft ipset ip tc nft conntrack sysctl cc)
 # With --tests also what the tests alone need: a browser for the page of `kubectl whatif plan`, and
 # cargo-deny for licences and sources.
 tests=no

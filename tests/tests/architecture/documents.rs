@@ -23,9 +23,11 @@ use prometheus_client::registry::Registry;
 use crate::root;
 
 /// Flags that the documents show of cargo, iptables, kubectl and the demo, and what clap adds.
-const FLAGS_OF_OTHERS: [&str; 17] = [
+const FLAGS_OF_OTHERS: [&str; 19] = [
     "bench",
     "cascade",
+    "cleanup",
+    "disable-network-policy",
     "for",
     "help",
     "line-numbers",
@@ -47,10 +49,11 @@ const FLAGS_OF_OTHERS: [&str; 17] = [
 const ENDINGS: [&str; 6] = [".md", ".rs", ".sh", ".toml", ".txt", ".yaml"];
 
 /// Where reasons of Events and conditions are made.
-const REASONS: [&str; 4] = [
+const REASONS: [&str; 5] = [
     "controller/src/cluster/findings/mod.rs",
     "controller/src/cluster/reports.rs",
     "controller/src/cluster/standing.rs",
+    "controller/src/dataplane/conflict/mod.rs",
     "controller/src/report/render.rs",
 ];
 
