@@ -7,7 +7,7 @@ root=$1
 # Upstream's versions are the tested ones; Debian's own revisions may move on with its security fixes.
 apt-get update -q
 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-    'iptables=1.8.9-*' 'ipset=7.17-*' iproute2
+    'iptables=1.8.9-*' 'ipset=7.17-*'
 
 # Debian's merged /usr.
 mkdir -p "$root/usr/bin" "$root/usr/sbin" "$root/usr/lib" "$root/usr/lib64" "$root/var/lib/dpkg/status.d"
@@ -25,7 +25,7 @@ gather() {
 
 # sleep is for deploy/cleanup, whose pods have to stay.
 for program in \
-    /usr/bin/portcullis /usr/bin/sleep /usr/sbin/ip /usr/sbin/ipset \
+    /usr/bin/portcullis /usr/bin/sleep /usr/sbin/ipset \
     $(dpkg -L iptables | grep -E '/sbin/(xtables|ip6?tables)-(legacy|nft)') \
     $(for name in iptables ip6tables; do for verb in '' -save -restore; do
         echo "/usr/sbin/$name$verb" "/etc/alternatives/$name$verb"; done; done) \

@@ -40,19 +40,19 @@ packages() {
 ca-certificates /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt
 conntrack conntrack
 gcc cc
-iproute2 ip
+iproute2 ip tc
 ipset ipset
 iptables iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft
 libc6-dev /usr/include/stdio.h
 libclang-dev /usr/lib/*/libclang*.so* /usr/lib/llvm-*/lib/libclang*.so* /usr/lib64/libclang*.so*
 libipset-dev /usr/include/libipset/session.h
+nftables nft
 procps sysctl
 END
     [ $cluster = no ] || cat <<'END'
 containerd containerd ctr
 containernetworking-plugins /usr/lib/cni/bridge
 debootstrap debootstrap
-nftables nft
 openssl openssl
 runc runc
 END

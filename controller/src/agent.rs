@@ -17,11 +17,14 @@ use std::time::Duration;
 
 use policy_engine::compiled::Update;
 use policy_engine::engine::Engine;
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use policy_engine::model::Life;
+use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
+use crate::conflicts::{Examinations, diagnostics};
+use crate::dataplane::examine::Examination;
 use crate::dataplane::{self, ApplyReport, Dataplane};
 use crate::denials::Feed;
 use crate::denials::table::Sighting;
@@ -59,6 +62,8 @@ pub struct Agent {
     untidy: Option<Instant>,
     /// Denied packets; none when nobody logs them.
     denials: Option<Feed>,
+    /// What else is found on the node; none when nobody looks.
+    examinations: Option<Examinations>,
     /// When denials are counted next.
     count_at: Instant,
     /// Whether the last count failed: that is said once.
@@ -104,6 +109,7 @@ impl Agent {
             publisher,
             untidy: None,
             denials: None,
+            examinations: None,
             count_at: Instant::now(),
             uncounted: false,
         }
@@ -113,6 +119,12 @@ impl Agent {
     #[must_use]
     pub fn telling(self, denials: Option<Feed>) -> Self {
         Self { denials, ..self }
+    }
+
+    /// The same, reporting conflicts on the node.
+    #[must_use]
+    pub fn examined_by(self, examinations: Examinations) -> Self {
+        Self { examinations: Some(examinations), ..self }
     }
 
     /// Enforces until `shutdown`. What is in the kernel stays there.
@@ -136,6 +148,11 @@ impl Agent {
                 event = events.recv() => self.take(event.ok_or(SourceEnded)?),
                 () = sleep(BEAT_PERIOD) => continue,
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
+                found = examination(self.examinations.as_mut()) => {
+                    self.examined(found);
+                    self.publish_diagnostics();
+                    continue;
+                }
                 denial = next(telling) => {
                     if let Some(denials) = &mut self.denials {
                         denials.tell(&denial, &self.engine);
@@ -293,7 +310,6 @@ impl Agent {
     fn verify(&mut self) {
         let began = Instant::now();
         self.verify_at = began + self.verify_period;
-        self.check_bridges();
         match self.dataplane.verify(self.engine.compiled()) {
             Ok(drift) => {
                 self.publisher.verified(drift.iter().filter(|found| found.is_repaired()).count());
@@ -328,22 +344,19 @@ impl Agent {
         }
     }
 
-    /// Says which packets get past all rules: a node's bridge may come after the agent.
-    fn check_bridges(&mut self) {
-        let found = self.dataplane.bypasses().into_iter().map(|found| Diagnostic {
-            severity: match found.severity {
-                dataplane::preflight::Severity::Error => Severity::Error,
-                dataplane::preflight::Severity::Warning | dataplane::preflight::Severity::Info => {
-                    Severity::Warning
-                }
-            },
-            source: None,
-            about: About::Other("this node".to_owned()),
-            field: String::new(),
-            message: format!("{}: {}", found.what, found.what_to_do),
-        });
-        let found = found.collect();
-        self.report("bridges".into(), found);
+    /// Publishes what was found on the node, and says which pods to look for next.
+    fn examined(&mut self, found: Examination) {
+        self.publisher.examined(&found);
+        self.report("conflicts".into(), diagnostics(&found));
+        let pods = self.engine.world().pods();
+        let is_active = |pod| pods.get(pod).is_some_and(|pod| pod.life == Life::Active);
+        let endpoints = self.engine.compiled().endpoints.iter();
+        let isolated = endpoints.filter(|(_, endpoint)| is_active(&endpoint.pod));
+        let isolated = isolated.map(|(address, _)| *address).collect();
+        if let Some(examinations) = &mut self.examinations {
+            examinations.set_pods(isolated);
+            examinations.log(found);
+        }
     }
 
     fn log_in_force(&mut self, report: &ApplyReport) {
@@ -390,6 +403,14 @@ impl Agent {
         if std::mem::take(&mut self.diagnostics_changed) {
             self.publisher.found(Findings::of(self.diagnostics.values().flatten()));
         }
+    }
+}
+
+/// What is found on the node next; never, where nobody looks.
+async fn examination(examinations: Option<&mut Examinations>) -> Examination {
+    match examinations {
+        Some(examinations) => examinations.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@ use policy_engine::cidr::Family;
 use policy_engine::world;
 
 use crate::client::Access;
+use crate::dataplane::conflict::Conflict;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
 use crate::http::Listen;
 use crate::watch::Source;
@@ -39,7 +40,7 @@ pub enum Command {
     /// Remove every rule, chain and set of Portcullis from this node, and nothing else.
     Cleanup(KernelArgs),
     /// Say whether this node can enforce policies, and what to do where it can't.
-    Preflight(KernelArgs),
+    Preflight(PreflightArgs),
 }
 
 /// Flags of `portcullis node`.
@@ -92,12 +93,44 @@ pub struct NodeArgs {
     /// seconds. Up to as much again is added by chance.
     #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
     pub missing_kind_period: Duration,
+    /// How often the node is examined for conflicts, in seconds: other software that makes the
+    /// enforcement of policies void.
+    #[arg(long, env = "PORTCULLIS_CONFLICT_PERIOD", value_parser = seconds, default_value = "10")]
+    pub conflict_period: Duration,
+    /// Which conflicts are ignored.
+    #[command(flatten)]
+    pub conflicts: ConflictArgs,
     /// Flags of the probes and metrics.
     #[command(flatten)]
     pub http: HttpArgs,
     /// Flags that all commands share.
     #[command(flatten)]
     pub kernel: KernelArgs,
+}
+
+/// Flags of `portcullis preflight`.
+#[derive(Args, Debug)]
+pub struct PreflightArgs {
+    /// Which conflicts are ignored.
+    #[command(flatten)]
+    pub conflicts: ConflictArgs,
+    /// Flags that all commands share.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+}
+
+/// Which conflicts are ignored.
+#[derive(Args, Debug)]
+pub struct ConflictArgs {
+    /// Conflicts in spite of which the node counts as enforcing policies, with commas between.
+    #[arg(
+        long,
+        env = "PORTCULLIS_IGNORE_CONFLICTS",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        value_enum
+    )]
+    pub ignore_conflicts: Vec<Conflict>,
 }
 
 /// Flags of `portcullis controller`.

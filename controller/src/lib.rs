@@ -2,18 +2,20 @@
 //!
 //! Arrows go one way: `watch` → `agent` → `dataplane`. The dataplane sees engine values and never
 //! an API object; only `dataplane/apply` touches the kernel. What the agent says of itself goes from
-//! `status` to `report` and `http`, which run beside it.
+//! `status`, summed up by `state`, to `report` and `http`, which run beside it.
 
 pub mod agent;
 pub mod args;
 pub mod client;
 pub mod cluster;
+pub mod conflicts;
 pub mod dataplane;
 pub mod denials;
 pub mod http;
 pub mod lock;
 pub mod metrics;
 pub mod report;
+pub mod state;
 pub mod status;
 pub mod watch;
 
@@ -30,7 +32,8 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use self::agent::Agent;
-use self::args::{Cli, Command, HttpArgs, KernelArgs, LogFormat, NodeArgs};
+use self::args::{Cli, Command, HttpArgs, KernelArgs, LogFormat, NodeArgs, PreflightArgs};
+use self::conflicts::Examinations;
 use self::dataplane::preflight::{Finding, Severity};
 use self::dataplane::{CleanupReport, Dataplane};
 use self::denials::Feed;
@@ -116,8 +119,12 @@ fn node(args: &NodeArgs) -> anyhow::Result<ExitCode> {
             Some(feed.context("failed to start to read the log of denials")?)
         }
     };
+    let examiner = dataplane.examiner(&args.conflicts.ignore_conflicts);
+    let examinations = Examinations::start(examiner, args.conflict_period)
+        .context("failed to start to examine the node")?;
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher)
-        .telling(denials);
+        .telling(denials)
+        .examined_by(examinations);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
@@ -162,8 +169,11 @@ fn cleanup(args: &KernelArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(1))
 }
 
-fn preflight(args: &KernelArgs) -> ExitCode {
-    let findings = dataplane::preflight(&args.dataplane_options());
+fn preflight(args: &PreflightArgs) -> ExitCode {
+    let options = args.kernel.dataplane_options();
+    let mut findings = dataplane::preflight(&options);
+    let mut examiner = dataplane::examiner(&options, &args.conflicts.ignore_conflicts);
+    findings.extend(examiner.examine(&[]).findings());
     findings.iter().for_each(|finding| println!("{}: {finding}", finding.severity));
     let failed = |finding: &Finding| finding.severity == Severity::Error;
     if findings.iter().any(failed) { ExitCode::from(1) } else { ExitCode::SUCCESS }

@@ -12,6 +12,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::dataplane::conflict::Conflict;
+use crate::dataplane::examine::Examination;
 use crate::denials;
 use crate::status::{Findings, Round};
 
@@ -33,6 +35,7 @@ pub struct Metrics {
     drift_repairs: Counter,
     last_success: Gauge,
     diagnostics: Family<Weight, Gauge>,
+    conflicts: Family<Conflicting, Gauge>,
     /// Of denials and their log.
     pub denials: denials::metrics::Metrics,
 }
@@ -63,6 +66,14 @@ enum Severity {
     warning,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Conflicting {
+    /// The name of a [`Conflict`].
+    conflict: &'static str,
+    /// Whether the operator has decided to ignore it.
+    ignored: bool,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
@@ -77,11 +88,13 @@ impl Default for Metrics {
             drift_repairs: Counter::default(),
             last_success: Gauge::default(),
             diagnostics: Family::default(),
+            conflicts: Family::default(),
             denials: denials::metrics::Metrics::default(),
         };
         // Every series is there from the start: an alert can tell 0 from silence.
         metrics.selected(&Selection::default());
         metrics.found(&Findings::default());
+        metrics.examined(&Examination::default());
         metrics
     }
 }
@@ -107,6 +120,11 @@ impl Metrics {
             "diagnostics",
             "What is wrong with objects that the agent read",
             self.diagnostics.clone(),
+        );
+        registry.register(
+            "conflicts",
+            "1 where something else on the node makes the enforcement of policies void",
+            self.conflicts.clone(),
         );
         registry.register_with_unit(
             "sync_duration",
@@ -177,6 +195,16 @@ impl Metrics {
         }
     }
 
+    pub(crate) fn examined(&self, found: &Examination) {
+        for conflict in Conflict::ALL {
+            for (ignored, detected) in [(false, &found.conflicts), (true, &found.ignored)] {
+                let is_there = detected.iter().any(|detected| detected.conflict == conflict);
+                let labels = Conflicting { conflict: conflict.name(), ignored };
+                self.conflicts.get_or_create(&labels).set(is_there.into());
+            }
+        }
+    }
+
     fn succeeded(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_success.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
@@ -220,6 +248,18 @@ mod tests {
             counted,
             [
                 "portcullis_build_info{version=\"0.1.0\"}",
+                "portcullis_conflicts{conflict=\"BridgeTrafficBypassesIptables\",ignored=\"false\"}",
+                "portcullis_conflicts{conflict=\"BridgeTrafficBypassesIptables\",ignored=\"true\"}",
+                "portcullis_conflicts{conflict=\"EbpfDatapath\",ignored=\"false\"}",
+                "portcullis_conflicts{conflict=\"EbpfDatapath\",ignored=\"true\"}",
+                "portcullis_conflicts{conflict=\"KubeProxyIpvs\",ignored=\"false\"}",
+                "portcullis_conflicts{conflict=\"KubeProxyIpvs\",ignored=\"true\"}",
+                "portcullis_conflicts{conflict=\"OpenVSwitchDatapath\",ignored=\"false\"}",
+                "portcullis_conflicts{conflict=\"OpenVSwitchDatapath\",ignored=\"true\"}",
+                "portcullis_conflicts{conflict=\"PodsBypassNode\",ignored=\"false\"}",
+                "portcullis_conflicts{conflict=\"PodsBypassNode\",ignored=\"true\"}",
+                "portcullis_conflicts{conflict=\"SecondEnforcer\",ignored=\"false\"}",
+                "portcullis_conflicts{conflict=\"SecondEnforcer\",ignored=\"true\"}",
                 "portcullis_denial_log_listening",
                 "portcullis_denial_log_lost_total{reason=\"no_room\"}",
                 "portcullis_denial_log_lost_total{reason=\"overrun\"}",

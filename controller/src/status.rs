@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::dataplane::denial::{Counts, Denial};
+use crate::dataplane::examine::Examination;
 use crate::metrics::Metrics;
 
 /// How many latencies the figures are taken from.
@@ -42,6 +43,8 @@ pub struct Status {
     pub diagnostics: Arc<Findings>,
     /// How many packets policies denied, and those in audit would have.
     pub denials: Arc<BTreeMap<Denial, Counts>>,
+    /// What else was found on the node; `None` before it was examined.
+    pub examination: Option<Arc<Examination>>,
 }
 
 /// Whether the kernel does what the policies say.
@@ -119,23 +122,7 @@ impl Default for Status {
             drift_repairs: 0,
             diagnostics: Arc::default(),
             denials: Arc::default(),
-        }
-    }
-}
-
-impl Status {
-    /// Whether policies are in force, and a failure since has not lasted longer than `patience`.
-    /// When not: why, in one line.
-    ///
-    /// # Errors
-    /// Says what is not as it should be.
-    pub fn ready(&self, patience: Duration) -> Result<(), String> {
-        match &self.phase {
-            _ if self.last_success.is_none() => Err("nothing was put in force yet".to_owned()),
-            Phase::Failing { error, since } if since.elapsed() > patience => {
-                Err(format!("failing for {} s: {error}", since.elapsed().as_secs()))
-            }
-            Phase::Loading | Phase::InForce | Phase::Failing { .. } => Ok(()),
+            examination: None,
         }
     }
 }
@@ -222,6 +209,18 @@ impl Publisher {
     pub fn found(&self, findings: Findings) {
         self.metrics.found(&findings);
         self.status.send_modify(|status| status.diagnostics = Arc::new(findings));
+    }
+
+    /// The node was examined for conflicts.
+    pub fn examined(&self, found: &Examination) {
+        self.metrics.examined(found);
+        self.status.send_if_modified(|status| {
+            let news = status.examination.as_deref() != Some(found);
+            if news {
+                status.examination = Some(Arc::new(found.clone()));
+            }
+            news
+        });
     }
 
     /// So many packets were denied so far.
@@ -311,27 +310,6 @@ mod tests {
     fn round(latency: Option<u64>) -> Round {
         let latency = latency.map(Duration::from_micros);
         Round { selection: None, rulesets: 0, sets: 0, apply: Duration::ZERO, latency }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_agent_is_ready_once_in_force_and_until_it_has_failed_for_long() {
-        let mut publisher = publisher();
-        let status = publisher.subscribe();
-        assert!(status.borrow().ready(PATIENCE).is_err(), "nothing is in force");
-        publisher.failed("no tool", Instant::now());
-        assert!(status.borrow().ready(PATIENCE).is_err(), "and nothing ever was");
-        publisher.in_force(round(None));
-        assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
-        let received = Instant::now();
-        tokio::time::advance(PATIENCE / 3).await;
-        publisher.failed("no tool", received);
-        tokio::time::advance(PATIENCE * 2 / 3).await;
-        publisher.failed("no tool", Instant::now());
-        assert_eq!(status.borrow().ready(PATIENCE), Ok(()), "for a moment only");
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(status.borrow().ready(PATIENCE), Err("failing for 31 s: no tool".to_owned()));
-        publisher.verified(0);
-        assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

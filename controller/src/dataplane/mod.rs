@@ -10,6 +10,7 @@
 //! | `urgent` | which part of a plan has to happen now, and which can wait |
 //! | [`drift`] | the difference for people |
 //! | [`preflight`](mod@preflight) | what a node needs |
+//! | [`conflict`], [`examine`] | what else on the node makes enforcement void: judged; looked for |
 //! | [`mod@cleanup`] | how all of ours goes |
 //! | [`apply`] | the only place that touches the kernel |
 //!
@@ -19,10 +20,12 @@
 pub mod applied;
 pub mod apply;
 pub mod cleanup;
+pub mod conflict;
 pub mod denial;
 pub mod desired;
 pub mod diff;
 pub mod drift;
+pub mod examine;
 pub mod name;
 pub mod options;
 pub mod plan;
@@ -45,10 +48,12 @@ use self::applied::Applied;
 use self::apply::{Error, Kernel, probe};
 use self::cleanup::clean_tables;
 pub use self::cleanup::{CleanupReport, cleanup};
+use self::conflict::Conflict;
 use self::denial::{Counts, Denial, Totals};
 use self::desired::Desired;
 use self::diff::Terms;
 use self::drift::Drift;
+use self::examine::Examiner;
 pub use self::options::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
 use self::plan::{MovedHooks, Plan, TableChange};
 use self::preflight::Finding;
@@ -349,15 +354,10 @@ impl Dataplane {
         Ok(self.denials.add(reading))
     }
 
-    /// Which packets get past our rules on bridges. The first pod of a node may bring the bridge.
-    ///
-    /// Sets `net.bridge.bridge-nf-call-*` to 1 where there is a bridge, as [`preflight`](fn@preflight)
-    /// does.
+    /// An examiner of this node.
     #[must_use]
-    pub fn bypasses(&self) -> Vec<Finding> {
-        let (bridges, netfilter) = probe::bridged(&self.kernel, &self.families);
-        let bypass = |(family, netfilter): &(_, _)| preflight::bypass(*family, netfilter, &bridges);
-        netfilter.iter().filter_map(bypass).collect()
+    pub fn examiner(&self, ignored: &[Conflict]) -> Examiner {
+        Examiner::new(Some(self.kernel.variant), self.kernel.lock_wait_seconds, ignored)
     }
 
     fn terms<'a>(&self, update: &'a Update) -> Terms<'a> {
@@ -381,13 +381,17 @@ impl Dataplane {
     }
 }
 
-/// What this node lacks for enforcement, and what else is good to know.
-///
-/// Sets `net.bridge.bridge-nf-call-*` to 1 where there is a bridge and it is 0; touches nothing
-/// else, but for a chain and a set of ours that last as long as the probe.
+/// What this node lacks for enforcement, and what else is good to know. Changes nothing, but for a
+/// chain and a set of ours that last as long as the probe.
 #[must_use]
 pub fn preflight(options: &Options) -> Vec<Finding> {
     preflight::judge(&probe::facts(variant(options), options))
+}
+
+/// An examiner of this node, for which a dataplane need not be open.
+#[must_use]
+pub fn examiner(options: &Options, ignored: &[Conflict]) -> Examiner {
+    Examiner::new(variant(options).ok(), options.lock_wait_seconds, ignored)
 }
 
 fn variant(options: &Options) -> Result<Variant, Error> {

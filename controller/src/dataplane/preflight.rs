@@ -1,4 +1,5 @@
-//! What a node needs before policies can be enforced on it. Pure: judges facts.
+//! What a node needs before policies can be enforced on it. Pure: judges facts. What else is on it
+//! that makes enforcement void is in [`conflict`](super::conflict).
 
 use std::fmt;
 
@@ -54,8 +55,6 @@ pub struct Facts {
     pub variant: Option<Variant>,
     /// By family.
     pub families: Vec<FamilyFacts>,
-    /// Bridges in the node's network namespace.
-    pub bridges: Vec<String>,
     /// Whether the kernel tracks connections.
     pub conntrack: bool,
 }
@@ -67,25 +66,10 @@ pub struct FamilyFacts {
     pub family: Family,
     /// Whether the kernel forwards its packets.
     pub forwarding: bool,
-    /// Whether its packets on a bridge pass iptables.
-    pub bridge_netfilter: BridgeNetfilter,
     /// Whether a rule of each sort that we need was accepted, or what was said instead.
     pub rules_work: Result<(), String>,
     /// Whether denials can be logged, or what was said instead.
     pub log_works: Result<(), String>,
-}
-
-/// Whether packets on a bridge pass iptables.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum BridgeNetfilter {
-    /// They do.
-    On,
-    /// They did not; they do now.
-    TurnedOn,
-    /// They do not, and this is why it could not be turned on.
-    Off(String),
-    /// The module is not loaded.
-    NotLoaded,
 }
 
 /// Whether a tool failed for who called it.
@@ -121,7 +105,6 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     }
     for family in &facts.families {
         judge_family(&mut findings, family);
-        findings.extend(bypass(family.family, &family.bridge_netfilter, &facts.bridges));
     }
     findings
 }
@@ -147,35 +130,6 @@ fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts) {
     }
 }
 
-/// Whether packets of `family` between pods on `bridges` get past our rules, and what to do.
-#[must_use]
-pub fn bypass(family: Family, netfilter: &BridgeNetfilter, bridges: &[String]) -> Option<Finding> {
-    if bridges.is_empty() {
-        return None;
-    }
-    let (name, switch) = match family {
-        Family::V4 => ("IPv4", "bridge-nf-call-iptables"),
-        Family::V6 => ("IPv6", "bridge-nf-call-ip6tables"),
-    };
-    let bypass = format!("{name} packets between pods on {} pass no rule", bridges.join(", "));
-    match netfilter {
-        BridgeNetfilter::On => None,
-        BridgeNetfilter::TurnedOn => {
-            let what = format!("{bypass}: set net.bridge.{switch}=1");
-            Some(finding(Severity::Warning, &what, "keep it so in /etc/sysctl.d"))
-        }
-        BridgeNetfilter::Off(why) => {
-            let what = format!("{bypass}: net.bridge.{switch} is 0 and could not be set: {why}");
-            let what_to_do = format!("sysctl -w net.bridge.{switch}=1");
-            Some(finding(Severity::Error, &what, &what_to_do))
-        }
-        BridgeNetfilter::NotLoaded => {
-            let what = format!("{bypass}: br_netfilter is not loaded");
-            Some(finding(Severity::Error, &what, "modprobe br_netfilter"))
-        }
-    }
-}
-
 fn finding(severity: Severity, what: &str, what_to_do: &str) -> Finding {
     Finding { severity, what: what.to_owned(), what_to_do: what_to_do.to_owned() }
 }
@@ -184,18 +138,11 @@ fn finding(severity: Severity, what: &str, what_to_do: &str) -> Finding {
 mod tests {
     use super::*;
 
-    fn facts(bridge_netfilter: BridgeNetfilter, bridges: &[&str]) -> Facts {
-        let family = Family::V4;
+    fn facts() -> Facts {
         let (rules_work, log_works) = (Ok(()), Ok(()));
-        let family =
-            FamilyFacts { family, forwarding: true, bridge_netfilter, rules_work, log_works };
-        Facts {
-            variant: Some(Variant::Nft),
-            families: vec![family],
-            bridges: bridges.iter().map(|&name| name.to_owned()).collect(),
-            conntrack: true,
-            ..Facts::default()
-        }
+        let family = FamilyFacts { family: Family::V4, forwarding: true, rules_work, log_works };
+        let (variant, families) = (Some(Variant::Nft), vec![family]);
+        Facts { variant, families, conntrack: true, ..Facts::default() }
     }
 
     fn worst(facts: &Facts) -> Option<Severity> {
@@ -203,18 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn bridged_packets_that_pass_no_rule_are_said_loudly() {
-        assert_eq!(worst(&facts(BridgeNetfilter::On, &["cni0"])), Some(Severity::Info));
-        assert_eq!(worst(&facts(BridgeNetfilter::TurnedOn, &["cni0"])), Some(Severity::Warning));
-        let off = BridgeNetfilter::Off("read-only".into());
-        assert_eq!(worst(&facts(off.clone(), &["cni0"])), Some(Severity::Error));
-        assert_eq!(worst(&facts(BridgeNetfilter::NotLoaded, &["cni0"])), Some(Severity::Error));
-        assert_eq!(worst(&facts(off, &[])), Some(Severity::Info), "no bridge");
-    }
-
-    #[test]
     fn a_node_that_cannot_log_denials_enforces_and_says_so() {
-        let mut facts = facts(BridgeNetfilter::On, &[]);
+        let mut facts = facts();
         facts.families[0].log_works = Err("No chain/target/match by that name.".to_owned());
         assert_eq!(worst(&facts), Some(Severity::Warning));
         let said = judge(&facts).iter().any(|finding| finding.what_to_do.contains("nfnetlink_log"));
@@ -223,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_node_without_iptables_or_conntrack_enforces_nothing() {
-        let good = facts(BridgeNetfilter::On, &[]);
+        let good = facts();
         assert_eq!(worst(&Facts { variant: None, ..good.clone() }), Some(Severity::Error));
         assert_eq!(worst(&Facts { conntrack: false, ..good }), Some(Severity::Error));
     }

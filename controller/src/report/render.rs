@@ -1,5 +1,6 @@
 //! What a report says, from what the agent publishes. Pure, and the same for the same status.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,8 @@ use super::pace::News;
 use crate::dataplane::Dataplane;
 use crate::dataplane::denial::Outcome;
 use crate::dataplane::variant::Variant;
-use crate::status::{Latency, Phase, Status};
+use crate::state::{State, in_one_line};
+use crate::status::{Latency, Status};
 
 /// What of a report does not change while the agent runs.
 #[derive(Clone, PartialEq, Debug)]
@@ -62,9 +64,9 @@ impl Facts {
 #[must_use]
 pub fn news(written: Option<&Status>, now: &Status) -> News {
     let Some(written) = written else {
-        return if now.phase == Phase::Loading { News::Loading } else { News::Some };
+        return if now.state() == State::Loading { News::Loading } else { News::Some };
     };
-    let same = said(&written.phase) == said(&now.phase)
+    let same = said(written.state()) == said(now.state())
         && written.drift_repairs == now.drift_repairs
         && same(&written.diagnostics, &now.diagnostics, |a, b| a == b)
         && same(&written.selection, &now.selection, |a, b| {
@@ -121,27 +123,30 @@ pub fn render(
         diagnostics_found: Some(count(found)),
         diagnostics_omitted: Some(count(found - diagnostics.len())),
         diagnostics,
-        conditions: vec![condition(&status.phase, before, time(now))],
+        conditions: vec![condition(status.state(), before, time(now))],
     }
 }
 
 /// Status, reason and message of the condition `Enforcing`.
-fn said(phase: &Phase) -> (&'static str, &'static str, &str) {
-    match phase {
-        Phase::Loading => ("Unknown", "Loading", "the first complete view is not there yet"),
-        Phase::InForce => ("True", "PoliciesInForce", "the kernel does what the policies say"),
-        Phase::Failing { error, .. } => ("False", "ApplyFailed", error),
+fn said(state: State<'_>) -> (&'static str, &'static str, Cow<'_, str>) {
+    match state {
+        State::Loading => ("Unknown", "Loading", "the first complete view is not there yet".into()),
+        State::Enforcing => {
+            ("True", "PoliciesInForce", "the kernel does what the policies say".into())
+        }
+        State::Bypassed { conflict, all } => ("False", conflict.name(), in_one_line(all).into()),
+        State::Failing { error, .. } => ("False", "ApplyFailed", error.into()),
     }
 }
 
-fn condition(phase: &Phase, before: Option<&Transition>, now: Time) -> Condition {
-    let (status, reason, message) = said(phase);
+fn condition(state: State<'_>, before: Option<&Transition>, now: Time) -> Condition {
+    let (status, reason, message) = said(state);
     let since = before.filter(|before| before.status == status).map(|before| before.since.clone());
     Condition {
         type_: api::ENFORCING.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
-        message: bounded(message, api::MESSAGE_LENGTH_MAX),
+        message: bounded(&message, api::MESSAGE_LENGTH_MAX),
         last_transition_time: since.unwrap_or(now),
         observed_generation: None,
     }

@@ -13,7 +13,7 @@ use policy_engine::model::Direction;
 use portcullis_controller::dataplane::drift::Drift;
 use portcullis_controller::dataplane::preflight::Severity;
 use portcullis_controller::dataplane::{
-    ApplyReport, Dataplane, IptablesVariant, Options, cleanup, preflight,
+    ApplyReport, Dataplane, IptablesVariant, Options, cleanup, examiner, preflight,
 };
 
 use crate::netns::Netns;
@@ -227,14 +227,18 @@ fn preflight_finds_what_the_node_lacks_and_leaves_nothing() {
         let node = Netns::new();
         let options = Options { variant, ..Options::default() };
         node.enter(|| {
-            let worst = || preflight(&options).into_iter().max_by_key(|finding| finding.severity);
+            let worst = || {
+                let mut findings = preflight(&options);
+                findings.extend(examiner(&options, &[]).examine(&[]).findings());
+                findings.into_iter().max_by_key(|finding| finding.severity)
+            };
             assert_eq!(worst().unwrap().severity, Severity::Info);
             node.sh(
                 "ip link add cni0 type bridge; sysctl -qw net.bridge.bridge-nf-call-iptables=0",
             );
             let finding = worst().unwrap();
             assert_eq!(finding.severity, Severity::Warning, "{finding}");
-            assert!(finding.what.contains("cni0"), "{finding}");
+            assert!(finding.what.contains("bridge-nf-call-iptables was 0"), "{finding}");
             assert_eq!(node.sh("sysctl -n net.bridge.bridge-nf-call-iptables").trim(), "1");
             assert_eq!(worst().unwrap().severity, Severity::Info);
             assert!(!save(&node, variant).contains("PORTCULLIS"));

@@ -28,6 +28,10 @@ use crate::cases::Manifest;
 use crate::kube::{ApiServer, Kubelet};
 use crate::lab::{Lab, Listener};
 
+/// Has a program see a read-only `/proc/sys`, then becomes it.
+const READ_ONLY_SYSCTLS: &str =
+    "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; exec \"$@\"";
+
 /// A lab, its manifests and its agents. Dropping it ends the agents, then the lab.
 pub struct Cluster {
     agents: BTreeMap<String, Agent>,
@@ -218,7 +222,13 @@ impl Cluster {
     /// # Errors
     /// When it cannot start.
     pub fn spawn_agent_as(&self, node: &str, setup: &AgentSetup) -> Result<Agent> {
-        let mut command = Command::new(portcullis()?);
+        let mut command = if setup.read_only_sysctls {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-ec", READ_ONLY_SYSCTLS, "sh"]).arg(portcullis()?);
+            command
+        } else {
+            Command::new(portcullis()?)
+        };
         command.args(["node", "--log-format=json", "--node-name", node]);
         let own = self.control_plane.as_ref().map(ControlPlane::agent_kubeconfig);
         if let Some(kubeconfig) = setup.kubeconfig.as_deref().or(own) {
@@ -297,4 +307,6 @@ pub struct AgentSetup {
     pub kubeconfig: Option<PathBuf>,
     /// Flags besides those of its cluster.
     pub flags: Vec<String>,
+    /// Whether `/proc/sys` is read-only, as it is in a container.
+    pub read_only_sysctls: bool,
 }

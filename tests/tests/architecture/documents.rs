@@ -23,10 +23,12 @@ use prometheus_client::registry::Registry;
 use crate::root;
 
 /// Flags that the documents show of cargo, iptables, kubectl and the demo, and what clap adds.
-const FLAGS_OF_OTHERS: [&str; 22] = [
+const FLAGS_OF_OTHERS: [&str; 24] = [
     "bench",
     "cascade",
+    "cleanup",
     "cni",
+    "disable-network-policy",
     "families",
     "for",
     "help",
@@ -52,10 +54,11 @@ const FLAGS_OF_OTHERS: [&str; 22] = [
 const ENDINGS: [&str; 6] = [".md", ".rs", ".sh", ".toml", ".txt", ".yaml"];
 
 /// Where reasons of Events and conditions are made.
-const REASONS: [&str; 4] = [
+const REASONS: [&str; 5] = [
     "controller/src/cluster/findings/mod.rs",
     "controller/src/cluster/reports.rs",
     "controller/src/cluster/standing.rs",
+    "controller/src/dataplane/conflict/mod.rs",
     "controller/src/report/render.rs",
 ];
 

@@ -1,7 +1,9 @@
 //! Faults, rivals and mistakes: nothing that policy forbids passes, nothing it allows breaks, and
 //! nothing of others changes. Real agents, real packets.
 
+mod bpf;
 mod churn;
+mod conflicts;
 mod input;
 mod neighbours;
 mod probes;

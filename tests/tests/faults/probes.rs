@@ -12,11 +12,11 @@ use portcullis_tests::lab::IptablesVariant;
 use crate::shop::{PATIENCE, WEB, admit, lab, shop};
 use crate::tools::wrap;
 
-const HEALTH: u16 = 7001;
-const METRICS: u16 = 7002;
+pub(crate) const HEALTH: u16 = 7001;
+pub(crate) const METRICS: u16 = 7002;
 
 /// Asks the agent of n2; status and body.
-fn ask(cluster: &Cluster, port: u16, path: &str) -> Result<(u16, String)> {
+pub(crate) fn ask(cluster: &Cluster, port: u16, path: &str) -> Result<(u16, String)> {
     let answer = cluster.lab.node("n2")?.netns().run(|| -> Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -31,7 +31,7 @@ fn ask(cluster: &Cluster, port: u16, path: &str) -> Result<(u16, String)> {
 }
 
 /// Asks until the answer has this status; its body.
-fn wait_for(cluster: &Cluster, path: &str, status: u16) -> Result<String> {
+pub(crate) fn wait_for(cluster: &Cluster, path: &str, status: u16) -> Result<String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let last = ask(cluster, HEALTH, path);
@@ -43,14 +43,15 @@ fn wait_for(cluster: &Cluster, path: &str, status: u16) -> Result<String> {
     }
 }
 
-fn flags(more: &[&str]) -> Vec<String> {
+/// Flags of an agent that is asked here.
+pub(crate) fn flags(more: &[&str]) -> Vec<String> {
     let addresses =
         [format!("--health-address=127.0.0.1:{HEALTH}"), format!("--metrics-address=:{METRICS}")];
     addresses.into_iter().chain(more.iter().map(|flag| (*flag).to_owned())).collect()
 }
 
 /// The value of a series.
-fn value(metrics: &str, series: &str) -> Result<f64> {
+pub(crate) fn value(metrics: &str, series: &str) -> Result<f64> {
     let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     Ok(line.with_context(|| format!("no {series} in\n{metrics}"))?.parse()?)
 }

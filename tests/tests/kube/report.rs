@@ -2,7 +2,7 @@
 //! real agents report what they enforce.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -95,7 +95,7 @@ fn writes(server: &ApiServer) -> Result<usize> {
 }
 
 fn agent(cluster: &Cluster, kubeconfig: &Path) -> Result<Agent> {
-    let flags = vec!["--pod-name=portcullis-abcde".to_owned()];
+    let flags = ["--pod-name=portcullis-abcde", "--conflict-period=1"].map(str::to_owned).into();
     let kubeconfig = Some(kubeconfig.to_owned());
     cluster.spawn_agent_as("n1", &AgentSetup { kubeconfig, flags, ..AgentSetup::default() })
 }
@@ -145,8 +145,8 @@ fn a_report_that_cannot_be_true_is_refused() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn an_agent_reports_what_it_enforces() -> Result<()> {
+/// A cluster whose agents can report, with the pod and the policy of [`SHOP`]; and their kubeconfig.
+fn shop() -> Result<(Cluster, ApiServer, PathBuf)> {
     let (cluster, server) = cluster()?;
     server.install_crds()?;
     let node = "{apiVersion: v1, kind: Node, metadata: {name: n1}}";
@@ -158,7 +158,12 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     server.kubectl(&words, None)?;
     server.kubectl(&["apply", "-f", "-"], Some(&format!("{}{REPORTING}", READING.trim_end())))?;
     let kubeconfig = server.kubeconfig_for_service_account("default", "agent")?;
+    Ok((cluster, server, kubeconfig))
+}
 
+#[test]
+fn an_agent_reports_what_it_enforces() -> Result<()> {
+    let (cluster, server, kubeconfig) = shop()?;
     let running = agent(&cluster, &kubeconfig)?;
     let first = report(&server, |report| condition(report, "Enforcing")["status"] == "True")?;
     let status = &first["status"];
@@ -232,6 +237,26 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     server.kubectl(&["delete", "npr", "n1"], None)?;
     server.kubectl(&["delete", "netpol", "deny", "-nshop"], None)?;
     report(&server, |report| report["status"]["policiesInForce"] == 0)?;
+    Ok(())
+}
+
+#[test]
+fn a_node_with_a_second_enforcer_is_reported_as_not_enforcing() -> Result<()> {
+    let (cluster, server, kubeconfig) = shop()?;
+    let node = cluster.lab.node("n1")?;
+    node.shell("iptables-nft -N cali-FORWARD; iptables-nft -A FORWARD -j cali-FORWARD")?;
+    let _agent = agent(&cluster, &kubeconfig)?;
+    let first = report(&server, |report| condition(report, "Enforcing")["status"] == "False")?;
+    let enforcing = condition(&first, "Enforcing");
+    assert_eq!(enforcing["reason"], "SecondEnforcer");
+    let message = enforcing["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("Calico") && message.contains("remove it"), "{message}");
+    let shown = server.kubectl(&["get", "npr", "-o", "wide"], None)?;
+    ensure!(shown.contains("False") && shown.contains("SecondEnforcer"), "{shown}");
+    // Its policies are in the kernel all the same.
+    assert_eq!(first["status"]["policiesInForce"], 1);
+    node.shell("iptables-nft -D FORWARD -j cali-FORWARD")?;
+    report(&server, |report| condition(report, "Enforcing")["reason"] == "PoliciesInForce")?;
     Ok(())
 }
 

@@ -1,9 +1,13 @@
 //! The only place that touches the kernel: spawns the tools and talks netlink.
 
+mod links;
 mod members;
+mod netlink;
+mod nft_tables;
 pub(super) mod probe;
 mod process;
 mod restore;
+pub(super) mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -7,10 +7,11 @@ use iptables::IPTables;
 use policy_engine::cidr::Family;
 
 use super::{Error, Kernel};
+use crate::dataplane::conflict::facts::BridgeNetfilter;
 use crate::dataplane::denial::Denial;
 use crate::dataplane::name;
 use crate::dataplane::options::{DenyAction, LogGroup, Options};
-use crate::dataplane::preflight::{BridgeNetfilter, Facts, FamilyFacts};
+use crate::dataplane::preflight::{Facts, FamilyFacts};
 use crate::dataplane::set::family_name;
 use crate::dataplane::variant::{Evidence, Variant, choose};
 
@@ -76,7 +77,7 @@ impl Kernel {
     }
 }
 
-/// Everything that preflight asks for. Sets bridge-nf-call-* where there is a bridge.
+/// Everything that preflight asks for, but for conflicts.
 pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Options) -> Facts {
     let lock_wait = options.lock_wait_seconds;
     let kernel = |variant| Kernel::new(variant, lock_wait);
@@ -89,13 +90,10 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
     let families = [Family::V4, Family::V6];
     let commands = Variant::BOTH.into_iter().flat_map(|v| families.map(|f| v.command(f)));
     let variant = variant.ok();
-    let here: Vec<Family> =
-        families.into_iter().filter(|f| *f == Family::V4 || has_ipv6()).collect();
-    let (bridges, netfilter) = bridged(&kernel(Variant::Nft), &here);
-    let family_facts = |(family, bridge_netfilter)| FamilyFacts {
+    let here = families.into_iter().filter(|f| *f == Family::V4 || has_ipv6());
+    let family_facts = |family| FamilyFacts {
         family,
         forwarding: forwarding(family),
-        bridge_netfilter,
         rules_work: variant.map_or(Ok(()), |variant| try_rules(&kernel(variant), family)),
         log_works: match (variant, options.denial_log) {
             (Some(variant), Some(group)) => try_log(&kernel(variant), family, group),
@@ -103,31 +101,12 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
         },
     };
     Facts {
-        tools: commands.chain(["ipset", "ip"]).map(version).collect(),
+        tools: commands.chain(["ipset"]).map(version).collect(),
         variant,
-        families: netfilter.into_iter().map(family_facts).collect(),
+        families: here.map(family_facts).collect(),
         // Looked for last: the rules above have loaded it where it is a module.
         conntrack: fs::exists("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or(false),
-        bridges,
     }
-}
-
-/// The bridges of this node, and whether their packets pass iptables, for each of `families`. Sets
-/// bridge-nf-call-* where there is a bridge.
-pub(in crate::dataplane) fn bridged(
-    kernel: &Kernel,
-    families: &[Family],
-) -> (Vec<String>, Vec<(Family, BridgeNetfilter)>) {
-    let bridges = bridges(kernel);
-    let netfilter = |family: &Family| (*family, bridge_netfilter(*family, !bridges.is_empty()));
-    let netfilter = families.iter().map(netfilter).collect();
-    (bridges, netfilter)
-}
-
-fn bridges(kernel: &Kernel) -> Vec<String> {
-    let links = kernel.run("ip", &["-o", "link", "show", "type", "bridge"], "");
-    let name = |line: &str| line.split(": ").nth(1).map(str::to_owned);
-    links.map(|links| links.lines().filter_map(name).collect()).unwrap_or_default()
 }
 
 fn forwarding(family: Family) -> bool {
@@ -138,7 +117,8 @@ fn forwarding(family: Family) -> bool {
     fs::read_to_string(file).is_ok_and(|value| value.trim() != "0")
 }
 
-fn bridge_netfilter(family: Family, turn_on: bool) -> BridgeNetfilter {
+/// Whether packets on bridges pass iptables; sees to it when `turn_on`.
+pub(super) fn bridge_netfilter(family: Family, turn_on: bool) -> BridgeNetfilter {
     let file = match family {
         Family::V4 => "/proc/sys/net/bridge/bridge-nf-call-iptables",
         Family::V6 => "/proc/sys/net/bridge/bridge-nf-call-ip6tables",

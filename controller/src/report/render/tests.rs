@@ -8,9 +8,12 @@ use policy_engine::tier::Tier;
 use portcullis_crds::diagnostic::About;
 
 use super::*;
+use crate::dataplane::conflict::{Conflict, Detected};
 use crate::dataplane::denial::{Counts, Denial};
+use crate::dataplane::examine::Examination;
+use crate::dataplane::preflight;
 use crate::metrics::Metrics;
-use crate::status::{Findings, Publisher, Pulse, Round};
+use crate::status::{Findings, Phase, Publisher, Pulse, Round};
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -49,8 +52,22 @@ fn in_force(selection: Selection) -> Status {
         phase: Phase::InForce,
         selection: Arc::new(selection),
         last_success: Some(NOW),
+        examination: Some(Arc::default()),
         ..Status::default()
     }
+}
+
+/// As `status`, on a node with these conflicts.
+fn bypassed(status: Status, conflicts: &[Conflict]) -> Status {
+    let finding = preflight::Finding {
+        severity: preflight::Severity::Error,
+        what: "found".to_owned(),
+        what_to_do: "do".to_owned(),
+    };
+    let detect = |conflict: &Conflict| Detected { conflict: *conflict, finding: finding.clone() };
+    let conflicts = conflicts.iter().map(detect).collect();
+    let found = Examination { conflicts, ..Examination::default() };
+    Status { examination: Some(Arc::new(found)), ..status }
 }
 
 fn failing(error: &str) -> Status {
@@ -180,6 +197,36 @@ fn before_the_first_round_nothing_is_claimed() {
 }
 
 #[test]
+fn a_node_with_a_conflict_does_not_enforce_and_says_why() {
+    use Conflict::{KubeProxyIpvs, SecondEnforcer};
+    let condition = |status: &Status| {
+        let report = render(&facts(), status, None, NOW);
+        let condition = report.conditions.into_iter().next().expect("there is one");
+        (condition.status, condition.reason, condition.message)
+    };
+    let said = |status: &str, reason: &str, message: &str| {
+        (status.to_owned(), reason.to_owned(), message.to_owned())
+    };
+    let conflicts = [KubeProxyIpvs, SecondEnforcer];
+    let message = "KubeProxyIpvs: found; do. SecondEnforcer: found; do";
+    let enforcing = in_force(Selection::default());
+    let expected = said("False", "KubeProxyIpvs", message);
+    assert_eq!(condition(&bypassed(enforcing.clone(), &conflicts)), expected);
+    // The last good state is of no use where it can be bypassed.
+    assert_eq!(condition(&bypassed(failing("no tool"), &conflicts)), expected);
+    assert_eq!(condition(&bypassed(Status::default(), &conflicts)).1, "Loading");
+    assert_eq!(condition(&bypassed(enforcing.clone(), &[])).0, "True");
+    let unexamined = Status { examination: None, ..enforcing.clone() };
+    assert_eq!(condition(&unexamined).0, "Unknown");
+
+    let written = bypassed(enforcing.clone(), &[KubeProxyIpvs]);
+    let other = bypassed(enforcing.clone(), &[SecondEnforcer]);
+    assert_eq!(news(Some(&written), &other), News::Some);
+    assert_eq!(news(Some(&written), &enforcing), News::Some);
+    assert_eq!(news(Some(&written), &written.clone()), News::None);
+}
+
+#[test]
 fn a_condition_keeps_its_time_until_its_status_changes() {
     let since = time(NOW + Duration::from_mins(1));
     let later = NOW + Duration::from_mins(2);
@@ -197,6 +244,8 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
     let mut publisher = Publisher::new(Metrics::default(), Pulse::default());
     let status = publisher.subscribe();
     let latest = || status.borrow().clone();
+    assert_eq!(news(None, &latest()), News::Loading);
+    publisher.examined(&Examination::default());
     assert_eq!(news(None, &latest()), News::Loading);
     let round = |selection| Round {
         selection,

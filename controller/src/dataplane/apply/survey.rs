@@ -1,0 +1,129 @@
+//! Finds out what else is on the node: [`Facts`] for the detection of conflicts.
+//!
+//! What is there is read by netlink and iptables. Changes nothing, but for
+//! `net.bridge.bridge-nf-call-*`, which is set to 1 where there is a bridge.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use policy_engine::cidr::Family;
+use serde_json::Value;
+
+use super::links::{links, routes};
+use super::nft_tables::nft_tables;
+use super::probe::{bridge_netfilter, has_ipv6};
+use super::{Error, Kernel};
+use crate::dataplane::conflict::IPVS_LINKS;
+use crate::dataplane::conflict::facts::{Facts, FilterTable, NftTable};
+use crate::dataplane::variant::Variant;
+
+/// Where the kubelet's container runtime finds the configuration of CNI plugins. In the agent's
+/// container it is not there.
+const CNI_DIRECTORY: &str = "/etc/cni/net.d";
+
+/// What is on this node. `variant` is the one in use, `pods` the addresses of pods to look for.
+pub(in crate::dataplane) fn survey(
+    variant: Option<Variant>,
+    lock_wait_seconds: u32,
+    pods: &[IpAddr],
+) -> Facts {
+    let mut facts = Facts { cni_plugin: cni_plugin(), ..Facts::default() };
+    match links(&IPVS_LINKS) {
+        Ok((links, 0)) => facts.links = links,
+        Ok((links, unreadable)) => {
+            facts.links = links;
+            facts.failures.push(format!("{unreadable} interfaces or filters were not understood"));
+        }
+        Err(error) => facts.failures.push(format!("failed to list interfaces: {error}")),
+    }
+    match routes(pods) {
+        Ok(routes) => facts.routes = routes,
+        Err(error) => facts.failures.push(format!("failed to look up routes to pods: {error}")),
+    }
+    match nft_tables() {
+        Ok(tables) => facts.nft_tables = tables,
+        Err(error) => facts.failures.push(format!("failed to list nftables: {error}")),
+    }
+    let has_bridge = facts.links.iter().any(|link| link.kind == "bridge");
+    for family in Family::BOTH.into_iter().filter(|f| *f == Family::V4 || has_ipv6()) {
+        facts.bridge_netfilter.push((family, bridge_netfilter(family, has_bridge)));
+        for candidate in Variant::BOTH {
+            let kernel = Kernel::new(candidate, lock_wait_seconds);
+            // Rules are in force in both variants. The one that is not in use may not work here.
+            match filter_table(&kernel, family, &facts.nft_tables) {
+                Ok(table) => facts.filters.extend(table),
+                Err(error) if variant == Some(candidate) => facts.failures.push(error),
+                Err(_) => {}
+            }
+        }
+    }
+    facts
+}
+
+/// The filter table, without the rules of other chains than FORWARD; `None` where there is none.
+fn filter_table(
+    kernel: &Kernel,
+    family: Family,
+    nft_tables: &[NftTable],
+) -> Result<Option<FilterTable>, String> {
+    if !kernel.may_have_rules(family) {
+        return Ok(None);
+    }
+    let command = kernel.variant.command(family);
+    let printed = match kernel.variant {
+        // Takes as long as all rules do, whichever are asked for.
+        Variant::Legacy => kernel.run(&format!("{command}-save"), &["-t", "filter"], ""),
+        Variant::Nft => kernel.run(command, &["-S", "FORWARD"], ""),
+    };
+    let mut table = match printed {
+        Ok(printed) => FilterTable::parse(command, &printed),
+        Err(Error::Start { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    if kernel.variant == Variant::Nft {
+        let is_own = |found: &&NftTable| found.family == Some(family) && found.name == "filter";
+        let found = nft_tables.iter().filter(is_own);
+        table.chains.extend(found.flat_map(|found| found.chains.iter().cloned()));
+    }
+    Ok(Some(table))
+}
+
+/// The type of the plugin that attaches pods: the first one of the first configuration by name,
+/// which is the one that container runtimes take.
+fn cni_plugin() -> Option<String> {
+    let is_configuration = |file: &PathBuf| {
+        let ending = file.extension().and_then(|ending| ending.to_str());
+        matches!(ending, Some("conf" | "conflist" | "json"))
+    };
+    let files = fs::read_dir(CNI_DIRECTORY).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let first = files.filter(is_configuration).min()?;
+    plugin(&fs::read_to_string(first).ok()?)
+}
+
+/// The type of the first plugin of a CNI configuration, a single one or a list.
+fn plugin(configuration: &str) -> Option<String> {
+    let configuration: Value = serde_json::from_str(configuration).ok()?;
+    let first = configuration.get("plugins").and_then(|plugins| plugins.get(0));
+    Some(first.unwrap_or(&configuration).get("type")?.as_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plugin_that_attaches_pods_is_the_first_of_a_list() {
+        let check = |configuration: &str, expected: Option<&str>| {
+            assert_eq!(plugin(configuration).as_deref(), expected, "{configuration}");
+        };
+        check(r#"{"plugins": [{"type": "macvlan"}, {"type": "portmap"}]}"#, Some("macvlan"));
+        check(r#"{"cniVersion": "1.0.0", "type": "ipvlan", "master": "eth0"}"#, Some("ipvlan"));
+        for configuration in ["", "[]", "{}", r#"{"plugins": []}"#, r#"{"type": 1}"#] {
+            check(configuration, None);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What was found on a node, as values. How it is found is in `apply/`.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use policy_engine::cidr::Family;
+
+/// What was found on a node.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Facts {
+    /// The interfaces of the node's network namespace.
+    pub links: Vec<Link>,
+    /// The filter tables of iptables: of each variant and family that has one.
+    pub filters: Vec<FilterTable>,
+    /// The tables of nftables.
+    pub nft_tables: Vec<NftTable>,
+    /// Whether packets on bridges pass iptables, by family.
+    pub bridge_netfilter: Vec<(Family, BridgeNetfilter)>,
+    /// How the node reaches the addresses of its isolated pods.
+    pub routes: Vec<PodRoute>,
+    /// The type of the CNI plugin that attaches pods, where its configuration can be read.
+    pub cni_plugin: Option<String>,
+    /// What could not be found out, and why.
+    pub failures: Vec<String>,
+}
+
+impl Facts {
+    pub(super) fn link(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.index == index)
+    }
+
+    /// Whether packets to a pod leave the node, as they do to pods of other nodes.
+    #[must_use]
+    pub fn is_past_the_node(&self, route: &PodRoute) -> bool {
+        let Some(link) = self.link(route.link) else { return false };
+        // Other kinds, and the loopback of a node that has the address itself, are left alone.
+        let is_uplink = match link.kind.as_str() {
+            "" => link.name != "lo",
+            "macvlan" | "macvtap" | "ipvlan" | "ipvtap" | "vlan" | "bond" | "team" => true,
+            _ => false,
+        };
+        route.has_gateway || is_uplink
+    }
+}
+
+/// An interface.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Link {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its kind, as `ip -d link` names it: `veth`, `bridge`; empty for hardware.
+    pub kind: String,
+    /// The bridge or switch that it is a port of.
+    pub master: Option<u32>,
+    /// Whether its other end, or its parent, is in another network namespace.
+    pub leads_elsewhere: bool,
+    /// Whether it has addresses. Found out of the interfaces of IPVS only.
+    pub has_addresses: bool,
+    /// Whether an XDP program is attached.
+    pub xdp: bool,
+    /// The names of the BPF programs that its tc filters run; empty for a program without a name.
+    pub tc_programs: Vec<String>,
+    /// Of a bridge: the families whose packets pass iptables whatever the node's switch says.
+    pub calls_iptables: Vec<Family>,
+}
+
+impl Link {
+    /// Whether it is the node's end of a pod's interface. A node that is a container itself has
+    /// such an uplink too.
+    pub(super) fn is_of_pod(&self) -> bool {
+        self.leads_elsewhere && matches!(self.kind.as_str(), "veth" | "netkit")
+    }
+}
+
+/// A filter table of iptables.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct FilterTable {
+    /// The command that shows it, such as `iptables-nft`.
+    pub command: String,
+    /// All chains; those that are built in may be missing.
+    pub chains: BTreeSet<String>,
+    /// Those that a rule of FORWARD leads to.
+    pub hooked: BTreeSet<String>,
+}
+
+impl FilterTable {
+    /// Reads what `iptables-save -t filter` or `iptables -S FORWARD` printed. Lines of another form
+    /// are of no interest.
+    #[must_use]
+    pub fn parse(command: &str, save: &str) -> Self {
+        let mut table = Self { command: command.to_owned(), ..Self::default() };
+        for line in save.lines() {
+            if let Some(declared) = line.strip_prefix(':') {
+                // A built-in chain has a policy, another one has `-`.
+                let mut words = declared.split(' ');
+                if let (Some(chain), Some("-")) = (words.next(), words.next()) {
+                    table.chains.insert(chain.to_owned());
+                }
+            } else if let Some(rule) = line.strip_prefix("-A FORWARD ") {
+                table.hooked.extend(target(rule).map(str::to_owned));
+            }
+        }
+        table
+    }
+}
+
+/// The chain or target of a rule. The last one that it names: comments are printed in front of it.
+fn target(rule: &str) -> Option<&str> {
+    let words: Vec<&str> = rule.split(' ').collect();
+    let at = words.iter().rposition(|word| matches!(*word, "-j" | "-g"))?;
+    words.get(at + 1).copied()
+}
+
+/// A table of nftables. Those of iptables-nft are among them.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct NftTable {
+    /// Whose packets it sees; `None` for both and for others.
+    pub family: Option<Family>,
+    /// Its name.
+    pub name: String,
+    /// Whether a base chain of it sees packets.
+    pub hooked: bool,
+    /// Its chains.
+    pub chains: BTreeSet<String>,
+}
+
+/// Whether packets on a bridge pass iptables.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BridgeNetfilter {
+    /// They do.
+    On,
+    /// They did not; they do now.
+    TurnedOn,
+    /// They do not, and this is why it could not be turned on.
+    Off(String),
+    /// The module is not loaded.
+    NotLoaded,
+}
+
+/// How the node reaches an address of a pod.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodRoute {
+    /// The address.
+    pub address: IpAddr,
+    /// The interface that packets to it leave by.
+    pub link: u32,
+    /// Whether they go to a router first.
+    pub has_gateway: bool,
+}
