@@ -11,7 +11,6 @@
 //! | file | what lives there |
 //! |---|---|
 //! | [`labels`], [`selector`], [`port`], [`cidr`] | the parts that everything is made of |
-//! | [`object`] | the names of objects of all kinds |
 //! | [`model`], [`policy`], [`tier`] | pods, namespaces, nodes, policies of all tiers, and [`model::Change`] |
 //! | [`world`] | all objects as they are now; who owns an address |
 //! | [`flow`], [`evaluate`], [`explain`] | the specification read naively, and why |
@@ -31,7 +30,6 @@ pub mod flow;
 pub mod id;
 pub mod labels;
 pub mod model;
-pub mod object;
 pub mod policy;
 pub mod port;
 pub mod reach;

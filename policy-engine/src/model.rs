@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::labels::{Labels, Str};
-use crate::object::{Kind, ObjectRef};
 use crate::policy::{NetworkPolicy, PolicyKey};
 use crate::port::Protocol;
 use crate::tier::{ClusterDefaultNetworkPolicy, ClusterNetworkPolicy};
@@ -138,61 +137,4 @@ pub enum Change {
     ClusterNetworkPolicy(Str, Option<Arc<ClusterNetworkPolicy>>),
     /// A policy of the tier Default.
     ClusterDefaultNetworkPolicy(Str, Option<Arc<ClusterDefaultNetworkPolicy>>),
-}
-
-impl Change {
-    /// The name of the object.
-    #[must_use]
-    pub fn object(&self) -> ObjectRef {
-        match self {
-            Self::Pod(key, _) => key.into(),
-            Self::Namespace(name, _) => ObjectRef::cluster(Kind::Namespace, name.clone()),
-            Self::Node(name, _) => ObjectRef::cluster(Kind::Node, name.clone()),
-            Self::NetworkPolicy(key, _) => {
-                ObjectRef::new(Kind::NetworkPolicy, key.namespace.clone(), key.name.clone())
-            }
-            Self::ClusterNetworkPolicy(name, _) => {
-                ObjectRef::cluster(Kind::ClusterNetworkPolicy, name.clone())
-            }
-            Self::ClusterDefaultNetworkPolicy(name, _) => {
-                ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name.clone())
-            }
-        }
-    }
-
-    /// The change that removes an object; `None` for kinds that mean nothing to the engine.
-    #[must_use]
-    pub fn removal(object: ObjectRef) -> Option<Self> {
-        let ObjectRef { kind, namespace, name } = object;
-        Some(match kind {
-            Kind::Pod => Self::Pod(PodKey { namespace, name }, None),
-            Kind::Namespace => Self::Namespace(name, None),
-            Kind::Node => Self::Node(name, None),
-            Kind::NetworkPolicy => Self::NetworkPolicy(PolicyKey { namespace, name }, None),
-            Kind::ClusterNetworkPolicy => Self::ClusterNetworkPolicy(name, None),
-            Kind::ClusterDefaultNetworkPolicy => Self::ClusterDefaultNetworkPolicy(name, None),
-            Kind::Service
-            | Kind::CronJob
-            | Kind::DaemonSet
-            | Kind::Deployment
-            | Kind::Job
-            | Kind::ReplicaSet
-            | Kind::ReplicationController
-            | Kind::StatefulSet => return None,
-        })
-    }
-
-    /// Whether the object is gone.
-    #[must_use]
-    pub fn is_removal(&self) -> bool {
-        matches!(
-            self,
-            Self::Pod(_, None)
-                | Self::Namespace(_, None)
-                | Self::Node(_, None)
-                | Self::NetworkPolicy(_, None)
-                | Self::ClusterNetworkPolicy(_, None)
-                | Self::ClusterDefaultNetworkPolicy(_, None)
-        )
-    }
 }

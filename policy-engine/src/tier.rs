@@ -13,7 +13,6 @@ use std::fmt;
 
 use crate::labels::Str;
 use crate::model::Direction;
-use crate::object::{Kind, ObjectRef};
 use crate::policy::{Namespaces, Peer, Peers, PodPeer, PolicyKey, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
 use crate::selector::Selector;
@@ -131,22 +130,6 @@ impl PolicyRef {
         match self {
             Self::NetworkPolicy(key) => Some(key),
             Self::ClusterNetworkPolicy(_) | Self::ClusterDefaultNetworkPolicy(_) => None,
-        }
-    }
-}
-
-impl From<&PolicyRef> for ObjectRef {
-    fn from(policy: &PolicyRef) -> Self {
-        match policy {
-            PolicyRef::NetworkPolicy(key) => {
-                Self::new(Kind::NetworkPolicy, key.namespace.clone(), key.name.clone())
-            }
-            PolicyRef::ClusterNetworkPolicy(name) => {
-                Self::cluster(Kind::ClusterNetworkPolicy, name.clone())
-            }
-            PolicyRef::ClusterDefaultNetworkPolicy(name) => {
-                Self::cluster(Kind::ClusterDefaultNetworkPolicy, name.clone())
-            }
         }
     }
 }

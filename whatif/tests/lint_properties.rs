@@ -16,7 +16,6 @@ use policy_engine::evaluate::evaluate_as;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::labels::Labels;
 use policy_engine::model::{Change, Direction, Namespace};
-use policy_engine::object::Kind;
 use policy_engine::policy::{Peer, Peers, PolicyKey, PortMatch, Ports};
 use policy_engine::tier::View;
 use policy_engine::world::{Options, World};
@@ -91,9 +90,7 @@ fn removing_rules_that_never_match_changes_no_verdict() {
 
 /// The world without the rule of a ClusterNetworkPolicy that a finding is about.
 fn without_cluster_rule(world: &World, finding: &Finding) -> World {
-    let object = finding.about.object().expect("a policy");
-    assert_eq!(object.kind, Kind::ClusterNetworkPolicy);
-    let name = &object.name;
+    let name = finding.object.strip_prefix("ClusterNetworkPolicy ").expect("its kind");
     let mut policy = world.cluster_policies()[name].as_ref().clone();
     let (field, at) = finding.field.strip_suffix(']').expect("a rule").split_once('[').expect("it");
     let at: usize = at.parse().expect("a position");
@@ -105,7 +102,7 @@ fn without_cluster_rule(world: &World, finding: &Finding) -> World {
         policy.egress.remove(at)
     };
     let mut world = world.clone();
-    world.apply(Change::ClusterNetworkPolicy(name.clone(), Some(Arc::new(policy))));
+    world.apply(Change::ClusterNetworkPolicy(name.into(), Some(Arc::new(policy))));
     world
 }
 
@@ -157,13 +154,18 @@ fn closing_what_admits_nothing_changes_no_verdict() {
 /// The world in which the field of a finding matches nothing at all; `None` for other findings.
 fn closing(world: &World, finding: &Finding) -> Option<World> {
     if finding.code == Code::SelectsNothing
-        && let Some(object) = finding.about.object()
+        && let Some(name) = finding.object.strip_prefix("Cluster")
     {
+        let (kind, name) = name.split_once(' ').expect("a name");
         let mut world = world.clone();
-        world.apply(Change::removal(object.clone()).expect("a policy"));
+        world.apply(match kind {
+            "NetworkPolicy" => Change::ClusterNetworkPolicy(name.into(), None),
+            _ => Change::ClusterDefaultNetworkPolicy(name.into(), None),
+        });
         return Some(world);
     }
-    let key = network_policy(finding)?;
+    let (namespace, name) = finding.object.strip_prefix("NetworkPolicy ")?.split_once('/')?;
+    let key = PolicyKey::new(namespace, name);
     let mut policy = world.policies().get(&key)?.as_ref().clone();
     let mut world = world.clone();
     let rules = if finding.field.starts_with("spec.ingress") {
@@ -174,6 +176,10 @@ fn closing(world: &World, finding: &Finding) -> Option<World> {
     let numbers = finding.field.split(|c: char| !c.is_ascii_digit());
     let numbers: Vec<usize> = numbers.filter_map(|text| text.parse().ok()).collect();
     match finding.code {
+        Code::SelectsNothing => {
+            world.apply(Change::NetworkPolicy(key, None));
+            return Some(world);
+        }
         Code::PeerMatchesNothing | Code::HalfOpen => match &mut rules?[numbers[0]].peers {
             Peers::Any => return None,
             Peers::Listed(peers) => peers[numbers[1]] = Peer::Invalid,
@@ -188,14 +194,10 @@ fn closing(world: &World, finding: &Finding) -> Option<World> {
     Some(world)
 }
 
-fn network_policy(finding: &Finding) -> Option<PolicyKey> {
-    let object = finding.about.object()?;
-    (object.kind == Kind::NetworkPolicy).then(|| PolicyKey::new(&object.namespace, &object.name))
-}
-
 /// What a finding calls redundant.
 fn part(finding: &Finding) -> Option<Part> {
-    let key = network_policy(finding)?;
+    let (namespace, name) = finding.object.strip_prefix("NetworkPolicy ")?.split_once('/')?;
+    let key = PolicyKey::new(namespace, name);
     match finding.code {
         Code::RedundantPolicy | Code::SamePolicy => Some((key, None)),
         Code::RedundantRule => {

@@ -204,7 +204,7 @@ fn blamed(
         let mut inventory = sources.after.clone();
         for number in undone {
             let name = plan.objects[*number].name.clone();
-            let old = sources.before.get(&name).cloned();
+            let old = sources.before.get(&name.kind, &name.namespace, &name.name).cloned();
             inventory.put(name, old);
         }
         holds(&Cluster::new(&inventory, Options::default()))

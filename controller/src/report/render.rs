@@ -193,7 +193,7 @@ fn diagnostic(found: &Diagnostic) -> api::Diagnostic {
             Severity::Error => api::Severity::Error,
             Severity::Warning => api::Severity::Warning,
         },
-        object: bounded(&found.about.to_string(), api::PLACE_LENGTH_MAX),
+        object: bounded(&found.object, api::PLACE_LENGTH_MAX),
         field: bounded(&found.field, api::PLACE_LENGTH_MAX),
         message: bounded(&found.message, api::MESSAGE_LENGTH_MAX),
     }

@@ -26,14 +26,14 @@ mod tests;
 
 use std::sync::Arc;
 
+use policy_engine::labels::Str;
 use policy_engine::model::{Change, PodKey};
-use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::PolicyKey;
 use policy_engine::selector::Selector;
 use serde_json::Value;
 
 use crate::decode::Field;
-use crate::diagnostic::{About, Diagnostic};
+use crate::diagnostic::Diagnostic;
 use crate::lean::{Lean, LeanKind, MODE_ANNOTATION};
 use crate::manifest::Document;
 use crate::path::{Path, Step};
@@ -56,6 +56,23 @@ pub enum Converted {
     Unusable,
 }
 
+/// The kinds that become engine values.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+    /// `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
+    ClusterDefaultNetworkPolicy,
+    /// `v1` Pod.
+    Pod,
+    /// `v1` Namespace.
+    Namespace,
+    /// `v1` Node.
+    Node,
+}
+
 /// How the version of an object of our kinds relates to the one we know.
 enum Version {
     Known,
@@ -65,29 +82,87 @@ enum Version {
     Foreign,
 }
 
-/// The version that the objects of a kind are read in; `None` for kinds that have no engine value.
-fn api_version(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::NetworkPolicy => Some("networking.k8s.io/v1"),
-        Kind::ClusterNetworkPolicy => Some("policy.networking.k8s.io/v1alpha2"),
-        Kind::ClusterDefaultNetworkPolicy => Some("portcullis.dev/v1alpha1"),
-        Kind::Pod | Kind::Namespace | Kind::Node => Some("v1"),
-        _ => None,
-    }
-}
+impl Kind {
+    /// All of them.
+    const ALL: [Self; 6] = [
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::ClusterDefaultNetworkPolicy,
+        Self::Pod,
+        Self::Namespace,
+        Self::Node,
+    ];
 
-fn version(kind: Kind, known: &'static str, api_version: Option<&str>) -> Version {
-    let Some(found) = api_version else { return Version::Unknown };
-    if found == known {
-        return Version::Known;
+    fn parse(kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == kind)
     }
-    let group = known.split_once('/').map(|(group, _)| group);
-    match found.split_once('/').map(|(group, _)| group) {
-        // `extensions` was the group of NetworkPolicy before networking.k8s.io.
-        Some("extensions") if kind == Kind::NetworkPolicy => Version::Unknown,
-        Some(found) if kind.is_policy() && Some(found) == group => Version::Unknown,
-        Some(_) => Version::Foreign,
-        None => Version::Unknown,
+
+    /// The name that the API has for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::ClusterDefaultNetworkPolicy => "ClusterDefaultNetworkPolicy",
+            Self::Pod => "Pod",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+        }
+    }
+
+    fn api_version(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Self::ClusterDefaultNetworkPolicy => "portcullis.dev/v1alpha1",
+            Self::Pod | Self::Namespace | Self::Node => "v1",
+        }
+    }
+
+    /// Whether its objects are policies, of which every part tells about its repeated keys itself.
+    fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::NetworkPolicy | Self::ClusterNetworkPolicy | Self::ClusterDefaultNetworkPolicy
+        )
+    }
+
+    /// Whether its objects live in a namespace.
+    #[must_use]
+    pub fn is_namespaced(self) -> bool {
+        matches!(self, Self::NetworkPolicy | Self::Pod)
+    }
+
+    /// The change that takes the object of this name out of the world; `namespace` is not looked
+    /// at where the kind has none.
+    #[must_use]
+    pub fn gone(self, namespace: &Str, name: &Str) -> Change {
+        let (namespace, name) = (namespace.clone(), name.clone());
+        match self {
+            Self::NetworkPolicy => Change::NetworkPolicy(PolicyKey { namespace, name }, None),
+            Self::ClusterNetworkPolicy => Change::ClusterNetworkPolicy(name, None),
+            Self::ClusterDefaultNetworkPolicy => Change::ClusterDefaultNetworkPolicy(name, None),
+            Self::Pod => Change::Pod(PodKey { namespace, name }, None),
+            Self::Namespace => Change::Namespace(name, None),
+            Self::Node => Change::Node(name, None),
+        }
+    }
+
+    fn version(self, api_version: Option<&str>) -> Version {
+        let Some(found) = api_version else { return Version::Unknown };
+        if found == self.api_version() {
+            return Version::Known;
+        }
+        let group = |text: &'static str| text.split_once('/').map(|(group, _)| group);
+        match found.split_once('/').map(|(group, _)| group) {
+            // `extensions` was the group of NetworkPolicy before networking.k8s.io.
+            Some("extensions") if self == Self::NetworkPolicy => Version::Unknown,
+            Some(found) if self.is_policy() && Some(found) == group(self.api_version()) => {
+                Version::Unknown
+            }
+            Some(_) => Version::Foreign,
+            None => Version::Unknown,
+        }
     }
 }
 
@@ -108,7 +183,7 @@ fn convert(
     document: Option<&Document>,
     default_namespace: &str,
 ) -> (Converted, Vec<Diagnostic>) {
-    let mut report = Report::new(document);
+    let mut report = Report::new(String::new(), document);
     let converted = any(value, default_namespace, &mut report);
     if matches!(converted, Converted::Object(_)) {
         // The parts of a policy's spec tell about their repeated keys themselves.
@@ -127,7 +202,7 @@ fn convert(
 /// Which version it has is known from where it was asked for.
 #[must_use]
 pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
-    let mut report = Report::new(None);
+    let mut report = Report::new(String::new(), None);
     let converted = known(K::KIND, object.value(), true, DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
@@ -137,7 +212,7 @@ pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
 /// # Errors
 /// What is wrong with it.
 pub fn label_selector(value: &Value) -> Result<Selector, String> {
-    let mut report = Report::new(None);
+    let mut report = Report::new(String::new(), None);
     let selector = labels::selector(&Field::root(value), &mut report, "it selects nothing");
     selector.ok_or_else(|| {
         let found = report.finish().into_iter().map(|diagnostic| diagnostic.message);
@@ -161,14 +236,13 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
         api_version: api_version.unwrap_or_default().to_owned(),
         kind: name.to_owned(),
     };
-    let read = |kind| Some((kind, self::api_version(kind)?));
-    let Some((kind, wanted)) = Kind::parse(name).and_then(read) else { return foreign() };
-    match version(kind, wanted, api_version) {
+    let Some(kind) = Kind::parse(name) else { return foreign() };
+    match kind.version(api_version) {
         Version::Known => known(kind, value, true, default_namespace, report),
         Version::Unknown => known(kind, value, false, default_namespace, report),
         Version::Foreign => {
             if kind.is_policy() {
-                report.about = About::Other(name.to_owned());
+                name.clone_into(&mut report.object);
                 let message = format!("is a {name} of another project; it is not in force here");
                 report.warning(&Path::ROOT.key("apiVersion"), message);
             }
@@ -177,7 +251,7 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
     }
 }
 
-/// Converts an object of a kind that has an engine value.
+/// Converts an object of one of our kinds.
 fn known(
     kind: Kind,
     value: &Value,
@@ -186,10 +260,15 @@ fn known(
     report: &mut Report<'_>,
 ) -> Converted {
     let root = Field::root(value);
-    let Some(object) = name_of(kind, &root, default_namespace, report) else {
-        return Converted::Unusable;
+    kind.as_str().clone_into(&mut report.object);
+    let names = names_of(kind.is_namespaced(), &root, default_namespace, report);
+    let Some((namespace, name)) = names else { return Converted::Unusable };
+    report.object = if kind.is_namespaced() {
+        format!("{} {namespace}/{name}", kind.as_str())
+    } else {
+        format!("{} {name}", kind.as_str())
     };
-    if !labels::is_subdomain(&object.name) {
+    if !labels::is_subdomain(&name) {
         let metadata = Path::ROOT.key("metadata");
         report.warning(&metadata.key("name"), "is a name that an API server would refuse");
     }
@@ -198,15 +277,14 @@ fn known(
             Kind::NetworkPolicy => policy::CLOSED_EFFECT,
             Kind::ClusterNetworkPolicy => cluster_policy::CLOSED_EFFECT,
             Kind::ClusterDefaultNetworkPolicy => default_policy::CLOSED_EFFECT,
-            _ => "it is read as if it were",
+            Kind::Pod | Kind::Namespace | Kind::Node => "it is read as if it were",
         };
-        let message = format!("is not {}; {effect}", api_version(kind).unwrap_or_default());
+        let message = format!("is not {}; {effect}", kind.api_version());
         report.error(&Path::ROOT.key("apiVersion"), message);
     }
-    let ObjectRef { namespace, name, .. } = object;
     Converted::Object(match kind {
         Kind::NetworkPolicy => {
-            let key = PolicyKey { namespace, name };
+            let key = PolicyKey::new(&namespace, &name);
             let policy = if version_known {
                 policy::policy(key.clone(), &root, report)
             } else {
@@ -220,7 +298,7 @@ fn known(
             } else {
                 cluster_policy::closed(&name, &root, report)
             };
-            Change::ClusterNetworkPolicy(name, Some(Arc::new(policy)))
+            Change::ClusterNetworkPolicy(name.as_str().into(), Some(Arc::new(policy)))
         }
         Kind::ClusterDefaultNetworkPolicy => {
             let policy = if version_known {
@@ -228,31 +306,27 @@ fn known(
             } else {
                 default_policy::closed(&name, &root)
             };
-            Change::ClusterDefaultNetworkPolicy(name, Some(Arc::new(policy)))
+            Change::ClusterDefaultNetworkPolicy(name.as_str().into(), Some(Arc::new(policy)))
         }
         Kind::Pod => {
-            let key = PodKey { namespace, name };
+            let key = PodKey::new(&namespace, &name);
             Change::Pod(key.clone(), Some(Arc::new(pod::pod(key, &root, report))))
         }
         Kind::Namespace => {
             let namespace = pod::namespace(&name, &root, report);
-            Change::Namespace(name, Some(namespace))
+            Change::Namespace(name.as_str().into(), Some(namespace))
         }
-        Kind::Node => Change::Node(name, Some(pod::node(&root, report))),
-        // No other kind has an `api_version`.
-        _ => return Converted::Unusable,
+        Kind::Node => Change::Node(name.as_str().into(), Some(pod::node(&root, report))),
     })
 }
 
-/// The name of the object at `root`; `None` after a report when it cannot be told. What is
-/// reported from now on is about that object.
-fn name_of(
-    kind: Kind,
+/// Namespace and name; `None` after a report when they cannot be told.
+fn names_of(
+    is_namespaced: bool,
     root: &Field<'_>,
     default_namespace: &str,
     report: &mut Report<'_>,
-) -> Option<ObjectRef> {
-    report.about = About::Other(kind.as_str().to_owned());
+) -> Option<(String, String)> {
     let unusable = "nothing of the object is in force";
     let metadata = root.get("metadata").filter(|field| field.value.is_object());
     let name = metadata.as_ref().and_then(|metadata| metadata.get("name"));
@@ -267,14 +341,12 @@ fn name_of(
         report.error(&path, format!("is empty; {unusable}"));
         return None;
     }
-    let namespace = match metadata.get("namespace").filter(|_| kind.is_namespaced()) {
+    let namespace = match metadata.get("namespace").filter(|_| is_namespaced) {
         None => default_namespace,
         Some(field) => match field.text(report, unusable)? {
             "" => default_namespace,
             namespace => namespace,
         },
     };
-    let object = ObjectRef::new(kind, namespace, name);
-    report.about = About::Object(object.clone());
-    Some(object)
+    Some((namespace.to_owned(), name.to_owned()))
 }

@@ -13,13 +13,12 @@ use kube::Api;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
 };
-use policy_engine::object::{Kind, ObjectRef};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::cases::Manifest;
+use crate::cases::{Kind, Manifest, ObjectRef};
 use crate::kube::{ADDRESSES, ApiServer, Kubelet, Options};
 use crate::lab::{Lab, Listener};
 
@@ -75,7 +74,7 @@ impl ControlPlane {
         self.label(&nodes)?;
         // Every API server has this one, and keeps it.
         let mut gone: Vec<&ObjectRef> =
-            deleted.iter().filter(|object| *object.name != *"kube-system").collect();
+            deleted.iter().filter(|object| object.name != "kube-system").collect();
         // What a pod runs where can't be changed: it ends, and another one begins.
         gone.extend(applied.iter().filter(|m| self.is_another_pod(m)).map(|m| &m.object));
         if !gone.is_empty() {
@@ -300,7 +299,7 @@ fn group_version(kind: Kind) -> (&'static str, &'static str) {
         Kind::NetworkPolicy => ("networking.k8s.io", "v1"),
         Kind::ClusterNetworkPolicy => ("policy.networking.k8s.io", "v1alpha2"),
         Kind::ClusterDefaultNetworkPolicy => ("portcullis.dev", "v1alpha1"),
-        _ => ("", "v1"),
+        Kind::Node | Kind::Namespace | Kind::Service | Kind::Pod => ("", "v1"),
     }
 }
 

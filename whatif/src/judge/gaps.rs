@@ -8,7 +8,6 @@ use policy_engine::evaluate::{Decision, Reason};
 use policy_engine::explain::PeerMiss;
 use policy_engine::flow::Endpoint;
 use policy_engine::model::PodKey;
-use policy_engine::object::Kind;
 use policy_engine::tier::{Subject, Tier};
 
 use super::{Part, Verdict};
@@ -27,12 +26,12 @@ pub(super) fn qualify(cluster: &Cluster, part: &mut Part) {
 fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
     let sides = [pod(&part.flow.source), pod(&part.flow.destination)];
     let judged = part.decisions();
-    match gap.kind {
-        kind if kind.is_policy() => {
+    match gap.kind.as_str() {
+        "networkpolicy" | "clusternetworkpolicy" | "clusterdefaultnetworkpolicy" => {
             let directions = [(&judged.egress, sides[0]), (&judged.ingress, sides[1])];
             let unsure = |(decision, pod): &(&Decision, Option<&PodKey>)| {
-                let hidden = pod.is_some_and(|pod| gap.hides(kind, &pod.namespace));
-                hidden && may_be_otherwise(kind, decision)
+                let hidden = pod.is_some_and(|pod| gap.hides(&gap.kind, &pod.namespace));
+                hidden && may_be_otherwise(&gap.kind, decision)
             };
             if part.verdict == Verdict::Denied {
                 let mut denials = directions.iter().filter(|(one, _)| !one.is_allowed());
@@ -40,12 +39,10 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
             }
             directions.iter().any(unsure)
         }
-        Kind::Namespace
-            if sides.into_iter().flatten().any(|pod| is_subject_unsure(cluster, pod)) =>
-        {
+        "namespace" if sides.into_iter().flatten().any(|pod| is_subject_unsure(cluster, pod)) => {
             true
         }
-        Kind::Namespace => {
+        "namespace" => {
             let directions = [
                 (&judged.egress, &part.explanation.egress, sides[1]),
                 (&judged.ingress, &part.explanation.ingress, sides[0]),
@@ -63,7 +60,7 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
             })
         }
         // An address may be that of a pod.
-        Kind::Pod => part.outside.as_ref().is_some_and(|set| {
+        "pod" => part.outside.as_ref().is_some_and(|set| {
             let nets = policy_engine::cidr::Family::BOTH.map(|family| set.networks(family));
             let nets: Vec<_> = nets.into_iter().flatten().collect();
             matches!(nets.as_slice(), [net] if net.prefix_len() == net.max_prefix_len())
@@ -84,7 +81,7 @@ fn is_subject_unsure(cluster: &Cluster, pod: &PodKey) -> bool {
 }
 
 /// Whether policies of a kind that nobody saw may have made another decision of this one.
-fn may_be_otherwise(kind: Kind, decision: &Decision) -> bool {
+fn may_be_otherwise(kind: &str, decision: &Decision) -> bool {
     let exempt = matches!(
         decision.reason,
         Reason::NoSubject | Reason::SamePod | Reason::OwnNode | Reason::EgressToOwnNode
@@ -92,14 +89,14 @@ fn may_be_otherwise(kind: Kind, decision: &Decision) -> bool {
     match (kind, decision.tier) {
         _ if exempt => false,
         // What comes before decided already.
-        (Kind::NetworkPolicy, Some(Tier::Admin))
+        ("networkpolicy", Some(Tier::Admin))
         | (
-            Kind::ClusterDefaultNetworkPolicy,
+            "clusterdefaultnetworkpolicy",
             Some(Tier::Admin | Tier::NetworkPolicy | Tier::Baseline),
         ) => false,
         // What isolates unites its rules: one more may admit, and none takes that back.
-        (Kind::NetworkPolicy, Some(Tier::NetworkPolicy))
-        | (Kind::ClusterDefaultNetworkPolicy, Some(Tier::Default)) => !decision.is_allowed(),
+        ("networkpolicy", Some(Tier::NetworkPolicy))
+        | ("clusterdefaultnetworkpolicy", Some(Tier::Default)) => !decision.is_allowed(),
         // A ClusterNetworkPolicy may come first, and accept or deny whatever others say.
         _ => true,
     }
@@ -116,9 +113,6 @@ fn pod(side: &Endpoint) -> Option<&PodKey> {
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 3] =
-        [Kind::ClusterNetworkPolicy, Kind::NetworkPolicy, Kind::ClusterDefaultNetworkPolicy];
-
     fn decision(reason: Reason, tier: Option<Tier>) -> Decision {
         let (isolated_by, decided_by, passed_by) = (Vec::new(), Vec::new(), Vec::new());
         Decision { reason, tier, isolated_by, decided_by, passed_by }
@@ -126,16 +120,17 @@ mod tests {
 
     /// The kinds of which an unseen policy may have decided otherwise.
     #[track_caller]
-    fn check(reason: Reason, tier: Option<Tier>, unsure: &[Kind]) {
+    fn check(reason: Reason, tier: Option<Tier>, unsure: &[&str]) {
+        let kinds = ["clusternetworkpolicy", "networkpolicy", "clusterdefaultnetworkpolicy"];
         let decision = decision(reason, tier);
-        let found: Vec<Kind> =
-            KINDS.into_iter().filter(|kind| may_be_otherwise(*kind, &decision)).collect();
+        let found: Vec<&str> =
+            kinds.into_iter().filter(|kind| may_be_otherwise(kind, &decision)).collect();
         assert_eq!(found, unsure, "{reason:?} {tier:?}");
     }
 
     #[test]
     fn what_nobody_saw_matters_from_its_tier_on() {
-        let all = KINDS;
+        let all = ["clusternetworkpolicy", "networkpolicy", "clusterdefaultnetworkpolicy"];
         check(Reason::SamePod, None, &[]);
         check(Reason::NoSubject, None, &[]);
         check(Reason::NotIsolated, None, &all);

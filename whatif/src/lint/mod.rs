@@ -36,7 +36,7 @@ use policy_engine::model::{Direction, Pod};
 use policy_engine::policy::{IpBlock, NetworkPolicy, Rule};
 use policy_engine::reach::Reach;
 use policy_engine::tier::{PolicyRef, View};
-use portcullis_crds::diagnostic::{About, Origin};
+use portcullis_crds::diagnostic::Origin;
 
 pub use code::Code;
 
@@ -74,8 +74,8 @@ pub struct Finding {
     pub code: Code,
     /// How much it matters.
     pub severity: Severity,
-    /// What it is about.
-    pub about: About,
+    /// The object, as `NetworkPolicy shop/db`; empty when even that is not known.
+    pub object: String,
     /// The field, as `spec.ingress[0].ports[1]`; empty for the object as a whole.
     pub field: String,
     /// What is wrong, what that means, and what to do.
@@ -116,7 +116,7 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
 const NAME: &str = "/metadata/name";
 
 fn key(finding: &Finding) -> impl Ord + '_ {
-    (&finding.origin, &finding.about, finding.code, &finding.field, &finding.message)
+    (&finding.origin, &finding.object, finding.code, &finding.field, &finding.message)
 }
 
 /// What the checks look at.
@@ -178,7 +178,13 @@ impl<'c> Context<'c> {
         Finding {
             code,
             severity: code.severity(),
-            about: About::Object(policy.into()),
+            object: match policy {
+                PolicyRef::NetworkPolicy(key) => format!("NetworkPolicy {key}"),
+                PolicyRef::ClusterNetworkPolicy(name)
+                | PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+                    format!("{} {name}", policy.kind())
+                }
+            },
             field: words::field(pointer),
             message: text,
             origin: self.cluster.field_origin(policy, place),

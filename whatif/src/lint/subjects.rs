@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use policy_engine::labels::Str;
 use policy_engine::model::Pod;
-use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::NetworkPolicy;
 use policy_engine::tier::{ClusterTier, Selected};
 use policy_engine::world::World;
-use portcullis_crds::diagnostic::{About, Origin};
+use portcullis_crds::diagnostic::Origin;
 
 use super::{Code, Context, Finding, Severity, words};
 use crate::model::WorkloadRef;
@@ -85,7 +84,8 @@ pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
         for workload in workloads {
             let inventory = &context.sources.after;
             found.entry(group.namespace).or_default().entry(workload).or_insert_with(|| {
-                Some(inventory.workload(workload)?.document.as_ref()?.origin_at(super::NAME))
+                let object = inventory.get(&workload.kind, &workload.namespace, &workload.name);
+                Some(object?.document.as_ref()?.origin_at(super::NAME))
             });
         }
     }
@@ -96,7 +96,7 @@ pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
         Finding {
             code: Code::NoPolicy,
             severity: Code::NoPolicy.severity(),
-            about: About::Object(ObjectRef::cluster(Kind::Namespace, namespace.clone())),
+            object: format!("Namespace {namespace}"),
             field: String::new(),
             message: format!(
                 "no policy selects {names}, which {are} open in both directions; a policy with \

@@ -1,20 +1,75 @@
 //! Objects by kind and name, as they were read: what `--with` and `--without` change.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::mem;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use policy_engine::model::{Change, PodKey};
-use policy_engine::object::{Kind, ObjectRef, ParseObjectError};
+use policy_engine::labels::Str;
+use policy_engine::model::Change;
 use policy_engine::tier::Mode;
 use portcullis_crds::convert::inventory::{Item, item};
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use portcullis_crds::manifest::Document;
 use serde_json::Value;
 
-use super::reference::{WorkloadRef, nearest};
+use super::reference::{kind_by_word, nearest};
 use crate::source::gap::Gap;
+
+/// What an object is called.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ObjectName {
+    /// Its kind in lower case, as `networkpolicy`.
+    pub kind: String,
+    /// Its namespace; empty for kinds of the whole cluster.
+    pub namespace: Str,
+    /// Its name.
+    pub name: Str,
+}
+
+impl ObjectName {
+    fn new(kind: &str, namespace: &str, name: &str) -> Self {
+        Self { kind: kind.to_lowercase(), namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The same, in `namespace` where it names none and its kind needs one.
+    #[must_use]
+    pub fn or_in(self, namespace: &str) -> Self {
+        let lacks = self.namespace.is_empty() && !is_cluster_wide(&self.kind);
+        if lacks { Self { namespace: namespace.into(), ..self } } else { self }
+    }
+}
+
+/// Whether objects of a kind, in lower case, are in no namespace.
+fn is_cluster_wide(kind: &str) -> bool {
+    ["node", "namespace", "clusternetworkpolicy", "clusterdefaultnetworkpolicy"].contains(&kind)
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_ref() {
+            "" => write!(formatter, "{}/{}", self.kind, self.name),
+            namespace => write!(formatter, "{}/{namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+impl FromStr for ObjectName {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (kind, namespace, name) = match parts.as_slice() {
+            [kind, name] => (*kind, "", *name),
+            [kind, namespace, name] => (*kind, *namespace, *name),
+            _ => bail!("`{text}` is no object: write KIND/NAMESPACE/NAME"),
+        };
+        let kind = kind_by_word(kind).unwrap_or(kind);
+        Ok(Self::new(kind, namespace, name))
+    }
+}
 
 /// One object, and where it is written.
 #[derive(Clone, Debug)]
@@ -46,7 +101,7 @@ impl Object {
 /// All objects by name.
 #[derive(Clone, Default, Debug)]
 pub struct Inventory {
-    objects: BTreeMap<ObjectRef, Object>,
+    objects: BTreeMap<ObjectName, Object>,
     /// What could not be read of a live cluster.
     pub gaps: Vec<Gap>,
     /// What is wrong with objects that have no name.
@@ -85,45 +140,46 @@ impl Inventory {
 
     /// Adds, replaces or removes what a change is about, as if an API server had said so.
     pub fn apply(&mut self, change: Change) {
-        let name = change.object();
-        let item = match change {
-            Change::Pod(_, pod) => pod.map(|pod| Item::Pod(pod, None)),
-            change => (!change.is_removal()).then_some(Item::Object(change)),
+        let (name, item) = match change {
+            Change::Pod(key, pod) => {
+                let name = ObjectName::new("pod", &key.namespace, &key.name);
+                (name, pod.map(|pod| Item::Pod(pod, None)))
+            }
+            change => {
+                let Some(name) = name(&Item::Object(change.clone())) else { return };
+                let is_there = !matches!(
+                    change,
+                    Change::Namespace(_, None)
+                        | Change::Node(_, None)
+                        | Change::NetworkPolicy(_, None)
+                        | Change::ClusterNetworkPolicy(_, None)
+                        | Change::ClusterDefaultNetworkPolicy(_, None)
+                );
+                (name, is_there.then_some(Item::Object(change)))
+            }
         };
         let object =
             item.map(|item| Object { item, document: None, served: None, diagnostics: Vec::new() });
         self.put(name, object);
     }
 
-    /// Removes the object that is named `KIND/NAMESPACE/NAME`; one that names no namespace is in
-    /// `namespace` where its kind needs one.
+    /// Removes an object.
     ///
     /// # Errors
     /// When it is not there; names the nearest one that is.
-    pub fn remove(&mut self, text: &str, namespace: &str) -> Result<()> {
-        let mut wanted = text.to_owned();
-        match text.parse::<ObjectRef>() {
-            Ok(mut name) => {
-                if name.namespace.is_empty() && name.kind.is_namespaced() {
-                    name.namespace = namespace.into();
-                }
-                if self.objects.remove(&name).is_some() {
-                    return Ok(());
-                }
-                wanted = name.to_string();
-            }
-            // An object of such a kind is never there.
-            Err(ParseObjectError::Kind(..)) => {}
-            Err(error @ ParseObjectError::Parts(_)) => bail!(error),
+    pub fn remove(&mut self, name: &ObjectName) -> Result<()> {
+        if self.objects.remove(name).is_some() {
+            return Ok(());
         }
-        let known: Vec<String> = self.objects().map(|(name, _)| name.to_string()).collect();
+        let wanted = name.to_string();
+        let known: Vec<String> = self.objects.keys().map(ToString::to_string).collect();
         let near = nearest(&wanted, known.iter().map(String::as_str));
         let hint = near.first().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
         bail!("--without {wanted}: there is no such object{hint}")
     }
 
     /// Makes `name` what `object` is; `None` removes it.
-    pub fn put(&mut self, name: ObjectRef, object: Option<Object>) {
+    pub fn put(&mut self, name: ObjectName, object: Option<Object>) {
         match object {
             Some(object) => drop(self.objects.insert(name, object)),
             None => drop(self.objects.remove(&name)),
@@ -142,30 +198,21 @@ impl Inventory {
             .count()
     }
 
-    /// All objects in the order of their names, kinds in alphabetical order.
-    pub fn objects(&self) -> impl Iterator<Item = (&ObjectRef, &Object)> {
-        let mut all: Vec<_> = self.objects.iter().collect();
-        all.sort_unstable_by_key(|(name, _)| name.alphabetical());
-        all.into_iter()
+    /// All objects in the order of their names.
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectName, &Object)> {
+        self.objects.iter()
     }
 
-    /// The object of that name.
+    /// What the object of that name is.
     #[must_use]
-    pub fn get(&self, name: &ObjectRef) -> Option<&Object> {
-        self.objects.get(name)
-    }
-
-    /// The object that a workload is; none of a kind that is not known here.
-    #[must_use]
-    pub fn workload(&self, workload: &WorkloadRef) -> Option<&Object> {
-        let WorkloadRef { namespace, kind, name } = workload;
-        self.get(&ObjectRef::new(Kind::from_word(kind)?, namespace.clone(), name.clone()))
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
+        self.objects.get(&ObjectName::new(kind, namespace, name))
     }
 
     /// What is wrong with the objects.
     #[must_use]
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
-        let objects = self.objects().flat_map(|(_, object)| &object.diagnostics);
+        let objects = self.objects.values().flat_map(|object| &object.diagnostics);
         self.nameless.iter().chain(objects).cloned().collect()
     }
 
@@ -188,10 +235,7 @@ impl Inventory {
             found.push(Diagnostic {
                 severity: Severity::Warning,
                 source: document.as_ref().map(|document| document.origin()),
-                about: About::Other(match name {
-                    Some(name) => format!("{kind} {name}"),
-                    None => (*kind).to_owned(),
-                }),
+                object: name.map_or_else(|| (*kind).to_owned(), |name| format!("{kind} {name}")),
                 field: String::new(),
                 message: (*message).to_owned(),
             });
@@ -206,7 +250,7 @@ impl Inventory {
             let repeated = Diagnostic {
                 severity: Severity::Warning,
                 source: Some(new.origin()),
-                about: About::Other(name.to_string()),
+                object: name.to_string(),
                 field: String::new(),
                 message: format!("is given before, at {}; this one is used", old.origin()),
             };
@@ -230,17 +274,26 @@ pub fn mode_of(change: &mut Change) -> Option<&mut Mode> {
     })
 }
 
-fn name(item: &Item) -> Option<ObjectRef> {
+fn name(item: &Item) -> Option<ObjectName> {
     Some(match item {
-        Item::Object(change) => change.object(),
-        Item::Pod(pod, _) => (&pod.key).into(),
+        Item::Object(Change::Namespace(name, _)) => ObjectName::new("namespace", "", name),
+        Item::Object(Change::Node(name, _)) => ObjectName::new("node", "", name),
+        Item::Object(Change::NetworkPolicy(key, _)) => {
+            ObjectName::new("networkpolicy", &key.namespace, &key.name)
+        }
+        Item::Object(Change::ClusterNetworkPolicy(name, _)) => {
+            ObjectName::new("clusternetworkpolicy", "", name)
+        }
+        Item::Object(Change::ClusterDefaultNetworkPolicy(name, _)) => {
+            ObjectName::new("clusterdefaultnetworkpolicy", "", name)
+        }
+        Item::Object(Change::Pod(key, _)) => ObjectName::new("pod", &key.namespace, &key.name),
+        Item::Pod(pod, _) => ObjectName::new("pod", &pod.key.namespace, &pod.key.name),
         Item::Workload(workload) => {
-            let PodKey { namespace, name } = workload.template.key.clone();
-            ObjectRef::new(workload.kind, namespace, name)
+            let key = &workload.template.key;
+            ObjectName::new(workload.kind.lower(), &key.namespace, &key.name)
         }
-        Item::Service(service) => {
-            ObjectRef::new(Kind::Service, service.namespace.clone(), service.name.clone())
-        }
+        Item::Service(service) => ObjectName::new("service", &service.namespace, &service.name),
         Item::Foreign { .. } | Item::Unusable => return None,
     })
 }

@@ -10,20 +10,19 @@ use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::object::Kind;
 use policy_engine::tier::{ALLOW_DNS, Mode, PolicyRef};
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::convert::service::Service;
-use portcullis_crds::convert::workload::Workload as Template;
+use portcullis_crds::convert::workload::{Workload as Template, WorkloadKind};
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::manifest::Document;
 
 use crate::source::gap::Gap;
 
-pub use inventory::{Inventory, Object, mode_of};
-pub use reference::{WorkloadRef, nearest};
+pub use inventory::{Inventory, Object, ObjectName, mode_of};
+pub use reference::{WorkloadRef, kind_by_word, nearest};
 pub use units::{Unit, Units};
 
 /// How many names a note writes out.
@@ -198,7 +197,8 @@ impl Cluster {
             known.would_be || pods.into_iter().any(|pod| pod.host_network || pod.takes_part())
         });
         // Old ReplicaSets of a Deployment, and Jobs that are done, make no more pods.
-        let left_over = workload != own && inventory.workload(&workload).is_some();
+        let left_over = workload != own
+            && inventory.get(&workload.kind, &workload.namespace, &workload.name).is_some();
         if runs || left_over || template.finished {
             return;
         }
@@ -210,7 +210,7 @@ impl Cluster {
             let pod = Pod { key, ..template.template.clone() };
             self.add_pod(Arc::new(pod), workload.clone(), true);
         }
-        if template.replicas == Some(0) && template.kind != Kind::ReplicaSet {
+        if template.replicas == Some(0) && template.kind != WorkloadKind::ReplicaSet {
             self.notes.push(format!("{workload} has no replicas; it stands for pods to come"));
         }
     }

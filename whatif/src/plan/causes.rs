@@ -11,7 +11,6 @@ use std::sync::Arc;
 use policy_engine::cidr::CidrSet;
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::PolicyKey;
 use policy_engine::reach::outside_difference;
 use policy_engine::reach::{Group, GroupId, Outside, Pair, Piece, PortSet, Reach};
@@ -20,7 +19,7 @@ use policy_engine::world::{Options, World};
 
 use super::nodes::to_node;
 use super::{Causes, Changed};
-use crate::model::Cluster;
+use crate::model::{Cluster, ObjectName};
 use crate::source::Sources;
 
 /// Numbers of objects.
@@ -267,7 +266,7 @@ impl<'a> Judge<'a> {
         let name = &self.objects.get(number)?.name;
         Some(self.undone.get(number)?.get_or_init(|| {
             let mut inventory = self.sources.after.clone();
-            let old = self.sources.before.get(name).cloned();
+            let old = self.sources.before.get(&name.kind, &name.namespace, &name.name).cloned();
             inventory.put(name.clone(), old);
             Cluster::new(&inventory, self.options.clone())
         }))
@@ -291,33 +290,32 @@ impl<'a> Judge<'a> {
                 pods.into_iter().any(|(known, pod)| is_about(world, &policy, known, pod, direction))
             });
         }
-        match name.kind {
-            Kind::Namespace => name.name == pod.namespace,
-            Kind::Node => true,
-            Kind::Pod => group.pods.contains(&PodKey::new(&name.namespace, &name.name)),
+        match name.kind.as_str() {
+            "namespace" => name.name == pod.namespace,
+            "node" => true,
+            "pod" => group.pods.contains(&PodKey::new(&name.namespace, &name.name)),
             // A workload, or one that another one controls and that goes by the other's name.
             _ if name.namespace != pod.namespace => false,
             kind => {
                 let owners = [self.before, self.after].map(|cluster| cluster.workload_of(pod));
                 let mut owners = owners.into_iter().flatten();
-                let controlled = matches!(kind, Kind::ReplicaSet | Kind::Job);
+                let controlled = ["replicaset", "job"].contains(&kind);
                 controlled || owners.any(|owner| is(owner, kind, &name.name))
             }
         }
     }
 }
 
-fn is(owner: &crate::model::WorkloadRef, kind: Kind, name: &Str) -> bool {
-    owner.kind.as_ref() == kind.lower() && owner.name == *name
+fn is(owner: &crate::model::WorkloadRef, kind: &str, name: &Str) -> bool {
+    owner.kind.as_ref() == kind && owner.name == *name
 }
 
 /// The policy that an object is.
-fn policy(object: &ObjectRef) -> Option<PolicyRef> {
-    let ObjectRef { kind, namespace, name } = object;
-    Some(match kind {
-        Kind::NetworkPolicy => PolicyRef::NetworkPolicy(PolicyKey::new(namespace, name)),
-        Kind::ClusterNetworkPolicy => PolicyRef::ClusterNetworkPolicy(name.clone()),
-        Kind::ClusterDefaultNetworkPolicy => PolicyRef::ClusterDefaultNetworkPolicy(name.clone()),
+fn policy(name: &ObjectName) -> Option<PolicyRef> {
+    Some(match name.kind.as_str() {
+        "networkpolicy" => PolicyRef::NetworkPolicy(PolicyKey::new(&name.namespace, &name.name)),
+        "clusternetworkpolicy" => PolicyRef::ClusterNetworkPolicy(name.name.clone()),
+        "clusterdefaultnetworkpolicy" => PolicyRef::ClusterDefaultNetworkPolicy(name.name.clone()),
         _ => return None,
     })
 }

@@ -1,21 +1,21 @@
 //! The objects that a hypothesis adds, removes or modifies.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use policy_engine::model::Change;
-use policy_engine::object::ObjectRef;
 use policy_engine::tier::Mode;
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::diagnostic::Origin;
 
-use crate::model::{Object, mode_of};
+use crate::model::{Inventory, Object, ObjectName, mode_of};
 use crate::source::Sources;
 
 /// One object that differs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Changed {
     /// What it is called.
-    pub name: ObjectRef,
+    pub name: ObjectName,
     /// What happened to it.
     pub how: How,
     /// Where it is written now, or was written when it is gone.
@@ -40,15 +40,18 @@ pub enum How {
 /// Every object that may change connections, in the order of the names. Services may not: policies
 /// know pods only.
 pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
-    let (before, after) = (&sources.before, &sources.after);
-    let mut names: Vec<&ObjectRef> =
-        before.objects().chain(after.objects()).map(|(name, _)| name).collect();
-    names.sort_unstable_by_key(|name| name.alphabetical());
-    names.dedup();
+    let names = |inventory: &Inventory| -> BTreeSet<ObjectName> {
+        inventory.objects().map(|(name, _)| name.clone()).collect()
+    };
+    let all: BTreeSet<ObjectName> =
+        names(&sources.before).union(&names(&sources.after)).cloned().collect();
     let mut changed = Vec::new();
-    for name in names {
-        let (old, new) = (before.get(name), after.get(name));
-        let how = match (old, new) {
+    for name in all {
+        let get = |inventory: &'_ Inventory| {
+            inventory.get(&name.kind, &name.namespace, &name.name).cloned()
+        };
+        let (old, new) = (get(&sources.before), get(&sources.after));
+        let how = match (&old, &new) {
             (Some(old), Some(new)) if says(&old.item) != says(&new.item) => {
                 match [&old.item, &new.item].map(mode) {
                     _ if decides(&old.item) != decides(&new.item) => How::Modified,
@@ -62,7 +65,7 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
         };
         let Some(object) = new.or(old) else { continue };
         if !matches!(object.item, Item::Service(_)) {
-            changed.push(Changed { name: name.clone(), how, origin: origin(object) });
+            changed.push(Changed { name, how, origin: origin(&object) });
         }
     }
     changed

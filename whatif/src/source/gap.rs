@@ -3,15 +3,14 @@
 use std::fmt;
 
 use policy_engine::labels::Str;
-use policy_engine::object::Kind;
 
 use crate::endpoint::EndpointError;
 
 /// A resource that the user may not list.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Gap {
-    /// The kind that is missing.
-    pub kind: Kind,
+    /// The kind that is missing, in lower case.
+    pub kind: String,
     /// The resource as RBAC names it: `networkpolicies.networking.k8s.io`.
     pub resource: String,
     /// Its group, empty for the core.
@@ -24,12 +23,19 @@ impl Gap {
     /// Whether what pods may do depends on it; otherwise it only names them.
     #[must_use]
     pub fn decides(&self) -> bool {
-        self.kind.is_policy() || matches!(self.kind, Kind::Namespace | Kind::Pod)
+        const DECIDING: [&str; 5] = [
+            "networkpolicy",
+            "clusternetworkpolicy",
+            "clusterdefaultnetworkpolicy",
+            "namespace",
+            "pod",
+        ];
+        DECIDING.contains(&self.kind.as_str())
     }
 
     /// Whether objects of `namespace` are missing.
     #[must_use]
-    pub fn hides(&self, kind: Kind, namespace: &str) -> bool {
+    pub fn hides(&self, kind: &str, namespace: &str) -> bool {
         self.kind == kind && self.except.as_deref() != Some(namespace)
     }
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use policy_engine::object::Kind;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -30,37 +29,37 @@ const ATTEMPTS: usize = 3;
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
 /// The resources that answers depend on: path, group, resource, kind.
-const RESOURCES: [(&str, &str, &str, Kind); 14] = [
-    ("/api/v1", "", "namespaces", Kind::Namespace),
-    ("/api/v1", "", "nodes", Kind::Node),
-    ("/apis/networking.k8s.io/v1", "networking.k8s.io", "networkpolicies", Kind::NetworkPolicy),
+const RESOURCES: [(&str, &str, &str, &str); 14] = [
+    ("/api/v1", "", "namespaces", "Namespace"),
+    ("/api/v1", "", "nodes", "Node"),
+    ("/apis/networking.k8s.io/v1", "networking.k8s.io", "networkpolicies", "NetworkPolicy"),
     (
         "/apis/policy.networking.k8s.io/v1alpha2",
         "policy.networking.k8s.io",
         "clusternetworkpolicies",
-        Kind::ClusterNetworkPolicy,
+        "ClusterNetworkPolicy",
     ),
     (
         "/apis/portcullis.dev/v1alpha1",
         "portcullis.dev",
         "clusterdefaultnetworkpolicies",
-        Kind::ClusterDefaultNetworkPolicy,
+        "ClusterDefaultNetworkPolicy",
     ),
-    ("/api/v1", "", "services", Kind::Service),
-    ("/apis/apps/v1", "apps", "deployments", Kind::Deployment),
-    ("/apis/apps/v1", "apps", "statefulsets", Kind::StatefulSet),
-    ("/apis/apps/v1", "apps", "daemonsets", Kind::DaemonSet),
-    ("/apis/apps/v1", "apps", "replicasets", Kind::ReplicaSet),
-    ("/api/v1", "", "replicationcontrollers", Kind::ReplicationController),
-    ("/apis/batch/v1", "batch", "jobs", Kind::Job),
-    ("/apis/batch/v1", "batch", "cronjobs", Kind::CronJob),
+    ("/api/v1", "", "services", "Service"),
+    ("/apis/apps/v1", "apps", "deployments", "Deployment"),
+    ("/apis/apps/v1", "apps", "statefulsets", "StatefulSet"),
+    ("/apis/apps/v1", "apps", "daemonsets", "DaemonSet"),
+    ("/apis/apps/v1", "apps", "replicasets", "ReplicaSet"),
+    ("/api/v1", "", "replicationcontrollers", "ReplicationController"),
+    ("/apis/batch/v1", "batch", "jobs", "Job"),
+    ("/apis/batch/v1", "batch", "cronjobs", "CronJob"),
     // Last: what made a pod is there before it is.
-    ("/api/v1", "", "pods", Kind::Pod),
+    ("/api/v1", "", "pods", "Pod"),
 ];
 
 /// Whether a cluster may do without a kind.
-fn is_optional(kind: Kind) -> bool {
-    kind.is_policy() && kind != Kind::NetworkPolicy
+fn is_optional(kind: &str) -> bool {
+    ["ClusterNetworkPolicy", "ClusterDefaultNetworkPolicy"].contains(&kind)
 }
 
 /// What was read.
@@ -169,7 +168,7 @@ impl Reader {
     /// Reads one kind; what may not be listed everywhere is listed in `namespace` alone.
     async fn kind(
         &mut self,
-        (base, group, plural, kind): (&str, &str, &str, Kind),
+        (base, group, plural, kind): (&str, &str, &str, &str),
         namespace: &str,
     ) -> Result<Option<Gap>> {
         let api_version = base.trim_start_matches("/apis/").trim_start_matches("/api/");
@@ -184,18 +183,20 @@ impl Reader {
             let failed = format!("failed to list {plural}; -f asks manifests instead");
             return Err(refused).context(failed);
         }
-        let one = if kind.is_namespaced() {
-            let path = format!("{base}/namespaces/{namespace}/{plural}");
-            match self.list(&path, api_version, kind).await {
-                Ok(()) => Some(namespace.into()),
-                Err(error) if has_code(&error, 403) => None,
-                Err(error) => return Err(error).context(format!("failed to list {plural}")),
+        let one = match kind {
+            "Namespace" | "Node" => None,
+            _ if is_optional(kind) => None,
+            _ => {
+                let path = format!("{base}/namespaces/{namespace}/{plural}");
+                match self.list(&path, api_version, kind).await {
+                    Ok(()) => Some(namespace.into()),
+                    Err(error) if has_code(&error, 403) => None,
+                    Err(error) => return Err(error).context(format!("failed to list {plural}")),
+                }
             }
-        } else {
-            None
         };
-        let (resource, group) = (plural.to_owned(), group.to_owned());
-        Ok(Some(Gap { kind, resource, group, except: one }))
+        let (kind, group) = (kind.to_lowercase(), group.to_owned());
+        Ok(Some(Gap { kind, resource: plural.to_owned(), group, except: one }))
     }
 
     /// Whether the server knows a resource whose list it refused. Who may not list is told so of
@@ -211,7 +212,7 @@ impl Reader {
         }
     }
 
-    async fn list(&mut self, path: &str, api_version: &str, kind: Kind) -> Result<(), kube::Error> {
+    async fn list(&mut self, path: &str, api_version: &str, kind: &str) -> Result<(), kube::Error> {
         let mut attempts = 1;
         loop {
             match self.pages(path, api_version, kind).await {
@@ -232,7 +233,7 @@ impl Reader {
         &mut self,
         path: &str,
         api_version: &str,
-        kind: Kind,
+        kind: &str,
     ) -> Result<Vec<Value>, kube::Error> {
         let (mut objects, mut next) = (Vec::new(), String::new());
         loop {
@@ -244,7 +245,7 @@ impl Reader {
             for mut item in page.items {
                 if let Value::Object(fields) = &mut item {
                     fields.insert("apiVersion".to_owned(), api_version.into());
-                    fields.insert("kind".to_owned(), kind.as_str().into());
+                    fields.insert("kind".to_owned(), kind.into());
                 }
                 objects.extend(trim(&item));
             }
@@ -281,10 +282,10 @@ impl Progress {
         Self { shown: std::io::stderr().is_terminal() }
     }
 
-    fn show(&self, kind: Kind, read: usize) {
+    fn show(&self, kind: &str, read: usize) {
         if self.shown {
             let count = if read > 0 { format!(" ({read})") } else { String::new() };
-            let _ = write!(std::io::stderr(), "\r\x1b[Kreading {} objects{count} …", kind.as_str());
+            let _ = write!(std::io::stderr(), "\r\x1b[Kreading {kind} objects{count} …");
         }
     }
 

@@ -23,7 +23,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use policy_engine::model::Change;
-use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::PolicyKey;
 use policy_engine::tier::PolicyRef;
 use policy_engine::world::World;
@@ -164,15 +163,17 @@ impl From<&Diagnostic> for Finding {
     }
 }
 
-/// The policy that a diagnostic is about.
+/// The policy that a diagnostic is about; diagnostics name objects as `NetworkPolicy shop/db` and
+/// `ClusterNetworkPolicy db`.
 fn policy_of(diagnostic: &Diagnostic) -> Option<PolicyRef> {
-    let ObjectRef { kind, namespace, name } = diagnostic.about.object()?;
+    let (kind, name) = diagnostic.object.split_once(' ')?;
     match kind {
-        Kind::NetworkPolicy => Some(PolicyRef::NetworkPolicy(PolicyKey::new(namespace, name))),
-        Kind::ClusterNetworkPolicy => Some(PolicyRef::ClusterNetworkPolicy(name.clone())),
-        Kind::ClusterDefaultNetworkPolicy => {
-            Some(PolicyRef::ClusterDefaultNetworkPolicy(name.clone()))
+        "NetworkPolicy" => {
+            let (namespace, name) = name.split_once('/')?;
+            Some(PolicyRef::NetworkPolicy(PolicyKey::new(namespace, name)))
         }
+        "ClusterNetworkPolicy" => Some(PolicyRef::ClusterNetworkPolicy(name.into())),
+        "ClusterDefaultNetworkPolicy" => Some(PolicyRef::ClusterDefaultNetworkPolicy(name.into())),
         _ => None,
     }
 }

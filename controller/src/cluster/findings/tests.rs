@@ -44,7 +44,7 @@ fn load(analyst: &mut Analyst, world: &mut World, text: &str) {
         analyst.note(&change);
         world.apply(change);
         if let Some(first) = diagnostics.first() {
-            analyst.diagnose(first.about.to_string().into(), diagnostics);
+            analyst.diagnose(first.object.as_str().into(), diagnostics);
         }
     }
 }

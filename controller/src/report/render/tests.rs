@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use policy_engine::model::Direction;
 use policy_engine::policy::PolicyKey;
 use policy_engine::tier::Tier;
-use portcullis_crds::diagnostic::About;
 
 use super::*;
 use crate::dataplane::conflict::{Conflict, Detected};
@@ -162,7 +161,7 @@ fn a_report_of_much_is_cut_and_says_how_much_it_leaves_out() {
     let found = |n: usize| Diagnostic {
         severity: if n == 99 { Severity::Error } else { Severity::Warning },
         source: None,
-        about: About::Other("o".repeat(9999)),
+        object: "o".repeat(9999),
         field: "f".repeat(9999),
         message: "ä\n".repeat(9999),
     };

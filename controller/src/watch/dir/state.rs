@@ -13,14 +13,15 @@
 //!   that every namespace has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use policy_engine::labels::Str;
-use policy_engine::model::Change;
-use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::model::{Change, PodKey};
+use policy_engine::policy::PolicyKey;
 use portcullis_crds::convert::{self, Converted};
-use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity};
+use portcullis_crds::diagnostic::{Diagnostic, Origin, Severity};
 use portcullis_crds::manifest::Manifest;
 
 #[cfg(test)]
@@ -34,13 +35,13 @@ const LISTED: usize = 5;
 pub struct DirState {
     files: BTreeMap<PathBuf, File>,
     /// Which files define an object; the last one is in force.
-    definers: BTreeMap<ObjectRef, BTreeSet<PathBuf>>,
+    definers: BTreeMap<ObjectKey, BTreeSet<PathBuf>>,
     /// What was last sent.
-    in_force: BTreeMap<ObjectRef, Change>,
+    in_force: BTreeMap<ObjectKey, Change>,
     /// How many objects in force live in a namespace.
     inhabitants: BTreeMap<Str, usize>,
     told: BTreeMap<PathBuf, Vec<Diagnostic>>,
-    touched: BTreeSet<ObjectRef>,
+    touched: BTreeSet<ObjectKey>,
     retell: BTreeSet<PathBuf>,
 }
 
@@ -55,7 +56,7 @@ pub struct Batch {
 
 #[derive(Default, Debug)]
 struct File {
-    objects: BTreeMap<ObjectRef, Defined>,
+    objects: BTreeMap<ObjectKey, Defined>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -63,6 +64,17 @@ struct File {
 struct Defined {
     change: Change,
     origin: Origin,
+}
+
+/// The name of an object among all kinds.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum ObjectKey {
+    Namespace(Str),
+    Node(Str),
+    NetworkPolicy(PolicyKey),
+    Pod(PodKey),
+    ClusterNetworkPolicy(Str),
+    ClusterDefaultNetworkPolicy(Str),
 }
 
 impl DirState {
@@ -121,7 +133,7 @@ impl DirState {
         let mut changes = BTreeMap::new();
         // Objects first: whether a namespace is assumed depends on them.
         for key in std::mem::take(&mut self.touched) {
-            if key.kind == Kind::Namespace {
+            if matches!(key, ObjectKey::Namespace(_)) {
                 self.touched.insert(key);
             } else {
                 self.settle(&key, &mut changes);
@@ -160,13 +172,13 @@ impl DirState {
     }
 
     /// Brings `in_force` up to date for one object.
-    fn settle(&mut self, key: &ObjectRef, changes: &mut BTreeMap<ObjectRef, Change>) {
+    fn settle(&mut self, key: &ObjectKey, changes: &mut BTreeMap<ObjectKey, Change>) {
         let now = self.defined(key).map(|defined| defined.change.clone()).or_else(|| {
-            let name = &key.name;
-            let assumed = key.kind == Kind::Namespace && self.inhabitants.contains_key(name);
+            let ObjectKey::Namespace(name) = key else { return None };
+            let inhabited = self.inhabitants.contains_key(name);
             let namespace =
                 || Change::Namespace(name.clone(), Some(convert::assumed_namespace(name)));
-            assumed.then(namespace)
+            inhabited.then(namespace)
         });
         if self.in_force.get(key) == now.as_ref() {
             return;
@@ -175,12 +187,10 @@ impl DirState {
             Some(change) => self.in_force.insert(key.clone(), change),
             None => self.in_force.remove(key),
         };
-        if !key.namespace.is_empty() {
-            self.count(&key.namespace, before.is_some(), now.is_some());
+        if let Some(namespace) = key.namespace() {
+            self.count(namespace, before.is_some(), now.is_some());
         }
-        if let Some(change) = now.or_else(|| Change::removal(key.clone())) {
-            changes.insert(key.clone(), change);
-        }
+        changes.insert(key.clone(), now.unwrap_or_else(|| key.gone()));
     }
 
     fn count(&mut self, namespace: &Str, before: bool, now: bool) {
@@ -189,10 +199,10 @@ impl DirState {
         if *inhabitants == 0 {
             self.inhabitants.remove(namespace);
         }
-        self.touched.insert(ObjectRef::cluster(Kind::Namespace, namespace.clone()));
+        self.touched.insert(ObjectKey::Namespace(namespace.clone()));
     }
 
-    fn defined(&self, key: &ObjectRef) -> Option<&Defined> {
+    fn defined(&self, key: &ObjectKey) -> Option<&Defined> {
         let path = self.definers.get(key)?.last()?;
         self.files.get(path)?.objects.get(key)
     }
@@ -222,7 +232,7 @@ impl DirState {
             diagnostics.push(Diagnostic {
                 severity: if same { Severity::Warning } else { Severity::Error },
                 source: Some(own.origin.clone()),
-                about: About::Object(key.clone()),
+                object: key.to_string(),
                 field: String::new(),
                 message: format!(
                     "this definition {effect} the one at {}, the last in path order; delete one",
@@ -236,13 +246,13 @@ impl DirState {
 
 impl File {
     fn define(&mut self, defined: Defined) {
-        let key = defined.change.object();
+        let key = ObjectKey::of(&defined.change);
         let origin = defined.origin.clone();
         if let Some(before) = self.objects.insert(key.clone(), defined) {
             self.diagnostics.push(Diagnostic {
                 severity: Severity::Error,
                 source: Some(before.origin),
-                about: About::Object(key.clone()),
+                object: key.to_string(),
                 field: String::new(),
                 message: format!("this definition is replaced by the one at {origin}; delete one"),
             });
@@ -254,7 +264,7 @@ impl File {
         let mut kept = Vec::new();
         for (key, defined) in before.into_iter().flat_map(|file| &file.objects) {
             if !self.objects.contains_key(key) {
-                kept.push(key.titled());
+                kept.push(key.to_string());
                 self.objects.insert(key.clone(), defined.clone());
             }
         }
@@ -274,5 +284,60 @@ impl File {
 
 fn whole_file(name: &str, severity: Severity, message: String) -> Diagnostic {
     let source = Some(Origin { file: name.into(), line: 1, column: 1 });
-    Diagnostic { severity, source, about: About::nothing(), field: String::new(), message }
+    Diagnostic { severity, source, object: String::new(), field: String::new(), message }
+}
+
+impl ObjectKey {
+    fn of(change: &Change) -> Self {
+        match change {
+            Change::Namespace(name, _) => Self::Namespace(name.clone()),
+            Change::Node(name, _) => Self::Node(name.clone()),
+            Change::NetworkPolicy(key, _) => Self::NetworkPolicy(key.clone()),
+            Change::Pod(key, _) => Self::Pod(key.clone()),
+            Change::ClusterNetworkPolicy(name, _) => Self::ClusterNetworkPolicy(name.clone()),
+            Change::ClusterDefaultNetworkPolicy(name, _) => {
+                Self::ClusterDefaultNetworkPolicy(name.clone())
+            }
+        }
+    }
+
+    fn gone(&self) -> Change {
+        match self {
+            Self::Namespace(name) => Change::Namespace(name.clone(), None),
+            Self::Node(name) => Change::Node(name.clone(), None),
+            Self::NetworkPolicy(key) => Change::NetworkPolicy(key.clone(), None),
+            Self::Pod(key) => Change::Pod(key.clone(), None),
+            Self::ClusterNetworkPolicy(name) => Change::ClusterNetworkPolicy(name.clone(), None),
+            Self::ClusterDefaultNetworkPolicy(name) => {
+                Change::ClusterDefaultNetworkPolicy(name.clone(), None)
+            }
+        }
+    }
+
+    /// The namespace that the object lives in.
+    fn namespace(&self) -> Option<&Str> {
+        match self {
+            Self::Namespace(_)
+            | Self::Node(_)
+            | Self::ClusterNetworkPolicy(_)
+            | Self::ClusterDefaultNetworkPolicy(_) => None,
+            Self::NetworkPolicy(key) => Some(&key.namespace),
+            Self::Pod(key) => Some(&key.namespace),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(name) => write!(formatter, "Namespace {name}"),
+            Self::Node(name) => write!(formatter, "Node {name}"),
+            Self::NetworkPolicy(key) => write!(formatter, "NetworkPolicy {key}"),
+            Self::Pod(key) => write!(formatter, "Pod {key}"),
+            Self::ClusterNetworkPolicy(name) => write!(formatter, "ClusterNetworkPolicy {name}"),
+            Self::ClusterDefaultNetworkPolicy(name) => {
+                write!(formatter, "ClusterDefaultNetworkPolicy {name}")
+            }
+        }
+    }
 }

@@ -16,7 +16,7 @@ use backon::{BackoffBuilder, ConstantBackoff, ConstantBuilder};
 use kube::api::GetParams;
 use kube::core::request::Error;
 use kube::core::{Request, Status};
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use portcullis_crds::lean::LeanKind;
 use serde::Deserialize;
 
@@ -120,7 +120,7 @@ impl Definition {
         vec![Diagnostic {
             severity: Severity::Error,
             source: None,
-            about: About::Other(self.origin()),
+            object: self.origin(),
             field: "spec.versions".to_owned(),
             message: format!(
                 "serves {} and not {}, so no {} is read: those that were known before stay in \

@@ -3,7 +3,6 @@
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use policy_engine::model::Life;
-use policy_engine::object::ObjectRef;
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 use serde_json::json;
@@ -20,7 +19,7 @@ fn decoded<K: LeanKind>(value: &Value) -> Lean<K> {
 
 /// What the object means when all of it is looked at.
 fn converted_whole(kind: Kind, value: &Value) -> (Converted, Vec<Diagnostic>) {
-    let mut report = Report::new(None);
+    let mut report = Report::new(String::new(), None);
     let converted = known(kind, value, true, DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
@@ -32,13 +31,22 @@ fn check<K: LeanKind>(value: &Value) {
     let value = &serde_json::from_str(&value.to_string()).expect("what was written can be read");
     let whole = converted_whole(K::KIND, value);
     assert_eq!(super::super::lean(&lean), whole, "{value}");
-    let names = lean.names();
-    let named = names.map(|(namespace, name)| ObjectRef::new(K::KIND, namespace, name));
+    let names = lean.names().map(|(namespace, name)| (namespace.into(), name.into()));
+    let gone = names.map(|(namespace, name)| K::KIND.gone(&namespace, &name));
     let of_change = match whole.0 {
-        Converted::Object(change) => Some(change.object()),
+        Converted::Object(Change::Pod(key, _)) => Some(Change::Pod(key, None)),
+        Converted::Object(Change::NetworkPolicy(key, _)) => Some(Change::NetworkPolicy(key, None)),
+        Converted::Object(Change::Namespace(name, _)) => Some(Change::Namespace(name, None)),
+        Converted::Object(Change::Node(name, _)) => Some(Change::Node(name, None)),
+        Converted::Object(Change::ClusterNetworkPolicy(name, _)) => {
+            Some(Change::ClusterNetworkPolicy(name, None))
+        }
+        Converted::Object(Change::ClusterDefaultNetworkPolicy(name, _)) => {
+            Some(Change::ClusterDefaultNetworkPolicy(name, None))
+        }
         Converted::Foreign { .. } | Converted::Unusable => None,
     };
-    assert_eq!(named, of_change, "{value}");
+    assert_eq!(gone, of_change, "{value}");
 }
 
 fn check_every_kind(value: &Value) {
