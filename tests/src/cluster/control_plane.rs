@@ -249,7 +249,7 @@ fn for_server(manifest: &Manifest) -> Value {
 fn named(object: &ObjectRef) -> Value {
     let version = match object.kind {
         Kind::NetworkPolicy => "networking.k8s.io/v1",
-        Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+        Kind::ClusterNetworkPolicy => "policy.networking.k8s.io/v1beta1",
         Kind::ClusterDefaultNetworkPolicy => "portcullis.dev/v1alpha1",
         Kind::Node | Kind::Namespace | Kind::Service | Kind::Pod => "v1",
     };

@@ -20,5 +20,5 @@ mod kubelet;
 mod pki;
 
 pub use api_server::{ApiServer, Options};
-pub use cluster_network_policy::{CLUSTER_NETWORK_POLICY_CRD, cluster_network_policy_crd};
+pub use cluster_network_policy::CLUSTER_NETWORK_POLICY_CRD;
 pub use kubelet::{ADDRESSES, Kubelet};
