@@ -79,7 +79,7 @@ fn default_policy(value: &Value) -> Arc<ClusterDefaultNetworkPolicy> {
 
 fn valid_cluster_policy() -> Value {
     json!({
-        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "apiVersion": "policy.networking.k8s.io/v1beta1",
         "kind": "ClusterNetworkPolicy",
         "metadata": {"name": "guard"},
         "spec": {

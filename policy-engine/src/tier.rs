@@ -152,7 +152,7 @@ impl fmt::Display for PolicyRef {
     }
 }
 
-/// A `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+/// A `policy.networking.k8s.io` ClusterNetworkPolicy.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClusterNetworkPolicy {
     /// Its name.

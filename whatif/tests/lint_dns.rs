@@ -8,7 +8,7 @@ use linted::{WORLD, check, check_all, egress, json};
 /// A ClusterNetworkPolicy for egress of every pod.
 fn cluster_policy(tier: &str, egress: &str) -> String {
     format!(
-        "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: \
+        "{{apiVersion: policy.networking.k8s.io/v1beta1, kind: ClusterNetworkPolicy, metadata: \
          {{name: c}}, spec: {{tier: {tier}, priority: 1, subject: {{namespaces: {{matchLabels: \
          {{team: shop}}}}}}, egress: [{egress}]}}}}"
     )
@@ -65,7 +65,7 @@ fn dns_that_an_admin_accepts_is_not_missing() {
     let web = format!("{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, {web}}}");
     let accepting = |tier: &str| {
         format!(
-            "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: \
+            "{{apiVersion: policy.networking.k8s.io/v1beta1, kind: ClusterNetworkPolicy, metadata: \
              {{name: dns}}, spec: {{tier: {tier}, priority: 1, subject: {{namespaces: {{}}}}, \
              egress: [{{action: Accept, to: [{{pods: {{namespaceSelector: {{}}, podSelector: \
              {{matchLabels: {{k8s-app: kube-dns}}}}}}}}]}}]}}}}"

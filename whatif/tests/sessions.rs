@@ -128,6 +128,15 @@ golden!(
 );
 
 golden!(
+    a_version_that_nobody_knows_leaves_the_answer_undetermined,
+    "check default/shell shop/db-1:5432 -f examples/shop -f whatif/tests/sources/later-version.yaml",
+    "check default/shell shop/db-1:5432 -f examples/shop --with whatif/tests/sources/later-version.yaml -o json",
+    "check default/shell shop/db-1:5432 -f examples/shop -f whatif/tests/sources/later-version.yaml \
+     --without cnp/later --without cdnp/later",
+    "who shop/db-1:5432 -f examples/shop -f whatif/tests/sources/later-version.yaml",
+);
+
+golden!(
     a_hypothesis_adds_and_removes_objects,
     "check default/shell shop/db-1:5432 -f examples/shop/world.yaml",
     "check default/shell shop/db-1:5432 -f examples/shop/world.yaml --with examples/shop/policies",

@@ -15,6 +15,7 @@ use kube::{Api, Client};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use portcullis_crds::api::node_policy_report::NodePolicyReport;
+use portcullis_crds::convert::Kind;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -50,19 +51,29 @@ pub fn default_policies() -> ApiResource {
 pub fn start(client: &Client, missing_kind_period: Duration, facts: &mpsc::Sender<Fact>) {
     let follow = Follow { facts: facts.clone(), missing_kind_period };
     let policies: Api<PartialObjectMeta<NetworkPolicy>> = Api::all(client.clone());
-    tokio::spawn(follow.clone().run("NetworkPolicy", policies, Fact::Policy));
+    tokio::spawn(follow.clone().run("NetworkPolicy", vec![policies], Fact::Policy));
     let nodes: Api<PartialObjectMeta<Node>> = Api::all(client.clone());
-    tokio::spawn(follow.clone().run("Node", nodes, Fact::Node));
+    tokio::spawn(follow.clone().run("Node", vec![nodes], Fact::Node));
     let reports: Api<NodePolicyReport> = Api::all(client.clone());
     let report = |event| Fact::Report(Box::new(event));
-    tokio::spawn(follow.clone().run("NodePolicyReport", reports, report));
-    let tiers = ApiResource::erase::<ClusterNetworkPolicy>(&());
-    let tiers: Api<DynamicObject> = Api::all_with(client.clone(), &tiers);
+    tokio::spawn(follow.clone().run("NodePolicyReport", vec![reports], report));
     let tier = |event| Fact::Tier(Box::new(event));
-    tokio::spawn(follow.clone().run("ClusterNetworkPolicy", tiers, tier));
+    tokio::spawn(follow.clone().run("ClusterNetworkPolicy", tiers(client), tier));
     let defaults: Api<DynamicObject> = Api::all_with(client.clone(), &default_policies());
     let default = |event| Fact::Default(Box::new(event));
-    tokio::spawn(follow.run("ClusterDefaultNetworkPolicy", defaults, default));
+    tokio::spawn(follow.run("ClusterDefaultNetworkPolicy", vec![defaults], default));
+}
+
+/// ClusterNetworkPolicies in every version that is understood, the preferred one first.
+fn tiers(client: &Client) -> Vec<Api<DynamicObject>> {
+    let preferred = ApiResource::erase::<ClusterNetworkPolicy>(&());
+    let of_version = |version: &&str| {
+        let version = (*version).to_owned();
+        let api_version = format!("{}/{version}", preferred.group);
+        let resource = ApiResource { version, api_version, ..preferred.clone() };
+        Api::all_with(client.clone(), &resource)
+    };
+    Kind::ClusterNetworkPolicy.versions().iter().map(of_version).collect()
 }
 
 #[derive(Clone)]
@@ -72,58 +83,81 @@ struct Follow {
 }
 
 impl Follow {
-    async fn run<K>(self, kind: &'static str, api: Api<K>, fact: impl Fn(Event<K>) -> Fact)
-    where
+    /// Follows a kind in the first of `versions` that the cluster serves, and in another one when it
+    /// serves that no more.
+    async fn run<K>(
+        self,
+        kind: &'static str,
+        versions: Vec<Api<K>>,
+        fact: impl Fn(Event<K>) -> Fact,
+    ) where
         K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
-        self.until_there(&api, &fact).await;
-        let mut events = std::pin::pin!(watcher::watcher(api.clone(), watcher::Config::default()));
         let (mut told, mut wait) = (false, WAIT_MIN);
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    // A list that begins is no success: the answer to it is.
-                    if !matches!(event, Event::Init) {
-                        (told, wait) = (false, WAIT_MIN);
+        while let Some(api) = self.served(&versions, &fact).await {
+            let mut events =
+                std::pin::pin!(watcher::watcher(api.clone(), watcher::Config::default()));
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => {
+                        // A list that begins is no success: the answer to it is.
+                        if !matches!(event, Event::Init) {
+                            (told, wait) = (false, WAIT_MIN);
+                        }
+                        if self.facts.send(fact(event)).await.is_err() {
+                            return;
+                        }
                     }
-                    if self.facts.send(fact(event)).await.is_err() {
-                        return;
+                    Err(error) if is_missing(&error) => break,
+                    Err(error) => {
+                        if !std::mem::replace(&mut told, true) {
+                            warn!(kind, %error, "cannot watch; trying again until it works");
+                        }
+                        sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
+                        wait = (wait * 2).min(WAIT_MAX);
                     }
-                }
-                Err(error) if is_missing(&error) => self.until_there(&api, &fact).await,
-                Err(error) => {
-                    if !std::mem::replace(&mut told, true) {
-                        warn!(kind, %error, "cannot watch; trying again until it works");
-                    }
-                    sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-                    wait = (wait * 2).min(WAIT_MAX);
                 }
             }
         }
     }
 
-    /// Waits while the cluster has no such kind, and so no object of it. The source of objects,
-    /// which asks for the CRD, says so in the log.
-    async fn until_there<K>(&self, api: &Api<K>, fact: &impl Fn(Event<K>) -> Fact)
+    /// The first of `versions` that is not missing. Waits while the cluster has none of them, and so no
+    /// object of the kind; none when nobody listens. The source of objects, which asks for the CRD, says
+    /// in the log what is missing.
+    async fn served<'a, K>(
+        &self,
+        versions: &'a [Api<K>],
+        fact: &impl Fn(Event<K>) -> Fact,
+    ) -> Option<&'a Api<K>>
     where
         K: kube::Resource + Clone + DeserializeOwned + Debug,
     {
         let one = ListParams::default().limit(1);
-        while let Err(kube::Error::Api(status)) = api.list_metadata(&one).await
-            && status.code == 404
-        {
-            for event in [Event::Init, Event::InitDone] {
-                if self.facts.send(fact(event)).await.is_err() {
-                    return;
+        loop {
+            for api in versions {
+                match api.list_metadata(&one).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    // Another failure is the watch's to deal with.
+                    Ok(_) | Err(_) => return Some(api),
                 }
+            }
+            for event in [Event::Init, Event::InitDone] {
+                self.facts.send(fact(event)).await.ok()?;
             }
             sleep(self.missing_kind_period.mul_f64(1.0 + fastrand::f64())).await;
         }
     }
 }
 
+/// Whether the cluster does not serve what is watched, in this version at least.
 fn is_missing(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    matches!(
+        error,
+        InitialListFailed(kube::Error::Api(status))
+            | WatchStartFailed(kube::Error::Api(status))
+            | WatchFailed(kube::Error::Api(status)) if status.code == 404
+    )
 }
 
 /// The objects of one kind as they are now.

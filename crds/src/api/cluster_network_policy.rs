@@ -7,7 +7,8 @@ use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde::{Deserialize, Serialize};
 
-/// A `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+/// A `policy.networking.k8s.io` ClusterNetworkPolicy: v1beta1, or v1alpha2 with the same schema
+/// (`convert::Kind::versions`).
 #[derive(Serialize, Deserialize, Clone, PartialEq, Default, Debug)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClusterNetworkPolicy {
@@ -29,10 +30,10 @@ pub struct ClusterNetworkPolicyStatus {
 }
 
 impl k8s_openapi::Resource for ClusterNetworkPolicy {
-    const API_VERSION: &'static str = "policy.networking.k8s.io/v1alpha2";
+    const API_VERSION: &'static str = "policy.networking.k8s.io/v1beta1";
     const GROUP: &'static str = "policy.networking.k8s.io";
     const KIND: &'static str = "ClusterNetworkPolicy";
-    const VERSION: &'static str = "v1alpha2";
+    const VERSION: &'static str = "v1beta1";
     const URL_PATH_SEGMENT: &'static str = "clusternetworkpolicies";
     type Scope = ClusterResourceScope;
 }

@@ -298,7 +298,7 @@ pub enum PolicyKind {
     /// Of `networking.k8s.io/v1`.
     #[default]
     NetworkPolicy,
-    /// Of `policy.networking.k8s.io/v1alpha2`.
+    /// Of `policy.networking.k8s.io`.
     ClusterNetworkPolicy,
     /// Of `portcullis.dev/v1alpha1`.
     ClusterDefaultNetworkPolicy,

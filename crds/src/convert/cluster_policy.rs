@@ -1,4 +1,4 @@
-//! `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+//! `policy.networking.k8s.io` ClusterNetworkPolicy: v1beta1 and v1alpha2, which have one schema.
 //!
 //! What cannot be understood is closed where it stands: see [`self::rule`] for rules. A
 //! subject may be any pod. A policy whose place in the order cannot be told (no tier, no priority)
@@ -35,7 +35,7 @@ const FIRST: &str = "the policy is asked before all others; its Accept rules mat
                      Pass rules deny";
 
 /// What [`closed`] is told as.
-pub(super) const CLOSED_EFFECT: &str = "the policy denies everything, to and from every pod";
+const CLOSED_EFFECT: &str = "the policy denies everything, to and from every pod";
 
 /// The priorities that the API has.
 const PRIORITIES: std::ops::RangeInclusive<i32> = 0..=1000;
@@ -81,11 +81,7 @@ pub(super) fn policy(
 }
 
 /// The policy that one which cannot be understood at all counts as; in audit it stays there.
-pub(super) fn closed(
-    name: &str,
-    root: &Field<'_>,
-    report: &mut Report<'_>,
-) -> ClusterNetworkPolicy {
+fn closed(name: &str, root: &Field<'_>, report: &mut Report<'_>) -> ClusterNetworkPolicy {
     ClusterNetworkPolicy {
         name: name.into(),
         tier: ClusterTier::Admin,

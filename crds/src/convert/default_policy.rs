@@ -36,7 +36,7 @@ const NO_DNS: &str = "DNS is not admitted";
 const NO_SYSTEM: &str = "namespaces of the system are left out";
 
 /// What [`closed`] is told as.
-pub(super) const CLOSED_EFFECT: &str = "the policy isolates every pod outside namespaces of the \
+const CLOSED_EFFECT: &str = "the policy isolates every pod outside namespaces of the \
                                         system, for ingress and egress, and admits nothing";
 
 /// The policy `name` as written at `root`.
@@ -80,7 +80,7 @@ pub(super) fn policy(
 }
 
 /// The policy that one which cannot be understood at all counts as.
-pub(super) fn closed(name: &str, root: &Field<'_>) -> ClusterDefaultNetworkPolicy {
+fn closed(name: &str, root: &Field<'_>) -> ClusterDefaultNetworkPolicy {
     ClusterDefaultNetworkPolicy {
         name: name.into(),
         subject: Subject { namespaces: None, pods: None },

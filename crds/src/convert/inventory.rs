@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::service::{Service, service};
 use super::workload::{Owner, Workload, WorkloadKind, owner, workload};
-use super::{Converted, names_of};
+use super::{Converted, UnknownVersion, names_of};
 use crate::decode::Field;
 use crate::diagnostic::Diagnostic;
 use crate::manifest::Document;
@@ -33,6 +33,8 @@ pub enum Item {
         /// Its `kind`.
         kind: String,
     },
+    /// A policy in a version that is not known: it may mean anything.
+    UnknownVersion(UnknownVersion),
     /// What it is or what it is called cannot be told.
     Unusable,
 }
@@ -79,6 +81,7 @@ pub fn item(
         Converted::Object(Change::Pod(_, Some(pod))) => Item::Pod(pod, owner(value)),
         Converted::Object(change) => Item::Object(change),
         Converted::Foreign { api_version, kind } => Item::Foreign { api_version, kind },
+        Converted::UnknownVersion(unknown) => Item::UnknownVersion(unknown),
         Converted::Unusable => Item::Unusable,
     };
     (item, diagnostics)

@@ -52,8 +52,24 @@ pub enum Converted {
         /// Its `kind`.
         kind: String,
     },
+    /// A policy of one of our kinds in a version that is not known: it may mean anything. The object
+    /// that it is stays as it was last understood.
+    UnknownVersion(UnknownVersion),
     /// What it is or what it is called cannot be told: nothing of it is in force.
     Unusable,
+}
+
+/// A policy in a version that is not known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownVersion {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; empty for kinds that have none.
+    pub namespace: Str,
+    /// Its name.
+    pub name: Str,
+    /// Its `apiVersion`, empty when it has none.
+    pub api_version: String,
 }
 
 /// The kinds that become engine values.
@@ -61,7 +77,7 @@ pub enum Converted {
 pub enum Kind {
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
-    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    /// `policy.networking.k8s.io` ClusterNetworkPolicy, `v1beta1` or `v1alpha2`: they have one schema.
     ClusterNetworkPolicy,
     /// `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
     ClusterDefaultNetworkPolicy,
@@ -110,12 +126,38 @@ impl Kind {
         }
     }
 
-    fn api_version(self) -> &'static str {
+    /// The group that the API has for it, empty for the core.
+    #[must_use]
+    pub fn group(self) -> &'static str {
         match self {
-            Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
-            Self::ClusterDefaultNetworkPolicy => "portcullis.dev/v1alpha1",
-            Self::Pod | Self::Namespace | Self::Node => "v1",
+            Self::NetworkPolicy => "networking.k8s.io",
+            Self::ClusterNetworkPolicy => "policy.networking.k8s.io",
+            Self::ClusterDefaultNetworkPolicy => "portcullis.dev",
+            Self::Pod | Self::Namespace | Self::Node => "",
+        }
+    }
+
+    /// The versions that are understood, the preferred one first. They have the same schema.
+    #[must_use]
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::ClusterNetworkPolicy => &["v1beta1", "v1alpha2"],
+            Self::ClusterDefaultNetworkPolicy => &["v1alpha1"],
+            Self::NetworkPolicy | Self::Pod | Self::Namespace | Self::Node => &["v1"],
+        }
+    }
+
+    /// The `apiVersion` to write: the preferred version.
+    #[must_use]
+    pub fn api_version(self) -> String {
+        let version = self.versions().first().copied().unwrap_or_default();
+        self.api_version_of(version)
+    }
+
+    fn api_version_of(self, version: &str) -> String {
+        match self.group() {
+            "" => version.to_owned(),
+            group => format!("{group}/{version}"),
         }
     }
 
@@ -150,18 +192,16 @@ impl Kind {
 
     fn version(self, api_version: Option<&str>) -> Version {
         let Some(found) = api_version else { return Version::Unknown };
-        if found == self.api_version() {
-            return Version::Known;
+        let (group, version) = found.split_once('/').unwrap_or(("", found));
+        if group == self.group() {
+            let is_known = self.versions().contains(&version);
+            return if is_known { Version::Known } else { Version::Unknown };
         }
-        let group = |text: &'static str| text.split_once('/').map(|(group, _)| group);
-        match found.split_once('/').map(|(group, _)| group) {
+        match group {
             // `extensions` was the group of NetworkPolicy before networking.k8s.io.
-            Some("extensions") if self == Self::NetworkPolicy => Version::Unknown,
-            Some(found) if self.is_policy() && Some(found) == group(self.api_version()) => {
-                Version::Unknown
-            }
-            Some(_) => Version::Foreign,
-            None => Version::Unknown,
+            "extensions" if self == Self::NetworkPolicy => Version::Unknown,
+            "" => Version::Unknown,
+            _ => Version::Foreign,
         }
     }
 }
@@ -203,7 +243,7 @@ fn convert(
 #[must_use]
 pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
     let mut report = Report::new(String::new(), None);
-    let converted = known(K::KIND, object.value(), true, DEFAULT_NAMESPACE, &mut report);
+    let converted = known(K::KIND, object.value(), DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
 
@@ -238,8 +278,8 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
     };
     let Some(kind) = Kind::parse(name) else { return foreign() };
     match kind.version(api_version) {
-        Version::Known => known(kind, value, true, default_namespace, report),
-        Version::Unknown => known(kind, value, false, default_namespace, report),
+        Version::Known => known(kind, value, default_namespace, report),
+        Version::Unknown => unknown(kind, value, api_version, default_namespace, report),
         Version::Foreign => {
             if kind.is_policy() {
                 name.clone_into(&mut report.object);
@@ -251,18 +291,62 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
     }
 }
 
-/// Converts an object of one of our kinds.
-fn known(
+/// Converts an object of one of our kinds, in a version that is understood.
+fn known(kind: Kind, value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Converted {
+    match named(kind, value, default_namespace, report) {
+        Some((namespace, name)) => {
+            Converted::Object(change(kind, &namespace, &name, &Field::root(value), report))
+        }
+        None => Converted::Unusable,
+    }
+}
+
+/// Reports an object of one of our kinds in a version that is not understood, or without one.
+///
+/// A later version may mean anything. To close what such a policy may select would be the end of
+/// traffic in the whole cluster on the day on which somebody upgrades a CRD.
+fn unknown(
     kind: Kind,
     value: &Value,
-    version_known: bool,
+    api_version: Option<&str>,
     default_namespace: &str,
     report: &mut Report<'_>,
 ) -> Converted {
-    let root = Field::root(value);
+    let path = Path::ROOT.key("apiVersion");
+    if !kind.is_policy() {
+        let message = format!("is not {}; it is read as if it were", kind.api_version());
+        let converted = known(kind, value, default_namespace, report);
+        report.error(&path, message);
+        return converted;
+    }
+    let Some((namespace, name)) = named(kind, value, default_namespace, report) else {
+        return Converted::Unusable;
+    };
+    let known = kind.versions().iter().map(|version| kind.api_version_of(version));
+    let known = known.collect::<Vec<_>>().join(" or ");
+    let found = match api_version {
+        Some(found) => format!("is {found}, which is not understood (only {known} is)"),
+        None => format!("is missing (write {known})"),
+    };
+    report.error(&path, format!("{found}; {UNREAD_EFFECT}"));
+    let (namespace, name) = (namespace.as_str().into(), name.as_str().into());
+    let api_version = api_version.unwrap_or_default().to_owned();
+    Converted::UnknownVersion(UnknownVersion { kind, namespace, name, api_version })
+}
+
+const UNREAD_EFFECT: &str =
+    "the policy is not enforced as it stands here; what was enforced of it before stays";
+
+/// Namespace (empty for kinds that have none) and name, after which the object is called in reports.
+fn named(
+    kind: Kind,
+    value: &Value,
+    default_namespace: &str,
+    report: &mut Report<'_>,
+) -> Option<(String, String)> {
     kind.as_str().clone_into(&mut report.object);
-    let names = names_of(kind.is_namespaced(), &root, default_namespace, report);
-    let Some((namespace, name)) = names else { return Converted::Unusable };
+    let names = names_of(kind.is_namespaced(), &Field::root(value), default_namespace, report);
+    let (namespace, name) = names?;
     report.object = if kind.is_namespaced() {
         format!("{} {namespace}/{name}", kind.as_str())
     } else {
@@ -272,52 +356,41 @@ fn known(
         let metadata = Path::ROOT.key("metadata");
         report.warning(&metadata.key("name"), "is a name that an API server would refuse");
     }
-    if !version_known {
-        let effect = match kind {
-            Kind::NetworkPolicy => policy::CLOSED_EFFECT,
-            Kind::ClusterNetworkPolicy => cluster_policy::CLOSED_EFFECT,
-            Kind::ClusterDefaultNetworkPolicy => default_policy::CLOSED_EFFECT,
-            Kind::Pod | Kind::Namespace | Kind::Node => "it is read as if it were",
-        };
-        let message = format!("is not {}; {effect}", kind.api_version());
-        report.error(&Path::ROOT.key("apiVersion"), message);
-    }
-    Converted::Object(match kind {
+    Some((if kind.is_namespaced() { namespace } else { String::new() }, name))
+}
+
+/// The change that puts an object in force.
+fn change(
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+    root: &Field<'_>,
+    report: &mut Report<'_>,
+) -> Change {
+    match kind {
         Kind::NetworkPolicy => {
-            let key = PolicyKey::new(&namespace, &name);
-            let policy = if version_known {
-                policy::policy(key.clone(), &root, report)
-            } else {
-                policy::closed(key.clone(), &root, report)
-            };
+            let key = PolicyKey::new(namespace, name);
+            let policy = policy::policy(key.clone(), root, report);
             Change::NetworkPolicy(key, Some(Arc::new(policy)))
         }
         Kind::ClusterNetworkPolicy => {
-            let policy = if version_known {
-                cluster_policy::policy(&name, &root, report)
-            } else {
-                cluster_policy::closed(&name, &root, report)
-            };
-            Change::ClusterNetworkPolicy(name.as_str().into(), Some(Arc::new(policy)))
+            let policy = cluster_policy::policy(name, root, report);
+            Change::ClusterNetworkPolicy(name.into(), Some(Arc::new(policy)))
         }
         Kind::ClusterDefaultNetworkPolicy => {
-            let policy = if version_known {
-                default_policy::policy(&name, &root, report)
-            } else {
-                default_policy::closed(&name, &root)
-            };
-            Change::ClusterDefaultNetworkPolicy(name.as_str().into(), Some(Arc::new(policy)))
+            let policy = default_policy::policy(name, root, report);
+            Change::ClusterDefaultNetworkPolicy(name.into(), Some(Arc::new(policy)))
         }
         Kind::Pod => {
-            let key = PodKey::new(&namespace, &name);
-            Change::Pod(key.clone(), Some(Arc::new(pod::pod(key, &root, report))))
+            let key = PodKey::new(namespace, name);
+            Change::Pod(key.clone(), Some(Arc::new(pod::pod(key, root, report))))
         }
         Kind::Namespace => {
-            let namespace = pod::namespace(&name, &root, report);
-            Change::Namespace(name.as_str().into(), Some(namespace))
+            let namespace = pod::namespace(name, root, report);
+            Change::Namespace(name.into(), Some(namespace))
         }
-        Kind::Node => Change::Node(name.as_str().into(), Some(pod::node(&root, report))),
-    })
+        Kind::Node => Change::Node(name.into(), Some(pod::node(root, report))),
+    }
 }
 
 /// Namespace and name; `None` after a report when they cannot be told.

@@ -57,7 +57,7 @@ pub(super) fn policy(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) 
 }
 
 /// The policy that a policy which cannot be understood at all counts as; in audit it stays there.
-pub(super) fn closed(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) -> NetworkPolicy {
+fn closed(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) -> NetworkPolicy {
     NetworkPolicy {
         key,
         subject: Selector::everything(),
@@ -73,9 +73,6 @@ pub(super) fn closed(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) 
 pub(super) fn generation(root: &Field<'_>) -> Option<i64> {
     root.value.get("metadata")?.get("generation")?.as_i64()
 }
-
-/// What [`closed`] is told as.
-pub(super) const CLOSED_EFFECT: &str = CLOSED;
 
 /// Defaulting of networking.k8s.io/v1: Ingress, and Egress when there are egress rules.
 fn default_types(spec: &Field<'_>, strange: bool, report: &Report<'_>) -> Vec<Direction> {

@@ -297,7 +297,7 @@ fn difference(old: &Value, new: &Value) -> Value {
 fn group_version(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::NetworkPolicy => ("networking.k8s.io", "v1"),
-        Kind::ClusterNetworkPolicy => ("policy.networking.k8s.io", "v1alpha2"),
+        Kind::ClusterNetworkPolicy => ("policy.networking.k8s.io", "v1beta1"),
         Kind::ClusterDefaultNetworkPolicy => ("portcullis.dev", "v1alpha1"),
         Kind::Node | Kind::Namespace | Kind::Service | Kind::Pod => ("", "v1"),
     }

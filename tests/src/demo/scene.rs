@@ -91,7 +91,7 @@ fn changes(name: &str, text: &str) -> Result<Vec<Change>> {
         diagnostics.extend(found);
         match converted {
             Converted::Object(change) => changes.push(change),
-            Converted::Foreign { .. } | Converted::Unusable => {}
+            Converted::Foreign { .. } | Converted::UnknownVersion(_) | Converted::Unusable => {}
         }
     }
     let said: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
@@ -199,7 +199,10 @@ fn pods_in_order(text: &str) -> Vec<PodKey> {
     changes
         .filter_map(|converted| match converted {
             Converted::Object(Change::Pod(key, _)) => Some(key),
-            Converted::Object(_) | Converted::Foreign { .. } | Converted::Unusable => None,
+            Converted::Object(_)
+            | Converted::Foreign { .. }
+            | Converted::UnknownVersion(_)
+            | Converted::Unusable => None,
         })
         .collect()
 }

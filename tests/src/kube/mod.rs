@@ -23,7 +23,7 @@ mod pki;
 mod shared;
 
 pub use api_server::{ApiServer, Options};
-pub use cluster_network_policy::{CLUSTER_NETWORK_POLICY_CRD, cluster_network_policy_crd};
+pub use cluster_network_policy::CLUSTER_NETWORK_POLICY_CRD;
 pub use guard::Guarded;
 pub use kubelet::{ADDRESSES, Kubelet};
 pub use shared::Shared;

@@ -42,7 +42,7 @@ fn policy(denial: Denial) -> Value {
                 Direction::Ingress => ("ingress", json!({"action": "Deny", "from": everyone})),
                 Direction::Egress => ("egress", json!({"action": "Deny", "to": everyone})),
             };
-            json!({"apiVersion": "policy.networking.k8s.io/v1alpha2",
+            json!({"apiVersion": "policy.networking.k8s.io/v1beta1",
                 "kind": "ClusterNetworkPolicy",
                 "metadata": {"name": "guard", "annotations": annotations},
                 "spec": {"tier": denial.tier.as_str(), "priority": 5, "subject": subject,

@@ -10,7 +10,7 @@ use crate::shop::{PATIENCE, WEB, admit, check, in_force, lab, shop, start};
 const CLOSED: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: ClusterDefaultNetworkPolicy\n\
     metadata: {name: closed}\nspec: {policyTypes: [Ingress]}\n";
 
-const STRANGER_IS_LET_IN: &str = "apiVersion: policy.networking.k8s.io/v1alpha2\n\
+const STRANGER_IS_LET_IN: &str = "apiVersion: policy.networking.k8s.io/v1beta1\n\
     kind: ClusterNetworkPolicy\nmetadata: {name: open}\n\
     spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Accept, \
     from: [{pods: {podSelector: {matchLabels: {app: stranger}}}}]}]}\n";

@@ -31,8 +31,14 @@ fn default_policy(server: &ApiServer, spec: &str) -> Result<String> {
     apply(server, "portcullis.dev/v1alpha1", "ClusterDefaultNetworkPolicy", spec)
 }
 
+/// The same in both versions, which have one schema.
 fn cluster_policy(server: &ApiServer, spec: &str) -> Result<String> {
-    apply(server, "policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", spec)
+    let answers = ["v1alpha2", "v1beta1"].map(|version| {
+        apply(server, &format!("policy.networking.k8s.io/{version}"), "ClusterNetworkPolicy", spec)
+    });
+    let [old, new] = answers;
+    ensure!(old.is_ok() == new.is_ok(), "the versions differ: {spec}: {old:?}, {new:?}");
+    new
 }
 
 /// Checks that what is refused is refused for what it has been refused for.
@@ -198,11 +204,13 @@ fn the_kind_cluster_network_policy_is_as_upstream_has_it() -> Result<()> {
         (egress("{action: Deny, to: []}"), "should have at least 1 items"),
         (egress("{action: Deny, to: [{}]}"), "should have at least 1 properties"),
         (egress("{action: Deny, to: [{namespaces: {}, nodes: {}}]}"), "must have at most 1"),
-        (egress("{action: Deny, to: [{networks: [10.0.0.1]}]}"), "no CIDR"),
+        (egress("{action: Deny, to: [{networks: [10.0.0.1]}]}"), "Invalid CIDR format provided"),
+        (egress("{action: Deny, to: [{networks: [10.0.0.1/8]}]}"), "Invalid CIDR format provided"),
+        (egress("{action: Deny, to: [{networks: ['fd00::1/8']}]}"), "Invalid CIDR format provided"),
         (egress("{action: Accept, to: [{domainNames: ['*']}]}"), "should match"),
         (
             egress("{action: Deny, to: [{nodes: {}}], protocols: [{destinationNamedPort: a}]}"),
-            "have no named ports",
+            "cannot be set with namedPorts",
         ),
         (
             egress("{action: Deny, to: [{nodes: {}}], protocols: [{tcp: {}}]}"),
@@ -213,7 +221,7 @@ fn the_kind_cluster_network_policy_is_as_upstream_has_it() -> Result<()> {
                 "{action: Deny, to: [{nodes: {}}],
                   protocols: [{tcp: {destinationPort: {range: {start: 2, end: 2}}}}]}",
             ),
-            "start must be below end",
+            "Start port must be less than End port",
         ),
         (
             format!("{{{head}, ingress: [{{action: Deny, from: [{{networks: [10.0.0.0/8]}}]}}]}}"),

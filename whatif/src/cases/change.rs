@@ -21,7 +21,7 @@ impl Manifest {
             diagnostics.extend(found);
             match converted {
                 Converted::Object(change) => changes.push(change),
-                Converted::Foreign { .. } | Converted::Unusable => {}
+                Converted::Foreign { .. } | Converted::UnknownVersion(_) | Converted::Unusable => {}
             }
         }
         (changes, diagnostics)

@@ -30,7 +30,7 @@ pub enum Kind {
     Service,
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
-    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    /// `policy.networking.k8s.io/v1beta1` ClusterNetworkPolicy.
     ClusterNetworkPolicy,
     /// `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
     ClusterDefaultNetworkPolicy,

@@ -63,9 +63,9 @@ impl Question {
     fn resolve(&self, text: &str) -> Result<Resolved> {
         let endpoint: Endpoint = text.parse()?;
         let found = resolve(&self.cluster, &endpoint, &self.sources.namespace);
-        found.map_err(|missing| match (&missing, self.cluster.gaps.as_slice()) {
-            (EndpointError::Missing { .. }, [_, ..]) => {
-                let gaps: Vec<String> = self.cluster.gaps.iter().map(Gap::to_string).collect();
+        found.map_err(|missing| match (&missing, self.sources.after.hidden.as_slice()) {
+            (EndpointError::Missing { .. }, hidden @ [_, ..]) => {
+                let gaps: Vec<String> = hidden.iter().map(Gap::to_string).collect();
                 Unread { missing, gaps: gaps.join("; ") }.into()
             }
             _ => missing.into(),

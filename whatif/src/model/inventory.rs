@@ -10,13 +10,14 @@ use anyhow::{Result, bail};
 use policy_engine::labels::Str;
 use policy_engine::model::Change;
 use policy_engine::tier::Mode;
+use portcullis_crds::convert::UnknownVersion;
 use portcullis_crds::convert::inventory::{Item, item};
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use portcullis_crds::manifest::Document;
 use serde_json::Value;
 
 use super::reference::{kind_by_word, nearest};
-use crate::source::gap::Gap;
+use crate::source::gap::{Cause, Gap, Place};
 
 /// What an object is called.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -102,8 +103,8 @@ impl Object {
 #[derive(Clone, Default, Debug)]
 pub struct Inventory {
     objects: BTreeMap<ObjectName, Object>,
-    /// What could not be read of a live cluster.
-    pub gaps: Vec<Gap>,
+    /// What could not be listed of a live cluster.
+    pub hidden: Vec<Gap>,
     /// What is wrong with objects that have no name.
     nameless: Vec<Diagnostic>,
     /// Objects that several documents give: each with what is to be said of the later one.
@@ -123,7 +124,7 @@ const NOT_SUPPORTED: &str =
     "is not supported: answers leave it out, and Portcullis does not enforce it";
 
 const SUPERSEDED: &str = "is not supported: answers leave it out, and Portcullis does not enforce it; \
-                          write a ClusterNetworkPolicy of policy.networking.k8s.io/v1alpha2";
+                          write a ClusterNetworkPolicy of policy.networking.k8s.io/v1beta1";
 
 impl Inventory {
     /// Adds or replaces the object of a file.
@@ -207,6 +208,27 @@ impl Inventory {
     #[must_use]
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
         self.objects.get(&ObjectName::new(kind, namespace, name))
+    }
+
+    /// What could not be read: what could not be listed, and policies in versions that are not understood.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<Gap> {
+        let unknown = self.objects.values().filter_map(|object| match &object.item {
+            Item::UnknownVersion(policy) => Some(policy),
+            _ => None,
+        });
+        let gap = |policy: &UnknownVersion| {
+            let UnknownVersion { kind, namespace, name, api_version } = policy;
+            let (place, name) = if kind.is_namespaced() {
+                (Place::Only(namespace.clone()), format!("{namespace}/{name}"))
+            } else {
+                (Place::Everywhere, name.to_string())
+            };
+            let version = if api_version.is_empty() { "no apiVersion" } else { api_version };
+            let cause = Cause::UnknownVersion(format!("{} {name} of {version}", kind.as_str()));
+            Gap { kind: kind.as_str().to_lowercase(), place, cause }
+        };
+        self.hidden.iter().cloned().chain(unknown.map(gap)).collect()
     }
 
     /// What is wrong with the objects.
@@ -294,6 +316,9 @@ fn name(item: &Item) -> Option<ObjectName> {
             ObjectName::new(workload.kind.lower(), &key.namespace, &key.name)
         }
         Item::Service(service) => ObjectName::new("service", &service.namespace, &service.name),
+        Item::UnknownVersion(policy) => {
+            ObjectName::new(policy.kind.as_str(), &policy.namespace, &policy.name)
+        }
         Item::Foreign { .. } | Item::Unusable => return None,
     })
 }

@@ -63,8 +63,8 @@ impl Cluster {
             world: World::new(options),
             workloads: BTreeMap::new(),
             services: BTreeMap::new(),
-            notes: inventory.gaps.iter().map(ToString::to_string).collect(),
-            gaps: inventory.gaps.clone(),
+            notes: inventory.hidden.iter().map(ToString::to_string).collect(),
+            gaps: inventory.gaps(),
             assumed: BTreeSet::new(),
             documents: BTreeMap::new(),
             workload_of: BTreeMap::new(),
@@ -82,7 +82,8 @@ impl Cluster {
                     let key = (service.namespace.clone(), service.name.clone());
                     cluster.services.insert(key, service.clone());
                 }
-                Item::Foreign { .. } | Item::Unusable => {}
+                // Each is a gap.
+                Item::UnknownVersion(_) | Item::Foreign { .. } | Item::Unusable => {}
             }
         }
         for template in templates {

@@ -1,4 +1,4 @@
-//! What could not be read of a cluster, and why.
+//! What could not be read, and why.
 
 use std::fmt;
 
@@ -6,17 +6,40 @@ use policy_engine::labels::Str;
 
 use crate::endpoint::EndpointError;
 
-/// A resource that the user may not list.
+/// Objects of one kind that are missing.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Gap {
     /// The kind that is missing, in lower case.
     pub kind: String,
-    /// The resource as RBAC names it: `networkpolicies.networking.k8s.io`.
-    pub resource: String,
-    /// Its group, empty for the core.
-    pub group: String,
-    /// The one namespace in which it could be read after all.
-    pub except: Option<Str>,
+    /// Where they are missing.
+    pub place: Place,
+    /// Why they are.
+    pub cause: Cause,
+}
+
+/// In which namespaces objects are missing.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Place {
+    /// Anywhere in the cluster.
+    Everywhere,
+    /// Anywhere but in this namespace.
+    Except(Str),
+    /// In this namespace alone.
+    Only(Str),
+}
+
+/// Why objects are missing.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Cause {
+    /// The user may not list them.
+    Forbidden {
+        /// The resource as RBAC names it.
+        resource: String,
+        /// Its group, empty for the core.
+        group: String,
+    },
+    /// They are policies in a version that is not understood: `ClusterNetworkPolicy a of policy.networking.k8s.io/v1`.
+    UnknownVersion(String),
 }
 
 impl Gap {
@@ -36,7 +59,12 @@ impl Gap {
     /// Whether objects of `namespace` are missing.
     #[must_use]
     pub fn hides(&self, kind: &str, namespace: &str) -> bool {
-        self.kind == kind && self.except.as_deref() != Some(namespace)
+        self.kind == kind
+            && match &self.place {
+                Place::Everywhere => true,
+                Place::Except(read) => &**read != namespace,
+                Place::Only(unread) => &**unread == namespace,
+            }
     }
 }
 
@@ -52,15 +80,21 @@ pub struct Unread {
 
 impl fmt::Display for Gap {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let core = if self.group.is_empty() { "the core group" } else { self.group.as_str() };
+        let (resource, group) = match &self.cause {
+            Cause::Forbidden { resource, group } => (resource, group),
+            Cause::UnknownVersion(policy) => {
+                return write!(formatter, "{policy}, a version that is not understood");
+            }
+        };
+        let group = if group.is_empty() { "the core group" } else { group.as_str() };
         write!(
             formatter,
-            "RBAC does not grant the verb `list` on the resource `{}` of {core} in ",
-            self.resource
+            "RBAC does not grant the verb `list` on the resource `{resource}` of {group} in "
         )?;
-        match &self.except {
-            None => formatter.write_str("the cluster"),
-            Some(namespace) => write!(formatter, "namespaces other than {namespace}"),
+        match &self.place {
+            Place::Everywhere => formatter.write_str("the cluster"),
+            Place::Except(namespace) => write!(formatter, "namespaces other than {namespace}"),
+            Place::Only(namespace) => write!(formatter, "namespace {namespace}"),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! kubeconfig ─► Config ─► Client ─► pages of 500 ─► trim ─► objects
 //!                                   403: only the namespace at hand, and a Gap
-//!                                   404 of a kind that a cluster may lack: it has none
+//! kinds that a cluster may lack: in the version that discovery names, if any
 //! ```
 
 use std::io::{IsTerminal as _, Write as _};
@@ -12,10 +12,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use portcullis_crds::convert::Kind;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::gap::Gap;
+use super::gap::{Cause, Gap, Place};
 use super::trim::trim;
 use crate::args::SourceArgs;
 
@@ -28,39 +30,27 @@ const ATTEMPTS: usize = 3;
 /// How long the server may take to be connected to.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
-/// The resources that answers depend on: path, group, resource, kind.
-const RESOURCES: [(&str, &str, &str, &str); 14] = [
-    ("/api/v1", "", "namespaces", "Namespace"),
-    ("/api/v1", "", "nodes", "Node"),
-    ("/apis/networking.k8s.io/v1", "networking.k8s.io", "networkpolicies", "NetworkPolicy"),
-    (
-        "/apis/policy.networking.k8s.io/v1alpha2",
-        "policy.networking.k8s.io",
-        "clusternetworkpolicies",
-        "ClusterNetworkPolicy",
-    ),
-    (
-        "/apis/portcullis.dev/v1alpha1",
-        "portcullis.dev",
-        "clusterdefaultnetworkpolicies",
-        "ClusterDefaultNetworkPolicy",
-    ),
-    ("/api/v1", "", "services", "Service"),
-    ("/apis/apps/v1", "apps", "deployments", "Deployment"),
-    ("/apis/apps/v1", "apps", "statefulsets", "StatefulSet"),
-    ("/apis/apps/v1", "apps", "daemonsets", "DaemonSet"),
-    ("/apis/apps/v1", "apps", "replicasets", "ReplicaSet"),
-    ("/api/v1", "", "replicationcontrollers", "ReplicationController"),
-    ("/apis/batch/v1", "batch", "jobs", "Job"),
-    ("/apis/batch/v1", "batch", "cronjobs", "CronJob"),
+/// The resources that answers depend on: group, resource, kind. All but [`OPTIONAL`] are of v1.
+const RESOURCES: [(&str, &str, &str); 14] = [
+    ("", "namespaces", "Namespace"),
+    ("", "nodes", "Node"),
+    ("networking.k8s.io", "networkpolicies", "NetworkPolicy"),
+    ("policy.networking.k8s.io", "clusternetworkpolicies", "ClusterNetworkPolicy"),
+    ("portcullis.dev", "clusterdefaultnetworkpolicies", "ClusterDefaultNetworkPolicy"),
+    ("", "services", "Service"),
+    ("apps", "deployments", "Deployment"),
+    ("apps", "statefulsets", "StatefulSet"),
+    ("apps", "daemonsets", "DaemonSet"),
+    ("apps", "replicasets", "ReplicaSet"),
+    ("", "replicationcontrollers", "ReplicationController"),
+    ("batch", "jobs", "Job"),
+    ("batch", "cronjobs", "CronJob"),
     // Last: what made a pod is there before it is.
-    ("/api/v1", "", "pods", "Pod"),
+    ("", "pods", "Pod"),
 ];
 
-/// Whether a cluster may do without a kind.
-fn is_optional(kind: &str) -> bool {
-    ["ClusterNetworkPolicy", "ClusterDefaultNetworkPolicy"].contains(&kind)
-}
+/// The kinds that a cluster may do without, and that it may serve in several versions.
+const OPTIONAL: [Kind; 2] = [Kind::ClusterNetworkPolicy, Kind::ClusterDefaultNetworkPolicy];
 
 /// What was read.
 pub struct Live {
@@ -146,6 +136,18 @@ struct PageMetadata {
     next: Option<String>,
 }
 
+/// The versions that a server has of a group.
+#[derive(Deserialize)]
+struct Group {
+    #[serde(default)]
+    versions: Vec<GroupVersion>,
+}
+
+#[derive(Deserialize)]
+struct GroupVersion {
+    version: String,
+}
+
 /// What a server has of one group and version.
 #[derive(Deserialize)]
 struct Resources {
@@ -168,54 +170,100 @@ impl Reader {
     /// Reads one kind; what may not be listed everywhere is listed in `namespace` alone.
     async fn kind(
         &mut self,
-        (base, group, plural, kind): (&str, &str, &str, &str),
+        (group, plural, kind): (&str, &str, &str),
         namespace: &str,
     ) -> Result<Option<Gap>> {
-        let api_version = base.trim_start_matches("/apis/").trim_start_matches("/api/");
-        let everywhere = format!("{base}/{plural}");
-        let Err(refused) = self.list(&everywhere, api_version, kind).await else {
-            return Ok(None);
+        let forbidden = |place| {
+            let (resource, group) = (plural.to_owned(), group.to_owned());
+            let cause = Cause::Forbidden { resource, group };
+            Some(Gap { kind: kind.to_lowercase(), place, cause })
         };
-        if is_optional(kind) && !self.is_served(&refused, base, plural).await {
-            return Ok(None);
-        }
-        if !has_code(&refused, 403) {
-            let failed = format!("failed to list {plural}; -f asks manifests instead");
-            return Err(refused).context(failed);
-        }
-        let one = match kind {
-            "Namespace" | "Node" => None,
-            _ if is_optional(kind) => None,
-            _ => {
-                let path = format!("{base}/namespaces/{namespace}/{plural}");
-                match self.list(&path, api_version, kind).await {
-                    Ok(()) => Some(namespace.into()),
-                    Err(error) if has_code(&error, 403) => None,
-                    Err(error) => return Err(error).context(format!("failed to list {plural}")),
+        let optional = OPTIONAL.into_iter().find(|optional| optional.as_str() == kind);
+        let known = optional.map_or(&["v1"][..], Kind::versions);
+        let mut refused = None;
+        for version in known {
+            match self.list(&path(group, version, plural), group, version, kind).await {
+                Ok(()) => return Ok(None),
+                Err(error) if optional.is_some() && has_code(&error, 404) => {}
+                Err(error) => {
+                    refused = Some(error);
+                    break;
                 }
             }
-        };
-        let (kind, group) = (kind.to_lowercase(), group.to_owned());
-        Ok(Some(Gap { kind, resource: plural.to_owned(), group, except: one }))
+        }
+        let failed = || format!("failed to list {plural}; -f asks manifests instead");
+        if refused.as_ref().is_some_and(|error| !has_code(error, 403)) {
+            return refused.map_or(Ok(None), |error| Err(error).context(failed()));
+        }
+        if let Some(optional) = optional {
+            // Who may not list is refused what there is not, too.
+            return match (self.version(optional, plural).await, refused) {
+                (Ok(None), _) => Ok(None),
+                (_, Some(_)) => Ok(forbidden(Place::Everywhere)),
+                (Ok(Some(version)), None) => {
+                    let everywhere = path(group, &version, plural);
+                    let listed = self.list(&everywhere, group, &version, kind).await;
+                    listed.map(|()| None).with_context(failed)
+                }
+                (Err(error), None) => Err(error).with_context(failed),
+            };
+        }
+        if ["Namespace", "Node"].contains(&kind) {
+            return Ok(forbidden(Place::Everywhere));
+        }
+        let one = path(group, "v1", &format!("namespaces/{namespace}/{plural}"));
+        match self.list(&one, group, "v1", kind).await {
+            Ok(()) => Ok(forbidden(Place::Except(namespace.into()))),
+            Err(error) if has_code(&error, 403) => Ok(forbidden(Place::Everywhere)),
+            Err(error) => Err(error).context(format!("failed to list {plural}")),
+        }
     }
 
-    /// Whether the server knows a resource whose list it refused. Who may not list is told so of
-    /// resources that there are not; what there is anyone may ask.
-    async fn is_served(&self, refused: &kube::Error, base: &str, plural: &str) -> bool {
-        if has_code(refused, 404) {
-            return false;
+    /// The version in which the server has a kind: the first one that is understood, else any other;
+    /// none where it lacks the kind. Anyone may ask which versions there are.
+    async fn version(&self, kind: Kind, plural: &str) -> Result<Option<String>, kube::Error> {
+        let group = format!("/apis/{}", kind.group());
+        let Some(served) = self.discover::<Group>(&group).await? else { return Ok(None) };
+        let served = served.versions.into_iter().map(|served| served.version);
+        let known = kind.versions();
+        let (mut candidates, others): (Vec<String>, Vec<String>) =
+            served.partition(|version| known.contains(&version.as_str()));
+        candidates.sort_by_key(|version| known.iter().position(|known| known == version));
+        candidates.extend(others);
+        for version in candidates {
+            let path = format!("{group}/{version}");
+            let resources = self.discover::<Resources>(&path).await?;
+            let mut resources = resources.into_iter().flat_map(|found| found.resources);
+            if resources.any(|resource| resource.name == plural) {
+                return Ok(Some(version));
+            }
         }
-        let Ok(request) = http::Request::get(base).body(Vec::new()) else { return true };
-        match self.client.request::<Resources>(request).await {
-            Ok(known) => known.resources.iter().any(|resource| resource.name == plural),
-            Err(error) => !has_code(&error, 404),
+        Ok(None)
+    }
+
+    /// What the server says at a path of discovery; none where there is nothing.
+    async fn discover<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, kube::Error> {
+        let request = http::Request::get(path).body(Vec::new());
+        let request = request.map_err(kube::Error::HttpError)?;
+        match self.client.request(request).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if has_code(&error, 404) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    async fn list(&mut self, path: &str, api_version: &str, kind: &str) -> Result<(), kube::Error> {
+    async fn list(
+        &mut self,
+        path: &str,
+        group: &str,
+        version: &str,
+        kind: &str,
+    ) -> Result<(), kube::Error> {
+        let api_version =
+            if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
         let mut attempts = 1;
         loop {
-            match self.pages(path, api_version, kind).await {
+            match self.pages(path, &api_version, kind).await {
                 Ok(objects) => {
                     self.objects.extend(objects);
                     return Ok(());
@@ -254,6 +302,14 @@ impl Reader {
                 None => return Ok(objects),
             }
         }
+    }
+}
+
+/// Where an API server has a resource, or what is below one.
+fn path(group: &str, version: &str, resource: &str) -> String {
+    match group {
+        "" => format!("/api/{version}/{resource}"),
+        group => format!("/apis/{group}/{version}/{resource}"),
     }
 }
 

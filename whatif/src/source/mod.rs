@@ -44,7 +44,7 @@ pub fn read(args: &SourceArgs) -> Result<Sources> {
         for object in &live.objects {
             sources.before.add_value(object, &live.namespace);
         }
-        sources.before.gaps = live.gaps;
+        sources.before.hidden = live.gaps;
         live.namespace
     } else {
         args.namespace.clone().unwrap_or_else(|| "default".to_owned())

@@ -185,7 +185,9 @@ mod tests {
     fn policies_of_every_kind_keep_their_spec_and_their_mode() {
         for (api_version, kind) in [
             ("networking.k8s.io/v1", "NetworkPolicy"),
+            ("policy.networking.k8s.io/v1beta1", "ClusterNetworkPolicy"),
             ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy"),
+            ("policy.networking.k8s.io/v1", "ClusterNetworkPolicy"),
             ("portcullis.dev/v1alpha1", "ClusterDefaultNetworkPolicy"),
         ] {
             let policy = json!({

@@ -30,7 +30,7 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
     let policy = &telling.policy;
     let (api_version, name) = match policy {
         PolicyRef::NetworkPolicy(key) => ("networking.k8s.io/v1", &key.name),
-        PolicyRef::ClusterNetworkPolicy(name) => ("policy.networking.k8s.io/v1alpha2", name),
+        PolicyRef::ClusterNetworkPolicy(name) => ("policy.networking.k8s.io/v1beta1", name),
         PolicyRef::ClusterDefaultNetworkPolicy(name) => ("portcullis.dev/v1alpha1", name),
     };
     let finding = &telling.finding;
@@ -111,7 +111,7 @@ mod tests {
     fn an_event_on_a_policy_of_the_cluster_is_in_the_namespace_default() {
         for (policy, of) in [
             (PolicyRef::ClusterDefaultNetworkPolicy("deny".into()), "portcullis.dev/v1alpha1"),
-            (PolicyRef::ClusterNetworkPolicy("deny".into()), "policy.networking.k8s.io/v1alpha2"),
+            (PolicyRef::ClusterNetworkPolicy("deny".into()), "policy.networking.k8s.io/v1beta1"),
         ] {
             let telling = Telling { policy: policy.clone(), ..telling("x", "m") };
             let event = event(&telling, "i", Timestamp::UNIX_EPOCH);

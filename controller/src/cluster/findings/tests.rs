@@ -305,7 +305,7 @@ fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
     );
     let tier = |subject: &str, rest: &str| {
         format!(
-            "- {{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, \
+            "- {{apiVersion: policy.networking.k8s.io/v1beta1, kind: ClusterNetworkPolicy, \
              metadata: {{name: t}}, spec: {{tier: Admin, priority: 1, subject: {subject}{rest}}}}}\n"
         )
     };

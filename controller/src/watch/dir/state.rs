@@ -9,6 +9,7 @@
 //!   told, and takes over when the first one goes.
 //! - While a file cannot be read, or any document of it cannot be parsed or has no usable name,
 //!   the objects that the file defined before and does not show now stay in force.
+//! - A policy in a version that is not known stays as the file last defined it in a known one.
 //! - A namespace that no file defines but an object lives in is assumed: it has the one label
 //!   that every namespace has.
 
@@ -89,6 +90,11 @@ impl DirState {
             file.diagnostics.extend(diagnostics);
             match converted {
                 Converted::Foreign { .. } => {}
+                Converted::UnknownVersion(unknown) => {
+                    let key = ObjectKey::of(&unknown.kind.gone(&unknown.namespace, &unknown.name));
+                    let before = self.files.get(path).and_then(|file| file.objects.get(&key));
+                    file.objects.extend(before.map(|defined| (key, defined.clone())));
+                }
                 Converted::Unusable => complete = false,
                 Converted::Object(change) => {
                     file.define(Defined { change, origin: document.origin() });

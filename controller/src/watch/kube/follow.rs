@@ -6,7 +6,8 @@
 //! view: streaming list ─────────────────────────────────► watch from there ─┐
 //!            │ failed                                 ▲  ▲                  │ ended, failed
 //!            └──► list in pages ──────────────────────┘  └── from the last version seen
-//! 404 of a kind that the cluster may lack: see `presence`; it is looked for until it is there
+//! 404 of a kind that the cluster may lack: see `presence`; it is looked for until it is there, in any
+//! version that is understood
 //! ```
 //!
 //! This is `kube_runtime::watcher` done anew on kube's requests, for what that hides: whether a
@@ -23,7 +24,7 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::Request;
 use portcullis_crds::lean::{Lean, LeanKind};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::Outlet;
 use super::failure::{Failure, failure, refusal, request_failure, silence};
@@ -51,6 +52,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// The watch of one kind.
 pub(super) struct Watch<K> {
     client: Client,
+    /// Of a kind that the cluster may lack: the version that is watched.
+    served_version: &'static str,
     request: Request,
     fields: Option<&'static str>,
     lists: Lists,
@@ -85,6 +88,7 @@ where
     pub(super) fn new(client: Client, fields: Option<&'static str>, outlet: Outlet) -> Self {
         Self {
             client,
+            served_version: K::KIND.versions().first().copied().unwrap_or_default(),
             request: Request::new(K::url_path(&(), None)),
             fields,
             lists: Lists::Streamed,
@@ -154,10 +158,20 @@ where
             let origin = definition.origin().into();
             batch.diagnostics.push((origin, definition.diagnostics(&presence)));
         }
-        if presence == Presence::Served {
+        if let Presence::Served(version) = presence {
             self.outlet.send(batch).await?;
-            if std::mem::take(&mut self.away) {
-                info!(kind = K::KIND.as_str(), "the cluster has this kind now");
+            let is_other = std::mem::replace(&mut self.served_version, version) != version;
+            if is_other {
+                self.request =
+                    Request::new(format!("/apis/{}/{version}/{}", K::group(&()), K::plural(&())));
+                // The same objects, with the versions that are known: what is listed again is no news.
+                self.version = None;
+            }
+            if std::mem::take(&mut self.away) || is_other {
+                info!(
+                    kind = K::KIND.as_str(),
+                    version, "the cluster has this kind in this version"
+                );
                 return Ok(());
             }
             let (reason, error) = (Reason::Status(404), "the server lacks what the CRD serves");
@@ -173,7 +187,7 @@ where
             self.version = None;
         }
         if told != presence {
-            tell::<K>(&presence, is_first, before);
+            presence.tell(K::KIND.as_str(), is_first, before);
         }
         let Batch { changes, diagnostics } = self.known.flush();
         batch.changes = changes;
@@ -372,19 +386,5 @@ where
             self.outlet.complete().await?;
         }
         Ok(())
-    }
-}
-
-/// Says what the cluster has of a kind, when that has changed; `objects` of it were known.
-fn tell<K: LeanKind>(presence: &Presence, is_first: bool, objects: usize) {
-    let kind = K::KIND.as_str();
-    match presence {
-        Presence::Absent if is_first => {
-            info!(kind, "the cluster lacks this kind; it is used when it comes");
-        }
-        // The server deletes objects before their kind: those it did are not among them.
-        Presence::Absent => warn!(kind, objects, "the cluster has lost this kind"),
-        Presence::Unserved => warn!(kind, "the cluster does not serve this kind"),
-        Presence::Elsewhere(_) | Presence::Served => {} // A diagnostic, and a line of its own.
     }
 }

@@ -1,7 +1,8 @@
 //! Whether the API server has a kind that a CRD brings.
 //!
 //! ```text
-//! watch ─ 404 ─► the CRD itself: ─ there and served ──────► a 404 that means nothing: an outage
+//! watch ─ 404 ─► the CRD itself: ─ served as watched ─────► a 404 that means nothing: an outage
+//!                                ─ in another known version ► the watch goes on in that version
 //!                                ─ 404, of this CRD ──────► Absent: no object of it exists
 //!                                ─ in other versions only ► Elsewhere: there are objects, unread
 //!                                ─ any other answer ──────► an outage: what is known stays
@@ -16,9 +17,11 @@ use backon::{BackoffBuilder, ConstantBackoff, ConstantBuilder};
 use kube::api::GetParams;
 use kube::core::request::Error;
 use kube::core::{Request, Status};
+use portcullis_crds::convert::Kind;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use portcullis_crds::lean::LeanKind;
 use serde::Deserialize;
+use tracing::{info, warn};
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -32,8 +35,23 @@ pub(super) enum Presence {
     Unserved,
     /// It has the kind in these versions, and not in ours: its objects cannot be read.
     Elsewhere(Vec<String>),
-    /// It serves the kind.
-    Served,
+    /// It serves the kind in a version that is understood: the preferred one of these.
+    Served(&'static str),
+}
+
+impl Presence {
+    /// Logs what the cluster has of `kind`, when that has changed; `objects` of it were known.
+    pub(super) fn tell(&self, kind: &str, is_first: bool, objects: usize) {
+        match self {
+            Self::Absent if is_first => {
+                info!(kind, "the cluster lacks this kind; it is used when it comes");
+            }
+            // The server deletes objects before their kind: those it did are not among them.
+            Self::Absent => warn!(kind, objects, "the cluster has lost this kind"),
+            Self::Unserved => warn!(kind, "the cluster does not serve this kind"),
+            Self::Elsewhere(_) | Self::Served(_) => {} // A diagnostic, and a line of its own.
+        }
+    }
 }
 
 /// The CRD of a kind that a cluster may lack, and what was last heard of it.
@@ -41,8 +59,7 @@ pub(super) enum Presence {
 pub(super) struct Definition {
     /// As `clusternetworkpolicies.policy.networking.k8s.io`.
     pub(super) name: String,
-    kind: &'static str,
-    version: String,
+    kind: Kind,
     /// What the log and the diagnostics say at present.
     pub(super) told: Presence,
     waits: ConstantBackoff,
@@ -56,9 +73,8 @@ impl Definition {
         let waits = ConstantBuilder::default().with_delay(period).with_jitter();
         Self {
             name: format!("{}.{}", K::plural(&()), K::group(&())),
-            kind: K::KIND.as_str(),
-            version: K::version(&()).into_owned(),
-            told: Presence::Served,
+            kind: K::KIND,
+            told: Presence::Served(K::KIND.versions().first().copied().unwrap_or_default()),
             waits: waits.without_max_times().build(),
             period,
         }
@@ -97,12 +113,12 @@ impl Definition {
         }
         let served = definition.spec.versions.into_iter().filter(|version| version.served);
         let served: Vec<String> = served.map(|version| version.name).collect();
-        Ok(if served.contains(&self.version) {
-            Presence::Served
-        } else if served.is_empty() {
-            Presence::Unserved
-        } else {
-            Presence::Elsewhere(served)
+        let is_served = |known: &&&str| served.iter().any(|version| version == **known);
+        let versions = self.kind.versions();
+        Ok(match versions.iter().find(is_served) {
+            Some(version) => Presence::Served(version),
+            None if served.is_empty() => Presence::Unserved,
+            None => Presence::Elsewhere(served),
         })
     }
 
@@ -126,8 +142,8 @@ impl Definition {
                 "serves {} and not {}, so no {} is read: those that were known before stay in \
                  force until the next start, others are not in force",
                 versions.join(", "),
-                self.version,
-                self.kind
+                self.kind.versions().join(" or "),
+                self.kind.as_str()
             ),
         }]
     }
@@ -173,6 +189,7 @@ struct Condition {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::networking::v1::NetworkPolicy;
+    use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
     use serde_json::{Value, json};
 
     use super::*;
@@ -205,7 +222,7 @@ mod tests {
             presence.expect("a CRD can be read")
         };
         let both = json!([{"name": "v2", "served": true}, {"name": "v1", "served": true}]);
-        assert_eq!(read(&both, "True"), Presence::Served);
+        assert_eq!(read(&both, "True"), Presence::Served("v1"));
         assert_eq!(read(&both, "False"), Presence::Unserved);
         let other = json!([{"name": "v1", "served": false}, {"name": "v2", "served": true}]);
         assert_eq!(read(&other, "True"), Presence::Elsewhere(vec!["v2".to_owned()]));
@@ -213,6 +230,22 @@ mod tests {
         // One that was made a moment ago has no status.
         let new = json!({"spec": {"versions": both}}).to_string();
         assert!(matches!(definition().read(Ok(new)), Ok(Presence::Unserved)));
+    }
+
+    #[test]
+    fn of_several_versions_the_preferred_one_is_read() {
+        let definition = Definition::of::<ClusterNetworkPolicy>(Duration::from_secs(1));
+        let read = |served: &[&str]| {
+            let versions: Vec<Value> =
+                served.iter().map(|name| json!({"name": name, "served": true})).collect();
+            definition.read(Ok(found(&versions.into(), "True"))).expect("a CRD can be read")
+        };
+        assert_eq!(read(&["v1alpha2", "v1beta1"]), Presence::Served("v1beta1"));
+        assert_eq!(read(&["v1alpha2", "v1"]), Presence::Served("v1alpha2"));
+        let unknown = Presence::Elsewhere(vec!["v1".to_owned()]);
+        assert_eq!(read(&["v1"]), unknown);
+        let told = definition.diagnostics(&unknown)[0].to_string();
+        assert!(told.contains("serves v1 and not v1beta1 or v1alpha2"), "{told}");
     }
 
     #[test]

@@ -152,10 +152,14 @@ fn peer(
             pods: None,
             nodes: None,
             networks: None,
-            domain_names: Some(_),
+            domain_names: Some(names),
         } => {
-            let message = format!("domain names are not supported here; {effect}");
-            report.error(&path.key("domainNames"), message);
+            let path = path.key("domainNames");
+            report.error(&path, format!("domain names are not supported here; {effect}"));
+            for (at, name) in names.iter().enumerate().filter(|(_, name)| !is_domain_name(name)) {
+                let message = format!("`{name}` is no domain name, and an API server refuses it");
+                report.error(&path.index(at), message);
+            }
             None
         }
         _ => {
@@ -182,6 +186,19 @@ fn tell_of_egress_peers(field: &Field<'_>, effects: &Effects, report: &mut Repor
     found
 }
 
+/// Whether a name is as the CRD wants it: `*.` or nothing, then two labels or more.
+fn is_domain_name(name: &str) -> bool {
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let is_edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        is_edge(bytes.first()) && is_edge(bytes.last()) && label.bytes().all(is_inner)
+    };
+    name.contains('.') && name.split('.').all(is_label)
+}
+
 /// Each network that was understood; the others are [`Peer::Invalid`].
 fn blocks(
     networks: &[String],
@@ -198,4 +215,22 @@ fn blocks(
         cidr.map_or(Peer::Invalid, |cidr| Peer::Block(IpBlock { cidr, except: Vec::new() }))
     };
     Some(networks.iter().enumerate().map(block).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domain_names_are_those_of_the_crd() {
+        for good in ["kubernetes.io", "*.kubernetes.io", "a.b.", "X-1_y.9", "*.a.b.c."] {
+            assert!(is_domain_name(good), "{good}");
+        }
+        for bad in [
+            "", ".", "*", "*.", "io", "*.io", "a..b", "-a.b", "a-.b", "a.b..", "a*.b.c", "a.*.c",
+            "ä.b",
+        ] {
+            assert!(!is_domain_name(bad), "{bad}");
+        }
+    }
 }

@@ -121,30 +121,34 @@ fn range(
     effect: &str,
     report: &mut Report<'_>,
 ) -> Option<PortRange> {
-    let mut refuse = |path: &Path<'_>, problem: String| {
+    let refuse = |report: &mut Report<'_>, path: &Path<'_>, problem: String| {
         report.error(path, format!("{problem}; {effect}"));
         None
     };
     match (port.number, &port.range) {
         (Some(written), None) => match number(written) {
             Ok(number) => Some(PortRange::single(number)),
-            Err(problem) => refuse(&path.key("number"), problem),
+            Err(problem) => refuse(report, &path.key("number"), problem),
         },
         (None, Some(Mapping(range))) => {
             let path = path.key("range");
             let first = match number(range.start) {
                 Ok(first) => first,
-                Err(problem) => return refuse(&path.key("start"), problem),
+                Err(problem) => return refuse(report, &path.key("start"), problem),
             };
             let last = match number(range.end) {
                 Ok(last) => last,
-                Err(problem) => return refuse(&path.key("end"), problem),
+                Err(problem) => return refuse(report, &path.key("end"), problem),
             };
+            if first == last {
+                let message = "is `start`, which an API server refuses; write `number`";
+                report.warning(&path.key("end"), message);
+            }
             let problem = format!("{last} is below `start` {first}");
-            PortRange::new(first, last).ok().or_else(|| refuse(&path.key("end"), problem))
+            PortRange::new(first, last).ok().or_else(|| refuse(report, &path.key("end"), problem))
         }
         (Some(_), Some(_)) | (None, None) => {
-            refuse(path, "must have exactly one of `number` and `range`".to_owned())
+            refuse(report, path, "must have exactly one of `number` and `range`".to_owned())
         }
     }
 }

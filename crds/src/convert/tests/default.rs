@@ -203,7 +203,6 @@ fn a_default_that_cannot_be_understood_at_all_isolates_all_but_the_system() {
     };
     let kind = "kind: ClusterDefaultNetworkPolicy, metadata: {name: base}";
     let spec = "spec: {policyTypes: [Ingress], mode: Audit}";
-    closed(&format!("{{apiVersion: portcullis.dev/v2, {kind}, {spec}}}"));
     closed(&format!("{{apiVersion: portcullis.dev/v1alpha1, {kind}, spec: 5}}"));
     closed(&format!("{{apiVersion: portcullis.dev/v1alpha1, {kind}, {spec}, {spec}}}"));
 }

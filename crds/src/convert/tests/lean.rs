@@ -20,7 +20,7 @@ fn decoded<K: LeanKind>(value: &Value) -> Lean<K> {
 /// What the object means when all of it is looked at.
 fn converted_whole(kind: Kind, value: &Value) -> (Converted, Vec<Diagnostic>) {
     let mut report = Report::new(String::new(), None);
-    let converted = known(kind, value, true, DEFAULT_NAMESPACE, &mut report);
+    let converted = known(kind, value, DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
 
@@ -44,7 +44,7 @@ fn check<K: LeanKind>(value: &Value) {
         Converted::Object(Change::ClusterDefaultNetworkPolicy(name, _)) => {
             Some(Change::ClusterDefaultNetworkPolicy(name, None))
         }
-        Converted::Foreign { .. } | Converted::Unusable => None,
+        Converted::Foreign { .. } | Converted::UnknownVersion(_) | Converted::Unusable => None,
     };
     assert_eq!(gone, of_change, "{value}");
 }
@@ -110,7 +110,7 @@ fn policy() -> Value {
 
 fn cluster_policy() -> Value {
     json!({
-        "kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1beta1",
         "metadata": {
             "name": "a", "resourceVersion": "8", "annotations": {MODE_ANNOTATION: "enforce"},
         },

@@ -5,6 +5,7 @@ mod default;
 mod inventory;
 mod lean;
 mod objects;
+mod versions;
 
 use policy_engine::policy::{
     IpBlock, Namespaces, NetworkPolicy, Peer, Peers, PodPeer, PortMatch, Ports, Rule,

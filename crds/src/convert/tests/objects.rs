@@ -4,34 +4,10 @@ use std::net::IpAddr;
 
 use policy_engine::labels::Labels;
 use policy_engine::model::{Life, NamedPort, Namespace, Pod};
-use policy_engine::policy::NetworkPolicy;
 use policy_engine::port::Protocol;
-use policy_engine::tier::Mode;
 
 use super::super::*;
 use super::convert;
-
-#[test]
-fn an_unknown_version_of_a_policy_isolates_every_pod() {
-    for version in ["networking.k8s.io/v2", "extensions/v1beta1", "v1", "5", "null"] {
-        let (converted, diagnostics) = convert(&format!(
-            "{{apiVersion: {version}, kind: NetworkPolicy, metadata: {{name: a}}, \
-             spec: {{podSelector: {{matchLabels: {{a: b}}}}, ingress: [{{}}]}}}}"
-        ));
-        let key = PolicyKey::new("default", "a");
-        let closed = NetworkPolicy {
-            key: key.clone(),
-            subject: Selector::everything(),
-            ingress: Some(Vec::new()),
-            egress: Some(Vec::new()),
-            mode: Mode::Enforce,
-            generation: None,
-        };
-        let expected = Converted::Object(Change::NetworkPolicy(key, Some(Arc::new(closed))));
-        assert_eq!(converted, expected, "{version}");
-        assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
-    }
-}
 
 #[test]
 fn other_kinds_are_foreign_without_noise_and_a_namesake_with_a_warning() {

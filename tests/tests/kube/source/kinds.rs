@@ -96,8 +96,8 @@ fn kinds_come_and_go_and_come_back_and_nothing_waits_for_them() -> Result<()> {
     }
     wait_for(|| asked("") > asked_when_there + 1)?;
 
-    install(&server, &[("v1alpha2", true)])?;
-    apply(&server, &[&cluster_policy("third", "v1alpha2")])?;
+    install(&server, &[("v1beta1", true)])?;
+    apply(&server, &[&cluster_policy("third", "v1beta1")])?;
     seen.until("a policy of the kind that is back", has("ClusterNetworkPolicy third"))?;
     ensure!(!has("ClusterNetworkPolicy first")(&seen), "it was deleted with its CRD");
     Ok(())
@@ -165,7 +165,9 @@ fn a_kind_that_is_there_in_another_version_is_told_and_keeps_what_was_known() ->
     let mut seen = Seen::start(&server.admin_kubeconfig())?;
     let told = |seen: &Seen| {
         let told = seen.diagnostics.get(&format!("CustomResourceDefinition {CRD}"));
-        told.into_iter().flatten().any(|told| told.contains("serves v1beta9 and not v1alpha2"))
+        told.into_iter()
+            .flatten()
+            .any(|told| told.contains("serves v1beta9 and not v1beta1 or v1alpha2"))
     };
     seen.until("what is wrong with the version", told)?;
     seen.until_synced()?;
@@ -183,5 +185,31 @@ fn a_kind_that_is_there_in_another_version_is_told_and_keeps_what_was_known() ->
     server.kubectl(&["delete", "clusternetworkpolicies", "a"], None)?;
     seen.until_change("-ClusterNetworkPolicy a")?;
     ensure!(!told(&seen), "{:?}", seen.diagnostics);
+    Ok(())
+}
+
+/// An upgrade of the CRD and its way back: v1alpha2, both, v1beta1, both, v1alpha2.
+#[test]
+fn a_kind_is_followed_from_version_to_version_without_a_change_of_its_objects() -> Result<()> {
+    let server = ApiServer::start(Options::default())?;
+    install(&server, &[("v1alpha2", true)])?;
+    apply(&server, &[&cluster_policy("kept", "v1alpha2")])?;
+    let mut seen = Seen::start(&server.admin_kubeconfig())?;
+    seen.until_synced()?;
+    ensure!(has("ClusterNetworkPolicy kept")(&seen), "{:?}", seen.objects.keys());
+    let known = seen.batches.len();
+    for (number, (old, new)) in
+        [(true, true), (false, true), (true, true), (true, false)].into_iter().enumerate()
+    {
+        install(&server, &[("v1beta1", new), ("v1alpha2", old)])?;
+        let (name, version) = (format!("p{number}"), if new { "v1beta1" } else { "v1alpha2" });
+        apply(&server, &[&cluster_policy(&name, version)])?;
+        seen.until(&name, has(&format!("ClusterNetworkPolicy {name}")))?;
+    }
+    let mut changes = seen.batches_of("ClusterNetworkPolicy", known).concat();
+    changes.sort();
+    let names: Vec<String> = (0..4).map(|n| format!("+ClusterNetworkPolicy p{n}")).collect();
+    assert_eq!(changes, names, "what is there stays as it is");
+    assert_eq!(seen.diagnostics.values().flatten().count(), 0, "{:?}", seen.diagnostics);
     Ok(())
 }

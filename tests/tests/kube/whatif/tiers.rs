@@ -2,10 +2,11 @@
 //! and a gap where they may not be read.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use portcullis_tests::kube::{ApiServer, Options};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ask, prepare};
 
@@ -48,6 +49,11 @@ spec:
 
 /// CRDs that take anything; what they say of their objects does not matter here.
 fn install(server: &ApiServer) -> Result<()> {
+    let versions = |version: &str, schema: &Value| {
+        // One that nobody knows yet, to be served later.
+        let later = json!({"name": "v9", "served": false, "storage": false, "schema": schema});
+        json!([{"name": version, "served": true, "storage": true, "schema": schema}, later])
+    };
     for (group, version, plural, kind) in KINDS {
         let schema = json!({"openAPIV3Schema":
             {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
@@ -58,8 +64,7 @@ fn install(server: &ApiServer) -> Result<()> {
             "metadata": {"name": name, "annotations": {"api-approved.kubernetes.io": approved}},
             "spec": {
                 "group": group, "scope": "Cluster", "names": {"kind": kind, "plural": plural},
-                "versions":
-                    [{"name": version, "served": true, "storage": true, "schema": schema}],
+                "versions": versions(version, &schema),
             },
         });
         server.kubectl(&["apply", "--server-side", "-f", "-"], Some(&crd.to_string()))?;
@@ -124,5 +129,27 @@ fn policies_of_the_cluster_count_where_it_has_them() -> Result<()> {
     assert_eq!(after.code, Some(3), "{}{}", after.out, after.said);
     let missing = "the verb `list` on the resource `clusternetworkpolicies`";
     ensure!(after.out.contains(missing), "{}", after.out);
+
+    // A later version may mean anything; a snapshot says so as well.
+    let only_later = r#"[{"op": "replace", "path": "/spec/versions/0/served", "value": false},
+        {"op": "replace", "path": "/spec/versions/1/served", "value": true}]"#;
+    for crd in KINDS.map(|(group, _, plural, _)| format!("{plural}.{group}")) {
+        server.kubectl(&["patch", "crd", &crd, "--type=json", "-p", only_later], None)?;
+    }
+    let unknown = "of policy.networking.k8s.io/v9, a version that is not understood";
+    let end = Instant::now() + Duration::from_mins(1);
+    let live = loop {
+        let live = ask(&admin, scrape)?;
+        if live.code == Some(3) || Instant::now() > end {
+            break live;
+        }
+    };
+    assert_eq!(live.code, Some(3), "{}{}", live.out, live.said);
+    ensure!(live.out.contains(unknown), "{}", live.out);
+    let written = ask(&admin, &format!("snapshot -o {}", file.path().display()))?;
+    assert_eq!(written.code, Some(0), "{}", written.said);
+    let offline = format!("{scrape} -f {}", file.path().display());
+    let offline = ask(Path::new("/nowhere"), &offline)?;
+    assert_eq!((offline.code, offline.out), (Some(3), live.out), "{}", offline.said);
     Ok(())
 }

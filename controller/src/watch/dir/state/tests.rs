@@ -132,6 +132,33 @@ fn a_document_that_cannot_be_parsed_keeps_what_the_file_defined() {
     ]);
 }
 
+/// A later version may mean anything: it is told, and the policy stays as it was last understood.
+#[test]
+fn a_policy_in_a_version_that_is_not_known_stays_as_it_was() {
+    let later =
+        |name, port| policy(name, port).replace("networking.k8s.io/v1", "networking.k8s.io/v2");
+    check(&[
+        step("x", later("a", 1) + &policy("b", 1), &["+shop/1", "+shop/b:1"], &[("x", 1)]),
+        step("x", policy("a", 2) + &policy("b", 1), &["+shop/a:2"], &[("x", 0)]),
+        // Of the rest of the file what is there counts, and what is not is gone.
+        step("x", later("a", 3), &["-shop/b"], &[("x", 1)]),
+        step("x", later("a", 4), &[], &[]),
+        step("x", policy("a", 5), &["+shop/a:5"], &[("x", 0)]),
+        step("x", later("a", 5), &[], &[("x", 1)]),
+        remove("x", &["-shop", "-shop/a"], &[("x", 0)]),
+    ]);
+    let kinds = [
+        "policy.networking.k8s.io/v1\nkind: ClusterNetworkPolicy",
+        "portcullis.dev/v9\nkind: ClusterDefaultNetworkPolicy",
+    ];
+    for kind in kinds {
+        let mut state = DirState::default();
+        state.load(Path::new("x"), &format!("apiVersion: {kind}\nmetadata: {{name: a}}\n"));
+        let batch = state.flush();
+        assert_eq!((batch.changes.len(), batch.diagnostics.len()), (0, 1), "{batch:?}");
+    }
+}
+
 #[test]
 fn an_unreadable_file_keeps_what_it_defined() {
     let mut state = DirState::default();
