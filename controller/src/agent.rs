@@ -364,7 +364,7 @@ impl Agent {
         let selection = self.engine.take_selection();
         let compiled = self.engine.compiled();
         info!(
-            policies = self.engine.world().policies().len(),
+            policies = self.engine.world().policies().count(),
             endpoints = compiled.endpoints.len(),
             rulesets = compiled.rulesets.len(),
             sets = compiled.sets.len(),

@@ -1,7 +1,10 @@
 //! What is wrong with an object: data for people, never a log line.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
+
+use policy_engine::object::ObjectRef;
 
 /// How much a diagnostic matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -38,6 +41,61 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What a diagnostic is about. In order, objects come by the text of their kind.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum About {
+    /// An object of a kind that the engine or the command line tool knows.
+    Object(ObjectRef),
+    /// Anything else: an object of another kind or without a name, a node; empty for a file.
+    Other(String),
+}
+
+impl About {
+    /// Nothing that has a name.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::Other(String::new())
+    }
+
+    /// The object, when it has a name.
+    #[must_use]
+    pub fn object(&self) -> Option<&ObjectRef> {
+        match self {
+            Self::Object(object) => Some(object),
+            Self::Other(_) => None,
+        }
+    }
+
+    fn order(&self) -> (&str, &str, &str) {
+        match self {
+            Self::Object(object) => (object.kind.as_str(), &object.namespace, &object.name),
+            Self::Other(text) => (text, "", ""),
+        }
+    }
+}
+
+/// Kind and name, as `NetworkPolicy shop/db`; empty when even that is not known.
+impl fmt::Display for About {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(object) => formatter.write_str(&object.titled()),
+            Self::Other(text) => formatter.write_str(text),
+        }
+    }
+}
+
+impl Ord for About {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for About {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// One thing that is wrong with one object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Diagnostic {
@@ -45,8 +103,8 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// Where it is written; `None` for an object that came from an API server.
     pub source: Option<Origin>,
-    /// Kind and name, as `NetworkPolicy shop/db`; empty when even that is not known.
-    pub object: String,
+    /// What it is about.
+    pub about: About,
     /// The field, as `spec.ingress[0].ports[1].endPort`; empty for the object as a whole.
     pub field: String,
     /// What is wrong, what is in force instead and, unless it is plain, what to do.
@@ -62,7 +120,7 @@ impl fmt::Display for Diagnostic {
             write!(formatter, "{source}: ")?;
         }
         write!(formatter, "{}: ", self.severity)?;
-        for part in [&self.object, &self.field] {
+        for part in [&self.about.to_string(), &self.field] {
             if !part.is_empty() {
                 write!(formatter, "{}: ", Shown(part))?;
             }
@@ -89,6 +147,8 @@ impl fmt::Display for Shown<'_> {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::object::Kind;
+
     use super::*;
 
     #[test]
@@ -96,7 +156,7 @@ mod tests {
         let diagnostic = Diagnostic {
             severity: Severity::Error,
             source: Some(Origin { file: "a\n.yaml".into(), line: 3, column: 7 }),
-            object: "Pod shop/\u{1b}[31mdb".to_owned(),
+            about: About::Object(ObjectRef::new(Kind::Pod, "shop", "\u{1b}[31mdb")),
             field: String::new(),
             message: "no\nname".to_owned(),
         };

@@ -43,10 +43,10 @@ impl Interner {
                     pod.addresses.shrink_to_fit();
                 }
             }
-            Change::NetworkPolicy(key, policy) => {
-                self.text(&mut key.namespace);
+            Change::Policy(name, policy) => {
+                self.text(&mut name.namespace);
                 if let Some(policy) = policy.as_mut().and_then(Arc::get_mut) {
-                    policy.key = key.clone();
+                    policy.name = name.clone();
                 }
             }
             Change::Namespace(name, namespace) => {
@@ -61,8 +61,6 @@ impl Interner {
                     self.labels(&mut node.labels);
                 }
             }
-            // There are few of these, and what they name is mostly their own.
-            Change::ClusterNetworkPolicy(..) | Change::ClusterDefaultNetworkPolicy(..) => {}
         }
         if self.texts.len() + self.labels.len() > self.sweep_at {
             self.sweep();

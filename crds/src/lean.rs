@@ -14,13 +14,13 @@ use std::marker::PhantomData;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use policy_engine::object::Kind;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
 use crate::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use crate::api::cluster_network_policy::ClusterNetworkPolicy;
-use crate::convert::Kind;
 
 /// Deeper than this nothing is kept. No field of the API is half as deep; the JSON reader itself
 /// gives up at 128, and that would be the end of a whole list.

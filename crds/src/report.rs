@@ -1,21 +1,21 @@
 //! What is found wrong with one object while it is converted.
 
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{About, Diagnostic, Severity};
 use crate::manifest::Document;
 use crate::path::{Path, Shown, Step};
 
 /// Collects the diagnostics of one object.
 pub(crate) struct Report<'a> {
-    /// Kind and name, as diagnostics show them.
-    pub(crate) object: String,
+    /// What is being converted.
+    pub(crate) about: About,
     document: Option<&'a Document>,
     diagnostics: Vec<Diagnostic>,
 }
 
 impl<'a> Report<'a> {
-    /// An empty report on `object`, which is written in `document` unless it came from an API.
-    pub(crate) fn new(object: String, document: Option<&'a Document>) -> Self {
-        Self { object, document, diagnostics: Vec::new() }
+    /// An empty report on an object that is written in `document` unless it came from an API.
+    pub(crate) fn new(document: Option<&'a Document>) -> Self {
+        Self { about: About::nothing(), document, diagnostics: Vec::new() }
     }
 
     /// The part at `path` is not in force as written.
@@ -55,7 +55,7 @@ impl<'a> Report<'a> {
                 self.diagnostics.push(Diagnostic {
                     severity: Severity::Error,
                     source: Some(document.at(place)),
-                    object: self.object.clone(),
+                    about: self.about.clone(),
                     field: Shown(&steps).to_string(),
                     message: "is given more than once; the last one is used; delete the others"
                         .to_owned(),
@@ -73,7 +73,7 @@ impl<'a> Report<'a> {
         self.diagnostics.push(Diagnostic {
             severity,
             source: self.document.map(|document| document.locate(steps)),
-            object: self.object.clone(),
+            about: self.about.clone(),
             field: Shown(steps).to_string(),
             message,
         });

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use policy_engine::model::{Change, Direction};
-use policy_engine::policy::{NetworkPolicy, Peer, Peers, PortMatch, Ports, Rule};
+use policy_engine::direction::Direction;
+use policy_engine::model::Change;
+use policy_engine::policy::{OrderedRule, Peer, Peers, Policy, PortMatch, Ports, Rule, Subject};
 use policy_engine::selector::Selector;
-use policy_engine::tier::{
-    Action, ClusterDefaultNetworkPolicy, ClusterNetworkPolicy, ClusterTier, Mode, Subject, TierRule,
-};
+use policy_engine::tier::{Action, Mode, Tier};
 use portcullis_crds::convert::{self, Converted};
 use portcullis_crds::manifest::Manifest;
 use proptest::prelude::*;
@@ -21,9 +20,9 @@ fn convert_all(text: &str) -> Vec<Converted> {
 }
 
 #[allow(clippy::panic)] // a helper of tests: the lint knows only the tests themselves
-fn policy(value: &Value) -> Arc<NetworkPolicy> {
+fn policy(value: &Value) -> Arc<Policy> {
     match convert_all(&value.to_string()).pop() {
-        Some(Converted::Object(Change::NetworkPolicy(_, Some(policy)))) => policy,
+        Some(Converted::Object(Change::Policy(_, Some(policy)))) => policy,
         other => panic!("{value} became {other:?}"),
     }
 }
@@ -59,22 +58,6 @@ fn valid() -> Value {
             "egress": [{"to": [{"podSelector": {}}]}],
         },
     })
-}
-
-#[allow(clippy::panic)] // as above
-fn cluster_policy(value: &Value) -> Arc<ClusterNetworkPolicy> {
-    match convert_all(&value.to_string()).pop() {
-        Some(Converted::Object(Change::ClusterNetworkPolicy(_, Some(policy)))) => policy,
-        other => panic!("{value} became {other:?}"),
-    }
-}
-
-#[allow(clippy::panic)] // as above
-fn default_policy(value: &Value) -> Arc<ClusterDefaultNetworkPolicy> {
-    match convert_all(&value.to_string()).pop() {
-        Some(Converted::Object(Change::ClusterDefaultNetworkPolicy(_, Some(policy)))) => policy,
-        other => panic!("{value} became {other:?}"),
-    }
 }
 
 fn valid_cluster_policy() -> Value {
@@ -150,9 +133,9 @@ fn accepts_no_more(rule: &Rule, original: &Rule) -> bool {
     nothing || (peers && ports)
 }
 
-fn no_wider_rules(rules: &[TierRule], originals: &[TierRule]) -> bool {
+fn no_wider_rules(rules: &[OrderedRule], originals: &[OrderedRule]) -> bool {
     let everything = Rule { peers: Peers::Any, ports: Ports::Any };
-    let denies_all = |rule: &TierRule| rule.action == Action::Deny && rule.rule == everything;
+    let denies_all = |rule: &OrderedRule| rule.action == Action::Deny && rule.rule == everything;
     if rules.first().is_some_and(denies_all) {
         return true;
     }
@@ -268,7 +251,7 @@ fn no_wider_rule(rule: &Rule, original: &Rule) -> bool {
     peers && ports
 }
 
-fn no_wider(rules: Option<&Vec<Rule>>, originals: Option<&Vec<Rule>>) -> bool {
+fn no_wider(rules: Option<&[Rule]>, originals: Option<&[Rule]>) -> bool {
     match (rules, originals) {
         (_, None) => true,
         (None, Some(_)) => false,
@@ -292,42 +275,46 @@ proptest! {
         let mut at = at % count(&value["spec"]);
         make(&mut value["spec"], &mut at, &mistake);
         let mutated = policy(&value);
-        prop_assert!(mutated.subject.is_everything() || mutated.subject == original.subject, "{value}");
-        prop_assert!(no_wider(mutated.ingress.as_ref(), original.ingress.as_ref()), "{value}");
-        prop_assert!(no_wider(mutated.egress.as_ref(), original.egress.as_ref()), "{value}");
+        let everything = mutated.subject.any_pods().is_everything();
+        prop_assert!(everything || mutated.subject == original.subject, "{value}");
+        for direction in Direction::BOTH {
+            let rules = (mutated.isolating(direction), original.isolating(direction));
+            prop_assert!(no_wider(rules.0, rules.1), "{value}");
+        }
     }
 
     #[test]
     fn a_mistake_never_opens_a_cluster_policy(at in 0..usize::MAX, mistake in mistake()) {
         let mut value = valid_cluster_policy();
-        let original = cluster_policy(&value);
+        let original = policy(&value);
         let mut at = at % count(&value["spec"]);
         make(&mut value["spec"], &mut at, &mistake);
-        let mutated = cluster_policy(&value);
+        let mutated = policy(&value);
         prop_assert!(narrower_subject(&mutated.subject, &original.subject), "{value}");
         for direction in Direction::BOTH {
-            let rules = (mutated.rules(direction), original.rules(direction));
+            let rules = (mutated.ordered(direction), original.ordered(direction));
             prop_assert!(no_wider_rules(rules.0, rules.1), "{value}");
         }
         // Only a policy that accepts nothing may leave its place.
-        let place = (mutated.tier, mutated.priority);
-        prop_assert!(
-            place == (original.tier, original.priority) || place == (ClusterTier::Admin, i32::MIN),
-            "{value}"
-        );
+        let place = |policy: &Policy| (policy.tier, policy.priority());
+        let (before, after) = (place(&original), place(&mutated));
+        prop_assert!(after == before || after == (Tier::Admin, i32::MIN), "{value}");
     }
 
     #[test]
     fn a_mistake_never_opens_a_default(at in 0..usize::MAX, mistake in mistake()) {
         let mut value = valid_default_policy();
-        let original = default_policy(&value);
+        let original = policy(&value);
         let mut at = at % count(&value["spec"]);
         make(&mut value["spec"], &mut at, &mistake);
-        let mutated = default_policy(&value);
+        let mutated = policy(&value);
         prop_assert!(narrower_subject(&mutated.subject, &original.subject), "{value}");
-        prop_assert!(no_wider(mutated.ingress.as_ref(), original.ingress.as_ref()), "{value}");
-        prop_assert!(no_wider(mutated.egress.as_ref(), original.egress.as_ref()), "{value}");
-        prop_assert!(original.allow_dns || !mutated.allow_dns, "{value}");
+        for direction in Direction::BOTH {
+            let rules = (mutated.isolating(direction), original.isolating(direction));
+            prop_assert!(no_wider(rules.0, rules.1), "{value}");
+        }
+        let dns = |policy: &Policy| policy.allows_dns(Direction::Egress);
+        prop_assert!(dns(&original) || !dns(&mutated), "{value}");
         prop_assert!(mutated.mode == Mode::Enforce, "{value}");
     }
 

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cidr::CidrSet;
+use crate::direction::Direction;
 use crate::labels::Str;
-use crate::model::{Direction, NamedPort};
-use crate::policy::{Peer, Peers, PodPeer, PortMatch, Ports, Rule};
+use crate::model::NamedPort;
+use crate::policy::{Body, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
 use crate::selector::Selector;
 
@@ -47,6 +48,17 @@ pub struct PeerUnion {
     pub nodes: BTreeSet<Arc<Selector>>,
     /// Addresses, whoever has them.
     pub cidrs: CidrSet,
+}
+
+impl NamedPeers {
+    /// What holds for the rules of a policy.
+    #[must_use]
+    pub fn of(policy: &Policy) -> Self {
+        match policy.body {
+            Body::Ordered { .. } => Self::ByLabels,
+            Body::Isolating { .. } => Self::All,
+        }
+    }
 }
 
 impl PeerUnion {

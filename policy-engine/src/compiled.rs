@@ -12,9 +12,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::cidr::CidrSet;
+use crate::direction::{Direction, PerDirection};
 use crate::flow::Traffic;
 use crate::id::{RulesetId, SetId};
-use crate::model::{Direction, PodKey};
+use crate::model::PodKey;
 use crate::port::{PortRange, Protocol};
 use crate::tier::Tier;
 
@@ -51,7 +52,7 @@ impl Compiled {
         traffic: Traffic,
     ) -> bool {
         let endpoint = self.endpoints.get(&subject);
-        let ruleset = endpoint.and_then(|endpoint| endpoint.ruleset(direction));
+        let ruleset = endpoint.and_then(|endpoint| endpoint.enforced.get(direction).as_ref());
         ruleset.is_none_or(|id| self.judge(id, peer, traffic) == Judged::Allowed)
     }
 
@@ -65,7 +66,7 @@ impl Compiled {
         peer: IpAddr,
         traffic: Traffic,
     ) -> Option<Tier> {
-        let audit = self.endpoints.get(&subject)?.audit(direction)?;
+        let audit = self.endpoints.get(&subject)?.audited.get(direction).as_ref()?;
         let denied = self.judge(audit, peer, traffic).denied();
         denied.filter(|_| self.admits(direction, subject, peer, traffic))
     }
@@ -79,7 +80,7 @@ impl Compiled {
         peer: IpAddr,
         traffic: Traffic,
     ) -> Option<Tier> {
-        let ruleset = self.endpoints.get(&subject)?.ruleset(direction)?;
+        let ruleset = self.endpoints.get(&subject)?.enforced.get(direction).as_ref()?;
         self.judge(ruleset, peer, traffic).denied()
     }
 
@@ -117,36 +118,10 @@ impl Compiled {
 pub struct Endpoint {
     /// Whose address it is.
     pub pod: PodKey,
-    /// The ruleset for packets to this address; `None`: all pass.
-    pub ingress: Option<RulesetId>,
-    /// The ruleset for packets from this address; `None`: all pass.
-    pub egress: Option<RulesetId>,
-    /// What would hold for packets to this address if policies in audit were in force; `None`:
-    /// nothing more would be denied.
-    pub audit_ingress: Option<RulesetId>,
-    /// The same for packets from this address.
-    pub audit_egress: Option<RulesetId>,
-}
-
-impl Endpoint {
-    /// The ruleset for `direction`; `None`: all pass.
-    #[must_use]
-    pub fn ruleset(&self, direction: Direction) -> Option<&RulesetId> {
-        match direction {
-            Direction::Ingress => self.ingress.as_ref(),
-            Direction::Egress => self.egress.as_ref(),
-        }
-    }
-
-    /// The ruleset that would hold for `direction` with policies in audit; `None`: nothing more
-    /// would be denied.
-    #[must_use]
-    pub fn audit(&self, direction: Direction) -> Option<&RulesetId> {
-        match direction {
-            Direction::Ingress => self.audit_ingress.as_ref(),
-            Direction::Egress => self.audit_egress.as_ref(),
-        }
-    }
+    /// The rulesets for packets to and from this address; `None`: all pass.
+    pub enforced: PerDirection<Option<RulesetId>>,
+    /// What would hold if policies in audit were in force; `None`: nothing more would be denied.
+    pub audited: PerDirection<Option<RulesetId>>,
 }
 
 /// What one tier says, and where that leads. Shared by all endpoints with equal rules.

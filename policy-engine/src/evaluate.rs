@@ -1,14 +1,21 @@
 //! The specification of all tiers read naively: one flow, every policy, every rule.
 //!
-//! Shares no code with the compiler, so that each can be tested against the other. It is not fast.
+//! Shares no code with the compiler, so that each can be tested against the other: not even
+//! [`Policy::effective`](crate::policy::Policy::effective), which it reads from the specification a
+//! second time. It is not fast.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 
+use crate::direction::Direction;
 use crate::flow::{Endpoint, Flow, Traffic};
-use crate::model::{Direction, Pod};
-use crate::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
-use crate::tier::{Action, ClusterNetworkPolicy, PolicyRef, Selected, Tier, View};
+use crate::model::Pod;
+use crate::object::ObjectRef;
+use crate::policy::{
+    ALLOW_DNS, Body, Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Selected, dns_rule,
+};
+use crate::tier::{Action, Tier, View};
 use crate::world::World;
 
 /// Whether a flow is allowed: when both directions allow it.
@@ -45,7 +52,7 @@ pub struct Decision {
     /// The tier that decided; `None` when none did and the flow is allowed.
     pub tier: Option<Tier>,
     /// The policies of that tier that isolate the subject in this direction, by name.
-    pub isolated_by: Vec<PolicyRef>,
+    pub isolated_by: Vec<ObjectRef>,
     /// The rules that decide: those that admit the flow, in order of their policies, or the one
     /// rule of a ClusterNetworkPolicy that accepts or denies it.
     pub decided_by: Vec<RuleRef>,
@@ -93,10 +100,20 @@ pub enum Reason {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleRef {
     /// The policy.
-    pub policy: PolicyRef,
-    /// The position of the rule in `ingress` or `egress`, from 1;
-    /// [`ALLOW_DNS`](crate::tier::ALLOW_DNS) for the rule that `allowDNS` adds.
+    pub policy: ObjectRef,
+    /// The position of the rule in `ingress` or `egress`, from 1; [`ALLOW_DNS`] for the rule that
+    /// `allowDNS` adds.
     pub rule: usize,
+}
+
+/// `shop/db rule 1`, or `ClusterDefaultNetworkPolicy/base allowDNS`.
+impl fmt::Display for RuleRef {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rule {
+            ALLOW_DNS => write!(formatter, "{} allowDNS", self.policy.short()),
+            number => write!(formatter, "{} rule {number}", self.policy.short()),
+        }
+    }
 }
 
 /// Judges one flow by the policies that are in force.
@@ -114,79 +131,65 @@ pub fn evaluate_as(world: &World, flow: &Flow, view: View) -> Verdict {
     }
 }
 
-/// A policy that isolates, and its rules with their numbers.
-pub(crate) type Isolating<'w> = (PolicyRef, Vec<(usize, Cow<'w, Rule>)>);
-
-/// A rule of a ClusterNetworkPolicy, what it does about a pod, and what it matches.
-pub(crate) type Ordered<'w> = (RuleRef, Action, &'w Rule);
-
-/// The policies of a tier that isolate `pod` in `direction`, by name.
-pub(crate) fn isolating<'w>(
-    world: &'w World,
-    pod: &Pod,
-    direction: Direction,
-    tier: Tier,
-    view: View,
-) -> Vec<Isolating<'w>> {
-    match tier {
-        Tier::NetworkPolicy => world
-            .policies_in(&pod.key.namespace)
-            .filter(|policy| view.counts(policy.mode) && policy.subject.matches(&pod.labels))
-            .filter_map(|policy| {
-                let rules = policy.rules(direction)?.iter().enumerate();
-                let numbered = rules.map(|(at, rule)| (at + 1, Cow::Borrowed(rule))).collect();
-                Some((PolicyRef::NetworkPolicy(policy.key.clone()), numbered))
-            })
-            .collect(),
-        Tier::Default => world
-            .default_policies()
-            .values()
-            .filter(|policy| view.counts(policy.mode))
-            .filter_map(|policy| {
-                let rules = policy.rules(direction, &pod.key.namespace)?;
-                let rules = match world.selected_by_default(policy, pod) {
-                    Selected::No => return None,
-                    Selected::Unsure => Vec::new(),
-                    Selected::Yes => rules,
-                };
-                let name = PolicyRef::ClusterDefaultNetworkPolicy(policy.name.clone());
-                let rules = rules.into_iter().map(|(number, rule)| (number, Cow::Owned(rule)));
-                Some((name, rules.collect()))
-            })
-            .collect(),
-        Tier::Admin | Tier::Baseline => Vec::new(),
-    }
+/// What one tier says about a pod in one direction.
+pub(crate) struct Reading<'w> {
+    /// The policies that isolate the pod, by name.
+    pub(crate) isolated_by: Vec<ObjectRef>,
+    /// All rules in the order in which they are asked, each with what it does.
+    pub(crate) rules: Vec<(RuleRef, Action, Cow<'w, Rule>)>,
 }
 
-/// The rules of ClusterNetworkPolicies of a tier that are about `pod`, in the order that decides.
-pub(crate) fn ordered<'w>(
+/// Reads the policies of a tier that are, or may be, about `pod`.
+pub(crate) fn reading<'w>(
     world: &'w World,
     pod: &Pod,
     direction: Direction,
     tier: Tier,
     view: View,
-) -> Vec<Ordered<'w>> {
-    let mut policies: Vec<(&ClusterNetworkPolicy, Selected)> = world
-        .cluster_policies()
-        .values()
-        .filter(|policy| Tier::from(policy.tier) == tier && view.counts(policy.mode))
-        .map(|policy| (policy.as_ref(), world.selected(&policy.subject, pod)))
-        .filter(|(_, selected)| *selected != Selected::No)
+) -> Reading<'w> {
+    let mut reading = Reading { isolated_by: Vec::new(), rules: Vec::new() };
+    let policies = world.policies_in("").chain(world.policies_in(&pod.key.namespace));
+    let mut policies: Vec<&Policy> = policies
+        .map(AsRef::as_ref)
+        .filter(|policy| policy.tier == tier && view.counts(policy.mode))
         .collect();
-    policies.sort_by_key(|(policy, _)| policy.order());
-    let mut rules = Vec::new();
-    for (policy, selected) in policies {
-        for (at, rule) in policy.rules(direction).iter().enumerate() {
-            let name = PolicyRef::ClusterNetworkPolicy(policy.name.clone());
-            let action = match (selected, rule.action) {
-                (Selected::Unsure, Action::Accept) => continue,
-                (Selected::Unsure, Action::Pass) => Action::Deny,
-                (_, action) => action,
-            };
-            rules.push((RuleRef { policy: name, rule: at + 1 }, action, &rule.rule));
+    policies.sort_by_key(|policy| policy.order());
+    for policy in policies {
+        let selected = world.selected(policy, pod);
+        if selected == Selected::No {
+            continue;
+        }
+        let name = |rule| RuleRef { policy: policy.name.clone(), rule };
+        match &policy.body {
+            Body::Ordered { rules, .. } => {
+                for (at, rule) in rules.get(direction).iter().enumerate() {
+                    let action = match (selected, rule.action) {
+                        // Whether it is about this pod is not known: it opens nothing.
+                        (Selected::Unsure, Action::Accept) => continue,
+                        (Selected::Unsure, Action::Pass) => Action::Deny,
+                        (_, action) => action,
+                    };
+                    reading.rules.push((name(at + 1), action, Cow::Borrowed(&rule.rule)));
+                }
+            }
+            Body::Isolating { rules, allow_dns } => {
+                let Some(rules) = rules.get(direction) else { continue };
+                reading.isolated_by.push(policy.name.clone());
+                if selected == Selected::Unsure {
+                    continue;
+                }
+                for (at, rule) in rules.iter().enumerate() {
+                    let rule = rule.in_namespace(&pod.key.namespace);
+                    reading.rules.push((name(at + 1), Action::Accept, rule));
+                }
+                if *allow_dns && direction == Direction::Egress {
+                    let rule = Cow::Borrowed(dns_rule());
+                    reading.rules.push((name(ALLOW_DNS), Action::Accept, rule));
+                }
+            }
         }
     }
-    rules
+    reading
 }
 
 fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decision {
@@ -197,44 +200,42 @@ fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decis
     }
     let mut decision = Decision::exempt(Reason::NotIsolated);
     for tier in Tier::ALL {
-        let first = ordered(world, pod, direction, tier, view)
-            .into_iter()
-            .find(|(_, _, rule)| tier_rule_matches(world, rule, peer, flow));
-        if let Some((name, action, _)) = first {
-            match action {
-                Action::Pass => decision.passed_by.push(name),
-                Action::Accept | Action::Deny => {
-                    let accepts = action == Action::Accept;
-                    decision.reason =
-                        if accepts { Reason::RuleAccepts } else { Reason::RuleDenies };
-                    decision.tier = Some(tier);
-                    decision.decided_by.push(name);
-                    return decision;
-                }
+        let Reading { isolated_by, rules } = reading(world, pod, direction, tier, view);
+        let isolates = !isolated_by.is_empty();
+        let matches = if isolates { rule_admits } else { ordered_rule_matches };
+        let mut matching = rules.into_iter().filter(|(.., rule)| matches(world, rule, peer, flow));
+        if isolates {
+            // One rule of one of the policies is enough.
+            decision.decided_by = matching.map(|(name, ..)| name).collect();
+            let admitted = !decision.decided_by.is_empty();
+            decision.reason = if admitted { Reason::RuleAdmits } else { Reason::NoRuleAdmits };
+            decision.isolated_by = isolated_by;
+            decision.tier = Some(tier);
+            return decision;
+        }
+        // The first rule decides.
+        match matching.next() {
+            None => {}
+            Some((name, Action::Pass, _)) => decision.passed_by.push(name),
+            Some((name, action @ (Action::Accept | Action::Deny), _)) => {
+                let accepts = action == Action::Accept;
+                decision.reason = if accepts { Reason::RuleAccepts } else { Reason::RuleDenies };
+                decision.decided_by.push(name);
+                decision.tier = Some(tier);
+                return decision;
             }
         }
-        let isolating = isolating(world, pod, direction, tier, view);
-        if isolating.is_empty() {
-            continue;
-        }
-        for (policy, rules) in isolating {
-            for (number, rule) in rules {
-                if rule_admits(world, &rule, peer, flow) {
-                    decision.decided_by.push(RuleRef { policy: policy.clone(), rule: number });
-                }
-            }
-            decision.isolated_by.push(policy);
-        }
-        decision.tier = Some(tier);
-        let admitted = !decision.decided_by.is_empty();
-        decision.reason = if admitted { Reason::RuleAdmits } else { Reason::NoRuleAdmits };
-        return decision;
     }
     decision
 }
 
-/// A ClusterNetworkPolicy's port by name matches pods that labels select, and nothing else.
-pub(crate) fn tier_rule_matches(world: &World, rule: &Rule, peer: &Endpoint, flow: &Flow) -> bool {
+/// The port by name of an ordered rule matches pods that labels select, and nothing else.
+pub(crate) fn ordered_rule_matches(
+    world: &World,
+    rule: &Rule,
+    peer: &Endpoint,
+    flow: &Flow,
+) -> bool {
     let items = match &rule.peers {
         Peers::Any => return rule_admits(world, rule, peer, flow),
         Peers::Listed(items) => items.iter().filter(|item| peer_admits(world, item, peer)),
@@ -318,7 +319,7 @@ pub(crate) fn peer_admits(world: &World, item: &Peer, peer: &Endpoint) -> bool {
                     selector.is_everything()
                         || known.is_some_and(|namespace| selector.matches(&namespace.labels))
                 }
-                // Rules are asked for by namespace: there is none left.
+                // Rules are read for the namespace of a pod: there is none left.
                 Namespaces::Own => false,
             };
             in_namespace && item.pods.matches(&pod.labels)

@@ -1,15 +1,14 @@
 //! Why a flow is denied: for every rule that could have admitted it, what did not match.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
+use crate::direction::Direction;
 use crate::evaluate::{
-    Decision, RuleRef, Verdict, evaluate_as, isolating, ordered, participant, peer_admits,
-    port_admits, sides,
+    Decision, RuleRef, Verdict, evaluate_as, participant, peer_admits, port_admits, reading, sides,
 };
 use crate::flow::{Endpoint, Flow, Traffic};
 use crate::labels::{Labels, Str};
-use crate::model::{Direction, NamedPort};
+use crate::model::NamedPort;
 use crate::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
 use crate::selector::{Requirement, Selector};
@@ -136,22 +135,14 @@ fn near_misses(
     let (subject, peer) = sides(flow, direction);
     let Some(pod) = participant(world, subject) else { return Vec::new() };
     let Some(tier) = decision.tier.filter(|_| !decision.is_allowed()) else { return Vec::new() };
-    let mut candidates: Vec<(RuleRef, Cow<'_, Rule>)> = Vec::new();
-    for (policy, rules) in isolating(world, pod, direction, tier, view) {
-        let rules = rules.into_iter();
-        candidates
-            .extend(rules.map(|(rule, found)| (RuleRef { policy: policy.clone(), rule }, found)));
-    }
     // Of ordered rules, those that would have come before the one that denies.
-    let before = ordered(world, pod, direction, tier, view)
+    let candidates = reading(world, pod, direction, tier, view)
+        .rules
         .into_iter()
         .take_while(|(name, ..)| !decision.decided_by.contains(name))
         .filter(|(_, action, _)| *action != Action::Deny);
-    candidates.extend(before.map(|(name, _, rule)| (name, Cow::Borrowed(rule))));
-    let mut misses: Vec<NearMiss> = candidates
-        .into_iter()
-        .map(|(name, rule)| near_miss(world, name, &rule, peer, flow))
-        .collect();
+    let mut misses: Vec<NearMiss> =
+        candidates.map(|(name, _, rule)| near_miss(world, name, &rule, peer, flow)).collect();
     misses.sort_by_key(NearMiss::distance);
     misses
 }
@@ -291,9 +282,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::direction::PerDirection;
     use crate::model::{Change, Life, Namespace, Pod, PodKey};
-    use crate::policy::{IpBlock, NetworkPolicy, PodPeer, PolicyKey};
-    use crate::tier::Mode;
+    use crate::policy::{IpBlock, PodPeer, Policy};
     use crate::world::Options;
 
     const CLIENT: &str = "10.0.0.1";
@@ -319,23 +310,16 @@ mod tests {
     fn check(peer: Peer, port: PortMatch, peers: &[PeerMiss], ports: &[PortMiss]) {
         let mut world = World::new(Options::default());
         let web = NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: 81 };
-        let policy = NetworkPolicy {
-            key: PolicyKey::new("shop", "server"),
-            subject: Selector::label("app", "server"),
-            ingress: Some(vec![Rule {
-                peers: Peers::Listed(vec![peer]),
-                ports: Ports::Listed(vec![port]),
-            }]),
-            egress: None,
-            mode: Mode::Enforce,
-            generation: None,
-        };
+        let rule = Rule { peers: Peers::Listed(vec![peer]), ports: Ports::Listed(vec![port]) };
+        let rules = PerDirection { ingress: Some(vec![rule]), egress: None };
+        let subject = Selector::label("app", "server");
+        let policy = Policy::network_policy("shop", "server", subject, rules);
         let labels = Labels::from_iter([("team", "a")]);
         for change in [
             Change::Namespace("shop".into(), Some(Namespace { labels })),
             pod("client", CLIENT, Vec::new()),
             pod("server", SERVER, vec![web]),
-            Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))),
+            policy.into(),
         ] {
             world.apply(change);
         }

@@ -10,8 +10,10 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`labels`], [`selector`], [`port`], [`cidr`] | the parts that everything is made of |
-//! | [`model`], [`policy`], [`tier`] | pods, namespaces, nodes, policies of all tiers, and [`model::Change`] |
+//! | [`labels`], [`selector`], [`port`], [`cidr`], [`direction`] | the parts that everything is made of |
+//! | [`object`] | the names of objects of all kinds |
+//! | [`policy`], [`tier`] | policies of all kinds, and how they are asked |
+//! | [`model`] | pods, namespaces, nodes, and [`model::Change`] |
 //! | [`world`] | all objects as they are now; who owns an address |
 //! | [`flow`], [`evaluate`], [`explain`] | the specification read naively, and why |
 //! | [`allow_set`] | rules folded into disjoint ports with one union of peers each |
@@ -23,6 +25,7 @@
 pub mod allow_set;
 pub mod cidr;
 pub mod compiled;
+pub mod direction;
 pub mod engine;
 pub mod evaluate;
 pub mod explain;
@@ -30,6 +33,7 @@ pub mod flow;
 pub mod id;
 pub mod labels;
 pub mod model;
+pub mod object;
 pub mod policy;
 pub mod port;
 pub mod reach;

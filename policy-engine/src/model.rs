@@ -5,38 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::labels::{Labels, Str};
-use crate::policy::{NetworkPolicy, PolicyKey};
+use crate::object::{Kind, ObjectRef};
+use crate::policy::Policy;
 use crate::port::Protocol;
-use crate::tier::{ClusterDefaultNetworkPolicy, ClusterNetworkPolicy};
-
-/// Whose traffic a rule restricts: what arrives at the pod, or what it sends.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Direction {
-    /// Towards the pod.
-    Ingress,
-    /// From the pod.
-    Egress,
-}
-
-impl Direction {
-    /// Both, in canonical order.
-    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
-
-    /// The name that the Kubernetes API uses in `policyTypes`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ingress => "Ingress",
-            Self::Egress => "Egress",
-        }
-    }
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
-}
 
 /// The name of a pod.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -131,10 +102,56 @@ pub enum Change {
     Namespace(Str, Option<Namespace>),
     /// A node.
     Node(Str, Option<Node>),
-    /// A policy.
-    NetworkPolicy(PolicyKey, Option<Arc<NetworkPolicy>>),
-    /// A policy of the tiers Admin and Baseline.
-    ClusterNetworkPolicy(Str, Option<Arc<ClusterNetworkPolicy>>),
-    /// A policy of the tier Default.
-    ClusterDefaultNetworkPolicy(Str, Option<Arc<ClusterDefaultNetworkPolicy>>),
+    /// A policy of any kind.
+    Policy(ObjectRef, Option<Arc<Policy>>),
+}
+
+impl Change {
+    /// The name of the object.
+    #[must_use]
+    pub fn object(&self) -> ObjectRef {
+        match self {
+            Self::Pod(key, _) => key.into(),
+            Self::Namespace(name, _) => ObjectRef::cluster(Kind::Namespace, name.clone()),
+            Self::Node(name, _) => ObjectRef::cluster(Kind::Node, name.clone()),
+            Self::Policy(name, _) => name.clone(),
+        }
+    }
+
+    /// The change that removes an object; `None` for kinds that mean nothing to the engine.
+    #[must_use]
+    pub fn removal(object: ObjectRef) -> Option<Self> {
+        let ObjectRef { kind, namespace, name } = object;
+        Some(match kind {
+            Kind::Pod => Self::Pod(PodKey { namespace, name }, None),
+            Kind::Namespace => Self::Namespace(name, None),
+            Kind::Node => Self::Node(name, None),
+            _ if kind.is_policy() => Self::Policy(ObjectRef { kind, namespace, name }, None),
+            _ => return None,
+        })
+    }
+
+    /// Whether the object is gone.
+    #[must_use]
+    pub fn is_removal(&self) -> bool {
+        match self {
+            Self::Pod(_, pod) => pod.is_none(),
+            Self::Namespace(_, namespace) => namespace.is_none(),
+            Self::Node(_, node) => node.is_none(),
+            Self::Policy(_, policy) => policy.is_none(),
+        }
+    }
+}
+
+impl From<Policy> for Change {
+    /// The change that adds or replaces a policy.
+    fn from(policy: Policy) -> Self {
+        Self::Policy(policy.name.clone(), Some(Arc::new(policy)))
+    }
+}
+
+impl From<&PodKey> for ObjectRef {
+    fn from(pod: &PodKey) -> Self {
+        Self::new(Kind::Pod, pod.namespace.clone(), pod.name.clone())
+    }
 }

@@ -31,6 +31,9 @@ pub enum Operator {
 pub struct Selector(BTreeSet<Requirement>);
 
 impl Selector {
+    /// The selector that matches every object.
+    pub(crate) const EVERYTHING: Self = Self(BTreeSet::new());
+
     /// The selector that matches every object: `{}`.
     #[must_use]
     pub fn everything() -> Self {

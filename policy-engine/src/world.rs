@@ -7,8 +7,9 @@ use std::sync::Arc;
 use crate::flow::Endpoint;
 use crate::labels::Str;
 use crate::model::{Change, Life, Namespace, Node, Pod, PodKey};
-use crate::policy::{NetworkPolicy, PolicyKey};
-use crate::tier::{ClusterDefaultNetworkPolicy, ClusterNetworkPolicy, Selected, Subject};
+use crate::object::ObjectRef;
+use crate::policy::{Policy, Selected};
+use crate::tier::Mode;
 
 /// Choices that change verdicts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,9 +40,8 @@ pub struct World {
     pods: BTreeMap<PodKey, Arc<Pod>>,
     namespaces: BTreeMap<Str, Namespace>,
     nodes: BTreeMap<Str, Node>,
-    policies: BTreeMap<PolicyKey, Arc<NetworkPolicy>>,
-    cluster_policies: BTreeMap<Str, Arc<ClusterNetworkPolicy>>,
-    default_policies: BTreeMap<Str, Arc<ClusterDefaultNetworkPolicy>>,
+    /// By the namespace that they live in; those of the whole cluster are in the namespace `""`.
+    policies: BTreeMap<Str, BTreeMap<ObjectRef, Arc<Policy>>>,
     /// Sorted. Nearly always one: a vector of exactly that, where a tree would be ten times as much
     /// memory as the claim.
     claims: BTreeMap<IpAddr, Vec<Claim>>,
@@ -95,23 +95,17 @@ impl World {
                     self.nodes.insert(name, node);
                 }
             }
-            Change::NetworkPolicy(key, Some(policy)) => {
-                self.policies.insert(key, policy);
+            Change::Policy(name, Some(policy)) => {
+                let there = self.policies.entry(name.namespace.clone()).or_default();
+                there.insert(name, policy);
             }
-            Change::NetworkPolicy(key, None) => {
-                self.policies.remove(&key);
-            }
-            Change::ClusterNetworkPolicy(name, Some(policy)) => {
-                self.cluster_policies.insert(name, policy);
-            }
-            Change::ClusterNetworkPolicy(name, None) => {
-                self.cluster_policies.remove(&name);
-            }
-            Change::ClusterDefaultNetworkPolicy(name, Some(policy)) => {
-                self.default_policies.insert(name, policy);
-            }
-            Change::ClusterDefaultNetworkPolicy(name, None) => {
-                self.default_policies.remove(&name);
+            Change::Policy(name, None) => {
+                if let Some(there) = self.policies.get_mut(&name.namespace) {
+                    there.remove(&name);
+                    if there.is_empty() {
+                        self.policies.remove(&name.namespace);
+                    }
+                }
             }
         }
     }
@@ -134,16 +128,39 @@ impl World {
         &self.nodes
     }
 
-    /// All ClusterNetworkPolicies by name.
-    #[must_use]
-    pub fn cluster_policies(&self) -> &BTreeMap<Str, Arc<ClusterNetworkPolicy>> {
-        &self.cluster_policies
+    /// All policies: those of the whole cluster first, then by namespace; of each by name.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.values().flat_map(BTreeMap::values)
     }
 
-    /// All ClusterDefaultNetworkPolicies by name.
+    /// The policies that live in a namespace, by name; in `""` those of the whole cluster.
+    pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.get(namespace).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The policy of that name.
     #[must_use]
-    pub fn default_policies(&self) -> &BTreeMap<Str, Arc<ClusterDefaultNetworkPolicy>> {
-        &self.default_policies
+    pub fn policy(&self, name: &ObjectRef) -> Option<&Arc<Policy>> {
+        self.policies.get(&name.namespace)?.get(name)
+    }
+
+    /// Whether some policy is in audit, so that what is enforced is not all that could be.
+    #[must_use]
+    pub fn has_audit(&self) -> bool {
+        self.policies().any(|policy| policy.mode == Mode::Audit)
+    }
+
+    /// The policies that are, or may be, about `pod`, which takes part, in the order in which they
+    /// are asked.
+    #[must_use]
+    pub fn selecting(&self, pod: &Pod) -> Vec<(&Arc<Policy>, Selected)> {
+        let policies = self.policies_in("").chain(self.policies_in(&pod.key.namespace));
+        let mut selecting: Vec<(&Arc<Policy>, Selected)> = policies
+            .map(|policy| (policy, self.selected(policy, pod)))
+            .filter(|(_, selected)| *selected != Selected::No)
+            .collect();
+        selecting.sort_by_key(|(policy, _)| policy.order());
+        selecting
     }
 
     /// Whether a namespace is one that defaults leave alone unless they say otherwise: those of
@@ -153,15 +170,23 @@ impl World {
         namespace.starts_with("kube-") || namespace == &*self.options.own_namespace
     }
 
-    /// Whether `subject` is about `pod`, which takes part.
+    /// Whether `policy` is about `pod`, which takes part.
     #[must_use]
-    pub fn selected(&self, subject: &Subject, pod: &Pod) -> Selected {
-        let namespace = self.namespaces.get(&pod.key.namespace);
-        let in_namespace = match (&subject.namespaces, namespace) {
-            (Some(selector), _) if selector.is_everything() => Some(true),
-            (Some(selector), Some(namespace)) => Some(selector.matches(&namespace.labels)),
-            // A selector that was not understood, or labels that are not known.
-            (None, _) | (_, None) => None,
+    pub fn selected(&self, policy: &Policy, pod: &Pod) -> Selected {
+        let (subject, namespace) = (&policy.subject, &pod.key.namespace);
+        let home = &policy.name.namespace;
+        if !(home.is_empty() || home == namespace)
+            || (subject.spares_system && self.is_system(namespace))
+        {
+            return Selected::No;
+        }
+        let in_namespace = match &subject.namespaces {
+            Some(selector) if selector.is_everything() => Some(true),
+            Some(selector) => {
+                let known = self.namespaces.get(namespace);
+                known.map(|known| selector.matches(&known.labels))
+            }
+            None => None,
         };
         let is_pod = subject.pods.as_ref().map(|selector| selector.matches(&pod.labels));
         match (in_namespace, is_pod) {
@@ -169,30 +194,6 @@ impl World {
             (Some(true), Some(true)) => Selected::Yes,
             _ => Selected::Unsure,
         }
-    }
-
-    /// Whether `policy` is about `pod`, which takes part.
-    #[must_use]
-    pub fn selected_by_default(&self, policy: &ClusterDefaultNetworkPolicy, pod: &Pod) -> Selected {
-        if !policy.include_system_namespaces && self.is_system(&pod.key.namespace) {
-            return Selected::No;
-        }
-        self.selected(&policy.subject, pod)
-    }
-
-    /// All policies by key.
-    #[must_use]
-    pub fn policies(&self) -> &BTreeMap<PolicyKey, Arc<NetworkPolicy>> {
-        &self.policies
-    }
-
-    /// The policies of one namespace, by name.
-    pub fn policies_in(&self, namespace: &Str) -> impl Iterator<Item = &Arc<NetworkPolicy>> {
-        let first = PolicyKey { namespace: namespace.clone(), name: Str::from("") };
-        self.policies
-            .range(first..)
-            .take_while(move |(key, _)| key.namespace == *namespace)
-            .map(|(_, policy)| policy)
     }
 
     /// The pod that an address belongs to.
@@ -280,37 +281,43 @@ impl Pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::direction::PerDirection;
     use crate::labels::Labels;
+    use crate::object::Kind;
+    use crate::policy::{Body, Subject};
     use crate::selector::Selector;
-    use crate::tier::Mode;
+    use crate::tier::Tier;
 
-    /// Both roads to a verdict begin with these.
+    fn policy(name: ObjectRef, subject: Subject) -> Policy {
+        let body = Body::Isolating { rules: PerDirection::default(), allow_dns: false };
+        let (tier, mode) = (Tier::Default, Mode::Enforce);
+        Policy { name, subject, tier, mode, body, generation: None }
+    }
+
+    /// Every reading of the policies begins with these.
     #[test]
     fn the_policies_of_a_namespace_are_all_and_only_its_own() {
         let mut world = World::new(Options::default());
         for (namespace, name) in [("a", "x"), ("a", "y"), ("a-b", "x"), ("A", "x"), ("b", "x")] {
-            let policy = NetworkPolicy {
-                key: PolicyKey::new(namespace, name),
-                subject: Selector::everything(),
-                ingress: None,
-                egress: None,
-                mode: Mode::Enforce,
-                generation: None,
-            };
-            world.apply(Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))));
+            let name = ObjectRef::new(Kind::NetworkPolicy, namespace, name);
+            world.apply(policy(name, Subject::pods(Selector::everything())).into());
         }
-        let found = |namespace: &str| -> Vec<String> {
-            world.policies_in(&namespace.into()).map(|policy| policy.key.to_string()).collect()
+        let found = |world: &World, namespace: &str| -> Vec<String> {
+            world.policies_in(namespace).map(|policy| policy.name.short()).collect()
         };
-        assert_eq!(found("a"), ["a/x", "a/y"]);
-        assert_eq!(found("a-b"), ["a-b/x"]);
-        assert_eq!(found("a-"), [""; 0]);
+        assert_eq!(found(&world, "a"), ["a/x", "a/y"]);
+        assert_eq!(found(&world, "a-b"), ["a-b/x"]);
+        assert_eq!(found(&world, "a-"), [""; 0]);
+        for name in ["x", "y", "never there"] {
+            let name = ObjectRef::new(Kind::NetworkPolicy, "a", name);
+            world.apply(Change::Policy(name, None));
+        }
+        assert_eq!(found(&world, "a"), [""; 0]);
+        assert_eq!(world.policies().count(), 3);
     }
 
-    #[test]
-    fn every_namespace_is_one_of_all_whether_it_is_known_or_not() {
-        let world = World::new(Options::default());
-        let pod = Pod {
+    fn pod() -> Pod {
+        Pod {
             key: PodKey::new("new", "web"),
             labels: Labels::default(),
             node: None,
@@ -319,7 +326,12 @@ mod tests {
             host_network: false,
             life: Life::Active,
             created: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn every_namespace_is_one_of_all_whether_it_is_known_or_not() {
+        let world = World::new(Options::default());
         let everything = Some(Selector::everything());
         let some = Some(Selector::label("team", "a"));
         for (namespaces, pods, selected) in [
@@ -330,8 +342,19 @@ mod tests {
             (some.clone(), some, Selected::No),
             (None, everything, Selected::Unsure),
         ] {
-            let subject = Subject { namespaces, pods };
-            assert_eq!(world.selected(&subject, &pod), selected, "{subject:?}");
+            let subject = Subject { namespaces, pods, spares_system: false };
+            let policy = policy(ObjectRef::cluster(Kind::ClusterNetworkPolicy, "x"), subject);
+            assert_eq!(world.selected(&policy, &pod()), selected, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_lives_in_a_namespace_is_about_no_pod_of_another_one() {
+        let world = World::new(Options::default());
+        for (namespace, selected) in [("new", Selected::Yes), ("other", Selected::No)] {
+            let name = ObjectRef::new(Kind::NetworkPolicy, namespace, "x");
+            let policy = policy(name, Subject::pods(Selector::everything()));
+            assert_eq!(world.selected(&policy, &pod()), selected);
         }
     }
 

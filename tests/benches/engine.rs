@@ -7,12 +7,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use policy_engine::direction::PerDirection;
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::labels::Labels;
 use policy_engine::model::{Change, Life, Namespace, Pod, PodKey};
-use policy_engine::policy::{
-    Namespaces, NetworkPolicy, Peer, Peers, PodPeer, PolicyKey, PortMatch, Ports, Rule,
-};
+use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule};
 use policy_engine::port::{PortRange, Protocol};
 use policy_engine::selector::Selector;
 use policy_engine::world::Options;
@@ -52,7 +51,6 @@ fn namespace(number: u32) -> Change {
 /// Selects one app of a namespace; admits another app there and a team's namespaces, on one port.
 fn policy(number: u32, namespaces: u32, port: u16) -> Change {
     let namespace = format!("ns-{}", number % namespaces);
-    let key = PolicyKey::new(&namespace, &format!("policy-{number}"));
     let peer = |namespaces, pods| Peer::Pods(PodPeer { namespaces, pods });
     let own = Namespaces::Named(namespace.as_str().into());
     let team = Selector::label("team", &format!("team-{}", (number + 1) % 50));
@@ -63,16 +61,10 @@ fn policy(number: u32, namespaces: u32, port: u16) -> Change {
         ]),
         ports: Ports::Listed(vec![PortMatch::Numbers(Protocol::Tcp, PortRange::single(port))]),
     };
-    let policy = NetworkPolicy {
-        key: key.clone(),
-        // The policies of a namespace select its apps in turn, so that every pod is isolated.
-        subject: Selector::label("app", &format!("app-{}", (number / namespaces) % 10)),
-        ingress: Some(vec![rule]),
-        egress: None,
-        mode: policy_engine::tier::Mode::Enforce,
-        generation: None,
-    };
-    Change::NetworkPolicy(key, Some(Arc::new(policy)))
+    // The policies of a namespace select its apps in turn, so that every pod is isolated.
+    let subject = Selector::label("app", &format!("app-{}", (number / namespaces) % 10));
+    let rules = PerDirection { ingress: Some(vec![rule]), egress: None };
+    Policy::network_policy(namespace, format!("policy-{number}"), subject, rules).into()
 }
 
 fn cluster(pods: u32, namespaces: u32, policies: u32) -> Vec<Change> {

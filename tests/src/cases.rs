@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use portcullis_whatif::cases::{
-    API_VERSION, Case, Endpoint, Expectation, Families, Judged, KIND, Kind, Manifest, ObjectRef,
-    PORTS, Place, Port, Probe, Service, ServicePort, Stage, Verdict, Via, World,
+    API_VERSION, Case, Endpoint, Expectation, Families, Judged, KIND, Manifest, PORTS, Place, Port,
+    Probe, Service, ServicePort, Stage, Verdict, Via, World,
 };
 
 /// The directory of the case files.

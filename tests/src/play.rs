@@ -15,9 +15,10 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use policy_engine::object::ObjectRef;
 use policy_engine::port::Protocol;
 
-use crate::cases::{self, Expectation, Manifest, ObjectRef, Place, Port, Verdict, World};
+use crate::cases::{self, Expectation, Manifest, Place, Port, Verdict, World};
 use crate::cluster::Cluster;
 use crate::lab::{
     DEFAULT_TIMEOUT, Endpoint, Expected, LabBuilder, Listener, PodSpec, Probe, ServiceSpec,

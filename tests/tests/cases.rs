@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use policy_engine::direction::Direction;
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::evaluate::{Verdict as Evaluated, evaluate, evaluate_as};
-use policy_engine::model::{Change, Direction};
+use policy_engine::model::Change;
 use policy_engine::tier::View;
 use policy_engine::world::Options;
 use portcullis_tests::cases::{
-    self, Case, Expectation, Families, Judged, ObjectRef, Probe, Stage, Verdict, World,
+    self, Case, Expectation, Families, Judged, Probe, Stage, Verdict, World,
 };
 
 /// An engine for the whole cluster and one for each node, flushed after every change; and one that
@@ -47,7 +48,7 @@ impl Engines {
 
     /// Brings the engines to a stage. Returns what was said about its objects.
     fn advance(&mut self, stage: &Stage) -> Vec<String> {
-        let deletions: Vec<_> = stage.deleted.iter().filter_map(ObjectRef::deletion).collect();
+        let deletions: Vec<_> = stage.deleted.iter().cloned().filter_map(Change::removal).collect();
         self.apply(&deletions);
         let mut said = Vec::new();
         for manifest in &stage.applied {

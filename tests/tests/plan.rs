@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::evaluate_as;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
-use policy_engine::model::{Direction, Pod, PodKey};
+use policy_engine::model::{Pod, PodKey};
 use policy_engine::reach::{Difference, PortSet, Reach, outside_difference};
 use policy_engine::tier::View;
 use policy_engine::world::{Options, World};

@@ -4,18 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use policy_engine::compiled::{AddressSet, Compiled, Update};
+use policy_engine::direction::Direction;
 use policy_engine::engine::blame::POLICIES_NAMED;
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::evaluate::{Reason, evaluate, evaluate_as};
 use policy_engine::explain::{explain, explain_as};
 use policy_engine::flow::Traffic;
 use policy_engine::id::SetId;
-use policy_engine::model::{Change, Direction};
-use policy_engine::policy::NetworkPolicy;
-use policy_engine::tier::{PolicyRef, View};
+use policy_engine::model::Change;
+use policy_engine::object::Kind;
+use policy_engine::policy::Policy;
+use policy_engine::tier::View;
 use policy_engine::world::{Options, World};
 use portcullis_tests::judging::config;
 use portcullis_tests::worlds;
@@ -35,22 +36,14 @@ fn fresh(scope: &Scope, world: &World) -> Compiled {
 
 /// A world as the changes that lead to it at once.
 fn everything(world: &World) -> Vec<Change> {
-    let policies = world.policies().iter();
     let namespaces = world.namespaces().iter();
     let pods = world.pods().iter();
-    policies
-        .map(|(key, policy)| Change::NetworkPolicy(key.clone(), Some(policy.clone())))
+    world
+        .policies()
+        .map(|policy| Change::Policy(policy.name.clone(), Some(policy.clone())))
         .chain(pods.map(|(key, pod)| Change::Pod(key.clone(), Some(pod.clone()))))
         .chain(namespaces.map(|(name, found)| Change::Namespace(name.clone(), Some(found.clone()))))
         .chain(world.nodes().iter().map(|(n, found)| Change::Node(n.clone(), Some(found.clone()))))
-        .chain(
-            world.cluster_policies().iter().map(|(name, policy)| {
-                Change::ClusterNetworkPolicy(name.clone(), Some(policy.clone()))
-            }),
-        )
-        .chain(world.default_policies().iter().map(|(name, policy)| {
-            Change::ClusterDefaultNetworkPolicy(name.clone(), Some(policy.clone()))
-        }))
         .collect()
 }
 
@@ -151,15 +144,14 @@ proptest! {
         let mut engine = Engine::new(Scope::Cluster, Options::default());
         history.into_iter().for_each(|change| engine.apply(change));
         engine.flush();
-        let policies: Vec<_> = engine.world().policies().values().cloned().collect();
+        let policies: Vec<_> = engine.world().policies().cloned().collect();
         for policy in &policies {
-            let policy = NetworkPolicy { generation: Some(7), ..policy.as_ref().clone() };
-            engine.apply(Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))));
+            let policy = Policy { generation: Some(7), ..policy.as_ref().clone() };
+            engine.apply(policy.into());
         }
         let update = engine.flush();
         prop_assert!(update.is_empty(), "{update:?}");
-        let known = engine.world().policies().values();
-        prop_assert!(known.into_iter().all(|policy| policy.generation == Some(7)));
+        prop_assert!(engine.world().policies().all(|policy| policy.generation == Some(7)));
     }
 
     #[test]
@@ -234,7 +226,7 @@ proptest! {
                     for miss in misses {
                         prop_assert!(!miss.peers.is_empty() || !miss.ports.is_empty());
                         let policy = &miss.rule.policy;
-                        let ordered = matches!(policy, PolicyRef::ClusterNetworkPolicy(_));
+                        let ordered = policy.kind == Kind::ClusterNetworkPolicy;
                         prop_assert!(ordered || decision.isolated_by.contains(policy));
                     }
                 }
@@ -276,17 +268,7 @@ fn follow(
 
 /// Only the last change of each object: then any order leads to the same world.
 fn last_of_each_object(history: Vec<Change>) -> Vec<Change> {
-    let mut last = BTreeMap::new();
-    for change in history {
-        let object = match &change {
-            Change::Pod(key, _) => format!("pod {key}"),
-            Change::Namespace(name, _) => format!("namespace {name}"),
-            Change::Node(name, _) => format!("node {name}"),
-            Change::NetworkPolicy(key, _) => format!("policy {key}"),
-            Change::ClusterNetworkPolicy(name, _) => format!("cluster policy {name}"),
-            Change::ClusterDefaultNetworkPolicy(name, _) => format!("default policy {name}"),
-        };
-        last.insert(object, change);
-    }
+    let named = history.into_iter().map(|change| (change.object(), change));
+    let last: BTreeMap<_, _> = named.collect();
     last.into_values().collect()
 }

@@ -9,10 +9,11 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, unshare};
+use policy_engine::direction::Direction;
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::evaluate::{Reason, evaluate, evaluate_as};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
-use policy_engine::model::{Change, Direction, PodKey};
+use policy_engine::model::{Change, PodKey};
 use policy_engine::port::Protocol;
 use policy_engine::tier::View;
 use policy_engine::world::{self, World};
@@ -255,12 +256,12 @@ fn a_thousand_policies_for_one_port_are_one_rule() -> Result<()> {
 }
 
 fn big_node(engine: &mut Engine, pods: u16, policies: u16) {
+    use policy_engine::direction::PerDirection;
     use policy_engine::labels::Labels;
     use policy_engine::model::{Life, Namespace, Pod};
     use policy_engine::policy::*;
     use policy_engine::port::PortRange;
     use policy_engine::selector::Selector;
-    use policy_engine::tier::Mode;
     use std::sync::Arc;
 
     for number in 0..pods {
@@ -289,14 +290,8 @@ fn big_node(engine: &mut Engine, pods: u16, policies: u16) {
         let port = PortMatch::Numbers(Protocol::Tcp, PortRange::single(80));
         let rule =
             Rule { peers: Peers::Listed(vec![Peer::Pods(peer)]), ports: Ports::Listed(vec![port]) };
-        let policy = NetworkPolicy {
-            key: PolicyKey::new("shop", &name),
-            subject: Selector::everything(),
-            ingress: Some(vec![rule]),
-            egress: None,
-            mode: Mode::Enforce,
-            generation: None,
-        };
-        engine.apply(Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy))));
+        let rules = PerDirection { ingress: Some(vec![rule]), egress: None };
+        let everything = Selector::everything();
+        engine.apply(Policy::network_policy("shop", name, everything, rules).into());
     }
 }

@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, evaluate_as};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
-use policy_engine::model::{Direction, Pod, PodKey};
+use policy_engine::model::{Pod, PodKey};
 use policy_engine::reach::{Class, PortSet, Reach};
 use policy_engine::tier::View;
 use policy_engine::world::{Options, World};

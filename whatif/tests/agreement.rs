@@ -7,9 +7,10 @@ mod worlds;
 
 use std::collections::BTreeMap;
 
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::evaluate;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
-use policy_engine::model::{Direction, PodKey};
+use policy_engine::model::PodKey;
 use policy_engine::port::Protocol;
 use policy_engine::reach::Reach;
 use policy_engine::world::{Options, World};

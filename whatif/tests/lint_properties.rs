@@ -12,11 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::evaluate_as;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::labels::Labels;
-use policy_engine::model::{Change, Direction, Namespace};
-use policy_engine::policy::{Peer, Peers, PolicyKey, PortMatch, Ports};
+use policy_engine::model::{Change, Namespace};
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::{Body, Peer, Peers, Policy, PortMatch, Ports};
 use policy_engine::tier::View;
 use policy_engine::world::{Options, World};
 use portcullis_whatif::lint::{Code, Finding, lint};
@@ -29,7 +31,7 @@ use proptest::test_runner::TestRunner;
 const CASES: u32 = 80;
 
 /// A policy, or one rule of it by direction and position from 0.
-type Part = (PolicyKey, Option<(Direction, usize)>);
+type Part = (ObjectRef, Option<(Direction, usize)>);
 
 /// How many times as many, for findings that few worlds have: a world without them costs little.
 const RARE: u32 = 5;
@@ -51,10 +53,7 @@ fn worlds_with_findings(
         let mut cluster = Cluster::new(&Inventory::default(), Options::default());
         history.into_iter().for_each(|change| cluster.world.apply(change));
         assume_namespaces(&mut cluster.world);
-        for policy in policies {
-            let key = policy.key.clone();
-            cluster.world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));
-        }
+        policies.into_iter().for_each(|policy| cluster.world.apply(policy.into()));
         let findings = lint(&Sources::default(), &cluster);
         (check.borrow_mut())(&cluster.world, findings)
     });
@@ -90,19 +89,21 @@ fn removing_rules_that_never_match_changes_no_verdict() {
 
 /// The world without the rule of a ClusterNetworkPolicy that a finding is about.
 fn without_cluster_rule(world: &World, finding: &Finding) -> World {
-    let name = finding.object.strip_prefix("ClusterNetworkPolicy ").expect("its kind");
-    let mut policy = world.cluster_policies()[name].as_ref().clone();
+    let object = finding.about.object().expect("a policy");
+    let mut policy = world.policy(object).expect("it is there").as_ref().clone();
     let (field, at) = finding.field.strip_suffix(']').expect("a rule").split_once('[').expect("it");
     let at: usize = at.parse().expect("a position");
     let ingress = field == "spec.ingress";
     assert!(ingress || field == "spec.egress", "{field} holds no rules");
-    if ingress {
-        policy.ingress.remove(at)
-    } else {
-        policy.egress.remove(at)
-    };
+    if let Body::Ordered { rules, .. } = &mut policy.body {
+        if ingress {
+            rules.ingress.remove(at);
+        } else {
+            rules.egress.remove(at);
+        }
+    }
     let mut world = world.clone();
-    world.apply(Change::ClusterNetworkPolicy(name.into(), Some(Arc::new(policy))));
+    world.apply(policy.into());
     world
 }
 
@@ -154,32 +155,23 @@ fn closing_what_admits_nothing_changes_no_verdict() {
 /// The world in which the field of a finding matches nothing at all; `None` for other findings.
 fn closing(world: &World, finding: &Finding) -> Option<World> {
     if finding.code == Code::SelectsNothing
-        && let Some(name) = finding.object.strip_prefix("Cluster")
+        && let Some(object) = finding.about.object()
     {
-        let (kind, name) = name.split_once(' ').expect("a name");
         let mut world = world.clone();
-        world.apply(match kind {
-            "NetworkPolicy" => Change::ClusterNetworkPolicy(name.into(), None),
-            _ => Change::ClusterDefaultNetworkPolicy(name.into(), None),
-        });
+        world.apply(Change::removal(object.clone()).expect("a policy"));
         return Some(world);
     }
-    let (namespace, name) = finding.object.strip_prefix("NetworkPolicy ")?.split_once('/')?;
-    let key = PolicyKey::new(namespace, name);
-    let mut policy = world.policies().get(&key)?.as_ref().clone();
+    let mut policy = world.policy(network_policy(finding)?)?.as_ref().clone();
     let mut world = world.clone();
+    let Body::Isolating { rules, .. } = &mut policy.body else { return None };
     let rules = if finding.field.starts_with("spec.ingress") {
-        policy.ingress.as_mut()
+        rules.ingress.as_mut()
     } else {
-        policy.egress.as_mut()
+        rules.egress.as_mut()
     };
     let numbers = finding.field.split(|c: char| !c.is_ascii_digit());
     let numbers: Vec<usize> = numbers.filter_map(|text| text.parse().ok()).collect();
     match finding.code {
-        Code::SelectsNothing => {
-            world.apply(Change::NetworkPolicy(key, None));
-            return Some(world);
-        }
         Code::PeerMatchesNothing | Code::HalfOpen => match &mut rules?[numbers[0]].peers {
             Peers::Any => return None,
             Peers::Listed(peers) => peers[numbers[1]] = Peer::Invalid,
@@ -190,14 +182,17 @@ fn closing(world: &World, finding: &Finding) -> Option<World> {
         },
         _ => return None,
     }
-    world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));
+    world.apply(policy.into());
     Some(world)
+}
+
+fn network_policy(finding: &Finding) -> Option<&ObjectRef> {
+    finding.about.object().filter(|object| object.kind == Kind::NetworkPolicy)
 }
 
 /// What a finding calls redundant.
 fn part(finding: &Finding) -> Option<Part> {
-    let (namespace, name) = finding.object.strip_prefix("NetworkPolicy ")?.split_once('/')?;
-    let key = PolicyKey::new(namespace, name);
+    let key = network_policy(finding)?.clone();
     match finding.code {
         Code::RedundantPolicy | Code::SamePolicy => Some((key, None)),
         Code::RedundantRule => {
@@ -213,19 +208,19 @@ fn part(finding: &Finding) -> Option<Part> {
 
 fn without(world: &World, parts: &BTreeSet<Part>) -> World {
     let mut world = world.clone();
-    for (key, policy) in world.policies().clone() {
-        let mut less = policy.as_ref().clone();
-        for (direction, rules) in
-            [(Direction::Ingress, &mut less.ingress), (Direction::Egress, &mut less.egress)]
-        {
-            let gone = |at: usize| parts.contains(&(key.clone(), Some((direction, at))));
-            if let Some(rules) = rules {
+    let policies: Vec<Policy> = world.policies().map(|policy| policy.as_ref().clone()).collect();
+    for mut less in policies {
+        let name = less.name.clone();
+        let Body::Isolating { rules, .. } = &mut less.body else { continue };
+        for direction in Direction::BOTH {
+            let gone = |at: usize| parts.contains(&(name.clone(), Some((direction, at))));
+            if let Some(rules) = rules.get_mut(direction) {
                 let mut at = 0..;
                 rules.retain(|_| !gone(at.next().expect("they go on")));
             }
         }
-        let gone = parts.contains(&(key.clone(), None));
-        world.apply(Change::NetworkPolicy(key, (!gone).then(|| Arc::new(less))));
+        let gone = parts.contains(&(name.clone(), None));
+        world.apply(Change::Policy(name, (!gone).then(|| Arc::new(less))));
     }
     world
 }

@@ -8,6 +8,7 @@ mod worlds;
 
 use std::collections::BTreeSet;
 
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::evaluate;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::labels::Str;
@@ -113,9 +114,8 @@ fn is_exempt(worlds: [&World; 2], pod: &PodKey, node: &Str) -> bool {
 }
 
 fn names_nodes(world: &World) -> bool {
-    let policies = world.cluster_policies().values();
-    let mut rules = policies.flat_map(|policy| &policy.egress);
-    rules.any(|rule| match &rule.rule.peers {
+    let mut rules = world.policies().flat_map(|policy| policy.rules(Direction::Egress));
+    rules.any(|rule| match &rule.peers {
         Peers::Any => false,
         Peers::Listed(peers) => peers.iter().any(|peer| matches!(peer, Peer::Nodes(_))),
     })
@@ -204,7 +204,7 @@ fn blamed(
         let mut inventory = sources.after.clone();
         for number in undone {
             let name = plan.objects[*number].name.clone();
-            let old = sources.before.get(&name.kind, &name.namespace, &name.name).cloned();
+            let old = sources.before.get(&name).cloned();
             inventory.put(name, old);
         }
         holds(&Cluster::new(&inventory, Options::default()))

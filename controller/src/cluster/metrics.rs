@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use policy_engine::tier::PolicyRef;
+use policy_engine::object::{self, ObjectRef};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -62,12 +62,10 @@ enum StageLabel {
 impl Staged {
     /// The labels of a policy.
     #[must_use]
-    pub fn new(policy: &PolicyRef, stage: Stage) -> Self {
-        let kind = match policy {
-            PolicyRef::ClusterDefaultNetworkPolicy(_) => Kind::ClusterDefaultNetworkPolicy,
-            PolicyRef::ClusterNetworkPolicy(_) | PolicyRef::NetworkPolicy(_) => {
-                Kind::ClusterNetworkPolicy
-            }
+    pub fn new(policy: &ObjectRef, stage: Stage) -> Self {
+        let kind = match policy.kind {
+            object::Kind::ClusterDefaultNetworkPolicy => Kind::ClusterDefaultNetworkPolicy,
+            _ => Kind::ClusterNetworkPolicy,
         };
         let stage = match stage {
             Stage::InForce => StageLabel::InForce,

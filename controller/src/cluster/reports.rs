@@ -9,10 +9,9 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use policy_engine::policy::PolicyKey;
-use policy_engine::tier::PolicyRef;
+use policy_engine::object::ObjectRef;
 use portcullis_crds::api::node_policy_report::{
-    CURRENT, ENFORCING, NodePolicyReport, NodePolicyReportStatus, PolicyKind,
+    CURRENT, ENFORCING, NodePolicyReport, NodePolicyReportStatus,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -25,10 +24,8 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 pub struct Known {
     /// Which object it is.
     pub uid: String,
-    /// The `NetworkPolicies` that are in force on the node, and in which generation.
-    pub policies: Vec<(PolicyKey, Option<i64>)>,
-    /// The policies of the cluster that are.
-    of_cluster: BTreeMap<PolicyRef, Option<i64>>,
+    /// The policies that are in force on the node, and in which generation: by name.
+    policies: Vec<(ObjectRef, Option<i64>)>,
     /// Whether its agent says that it enforces.
     pub enforcing: bool,
     /// The Node that it belongs to.
@@ -78,7 +75,7 @@ impl Known {
         let condition = |wanted: &str| status.conditions.iter().find(|c| c.type_ == wanted);
         let is_told = condition(CURRENT).is_some_and(|current| current.status == "False");
         let first = (before.is_some() || !is_told).then_some(now);
-        let (policies, of_cluster) = policies(&status);
+        let policies = policies(&status);
         Self {
             uid,
             owner,
@@ -88,7 +85,6 @@ impl Known {
             seen: seen.map_or(first, |before| before.seen),
             orphan_since: before.and_then(|before| before.orphan_since),
             policies,
-            of_cluster,
             written: status.observed_at,
         }
     }
@@ -99,11 +95,13 @@ impl Known {
         self.seen.is_some_and(|seen| now < seen + patience)
     }
 
-    /// Whether a policy of the cluster is in force on the node in this generation. A later one may be
-    /// that of an object which had the name before, and is gone.
+    /// Whether a policy is in force on the node in this generation. A later one may be that of an
+    /// object which had the name before, and is gone.
     #[must_use]
-    pub fn has(&self, policy: &PolicyRef, generation: i64) -> bool {
-        self.of_cluster.get(policy).copied().flatten() == Some(generation)
+    pub fn has(&self, policy: &ObjectRef, generation: i64) -> bool {
+        let found = self.policies.binary_search_by_key(&policy, |(name, _)| name);
+        let found = found.ok().and_then(|at| self.policies.get(at));
+        found.is_some_and(|(_, observed)| *observed == Some(generation))
     }
 
     /// What is to be done; `node` is the uid of the Node of that name, `None` when there is none.
@@ -132,27 +130,15 @@ impl Known {
     }
 }
 
-type Listed = (Vec<(PolicyKey, Option<i64>)>, BTreeMap<PolicyRef, Option<i64>>);
-
-/// The `NetworkPolicies` that a report lists, and the policies of the cluster.
-fn policies(status: &NodePolicyReportStatus) -> Listed {
-    let mut listed = Listed::default();
-    for policy in &status.policies {
-        let name = || policy.name.as_str().into();
-        let of_cluster = match policy.kind {
-            PolicyKind::NetworkPolicy => {
-                let key = PolicyKey::new(&policy.namespace, &policy.name);
-                listed.0.push((key, policy.observed_generation));
-                continue;
-            }
-            PolicyKind::ClusterNetworkPolicy => PolicyRef::ClusterNetworkPolicy(name()),
-            PolicyKind::ClusterDefaultNetworkPolicy => {
-                PolicyRef::ClusterDefaultNetworkPolicy(name())
-            }
-        };
-        listed.1.insert(of_cluster, policy.observed_generation);
-    }
-    listed
+/// The policies that a report lists, by name.
+fn policies(status: &NodePolicyReportStatus) -> Vec<(ObjectRef, Option<i64>)> {
+    let listed = status.policies.iter().map(|policy| {
+        let (namespace, name) = (policy.namespace.as_str(), policy.name.as_str());
+        (ObjectRef::new(policy.kind.kind(), namespace, name), policy.observed_generation)
+    });
+    let mut policies: Vec<_> = listed.collect();
+    policies.sort();
+    policies
 }
 
 /// The patch that sets the condition `Current`, for server-side apply. It applies to this very
@@ -199,17 +185,18 @@ impl Rollup {
     }
 }
 
-/// How far each policy that a node reports is in force. `generations` has the ones that are.
+/// How far each NetworkPolicy that a node reports is in force. `generations` has the ones that are.
 #[must_use]
 pub fn rollups<'r>(
     reports: impl Iterator<Item = &'r Known>,
-    generations: impl Fn(&PolicyKey) -> Option<i64>,
-) -> BTreeMap<PolicyKey, (i64, Rollup)> {
-    let mut found: BTreeMap<PolicyKey, (i64, Rollup)> = BTreeMap::new();
-    for (key, observed) in reports.flat_map(|report| &report.policies) {
+    generations: impl Fn(&ObjectRef) -> Option<i64>,
+) -> BTreeMap<ObjectRef, (i64, Rollup)> {
+    let mut found: BTreeMap<ObjectRef, (i64, Rollup)> = BTreeMap::new();
+    let listed = reports.flat_map(|report| &report.policies);
+    for (policy, observed) in listed.filter(|(policy, _)| policy.kind.is_namespaced()) {
         // A policy that is deleted is in force nowhere that matters.
-        let Some(wanted) = generations(key) else { continue };
-        let (_, rollup) = found.entry(key.clone()).or_insert((wanted, Rollup::default()));
+        let Some(wanted) = generations(policy) else { continue };
+        let (_, rollup) = found.entry(policy.clone()).or_insert((wanted, Rollup::default()));
         rollup.concerned += 1;
         rollup.realised += usize::from(observed.is_some_and(|observed| observed >= wanted));
     }
@@ -308,7 +295,7 @@ mod tests {
             Known::new(report(0, &[("a", 2), ("b", 1)]), None, now),
             Known::new(report(0, &[("a", 2), ("b", 2), ("gone", 1)]), None, now),
         ];
-        let generation = |key: &PolicyKey| (*key.name != *"gone").then_some(2);
+        let generation = |policy: &ObjectRef| (*policy.name != *"gone").then_some(2);
         let found = rollups(reports.iter(), generation);
         let seen: Vec<_> =
             found.iter().map(|(key, (_, r))| (&*key.name, r.is_complete())).collect();

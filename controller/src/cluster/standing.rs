@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::labels::Str;
-use policy_engine::tier::{Mode, PolicyRef};
+use policy_engine::object::ObjectRef;
+use policy_engine::tier::Mode;
 use portcullis_crds::api::cluster_default_network_policy::{ACCEPTED, ENFORCED};
 use serde_json::{Map, Value, json};
 
@@ -74,7 +75,7 @@ impl Progress {
     /// How far `policy` is in force; `speaks` says of a report that it is still written.
     #[must_use]
     pub fn of<'n>(
-        policy: &PolicyRef,
+        policy: &ObjectRef,
         generation: i64,
         nodes: impl Iterator<Item = &'n Str>,
         reports: &BTreeMap<String, Known>,
@@ -272,6 +273,8 @@ fn enforced(mode: Mode, progress: &Progress) -> Said {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::object::Kind;
+
     use super::*;
     use crate::cluster::findings::Reason;
 
@@ -421,7 +424,7 @@ mod tests {
         assert_eq!(of("other").realised, 0, "no node reports it");
     }
 
-    fn policy(name: &str) -> PolicyRef {
-        PolicyRef::ClusterDefaultNetworkPolicy(name.into())
+    fn policy(name: &str) -> ObjectRef {
+        ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name)
     }
 }

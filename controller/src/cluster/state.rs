@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kube::ResourceExt as _;
-use policy_engine::policy::PolicyKey;
-use policy_engine::tier::PolicyRef;
+use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::world::{Options, World};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -54,7 +53,7 @@ pub struct State {
     tiers: Mirror<Version>,
     defaults: Mirror<Defaulting>,
     /// What was found out about the policies of the cluster.
-    judged: BTreeMap<PolicyRef, Judged>,
+    judged: BTreeMap<ObjectRef, Judged>,
     /// What their status is to say.
     standings: BTreeMap<String, Standing>,
     pace: Pace,
@@ -72,7 +71,7 @@ pub struct State {
     quiet_until: Instant,
     /// Kinds of writes that are forbidden: when they are tried again, and how long they rest.
     forbidden: BTreeMap<&'static str, (Instant, Duration)>,
-    in_force: BTreeSet<(PolicyRef, i64)>,
+    in_force: BTreeSet<(ObjectRef, i64)>,
     unreported: usize,
     metrics: Metrics,
 }
@@ -203,9 +202,8 @@ impl State {
         let enforcing = of_nodes().filter(|(_, known)| known.enforcing && speaks(known)).count();
         let silent = of_nodes().filter(|(_, known)| !speaks(known)).count();
         let unreported = nodes.len() - of_nodes().count();
-        let generation = |key: &PolicyKey| {
-            self.policies.get().get(&key.to_string()).map(|version| version.generation)
-        };
+        let generation =
+            |policy: &ObjectRef| self.version(policy).map(|version| version.generation);
         let rollups = reports::rollups(reports.values(), generation);
         let behind = rollups.values().filter(|(_, rollup)| !rollup.is_complete()).count();
         let metrics = &self.metrics;
@@ -214,15 +212,15 @@ impl State {
         metrics.nodes_silent.set(count(silent));
         metrics.nodes_unreported.set(count(unreported));
         let complete = rollups.into_iter().filter(|(_, (_, rollup))| rollup.is_complete());
-        let complete = complete.map(|(policy, (generation, rollup))| {
-            ((PolicyRef::NetworkPolicy(policy), generation), rollup.concerned)
-        });
-        let mut in_force: BTreeMap<(PolicyRef, i64), usize> = complete.collect();
+        let complete =
+            complete.map(|(policy, (generation, rollup))| ((policy, generation), rollup.concerned));
+        let mut in_force: BTreeMap<(ObjectRef, i64), usize> = complete.collect();
         let behind = behind + self.sum_up_cluster(now, &mut in_force);
         self.metrics.policies_behind.set(count(behind));
         for ((policy, generation), nodes) in in_force.iter().filter(|_| leads) {
             if !self.in_force.contains(&(policy.clone(), *generation)) {
-                info!(%policy, generation, nodes, "in force on all nodes that report it");
+                let policy = policy.short();
+                info!(policy, generation, nodes, "in force on all nodes that report it");
             }
         }
         self.in_force = in_force.into_keys().collect();
@@ -238,7 +236,7 @@ impl State {
     fn sum_up_cluster(
         &mut self,
         now: Instant,
-        in_force: &mut BTreeMap<(PolicyRef, i64), usize>,
+        in_force: &mut BTreeMap<(ObjectRef, i64), usize>,
     ) -> usize {
         let speaks = |known: &Known| known.speaks(now, self.silent_after);
         let (nodes, reports) = (self.nodes.get(), self.reports.get());
@@ -256,8 +254,8 @@ impl State {
             if progress.is_complete() {
                 in_force.insert((policy.clone(), judged.generation), progress.concerned);
             }
-            if let PolicyRef::ClusterDefaultNetworkPolicy(name) = policy {
-                standings.insert(name.to_string(), Standing::new(judged, &progress));
+            if policy.kind == Kind::ClusterDefaultNetworkPolicy {
+                standings.insert(policy.name.to_string(), Standing::new(judged, &progress));
             }
         }
         for (staged, number) in stages {
@@ -319,13 +317,15 @@ impl State {
         due.next().map(|new| Write::Standing(Box::new(new)))
     }
 
-    fn version(&self, policy: &PolicyRef) -> Option<&Version> {
-        match policy {
-            PolicyRef::NetworkPolicy(key) => self.policies.get().get(&key.to_string()),
-            PolicyRef::ClusterNetworkPolicy(name) => self.tiers.get().get(&**name),
-            PolicyRef::ClusterDefaultNetworkPolicy(name) => {
+    fn version(&self, policy: &ObjectRef) -> Option<&Version> {
+        let ObjectRef { kind, namespace, name } = policy;
+        match kind {
+            Kind::NetworkPolicy => self.policies.get().get(&format!("{namespace}/{name}")),
+            Kind::ClusterNetworkPolicy => self.tiers.get().get(&**name),
+            Kind::ClusterDefaultNetworkPolicy => {
                 self.defaults.get().get(&**name).map(|found| &found.version)
             }
+            _ => None,
         }
     }
 
@@ -351,7 +351,7 @@ impl State {
                     Write::Event(telling) => {
                         let reason = telling.finding.reason.as_str();
                         self.metrics.events.inc();
-                        info!(policy = %telling.policy, reason, "wrote an Event");
+                        info!(policy = telling.policy.short(), reason, "wrote an Event");
                     }
                     Write::Report(..) => info!(?write, "tidied a report"),
                     Write::Standing(new) => {
@@ -402,21 +402,18 @@ impl Version {
 }
 
 /// What is known of the policies of the cluster.
-fn judged(world: &World, analyst: &Analyst, findings: &Findings) -> BTreeMap<PolicyRef, Judged> {
-    let judge = |(policy, coverage): (&PolicyRef, &Coverage)| {
-        let (mode, generation) = match policy {
-            PolicyRef::NetworkPolicy(_) => return None,
-            PolicyRef::ClusterNetworkPolicy(name) => {
-                world.cluster_policies().get(name).map(|found| (found.mode, found.generation))
-            }
-            PolicyRef::ClusterDefaultNetworkPolicy(name) => {
-                world.default_policies().get(name).map(|found| (found.mode, found.generation))
-            }
-        }?;
-        let found = findings.get(policy).into_iter().flatten();
+fn judged(world: &World, analyst: &Analyst, findings: &Findings) -> BTreeMap<ObjectRef, Judged> {
+    let judge = |(name, coverage): (&ObjectRef, &Coverage)| {
+        let policy = world.policy(name)?;
+        let found = findings.get(name).into_iter().flatten();
         let failed = found.filter(|finding| finding.reason == Reason::FailedClosed);
-        let (failed, generation) = (failed.cloned().collect(), generation.unwrap_or_default());
-        Some((policy.clone(), Judged { generation, mode, coverage: coverage.clone(), failed }))
+        let judged = Judged {
+            generation: policy.generation.unwrap_or_default(),
+            mode: policy.mode,
+            coverage: coverage.clone(),
+            failed: failed.cloned().collect(),
+        };
+        Some((name.clone(), judged))
     };
     analyst.coverage().iter().filter_map(judge).collect()
 }

@@ -6,7 +6,7 @@
 mod chain;
 mod counts;
 
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::tier::Tier;
 
 pub(super) use self::chain::deny_rules;

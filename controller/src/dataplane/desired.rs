@@ -13,8 +13,8 @@ use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
 use policy_engine::compiled::Compiled;
+use policy_engine::direction::Direction;
 use policy_engine::id::RulesetId;
-use policy_engine::model::Direction;
 use policy_engine::tier::View;
 
 use super::denial::deny_rules;
@@ -101,9 +101,9 @@ impl<'a> Desired<'a> {
                     continue;
                 }
                 // Without its ruleset nothing is known that audit could tell.
-                let audited = endpoint.audit(direction);
+                let audited = endpoint.audited.get(direction).as_ref();
                 let audited = audited.filter(|id| compiled.rulesets.contains_key(*id));
-                let enforced = endpoint.ruleset(direction);
+                let enforced = endpoint.enforced.get(direction).as_ref();
                 used.extend(enforced.map(|id| (View::Enforced, *id)));
                 used.extend(audited.map(|id| (View::Audited, *id)));
                 // Policies in audit change nothing: not even what is accepted.

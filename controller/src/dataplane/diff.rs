@@ -252,8 +252,9 @@ mod tests {
     use policy_engine::compiled::{
         AddressSet, Endpoint, Match, Member, Rule, Ruleset, SetDelta, SetKind, Target, TrafficMatch,
     };
+    use policy_engine::direction::{Direction, PerDirection};
     use policy_engine::id::{ContentHasher, RulesetId, SetId};
-    use policy_engine::model::{Direction, PodKey};
+    use policy_engine::model::PodKey;
     use policy_engine::tier::Tier;
 
     use super::*;
@@ -278,8 +279,8 @@ mod tests {
         });
         let ruleset_id = RulesetId::new(ContentHasher::new("ruleset").finish());
         let (pod, ingress) = (PodKey::new("shop", "web"), Some(ruleset_id));
-        let (egress, audit_ingress, audit_egress) = (None, None, None);
-        let endpoint = Endpoint { pod, ingress, egress, audit_ingress, audit_egress };
+        let enforced = PerDirection { ingress, egress: None };
+        let endpoint = Endpoint { pod, enforced, audited: PerDirection::default() };
         Compiled {
             endpoints: BTreeMap::from([("10.0.0.1".parse().unwrap(), endpoint)]),
             rulesets: BTreeMap::from([(ruleset_id, ruleset)]),

@@ -6,8 +6,8 @@ use std::fmt::Display;
 
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
 use policy_engine::id::{ContentHasher, RulesetId, SetId};
-use policy_engine::model::Direction;
 use policy_engine::tier::View;
 
 use super::set::Kind;

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{self, Compiled, Match, Ruleset, SetKind, Target, TrafficMatch};
+use policy_engine::direction::Direction;
 use policy_engine::id::{RulesetId, SetId};
-use policy_engine::model::Direction;
 use policy_engine::port::{PortRange, Protocol};
 use policy_engine::tier::View;
 

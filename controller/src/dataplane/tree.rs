@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 
 use super::desired::Chains;
 use super::name;

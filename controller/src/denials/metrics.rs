@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 
 use super::packet::Packet;
 use crate::dataplane::denial::Denial;

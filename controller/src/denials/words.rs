@@ -3,11 +3,11 @@
 
 use std::fmt::{Display, Write as _};
 
+use policy_engine::direction::Direction;
 use policy_engine::engine::blame::Blame;
-use policy_engine::evaluate::RuleRef;
 use policy_engine::flow::Flow;
-use policy_engine::model::Direction;
-use policy_engine::tier::{ALLOW_DNS, PolicyRef, Tier};
+use policy_engine::object::ObjectRef;
+use policy_engine::tier::Tier;
 
 use super::packet::Transport;
 use crate::dataplane::denial::{Denial, Outcome};
@@ -31,7 +31,7 @@ pub fn why(denial: Denial, transport: Transport, flow: &Flow, blame: Option<&Bla
     let mut text = cause(denial, transport, flow, blame);
     if let Some(closest) = &blame.closest {
         // Writing to memory cannot fail.
-        let _ = write!(text, "; closest is {}", rule(closest));
+        let _ = write!(text, "; closest is {closest}");
     }
     if blame.tier != denial.tier {
         let _ = write!(text, "; {CHANGED}");
@@ -47,7 +47,7 @@ pub fn cause(denial: Denial, transport: Transport, flow: &Flow, blame: &Blame) -
         Outcome::WouldDeny => "would be ",
     };
     match (blame.tier, &blame.denied_by) {
-        (_, Some(by)) => format!("{would_be}denied by {}", rule(by)),
+        (_, Some(by)) => format!("{would_be}denied by {by}"),
         (Tier::Admin | Tier::Baseline, None) => {
             format!("{would_be}denied by a ClusterNetworkPolicy of tier {}", blame.tier)
         }
@@ -62,20 +62,13 @@ pub fn cause(denial: Denial, transport: Transport, flow: &Flow, blame: &Blame) -
     }
 }
 
-fn policies(named: &[PolicyRef], all: usize) -> String {
-    let mut text = named.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+fn policies(named: &[ObjectRef], all: usize) -> String {
+    let mut text = named.iter().map(ObjectRef::short).collect::<Vec<_>>().join(", ");
     let others = all.saturating_sub(named.len());
     if others > 0 {
         let _ = write!(text, " and {others} more");
     }
     text
-}
-
-fn rule(of: &RuleRef) -> String {
-    match of.rule {
-        ALLOW_DNS => format!("{} allowDNS", of.policy),
-        number => format!("{} rule {number}", of.policy),
-    }
 }
 
 /// One line of printable ASCII: everything else, and what would end a quotation, is escaped.
@@ -97,6 +90,7 @@ fn plain(text: &str, length_max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::object::Kind;
     use proptest::prelude::*;
 
     use super::*;
@@ -111,8 +105,8 @@ mod tests {
 
     #[test]
     fn a_few_policies_are_named_and_the_others_counted() {
-        let all: Vec<PolicyRef> =
-            (1..=4).map(|n| PolicyRef::ClusterNetworkPolicy(format!("p{n}").into())).collect();
+        let policy = |n| ObjectRef::cluster(Kind::ClusterNetworkPolicy, format!("p{n}"));
+        let all: Vec<ObjectRef> = (1..=4).map(policy).collect();
         let four = "ClusterNetworkPolicy/p1, ClusterNetworkPolicy/p2, ClusterNetworkPolicy/p3, \
                     ClusterNetworkPolicy/p4";
         assert_eq!(policies(&all[..4], 4), four);

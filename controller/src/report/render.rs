@@ -8,7 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::cidr::Family;
 use policy_engine::engine::selection::{InForce, Selection};
-use policy_engine::tier::{Mode, PolicyRef};
+use policy_engine::object::ObjectRef;
+use policy_engine::tier::Mode;
 use portcullis_crds::api::node_policy_report as api;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 
@@ -154,29 +155,20 @@ fn condition(state: State<'_>, before: Option<&Transition>, now: Time) -> Condit
 
 /// Those of the cluster first: they never are what a full list leaves out.
 fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
-    let of_cluster = |(name, _): &(&PolicyRef, &InForce)| name.network_policy().is_none();
+    let of_cluster = |(name, _): &(&ObjectRef, &InForce)| name.namespace.is_empty();
     let all = || selection.policies.iter();
     all()
         .filter(of_cluster)
         .chain(all().filter(move |policy| !of_cluster(policy)))
-        .map(|(name, policy)| listed(name, *policy))
+        .filter_map(|(name, policy)| listed(name, *policy))
 }
 
-fn listed(name: &PolicyRef, policy: InForce) -> api::Policy {
-    let (kind, namespace, name) = match name {
-        PolicyRef::NetworkPolicy(key) => {
-            (api::PolicyKind::NetworkPolicy, bounded(&key.namespace, 63), &key.name)
-        }
-        PolicyRef::ClusterNetworkPolicy(name) => {
-            (api::PolicyKind::ClusterNetworkPolicy, String::new(), name)
-        }
-        PolicyRef::ClusterDefaultNetworkPolicy(name) => {
-            (api::PolicyKind::ClusterDefaultNetworkPolicy, String::new(), name)
-        }
-    };
-    api::Policy {
-        kind,
-        namespace,
+/// `None` for an object that is no policy.
+fn listed(object: &ObjectRef, policy: InForce) -> Option<api::Policy> {
+    let ObjectRef { kind, namespace, name } = object;
+    Some(api::Policy {
+        kind: api::PolicyKind::of(*kind)?,
+        namespace: bounded(namespace, 63),
         name: bounded(name, 253),
         observed_generation: policy.generation,
         mode: match policy.mode {
@@ -184,7 +176,7 @@ fn listed(name: &PolicyRef, policy: InForce) -> api::Policy {
             Mode::Audit => Some(api::PolicyMode::Audit),
         },
         pods: Some(count(policy.pods)),
-    }
+    })
 }
 
 fn diagnostic(found: &Diagnostic) -> api::Diagnostic {
@@ -193,7 +185,7 @@ fn diagnostic(found: &Diagnostic) -> api::Diagnostic {
             Severity::Error => api::Severity::Error,
             Severity::Warning => api::Severity::Warning,
         },
-        object: bounded(&found.object, api::PLACE_LENGTH_MAX),
+        object: bounded(&found.about.to_string(), api::PLACE_LENGTH_MAX),
         field: bounded(&found.field, api::PLACE_LENGTH_MAX),
         message: bounded(&found.message, api::MESSAGE_LENGTH_MAX),
     }

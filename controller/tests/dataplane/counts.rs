@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::TrafficMatch;
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use portcullis_controller::dataplane::{Dataplane, DenyAction, IptablesVariant, Options};
 
 use crate::packets::{Lab, addresses};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{TrafficMatch, Update};
+use policy_engine::direction::Direction;
 use policy_engine::id::SetId;
-use policy_engine::model::Direction;
 use portcullis_controller::dataplane::drift::Drift;
 use portcullis_controller::dataplane::preflight::Severity;
 use portcullis_controller::dataplane::{

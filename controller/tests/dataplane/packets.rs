@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{Match, TrafficMatch, Update};
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::port::Protocol;
 use portcullis_controller::dataplane::{
     AcceptAction, Dataplane, DenyAction, IptablesVariant, Options,

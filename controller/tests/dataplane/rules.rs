@@ -4,8 +4,8 @@ use std::net::{SocketAddr, UdpSocket};
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{Match, Rule, Target, TrafficMatch, Update};
+use policy_engine::direction::Direction;
 use policy_engine::id::RulesetId;
-use policy_engine::model::Direction;
 use policy_engine::port::Protocol;
 use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::{

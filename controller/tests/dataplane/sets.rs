@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{Match, Member, TrafficMatch, Update};
+use policy_engine::direction::Direction;
 use policy_engine::id::SetId;
-use policy_engine::model::Direction;
 use policy_engine::port::Protocol;
 use portcullis_controller::dataplane::drift::{Drift, How};
 use portcullis_controller::dataplane::set::{Element, Kind};

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use policy_engine::cidr::CidrSet;
 use policy_engine::compiled::Update;
+use policy_engine::direction::Direction;
 use policy_engine::id::SetId;
-use policy_engine::model::Direction;
 use portcullis_controller::dataplane::{Dataplane, Options};
 
 use crate::VARIANTS;

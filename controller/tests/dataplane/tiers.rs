@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{Rule, Target};
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::denial::{Denial, Outcome};
 use portcullis_controller::dataplane::{AcceptAction, Dataplane, DenyAction, LogGroup, Options};

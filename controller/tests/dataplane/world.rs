@@ -9,8 +9,9 @@ use policy_engine::compiled::{
     AddressSet, Compiled, Endpoint, Match, Member, Rule, Ruleset, SetDelta, SetKind, Target,
     TrafficMatch, Update,
 };
+use policy_engine::direction::{Direction, PerDirection};
 use policy_engine::id::{ContentHasher, RulesetId, SetId};
-use policy_engine::model::{Direction, PodKey};
+use policy_engine::model::PodKey;
 use policy_engine::port::{PortRange, Protocol};
 use policy_engine::tier::Tier;
 
@@ -55,26 +56,22 @@ impl World {
     }
 
     pub fn endpoint(&mut self, address: IpAddr, id: RulesetId) -> &mut Self {
-        match self.compiled.rulesets[&id].direction {
-            Direction::Ingress => self.at(address).ingress = Some(id),
-            Direction::Egress => self.at(address).egress = Some(id),
-        }
+        let direction = self.compiled.rulesets[&id].direction;
+        *self.at(address).enforced.get_mut(direction) = Some(id);
         self
     }
 
     /// What would hold for `address` with policies in audit.
     pub fn audit(&mut self, address: IpAddr, id: RulesetId) -> &mut Self {
-        match self.compiled.rulesets[&id].direction {
-            Direction::Ingress => self.at(address).audit_ingress = Some(id),
-            Direction::Egress => self.at(address).audit_egress = Some(id),
-        }
+        let direction = self.compiled.rulesets[&id].direction;
+        *self.at(address).audited.get_mut(direction) = Some(id);
         self
     }
 
     fn at(&mut self, address: IpAddr) -> &mut Endpoint {
         let pod = PodKey::new("test", &address.to_string());
-        let (ingress, egress, audit_ingress, audit_egress) = (None, None, None, None);
-        let endpoint = Endpoint { pod, ingress, egress, audit_ingress, audit_egress };
+        let (enforced, audited) = (PerDirection::default(), PerDirection::default());
+        let endpoint = Endpoint { pod, enforced, audited };
         self.compiled.endpoints.entry(address).or_insert(endpoint)
     }
 

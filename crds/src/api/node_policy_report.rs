@@ -6,6 +6,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
+use policy_engine::object::Kind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -302,6 +303,26 @@ pub enum PolicyKind {
     ClusterNetworkPolicy,
     /// Of `portcullis.dev/v1alpha1`.
     ClusterDefaultNetworkPolicy,
+}
+
+impl PolicyKind {
+    /// The kind of object that this is.
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::NetworkPolicy => Kind::NetworkPolicy,
+            Self::ClusterNetworkPolicy => Kind::ClusterNetworkPolicy,
+            Self::ClusterDefaultNetworkPolicy => Kind::ClusterDefaultNetworkPolicy,
+        }
+    }
+
+    /// The kind of policy that objects of `kind` are; `None` when they are no policies.
+    #[must_use]
+    pub fn of(kind: Kind) -> Option<Self> {
+        let all =
+            [Self::NetworkPolicy, Self::ClusterNetworkPolicy, Self::ClusterDefaultNetworkPolicy];
+        all.into_iter().find(|known| known.kind() == kind)
+    }
 }
 
 /// What a policy in force does not do by itself.

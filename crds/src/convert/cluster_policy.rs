@@ -5,10 +5,11 @@
 //! is asked before all others, and accepts nothing: an Accept at the wrong place would overrule
 //! what denies.
 
-use policy_engine::model::Direction;
-use policy_engine::policy::Peers;
+use policy_engine::direction::{Direction, PerDirection};
+use policy_engine::labels::Str;
+use policy_engine::policy::{OrderedRule, Peers, Policy, Subject};
 use policy_engine::selector::Selector;
-use policy_engine::tier::{Action, ClusterNetworkPolicy, ClusterTier, Subject, TierRule};
+use policy_engine::tier::{Action, Tier};
 use serde::Deserialize;
 mod peer;
 mod port;
@@ -21,7 +22,7 @@ use self::rule::{deny_everything, rule};
 use super::labels::typed_selector;
 use super::mode::annotated;
 use super::policy::{OBJECT_FIELDS, generation};
-use super::rules::{field_of, spec_of};
+use super::rules::spec_of;
 use crate::decode::{Field, Mapping};
 use crate::report::Report;
 
@@ -37,6 +38,9 @@ const FIRST: &str = "the policy is asked before all others; its Accept rules mat
 /// What [`closed`] is told as.
 const CLOSED_EFFECT: &str = "the policy denies everything, to and from every pod";
 
+/// The place of a policy that is asked before all others.
+const BEFORE_ALL: (Tier, i32) = (Tier::Admin, i32::MIN);
+
 /// The priorities that the API has.
 const PRIORITIES: std::ops::RangeInclusive<i32> = 0..=1000;
 
@@ -48,11 +52,7 @@ struct SubjectFields {
 }
 
 /// The policy `name` as written at `root`.
-pub(super) fn policy(
-    name: &str,
-    root: &Field<'_>,
-    report: &mut Report<'_>,
-) -> ClusterNetworkPolicy {
+pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
     // A field at the wrong level (`egress` beside `spec`) may have been meant to deny.
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_WRITTEN);
     let Some(spec) = spec_of(root, CLOSED_EFFECT, report) else {
@@ -61,53 +61,40 @@ pub(super) fn policy(
     let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_WRITTEN) || strange;
     let (tier, priority) = (tier(&spec, report), priority(&spec, report));
     let subject = subject(&spec, report);
-    let mut rules = |direction| rules(&spec, direction, strange, report);
-    let (mut ingress, mut egress) = (rules(Direction::Ingress), rules(Direction::Egress));
+    let mut rules = PerDirection::new(|direction| rules(&spec, direction, strange, report));
     let place = tier.zip(priority);
     if place.is_none() {
-        ingress.iter_mut().chain(&mut egress).for_each(accept_nothing);
+        rules.ingress.iter_mut().chain(&mut rules.egress).for_each(accept_nothing);
     }
-    let (tier, priority) = place.unwrap_or((ClusterTier::Admin, i32::MIN));
-    ClusterNetworkPolicy {
-        name: name.into(),
-        tier,
-        priority,
-        subject,
-        ingress,
-        egress,
-        mode: annotated(root, report),
-        generation: generation(root),
-    }
+    let (mode, generation) = (annotated(root, report), generation(root));
+    let place = place.unwrap_or(BEFORE_ALL);
+    let policy = Policy::cluster_network_policy(name.clone(), place, subject, rules);
+    Policy { mode, generation, ..policy }
 }
 
 /// The policy that one which cannot be understood at all counts as; in audit it stays there.
-fn closed(name: &str, root: &Field<'_>, report: &mut Report<'_>) -> ClusterNetworkPolicy {
-    ClusterNetworkPolicy {
-        name: name.into(),
-        tier: ClusterTier::Admin,
-        priority: i32::MIN,
-        subject: Subject { namespaces: None, pods: None },
-        ingress: vec![deny_everything()],
-        egress: vec![deny_everything()],
-        mode: annotated(root, report),
-        generation: generation(root),
-    }
+fn closed(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
+    let rules = PerDirection::new(|_| vec![deny_everything()]);
+    let (mode, generation) = (annotated(root, report), generation(root));
+    let subject = Subject::unknown();
+    let policy = Policy::cluster_network_policy(name.clone(), BEFORE_ALL, subject, rules);
+    Policy { mode, generation, ..policy }
 }
 
 /// The rule, in a policy of which nobody knows what it comes before.
-fn accept_nothing(rule: &mut TierRule) {
+fn accept_nothing(rule: &mut OrderedRule) {
     match rule.action {
         Action::Accept => rule.rule.peers = Peers::Listed(Vec::new()),
         Action::Pass | Action::Deny => rule.action = Action::Deny,
     }
 }
 
-fn tier(spec: &Field<'_>, report: &mut Report<'_>) -> Option<ClusterTier> {
+fn tier(spec: &Field<'_>, report: &mut Report<'_>) -> Option<Tier> {
     const HINT: &str = "write Admin or Baseline";
     let field = wanted_field(spec, "tier", HINT, report)?;
     match field.text(report, FIRST)? {
-        "Admin" => Some(ClusterTier::Admin),
-        "Baseline" => Some(ClusterTier::Baseline),
+        "Admin" => Some(Tier::Admin),
+        "Baseline" => Some(Tier::Baseline),
         other => {
             report.error(&field.path, format!("`{other}` is no tier ({HINT}); {FIRST}"));
             None
@@ -143,7 +130,7 @@ fn wanted_field<'a>(
 }
 
 fn subject(spec: &Field<'_>, report: &mut Report<'_>) -> Subject {
-    let any = Subject { namespaces: None, pods: None };
+    let any = Subject::unknown();
     if spec.repeats("subject", report, ANY_POD) {
         return any;
     }
@@ -156,13 +143,13 @@ fn subject(spec: &Field<'_>, report: &mut Report<'_>) -> Subject {
     let fields = field.decode::<Mapping<SubjectFields>>(report, ANY_POD);
     let Some(Mapping(fields)) = fields else { return any };
     match (&fields.namespaces, &fields.pods) {
-        (Some(selector), None) => Subject {
-            namespaces: typed_selector(selector, &path.key("namespaces"), report, ANY_POD),
-            pods: Some(Selector::everything()),
-        },
+        (Some(selector), None) => {
+            let namespaces = typed_selector(selector, &path.key("namespaces"), report, ANY_POD);
+            Subject { namespaces, ..Subject::pods(Selector::everything()) }
+        }
         (None, Some(Mapping(pods))) => {
             let (namespaces, pods) = pods.selectors(&path.key("pods"), report, ANY_POD);
-            Subject { namespaces, pods }
+            Subject { namespaces, pods, spares_system: false }
         }
         (Some(_), Some(_)) | (None, None) => {
             let message = "must have exactly one of `namespaces` and `pods`";
@@ -177,8 +164,8 @@ fn rules(
     direction: Direction,
     strange: bool,
     report: &mut Report<'_>,
-) -> Vec<TierRule> {
-    let name = field_of(direction);
+) -> Vec<OrderedRule> {
+    let name = direction.field();
     if spec.repeats(name, report, ALL) {
         return vec![deny_everything()];
     }

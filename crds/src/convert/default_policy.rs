@@ -5,10 +5,11 @@
 //! directions. Only what was never said isolates nothing: a spec without `policyTypes` must not
 //! cut off a cluster, nor must `includeSystemNamespaces` when it says neither yes nor no.
 
-use policy_engine::model::Direction;
-use policy_engine::policy::Namespaces;
+use policy_engine::direction::{Direction, PerDirection};
+use policy_engine::labels::Str;
+use policy_engine::policy::{Namespaces, Policy, Subject};
 use policy_engine::selector::Selector;
-use policy_engine::tier::{ClusterDefaultNetworkPolicy, Mode, Subject};
+use policy_engine::tier::Mode;
 
 use super::labels::selector;
 use super::policy::{OBJECT_FIELDS, UNLESS_LISTED, generation};
@@ -36,61 +37,40 @@ const NO_DNS: &str = "DNS is not admitted";
 const NO_SYSTEM: &str = "namespaces of the system are left out";
 
 /// What [`closed`] is told as.
-const CLOSED_EFFECT: &str = "the policy isolates every pod outside namespaces of the \
-                                        system, for ingress and egress, and admits nothing";
+const CLOSED_EFFECT: &str = "the policy isolates every pod outside namespaces of the system, for \
+                             ingress and egress, and admits nothing";
 
 /// The policy `name` as written at `root`.
-pub(super) fn policy(
-    name: &str,
-    root: &Field<'_>,
-    report: &mut Report<'_>,
-) -> ClusterDefaultNetworkPolicy {
+pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_LISTED);
     warn_of_annotation(root, report);
     let Some(spec) = spec_of(root, CLOSED_EFFECT, report) else { return closed(name, root) };
     let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_LISTED) || strange;
     let types = isolated(&spec, strange, report);
-    let mut rules = |direction| {
+    let rules = PerDirection::new(|direction| {
         let isolates = types.contains(&direction);
         if !isolates && !types.is_empty() {
             warn_of_rules(&spec, direction, report);
         }
         isolates.then(|| rules(&spec, direction, &Namespaces::Own, report))
+    });
+    let subject = Subject {
+        namespaces: part(&spec, "namespaceSelector", EVERY_NAMESPACE, report),
+        pods: part(&spec, "podSelector", EVERY_POD, report),
+        spares_system: !truth(&spec, "includeSystemNamespaces", false, NO_SYSTEM, report),
     };
-    let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
-    ClusterDefaultNetworkPolicy {
-        name: name.into(),
-        subject: Subject {
-            namespaces: part(&spec, "namespaceSelector", EVERY_NAMESPACE, report),
-            pods: part(&spec, "podSelector", EVERY_POD, report),
-        },
-        include_system_namespaces: truth(
-            &spec,
-            "includeSystemNamespaces",
-            false,
-            NO_SYSTEM,
-            report,
-        ),
-        ingress,
-        egress,
-        allow_dns: truth(&spec, "allowDNS", true, NO_DNS, report),
-        mode: mode(&spec, report),
-        generation: generation(root),
-    }
+    let allow_dns = truth(&spec, "allowDNS", true, NO_DNS, report);
+    let (mode, generation) = (mode(&spec, report), generation(root));
+    let policy = Policy::cluster_default(name.clone(), subject, rules, allow_dns);
+    Policy { mode, generation, ..policy }
 }
 
 /// The policy that one which cannot be understood at all counts as.
-fn closed(name: &str, root: &Field<'_>) -> ClusterDefaultNetworkPolicy {
-    ClusterDefaultNetworkPolicy {
-        name: name.into(),
-        subject: Subject { namespaces: None, pods: None },
-        include_system_namespaces: false,
-        ingress: Some(Vec::new()),
-        egress: Some(Vec::new()),
-        allow_dns: false,
-        mode: Mode::Enforce,
-        generation: generation(root),
-    }
+fn closed(name: &Str, root: &Field<'_>) -> Policy {
+    let subject = Subject { spares_system: true, ..Subject::unknown() };
+    let rules = PerDirection::new(|_| Some(Vec::new()));
+    let policy = Policy::cluster_default(name.clone(), subject, rules, false);
+    Policy { generation: generation(root), ..policy }
 }
 
 /// The directions that the policy isolates for.

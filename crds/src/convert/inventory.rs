@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use policy_engine::labels::Str;
 use policy_engine::model::{Change, Pod, PodKey};
+use policy_engine::object::{Kind, ObjectRef};
 use serde_json::Value;
 
 use super::service::{Service, service};
-use super::workload::{Owner, Workload, WorkloadKind, owner, workload};
-use super::{Converted, UnknownVersion, names_of};
+use super::workload::{Owner, Workload, owner, workload, workload_kind};
+use super::{Converted, UnknownVersion, name_of};
 use crate::decode::Field;
 use crate::diagnostic::Diagnostic;
 use crate::manifest::Document;
@@ -49,32 +49,23 @@ pub fn item(
     document: Option<&Document>,
     default_namespace: &str,
 ) -> (Item, Vec<Diagnostic>) {
-    let mut report = Report::new(String::new(), document);
+    let mut report = Report::new(document);
     let api_version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    if let Some(kind) = WorkloadKind::parse(group, kind) {
-        return (
-            named(value, kind.as_str(), default_namespace, &mut report).map_or(
-                Item::Unusable,
-                |(namespace, name)| {
-                    let key = PodKey { namespace, name };
-                    Item::Workload(workload(kind, key, &Field::root(value), &mut report))
-                },
-            ),
-            report.finish(),
-        );
-    }
-    if (group, kind) == ("", "Service") {
-        return (
-            named(value, kind, default_namespace, &mut report).map_or(
-                Item::Unusable,
-                |(namespace, name)| {
-                    Item::Service(service(namespace, name, &Field::root(value), &mut report))
-                },
-            ),
-            report.finish(),
-        );
+    let service = Some(Kind::Service).filter(|kind_of| (group, kind) == ("", kind_of.as_str()));
+    if let Some(kind) = workload_kind(group, kind).or(service) {
+        let root = Field::root(value);
+        let Some(object) = name_of(kind, &root, default_namespace, &mut report) else {
+            return (Item::Unusable, report.finish());
+        };
+        let ObjectRef { namespace, name, .. } = object;
+        let item = if kind == Kind::Service {
+            Item::Service(self::service(namespace, name, &root, &mut report))
+        } else {
+            Item::Workload(workload(kind, PodKey { namespace, name }, &root, &mut report))
+        };
+        return (item, report.finish());
     }
     let (converted, diagnostics) = super::convert(value, document, default_namespace);
     let item = match converted {
@@ -85,16 +76,4 @@ pub fn item(
         Converted::Unusable => Item::Unusable,
     };
     (item, diagnostics)
-}
-
-fn named(
-    value: &Value,
-    kind: &str,
-    default_namespace: &str,
-    report: &mut Report<'_>,
-) -> Option<(Str, Str)> {
-    kind.clone_into(&mut report.object);
-    let (namespace, name) = names_of(true, &Field::root(value), default_namespace, report)?;
-    report.object = format!("{kind} {namespace}/{name}");
-    Some((namespace.as_str().into(), name.as_str().into()))
 }

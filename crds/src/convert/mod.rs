@@ -26,14 +26,13 @@ mod tests;
 
 use std::sync::Arc;
 
-use policy_engine::labels::Str;
 use policy_engine::model::{Change, PodKey};
-use policy_engine::policy::PolicyKey;
+use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::selector::Selector;
 use serde_json::Value;
 
 use crate::decode::Field;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{About, Diagnostic};
 use crate::lean::{Lean, LeanKind, MODE_ANNOTATION};
 use crate::manifest::Document;
 use crate::path::{Path, Step};
@@ -62,31 +61,10 @@ pub enum Converted {
 /// A policy in a version that is not known.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnknownVersion {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its namespace; empty for kinds that have none.
-    pub namespace: Str,
     /// Its name.
-    pub name: Str,
+    pub object: ObjectRef,
     /// Its `apiVersion`, empty when it has none.
     pub api_version: String,
-}
-
-/// The kinds that become engine values.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
-    /// `networking.k8s.io/v1` NetworkPolicy.
-    NetworkPolicy,
-    /// `policy.networking.k8s.io` ClusterNetworkPolicy, `v1beta1` or `v1alpha2`: they have one schema.
-    ClusterNetworkPolicy,
-    /// `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
-    ClusterDefaultNetworkPolicy,
-    /// `v1` Pod.
-    Pod,
-    /// `v1` Namespace.
-    Namespace,
-    /// `v1` Node.
-    Node,
 }
 
 /// How the version of an object of our kinds relates to the one we know.
@@ -98,111 +76,23 @@ enum Version {
     Foreign,
 }
 
-impl Kind {
-    /// All of them.
-    const ALL: [Self; 6] = [
-        Self::NetworkPolicy,
-        Self::ClusterNetworkPolicy,
-        Self::ClusterDefaultNetworkPolicy,
-        Self::Pod,
-        Self::Namespace,
-        Self::Node,
-    ];
+/// Whether objects of a kind have an engine value.
+fn is_read(kind: Kind) -> bool {
+    kind.is_policy() || matches!(kind, Kind::Pod | Kind::Namespace | Kind::Node)
+}
 
-    fn parse(kind: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| known.as_str() == kind)
+fn version(kind: Kind, api_version: Option<&str>) -> Version {
+    let Some(found) = api_version else { return Version::Unknown };
+    let (group, version) = found.split_once('/').unwrap_or(("", found));
+    if group == kind.group() {
+        let is_known = kind.versions().contains(&version);
+        return if is_known { Version::Known } else { Version::Unknown };
     }
-
-    /// The name that the API has for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
-            Self::ClusterDefaultNetworkPolicy => "ClusterDefaultNetworkPolicy",
-            Self::Pod => "Pod",
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-        }
-    }
-
-    /// The group that the API has for it, empty for the core.
-    #[must_use]
-    pub fn group(self) -> &'static str {
-        match self {
-            Self::NetworkPolicy => "networking.k8s.io",
-            Self::ClusterNetworkPolicy => "policy.networking.k8s.io",
-            Self::ClusterDefaultNetworkPolicy => "portcullis.dev",
-            Self::Pod | Self::Namespace | Self::Node => "",
-        }
-    }
-
-    /// The versions that are understood, the preferred one first. They have the same schema.
-    #[must_use]
-    pub fn versions(self) -> &'static [&'static str] {
-        match self {
-            Self::ClusterNetworkPolicy => &["v1beta1", "v1alpha2"],
-            Self::ClusterDefaultNetworkPolicy => &["v1alpha1"],
-            Self::NetworkPolicy | Self::Pod | Self::Namespace | Self::Node => &["v1"],
-        }
-    }
-
-    /// The `apiVersion` to write: the preferred version.
-    #[must_use]
-    pub fn api_version(self) -> String {
-        let version = self.versions().first().copied().unwrap_or_default();
-        self.api_version_of(version)
-    }
-
-    fn api_version_of(self, version: &str) -> String {
-        match self.group() {
-            "" => version.to_owned(),
-            group => format!("{group}/{version}"),
-        }
-    }
-
-    /// Whether its objects are policies, of which every part tells about its repeated keys itself.
-    fn is_policy(self) -> bool {
-        matches!(
-            self,
-            Self::NetworkPolicy | Self::ClusterNetworkPolicy | Self::ClusterDefaultNetworkPolicy
-        )
-    }
-
-    /// Whether its objects live in a namespace.
-    #[must_use]
-    pub fn is_namespaced(self) -> bool {
-        matches!(self, Self::NetworkPolicy | Self::Pod)
-    }
-
-    /// The change that takes the object of this name out of the world; `namespace` is not looked
-    /// at where the kind has none.
-    #[must_use]
-    pub fn gone(self, namespace: &Str, name: &Str) -> Change {
-        let (namespace, name) = (namespace.clone(), name.clone());
-        match self {
-            Self::NetworkPolicy => Change::NetworkPolicy(PolicyKey { namespace, name }, None),
-            Self::ClusterNetworkPolicy => Change::ClusterNetworkPolicy(name, None),
-            Self::ClusterDefaultNetworkPolicy => Change::ClusterDefaultNetworkPolicy(name, None),
-            Self::Pod => Change::Pod(PodKey { namespace, name }, None),
-            Self::Namespace => Change::Namespace(name, None),
-            Self::Node => Change::Node(name, None),
-        }
-    }
-
-    fn version(self, api_version: Option<&str>) -> Version {
-        let Some(found) = api_version else { return Version::Unknown };
-        let (group, version) = found.split_once('/').unwrap_or(("", found));
-        if group == self.group() {
-            let is_known = self.versions().contains(&version);
-            return if is_known { Version::Known } else { Version::Unknown };
-        }
-        match group {
-            // `extensions` was the group of NetworkPolicy before networking.k8s.io.
-            "extensions" if self == Self::NetworkPolicy => Version::Unknown,
-            "" => Version::Unknown,
-            _ => Version::Foreign,
-        }
+    match group {
+        // `extensions` was the group of NetworkPolicy before networking.k8s.io.
+        "extensions" if kind == Kind::NetworkPolicy => Version::Unknown,
+        "" => Version::Unknown,
+        _ => Version::Foreign,
     }
 }
 
@@ -223,7 +113,7 @@ fn convert(
     document: Option<&Document>,
     default_namespace: &str,
 ) -> (Converted, Vec<Diagnostic>) {
-    let mut report = Report::new(String::new(), document);
+    let mut report = Report::new(document);
     let converted = any(value, default_namespace, &mut report);
     if matches!(converted, Converted::Object(_)) {
         // The parts of a policy's spec tell about their repeated keys themselves.
@@ -242,7 +132,7 @@ fn convert(
 /// Which version it has is known from where it was asked for.
 #[must_use]
 pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
-    let mut report = Report::new(String::new(), None);
+    let mut report = Report::new(None);
     let converted = known(K::KIND, object.value(), DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
@@ -252,7 +142,7 @@ pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
 /// # Errors
 /// What is wrong with it.
 pub fn label_selector(value: &Value) -> Result<Selector, String> {
-    let mut report = Report::new(String::new(), None);
+    let mut report = Report::new(None);
     let selector = labels::selector(&Field::root(value), &mut report, "it selects nothing");
     selector.ok_or_else(|| {
         let found = report.finish().into_iter().map(|diagnostic| diagnostic.message);
@@ -276,13 +166,14 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
         api_version: api_version.unwrap_or_default().to_owned(),
         kind: name.to_owned(),
     };
-    let Some(kind) = Kind::parse(name) else { return foreign() };
-    match kind.version(api_version) {
+    let kind = Kind::parse(name).filter(|kind| is_read(*kind));
+    let Some(kind) = kind else { return foreign() };
+    match version(kind, api_version) {
         Version::Known => known(kind, value, default_namespace, report),
         Version::Unknown => unknown(kind, value, api_version, default_namespace, report),
         Version::Foreign => {
             if kind.is_policy() {
-                name.clone_into(&mut report.object);
+                report.about = About::Other(name.to_owned());
                 let message = format!("is a {name} of another project; it is not in force here");
                 report.warning(&Path::ROOT.key("apiVersion"), message);
             }
@@ -291,14 +182,28 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
     }
 }
 
-/// Converts an object of one of our kinds, in a version that is understood.
+/// Converts an object of a kind that has an engine value, in a version that is understood.
 fn known(kind: Kind, value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Converted {
-    match named(kind, value, default_namespace, report) {
-        Some((namespace, name)) => {
-            Converted::Object(change(kind, &namespace, &name, &Field::root(value), report))
+    let root = Field::root(value);
+    let Some(object) = name_of(kind, &root, default_namespace, report) else {
+        return Converted::Unusable;
+    };
+    let name = &object.name;
+    Converted::Object(match kind {
+        Kind::NetworkPolicy => policy::policy(&object, &root, report).into(),
+        Kind::ClusterNetworkPolicy => cluster_policy::policy(name, &root, report).into(),
+        Kind::ClusterDefaultNetworkPolicy => default_policy::policy(name, &root, report).into(),
+        Kind::Pod => {
+            let key = PodKey { namespace: object.namespace, name: object.name };
+            Change::Pod(key.clone(), Some(Arc::new(pod::pod(key, &root, report))))
         }
-        None => Converted::Unusable,
-    }
+        Kind::Namespace => {
+            Change::Namespace(name.clone(), Some(pod::namespace(name, &root, report)))
+        }
+        Kind::Node => Change::Node(name.clone(), Some(pod::node(&root, report))),
+        // Those that are not read.
+        _ => return Converted::Unusable,
+    })
 }
 
 /// Reports an object of one of our kinds in a version that is not understood, or without one.
@@ -319,7 +224,7 @@ fn unknown(
         report.error(&path, message);
         return converted;
     }
-    let Some((namespace, name)) = named(kind, value, default_namespace, report) else {
+    let Some(object) = name_of(kind, &Field::root(value), default_namespace, report) else {
         return Converted::Unusable;
     };
     let known = kind.versions().iter().map(|version| kind.api_version_of(version));
@@ -329,77 +234,22 @@ fn unknown(
         None => format!("is missing (write {known})"),
     };
     report.error(&path, format!("{found}; {UNREAD_EFFECT}"));
-    let (namespace, name) = (namespace.as_str().into(), name.as_str().into());
     let api_version = api_version.unwrap_or_default().to_owned();
-    Converted::UnknownVersion(UnknownVersion { kind, namespace, name, api_version })
+    Converted::UnknownVersion(UnknownVersion { object, api_version })
 }
 
 const UNREAD_EFFECT: &str =
     "the policy is not enforced as it stands here; what was enforced of it before stays";
 
-/// Namespace (empty for kinds that have none) and name, after which the object is called in reports.
-fn named(
+/// The name of the object at `root`; `None` after a report when it cannot be told. What is
+/// reported from now on is about that object.
+fn name_of(
     kind: Kind,
-    value: &Value,
-    default_namespace: &str,
-    report: &mut Report<'_>,
-) -> Option<(String, String)> {
-    kind.as_str().clone_into(&mut report.object);
-    let names = names_of(kind.is_namespaced(), &Field::root(value), default_namespace, report);
-    let (namespace, name) = names?;
-    report.object = if kind.is_namespaced() {
-        format!("{} {namespace}/{name}", kind.as_str())
-    } else {
-        format!("{} {name}", kind.as_str())
-    };
-    if !labels::is_subdomain(&name) {
-        let metadata = Path::ROOT.key("metadata");
-        report.warning(&metadata.key("name"), "is a name that an API server would refuse");
-    }
-    Some((if kind.is_namespaced() { namespace } else { String::new() }, name))
-}
-
-/// The change that puts an object in force.
-fn change(
-    kind: Kind,
-    namespace: &str,
-    name: &str,
-    root: &Field<'_>,
-    report: &mut Report<'_>,
-) -> Change {
-    match kind {
-        Kind::NetworkPolicy => {
-            let key = PolicyKey::new(namespace, name);
-            let policy = policy::policy(key.clone(), root, report);
-            Change::NetworkPolicy(key, Some(Arc::new(policy)))
-        }
-        Kind::ClusterNetworkPolicy => {
-            let policy = cluster_policy::policy(name, root, report);
-            Change::ClusterNetworkPolicy(name.into(), Some(Arc::new(policy)))
-        }
-        Kind::ClusterDefaultNetworkPolicy => {
-            let policy = default_policy::policy(name, root, report);
-            Change::ClusterDefaultNetworkPolicy(name.into(), Some(Arc::new(policy)))
-        }
-        Kind::Pod => {
-            let key = PodKey::new(namespace, name);
-            Change::Pod(key.clone(), Some(Arc::new(pod::pod(key, root, report))))
-        }
-        Kind::Namespace => {
-            let namespace = pod::namespace(name, root, report);
-            Change::Namespace(name.into(), Some(namespace))
-        }
-        Kind::Node => Change::Node(name.into(), Some(pod::node(root, report))),
-    }
-}
-
-/// Namespace and name; `None` after a report when they cannot be told.
-fn names_of(
-    is_namespaced: bool,
     root: &Field<'_>,
     default_namespace: &str,
     report: &mut Report<'_>,
-) -> Option<(String, String)> {
+) -> Option<ObjectRef> {
+    report.about = About::Other(kind.as_str().to_owned());
     let unusable = "nothing of the object is in force";
     let metadata = root.get("metadata").filter(|field| field.value.is_object());
     let name = metadata.as_ref().and_then(|metadata| metadata.get("name"));
@@ -414,12 +264,18 @@ fn names_of(
         report.error(&path, format!("is empty; {unusable}"));
         return None;
     }
-    let namespace = match metadata.get("namespace").filter(|_| is_namespaced) {
+    let namespace = match metadata.get("namespace").filter(|_| kind.is_namespaced()) {
         None => default_namespace,
         Some(field) => match field.text(report, unusable)? {
             "" => default_namespace,
             namespace => namespace,
         },
     };
-    Some((namespace.to_owned(), name.to_owned()))
+    let object = ObjectRef::new(kind, namespace, name);
+    report.about = About::Object(object.clone());
+    if is_read(kind) && !labels::is_subdomain(name) {
+        let metadata = Path::ROOT.key("metadata");
+        report.warning(&metadata.key("name"), "is a name that an API server would refuse");
+    }
+    Some(object)
 }

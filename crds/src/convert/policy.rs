@@ -3,8 +3,9 @@
 //! What cannot be understood is closed where it stands: a port or peer matches nothing, so does a
 //! rule, a subject selects every pod of the namespace, `policyTypes` isolates both directions.
 
-use policy_engine::model::Direction;
-use policy_engine::policy::{Namespaces, NetworkPolicy, PolicyKey};
+use policy_engine::direction::{Direction, PerDirection};
+use policy_engine::object::ObjectRef;
+use policy_engine::policy::{Namespaces, Policy, Rule};
 use policy_engine::selector::Selector;
 use serde_json::Value;
 
@@ -23,49 +24,52 @@ pub(super) const UNLESS_LISTED: &str =
     "without policyTypes the policy isolates for ingress and egress";
 const CLOSED: &str = "the policy isolates every pod of the namespace, for ingress and egress";
 
-/// The policy `key` as written at `root`.
-pub(super) fn policy(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) -> NetworkPolicy {
+/// The policy `name` as written at `root`.
+pub(super) fn policy(name: &ObjectRef, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
     // A field at the wrong level (`egress` beside `spec`) may have been meant to isolate.
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_LISTED);
     if root.repeats("spec", report, CLOSED) {
-        return closed(key, root, report);
+        return closed(name, root, report);
     }
     let absent = Value::Object(serde_json::Map::new());
     let spec = root.get("spec").unwrap_or(Field { path: root.path, value: &absent });
     if !spec.value.is_object() {
         report.error(&spec.path, format!("{}; {CLOSED}", wanted("a mapping", spec.value)));
-        return closed(key, root, report);
+        return closed(name, root, report);
     }
     let strange = spec.has_unknown(&SPEC_FIELDS, report, UNLESS_LISTED) || strange;
     let types = types(&spec, report);
     let types = types.unwrap_or_else(|| default_types(&spec, strange, report));
-    let own = Namespaces::Named(key.namespace.clone());
-    let mut rules = |direction| {
+    let own = Namespaces::Named(name.namespace.clone());
+    let rules = PerDirection::new(|direction| {
         let isolates = types.contains(&direction);
         isolates.then(|| rules(&spec, direction, &own, report))
-    };
-    let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
+    });
     // NetworkPolicy v1: a missing podSelector selects every pod.
-    let subject = match spec.get("podSelector") {
+    let pods = match spec.get("podSelector") {
         Some(field) if !spec.repeats("podSelector", report, EVERY_POD) => {
             selector(&field, report, EVERY_POD).unwrap_or_default()
         }
         _ => Selector::everything(),
     };
-    let mode = annotated(root, report);
-    NetworkPolicy { key, subject, ingress, egress, mode, generation: generation(root) }
+    isolating(name, pods, rules, root, report)
 }
 
 /// The policy that a policy which cannot be understood at all counts as; in audit it stays there.
-fn closed(key: PolicyKey, root: &Field<'_>, report: &mut Report<'_>) -> NetworkPolicy {
-    NetworkPolicy {
-        key,
-        subject: Selector::everything(),
-        ingress: Some(Vec::new()),
-        egress: Some(Vec::new()),
-        mode: annotated(root, report),
-        generation: generation(root),
-    }
+fn closed(name: &ObjectRef, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
+    isolating(name, Selector::everything(), PerDirection::new(|_| Some(Vec::new())), root, report)
+}
+
+fn isolating(
+    name: &ObjectRef,
+    pods: Selector,
+    rules: PerDirection<Option<Vec<Rule>>>,
+    root: &Field<'_>,
+    report: &mut Report<'_>,
+) -> Policy {
+    let (mode, generation) = (annotated(root, report), generation(root));
+    let (namespace, name) = (name.namespace.clone(), name.name.clone());
+    Policy { mode, generation, ..Policy::network_policy(namespace, name, pods, rules) }
 }
 
 /// `metadata.generation`. Whatever else stands there changes nothing that is in force, so nothing

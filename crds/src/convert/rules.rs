@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::policy::{Namespaces, Peers, PortMatch, Ports, Rule};
 use serde_json::Value;
 
@@ -40,22 +40,6 @@ pub(super) fn types(spec: &Field<'_>, report: &mut Report<'_>) -> Option<Vec<Dir
     (!directions.is_empty()).then_some(directions)
 }
 
-/// The field of a spec that has the rules for a direction.
-pub(super) fn field_of(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    }
-}
-
-/// The field of a rule that has its peers.
-pub(super) fn peers_of(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    }
-}
-
 /// The rules for `direction`; `own` is where a peer without a `namespaceSelector` is.
 pub(super) fn rules(
     spec: &Field<'_>,
@@ -63,7 +47,7 @@ pub(super) fn rules(
     own: &Namespaces,
     report: &mut Report<'_>,
 ) -> Vec<Rule> {
-    let name = field_of(direction);
+    let name = direction.field();
     if spec.repeats(name, report, NO_RULE) {
         return Vec::new();
     }
@@ -79,7 +63,7 @@ fn rule(
     own: &Namespaces,
     report: &mut Report<'_>,
 ) -> Rule {
-    let peers_name = peers_of(direction);
+    let peers_name = direction.peers_field();
     if !field.value.is_object() {
         let hint = "write `{}` for a rule that allows everything";
         let found = wanted("a mapping", field.value);

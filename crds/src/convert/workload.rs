@@ -2,83 +2,26 @@
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Pod, PodKey};
+use policy_engine::object::Kind;
 use serde_json::Value;
 
 use super::pod::pod;
 use crate::decode::{Field, wanted};
 use crate::report::Report;
 
-/// The kinds that make pods.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum WorkloadKind {
-    /// `apps` Deployment.
-    Deployment,
-    /// `apps` StatefulSet.
-    StatefulSet,
-    /// `apps` DaemonSet.
-    DaemonSet,
-    /// `apps` ReplicaSet.
-    ReplicaSet,
-    /// ReplicationController.
-    ReplicationController,
-    /// `batch` Job.
-    Job,
-    /// `batch` CronJob.
-    CronJob,
-}
-
-impl WorkloadKind {
-    /// All of them, in canonical order.
-    pub const ALL: [Self; 7] = [
-        Self::Deployment,
-        Self::StatefulSet,
-        Self::DaemonSet,
-        Self::ReplicaSet,
-        Self::ReplicationController,
-        Self::Job,
-        Self::CronJob,
-    ];
-
-    /// The `kind` of the API.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Deployment => "Deployment",
-            Self::StatefulSet => "StatefulSet",
-            Self::DaemonSet => "DaemonSet",
-            Self::ReplicaSet => "ReplicaSet",
-            Self::ReplicationController => "ReplicationController",
-            Self::Job => "Job",
-            Self::CronJob => "CronJob",
+/// The kind of a workload of an API group; `None` for objects that make no pods.
+pub(super) fn workload_kind(group: &str, kind: &str) -> Option<Kind> {
+    let found = Kind::parse(kind)?;
+    let known = match found {
+        Kind::ReplicationController => group.is_empty(),
+        Kind::Job | Kind::CronJob => group == "batch",
+        // `extensions` was their group before `apps`.
+        Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet => {
+            ["apps", "extensions"].contains(&group)
         }
-    }
-
-    /// The kind in lower case, as references write it.
-    #[must_use]
-    pub fn lower(self) -> &'static str {
-        match self {
-            Self::Deployment => "deployment",
-            Self::StatefulSet => "statefulset",
-            Self::DaemonSet => "daemonset",
-            Self::ReplicaSet => "replicaset",
-            Self::ReplicationController => "replicationcontroller",
-            Self::Job => "job",
-            Self::CronJob => "cronjob",
-        }
-    }
-
-    pub(super) fn parse(group: &str, kind: &str) -> Option<Self> {
-        let found = Self::ALL.into_iter().find(|known| known.as_str() == kind)?;
-        let known = match found {
-            Self::ReplicationController => group.is_empty(),
-            Self::Job | Self::CronJob => group == "batch",
-            // `extensions` was their group before `apps`.
-            Self::Deployment | Self::StatefulSet | Self::DaemonSet | Self::ReplicaSet => {
-                ["apps", "extensions"].contains(&group)
-            }
-        };
-        known.then_some(found)
-    }
+        _ => false,
+    };
+    known.then_some(found)
 }
 
 /// The object that controls another one.
@@ -94,7 +37,7 @@ pub struct Owner {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Workload {
     /// What makes them.
-    pub kind: WorkloadKind,
+    pub kind: Kind,
     /// A pod as the template makes it: without an address, named after the workload.
     pub template: Pod,
     /// How many there should be; `None` when that depends on the nodes or on time.
@@ -107,30 +50,30 @@ pub struct Workload {
 
 /// The workload `key` as written at `root`.
 pub(super) fn workload(
-    kind: WorkloadKind,
+    kind: Kind,
     key: PodKey,
     root: &Field<'_>,
     report: &mut Report<'_>,
 ) -> Workload {
     let value = root.value;
     let spec: &[&str] = match kind {
-        WorkloadKind::CronJob => &["spec", "jobTemplate", "spec", "template"],
+        Kind::CronJob => &["spec", "jobTemplate", "spec", "template"],
         _ => &["spec", "template"],
     };
     let replicas = match kind {
-        WorkloadKind::DaemonSet | WorkloadKind::CronJob => None,
-        WorkloadKind::Job => number(value, "/spec/parallelism"),
+        Kind::DaemonSet | Kind::CronJob => None,
+        Kind::Job => number(value, "/spec/parallelism"),
         _ => number(value, "/spec/replicas"),
     };
     Workload {
         kind,
         template: template(key, root, spec, report),
         replicas: match kind {
-            WorkloadKind::DaemonSet | WorkloadKind::CronJob => None,
+            Kind::DaemonSet | Kind::CronJob => None,
             _ => Some(replicas.unwrap_or(1)),
         },
         owner: owner(value),
-        finished: kind == WorkloadKind::Job && is_done(value),
+        finished: kind == Kind::Job && is_done(value),
     }
 }
 

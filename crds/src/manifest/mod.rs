@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::diagnostic::{Diagnostic, Origin, Severity};
+use crate::diagnostic::{About, Diagnostic, Origin, Severity};
 use crate::path::Step;
 pub(crate) use mark::Mark;
 use mark::{Inner, Place};
@@ -110,7 +110,7 @@ impl Manifest {
         self.diagnostics.push(Diagnostic {
             severity: Severity::Error,
             source: Some(Origin { file: Arc::clone(file), line: place.line, column: place.column }),
-            object: String::new(),
+            about: About::nothing(),
             field: String::new(),
             message,
         });

@@ -7,15 +7,15 @@
 
 use super::Engine;
 use super::tiers::SelectedPolicy;
-use crate::evaluate::{RuleRef, participant, sides, tier_rule_matches};
+use crate::direction::Direction;
+use crate::evaluate::{RuleRef, ordered_rule_matches, participant, sides};
 use crate::explain::near_miss;
 use crate::flow::{Endpoint, Flow};
-use crate::model::{Direction, Pod};
-use crate::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
+use crate::model::Pod;
+use crate::object::ObjectRef;
+use crate::policy::{Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Selected};
 use crate::selector::{Operator, Selector};
-use crate::tier::{
-    ALLOW_DNS, Action, ClusterDefaultNetworkPolicy, PolicyRef, Selected, Tier, View, dns_rule,
-};
+use crate::tier::{Action, Tier, View};
 
 /// How many policies are named.
 pub const POLICIES_NAMED: usize = 4;
@@ -33,7 +33,7 @@ pub struct Blame {
     /// beyond the effort.
     pub denied_by: Option<RuleRef>,
     /// The first policies of the tier that isolate the subject in this direction, by name.
-    pub isolated_by: Vec<PolicyRef>,
+    pub isolated_by: Vec<ObjectRef>,
     /// How many do so.
     pub isolating: usize,
     /// The rule of an isolating policy that lacks least, of those within the effort.
@@ -56,32 +56,19 @@ impl Engine {
         let key = &self.compiled.endpoints.get(&address)?.pod;
         let (pod, subject) = (self.world.pods().get(key)?, self.subjects.get(key)?);
         let mut search = Search { engine: self, flow, peer, pod, direction, left: EFFORT_MAX };
-        let policies = subject.policies.iter().filter(|found| view.counts(found.mode));
-        let mut blame =
-            Blame { tier, denied_by: None, isolated_by: Vec::new(), isolating: 0, closest: None };
-        match tier {
-            Tier::Admin | Tier::Baseline => {
-                blame.denied_by = search.denying(tier, policies);
-            }
-            Tier::NetworkPolicy | Tier::Default => {
-                let isolating = policies.filter(|found| isolates(found, tier, direction));
-                blame.isolated_by =
-                    isolating.clone().take(POLICIES_NAMED).map(|f| f.policy.clone()).collect();
-                blame.isolating = isolating.clone().count();
-                blame.closest = search.closest(isolating);
-            }
-        }
-        Some(blame)
+        let policies = subject.policies.iter();
+        let policies =
+            policies.filter(|(policy, _)| policy.tier == tier && view.counts(policy.mode));
+        let isolating = policies.clone().filter(|(policy, _)| policy.isolates(direction));
+        let isolated_by = isolating.clone().take(POLICIES_NAMED);
+        Some(Blame {
+            tier,
+            denied_by: search.denying(policies),
+            isolated_by: isolated_by.map(|(policy, _)| policy.name.clone()).collect(),
+            isolating: isolating.clone().count(),
+            closest: search.closest(isolating),
+        })
     }
-}
-
-fn isolates(found: &SelectedPolicy, tier: Tier, direction: Direction) -> bool {
-    let of_tier = match found.policy {
-        PolicyRef::NetworkPolicy(_) => tier == Tier::NetworkPolicy,
-        PolicyRef::ClusterDefaultNetworkPolicy(_) => tier == Tier::Default,
-        PolicyRef::ClusterNetworkPolicy(_) => false,
-    };
-    of_tier && found.isolates(direction)
 }
 
 /// What is looked for, and how much may still be looked at.
@@ -95,32 +82,20 @@ struct Search<'e> {
 }
 
 impl<'e> Search<'e> {
-    /// The first rule of a tier that denies the flow. Nothing before it decides.
-    fn denying(
-        &mut self,
-        tier: Tier,
-        policies: impl Iterator<Item = &'e SelectedPolicy>,
-    ) -> Option<RuleRef> {
-        let world = &self.engine.world;
-        for found in policies {
-            let PolicyRef::ClusterNetworkPolicy(name) = &found.policy else { continue };
-            let Some(policy) = world.cluster_policies().get(name) else { continue };
-            if Tier::from(policy.tier) != tier {
+    /// The first rule that denies the flow. Nothing before it decides.
+    fn denying(&mut self, policies: impl Iterator<Item = &'e SelectedPolicy>) -> Option<RuleRef> {
+        for (policy, selected) in policies {
+            if policy.isolates(self.direction) {
                 continue;
             }
             self.spend(1)?;
-            let selected = world.selected(&policy.subject, self.pod);
-            for (at, rule) in policy.rules(self.direction).iter().enumerate() {
-                let denies = match (rule.action, selected) {
-                    (Action::Deny, _) | (Action::Pass, Selected::Unsure) => true,
-                    (Action::Accept | Action::Pass, _) => false,
-                };
-                if !denies || selected == Selected::No {
+            for found in policy.effective(self.direction, *selected) {
+                if found.action != Action::Deny {
                     continue;
                 }
-                self.look_at(&rule.rule)?;
-                if tier_rule_matches(world, &rule.rule, self.peer, self.flow) {
-                    return Some(RuleRef { policy: found.policy.clone(), rule: at + 1 });
+                self.look_at(found.rule)?;
+                if ordered_rule_matches(&self.engine.world, found.rule, self.peer, self.flow) {
+                    return Some(RuleRef { policy: policy.name.clone(), rule: found.number });
                 }
             }
         }
@@ -130,8 +105,8 @@ impl<'e> Search<'e> {
     /// The rule that lacks least; of several, the first one.
     fn closest(&mut self, policies: impl Iterator<Item = &'e SelectedPolicy>) -> Option<RuleRef> {
         let mut closest = None;
-        for found in policies {
-            if self.closer(found, &mut closest).is_none() {
+        for (policy, selected) in policies {
+            if self.closer(policy, *selected, &mut closest).is_none() {
                 break;
             }
         }
@@ -139,54 +114,24 @@ impl<'e> Search<'e> {
     }
 
     /// `None` once the effort is at its end.
-    fn closer(&mut self, found: &SelectedPolicy, closest: &mut Option<Closest>) -> Option<()> {
-        let world = &self.engine.world;
-        self.spend(1)?;
-        match &found.policy {
-            PolicyRef::NetworkPolicy(key) => {
-                let rules = world.policies().get(key).and_then(|p| p.rules(self.direction));
-                for (at, rule) in rules.unwrap_or_default().iter().enumerate() {
-                    self.look_at(rule)?;
-                    self.compare(&found.policy, at + 1, rule, closest);
-                }
-            }
-            PolicyRef::ClusterDefaultNetworkPolicy(name) => {
-                let policy = world
-                    .default_policies()
-                    .get(name)
-                    .filter(|policy| world.selected_by_default(policy, self.pod) == Selected::Yes);
-                if let Some(policy) = policy {
-                    self.closer_by_default(found, policy, closest)?;
-                }
-            }
-            PolicyRef::ClusterNetworkPolicy(_) => {}
-        }
-        Some(())
-    }
-
-    fn closer_by_default(
+    fn closer(
         &mut self,
-        found: &SelectedPolicy,
-        policy: &ClusterDefaultNetworkPolicy,
+        policy: &Policy,
+        selected: Selected,
         closest: &mut Option<Closest>,
     ) -> Option<()> {
-        for (at, rule) in policy.written(self.direction).unwrap_or_default().iter().enumerate() {
-            self.look_at(rule)?;
-            let rule = rule.in_namespace(&self.pod.key.namespace);
-            self.compare(&found.policy, at + 1, &rule, closest);
-        }
-        if policy.admits_dns(self.direction) {
-            self.compare(&found.policy, ALLOW_DNS, &dns_rule(), closest);
+        self.spend(1)?;
+        for found in policy.effective(self.direction, selected) {
+            self.look_at(found.rule)?;
+            let rule = found.rule.in_namespace(&self.pod.key.namespace);
+            let name = RuleRef { policy: policy.name.clone(), rule: found.number };
+            let miss = near_miss(&self.engine.world, name, &rule, self.peer, self.flow);
+            let distance = miss.distance();
+            if closest.as_ref().is_none_or(|(least, _)| distance < *least) {
+                *closest = Some((distance, miss.rule));
+            }
         }
         Some(())
-    }
-
-    fn compare(&self, policy: &PolicyRef, rule: usize, of: &Rule, closest: &mut Option<Closest>) {
-        let name = || RuleRef { policy: policy.clone(), rule };
-        let distance = near_miss(&self.engine.world, name(), of, self.peer, self.flow).distance();
-        if closest.as_ref().is_none_or(|(least, _)| distance < *least) {
-            *closest = Some((distance, name()));
-        }
     }
 
     /// `None` when a rule is too much for what is left: then the search ends.

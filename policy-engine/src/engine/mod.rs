@@ -23,12 +23,14 @@ use std::sync::Arc;
 use self::members::Members;
 use self::tiers::{Key, SelectedPolicy, Selecting};
 use crate::compiled::{Compiled, Endpoint, Update};
+use crate::direction::{Direction, PerDirection};
 use crate::id::{RulesetId, SetId};
 use crate::labels::Str;
-use crate::model::{Change, Direction, Node, Pod, PodKey};
-use crate::policy::{NetworkPolicy, PolicyKey};
+use crate::model::{Change, Node, Pod, PodKey};
+use crate::object::ObjectRef;
+use crate::policy::{Policy, Selected};
 use crate::ruleset::DefinedRuleset;
-use crate::tier::{Selected, View};
+use crate::tier::View;
 use crate::world::{Options, World};
 
 /// Whose rulesets are compiled.
@@ -61,8 +63,9 @@ pub struct Engine {
 /// The rulesets of one subject.
 #[derive(Clone, Default, Debug)]
 struct Subject {
-    enforced: PerDirection<RulesetId>,
-    audited: PerDirection<RulesetId>,
+    /// `None` where all may pass.
+    enforced: PerDirection<Option<RulesetId>>,
+    audited: PerDirection<Option<RulesetId>>,
     /// Every ruleset that these lead to, as often as they do.
     uses: Vec<RulesetId>,
     endpoints: Vec<std::net::IpAddr>,
@@ -70,29 +73,27 @@ struct Subject {
     policies: Arc<[SelectedPolicy]>,
 }
 
-/// Ingress, then egress; `None` where all may pass.
-type PerDirection<T> = [Option<T>; 2];
-
 /// What the policies that select a subject come to.
 #[derive(Clone, Default)]
 struct Verdicts {
-    enforced: PerDirection<Arc<DefinedRuleset>>,
+    /// `None` where all may pass.
+    enforced: PerDirection<Option<Arc<DefinedRuleset>>>,
     /// Where policies in audit would deny more.
-    audited: PerDirection<Arc<DefinedRuleset>>,
+    audited: PerDirection<Option<Arc<DefinedRuleset>>>,
     policies: Arc<[SelectedPolicy]>,
 }
 
 impl Verdicts {
     fn new(selecting: &Selecting<'_>) -> Self {
-        let compile = |view| Direction::BOTH.map(|direction| selecting.compile(direction, view));
+        let compile = |view| PerDirection::new(|direction| selecting.compile(direction, view));
         let enforced = compile(View::Enforced);
         let mut audited = PerDirection::default();
         if selecting.has_audit() {
             audited = compile(View::Audited);
-            for (audited, enforced) in audited.iter_mut().zip(&enforced) {
-                if audited.as_ref().map(|found| found.id) == enforced.as_ref().map(|found| found.id)
-                {
-                    *audited = None;
+            for direction in Direction::BOTH {
+                let [one, other] = [&audited, &enforced].map(|found| found.get(direction));
+                if one.as_ref().map(|found| found.id) == other.as_ref().map(|found| found.id) {
+                    *audited.get_mut(direction) = None;
                 }
             }
         }
@@ -101,7 +102,8 @@ impl Verdicts {
 
     /// Every ruleset that is asked, as often as something leads to it.
     fn uses(&self) -> impl Iterator<Item = &DefinedRuleset> {
-        self.enforced.iter().chain(&self.audited).flatten().flat_map(|found| found.chain())
+        let found = self.enforced.iter().chain(self.audited.iter());
+        found.flatten().flat_map(|found| found.chain())
     }
 }
 
@@ -133,11 +135,10 @@ impl Engine {
         &self.compiled
     }
 
-    /// The rulesets of a subject for ingress and egress, as of the last [`Engine::flush`].
+    /// The rulesets of a subject, as of the last [`Engine::flush`].
     #[must_use]
-    pub fn rulesets_of(&self, pod: &PodKey) -> (Option<&RulesetId>, Option<&RulesetId>) {
-        let enforced = self.subjects.get(pod).map(|subject| &subject.enforced);
-        enforced.map_or((None, None), |[ingress, egress]| (ingress.as_ref(), egress.as_ref()))
+    pub fn rulesets_of(&self, pod: &PodKey) -> PerDirection<Option<RulesetId>> {
+        self.subjects.get(pod).map(|subject| subject.enforced).unwrap_or_default()
     }
 
     /// Takes in one change. Nothing of [`Compiled`] may be relied on until the next flush.
@@ -150,51 +151,13 @@ impl Engine {
                 }
                 self.world.apply(Change::Namespace(name.clone(), namespace));
                 self.members.rematch(&self.world, &mut self.compiled.sets, &name);
-                if !(self.world.cluster_policies().is_empty()
-                    && self.world.default_policies().is_empty())
-                {
+                if self.world.policies_in("").next().is_some() {
                     self.dirty.extend(self.subjects_in(&name).cloned().collect::<Vec<_>>());
                 }
             }
             Change::Node(name, node) => self.apply_node(name, node),
-            Change::NetworkPolicy(key, policy) => self.apply_policy(key, policy),
-            Change::ClusterNetworkPolicy(name, policy) => {
-                let old = self.world.cluster_policies().get(&name).cloned();
-                if old != policy {
-                    let concerned = |world: &World, pod: &Pod| {
-                        [&old, &policy]
-                            .into_iter()
-                            .flatten()
-                            .any(|policy| world.selected(&policy.subject, pod) != Selected::No)
-                    };
-                    self.soil(concerned);
-                    self.world.apply(Change::ClusterNetworkPolicy(name, policy));
-                }
-            }
-            Change::ClusterDefaultNetworkPolicy(name, policy) => {
-                let old = self.world.default_policies().get(&name).cloned();
-                if old != policy {
-                    let concerned = |world: &World, pod: &Pod| {
-                        [&old, &policy]
-                            .into_iter()
-                            .flatten()
-                            .any(|policy| world.selected_by_default(policy, pod) != Selected::No)
-                    };
-                    self.soil(concerned);
-                    self.world.apply(Change::ClusterDefaultNetworkPolicy(name, policy));
-                }
-            }
+            Change::Policy(name, policy) => self.apply_policy(name, policy),
         }
-    }
-
-    /// Makes the subjects dirty that a change is about.
-    fn soil(&mut self, concerned: impl Fn(&World, &Pod) -> bool) {
-        let world = &self.world;
-        let subjects = self
-            .subjects
-            .keys()
-            .filter(|key| world.pods().get(*key).is_some_and(|pod| concerned(world, pod)));
-        self.dirty.extend(subjects.cloned());
     }
 
     /// The subjects of one namespace.
@@ -268,19 +231,24 @@ impl Engine {
         self.dirty.extend(concerned);
     }
 
-    fn apply_policy(&mut self, key: PolicyKey, policy: Option<Arc<NetworkPolicy>>) {
-        let old = self.world.policies().get(&key).cloned();
-        if old == policy {
+    fn apply_policy(&mut self, name: ObjectRef, policy: Option<Arc<Policy>>) {
+        let world = &self.world;
+        let old = world.policy(&name);
+        if old == policy.as_ref() {
             return;
         }
-        let selected = self.subjects_in(&key.namespace).filter(|pod| {
-            self.world.pods().get(*pod).is_some_and(|pod| {
-                [&old, &policy].into_iter().flatten().any(|p| p.subject.matches(&pod.labels))
-            })
-        });
-        let selected: Vec<PodKey> = selected.cloned().collect();
+        let selects = |pod: &&PodKey| {
+            let pod = world.pods().get(*pod);
+            let mut policies = old.into_iter().chain(&policy);
+            pod.is_some_and(|pod| policies.any(|p| world.selected(p, pod) != Selected::No))
+        };
+        let selected: Vec<PodKey> = if name.namespace.is_empty() {
+            self.subjects.keys().filter(selects).cloned().collect()
+        } else {
+            self.subjects_in(&name.namespace).filter(selects).cloned().collect()
+        };
         self.dirty.extend(selected);
-        self.world.apply(Change::NetworkPolicy(key, policy));
+        self.world.apply(Change::Policy(name, policy));
     }
 
     /// The pod, when rulesets are compiled for it.
@@ -294,7 +262,7 @@ impl Engine {
 
     /// The rulesets of a pod. Pods that the same policies select, with the same named ports,
     /// share the work.
-    fn compile(&self, key: &PodKey, shared: &mut HashMap<Key, Verdicts>) -> Verdicts {
+    fn compile<'e>(&'e self, key: &PodKey, shared: &mut HashMap<Key<'e>, Verdicts>) -> Verdicts {
         let Some(pod) = self.subject(key) else { return Verdicts::default() };
         let selecting = Selecting::new(&self.world, pod);
         shared.entry(selecting.key()).or_insert_with(|| Verdicts::new(&selecting)).clone()
@@ -323,7 +291,7 @@ impl Engine {
     fn settle(&mut self, key: PodKey, verdicts: Verdicts, released: &mut Vec<RulesetId>) -> bool {
         let uses: Vec<RulesetId> = verdicts.uses().map(|found| found.id).collect();
         let Verdicts { enforced, audited, policies } = verdicts;
-        let ids = |rulesets: PerDirection<Arc<DefinedRuleset>>| {
+        let ids = |rulesets: PerDirection<Option<Arc<DefinedRuleset>>>| {
             rulesets.map(|found| found.map(|found| found.id))
         };
         let (enforced, audited) = (ids(enforced), ids(audited));
@@ -342,8 +310,7 @@ impl Engine {
                 self.compiled.endpoints.remove(address);
             }
         }
-        let ([ingress, egress], [audit_ingress, audit_egress]) = (enforced, audited);
-        let endpoint = Endpoint { pod: key.clone(), ingress, egress, audit_ingress, audit_egress };
+        let endpoint = Endpoint { pod: key.clone(), enforced, audited };
         for address in &endpoints {
             self.compiled.endpoints.insert(*address, endpoint.clone());
         }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Engine;
 use super::tiers::SelectedPolicy;
-use crate::tier::{Mode, PolicyRef};
+use crate::direction::PerDirection;
+use crate::object::ObjectRef;
+use crate::tier::Mode;
 
 /// Who is isolated, and by what, as of a flush.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -18,7 +20,7 @@ pub struct Selection {
     /// How many have rules for egress.
     pub isolated_egress: usize,
     /// Every policy that selects a subject, as it was compiled, and how many it selects.
-    pub policies: BTreeMap<PolicyRef, InForce>,
+    pub policies: BTreeMap<ObjectRef, InForce>,
 }
 
 /// A policy that selects subjects.
@@ -43,7 +45,7 @@ impl Engine {
         // Pods that were compiled together share the list.
         let mut lists: HashMap<*const SelectedPolicy, (&[SelectedPolicy], usize)> = HashMap::new();
         for subject in self.subjects.values() {
-            let [ingress, egress] = subject.enforced.map(|found| found.is_some());
+            let PerDirection { ingress, egress } = subject.enforced.map(|found| found.is_some());
             selection.isolated += usize::from(ingress || egress);
             selection.isolated_ingress += usize::from(ingress);
             selection.isolated_egress += usize::from(egress);
@@ -51,10 +53,9 @@ impl Engine {
             lists.entry(list.as_ptr()).or_insert((list, 0)).1 += 1;
         }
         for (list, pods) in lists.into_values() {
-            for found in list {
-                let SelectedPolicy { policy, mode, generation, .. } = found.clone();
-                let of = InForce { mode, generation, pods: 0 };
-                selection.policies.entry(policy).or_insert(of).pods += pods;
+            for (policy, _) in list {
+                let of = InForce { mode: policy.mode, generation: policy.generation, pods: 0 };
+                selection.policies.entry(policy.name.clone()).or_insert(of).pods += pods;
             }
         }
         Some(selection)
@@ -69,7 +70,8 @@ mod tests {
     use super::*;
     use crate::labels::Labels;
     use crate::model::{Change, Life, Pod, PodKey};
-    use crate::policy::{NetworkPolicy, PolicyKey};
+    use crate::object::Kind;
+    use crate::policy::Policy;
     use crate::selector::Selector;
     use crate::world::Options;
 
@@ -89,16 +91,8 @@ mod tests {
     }
 
     fn deny(namespace: &str, name: &str) -> Change {
-        let key = PolicyKey::new(namespace, name);
-        let policy = NetworkPolicy {
-            key: key.clone(),
-            subject: Selector::default(),
-            ingress: Some(Vec::new()),
-            egress: None,
-            mode: Mode::Enforce,
-            generation: None,
-        };
-        Change::NetworkPolicy(key, Some(Arc::new(policy)))
+        let rules = PerDirection { ingress: Some(Vec::new()), egress: None };
+        Policy::network_policy(namespace, name, Selector::everything(), rules).into()
     }
 
     #[test]
@@ -116,7 +110,7 @@ mod tests {
         let found = engine.take_selection().expect("pods came");
         assert_eq!((found.pods, found.isolated), (2, 2));
         assert_eq!((found.isolated_ingress, found.isolated_egress), (2, 0));
-        let names: Vec<String> = found.policies.keys().map(ToString::to_string).collect();
+        let names: Vec<String> = found.policies.keys().map(ObjectRef::short).collect();
         assert_eq!(names, ["shop/deny"]);
 
         engine.flush();
@@ -125,7 +119,7 @@ mod tests {
         engine.flush();
         assert_eq!(engine.take_selection(), None, "a pod of another node");
 
-        engine.apply(Change::NetworkPolicy(PolicyKey::new("shop", "deny"), None));
+        engine.apply(Change::Policy(ObjectRef::new(Kind::NetworkPolicy, "shop", "deny"), None));
         engine.flush();
         let found = engine.take_selection().expect("the policy went");
         assert_eq!(found, Selection { pods: 2, ..Selection::default() });

@@ -8,6 +8,7 @@ use super::atoms::{AtomId, Atoms, Matcher};
 use super::rules::{Rules, RulesId, Stage};
 use super::subjects::Subjects;
 use crate::cidr::Family;
+use crate::direction::PerDirection;
 use crate::model::{NamedPort, Pod, PodKey};
 use crate::tier::View;
 use crate::world::World;
@@ -15,8 +16,8 @@ use crate::world::World;
 /// What the pods of one class have in common.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Content {
-    /// The rules for ingress and egress.
-    rules: [RulesId; 2],
+    /// The rules of each direction.
+    rules: PerDirection<RulesId>,
     /// The pod peers that match.
     peers: Vec<AtomId>,
     /// Per address: its family, and the blocks that hold it. One without either: no address.
@@ -39,7 +40,7 @@ pub(super) fn classify(world: &World, view: View) -> Classified {
         world.pods().values().map(AsRef::as_ref).filter(|pod| pod.takes_part()).collect();
     let mut subjects = Subjects::new(world, view);
     // All first: the rules of the last pod may still mention new peers.
-    let rules: Vec<[RulesId; 2]> = pods.iter().map(|pod| subjects.rules(pod)).collect();
+    let rules: Vec<PerDirection<RulesId>> = pods.iter().map(|pod| subjects.rules(pod)).collect();
     let Subjects { atoms, stages, rules: all_rules, .. } = subjects;
 
     let mut matcher = Matcher::new(world, &atoms);

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use super::atoms::Interned;
 use super::{ClassId, Outside, PortSet, Reach};
 use crate::cidr::CidrSet;
-use crate::model::{Direction, PodKey};
+use crate::direction::Direction;
+use crate::model::PodKey;
 
 /// The number of a group, from 0, in [`Difference::groups`].
 pub type GroupId = usize;

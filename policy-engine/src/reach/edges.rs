@@ -8,7 +8,7 @@ use super::rows::{self, Cell, Members, Outcome, Row};
 use super::rules::{Rules, Stage};
 use super::sets::{NOTHING, PortSets, PortsId};
 use super::{Class, ClassId, Edge, can_meet};
-use crate::model::Direction;
+use crate::direction::Direction;
 
 /// Every pair of classes between which something is allowed, by source.
 #[derive(Default, Debug)]

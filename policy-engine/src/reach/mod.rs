@@ -32,8 +32,9 @@ use self::course::Course;
 use self::external::Courses;
 use self::rules::{Rules, RulesId, Stage};
 use crate::cidr::Family;
+use crate::direction::{Direction, PerDirection};
 use crate::flow::Endpoint;
-use crate::model::{Direction, NamedPort, Pod, PodKey};
+use crate::model::{NamedPort, Pod, PodKey};
 use crate::tier::{Tier, View};
 use crate::world::World;
 pub use difference::{Difference, Group, GroupId, Pair, Piece, outside_difference};
@@ -49,9 +50,8 @@ pub type ClassId = usize;
 pub struct Class {
     /// The pods by name; never empty.
     pub pods: Vec<PodKey>,
-    /// For ingress and egress.
-    rules: [RulesId; 2],
-    isolated_by: [Option<Tier>; 2],
+    rules: PerDirection<RulesId>,
+    isolated_by: PerDirection<Option<Tier>>,
     peers: Vec<AtomId>,
     /// One address of each kind that policies tell apart, of the first pod; `None`: it has none.
     addresses: Vec<Option<IpAddr>>,
@@ -70,18 +70,11 @@ impl Class {
     /// whatever its rules deny.
     #[must_use]
     pub fn isolated_by(&self, direction: Direction) -> Option<Tier> {
-        of(self.isolated_by, direction)
+        *self.isolated_by.get(direction)
     }
 
     fn rules(&self, direction: Direction) -> RulesId {
-        of(self.rules, direction)
-    }
-}
-
-fn of<T>([ingress, egress]: [T; 2], direction: Direction) -> T {
-    match direction {
-        Direction::Ingress => ingress,
-        Direction::Egress => egress,
+        *self.rules.get(direction)
     }
 }
 

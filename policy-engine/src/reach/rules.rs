@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::atoms::{Atom, Atoms};
 use super::course::Course;
 use super::ports::PortSet;
+use crate::allow_set::NamedPeers;
+use crate::direction::Direction;
 use crate::labels::Str;
-use crate::model::{Direction, NamedPort};
+use crate::model::NamedPort;
 use crate::policy::{PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
 use crate::tier::{Action, Tier};
@@ -49,8 +51,8 @@ pub(super) struct Reading<'a> {
     pub(super) direction: Direction,
     /// The named ports of the pod that the rules are about: ingress looks names up there.
     pub(super) ports: &'a [NamedPort],
-    /// Whether ports by name are for pods only, as in a ClusterNetworkPolicy.
-    pub(super) names_for_pods_only: bool,
+    /// Which peers ports by name are for.
+    pub(super) named: NamedPeers,
 }
 
 impl Stage {
@@ -110,7 +112,9 @@ impl Matches {
         atoms.ask(&whole.names);
         atoms.each(&rule.peers, |atom| {
             let asked = match atom {
-                Atom::Nodes(_) | Atom::Block(_) if reading.names_for_pods_only => &unnamed,
+                Atom::Nodes(_) | Atom::Block(_) if reading.named == NamedPeers::ByLabels => {
+                    &unnamed
+                }
                 Atom::Any | Atom::Pods(_) | Atom::Nodes(_) | Atom::Block(_) => &whole,
             };
             if !asked.is_empty() {

@@ -11,13 +11,11 @@ use crate::flow::Traffic;
 use crate::labels::Labels;
 use crate::model::{Change, Life, Namespace, Node};
 use crate::policy::{
-    IpBlock, Namespaces, NetworkPolicy, Peer, Peers, PodPeer, PolicyKey, PortMatch, Ports, Rule,
+    IpBlock, Namespaces, OrderedRule, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule, Subject,
 };
 use crate::port::{PortRange, Protocol};
 use crate::selector::{Operator, Requirement, Selector};
-use crate::tier::{
-    Action, ClusterDefaultNetworkPolicy, ClusterNetworkPolicy, ClusterTier, Mode, Subject, TierRule,
-};
+use crate::tier::{Action, Mode};
 
 /// Two apps in `shop`, and the cluster's DNS; `lost` is in a namespace that is not known.
 fn world(policies: impl IntoIterator<Item = Change>) -> World {
@@ -95,59 +93,32 @@ fn rule(peer: Peer, ports: Ports) -> Rule {
 }
 
 /// About `app: web`, by egress.
-fn cluster(name: &str, tier: ClusterTier, priority: i32, rules: &[(Action, Rule)]) -> Change {
-    let rules = rules.iter().cloned().map(|(action, rule)| TierRule { action, rule });
-    let subject = Subject {
-        namespaces: Some(Selector::everything()),
-        pods: Some(Selector::label("app", "web")),
-    };
-    let policy = ClusterNetworkPolicy {
-        name: name.into(),
-        tier,
-        priority,
-        subject,
-        ingress: Vec::new(),
-        egress: rules.collect(),
-        mode: Mode::Enforce,
-        generation: None,
-    };
-    Change::ClusterNetworkPolicy(name.into(), Some(Arc::new(policy)))
+fn cluster(name: &str, tier: Tier, priority: i32, rules: &[(Action, Rule)]) -> Change {
+    let rules = rules.iter().cloned().map(|(action, rule)| OrderedRule { action, rule });
+    let rules = PerDirection { ingress: Vec::new(), egress: rules.collect() };
+    let subject = Subject::pods(Selector::label("app", "web"));
+    Policy::cluster_network_policy(name, (tier, priority), subject, rules).into()
 }
 
 /// Isolates `app: web` for egress.
 fn isolating(mode: Mode, rules: Vec<Rule>) -> Change {
-    let policy = NetworkPolicy {
-        key: PolicyKey::new("shop", "isolating"),
-        subject: Selector::label("app", "web"),
-        ingress: None,
-        egress: Some(rules),
-        mode,
-        generation: None,
-    };
-    Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy)))
+    let rules = PerDirection { ingress: None, egress: Some(rules) };
+    let web = Selector::label("app", "web");
+    Policy { mode, ..Policy::network_policy("shop", "isolating", web, rules) }.into()
 }
 
 /// Isolates every pod of every namespace with a name for egress.
 fn default(rules: Vec<Rule>) -> Change {
     let has_name = Requirement { key: "name".into(), operator: Operator::Exists };
-    let policy = ClusterDefaultNetworkPolicy {
-        name: "default".into(),
-        subject: Subject {
-            namespaces: Some(Selector::from_iter([has_name])),
-            pods: Some(Selector::everything()),
-        },
-        include_system_namespaces: false,
-        ingress: None,
-        egress: Some(rules),
-        allow_dns: true,
-        mode: Mode::Enforce,
-        generation: None,
-    };
-    Change::ClusterDefaultNetworkPolicy(policy.name.clone(), Some(Arc::new(policy)))
+    let namespaces = Some(Selector::from_iter([has_name]));
+    let pods = Some(Selector::everything());
+    let subject = Subject { namespaces, pods, spares_system: true };
+    let rules = PerDirection { ingress: None, egress: Some(rules) };
+    Policy::cluster_default("default", subject, rules, true).into()
 }
 
 use Action::{Accept, Deny, Pass};
-use ClusterTier::{Admin, Baseline};
+use Tier::{Admin, Baseline};
 
 #[test]
 fn admin_rules_come_before_a_policy_that_isolates() {
@@ -221,7 +192,7 @@ fn a_pod_of_a_namespace_that_is_not_known_is_one_of_all_namespaces() {
         let namespaces = Namespaces::Selected(namespaces);
         let peer = Peer::Pods(PodPeer { namespaces, pods: Selector::everything() });
         let deny = [(Action::Deny, rule(peer, Ports::Any))];
-        let world = world([cluster("deny", ClusterTier::Admin, 1, &deny)]);
+        let world = world([cluster("deny", Admin, 1, &deny)]);
         let traffic = Traffic::Port(Protocol::Tcp, 80);
         let flow = world.flow([10, 0, 0, 1].into(), [10, 0, 0, 4].into(), traffic);
         assert_eq!(evaluate(&world, &flow).is_allowed(), !denies);
@@ -243,19 +214,11 @@ fn policies_in_audit_count_in_the_other_view() {
 
 #[test]
 fn a_policy_that_may_be_about_a_pod_opens_nothing() {
-    let subject = Subject { namespaces: Some(Selector::everything()), pods: None };
-    let all = |action, first| TierRule { action, rule: rule(app("api"), port(first, 99)) };
-    let policy = ClusterNetworkPolicy {
-        name: "a".into(),
-        tier: Admin,
-        priority: 1,
-        subject,
-        ingress: Vec::new(),
-        egress: vec![all(Accept, 90), all(Pass, 80)],
-        mode: Mode::Enforce,
-        generation: None,
-    };
-    let policy = Change::ClusterNetworkPolicy("a".into(), Some(Arc::new(policy)));
+    let subject = Subject { pods: None, ..Subject::pods(Selector::everything()) };
+    let all = |action, first| OrderedRule { action, rule: rule(app("api"), port(first, 99)) };
+    let egress = vec![all(Accept, 90), all(Pass, 80)];
+    let rules = PerDirection { ingress: Vec::new(), egress };
+    let policy = Policy::cluster_network_policy("a", (Admin, 1), subject, rules).into();
     let world = world([policy, default(vec![rule(app("api"), Ports::Any)])]);
     let reach = Reach::new(&world);
     assert_eq!(opened(&reach, "web", "api"), PortSet::everything().difference(&tcp(80, 99)));

@@ -13,12 +13,13 @@ use kube::Api;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
 };
+use policy_engine::object::{Kind, ObjectRef};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::cases::{Kind, Manifest, ObjectRef};
+use crate::cases::Manifest;
 use crate::kube::{ADDRESSES, ApiServer, Kubelet, Options};
 use crate::lab::{Lab, Listener};
 
@@ -74,7 +75,7 @@ impl ControlPlane {
         self.label(&nodes)?;
         // Every API server has this one, and keeps it.
         let mut gone: Vec<&ObjectRef> =
-            deleted.iter().filter(|object| object.name != "kube-system").collect();
+            deleted.iter().filter(|object| *object.name != *"kube-system").collect();
         // What a pod runs where can't be changed: it ends, and another one begins.
         gone.extend(applied.iter().filter(|m| self.is_another_pod(m)).map(|m| &m.object));
         if !gone.is_empty() {
@@ -145,7 +146,7 @@ impl ControlPlane {
     }
 
     fn api(&self, object: &ObjectRef) -> Api<DynamicObject> {
-        let (group, version) = group_version(object.kind);
+        let (group, version) = (object.kind.group(), object.kind.preferred_version());
         let kind = GroupVersionKind::gvk(group, version, object.kind.as_str());
         let (client, resource) = (self.kubelet.client(), ApiResource::from_gvk(&kind));
         if object.namespace.is_empty() {
@@ -294,18 +295,7 @@ fn difference(old: &Value, new: &Value) -> Value {
     gone.chain(there).map(|(key, value)| (key.clone(), value)).collect()
 }
 
-fn group_version(kind: Kind) -> (&'static str, &'static str) {
-    match kind {
-        Kind::NetworkPolicy => ("networking.k8s.io", "v1"),
-        Kind::ClusterNetworkPolicy => ("policy.networking.k8s.io", "v1beta1"),
-        Kind::ClusterDefaultNetworkPolicy => ("portcullis.dev", "v1alpha1"),
-        Kind::Node | Kind::Namespace | Kind::Service | Kind::Pod => ("", "v1"),
-    }
-}
-
 fn named(object: &ObjectRef) -> Value {
-    let (group, version) = group_version(object.kind);
-    let version = format!("{group}/{version}");
-    let version = version.trim_start_matches('/');
+    let version = object.kind.api_version();
     json!({"apiVersion": version, "kind": object.kind.as_str(), "metadata": {"name": object.name}})
 }

@@ -18,12 +18,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use policy_engine::object::ObjectRef;
 use tempfile::TempDir;
 
 pub use self::agent::Agent;
 pub use self::binary::{kubectl_whatif, portcullis};
 pub use self::control_plane::ControlPlane;
-use crate::cases::{Manifest, ObjectRef};
+use crate::cases::Manifest;
 use crate::kube::{ApiServer, Kubelet};
 use crate::lab::{Lab, Listener};
 

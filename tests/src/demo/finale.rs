@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason};
 use policy_engine::explain::{NearMiss, PeerMiss, explain};
 use policy_engine::flow::Traffic;
-use policy_engine::model::Direction;
 use policy_engine::port::Protocol;
 use portcullis_whatif::output::words;
 
@@ -126,7 +126,7 @@ fn near_miss(miss: &NearMiss, asked: Traffic) -> String {
     let port = miss.ports.first();
     let port = port.map(|port| format!("its port {}", words::port_miss(port, asked)));
     let parts = peer.into_iter().chain(port);
-    format!("{}; {}", words::rule(&miss.rule), parts.collect::<Vec<_>>().join("; "))
+    format!("{}; {}", miss.rule, parts.collect::<Vec<_>>().join("; "))
 }
 
 /// How much of the first node's tables and sets is ours.

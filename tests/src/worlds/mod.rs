@@ -8,11 +8,12 @@ mod tiers;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use policy_engine::direction::PerDirection;
 use policy_engine::flow::Traffic;
 use policy_engine::labels::{Labels, Str};
 use policy_engine::model::{Change, Life, NamedPort, Namespace, Node, Pod, PodKey};
 use policy_engine::policy::{
-    IpBlock, Namespaces, NetworkPolicy, Peer, Peers, PodPeer, PolicyKey, PortMatch, Ports, Rule,
+    IpBlock, Namespaces, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule,
 };
 use policy_engine::port::{PortRange, Protocol};
 use policy_engine::selector::{Operator, Requirement, Selector};
@@ -66,18 +67,14 @@ pub fn change() -> impl Strategy<Value = Change> {
             .prop_map(|(name, found, labels)| {
                 Change::Node(name, found.map(|addresses| Node { labels, addresses }))
             }),
-        6 => (policy(), 0..10_u8).prop_map(|(policy, dice)| {
-            Change::NetworkPolicy(policy.key.clone(), (dice > 1).then(|| Arc::new(policy)))
-        }),
-        2 => (tiers::cluster_policy(), 0..10_u8).prop_map(|(policy, dice)| {
-            let name = policy.name.clone();
-            Change::ClusterNetworkPolicy(name, (dice > 1).then(|| Arc::new(policy)))
-        }),
-        2 => (tiers::default_policy(), 0..10_u8).prop_map(|(policy, dice)| {
-            let name = policy.name.clone();
-            Change::ClusterDefaultNetworkPolicy(name, (dice > 1).then(|| Arc::new(policy)))
-        }),
+        6 => (policy(), 0..10_u8).prop_map(put_or_remove),
+        2 => (tiers::cluster_policy(), 0..10_u8).prop_map(put_or_remove),
+        2 => (tiers::default_policy(), 0..10_u8).prop_map(put_or_remove),
     ]
+}
+
+fn put_or_remove((policy, dice): (Policy, u8)) -> Change {
+    Change::Policy(policy.name.clone(), (dice > 1).then(|| Arc::new(policy)))
 }
 
 /// A pod, mostly of the own node.
@@ -109,17 +106,13 @@ fn addresses_of(v4: Option<u8>, v6: Option<u8>) -> Vec<IpAddr> {
 }
 
 /// A policy of any shape that the converters can give.
-pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
+pub fn policy() -> impl Strategy<Value = Policy> {
     let name = (0..4_u8).prop_map(|n| format!("policy-{n}"));
     let rules = || option::weighted(0.7, vec(rule(), 0..4));
     (namespace_name(), name, selector(), rules(), rules(), mode()).prop_map(
-        |(namespace, name, subject, ingress, egress, mode)| NetworkPolicy {
-            key: PolicyKey::new(&namespace, &name),
-            subject,
-            ingress,
-            egress,
-            mode,
-            generation: None,
+        |(namespace, name, subject, ingress, egress, mode)| {
+            let rules = PerDirection { ingress, egress };
+            Policy { mode, ..Policy::network_policy(namespace, name, subject, rules) }
         },
     )
 }

@@ -1,10 +1,11 @@
 //! Random policies of the cluster: of the tiers Admin, Baseline and Default.
 
-use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, Ports, Rule};
-use policy_engine::selector::Selector;
-use policy_engine::tier::{
-    Action, ClusterDefaultNetworkPolicy, ClusterNetworkPolicy, ClusterTier, Subject, TierRule,
+use policy_engine::direction::PerDirection;
+use policy_engine::policy::{
+    Namespaces, OrderedRule, Peer, Peers, PodPeer, Policy, Ports, Rule, Subject,
 };
+use policy_engine::selector::Selector;
+use policy_engine::tier::{Action, Tier};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -12,38 +13,27 @@ use proptest::prelude::*;
 use super::{block, mode, port_match, rule, selector};
 
 /// Of any shape that the converters can give.
-pub(super) fn cluster_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
+pub(super) fn cluster_policy() -> impl Strategy<Value = Policy> {
     let name = (0..4_u8).prop_map(|n| format!("cluster-{n}"));
-    let tier = prop::sample::select(vec![ClusterTier::Admin, ClusterTier::Baseline]);
+    let tier = prop::sample::select(vec![Tier::Admin, Tier::Baseline]);
     let rules = |nodes| vec(tier_rule(nodes), 0..4);
     (name, tier, 0..3_i32, subject(), rules(false), rules(true), mode()).prop_map(
-        |(name, tier, priority, subject, ingress, egress, mode)| ClusterNetworkPolicy {
-            name: name.as_str().into(),
-            tier,
-            priority,
-            subject,
-            ingress,
-            egress,
-            mode,
-            generation: None,
+        |(name, tier, priority, subject, ingress, egress, mode)| {
+            let (place, rules) = ((tier, priority), PerDirection { ingress, egress });
+            Policy { mode, ..Policy::cluster_network_policy(name, place, subject, rules) }
         },
     )
 }
 
 /// Of any shape that the converters can give.
-pub(super) fn default_policy() -> impl Strategy<Value = ClusterDefaultNetworkPolicy> {
+pub(super) fn default_policy() -> impl Strategy<Value = Policy> {
     let name = (0..3_u8).prop_map(|n| format!("default-{n}"));
     let rules = || option::weighted(0.7, vec(prop_oneof![rule(), own_rule()], 0..3));
     (name, subject(), rules(), rules(), any::<[bool; 2]>(), mode()).prop_map(
-        |(name, subject, ingress, egress, [system, allow_dns], mode)| ClusterDefaultNetworkPolicy {
-            name: name.as_str().into(),
-            subject,
-            include_system_namespaces: system,
-            ingress,
-            egress,
-            allow_dns,
-            mode,
-            generation: None,
+        |(name, subject, ingress, egress, [system, allow_dns], mode)| {
+            let subject = Subject { spares_system: !system, ..subject };
+            let rules = PerDirection { ingress, egress };
+            Policy { mode, ..Policy::cluster_default(name, subject, rules, allow_dns) }
         },
     )
 }
@@ -51,7 +41,11 @@ pub(super) fn default_policy() -> impl Strategy<Value = ClusterDefaultNetworkPol
 /// Mostly one that could be understood.
 fn subject() -> impl Strategy<Value = Subject> {
     let part = || option::weighted(0.95, wide());
-    (part(), part()).prop_map(|(namespaces, pods)| Subject { namespaces, pods })
+    (part(), part()).prop_map(|(namespaces, pods)| Subject {
+        namespaces,
+        pods,
+        spares_system: false,
+    })
 }
 
 /// So wide that policies meet: what decides among several must come up.
@@ -59,16 +53,16 @@ fn wide() -> impl Strategy<Value = Selector> {
     prop_oneof![2 => Just(Selector::everything()), 1 => selector()]
 }
 
-fn tier_rule(nodes: bool) -> impl Strategy<Value = TierRule> {
+fn tier_rule(nodes: bool) -> impl Strategy<Value = OrderedRule> {
     let action = prop::sample::select(vec![Action::Accept, Action::Deny, Action::Pass]);
     (action, vec(tier_peer(nodes), 1..4), ports(), 0..12_u8).prop_map(
         |(action, peers, ports, dice)| {
             // What a Deny or Pass rule becomes when a part of it could not be understood.
             if dice == 0 {
                 let rule = Rule { peers: Peers::Any, ports: Ports::Any };
-                return TierRule { action: Action::Deny, rule };
+                return OrderedRule { action: Action::Deny, rule };
             }
-            TierRule { action, rule: Rule { peers: Peers::Listed(peers), ports } }
+            OrderedRule { action, rule: Rule { peers: Peers::Listed(peers), ports } }
         },
     )
 }

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::LogGroup;
 use portcullis_controller::dataplane::denial::{Denial, Outcome};

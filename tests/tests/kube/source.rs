@@ -76,7 +76,7 @@ fn every_kind_arrives_first_as_a_whole_and_then_as_it_changes() -> Result<()> {
     assert_eq!((web.node.as_deref(), web.life), (Some("n1"), Life::Active));
     assert_eq!((web.addresses.len(), web.ports.len()), (1, 1));
     let generation = |seen: &Seen| match seen.objects.get("NetworkPolicy shop/p") {
-        Some(Change::NetworkPolicy(_, Some(policy))) => policy.generation,
+        Some(Change::Policy(_, Some(policy))) => policy.generation,
         _ => None,
     };
     assert_eq!(generation(&seen), Some(1));
@@ -207,7 +207,7 @@ fn a_server_that_refuses_and_objects_that_make_no_sense_are_survived() -> Result
     assert_eq!(told(&seen, "Pod shop/weird"), 2, "{:?}", seen.diagnostics);
     assert_eq!(told(&seen, "NetworkPolicy shop/weird"), 1, "{:?}", seen.diagnostics);
     let closed = match seen.objects.get("NetworkPolicy shop/weird") {
-        Some(Change::NetworkPolicy(_, Some(policy))) => policy.subject.is_everything(),
+        Some(Change::Policy(_, Some(policy))) => policy.subject.any_pods().is_everything(),
         other => anyhow::bail!("{other:?}"),
     };
     ensure!(closed, "it must fail closed");

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
+use policy_engine::object::Kind;
 use policy_engine::port::Protocol;
 use policy_engine::selector::Selector;
 use portcullis_crds::convert::label_selector;
@@ -12,7 +13,6 @@ use serde_json::Value;
 use super::file::{LabelsFile, Who};
 use super::probe::{Port, Probe, Via, protocol_by_name};
 use super::world::{Endpoint, Place};
-use crate::model::kind_by_word;
 
 /// A group of sources or destinations.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,9 +90,9 @@ impl FromStr for Group {
             }
             ([namespace, name], None) => Self::Pods(Word::new(namespace), Word::new(name)),
             ([namespace, kind, name], None) => {
-                let kind = kind_by_word(kind)
+                let kind = Kind::from_word(kind)
                     .with_context(|| format!("{text:?}: {kind:?} is no kind of workloads"))?;
-                Self::Workload(Word::new(namespace), kind.to_owned(), Word::new(name))
+                Self::Workload(Word::new(namespace), kind.lower().to_owned(), Word::new(name))
             }
             _ => bail!("{text:?} is no group"),
         })

@@ -23,12 +23,13 @@ mod yaml;
 
 use anyhow::{Context, Result, ensure};
 use policy_engine::cidr::Family;
+use policy_engine::object::ObjectRef;
 use policy_engine::world::Options;
 use serde_json::Value;
 
 pub use self::expectation::Expectation;
 pub use self::file::Verdict;
-pub use self::object::{Kind, Manifest, ObjectRef};
+pub use self::object::Manifest;
 pub use self::probe::{Judged, PORTS, Port, Probe, Via};
 pub use self::service::{Service, ServicePort};
 pub use self::world::{Endpoint, Place, World};
@@ -195,7 +196,7 @@ impl Case {
     ) -> Result<Stage> {
         let Step { file: step, tests, audit } = step;
         let deleted: Vec<ObjectRef> =
-            step.delete.iter().map(|name| name.parse()).collect::<Result<_>>()?;
+            step.delete.iter().map(|name| object::named(name)).collect::<Result<_>>()?;
         deleted.iter().try_for_each(|object| world.delete(object))?;
         let applied =
             step.apply.iter().map(|manifest| world.apply(manifest)).collect::<Result<_>>()?;

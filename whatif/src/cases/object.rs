@@ -2,125 +2,42 @@
 //!
 //! Read from JSON by hand and not through the `crds` crate, which is what the cases test.
 
-use std::fmt;
-use std::str::FromStr;
-
 use anyhow::{Context, Result, bail};
+use policy_engine::object::{Kind, ObjectRef};
 use serde_json::Value;
 
-/// The name of an object, written `kind/namespace/name` or `kind/name`, the kind in lower case.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ObjectRef {
-    /// What it is.
-    pub kind: Kind,
-    /// Its namespace; empty for kinds of the whole cluster.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
+/// The kinds that a case can hold.
+const KINDS: [Kind; 7] = [
+    Kind::Node,
+    Kind::Namespace,
+    Kind::Service,
+    Kind::NetworkPolicy,
+    Kind::ClusterNetworkPolicy,
+    Kind::ClusterDefaultNetworkPolicy,
+    Kind::Pod,
+];
+
+/// The name of the object that `manifest` describes.
+pub(super) fn name_of(manifest: &Value) -> Result<ObjectRef> {
+    let kind = text(manifest, "/kind").context("a manifest lacks its kind")?;
+    let known = Kind::parse(kind).filter(|kind| KINDS.contains(kind));
+    let known = known.with_context(|| format!("a case cannot hold a {kind}"))?;
+    let name = text(manifest, "/metadata/name")
+        .with_context(|| format!("a {kind} lacks metadata.name"))?;
+    let namespace = text(manifest, "/metadata/namespace").unwrap_or_default();
+    if known.is_namespaced() == namespace.is_empty() {
+        bail!("{kind} {name} must have a namespace exactly if its kind does");
+    }
+    Ok(ObjectRef::new(known, namespace, name))
 }
 
-/// The kinds that a case can hold. In this order they can be created.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Kind {
-    /// `v1` Node.
-    Node,
-    /// `v1` Namespace.
-    Namespace,
-    /// `v1` Service.
-    Service,
-    /// `networking.k8s.io/v1` NetworkPolicy.
-    NetworkPolicy,
-    /// `policy.networking.k8s.io/v1beta1` ClusterNetworkPolicy.
-    ClusterNetworkPolicy,
-    /// `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
-    ClusterDefaultNetworkPolicy,
-    /// `v1` Pod.
-    Pod,
-}
-
-impl Kind {
-    const ALL: [Self; 7] = [
-        Self::Node,
-        Self::Namespace,
-        Self::Service,
-        Self::NetworkPolicy,
-        Self::ClusterNetworkPolicy,
-        Self::ClusterDefaultNetworkPolicy,
-        Self::Pod,
-    ];
-
-    /// The kind as manifests write it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Node => "Node",
-            Self::Namespace => "Namespace",
-            Self::Service => "Service",
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
-            Self::ClusterDefaultNetworkPolicy => "ClusterDefaultNetworkPolicy",
-            Self::Pod => "Pod",
-        }
+/// The object that a step names as `kind/namespace/name` or `kind/name`.
+pub(super) fn named(text: &str) -> Result<ObjectRef> {
+    let object: ObjectRef = text.parse()?;
+    if object.kind.is_namespaced() == object.namespace.is_empty() {
+        bail!("{text:?} must have a namespace exactly if its kind does");
     }
-
-    fn is_namespaced(self) -> bool {
-        match self {
-            Self::Node
-            | Self::Namespace
-            | Self::ClusterNetworkPolicy
-            | Self::ClusterDefaultNetworkPolicy => false,
-            Self::Service | Self::NetworkPolicy | Self::Pod => true,
-        }
-    }
-}
-
-impl ObjectRef {
-    /// The name of the object that `manifest` describes.
-    pub(super) fn of(manifest: &Value) -> Result<Self> {
-        let kind = text(manifest, "/kind").context("a manifest lacks its kind")?;
-        let kind = Kind::ALL
-            .into_iter()
-            .find(|candidate| candidate.as_str() == kind)
-            .with_context(|| format!("a case cannot hold a {kind}"))?;
-        let name = text(manifest, "/metadata/name")
-            .with_context(|| format!("a {} lacks metadata.name", kind.as_str()))?;
-        let namespace = text(manifest, "/metadata/namespace").unwrap_or_default();
-        if kind.is_namespaced() == namespace.is_empty() {
-            bail!("{} {name} must have a namespace exactly if its kind does", kind.as_str());
-        }
-        Ok(Self { kind, namespace: namespace.to_owned(), name: name.to_owned() })
-    }
-}
-
-impl FromStr for ObjectRef {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let (kind, namespace, name) = match parts.as_slice() {
-            [kind, namespace, name] => (*kind, *namespace, *name),
-            [kind, name] => (*kind, "", *name),
-            _ => bail!("{text:?} is not kind/namespace/name"),
-        };
-        let kind = Kind::ALL
-            .into_iter()
-            .find(|candidate| candidate.as_str().to_lowercase() == kind)
-            .with_context(|| format!("{text:?}: unknown kind {kind:?}"))?;
-        if kind.is_namespaced() == namespace.is_empty() {
-            bail!("{text:?} must have a namespace exactly if its kind does");
-        }
-        Ok(Self { kind, namespace: namespace.to_owned(), name: name.to_owned() })
-    }
-}
-
-impl fmt::Display for ObjectRef {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/", self.kind.as_str().to_lowercase())?;
-        if !self.namespace.is_empty() {
-            write!(formatter, "{}/", self.namespace)?;
-        }
-        formatter.write_str(&self.name)
-    }
+    Ok(object)
 }
 
 /// A manifest with every placeholder and address filled in.

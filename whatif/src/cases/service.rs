@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
+use policy_engine::object::ObjectRef;
 use policy_engine::port::Protocol;
 use serde_json::Value;
 
-use super::object::{ObjectRef, items, port, text};
+use super::object::{items, port, text};
 use super::world::Endpoint;
 
 /// A Service with one pod behind it.
@@ -58,8 +59,8 @@ impl Service {
         let ips = items(manifest, "/spec/clusterIPs").iter().filter_map(Value::as_str);
         let ports = items(manifest, "/spec/ports").iter();
         Ok(Self {
-            namespace: object.namespace.clone(),
-            name: object.name.clone(),
+            namespace: object.namespace.to_string(),
+            name: object.name.to_string(),
             cluster_ips: ips.map(str::parse).collect::<Result<_, _>>()?,
             ports: ports.map(|port| service_port(port, pod)).collect::<Result<_>>()?,
             backend: (*backend).clone(),

@@ -7,11 +7,12 @@ use anyhow::{Context, Result, ensure};
 use policy_engine::cidr::Family;
 use policy_engine::labels::{Labels, Str};
 use policy_engine::model::PodKey;
+use policy_engine::object::{Kind, ObjectRef};
 use serde_json::{Value, json};
 
 use super::Families;
 use super::address::{self, Book};
-use super::object::{Kind, Manifest, ObjectRef, items, text};
+use super::object::{Manifest, items, name_of, text};
 use super::service::Service;
 
 /// Objects with addresses: what `tests/cases/world.yaml` holds, changed by the steps so far.
@@ -116,7 +117,7 @@ impl World {
     /// Adds or replaces an object. Placeholders become addresses, nodes and pods get the status
     /// that a running cluster would give them, as far as the manifest does not state its own.
     pub(super) fn apply(&mut self, manifest: &Value) -> Result<Manifest> {
-        let object = ObjectRef::of(manifest)?;
+        let object = name_of(manifest)?;
         let mut value = self
             .book
             .expand(manifest, self.families.each())
@@ -125,10 +126,7 @@ impl World {
             Kind::Node => self.complete_node(&object, &mut value)?,
             Kind::Pod => self.complete_pod(&object, &mut value)?,
             Kind::Service => self.complete_service(&object, &mut value)?,
-            Kind::Namespace
-            | Kind::NetworkPolicy
-            | Kind::ClusterNetworkPolicy
-            | Kind::ClusterDefaultNetworkPolicy => {}
+            _ => {}
         }
         self.objects.insert(object.clone(), value.clone());
         Ok(Manifest { object, value })
@@ -237,8 +235,7 @@ impl World {
 
     /// Every namespace has the label that says its name.
     fn namespace_labels(&self, name: &str) -> Labels {
-        let object =
-            ObjectRef { kind: Kind::Namespace, namespace: String::new(), name: name.to_owned() };
+        let object = ObjectRef::cluster(Kind::Namespace, name);
         let own = self.objects.get(&object).map(labels).unwrap_or_default();
         own.with("kubernetes.io/metadata.name", name)
     }
@@ -247,8 +244,8 @@ impl World {
     #[must_use]
     pub fn nodes(&self) -> Vec<Endpoint> {
         let node = |(object, value): (&ObjectRef, &Value)| Endpoint {
-            place: Place::Node(object.name.clone()),
-            node: Some(object.name.clone()),
+            place: Place::Node(object.name.to_string()),
+            node: Some(object.name.to_string()),
             on_host: true,
             addresses: items(value, "/status/addresses")
                 .iter()
@@ -283,13 +280,8 @@ impl World {
         self.of_kind(Kind::Service)
             .map(|(object, value)| {
                 let backends = pods.iter().filter_map(|pod| match &pod.place {
-                    Place::Pod(key) if key.namespace.as_ref() == object.namespace => {
-                        let object = ObjectRef {
-                            kind: Kind::Pod,
-                            namespace: object.namespace.clone(),
-                            name: key.name.to_string(),
-                        };
-                        Some((pod, self.objects.get(&object)?))
+                    Place::Pod(key) if key.namespace == object.namespace => {
+                        Some((pod, self.objects.get(&key.into())?))
                     }
                     Place::Pod(_) | Place::Node(_) | Place::External => None,
                 });

@@ -21,7 +21,7 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
     let destination = question.resolve(&args.destination)?;
     let reach = Reach::new(&question.cluster.world);
     let audited = || Reach::new_as(&question.cluster.world, View::Audited);
-    let audited = question.cluster.has_audit().then(audited);
+    let audited = question.cluster.world.has_audit().then(audited);
     let views = Views { enforced: &reach, audited: audited.as_ref() };
     let answer = judge(&question.cluster, views, &source, &destination);
     match args.output {

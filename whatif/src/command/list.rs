@@ -5,7 +5,8 @@ use std::io::Write;
 
 use anyhow::{Result, bail};
 use policy_engine::cidr::CidrSet;
-use policy_engine::model::{Direction, PodKey};
+use policy_engine::direction::Direction;
+use policy_engine::model::PodKey;
 use policy_engine::port::PortRange;
 use policy_engine::reach::{PortSet, Reach as Classes};
 

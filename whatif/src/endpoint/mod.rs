@@ -7,11 +7,10 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use policy_engine::object::Kind;
 use policy_engine::port::Protocol;
 
 pub use resolve::{Party, PortAsked, Resolved, Side, resolve};
-
-use crate::model::kind_by_word;
 
 /// One side as a user wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -158,17 +157,18 @@ fn target(path: &str) -> Result<Target, &'static str> {
         [namespace, "*"] => Target::Pods(Some((*namespace).to_owned())),
         ["node" | "no" | "nodes", name] => Target::Node((*name).to_owned()),
         [name] => named(None, None, name),
-        [first, name] => match kind_by_word(first) {
+        [first, name] => match Kind::from_word(first) {
             Some(kind) => Target::KindOrNamespace {
                 word: (*first).to_owned(),
-                kind: kind.to_owned(),
+                kind: kind.lower().to_owned(),
                 name: (*name).to_owned(),
             },
             None => named(Some(first), None, name),
         },
         [namespace, kind, name] => {
             let lower = kind.to_lowercase();
-            named(Some(namespace), Some(kind_by_word(kind).unwrap_or(&lower)), name)
+            let known = Kind::from_word(kind).map(Kind::lower);
+            named(Some(namespace), known.or(Some(&lower)), name)
         }
         _ => return Err("it has more than three parts"),
     })

@@ -4,11 +4,15 @@
 //! that was read. So a denial by what was read stands, and what is allowed may not be; unless the
 //! policy is of a tier that is asked before. One direction that surely denies is enough.
 
+use std::sync::Arc;
+
 use policy_engine::evaluate::{Decision, Reason};
 use policy_engine::explain::PeerMiss;
 use policy_engine::flow::Endpoint;
 use policy_engine::model::PodKey;
-use policy_engine::tier::{Subject, Tier};
+use policy_engine::object::Kind;
+use policy_engine::policy::Policy;
+use policy_engine::tier::Tier;
 
 use super::{Part, Verdict};
 use crate::model::Cluster;
@@ -26,12 +30,12 @@ pub(super) fn qualify(cluster: &Cluster, part: &mut Part) {
 fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
     let sides = [pod(&part.flow.source), pod(&part.flow.destination)];
     let judged = part.decisions();
-    match gap.kind.as_str() {
-        "networkpolicy" | "clusternetworkpolicy" | "clusterdefaultnetworkpolicy" => {
+    match gap.kind {
+        kind if kind.is_policy() => {
             let directions = [(&judged.egress, sides[0]), (&judged.ingress, sides[1])];
             let unsure = |(decision, pod): &(&Decision, Option<&PodKey>)| {
-                let hidden = pod.is_some_and(|pod| gap.hides(&gap.kind, &pod.namespace));
-                hidden && may_be_otherwise(&gap.kind, decision)
+                let hidden = pod.is_some_and(|pod| gap.hides(kind, &pod.namespace));
+                hidden && may_be_otherwise(kind, decision)
             };
             if part.verdict == Verdict::Denied {
                 let mut denials = directions.iter().filter(|(one, _)| !one.is_allowed());
@@ -39,10 +43,12 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
             }
             directions.iter().any(unsure)
         }
-        "namespace" if sides.into_iter().flatten().any(|pod| is_subject_unsure(cluster, pod)) => {
+        Kind::Namespace
+            if sides.into_iter().flatten().any(|pod| is_subject_unsure(cluster, pod)) =>
+        {
             true
         }
-        "namespace" => {
+        Kind::Namespace => {
             let directions = [
                 (&judged.egress, &part.explanation.egress, sides[1]),
                 (&judged.ingress, &part.explanation.ingress, sides[0]),
@@ -60,7 +66,7 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
             })
         }
         // An address may be that of a pod.
-        "pod" => part.outside.as_ref().is_some_and(|set| {
+        Kind::Pod => part.outside.as_ref().is_some_and(|set| {
             let nets = policy_engine::cidr::Family::BOTH.map(|family| set.networks(family));
             let nets: Vec<_> = nets.into_iter().flatten().collect();
             matches!(nets.as_slice(), [net] if net.prefix_len() == net.max_prefix_len())
@@ -72,16 +78,15 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
 /// Whether a policy of the cluster may be about a pod, by labels of its namespace that nobody saw.
 fn is_subject_unsure(cluster: &Cluster, pod: &PodKey) -> bool {
     let world = &cluster.world;
-    let ordered = world.cluster_policies().values().map(|policy| &policy.subject);
-    let defaults = world.default_policies().values().map(|policy| &policy.subject);
-    let by_labels = |subject: &Subject| {
-        subject.namespaces.as_ref().is_none_or(|selector| !selector.is_everything())
+    let by_labels = |policy: &Arc<Policy>| {
+        let namespaces = policy.subject.namespaces.as_ref();
+        namespaces.is_none_or(|selector| !selector.is_everything())
     };
-    cluster.assumed.contains(&pod.namespace) && ordered.chain(defaults).any(by_labels)
+    cluster.assumed.contains(&pod.namespace) && world.policies_in("").any(by_labels)
 }
 
 /// Whether policies of a kind that nobody saw may have made another decision of this one.
-fn may_be_otherwise(kind: &str, decision: &Decision) -> bool {
+fn may_be_otherwise(kind: Kind, decision: &Decision) -> bool {
     let exempt = matches!(
         decision.reason,
         Reason::NoSubject | Reason::SamePod | Reason::OwnNode | Reason::EgressToOwnNode
@@ -89,14 +94,14 @@ fn may_be_otherwise(kind: &str, decision: &Decision) -> bool {
     match (kind, decision.tier) {
         _ if exempt => false,
         // What comes before decided already.
-        ("networkpolicy", Some(Tier::Admin))
+        (Kind::NetworkPolicy, Some(Tier::Admin))
         | (
-            "clusterdefaultnetworkpolicy",
+            Kind::ClusterDefaultNetworkPolicy,
             Some(Tier::Admin | Tier::NetworkPolicy | Tier::Baseline),
         ) => false,
         // What isolates unites its rules: one more may admit, and none takes that back.
-        ("networkpolicy", Some(Tier::NetworkPolicy))
-        | ("clusterdefaultnetworkpolicy", Some(Tier::Default)) => !decision.is_allowed(),
+        (Kind::NetworkPolicy, Some(Tier::NetworkPolicy))
+        | (Kind::ClusterDefaultNetworkPolicy, Some(Tier::Default)) => !decision.is_allowed(),
         // A ClusterNetworkPolicy may come first, and accept or deny whatever others say.
         _ => true,
     }
@@ -113,6 +118,9 @@ fn pod(side: &Endpoint) -> Option<&PodKey> {
 mod tests {
     use super::*;
 
+    const KINDS: [Kind; 3] =
+        [Kind::ClusterNetworkPolicy, Kind::NetworkPolicy, Kind::ClusterDefaultNetworkPolicy];
+
     fn decision(reason: Reason, tier: Option<Tier>) -> Decision {
         let (isolated_by, decided_by, passed_by) = (Vec::new(), Vec::new(), Vec::new());
         Decision { reason, tier, isolated_by, decided_by, passed_by }
@@ -120,17 +128,16 @@ mod tests {
 
     /// The kinds of which an unseen policy may have decided otherwise.
     #[track_caller]
-    fn check(reason: Reason, tier: Option<Tier>, unsure: &[&str]) {
-        let kinds = ["clusternetworkpolicy", "networkpolicy", "clusterdefaultnetworkpolicy"];
+    fn check(reason: Reason, tier: Option<Tier>, unsure: &[Kind]) {
         let decision = decision(reason, tier);
-        let found: Vec<&str> =
-            kinds.into_iter().filter(|kind| may_be_otherwise(kind, &decision)).collect();
+        let found: Vec<Kind> =
+            KINDS.into_iter().filter(|kind| may_be_otherwise(*kind, &decision)).collect();
         assert_eq!(found, unsure, "{reason:?} {tier:?}");
     }
 
     #[test]
     fn what_nobody_saw_matters_from_its_tier_on() {
-        let all = ["clusternetworkpolicy", "networkpolicy", "clusterdefaultnetworkpolicy"];
+        let all = KINDS;
         check(Reason::SamePod, None, &[]);
         check(Reason::NoSubject, None, &[]);
         check(Reason::NotIsolated, None, &all);

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use policy_engine::cidr::{CidrSet, Family};
+use policy_engine::direction::Direction;
 use policy_engine::flow::Endpoint;
 use policy_engine::labels::Str;
-use policy_engine::model::{Direction, PodKey};
+use policy_engine::model::PodKey;
 use policy_engine::reach::{ClassId, PortSet, Reach};
 use policy_engine::world::World;
 

@@ -10,14 +10,15 @@ mod gaps;
 pub(crate) mod groups;
 
 use policy_engine::cidr::CidrSet;
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Verdict as Flowed, evaluate};
 use policy_engine::explain::{Explanation, explain, explain_as};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
-use policy_engine::model::{Direction, Pod};
-use policy_engine::policy::{PortMatch, Ports};
+use policy_engine::model::Pod;
+use policy_engine::policy::{PortMatch, Ports, Selected};
 use policy_engine::port::Protocol;
 use policy_engine::reach::{PortSet, Reach};
-use policy_engine::tier::{Selected, View};
+use policy_engine::tier::View;
 use policy_engine::world::World;
 
 use self::groups::{Pair, pairs};
@@ -279,16 +280,10 @@ fn telling(world: &World, source: &Endpoint, destination: &Endpoint, allowed: &P
 }
 
 fn rules_of<'w>(world: &'w World, pod: &'w Pod) -> impl Iterator<Item = &'w PortMatch> {
-    let selecting =
-        world.policies_in(&pod.key.namespace).filter(|policy| policy.subject.matches(&pod.labels));
-    let rules = selecting.flat_map(|policy| policy.rules(Direction::Ingress).unwrap_or_default());
-    let ordered = world.cluster_policies().values();
-    let ordered = ordered.filter(|one| world.selected(&one.subject, pod) == Selected::Yes);
-    let ordered = ordered.flat_map(|policy| &policy.ingress).map(|rule| &rule.rule);
-    let defaults = world.default_policies().values();
-    let defaults = defaults.filter(|one| world.selected_by_default(one, pod) == Selected::Yes);
-    let defaults = defaults.flat_map(|policy| policy.ingress.iter().flatten());
-    rules.chain(ordered).chain(defaults).flat_map(|rule| match &rule.ports {
+    let policies = world.policies_in(&pod.key.namespace).chain(world.policies_in(""));
+    let selecting = policies.filter(|policy| world.selected(policy, pod) == Selected::Yes);
+    let rules = selecting.flat_map(|policy| policy.rules(Direction::Ingress));
+    rules.flat_map(|rule| match &rule.ports {
         Ports::Any => &[],
         Ports::Listed(items) => items.as_slice(),
     })

@@ -1,21 +1,21 @@
 //! Directions that a policy speaks of and does not isolate for.
 
-use policy_engine::model::Direction;
-use policy_engine::policy::NetworkPolicy;
+use policy_engine::direction::Direction;
+use policy_engine::policy::Policy;
 use serde_json::Value;
 
-use super::{Code, Context, Finding, words};
+use super::{Code, Context, Finding};
 
 /// Rules, or an empty list of them, for a direction that `policyTypes` lacks; or a name that says
 /// so.
-pub(super) fn not_in_force(context: &Context<'_>, policy: &NetworkPolicy) -> Vec<Finding> {
+pub(super) fn not_in_force(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     for direction in Direction::BOTH {
-        if policy.rules(direction).is_some() {
+        if policy.isolates(direction) {
             continue;
         }
-        let rules = words::rules(direction);
-        let written = context.cluster.written(&(&policy.key).into());
+        let rules = direction.field();
+        let written = context.cluster.written(&policy.name);
         let pointer = format!("/spec/{rules}");
         let field = written.and_then(|object| object.pointer(&pointer));
         let how = format!("add {direction} to `policyTypes`");
@@ -34,7 +34,7 @@ pub(super) fn not_in_force(context: &Context<'_>, policy: &NetworkPolicy) -> Vec
                      {rules}"
                 ),
             ),
-            None if says_deny(&policy.key.name, direction) => (
+            None if says_deny(&policy.name.name, direction) => (
                 "/metadata/name".to_owned(),
                 format!("the name says that {rules} is denied, and it is not; {how}"),
             ),
@@ -47,10 +47,7 @@ pub(super) fn not_in_force(context: &Context<'_>, policy: &NetworkPolicy) -> Vec
 
 /// Whether a name such as `deny-all-egress` is about denying this direction alone.
 fn says_deny(name: &str, direction: Direction) -> bool {
-    let other = match direction {
-        Direction::Ingress => Direction::Egress,
-        Direction::Egress => Direction::Ingress,
-    };
+    let other = direction.opposite();
     let says = |word: &str| name.contains(word);
-    says("deny") && says(words::rules(direction)) && !says(words::rules(other)) && !says("allow")
+    says("deny") && says(direction.field()) && !says(other.field()) && !says("allow")
 }

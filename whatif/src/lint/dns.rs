@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Reason, RuleRef, evaluate};
 use policy_engine::flow::{Flow, Traffic};
 use policy_engine::labels::Str;
-use policy_engine::model::{Direction, Pod, PodKey};
-use policy_engine::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
+use policy_engine::model::{Pod, PodKey};
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::{Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Selected};
 use policy_engine::port::Protocol;
-use policy_engine::tier::{
-    Action, ClusterNetworkPolicy, ClusterTier, Mode, PolicyRef, Selected, Tier,
-};
+use policy_engine::tier::{Action, Mode, Tier};
 
 use super::groups::Group;
 use super::implies::{Ask, admits};
@@ -32,19 +32,12 @@ struct Servers<'c>(Vec<(Rc<Group<'c>>, Listening)>);
 
 type Listening = BTreeSet<(Protocol, u16)>;
 
-/// A policy that isolates pods for egress, and what it admits.
-struct Isolating<'c> {
-    policy: PolicyRef,
-    rules: &'c [Rule],
-    allows_dns: bool,
-}
-
 /// What decides whom pods may ask.
 struct Deciding<'c> {
     /// NetworkPolicies, or defaults where none isolates.
-    isolating: Vec<Isolating<'c>>,
+    isolating: Vec<(&'c Policy, &'c [Rule])>,
     /// Those asked before them, some of whose rules may accept.
-    accepting: Vec<&'c ClusterNetworkPolicy>,
+    accepting: Vec<&'c Policy>,
     /// Of the pods: `sameNamespace` means it.
     namespace: &'c Str,
 }
@@ -54,7 +47,7 @@ struct Deciding<'c> {
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let servers = Servers::new(context);
     let mut answers: BTreeMap<_, Lack> = BTreeMap::new();
-    let mut lacking: BTreeMap<(PolicyRef, Vec<Protocol>), BTreeSet<String>> = BTreeMap::new();
+    let mut lacking: BTreeMap<(ObjectRef, Vec<Protocol>), BTreeSet<String>> = BTreeMap::new();
     let mut denied: BTreeMap<(RuleRef, Vec<Protocol>), BTreeSet<String>> = BTreeMap::new();
     for (id, class) in context.reach.classes().iter().enumerate() {
         let pod = class.pods.first().and_then(|key| context.cluster.world.pods().get(key));
@@ -96,13 +89,13 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
 }
 
 /// The field of a policy that admits too little, and what to do.
-fn how_to_mend(context: &Context<'_>, policy: &PolicyRef) -> (&'static str, &'static str) {
+fn how_to_mend(context: &Context<'_>, policy: &ObjectRef) -> (&'static str, &'static str) {
     const RULE: &str = "add a rule to the DNS pods for port 53 over UDP and TCP";
-    let PolicyRef::ClusterDefaultNetworkPolicy(name) = policy else {
+    if policy.kind != Kind::ClusterDefaultNetworkPolicy {
         return ("/spec/egress", RULE);
-    };
-    match context.cluster.world.default_policies().get(name) {
-        Some(policy) if policy.allow_dns => (
+    }
+    match context.cluster.world.policy(policy) {
+        Some(policy) if policy.allows_dns(Direction::Egress) => (
             "/spec/egress",
             "`allowDNS` is for pods of kube-system with k8s-app=kube-dns; add a rule to the DNS \
              pods for port 53 over UDP and TCP",
@@ -113,7 +106,7 @@ fn how_to_mend(context: &Context<'_>, policy: &PolicyRef) -> (&'static str, &'st
 
 fn finding(
     context: &Context<'_>,
-    (policy, pointer): (&PolicyRef, &str),
+    (policy, pointer): (&ObjectRef, &str),
     protocols: &[Protocol],
     who: &str,
     how: &str,
@@ -135,59 +128,40 @@ fn finding(
 }
 
 /// The policy to mend, and the protocols that are missing.
-type Lack = Option<(PolicyRef, Vec<Protocol>)>;
+type Lack = Option<(ObjectRef, Vec<Protocol>)>;
 
 impl<'c> Deciding<'c> {
     fn new(context: &Context<'c>, pod: &'c Pod, tier: Option<Tier>) -> Self {
-        let world = &context.cluster.world;
-        let isolating = match tier {
-            Some(Tier::NetworkPolicy) => world
-                .policies_in(&pod.key.namespace)
-                .filter(|policy| policy.mode == Mode::Enforce)
-                .filter(|policy| policy.subject.matches(&pod.labels))
-                .filter_map(|policy| {
-                    let (policy, rules) = (PolicyRef::from(&policy.key), policy.egress.as_deref()?);
-                    Some(Isolating { policy, rules, allows_dns: false })
-                })
-                .collect(),
-            Some(Tier::Default) => world
-                .default_policies()
-                .values()
-                .filter(|policy| policy.mode == Mode::Enforce)
-                .filter(|policy| world.selected_by_default(policy, pod) == Selected::Yes)
-                .filter_map(|policy| {
-                    let rules = policy.egress.as_deref()?;
-                    let name = PolicyRef::ClusterDefaultNetworkPolicy(policy.name.clone());
-                    Some(Isolating { policy: name, rules, allows_dns: policy.allow_dns })
-                })
-                .collect(),
-            Some(Tier::Admin | Tier::Baseline) | None => Vec::new(),
-        };
-        let accepting = world
-            .cluster_policies()
-            .values()
-            .map(AsRef::as_ref)
-            .filter(|policy| policy.mode == Mode::Enforce)
-            .filter(|policy| policy.tier == ClusterTier::Admin || tier != Some(Tier::NetworkPolicy))
-            .filter(|policy| world.selected(&policy.subject, pod) == Selected::Yes)
-            .collect();
+        let egress = Direction::Egress;
+        let (mut isolating, mut accepting) = (Vec::new(), Vec::new());
+        for (policy, selected) in context.cluster.world.selecting(pod) {
+            let decides = policy.mode == Mode::Enforce && selected == Selected::Yes;
+            if !decides || tier.is_some_and(|last| policy.tier > last) {
+                continue;
+            }
+            match policy.isolating(egress) {
+                Some(rules) => isolating.push((policy.as_ref(), rules)),
+                None if policy.applies(egress) => accepting.push(policy.as_ref()),
+                None => {}
+            }
+        }
         Self { isolating, accepting, namespace: &pod.key.namespace }
     }
 
     /// Equal where the answer is.
-    fn key(&self) -> (Vec<PolicyRef>, Vec<&'c Str>, &'c Str) {
-        let isolating = self.isolating.iter().map(|one| one.policy.clone()).collect();
+    fn key(&self) -> (Vec<&'c ObjectRef>, Vec<&'c ObjectRef>, &'c Str) {
+        let isolating = self.isolating.iter().map(|(policy, _)| &policy.name).collect();
         (isolating, self.accepting.iter().map(|policy| &policy.name).collect(), self.namespace)
     }
 
     fn accepted(&self) -> impl Iterator<Item = &'c Rule> {
-        let rules = self.accepting.iter().flat_map(|policy| &policy.egress);
+        let rules = self.accepting.iter().flat_map(|policy| policy.ordered(Direction::Egress));
         rules.filter(|rule| rule.action == Action::Accept).map(|rule| &rule.rule)
     }
 
     /// All rules that let something pass.
     fn rules(&self) -> impl Iterator<Item = &'c Rule> {
-        let admitted = self.isolating.iter().flat_map(|policy| policy.rules);
+        let admitted = self.isolating.iter().flat_map(|(_, rules)| *rules);
         admitted.chain(self.accepted())
     }
 
@@ -198,8 +172,9 @@ impl<'c> Deciding<'c> {
 
     fn lack(&self, context: &Context<'c>, servers: &Servers<'c>) -> Lack {
         // Without any rule nothing is opened, so no name is needed.
-        let mend = self.isolating.iter().find(|policy| policy.rules.iter().any(opens))?;
-        if servers.are_usual() && self.isolating.iter().any(|policy| policy.allows_dns) {
+        let (mend, _) = self.isolating.iter().find(|(_, rules)| rules.iter().any(opens))?;
+        let allows_dns = |(policy, _): &(&Policy, _)| policy.allows_dns(Direction::Egress);
+        if servers.are_usual() && self.isolating.iter().any(allows_dns) {
             return None;
         }
         let reached = |rule, protocol| servers.reached(context, self.namespace, rule, protocol);
@@ -207,7 +182,7 @@ impl<'c> Deciding<'c> {
             .into_iter()
             .filter(|protocol| !self.rules().any(|rule| reached(rule, *protocol)))
             .collect();
-        (!lacks.is_empty()).then(|| (mend.policy.clone(), lacks))
+        (!lacks.is_empty()).then(|| (mend.name.clone(), lacks))
     }
 }
 
@@ -267,12 +242,13 @@ impl<'c> Servers<'c> {
     /// protocols.
     fn denied(&self, context: &Context<'c>, pod: &Pod) -> Option<(RuleRef, Vec<Protocol>)> {
         let world = &context.cluster.world;
-        let denies = |policy: &ClusterNetworkPolicy| {
+        let denies = |policy: &Policy| {
+            let mut rules = policy.ordered(Direction::Egress).iter();
             policy.mode == Mode::Enforce
-                && policy.egress.iter().any(|rule| rule.action == Action::Deny)
-                && world.selected(&policy.subject, pod) != Selected::No
+                && rules.any(|rule| rule.action == Action::Deny)
+                && world.selected(policy, pod) != Selected::No
         };
-        if !world.cluster_policies().values().any(|policy| denies(policy)) {
+        if !world.policies_in("").any(|policy| denies(policy)) {
             return None;
         }
         let by = [Protocol::Udp, Protocol::Tcp].map(|protocol| {

@@ -9,10 +9,9 @@ use std::rc::Rc;
 
 use policy_engine::labels::{Labels, Str};
 use policy_engine::model::{Life, NamedPort, Pod};
-use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, Rule};
+use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer};
 use policy_engine::reach::{ClassId, Reach};
 use policy_engine::selector::Selector;
-use policy_engine::world::World;
 
 use crate::model::Cluster;
 
@@ -118,10 +117,10 @@ fn mentioned(cluster: &Cluster) -> BTreeSet<Str> {
         keys.extend(selector.requirements().map(|requirement| requirement.key.clone()));
     };
     let world = &cluster.world;
-    for policy in world.policies().values() {
-        selector(&policy.subject);
+    for policy in world.policies() {
+        policy.subject.pods.iter().for_each(&mut selector);
     }
-    for rule in rules(world) {
+    for rule in world.policies().flat_map(|policy| policy.all_rules()) {
         let Peers::Listed(peers) = &rule.peers else { continue };
         for peer in peers {
             match peer {
@@ -130,24 +129,8 @@ fn mentioned(cluster: &Cluster) -> BTreeSet<Str> {
             }
         }
     }
-    let ordered = world.cluster_policies().values().map(|policy| &policy.subject);
-    let defaults = world.default_policies().values().map(|policy| &policy.subject);
-    ordered.chain(defaults).filter_map(|subject| subject.pods.as_ref()).for_each(&mut selector);
     let selectors = cluster.services.values().filter_map(|service| service.selector.as_ref());
     keys.extend(selectors.flat_map(|labels| labels.iter().map(|(key, _)| key.clone())));
     keys.insert(super::dns::LABEL.into());
     keys
-}
-
-/// All rules of policies of every kind.
-fn rules(world: &World) -> impl Iterator<Item = &Rule> {
-    let policies = world.policies().values();
-    let policies =
-        policies.flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
-    let ordered = world.cluster_policies().values();
-    let ordered = ordered.flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
-    let defaults = world.default_policies().values();
-    let defaults =
-        defaults.flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
-    policies.chain(ordered.map(|rule| &rule.rule)).chain(defaults)
 }

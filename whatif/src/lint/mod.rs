@@ -32,11 +32,13 @@ use std::iter;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use policy_engine::model::{Direction, Pod};
-use policy_engine::policy::{IpBlock, NetworkPolicy, Rule};
+use policy_engine::direction::Direction;
+use policy_engine::model::Pod;
+use policy_engine::object::ObjectRef;
+use policy_engine::policy::{IpBlock, Policy, Rule};
 use policy_engine::reach::Reach;
-use policy_engine::tier::{PolicyRef, View};
-use portcullis_crds::diagnostic::Origin;
+use policy_engine::tier::{Tier, View};
+use portcullis_crds::diagnostic::{About, Origin};
 
 pub use code::Code;
 
@@ -74,8 +76,8 @@ pub struct Finding {
     pub code: Code,
     /// How much it matters.
     pub severity: Severity,
-    /// The object, as `NetworkPolicy shop/db`; empty when even that is not known.
-    pub object: String,
+    /// What it is about.
+    pub about: About,
     /// The field, as `spec.ingress[0].ports[1]`; empty for the object as a whole.
     pub field: String,
     /// What is wrong, what that means, and what to do.
@@ -91,14 +93,15 @@ pub struct Finding {
 pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
     let mut found = reading::findings(sources);
     let context = Context::new(sources, cluster);
-    for policy in cluster.world.policies().values() {
+    let network_policies: Vec<&Policy> = context.network_policies().collect();
+    for policy in &network_policies {
         found.extend(direction::not_in_force(&context, policy));
     }
     found.extend(redundant::findings(&context));
     found.extend(tiers::findings(&context));
     // Without any pod there is nobody to select: only what policies say among themselves counts.
     if context.groups.all().next().is_some() {
-        for policy in cluster.world.policies().values() {
+        for policy in network_policies {
             found.extend(subjects::findings(&context, policy));
             found.extend(peers::findings(&context, policy));
             found.extend(ports::findings(&context, policy));
@@ -116,7 +119,7 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
 const NAME: &str = "/metadata/name";
 
 fn key(finding: &Finding) -> impl Ord + '_ {
-    (&finding.origin, &finding.object, finding.code, &finding.field, &finding.message)
+    (&finding.origin, &finding.about, finding.code, &finding.field, &finding.message)
 }
 
 /// What the checks look at.
@@ -135,7 +138,7 @@ struct Context<'c> {
 /// A rule, and where it stands.
 #[derive(Clone, Copy)]
 struct Place<'c> {
-    policy: &'c NetworkPolicy,
+    policy: &'c Policy,
     direction: Direction,
     rule: &'c Rule,
     at: usize,
@@ -145,7 +148,7 @@ impl<'c> Context<'c> {
     fn new(sources: &'c Sources, cluster: &'c Cluster) -> Self {
         let world = &cluster.world;
         let reach = Reach::new(world);
-        let audited = cluster.has_audit().then(|| Reach::new_as(world, View::Audited));
+        let audited = world.has_audit().then(|| Reach::new_as(world, View::Audited));
         let views: Vec<&Reach<'_>> = iter::once(&reach).chain(&audited).collect();
         let groups = Groups::new(cluster, &views);
         let pods = world.pods().values().filter(|pod| pod.takes_part());
@@ -160,16 +163,22 @@ impl<'c> Context<'c> {
         iter::once(&self.reach).chain(&self.audited)
     }
 
-    /// A finding about the field of a policy at a JSON pointer; `""` is the whole policy.
-    fn finding(&self, code: Code, policy: &NetworkPolicy, pointer: &str, text: String) -> Finding {
-        self.finding_about(code, &(&policy.key).into(), pointer, text)
+    /// The NetworkPolicies, by namespace and name.
+    fn network_policies(&self) -> impl Iterator<Item = &'c Policy> {
+        let all = self.cluster.world.policies().map(AsRef::as_ref);
+        all.filter(|policy: &&Policy| policy.tier == Tier::NetworkPolicy)
     }
 
-    /// The same about a policy of any kind.
+    /// A finding about the field of a policy at a JSON pointer; `""` is the whole policy.
+    fn finding(&self, code: Code, policy: &Policy, pointer: &str, text: String) -> Finding {
+        self.finding_about(code, &policy.name, pointer, text)
+    }
+
+    /// The same about the policy of that name.
     fn finding_about(
         &self,
         code: Code,
-        policy: &PolicyRef,
+        policy: &ObjectRef,
         pointer: &str,
         text: String,
     ) -> Finding {
@@ -178,13 +187,7 @@ impl<'c> Context<'c> {
         Finding {
             code,
             severity: code.severity(),
-            object: match policy {
-                PolicyRef::NetworkPolicy(key) => format!("NetworkPolicy {key}"),
-                PolicyRef::ClusterNetworkPolicy(name)
-                | PolicyRef::ClusterDefaultNetworkPolicy(name) => {
-                    format!("{} {name}", policy.kind())
-                }
-            },
+            about: About::Object(policy.clone()),
             field: words::field(pointer),
             message: text,
             origin: self.cluster.field_origin(policy, place),
@@ -209,9 +212,9 @@ impl<'c> Context<'c> {
 }
 
 /// All rules of a policy with their places.
-fn places(policy: &NetworkPolicy) -> impl Iterator<Item = Place<'_>> {
+fn places(policy: &Policy) -> impl Iterator<Item = Place<'_>> {
     Direction::BOTH.into_iter().flat_map(move |direction| {
-        let rules = policy.rules(direction).unwrap_or_default().iter().enumerate();
+        let rules = policy.rules(direction).enumerate();
         rules.map(move |(at, rule)| Place { policy, direction, rule, at })
     })
 }
@@ -219,12 +222,12 @@ fn places(policy: &NetworkPolicy) -> impl Iterator<Item = Place<'_>> {
 impl Place<'_> {
     /// The JSON pointer of the rule.
     fn pointer(&self) -> String {
-        format!("/spec/{}/{}", words::rules(self.direction), self.at)
+        format!("/spec/{}/{}", self.direction.field(), self.at)
     }
 
     /// The JSON pointer of a peer.
     fn peer(&self, number: usize) -> String {
-        format!("{}/{}/{number}", self.pointer(), words::peers(self.direction))
+        format!("{}/{}/{number}", self.pointer(), self.direction.peers_field())
     }
 
     /// The JSON pointer of a port.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, evaluate};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
-use policy_engine::model::{Direction, Pod};
-use policy_engine::policy::{NetworkPolicy, Peer, Peers, PodPeer, PortMatch, Ports, Rule};
+use policy_engine::model::Pod;
+use policy_engine::policy::{Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule};
 use policy_engine::port::PortRange;
 use policy_engine::reach::{ClassId, PortSet, Reach};
 use policy_engine::tier::{Mode, Tier};
@@ -19,13 +20,14 @@ use super::{Code, Context, Finding, Place, places, words};
 const PAIRS: usize = 1000;
 
 /// Peers of a policy that it opens, and that are all closed on their side.
-pub(super) fn half_open<'c>(context: &Context<'c>, policy: &'c NetworkPolicy) -> Vec<Finding> {
+pub(super) fn half_open<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     // One in audit opens nothing.
     if policy.mode == Mode::Audit {
         return found;
     }
-    let selected = context.groups.matching(&policy.key.namespace, &policy.subject, false);
+    let subject = policy.subject.any_pods();
+    let selected = context.groups.matching(&policy.name.namespace, subject, false);
     if selected.is_empty() {
         return found;
     }
@@ -72,18 +74,18 @@ fn closed<'c>(
         .iter()
         .flat_map(|group| {
             let policies = context.cluster.world.policies_in(group.namespace);
-            policies.filter(|policy| policy.subject.matches(&group.labels))
+            policies.filter(|policy| policy.subject.any_pods().matches(&group.labels))
         })
-        .filter(|policy| policy.rules(opposite(place.direction)).is_some())
+        .filter(|policy| policy.isolates(place.direction.opposite()))
         .filter(|policy| policy.mode == Mode::Enforce)
-        .map(|policy| policy.key.to_string())
+        .map(|policy| policy.name.short())
         .collect();
     let there = match (denial.reason, denial.tier) {
         (_, Some(Tier::NetworkPolicy)) => format!("isolated by {}", words::few(&isolating)),
         (Reason::RuleDenies, _) => crate::output::words::decided(&denial),
         _ => crate::output::words::isolated(&denial),
     };
-    let other = words::rules(opposite(place.direction));
+    let other = place.direction.opposite().field();
     let message = match place.direction {
         Direction::Egress => format!(
             "lets {mine} open {opened} at {names}, which does not let it in: {there}; \
@@ -136,15 +138,8 @@ fn other_side(
         each.map(move |destination| Flow { source: source.clone(), destination, traffic })
     });
     let mut denials = flows
-        .map(|flow| evaluate(&context.cluster.world, &flow).decision(opposite(direction)).clone());
+        .map(|flow| evaluate(&context.cluster.world, &flow).decision(direction.opposite()).clone());
     denials.find(|decision| !decision.is_allowed())
-}
-
-fn opposite(direction: Direction) -> Direction {
-    match direction {
-        Direction::Ingress => Direction::Egress,
-        Direction::Egress => Direction::Ingress,
-    }
 }
 
 fn classes(groups: &[Rc<Group<'_>>], view: usize) -> BTreeSet<ClassId> {

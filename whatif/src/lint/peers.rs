@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use policy_engine::model::Pod;
-use policy_engine::policy::{IpBlock, Namespaces, NetworkPolicy, Peer, Peers, PodPeer};
+use policy_engine::policy::{IpBlock, Namespaces, Peer, Peers, PodPeer, Policy};
 use policy_engine::selector::Selector;
 
 use super::groups::Group;
 use super::{Code, Context, Finding, Place, places, words};
 
 /// What is wrong with the peers of a policy.
-pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c NetworkPolicy) -> Vec<Finding> {
+pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     for place in places(policy) {
         let Peers::Listed(peers) = &place.rule.peers else { continue };
@@ -100,7 +100,7 @@ fn not_joined<'c>(
     place: Place<'c>,
     peers: &'c [Peer],
 ) -> Option<(usize, Finding)> {
-    let own = &place.policy.key.namespace;
+    let own = &place.policy.name.namespace;
     for (first, pair) in peers.windows(2).enumerate() {
         let (namespaces, pods, number) = match pair {
             [Peer::Pods(one), Peer::Pods(two)] => match (halves(one), halves(two)) {

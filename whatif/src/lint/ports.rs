@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::model::Direction;
-use policy_engine::policy::{NetworkPolicy, Peer, Peers, PortMatch, Ports};
+use policy_engine::policy::{Peer, Peers, Policy, PortMatch, Ports};
 use policy_engine::port::Protocol;
 use portcullis_crds::convert::service::Service;
 
@@ -15,7 +15,7 @@ use super::{Code, Context, Finding, Place, places};
 type Found<'c> = Vec<Rc<Group<'c>>>;
 
 /// What is wrong with the ports of a policy.
-pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c NetworkPolicy) -> Vec<Finding> {
+pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     for place in places(policy) {
         let Ports::Listed(ports) = &place.rule.ports else { continue };
@@ -53,7 +53,8 @@ fn destinations<'c>(context: &Context<'c>, place: Place<'c>) -> Found<'c> {
     let everyone = || context.groups.all().filter(|group| !group.host_network).cloned().collect();
     match (place.direction, &place.rule.peers) {
         (Direction::Ingress, _) => {
-            context.groups.matching(&place.policy.key.namespace, &place.policy.subject, false)
+            let subject = place.policy.subject.any_pods();
+            context.groups.matching(&place.policy.name.namespace, subject, false)
         }
         (Direction::Egress, Peers::Any) => everyone(),
         (Direction::Egress, Peers::Listed(peers)) => {

@@ -31,7 +31,7 @@ fn finding(code: Code, told: &Diagnostic) -> Finding {
     Finding {
         code,
         severity: code.severity(),
-        object: told.object.clone(),
+        about: told.about.clone(),
         field: told.field.clone(),
         message: told.message.clone(),
         origin: told.source.clone(),

@@ -10,9 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::CidrSet;
+use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::model::Direction;
-use policy_engine::policy::{NetworkPolicy, Peer, Peers, PolicyKey, PortMatch, Ports, Rule};
+use policy_engine::object::ObjectRef;
+use policy_engine::policy::{Peer, Peers, Policy, PortMatch, Ports, Rule};
 use policy_engine::selector::{Operator, Selector};
 use policy_engine::tier::Mode;
 use policy_engine::world::World;
@@ -22,42 +23,36 @@ use super::{Code, Context, Finding, Place, places, words};
 
 /// What is redundant in all policies.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
-    let world = &context.cluster.world;
     let mut found = Vec::new();
-    let mut rest = world.policies().values().map(AsRef::as_ref).peekable();
-    while let Some(first) = rest.next() {
-        let namespace = &first.key.namespace;
-        let mut policies = vec![first];
-        while let Some(next) = rest.next_if(|policy| policy.key.namespace == *namespace) {
-            policies.push(next);
-        }
-        of_namespace(context, &policies, &mut found);
+    let all: Vec<&Policy> = context.network_policies().collect();
+    for policies in all.chunk_by(|one, next| one.name.namespace == next.name.namespace) {
+        of_namespace(context, policies, &mut found);
     }
     found
 }
 
-fn of_namespace(context: &Context<'_>, policies: &[&NetworkPolicy], found: &mut Vec<Finding>) {
+fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Finding>) {
     let mut alive = Alive::new(&context.cluster.world, policies);
-    let mut first: BTreeMap<Content<'_>, &NetworkPolicy> = BTreeMap::new();
+    let mut first: BTreeMap<Content<'_>, &Policy> = BTreeMap::new();
     for policy in policies {
         let original = *first.entry(content(policy)).or_insert(policy);
-        if original.key != policy.key {
-            alive.gone.insert(&policy.key);
-            let message = format!("says what {} says; remove one of them", original.key);
+        if original.name != policy.name {
+            alive.gone.insert(&policy.name);
+            let message = format!("says what {} says; remove one of them", original.name.short());
             let mut finding = context.finding(Code::SamePolicy, policy, "", message);
-            let origin = context.cluster.field_origin(&(&original.key).into(), super::NAME);
+            let origin = context.cluster.field_origin(&original.name, super::NAME);
             finding.related.extend(origin.map(|origin| (origin, "the other".to_owned())));
             found.push(finding);
         }
     }
     // The later of two that cover each other goes.
     for policy in policies.iter().rev() {
-        if alive.gone.contains(&policy.key) || !is_understood(policy) {
+        if alive.gone.contains(&policy.name) || !is_understood(policy) {
             continue;
         }
         if let Some(by) = alive.covers_policy(policy) {
-            alive.gone.insert(&policy.key);
-            let names = by.iter().map(PolicyKey::to_string).collect();
+            alive.gone.insert(&policy.name);
+            let names = by.iter().map(|policy| policy.short()).collect();
             let message = format!(
                 "changes nothing: {} isolate{} and admit{} the same already; remove it, or narrow \
                  those",
@@ -66,7 +61,7 @@ fn of_namespace(context: &Context<'_>, policies: &[&NetworkPolicy], found: &mut 
                 if by.len() == 1 { "s" } else { "" },
             );
             let mut finding = context.finding(Code::RedundantPolicy, policy, "", message);
-            let name = |key: &PolicyKey| context.cluster.field_origin(&key.into(), super::NAME);
+            let name = |policy: &&ObjectRef| context.cluster.field_origin(policy, super::NAME);
             let origins = by.iter().filter_map(name);
             finding.related.extend(origins.map(|origin| (origin, "does the same".to_owned())));
             found.push(finding);
@@ -75,23 +70,23 @@ fn of_namespace(context: &Context<'_>, policies: &[&NetworkPolicy], found: &mut 
         let all: Vec<Place<'_>> = places(policy).collect();
         for place in all.into_iter().rev() {
             let Some(by) = alive.covers_rule(place) else { continue };
-            alive.rules.insert((&policy.key, place.direction, place.at));
+            alive.rules.insert((&policy.name, place.direction, place.at));
             found.push(redundant_rule(context, place, &by));
         }
     }
 }
 
 fn redundant_rule(context: &Context<'_>, place: Place<'_>, by: &BTreeSet<RuleId<'_>>) -> Finding {
-    let names = by.iter().map(|(key, _, at)| format!("{key} rule {}", at + 1)).collect();
+    let names =
+        by.iter().map(|(name, _, at)| format!("{} rule {}", name.short(), at + 1)).collect();
     let message = format!(
         "changes nothing: {} admit{} all of it already; remove it, or narrow the other",
         words::few(&names),
         if by.len() == 1 { "s" } else { "" }
     );
     let mut finding = context.finding(Code::RedundantRule, place.policy, &place.pointer(), message);
-    let origin = |(key, direction, at): &RuleId<'_>| {
-        context.cluster.origin(&(*key).into(), *direction, at + 1, "")
-    };
+    let origin =
+        |(name, direction, at): &RuleId<'_>| context.cluster.origin(name, *direction, at + 1, "");
     let origins = by.iter().filter_map(origin);
     finding.related.extend(origins.map(|origin| (origin, "admits it".to_owned())));
     finding
@@ -100,18 +95,18 @@ fn redundant_rule(context: &Context<'_>, place: Place<'_>, by: &BTreeSet<RuleId<
 /// What a policy means, with its rules sorted.
 type Content<'p> = (&'p Selector, Mode, Option<Vec<&'p Rule>>, Option<Vec<&'p Rule>>);
 
-fn content(policy: &NetworkPolicy) -> Content<'_> {
+fn content(policy: &Policy) -> Content<'_> {
     let rules = |direction| {
-        let mut rules: Vec<&Rule> = policy.rules(direction)?.iter().collect();
+        let mut rules: Vec<&Rule> = policy.isolating(direction)?.iter().collect();
         rules.sort_unstable();
         rules.dedup();
         Some(rules)
     };
-    (&policy.subject, policy.mode, rules(Direction::Ingress), rules(Direction::Egress))
+    (policy.subject.any_pods(), policy.mode, rules(Direction::Ingress), rules(Direction::Egress))
 }
 
 /// Whether all of a policy is what its author wrote; else other findings come first.
-fn is_understood(policy: &NetworkPolicy) -> bool {
+fn is_understood(policy: &Policy) -> bool {
     places(policy).all(|place| {
         let peers = match &place.rule.peers {
             Peers::Any => true,
@@ -126,65 +121,67 @@ fn is_understood(policy: &NetworkPolicy) -> bool {
 }
 
 /// A rule by policy, direction and position from 0.
-type RuleId<'p> = (&'p PolicyKey, Direction, usize);
+type RuleId<'p> = (&'p ObjectRef, Direction, usize);
 
 /// The policies of a namespace, without those that were found to be redundant.
 struct Alive<'p> {
     world: &'p World,
     /// By one label that every pod they select has; `None`: there is no such label.
-    by_label: BTreeMap<Option<(&'p Str, &'p Str)>, Vec<&'p NetworkPolicy>>,
-    gone: BTreeSet<&'p PolicyKey>,
+    by_label: BTreeMap<Option<(&'p Str, &'p Str)>, Vec<&'p Policy>>,
+    gone: BTreeSet<&'p ObjectRef>,
     rules: BTreeSet<RuleId<'p>>,
 }
 
 impl<'p> Alive<'p> {
-    fn new(world: &'p World, policies: &[&'p NetworkPolicy]) -> Self {
-        let mut by_label: BTreeMap<_, Vec<&NetworkPolicy>> = BTreeMap::new();
+    fn new(world: &'p World, policies: &[&'p Policy]) -> Self {
+        let mut by_label: BTreeMap<_, Vec<&Policy>> = BTreeMap::new();
         for policy in policies {
-            by_label.entry(policy.subject.required_label()).or_default().push(*policy);
+            by_label.entry(policy.subject.any_pods().required_label()).or_default().push(*policy);
         }
         Self { world, by_label, gone: BTreeSet::new(), rules: BTreeSet::new() }
     }
 
     /// The other policies that select every pod which `policy` selects, and are in force whenever it
     /// is: one in audit stands for none that is enforced.
-    fn wider(&self, policy: &'p NetworkPolicy) -> Vec<&'p NetworkPolicy> {
-        let labels = policy.subject.requirements().filter_map(|one| match &one.operator {
+    fn wider(&self, policy: &'p Policy) -> Vec<&'p Policy> {
+        let subject = policy.subject.any_pods();
+        let labels = subject.requirements().filter_map(|one| match &one.operator {
             Operator::In(values) if values.len() == 1 => Some((&one.key, values.first()?)),
             _ => None,
         });
         let keys = labels.map(Some).chain([None]);
         let found = keys.filter_map(|key| self.by_label.get(&key)).flatten().copied();
         found
-            .filter(|other| other.key != policy.key && !self.gone.contains(&other.key))
+            .filter(|other| other.name != policy.name && !self.gone.contains(&other.name))
             .filter(|other| other.mode == Mode::Enforce || policy.mode == Mode::Audit)
-            .filter(|other| implies::selector(&policy.subject, &other.subject))
+            .filter(|other| implies::selector(subject, other.subject.any_pods()))
             .collect()
     }
 
     /// The rules of policies for a direction that are still there.
     fn rules_of<'a>(
         &'a self,
-        policies: &'a [&'p NetworkPolicy],
+        policies: &'a [&'p Policy],
         direction: Direction,
     ) -> impl Iterator<Item = (RuleId<'p>, &'p Rule)> {
         policies.iter().flat_map(move |policy| {
-            let rules = policy.rules(direction).unwrap_or_default().iter().enumerate();
-            let rules = rules.map(move |(at, rule)| ((&policy.key, direction, at), rule));
+            let rules = policy.rules(direction).enumerate();
+            let rules = rules.map(move |(at, rule)| ((&policy.name, direction, at), rule));
             rules.filter(|(id, _)| !self.rules.contains(id))
         })
     }
 
     /// The policies that together do all that `policy` does.
-    fn covers_policy(&self, policy: &'p NetworkPolicy) -> Option<BTreeSet<PolicyKey>> {
+    fn covers_policy(&self, policy: &'p Policy) -> Option<BTreeSet<&'p ObjectRef>> {
         let wider = self.wider(policy);
-        let mut by: BTreeSet<PolicyKey> = BTreeSet::new();
+        let mut by: BTreeSet<&ObjectRef> = BTreeSet::new();
         for direction in Direction::BOTH {
-            let Some(rules) = policy.rules(direction) else { continue };
+            let Some(rules) = policy.isolating(direction) else { continue };
             // A policy without rules is there to deny: one that opens something is no substitute,
             // though it isolates as well.
             let mut isolating = wider.iter().filter(|other| {
-                other.rules(direction).is_some_and(|others| !rules.is_empty() || others.is_empty())
+                let others = other.isolating(direction);
+                others.is_some_and(|others| !rules.is_empty() || others.is_empty())
             });
             let isolates = isolating.next()?;
             let others: Vec<_> = self.rules_of(&wider, direction).collect();
@@ -192,9 +189,9 @@ impl<'p> Alive<'p> {
             for rule in rules {
                 used.extend(covered(self.world, rule, &others)?);
             }
-            by.extend(used.iter().map(|(key, ..)| (*key).clone()));
+            by.extend(used.iter().map(|(name, ..)| *name));
             if rules.is_empty() {
-                by.insert(isolates.key.clone());
+                by.insert(&isolates.name);
             }
         }
         (!by.is_empty()).then_some(by)
@@ -204,7 +201,7 @@ impl<'p> Alive<'p> {
     fn covers_rule(&self, place: Place<'p>) -> Option<BTreeSet<RuleId<'p>>> {
         let mut policies = self.wider(place.policy);
         policies.push(place.policy);
-        let own = (&place.policy.key, place.direction, place.at);
+        let own = (&place.policy.name, place.direction, place.at);
         let others = self.rules_of(&policies, place.direction).filter(|(id, _)| *id != own);
         let by = covered(self.world, place.rule, &others.collect::<Vec<_>>())?;
         (!by.is_empty()).then_some(by)

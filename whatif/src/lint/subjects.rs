@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use policy_engine::labels::Str;
 use policy_engine::model::Pod;
-use policy_engine::policy::NetworkPolicy;
-use policy_engine::tier::{ClusterTier, Selected};
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::Policy;
+use policy_engine::tier::Tier;
 use policy_engine::world::World;
-use portcullis_crds::diagnostic::Origin;
+use portcullis_crds::diagnostic::{About, Origin};
 
 use super::{Code, Context, Finding, Severity, words};
 use crate::model::WorkloadRef;
@@ -15,10 +16,10 @@ use crate::model::WorkloadRef;
 const SELECTOR: &str = "/spec/podSelector";
 
 /// Whether the policy selects nothing, or pods that no policy is about.
-pub(super) fn findings(context: &Context<'_>, policy: &NetworkPolicy) -> Vec<Finding> {
-    let namespace = &policy.key.namespace;
+pub(super) fn findings(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
+    let (namespace, subject) = (&policy.name.namespace, policy.subject.any_pods());
     let groups = &context.groups;
-    let on_host = groups.matching(namespace, &policy.subject, true);
+    let on_host = groups.matching(namespace, subject, true);
     if !on_host.is_empty() {
         let names = context.names(&on_host);
         let mut finding = context.finding(
@@ -31,14 +32,14 @@ pub(super) fn findings(context: &Context<'_>, policy: &NetworkPolicy) -> Vec<Fin
             ),
         );
         // `{}` means every pod that can be protected.
-        if policy.subject.is_everything() {
+        if subject.is_everything() {
             finding.severity = Severity::Note;
         }
         return vec![finding];
     }
-    let selects = !groups.matching(namespace, &policy.subject, false).is_empty();
+    let selects = !groups.matching(namespace, subject, false).is_empty();
     // `{}` is right in a namespace that is empty today.
-    if policy.subject.is_everything() || selects {
+    if subject.is_everything() || selects {
         return Vec::new();
     }
     let there = groups.of(namespace);
@@ -49,7 +50,7 @@ pub(super) fn findings(context: &Context<'_>, policy: &NetworkPolicy) -> Vec<Fin
             let pod = group.pods.first()?;
             Some((context.name(pod), &pod.labels))
         });
-        words::nearest(&policy.subject, known)
+        words::nearest(subject, known)
             .unwrap_or_else(|| format!("no pod of namespace {namespace} has labels like these"))
     };
     let message = format!(
@@ -58,13 +59,9 @@ pub(super) fn findings(context: &Context<'_>, policy: &NetworkPolicy) -> Vec<Fin
     vec![context.finding(Code::SelectsNothing, policy, SELECTOR, message)]
 }
 
-/// Whether a policy of the cluster is there for pods that no NetworkPolicy isolates.
-fn has_default(world: &World, pod: &Pod) -> bool {
-    let mut ordered = world.cluster_policies().values();
-    let mut defaults = world.default_policies().values();
-    ordered.any(|policy| {
-        policy.tier == ClusterTier::Baseline && world.selected(&policy.subject, pod) != Selected::No
-    }) || defaults.any(|policy| world.selected_by_default(policy, pod) != Selected::No)
+/// Whether a policy is there for the pod: its own, or one for pods that no NetworkPolicy isolates.
+fn has_policy(world: &World, pod: &Pod) -> bool {
+    world.selecting(pod).iter().any(|(policy, _)| policy.tier != Tier::Admin)
 }
 
 /// The workloads that no policy selects, one finding for each namespace.
@@ -74,9 +71,7 @@ pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
     let world = &context.cluster.world;
     let mut found: BTreeMap<&Str, BTreeMap<&WorkloadRef, Option<Origin>>> = BTreeMap::new();
     for group in context.groups.all() {
-        let covered =
-            world.policies_in(group.namespace).any(|policy| policy.subject.matches(&group.labels))
-                || group.pods.first().is_some_and(|pod| has_default(world, pod));
+        let covered = group.pods.first().is_some_and(|pod| has_policy(world, pod));
         if group.host_network || covered || group.namespace.starts_with("kube-") {
             continue;
         }
@@ -84,8 +79,7 @@ pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
         for workload in workloads {
             let inventory = &context.sources.after;
             found.entry(group.namespace).or_default().entry(workload).or_insert_with(|| {
-                let object = inventory.get(&workload.kind, &workload.namespace, &workload.name);
-                Some(object?.document.as_ref()?.origin_at(super::NAME))
+                Some(inventory.workload(workload)?.document.as_ref()?.origin_at(super::NAME))
             });
         }
     }
@@ -96,7 +90,7 @@ pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
         Finding {
             code: Code::NoPolicy,
             severity: Code::NoPolicy.severity(),
-            object: format!("Namespace {namespace}"),
+            about: About::Object(ObjectRef::cluster(Kind::Namespace, namespace.clone())),
             field: String::new(),
             message: format!(
                 "no policy selects {names}, which {are} open in both directions; a policy with \

@@ -2,14 +2,14 @@
 //! are asked.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
+use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::model::Direction;
-use policy_engine::policy::Rule;
+use policy_engine::object::Kind;
+use policy_engine::policy::{Policy, Rule, Selected};
 use policy_engine::selector::Selector;
-use policy_engine::tier::{
-    Action, ClusterDefaultNetworkPolicy, ClusterNetworkPolicy, Mode, PolicyRef, Selected, Tier,
-};
+use policy_engine::tier::{Action, Mode};
 
 use super::groups::Group;
 use super::redundant::covered;
@@ -17,9 +17,8 @@ use super::{Code, Context, Finding, words};
 
 /// What policies say by themselves, whoever they select.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
-    let world = &context.cluster.world;
     let mut found = in_audit(context);
-    for policy in world.cluster_policies().values() {
+    for policy in context.cluster.world.policies_in("") {
         for direction in Direction::BOTH {
             found.extend(never_matching(context, policy, direction));
         }
@@ -29,55 +28,42 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
 
 /// Whom they select.
 pub(super) fn about_pods(context: &Context<'_>) -> Vec<Finding> {
-    let world = &context.cluster.world;
-    let ordered = world.cluster_policies().values();
+    let policies = context.cluster.world.policies_in("");
     let mut found: Vec<Finding> =
-        ordered.filter_map(|policy| selects_nothing(context, policy)).collect();
-    let defaults = world.default_policies().values();
-    found.extend(defaults.filter_map(|policy| default_selects_nothing(context, policy)));
+        policies.filter_map(|policy| selects_nothing(context, policy)).collect();
     found.extend(equal_priorities(context));
     found
 }
 
 fn in_audit(context: &Context<'_>) -> Vec<Finding> {
-    let world = &context.cluster.world;
-    let all = world.policies().values().map(|one| (PolicyRef::from(&one.key), one.mode));
-    let ordered = world.cluster_policies().values().map(|one| (name(one), one.mode));
-    let defaults = world.default_policies().values();
-    let defaults = defaults.map(|one| (default_name(one), one.mode));
-    let audited = all.chain(ordered).chain(defaults).filter(|(_, mode)| *mode == Mode::Audit);
-    let finding = |(policy, _): (PolicyRef, Mode)| {
-        let pointer = match &policy {
-            PolicyRef::ClusterDefaultNetworkPolicy(_) => "/spec/mode",
-            PolicyRef::NetworkPolicy(_) | PolicyRef::ClusterNetworkPolicy(_) => {
-                "/metadata/annotations"
-            }
+    let policies = context.cluster.world.policies();
+    let audited = policies.filter(|policy| policy.mode == Mode::Audit);
+    let finding = |policy: &Arc<Policy>| {
+        let pointer = match policy.name.kind {
+            Kind::ClusterDefaultNetworkPolicy => "/spec/mode",
+            _ => "/metadata/annotations",
         };
         let message = "is in audit: what it would deny is reported, and nothing is denied; `plan \
                        --audit` tells what enforcing it closes"
             .to_owned();
-        context.finding_about(Code::InAudit, &policy, pointer, message)
+        context.finding(Code::InAudit, policy, pointer, message)
     };
     audited.map(finding).collect()
 }
 
 /// Rules all of whose flows are matched by earlier rules of the policy.
-fn never_matching(
-    context: &Context<'_>,
-    policy: &ClusterNetworkPolicy,
-    direction: Direction,
-) -> Vec<Finding> {
+fn never_matching(context: &Context<'_>, policy: &Policy, direction: Direction) -> Vec<Finding> {
     // Of a subject that could not be understood another finding tells first.
     if policy.subject.namespaces.is_none() || policy.subject.pods.is_none() {
         return Vec::new();
     }
     let mut found = Vec::new();
     let mut before: Vec<(usize, &Rule)> = Vec::new();
-    for (at, rule) in policy.rules(direction).iter().enumerate() {
+    for (at, rule) in policy.ordered(direction).iter().enumerate() {
         let by = covered(&context.cluster.world, &rule.rule, &before);
         before.push((at, &rule.rule));
         let Some(by) = by.filter(|by| !by.is_empty()) else { continue };
-        let list = words::rules(direction);
+        let list = direction.field();
         let names: Vec<String> = by.iter().map(|at| format!("rule {}", at + 1)).collect();
         let plural = if by.len() == 1 { "es" } else { "" };
         let message = format!(
@@ -85,9 +71,8 @@ fn never_matching(
             names.join(", ")
         );
         let pointer = format!("/spec/{list}/{at}");
-        let policy = name(policy);
-        let mut finding = context.finding_about(Code::NeverMatches, &policy, &pointer, message);
-        let origin = |at: &usize| context.cluster.origin(&policy, direction, at + 1, "");
+        let mut finding = context.finding(Code::NeverMatches, policy, &pointer, message);
+        let origin = |at: &usize| context.cluster.origin(&policy.name, direction, at + 1, "");
         let origins = by.iter().filter_map(origin);
         finding.related.extend(origins.map(|origin| (origin, "comes before".to_owned())));
         found.push(finding);
@@ -95,26 +80,15 @@ fn never_matching(
     found
 }
 
-fn selects_nothing(context: &Context<'_>, policy: &ClusterNetworkPolicy) -> Option<Finding> {
-    let subject = &policy.subject;
-    let (namespaces, pods) = (subject.namespaces.as_ref()?, subject.pods.as_ref()?);
-    let (_, hint) = nobody(context, namespaces, pods, |_| true)?;
-    let message = format!("selects no pod, so it decides nothing; {hint}");
-    Some(context.finding_about(Code::SelectsNothing, &name(policy), "/spec/subject", message))
-}
-
-fn default_selects_nothing(
-    context: &Context<'_>,
-    policy: &ClusterDefaultNetworkPolicy,
-) -> Option<Finding> {
+fn selects_nothing(context: &Context<'_>, policy: &Policy) -> Option<Finding> {
     let subject = &policy.subject;
     let (namespaces, pods) = (subject.namespaces.as_ref()?, subject.pods.as_ref()?);
     let world = &context.cluster.world;
-    let counts = |name: &Str| policy.include_system_namespaces || !world.is_system(name);
+    let counts = |name: &Str| !(subject.spares_system && world.is_system(name));
     let (field, hint) = nobody(context, namespaces, pods, counts)?;
+    let field = if policy.name.kind == Kind::ClusterNetworkPolicy { "subject" } else { field };
     let message = format!("selects no pod, so it decides nothing; {hint}");
-    let pointer = format!("/spec/{field}");
-    Some(context.finding_about(Code::SelectsNothing, &default_name(policy), &pointer, message))
+    Some(context.finding(Code::SelectsNothing, policy, &format!("/spec/{field}"), message))
 }
 
 /// The field because of which a subject selects nobody, and what comes nearest. `None` when it
@@ -162,11 +136,12 @@ fn nobody(
 
 /// Pairs of one tier and priority that decide differently about the same pods.
 fn equal_priorities(context: &Context<'_>) -> Vec<Finding> {
-    let all: Vec<_> = context.cluster.world.cluster_policies().values().collect();
+    let policies = context.cluster.world.policies_in("");
+    let all: Vec<&Policy> = policies.map(AsRef::as_ref).collect();
     let mut found = Vec::new();
     for (at, later) in all.iter().enumerate() {
         let same = all.iter().take(at).filter(|one| {
-            (one.tier, one.priority, one.mode) == (later.tier, later.priority, later.mode)
+            (one.tier, one.priority(), one.mode) == (later.tier, later.priority(), later.mode)
         });
         // One is enough to be told.
         let clash = same.filter(|one| matters(one, later)).find_map(|one| {
@@ -178,16 +153,14 @@ fn equal_priorities(context: &Context<'_>) -> Vec<Finding> {
             "has priority {} in tier {}, as {} has, and both select {}: which of the two is asked \
              first is for the implementation to say (here {}, by name); give them different \
              priorities",
-            later.priority,
-            Tier::from(later.tier),
-            earlier.name,
+            later.priority(),
+            later.tier,
+            earlier.name.name,
             context.names(&both),
-            earlier.name
+            earlier.name.name
         );
-        let policy = name(later);
-        let mut finding =
-            context.finding_about(Code::EqualPriority, &policy, "/spec/priority", message);
-        let origin = context.cluster.field_origin(&name(earlier), "/spec/priority");
+        let mut finding = context.finding(Code::EqualPriority, later, "/spec/priority", message);
+        let origin = context.cluster.field_origin(&earlier.name, "/spec/priority");
         finding.related.extend(origin.map(|origin| (origin, "the same".to_owned())));
         found.push(finding);
     }
@@ -195,9 +168,9 @@ fn equal_priorities(context: &Context<'_>) -> Vec<Finding> {
 }
 
 /// Whether the order of two policies can make a difference: their rules do different things.
-fn matters(one: &ClusterNetworkPolicy, other: &ClusterNetworkPolicy) -> bool {
+fn matters(one: &Policy, other: &Policy) -> bool {
     Direction::BOTH.into_iter().any(|direction| {
-        let (left, right) = (one.rules(direction), other.rules(direction));
+        let (left, right) = (one.ordered(direction), other.ordered(direction));
         let actions = |action: Action| left.iter().all(|rule| rule.action == action);
         let alike = right.first().is_none_or(|first| {
             actions(first.action) && right.iter().all(|rule| rule.action == first.action)
@@ -206,27 +179,13 @@ fn matters(one: &ClusterNetworkPolicy, other: &ClusterNetworkPolicy) -> bool {
     })
 }
 
-fn selected_by_both<'c>(
-    context: &Context<'c>,
-    one: &ClusterNetworkPolicy,
-    other: &ClusterNetworkPolicy,
-) -> Vec<Rc<Group<'c>>> {
+fn selected_by_both<'c>(context: &Context<'c>, one: &Policy, other: &Policy) -> Vec<Rc<Group<'c>>> {
     let world = &context.cluster.world;
     let groups = context.groups.all().filter(|group| !group.host_network);
     let both = groups.filter(|group| {
         group.pods.first().is_some_and(|pod| {
-            [one, other]
-                .into_iter()
-                .all(|policy| world.selected(&policy.subject, pod) == Selected::Yes)
+            [one, other].into_iter().all(|policy| world.selected(policy, pod) == Selected::Yes)
         })
     });
     both.cloned().collect()
-}
-
-fn name(policy: &ClusterNetworkPolicy) -> PolicyRef {
-    PolicyRef::ClusterNetworkPolicy(policy.name.clone())
-}
-
-fn default_name(policy: &ClusterDefaultNetworkPolicy) -> PolicyRef {
-    PolicyRef::ClusterDefaultNetworkPolicy(policy.name.clone())
 }

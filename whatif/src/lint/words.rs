@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use policy_engine::labels::{Labels, Str};
-use policy_engine::model::Direction;
 use policy_engine::selector::{Operator, Requirement, Selector};
 
 use crate::output::words::requirements;
@@ -14,22 +13,6 @@ const NAMES_SHOWN: usize = 4;
 
 /// Two values that share this much are a slip of the pen.
 const ALIKE: f64 = 0.75;
-
-/// The field of a policy that holds the rules of a direction.
-pub(super) fn rules(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "ingress",
-        Direction::Egress => "egress",
-    }
-}
-
-/// The field of a rule that holds its peers.
-pub(super) fn peers(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    }
-}
 
 /// A JSON pointer as people write fields: `spec.ingress[0].ports[1]`.
 pub(super) fn field(pointer: &str) -> String {

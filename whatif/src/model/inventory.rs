@@ -1,76 +1,22 @@
 //! Objects by kind and name, as they were read: what `--with` and `--without` change.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::mem;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use policy_engine::labels::Str;
-use policy_engine::model::Change;
+use policy_engine::model::{Change, PodKey};
+use policy_engine::object::{Kind, ObjectRef, ParseObjectError};
+use policy_engine::policy::Policy;
 use policy_engine::tier::Mode;
 use portcullis_crds::convert::UnknownVersion;
 use portcullis_crds::convert::inventory::{Item, item};
-use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::manifest::Document;
 use serde_json::Value;
 
-use super::reference::{kind_by_word, nearest};
+use super::reference::{WorkloadRef, nearest};
 use crate::source::gap::{Cause, Gap, Place};
-
-/// What an object is called.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct ObjectName {
-    /// Its kind in lower case, as `networkpolicy`.
-    pub kind: String,
-    /// Its namespace; empty for kinds of the whole cluster.
-    pub namespace: Str,
-    /// Its name.
-    pub name: Str,
-}
-
-impl ObjectName {
-    fn new(kind: &str, namespace: &str, name: &str) -> Self {
-        Self { kind: kind.to_lowercase(), namespace: namespace.into(), name: name.into() }
-    }
-
-    /// The same, in `namespace` where it names none and its kind needs one.
-    #[must_use]
-    pub fn or_in(self, namespace: &str) -> Self {
-        let lacks = self.namespace.is_empty() && !is_cluster_wide(&self.kind);
-        if lacks { Self { namespace: namespace.into(), ..self } } else { self }
-    }
-}
-
-/// Whether objects of a kind, in lower case, are in no namespace.
-fn is_cluster_wide(kind: &str) -> bool {
-    ["node", "namespace", "clusternetworkpolicy", "clusterdefaultnetworkpolicy"].contains(&kind)
-}
-
-impl fmt::Display for ObjectName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.namespace.as_ref() {
-            "" => write!(formatter, "{}/{}", self.kind, self.name),
-            namespace => write!(formatter, "{}/{namespace}/{}", self.kind, self.name),
-        }
-    }
-}
-
-impl FromStr for ObjectName {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let (kind, namespace, name) = match parts.as_slice() {
-            [kind, name] => (*kind, "", *name),
-            [kind, namespace, name] => (*kind, *namespace, *name),
-            _ => bail!("`{text}` is no object: write KIND/NAMESPACE/NAME"),
-        };
-        let kind = kind_by_word(kind).unwrap_or(kind);
-        Ok(Self::new(kind, namespace, name))
-    }
-}
 
 /// One object, and where it is written.
 #[derive(Clone, Debug)]
@@ -102,7 +48,7 @@ impl Object {
 /// All objects by name.
 #[derive(Clone, Default, Debug)]
 pub struct Inventory {
-    objects: BTreeMap<ObjectName, Object>,
+    objects: BTreeMap<ObjectRef, Object>,
     /// What could not be listed of a live cluster.
     pub hidden: Vec<Gap>,
     /// What is wrong with objects that have no name.
@@ -141,46 +87,45 @@ impl Inventory {
 
     /// Adds, replaces or removes what a change is about, as if an API server had said so.
     pub fn apply(&mut self, change: Change) {
-        let (name, item) = match change {
-            Change::Pod(key, pod) => {
-                let name = ObjectName::new("pod", &key.namespace, &key.name);
-                (name, pod.map(|pod| Item::Pod(pod, None)))
-            }
-            change => {
-                let Some(name) = name(&Item::Object(change.clone())) else { return };
-                let is_there = !matches!(
-                    change,
-                    Change::Namespace(_, None)
-                        | Change::Node(_, None)
-                        | Change::NetworkPolicy(_, None)
-                        | Change::ClusterNetworkPolicy(_, None)
-                        | Change::ClusterDefaultNetworkPolicy(_, None)
-                );
-                (name, is_there.then_some(Item::Object(change)))
-            }
+        let name = change.object();
+        let item = match change {
+            Change::Pod(_, pod) => pod.map(|pod| Item::Pod(pod, None)),
+            change => (!change.is_removal()).then_some(Item::Object(change)),
         };
         let object =
             item.map(|item| Object { item, document: None, served: None, diagnostics: Vec::new() });
         self.put(name, object);
     }
 
-    /// Removes an object.
+    /// Removes the object that is named `KIND/NAMESPACE/NAME`; one that names no namespace is in
+    /// `namespace` where its kind needs one.
     ///
     /// # Errors
     /// When it is not there; names the nearest one that is.
-    pub fn remove(&mut self, name: &ObjectName) -> Result<()> {
-        if self.objects.remove(name).is_some() {
-            return Ok(());
+    pub fn remove(&mut self, text: &str, namespace: &str) -> Result<()> {
+        let mut wanted = text.to_owned();
+        match text.parse::<ObjectRef>() {
+            Ok(mut name) => {
+                if name.namespace.is_empty() && name.kind.is_namespaced() {
+                    name.namespace = namespace.into();
+                }
+                if self.objects.remove(&name).is_some() {
+                    return Ok(());
+                }
+                wanted = name.to_string();
+            }
+            // An object of such a kind is never there.
+            Err(ParseObjectError::Kind(..)) => {}
+            Err(error @ ParseObjectError::Parts(_)) => bail!(error),
         }
-        let wanted = name.to_string();
-        let known: Vec<String> = self.objects.keys().map(ToString::to_string).collect();
+        let known: Vec<String> = self.objects().map(|(name, _)| name.to_string()).collect();
         let near = nearest(&wanted, known.iter().map(String::as_str));
         let hint = near.first().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
         bail!("--without {wanted}: there is no such object{hint}")
     }
 
     /// Makes `name` what `object` is; `None` removes it.
-    pub fn put(&mut self, name: ObjectName, object: Option<Object>) {
+    pub fn put(&mut self, name: ObjectRef, object: Option<Object>) {
         match object {
             Some(object) => drop(self.objects.insert(name, object)),
             None => drop(self.objects.remove(&name)),
@@ -189,25 +134,31 @@ impl Inventory {
 
     /// Puts every policy in force, as if none were in audit; how many were.
     pub fn enforce_all(&mut self) -> usize {
-        let policies = self.objects.values_mut().filter_map(|object| match &mut object.item {
-            Item::Object(change) => Some(change),
-            _ => None,
-        });
+        let objects = self.objects.values_mut();
+        let policies = objects.filter_map(|object| policy_mut(&mut object.item));
         policies
-            .filter_map(mode_of)
-            .filter_map(|mode| (mem::take(mode) == Mode::Audit).then_some(()))
+            .filter_map(|policy| (mem::take(&mut policy.mode) == Mode::Audit).then_some(()))
             .count()
     }
 
-    /// All objects in the order of their names.
-    pub fn objects(&self) -> impl Iterator<Item = (&ObjectName, &Object)> {
-        self.objects.iter()
+    /// All objects in the order of their names, kinds in alphabetical order.
+    pub fn objects(&self) -> impl Iterator<Item = (&ObjectRef, &Object)> {
+        let mut all: Vec<_> = self.objects.iter().collect();
+        all.sort_unstable_by_key(|(name, _)| name.alphabetical());
+        all.into_iter()
     }
 
-    /// What the object of that name is.
+    /// The object of that name.
     #[must_use]
-    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
-        self.objects.get(&ObjectName::new(kind, namespace, name))
+    pub fn get(&self, name: &ObjectRef) -> Option<&Object> {
+        self.objects.get(name)
+    }
+
+    /// The object that a workload is; none of a kind that is not known here.
+    #[must_use]
+    pub fn workload(&self, workload: &WorkloadRef) -> Option<&Object> {
+        let WorkloadRef { namespace, kind, name } = workload;
+        self.get(&ObjectRef::new(Kind::from_word(kind)?, namespace.clone(), name.clone()))
     }
 
     /// What could not be read: what could not be listed, and policies in versions that are not understood.
@@ -218,15 +169,15 @@ impl Inventory {
             _ => None,
         });
         let gap = |policy: &UnknownVersion| {
-            let UnknownVersion { kind, namespace, name, api_version } = policy;
-            let (place, name) = if kind.is_namespaced() {
-                (Place::Only(namespace.clone()), format!("{namespace}/{name}"))
+            let UnknownVersion { object, api_version } = policy;
+            let place = if object.kind.is_namespaced() {
+                Place::Only(object.namespace.clone())
             } else {
-                (Place::Everywhere, name.to_string())
+                Place::Everywhere
             };
             let version = if api_version.is_empty() { "no apiVersion" } else { api_version };
-            let cause = Cause::UnknownVersion(format!("{} {name} of {version}", kind.as_str()));
-            Gap { kind: kind.as_str().to_lowercase(), place, cause }
+            let cause = Cause::UnknownVersion(format!("{} of {version}", object.titled()));
+            Gap { kind: object.kind, place, cause }
         };
         self.hidden.iter().cloned().chain(unknown.map(gap)).collect()
     }
@@ -234,7 +185,7 @@ impl Inventory {
     /// What is wrong with the objects.
     #[must_use]
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
-        let objects = self.objects.values().flat_map(|object| &object.diagnostics);
+        let objects = self.objects().flat_map(|(_, object)| &object.diagnostics);
         self.nameless.iter().chain(objects).cloned().collect()
     }
 
@@ -257,7 +208,10 @@ impl Inventory {
             found.push(Diagnostic {
                 severity: Severity::Warning,
                 source: document.as_ref().map(|document| document.origin()),
-                object: name.map_or_else(|| (*kind).to_owned(), |name| format!("{kind} {name}")),
+                about: About::Other(match name {
+                    Some(name) => format!("{kind} {name}"),
+                    None => (*kind).to_owned(),
+                }),
                 field: String::new(),
                 message: (*message).to_owned(),
             });
@@ -272,7 +226,7 @@ impl Inventory {
             let repeated = Diagnostic {
                 severity: Severity::Warning,
                 source: Some(new.origin()),
-                object: name.to_string(),
+                about: About::Other(name.to_string()),
                 field: String::new(),
                 message: format!("is given before, at {}; this one is used", old.origin()),
             };
@@ -286,39 +240,26 @@ impl Inventory {
     }
 }
 
-/// The mode of the policy that a change makes; `None` for other changes.
-pub fn mode_of(change: &mut Change) -> Option<&mut Mode> {
-    Some(match change {
-        Change::NetworkPolicy(_, Some(policy)) => &mut Arc::make_mut(policy).mode,
-        Change::ClusterNetworkPolicy(_, Some(policy)) => &mut Arc::make_mut(policy).mode,
-        Change::ClusterDefaultNetworkPolicy(_, Some(policy)) => &mut Arc::make_mut(policy).mode,
-        _ => return None,
-    })
+/// The policy that an object is, to be changed.
+pub fn policy_mut(item: &mut Item) -> Option<&mut Policy> {
+    match item {
+        Item::Object(Change::Policy(_, Some(policy))) => Some(Arc::make_mut(policy)),
+        _ => None,
+    }
 }
 
-fn name(item: &Item) -> Option<ObjectName> {
+fn name(item: &Item) -> Option<ObjectRef> {
     Some(match item {
-        Item::Object(Change::Namespace(name, _)) => ObjectName::new("namespace", "", name),
-        Item::Object(Change::Node(name, _)) => ObjectName::new("node", "", name),
-        Item::Object(Change::NetworkPolicy(key, _)) => {
-            ObjectName::new("networkpolicy", &key.namespace, &key.name)
-        }
-        Item::Object(Change::ClusterNetworkPolicy(name, _)) => {
-            ObjectName::new("clusternetworkpolicy", "", name)
-        }
-        Item::Object(Change::ClusterDefaultNetworkPolicy(name, _)) => {
-            ObjectName::new("clusterdefaultnetworkpolicy", "", name)
-        }
-        Item::Object(Change::Pod(key, _)) => ObjectName::new("pod", &key.namespace, &key.name),
-        Item::Pod(pod, _) => ObjectName::new("pod", &pod.key.namespace, &pod.key.name),
+        Item::Object(change) => change.object(),
+        Item::Pod(pod, _) => (&pod.key).into(),
         Item::Workload(workload) => {
-            let key = &workload.template.key;
-            ObjectName::new(workload.kind.lower(), &key.namespace, &key.name)
+            let PodKey { namespace, name } = workload.template.key.clone();
+            ObjectRef::new(workload.kind, namespace, name)
         }
-        Item::Service(service) => ObjectName::new("service", &service.namespace, &service.name),
-        Item::UnknownVersion(policy) => {
-            ObjectName::new(policy.kind.as_str(), &policy.namespace, &policy.name)
+        Item::Service(service) => {
+            ObjectRef::new(Kind::Service, service.namespace.clone(), service.name.clone())
         }
+        Item::UnknownVersion(policy) => policy.object.clone(),
         Item::Foreign { .. } | Item::Unusable => return None,
     })
 }

@@ -8,21 +8,23 @@ mod units;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::tier::{ALLOW_DNS, Mode, PolicyRef};
+use policy_engine::model::{Change, Pod, PodKey};
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::ALLOW_DNS;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::convert::service::Service;
-use portcullis_crds::convert::workload::{Workload as Template, WorkloadKind};
+use portcullis_crds::convert::workload::Workload as Template;
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::manifest::Document;
 
 use crate::source::gap::Gap;
 
-pub use inventory::{Inventory, Object, ObjectName, mode_of};
-pub use reference::{WorkloadRef, kind_by_word, nearest};
+pub use inventory::{Inventory, Object, policy_mut};
+pub use reference::{WorkloadRef, nearest};
 pub use units::{Unit, Units};
 
 /// How many names a note writes out.
@@ -42,7 +44,7 @@ pub struct Cluster {
     pub gaps: Vec<Gap>,
     /// The namespaces of which nothing is known but their names.
     pub assumed: BTreeSet<Str>,
-    documents: BTreeMap<PolicyRef, Arc<Document>>,
+    documents: BTreeMap<ObjectRef, Arc<Document>>,
     workload_of: BTreeMap<PodKey, WorkloadRef>,
 }
 
@@ -93,17 +95,6 @@ impl Cluster {
         cluster
     }
 
-    /// Whether some policy is in audit, so that what is enforced is not all that could be.
-    #[must_use]
-    pub fn has_audit(&self) -> bool {
-        let world = &self.world;
-        let mut all = world.policies().values().map(|policy| policy.mode);
-        let mut ordered = world.cluster_policies().values().map(|policy| policy.mode);
-        let mut defaults = world.default_policies().values().map(|policy| policy.mode);
-        let is_audit = |mode| mode == Mode::Audit;
-        all.any(is_audit) || ordered.any(is_audit) || defaults.any(is_audit)
-    }
-
     /// What a pod is called: its workload, unless that is the pod itself.
     #[must_use]
     pub fn workload_of(&self, pod: &PodKey) -> Option<&WorkloadRef> {
@@ -126,16 +117,13 @@ impl Cluster {
     #[must_use]
     pub fn origin(
         &self,
-        policy: &PolicyRef,
+        policy: &ObjectRef,
         direction: Direction,
         rule: usize,
         below: &str,
     ) -> Option<Origin> {
         let document = self.documents.get(policy)?;
-        let list = match direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        };
+        let list = direction.field();
         if rule == ALLOW_DNS {
             return Some(document.origin_at("/spec/allowDNS"));
         }
@@ -144,35 +132,25 @@ impl Cluster {
 
     /// Where the field of a policy at a JSON pointer is written, or the nearest thing around it.
     #[must_use]
-    pub fn field_origin(&self, policy: &PolicyRef, pointer: &str) -> Option<Origin> {
+    pub fn field_origin(&self, policy: &ObjectRef, pointer: &str) -> Option<Origin> {
         Some(self.documents.get(policy)?.origin_at(pointer))
     }
 
     /// A policy as its author wrote it; `None` for an object of an API server.
     #[must_use]
-    pub fn written(&self, policy: &PolicyRef) -> Option<&serde_json::Value> {
+    pub fn written(&self, policy: &ObjectRef) -> Option<&serde_json::Value> {
         Some(self.documents.get(policy)?.value())
     }
 
     /// Where a policy is written.
     #[must_use]
-    pub fn policy_origin(&self, policy: &PolicyRef) -> Option<Origin> {
+    pub fn policy_origin(&self, policy: &ObjectRef) -> Option<Origin> {
         Some(self.documents.get(policy)?.origin())
     }
 
     fn add_object(&mut self, change: Change, object: &Object) {
-        let policy = match &change {
-            Change::NetworkPolicy(key, Some(_)) => Some(PolicyRef::NetworkPolicy(key.clone())),
-            Change::ClusterNetworkPolicy(name, Some(_)) => {
-                Some(PolicyRef::ClusterNetworkPolicy(name.clone()))
-            }
-            Change::ClusterDefaultNetworkPolicy(name, Some(_)) => {
-                Some(PolicyRef::ClusterDefaultNetworkPolicy(name.clone()))
-            }
-            _ => None,
-        };
-        if let Some((policy, document)) = policy.zip(object.document.as_ref()) {
-            self.documents.insert(policy, document.clone());
+        if let (Change::Policy(name, Some(_)), Some(document)) = (&change, &object.document) {
+            self.documents.insert(name.clone(), document.clone());
         }
         self.world.apply(change);
     }
@@ -198,8 +176,7 @@ impl Cluster {
             known.would_be || pods.into_iter().any(|pod| pod.host_network || pod.takes_part())
         });
         // Old ReplicaSets of a Deployment, and Jobs that are done, make no more pods.
-        let left_over = workload != own
-            && inventory.get(&workload.kind, &workload.namespace, &workload.name).is_some();
+        let left_over = workload != own && inventory.workload(&workload).is_some();
         if runs || left_over || template.finished {
             return;
         }
@@ -211,14 +188,15 @@ impl Cluster {
             let pod = Pod { key, ..template.template.clone() };
             self.add_pod(Arc::new(pod), workload.clone(), true);
         }
-        if template.replicas == Some(0) && template.kind != WorkloadKind::ReplicaSet {
+        if template.replicas == Some(0) && template.kind != Kind::ReplicaSet {
             self.notes.push(format!("{workload} has no replicas; it stands for pods to come"));
         }
     }
 
     fn assume_namespaces(&mut self) {
         let pods = self.world.pods().keys().map(|key| &key.namespace);
-        let policies = self.world.policies().keys().map(|key| &key.namespace);
+        let policies = self.world.policies().map(|policy| &policy.name.namespace);
+        let policies = policies.filter(|namespace| !namespace.is_empty());
         let services = self.services.keys().map(|(namespace, _)| namespace);
         let named: BTreeSet<Str> = pods.chain(policies).chain(services).cloned().collect();
         let mut missing = Vec::new();

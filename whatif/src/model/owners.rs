@@ -17,9 +17,7 @@ pub(super) fn of_pod(inventory: &Inventory, pod: &Pod, owner: Option<&Owner>) ->
         return WorkloadRef::new(namespace, "pod", &pod.key.name);
     };
     let own = WorkloadRef::new(namespace, &owner.kind, &owner.name);
-    if let Some(Item::Workload(found)) =
-        inventory.get(&own.kind, namespace, &own.name).map(|object| &object.item)
-    {
+    if let Some(Item::Workload(found)) = inventory.workload(&own).map(|object| &object.item) {
         return top(inventory, &own, found.owner.as_ref());
     }
     // Without the ReplicaSet its name still tells: DEPLOYMENT-HASH.
@@ -36,8 +34,7 @@ pub(super) fn top(inventory: &Inventory, own: &WorkloadRef, owner: Option<&Owner
     // Two levels exist; a third would be a circle.
     let Some(owner) = owner else { return own.clone() };
     let above = WorkloadRef::new(&own.namespace, &owner.kind, &owner.name);
-    let known = inventory.get(&above.kind, &above.namespace, &above.name);
-    match known.map(|object| &object.item) {
+    match inventory.workload(&above).map(|object| &object.item) {
         Some(Item::Workload(found)) => match &found.owner {
             Some(owner) => WorkloadRef::new(&own.namespace, &owner.kind, &owner.name),
             None => above,

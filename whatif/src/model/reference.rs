@@ -30,31 +30,6 @@ impl fmt::Display for WorkloadRef {
     }
 }
 
-/// The words that kubectl takes for a kind, the kind first.
-const KINDS: [&[&str]; 14] = [
-    &["pod", "pods", "po"],
-    &["deployment", "deployments", "deploy"],
-    &["statefulset", "statefulsets", "sts"],
-    &["daemonset", "daemonsets", "ds"],
-    &["replicaset", "replicasets", "rs"],
-    &["replicationcontroller", "replicationcontrollers", "rc"],
-    &["job", "jobs"],
-    &["cronjob", "cronjobs", "cj"],
-    &["service", "services", "svc"],
-    &["networkpolicy", "networkpolicies", "netpol"],
-    &["clusternetworkpolicy", "clusternetworkpolicies", "cnp"],
-    &["clusterdefaultnetworkpolicy", "clusterdefaultnetworkpolicies", "cdnp"],
-    &["namespace", "namespaces", "ns"],
-    &["node", "nodes", "no"],
-];
-
-/// The kind in lower case that a word stands for.
-#[must_use]
-pub fn kind_by_word(word: &str) -> Option<&'static str> {
-    let word = word.to_lowercase();
-    KINDS.iter().find(|words| words.contains(&word.as_str()))?.first().copied()
-}
-
 /// The names that are nearest to `wanted`, the nearest first; at most three, and none that is
 /// nothing like it.
 pub fn nearest<'n>(wanted: &str, known: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::reach::PortSet;
 use portcullis_crds::diagnostic::Diagnostic;
 use schemars::JsonSchema;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy_engine::cidr::CidrSet;
-use policy_engine::model::{Direction, PodKey};
+use policy_engine::direction::Direction;
+use policy_engine::model::PodKey;
 use policy_engine::reach::{ClassId, Edges, PortSet, Reach};
 
 use super::json::{self, Entry, External, Map, Ports};

@@ -1,9 +1,10 @@
 //! An answer as the JSON contract has it.
 
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
 use policy_engine::flow::Traffic;
-use policy_engine::model::Direction;
+use policy_engine::object::ObjectRef;
 use policy_engine::reach::PortSet;
 use policy_engine::tier;
 use portcullis_crds::diagnostic::Origin;
@@ -85,7 +86,7 @@ fn decision(
             Some(tier::Tier::Baseline) => Tier::Baseline,
             Some(tier::Tier::Default) => Tier::Default,
         },
-        isolated_by: decision.isolated_by.iter().map(ToString::to_string).collect(),
+        isolated_by: decision.isolated_by.iter().map(ObjectRef::short).collect(),
         decided_by: rules(&decision.decided_by),
         passed_by: rules(&decision.passed_by),
         reason: match decision.reason {
@@ -109,7 +110,7 @@ fn decision(
 fn rule(cluster: &Cluster, direction: Direction, rule: &RuleRef) -> RuleJson {
     let origin = cluster.origin(&rule.policy, direction, rule.rule, "");
     let origin = origin.as_ref().map(Origin::to_string);
-    RuleJson { policy: rule.policy.to_string(), rule: rule.rule, origin }
+    RuleJson { policy: rule.policy.short(), rule: rule.rule, origin }
 }
 
 fn near_miss(
@@ -120,7 +121,7 @@ fn near_miss(
 ) -> NearMissJson {
     let origin = cluster.origin(&miss.rule.policy, direction, miss.rule.rule, "");
     NearMissJson {
-        policy: miss.rule.policy.to_string(),
+        policy: miss.rule.policy.short(),
         rule: miss.rule.rule,
         origin: origin.as_ref().map(Origin::to_string),
         peers: miss.peers.iter().map(Miss::peer).collect(),

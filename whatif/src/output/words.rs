@@ -7,10 +7,11 @@ use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{PeerMiss, PortMiss};
 use policy_engine::flow::Traffic;
 use policy_engine::labels::{Labels, Str};
+use policy_engine::object::ObjectRef;
 use policy_engine::port::Protocol;
 use policy_engine::reach::PortSet;
 use policy_engine::selector::{Operator, Requirement};
-use policy_engine::tier::{ALLOW_DNS, Tier};
+use policy_engine::tier::Tier;
 
 /// Ports as a person writes them: `80/TCP`, `8000-8999/TCP, all UDP`, `every port`.
 #[must_use]
@@ -94,15 +95,6 @@ pub fn networks(set: &CidrSet) -> Vec<String> {
     nets.map(|net| net.to_string()).collect()
 }
 
-/// A rule by its policy and number: `shop/db rule 1`; the one that `allowDNS` adds by that name.
-#[must_use]
-pub fn rule(rule: &RuleRef) -> String {
-    match rule.rule {
-        ALLOW_DNS => format!("{} allowDNS", rule.policy),
-        number => format!("{} rule {number}", rule.policy),
-    }
-}
-
 /// What rules did, and of which tier they are where not NetworkPolicy's: `denied by
 /// ClusterNetworkPolicy/guard rule 2 (Admin)`.
 #[must_use]
@@ -122,13 +114,13 @@ pub fn decided(decision: &Decision) -> String {
 /// Several rules: `shop/db rule 1, shop/all rule 2`.
 #[must_use]
 pub fn rules(all: &[RuleRef]) -> String {
-    all.iter().map(rule).collect::<Vec<_>>().join(", ")
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Which policies isolate: `isolated by shop/db, shop/all`.
 #[must_use]
 pub fn isolated(decision: &Decision) -> String {
-    let names: Vec<String> = decision.isolated_by.iter().map(ToString::to_string).collect();
+    let names: Vec<String> = decision.isolated_by.iter().map(ObjectRef::short).collect();
     format!("isolated by {}", names.join(", "))
 }
 

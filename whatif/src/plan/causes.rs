@@ -9,17 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy_engine::cidr::CidrSet;
+use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::model::{Change, Direction, Pod, PodKey};
-use policy_engine::policy::PolicyKey;
+use policy_engine::model::{Change, Pod, PodKey};
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::Selected;
 use policy_engine::reach::outside_difference;
 use policy_engine::reach::{Group, GroupId, Outside, Pair, Piece, PortSet, Reach};
-use policy_engine::tier::{PolicyRef, Selected};
 use policy_engine::world::{Options, World};
 
 use super::nodes::to_node;
 use super::{Causes, Changed};
-use crate::model::{Cluster, ObjectName};
+use crate::model::Cluster;
 use crate::source::Sources;
 
 /// Numbers of objects.
@@ -194,7 +195,7 @@ impl<'a> Judge<'a> {
         }
         // An address went from one pod to another: some object that is no policy did that.
         let others = self.objects.iter().enumerate();
-        let others = others.filter(|(_, object)| policy(&object.name).is_none());
+        let others = others.filter(|(_, object)| !object.name.kind.is_policy());
         others.map(|(number, _)| number).collect()
     }
 
@@ -229,9 +230,12 @@ impl<'a> Judge<'a> {
         let mut undone = Undone { base: &self.after.world, policies: Vec::new() };
         let mut others = Vec::new();
         for number in numbers {
-            match policy(&self.objects.get(*number)?.name) {
-                Some(policy) => undone.policies.push(self.as_before(policy)),
-                None => others.push(*number),
+            let name = &self.objects.get(*number)?.name;
+            if name.kind.is_policy() {
+                let was = self.before.world.policy(name).cloned();
+                undone.policies.push(Change::Policy(name.clone(), was));
+            } else {
+                others.push(*number);
             }
         }
         match others.as_slice() {
@@ -242,31 +246,12 @@ impl<'a> Judge<'a> {
         Some(undone)
     }
 
-    /// What makes a policy what it was.
-    fn as_before(&self, policy: PolicyRef) -> Change {
-        let was = &self.before.world;
-        match policy {
-            PolicyRef::NetworkPolicy(key) => {
-                let old = was.policies().get(&key).cloned();
-                Change::NetworkPolicy(key, old)
-            }
-            PolicyRef::ClusterNetworkPolicy(name) => {
-                let old = was.cluster_policies().get(&name).cloned();
-                Change::ClusterNetworkPolicy(name, old)
-            }
-            PolicyRef::ClusterDefaultNetworkPolicy(name) => {
-                let old = was.default_policies().get(&name).cloned();
-                Change::ClusterDefaultNetworkPolicy(name, old)
-            }
-        }
-    }
-
     /// The cluster after, without the change of an object that is no policy.
     fn cluster_without(&self, number: usize) -> Option<&Cluster> {
         let name = &self.objects.get(number)?.name;
         Some(self.undone.get(number)?.get_or_init(|| {
             let mut inventory = self.sources.after.clone();
-            let old = self.sources.before.get(&name.kind, &name.namespace, &name.name).cloned();
+            let old = self.sources.before.get(name).cloned();
             inventory.put(name.clone(), old);
             Cluster::new(&inventory, self.options.clone())
         }))
@@ -281,121 +266,66 @@ impl<'a> Judge<'a> {
     fn concerns(&self, object: &Changed, group: &Group, direction: Direction) -> bool {
         let Some(pod) = group.pods.first() else { return false };
         let name = &object.name;
-        if let Some(policy) = policy(name) {
+        if name.kind.is_policy() {
             let worlds = [&self.before.world, &self.after.world];
             // The pod may have other labels then: what selects either of the two counts.
             return worlds.into_iter().any(|world| {
                 let pods =
                     worlds.into_iter().filter_map(|known| Some((known, known.pods().get(pod)?)));
-                pods.into_iter().any(|(known, pod)| is_about(world, &policy, known, pod, direction))
+                pods.into_iter().any(|(known, pod)| is_about(world, name, known, pod, direction))
             });
         }
-        match name.kind.as_str() {
-            "namespace" => name.name == pod.namespace,
-            "node" => true,
-            "pod" => group.pods.contains(&PodKey::new(&name.namespace, &name.name)),
+        match name.kind {
+            Kind::Namespace => name.name == pod.namespace,
+            Kind::Node => true,
+            Kind::Pod => group.pods.contains(&PodKey::new(&name.namespace, &name.name)),
             // A workload, or one that another one controls and that goes by the other's name.
             _ if name.namespace != pod.namespace => false,
             kind => {
                 let owners = [self.before, self.after].map(|cluster| cluster.workload_of(pod));
                 let mut owners = owners.into_iter().flatten();
-                let controlled = ["replicaset", "job"].contains(&kind);
+                let controlled = matches!(kind, Kind::ReplicaSet | Kind::Job);
                 controlled || owners.any(|owner| is(owner, kind, &name.name))
             }
         }
     }
 }
 
-fn is(owner: &crate::model::WorkloadRef, kind: &str, name: &Str) -> bool {
-    owner.kind.as_ref() == kind && owner.name == *name
-}
-
-/// The policy that an object is.
-fn policy(name: &ObjectName) -> Option<PolicyRef> {
-    Some(match name.kind.as_str() {
-        "networkpolicy" => PolicyRef::NetworkPolicy(PolicyKey::new(&name.namespace, &name.name)),
-        "clusternetworkpolicy" => PolicyRef::ClusterNetworkPolicy(name.name.clone()),
-        "clusterdefaultnetworkpolicy" => PolicyRef::ClusterDefaultNetworkPolicy(name.name.clone()),
-        _ => return None,
-    })
+fn is(owner: &crate::model::WorkloadRef, kind: Kind, name: &Str) -> bool {
+    owner.kind.as_ref() == kind.lower() && owner.name == *name
 }
 
 /// Whether a policy of `world` has a say about a pod in one direction; the pod's namespace is as in
 /// `known`.
 fn is_about(
     world: &World,
-    policy: &PolicyRef,
+    policy: &ObjectRef,
     known: &World,
     pod: &Pod,
     direction: Direction,
 ) -> bool {
-    match policy {
-        PolicyRef::NetworkPolicy(key) => world.policies().get(key).is_some_and(|policy| {
-            policy.rules(direction).is_some()
-                && key.namespace == pod.key.namespace
-                && policy.subject.matches(&pod.labels)
-        }),
-        PolicyRef::ClusterNetworkPolicy(name) => {
-            world.cluster_policies().get(name).is_some_and(|policy| {
-                !policy.rules(direction).is_empty()
-                    && known.selected(&policy.subject, pod) != Selected::No
-            })
-        }
-        PolicyRef::ClusterDefaultNetworkPolicy(name) => {
-            world.default_policies().get(name).is_some_and(|policy| {
-                policy.rules(direction, &pod.key.namespace).is_some()
-                    && known.selected_by_default(policy, pod) != Selected::No
-            })
-        }
-    }
+    world.policy(policy).is_some_and(|policy| {
+        policy.applies(direction) && known.selected(policy, pod) != Selected::No
+    })
 }
 
 /// A world of these pods only, which decides about them as the whole does.
 fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
     let base = undone.base;
     let mut world = World::new(base.options.clone());
-    let mut namespaces: BTreeSet<&Str> = BTreeSet::new();
     for key in pods {
         let Some(pod) = base.pods().get(*key).filter(|pod| pod.takes_part()) else { continue };
         let addresses = base.owned_addresses(pod).collect();
         let alone = Pod { addresses, ..Pod::clone(pod) };
         world.apply(Change::Pod(alone.key.clone(), Some(Arc::new(alone))));
-        namespaces.insert(&key.namespace);
-    }
-    for name in namespaces {
-        if let Some(namespace) = base.namespaces().get(name) {
-            world.apply(Change::Namespace(name.clone(), Some(namespace.clone())));
-        }
-        for policy in base.policies_in(name) {
-            let selects = |key: &&PodKey| {
-                key.namespace == *name
-                    && base.pods().get(*key).is_some_and(|p| policy.subject.matches(&p.labels))
-            };
-            if pods.iter().any(selects) {
-                let key = policy.key.clone();
-                world.apply(Change::NetworkPolicy(key, Some(policy.clone())));
-            }
+        let namespace = base.namespaces().get(&key.namespace).cloned();
+        world.apply(Change::Namespace(key.namespace.clone(), namespace));
+        for (policy, _) in base.selecting(pod) {
+            world.apply(Change::Policy(policy.name.clone(), Some(policy.clone())));
         }
     }
-    add_policies_of_the_cluster(&mut world, base, pods);
     undone.policies.iter().for_each(|change| world.apply(change.clone()));
     world
-}
-
-/// Those that have a say about one of the pods.
-fn add_policies_of_the_cluster(world: &mut World, base: &World, pods: &[&PodKey]) {
-    let pods: Vec<&Arc<Pod>> = pods.iter().filter_map(|key| base.pods().get(*key)).collect();
-    for (name, policy) in base.cluster_policies() {
-        if pods.iter().any(|pod| base.selected(&policy.subject, pod) != Selected::No) {
-            world.apply(Change::ClusterNetworkPolicy(name.clone(), Some(policy.clone())));
-        }
-    }
-    for (name, policy) in base.default_policies() {
-        if pods.iter().any(|pod| base.selected_by_default(policy, pod) != Selected::No) {
-            let change = Change::ClusterDefaultNetworkPolicy(name.clone(), Some(policy.clone()));
-            world.apply(change);
-        }
-    }
 }
 
 fn between(undone: &Undone<'_>, source: &PodKey, destination: &PodKey) -> PortSet {

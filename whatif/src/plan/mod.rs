@@ -16,10 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy_engine::cidr::CidrSet;
+use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::model::{Direction, Pod, PodKey};
+use policy_engine::model::{Pod, PodKey};
 use policy_engine::reach::{Difference, Group, GroupId, PortSet, Reach, outside_difference};
-use policy_engine::tier::{Mode, PolicyRef, Selected, Tier};
+use policy_engine::tier::Mode;
 use policy_engine::world::{Options, World};
 
 use self::causes::Judge;
@@ -267,38 +268,12 @@ fn units(before: &Cluster, after: &Cluster, difference: &Difference) -> Units {
 /// The policies in force with a say about a pod in one direction, in the order of their tiers; what
 /// isolates ends it, as nothing below is asked.
 fn deciding(world: &World, pod: &Pod, direction: Direction) -> Vec<String> {
-    let of_tier = |tier: Tier| {
-        let policies = world.cluster_policies().values();
-        let mut found: Vec<_> = policies
-            .filter(|one| Tier::from(one.tier) == tier && one.mode == Mode::Enforce)
-            .filter(|one| !one.rules(direction).is_empty())
-            .filter(|one| world.selected(&one.subject, pod) != Selected::No)
-            .collect();
-        found.sort_by_key(|policy| policy.order());
-        let name = |name: &Str| PolicyRef::ClusterNetworkPolicy(name.clone()).to_string();
-        found.into_iter().map(|policy| name(&policy.name)).collect::<Vec<_>>()
-    };
-    let mut names = of_tier(Tier::Admin);
-    let policies = world.policies_in(&pod.key.namespace);
-    let isolating = policies.filter(|policy| {
-        policy.mode == Mode::Enforce
-            && policy.subject.matches(&pod.labels)
-            && policy.rules(direction).is_some()
-    });
-    let isolating: Vec<String> = isolating.map(|policy| policy.key.to_string()).collect();
-    let is_isolated = !isolating.is_empty();
-    names.extend(isolating);
-    if !is_isolated {
-        names.extend(of_tier(Tier::Baseline));
-        let defaults = world.default_policies().values().filter(|policy| {
-            policy.mode == Mode::Enforce
-                && policy.rules(direction, &pod.key.namespace).is_some()
-                && world.selected_by_default(policy, pod) != Selected::No
-        });
-        let name = |name: &Str| PolicyRef::ClusterDefaultNetworkPolicy(name.clone()).to_string();
-        names.extend(defaults.map(|policy| name(&policy.name)));
-    }
-    names
+    let mut policies = world.selecting(pod);
+    policies.retain(|(policy, _)| policy.mode == Mode::Enforce && policy.applies(direction));
+    let isolating = policies.iter().find(|(policy, _)| policy.isolates(direction));
+    let last = isolating.map(|(policy, _)| policy.tier);
+    let asked = policies.iter().filter(|(policy, _)| last.is_none_or(|last| policy.tier <= last));
+    asked.map(|(policy, _)| policy.name.short()).collect()
 }
 
 fn isolation(before: &Cluster, after: &Cluster, difference: &Difference) -> Vec<Isolation> {

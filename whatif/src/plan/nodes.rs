@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::{CidrSet, Family};
+use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::model::{Direction, PodKey};
+use policy_engine::model::PodKey;
 use policy_engine::policy::{IpBlock, Peer, Peers, Rule};
 use policy_engine::reach::{Difference, Group, PortSet, Reach};
 use policy_engine::world::World;
@@ -125,11 +126,7 @@ fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
     classes.into_values().collect()
 }
 
-/// All rules for egress that can be about addresses.
+/// All rules for egress.
 fn egress(world: &World) -> impl Iterator<Item = &Rule> {
-    let rules = world.policies().values().flat_map(|policy| policy.egress.iter().flatten());
-    let ordered = world.cluster_policies().values().flat_map(|policy| &policy.egress);
-    let defaults = world.default_policies().values();
-    let defaults = defaults.flat_map(|policy| policy.egress.iter().flatten());
-    rules.chain(ordered.map(|rule| &rule.rule)).chain(defaults)
+    world.policies().flat_map(|policy| policy.rules(Direction::Egress))
 }

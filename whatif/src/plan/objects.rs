@@ -1,21 +1,19 @@
 //! The objects that a hypothesis adds, removes or modifies.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use policy_engine::model::Change;
+use policy_engine::object::ObjectRef;
 use policy_engine::tier::Mode;
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::diagnostic::Origin;
 
-use crate::model::{Inventory, Object, ObjectName, mode_of};
+use crate::model::{Object, policy_mut};
 use crate::source::Sources;
 
 /// One object that differs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Changed {
     /// What it is called.
-    pub name: ObjectName,
+    pub name: ObjectRef,
     /// What happened to it.
     pub how: How,
     /// Where it is written now, or was written when it is gone.
@@ -40,18 +38,15 @@ pub enum How {
 /// Every object that may change connections, in the order of the names. Services may not: policies
 /// know pods only.
 pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
-    let names = |inventory: &Inventory| -> BTreeSet<ObjectName> {
-        inventory.objects().map(|(name, _)| name.clone()).collect()
-    };
-    let all: BTreeSet<ObjectName> =
-        names(&sources.before).union(&names(&sources.after)).cloned().collect();
+    let (before, after) = (&sources.before, &sources.after);
+    let mut names: Vec<&ObjectRef> =
+        before.objects().chain(after.objects()).map(|(name, _)| name).collect();
+    names.sort_unstable_by_key(|name| name.alphabetical());
+    names.dedup();
     let mut changed = Vec::new();
-    for name in all {
-        let get = |inventory: &'_ Inventory| {
-            inventory.get(&name.kind, &name.namespace, &name.name).cloned()
-        };
-        let (old, new) = (get(&sources.before), get(&sources.after));
-        let how = match (&old, &new) {
+    for name in names {
+        let (old, new) = (before.get(name), after.get(name));
+        let how = match (old, new) {
             (Some(old), Some(new)) if says(&old.item) != says(&new.item) => {
                 match [&old.item, &new.item].map(mode) {
                     _ if decides(&old.item) != decides(&new.item) => How::Modified,
@@ -65,7 +60,7 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
         };
         let Some(object) = new.or(old) else { continue };
         if !matches!(object.item, Item::Service(_)) {
-            changed.push(Changed { name, how, origin: origin(&object) });
+            changed.push(Changed { name: name.clone(), how, origin: origin(object) });
         }
     }
     changed
@@ -74,17 +69,8 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
 /// What an object says, without the number of the edit that made it say so.
 fn says(item: &Item) -> Item {
     let mut item = item.clone();
-    if let Item::Object(change) = &mut item {
-        match change {
-            Change::NetworkPolicy(_, Some(policy)) => Arc::make_mut(policy).generation = None,
-            Change::ClusterNetworkPolicy(_, Some(policy)) => {
-                Arc::make_mut(policy).generation = None;
-            }
-            Change::ClusterDefaultNetworkPolicy(_, Some(policy)) => {
-                Arc::make_mut(policy).generation = None;
-            }
-            _ => {}
-        }
+    if let Some(policy) = policy_mut(&mut item) {
+        policy.generation = None;
     }
     item
 }
@@ -92,17 +78,15 @@ fn says(item: &Item) -> Item {
 /// What an object says, without its mode.
 fn decides(item: &Item) -> Item {
     let mut item = says(item);
-    if let Item::Object(change) = &mut item
-        && let Some(mode) = mode_of(change)
-    {
-        *mode = Mode::Enforce;
+    if let Some(policy) = policy_mut(&mut item) {
+        policy.mode = Mode::Enforce;
     }
     item
 }
 
 fn mode(item: &Item) -> Option<Mode> {
-    match item.clone() {
-        Item::Object(mut change) => mode_of(&mut change).copied(),
+    match item {
+        Item::Object(Change::Policy(_, Some(policy))) => Some(policy.mode),
         _ => None,
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::CidrSet;
+use policy_engine::direction::Direction;
 use policy_engine::flow::Traffic;
-use policy_engine::model::{Direction, Pod, PodKey};
+use policy_engine::model::{Pod, PodKey};
 use policy_engine::port::Protocol;
 use policy_engine::reach::{Group, GroupId, PortSet, Reach};
 

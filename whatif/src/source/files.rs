@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use portcullis_crds::diagnostic::{Diagnostic, Origin, Severity};
+use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity};
 use portcullis_crds::manifest::Manifest;
 
 use crate::model::Inventory;
@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
             Err(_) => self.diagnostics.push(Diagnostic {
                 severity: Severity::Error,
                 source: Some(Origin { file: name.as_ref().into(), line: 1, column: 1 }),
-                object: String::new(),
+                about: About::nothing(),
                 field: String::new(),
                 message: "is not UTF-8 text; nothing in this file is read".to_owned(),
             }),

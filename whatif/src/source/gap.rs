@@ -3,14 +3,15 @@
 use std::fmt;
 
 use policy_engine::labels::Str;
+use policy_engine::object::Kind;
 
 use crate::endpoint::EndpointError;
 
 /// Objects of one kind that are missing.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Gap {
-    /// The kind that is missing, in lower case.
-    pub kind: String,
+    /// The kind that is missing.
+    pub kind: Kind,
     /// Where they are missing.
     pub place: Place,
     /// Why they are.
@@ -46,19 +47,12 @@ impl Gap {
     /// Whether what pods may do depends on it; otherwise it only names them.
     #[must_use]
     pub fn decides(&self) -> bool {
-        const DECIDING: [&str; 5] = [
-            "networkpolicy",
-            "clusternetworkpolicy",
-            "clusterdefaultnetworkpolicy",
-            "namespace",
-            "pod",
-        ];
-        DECIDING.contains(&self.kind.as_str())
+        self.kind.is_policy() || matches!(self.kind, Kind::Namespace | Kind::Pod)
     }
 
     /// Whether objects of `namespace` are missing.
     #[must_use]
-    pub fn hides(&self, kind: &str, namespace: &str) -> bool {
+    pub fn hides(&self, kind: Kind, namespace: &str) -> bool {
         self.kind == kind
             && match &self.place {
                 Place::Everywhere => true,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use portcullis_crds::convert::Kind;
+use policy_engine::object::Kind;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -30,27 +30,29 @@ const ATTEMPTS: usize = 3;
 /// How long the server may take to be connected to.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
-/// The resources that answers depend on: group, resource, kind. All but [`OPTIONAL`] are of v1.
-const RESOURCES: [(&str, &str, &str); 14] = [
-    ("", "namespaces", "Namespace"),
-    ("", "nodes", "Node"),
-    ("networking.k8s.io", "networkpolicies", "NetworkPolicy"),
-    ("policy.networking.k8s.io", "clusternetworkpolicies", "ClusterNetworkPolicy"),
-    ("portcullis.dev", "clusterdefaultnetworkpolicies", "ClusterDefaultNetworkPolicy"),
-    ("", "services", "Service"),
-    ("apps", "deployments", "Deployment"),
-    ("apps", "statefulsets", "StatefulSet"),
-    ("apps", "daemonsets", "DaemonSet"),
-    ("apps", "replicasets", "ReplicaSet"),
-    ("", "replicationcontrollers", "ReplicationController"),
-    ("batch", "jobs", "Job"),
-    ("batch", "cronjobs", "CronJob"),
+/// The resources that answers depend on, and their kinds.
+const RESOURCES: [(&str, Kind); 14] = [
+    ("namespaces", Kind::Namespace),
+    ("nodes", Kind::Node),
+    ("networkpolicies", Kind::NetworkPolicy),
+    ("clusternetworkpolicies", Kind::ClusterNetworkPolicy),
+    ("clusterdefaultnetworkpolicies", Kind::ClusterDefaultNetworkPolicy),
+    ("services", Kind::Service),
+    ("deployments", Kind::Deployment),
+    ("statefulsets", Kind::StatefulSet),
+    ("daemonsets", Kind::DaemonSet),
+    ("replicasets", Kind::ReplicaSet),
+    ("replicationcontrollers", Kind::ReplicationController),
+    ("jobs", Kind::Job),
+    ("cronjobs", Kind::CronJob),
     // Last: what made a pod is there before it is.
-    ("", "pods", "Pod"),
+    ("pods", Kind::Pod),
 ];
 
-/// The kinds that a cluster may do without, and that it may serve in several versions.
-const OPTIONAL: [Kind; 2] = [Kind::ClusterNetworkPolicy, Kind::ClusterDefaultNetworkPolicy];
+/// Whether a cluster may do without a kind, and may serve it in several versions.
+fn is_optional(kind: Kind) -> bool {
+    kind.is_policy() && kind != Kind::NetworkPolicy
+}
 
 /// What was read.
 pub struct Live {
@@ -170,21 +172,19 @@ impl Reader {
     /// Reads one kind; what may not be listed everywhere is listed in `namespace` alone.
     async fn kind(
         &mut self,
-        (group, plural, kind): (&str, &str, &str),
+        (plural, kind): (&str, Kind),
         namespace: &str,
     ) -> Result<Option<Gap>> {
         let forbidden = |place| {
-            let (resource, group) = (plural.to_owned(), group.to_owned());
-            let cause = Cause::Forbidden { resource, group };
-            Some(Gap { kind: kind.to_lowercase(), place, cause })
+            let (resource, group) = (plural.to_owned(), kind.group().to_owned());
+            Some(Gap { kind, place, cause: Cause::Forbidden { resource, group } })
         };
-        let optional = OPTIONAL.into_iter().find(|optional| optional.as_str() == kind);
-        let known = optional.map_or(&["v1"][..], Kind::versions);
+        let optional = is_optional(kind);
         let mut refused = None;
-        for version in known {
-            match self.list(&path(group, version, plural), group, version, kind).await {
+        for version in kind.versions() {
+            match self.list(kind, version, plural).await {
                 Ok(()) => return Ok(None),
-                Err(error) if optional.is_some() && has_code(&error, 404) => {}
+                Err(error) if optional && has_code(&error, 404) => {}
                 Err(error) => {
                     refused = Some(error);
                     break;
@@ -195,24 +195,23 @@ impl Reader {
         if refused.as_ref().is_some_and(|error| !has_code(error, 403)) {
             return refused.map_or(Ok(None), |error| Err(error).context(failed()));
         }
-        if let Some(optional) = optional {
+        if optional {
             // Who may not list is refused what there is not, too.
-            return match (self.version(optional, plural).await, refused) {
+            return match (self.version(kind, plural).await, refused) {
                 (Ok(None), _) => Ok(None),
                 (_, Some(_)) => Ok(forbidden(Place::Everywhere)),
                 (Ok(Some(version)), None) => {
-                    let everywhere = path(group, &version, plural);
-                    let listed = self.list(&everywhere, group, &version, kind).await;
+                    let listed = self.list(kind, &version, plural).await;
                     listed.map(|()| None).with_context(failed)
                 }
                 (Err(error), None) => Err(error).with_context(failed),
             };
         }
-        if ["Namespace", "Node"].contains(&kind) {
+        if !kind.is_namespaced() {
             return Ok(forbidden(Place::Everywhere));
         }
-        let one = path(group, "v1", &format!("namespaces/{namespace}/{plural}"));
-        match self.list(&one, group, "v1", kind).await {
+        let one = format!("namespaces/{namespace}/{plural}");
+        match self.list(kind, kind.preferred_version(), &one).await {
             Ok(()) => Ok(forbidden(Place::Except(namespace.into()))),
             Err(error) if has_code(&error, 403) => Ok(forbidden(Place::Everywhere)),
             Err(error) => Err(error).context(format!("failed to list {plural}")),
@@ -252,18 +251,14 @@ impl Reader {
         }
     }
 
-    async fn list(
-        &mut self,
-        path: &str,
-        group: &str,
-        version: &str,
-        kind: &str,
-    ) -> Result<(), kube::Error> {
-        let api_version =
-            if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    /// Reads what a version of a kind's group has at `resource`.
+    async fn list(&mut self, kind: Kind, version: &str, resource: &str) -> Result<(), kube::Error> {
+        let api_version = kind.api_version_of(version);
+        let root = if kind.group().is_empty() { "api" } else { "apis" };
+        let path = format!("/{root}/{api_version}/{resource}");
         let mut attempts = 1;
         loop {
-            match self.pages(path, &api_version, kind).await {
+            match self.pages(&path, &api_version, kind).await {
                 Ok(objects) => {
                     self.objects.extend(objects);
                     return Ok(());
@@ -281,7 +276,7 @@ impl Reader {
         &mut self,
         path: &str,
         api_version: &str,
-        kind: &str,
+        kind: Kind,
     ) -> Result<Vec<Value>, kube::Error> {
         let (mut objects, mut next) = (Vec::new(), String::new());
         loop {
@@ -293,7 +288,7 @@ impl Reader {
             for mut item in page.items {
                 if let Value::Object(fields) = &mut item {
                     fields.insert("apiVersion".to_owned(), api_version.into());
-                    fields.insert("kind".to_owned(), kind.into());
+                    fields.insert("kind".to_owned(), kind.as_str().into());
                 }
                 objects.extend(trim(&item));
             }
@@ -302,14 +297,6 @@ impl Reader {
                 None => return Ok(objects),
             }
         }
-    }
-}
-
-/// Where an API server has a resource, or what is below one.
-fn path(group: &str, version: &str, resource: &str) -> String {
-    match group {
-        "" => format!("/api/{version}/{resource}"),
-        group => format!("/apis/{group}/{version}/{resource}"),
     }
 }
 
@@ -338,10 +325,10 @@ impl Progress {
         Self { shown: std::io::stderr().is_terminal() }
     }
 
-    fn show(&self, kind: &str, read: usize) {
+    fn show(&self, kind: Kind, read: usize) {
         if self.shown {
             let count = if read > 0 { format!(" ({read})") } else { String::new() };
-            let _ = write!(std::io::stderr(), "\r\x1b[Kreading {kind} objects{count} …");
+            let _ = write!(std::io::stderr(), "\r\x1b[Kreading {} objects{count} …", kind.as_str());
         }
     }
 

@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use portcullis_crds::diagnostic::Diagnostic;
 
 use crate::args::SourceArgs;
-use crate::model::{Inventory, ObjectName};
+use crate::model::Inventory;
 
 /// The objects as they are, as they would be, and the files that they were read from.
 #[derive(Default)]
@@ -54,8 +54,7 @@ pub fn read(args: &SourceArgs) -> Result<Sources> {
     sources.after = sources.before.clone();
     reader.read(&args.with, &mut sources.after)?;
     for name in &args.without {
-        let name: ObjectName = name.parse()?;
-        sources.after.remove(&name.or_in(&namespace))?;
+        sources.after.remove(name, &namespace)?;
     }
     sources.texts = reader.texts;
     sources.diagnostics = reader.diagnostics;

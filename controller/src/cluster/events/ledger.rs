@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use policy_engine::tier::PolicyRef;
+use policy_engine::object::ObjectRef;
 use tokio::time::Instant;
 
 use crate::cluster::findings::{Finding, Reason};
@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Telling {
     /// The policy.
-    pub policy: PolicyRef,
+    pub policy: ObjectRef,
     /// Which object of that name.
     pub uid: String,
     /// Its `metadata.generation`.
@@ -126,7 +126,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use policy_engine::policy::PolicyKey;
+    use policy_engine::object::Kind;
 
     use super::*;
 
@@ -135,7 +135,7 @@ mod tests {
     fn telling(name: &str, reason: Reason) -> Telling {
         let finding = Finding { reason, field: "spec".to_owned(), message: "m".to_owned() };
         Telling {
-            policy: PolicyRef::NetworkPolicy(PolicyKey::new("shop", name)),
+            policy: ObjectRef::new(Kind::NetworkPolicy, "shop", name),
             uid: "u".to_owned(),
             generation: 1,
             finding,

@@ -6,7 +6,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use policy_engine::id::ContentHasher;
-use policy_engine::tier::PolicyRef;
 
 use super::ledger::Telling;
 
@@ -21,18 +20,16 @@ const NAME_MAX: usize = 253;
 /// The namespace of the Event that tells it: Events on what has no namespace are in `default`.
 #[must_use]
 pub fn namespace(telling: &Telling) -> &str {
-    telling.policy.network_policy().map_or("default", |key| &key.namespace)
+    match &*telling.policy.namespace {
+        "" => "default",
+        namespace => namespace,
+    }
 }
 
 /// The Event that tells it, written by the process `identity`.
 #[must_use]
 pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
     let policy = &telling.policy;
-    let (api_version, name) = match policy {
-        PolicyRef::NetworkPolicy(key) => ("networking.k8s.io/v1", &key.name),
-        PolicyRef::ClusterNetworkPolicy(name) => ("policy.networking.k8s.io/v1beta1", name),
-        PolicyRef::ClusterDefaultNetworkPolicy(name) => ("portcullis.dev/v1alpha1", name),
-    };
     let finding = &telling.finding;
     let note = if finding.field.is_empty() {
         finding.message.clone()
@@ -42,7 +39,7 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
     Event {
         metadata: ObjectMeta {
             namespace: Some(namespace(telling).to_owned()),
-            name: Some(event_name(telling, name)),
+            name: Some(event_name(telling)),
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(wall)),
@@ -51,10 +48,10 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
         action: Some("Validate".to_owned()),
         note: Some(cut(&note, NOTE_MAX).to_owned()),
         regarding: Some(ObjectReference {
-            api_version: Some(api_version.to_owned()),
-            kind: Some(policy.kind().to_owned()),
-            namespace: policy.network_policy().map(|key| key.namespace.to_string()),
-            name: Some(name.to_string()),
+            api_version: Some(policy.kind.api_version()),
+            kind: Some(policy.kind.as_str().to_owned()),
+            namespace: Some(policy.namespace.to_string()).filter(|name| !name.is_empty()),
+            name: Some(policy.name.to_string()),
             uid: Some(telling.uid.clone()),
             ..ObjectReference::default()
         }),
@@ -65,7 +62,7 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
 }
 
 /// The same for whoever tells the same thing: the policy's name and a hash of all of it.
-fn event_name(telling: &Telling, policy: &str) -> String {
+fn event_name(telling: &Telling) -> String {
     let finding = &telling.finding;
     let mut hash = ContentHasher::new("event");
     let generation = telling.generation.to_string();
@@ -75,7 +72,7 @@ fn event_name(telling: &Telling, policy: &str) -> String {
         hash.text(part);
     }
     let content = hash.finish().to_string();
-    let policy = cut(policy, NAME_MAX - 1 - content.len());
+    let policy = cut(&telling.policy.name, NAME_MAX - 1 - content.len());
     format!("{}.{content}", policy.trim_end_matches(['.', '-']))
 }
 
@@ -87,7 +84,7 @@ fn cut(text: &str, limit: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use policy_engine::policy::PolicyKey;
+    use policy_engine::object::{Kind, ObjectRef};
 
     use super::*;
     use crate::cluster::findings::{Finding, Reason};
@@ -96,7 +93,7 @@ mod tests {
         let (field, message) = ("spec.podSelector".to_owned(), message.to_owned());
         let finding = Finding { reason: Reason::SelectsNothing, field, message };
         Telling {
-            policy: PolicyRef::NetworkPolicy(PolicyKey::new("shop", name)),
+            policy: ObjectRef::new(Kind::NetworkPolicy, "shop", name),
             uid: "u".to_owned(),
             generation: 1,
             finding,
@@ -109,15 +106,15 @@ mod tests {
 
     #[test]
     fn an_event_on_a_policy_of_the_cluster_is_in_the_namespace_default() {
-        for (policy, of) in [
-            (PolicyRef::ClusterDefaultNetworkPolicy("deny".into()), "portcullis.dev/v1alpha1"),
-            (PolicyRef::ClusterNetworkPolicy("deny".into()), "policy.networking.k8s.io/v1beta1"),
+        for (kind, of) in [
+            (Kind::ClusterDefaultNetworkPolicy, "portcullis.dev/v1alpha1"),
+            (Kind::ClusterNetworkPolicy, "policy.networking.k8s.io/v1beta1"),
         ] {
-            let telling = Telling { policy: policy.clone(), ..telling("x", "m") };
+            let telling = Telling { policy: ObjectRef::cluster(kind, "deny"), ..telling("x", "m") };
             let event = event(&telling, "i", Timestamp::UNIX_EPOCH);
             assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
             let regarding = event.regarding.unwrap_or_default();
-            assert_eq!(regarding.kind.as_deref(), Some(policy.kind()));
+            assert_eq!(regarding.kind.as_deref(), Some(kind.as_str()));
             assert_eq!(regarding.api_version.as_deref(), Some(of));
             assert_eq!((regarding.namespace, regarding.name.as_deref()), (None, Some("deny")));
         }

@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use policy_engine::direction::{Direction, PerDirection};
 use policy_engine::labels::Str;
-use policy_engine::model::Direction;
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::{Policy, Subject};
 use policy_engine::selector::Selector;
-use policy_engine::tier::{Mode, PolicyRef, Subject};
+use policy_engine::tier::Mode;
 use policy_engine::world::World;
 
 use super::index::Index;
@@ -29,77 +31,46 @@ pub struct Coverage {
 }
 
 /// Whom each policy of the cluster is about. `pods` are those of `world`.
-pub(super) fn coverage(world: &World, pods: &Pods) -> BTreeMap<PolicyRef, Coverage> {
-    let tiers = world.cluster_policies().iter().map(|(name, policy)| About {
-        policy: PolicyRef::ClusterNetworkPolicy(name.clone()),
-        subject: &policy.subject,
-        spares_system: false,
-        decides: [false; 2],
-    });
-    let defaults = world.default_policies().iter().map(|(name, policy)| About {
-        policy: PolicyRef::ClusterDefaultNetworkPolicy(name.clone()),
-        subject: &policy.subject,
-        spares_system: !policy.include_system_namespaces,
-        decides: [policy.ingress.is_some(), policy.egress.is_some()],
-    });
-    let mut all: Vec<(About<'_>, Coverage)> =
-        tiers.chain(defaults).map(|about| (about, Coverage::default())).collect();
+pub(super) fn coverage(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, Coverage> {
+    let mut all: Vec<(&Policy, Coverage)> =
+        world.policies_in("").map(|policy| (policy.as_ref(), Coverage::default())).collect();
+    let covers = |policy: &Policy, namespace: &Str| {
+        !(policy.subject.spares_system && world.is_system(namespace))
+            && covers(world, &policy.subject, namespace)
+    };
     for namespace in world.namespaces().keys() {
-        for (about, coverage) in &mut all {
-            coverage.namespaces += usize::from(about.covers(world, namespace));
+        for (policy, coverage) in &mut all {
+            coverage.namespaces += usize::from(covers(policy, namespace));
         }
     }
     for (namespace, index) in pods.by_namespace() {
-        let covering = all.iter_mut().filter(|(about, _)| about.covers(world, namespace));
+        let covering = all.iter_mut().filter(|(policy, _)| covers(policy, namespace));
         let mut isolated = None;
-        for (about, coverage) in covering {
+        for (policy, coverage) in covering {
             let isolated = isolated.get_or_insert_with(|| isolated_in(world, namespace, index));
             // What could not be understood may be any pod, and is closed for all.
-            let everything = Selector::default();
-            for (at, group) in index.places(about.subject.pods.as_ref().unwrap_or(&everything)) {
+            for (at, group) in index.places(policy.subject.any_pods()) {
                 let isolated = isolated.get(at).copied().unwrap_or_default();
-                let open = about.decides.iter().zip(isolated).any(|(does, is)| *does && !is);
+                let open = |direction| policy.isolates(direction) && !isolated.get(direction);
                 coverage.selected += group.pods;
-                coverage.decided += if open { group.pods } else { 0 };
+                coverage.decided +=
+                    if Direction::BOTH.into_iter().any(open) { group.pods } else { 0 };
                 coverage.nodes.extend(group.nodes.iter().cloned());
             }
         }
     }
-    all.into_iter().map(|(about, coverage)| (about.policy, coverage)).collect()
-}
-
-/// What of a policy says whom it is about.
-struct About<'w> {
-    policy: PolicyRef,
-    subject: &'w Subject,
-    spares_system: bool,
-    /// Ingress and egress, where no NetworkPolicy isolates.
-    decides: [bool; 2],
-}
-
-impl About<'_> {
-    fn covers(&self, world: &World, namespace: &Str) -> bool {
-        !(self.spares_system && world.is_system(namespace))
-            && covers(world, self.subject, namespace)
-    }
+    all.into_iter().map(|(policy, coverage)| (policy.name.clone(), coverage)).collect()
 }
 
 /// What is wrong with a policy that selects no pod, unless more pods alone would mend it.
-pub(super) fn nobody(world: &World, policy: &PolicyRef, coverage: &Coverage) -> Option<Finding> {
+pub(super) fn nobody(world: &World, policy: &Policy, coverage: &Coverage) -> Option<Finding> {
     if coverage.selected > 0 {
         return None;
     }
-    let (subject, [namespaces, pods], spares_system) = match policy {
-        PolicyRef::NetworkPolicy(_) => return None,
-        PolicyRef::ClusterNetworkPolicy(name) => {
-            let policy = world.cluster_policies().get(name)?;
-            (&policy.subject, ["spec.subject"; 2], false)
-        }
-        PolicyRef::ClusterDefaultNetworkPolicy(name) => {
-            let policy = world.default_policies().get(name)?;
-            let fields = ["spec.namespaceSelector", "spec.podSelector"];
-            (&policy.subject, fields, !policy.include_system_namespaces)
-        }
+    let subject = &policy.subject;
+    let [namespaces, pods] = match policy.name.kind {
+        Kind::ClusterNetworkPolicy => ["spec.subject"; 2],
+        _ => ["spec.namespaceSelector", "spec.podSelector"],
     };
     let is_typed = |selector: &Option<Selector>| {
         selector.as_ref().is_some_and(|selector| !selector.is_everything())
@@ -111,7 +82,9 @@ pub(super) fn nobody(world: &World, policy: &PolicyRef, coverage: &Coverage) -> 
         let said = "selects no pod (hostNetwork and finished pods do not count), so the policy \
                     decides nothing; compare it with `kubectl get pods -A --show-labels`";
         (pods, said)
-    } else if spares_system && world.namespaces().keys().any(|name| covers(world, subject, name)) {
+    } else if subject.spares_system
+        && world.namespaces().keys().any(|name| covers(world, subject, name))
+    {
         let said = "matches no namespace but those of the system, which a default leaves out, so \
                     the policy decides nothing; if they are meant, set \
                     `includeSystemNamespaces: true`";
@@ -133,13 +106,14 @@ fn covers(world: &World, subject: &Subject, namespace: &Str) -> bool {
 }
 
 /// In which directions a NetworkPolicy in force isolates each group of pods of a namespace.
-fn isolated_in(world: &World, namespace: &Str, index: &Index<Group>) -> Vec<[bool; 2]> {
-    let mut found = vec![[false; 2]; index.len()];
+fn isolated_in(world: &World, namespace: &Str, index: &Index<Group>) -> Vec<PerDirection<bool>> {
+    let mut found = vec![PerDirection::default(); index.len()];
     let in_force = world.policies_in(namespace).filter(|policy| policy.mode == Mode::Enforce);
     for policy in in_force {
-        for (at, _) in index.places(&policy.subject) {
-            for (found, direction) in found.get_mut(at).into_iter().flatten().zip(Direction::BOTH) {
-                *found |= policy.rules(direction).is_some();
+        for (at, _) in index.places(policy.subject.any_pods()) {
+            let Some(found) = found.get_mut(at) else { continue };
+            for direction in Direction::BOTH {
+                *found.get_mut(direction) |= policy.isolates(direction);
             }
         }
     }

@@ -23,8 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use policy_engine::model::Change;
-use policy_engine::policy::PolicyKey;
-use policy_engine::tier::PolicyRef;
+use policy_engine::object::ObjectRef;
 use policy_engine::world::World;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 
@@ -75,7 +74,7 @@ impl Reason {
 }
 
 /// Findings by policy; no policy has an empty list.
-pub type Findings = BTreeMap<PolicyRef, Vec<Finding>>;
+pub type Findings = BTreeMap<ObjectRef, Vec<Finding>>;
 
 /// What the policies of a world cannot mean, from nothing.
 #[must_use]
@@ -88,7 +87,7 @@ pub fn findings(world: &World) -> Findings {
 pub struct Analyst {
     pods: Pods,
     diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
-    coverage: BTreeMap<PolicyRef, Coverage>,
+    coverage: BTreeMap<ObjectRef, Coverage>,
 }
 
 impl Analyst {
@@ -97,10 +96,7 @@ impl Analyst {
         match change {
             Change::Pod(key, _) => self.pods.forget(&key.namespace),
             Change::Namespace(..) => self.pods.forget_namespaces(),
-            Change::Node(..)
-            | Change::NetworkPolicy(..)
-            | Change::ClusterNetworkPolicy(..)
-            | Change::ClusterDefaultNetworkPolicy(..) => {}
+            Change::Node(..) | Change::Policy(..) => {}
         }
     }
 
@@ -120,21 +116,23 @@ impl Analyst {
         self.pods.refresh(world, &Mentioned::by(world));
         let mut found = Findings::new();
         for diagnostic in self.diagnostics.values().flatten() {
-            if let Some(policy) = policy_of(diagnostic).filter(|policy| exists(world, policy)) {
-                found.entry(policy).or_default().push(Finding::from(diagnostic));
+            let policy = diagnostic.about.object().and_then(|object| world.policy(object));
+            if let Some(policy) = policy {
+                found.entry(policy.name.clone()).or_default().push(Finding::from(diagnostic));
             }
         }
         self.coverage = coverage::coverage(world, &self.pods);
-        for (policy, coverage) in &self.coverage {
-            if let Some(finding) = coverage::nobody(world, policy, coverage) {
-                found.entry(policy.clone()).or_default().push(finding);
+        for (name, coverage) in &self.coverage {
+            let policy = world.policy(name);
+            if let Some(finding) = policy.and_then(|p| coverage::nobody(world, p, coverage)) {
+                found.entry(name.clone()).or_default().push(finding);
             }
         }
         let mut answers = policy::Answers::new(world, &self.pods);
-        for policy in world.policies().values() {
+        for policy in world.policies().filter(|policy| policy.name.kind.is_namespaced()) {
             let mistakes = answers.findings(policy);
             if !mistakes.is_empty() {
-                found.entry(PolicyRef::from(&policy.key)).or_default().extend(mistakes);
+                found.entry(policy.name.clone()).or_default().extend(mistakes);
             }
         }
         for list in found.values_mut() {
@@ -147,7 +145,7 @@ impl Analyst {
 
     /// Whom each policy of the cluster selects, as of the last call of [`Analyst::findings`].
     #[must_use]
-    pub fn coverage(&self) -> &BTreeMap<PolicyRef, Coverage> {
+    pub fn coverage(&self) -> &BTreeMap<ObjectRef, Coverage> {
         &self.coverage
     }
 }
@@ -160,28 +158,5 @@ impl From<&Diagnostic> for Finding {
         };
         let field = diagnostic.field.clone();
         Self { reason, field, message: diagnostic.message.clone() }
-    }
-}
-
-/// The policy that a diagnostic is about; diagnostics name objects as `NetworkPolicy shop/db` and
-/// `ClusterNetworkPolicy db`.
-fn policy_of(diagnostic: &Diagnostic) -> Option<PolicyRef> {
-    let (kind, name) = diagnostic.object.split_once(' ')?;
-    match kind {
-        "NetworkPolicy" => {
-            let (namespace, name) = name.split_once('/')?;
-            Some(PolicyRef::NetworkPolicy(PolicyKey::new(namespace, name)))
-        }
-        "ClusterNetworkPolicy" => Some(PolicyRef::ClusterNetworkPolicy(name.into())),
-        "ClusterDefaultNetworkPolicy" => Some(PolicyRef::ClusterDefaultNetworkPolicy(name.into())),
-        _ => None,
-    }
-}
-
-fn exists(world: &World, policy: &PolicyRef) -> bool {
-    match policy {
-        PolicyRef::NetworkPolicy(key) => world.policies().contains_key(key),
-        PolicyRef::ClusterNetworkPolicy(name) => world.cluster_policies().contains_key(name),
-        PolicyRef::ClusterDefaultNetworkPolicy(name) => world.default_policies().contains_key(name),
     }
 }

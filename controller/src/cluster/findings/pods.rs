@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use policy_engine::labels::{Labels, Str};
-use policy_engine::model::{Direction, PodKey};
+use policy_engine::model::PodKey;
 use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, PortMatch, Ports};
 use policy_engine::port::Protocol;
 use policy_engine::selector::Selector;
@@ -26,24 +26,20 @@ impl Mentioned {
     /// All that the policies of `world` mention.
     pub(super) fn by(world: &World) -> Self {
         let mut mentioned = Self::default();
-        for policy in world.policies().values() {
-            mentioned.selector(&policy.subject);
-            for direction in Direction::BOTH {
-                for rule in policy.rules(direction).into_iter().flatten() {
-                    if let Peers::Listed(peers) = &rule.peers {
-                        peers.iter().for_each(|peer| mentioned.peer(peer));
-                    }
-                    if let Ports::Listed(ports) = &rule.ports {
-                        ports.iter().for_each(|port| mentioned.port(port));
-                    }
+        for policy in world.policies() {
+            policy.subject.pods.iter().for_each(|pods| mentioned.selector(pods));
+            // Of policies of the cluster it only matters whom they are about.
+            if !policy.name.kind.is_namespaced() {
+                continue;
+            }
+            for rule in policy.all_rules() {
+                if let Peers::Listed(peers) = &rule.peers {
+                    peers.iter().for_each(|peer| mentioned.peer(peer));
+                }
+                if let Ports::Listed(ports) = &rule.ports {
+                    ports.iter().for_each(|port| mentioned.port(port));
                 }
             }
-        }
-        // Of policies of the cluster it only matters whom they are about.
-        let subjects = world.cluster_policies().values().map(|policy| &policy.subject);
-        let defaults = world.default_policies().values().map(|policy| &policy.subject);
-        for subject in subjects.chain(defaults) {
-            subject.pods.iter().for_each(|pods| mentioned.selector(pods));
         }
         mentioned
     }

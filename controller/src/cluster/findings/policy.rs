@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::policy::{
-    IpBlock, Namespaces, NetworkPolicy, Peer, Peers, PodPeer, PortMatch, Ports, Rule,
+    IpBlock, Namespaces, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule,
 };
 use policy_engine::port::Protocol;
 use policy_engine::world::World;
@@ -26,7 +26,7 @@ pub(super) struct Answers<'w> {
 /// A rule and where it stands.
 #[derive(Clone, Copy)]
 struct Place<'w> {
-    policy: &'w NetworkPolicy,
+    policy: &'w Policy,
     direction: Direction,
     rule: &'w Rule,
     at: usize,
@@ -34,17 +34,7 @@ struct Place<'w> {
 
 impl Place<'_> {
     fn path(&self) -> String {
-        match self.direction {
-            Direction::Ingress => format!("spec.ingress[{}]", self.at),
-            Direction::Egress => format!("spec.egress[{}]", self.at),
-        }
-    }
-
-    fn peers(&self) -> &'static str {
-        match self.direction {
-            Direction::Ingress => "from",
-            Direction::Egress => "to",
-        }
+        format!("spec.{}[{}]", self.direction.field(), self.at)
     }
 }
 
@@ -61,11 +51,11 @@ impl<'w> Answers<'w> {
     }
 
     /// What `policy` cannot mean.
-    pub(super) fn findings(&mut self, policy: &'w NetworkPolicy) -> Vec<Finding> {
+    pub(super) fn findings(&mut self, policy: &'w Policy) -> Vec<Finding> {
         let mut found = Vec::new();
         found.extend(self.subject(policy));
         for direction in Direction::BOTH {
-            for (at, rule) in policy.rules(direction).into_iter().flatten().enumerate() {
+            for (at, rule) in policy.rules(direction).enumerate() {
                 let place = Place { policy, direction, rule, at };
                 self.peers(place, &mut found);
                 self.ports(place, &mut found);
@@ -74,12 +64,12 @@ impl<'w> Answers<'w> {
         found
     }
 
-    fn subject(&self, policy: &NetworkPolicy) -> Option<Finding> {
+    fn subject(&self, policy: &Policy) -> Option<Finding> {
         // `{}` means every pod there will ever be: right in a namespace that is empty today.
-        if policy.subject.is_everything() || self.selects(policy) {
+        if policy.subject.any_pods().is_everything() || self.selects(policy) {
             return None;
         }
-        let namespace = &policy.key.namespace;
+        let namespace = &policy.name.namespace;
         Some(Finding {
             reason: Reason::SelectsNothing,
             field: "spec.podSelector".to_owned(),
@@ -97,7 +87,7 @@ impl<'w> Answers<'w> {
             let Some((field, what, see)) = self.nobody(peer) else { continue };
             found.push(Finding {
                 reason: Reason::PeerMatchesNothing,
-                field: format!("{}.{}[{at}].{field}", place.path(), place.peers()),
+                field: format!("{}.{}[{at}].{field}", place.path(), place.direction.peers_field()),
                 message: format!(
                     "matches no {what}, so this peer admits nothing; compare it with `{see}`"
                 ),
@@ -176,7 +166,8 @@ impl<'w> Answers<'w> {
         match (place.direction, &place.rule.peers) {
             (Direction::Ingress, _) => {
                 let policy = place.policy;
-                let mut groups = self.pods.matching(&policy.key.namespace, &policy.subject);
+                let mut groups =
+                    self.pods.matching(&policy.name.namespace, policy.subject.any_pods());
                 groups.any(|group| group.ports.contains(wanted))
             }
             (Direction::Egress, Peers::Any) => self.anywhere(wanted),
@@ -188,8 +179,8 @@ impl<'w> Answers<'w> {
         }
     }
 
-    fn selects(&self, policy: &NetworkPolicy) -> bool {
-        self.pods.matching(&policy.key.namespace, &policy.subject).next().is_some()
+    fn selects(&self, policy: &Policy) -> bool {
+        self.pods.matching(&policy.name.namespace, policy.subject.any_pods()).next().is_some()
     }
 
     /// Whether a peer matches a pod; of those with the port `wanted`, when one is given.

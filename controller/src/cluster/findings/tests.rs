@@ -44,7 +44,7 @@ fn load(analyst: &mut Analyst, world: &mut World, text: &str) {
         analyst.note(&change);
         world.apply(change);
         if let Some(first) = diagnostics.first() {
-            analyst.diagnose(first.object.as_str().into(), diagnostics);
+            analyst.diagnose(first.about.to_string().into(), diagnostics);
         }
     }
 }
@@ -210,7 +210,7 @@ fn findings_follow_the_world() {
 }
 
 /// Two nodes; `shop` with an isolated pod and two others, `infra` with DNS.
-fn with_defaults(defaults: &str) -> (Findings, BTreeMap<PolicyRef, Coverage>) {
+fn with_defaults(defaults: &str) -> (Findings, BTreeMap<ObjectRef, Coverage>) {
     let (mut analyst, mut world) = (Analyst::default(), World::new(Options::default()));
     load(&mut analyst, &mut world, &WORLD.replace("spec: {", "spec: {nodeName: n1, "));
     load(
@@ -267,10 +267,12 @@ fn a_default_decides_for_pods_and_directions_that_no_network_policy_in_force_iso
 fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
     let check = |text: &str, expected: &str| {
         let (found, _) = with_defaults(text);
-        let of_cluster = |(policy, _): &(&PolicyRef, _)| policy.network_policy().is_none();
+        let of_cluster = |(policy, _): &(&ObjectRef, _)| policy.namespace.is_empty();
         let found = found.iter().filter(of_cluster);
         let lines: Vec<String> = found
-            .flat_map(|(policy, found)| found.iter().map(move |f| format!("{policy} {}", line(f))))
+            .flat_map(|(policy, found)| {
+                found.iter().map(move |f| format!("{} {}", policy.short(), line(f)))
+            })
             .collect();
         assert_eq!(lines.len(), usize::from(!expected.is_empty()), "{text}\n{lines:#?}");
         let said = lines.first().cloned().unwrap_or_default();
@@ -323,8 +325,9 @@ fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
 
 #[test]
 fn ten_thousand_policies_and_a_hundred_thousand_pods_cost_their_sum() {
+    use policy_engine::direction::PerDirection;
     use policy_engine::model::{Life, Pod, PodKey};
-    use policy_engine::policy::NetworkPolicy;
+    use policy_engine::policy::{Policy, Subject};
     use policy_engine::selector::Selector;
     let mut world = World::new(Options::default());
     for number in 0..100_000 {
@@ -342,33 +345,14 @@ fn ten_thousand_policies_and_a_hundred_thousand_pods_cost_their_sum() {
         world.apply(Change::Pod(key, Some(Arc::new(pod))));
     }
     for number in 0..10_000 {
-        let key = PolicyKey::new("big", &format!("policy-{number}"));
-        let subject = Selector::label("name", &format!("gone-{number}"));
-        let policy = NetworkPolicy {
-            key: key.clone(),
-            subject,
-            ingress: None,
-            egress: None,
-            mode: policy_engine::tier::Mode::Enforce,
-            generation: None,
-        };
-        world.apply(Change::NetworkPolicy(key, Some(Arc::new(policy))));
+        let pods = Selector::label("name", &format!("gone-{number}"));
+        let rules = PerDirection::default();
+        let policy = Policy::network_policy("big", format!("policy-{number}"), pods, rules);
+        world.apply(policy.into());
     }
-    let subject = policy_engine::tier::Subject {
-        namespaces: Some(Selector::default()),
-        pods: Some(Selector::default()),
-    };
-    let default = policy_engine::tier::ClusterDefaultNetworkPolicy {
-        name: "deny".into(),
-        subject,
-        include_system_namespaces: false,
-        ingress: Some(Vec::new()),
-        egress: None,
-        allow_dns: true,
-        mode: policy_engine::tier::Mode::Enforce,
-        generation: None,
-    };
-    world.apply(Change::ClusterDefaultNetworkPolicy("deny".into(), Some(Arc::new(default))));
+    let subject = Subject { spares_system: true, ..Subject::pods(Selector::default()) };
+    let rules = PerDirection { ingress: Some(Vec::new()), egress: None };
+    world.apply(Policy::cluster_default("deny", subject, rules, true).into());
     let started = std::time::Instant::now();
     assert_eq!(findings(&world).len(), 10_000);
     // The product would be a thousand million comparisons.

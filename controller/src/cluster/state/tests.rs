@@ -94,7 +94,7 @@ fn a_node_that_is_gone_is_not_waited_for() {
     let (mut state, now) = state(1);
     let mut judged = judged();
     judged.coverage.nodes = ["n0", "gone"].into_iter().map(Into::into).collect();
-    state.judged.insert(PolicyRef::ClusterDefaultNetworkPolicy("deny".into()), judged);
+    state.judged.insert(ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, "deny"), judged);
     state.sum_up(now, true);
     let standing = state.standings.get("deny").expect("it is summed up");
     let told = standing.patch("deny", "u", &Value::Null, Timestamp::UNIX_EPOCH);
@@ -104,7 +104,7 @@ fn a_node_that_is_gone_is_not_waited_for() {
 #[test]
 fn a_status_is_written_when_all_reports_are_known_and_of_the_generation_that_was_judged() {
     let (mut state, now) = state(1);
-    let deny = PolicyRef::ClusterDefaultNetworkPolicy("deny".into());
+    let deny = ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, "deny");
     state.judged.insert(deny, judged());
     state.sum_up(now, true);
     let is_due = |state: &mut State, now: Instant| {

@@ -11,7 +11,7 @@
 //! have one. A sender above its share hides only itself.
 
 use policy_engine::cidr::Family;
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 
 use super::{Denial, Outcome};
 use crate::dataplane::options::{DenyAction, LogGroup};

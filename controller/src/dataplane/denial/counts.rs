@@ -94,7 +94,7 @@ fn unknown(tool: &'static str, line: &str) -> ParseError {
 
 #[cfg(test)]
 mod tests {
-    use policy_engine::model::Direction;
+    use policy_engine::direction::Direction;
     use policy_engine::tier::Tier;
 
     use super::*;

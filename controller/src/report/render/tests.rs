@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use policy_engine::model::Direction;
-use policy_engine::policy::PolicyKey;
+use policy_engine::direction::Direction;
+use policy_engine::object::Kind;
 use policy_engine::tier::Tier;
+use portcullis_crds::diagnostic::About;
 
 use super::*;
 use crate::dataplane::conflict::{Conflict, Detected};
@@ -26,17 +27,17 @@ fn facts() -> Facts {
     }
 }
 
-fn policy(name: &str, generation: i64) -> (PolicyRef, InForce) {
+fn policy(name: &str, generation: i64) -> (ObjectRef, InForce) {
     let policy = InForce { mode: Mode::Enforce, generation: Some(generation), pods: 1 };
-    (PolicyRef::NetworkPolicy(PolicyKey::new("shop", name)), policy)
+    (ObjectRef::new(Kind::NetworkPolicy, "shop", name), policy)
 }
 
-fn default(name: &str, mode: Mode) -> (PolicyRef, InForce) {
+fn default(name: &str, mode: Mode) -> (ObjectRef, InForce) {
     let policy = InForce { mode, generation: Some(7), pods: 3 };
-    (PolicyRef::ClusterDefaultNetworkPolicy(name.into()), policy)
+    (ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name), policy)
 }
 
-fn selection(policies: impl IntoIterator<Item = (PolicyRef, InForce)>) -> Selection {
+fn selection(policies: impl IntoIterator<Item = (ObjectRef, InForce)>) -> Selection {
     Selection {
         pods: 3,
         isolated: 2,
@@ -134,7 +135,7 @@ fn a_report_names_what_is_in_force() {
 #[test]
 fn policies_of_the_cluster_come_first_and_say_that_they_are_in_audit() {
     let many = (0..api::POLICIES_MAX).map(|n| policy(&format!("p{n:05}"), 1));
-    let guardrails = PolicyRef::ClusterNetworkPolicy("guardrails".into());
+    let guardrails = ObjectRef::cluster(Kind::ClusterNetworkPolicy, "guardrails");
     let of_cluster = [
         default("deny", Mode::Enforce),
         default("watch", Mode::Audit),
@@ -161,7 +162,7 @@ fn a_report_of_much_is_cut_and_says_how_much_it_leaves_out() {
     let found = |n: usize| Diagnostic {
         severity: if n == 99 { Severity::Error } else { Severity::Warning },
         source: None,
-        object: "o".repeat(9999),
+        about: About::Other("o".repeat(9999)),
         field: "f".repeat(9999),
         message: "ä\n".repeat(9999),
     };

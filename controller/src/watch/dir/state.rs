@@ -14,15 +14,14 @@
 //!   that every namespace has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use policy_engine::labels::Str;
-use policy_engine::model::{Change, PodKey};
-use policy_engine::policy::PolicyKey;
+use policy_engine::model::Change;
+use policy_engine::object::{Kind, ObjectRef};
 use portcullis_crds::convert::{self, Converted};
-use portcullis_crds::diagnostic::{Diagnostic, Origin, Severity};
+use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity};
 use portcullis_crds::manifest::Manifest;
 
 #[cfg(test)]
@@ -36,13 +35,13 @@ const LISTED: usize = 5;
 pub struct DirState {
     files: BTreeMap<PathBuf, File>,
     /// Which files define an object; the last one is in force.
-    definers: BTreeMap<ObjectKey, BTreeSet<PathBuf>>,
+    definers: BTreeMap<ObjectRef, BTreeSet<PathBuf>>,
     /// What was last sent.
-    in_force: BTreeMap<ObjectKey, Change>,
+    in_force: BTreeMap<ObjectRef, Change>,
     /// How many objects in force live in a namespace.
     inhabitants: BTreeMap<Str, usize>,
     told: BTreeMap<PathBuf, Vec<Diagnostic>>,
-    touched: BTreeSet<ObjectKey>,
+    touched: BTreeSet<ObjectRef>,
     retell: BTreeSet<PathBuf>,
 }
 
@@ -57,7 +56,7 @@ pub struct Batch {
 
 #[derive(Default, Debug)]
 struct File {
-    objects: BTreeMap<ObjectKey, Defined>,
+    objects: BTreeMap<ObjectRef, Defined>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -65,17 +64,6 @@ struct File {
 struct Defined {
     change: Change,
     origin: Origin,
-}
-
-/// The name of an object among all kinds.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum ObjectKey {
-    Namespace(Str),
-    Node(Str),
-    NetworkPolicy(PolicyKey),
-    Pod(PodKey),
-    ClusterNetworkPolicy(Str),
-    ClusterDefaultNetworkPolicy(Str),
 }
 
 impl DirState {
@@ -91,7 +79,7 @@ impl DirState {
             match converted {
                 Converted::Foreign { .. } => {}
                 Converted::UnknownVersion(unknown) => {
-                    let key = ObjectKey::of(&unknown.kind.gone(&unknown.namespace, &unknown.name));
+                    let key = unknown.object;
                     let before = self.files.get(path).and_then(|file| file.objects.get(&key));
                     file.objects.extend(before.map(|defined| (key, defined.clone())));
                 }
@@ -139,7 +127,7 @@ impl DirState {
         let mut changes = BTreeMap::new();
         // Objects first: whether a namespace is assumed depends on them.
         for key in std::mem::take(&mut self.touched) {
-            if matches!(key, ObjectKey::Namespace(_)) {
+            if key.kind == Kind::Namespace {
                 self.touched.insert(key);
             } else {
                 self.settle(&key, &mut changes);
@@ -178,13 +166,13 @@ impl DirState {
     }
 
     /// Brings `in_force` up to date for one object.
-    fn settle(&mut self, key: &ObjectKey, changes: &mut BTreeMap<ObjectKey, Change>) {
+    fn settle(&mut self, key: &ObjectRef, changes: &mut BTreeMap<ObjectRef, Change>) {
         let now = self.defined(key).map(|defined| defined.change.clone()).or_else(|| {
-            let ObjectKey::Namespace(name) = key else { return None };
-            let inhabited = self.inhabitants.contains_key(name);
+            let name = &key.name;
+            let assumed = key.kind == Kind::Namespace && self.inhabitants.contains_key(name);
             let namespace =
                 || Change::Namespace(name.clone(), Some(convert::assumed_namespace(name)));
-            inhabited.then(namespace)
+            assumed.then(namespace)
         });
         if self.in_force.get(key) == now.as_ref() {
             return;
@@ -193,10 +181,12 @@ impl DirState {
             Some(change) => self.in_force.insert(key.clone(), change),
             None => self.in_force.remove(key),
         };
-        if let Some(namespace) = key.namespace() {
-            self.count(namespace, before.is_some(), now.is_some());
+        if !key.namespace.is_empty() {
+            self.count(&key.namespace, before.is_some(), now.is_some());
         }
-        changes.insert(key.clone(), now.unwrap_or_else(|| key.gone()));
+        if let Some(change) = now.or_else(|| Change::removal(key.clone())) {
+            changes.insert(key.clone(), change);
+        }
     }
 
     fn count(&mut self, namespace: &Str, before: bool, now: bool) {
@@ -205,10 +195,10 @@ impl DirState {
         if *inhabitants == 0 {
             self.inhabitants.remove(namespace);
         }
-        self.touched.insert(ObjectKey::Namespace(namespace.clone()));
+        self.touched.insert(ObjectRef::cluster(Kind::Namespace, namespace.clone()));
     }
 
-    fn defined(&self, key: &ObjectKey) -> Option<&Defined> {
+    fn defined(&self, key: &ObjectRef) -> Option<&Defined> {
         let path = self.definers.get(key)?.last()?;
         self.files.get(path)?.objects.get(key)
     }
@@ -238,7 +228,7 @@ impl DirState {
             diagnostics.push(Diagnostic {
                 severity: if same { Severity::Warning } else { Severity::Error },
                 source: Some(own.origin.clone()),
-                object: key.to_string(),
+                about: About::Object(key.clone()),
                 field: String::new(),
                 message: format!(
                     "this definition {effect} the one at {}, the last in path order; delete one",
@@ -252,13 +242,13 @@ impl DirState {
 
 impl File {
     fn define(&mut self, defined: Defined) {
-        let key = ObjectKey::of(&defined.change);
+        let key = defined.change.object();
         let origin = defined.origin.clone();
         if let Some(before) = self.objects.insert(key.clone(), defined) {
             self.diagnostics.push(Diagnostic {
                 severity: Severity::Error,
                 source: Some(before.origin),
-                object: key.to_string(),
+                about: About::Object(key.clone()),
                 field: String::new(),
                 message: format!("this definition is replaced by the one at {origin}; delete one"),
             });
@@ -270,7 +260,7 @@ impl File {
         let mut kept = Vec::new();
         for (key, defined) in before.into_iter().flat_map(|file| &file.objects) {
             if !self.objects.contains_key(key) {
-                kept.push(key.to_string());
+                kept.push(key.titled());
                 self.objects.insert(key.clone(), defined.clone());
             }
         }
@@ -290,60 +280,5 @@ impl File {
 
 fn whole_file(name: &str, severity: Severity, message: String) -> Diagnostic {
     let source = Some(Origin { file: name.into(), line: 1, column: 1 });
-    Diagnostic { severity, source, object: String::new(), field: String::new(), message }
-}
-
-impl ObjectKey {
-    fn of(change: &Change) -> Self {
-        match change {
-            Change::Namespace(name, _) => Self::Namespace(name.clone()),
-            Change::Node(name, _) => Self::Node(name.clone()),
-            Change::NetworkPolicy(key, _) => Self::NetworkPolicy(key.clone()),
-            Change::Pod(key, _) => Self::Pod(key.clone()),
-            Change::ClusterNetworkPolicy(name, _) => Self::ClusterNetworkPolicy(name.clone()),
-            Change::ClusterDefaultNetworkPolicy(name, _) => {
-                Self::ClusterDefaultNetworkPolicy(name.clone())
-            }
-        }
-    }
-
-    fn gone(&self) -> Change {
-        match self {
-            Self::Namespace(name) => Change::Namespace(name.clone(), None),
-            Self::Node(name) => Change::Node(name.clone(), None),
-            Self::NetworkPolicy(key) => Change::NetworkPolicy(key.clone(), None),
-            Self::Pod(key) => Change::Pod(key.clone(), None),
-            Self::ClusterNetworkPolicy(name) => Change::ClusterNetworkPolicy(name.clone(), None),
-            Self::ClusterDefaultNetworkPolicy(name) => {
-                Change::ClusterDefaultNetworkPolicy(name.clone(), None)
-            }
-        }
-    }
-
-    /// The namespace that the object lives in.
-    fn namespace(&self) -> Option<&Str> {
-        match self {
-            Self::Namespace(_)
-            | Self::Node(_)
-            | Self::ClusterNetworkPolicy(_)
-            | Self::ClusterDefaultNetworkPolicy(_) => None,
-            Self::NetworkPolicy(key) => Some(&key.namespace),
-            Self::Pod(key) => Some(&key.namespace),
-        }
-    }
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Namespace(name) => write!(formatter, "Namespace {name}"),
-            Self::Node(name) => write!(formatter, "Node {name}"),
-            Self::NetworkPolicy(key) => write!(formatter, "NetworkPolicy {key}"),
-            Self::Pod(key) => write!(formatter, "Pod {key}"),
-            Self::ClusterNetworkPolicy(name) => write!(formatter, "ClusterNetworkPolicy {name}"),
-            Self::ClusterDefaultNetworkPolicy(name) => {
-                write!(formatter, "ClusterDefaultNetworkPolicy {name}")
-            }
-        }
-    }
+    Diagnostic { severity, source, about: About::nothing(), field: String::new(), message }
 }

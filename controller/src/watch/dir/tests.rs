@@ -63,7 +63,7 @@ impl Watched {
                 assert!(!changes.is_empty());
                 self.batches += 1;
                 for change in changes {
-                    if let Change::NetworkPolicy(key, policy) = change {
+                    if let Change::Policy(key, policy) = change {
                         let prefix = format!("{}:", key.name);
                         self.policies.retain(|shown| !shown.starts_with(&prefix));
                         self.policies.extend(policy.map(|policy| {

@@ -88,7 +88,7 @@ where
     pub(super) fn new(client: Client, fields: Option<&'static str>, outlet: Outlet) -> Self {
         Self {
             client,
-            served_version: K::KIND.versions().first().copied().unwrap_or_default(),
+            served_version: K::KIND.preferred_version(),
             request: Request::new(K::url_path(&(), None)),
             fields,
             lists: Lists::Streamed,

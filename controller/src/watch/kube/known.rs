@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::Change;
+use policy_engine::object::ObjectRef;
 use portcullis_crds::convert::{self, Converted};
 use portcullis_crds::diagnostic::Diagnostic;
 use portcullis_crds::intern::Interner;
@@ -97,7 +98,8 @@ impl<K: LeanKind> Known<K> {
             names.retain(|name, entry| {
                 let stays = entry.round == round;
                 if !stays {
-                    self.pending.gone::<K>(namespace, name, entry.told);
+                    let object = ObjectRef::new(K::KIND, namespace.clone(), name.clone());
+                    self.pending.gone(object, entry.told);
                 }
                 stays
             });
@@ -152,7 +154,8 @@ impl<K: LeanKind> Known<K> {
             return self.pending.diagnostics.push((K::KIND.as_str().into(), diagnostics));
         };
         if told || was_told {
-            self.pending.diagnostics.push((origin::<K>(namespace, name), diagnostics));
+            let origin = ObjectRef::new(K::KIND, namespace, name).titled();
+            self.pending.diagnostics.push((origin.into(), diagnostics));
         }
         let Converted::Object(mut change) = converted else { return };
         self.interner.share(&mut change);
@@ -160,7 +163,8 @@ impl<K: LeanKind> Known<K> {
         if let Some(known) = self.entry(namespace, name) {
             *known = entry;
         } else {
-            let (namespace, name) = key(&change);
+            // It shares the storage of the change.
+            let ObjectRef { namespace, name, .. } = change.object();
             self.objects.entry(namespace).or_default().insert(name, entry);
         }
         self.pending.changes.push(change);
@@ -174,7 +178,7 @@ impl<K: LeanKind> Known<K> {
         if names.is_empty() {
             self.objects.remove(namespace);
         }
-        self.pending.gone::<K>(&namespace.into(), &name, entry.told);
+        self.pending.gone(ObjectRef::new(K::KIND, namespace, name), entry.told);
     }
 
     /// What is to be sent now: nothing while a list is being read anew.
@@ -191,30 +195,12 @@ impl<K: LeanKind> Known<K> {
 }
 
 impl Batch {
-    fn gone<K: LeanKind>(&mut self, namespace: &Str, name: &Str, told: bool) {
-        self.changes.push(K::KIND.gone(namespace, name));
+    fn gone(&mut self, object: ObjectRef, told: bool) {
         if told {
-            self.diagnostics.push((origin::<K>(namespace, name), Vec::new()));
+            self.diagnostics.push((object.titled().into(), Vec::new()));
         }
+        self.changes.extend(Change::removal(object));
     }
-}
-
-/// Namespace and name, sharing the storage of the change.
-fn key(change: &Change) -> (Str, Str) {
-    match change {
-        Change::Pod(key, _) => (key.namespace.clone(), key.name.clone()),
-        Change::NetworkPolicy(key, _) => (key.namespace.clone(), key.name.clone()),
-        Change::Namespace(name, _)
-        | Change::Node(name, _)
-        | Change::ClusterNetworkPolicy(name, _)
-        | Change::ClusterDefaultNetworkPolicy(name, _) => (Str::from(""), name.clone()),
-    }
-}
-
-fn origin<K: LeanKind>(namespace: &str, name: &str) -> Arc<str> {
-    let kind = K::KIND.as_str();
-    let separator = if namespace.is_empty() { "" } else { "/" };
-    format!("{kind} {namespace}{separator}{name}").into()
 }
 
 #[cfg(test)]

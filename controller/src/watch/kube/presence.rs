@@ -17,8 +17,8 @@ use backon::{BackoffBuilder, ConstantBackoff, ConstantBuilder};
 use kube::api::GetParams;
 use kube::core::request::Error;
 use kube::core::{Request, Status};
-use portcullis_crds::convert::Kind;
-use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use policy_engine::object::Kind;
+use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::lean::LeanKind;
 use serde::Deserialize;
 use tracing::{info, warn};
@@ -74,7 +74,7 @@ impl Definition {
         Self {
             name: format!("{}.{}", K::plural(&()), K::group(&())),
             kind: K::KIND,
-            told: Presence::Served(K::KIND.versions().first().copied().unwrap_or_default()),
+            told: Presence::Served(K::KIND.preferred_version()),
             waits: waits.without_max_times().build(),
             period,
         }
@@ -136,7 +136,7 @@ impl Definition {
         vec![Diagnostic {
             severity: Severity::Error,
             source: None,
-            object: self.origin(),
+            about: About::Other(self.origin()),
             field: "spec.versions".to_owned(),
             message: format!(
                 "serves {} and not {}, so no {} is read: those that were known before stay in \

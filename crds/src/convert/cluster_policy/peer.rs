@@ -1,14 +1,13 @@
 //! One item of `from` or `to` of a rule.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::policy::{IpBlock, Namespaces, Peer, PodPeer};
 use policy_engine::selector::Selector;
 use serde::Deserialize;
 
 use super::super::labels::typed_selector;
 use super::super::peer::network;
-use super::super::rules::peers_of;
 use super::rule::Effects;
 use crate::decode::{Field, Mapping};
 use crate::path::Path;
@@ -67,7 +66,7 @@ pub(super) fn peers(
     effects: &Effects,
     report: &mut Report<'_>,
 ) -> Vec<Peer> {
-    let name = peers_of(direction);
+    let name = direction.peers_field();
     let Some(field) = rule.get(name) else {
         return empty(&rule.path.key(name), effects, report);
     };

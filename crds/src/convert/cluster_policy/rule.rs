@@ -4,11 +4,10 @@
 //! that would open something, and in a rule whose action cannot be understood, the rule denies
 //! everything.
 
-use policy_engine::model::Direction;
-use policy_engine::policy::{Peer, Peers, PortMatch, Ports, Rule};
-use policy_engine::tier::{Action, TierRule};
+use policy_engine::direction::Direction;
+use policy_engine::policy::{OrderedRule, Peer, Peers, PortMatch, Ports, Rule};
+use policy_engine::tier::Action;
 
-use super::super::rules::peers_of;
 use super::peer::peers;
 use super::port::ports;
 use crate::decode::{Field, wanted};
@@ -43,12 +42,16 @@ impl Effects {
 }
 
 /// The rule that one which cannot be understood counts as.
-pub(super) fn deny_everything() -> TierRule {
-    TierRule { action: Action::Deny, rule: Rule { peers: Peers::Any, ports: Ports::Any } }
+pub(super) fn deny_everything() -> OrderedRule {
+    OrderedRule { action: Action::Deny, rule: Rule { peers: Peers::Any, ports: Ports::Any } }
 }
 
 /// The rule at `field`.
-pub(super) fn rule(field: &Field<'_>, direction: Direction, report: &mut Report<'_>) -> TierRule {
+pub(super) fn rule(
+    field: &Field<'_>,
+    direction: Direction,
+    report: &mut Report<'_>,
+) -> OrderedRule {
     if !field.value.is_object() {
         let found = wanted("a mapping", field.value);
         report.error(&field.path, format!("{found}; {EVERYTHING}"));
@@ -56,7 +59,7 @@ pub(super) fn rule(field: &Field<'_>, direction: Direction, report: &mut Report<
     }
     let action = action(field, report);
     let effects = Effects::of(action);
-    let (from_or_to, protocols) = (peers_of(direction), "protocols");
+    let (from_or_to, protocols) = (direction.peers_field(), "protocols");
     let known = ["name", "action", from_or_to, protocols];
     let mut strange = field.has_unknown(&known, report, effects.rule);
     for name in ["name", from_or_to, protocols] {
@@ -73,14 +76,14 @@ pub(super) fn rule(field: &Field<'_>, direction: Direction, report: &mut Report<
     match action {
         Some(Action::Accept) => {
             let peers = Peers::Listed(if strange { Vec::new() } else { peers });
-            TierRule { action: Action::Accept, rule: Rule { peers, ports } }
+            OrderedRule { action: Action::Accept, rule: Rule { peers, ports } }
         }
         Some(Action::Deny | Action::Pass) | None if !understood => deny_everything(),
         Some(Action::Deny) | None => {
-            TierRule { action: Action::Deny, rule: Rule { peers: Peers::Listed(peers), ports } }
+            OrderedRule { action: Action::Deny, rule: Rule { peers: Peers::Listed(peers), ports } }
         }
         Some(Action::Pass) => {
-            TierRule { action: Action::Pass, rule: Rule { peers: Peers::Listed(peers), ports } }
+            OrderedRule { action: Action::Pass, rule: Rule { peers: Peers::Listed(peers), ports } }
         }
     }
 }

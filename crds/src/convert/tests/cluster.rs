@@ -1,44 +1,42 @@
 //! ClusterNetworkPolicy.
 
-use policy_engine::model::Direction;
-use policy_engine::tier::{Action, ClusterNetworkPolicy, ClusterTier, Mode, Subject, TierRule};
+use policy_engine::policy::{OrderedRule, Subject};
+use policy_engine::tier::{Action, Mode, Tier};
 
 use super::*;
 
 const HEAD: &str = "tier: Baseline, priority: 7, subject: {namespaces: {}}";
 
-fn object(metadata: &str, spec: &str) -> (ClusterNetworkPolicy, Vec<String>) {
+fn object(metadata: &str, spec: &str) -> (Policy, Vec<String>) {
     let (converted, found) = convert(&format!(
         "{{apiVersion: policy.networking.k8s.io/v1beta1, kind: ClusterNetworkPolicy, \
          metadata: {{name: guard{metadata}}}, {spec}}}"
     ));
-    let Converted::Object(Change::ClusterNetworkPolicy(name, Some(policy))) = converted else {
-        panic!("no policy: {converted:?}");
-    };
-    assert_eq!((&*name, &*policy.name), ("guard", "guard"));
-    (policy.as_ref().clone(), found)
+    let policy = policy_of(converted);
+    assert_eq!(policy.name, ObjectRef::cluster(Kind::ClusterNetworkPolicy, "guard"));
+    (policy, found)
 }
 
-fn cluster_policy(spec: &str) -> (ClusterNetworkPolicy, Vec<String>) {
+fn cluster_policy(spec: &str) -> (Policy, Vec<String>) {
     object("", &format!("spec: {{{spec}}}"))
 }
 
-fn rule_of(rule: &str, direction: Direction) -> (TierRule, Vec<String>) {
-    let name = rules::field_of(direction);
+fn rule_of(rule: &str, direction: Direction) -> (OrderedRule, Vec<String>) {
+    let name = direction.field();
     let (policy, found) = cluster_policy(&format!("{HEAD}, {name}: [{rule}]"));
-    let [rule] = policy.rules(direction) else { panic!("{rule}: {policy:?}") };
+    let [rule] = policy.ordered(direction) else { panic!("{rule}: {policy:?}") };
     (rule.clone(), found)
 }
 
-fn deny_everything() -> TierRule {
-    TierRule { action: Action::Deny, rule: ALLOW_ALL }
+fn deny_everything() -> OrderedRule {
+    OrderedRule { action: Action::Deny, rule: ALLOW_ALL }
 }
 
 /// What `peer` of an egress rule becomes, and its number of diagnostics.
 fn check_peer(peer: &str, expected: &[Peer], diagnostics: usize) {
     let (rule, found) = rule_of(&format!("{{action: Accept, to: [{peer}]}}"), Direction::Egress);
     let peers = Peers::Listed(expected.to_vec());
-    let expected = TierRule { action: Action::Accept, rule: Rule { peers, ports: Ports::Any } };
+    let expected = OrderedRule { action: Action::Accept, rule: Rule { peers, ports: Ports::Any } };
     assert_eq!(rule, expected, "{peer}");
     assert_eq!(found.len(), diagnostics, "{peer}: {found:#?}");
 }
@@ -64,19 +62,13 @@ fn a_policy_has_a_tier_a_priority_and_rules_in_order() {
     );
     let rule = |action| {
         let peers = Peers::Listed(vec![all()]);
-        TierRule { action, rule: Rule { peers, ports: Ports::Any } }
+        OrderedRule { action, rule: Rule { peers, ports: Ports::Any } }
     };
     let namespaces = Some(Selector::label("a", "b"));
-    let expected = ClusterNetworkPolicy {
-        name: "guard".into(),
-        tier: ClusterTier::Admin,
-        priority: 7,
-        subject: Subject { namespaces, pods: Some(Selector::everything()) },
-        ingress: vec![rule(Action::Pass), rule(Action::Deny)],
-        egress: Vec::new(),
-        mode: Mode::Enforce,
-        generation: None,
-    };
+    let subject = Subject { namespaces, ..Subject::pods(Selector::everything()) };
+    let ingress = vec![rule(Action::Pass), rule(Action::Deny)];
+    let rules = PerDirection { ingress, egress: Vec::new() };
+    let expected = Policy::cluster_network_policy("guard", (Tier::Admin, 7), subject, rules);
     assert_eq!((policy, found), (expected, vec![]));
 }
 
@@ -282,7 +274,7 @@ fn a_subject_is_namespaces_or_pods_and_any_pod_where_it_cannot_be_understood() {
         ("subject: {namespaces: {}}, subject: {namespaces: {}}", None, None, 1),
     ] {
         let (policy, found) = cluster_policy(&format!("tier: Admin, priority: 1, {subject}"));
-        assert_eq!(policy.subject, Subject { namespaces, pods }, "{subject}");
+        assert_eq!(policy.subject, Subject { namespaces, pods, spares_system: false }, "{subject}");
         assert_eq!(found.len(), diagnostics, "{subject}: {found:#?}");
     }
 }
@@ -307,11 +299,12 @@ fn a_policy_of_no_known_place_comes_first_and_accepts_nothing() {
         let (policy, found) =
             cluster_policy(&format!("{place}, subject: {{namespaces: {{}}}}, {rules}"));
         assert_eq!(found.len(), 1, "{place}: {found:#?}");
-        assert_eq!((policy.tier, policy.priority), (ClusterTier::Admin, i32::MIN), "{place}");
-        let actions: Vec<Action> = policy.ingress.iter().map(|rule| rule.action).collect();
+        assert_eq!((policy.tier, policy.priority()), (Tier::Admin, i32::MIN), "{place}");
+        let ingress = policy.ordered(Direction::Ingress);
+        let actions: Vec<Action> = ingress.iter().map(|rule| rule.action).collect();
         assert_eq!(actions, [Action::Accept, Action::Deny, Action::Deny], "{place}");
-        assert_eq!(policy.ingress[0].rule.peers, Peers::Listed(vec![]), "{place}");
-        assert_eq!(policy.ingress[1].rule.peers, Peers::Listed(vec![all()]), "{place}");
+        assert_eq!(ingress[0].rule.peers, Peers::Listed(vec![]), "{place}");
+        assert_eq!(ingress[1].rule.peers, Peers::Listed(vec![all()]), "{place}");
     }
 }
 
@@ -332,7 +325,8 @@ fn a_spec_that_cannot_be_understood_denies_and_an_empty_one_does_nothing() {
         (&format!("spec: {{{HEAD}, ingress: null, egress: []}}, status: {{}}"), vec![], vec![]),
     ] {
         let (policy, found) = object("", spec);
-        assert_eq!((policy.ingress, policy.egress), (ingress, egress), "{spec}: {found:#?}");
+        let rules = PerDirection::new(|direction| policy.ordered(direction).to_vec());
+        assert_eq!(rules, PerDirection { ingress, egress }, "{spec}: {found:#?}");
     }
 }
 
@@ -345,22 +339,18 @@ fn what_cannot_be_understood_at_all_stays_in_audit_where_it_is() {
             "{{apiVersion: policy.networking.k8s.io/{version}, kind: ClusterNetworkPolicy, \
              metadata: {{name: a, {audit}}}, {spec}}}"
         ));
-        let Converted::Object(Change::ClusterNetworkPolicy(_, Some(policy))) = converted else {
-            panic!("{converted:?}");
-        };
+        let policy = policy_of(converted);
         assert_eq!((policy.mode, found.len()), (Mode::Audit, 1), "{version} {spec}: {found:#?}");
-        assert_eq!(policy.ingress, [deny_everything()], "{version} {spec}");
+        assert_eq!(policy.ordered(Direction::Ingress), [deny_everything()], "{version} {spec}");
     }
     for (version, spec) in [("v1", "spec: 5"), ("v1", "spec: {}, spec: {}")] {
         let (converted, found) = convert(&format!(
             "{{apiVersion: networking.k8s.io/{version}, kind: NetworkPolicy, \
              metadata: {{name: a, {audit}}}, {spec}}}"
         ));
-        let Converted::Object(Change::NetworkPolicy(_, Some(policy))) = converted else {
-            panic!("{converted:?}");
-        };
+        let policy = policy_of(converted);
         assert_eq!((policy.mode, found.len()), (Mode::Audit, 1), "{version} {spec}: {found:#?}");
-        assert_eq!((&policy.ingress, &policy.egress), (&Some(vec![]), &Some(vec![])));
+        assert_eq!(Direction::BOTH.map(|d| policy.isolating(d)), [Some(&[][..]); 2]);
     }
 }
 
@@ -386,9 +376,7 @@ fn an_annotation_puts_a_policy_into_audit() {
             "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
              metadata: {{name: a{metadata}}}, spec: {{}}}}"
         ));
-        let Converted::Object(Change::NetworkPolicy(_, Some(policy))) = converted else {
-            panic!("{converted:?}");
-        };
+        let policy = policy_of(converted);
         assert_eq!((policy.mode, found.len()), (mode, diagnostics), "{annotations}: {found:#?}");
     }
 }

@@ -1,23 +1,21 @@
 //! ClusterDefaultNetworkPolicy.
 
-use policy_engine::tier::{ClusterDefaultNetworkPolicy, Mode, Subject};
+use policy_engine::policy::Subject;
+use policy_engine::tier::Mode;
 
 use super::*;
 
-fn object(rest: &str) -> (ClusterDefaultNetworkPolicy, Vec<String>) {
+fn object(rest: &str) -> (Policy, Vec<String>) {
     let (converted, found) = convert(&format!(
         "{{apiVersion: portcullis.dev/v1alpha1, kind: ClusterDefaultNetworkPolicy, \
          metadata: {{name: base}}, {rest}}}"
     ));
-    let Converted::Object(Change::ClusterDefaultNetworkPolicy(name, Some(policy))) = converted
-    else {
-        panic!("no policy: {converted:?}");
-    };
-    assert_eq!((&*name, &*policy.name), ("base", "base"));
-    (policy.as_ref().clone(), found)
+    let policy = policy_of(converted);
+    assert_eq!(policy.name, ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, "base"));
+    (policy, found)
 }
 
-fn default_policy(spec: &str) -> (ClusterDefaultNetworkPolicy, Vec<String>) {
+fn default_policy(spec: &str) -> (Policy, Vec<String>) {
     object(&format!("spec: {{{spec}}}"))
 }
 
@@ -29,24 +27,16 @@ fn check_default_peer(peer: &str, expected: Peer, diagnostics: usize) {
     let (policy, found) =
         default_policy(&format!("policyTypes: [Ingress], ingress: [{{from: [{peer}]}}]"));
     let rule = Rule { peers: Peers::Listed(vec![expected]), ports: Ports::Any };
-    assert_eq!(policy.ingress, Some(vec![rule]), "{peer}");
+    assert_eq!(policy.isolating(Direction::Ingress), Some(&[rule][..]), "{peer}");
     assert_eq!(found.len(), diagnostics, "{peer}: {found:#?}");
 }
 
 #[test]
 fn a_default_without_more_isolates_every_pod_and_admits_dns() {
     let (policy, found) = default_policy("policyTypes: [Ingress, Egress]");
-    let everything = || Some(Selector::everything());
-    let expected = ClusterDefaultNetworkPolicy {
-        name: "base".into(),
-        subject: Subject { namespaces: everything(), pods: everything() },
-        include_system_namespaces: false,
-        ingress: Some(vec![]),
-        egress: Some(vec![]),
-        allow_dns: true,
-        mode: Mode::Enforce,
-        generation: None,
-    };
+    let subject = Subject { spares_system: true, ..Subject::pods(Selector::everything()) };
+    let rules = PerDirection::new(|_| Some(vec![]));
+    let expected = Policy::cluster_default("base", subject, rules, true);
     assert_eq!((policy, found), (expected, vec![]));
 }
 
@@ -57,19 +47,14 @@ fn a_default_says_everything_that_it_can_say() {
          podSelector: {matchLabels: {c: d}}, egress: [{}], allowDNS: false, \
          includeSystemNamespaces: true, mode: Audit",
     );
-    let expected = ClusterDefaultNetworkPolicy {
-        name: "base".into(),
-        subject: Subject {
-            namespaces: Some(Selector::label("a", "b")),
-            pods: Some(Selector::label("c", "d")),
-        },
-        include_system_namespaces: true,
-        ingress: None,
-        egress: Some(vec![ALLOW_ALL]),
-        allow_dns: false,
-        mode: Mode::Audit,
-        generation: None,
+    let subject = Subject {
+        namespaces: Some(Selector::label("a", "b")),
+        pods: Some(Selector::label("c", "d")),
+        spares_system: false,
     };
+    let rules = PerDirection { ingress: None, egress: Some(vec![ALLOW_ALL]) };
+    let expected = Policy::cluster_default("base", subject, rules, false);
+    let expected = Policy { mode: Mode::Audit, ..expected };
     assert_eq!((policy, found), (expected, vec![]));
 }
 
@@ -84,7 +69,7 @@ fn an_empty_spec_isolates_nothing_and_says_so() {
         "spec: {mode: Audit}",
     ] {
         let (policy, found) = object(rest);
-        assert_eq!((policy.ingress, policy.egress), (None, None), "{rest}");
+        assert_eq!(Direction::BOTH.map(|d| policy.isolating(d)), [None; 2], "{rest}");
         assert_eq!(found.len(), 1, "{found:#?}");
         assert!(found[0].contains("spec.policyTypes: lists no direction"), "{found:#?}");
     }
@@ -100,7 +85,7 @@ fn policy_types_that_cannot_be_understood_isolate_both_directions() {
         "PolicyTypes: [Ingress]",
     ] {
         let (policy, found) = default_policy(spec);
-        assert_eq!((policy.ingress, policy.egress), (Some(vec![]), Some(vec![])), "{spec}");
+        assert_eq!(Direction::BOTH.map(|d| policy.isolating(d)), [Some(&[][..]); 2], "{spec}");
         assert_eq!(found.len(), 1, "{spec}: {found:#?}");
     }
 }
@@ -113,8 +98,8 @@ fn rules_of_a_direction_that_is_not_listed_are_told() {
         ("policyTypes: [Ingress], allowDNS: true", "spec.allowDNS"),
     ] {
         let (policy, found) = default_policy(spec);
-        assert_eq!(policy.ingress.is_some(), !spec.contains("[Egress]"), "{spec}");
-        assert_eq!(policy.egress.is_some(), spec.contains("[Egress]"), "{spec}");
+        assert_eq!(policy.isolates(Direction::Ingress), !spec.contains("[Egress]"), "{spec}");
+        assert_eq!(policy.isolates(Direction::Egress), spec.contains("[Egress]"), "{spec}");
         assert_eq!(found.len(), 1, "{found:#?}");
         assert!(found[0].contains(&format!("{field}: is without effect")), "{found:#?}");
     }
@@ -182,7 +167,8 @@ fn switches_that_cannot_be_understood_are_closed_but_never_for_the_system() {
         ("mode: Audit, mode: Audit", true, false, Mode::Enforce),
     ] {
         let (policy, found) = default_policy(&format!("policyTypes: [Egress], {spec}"));
-        let got = (policy.allow_dns, policy.include_system_namespaces, policy.mode);
+        let spares = policy.subject.spares_system;
+        let got = (policy.allows_dns(Direction::Egress), !spares, policy.mode);
         assert_eq!(got, (dns, system, mode), "{spec}");
         assert_eq!(found.len(), 1, "{spec}: {found:#?}");
     }
@@ -192,13 +178,11 @@ fn switches_that_cannot_be_understood_are_closed_but_never_for_the_system() {
 fn a_default_that_cannot_be_understood_at_all_isolates_all_but_the_system() {
     let closed = |text: &str| {
         let (converted, found) = convert(text);
-        let Converted::Object(Change::ClusterDefaultNetworkPolicy(_, Some(policy))) = converted
-        else {
-            panic!("{converted:?}");
-        };
-        assert_eq!(policy.subject, Subject { namespaces: None, pods: None }, "{text}");
-        assert_eq!((&policy.ingress, &policy.egress), (&Some(vec![]), &Some(vec![])), "{text}");
-        assert!(!policy.include_system_namespaces && !policy.allow_dns, "{text}");
+        let policy = policy_of(converted);
+        let any = Subject { spares_system: true, ..Subject::unknown() };
+        assert_eq!(policy.subject, any, "{text}");
+        assert_eq!(Direction::BOTH.map(|d| policy.isolating(d)), [Some(&[][..]); 2], "{text}");
+        assert!(!policy.allows_dns(Direction::Egress), "{text}");
         assert_eq!(found.len(), 1, "{found:#?}");
     };
     let kind = "kind: ClusterDefaultNetworkPolicy, metadata: {name: base}";
@@ -214,8 +198,6 @@ fn the_annotation_for_other_kinds_is_told() {
          metadata: {name: base, annotations: {portcullis.dev/mode: audit}}, \
          spec: {policyTypes: [Ingress]}}",
     );
-    let Converted::Object(Change::ClusterDefaultNetworkPolicy(_, Some(policy))) = converted else {
-        panic!("{converted:?}");
-    };
+    let policy = policy_of(converted);
     assert_eq!((policy.mode, found.len()), (Mode::Enforce, 1), "{found:#?}");
 }

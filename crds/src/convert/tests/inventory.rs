@@ -1,10 +1,11 @@
 //! Objects that make pods, own them, or lead to them.
 
 use policy_engine::model::Change;
+use policy_engine::object::Kind;
 
 use crate::convert::inventory::{Item, item};
 use crate::convert::service::TargetPort;
-use crate::convert::workload::{Owner, WorkloadKind};
+use crate::convert::workload::Owner;
 use crate::manifest::Manifest;
 
 /// The one object of `text`, without any diagnostic.
@@ -64,7 +65,7 @@ fn a_pod_and_a_workload_know_what_controls_them() {
          status: {{conditions: [{{type: Complete, status: \"True\"}}]}}}}"
     );
     let Item::Workload(job) = read(&job) else { panic!("a Job is a workload") };
-    assert_eq!((job.kind, job.owner, job.replicas), (WorkloadKind::Job, owner, Some(3)));
+    assert_eq!((job.kind, job.owner, job.replicas), (Kind::Job, owner, Some(3)));
     assert!(job.finished, "it makes no more pods");
 }
 

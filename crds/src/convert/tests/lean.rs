@@ -3,11 +3,13 @@
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use policy_engine::model::Life;
+use policy_engine::object::ObjectRef;
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 use serde_json::json;
 
 use super::super::{Change, Converted, DEFAULT_NAMESPACE, Diagnostic, Kind, Report, Value, known};
+use super::policy_of;
 use crate::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use crate::api::cluster_network_policy::ClusterNetworkPolicy;
 use crate::lean::{Lean, LeanKind, MODE_ANNOTATION};
@@ -19,7 +21,7 @@ fn decoded<K: LeanKind>(value: &Value) -> Lean<K> {
 
 /// What the object means when all of it is looked at.
 fn converted_whole(kind: Kind, value: &Value) -> (Converted, Vec<Diagnostic>) {
-    let mut report = Report::new(String::new(), None);
+    let mut report = Report::new(None);
     let converted = known(kind, value, DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
@@ -31,22 +33,12 @@ fn check<K: LeanKind>(value: &Value) {
     let value = &serde_json::from_str(&value.to_string()).expect("what was written can be read");
     let whole = converted_whole(K::KIND, value);
     assert_eq!(super::super::lean(&lean), whole, "{value}");
-    let names = lean.names().map(|(namespace, name)| (namespace.into(), name.into()));
-    let gone = names.map(|(namespace, name)| K::KIND.gone(&namespace, &name));
+    let object = lean.names().map(|(namespace, name)| ObjectRef::new(K::KIND, namespace, name));
     let of_change = match whole.0 {
-        Converted::Object(Change::Pod(key, _)) => Some(Change::Pod(key, None)),
-        Converted::Object(Change::NetworkPolicy(key, _)) => Some(Change::NetworkPolicy(key, None)),
-        Converted::Object(Change::Namespace(name, _)) => Some(Change::Namespace(name, None)),
-        Converted::Object(Change::Node(name, _)) => Some(Change::Node(name, None)),
-        Converted::Object(Change::ClusterNetworkPolicy(name, _)) => {
-            Some(Change::ClusterNetworkPolicy(name, None))
-        }
-        Converted::Object(Change::ClusterDefaultNetworkPolicy(name, _)) => {
-            Some(Change::ClusterDefaultNetworkPolicy(name, None))
-        }
+        Converted::Object(change) => Some(change.object()),
         Converted::Foreign { .. } | Converted::UnknownVersion(_) | Converted::Unusable => None,
     };
-    assert_eq!(gone, of_change, "{value}");
+    assert_eq!(object, of_change, "{value}");
 }
 
 fn check_every_kind(value: &Value) {
@@ -276,10 +268,8 @@ fn nesting_that_would_end_the_reader_ends_one_field() {
     );
     let lean: Lean<networking::NetworkPolicy> = serde_json::from_str(&text).unwrap();
     let (converted, found) = super::super::lean(&lean);
-    let Converted::Object(Change::NetworkPolicy(_, Some(policy))) = converted else {
-        panic!("{converted:?}")
-    };
-    assert!(policy.subject.is_everything(), "it fails closed");
+    let policy = policy_of(converted);
+    assert!(policy.subject.any_pods().is_everything(), "it fails closed");
     assert_eq!(found.len(), 1, "{found:?}");
 }
 
@@ -301,9 +291,7 @@ fn a_policy_knows_its_generation() {
                 "spec": spec,
             });
             let (converted, _) = super::super::lean(&decoded::<networking::NetworkPolicy>(&value));
-            let Converted::Object(Change::NetworkPolicy(_, Some(policy))) = converted else {
-                panic!("{converted:?}")
-            };
+            let policy = policy_of(converted);
             assert_eq!(policy.generation, expected);
         }
     }

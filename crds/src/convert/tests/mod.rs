@@ -7,8 +7,9 @@ mod lean;
 mod objects;
 mod versions;
 
+use policy_engine::direction::{Direction, PerDirection};
 use policy_engine::policy::{
-    IpBlock, Namespaces, NetworkPolicy, Peer, Peers, PodPeer, PortMatch, Ports, Rule,
+    IpBlock, Namespaces, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule,
 };
 use policy_engine::port::{PortRange, Protocol};
 use policy_engine::selector::{Operator, Requirement, Selector};
@@ -24,20 +25,26 @@ fn convert(text: &str) -> (Converted, Vec<String>) {
     (converted, diagnostics.iter().map(ToString::to_string).collect())
 }
 
-fn policy(spec: &str) -> (NetworkPolicy, Vec<String>) {
+fn policy(spec: &str) -> (Policy, Vec<String>) {
     let head = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, ";
     let (converted, diagnostics) =
         convert(&format!("{head}metadata: {{namespace: shop, name: db}}, {spec}}}"));
-    let Converted::Object(Change::NetworkPolicy(_, Some(policy))) = converted else {
+    (policy_of(converted), diagnostics)
+}
+
+/// The policy that was converted; it has the name of the change.
+fn policy_of(converted: Converted) -> Policy {
+    let Converted::Object(Change::Policy(name, Some(policy))) = converted else {
         panic!("no policy: {converted:?}");
     };
-    (policy.as_ref().clone(), diagnostics)
+    assert_eq!(name, policy.name);
+    policy.as_ref().clone()
 }
 
 /// Checks the ingress rules of a policy, and how many diagnostics it has.
 fn check(ingress: &str, expected: &[Rule], diagnostics: usize) {
     let (policy, found) = policy(&format!("spec: {{ingress: {ingress}}}"));
-    assert_eq!(policy.ingress.as_deref(), Some(expected), "{ingress}");
+    assert_eq!(policy.isolating(Direction::Ingress), Some(expected), "{ingress}");
     assert_eq!(found.len(), diagnostics, "{ingress}: {found:#?}");
 }
 
@@ -54,9 +61,9 @@ fn check_port(port: &str, expected: PortMatch, diagnostics: usize) {
 /// Checks who a policy selects, which directions it isolates, and its number of diagnostics.
 fn check_isolation(spec: &str, everything: bool, ingress: bool, egress: bool, diagnostics: usize) {
     let (policy, found) = policy(spec);
-    assert_eq!(policy.subject.is_everything(), everything, "{spec}: subject");
-    assert_eq!(policy.ingress.is_some(), ingress, "{spec}: ingress");
-    assert_eq!(policy.egress.is_some(), egress, "{spec}: egress");
+    assert_eq!(policy.subject.any_pods().is_everything(), everything, "{spec}: subject");
+    assert_eq!(policy.isolates(Direction::Ingress), ingress, "{spec}: ingress");
+    assert_eq!(policy.isolates(Direction::Egress), egress, "{spec}: egress");
     assert_eq!(found.len(), diagnostics, "{spec}: {found:#?}");
 }
 

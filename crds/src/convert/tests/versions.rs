@@ -42,8 +42,8 @@ fn an_unknown_version_is_not_read_and_a_namesake_is_foreign() {
             let (converted, found) = object(version);
             let api_version = if ["5", "null"].contains(version) { "" } else { version };
             let api_version = api_version.to_owned();
-            let (namespace, name) = (namespace.into(), "a".into());
-            let unknown = UnknownVersion { kind, namespace, name, api_version };
+            let object = ObjectRef::new(kind, namespace, "a");
+            let unknown = UnknownVersion { object, api_version };
             assert_eq!(converted, Converted::UnknownVersion(unknown), "{version}");
             let [found] = found.as_slice() else { panic!("{version}: {found:#?}") };
             assert!(found.contains("error: ") && found.contains(known[0]), "{found}");

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::super::Scope;
 use super::*;
+use crate::direction::PerDirection;
 use crate::explain::explain;
 use crate::flow::Traffic;
 use crate::labels::Labels;
 use crate::model::{Change, Life, Pod, PodKey};
-use crate::policy::{NetworkPolicy, PodPeer, PolicyKey};
+use crate::object::Kind;
+use crate::policy::PodPeer;
 use crate::port::{PortRange, Protocol};
-use crate::tier::Mode;
 use crate::world::Options;
 
 const CLIENT: &str = "10.0.0.1";
@@ -42,16 +43,12 @@ fn rule(app: &str, port: u16) -> Rule {
 }
 
 fn policy(name: &str, ingress: Vec<Rule>) -> Change {
-    let key = PolicyKey::new("shop", name);
-    let policy = NetworkPolicy {
-        key: key.clone(),
-        subject: Selector::everything(),
-        ingress: Some(ingress),
-        egress: None,
-        mode: Mode::Enforce,
-        generation: None,
-    };
-    Change::NetworkPolicy(key, Some(Arc::new(policy)))
+    let rules = PerDirection { ingress: Some(ingress), egress: None };
+    Policy::network_policy("shop", name, Selector::everything(), rules).into()
+}
+
+fn rule_of(policy: &str, rule: usize) -> RuleRef {
+    RuleRef { policy: ObjectRef::new(Kind::NetworkPolicy, "shop", policy), rule }
 }
 
 fn engine(policies: impl IntoIterator<Item = Change>) -> Engine {
@@ -83,7 +80,7 @@ fn the_closest_rule_is_that_of_explain() {
     assert_eq!(blame.isolated_by, explained.verdict.ingress.isolated_by);
     assert_eq!(blame.isolating, 3);
     assert_eq!(blame.closest.as_ref(), explained.ingress.first().map(|miss| &miss.rule));
-    let expected = RuleRef { policy: (&PolicyKey::new("shop", "b")).into(), rule: 2 };
+    let expected = rule_of("b", 2);
     assert_eq!(blame.closest, Some(expected));
 }
 
@@ -94,7 +91,7 @@ fn of_ten_thousand_policies_few_are_looked_at_and_all_are_counted() {
     let engine = engine(many.chain([closer]));
     let blame = blame(&engine);
     assert_eq!((blame.isolating, blame.isolated_by.len()), (10_001, POLICIES_NAMED));
-    let expected = RuleRef { policy: (&PolicyKey::new("shop", "p00000")).into(), rule: 1 };
+    let expected = rule_of("p00000", 1);
     assert_eq!(blame.closest, Some(expected), "q is beyond the effort");
 }
 
@@ -106,6 +103,6 @@ fn a_rule_that_is_too_long_to_look_at_ends_the_search() {
     }
     let last = rule("client", 81);
     let engine = engine([policy("a", vec![rule("other", 81), long, last])]);
-    let expected = RuleRef { policy: (&PolicyKey::new("shop", "a")).into(), rule: 1 };
+    let expected = rule_of("a", 1);
     assert_eq!(blame(&engine).closest, Some(expected));
 }

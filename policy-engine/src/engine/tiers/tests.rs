@@ -3,12 +3,13 @@
 use super::super::{Engine, Scope};
 use super::*;
 use crate::compiled::Ruleset;
+use crate::direction::PerDirection;
 use crate::id::RulesetId;
 use crate::labels::Labels;
 use crate::model::{Change, Life, Namespace, PodKey};
-use crate::policy::{IpBlock, Namespaces, Peer, Peers, PodPeer, PolicyKey, Ports};
+use crate::policy::{IpBlock, Namespaces, OrderedRule, Peer, Peers, PodPeer, Ports, Rule, Subject};
 use crate::selector::Selector;
-use crate::tier::{Subject, TierRule};
+use crate::tier::Tier;
 use crate::world::Options;
 
 fn engine(changes: impl IntoIterator<Item = Change>) -> Engine {
@@ -33,7 +34,7 @@ fn engine(changes: impl IntoIterator<Item = Change>) -> Engine {
 
 /// The rulesets for ingress, the one that is asked first at the front: tier, rules, end.
 fn ingress(engine: &Engine) -> Vec<(Tier, Vec<Target>, Target)> {
-    let (first, _) = engine.rulesets_of(&PodKey::new("shop", "web"));
+    let first = engine.rulesets_of(&PodKey::new("shop", "web")).ingress;
     let get = |id: RulesetId| engine.compiled().rulesets.get(&id).map(AsRef::as_ref);
     let leads = |ruleset: &Ruleset| {
         let rules = ruleset.rules.iter().map(|rule| rule.target);
@@ -43,7 +44,7 @@ fn ingress(engine: &Engine) -> Vec<(Tier, Vec<Target>, Target)> {
         })
     };
     let next = |ruleset: &&Ruleset| get(leads(ruleset)?);
-    std::iter::successors(first.copied().and_then(get), next)
+    std::iter::successors(first.and_then(get), next)
         .map(|ruleset| {
             let rules = ruleset.rules.iter().map(|rule| rule.target).collect();
             (ruleset.tier, rules, ruleset.otherwise)
@@ -63,34 +64,17 @@ fn anything() -> Rule {
     Rule { peers: Peers::Listed(vec![block("0.0.0.0/0"), block("::/0")]), ports: Ports::Any }
 }
 
-fn cluster(name: &str, tier: ClusterTier, app: &str, rules: Vec<(Action, Rule)>) -> Change {
-    let rules = rules.into_iter().map(|(action, rule)| TierRule { action, rule });
-    let policy = ClusterNetworkPolicy {
-        name: name.into(),
-        tier,
-        priority: 1,
-        subject: Subject {
-            namespaces: Some(Selector::everything()),
-            pods: Some(Selector::label("app", app)),
-        },
-        ingress: rules.collect(),
-        egress: Vec::new(),
-        mode: Mode::Enforce,
-        generation: None,
-    };
-    Change::ClusterNetworkPolicy(name.into(), Some(Arc::new(policy)))
+fn cluster(name: &str, tier: Tier, app: &str, rules: Vec<(Action, Rule)>) -> Change {
+    let rules = rules.into_iter().map(|(action, rule)| OrderedRule { action, rule });
+    let rules = PerDirection { ingress: rules.collect(), egress: Vec::new() };
+    let subject = Subject::pods(Selector::label("app", app));
+    Policy::cluster_network_policy(name, (tier, 1), subject, rules).into()
 }
 
 fn isolating(name: &str, mode: Mode) -> Change {
-    let policy = NetworkPolicy {
-        key: PolicyKey::new("shop", name),
-        subject: Selector::everything(),
-        ingress: Some(vec![named("client")]),
-        egress: None,
-        mode,
-        generation: None,
-    };
-    Change::NetworkPolicy(policy.key.clone(), Some(Arc::new(policy)))
+    let rules = PerDirection { ingress: Some(vec![named("client")]), egress: None };
+    let policy = Policy::network_policy("shop", name, Selector::everything(), rules);
+    Policy { mode, ..policy }.into()
 }
 
 #[test]
@@ -99,9 +83,9 @@ fn a_pod_that_no_tier_rule_concerns_keeps_the_ruleset_that_it_had() {
     let before = engine([isolating("deny", Mode::Enforce)]);
     let after = engine([
         isolating("deny", Mode::Enforce),
-        cluster("other", ClusterTier::Admin, "other", deny.clone()),
+        cluster("other", Tier::Admin, "other", deny.clone()),
         // Baseline is below a policy that isolates, so it says nothing.
-        cluster("below", ClusterTier::Baseline, "web", deny),
+        cluster("below", Tier::Baseline, "web", deny),
     ]);
     assert_eq!(before.compiled(), after.compiled());
 }
@@ -114,7 +98,7 @@ fn neighbours_of_one_verdict_are_one_rule_and_the_end_says_nothing_twice() {
         (Action::Accept, named("c")),
         (Action::Pass, named("d")),
     ];
-    let engine = engine([cluster("guard", ClusterTier::Admin, "web", rules)]);
+    let engine = engine([cluster("guard", Tier::Admin, "web", rules)]);
     // Nothing is below: to accept and to pass lead where the end leads.
     assert_eq!(ingress(&engine), [(Tier::Admin, vec![Target::Deny], Target::Allow)]);
 }
@@ -122,8 +106,7 @@ fn neighbours_of_one_verdict_are_one_rule_and_the_end_says_nothing_twice() {
 #[test]
 fn a_tier_that_only_passes_is_the_next_one() {
     let rules = vec![(Action::Pass, named("a"))];
-    let changes =
-        [isolating("deny", Mode::Enforce), cluster("guard", ClusterTier::Admin, "web", rules)];
+    let changes = [isolating("deny", Mode::Enforce), cluster("guard", Tier::Admin, "web", rules)];
     let engine = engine(changes);
     assert_eq!(ingress(&engine), [(Tier::NetworkPolicy, vec![Target::Allow], Target::Deny)]);
 }
@@ -135,8 +118,7 @@ fn a_rule_for_everything_ends_its_tier() {
         (Action::Deny, anything()),
         (Action::Accept, named("late")),
     ];
-    let changes =
-        [isolating("deny", Mode::Enforce), cluster("guard", ClusterTier::Admin, "web", rules)];
+    let changes = [isolating("deny", Mode::Enforce), cluster("guard", Tier::Admin, "web", rules)];
     let engine = engine(changes);
     let found = ingress(&engine);
     let [(Tier::Admin, rules, Target::Deny), (Tier::NetworkPolicy, _, Target::Deny)] =
@@ -152,6 +134,6 @@ fn audit_costs_only_the_pods_for_which_it_says_something_else() {
     let engine = engine([isolating("one", Mode::Enforce), isolating("two", Mode::Audit)]);
     let endpoint = engine.compiled().endpoints.values().next().unwrap();
     // The same rules a second time: what is allowed is allowed by both.
-    assert_eq!((endpoint.ingress.is_some(), &endpoint.audit_ingress), (true, &None));
+    assert_eq!((endpoint.enforced.ingress.is_some(), endpoint.audited.ingress), (true, None));
     assert_eq!(engine.compiled().rulesets.len(), 1);
 }

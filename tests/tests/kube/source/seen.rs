@@ -108,21 +108,6 @@ impl Seen {
 }
 
 fn signed_name(change: &Change) -> String {
-    let sign = |there: bool| if there { '+' } else { '-' };
-    match change {
-        Change::Pod(key, pod) => format!("{}Pod {key}", sign(pod.is_some())),
-        Change::NetworkPolicy(key, policy) => {
-            format!("{}NetworkPolicy {key}", sign(policy.is_some()))
-        }
-        Change::Namespace(name, namespace) => {
-            format!("{}Namespace {name}", sign(namespace.is_some()))
-        }
-        Change::Node(name, node) => format!("{}Node {name}", sign(node.is_some())),
-        Change::ClusterNetworkPolicy(name, policy) => {
-            format!("{}ClusterNetworkPolicy {name}", sign(policy.is_some()))
-        }
-        Change::ClusterDefaultNetworkPolicy(name, policy) => {
-            format!("{}ClusterDefaultNetworkPolicy {name}", sign(policy.is_some()))
-        }
-    }
+    let sign = if change.is_removal() { '-' } else { '+' };
+    format!("{sign}{}", change.object().titled())
 }

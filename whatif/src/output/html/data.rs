@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::sync::Arc;
 
+use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::model::Direction;
 use policy_engine::reach::{GroupId, Outside, Reach};
 use serde::Serialize;
 

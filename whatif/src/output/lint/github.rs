@@ -42,14 +42,14 @@ fn property(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::lint::Code;
-    use portcullis_crds::diagnostic::Origin;
+    use portcullis_crds::diagnostic::{About, Origin};
 
     #[test]
     fn names_cannot_end_a_command_or_a_property() {
         let finding = Finding {
             code: Code::Odd,
             severity: Severity::Warning,
-            object: String::new(),
+            about: About::nothing(),
             field: String::new(),
             message: "100%\n::error::no".to_owned(),
             origin: Some(Origin { file: "a,line=9:b.yaml".into(), line: 1, column: 2 }),

@@ -116,7 +116,7 @@ impl From<&Finding> for FindingJson {
             code: finding.code.as_str(),
             name: finding.code.name(),
             severity: finding.severity.into(),
-            object: finding.object.clone(),
+            object: finding.about.to_string(),
             field: finding.field.clone(),
             message: finding.message.clone(),
             location: finding.origin.as_ref().map(Location::from),
@@ -149,7 +149,8 @@ impl From<&Origin> for Location {
 
 /// What a finding is about, in one sentence: `NetworkPolicy shop/db: spec.ingress: message`.
 fn sentence(finding: &Finding) -> String {
-    let parts = [&finding.object, &finding.field, &finding.message];
+    let about = finding.about.to_string();
+    let parts = [&about, &finding.field, &finding.message];
     let parts: Vec<&str> =
         parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
     parts.join(": ")

@@ -11,7 +11,7 @@ pub use text::text;
 
 use std::collections::BTreeSet;
 
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 
 use super::words;
 use crate::plan::{Change, Changed, ExternalChange, How, Kind, Plan, Risk, RiskKind};

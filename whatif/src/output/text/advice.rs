@@ -1,12 +1,12 @@
 //! What to do about a connection that is denied.
 
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
 use policy_engine::flow::{Endpoint, Traffic};
 use policy_engine::labels::Labels;
-use policy_engine::model::Direction;
 use policy_engine::selector::{Operator, Requirement};
-use policy_engine::tier::{PolicyRef, Tier};
+use policy_engine::tier::Tier;
 
 use crate::judge::Part;
 use crate::model::Cluster;
@@ -65,7 +65,7 @@ pub(super) fn advice(
         lines.extend(peer(cluster, list, there, part));
         return lines;
     };
-    let name = words::rule(&closest.rule);
+    let name = &closest.rule;
     if closest.peers.is_empty() {
         return vec![match service_port(closest, part) {
             Some((service, number)) => format!(
@@ -98,9 +98,8 @@ pub(super) fn advice(
 /// Whether the policy of a rule is asked before all others because its tier or priority could not
 /// be understood.
 fn is_misplaced(cluster: &Cluster, rule: &RuleRef) -> bool {
-    let PolicyRef::ClusterNetworkPolicy(name) = &rule.policy else { return false };
-    let policy = cluster.world.cluster_policies().get(name);
-    policy.is_some_and(|policy| policy.priority == i32::MIN)
+    let policy = cluster.world.policy(&rule.policy);
+    policy.is_some_and(|policy| policy.priority() == i32::MIN)
 }
 
 /// Whether labels meet the requirements by being set: not by being taken away.

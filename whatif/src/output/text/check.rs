@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::NearMiss;
 use policy_engine::flow::{Endpoint, Traffic};
-use policy_engine::model::Direction;
 use portcullis_crds::diagnostic::Origin;
 
 use super::advice::advice;
@@ -247,7 +247,7 @@ pub(super) fn near_miss(
     const INDENT: &str = "                    ";
     let origin = cluster.origin(&miss.rule.policy, direction, miss.rule.rule, "");
     let origin = origin.map(|origin| format!(" ({origin})")).unwrap_or_default();
-    writeln!(out, "{INDENT}{prefix}{}{origin}", words::rule(&miss.rule))?;
+    writeln!(out, "{INDENT}{prefix}{}{origin}", miss.rule)?;
     let peers = miss.peers.iter().map(|peer| ("peer", words::peer_miss(peer)));
     let ports = miss.ports.iter().map(|port| ("port", words::port_miss(port, traffic)));
     for (number, (what, words)) in numbered(peers).chain(numbered(ports)) {
@@ -287,7 +287,7 @@ fn excerpts(
             let below = format!("/ports/{at}");
             mark(&closest.rule, &below, words::port_miss(port, traffic));
         }
-        format!("closest is {} ({direction})", words::rule(&closest.rule))
+        format!("closest is {} ({direction})", closest.rule)
     } else if let Some(deciding) = decision.decided_by.first() {
         let (verb, does) = match decision.reason {
             Reason::RuleDenies => ("denied", "denies"),
@@ -295,12 +295,12 @@ fn excerpts(
             _ => ("admitted", "admits"),
         };
         mark(deciding, "", format!("this rule {does}"));
-        format!("{verb} by {} ({direction})", words::rule(deciding))
+        format!("{verb} by {deciding} ({direction})")
     } else if let Some(isolating) = decision.isolated_by.first().filter(|_| !decision.is_allowed())
     {
         let origin = cluster.policy_origin(isolating);
         marks.extend(origin.map(|origin| (origin, "isolates, and has no rule".to_owned())));
-        format!("isolated by {isolating} ({direction})")
+        format!("isolated by {} ({direction})", isolating.short())
     } else {
         return Ok(());
     };

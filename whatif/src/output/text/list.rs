@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use policy_engine::cidr::CidrSet;
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::reach::{ClassId, PortSet};
 
 use super::names::Names;

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
+use policy_engine::direction::Direction;
 use policy_engine::explain::Explanation;
 use policy_engine::flow::Flow;
-use policy_engine::model::Direction;
 
 use super::check::{denied_at, near_miss, why};
 use super::names::short;
@@ -99,7 +99,7 @@ pub fn reasons(
         lines.push(format!("{word:<8} {allowed:<8} {}{at}", why(decision, &short(name), side)));
         for decided in decision.decided_by.iter().filter(|_| judged.is_allowed()) {
             if let Some(origin) = cluster.origin(&decided.policy, direction, decided.rule, "") {
-                lines.push(format!("                  {} is at {origin}", words::rule(decided)));
+                lines.push(format!("                  {decided} is at {origin}"));
             }
         }
         let Some(closest) = misses.first() else { continue };

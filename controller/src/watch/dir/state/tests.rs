@@ -42,11 +42,11 @@ fn remove(
 /// `+shop/a:80` for a policy that is in force, `-shop/a` for one that is gone.
 fn shown(change: &Change) -> String {
     match change {
-        Change::NetworkPolicy(key, None) => format!("-{key}"),
-        Change::NetworkPolicy(key, Some(policy)) => {
+        Change::Policy(name, None) => format!("-{}", name.short()),
+        Change::Policy(name, Some(policy)) => {
             let text = format!("{policy:?}");
             let port = text.split("first: ").nth(1).and_then(|rest| rest.split(',').next());
-            format!("+{key}:{}", port.unwrap_or("none"))
+            format!("+{}:{}", name.short(), port.unwrap_or("none"))
         }
         Change::Namespace(name, None) => format!("-{name}"),
         Change::Namespace(name, Some(namespace)) => {

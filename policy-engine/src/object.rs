@@ -1,0 +1,312 @@
+//! How an object is named, whatever its kind.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::labels::Str;
+
+/// The kinds of objects that have a meaning for policies, or make pods.
+///
+/// Where several kinds are listed they are in this order, in which they can also be created.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Kind {
+    /// `v1` Node.
+    Node,
+    /// `v1` Namespace.
+    Namespace,
+    /// `v1` Service.
+    Service,
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
+    /// `policy.networking.k8s.io` ClusterNetworkPolicy, `v1beta1` or `v1alpha2`.
+    ClusterNetworkPolicy,
+    /// `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
+    ClusterDefaultNetworkPolicy,
+    /// `v1` Pod.
+    Pod,
+    /// `batch/v1` CronJob.
+    CronJob,
+    /// `apps/v1` DaemonSet.
+    DaemonSet,
+    /// `apps/v1` Deployment.
+    Deployment,
+    /// `batch/v1` Job.
+    Job,
+    /// `apps/v1` ReplicaSet.
+    ReplicaSet,
+    /// `v1` ReplicationController.
+    ReplicationController,
+    /// `apps/v1` StatefulSet.
+    StatefulSet,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 14] = [
+        Self::Node,
+        Self::Namespace,
+        Self::Service,
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::ClusterDefaultNetworkPolicy,
+        Self::Pod,
+        Self::CronJob,
+        Self::DaemonSet,
+        Self::Deployment,
+        Self::Job,
+        Self::ReplicaSet,
+        Self::ReplicationController,
+        Self::StatefulSet,
+    ];
+
+    /// The name that the Kubernetes API uses, the singular and plural of the resource, and the
+    /// short name that kubectl accepts.
+    fn names(self) -> [&'static str; 4] {
+        match self {
+            Self::Node => ["Node", "node", "nodes", "no"],
+            Self::Namespace => ["Namespace", "namespace", "namespaces", "ns"],
+            Self::Service => ["Service", "service", "services", "svc"],
+            Self::NetworkPolicy => ["NetworkPolicy", "networkpolicy", "networkpolicies", "netpol"],
+            Self::ClusterNetworkPolicy => {
+                ["ClusterNetworkPolicy", "clusternetworkpolicy", "clusternetworkpolicies", "cnp"]
+            }
+            Self::ClusterDefaultNetworkPolicy => [
+                "ClusterDefaultNetworkPolicy",
+                "clusterdefaultnetworkpolicy",
+                "clusterdefaultnetworkpolicies",
+                "cdnp",
+            ],
+            Self::Pod => ["Pod", "pod", "pods", "po"],
+            Self::CronJob => ["CronJob", "cronjob", "cronjobs", "cj"],
+            Self::DaemonSet => ["DaemonSet", "daemonset", "daemonsets", "ds"],
+            Self::Deployment => ["Deployment", "deployment", "deployments", "deploy"],
+            Self::Job => ["Job", "job", "jobs", "job"],
+            Self::ReplicaSet => ["ReplicaSet", "replicaset", "replicasets", "rs"],
+            Self::ReplicationController => {
+                ["ReplicationController", "replicationcontroller", "replicationcontrollers", "rc"]
+            }
+            Self::StatefulSet => ["StatefulSet", "statefulset", "statefulsets", "sts"],
+        }
+    }
+
+    /// The kind as manifests write it: `NetworkPolicy`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        let [name, ..] = self.names();
+        name
+    }
+
+    /// The kind in lower case: `networkpolicy`.
+    #[must_use]
+    pub fn lower(self) -> &'static str {
+        let [_, singular, ..] = self.names();
+        singular
+    }
+
+    /// The kind that a manifest names; `None` for any other.
+    #[must_use]
+    pub fn parse(kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == kind)
+    }
+
+    /// The kind that a word stands for, as kubectl reads it: singular, plural or short, in any
+    /// case.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        let word = word.to_lowercase();
+        Self::ALL.into_iter().find(|kind| kind.names().contains(&word.as_str()))
+    }
+
+    /// The API group, empty for the core.
+    #[must_use]
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "networking.k8s.io",
+            Self::ClusterNetworkPolicy => "policy.networking.k8s.io",
+            Self::ClusterDefaultNetworkPolicy => "portcullis.dev",
+            Self::CronJob | Self::Job => "batch",
+            Self::DaemonSet | Self::Deployment | Self::ReplicaSet | Self::StatefulSet => "apps",
+            Self::Node
+            | Self::Namespace
+            | Self::Service
+            | Self::Pod
+            | Self::ReplicationController => "",
+        }
+    }
+
+    /// The versions that are understood, the preferred one first. They have the same schema.
+    #[must_use]
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::ClusterNetworkPolicy => &["v1beta1", "v1alpha2"],
+            Self::ClusterDefaultNetworkPolicy => &["v1alpha1"],
+            _ => &["v1"],
+        }
+    }
+
+    /// The version to write.
+    #[must_use]
+    pub fn preferred_version(self) -> &'static str {
+        self.versions().first().copied().expect("every kind has a version")
+    }
+
+    /// The `apiVersion` to write.
+    #[must_use]
+    pub fn api_version(self) -> String {
+        self.api_version_of(self.preferred_version())
+    }
+
+    /// The `apiVersion` of a version.
+    #[must_use]
+    pub fn api_version_of(self, version: &str) -> String {
+        match self.group() {
+            "" => version.to_owned(),
+            group => format!("{group}/{version}"),
+        }
+    }
+
+    /// Whether objects of this kind live in a namespace.
+    #[must_use]
+    pub fn is_namespaced(self) -> bool {
+        !matches!(
+            self,
+            Self::Node
+                | Self::Namespace
+                | Self::ClusterNetworkPolicy
+                | Self::ClusterDefaultNetworkPolicy
+        )
+    }
+
+    /// Whether objects of this kind are policies.
+    #[must_use]
+    pub fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::NetworkPolicy | Self::ClusterNetworkPolicy | Self::ClusterDefaultNetworkPolicy
+        )
+    }
+}
+
+/// The name of an object.
+///
+/// Its text is `kind/namespace/name`, or `kind/name` without a namespace, the kind in lower case:
+/// `networkpolicy/shop/db`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ObjectRef {
+    /// What kind of object it is.
+    pub kind: Kind,
+    /// The namespace that it lives in; empty for kinds that are not namespaced.
+    pub namespace: Str,
+    /// `metadata.name`.
+    pub name: Str,
+}
+
+/// A text is not the name of an object.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ParseObjectError {
+    /// It does not have two or three parts.
+    #[error("`{0}` is no object: write KIND/NAMESPACE/NAME")]
+    Parts(String),
+    /// Its kind is unknown.
+    #[error("`{0}`: unknown kind `{1}`")]
+    Kind(String, String),
+}
+
+impl ObjectRef {
+    /// The object `name` in `namespace`, which is ignored for kinds that are not namespaced.
+    pub fn new(kind: Kind, namespace: impl Into<Str>, name: impl Into<Str>) -> Self {
+        let namespace = if kind.is_namespaced() { namespace.into() } else { "".into() };
+        Self { kind, namespace, name: name.into() }
+    }
+
+    /// The object `name` of a kind that is not namespaced.
+    pub fn cluster(kind: Kind, name: impl Into<Str>) -> Self {
+        Self::new(kind, "", name)
+    }
+
+    /// The name as answers, logs and reports write it: `shop/db`, or `ClusterNetworkPolicy/guard`
+    /// without a namespace, for no namespace has capital letters.
+    #[must_use]
+    pub fn short(&self) -> String {
+        match &*self.namespace {
+            "" => format!("{}/{}", self.kind.as_str(), self.name),
+            namespace => format!("{namespace}/{}", self.name),
+        }
+    }
+
+    /// The name with its kind, as diagnostics show it: `NetworkPolicy shop/db`, `Node a`.
+    #[must_use]
+    pub fn titled(&self) -> String {
+        let separator = if self.namespace.is_empty() { "" } else { "/" };
+        format!("{} {}{separator}{}", self.kind.as_str(), self.namespace, self.name)
+    }
+
+    /// Orders names of different kinds by the text of the kind.
+    #[must_use]
+    pub fn alphabetical(&self) -> (&'static str, &str, &str) {
+        (self.kind.lower(), &self.namespace, &self.name)
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = if self.namespace.is_empty() { "" } else { "/" };
+        write!(formatter, "{}/{}{separator}{}", self.kind.lower(), self.namespace, self.name)
+    }
+}
+
+impl FromStr for ObjectRef {
+    type Err = ParseObjectError;
+
+    /// Reads `kind/namespace/name` or `kind/name`; the kind may be any word that
+    /// [`Kind::from_word`] knows. The namespace of a namespaced kind may be missing.
+    fn from_str(text: &str) -> Result<Self, ParseObjectError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (kind, namespace, name) = match parts.as_slice() {
+            [kind, name] => (*kind, "", *name),
+            [kind, namespace, name] => (*kind, *namespace, *name),
+            _ => return Err(ParseObjectError::Parts(text.to_owned())),
+        };
+        let known = Kind::from_word(kind);
+        let kind = known.ok_or_else(|| ParseObjectError::Kind(text.to_owned(), kind.to_owned()))?;
+        Ok(Self { kind, namespace: namespace.into(), name: name.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_reads_as_it_is_written() {
+        for text in ["networkpolicy/shop/db", "node/a", "cronjob/shop/b", "namespace/shop"] {
+            assert_eq!(text.parse::<ObjectRef>().map(|name| name.to_string()), Ok(text.into()));
+        }
+        let policy: ObjectRef = "netpol/shop/db".parse().unwrap();
+        assert_eq!(policy, ObjectRef::new(Kind::NetworkPolicy, "shop", "db"));
+        assert_eq!(policy.titled(), "NetworkPolicy shop/db");
+        assert_eq!(policy.short(), "shop/db");
+        assert_eq!(ObjectRef::new(Kind::Node, "ignored", "a").titled(), "Node a");
+        let guard = ObjectRef::cluster(Kind::ClusterNetworkPolicy, "guard");
+        assert_eq!(guard.short(), "ClusterNetworkPolicy/guard");
+    }
+
+    #[test]
+    fn a_text_that_names_no_object_says_why() {
+        let read = |text: &str| text.parse::<ObjectRef>().unwrap_err().to_string();
+        assert_eq!(read("a"), "`a` is no object: write KIND/NAMESPACE/NAME");
+        assert_eq!(read("frob/a/b"), "`frob/a/b`: unknown kind `frob`");
+    }
+
+    #[test]
+    fn kinds_are_known_by_the_words_of_kubectl() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::parse(kind.as_str()), Some(kind));
+            assert_eq!(kind.lower(), kind.as_str().to_lowercase());
+            for word in kind.names() {
+                assert_eq!(Kind::from_word(word), Some(kind), "{word}");
+            }
+        }
+        assert_eq!(Kind::parse("networkpolicy"), None, "a manifest writes the kind exactly");
+    }
+}
