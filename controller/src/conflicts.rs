@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info};
 
@@ -99,7 +99,7 @@ pub fn diagnostics(found: &Examination) -> Vec<Diagnostic> {
     let diagnostic = |message| Diagnostic {
         severity: Severity::Warning,
         source: None,
-        object: "this node".to_owned(),
+        about: About::Other("this node".to_owned()),
         field: String::new(),
         message,
     };

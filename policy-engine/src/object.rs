@@ -147,7 +147,11 @@ impl Kind {
     /// The version to write.
     #[must_use]
     pub fn preferred_version(self) -> &'static str {
-        self.versions().first().copied().expect("every kind has a version")
+        match self {
+            Self::ClusterNetworkPolicy => "v1beta1",
+            Self::ClusterDefaultNetworkPolicy => "v1alpha1",
+            _ => "v1",
+        }
     }
 
     /// The `apiVersion` to write.

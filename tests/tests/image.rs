@@ -14,6 +14,7 @@ use policy_engine::cidr::Family;
 use policy_engine::compiled::{Member, SetKind, Update};
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::model::Change;
+use policy_engine::object::{self, ObjectRef};
 use policy_engine::port::Protocol;
 use policy_engine::world;
 use portcullis_controller::args::{Cli, Command};
@@ -22,7 +23,7 @@ use portcullis_controller::dataplane::set::{DesiredSet, Kind, Source};
 use portcullis_controller::dataplane::{AcceptAction, DenyAction, LogGroup, Options, name};
 use portcullis_crds::convert::{self, Converted};
 use portcullis_crds::manifest::Manifest;
-use portcullis_tests::cases::{self, Families, ObjectRef, World};
+use portcullis_tests::cases::{self, Families, World};
 
 /// The node whose agent `tests/image.sh` runs.
 const NODE: &str = "n1";
@@ -61,8 +62,8 @@ fn load(
             engine.apply(change);
         }
         for gone in before.insert(name, pods.clone()).unwrap_or_default().difference(&pods) {
-            let gone = convert::Kind::Pod.gone(&"peers".into(), &gone.as_str().into());
-            engine.apply(gone);
+            let gone = ObjectRef::new(object::Kind::Pod, "peers", gone.as_str());
+            engine.apply(Change::removal(gone).context("the engine knows pods")?);
         }
     }
     Ok(before)
@@ -206,7 +207,7 @@ fn the_image_check_needs_every_part_of_a_rule() -> Result<()> {
         let mut engines: Vec<Engine> = nodes.iter().map(new).collect();
         apply(&mut engines, world.manifests().iter().flat_map(|manifest| manifest.changes().0));
         for stage in case.run(World::clone(&world))? {
-            apply(&mut engines, stage.deleted.iter().filter_map(ObjectRef::deletion));
+            apply(&mut engines, stage.deleted.iter().cloned().filter_map(Change::removal));
             apply(&mut engines, stage.applied.iter().flat_map(|object| object.changes().0));
             for engine in &engines {
                 collect(engine, &all_options(), &mut needed);

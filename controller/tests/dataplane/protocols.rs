@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 use policy_engine::compiled::{Match, Update};
-use policy_engine::model::Direction;
+use policy_engine::direction::Direction;
 use policy_engine::port::Protocol;
 use portcullis_controller::dataplane::{AcceptAction, Dataplane, DenyAction, Options};
 

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde::{Deserialize, Serialize};
 
 /// A `policy.networking.k8s.io` ClusterNetworkPolicy: v1beta1, or v1alpha2 with the same schema
-/// (`convert::Kind::versions`).
+/// (`policy_engine::object::Kind::versions`).
 #[derive(Serialize, Deserialize, Clone, PartialEq, Default, Debug)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClusterNetworkPolicy {

@@ -170,11 +170,7 @@ struct Reader {
 
 impl Reader {
     /// Reads one kind; what may not be listed everywhere is listed in `namespace` alone.
-    async fn kind(
-        &mut self,
-        (plural, kind): (&str, Kind),
-        namespace: &str,
-    ) -> Result<Option<Gap>> {
+    async fn kind(&mut self, (plural, kind): (&str, Kind), namespace: &str) -> Result<Option<Gap>> {
         let forbidden = |place| {
             let (resource, group) = (plural.to_owned(), kind.group().to_owned());
             Some(Gap { kind, place, cause: Cause::Forbidden { resource, group } })
