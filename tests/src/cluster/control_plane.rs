@@ -110,7 +110,11 @@ impl ControlPlane {
     /// As `kubectl apply` does, without a process for each change.
     fn apply<'a>(&mut self, objects: impl Iterator<Item = (&'a ObjectRef, Value)>) -> Result<()> {
         for (object, value) in objects {
-            let (api, known) = (self.api(object), self.applied.get(object));
+            // In the version that it is written in.
+            let version = value.get("apiVersion").and_then(Value::as_str);
+            let version = version.and_then(|version| version.rsplit('/').next());
+            let version = version.unwrap_or_else(|| object.kind.preferred_version());
+            let (api, known) = (self.api(object, version), self.applied.get(object));
             let applied = self.kubelet.block_on(async {
                 let merge = |patch| async {
                     let patch = Patch::Merge(patch);
@@ -137,7 +141,7 @@ impl ControlPlane {
     /// As `kubectl delete --wait=false` does.
     fn delete(&mut self, objects: &[&ObjectRef]) -> Result<()> {
         for object in objects {
-            let api = self.api(object);
+            let api = self.api(object, object.kind.preferred_version());
             let deleted = self.kubelet.block_on(api.delete(&object.name, &DeleteParams::default()));
             deleted.with_context(|| format!("failed to delete {object}"))?;
             self.applied.remove(*object);
@@ -145,9 +149,8 @@ impl ControlPlane {
         Ok(())
     }
 
-    fn api(&self, object: &ObjectRef) -> Api<DynamicObject> {
-        let (group, version) = (object.kind.group(), object.kind.preferred_version());
-        let kind = GroupVersionKind::gvk(group, version, object.kind.as_str());
+    fn api(&self, object: &ObjectRef, version: &str) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk(object.kind.group(), version, object.kind.as_str());
         let (client, resource) = (self.kubelet.client(), ApiResource::from_gvk(&kind));
         if object.namespace.is_empty() {
             Api::all_with(client, &resource)
