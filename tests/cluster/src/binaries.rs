@@ -51,6 +51,9 @@ pub fn test_images(kubernetes: &Path) -> Result<Vec<PathBuf>> {
         "registry.k8s.io/e2e-test-images/agnhost:2.45",
         "--entrypoint",
         "/agnhost",
+        // As upstream's image: what a container does that names no command.
+        "--cmd",
+        "pause",
     ];
     Ok(vec![
         image(&pause, &kubernetes.join("pause"))?,
