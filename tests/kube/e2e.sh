@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs Kubernetes' end-to-end tests of NetworkPolicy against a cluster, by two processes side by side, and
+# Runs Kubernetes' end-to-end tests of NetworkPolicy against a cluster, by four processes side by side, and
 # prints one line for each spec. Fails when a spec fails, and when fewer ran than there are without SCTP.
 #
 #     tests/kube/e2e.sh KUBECONFIG [FLAG...]
@@ -22,7 +22,7 @@ specs=47
 nodes=$("$programs/kubectl" get nodes -o name | wc -l)
 status=0
 # The framework brings specs of its own. It wants a provider, and would collect logs by SSH.
-"$programs/ginkgo" run --procs=2 --timeout=30m --no-color --silence-skips \
+"$programs/ginkgo" run --procs=4 --timeout=30m --no-color --silence-skips \
     --focus-file=e2e/network/netpol/ --skip='Feature:SCTPConnectivity' "$@" "$programs/e2e.test" -- \
     --kubeconfig="$KUBECONFIG" --provider=skeleton --num-nodes="$nodes" --kubectl-path="$programs/kubectl" \
     --disable-log-dump --report-dir="$reports" --summary="$reports/summary" --min-specs="$specs" \
