@@ -16,7 +16,8 @@ reports=$(readlink -m ../../target/reports/e2e)
 rm -rf "$reports"
 mkdir -p "$reports"
 
-# All of Kubernetes 1.36's and 1.37's that need no SCTP sockets: some with SCTP in a policy probe by TCP alone.
+# All of Kubernetes 1.36's that need no SCTP sockets; later versions have more. Some with SCTP in a policy probe by
+# TCP alone.
 specs=47
 [ $# -eq 0 ] || specs=1
 nodes=$("$programs/kubectl" get nodes -o name | wc -l)
