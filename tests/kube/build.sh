@@ -54,11 +54,16 @@ lacking() {
     done
 }
 if [ -z "$(lacking "${kube[@]}" "${suites[@]}" "${others[@]}" "${flannel[@]}" "${containerd[@]}")" ]; then
+    touch "$directory"
     echo "$directory"
     exit
 fi
-command -v go >/dev/null || fail "no Go toolchain to build Kubernetes: install Go (https://go.dev/dl)," \
+# Where tests/setup.sh puts it.
+PATH=$PATH:$cache/go/bin
+command -v go >/dev/null || fail "no Go toolchain to build Kubernetes: run tests/setup.sh --cluster," \
     "or set KUBEBUILDER_ASSETS for tests with an API server alone (setup-envtest)"
+# What nobody has used for two weeks.
+[ ! -d "$cache" ] || find "$cache" -maxdepth 1 -name 'kube-*' -mtime +14 -exec rm -rf {} +
 mkdir -p "$directory"
 exec 9>"$directory/lock"
 flock 9

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs Kubernetes' end-to-end tests of NetworkPolicy against a cluster, by two processes side by side, and
+# Runs Kubernetes' end-to-end tests of NetworkPolicy against a cluster, by four processes side by side, and
 # prints one line for each spec. Fails when a spec fails, and when fewer ran than there are without SCTP.
 #
 #     tests/kube/e2e.sh KUBECONFIG [FLAG...]
@@ -16,13 +16,14 @@ reports=$(readlink -m ../../target/reports/e2e)
 rm -rf "$reports"
 mkdir -p "$reports"
 
-# All of Kubernetes 1.36's and 1.37's that need no SCTP sockets: some with SCTP in a policy probe by TCP alone.
+# All of Kubernetes 1.36's that need no SCTP sockets; later versions have more. Some with SCTP in a policy probe by
+# TCP alone.
 specs=47
 [ $# -eq 0 ] || specs=1
 nodes=$("$programs/kubectl" get nodes -o name | wc -l)
 status=0
 # The framework brings specs of its own. It wants a provider, and would collect logs by SSH.
-"$programs/ginkgo" run --procs=2 --timeout=30m --no-color --silence-skips \
+"$programs/ginkgo" run --procs=4 --timeout=30m --no-color --silence-skips \
     --focus-file=e2e/network/netpol/ --skip='Feature:SCTPConnectivity' "$@" "$programs/e2e.test" -- \
     --kubeconfig="$KUBECONFIG" --provider=skeleton --num-nodes="$nodes" --kubectl-path="$programs/kubectl" \
     --disable-log-dump --report-dir="$reports" --summary="$reports/summary" --min-specs="$specs" \
