@@ -189,7 +189,7 @@ spec:
     expect_closed("denied by the cluster's policy", &denied, &addresses, 8080)?;
     let probe = SocketAddr::new(addresses[0], 8080);
     let probe = Probe::start("denied by the cluster's policy", denied, probe, INTERVAL)?;
-    for channel in ["experimental", "standard"] {
+    for channel in ["standard", "experimental"] {
         install_cluster_network_policies(cluster, channel)?;
         let crds = deploy().join("crds").display().to_string();
         cluster.kubectl(&["apply", "-k", &crds])?;

@@ -30,7 +30,8 @@ pub(crate) fn start() -> Result<Cluster> {
         images.push(binaries::product_image(&portcullis, tag)?);
     }
     let cluster = Cluster::start(options, &kubernetes, &images)?;
-    install_cluster_network_policies(&cluster, "standard")?;
+    // The channel with all features, which the conformance suite tries.
+    install_cluster_network_policies(&cluster, "experimental")?;
     cluster.install(&deploy())?;
     Ok(cluster)
 }
