@@ -9,7 +9,7 @@ use crate::options::Options;
 
 const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// The image with upstream's test server and client.
+/// The image with upstream's test server and client, by the name that Kubernetes 1.36 has for it.
 pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
 
 /// The directory with the programs that a cluster runs, kubelet and kubectl among them. Builds them
@@ -47,6 +47,9 @@ pub fn test_images(kubernetes: &Path) -> Result<Vec<PathBuf>> {
     let agnhost = [
         "--tag",
         AGNHOST,
+        // Kubernetes 1.37's name, then that of the conformance suite.
+        "--tag",
+        "registry.k8s.io/e2e-test-images/agnhost:2.66.1",
         "--tag",
         "registry.k8s.io/e2e-test-images/agnhost:2.45",
         "--entrypoint",
