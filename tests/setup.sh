@@ -44,7 +44,7 @@ iproute2 ip tc
 ipset ipset
 iptables iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft
 libc6-dev /usr/include/stdio.h
-libclang-dev /usr/lib/*/libclang*.so* /usr/lib/llvm-*/lib/libclang*.so* /usr/lib64/libclang*.so*
+libclang-dev /usr/lib/*/libclang.so* /usr/lib/*/libclang-[0-9]*.so* /usr/lib/llvm-*/lib/libclang.so* /usr/lib/llvm-*/lib/libclang-[0-9]*.so* /usr/lib64/libclang.so* /usr/lib64/libclang-[0-9]*.so*
 libipset-dev /usr/include/libipset/session.h
 nftables nft
 procps sysctl
