@@ -11,7 +11,7 @@ use policy_engine::world;
 use crate::client::Access;
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
-use crate::http::Listen;
+use crate::serve::http::Listen;
 use crate::watch::Source;
 
 /// Kubernetes NetworkPolicy on every node, beside any routing CNI.

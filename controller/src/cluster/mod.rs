@@ -39,8 +39,8 @@ use self::metrics::Metrics;
 use self::state::State;
 use self::write::{Outcome, Write, Writer};
 use crate::args::ControllerArgs;
-use crate::http::{self, Served};
-use crate::status::Pulse;
+use crate::serve::http::{self, Served};
+use crate::serve::pulse::Pulse;
 use crate::watch::Source;
 
 /// How often it is looked whether something is due.

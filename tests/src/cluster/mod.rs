@@ -233,7 +233,7 @@ impl Cluster {
         let own = self.control_plane.as_ref().map(ControlPlane::agent_kubeconfig);
         if let Some(kubeconfig) = setup.kubeconfig.as_deref().or(own) {
             // With each change that the agent hears of: some are markers.
-            command.arg("--log=debug,portcullis_controller::agent=trace");
+            command.arg("--log=debug,portcullis_controller::node::agent=trace");
             command.arg("--source=kube").arg("--kubeconfig").arg(kubeconfig);
         } else {
             let source = setup.directory.as_deref().unwrap_or(self.directory());

@@ -11,7 +11,7 @@ use clap::CommandFactory as _;
 use policy_engine::world::Options;
 use portcullis_controller::cluster;
 use portcullis_controller::dataplane::denial::Denial;
-use portcullis_controller::metrics::Metrics;
+use portcullis_controller::node::metrics::Metrics;
 use portcullis_crds::lean::MODE_ANNOTATION;
 use portcullis_whatif::args::SourceArgs;
 use portcullis_whatif::assertions::{self, Suite};
@@ -59,7 +59,7 @@ const REASONS: [&str; 5] = [
     "controller/src/cluster/reports.rs",
     "controller/src/cluster/standing.rs",
     "controller/src/dataplane/conflict/mod.rs",
-    "controller/src/report/render.rs",
+    "controller/src/node/report/render.rs",
 ];
 
 /// A file or directory of the repository, by its path from the root.

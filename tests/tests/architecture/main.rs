@@ -102,13 +102,21 @@ fn the_dataplane_sees_engine_values_only() -> Result<()> {
     nobody_says(
         "controller/src/dataplane",
         |_| false,
-        &["k8s_openapi", "portcullis_crds", "kube::", "crate::watch", "crate::agent", "tokio"],
+        &[
+            "k8s_openapi",
+            "portcullis_crds",
+            "kube::",
+            "crate::watch",
+            "crate::node::agent",
+            "tokio",
+        ],
     )
 }
 
 #[test]
 fn the_cluster_controller_touches_no_node() -> Result<()> {
-    let words = ["crate::dataplane", "crate::agent", "crate::report::", "crate::lock"];
+    let words =
+        ["crate::dataplane", "crate::node::agent", "crate::node::report::", "crate::node::lock"];
     nobody_says("controller/src/cluster", |_| false, &words)?;
     let cluster = |path: &Path| {
         let path = path.to_string_lossy();
@@ -129,12 +137,17 @@ fn only_apply_touches_the_kernel() -> Result<()> {
 
 #[test]
 fn sources_know_nothing_of_who_listens() -> Result<()> {
-    nobody_says("controller/src/watch", |_| false, &["crate::agent", "crate::dataplane"])
+    nobody_says("controller/src/watch", |_| false, &["crate::node::agent", "crate::dataplane"])
 }
 
 #[test]
 fn nothing_that_enforces_knows_who_reports_it() -> Result<()> {
-    let words = &["crate::report", "crate::http", "crate::status", "crate::metrics"];
+    let words = &[
+        "crate::node::report",
+        "crate::serve::http",
+        "crate::node::status",
+        "crate::node::metrics",
+    ];
     nobody_says("controller/src/dataplane", |_| false, words)?;
     nobody_says("controller/src/watch", |_| false, words)
 }

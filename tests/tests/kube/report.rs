@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use portcullis_controller::report::pace::WRITE_PERIOD_MIN;
+use portcullis_controller::node::report::pace::WRITE_PERIOD_MIN;
 use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
 use portcullis_tests::kube::{ApiServer, Options};
 use portcullis_tests::lab::{Lab, PodSpec};

@@ -1,4 +1,4 @@
-//! What the agent says of itself: one value, replaced after each round, for all who report it.
+//! Publishes the agent's status for all who report it.
 //!
 //! ```text
 //! agent ─► Publisher ─► watch channel: Status ─► report (API server), http (probes)
@@ -10,98 +10,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use policy_engine::engine::selection::Selection;
-use portcullis_crds::api::node_policy_report::DIAGNOSTICS_MAX;
-use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::metrics::Metrics;
+use super::status::{Findings, Latency, Phase, Round, Status};
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::examine::Examination;
-use crate::metrics::Metrics;
+use crate::serve::pulse::Pulse;
 
 /// How many latencies the figures are taken from.
 const LATENCIES: usize = 100;
-
-/// Where the agent stands.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Status {
-    /// Whether the kernel does what the policies say.
-    pub phase: Phase,
-    /// Who is isolated by what: as it was put in force last.
-    pub selection: Arc<Selection>,
-    /// When the kernel was last brought to, or found at, what the policies say.
-    pub last_success: Option<SystemTime>,
-    /// How long changes took, once one was put in force.
-    pub latency: Option<Latency>,
-    /// What was changed by others and repaired, since the agent started.
-    pub drift_repairs: u64,
-    /// What is wrong with objects.
-    pub diagnostics: Arc<Findings>,
-    /// How many packets policies denied, and those in audit would have.
-    pub denials: Arc<BTreeMap<Denial, Counts>>,
-    /// What else was found on the node; `None` before it was examined.
-    pub examination: Option<Arc<Examination>>,
-}
-
-/// Whether the kernel does what the policies say.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Phase {
-    /// Nothing was put in force yet.
-    Loading,
-    /// It does.
-    InForce,
-    /// It does what the last good round put in force.
-    Failing {
-        /// What went wrong, in one line.
-        error: Arc<str>,
-        /// When the oldest change was received that is not applied; where there is none, when the
-        /// first of the failed attempts began.
-        since: Instant,
-    },
-}
-
-/// From when the oldest change of a round was received until it was in force.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Latency {
-    /// Of the last round that changed the kernel.
-    pub last: Duration,
-    /// The median of the last 100.
-    pub p50: Duration,
-    /// The longest of the last 100.
-    pub max: Duration,
-    /// How many these are taken from.
-    pub samples: usize,
-}
-
-/// What is wrong with objects: the first of it, and how much there is.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Findings {
-    /// The first [`DIAGNOSTICS_MAX`], errors before warnings, then in the order of their objects.
-    pub first: Vec<Diagnostic>,
-    /// How many errors there are.
-    pub errors: usize,
-    /// How many warnings there are.
-    pub warnings: usize,
-}
-
-/// What one successful round did.
-#[derive(Debug)]
-pub struct Round {
-    /// Who is isolated by what, when it may have changed.
-    pub selection: Option<Selection>,
-    /// How many rulesets are in force.
-    pub rulesets: usize,
-    /// How many sets are in force.
-    pub sets: usize,
-    /// How long the kernel took.
-    pub apply: Duration,
-    /// Since the oldest change was received; `None` when no change led to this round.
-    pub latency: Option<Duration>,
-}
 
 /// The agent's end: it alone writes.
 #[derive(Debug)]
@@ -110,33 +32,6 @@ pub struct Publisher {
     metrics: Metrics,
     pulse: Pulse,
     latencies: VecDeque<Duration>,
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        Self {
-            phase: Phase::Loading,
-            selection: Arc::default(),
-            last_success: None,
-            latency: None,
-            drift_repairs: 0,
-            diagnostics: Arc::default(),
-            denials: Arc::default(),
-            examination: None,
-        }
-    }
-}
-
-impl Findings {
-    /// The findings among `all`.
-    pub fn of<'a>(all: impl Iterator<Item = &'a Diagnostic>) -> Self {
-        let mut sorted: Vec<&Diagnostic> = all.collect();
-        sorted.sort_unstable();
-        let errors = sorted.iter().filter(|found| found.severity == Severity::Error).count();
-        let warnings = sorted.len() - errors;
-        let first = sorted.into_iter().take(DIAGNOSTICS_MAX).cloned().collect();
-        Self { first, errors, warnings }
-    }
 }
 
 impl Publisher {
@@ -256,77 +151,18 @@ fn latency(latest: &VecDeque<Duration>) -> Option<Latency> {
     Some(Latency { last, p50, max, samples: sorted.len() })
 }
 
-/// Tells a task that goes on from one that hangs.
-#[derive(Clone, Debug)]
-pub struct Pulse {
-    epoch: Instant,
-    /// Milliseconds from `epoch` to the last beat, plus one; 0 before the first.
-    last: Arc<AtomicU64>,
-}
-
-impl Default for Pulse {
-    fn default() -> Self {
-        Self { epoch: Instant::now(), last: Arc::default() }
-    }
-}
-
-impl Pulse {
-    /// The task goes on.
-    pub fn beat(&self) {
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(now.saturating_add(1), Ordering::Relaxed);
-    }
-
-    /// How long ago the last beat was; `None` before the first.
-    #[must_use]
-    pub fn age(&self) -> Option<Duration> {
-        let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.epoch.elapsed().saturating_sub(Duration::from_millis(last)))
-    }
-
-    /// Whether the last beat is at most `patience` old. A task that has not begun is none that
-    /// hangs.
-    ///
-    /// # Errors
-    /// Says how long it has been silent.
-    pub fn alive(&self, patience: Duration) -> Result<(), String> {
-        match self.age() {
-            Some(age) if age > patience => Err(format!("no progress for {} s", age.as_secs())),
-            Some(_) | None => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(30);
-
-    fn publisher() -> Publisher {
-        Publisher::new(Metrics::default(), Pulse::default())
-    }
 
     fn round(latency: Option<u64>) -> Round {
         let latency = latency.map(Duration::from_micros);
         Round { selection: None, rulesets: 0, sets: 0, apply: Duration::ZERO, latency }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_task_without_a_beat_for_long_hangs() {
-        let pulse = Pulse::default();
-        tokio::time::advance(PATIENCE * 2).await;
-        assert_eq!(pulse.alive(PATIENCE), Ok(()), "it has not begun");
-        pulse.beat();
-        tokio::time::advance(PATIENCE).await;
-        assert_eq!(pulse.alive(PATIENCE), Ok(()));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(pulse.alive(PATIENCE), Err("no progress for 31 s".to_owned()));
-    }
-
     #[tokio::test]
     async fn latencies_are_those_of_the_last_hundred_rounds_with_changes() {
-        let mut publisher = publisher();
+        let mut publisher = Publisher::new(Metrics::default(), Pulse::default());
         let status = publisher.subscribe();
         publisher.in_force(round(None));
         assert_eq!(status.borrow().latency, None);

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 use super::pace::{News, Pace, Setback};
 use super::render::{Facts, Transition, news, render};
 use crate::client::{Access, AccessError};
-use crate::status::Status;
+use crate::node::status::Status;
 
 /// Who owns what the agent writes, for server-side apply.
 pub const FIELD_MANAGER: &str = "portcullis-node";

@@ -17,8 +17,8 @@ use super::pace::News;
 use crate::dataplane::Dataplane;
 use crate::dataplane::denial::Outcome;
 use crate::dataplane::variant::Variant;
-use crate::state::{State, in_one_line};
-use crate::status::{Latency, Status};
+use crate::node::state::{State, in_one_line};
+use crate::node::status::{Latency, Status};
 
 /// What of a report does not change while the agent runs.
 #[derive(Clone, PartialEq, Debug)]

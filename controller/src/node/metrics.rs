@@ -14,8 +14,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::examine::Examination;
-use crate::denials;
-use crate::status::{Findings, Round};
+use crate::node::denials;
+use crate::node::status::{Findings, Round};
 
 /// Upper bounds in seconds: from one set member to a lock that is waited for.
 const BOUNDS: [f64; 13] =
@@ -220,7 +220,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::status::{Publisher, Pulse};
+    use crate::node::publisher::Publisher;
+    use crate::serve::pulse::Pulse;
 
     fn series(metrics: &Metrics) -> Vec<String> {
         let mut text = String::new();

@@ -12,8 +12,10 @@ use crate::dataplane::conflict::{Conflict, Detected};
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::examine::Examination;
 use crate::dataplane::preflight;
-use crate::metrics::Metrics;
-use crate::status::{Findings, Phase, Publisher, Pulse, Round};
+use crate::node::metrics::Metrics;
+use crate::node::publisher::Publisher;
+use crate::node::status::{Findings, Phase, Round};
+use crate::serve::pulse::Pulse;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 

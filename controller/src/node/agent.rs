@@ -23,12 +23,13 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, trace, warn};
 
-use crate::conflicts::{Examinations, diagnostics};
 use crate::dataplane::examine::Examination;
 use crate::dataplane::{self, ApplyReport, Dataplane};
-use crate::denials::Feed;
-use crate::denials::table::Sighting;
-use crate::status::{Findings, Publisher, Round};
+use crate::node::conflicts::{Examinations, diagnostics};
+use crate::node::denials::Feed;
+use crate::node::denials::table::Sighting;
+use crate::node::publisher::Publisher;
+use crate::node::status::{Findings, Round};
 use crate::watch::Event;
 
 /// The first wait after a failed apply; it doubles up to [`LAST_BACK_OFF`].

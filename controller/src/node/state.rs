@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::dataplane::conflict::{Conflict, Detected};
-use crate::status::{Phase, Status};
+use crate::node::status::{Phase, Status};
 
 /// What the node does for packets now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,8 +73,10 @@ mod tests {
     use super::*;
     use crate::dataplane::examine::Examination;
     use crate::dataplane::preflight::{Finding, Severity};
-    use crate::metrics::Metrics;
-    use crate::status::{Publisher, Pulse, Round};
+    use crate::node::metrics::Metrics;
+    use crate::node::publisher::Publisher;
+    use crate::node::status::Round;
+    use crate::serve::pulse::Pulse;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -1,0 +1,117 @@
+//! The status of the agent: one value, replaced after each round. [`super::publisher`] writes it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use policy_engine::engine::selection::Selection;
+use portcullis_crds::api::node_policy_report::DIAGNOSTICS_MAX;
+use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use tokio::time::Instant;
+
+use crate::dataplane::denial::{Counts, Denial};
+use crate::dataplane::examine::Examination;
+
+/// Where the agent stands.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Status {
+    /// Whether the kernel does what the policies say.
+    pub phase: Phase,
+    /// Who is isolated by what: as it was put in force last.
+    pub selection: Arc<Selection>,
+    /// When the kernel was last brought to, or found at, what the policies say.
+    pub last_success: Option<SystemTime>,
+    /// How long changes took, once one was put in force.
+    pub latency: Option<Latency>,
+    /// What was changed by others and repaired, since the agent started.
+    pub drift_repairs: u64,
+    /// What is wrong with objects.
+    pub diagnostics: Arc<Findings>,
+    /// How many packets policies denied, and those in audit would have.
+    pub denials: Arc<BTreeMap<Denial, Counts>>,
+    /// What else was found on the node; `None` before it was examined.
+    pub examination: Option<Arc<Examination>>,
+}
+
+/// Whether the kernel does what the policies say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Nothing was put in force yet.
+    Loading,
+    /// It does.
+    InForce,
+    /// It does what the last good round put in force.
+    Failing {
+        /// What went wrong, in one line.
+        error: Arc<str>,
+        /// When the oldest change was received that is not applied; where there is none, when the
+        /// first of the failed attempts began.
+        since: Instant,
+    },
+}
+
+/// From when the oldest change of a round was received until it was in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Latency {
+    /// Of the last round that changed the kernel.
+    pub last: Duration,
+    /// The median of the last 100.
+    pub p50: Duration,
+    /// The longest of the last 100.
+    pub max: Duration,
+    /// How many these are taken from.
+    pub samples: usize,
+}
+
+/// What is wrong with objects: the first of it, and how much there is.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Findings {
+    /// The first [`DIAGNOSTICS_MAX`], errors before warnings, then in the order of their objects.
+    pub first: Vec<Diagnostic>,
+    /// How many errors there are.
+    pub errors: usize,
+    /// How many warnings there are.
+    pub warnings: usize,
+}
+
+/// What one successful round did.
+#[derive(Debug)]
+pub struct Round {
+    /// Who is isolated by what, when it may have changed.
+    pub selection: Option<Selection>,
+    /// How many rulesets are in force.
+    pub rulesets: usize,
+    /// How many sets are in force.
+    pub sets: usize,
+    /// How long the kernel took.
+    pub apply: Duration,
+    /// Since the oldest change was received; `None` when no change led to this round.
+    pub latency: Option<Duration>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Loading,
+            selection: Arc::default(),
+            last_success: None,
+            latency: None,
+            drift_repairs: 0,
+            diagnostics: Arc::default(),
+            denials: Arc::default(),
+            examination: None,
+        }
+    }
+}
+
+impl Findings {
+    /// The findings among `all`.
+    pub fn of<'a>(all: impl Iterator<Item = &'a Diagnostic>) -> Self {
+        let mut sorted: Vec<&Diagnostic> = all.collect();
+        sorted.sort_unstable();
+        let errors = sorted.iter().filter(|found| found.severity == Severity::Error).count();
+        let warnings = sorted.len() - errors;
+        let first = sorted.into_iter().take(DIAGNOSTICS_MAX).cloned().collect();
+        Self { first, errors, warnings }
+    }
+}

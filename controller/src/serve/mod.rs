@@ -1,0 +1,4 @@
+//! What both long-running programs serve over HTTP: probes and metrics.
+
+pub mod http;
+pub mod pulse;
