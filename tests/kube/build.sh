@@ -121,10 +121,16 @@ build_kube() {
     [ ! -e "$stage/server" ] || mv "$stage/server" "$stage/etcd"
 }
 
+# Prints the directory of a module's sources, after fetching them where no build has done so.
+sources() { # DIRECTORY MODFILE MODULE
+    go mod download -C "$1" -modfile "$2" "$3"
+    go list -C "$1" -modfile "$2" -m -f '{{.Dir}}' "$3"
+}
+
 # Puts a copy of the module, changed by DIRECTORY/patch.sh, beside a module file that has it in the module's place.
 patched() { # DIRECTORY MODFILE MODULE
     local copy=$stage/.patched module
-    module=$(go list -C "$1" -modfile "$2" -m -f '{{.Dir}}' "$3")
+    module=$(sources "$1" "$2" "$3")
     mkdir "$copy"
     cp -r "$module" "$copy/module"
     chmod -R u+w "$copy/module"
@@ -141,9 +147,9 @@ build_suites() {
 
 build_others() {
     local kubernetes api
-    kubernetes=$(go list -m -modfile "$modfile" -f '{{.Dir}}' k8s.io/kubernetes)
+    kubernetes=$(sources . "$modfile" k8s.io/kubernetes)
     cc -Os -Wall -static -s -o "$stage/pause" "$kubernetes/build/pause/linux/pause.c"
-    api=$(go list -m -modfile "$modfile" -f '{{.Dir}}' sigs.k8s.io/network-policy-api)
+    api=$(sources . "$modfile" sigs.k8s.io/network-policy-api)
     mkdir "$stage/crds"
     for channel in standard experimental; do
         install -m 644 "$api/config/crd/$channel/policy.networking.k8s.io_clusternetworkpolicies.yaml" \
