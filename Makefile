@@ -23,7 +23,7 @@ build: setup ## Build the agent
 
 .PHONY: demo
 demo: setup ## Show packets obeying policies: three nodes, twelve pods, real connections
-	$(CARGO) build --quiet --package portcullis-controller --package portcullis-tests --bins
+	$(CARGO) build --quiet --package portcullis-controller --package portcullis-demo --bins
 	@$(SUDO) target/debug/demo
 
 .PHONY: test

@@ -20,7 +20,7 @@ use policy_engine::port::Protocol;
 
 use crate::cases::{self, Expectation, Manifest, Place, Port, Verdict, World};
 use crate::cluster::Cluster;
-use crate::lab::{
+use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Expected, LabBuilder, Listener, PodSpec, Probe, ServiceSpec,
     Transport,
 };

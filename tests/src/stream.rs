@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::lab::Namespace;
+use portcullis_lab::Namespace;
 
 /// What the latency is known to.
 const EVERY: Duration = Duration::from_micros(200);

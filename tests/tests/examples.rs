@@ -9,10 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use policy_engine::port::Protocol;
 use policy_engine::world::Options;
+use portcullis_lab::{DEFAULT_TIMEOUT, Endpoint, Expected, IptablesVariant, Lab, Probe, Topology};
 use portcullis_tests::cases::{self, Case, Families, Port, World};
-use portcullis_tests::lab::{
-    DEFAULT_TIMEOUT, Endpoint, Expected, IptablesVariant, Lab, Probe, Topology,
-};
 use portcullis_tests::play::Player;
 use portcullis_whatif::args::SourceArgs;
 use portcullis_whatif::assertions::{self, Suite};
@@ -231,10 +229,8 @@ fn place_addresses(lab: &Lab) -> Result<()> {
     for address in OUTSIDE.map(str::parse::<IpAddr>) {
         let address = address?;
         let (bits, host) = match address {
-            IpAddr::V4(_) => (32, portcullis_tests::lab::internet(policy_engine::cidr::Family::V4)),
-            IpAddr::V6(_) => {
-                (128, portcullis_tests::lab::internet(policy_engine::cidr::Family::V6))
-            }
+            IpAddr::V4(_) => (32, portcullis_lab::internet(policy_engine::cidr::Family::V4)),
+            IpAddr::V6(_) => (128, portcullis_lab::internet(policy_engine::cidr::Family::V6)),
         };
         internet.shell(&format!(
             "ip addr add {address}/{bits} dev lo nodad 2>/dev/null || \

@@ -4,8 +4,8 @@
 //! every world is dual-stack, and single-stack ones play the cases that tell families apart.
 
 use anyhow::{Result, bail};
+use portcullis_lab::{IptablesVariant, Lab, LabBuilder, Topology, Underlay};
 use portcullis_tests::cases::{self, Case, Expectation, Families, Via};
-use portcullis_tests::lab::{IptablesVariant, Lab, LabBuilder, Topology, Underlay};
 use portcullis_tests::play::{Player, served};
 
 fn lab(topology: Topology, variant: IptablesVariant) -> LabBuilder {

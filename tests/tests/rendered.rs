@@ -21,7 +21,7 @@ use portcullis_controller::dataplane::denial::{Denial, Outcome};
 use portcullis_controller::dataplane::{
     AcceptAction, Dataplane, DenyAction, IptablesVariant, LogGroup, Options,
 };
-use portcullis_tests::interpreter::{ConntrackState, Packet, Sets, Tables, Transport, Verdict};
+use portcullis_interpreter::{ConntrackState, Packet, Sets, Tables, Transport, Verdict};
 use portcullis_tests::worlds;
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use portcullis_lab::{Lab, Node as LabNode, Topology, Underlay};
 use portcullis_tests::kube::{ApiServer, Options as ApiServerOptions};
-use portcullis_tests::lab::{Lab, Node as LabNode, Topology, Underlay};
 use serde_json::{Value, json};
 
 use crate::control_plane::ControlPlane;

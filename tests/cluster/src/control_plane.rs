@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
+use portcullis_lab::Lab;
 use portcullis_tests::kube::{ApiServer, Guarded};
-use portcullis_tests::lab::Lab;
 
 /// Running controllers. Dropping it kills them.
 pub(crate) struct ControlPlane {

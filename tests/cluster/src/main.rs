@@ -135,7 +135,7 @@ fn serve(options: Options, without_portcullis: bool, ended: &AtomicBool) -> Resu
 fn down() -> Result<()> {
     let Some(pid) = running() else {
         portcullis_cluster::sweep_stale()?;
-        portcullis_tests::lab::sweep_stale()?;
+        portcullis_lab::sweep_stale()?;
         println!("no cluster runs");
         return Ok(());
     };

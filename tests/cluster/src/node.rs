@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use portcullis_lab::{self as lab, Family, IptablesVariant, Namespace, Node as LabNode};
 use portcullis_tests::kube::{ApiServer, Guarded};
-use portcullis_tests::lab::{self, Family, IptablesVariant, Namespace, Node as LabNode};
 use serde_json::{Value, json};
 
 use crate::cni;

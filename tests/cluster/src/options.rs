@@ -2,7 +2,7 @@
 //! `cluster up`.
 
 use clap::{Args, ValueEnum};
-use portcullis_tests::lab::{Families, IptablesVariant, Underlay};
+use portcullis_lab::{Families, IptablesVariant, Underlay};
 
 /// How pods are attached to their node, and how nodes reach each other's pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

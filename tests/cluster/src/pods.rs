@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use portcullis_tests::lab::Namespace;
+use portcullis_lab::Namespace;
 
 use crate::cluster::Cluster;
 use crate::state;

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use portcullis_tests::lab::{Family, Namespace};
+use portcullis_lab::{Family, Namespace};
 use serde_json::Value;
 
 use crate::cluster::Cluster;

@@ -94,7 +94,7 @@ pub fn sweep_stale() -> Result<()> {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if let Some(name) = name.to_str().filter(|name| portcullis_tests::lab::is_stale(name)) {
+        if let Some(name) = name.to_str().filter(|name| portcullis_lab::is_stale(name)) {
             remove(&entry.path(), name);
         }
     }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::cases::Manifest;
 use crate::kube::{ADDRESSES, ApiServer, Kubelet, Options};
-use crate::lab::{Lab, Listener};
+use portcullis_lab::{Lab, Listener};
 
 /// How long pods may take to start or end.
 const POD_LIMIT: Duration = Duration::from_secs(30);

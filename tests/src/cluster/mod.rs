@@ -26,7 +26,7 @@ pub use self::binary::{kubectl_whatif, portcullis};
 pub use self::control_plane::ControlPlane;
 use crate::cases::Manifest;
 use crate::kube::{ApiServer, Kubelet};
-use crate::lab::{Lab, Listener};
+use portcullis_lab::{Lab, Listener};
 
 /// Has a program see a read-only `/proc/sys`, then becomes it.
 const READ_ONLY_SYSCTLS: &str =

@@ -21,7 +21,7 @@ use super::forward::Forward;
 use super::guard::Guarded;
 use super::kubeconfig::{self, Credentials};
 use super::pki::Pki;
-use crate::lab::{Lab, Namespace};
+use portcullis_lab::{Lab, Namespace};
 
 /// How long a start may take on a machine that is busy with other tests; alone it takes 3 s.
 const START_LIMIT: Duration = Duration::from_mins(1);

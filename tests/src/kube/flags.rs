@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::pki::Pki;
-use crate::lab::Family;
+use portcullis_lab::Family;
 
 /// Those that do not depend on what runs beside it.
 pub(super) fn arguments(

@@ -9,7 +9,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-use crate::lab::Namespace;
+use portcullis_lab::Namespace;
 
 /// A forwarded port; closed when this is dropped.
 pub(super) struct Forward {

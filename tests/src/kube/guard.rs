@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::lab::Namespace;
+use portcullis_lab::Namespace;
 
 /// Waits for the server and for the end of standard input, whichever comes first.
 ///

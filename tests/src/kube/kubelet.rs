@@ -28,7 +28,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::ApiServer;
-use crate::lab::{Lab, Listener, PodSpec};
+use portcullis_lab::{Lab, Listener, PodSpec};
 
 /// The annotation of a Pod with the addresses that it is to get, separated by commas. Without it
 /// the lab chooses.

@@ -5,8 +5,8 @@ use std::net::UdpSocket;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use portcullis_lab::{Endpoint, Family, IptablesVariant};
 use portcullis_tests::cluster::Cluster;
-use portcullis_tests::lab::{Endpoint, Family, IptablesVariant};
 
 use crate::shop::{PATIENCE, address, isolate, metrics, shop, value, wait_for_value};
 

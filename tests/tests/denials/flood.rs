@@ -11,8 +11,8 @@ use policy_engine::direction::Direction;
 use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::LogGroup;
 use portcullis_controller::dataplane::denial::{Denial, Outcome};
+use portcullis_lab::{Endpoint, Family, IptablesVariant, Probe};
 use portcullis_tests::cluster::Cluster;
-use portcullis_tests::lab::{Endpoint, Family, IptablesVariant, Probe};
 
 use crate::shop::{
     PATIENCE, address, isolate, kernel_count, metrics, shop, told, value, wait_for_value,

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use policy_engine::direction::Direction;
 use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::denial::{Denial, Outcome};
+use portcullis_lab::{self as lab, Endpoint, Family, IptablesVariant, Probe};
 use portcullis_tests::cluster::Cluster;
-use portcullis_tests::lab::{self, Endpoint, Family, IptablesVariant, Probe};
 use serde_json::{Value, json};
 
 use crate::shop::{PATIENCE, PORT, address, isolate, shop, text, told};

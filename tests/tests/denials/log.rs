@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use portcullis_controller::dataplane::LogGroup;
 use portcullis_controller::node::denials::socket::{Error, Socket};
-use portcullis_tests::lab::{Endpoint, Family, IptablesVariant, Probe};
+use portcullis_lab::{Endpoint, Family, IptablesVariant, Probe};
 
 use crate::shop::{PATIENCE, PORT, address, isolate, metrics, shop, told, value, wait_for_value};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use portcullis_tests::lab::{Endpoint, Family, IptablesVariant, Probe};
+use portcullis_lab::{Endpoint, Family, IptablesVariant, Probe};
 
 use crate::shop::{PATIENCE, address, isolate, shop, text, told};
 

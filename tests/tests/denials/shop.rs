@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_controller::dataplane::denial::Denial;
+use portcullis_lab::{Family, IptablesVariant, Lab, Listener, PodSpec};
 use portcullis_tests::cluster::{Agent, Cluster};
-use portcullis_tests::lab::{Family, IptablesVariant, Lab, Listener, PodSpec};
 use serde_json::{Value, json};
 
 /// How long anything may take on a machine that is busy with other tests.

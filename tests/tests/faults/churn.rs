@@ -1,7 +1,7 @@
 //! Changes that never stop: nothing piles up in the kernel meanwhile.
 
 use anyhow::{Result, ensure};
-use portcullis_tests::lab::IptablesVariant;
+use portcullis_lab::IptablesVariant;
 
 use crate::shop::{ECHO, PATIENCE, WEB, admit, lab, shop, start};
 

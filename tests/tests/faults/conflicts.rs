@@ -4,8 +4,8 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use portcullis_lab::{Family, IptablesVariant, Node};
 use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
-use portcullis_tests::lab::{Family, IptablesVariant, Node};
 use serde_json::json;
 
 use crate::VARIANTS;

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::{Result, ensure};
+use portcullis_lab::{IptablesVariant, Listener, PodSpec};
 use portcullis_tests::cluster::{Agent, Cluster};
-use portcullis_tests::lab::{IptablesVariant, Listener, PodSpec};
 
 use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, in_force, lab, shop, start};
 use crate::traffic::Route;

@@ -16,7 +16,7 @@ mod tiers;
 mod tools;
 mod traffic;
 
-use portcullis_tests::lab::IptablesVariant;
+use portcullis_lab::IptablesVariant;
 
 /// Both ways to iptables.
 const VARIANTS: [IptablesVariant; 2] = [IptablesVariant::Nft, IptablesVariant::Legacy];

@@ -1,11 +1,11 @@
 //! What other software has in the same tables stays as it is, to the byte and the last counter.
 
 use anyhow::{Result, ensure};
-use portcullis_tests::cluster::{Agent, Cluster};
-use portcullis_tests::lab::{
+use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Family, ForwardPolicy, IptablesVariant, Node, Probe, ServiceSpec,
     Transport,
 };
+use portcullis_tests::cluster::{Agent, Cluster};
 
 use crate::VARIANTS;
 use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, in_force, lab, shop, start};
@@ -93,7 +93,7 @@ fn count_something(cluster: &Cluster) -> Result<()> {
         crate::shop::probes(&cluster.lab, &[("web", "api", WEB), ("web", "api", ADMIN)])?;
     probes.push(Probe::tcp(Endpoint::pod("shop/web"), VIP.parse()?, WEB));
     let outcomes = cluster.lab.probe_all(&probes, DEFAULT_TIMEOUT * 4)?;
-    ensure!(outcomes.iter().all(portcullis_tests::lab::Outcome::is_open), "{outcomes:?}");
+    ensure!(outcomes.iter().all(portcullis_lab::Outcome::is_open), "{outcomes:?}");
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{AgentSetup, Cluster};
-use portcullis_tests::lab::IptablesVariant;
 
 use crate::shop::{PATIENCE, WEB, admit, lab, shop};
 use crate::tools::wrap;

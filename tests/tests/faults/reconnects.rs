@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use portcullis_lab::{DEFAULT_TIMEOUT, Endpoint, IptablesVariant, Lab, Outcome, Probe};
 use portcullis_tests::cluster::Cluster;
-use portcullis_tests::lab::{DEFAULT_TIMEOUT, Endpoint, IptablesVariant, Lab, Outcome, Probe};
 
 use crate::VARIANTS;
 use crate::shop::{PATIENCE, RESET, WEB, admit, in_force, lab, shop, write_pod};

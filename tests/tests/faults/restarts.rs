@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{AgentSetup, Cluster};
-use portcullis_tests::lab::IptablesVariant;
 
 use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check, lab, shop, start};
 use crate::traffic::{Stop, Traffic};

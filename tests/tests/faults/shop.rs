@@ -8,11 +8,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use portcullis_tests::cluster::{Agent, Cluster};
-use portcullis_tests::lab::{
+use portcullis_lab::{
     Behaviour, DEFAULT_TIMEOUT, Endpoint, Expected, IptablesVariant, Lab, LabBuilder, Listener,
     Pod, PodSpec, Probe,
 };
+use portcullis_tests::cluster::{Agent, Cluster};
 use serde_json::json;
 
 /// How long anything may take on a machine that is busy with other tests.

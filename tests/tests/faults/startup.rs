@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use portcullis_lab::{Family, IptablesVariant};
 use portcullis_tests::cluster::{AgentSetup, Cluster};
-use portcullis_tests::lab::{Family, IptablesVariant};
 
 use crate::VARIANTS;
 use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, lab, shop, start};

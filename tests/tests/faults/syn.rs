@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use portcullis_lab::{Connection, ConnectionSpec, End, Endpoint, IptablesVariant, Lab};
 use portcullis_tests::cluster::Cluster;
-use portcullis_tests::lab::{Connection, ConnectionSpec, End, Endpoint, IptablesVariant, Lab};
 
 use crate::shop::{
     CLOSE_ON_DATA, ECHO, HALF_CLOSE, HOLD_OPEN, PATIENCE, RESET_ON_DATA, admit, in_force, lab, shop,

@@ -1,8 +1,8 @@
 //! Policies of the whole cluster in files: they take effect and go with their file.
 
 use anyhow::{Context as _, Result};
+use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{AgentSetup, Cluster};
-use portcullis_tests::lab::IptablesVariant;
 
 use crate::VARIANTS;
 use crate::shop::{PATIENCE, WEB, admit, check, in_force, lab, shop, start};

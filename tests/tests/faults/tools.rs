@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::AgentSetup;
-use portcullis_tests::lab::IptablesVariant;
 
 use crate::shop::{ECHO, PATIENCE, WEB, admit, check, lab, shop, start};
 use crate::traffic::{Route, Traffic};

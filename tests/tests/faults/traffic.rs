@@ -7,9 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use portcullis_tests::lab::{
-    Connection, ConnectionSpec, DEFAULT_TIMEOUT, Endpoint, Lab, Outcome, Probe,
-};
+use portcullis_lab::{Connection, ConnectionSpec, DEFAULT_TIMEOUT, Endpoint, Lab, Outcome, Probe};
 
 use crate::shop::{ECHO, PATIENCE, probes};
 

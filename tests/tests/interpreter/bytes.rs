@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use portcullis_tests::interpreter::{Packet, Transport};
+use portcullis_interpreter::{Packet, Transport};
 
 /// What follows the IP header where nothing reads it.
 const OPAQUE: [u8; 16] = [0; 16];

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use portcullis_tests::interpreter::{
+use portcullis_interpreter::{
     ConntrackState, Family, Packet, Sets, Tables, TcpFlags, Transport, Verdict,
 };
 use socket2::Socket;

@@ -17,7 +17,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
-use portcullis_tests::interpreter::Family;
+use portcullis_interpreter::Family;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// `IPPROTO_RAW`: the packet brings its own IP header.

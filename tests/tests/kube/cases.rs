@@ -4,8 +4,8 @@
 //! Which topologies there are is proved in `kernel.rs`; here it is the road to the agents.
 
 use anyhow::{Result, bail};
+use portcullis_lab::{IptablesVariant, Lab, LabBuilder, Topology};
 use portcullis_tests::cases::{self, Case, Families};
-use portcullis_tests::lab::{IptablesVariant, Lab, LabBuilder, Topology};
 use portcullis_tests::play::{Player, served};
 
 /// Plays what `wanted` picks, and lists every case that fails.

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
+use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::Cluster;
 use portcullis_tests::kube::ApiServer;
-use portcullis_tests::lab::IptablesVariant;
 use serde_json::json;
 
 use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check, lab};
@@ -31,7 +31,7 @@ pub(crate) fn pods(flags: &[&str]) -> Result<Cluster> {
             "metadata": {"namespace": "shop", "name": pod.name(), "labels": {"app": pod.name()}},
             "spec": {"nodeName": pod.node(), "containers": [{"name": "main", "image": "none"}]}})
     }));
-    let pods: Vec<String> = cluster.lab.pods().map(portcullis_tests::lab::Pod::key).collect();
+    let pods: Vec<String> = cluster.lab.pods().map(portcullis_lab::Pod::key).collect();
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
     apply(&cluster.control_plane()?.server, &list)?;
     cluster.run_pods("the shop", PATIENCE, |kubelet| pods.iter().all(|pod| kubelet.knows(pod)))?;

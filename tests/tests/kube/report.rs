@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_controller::node::report::pace::WRITE_PERIOD_MIN;
+use portcullis_lab::{Lab, PodSpec};
 use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
 use portcullis_tests::kube::{ApiServer, Options};
-use portcullis_tests::lab::{Lab, PodSpec};
 use serde_json::{Value, json};
 
 /// How long anything may take on a machine that is busy with other tests.

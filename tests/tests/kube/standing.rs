@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use portcullis_lab::Lab;
 use portcullis_tests::cluster::{Agent, AgentSetup, Cluster, portcullis};
 use portcullis_tests::kube::{ApiServer, Options};
-use portcullis_tests::lab::Lab;
 use serde_json::{Value, json};
 
 /// How long anything may take on a machine that is busy with other tests.

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
+use portcullis_lab::{DEFAULT_TIMEOUT, Endpoint, Listener, PodSpec, Probe};
 use portcullis_tests::cluster::{Agent, Cluster};
 use portcullis_tests::kube::{ApiServer, CLUSTER_NETWORK_POLICY_CRD};
-use portcullis_tests::lab::{DEFAULT_TIMEOUT, Endpoint, Listener, PodSpec, Probe};
 use serde_json::{Value, json};
 
 use crate::faults::{apply, pods};

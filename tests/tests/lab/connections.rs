@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use portcullis_tests::lab::{
+use portcullis_lab::{
     Behaviour, Connection, ConnectionSpec, DEFAULT_TIMEOUT, End, Endpoint, Family, IptablesVariant,
     Lab, Listener, Outcome, PodSpec, Probe,
 };

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use portcullis_tests::lab::{
+use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Lab, Listener, Outcome, PodSpec, Protocol, Topology, Underlay,
     sweep, sweep_stale,
 };

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use portcullis_tests::lab::{
+use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Lab, LabBuilder, Listener, Outcome, PodSpec, Probe, Protocol,
 };
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use portcullis_tests::lab::{
+use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Expected, Families, Family, ForwardPolicy, INTERNET_PORT,
     IptablesVariant, Lab, LabBuilder, NODE_PORT, Outcome, Probe, Protocol, ServiceSpec, Topology,
     Transport, Underlay, internet, pod_network,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::errno::Errno;
-use portcullis_tests::lab::{
+use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Expected, Family, IptablesVariant, Lab, Outcome, Probe, Protocol,
     Topology,
 };

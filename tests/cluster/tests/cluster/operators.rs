@@ -298,7 +298,7 @@ spec:
     cluster.kubectl(&drain)?;
     let started = Instant::now();
     cluster.node_mut("n2")?.reboot()?;
-    let client = cluster.lab.netns(&portcullis_tests::lab::Endpoint::Internet)?.try_clone()?;
+    let client = cluster.lab.netns(&portcullis_lab::Endpoint::Internet)?.try_clone()?;
     let protected = boot(cluster, namespace, &client)?;
     eprintln!(
         "  from the start of the node to protection: {:.1} s; {} before that",
@@ -320,11 +320,7 @@ struct Boot {
 
 /// Asks the isolated pod on n2, wherever its new sandbox is, until the agent has been ready for a
 /// while.
-fn boot(
-    cluster: &Cluster,
-    namespace: &str,
-    client: &portcullis_tests::lab::Namespace,
-) -> Result<Boot> {
+fn boot(cluster: &Cluster, namespace: &str, client: &portcullis_lab::Namespace) -> Result<Boot> {
     let deadline = Instant::now() + RECOVERS_WITHIN;
     let (mut answered, mut dropped) = (0, 0);
     let mut ready = None;

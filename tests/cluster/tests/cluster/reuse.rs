@@ -148,7 +148,7 @@ fn give_next(cluster: &Cluster, addresses: &[IpAddr]) -> Result<()> {
 fn expect(
     open: bool,
     what: &str,
-    client: &portcullis_tests::lab::Namespace,
+    client: &portcullis_lab::Namespace,
     addresses: &[IpAddr],
 ) -> Result<()> {
     let expect = if open { expect_open } else { expect_closed };

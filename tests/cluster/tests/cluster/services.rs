@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use portcullis_cluster::Cluster;
 use portcullis_cluster::probe::{expect_closed, expect_open, of_family};
-use portcullis_tests::lab::{Endpoint, Family};
+use portcullis_lab::{Endpoint, Family};
 
 use crate::world::{apply, create_namespace, default_deny, delete_namespace, server};
 
@@ -137,7 +137,7 @@ spec:
 fn from_outside(cluster: &Cluster, namespace: &str) -> String {
     let families = cluster.lab.families();
     let outside: Vec<IpAddr> =
-        families.each().iter().map(|family| portcullis_tests::lab::internet(*family)).collect();
+        families.each().iter().map(|family| portcullis_lab::internet(*family)).collect();
     from_blocks(namespace, "from-outside", &blocks(&outside))
 }
 

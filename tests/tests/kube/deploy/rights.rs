@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use portcullis_lab::{Lab, Node};
 use portcullis_tests::cluster::portcullis;
 use portcullis_tests::kube::{ApiServer, Options};
-use portcullis_tests::lab::{Lab, Node};
 use serde_json::Value;
 
 use super::{ASK_EVERY, LIMIT, apply, arguments, containers, objects, root};

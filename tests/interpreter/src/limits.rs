@@ -1,9 +1,9 @@
 //! The matches that count packets over time. A [`RateLimit`](super::RateLimit) answers for them;
 //! the question itself stands since `-m`.
 
-use crate::interpreter::error::Problem;
-use crate::interpreter::matches::Question;
-use crate::interpreter::words::{Words, parse, text, unknown_option};
+use crate::error::Problem;
+use crate::matches::Question;
+use crate::words::{Words, parse, text, unknown_option};
 
 /// The kernel's `NAME_MAX`, as `xt_hashlimit_mtinfo3` has it.
 const TABLE_NAME_LENGTH_MAX: usize = 254;

@@ -1,14 +1,12 @@
 //! The matches, and how each of their options reads; `targets` reads those of targets.
 
-use crate::interpreter::error::Problem;
-use crate::interpreter::limits;
-use crate::interpreter::matches::{Condition, PortOf, Question};
-use crate::interpreter::packet::{ConntrackState, ICMP, ICMPV6, SCTP, Side, TCP, TcpFlags, UDP};
-use crate::interpreter::rule::{CHAIN_LENGTH_MAX, Draft, Target};
-use crate::interpreter::targets;
-use crate::interpreter::words::{
-    Words, known_only, parse, port_range, text, unknown_option, value_and_mask,
-};
+use crate::error::Problem;
+use crate::limits;
+use crate::matches::{Condition, PortOf, Question};
+use crate::packet::{ConntrackState, ICMP, ICMPV6, SCTP, Side, TCP, TcpFlags, UDP};
+use crate::rule::{CHAIN_LENGTH_MAX, Draft, Target};
+use crate::targets;
+use crate::words::{Words, known_only, parse, port_range, text, unknown_option, value_and_mask};
 
 /// The kernel's `XT_MULTI_PORTS`; a range takes two.
 const MULTIPORT_MAX: usize = 15;

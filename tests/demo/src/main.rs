@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use portcullis_tests::demo::{self, Args};
+use portcullis_demo::Args;
 
 fn main() -> ExitCode {
-    demo::run(&Args::parse())
+    portcullis_demo::run(&Args::parse())
 }

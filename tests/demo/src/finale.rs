@@ -18,8 +18,8 @@ use super::picture::wrap;
 use super::scene::Scene;
 use super::stage::{Stage, probe};
 use super::table::{Cell, family_name};
-use crate::cases::Port;
-use crate::lab::DEFAULT_TIMEOUT;
+use portcullis_lab::DEFAULT_TIMEOUT;
+use portcullis_tests::cases::Port;
 
 /// How often the packet is sent until an agent must have logged it.
 const LOGGED_AFTER: usize = 10;

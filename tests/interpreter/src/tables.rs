@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::interpreter::error::{ParseError, Problem};
-use crate::interpreter::packet::Family;
-use crate::interpreter::rule::{CHAIN_LENGTH_MAX, Rule, Target};
-use crate::interpreter::words::{Words, parse};
+use crate::error::{ParseError, Problem};
+use crate::packet::Family;
+use crate::rule::{CHAIN_LENGTH_MAX, Rule, Target};
+use crate::words::{Words, parse};
 
 /// The kernel's `NFT_JUMP_STACK_SIZE` less the built-in chain: how many user-defined chains can
 /// follow one another. `nf_tables` counts `-g` like `-j` when it validates; the legacy variant has

@@ -8,11 +8,11 @@
 //! A match's options follow it directly, as `iptables-save` writes them; where a rule goes on
 //! with an option of an earlier match, that is an error here although the tools take it.
 
-use crate::interpreter::error::Problem;
-use crate::interpreter::matches::{Block, Condition, InterfaceName, Question};
-use crate::interpreter::options::Module;
-use crate::interpreter::packet::{Family, Side};
-use crate::interpreter::words::{Words, protocol};
+use crate::error::Problem;
+use crate::matches::{Block, Condition, InterfaceName, Question};
+use crate::options::Module;
+use crate::packet::{Family, Side};
+use crate::words::{Words, protocol};
 
 /// The kernel's `XT_EXTENSION_MAXNAMELEN` less its terminator.
 pub(crate) const CHAIN_LENGTH_MAX: usize = 28;

@@ -1,9 +1,9 @@
 //! The targets that have options, and how each option reads.
 
-use crate::interpreter::error::Problem;
-use crate::interpreter::packet::TCP;
-use crate::interpreter::rule::{Draft, Target};
-use crate::interpreter::words::{Words, known_only, text, unknown_option, value_and_mask};
+use crate::error::Problem;
+use crate::packet::TCP;
+use crate::rule::{Draft, Target};
+use crate::words::{Words, known_only, text, unknown_option, value_and_mask};
 
 /// The kernel's prefix of `xt_log_info` less its terminator.
 const LOG_PREFIX_LENGTH_MAX: usize = 29;

@@ -1,6 +1,6 @@
 //! What the interpreter refuses: one error for text, one for judging.
 
-use crate::interpreter::packet::Family;
+use crate::packet::Family;
 
 /// A line that the interpreter does not understand or the kernel would refuse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use policy_engine::cidr::Family;
 
 use super::scene::Scene;
-use crate::cases::Port;
+use portcullis_tests::cases::Port;
 
 /// A connection: who to whom, by their positions in the scene, and to which port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

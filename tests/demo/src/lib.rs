@@ -23,8 +23,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
 
-use crate::lab;
-
 mod changes;
 mod finale;
 mod ink;
@@ -79,7 +77,7 @@ pub enum Topology {
     Routed,
 }
 
-impl From<Iptables> for lab::IptablesVariant {
+impl From<Iptables> for portcullis_lab::IptablesVariant {
     fn from(choice: Iptables) -> Self {
         match choice {
             Iptables::Legacy => Self::Legacy,
@@ -88,7 +86,7 @@ impl From<Iptables> for lab::IptablesVariant {
     }
 }
 
-impl From<Topology> for lab::Topology {
+impl From<Topology> for portcullis_lab::Topology {
     fn from(choice: Topology) -> Self {
         match choice {
             Topology::Bridge => Self::Bridge,
@@ -194,7 +192,8 @@ mod tests {
     fn a_policy_that_is_not_in_the_kernel_fails_the_demo() -> Result<()> {
         let (mut scene, policies) = scene::load()?;
         let interrupt = Interrupt::watch()?;
-        let (topology, iptables) = (lab::Topology::Bridge, lab::IptablesVariant::Nft);
+        let (topology, iptables) =
+            (portcullis_lab::Topology::Bridge, portcullis_lab::IptablesVariant::Nft);
         let stage = Stage::build(&scene, topology, iptables, &interrupt)?;
         let picture = Picture::new(&scene, Ink::new(false));
         let show = Show { picture, stage: &stage, interrupt: &interrupt };

@@ -137,7 +137,7 @@ fn manifests(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 #[test]
 fn examples_are_free_of_diagnostics() -> Result<()> {
     let mut paths = Vec::new();
-    manifests(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples"), &mut paths)?;
+    manifests(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples"), &mut paths)?;
     ensure!(paths.len() >= 7, "only {paths:?}");
     for path in paths {
         let manifest = Manifest::parse(&path.to_string_lossy(), &fs::read_to_string(&path)?);

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use crate::interpreter::error::{Problem, Unanswerable};
-use crate::interpreter::judge::RateLimit;
-use crate::interpreter::packet::{ConntrackState, Family, Packet, Side, TcpFlags, Transport};
-use crate::interpreter::sets::Sets;
-use crate::interpreter::words::parse;
+use crate::error::{Problem, Unanswerable};
+use crate::judge::RateLimit;
+use crate::packet::{ConntrackState, Family, Packet, Side, TcpFlags, Transport};
+use crate::sets::Sets;
+use crate::words::parse;
 
 /// A question, inverted by `!`.
 #[derive(Debug, Clone, PartialEq, Eq)]

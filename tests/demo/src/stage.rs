@@ -9,13 +9,13 @@ use policy_engine::port::Protocol;
 use super::interrupt::{Interrupt, PATIENCE};
 use super::scene::{Party, PolicyFile, Scene};
 use super::table::{Cell, Measured, Reading, Table};
-use crate::cases::{Place, Port};
-use crate::cluster::{Agent, Cluster};
-use crate::lab::{
+use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Families, IptablesVariant, Lab, Listener, Outcome, PodSpec, Probe,
     Topology,
 };
-use crate::play::file;
+use portcullis_tests::cases::{Place, Port};
+use portcullis_tests::cluster::{Agent, Cluster};
+use portcullis_tests::play::file;
 
 /// How long a change may take to be in force before the demo gives up.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -18,8 +18,8 @@ use portcullis_crds::convert::{Converted, document};
 use portcullis_crds::manifest::Manifest;
 
 use super::table::Cell;
-use crate::cases::{self, Families, Place, Port};
-use crate::lab::INTERNET_PORT;
+use portcullis_lab::INTERNET_PORT;
+use portcullis_tests::cases::{self, Families, Place, Port};
 
 /// The world at one step.
 pub(super) struct Scene {
@@ -52,7 +52,7 @@ pub(super) struct PolicyFile {
 
 /// The directory of the example.
 pub(super) fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/shop")
 }
 
 /// The scene without policies, and the policies.

@@ -7,7 +7,7 @@ use policy_engine::port::Protocol;
 
 use super::scene::{Party, Scene};
 use super::table::{Cell, Table};
-use crate::cases::Port;
+use portcullis_tests::cases::Port;
 
 /// Some of the cells, all opened or all closed.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use crate::interpreter::error::{ParseError, Problem, Unanswerable};
-use crate::interpreter::packet::{Family, Packet, Side, Transport};
-use crate::interpreter::words::{Words, parse, port_range, protocol};
+use crate::error::{ParseError, Problem, Unanswerable};
+use crate::packet::{Family, Packet, Side, Transport};
+use crate::words::{Words, parse, port_range, protocol};
 
 /// The kernel's `IPSET_MAXNAMELEN` without its terminator.
 const NAME_LENGTH_MAX: usize = 31;

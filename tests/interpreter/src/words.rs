@@ -2,7 +2,7 @@
 
 use std::vec::IntoIter;
 
-use crate::interpreter::error::Problem;
+use crate::error::Problem;
 
 /// The words of one line, taken from the left.
 #[derive(Debug)]

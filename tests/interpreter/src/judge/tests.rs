@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::interpreter::error::Unanswerable;
-use crate::interpreter::packet::{ConntrackState, TcpFlags, Transport};
+use crate::error::Unanswerable;
+use crate::packet::{ConntrackState, TcpFlags, Transport};
 
 const SETS: &str = "create PODS hash:ip family inet hashsize 1024 maxelem 65536
 create BLOCKS hash:net family inet

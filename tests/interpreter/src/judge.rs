@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use crate::interpreter::error::JudgeError;
-use crate::interpreter::matches::Surroundings;
-use crate::interpreter::packet::Packet;
-use crate::interpreter::rule::Target;
-use crate::interpreter::sets::Sets;
-use crate::interpreter::tables::{Chain, Line, Policy, Tables};
+use crate::error::JudgeError;
+use crate::matches::Surroundings;
+use crate::packet::Packet;
+use crate::rule::Target;
+use crate::sets::Sets;
+use crate::tables::{Chain, Line, Policy, Tables};
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
