@@ -8,6 +8,7 @@
 //! `CLUSTER_ARGS`, as the flags of `cluster up`, asks for another cluster.
 
 mod conformance;
+mod first_ten_minutes;
 mod operators;
 mod pods;
 mod reuse;
@@ -46,6 +47,7 @@ const ALONE: &[(&str, Alone)] = &[
     ("reuse::address_of_a_deleted_pod", |cluster| reuse::address_of_a_deleted_pod(cluster)),
     ("reuse::address_of_a_finished_job", |cluster| reuse::address_of_a_finished_job(cluster)),
     ("reuse::stateful_set_restarts_with_its_address", |cluster| reuse::stateful_set(cluster)),
+    ("operators::first_ten_minutes", first_ten_minutes::first_ten_minutes),
     ("operators::rollout_loses_no_request", operators::rollout_loses_no_request),
     ("operators::agents_are_updated_under_traffic", operators::agents_are_updated_under_traffic),
     ("operators::crds_are_upgraded_under_traffic", operators::crds_are_upgraded_under_traffic),

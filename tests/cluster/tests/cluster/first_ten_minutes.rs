@@ -1,0 +1,138 @@
+//! The first ten minutes of docs/install.md, typed as they are written there.
+//!
+//! The commands of its `console` blocks run one after the other in one shell, and what they print
+//! must be what the page shows. `…` stands for any text in a line, and alone in a line for any
+//! lines; runs of digits are equal to each other, as are runs of blanks.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use portcullis_cluster::Cluster;
+use portcullis_tests::cluster::kubectl_whatif;
+
+const SECTION: &str = "\n## The first ten minutes\n";
+/// Between the outputs of two commands.
+const MARK: &str = "---- end of command ----";
+
+/// A command of the page and what it prints there.
+struct Step {
+    command: String,
+    output: Vec<String>,
+}
+
+pub(crate) fn first_ten_minutes(cluster: &mut Cluster) -> Result<()> {
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let page = std::fs::read_to_string(root.join("docs/install.md"))?;
+    let mut steps = steps(&page)?;
+    // The cluster is there already, and another one's place is not this one's.
+    steps.retain(|step| !["make ", "export "].iter().any(|word| step.command.starts_with(word)));
+    ensure!(steps.len() > 10, "the page has {} commands only", steps.len());
+    let script: String =
+        steps.iter().map(|step| format!("{} 2>&1\necho '{MARK}'\n", step.command)).collect();
+    let plugin = kubectl_whatif()?;
+    let plugin = plugin.parent().context("a program lies in a directory")?;
+    let path = std::env::var("PATH")?;
+    let path = format!("{}:{}:{path}", cluster.binaries().display(), plugin.display());
+    let mut shell = Command::new("bash")
+        .current_dir(&root)
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .env("PATH", path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    shell.stdin.take().context("standard input is piped")?.write_all(script.as_bytes())?;
+    let output = shell.wait_with_output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let printed: Vec<&str> = text.split(&format!("{MARK}\n")).collect();
+    ensure!(printed.len() == steps.len() + 1, "the shell ended early:\n{text}");
+    for (step, printed) in steps.iter().zip(printed) {
+        let printed: Vec<&str> = printed.lines().collect();
+        let expected: Vec<&str> = step.output.iter().map(String::as_str).collect();
+        ensure!(
+            lines_match(&expected, &printed),
+            "$ {}\n--- docs/install.md\n{}\n--- printed\n{}",
+            step.command,
+            expected.join("\n"),
+            printed.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// The commands in the section's blocks. A command begins with `$ ` and goes on in the next line
+/// after a backslash.
+fn steps(page: &str) -> Result<Vec<Step>> {
+    let (_, section) = page.split_once(SECTION).context("docs/install.md lacks the section")?;
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let mut steps: Vec<Step> = Vec::new();
+    let mut inside = false;
+    for line in section.lines() {
+        if line.starts_with("```") {
+            inside = line == "```console";
+            continue;
+        }
+        let last = steps.last_mut();
+        match (inside, line.strip_prefix("$ "), last) {
+            (false, ..) => {}
+            (true, Some(command), _) => {
+                steps.push(Step { command: command.to_owned(), output: Vec::new() });
+            }
+            (true, None, Some(step)) if step.command.ends_with('\\') => {
+                step.command.truncate(step.command.len() - 1);
+                step.command.push_str(line.trim_start());
+            }
+            (true, None, Some(step)) => step.output.push(line.to_owned()),
+            (true, None, None) => ensure!(line.is_empty(), "output before any command: {line}"),
+        }
+    }
+    Ok(steps)
+}
+
+fn lines_match(expected: &[&str], printed: &[&str]) -> bool {
+    match expected.split_first() {
+        None => printed.is_empty(),
+        Some((&"…", rest)) => {
+            (0..=printed.len()).any(|skipped| lines_match(rest, &printed[skipped..]))
+        }
+        Some((line, rest)) => printed.split_first().is_some_and(|(first, printed)| {
+            text_matches(&normal(line), &normal(first)) && lines_match(rest, printed)
+        }),
+    }
+}
+
+/// Whether `text` is `pattern`, in which `…` stands for anything.
+fn text_matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    true
+}
+
+/// A line in which each run of digits is a 0 and each run of blanks one blank.
+fn normal(line: &str) -> String {
+    let mut normal = String::new();
+    for character in line.trim().chars() {
+        let character = match character {
+            '0'..='9' => '0',
+            blank if blank.is_whitespace() => ' ',
+            other => other,
+        };
+        if !(matches!(character, '0' | ' ') && normal.ends_with(character)) {
+            normal.push(character);
+        }
+    }
+    normal
+}
