@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 /// Tries of each kind.
 const ROUNDS: usize = 100;
 /// Pods that are created under a deny-all, each of which takes seconds.
-const PODS: usize = 20;
+const PODS: usize = 100;
 /// Policies that are created as fast as the API server takes them.
 const BULK: usize = 500;
 const NAMESPACE: &str = "bench";
