@@ -198,7 +198,7 @@ spec:
   initContainers:
     - name: early
       image: IMAGE
-      args: [connect, "[$(SERVER_SERVICE_HOST)]:80", --timeout=10s]
+      args: [connect, '[$(SERVER_SERVICE_HOST)]:80', --timeout=10s]
       ports: [{name: early, containerPort: 8080}]
     - name: side
       image: IMAGE
