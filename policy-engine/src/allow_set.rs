@@ -17,6 +17,7 @@ use crate::labels::Str;
 use crate::model::NamedPort;
 use crate::policy::{Body, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
+use crate::ranges::{Ranges, Step};
 use crate::selector::Selector;
 
 /// What rules of one verdict match in one direction.
@@ -25,7 +26,7 @@ pub struct AllowSet {
     /// Peers for every protocol and port.
     pub anything: PeerUnion,
     /// Peers for some ports, without those that `anything` has already.
-    pub ports: BTreeMap<PeerUnion, BTreeMap<Protocol, Vec<PortRange>>>,
+    pub ports: BTreeMap<PeerUnion, BTreeMap<Protocol, Ranges<u16>>>,
     /// Egress only: destination ports by name, to be looked up on each destination pod.
     pub named: BTreeMap<(Protocol, Str), PeerUnion>,
 }
@@ -82,9 +83,7 @@ impl PeerUnion {
                         Peer::Nodes(selector) => {
                             union.nodes.insert(Arc::new(selector.clone()));
                         }
-                        Peer::Block(block) => {
-                            union.cidrs = union.cidrs.union(&CidrSet::from(block));
-                        }
+                        Peer::Block(block) => union.cidrs.add(&CidrSet::from(block)),
                     }
                 }
             }
@@ -108,9 +107,7 @@ impl PeerUnion {
     fn add(&mut self, other: &Self) {
         self.pods.extend(other.pods.iter().cloned());
         self.nodes.extend(other.nodes.iter().cloned());
-        if !other.cidrs.is_empty() {
-            self.cidrs = self.cidrs.union(&other.cidrs);
-        }
+        self.cidrs.add(&other.cidrs);
     }
 
     fn canonical(mut self) -> Self {
@@ -212,13 +209,12 @@ impl Fold {
 
     fn finish(self) -> AllowSet {
         let anything = self.anything.canonical();
-        let mut ports: BTreeMap<PeerUnion, BTreeMap<Protocol, Vec<PortRange>>> = BTreeMap::new();
+        let mut ports: BTreeMap<PeerUnion, BTreeMap<Protocol, Ranges<u16>>> = BTreeMap::new();
         for (protocol, ranges) in &self.ranges {
             for (range, union) in disjoint(ranges) {
                 let rest = union.canonical().without(&anything);
                 if !rest.is_empty() {
-                    let of_union = ports.entry(rest).or_default();
-                    push_joined(of_union.entry(*protocol).or_default(), range);
+                    ports.entry(rest).or_default().entry(*protocol).or_default().insert(range);
                 }
             }
         }
@@ -231,42 +227,23 @@ impl Fold {
     }
 }
 
-/// Cuts overlapping ranges where any of them begins or ends, ascending; gaps are left out.
+/// Cuts overlapping ranges where any of them starts or ends. The pieces ascend; the peers of a piece
+/// that lies in no range are empty.
 fn disjoint(ranges: &BTreeMap<PortRange, PeerUnion>) -> Vec<(PortRange, PeerUnion)> {
-    let mut starts: BTreeSet<u32> = BTreeSet::new();
+    let mut starts: BTreeSet<u16> = BTreeSet::new();
     for range in ranges.keys() {
-        starts.insert(u32::from(range.first()));
-        starts.insert(u32::from(range.last()) + 1);
+        starts.insert(range.first());
+        starts.extend(range.last().after());
     }
-    let mut cut = Vec::new();
-    for (first, end) in starts.iter().zip(starts.iter().skip(1)) {
-        let bounds = (u16::try_from(*first), u16::try_from(*end - 1));
-        let (Ok(first), Ok(last)) = bounds else { continue };
-        let Ok(piece) = PortRange::new(first, last) else { continue };
+    let ends = starts.iter().skip(1).map(|start| start - 1).chain([u16::MAX]);
+    let piece = |(first, last): (&u16, u16)| {
         let mut union = PeerUnion::default();
-        // Ranges ascend by their first port: those that begin behind the piece end the search.
-        for (_, peers) in ranges
-            .iter()
-            .take_while(|(range, _)| range.first() <= first)
-            .filter(|(range, _)| range.contains(first))
-        {
-            union.add(peers);
-        }
-        cut.push((piece, union));
-    }
-    cut
-}
-
-/// Appends `range`, which lies behind all others, joining it to the last when they touch.
-fn push_joined(ranges: &mut Vec<PortRange>, range: PortRange) {
-    if let Some(last) = ranges.last_mut()
-        && u32::from(last.last()) + 1 == u32::from(range.first())
-        && let Ok(joined) = PortRange::new(last.first(), range.last())
-    {
-        *last = joined;
-    } else {
-        ranges.push(range);
-    }
+        // Ranges ascend by their first port: those that start behind the piece end the search.
+        let started = ranges.iter().take_while(|(range, _)| range.first() <= *first);
+        started.filter(|(range, _)| range.contains(*first)).for_each(|(_, peers)| union.add(peers));
+        (PortRange { first: *first, last }, union)
+    };
+    starts.iter().zip(ends).map(piece).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use crate::policy::IpBlock;
+use crate::ranges::{Range, Ranges};
 
 /// An address family.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -32,70 +33,91 @@ impl Family {
 /// A set of addresses of both families. Equal sets are equal values, however they were built.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct CidrSet {
-    v4: Ranges,
-    v6: Ranges,
+    v4: Ranges<Ipv4Addr>,
+    v6: Ranges<Ipv6Addr>,
 }
 
 impl CidrSet {
     /// Every address of both families.
     #[must_use]
     pub fn everything() -> Self {
-        Self { v4: Ranges(vec![(0, u128::from(u32::MAX))]), v6: Ranges(vec![(0, u128::MAX)]) }
+        Self { v4: Range::ALL.into(), v6: Range::ALL.into() }
     }
 
     /// The addresses of one network.
     #[must_use]
     pub fn network(net: IpNet) -> Self {
-        let range = Ranges(vec![(number(net.network()), number(net.broadcast()))]);
-        match Family::of(net.addr()) {
-            Family::V4 => Self { v4: range, v6: Ranges::default() },
-            Family::V6 => Self { v4: Ranges::default(), v6: range },
-        }
+        let mut set = Self::default();
+        set.insert(net);
+        set
     }
 
-    /// Whether there is no address in it.
+    /// Whether the set has no addresses.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.v4.0.is_empty() && self.v6.0.is_empty()
+        self.v4.is_empty() && self.v6.is_empty()
     }
 
-    /// Whether every address of both families is in it.
+    /// Whether the set has every address of both families.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         Family::BOTH.iter().all(|family| self.is_whole(*family))
     }
 
-    /// Whether every address of `family` is in it.
+    /// Whether the set has every address of `family`.
     #[must_use]
     pub fn is_whole(&self, family: Family) -> bool {
         match family {
-            Family::V4 => self.v4.0 == [(0, u128::from(u32::MAX))],
-            Family::V6 => self.v6.0 == [(0, u128::MAX)],
+            Family::V4 => self.v4.is(Range::ALL),
+            Family::V6 => self.v6.is(Range::ALL),
         }
     }
 
-    /// Whether `address` is in it.
+    /// Whether `address` is in the set.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.ranges(Family::of(address)).contains(number(address))
+        match address {
+            IpAddr::V4(address) => self.v4.contains(address),
+            IpAddr::V6(address) => self.v6.contains(address),
+        }
     }
 
-    /// What is in either.
+    /// Adds the addresses of one network.
+    pub fn insert(&mut self, net: IpNet) {
+        match net {
+            IpNet::V4(net) => {
+                self.v4.insert(Range { first: net.network(), last: net.broadcast() });
+            }
+            IpNet::V6(net) => {
+                self.v6.insert(Range { first: net.network(), last: net.broadcast() });
+            }
+        }
+    }
+
+    /// Adds the addresses of another set.
+    pub fn add(&mut self, other: &Self) {
+        self.v4.add(&other.v4);
+        self.v6.add(&other.v6);
+    }
+
+    /// The addresses that are in this set, in `other` or in both.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
-        Self { v4: self.v4.union(&other.v4), v6: self.v6.union(&other.v6) }
+        let mut union = self.clone();
+        union.add(other);
+        union
     }
 
-    /// What is in this set and not in `other`.
+    /// The addresses that are in this set and not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         Self { v4: self.v4.difference(&other.v4), v6: self.v6.difference(&other.v6) }
     }
 
-    /// What is in both.
+    /// The addresses that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        self.difference(&self.difference(other))
+        Self { v4: self.v4.intersection(&other.v4), v6: self.v6.intersection(&other.v6) }
     }
 
     /// The addresses of one family.
@@ -110,104 +132,25 @@ impl CidrSet {
     /// The fewest networks that cover the set's addresses of one family, ascending.
     #[must_use]
     pub fn networks(&self, family: Family) -> Vec<IpNet> {
-        let ranges = &self.ranges(family).0;
         match family {
-            Family::V4 => ranges
-                .iter()
-                .flat_map(|&(first, last)| Ipv4Subnets::new(v4(first), v4(last), 0))
-                .map(IpNet::V4)
-                .collect(),
-            Family::V6 => ranges
-                .iter()
-                .flat_map(|&(first, last)| Ipv6Subnets::new(v6(first), v6(last), 0))
-                .map(IpNet::V6)
-                .collect(),
-        }
-    }
-
-    fn ranges(&self, family: Family) -> &Ranges {
-        match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
+            Family::V4 => {
+                let nets = self.v4.iter().flat_map(|r| Ipv4Subnets::new(r.first, r.last, 0));
+                nets.map(IpNet::V4).collect()
+            }
+            Family::V6 => {
+                let nets = self.v6.iter().flat_map(|r| Ipv6Subnets::new(r.first, r.last, 0));
+                nets.map(IpNet::V6).collect()
+            }
         }
     }
 }
 
 impl From<&IpBlock> for CidrSet {
     fn from(block: &IpBlock) -> Self {
-        block
-            .except
-            .iter()
-            .fold(Self::network(block.cidr), |set, net| set.difference(&Self::network(*net)))
+        let mut except = Self::default();
+        block.except.iter().for_each(|net| except.insert(*net));
+        Self::network(block.cidr).difference(&except)
     }
-}
-
-/// Inclusive ranges: ascending, disjoint, never adjacent.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-struct Ranges(Vec<(u128, u128)>);
-
-impl Ranges {
-    fn contains(&self, address: u128) -> bool {
-        let after = self.0.partition_point(|&(first, _)| first <= address);
-        after.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|&(_, last)| address <= last)
-    }
-
-    fn union(&self, other: &Self) -> Self {
-        let mut all: Vec<_> = self.0.iter().chain(&other.0).copied().collect();
-        all.sort_unstable();
-        let mut merged: Vec<(u128, u128)> = Vec::with_capacity(all.len());
-        for (first, last) in all {
-            match merged.last_mut() {
-                Some(open) if first <= open.1.saturating_add(1) => open.1 = open.1.max(last),
-                _ => merged.push((first, last)),
-            }
-        }
-        Self(merged)
-    }
-
-    fn difference(&self, other: &Self) -> Self {
-        let mut rest = Vec::with_capacity(self.0.len());
-        let mut cuts = other.0.iter().copied().peekable();
-        for (mut first, last) in self.0.iter().copied() {
-            let mut swallowed = false;
-            while let Some(&(cut_first, cut_last)) = cuts.peek() {
-                if cut_first > last {
-                    break;
-                }
-                if cut_last >= first {
-                    if cut_first > first {
-                        rest.push((first, cut_first - 1));
-                    }
-                    if cut_last >= last {
-                        // This cut may reach into the next range: it stays.
-                        swallowed = true;
-                        break;
-                    }
-                    first = cut_last + 1;
-                }
-                cuts.next();
-            }
-            if !swallowed {
-                rest.push((first, last));
-            }
-        }
-        Self(rest)
-    }
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(u32::from(address)),
-        IpAddr::V6(address) => u128::from(address),
-    }
-}
-
-fn v4(number: u128) -> Ipv4Addr {
-    Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX))
-}
-
-fn v6(number: u128) -> Ipv6Addr {
-    Ipv6Addr::from(number)
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`labels`], [`selector`], [`port`], [`cidr`], [`direction`] | the parts that everything is made of |
+//! | [`labels`], [`selector`], [`direction`] | the parts that everything is made of |
+//! | [`ranges`], [`port`], [`cidr`] | sets of ports and addresses, as sorted ranges |
 //! | [`object`] | the names of objects of all kinds |
 //! | [`policy`], [`tier`] | policies of all kinds, and how they are asked |
 //! | [`model`] | pods, namespaces, nodes, and [`model::Change`] |
@@ -36,6 +37,7 @@ pub mod model;
 pub mod object;
 pub mod policy;
 pub mod port;
+pub mod ranges;
 pub mod reach;
 pub mod ruleset;
 pub mod selector;

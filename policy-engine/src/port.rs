@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::ranges::Range;
+
 /// A protocol whose ports a NetworkPolicy can name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Protocol {
@@ -34,12 +36,8 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// An inclusive range of ports, never empty.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PortRange {
-    first: u16,
-    last: u16,
-}
+/// A range of ports with both ends included; never empty.
+pub type PortRange = Range<u16>;
 
 /// The range would be empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -50,9 +48,6 @@ pub struct EmptyPortRange {
 }
 
 impl PortRange {
-    /// Every port of a protocol.
-    pub const ALL: Self = Self { first: 0, last: u16::MAX };
-
     /// Every port that a connection can be opened to.
     pub const FROM_ONE: Self = Self { first: 1, last: u16::MAX };
 
@@ -61,31 +56,7 @@ impl PortRange {
     /// # Errors
     /// When `last` is below `first`.
     pub fn new(first: u16, last: u16) -> Result<Self, EmptyPortRange> {
-        if first <= last { Ok(Self { first, last }) } else { Err(EmptyPortRange { first, last }) }
-    }
-
-    /// The range of one port.
-    #[must_use]
-    pub fn single(port: u16) -> Self {
-        Self { first: port, last: port }
-    }
-
-    /// The lowest port.
-    #[must_use]
-    pub fn first(self) -> u16 {
-        self.first
-    }
-
-    /// The highest port.
-    #[must_use]
-    pub fn last(self) -> u16 {
-        self.last
-    }
-
-    /// Whether `port` lies inside.
-    #[must_use]
-    pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
+        Self::between(first, last).ok_or(EmptyPortRange { first, last })
     }
 
     /// How many ports lie inside, 1 to 65,536.

@@ -17,7 +17,8 @@ use crate::direction::Direction;
 use crate::id::{ContentHasher, RulesetId, SetId};
 use crate::labels::Str;
 use crate::policy::{Namespaces, PodPeer};
-use crate::port::{PortRange, Protocol};
+use crate::port::Protocol;
+use crate::ranges::Ranges;
 use crate::selector::{Operator, Selector};
 use crate::tier::Tier;
 
@@ -200,7 +201,7 @@ impl Builder {
 
     fn ports(&mut self, allowed: &AllowSet) {
         let mut folded: BTreeSet<PodPort> = allowed.named.iter().flat_map(named_ports).collect();
-        let small = |union: &PeerUnion, ports: &BTreeMap<Protocol, Vec<PortRange>>| {
+        let small = |union: &PeerUnion, ports: &BTreeMap<Protocol, Ranges<u16>>| {
             let count: u32 = ports.values().flatten().map(|range| range.count()).sum();
             !union.pods.is_empty() && count <= FOLD_AT_MOST_PORTS
         };
@@ -213,7 +214,10 @@ impl Builder {
                 folded.extend(pods.iter().flat_map(|peer| numbered_ports(peer, ports)));
             }
             for (protocol, ranges) in ports {
-                self.peers(&TrafficMatch::Ports(*protocol, ranges.clone()), &rest);
+                self.peers(
+                    &TrafficMatch::Ports(*protocol, ranges.iter().copied().collect()),
+                    &rest,
+                );
             }
         }
         if !folded.is_empty() {
@@ -244,7 +248,7 @@ fn named_ports(
 
 fn numbered_ports(
     peer: &Arc<PodPeer>,
-    ports: &BTreeMap<Protocol, Vec<PortRange>>,
+    ports: &BTreeMap<Protocol, Ranges<u16>>,
 ) -> impl Iterator<Item = PodPort> {
     ports.iter().flat_map(move |(protocol, ranges)| {
         ranges.iter().flat_map(move |range| {

@@ -122,8 +122,7 @@ pub fn outside_difference(before: &Outside, after: &Outside) -> Vec<Piece> {
         for (here, is) in new.iter().filter(|(_, is)| is != was) {
             let addresses = there.intersection(here);
             if !addresses.is_empty() {
-                let known = found.entry((was, is)).or_default();
-                *known = known.union(&addresses);
+                found.entry((was, is)).or_default().add(&addresses);
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use super::atoms::{Atom, Atoms};
 use super::course::Course;
@@ -98,11 +97,11 @@ fn cut<K: Ord + Clone>(
                 rest = rest.difference(within);
                 let mut known = known.clone();
                 change(&mut known, piece);
-                join(&mut found, known, both);
+                join(&mut found, known, &both);
             }
         }
         if !rest.is_empty() {
-            join(&mut found, known, rest);
+            join(&mut found, known, &rest);
         }
     }
     found
@@ -112,19 +111,11 @@ fn cut<K: Ord + Clone>(
 fn each<K, L: Ord>(parts: Parts<K>, say: impl Fn(K) -> L) -> Parts<L> {
     let mut found = Parts::new();
     for (known, addresses) in parts {
-        join(&mut found, say(known), addresses);
+        join(&mut found, say(known), &addresses);
     }
     found
 }
 
-fn join<K: Ord>(parts: &mut Parts<K>, known: K, addresses: CidrSet) {
-    match parts.entry(known) {
-        Entry::Vacant(entry) => {
-            entry.insert(addresses);
-        }
-        Entry::Occupied(mut entry) => {
-            let both = entry.get().union(&addresses);
-            entry.insert(both);
-        }
-    }
+fn join<K: Ord>(parts: &mut Parts<K>, known: K, addresses: &CidrSet) {
+    parts.entry(known).or_default().add(addresses);
 }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::flow::Traffic;
 use crate::port::{PortRange, Protocol};
+use crate::ranges::Ranges;
 
-/// Destination ports of every protocol, and whether protocols without ports are among them.
+/// Destination ports of every protocol, and whether protocols without ports are in the set.
 ///
-/// Equal sets are equal values. Port 0 is none: nothing can be opened to it.
+/// Equal sets are equal values. No set has port 0: no connection can be opened to it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct PortSet {
-    /// Per protocol: ascending, disjoint, never adjacent, not empty.
-    ranges: BTreeMap<Protocol, Vec<PortRange>>,
+    /// No ranges are empty.
+    ranges: BTreeMap<Protocol, Ranges<u16>>,
     other: bool,
 }
 
@@ -19,8 +20,8 @@ impl PortSet {
     /// Every port of every protocol, and all protocols without ports.
     #[must_use]
     pub fn everything() -> Self {
-        let all = Protocol::ALL.into_iter().map(|protocol| (protocol, vec![ALL]));
-        Self { ranges: all.collect(), other: true }
+        let all = Protocol::ALL.map(|protocol| (protocol, PortRange::FROM_ONE.into()));
+        Self { ranges: all.into(), other: true }
     }
 
     /// The ports of one protocol.
@@ -31,7 +32,7 @@ impl PortSet {
         set
     }
 
-    /// What a flow asks for.
+    /// The protocol and port of a flow.
     #[must_use]
     pub fn of(traffic: Traffic) -> Self {
         match traffic {
@@ -40,36 +41,38 @@ impl PortSet {
         }
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set has neither ports nor protocols without ports.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty() && !self.other
     }
 
-    /// Whether everything is in it.
+    /// Whether the set equals [`PortSet::everything`].
     #[must_use]
     pub fn is_everything(&self) -> bool {
         self.other && Protocol::ALL.iter().all(|protocol| self.is_whole(*protocol))
     }
 
-    /// Whether every port of `protocol` is in it.
+    /// Whether the set has every port of `protocol`.
     #[must_use]
     pub fn is_whole(&self, protocol: Protocol) -> bool {
-        self.ranges.get(&protocol).is_some_and(|ranges| *ranges == [ALL])
+        self.ranges.get(&protocol).is_some_and(|ranges| ranges.is(PortRange::FROM_ONE))
     }
 
-    /// Whether protocols without ports (ICMP) are in it.
+    /// Whether the set has the protocols without ports (ICMP).
     #[must_use]
     pub fn has_other(&self) -> bool {
         self.other
     }
 
-    /// Whether a flow's protocol and port are in it.
+    /// Whether the set has a flow's protocol and port.
     #[must_use]
     pub fn contains(&self, traffic: Traffic) -> bool {
         match traffic {
             Traffic::Other => self.other,
-            Traffic::Port(protocol, port) => self.of_protocol(protocol).any(|r| r.contains(port)),
+            Traffic::Port(protocol, port) => {
+                self.ranges.get(&protocol).is_some_and(|ranges| ranges.contains(port))
+            }
         }
     }
 
@@ -80,95 +83,48 @@ impl PortSet {
 
     /// Adds ports of one protocol.
     pub fn insert(&mut self, protocol: Protocol, range: PortRange) {
-        let Ok(range) = PortRange::new(range.first().max(1), range.last()) else { return };
-        let ranges = self.ranges.entry(protocol).or_default();
-        ranges.push(range);
-        if ranges.len() > 1 {
-            *ranges = joined(std::mem::take(ranges));
+        if let Ok(range) = PortRange::new(range.first().max(1), range.last()) {
+            self.ranges.entry(protocol).or_default().insert(range);
         }
     }
 
-    /// Adds what is in `other`.
+    /// Adds the ports and protocols of another set.
     pub fn add(&mut self, other: &Self) {
         self.other |= other.other;
-        for (protocol, range) in other.iter() {
-            self.insert(protocol, range);
+        for (protocol, ranges) in &other.ranges {
+            self.ranges.entry(*protocol).or_default().add(ranges);
         }
     }
 
-    /// What is in either.
+    /// What is in this set, in `other` or in both.
     #[must_use]
     pub fn union(mut self, other: &Self) -> Self {
         self.add(other);
         self
     }
 
-    /// What is in both.
+    /// What is in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        let mut both = Self { other: self.other && other.other, ..Self::default() };
-        for (protocol, left) in self.iter() {
-            for right in other.of_protocol(protocol) {
-                let (first, last) =
-                    (left.first().max(right.first()), left.last().min(right.last()));
-                if let Ok(range) = PortRange::new(first, last) {
-                    both.insert(protocol, range);
-                }
-            }
-        }
-        both
+        let common = |(protocol, ranges): (&Protocol, &Ranges<u16>)| {
+            let ranges = ranges.intersection(other.ranges.get(protocol)?);
+            (!ranges.is_empty()).then_some((*protocol, ranges))
+        };
+        let ranges = self.ranges.iter().filter_map(common).collect();
+        Self { ranges, other: self.other && other.other }
     }
 
     /// What is in this set and not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        let mut rest = Self { other: self.other && !other.other, ..Self::default() };
-        for (protocol, range) in self.iter() {
-            let mut next = u32::from(range.first());
-            for cut in other.of_protocol(protocol).filter(|cut| cut.last() >= range.first()) {
-                if cut.first() > range.last() {
-                    break;
-                }
-                push(&mut rest, protocol, next, u32::from(cut.first()));
-                next = next.max(u32::from(cut.last()) + 1);
-            }
-            push(&mut rest, protocol, next, u32::from(range.last()) + 1);
-        }
-        rest
+        let rest = |(protocol, ranges): (&Protocol, &Ranges<u16>)| {
+            let cut = other.ranges.get(protocol);
+            let ranges = cut.map_or_else(|| ranges.clone(), |cut| ranges.difference(cut));
+            (!ranges.is_empty()).then_some((*protocol, ranges))
+        };
+        let ranges = self.ranges.iter().filter_map(rest).collect();
+        Self { ranges, other: self.other && !other.other }
     }
-
-    fn of_protocol(&self, protocol: Protocol) -> impl Iterator<Item = PortRange> {
-        self.ranges.get(&protocol).into_iter().flatten().copied()
-    }
-}
-
-const ALL: PortRange = PortRange::FROM_ONE;
-
-/// Adds the ports from `first` up to, and without, `end`.
-fn push(set: &mut PortSet, protocol: Protocol, first: u32, end: u32) {
-    let bounds = (u16::try_from(first), u16::try_from(end.saturating_sub(1)));
-    if let ((Ok(first), Ok(last)), true) = (bounds, first < end)
-        && let Ok(range) = PortRange::new(first, last)
-    {
-        set.insert(protocol, range);
-    }
-}
-
-/// The same ports as ascending ranges that do not touch.
-fn joined(mut ranges: Vec<PortRange>) -> Vec<PortRange> {
-    ranges.sort_unstable();
-    let mut result: Vec<PortRange> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        if let Some(open) = result.last_mut()
-            && u32::from(range.first()) <= u32::from(open.last()) + 1
-            && let Ok(longer) = PortRange::new(open.first(), open.last().max(range.last()))
-        {
-            *open = longer;
-        } else {
-            result.push(range);
-        }
-    }
-    result
 }
 
 #[cfg(test)]
