@@ -4,18 +4,14 @@
 //! a part that could not be understood is still here, as a value that matches nothing, so that
 //! rules keep the numbers that their author sees.
 
-use std::borrow::Cow;
-use std::net::IpAddr;
-use std::sync::LazyLock;
-
-use ipnet::IpNet;
+mod rule;
 
 use crate::direction::{Direction, PerDirection};
 use crate::labels::Str;
 use crate::object::{Kind, ObjectRef};
-use crate::port::{PortRange, Protocol};
 use crate::selector::Selector;
 use crate::tier::{Action, Mode, Tier};
+pub use rule::{IpBlock, Namespaces, Peer, Peers, PodPeer, PortMatch, Ports, Rule, dns_rule};
 
 /// A policy of any kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -280,141 +276,3 @@ impl Policy {
 
 /// The number of the rule that `allowDNS` adds: the written ones count from 1.
 pub const ALLOW_DNS: usize = 0;
-
-/// Where NodeLocal DNSCache listens on each node, as its manifest has it.
-const NODE_LOCAL_DNS: [u8; 4] = [169, 254, 20, 10];
-
-/// UDP and TCP 53 to the pods of `kube-system` that are labelled as cluster DNS (`k8s-app:
-/// kube-dns`, which CoreDNS has too), and to NodeLocal DNSCache.
-#[must_use]
-pub fn dns_rule() -> &'static Rule {
-    static RULE: LazyLock<Rule> = LazyLock::new(|| {
-        let pods = PodPeer {
-            namespaces: Namespaces::Named("kube-system".into()),
-            pods: Selector::label("k8s-app", "kube-dns"),
-        };
-        let local = IpBlock { cidr: IpAddr::from(NODE_LOCAL_DNS).into(), except: Vec::new() };
-        let ports = [Protocol::Udp, Protocol::Tcp];
-        let ports = ports.map(|protocol| PortMatch::Numbers(protocol, PortRange::single(53)));
-        Rule {
-            peers: Peers::Listed(vec![Peer::Pods(pods), Peer::Block(local)]),
-            ports: Ports::Listed(ports.into()),
-        }
-    });
-    &RULE
-}
-
-/// One ingress or egress rule: admits what one of the peers and one of the ports match.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Rule {
-    /// The other side of the connection (`from` or `to`).
-    pub peers: Peers,
-    /// The destination ports.
-    pub ports: Ports,
-}
-
-impl Rule {
-    /// The rule for pods of `namespace`: [`Namespaces::Own`] becomes that.
-    #[must_use]
-    pub fn in_namespace(&self, namespace: &Str) -> Cow<'_, Self> {
-        if !self.depends_on_namespace() {
-            return Cow::Borrowed(self);
-        }
-        let mut rule = self.clone();
-        if let Peers::Listed(peers) = &mut rule.peers {
-            for peer in peers {
-                if let Peer::Pods(PodPeer { namespaces: own @ Namespaces::Own, .. }) = peer {
-                    *own = Namespaces::Named(namespace.clone());
-                }
-            }
-        }
-        Cow::Owned(rule)
-    }
-
-    fn depends_on_namespace(&self) -> bool {
-        let Peers::Listed(peers) = &self.peers else { return false };
-        let own =
-            |peer: &Peer| matches!(peer, Peer::Pods(PodPeer { namespaces: Namespaces::Own, .. }));
-        peers.iter().any(own)
-    }
-}
-
-/// The peers of a rule.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Peers {
-    /// A missing or empty `from`/`to`: every address, external ones included.
-    Any,
-    /// One of these.
-    Listed(Vec<Peer>),
-}
-
-/// The ports of a rule.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Ports {
-    /// Missing or empty `ports`: every port of every protocol, and protocols without ports.
-    Any,
-    /// One of these.
-    Listed(Vec<PortMatch>),
-}
-
-/// One item of `from` or `to`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Peer {
-    /// Pods by labels. Never matches external addresses, nodes or hostNetwork pods.
-    Pods(PodPeer),
-    /// Addresses, those of pods included.
-    Block(IpBlock),
-    /// Nodes by labels, with the hostNetwork pods on them; only in a ClusterNetworkPolicy's egress.
-    Nodes(Selector),
-    /// Could not be understood: matches nothing.
-    Invalid,
-}
-
-/// Pods by the labels of their namespace and their own: both must match.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PodPeer {
-    /// In which namespaces.
-    pub namespaces: Namespaces,
-    /// Which pods there.
-    pub pods: Selector,
-}
-
-/// Which namespaces a peer's pods are taken from.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Namespaces {
-    /// One by name: the policy's own, when there is no `namespaceSelector`.
-    Named(Str),
-    /// Those whose labels match. A namespace that is not known matches where all are meant.
-    Selected(Selector),
-    /// That of the pod which the policy isolates: see [`Rule::in_namespace`]. Matches nothing by
-    /// itself.
-    Own,
-}
-
-/// An `ipBlock`: inside `cidr` and inside none of `except`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct IpBlock {
-    /// The block, host bits cleared.
-    pub cidr: IpNet,
-    /// What is taken out of it.
-    pub except: Vec<IpNet>,
-}
-
-impl IpBlock {
-    /// Whether the block admits `address`. IPv4 blocks never contain IPv6 addresses.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.cidr.contains(&address) && !self.except.iter().any(|net| net.contains(&address))
-    }
-}
-
-/// One item of `ports`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum PortMatch {
-    /// Destination ports by number; a missing `port` is [`PortRange::ALL`].
-    Numbers(Protocol, PortRange),
-    /// A container port by name, resolved on each destination pod.
-    Named(Protocol, Str),
-    /// Could not be understood: matches nothing.
-    Invalid,
-}
