@@ -1,8 +1,7 @@
 //! The specification of all tiers read naively: one flow, every policy, every rule.
 //!
-//! Shares no code with the compiler, so that each can be tested against the other: not even
-//! [`Policy::effective`](crate::policy::Policy::effective), which it reads from the specification a
-//! second time. It is not fast.
+//! This code is independent of the compiler, so that tests can compare the two. They share
+//! [`Policy::effective`], the rules of one policy as they apply to a pod. It is not fast.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +12,7 @@ use crate::flow::{Endpoint, Flow, Traffic};
 use crate::model::Pod;
 use crate::object::ObjectRef;
 use crate::policy::{
-    ALLOW_DNS, Body, Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Selected, dns_rule,
+    ALLOW_DNS, EffectiveRule, Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Selected,
 };
 use crate::tier::{Action, Tier, View};
 use crate::world::World;
@@ -159,34 +158,12 @@ pub(crate) fn reading<'w>(
         if selected == Selected::No {
             continue;
         }
-        let name = |rule| RuleRef { policy: policy.name.clone(), rule };
-        match &policy.body {
-            Body::Ordered { rules, .. } => {
-                for (at, rule) in rules.get(direction).iter().enumerate() {
-                    let action = match (selected, rule.action) {
-                        // Whether it is about this pod is not known: it opens nothing.
-                        (Selected::Unsure, Action::Accept) => continue,
-                        (Selected::Unsure, Action::Pass) => Action::Deny,
-                        (_, action) => action,
-                    };
-                    reading.rules.push((name(at + 1), action, Cow::Borrowed(&rule.rule)));
-                }
-            }
-            Body::Isolating { rules, allow_dns } => {
-                let Some(rules) = rules.get(direction) else { continue };
-                reading.isolated_by.push(policy.name.clone());
-                if selected == Selected::Unsure {
-                    continue;
-                }
-                for (at, rule) in rules.iter().enumerate() {
-                    let rule = rule.in_namespace(&pod.key.namespace);
-                    reading.rules.push((name(at + 1), Action::Accept, rule));
-                }
-                if *allow_dns && direction == Direction::Egress {
-                    let rule = Cow::Borrowed(dns_rule());
-                    reading.rules.push((name(ALLOW_DNS), Action::Accept, rule));
-                }
-            }
+        if policy.isolates(direction) {
+            reading.isolated_by.push(policy.name.clone());
+        }
+        for EffectiveRule { number, action, rule } in policy.effective(direction, selected) {
+            let name = RuleRef { policy: policy.name.clone(), rule: number };
+            reading.rules.push((name, action, rule.in_namespace(&pod.key.namespace)));
         }
     }
     reading

@@ -276,3 +276,43 @@ impl Policy {
 
 /// The number of the rule that `allowDNS` adds: the written ones count from 1.
 pub const ALLOW_DNS: usize = 0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number and action of each rule that applies to a pod, for egress.
+    fn effective(policy: &Policy, selected: Selected) -> Vec<(usize, Action)> {
+        let rules = policy.effective(Direction::Egress, selected);
+        rules.map(|found| (found.number, found.action)).collect()
+    }
+
+    fn everything() -> Rule {
+        Rule { peers: Peers::Any, ports: Ports::Any }
+    }
+
+    #[test]
+    fn ordered_rules_of_a_policy_that_may_select_a_pod_allow_nothing() {
+        let actions = [Action::Accept, Action::Pass, Action::Deny];
+        let rules = actions.map(|action| OrderedRule { action, rule: everything() });
+        let rules = PerDirection { ingress: Vec::new(), egress: rules.into() };
+        let policy =
+            Policy::cluster_network_policy("a", (Tier::Admin, 1), Subject::unknown(), rules);
+        let written = [(1, Action::Accept), (2, Action::Pass), (3, Action::Deny)];
+        assert_eq!(effective(&policy, Selected::Yes), written);
+        assert_eq!(effective(&policy, Selected::Unsure), [(2, Action::Deny), (3, Action::Deny)]);
+        assert_eq!(effective(&policy, Selected::No), []);
+    }
+
+    #[test]
+    fn an_isolating_policy_that_may_select_a_pod_allows_nothing() {
+        let rules = PerDirection { ingress: None, egress: Some(vec![everything()]) };
+        let policy = Policy::cluster_default("a", Subject::unknown(), rules, true);
+        let written = [(1, Action::Accept), (ALLOW_DNS, Action::Accept)];
+        assert_eq!(effective(&policy, Selected::Yes), written);
+        for selected in [Selected::Unsure, Selected::No] {
+            assert_eq!(effective(&policy, selected), []);
+        }
+        assert_eq!(policy.effective(Direction::Ingress, Selected::Yes).count(), 0);
+    }
+}
