@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::IpAddr;
 
 use crate::direction::Direction;
 use crate::flow::{Endpoint, Flow, Traffic};
@@ -170,8 +169,8 @@ pub(crate) fn reading<'w>(
 }
 
 fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decision {
-    let (subject, peer) = sides(flow, direction);
-    let Some(pod) = participant(world, subject) else { return Decision::exempt(Reason::NoSubject) };
+    let (subject, peer) = flow.sides(direction);
+    let Some(pod) = world.participant(subject) else { return Decision::exempt(Reason::NoSubject) };
     if let Some(reason) = exemption(world, pod, peer, direction) {
         return Decision::exempt(reason);
     }
@@ -227,24 +226,6 @@ pub(crate) fn ordered_rule_matches(
     matching.any(|matches| matches)
 }
 
-/// The subject and the peer of a direction.
-pub(crate) fn sides(flow: &Flow, direction: Direction) -> (&Endpoint, &Endpoint) {
-    match direction {
-        Direction::Ingress => (&flow.destination, &flow.source),
-        Direction::Egress => (&flow.source, &flow.destination),
-    }
-}
-
-/// The pod behind an endpoint, when it can be subject and peer.
-pub(crate) fn participant<'w>(world: &'w World, endpoint: &Endpoint) -> Option<&'w Pod> {
-    match endpoint {
-        Endpoint::Pod(key, _) => {
-            world.pods().get(key).map(AsRef::as_ref).filter(|p| p.takes_part())
-        }
-        Endpoint::Node(..) | Endpoint::External(_) => None,
-    }
-}
-
 fn exemption(
     world: &World,
     subject: &Pod,
@@ -287,7 +268,7 @@ pub(crate) fn peer_admits(world: &World, item: &Peer, peer: &Endpoint) -> bool {
             }
             Endpoint::Pod(..) | Endpoint::External(_) => false,
         },
-        Peer::Pods(item) => participant(world, peer).is_some_and(|pod| {
+        Peer::Pods(item) => world.participant(peer).is_some_and(|pod| {
             let in_namespace = match &item.namespaces {
                 Namespaces::Named(name) => *name == pod.key.namespace,
                 Namespaces::Selected(selector) => {
@@ -312,19 +293,11 @@ pub(crate) fn port_admits(world: &World, item: &PortMatch, flow: &Flow) -> bool 
         PortMatch::Named(wanted, name) => {
             // The name is looked up on the destination, whichever side the policy selects.
             *wanted == protocol
-                && participant(world, &flow.destination).is_some_and(|pod| {
+                && world.participant(&flow.destination).is_some_and(|pod| {
                     pod.ports.iter().any(|port| {
                         port.name == *name && port.protocol == protocol && port.number == number
                     })
                 })
         }
-    }
-}
-
-impl World {
-    /// The flow between two addresses, each standing for whoever owns it.
-    #[must_use]
-    pub fn flow(&self, source: IpAddr, destination: IpAddr, traffic: Traffic) -> Flow {
-        Flow { source: self.endpoint(source), destination: self.endpoint(destination), traffic }
     }
 }

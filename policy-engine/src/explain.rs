@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 
 use crate::direction::Direction;
-use crate::evaluate::{
-    Decision, RuleRef, Verdict, evaluate_as, participant, peer_admits, port_admits, reading, sides,
-};
+use crate::evaluate::{Decision, RuleRef, Verdict, evaluate_as, peer_admits, port_admits, reading};
 use crate::flow::{Endpoint, Flow, Traffic};
 use crate::labels::{Labels, Str};
 use crate::model::NamedPort;
@@ -132,8 +130,8 @@ fn near_misses(
     view: View,
     decision: &Decision,
 ) -> Vec<NearMiss> {
-    let (subject, peer) = sides(flow, direction);
-    let Some(pod) = participant(world, subject) else { return Vec::new() };
+    let (subject, peer) = flow.sides(direction);
+    let Some(pod) = world.participant(subject) else { return Vec::new() };
     let Some(tier) = decision.tier.filter(|_| !decision.is_allowed()) else { return Vec::new() };
     // Of ordered rules, those that would have come before the one that denies.
     let candidates = reading(world, pod, direction, tier, view)
@@ -211,7 +209,7 @@ fn peer_miss(world: &World, item: &Peer, peer: &Endpoint) -> PeerMiss {
         Peer::Nodes(selector) => return node_miss(world, selector, peer),
         Peer::Pods(item) => item,
     };
-    let Some(pod) = participant(world, peer) else { return PeerMiss::NotAPod };
+    let Some(pod) = world.participant(peer) else { return PeerMiss::NotAPod };
     match &item.namespaces {
         Namespaces::Named(name) if *name != pod.key.namespace => {
             return PeerMiss::OtherNamespace { wanted: name.clone() };
@@ -264,7 +262,7 @@ fn port_miss(world: &World, item: &PortMatch, flow: &Flow) -> PortMiss {
         }
         PortMatch::Numbers(_, range) => PortMiss::OutsideRange(*range),
         PortMatch::Named(_, name) => {
-            let pod = participant(world, &flow.destination);
+            let pod = world.participant(&flow.destination);
             let had: Vec<NamedPort> = pod.map(|pod| pod.ports.clone()).unwrap_or_default();
             let same = had.iter().filter(|port| port.name == *name && port.protocol == protocol);
             let numbers: Vec<u16> = same.map(|port| port.number).collect();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::direction::Direction;
 use crate::labels::Str;
 use crate::model::PodKey;
 use crate::port::Protocol;
@@ -16,6 +17,17 @@ pub struct Flow {
     pub destination: Endpoint,
     /// With which protocol and port.
     pub traffic: Traffic,
+}
+
+impl Flow {
+    /// The endpoint whose policies restrict `direction`, and its peer.
+    #[must_use]
+    pub fn sides(&self, direction: Direction) -> (&Endpoint, &Endpoint) {
+        match direction {
+            Direction::Ingress => (&self.destination, &self.source),
+            Direction::Egress => (&self.source, &self.destination),
+        }
+    }
 }
 
 /// One side of a flow.

@@ -53,6 +53,14 @@ pub struct Pod {
     pub created: i64,
 }
 
+impl Pod {
+    /// Whether policies can select and match the pod: it has, or will have, an address of its own.
+    #[must_use]
+    pub fn takes_part(&self) -> bool {
+        !self.host_network && self.life != Life::Finished
+    }
+}
+
 /// Where a pod stands in its life.
 ///
 /// The order tells who owns an address that two pods claim: the greater.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::flow::Endpoint;
+use crate::flow::{Endpoint, Flow, Traffic};
 use crate::labels::Str;
 use crate::model::{Change, Life, Namespace, Node, Pod, PodKey};
 use crate::object::ObjectRef;
@@ -239,6 +239,23 @@ impl World {
         }
     }
 
+    /// The pod behind an endpoint, when policies can select and match it.
+    #[must_use]
+    pub fn participant(&self, endpoint: &Endpoint) -> Option<&Pod> {
+        match endpoint {
+            Endpoint::Pod(key, _) => {
+                self.pods.get(key).map(AsRef::as_ref).filter(|pod| pod.takes_part())
+            }
+            Endpoint::Node(..) | Endpoint::External(_) => None,
+        }
+    }
+
+    /// The flow between two addresses, each standing for the pod, node or external host that has it.
+    #[must_use]
+    pub fn flow(&self, source: IpAddr, destination: IpAddr, traffic: Traffic) -> Flow {
+        Flow { source: self.endpoint(source), destination: self.endpoint(destination), traffic }
+    }
+
     fn set_claims(&mut self, key: &PodKey, present: bool) {
         let Some(pod) = self.pods.get(key).cloned() else { return };
         if pod.life == Life::Finished {
@@ -267,14 +284,6 @@ impl World {
         if claims.is_empty() {
             self.claims.remove(&address);
         }
-    }
-}
-
-impl Pod {
-    /// Whether the pod can be subject and peer: it has, or will have, an address of its own.
-    #[must_use]
-    pub fn takes_part(&self) -> bool {
-        !self.host_network && self.life != Life::Finished
     }
 }
 

@@ -8,7 +8,7 @@
 use super::Engine;
 use super::tiers::SelectedPolicy;
 use crate::direction::Direction;
-use crate::evaluate::{RuleRef, ordered_rule_matches, participant, sides};
+use crate::evaluate::{RuleRef, ordered_rule_matches};
 use crate::explain::near_miss;
 use crate::flow::{Endpoint, Flow};
 use crate::model::Pod;
@@ -47,7 +47,7 @@ impl Engine {
     /// Takes as long as it takes to look up the flow's addresses, and a bounded effort.
     #[must_use]
     pub fn blame(&self, flow: &Flow, direction: Direction, view: View) -> Option<Blame> {
-        let (subject, peer) = sides(flow, direction);
+        let (subject, peer) = flow.sides(direction);
         let (address, other) = (subject.address()?, peer.address()?);
         let tier = match view {
             View::Enforced => self.compiled.denied_by(direction, address, other, flow.traffic),
@@ -136,7 +136,7 @@ impl<'e> Search<'e> {
 
     /// `None` when a rule is too much for what is left: then the search ends.
     fn look_at(&mut self, rule: &Rule) -> Option<()> {
-        let destination = participant(&self.engine.world, &self.flow.destination);
+        let destination = self.engine.world.participant(&self.flow.destination);
         let named_ports = destination.map_or(0, |pod| pod.ports.len());
         self.spend(effort(rule, named_ports, self.left))
     }
