@@ -1,4 +1,4 @@
-//! The peers that rules mention, each once by number, and which of them match a pod.
+//! The peers that rules mention, each numbered once, and which of them match a pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,10 +13,10 @@ use crate::world::World;
 /// The number of a [`PodPeer`], node selector or [`IpBlock`] in [`Atoms`].
 pub(super) type AtomId = usize;
 
-/// One kind of peer that a rule matches.
+/// A peer that a rule mentions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Atom {
-    /// Every address, and every pod.
+    /// Every address and every pod.
     Any,
     /// Pods by labels.
     Pods(AtomId),
@@ -32,7 +32,7 @@ pub(super) struct Atoms {
     pods: Interned<PodPeer>,
     nodes: Interned<Selector>,
     blocks: Interned<IpBlock>,
-    /// Names of ports that egress rules ask their destinations for.
+    /// The port names that egress rules mention.
     names: BTreeSet<(Protocol, Str)>,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Atoms {
 #[derive(Debug)]
 pub(super) struct Interned<T> {
     by_value: BTreeMap<T, usize>,
-    pub(super) values: Vec<T>,
+    values: Vec<T>,
 }
 
 impl<T> Default for Interned<T> {
@@ -50,6 +50,7 @@ impl<T> Default for Interned<T> {
 }
 
 impl<T: Ord + Clone> Interned<T> {
+    /// The number of a value: a new one when the value has none yet.
     pub(super) fn number(&mut self, value: &T) -> usize {
         if let Some(number) = self.by_value.get(value) {
             return *number;
@@ -57,6 +58,16 @@ impl<T: Ord + Clone> Interned<T> {
         self.values.push(value.clone());
         self.by_value.insert(value.clone(), self.values.len() - 1);
         self.values.len() - 1
+    }
+
+    /// The value of a number that [`Interned::number`] returned.
+    pub(super) fn get(&self, number: usize) -> &T {
+        self.values.get(number).expect("the number comes from this table")
+    }
+
+    /// All values by number.
+    pub(super) fn into_values(self) -> Vec<T> {
+        self.values
     }
 }
 
@@ -77,29 +88,29 @@ impl Atoms {
         }
     }
 
-    /// Notes that an egress rule asks its destinations for these names.
-    pub(super) fn ask(&mut self, names: &BTreeSet<(Protocol, Str)>) {
+    /// Records that an egress rule mentions these port names.
+    pub(super) fn mention(&mut self, names: &BTreeSet<(Protocol, Str)>) {
         self.names.extend(names.iter().cloned());
     }
 
-    /// The named ports that some egress rule asks for.
-    pub(super) fn asked_for(&self, ports: &[NamedPort]) -> Vec<NamedPort> {
-        let asked = |port: &&NamedPort| self.names.contains(&(port.protocol, port.name.clone()));
-        ports.iter().filter(asked).cloned().collect()
+    /// Those of a pod's named ports that some egress rule mentions.
+    pub(super) fn mentioned(&self, ports: &[NamedPort]) -> Vec<NamedPort> {
+        let known = |port: &&NamedPort| self.names.contains(&(port.protocol, port.name.clone()));
+        ports.iter().filter(known).cloned().collect()
     }
 
     /// A block by number.
-    pub(super) fn block(&self, id: AtomId) -> Option<&IpBlock> {
-        self.blocks.values.get(id)
+    pub(super) fn block(&self, id: AtomId) -> &IpBlock {
+        self.blocks.get(id)
     }
 
     /// A selector of nodes by number.
-    pub(super) fn nodes(&self, id: AtomId) -> Option<&Selector> {
-        self.nodes.values.get(id)
+    pub(super) fn nodes(&self, id: AtomId) -> &Selector {
+        self.nodes.get(id)
     }
 
-    /// The blocks that hold `address`, ascending. None holds a pod without one, not even
-    /// `0.0.0.0/0`: a workload that is not running yet.
+    /// The blocks that contain `address`, ascending. No block, not even `0.0.0.0/0`, contains a pod
+    /// without an address: a workload that is not running yet.
     pub(super) fn blocks_with(&self, address: Option<IpAddr>) -> Vec<AtomId> {
         let Some(address) = address else { return Vec::new() };
         let numbered = self.blocks.values.iter().enumerate();
@@ -107,13 +118,13 @@ impl Atoms {
     }
 }
 
-/// Finds the pod peers that match a pod, matching equal labels of a namespace once.
+/// Finds the pod peers that match a pod. Equal labels in one namespace are matched once.
 pub(super) struct Matcher<'a> {
     world: &'a World,
     atoms: &'a Atoms,
     named: BTreeMap<&'a Str, Vec<AtomId>>,
     selected: Vec<AtomId>,
-    /// The keys that some pod selector mentions: labels are cut down to these.
+    /// The keys that pod selectors mention; only labels with these keys are looked at.
     keys: BTreeSet<&'a Str>,
     found: BTreeMap<(Str, Labels), Vec<AtomId>>,
 }
@@ -127,7 +138,7 @@ impl<'a> Matcher<'a> {
             match &peer.namespaces {
                 Namespaces::Named(name) => named.entry(name).or_default().push(id),
                 Namespaces::Selected(_) => selected.push(id),
-                // Rules are asked for by namespace: there is none left.
+                // `Rule::in_namespace` has replaced it.
                 Namespaces::Own => {}
             }
         }
@@ -141,15 +152,15 @@ impl<'a> Matcher<'a> {
         if let Some(found) = self.found.get(&key) {
             return found.clone();
         }
-        let peers = &self.atoms.pods.values;
-        let of_pods = |id: &AtomId| peers.get(*id).is_some_and(|peer| peer.pods.matches(labels));
+        let peers = &self.atoms.pods;
+        let of_pods = |id: &AtomId| peers.get(*id).pods.matches(labels);
         let known = self.world.namespaces().get(namespace).map(|found| &found.labels);
-        let selects = |id: &AtomId| match peers.get(*id).map(|peer| &peer.namespaces) {
-            // A namespace that is not known matches where all are meant.
-            Some(Namespaces::Selected(selector)) => {
+        let selects = |id: &AtomId| match &peers.get(*id).namespaces {
+            // `{}` selects every namespace, also one that is not known yet.
+            Namespaces::Selected(selector) => {
                 selector.is_everything() || known.is_some_and(|l| selector.matches(l))
             }
-            Some(Namespaces::Named(_) | Namespaces::Own) | None => false,
+            Namespaces::Named(_) | Namespaces::Own => false,
         };
         let named = self.named.get(namespace).into_iter().flatten().filter(|id| of_pods(id));
         let selected = self.selected.iter().filter(|id| of_pods(id) && selects(id));

@@ -3,15 +3,54 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Class;
 use super::atoms::{AtomId, Atoms, Matcher};
 use super::rules::{Rules, RulesId, Stage};
 use super::subjects::Subjects;
 use crate::cidr::Family;
-use crate::direction::PerDirection;
+use crate::direction::{Direction, PerDirection};
 use crate::model::{NamedPort, Pod, PodKey};
-use crate::tier::View;
+use crate::tier::{Tier, View};
 use crate::world::World;
+
+/// The number of a class, from 0, in [`Reach::classes`](super::Reach::classes).
+pub type ClassId = usize;
+
+/// Pods that no policy tells apart: all of them can connect to the same peers, and the same peers
+/// can connect to them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Class {
+    /// The pods by name; never empty.
+    pub pods: Vec<PodKey>,
+    pub(super) rules: PerDirection<RulesId>,
+    isolated_by: PerDirection<Option<Tier>>,
+    /// The pod peers that match these pods, ascending.
+    pub(super) peers: Vec<AtomId>,
+    /// One address of each kind that policies tell apart, of the first pod; `None` in place of an
+    /// address for a pod without one.
+    pub(super) addresses: Vec<Option<IpAddr>>,
+    /// The named ports that egress rules mention.
+    pub(super) ports: Vec<NamedPort>,
+}
+
+impl Class {
+    /// Whether the pods are isolated in `direction`: see [`Class::isolated_by`].
+    #[must_use]
+    pub fn is_isolated(&self, direction: Direction) -> bool {
+        self.isolated_by(direction).is_some()
+    }
+
+    /// The tier that isolates the pods in `direction`, NetworkPolicy or Default: it denies what
+    /// neither its rules nor those of a tier above allow. A ClusterNetworkPolicy never isolates,
+    /// whatever its rules deny.
+    #[must_use]
+    pub fn isolated_by(&self, direction: Direction) -> Option<Tier> {
+        *self.isolated_by.get(direction)
+    }
+
+    pub(super) fn rules(&self, direction: Direction) -> RulesId {
+        *self.rules.get(direction)
+    }
+}
 
 /// What the pods of one class have in common.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -20,9 +59,10 @@ struct Content {
     rules: PerDirection<RulesId>,
     /// The pod peers that match.
     peers: Vec<AtomId>,
-    /// Per address: its family, and the blocks that hold it. One without either: no address.
+    /// For each address its family and the blocks that contain it; one item with neither for pods
+    /// without an address.
     addresses: Vec<(Option<Family>, Vec<AtomId>)>,
-    /// The named ports that egress rules ask for.
+    /// The named ports that egress rules mention.
     ports: Vec<NamedPort>,
 }
 
@@ -34,12 +74,12 @@ pub(super) struct Classified {
     pub(super) classes: Vec<Class>,
 }
 
-/// Puts every pod that can be subject and peer into its class.
+/// Puts every pod that policies can select and match into its class.
 pub(super) fn classify(world: &World, view: View) -> Classified {
     let pods: Vec<&Pod> =
         world.pods().values().map(AsRef::as_ref).filter(|pod| pod.takes_part()).collect();
     let mut subjects = Subjects::new(world, view);
-    // All first: the rules of the last pod may still mention new peers.
+    // The rules of all pods come first: those of the last pod may still mention new peers.
     let rules: Vec<PerDirection<RulesId>> = pods.iter().map(|pod| subjects.rules(pod)).collect();
     let Subjects { atoms, stages, rules: all_rules, .. } = subjects;
 
@@ -62,28 +102,20 @@ pub(super) fn classify(world: &World, view: View) -> Classified {
             rules,
             peers: matcher.matching(&pod.key.namespace, &pod.labels),
             addresses: signature,
-            ports: atoms.asked_for(&pod.ports),
+            ports: atoms.mentioned(&pod.ports),
         };
         let class = found.entry(content).or_insert_with(|| (Vec::new(), representatives));
         class.0.push(pod.key.clone());
     }
-    let (stages, rules) = (stages.values, all_rules.values);
-    let mut classes: Vec<Class> =
-        found.into_iter().map(|found| class(found, &stages, &rules)).collect();
+    let (stages, rules) = (stages.into_values(), all_rules.into_values());
+    let class = |(content, (pods, addresses)): (Content, _)| {
+        let Content { rules: of_class, peers, ports, .. } = content;
+        let isolated_by =
+            of_class.map(|id| rules[id].last().and_then(|id| stages[*id].isolating()));
+        Class { pods, rules: of_class, isolated_by, peers, addresses, ports }
+    };
+    let mut classes: Vec<Class> = found.into_iter().map(class).collect();
     // In the order in which a reader meets the pods.
     classes.sort_by(|left, right| left.pods.cmp(&right.pods));
     Classified { atoms, stages, rules, classes }
-}
-
-fn class(
-    (content, (pods, addresses)): (Content, (Vec<PodKey>, Vec<Option<IpAddr>>)),
-    stages: &[Stage],
-    all_rules: &[Rules],
-) -> Class {
-    let Content { rules, peers, ports, .. } = content;
-    let isolated_by = rules.map(|id| {
-        let last = all_rules.get(id)?.last()?;
-        stages.get(*last)?.isolating()
-    });
-    Class { pods, rules, isolated_by, peers, addresses, ports }
 }

@@ -1,39 +1,32 @@
-//! What becomes of all ports of one peer, as they pass from stage to stage.
-//!
-//! ```text
-//! asked ── Accept ─► allowed          asked ── isolated ─► allowed, the rest denied
-//!       ── Deny ───► (gone)
-//!       ── Pass ───► passed ─┐ end of the tier
-//!       ── no match ─────────┴► asked by the next stage … at the end: allowed
-//! ```
+//! The ports of one peer on their way through the stages of a pod's rules.
 
 use super::ports::PortSet;
 use crate::tier::Action;
 
-/// Where the ports are: each is in one of the sets, or denied.
+/// What is known of each port so far. A port in none of the sets is denied.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Course {
     pub(super) allowed: PortSet,
-    /// What the next step is asked about.
-    pub(super) asked: PortSet,
-    /// What has left the tier.
+    /// The ports that the next step decides about.
+    pub(super) undecided: PortSet,
+    /// The ports that the current tier passed on to the next one.
     passed: PortSet,
 }
 
 impl Course {
-    /// Before the first stage.
+    /// All ports before the first stage.
     pub(super) fn start() -> Self {
         let (allowed, passed) = (PortSet::default(), PortSet::default());
-        Self { allowed, asked: PortSet::everything(), passed }
+        Self { allowed, undecided: PortSet::everything(), passed }
     }
 
-    /// A step that matches on `ports`.
+    /// Applies a step that matches on `ports`.
     pub(super) fn step(&mut self, action: Action, ports: &PortSet) {
-        let matched = self.asked.intersection(ports);
+        let matched = self.undecided.intersection(ports);
         if matched.is_empty() {
             return;
         }
-        self.asked = self.asked.difference(&matched);
+        self.undecided = self.undecided.difference(&matched);
         match action {
             Action::Accept => self.allowed.add(&matched),
             Action::Pass => self.passed.add(&matched),
@@ -41,20 +34,20 @@ impl Course {
         }
     }
 
-    /// The end of an ordered tier.
+    /// Ends an ordered tier: the next tier decides about the ports that were passed on.
     pub(super) fn leave(&mut self) {
-        self.asked.add(&std::mem::take(&mut self.passed));
+        self.undecided.add(&std::mem::take(&mut self.passed));
     }
 
-    /// An isolating tier that admits `ports`.
+    /// Applies an isolating tier that allows `ports`.
     pub(super) fn isolate(&mut self, ports: &PortSet) {
-        let asked = std::mem::take(&mut self.asked);
-        self.allowed.add(&asked.intersection(ports));
+        let undecided = std::mem::take(&mut self.undecided);
+        self.allowed.add(&undecided.intersection(ports));
     }
 
-    /// What is allowed after the last stage.
+    /// The ports that are allowed after the last stage.
     pub(super) fn end(mut self) -> PortSet {
-        self.allowed.add(&self.asked);
+        self.allowed.add(&self.undecided);
         self.allowed
     }
 }

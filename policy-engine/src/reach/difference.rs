@@ -1,4 +1,4 @@
-//! What differs between the reachability of two worlds, for all pods at once.
+//! The differences between the reachability of two worlds, for all pods at once.
 //!
 //! ```text
 //! groups: pods of one class before AND of one class after
@@ -8,7 +8,10 @@
 use std::collections::BTreeMap;
 
 use super::atoms::Interned;
-use super::{ClassId, Outside, PortSet, Reach};
+use super::classes::ClassId;
+use super::external::Outside;
+use super::ports::PortSet;
+use super::query::Reach;
 use crate::cidr::CidrSet;
 use crate::direction::Direction;
 use crate::model::PodKey;
@@ -16,42 +19,42 @@ use crate::model::PodKey;
 /// The number of a group, from 0, in [`Difference::groups`].
 pub type GroupId = usize;
 
-/// Pods that no policy tells apart, neither before nor after.
+/// Pods that no policy tells apart, in neither of the two worlds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
     /// The pods by name; never empty.
     pub pods: Vec<PodKey>,
-    /// Their class before; `None`: they were not there.
+    /// Their class before; `None` when they did not exist.
     pub before: Option<ClassId>,
-    /// Their class after; `None`: they are not there any more.
+    /// Their class after; `None` when they no longer exist.
     pub after: Option<ClassId>,
 }
 
-/// What the pods of one group may open at those of another, before and after.
+/// The ports on which the pods of one group can connect to those of another, before and after.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pair<'d> {
-    /// Who connects.
+    /// The group that connects.
     pub source: GroupId,
-    /// Who is asked; may be the same group, for two different pods of it.
+    /// The group that it connects to; for two different pods of one group the same.
     pub destination: GroupId,
-    /// On which ports before; empty: on none.
+    /// The ports before; empty when nothing was allowed.
     pub before: &'d PortSet,
-    /// On which ports after; empty: on none.
+    /// The ports after; empty when nothing is allowed.
     pub after: &'d PortSet,
 }
 
-/// Addresses outside to or from which something changes.
+/// Addresses outside the cluster for which the allowed ports change.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Piece {
-    /// On which ports before.
+    /// The ports before.
     pub before: PortSet,
-    /// On which ports after; never the same.
+    /// The ports after; never the same.
     pub after: PortSet,
     /// The addresses; never empty.
     pub addresses: CidrSet,
 }
 
-/// The reachability of two worlds side by side. Pods of one key are one pod.
+/// The reachability of two worlds side by side. A pod of the same key in both is the same pod.
 pub struct Difference {
     /// All groups, in the order of their first pods.
     pub groups: Vec<Group>,
@@ -77,19 +80,17 @@ impl Difference {
         let find = |edges: &BTreeMap<_, usize>, from: Option<ClassId>, to: Option<ClassId>| {
             from.zip(to).and_then(|pair| edges.get(&pair).copied())
         };
-        let group = |id: GroupId| groups.get(id);
         let mut pairs = Vec::new();
         for ((from, to), allowed) in &old {
             for (source, destination) in between(&groups, &was, *from, *to) {
-                let Some((s, d)) = group(source).zip(group(destination)) else { continue };
-                let then = find(&new, s.after, d.after).unwrap_or(nothing);
+                let then = find(&new, groups[source].after, groups[destination].after);
+                let then = then.unwrap_or(nothing);
                 pairs.push((source, destination, *allowed, then));
             }
         }
         for ((from, to), allowed) in &new {
             for (source, destination) in between(&groups, &is, *from, *to) {
-                let Some((s, d)) = group(source).zip(group(destination)) else { continue };
-                if find(&old, s.before, d.before).is_none() {
+                if find(&old, groups[source].before, groups[destination].before).is_none() {
                     pairs.push((source, destination, nothing, *allowed));
                 }
             }
@@ -100,10 +101,11 @@ impl Difference {
 
     /// Every pair between which something is allowed before or after.
     pub fn pairs(&self) -> impl Iterator<Item = Pair<'_>> {
-        self.pairs.iter().filter_map(|(source, destination, before, after)| {
-            let before = self.ports.values.get(*before)?;
-            let after = self.ports.values.get(*after)?;
-            Some(Pair { source: *source, destination: *destination, before, after })
+        self.pairs.iter().map(|(source, destination, before, after)| Pair {
+            source: *source,
+            destination: *destination,
+            before: self.ports.get(*before),
+            after: self.ports.get(*after),
         })
     }
 
@@ -113,7 +115,7 @@ impl Difference {
     }
 }
 
-/// The addresses outside for which `before` and `after` say different things.
+/// The addresses outside for which `before` and `after` allow different ports.
 #[must_use]
 pub fn outside_difference(before: &Outside, after: &Outside) -> Vec<Piece> {
     let (old, new) = (whole(before), whole(after));
@@ -134,7 +136,7 @@ pub fn outside_difference(before: &Outside, after: &Outside) -> Vec<Piece> {
     found.into_iter().map(piece).collect()
 }
 
-/// The parts with the rest of all addresses, to which nothing is allowed.
+/// The parts, with the rest of all addresses as a part where nothing is allowed.
 fn whole(outside: &Outside) -> Vec<(CidrSet, PortSet)> {
     let all = CidrSet::everything();
     let rest = outside.parts.iter().fold(all, |rest, (part, _)| rest.difference(part));
@@ -142,13 +144,13 @@ fn whole(outside: &Outside) -> Vec<(CidrSet, PortSet)> {
 }
 
 impl Group {
-    /// What was allowed outside before; nothing for pods that were not there.
+    /// What was allowed outside the cluster before; nothing for pods that did not exist.
     #[must_use]
     pub fn outside_before(&self, reach: &Reach<'_>, direction: Direction) -> Outside {
         self.before.map(|class| reach.outside(class, direction)).unwrap_or_default()
     }
 
-    /// What is allowed outside after; nothing for pods that are gone.
+    /// What is allowed outside the cluster after; nothing for pods that no longer exist.
     #[must_use]
     pub fn outside_after(&self, reach: &Reach<'_>, direction: Direction) -> Outside {
         self.after.map(|class| reach.outside(class, direction)).unwrap_or_default()
@@ -181,8 +183,8 @@ fn members(
 ) -> Vec<Vec<GroupId>> {
     let mut members = vec![Vec::new(); classes];
     for (id, group) in groups.iter().enumerate() {
-        if let Some(members) = class(group).and_then(|class| members.get_mut(class)) {
-            members.push(id);
+        if let Some(class) = class(group) {
+            members[class].push(id);
         }
     }
     members
@@ -195,9 +197,8 @@ fn between<'m>(
     from: ClassId,
     to: ClassId,
 ) -> impl Iterator<Item = (GroupId, GroupId)> + 'm {
-    let of = |class: ClassId| members.get(class).map_or(&[] as &[_], Vec::as_slice);
-    let destinations = of(to);
-    let pairs = of(from).iter().flat_map(move |source| destinations.iter().map(|d| (*source, *d)));
-    let alone = |id: GroupId| groups.get(id).is_some_and(|group| group.pods.len() < 2);
+    let (sources, destinations) = (&members[from], &members[to]);
+    let pairs = sources.iter().flat_map(move |source| destinations.iter().map(|d| (*source, *d)));
+    let alone = |id: GroupId| groups[id].pods.len() < 2;
     pairs.filter(move |(source, destination)| source != destination || !alone(*source))
 }

@@ -1,14 +1,27 @@
 //! Edges: every pair of classes between which something is allowed.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::atoms::Atoms;
+use super::classes::{Class, ClassId};
 use super::ports::PortSet;
 use super::rows::{self, Cell, Members, Outcome, Row};
 use super::rules::{Rules, Stage};
 use super::sets::{NOTHING, PortSets, PortsId};
-use super::{Class, ClassId, Edge, can_meet};
+use crate::cidr::Family;
 use crate::direction::Direction;
+
+/// The ports on which pods of one class can connect to pods of one class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Edge<'r> {
+    /// The class of the pod that connects.
+    pub source: ClassId,
+    /// The class of the pod that it connects to; for two different pods of one class the same.
+    pub destination: ClassId,
+    /// The destination ports; never empty.
+    pub allowed: &'r PortSet,
+}
 
 /// Every pair of classes between which something is allowed, by source.
 #[derive(Default, Debug)]
@@ -17,23 +30,23 @@ pub struct Edges {
     ports: Vec<PortSet>,
 }
 
-/// A row for each set of rules, and what is found while they are joined.
+/// A row for each set of rules, and the sets of ports that are found while rows are joined.
 struct Table<'c> {
     classes: &'c [Class],
     rows: Vec<Row<PortsId>>,
     sets: PortSets,
 }
 
-const SAYS_NOTHING: Cell<PortsId> = Cell::Same(NOTHING);
+const NO_PORTS: Cell<PortsId> = Cell::Same(NOTHING);
 
 impl Edges {
     pub(super) fn new(atoms: &Atoms, stages: &[Stage], rules: &[Rules], classes: &[Class]) -> Self {
         let mut table = Table::new(atoms, stages, rules, classes);
-        let (heard, open) = table.destinations();
+        let (listed, open) = table.destinations();
         let mut edges = Vec::new();
-        for (source, class) in classes.iter().enumerate() {
-            for destination in table.of_source(source, class, &heard, &open) {
-                let allowed = table.meet(source, destination);
+        for source in 0..classes.len() {
+            for destination in table.of_source(source, &listed, &open) {
+                let allowed = table.between(source, destination);
                 if allowed != NOTHING {
                     edges.push((source, destination, allowed));
                 }
@@ -42,11 +55,12 @@ impl Edges {
         Self { edges, ports: table.sets.into_values() }
     }
 
-    /// All of them.
+    /// All edges.
     pub fn iter(&self) -> impl Iterator<Item = Edge<'_>> {
-        self.edges.iter().filter_map(|(source, destination, ports)| {
-            let allowed = self.ports.get(*ports)?;
-            Some(Edge { source: *source, destination: *destination, allowed })
+        self.edges.iter().map(|(source, destination, ports)| Edge {
+            source: *source,
+            destination: *destination,
+            allowed: &self.ports[*ports],
         })
     }
 }
@@ -57,81 +71,80 @@ impl<'c> Table<'c> {
         let members = Members::new(classes, atoms);
         let of_stage = |stage| rows::of_stage(stage, classes, &members, &mut sets);
         let of_stages: Vec<Row<Outcome>> = stages.iter().map(of_stage).collect();
-        let of_rules = |rules: &Rules| {
-            let stages = rules.iter().filter_map(|stage| of_stages.get(*stage));
-            Row::of_stages(stages, &mut sets)
-        };
+        let of_rules =
+            |rules: &Rules| Row::of_stages(rules.iter().map(|id| &of_stages[*id]), &mut sets);
         Self { classes, rows: rules.iter().map(of_rules).collect(), sets }
     }
 
-    fn row(&self, class: &Class, direction: Direction) -> Option<&Row<PortsId>> {
-        self.rows.get(class.rules(direction))
+    fn row(&self, class: ClassId, direction: Direction) -> &Row<PortsId> {
+        &self.rows[self.classes[class].rules(direction)]
     }
 
-    /// Per source class the destinations that listen to few and to it, and the destinations that
-    /// listen to most; all ascending.
+    /// For each source class the destinations that allow it by an exception of their row, and the
+    /// destinations that allow most classes; all ascending.
     fn destinations(&self) -> (Vec<Vec<ClassId>>, Vec<ClassId>) {
-        let mut heard = vec![Vec::new(); self.classes.len()];
+        let mut listed = vec![Vec::new(); self.classes.len()];
         let mut open = Vec::new();
-        for (destination, class) in self.classes.iter().enumerate() {
-            let Some(row) = self.row(class, Direction::Ingress) else { continue };
-            if row.most != SAYS_NOTHING {
+        for destination in 0..self.classes.len() {
+            let row = self.row(destination, Direction::Ingress);
+            if row.most != NO_PORTS {
                 open.push(destination);
                 continue;
             }
             for (source, _) in &row.others {
-                if let Some(heard) = heard.get_mut(*source) {
-                    heard.push(destination);
-                }
+                listed[*source].push(destination);
             }
         }
-        (heard, open)
+        (listed, open)
     }
 
-    /// The destinations at which a source may be able to open something, ascending.
+    /// The destinations that a source may be able to connect to, ascending.
     fn of_source(
         &self,
         source: ClassId,
-        class: &Class,
-        heard: &[Vec<ClassId>],
+        listed: &[Vec<ClassId>],
         open: &[ClassId],
     ) -> Vec<ClassId> {
-        let Some(row) = self.row(class, Direction::Egress) else { return Vec::new() };
-        if row.most == SAYS_NOTHING {
+        let row = self.row(source, Direction::Egress);
+        if row.most == NO_PORTS {
             return row.others.iter().map(|(destination, _)| *destination).collect();
         }
-        let heard = heard.get(source).into_iter().flatten();
-        let mut all: Vec<ClassId> = heard.chain(open).copied().collect();
+        let mut all: Vec<ClassId> = listed[source].iter().chain(open).copied().collect();
         all.sort_unstable();
         all
     }
 
-    /// The ports that both sides allow, for some pair of addresses that can meet.
-    fn meet(&mut self, source: ClassId, destination: ClassId) -> PortsId {
-        let sides = self.classes.get(source).zip(self.classes.get(destination));
-        let Some((from, to)) = sides else { return NOTHING };
+    /// The ports that both sides allow, for some pair of addresses that can connect.
+    fn between(&mut self, source: ClassId, destination: ClassId) -> PortsId {
+        let (from, to) = (&self.classes[source], &self.classes[destination]);
         if source == destination && from.pods.len() < 2 {
             return NOTHING;
         }
-        let out = self.row(from, Direction::Egress).map(|row| row.at(destination));
-        let into = self.row(to, Direction::Ingress).map(|row| row.at(source));
-        let Some((out, into)) = out.zip(into) else { return NOTHING };
-        if out == &SAYS_NOTHING || into == &SAYS_NOTHING {
+        let egress = self.row(source, Direction::Egress).at(destination);
+        let ingress = self.row(destination, Direction::Ingress).at(source);
+        if egress == &NO_PORTS || ingress == &NO_PORTS {
             return NOTHING;
         }
         let mut pairs: BTreeSet<(PortsId, PortsId)> = BTreeSet::new();
-        for (at, source_address) in from.addresses.iter().enumerate() {
-            for (behind, destination_address) in to.addresses.iter().enumerate() {
-                if can_meet(*source_address, *destination_address) {
-                    pairs.extend(out.at(behind).zip(into.at(at)));
+        for (of_source, source_address) in from.addresses.iter().enumerate() {
+            for (of_destination, destination_address) in to.addresses.iter().enumerate() {
+                if can_connect(*source_address, *destination_address) {
+                    pairs.extend(egress.at(of_destination).zip(ingress.at(of_source)));
                 }
             }
         }
-        let mut allowed = NOTHING;
-        for (out, into) in pairs {
-            let more = self.sets.both(out, into);
-            allowed = self.sets.either(allowed, more);
-        }
-        allowed
+        let sets = &mut self.sets;
+        pairs.into_iter().fold(NOTHING, |allowed, (egress, ingress)| {
+            let more = sets.intersection(egress, ingress);
+            sets.union(allowed, more)
+        })
+    }
+}
+
+/// Whether two addresses can connect: they are of one family, or one is not known yet.
+fn can_connect(source: Option<IpAddr>, destination: Option<IpAddr>) -> bool {
+    match (source, destination) {
+        (Some(source), Some(destination)) => Family::of(source) == Family::of(destination),
+        _ => true,
     }
 }

@@ -1,4 +1,4 @@
-//! What is allowed to and from addresses that no pod and no node has.
+//! What is allowed to and from addresses outside the cluster: those that no pod and no node has.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,28 +9,29 @@ use super::ports::PortSet;
 use super::rules::{Matches, Stage, StageId};
 use crate::cidr::CidrSet;
 
-/// The address space cut by what is allowed there. Addresses in none of the parts are denied.
+/// The address space, cut into parts by the ports that are allowed. Addresses in no part are denied.
 ///
-/// An address that a pod or node owns is that pod or node, whichever part it lies in.
+/// The parts do not apply to addresses that a pod or a node owns, although they may contain them.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Outside {
-    /// Disjoint; each with ports that are not empty, and no two with equal ports.
+    /// Disjoint addresses, each part with the ports that are allowed: never empty, and different in
+    /// each part.
     pub parts: Vec<(CidrSet, PortSet)>,
 }
 
-/// All addresses, cut by what is known of each part.
+/// All addresses, cut into parts by what is known of them.
 type Parts<K> = BTreeMap<K, CidrSet>;
 
-/// What tiers make of all addresses. ClusterNetworkPolicies are the same for many pods: what they
-/// make is found once.
+/// What the ordered tiers decide about all addresses. Many pods have the same ordered tiers: each
+/// result is computed once.
 #[derive(Default)]
 pub(super) struct Courses(RefCell<BTreeMap<Vec<StageId>, Parts<Course>>>);
 
 impl Courses {
-    /// What `rules` allow of addresses that are nobody's.
+    /// What `rules` allow for addresses outside the cluster.
     pub(super) fn outside(&self, rules: &[StageId], stages: &[Stage], atoms: &Atoms) -> Outside {
-        let parts = match rules.split_last().map(|(last, above)| (stages.get(*last), above)) {
-            Some((Some(Stage::Isolating(_, matches)), above)) => {
+        let parts = match rules.split_last().map(|(last, above)| (&stages[*last], above)) {
+            Some((Stage::Isolating(_, matches), above)) => {
                 let above = self.ordered(above, stages, atoms);
                 cut(above, &matched(matches, atoms), Course::isolate)
             }
@@ -42,7 +43,7 @@ impl Courses {
         Outside { parts }
     }
 
-    /// What ordered stages make of all addresses.
+    /// What ordered stages decide about all addresses.
     fn ordered(&self, rules: &[StageId], stages: &[Stage], atoms: &Atoms) -> Parts<Course> {
         let start = || [(Course::start(), CidrSet::everything())].into();
         let Some((last, above)) = rules.split_last() else { return start() };
@@ -50,8 +51,8 @@ impl Courses {
             return known.clone();
         }
         let mut parts = self.ordered(above, stages, atoms);
-        // One that isolates is the last of all rules, and not among these.
-        if let Some(Stage::Ordered(steps)) = stages.get(*last) {
+        // A stage that isolates is the last of all rules; `outside` has handled it.
+        if let Stage::Ordered(steps) = &stages[*last] {
             for (action, matches) in steps {
                 let mut matched = matched(matches, atoms);
                 matched.retain(|ports, _| !ports.is_empty());
@@ -67,13 +68,13 @@ impl Courses {
     }
 }
 
-/// On which ports each address is matched; none: not at all.
+/// The ports on which each address is matched; no ports where nothing matches.
 fn matched(matches: &Matches, atoms: &Atoms) -> Parts<PortSet> {
     let mut parts: Parts<PortSet> = [(PortSet::default(), CidrSet::everything())].into();
     for (atom, asked) in matches.of_addresses() {
         let addresses = match atom {
             Atom::Any => CidrSet::everything(),
-            Atom::Block(id) => atoms.block(id).map(CidrSet::from).unwrap_or_default(),
+            Atom::Block(id) => CidrSet::from(atoms.block(id)),
             Atom::Pods(_) | Atom::Nodes(_) => continue,
         };
         parts = cut(parts, &[(asked.clone(), addresses)].into(), PortSet::add);
@@ -81,8 +82,8 @@ fn matched(matches: &Matches, atoms: &Atoms) -> Parts<PortSet> {
     parts
 }
 
-/// Cuts each part by `pieces`, which are disjoint, and lets each piece change what is known of it.
-/// Beside them nothing changes.
+/// Cuts each part by `pieces`, which are disjoint, and applies `change` to what is known of the
+/// addresses in each piece. Addresses in no piece stay as they are.
 fn cut<K: Ord + Clone>(
     parts: Parts<K>,
     pieces: &Parts<PortSet>,
@@ -107,11 +108,11 @@ fn cut<K: Ord + Clone>(
     found
 }
 
-/// Says of each part something else.
-fn each<K, L: Ord>(parts: Parts<K>, say: impl Fn(K) -> L) -> Parts<L> {
+/// Replaces what is known of each part, and joins parts that become equal.
+fn each<K, L: Ord>(parts: Parts<K>, replace: impl Fn(K) -> L) -> Parts<L> {
     let mut found = Parts::new();
     for (known, addresses) in parts {
-        join(&mut found, say(known), &addresses);
+        join(&mut found, replace(known), &addresses);
     }
     found
 }

@@ -1,4 +1,4 @@
-//! Sets of ports: what is allowed between two sides.
+//! Sets of ports: what is allowed between two endpoints.
 
 use std::collections::BTreeMap;
 

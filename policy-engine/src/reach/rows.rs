@@ -1,50 +1,50 @@
-//! Rows: what rules say of every class, kept as what they say of most and who is treated otherwise.
+//! Rows: one value for every class, kept as the value of most classes and the exceptions.
 //!
 //! ```text
-//! stage ──► row of outcomes: allowed, still asked           (once per stage, shared by rules)
-//! rules ──► rows of their stages one after the other ──► row of what is allowed
+//! stage ──► row of outcomes: ports allowed, ports undecided  (once per stage, shared by rules)
+//! rules ──► rows of their stages one after the other ──► row of the ports that are allowed
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::atoms::{Atom, AtomId, Atoms};
+use super::classes::{Class, ClassId};
 use super::course::Course;
 use super::rules::Stage;
 use super::sets::{EVERYTHING, NOTHING, PortSets, PortsId};
-use super::{Class, ClassId};
 use crate::labels::Str;
 use crate::model::NamedPort;
 use crate::port::Protocol;
 
-/// One thing that is said of most classes, and the classes of which something else is.
+/// A value for every class: the value of most classes, and the classes with another value.
 #[derive(Clone, Debug)]
 pub(super) struct Row<T> {
     pub(super) most: Cell<T>,
-    /// Ascending; none of them says the same as `most`.
+    /// Ascending by class; no cell equals `most`.
     pub(super) others: Vec<(ClassId, Cell<T>)>,
 }
 
-/// What is said of a class.
+/// The value for one class.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Cell<T> {
-    /// The same of all its addresses.
+    /// The same value for all its addresses.
     Same(T),
-    /// Per address of the class.
+    /// A value for each address of the class.
     PerAddress(Vec<T>),
 }
 
-/// What a stage, or several in a row, make of all ports.
+/// What a stage, or several stages in a row, decide about all ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Outcome {
     allowed: PortsId,
-    /// What is left for the next stage.
-    asked: PortsId,
+    /// The ports that the next stage decides about.
+    undecided: PortsId,
 }
 
 /// Which classes an atom matches.
 pub(super) struct Members<'c> {
     pods: BTreeMap<AtomId, Vec<ClassId>>,
-    /// With the place of the address that the block holds.
+    /// The classes with the index of the address that the block contains.
     blocks: BTreeMap<AtomId, Vec<(ClassId, usize)>>,
     named: BTreeMap<(Protocol, &'c Str), Vec<ClassId>>,
 }
@@ -83,15 +83,16 @@ impl<'c> Members<'c> {
     }
 }
 
-/// What matches a class, beside what matches everyone.
+/// The atoms that match a class, without [`Atom::Any`].
 #[derive(Default)]
 struct Seen {
     atoms: Vec<Atom>,
-    /// Those that match one of its addresses.
+    /// Atoms that match one address of the class, with the index of the address.
     at: Vec<(usize, Atom)>,
 }
 
-/// What a stage makes of each class. Only those that it can tell from others cost something.
+/// The outcome of a stage for each class. The cost follows the number of classes that the stage
+/// mentions.
 pub(super) fn of_stage(
     stage: &Stage,
     classes: &[Class],
@@ -104,10 +105,10 @@ pub(super) fn of_stage(
     let nobody = outcomes.of(Vec::new(), &[]);
     let mut cells: BTreeMap<ClassId, Cell<Outcome>> = BTreeMap::new();
     for (id, Seen { atoms, at }) in seen {
-        let Some(class) = classes.get(id) else { continue };
-        let asked = |port: &&NamedPort| wanted.contains(&(port.protocol, port.name.clone()));
+        let class = &classes[id];
+        let mentioned = |port: &&NamedPort| wanted.contains(&(port.protocol, port.name.clone()));
         let named = if wanted.is_empty() { &[] } else { class.ports.as_slice() };
-        let named: Vec<NamedPort> = named.iter().filter(asked).cloned().collect();
+        let named: Vec<NamedPort> = named.iter().filter(mentioned).cloned().collect();
         let cell = if at.is_empty() {
             Cell::Same(outcomes.of(atoms, &named))
         } else {
@@ -115,14 +116,14 @@ pub(super) fn of_stage(
                 let here = at.iter().filter(|(at, _)| *at == place).map(|(_, atom)| *atom);
                 outcomes.of(atoms.iter().copied().chain(here).collect(), &named)
             };
-            Cell::of((0..class.addresses.len()).map(of_address).collect(), nobody)
+            Cell::of((0..class.addresses.len()).map(of_address).collect())
         };
         cells.insert(id, cell);
     }
     Row::of(nobody, cells, classes.len())
 }
 
-/// The outcomes of a stage, each found once.
+/// The outcomes of a stage, each computed once.
 struct Outcomes<'a> {
     stage: &'a Stage,
     sets: &'a mut PortSets,
@@ -130,7 +131,8 @@ struct Outcomes<'a> {
 }
 
 impl Outcomes<'_> {
-    /// For a peer that these match, beside what matches everyone, with these named ports.
+    /// The outcome for a peer that these atoms and [`Atom::Any`] match, with these named ports of the
+    /// destination.
     fn of(&mut self, mut atoms: Vec<Atom>, named: &[NamedPort]) -> Outcome {
         atoms.push(Atom::Any);
         let key = (atoms, named.to_vec());
@@ -138,9 +140,9 @@ impl Outcomes<'_> {
             return *known;
         }
         let mut course = Course::start();
-        self.stage.pass(&mut course, &key.0, named);
+        self.stage.apply(&mut course, &key.0, named);
         let allowed = self.sets.number(&course.allowed);
-        let outcome = Outcome { allowed, asked: self.sets.number(&course.asked) };
+        let outcome = Outcome { allowed, undecided: self.sets.number(&course.undecided) };
         self.known.insert(key, outcome);
         outcome
     }
@@ -154,7 +156,7 @@ fn seen(
     let mut seen: BTreeMap<ClassId, Seen> = BTreeMap::new();
     for atom in stage.atoms() {
         match atom {
-            // Matches all, and no pod is a node.
+            // `Any` matches every class, `Nodes` matches none.
             Atom::Any | Atom::Nodes(_) => {}
             Atom::Pods(id) => {
                 for class in members.pods(id) {
@@ -175,20 +177,16 @@ fn seen(
 }
 
 impl<T: Copy + Ord> Row<T> {
-    /// A row that says the same of all classes.
-    fn all(said: T) -> Self {
-        Self { most: Cell::Same(said), others: Vec::new() }
-    }
-
-    /// A row of so many classes that says this of all but some.
+    /// The row of `classes` classes with the value `rest` for all but `some`.
     fn of(rest: T, mut some: BTreeMap<ClassId, Cell<T>>, classes: usize) -> Self {
         let mut times: BTreeMap<T, usize> = [(rest, classes.saturating_sub(some.len()))].into();
         for cell in some.values() {
-            if let Cell::Same(said) = cell {
-                *times.entry(*said).or_default() += 1;
+            if let Cell::Same(value) = cell {
+                *times.entry(*value).or_default() += 1;
             }
         }
-        let most = times.into_iter().max_by_key(|(_, times)| *times).map_or(rest, |(said, _)| said);
+        let most =
+            times.into_iter().max_by_key(|(_, times)| *times).map_or(rest, |(value, _)| value);
         if most != rest {
             for class in 0..classes {
                 some.entry(class).or_insert(Cell::Same(rest));
@@ -199,10 +197,10 @@ impl<T: Copy + Ord> Row<T> {
         Self { most, others: some.into_iter().collect() }
     }
 
-    /// What is said of one class.
+    /// The value for one class.
     pub(super) fn at(&self, class: ClassId) -> &Cell<T> {
-        let found = self.others.binary_search_by_key(&class, |(class, _)| *class).ok();
-        found.and_then(|at| self.others.get(at)).map_or(&self.most, |(_, cell)| cell)
+        let found = self.others.binary_search_by_key(&class, |(class, _)| *class);
+        found.map_or(&self.most, |at| &self.others[at].1)
     }
 }
 
@@ -212,9 +210,9 @@ impl Row<PortsId> {
         mut stages: impl Iterator<Item = &'r Row<Outcome>>,
         sets: &mut PortSets,
     ) -> Self {
-        let first = stages.next().cloned();
-        let nothing_said = Row::all(Outcome { allowed: NOTHING, asked: EVERYTHING });
-        let before = first.unwrap_or(nothing_said);
+        let undecided = Cell::Same(Outcome { allowed: NOTHING, undecided: EVERYTHING });
+        let undecided = || Row { most: undecided, others: Vec::new() };
+        let before = stages.next().cloned().unwrap_or_else(undecided);
         let row = stages.fold(before, |before, stage| before.then(stage, sets));
         let mut end = |cell: &Cell<Outcome>| cell.map(|outcome| outcome.end(sets));
         let most = end(&row.most);
@@ -243,55 +241,47 @@ impl Row<Outcome> {
 
 impl Outcome {
     fn then(self, next: Self, sets: &mut PortSets) -> Self {
-        let more = sets.both(self.asked, next.allowed);
-        let allowed = sets.either(self.allowed, more);
-        Self { allowed, asked: sets.both(self.asked, next.asked) }
+        let more = sets.intersection(self.undecided, next.allowed);
+        let allowed = sets.union(self.allowed, more);
+        Self { allowed, undecided: sets.intersection(self.undecided, next.undecided) }
     }
 
-    /// What no stage has decided is allowed.
+    /// The ports that are allowed in the end: what no stage has decided about is allowed.
     fn end(self, sets: &mut PortSets) -> PortsId {
-        sets.either(self.allowed, self.asked)
+        sets.union(self.allowed, self.undecided)
     }
 }
 
 impl<T: Copy + PartialEq> Cell<T> {
-    fn of(addresses: Vec<T>, none: T) -> Self {
-        let first = addresses.first().copied().unwrap_or(none);
-        if addresses.iter().all(|said| *said == first) {
-            return Self::Same(first);
+    /// The cell of one value for each address.
+    fn of(addresses: Vec<T>) -> Self {
+        match addresses.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|value| value == first) => Self::Same(*first),
+            _ => Self::PerAddress(addresses),
         }
-        Self::PerAddress(addresses)
     }
 
     pub(super) fn at(&self, address: usize) -> Option<T> {
         match self {
-            Self::Same(said) => Some(*said),
-            Self::PerAddress(said) => said.get(address).copied(),
+            Self::Same(value) => Some(*value),
+            Self::PerAddress(values) => values.get(address).copied(),
         }
     }
 
-    fn map<U: Copy + PartialEq>(&self, mut say: impl FnMut(T) -> U) -> Cell<U> {
+    fn map<U: Copy + PartialEq>(&self, mut change: impl FnMut(T) -> U) -> Cell<U> {
         match self {
-            Self::Same(said) => Cell::Same(say(*said)),
-            Self::PerAddress(said) => {
-                let said: Vec<U> = said.iter().map(|said| say(*said)).collect();
-                match said.first().copied() {
-                    Some(first) => Cell::of(said, first),
-                    None => Cell::PerAddress(said),
-                }
-            }
+            Self::Same(value) => Cell::Same(change(*value)),
+            Self::PerAddress(values) => Cell::of(values.iter().map(|v| change(*v)).collect()),
         }
     }
 
-    fn with(&self, other: &Self, mut say: impl FnMut(T, T) -> T) -> Self {
+    fn with(&self, other: &Self, mut join: impl FnMut(T, T) -> T) -> Self {
         match (self, other) {
-            (Self::Same(left), Self::Same(right)) => Self::Same(say(*left, *right)),
-            (Self::Same(left), cell) => cell.map(|right| say(*left, right)),
-            (cell, Self::Same(right)) => cell.map(|left| say(left, *right)),
+            (Self::Same(left), Self::Same(right)) => Self::Same(join(*left, *right)),
+            (Self::Same(left), cell) => cell.map(|right| join(*left, right)),
+            (cell, Self::Same(right)) => cell.map(|left| join(left, *right)),
             (Self::PerAddress(left), Self::PerAddress(right)) => {
-                let pairs = left.iter().zip(right);
-                let said: Vec<T> = pairs.map(|(left, right)| say(*left, *right)).collect();
-                Self::PerAddress(said).map(|said| said)
+                Self::of(left.iter().zip(right).map(|(l, r)| join(*l, *r)).collect())
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What policies say of a pod in one direction: stages in the order in which they are asked.
+//! The rules that apply to a pod in one direction: stages in the order in which they are evaluated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,23 +13,22 @@ use crate::policy::{PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
 use crate::tier::{Action, Tier};
 
-/// The number of a [`Stage`].
+/// The number of a [`Stage`]: its index among all stages.
 pub(super) type StageId = usize;
 
-/// The number of [`Rules`].
+/// The number of [`Rules`]: their index among all rules.
 pub(super) type RulesId = usize;
 
-/// All stages that decide in one direction. What the last one leaves open is allowed; without any,
-/// everything is.
+/// All stages that decide in one direction. What the last stage leaves undecided is allowed.
 pub(super) type Rules = Vec<StageId>;
 
 /// One tier, for one pod in one direction.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Stage {
-    /// The first step that matches decides; what none matches goes on to the next stage. Rules with
-    /// one action in a row are one step: which of them matches makes no difference.
+    /// The first step that matches decides; the next stage decides about what no step matches. Rules
+    /// in a row with the same action are one step: which of them matches makes no difference.
     Ordered(Vec<(Action, Matches)>),
-    /// The tier isolates: what matches is allowed, and nothing else.
+    /// The tier isolates the pod: it allows what matches and denies everything else.
     Isolating(Tier, Matches),
 }
 
@@ -41,23 +40,23 @@ pub(super) struct Matches(BTreeMap<Atom, Asked>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 struct Asked {
     numbers: PortSet,
-    /// Egress only: looked up on each destination pod.
+    /// For egress only: each destination pod resolves them.
     names: BTreeSet<(Protocol, Str)>,
 }
 
-/// How rules are read.
+/// What the meaning of a rule depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading<'a> {
     pub(super) direction: Direction,
-    /// The named ports of the pod that the rules are about: ingress looks names up there.
+    /// The named ports of the pod that the rules apply to: they resolve the names in ingress rules.
     pub(super) ports: &'a [NamedPort],
-    /// Which peers ports by name are for.
+    /// For which peers a port by name counts.
     pub(super) named: NamedPeers,
 }
 
 impl Stage {
-    /// What becomes of all ports of a peer that `atoms` match, [`Atom::Any`] among them.
-    pub(super) fn pass(&self, course: &mut Course, atoms: &[Atom], named: &[NamedPort]) {
+    /// Decides about the ports of a peer that `atoms`, with [`Atom::Any`], match.
+    pub(super) fn apply(&self, course: &mut Course, atoms: &[Atom], named: &[NamedPort]) {
         match self {
             Self::Ordered(steps) => {
                 for (action, matches) in steps {
@@ -69,17 +68,17 @@ impl Stage {
         }
     }
 
-    /// All that it asks about a peer.
+    /// All peers that it mentions.
     pub(super) fn atoms(&self) -> BTreeSet<Atom> {
         self.matches().flat_map(|matches| matches.0.keys().copied()).collect()
     }
 
-    /// The names of ports that it looks up on its peers.
+    /// The port names that destination pods resolve.
     pub(super) fn names(&self) -> BTreeSet<&(Protocol, Str)> {
         self.matches().flat_map(|matches| matches.0.values()).flat_map(|a| &a.names).collect()
     }
 
-    /// The tier, when that isolates.
+    /// The tier, when it isolates.
     pub(super) fn isolating(&self) -> Option<Tier> {
         match self {
             Self::Ordered(_) => None,
@@ -97,7 +96,7 @@ impl Stage {
 }
 
 impl Matches {
-    /// Whether it matches nothing, whoever the peer is.
+    /// Whether it matches no peer at all.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -109,7 +108,7 @@ impl Matches {
         if whole.is_empty() {
             return;
         }
-        atoms.ask(&whole.names);
+        atoms.mention(&whole.names);
         atoms.each(&rule.peers, |atom| {
             let asked = match atom {
                 Atom::Nodes(_) | Atom::Block(_) if reading.named == NamedPeers::ByLabels => {
@@ -123,14 +122,15 @@ impl Matches {
         });
     }
 
-    /// Adds what another one matches.
+    /// Adds what `other` matches.
     pub(super) fn extend(&mut self, other: Self) {
         for (atom, asked) in other.0 {
             self.0.entry(atom).or_default().add(&asked);
         }
     }
 
-    /// The ports on which it matches a peer that these atoms match, with these named ports.
+    /// The ports on which it matches a peer that `atoms` match. `named` are the named ports of the
+    /// destination.
     fn ports(&self, atoms: &[Atom], named: &[NamedPort]) -> PortSet {
         let mut ports = PortSet::default();
         for asked in atoms.iter().filter_map(|atom| self.0.get(atom)) {
@@ -144,7 +144,7 @@ impl Matches {
         ports
     }
 
-    /// What matches whoever has an address: the ports for everyone, then for each block.
+    /// The parts that match peers by address alone: the ports for every peer, then for each block.
     pub(super) fn of_addresses(&self) -> impl Iterator<Item = (Atom, &PortSet)> {
         let of_pods = |atom: &Atom| matches!(atom, Atom::Pods(_) | Atom::Nodes(_));
         let all = self.0.iter().filter(move |(atom, _)| !of_pods(atom));

@@ -1,21 +1,21 @@
-//! Sets of ports by number, so that what two of them have in common is found once.
+//! Sets of ports by number, so that each union and intersection of two of them is computed once.
 
 use std::collections::BTreeMap;
 
 use super::atoms::Interned;
 use super::ports::PortSet;
 
-/// The number of a [`PortSet`].
+/// The number of a [`PortSet`] in [`PortSets`].
 pub(super) type PortsId = usize;
 
 pub(super) const NOTHING: PortsId = 0;
 pub(super) const EVERYTHING: PortsId = 1;
 
-/// All sets that have come up.
+/// All sets that have been numbered, and the results of operations on them.
 pub(super) struct PortSets {
     sets: Interned<PortSet>,
-    common: BTreeMap<(PortsId, PortsId), PortsId>,
-    united: BTreeMap<(PortsId, PortsId), PortsId>,
+    intersections: BTreeMap<(PortsId, PortsId), PortsId>,
+    unions: BTreeMap<(PortsId, PortsId), PortsId>,
 }
 
 impl PortSets {
@@ -23,59 +23,49 @@ impl PortSets {
         let mut sets = Interned::<PortSet>::default();
         sets.number(&PortSet::default());
         sets.number(&PortSet::everything());
-        Self { sets, common: BTreeMap::new(), united: BTreeMap::new() }
+        Self { sets, intersections: BTreeMap::new(), unions: BTreeMap::new() }
     }
 
     pub(super) fn number(&mut self, set: &PortSet) -> PortsId {
         self.sets.number(set)
     }
 
-    /// What is in both.
-    pub(super) fn both(&mut self, left: PortsId, right: PortsId) -> PortsId {
+    pub(super) fn intersection(&mut self, left: PortsId, right: PortsId) -> PortsId {
         match (left, right) {
-            (NOTHING, _) | (_, NOTHING) => return NOTHING,
-            (EVERYTHING, other) | (other, EVERYTHING) => return other,
-            _ if left == right => return left,
-            _ => {}
+            (NOTHING, _) | (_, NOTHING) => NOTHING,
+            (EVERYTHING, other) | (other, EVERYTHING) => other,
+            _ if left == right => left,
+            pair => once(&mut self.sets, &mut self.intersections, pair, PortSet::intersection),
         }
-        let pair = (left.min(right), left.max(right));
-        if let Some(known) = self.common.get(&pair) {
-            return *known;
-        }
-        let number = self.found(pair, PortSet::intersection);
-        self.common.insert(pair, number);
-        number
     }
 
-    /// What is in either.
-    pub(super) fn either(&mut self, left: PortsId, right: PortsId) -> PortsId {
+    pub(super) fn union(&mut self, left: PortsId, right: PortsId) -> PortsId {
         match (left, right) {
-            (EVERYTHING, _) | (_, EVERYTHING) => return EVERYTHING,
-            (NOTHING, other) | (other, NOTHING) => return other,
-            _ if left == right => return left,
-            _ => {}
+            (EVERYTHING, _) | (_, EVERYTHING) => EVERYTHING,
+            (NOTHING, other) | (other, NOTHING) => other,
+            _ if left == right => left,
+            pair => {
+                let join = |left: &PortSet, right: &PortSet| left.clone().union(right);
+                once(&mut self.sets, &mut self.unions, pair, join)
+            }
         }
-        let pair = (left.min(right), left.max(right));
-        if let Some(known) = self.united.get(&pair) {
-            return *known;
-        }
-        let number = self.found(pair, |left, right| left.clone().union(right));
-        self.united.insert(pair, number);
-        number
-    }
-
-    fn found(
-        &mut self,
-        (left, right): (PortsId, PortsId),
-        join: impl Fn(&PortSet, &PortSet) -> PortSet,
-    ) -> PortsId {
-        let sets = self.sets.values.get(left).zip(self.sets.values.get(right));
-        let set = sets.map(|(left, right)| join(left, right)).unwrap_or_default();
-        self.sets.number(&set)
     }
 
     /// All sets by number.
     pub(super) fn into_values(self) -> Vec<PortSet> {
-        self.sets.values
+        self.sets.into_values()
     }
+}
+
+/// The result of `join`, which is the same in both orders, from `known` if it is there.
+fn once(
+    sets: &mut Interned<PortSet>,
+    known: &mut BTreeMap<(PortsId, PortsId), PortsId>,
+    (left, right): (PortsId, PortsId),
+    join: impl Fn(&PortSet, &PortSet) -> PortSet,
+) -> PortsId {
+    *known.entry((left.min(right), left.max(right))).or_insert_with(|| {
+        let set = join(sets.get(left), sets.get(right));
+        sets.number(&set)
+    })
 }

@@ -1,4 +1,4 @@
-//! Which policies are about a pod, and the stages that they make for it.
+//! Which policies select a pod, and the stages that they make for it.
 //!
 //! ```text
 //! per direction   Admin ─► NetworkPolicy ─► Baseline ─► Default ─► allowed
@@ -20,13 +20,13 @@ use crate::selector::Selector;
 use crate::tier::{Action, View};
 use crate::world::World;
 
-/// All policies of a view, and the stages that they have made so far.
+/// All policies of a view, and the stages made from them so far.
 pub(super) struct Subjects<'w> {
     world: &'w World,
     view: View,
-    /// The label keys that subjects mention: labels are cut down to these.
+    /// The label keys that subjects mention; only labels with these keys are looked at.
     keys: BTreeSet<&'w Str>,
-    /// The names of ports that ingress rules mention: ports are cut down to these.
+    /// The port names that ingress rules mention; only ports with these names are looked at.
     names: BTreeSet<&'w Str>,
     pub(super) atoms: Atoms,
     pub(super) stages: Interned<Stage>,
@@ -39,10 +39,10 @@ pub(super) struct Subjects<'w> {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Origin<'w> {
     policies: Vec<(&'w ObjectRef, Selected)>,
-    /// Where a rule is another in each namespace.
+    /// The pod's namespace, when a rule differs from namespace to namespace.
     namespace: Option<Str>,
     direction: Direction,
-    /// The ports of the subject; none for egress.
+    /// The named ports of the subject; empty for egress.
     ports: Vec<NamedPort>,
 }
 
@@ -69,8 +69,8 @@ impl<'w> Subjects<'w> {
     /// share the work.
     pub(super) fn rules(&mut self, pod: &Pod) -> PerDirection<RulesId> {
         let labels = pod.labels.filtered(|key| self.keys.contains(key));
-        let asked = |port: &&NamedPort| self.names.contains(&port.name);
-        let ports: Vec<NamedPort> = pod.ports.iter().filter(asked).cloned().collect();
+        let mentioned = |port: &&NamedPort| self.names.contains(&port.name);
+        let ports: Vec<NamedPort> = pod.ports.iter().filter(mentioned).cloned().collect();
         let key = (pod.key.namespace.clone(), labels, ports);
         if let Some(rules) = self.of_pods.get(&key) {
             return *rules;
@@ -86,9 +86,8 @@ impl<'w> Subjects<'w> {
             for tier in policies.chunk_by(|(one, _), (next, _)| one.tier == next.tier) {
                 let stage = self.stage(tier, direction, &key.0, ports);
                 rules.extend(stage);
-                let isolates = |id| self.stages.values.get(id).and_then(Stage::isolating);
-                if stage.and_then(isolates).is_some() {
-                    // Nothing is left for the stages below.
+                if stage.is_some_and(|id| self.stages.get(id).isolating().is_some()) {
+                    // It decides about all ports that the stages above left undecided.
                     break;
                 }
             }
@@ -98,7 +97,7 @@ impl<'w> Subjects<'w> {
         rules
     }
 
-    /// The stage of the policies of one tier; `None` when they say nothing in this direction.
+    /// The stage of the policies of one tier; `None` when they decide nothing in this direction.
     fn stage(
         &mut self,
         policies: &[(&'w Arc<Policy>, Selected)],
@@ -131,10 +130,10 @@ impl<'w> Subjects<'w> {
         }
         let isolating = policies.iter().find(|(policy, _)| policy.isolates(direction));
         let stage = match isolating {
-            // All its rules accept.
+            // All rules of an isolating tier accept: there is one step, or none without rules.
             Some((policy, _)) => {
-                let matches = steps.pop().map(|(_, matches)| matches);
-                Some(Stage::Isolating(policy.tier, matches.unwrap_or_default()))
+                let matches = steps.pop().map_or_else(Matches::default, |(_, matches)| matches);
+                Some(Stage::Isolating(policy.tier, matches))
             }
             None => (!steps.is_empty()).then_some(Stage::Ordered(steps)),
         };
@@ -144,7 +143,7 @@ impl<'w> Subjects<'w> {
     }
 }
 
-/// The names of ports that a rule mentions.
+/// The port names that a rule mentions.
 fn names(rule: &Rule) -> impl Iterator<Item = &Str> {
     let items = match &rule.ports {
         Ports::Any => &[],

@@ -1,4 +1,4 @@
-//! Worlds of a few pods, judged by hand. What holds in every world is tested over random ones
+//! Worlds of a few pods with expectations written by hand. Other tests compare random worlds
 //! (`tests/tests/whatif.rs`).
 
 use std::net::IpAddr;
@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cidr::CidrSet;
+use crate::direction::{Direction, PerDirection};
 use crate::evaluate::evaluate;
-use crate::flow::Traffic;
+use crate::flow::{Endpoint, Traffic};
 use crate::labels::Labels;
-use crate::model::{Change, Life, Namespace, Node};
+use crate::model::{Change, Life, NamedPort, Namespace, Node, Pod, PodKey};
 use crate::policy::{
     IpBlock, Namespaces, OrderedRule, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule, Subject,
 };
 use crate::port::{PortRange, Protocol};
 use crate::selector::{Operator, Requirement, Selector};
-use crate::tier::{Action, Mode};
+use crate::tier::{Action, Mode, Tier, View};
+use crate::world::World;
 
 /// Two apps in `shop`, and the cluster's DNS; `lost` is in a namespace that is not known.
 fn world(policies: impl IntoIterator<Item = Change>) -> World {
@@ -55,7 +57,7 @@ fn key(name: &str) -> PodKey {
     }
 }
 
-/// What one pod may open at another. The map and the question about two sides agree.
+/// The ports on which one pod can connect to another. The edges and `between` agree.
 fn opened(reach: &Reach<'_>, source: &str, destination: &str) -> PortSet {
     let (source, destination) = (key(source), key(destination));
     let pair = (reach.class_of(&source).unwrap(), reach.class_of(&destination).unwrap());
@@ -92,7 +94,7 @@ fn rule(peer: Peer, ports: Ports) -> Rule {
     Rule { peers: Peers::Listed(vec![peer]), ports }
 }
 
-/// About `app: web`, by egress.
+/// A policy for the egress of `app: web`.
 fn cluster(name: &str, tier: Tier, priority: i32, rules: &[(Action, Rule)]) -> Change {
     let rules = rules.iter().cloned().map(|(action, rule)| OrderedRule { action, rule });
     let rules = PerDirection { ingress: Vec::new(), egress: rules.collect() };
