@@ -1,12 +1,13 @@
-//! Rules folded into one canonical value: disjoint ports, each with one union of peers.
+//! Rules merged into one canonical value: disjoint ports, each with one union of peers.
 //!
 //! ```text
 //! rules   A:80-90   B:85   C:(no ports)
-//! ports   80-84 ► A,C   85 ► A,B,C   86-90 ► A,C      C everywhere, so it is said once:
+//! ports   80-84 ► A,C   85 ► A,B,C   86-90 ► A,C      C is everywhere, so it is listed once:
 //! result  anything ► C   |   80-84,86-90 ► A   |   85 ► A,B
 //! ```
 //!
-//! The length of the result follows the number of distinct unions, not of rules or policies.
+//! The length of the result follows the number of distinct unions, not the number of rules or
+//! policies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,39 +21,40 @@ use crate::port::{PortRange, Protocol};
 use crate::ranges::{Ranges, Step};
 use crate::selector::Selector;
 
-/// What rules of one verdict match in one direction.
+/// The traffic of one direction that rules with the same action match.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AllowSet {
-    /// Peers for every protocol and port.
+    /// The peers that match with every protocol and port.
     pub anything: PeerUnion,
-    /// Peers for some ports, without those that `anything` has already.
+    /// The peers that match with some ports, without those that are in `anything`.
     pub ports: BTreeMap<PeerUnion, BTreeMap<Protocol, Ranges<u16>>>,
-    /// Egress only: destination ports by name, to be looked up on each destination pod.
+    /// For egress only: the peers for destination ports by name, which each destination pod
+    /// resolves.
     pub named: BTreeMap<(Protocol, Str), PeerUnion>,
 }
 
-/// Which peers of a rule a port by name is for.
+/// The peers of a rule for which a port by name counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NamedPeers {
-    /// All of them: NetworkPolicy and its defaults.
+    /// All peers: in isolating policies.
     All,
-    /// Pods by labels: ClusterNetworkPolicy.
+    /// Pods by labels only: in policies with ordered rules.
     ByLabels,
 }
 
-/// Peers that rules have in common: a match of any part matches.
+/// A union of peers: it matches when one of its parts matches.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct PeerUnion {
     /// Pods by labels; empty when `cidrs` is everything.
     pub pods: BTreeSet<Arc<PodPeer>>,
     /// Nodes by labels; empty when `cidrs` is everything.
     pub nodes: BTreeSet<Arc<Selector>>,
-    /// Addresses, whoever has them.
+    /// Addresses, of pods, nodes or external hosts.
     pub cidrs: CidrSet,
 }
 
 impl NamedPeers {
-    /// What holds for the rules of a policy.
+    /// The peers for the rules of a policy.
     #[must_use]
     pub fn of(policy: &Policy) -> Self {
         match policy.body {
@@ -63,7 +65,7 @@ impl NamedPeers {
 }
 
 impl PeerUnion {
-    /// Whether nothing matches.
+    /// Whether it matches nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.nodes.is_empty() && self.cidrs.is_empty()
@@ -91,7 +93,8 @@ impl PeerUnion {
         union.canonical()
     }
 
-    /// The pods alone. Not taken from [`PeerUnion::of`], which drops them beside all addresses.
+    /// The pods by labels alone. [`PeerUnion::of`] cannot be used: it drops them when the addresses
+    /// are everything.
     fn by_labels(peers: &Peers) -> Self {
         let items = match peers {
             Peers::Any => &[],
@@ -128,7 +131,8 @@ impl PeerUnion {
 }
 
 impl AllowSet {
-    /// Folds rules of one direction. `subject_ports` resolve ingress names; egress names stay.
+    /// Merges rules of one direction. `subject_ports` resolve the port names of ingress rules; port
+    /// names of egress rules stay.
     pub fn fold<'r>(
         rules: impl IntoIterator<Item = &'r Rule>,
         named: NamedPeers,
@@ -156,20 +160,20 @@ impl AllowSet {
         fold.finish()
     }
 
-    /// Whether no flow is allowed.
+    /// Whether it matches no flow.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.anything.is_empty() && self.ports.is_empty() && self.named.is_empty()
     }
 
-    /// Whether every flow is allowed, as if the pod were not isolated.
+    /// Whether it matches every flow.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         self.anything.cidrs.is_everything()
     }
 }
 
-/// Contributions as they come, equal port ranges already united.
+/// The peers of the rules merged so far, by port range; ranges may still overlap.
 #[derive(Default)]
 struct Fold {
     anything: PeerUnion,
@@ -189,7 +193,7 @@ impl Fold {
             (PortMatch::Invalid, _) => {}
             (PortMatch::Numbers(protocol, range), _) => self.range(*protocol, *range, peers),
             (PortMatch::Named(protocol, name), Direction::Ingress) => {
-                // Two containers may share a name: both numbers count.
+                // Two containers may use one name: both numbers count.
                 let matching = subject_ports
                     .iter()
                     .filter(|port| port.name == *name && port.protocol == *protocol);
@@ -227,8 +231,8 @@ impl Fold {
     }
 }
 
-/// Cuts overlapping ranges where any of them starts or ends. The pieces ascend; the peers of a piece
-/// that lies in no range are empty.
+/// Cuts overlapping ranges where any of them starts or ends. The pieces ascend; the peers of a
+/// piece that lies in no range are empty.
 fn disjoint(ranges: &BTreeMap<PortRange, PeerUnion>) -> Vec<(PortRange, PeerUnion)> {
     let mut starts: BTreeSet<u16> = BTreeSet::new();
     for range in ranges.keys() {
@@ -312,13 +316,13 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_may_do_anything_is_not_named_again() {
+    fn a_peer_for_every_port_is_not_listed_again() {
         let rules = [(pods("a"), Ports::Any), (pods("a"), tcp(80, 80))];
         assert_eq!(shown(&rules), "any: a");
     }
 
     #[test]
-    fn any_peer_swallows_pods_and_blocks() {
+    fn any_peer_includes_pods_and_blocks() {
         let rules = [(Peers::Any, tcp(80, 80)), (pods("a"), tcp(80, 81))];
         assert_eq!(shown(&rules), "TCP 80: 0.0.0.0/0 | TCP 81: a | any: ");
     }
@@ -330,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_the_pod_lacks_contributes_nothing() {
+    fn a_port_name_that_the_pod_lacks_matches_nothing() {
         let ports = Ports::Listed(vec![PortMatch::Named(Protocol::Tcp, "http".into())]);
         assert_eq!(shown(&[(Peers::Any, ports)]), "any: ");
     }

@@ -17,7 +17,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both, in canonical order.
+    /// Both families, in canonical order.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
     /// The family of `address`.

@@ -1,10 +1,11 @@
-//! What the engine hands to a dataplane: shared rulesets, address sets, and which pod has which.
+//! The result of the engine for a dataplane: shared rulesets, address sets, and the rulesets of
+//! each pod.
 //!
 //! ```text
-//! endpoints: address ──► ruleset (one for ingress, one for egress; none when all may pass)
-//!                   └──► ruleset in audit, where it would deny what the other lets pass
+//! endpoints: address ──► ruleset (one for ingress, one for egress; none when all is allowed)
+//!                   └──► audited ruleset, where policies in audit would deny more
 //! rulesets:  rules in order, then: allow, deny, or another ruleset ──► address sets by id
-//! sets:      id ──► members, kept current by deltas
+//! sets:      id ──► members, updated by deltas
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,10 +20,11 @@ use crate::model::PodKey;
 use crate::port::{PortRange, Protocol};
 use crate::tier::Tier;
 
-/// All that is to be enforced now. Ordered maps: the same world gives the same bytes.
+/// Everything that a dataplane has to apply. The maps are ordered, so that the same world gives the
+/// same bytes.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Compiled {
-    /// The subject addresses that have a ruleset in some direction, be it in audit.
+    /// The addresses of subjects that have a ruleset, enforced or audited, in some direction.
     pub endpoints: BTreeMap<IpAddr, Endpoint>,
     /// Every ruleset that an endpoint or another ruleset refers to.
     pub rulesets: BTreeMap<RulesetId, Arc<Ruleset>>,
@@ -31,18 +33,19 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// Whether a packet that opens a connection passes both directions, by look-ups alone.
+    /// Whether the first packet of a connection is allowed in both directions, by lookups alone.
     ///
-    /// Nodes are plain addresses here: what a node sends to its own pods never meets a ruleset.
+    /// Nodes are plain addresses here: the dataplane does not apply rulesets to packets from a node
+    /// to its own pods.
     #[must_use]
     pub fn allows(&self, source: IpAddr, destination: IpAddr, traffic: Traffic) -> bool {
-        // A pod always reaches itself.
+        // A pod can always connect to itself.
         source == destination
             || (self.admits(Direction::Egress, source, destination, traffic)
                 && self.admits(Direction::Ingress, destination, source, traffic))
     }
 
-    /// Whether the ruleset of `subject` for one direction admits `peer`.
+    /// Whether the ruleset of `subject` for one direction allows traffic with `peer`.
     #[must_use]
     pub fn admits(
         &self,
@@ -56,8 +59,8 @@ impl Compiled {
         ruleset.is_none_or(|id| self.judge(id, peer, traffic) == Judged::Allowed)
     }
 
-    /// The tier whose policies in audit would deny what [`Compiled::admits`]; `None`: they would
-    /// not.
+    /// The tier whose policies in audit would deny traffic that [`Compiled::admits`] allows; `None`
+    /// when there is no such tier.
     #[must_use]
     pub fn would_deny(
         &self,
@@ -71,7 +74,7 @@ impl Compiled {
         denied.filter(|_| self.admits(direction, subject, peer, traffic))
     }
 
-    /// The tier that denies a packet; `None` when it is admitted or no ruleset is there.
+    /// The tier that denies a packet; `None` when it is allowed or the ruleset is missing.
     #[must_use]
     pub fn denied_by(
         &self,
@@ -84,7 +87,7 @@ impl Compiled {
         self.judge(ruleset, peer, traffic).denied()
     }
 
-    /// A ruleset that is missing admits nothing: fail closed.
+    /// The decision of a ruleset. A ruleset that is missing denies everything: fail closed.
     fn judge(&self, id: &RulesetId, peer: IpAddr, traffic: Traffic) -> Judged {
         let Some(ruleset) = self.rulesets.get(id) else { return Judged::Denied(None) };
         let first = ruleset.rules.iter().find(|rule| self.matches(&rule.matches, peer, traffic));
@@ -113,60 +116,62 @@ impl Compiled {
     }
 }
 
-/// What holds for one address of a subject pod.
+/// The rulesets for one address of a subject.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
-    /// Whose address it is.
+    /// The pod that has the address.
     pub pod: PodKey,
-    /// The rulesets for packets to and from this address; `None`: all pass.
+    /// The rulesets for packets to and from this address; `None` where all packets are allowed.
     pub enforced: PerDirection<Option<RulesetId>>,
-    /// What would hold if policies in audit were in force; `None`: nothing more would be denied.
+    /// The rulesets that would be enforced if policies in audit were; `None` where they are the
+    /// same.
     pub audited: PerDirection<Option<RulesetId>>,
 }
 
-/// What one tier says, and where that leads. Shared by all endpoints with equal rules.
+/// The rules of one tier. All endpoints with equal rules share one ruleset.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ruleset {
-    /// Tells which side of a packet is the peer: the source for ingress.
+    /// The direction: for ingress the peer is the source of a packet, for egress the destination.
     pub direction: Direction,
-    /// Whose rules these are; what they deny, this tier denies.
+    /// The tier that the rules belong to.
     pub tier: Tier,
-    /// The first match decides. Among neighbours of the same target the order is canonical.
+    /// The rules; the first one that matches decides. Consecutive rules with the same target are in
+    /// canonical order.
     pub rules: Vec<Rule>,
-    /// What becomes of packets that no rule matches.
+    /// The target of packets that no rule matches.
     pub otherwise: Target,
 }
 
 /// One rule of a ruleset.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Rule {
-    /// What matches.
+    /// The packets that it matches.
     pub matches: Match,
-    /// What becomes of a match.
+    /// The target of these packets.
     pub target: Target,
 }
 
-/// What becomes of a packet in one direction.
+/// The decision about a packet in one direction.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Target {
-    /// Allowed.
+    /// The packet is allowed.
     Allow,
-    /// Denied, by the tier of the ruleset.
+    /// The tier of the ruleset denies the packet.
     Deny,
-    /// The tiers below decide, by this ruleset of the same direction.
+    /// The tiers below decide, with this ruleset of the same direction.
     Next(RulesetId),
 }
 
-/// What came of a packet.
+/// The final decision of a chain of rulesets about a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Judged {
     Allowed,
-    /// By which tier; `None` when the ruleset is missing.
+    /// The packet is denied by this tier; `None` when a ruleset is missing.
     Denied(Option<Tier>),
 }
 
 impl Judged {
-    /// The tier that denies, where one does.
+    /// The tier that denies the packet, if there is one.
     fn denied(self) -> Option<Tier> {
         match self {
             Self::Denied(tier) => tier,
@@ -180,31 +185,32 @@ impl Judged {
 pub enum Match {
     /// Peers by address, for some or all ports.
     Peers {
-        /// Which traffic.
+        /// The traffic.
         traffic: TrafficMatch,
-        /// A set of kind [`SetKind::Addresses`] that may hold the peer: pods and nodes by labels.
+        /// A set of kind [`SetKind::Addresses`] with the peers that are pods and nodes by labels.
         labelled: Option<SetId>,
-        /// Networks that may hold the peer. A family that is whole needs no look-up.
+        /// The peers by address. A family of which every address matches needs no lookup.
         cidrs: CidrSet,
     },
-    /// Peer address together with destination port, in a set of kind [`SetKind::AddressPorts`].
+    /// The address of the peer with the destination port, in a set of kind
+    /// [`SetKind::AddressPorts`].
     PeerPorts {
         /// The set.
         set: SetId,
     },
 }
 
-/// Which traffic a rule is for.
+/// The traffic that a rule matches.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TrafficMatch {
-    /// Every protocol, those without ports included.
+    /// Every protocol, protocols without ports included.
     Any,
     /// Destination ports of one protocol: sorted, disjoint, never adjacent, not empty.
     Ports(Protocol, Vec<PortRange>),
 }
 
 impl TrafficMatch {
-    /// Whether a flow's protocol and port are among these.
+    /// Whether it matches the protocol and port of a flow.
     #[must_use]
     pub fn matches(&self, traffic: Traffic) -> bool {
         match (self, traffic) {
@@ -217,21 +223,21 @@ impl TrafficMatch {
     }
 }
 
-/// A set of members that many rulesets can refer to.
+/// A set of addresses that many rulesets can refer to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AddressSet {
-    /// What the members are.
+    /// The kind of the members.
     pub kind: SetKind,
     /// The members of both families.
     pub members: BTreeSet<Member>,
 }
 
-/// What a set's members are.
+/// The kind of a set's members.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum SetKind {
-    /// [`Member::Address`].
+    /// Members are [`Member::Address`].
     Addresses,
-    /// [`Member::AddressPort`].
+    /// Members are [`Member::AddressPort`].
     AddressPorts,
 }
 
@@ -240,12 +246,12 @@ pub enum SetKind {
 pub enum Member {
     /// An address.
     Address(IpAddr),
-    /// A destination port at an address (egress), or from an address (ingress).
+    /// The address of the peer with a destination port.
     AddressPort(IpAddr, Protocol, u16),
 }
 
 impl Member {
-    /// The address part.
+    /// The address of the member.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         match self {
@@ -254,14 +260,14 @@ impl Member {
     }
 }
 
-/// What one flush changed in [`Compiled`]. A set that is in none of the three is as it was.
+/// The changes to [`Compiled`] in one flush. A set in none of the three fields did not change.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Update {
     /// Sets that are new; their members are in [`Compiled::sets`].
     pub sets_created: BTreeSet<SetId>,
-    /// Sets that stay, with what came and went.
+    /// Sets that existed before and still do, with their added and removed members.
     pub sets_changed: BTreeMap<SetId, SetDelta>,
-    /// Sets that are gone.
+    /// Sets that were removed.
     pub sets_removed: BTreeSet<SetId>,
     /// Whether `endpoints` or `rulesets` changed.
     pub rules_changed: bool,
@@ -275,11 +281,11 @@ impl Update {
     }
 }
 
-/// How a set's members changed.
+/// The changes to the members of a set.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct SetDelta {
-    /// Members that were not there before.
+    /// The members that were added.
     pub added: BTreeSet<Member>,
-    /// Members that are no longer there.
+    /// The members that were removed.
     pub removed: BTreeSet<Member>,
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Which of a pod's traffic a rule restricts.
+/// The direction of a pod's traffic that a rule restricts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Direction {
     /// Connections to the pod.
@@ -82,7 +82,7 @@ impl<T> PerDirection<T> {
         }
     }
 
-    /// The value for one direction, to be changed.
+    /// The value for one direction, for changing it.
     pub fn get_mut(&mut self, direction: Direction) -> &mut T {
         match direction {
             Direction::Ingress => &mut self.ingress,
@@ -90,7 +90,7 @@ impl<T> PerDirection<T> {
         }
     }
 
-    /// What `change` makes of each value.
+    /// The values that `change` returns for each value.
     pub fn map<U>(self, mut change: impl FnMut(T) -> U) -> PerDirection<U> {
         PerDirection { ingress: change(self.ingress), egress: change(self.egress) }
     }

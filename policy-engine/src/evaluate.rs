@@ -1,4 +1,4 @@
-//! The specification of all tiers read naively: one flow, every policy, every rule.
+//! The naive reading of the specification: one flow against every policy and every rule.
 //!
 //! This code is independent of the compiler, so that tests can compare the two. They share
 //! [`Policy::effective`], the rules of one policy as they apply to a pod. It is not fast.
@@ -16,12 +16,12 @@ use crate::policy::{
 use crate::tier::{Action, Tier, View};
 use crate::world::World;
 
-/// Whether a flow is allowed: when both directions allow it.
+/// Whether a flow is allowed: both directions must allow it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verdict {
-    /// What holds at the source.
+    /// The decision at the source.
     pub egress: Decision,
-    /// What holds at the destination.
+    /// The decision at the destination.
     pub ingress: Decision,
 }
 
@@ -42,24 +42,24 @@ impl Verdict {
     }
 }
 
-/// What one direction says.
+/// The decision of one direction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Decision {
-    /// Why it allows or denies.
+    /// The reason why the flow is allowed or denied.
     pub reason: Reason,
-    /// The tier that decided; `None` when none did and the flow is allowed.
+    /// The tier that decided; `None` when no tier decided and the flow is allowed.
     pub tier: Option<Tier>,
-    /// The policies of that tier that isolate the subject in this direction, by name.
+    /// The policies of that tier that isolate the subject in this direction, sorted by name.
     pub isolated_by: Vec<ObjectRef>,
-    /// The rules that decide: those that admit the flow, in order of their policies, or the one
-    /// rule of a ClusterNetworkPolicy that accepts or denies it.
+    /// The rules that decided: all rules of isolating policies that allow the flow, in the order of
+    /// the policies, or the one rule of a ClusterNetworkPolicy that accepts or denies it.
     pub decided_by: Vec<RuleRef>,
     /// The rules that passed the flow on to the next tier, in order.
     pub passed_by: Vec<RuleRef>,
 }
 
 impl Decision {
-    /// Whether this direction lets the flow pass.
+    /// Whether this direction allows the flow.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
         !matches!(self.reason, Reason::NoRuleAdmits | Reason::RuleDenies)
@@ -71,30 +71,30 @@ impl Decision {
     }
 }
 
-/// Why a direction allows or denies.
+/// The reason why a direction allows or denies a flow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Reason {
-    /// Allowed: this side is no pod, so no policy is about it.
+    /// Allowed: policies do not apply to this endpoint (node, external address or hostNetwork pod).
     NoSubject,
     /// Allowed: no policy isolates the pod in this direction, and no rule denies the flow.
     NotIsolated,
-    /// Allowed: a rule of an isolating policy admits it.
+    /// Allowed: a rule of an isolating policy allows the flow.
     RuleAdmits,
-    /// Allowed: a rule of a ClusterNetworkPolicy accepts it.
+    /// Allowed: a rule of a ClusterNetworkPolicy accepts the flow.
     RuleAccepts,
-    /// Allowed: a pod always reaches itself.
+    /// Allowed: a pod can always connect to itself.
     SamePod,
-    /// Allowed: a node always reaches its pods.
+    /// Allowed: a node can always connect to its own pods.
     OwnNode,
-    /// Allowed: `allow_egress_to_own_node` is set.
+    /// Allowed: the peer is the pod's own node, and `allow_egress_to_own_node` is set.
     EgressToOwnNode,
-    /// Denied: the pod is isolated, and no rule admits it.
+    /// Denied: the pod is isolated, and no rule allows the flow.
     NoRuleAdmits,
-    /// Denied: a rule of a ClusterNetworkPolicy denies it.
+    /// Denied: a rule of a ClusterNetworkPolicy denies the flow.
     RuleDenies,
 }
 
-/// One rule of a policy; rules count from 1.
+/// The name of one rule.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleRef {
     /// The policy.
@@ -114,13 +114,13 @@ impl fmt::Display for RuleRef {
     }
 }
 
-/// Judges one flow by the policies that are in force.
+/// Evaluates one flow with the policies that are enforced.
 #[must_use]
 pub fn evaluate(world: &World, flow: &Flow) -> Verdict {
     evaluate_as(world, flow, View::Enforced)
 }
 
-/// Judges one flow by the policies of a view.
+/// Evaluates one flow with the policies of a view.
 #[must_use]
 pub fn evaluate_as(world: &World, flow: &Flow, view: View) -> Verdict {
     Verdict {
@@ -129,15 +129,15 @@ pub fn evaluate_as(world: &World, flow: &Flow, view: View) -> Verdict {
     }
 }
 
-/// What one tier says about a pod in one direction.
+/// The policies of one tier for one pod and one direction.
 pub(crate) struct Reading<'w> {
-    /// The policies that isolate the pod, by name.
+    /// The policies that isolate the pod, sorted by name.
     pub(crate) isolated_by: Vec<ObjectRef>,
-    /// All rules in the order in which they are asked, each with what it does.
+    /// All rules in the order in which they are evaluated, each with its action.
     pub(crate) rules: Vec<(RuleRef, Action, Cow<'w, Rule>)>,
 }
 
-/// Reads the policies of a tier that are, or may be, about `pod`.
+/// Collects the policies of a tier that apply, or may apply, to `pod`.
 pub(crate) fn reading<'w>(
     world: &'w World,
     pod: &Pod,
@@ -178,13 +178,13 @@ fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decis
     for tier in Tier::ALL {
         let Reading { isolated_by, rules } = reading(world, pod, direction, tier, view);
         let isolates = !isolated_by.is_empty();
-        let matches = if isolates { rule_admits } else { ordered_rule_matches };
+        let matches = if isolates { rule_matches } else { ordered_rule_matches };
         let mut matching = rules.into_iter().filter(|(.., rule)| matches(world, rule, peer, flow));
         if isolates {
-            // One rule of one of the policies is enough.
+            // One matching rule of one of the policies is enough.
             decision.decided_by = matching.map(|(name, ..)| name).collect();
-            let admitted = !decision.decided_by.is_empty();
-            decision.reason = if admitted { Reason::RuleAdmits } else { Reason::NoRuleAdmits };
+            let allowed = !decision.decided_by.is_empty();
+            decision.reason = if allowed { Reason::RuleAdmits } else { Reason::NoRuleAdmits };
             decision.isolated_by = isolated_by;
             decision.tier = Some(tier);
             return decision;
@@ -205,7 +205,7 @@ fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decis
     decision
 }
 
-/// The port by name of an ordered rule matches pods that labels select, and nothing else.
+/// Whether an ordered rule matches: its ports by name count only for peers matched by pod labels.
 pub(crate) fn ordered_rule_matches(
     world: &World,
     rule: &Rule,
@@ -213,14 +213,14 @@ pub(crate) fn ordered_rule_matches(
     flow: &Flow,
 ) -> bool {
     let items = match &rule.peers {
-        Peers::Any => return rule_admits(world, rule, peer, flow),
-        Peers::Listed(items) => items.iter().filter(|item| peer_admits(world, item, peer)),
+        Peers::Any => return rule_matches(world, rule, peer, flow),
+        Peers::Listed(items) => items.iter().filter(|item| peer_matches(world, item, peer)),
     };
     let mut matching = items.map(|item| match &rule.ports {
         Ports::Any => true,
         Ports::Listed(ports) => ports.iter().any(|port| {
             let is_name = matches!(port, PortMatch::Named(..));
-            (!is_name || matches!(item, Peer::Pods(_))) && port_admits(world, port, flow)
+            (!is_name || matches!(item, Peer::Pods(_))) && port_matches(world, port, flow)
         }),
     });
     matching.any(|matches| matches)
@@ -246,19 +246,19 @@ fn exemption(
     }
 }
 
-fn rule_admits(world: &World, rule: &Rule, peer: &Endpoint, flow: &Flow) -> bool {
-    let peer_matches = match &rule.peers {
+fn rule_matches(world: &World, rule: &Rule, peer: &Endpoint, flow: &Flow) -> bool {
+    let some_peer = match &rule.peers {
         Peers::Any => true,
-        Peers::Listed(peers) => peers.iter().any(|item| peer_admits(world, item, peer)),
+        Peers::Listed(peers) => peers.iter().any(|item| peer_matches(world, item, peer)),
     };
-    let port_matches = match &rule.ports {
+    let some_port = match &rule.ports {
         Ports::Any => true,
-        Ports::Listed(ports) => ports.iter().any(|item| port_admits(world, item, flow)),
+        Ports::Listed(ports) => ports.iter().any(|item| port_matches(world, item, flow)),
     };
-    peer_matches && port_matches
+    some_peer && some_port
 }
 
-pub(crate) fn peer_admits(world: &World, item: &Peer, peer: &Endpoint) -> bool {
+pub(crate) fn peer_matches(world: &World, item: &Peer, peer: &Endpoint) -> bool {
     match item {
         Peer::Invalid => false,
         Peer::Block(block) => peer.address().is_some_and(|address| block.contains(address)),
@@ -273,11 +273,11 @@ pub(crate) fn peer_admits(world: &World, item: &Peer, peer: &Endpoint) -> bool {
                 Namespaces::Named(name) => *name == pod.key.namespace,
                 Namespaces::Selected(selector) => {
                     let known = world.namespaces().get(&pod.key.namespace);
-                    // Every namespace is one of all, though its labels are not known yet.
+                    // `{}` selects every namespace, also one whose labels are not known yet.
                     selector.is_everything()
                         || known.is_some_and(|namespace| selector.matches(&namespace.labels))
                 }
-                // Rules are read for the namespace of a pod: there is none left.
+                // `Rule::in_namespace` has replaced it.
                 Namespaces::Own => false,
             };
             in_namespace && item.pods.matches(&pod.labels)
@@ -285,13 +285,13 @@ pub(crate) fn peer_admits(world: &World, item: &Peer, peer: &Endpoint) -> bool {
     }
 }
 
-pub(crate) fn port_admits(world: &World, item: &PortMatch, flow: &Flow) -> bool {
+pub(crate) fn port_matches(world: &World, item: &PortMatch, flow: &Flow) -> bool {
     let Traffic::Port(protocol, number) = flow.traffic else { return false };
     match item {
         PortMatch::Invalid => false,
         PortMatch::Numbers(wanted, range) => *wanted == protocol && range.contains(number),
         PortMatch::Named(wanted, name) => {
-            // The name is looked up on the destination, whichever side the policy selects.
+            // The destination resolves the name, for ingress and for egress rules.
             *wanted == protocol
                 && world.participant(&flow.destination).is_some_and(|pod| {
                     pod.ports.iter().any(|port| {

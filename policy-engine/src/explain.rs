@@ -1,9 +1,11 @@
-//! Why a flow is denied: for every rule that could have admitted it, what did not match.
+//! Why a flow is denied: the parts that did not match, of every rule that could have allowed it.
 
 use std::net::IpAddr;
 
 use crate::direction::Direction;
-use crate::evaluate::{Decision, RuleRef, Verdict, evaluate_as, peer_admits, port_admits, reading};
+use crate::evaluate::{
+    Decision, RuleRef, Verdict, evaluate_as, peer_matches, port_matches, reading,
+};
 use crate::flow::{Endpoint, Flow, Traffic};
 use crate::labels::{Labels, Str};
 use crate::model::NamedPort;
@@ -13,36 +15,37 @@ use crate::selector::{Requirement, Selector};
 use crate::tier::{Action, View};
 use crate::world::World;
 
-/// A verdict with what nearly admitted the flow.
+/// A verdict, with the rules that nearly allowed the flow.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Explanation {
-    /// The verdict, the same as [`evaluate_as`] gives.
+    /// The verdict, the same as [`evaluate_as`] returns.
     pub verdict: Verdict,
-    /// Rules at the source that do not admit it, the closest first; empty when egress allows.
+    /// The rules at the source that do not match, the closest first; empty when egress is allowed.
     pub egress: Vec<NearMiss>,
-    /// Rules at the destination that do not admit it, the closest first; empty when it allows.
+    /// The rules at the destination that do not match, the closest first; empty when ingress is
+    /// allowed.
     pub ingress: Vec<NearMiss>,
 }
 
-/// A rule that does not admit the flow, and every part that failed.
+/// A rule that does not match the flow, and every part that does not match.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NearMiss {
     /// The rule.
     pub rule: RuleRef,
-    /// Empty when a peer matches, else why each does not, in the order of `from` or `to`.
+    /// Why each peer does not match, in the order of `from` or `to`; empty when a peer matches.
     pub peers: Vec<PeerMiss>,
-    /// Empty when a port matches, else why each does not, in the order of `ports`.
+    /// Why each port does not match, in the order of `ports`; empty when a port matches.
     pub ports: Vec<PortMiss>,
 }
 
 /// Why a peer does not match.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerMiss {
-    /// Selects pods, and the other side is a node or an external address.
+    /// The peer selects pods, and the flow's peer is a node or an external address.
     NotAPod,
-    /// Selects pods of another namespace.
+    /// The peer selects pods of another namespace.
     OtherNamespace {
-        /// The namespace that the peer is about.
+        /// The namespace that the peer selects.
         wanted: Str,
     },
     /// The namespace's labels do not match.
@@ -65,7 +68,7 @@ pub enum PeerMiss {
     OutsideBlock(IpAddr),
     /// The address is inside one of the block's exceptions.
     InExcept(IpAddr),
-    /// Selects nodes, and the other side is none.
+    /// The peer selects nodes, and the flow's peer is not a node.
     NotANode,
     /// The node's labels do not match.
     NodeLabels {
@@ -92,15 +95,15 @@ pub enum PortMiss {
         /// The named ports that the destination has.
         had: Vec<NamedPort>,
     },
-    /// The name stands for other numbers there.
+    /// The destination has the name for other port numbers.
     NameElsewhere {
         /// The name that the policy asks for.
         name: Str,
-        /// The numbers that it stands for.
+        /// The port numbers of that name.
         numbers: Vec<u16>,
     },
-    /// In a ClusterNetworkPolicy a port by name is for pods that labels select, and the peers that
-    /// match are others.
+    /// In a ClusterNetworkPolicy a port by name counts only for pods matched by labels, and only
+    /// other peers match.
     NameWithoutLabels,
     /// The flow's protocol has no ports.
     NoPorts,
@@ -108,13 +111,14 @@ pub enum PortMiss {
     Invalid,
 }
 
-/// Judges a flow by the policies in force and says what nearly admitted it.
+/// Evaluates a flow with the policies that are enforced, and finds the rules that nearly allowed
+/// it.
 #[must_use]
 pub fn explain(world: &World, flow: &Flow) -> Explanation {
     explain_as(world, flow, View::Enforced)
 }
 
-/// Judges a flow by the policies of a view and says what nearly admitted it.
+/// Evaluates a flow with the policies of a view, and finds the rules that nearly allowed it.
 #[must_use]
 pub fn explain_as(world: &World, flow: &Flow, view: View) -> Explanation {
     let verdict = evaluate_as(world, flow, view);
@@ -133,7 +137,7 @@ fn near_misses(
     let (subject, peer) = flow.sides(direction);
     let Some(pod) = world.participant(subject) else { return Vec::new() };
     let Some(tier) = decision.tier.filter(|_| !decision.is_allowed()) else { return Vec::new() };
-    // Of ordered rules, those that would have come before the one that denies.
+    // Only rules before the rule that denies could have allowed the flow.
     let candidates = reading(world, pod, direction, tier, view)
         .rules
         .into_iter()
@@ -145,7 +149,7 @@ fn near_misses(
     misses
 }
 
-/// What a rule that does not admit the flow lacks.
+/// The parts of a rule that do not match the flow.
 pub(crate) fn near_miss(
     world: &World,
     name: RuleRef,
@@ -162,8 +166,8 @@ pub(crate) fn near_miss(
 }
 
 impl NearMiss {
-    /// How far the rule is from admitting: fewer kinds of failure first, then the port before the
-    /// peer, for a wrong port is the commoner slip.
+    /// How far the rule is from matching: fewer kinds of mismatch first, then a wrong port before a
+    /// wrong peer, because a wrong port is the more frequent mistake.
     pub(crate) fn distance(&self) -> (usize, bool, usize) {
         let failed_requirements = self.peers.iter().map(PeerMiss::requirements).min();
         let kinds = usize::from(!self.peers.is_empty()) + usize::from(!self.ports.is_empty());
@@ -187,7 +191,7 @@ impl PeerMiss {
 fn peer_misses(world: &World, rule: &Rule, peer: &Endpoint) -> Vec<PeerMiss> {
     match &rule.peers {
         Peers::Any => Vec::new(),
-        Peers::Listed(items) if items.iter().any(|item| peer_admits(world, item, peer)) => {
+        Peers::Listed(items) if items.iter().any(|item| peer_matches(world, item, peer)) => {
             Vec::new()
         }
         // A rule that could not be understood has no peers at all.
@@ -246,7 +250,7 @@ fn failed<'r>(
 fn port_misses(world: &World, rule: &Rule, flow: &Flow) -> Vec<PortMiss> {
     match &rule.ports {
         Ports::Any => Vec::new(),
-        Ports::Listed(items) if items.iter().any(|item| port_admits(world, item, flow)) => {
+        Ports::Listed(items) if items.iter().any(|item| port_matches(world, item, flow)) => {
             Vec::new()
         }
         Ports::Listed(items) => items.iter().map(|item| port_miss(world, item, flow)).collect(),
@@ -304,7 +308,7 @@ mod tests {
         Change::Pod(key, Some(Arc::new(pod)))
     }
 
-    /// Why `client`, asking `server` for TCP 80, is not admitted by a rule of this peer and port.
+    /// Why a rule with this peer and port does not allow `client` to connect to TCP 80 of `server`.
     fn check(peer: Peer, port: PortMatch, peers: &[PeerMiss], ports: &[PortMiss]) {
         let mut world = World::new(Options::default());
         let web = NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: 81 };
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_does_not_match_is_told_before_the_pod() {
+    fn a_namespace_that_does_not_match_is_reported_before_the_pod() {
         let had = Some(Labels::from_iter([("team", "a")]));
         let miss = PeerMiss::NamespaceLabels { failed: failed("team", "b"), had };
         check(
@@ -367,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_tells_outside_from_except() {
+    fn an_address_outside_a_block_is_not_one_inside_its_except() {
         let block = |cidr: &str, except: &[&str]| {
             let except = except.iter().map(|net| net.parse().unwrap()).collect();
             Peer::Block(IpBlock { cidr: cidr.parse().unwrap(), except })
@@ -379,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_does_not_match_is_told_apart_from_the_peer() {
+    fn a_port_that_does_not_match_is_not_reported_as_a_peer() {
         let outside = PortMiss::OutsideRange(PortRange::single(81));
         check(own("client"), tcp(81), &[], &[outside]);
         let udp = PortMatch::Numbers(Protocol::Udp, PortRange::ALL);
@@ -387,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_says_what_it_stands_for_or_what_there_is() {
+    fn a_port_name_is_reported_with_its_numbers_or_with_the_names_that_exist() {
         let named = |name: &str| PortMatch::Named(Protocol::Tcp, name.into());
         let elsewhere = PortMiss::NameElsewhere { name: "web".into(), numbers: vec![81] };
         check(own("client"), named("web"), &[], &[elsewhere]);

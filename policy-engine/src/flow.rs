@@ -1,4 +1,4 @@
-//! What is asked of the engine: may this side open a connection to that one?
+//! The questions that the engine answers: can one endpoint connect to another?
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,14 +8,15 @@ use crate::labels::Str;
 use crate::model::PodKey;
 use crate::port::Protocol;
 
-/// A connection to be opened, or a first packet. Ports are the pod's, after service translation.
+/// A new connection, or the first packet of one. Ports are those of the pod, after Service
+/// translation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Flow {
-    /// Who opens it.
+    /// The endpoint that connects.
     pub source: Endpoint,
-    /// Who is asked.
+    /// The endpoint that it connects to.
     pub destination: Endpoint,
-    /// With which protocol and port.
+    /// The protocol and port.
     pub traffic: Traffic,
 }
 
@@ -33,7 +34,7 @@ impl Flow {
 /// One side of a flow.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Endpoint {
-    /// A pod; without an address while it is pending, and then no `ipBlock` matches it.
+    /// A pod. While it is pending it has no address, and no `ipBlock` matches it.
     Pod(PodKey, Option<IpAddr>),
     /// A node, or a hostNetwork pod on it.
     Node(Str, Option<IpAddr>),
@@ -65,9 +66,9 @@ impl fmt::Display for Endpoint {
 /// Protocol and destination port of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Traffic {
-    /// A protocol with ports, to this one.
+    /// A protocol with ports, and the destination port.
     Port(Protocol, u16),
-    /// ICMP or any other protocol: only rules without ports admit it.
+    /// ICMP or any other protocol without ports: only rules without ports allow it.
     Other,
 }
 

@@ -1,13 +1,14 @@
-//! Names by content: equal content, equal name; 80 bits of SHA-256 in 16 letters and digits.
+//! Names made from content: equal content has an equal name. A name is 80 bits of SHA-256, written
+//! as 16 letters and digits.
 //!
-//! Every field goes into the hash behind its length, so that no two different lists of fields
-//! look alike: ("prod", "1deny") is not ("prod1", "deny").
+//! The hash has the length of each field before the field, so that two different lists of fields
+//! never have the same hash input: ("prod", "1deny") is not ("prod1", "deny").
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// The name of a set: a hash of what defines it, not of its members.
+/// The name of a set: a hash of its definition, not of its members.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SetId(ContentId);
 
@@ -99,7 +100,7 @@ impl ContentHasher {
         self.bytes(&(field as u64).to_be_bytes());
     }
 
-    /// The name of all that was added.
+    /// The name of the fields that were added.
     #[must_use]
     pub fn finish(self) -> ContentId {
         let digest = self.0.finalize();

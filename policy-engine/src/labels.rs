@@ -1,4 +1,4 @@
-//! Label sets: small, sorted, shared.
+//! Sets of labels: small and sorted, with shared storage.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

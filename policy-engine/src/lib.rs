@@ -3,25 +3,25 @@
 //! ```text
 //! Change ──► Engine::apply ──► Engine::flush ──► Update + Compiled     (incremental, shared)
 //!                  │
-//!                World ──► evaluate(flow) ──► Verdict                  (naive, independent)
-//!                World ──► Reach           ──► all ports between all pods      (by classes)
+//!                World ──► evaluate(flow) ──► Verdict                   (naive, independent)
+//!                World ──► Reach          ──► all ports between all pods       (by classes)
 //!                World ──► explain(flow)  ──► Verdict + near misses
 //! ```
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`labels`], [`selector`], [`direction`] | the parts that everything is made of |
+//! | [`labels`], [`selector`], [`direction`] | labels, label selectors and the two directions |
 //! | [`ranges`], [`port`], [`cidr`] | sets of ports and addresses, as sorted ranges |
 //! | [`object`] | the names of objects of all kinds |
-//! | [`policy`], [`tier`] | policies of all kinds, and how they are asked |
+//! | [`policy`], [`tier`] | policies of all kinds, and the order in which they are evaluated |
 //! | [`model`] | pods, namespaces, nodes, and [`model::Change`] |
-//! | [`world`] | all objects as they are now; who owns an address |
-//! | [`flow`], [`evaluate`], [`explain`] | the specification read naively, and why |
-//! | [`allow_set`] | rules folded into disjoint ports with one union of peers each |
-//! | [`ruleset`] | an allow-set as rules and the sets that they look up |
-//! | [`reach`] | who reaches whom on which ports, by classes of pods |
+//! | [`world`] | all objects as they are now; which pod owns an address |
+//! | [`flow`], [`evaluate`], [`explain`] | flows; the naive reading; why a flow is denied |
+//! | [`allow_set`] | rules merged into disjoint ports with one union of peers each |
+//! | [`ruleset`] | an allow-set as rules and the address sets that they refer to |
+//! | [`reach`] | which pods can connect to which, on which ports, by classes of pods |
 //! | [`engine`] | the incremental compiler |
-//! | [`compiled`], [`id`] | what a dataplane gets |
+//! | [`compiled`], [`id`] | the result that a dataplane applies |
 
 pub mod allow_set;
 pub mod cidr;

@@ -1,4 +1,4 @@
-//! The objects that policies speak about, and how they change.
+//! The objects that policies select and match, and how they change.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::port::Protocol;
 pub struct PodKey {
     /// Its namespace.
     pub namespace: Str,
-    /// Its name there.
+    /// Its name in that namespace.
     pub name: Str,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for PodKey {
     }
 }
 
-/// A pod, cut down to what policies can see of it.
+/// A pod, reduced to the fields that policies depend on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pod {
     /// Namespace and name.
@@ -45,9 +45,10 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Container ports that have a name, of containers and sidecars.
     pub ports: Vec<NamedPort>,
-    /// `spec.hostNetwork`: its traffic is its node's; neither subject nor peer.
+    /// `spec.hostNetwork`: its traffic is the traffic of its node; policies neither select nor
+    /// match it.
     pub host_network: bool,
-    /// Where it stands in its life.
+    /// The stage of its life cycle.
     pub life: Life,
     /// `metadata.creationTimestamp` in seconds since 1970, 0 when unknown.
     pub created: i64,
@@ -61,16 +62,16 @@ impl Pod {
     }
 }
 
-/// Where a pod stands in its life.
+/// The stage of a pod's life cycle.
 ///
-/// The order tells who owns an address that two pods claim: the greater.
+/// When two pods claim an address, the pod with the greater value owns it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Life {
-    /// Phase `Succeeded` or `Failed`: neither subject nor peer.
+    /// Phase `Succeeded` or `Failed`: policies neither select nor match it.
     Finished,
-    /// Being deleted: both, until the object is gone.
+    /// Being deleted: policies select and match it until the object is gone.
     Terminating,
-    /// Neither of these.
+    /// Every other pod.
     Active,
 }
 
@@ -85,14 +86,14 @@ pub struct NamedPort {
     pub number: u16,
 }
 
-/// A namespace: its name is the key it is stored under.
+/// A namespace. Its name is the key under which it is stored.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Namespace {
     /// `metadata.labels`, `kubernetes.io/metadata.name` included.
     pub labels: Labels,
 }
 
-/// A node: its name is the key it is stored under.
+/// A node. Its name is the key under which it is stored.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Node {
     /// `metadata.labels`.
@@ -101,7 +102,7 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
 }
 
-/// One object as it is now; `None` when it is gone.
+/// The new state of one object; `None` when it was deleted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
     /// A pod.
@@ -126,7 +127,7 @@ impl Change {
         }
     }
 
-    /// The change that removes an object; `None` for kinds that mean nothing to the engine.
+    /// The change that removes an object; `None` for kinds that the engine does not store.
     #[must_use]
     pub fn removal(object: ObjectRef) -> Option<Self> {
         let ObjectRef { kind, namespace, name } = object;
@@ -139,7 +140,7 @@ impl Change {
         })
     }
 
-    /// Whether the object is gone.
+    /// Whether the object was deleted.
     #[must_use]
     pub fn is_removal(&self) -> bool {
         match self {

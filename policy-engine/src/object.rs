@@ -1,13 +1,13 @@
-//! How an object is named, whatever its kind.
+//! The names of objects of all kinds.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::labels::Str;
 
-/// The kinds of objects that have a meaning for policies, or make pods.
+/// The kinds of objects that policies depend on, and the kinds that create pods.
 ///
-/// Where several kinds are listed they are in this order, in which they can also be created.
+/// Lists of several kinds are in this order. Objects can be created in this order too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Kind {
     /// `v1` Node.
@@ -103,21 +103,20 @@ impl Kind {
         singular
     }
 
-    /// The kind that a manifest names; `None` for any other.
+    /// The kind that a manifest names; `None` for every other word.
     #[must_use]
     pub fn parse(kind: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.as_str() == kind)
     }
 
-    /// The kind that a word stands for, as kubectl reads it: singular, plural or short, in any
-    /// case.
+    /// The kind that a word means in kubectl: singular, plural or short name, in any case.
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         let word = word.to_lowercase();
         Self::ALL.into_iter().find(|kind| kind.names().contains(&word.as_str()))
     }
 
-    /// The API group, empty for the core.
+    /// The API group; empty for the core group.
     #[must_use]
     pub fn group(self) -> &'static str {
         match self {
@@ -134,7 +133,7 @@ impl Kind {
         }
     }
 
-    /// The versions that are understood, the preferred one first. They have the same schema.
+    /// The API versions that can be read, the preferred one first. They have the same schema.
     #[must_use]
     pub fn versions(self) -> &'static [&'static str] {
         match self {
@@ -144,7 +143,7 @@ impl Kind {
         }
     }
 
-    /// The version to write.
+    /// The API version to write.
     #[must_use]
     pub fn preferred_version(self) -> &'static str {
         match self {
@@ -154,13 +153,13 @@ impl Kind {
         }
     }
 
-    /// The `apiVersion` to write.
+    /// The `apiVersion` to write: group and preferred version.
     #[must_use]
     pub fn api_version(self) -> String {
         self.api_version_of(self.preferred_version())
     }
 
-    /// The `apiVersion` of a version.
+    /// The `apiVersion` of this kind in a given version.
     #[must_use]
     pub fn api_version_of(self, version: &str) -> String {
         match self.group() {
@@ -193,11 +192,11 @@ impl Kind {
 
 /// The name of an object.
 ///
-/// Its text is `kind/namespace/name`, or `kind/name` without a namespace, the kind in lower case:
-/// `networkpolicy/shop/db`.
+/// Its text is `kind/namespace/name`, or `kind/name` without a namespace, with the kind in lower
+/// case: `networkpolicy/shop/db`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ObjectRef {
-    /// What kind of object it is.
+    /// The kind of the object.
     pub kind: Kind,
     /// The namespace that it lives in; empty for kinds that are not namespaced.
     pub namespace: Str,
@@ -205,7 +204,7 @@ pub struct ObjectRef {
     pub name: Str,
 }
 
-/// A text is not the name of an object.
+/// The reason why a text is not the name of an object.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseObjectError {
     /// It does not have two or three parts.
@@ -228,8 +227,8 @@ impl ObjectRef {
         Self::new(kind, "", name)
     }
 
-    /// The name as answers, logs and reports write it: `shop/db`, or `ClusterNetworkPolicy/guard`
-    /// without a namespace, for no namespace has capital letters.
+    /// The short name for answers, logs and reports: `shop/db`, or `ClusterNetworkPolicy/guard`
+    /// without a namespace. The two cannot be confused: namespaces have no capital letters.
     #[must_use]
     pub fn short(&self) -> String {
         match &*self.namespace {
@@ -245,7 +244,7 @@ impl ObjectRef {
         format!("{} {}{separator}{}", self.kind.as_str(), self.namespace, self.name)
     }
 
-    /// Orders names of different kinds by the text of the kind.
+    /// A key that sorts names of different kinds by the text of the kind.
     #[must_use]
     pub fn alphabetical(&self) -> (&'static str, &str, &str) {
         (self.kind.lower(), &self.namespace, &self.name)

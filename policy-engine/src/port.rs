@@ -16,7 +16,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// All of them, in canonical order.
+    /// All protocols, in canonical order.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
     /// The name that the Kubernetes API uses.
@@ -39,7 +39,7 @@ impl fmt::Display for Protocol {
 /// A range of ports with both ends included; never empty.
 pub type PortRange = Range<u16>;
 
-/// The range would be empty.
+/// The error for a range that would be empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the range ends at {last}, before its first port {first}")]
 pub struct EmptyPortRange {

@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(some.intersection(&all), some);
     }
 
-    /// Few values at each end of the type, so that every one can be asked for.
+    /// Few values at each end of the type, so that a test can check each of them.
     const FEW: u16 = 24;
 
     fn values() -> impl Iterator<Item = u16> {
@@ -265,7 +265,9 @@ mod tests {
             union.add(&b);
             let (both, rest) = (a.intersection(&b), a.difference(&b));
             for value in values() {
-                let within = |list: &[(u16, u16)]| list.iter().any(|r| (r.0..=r.1).contains(&value));
+                let within = |list: &[(u16, u16)]| {
+                    list.iter().any(|(first, last)| (*first..=*last).contains(&value))
+                };
                 let (in_a, in_b) = (within(&left), within(&right));
                 prop_assert_eq!((a.contains(value), b.contains(value)), (in_a, in_b));
                 prop_assert_eq!(union.contains(value), in_a || in_b);

@@ -1,11 +1,12 @@
-//! What one tier says as rules, and the sets that those rules look up.
+//! The rules of one tier, and the definitions of the address sets that they refer to.
 //!
-//! Neighbouring rules that lead to the same place fold into one allow-set: their order decides
-//! nothing. Where a run matches everything the tier ends; a run at its end that leads where the end
-//! leads is left out. A tier that says nothing is the next one itself.
+//! Consecutive rules with the same target are merged into one allow-set, because their order does
+//! not matter: they are a run. A run that matches everything ends the tier. A last run with the
+//! same target as the rest of the traffic is left out. A tier without rules is replaced by the next
+//! tier.
 //!
-//! A set is named by its definition (which pods, which ports), so its name stays while pods come
-//! and go, and rulesets that ask for the same peers share it.
+//! A set is named by its definition (which pods, which ports). Its name stays the same when pods
+//! are added and removed, and rulesets with the same peers share the set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,80 +23,81 @@ use crate::ranges::Ranges;
 use crate::selector::{Operator, Selector};
 use crate::tier::Tier;
 
-/// With more unions for a few ports than this, they are folded into one look-up of address and
-/// port: a chain of rules costs per rule, a set does not.
+/// With more unions for a few ports than this, they are merged into one set of addresses and ports:
+/// the cost of a chain grows with the number of rules, the cost of a set lookup does not.
 const FOLD_ABOVE_UNIONS: usize = 4;
 
-/// A union for more ports than this keeps a rule of its own: each port is a member per pod.
+/// A union for more ports than this keeps a rule of its own: each port would be a member for each
+/// pod.
 const FOLD_AT_MOST_PORTS: u32 = 15;
 
-/// What the members of a set are, in terms of pods.
+/// The definition of a set: the pods and nodes that its members belong to.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum SetDefinition {
-    /// The addresses of the pods, and of the nodes, that any of these matches.
+    /// The addresses of the pods and nodes that match one of the items.
     Peers {
         /// Pods by labels.
         pods: BTreeSet<Arc<PodPeer>>,
         /// Nodes by labels.
         nodes: BTreeSet<Arc<Selector>>,
     },
-    /// Addresses with ports.
+    /// Addresses of pods, with ports.
     PodPorts(BTreeSet<PodPort>),
 }
 
 /// A port of the pods that a peer matches.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct PodPort {
-    /// Which pods.
+    /// The pods.
     pub pods: PodMatch,
     /// The protocol.
     pub protocol: Protocol,
-    /// Which port.
+    /// The port.
     pub port: PortRef,
 }
 
-/// Pods as a port by name or number asks for them.
+/// The pods for which a [`PodPort`] counts.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PodMatch {
-    /// By labels.
+    /// Pods by labels.
     Labels(Arc<PodPeer>),
-    /// By address: an `ipBlock` with a named port matches pods that have the port.
+    /// Pods by address: an `ipBlock` with a port by name matches the pods that have the port.
     Addresses(CidrSet),
 }
 
 /// A port by number, or by the name that each pod resolves for itself.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PortRef {
-    /// By number.
+    /// A port by number.
     Number(u16),
-    /// By name.
+    /// A port by name.
     Named(Str),
 }
 
-/// A ruleset with the definitions of the sets it refers to.
+/// A ruleset with the definitions of the sets that it refers to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DefinedRuleset {
     /// The name of the ruleset.
     pub id: RulesetId,
     /// The rules.
     pub ruleset: Arc<Ruleset>,
-    /// Each set that a rule names.
+    /// The definition of each set that a rule refers to.
     pub sets: BTreeMap<SetId, SetDefinition>,
-    /// The ruleset of the tiers below, where this one leads to it.
+    /// The ruleset of the tiers below, when a target of this ruleset is [`Target::Next`].
     pub next: Option<Arc<DefinedRuleset>>,
 }
 
-/// Rules of one tier with the same verdict, and where they lead.
+/// Consecutive rules of one tier with the same target.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Run {
-    /// What they match.
+    /// The traffic that they match.
     pub matches: AllowSet,
-    /// What becomes of that.
+    /// The target of this traffic.
     pub target: Target,
 }
 
 impl SetDefinition {
-    /// What the members are.
+    /// The kind of the members.
     #[must_use]
     pub fn kind(&self) -> SetKind {
         match self {
@@ -127,8 +129,9 @@ impl SetDefinition {
 }
 
 impl DefinedRuleset {
-    /// The ruleset of `tier`, of which `runs` lead where they say, in order, and what none of them
-    /// matches leads to `otherwise`. [`Target::Next`] is `next`. `None` when all may pass.
+    /// The ruleset of `tier` with `runs` in order, and the target `otherwise` for the traffic that
+    /// no run matches. `next` is the ruleset of the tiers below, to which [`Target::Next`] refers.
+    /// `None` when all traffic is allowed.
     #[must_use]
     pub fn new(
         direction: Direction,
@@ -139,15 +142,15 @@ impl DefinedRuleset {
     ) -> Option<Arc<Self>> {
         runs.retain(|run| !run.matches.is_nothing());
         if let Some(last) = runs.iter().position(|run| run.matches.is_everything()) {
-            otherwise = runs.get(last).map_or(otherwise, |run| run.target);
+            otherwise = runs[last].target;
             runs.truncate(last);
         }
         while runs.pop_if(|last| last.target == otherwise).is_some() {}
         if runs.is_empty() && otherwise == Target::Allow {
             return None;
         }
-        let leads = |target| matches!(target, Target::Next(_));
-        if let Some(next) = next.filter(|_| runs.is_empty() && leads(otherwise)) {
+        let is_next = |target| matches!(target, Target::Next(_));
+        if let Some(next) = next.filter(|_| runs.is_empty() && is_next(otherwise)) {
             return Some(next.clone());
         }
         let mut builder = Builder::default();
@@ -157,14 +160,14 @@ impl DefinedRuleset {
             builder.ports(&run.matches);
         }
         let Builder { rules, sets, .. } = builder;
-        let is_asked = leads(otherwise) || runs.iter().any(|run| leads(run.target));
-        let next = next.filter(|_| is_asked).cloned();
+        let has_next = is_next(otherwise) || runs.iter().any(|run| is_next(run.target));
+        let next = next.filter(|_| has_next).cloned();
         let ruleset = Ruleset { direction, tier, rules, otherwise };
         let id = ruleset_id(&ruleset);
         Some(Arc::new(Self { id, ruleset: Arc::new(ruleset), sets, next }))
     }
 
-    /// This ruleset and those that it leads to.
+    /// This ruleset and the rulesets of the tiers below that it refers to.
     pub fn chain(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |defined| defined.next.as_deref())
     }
@@ -271,7 +274,8 @@ fn ruleset_id(ruleset: &Ruleset) -> RulesetId {
             Match::Peers { traffic, labelled, cidrs } => {
                 hasher.text("peers");
                 hash_traffic(&mut hasher, traffic);
-                hasher.text(&labelled.map(|set| set.to_string()).unwrap_or_default());
+                // No set is hashed as an empty text, which no set has as its name.
+                hasher.text(&labelled.map_or_else(String::new, |set| set.to_string()));
                 hash_cidrs(&mut hasher, cidrs);
             }
             Match::PeerPorts { set } => {

@@ -7,13 +7,13 @@ use crate::labels::{Labels, Str};
 /// One requirement of a label selector.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Requirement {
-    /// The label key that is looked at.
+    /// The key of the label that is compared.
     pub key: Str,
-    /// What must hold of it.
+    /// The condition for the label.
     pub operator: Operator,
 }
 
-/// What a requirement asks of a label.
+/// The condition that a requirement sets for a label.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Operator {
     /// The key is present with one of these values.
@@ -26,7 +26,8 @@ pub enum Operator {
     DoesNotExist,
 }
 
-/// A label selector: all requirements must hold, and without any it matches everything.
+/// A label selector: it matches when all requirements hold. Without requirements it matches
+/// everything.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Selector(BTreeSet<Requirement>);
 
@@ -40,7 +41,7 @@ impl Selector {
         Self::default()
     }
 
-    /// The selector that asks for one label to have one value, as a line of `matchLabels`.
+    /// The selector that requires one label to have one value, as a line of `matchLabels` does.
     #[must_use]
     pub fn label(key: &str, value: &str) -> Self {
         Self::from_iter([Requirement {
@@ -66,7 +67,7 @@ impl Selector {
         self.0.iter()
     }
 
-    /// A `key = value` that every match must have, for indexes; `None` when there is no such.
+    /// A label that every match must have, for use in an index; `None` when there is none.
     #[must_use]
     pub fn required_label(&self) -> Option<(&Str, &Str)> {
         self.0.iter().find_map(|requirement| match &requirement.operator {

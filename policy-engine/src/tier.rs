@@ -1,14 +1,15 @@
-//! Tiers: the order in which policies are asked; and in which modes and views they count.
+//! Tiers, the order in which policies are evaluated; and the modes and views of policies.
 //!
 //! ```text
 //! per direction   Admin ─► NetworkPolicy ─► Baseline ─► Default ─► allowed
-//!                 rules    isolates, then   rules       isolates, then
-//!                 in order final            in order    final
+//!                 rules    isolates: then   rules       isolates: then
+//!                 in order it is the last   in order    it is the last
 //! ```
 
 use std::fmt;
 
-/// Where in the order a policy is asked. The order of the variants is that order.
+/// The group of policies that are evaluated together. Tiers are evaluated in the order of the
+/// variants.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Tier {
     /// ClusterNetworkPolicy of tier Admin.
@@ -22,7 +23,7 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// All, in the order in which they are asked.
+    /// All tiers, in the order in which they are evaluated.
     pub const ALL: [Self; 4] = [Self::Admin, Self::NetworkPolicy, Self::Baseline, Self::Default];
 
     /// The name that users see.
@@ -43,22 +44,22 @@ impl fmt::Display for Tier {
     }
 }
 
-/// Whether a policy is in force or only watched.
+/// Whether a policy is enforced or only audited.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub enum Mode {
-    /// It decides.
+    /// The policy decides about traffic.
     #[default]
     Enforce,
-    /// It decides nothing; what it would deny is reported.
+    /// The policy does not decide about traffic; what it would deny is reported.
     Audit,
 }
 
-/// Which policies a question is about.
+/// The policies that count for a question.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum View {
-    /// Those that are in force.
+    /// The policies in mode Enforce.
     Enforced,
-    /// Those in force and those in audit, as if all were in force.
+    /// All policies, as if those in mode Audit were enforced too.
     Audited,
 }
 
@@ -70,14 +71,14 @@ impl View {
     }
 }
 
-/// What an ordered rule does with what it matches.
+/// What an ordered rule decides about the traffic that it matches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Action {
-    /// This direction allows it; no tier below is asked.
+    /// The traffic is allowed in this direction; the tiers below are not evaluated.
     Accept,
-    /// This direction denies it.
+    /// The traffic is denied.
     Deny,
-    /// The tier says nothing more; the next one is asked.
+    /// The other rules of the tier are skipped; the next tier decides.
     Pass,
 }
 

@@ -1,4 +1,4 @@
-//! All objects as they are now, and who owns an address.
+//! All objects as they are now, and which pod or node has an address.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,12 +11,12 @@ use crate::object::ObjectRef;
 use crate::policy::{Policy, Selected};
 use crate::tier::Mode;
 
-/// Choices that change verdicts.
+/// Options that change verdicts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Egress from a pod to its own node is not subject to policy.
+    /// Whether egress from a pod to its own node is always allowed.
     pub allow_egress_to_own_node: bool,
-    /// Where Portcullis itself runs: see [`World::is_system`].
+    /// The namespace in which Portcullis runs: see [`World::is_system`].
     pub own_namespace: Str,
 }
 
@@ -26,33 +26,34 @@ impl Default for Options {
     }
 }
 
-/// Where Portcullis is installed, unless someone says otherwise.
+/// The namespace in which Portcullis is installed by default.
 pub const OWN_NAMESPACE: &str = "portcullis-system";
 
 /// All objects as they are now.
 ///
-/// Guarantee: the world is a function of the last change of each object, in whatever order the
-/// changes came.
+/// Guarantee: the world depends on the last change of each object only, not on the order of changes
+/// to different objects.
 #[derive(Clone, Default, Debug)]
 pub struct World {
-    /// Choices that change verdicts.
+    /// Options that change verdicts.
     pub options: Options,
     pods: BTreeMap<PodKey, Arc<Pod>>,
     namespaces: BTreeMap<Str, Namespace>,
     nodes: BTreeMap<Str, Node>,
-    /// By the namespace that they live in; those of the whole cluster are in the namespace `""`.
+    /// Policies by their namespace; policies of the whole cluster are in the namespace `""`.
     policies: BTreeMap<Str, BTreeMap<ObjectRef, Arc<Policy>>>,
-    /// Sorted. Nearly always one: a vector of exactly that, where a tree would be ten times as much
-    /// memory as the claim.
+    /// The claims to each address, sorted. Nearly always there is one: a vector of exactly one
+    /// claim needs a tenth of the memory of a tree.
     claims: BTreeMap<IpAddr, Vec<Claim>>,
 }
 
-/// Who says that an address is theirs. The order of the variants tells who is believed first: the
-/// pods of a node that is gone may be left when a new node has its address.
+/// An object that has an address in its status. When several objects have one address, the order of
+/// the variants decides: pods of a deleted node may remain while a new node has its address.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Claim {
     /// A pod with an address of its own.
     Pod(PodKey),
+    /// A node.
     Node(Str),
     /// A hostNetwork pod: the address is its node's.
     HostPod(PodKey),
@@ -65,7 +66,7 @@ impl World {
         Self { options, ..Self::default() }
     }
 
-    /// Takes in one change.
+    /// Applies one change.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Pod(key, pod) => {
@@ -128,12 +129,13 @@ impl World {
         &self.nodes
     }
 
-    /// All policies: those of the whole cluster first, then by namespace; of each by name.
+    /// All policies: those of the whole cluster first, then those of each namespace; each group
+    /// sorted by name.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.values().flat_map(BTreeMap::values)
     }
 
-    /// The policies that live in a namespace, by name; in `""` those of the whole cluster.
+    /// The policies of a namespace, sorted by name; for `""` those of the whole cluster.
     pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.get(namespace).into_iter().flat_map(BTreeMap::values)
     }
@@ -144,14 +146,15 @@ impl World {
         self.policies.get(&name.namespace)?.get(name)
     }
 
-    /// Whether some policy is in audit, so that what is enforced is not all that could be.
+    /// Whether some policy is in mode Audit.
     #[must_use]
     pub fn has_audit(&self) -> bool {
         self.policies().any(|policy| policy.mode == Mode::Audit)
     }
 
-    /// The policies that are, or may be, about `pod`, which takes part, in the order in which they
-    /// are asked.
+    /// The policies that apply, or may apply, to `pod`, in the order in which they are evaluated.
+    ///
+    /// `pod` must take part in policies: see [`Pod::takes_part`].
     #[must_use]
     pub fn selecting(&self, pod: &Pod) -> Vec<(&Arc<Policy>, Selected)> {
         let policies = self.policies_in("").chain(self.policies_in(&pod.key.namespace));
@@ -163,14 +166,14 @@ impl World {
         selecting
     }
 
-    /// Whether a namespace is one that defaults leave alone unless they say otherwise: those of
-    /// Kubernetes (`kube-*`) and Portcullis' own.
+    /// Whether a namespace is a system namespace: one of Kubernetes (`kube-*`) or the namespace of
+    /// Portcullis. Defaults do not apply there unless they ask for it.
     #[must_use]
     pub fn is_system(&self, namespace: &str) -> bool {
         namespace.starts_with("kube-") || namespace == &*self.options.own_namespace
     }
 
-    /// Whether `policy` is about `pod`, which takes part.
+    /// Whether `policy` applies to `pod`, which must take part in policies.
     #[must_use]
     pub fn selected(&self, policy: &Policy, pod: &Pod) -> Selected {
         let (subject, namespace) = (&policy.subject, &pod.key.namespace);
@@ -198,9 +201,10 @@ impl World {
 
     /// The pod that an address belongs to.
     ///
-    /// Two pods can claim one address, when it was given away again before the first pod's object
-    /// was gone. It belongs to the one that is not terminating, then to the younger, then to the
-    /// one whose name sorts last; the other has no address meanwhile.
+    /// Two pods can claim one address, when it was assigned again before the object of the first
+    /// pod was deleted. It belongs to the pod that is not terminating, then to the younger one,
+    /// then to the one whose name sorts last. Until the claim ends, the other pod does not have the
+    /// address.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Option<&Arc<Pod>> {
         self.claimants(address).max_by_key(|pod| (pod.life, pod.created, &pod.key))
@@ -221,7 +225,7 @@ impl World {
         })
     }
 
-    /// What an address stands for: its pod, else its node, else something outside.
+    /// The endpoint with an address: its pod, else its node, else an external address.
     #[must_use]
     pub fn endpoint(&self, address: IpAddr) -> Endpoint {
         if let Some(pod) = self.owner(address) {
@@ -250,7 +254,8 @@ impl World {
         }
     }
 
-    /// The flow between two addresses, each standing for the pod, node or external host that has it.
+    /// The flow between two addresses, each standing for the pod, node or external host that has
+    /// it.
     #[must_use]
     pub fn flow(&self, source: IpAddr, destination: IpAddr, traffic: Traffic) -> Flow {
         Flow { source: self.endpoint(source), destination: self.endpoint(destination), traffic }
@@ -303,7 +308,7 @@ mod tests {
         Policy { name, subject, tier, mode, body, generation: None }
     }
 
-    /// Every reading of the policies begins with these.
+    /// Every evaluation starts with these lists.
     #[test]
     fn the_policies_of_a_namespace_are_all_and_only_its_own() {
         let mut world = World::new(Options::default());
@@ -358,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_lives_in_a_namespace_is_about_no_pod_of_another_one() {
+    fn a_policy_in_a_namespace_applies_to_no_pod_of_another_one() {
         let world = World::new(Options::default());
         for (namespace, selected) in [("new", Selected::Yes), ("other", Selected::No)] {
             let name = ObjectRef::new(Kind::NetworkPolicy, namespace, "x");

@@ -1,9 +1,9 @@
-//! Why a packet of a subject is denied, found with an effort that has an end: what an agent can
-//! afford to say of packets that anybody may send.
+//! Why a packet of a subject is denied, found with bounded effort: an agent has to answer this for
+//! packets that any host can send.
 //!
-//! It goes by what the last flush compiled: look-ups say which tier denies, and the list of the
-//! policies that select the subject says by whom. [`explain`](crate::explain) reads everything, and
-//! says the same as long as there is no more to read than the effort allows.
+//! The answer depends on the result of the last flush: lookups find the tier that denies, and the
+//! list of policies that select the subject has their names. [`explain`](crate::explain) reads
+//! every policy, and returns the same unless the search here ended early.
 
 use super::Engine;
 use super::tiers::SelectedPolicy;
@@ -17,11 +17,11 @@ use crate::policy::{Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Sel
 use crate::selector::{Operator, Selector};
 use crate::tier::{Action, Tier, View};
 
-/// How many policies are named.
+/// How many policies are listed by name.
 pub const POLICIES_NAMED: usize = 4;
 
-/// How many peers, ports, exceptions and requirements of rules are looked at: less than a
-/// millisecond's worth.
+/// How many peers, ports, exceptions and requirements of rules are read: this takes less than a
+/// millisecond.
 const EFFORT_MAX: usize = 2048;
 
 /// Why a packet is denied.
@@ -29,22 +29,24 @@ const EFFORT_MAX: usize = 2048;
 pub struct Blame {
     /// The tier that denies it.
     pub tier: Tier,
-    /// The rule that denies it, in a tier of ordered rules; `None` in the others, and when it is
-    /// beyond the effort.
+    /// The rule that denies it, in a tier of ordered rules; `None` in other tiers, and when the
+    /// search ended before it.
     pub denied_by: Option<RuleRef>,
-    /// The first policies of the tier that isolate the subject in this direction, by name.
+    /// The first [`POLICIES_NAMED`] policies of the tier that isolate the subject in this
+    /// direction, sorted by name.
     pub isolated_by: Vec<ObjectRef>,
-    /// How many do so.
+    /// How many policies of the tier do so.
     pub isolating: usize,
-    /// The rule of an isolating policy that lacks least, of those within the effort.
+    /// The rule of an isolating policy that nearly matches, among those read before the search
+    /// ended.
     pub closest: Option<RuleRef>,
 }
 
 impl Engine {
-    /// Why a direction of a flow is denied, as of the last flush; `None` when it is not. In
-    /// [`View::Audited`]: why policies in audit would deny what passes.
+    /// Why a direction of a flow is denied, as of the last flush; `None` when it is allowed. In
+    /// [`View::Audited`]: why policies in audit would deny traffic that is allowed.
     ///
-    /// Takes as long as it takes to look up the flow's addresses, and a bounded effort.
+    /// The effort is bounded, however many policies select the subject.
     #[must_use]
     pub fn blame(&self, flow: &Flow, direction: Direction, view: View) -> Option<Blame> {
         let (subject, peer) = flow.sides(direction);
@@ -71,7 +73,7 @@ impl Engine {
     }
 }
 
-/// What is looked for, and how much may still be looked at.
+/// A search through rules, and how much of them it may still read.
 struct Search<'e> {
     engine: &'e Engine,
     flow: &'e Flow,
@@ -82,7 +84,8 @@ struct Search<'e> {
 }
 
 impl<'e> Search<'e> {
-    /// The first rule that denies the flow. Nothing before it decides.
+    /// The first rule that denies the flow. Accept and Pass rules need no check: the flow is
+    /// denied, so none before that rule matches.
     fn denying(&mut self, policies: impl Iterator<Item = &'e SelectedPolicy>) -> Option<RuleRef> {
         for (policy, selected) in policies {
             if policy.isolates(self.direction) {
@@ -93,7 +96,7 @@ impl<'e> Search<'e> {
                 if found.action != Action::Deny {
                     continue;
                 }
-                self.look_at(found.rule)?;
+                self.read(found.rule)?;
                 if ordered_rule_matches(&self.engine.world, found.rule, self.peer, self.flow) {
                     return Some(RuleRef { policy: policy.name.clone(), rule: found.number });
                 }
@@ -102,7 +105,7 @@ impl<'e> Search<'e> {
         None
     }
 
-    /// The rule that lacks least; of several, the first one.
+    /// The rule that is closest to matching; the first one of several.
     fn closest(&mut self, policies: impl Iterator<Item = &'e SelectedPolicy>) -> Option<RuleRef> {
         let mut closest = None;
         for (policy, selected) in policies {
@@ -113,7 +116,7 @@ impl<'e> Search<'e> {
         closest.map(|(_, rule)| rule)
     }
 
-    /// `None` once the effort is at its end.
+    /// Reads the rules of one policy. `None` when the search has to end.
     fn closer(
         &mut self,
         policy: &Policy,
@@ -122,7 +125,7 @@ impl<'e> Search<'e> {
     ) -> Option<()> {
         self.spend(1)?;
         for found in policy.effective(self.direction, selected) {
-            self.look_at(found.rule)?;
+            self.read(found.rule)?;
             let rule = found.rule.in_namespace(&self.pod.key.namespace);
             let name = RuleRef { policy: policy.name.clone(), rule: found.number };
             let miss = near_miss(&self.engine.world, name, &rule, self.peer, self.flow);
@@ -134,8 +137,8 @@ impl<'e> Search<'e> {
         Some(())
     }
 
-    /// `None` when a rule is too much for what is left: then the search ends.
-    fn look_at(&mut self, rule: &Rule) -> Option<()> {
+    /// Counts the effort of reading a rule. `None` when too little is left: then the search ends.
+    fn read(&mut self, rule: &Rule) -> Option<()> {
         let destination = self.engine.world.participant(&self.flow.destination);
         let named_ports = destination.map_or(0, |pod| pod.ports.len());
         self.spend(effort(rule, named_ports, self.left))
@@ -148,10 +151,10 @@ impl<'e> Search<'e> {
     }
 }
 
-/// How far a rule is from admitting, and which one it is.
+/// How far a rule is from matching, and its name.
 type Closest = ((usize, bool, usize), RuleRef);
 
-/// What it takes to look at a rule; more than `limit` when it is more than that.
+/// The effort of reading a rule. Above `limit` the result is not exact.
 fn effort(rule: &Rule, named_ports: usize, limit: usize) -> usize {
     let peers = match &rule.peers {
         Peers::Any => &[][..],
@@ -188,7 +191,7 @@ fn of_selector(selector: &Selector, limit: usize) -> usize {
     sum(requirements, limit).saturating_add(1)
 }
 
-/// Stops to count above the limit.
+/// The sum of efforts; counting stops above `limit`.
 fn sum(efforts: impl Iterator<Item = usize>, limit: usize) -> usize {
     let mut all = 0_usize;
     for effort in efforts {

@@ -1,8 +1,8 @@
-//! Identities: namespace and labels, cut down to the keys that some live peer mentions.
+//! Identities: namespace and labels, reduced to the keys that some live peer mentions.
 //!
-//! Peers match identities, never pods: a thousand replicas are matched once. Which keys count
-//! follows the live peers, so identities split when a key comes alive and join when it dies;
-//! neither changes what they match.
+//! Peers match identities, not pods: a thousand replicas are matched once. A peer is live when some
+//! set has it in its definition. Identities split when the first live peer mentions a key, and join
+//! when the last one is removed; neither changes what they match.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,28 +13,28 @@ use crate::model::PodKey;
 use crate::policy::PodPeer;
 use crate::world::World;
 
-/// A live identity; given again after it died.
+/// The number of a live identity. It is used again after the identity was removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct IdentityId(usize);
 
-/// All pods of a namespace that no live peer can tell apart.
+/// All pods of a namespace that no live peer tells apart.
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) namespace: Str,
     pub(super) labels: Labels,
     pub(super) pods: BTreeSet<PodKey>,
-    /// The live peers that match.
+    /// The live peers that match these pods.
     pub(super) terms: BTreeSet<TermId>,
 }
 
-/// Where pods belong.
+/// All identities, and the identity of each pod.
 #[derive(Default, Debug)]
 pub(super) struct Identities {
     slots: Slots<Identity>,
     by_content: HashMap<(Str, Labels), IdentityId>,
     by_namespace: HashMap<Str, BTreeSet<IdentityId>>,
     of_pod: HashMap<PodKey, IdentityId>,
-    /// How many live peers mention a key.
+    /// How many times live peers mention each key.
     keys: BTreeMap<Str, usize>,
 }
 
@@ -51,7 +51,7 @@ impl Identities {
         self.of_pod.get(pod).map(|id| self.get(*id))
     }
 
-    /// Those that have pods.
+    /// The namespaces that have pods.
     pub(super) fn namespaces(&self) -> impl Iterator<Item = &Str> {
         self.by_namespace.keys()
     }
@@ -60,7 +60,8 @@ impl Identities {
         self.by_namespace.get(namespace).into_iter().flatten().copied()
     }
 
-    /// Puts a pod where its labels belong; `terms` says what a new identity matches.
+    /// Moves a pod to the identity of its labels. `terms` returns the peers that match a new
+    /// identity.
     pub(super) fn place(
         &mut self,
         pod: &PodKey,
@@ -97,7 +98,8 @@ impl Identities {
         self.by_content.remove(&(namespace, labels));
     }
 
-    /// Counts the keys that a peer mentions, and adds those that are now alive to `changed`.
+    /// Counts the keys that a new peer mentions, and adds those that no other peer mentions to
+    /// `changed`.
     pub(super) fn acquire_keys(&mut self, peer: &PodPeer, changed: &mut BTreeSet<Str>) {
         for requirement in peer.pods.requirements() {
             let count = self.keys.entry(requirement.key.clone()).or_insert(0);
@@ -108,7 +110,7 @@ impl Identities {
         }
     }
 
-    /// The reverse of `acquire_keys`.
+    /// Reverses `acquire_keys` for a peer that was removed.
     pub(super) fn release_keys(&mut self, peer: &PodPeer, changed: &mut BTreeSet<Str>) {
         for requirement in peer.pods.requirements() {
             if let Some(count) = self.keys.get_mut(&requirement.key) {
@@ -121,8 +123,8 @@ impl Identities {
         }
     }
 
-    /// Moves the pods that have one of the `changed` keys. Their new identities match what the
-    /// old ones did: no peer that is matched by now tells them apart.
+    /// Moves the pods that have a label with one of the `changed` keys. The same peers match their
+    /// new identities: no peer that was matched before depends on these keys.
     pub(super) fn rekey(&mut self, world: &World, changed: &BTreeSet<Str>) {
         if changed.is_empty() {
             return;

@@ -1,7 +1,8 @@
-//! Which addresses are in which live set, kept current by retracting and asserting pods.
+//! The members of all live sets, updated by retracting and asserting pods.
 //!
-//! A change to a pod is: retract it (and whoever claims the same address) as it was, change the
-//! world, assert it as it is. What both did cancels out when the delta is taken.
+//! A change to a pod takes three steps: retract the old pod, and all pods that claim the same
+//! address; change the world; assert them again as they are now. A member that was retracted and
+//! asserted again is not in the delta.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -21,16 +22,17 @@ use crate::ruleset::{PodMatch, PortRef, SetDefinition};
 use crate::selector::Selector;
 use crate::world::World;
 
-/// Live sets, the peers they ask for, and the identities that match those.
+/// Live sets, the peers in their definitions, and the identities that match those peers.
 #[derive(Default, Debug)]
 pub(super) struct Members {
     identities: Identities,
     terms: Terms,
     sets: BTreeMap<SetId, LiveSet>,
-    /// The sets that ask for pods by address.
+    /// The sets with pods by address in their definition.
     by_address: BTreeSet<SetId>,
-    /// The sets that ask for nodes.
+    /// The sets with nodes in their definition.
     by_node: BTreeSet<SetId>,
+    /// The members that were retracted or asserted since the last flush.
     touched: HashMap<SetId, HashMap<Member, Before>>,
     created: BTreeSet<SetId>,
     removed: BTreeSet<SetId>,
@@ -49,12 +51,13 @@ struct LiveSet {
     references: usize,
     terms: BTreeSet<TermId>,
     nodes: BTreeSet<Arc<Selector>>,
-    /// For address-port sets: which pods have which port in it.
-    ports: Vec<(Asked, Protocol, PortRef)>,
+    /// For address-port sets: the ports, and the pods for which each counts.
+    ports: Vec<(Wanted, Protocol, PortRef)>,
 }
 
+/// The pods for which a port counts.
 #[derive(Debug)]
-enum Asked {
+enum Wanted {
     Term(TermId),
     Addresses(CidrSet),
 }
@@ -84,7 +87,7 @@ impl Presence {
 }
 
 impl LiveSet {
-    /// Whether an address stands for a node that the set asks for.
+    /// Whether an address belongs to a node that the set's definition selects.
     fn has_node(&self, world: &World, address: IpAddr) -> bool {
         let Endpoint::Node(name, _) = world.endpoint(address) else { return false };
         let node = world.nodes().get(&name);
@@ -95,17 +98,17 @@ impl LiveSet {
 type Sets = BTreeMap<SetId, AddressSet>;
 
 impl Members {
-    /// Takes the pod's addresses out of all sets.
+    /// Removes the pod's addresses from all sets.
     pub(super) fn retract(&mut self, world: &World, sets: &mut Sets, pod: &PodKey) {
         self.change(world, sets, pod, Presence::Retract);
     }
 
-    /// Puts the pod's addresses into the sets that ask for it.
+    /// Adds the pod's addresses to the sets whose definitions match it.
     pub(super) fn assert(&mut self, world: &World, sets: &mut Sets, pod: &PodKey) {
         self.change(world, sets, pod, Presence::Assert);
     }
 
-    /// Takes out of all sets those of `addresses` that stand for nodes.
+    /// Removes those of `addresses` that belong to nodes from all sets.
     pub(super) fn retract_nodes(
         &mut self,
         world: &World,
@@ -115,7 +118,8 @@ impl Members {
         self.change_nodes(world, sets, addresses, Presence::Retract);
     }
 
-    /// Puts those of `addresses` that stand for nodes into the sets that ask for these.
+    /// Adds those of `addresses` that belong to nodes to the sets whose definitions select the
+    /// nodes.
     pub(super) fn assert_nodes(
         &mut self,
         world: &World,
@@ -125,7 +129,7 @@ impl Members {
         self.change_nodes(world, sets, addresses, Presence::Assert);
     }
 
-    /// The addresses of hostNetwork pods on a node, as far as any set can ask for them.
+    /// The addresses of hostNetwork pods on a node; empty when no set has nodes in its definition.
     pub(super) fn addresses_on(&self, world: &World, node: &Str) -> BTreeSet<IpAddr> {
         if self.by_node.is_empty() {
             return BTreeSet::new();
@@ -135,7 +139,7 @@ impl Members {
         there.flat_map(|pod| &pod.addresses).copied().collect()
     }
 
-    /// Finds the identity of a pod that came, changed or went. The pod must be retracted.
+    /// Updates the identity of a pod that was added, changed or removed. The pod must be retracted.
     pub(super) fn place(&mut self, world: &World, key: &PodKey) {
         let Some(pod) = world.pods().get(key).filter(|pod| pod.takes_part()) else {
             return self.identities.remove(key);
@@ -146,7 +150,7 @@ impl Members {
             .place(key, &pod.labels, |labels| terms.matching(&key.namespace, namespace, labels));
     }
 
-    /// Matches the identities of a namespace anew after its labels changed.
+    /// Matches the identities of a namespace again after its labels changed.
     pub(super) fn rematch(&mut self, world: &World, sets: &mut Sets, namespace: &Str) {
         let labels = world.namespaces().get(namespace).map(|found| &found.labels);
         let ids: Vec<IdentityId> = self.identities.in_namespace(namespace).collect();
@@ -167,7 +171,7 @@ impl Members {
         }
     }
 
-    /// Counts one more user of each set; those without any before are created and filled.
+    /// Counts one more use of each set. Sets that did not exist are created and filled.
     pub(super) fn acquire<'d>(
         &mut self,
         world: &World,
@@ -186,7 +190,8 @@ impl Members {
             self.created.insert(id);
             created.push(id);
         }
-        // Before the new peers are matched: identities must be as fine as the peers can tell.
+        // This comes before new peers are matched: identities must have all keys that peers
+        // mention.
         self.identities.rekey(world, &keys);
         for term in terms {
             self.match_term(world, term);
@@ -196,7 +201,7 @@ impl Members {
         }
     }
 
-    /// Counts one user less of each set; those without any are gone.
+    /// Counts one use less of each set. Unreferenced sets are removed.
     pub(super) fn release(
         &mut self,
         world: &World,
@@ -227,7 +232,7 @@ impl Members {
         self.identities.rekey(world, &keys);
     }
 
-    /// Takes what changed since the last call.
+    /// Returns what changed since the last call.
     pub(super) fn take_update(&mut self, sets: &Sets) -> Update {
         let mut update = Update {
             sets_created: std::mem::take(&mut self.created),
@@ -288,14 +293,14 @@ impl Members {
             }
             SetDefinition::PodPorts(ports) => {
                 for port in ports {
-                    let asked = match &port.pods {
-                        PodMatch::Labels(peer) => Asked::Term(term(peer)),
+                    let wanted = match &port.pods {
+                        PodMatch::Labels(peer) => Wanted::Term(term(peer)),
                         PodMatch::Addresses(cidrs) => {
                             self.by_address.insert(id);
-                            Asked::Addresses(cidrs.clone())
+                            Wanted::Addresses(cidrs.clone())
                         }
                     };
-                    set.ports.push((asked, port.protocol, port.port.clone()));
+                    set.ports.push((wanted, port.protocol, port.port.clone()));
                 }
             }
         }
@@ -363,9 +368,9 @@ impl Members {
         let Some(identity) = self.identities.of(key) else { return };
         let Some(pod) = world.pods().get(key) else { return };
         let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
-        let asking = identity.terms.iter().flat_map(|term| &self.terms.get(*term).sets);
-        let asking: BTreeSet<SetId> = asking.chain(&self.by_address).copied().collect();
-        for id in asking {
+        let affected = identity.terms.iter().flat_map(|term| &self.terms.get(*term).sets);
+        let affected: BTreeSet<SetId> = affected.chain(&self.by_address).copied().collect();
+        for id in affected {
             let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { continue };
             let contributions = self.contributions(live, pod, &owned);
             let touched = self.touched.entry(id).or_default();
@@ -388,7 +393,7 @@ impl Members {
         }
     }
 
-    /// The members that a pod brings to a set by the addresses that it owns.
+    /// The members of a set that come from a pod with these addresses.
     fn contributions(&self, set: &LiveSet, pod: &Pod, owned: &[IpAddr]) -> Vec<Member> {
         let Some(identity) = self.identities.of(&pod.key) else { return Vec::new() };
         let mut members = Vec::new();
@@ -397,12 +402,12 @@ impl Members {
                 members.push(Member::Address(address));
                 continue;
             }
-            for (asked, protocol, port) in &set.ports {
-                let asked_for = match asked {
-                    Asked::Term(term) => identity.terms.contains(term),
-                    Asked::Addresses(cidrs) => cidrs.contains(address),
+            for (wanted, protocol, port) in &set.ports {
+                let counts = match wanted {
+                    Wanted::Term(term) => identity.terms.contains(term),
+                    Wanted::Addresses(cidrs) => cidrs.contains(address),
                 };
-                if !asked_for {
+                if !counts {
                     continue;
                 }
                 let mut add = |number| {
@@ -427,7 +432,7 @@ fn namespaces(world: &World, identities: &Identities, scope: &Namespaces) -> Vec
     match scope {
         Namespaces::Named(name) => vec![name.clone()],
         Namespaces::Own => Vec::new(),
-        // Pods may be known before their namespace is.
+        // `{}` also selects a namespace that is not known yet, when there are pods in it.
         Namespaces::Selected(selector) if selector.is_everything() => {
             identities.namespaces().cloned().collect()
         }

@@ -1,13 +1,14 @@
-//! The incremental compiler: changes in, [`Compiled`] and what changed of it out.
+//! The incremental compiler: it takes changes, and keeps [`Compiled`] up to date.
 //!
 //! ```text
-//! Change ─► World                 pods that the change concerns become dirty
-//!        ─► identities, members   set members follow at once
+//! Change ─► World                 pods that the change may affect are marked dirty
+//!        ─► identities, members   set members are updated immediately
 //! flush  ─► dirty pods: policies that select them ─► a chain of rulesets per direction (shared)
-//!        ─► rulesets and sets that nobody uses any more go
+//!        ─► unreferenced rulesets and sets are removed
 //! ```
 //!
-//! The same code serves one node (its pods are the subjects) and a whole cluster.
+//! A subject is a pod that rulesets are compiled for. The same code serves one node, where the
+//! subjects are the pods of the node, and a whole cluster.
 
 pub mod blame;
 mod identities;
@@ -33,7 +34,7 @@ use crate::ruleset::DefinedRuleset;
 use crate::tier::View;
 use crate::world::{Options, World};
 
-/// Whose rulesets are compiled.
+/// The pods that rulesets are compiled for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Scope {
     /// The pods of one node.
@@ -42,10 +43,10 @@ pub enum Scope {
     Cluster,
 }
 
-/// Keeps [`Compiled`] true to a changing world.
+/// Keeps [`Compiled`] up to date with a changing world.
 ///
-/// Guarantee: after [`Engine::flush`], [`Engine::compiled`] is a function of the world as it is,
-/// whatever changes led there, in whatever order.
+/// Guarantee: after [`Engine::flush`], [`Engine::compiled`] depends on the current world only, not
+/// on the changes that led to it or their order.
 #[derive(Debug)]
 pub struct Engine {
     scope: Scope,
@@ -53,7 +54,7 @@ pub struct Engine {
     members: Members,
     compiled: Compiled,
     subjects: BTreeMap<PodKey, Subject>,
-    /// How many directions of subjects use a ruleset, and the sets that it refers to.
+    /// For each ruleset how many times subjects use it, and the sets that it refers to.
     rulesets: BTreeMap<RulesetId, (usize, Vec<SetId>)>,
     dirty: BTreeSet<PodKey>,
     /// Whether a flush since the last [`Engine::take_selection`] had subjects to compile.
@@ -63,22 +64,22 @@ pub struct Engine {
 /// The rulesets of one subject.
 #[derive(Clone, Default, Debug)]
 struct Subject {
-    /// `None` where all may pass.
+    /// `None` where all traffic is allowed.
     enforced: PerDirection<Option<RulesetId>>,
     audited: PerDirection<Option<RulesetId>>,
-    /// Every ruleset that these lead to, as often as they do.
+    /// Every ruleset in the chains of these, as many times as it is used.
     uses: Vec<RulesetId>,
     endpoints: Vec<std::net::IpAddr>,
-    /// What the rulesets were compiled from.
+    /// The policies that the rulesets were compiled from.
     policies: Arc<[SelectedPolicy]>,
 }
 
-/// What the policies that select a subject come to.
+/// The rulesets that the policies of a subject compile to.
 #[derive(Clone, Default)]
 struct Verdicts {
-    /// `None` where all may pass.
+    /// `None` where all traffic is allowed.
     enforced: PerDirection<Option<Arc<DefinedRuleset>>>,
-    /// Where policies in audit would deny more.
+    /// The rulesets with policies in audit, where they differ from the enforced ones.
     audited: PerDirection<Option<Arc<DefinedRuleset>>>,
     policies: Arc<[SelectedPolicy]>,
 }
@@ -100,7 +101,7 @@ impl Verdicts {
         Self { enforced, audited, policies: selecting.selected() }
     }
 
-    /// Every ruleset that is asked, as often as something leads to it.
+    /// Every ruleset in the chains, as many times as it is used.
     fn uses(&self) -> impl Iterator<Item = &DefinedRuleset> {
         let found = self.enforced.iter().chain(self.audited.iter());
         found.flatten().flat_map(|found| found.chain())
@@ -123,13 +124,13 @@ impl Engine {
         }
     }
 
-    /// The objects as they are, pending changes included.
+    /// The objects as they are now, including changes since the last [`Engine::flush`].
     #[must_use]
     pub fn world(&self) -> &World {
         &self.world
     }
 
-    /// What is to be enforced, as of the last [`Engine::flush`].
+    /// The result of the last [`Engine::flush`].
     #[must_use]
     pub fn compiled(&self) -> &Compiled {
         &self.compiled
@@ -141,7 +142,7 @@ impl Engine {
         self.subjects.get(pod).map(|subject| subject.enforced).unwrap_or_default()
     }
 
-    /// Takes in one change. Nothing of [`Compiled`] may be relied on until the next flush.
+    /// Applies one change. [`Compiled`] is inconsistent until the next flush.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Pod(key, pod) => self.apply_pod(&key, pod),
@@ -180,7 +181,7 @@ impl Engine {
         self.members.assert_nodes(&self.world, &mut self.compiled.sets, &addresses);
     }
 
-    /// Brings [`Compiled`] up to date and says what changed of it since the last flush.
+    /// Brings [`Compiled`] up to date and returns what changed since the last flush.
     pub fn flush(&mut self) -> Update {
         let dirty = std::mem::take(&mut self.dirty);
         self.selection_changed |= !dirty.is_empty();
@@ -192,7 +193,7 @@ impl Engine {
                 (key, verdicts)
             })
             .collect();
-        // New rulesets first: a set that old and new rulesets share must not be made anew.
+        // New rulesets come first: a set that old and new rulesets share must not be created again.
         let mut rules_changed = self.acquire(&compiled);
         let mut released = Vec::new();
         for (key, verdicts) in compiled {
@@ -207,28 +208,28 @@ impl Engine {
         if old == pod.as_ref() {
             return;
         }
-        // Whoever claims one of the same addresses may win or lose it.
+        // Other pods that claim one of the addresses may become its owner, or stop being it.
         let addresses = old.into_iter().chain(&pod).flat_map(|pod| &pod.addresses);
         let addresses: BTreeSet<std::net::IpAddr> = addresses.copied().collect();
-        let mut concerned: BTreeSet<PodKey> = addresses
+        let mut affected: BTreeSet<PodKey> = addresses
             .iter()
             .flat_map(|address| self.world.claimants(*address))
             .map(|claimant| claimant.key.clone())
             .collect();
-        concerned.insert(key.clone());
-        for pod in &concerned {
+        affected.insert(key.clone());
+        for pod in &affected {
             self.members.retract(&self.world, &mut self.compiled.sets, pod);
         }
         self.members.retract_nodes(&self.world, &mut self.compiled.sets, &addresses);
         self.world.apply(Change::Pod(key.clone(), pod));
         self.members.place(&self.world, key);
-        for pod in &concerned {
+        for pod in &affected {
             self.members.assert(&self.world, &mut self.compiled.sets, pod);
         }
         self.members.assert_nodes(&self.world, &mut self.compiled.sets, &addresses);
-        // A pod that is no subject any more still has to give its rulesets back.
-        concerned.retain(|pod| self.subjects.contains_key(pod) || self.subject(pod).is_some());
-        self.dirty.extend(concerned);
+        // A pod that is no longer a subject still has to release its rulesets.
+        affected.retain(|pod| self.subjects.contains_key(pod) || self.subject(pod).is_some());
+        self.dirty.extend(affected);
     }
 
     fn apply_policy(&mut self, name: ObjectRef, policy: Option<Arc<Policy>>) {
@@ -251,7 +252,7 @@ impl Engine {
         self.world.apply(Change::Policy(name, policy));
     }
 
-    /// The pod, when rulesets are compiled for it.
+    /// The pod, when it is a subject.
     fn subject(&self, key: &PodKey) -> Option<&Arc<Pod>> {
         let pod = self.world.pods().get(key).filter(|pod| pod.takes_part())?;
         match &self.scope {
@@ -260,22 +261,23 @@ impl Engine {
         }
     }
 
-    /// The rulesets of a pod. Pods that the same policies select, with the same named ports,
-    /// share the work.
+    /// Compiles the rulesets of a pod. Pods with the same policies and the same named ports are
+    /// compiled once.
     fn compile<'e>(&'e self, key: &PodKey, shared: &mut HashMap<Key<'e>, Verdicts>) -> Verdicts {
         let Some(pod) = self.subject(key) else { return Verdicts::default() };
         let selecting = Selecting::new(&self.world, pod);
         shared.entry(selecting.key()).or_insert_with(|| Verdicts::new(&selecting)).clone()
     }
 
-    /// Counts the users of the rulesets to come, and makes those that are new.
+    /// Counts the uses of the new rulesets and creates those that did not exist. Returns whether
+    /// there were any.
     fn acquire(&mut self, compiled: &[(PodKey, Verdicts)]) -> bool {
         let mut created = Vec::new();
         for defined in compiled.iter().flat_map(|(_, verdicts)| verdicts.uses()) {
             let sets = || defined.sets.keys().copied().collect();
-            let (users, _) = self.rulesets.entry(defined.id).or_insert_with(|| (0, sets()));
-            *users += 1;
-            if *users == 1 {
+            let (uses, _) = self.rulesets.entry(defined.id).or_insert_with(|| (0, sets()));
+            *uses += 1;
+            if *uses == 1 {
                 self.compiled.rulesets.insert(defined.id, defined.ruleset.clone());
                 created.push(defined);
             }
@@ -287,7 +289,7 @@ impl Engine {
         !created.is_empty()
     }
 
-    /// Gives a pod its new rulesets and addresses. Tells whether an endpoint changed.
+    /// Sets the new rulesets and addresses of a pod. Returns whether an endpoint changed.
     fn settle(&mut self, key: PodKey, verdicts: Verdicts, released: &mut Vec<RulesetId>) -> bool {
         let uses: Vec<RulesetId> = verdicts.uses().map(|found| found.id).collect();
         let Verdicts { enforced, audited, policies } = verdicts;
@@ -305,7 +307,7 @@ impl Engine {
         let changed =
             (enforced, audited, &endpoints) != (old.enforced, old.audited, &old.endpoints);
         for address in &old.endpoints {
-            // Another pod may have taken the address over in the same flush.
+            // Another pod may have become the owner of the address in the same flush.
             if self.compiled.endpoints.get(address).is_some_and(|found| found.pod == key) {
                 self.compiled.endpoints.remove(address);
             }
@@ -321,12 +323,13 @@ impl Engine {
         changed
     }
 
+    /// Counts down the uses of rulesets and removes those that are unreferenced.
     fn release(&mut self, released: &[RulesetId]) {
         let mut sets = Vec::new();
         for id in released {
-            let Some((users, _)) = self.rulesets.get_mut(id) else { continue };
-            *users -= 1;
-            if *users == 0 {
+            let Some((uses, _)) = self.rulesets.get_mut(id) else { continue };
+            *uses -= 1;
+            if *uses == 0 {
                 self.compiled.rulesets.remove(id);
                 sets.extend(self.rulesets.remove(id).into_iter().flat_map(|(_, sets)| sets));
             }

@@ -1,4 +1,4 @@
-//! Which policies select the subjects, for those who report what is in force.
+//! The policies that select subjects, for reports about what is enforced.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,25 +8,25 @@ use crate::direction::PerDirection;
 use crate::object::ObjectRef;
 use crate::tier::Mode;
 
-/// Who is isolated, and by what, as of a flush.
+/// The isolated subjects and the policies that select subjects, after a flush.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Selection {
     /// How many subjects there are.
     pub pods: usize,
-    /// How many have rules for ingress, egress or both.
+    /// How many subjects have rules for ingress, egress or both.
     pub isolated: usize,
-    /// How many have rules for ingress.
+    /// How many subjects have rules for ingress.
     pub isolated_ingress: usize,
-    /// How many have rules for egress.
+    /// How many subjects have rules for egress.
     pub isolated_egress: usize,
-    /// Every policy that selects a subject, as it was compiled, and how many it selects.
+    /// Every policy that selects a subject, as it was compiled.
     pub policies: BTreeMap<ObjectRef, InForce>,
 }
 
 /// A policy that selects subjects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InForce {
-    /// Whether it decides.
+    /// Whether the policy is enforced or audited.
     pub mode: Mode,
     /// `metadata.generation`.
     pub generation: Option<i64>,
@@ -35,14 +35,14 @@ pub struct InForce {
 }
 
 impl Engine {
-    /// Who is isolated, and by what, as of the last flush; `None` when no flush since the last
-    /// call can have changed it. Costs as much as there are subjects: peers do not matter.
+    /// The selection after the last flush; `None` when no flush since the last call can have
+    /// changed it. The cost follows the number of subjects, not the number of peers.
     pub fn take_selection(&mut self) -> Option<Selection> {
         if !std::mem::take(&mut self.selection_changed) {
             return None;
         }
         let mut selection = Selection { pods: self.subjects.len(), ..Selection::default() };
-        // Pods that were compiled together share the list.
+        // Pods that were compiled together share one list of policies.
         let mut lists: HashMap<*const SelectedPolicy, (&[SelectedPolicy], usize)> = HashMap::new();
         for subject in self.subjects.values() {
             let PerDirection { ingress, egress } = subject.enforced.map(|found| found.is_some());
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selection_names_the_policies_of_local_pods_and_counts_whom_they_isolate() {
+    fn a_selection_names_the_policies_of_local_pods_and_counts_the_pods_that_they_isolate() {
         let mut engine = Engine::new(Scope::Node("n1".into()), Options::default());
         let changes = [
             pod("a", "n1"),
@@ -107,7 +107,7 @@ mod tests {
         ];
         changes.into_iter().for_each(|change| engine.apply(change));
         engine.flush();
-        let found = engine.take_selection().expect("pods came");
+        let found = engine.take_selection().expect("pods were added");
         assert_eq!((found.pods, found.isolated), (2, 2));
         assert_eq!((found.isolated_ingress, found.isolated_egress), (2, 0));
         let names: Vec<String> = found.policies.keys().map(ObjectRef::short).collect();
@@ -121,7 +121,7 @@ mod tests {
 
         engine.apply(Change::Policy(ObjectRef::new(Kind::NetworkPolicy, "shop", "deny"), None));
         engine.flush();
-        let found = engine.take_selection().expect("the policy went");
+        let found = engine.take_selection().expect("the policy was removed");
         assert_eq!(found, Selection { pods: 2, ..Selection::default() });
     }
 }

@@ -1,4 +1,4 @@
-//! The pod peers that live sets ask for, found by what an identity must have to match them.
+//! The pod peers in the definitions of live sets, indexed by the labels that a match must have.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,18 +8,19 @@ use crate::id::SetId;
 use crate::labels::{Labels, Str};
 use crate::policy::{Namespaces, PodPeer};
 
-/// A live peer; given again after it died.
+/// The number of a live peer. It is used again after the peer was removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct TermId(pub(super) usize);
 
-/// One peer that at least one live set asks for.
+/// A peer in the definition of at least one live set.
 #[derive(Debug)]
 pub(super) struct Term {
     pub(super) peer: Arc<PodPeer>,
     pub(super) sets: BTreeSet<SetId>,
 }
 
-/// What every match must have, as far as one look-up can tell.
+/// One label of the namespace and one of the pod that every match must have, as the key of an
+/// index.
 type Hint = (NamespaceHint, Option<(Str, Str)>);
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -42,7 +43,7 @@ impl Terms {
         self.slots.get(id.0)
     }
 
-    /// Adds `set` to the users of `peer`. Tells whether the peer is new.
+    /// Adds `set` to the users of `peer`. Returns whether the peer is new.
     pub(super) fn acquire(&mut self, peer: &Arc<PodPeer>, set: SetId) -> (TermId, bool) {
         if let Some(&id) = self.by_content.get(peer) {
             self.slots.get_mut(id.0).sets.insert(set);
@@ -54,7 +55,7 @@ impl Terms {
         (id, true)
     }
 
-    /// Removes `set` from the users of a peer. Gives the peer back when it was the last.
+    /// Removes `set` from the users of a peer. Returns the peer when that was the last user.
     pub(super) fn release(&mut self, id: TermId, set: SetId) -> Option<Arc<PodPeer>> {
         let term = self.slots.get_mut(id.0);
         term.sets.remove(&set);
@@ -73,8 +74,8 @@ impl Terms {
         Some(peer)
     }
 
-    /// All peers that match pods with `labels` in a namespace. A namespace that is not known has
-    /// no labels to select by: it matches by its name, and where all are meant.
+    /// All peers that match pods with `labels` in a namespace. A namespace that is not known yet is
+    /// matched only by its name and by `{}`.
     pub(super) fn matching(
         &self,
         namespace: &Str,

@@ -1,8 +1,9 @@
-//! The policies of all tiers that are about one pod, as one chain of rulesets per direction.
+//! The policies of all tiers for one pod, compiled to one chain of rulesets per direction.
 //!
 //! ```text
-//! Admin rules ─► NetworkPolicy, where the pod is isolated: the end
-//!            └─► Baseline rules ─► Default, where the pod is isolated: the end ─► allowed
+//! Admin rules ─► NetworkPolicy, if it isolates the pod: the last tier
+//!            └─► Baseline rules ─► Default, if it isolates the pod: the last tier
+//!                              └─► allowed
 //! ```
 
 use std::sync::Arc;
@@ -18,22 +19,22 @@ use crate::ruleset::{DefinedRuleset, Run};
 use crate::tier::{Action, Mode, View};
 use crate::world::World;
 
-/// A policy that is, or may be, about a subject.
+/// A policy that applies, or may apply, to a subject.
 pub(super) type SelectedPolicy = (Arc<Policy>, Selected);
 
-/// The policies of all tiers and modes that are about one pod.
+/// The policies of all tiers and modes that apply, or may apply, to one pod.
 pub(super) struct Selecting<'w> {
-    /// In the order in which they are asked.
+    /// The policies in the order in which they are evaluated.
     policies: Vec<(&'w Arc<Policy>, Selected)>,
     namespace: &'w Str,
     ports: &'w [NamedPort],
 }
 
-/// What the compiled rules are a function of: pods with equal keys share them.
+/// Everything that the compiled rules depend on: pods with equal keys share them.
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct Key<'w> {
     policies: Vec<(&'w ObjectRef, Selected)>,
-    /// Where a rule is another in each namespace.
+    /// The namespace of the pod, when a rule differs from namespace to namespace.
     namespace: Option<&'w Str>,
     ports: &'w [NamedPort],
 }
@@ -52,22 +53,22 @@ impl<'w> Selecting<'w> {
         Key { policies: policies.collect(), namespace, ports: self.ports }
     }
 
-    /// What the rules are compiled from, for reports and for the log of denials.
+    /// The policies that the rules are compiled from, for reports and for the log of denials.
     pub(super) fn selected(&self) -> Arc<[SelectedPolicy]> {
         self.policies.iter().map(|(policy, selected)| (Arc::clone(policy), *selected)).collect()
     }
 
-    /// Whether a policy in audit is among them: else there is nothing that is only watched.
+    /// Whether one of the policies is in audit.
     pub(super) fn has_audit(&self) -> bool {
         self.policies.iter().any(|(policy, _)| policy.mode == Mode::Audit)
     }
 
-    /// The rulesets for one direction; `None` when all may pass.
+    /// The chain of rulesets for one direction; `None` when all traffic is allowed.
     pub(super) fn compile(&self, direction: Direction, view: View) -> Option<Arc<DefinedRuleset>> {
         let counts = |policy: &Policy| view.counts(policy.mode) && policy.applies(direction);
         let mut policies = self.policies.clone();
         policies.retain(|(policy, _)| counts(policy));
-        // A tier that isolates is the last one that is asked.
+        // A tier that isolates the pod is the last one that is evaluated.
         let isolating = policies.iter().find(|(policy, _)| policy.isolates(direction));
         if let Some(last) = isolating.map(|(policy, _)| policy.tier) {
             policies.retain(|(policy, _)| policy.tier <= last);
@@ -76,7 +77,7 @@ impl<'w> Selecting<'w> {
         tiers.rev().fold(None, |below, tier| self.tier(tier, direction, below.as_ref()))
     }
 
-    /// The policies of one tier above `below`.
+    /// The ruleset of the policies of one tier; `below` is the chain of the tiers below.
     fn tier(
         &self,
         policies: &[(&Arc<Policy>, Selected)],

@@ -1,8 +1,8 @@
-//! Policies as the engine knows them: defaulted, resolved to their namespaces, never invalid.
+//! Policies as the engine knows them: with all defaults filled in, and never invalid.
 //!
-//! What an API object means is decided where it becomes one of these values (the `crds` crate):
-//! a part that could not be understood is still here, as a value that matches nothing, so that
-//! rules keep the numbers that their author sees.
+//! The `crds` crate decides what an API object means, and converts it to these values. A part that
+//! it could not understand becomes a value that matches nothing, so that rules keep the numbers
+//! that their author sees.
 
 mod rule;
 
@@ -16,64 +16,67 @@ pub use rule::{IpBlock, Namespaces, Peer, Peers, PodPeer, PortMatch, Ports, Rule
 /// A policy of any kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
-    /// Its name. A policy that lives in a namespace is about pods of that namespace only.
+    /// The name of the policy. A policy in a namespace applies to pods of that namespace only.
     pub name: ObjectRef,
-    /// Which pods it is about.
+    /// The pods that it applies to.
     pub subject: Subject,
-    /// When it is asked.
+    /// The tier in which it is evaluated.
     pub tier: Tier,
-    /// Whether it decides.
+    /// Whether it is enforced.
     pub mode: Mode,
-    /// What it says of these pods.
+    /// The rules for these pods.
     pub body: Body,
-    /// `metadata.generation`, which reports repeat: not part of what the policy means.
+    /// `metadata.generation`, for reports. It does not change what the policy means.
     pub generation: Option<i64>,
 }
 
-/// What a policy says of the pods that it is about.
+/// The rules of a policy, in one of two forms.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
-    /// The first rule that matches decides; what none matches goes on to the next tier.
+    /// The first rule that matches decides. The next tier decides about traffic that no rule
+    /// matches.
     Ordered {
-        /// Lower is asked first; policies of equal priority are asked in the order of their names.
+        /// Policies with a lower priority are evaluated first; those with equal priority in the
+        /// order of their names.
         priority: i32,
         /// The rules, in order.
         rules: PerDirection<Vec<OrderedRule>>,
     },
-    /// The pods are isolated: what a rule of any such policy of the tier matches is allowed, and
-    /// nothing else.
+    /// The pods are isolated: only traffic that a rule of some isolating policy of the tier matches
+    /// is allowed.
     Isolating {
-        /// The rules, or `None` for a direction that the policy does not isolate for. Peers may be
-        /// in [`Namespaces::Own`].
+        /// The rules; `None` for a direction in which the policy does not isolate. Peers may be in
+        /// [`Namespaces::Own`].
         rules: PerDirection<Option<Vec<Rule>>>,
-        /// Whether egress to the cluster's DNS is allowed besides: see [`dns_rule`].
+        /// Whether egress to the cluster's DNS is allowed too: see [`dns_rule`].
         allow_dns: bool,
     },
 }
 
 /// One rule of a [`Body::Ordered`].
 ///
-/// A port by name matches pods that are matched by labels, never nodes or networks. A Deny or Pass
-/// rule has no part that could not be understood: such a rule denies everything.
+/// A port by name counts only for pods that the rule matches by labels, never for nodes or
+/// networks. When a part of a Deny or Pass rule could not be understood, the conversion replaced it
+/// by a rule that denies everything.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct OrderedRule {
-    /// What becomes of a match.
+    /// What the rule decides.
     pub action: Action,
-    /// What matches.
+    /// The peers and ports that it matches.
     pub rule: Rule,
 }
 
-/// Which pods a policy is about.
+/// The pods that a policy applies to.
 ///
-/// A pod whose namespace is not known yet may be one of them, and is where all namespaces are meant:
-/// see [`Selected::Unsure`].
+/// The labels of a pod's namespace may not be known yet. Then a selector of namespaces may match,
+/// and `{}` does match: see [`Selected::Unsure`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Subject {
-    /// In which namespaces; `None` when that could not be understood: it may be any.
+    /// The namespaces of the pods; `None` when this part could not be understood: any may be meant.
     pub namespaces: Option<Selector>,
-    /// Which pods there; `None` when that could not be understood: it may be any.
+    /// The pods there; `None` when this part could not be understood: any may be meant.
     pub pods: Option<Selector>,
-    /// Whether namespaces of the system are left out: see
+    /// Whether the policy does not apply to system namespaces: see
     /// [`World::is_system`](crate::world::World::is_system).
     pub spares_system: bool,
 }
@@ -86,13 +89,13 @@ impl Subject {
         Self { namespaces, pods: Some(pods), spares_system: false }
     }
 
-    /// The subject of a policy of which nobody can tell which pods it is about.
+    /// The subject of a policy that may apply to any pod.
     #[must_use]
     pub fn unknown() -> Self {
         Self { namespaces: None, pods: None, spares_system: false }
     }
 
-    /// A selector that matches every pod that may be meant, whatever its namespace.
+    /// A selector that matches every pod that the policy may apply to, in any namespace.
     #[must_use]
     pub fn any_pods(&self) -> &Selector {
         static EVERYTHING: Selector = Selector::EVERYTHING;
@@ -100,26 +103,26 @@ impl Subject {
     }
 }
 
-/// Whether a policy is about a pod.
+/// Whether a policy applies to a pod.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Selected {
-    /// It is not.
+    /// The policy does not apply to the pod.
     No,
-    /// It may be: a part of the subject could not be understood, or the pod's namespace is not
-    /// known yet. The policy fails closed there: see [`Policy::effective`].
+    /// The policy may apply: a part of the subject could not be understood, or the pod's namespace
+    /// is not known yet. The policy fails closed for this pod: see [`Policy::effective`].
     Unsure,
-    /// It is.
+    /// The policy applies to the pod.
     Yes,
 }
 
 /// A rule as it applies to a pod.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EffectiveRule<'p> {
-    /// Its position, from 1; [`ALLOW_DNS`] for the one that `allowDNS` adds.
+    /// The position of the rule, from 1; [`ALLOW_DNS`] for the rule that `allowDNS` adds.
     pub number: usize,
-    /// What becomes of a match.
+    /// What the rule decides.
     pub action: Action,
-    /// What matches.
+    /// The peers and ports that it matches.
     pub rule: &'p Rule,
 }
 
@@ -175,7 +178,7 @@ impl Policy {
         }
     }
 
-    /// The priority in its tier: lower is asked first. 0 where there is no order.
+    /// The priority in the tier: lower is evaluated first. 0 for an isolating policy.
     #[must_use]
     pub fn priority(&self) -> i32 {
         match self.body {
@@ -184,13 +187,13 @@ impl Policy {
         }
     }
 
-    /// What orders all policies: the tier, then the priority, then the name.
+    /// The sort key for the order of evaluation: the tier, then the priority, then the name.
     #[must_use]
     pub fn order(&self) -> (Tier, i32, &ObjectRef) {
         (self.tier, self.priority(), &self.name)
     }
 
-    /// The rules of a [`Body::Ordered`]; none for another body.
+    /// The rules of a [`Body::Ordered`]; empty for an isolating policy.
     #[must_use]
     pub fn ordered(&self, direction: Direction) -> &[OrderedRule] {
         match &self.body {
@@ -200,7 +203,7 @@ impl Policy {
     }
 
     /// The rules of a [`Body::Isolating`] as they are written; `None` when the policy does not
-    /// isolate the pods that it is about in this direction.
+    /// isolate pods in this direction.
     #[must_use]
     pub fn isolating(&self, direction: Direction) -> Option<&[Rule]> {
         match &self.body {
@@ -209,19 +212,19 @@ impl Policy {
         }
     }
 
-    /// Whether it isolates the pods that it is about: what no rule of its tier allows is denied.
+    /// Whether it isolates the pods that it applies to: what no rule of the tier allows is denied.
     #[must_use]
     pub fn isolates(&self, direction: Direction) -> bool {
         self.isolating(direction).is_some()
     }
 
-    /// Whether it says anything about the traffic of a direction.
+    /// Whether it restricts or allows traffic of a direction at all.
     #[must_use]
     pub fn applies(&self, direction: Direction) -> bool {
         self.isolates(direction) || !self.ordered(direction).is_empty()
     }
 
-    /// The rules as they are written, without the one that `allowDNS` adds.
+    /// The rules as they are written, without the rule that `allowDNS` adds.
     pub fn rules(&self, direction: Direction) -> impl Iterator<Item = &Rule> {
         let isolating = self.isolating(direction).unwrap_or_default();
         self.ordered(direction).iter().map(|found| &found.rule).chain(isolating)
@@ -232,7 +235,7 @@ impl Policy {
         Direction::BOTH.into_iter().flat_map(|direction| self.rules(direction))
     }
 
-    /// Whether its rules are others in each namespace.
+    /// Whether its rules differ from namespace to namespace: see [`Namespaces::Own`].
     #[must_use]
     pub fn depends_on_namespace(&self) -> bool {
         self.all_rules().any(Rule::depends_on_namespace)
@@ -240,8 +243,8 @@ impl Policy {
 
     /// The rules as they apply to a pod, in order.
     ///
-    /// This is where a policy fails closed: of one that may be about the pod, Accept rules match
-    /// nothing, Pass rules deny, and one that isolates allows nothing.
+    /// This is where a policy fails closed. When it is not sure that the policy applies to the pod,
+    /// Accept rules are left out, Pass rules deny, and an isolating policy allows nothing.
     pub fn effective(
         &self,
         direction: Direction,
@@ -274,7 +277,7 @@ impl Policy {
     }
 }
 
-/// The number of the rule that `allowDNS` adds: the written ones count from 1.
+/// The number of the rule that `allowDNS` adds. Written rules count from 1.
 pub const ALLOW_DNS: usize = 0;
 
 #[cfg(test)]

@@ -10,17 +10,17 @@ use crate::labels::Str;
 use crate::port::{PortRange, Protocol};
 use crate::selector::Selector;
 
-/// One ingress or egress rule: admits what one of the peers and one of the ports match.
+/// One ingress or egress rule: it matches traffic when one of its peers and one of its ports match.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Rule {
-    /// The other side of the connection (`from` or `to`).
+    /// The peers at the other end of the connection (`from` or `to`).
     pub peers: Peers,
     /// The destination ports.
     pub ports: Ports,
 }
 
 impl Rule {
-    /// The rule for pods of `namespace`: [`Namespaces::Own`] becomes that.
+    /// The rule for pods of `namespace`, which replaces [`Namespaces::Own`].
     #[must_use]
     pub fn in_namespace(&self, namespace: &Str) -> Cow<'_, Self> {
         if !self.depends_on_namespace() {
@@ -49,9 +49,9 @@ impl Rule {
 /// The peers of a rule.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Peers {
-    /// A missing or empty `from`/`to`: every address, external ones included.
+    /// A missing or empty `from` or `to`: every address, external addresses included.
     Any,
-    /// One of these.
+    /// The items of the list, of which one must match.
     Listed(Vec<Peer>),
 }
 
@@ -60,7 +60,7 @@ pub enum Peers {
 pub enum Ports {
     /// Missing or empty `ports`: every port of every protocol, and protocols without ports.
     Any,
-    /// One of these.
+    /// The items of the list, of which one must match.
     Listed(Vec<PortMatch>),
 }
 
@@ -69,32 +69,34 @@ pub enum Ports {
 pub enum Peer {
     /// Pods by labels. Never matches external addresses, nodes or hostNetwork pods.
     Pods(PodPeer),
-    /// Addresses, those of pods included.
+    /// Addresses, the addresses of pods included.
     Block(IpBlock),
-    /// Nodes by labels, with the hostNetwork pods on them; only in a ClusterNetworkPolicy's egress.
+    /// Nodes by labels, with the hostNetwork pods on them; only in egress rules of a
+    /// ClusterNetworkPolicy.
     Nodes(Selector),
-    /// Could not be understood: matches nothing.
+    /// An item that could not be understood; it matches nothing.
     Invalid,
 }
 
-/// Pods by the labels of their namespace and their own: both must match.
+/// Pods by the labels of their namespace and by their own labels: both must match.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PodPeer {
-    /// In which namespaces.
+    /// The namespaces of the pods.
     pub namespaces: Namespaces,
-    /// Which pods there.
+    /// The labels of the pods.
     pub pods: Selector,
 }
 
-/// Which namespaces a peer's pods are taken from.
+/// The namespaces of a peer's pods.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Namespaces {
-    /// One by name: the policy's own, when there is no `namespaceSelector`.
+    /// One namespace by name: that of the policy, when there is no `namespaceSelector`.
     Named(Str),
-    /// Those whose labels match. A namespace that is not known matches where all are meant.
+    /// The namespaces whose labels match. `{}` also matches a namespace that is not known yet; no
+    /// other selector does.
     Selected(Selector),
-    /// That of the pod which the policy isolates: see [`Rule::in_namespace`]. Matches nothing by
-    /// itself.
+    /// The namespace of the pod that the policy applies to. [`Rule::in_namespace`] replaces it; it
+    /// matches nothing as it is.
     Own,
 }
 
@@ -103,12 +105,12 @@ pub enum Namespaces {
 pub struct IpBlock {
     /// The block, host bits cleared.
     pub cidr: IpNet,
-    /// What is taken out of it.
+    /// The networks that are excluded from it.
     pub except: Vec<IpNet>,
 }
 
 impl IpBlock {
-    /// Whether the block admits `address`. IPv4 blocks never contain IPv6 addresses.
+    /// Whether the block contains `address`. IPv4 blocks never contain IPv6 addresses.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.cidr.contains(&address) && !self.except.iter().any(|net| net.contains(&address))
@@ -118,15 +120,15 @@ impl IpBlock {
 /// One item of `ports`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PortMatch {
-    /// Destination ports by number; a missing `port` is [`PortRange::ALL`].
+    /// Destination ports by number; [`PortRange::ALL`] where `port` is missing.
     Numbers(Protocol, PortRange),
-    /// A container port by name, resolved on each destination pod.
+    /// A container port by name; each destination pod resolves it.
     Named(Protocol, Str),
-    /// Could not be understood: matches nothing.
+    /// An item that could not be understood; it matches nothing.
     Invalid,
 }
 
-/// Where NodeLocal DNSCache listens on each node, as its manifest has it.
+/// The address at which NodeLocal DNSCache listens on each node, according to its manifest.
 const NODE_LOCAL_DNS: [u8; 4] = [169, 254, 20, 10];
 
 /// UDP and TCP 53 to the pods of `kube-system` that are labelled as cluster DNS (`k8s-app:

@@ -9,7 +9,8 @@ use super::ports::PortSet;
 use super::rules::{Matches, Stage, StageId};
 use crate::cidr::CidrSet;
 
-/// The address space, cut into parts by the ports that are allowed. Addresses in no part are denied.
+/// The address space, cut into parts by the ports that are allowed. Addresses in no part are
+/// denied.
 ///
 /// The parts do not apply to addresses that a pod or a node owns, although they may contain them.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -71,13 +72,13 @@ impl Courses {
 /// The ports on which each address is matched; no ports where nothing matches.
 fn matched(matches: &Matches, atoms: &Atoms) -> Parts<PortSet> {
     let mut parts: Parts<PortSet> = [(PortSet::default(), CidrSet::everything())].into();
-    for (atom, asked) in matches.of_addresses() {
+    for (atom, ports) in matches.of_addresses() {
         let addresses = match atom {
             Atom::Any => CidrSet::everything(),
             Atom::Block(id) => CidrSet::from(atoms.block(id)),
             Atom::Pods(_) | Atom::Nodes(_) => continue,
         };
-        parts = cut(parts, &[(asked.clone(), addresses)].into(), PortSet::add);
+        parts = cut(parts, &[(ports.clone(), addresses)].into(), PortSet::add);
     }
     parts
 }

@@ -6,8 +6,9 @@
 //! edge  = row of the source's egress ∩ row of the destination's ingress
 //! ```
 //!
-//! The cost follows the number of classes and of edges that exist, not of pairs of pods. Reach judges
-//! independently of [`crate::evaluate`] and of the compiled sets; property tests compare the three.
+//! The cost follows the number of classes and of edges that exist, not of pairs of pods. Reach
+//! judges independently of [`crate::evaluate`] and of the compiled sets; property tests compare the
+//! three.
 
 mod atoms;
 mod classes;

@@ -102,7 +102,7 @@ pub(super) fn of_stage(
     let wanted = stage.names();
     let seen = seen(stage, &wanted, members);
     let mut outcomes = Outcomes { stage, sets, known: BTreeMap::new() };
-    let nobody = outcomes.of(Vec::new(), &[]);
+    let no_atom = outcomes.of(Vec::new(), &[]);
     let mut cells: BTreeMap<ClassId, Cell<Outcome>> = BTreeMap::new();
     for (id, Seen { atoms, at }) in seen {
         let class = &classes[id];
@@ -120,7 +120,7 @@ pub(super) fn of_stage(
         };
         cells.insert(id, cell);
     }
-    Row::of(nobody, cells, classes.len())
+    Row::of(no_atom, cells, classes.len())
 }
 
 /// The outcomes of a stage, each computed once.
@@ -131,8 +131,8 @@ struct Outcomes<'a> {
 }
 
 impl Outcomes<'_> {
-    /// The outcome for a peer that these atoms and [`Atom::Any`] match, with these named ports of the
-    /// destination.
+    /// The outcome for a peer that these atoms and [`Atom::Any`] match, with these named ports of
+    /// the destination.
     fn of(&mut self, mut atoms: Vec<Atom>, named: &[NamedPort]) -> Outcome {
         atoms.push(Atom::Any);
         let key = (atoms, named.to_vec());

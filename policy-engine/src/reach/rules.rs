@@ -25,8 +25,8 @@ pub(super) type Rules = Vec<StageId>;
 /// One tier, for one pod in one direction.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Stage {
-    /// The first step that matches decides; the next stage decides about what no step matches. Rules
-    /// in a row with the same action are one step: which of them matches makes no difference.
+    /// The first step that matches decides; the next stage decides about what no step matches.
+    /// Rules in a row with the same action are one step: which of them matches makes no difference.
     Ordered(Vec<(Action, Matches)>),
     /// The tier isolates the pod: it allows what matches and denies everything else.
     Isolating(Tier, Matches),
@@ -34,11 +34,11 @@ pub(super) enum Stage {
 
 /// Peers, each with the ports on which it matches. A match of any part matches.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
-pub(super) struct Matches(BTreeMap<Atom, Asked>);
+pub(super) struct Matches(BTreeMap<Atom, WantedPorts>);
 
 /// Destination ports, by number and by name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
-struct Asked {
+struct WantedPorts {
     numbers: PortSet,
     /// For egress only: each destination pod resolves them.
     names: BTreeSet<(Protocol, Str)>,
@@ -75,7 +75,10 @@ impl Stage {
 
     /// The port names that destination pods resolve.
     pub(super) fn names(&self) -> BTreeSet<&(Protocol, Str)> {
-        self.matches().flat_map(|matches| matches.0.values()).flat_map(|a| &a.names).collect()
+        self.matches()
+            .flat_map(|matches| matches.0.values())
+            .flat_map(|ports| &ports.names)
+            .collect()
     }
 
     /// The tier, when it isolates.
@@ -103,29 +106,29 @@ impl Matches {
 
     /// Adds what a rule matches.
     pub(super) fn add(&mut self, rule: &Rule, reading: &Reading<'_>, atoms: &mut Atoms) {
-        let whole = Asked::of(&rule.ports, reading, true);
-        let unnamed = Asked::of(&rule.ports, reading, false);
+        let whole = WantedPorts::of(&rule.ports, reading, true);
+        let unnamed = WantedPorts::of(&rule.ports, reading, false);
         if whole.is_empty() {
             return;
         }
         atoms.mention(&whole.names);
         atoms.each(&rule.peers, |atom| {
-            let asked = match atom {
+            let wanted = match atom {
                 Atom::Nodes(_) | Atom::Block(_) if reading.named == NamedPeers::ByLabels => {
                     &unnamed
                 }
                 Atom::Any | Atom::Pods(_) | Atom::Nodes(_) | Atom::Block(_) => &whole,
             };
-            if !asked.is_empty() {
-                self.0.entry(atom).or_default().add(asked);
+            if !wanted.is_empty() {
+                self.0.entry(atom).or_default().add(wanted);
             }
         });
     }
 
     /// Adds what `other` matches.
     pub(super) fn extend(&mut self, other: Self) {
-        for (atom, asked) in other.0 {
-            self.0.entry(atom).or_default().add(&asked);
+        for (atom, wanted) in other.0 {
+            self.0.entry(atom).or_default().add(&wanted);
         }
     }
 
@@ -133,10 +136,10 @@ impl Matches {
     /// destination.
     fn ports(&self, atoms: &[Atom], named: &[NamedPort]) -> PortSet {
         let mut ports = PortSet::default();
-        for asked in atoms.iter().filter_map(|atom| self.0.get(atom)) {
-            ports.add(&asked.numbers);
+        for wanted in atoms.iter().filter_map(|atom| self.0.get(atom)) {
+            ports.add(&wanted.numbers);
             for port in named {
-                if asked.names.contains(&(port.protocol, port.name.clone())) {
+                if wanted.names.contains(&(port.protocol, port.name.clone())) {
                     ports.insert(port.protocol, PortRange::single(port.number));
                 }
             }
@@ -148,34 +151,36 @@ impl Matches {
     pub(super) fn of_addresses(&self) -> impl Iterator<Item = (Atom, &PortSet)> {
         let of_pods = |atom: &Atom| matches!(atom, Atom::Pods(_) | Atom::Nodes(_));
         let all = self.0.iter().filter(move |(atom, _)| !of_pods(atom));
-        all.map(|(atom, asked)| (*atom, &asked.numbers))
+        all.map(|(atom, wanted)| (*atom, &wanted.numbers))
     }
 }
 
-impl Asked {
+impl WantedPorts {
     fn of(ports: &Ports, reading: &Reading<'_>, with_names: bool) -> Self {
-        let mut asked = Self::default();
+        let mut wanted = Self::default();
         let Ports::Listed(items) = ports else {
-            return Self { numbers: PortSet::everything(), ..asked };
+            return Self { numbers: PortSet::everything(), ..wanted };
         };
         for item in items {
             match (item, reading.direction) {
                 (PortMatch::Invalid, _) => {}
-                (PortMatch::Numbers(protocol, range), _) => asked.numbers.insert(*protocol, *range),
+                (PortMatch::Numbers(protocol, range), _) => {
+                    wanted.numbers.insert(*protocol, *range)
+                }
                 (PortMatch::Named(..), _) if !with_names => {}
                 (PortMatch::Named(protocol, name), Direction::Ingress) => {
                     let ports = reading.ports.iter();
                     ports
                         .filter(|port| port.name == *name && port.protocol == *protocol)
                         .map(|port| PortRange::single(port.number))
-                        .for_each(|number| asked.numbers.insert(*protocol, number));
+                        .for_each(|number| wanted.numbers.insert(*protocol, number));
                 }
                 (PortMatch::Named(protocol, name), Direction::Egress) => {
-                    asked.names.insert((*protocol, name.clone()));
+                    wanted.names.insert((*protocol, name.clone()));
                 }
             }
         }
-        asked
+        wanted
     }
 
     fn is_empty(&self) -> bool {

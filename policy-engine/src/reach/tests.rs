@@ -58,7 +58,7 @@ fn key(name: &str) -> PodKey {
 }
 
 /// The ports on which one pod can connect to another. The edges and `between` agree.
-fn opened(reach: &Reach<'_>, source: &str, destination: &str) -> PortSet {
+fn connects(reach: &Reach<'_>, source: &str, destination: &str) -> PortSet {
     let (source, destination) = (key(source), key(destination));
     let pair = (reach.class_of(&source).unwrap(), reach.class_of(&destination).unwrap());
     let edges = reach.edges();
@@ -128,9 +128,9 @@ fn admin_rules_come_before_a_policy_that_isolates() {
     let isolating = isolating(Mode::Enforce, vec![rule(app("api"), port(92, 99))]);
     let world = world([cluster("a", Admin, 1, &rules), isolating]);
     let reach = Reach::new(&world);
-    assert_eq!(opened(&reach, "web", "api"), tcp(80, 80).union(&tcp(96, 99)));
-    assert_eq!(opened(&reach, "web", "dns"), PortSet::default());
-    assert_eq!(opened(&reach, "api", "web"), PortSet::everything());
+    assert_eq!(connects(&reach, "web", "api"), tcp(80, 80).union(&tcp(96, 99)));
+    assert_eq!(connects(&reach, "web", "dns"), PortSet::default());
+    assert_eq!(connects(&reach, "api", "web"), PortSet::everything());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn the_first_rule_decides_by_priority_then_name() {
         cluster("b", Admin, 1, &one(Accept, 90)),
     ]);
     let rest = PortSet::everything().difference(&tcp(1, 89));
-    assert_eq!(opened(&Reach::new(&world), "web", "api"), rest);
+    assert_eq!(connects(&Reach::new(&world), "web", "api"), rest);
 }
 
 #[test]
@@ -150,29 +150,29 @@ fn what_a_rule_passes_skips_its_tier_only() {
     let passed = (Pass, rule(app("api"), port(80, 80)));
     let denied = (Deny, rule(app("api"), Ports::Any));
     let admin = cluster("a", Admin, 1, &[passed.clone(), denied.clone()]);
-    let reached = |changes: Vec<Change>| opened(&Reach::new(&world(changes)), "web", "api");
+    let reached = |changes: Vec<Change>| connects(&Reach::new(&world(changes)), "web", "api");
     assert_eq!(reached(vec![admin.clone()]), tcp(80, 80));
     let baseline = cluster("b", Baseline, 1, &[denied]);
     assert_eq!(reached(vec![admin.clone(), baseline.clone()]), PortSet::default());
-    let admits = |first, last| isolating(Mode::Enforce, vec![rule(app("api"), port(first, last))]);
-    assert_eq!(reached(vec![admin, baseline, admits(79, 81)]), tcp(80, 80));
+    let allows = |first, last| isolating(Mode::Enforce, vec![rule(app("api"), port(first, last))]);
+    assert_eq!(reached(vec![admin, baseline, allows(79, 81)]), tcp(80, 80));
     let accepted = (Accept, rule(app("api"), Ports::Any));
     let admin = cluster("a", Admin, 1, &[passed, accepted]);
     let but_passed = PortSet::everything().difference(&tcp(80, 80));
-    assert_eq!(reached(vec![admin, admits(443, 443)]), but_passed);
+    assert_eq!(reached(vec![admin, allows(443, 443)]), but_passed);
 }
 
 #[test]
-fn defaults_isolate_who_nothing_above_has_decided_about() {
+fn defaults_isolate_pods_that_no_tier_above_decides_about() {
     let own = Peer::Pods(PodPeer { namespaces: Namespaces::Own, pods: Selector::everything() });
     let default = default(vec![rule(own, port(80, 80))]);
     let baseline = cluster("b", Baseline, 1, &[(Accept, rule(app("api"), port(443, 443)))]);
     let some = world([default.clone(), baseline]);
     let reach = Reach::new(&some);
     let dns = PortSet::of(Traffic::Port(Protocol::Udp, 53)).union(&tcp(53, 53));
-    assert_eq!(opened(&reach, "web", "api"), tcp(80, 80).union(&tcp(443, 443)));
-    assert_eq!(opened(&reach, "web", "dns"), dns);
-    assert_eq!(opened(&reach, "dns", "web"), PortSet::everything(), "a namespace of the system");
+    assert_eq!(connects(&reach, "web", "api"), tcp(80, 80).union(&tcp(443, 443)));
+    assert_eq!(connects(&reach, "web", "dns"), dns);
+    assert_eq!(connects(&reach, "dns", "web"), PortSet::everything(), "a namespace of the system");
     let web = reach.class_of(&key("web")).unwrap();
     let local = CidrSet::network("169.254.20.10/32".parse().unwrap());
     assert_eq!(reach.outside(web, Direction::Egress).parts, [(local, dns)]);
@@ -181,7 +181,7 @@ fn defaults_isolate_who_nothing_above_has_decided_about() {
 
     let all = world([default, isolating(Mode::Enforce, Vec::new())]);
     let reach = Reach::new(&all);
-    assert_eq!(opened(&reach, "web", "api"), PortSet::default());
+    assert_eq!(connects(&reach, "web", "api"), PortSet::default());
     let web = reach.class_of(&key("web")).unwrap();
     assert_eq!(reach.classes()[web].isolated_by(Direction::Egress), Some(Tier::NetworkPolicy));
 }
@@ -198,16 +198,16 @@ fn a_pod_of_a_namespace_that_is_not_known_is_one_of_all_namespaces() {
         let traffic = Traffic::Port(Protocol::Tcp, 80);
         let flow = world.flow([10, 0, 0, 1].into(), [10, 0, 0, 4].into(), traffic);
         assert_eq!(evaluate(&world, &flow).is_allowed(), !denies);
-        assert_eq!(opened(&Reach::new(&world), "web", "lost").is_empty(), denies);
+        assert_eq!(connects(&Reach::new(&world), "web", "lost").is_empty(), denies);
     }
 }
 
 #[test]
-fn policies_in_audit_count_in_the_other_view() {
+fn policies_in_audit_count_in_the_audited_view() {
     let world = world([isolating(Mode::Audit, vec![rule(app("api"), port(80, 80))])]);
     let (enforced, audited) = (Reach::new(&world), Reach::new_as(&world, View::Audited));
-    assert_eq!(opened(&enforced, "web", "api"), PortSet::everything());
-    assert_eq!(opened(&audited, "web", "api"), tcp(80, 80));
+    assert_eq!(connects(&enforced, "web", "api"), PortSet::everything());
+    assert_eq!(connects(&audited, "web", "api"), tcp(80, 80));
     assert_eq!(enforced.classes().len(), 1, "what audit tells apart is one class meanwhile");
     let difference = Difference::new(&enforced, &audited);
     assert!(difference.changes().all(|pair| pair.after != &PortSet::everything()));
@@ -215,7 +215,7 @@ fn policies_in_audit_count_in_the_other_view() {
 }
 
 #[test]
-fn a_policy_that_may_be_about_a_pod_opens_nothing() {
+fn a_policy_that_may_apply_to_a_pod_allows_nothing() {
     let subject = Subject { pods: None, ..Subject::pods(Selector::everything()) };
     let all = |action, first| OrderedRule { action, rule: rule(app("api"), port(first, 99)) };
     let egress = vec![all(Accept, 90), all(Pass, 80)];
@@ -223,8 +223,8 @@ fn a_policy_that_may_be_about_a_pod_opens_nothing() {
     let policy = Policy::cluster_network_policy("a", (Admin, 1), subject, rules).into();
     let world = world([policy, default(vec![rule(app("api"), Ports::Any)])]);
     let reach = Reach::new(&world);
-    assert_eq!(opened(&reach, "web", "api"), PortSet::everything().difference(&tcp(80, 99)));
-    assert_eq!(opened(&reach, "lost", "api"), PortSet::default());
+    assert_eq!(connects(&reach, "web", "api"), PortSet::everything().difference(&tcp(80, 99)));
+    assert_eq!(connects(&reach, "lost", "api"), PortSet::default());
 }
 
 #[test]
@@ -237,13 +237,13 @@ fn a_port_by_name_is_for_pods_by_labels_in_a_cluster_policy() {
     ];
     let world = world([cluster("a", Admin, 1, &rules)]);
     let reach = Reach::new(&world);
-    assert_eq!(opened(&reach, "web", "dns"), PortSet::everything());
+    assert_eq!(connects(&reach, "web", "dns"), PortSet::everything());
     let but_http = PortSet::everything().difference(&tcp(8002, 8002));
-    assert_eq!(opened(&reach, "web", "api"), but_http);
+    assert_eq!(connects(&reach, "web", "api"), but_http);
 }
 
 #[test]
-fn nodes_match_by_their_labels_and_nobody_else_does() {
+fn nodes_match_by_their_labels_and_other_peers_do_not() {
     let workers = |role| Peer::Nodes(Selector::label("role", role));
     let rules = [
         (Accept, rule(workers("control-plane"), Ports::Any)),
@@ -256,7 +256,7 @@ fn nodes_match_by_their_labels_and_nobody_else_does() {
     let but_kubelet = PortSet::everything().difference(&tcp(10250, 10250));
     assert_eq!(reach.between(&web, &node), but_kubelet);
     assert_eq!(reach.between(&node, &web), PortSet::everything());
-    assert_eq!(opened(&reach, "web", "api"), PortSet::everything());
+    assert_eq!(connects(&reach, "web", "api"), PortSet::everything());
     let web = reach.class_of(&key("web")).unwrap();
     assert_eq!(reach.outside(web, Direction::Egress).parts.len(), 1);
 }

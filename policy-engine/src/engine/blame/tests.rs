@@ -1,4 +1,4 @@
-//! The blame is what `explain` says, and costs no more however much there is to read.
+//! `blame` returns what `explain` returns, with an effort that stays bounded.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn pod(name: &str, address: &str) -> Change {
     Change::Pod(key, Some(Arc::new(pod)))
 }
 
-/// Admits TCP `port` from pods labelled `app: APP`.
+/// Allows TCP `port` from pods labelled `app: APP`.
 fn rule(app: &str, port: u16) -> Rule {
     let peer =
         PodPeer { namespaces: Namespaces::Named("shop".into()), pods: Selector::label("app", app) };
@@ -65,7 +65,7 @@ fn flow(engine: &Engine) -> Flow {
 }
 
 fn blame(engine: &Engine) -> Blame {
-    engine.blame(&flow(engine), Direction::Ingress, View::Enforced).expect("it is denied")
+    engine.blame(&flow(engine), Direction::Ingress, View::Enforced).expect("the flow is denied")
 }
 
 #[test]
@@ -85,18 +85,18 @@ fn the_closest_rule_is_that_of_explain() {
 }
 
 #[test]
-fn of_ten_thousand_policies_few_are_looked_at_and_all_are_counted() {
+fn of_ten_thousand_policies_few_are_read_and_all_are_counted() {
     let many = (0..10_000).map(|n| policy(&format!("p{n:05}"), vec![rule("other", 80)]));
     let closer = policy("q", vec![rule("client", 81)]);
     let engine = engine(many.chain([closer]));
     let blame = blame(&engine);
     assert_eq!((blame.isolating, blame.isolated_by.len()), (10_001, POLICIES_NAMED));
     let expected = rule_of("p00000", 1);
-    assert_eq!(blame.closest, Some(expected), "q is beyond the effort");
+    assert_eq!(blame.closest, Some(expected), "the search ends before q");
 }
 
 #[test]
-fn a_rule_that_is_too_long_to_look_at_ends_the_search() {
+fn a_rule_that_is_too_long_to_read_ends_the_search() {
     let mut long = rule("other", 80);
     if let Peers::Listed(peers) = &mut long.peers {
         *peers = vec![peers[0].clone(); EFFORT_MAX];

@@ -1,4 +1,4 @@
-//! What tiers compile to: no rule more than they need.
+//! Tiers compile to the rules that they need and no others.
 
 use super::super::{Engine, Scope};
 use super::*;
@@ -32,18 +32,19 @@ fn engine(changes: impl IntoIterator<Item = Change>) -> Engine {
     engine
 }
 
-/// The rulesets for ingress, the one that is asked first at the front: tier, rules, end.
+/// The chain of rulesets for ingress: for each the tier, the targets of its rules, the target of
+/// the rest.
 fn ingress(engine: &Engine) -> Vec<(Tier, Vec<Target>, Target)> {
     let first = engine.rulesets_of(&PodKey::new("shop", "web")).ingress;
     let get = |id: RulesetId| engine.compiled().rulesets.get(&id).map(AsRef::as_ref);
-    let leads = |ruleset: &Ruleset| {
+    let next_of = |ruleset: &Ruleset| {
         let rules = ruleset.rules.iter().map(|rule| rule.target);
         rules.chain([ruleset.otherwise]).find_map(|target| match target {
             Target::Next(next) => Some(next),
             Target::Allow | Target::Deny => None,
         })
     };
-    let next = |ruleset: &&Ruleset| get(leads(ruleset)?);
+    let next = |ruleset: &&Ruleset| get(next_of(ruleset)?);
     std::iter::successors(first.and_then(get), next)
         .map(|ruleset| {
             let rules = ruleset.rules.iter().map(|rule| rule.target).collect();
@@ -78,20 +79,20 @@ fn isolating(name: &str, mode: Mode) -> Change {
 }
 
 #[test]
-fn a_pod_that_no_tier_rule_concerns_keeps_the_ruleset_that_it_had() {
+fn a_pod_that_no_cluster_policy_applies_to_keeps_its_ruleset() {
     let deny = vec![(Action::Deny, named("x"))];
     let before = engine([isolating("deny", Mode::Enforce)]);
     let after = engine([
         isolating("deny", Mode::Enforce),
         cluster("other", Tier::Admin, "other", deny.clone()),
-        // Baseline is below a policy that isolates, so it says nothing.
+        // Baseline is below a policy that isolates, so it is not evaluated.
         cluster("below", Tier::Baseline, "web", deny),
     ]);
     assert_eq!(before.compiled(), after.compiled());
 }
 
 #[test]
-fn neighbours_of_one_verdict_are_one_rule_and_the_end_says_nothing_twice() {
+fn consecutive_rules_with_one_action_are_one_rule_and_the_last_run_is_not_repeated() {
     let rules = vec![
         (Action::Deny, named("a")),
         (Action::Deny, named("b")),
@@ -99,12 +100,12 @@ fn neighbours_of_one_verdict_are_one_rule_and_the_end_says_nothing_twice() {
         (Action::Pass, named("d")),
     ];
     let engine = engine([cluster("guard", Tier::Admin, "web", rules)]);
-    // Nothing is below: to accept and to pass lead where the end leads.
+    // There is no tier below: Accept and Pass have the same target as the rest.
     assert_eq!(ingress(&engine), [(Tier::Admin, vec![Target::Deny], Target::Allow)]);
 }
 
 #[test]
-fn a_tier_that_only_passes_is_the_next_one() {
+fn a_tier_that_only_passes_is_replaced_by_the_next_one() {
     let rules = vec![(Action::Pass, named("a"))];
     let changes = [isolating("deny", Mode::Enforce), cluster("guard", Tier::Admin, "web", rules)];
     let engine = engine(changes);
@@ -130,10 +131,10 @@ fn a_rule_for_everything_ends_its_tier() {
 }
 
 #[test]
-fn audit_costs_only_the_pods_for_which_it_says_something_else() {
+fn a_policy_in_audit_adds_rules_only_where_it_denies_more() {
     let engine = engine([isolating("one", Mode::Enforce), isolating("two", Mode::Audit)]);
     let endpoint = engine.compiled().endpoints.values().next().unwrap();
-    // The same rules a second time: what is allowed is allowed by both.
+    // Both policies have the same rules, so policies in audit deny nothing more.
     assert_eq!((endpoint.enforced.ingress.is_some(), endpoint.audited.ingress), (true, None));
     assert_eq!(engine.compiled().rulesets.len(), 1);
 }
