@@ -73,21 +73,15 @@ impl PeerUnion {
 
     fn of(peers: &Peers) -> Self {
         let mut union = Self::default();
-        match peers {
-            Peers::Any => union.cidrs = CidrSet::everything(),
-            Peers::Listed(items) => {
-                for item in items {
-                    match item {
-                        Peer::Invalid => {}
-                        Peer::Pods(peer) => {
-                            union.pods.insert(Arc::new(peer.clone()));
-                        }
-                        Peer::Nodes(selector) => {
-                            union.nodes.insert(Arc::new(selector.clone()));
-                        }
-                        Peer::Block(block) => union.cidrs.add(&CidrSet::from(block)),
-                    }
-                }
+        let Peers::Listed(items) = peers else {
+            return Self { cidrs: CidrSet::everything(), ..union };
+        };
+        for item in items {
+            match item {
+                Peer::Invalid => {}
+                Peer::Pods(peer) => drop(union.pods.insert(Arc::new(peer.clone()))),
+                Peer::Nodes(selector) => drop(union.nodes.insert(Arc::new(selector.clone()))),
+                Peer::Block(block) => union.cidrs.add(&CidrSet::from(block)),
             }
         }
         union.canonical()

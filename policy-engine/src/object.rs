@@ -146,11 +146,7 @@ impl Kind {
     /// The API version to write.
     #[must_use]
     pub fn preferred_version(self) -> &'static str {
-        match self {
-            Self::ClusterNetworkPolicy => "v1beta1",
-            Self::ClusterDefaultNetworkPolicy => "v1alpha1",
-            _ => "v1",
-        }
+        self.versions()[0]
     }
 
     /// The `apiVersion` to write: group and preferred version.

@@ -5,15 +5,17 @@
 //! list of policies that select the subject has their names. [`explain`](crate::explain) reads
 //! every policy, and returns the same unless the search here ended early.
 
+use std::cell::Cell;
+
 use super::Engine;
 use super::tiers::SelectedPolicy;
 use crate::direction::Direction;
 use crate::evaluate::{RuleRef, ordered_rule_matches};
-use crate::explain::near_miss;
+use crate::explain::{NearMiss, near_miss};
 use crate::flow::{Endpoint, Flow};
 use crate::model::Pod;
 use crate::object::ObjectRef;
-use crate::policy::{Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Selected};
+use crate::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
 use crate::selector::{Operator, Selector};
 use crate::tier::{Action, Tier, View};
 
@@ -57,7 +59,8 @@ impl Engine {
         }?;
         let key = &self.compiled.endpoints.get(&address)?.pod;
         let (pod, subject) = (self.world.pods().get(key)?, self.subjects.get(key)?);
-        let mut search = Search { engine: self, flow, peer, pod, direction, left: EFFORT_MAX };
+        let left = Cell::new(EFFORT_MAX);
+        let search = Search { engine: self, flow, peer, pod, direction, left };
         let policies = subject.policies.iter();
         let policies =
             policies.filter(|(policy, _)| policy.tier == tier && view.counts(policy.mode));
@@ -80,79 +83,58 @@ struct Search<'e> {
     peer: &'e Endpoint,
     pod: &'e Pod,
     direction: Direction,
-    left: usize,
+    left: Cell<usize>,
 }
 
 impl<'e> Search<'e> {
-    /// The first rule that denies the flow. Accept and Pass rules need no check: the flow is
-    /// denied, so none before that rule matches.
-    fn denying(&mut self, policies: impl Iterator<Item = &'e SelectedPolicy>) -> Option<RuleRef> {
-        for (policy, selected) in policies {
-            if policy.isolates(self.direction) {
-                continue;
-            }
-            self.spend(1)?;
-            for found in policy.effective(self.direction, *selected) {
-                if found.action != Action::Deny {
-                    continue;
-                }
-                self.read(found.rule)?;
-                if ordered_rule_matches(&self.engine.world, found.rule, self.peer, self.flow) {
-                    return Some(RuleRef { policy: policy.name.clone(), rule: found.number });
-                }
-            }
-        }
-        None
+    /// The first rule that denies the flow. Accept and Pass rules need no check: the flow is denied,
+    /// so none before that rule matches.
+    fn denying(&self, policies: impl Iterator<Item = &'e SelectedPolicy>) -> Option<RuleRef> {
+        let ordered = policies.filter(|(policy, _)| !policy.isolates(self.direction));
+        let mut rules = self.rules(ordered, Action::Deny);
+        let world = &self.engine.world;
+        let found = rules.find(|(_, rule)| ordered_rule_matches(world, rule, self.peer, self.flow));
+        found.map(|(name, _)| name)
     }
 
     /// The rule that is closest to matching; the first one of several.
-    fn closest(&mut self, policies: impl Iterator<Item = &'e SelectedPolicy>) -> Option<RuleRef> {
-        let mut closest = None;
-        for (policy, selected) in policies {
-            if self.closer(policy, *selected, &mut closest).is_none() {
-                break;
-            }
-        }
-        closest.map(|(_, rule)| rule)
+    fn closest(&self, policies: impl Iterator<Item = &'e SelectedPolicy>) -> Option<RuleRef> {
+        let miss = |(name, rule): (RuleRef, &Rule)| {
+            let rule = rule.in_namespace(&self.pod.key.namespace);
+            near_miss(&self.engine.world, name, &rule, self.peer, self.flow)
+        };
+        let misses = self.rules(policies, Action::Accept).map(miss);
+        misses.min_by_key(NearMiss::distance).map(|miss| miss.rule)
     }
 
-    /// Reads the rules of one policy. `None` when the search has to end.
-    fn closer(
-        &mut self,
-        policy: &Policy,
-        selected: Selected,
-        closest: &mut Option<Closest>,
-    ) -> Option<()> {
-        self.spend(1)?;
-        for found in policy.effective(self.direction, selected) {
-            self.read(found.rule)?;
-            let rule = found.rule.in_namespace(&self.pod.key.namespace);
-            let name = RuleRef { policy: policy.name.clone(), rule: found.number };
-            let miss = near_miss(&self.engine.world, name, &rule, self.peer, self.flow);
-            let distance = miss.distance();
-            if closest.as_ref().is_none_or(|(least, _)| distance < *least) {
-                *closest = Some((distance, miss.rule));
-            }
-        }
-        Some(())
+    /// The rules of `policies` with this action, as far as the effort allows.
+    fn rules(
+        &self,
+        policies: impl Iterator<Item = &'e SelectedPolicy>,
+        action: Action,
+    ) -> impl Iterator<Item = (RuleRef, &'e Rule)> {
+        let rules = policies.map_while(|(policy, selected)| {
+            self.spend(1)?;
+            let rules = policy.effective(self.direction, *selected);
+            Some(rules.map(move |found| (&policy.name, found)))
+        });
+        rules.flatten().filter(move |(_, found)| found.action == action).map_while(
+            |(policy, found)| {
+                let destination = self.engine.world.participant(&self.flow.destination);
+                let named_ports = destination.map_or(0, |pod| pod.ports.len());
+                self.spend(effort(found.rule, named_ports, self.left.get()))?;
+                Some((RuleRef { policy: policy.clone(), rule: found.number }, found.rule))
+            },
+        )
     }
 
-    /// Counts the effort of reading a rule. `None` when too little is left: then the search ends.
-    fn read(&mut self, rule: &Rule) -> Option<()> {
-        let destination = self.engine.world.participant(&self.flow.destination);
-        let named_ports = destination.map_or(0, |pod| pod.ports.len());
-        self.spend(effort(rule, named_ports, self.left))
-    }
-
-    fn spend(&mut self, effort: usize) -> Option<()> {
-        let left = self.left.checked_sub(effort);
-        self.left = left.unwrap_or(0);
+    /// Counts an effort. `None` when too little is left: then the search ends.
+    fn spend(&self, effort: usize) -> Option<()> {
+        let left = self.left.get().checked_sub(effort);
+        self.left.set(left.unwrap_or(0));
         left.map(drop)
     }
 }
-
-/// How far a rule is from matching, and its name.
-type Closest = ((usize, bool, usize), RuleRef);
 
 /// The effort of reading a rule. Above `limit` the result is not exact.
 fn effort(rule: &Rule, named_ports: usize, limit: usize) -> usize {

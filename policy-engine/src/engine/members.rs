@@ -62,9 +62,12 @@ enum Wanted {
     Addresses(CidrSet),
 }
 
+/// What happens to the members of sets that come from an object.
 #[derive(Clone, Copy)]
-enum Presence {
+pub(super) enum Presence {
+    /// They are removed, before the world changes.
     Retract,
+    /// They are added, after the world changed.
     Assert,
 }
 
@@ -98,35 +101,42 @@ impl LiveSet {
 type Sets = BTreeMap<SetId, AddressSet>;
 
 impl Members {
-    /// Removes the pod's addresses from all sets.
-    pub(super) fn retract(&mut self, world: &World, sets: &mut Sets, pod: &PodKey) {
-        self.change(world, sets, pod, Presence::Retract);
+    /// Removes the pod's addresses from the sets whose definitions match it, or adds them.
+    pub(super) fn change(
+        &mut self,
+        world: &World,
+        sets: &mut Sets,
+        key: &PodKey,
+        presence: Presence,
+    ) {
+        let Some(identity) = self.identities.of(key) else { return };
+        let Some(pod) = world.pods().get(key) else { return };
+        let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
+        let affected = identity.terms.iter().flat_map(|term| &self.terms.get(*term).sets);
+        let affected: BTreeSet<SetId> = affected.chain(&self.by_address).copied().collect();
+        for id in affected {
+            let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { continue };
+            let contributions = self.contributions(live, pod, &owned);
+            let touched = self.touched.entry(id).or_default();
+            presence.apply(contributions, set, touched);
+        }
     }
 
-    /// Adds the pod's addresses to the sets whose definitions match it.
-    pub(super) fn assert(&mut self, world: &World, sets: &mut Sets, pod: &PodKey) {
-        self.change(world, sets, pod, Presence::Assert);
-    }
-
-    /// Removes those of `addresses` that belong to nodes from all sets.
-    pub(super) fn retract_nodes(
+    /// Removes those of `addresses` that belong to nodes from the sets whose definitions select the
+    /// nodes, or adds them.
+    pub(super) fn change_nodes(
         &mut self,
         world: &World,
         sets: &mut Sets,
         addresses: &BTreeSet<IpAddr>,
+        presence: Presence,
     ) {
-        self.change_nodes(world, sets, addresses, Presence::Retract);
-    }
-
-    /// Adds those of `addresses` that belong to nodes to the sets whose definitions select the
-    /// nodes.
-    pub(super) fn assert_nodes(
-        &mut self,
-        world: &World,
-        sets: &mut Sets,
-        addresses: &BTreeSet<IpAddr>,
-    ) {
-        self.change_nodes(world, sets, addresses, Presence::Assert);
+        for id in &self.by_node {
+            let (Some(live), Some(set)) = (self.sets.get(id), sets.get_mut(id)) else { continue };
+            let held = addresses.iter().filter(|address| live.has_node(world, **address));
+            let members = held.map(|address| Member::Address(*address));
+            presence.apply(members, set, self.touched.entry(*id).or_default());
+        }
     }
 
     /// The addresses of hostNetwork pods on a node; empty when no set has nodes in its definition.
@@ -162,11 +172,11 @@ impl Members {
             }
             let pods = identity.pods.clone();
             for pod in &pods {
-                self.retract(world, sets, pod);
+                self.change(world, sets, pod, Presence::Retract);
             }
             self.identities.get_mut(id).terms = terms;
             for pod in &pods {
-                self.assert(world, sets, pod);
+                self.change(world, sets, pod, Presence::Assert);
             }
         }
     }
@@ -361,35 +371,6 @@ impl Members {
                 let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
                 set.members.extend(self.contributions(live, pod, &owned));
             }
-        }
-    }
-
-    fn change(&mut self, world: &World, sets: &mut Sets, key: &PodKey, presence: Presence) {
-        let Some(identity) = self.identities.of(key) else { return };
-        let Some(pod) = world.pods().get(key) else { return };
-        let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
-        let affected = identity.terms.iter().flat_map(|term| &self.terms.get(*term).sets);
-        let affected: BTreeSet<SetId> = affected.chain(&self.by_address).copied().collect();
-        for id in affected {
-            let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { continue };
-            let contributions = self.contributions(live, pod, &owned);
-            let touched = self.touched.entry(id).or_default();
-            presence.apply(contributions, set, touched);
-        }
-    }
-
-    fn change_nodes(
-        &mut self,
-        world: &World,
-        sets: &mut Sets,
-        addresses: &BTreeSet<IpAddr>,
-        presence: Presence,
-    ) {
-        for id in &self.by_node {
-            let (Some(live), Some(set)) = (self.sets.get(id), sets.get_mut(id)) else { continue };
-            let held = addresses.iter().filter(|address| live.has_node(world, **address));
-            let members = held.map(|address| Member::Address(*address));
-            presence.apply(members, set, self.touched.entry(*id).or_default());
         }
     }
 

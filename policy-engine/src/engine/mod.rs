@@ -19,9 +19,10 @@ mod terms;
 pub mod tiers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::members::Members;
+use self::members::{Members, Presence};
 use self::tiers::{Key, SelectedPolicy, Selecting};
 use crate::compiled::{Compiled, Endpoint, Update};
 use crate::direction::{Direction, PerDirection};
@@ -69,7 +70,7 @@ struct Subject {
     audited: PerDirection<Option<RulesetId>>,
     /// Every ruleset in the chains of these, as many times as it is used.
     uses: Vec<RulesetId>,
-    endpoints: Vec<std::net::IpAddr>,
+    endpoints: Vec<IpAddr>,
     /// The policies that the rulesets were compiled from.
     policies: Arc<[SelectedPolicy]>,
 }
@@ -176,9 +177,9 @@ impl Engine {
         let mut addresses = self.members.addresses_on(&self.world, &name);
         let own = old.into_iter().chain(&node).flat_map(|node| &node.addresses);
         addresses.extend(own.copied());
-        self.members.retract_nodes(&self.world, &mut self.compiled.sets, &addresses);
+        self.change_nodes(&addresses, Presence::Retract);
         self.world.apply(Change::Node(name, node));
-        self.members.assert_nodes(&self.world, &mut self.compiled.sets, &addresses);
+        self.change_nodes(&addresses, Presence::Assert);
     }
 
     /// Brings [`Compiled`] up to date and returns what changed since the last flush.
@@ -210,7 +211,7 @@ impl Engine {
         }
         // Other pods that claim one of the addresses may become its owner, or stop being it.
         let addresses = old.into_iter().chain(&pod).flat_map(|pod| &pod.addresses);
-        let addresses: BTreeSet<std::net::IpAddr> = addresses.copied().collect();
+        let addresses: BTreeSet<IpAddr> = addresses.copied().collect();
         let mut affected: BTreeSet<PodKey> = addresses
             .iter()
             .flat_map(|address| self.world.claimants(*address))
@@ -218,18 +219,28 @@ impl Engine {
             .collect();
         affected.insert(key.clone());
         for pod in &affected {
-            self.members.retract(&self.world, &mut self.compiled.sets, pod);
+            self.change(pod, Presence::Retract);
         }
-        self.members.retract_nodes(&self.world, &mut self.compiled.sets, &addresses);
+        self.change_nodes(&addresses, Presence::Retract);
         self.world.apply(Change::Pod(key.clone(), pod));
         self.members.place(&self.world, key);
         for pod in &affected {
-            self.members.assert(&self.world, &mut self.compiled.sets, pod);
+            self.change(pod, Presence::Assert);
         }
-        self.members.assert_nodes(&self.world, &mut self.compiled.sets, &addresses);
+        self.change_nodes(&addresses, Presence::Assert);
         // A pod that is no longer a subject still has to release its rulesets.
         affected.retain(|pod| self.subjects.contains_key(pod) || self.subject(pod).is_some());
         self.dirty.extend(affected);
+    }
+
+    /// See [`Members::change`].
+    fn change(&mut self, pod: &PodKey, presence: Presence) {
+        self.members.change(&self.world, &mut self.compiled.sets, pod, presence);
+    }
+
+    /// See [`Members::change_nodes`].
+    fn change_nodes(&mut self, addresses: &BTreeSet<IpAddr>, presence: Presence) {
+        self.members.change_nodes(&self.world, &mut self.compiled.sets, addresses, presence);
     }
 
     fn apply_policy(&mut self, name: ObjectRef, policy: Option<Arc<Policy>>) {

@@ -134,14 +134,9 @@ impl Policy {
         pods: Selector,
         rules: PerDirection<Option<Vec<Rule>>>,
     ) -> Self {
-        Self {
-            name: ObjectRef::new(Kind::NetworkPolicy, namespace, name),
-            subject: Subject::pods(pods),
-            tier: Tier::NetworkPolicy,
-            mode: Mode::Enforce,
-            body: Body::Isolating { rules, allow_dns: false },
-            generation: None,
-        }
+        let name = ObjectRef::new(Kind::NetworkPolicy, namespace, name);
+        let body = Body::Isolating { rules, allow_dns: false };
+        Self::enforced(name, Subject::pods(pods), Tier::NetworkPolicy, body)
     }
 
     /// An enforced ClusterNetworkPolicy.
@@ -151,14 +146,8 @@ impl Policy {
         subject: Subject,
         rules: PerDirection<Vec<OrderedRule>>,
     ) -> Self {
-        Self {
-            name: ObjectRef::cluster(Kind::ClusterNetworkPolicy, name),
-            subject,
-            tier,
-            mode: Mode::Enforce,
-            body: Body::Ordered { priority, rules },
-            generation: None,
-        }
+        let name = ObjectRef::cluster(Kind::ClusterNetworkPolicy, name);
+        Self::enforced(name, subject, tier, Body::Ordered { priority, rules })
     }
 
     /// An enforced ClusterDefaultNetworkPolicy.
@@ -168,14 +157,12 @@ impl Policy {
         rules: PerDirection<Option<Vec<Rule>>>,
         allow_dns: bool,
     ) -> Self {
-        Self {
-            name: ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name),
-            subject,
-            tier: Tier::Default,
-            mode: Mode::Enforce,
-            body: Body::Isolating { rules, allow_dns },
-            generation: None,
-        }
+        let name = ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name);
+        Self::enforced(name, subject, Tier::Default, Body::Isolating { rules, allow_dns })
+    }
+
+    fn enforced(name: ObjectRef, subject: Subject, tier: Tier, body: Body) -> Self {
+        Self { name, subject, tier, mode: Mode::Enforce, body, generation: None }
     }
 
     /// The priority in the tier: lower is evaluated first. 0 for an isolating policy.

@@ -165,7 +165,7 @@ impl WantedPorts {
             match (item, reading.direction) {
                 (PortMatch::Invalid, _) => {}
                 (PortMatch::Numbers(protocol, range), _) => {
-                    wanted.numbers.insert(*protocol, *range)
+                    wanted.numbers.insert(*protocol, *range);
                 }
                 (PortMatch::Named(..), _) if !with_names => {}
                 (PortMatch::Named(protocol, name), Direction::Ingress) => {

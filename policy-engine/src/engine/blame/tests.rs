@@ -10,7 +10,7 @@ use crate::flow::Traffic;
 use crate::labels::Labels;
 use crate::model::{Change, Life, Pod, PodKey};
 use crate::object::Kind;
-use crate::policy::PodPeer;
+use crate::policy::{PodPeer, Policy};
 use crate::port::{PortRange, Protocol};
 use crate::world::Options;
 
