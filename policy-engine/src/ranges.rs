@@ -95,7 +95,7 @@ impl<T: Step> Range<T> {
         (self.first..=self.last).contains(&value)
     }
 
-    /// Whether the union with a range that does not start earlier is one range.
+    /// Whether no gap lies between this range and the start of `later`.
     fn touches(self, later: Self) -> bool {
         self.last.after().is_none_or(|next| later.first <= next)
     }
@@ -137,16 +137,31 @@ impl<T: Step> Ranges<T> {
 
     /// Adds the values of a range.
     pub fn insert(&mut self, range: Range<T>) {
-        self.0.push(range);
-        self.join();
+        // The ranges that overlap or touch the new one are joined with it.
+        let start = self.0.partition_point(|own| !own.touches(range));
+        let end = self.0.partition_point(|own| range.touches(*own));
+        let joined = self.0[start..end].iter().fold(range, |all, own| Range {
+            first: all.first.min(own.first),
+            last: all.last.max(own.last),
+        });
+        self.0.splice(start..end, [joined]);
     }
 
     /// Adds the values of another set.
     pub fn add(&mut self, other: &Self) {
-        if !other.is_empty() {
-            self.0.extend_from_slice(&other.0);
-            self.join();
+        if let [range] = other.0.as_slice() {
+            return self.insert(*range);
         }
+        self.0.extend_from_slice(&other.0);
+        // The stable sort takes linear time for two sorted runs.
+        self.0.sort();
+        self.0.dedup_by(|later, open| {
+            let touches = open.touches(*later);
+            if touches {
+                open.last = open.last.max(later.last);
+            }
+            touches
+        });
     }
 
     /// The values that are in both sets.
@@ -181,19 +196,6 @@ impl<T: Step> Ranges<T> {
     fn overlapping(&self, range: Range<T>) -> impl Iterator<Item = &Range<T>> {
         let below = self.0.partition_point(|own| own.last < range.first);
         self.0.iter().skip(below).take_while(move |own| own.first <= range.last)
-    }
-
-    /// Sorts the ranges and joins those that overlap or touch.
-    fn join(&mut self) {
-        // The stable sort takes linear time where the ranges are one or two sorted runs.
-        self.0.sort();
-        self.0.dedup_by(|later, open| {
-            let touches = open.touches(*later);
-            if touches {
-                open.last = open.last.max(later.last);
-            }
-            touches
-        });
     }
 }
 
