@@ -349,22 +349,17 @@ impl Members {
             let held = all.filter(|address| live.has_node(world, **address));
             set.members.extend(held.map(|address| Member::Address(*address)));
         }
-        if self.by_address.contains(&id) {
-            for pod in world.pods().values().filter(|pod| pod.takes_part()) {
-                let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
-                set.members.extend(self.contributions(live, pod, &owned));
-            }
-            return;
-        }
-        let scopes: BTreeSet<&Namespaces> =
-            live.terms.iter().map(|term| &self.terms.get(*term).peer.namespaces).collect();
-        let found: BTreeSet<Str> = scopes
-            .into_iter()
-            .flat_map(|scope| namespaces(world, &self.identities, scope))
-            .collect();
+        let by_address = self.by_address.contains(&id);
+        let found: BTreeSet<Str> = if by_address {
+            self.identities.namespaces().cloned().collect()
+        } else {
+            let scopes = live.terms.iter().map(|term| &self.terms.get(*term).peer.namespaces);
+            let scopes: BTreeSet<&Namespaces> = scopes.collect();
+            scopes.into_iter().flat_map(|s| namespaces(world, &self.identities, s)).collect()
+        };
         let ids = found.iter().flat_map(|namespace| self.identities.in_namespace(namespace));
         for identity in ids.map(|id| self.identities.get(id)) {
-            if identity.terms.is_disjoint(&live.terms) {
+            if !by_address && identity.terms.is_disjoint(&live.terms) {
                 continue;
             }
             for pod in identity.pods.iter().filter_map(|key| world.pods().get(key)) {
