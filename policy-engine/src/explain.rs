@@ -281,11 +281,9 @@ fn port_miss(world: &World, item: &PortMatch, flow: &Flow) -> PortMiss {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::direction::PerDirection;
-    use crate::model::{Change, Life, Namespace, Pod, PodKey};
+    use crate::model::{Change, Namespace, Pod, PodKey};
     use crate::policy::{IpBlock, PodPeer, Policy};
     use crate::world::Options;
 
@@ -293,19 +291,8 @@ mod tests {
     const SERVER: &str = "10.0.0.2";
 
     fn pod(name: &str, address: &str, ports: Vec<NamedPort>) -> Change {
-        let key = PodKey::new("shop", name);
-        let labels = Labels::from_iter([("app", name)]);
-        let pod = Pod {
-            key: key.clone(),
-            labels,
-            node: None,
-            addresses: vec![address.parse().unwrap()],
-            ports,
-            host_network: false,
-            life: Life::Active,
-            created: 0,
-        };
-        Change::Pod(key, Some(Arc::new(pod)))
+        let pod = Pod::new(PodKey::new("shop", name), Labels::from_iter([("app", name)]));
+        Pod { addresses: vec![address.parse().unwrap()], ports, ..pod }.into()
     }
 
     /// Why a rule with this peer and port does not allow `client` to connect to TCP 80 of `server`.

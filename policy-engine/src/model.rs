@@ -55,6 +55,21 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// An active pod that has no addresses and no ports yet.
+    #[must_use]
+    pub fn new(key: PodKey, labels: Labels) -> Self {
+        Self {
+            key,
+            labels,
+            node: None,
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            host_network: false,
+            life: Life::Active,
+            created: 0,
+        }
+    }
+
     /// Whether policies can select and match the pod: it has, or will have, an address of its own.
     #[must_use]
     pub fn takes_part(&self) -> bool {
@@ -156,6 +171,13 @@ impl From<Policy> for Change {
     /// The change that adds or replaces a policy.
     fn from(policy: Policy) -> Self {
         Self::Policy(policy.name.clone(), Some(Arc::new(policy)))
+    }
+}
+
+impl From<Pod> for Change {
+    /// The change that adds or replaces a pod.
+    fn from(pod: Pod) -> Self {
+        Self::Pod(pod.key.clone(), Some(Arc::new(pod)))
     }
 }
 

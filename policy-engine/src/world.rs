@@ -331,16 +331,7 @@ mod tests {
     }
 
     fn pod() -> Pod {
-        Pod {
-            key: PodKey::new("new", "web"),
-            labels: Labels::default(),
-            node: None,
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            host_network: false,
-            life: Life::Active,
-            created: 0,
-        }
+        Pod::new(PodKey::new("new", "web"), Labels::default())
     }
 
     #[test]
@@ -376,18 +367,9 @@ mod tests {
     fn an_address_that_a_node_has_is_not_that_of_a_pod_left_from_another_node() {
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let mut world = World::new(Options::default());
-        let key = PodKey::new("kube-system", "proxy");
-        let left = Pod {
-            key: key.clone(),
-            labels: Labels::default(),
-            node: Some("gone".into()),
-            addresses: vec![address],
-            ports: Vec::new(),
-            host_network: true,
-            life: Life::Active,
-            created: 0,
-        };
-        world.apply(Change::Pod(key, Some(Arc::new(left))));
+        let pod = Pod::new(PodKey::new("kube-system", "proxy"), Labels::default());
+        let (node, addresses) = (Some("gone".into()), vec![address]);
+        world.apply(Pod { node, addresses, host_network: true, ..pod }.into());
         assert_eq!(world.endpoint(address), Endpoint::Node("gone".into(), Some(address)));
         let node = Node { addresses: vec![address], ..Node::default() };
         world.apply(Change::Node("new".into(), Some(node)));

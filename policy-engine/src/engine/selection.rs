@@ -64,30 +64,18 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::Scope;
     use super::*;
     use crate::labels::Labels;
-    use crate::model::{Change, Life, Pod, PodKey};
+    use crate::model::{Change, Pod, PodKey};
     use crate::object::Kind;
     use crate::policy::Policy;
     use crate::selector::Selector;
     use crate::world::Options;
 
     fn pod(name: &str, node: &str) -> Change {
-        let key = PodKey { namespace: "shop".into(), name: name.into() };
-        let pod = Pod {
-            key: key.clone(),
-            labels: Labels::default(),
-            addresses: Vec::new(),
-            node: Some(node.into()),
-            ports: Vec::new(),
-            host_network: false,
-            life: Life::Active,
-            created: 0,
-        };
-        Change::Pod(key, Some(Arc::new(pod)))
+        let pod = Pod::new(PodKey::new("shop", name), Labels::default());
+        Pod { node: Some(node.into()), ..pod }.into()
     }
 
     fn deny(namespace: &str, name: &str) -> Change {

@@ -2,7 +2,6 @@
 //! (`tests/tests/whatif.rs`).
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::*;
 use crate::cidr::CidrSet;
@@ -10,7 +9,7 @@ use crate::direction::{Direction, PerDirection};
 use crate::evaluate::evaluate;
 use crate::flow::{Endpoint, Traffic};
 use crate::labels::Labels;
-use crate::model::{Change, Life, NamedPort, Namespace, Node, Pod, PodKey};
+use crate::model::{Change, NamedPort, Namespace, Node, Pod, PodKey};
 use crate::policy::{
     IpBlock, Namespaces, OrderedRule, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule, Subject,
 };
@@ -33,17 +32,10 @@ fn world(policies: impl IntoIterator<Item = Change>) -> World {
     for (host, (namespace, name)) in (1..).zip(pods) {
         let label = if name == "dns" { ("k8s-app", "kube-dns") } else { ("app", name) };
         let number = 8000 + u16::from(host);
-        let pod = Pod {
-            key: PodKey::new(namespace, name),
-            labels: Labels::from_iter([label]),
-            node: None,
-            addresses: vec![IpAddr::from([10, 0, 0, host])],
-            ports: vec![NamedPort { name: "http".into(), protocol: Protocol::Tcp, number }],
-            host_network: false,
-            life: Life::Active,
-            created: 0,
-        };
-        world.apply(Change::Pod(pod.key.clone(), Some(Arc::new(pod))));
+        let pod = Pod::new(PodKey::new(namespace, name), Labels::from_iter([label]));
+        let addresses = vec![IpAddr::from([10, 0, 0, host])];
+        let ports = vec![NamedPort { name: "http".into(), protocol: Protocol::Tcp, number }];
+        world.apply(Pod { addresses, ports, ..pod }.into());
     }
     policies.into_iter().for_each(|change| world.apply(change));
     world

@@ -1,14 +1,12 @@
 //! `blame` returns what `explain` returns, with an effort that stays bounded.
 
-use std::sync::Arc;
-
 use super::super::Scope;
 use super::*;
 use crate::direction::PerDirection;
 use crate::explain::explain;
 use crate::flow::Traffic;
 use crate::labels::Labels;
-use crate::model::{Change, Life, Pod, PodKey};
+use crate::model::{Change, Pod, PodKey};
 use crate::object::Kind;
 use crate::policy::{PodPeer, Policy};
 use crate::port::{PortRange, Protocol};
@@ -18,18 +16,8 @@ const CLIENT: &str = "10.0.0.1";
 const SERVER: &str = "10.0.0.2";
 
 fn pod(name: &str, address: &str) -> Change {
-    let key = PodKey::new("shop", name);
-    let pod = Pod {
-        key: key.clone(),
-        labels: Labels::from_iter([("app", name)]),
-        node: None,
-        addresses: vec![address.parse().unwrap()],
-        ports: Vec::new(),
-        host_network: false,
-        life: Life::Active,
-        created: 0,
-    };
-    Change::Pod(key, Some(Arc::new(pod)))
+    let pod = Pod::new(PodKey::new("shop", name), Labels::from_iter([("app", name)]));
+    Pod { addresses: vec![address.parse().unwrap()], ..pod }.into()
 }
 
 /// Allows TCP `port` from pods labelled `app: APP`.

@@ -6,7 +6,7 @@ use crate::compiled::Ruleset;
 use crate::direction::PerDirection;
 use crate::id::RulesetId;
 use crate::labels::Labels;
-use crate::model::{Change, Life, Namespace, PodKey};
+use crate::model::{Change, Namespace, PodKey};
 use crate::policy::{IpBlock, Namespaces, OrderedRule, Peer, Peers, PodPeer, Ports, Rule, Subject};
 use crate::selector::Selector;
 use crate::tier::Tier;
@@ -14,19 +14,10 @@ use crate::world::Options;
 
 fn engine(changes: impl IntoIterator<Item = Change>) -> Engine {
     let mut engine = Engine::new(Scope::Cluster, Options::default());
-    let key = PodKey::new("shop", "web");
-    let pod = Pod {
-        key: key.clone(),
-        labels: Labels::from_iter([("app", "web")]),
-        node: None,
-        addresses: vec!["10.0.0.1".parse().unwrap()],
-        ports: Vec::new(),
-        host_network: false,
-        life: Life::Active,
-        created: 0,
-    };
+    let pod = Pod::new(PodKey::new("shop", "web"), Labels::from_iter([("app", "web")]));
+    let pod = Pod { addresses: vec!["10.0.0.1".parse().unwrap()], ..pod };
     engine.apply(Change::Namespace("shop".into(), Some(Namespace::default())));
-    engine.apply(Change::Pod(key, Some(Arc::new(pod))));
+    engine.apply(pod.into());
     changes.into_iter().for_each(|change| engine.apply(change));
     engine.flush();
     engine
