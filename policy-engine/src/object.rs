@@ -204,7 +204,7 @@ pub struct ObjectRef {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseObjectError {
     /// It does not have two or three parts.
-    #[error("`{0}` is no object: write KIND/NAMESPACE/NAME")]
+    #[error("`{0}` is not the name of an object: write KIND/NAMESPACE/NAME")]
     Parts(String),
     /// Its kind is unknown.
     #[error("`{0}`: unknown kind `{1}`")]
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn a_text_that_names_no_object_says_why() {
         let read = |text: &str| text.parse::<ObjectRef>().unwrap_err().to_string();
-        assert_eq!(read("a"), "`a` is no object: write KIND/NAMESPACE/NAME");
+        assert_eq!(read("a"), "`a` is not the name of an object: write KIND/NAMESPACE/NAME");
         assert_eq!(read("frob/a/b"), "`frob/a/b`: unknown kind `frob`");
     }
 
