@@ -149,10 +149,15 @@ impl<T: Step> Ranges<T> {
 
     /// Adds the values of another set.
     pub fn add(&mut self, other: &Self) {
-        if let [range] = other.0.as_slice() {
-            return self.insert(*range);
+        match other.0.as_slice() {
+            all if self.is_empty() => self.0.extend_from_slice(all),
+            [range] => self.insert(*range),
+            more => self.merge(more),
         }
-        self.0.extend_from_slice(&other.0);
+    }
+
+    fn merge(&mut self, more: &[Range<T>]) {
+        self.0.extend_from_slice(more);
         // The stable sort takes linear time for two sorted runs.
         self.0.sort();
         self.0.dedup_by(|later, open| {
