@@ -4,6 +4,7 @@
 //! must be what the page shows. `…` stands for any text in a line, and alone in a line for any
 //! lines; runs of digits are equal to each other, as are runs of blanks.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -29,8 +30,10 @@ pub(crate) fn first_ten_minutes(cluster: &mut Cluster) -> Result<()> {
     // The cluster is there already, and another one's place is not this one's.
     steps.retain(|step| !["make ", "export "].iter().any(|word| step.command.starts_with(word)));
     ensure!(steps.len() > 10, "the page has {} commands only", steps.len());
-    let script: String =
-        steps.iter().map(|step| format!("{} 2>&1\necho '{MARK}'\n", step.command)).collect();
+    let mut script = String::new();
+    for step in &steps {
+        writeln!(script, "{} 2>&1\necho '{MARK}'", step.command)?;
+    }
     let plugin = kubectl_whatif()?;
     let plugin = plugin.parent().context("a program lies in a directory")?;
     let path = std::env::var("PATH")?;
