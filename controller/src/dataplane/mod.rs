@@ -12,7 +12,8 @@
 //! | [`preflight`](mod@preflight) | what a node needs |
 //! | [`conflict`], [`examine`] | what else on the node makes enforcement void: judged; looked for |
 //! | [`mod@cleanup`] | how all of ours goes |
-//! | [`apply`] | the only place that touches the kernel |
+//! | [`apply`] | the only place that changes the kernel |
+//! | [`netlink`] | sockets: what the kernel has, and its log of denials |
 //!
 //! Invariants: nothing of other software is read as ours, rewritten or reordered; a set is
 //! complete before a chain refers to it; elements leave before chains change and join after.
@@ -27,6 +28,7 @@ pub mod diff;
 pub mod drift;
 pub mod examine;
 pub mod name;
+pub mod netlink;
 pub mod options;
 pub mod plan;
 pub mod preflight;

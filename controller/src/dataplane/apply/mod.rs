@@ -1,8 +1,7 @@
-//! The only place that touches the kernel: spawns the tools and talks netlink.
+//! The only place that changes the kernel: spawns the tools, and changes sets over netlink.
 
 mod links;
 mod members;
-mod netlink;
 mod nft_tables;
 pub(super) mod probe;
 mod process;
