@@ -6,8 +6,9 @@ use std::fmt;
 use policy_engine::cidr::Family;
 
 use super::applied::Applied;
-use super::desired::Hook;
+use super::name::{ChainName, SetName};
 use super::plan::{Plan, Swap};
+use super::rule::Hook;
 
 /// One difference that a read-back found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,7 +18,7 @@ pub enum Drift {
         /// In which table.
         family: Family,
         /// Its name.
-        chain: String,
+        chain: ChainName,
         /// In what way.
         how: How,
     },
@@ -37,14 +38,14 @@ pub enum Drift {
     /// A set is missing, is of another type, or should not be there.
     Set {
         /// Its name.
-        set: String,
+        set: SetName,
         /// In what way.
         how: How,
     },
     /// Members of a set are missing, or should not be there.
     Members {
         /// The set.
-        set: String,
+        set: SetName,
         /// How many are missing.
         missing: usize,
         /// How many should not be there.
@@ -123,7 +124,7 @@ pub fn list(applied: &Applied, plan: &Plan) -> Vec<Drift> {
         let deleted = change.delete.iter().map(|chain| (chain, How::Unexpected));
         drifts.extend(written.chain(deleted).map(|(chain, how)| Drift::Chain {
             family: *family,
-            chain: chain.clone(),
+            chain: *chain,
             how,
         }));
     }
@@ -136,20 +137,20 @@ fn sets(applied: &Applied, plan: &Plan) -> Vec<Drift> {
     for set in plan.create.iter().filter(|set| set.swap == Swap::Never) {
         let there = applied.sets.contains_key(&set.name);
         let how = if there { How::Changed } else { How::Missing };
-        drifts.push(Drift::Set { set: set.name.clone(), how });
+        drifts.push(Drift::Set { set: set.name, how });
     }
     for set in plan.destroy.iter().filter(|set| applied.sets.contains_key(*set)) {
-        drifts.push(Drift::Set { set: set.clone(), how: How::Unexpected });
+        drifts.push(Drift::Set { set: *set, how: How::Unexpected });
     }
-    let mut members: BTreeMap<&String, (usize, usize)> = BTreeMap::new();
+    let mut members: BTreeMap<&SetName, (usize, usize)> = BTreeMap::new();
     for (set, change) in &plan.add {
-        members.entry(set).or_default().0 = change.elements.len();
+        members.entry(set).or_default().0 = change.len();
     }
     for (set, change) in &plan.remove {
-        members.entry(set).or_default().1 = change.elements.len();
+        members.entry(set).or_default().1 = change.len();
     }
     drifts.extend(members.into_iter().map(|(set, (missing, unexpected))| Drift::Members {
-        set: set.clone(),
+        set: *set,
         missing,
         unexpected,
     }));

@@ -300,7 +300,7 @@ impl Agent {
     }
 
     /// Reads back and repairs, soon.
-    fn again(&mut self, failure: &dataplane::apply::Error, began: Instant, what: &'static str) {
+    fn again(&mut self, failure: &dataplane::Error, began: Instant, what: &'static str) {
         let failure = chain(failure);
         self.publisher.failed(&failure, began);
         error!(error = failure, "{what}");

@@ -2,6 +2,8 @@
 //!
 //! [`nflog`] opens the log of denials; `request` asks the kernel for what it has.
 
+#![expect(clippy::disallowed_types, reason = "netlink is one of the two ways to the kernel")]
+
 pub mod nflog;
 pub(super) mod request;
 
