@@ -5,6 +5,8 @@ use std::fmt;
 
 use policy_engine::cidr::Family;
 
+use super::name;
+
 /// Something about the node that a user should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
@@ -108,10 +110,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts) {
-    let name = match facts.family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    };
+    let name = name::family(facts.family);
     if let Err(why) = &facts.rules_work {
         let what = format!("{name} rules of ours are refused: {why}");
         let what_to_do = "load xt_set, xt_conntrack, xt_multiport and ip_set_hash_ip";
