@@ -13,7 +13,7 @@
 use policy_engine::cidr::Family;
 use policy_engine::port::Protocol;
 
-use super::{Denial, Outcome};
+use super::kind::{Denial, Outcome};
 use crate::dataplane::options::{DenyAction, LogGroup};
 use crate::dataplane::rule::{Match, Rate, Rule, Side, Verdict};
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::Family;
 
-use super::Denial;
+use super::kind::Denial;
 
 /// Packets and their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

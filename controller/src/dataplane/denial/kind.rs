@@ -1,18 +1,9 @@
-//! Kinds of denial: what a chain of ours logs and drops, as a short number in the log's prefix.
-//!
-//! One chain per kind, shared by all rulesets. The kernel's counters of that chain are the numbers
-//! of the kind; the packet's own addresses and ports tell the rest.
-
-mod chain;
-mod counts;
+//! A kind of denial, the number that the log has for it, and the name of its chain.
 
 use policy_engine::direction::Direction;
 use policy_engine::tier::Tier;
 
-pub(super) use self::chain::deny_rules;
-pub use self::counts::Counts;
-pub(super) use self::counts::{Reading, Totals};
-use super::name::{ChainName, Name};
+use crate::dataplane::name::{ChainName, Name};
 
 /// What every prefix of ours begins with.
 const PREFIX: &str = "portcullis ";
@@ -67,7 +58,7 @@ impl Denial {
         format!("{PREFIX}{}", self.number())
     }
 
-    fn number(self) -> u32 {
+    pub(super) fn number(self) -> u32 {
         let known = (0..).zip(Self::all()).find(|(_, kind)| *kind == self);
         known.expect("`all` lists every kind").0
     }
