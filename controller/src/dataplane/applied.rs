@@ -53,7 +53,7 @@ pub struct HookPlaces {
 }
 
 impl HookPlaces {
-    /// The places of a hook that is as it ought to be.
+    /// The places of a hook that is as desired.
     #[must_use]
     pub fn first() -> Self {
         Self { count: 1, in_front: Vec::new() }

@@ -1,4 +1,4 @@
-//! What the kernel ought to hold for a [`Compiled`]: chains, hooks and sets as values. Pure.
+//! What the kernel should hold for a [`Compiled`]: chains, hooks and sets as values. Pure.
 //!
 //! ```text
 //! FORWARD 1 ─► PORTCULLIS-FORWARD ─► PORTCULLIS-JUDGE ─► EGRESS tree, then INGRESS tree ─► R…
@@ -25,7 +25,7 @@ use super::ruleset::Renderer;
 use super::set::{DesiredSet, Kind, Source};
 use super::tree::{self, Judges};
 
-/// What the kernel ought to hold. Sets borrow their members from the engine.
+/// What the kernel should hold. Sets borrow their members from the engine.
 #[derive(Clone, Debug)]
 pub struct Desired<'a> {
     /// Our chains of each family that is enforced.

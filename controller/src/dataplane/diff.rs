@@ -1,4 +1,4 @@
-//! The difference between what the kernel holds and what it ought to. Pure.
+//! The difference between what is applied and what is desired. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::plan::{Eviction, HookChange, MovedHooks, NewSet, Plan, Swap, TableCha
 use super::rule::{Chains, Hook};
 use super::set::{DesiredSet, Kind, Source};
 
-/// What a diff is made with, beside what is and what ought to be.
+/// What a diff depends on, beside what is applied and what is desired.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// What changed since the last apply. Only sets whose elements were not read back need it.
@@ -102,7 +102,7 @@ fn temporaries(
     }
 }
 
-/// Plans the changes to one desired set, and says what it will be.
+/// Plans the changes to one desired set. Gives the set as it will be.
 fn diff_set(
     plan: &mut Plan,
     name: SetName,
@@ -200,7 +200,7 @@ fn diff_table(
             continue;
         }
         if now.wanted_by_others.contains(name) {
-            // It cannot go, and must not hold on to other chains and sets.
+            // It cannot be deleted, and must not refer to other chains and sets.
             if !rules.is_empty() {
                 change.write.insert(*name, Vec::new());
             }

@@ -1,4 +1,4 @@
-//! Where the kernel is not what it ought to be, as a list for people. Pure.
+//! Differences between the kernel and the policies, as sentences. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -59,7 +59,7 @@ pub enum Drift {
 pub enum How {
     /// It is not there.
     Missing,
-    /// It is not as it ought to be.
+    /// It is there and differs.
     Changed,
     /// It is there without a use.
     Unexpected,

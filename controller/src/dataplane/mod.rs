@@ -96,11 +96,11 @@ pub struct ApplyReport {
     pub sets_created: usize,
     /// Members that joined or left existing sets.
     pub members_changed: usize,
-    /// Sets that nothing of ours uses and that cannot go yet. Each apply tries again.
+    /// Unreferenced sets that the kernel still uses. Each apply tries again to destroy them.
     pub sets_in_use: usize,
-    /// Whether rules, chains or sets that are out of reach wait for [`Dataplane::tidy`].
+    /// Whether [`Dataplane::tidy`] has unreferenced rules, chains or sets to remove.
     pub postponed: bool,
-    /// Whether it could not be seen to that the other variant of iptables holds nothing of ours.
+    /// Whether our rules may still be in the other variant of iptables.
     /// Each apply that may change chains tries again.
     pub other_variant_unclean: bool,
     /// How long all of it took.
@@ -108,7 +108,7 @@ pub struct ApplyReport {
 }
 
 impl ApplyReport {
-    /// Whether the kernel was as it ought to be already.
+    /// Whether the kernel was as desired already.
     #[must_use]
     pub fn wrote_nothing(&self) -> bool {
         let Self { chains_changed, hooks_changed, sets_created, members_changed, .. } = self;
@@ -176,7 +176,7 @@ impl Dataplane {
     /// at once; `update` is what changed since the last call.
     ///
     /// The first call, and each one after a failure, reads back what is applied and changes only
-    /// what differs; `update` is of no matter then.
+    /// what differs; `update` is ignored then.
     ///
     /// # Errors
     /// When any step fails. Nothing is taken as done then. Also when pods have IPv6 addresses
@@ -268,7 +268,8 @@ impl Dataplane {
         Ok(in_use)
     }
 
-    /// Removes what is left in the variant that is not in use, once the other is in force.
+    /// Removes our rules from the variant that is not in use, once they are applied in the other.
+    /// Gives whether some may still be there.
     fn clean_other_variant(&mut self) -> bool {
         if !self.other_variant_clean {
             let other = self.kernel.variant.other();
@@ -294,10 +295,10 @@ impl Dataplane {
         Ok(ApplyReport { sets_in_use, postponed: self.postponed, ..count(&plan) })
     }
 
-    /// Reads back what is applied, repairs what differs from `compiled`, and says what did.
+    /// Reads back what is applied, and repairs what differs from `compiled`. Gives what differed.
     ///
     /// A hook that others move behind their rules time and again is left there after a few
-    /// repairs, and said to be.
+    /// repairs, and is reported as not repaired.
     ///
     /// # Errors
     /// When the read-back or a repair fails.
@@ -305,7 +306,7 @@ impl Dataplane {
         if self.postponed {
             self.tidy(compiled)?;
         }
-        // Sets that could not go yet are known.
+        // Sets that could not be destroyed yet are no drift.
         let applied = self.applied.take();
         let known = applied.map(|applied| applied.unreferenced_sets()).unwrap_or_default();
         let desired = Desired::new(compiled, &self.options, &self.families);
@@ -321,7 +322,7 @@ impl Dataplane {
     }
 
     /// How many packets were denied, or would have been by policies in audit: since their chains
-    /// were made, and going on when these are made anew. Kinds that never had a chain are not there.
+    /// were made, and going on when these are made again. Kinds that never had a chain are not there.
     ///
     /// Takes 5 ms a kind and family with iptables-nft, and as long as `iptables-save` with legacy.
     ///

@@ -15,7 +15,7 @@ use super::set::{Element, Kind};
 /// after.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Plan {
-    /// Sets of ours that have the wrong type, and what has to let go of them.
+    /// Sets of ours that have the wrong type, and our chains that refer to them.
     pub evict: Vec<Eviction>,
     /// Sets that a crash left under a temporary name that is needed now.
     pub clear: BTreeSet<SetName>,
@@ -75,9 +75,9 @@ pub struct TableChange {
     pub write: Chains,
     /// Chains whose rules stay, behind these: nothing gets past the last of them.
     pub prepend: Chains,
-    /// Chains that go.
+    /// Chains to delete.
     pub delete: BTreeSet<ChainName>,
-    /// Hooks that are not where they ought to be.
+    /// Hooks that are missing, doubled or not in the first place.
     pub hooks: BTreeMap<Hook, HookChange>,
 }
 
@@ -88,7 +88,7 @@ impl TableChange {
         self.write.len() + self.prepend.len() + self.delete.len()
     }
 
-    /// The kinds of denial whose chains change: their counters begin anew.
+    /// The kinds of denial whose chains change: their counters start from zero.
     pub fn denials(&self) -> impl Iterator<Item = Denial> {
         Denial::all().filter(|kind| {
             let chain = kind.chain();

@@ -63,7 +63,7 @@ impl Element {
     }
 }
 
-/// A set as it ought to be. Its members stay where they are: sets are as big as the cluster.
+/// A set as it should be. Its members stay where they are: sets are as big as the cluster.
 #[derive(Clone, Debug)]
 pub struct DesiredSet<'a> {
     /// Its type.

@@ -7,11 +7,11 @@
 //! ```text
 //! PORTCULLIS-INGRESS   ! -s 10.0.0.1/32 -d 10.0.0.1/32 -g R…new
 //!                      -j RETURN
-//!                      ! -s 10.0.0.1/32 -d 10.0.0.1/32 -g R…old    out of reach
+//!                      ! -s 10.0.0.1/32 -d 10.0.0.1/32 -g R…old    unreferenced
 //! ```
 //!
-//! Rules, chains and sets that are out of reach go later, when nothing is in a hurry: the plan for
-//! that is the ordinary difference between what is and what ought to be.
+//! Rules that cannot be reached, and chains and sets that are unreferenced, are removed later, when
+//! nothing is urgent: the plan for that is the ordinary difference between applied and desired.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -21,10 +21,10 @@ use super::denial::Denial;
 use super::plan::{Plan, TableChange};
 use super::rule::{Chains, Rule, Verdict};
 
-/// With more rules than this, out of reach or not, a chain is written anew at once.
+/// A chain with more rules than this, reachable or not, is written again at once.
 const RULES_MAX: usize = 256;
 
-/// Takes out of `plan` what can wait; gives whether anything does. `after` then says what is there.
+/// Takes out of `plan` what can wait; gives whether anything does. `after` is what is applied then.
 pub(super) fn postpone(plan: &mut Plan, applied: &Applied, after: &mut Applied) -> bool {
     let in_order =
         plan.evict.is_empty() && plan.tables.values().all(|table| table.hooks.is_empty());
@@ -75,7 +75,7 @@ pub(super) fn keep_denials(plan: &mut Plan, applied: &Applied, after: &mut Appli
 
 struct Split {
     now: TableChange,
-    /// Chains that are not as they ought to be afterwards, as they are then.
+    /// Chains that are not as desired afterwards, as they are then.
     later: Chains,
 }
 

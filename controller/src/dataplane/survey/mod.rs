@@ -50,7 +50,7 @@ pub(super) fn survey(variant: Option<Variant>, lock_wait_seconds: u32, pods: &[I
         facts.bridge_netfilter.push((family, bridge_netfilter(family, has_bridge)));
         for candidate in Variant::BOTH {
             let kernel = Kernel::new(candidate, lock_wait_seconds);
-            // Rules are in force in both variants. The one that is not in use may not work here.
+            // The kernel applies the rules of both variants. The one that is not in use may not work here.
             match filter_table(&kernel, family, &facts.nft_tables) {
                 Ok(table) => facts.filters.extend(table),
                 Err(error) if variant == Some(candidate) => facts.failures.push(error),

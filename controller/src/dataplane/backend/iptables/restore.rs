@@ -83,7 +83,7 @@ impl Restore {
         self.scripts_left == 0
     }
 
-    /// Does `script`, which ends with COMMIT; it is in force when this returns.
+    /// Does `script`, which ends with COMMIT; it is applied when this returns.
     ///
     /// # Errors
     /// When the tool refuses it, or is not done within `limit`. It has ended then, and is of no

@@ -35,7 +35,7 @@ pub enum Step {
     },
     /// A script for `iptables-restore --noflush`.
     Table(Family, String),
-    /// Sets that go. Those that are in use stay until a later apply.
+    /// Sets to destroy. Those that are in use stay until a later apply.
     Destroy(Vec<SetName>),
     /// A set that goes because what follows needs its name.
     Clear(SetName),
