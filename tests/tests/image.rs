@@ -18,6 +18,7 @@ use policy_engine::object::{self, ObjectRef};
 use policy_engine::port::Protocol;
 use policy_engine::world;
 use portcullis_controller::args::{Cli, Command};
+use portcullis_controller::dataplane::backend::iptables::text;
 use portcullis_controller::dataplane::desired::Desired;
 use portcullis_controller::dataplane::set::{DesiredSet, Kind, Source};
 use portcullis_controller::dataplane::{AcceptAction, DenyAction, LogGroup, Options, name};
@@ -106,9 +107,9 @@ fn collect(engine: &Engine, options: &[Options], found: &mut BTreeSet<Part>) {
     for options in options {
         let desired = Desired::new(engine.compiled(), options, &Family::BOTH);
         for (family, chains) in &desired.tables {
-            let hooks: Vec<String> = desired.hooks.iter().map(|hook| hook.rule()).collect();
-            let rules = chains.values().flatten().chain(&hooks);
-            found.extend(rules.flat_map(|rule| parts(rule)).map(|part| (*family, part)));
+            let hooks: Vec<String> = desired.hooks.iter().map(|hook| text::hook(*hook)).collect();
+            let rules = chains.values().flatten().map(text::rule).chain(hooks);
+            found.extend(rules.flat_map(|rule| parts(&rule)).map(|part| (*family, part)));
         }
     }
 }

@@ -234,7 +234,7 @@ fn a_thousand_policies_for_one_port_are_one_rule() -> Result<()> {
         big_node(&mut engine, 250, 1_000);
         let update = engine.flush();
         let options = Options { variant: IptablesVariant::Nft, ..Options::default() };
-        Dataplane::open(options)?.apply(engine.compiled(), &update)?;
+        Dataplane::open(options)?.enforce(engine.compiled(), &update)?;
         let printed = Printed::read("nft", "0.0.0.0".parse()?)?;
         let rulesets = printed.tables.sizes("PORTCULLIS-R");
         ensure!(

@@ -1,4 +1,4 @@
-//! What the kernel ought to hold for a [`Compiled`]: chains as text, sets by name. Pure.
+//! What the kernel should hold for a [`Compiled`]: chains, hooks and sets as values. Pure.
 //!
 //! ```text
 //! FORWARD 1 ─► PORTCULLIS-FORWARD ─► PORTCULLIS-JUDGE ─► EGRESS tree, then INGRESS tree ─► R…
@@ -18,50 +18,14 @@ use policy_engine::id::RulesetId;
 use policy_engine::tier::View;
 
 use super::denial::deny_rules;
+use super::name::{self, ChainName, SetName};
 use super::options::{AcceptAction, Options};
-use super::rule::Rule;
-use super::ruleset::{Renderer, match_set};
+use super::rule::{Chains, Hook, Match, Rule, Side, Verdict};
+use super::ruleset::Renderer;
 use super::set::{DesiredSet, Kind, Source};
-use super::tree::Judges;
-use super::{name, tree};
+use super::tree::{self, Judges};
 
-/// Chains by name, with their rules in the spelling of `iptables-save`.
-pub type Chains = BTreeMap<String, Vec<String>>;
-
-/// A chain of the kernel's own that sends packets to ours, by its first rule.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Hook {
-    /// From FORWARD to [`name::FORWARD`].
-    Forward,
-    /// From INPUT to [`name::INPUT`].
-    Input,
-}
-
-impl Hook {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Forward, Self::Input];
-
-    /// The kernel's chain.
-    #[must_use]
-    pub fn chain(self) -> &'static str {
-        match self {
-            Self::Forward => "FORWARD",
-            Self::Input => "INPUT",
-        }
-    }
-
-    /// Our rule in it.
-    #[must_use]
-    pub fn rule(self) -> String {
-        let target = match self {
-            Self::Forward => name::FORWARD,
-            Self::Input => name::INPUT,
-        };
-        Rule::jump(target).to_string()
-    }
-}
-
-/// What the kernel ought to hold. Sets borrow their members from the engine.
+/// What the kernel should hold. Sets borrow their members from the engine.
 #[derive(Clone, Debug)]
 pub struct Desired<'a> {
     /// Our chains of each family that is enforced.
@@ -69,7 +33,7 @@ pub struct Desired<'a> {
     /// The hooks of each of these families.
     pub hooks: BTreeSet<Hook>,
     /// Our sets.
-    pub sets: BTreeMap<String, DesiredSet<'a>>,
+    pub sets: BTreeMap<SetName, DesiredSet<'a>>,
 }
 
 impl<'a> Desired<'a> {
@@ -143,7 +107,7 @@ impl<'a> Desired<'a> {
             let rules = match compiled.rulesets.get(&id) {
                 Some(ruleset) => renderer.rules(view, ruleset),
                 // Whose it was is not known either: it denies all, in nobody's name.
-                None => deny_rules(family, options.deny).iter().map(ToString::to_string).collect(),
+                None => deny_rules(family, options.deny),
             };
             chains.insert(name, rules);
             used.extend(mem::take(&mut renderer.next).into_iter().map(|next| (view, next)));
@@ -164,45 +128,42 @@ fn local_set<'a>(family: Family, addresses: BTreeSet<IpAddr>) -> DesiredSet<'a> 
 fn skeleton(family: Family, options: &Options) -> Chains {
     let mut chains = Chains::new();
     let accept = options.accept == AcceptAction::Accept;
-    let established = if accept { Rule::goto(name::ACCEPT) } else { Rule::jump("RETURN") };
-    chains.insert(name::FORWARD.to_owned(), entry(family, name::JUDGE, established));
+    let established = if accept { Verdict::Goto(name::ACCEPT) } else { Verdict::Return };
+    chains.insert(name::FORWARD, entry(family, name::JUDGE, established));
     if !options.allow_egress_to_own_node {
         // Never a terminal accept here: the node's own firewall decides on.
         let egress = name::root(Direction::Egress);
-        chains.insert(name::INPUT.to_owned(), entry(family, egress, Rule::jump("RETURN")));
+        chains.insert(name::INPUT, entry(family, egress, Verdict::Return));
     }
-    let egress = Rule::jump(name::root(Direction::Egress));
-    let ingress = name::root(Direction::Ingress);
+    let [ingress, egress] = Direction::BOTH.map(name::root);
     let judge = if accept {
         let local = name::local_set(family);
-        let accept_local = |side| Rule::jump("ACCEPT").matching(match_set(&local, side));
-        let rules = ["src", "dst"].map(accept_local).map(|rule| rule.to_string());
-        chains.insert(name::ACCEPT.to_owned(), rules.into());
-        vec![egress, Rule::jump(ingress), Rule::goto(name::ACCEPT)]
+        let accept_local = |side| Rule::new([Match::Set(local, side)], Verdict::Accept);
+        let rules = [Side::Source, Side::Destination].map(accept_local);
+        chains.insert(name::ACCEPT, rules.into());
+        vec![Verdict::Jump(egress), Verdict::Jump(ingress), Verdict::Goto(name::ACCEPT)]
     } else {
-        vec![egress, Rule::goto(ingress)]
+        vec![Verdict::Jump(egress), Verdict::Goto(ingress)]
     };
-    chains.insert(name::JUDGE.to_owned(), judge.iter().map(ToString::to_string).collect());
+    chains.insert(name::JUDGE, judge.into_iter().map(Rule::all).collect());
     chains
 }
 
 /// Which packets are judged at all.
-fn entry(family: Family, judge: &str, established: Rule) -> Vec<String> {
+fn entry(family: Family, judge: ChainName, established: Verdict) -> Vec<Rule> {
     // A SYN opens a connection whatever conntrack remembers of its ports: an entry in state
     // CLOSE or LAST_ACK would make it ESTABLISHED.
-    let syn = "-m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack ! --ctstate RELATED";
+    let syn = [Match::TcpSyn, Match::NotRelated];
     let mut rules = vec![
-        Rule::goto(judge).protocol("tcp").matching(syn),
-        established.matching("-m conntrack --ctstate RELATED,ESTABLISHED"),
+        Rule::new(syn, Verdict::Goto(judge)),
+        Rule::new([Match::RelatedOrEstablished], established),
     ];
     if family == Family::V6 {
-        rules.push(Rule::goto(judge).not_protocol("ipv6-icmp"));
+        rules.push(Rule::new([Match::NotIcmpv6], Verdict::Goto(judge)));
         // Multicast listener discovery and neighbour discovery: without them there is no IPv6.
-        rules.extend((130..=137).chain([143]).map(|number: u8| {
-            let kind = format!("-m icmp6 --icmpv6-type {number}");
-            Rule::jump("RETURN").protocol("ipv6-icmp").matching(kind)
-        }));
+        let kinds = (130..=137).chain([143]);
+        rules.extend(kinds.map(|kind| Rule::new([Match::Icmpv6(kind)], Verdict::Return)));
     }
-    rules.push(Rule::goto(judge));
-    rules.iter().map(ToString::to_string).collect()
+    rules.push(Rule::all(Verdict::Goto(judge)));
+    rules
 }

@@ -1,4 +1,4 @@
-//! The difference between what the kernel holds and what it ought to. Pure.
+//! The difference between what is applied and what is desired. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,14 +6,13 @@ use policy_engine::cidr::Family;
 use policy_engine::compiled::{Compiled, Update};
 
 use super::applied::{Applied, AppliedSet, Elements, HookPlaces, Table};
-use super::desired::{Chains, Desired, Hook};
-use super::name;
-use super::plan::{
-    Eviction, HookChange, MemberChange, MovedHooks, NewSet, Plan, Swap, TableChange,
-};
-use super::set::{DesiredSet, Element, Kind, Source};
+use super::desired::Desired;
+use super::name::{self, SetName};
+use super::plan::{Eviction, HookChange, MovedHooks, NewSet, Plan, Swap, TableChange};
+use super::rule::{Chains, Hook};
+use super::set::{DesiredSet, Kind, Source};
 
-/// What a diff is made with, beside what is and what ought to be.
+/// What a diff depends on, beside what is applied and what is desired.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// What changed since the last apply. Only sets whose elements were not read back need it.
@@ -33,16 +32,16 @@ pub fn diff(applied: &Applied, desired: Desired<'_>, terms: &Terms<'_>) -> (Plan
     let mut after = Applied::default();
     for (name, set) in &desired.sets {
         let now = applied.sets.get(name);
-        let state = diff_set(&mut plan, name, now, set, terms);
-        after.sets.insert(name.clone(), state);
+        let state = diff_set(&mut plan, *name, now, set, terms);
+        after.sets.insert(*name, state);
     }
     for (name, state) in &applied.sets {
         let right_type = state.shape == desired.sets.get(name).map(|set| (set.kind, set.family));
         if !desired.sets.contains_key(name) {
-            after.sets.insert(name.clone(), left_over(state));
-            plan.destroy.insert(name.clone());
+            after.sets.insert(*name, AppliedSet { elements: Elements::Unknown, ..state.clone() });
+            plan.destroy.insert(*name);
         } else if !right_type {
-            plan.evict.push(evict(name, applied));
+            plan.evict.push(evict(*name, applied));
         }
     }
     temporaries(&mut plan, &applied.sets, &mut after.sets);
@@ -66,7 +65,7 @@ pub fn diff_members(
     applied: &Applied,
     compiled: &Compiled,
     terms: &Terms<'_>,
-) -> (Plan, BTreeMap<String, AppliedSet>) {
+) -> (Plan, BTreeMap<SetName, AppliedSet>) {
     let (mut plan, mut after) = (Plan::default(), BTreeMap::new());
     for id in terms.update.sets_changed.keys() {
         let Some(set) = compiled.sets.get(id) else { continue };
@@ -76,7 +75,7 @@ pub fn diff_members(
             // Sets that no chain refers to are not in the kernel.
             if let Some(now) = applied.sets.get(&name) {
                 let desired = DesiredSet { kind, family, source: Source::Engine(*id, set) };
-                let state = diff_set(&mut plan, &name, Some(now), &desired, terms);
+                let state = diff_set(&mut plan, name, Some(now), &desired, terms);
                 after.insert(name, state);
             }
         }
@@ -88,29 +87,25 @@ pub fn diff_members(
 /// Plans what becomes of the names that sets are built under before a swap.
 fn temporaries(
     plan: &mut Plan,
-    applied: &BTreeMap<String, AppliedSet>,
-    after: &mut BTreeMap<String, AppliedSet>,
+    applied: &BTreeMap<SetName, AppliedSet>,
+    after: &mut BTreeMap<SetName, AppliedSet>,
 ) {
     for set in plan.create.iter().filter(|set| set.swap != Swap::Never) {
-        let temporary = name::temporary(&set.name);
+        let temporary = name::temporary(set.name);
         if applied.contains_key(&temporary) {
-            plan.clear.insert(temporary.clone());
+            plan.clear.insert(temporary);
         }
         let shape = Some((set.kind, set.family));
         let state = AppliedSet { shape, maxelem: set.maxelem, elements: Elements::Unknown };
-        after.insert(temporary.clone(), state);
+        after.insert(temporary, state);
         plan.destroy.insert(temporary);
     }
 }
 
-fn left_over(state: &AppliedSet) -> AppliedSet {
-    AppliedSet { shape: state.shape, maxelem: state.maxelem, elements: Elements::Unknown }
-}
-
-/// Plans the changes to one desired set, and says what it will be.
+/// Plans the changes to one desired set. Gives the set as it will be.
 fn diff_set(
     plan: &mut Plan,
-    name: &str,
+    name: SetName,
     now: Option<&AppliedSet>,
     desired: &DesiredSet<'_>,
     terms: &Terms<'_>,
@@ -137,11 +132,15 @@ fn diff_set(
         }
         (Elements::AsDesired(_), Source::Networks(_) | Source::Local(_)) => return now.clone(),
     };
-    change(&mut plan.remove, name, desired.kind, removed);
+    if !removed.is_empty() {
+        plan.remove.insert(name, removed);
+    }
     if count > now.maxelem {
         return create(plan, name, Swap::WithAdditions, desired, terms);
     }
-    change(&mut plan.add, name, desired.kind, added);
+    if !added.is_empty() {
+        plan.add.insert(name, added);
+    }
     AppliedSet { shape, maxelem: now.maxelem, elements: known(desired, count) }
 }
 
@@ -153,20 +152,9 @@ fn known(desired: &DesiredSet<'_>, count: u32) -> Elements {
     }
 }
 
-fn change(
-    changes: &mut BTreeMap<String, MemberChange>,
-    name: &str,
-    kind: Kind,
-    elements: BTreeSet<Element>,
-) {
-    if !elements.is_empty() {
-        changes.insert(name.to_owned(), MemberChange { kind, elements });
-    }
-}
-
 fn create(
     plan: &mut Plan,
-    name: &str,
+    name: SetName,
     swap: Swap,
     desired: &DesiredSet<'_>,
     terms: &Terms<'_>,
@@ -175,24 +163,22 @@ fn create(
     let count = number(elements.len());
     let maxelem = terms.initial_maxelem.max(count.checked_next_power_of_two().unwrap_or(u32::MAX));
     let (kind, family) = (desired.kind, desired.family);
-    let name = name.to_owned();
     plan.create.push(NewSet { name, swap, kind, family, maxelem, elements });
     AppliedSet { shape: Some((kind, family)), maxelem, elements: known(desired, count) }
 }
 
-fn evict(set: &str, applied: &Applied) -> Eviction {
-    let mention = format!("--match-set {set} ");
+fn evict(set: SetName, applied: &Applied) -> Eviction {
     let mut chains: BTreeMap<Family, Chains> = BTreeMap::new();
     for (family, table) in &applied.tables {
         for (name, rules) in &table.chains {
-            if rules.iter().any(|rule| rule.contains(&mention)) {
-                let others = rules.iter().filter(|rule| !rule.contains(&mention));
-                let others = others.cloned().collect();
-                chains.entry(*family).or_default().insert(name.clone(), others);
+            let others: Vec<_> =
+                rules.iter().filter(|rule| !rule.refers_to(set)).cloned().collect();
+            if others.len() < rules.len() {
+                chains.entry(*family).or_default().insert(*name, others);
             }
         }
     }
-    Eviction { set: set.to_owned(), chains }
+    Eviction { set, chains }
 }
 
 fn diff_table(
@@ -205,7 +191,7 @@ fn diff_table(
     let mut after = Table { wanted_by_others: now.wanted_by_others.clone(), ..Table::default() };
     for (name, rules) in &desired {
         if now.chains.get(name) != Some(rules) {
-            change.write.insert(name.clone(), rules.clone());
+            change.write.insert(*name, rules.clone());
         }
     }
     after.chains = desired;
@@ -214,13 +200,13 @@ fn diff_table(
             continue;
         }
         if now.wanted_by_others.contains(name) {
-            // It cannot go, and must not hold on to other chains and sets.
+            // It cannot be deleted, and must not refer to other chains and sets.
             if !rules.is_empty() {
-                change.write.insert(name.clone(), Vec::new());
+                change.write.insert(*name, Vec::new());
             }
-            after.chains.insert(name.clone(), Vec::new());
+            after.chains.insert(*name, Vec::new());
         } else {
-            change.delete.insert(name.clone());
+            change.delete.insert(*name);
         }
     }
     for hook in Hook::ALL {
@@ -258,8 +244,8 @@ mod tests {
     use policy_engine::tier::Tier;
 
     use super::*;
+    use crate::dataplane::backend::iptables::script::render;
     use crate::dataplane::options::Options;
-    use crate::dataplane::render::render;
 
     fn id() -> SetId {
         SetId::new(ContentHasher::new("set").finish())
@@ -302,7 +288,7 @@ mod tests {
         let (plan, after) = diff(applied, desired, &terms);
         let steps: String = render(&plan).iter().map(ToString::to_string).collect();
         let set = name::set(Family::V4, Kind::Address, &id());
-        (steps.replace(&set, "SET"), after)
+        (steps.replace(&set.to_string(), "SET"), after)
     }
 
     fn first(compiled: &Compiled) -> Applied {

@@ -1,13 +1,15 @@
-//! Where the kernel is not what it ought to be, as a list for people. Pure.
+//! Differences between the kernel and the policies, as sentences. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use policy_engine::cidr::Family;
 
 use super::applied::Applied;
-use super::desired::Hook;
+use super::name::{self, ChainName, SetName};
 use super::plan::{Plan, Swap};
+use super::rule::Hook;
+use super::set::Element;
 
 /// One difference that a read-back found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,7 +19,7 @@ pub enum Drift {
         /// In which table.
         family: Family,
         /// Its name.
-        chain: String,
+        chain: ChainName,
         /// In what way.
         how: How,
     },
@@ -37,14 +39,14 @@ pub enum Drift {
     /// A set is missing, is of another type, or should not be there.
     Set {
         /// Its name.
-        set: String,
+        set: SetName,
         /// In what way.
         how: How,
     },
     /// Members of a set are missing, or should not be there.
     Members {
         /// The set.
-        set: String,
+        set: SetName,
         /// How many are missing.
         missing: usize,
         /// How many should not be there.
@@ -57,7 +59,7 @@ pub enum Drift {
 pub enum How {
     /// It is not there.
     Missing,
-    /// It is not as it ought to be.
+    /// It is there and differs.
     Changed,
     /// It is there without a use.
     Unexpected,
@@ -66,9 +68,9 @@ pub enum How {
 impl fmt::Display for How {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::Missing => "was missing",
-            Self::Changed => "was changed",
-            Self::Unexpected => "had no use",
+            Self::Missing => "was missing; restored",
+            Self::Changed => "was changed; restored",
+            Self::Unexpected => "was not used by any rule; removed",
         })
     }
 }
@@ -85,18 +87,38 @@ impl fmt::Display for Drift {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Chain { family, chain, how } => {
-                write!(formatter, "chain {chain} ({family:?}) {how}")
+                write!(formatter, "{} chain {chain} {how}", name::family(*family))
             }
             Self::Hook { family, hook, count, in_front, repaired } => {
-                let chain = hook.chain();
-                write!(formatter, "hook in {chain} ({family:?}): {count} times, ")?;
-                write!(formatter, "{} rules of others in front", in_front.len())?;
-                if *repaired { Ok(()) } else { write!(formatter, "; left there") }
+                let place = format!("{} {}", name::family(*family), hook.chain());
+                write!(formatter, "{} jump was ", hook.target())?;
+                match (count, in_front.len(), hook) {
+                    (0, _, Hook::Forward) => write!(
+                        formatter,
+                        "missing from {place}; policies were not enforced until now; restored"
+                    ),
+                    (0, _, Hook::Input) => write!(
+                        formatter,
+                        "missing from {place}; egress to this node was not restricted until now; \
+                         restored"
+                    ),
+                    (_, 0, _) => write!(formatter, "in {place} {count} times; corrected"),
+                    (_, others, _) if *repaired => write!(
+                        formatter,
+                        "behind {others} rules of other software in {place}; moved to the front"
+                    ),
+                    (_, others, _) => write!(
+                        formatter,
+                        "behind {others} rules of other software in {place}; left there, because \
+                         it was moved back again and again"
+                    ),
+                }
             }
             Self::Set { set, how } => write!(formatter, "set {set} {how}"),
-            Self::Members { set, missing, unexpected } => {
-                write!(formatter, "set {set}: {missing} members missing, {unexpected} too many")
-            }
+            Self::Members { set, missing, unexpected } => write!(
+                formatter,
+                "set {set} lacked {missing} members and had {unexpected} others; corrected"
+            ),
         }
     }
 }
@@ -123,7 +145,7 @@ pub fn list(applied: &Applied, plan: &Plan) -> Vec<Drift> {
         let deleted = change.delete.iter().map(|chain| (chain, How::Unexpected));
         drifts.extend(written.chain(deleted).map(|(chain, how)| Drift::Chain {
             family: *family,
-            chain: chain.clone(),
+            chain: *chain,
             how,
         }));
     }
@@ -136,22 +158,47 @@ fn sets(applied: &Applied, plan: &Plan) -> Vec<Drift> {
     for set in plan.create.iter().filter(|set| set.swap == Swap::Never) {
         let there = applied.sets.contains_key(&set.name);
         let how = if there { How::Changed } else { How::Missing };
-        drifts.push(Drift::Set { set: set.name.clone(), how });
+        drifts.push(Drift::Set { set: set.name, how });
     }
     for set in plan.destroy.iter().filter(|set| applied.sets.contains_key(*set)) {
-        drifts.push(Drift::Set { set: set.clone(), how: How::Unexpected });
+        drifts.push(Drift::Set { set: *set, how: How::Unexpected });
     }
-    let mut members: BTreeMap<&String, (usize, usize)> = BTreeMap::new();
-    for (set, change) in &plan.add {
-        members.entry(set).or_default().0 = change.elements.len();
-    }
-    for (set, change) in &plan.remove {
-        members.entry(set).or_default().1 = change.elements.len();
-    }
-    drifts.extend(members.into_iter().map(|(set, (missing, unexpected))| Drift::Members {
-        set: set.clone(),
-        missing,
-        unexpected,
+    let changed: BTreeSet<&SetName> = plan.add.keys().chain(plan.remove.keys()).collect();
+    let count = |changes: &BTreeMap<SetName, BTreeSet<Element>>, set| {
+        changes.get(set).map_or(0, BTreeSet::len)
+    };
+    drifts.extend(changed.into_iter().map(|set| Drift::Members {
+        set: *set,
+        missing: count(&plan.add, set),
+        unexpected: count(&plan.remove, set),
     }));
     drifts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drift_is_a_sentence() {
+        let hook = |count, in_front: &[&str], repaired| {
+            let in_front = in_front.iter().map(ToString::to_string).collect();
+            let (family, hook) = (Family::V4, Hook::Forward);
+            Drift::Hook { family, hook, count, in_front, repaired }.to_string()
+        };
+        assert_eq!(
+            hook(0, &["-j DOCKER"], true),
+            "PORTCULLIS-FORWARD jump was missing from IPv4 FORWARD; policies were not enforced \
+             until now; restored"
+        );
+        assert_eq!(
+            hook(1, &["-j DOCKER"], true),
+            "PORTCULLIS-FORWARD jump was behind 1 rules of other software in IPv4 FORWARD; moved \
+             to the front"
+        );
+        assert!(hook(1, &["-j DOCKER"], false).contains("; left there, because"));
+        let (family, chain, how) = (Family::V6, name::JUDGE, How::Changed);
+        let chain = Drift::Chain { family, chain, how }.to_string();
+        assert_eq!(chain, "IPv6 chain PORTCULLIS-JUDGE was changed; restored");
+    }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::apply::survey::survey;
+use super::backend::iptables::Variant;
 use super::conflict::{Conflict, Detected, Judgement, judge};
 use super::preflight::{Finding, Severity};
-use super::variant::Variant;
+use super::survey::survey;
 
 /// Examines one node again and again.
 #[derive(Debug)]

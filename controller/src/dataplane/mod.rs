@@ -1,25 +1,24 @@
-//! From a [`Compiled`] to the kernel: desired → diff → render → apply → read back.
+//! From a [`Compiled`] to the kernel: desired → diff → backend → read back.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`options`], [`name`], [`variant`] | what a user chooses; what is ours; which iptables |
-//! | [`desired`], `tree`, `ruleset`, `rule`, [`set`] | chains and sets as they ought to be |
+//! | [`options`], [`name`] | what a user chooses; the names of our chains and sets |
+//! | [`rule`], [`set`] | rules, chains, hooks and sets as values |
+//! | [`desired`], `tree`, `ruleset` | chains and sets as they should be |
 //! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
-//! | [`applied`] | chains and sets as they are, parsed |
-//! | [`diff`](mod@diff), [`plan`], [`render`](mod@render) | the difference: found, as values, as text for the tools |
+//! | [`applied`] | chains and sets as they are |
+//! | [`diff`](mod@diff), [`plan`] | the difference, and what changes because of it |
 //! | `urgent` | which part of a plan has to happen now, and which can wait |
-//! | [`drift`] | the difference for people |
+//! | [`drift`] | the difference as sentences |
+//! | [`backend`] | the tools and the kernel: text, writes, read-back, probes, cleanup |
 //! | [`preflight`](mod@preflight) | what a node needs |
-//! | [`conflict`], [`examine`] | what else on the node makes enforcement void: judged; looked for |
-//! | [`mod@cleanup`] | how all of ours goes |
-//! | [`apply`] | the only place that touches the kernel |
+//! | [`conflict`], `survey`, [`examine`] | what else on the node voids enforcement: judged; looked for; both |
 //!
 //! Invariants: nothing of other software is read as ours, rewritten or reordered; a set is
 //! complete before a chain refers to it; elements leave before chains change and join after.
 
 pub mod applied;
-pub mod apply;
-pub mod cleanup;
+pub mod backend;
 pub mod conflict;
 pub mod denial;
 pub mod desired;
@@ -27,16 +26,16 @@ pub mod diff;
 pub mod drift;
 pub mod examine;
 pub mod name;
+pub mod netlink;
 pub mod options;
 pub mod plan;
 pub mod preflight;
-pub mod render;
-mod rule;
+pub mod rule;
 mod ruleset;
 pub mod set;
+mod survey;
 mod tree;
 mod urgent;
-pub mod variant;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -45,9 +44,10 @@ use policy_engine::cidr::Family;
 use policy_engine::compiled::{Compiled, Update};
 
 use self::applied::Applied;
-use self::apply::{Error, Kernel, probe};
-use self::cleanup::clean_tables;
-pub use self::cleanup::{CleanupReport, cleanup};
+pub use self::backend::iptables::Error;
+use self::backend::iptables::cleanup::clean_tables;
+pub use self::backend::iptables::cleanup::{CleanupReport, cleanup};
+use self::backend::iptables::{Kernel, Variant, probe};
 use self::conflict::Conflict;
 use self::denial::{Counts, Denial, Totals};
 use self::desired::Desired;
@@ -57,8 +57,6 @@ use self::examine::Examiner;
 pub use self::options::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
 use self::plan::{MovedHooks, Plan, TableChange};
 use self::preflight::Finding;
-use self::render::render;
-use self::variant::Variant;
 
 /// After so many verifications in a row that found others in front of our hooks, it stays so.
 const HOOK_REPAIRS_MAX: u32 = 3;
@@ -80,18 +78,11 @@ pub struct Dataplane {
 
 /// How much of a change happens at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Haste {
+enum Extent {
     /// What enforces it.
-    Enforce,
+    Urgent,
     /// All of it.
-    Complete,
-}
-
-impl Haste {
-    /// Whether chains and sets that are of no use any more are to go as well.
-    fn wants_all(self, applied: &Applied) -> bool {
-        self == Self::Complete && !applied.left_overs().is_empty()
-    }
+    All,
 }
 
 /// What an apply did.
@@ -105,21 +96,19 @@ pub struct ApplyReport {
     pub sets_created: usize,
     /// Members that joined or left existing sets.
     pub members_changed: usize,
-    /// Sets that nothing of ours uses and that cannot go yet. Each apply tries again.
+    /// Unreferenced sets that the kernel still uses. Each apply tries again to destroy them.
     pub sets_in_use: usize,
-    /// Whether rules, chains or sets that are out of reach wait for [`Dataplane::tidy`].
+    /// Whether [`Dataplane::tidy`] has unreferenced rules, chains or sets to remove.
     pub postponed: bool,
-    /// Whether it could not be seen to that the other variant of iptables holds nothing of ours.
+    /// Whether our rules may still be in the other variant of iptables.
     /// Each apply that may change chains tries again.
     pub other_variant_unclean: bool,
-    /// How long it took to read back what is applied; zero when it was known.
-    pub read_back: Duration,
     /// How long all of it took.
     pub total: Duration,
 }
 
 impl ApplyReport {
-    /// Whether the kernel was as it ought to be already.
+    /// Whether the kernel was as desired already.
     #[must_use]
     pub fn wrote_nothing(&self) -> bool {
         let Self { chains_changed, hooks_changed, sets_created, members_changed, .. } = self;
@@ -187,17 +176,17 @@ impl Dataplane {
     /// at once; `update` is what changed since the last call.
     ///
     /// The first call, and each one after a failure, reads back what is applied and changes only
-    /// what differs; `update` is of no matter then.
+    /// what differs; `update` is ignored then.
     ///
     /// # Errors
     /// When any step fails. Nothing is taken as done then. Also when pods have IPv6 addresses
     /// and only IPv4 can be enforced, which is done first.
     pub fn enforce(&mut self, compiled: &Compiled, update: &Update) -> Result<ApplyReport, Error> {
-        match self.go(compiled, update, Haste::Enforce) {
-            // What is out of reach counts for the kernel's limits, too.
+        match self.apply(compiled, update, Extent::Urgent) {
+            // What is unreferenced counts for the kernel's limits, too.
             Err(error) if self.postponed => {
-                tracing::debug!(%error, "failed beside what is out of reach; doing all of it");
-                self.go(compiled, update, Haste::Complete)
+                tracing::debug!(%error, "failed beside unreferenced chains; removing them as well");
+                self.apply(compiled, update, Extent::All)
             }
             result => result,
         }
@@ -208,59 +197,50 @@ impl Dataplane {
     /// # Errors
     /// When any step fails. Nothing is taken as done then.
     pub fn tidy(&mut self, compiled: &Compiled) -> Result<ApplyReport, Error> {
-        self.go(compiled, &Update { rules_changed: true, ..Update::default() }, Haste::Complete)
+        let update = Update { rules_changed: true, ..Update::default() };
+        self.apply(compiled, &update, Extent::All)
     }
 
-    /// [`Dataplane::enforce`] and [`Dataplane::tidy`] in one.
-    ///
-    /// # Errors
-    /// As both of them.
-    pub fn apply(&mut self, compiled: &Compiled, update: &Update) -> Result<ApplyReport, Error> {
-        self.go(compiled, update, Haste::Complete)
-    }
-
-    fn go(
+    fn apply(
         &mut self,
         compiled: &Compiled,
         update: &Update,
-        haste: Haste,
+        extent: Extent,
     ) -> Result<ApplyReport, Error> {
         let start = Instant::now();
         // Taken: whatever fails from here on, the next call reads back.
-        let (applied, read_back) = match self.applied.take() {
-            Some(applied) if !update.rules_changed && !haste.wants_all(&applied) => {
-                let report = self.apply_members(applied, compiled, update)?;
-                self.check_families(compiled)?;
-                return Ok(ApplyReport { total: start.elapsed(), ..report });
+        let report = match self.applied.take() {
+            Some(applied) if !update.rules_changed => {
+                self.apply_members(applied, compiled, update)?
             }
-            Some(applied) => (applied, Duration::ZERO),
-            None => (self.kernel.read(&self.families)?, start.elapsed()),
+            applied => self.apply_all(applied, compiled, update, extent)?,
         };
+        self.check_families(compiled)?;
+        Ok(ApplyReport { total: start.elapsed(), ..report })
+    }
+
+    fn apply_all(
+        &mut self,
+        applied: Option<Applied>,
+        compiled: &Compiled,
+        update: &Update,
+        extent: Extent,
+    ) -> Result<ApplyReport, Error> {
         let desired = Desired::new(compiled, &self.options, &self.families);
+        let applied = applied.map_or_else(|| self.kernel.read(&desired.tables), Ok)?;
         let (mut plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
-        self.postponed = haste == Haste::Enforce && self.postpone(&mut plan, &applied, &mut after);
+        self.postponed = extent == Extent::Urgent && self.postpone(&mut plan, &applied, &mut after);
         let sets_in_use = self.execute(&plan, &applied, &mut after)?;
         self.applied = Some(after);
         let other_variant_unclean = self.clean_other_variant();
-        self.check_families(compiled)?;
-        let (postponed, total) = (self.postponed, start.elapsed());
-        let report = count(&plan);
-        Ok(ApplyReport {
-            sets_in_use,
-            postponed,
-            other_variant_unclean,
-            read_back,
-            total,
-            ..report
-        })
+        let (postponed, report) = (self.postponed, count(&plan));
+        Ok(ApplyReport { sets_in_use, postponed, other_variant_unclean, ..report })
     }
 
     /// Takes out of `plan` what can wait; gives whether anything does.
     fn postpone(&self, plan: &mut Plan, applied: &Applied, after: &mut Applied) -> bool {
         let kept = urgent::keep_denials(plan, applied, after);
-        // Legacy tables are replaced as a whole, removals or not.
-        let postponed =
-            self.kernel.variant == Variant::Nft && urgent::postpone(plan, applied, after);
+        let postponed = self.kernel.removes_slowly() && urgent::postpone(plan, applied, after);
         kept || postponed
     }
 
@@ -277,18 +257,19 @@ impl Dataplane {
             change.denials().map(move |kind| (family, kind)).collect::<Vec<_>>()
         };
         let anew: BTreeSet<(Family, Denial)> = plan.tables.iter().flat_map(kinds).collect();
-        if anew.iter().any(|(family, kind)| applied.has_chain(*family, &kind.chain())) {
+        if anew.iter().any(|(family, kind)| applied.has_chain(*family, kind.chain())) {
             match self.kernel.read_denials(&self.families, Some(applied)) {
                 Ok(reading) => drop(self.denials.add(reading)),
                 Err(error) => tracing::warn!(%error, "failed to count denials before a change"),
             }
         }
-        let in_use = execute(&mut self.kernel, plan, after)?;
+        let in_use = self.kernel.execute(plan, after)?;
         self.denials.begin_anew(&anew);
         Ok(in_use)
     }
 
-    /// Removes what is left in the variant that is not in use, once the other is in force.
+    /// Removes our rules from the variant that is not in use, once they are applied in the other.
+    /// Gives whether some may still be there.
     fn clean_other_variant(&mut self) -> bool {
         if !self.other_variant_clean {
             let other = self.kernel.variant.other();
@@ -309,15 +290,15 @@ impl Dataplane {
     ) -> Result<ApplyReport, Error> {
         let (plan, sets) = diff::diff_members(&applied, compiled, &self.terms(update));
         applied.sets.extend(sets);
-        let sets_in_use = execute(&mut self.kernel, &plan, &mut applied)?;
+        let sets_in_use = self.kernel.execute(&plan, &mut applied)?;
         self.applied = Some(applied);
         Ok(ApplyReport { sets_in_use, postponed: self.postponed, ..count(&plan) })
     }
 
-    /// Reads back what is applied, repairs what differs from `compiled`, and says what did.
+    /// Reads back what is applied, and repairs what differs from `compiled`. Gives what differed.
     ///
     /// A hook that others move behind their rules time and again is left there after a few
-    /// repairs, and said to be.
+    /// repairs, and is reported as not repaired.
     ///
     /// # Errors
     /// When the read-back or a repair fails.
@@ -325,25 +306,23 @@ impl Dataplane {
         if self.postponed {
             self.tidy(compiled)?;
         }
-        // Sets that could not go yet are known.
-        let known = self.applied.take().map(|applied| applied.left_overs()).unwrap_or_default();
-        let applied = self.kernel.read(&self.families)?;
+        // Sets that could not be destroyed yet are no drift.
+        let applied = self.applied.take();
+        let known = applied.map(|applied| applied.unreferenced_sets()).unwrap_or_default();
         let desired = Desired::new(compiled, &self.options, &self.families);
+        let applied = self.kernel.read(&desired.tables)?;
         let (plan, mut after) = diff::diff(&applied, desired, &self.terms(&Update::default()));
         let mut drifts = drift::list(&applied, &plan);
         drifts.retain(|drift| !matches!(drift, Drift::Set { set, .. } if known.contains(set)));
         let behind = |drift: &Drift| matches!(drift, Drift::Hook { count: 1.., in_front, .. } if !in_front.is_empty());
         self.hook_repairs = if drifts.iter().any(behind) { self.hook_repairs + 1 } else { 0 };
         self.execute(&plan, &applied, &mut after)?;
-        for drift in &drifts {
-            tracing::warn!(%drift, "the kernel was not as it ought to be");
-        }
         self.applied = Some(after);
         Ok(drifts)
     }
 
     /// How many packets were denied, or would have been by policies in audit: since their chains
-    /// were made, and going on when these are made anew. Kinds that never had a chain are not there.
+    /// were made, and going on when these are made again. Kinds that never had a chain are not there.
     ///
     /// Takes 5 ms a kind and family with iptables-nft, and as long as `iptables-save` with legacy.
     ///
@@ -402,19 +381,6 @@ fn variant(options: &Options) -> Result<Variant, Error> {
     }
 }
 
-/// Does all of `plan`; gives how many sets are still in use.
-fn execute(kernel: &mut Kernel, plan: &Plan, after: &mut Applied) -> Result<usize, Error> {
-    let mut in_use = BTreeSet::new();
-    for step in render(plan) {
-        tracing::debug!(%step, "step");
-        in_use.append(&mut kernel.step(&step)?);
-    }
-    for gone in plan.destroy.difference(&in_use) {
-        after.sets.remove(gone);
-    }
-    Ok(in_use.len())
-}
-
 fn count(plan: &Plan) -> ApplyReport {
     let tables = || plan.tables.values();
     let members = plan.remove.values().chain(plan.add.values());
@@ -422,7 +388,7 @@ fn count(plan: &Plan) -> ApplyReport {
         chains_changed: tables().map(TableChange::chains).sum(),
         hooks_changed: tables().map(|table| table.hooks.len()).sum(),
         sets_created: plan.create.len(),
-        members_changed: members.map(|change| change.elements.len()).sum(),
+        members_changed: members.map(BTreeSet::len).sum(),
         ..ApplyReport::default()
     }
 }

@@ -1,13 +1,14 @@
 //! Names of our chains and sets. Whatever begins with [`PREFIX`] is ours, nothing else is.
 //!
-//! Kernel limits: a chain's name has 28 characters at most, a set's 31.
+//! A name is kept without the prefix, in place: rules are compared and copied without allocating.
 
-use std::fmt::Display;
+use std::fmt;
+use std::io::Write as _;
 
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
-use policy_engine::id::{ContentHasher, RulesetId, SetId};
+use policy_engine::id::{ContentHasher, RulesetId};
 use policy_engine::tier::View;
 
 use super::set::Kind;
@@ -15,83 +16,136 @@ use super::set::Kind;
 /// What every chain and set of ours begins with.
 pub const PREFIX: &str = "PORTCULLIS-";
 /// What a forwarded packet enters first.
-pub const FORWARD: &str = "PORTCULLIS-FORWARD";
+pub const FORWARD: ChainName = Name::short("FORWARD");
 /// What a packet to this node enters first.
-pub const INPUT: &str = "PORTCULLIS-INPUT";
+pub const INPUT: ChainName = Name::short("INPUT");
 /// Both directions, one after the other.
-pub const JUDGE: &str = "PORTCULLIS-JUDGE";
+pub const JUDGE: ChainName = Name::short("JUDGE");
 /// Ends packets of local pods in ACCEPT; only with [`super::AcceptAction::Accept`].
-pub const ACCEPT: &str = "PORTCULLIS-ACCEPT";
+pub const ACCEPT: ChainName = Name::short("ACCEPT");
 
-/// Whether the chain or set `name` is ours.
-#[must_use]
-pub fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX)
+/// The name of a chain. iptables takes 28 characters.
+pub type ChainName = Name<17>;
+
+/// The name of a set. ipset takes 31 characters.
+pub type SetName = Name<20>;
+
+/// A name of ours: at most `MAX` bytes behind [`PREFIX`], filled up with zeros.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name<const MAX: usize>([u8; MAX]);
+
+impl<const MAX: usize> Name<MAX> {
+    /// The name [`PREFIX`] + `text`. Does not compile when a constant is too long.
+    pub(super) const fn short(text: &str) -> Self {
+        let (mut bytes, text) = ([0; MAX], text.as_bytes());
+        let mut index = 0;
+        while index < text.len() {
+            bytes[index] = text[index];
+            index += 1;
+        }
+        Self(bytes)
+    }
+
+    /// The name [`PREFIX`] + `text`.
+    pub(super) fn written(text: fmt::Arguments<'_>) -> Self {
+        let mut bytes = [0; MAX];
+        bytes.as_mut_slice().write_fmt(text).expect("our names fit the kernel's limits");
+        Self(bytes)
+    }
+
+    fn text(&self) -> &str {
+        let text = self.0.split(|byte| *byte == 0).next().unwrap_or_default();
+        str::from_utf8(text).expect("names are made of text")
+    }
+
+    /// Reads a name that the kernel printed; none when it is not one of ours.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let text = name.strip_prefix(PREFIX)?;
+        (text.len() <= MAX).then(|| Self::short(text))
+    }
+}
+
+impl<const MAX: usize> fmt::Display for Name<MAX> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{PREFIX}{}", self.text())
+    }
+}
+
+impl<const MAX: usize> fmt::Debug for Name<MAX> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
 }
 
 /// The chain that finds the ruleset of a pod, for one direction.
 #[must_use]
-pub fn root(direction: Direction) -> &'static str {
+pub fn root(direction: Direction) -> ChainName {
     match direction {
-        Direction::Egress => "PORTCULLIS-EGRESS",
-        Direction::Ingress => "PORTCULLIS-INGRESS",
+        Direction::Egress => Name::short("EGRESS"),
+        Direction::Ingress => Name::short("INGRESS"),
     }
 }
 
 /// The chain for the pods inside `prefix`.
 #[must_use]
-pub fn tree_node(direction: Direction, prefix: IpNet) -> String {
+pub fn tree_node(direction: Direction, prefix: IpNet) -> ChainName {
     let mut hasher = ContentHasher::new("tree");
     hasher.text(direction.as_str());
     hasher.text(&prefix.to_string());
-    format!("{PREFIX}T{}", hasher.finish())
+    Name::written(format_args!("T{}", hasher.finish()))
 }
 
 /// The chain of a ruleset: as it is enforced, or as it is only watched.
 #[must_use]
-pub fn ruleset(view: View, id: &RulesetId) -> String {
+pub fn ruleset(view: View, id: &RulesetId) -> ChainName {
     let letter = match view {
         View::Enforced => 'R',
         View::Audited => 'A',
     };
-    format!("{PREFIX}{letter}{id}")
+    Name::written(format_args!("{letter}{id}"))
 }
 
-/// The set of one of the engine's sets, for one family.
+/// The set of `kind` for one family whose content or definition hashes to `id`.
 #[must_use]
-pub fn set(family: Family, kind: Kind, id: &SetId) -> String {
-    named_set(family, kind, id)
-}
-
-/// The set of these networks: its name is its content.
-#[must_use]
-pub fn network_set(family: Family, networks: &[IpNet]) -> String {
-    let mut hasher = ContentHasher::new("networks");
-    for network in networks {
-        hasher.text(&network.to_string());
-    }
-    named_set(family, Kind::Network, &hasher.finish())
-}
-
-/// The set of the local addresses that have a ruleset.
-#[must_use]
-pub fn local_set(family: Family) -> String {
-    format!("{PREFIX}{}local", digit(family))
-}
-
-/// The name a set has while it is being built to take the place of `name`.
-#[must_use]
-pub fn temporary(name: &str) -> String {
-    format!("{name}~")
-}
-
-fn named_set(family: Family, kind: Kind, id: &dyn Display) -> String {
+pub fn set(family: Family, kind: Kind, id: &dyn fmt::Display) -> SetName {
     let letter = match kind {
         Kind::Address => 'a',
         Kind::AddressPort => 'p',
         Kind::Network => 'n',
     };
-    format!("{PREFIX}{}{letter}{id}", digit(family))
+    Name::written(format_args!("{}{letter}{id}", digit(family)))
+}
+
+/// The set of these networks: its name is its content.
+#[must_use]
+pub fn network_set(family: Family, networks: &[IpNet]) -> SetName {
+    let mut hasher = ContentHasher::new("networks");
+    for network in networks {
+        hasher.text(&network.to_string());
+    }
+    set(family, Kind::Network, &hasher.finish())
+}
+
+/// The set of the local addresses that have a ruleset.
+#[must_use]
+pub fn local_set(family: Family) -> SetName {
+    Name::written(format_args!("{}local", digit(family)))
+}
+
+/// The name a set has while it is being built to take the place of `name`.
+#[must_use]
+pub fn temporary(name: SetName) -> SetName {
+    Name::written(format_args!("{}~", name.text()))
+}
+
+/// The name of a family for people.
+#[must_use]
+pub fn family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
 }
 
 fn digit(family: Family) -> char {
@@ -103,19 +157,32 @@ fn digit(family: Family) -> char {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::id::SetId;
+
     use super::*;
 
     #[test]
     fn names_fit_the_kernel() {
         let id = || ContentHasher::new("x").finish();
         let prefix = "10.0.0.0/24".parse().unwrap();
-        assert_eq!(tree_node(Direction::Ingress, prefix).len(), 28);
-        let [enforced, audited] =
-            [View::Enforced, View::Audited].map(|view| ruleset(view, &RulesetId::new(id())));
+        assert_eq!(tree_node(Direction::Ingress, prefix).to_string().len(), 28);
+        let [enforced, audited] = [View::Enforced, View::Audited]
+            .map(|view| ruleset(view, &RulesetId::new(id())).to_string());
         assert_eq!((enforced.len(), audited.len()), (28, 28));
         assert_ne!(enforced, audited);
         let name = set(Family::V6, Kind::AddressPort, &SetId::new(id()));
-        assert_eq!(temporary(&name).len(), 30);
+        assert_eq!(temporary(name).to_string().len(), 30);
+    }
+
+    #[test]
+    fn names_read_back_as_they_were_written() {
+        for name in ["PORTCULLIS-", "PORTCULLIS-FORWARD", "PORTCULLIS-AUDIT-OUT-DEFAULT"] {
+            assert_eq!(ChainName::parse(name).unwrap().to_string(), name);
+        }
+        assert_eq!(ChainName::parse("PORTCULLIS-FORWARD"), Some(FORWARD));
+        for other in ["FORWARD", "portcullis-FORWARD", "PORTCULLIS-that-iptables-would-refuse"] {
+            assert_eq!(ChainName::parse(other), None);
+        }
     }
 
     #[test]

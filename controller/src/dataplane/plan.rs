@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use policy_engine::cidr::Family;
 
 use super::denial::Denial;
-use super::desired::{Chains, Hook};
+use super::name::{ChainName, SetName};
+use super::rule::{Chains, Hook};
 use super::set::{Element, Kind};
 
 /// All changes of one apply, in the order in which they happen.
@@ -14,27 +15,27 @@ use super::set::{Element, Kind};
 /// after.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Plan {
-    /// Sets of ours that have the wrong type, and what has to let go of them.
+    /// Sets of ours that have the wrong type, and our chains that refer to them.
     pub evict: Vec<Eviction>,
     /// Sets that a crash left under a temporary name that is needed now.
-    pub clear: BTreeSet<String>,
+    pub clear: BTreeSet<SetName>,
     /// 1. New sets with all their elements.
     pub create: Vec<NewSet>,
     /// 2. Elements that leave existing sets.
-    pub remove: BTreeMap<String, MemberChange>,
+    pub remove: BTreeMap<SetName, BTreeSet<Element>>,
     /// 3. Chains and hooks.
     pub tables: BTreeMap<Family, TableChange>,
     /// 4. Elements that join existing sets.
-    pub add: BTreeMap<String, MemberChange>,
+    pub add: BTreeMap<SetName, BTreeSet<Element>>,
     /// 5. Sets that nothing of ours refers to any more.
-    pub destroy: BTreeSet<String>,
+    pub destroy: BTreeSet<SetName>,
 }
 
 /// A set of ours with the wrong type or family.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Eviction {
     /// The set.
-    pub set: String,
+    pub set: SetName,
     /// Our chains that match it, without the rules that do. A ruleset then allows less.
     pub chains: BTreeMap<Family, Chains>,
 }
@@ -43,7 +44,7 @@ pub struct Eviction {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewSet {
     /// Its name in the end.
-    pub name: String,
+    pub name: SetName,
     /// When it takes the place of a set of that name.
     pub swap: Swap,
     /// Its type.
@@ -67,15 +68,6 @@ pub enum Swap {
     WithAdditions,
 }
 
-/// Elements that leave or join a set.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct MemberChange {
-    /// The type of the set.
-    pub kind: Kind,
-    /// Which ones.
-    pub elements: BTreeSet<Element>,
-}
-
 /// What changes in a filter table.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct TableChange {
@@ -83,9 +75,9 @@ pub struct TableChange {
     pub write: Chains,
     /// Chains whose rules stay, behind these: nothing gets past the last of them.
     pub prepend: Chains,
-    /// Chains that go.
-    pub delete: BTreeSet<String>,
-    /// Hooks that are not where they ought to be.
+    /// Chains to delete.
+    pub delete: BTreeSet<ChainName>,
+    /// Hooks that are missing, doubled or not in the first place.
     pub hooks: BTreeMap<Hook, HookChange>,
 }
 
@@ -96,7 +88,7 @@ impl TableChange {
         self.write.len() + self.prepend.len() + self.delete.len()
     }
 
-    /// The kinds of denial whose chains change: their counters begin anew.
+    /// The kinds of denial whose chains change: their counters start from zero.
     pub fn denials(&self) -> impl Iterator<Item = Denial> {
         Denial::all().filter(|kind| {
             let chain = kind.chain();
@@ -123,12 +115,4 @@ pub enum MovedHooks {
     Repair,
     /// No: somebody else wants to be first as well, and it would never end.
     Leave,
-}
-
-impl Plan {
-    /// Whether nothing changes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }

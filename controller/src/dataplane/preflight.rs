@@ -5,7 +5,7 @@ use std::fmt;
 
 use policy_engine::cidr::Family;
 
-use super::variant::Variant;
+use super::name;
 
 /// Something about the node that a user should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,8 +51,8 @@ impl fmt::Display for Finding {
 pub struct Facts {
     /// Tools with their versions, or why they did not say.
     pub tools: Vec<(String, Result<String, String>)>,
-    /// The variant in use, once there is one.
-    pub variant: Option<Variant>,
+    /// The iptables in use, once there is one.
+    pub command: Option<&'static str>,
     /// By family.
     pub families: Vec<FamilyFacts>,
     /// Whether the kernel tracks connections.
@@ -92,8 +92,8 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
             Err(why) => finding(Severity::Error, why, &format!("install {tool}")),
         });
     }
-    if let Some(variant) = facts.variant {
-        let what = format!("rules go to {}", variant.command(Family::V4));
+    if let Some(command) = facts.command {
+        let what = format!("rules go to {command}");
         findings.push(finding(Severity::Info, &what, ""));
     } else {
         let what_to_do = "install iptables, and run as root or with CAP_NET_ADMIN";
@@ -110,10 +110,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts) {
-    let name = match facts.family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    };
+    let name = name::family(facts.family);
     if let Err(why) = &facts.rules_work {
         let what = format!("{name} rules of ours are refused: {why}");
         let what_to_do = "load xt_set, xt_conntrack, xt_multiport and ip_set_hash_ip";
@@ -141,8 +138,8 @@ mod tests {
     fn facts() -> Facts {
         let (rules_work, log_works) = (Ok(()), Ok(()));
         let family = FamilyFacts { family: Family::V4, forwarding: true, rules_work, log_works };
-        let (variant, families) = (Some(Variant::Nft), vec![family]);
-        Facts { variant, families, conntrack: true, ..Facts::default() }
+        let (command, families) = (Some("iptables-nft"), vec![family]);
+        Facts { command, families, conntrack: true, ..Facts::default() }
     }
 
     fn worst(facts: &Facts) -> Option<Severity> {
@@ -161,7 +158,7 @@ mod tests {
     #[test]
     fn a_node_without_iptables_or_conntrack_enforces_nothing() {
         let good = facts();
-        assert_eq!(worst(&Facts { variant: None, ..good.clone() }), Some(Severity::Error));
+        assert_eq!(worst(&Facts { command: None, ..good.clone() }), Some(Severity::Error));
         assert_eq!(worst(&Facts { conntrack: false, ..good }), Some(Severity::Error));
     }
 }

@@ -1,166 +1,201 @@
-//! One rule as text, in the order and spelling of `iptables-save`.
-//!
-//! Written and read back rules compare as text, so there is one spelling only. It is the same
-//! for iptables-legacy and iptables-nft (a kernel test holds that for every shape of rule).
+//! Rules, chains and hooks as values. How a backend writes and reads them is its own affair.
 
-use std::fmt;
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
+use policy_engine::port::{PortRange, Protocol};
 
-use super::set::{lower_case, parse_protocol};
+use super::name::{self, ChainName, SetName};
+use super::options::LogGroup;
 
-/// A side of a packet and whether it is to differ.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Is {
-    Within(IpNet),
-    Outside(IpNet),
+/// Chains by name, with their rules.
+pub type Chains = BTreeMap<ChainName, Vec<Rule>>;
+
+/// A chain of the kernel's own that sends packets to ours, by its first rule.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Hook {
+    /// From FORWARD to [`name::FORWARD`].
+    Forward,
+    /// From INPUT to [`name::INPUT`].
+    Input,
 }
 
-/// Where a packet that matches goes.
-#[derive(Clone, Debug)]
-pub(super) enum Target {
-    /// `-j`: comes back behind this rule.
-    Jump(String),
-    /// `-g`: comes back where this chain was jumped to from.
-    Goto(String),
-    /// Nowhere: the rule counts.
-    Nowhere,
+impl Hook {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Forward, Self::Input];
+
+    /// The kernel's chain.
+    #[must_use]
+    pub fn chain(self) -> &'static str {
+        match self {
+            Self::Forward => "FORWARD",
+            Self::Input => "INPUT",
+        }
+    }
+
+    /// Our chain that it sends packets to.
+    #[must_use]
+    pub fn target(self) -> ChainName {
+        match self {
+            Self::Forward => name::FORWARD,
+            Self::Input => name::INPUT,
+        }
+    }
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Rule {
-    pub source: Option<Is>,
-    pub destination: Option<Is>,
-    /// The name of a protocol, behind `-p`.
-    pub protocol: Option<String>,
-    /// Whether all other protocols are meant.
-    pub other_protocols: bool,
-    /// Matches with their options.
-    pub matches: Vec<String>,
-    pub target: Target,
+/// One rule of a chain: packets that match everything in `matches` get the verdict.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// Ascending, so that equal rules are equal values. None: every packet matches.
+    pub matches: Box<[Match]>,
+    /// What becomes of these packets.
+    pub verdict: Verdict,
 }
 
 impl Rule {
-    pub(super) fn jump(target: &str) -> Self {
-        Self::new(Target::Jump(target.to_owned()))
+    /// The rule that applies `verdict` to every packet.
+    #[must_use]
+    pub fn all(verdict: Verdict) -> Self {
+        Self { matches: Box::default(), verdict }
     }
 
-    pub(super) fn goto(target: &str) -> Self {
-        Self::new(Target::Goto(target.to_owned()))
+    /// The rule that applies `verdict` to packets that match all of `matches`.
+    #[must_use]
+    pub fn new(matches: impl IntoIterator<Item = Match>, verdict: Verdict) -> Self {
+        let mut matches: Box<[Match]> = matches.into_iter().collect();
+        matches.sort_unstable();
+        Self { matches, verdict }
     }
 
-    /// A rule that counts, and lets pass to the next one.
-    pub(super) fn pass() -> Self {
-        Self::new(Target::Nowhere)
-    }
-
-    fn new(target: Target) -> Self {
-        Self {
-            source: None,
-            destination: None,
-            protocol: None,
-            other_protocols: false,
-            matches: Vec::new(),
-            target,
-        }
-    }
-
-    pub(super) fn source(mut self, is: Is) -> Self {
-        self.source = Some(is);
-        self
-    }
-
-    pub(super) fn destination(mut self, is: Is) -> Self {
-        self.destination = Some(is);
-        self
-    }
-
-    pub(super) fn protocol(mut self, name: &str) -> Self {
-        self.protocol = Some(name.to_owned());
-        self
-    }
-
-    pub(super) fn not_protocol(mut self, name: &str) -> Self {
-        self.other_protocols = true;
-        self.protocol(name)
-    }
-
-    pub(super) fn matching(mut self, text: impl Into<String>) -> Self {
-        self.matches.push(text.into());
-        self
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (option, side) in [("-s", self.source), ("-d", self.destination)] {
-            match side {
-                Some(Is::Within(net)) => write!(formatter, "{option} {net} ")?,
-                Some(Is::Outside(net)) => write!(formatter, "! {option} {net} ")?,
-                None => {}
+    /// Whether the rule refers to a set.
+    #[must_use]
+    pub fn refers_to(&self, set: SetName) -> bool {
+        match &self.verdict {
+            Verdict::Unknown(text) => text.split(' ').any(|word| SetName::parse(word) == Some(set)),
+            _ => {
+                self.matches.iter().any(|part| matches!(part, Match::Set(name, _) if *name == set))
             }
         }
-        if let Some(protocol) = &self.protocol {
-            let not = if self.other_protocols { "! " } else { "" };
-            write!(formatter, "{not}-p {protocol} ")?;
+    }
+}
+
+/// Something that a packet can have. The order is the one in which iptables prints matches.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Match {
+    /// The address of one side.
+    Address(Side, Is),
+    /// A protocol, and one of these destination ports, at most fifteen (a range counts twice);
+    /// all ports when none is listed.
+    Ports(Protocol, Box<[PortRange]>),
+    /// A TCP SYN without ACK, FIN and RST: it opens a connection.
+    TcpSyn,
+    /// An `ICMPv6` message of this type.
+    Icmpv6(u8),
+    /// Any protocol but `ICMPv6`.
+    NotIcmpv6,
+    /// Its connection is established, or related to one that is.
+    RelatedOrEstablished,
+    /// Its connection is not related to another one.
+    NotRelated,
+    /// A set holds the address of one side.
+    Set(SetName, Side),
+    /// A set holds the address of one side with the packet's protocol and destination port.
+    SetWithPort(SetName, Side),
+    /// Nothing: a text for people.
+    Comment(Box<str>),
+    /// A rate that each address of one side has on its own. A packet for which there is no room is
+    /// dropped.
+    RatePerAddress {
+        /// The rate.
+        rate: Rate,
+        /// Whose address.
+        by: Side,
+        /// How many addresses there is room for.
+        addresses_max: u32,
+        /// Rules with equal numbers share what they remember.
+        number: u32,
+    },
+    /// A rate that all packets have together.
+    Rate(Rate),
+}
+
+/// Where an address has to be.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Is {
+    /// Inside.
+    Within(IpNet),
+    /// Anywhere else.
+    Outside(IpNet),
+}
+
+/// One end of a packet's way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Side {
+    /// Where it comes from.
+    Source,
+    /// Where it is sent to.
+    Destination,
+}
+
+impl Side {
+    /// Where the pod is whose rules apply.
+    #[must_use]
+    pub fn of_subject(direction: Direction) -> Self {
+        match direction {
+            Direction::Ingress => Self::Destination,
+            Direction::Egress => Self::Source,
         }
-        formatter.write_str(&self.matches.join(" "))?;
-        let space = if self.matches.is_empty() { "" } else { " " };
-        match &self.target {
-            Target::Jump(target) => write!(formatter, "{space}-j {target}"),
-            Target::Goto(target) => write!(formatter, "{space}-g {target}"),
-            Target::Nowhere => Ok(()),
-        }
+    }
+
+    /// Where the pod's peer is.
+    #[must_use]
+    pub fn of_peer(direction: Direction) -> Self {
+        Self::of_subject(direction.opposite())
     }
 }
 
-/// A saved rule in our spelling: addresses as Rust writes them, protocols by name.
-///
-/// C libraries and iptables versions differ in how they print `::1.2.3.4` or protocol 58; a
-/// rule must not look changed for that.
-pub(super) fn normalise(rule: &str) -> String {
-    let mut before = "";
-    let words = rule.split(' ').map(|word| {
-        let spelled = match before {
-            "-s" | "-d" => {
-                word.parse::<IpNet>().map_or_else(|_| word.to_owned(), |n| n.to_string())
-            }
-            "-p" => protocol_name(word).to_owned(),
-            _ => word.to_owned(),
-        };
-        before = word;
-        spelled
-    });
-    words.collect::<Vec<_>>().join(" ")
+/// How many packets a second, and how many at once after a quiet time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rate {
+    /// In the long run.
+    pub per_second: u32,
+    /// At once.
+    pub burst: u32,
 }
 
-fn protocol_name(word: &str) -> &str {
-    match word {
-        "58" | "icmpv6" | "icmp6" => "ipv6-icmp",
-        other => parse_protocol(other).map_or(other, |known| lower_case(known)),
-    }
+/// What becomes of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It is counted, and the next rule is asked.
+    Continue,
+    /// It goes back to where its chain was jumped to from.
+    Return,
+    /// It passes.
+    Accept,
+    /// It vanishes.
+    Drop,
+    /// It is dropped, and answered by a TCP RST.
+    RejectTcp,
+    /// It is dropped, and answered by an ICMP "port unreachable" of its family.
+    Reject(Family),
+    /// The other chain is asked, and then the next rule.
+    Jump(ChainName),
+    /// The other chain is asked instead of this one.
+    Goto(ChainName),
+    /// It is logged, and the next rule is asked.
+    Log {
+        /// What the kernel puts in front of it.
+        prefix: Box<str>,
+        /// Where to.
+        group: LogGroup,
+        /// How much of the packet.
+        bytes: u32,
+    },
+    /// The text of a whole rule that is not ours: it is only ever removed.
+    Unknown(Box<str>),
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_stand_in_the_order_of_iptables_save() {
-        let net = "10.0.0.1/32".parse().unwrap();
-        let rule = Rule::goto("X").destination(Is::Within(net)).source(Is::Outside(net));
-        assert_eq!(rule.to_string(), "! -s 10.0.0.1/32 -d 10.0.0.1/32 -g X");
-        let rule = Rule::jump("RETURN").matching("-m tcp --dport 80").protocol("tcp");
-        assert_eq!(rule.to_string(), "-p tcp -m tcp --dport 80 -j RETURN");
-    }
-
-    #[test]
-    fn spellings_of_other_tools_are_normalised() {
-        assert_eq!(normalise("-s ::1.2.3.4/128 -p 58 -j X"), "-s ::102:304/128 -p ipv6-icmp -j X");
-        for (name, number) in [("tcp", 6), ("udp", 17), ("sctp", 132), ("ipv6-icmp", 58)] {
-            assert_eq!(normalise(&format!("! -p {number} -j X")), format!("! -p {name} -j X"));
-        }
-        let ours = "-s fd00::1/128 ! -d fd00::1/128 -g X";
-        assert_eq!(normalise(ours), ours);
-    }
-}
+// A node has thousands of rules, and two copies of them while they change.
+const _: () = assert!(size_of::<Match>() <= 24 && size_of::<Rule>() <= 40);

@@ -6,24 +6,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{self, Compiled, Match, Ruleset, SetKind, Target, TrafficMatch};
-use policy_engine::direction::Direction;
 use policy_engine::id::{RulesetId, SetId};
-use policy_engine::port::{PortRange, Protocol};
+use policy_engine::port::PortRange;
 use policy_engine::tier::View;
 
 use super::denial::{Denial, Outcome};
-use super::name;
-use super::rule::{Is, Rule};
-use super::set::{DesiredSet, Kind, Source, lower_case};
+use super::name::{self, SetName};
+use super::rule::{self, Is, Rule, Side, Verdict};
+use super::set::{DesiredSet, Kind, Source};
 
-/// How many ports a multiport match takes; a range takes two slots.
-const MULTIPORT_SLOTS: usize = 15;
+/// How many ports one match takes; a range takes two slots.
+const PORT_SLOTS: usize = 15;
 
 /// What rulesets of one family are rendered with, and what they turned out to need.
 pub(super) struct Renderer<'a> {
     pub family: Family,
     pub compiled: &'a Compiled,
-    pub needed: BTreeMap<String, DesiredSet<'a>>,
+    pub needed: BTreeMap<SetName, DesiredSet<'a>>,
     /// What they deny.
     pub denials: BTreeSet<Denial>,
     /// The rulesets that they lead to.
@@ -37,22 +36,21 @@ impl<'a> Renderer<'a> {
     }
 
     /// The rules of `ruleset`. In [`View::Audited`] what it denies is only told.
-    pub(super) fn rules(&mut self, view: View, ruleset: &Ruleset) -> Vec<String> {
+    pub(super) fn rules(&mut self, view: View, ruleset: &Ruleset) -> Vec<Rule> {
         let mut rules = Vec::new();
         for rule in &ruleset.rules {
             self.rule(view, ruleset, rule, &mut rules);
         }
-        rules.push(self.target(view, ruleset, ruleset.otherwise).to_string());
+        rules.push(Rule::all(self.verdict(view, ruleset, ruleset.otherwise)));
         rules
     }
 
-    /// The rule without a match that does what `target` says.
-    fn target(&mut self, view: View, ruleset: &Ruleset, target: Target) -> Rule {
+    fn verdict(&mut self, view: View, ruleset: &Ruleset, target: Target) -> Verdict {
         match target {
-            Target::Allow => Rule::jump("RETURN"),
+            Target::Allow => Verdict::Return,
             Target::Next(next) if self.compiled.rulesets.contains_key(&next) => {
                 self.next.insert(next);
-                Rule::goto(&name::ruleset(view, &next))
+                Verdict::Goto(name::ruleset(view, &next))
             }
             // What should decide is missing: nothing may pass.
             Target::Next(_) | Target::Deny => {
@@ -62,7 +60,7 @@ impl<'a> Renderer<'a> {
                 };
                 let denial = Denial { outcome, direction: ruleset.direction, tier: ruleset.tier };
                 self.denials.insert(denial);
-                Rule::goto(&denial.chain())
+                Verdict::Goto(denial.chain())
             }
         }
     }
@@ -72,18 +70,15 @@ impl<'a> Renderer<'a> {
         view: View,
         ruleset: &Ruleset,
         rule: &compiled::Rule,
-        rules: &mut Vec<String>,
+        rules: &mut Vec<Rule>,
     ) {
         let (traffic, peers) = match &rule.matches {
             Match::Peers { traffic, labelled, cidrs } => {
-                let peers = self.peers(labelled.as_ref(), cidrs);
-                (traffic_matches(traffic), peers)
+                (traffic, self.peers(labelled.as_ref(), cidrs))
             }
             Match::PeerPorts { set } => {
-                let peers = self
-                    .engine_set(set, SetKind::AddressPorts)
-                    .map(|set| vec![Peer::WithPort(set)]);
-                (traffic_matches(&TrafficMatch::Any), peers)
+                let set = self.engine_set(set, SetKind::AddressPorts);
+                (&TrafficMatch::Any, set.map(|set| vec![Peer::WithPort(set)]))
             }
         };
         let (target, peers) = match (rule.target, peers) {
@@ -97,11 +92,12 @@ impl<'a> Renderer<'a> {
         if peers.is_empty() {
             return;
         }
-        let target = self.target(view, ruleset, target);
-        for traffic in traffic {
+        let verdict = self.verdict(view, ruleset, target);
+        let side = Side::of_peer(ruleset.direction);
+        for traffic in traffic_matches(traffic) {
             for peer in &peers {
-                let rule = traffic.narrow(target.clone());
-                rules.push(peer.narrow(ruleset.direction, rule).to_string());
+                let matches = traffic.iter().cloned().chain(peer.matched_at(side));
+                rules.push(Rule::new(matches, verdict.clone()));
             }
         }
     }
@@ -113,7 +109,7 @@ impl<'a> Renderer<'a> {
         }
         let mut peers = Vec::new();
         let set = labelled.map(|id| self.engine_set(id, SetKind::Addresses)).transpose();
-        peers.extend(set.as_ref().ok().cloned().flatten().map(Peer::Set));
+        peers.extend(set.as_ref().ok().copied().flatten().map(Peer::Set));
         let networks = cidrs.networks(self.family);
         match networks.as_slice() {
             [] => {}
@@ -127,21 +123,21 @@ impl<'a> Renderer<'a> {
     }
 
     /// The name of an engine's set; an error when the engine has no such set of that kind.
-    fn engine_set(&mut self, id: &SetId, kind: SetKind) -> Result<String, Missing> {
+    fn engine_set(&mut self, id: &SetId, kind: SetKind) -> Result<SetName, Missing> {
         let set = self.compiled.sets.get(id).filter(|set| set.kind == kind);
         let set = set.ok_or(Missing { others: Vec::new() })?;
         let kind = Kind::from(kind);
         let name = name::set(self.family, kind, id);
         let source = Source::Engine(*id, set);
-        self.needed.insert(name.clone(), DesiredSet { kind, family: self.family, source });
+        self.needed.insert(name, DesiredSet { kind, family: self.family, source });
         Ok(name)
     }
 
-    fn network_set(&mut self, networks: Vec<IpNet>) -> String {
+    fn network_set(&mut self, networks: Vec<IpNet>) -> SetName {
         let name = name::network_set(self.family, &networks);
         let source = Source::Networks(networks);
         let set = DesiredSet { kind: Kind::Network, family: self.family, source };
-        self.needed.insert(name.clone(), set);
+        self.needed.insert(name, set);
         name
     }
 }
@@ -154,67 +150,41 @@ struct Missing {
 
 enum Peer {
     Any,
-    Set(String),
+    Set(SetName),
     /// In a set of addresses with ports.
-    WithPort(String),
+    WithPort(SetName),
     Network(IpNet),
 }
 
 impl Peer {
-    fn narrow(&self, direction: Direction, rule: Rule) -> Rule {
-        match (self, direction) {
-            (Self::Any, _) => rule,
-            (Self::Set(name), Direction::Ingress) => rule.matching(match_set(name, "src")),
-            (Self::Set(name), Direction::Egress) => rule.matching(match_set(name, "dst")),
+    /// What a packet has with this peer at `side`.
+    fn matched_at(&self, side: Side) -> Option<rule::Match> {
+        Some(match self {
+            Self::Any => return None,
+            Self::Set(name) => rule::Match::Set(*name, side),
             // The port is the destination's in both directions, the address is the peer's.
-            (Self::WithPort(name), Direction::Ingress) => rule.matching(match_set(name, "src,dst")),
-            (Self::WithPort(name), Direction::Egress) => rule.matching(match_set(name, "dst,dst")),
-            (Self::Network(network), Direction::Ingress) => rule.source(Is::Within(*network)),
-            (Self::Network(network), Direction::Egress) => rule.destination(Is::Within(*network)),
-        }
+            Self::WithPort(name) => rule::Match::SetWithPort(*name, side),
+            Self::Network(network) => rule::Match::Address(side, Is::Within(*network)),
+        })
     }
 }
 
-pub(super) fn match_set(name: &str, sides: &str) -> String {
-    format!("-m set --match-set {name} {sides}")
-}
-
-/// Traffic that one rule can match.
-struct OneMatch {
-    protocol: Option<Protocol>,
-    ports: Option<String>,
-}
-
-impl OneMatch {
-    fn narrow(&self, mut rule: Rule) -> Rule {
-        if let Some(protocol) = self.protocol {
-            rule = rule.protocol(lower_case(protocol));
-        }
-        if let Some(ports) = &self.ports {
-            rule = rule.matching(ports);
-        }
-        rule
-    }
-}
-
-fn traffic_matches(traffic: &TrafficMatch) -> Vec<OneMatch> {
+/// One match for each rule that `traffic` needs; none in a rule for all traffic.
+fn traffic_matches(traffic: &TrafficMatch) -> Vec<Option<rule::Match>> {
     match traffic {
-        TrafficMatch::Any => vec![OneMatch { protocol: None, ports: None }],
-        // Without a port match: a match of 0:65535 is not printed back.
+        TrafficMatch::Any => vec![None],
+        // Without a port match: iptables does not print one of 0:65535.
         TrafficMatch::Ports(protocol, ranges) if ranges.contains(&PortRange::ALL) => {
-            vec![OneMatch { protocol: Some(*protocol), ports: None }]
+            vec![Some(rule::Match::Ports(*protocol, Box::default()))]
         }
-        TrafficMatch::Ports(protocol, ranges) => in_slots(ranges)
-            .into_iter()
-            .map(|ranges| OneMatch {
-                protocol: Some(*protocol),
-                ports: Some(port_match(*protocol, &ranges)),
-            })
-            .collect(),
+        TrafficMatch::Ports(protocol, ranges) => {
+            let groups = in_slots(ranges).into_iter();
+            groups.map(|ports| Some(rule::Match::Ports(*protocol, ports.into()))).collect()
+        }
     }
 }
 
-/// `ranges` in order, in groups that each fit a multiport match.
+/// `ranges` in order, in groups that each fit one match.
 fn in_slots(ranges: &[PortRange]) -> Vec<Vec<PortRange>> {
     let mut groups: Vec<Vec<PortRange>> = Vec::new();
     let mut free = 0;
@@ -224,7 +194,7 @@ fn in_slots(ranges: &[PortRange]) -> Vec<Vec<PortRange>> {
             Some(group) if slots <= free => group.push(*range),
             _ => {
                 groups.push(vec![*range]);
-                free = MULTIPORT_SLOTS;
+                free = PORT_SLOTS;
             }
         }
         free -= slots;
@@ -232,31 +202,18 @@ fn in_slots(ranges: &[PortRange]) -> Vec<Vec<PortRange>> {
     groups
 }
 
-fn port_match(protocol: Protocol, ranges: &[PortRange]) -> String {
-    let ports: Vec<String> = ranges.iter().map(|range| show_ports(*range)).collect();
-    match ports.as_slice() {
-        [port] => format!("-m {} --dport {port}", lower_case(protocol)),
-        _ => format!("-m multiport --dports {}", ports.join(",")),
-    }
-}
-
-fn show_ports(range: PortRange) -> String {
-    if range.count() == 1 {
-        range.first().to_string()
-    } else {
-        format!("{}:{}", range.first(), range.last())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use policy_engine::compiled::AddressSet;
+    use policy_engine::direction::Direction;
     use policy_engine::id::ContentHasher;
+    use policy_engine::port::Protocol;
     use policy_engine::tier::Tier;
 
     use super::*;
+    use crate::dataplane::backend::iptables::text;
 
     fn ranges(ports: &[(u16, u16)]) -> Vec<PortRange> {
         ports.iter().map(|&(first, last)| PortRange::new(first, last).unwrap()).collect()
@@ -287,7 +244,7 @@ mod tests {
         compiled.sets.insert(id("ports"), set(SetKind::AddressPorts));
         compiled.rulesets.insert(below(), Arc::new(ruleset.clone()));
         let rules = Renderer::new(family, &compiled).rules(view, ruleset);
-        rules.iter().map(|rule| shorten(rule)).collect()
+        rules.iter().map(|rule| shorten(&text::rule(rule))).collect()
     }
 
     fn below() -> RulesetId {

@@ -17,9 +17,8 @@ use ipnet::IpNet;
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 
-use super::desired::Chains;
-use super::name;
-use super::rule::{Is, Rule};
+use super::name::{self, ChainName};
+use super::rule::{Chains, Is, Match, Rule, Side, Verdict};
 
 /// How many chains may lie between a root and a ruleset.
 ///
@@ -32,45 +31,49 @@ const LEVELS_MAX: usize = 6;
 const ENTRIES_MAX: usize = 4;
 
 /// Where packets of one address go: to one of these chains, or to both.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Judges {
     /// What decides.
-    pub enforced: Option<String>,
+    pub enforced: Option<ChainName>,
     /// What is asked about packets that pass it.
-    pub audited: Option<String>,
+    pub audited: Option<ChainName>,
 }
 
 /// The chains that send packets of each address in `leaves` to its judges, the root included.
 ///
 /// `leaves` are of one family. A packet of no such address comes back from the root.
 pub(super) fn chains(direction: Direction, leaves: &BTreeMap<IpAddr, Judges>) -> Chains {
-    let leaves: Vec<Leaf> =
-        leaves.iter().map(|(address, judges)| Leaf { address: *address, judges }).collect();
-    let mut tree = Tree { direction, chains: Chains::new() };
-    tree.fill(name::root(direction).to_owned(), &leaves, 0);
+    let leaves: Vec<Leaf> = leaves
+        .iter()
+        .map(|(address, judges)| Leaf { address: *address, judges: *judges })
+        .collect();
+    let own_side = Side::of_subject(direction);
+    let mut tree = Tree { direction, own_side, chains: Chains::new() };
+    tree.fill(name::root(direction), &leaves, 0);
     tree.chains
 }
 
 #[derive(Clone, Copy)]
-struct Leaf<'a> {
+struct Leaf {
     address: IpAddr,
-    judges: &'a Judges,
+    judges: Judges,
 }
 
 struct Tree {
     direction: Direction,
+    own_side: Side,
     chains: Chains,
 }
 
 impl Tree {
     /// Writes chain `name` for `leaves`, ascending, and those below it.
-    fn fill(&mut self, name: String, leaves: &[Leaf<'_>], level: usize) {
+    fn fill(&mut self, name: ChainName, leaves: &[Leaf], level: usize) {
         let mut rules = Vec::new();
         if leaves.len() <= ENTRIES_MAX || level == LEVELS_MAX {
             rules.extend(leaves.iter().flat_map(|leaf| self.leaf_rules(leaf)));
         } else {
             let quarter_length = common_length(leaves) + 2;
-            let same_quarter = |a: &Leaf<'_>, b: &Leaf<'_>| {
+            let same_quarter = |a: &Leaf, b: &Leaf| {
                 prefix(a.address, quarter_length) == prefix(b.address, quarter_length)
             };
             for quarter in leaves.chunk_by(same_quarter) {
@@ -80,8 +83,8 @@ impl Tree {
                     [first, ..] => {
                         let network = prefix(first.address, common_length(quarter));
                         let child = name::tree_node(self.direction, network);
-                        let rule = Rule::goto(&child);
-                        rules.push(self.on_own_side(rule, Is::Within(network)).to_string());
+                        let inside = Match::Address(self.own_side, Is::Within(network));
+                        rules.push(Rule::new([inside], Verdict::Goto(child)));
                         self.fill(child, quarter, level + 1);
                     }
                 }
@@ -92,35 +95,23 @@ impl Tree {
 
     /// NetworkPolicy v1: a pod always reaches itself, also through a Service that sends it
     /// back; so a packet between a pod and itself is not a matter of its ruleset.
-    fn leaf_rules(&self, leaf: &Leaf<'_>) -> Vec<String> {
+    fn leaf_rules(&self, leaf: &Leaf) -> Vec<Rule> {
         let own = IpNet::from(leaf.address);
-        let send = |rule: Rule| {
-            let rule = self.on_own_side(rule, Is::Within(own));
-            match self.direction {
-                Direction::Egress => rule.destination(Is::Outside(own)),
-                Direction::Ingress => rule.source(Is::Outside(own)),
-            }
-            .to_string()
-        };
-        match (&leaf.judges.enforced, &leaf.judges.audited) {
+        let pod = Match::Address(self.own_side, Is::Within(own));
+        let peer = Match::Address(Side::of_peer(self.direction), Is::Outside(own));
+        let send = |verdict| Rule::new([pod.clone(), peer.clone()], verdict);
+        match (leaf.judges.enforced, leaf.judges.audited) {
             (None, None) => Vec::new(),
-            (Some(chain), None) | (None, Some(chain)) => vec![send(Rule::goto(chain))],
+            (Some(chain), None) | (None, Some(chain)) => vec![send(Verdict::Goto(chain))],
             (Some(enforced), Some(audited)) => {
-                vec![send(Rule::jump(enforced)), send(Rule::goto(audited))]
+                vec![send(Verdict::Jump(enforced)), send(Verdict::Goto(audited))]
             }
-        }
-    }
-
-    fn on_own_side(&self, rule: Rule, is: Is) -> Rule {
-        match self.direction {
-            Direction::Egress => rule.source(is),
-            Direction::Ingress => rule.destination(is),
         }
     }
 }
 
 /// The length of the longest prefix with an even length that holds two or more `leaves`.
-fn common_length(leaves: &[Leaf<'_>]) -> u8 {
+fn common_length(leaves: &[Leaf]) -> u8 {
     let (Some(first), Some(last)) = (leaves.first(), leaves.last()) else { return 0 };
     let same = (left_aligned(first.address) ^ left_aligned(last.address)).leading_zeros();
     let even = same & !1;
@@ -148,52 +139,70 @@ fn width(address: IpAddr) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::backend::iptables::text;
+
+    fn chain(name: &str) -> ChainName {
+        ChainName::parse(&format!("{}{name}", name::PREFIX)).unwrap()
+    }
 
     fn tree(direction: Direction, addresses: &[&str]) -> Chains {
-        let judges =
-            |address: &str| Judges { enforced: Some(format!("R{address}")), audited: None };
-        let leaf = |address: &&str| (address.parse().unwrap(), judges(address));
+        let judges = Judges { enforced: Some(chain("R")), audited: None };
+        let leaf = |address: &&str| (address.parse().unwrap(), judges);
         chains(direction, &addresses.iter().map(leaf).collect())
     }
 
-    fn depth(chains: &Chains, name: &str) -> usize {
-        let below = chains[name].iter().filter_map(|rule| rule.split_once("-g "));
-        let below = below.filter(|(_, target)| chains.contains_key(*target));
-        1 + below.map(|(_, target)| depth(chains, target)).max().unwrap_or(0)
+    fn rules(chains: &Chains, name: ChainName) -> Vec<String> {
+        chains[&name].iter().map(text::rule).collect()
+    }
+
+    fn root(chains: &Chains, direction: Direction) -> Vec<String> {
+        rules(chains, name::root(direction))
+    }
+
+    fn depth(chains: &Chains, name: ChainName) -> usize {
+        let below = chains[&name].iter().filter_map(|rule| match rule.verdict {
+            Verdict::Goto(target) => chains.contains_key(&target).then_some(target),
+            _ => None,
+        });
+        1 + below.map(|target| depth(chains, target)).max().unwrap_or(0)
+    }
+
+    fn leaves(chains: &Chains) -> usize {
+        let is_leaf = |rule: &&Rule| rule.verdict == Verdict::Goto(chain("R"));
+        chains.values().flatten().filter(is_leaf).count()
     }
 
     #[test]
     fn no_address_leaves_an_empty_root() {
         let chains = tree(Direction::Egress, &[]);
-        assert_eq!(chains.into_iter().collect::<Vec<_>>(), [("PORTCULLIS-EGRESS".into(), vec![])]);
+        let root = name::root(Direction::Egress);
+        assert_eq!(chains.into_iter().collect::<Vec<_>>(), [(root, vec![])]);
     }
 
     #[test]
     fn few_addresses_are_listed_in_the_root() {
         let chains = tree(Direction::Ingress, &["10.0.0.2", "10.9.0.1"]);
         assert_eq!(
-            chains["PORTCULLIS-INGRESS"],
+            root(&chains, Direction::Ingress),
             [
-                "! -s 10.0.0.2/32 -d 10.0.0.2/32 -g R10.0.0.2",
-                "! -s 10.9.0.1/32 -d 10.9.0.1/32 -g R10.9.0.1",
+                "! -s 10.0.0.2/32 -d 10.0.0.2/32 -g PORTCULLIS-R",
+                "! -s 10.9.0.1/32 -d 10.9.0.1/32 -g PORTCULLIS-R",
             ]
         );
     }
 
     #[test]
     fn audit_is_asked_about_what_passed() {
-        let judges = |enforced: Option<&str>| Judges {
-            enforced: enforced.map(str::to_owned),
-            audited: Some("A".to_owned()),
-        };
-        let leaves = [("10.0.0.2", judges(Some("R"))), ("10.0.0.3", judges(None))];
+        let judges = |enforced| Judges { enforced, audited: Some(chain("A")) };
+        let leaves = [("10.0.0.2", judges(Some(chain("R")))), ("10.0.0.3", judges(None))];
         let leaves = leaves.map(|(address, judges)| (address.parse().unwrap(), judges));
+        let chains = chains(Direction::Egress, &BTreeMap::from(leaves));
         assert_eq!(
-            chains(Direction::Egress, &BTreeMap::from(leaves))["PORTCULLIS-EGRESS"],
+            root(&chains, Direction::Egress),
             [
-                "-s 10.0.0.2/32 ! -d 10.0.0.2/32 -j R",
-                "-s 10.0.0.2/32 ! -d 10.0.0.2/32 -g A",
-                "-s 10.0.0.3/32 ! -d 10.0.0.3/32 -g A",
+                "-s 10.0.0.2/32 ! -d 10.0.0.2/32 -j PORTCULLIS-R",
+                "-s 10.0.0.2/32 ! -d 10.0.0.2/32 -g PORTCULLIS-A",
+                "-s 10.0.0.3/32 ! -d 10.0.0.3/32 -g PORTCULLIS-A",
             ]
         );
     }
@@ -202,10 +211,10 @@ mod tests {
     fn levels_where_all_addresses_agree_are_skipped() {
         let addresses = ["fd00::1", "fd00::2", "fd00::3", "fd00::11", "fd00::12", "fd00:1::1"];
         let chains = tree(Direction::Egress, &addresses);
-        let root = &chains["PORTCULLIS-EGRESS"];
+        let root = root(&chains, Direction::Egress);
         let node = name::tree_node(Direction::Egress, "fd00::/122".parse().unwrap());
         assert_eq!(root[0], format!("-s fd00::/122 -g {node}"));
-        assert_eq!(root[1], "-s fd00:1::1/128 ! -d fd00:1::1/128 -g Rfd00:1::1");
+        assert_eq!(root[1], "-s fd00:1::1/128 ! -d fd00:1::1/128 -g PORTCULLIS-R");
         assert_eq!(chains[&node].len(), 2);
     }
 
@@ -215,22 +224,19 @@ mod tests {
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let chains = tree(Direction::Egress, &addresses);
         assert!(chains.values().all(|rules| rules.len() <= ENTRIES_MAX));
-        let leaves = chains.values().flatten().filter(|rule| rule.contains("-g R")).count();
-        assert_eq!(leaves, 250);
-        assert_eq!(depth(&chains, "PORTCULLIS-EGRESS"), 4);
+        assert_eq!(leaves(&chains), 250);
+        assert_eq!(depth(&chains, name::root(Direction::Egress)), 4);
     }
 
     #[test]
     fn a_tree_is_never_deeper_than_the_kernel_allows() {
         // Each address leaves the path of those before it one level further down.
-        let mut addresses: Vec<String> = (0..30)
-            .map(|bit| format!("{}", 1_u128 << (4 * bit)))
-            .map(|number| std::net::Ipv6Addr::from(number.parse::<u128>().unwrap()).to_string())
-            .collect();
+        let mut addresses: Vec<String> =
+            (0..30).map(|bit| std::net::Ipv6Addr::from(1_u128 << (4 * bit)).to_string()).collect();
         addresses.push("::".into());
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let chains = tree(Direction::Egress, &addresses);
-        assert_eq!(depth(&chains, "PORTCULLIS-EGRESS"), LEVELS_MAX + 1);
-        assert_eq!(chains.values().flatten().filter(|rule| rule.contains("-g R")).count(), 31);
+        assert_eq!(depth(&chains, name::root(Direction::Egress)), LEVELS_MAX + 1);
+        assert_eq!(leaves(&chains), 31);
     }
 }

@@ -7,11 +7,11 @@
 //! ```text
 //! PORTCULLIS-INGRESS   ! -s 10.0.0.1/32 -d 10.0.0.1/32 -g R…new
 //!                      -j RETURN
-//!                      ! -s 10.0.0.1/32 -d 10.0.0.1/32 -g R…old    out of reach
+//!                      ! -s 10.0.0.1/32 -d 10.0.0.1/32 -g R…old    unreferenced
 //! ```
 //!
-//! Rules, chains and sets that are out of reach go later, when nothing is in a hurry: the plan for
-//! that is the ordinary difference between what is and what ought to be.
+//! Rules that cannot be reached, and chains and sets that are unreferenced, are removed later, when
+//! nothing is urgent: the plan for that is the ordinary difference between applied and desired.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -19,14 +19,12 @@ use std::mem;
 use super::applied::{Applied, Table};
 use super::denial::Denial;
 use super::plan::{Plan, TableChange};
+use super::rule::{Chains, Rule, Verdict};
 
-/// Ends what a chain does.
-const END: &str = "-j RETURN";
-
-/// With more rules than this, out of reach or not, a chain is written anew at once.
+/// A chain with more rules than this, reachable or not, is written again at once.
 const RULES_MAX: usize = 256;
 
-/// Takes out of `plan` what can wait; gives whether anything does. `after` then says what is there.
+/// Takes out of `plan` what can wait; gives whether anything does. `after` is what is applied then.
 pub(super) fn postpone(plan: &mut Plan, applied: &Applied, after: &mut Applied) -> bool {
     let in_order =
         plan.evict.is_empty() && plan.tables.values().all(|table| table.hooks.is_empty());
@@ -77,33 +75,35 @@ pub(super) fn keep_denials(plan: &mut Plan, applied: &Applied, after: &mut Appli
 
 struct Split {
     now: TableChange,
-    /// Chains that are not as they ought to be afterwards, as they are then.
-    later: BTreeMap<String, Vec<String>>,
+    /// Chains that are not as desired afterwards, as they are then.
+    later: Chains,
 }
 
 /// None when a chain would get too long.
 fn split(change: &TableChange, table: &Table) -> Option<Split> {
-    let mut split = Split { now: TableChange::default(), later: BTreeMap::new() };
+    let mut split = Split { now: TableChange::default(), later: Chains::new() };
     for (name, rules) in &change.write {
         let old = table.chains.get(name).map(Vec::as_slice).unwrap_or_default();
         if old.is_empty() {
-            split.now.write.insert(name.clone(), rules.clone());
+            split.now.write.insert(*name, rules.clone());
             continue;
         }
-        let in_front: Vec<String> = rules.iter().cloned().chain([END.to_owned()]).collect();
+        // Nothing gets past the last of them.
+        let end = Rule::all(Verdict::Return);
+        let in_front: Vec<Rule> = rules.iter().cloned().chain([end]).collect();
         if old.starts_with(&in_front) {
-            split.later.insert(name.clone(), old.to_vec());
+            split.later.insert(*name, old.to_vec());
             continue;
         }
         let all = [in_front.as_slice(), old].concat();
         if all.len() > RULES_MAX {
             return None;
         }
-        split.now.prepend.insert(name.clone(), in_front);
-        split.later.insert(name.clone(), all);
+        split.now.prepend.insert(*name, in_front);
+        split.later.insert(*name, all);
     }
     for name in &change.delete {
-        split.later.insert(name.clone(), table.chains.get(name).cloned().unwrap_or_default());
+        split.later.insert(*name, table.chains.get(name).cloned().unwrap_or_default());
     }
     Some(split)
 }
@@ -115,11 +115,22 @@ mod tests {
     use policy_engine::cidr::Family;
 
     use super::*;
-    use crate::dataplane::desired::{Chains, Hook};
+    use crate::dataplane::name::{ChainName, SetName};
     use crate::dataplane::plan::HookChange;
+    use crate::dataplane::rule::Hook;
 
-    fn chain(name: &str, rules: &[&str]) -> Chains {
-        Chains::from([(name.to_owned(), rules.iter().map(ToString::to_string).collect())])
+    const CHAIN: ChainName = ChainName::short("C");
+
+    fn jump(target: &str) -> Rule {
+        Rule::all(Verdict::Jump(ChainName::short(target)))
+    }
+
+    fn end() -> Rule {
+        Rule::all(Verdict::Return)
+    }
+
+    fn chain(rules: &[Rule]) -> Chains {
+        Chains::from([(CHAIN, rules.to_vec())])
     }
 
     fn applied(chains: Chains) -> Applied {
@@ -131,52 +142,47 @@ mod tests {
         Plan { tables: BTreeMap::from([(Family::V4, change)]), ..Plan::default() }
     }
 
-    /// Writes `rules` into chain C that holds `old`; gives the change, and what C holds after it.
-    fn write(old: &[&str], rules: &[&str]) -> (Option<TableChange>, Vec<String>) {
-        let change = TableChange { write: chain("C", rules), ..TableChange::default() };
-        let (mut plan, mut after) = (plan(change), applied(chain("C", rules)));
-        postpone(&mut plan, &applied(chain("C", old)), &mut after);
-        let after = after.tables[&Family::V4].chains["C"].clone();
+    /// Writes `rules` into the chain that holds `old`; gives the change, and what it holds then.
+    fn write(old: &[Rule], rules: &[Rule]) -> (Option<TableChange>, Vec<Rule>) {
+        let change = TableChange { write: chain(rules), ..TableChange::default() };
+        let (mut plan, mut after) = (plan(change), applied(chain(rules)));
+        postpone(&mut plan, &applied(chain(old)), &mut after);
+        let after = after.tables[&Family::V4].chains[&CHAIN].clone();
         (plan.tables.remove(&Family::V4), after)
     }
 
     #[test]
     fn new_rules_go_in_front_of_old_ones() {
-        let (change, after) = write(&["-j OLD"], &["-j NEW"]);
+        let (change, after) = write(&[jump("OLD")], &[jump("NEW")]);
         let change = change.unwrap();
-        assert_eq!(change.prepend, chain("C", &["-j NEW", "-j RETURN"]));
+        assert_eq!(change.prepend, chain(&[jump("NEW"), end()]));
         assert!(change.write.is_empty());
-        assert_eq!(after, ["-j NEW", "-j RETURN", "-j OLD"]);
+        assert_eq!(after, [jump("NEW"), end(), jump("OLD")]);
     }
 
     #[test]
     fn a_chain_that_does_what_it_should_is_not_written_again() {
-        let held = ["-j NEW", "-j RETURN", "-j OLD"];
-        let (change, after) = write(&held, &["-j NEW"]);
+        let held = [jump("NEW"), end(), jump("OLD")];
+        let (change, after) = write(&held, &[jump("NEW")]);
         assert_eq!(change, None);
         assert_eq!(after, held);
     }
 
     #[test]
     fn an_empty_chain_is_filled_and_a_long_one_written_anew() {
-        let (change, after) = write(&[], &["-j NEW"]);
-        assert_eq!(
-            (change.unwrap().write, after),
-            (chain("C", &["-j NEW"]), vec!["-j NEW".into()])
-        );
-        let (change, after) = write(&["-j OLD"; RULES_MAX], &["-j NEW"]);
-        assert_eq!(
-            (change.unwrap().write, after),
-            (chain("C", &["-j NEW"]), vec!["-j NEW".into()])
-        );
+        for old in [vec![], vec![jump("OLD"); RULES_MAX]] {
+            let (change, after) = write(&old, &[jump("NEW")]);
+            let expected = (chain(&[jump("NEW")]), vec![jump("NEW")]);
+            assert_eq!((change.unwrap().write, after), expected);
+        }
     }
 
     #[test]
     fn chains_and_sets_stay_until_later() {
-        let change = TableChange { delete: BTreeSet::from(["C".into()]), ..TableChange::default() };
+        let change = TableChange { delete: BTreeSet::from([CHAIN]), ..TableChange::default() };
         let (mut plan, mut after) = (plan(change), applied(Chains::new()));
-        plan.destroy.insert("SET".into());
-        let held = applied(chain("C", &["-j DROP"]));
+        plan.destroy.insert(SetName::short("SET"));
+        let held = applied(chain(&[Rule::all(Verdict::Drop)]));
         assert!(postpone(&mut plan, &held, &mut after));
         assert_eq!((plan, after), (Plan::default(), held));
     }
@@ -184,10 +190,10 @@ mod tests {
     #[test]
     fn hooks_are_never_moved_by_halves() {
         let hooks = BTreeMap::from([(Hook::Forward, HookChange { remove: 1, insert: true })]);
-        let write = chain("C", &["-j NEW"]);
+        let write = chain(&[jump("NEW")]);
         let mut moving = plan(TableChange { write, hooks, ..TableChange::default() });
         let before = moving.clone();
-        let held = applied(chain("C", &["-j OLD"]));
+        let held = applied(chain(&[jump("OLD")]));
         assert!(!postpone(&mut moving, &held, &mut Applied::default()));
         assert_eq!(moving, before);
     }

@@ -300,7 +300,7 @@ impl Agent {
     }
 
     /// Reads back and repairs, soon.
-    fn again(&mut self, failure: &dataplane::apply::Error, began: Instant, what: &'static str) {
+    fn again(&mut self, failure: &dataplane::Error, began: Instant, what: &'static str) {
         let failure = chain(failure);
         self.publisher.failed(&failure, began);
         error!(error = failure, "{what}");
@@ -314,13 +314,7 @@ impl Agent {
         match self.dataplane.verify(self.engine.compiled()) {
             Ok(drift) => {
                 self.publisher.verified(drift.iter().filter(|found| found.is_repaired()).count());
-                for found in drift {
-                    if found.is_repaired() {
-                        warn!(drift = %found, "repaired what something else had changed");
-                    } else {
-                        warn!(drift = %found, "something else goes on changing this; it stays so");
-                    }
-                }
+                drift.iter().for_each(|found| warn!("{found}"));
                 self.in_force(&ApplyReport::default(), TIDY_AFTER);
             }
             Err(failure) => {

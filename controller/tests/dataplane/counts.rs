@@ -13,7 +13,7 @@ use portcullis_controller::dataplane::{Dataplane, DenyAction, IptablesVariant, O
 
 use crate::packets::{Lab, addresses};
 use crate::tiers::{apply, counted};
-use crate::world::{World, allow, ip, rules_changed};
+use crate::world::{World, allow, ip, rules_changed, settle};
 use crate::{command, each_variant};
 
 const KIND: &str = "Denied Ingress NetworkPolicy";
@@ -58,7 +58,7 @@ fn counts_go_on_when_their_chain_is_made_anew() {
             apply(&lab.node, &mut dataplane, &world);
             assert_eq!(counted(&lab.node, &mut dataplane), expected);
             world.compiled.endpoints.clear();
-            lab.node.enter(|| dataplane.apply(&world.compiled, &rules_changed()).unwrap());
+            lab.node.enter(|| settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap());
             assert_eq!(counted(&lab.node, &mut dataplane), expected, "the chain is gone");
         }
     });

@@ -19,7 +19,7 @@ use portcullis_controller::dataplane::{
 use crate::netns::Netns;
 use crate::packets::{Lab, addresses};
 use crate::rules::every_shape;
-use crate::world::{World, allow, ip, pod, rules_changed, tcp};
+use crate::world::{World, allow, ip, pod, rules_changed, settle, tcp};
 use crate::{VARIANTS, command, each_variant, save};
 
 fn open(variant: IptablesVariant) -> Dataplane {
@@ -34,17 +34,27 @@ fn a_failed_apply_is_an_error_and_the_next_one_goes_on() {
             let world = every_shape();
             let nobody = World::default();
             let mut dataplane = open(variant);
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             // A chain that is about to go gets a rule of others, behind the dataplane's back.
             let iptables = command(variant, Family::V4);
             let chains = node.sh(&format!("{iptables} -S | grep -m1 -o 'N PORTCULLIS-R.*'"));
             let chain = chains.trim().trim_start_matches("N ");
             node.sh(&format!("{iptables} -A OUTPUT -j {chain}"));
-            let before = save(&node, variant);
-            let error = dataplane.apply(&nobody.compiled, &rules_changed()).unwrap_err();
-            assert!(error.to_string().contains("restore"), "{error}");
-            assert_eq!(save(&node, variant), before, "all or nothing");
-            dataplane.apply(&nobody.compiled, &Update::default()).unwrap();
+            let mut before = String::new();
+            let outcome = dataplane.enforce(&nobody.compiled, &rules_changed()).and_then(|_| {
+                // The chain is not needed any more, and is not removed yet.
+                before = save(&node, variant);
+                dataplane.tidy(&nobody.compiled)
+            });
+            if variant == IptablesVariant::Nft {
+                let error = outcome.unwrap_err();
+                assert!(error.to_string().contains("restore"), "{error}");
+                assert_eq!(save(&node, variant), before, "all or nothing");
+            } else {
+                // Here it is enforcing that fails; it is tried again at once.
+                outcome.unwrap();
+            }
+            settle(&mut dataplane, &nobody.compiled, &Update::default()).unwrap();
             let rules = node.sh(&format!("{iptables} -S"));
             assert!(rules.contains(&format!("-A OUTPUT -j {chain}")), "{rules}");
             assert_eq!(rules.matches(chain).count(), 2, "kept for the others, but empty: {rules}");
@@ -61,12 +71,12 @@ fn a_hook_that_others_push_back_again_and_again_is_left_there() {
         node.enter(|| {
             let world = every_shape();
             let mut dataplane = open(variant);
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             let repaired: Vec<bool> = (0..6)
                 .map(|_| {
                     node.sh(&format!("{iptables} -I FORWARD 1 -j RETURN"));
                     let drifts = dataplane.verify(&world.compiled).unwrap();
-                    dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+                    settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
                     let [Drift::Hook { in_front, repaired, .. }] = drifts.as_slice() else {
                         panic!("{drifts:?}");
                     };
@@ -93,9 +103,10 @@ fn two_agents_at_once_end_in_the_same_state() {
                     node.enter(|| {
                         for _ in 0..5 {
                             // Either can fail because of the other; it says so and goes on.
-                            let _ = open(variant).apply(&world.compiled, &Update::default());
+                            let _ = settle(&mut open(variant), &world.compiled, &Update::default());
                             let nobody = World::default();
-                            let _ = open(variant).apply(&nobody.compiled, &Update::default());
+                            let _ =
+                                settle(&mut open(variant), &nobody.compiled, &Update::default());
                         }
                     });
                 });
@@ -103,7 +114,7 @@ fn two_agents_at_once_end_in_the_same_state() {
         });
         node.enter(|| {
             let mut dataplane = open(variant);
-            dataplane.apply(&world.compiled, &Update::default()).unwrap();
+            settle(&mut dataplane, &world.compiled, &Update::default()).unwrap();
             assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
         });
     }
@@ -118,7 +129,7 @@ fn changes_under_load_open_nothing_and_break_nothing() {
         let peers = world.set("peers", [pod(a)]);
         lab.node.enter(|| {
             isolate(&mut world, b, peers, 0);
-            open(variant).apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut open(variant), &world.compiled, &rules_changed()).unwrap();
         });
         let listen =
             |port| lab.b.enter(|| TcpListener::bind(SocketAddr::new(ip(b), port)).unwrap());
@@ -181,9 +192,9 @@ fn churn(variant: IptablesVariant, world: &mut World, b: &str, peers: SetId) {
         number += 1;
         let other = pod(&format!("10.77.{}.{}", number / 250, number % 250 + 1));
         let update = world.change(peers, &[other], &[]);
-        dataplane.apply(&world.compiled, &update).unwrap();
+        settle(&mut dataplane, &world.compiled, &update).unwrap();
         isolate(world, b, peers, number);
-        dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+        settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
         if number.is_multiple_of(5) {
             dataplane = open(variant);
         }
@@ -212,10 +223,12 @@ fn rules_of_the_nft_tool_are_no_reason_to_report_success() {
         // iptables-nft-save stops at a rule that it does not understand.
         node.sh("iptables-nft -A FORWARD -j ACCEPT; iptables-legacy -N KUBE-KUBELET-CANARY
                  nft add rule ip filter FORWARD ip saddr 10.0.0.0/8 meta mark set 0x1 counter");
-        assert!(open(IptablesVariant::Nft).apply(&world.compiled, &rules_changed()).is_err());
+        assert!(
+            settle(&mut open(IptablesVariant::Nft), &world.compiled, &rules_changed()).is_err()
+        );
         // Kubernetes is in the other one, which works; that nft may hold leftovers is said.
         let mut dataplane = open(IptablesVariant::Auto);
-        let report = dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+        let report = settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
         assert!(report.other_variant_unclean, "{report:?}");
         assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
     });

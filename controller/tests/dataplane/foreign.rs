@@ -8,7 +8,7 @@ use portcullis_controller::dataplane::{
 
 use crate::netns::Netns;
 use crate::rules::every_shape;
-use crate::world::{World, rules_changed};
+use crate::world::{World, rules_changed, settle};
 use crate::{VARIANTS, command, save};
 
 /// Rules as kube-proxy and a CNI have them, with odd comments, sets and counters.
@@ -66,13 +66,13 @@ fn everything_of_others_stays_byte_for_byte() {
         let check = |when: &str| assert_eq!(foreign(&node), before, "{variant:?} {when}");
         node.enter(|| {
             let mut dataplane = Dataplane::open(options.clone()).unwrap();
-            dataplane.apply(&World::default().compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &World::default().compiled, &rules_changed()).unwrap();
             check("first apply");
             let mut world = every_shape();
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             check("update");
             world.compiled.endpoints.pop_first();
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             dataplane.verify(&world.compiled).unwrap();
             check("second update");
             drop(dataplane);
@@ -89,7 +89,7 @@ fn cleanup_leaves_nothing_also_of_half_a_state_and_of_nothing() {
         for variant in VARIANTS {
             let options = Options { variant, ..Options::default() };
             let mut dataplane = Dataplane::open(options.clone()).unwrap();
-            dataplane.apply(&every_shape().compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &every_shape().compiled, &rules_changed()).unwrap();
             let iptables = command(variant, Family::V4);
             node.sh(&format!(
                 "{iptables} -D FORWARD 1; {iptables} -F PORTCULLIS-EGRESS
@@ -114,7 +114,7 @@ fn a_chain_that_others_use_is_kept_empty_and_said_to_be() {
         node.enter(|| {
             let options = Options { variant, ..Options::default() };
             let mut dataplane = Dataplane::open(options.clone()).unwrap();
-            dataplane.apply(&every_shape().compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &every_shape().compiled, &rules_changed()).unwrap();
             node.sh(&format!("{iptables} -A OUTPUT -j PORTCULLIS-EGRESS"));
             let report = cleanup(&options).unwrap();
             assert!(report.kept.contains(&"PORTCULLIS-EGRESS".to_owned()), "{report:?}");
@@ -131,7 +131,7 @@ fn a_switch_of_the_variant_leaves_nothing_in_the_other() {
         let world = every_shape();
         for variant in [VARIANTS[0], VARIANTS[1], VARIANTS[0]] {
             let mut dataplane = Dataplane::open(Options { variant, ..Options::default() }).unwrap();
-            dataplane.apply(&world.compiled, &Update::default()).unwrap();
+            settle(&mut dataplane, &world.compiled, &Update::default()).unwrap();
             for other in VARIANTS {
                 let there = save(&node, other).contains("PORTCULLIS-");
                 assert_eq!(there, other == variant, "{other:?} after {variant:?}");

@@ -1,6 +1,7 @@
 //! The dataplane on a real kernel. Needs root; each test has network namespaces of its own.
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub)] // all of it is test code
+#![allow(clippy::disallowed_types, reason = "tests run the tools that others would")]
 
 mod counts;
 mod faults;

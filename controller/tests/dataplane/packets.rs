@@ -14,7 +14,7 @@ use portcullis_controller::dataplane::{
 use socket2::{Domain, Socket, Type};
 
 use crate::netns::Netns;
-use crate::world::{World, allow, cidrs, ip, pod, rules_changed, service, tcp, traffic};
+use crate::world::{World, allow, cidrs, ip, pod, rules_changed, service, settle, tcp, traffic};
 use crate::{command, each_variant};
 
 /// What is not there by then was dropped.
@@ -83,7 +83,7 @@ fn a_pod_that_is_isolated_is_reached_by_its_peers_only() {
         let mut dataplane = open(variant);
         let mut world = World::default();
         let mut apply = |world: &World, update: &Update| {
-            lab.node.enter(|| dataplane.apply(&world.compiled, update).unwrap())
+            lab.node.enter(|| settle(&mut dataplane, &world.compiled, update).unwrap())
         };
         apply(&world, &rules_changed());
         assert!(lab.a_reaches_b(family, 80), "nothing is isolated");
@@ -138,7 +138,7 @@ impl<'a> Case<'a> {
         let id = self.world.ruleset(direction, rules);
         self.world.endpoint(ip(if direction == Direction::Egress { a } else { b }), id);
         let (dataplane, compiled) = (&mut self.dataplane, &self.world.compiled);
-        self.lab.node.enter(|| dataplane.apply(compiled, &rules_changed()).unwrap());
+        self.lab.node.enter(|| settle(dataplane, compiled, &rules_changed()).unwrap());
     }
 
     fn reaches(&self, port: u16) -> bool {
@@ -196,7 +196,7 @@ fn accepted_packets_of_our_pods_pass_a_forward_policy_of_drop() {
         let narrow = || vec![allow(tcp(&[(80, 80)]), None, CidrSet::everything())];
         let nobody = World::default();
         let (node, dataplane) = (&lab.node, &mut case.dataplane);
-        node.enter(|| dataplane.apply(&nobody.compiled, &rules_changed()).unwrap());
+        node.enter(|| settle(dataplane, &nobody.compiled, &rules_changed()).unwrap());
         assert!(!case.reaches(80), "no pod of ours");
         case.apply(Direction::Ingress, open());
         assert!(case.reaches(80) && case.reaches(81), "allowed, so accepted");

@@ -13,7 +13,7 @@ use portcullis_controller::dataplane::{AcceptAction, Dataplane, DenyAction, Opti
 use crate::VARIANTS;
 use crate::netns::Netns;
 use crate::rules::every_shape;
-use crate::world::{rules_changed, service};
+use crate::world::{rules_changed, service, settle};
 
 /// Hides the files from this thread and the processes that it starts.
 fn hide_names() {
@@ -50,16 +50,16 @@ fn nothing_needs_names_of_protocols_and_no_host_sees_a_difference() {
         node.enter(|| {
             hide_names();
             let mut dataplane = open();
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             let removed = [service("10.1.0.8", Protocol::Tcp, 80)];
             let update = world.change(set, &ports, &removed);
-            let report = dataplane.apply(&world.compiled, &update).unwrap();
+            let report = settle(&mut dataplane, &world.compiled, &update).unwrap();
             assert_eq!((report.members_changed, report.chains_changed), (4, 0));
             assert_eq!(dataplane.verify(&world.compiled).unwrap(), [], "{variant:?}");
         });
         // The host's own files are there again.
         node.enter(|| {
-            let report = open().apply(&world.compiled, &Update::default()).unwrap();
+            let report = settle(&mut open(), &world.compiled, &Update::default()).unwrap();
             assert!(report.wrote_nothing(), "{variant:?} {report:?}");
             assert_eq!(open().verify(&world.compiled).unwrap(), [], "{variant:?}");
         });

@@ -13,7 +13,7 @@ use portcullis_controller::dataplane::{
 };
 
 use crate::netns::Netns;
-use crate::world::{World, allow, cidrs, ip, pod, rules_changed, service, tcp, traffic};
+use crate::world::{World, allow, cidrs, ip, pod, rules_changed, service, settle, tcp, traffic};
 use crate::{VARIANTS, each_variant, save};
 
 /// All that a rule can be made of, in both directions and families.
@@ -106,9 +106,9 @@ fn every_shape_of_rule_reads_back_as_it_was_written() {
             let node = Netns::new();
             node.enter(|| {
                 let open = || Dataplane::open(options.clone()).unwrap();
-                let report = open().apply(&world.compiled, &rules_changed()).unwrap();
+                let report = settle(&mut open(), &world.compiled, &rules_changed()).unwrap();
                 assert!(report.chains_changed > 20 && report.hooks_changed > 0, "{report:?}");
-                let report = open().apply(&world.compiled, &Update::default()).unwrap();
+                let report = settle(&mut open(), &world.compiled, &Update::default()).unwrap();
                 assert!(report.wrote_nothing(), "{variant:?} {options:?} {report:?}");
                 let drifts = open().verify(&world.compiled).unwrap();
                 assert_eq!(drifts, [], "{variant:?}");
@@ -125,7 +125,7 @@ fn a_restart_writes_nothing_and_keeps_counters() {
         let options = Options { variant, ..Options::default() };
         node.enter(|| {
             let mut dataplane = Dataplane::open(options.clone()).unwrap();
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             // A packet to the node itself passes our hook in INPUT.
             let own = if family == Family::V4 { "127.0.0.1:9" } else { "[::1]:9" };
             let own: SocketAddr = own.parse().unwrap();
@@ -137,9 +137,9 @@ fn a_restart_writes_nothing_and_keeps_counters() {
             });
             assert!(counted, "the packet, and the ICMP error about it: {before}");
             let mut restarted = Dataplane::open(options.clone()).unwrap();
-            let report = restarted.apply(&world.compiled, &Update::default()).unwrap();
+            let report = settle(&mut restarted, &world.compiled, &Update::default()).unwrap();
             assert!(report.wrote_nothing(), "{report:?}");
-            let report = dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            let report = settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             assert!(report.wrote_nothing(), "{report:?}");
             assert_eq!(save(&node, variant), before);
         });
@@ -169,7 +169,7 @@ fn the_longest_way_through_chains_is_taken_by_both_variants() {
 
 fn apply_twice(variant: IptablesVariant, world: &World) {
     let open = || Dataplane::open(Options { variant, ..Options::default() }).unwrap();
-    open().apply(&world.compiled, &rules_changed()).unwrap();
-    let report = open().apply(&world.compiled, &rules_changed()).unwrap();
+    settle(&mut open(), &world.compiled, &rules_changed()).unwrap();
+    let report = settle(&mut open(), &world.compiled, &rules_changed()).unwrap();
     assert!(report.wrote_nothing(), "{variant:?} {report:?}");
 }

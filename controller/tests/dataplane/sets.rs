@@ -7,13 +7,15 @@ use policy_engine::compiled::{Match, Member, TrafficMatch, Update};
 use policy_engine::direction::Direction;
 use policy_engine::id::SetId;
 use policy_engine::port::Protocol;
+use portcullis_controller::dataplane::backend::iptables::sets;
 use portcullis_controller::dataplane::drift::{Drift, How};
+use portcullis_controller::dataplane::name::{self, SetName};
 use portcullis_controller::dataplane::set::{Element, Kind};
-use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options, name};
+use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options};
 
 use crate::VARIANTS;
 use crate::netns::Netns;
-use crate::world::{World, allow, ip, pod, rules_changed, service};
+use crate::world::{World, allow, ip, pod, rules_changed, service, settle};
 
 fn options(variant: IptablesVariant) -> Options {
     Options { variant, initial_maxelem: 4, ..Options::default() }
@@ -33,7 +35,7 @@ fn world() -> (World, SetId, SetId) {
     (world, pods, ports)
 }
 
-fn members(node: &Netns, set: &str) -> BTreeSet<String> {
+fn members(node: &Netns, set: SetName) -> BTreeSet<String> {
     let save = node.sh(&format!("ipset save {set}"));
     let added = save.lines().filter_map(|line| line.strip_prefix("add "));
     added.filter_map(|line| line.split_once(' ')).map(|(_, member)| member.to_owned()).collect()
@@ -50,25 +52,25 @@ fn members_follow_deltas_and_chains_stay() {
         let node = Netns::new();
         node.enter(|| {
             let mut dataplane = Dataplane::open(options(variant)).unwrap();
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             let [v4, v6] = Family::BOTH.map(|family| name::set(family, Kind::Address, &pods));
             let (added, removed) = ([pod("10.1.0.7"), pod("fd00:1::7")], [pod("10.1.0.1")]);
             let update = world.change(pods, &added, &removed);
-            let report = dataplane.apply(&world.compiled, &update).unwrap();
+            let report = settle(&mut dataplane, &world.compiled, &update).unwrap();
             assert_eq!((report.members_changed, report.chains_changed), (3, 0));
-            assert_eq!(members(&node, &v4), BTreeSet::from(["10.1.0.7".into()]));
+            assert_eq!(members(&node, v4), BTreeSet::from(["10.1.0.7".into()]));
             let both = BTreeSet::from(["fd00:1::1".into(), "fd00:1::7".into()]);
-            assert_eq!(members(&node, &v6), both);
+            assert_eq!(members(&node, v6), both);
 
             let name = name::set(Family::V4, Kind::AddressPort, &ports);
             let added = [service("10.1.0.7", Protocol::Sctp, 80)];
             let removed = [service("10.1.0.1", Protocol::Tcp, 80)];
             let update = world.change(ports, &added, &removed);
-            dataplane.apply(&world.compiled, &update).unwrap();
+            settle(&mut dataplane, &world.compiled, &update).unwrap();
             // By name where the host lists protocols, else by number.
-            let members = members(&node, &name).into_iter();
+            let members = members(&node, name).into_iter();
             let read: Vec<_> =
-                members.map(|text| Element::parse(Kind::AddressPort, &text)).collect();
+                members.map(|text| sets::parse_element(Kind::AddressPort, &text)).collect();
             assert_eq!(read, [Element::AddressPort(ip("10.1.0.7"), Protocol::Sctp, 80)]);
             assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
         });
@@ -82,7 +84,7 @@ fn a_full_set_is_swapped_for_a_bigger_one() {
         let node = Netns::new();
         node.enter(|| {
             let mut dataplane = Dataplane::open(options(variant)).unwrap();
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             let name = name::set(Family::V4, Kind::Address, &pods);
             for count in [3, 4, 5, 40, 200] {
                 if [4, 40, 200].contains(&count) {
@@ -93,8 +95,8 @@ fn a_full_set_is_swapped_for_a_bigger_one() {
                     dataplane = Dataplane::open(options(variant)).unwrap();
                 }
                 let update = world.change(pods, &numbered(count), &[]);
-                dataplane.apply(&world.compiled, &update).unwrap();
-                assert_eq!(members(&node, &name).len(), usize::from(count) + 1);
+                settle(&mut dataplane, &world.compiled, &update).unwrap();
+                assert_eq!(members(&node, name).len(), usize::from(count) + 1);
                 assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
             }
             let list = node.sh("ipset list -name");
@@ -112,22 +114,23 @@ fn sets_go_when_nothing_refers_to_them_and_come_back_complete() {
         let node = Netns::new();
         node.enter(|| {
             let mut dataplane = Dataplane::open(options(variant)).unwrap();
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             let name = name::set(Family::V4, Kind::Address, &pods);
             // While somebody else uses it, it cannot go.
             node.sh(&format!("iptables-legacy -A OUTPUT -m set --match-set {name} dst -j RETURN"));
             let mut nobody = World::default();
-            let report = dataplane.apply(&nobody.compiled, &rules_changed()).unwrap();
+            let report = settle(&mut dataplane, &nobody.compiled, &rules_changed()).unwrap();
             assert!(report.sets_in_use >= 1, "{report:?}");
             let update = world.change(pods, &[pod("10.1.0.8")], &[pod("10.1.0.1")]);
-            dataplane.apply(&world.compiled, &update).unwrap();
-            assert_eq!(members(&node, &name), BTreeSet::from(["10.1.0.8".into()]));
+            settle(&mut dataplane, &world.compiled, &update).unwrap();
+            assert_eq!(members(&node, name), BTreeSet::from(["10.1.0.8".into()]));
             assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
             node.sh("iptables-legacy -F OUTPUT");
             nobody.compiled.endpoints.clear();
-            dataplane.apply(&nobody.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &nobody.compiled, &rules_changed()).unwrap();
             wait_until(|| {
-                dataplane.apply(&nobody.compiled, &Update::default()).unwrap().sets_in_use == 0
+                settle(&mut dataplane, &nobody.compiled, &Update::default()).unwrap().sets_in_use
+                    == 0
             });
             assert_eq!(node.sh("ipset list -name"), "");
         });
@@ -141,7 +144,7 @@ fn drift_is_found_and_repaired() {
         let node = Netns::new();
         node.enter(|| {
             let mut dataplane = Dataplane::open(options(variant)).unwrap();
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             let iptables = dataplane.variant().command(Family::V4);
             let set = name::set(Family::V4, Kind::Address, &pods);
             let ports = name::set(Family::V6, Kind::AddressPort, &ports);
@@ -153,7 +156,7 @@ fn drift_is_found_and_repaired() {
                  {iptables} -D INPUT 1; {iptables} -I FORWARD 1 -j ACCEPT"
             ));
             let drifts = dataplane.verify(&world.compiled).unwrap();
-            let set_of = |set: &str, how| Drift::Set { set: set.into(), how };
+            let set_of = |set, how| Drift::Set { set: SetName::parse(set).unwrap(), how };
             for expected in [
                 Drift::Members { set, missing: 1, unexpected: 1 },
                 Drift::Members { set: ports, missing: 0, unexpected: 1 },
@@ -178,7 +181,7 @@ fn a_set_of_the_wrong_type_is_replaced_while_in_use() {
         let node = Netns::new();
         node.enter(|| {
             let open = || Dataplane::open(options(variant)).unwrap();
-            open().apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut open(), &world.compiled, &rules_changed()).unwrap();
             let name = name::set(Family::V4, Kind::Address, &pods);
             let iptables = open().variant().command(Family::V4);
             let chain = node.sh(&format!("{iptables} -S | grep {name} | cut -d' ' -f2"));
@@ -189,12 +192,12 @@ fn a_set_of_the_wrong_type_is_replaced_while_in_use() {
                 "ipset create {name} hash:net; ipset add {name} 0.0.0.0/1
                  {iptables} -A {chain} -m set --match-set {name} src -j RETURN"
             ));
-            let outcome = open().apply(&world.compiled, &Update::default());
+            let outcome = settle(&mut open(), &world.compiled, &Update::default());
             if outcome.is_err() {
                 // nf_tables lets go of rules a little later: the next try goes on.
-                wait_until(|| open().apply(&world.compiled, &Update::default()).is_ok());
+                wait_until(|| settle(&mut open(), &world.compiled, &Update::default()).is_ok());
             }
-            assert_eq!(members(&node, &name), BTreeSet::from(["10.1.0.1".into()]));
+            assert_eq!(members(&node, name), BTreeSet::from(["10.1.0.1".into()]));
             assert_eq!(open().verify(&world.compiled).unwrap(), []);
         });
     }

@@ -11,7 +11,7 @@ use portcullis_controller::dataplane::{Dataplane, Options};
 
 use crate::VARIANTS;
 use crate::netns::Netns;
-use crate::world::{World, allow, ip, pod, rules_changed, tcp};
+use crate::world::{World, allow, ip, pod, rules_changed, settle, tcp};
 
 const PODS: u32 = 250;
 const RULESETS: u32 = 1_000;
@@ -57,7 +57,7 @@ fn a_change_costs_what_changes() {
                 assert!(took < Duration::from_millis(limit), "{what} took {took:?}");
             };
             time("first apply, 250 pods, 1,000 rulesets and sets", 10_000, &mut || {
-                dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+                settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             });
             time("denial counts", 2_000, &mut || {
                 let counts = dataplane.denial_counts().unwrap();
@@ -68,7 +68,7 @@ fn a_change_costs_what_changes() {
                 for _ in 0..10 {
                     host += 1;
                     let update = world.change(id, &[pod(&format!("10.9.0.{host}"))], &[]);
-                    let report = dataplane.apply(&world.compiled, &update).unwrap();
+                    let report = dataplane.enforce(&world.compiled, &update).unwrap();
                     assert_eq!(report.members_changed, 1);
                 }
             });
@@ -81,18 +81,18 @@ fn a_change_costs_what_changes() {
                 dataplane.tidy(&world.compiled).unwrap();
             });
             time("nothing changed", 1_000, &mut || {
-                dataplane.apply(&world.compiled, &Update::default()).unwrap();
+                dataplane.enforce(&world.compiled, &Update::default()).unwrap();
             });
             time("verify", 5_000, &mut || {
                 dataplane.verify(&world.compiled).unwrap();
             });
             time("restart with equal state", 5_000, &mut || {
                 let mut restarted = Dataplane::open(options.clone()).unwrap();
-                restarted.apply(&world.compiled, &Update::default()).unwrap();
+                settle(&mut restarted, &world.compiled, &Update::default()).unwrap();
             });
             let nobody = World::default();
             time("all policies deleted", 10_000, &mut || {
-                dataplane.apply(&nobody.compiled, &rules_changed()).unwrap();
+                settle(&mut dataplane, &nobody.compiled, &rules_changed()).unwrap();
             });
         });
     }
@@ -111,11 +111,11 @@ fn a_cluster_sized_set_costs_what_changes() {
     Netns::new().enter(|| {
         let mut dataplane = Dataplane::open(Options::default()).unwrap();
         let start = Instant::now();
-        dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+        settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
         println!("100,000 members, first apply: {:.1?}", start.elapsed());
         let update = world.change(id, &[pod("11.0.0.1")], &[]);
         let start = Instant::now();
-        dataplane.apply(&world.compiled, &update).unwrap();
+        dataplane.enforce(&world.compiled, &update).unwrap();
         let took = start.elapsed();
         println!("100,000 members, one more: {took:.1?}");
         assert!(took < Duration::from_millis(50), "{took:?}");
@@ -130,7 +130,7 @@ fn a_policy_on_a_small_node_at_speed() {
         Netns::new().enter(|| {
             let options = Options { variant, ..Options::default() };
             let mut dataplane = Dataplane::open(options).unwrap();
-            dataplane.apply(&world.compiled, &rules_changed()).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             let mut took = Vec::new();
             for round in 0..50_u8 {
                 let set = world.set(&format!("{round}"), [pod("10.9.0.1"), pod("fd00::9")]);

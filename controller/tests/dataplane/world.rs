@@ -14,6 +14,8 @@ use policy_engine::id::{ContentHasher, RulesetId, SetId};
 use policy_engine::model::PodKey;
 use policy_engine::port::{PortRange, Protocol};
 use policy_engine::tier::Tier;
+use portcullis_controller::dataplane::backend::iptables::Error;
+use portcullis_controller::dataplane::{ApplyReport, Dataplane};
 
 #[derive(Clone, Default)]
 pub struct World {
@@ -85,6 +87,23 @@ impl World {
         update.sets_changed.insert(id, SetDelta { added, removed });
         update
     }
+}
+
+/// Applies as the agent does: enforces at once, and removes a little later what is unreferenced.
+pub fn settle(
+    dataplane: &mut Dataplane,
+    compiled: &Compiled,
+    update: &Update,
+) -> Result<ApplyReport, Error> {
+    let enforced = dataplane.enforce(compiled, update)?;
+    let removed = dataplane.tidy(compiled)?;
+    Ok(ApplyReport {
+        chains_changed: enforced.chains_changed + removed.chains_changed,
+        hooks_changed: enforced.hooks_changed + removed.hooks_changed,
+        sets_created: enforced.sets_created + removed.sets_created,
+        members_changed: enforced.members_changed + removed.members_changed,
+        ..removed
+    })
 }
 
 pub fn rules_changed() -> Update {

@@ -59,7 +59,7 @@ const REASONS: [&str; 5] = [
     "controller/src/cluster/findings/mod.rs",
     "controller/src/cluster/reports.rs",
     "controller/src/cluster/standing.rs",
-    "controller/src/dataplane/conflict/mod.rs",
+    "controller/src/dataplane/conflict/judgement.rs",
     "controller/src/node/report/render.rs",
 ];
 

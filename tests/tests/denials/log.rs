@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use portcullis_controller::dataplane::LogGroup;
-use portcullis_controller::node::denials::socket::{Error, Socket};
+use portcullis_controller::dataplane::netlink::nflog::{self, Error};
 use portcullis_lab::{Endpoint, Family, IptablesVariant, Probe};
 
 use crate::shop::{PATIENCE, PORT, address, isolate, metrics, shop, told, value, wait_for_value};
@@ -16,7 +16,7 @@ fn a_log_that_another_process_reads_is_read_once_it_is_free() -> Result<()> {
     let mut cluster = shop(IptablesVariant::Nft)?;
     cluster.write("api.json", &isolate("api", "Ingress"))?;
     let group = LogGroup::default().number();
-    let another = cluster.lab.node("n2")?.netns().run(|| Socket::open(group))??;
+    let another = cluster.lab.node("n2")?.netns().run(|| nflog::open(group))??;
     cluster.start_agents()?;
     cluster.settle(PATIENCE)?;
     let agent = cluster.agent("n2")?;
@@ -36,9 +36,9 @@ fn a_log_that_another_process_reads_is_read_once_it_is_free() -> Result<()> {
     told(agent, 0, &[("message", "denied"), ("source", "shop/web")], PATIENCE)?;
 
     // An agent that ends lets go of it, and it is not taken from one that runs.
-    let second = cluster.lab.node("n2")?.netns().run(|| Socket::open(group))?;
+    let second = cluster.lab.node("n2")?.netns().run(|| nflog::open(group))?;
     ensure!(matches!(second, Err(Error::Taken { .. })), "the group can be had twice");
     cluster.take_agent("n2")?.terminate()?;
-    cluster.lab.node("n2")?.netns().run(|| Socket::open(group))??;
+    cluster.lab.node("n2")?.netns().run(|| nflog::open(group))??;
     Ok(())
 }

@@ -2,8 +2,9 @@
 
 use policy_engine::cidr::Family;
 
+use super::enforcer;
 use super::facts::{BridgeNetfilter, Facts, Link};
-use super::{Conflict, Judgement, enforcer, list, starts_with};
+use super::judgement::{Conflict, Judgement, list, starts_with};
 use crate::dataplane::preflight::Severity;
 
 /// eBPF datapaths: their names, what the names of their interfaces and of their programs on pods'

@@ -1,7 +1,7 @@
 //! Other programs that enforce NetworkPolicy, by what they leave in the kernel.
 
 use super::facts::Facts;
-use super::{Conflict, Judgement, list, starts_with};
+use super::judgement::{Conflict, Judgement, list, starts_with};
 use crate::dataplane::preflight::Severity;
 
 /// A program that enforces NetworkPolicy beside the routing of others, so that packets pass our

@@ -283,6 +283,6 @@ fn the_most_important_conflict_comes_first_and_names_read_back() {
 
 #[test]
 fn a_long_list_of_names_is_cut() {
-    assert_eq!(super::list(&["a", "b", "c"]), "a, b, c");
-    assert_eq!(super::list(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
+    assert_eq!(super::judgement::list(&["a", "b", "c"]), "a, b, c");
+    assert_eq!(super::judgement::list(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
 }

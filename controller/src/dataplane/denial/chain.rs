@@ -11,23 +11,20 @@
 //! have one. A sender above its share hides only itself.
 
 use policy_engine::cidr::Family;
-use policy_engine::direction::Direction;
+use policy_engine::port::Protocol;
 
-use super::{Denial, Outcome};
+use super::kind::{Denial, Outcome};
 use crate::dataplane::options::{DenyAction, LogGroup};
-use crate::dataplane::rule::Rule;
+use crate::dataplane::rule::{Match, Rate, Rule, Side, Verdict};
 
-/// How many packets a second of one sender are logged.
-const SENDER_RATE: u32 = 10;
-
-/// How many at once of one that was quiet.
-const SENDER_BURST: u32 = 20;
+/// What is logged of one sender.
+const SENDER_RATE: Rate = Rate { per_second: 10, burst: 20 };
 
 /// How many senders are told apart.
 const SENDERS_MAX: u32 = 16_384;
 
-/// How many packets a second of one kind are logged, and twice as many at once.
-const TOTAL_RATE: u32 = 100;
+/// What is logged of one kind of denial.
+const TOTAL_RATE: Rate = Rate { per_second: 100, burst: 200 };
 
 /// What is logged of a packet: enough for the headers of IPv6 and TCP with all options.
 const LOGGED_BYTES: u32 = 128;
@@ -39,13 +36,13 @@ impl Denial {
         family: Family,
         deny: DenyAction,
         log: Option<LogGroup>,
-    ) -> Vec<String> {
+    ) -> Vec<Rule> {
         let mut rules = vec![self.count()];
         rules.extend(log.map(|group| self.log(group)));
         if self.outcome == Outcome::Denied {
             rules.extend(deny_rules(family, deny));
         }
-        rules.iter().map(ToString::to_string).collect()
+        rules
     }
 
     /// Comes first: a limit that has no room for another sender drops the packet right there.
@@ -54,62 +51,51 @@ impl Denial {
             Outcome::Denied => "denied",
             Outcome::WouldDeny => "would be denied",
         };
-        let direction = match self.direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        };
-        let comment = format!("-m comment --comment \"{what}: {direction}, {}\"", self.tier);
-        Rule::pass().matching(comment)
+        let comment = format!("{what}: {}, {}", self.direction.field(), self.tier);
+        Rule::new([Match::Comment(comment.into())], Verdict::Continue)
     }
 
     fn log(self, group: LogGroup) -> Rule {
         // A sender of denied packets may forge its address, and more of them than there is room
         // for are dropped, which is right there only. In audit a limit must never run out of room:
         // there it is by the address that led here, which is a pod's of this node.
-        let by = match (self.outcome, self.direction) {
-            (Outcome::WouldDeny, Direction::Ingress) => "dstip",
-            (Outcome::Denied, _) | (_, Direction::Egress) => "srcip",
+        let by = match self.outcome {
+            Outcome::Denied => Side::Source,
+            Outcome::WouldDeny => Side::of_subject(self.direction),
         };
-        // The kernel keeps the numbers of the first rule of a name: other numbers, other names.
-        let name = format!("portcullis-{}", self.number());
-        let sender = format!(
-            "-m hashlimit --hashlimit-upto {SENDER_RATE}/sec --hashlimit-burst {SENDER_BURST} \
-             --hashlimit-mode {by} --hashlimit-name {name} \
-             --hashlimit-htable-size 1024 --hashlimit-htable-max {SENDERS_MAX}"
-        );
-        let burst = 2 * TOTAL_RATE;
-        let total = format!("-m limit --limit {TOTAL_RATE}/sec --limit-burst {burst}");
-        // Threshold 1: each packet is handed over at once, not when a buffer is full.
-        let target = format!(
-            "NFLOG --nflog-prefix \"{}\" --nflog-group {group} --nflog-size {LOGGED_BYTES} \
-             --nflog-threshold 1",
-            self.prefix()
-        );
-        Rule::jump(&target).matching(sender).matching(total)
+        // The kernel keeps the rate of the first rule of a number: another rate, another number.
+        let number = self.number();
+        let each =
+            Match::RatePerAddress { rate: SENDER_RATE, by, addresses_max: SENDERS_MAX, number };
+        let verdict = Verdict::Log { prefix: self.prefix().into(), group, bytes: LOGGED_BYTES };
+        Rule::new([each, Match::Rate(TOTAL_RATE)], verdict)
     }
 }
 
 /// The rules that deny whatever comes to them.
 pub(in crate::dataplane) fn deny_rules(family: Family, deny: DenyAction) -> Vec<Rule> {
-    let unreachable = match (deny, family) {
-        (DenyAction::Drop, _) => return vec![Rule::jump("DROP")],
-        (DenyAction::Reject, Family::V4) => "REJECT --reject-with icmp-port-unreachable",
-        (DenyAction::Reject, Family::V6) => "REJECT --reject-with icmp6-port-unreachable",
-    };
-    // A reset needs no address of the node's own, an ICMP error does.
-    let reset = Rule::jump("REJECT --reject-with tcp-reset").protocol("tcp");
-    vec![reset, Rule::jump(unreachable)]
+    match deny {
+        DenyAction::Drop => vec![Rule::all(Verdict::Drop)],
+        DenyAction::Reject => vec![
+            // A reset needs no address of the node's own, an ICMP error does.
+            Rule::new([Match::Ports(Protocol::Tcp, Box::default())], Verdict::RejectTcp),
+            Rule::all(Verdict::Reject(family)),
+        ],
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::direction::Direction;
     use policy_engine::tier::Tier;
 
     use super::*;
+    use crate::dataplane::backend::iptables::text;
 
     fn rules(outcome: Outcome, deny: DenyAction, log: Option<LogGroup>) -> Vec<String> {
         let (direction, tier) = (Direction::Ingress, Tier::NetworkPolicy);
-        Denial { outcome, direction, tier }.rules(Family::V4, deny, log)
+        let rules = Denial { outcome, direction, tier }.rules(Family::V4, deny, log);
+        rules.iter().map(text::rule).collect()
     }
 
     #[test]

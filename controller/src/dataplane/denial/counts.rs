@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::Family;
 
-use super::Denial;
-use crate::dataplane::applied::ParseError;
+use super::kind::Denial;
 
 /// Packets and their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -51,47 +50,6 @@ impl Totals {
     }
 }
 
-/// Reads the counters of all kinds from what `iptables-save -c -t filter` printed.
-///
-/// # Errors
-/// When the dump is cut off.
-pub(in crate::dataplane) fn parse_save(dump: &str) -> Result<BTreeMap<Denial, Counts>, ParseError> {
-    if !dump.lines().any(|line| line == "COMMIT") {
-        return Err(ParseError::TableCutOff { lines: dump.lines().count() });
-    }
-    let kinds: BTreeMap<String, Denial> = Denial::all().map(|kind| (kind.chain(), kind)).collect();
-    let mut counts = BTreeMap::new();
-    for line in dump.lines() {
-        let rule = line.strip_prefix('[').and_then(|rest| rest.split_once("] -A "));
-        let Some((counters, rule)) = rule else { continue };
-        let chain = rule.split(' ').next().unwrap_or_default();
-        let Some(kind) = kinds.get(chain) else { continue };
-        let counters = counters.split_once(':').and_then(|(packets, bytes)| read(packets, bytes));
-        let counters = counters.ok_or_else(|| unknown("iptables-save", line))?;
-        // Only the first rule sees all packets.
-        counts.entry(*kind).or_insert(counters);
-    }
-    Ok(counts)
-}
-
-/// Reads the counters of the one rule that `iptables -nvxL CHAIN 1` printed.
-///
-/// # Errors
-/// When there is no such rule.
-pub(in crate::dataplane) fn parse_list(rule: &str) -> Result<Counts, ParseError> {
-    let mut words = rule.split_whitespace();
-    let counters = words.next().zip(words.next()).and_then(|(packets, bytes)| read(packets, bytes));
-    counters.ok_or_else(|| unknown("iptables", rule))
-}
-
-fn read(packets: &str, bytes: &str) -> Option<Counts> {
-    Some(Counts { packets: packets.parse().ok()?, bytes: bytes.parse().ok()? })
-}
-
-fn unknown(tool: &'static str, line: &str) -> ParseError {
-    ParseError::Line { tool, line: line.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use policy_engine::direction::Direction;
@@ -108,20 +66,6 @@ mod tests {
 
     fn counts(packets: u64, bytes: u64) -> Counts {
         Counts { packets, bytes }
-    }
-
-    #[test]
-    fn the_first_rule_counts_all() {
-        let dump = "*filter\n:PORTCULLIS-DENY-IN-POLICY - [0:0]\n\
-            [9:540] -A PORTCULLIS-DENY-IN-POLICY -m comment --comment \"denied\"\n\
-            [2:120] -A PORTCULLIS-DENY-IN-POLICY -j NFLOG --nflog-prefix \"portcullis 1\"\n\
-            [9:540] -A PORTCULLIS-DENY-IN-POLICY -j DROP\n[1:60] -A OTHER -j DROP\nCOMMIT\n";
-        assert_eq!(parse_save(dump).unwrap(), BTreeMap::from([(DENIED, counts(9, 540))]));
-        assert!(parse_save(&dump.replace("COMMIT\n", "")).is_err());
-        let rule =
-            "       9      540            0    --  *      *       ::/0    ::/0    /* denied */\n";
-        assert_eq!(parse_list(rule).unwrap(), counts(9, 540));
-        assert!(parse_list("").is_err());
     }
 
     #[test]

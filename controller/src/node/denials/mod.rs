@@ -1,7 +1,7 @@
 //! What policy denies, told: from the kernel's log to lines and metrics.
 //!
 //! ```text
-//! kernel: NFLOG, limited ─► reader: socket ─► message ─► packet ─► table ─ Sighting ─┐
+//! kernel: NFLOG, limited ─► reader ─► message ─► packet ─► table ─ Sighting ─┐
 //!         chain counters ─┐ (its own thread, waits for nobody)                      │ try_send
 //!                         └─► agent's task: metrics, Status                         │
 //!                                           telling ─► log lines ◄──────────────────┘
@@ -10,7 +10,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | [`packet`], [`message`] | bytes as values; they may be anything |
-//! | [`socket`], [`reader`] | where they come from |
+//! | [`reader`] | where they come from |
 //! | [`table`] | which are told now, counted, or let go: of bounded size |
 //! | [`telling`], [`words`] | who, to whom, and by which policies |
 //! | [`metrics`] | numbers |
@@ -22,7 +22,6 @@ pub mod message;
 pub mod metrics;
 pub mod packet;
 pub mod reader;
-pub mod socket;
 pub mod table;
 pub mod telling;
 pub mod words;

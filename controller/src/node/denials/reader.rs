@@ -11,8 +11,9 @@ use tracing::{error, info};
 
 use super::message::{self, Logged};
 use super::metrics::{Lost, Metrics};
-use super::socket::{Error, Received, Socket};
 use super::table::{Moment, Noted, Sighting, Table};
+use crate::dataplane::netlink::nflog::{self, Error};
+use crate::dataplane::netlink::{Received, Socket};
 
 /// How often what is due is looked for: a period's end, and what waits for the agent.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ impl Reader {
     /// Reads until the listener is gone.
     pub fn run(mut self) {
         while !self.listener.is_closed() {
-            let failure = match Socket::open(self.group) {
+            let failure = match nflog::open(self.group) {
                 Ok(mut socket) => {
                     info!(group = self.group, "reading the log of denials");
                     (self.expected, self.complaint) = (None, None);

@@ -15,8 +15,8 @@ use portcullis_crds::diagnostic::{Diagnostic, Severity};
 
 use super::pace::News;
 use crate::dataplane::Dataplane;
+use crate::dataplane::backend::iptables::Variant;
 use crate::dataplane::denial::Outcome;
-use crate::dataplane::variant::Variant;
 use crate::node::state::{State, in_one_line};
 use crate::node::status::{Latency, Status};
 

@@ -23,7 +23,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::Error;
+use super::error::Error;
 
 /// After so many scripts a new process takes over, lest what a tool leaks adds up.
 const SCRIPTS_MAX: u32 = 10_000;
@@ -83,7 +83,7 @@ impl Restore {
         self.scripts_left == 0
     }
 
-    /// Does `script`, which ends with COMMIT; it is in force when this returns.
+    /// Does `script`, which ends with COMMIT; it is applied when this returns.
     ///
     /// # Errors
     /// When the tool refuses it, or is not done within `limit`. It has ended then, and is of no

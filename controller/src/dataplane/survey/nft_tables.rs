@@ -12,15 +12,16 @@ use netlink_packet_netfilter::{
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use policy_engine::cidr::Family;
 
-use super::netlink::{Netlink, Scope};
 use crate::dataplane::conflict::facts::NftTable;
+use crate::dataplane::netlink::Socket;
+use crate::dataplane::netlink::request::Scope;
 
 /// All tables of this network namespace, with their chains.
 ///
 /// # Errors
 /// When the kernel does not say.
 pub(super) fn nft_tables() -> io::Result<Vec<NftTable>> {
-    let mut netlink = Netlink::open(NETLINK_NETFILTER)?;
+    let mut netlink = Socket::open(NETLINK_NETFILTER)?;
     let header = || NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
     let mut tables: BTreeMap<(u8, String), NftTable> = BTreeMap::new();
     let request = NfTablesMessage::GetTable(TableMessage { attributes: Vec::new() });

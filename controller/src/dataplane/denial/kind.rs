@@ -1,17 +1,9 @@
-//! Kinds of denial: what a chain of ours logs and drops, as a short number in the log's prefix.
-//!
-//! One chain per kind, shared by all rulesets. The kernel's counters of that chain are the numbers
-//! of the kind; the packet's own addresses and ports tell the rest.
-
-mod chain;
-mod counts;
+//! A kind of denial, the number that the log has for it, and the name of its chain.
 
 use policy_engine::direction::Direction;
 use policy_engine::tier::Tier;
 
-pub(super) use self::chain::deny_rules;
-pub use self::counts::Counts;
-pub(super) use self::counts::{Reading, Totals, parse_list, parse_save};
+use crate::dataplane::name::{ChainName, Name};
 
 /// What every prefix of ours begins with.
 const PREFIX: &str = "portcullis ";
@@ -66,8 +58,9 @@ impl Denial {
         format!("{PREFIX}{}", self.number())
     }
 
-    fn number(self) -> usize {
-        Self::all().position(|known| known == self).unwrap_or_default()
+    pub(super) fn number(self) -> u32 {
+        let known = (0..).zip(Self::all()).find(|(_, kind)| *kind == self);
+        known.expect("`all` lists every kind").0
     }
 
     /// The kind that a prefix stands for; `None` for prefixes of others.
@@ -80,7 +73,7 @@ impl Denial {
 
     /// The name of its chain.
     #[must_use]
-    pub fn chain(self) -> String {
+    pub fn chain(self) -> ChainName {
         let outcome = match self.outcome {
             Outcome::Denied => "DENY",
             Outcome::WouldDeny => "AUDIT",
@@ -95,7 +88,7 @@ impl Denial {
             Tier::Baseline => "BASE",
             Tier::Default => "DEFAULT",
         };
-        format!("{}{outcome}-{direction}-{tier}", super::name::PREFIX)
+        Name::written(format_args!("{outcome}-{direction}-{tier}"))
     }
 }
 
@@ -110,7 +103,6 @@ mod tests {
         let mut chains = BTreeSet::new();
         for kind in Denial::all() {
             assert_eq!(Denial::of_prefix(&kind.prefix()), Some(kind));
-            assert!(kind.chain().len() <= 28, "{}", kind.chain());
             chains.insert(kind.chain());
         }
         assert_eq!(chains.len(), 16);

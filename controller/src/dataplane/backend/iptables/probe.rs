@@ -5,18 +5,25 @@ use std::io::ErrorKind;
 
 use iptables::IPTables;
 use policy_engine::cidr::Family;
+use policy_engine::port::{PortRange, Protocol};
 
-use super::{Error, Kernel};
-use crate::dataplane::conflict::facts::BridgeNetfilter;
+use super::error::Error;
+use super::kernel::Kernel;
+use super::sets::{family_name, type_name};
+use super::text;
+use super::variant::{Evidence, Variant, choose};
 use crate::dataplane::denial::Denial;
-use crate::dataplane::name;
+use crate::dataplane::name::{ChainName, SetName};
 use crate::dataplane::options::{DenyAction, LogGroup, Options};
 use crate::dataplane::preflight::{Facts, FamilyFacts};
-use crate::dataplane::set::family_name;
-use crate::dataplane::variant::{Evidence, Variant, choose};
+use crate::dataplane::rule::{Match, Rule, Side, Verdict};
+use crate::dataplane::set::Kind;
 
-/// A set and a chain that live for the time of a probe.
-const PROBE: &str = "PORTCULLIS-PROBE";
+/// A set that lives for the time of a probe.
+const SET: SetName = SetName::short("PROBE");
+
+/// A chain that lives for the time of a probe. One that stays behind is removed by the next apply.
+const CHAIN: ChainName = ChainName::short("PROBE");
 
 /// Of the thread, not the process: tests run threads in network namespaces of their own.
 const PROC_NET: &str = "/proc/thread-self/net";
@@ -102,7 +109,7 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
     };
     Facts {
         tools: commands.chain(["ipset"]).map(version).collect(),
-        variant,
+        command: variant.map(|variant| variant.command(Family::V4)),
         families: here.map(family_facts).collect(),
         // Looked for last: the rules above have loaded it where it is a module.
         conntrack: fs::exists("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or(false),
@@ -117,34 +124,21 @@ fn forwarding(family: Family) -> bool {
     fs::read_to_string(file).is_ok_and(|value| value.trim() != "0")
 }
 
-/// Whether packets on bridges pass iptables; sees to it when `turn_on`.
-pub(super) fn bridge_netfilter(family: Family, turn_on: bool) -> BridgeNetfilter {
-    let file = match family {
-        Family::V4 => "/proc/sys/net/bridge/bridge-nf-call-iptables",
-        Family::V6 => "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
-    };
-    match fs::read_to_string(file) {
-        Err(_) => BridgeNetfilter::NotLoaded,
-        Ok(value) if value.trim() != "0" => BridgeNetfilter::On,
-        Ok(_) if !turn_on => BridgeNetfilter::Off("no bridge needs it".to_owned()),
-        Ok(_) => match fs::write(file, "1") {
-            Ok(()) => BridgeNetfilter::TurnedOn,
-            Err(error) => BridgeNetfilter::Off(error.to_string()),
-        },
-    }
-}
-
 /// Whether the kernel takes the matches that our rules have: in a chain that nothing jumps to.
 fn try_rules(kernel: &Kernel, family: Family) -> Result<(), String> {
-    let create = ["-exist", "create", PROBE, "hash:ip", "family", family_name(family)];
+    let set = SET.to_string();
+    let kind = type_name(Kind::Address);
+    let create = ["-exist", "create", &set, kind, "family", family_name(family)];
     kernel.run("ipset", &create, "").map_err(|error| error.to_string())?;
-    let rules = [
-        format!("-m set --match-set {PROBE} src -j RETURN"),
-        "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned(),
-        "-p tcp -m multiport --dports 1,2:3 -j RETURN".to_owned(),
+    let ports = [1, 3].map(PortRange::single);
+    let matches = [
+        Match::Set(SET, Side::Source),
+        Match::RelatedOrEstablished,
+        Match::Ports(Protocol::Tcp, ports.into()),
     ];
-    let added = try_in_chain(kernel, family, &rules);
-    let _ = kernel.run("ipset", &["destroy", PROBE], "");
+    let added =
+        try_in_chain(kernel, family, matches.map(|part| Rule::new([part], Verdict::Return)));
+    let _ = kernel.run("ipset", &["destroy", &set], "");
     added
 }
 
@@ -158,9 +152,8 @@ pub(in crate::dataplane) fn try_log(
     if !logs_already(kernel, family) {
         // One kind stands for all: they differ in numbers only.
         let kinds = Denial::all().take(1);
-        let rules: Vec<_> =
-            kinds.flat_map(|kind| kind.rules(family, DenyAction::Drop, Some(group))).collect();
-        try_in_chain(kernel, family, &rules)?;
+        let rules = kinds.flat_map(|kind| kind.rules(family, DenyAction::Drop, Some(group)));
+        try_in_chain(kernel, family, rules)?;
     }
     // The rules may be there without what they hand packets to, and then hand over nothing.
     match fs::exists(format!("{PROC_NET}/netfilter/nfnetlink_log")) {
@@ -173,13 +166,18 @@ pub(in crate::dataplane) fn try_log(
 fn logs_already(kernel: &Kernel, family: Family) -> bool {
     let save = format!("{}-save", kernel.variant.command(family));
     let ours = |line: &str| {
-        line.strip_prefix("-A ").is_some_and(name::is_ours) && line.contains(" -j NFLOG ")
+        let chain = line.strip_prefix("-A ").and_then(|rule| rule.split(' ').next());
+        chain.and_then(ChainName::parse).is_some() && line.contains(" -j NFLOG ")
     };
     kernel.run(&save, &["-t", "filter"], "").is_ok_and(|saved| saved.lines().any(ours))
 }
 
 /// Adds rules to a chain that nothing jumps to, and removes it.
-fn try_in_chain(kernel: &Kernel, family: Family, rules: &[String]) -> Result<(), String> {
+fn try_in_chain(
+    kernel: &Kernel,
+    family: Family,
+    rules: impl IntoIterator<Item = Rule>,
+) -> Result<(), String> {
     let wait = kernel.lock_wait_seconds;
     // `has_wait` would wait for the lock without a limit.
     let cmd = kernel.variant.command(family);
@@ -189,14 +187,12 @@ fn try_in_chain(kernel: &Kernel, family: Family, rules: &[String]) -> Result<(),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    // It may be left over from an agent that was killed: then it is there, and emptied.
-    let _ = execute(&format!("-N {PROBE}"));
-    let added = execute(&format!("-F {PROBE}"))
-        .and_then(|()| rules.iter().try_for_each(|rule| execute(&format!("-A {PROBE} {rule}"))));
+    let add = |rule: Rule| execute(&format!("-A {CHAIN} {}", text::rule(&rule)));
+    // An agent that was killed can have left the chain: then it is there, and emptied.
+    let _ = execute(&format!("-N {CHAIN}"));
+    let added = execute(&format!("-F {CHAIN}")).and_then(|()| rules.into_iter().try_for_each(add));
     for command in ["-F", "-X"] {
-        // Left over, they are ours by name: the next apply removes them.
-        let _ = execute(&format!("{command} {PROBE}"));
+        let _ = execute(&format!("{command} {CHAIN}"));
     }
-    debug_assert!(name::is_ours(PROBE));
     added
 }

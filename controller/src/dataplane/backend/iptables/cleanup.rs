@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use policy_engine::cidr::Family;
 use policy_engine::compiled::Update;
 
-use super::applied::Applied;
-use super::apply::{Error, Kernel};
-use super::desired::{Chains, Desired};
-use super::diff::{self, Terms};
-use super::execute;
-use super::options::Options;
-use super::plan::{MovedHooks, Plan};
+use super::error::Error;
+use super::kernel::Kernel;
 use super::variant::Variant;
+use crate::dataplane::applied::Applied;
+use crate::dataplane::desired::Desired;
+use crate::dataplane::diff::{self, Terms};
+use crate::dataplane::options::Options;
+use crate::dataplane::plan::{MovedHooks, Plan};
+use crate::dataplane::rule::Chains;
 
 /// How long a cleanup waits for the kernel to let go of sets after their last rule went.
 const SET_RELEASE_LIMIT: Duration = Duration::from_secs(2);
@@ -52,12 +53,12 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     }
     // The sets do not depend on the variant.
     let mut kernel = Kernel::new(Variant::Nft, lock_wait_seconds);
-    let mut applied = kernel.read(&[])?;
+    let mut applied = kernel.read(&BTreeMap::new())?;
     let count = applied.sets.len();
     let end = Instant::now() + SET_RELEASE_LIMIT;
     loop {
         let (plan, mut after) = plan_nothing(&applied);
-        let in_use = execute(&mut kernel, &plan, &mut after)?;
+        let in_use = kernel.execute(&plan, &mut after)?;
         applied = after;
         if in_use == 0 || Instant::now() > end {
             break;
@@ -65,23 +66,26 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
         thread::sleep(SET_RELEASE_PAUSE);
     }
     report.sets_destroyed = count - applied.sets.len();
-    report.kept.extend(applied.sets.into_keys());
+    report.kept.extend(applied.sets.keys().map(ToString::to_string));
     failed.map_or(Ok(report), Err)
 }
 
 /// Removes our hooks and chains of one variant; gives how many chains went, and which stay.
-pub(super) fn clean_tables(mut kernel: Kernel) -> Result<(usize, Vec<String>), Error> {
+pub(in crate::dataplane) fn clean_tables(
+    mut kernel: Kernel,
+) -> Result<(usize, Vec<String>), Error> {
     let (mut deleted, mut kept) = (0, Vec::new());
     for family in Family::BOTH {
         if !kernel.may_have_rules(family) || !kernel.installed(family) {
             continue;
         }
-        let tables = BTreeMap::from([(family, kernel.read_table(family)?)]);
+        let tables = BTreeMap::from([(family, kernel.read_table(family, &Chains::new())?)]);
         let applied = Applied { tables, ..Applied::default() };
         let (plan, mut after) = plan_nothing(&applied);
-        execute(&mut kernel, &plan, &mut after)?;
+        kernel.execute(&plan, &mut after)?;
         deleted += plan.tables.values().map(|change| change.delete.len()).sum::<usize>();
-        kept.extend(after.tables.into_values().flat_map(|table| table.chains.into_keys()));
+        let chains = after.tables.values().flat_map(|table| table.chains.keys());
+        kept.extend(chains.map(ToString::to_string));
     }
     Ok((deleted, kept))
 }

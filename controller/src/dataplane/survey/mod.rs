@@ -3,6 +3,10 @@
 //! What is there is read by netlink and iptables. Changes nothing, but for
 //! `net.bridge.bridge-nf-call-*`, which is set to 1 where there is a bridge.
 
+mod links;
+
+mod nft_tables;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -11,24 +15,19 @@ use std::path::PathBuf;
 use policy_engine::cidr::Family;
 use serde_json::Value;
 
-use super::links::{links, routes};
-use super::nft_tables::nft_tables;
-use super::probe::{bridge_netfilter, has_ipv6};
-use super::{Error, Kernel};
-use crate::dataplane::conflict::IPVS_LINKS;
-use crate::dataplane::conflict::facts::{Facts, FilterTable, NftTable};
-use crate::dataplane::variant::Variant;
+use self::links::{links, routes};
+use self::nft_tables::nft_tables;
+use super::backend::iptables::probe::has_ipv6;
+use super::backend::iptables::{Error, Kernel, Variant};
+use super::conflict::IPVS_LINKS;
+use super::conflict::facts::{BridgeNetfilter, Facts, FilterTable, NftTable};
 
 /// Where the kubelet's container runtime finds the configuration of CNI plugins. In the agent's
 /// container it is not there.
 const CNI_DIRECTORY: &str = "/etc/cni/net.d";
 
 /// What is on this node. `variant` is the one in use, `pods` the addresses of pods to look for.
-pub(in crate::dataplane) fn survey(
-    variant: Option<Variant>,
-    lock_wait_seconds: u32,
-    pods: &[IpAddr],
-) -> Facts {
+pub(super) fn survey(variant: Option<Variant>, lock_wait_seconds: u32, pods: &[IpAddr]) -> Facts {
     let mut facts = Facts { cni_plugin: cni_plugin(), ..Facts::default() };
     match links(&IPVS_LINKS) {
         Ok((links, 0)) => facts.links = links,
@@ -51,7 +50,7 @@ pub(in crate::dataplane) fn survey(
         facts.bridge_netfilter.push((family, bridge_netfilter(family, has_bridge)));
         for candidate in Variant::BOTH {
             let kernel = Kernel::new(candidate, lock_wait_seconds);
-            // Rules are in force in both variants. The one that is not in use may not work here.
+            // The kernel applies the rules of both variants. The one that is not in use may not work here.
             match filter_table(&kernel, family, &facts.nft_tables) {
                 Ok(table) => facts.filters.extend(table),
                 Err(error) if variant == Some(candidate) => facts.failures.push(error),
@@ -90,6 +89,23 @@ fn filter_table(
         table.chains.extend(found.flat_map(|found| found.chains.iter().cloned()));
     }
     Ok(Some(table))
+}
+
+/// Whether packets on bridges pass iptables; sees to it when `turn_on`.
+fn bridge_netfilter(family: Family, turn_on: bool) -> BridgeNetfilter {
+    let file = match family {
+        Family::V4 => "/proc/sys/net/bridge/bridge-nf-call-iptables",
+        Family::V6 => "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
+    };
+    match fs::read_to_string(file) {
+        Err(_) => BridgeNetfilter::NotLoaded,
+        Ok(value) if value.trim() != "0" => BridgeNetfilter::On,
+        Ok(_) if !turn_on => BridgeNetfilter::Off("no bridge needs it".to_owned()),
+        Ok(_) => match fs::write(file, "1") {
+            Ok(()) => BridgeNetfilter::TurnedOn,
+            Err(error) => BridgeNetfilter::Off(error.to_string()),
+        },
+    }
 }
 
 /// The type of the plugin that attaches pods: the first one of the first configuration by name,

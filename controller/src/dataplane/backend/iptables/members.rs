@@ -6,8 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ipset::Session;
 use ipset::types::HashIp;
 
-use super::Error;
-use crate::dataplane::render::Joins;
+use super::error::Error;
+use super::script::Joins;
+use crate::dataplane::name::SetName;
 
 /// libipset keeps its list of set types in a global without a lock.
 static LIBIPSET: Mutex<()> = Mutex::new(());
@@ -20,16 +21,16 @@ fn lock() -> MutexGuard<'static, ()> {
 ///
 /// # Errors
 /// When the kernel refuses one. Those before it are done.
-pub(super) fn change(set: &str, joins: Joins, addresses: &[IpAddr]) -> Result<(), Error> {
+pub(super) fn change(set: SetName, joins: Joins, addresses: &[IpAddr]) -> Result<(), Error> {
     let _lock = lock();
-    let mut session = Session::<HashIp>::new(set.to_owned());
+    let mut session = Session::<HashIp>::new(set.to_string());
     for address in addresses {
         let outcome = match joins {
             Joins::Add => session.add(*address, &[]),
             Joins::Remove => session.del(*address),
         };
         outcome.map_err(|error| Error::Member {
-            set: set.to_owned(),
+            set,
             address: *address,
             message: error.to_string(),
         })?;
@@ -40,13 +41,13 @@ pub(super) fn change(set: &str, joins: Joins, addresses: &[IpAddr]) -> Result<()
 /// Destroys `set`; gives whether it is gone.
 ///
 /// It can be in use for a while after its last rule went: `nf_tables` lets go of rules later.
-pub(super) fn destroy(set: &str) -> bool {
+pub(super) fn destroy(set: SetName) -> bool {
     let _lock = lock();
-    match Session::<HashIp>::new(set.to_owned()).destroy() {
+    match Session::<HashIp>::new(set.to_string()).destroy() {
         Ok(_) => true,
         Err(error) => {
             let message = error.to_string();
-            tracing::debug!(set, message, "a set stays for now");
+            tracing::debug!(%set, message, "a set stays for now");
             message.contains("does not exist")
         }
     }

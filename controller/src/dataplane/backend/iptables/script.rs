@@ -1,15 +1,17 @@
 //! A plan as the text that the tools read, step by step. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
 
-use super::desired::Chains;
-use super::name;
-use super::plan::{Eviction, MemberChange, NewSet, Plan, Swap, TableChange};
-use super::set::{Element, family_name};
+use super::sets::{self, family_name, type_name};
+use super::text;
+use crate::dataplane::name::{self, SetName};
+use crate::dataplane::plan::{Eviction, NewSet, Plan, Swap, TableChange};
+use crate::dataplane::rule::Chains;
+use crate::dataplane::set::Element;
 
 /// Above this many changes of members, one `ipset restore` is quicker than netlink one by one.
 const NETLINK_MEMBERS_MAX: usize = 128;
@@ -25,7 +27,7 @@ pub enum Step {
     /// Few changes to the members of a `hash:ip`, over netlink.
     Members {
         /// The set.
-        set: String,
+        set: SetName,
         /// Whether they join or leave.
         change: Joins,
         /// Which ones.
@@ -33,10 +35,10 @@ pub enum Step {
     },
     /// A script for `iptables-restore --noflush`.
     Table(Family, String),
-    /// Sets that go. Those that are in use stay until a later apply.
-    Destroy(Vec<String>),
+    /// Sets to destroy. Those that are in use stay until a later apply.
+    Destroy(Vec<SetName>),
     /// A set that goes because what follows needs its name.
-    Clear(String),
+    Clear(SetName),
 }
 
 /// Which way members go.
@@ -84,8 +86,8 @@ pub fn render(plan: &Plan) -> Vec<Step> {
     for eviction in &plan.evict {
         steps.extend(evict(eviction));
     }
-    steps.extend(plan.clear.iter().cloned().map(Step::Clear));
-    sets(&mut steps, plan.create.iter().map(create).collect());
+    steps.extend(plan.clear.iter().copied().map(Step::Clear));
+    ipset(&mut steps, plan.create.iter().map(create).collect());
     members(&mut steps, &plan.remove, Joins::Remove, "");
     for (family, change) in &plan.tables {
         steps.push(Step::Table(*family, table(change)));
@@ -93,7 +95,7 @@ pub fn render(plan: &Plan) -> Vec<Step> {
     let full = plan.create.iter().filter(|set| set.swap == Swap::WithAdditions);
     members(&mut steps, &plan.add, Joins::Add, &full.map(swap).collect::<String>());
     if !plan.destroy.is_empty() {
-        steps.push(Step::Destroy(plan.destroy.iter().cloned().collect()));
+        steps.push(Step::Destroy(plan.destroy.iter().copied().collect()));
     }
     steps
 }
@@ -103,10 +105,10 @@ fn evict(eviction: &Eviction) -> Vec<Step> {
         let change = TableChange { write: chains.clone(), ..TableChange::default() };
         Step::Table(*family, table(&change))
     });
-    let_go.chain([Step::Clear(eviction.set.clone())]).collect()
+    let_go.chain([Step::Clear(eviction.set)]).collect()
 }
 
-fn sets(steps: &mut Vec<Step>, script: String) {
+fn ipset(steps: &mut Vec<Step>, script: String) {
     if !script.is_empty() {
         steps.push(Step::Sets(script));
     }
@@ -114,15 +116,15 @@ fn sets(steps: &mut Vec<Step>, script: String) {
 
 fn create(set: &NewSet) -> String {
     let NewSet { name, swap: place, kind, family, maxelem, elements } = set;
-    let name = if *place == Swap::Never { name.clone() } else { name::temporary(name) };
+    let name = if *place == Swap::Never { *name } else { name::temporary(*name) };
     let hashsize = elements.len().next_power_of_two().max(HASHSIZE_MIN);
     let mut script = format!(
         "create {name} {} family {} hashsize {hashsize} maxelem {maxelem}\n",
-        kind.type_name(),
+        type_name(*kind),
         family_name(*family),
     );
     for element in elements {
-        line(&mut script, Joins::Add, &name, element);
+        line(&mut script, Joins::Add, name, element);
     }
     if *place == Swap::BeforeChains {
         script.push_str(&swap(set));
@@ -131,46 +133,38 @@ fn create(set: &NewSet) -> String {
 }
 
 fn swap(set: &NewSet) -> String {
-    format!("swap {} {}\n", name::temporary(&set.name), set.name)
+    format!("swap {} {}\n", name::temporary(set.name), set.name)
 }
 
-fn line(script: &mut String, change: Joins, name: &str, element: &Element) {
+fn line(script: &mut String, change: Joins, name: SetName, element: &Element) {
     // Writing to a String cannot fail.
-    let _ = writeln!(script, "{} {name} {element}", change.command());
+    let _ = writeln!(script, "{} {name} {}", change.command(), sets::element(element));
 }
 
 /// Few addresses over netlink, everything else as one script that ends with `then`.
 fn members(
     steps: &mut Vec<Step>,
-    changes: &BTreeMap<String, MemberChange>,
-    joins: Joins,
+    changes: &BTreeMap<SetName, BTreeSet<Element>>,
+    change: Joins,
     then: &str,
 ) {
-    let few =
-        changes.values().map(|change| change.elements.len()).sum::<usize>() <= NETLINK_MEMBERS_MAX;
+    let few = changes.values().map(BTreeSet::len).sum::<usize>() <= NETLINK_MEMBERS_MAX;
     let mut script = String::new();
-    for (name, change) in changes {
-        match only_addresses(change).filter(|_| few) {
-            Some(addresses) => {
-                let set = name.clone();
-                steps.push(Step::Members { set, change: joins, addresses });
-            }
-            None => {
-                for element in &change.elements {
-                    line(&mut script, joins, name, element);
-                }
-            }
+    for (set, elements) in changes {
+        match only_addresses(elements).filter(|_| few) {
+            Some(addresses) => steps.push(Step::Members { set: *set, change, addresses }),
+            None => elements.iter().for_each(|element| line(&mut script, change, *set, element)),
         }
     }
-    sets(steps, script + then);
+    ipset(steps, script + then);
 }
 
-fn only_addresses(change: &MemberChange) -> Option<Vec<IpAddr>> {
+fn only_addresses(elements: &BTreeSet<Element>) -> Option<Vec<IpAddr>> {
     let address = |element: &Element| match element {
         Element::Address(address) => Some(*address),
         Element::AddressPort(..) | Element::Network(_) | Element::Unknown(_) => None,
     };
-    change.elements.iter().map(address).collect()
+    elements.iter().map(address).collect()
 }
 
 /// One script, so that chains and hooks change at once.
@@ -182,11 +176,11 @@ fn table(change: &TableChange) -> String {
     append(&mut script, &change.write);
     for (chain, rules) in &change.prepend {
         for rule in rules.iter().rev() {
-            let _ = writeln!(script, "-I {chain} {rule}");
+            let _ = writeln!(script, "-I {chain} {}", text::rule(rule));
         }
     }
     for (hook, change) in &change.hooks {
-        let (chain, rule) = (hook.chain(), hook.rule());
+        let (chain, rule) = (hook.chain(), text::hook(*hook));
         for _ in 0..change.remove {
             let _ = writeln!(script, "-D {chain} {rule}");
         }
@@ -204,7 +198,7 @@ fn table(change: &TableChange) -> String {
 fn append(script: &mut String, chains: &Chains) {
     for (chain, rules) in chains {
         for rule in rules {
-            let _ = writeln!(script, "-A {chain} {rule}");
+            let _ = writeln!(script, "-A {chain} {}", text::rule(rule));
         }
     }
 }
@@ -214,13 +208,14 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::dataplane::set::Kind;
+    use crate::dataplane::name::ChainName;
+    use crate::dataplane::plan::HookChange;
+    use crate::dataplane::rule::Hook;
 
     fn adding(count: usize) -> Vec<Step> {
         let address = |number: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0001 + number));
         let elements = (0..).map(address).map(Element::Address).take(count).collect();
-        let change = MemberChange { kind: Kind::Address, elements };
-        let add = BTreeMap::from([("SET".to_owned(), change)]);
+        let add = BTreeMap::from([(SetName::short("SET"), elements)]);
         render(&Plan { add, ..Plan::default() })
     }
 
@@ -231,15 +226,16 @@ mod tests {
         let many = adding(NETLINK_MEMBERS_MAX + 1);
         let [Step::Sets(script)] = many.as_slice() else { panic!("{many:?}") };
         assert_eq!(script.lines().count(), NETLINK_MEMBERS_MAX + 1);
-        assert!(script.starts_with("add SET 10.0.0.1\nadd SET 10.0.0.2\n"), "{script}");
+        assert!(
+            script.starts_with("add PORTCULLIS-SET 10.0.0.1\nadd PORTCULLIS-SET 10.0.0.2\n"),
+            "{script}"
+        );
     }
 
     #[test]
     fn an_old_hook_goes_in_the_transaction_that_brings_the_new_one() {
-        use crate::dataplane::desired::Hook;
-        use crate::dataplane::plan::HookChange;
         let hooks = BTreeMap::from([(Hook::Forward, HookChange { remove: 2, insert: true })]);
-        let delete = std::collections::BTreeSet::from(["PORTCULLIS-Told".to_owned()]);
+        let delete = BTreeSet::from([ChainName::short("Told")]);
         let change = TableChange { delete, hooks, ..TableChange::default() };
         assert_eq!(
             table(&change),

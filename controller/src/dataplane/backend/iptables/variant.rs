@@ -2,6 +2,8 @@
 
 use policy_engine::cidr::Family;
 
+use crate::dataplane::name;
+
 /// One of the two implementations.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Variant {
@@ -60,7 +62,7 @@ impl Evidence {
         for line in dump.lines() {
             if line.starts_with(":KUBE-") {
                 evidence.kube_chains += 1;
-            } else if line.starts_with("-A ") && !line.contains(super::name::PREFIX) {
+            } else if line.starts_with("-A ") && !line.contains(name::PREFIX) {
                 evidence.rules += 1;
             }
         }

@@ -17,8 +17,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use policy_engine::cidr::Family;
 
-use super::netlink::{Netlink, Scope};
 use crate::dataplane::conflict::facts::{Link, PodRoute};
+use crate::dataplane::netlink::Socket;
+use crate::dataplane::netlink::request::Scope;
 
 /// Both places where tc filters see packets of an interface.
 const FILTER_PLACES: [u16; 2] = [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS];
@@ -29,7 +30,7 @@ const FILTER_PLACES: [u16; 2] = [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS];
 /// # Errors
 /// When the kernel does not say.
 pub(super) fn links(with_addresses: &[&str]) -> io::Result<(Vec<Link>, usize)> {
-    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    let mut netlink = Socket::open(NETLINK_ROUTE)?;
     let mut links: Vec<Link> = Vec::new();
     let mut request = LinkMessage::default();
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
@@ -85,7 +86,7 @@ fn calls_iptables(setting: &InfoBridge) -> Option<Family> {
 }
 
 /// Adds the BPF programs of tc filters to their interfaces.
-fn add_filters(netlink: &mut Netlink, links: &mut [Link]) -> io::Result<()> {
+fn add_filters(netlink: &mut Socket, links: &mut [Link]) -> io::Result<()> {
     let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
     let mut filtered: BTreeSet<i32> = BTreeSet::new();
     for answer in netlink.request(Scope::All, request)? {
@@ -139,7 +140,7 @@ pub(super) fn routes(addresses: &[IpAddr]) -> io::Result<Vec<PodRoute>> {
     if addresses.is_empty() {
         return Ok(Vec::new());
     }
-    let mut netlink = Netlink::open(NETLINK_ROUTE)?;
+    let mut netlink = Socket::open(NETLINK_ROUTE)?;
     let route = |address: &IpAddr| {
         let mut request = RouteMessage::default();
         let (family, bits, destination) = match address {

@@ -1,0 +1,60 @@
+//! What the tools and the kernel fail with.
+
+use std::io;
+use std::net::IpAddr;
+use std::process::ExitStatus;
+
+use crate::dataplane::name::SetName;
+
+/// A tool or the kernel did not do what it was asked for. The messages say what the fields are.
+#[allow(missing_docs)]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The tool is not there, or cannot be started.
+    #[error("failed to start `{command}`; install iptables and ipset")]
+    Start {
+        command: String,
+        #[source]
+        source: io::Error,
+    },
+    /// The tool said no.
+    #[error("`{command}` failed ({status}): {stderr}")]
+    Failed { command: String, status: ExitStatus, stderr: String },
+    /// The tool did not end.
+    #[error(
+        "`{command}` did not end within {seconds} s and was killed; who holds the xtables lock?"
+    )]
+    TimedOut { command: String, seconds: u64 },
+    /// The kernel refused a member.
+    #[error("failed to change {address} in set {set}: {message}")]
+    Member { set: SetName, address: IpAddr, message: String },
+    /// What was read back makes no sense.
+    #[error("failed to read back what is applied")]
+    ReadBack(#[from] ParseError),
+    /// Pods have addresses of a family that cannot be enforced.
+    #[error("{count} IPv6 addresses of pods are not enforced: {command} is not there; install it")]
+    Unenforced { count: usize, command: &'static str },
+    /// Neither variant of iptables is installed.
+    #[error("found no iptables; install it (iptables-nft or iptables-legacy)")]
+    NoIptables,
+}
+
+/// What a tool printed is not what it prints when it succeeds. The messages say what the fields are.
+#[allow(missing_docs)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ParseError {
+    /// The dump of the table does not end as it should, or there is none.
+    #[error("the filter table was cut off after {lines} lines; it is read again on the next try")]
+    TableCutOff { lines: usize },
+    /// A line that no version of the tool should print.
+    #[error("did not understand this line of {tool}: {line}")]
+    Line { tool: &'static str, line: String },
+    /// `ipset save` printed other sets than `ipset list -name`.
+    #[error("ipset save printed {saved} of {listed} sets; they are read again on the next try")]
+    SetsCutOff { saved: usize, listed: usize },
+}
+
+/// The error for a line of a tool's output that makes no sense.
+pub(super) fn unknown(tool: &'static str, line: &str) -> ParseError {
+    ParseError::Line { tool, line: line.to_owned() }
+}

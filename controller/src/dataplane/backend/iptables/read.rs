@@ -1,0 +1,202 @@
+//! Reads the filter table and its counters from what the iptables tools print. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::error::{ParseError, unknown};
+use super::text;
+use crate::dataplane::applied::Table;
+use crate::dataplane::denial::{Counts, Denial};
+use crate::dataplane::name::ChainName;
+use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
+
+/// Reads what `iptables-save -t filter` printed. Rules of our chains that are spelled like rules of
+/// `desired` are these.
+///
+/// # Errors
+/// When the dump is empty, cut off, or holds a line that is none of a dump.
+pub(super) fn parse_table(dump: &str, desired: &Chains) -> Result<Table, ParseError> {
+    let mut table = Table::default();
+    let mut state = State::Before;
+    for line in dump.lines() {
+        match (state, line) {
+            (_, "") => {}
+            (_, comment) if comment.starts_with('#') => {}
+            (State::Before, "*filter") => state = State::Within,
+            (State::Within, "COMMIT") => state = State::After,
+            (State::Within, line) => {
+                parse_line(&mut table, line).ok_or_else(|| unknown("iptables-save", line))?;
+            }
+            _ => return Err(unknown("iptables-save", line)),
+        }
+    }
+    // iptables-save can be cut off and yet end with exit code 0.
+    if state != State::After || !dump.ends_with('\n') {
+        return Err(ParseError::TableCutOff { lines: dump.lines().count() });
+    }
+    recognise(&mut table.chains, desired);
+    Ok(table)
+}
+
+fn parse_line(table: &mut Table, line: &str) -> Option<()> {
+    if let Some(declaration) = line.strip_prefix(':') {
+        let chain = declaration.split(' ').next().and_then(ChainName::parse);
+        table.chains.extend(chain.map(|chain| (chain, Vec::new())));
+        return Some(());
+    }
+    let (chain, rule) = line.strip_prefix("-A ")?.split_once(' ')?;
+    if let Some(chain) = ChainName::parse(chain) {
+        let rule = Rule::all(Verdict::Unknown(text::normalise(rule).into()));
+        table.chains.get_mut(&chain)?.push(rule);
+    } else {
+        foreign_rule(table, chain, rule);
+    }
+    Some(())
+}
+
+fn foreign_rule(table: &mut Table, chain: &str, rule: &str) {
+    if let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.chain() == chain) {
+        let places = table.hooks.entry(hook).or_default();
+        if rule == text::hook(hook) {
+            places.count += 1;
+            return;
+        }
+        if places.count == 0 {
+            places.in_front.push(rule.to_owned());
+        }
+    }
+    table.wanted_by_others.extend(target_of(rule).and_then(ChainName::parse));
+}
+
+/// Replaces rules that are spelled like desired ones by these.
+fn recognise(chains: &mut Chains, desired: &Chains) {
+    // Ends the new rules of a chain that still has old ones.
+    let end = Rule::all(Verdict::Return);
+    for (name, rules) in chains {
+        let Some(desired) = desired.get(name) else { continue };
+        let known: HashMap<String, &Rule> =
+            desired.iter().chain([&end]).map(|known| (text::rule(known), known)).collect();
+        for rule in rules {
+            let Verdict::Unknown(text) = &rule.verdict else { continue };
+            if let Some(known) = known.get(&**text) {
+                *rule = Rule::clone(known);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Before,
+    Within,
+    After,
+}
+
+/// The chain or target that a rule of others sends packets to.
+fn target_of(rule: &str) -> Option<&str> {
+    let mut words = rule.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g"));
+    words.nth(1)
+}
+
+/// Reads the counters of all kinds from what `iptables-save -c -t filter` printed.
+///
+/// # Errors
+/// When the dump is cut off.
+pub(super) fn parse_counts(dump: &str) -> Result<BTreeMap<Denial, Counts>, ParseError> {
+    if !dump.lines().any(|line| line == "COMMIT") {
+        return Err(ParseError::TableCutOff { lines: dump.lines().count() });
+    }
+    let kinds: BTreeMap<ChainName, Denial> =
+        Denial::all().map(|kind| (kind.chain(), kind)).collect();
+    let mut counts = BTreeMap::new();
+    for line in dump.lines() {
+        let rule = line.strip_prefix('[').and_then(|rest| rest.split_once("] -A "));
+        let Some((counters, rule)) = rule else { continue };
+        let chain = rule.split(' ').next().and_then(ChainName::parse);
+        let Some(kind) = chain.and_then(|chain| kinds.get(&chain)) else { continue };
+        let counters = counters.split_once(':').and_then(|(packets, bytes)| read(packets, bytes));
+        let counters = counters.ok_or_else(|| unknown("iptables-save", line))?;
+        // Only the first rule sees all packets.
+        counts.entry(*kind).or_insert(counters);
+    }
+    Ok(counts)
+}
+
+/// Reads the counters of the one rule that `iptables -nvxL CHAIN 1` printed.
+///
+/// # Errors
+/// When there is no such rule.
+pub(super) fn parse_count(rule: &str) -> Result<Counts, ParseError> {
+    let mut words = rule.split_whitespace();
+    let counters = words.next().zip(words.next()).and_then(|(packets, bytes)| read(packets, bytes));
+    counters.ok_or_else(|| unknown("iptables", rule))
+}
+
+fn read(packets: &str, bytes: &str) -> Option<Counts> {
+    Some(Counts { packets: packets.parse().ok()?, bytes: bytes.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use policy_engine::direction::Direction;
+    use policy_engine::tier::Tier;
+
+    use super::*;
+    use crate::dataplane::denial::Outcome;
+    use crate::dataplane::name;
+
+    const DUMP: &str = "# Generated by iptables-save v1.8.9\n*filter\n:INPUT ACCEPT [0:0]\n\
+        :FORWARD DROP [3:4]\n:OUTPUT ACCEPT [0:0]\n:KUBE-FORWARD - [0:0]\n\
+        :PORTCULLIS-FORWARD - [0:0]\n:PORTCULLIS-JUDGE - [0:0]\n-A INPUT -j KUBE-FIREWALL\n\
+        -A FORWARD -m comment --comment \"a -j b\" -j KUBE-FORWARD\n\
+        -A FORWARD -j PORTCULLIS-FORWARD\n-A FORWARD -j PORTCULLIS-FORWARD\n\
+        -A KUBE-FORWARD -g PORTCULLIS-JUDGE\n-A PORTCULLIS-FORWARD -g PORTCULLIS-JUDGE\n\
+        COMMIT\n# Completed\n";
+
+    #[test]
+    fn only_what_is_ours_is_read() {
+        let goto = Rule::all(Verdict::Goto(name::JUDGE));
+        let desired = Chains::from([(name::FORWARD, vec![goto.clone()])]);
+        let table = parse_table(DUMP, &desired).unwrap();
+        let chains = Chains::from([(name::FORWARD, vec![goto]), (name::JUDGE, vec![])]);
+        assert_eq!(table.chains, chains);
+        let forward = &table.hooks[&Hook::Forward];
+        assert_eq!((forward.count, forward.in_front.len()), (2, 1));
+        assert_eq!(table.hooks[&Hook::Input].count, 0);
+        assert_eq!(table.wanted_by_others, BTreeSet::from([name::JUDGE]));
+    }
+
+    #[test]
+    fn a_rule_that_is_not_desired_stays_text() {
+        let table = parse_table(DUMP, &Chains::new()).unwrap();
+        let unknown = Rule::all(Verdict::Unknown("-g PORTCULLIS-JUDGE".into()));
+        assert_eq!(table.chains[&name::FORWARD], [unknown]);
+    }
+
+    #[test]
+    fn a_dump_that_is_cut_anywhere_is_an_error() {
+        let end = DUMP.find("# Completed").unwrap();
+        for length in 0..end {
+            assert!(parse_table(&DUMP[..length], &Chains::new()).is_err(), "{}", &DUMP[..length]);
+        }
+        assert!(parse_table(&DUMP[..end], &Chains::new()).is_ok());
+    }
+
+    #[test]
+    fn the_first_rule_counts_all() {
+        let (direction, tier) = (Direction::Ingress, Tier::NetworkPolicy);
+        let denied = Denial { outcome: Outcome::Denied, direction, tier };
+        let counted = Counts { packets: 9, bytes: 540 };
+        let dump = "*filter\n:PORTCULLIS-DENY-IN-POLICY - [0:0]\n\
+            [9:540] -A PORTCULLIS-DENY-IN-POLICY -m comment --comment \"denied\"\n\
+            [2:120] -A PORTCULLIS-DENY-IN-POLICY -j NFLOG --nflog-prefix \"portcullis 1\"\n\
+            [9:540] -A PORTCULLIS-DENY-IN-POLICY -j DROP\n[1:60] -A OTHER -j DROP\nCOMMIT\n";
+        assert_eq!(parse_counts(dump).unwrap(), BTreeMap::from([(denied, counted)]));
+        assert!(parse_counts(&dump.replace("COMMIT\n", "")).is_err());
+        let rule =
+            "       9      540            0    --  *      *       ::/0    ::/0    /* denied */\n";
+        assert_eq!(parse_count(rule).unwrap(), counted);
+        assert!(parse_count("").is_err());
+    }
+}

@@ -1,0 +1,88 @@
+//! Netlink: the agent's sockets, which never block and hear nobody but the kernel.
+//!
+//! [`nflog`] opens the log of denials; `request` asks the kernel for what it has.
+
+#![expect(clippy::disallowed_types, reason = "netlink is one of the two ways to the kernel")]
+
+pub mod nflog;
+pub(super) mod request;
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use netlink_packet_core::{NetlinkMessage, NetlinkSerializable};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Datagrams of a dump have 32 KiB at most.
+const DATAGRAM_BYTES: usize = 64 * 1024;
+
+/// A socket of one netlink protocol in the network namespace of the thread that opened it.
+pub struct Socket {
+    netlink: netlink_sys::Socket,
+    datagram: Vec<u8>,
+    /// The number of the last request.
+    sequence: u32,
+    /// Answers that were not understood so far.
+    pub(super) unreadable: usize,
+}
+
+/// What came of looking for a datagram.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// One from the kernel.
+    Datagram(&'a [u8]),
+    /// Some were lost: they came faster than they were read.
+    Overrun,
+    /// None so far.
+    Nothing,
+}
+
+impl Socket {
+    pub(super) fn open(protocol: isize) -> io::Result<Self> {
+        let mut netlink = netlink_sys::Socket::new(protocol)?;
+        netlink.bind_auto()?;
+        netlink.set_non_blocking(true)?;
+        let datagram = Vec::with_capacity(DATAGRAM_BYTES);
+        Ok(Self { netlink, datagram, sequence: 0, unreadable: 0 })
+    }
+
+    fn send<M: NetlinkSerializable>(&self, message: &NetlinkMessage<M>) -> io::Result<()> {
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.netlink.send(&bytes, 0).map(drop)
+    }
+
+    /// Waits until there is something to receive; whether there is.
+    ///
+    /// # Errors
+    /// When the kernel cannot wait.
+    pub fn wait(&self, limit: Duration) -> io::Result<bool> {
+        let mut sockets = [PollFd::new(self.netlink.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        match poll(&mut sockets, limit) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes one datagram, without waiting.
+    ///
+    /// # Errors
+    /// When the socket is broken.
+    pub fn receive(&mut self) -> io::Result<Received<'_>> {
+        self.datagram.clear();
+        match self.netlink.recv_from(&mut self.datagram, 0) {
+            // Other processes may send to a netlink socket, too; the kernel is port 0.
+            Ok((_, sender)) if sender.port_number() != 0 => Ok(Received::Datagram(&[])),
+            Ok(_) => Ok(Received::Datagram(&self.datagram)),
+            Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+                Errno::EAGAIN | Errno::EINTR => Ok(Received::Nothing),
+                Errno::ENOBUFS => Ok(Received::Overrun),
+                _ => Err(error),
+            },
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Asks the kernel: one request, all of its answers. Nothing is changed by it.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+};
+
+use super::{Received, Socket};
+
+/// How long the kernel may take for all answers to one request.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// What every message begins with.
+const HEADER_BYTES: usize = 16;
+
+/// How much a request asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::dataplane) enum Scope {
+    /// One object.
+    One,
+    /// All objects of a sort.
+    All,
+}
+
+impl Socket {
+    /// Sends a request and collects what the kernel answers.
+    ///
+    /// # Errors
+    /// What the kernel says instead, and when it does not answer in time.
+    pub(in crate::dataplane) fn request<M>(
+        &mut self,
+        scope: Scope,
+        request: M,
+    ) -> io::Result<Vec<M>>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable,
+    {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | if scope == Scope::All { NLM_F_DUMP } else { 0 };
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
+        message.finalize();
+        self.send(&message)?;
+        let end = Instant::now() + ANSWER_LIMIT;
+        let (mut answers, mut unreadable) = (Vec::new(), 0);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.wait(left)?;
+            let sequence = self.sequence;
+            let is_last = match self.receive()? {
+                Received::Nothing => false,
+                Received::Overrun => return Err(nix::errno::Errno::ENOBUFS.into()),
+                Received::Datagram(datagram) => {
+                    collect(datagram, sequence, &mut answers, &mut unreadable)?
+                }
+            };
+            if is_last {
+                self.unreadable += unreadable;
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+/// Takes the answers out of one datagram; gives whether it was the last one.
+fn collect<M: NetlinkDeserializable>(
+    datagram: &[u8],
+    sequence: u32,
+    answers: &mut Vec<M>,
+    unreadable: &mut usize,
+) -> io::Result<bool> {
+    let mut rest = datagram;
+    let mut is_last = !datagram.is_empty();
+    while !rest.is_empty() {
+        let broken = || io::Error::from(io::ErrorKind::InvalidData);
+        let header = NetlinkBuffer::new_checked(rest).map_err(|_| broken())?;
+        let length = usize::try_from(header.length()).map_err(|_| broken())?;
+        let is_answer = header.sequence_number() == sequence;
+        is_last = is_answer && header.flags() & NLM_F_MULTIPART == 0;
+        let message = rest.get(..length).ok_or_else(broken)?;
+        // Messages begin at multiples of four bytes.
+        rest = rest.get(length.next_multiple_of(4).max(HEADER_BYTES)..).unwrap_or_default();
+        if !is_answer {
+            continue;
+        }
+        match NetlinkMessage::<M>::deserialize(message).map(|message| message.payload) {
+            Ok(NetlinkPayload::Done(_)) => return Ok(true),
+            Ok(NetlinkPayload::Error(error)) if error.code.is_some() => {
+                return Err(error.to_io());
+            }
+            Ok(NetlinkPayload::InnerMessage(answer)) => answers.push(answer),
+            Ok(_) => {}
+            Err(_) => *unreadable += 1,
+        }
+    }
+    Ok(is_last)
+}
