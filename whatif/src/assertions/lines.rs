@@ -7,6 +7,7 @@ use policy_engine::flow::{Endpoint as Side, Flow, Traffic};
 use policy_engine::port::PortRange;
 use policy_engine::reach::{PortSet, Reach};
 use policy_engine::tier::View;
+use portcullis_crds::path::FieldPath;
 
 use super::cells::{Cell, Kind, cells, is_relative};
 use super::{Failure, Outcome, Suite};
@@ -22,7 +23,7 @@ use crate::output::text;
 /// Lines of a file about one view of the cluster.
 struct Block<'f> {
     /// Where the file has them.
-    at: &'static str,
+    at: FieldPath,
     view: View,
     tests: &'f [Line],
     default: Option<Verdict>,
@@ -36,11 +37,11 @@ pub fn run(suite: &Suite, cluster: &Cluster) -> Result<Vec<Outcome>> {
     let file = &suite.file;
     ensure!(file.ports.is_empty(), "`ports` beside `tests`: name them in the lines");
     let enforced =
-        Block { at: "", view: View::Enforced, tests: &file.tests, default: file.default };
+        Block { at: FieldPath::default(), view: View::Enforced, tests: &file.tests, default: file.default };
     let mut outcomes = run_block(suite, cluster, &enforced)?;
     if let Some(AuditFile { default, tests }) = &file.audit {
         let default = Some(*default);
-        let audited = Block { at: "/audit", view: View::Audited, tests, default };
+        let audited = Block { at: FieldPath::new(["audit"]), view: View::Audited, tests, default };
         outcomes.extend(run_block(suite, cluster, &audited)?);
     }
     ensure!(!outcomes.is_empty(), "{}: there are no tests", suite.document.origin());
@@ -50,18 +51,17 @@ pub fn run(suite: &Suite, cluster: &Cluster) -> Result<Vec<Outcome>> {
 fn run_block(suite: &Suite, cluster: &Cluster, block: &Block<'_>) -> Result<Vec<Outcome>> {
     let place = || suite.document.origin().to_string();
     let lines = expectation::parse(block.tests).with_context(place)?;
-    let outcome = |name: String, below: &str| {
-        let origin = suite.document.origin_at(&format!("{}{below}", block.at));
-        Outcome::new(super::in_view(block.view, name), origin)
+    let outcome = |name: String, field: FieldPath| {
+        Outcome::new(super::in_view(block.view, name), suite.document.origin_at(&field))
     };
     let mut outcomes: Vec<Outcome> = block
         .tests
         .iter()
         .enumerate()
-        .map(|(index, line)| outcome(line.to_string(), &format!("/tests/{index}")))
+        .map(|(index, line)| outcome(line.to_string(), block.at.clone().key("tests").index(index)))
         .collect();
     let default = block.default.inspect(|verdict| {
-        outcomes.push(outcome(format!("default: {verdict}"), "/default"));
+        outcomes.push(outcome(format!("default: {verdict}"), block.at.clone().key("default")));
     });
     let families = match &suite.file.families {
         Some(names) => names.iter().map(|name| Family::from(*name)).collect(),

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use policy_engine::reach::{PortSet, Reach};
 use policy_engine::tier::View;
 use policy_engine::world::Options;
+use portcullis_crds::path::FieldPath;
 
 use super::lines::failure;
 use super::{Outcome, Suite, in_view};
@@ -76,16 +77,20 @@ fn outcomes(suite: &Suite, stage: &Stage) -> BTreeMap<(bool, Option<usize>), Out
     let mut outcomes = BTreeMap::new();
     let Some(step) = suite.file.steps.get(at) else { return outcomes };
     let audit = step.audit.as_ref();
-    let audit = audit.map(|audit| (View::Audited, "/audit", audit.default, &audit.tests));
-    let enforced = (View::Enforced, "", step.default, &step.tests);
+    let here = FieldPath::new(["steps"]).index(at);
+    let audit = audit.map(|audit| {
+        (View::Audited, here.clone().key("audit"), audit.default, &audit.tests)
+    });
+    let enforced = (View::Enforced, here.clone(), step.default, &step.tests);
     for (view, field, default, tests) in [Some(enforced), audit].into_iter().flatten() {
         let name = |stated: String| in_view(view, format!("step {}, {stated}", stage.number));
-        let origin = |below: &str| suite.document.origin_at(&format!("/steps/{at}{field}{below}"));
+        let origin = |field: FieldPath| suite.document.origin_at(&field);
         let is_audit = view == View::Audited;
-        let outcome = Outcome::new(name(format!("default: {default}")), origin("/default"));
+        let outcome = Outcome::new(name(format!("default: {default}")), origin(field.clone().key("default")));
         outcomes.insert((is_audit, None), outcome);
         for (index, line) in tests.iter().enumerate() {
-            let outcome = Outcome::new(name(line.to_string()), origin(&format!("/tests/{index}")));
+            let origin = origin(field.clone().key("tests").index(index));
+            let outcome = Outcome::new(name(line.to_string()), origin);
             outcomes.insert((is_audit, Some(index + 1)), outcome);
         }
     }

@@ -4,7 +4,7 @@ use policy_engine::direction::Direction;
 use policy_engine::policy::Policy;
 use serde_json::Value;
 
-use super::{Code, Context, Finding};
+use super::{Code, Context, Finding, name_field, spec};
 
 /// Rules, or an empty list of them, for a direction that `policyTypes` lacks; or a name that says
 /// so.
@@ -16,31 +16,30 @@ pub(super) fn not_in_force(context: &Context<'_>, policy: &Policy) -> Vec<Findin
         }
         let rules = direction.field();
         let written = context.cluster.written(&policy.name);
-        let pointer = format!("/spec/{rules}");
-        let field = written.and_then(|object| object.pointer(&pointer));
+        let field = written.and_then(|object| object.get("spec")?.get(rules));
         let how = format!("add {direction} to `policyTypes`");
-        let (pointer, message) = match field {
+        let (place, message) = match field {
             Some(Value::Array(list)) if !list.is_empty() => (
-                pointer,
+                spec(rules),
                 format!(
                     "the rules have no effect, for `policyTypes` does not list {direction}; {how}, \
                      or remove them"
                 ),
             ),
             Some(_) => (
-                pointer,
+                spec(rules),
                 format!(
                     "denies nothing, for `policyTypes` does not list {direction}; {how} to deny \
                      {rules}"
                 ),
             ),
             None if says_deny(&policy.name.name, direction) => (
-                "/metadata/name".to_owned(),
+                name_field(),
                 format!("the name says that {rules} is denied, and it is not; {how}"),
             ),
             None => continue,
         };
-        found.push(context.finding(Code::DirectionNotInForce, policy, &pointer, message));
+        found.push(context.finding(Code::DirectionNotInForce, policy, place, message));
     }
     found
 }

@@ -12,10 +12,11 @@ use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::{Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Selected};
 use policy_engine::port::Protocol;
 use policy_engine::tier::{Action, Mode, Tier};
+use portcullis_crds::path::FieldPath;
 
 use super::groups::Group;
 use super::implies::{Ask, admits};
-use super::{Code, Context, Finding, Severity, words};
+use super::{Code, Context, Finding, Severity, spec, words};
 use crate::endpoint::Side;
 use crate::judge::groups::flows;
 
@@ -70,45 +71,38 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
         }
     }
     let lacking = lacking.into_iter().map(|((policy, protocols), names)| {
-        let (pointer, how) = how_to_mend(context, &policy);
-        finding(
-            context,
-            (&policy, pointer),
-            &protocols,
-            &format!("{} may", words::few(&names)),
-            how,
-        )
+        let (field, how) = how_to_fix(context, &policy);
+        finding(context, (&policy, spec(field)), &protocols, &names, how)
     });
     let denied = denied.into_iter().map(|((rule, protocols), names)| {
-        let pointer = format!("/spec/egress/{}", rule.rule.saturating_sub(1));
+        let field = FieldPath::of_rule(Direction::Egress, rule.rule);
         let how = "accept them in a rule before this one, which denies them";
-        let who = format!("{} may", words::few(&names));
-        finding(context, (&rule.policy, &pointer), &protocols, &who, how)
+        finding(context, (&rule.policy, field), &protocols, &names, how)
     });
     lacking.chain(denied).collect()
 }
 
 /// The field of a policy that admits too little, and what to do.
-fn how_to_mend(context: &Context<'_>, policy: &ObjectRef) -> (&'static str, &'static str) {
+fn how_to_fix(context: &Context<'_>, policy: &ObjectRef) -> (&'static str, &'static str) {
     const RULE: &str = "add a rule to the DNS pods for port 53 over UDP and TCP";
     if policy.kind != Kind::ClusterDefaultNetworkPolicy {
-        return ("/spec/egress", RULE);
+        return ("egress", RULE);
     }
     match context.cluster.world.policy(policy) {
         Some(policy) if policy.allows_dns(Direction::Egress) => (
-            "/spec/egress",
+            "egress",
             "`allowDNS` is for pods of kube-system with k8s-app=kube-dns; add a rule to the DNS \
              pods for port 53 over UDP and TCP",
         ),
-        _ => ("/spec/allowDNS", "leave `allowDNS` true, or add a rule to the DNS pods for port 53"),
+        _ => ("allowDNS", "leave `allowDNS` true, or add a rule to the DNS pods for port 53"),
     }
 }
 
 fn finding(
     context: &Context<'_>,
-    (policy, pointer): (&ObjectRef, &str),
+    (policy, field): (&ObjectRef, FieldPath),
     protocols: &[Protocol],
-    who: &str,
+    names: &BTreeSet<String>,
     how: &str,
 ) -> Finding {
     let listed: Vec<&str> = protocols.iter().map(|protocol| protocol.as_str()).collect();
@@ -117,10 +111,11 @@ fn finding(
         _ => "they cannot look up the names of whom they connect to",
     };
     let message = format!(
-        "{who} open connections, and none to DNS over {}; {why}; {how}",
+        "{} may open connections, and none to DNS over {}; {why}; {how}",
+        words::few(names),
         listed.join(" and ")
     );
-    let mut finding = context.finding_about(Code::EgressWithoutDns, policy, pointer, message);
+    let mut finding = context.finding_about(Code::EgressWithoutDns, policy, field, message);
     if protocols == [Protocol::Tcp] {
         finding.severity = Severity::Note;
     }

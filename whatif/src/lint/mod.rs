@@ -39,6 +39,7 @@ use policy_engine::policy::{IpBlock, Policy, Rule};
 use policy_engine::reach::Reach;
 use policy_engine::tier::{Tier, View};
 use portcullis_crds::diagnostic::{About, Origin};
+use portcullis_crds::path::FieldPath;
 
 pub use code::Code;
 
@@ -78,8 +79,8 @@ pub struct Finding {
     pub severity: Severity,
     /// What it is about.
     pub about: About,
-    /// The field, as `spec.ingress[0].ports[1]`; empty for the object as a whole.
-    pub field: String,
+    /// The field; empty for the object as a whole.
+    pub field: FieldPath,
     /// What is wrong, what that means, and what to do.
     pub message: String,
     /// Where it is written; `None` for an object of an API server.
@@ -116,7 +117,14 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
 }
 
 /// Where an object says what it is called.
-const NAME: &str = "/metadata/name";
+fn name_field() -> FieldPath {
+    FieldPath::new(["metadata", "name"])
+}
+
+/// A field of the spec.
+fn spec(field: &str) -> FieldPath {
+    FieldPath::new(["spec", field])
+}
 
 fn key(finding: &Finding) -> impl Ord + '_ {
     (&finding.origin, &finding.about, finding.code, &finding.field, &finding.message)
@@ -169,9 +177,9 @@ impl<'c> Context<'c> {
         all.filter(|policy: &&Policy| policy.tier == Tier::NetworkPolicy)
     }
 
-    /// A finding about the field of a policy at a JSON pointer; `""` is the whole policy.
-    fn finding(&self, code: Code, policy: &Policy, pointer: &str, text: String) -> Finding {
-        self.finding_about(code, &policy.name, pointer, text)
+    /// A finding about a field of a policy; an empty path is the whole policy.
+    fn finding(&self, code: Code, policy: &Policy, field: FieldPath, text: String) -> Finding {
+        self.finding_about(code, &policy.name, field, text)
     }
 
     /// The same about the policy of that name.
@@ -179,18 +187,18 @@ impl<'c> Context<'c> {
         &self,
         code: Code,
         policy: &ObjectRef,
-        pointer: &str,
+        field: FieldPath,
         text: String,
     ) -> Finding {
         // The name tells more than the first line of a document, `apiVersion`.
-        let place = if pointer.is_empty() { NAME } else { pointer };
+        let place = if field.is_empty() { &name_field() } else { &field };
         Finding {
             code,
             severity: code.severity(),
             about: About::Object(policy.clone()),
-            field: words::field(pointer),
-            message: text,
             origin: self.cluster.field_origin(policy, place),
+            field,
+            message: text,
             related: Vec::new(),
         }
     }
@@ -220,18 +228,18 @@ fn places(policy: &Policy) -> impl Iterator<Item = Place<'_>> {
 }
 
 impl Place<'_> {
-    /// The JSON pointer of the rule.
-    fn pointer(&self) -> String {
-        format!("/spec/{}/{}", self.direction.field(), self.at)
+    /// The rule.
+    fn field(&self) -> FieldPath {
+        spec(self.direction.field()).index(self.at)
     }
 
-    /// The JSON pointer of a peer.
-    fn peer(&self, number: usize) -> String {
-        format!("{}/{}/{number}", self.pointer(), self.direction.peers_field())
+    /// A peer of it.
+    fn peer(&self, number: usize) -> FieldPath {
+        self.field().key(self.direction.peers_field()).index(number)
     }
 
-    /// The JSON pointer of a port.
-    fn port(&self, number: usize) -> String {
-        format!("{}/ports/{number}/port", self.pointer())
+    /// A port of it.
+    fn port(&self, number: usize) -> FieldPath {
+        self.field().key("ports").index(number).key("port")
     }
 }

@@ -96,7 +96,7 @@ fn closed<'c>(
              add an {other} rule there, or remove this peer"
         ),
     };
-    Some(context.finding(Code::HalfOpen, place.policy, &place.peer(number), message))
+    Some(context.finding(Code::HalfOpen, place.policy, place.peer(number), message))
 }
 
 /// The ports that the rule opens and all pairs of classes keep closed, and the first such pair of

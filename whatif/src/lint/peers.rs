@@ -46,8 +46,8 @@ fn nobody<'c>(
     let world = &context.cluster.world;
     let at = place.peer(number);
     let finding = |below: &str, text: String| {
-        let pointer = format!("{at}/{below}");
-        Some(context.finding(Code::PeerMatchesNothing, place.policy, &pointer, text))
+        let field = at.clone().key(below);
+        Some(context.finding(Code::PeerMatchesNothing, place.policy, field, text))
     };
     let namespaces = match &peer.namespaces {
         Namespaces::Named(name) => vec![name],
@@ -127,10 +127,10 @@ fn not_joined<'c>(
             names = context.names(&there),
             are = words::are(there.iter().map(|group| group.pods.len()).sum()),
         );
-        let pointer = format!("{}/podSelector", place.peer(number));
+        let field = place.peer(number).key("podSelector");
         return Some((
             number,
-            context.finding(Code::PeersNotJoined, place.policy, &pointer, message),
+            context.finding(Code::PeersNotJoined, place.policy, field, message),
         ));
     }
     None
@@ -153,8 +153,8 @@ fn over(
     number: usize,
     block: &IpBlock,
 ) -> Option<Finding> {
-    let pointer = format!("{}/ipBlock/cidr", place.peer(number));
-    let finding = |code, text: String| Some(context.finding(code, place.policy, &pointer, text));
+    let field = place.peer(number).key("ipBlock").key("cidr");
+    let finding = |code, text| Some(context.finding(code, place.policy, field, text));
     let Inside { first, left_out } = inside(context, block);
     let whole = block.cidr.prefix_len() == 0;
     match first {

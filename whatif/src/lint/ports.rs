@@ -103,7 +103,7 @@ fn unknown(
         "no pod {whose} has a {protocol} container port named `{name}`, so this port admits \
          nothing; {hint}"
     );
-    Some(context.finding(Code::PortNameUnknown, place.policy, &place.port(number), message))
+    Some(context.finding(Code::PortNameUnknown, place.policy, place.port(number), message))
 }
 
 fn of_service(
@@ -165,7 +165,7 @@ fn of_service(
         service.name,
         targets.join(" or ")
     );
-    Some(context.finding(Code::ServicePort, place.policy, &place.port(number), message))
+    Some(context.finding(Code::ServicePort, place.policy, place.port(number), message))
 }
 
 /// The Services of the namespaces that pods are in.

@@ -17,9 +17,10 @@ use policy_engine::policy::{Peer, Peers, Policy, PortMatch, Ports, Rule};
 use policy_engine::selector::{Operator, Selector};
 use policy_engine::tier::Mode;
 use policy_engine::world::World;
+use portcullis_crds::path::FieldPath;
 
 use super::implies::{self, Ask};
-use super::{Code, Context, Finding, Place, places, words};
+use super::{Code, Context, Finding, Place, name_field, places, words};
 
 /// What is redundant in all policies.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
@@ -39,8 +40,8 @@ fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Fin
         if original.name != policy.name {
             alive.gone.insert(&policy.name);
             let message = format!("says what {} says; remove one of them", original.name.short());
-            let mut finding = context.finding(Code::SamePolicy, policy, "", message);
-            let origin = context.cluster.field_origin(&original.name, super::NAME);
+            let mut finding = context.finding(Code::SamePolicy, policy, FieldPath::default(), message);
+            let origin = context.cluster.field_origin(&original.name, &name_field());
             finding.related.extend(origin.map(|origin| (origin, "the other".to_owned())));
             found.push(finding);
         }
@@ -60,8 +61,8 @@ fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Fin
                 if by.len() == 1 { "s" } else { "" },
                 if by.len() == 1 { "s" } else { "" },
             );
-            let mut finding = context.finding(Code::RedundantPolicy, policy, "", message);
-            let name = |policy: &&ObjectRef| context.cluster.field_origin(policy, super::NAME);
+            let mut finding = context.finding(Code::RedundantPolicy, policy, FieldPath::default(), message);
+            let name = |policy: &&ObjectRef| context.cluster.field_origin(policy, &name_field());
             let origins = by.iter().filter_map(name);
             finding.related.extend(origins.map(|origin| (origin, "does the same".to_owned())));
             found.push(finding);
@@ -84,9 +85,9 @@ fn redundant_rule(context: &Context<'_>, place: Place<'_>, by: &BTreeSet<RuleId<
         words::few(&names),
         if by.len() == 1 { "s" } else { "" }
     );
-    let mut finding = context.finding(Code::RedundantRule, place.policy, &place.pointer(), message);
+    let mut finding = context.finding(Code::RedundantRule, place.policy, place.field(), message);
     let origin =
-        |(name, direction, at): &RuleId<'_>| context.cluster.origin(name, *direction, at + 1, "");
+        |(name, direction, at): &RuleId<'_>| context.cluster.rule_origin(name, *direction, at + 1);
     let origins = by.iter().filter_map(origin);
     finding.related.extend(origins.map(|origin| (origin, "admits it".to_owned())));
     finding

@@ -9,11 +9,10 @@ use policy_engine::policy::Policy;
 use policy_engine::tier::Tier;
 use policy_engine::world::World;
 use portcullis_crds::diagnostic::{About, Origin};
+use portcullis_crds::path::FieldPath;
 
-use super::{Code, Context, Finding, Severity, words};
+use super::{Code, Context, Finding, Severity, spec, words};
 use crate::model::WorkloadRef;
-
-const SELECTOR: &str = "/spec/podSelector";
 
 /// Whether the policy selects nothing, or pods that no policy is about.
 pub(super) fn findings(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
@@ -25,7 +24,7 @@ pub(super) fn findings(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
         let mut finding = context.finding(
             Code::SelectsHostNetwork,
             policy,
-            SELECTOR,
+            spec("podSelector"),
             format!(
                 "selects {names} with hostNetwork, whose traffic is the node's: no policy \
                  restricts it; select other pods, or protect the node itself"
@@ -56,7 +55,7 @@ pub(super) fn findings(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
     let message = format!(
         "selects no pod, so the policy protects nothing; {hint}; give the labels that the pods have"
     );
-    vec![context.finding(Code::SelectsNothing, policy, SELECTOR, message)]
+    vec![context.finding(Code::SelectsNothing, policy, spec("podSelector"), message)]
 }
 
 /// Whether a policy is there for the pod: its own, or one for pods that no NetworkPolicy isolates.
@@ -79,7 +78,7 @@ pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
         for workload in workloads {
             let inventory = &context.sources.after;
             found.entry(group.namespace).or_default().entry(workload).or_insert_with(|| {
-                Some(inventory.workload(workload)?.document.as_ref()?.origin_at(super::NAME))
+                Some(inventory.workload(workload)?.document.as_ref()?.origin_at(&super::name_field()))
             });
         }
     }
@@ -91,7 +90,7 @@ pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
             code: Code::NoPolicy,
             severity: Code::NoPolicy.severity(),
             about: About::Object(ObjectRef::cluster(Kind::Namespace, namespace.clone())),
-            field: String::new(),
+            field: FieldPath::default(),
             message: format!(
                 "no policy selects {names}, which {are} open in both directions; a policy with \
                  `podSelector: {{}}` covers a whole namespace"

@@ -10,10 +10,11 @@ use policy_engine::object::Kind;
 use policy_engine::policy::{Policy, Rule, Selected};
 use policy_engine::selector::Selector;
 use policy_engine::tier::{Action, Mode};
+use portcullis_crds::path::FieldPath;
 
 use super::groups::Group;
 use super::redundant::covered;
-use super::{Code, Context, Finding, words};
+use super::{Code, Context, Finding, spec, words};
 
 /// What policies say by themselves, whoever they select.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
@@ -39,14 +40,14 @@ fn in_audit(context: &Context<'_>) -> Vec<Finding> {
     let policies = context.cluster.world.policies();
     let audited = policies.filter(|policy| policy.mode == Mode::Audit);
     let finding = |policy: &Arc<Policy>| {
-        let pointer = match policy.name.kind {
-            Kind::ClusterDefaultNetworkPolicy => "/spec/mode",
-            _ => "/metadata/annotations",
+        let field = match policy.name.kind {
+            Kind::ClusterDefaultNetworkPolicy => spec("mode"),
+            _ => FieldPath::new(["metadata", "annotations"]),
         };
         let message = "is in audit: what it would deny is reported, and nothing is denied; `plan \
                        --audit` tells what enforcing it closes"
             .to_owned();
-        context.finding(Code::InAudit, policy, pointer, message)
+        context.finding(Code::InAudit, policy, field, message)
     };
     audited.map(finding).collect()
 }
@@ -70,9 +71,9 @@ fn never_matching(context: &Context<'_>, policy: &Policy, direction: Direction) 
             "never matches: {} match{plural} all of it before; remove it, or move it up",
             names.join(", ")
         );
-        let pointer = format!("/spec/{list}/{at}");
-        let mut finding = context.finding(Code::NeverMatches, policy, &pointer, message);
-        let origin = |at: &usize| context.cluster.origin(&policy.name, direction, at + 1, "");
+        let field = spec(list).index(at);
+        let mut finding = context.finding(Code::NeverMatches, policy, field, message);
+        let origin = |at: &usize| context.cluster.rule_origin(&policy.name, direction, at + 1);
         let origins = by.iter().filter_map(origin);
         finding.related.extend(origins.map(|origin| (origin, "comes before".to_owned())));
         found.push(finding);
@@ -88,7 +89,7 @@ fn selects_nothing(context: &Context<'_>, policy: &Policy) -> Option<Finding> {
     let (field, hint) = nobody(context, namespaces, pods, counts)?;
     let field = if policy.name.kind == Kind::ClusterNetworkPolicy { "subject" } else { field };
     let message = format!("selects no pod, so it decides nothing; {hint}");
-    Some(context.finding(Code::SelectsNothing, policy, &format!("/spec/{field}"), message))
+    Some(context.finding(Code::SelectsNothing, policy, spec(field), message))
 }
 
 /// The field because of which a subject selects nobody, and what comes nearest. `None` when it
@@ -159,8 +160,8 @@ fn equal_priorities(context: &Context<'_>) -> Vec<Finding> {
             context.names(&both),
             earlier.name.name
         );
-        let mut finding = context.finding(Code::EqualPriority, later, "/spec/priority", message);
-        let origin = context.cluster.field_origin(&earlier.name, "/spec/priority");
+        let mut finding = context.finding(Code::EqualPriority, later, spec("priority"), message);
+        let origin = context.cluster.field_origin(&earlier.name, &spec("priority"));
         finding.related.extend(origin.map(|origin| (origin, "the same".to_owned())));
         found.push(finding);
     }

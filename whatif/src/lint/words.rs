@@ -1,9 +1,9 @@
-//! Words that several checks use: fields, lists of names, the nearest labels.
+//! Words that several checks use: lists of names, the nearest labels.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 
 use policy_engine::labels::{Labels, Str};
+use policy_engine::words as list;
 use policy_engine::selector::{Operator, Requirement, Selector};
 
 use crate::output::words::requirements;
@@ -14,26 +14,9 @@ const NAMES_SHOWN: usize = 4;
 /// Two values that share this much are a slip of the pen.
 const ALIKE: f64 = 0.75;
 
-/// A JSON pointer as people write fields: `spec.ingress[0].ports[1]`.
-pub(super) fn field(pointer: &str) -> String {
-    let mut field = String::new();
-    for step in pointer.split('/').skip(1) {
-        if step.parse::<usize>().is_ok() {
-            let _ = write!(field, "[{step}]");
-        } else {
-            field += if field.is_empty() { "" } else { "." };
-            field += step;
-        }
-    }
-    field
-}
-
 /// A few of the names, and how many more there are.
 pub(super) fn few(names: &BTreeSet<String>) -> String {
-    let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
-    let more = names.len().saturating_sub(NAMES_SHOWN);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", shown.join(", "))
+    list::few(names, NAMES_SHOWN)
 }
 
 /// `is` for one, `are` for more.

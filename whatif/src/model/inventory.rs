@@ -13,6 +13,7 @@ use portcullis_crds::convert::UnknownVersion;
 use portcullis_crds::convert::inventory::{Item, item};
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::manifest::Document;
+use portcullis_crds::path::FieldPath;
 use serde_json::Value;
 
 use super::reference::{WorkloadRef, nearest};
@@ -212,7 +213,7 @@ impl Inventory {
                     Some(name) => format!("{kind} {name}"),
                     None => (*kind).to_owned(),
                 }),
-                field: String::new(),
+                field: FieldPath::default(),
                 message: (*message).to_owned(),
             });
         }
@@ -227,7 +228,7 @@ impl Inventory {
                 severity: Severity::Warning,
                 source: Some(new.origin()),
                 about: About::Other(name.to_string()),
-                field: String::new(),
+                field: FieldPath::default(),
                 message: format!("is given before, at {}; this one is used", old.origin()),
             };
             // From file to file objects are replaced on purpose: `--with`, overlays.

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
+use policy_engine::words::few;
 use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
-use policy_engine::policy::ALLOW_DNS;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
 use portcullis_crds::convert::inventory::Item;
@@ -20,6 +20,7 @@ use portcullis_crds::convert::service::Service;
 use portcullis_crds::convert::workload::Workload as Template;
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::manifest::Document;
+use portcullis_crds::path::FieldPath;
 
 use crate::source::gap::Gap;
 
@@ -112,28 +113,21 @@ impl Cluster {
         }
     }
 
-    /// Where a rule of a policy is written, or the field at `below` (`/from/0`) in it. The rule that
-    /// `allowDNS` adds is at that field, or at what lacks it.
+    /// Where a rule of a policy is written; its rules count from 1.
     #[must_use]
-    pub fn origin(
+    pub fn rule_origin(
         &self,
         policy: &ObjectRef,
         direction: Direction,
         rule: usize,
-        below: &str,
     ) -> Option<Origin> {
-        let document = self.documents.get(policy)?;
-        let list = direction.field();
-        if rule == ALLOW_DNS {
-            return Some(document.origin_at("/spec/allowDNS"));
-        }
-        Some(document.origin_at(&format!("/spec/{list}/{}{below}", rule.checked_sub(1)?)))
+        self.field_origin(policy, &FieldPath::of_rule(direction, rule))
     }
 
-    /// Where the field of a policy at a JSON pointer is written, or the nearest thing around it.
+    /// Where a field of a policy is written, or the nearest thing around it.
     #[must_use]
-    pub fn field_origin(&self, policy: &ObjectRef, pointer: &str) -> Option<Origin> {
-        Some(self.documents.get(policy)?.origin_at(pointer))
+    pub fn field_origin(&self, policy: &ObjectRef, field: &FieldPath) -> Option<Origin> {
+        Some(self.documents.get(policy)?.origin_at(field))
     }
 
     /// A policy as its author wrote it; `None` for an object of an API server.
@@ -213,13 +207,10 @@ impl Cluster {
                 1 => ("Namespace", "it"),
                 _ => ("Namespaces", "them"),
             };
-            let more = missing.len().saturating_sub(NAMES_SHOWN);
-            missing.truncate(NAMES_SHOWN);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             self.notes.push(format!(
-                "no {noun} {}{more} in the source; assumed without labels, so namespaceSelectors \
+                "no {noun} {} in the source; assumed without labels, so namespaceSelectors \
                  match {them} by name only",
-                missing.join(", ")
+                few(&missing, NAMES_SHOWN)
             ));
         }
     }

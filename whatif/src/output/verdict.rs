@@ -108,7 +108,7 @@ fn decision(
 }
 
 fn rule(cluster: &Cluster, direction: Direction, rule: &RuleRef) -> RuleJson {
-    let origin = cluster.origin(&rule.policy, direction, rule.rule, "");
+    let origin = cluster.rule_origin(&rule.policy, direction, rule.rule);
     let origin = origin.as_ref().map(Origin::to_string);
     RuleJson { policy: rule.policy.short(), rule: rule.rule, origin }
 }
@@ -119,7 +119,7 @@ fn near_miss(
     miss: &NearMiss,
     traffic: Traffic,
 ) -> NearMissJson {
-    let origin = cluster.origin(&miss.rule.policy, direction, miss.rule.rule, "");
+    let origin = cluster.rule_origin(&miss.rule.policy, direction, miss.rule.rule);
     NearMissJson {
         policy: miss.rule.policy.short(),
         rule: miss.rule.rule,

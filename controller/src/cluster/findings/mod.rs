@@ -156,7 +156,7 @@ impl From<&Diagnostic> for Finding {
             Severity::Error => Reason::FailedClosed,
             Severity::Warning => Reason::Suspicious,
         };
-        let field = diagnostic.field.clone();
+        let field = diagnostic.field.to_string();
         Self { reason, field, message: diagnostic.message.clone() }
     }
 }

@@ -20,6 +20,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use policy_engine::words::few;
 
 pub(super) use self::datapath::IPVS_LINKS;
 use self::facts::Facts;
@@ -137,11 +138,7 @@ pub fn judge(facts: &Facts) -> Judgement {
 /// "a, b, c and 2 more".
 fn list(names: &[impl AsRef<str>]) -> String {
     const NAMES_MAX: usize = 3;
-    let shown: Vec<&str> = names.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
-    match names.len() - shown.len() {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
+    few(names.iter().map(AsRef::as_ref), NAMES_MAX)
 }
 
 fn starts_with(name: &str, starts: &[&str]) -> bool {

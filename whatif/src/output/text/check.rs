@@ -8,7 +8,9 @@ use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::NearMiss;
 use policy_engine::flow::{Endpoint, Traffic};
+use policy_engine::words::few;
 use portcullis_crds::diagnostic::Origin;
+use portcullis_crds::path::FieldPath;
 
 use super::advice::advice;
 use super::names::short;
@@ -106,10 +108,7 @@ fn side(side: &Endpoint, names: &[String], part: &Part) -> String {
 
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 5;
-    let more = names.len().saturating_sub(SHOWN);
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| short(name)).collect();
-    let shown = shown.join(", ");
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
+    few(names.iter().map(|name| short(name)), SHOWN)
 }
 
 fn details(
@@ -232,7 +231,7 @@ pub(super) fn denied_at(
     decision: &Decision,
 ) -> Option<Origin> {
     let denying = decision.decided_by.first().filter(|_| !decision.is_allowed())?;
-    cluster.origin(&denying.policy, direction, denying.rule, "")
+    cluster.rule_origin(&denying.policy, direction, denying.rule)
 }
 
 /// A rule and every part of it that failed, indented below its direction.
@@ -245,7 +244,7 @@ pub(super) fn near_miss(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     const INDENT: &str = "                    ";
-    let origin = cluster.origin(&miss.rule.policy, direction, miss.rule.rule, "");
+    let origin = cluster.rule_origin(&miss.rule.policy, direction, miss.rule.rule);
     let origin = origin.map(|origin| format!(" ({origin})")).unwrap_or_default();
     writeln!(out, "{INDENT}{prefix}{}{origin}", miss.rule)?;
     let peers = miss.peers.iter().map(|peer| ("peer", words::peer_miss(peer)));
@@ -270,22 +269,22 @@ fn excerpts(
     texts: &BTreeMap<Arc<str>, String>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let peers_list = match direction {
-        Direction::Ingress => "from",
-        Direction::Egress => "to",
-    };
     let mut marks: Vec<(Origin, String)> = Vec::new();
-    let mut mark = |rule: &RuleRef, below: &str, label: String| {
-        marks.extend(cluster.origin(&rule.policy, direction, rule.rule, below).map(|o| (o, label)));
+    let mut mark = |rule: &RuleRef, part: Option<(&str, usize)>, label: String| {
+        let field = FieldPath::of_rule(direction, rule.rule);
+        let field = match part {
+            Some((list, at)) => field.key(list).index(at),
+            None => field,
+        };
+        marks.extend(cluster.field_origin(&rule.policy, &field).map(|origin| (origin, label)));
     };
     let closest = misses.first().filter(|_| decision.reason != Reason::RuleDenies);
     let title = if let Some(closest) = closest {
         for (at, peer) in closest.peers.iter().enumerate() {
-            mark(&closest.rule, &format!("/{peers_list}/{at}"), words::peer_miss(peer));
+            mark(&closest.rule, Some((direction.peers_field(), at)), words::peer_miss(peer));
         }
         for (at, port) in closest.ports.iter().enumerate() {
-            let below = format!("/ports/{at}");
-            mark(&closest.rule, &below, words::port_miss(port, traffic));
+            mark(&closest.rule, Some(("ports", at)), words::port_miss(port, traffic));
         }
         format!("closest is {} ({direction})", closest.rule)
     } else if let Some(deciding) = decision.decided_by.first() {
@@ -294,7 +293,7 @@ fn excerpts(
             Reason::RuleAccepts => ("accepted", "accepts"),
             _ => ("admitted", "admits"),
         };
-        mark(deciding, "", format!("this rule {does}"));
+        mark(deciding, None, format!("this rule {does}"));
         format!("{verb} by {deciding} ({direction})")
     } else if let Some(isolating) = decision.isolated_by.first().filter(|_| !decision.is_allowed())
     {

@@ -98,7 +98,7 @@ pub fn reasons(
         let at = at.map(|origin| format!(" ({origin})")).unwrap_or_default();
         lines.push(format!("{word:<8} {allowed:<8} {}{at}", why(decision, &short(name), side)));
         for decided in decision.decided_by.iter().filter(|_| judged.is_allowed()) {
-            if let Some(origin) = cluster.origin(&decided.policy, direction, decided.rule, "") {
+            if let Some(origin) = cluster.rule_origin(&decided.policy, direction, decided.rule) {
                 lines.push(format!("                  {decided} is at {origin}"));
             }
         }
