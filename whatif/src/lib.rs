@@ -19,7 +19,7 @@
 //! | [`model`] | objects by name, and the cluster that they make: pods, workloads, Services |
 //! | [`endpoint`] | the words by which a user names one side of a connection |
 //! | [`judge`] | one question between two sides: verdict, decisions, near misses |
-//! | [`lint`] | what is probably a mistake |
+//! | [`lint`] | what is probably a mistake, found by `portcullis_lint` |
 //! | [`plan`] | what a change of objects changes, and which object does it |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |

@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use anyhow::Result;
+use portcullis_lint::Severity;
 
 use super::Question;
 use crate::args::{FailOn, Lint, LintFormat};
-use crate::lint::{Severity, lint};
+use crate::lint::lint;
 use crate::output::{self, lint as written};
 use crate::{NO, YES};
 

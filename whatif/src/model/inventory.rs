@@ -14,9 +14,10 @@ use portcullis_crds::convert::inventory::{Item, item};
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::manifest::Document;
 use portcullis_crds::path::FieldPath;
+use portcullis_lint::near;
 use serde_json::Value;
 
-use super::reference::{WorkloadRef, nearest};
+use super::reference::WorkloadRef;
 use crate::source::gap::{Cause, Gap, Place};
 
 /// One object, and where it is written.
@@ -120,7 +121,7 @@ impl Inventory {
             Err(error @ ParseObjectError::Parts(_)) => bail!(error),
         }
         let known: Vec<String> = self.objects().map(|(name, _)| name.to_string()).collect();
-        let near = nearest(&wanted, known.iter().map(String::as_str));
+        let near = near::names(&wanted, known.iter().map(String::as_str));
         let hint = near.first().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
         bail!("--without {wanted}: there is no such object{hint}")
     }

@@ -25,7 +25,7 @@ use portcullis_crds::path::FieldPath;
 use crate::source::gap::Gap;
 
 pub use inventory::{Inventory, Object, policy_mut};
-pub use reference::{WorkloadRef, nearest};
+pub use reference::WorkloadRef;
 pub use units::{Unit, Units};
 
 /// How many names a note writes out.
@@ -45,7 +45,8 @@ pub struct Cluster {
     pub gaps: Vec<Gap>,
     /// The namespaces of which nothing is known but their names.
     pub assumed: BTreeSet<Str>,
-    documents: BTreeMap<ObjectRef, Arc<Document>>,
+    /// The policies that are written in files.
+    pub documents: BTreeMap<ObjectRef, Arc<Document>>,
     workload_of: BTreeMap<PodKey, WorkloadRef>,
 }
 
@@ -128,12 +129,6 @@ impl Cluster {
     #[must_use]
     pub fn field_origin(&self, policy: &ObjectRef, field: &FieldPath) -> Option<Origin> {
         Some(self.documents.get(policy)?.origin_at(field))
-    }
-
-    /// A policy as its author wrote it; `None` for an object of an API server.
-    #[must_use]
-    pub fn written(&self, policy: &ObjectRef) -> Option<&serde_json::Value> {
-        Some(self.documents.get(policy)?.value())
     }
 
     /// Where a policy is written.

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::sentence;
-use crate::lint::{Finding, Severity};
+use portcullis_lint::{Finding, Severity};
 
 /// One line for each finding: `::warning file=…,line=…,col=…,title=…::message`.
 ///
@@ -41,7 +41,7 @@ fn property(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lint::Code;
+    use portcullis_lint::Code;
     use portcullis_crds::diagnostic::{About, Origin};
     use portcullis_crds::path::FieldPath;
 

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::json::API_VERSION;
-use crate::lint::{Finding, Severity};
+use portcullis_lint::{Finding, Severity};
 
 /// The answer to `lint`.
 #[derive(Serialize, JsonSchema, Clone, Debug)]

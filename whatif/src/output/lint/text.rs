@@ -11,7 +11,7 @@ use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::path::FieldPath;
 
 use super::sentence;
-use crate::lint::{Finding, Severity};
+use portcullis_lint::{Finding, Severity};
 
 /// So many lines stand above and below the one that is marked.
 const AROUND: usize = 1;

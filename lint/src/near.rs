@@ -1,32 +1,39 @@
-//! Words that several checks use: lists of names, the nearest labels.
+//! What comes nearest to a name or to labels that nothing has.
 
 use std::collections::BTreeSet;
 
 use policy_engine::labels::{Labels, Str};
-use policy_engine::words as list;
 use policy_engine::selector::{Operator, Requirement, Selector};
+use policy_engine::words::requirements;
 
-use crate::output::words::requirements;
-
-/// How many names a message writes out.
-const NAMES_SHOWN: usize = 4;
+use crate::answers::Answers;
 
 /// Two values that share this much are a slip of the pen.
 const ALIKE: f64 = 0.75;
 
-/// A few of the names, and how many more there are.
-pub(super) fn few(names: &BTreeSet<String>) -> String {
-    list::few(names, NAMES_SHOWN)
+/// The names that are nearest to `wanted`, the nearest first; at most three, and none that is
+/// nothing like it.
+pub fn names<'n>(wanted: &str, known: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
+    const ALIKE: f64 = 0.7;
+    let scored = known.into_iter().map(|name| (strsim::jaro_winkler(wanted, name), name));
+    let mut near: Vec<_> = scored.filter(|(score, _)| *score > ALIKE).collect();
+    near.sort_by(|left, right| right.0.total_cmp(&left.0).then_with(|| left.1.cmp(right.1)));
+    near.into_iter().take(3).map(|(_, name)| name).collect()
 }
 
-/// `is` for one, `are` for more.
-pub(super) fn are(count: usize) -> &'static str {
-    if count == 1 { "is" } else { "are" }
+/// A hint for a selector that matches no Namespace: what comes nearest, or how to look.
+pub(crate) fn namespace(answers: &Answers<'_>, selector: &Selector) -> String {
+    if answers.names.is_none() {
+        return "compare it with `kubectl get namespaces --show-labels`".to_owned();
+    }
+    let known = answers.world.namespaces().iter();
+    labels(selector, known.map(|(name, found)| (format!("Namespace {name}"), &found.labels)))
+        .unwrap_or_else(|| "no Namespace has labels like these".to_owned())
 }
 
 /// What comes nearest to a selector that matches nothing: `nearest is X, which has app=api, not
 /// app=apo`. `None` when nothing is there, or nothing is anything like it.
-pub(super) fn nearest<'n>(
+pub(crate) fn labels<'n>(
     selector: &Selector,
     known: impl IntoIterator<Item = (String, &'n Labels)>,
 ) -> Option<String> {

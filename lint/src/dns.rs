@@ -1,8 +1,8 @@
 //! Pods that may open connections, and cannot look up the names of whom they connect to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
 
+use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Reason, RuleRef, evaluate};
 use policy_engine::flow::{Flow, Traffic};
@@ -12,16 +12,15 @@ use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::{Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Selected};
 use policy_engine::port::Protocol;
 use policy_engine::tier::{Action, Mode, Tier};
+use policy_engine::world::World;
 use portcullis_crds::path::FieldPath;
 
-use super::groups::Group;
-use super::implies::{Ask, admits};
-use super::{Code, Context, Finding, Severity, spec, words};
-use crate::endpoint::Side;
-use crate::judge::groups::flows;
+use crate::implies::{Ask, admits};
+use crate::pods::Group;
+use crate::{Code, Context, Finding, Severity, few, finding, sides, spec};
 
 /// The label by which clusters mark their DNS pods.
-pub(super) const LABEL: &str = "k8s-app";
+pub(crate) const LABEL: &str = "k8s-app";
 
 const NAMES: [&str; 2] = ["kube-dns", "coredns"];
 
@@ -29,7 +28,7 @@ const NAMES: [&str; 2] = ["kube-dns", "coredns"];
 const PORT: u16 = 53;
 
 /// The pods that answer for names, as far as the source has them: on which ports by protocol.
-struct Servers<'c>(Vec<(Rc<Group<'c>>, Listening)>);
+struct Servers<'c>(Vec<(&'c Group, Listening)>);
 
 type Listening = BTreeSet<(Protocol, u16)>;
 
@@ -51,9 +50,9 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let mut lacking: BTreeMap<(ObjectRef, Vec<Protocol>), BTreeSet<String>> = BTreeMap::new();
     let mut denied: BTreeMap<(RuleRef, Vec<Protocol>), BTreeSet<String>> = BTreeMap::new();
     for (id, class) in context.reach.classes().iter().enumerate() {
-        let pod = class.pods.first().and_then(|key| context.cluster.world.pods().get(key));
+        let pod = class.pods.first().and_then(|key| context.world.pods().get(key));
         let Some(pod) = pod.filter(|pod| !servers.has(&pod.key)) else { continue };
-        let pods = class.pods.iter().filter_map(|key| context.cluster.world.pods().get(key));
+        let pods = class.pods.iter().filter_map(|key| context.world.pods().get(key));
         let names = || pods.clone().map(|pod| context.name(pod));
         let tier = class.isolated_by(Direction::Egress);
         let deciding = Deciding::new(context, pod, tier);
@@ -72,12 +71,12 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     }
     let lacking = lacking.into_iter().map(|((policy, protocols), names)| {
         let (field, how) = how_to_fix(context, &policy);
-        finding(context, (&policy, spec(field)), &protocols, &names, how)
+        lacks((&policy, spec(field)), &protocols, &names, how)
     });
     let denied = denied.into_iter().map(|((rule, protocols), names)| {
         let field = FieldPath::of_rule(Direction::Egress, rule.rule);
         let how = "accept them in a rule before this one, which denies them";
-        finding(context, (&rule.policy, field), &protocols, &names, how)
+        lacks((&rule.policy, field), &protocols, &names, how)
     });
     lacking.chain(denied).collect()
 }
@@ -88,7 +87,7 @@ fn how_to_fix(context: &Context<'_>, policy: &ObjectRef) -> (&'static str, &'sta
     if policy.kind != Kind::ClusterDefaultNetworkPolicy {
         return ("egress", RULE);
     }
-    match context.cluster.world.policy(policy) {
+    match context.world.policy(policy) {
         Some(policy) if policy.allows_dns(Direction::Egress) => (
             "egress",
             "`allowDNS` is for pods of kube-system with k8s-app=kube-dns; add a rule to the DNS \
@@ -98,8 +97,7 @@ fn how_to_fix(context: &Context<'_>, policy: &ObjectRef) -> (&'static str, &'sta
     }
 }
 
-fn finding(
-    context: &Context<'_>,
+fn lacks(
     (policy, field): (&ObjectRef, FieldPath),
     protocols: &[Protocol],
     names: &BTreeSet<String>,
@@ -112,14 +110,14 @@ fn finding(
     };
     let message = format!(
         "{} may open connections, and none to DNS over {}; {why}; {how}",
-        words::few(names),
+        few(names),
         listed.join(" and ")
     );
-    let mut finding = context.finding_about(Code::EgressWithoutDns, policy, field, message);
+    let mut found = finding(Code::EgressWithoutDns, policy, field, message);
     if protocols == [Protocol::Tcp] {
-        finding.severity = Severity::Note;
+        found.severity = Severity::Note;
     }
-    finding
+    found
 }
 
 /// The policy to mend, and the protocols that are missing.
@@ -129,7 +127,7 @@ impl<'c> Deciding<'c> {
     fn new(context: &Context<'c>, pod: &'c Pod, tier: Option<Tier>) -> Self {
         let egress = Direction::Egress;
         let (mut isolating, mut accepting) = (Vec::new(), Vec::new());
-        for (policy, selected) in context.cluster.world.selecting(pod) {
+        for (policy, selected) in context.world.selecting(pod) {
             let decides = policy.mode == Mode::Enforce && selected == Selected::Yes;
             if !decides || tier.is_some_and(|last| policy.tier > last) {
                 continue;
@@ -196,12 +194,12 @@ fn opens(rule: &Rule) -> bool {
 impl<'c> Servers<'c> {
     fn new(context: &Context<'c>) -> Self {
         let mut found = Vec::new();
-        for group in context.groups.all().filter(|group| !group.host_network) {
-            let Some(pod) = group.pods.first() else { continue };
+        for group in context.pods.subjects() {
+            let pod = group.first();
             let named = group.labels.get(LABEL).is_some_and(|name| NAMES.contains(&name.as_ref()));
-            let numbered = group.ports.iter().filter(|port| port.number == PORT);
+            let numbered = group.ports().iter().filter(|port| port.number == PORT);
             let mut ports: Listening = numbered.map(|port| (port.protocol, PORT)).collect();
-            for service in context.cluster.services.values().filter(|one| one.selects(pod)) {
+            for service in context.input.services.values().filter(|one| one.selects(pod)) {
                 for port in service.ports.iter().filter(|port| port.number == PORT) {
                     let targets = port.resolve(pod).into_iter();
                     ports.extend(targets.map(|target| (port.protocol, target)));
@@ -214,21 +212,21 @@ impl<'c> Servers<'c> {
                 // Whoever answers over UDP answers over TCP, declared or not.
                 let also: Vec<_> = ports.iter().map(|(_, port)| (Protocol::Tcp, *port)).collect();
                 ports.extend(also);
-                found.push((group.clone(), ports));
+                found.push((group, ports));
             }
         }
         Self(found)
     }
 
     fn has(&self, pod: &PodKey) -> bool {
-        self.0.iter().any(|(group, _)| group.pods.iter().any(|known| known.key == *pod))
+        self.0.iter().any(|(group, _)| group.pods().iter().any(|known| known.key == *pod))
     }
 
     /// Whether some of them are where `allowDNS` looks for them, or may be.
     fn are_usual(&self) -> bool {
-        let usual = |group: &Group<'_>| {
+        let usual = |group: &Group| {
             let label = group.labels.get(LABEL).map(AsRef::as_ref);
-            group.namespace.as_ref() == "kube-system" && label == Some("kube-dns")
+            &**group.namespace() == "kube-system" && label == Some("kube-dns")
         };
         self.0.is_empty() || self.0.iter().any(|(group, _)| usual(group))
     }
@@ -236,7 +234,7 @@ impl<'c> Servers<'c> {
     /// The rule of a ClusterNetworkPolicy that denies the pod to ask any of them, and over which
     /// protocols.
     fn denied(&self, context: &Context<'c>, pod: &Pod) -> Option<(RuleRef, Vec<Protocol>)> {
-        let world = &context.cluster.world;
+        let world = context.world;
         let denies = |policy: &Policy| {
             let mut rules = policy.ordered(Direction::Egress).iter();
             policy.mode == Mode::Enforce
@@ -251,12 +249,9 @@ impl<'c> Servers<'c> {
             for (group, ports) in &self.0 {
                 let ports = ports.iter().filter(|(known, _)| *known == protocol);
                 let asked =
-                    ports.flat_map(|(_, port)| group.pods.iter().map(move |to| (to, *port)));
+                    ports.flat_map(|(_, port)| group.pods().iter().map(move |to| (to, *port)));
                 for (to, port) in asked {
-                    let sides = [&pod.key, &to.key].map(|key| Side::Pod(key.clone(), None));
-                    for (source, destination) in flows(world, &sides[0], &sides[1]) {
-                        let traffic = Traffic::Port(protocol, port);
-                        let flow = Flow { source, destination, traffic };
+                    for flow in flows(world, pod, to, Traffic::Port(protocol, port)) {
                         let decision = evaluate(world, &flow).egress;
                         let by_rule = decision.reason == Reason::RuleDenies;
                         rule = Some(decision.decided_by.into_iter().next().filter(|_| by_rule)?);
@@ -290,15 +285,15 @@ impl<'c> Servers<'c> {
             Peer::Block(_) | Peer::Nodes(_) => somewhere(),
             Peer::Pods(_) if self.0.is_empty() => somewhere(),
             Peer::Pods(peer) => {
-                let own = |group: &Group<'_>| {
+                let own = |group: &Group| {
                     peer.namespaces == Namespaces::Own
-                        && group.namespace == namespace
+                        && group.namespace() == namespace
                         && peer.pods.matches(&group.labels)
                 };
-                let named = context.groups.peer(peer);
+                let named = context.peer(peer);
                 self.0.iter().any(|(server, ports)| {
                     let is_peer =
-                        own(server) || named.iter().any(|group| Rc::ptr_eq(server, group));
+                        own(server) || named.iter().any(|group| std::ptr::eq(*server, *group));
                     let mut ports = ports.iter().filter(|(known, _)| *known == protocol);
                     is_peer && ports.any(|(_, port)| answers(&rule.ports, server, protocol, *port))
                 })
@@ -308,9 +303,26 @@ impl<'c> Servers<'c> {
     }
 }
 
+/// The flows from a pod to another one: one for each pair of addresses of one family.
+fn flows(world: &World, from: &Pod, to: &Pod, traffic: Traffic) -> Vec<Flow> {
+    let mut flows = Vec::new();
+    for source in sides(world, from) {
+        for destination in sides(world, to) {
+            let families = [&source, &destination].map(|side| side.address().map(Family::of));
+            if let [Some(one), Some(other)] = families
+                && one != other
+            {
+                continue;
+            }
+            flows.push(Flow { source: source.clone(), destination, traffic });
+        }
+    }
+    flows
+}
+
 /// Whether a rule's ports admit this port of a group's pods.
-fn answers(ports: &Ports, group: &Group<'_>, protocol: Protocol, number: u16) -> bool {
-    let mut named = group.ports.iter();
+fn answers(ports: &Ports, group: &Group, protocol: Protocol, number: u16) -> bool {
+    let mut named = group.ports().iter();
     admits(ports, &Ask::Number(protocol, number))
         || named.any(|port| {
             (port.protocol, port.number) == (protocol, number)

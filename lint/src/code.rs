@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Severity;
+use crate::Severity;
 
 /// What kind of mistake a finding is. Codes are stable: they are never given a new meaning.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

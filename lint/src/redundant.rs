@@ -1,7 +1,7 @@
 //! Rules and policies that change nothing: others admit, and isolate for, all that they do.
 //!
 //! Decided for every pod that there can be, not for those of today: peers, blocks and ports are
-//! compared as sets, see [`super::implies`]. Each finding holds when all the others are followed
+//! compared as sets, see [`crate::implies`]. Each finding holds when all the others are followed
 //! too: what is found is taken away before the next one is looked at.
 //!
 //! Policies of the whole cluster need no look: what goes leaves every pod as isolated as it was, so
@@ -19,8 +19,8 @@ use policy_engine::tier::Mode;
 use policy_engine::world::World;
 use portcullis_crds::path::FieldPath;
 
-use super::implies::{self, Ask};
-use super::{Code, Context, Finding, Place, name_field, places, words};
+use crate::implies::{self, Ask};
+use crate::{Code, Context, Finding, Place, few, finding, name_field, places};
 
 /// What is redundant in all policies.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
@@ -33,17 +33,17 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
 }
 
 fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Finding>) {
-    let mut alive = Alive::new(&context.cluster.world, policies);
+    let mut alive = Alive::new(context.world, policies);
     let mut first: BTreeMap<Content<'_>, &Policy> = BTreeMap::new();
     for policy in policies {
         let original = *first.entry(content(policy)).or_insert(policy);
         if original.name != policy.name {
             alive.gone.insert(&policy.name);
             let message = format!("says what {} says; remove one of them", original.name.short());
-            let mut finding = context.finding(Code::SamePolicy, policy, FieldPath::default(), message);
-            let origin = context.cluster.field_origin(&original.name, &name_field());
-            finding.related.extend(origin.map(|origin| (origin, "the other".to_owned())));
-            found.push(finding);
+            let related = context.related(&original.name, &name_field(), "the other");
+            let whole = FieldPath::default();
+            let same = finding(Code::SamePolicy, &policy.name, whole, message);
+            found.push(Finding { related: related.into_iter().collect(), ..same });
         }
     }
     // The later of two that cover each other goes.
@@ -54,18 +54,18 @@ fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Fin
         if let Some(by) = alive.covers_policy(policy) {
             alive.gone.insert(&policy.name);
             let names = by.iter().map(|policy| policy.short()).collect();
+            let s = if by.len() == 1 { "s" } else { "" };
             let message = format!(
-                "changes nothing: {} isolate{} and admit{} the same already; remove it, or narrow \
+                "changes nothing: {} isolate{s} and admit{s} the same already; remove it, or narrow \
                  those",
-                words::few(&names),
-                if by.len() == 1 { "s" } else { "" },
-                if by.len() == 1 { "s" } else { "" },
+                few(&names)
             );
-            let mut finding = context.finding(Code::RedundantPolicy, policy, FieldPath::default(), message);
-            let name = |policy: &&ObjectRef| context.cluster.field_origin(policy, &name_field());
-            let origins = by.iter().filter_map(name);
-            finding.related.extend(origins.map(|origin| (origin, "does the same".to_owned())));
-            found.push(finding);
+            let related = by.iter();
+            let related =
+                related.filter_map(|by| context.related(by, &name_field(), "does the same"));
+            let whole = FieldPath::default();
+            let redundant = finding(Code::RedundantPolicy, &policy.name, whole, message);
+            found.push(Finding { related: related.collect(), ..redundant });
             continue;
         }
         let all: Vec<Place<'_>> = places(policy).collect();
@@ -82,15 +82,14 @@ fn redundant_rule(context: &Context<'_>, place: Place<'_>, by: &BTreeSet<RuleId<
         by.iter().map(|(name, _, at)| format!("{} rule {}", name.short(), at + 1)).collect();
     let message = format!(
         "changes nothing: {} admit{} all of it already; remove it, or narrow the other",
-        words::few(&names),
+        few(&names),
         if by.len() == 1 { "s" } else { "" }
     );
-    let mut finding = context.finding(Code::RedundantRule, place.policy, place.field(), message);
-    let origin =
-        |(name, direction, at): &RuleId<'_>| context.cluster.rule_origin(name, *direction, at + 1);
-    let origins = by.iter().filter_map(origin);
-    finding.related.extend(origins.map(|origin| (origin, "admits it".to_owned())));
-    finding
+    let related = by.iter().filter_map(|(name, direction, at)| {
+        context.related(name, &FieldPath::of_rule(*direction, at + 1), "admits it")
+    });
+    let found = finding(Code::RedundantRule, &place.policy.name, place.field(), message);
+    Finding { related: related.collect(), ..found }
 }
 
 /// What a policy means, with its rules sorted.

@@ -1,97 +1,103 @@
 //! Whom rules name: peers that match nothing, that belong together, and blocks over the cluster.
 
 use std::net::IpAddr;
-use std::rc::Rc;
 
+use policy_engine::flow::Endpoint;
+use policy_engine::labels::Str;
 use policy_engine::model::Pod;
 use policy_engine::policy::{IpBlock, Namespaces, Peer, Peers, PodPeer, Policy};
 use policy_engine::selector::Selector;
 
-use super::groups::Group;
-use super::{Code, Context, Finding, Place, places, words};
+use crate::answers::Answers;
+use crate::pods::Group;
+use crate::{Code, Context, Finding, Place, are, finding, name, near, places};
 
 /// What is wrong with the peers of a policy.
 pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     for place in places(policy) {
         let Peers::Listed(peers) = &place.rule.peers else { continue };
-        let mut joined = None;
-        if let Some((number, finding)) = not_joined(context, place, peers) {
-            found.push(finding);
-            joined = Some(number);
-        }
+        let joined = not_joined(context, place, peers);
         for (number, peer) in peers.iter().enumerate() {
             match peer {
-                // Said already: it is one half of a peer.
-                Peer::Pods(_) if joined == Some(number) => {}
-                Peer::Pods(peer) => found.extend(nobody(context, place, number, peer)),
+                // Another finding tells that it is one half of a peer.
+                Peer::Pods(_) if joined.as_ref().is_some_and(|(half, _)| *half == number) => {}
+                Peer::Pods(peer) => {
+                    found.extend(matches_nothing(&context.answers, place, number, peer));
+                }
                 Peer::Block(block) => found.extend(over(context, place, number, block)),
                 Peer::Nodes(_) | Peer::Invalid => {}
             }
         }
+        found.extend(joined.map(|(_, finding)| finding));
     }
     found
 }
 
-/// A peer that matches no pod.
-fn nobody<'c>(
-    context: &Context<'c>,
-    place: Place<'_>,
+/// The peers of a rule that match no pod.
+pub(super) fn nobody<'w>(answers: &Answers<'w>, place: Place<'w>) -> Vec<Finding> {
+    let Peers::Listed(peers) = &place.rule.peers else { return Vec::new() };
+    let found = peers.iter().enumerate().filter_map(|(number, peer)| match peer {
+        Peer::Pods(peer) => matches_nothing(answers, place, number, peer),
+        Peer::Block(_) | Peer::Nodes(_) | Peer::Invalid => None,
+    });
+    found.collect()
+}
+
+fn matches_nothing<'w>(
+    answers: &Answers<'w>,
+    place: Place<'w>,
     number: usize,
-    peer: &'c PodPeer,
+    peer: &'w PodPeer,
 ) -> Option<Finding> {
-    if !context.groups.peer(peer).is_empty() {
+    if answers.peer(peer, None) {
         return None;
     }
-    let world = &context.cluster.world;
-    let at = place.peer(number);
-    let finding = |below: &str, text: String| {
-        let field = at.clone().key(below);
-        Some(context.finding(Code::PeerMatchesNothing, place.policy, field, text))
+    let finding = |below: &str, message: String| {
+        let field = place.peer(number).key(below);
+        Some(finding(Code::PeerMatchesNothing, &place.policy.name, field, message))
     };
-    let namespaces = match &peer.namespaces {
+    let mut namespaces: Vec<&Str> = match &peer.namespaces {
         Namespaces::Named(name) => vec![name],
-        Namespaces::Own => Vec::new(),
-        Namespaces::Selected(selector) => {
-            let selected = context.groups.namespaces(selector);
-            if selected.is_empty() && !selector.is_everything() {
-                let known = world.namespaces().iter();
-                let known = known.map(|(name, found)| (format!("Namespace {name}"), &found.labels));
-                let hint = words::nearest(selector, known);
-                let hint = hint.unwrap_or_else(|| "no Namespace has labels like these".to_owned());
-                let text = format!("matches no namespace, so this peer admits nothing; {hint}");
-                return finding("namespaceSelector", text);
-            }
-            selected
-        }
+        // With `sameNamespace` it depends on the pod.
+        Namespaces::Own => return None,
+        Namespaces::Selected(selector) => answers.pods.namespaces(selector).collect(),
     };
+    namespaces.sort_unstable();
+    if let (Namespaces::Selected(selector), []) = (&peer.namespaces, namespaces.as_slice())
+        && !selector.is_everything()
+    {
+        let hint = near::namespace(answers, selector);
+        let message = format!("matches no namespace, so this peer admits nothing; {hint}");
+        return finding("namespaceSelector", message);
+    }
     // `{}` is every pod there will be: right where there is none today.
     if peer.pods.is_everything() {
         return None;
     }
-    let there: Vec<&Rc<Group<'_>>> =
-        namespaces.iter().flat_map(|name| context.groups.of(name)).collect();
-    if let Some(group) =
-        there.iter().find(|group| group.host_network && peer.pods.matches(&group.labels))
-    {
-        let name = group.pods.first().map(|pod| context.name(pod)).unwrap_or_default();
-        let text = format!(
-            "matches only pods with hostNetwork ({name}), whose traffic comes from their node, so \
-             this peer admits nothing; name the nodes' addresses with an ipBlock"
+    let mut on_host = namespaces.iter().flat_map(|name| answers.pods.on_host(name, &peer.pods));
+    if let Some(group) = on_host.next() {
+        let called = answers.names.map(|names| format!(" ({})", name(names, group.first())));
+        let message = format!(
+            "matches only pods with hostNetwork{}, whose traffic comes from their node, so this \
+             peer admits nothing; name the nodes' addresses with an ipBlock",
+            called.unwrap_or_default()
         );
-        return finding("podSelector", text);
+        return finding("podSelector", message);
     }
-    let known = there.iter().filter_map(|group| {
-        let pod = group.pods.first()?;
-        Some((context.name(pod), &pod.labels))
-    });
-    let place = match namespaces.as_slice() {
-        [one] => format!("of namespace {one}"),
-        _ => "of the namespaces that it selects".to_owned(),
+    let (there, option) = match (&peer.namespaces, namespaces.as_slice()) {
+        (Namespaces::Named(name), _) => (format!("of namespace {name}"), format!("-n {name}")),
+        // Which namespaces it selects may change, and the text of an Event must not.
+        (_, [one]) if answers.names.is_some() => (format!("of namespace {one}"), String::new()),
+        _ => ("of the namespaces that it selects".to_owned(), "-A".to_owned()),
     };
-    let hint = words::nearest(&peer.pods, known)
-        .unwrap_or_else(|| format!("no pod {place} has labels like these"));
-    finding("podSelector", format!("matches no pod {place}, so this peer admits nothing; {hint}"))
+    let nearest = |names: &_| {
+        let known = namespaces.iter().flat_map(|name| answers.pods.of(name)).map(Group::first);
+        near::labels(&peer.pods, known.map(|pod| (name(names, pod), &pod.labels)))
+            .unwrap_or_else(|| format!("no pod {there} has labels like these"))
+    };
+    let hint = answers.hint(nearest, &option);
+    finding("podSelector", format!("matches no pod {there}, so this peer admits nothing; {hint}"))
 }
 
 /// `- namespaceSelector` beside `- podSelector`, where the pods are in those namespaces only.
@@ -110,28 +116,21 @@ fn not_joined<'c>(
             },
             _ => continue,
         };
-        let here = context.groups.matching(own, pods, false);
-        let there: Vec<_> = context
-            .groups
-            .namespaces(namespaces)
-            .into_iter()
-            .flat_map(|name| context.groups.matching(name, pods, false))
-            .collect();
-        if !here.is_empty() || there.is_empty() {
+        let mut here = context.pods.matching(own, pods);
+        let names = context.pods.namespaces(namespaces);
+        let there: Vec<&Group> = names.flat_map(|name| context.pods.matching(name, pods)).collect();
+        if here.next().is_some() || there.is_empty() {
             continue;
         }
         let message = format!(
             "is a peer of its own, for pods of namespace {own}, where none matches; the peer \
              beside it admits every pod of its namespaces; {names} {are} what both together \
              match: make them one item, without the `-` before the second",
-            names = context.names(&there),
-            are = words::are(there.iter().map(|group| group.pods.len()).sum()),
+            names = context.names(there.iter().copied()),
+            are = are(there.iter().map(|group| group.pods().len()).sum()),
         );
         let field = place.peer(number).key("podSelector");
-        return Some((
-            number,
-            context.finding(Code::PeersNotJoined, place.policy, field, message),
-        ));
+        return Some((number, finding(Code::PeersNotJoined, &place.policy.name, field, message)));
     }
     None
 }
@@ -154,7 +153,7 @@ fn over(
     block: &IpBlock,
 ) -> Option<Finding> {
     let field = place.peer(number).key("ipBlock").key("cidr");
-    let finding = |code, text| Some(context.finding(code, place.policy, field, text));
+    let finding = |code, text| Some(finding(code, &place.policy.name, field, text));
     let Inside { first, left_out } = inside(context, block);
     let whole = block.cidr.prefix_len() == 0;
     match first {
@@ -176,7 +175,7 @@ fn over(
         }
         Some(_) => None,
         None => {
-            let services = context.cluster.services.values();
+            let services = context.input.services.values();
             let mut all = services.flat_map(|service| {
                 service.addresses.iter().map(move |address| (*address, service))
             });
@@ -220,6 +219,5 @@ fn inside<'c>(context: &Context<'c>, block: &IpBlock) -> Inside<'c> {
 
 /// Whether nothing but a Service has the address.
 fn is_virtual(context: &Context<'_>, address: IpAddr) -> bool {
-    use policy_engine::flow::Endpoint;
-    matches!(context.cluster.world.endpoint(address), Endpoint::External(_))
+    matches!(context.world.endpoint(address), Endpoint::External(_))
 }

@@ -1,10 +1,9 @@
-//! Directions that a policy speaks of and does not isolate for.
+//! Directions for which a policy has rules, and which it does not isolate.
 
 use policy_engine::direction::Direction;
 use policy_engine::policy::Policy;
-use serde_json::Value;
 
-use super::{Code, Context, Finding, name_field, spec};
+use crate::{Code, Context, Finding, finding, name_field, spec};
 
 /// Rules, or an empty list of them, for a direction that `policyTypes` lacks; or a name that says
 /// so.
@@ -15,11 +14,11 @@ pub(super) fn not_in_force(context: &Context<'_>, policy: &Policy) -> Vec<Findin
             continue;
         }
         let rules = direction.field();
-        let written = context.cluster.written(&policy.name);
-        let field = written.and_then(|object| object.get("spec")?.get(rules));
+        let written = context.input.documents.get(&policy.name);
+        let written = written.and_then(|document| document.value().get("spec")?.get(rules));
         let how = format!("add {direction} to `policyTypes`");
-        let (place, message) = match field {
-            Some(Value::Array(list)) if !list.is_empty() => (
+        let (field, message) = match written {
+            Some(rules_there) if rules_there.as_array().is_some_and(|list| !list.is_empty()) => (
                 spec(rules),
                 format!(
                     "the rules have no effect, for `policyTypes` does not list {direction}; {how}, \
@@ -39,7 +38,7 @@ pub(super) fn not_in_force(context: &Context<'_>, policy: &Policy) -> Vec<Findin
             ),
             None => continue,
         };
-        found.push(context.finding(Code::DirectionNotInForce, policy, place, message));
+        found.push(finding(Code::DirectionNotInForce, &policy.name, field, message));
     }
     found
 }

@@ -1,7 +1,6 @@
 //! Policies of the whole cluster, and policies in audit: whom they select, and in which order they
 //! are asked.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use policy_engine::direction::Direction;
@@ -12,14 +11,15 @@ use policy_engine::selector::Selector;
 use policy_engine::tier::{Action, Mode};
 use portcullis_crds::path::FieldPath;
 
-use super::groups::Group;
-use super::redundant::covered;
-use super::{Code, Context, Finding, spec, words};
+use crate::answers::Answers;
+use crate::pods::Group;
+use crate::redundant::covered;
+use crate::{Code, Context, Finding, finding, name, near, spec};
 
 /// What policies say by themselves, whoever they select.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let mut found = in_audit(context);
-    for policy in context.cluster.world.policies_in("") {
+    for policy in context.world.policies_in("") {
         for direction in Direction::BOTH {
             found.extend(never_matching(context, policy, direction));
         }
@@ -29,17 +29,17 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
 
 /// Whom they select.
 pub(super) fn about_pods(context: &Context<'_>) -> Vec<Finding> {
-    let policies = context.cluster.world.policies_in("");
+    let policies = context.world.policies_in("");
     let mut found: Vec<Finding> =
-        policies.filter_map(|policy| selects_nothing(context, policy)).collect();
+        policies.filter_map(|policy| selects_nothing(&context.answers, policy)).collect();
     found.extend(equal_priorities(context));
     found
 }
 
 fn in_audit(context: &Context<'_>) -> Vec<Finding> {
-    let policies = context.cluster.world.policies();
+    let policies = context.world.policies();
     let audited = policies.filter(|policy| policy.mode == Mode::Audit);
-    let finding = |policy: &Arc<Policy>| {
+    let in_audit = |policy: &Arc<Policy>| {
         let field = match policy.name.kind {
             Kind::ClusterDefaultNetworkPolicy => spec("mode"),
             _ => FieldPath::new(["metadata", "annotations"]),
@@ -47,9 +47,9 @@ fn in_audit(context: &Context<'_>) -> Vec<Finding> {
         let message = "is in audit: what it would deny is reported, and nothing is denied; `plan \
                        --audit` tells what enforcing it closes"
             .to_owned();
-        context.finding(Code::InAudit, policy, field, message)
+        finding(Code::InAudit, &policy.name, field, message)
     };
-    audited.map(finding).collect()
+    audited.map(in_audit).collect()
 }
 
 /// Rules all of whose flows are matched by earlier rules of the policy.
@@ -61,7 +61,7 @@ fn never_matching(context: &Context<'_>, policy: &Policy, direction: Direction) 
     let mut found = Vec::new();
     let mut before: Vec<(usize, &Rule)> = Vec::new();
     for (at, rule) in policy.ordered(direction).iter().enumerate() {
-        let by = covered(&context.cluster.world, &rule.rule, &before);
+        let by = covered(context.world, &rule.rule, &before);
         before.push((at, &rule.rule));
         let Some(by) = by.filter(|by| !by.is_empty()) else { continue };
         let list = direction.field();
@@ -72,72 +72,64 @@ fn never_matching(context: &Context<'_>, policy: &Policy, direction: Direction) 
             names.join(", ")
         );
         let field = spec(list).index(at);
-        let mut finding = context.finding(Code::NeverMatches, policy, field, message);
-        let origin = |at: &usize| context.cluster.rule_origin(&policy.name, direction, at + 1);
-        let origins = by.iter().filter_map(origin);
-        finding.related.extend(origins.map(|origin| (origin, "comes before".to_owned())));
-        found.push(finding);
+        let related = by
+            .iter()
+            .filter_map(|at| context.related(&policy.name, &spec(list).index(*at), "comes before"));
+        let never = finding(Code::NeverMatches, &policy.name, field, message);
+        found.push(Finding { related: related.collect(), ..never });
     }
     found
 }
 
-fn selects_nothing(context: &Context<'_>, policy: &Policy) -> Option<Finding> {
+/// Whether a policy of the cluster selects no pod.
+pub(super) fn selects_nothing(answers: &Answers<'_>, policy: &Policy) -> Option<Finding> {
     let subject = &policy.subject;
     let (namespaces, pods) = (subject.namespaces.as_ref()?, subject.pods.as_ref()?);
-    let world = &context.cluster.world;
-    let counts = |name: &Str| !(subject.spares_system && world.is_system(name));
-    let (field, hint) = nobody(context, namespaces, pods, counts)?;
+    let counts = |name: &Str| !(subject.spares_system && answers.world.is_system(name));
+    let (field, hint) = nobody(answers, namespaces, pods, counts)?;
     let field = if policy.name.kind == Kind::ClusterNetworkPolicy { "subject" } else { field };
     let message = format!("selects no pod, so it decides nothing; {hint}");
-    Some(context.finding(Code::SelectsNothing, policy, spec(field), message))
+    Some(finding(Code::SelectsNothing, &policy.name, spec(field), message))
 }
 
 /// The field because of which a subject selects nobody, and what comes nearest. `None` when it
 /// selects somebody, or is right for pods and namespaces to come.
 fn nobody(
-    context: &Context<'_>,
+    answers: &Answers<'_>,
     namespaces: &Selector,
     pods: &Selector,
     counts: impl Fn(&Str) -> bool,
 ) -> Option<(&'static str, String)> {
-    let selected = context.groups.namespaces(namespaces);
+    let mut selected: Vec<&Str> = answers.pods.namespaces(namespaces).collect();
+    selected.sort_unstable();
     let counting: Vec<&Str> = selected.iter().copied().filter(|name| counts(name)).collect();
     if counting.is_empty() {
         if namespaces.is_everything() {
             return None;
         }
-        if !selected.is_empty() {
-            let hint = "the namespaces that it selects are the system's, which are left out \
-                        without `includeSystemNamespaces: true`";
-            return Some(("namespaceSelector", hint.to_owned()));
+        if selected.is_empty() {
+            return Some(("namespaceSelector", near::namespace(answers, namespaces)));
         }
-        let known = context.cluster.world.namespaces().iter();
-        let known = known.map(|(name, found)| (format!("Namespace {name}"), &found.labels));
-        let hint = words::nearest(namespaces, known)
-            .unwrap_or_else(|| "no Namespace has labels like these".to_owned());
-        return Some(("namespaceSelector", hint));
+        let hint = "the namespaces that it selects are the system's, which are left out without \
+                    `includeSystemNamespaces: true`";
+        return Some(("namespaceSelector", hint.to_owned()));
     }
     // `{}` is every pod there will be: right where there is none today.
-    if pods.is_everything() {
+    let mut here = counting.iter().flat_map(|name| answers.pods.matching(name, pods));
+    if pods.is_everything() || here.next().is_some() {
         return None;
     }
-    let here = |name: &&Str| context.groups.matching(name, pods, false);
-    if counting.iter().any(|name| !here(name).is_empty()) {
-        return None;
-    }
-    let there = counting.iter().flat_map(|name| context.groups.of(name));
-    let known = there.filter_map(|group| {
-        let pod = group.pods.first()?;
-        Some((context.name(pod), &pod.labels))
-    });
-    let hint = words::nearest(pods, known)
-        .unwrap_or_else(|| "no pod of the namespaces has labels like these".to_owned());
-    Some(("podSelector", hint))
+    let nearest = |names: &_| {
+        let known = counting.iter().flat_map(|name| answers.pods.of(name)).map(Group::first);
+        near::labels(pods, known.map(|pod| (name(names, pod), &pod.labels)))
+            .unwrap_or_else(|| "no pod of the namespaces has labels like these".to_owned())
+    };
+    Some(("podSelector", answers.hint(nearest, "-A")))
 }
 
 /// Pairs of one tier and priority that decide differently about the same pods.
 fn equal_priorities(context: &Context<'_>) -> Vec<Finding> {
-    let policies = context.cluster.world.policies_in("");
+    let policies = context.world.policies_in("");
     let all: Vec<&Policy> = policies.map(AsRef::as_ref).collect();
     let mut found = Vec::new();
     for (at, later) in all.iter().enumerate() {
@@ -157,13 +149,12 @@ fn equal_priorities(context: &Context<'_>) -> Vec<Finding> {
             later.priority(),
             later.tier,
             earlier.name.name,
-            context.names(&both),
+            context.names(both.iter().copied()),
             earlier.name.name
         );
-        let mut finding = context.finding(Code::EqualPriority, later, spec("priority"), message);
-        let origin = context.cluster.field_origin(&earlier.name, &spec("priority"));
-        finding.related.extend(origin.map(|origin| (origin, "the same".to_owned())));
-        found.push(finding);
+        let related = context.related(&earlier.name, &spec("priority"), "the same");
+        let equal = finding(Code::EqualPriority, &later.name, spec("priority"), message);
+        found.push(Finding { related: related.into_iter().collect(), ..equal });
     }
     found
 }
@@ -180,13 +171,10 @@ fn matters(one: &Policy, other: &Policy) -> bool {
     })
 }
 
-fn selected_by_both<'c>(context: &Context<'c>, one: &Policy, other: &Policy) -> Vec<Rc<Group<'c>>> {
-    let world = &context.cluster.world;
-    let groups = context.groups.all().filter(|group| !group.host_network);
-    let both = groups.filter(|group| {
-        group.pods.first().is_some_and(|pod| {
-            [one, other].into_iter().all(|policy| world.selected(policy, pod) == Selected::Yes)
-        })
-    });
-    both.cloned().collect()
+fn selected_by_both<'c>(context: &Context<'c>, one: &Policy, other: &Policy) -> Vec<&'c Group> {
+    let selects = |policy: &Policy, group: &Group| {
+        context.world.selected(policy, group.first()) == Selected::Yes
+    };
+    let groups = context.pods.subjects();
+    groups.filter(|group| selects(one, group) && selects(other, group)).collect()
 }

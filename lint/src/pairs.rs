@@ -1,20 +1,20 @@
 //! Both sides together: one names the other, which does not let it pass.
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, evaluate};
-use policy_engine::flow::{Endpoint, Flow, Traffic};
+use policy_engine::flow::{Flow, Traffic};
 use policy_engine::model::Pod;
 use policy_engine::policy::{Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule};
 use policy_engine::port::PortRange;
 use policy_engine::reach::{ClassId, PortSet, Reach};
 use policy_engine::tier::{Mode, Tier};
+use policy_engine::words;
 
-use super::groups::Group;
-use super::{Code, Context, Finding, Place, places, words};
+use crate::pods::Group;
+use crate::{Code, Context, Finding, Place, few, finding, places, sides};
 
 /// So many pairs of classes are asked for one peer; of more, some pair will do.
 const PAIRS: usize = 1000;
@@ -27,7 +27,7 @@ pub(super) fn half_open<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Fi
         return found;
     }
     let subject = policy.subject.any_pods();
-    let selected = context.groups.matching(&policy.name.namespace, subject, false);
+    let selected: Vec<&Group> = context.pods.matching(&policy.name.namespace, subject).collect();
     if selected.is_empty() {
         return found;
     }
@@ -51,29 +51,34 @@ fn closed<'c>(
     place: Place<'c>,
     number: usize,
     peer: &'c PodPeer,
-    selected: &[Rc<Group<'c>>],
+    selected: &[&'c Group],
 ) -> Option<Finding> {
-    let others = context.groups.peer(peer);
+    let others = context.peer(peer);
     let (from, to) = match place.direction {
         Direction::Ingress => (others.as_ref(), selected),
         Direction::Egress => (selected, others.as_ref()),
     };
     let mut views = context.views().enumerate();
     let (_, enforced) = views.next()?;
-    let (asked, first) =
-        all_closed(context, enforced, place.rule, (classes(from, 0), classes(to, 0)))?;
+    let (asked, first) = all_closed(
+        context,
+        enforced,
+        place.rule,
+        [from, to].map(|side| classes(context, side, 0)),
+    )?;
     // What opens once that in audit is enforced is on its way, and no mistake.
     for (view, reach) in views {
-        all_closed(context, reach, place.rule, (classes(from, view), classes(to, view)))?;
+        let sides = [from, to].map(|side| classes(context, side, view));
+        all_closed(context, reach, place.rule, sides)?;
     }
     let denial = other_side(context, place.direction, first, &ports(place.rule, first.1))?;
-    let names = context.names(&others);
-    let opened = crate::output::words::ports(&asked);
-    let mine = context.names(selected);
+    let names = context.names(others.iter().copied());
+    let opened = words::ports(&asked);
+    let mine = context.names(selected.iter().copied());
     let isolating: BTreeSet<String> = others
         .iter()
         .flat_map(|group| {
-            let policies = context.cluster.world.policies_in(group.namespace);
+            let policies = context.world.policies_in(group.namespace());
             policies.filter(|policy| policy.subject.any_pods().matches(&group.labels))
         })
         .filter(|policy| policy.isolates(place.direction.opposite()))
@@ -81,9 +86,9 @@ fn closed<'c>(
         .map(|policy| policy.name.short())
         .collect();
     let there = match (denial.reason, denial.tier) {
-        (_, Some(Tier::NetworkPolicy)) => format!("isolated by {}", words::few(&isolating)),
-        (Reason::RuleDenies, _) => crate::output::words::decided(&denial),
-        _ => crate::output::words::isolated(&denial),
+        (_, Some(Tier::NetworkPolicy)) => format!("isolated by {}", few(&isolating)),
+        (Reason::RuleDenies, _) => words::decided(&denial),
+        _ => words::isolated(&denial),
     };
     let other = place.direction.opposite().field();
     let message = match place.direction {
@@ -96,7 +101,7 @@ fn closed<'c>(
              add an {other} rule there, or remove this peer"
         ),
     };
-    Some(context.finding(Code::HalfOpen, place.policy, place.peer(number), message))
+    Some(finding(Code::HalfOpen, &place.policy.name, place.peer(number), message))
 }
 
 /// The ports that the rule opens and all pairs of classes keep closed, and the first such pair of
@@ -105,7 +110,7 @@ fn all_closed<'a>(
     context: &'a Context<'_>,
     reach: &Reach<'_>,
     rule: &Rule,
-    (sources, destinations): (BTreeSet<ClassId>, BTreeSet<ClassId>),
+    [sources, destinations]: [BTreeSet<ClassId>; 2],
 ) -> Option<(PortSet, (&'a Pod, &'a Pod))> {
     let pairs = sources.iter().flat_map(|from| destinations.iter().map(move |to| (*from, *to)));
     let mut asked = PortSet::default();
@@ -132,18 +137,19 @@ fn other_side(
     let first = ports.iter().next();
     let traffic =
         first.map_or(Traffic::Other, |(protocol, range)| Traffic::Port(protocol, range.first()));
-    let sources = sides(context, from).into_iter();
+    let sources = sides(context.world, from).into_iter();
     let flows = sources.flat_map(|source| {
-        let each = sides(context, to).into_iter();
+        let each = sides(context.world, to).into_iter();
         each.map(move |destination| Flow { source: source.clone(), destination, traffic })
     });
-    let mut denials = flows
-        .map(|flow| evaluate(&context.cluster.world, &flow).decision(direction.opposite()).clone());
+    let mut denials =
+        flows.map(|flow| evaluate(context.world, &flow).decision(direction.opposite()).clone());
     denials.find(|decision| !decision.is_allowed())
 }
 
-fn classes(groups: &[Rc<Group<'_>>], view: usize) -> BTreeSet<ClassId> {
-    groups.iter().filter_map(|group| group.classes.get(view)).flatten().copied().collect()
+fn classes(context: &Context<'_>, groups: &[&Group], view: usize) -> BTreeSet<ClassId> {
+    let Some(classes) = context.classes.get(view) else { return BTreeSet::new() };
+    groups.iter().filter_map(|group| classes.get(&group.first().key)).flatten().copied().collect()
 }
 
 /// A pod of each class; of one class two different ones.
@@ -153,7 +159,7 @@ fn pods<'a>(
     from: ClassId,
     to: ClassId,
 ) -> (Option<&'a Pod>, Option<&'a Pod>) {
-    let world = &context.cluster.world;
+    let world = context.world;
     let pod = |class: ClassId, number: usize| {
         let key = reach.classes().get(class)?.pods.get(number)?;
         world.pods().get(key).map(AsRef::as_ref)
@@ -189,8 +195,8 @@ fn passes(
     ports: &PortSet,
 ) -> Option<bool> {
     let mut met = None;
-    for source in sides(context, from) {
-        for destination in sides(context, to) {
+    for source in sides(context.world, from) {
+        for destination in sides(context.world, to) {
             let families = [&source, &destination].map(|side| side.address().map(Family::of));
             if let [Some(one), Some(other)] = families
                 && one != other
@@ -202,14 +208,4 @@ fn passes(
         }
     }
     met
-}
-
-fn sides(context: &Context<'_>, pod: &Pod) -> Vec<Endpoint> {
-    let owned = context.cluster.world.owned_addresses(pod);
-    let mut sides: Vec<_> =
-        owned.map(|address| Endpoint::Pod(pod.key.clone(), Some(address))).collect();
-    if sides.is_empty() {
-        sides.push(Endpoint::Pod(pod.key.clone(), None));
-    }
-    sides
 }
