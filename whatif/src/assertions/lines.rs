@@ -18,7 +18,7 @@ use crate::cases::{Endpoint, Place, Verdict};
 use crate::endpoint::{Party, Resolved};
 use crate::judge::groups;
 use crate::model::Cluster;
-use crate::output::text;
+use crate::output::check::reasons;
 
 /// Lines of a file about one view of the cluster.
 struct Block<'f> {
@@ -245,7 +245,7 @@ pub(super) fn failure(
         first.map_or(Traffic::Other, |(protocol, range)| Traffic::Port(protocol, range.first()));
     let flow = Flow { source: source.clone(), destination: destination.clone(), traffic };
     let explanation = explain_as(&cluster.world, &flow, view);
-    let why = text::reasons(cluster, &flow, &explanation, from, to);
+    let why = reasons(cluster, &flow, &explanation, from, to);
     Failure {
         source: from.clone(),
         destination: to.clone(),

@@ -26,7 +26,7 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
     }
     match args.output {
         LintFormat::Text => {
-            output::text::oddities(&[], &notes, &mut std::io::stderr().lock())?;
+            output::oddities(&[], &notes, &mut std::io::stderr().lock())?;
             written::text(&findings, &question.sources.texts, out)?;
         }
         LintFormat::Json | LintFormat::Yaml => {

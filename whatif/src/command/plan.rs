@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use super::Question;
 use crate::args::{Danger, Plan as Args, PlanFormat};
 use crate::model::Cluster;
-use crate::output::{self, html, plan as written};
+use crate::output::{self, plan as written};
 use crate::plan::{Kind, Plan, RiskKind};
 use crate::{NO, YES};
 
@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
         }
         PlanFormat::Html => {
             question.tell_oddities(&[])?;
-            html::page(&plan, out)?;
+            written::html::page(&plan, out)?;
         }
     }
     let fails = if args.fail_on.is_empty() {

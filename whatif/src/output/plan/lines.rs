@@ -8,7 +8,7 @@ use policy_engine::reach::{GroupId, PortSet};
 
 use super::{Kind, Plan, is_incoming};
 use crate::model::Unit;
-use crate::output::text::Names;
+use crate::output::names::Names;
 use crate::output::words;
 use crate::plan::Causes;
 

@@ -1,11 +1,12 @@
 //! A plan as JSON, for people at a terminal, and for a pull request.
 
+pub mod html;
 pub mod json;
 mod lines;
 mod markdown;
 mod text;
 
-pub(super) use lines::risks as risk_lines;
+use lines::risks as risk_lines;
 pub use markdown::markdown;
 pub use text::text;
 

@@ -7,10 +7,10 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::json::{API_VERSION, Ports, ports};
 use super::text::details;
 use crate::assertions::{self, Outcome};
 use crate::cases::Verdict;
+use crate::output::json::{API_VERSION, Ports, ports};
 
 /// The answer to `test`.
 #[derive(Serialize, JsonSchema, Clone, Debug)]

@@ -8,12 +8,13 @@ use policy_engine::direction::Direction;
 use policy_engine::model::PodKey;
 use policy_engine::reach::{ClassId, Edges, PortSet, Reach};
 
-use super::json::{self, Entry, External, Map, Ports};
-use super::words;
+use super::json::{Entry, External, Map};
 use crate::args::By;
 use crate::endpoint::Side;
 use crate::judge::groups::between;
 use crate::model::{Cluster, Unit, Units};
+use crate::output::json::{self, Ports};
+use crate::output::words;
 
 /// What of all reachability is asked for.
 #[derive(Clone, Default, Debug)]

@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use super::json::{External, Map, Ports, Protocol};
+use super::json::{External, Map};
+use crate::output::json::{DirectionJson, Ports, Protocol};
 
 /// One line per entry and range of ports: `source,destination,protocol,from,to`.
 ///
@@ -59,8 +60,8 @@ pub fn markdown(map: &Map, out: &mut dyn Write) -> io::Result<()> {
 /// Source and destination of a line about addresses outside.
 pub(super) fn ends<'a>(external: &'a External, outside: &'a str) -> (&'a str, &'a str) {
     match external.direction {
-        super::json::DirectionJson::Ingress => (outside, &external.workload),
-        super::json::DirectionJson::Egress => (&external.workload, outside),
+        DirectionJson::Ingress => (outside, &external.workload),
+        DirectionJson::Egress => (&external.workload, outside),
     }
 }
 
@@ -90,6 +91,6 @@ fn name(protocol: Protocol) -> &'static str {
 }
 
 /// Names of files may hold what Markdown reads as markup; those of a cluster cannot.
-pub(super) fn escaped(text: &str) -> String {
+pub(in crate::output) fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace('*', "\\*")
 }

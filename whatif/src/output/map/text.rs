@@ -7,11 +7,12 @@ use policy_engine::cidr::CidrSet;
 use policy_engine::direction::Direction;
 use policy_engine::reach::{ClassId, PortSet};
 
-use super::names::Names;
+use super::json::Map;
+use super::matrix::{Matrix, of};
+use super::table::short;
 use crate::model::Unit;
-use crate::output::json::{DirectionJson, Map};
-use crate::output::matrix::{Matrix, of};
-use crate::output::table::short;
+use crate::output::json::DirectionJson;
+use crate::output::names::Names;
 use crate::output::words;
 
 /// Which side the blocks are about.
@@ -33,7 +34,7 @@ type OutsideRow<'m> = Vec<&'m (CidrSet, PortSet)>;
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn list(matrix: &Matrix, about: About, wide: bool, out: &mut dyn Write) -> io::Result<()> {
+pub fn text(matrix: &Matrix, about: About, wide: bool, out: &mut dyn Write) -> io::Result<()> {
     let names = Names::new(&matrix.everyone, wide);
     let blocks = blocks(matrix, about, &names);
     for (number, ((row, outside), subjects)) in blocks.into_iter().enumerate() {
@@ -70,7 +71,7 @@ pub fn list(matrix: &Matrix, about: About, wide: bool, out: &mut dyn Write) -> i
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn list_namespaces(map: &Map, about: About, out: &mut dyn Write) -> io::Result<()> {
+pub fn namespaces(map: &Map, about: About, out: &mut dyn Write) -> io::Result<()> {
     let mut blocks: BTreeMap<&str, BTreeMap<String, Vec<&str>>> = BTreeMap::new();
     for entry in &map.entries {
         let (subject, other) = match about {

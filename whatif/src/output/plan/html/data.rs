@@ -9,7 +9,7 @@ use policy_engine::labels::Str;
 use policy_engine::reach::{GroupId, Outside, Reach};
 use serde::Serialize;
 
-use crate::output::plan::{because, cause, headline, risk_lines};
+use super::super::{because, cause, headline, risk_lines};
 use crate::output::words;
 use crate::plan::{Causes, Isolation, Kind, Plan, to_node};
 

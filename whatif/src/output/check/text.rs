@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
-use policy_engine::explain::NearMiss;
-use policy_engine::flow::{Endpoint, Traffic};
+use policy_engine::explain::{Explanation, NearMiss};
+use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::words::few;
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::path::FieldPath;
 
 use super::advice::advice;
-use super::names::short;
+use super::excerpt::{Mark, excerpt};
 use crate::judge::{Answer, Part, Verdict};
 use crate::model::Cluster;
-use crate::output::excerpt::{Mark, excerpt};
+use crate::output::names::short;
 use crate::output::words;
 
 /// How many parts are told before the rest is counted.
@@ -26,7 +26,7 @@ const PARTS_SHOWN: usize = 8;
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn check(
+pub fn text(
     cluster: &Cluster,
     answer: &Answer,
     texts: Option<&BTreeMap<Arc<str>, String>>,
@@ -195,7 +195,7 @@ fn details(
     Ok(())
 }
 
-pub(super) fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
+fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
     let why = match decision.reason {
         Reason::NoSubject => {
             let what = match side {
@@ -224,8 +224,44 @@ fn would_be(decision: &Decision, name: &str, side: &Endpoint) -> String {
     }
 }
 
+/// Why a flow is allowed or denied: both directions, and the closest rule where none admits.
+#[must_use]
+pub fn reasons(
+    cluster: &Cluster,
+    flow: &Flow,
+    explanation: &Explanation,
+    from: &str,
+    to: &str,
+) -> Vec<String> {
+    let judged = &explanation.verdict;
+    let sides = [
+        (Direction::Egress, &judged.egress, &explanation.egress, from, &flow.source),
+        (Direction::Ingress, &judged.ingress, &explanation.ingress, to, &flow.destination),
+    ];
+    let mut lines = Vec::new();
+    for (direction, decision, misses, name, side) in sides {
+        let word = direction.as_str().to_lowercase();
+        let allowed = if decision.is_allowed() { "allowed" } else { "denied" };
+        let at = denied_at(cluster, direction, decision);
+        let at = at.map(|origin| format!(" ({origin})")).unwrap_or_default();
+        lines.push(format!("{word:<8} {allowed:<8} {}{at}", why(decision, &short(name), side)));
+        for decided in decision.decided_by.iter().filter(|_| judged.is_allowed()) {
+            if let Some(origin) = cluster.rule_origin(&decided.policy, direction, decided.rule) {
+                lines.push(format!("                  {decided} is at {origin}"));
+            }
+        }
+        let Some(closest) = misses.first() else { continue };
+        let mut text = Vec::new();
+        // Writing to memory cannot fail.
+        let _ = near_miss(cluster, direction, closest, flow.traffic, "closest is ", &mut text);
+        let text = String::from_utf8_lossy(&text).into_owned();
+        lines.extend(text.lines().map(|line| line.strip_prefix("  ").unwrap_or(line).to_owned()));
+    }
+    lines
+}
+
 /// Where the rule that denies is written.
-pub(super) fn denied_at(
+fn denied_at(
     cluster: &Cluster,
     direction: Direction,
     decision: &Decision,
@@ -235,7 +271,7 @@ pub(super) fn denied_at(
 }
 
 /// A rule and every part of it that failed, indented below its direction.
-pub(super) fn near_miss(
+fn near_miss(
     cluster: &Cluster,
     direction: Direction,
     miss: &NearMiss,
