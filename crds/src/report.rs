@@ -44,7 +44,8 @@ impl<'a> Report<'a> {
     /// The first key that is given more than once below `path`.
     pub(crate) fn repeated_below(&self, path: &Path<'_>) -> Option<FieldPath> {
         let path = FieldPath::from(path);
-        let (below, _) = self.document?.mark().get(path.steps())?.repetitions().into_iter().next()?;
+        let (below, _) =
+            self.document?.mark().get(path.steps())?.repetitions().into_iter().next()?;
         Some(path.join(below))
     }
 

@@ -84,9 +84,8 @@ pub fn requirements(all: &[Requirement]) -> String {
 
 fn requirement(requirement: &Requirement) -> String {
     let key = &requirement.key;
-    let list = |values: &BTreeSet<Str>| {
-        values.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(",")
-    };
+    let list =
+        |values: &BTreeSet<Str>| values.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(",");
     match &requirement.operator {
         Operator::In(values) if values.len() == 1 => format!("{key}={}", list(values)),
         Operator::In(values) => format!("{key} in ({})", list(values)),

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::labels::Str;
-use policy_engine::words::few;
 use policy_engine::object::ObjectRef;
 use policy_engine::tier::Mode;
+use policy_engine::words::few;
 use portcullis_crds::api::cluster_default_network_policy::{ACCEPTED, ENFORCED};
 use serde_json::{Map, Value, json};
 

@@ -7,9 +7,9 @@ use policy_engine::world::Options;
 
 use super::Question;
 use crate::args::{Test, TestFormat};
-use crate::assertions::{self, Outcome, Suite};
 use crate::model::Cluster;
 use crate::output::{self, test as written};
+use crate::policytest::{self, Outcome, Suite};
 use crate::source::files;
 use crate::{NO, YES};
 
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Test, out: &mut dyn Write) -> Result<u8> {
             )
         });
         let cluster = own.as_ref().unwrap_or(&question.cluster);
-        outcomes.extend(assertions::run(suite, &question.sources.after, cluster)?);
+        outcomes.extend(policytest::run(suite, &question.sources.after, cluster)?);
         let failed = outcomes.iter().position(|outcome| !outcome.passed());
         if let (true, Some(failed)) = (args.fail_fast, failed) {
             outcomes.truncate(failed + 1);

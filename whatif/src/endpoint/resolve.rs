@@ -308,7 +308,8 @@ fn node(cluster: &Cluster, name: &str, port: Option<&PortWord>) -> Result<Resolv
         || cluster.world.pods().values().any(|pod| on_node(pod));
     if !known {
         let names = cluster.world.nodes().keys().map(AsRef::as_ref);
-        let candidates = near::names(name, names).into_iter().map(|n| format!("node/{n}")).collect();
+        let candidates =
+            near::names(name, names).into_iter().map(|n| format!("node/{n}")).collect();
         return Err(EndpointError::Missing { what: format!("node {name}"), candidates });
     }
     single(format!("node/{name}"), Side::Node(name.into(), None), port)

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::words::few;
 use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::words::few;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
 use portcullis_crds::convert::inventory::Item;

@@ -164,7 +164,9 @@ fn a_peer_that_matches_nothing_is_told_with_the_half_that_does_not() {
     );
     check(
         &from("{podSelector: {matchLabels: {app: dns}}}"),
-        &["PeerMatchesNothing spec.ingress[0].from[0].podSelector: matches no pod of namespace shop, so"],
+        &[
+            "PeerMatchesNothing spec.ingress[0].from[0].podSelector: matches no pod of namespace shop, so",
+        ],
     );
     // The namespace is empty, and the peer is about whatever will be in it.
     check(&from("{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: empty}}}"), &[]);

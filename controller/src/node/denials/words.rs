@@ -6,9 +6,9 @@ use std::fmt::{Display, Write as _};
 use policy_engine::direction::Direction;
 use policy_engine::engine::blame::Blame;
 use policy_engine::flow::Flow;
-use policy_engine::words::and_more;
 use policy_engine::object::ObjectRef;
 use policy_engine::tier::Tier;
+use policy_engine::words::and_more;
 
 use super::packet::Transport;
 use crate::dataplane::denial::{Denial, Outcome};

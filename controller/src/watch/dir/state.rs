@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use policy_engine::labels::Str;
-use policy_engine::words::few;
 use policy_engine::model::Change;
 use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::words::few;
 use portcullis_crds::convert::{self, Converted};
 use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity};
 use portcullis_crds::manifest::Manifest;

@@ -5,17 +5,16 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use portcullis_crds::diagnostic::Origin;
 
 /// A place in a file with what is to be said about it.
-pub struct Mark<'a> {
+pub(super) struct Mark<'a> {
     /// Where.
-    pub origin: &'a Origin,
+    pub(super) origin: &'a Origin,
     /// What.
-    pub label: String,
+    pub(super) label: String,
 }
 
 /// `title` over an excerpt of `text` with all marks; the first is what it is about. `None` when
 /// there is no mark, or none of them lies in the text.
-#[must_use]
-pub fn excerpt(title: &str, text: &str, marks: &[Mark<'_>]) -> Option<String> {
+pub(super) fn excerpt(title: &str, text: &str, marks: &[Mark<'_>]) -> Option<String> {
     let file = marks.first()?.origin.file.to_string();
     let mut snippet = Snippet::source(text).path(file).line_start(1);
     let mut found = false;

@@ -261,11 +261,7 @@ pub fn reasons(
 }
 
 /// Where the rule that denies is written.
-fn denied_at(
-    cluster: &Cluster,
-    direction: Direction,
-    decision: &Decision,
-) -> Option<Origin> {
+fn denied_at(cluster: &Cluster, direction: Direction, decision: &Decision) -> Option<Origin> {
     let denying = decision.decided_by.first().filter(|_| !decision.is_allowed())?;
     cluster.rule_origin(&denying.policy, direction, denying.rule)
 }

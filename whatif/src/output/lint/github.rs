@@ -41,9 +41,9 @@ fn property(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_lint::Code;
     use portcullis_crds::diagnostic::{About, Origin};
     use portcullis_crds::path::FieldPath;
+    use portcullis_lint::Code;
 
     #[test]
     fn names_cannot_end_a_command_or_a_property() {

@@ -69,7 +69,8 @@ fn excerpt(
     starts: &Starts<'_>,
 ) -> Option<String> {
     // The lines show which field it is.
-    let whole = Finding { message: what.to_owned(), field: FieldPath::default(), ..finding.clone() };
+    let whole =
+        Finding { message: what.to_owned(), field: FieldPath::default(), ..finding.clone() };
     let title = escaped(&sentence(&whole));
     let level = match finding.severity {
         Severity::Error => Level::ERROR,

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::text::details;
-use crate::assertions::{self, Outcome};
-use crate::cases::Verdict;
 use crate::output::json::{API_VERSION, Ports, ports};
+use crate::policytest::file::Verdict;
+use crate::policytest::{self, Outcome};
 
 /// The answer to `test`.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
@@ -113,7 +113,7 @@ fn test(outcome: &Outcome) -> Test {
     }
 }
 
-fn failure(failure: &assertions::Failure) -> Failure {
+fn failure(failure: &policytest::Failure) -> Failure {
     Failure {
         source: failure.source.clone(),
         destination: failure.destination.clone(),

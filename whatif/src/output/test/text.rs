@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
-use crate::assertions::{Failure, Outcome};
-use crate::cases::Verdict;
 use crate::output::names::short;
 use crate::output::words;
+use crate::policytest::file::Verdict;
+use crate::policytest::{Failure, Outcome};
 
 /// How many failures of one test are told before the rest is counted.
 const FAILURES_SHOWN: usize = 3;

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, bail};
 use policy_engine::object::ObjectRef;
 use policy_engine::port::Protocol;
+use portcullis_whatif::policytest::member::Member;
 use serde_json::Value;
 
 use super::object::{items, port, text};
-use super::world::Endpoint;
 
 /// A Service with one pod behind it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,7 +22,7 @@ pub struct Service {
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// The pod that its selector selects.
-    pub backend: Endpoint,
+    pub backend: Member,
 }
 
 /// One port of a Service.
@@ -43,7 +43,7 @@ impl Service {
     pub(super) fn resolve<'w>(
         object: &ObjectRef,
         manifest: &Value,
-        pods: impl Iterator<Item = (&'w Endpoint, &'w Value)>,
+        pods: impl Iterator<Item = (&'w Member, &'w Value)>,
     ) -> Result<Self> {
         let wanted = manifest.pointer("/spec/selector").and_then(Value::as_object);
         let wanted = wanted.context("spec.selector is missing")?;

@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use policy_engine::cidr::Family;
 use policy_engine::flow::Traffic;
 use policy_engine::port::Protocol;
+use portcullis_whatif::policytest::member::{Member, PORTS, Place, Port};
 
 use super::service::Service;
-use super::world::{Endpoint, Place, World};
+use super::world::World;
 
 /// A connection to try.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,11 +19,11 @@ pub struct Probe {
     /// The family of all its addresses.
     pub family: Family,
     /// Who connects.
-    pub source: Arc<Endpoint>,
+    pub source: Arc<Member>,
     /// The client's address.
     pub source_address: IpAddr,
     /// Who answers.
-    pub destination: Arc<Endpoint>,
+    pub destination: Arc<Member>,
     /// What the client connects to: an address of the destination, or of a service.
     pub target: IpAddr,
     /// The protocol, and the port that the client connects to.
@@ -96,68 +96,6 @@ pub enum Via {
     },
 }
 
-/// What a probe speaks: written `80/tcp`, `80/udp`, `80/sctp` or `icmp`; `80` is `80/tcp`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Port {
-    /// A protocol with ports.
-    Number(Protocol, u16),
-    /// An echo request of the family.
-    Icmp,
-}
-
-impl Port {
-    /// What the engine calls it.
-    #[must_use]
-    pub fn traffic(self) -> Traffic {
-        match self {
-            Self::Number(protocol, number) => Traffic::Port(protocol, number),
-            Self::Icmp => Traffic::Other,
-        }
-    }
-}
-
-impl FromStr for Port {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        if text == "icmp" {
-            return Ok(Self::Icmp);
-        }
-        let (number, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        let protocol = protocol_by_name(protocol).with_context(|| format!("port {text:?}"))?;
-        let number = number.parse().with_context(|| format!("port {text:?}"))?;
-        Ok(Self::Number(protocol, number))
-    }
-}
-
-/// The protocol that a case file calls `tcp`, `udp` or `sctp`.
-pub(super) fn protocol_by_name(name: &str) -> Result<Protocol> {
-    let mut all = Protocol::ALL.into_iter();
-    all.find(|protocol| protocol.as_str().to_lowercase() == name)
-        .with_context(|| format!("unknown protocol {name:?}: there are tcp, udp, sctp and icmp"))
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(protocol, number) => {
-                write!(formatter, "{number}/{}", protocol.as_str().to_lowercase())
-            }
-            Self::Icmp => formatter.write_str("icmp"),
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pod(key) => key.fmt(formatter),
-            Self::Node(name) => write!(formatter, "node/{name}"),
-            Self::External => formatter.write_str("external"),
-        }
-    }
-}
-
 impl fmt::Display for Probe {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} → ", self.source.place)?;
@@ -174,18 +112,6 @@ impl fmt::Display for Probe {
         write!(formatter, " ({:?})", self.family)
     }
 }
-
-/// What every pod serves and is asked for.
-///
-/// Nodes, hostNetwork pods and the host outside are not asked for SCTP.
-pub const PORTS: [Port; 6] = [
-    Port::Number(Protocol::Tcp, 80),
-    Port::Number(Protocol::Tcp, 81),
-    Port::Number(Protocol::Udp, 80),
-    Port::Number(Protocol::Udp, 81),
-    Port::Number(Protocol::Sctp, 80),
-    Port::Icmp,
-];
 
 /// Every probe of a world in one family: each pair with a pod in it × each port, then services.
 /// Pods are asked for `more` ports too.
@@ -215,11 +141,11 @@ pub(super) fn all(world: &World, family: Family, more: &[Port]) -> Result<Vec<Pr
 }
 
 /// Whether this is a pod with addresses of its own.
-fn is_own_pod(endpoint: &Endpoint) -> bool {
+fn is_own_pod(endpoint: &Member) -> bool {
     matches!(endpoint.place, Place::Pod(_)) && !endpoint.on_host
 }
 
-fn direct(source: &Arc<Endpoint>, destination: &Arc<Endpoint>, family: Family) -> Option<Probe> {
+fn direct(source: &Arc<Member>, destination: &Arc<Member>, family: Family) -> Option<Probe> {
     let source_address = source.address(family)?;
     let target = destination.address(family)?;
     let judged =
@@ -237,7 +163,7 @@ fn direct(source: &Arc<Endpoint>, destination: &Arc<Endpoint>, family: Family) -
 }
 
 /// Pods to the virtual address, the host outside to each node port.
-fn through(service: &Service, endpoints: &[Arc<Endpoint>], family: Family) -> Vec<Probe> {
+fn through(service: &Service, endpoints: &[Arc<Member>], family: Family) -> Vec<Probe> {
     let name = (service.namespace.clone(), service.name.clone());
     let backend = Arc::new(service.backend.clone());
     let mut probes = Vec::new();

@@ -11,24 +11,23 @@ use portcullis_crds::convert::label_selector;
 use serde_json::Value;
 
 use super::file::{LabelsFile, Who};
-use super::probe::{Port, Probe, Via, protocol_by_name};
-use super::world::{Endpoint, Place};
+use super::member::{Member, Place, Port, protocol_by_name};
 
 /// A group of sources or destinations.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Group {
+pub enum Group {
     /// `*`: everything, services included.
     Everything,
     /// `x/a`, `x/*`, `*/a`, `*/*`: pods by namespace and name.
-    Pods(Word, Word),
+    Pods(Pattern, Pattern),
     /// `x/deploy/a`: the pods of a workload, by namespace, kind and name.
-    Workload(Word, String, Word),
+    Workload(Pattern, String, Pattern),
     /// `{namespaceSelector: …, podSelector: …}`: pods by their labels and their namespace's.
     Labels(Option<String>, Selector, Selector),
     /// `10.0.0.0/8`: who has an address in it.
     Network(IpNet),
     /// `node/*`, `node/n1`: nodes and the hostNetwork pods there.
-    Nodes(Word),
+    Nodes(Pattern),
     /// `node/own`: the node of the pod on the other side, and hostNetwork pods there.
     OwnNode,
     /// `node/other`: all nodes but that one.
@@ -40,22 +39,26 @@ pub(crate) enum Group {
     /// `x/svc/web`, `x/svc/web:80`: the virtual address of a service.
     Service(String, String, Option<u16>),
     /// `node/n1:30080`: a port of a node, as a service has it.
-    NodePort(Word, u16),
+    NodePort(Pattern, u16),
 }
 
 /// A name, or `*` for every name.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Word {
+pub enum Pattern {
+    /// `*`.
     Any,
+    /// This one.
     Exact(String),
 }
 
-impl Word {
+impl Pattern {
     fn new(text: &str) -> Self {
         if text == "*" { Self::Any } else { Self::Exact(text.to_owned()) }
     }
 
-    fn matches(&self, name: &str) -> bool {
+    /// Whether it is this name.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(wanted) => wanted == name,
@@ -83,16 +86,16 @@ impl FromStr for Group {
             (["external"], None) => Self::External,
             (["node", "own"], None) => Self::OwnNode,
             (["node", "other"], None) => Self::OtherNodes,
-            (["node", name], None) => Self::Nodes(Word::new(name)),
-            (["node", name], Some(port)) => Self::NodePort(Word::new(name), port),
+            (["node", name], None) => Self::Nodes(Pattern::new(name)),
+            (["node", name], Some(port)) => Self::NodePort(Pattern::new(name), port),
             ([namespace, "svc", name], port) => {
                 Self::Service((*namespace).to_owned(), (*name).to_owned(), port)
             }
-            ([namespace, name], None) => Self::Pods(Word::new(namespace), Word::new(name)),
+            ([namespace, name], None) => Self::Pods(Pattern::new(namespace), Pattern::new(name)),
             ([namespace, kind, name], None) => {
                 let kind = Kind::from_word(kind)
                     .with_context(|| format!("{text:?}: {kind:?} is no kind of workloads"))?;
-                Self::Workload(Word::new(namespace), kind.lower().to_owned(), Word::new(name))
+                Self::Workload(Pattern::new(namespace), kind.lower().to_owned(), Pattern::new(name))
             }
             _ => bail!("{text:?} is no group"),
         })
@@ -123,37 +126,19 @@ impl Group {
     }
 }
 
-/// Which side of a probe is asked about.
+/// An end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Side {
+pub enum End {
+    /// Who connects.
     Source,
+    /// Who is asked.
     Destination,
 }
 
 impl Group {
-    /// Whether the group holds one side of a probe.
-    pub(super) fn holds(&self, side: Side, probe: &Probe) -> bool {
-        let (this, other) = match side {
-            Side::Source => (&probe.source, &probe.destination),
-            Side::Destination => (&probe.destination, &probe.source),
-        };
-        // What is reached through a service is called by the service's name.
-        let via = probe.via.as_ref().filter(|_| side == Side::Destination);
-        match (self, via) {
-            (Self::Everything, _) => true,
-            (Self::Service(namespace, name, port), Some(Via::ClusterIp { service })) => {
-                (namespace, name) == (&service.0, &service.1) && is_port(probe.port, *port)
-            }
-            (Self::NodePort(node, port), Some(Via::NodePort { node: asked, .. })) => {
-                node.matches(asked) && is_port(probe.port, Some(*port))
-            }
-            (Self::Service(..) | Self::NodePort(..), _) | (_, Some(_)) => false,
-            (_, None) => self.holds_member(this, other),
-        }
-    }
-
     /// Whether the group holds `this`, which is on one side of a connection with `other`.
-    pub(crate) fn holds_member(&self, this: &Endpoint, other: &Endpoint) -> bool {
+    #[must_use]
+    pub fn holds_member(&self, this: &Member, other: &Member) -> bool {
         match self {
             Self::Everything => true,
             Self::Itself => this.place == other.place,
@@ -180,25 +165,26 @@ impl Group {
     }
 
     /// Whether the group is one of those that speak of pairs which no policy can forbid.
-    pub(crate) fn names_exempt_pairs(&self, side: Side) -> bool {
+    #[must_use]
+    pub fn names_exempt_pairs(&self, side: End) -> bool {
         match self {
             Self::Itself => true,
-            Self::OwnNode => side == Side::Source,
+            Self::OwnNode => side == End::Source,
             _ => false,
         }
     }
 }
 
 /// A hostNetwork pod is its node to every policy, so only its full name means it.
-fn holds_pod(namespace: &Word, name: &Word, endpoint: &Endpoint) -> bool {
+fn holds_pod(namespace: &Pattern, name: &Pattern, endpoint: &Member) -> bool {
     let Place::Pod(key) = &endpoint.place else { return false };
-    let wide = *namespace == Word::Any || *name == Word::Any;
+    let wide = *namespace == Pattern::Any || *name == Pattern::Any;
     let workload = endpoint.workload.as_ref();
     let named = name.matches(&key.name) || workload.is_some_and(|(_, own)| name.matches(own));
     namespace.matches(&key.namespace) && named && !(wide && endpoint.on_host)
 }
 
-fn holds_workload(namespace: &Word, kind: &str, name: &Word, endpoint: &Endpoint) -> bool {
+fn holds_workload(namespace: &Pattern, kind: &str, name: &Pattern, endpoint: &Member) -> bool {
     let Place::Pod(key) = &endpoint.place else { return false };
     let is_pod = kind == "pod" && name.matches(&key.name);
     let workload = endpoint.workload.as_ref();
@@ -211,23 +197,18 @@ fn network(text: &str) -> Option<IpNet> {
     address.or_else(|| text.parse::<IpNet>().ok().map(|net| net.trunc()))
 }
 
-fn is_port(port: Port, wanted: Option<u16>) -> bool {
-    match (port, wanted) {
-        (_, None) => true,
-        (Port::Number(_, number), Some(wanted)) => number == wanted,
-        (Port::Icmp, Some(_)) => false,
-    }
-}
-
 /// Ports as a line names them: `80/tcp`, `80`, `icmp`, or `tcp`, `udp`, `sctp` for all of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Ports {
+pub enum LinePorts {
+    /// One port.
     One(Port),
+    /// From the first to the last.
     Range(Protocol, u16, u16),
+    /// All of a protocol.
     All(Protocol),
 }
 
-impl FromStr for Ports {
+impl FromStr for LinePorts {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
@@ -245,8 +226,10 @@ impl FromStr for Ports {
     }
 }
 
-impl Ports {
-    pub(super) fn holds(self, port: Port) -> bool {
+impl LinePorts {
+    /// Whether this port is among them.
+    #[must_use]
+    pub fn holds(self, port: Port) -> bool {
         match self {
             Self::One(wanted) => wanted == port,
             Self::Range(protocol, first, last) => {

@@ -1,72 +1,19 @@
-//! `kind: PolicyTest`: expectations as data, for `kubectl whatif test`, for tests and for a lab
-//! alike.
-//!
-//! ```text
-//! case file ─► Case ──run(families)──► Stage: manifests to apply, objects to delete,
-//! world.yaml ──────────┘                      the world then, one Expectation per probe
-//! lines without a world ─► crate::assertions, which asks a whole cluster
-//! ```
-//!
-//! Nothing here asks the engine what it thinks: the expectations are the authors'.
-//! `tests/cases/README.md` describes the files.
-
-mod address;
-mod change;
-pub(crate) mod expectation;
-pub(crate) mod file;
-pub(crate) mod group;
-mod object;
-mod probe;
-mod service;
-mod world;
-mod yaml;
+//! A case file: steps, each with the objects that it applies and what is expected of every
+//! connection then.
 
 use anyhow::{Context, Result, ensure};
 use policy_engine::cidr::Family;
 use policy_engine::object::ObjectRef;
 use policy_engine::world::Options;
+use portcullis_lab::Families;
+use portcullis_whatif::policytest::file::{StepFile, TestFile};
+use portcullis_whatif::policytest::member::Port;
 use serde_json::Value;
 
-pub use self::expectation::Expectation;
-pub use self::file::Verdict;
-pub use self::object::Manifest;
-pub use self::probe::{Judged, PORTS, Port, Probe, Via};
-pub use self::service::{Service, ServicePort};
-pub use self::world::{Endpoint, Place, World};
-
-use self::expectation::Block;
-use self::file::{CaseFile, StepFile};
-
-/// The families that nodes, pods and services have addresses of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Families {
-    /// IPv4 alone.
-    V4,
-    /// IPv6 alone, the underlay included.
-    V6,
-    /// Both; addresses are listed IPv4 first.
-    Dual,
-}
-
-impl Families {
-    /// Each choice of families.
-    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Dual];
-
-    /// The single families, IPv4 first.
-    #[must_use]
-    pub fn each(self) -> &'static [Family] {
-        match self {
-            Self::V4 => &[Family::V4],
-            Self::V6 => &[Family::V6],
-            Self::Dual => &Family::BOTH,
-        }
-    }
-}
-
-/// `apiVersion` of a case file.
-pub const API_VERSION: &str = "whatif.portcullis.dev/v1alpha1";
-/// `kind` of a case file.
-pub const KIND: &str = "PolicyTest";
+use super::expectation::{self, Block, Expectation};
+use super::object::{self, Manifest};
+use super::world::World;
+use super::yaml;
 
 /// One case file.
 #[derive(Clone, Debug)]
@@ -124,16 +71,8 @@ impl Case {
     fn read(name: &str, text: &str) -> Result<Self> {
         let mut documents = yaml::documents(name, text)?;
         ensure!(documents.len() == 1, "a case file has one document, not {}", documents.len());
-        Self::of(name, file(&documents.pop().unwrap_or(Value::Null))?)
-    }
-
-    /// The case of a file that was read.
-    pub(crate) fn of(name: &str, file: CaseFile) -> Result<Self> {
+        let file = TestFile::read(&documents.pop().unwrap_or(Value::Null))?;
         ensure!(!file.steps.is_empty(), "a case has steps");
-        ensure!(
-            file.tests.is_empty() && file.default.is_none() && file.audit.is_none(),
-            "a file has tests or steps, not both"
-        );
         let families = match file.families {
             Some(names) => names.into_iter().map(Family::from).collect(),
             None => Family::BOTH.to_vec(),
@@ -221,16 +160,4 @@ impl Step {
         let audit = audit.map(|audit| Block::parse("audit", audit.default, &audit.tests));
         Ok(Self { tests, audit: audit.transpose()?, file })
     }
-}
-
-/// The file that a document holds.
-pub(crate) fn file(document: &Value) -> Result<CaseFile> {
-    let file: CaseFile = serde_json::from_value(document.clone())?;
-    ensure!(
-        file.api_version == API_VERSION && file.kind == KIND,
-        "it is a {} {}, not a {API_VERSION} {KIND}",
-        file.api_version,
-        file.kind
-    );
-    Ok(file)
 }

@@ -1,5 +1,23 @@
-//! The policy cases of `tests/cases`: where they are. What they mean is read by
-//! [`portcullis_whatif::cases`], so that `kubectl whatif test` and the lab read one format.
+//! The policy cases of `tests/cases`: where they are, and the world with addresses in which a lab
+//! plays them.
+//!
+//! ```text
+//! case file ─► Case ──run(families)──► Stage: manifests to apply, objects to delete,
+//! world.yaml ──────────┘                      the world then, one Expectation per probe
+//! ```
+//!
+//! Nothing here asks the engine what it thinks: the expectations are the authors'. The format is
+//! that of [`portcullis_whatif::policytest`]; `tests/cases/README.md` describes the files.
+
+mod address;
+mod case;
+mod change;
+mod expectation;
+mod object;
+mod probe;
+mod service;
+mod world;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,10 +25,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub use portcullis_whatif::cases::{
-    API_VERSION, Case, Endpoint, Expectation, Families, Judged, KIND, Manifest, PORTS, Place, Port,
-    Probe, Service, ServicePort, Stage, Verdict, Via, World,
-};
+pub use case::{Case, Stage};
+pub use expectation::Expectation;
+pub use object::Manifest;
+pub use portcullis_lab::Families;
+pub use portcullis_whatif::policytest::file::{API_VERSION, KIND, Verdict};
+pub use portcullis_whatif::policytest::member::{Member, PORTS, Place, Port};
+pub use probe::{Judged, Probe, Via};
+pub use service::{Service, ServicePort};
+pub use world::World;
 
 /// The directory of the case files.
 #[must_use]

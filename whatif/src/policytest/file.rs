@@ -1,92 +1,111 @@
-//! A case file as it is written: the types that serde fills, and nothing that interprets them.
+//! A test file as it is written: the types that serde fills, and nothing that interprets them.
+//! `tests/cases/README.md` describes the fields.
 
 use std::fmt;
 
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+
+/// `apiVersion` of a test file.
+pub const API_VERSION: &str = "whatif.portcullis.dev/v1alpha1";
+/// `kind` of a test file.
+pub const KIND: &str = "PolicyTest";
 
 /// `kind: PolicyTest`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct CaseFile {
-    pub(crate) api_version: String,
-    pub(crate) kind: String,
+#[allow(missing_docs)]
+pub struct TestFile {
+    pub api_version: String,
+    pub kind: String,
+    pub about: Option<String>,
+    pub families: Option<Vec<FamilyName>>,
     #[serde(default)]
-    pub(crate) about: Option<String>,
+    pub ports: Vec<String>,
     #[serde(default)]
-    pub(crate) families: Option<Vec<FamilyName>>,
+    pub options: OptionsFile,
+    pub without_api_server: Option<String>,
     #[serde(default)]
-    pub(crate) ports: Vec<String>,
+    pub steps: Vec<StepFile>,
+    pub default: Option<Verdict>,
     #[serde(default)]
-    pub(crate) options: OptionsFile,
-    #[serde(default)]
-    pub(crate) without_api_server: Option<String>,
-    #[serde(default)]
-    pub(crate) steps: Vec<StepFile>,
-    #[serde(default)]
-    pub(crate) default: Option<Verdict>,
-    #[serde(default)]
-    pub(crate) tests: Vec<Line>,
-    #[serde(default)]
-    pub(crate) audit: Option<AuditFile>,
+    pub tests: Vec<Line>,
+    pub audit: Option<AuditFile>,
+}
+
+impl TestFile {
+    /// The file that a document holds.
+    ///
+    /// # Errors
+    /// When it is of another kind, or has a field that does not exist.
+    pub fn read(document: &Value) -> Result<Self> {
+        let file: Self = serde_json::from_value(document.clone())?;
+        ensure!(
+            file.api_version == API_VERSION && file.kind == KIND,
+            "it is a {} {}, not a {API_VERSION} {KIND}",
+            file.api_version,
+            file.kind
+        );
+        ensure!(
+            file.steps.is_empty()
+                || (file.tests.is_empty() && file.default.is_none() && file.audit.is_none()),
+            "a file has tests or steps, not both"
+        );
+        Ok(file)
+    }
 }
 
 /// `options`: what the agents are started with.
 #[derive(Clone, Copy, Default, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct OptionsFile {
+#[allow(missing_docs)]
+pub struct OptionsFile {
     #[serde(default)]
-    pub(crate) allow_egress_to_own_node: bool,
+    pub allow_egress_to_own_node: bool,
 }
 
 /// One item of `steps`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct StepFile {
+#[allow(missing_docs)]
+pub struct StepFile {
+    pub about: Option<String>,
     #[serde(default)]
-    pub(crate) about: Option<String>,
+    pub apply: Vec<Value>,
     #[serde(default)]
-    pub(crate) apply: Vec<Value>,
+    pub delete: Vec<String>,
     #[serde(default)]
-    pub(crate) delete: Vec<String>,
+    pub diagnostics: Vec<String>,
+    pub default: Verdict,
     #[serde(default)]
-    pub(crate) diagnostics: Vec<String>,
-    pub(crate) default: Verdict,
-    #[serde(default)]
-    pub(crate) tests: Vec<Line>,
-    #[serde(default)]
-    pub(crate) audit: Option<AuditFile>,
+    pub tests: Vec<Line>,
+    pub audit: Option<AuditFile>,
 }
 
 /// `audit`: what would come of connections if policies in audit were in force.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct AuditFile {
-    pub(crate) default: Verdict,
+#[allow(missing_docs)]
+pub struct AuditFile {
+    pub default: Verdict,
     #[serde(default)]
-    pub(crate) tests: Vec<Line>,
+    pub tests: Vec<Line>,
 }
 
 /// One item of `tests`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Line {
-    #[serde(default)]
-    pub(crate) name: Option<String>,
-    #[serde(default)]
-    pub(crate) from: Option<OneOrMany<Who>>,
-    #[serde(default)]
-    pub(crate) only_from: Option<OneOrMany<Who>>,
-    #[serde(default)]
-    pub(crate) to: Option<OneOrMany<Who>>,
-    #[serde(default)]
-    pub(crate) only_to: Option<OneOrMany<Who>>,
-    #[serde(default)]
-    pub(crate) ports: Option<OneOrMany<Text>>,
-    #[serde(default)]
-    pub(crate) family: Option<FamilyName>,
-    #[serde(default)]
-    pub(crate) expect: Option<Verdict>,
+#[allow(missing_docs)]
+pub struct Line {
+    pub name: Option<String>,
+    pub from: Option<OneOrMany<Who>>,
+    pub only_from: Option<OneOrMany<Who>>,
+    pub to: Option<OneOrMany<Who>>,
+    pub only_to: Option<OneOrMany<Who>>,
+    pub ports: Option<OneOrMany<Text>>,
+    pub family: Option<FamilyName>,
+    pub expect: Option<Verdict>,
 }
 
 /// What a connection is expected to do.
@@ -101,9 +120,11 @@ pub enum Verdict {
 
 /// An address family as the Kubernetes API writes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-pub(crate) enum FamilyName {
+pub enum FamilyName {
+    /// IPv4.
     #[serde(rename = "IPv4")]
     V4,
+    /// IPv6.
     #[serde(rename = "IPv6")]
     V6,
 }
@@ -111,42 +132,47 @@ pub(crate) enum FamilyName {
 /// A thing, or a list of them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum OneOrMany<T> {
+pub enum OneOrMany<T> {
+    /// A thing.
     One(T),
+    /// A list.
     Many(Vec<T>),
 }
 
 /// A text; `80` is as good as `"80"`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum Text {
+pub enum Text {
+    /// Text.
     Text(String),
+    /// A number.
     Number(u16),
 }
 
 /// A group: a word, or pods by their labels.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-pub(crate) enum Who {
+pub enum Who {
+    /// A word.
     Word(String),
+    /// Labels.
     Labels(Map<String, Value>),
 }
 
 /// Pods by their labels, as a peer of a NetworkPolicy has them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct LabelsFile {
-    #[serde(default)]
-    pub(crate) namespace: Option<String>,
-    #[serde(default)]
-    pub(crate) namespace_selector: Option<Value>,
-    #[serde(default)]
-    pub(crate) pod_selector: Option<Value>,
+#[allow(missing_docs)]
+pub struct LabelsFile {
+    pub namespace: Option<String>,
+    pub namespace_selector: Option<Value>,
+    pub pod_selector: Option<Value>,
 }
 
 impl<T> OneOrMany<T> {
     /// The items in order.
-    pub(crate) fn items(&self) -> &[T] {
+    #[must_use]
+    pub fn items(&self) -> &[T] {
         match self {
             Self::One(item) => std::slice::from_ref(item),
             Self::Many(items) => items,
@@ -190,7 +216,8 @@ impl fmt::Display for Verdict {
 
 impl Line {
     /// The word of a group, counted through those of the source and then the destination's.
-    pub(crate) fn word(&self, position: usize) -> Option<String> {
+    #[must_use]
+    pub fn word(&self, position: usize) -> Option<String> {
         let sides = [[&self.from, &self.only_from], [&self.to, &self.only_to]];
         let words = sides.iter().flat_map(|side| {
             let written = side.iter().find_map(|groups| groups.as_ref());

@@ -7,24 +7,24 @@ use policy_engine::cidr::CidrSet;
 use policy_engine::model::Life;
 use policy_engine::reach::{ClassId, Reach};
 
-use crate::cases::expectation::Assertion;
-use crate::cases::group::Group;
-use crate::cases::{Endpoint, Place};
+use super::group::Group;
+use super::line::Assertion;
+use super::member::{Member, Place};
 use crate::endpoint::Side;
 use crate::model::Cluster;
 
 /// Those that one question stands for.
 pub(super) struct Cell {
-    pub(super) kind: Kind,
+    pub(super) kind: CellKind,
     /// Per line: whether a group of its source, of its destination, holds the members.
     pub(super) from: Vec<bool>,
     pub(super) to: Vec<bool>,
-    pub(super) members: Vec<Endpoint>,
+    pub(super) members: Vec<Member>,
 }
 
 /// What the members of a cell are.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Kind {
+pub(super) enum CellKind {
     /// Pods of a class.
     Pods(Option<ClassId>),
     /// A node, or a hostNetwork pod; by its position.
@@ -35,12 +35,14 @@ pub(super) enum Kind {
 
 impl Cell {
     /// A member as a side of a question.
-    pub(super) fn side(&self, member: &Endpoint) -> Side {
+    pub(super) fn side(&self, member: &Member) -> Side {
         match (&member.place, &self.kind) {
             (Place::Pod(key), _) => Side::Pod(key.clone(), None),
             (Place::Node(name), _) => Side::Node(name.as_str().into(), None),
-            (Place::External, Kind::Outside(_, set)) => Side::Outside(set.clone()),
-            (Place::External, Kind::Pods(_) | Kind::Host(_)) => Side::Outside(CidrSet::default()),
+            (Place::External, CellKind::Outside(_, set)) => Side::Outside(set.clone()),
+            (Place::External, CellKind::Pods(_) | CellKind::Host(_)) => {
+                Side::Outside(CidrSet::default())
+            }
         }
     }
 }
@@ -53,7 +55,7 @@ pub(super) fn cells(
 ) -> (Vec<Cell>, Vec<Vec<bool>>) {
     let mut found: Vec<Vec<bool>> =
         lines.iter().map(|line| vec![false; line.from.len() + line.to.len()]).collect();
-    let mut cells: BTreeMap<(Kind, Vec<bool>, Vec<bool>), Vec<Endpoint>> = BTreeMap::new();
+    let mut cells: BTreeMap<(CellKind, Vec<bool>, Vec<bool>), Vec<Member>> = BTreeMap::new();
     for (kind, member) in everyone(cluster, reach, lines) {
         let (mut from, mut to) = (Vec::new(), Vec::new());
         for (line, found) in lines.iter().zip(&mut found) {
@@ -79,16 +81,16 @@ pub(super) fn is_relative(group: &Group) -> bool {
     matches!(group, Group::Itself | Group::OwnNode | Group::OtherNodes)
 }
 
-fn holds(group: &Group, kind: &Kind, member: &Endpoint) -> bool {
+fn holds(group: &Group, kind: &CellKind, member: &Member) -> bool {
     match (group, kind) {
-        (Group::Network(net), Kind::Outside(_, set)) => {
+        (Group::Network(net), CellKind::Outside(_, set)) => {
             set.difference(&CidrSet::network(*net)).is_empty()
         }
         _ => !is_relative(group) && group.holds_member(member, member),
     }
 }
 
-fn everyone(cluster: &Cluster, reach: &Reach<'_>, lines: &[Assertion]) -> Vec<(Kind, Endpoint)> {
+fn everyone(cluster: &Cluster, reach: &Reach<'_>, lines: &[Assertion]) -> Vec<(CellKind, Member)> {
     let mut all = Vec::new();
     for (key, pod) in cluster.world.pods() {
         if pod.life == Life::Finished || (pod.host_network && pod.node.is_none()) {
@@ -96,30 +98,33 @@ fn everyone(cluster: &Cluster, reach: &Reach<'_>, lines: &[Assertion]) -> Vec<(K
         }
         let workload = cluster.workload_of(key).filter(|own| *own.kind != *"pod");
         let namespace = cluster.world.namespaces().get(&key.namespace);
-        let endpoint = Endpoint {
+        let endpoint = Member {
             node: pod.node.as_deref().map(str::to_owned),
             on_host: pod.host_network,
             addresses: pod.addresses.clone(),
             labels: pod.labels.clone(),
             namespace_labels: namespace.map(|found| found.labels.clone()).unwrap_or_default(),
             workload: workload.map(|own| (own.kind.clone(), own.name.clone())),
-            ..Endpoint::nobody(Place::Pod(key.clone()))
+            ..Member::nobody(Place::Pod(key.clone()))
         };
-        let kind =
-            if pod.host_network { Kind::Host(all.len()) } else { Kind::Pods(reach.class_of(key)) };
+        let kind = if pod.host_network {
+            CellKind::Host(all.len())
+        } else {
+            CellKind::Pods(reach.class_of(key))
+        };
         all.push((kind, endpoint));
     }
     for (name, node) in cluster.world.nodes() {
-        let endpoint = Endpoint {
+        let endpoint = Member {
             node: Some(name.to_string()),
             on_host: true,
             addresses: node.addresses.clone(),
-            ..Endpoint::nobody(Place::Node(name.to_string()))
+            ..Member::nobody(Place::Node(name.to_string()))
         };
-        all.push((Kind::Host(all.len()), endpoint));
+        all.push((CellKind::Host(all.len()), endpoint));
     }
     for (index, piece) in outside(lines).into_iter().enumerate() {
-        all.push((Kind::Outside(index, piece), Endpoint::nobody(Place::External)));
+        all.push((CellKind::Outside(index, piece), Member::nobody(Place::External)));
     }
     all
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use policy_engine::cidr::Family;
 use policy_engine::labels::{Labels, Str};
 use policy_engine::model::PodKey;
 use policy_engine::object::{Kind, ObjectRef};
+use portcullis_whatif::policytest::member::{Member, Place};
 use serde_json::{Value, json};
 
 use super::Families;
@@ -21,58 +21,6 @@ pub struct World {
     families: Families,
     objects: BTreeMap<ObjectRef, Value>,
     book: Book,
-}
-
-/// One that can open connections and be asked: a running pod, a node, or the host outside.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// Where it runs.
-    pub place: Place,
-    /// The node that it is on, or is.
-    pub node: Option<String>,
-    /// Whether it has its node's addresses: a node, or a pod with hostNetwork.
-    pub on_host: bool,
-    /// Its addresses, at most one per family.
-    pub addresses: Vec<IpAddr>,
-    /// The labels of a pod.
-    pub labels: Labels,
-    /// The labels of a pod's namespace.
-    pub namespace_labels: Labels,
-    /// Kind in lower case and name of what controls a pod.
-    pub workload: Option<(Str, Str)>,
-}
-
-/// Where a connection starts or ends.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Place {
-    /// A pod, in the network namespace that it has.
-    Pod(PodKey),
-    /// A node itself.
-    Node(String),
-    /// The host outside of the cluster.
-    External,
-}
-
-impl Endpoint {
-    /// One at a place without addresses, labels and a node.
-    #[must_use]
-    pub(crate) fn nobody(place: Place) -> Self {
-        Self {
-            place,
-            node: None,
-            on_host: false,
-            addresses: Vec::new(),
-            labels: Labels::default(),
-            namespace_labels: Labels::default(),
-            workload: None,
-        }
-    }
-
-    /// The address of one family.
-    #[must_use]
-    pub fn address(&self, family: Family) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|address| Family::of(*address) == family)
-    }
 }
 
 impl World {
@@ -206,14 +154,14 @@ impl World {
     /// A pod that is finished does not run. Nor does a terminating one whose address another pod
     /// has got: its network namespace is gone.
     #[must_use]
-    pub fn pods(&self) -> Vec<Endpoint> {
+    pub fn pods(&self) -> Vec<Member> {
         let running = self.of_kind(Kind::Pod).filter(|(_, value)| {
             !matches!(text(value, "/status/phase"), Some("Succeeded" | "Failed"))
         });
-        let all: Vec<(Endpoint, bool)> = running
+        let all: Vec<(Member, bool)> = running
             .map(|(object, value)| {
                 let terminating = value.pointer("/metadata/deletionTimestamp").is_some();
-                let endpoint = Endpoint {
+                let endpoint = Member {
                     place: Place::Pod(PodKey::new(&object.namespace, &object.name)),
                     node: text(value, "/spec/nodeName").map(str::to_owned),
                     on_host: is_host_network(value),
@@ -225,7 +173,7 @@ impl World {
                 (endpoint, terminating)
             })
             .collect();
-        let lost = |pod: &Endpoint| {
+        let lost = |pod: &Member| {
             let others = all.iter().filter(|(other, terminating)| !terminating && !other.on_host);
             others.flat_map(|(other, _)| &other.addresses).any(|ip| pod.addresses.contains(ip))
         };
@@ -242,8 +190,8 @@ impl World {
 
     /// The nodes.
     #[must_use]
-    pub fn nodes(&self) -> Vec<Endpoint> {
-        let node = |(object, value): (&ObjectRef, &Value)| Endpoint {
+    pub fn nodes(&self) -> Vec<Member> {
+        let node = |(object, value): (&ObjectRef, &Value)| Member {
             place: Place::Node(object.name.to_string()),
             node: Some(object.name.to_string()),
             on_host: true,
@@ -251,17 +199,17 @@ impl World {
                 .iter()
                 .filter_map(|item| text(item, "/address")?.parse().ok())
                 .collect(),
-            ..Endpoint::nobody(Place::External)
+            ..Member::nobody(Place::External)
         };
         self.of_kind(Kind::Node).map(node).collect()
     }
 
     /// Everyone who can be probed: pods with addresses, nodes, the host outside.
     #[must_use]
-    pub fn endpoints(&self) -> Vec<Endpoint> {
-        let external = Endpoint {
+    pub fn endpoints(&self) -> Vec<Member> {
+        let external = Member {
             addresses: self.families.each().iter().map(|f| address::external(*f)).collect(),
-            ..Endpoint::nobody(Place::External)
+            ..Member::nobody(Place::External)
         };
         let mut all = self.pods();
         all.retain(|pod| !pod.addresses.is_empty());

@@ -3,56 +3,77 @@
 use anyhow::{Context, Result, ensure};
 use policy_engine::cidr::Family;
 use policy_engine::explain::explain_as;
-use policy_engine::flow::{Endpoint as Side, Flow, Traffic};
+use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::port::PortRange;
 use policy_engine::reach::{PortSet, Reach};
 use policy_engine::tier::View;
 use portcullis_crds::path::FieldPath;
 
-use super::cells::{Cell, Kind, cells, is_relative};
+use super::cells::{Cell, CellKind, cells, is_relative};
+use super::file::{AuditFile, Line, Verdict};
+use super::group::{End, Group, LinePorts};
+use super::line::{self, Assertion};
+use super::member::{Member, Place};
 use super::{Failure, Outcome, Suite};
-use crate::cases::expectation::{self, Assertion};
-use crate::cases::file::{AuditFile, Line};
-use crate::cases::group::{Group, Ports, Side as Which};
-use crate::cases::{Endpoint, Place, Verdict};
 use crate::endpoint::{Party, Resolved};
 use crate::judge::groups;
 use crate::model::Cluster;
 use crate::output::check::reasons;
 
-/// Lines of a file about one view of the cluster.
-struct Block<'f> {
+/// Lines of a file or step about one view of the cluster.
+pub(super) struct Block<'f> {
     /// Where the file has them.
-    at: FieldPath,
-    view: View,
-    tests: &'f [Line],
-    default: Option<Verdict>,
+    pub(super) at: FieldPath,
+    /// What stands before the names of outcomes: the step.
+    pub(super) prefix: String,
+    pub(super) view: View,
+    /// What is asked.
+    pub(super) ports: PortSet,
+    pub(super) tests: &'f [Line],
+    pub(super) default: Option<Verdict>,
 }
 
 /// One outcome per line, and one for each default that the file has.
 ///
 /// # Errors
 /// When a line cannot be understood.
-pub fn run(suite: &Suite, cluster: &Cluster) -> Result<Vec<Outcome>> {
+pub(super) fn run(suite: &Suite, cluster: &Cluster) -> Result<Vec<Outcome>> {
     let file = &suite.file;
     ensure!(file.ports.is_empty(), "`ports` beside `tests`: name them in the lines");
-    let enforced =
-        Block { at: FieldPath::default(), view: View::Enforced, tests: &file.tests, default: file.default };
+    let enforced = Block {
+        at: FieldPath::default(),
+        prefix: String::new(),
+        view: View::Enforced,
+        ports: PortSet::everything(),
+        tests: &file.tests,
+        default: file.default,
+    };
     let mut outcomes = run_block(suite, cluster, &enforced)?;
     if let Some(AuditFile { default, tests }) = &file.audit {
         let default = Some(*default);
-        let audited = Block { at: FieldPath::new(["audit"]), view: View::Audited, tests, default };
+        let (at, prefix) = (FieldPath::new(["audit"]), String::new());
+        let (view, ports) = (View::Audited, PortSet::everything());
+        let audited = Block { at, prefix, view, ports, tests, default };
         outcomes.extend(run_block(suite, cluster, &audited)?);
     }
     ensure!(!outcomes.is_empty(), "{}: there are no tests", suite.document.origin());
     Ok(outcomes)
 }
 
-fn run_block(suite: &Suite, cluster: &Cluster, block: &Block<'_>) -> Result<Vec<Outcome>> {
+/// One outcome per line of a block, and one for its default at the end.
+///
+/// # Errors
+/// When a line cannot be understood.
+pub(super) fn run_block(
+    suite: &Suite,
+    cluster: &Cluster,
+    block: &Block<'_>,
+) -> Result<Vec<Outcome>> {
     let place = || suite.document.origin().to_string();
-    let lines = expectation::parse(block.tests).with_context(place)?;
-    let outcome = |name: String, field: FieldPath| {
-        Outcome::new(super::in_view(block.view, name), suite.document.origin_at(&field))
+    let lines = line::parse(block.tests).with_context(place)?;
+    let outcome = |stated: String, field: FieldPath| {
+        let stated = format!("{}{stated}", block.prefix);
+        Outcome::new(super::in_view(block.view, stated), suite.document.origin_at(&field))
     };
     let mut outcomes: Vec<Outcome> = block
         .tests
@@ -70,6 +91,7 @@ fn run_block(suite: &Suite, cluster: &Cluster, block: &Block<'_>) -> Result<Vec<
     let mut run = Run {
         cluster,
         view: block.view,
+        ports: block.ports.clone(),
         reach: Reach::new_as(&cluster.world, block.view),
         wanted: lines.iter().map(wanted).collect(),
         speaks: vec![false; outcomes.len()],
@@ -103,6 +125,7 @@ fn run_block(suite: &Suite, cluster: &Cluster, block: &Block<'_>) -> Result<Vec<
 struct Run<'a> {
     cluster: &'a Cluster,
     view: View,
+    ports: PortSet,
     reach: Reach<'a>,
     lines: &'a [Assertion],
     /// The ports that each line is about.
@@ -150,8 +173,8 @@ impl Run<'_> {
     fn says(
         &self,
         index: usize,
-        (from, source): (&Cell, &Endpoint),
-        (to, destination): (&Cell, &Endpoint),
+        (from, source): (&Cell, &Member),
+        (to, destination): (&Cell, &Member),
         exempt: bool,
     ) -> Option<Verdict> {
         let line = self.lines.get(index)?;
@@ -163,8 +186,8 @@ impl Run<'_> {
         if exempt {
             let speaks =
                 |groups: &[Group], side| groups.iter().any(|group| group.names_exempt_pairs(side));
-            let by_source = in_from && speaks(&line.from, Which::Source);
-            let by_destination = in_to && speaks(&line.to, Which::Destination);
+            let by_source = in_from && speaks(&line.from, End::Source);
+            let by_destination = in_to && speaks(&line.to, End::Destination);
             if !by_source && !by_destination {
                 return None;
             }
@@ -176,7 +199,7 @@ impl Run<'_> {
     /// Of all lines that speak of a port of the flow the last one wins.
     fn flow(
         &mut self,
-        (source, destination): &(Side, Side),
+        (source, destination): &(Endpoint, Endpoint),
         names: &(String, String),
         verdicts: &[Option<Verdict>],
         default: Option<Verdict>,
@@ -187,7 +210,7 @@ impl Run<'_> {
             return;
         }
         let allowed = self.reach.between(source, destination);
-        let mut rest = PortSet::everything();
+        let mut rest = self.ports.clone();
         let own_default = default.map(|verdict| (self.lines.len(), verdict, PortSet::everything()));
         let stated = (0..self.lines.len()).rev().filter_map(|index| {
             let line = self.lines.get(index)?;
@@ -222,20 +245,20 @@ impl Run<'_> {
     }
 
     /// What a member is called, and how many are like it.
-    fn name(&self, cell: &Cell, member: &Endpoint) -> String {
+    fn name(&self, cell: &Cell, member: &Member) -> String {
         let more = cell.members.len() - 1;
         let name = match (&member.place, &cell.kind) {
             (Place::Pod(key), _) => self.cluster.pod_ref(key),
-            (Place::External, Kind::Outside(_, set)) => crate::output::words::addresses(set),
+            (Place::External, CellKind::Outside(_, set)) => crate::output::words::addresses(set),
             (Place::Node(_) | Place::External, _) => member.place.to_string(),
         };
         if more > 0 { format!("{name} and {more} like it") } else { name }
     }
 }
 
-pub(super) fn failure(
+fn failure(
     (cluster, view): (&Cluster, View),
-    (source, destination): (&Side, &Side),
+    (source, destination): (&Endpoint, &Endpoint),
     (from, to): &(String, String),
     expected: Verdict,
     ports: PortSet,
@@ -259,35 +282,37 @@ pub(super) fn failure(
 
 /// The ways in which members of two cells can be related, a pair of members for each, and whether
 /// no policy can forbid it. Nothing is asked where no side is a pod.
-fn related<'c>(from: &'c Cell, to: &'c Cell) -> Vec<(&'c Endpoint, &'c Endpoint, bool)> {
+fn related<'c>(from: &'c Cell, to: &'c Cell) -> Vec<(&'c Member, &'c Member, bool)> {
     let first = |cell: &'c Cell| cell.members.first();
     let on = |cell: &'c Cell, node: Option<&String>, own: bool| {
         cell.members.iter().find(|member| (member.node.as_ref() == node) == own)
     };
     match (&from.kind, &to.kind) {
-        (Kind::Pods(_), Kind::Pods(_)) => {
+        (CellKind::Pods(_), CellKind::Pods(_)) => {
             let Some(source) = first(from) else { return Vec::new() };
             let itself = to.members.iter().find(|member| member.place == source.place);
             let other = to.members.iter().find(|member| member.place != source.place);
             let itself = itself.map(|same| (source, same, true));
             itself.into_iter().chain(other.map(|other| (source, other, false))).collect()
         }
-        (Kind::Host(_), Kind::Pods(_)) => {
+        (CellKind::Host(_), CellKind::Pods(_)) => {
             let Some(source) = first(from) else { return Vec::new() };
             let node = source.node.as_ref();
             let own = on(to, node, true).map(|member| (source, member, true));
             own.into_iter().chain(on(to, node, false).map(|m| (source, m, false))).collect()
         }
-        (Kind::Pods(_), Kind::Host(_)) => {
+        (CellKind::Pods(_), CellKind::Host(_)) => {
             let Some(target) = first(to) else { return Vec::new() };
             let node = target.node.as_ref();
             let own = on(from, node, true).into_iter().chain(on(from, node, false));
             own.map(|member| (member, target, false)).collect()
         }
-        (Kind::Outside(..), Kind::Pods(_)) | (Kind::Pods(_), Kind::Outside(..)) => {
+        (CellKind::Outside(..), CellKind::Pods(_)) | (CellKind::Pods(_), CellKind::Outside(..)) => {
             first(from).zip(first(to)).map(|(from, to)| (from, to, false)).into_iter().collect()
         }
-        (Kind::Host(_) | Kind::Outside(..), Kind::Host(_) | Kind::Outside(..)) => Vec::new(),
+        (CellKind::Host(_) | CellKind::Outside(..), CellKind::Host(_) | CellKind::Outside(..)) => {
+            Vec::new()
+        }
     }
 }
 
@@ -297,11 +322,11 @@ fn wanted(line: &Assertion) -> PortSet {
     let mut set = PortSet::default();
     for ports in all {
         match ports {
-            Ports::One(port) => set.add(&PortSet::of(port.traffic())),
-            Ports::All(protocol) => {
+            LinePorts::One(port) => set.add(&PortSet::of(port.traffic())),
+            LinePorts::All(protocol) => {
                 set.insert(*protocol, PortRange::new(1, u16::MAX).unwrap_or(PortRange::single(1)));
             }
-            Ports::Range(protocol, first, last) => {
+            LinePorts::Range(protocol, first, last) => {
                 if let Ok(range) = PortRange::new(*first, *last) {
                     set.insert(*protocol, range);
                 }

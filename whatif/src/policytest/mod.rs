@@ -1,11 +1,19 @@
-//! `kind: PolicyTest` against a cluster: what its lines state, and what the engine says.
+//! `kind: PolicyTest`: what the lines of a test file state, held against what the engine says.
 //!
 //! ```text
 //! file ─► Suite ─┬─ tests: lines about the cluster of the sources ─► cells: those that neither
 //!                │                                                  lines nor policies tell apart
-//!                └─ steps: worlds of their own on top of the sources, probe by probe
+//!                └─ steps: the same with objects applied and deleted, step by step
 //!        both ─► Outcome, one per line
 //! ```
+//!
+//! The format is also that of `tests/cases`, whose steps a lab plays in a world with addresses of
+//! its own.
+
+pub mod file;
+pub mod group;
+pub mod line;
+pub mod member;
 
 mod cells;
 mod lines;
@@ -19,12 +27,8 @@ use policy_engine::tier::View;
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::manifest::{Document, Manifest};
 
-use crate::cases::file::CaseFile;
-use crate::cases::{self, Verdict};
+use self::file::{TestFile, Verdict};
 use crate::model::{Cluster, Inventory};
-
-pub use lines::run as run_lines;
-pub use steps::run as run_steps;
 
 /// How many failures of one line are kept; the others are counted.
 const KEPT: usize = 20;
@@ -32,7 +36,7 @@ const KEPT: usize = 20;
 /// One document of a test file.
 pub struct Suite {
     document: Document,
-    file: CaseFile,
+    file: TestFile,
 }
 
 impl Suite {
@@ -47,7 +51,7 @@ impl Suite {
         }
         ensure!(!manifest.documents.is_empty(), "{name} holds no test");
         let suite = |document: Document| {
-            let file = cases::file(document.value())
+            let file = TestFile::read(document.value())
                 .with_context(|| format!("{} cannot be understood", document.origin()))?;
             Ok(Self { document, file })
         };
@@ -142,10 +146,14 @@ fn in_view(view: View, stated: String) -> String {
     }
 }
 
-/// Runs a document; `before` and `cluster` are of the sources.
+/// Runs a document; `inventory` and `cluster` are of the sources.
 ///
 /// # Errors
-/// When the steps cannot start from what the sources hold.
+/// When a line cannot be understood, or a step cannot start from what the sources hold.
 pub fn run(suite: &Suite, inventory: &Inventory, cluster: &Cluster) -> Result<Vec<Outcome>> {
-    if suite.has_steps() { run_steps(suite, inventory) } else { run_lines(suite, cluster) }
+    if suite.has_steps() {
+        steps::run(suite, inventory, cluster)
+    } else {
+        lines::run(suite, cluster)
+    }
 }
