@@ -16,11 +16,8 @@ use policy_engine::world::World;
 use portcullis_crds::path::FieldPath;
 
 use crate::implies::{Ask, admits};
-use crate::pods::Group;
+use crate::pods::{DNS_LABEL, Group};
 use crate::{Code, Context, Finding, Severity, few, finding, sides, spec};
-
-/// The label by which clusters mark their DNS pods.
-pub(crate) const LABEL: &str = "k8s-app";
 
 const NAMES: [&str; 2] = ["kube-dns", "coredns"];
 
@@ -196,7 +193,8 @@ impl<'c> Servers<'c> {
         let mut found = Vec::new();
         for group in context.pods.subjects() {
             let pod = group.first();
-            let named = group.labels.get(LABEL).is_some_and(|name| NAMES.contains(&name.as_ref()));
+            let named =
+                group.labels.get(DNS_LABEL).is_some_and(|name| NAMES.contains(&name.as_ref()));
             let numbered = group.ports().iter().filter(|port| port.number == PORT);
             let mut ports: Listening = numbered.map(|port| (port.protocol, PORT)).collect();
             for service in context.input.services.values().filter(|one| one.selects(pod)) {
@@ -225,7 +223,7 @@ impl<'c> Servers<'c> {
     /// Whether some of them are where `allowDNS` looks for them, or may be.
     fn are_usual(&self) -> bool {
         let usual = |group: &Group| {
-            let label = group.labels.get(LABEL).map(AsRef::as_ref);
+            let label = group.labels.get(DNS_LABEL).map(AsRef::as_ref);
             &**group.namespace() == "kube-system" && label == Some("kube-dns")
         };
         self.0.is_empty() || self.0.iter().any(|(group, _)| usual(group))

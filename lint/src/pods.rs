@@ -15,6 +15,9 @@ use policy_engine::world::World;
 
 use crate::Services;
 
+/// The label by which clusters mark their DNS pods.
+pub(crate) const DNS_LABEL: &str = "k8s-app";
+
 /// Pods of one namespace that nothing tells apart.
 #[derive(Debug)]
 pub struct Group {
@@ -275,6 +278,6 @@ fn mentioned(world: &World, services: &Services) -> BTreeSet<Str> {
     }
     let services = services.values().filter_map(|service| service.selector.as_ref());
     keys.extend(services.flat_map(|labels| labels.iter().map(|(key, _)| key.clone())));
-    keys.insert(crate::dns::LABEL.into());
+    keys.insert(DNS_LABEL.into());
     keys
 }

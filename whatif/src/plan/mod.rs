@@ -26,7 +26,6 @@ use policy_engine::world::{Options, World};
 use self::causes::Judge;
 use crate::model::{Cluster, Unit, Units};
 use crate::source::Sources;
-pub(crate) use nodes::to_node;
 pub use objects::{Changed, How};
 pub use risks::{Risk, RiskKind};
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::super::labels::typed_selector;
 use super::super::peer::network;
-use super::rule::Effects;
+use super::effects::Effects;
 use crate::decode::{Field, Mapping};
 use crate::path::Path;
 use crate::report::Report;

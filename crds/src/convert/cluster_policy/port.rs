@@ -5,7 +5,7 @@ use policy_engine::port::{PortRange, Protocol};
 use serde::Deserialize;
 
 use super::super::port::{name_problem, number};
-use super::rule::Effects;
+use super::effects::Effects;
 use crate::decode::{Field, Mapping};
 use crate::path::Path;
 use crate::report::Report;

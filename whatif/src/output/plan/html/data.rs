@@ -10,8 +10,9 @@ use policy_engine::reach::{GroupId, Outside, Reach};
 use serde::Serialize;
 
 use super::super::{because, cause, headline, risk_lines};
+use crate::judge::groups::to_node;
 use crate::output::words;
-use crate::plan::{Causes, Isolation, Kind, Plan, to_node};
+use crate::plan::{Causes, Isolation, Kind, Plan};
 
 /// The data block of the page.
 #[derive(Serialize)]
