@@ -90,7 +90,7 @@ pub struct ExternalChange {
 
 /// How what is allowed changes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
+pub enum Effect {
     /// Nothing was allowed before.
     Opened,
     /// More is allowed than before.
@@ -103,7 +103,7 @@ pub enum Kind {
     Closed,
 }
 
-impl Kind {
+impl Effect {
     /// How `after` differs from `before`.
     #[must_use]
     pub fn of(before: &PortSet, after: &PortSet) -> Self {

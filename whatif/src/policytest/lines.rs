@@ -112,7 +112,7 @@ pub(super) fn run_block(
         let missing = groups.zip(found).position(|(group, held)| !held && !is_relative(group));
         if let (Some(position), Some(outcome)) = (missing, run.outcomes.get_mut(index)) {
             let word = block.tests.get(index).and_then(|line| line.word(position));
-            let word = word.unwrap_or_default();
+            let word = word.expect("a group was read from a word");
             outcome.problem = Some(format!("tests nothing: {word} matches nothing"));
         }
     }
@@ -192,7 +192,7 @@ impl Run<'_> {
                 return None;
             }
         }
-        let held = |all: &[bool]| all.get(index).copied().unwrap_or_default();
+        let held = |all: &[bool]| *all.get(index).expect("one for each line");
         line.says(in_from || held(&from.from), in_to || held(&to.to))
     }
 

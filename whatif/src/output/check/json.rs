@@ -40,7 +40,7 @@ pub struct Verdict {
 #[serde(rename_all = "camelCase")]
 pub struct Judgement {
     /// Mixed: some of what was asked for is allowed, some is not.
-    pub verdict: Word,
+    pub verdict: judge::Verdict,
     /// `namespace/kind/name`, an address, `node/NAME` or `external`.
     pub source: String,
     /// As `source`.
@@ -67,23 +67,13 @@ pub struct Judgement {
 #[serde(rename_all = "camelCase")]
 pub struct WouldBe {
     /// As in what is.
-    pub verdict: Word,
+    pub verdict: judge::Verdict,
     /// What the policies of the source would say.
     pub egress: DecisionJson,
     /// What the policies of the destination would say.
     pub ingress: DecisionJson,
     /// What would be allowed of all that was asked for.
     pub allowed: Vec<Ports>,
-}
-
-/// A verdict in one word.
-#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
-pub enum Word {
-    Allowed,
-    Denied,
-    Mixed,
-    Undetermined,
 }
 
 /// What one direction says.
@@ -220,7 +210,7 @@ impl Verdict {
         let worst = answer.parts.iter().find(|part| part.verdict == judge::Verdict::Denied);
         let telling = worst.or(answer.parts.first())?;
         let mut judgement = judgement(cluster, telling);
-        judgement.verdict = answer.verdict.into();
+        judgement.verdict = answer.verdict;
         judgement.source.clone_from(&answer.source);
         judgement.destination.clone_from(&answer.destination);
         let several = answer.parts.len() > 1;
@@ -240,7 +230,7 @@ fn judgement(cluster: &Cluster, part: &Part) -> Judgement {
     let decisions = part.decisions();
     let misses = &part.explanation;
     Judgement {
-        verdict: part.verdict.into(),
+        verdict: part.verdict,
         source: part.sources.join(", "),
         destination: part.destinations.join(", "),
         protocol: asked.map(|port| port.protocol.into()),
@@ -255,7 +245,7 @@ fn judgement(cluster: &Cluster, part: &Part) -> Judgement {
 fn would_be(cluster: &Cluster, would: &judge::WouldBe, part: &Part) -> WouldBe {
     let (misses, judged) = (&would.explanation, &would.explanation.verdict);
     WouldBe {
-        verdict: would.verdict.into(),
+        verdict: would.verdict,
         egress: decision(cluster, Direction::Egress, &judged.egress, &misses.egress, part),
         ingress: decision(cluster, Direction::Ingress, &judged.ingress, &misses.ingress, part),
         allowed: ports(&would.allowed),
@@ -352,16 +342,5 @@ impl Miss {
             PortMiss::Invalid => MissReason::Invalid,
         };
         Self { reason, message: words::port_miss(miss, asked) }
-    }
-}
-
-impl From<judge::Verdict> for Word {
-    fn from(verdict: judge::Verdict) -> Self {
-        match verdict {
-            judge::Verdict::Allowed => Self::Allowed,
-            judge::Verdict::Denied => Self::Denied,
-            judge::Verdict::Mixed => Self::Mixed,
-            judge::Verdict::Undetermined => Self::Undetermined,
-        }
     }
 }

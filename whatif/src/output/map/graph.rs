@@ -33,11 +33,15 @@ pub fn mermaid(map: &Map, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "  n{next}[{}]", entity(name))?;
         }
     }
-    let number = |name: &str| numbers.get(name).copied().unwrap_or_default();
     for (from, to, ports) in &edges {
-        writeln!(out, "  n{} -->|{}| n{}", number(from), entity(ports), number(to))?;
+        let (from, to) = (number(&numbers, from), number(&numbers, to));
+        writeln!(out, "  n{from} -->|{}| n{to}", entity(ports))?;
     }
     Ok(())
+}
+
+fn number(numbers: &BTreeMap<&str, usize>, name: &str) -> usize {
+    *numbers.get(name).expect("each name has a number")
 }
 
 fn edges(map: &Map) -> Vec<(String, String, String)> {

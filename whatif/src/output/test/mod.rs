@@ -1,4 +1,4 @@
-//! The answer to `test`: for people, and as JSON, TAP and JUnit for programs.
+//! The answer to `test`: for people, and as JSON, TAP and `JUnit` for programs.
 
 mod report;
 mod text;

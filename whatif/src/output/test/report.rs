@@ -164,7 +164,9 @@ pub fn junit(outcomes: &[Outcome], out: &mut dyn Write) -> Result<()> {
         if !outcome.passed() {
             status = TestCaseStatus::non_success(NonSuccessKind::Failure);
             let lines = details(outcome);
-            status.set_message(lines.first().map(String::as_str).unwrap_or_default());
+            if let Some(first) = lines.first() {
+                status.set_message(first.as_str());
+            }
             status.set_description(format!("{}\n{}", outcome.origin, lines.join("\n")));
         }
         let mut case = TestCase::new(outcome.name.as_str(), status);

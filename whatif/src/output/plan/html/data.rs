@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::super::{because, cause, headline, risk_lines};
 use crate::judge::groups::to_node;
 use crate::output::words;
-use crate::plan::{Causes, Isolation, Kind, Plan};
+use crate::plan::{Causes, Effect, Isolation, Plan};
 
 /// The data block of the page.
 #[derive(Serialize)]
@@ -112,7 +112,7 @@ impl Tables {
             plan.changes.iter().map(|c| ((c.source, c.destination), &c.because)).collect();
         for pair in plan.difference.pairs() {
             let (before, after) = (words::ports(pair.before), words::ports(pair.after));
-            let kind = (pair.before != pair.after).then(|| Kind::of(pair.before, pair.after));
+            let kind = (pair.before != pair.after).then(|| Effect::of(pair.before, pair.after));
             let because = because.get(&(pair.source, pair.destination)).copied();
             self.cell((pair.source, pair.destination), [before, after], kind, because);
         }
@@ -140,7 +140,7 @@ impl Tables {
                     None => (&is, &is),
                 };
                 let ports = [words::ports(before), words::ports(after)];
-                let kind = change.map(|change| Kind::of(&change.before, &change.after));
+                let kind = change.map(|change| Effect::of(&change.before, &change.after));
                 self.cell((group, first + at), ports, kind, change.map(|change| &change.because));
             }
         }
@@ -164,19 +164,19 @@ impl Tables {
                 let causes: Causes = causes.into_iter().collect();
                 let kind = match (before.parts.is_empty(), after.parts.is_empty()) {
                     _ if before == after => None,
-                    (true, _) => Some(Kind::Opened),
-                    (_, true) => Some(Kind::Closed),
+                    (true, _) => Some(Effect::Opened),
+                    (_, true) => Some(Effect::Closed),
                     _ => {
-                        let kinds = changes.clone().map(|c| Kind::of(&c.before, &c.after));
+                        let kinds = changes.clone().map(|c| Effect::of(&c.before, &c.after));
                         let (mut gains, mut loses) = (false, false);
                         for kind in kinds {
                             gains |= kind.gains();
                             loses |= kind.loses();
                         }
                         Some(match (gains, loses) {
-                            (true, false) => Kind::Widened,
-                            (false, true) => Kind::Narrowed,
-                            _ => Kind::Changed,
+                            (true, false) => Effect::Widened,
+                            (false, true) => Effect::Narrowed,
+                            _ => Effect::Changed,
                         })
                     }
                 };
@@ -194,7 +194,7 @@ impl Tables {
         &mut self,
         (source, destination): (GroupId, GroupId),
         ports: [String; 2],
-        kind: Option<Kind>,
+        kind: Option<Effect>,
         because: Option<&Causes>,
     ) {
         let cause = because.map_or(-1, |causes| {
@@ -208,11 +208,11 @@ impl Tables {
         let [before, after] = ports.map(|text| self.number(text));
         let kind = match kind {
             None => 0,
-            Some(Kind::Opened) => 1,
-            Some(Kind::Widened) => 2,
-            Some(Kind::Changed) => 3,
-            Some(Kind::Narrowed) => 4,
-            Some(Kind::Closed) => 5,
+            Some(Effect::Opened) => 1,
+            Some(Effect::Widened) => 2,
+            Some(Effect::Changed) => 3,
+            Some(Effect::Narrowed) => 4,
+            Some(Effect::Closed) => 5,
         };
         self.cells.extend([signed(source), signed(destination), before, after, kind, cause]);
     }
