@@ -10,7 +10,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor}
 use serde_json::Value;
 use serde_path_to_error::{Segment, Track};
 
-use crate::path::{Path, Step};
+use crate::path::{FieldPath, Path, Step};
 use crate::report::Report;
 
 /// A part of an object: a value and the way to it.
@@ -58,27 +58,27 @@ impl<'a> Field<'a> {
         effect: &str,
     ) -> Option<T> {
         let mut track = Track::new();
-        let mut unknown: Vec<Vec<Name>> = Vec::new();
+        let mut unknown: Vec<Vec<Step>> = Vec::new();
         let deserializer = serde_path_to_error::Deserializer::new(self.value, &mut track);
         let decoded: Result<T, _> = serde_ignored::deserialize(deserializer, |path| {
-            unknown.push(names(&path));
+            unknown.push(steps(&path));
         });
-        let base = self.path.steps();
+        let here = || FieldPath::from(&self.path);
         if let Err(error) = &decoded {
-            let names: Vec<Name> = track.path().iter().filter_map(name).collect();
-            let message = format!("{}; {effect}", type_error(error));
-            report.error_at(&[base.clone(), steps(&names)].concat(), message);
+            let path = track.path();
+            let below = path.iter().filter_map(step);
+            report.error_at(here().join(below), format!("{}; {effect}", type_error(error)));
         }
-        for names in &unknown {
-            let message = format!("is not a field of the API; {effect}");
-            report.error_at(&[base.clone(), steps(names)].concat(), message);
+        let mut is_strange = !unknown.is_empty();
+        for below in unknown {
+            report.error_at(here().join(below), format!("is not a field of the API; {effect}"));
         }
-        let repeated = report.repeated_below(&self.path);
-        if let Some(steps) = &repeated {
+        if let Some(path) = report.repeated_below(&self.path) {
+            is_strange = true;
             let message = format!("is given more than once; {effect}; delete all but one");
-            report.error_at(&[base.as_slice(), steps].concat(), message);
+            report.error_at(path, message);
         }
-        decoded.ok().filter(|_| unknown.is_empty() && repeated.is_none())
+        decoded.ok().filter(|_| !is_strange)
     }
 
     /// Whether the mapping here has fields other than `known`: each is reported.
@@ -158,39 +158,25 @@ fn type_error(error: &serde_json::Error) -> String {
     if is_text { format!("{message} (quote it)") } else { message }
 }
 
-/// A step that outlives the decoder that named it.
-enum Name {
-    Key(String),
-    Index(usize),
-}
-
-fn steps(names: &[Name]) -> Vec<Step<'_>> {
-    let step = |name| match name {
-        &Name::Index(at) => Step::Index(at),
-        Name::Key(key) => Step::Key(key),
-    };
-    names.iter().map(step).collect()
-}
-
-fn name(segment: &Segment) -> Option<Name> {
+fn step(segment: &Segment) -> Option<Step> {
     match segment {
-        Segment::Seq { index } => Some(Name::Index(*index)),
-        Segment::Map { key } => Some(Name::Key(key.clone())),
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Map { key } => Some(Step::Key(key.clone())),
         Segment::Enum { .. } | Segment::Unknown => None,
     }
 }
 
-fn names(path: &serde_ignored::Path<'_>) -> Vec<Name> {
+fn steps(path: &serde_ignored::Path<'_>) -> Vec<Step> {
     use serde_ignored::Path;
-    let (parent, name) = match path {
+    let (parent, step) = match path {
         Path::Root => return Vec::new(),
-        Path::Seq { parent, index } => (parent, Some(Name::Index(*index))),
-        Path::Map { parent, key } => (parent, Some(Name::Key(key.clone()))),
+        Path::Seq { parent, index } => (parent, Some(Step::Index(*index))),
+        Path::Map { parent, key } => (parent, Some(Step::Key(key.clone()))),
         Path::Some { parent }
         | Path::NewtypeStruct { parent }
         | Path::NewtypeVariant { parent } => (parent, None),
     };
-    let mut names = names(parent);
-    names.extend(name);
-    names
+    let mut steps = steps(parent);
+    steps.extend(step);
+    steps
 }

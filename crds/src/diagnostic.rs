@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use policy_engine::object::ObjectRef;
 
+use crate::path::FieldPath;
+
 /// How much a diagnostic matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
@@ -105,8 +107,8 @@ pub struct Diagnostic {
     pub source: Option<Origin>,
     /// What it is about.
     pub about: About,
-    /// The field, as `spec.ingress[0].ports[1].endPort`; empty for the object as a whole.
-    pub field: String,
+    /// The field; empty for the object as a whole.
+    pub field: FieldPath,
     /// What is wrong, what is in force instead and, unless it is plain, what to do.
     pub message: String,
 }
@@ -120,9 +122,9 @@ impl fmt::Display for Diagnostic {
             write!(formatter, "{source}: ")?;
         }
         write!(formatter, "{}: ", self.severity)?;
-        for part in [&self.about.to_string(), &self.field] {
+        for part in [self.about.to_string(), self.field.to_string()] {
             if !part.is_empty() {
-                write!(formatter, "{}: ", Shown(part))?;
+                write!(formatter, "{}: ", Shown(&part))?;
             }
         }
         write!(formatter, "{}", Shown(&self.message))
@@ -157,7 +159,7 @@ mod tests {
             severity: Severity::Error,
             source: Some(Origin { file: "a\n.yaml".into(), line: 3, column: 7 }),
             about: About::Object(ObjectRef::new(Kind::Pod, "shop", "\u{1b}[31mdb")),
-            field: String::new(),
+            field: FieldPath::default(),
             message: "no\nname".to_owned(),
         };
         let shown = diagnostic.to_string();

@@ -18,7 +18,7 @@
 //! | [`lean`] | objects of an API server, cut down while they are decoded |
 //! | [`convert`] | a document or a lean object → a change for the engine |
 //! | [`intern`] | what many objects repeat, kept once |
-//! | [`diagnostic`] | what is wrong, where, and what is in force instead |
+//! | [`diagnostic`], [`path`] | what is wrong, in which field, and what is in force instead |
 //! | [`api`] | our own kinds, from which `deploy/crds/` is generated |
 //! | [`cidr`] | addresses and networks as Kubernetes has accepted them over the years |
 
@@ -29,7 +29,7 @@ pub mod diagnostic;
 pub mod intern;
 pub mod lean;
 pub mod manifest;
+pub mod path;
 
 mod decode;
-mod path;
 mod report;

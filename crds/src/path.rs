@@ -1,52 +1,82 @@
-//! Field paths: built on the stack while an object is walked, printed only when something is wrong.
+//! Field paths: on the stack while an object is walked, as a value once something is wrong there.
 
 use std::fmt;
 
+use policy_engine::direction::Direction;
+use policy_engine::policy::ALLOW_DNS;
+
 /// One step into an object.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Step<'a> {
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Step {
     /// A field of a mapping.
-    Key(&'a str),
-    /// An item of a list.
+    Key(String),
+    /// An item of a list, from 0.
     Index(usize),
 }
 
-/// The way from the root of an object to a field.
-#[derive(Clone, Copy)]
-pub(crate) struct Path<'a>(Option<(&'a Path<'a>, Step<'a>)>);
+/// The way from the root of an object to a field; empty for the object itself.
+///
+/// Its text is `spec.ingress[0]`, and `metadata.labels[app.kubernetes.io/name]` for a key that is
+/// not a plain field name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct FieldPath(Vec<Step>);
 
-impl<'a> Path<'a> {
-    /// The object itself.
-    pub(crate) const ROOT: Path<'static> = Path(None);
+impl FieldPath {
+    /// The way through these fields.
+    #[must_use]
+    pub fn new<'k>(keys: impl IntoIterator<Item = &'k str>) -> Self {
+        Self(keys.into_iter().map(|key| Step::Key(key.to_owned())).collect())
+    }
+
+    /// A rule of a policy; rules count from 1. The rule that `allowDNS` adds is at that field.
+    #[must_use]
+    pub fn of_rule(direction: Direction, rule: usize) -> Self {
+        match rule {
+            ALLOW_DNS => Self::new(["spec", "allowDNS"]),
+            rule => Self::new(["spec", direction.field()]).index(rule.saturating_sub(1)),
+        }
+    }
 
     /// The field `name` of the mapping here.
-    pub(crate) fn key(&'a self, name: &'a str) -> Self {
-        Self(Some((self, Step::Key(name))))
+    #[must_use]
+    pub fn key(mut self, name: &str) -> Self {
+        self.0.push(Step::Key(name.to_owned()));
+        self
     }
 
     /// The item `at` of the list here.
-    pub(crate) fn index(&'a self, at: usize) -> Self {
-        Self(Some((self, Step::Index(at))))
+    #[must_use]
+    pub fn index(mut self, at: usize) -> Self {
+        self.0.push(Step::Index(at));
+        self
     }
 
     /// The steps from the root.
-    pub(crate) fn steps(&self) -> Vec<Step<'a>> {
-        let mut steps = Vec::new();
-        let mut here = self.0;
-        while let Some((parent, step)) = here {
-            steps.push(step);
-            here = parent.0;
-        }
-        steps.reverse();
-        steps
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.0
+    }
+
+    /// Whether this is the object as a whole.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `below` the field here.
+    pub(crate) fn join(mut self, below: impl IntoIterator<Item = Step>) -> Self {
+        self.0.extend(below);
+        self
     }
 }
 
-/// Steps as text: `spec.ingress[0]`, and `metadata.labels[app.kubernetes.io/name]` for a key that
-/// is not a plain field name.
-pub(crate) struct Shown<'a>(pub(crate) &'a [Step<'a>]);
+impl FromIterator<Step> for FieldPath {
+    fn from_iter<I: IntoIterator<Item = Step>>(steps: I) -> Self {
+        Self(steps.into_iter().collect())
+    }
+}
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for FieldPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, step) in self.0.iter().enumerate() {
             match step {
@@ -64,6 +94,41 @@ fn is_field_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
+/// A [`FieldPath`] while an object is walked: it costs no allocation.
+#[derive(Clone, Copy)]
+pub(crate) struct Path<'a>(Option<(&'a Path<'a>, Here<'a>)>);
+
+#[derive(Clone, Copy)]
+enum Here<'a> {
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> Path<'a> {
+    /// The object itself.
+    pub(crate) const ROOT: Path<'static> = Path(None);
+
+    /// The field `name` of the mapping here.
+    pub(crate) fn key(&'a self, name: &'a str) -> Self {
+        Self(Some((self, Here::Key(name))))
+    }
+
+    /// The item `at` of the list here.
+    pub(crate) fn index(&'a self, at: usize) -> Self {
+        Self(Some((self, Here::Index(at))))
+    }
+}
+
+impl From<&Path<'_>> for FieldPath {
+    fn from(path: &Path<'_>) -> Self {
+        let Some((parent, here)) = path.0 else { return Self::default() };
+        match here {
+            Here::Key(name) => Self::from(parent).key(name),
+            Here::Index(at) => Self::from(parent).index(at),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,8 +138,7 @@ mod tests {
         let spec = Path::ROOT.key("spec");
         let ingress = spec.key("ingress");
         let item = ingress.index(2);
-        assert_eq!(Shown(&item.key("ports").steps()).to_string(), "spec.ingress[2].ports");
-        let labels = Path::ROOT.key("labels");
-        assert_eq!(Shown(&labels.key("a.b/c").steps()).to_string(), "labels[a.b/c]");
+        assert_eq!(FieldPath::from(&item.key("ports")).to_string(), "spec.ingress[2].ports");
+        assert_eq!(FieldPath::new(["labels", "a.b/c"]).to_string(), "labels[a.b/c]");
     }
 }

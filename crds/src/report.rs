@@ -2,7 +2,7 @@
 
 use crate::diagnostic::{About, Diagnostic, Severity};
 use crate::manifest::Document;
-use crate::path::{Path, Shown, Step};
+use crate::path::{FieldPath, Path, Step};
 
 /// Collects the diagnostics of one object.
 pub(crate) struct Report<'a> {
@@ -20,35 +20,37 @@ impl<'a> Report<'a> {
 
     /// The part at `path` is not in force as written.
     pub(crate) fn error(&mut self, path: &Path<'_>, message: impl Into<String>) {
-        self.push(Severity::Error, &path.steps(), message.into());
+        self.error_at(path.into(), message.into());
     }
 
     /// The part at `path` is in force as written, and still not right.
     pub(crate) fn warning(&mut self, path: &Path<'_>, message: impl Into<String>) {
-        self.push(Severity::Warning, &path.steps(), message.into());
+        self.push(Severity::Warning, path.into(), message.into());
     }
 
-    /// As [`Report::error`], for steps that were computed.
-    pub(crate) fn error_at(&mut self, steps: &[Step<'_>], message: String) {
-        self.push(Severity::Error, steps, message);
+    /// As [`Report::error`], for a path that was computed.
+    pub(crate) fn error_at(&mut self, path: FieldPath, message: String) {
+        self.push(Severity::Error, path, message);
     }
 
     /// Whether the key at `path` is given more than once.
     pub(crate) fn is_repeated(&self, path: &Path<'_>) -> bool {
-        let steps = path.steps();
-        let Some((Step::Key(key), parent)) = steps.split_last() else { return false };
+        let path = FieldPath::from(path);
+        let Some((Step::Key(key), parent)) = path.steps().split_last() else { return false };
         let mark = self.document.and_then(|document| document.mark().get(parent));
         mark.is_some_and(|mark| mark.repetition(key).is_some())
     }
 
     /// The first key that is given more than once below `path`.
-    pub(crate) fn repeated_below(&self, path: &Path<'_>) -> Option<Vec<Step<'a>>> {
-        let mark = self.document?.mark().get(&path.steps())?;
-        mark.repetitions().into_iter().next().map(|(steps, _)| steps)
+    pub(crate) fn repeated_below(&self, path: &Path<'_>) -> Option<FieldPath> {
+        let path = FieldPath::from(path);
+        let (below, _) =
+            self.document?.mark().get(path.steps())?.repetitions().into_iter().next()?;
+        Some(path.join(below))
     }
 
     /// Reports every repeated key that `skip` does not claim.
-    pub(crate) fn repeated_keys(&mut self, skip: impl Fn(&[Step<'_>]) -> bool) {
+    pub(crate) fn repeated_keys(&mut self, skip: impl Fn(&[Step]) -> bool) {
         let Some(document) = self.document else { return };
         for (steps, place) in document.mark().repetitions() {
             if !skip(&steps) {
@@ -56,7 +58,7 @@ impl<'a> Report<'a> {
                     severity: Severity::Error,
                     source: Some(document.at(place)),
                     about: self.about.clone(),
-                    field: Shown(&steps).to_string(),
+                    field: steps.into_iter().collect(),
                     message: "is given more than once; the last one is used; delete the others"
                         .to_owned(),
                 });
@@ -69,12 +71,12 @@ impl<'a> Report<'a> {
         self.diagnostics
     }
 
-    fn push(&mut self, severity: Severity, steps: &[Step<'_>], message: String) {
+    fn push(&mut self, severity: Severity, field: FieldPath, message: String) {
         self.diagnostics.push(Diagnostic {
             severity,
-            source: self.document.map(|document| document.locate(steps)),
+            source: self.document.map(|document| document.origin_at(&field)),
             about: self.about.clone(),
-            field: Shown(steps).to_string(),
+            field,
             message,
         });
     }

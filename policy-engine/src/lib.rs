@@ -22,6 +22,7 @@
 //! | [`reach`] | which pods can connect to which, on which ports, by classes of pods |
 //! | [`engine`] | the incremental compiler |
 //! | [`compiled`], [`id`] | the result that a dataplane applies |
+//! | [`words`] | how lists, ports, decisions and selectors read in messages |
 
 pub mod allow_set;
 pub mod cidr;
@@ -42,4 +43,5 @@ pub mod reach;
 pub mod ruleset;
 pub mod selector;
 pub mod tier;
+pub mod words;
 pub mod world;

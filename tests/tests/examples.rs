@@ -13,8 +13,8 @@ use portcullis_lab::{DEFAULT_TIMEOUT, Endpoint, Expected, IptablesVariant, Lab, 
 use portcullis_tests::cases::{self, Case, Families, Port, World};
 use portcullis_tests::play::Player;
 use portcullis_whatif::args::SourceArgs;
-use portcullis_whatif::assertions::{self, Suite};
 use portcullis_whatif::model::Cluster;
+use portcullis_whatif::policytest::{self, Suite};
 use portcullis_whatif::source;
 use serde_json::{Value, json};
 
@@ -207,7 +207,7 @@ fn whatif_test_passes_every_example() -> Result<()> {
         let cluster = Cluster::new(&sources.after, Options::default());
         let path = example.path(example.test);
         for suite in Suite::read(&path.to_string_lossy(), &fs::read_to_string(&path)?)? {
-            for outcome in assertions::run(&suite, &sources.after, &cluster)? {
+            for outcome in policytest::run(&suite, &sources.after, &cluster)? {
                 if !outcome.passed() {
                     let _ = writeln!(failures, "{}: {outcome:#?}", outcome.origin);
                 }

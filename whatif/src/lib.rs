@@ -13,20 +13,17 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`args`] | the command line, and nothing that acts on it |
-//! | [`assertions`] | the lines of a test file against a cluster |
-//! | [`cases`] | the format of `test` files, for here and for the lab |
 //! | [`source`] | where objects come from; the only place that reads files and asks an API server |
 //! | [`model`] | objects by name, and the cluster that they make: pods, workloads, Services |
 //! | [`endpoint`] | the words by which a user names one side of a connection |
 //! | [`judge`] | one question between two sides: verdict, decisions, near misses |
-//! | [`lint`] | what is probably a mistake |
+//! | [`lint`] | what is probably a mistake, found by `portcullis_lint` |
 //! | [`plan`] | what a change of objects changes, and which object does it |
+//! | [`policytest`] | test files: their format, and their lines against a cluster |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
 pub mod args;
-pub mod assertions;
-pub mod cases;
 pub mod command;
 pub mod endpoint;
 pub mod judge;
@@ -34,6 +31,7 @@ pub mod lint;
 pub mod model;
 pub mod output;
 pub mod plan;
+pub mod policytest;
 pub mod source;
 
 use std::io::{self, Write as _};

@@ -18,7 +18,7 @@ use portcullis_whatif::args::By;
 use portcullis_whatif::endpoint::{self, Resolved, Side, resolve};
 use portcullis_whatif::judge::{Verdict, judge};
 use portcullis_whatif::model::{Cluster, Inventory};
-use portcullis_whatif::output::matrix::{Focus, Matrix};
+use portcullis_whatif::output::map::matrix::{Focus, Matrix};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 

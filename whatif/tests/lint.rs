@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use linted::{WORLD, check, check_all, egress, json};
-use portcullis_whatif::lint::Code;
+use portcullis_lint::Code;
 use serde_json::Value;
 use session::{run, text};
 

@@ -21,7 +21,8 @@ use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::{Body, Peer, Peers, Policy, PortMatch, Ports};
 use policy_engine::tier::View;
 use policy_engine::world::{Options, World};
-use portcullis_whatif::lint::{Code, Finding, lint};
+use portcullis_lint::{Code, Finding};
+use portcullis_whatif::lint::lint;
 use portcullis_whatif::model::{Cluster, Inventory};
 use portcullis_whatif::source::Sources;
 use proptest::prelude::*;
@@ -91,7 +92,8 @@ fn removing_rules_that_never_match_changes_no_verdict() {
 fn without_cluster_rule(world: &World, finding: &Finding) -> World {
     let object = finding.about.object().expect("a policy");
     let mut policy = world.policy(object).expect("it is there").as_ref().clone();
-    let (field, at) = finding.field.strip_suffix(']').expect("a rule").split_once('[').expect("it");
+    let field = finding.field.to_string();
+    let (field, at) = field.strip_suffix(']').expect("a rule").split_once('[').expect("it");
     let at: usize = at.parse().expect("a position");
     let ingress = field == "spec.ingress";
     assert!(ingress || field == "spec.egress", "{field} holds no rules");
@@ -164,12 +166,13 @@ fn closing(world: &World, finding: &Finding) -> Option<World> {
     let mut policy = world.policy(network_policy(finding)?)?.as_ref().clone();
     let mut world = world.clone();
     let Body::Isolating { rules, .. } = &mut policy.body else { return None };
-    let rules = if finding.field.starts_with("spec.ingress") {
+    let field = finding.field.to_string();
+    let rules = if field.starts_with("spec.ingress") {
         rules.ingress.as_mut()
     } else {
         rules.egress.as_mut()
     };
-    let numbers = finding.field.split(|c: char| !c.is_ascii_digit());
+    let numbers = field.split(|c: char| !c.is_ascii_digit());
     let numbers: Vec<usize> = numbers.filter_map(|text| text.parse().ok()).collect();
     match finding.code {
         Code::PeerMatchesNothing | Code::HalfOpen => match &mut rules?[numbers[0]].peers {
@@ -196,7 +199,8 @@ fn part(finding: &Finding) -> Option<Part> {
     match finding.code {
         Code::RedundantPolicy | Code::SamePolicy => Some((key, None)),
         Code::RedundantRule => {
-            let (field, at) = finding.field.strip_suffix(']')?.split_once('[')?;
+            let field = finding.field.to_string();
+            let (field, at) = field.strip_suffix(']')?.split_once('[')?;
             let ingress = field == "spec.ingress";
             assert!(ingress || field == "spec.egress", "{field} holds no rules");
             let direction = if ingress { Direction::Ingress } else { Direction::Egress };

@@ -13,6 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use policy_engine::labels::Str;
 use policy_engine::object::ObjectRef;
 use policy_engine::tier::Mode;
+use policy_engine::words::few;
 use portcullis_crds::api::cluster_default_network_policy::{ACCEPTED, ENFORCED};
 use serde_json::{Map, Value, json};
 
@@ -127,12 +128,7 @@ impl Progress {
         ];
         let missing = missing.into_iter().filter(|(_, nodes, _)| !nodes.is_empty());
         let missing = missing.map(|(what, nodes, advice)| {
-            let names: Vec<&str> = nodes.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
-            let more = match nodes.len() - names.len() {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            format!("; {what} {}{more}{advice}", names.join(", "))
+            format!("; {what} {}{advice}", few(nodes.iter(), NAMES_MAX))
         });
         format!("{} of {} nodes{}", self.realised, self.concerned, missing.collect::<String>())
     }

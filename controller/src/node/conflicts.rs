@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use portcullis_crds::path::FieldPath;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info};
 
@@ -100,7 +101,7 @@ pub fn diagnostics(found: &Examination) -> Vec<Diagnostic> {
         severity: Severity::Warning,
         source: None,
         about: About::Other("this node".to_owned()),
-        field: String::new(),
+        field: FieldPath::default(),
         message,
     };
     messages.map(diagnostic).collect()

@@ -11,6 +11,7 @@ use policy_engine::policy::{OrderedRule, Peers, Policy, Subject};
 use policy_engine::selector::Selector;
 use policy_engine::tier::{Action, Tier};
 use serde::Deserialize;
+mod effects;
 mod peer;
 mod port;
 mod rule;

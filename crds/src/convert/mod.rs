@@ -35,7 +35,7 @@ use crate::decode::Field;
 use crate::diagnostic::{About, Diagnostic};
 use crate::lean::{Lean, LeanKind, MODE_ANNOTATION};
 use crate::manifest::Document;
-use crate::path::{Path, Step};
+use crate::path::{FieldPath, Path, Step};
 use crate::report::Report;
 pub use pod::assumed_namespace;
 
@@ -119,9 +119,10 @@ fn convert(
         // The parts of a policy's spec tell about their repeated keys themselves.
         let kind = value.get("kind").and_then(Value::as_str).and_then(Kind::parse);
         let is_policy = kind.is_some_and(Kind::is_policy);
+        let mode = FieldPath::new(["metadata", "annotations", MODE_ANNOTATION]);
         report.repeated_keys(|steps| {
-            let mode = ["metadata", "annotations", MODE_ANNOTATION].map(Step::Key);
-            is_policy && (steps.first() == Some(&Step::Key("spec")) || *steps == mode)
+            let in_spec = matches!(steps.first(), Some(Step::Key(key)) if key == "spec");
+            is_policy && (in_spec || steps == mode.steps())
         });
     }
     (converted, report.finish())

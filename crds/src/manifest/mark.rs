@@ -40,11 +40,11 @@ impl Mark {
     }
 
     /// The place of the field at `steps`, or of the nearest thing around it that exists.
-    pub(crate) fn locate(&self, steps: &[Step<'_>]) -> Place {
+    pub(crate) fn locate(&self, steps: &[Step]) -> Place {
         let mut place = self.place;
         let mut here = self;
         for step in steps {
-            let Some((at, mark)) = here.child(*step) else { break };
+            let Some((at, mark)) = here.child(step) else { break };
             place = at;
             here = mark;
         }
@@ -52,8 +52,8 @@ impl Mark {
     }
 
     /// The node at `steps`.
-    pub(crate) fn get(&self, steps: &[Step<'_>]) -> Option<&Mark> {
-        steps.iter().try_fold(self, |here, step| Some(here.child(*step)?.1))
+    pub(crate) fn get(&self, steps: &[Step]) -> Option<&Mark> {
+        steps.iter().try_fold(self, |here, step| Some(here.child(step)?.1))
     }
 
     /// The place where `key` of this mapping is given for the second time.
@@ -67,14 +67,14 @@ impl Mark {
     }
 
     /// Every key that is given more than once here or below.
-    pub(crate) fn repetitions(&self) -> Vec<(Vec<Step<'_>>, Place)> {
+    pub(crate) fn repetitions(&self) -> Vec<(Vec<Step>, Place)> {
         let mut found = Vec::new();
         self.collect(&mut Vec::new(), &mut found);
         found
     }
 
-    fn collect<'a>(&'a self, way: &mut Vec<Step<'a>>, found: &mut Vec<(Vec<Step<'a>>, Place)>) {
-        let mut visit = |step, mark: &'a Mark, found: &mut _| {
+    fn collect(&self, way: &mut Vec<Step>, found: &mut Vec<(Vec<Step>, Place)>) {
+        let mut visit = |step, mark: &Self, found: &mut _| {
             way.push(step);
             mark.collect(way, found);
             way.pop();
@@ -88,22 +88,22 @@ impl Mark {
             }
             Inner::Fields { fields, repeated } => {
                 for (key, (_, mark)) in fields {
-                    visit(Step::Key(key), mark, found);
+                    visit(Step::Key(key.to_string()), mark, found);
                 }
                 for (key, place) in repeated {
                     let mut steps = way.clone();
-                    steps.push(Step::Key(key));
+                    steps.push(Step::Key(key.to_string()));
                     found.push((steps, *place));
                 }
             }
         }
     }
 
-    fn child(&self, step: Step<'_>) -> Option<(Place, &Mark)> {
+    fn child(&self, step: &Step) -> Option<(Place, &Mark)> {
         match (&self.inner, step) {
-            (Inner::Items(items), Step::Index(at)) => items.get(at).map(|mark| (mark.place, mark)),
+            (Inner::Items(items), Step::Index(at)) => items.get(*at).map(|mark| (mark.place, mark)),
             (Inner::Fields { fields, .. }, Step::Key(key)) => {
-                fields.get(key).map(|(place, mark)| (*place, mark))
+                fields.get(key.as_str()).map(|(place, mark)| (*place, mark))
             }
             _ => None,
         }

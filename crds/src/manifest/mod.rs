@@ -19,7 +19,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::diagnostic::{About, Diagnostic, Origin, Severity};
-use crate::path::Step;
+use crate::path::FieldPath;
 pub(crate) use mark::Mark;
 use mark::{Inner, Place};
 use tree::Tree;
@@ -111,7 +111,7 @@ impl Manifest {
             severity: Severity::Error,
             source: Some(Origin { file: Arc::clone(file), line: place.line, column: place.column }),
             about: About::nothing(),
-            field: String::new(),
+            field: FieldPath::default(),
             message,
         });
     }
@@ -142,20 +142,10 @@ impl Document {
         self.at(self.mark.place)
     }
 
-    /// Where the field at a JSON pointer (RFC 6901, `/spec/ingress/0`) is written, or the nearest
-    /// thing around it that exists.
+    /// Where a field is written, or the nearest thing around it that exists.
     #[must_use]
-    pub fn origin_at(&self, pointer: &str) -> Origin {
-        let steps = pointer.split('/').skip(1).map(|token| match token.parse() {
-            Ok(index) => Step::Index(index),
-            Err(_) => Step::Key(token),
-        });
-        self.locate(&steps.collect::<Vec<_>>())
-    }
-
-    /// Where the field at `steps` is written, or the nearest thing around it that exists.
-    pub(crate) fn locate(&self, steps: &[Step<'_>]) -> Origin {
-        self.at(self.mark.locate(steps))
+    pub fn origin_at(&self, field: &FieldPath) -> Origin {
+        self.at(self.mark.locate(field.steps()))
     }
 
     pub(crate) fn mark(&self) -> &Mark {

@@ -61,7 +61,7 @@ fn lists_stand_for_their_items() {
 fn items_of_a_list_know_their_lines() {
     let text = "kind: List\nitems:\n- kind: Pod\n- kind: Node\n  spec:\n    x: 1\n";
     let manifest = Manifest::parse("a.yaml", text);
-    let origin = manifest.documents[1].locate(&[Step::Key("spec"), Step::Key("x")]);
+    let origin = manifest.documents[1].origin_at(&FieldPath::new(["spec", "x"]));
     assert_eq!(origin.to_string(), "a.yaml:6:5");
 }
 
@@ -146,7 +146,7 @@ fn a_repeated_key_keeps_the_last_value_and_is_remembered() {
     assert_eq!(document.value(), &json!({"a": {"b": 2}}));
     let found = document.mark().repetitions();
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].0, [Step::Key("a"), Step::Key("b")]);
+    assert_eq!(found[0].0, FieldPath::new(["a", "b"]).steps());
     assert_eq!(document.at(found[0].1).to_string(), "a.yaml:3:3");
 }
 

@@ -1,7 +1,32 @@
 //! What a lab can be asked to look like: the closed choices, and nothing that acts on them.
 
 pub use policy_engine::cidr::Family;
-pub use portcullis_whatif::cases::Families;
+
+/// The families that nodes, pods and services have addresses of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Families {
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone, the underlay included.
+    V6,
+    /// Both; addresses are listed IPv4 first.
+    Dual,
+}
+
+impl Families {
+    /// Each choice of families.
+    pub const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Dual];
+
+    /// The single families, IPv4 first.
+    #[must_use]
+    pub fn each(self) -> &'static [Family] {
+        match self {
+            Self::V4 => &[Family::V4],
+            Self::V6 => &[Family::V6],
+            Self::Dual => &Family::BOTH,
+        }
+    }
+}
 
 /// How pods hang on their node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

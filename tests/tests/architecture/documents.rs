@@ -14,8 +14,8 @@ use portcullis_controller::dataplane::denial::Denial;
 use portcullis_controller::node::metrics::Metrics;
 use portcullis_crds::lean::MODE_ANNOTATION;
 use portcullis_whatif::args::SourceArgs;
-use portcullis_whatif::assertions::{self, Suite};
 use portcullis_whatif::model::Cluster;
+use portcullis_whatif::policytest::{self, Suite};
 use portcullis_whatif::source;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -219,7 +219,7 @@ fn the_policy_test_that_is_shown_passes_in_the_world_that_is_named() -> Result<(
     let sources = source::read(&SourceArgs { filename, ..SourceArgs::default() })?;
     let cluster = Cluster::new(&sources.after, Options::default());
     for suite in Suite::read("docs/whatif.md", test)? {
-        for outcome in assertions::run(&suite, &sources.after, &cluster)? {
+        for outcome in policytest::run(&suite, &sources.after, &cluster)? {
             ensure!(outcome.passed(), "{outcome:#?}");
         }
     }

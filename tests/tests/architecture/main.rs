@@ -87,6 +87,13 @@ fn converters_do_no_io_and_know_no_controller() -> Result<()> {
 }
 
 #[test]
+fn findings_are_pure() -> Result<()> {
+    assert_eq!(dependencies("lint")?, ["policy-engine", "portcullis-crds", "strsim"]);
+    let words = ["std::fs", "std::env", "std::time", "std::process", "std::thread", "println!"];
+    nobody_says("lint/src", |_| false, &words)
+}
+
+#[test]
 fn whatif_asks_the_engine_and_never_the_node() -> Result<()> {
     let known = dependencies("whatif")?;
     for name in ["portcullis-controller", "ipset", "iptables", "nix"] {
@@ -152,7 +159,7 @@ fn files_stay_small_enough_to_read() -> Result<()> {
         "tests/demo/src",
         "tests/cluster/src",
     ];
-    let product = ["policy-engine/src", "crds/src", "controller/src", "whatif/src"];
+    let product = ["policy-engine/src", "crds/src", "lint/src", "controller/src", "whatif/src"];
     for directory in product.into_iter().chain(TESTS) {
         for (path, text) in sources(&root().join(directory))? {
             let lines = text.lines().count();

@@ -9,7 +9,7 @@ use policy_engine::tier::View;
 use super::Question;
 use crate::args::{Check, CheckFormat};
 use crate::judge::{Verdict, Views, judge};
-use crate::output::{self, json, text};
+use crate::output::{self, check as written};
 use crate::{MIXED, NO, YES};
 
 pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
@@ -28,14 +28,14 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
         CheckFormat::Text => {
             question.tell_oddities(&answer.notes)?;
             let texts = args.explain.then_some(&question.sources.texts);
-            text::check(&question.cluster, &answer, texts, out)?;
+            written::text(&question.cluster, &answer, texts, out)?;
         }
         CheckFormat::Json | CheckFormat::Yaml => {
             let mut notes = answer.notes.clone();
             notes.extend(answer.parts.iter().flat_map(|part| part.notes.iter().cloned()));
             notes.dedup();
             let diagnostics = question.diagnostics(&notes);
-            let verdict = json::Verdict::new(&question.cluster, &answer, diagnostics)
+            let verdict = written::json::Verdict::new(&question.cluster, &answer, diagnostics)
                 .context("nothing was asked")?;
             match args.output {
                 CheckFormat::Yaml => output::write_yaml(&verdict, out)?,

@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use anyhow::Result;
+use portcullis_lint::Severity;
 
 use super::Question;
 use crate::args::{FailOn, Lint, LintFormat};
-use crate::lint::{Severity, lint};
+use crate::lint::lint;
 use crate::output::{self, lint as written};
 use crate::{NO, YES};
 
@@ -25,7 +26,7 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
     }
     match args.output {
         LintFormat::Text => {
-            output::text::oddities(&[], &notes, &mut std::io::stderr().lock())?;
+            output::oddities(&[], &notes, &mut std::io::stderr().lock())?;
             written::text(&findings, &question.sources.texts, out)?;
         }
         LintFormat::Json | LintFormat::Yaml => {

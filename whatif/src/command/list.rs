@@ -14,9 +14,9 @@ use super::Question;
 use crate::YES;
 use crate::args::{By, ListArgs, Map, MapFormat, Reach, Who};
 use crate::endpoint::{Resolved, Side};
-use crate::output::matrix::{Focus, Matrix};
-use crate::output::text::About;
-use crate::output::{self, graph, table, text};
+use crate::output;
+use crate::output::map::matrix::{Focus, Matrix};
+use crate::output::map::{About, graph, namespaces, table, text};
 
 pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.list.from)?;
@@ -147,9 +147,9 @@ fn write(
         MapFormat::Text | MapFormat::Wide => {
             question.tell_oddities(notes)?;
             match args.by {
-                By::Namespace => text::list_namespaces(&map(), about, out)?,
+                By::Namespace => namespaces(&map(), about, out)?,
                 By::Pod | By::Workload => {
-                    text::list(&matrix, about, args.output == MapFormat::Wide, out)?;
+                    text(&matrix, about, args.output == MapFormat::Wide, out)?;
                 }
             }
         }

@@ -20,7 +20,7 @@ use anyhow::Result;
 use crate::args::{Args, Command, SourceArgs};
 use crate::endpoint::{Endpoint, EndpointError, Resolved, resolve};
 use crate::model::Cluster;
-use crate::output::{json, text};
+use crate::output::{self, json};
 use crate::source::gap::{Gap, Unread};
 use crate::source::{self, Sources};
 use crate::{MIXED, YES};
@@ -89,6 +89,6 @@ impl Question {
     fn tell_oddities(&self, notes: &[String]) -> Result<()> {
         let mut error = io::stderr().lock();
         let all: Vec<String> = self.cluster.notes.iter().chain(notes).cloned().collect();
-        Ok(text::oddities(&self.sources.diagnostics, &all, &mut error)?)
+        Ok(output::oddities(&self.sources.diagnostics, &all, &mut error)?)
     }
 }

@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 use super::Question;
 use crate::args::{Danger, Plan as Args, PlanFormat};
 use crate::model::Cluster;
-use crate::output::{self, html, plan as written};
-use crate::plan::{Kind, Plan, RiskKind};
+use crate::output::{self, plan as written};
+use crate::plan::{Effect, Plan, RiskKind};
 use crate::{NO, YES};
 
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
         }
         PlanFormat::Html => {
             question.tell_oddities(&[])?;
-            html::page(&plan, out)?;
+            written::html::page(&plan, out)?;
         }
     }
     let fails = if args.fail_on.is_empty() {
@@ -59,12 +59,12 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
 }
 
 fn happens(plan: &Plan<'_>, danger: Danger) -> bool {
-    let inside = plan.changes.iter().map(|change| Kind::of(&change.before, &change.after));
-    let outside = plan.external.iter().map(|change| Kind::of(&change.before, &change.after));
+    let inside = plan.changes.iter().map(|change| Effect::of(&change.before, &change.after));
+    let outside = plan.external.iter().map(|change| Effect::of(&change.before, &change.after));
     let mut risks = plan.risks.iter().map(|risk| &risk.kind);
     match danger {
-        Danger::Opened => inside.chain(outside).any(Kind::gains),
-        Danger::Closed => inside.chain(outside).any(Kind::loses),
+        Danger::Opened => inside.chain(outside).any(Effect::gains),
+        Danger::Closed => inside.chain(outside).any(Effect::loses),
         Danger::Dns => risks.any(|risk| matches!(risk, RiskKind::DnsLost(_))),
         Danger::External => risks.any(|risk| matches!(risk, RiskKind::ExternalOpened(..))),
     }

@@ -7,16 +7,16 @@ use schemars::generate::SchemaSettings;
 
 use crate::YES;
 use crate::args::SchemaKind;
-use crate::output::{json, lint, plan, report, write_json};
+use crate::output::{check, lint, map, plan, test, write_json};
 
 pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
     // What is written, which need not be what could be read: fields that may be left out.
     let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
     let schema = match kind {
-        SchemaKind::Verdict => generator.into_root_schema_for::<json::Verdict>(),
-        SchemaKind::Map => generator.into_root_schema_for::<json::Map>(),
+        SchemaKind::Verdict => generator.into_root_schema_for::<check::json::Verdict>(),
+        SchemaKind::Map => generator.into_root_schema_for::<map::json::Map>(),
         SchemaKind::Lint => generator.into_root_schema_for::<lint::Lint>(),
-        SchemaKind::TestReport => generator.into_root_schema_for::<report::TestReport>(),
+        SchemaKind::TestReport => generator.into_root_schema_for::<test::TestReport>(),
         SchemaKind::Plan => generator.into_root_schema_for::<plan::json::Plan>(),
     };
     write_json(&schema, out)?;

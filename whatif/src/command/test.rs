@@ -7,9 +7,9 @@ use policy_engine::world::Options;
 
 use super::Question;
 use crate::args::{Test, TestFormat};
-use crate::assertions::{self, Outcome, Suite};
 use crate::model::Cluster;
-use crate::output::{self, report, text};
+use crate::output::{self, test as written};
+use crate::policytest::{self, Outcome, Suite};
 use crate::source::files;
 use crate::{NO, YES};
 
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Test, out: &mut dyn Write) -> Result<u8> {
             )
         });
         let cluster = own.as_ref().unwrap_or(&question.cluster);
-        outcomes.extend(assertions::run(suite, &question.sources.after, cluster)?);
+        outcomes.extend(policytest::run(suite, &question.sources.after, cluster)?);
         let failed = outcomes.iter().position(|outcome| !outcome.passed());
         if let (true, Some(failed)) = (args.fail_fast, failed) {
             outcomes.truncate(failed + 1);
@@ -43,17 +43,17 @@ pub(super) fn run(args: &Test, out: &mut dyn Write) -> Result<u8> {
             if !only_steps {
                 question.tell_oddities(&[])?;
             }
-            text::test(&outcomes, out)?;
+            written::text(&outcomes, out)?;
         }
         TestFormat::Json | TestFormat::Yaml => {
-            let report = report::TestReport::new(&outcomes, question.diagnostics(&[]));
+            let report = written::TestReport::new(&outcomes, question.diagnostics(&[]));
             match args.output {
                 TestFormat::Yaml => output::write_yaml(&report, out)?,
                 _ => output::write_json(&report, out)?,
             }
         }
-        TestFormat::Tap => report::tap(&outcomes, out)?,
-        TestFormat::Junit => report::junit(&outcomes, out)?,
+        TestFormat::Tap => written::tap(&outcomes, out)?,
+        TestFormat::Junit => written::junit(&outcomes, out)?,
     }
     Ok(question.code(if outcomes.iter().all(Outcome::passed) { YES } else { NO }))
 }

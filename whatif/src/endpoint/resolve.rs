@@ -10,9 +10,10 @@ use policy_engine::labels::Str;
 use policy_engine::model::{Life, Pod, PodKey};
 use policy_engine::port::Protocol;
 use portcullis_crds::convert::service::{Service, ServicePort};
+use portcullis_lint::near;
 
 use super::{Endpoint, EndpointError, NumberOrName, PortWord, Target};
-use crate::model::{Cluster, WorkloadRef, nearest};
+use crate::model::{Cluster, WorkloadRef};
 
 /// One side of a question, found in a cluster.
 #[derive(Clone, Debug)]
@@ -151,7 +152,7 @@ fn named(
 fn missing(cluster: &Cluster, namespace: &Str, kind: Option<&str>, name: &Str) -> EndpointError {
     if !cluster.world.namespaces().contains_key(namespace) {
         let known = cluster.world.namespaces().keys().map(AsRef::as_ref);
-        let candidates = nearest(namespace, known).into_iter().map(str::to_owned).collect();
+        let candidates = near::names(namespace, known).into_iter().map(str::to_owned).collect();
         return EndpointError::Missing { what: format!("namespace {namespace}"), candidates };
     }
     let mut known: BTreeSet<(Str, Str, String)> = BTreeSet::new();
@@ -170,7 +171,7 @@ fn missing(cluster: &Cluster, namespace: &Str, kind: Option<&str>, name: &Str) -
     let mut candidates: Vec<String> = elsewhere.map(|(.., shown)| shown.clone()).collect();
     if candidates.is_empty() {
         let here: Vec<_> = known.iter().filter(|(other, ..)| other == namespace).collect();
-        let near = nearest(name, here.iter().map(|(_, other, _)| other.as_ref()));
+        let near = near::names(name, here.iter().map(|(_, other, _)| other.as_ref()));
         let shown = |near: &&str| {
             here.iter().find(|(_, other, _)| other.as_ref() == *near).map(|(.., s)| s.clone())
         };
@@ -307,7 +308,8 @@ fn node(cluster: &Cluster, name: &str, port: Option<&PortWord>) -> Result<Resolv
         || cluster.world.pods().values().any(|pod| on_node(pod));
     if !known {
         let names = cluster.world.nodes().keys().map(AsRef::as_ref);
-        let candidates = nearest(name, names).into_iter().map(|n| format!("node/{n}")).collect();
+        let candidates =
+            near::names(name, names).into_iter().map(|n| format!("node/{n}")).collect();
         return Err(EndpointError::Missing { what: format!("node {name}"), candidates });
     }
     single(format!("node/{name}"), Side::Node(name.into(), None), port)

@@ -226,6 +226,11 @@ pub(crate) fn between(
     ports
 }
 
+/// What a pod may open at a node, at any of its addresses.
+pub(crate) fn to_node(reach: &Reach<'_>, world: &World, pod: &PodKey, node: &Str) -> PortSet {
+    between(reach, world, &Side::Pod(pod.clone(), None), &Side::Node(node.clone(), None))
+}
+
 /// The flows from one side to the other: one for each pair of addresses that can meet.
 pub(crate) fn flows(world: &World, source: &Side, destination: &Side) -> Flows {
     let mut flows = Flows::new();

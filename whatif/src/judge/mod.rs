@@ -20,21 +20,23 @@ use policy_engine::port::Protocol;
 use policy_engine::reach::{PortSet, Reach};
 use policy_engine::tier::View;
 use policy_engine::world::World;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use self::groups::{Pair, pairs};
 use crate::endpoint::{PortAsked, Resolved};
 use crate::model::Cluster;
 
-/// What can be said about a connection.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+/// A verdict in one word.
+#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[schemars(rename = "Word")]
+#[allow(missing_docs)]
 pub enum Verdict {
-    /// It can be opened.
     Allowed,
-    /// It cannot.
     Denied,
-    /// Some of what was asked for is allowed, some is not.
+    // Some of what was asked for is allowed, some is not.
     Mixed,
-    /// Something that decides it is not known.
+    // Something that decides it is not known.
     Undetermined,
 }
 

@@ -13,9 +13,11 @@ use portcullis_crds::convert::UnknownVersion;
 use portcullis_crds::convert::inventory::{Item, item};
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::manifest::Document;
+use portcullis_crds::path::FieldPath;
+use portcullis_lint::near;
 use serde_json::Value;
 
-use super::reference::{WorkloadRef, nearest};
+use super::reference::WorkloadRef;
 use crate::source::gap::{Cause, Gap, Place};
 
 /// One object, and where it is written.
@@ -119,7 +121,7 @@ impl Inventory {
             Err(error @ ParseObjectError::Parts(_)) => bail!(error),
         }
         let known: Vec<String> = self.objects().map(|(name, _)| name.to_string()).collect();
-        let near = nearest(&wanted, known.iter().map(String::as_str));
+        let near = near::names(&wanted, known.iter().map(String::as_str));
         let hint = near.first().map(|near| format!("; did you mean {near}?")).unwrap_or_default();
         bail!("--without {wanted}: there is no such object{hint}")
     }
@@ -212,7 +214,7 @@ impl Inventory {
                     Some(name) => format!("{kind} {name}"),
                     None => (*kind).to_owned(),
                 }),
-                field: String::new(),
+                field: FieldPath::default(),
                 message: (*message).to_owned(),
             });
         }
@@ -227,7 +229,7 @@ impl Inventory {
                 severity: Severity::Warning,
                 source: Some(new.origin()),
                 about: About::Other(name.to_string()),
-                field: String::new(),
+                field: FieldPath::default(),
                 message: format!("is given before, at {}; this one is used", old.origin()),
             };
             // From file to file objects are replaced on purpose: `--with`, overlays.

@@ -12,7 +12,7 @@ use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
-use policy_engine::policy::ALLOW_DNS;
+use policy_engine::words::few;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
 use portcullis_crds::convert::inventory::Item;
@@ -20,11 +20,12 @@ use portcullis_crds::convert::service::Service;
 use portcullis_crds::convert::workload::Workload as Template;
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::manifest::Document;
+use portcullis_crds::path::FieldPath;
 
 use crate::source::gap::Gap;
 
 pub use inventory::{Inventory, Object, policy_mut};
-pub use reference::{WorkloadRef, nearest};
+pub use reference::WorkloadRef;
 pub use units::{Unit, Units};
 
 /// How many names a note writes out.
@@ -44,7 +45,8 @@ pub struct Cluster {
     pub gaps: Vec<Gap>,
     /// The namespaces of which nothing is known but their names.
     pub assumed: BTreeSet<Str>,
-    documents: BTreeMap<ObjectRef, Arc<Document>>,
+    /// The policies that are written in files.
+    pub documents: BTreeMap<ObjectRef, Arc<Document>>,
     workload_of: BTreeMap<PodKey, WorkloadRef>,
 }
 
@@ -112,34 +114,21 @@ impl Cluster {
         }
     }
 
-    /// Where a rule of a policy is written, or the field at `below` (`/from/0`) in it. The rule that
-    /// `allowDNS` adds is at that field, or at what lacks it.
+    /// Where a rule of a policy is written; its rules count from 1.
     #[must_use]
-    pub fn origin(
+    pub fn rule_origin(
         &self,
         policy: &ObjectRef,
         direction: Direction,
         rule: usize,
-        below: &str,
     ) -> Option<Origin> {
-        let document = self.documents.get(policy)?;
-        let list = direction.field();
-        if rule == ALLOW_DNS {
-            return Some(document.origin_at("/spec/allowDNS"));
-        }
-        Some(document.origin_at(&format!("/spec/{list}/{}{below}", rule.checked_sub(1)?)))
+        self.field_origin(policy, &FieldPath::of_rule(direction, rule))
     }
 
-    /// Where the field of a policy at a JSON pointer is written, or the nearest thing around it.
+    /// Where a field of a policy is written, or the nearest thing around it.
     #[must_use]
-    pub fn field_origin(&self, policy: &ObjectRef, pointer: &str) -> Option<Origin> {
-        Some(self.documents.get(policy)?.origin_at(pointer))
-    }
-
-    /// A policy as its author wrote it; `None` for an object of an API server.
-    #[must_use]
-    pub fn written(&self, policy: &ObjectRef) -> Option<&serde_json::Value> {
-        Some(self.documents.get(policy)?.value())
+    pub fn field_origin(&self, policy: &ObjectRef, field: &FieldPath) -> Option<Origin> {
+        Some(self.documents.get(policy)?.origin_at(field))
     }
 
     /// Where a policy is written.
@@ -213,13 +202,10 @@ impl Cluster {
                 1 => ("Namespace", "it"),
                 _ => ("Namespaces", "them"),
             };
-            let more = missing.len().saturating_sub(NAMES_SHOWN);
-            missing.truncate(NAMES_SHOWN);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             self.notes.push(format!(
-                "no {noun} {}{more} in the source; assumed without labels, so namespaceSelectors \
+                "no {noun} {} in the source; assumed without labels, so namespaceSelectors \
                  match {them} by name only",
-                missing.join(", ")
+                few(&missing, NAMES_SHOWN)
             ));
         }
     }

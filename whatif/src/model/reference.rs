@@ -29,13 +29,3 @@ impl fmt::Display for WorkloadRef {
         write!(formatter, "{}/{}/{}", self.namespace, self.kind, self.name)
     }
 }
-
-/// The names that are nearest to `wanted`, the nearest first; at most three, and none that is
-/// nothing like it.
-pub fn nearest<'n>(wanted: &str, known: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
-    const ALIKE: f64 = 0.7;
-    let scored = known.into_iter().map(|name| (strsim::jaro_winkler(wanted, name), name));
-    let mut near: Vec<_> = scored.filter(|(score, _)| *score > ALIKE).collect();
-    near.sort_by(|left, right| right.0.total_cmp(&left.0).then_with(|| left.1.cmp(right.1)));
-    near.into_iter().take(3).map(|(_, name)| name).collect()
-}

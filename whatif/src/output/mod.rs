@@ -1,21 +1,20 @@
-//! How answers are written: the JSON contract, texts, tables, graphs.
+//! How answers are written: a room for each question, with the formats of its answer; what they have
+//! in common is beside them.
 
-pub mod excerpt;
-pub mod graph;
-pub mod html;
+pub mod check;
 pub mod json;
 pub mod lint;
-pub mod matrix;
+pub mod map;
 pub mod plan;
-pub mod report;
-pub mod table;
-pub mod text;
-mod verdict;
+pub mod test;
 pub mod words;
 
-use std::io::Write;
+mod names;
+
+use std::io::{self, Write};
 
 use anyhow::Result;
+use portcullis_crds::diagnostic::Diagnostic;
 use serde::Serialize;
 
 /// Writes a value as indented JSON with a line end.
@@ -35,5 +34,28 @@ pub fn write_json(value: &impl Serialize, out: &mut dyn Write) -> Result<()> {
 pub fn write_yaml(value: &impl Serialize, out: &mut dyn Write) -> Result<()> {
     let text = serde_saphyr::to_string(value)?;
     out.write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// Tells on standard error what was odd about the source, a few of many.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn oddities(
+    diagnostics: &[Diagnostic],
+    notes: &[String],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    const SHOWN: usize = 10;
+    for diagnostic in diagnostics.iter().take(SHOWN) {
+        writeln!(out, "{diagnostic}")?;
+    }
+    let more = diagnostics.len().saturating_sub(SHOWN);
+    if more > 0 {
+        writeln!(out, "… and {more} more; -o json lists all")?;
+    }
+    for note in notes {
+        writeln!(out, "note: {note}")?;
+    }
     Ok(())
 }

@@ -1,40 +1,16 @@
-//! Words for ports, selectors and near misses, the same in every output.
+//! Words for addresses, nodes and near misses, the same in every output.
 
 use std::collections::BTreeSet;
 
 use policy_engine::cidr::{CidrSet, Family};
-use policy_engine::evaluate::{Decision, Reason, RuleRef};
+use policy_engine::evaluate::Decision;
 use policy_engine::explain::{PeerMiss, PortMiss};
 use policy_engine::flow::Traffic;
 use policy_engine::labels::{Labels, Str};
-use policy_engine::object::ObjectRef;
 use policy_engine::port::Protocol;
-use policy_engine::reach::PortSet;
-use policy_engine::selector::{Operator, Requirement};
-use policy_engine::tier::Tier;
-
-/// Ports as a person writes them: `80/TCP`, `8000-8999/TCP, all UDP`, `every port`.
-#[must_use]
-pub fn ports(set: &PortSet) -> String {
-    if set.is_everything() {
-        return "every port".to_owned();
-    }
-    if set.is_empty() {
-        return "nothing".to_owned();
-    }
-    let mut words: Vec<String> = Vec::new();
-    for (protocol, range) in set.iter() {
-        words.push(if set.is_whole(protocol) {
-            format!("all {protocol}")
-        } else {
-            format!("{range}/{protocol}")
-        });
-    }
-    if set.has_other() {
-        words.push("ICMP".to_owned());
-    }
-    words.join(", ")
-}
+use policy_engine::selector::Requirement;
+use policy_engine::words::few;
+pub use policy_engine::words::{decided, isolated, ports, requirements, rules};
 
 /// One port: `80/TCP`.
 #[must_use]
@@ -49,21 +25,15 @@ pub fn addresses(set: &CidrSet) -> String {
     if set.is_everything() {
         return "anywhere".to_owned();
     }
-    let few = |nets: &[ipnet::IpNet]| {
-        let more = nets.len().saturating_sub(SHOWN);
-        let shown: Vec<String> = nets.iter().take(SHOWN).map(ToString::to_string).collect();
-        let shown = shown.join(", ");
-        if more > 0 { format!("{shown} and {more} more") } else { shown }
-    };
     let mut words = Vec::new();
     for family in Family::BOTH {
         let inside = set.networks(family);
         let Some(around) = around(&inside) else { continue };
         let holes = CidrSet::network(around).difference(set).networks(family);
         words.push(if inside.len() > holes.len() && !holes.is_empty() {
-            format!("{around} but {}", few(&holes))
+            format!("{around} but {}", few(&holes, SHOWN))
         } else {
-            few(&inside)
+            few(&inside, SHOWN)
         });
     }
     words.join(", ")
@@ -82,10 +52,7 @@ fn around(nets: &[ipnet::IpNet]) -> Option<ipnet::IpNet> {
 #[must_use]
 pub fn nodes(names: &BTreeSet<Str>) -> String {
     const SHOWN: usize = 4;
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("node/{name}")).collect();
-    let more = names.len().saturating_sub(SHOWN);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", shown.join(", "))
+    few(names.iter().map(|name| format!("node/{name}")), SHOWN)
 }
 
 /// The fewest networks that cover a set.
@@ -93,35 +60,6 @@ pub fn nodes(names: &BTreeSet<Str>) -> String {
 pub fn networks(set: &CidrSet) -> Vec<String> {
     let nets = Family::BOTH.into_iter().flat_map(|family| set.networks(family));
     nets.map(|net| net.to_string()).collect()
-}
-
-/// What rules did, and of which tier they are where not NetworkPolicy's: `denied by
-/// ClusterNetworkPolicy/guard rule 2 (Admin)`.
-#[must_use]
-pub fn decided(decision: &Decision) -> String {
-    let verb = match decision.reason {
-        Reason::RuleAdmits => "admitted",
-        Reason::RuleDenies => "denied",
-        _ => "accepted",
-    };
-    let tier = match decision.tier {
-        Some(tier @ (Tier::Admin | Tier::Baseline)) => format!(" ({tier})"),
-        Some(Tier::NetworkPolicy | Tier::Default) | None => String::new(),
-    };
-    format!("{verb} by {}{tier}", rules(&decision.decided_by))
-}
-
-/// Several rules: `shop/db rule 1, shop/all rule 2`.
-#[must_use]
-pub fn rules(all: &[RuleRef]) -> String {
-    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// Which policies isolate: `isolated by shop/db, shop/all`.
-#[must_use]
-pub fn isolated(decision: &Decision) -> String {
-    let names: Vec<String> = decision.isolated_by.iter().map(ObjectRef::short).collect();
-    format!("isolated by {}", names.join(", "))
 }
 
 /// Which rules left it to the next tier, to stand before why that decided: `passed on by
@@ -197,27 +135,6 @@ pub fn port_miss(miss: &PortMiss, asked: Traffic) -> String {
         }
         PortMiss::NoPorts => "is for a protocol with ports".to_owned(),
         PortMiss::Invalid => "cannot be understood, so it matches nothing".to_owned(),
-    }
-}
-
-/// Requirements as kubectl writes selectors: `app=web,tier in (a,b),!canary`.
-#[must_use]
-pub fn requirements(all: &[Requirement]) -> String {
-    all.iter().map(requirement).collect::<Vec<_>>().join(",")
-}
-
-fn requirement(requirement: &Requirement) -> String {
-    let key = &requirement.key;
-    let list = |values: &std::collections::BTreeSet<Str>| {
-        values.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(",")
-    };
-    match &requirement.operator {
-        Operator::In(values) if values.len() == 1 => format!("{key}={}", list(values)),
-        Operator::In(values) => format!("{key} in ({})", list(values)),
-        Operator::NotIn(values) if values.len() == 1 => format!("{key}!={}", list(values)),
-        Operator::NotIn(values) => format!("{key} notin ({})", list(values)),
-        Operator::Exists => key.to_string(),
-        Operator::DoesNotExist => format!("!{key}"),
     }
 }
 

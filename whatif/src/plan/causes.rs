@@ -18,8 +18,8 @@ use policy_engine::reach::outside_difference;
 use policy_engine::reach::{Group, GroupId, Outside, Pair, Piece, PortSet, Reach};
 use policy_engine::world::{Options, World};
 
-use super::nodes::to_node;
 use super::{Causes, Changed};
+use crate::judge::groups::to_node;
 use crate::model::Cluster;
 use crate::source::Sources;
 

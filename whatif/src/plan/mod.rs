@@ -26,7 +26,6 @@ use policy_engine::world::{Options, World};
 use self::causes::Judge;
 use crate::model::{Cluster, Unit, Units};
 use crate::source::Sources;
-pub(crate) use nodes::to_node;
 pub use objects::{Changed, How};
 pub use risks::{Risk, RiskKind};
 
@@ -91,7 +90,7 @@ pub struct ExternalChange {
 
 /// How what is allowed changes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
+pub enum Effect {
     /// Nothing was allowed before.
     Opened,
     /// More is allowed than before.
@@ -104,7 +103,7 @@ pub enum Kind {
     Closed,
 }
 
-impl Kind {
+impl Effect {
     /// How `after` differs from `before`.
     #[must_use]
     pub fn of(before: &PortSet, after: &PortSet) -> Self {

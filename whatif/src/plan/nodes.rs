@@ -7,13 +7,12 @@ use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
 use policy_engine::model::PodKey;
 use policy_engine::policy::{IpBlock, Peer, Peers, Rule};
-use policy_engine::reach::{Difference, Group, PortSet, Reach};
+use policy_engine::reach::{Difference, Group, Reach};
 use policy_engine::world::World;
 
 use super::ExternalChange;
 use super::causes::Judge;
-use crate::endpoint::Side;
-use crate::judge::groups::between;
+use crate::judge::groups::to_node;
 use crate::model::{Cluster, Units};
 
 /// Every change from a group to nodes that fare alike.
@@ -67,11 +66,6 @@ fn is_exempt(worlds: [&World; 2], pod: &PodKey, node: &Str) -> bool {
         let own = world.pods().get(pod).and_then(|pod| pod.node.as_ref());
         world.options.allow_egress_to_own_node && own == Some(node)
     })
-}
-
-/// What a pod may open at a node, at any of its addresses.
-pub(crate) fn to_node(reach: &Reach<'_>, world: &World, pod: &PodKey, node: &Str) -> PortSet {
-    between(reach, world, &Side::Pod(pod.clone(), None), &Side::Node(node.clone(), None))
 }
 
 fn addresses(world: &World, nodes: &BTreeSet<Str>) -> CidrSet {

@@ -5,6 +5,8 @@ use policy_engine::object::ObjectRef;
 use policy_engine::tier::Mode;
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::diagnostic::Origin;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::model::{Object, policy_mut};
 use crate::source::Sources;
@@ -21,7 +23,8 @@ pub struct Changed {
 }
 
 /// What happened to an object.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[schemars(rename = "CauseKind")]
 pub enum How {
     /// It is new.
     Added,
@@ -29,7 +32,8 @@ pub enum How {
     Removed,
     /// It says something else.
     Modified,
-    /// It was in audit and is in force, and says the same.
+    /// It was in audit and is in force, and says the same; with `plan --audit` every policy in
+    /// audit.
     Enforced,
     /// It was in force and is in audit, and says the same.
     Audited,

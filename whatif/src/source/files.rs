@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity};
 use portcullis_crds::manifest::Manifest;
+use portcullis_crds::path::FieldPath;
 
 use crate::model::Inventory;
 
@@ -76,7 +77,7 @@ impl<'a> Reader<'a> {
                 severity: Severity::Error,
                 source: Some(Origin { file: name.as_ref().into(), line: 1, column: 1 }),
                 about: About::nothing(),
-                field: String::new(),
+                field: FieldPath::default(),
                 message: "is not UTF-8 text; nothing in this file is read".to_owned(),
             }),
         }

@@ -1,20 +1,16 @@
-//! What policies say that they cannot mean: pure, and computed for the whole cluster at once.
+//! The findings about policies that the controller reports as Events: those of [`portcullis_lint`]
+//! that tell what a policy cannot mean, and what reading it found.
 //!
 //! ```text
-//! Change ─► Analyst::note ─► which namespaces to index anew
-//! World  ─► Analyst::findings ─► Index per namespace ─► subject, ports, peers of each policy
-//!                                                   └─► coverage: whom each policy of the
-//!                                                       cluster selects, and decides for
+//! Change ─► Analyst::note ─► which namespaces to index again
+//! World  ─► Analyst::findings ─► lint::mistakes: subject, ports, peers of each policy
+//!                            └─► coverage: whom each policy of the cluster selects, and decides for
 //! ```
 //!
-//! A selector asks an index of label groups, never every pod, so that ten thousand policies and a
-//! hundred thousand pods cost their sum. Whether a finding is old enough to be told, and whether
-//! it was told already, is decided in `events`.
+//! Whether a finding is old enough to be reported, and whether it was reported already, is decided
+//! in `events`.
 
 pub mod coverage;
-mod index;
-mod pods;
-mod policy;
 
 #[cfg(test)]
 mod tests;
@@ -25,12 +21,13 @@ use std::sync::Arc;
 use policy_engine::model::Change;
 use policy_engine::object::ObjectRef;
 use policy_engine::world::World;
-use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use portcullis_crds::diagnostic::Diagnostic;
+use portcullis_lint::pods::Pods;
+use portcullis_lint::{self as lint, Code, Services};
 
 use self::coverage::Coverage;
-use self::pods::{Mentioned, Pods};
 
-/// More findings of one policy than this wait until some of them are mended.
+/// More findings of one policy than this wait until some of them are fixed.
 const FINDINGS_PER_POLICY: usize = 10;
 
 /// One thing that a policy says and cannot mean.
@@ -93,11 +90,7 @@ pub struct Analyst {
 impl Analyst {
     /// Says that an object changes.
     pub fn note(&mut self, change: &Change) {
-        match change {
-            Change::Pod(key, _) => self.pods.forget(&key.namespace),
-            Change::Namespace(..) => self.pods.forget_namespaces(),
-            Change::Node(..) | Change::Policy(..) => {}
-        }
+        self.pods.note(change);
     }
 
     /// Replaces what is wrong with one origin of objects.
@@ -113,26 +106,17 @@ impl Analyst {
     ///
     /// Assumption: every change of `world` since the last call was noted.
     pub fn findings(&mut self, world: &World) -> Findings {
-        self.pods.refresh(world, &Mentioned::by(world));
-        let mut found = Findings::new();
-        for diagnostic in self.diagnostics.values().flatten() {
-            let policy = diagnostic.about.object().and_then(|object| world.policy(object));
-            if let Some(policy) = policy {
-                found.entry(policy.name.clone()).or_default().push(Finding::from(diagnostic));
-            }
-        }
+        self.pods.refresh(world, &Services::new());
         self.coverage = coverage::coverage(world, &self.pods);
-        for (name, coverage) in &self.coverage {
-            let policy = world.policy(name);
-            if let Some(finding) = policy.and_then(|p| coverage::nobody(world, p, coverage)) {
-                found.entry(name.clone()).or_default().push(finding);
-            }
-        }
-        let mut answers = policy::Answers::new(world, &self.pods);
-        for policy in world.policies().filter(|policy| policy.name.kind.is_namespaced()) {
-            let mistakes = answers.findings(policy);
-            if !mistakes.is_empty() {
-                found.entry(policy.name.clone()).or_default().extend(mistakes);
+        let mut found = Findings::new();
+        let read = self.diagnostics.values().flatten().map(lint::Finding::from);
+        for finding in lint::mistakes(world, &self.pods).into_iter().chain(read) {
+            let policy = finding.about.object().and_then(|object| world.policy(object));
+            let Some(policy) = policy else { continue };
+            // Pods whose Namespace is not known yet may be selected.
+            let selects = self.coverage.get(&policy.name).is_some_and(|found| found.selected > 0);
+            if !(selects && finding.code == Code::SelectsNothing) {
+                found.entry(policy.name.clone()).or_default().push(finding.into());
             }
         }
         for list in found.values_mut() {
@@ -150,13 +134,15 @@ impl Analyst {
     }
 }
 
-impl From<&Diagnostic> for Finding {
-    fn from(diagnostic: &Diagnostic) -> Self {
-        let reason = match diagnostic.severity {
-            Severity::Error => Reason::FailedClosed,
-            Severity::Warning => Reason::Suspicious,
+impl From<lint::Finding> for Finding {
+    fn from(found: lint::Finding) -> Self {
+        let reason = match found.code {
+            Code::Unreadable => Reason::FailedClosed,
+            Code::PortNameUnknown => Reason::NamedPortUnresolved,
+            Code::SelectsNothing => Reason::SelectsNothing,
+            Code::PeerMatchesNothing => Reason::PeerMatchesNothing,
+            _ => Reason::Suspicious,
         };
-        let field = diagnostic.field.clone();
-        Self { reason, field, message: diagnostic.message.clone() }
+        Self { reason, field: found.field.to_string(), message: found.message }
     }
 }

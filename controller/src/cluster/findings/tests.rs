@@ -164,7 +164,9 @@ fn a_peer_that_matches_nothing_is_told_with_the_half_that_does_not() {
     );
     check(
         &from("{podSelector: {matchLabels: {app: dns}}}"),
-        &["PeerMatchesNothing spec.ingress[0].from[0].podSelector: matches no pod, so this peer"],
+        &[
+            "PeerMatchesNothing spec.ingress[0].from[0].podSelector: matches no pod of namespace shop, so",
+        ],
     );
     // The namespace is empty, and the peer is about whatever will be in it.
     check(&from("{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: empty}}}"), &[]);
@@ -295,11 +297,13 @@ fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
     );
     check_default(
         "namespaceSelector: {matchLabels: {team: shpo}}",
-        "SelectsNothing spec.namespaceSelector: matches no namespace, so",
+        "SelectsNothing spec.namespaceSelector: selects no pod, so it decides nothing; compare it with \
+         `kubectl get namespaces",
     );
     check_default(
         "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}",
-        "SelectsNothing spec.namespaceSelector: matches no namespace but those of the system",
+        "SelectsNothing spec.namespaceSelector: selects no pod, so it decides nothing; the namespaces \
+         that it selects are the system's",
     );
     check_default(
         "ingress: [{from: [{ipBlock: {cidr: 10.0.0.300/8}}]}]",
@@ -314,7 +318,7 @@ fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
     check(&tier("{namespaces: {}}", ""), "");
     check(
         &tier("{namespaces: {matchLabels: {team: shpo}}}", ""),
-        "ClusterNetworkPolicy/t SelectsNothing spec.subject: matches no namespace, so",
+        "ClusterNetworkPolicy/t SelectsNothing spec.subject: selects no pod, so it decides nothing;",
     );
     let names = ", egress: [{action: Accept, to: [{domainNames: [example.com]}]}]";
     check(

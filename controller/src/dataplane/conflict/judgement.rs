@@ -4,6 +4,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use policy_engine::words::few;
 
 use crate::dataplane::preflight::{Finding, Severity};
 
@@ -110,11 +111,7 @@ impl Judgement {
 /// "a, b, c and 2 more".
 pub(super) fn list(names: &[impl AsRef<str>]) -> String {
     const NAMES_MAX: usize = 3;
-    let shown: Vec<&str> = names.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
-    match names.len() - shown.len() {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
+    few(names.iter().map(AsRef::as_ref), NAMES_MAX)
 }
 
 pub(super) fn starts_with(name: &str, starts: &[&str]) -> bool {

@@ -8,6 +8,7 @@ use policy_engine::engine::blame::Blame;
 use policy_engine::flow::Flow;
 use policy_engine::object::ObjectRef;
 use policy_engine::tier::Tier;
+use policy_engine::words::and_more;
 
 use super::packet::Transport;
 use crate::dataplane::denial::{Denial, Outcome};
@@ -63,12 +64,8 @@ pub fn cause(denial: Denial, transport: Transport, flow: &Flow, blame: &Blame) -
 }
 
 fn policies(named: &[ObjectRef], all: usize) -> String {
-    let mut text = named.iter().map(ObjectRef::short).collect::<Vec<_>>().join(", ");
-    let others = all.saturating_sub(named.len());
-    if others > 0 {
-        let _ = write!(text, " and {others} more");
-    }
-    text
+    let text = named.iter().map(ObjectRef::short).collect::<Vec<_>>().join(", ");
+    and_more(text, all.saturating_sub(named.len()))
 }
 
 /// One line of printable ASCII: everything else, and what would end a quotation, is escaped.

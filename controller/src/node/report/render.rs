@@ -186,7 +186,7 @@ fn diagnostic(found: &Diagnostic) -> api::Diagnostic {
             Severity::Warning => api::Severity::Warning,
         },
         object: bounded(&found.about.to_string(), api::PLACE_LENGTH_MAX),
-        field: bounded(&found.field, api::PLACE_LENGTH_MAX),
+        field: bounded(&found.field.to_string(), api::PLACE_LENGTH_MAX),
         message: bounded(&found.message, api::MESSAGE_LENGTH_MAX),
     }
 }

@@ -20,9 +20,11 @@ use std::sync::Arc;
 use policy_engine::labels::Str;
 use policy_engine::model::Change;
 use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::words::few;
 use portcullis_crds::convert::{self, Converted};
 use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity};
 use portcullis_crds::manifest::Manifest;
+use portcullis_crds::path::FieldPath;
 
 #[cfg(test)]
 mod tests;
@@ -229,7 +231,7 @@ impl DirState {
                 severity: if same { Severity::Warning } else { Severity::Error },
                 source: Some(own.origin.clone()),
                 about: About::Object(key.clone()),
-                field: String::new(),
+                field: FieldPath::default(),
                 message: format!(
                     "this definition {effect} the one at {}, the last in path order; delete one",
                     winner.origin
@@ -249,7 +251,7 @@ impl File {
                 severity: Severity::Error,
                 source: Some(before.origin),
                 about: About::Object(key.clone()),
-                field: String::new(),
+                field: FieldPath::default(),
                 message: format!("this definition is replaced by the one at {origin}; delete one"),
             });
         }
@@ -267,12 +269,9 @@ impl File {
         if kept.is_empty() {
             return;
         }
-        let more = kept.len().saturating_sub(LISTED);
-        kept.truncate(LISTED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let message = format!(
-            "until the file can be read as a whole, what it last defined stays in force: {}{more}",
-            kept.join(", ")
+            "until the file can be read as a whole, what it last defined stays in force: {}",
+            few(&kept, LISTED)
         );
         self.diagnostics.push(whole_file(name, Severity::Warning, message));
     }
@@ -280,5 +279,5 @@ impl File {
 
 fn whole_file(name: &str, severity: Severity, message: String) -> Diagnostic {
     let source = Some(Origin { file: name.into(), line: 1, column: 1 });
-    Diagnostic { severity, source, about: About::nothing(), field: String::new(), message }
+    Diagnostic { severity, source, about: About::nothing(), field: FieldPath::default(), message }
 }

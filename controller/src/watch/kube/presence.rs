@@ -20,6 +20,7 @@ use kube::core::{Request, Status};
 use policy_engine::object::Kind;
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::lean::LeanKind;
+use portcullis_crds::path::FieldPath;
 use serde::Deserialize;
 use tracing::{info, warn};
 
@@ -137,7 +138,7 @@ impl Definition {
             severity: Severity::Error,
             source: None,
             about: About::Other(self.origin()),
-            field: "spec.versions".to_owned(),
+            field: FieldPath::new(["spec", "versions"]),
             message: format!(
                 "serves {} and not {}, so no {} is read: those that were known before stay in \
                  force until the next start, others are not in force",

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::super::labels::typed_selector;
 use super::super::peer::network;
-use super::rule::Effects;
+use super::effects::Effects;
 use crate::decode::{Field, Mapping};
 use crate::path::Path;
 use crate::report::Report;
@@ -103,56 +103,29 @@ fn peer(
         return None;
     }
     let effect = effects.peer;
-    let Mapping(fields) = field.decode::<Mapping<PeerFields>>(report, effect)?;
+    let Mapping(PeerFields { namespaces, pods, nodes, networks, domain_names }) =
+        field.decode::<Mapping<PeerFields>>(report, effect)?;
     let path = &field.path;
-    let pods = |namespaces, pods| {
+    let of_pods = |namespaces, pods| {
         vec![Peer::Pods(PodPeer { namespaces: Namespaces::Selected(namespaces), pods })]
     };
-    match fields {
-        PeerFields {
-            namespaces: Some(selector),
-            pods: None,
-            nodes: None,
-            networks: None,
-            domain_names: None,
-        } => {
+    match (namespaces, pods, nodes, networks, domain_names) {
+        (Some(selector), None, None, None, None) => {
             let namespaces = typed_selector(&selector, &path.key("namespaces"), report, effect)?;
-            Some(pods(namespaces, Selector::everything()))
+            Some(of_pods(namespaces, Selector::everything()))
         }
-        PeerFields {
-            namespaces: None,
-            pods: Some(Mapping(written)),
-            nodes: None,
-            networks: None,
-            domain_names: None,
-        } => {
+        (None, Some(Mapping(written)), None, None, None) => {
             let (namespaces, selected) = written.selectors(&path.key("pods"), report, effect);
-            Some(pods(namespaces?, selected?))
+            Some(of_pods(namespaces?, selected?))
         }
-        PeerFields {
-            namespaces: None,
-            pods: None,
-            nodes: Some(selector),
-            networks: None,
-            domain_names: None,
-        } => {
+        (None, None, Some(selector), None, None) => {
             let nodes = typed_selector(&selector, &path.key("nodes"), report, effect)?;
             Some(vec![Peer::Nodes(nodes)])
         }
-        PeerFields {
-            namespaces: None,
-            pods: None,
-            nodes: None,
-            networks: Some(networks),
-            domain_names: None,
-        } => blocks(&networks, &path.key("networks"), effect, report),
-        PeerFields {
-            namespaces: None,
-            pods: None,
-            nodes: None,
-            networks: None,
-            domain_names: Some(names),
-        } => {
+        (None, None, None, Some(networks), None) => {
+            blocks(&networks, &path.key("networks"), effect, report)
+        }
+        (None, None, None, None, Some(names)) => {
             let path = path.key("domainNames");
             report.error(&path, format!("domain names are not supported here; {effect}"));
             for (at, name) in names.iter().enumerate().filter(|(_, name)| !is_domain_name(name)) {

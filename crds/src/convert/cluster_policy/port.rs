@@ -5,7 +5,7 @@ use policy_engine::port::{PortRange, Protocol};
 use serde::Deserialize;
 
 use super::super::port::{name_problem, number};
-use super::rule::Effects;
+use super::effects::Effects;
 use crate::decode::{Field, Mapping};
 use crate::path::Path;
 use crate::report::Report;
@@ -69,17 +69,12 @@ pub(super) fn ports(
 fn protocol(field: &Field<'_>, effect: &str, report: &mut Report<'_>) -> Option<Vec<PortMatch>> {
     let Mapping(fields) = field.decode::<Mapping<ProtocolFields>>(report, effect)?;
     let path = &field.path;
-    let (name, protocol, Mapping(transport)) = match &fields {
-        ProtocolFields { tcp: Some(tcp), udp: None, sctp: None, destination_named_port: None } => {
-            ("tcp", Protocol::Tcp, tcp)
-        }
-        ProtocolFields { tcp: None, udp: Some(udp), sctp: None, destination_named_port: None } => {
-            ("udp", Protocol::Udp, udp)
-        }
-        ProtocolFields { tcp: None, udp: None, sctp: Some(sctp), destination_named_port: None } => {
-            ("sctp", Protocol::Sctp, sctp)
-        }
-        ProtocolFields { tcp: None, udp: None, sctp: None, destination_named_port: Some(name) } => {
+    let ProtocolFields { tcp, udp, sctp, destination_named_port } = &fields;
+    let (name, protocol, Mapping(transport)) = match (tcp, udp, sctp, destination_named_port) {
+        (Some(tcp), None, None, None) => ("tcp", Protocol::Tcp, tcp),
+        (None, Some(udp), None, None) => ("udp", Protocol::Udp, udp),
+        (None, None, Some(sctp), None) => ("sctp", Protocol::Sctp, sctp),
+        (None, None, None, Some(name)) => {
             if let Some(problem) = name_problem(name) {
                 let is_number = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
                 let problem = if is_number {

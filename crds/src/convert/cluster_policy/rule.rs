@@ -8,38 +8,15 @@ use policy_engine::direction::Direction;
 use policy_engine::policy::{OrderedRule, Peer, Peers, PortMatch, Ports, Rule};
 use policy_engine::tier::Action;
 
+use super::effects::{EVERYTHING, Effects};
 use super::peer::peers;
 use super::port::ports;
 use crate::decode::{Field, wanted};
 use crate::path::Path;
 use crate::report::Report;
 
-const EVERYTHING: &str = "this rule denies everything";
 const DENIES: &str = "this rule denies what it matches";
 const ACTIONS: [Action; 3] = [Action::Accept, Action::Deny, Action::Pass];
-
-/// What becomes of what is not understood in a rule, as it is told.
-pub(super) struct Effects {
-    pub(super) rule: &'static str,
-    pub(super) peer: &'static str,
-    pub(super) port: &'static str,
-}
-
-impl Effects {
-    /// `None` is an action that was not understood.
-    fn of(action: Option<Action>) -> Self {
-        match action {
-            Some(Action::Accept) => Self {
-                rule: "this rule matches nothing",
-                peer: "this peer matches nothing",
-                port: "this port matches nothing",
-            },
-            Some(Action::Deny | Action::Pass) | None => {
-                Self { rule: EVERYTHING, peer: EVERYTHING, port: EVERYTHING }
-            }
-        }
-    }
-}
 
 /// The rule that one which cannot be understood counts as.
 pub(super) fn deny_everything() -> OrderedRule {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::sentence;
-use crate::lint::{Finding, Severity};
+use portcullis_lint::{Finding, Severity};
 
 /// One line for each finding: `::warning file=…,line=…,col=…,title=…::message`.
 ///
@@ -41,8 +41,9 @@ fn property(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lint::Code;
     use portcullis_crds::diagnostic::{About, Origin};
+    use portcullis_crds::path::FieldPath;
+    use portcullis_lint::Code;
 
     #[test]
     fn names_cannot_end_a_command_or_a_property() {
@@ -50,7 +51,7 @@ mod tests {
             code: Code::Odd,
             severity: Severity::Warning,
             about: About::nothing(),
-            field: String::new(),
+            field: FieldPath::default(),
             message: "100%\n::error::no".to_owned(),
             origin: Some(Origin { file: "a,line=9:b.yaml".into(), line: 1, column: 2 }),
             related: Vec::new(),

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::json::API_VERSION;
-use crate::lint::{Finding, Severity};
+use portcullis_lint::{Finding, Severity};
 
 /// The answer to `lint`.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
@@ -117,7 +117,7 @@ impl From<&Finding> for FindingJson {
             name: finding.code.name(),
             severity: finding.severity.into(),
             object: finding.about.to_string(),
-            field: finding.field.clone(),
+            field: finding.field.to_string(),
             message: finding.message.clone(),
             location: finding.origin.as_ref().map(Location::from),
             related: related
@@ -149,8 +149,8 @@ impl From<&Origin> for Location {
 
 /// What a finding is about, in one sentence: `NetworkPolicy shop/db: spec.ingress: message`.
 fn sentence(finding: &Finding) -> String {
-    let about = finding.about.to_string();
-    let parts = [&about, &finding.field, &finding.message];
+    let (about, field) = (finding.about.to_string(), finding.field.to_string());
+    let parts = [&about, &field, &finding.message];
     let parts: Vec<&str> =
         parts.into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
     parts.join(": ")

@@ -6,7 +6,7 @@ use portcullis_crds::diagnostic::Origin;
 use serde_json::{Value, json};
 
 use super::sentence;
-use crate::lint::{Code, Finding};
+use portcullis_lint::{Code, Finding};
 
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 

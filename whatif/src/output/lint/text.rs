@@ -8,9 +8,10 @@ use std::sync::Arc;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use portcullis_crds::diagnostic::Origin;
+use portcullis_crds::path::FieldPath;
 
 use super::sentence;
-use crate::lint::{Finding, Severity};
+use portcullis_lint::{Finding, Severity};
 
 /// So many lines stand above and below the one that is marked.
 const AROUND: usize = 1;
@@ -68,7 +69,8 @@ fn excerpt(
     starts: &Starts<'_>,
 ) -> Option<String> {
     // The lines show which field it is.
-    let whole = Finding { message: what.to_owned(), field: String::new(), ..finding.clone() };
+    let whole =
+        Finding { message: what.to_owned(), field: FieldPath::default(), ..finding.clone() };
     let title = escaped(&sentence(&whole));
     let level = match finding.severity {
         Severity::Error => Level::ERROR,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Counts, Kind, words};
+use super::{Counts, Effect, words};
 use crate::output::json::{API_VERSION, DirectionJson, Ports, ports};
 use crate::plan::{self, Causes, How, RiskKind};
 
@@ -19,7 +19,7 @@ pub struct Plan {
     /// `Plan`.
     pub kind: &'static str,
     /// How many pairs change, outside counted as one partner of each workload.
-    pub summary: Summary,
+    pub summary: Counts,
     /// What a reviewer must know first.
     pub risks: Vec<Risk>,
     /// Every pair of workloads whose ports change; a pod always reaches itself, unsaid.
@@ -31,17 +31,6 @@ pub struct Plan {
     pub objects: Vec<Cause>,
     /// What is wrong with what was read, and what was assumed.
     pub diagnostics: Vec<String>,
-}
-
-/// How many pairs change, by kind of change.
-#[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
-#[allow(missing_docs)]
-pub struct Summary {
-    pub opened: usize,
-    pub closed: usize,
-    pub widened: usize,
-    pub narrowed: usize,
-    pub changed: usize,
 }
 
 /// What changes from one workload to another.
@@ -113,26 +102,10 @@ pub struct Cause {
     /// `kind/namespace/name`, as `--without` takes it.
     pub object: String,
     /// What happened to it.
-    pub change: CauseKind,
+    pub change: How,
     /// Where it is written, as `file:line:column`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-}
-
-/// What happened to an object.
-#[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
-pub enum CauseKind {
-    /// It is new.
-    Added,
-    /// It is gone.
-    Removed,
-    /// It says something else.
-    Modified,
-    /// It was in audit and is in force, and says the same; with `plan --audit` every policy in
-    /// audit.
-    Enforced,
-    /// It was in force and is in audit, and says the same.
-    Audited,
 }
 
 /// Something that probably nobody wants.
@@ -166,14 +139,14 @@ pub enum RiskWord {
     IsolationLost,
 }
 
-impl From<Kind> for ChangeKind {
-    fn from(kind: Kind) -> Self {
+impl From<Effect> for ChangeKind {
+    fn from(kind: Effect) -> Self {
         match kind {
-            Kind::Opened => Self::Opened,
-            Kind::Closed => Self::Closed,
-            Kind::Widened => Self::Widened,
-            Kind::Narrowed => Self::Narrowed,
-            Kind::Changed => Self::Changed,
+            Effect::Opened => Self::Opened,
+            Effect::Closed => Self::Closed,
+            Effect::Widened => Self::Widened,
+            Effect::Narrowed => Self::Narrowed,
+            Effect::Changed => Self::Changed,
         }
     }
 }
@@ -182,11 +155,10 @@ impl Plan {
     /// The answer as the contract has it.
     #[must_use]
     pub fn new(plan: &plan::Plan<'_>, diagnostics: Vec<String>) -> Self {
-        let Counts { opened, closed, widened, narrowed, changed } = Counts::new(plan);
         Self {
             api_version: API_VERSION,
             kind: "Plan",
-            summary: Summary { opened, closed, widened, narrowed, changed },
+            summary: Counts::new(plan),
             risks: risks(plan),
             changes: changes(plan),
             external: external(plan),
@@ -199,13 +171,7 @@ impl Plan {
 fn cause(object: &plan::Changed) -> Cause {
     Cause {
         object: object.name.to_string(),
-        change: match object.how {
-            How::Added => CauseKind::Added,
-            How::Removed => CauseKind::Removed,
-            How::Modified => CauseKind::Modified,
-            How::Enforced => CauseKind::Enforced,
-            How::Audited => CauseKind::Audited,
-        },
+        change: object.how,
         origin: object.origin.as_ref().map(ToString::to_string),
     }
 }
@@ -224,7 +190,7 @@ fn changes(plan: &plan::Plan<'_>) -> Vec<Change> {
             all.push(Change {
                 source: from.name.clone(),
                 destination: to.name.clone(),
-                change: Kind::of(&change.before, &change.after).into(),
+                change: Effect::of(&change.before, &change.after).into(),
                 only_without_ports: before == after,
                 before: before.clone(),
                 after: after.clone(),
@@ -249,7 +215,7 @@ fn external(plan: &plan::Plan<'_>) -> Vec<ExternalChange> {
                 direction: change.direction.into(),
                 cidrs: cidrs.clone(),
                 nodes: change.nodes.iter().map(|name| format!("node/{name}")).collect(),
-                change: Kind::of(&change.before, &change.after).into(),
+                change: Effect::of(&change.before, &change.after).into(),
                 only_without_ports: before == after,
                 before: before.clone(),
                 after: after.clone(),

@@ -6,15 +6,15 @@ use policy_engine::cidr::CidrSet;
 use policy_engine::labels::Str;
 use policy_engine::reach::{GroupId, PortSet};
 
-use super::{Kind, Plan, is_incoming};
+use super::{Effect, Plan, is_incoming};
 use crate::model::Unit;
-use crate::output::text::Names;
+use crate::output::names::Names;
 use crate::output::words;
 use crate::plan::Causes;
 
 /// One line: who, to whom, and what was and is allowed.
 pub(super) struct Line {
-    pub(super) kind: Kind,
+    pub(super) kind: Effect,
     pub(super) from: String,
     pub(super) to: String,
     pub(super) before: PortSet,
@@ -22,7 +22,7 @@ pub(super) struct Line {
 }
 
 /// Equal in all but who it is about.
-type Alike<'p> = (Kind, &'p PortSet, &'p PortSet);
+type Alike<'p> = (Effect, &'p PortSet, &'p PortSet);
 
 /// All lines by what did it. Risky kinds first: what opens, before what closes.
 pub(super) fn by_cause(plan: &Plan<'_>, wide: bool) -> Vec<(Causes, Vec<Line>)> {
@@ -64,7 +64,7 @@ type Inside<'p> = (&'p Causes, Alike<'p>, BTreeSet<&'p Unit>, BTreeSet<&'p Unit>
 fn inside<'p>(plan: &'p Plan<'_>) -> Vec<Inside<'p>> {
     let mut sources: BTreeMap<(&Causes, Alike<'_>, GroupId), BTreeSet<GroupId>> = BTreeMap::new();
     for change in &plan.changes {
-        let alike = (Kind::of(&change.before, &change.after), &change.before, &change.after);
+        let alike = (Effect::of(&change.before, &change.after), &change.before, &change.after);
         let key = (&change.because, alike, change.destination);
         sources.entry(key).or_default().insert(change.source);
     }
@@ -92,7 +92,7 @@ fn outside<'p>(plan: &'p Plan<'_>) -> Vec<Outside<'p>> {
     let mut merged: BTreeMap<(&Causes, Alike<'_>, Beyond<'_>, bool), BTreeSet<&Unit>> =
         BTreeMap::new();
     for change in &plan.external {
-        let alike = (Kind::of(&change.before, &change.after), &change.before, &change.after);
+        let alike = (Effect::of(&change.before, &change.after), &change.before, &change.after);
         let beyond = (&change.addresses, &change.nodes);
         let key = (&change.because, alike, beyond, is_incoming(change));
         merged.entry(key).or_default().extend(plan.units.of(change.group));

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::lines;
 use super::{Plan, because, cause, headline, word};
-use crate::output::table::escaped;
+use crate::output::map::table::escaped;
 use crate::output::words;
 
 /// How many rows a comment holds: forges cut them at some 65,000 characters.

@@ -1,33 +1,33 @@
 //! A plan as JSON, for people at a terminal, and for a pull request.
 
+pub mod html;
 pub mod json;
 mod lines;
 mod markdown;
 mod text;
 
-pub(super) use lines::risks as risk_lines;
+use lines::risks as risk_lines;
 pub use markdown::markdown;
 pub use text::text;
 
 use std::collections::BTreeSet;
 
 use policy_engine::direction::Direction;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::words;
-use crate::plan::{Change, Changed, ExternalChange, How, Kind, Plan, Risk, RiskKind};
+use crate::plan::{Change, Changed, Effect, ExternalChange, How, Plan, Risk, RiskKind};
 
-/// How many pairs of workloads change, and how.
-#[derive(Clone, Copy, Default, Debug)]
+/// How many pairs change, by kind of change.
+#[derive(Serialize, JsonSchema, Clone, Copy, Default, Debug)]
+#[schemars(rename = "Summary")]
+#[allow(missing_docs)]
 pub struct Counts {
-    /// Pairs between which nothing was allowed before.
     pub opened: usize,
-    /// Pairs between which nothing is allowed any more.
     pub closed: usize,
-    /// Pairs with more than before.
     pub widened: usize,
-    /// Pairs with less than before.
     pub narrowed: usize,
-    /// Pairs with more here and less there.
     pub changed: usize,
 }
 
@@ -46,18 +46,18 @@ impl Counts {
         };
         let partners: BTreeSet<_> = plan.external.iter().map(partner).collect();
         for (group, .., before, after) in partners {
-            counts.add(Kind::of(&before, &after), plan.units.of(group).len());
+            counts.add(Effect::of(&before, &after), plan.units.of(group).len());
         }
         counts
     }
 
-    fn add(&mut self, kind: Kind, number: usize) {
+    fn add(&mut self, kind: Effect, number: usize) {
         *match kind {
-            Kind::Opened => &mut self.opened,
-            Kind::Closed => &mut self.closed,
-            Kind::Widened => &mut self.widened,
-            Kind::Narrowed => &mut self.narrowed,
-            Kind::Changed => &mut self.changed,
+            Effect::Opened => &mut self.opened,
+            Effect::Closed => &mut self.closed,
+            Effect::Widened => &mut self.widened,
+            Effect::Narrowed => &mut self.narrowed,
+            Effect::Changed => &mut self.changed,
         } += number;
     }
 
@@ -75,8 +75,8 @@ impl Counts {
     }
 }
 
-fn kind(change: &Change) -> Kind {
-    Kind::of(&change.before, &change.after)
+fn kind(change: &Change) -> Effect {
+    Effect::of(&change.before, &change.after)
 }
 
 /// The answer in one line.
@@ -151,12 +151,12 @@ fn is_incoming(change: &ExternalChange) -> bool {
     change.direction == Direction::Ingress
 }
 
-fn word(kind: Kind) -> &'static str {
+fn word(kind: Effect) -> &'static str {
     match kind {
-        Kind::Opened => "opened",
-        Kind::Widened => "widened",
-        Kind::Changed => "changed",
-        Kind::Narrowed => "narrowed",
-        Kind::Closed => "closed",
+        Effect::Opened => "opened",
+        Effect::Widened => "widened",
+        Effect::Changed => "changed",
+        Effect::Narrowed => "narrowed",
+        Effect::Closed => "closed",
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::lines::{self, Line};
-use super::{Kind, Plan, because, cause, headline, word};
+use super::{Effect, Plan, because, cause, headline, word};
 use crate::output::words;
 
 /// Writes a plan.
@@ -51,9 +51,9 @@ pub fn text(plan: &Plan<'_>, out: &mut dyn Write) -> io::Result<()> {
 fn write_line(line: &Line, out: &mut dyn Write) -> io::Result<()> {
     let Line { kind, from, to, before, after } = line;
     let ports = match kind {
-        Kind::Opened => words::ports(after),
-        Kind::Closed => words::ports(before),
-        Kind::Widened | Kind::Changed | Kind::Narrowed => {
+        Effect::Opened => words::ports(after),
+        Effect::Closed => words::ports(before),
+        Effect::Widened | Effect::Changed | Effect::Narrowed => {
             format!("{} → {}", words::ports(before), words::ports(after))
         }
     };

@@ -6,6 +6,7 @@ use policy_engine::direction::Direction;
 use policy_engine::object::Kind;
 use policy_engine::tier::Tier;
 use portcullis_crds::diagnostic::About;
+use portcullis_crds::path::FieldPath;
 
 use super::*;
 use crate::dataplane::conflict::{Conflict, Detected};
@@ -165,7 +166,7 @@ fn a_report_of_much_is_cut_and_says_how_much_it_leaves_out() {
         severity: if n == 99 { Severity::Error } else { Severity::Warning },
         source: None,
         about: About::Other("o".repeat(9999)),
-        field: "f".repeat(9999),
+        field: FieldPath::new(["f".repeat(9999).as_str()]),
         message: "ä\n".repeat(9999),
     };
     let all: Vec<Diagnostic> = (0..100).map(found).collect();

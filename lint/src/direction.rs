@@ -1,0 +1,51 @@
+//! Directions for which a policy has rules, and which it does not isolate.
+
+use policy_engine::direction::Direction;
+use policy_engine::policy::Policy;
+
+use crate::{Code, Context, Finding, finding, name_field, spec};
+
+/// Rules, or an empty list of them, for a direction that `policyTypes` lacks; or a name that says
+/// so.
+pub(super) fn not_in_force(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for direction in Direction::BOTH {
+        if policy.isolates(direction) {
+            continue;
+        }
+        let rules = direction.field();
+        let written = context.input.documents.get(&policy.name);
+        let written = written.and_then(|document| document.value().get("spec")?.get(rules));
+        let how = format!("add {direction} to `policyTypes`");
+        let (field, message) = match written {
+            Some(rules_there) if rules_there.as_array().is_some_and(|list| !list.is_empty()) => (
+                spec(rules),
+                format!(
+                    "the rules have no effect, for `policyTypes` does not list {direction}; {how}, \
+                     or remove them"
+                ),
+            ),
+            Some(_) => (
+                spec(rules),
+                format!(
+                    "denies nothing, for `policyTypes` does not list {direction}; {how} to deny \
+                     {rules}"
+                ),
+            ),
+            None if says_deny(&policy.name.name, direction) => (
+                name_field(),
+                format!("the name says that {rules} is denied, and it is not; {how}"),
+            ),
+            None => continue,
+        };
+        found.push(finding(Code::DirectionNotInForce, &policy.name, field, message));
+    }
+    found
+}
+
+/// Whether a name such as `deny-all-egress` is about denying this direction alone.
+fn says_deny(name: &str, direction: Direction) -> bool {
+    let other = direction.opposite();
+    let says = |word: &str| name.contains(word);
+    says("deny") && says(direction.field()) && !says(other.field()) && !says("allow")
+}

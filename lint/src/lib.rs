@@ -1,0 +1,382 @@
+//! What in policies is probably a mistake: pure, from objects to findings.
+//!
+//! ```text
+//! Input ─► Pods (groups of pods that nothing tells apart) ─► one file a question:
+//!   subjects   whom a policy selects        peers      whom a rule names
+//!   ports      which ports it names         direction  directions that are not isolated
+//!   pairs      both sides together          redundant  what other policies already do
+//!   tiers      policies of the cluster,     dns        pods that cannot look up names
+//!              and policies in audit
+//! lint       everything, with hints that name what comes nearest: `kubectl whatif lint`
+//! mistakes   what policies cannot mean, in words that stay the same: Events of the controller
+//! ```
+//!
+//! The cost follows the number of policies and of groups, not of pods or of pairs of pods.
+
+pub mod near;
+pub mod pods;
+
+mod answers;
+mod code;
+mod direction;
+mod dns;
+mod implies;
+mod pairs;
+mod peers;
+mod ports;
+mod redundant;
+mod subjects;
+mod tiers;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use policy_engine::direction::Direction;
+use policy_engine::flow::Endpoint;
+use policy_engine::labels::Str;
+use policy_engine::model::{Pod, PodKey};
+use policy_engine::object::ObjectRef;
+use policy_engine::policy::{IpBlock, PodPeer, Policy, Rule};
+use policy_engine::reach::{ClassId, Reach};
+use policy_engine::tier::{Tier, View};
+use policy_engine::words;
+use policy_engine::world::World;
+use portcullis_crds::convert::service::Service;
+use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity as Read};
+use portcullis_crds::manifest::Document;
+use portcullis_crds::path::FieldPath;
+
+pub use answers::Names;
+pub use code::Code;
+
+use self::answers::Answers;
+use self::pods::{Group, Pods};
+
+/// All Services by namespace and name.
+pub type Services = BTreeMap<(Str, Str), Service>;
+
+/// The objects that are looked at.
+#[derive(Clone, Copy)]
+pub struct Input<'c> {
+    /// What policies are judged by.
+    pub world: &'c World,
+    /// The Services; none where they are not known.
+    pub services: &'c Services,
+    /// What pods are called.
+    pub names: &'c Names<'c>,
+    /// The policies that are written in files.
+    pub documents: &'c BTreeMap<ObjectRef, Arc<Document>>,
+}
+
+/// What a pod is called, and where that is written.
+#[derive(Clone, Debug)]
+pub struct Called {
+    /// Its workload, or itself: `shop/deployment/api`.
+    pub name: Str,
+    /// Where the workload's name is written, when in a file.
+    pub origin: Option<Origin>,
+}
+
+/// How much a finding matters, the least first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Severity {
+    /// Worth knowing.
+    Note,
+    /// Probably a mistake.
+    Warning,
+    /// What was written is not what is in force.
+    Error,
+}
+
+impl Severity {
+    /// In lower case, as SARIF and people write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One thing that is probably a mistake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// What kind of mistake.
+    pub code: Code,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What it is about.
+    pub about: About,
+    /// The field; empty for the object as a whole.
+    pub field: FieldPath,
+    /// What is wrong, what that means, and what to do.
+    pub message: String,
+    /// Where it is written; `None` for an object of an API server.
+    pub origin: Option<Origin>,
+    /// Other places that belong to it, each with what it is.
+    pub related: Vec<(Origin, String)>,
+}
+
+impl Finding {
+    fn new(code: Code, about: About, field: FieldPath, message: String) -> Self {
+        let severity = code.severity();
+        Self { code, severity, about, field, message, origin: None, related: Vec::new() }
+    }
+
+    /// The order in which findings are shown: by files and lines, then by objects and fields.
+    #[must_use]
+    pub fn order(&self) -> impl Ord + '_ {
+        (&self.origin, &self.about, self.code, &self.field, &self.message)
+    }
+}
+
+/// What reading an object found is a finding too.
+impl From<&Diagnostic> for Finding {
+    fn from(read: &Diagnostic) -> Self {
+        let code = match read.severity {
+            Read::Error => Code::Unreadable,
+            Read::Warning => Code::Odd,
+        };
+        let message = read.message.clone();
+        let finding = Self::new(code, read.about.clone(), read.field.clone(), message);
+        Self { origin: read.source.clone(), ..finding }
+    }
+}
+
+/// What the policies of `world` cannot mean: subjects and peers that match no pod, port names that
+/// no pod has. `pods` are those of `world`.
+///
+/// A message stays the same as long as its policy does.
+#[must_use]
+pub fn mistakes(world: &World, pods: &Pods) -> Vec<Finding> {
+    let answers = Answers::new(world, pods, None);
+    let mut found = Vec::new();
+    for policy in world.policies() {
+        if !policy.name.kind.is_namespaced() {
+            found.extend(tiers::selects_nothing(&answers, policy));
+            continue;
+        }
+        found.extend(subjects::selects_nothing(&answers, policy));
+        for place in places(policy) {
+            found.extend(peers::nobody(&answers, place));
+            found.extend(ports::unknown(&answers, place));
+        }
+    }
+    found
+}
+
+/// What is probably a mistake in the policies of `input`, in the order of [`Finding::order`].
+#[must_use]
+pub fn lint(input: Input<'_>) -> Vec<Finding> {
+    let mut pods = Pods::default();
+    pods.refresh(input.world, input.services);
+    let context = Context::new(input, &pods);
+    let mut found = Vec::new();
+    let network_policies: Vec<&Policy> = context.network_policies().collect();
+    for policy in &network_policies {
+        found.extend(direction::not_in_force(&context, policy));
+    }
+    found.extend(redundant::findings(&context));
+    found.extend(tiers::findings(&context));
+    // Without any pod there is nobody to select: only what policies say among themselves counts.
+    if pods.all().next().is_some() {
+        for policy in network_policies {
+            found.extend(subjects::findings(&context, policy));
+            found.extend(peers::findings(&context, policy));
+            found.extend(ports::findings(&context, policy));
+            found.extend(pairs::half_open(&context, policy));
+        }
+        found.extend(subjects::without_policy(&context));
+        found.extend(dns::findings(&context));
+        found.extend(tiers::about_pods(&context));
+    }
+    for finding in &mut found {
+        if let (Some(policy), None) = (finding.about.object(), &finding.origin) {
+            // The name tells more than the first line of a document, `apiVersion`.
+            let field = if finding.field.is_empty() { &name_field() } else { &finding.field };
+            finding.origin = context.origin(policy, field);
+        }
+    }
+    found.sort_by(|left, right| left.order().cmp(&right.order()));
+    found
+}
+
+/// Where an object says what it is called.
+#[must_use]
+pub fn name_field() -> FieldPath {
+    FieldPath::new(["metadata", "name"])
+}
+
+/// A field of the spec.
+fn spec(field: &str) -> FieldPath {
+    FieldPath::new(["spec", field])
+}
+
+/// How many names a message writes out.
+const NAMES_SHOWN: usize = 4;
+
+/// A few of the names, and how many more there are.
+fn few(names: &BTreeSet<String>) -> String {
+    words::few(names, NAMES_SHOWN)
+}
+
+/// `is` for one, `are` for more.
+fn are(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
+
+/// A finding about a field of a policy; an empty path is the whole policy.
+fn finding(code: Code, policy: &ObjectRef, field: FieldPath, message: String) -> Finding {
+    Finding::new(code, About::Object(policy.clone()), field, message)
+}
+
+/// What a pod is called: its workload, else itself.
+fn name(names: &Names<'_>, pod: &Pod) -> String {
+    match names.get(&pod.key) {
+        Some(called) => called.name.to_string(),
+        None => format!("{}/pod/{}", pod.key.namespace, pod.key.name),
+    }
+}
+
+/// What the checks look at.
+struct Context<'c> {
+    input: Input<'c>,
+    world: &'c World,
+    pods: &'c Pods,
+    answers: Answers<'c>,
+    reach: Reach<'c>,
+    /// As if policies in audit were enforced; `None` where there are none.
+    audited: Option<Reach<'c>>,
+    /// Per view the classes of the pods of a group, which addresses may tell apart; by its first
+    /// pod. None with hostNetwork.
+    classes: Vec<BTreeMap<&'c PodKey, BTreeSet<ClassId>>>,
+    /// Of the pods that can be peers, ascending.
+    addresses: Vec<(IpAddr, &'c Pod)>,
+    blocks: RefCell<BTreeMap<IpBlock, peers::Inside<'c>>>,
+    peers: RefCell<BTreeMap<&'c PodPeer, Rc<[&'c Group]>>>,
+}
+
+/// A rule, and where it stands.
+#[derive(Clone, Copy)]
+struct Place<'c> {
+    policy: &'c Policy,
+    direction: Direction,
+    rule: &'c Rule,
+    at: usize,
+}
+
+impl<'c> Context<'c> {
+    fn new(input: Input<'c>, pods: &'c Pods) -> Self {
+        let world = input.world;
+        let reach = Reach::new(world);
+        let audited = world.has_audit().then(|| Reach::new_as(world, View::Audited));
+        let classes = iter::once(&reach).chain(&audited).map(|reach| {
+            let of = |group: &'c Group| {
+                group.pods().iter().filter_map(|pod| reach.class_of(&pod.key)).collect()
+            };
+            pods.all().map(|group| (&group.first().key, of(group))).collect()
+        });
+        let classes = classes.collect();
+        let peers = world.pods().values().filter(|pod| pod.takes_part());
+        let addresses = peers.flat_map(|pod| world.owned_addresses(pod).map(|a| (a, pod.as_ref())));
+        let mut addresses: Vec<(IpAddr, &Pod)> = addresses.collect();
+        addresses.sort_by_key(|(address, _)| *address);
+        Self {
+            input,
+            world,
+            pods,
+            answers: Answers::new(world, pods, Some(input.names)),
+            reach,
+            audited,
+            classes,
+            addresses,
+            blocks: RefCell::default(),
+            peers: RefCell::default(),
+        }
+    }
+
+    /// The views in which policies may differ, in the order of [`Context::classes`].
+    fn views(&self) -> impl Iterator<Item = &Reach<'c>> {
+        iter::once(&self.reach).chain(&self.audited)
+    }
+
+    /// The NetworkPolicies, by namespace and name.
+    fn network_policies(&self) -> impl Iterator<Item = &'c Policy> + use<'c> {
+        let all = self.world.policies().map(AsRef::as_ref);
+        all.filter(|policy: &&Policy| policy.tier == Tier::NetworkPolicy)
+    }
+
+    /// The groups that a peer matches; never hostNetwork pods.
+    fn peer(&self, peer: &'c PodPeer) -> Rc<[&'c Group]> {
+        let mut known = self.peers.borrow_mut();
+        known.entry(peer).or_insert_with(|| self.pods.peer(peer).collect()).clone()
+    }
+
+    /// Where a field of a policy is written, or the nearest thing around it.
+    fn origin(&self, policy: &ObjectRef, field: &FieldPath) -> Option<Origin> {
+        Some(self.input.documents.get(policy)?.origin_at(field))
+    }
+
+    /// The same as a place that belongs to a finding.
+    fn related(
+        &self,
+        policy: &ObjectRef,
+        field: &FieldPath,
+        what: &str,
+    ) -> Option<(Origin, String)> {
+        Some((self.origin(policy, field)?, what.to_owned()))
+    }
+
+    /// What a pod is called.
+    fn name(&self, pod: &Pod) -> String {
+        name(self.input.names, pod)
+    }
+
+    /// The workloads of groups, a few by name.
+    fn names<'g>(&self, groups: impl IntoIterator<Item = &'g Group>) -> String {
+        let pods = groups.into_iter().flat_map(Group::pods);
+        few(&pods.map(|pod| self.name(pod)).collect())
+    }
+}
+
+/// All rules of a policy with their places.
+fn places(policy: &Policy) -> impl Iterator<Item = Place<'_>> {
+    Direction::BOTH.into_iter().flat_map(move |direction| {
+        let rules = policy.rules(direction).enumerate();
+        rules.map(move |(at, rule)| Place { policy, direction, rule, at })
+    })
+}
+
+/// The endpoints as which a pod takes part in flows.
+fn sides(world: &World, pod: &Pod) -> Vec<Endpoint> {
+    let owned = world.owned_addresses(pod);
+    let mut sides: Vec<_> =
+        owned.map(|address| Endpoint::Pod(pod.key.clone(), Some(address))).collect();
+    if sides.is_empty() {
+        sides.push(Endpoint::Pod(pod.key.clone(), None));
+    }
+    sides
+}
+
+impl Place<'_> {
+    /// The rule.
+    fn field(&self) -> FieldPath {
+        spec(self.direction.field()).index(self.at)
+    }
+
+    /// A peer of it.
+    fn peer(&self, number: usize) -> FieldPath {
+        self.field().key(self.direction.peers_field()).index(number)
+    }
+
+    /// A port of it.
+    fn port(&self, number: usize) -> FieldPath {
+        self.field().key("ports").index(number).key("port")
+    }
+}

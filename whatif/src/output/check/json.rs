@@ -1,0 +1,346 @@
+//! The answer to `check` as the JSON contract has it.
+
+use policy_engine::direction::Direction;
+use policy_engine::evaluate::{Decision, Reason, RuleRef};
+use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
+use policy_engine::flow::Traffic;
+use policy_engine::object::ObjectRef;
+use policy_engine::reach::PortSet;
+use policy_engine::tier;
+use portcullis_crds::diagnostic::Origin;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::judge::{self, Answer, Part};
+use crate::model::Cluster;
+use crate::output::json::{API_VERSION, Ports, Protocol, ports};
+use crate::output::words;
+
+/// The answer to `check`.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+#[schemars(title = "Verdict")]
+pub struct Verdict {
+    /// `whatif.portcullis.dev/v1alpha1`.
+    pub api_version: &'static str,
+    /// `Verdict`.
+    pub kind: &'static str,
+    #[serde(flatten)]
+    #[allow(missing_docs)]
+    pub judgement: Judgement,
+    /// When source or destination stand for several that policies tell apart: each by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Judgement>,
+    /// What is wrong with what was read, and what was assumed.
+    pub diagnostics: Vec<String>,
+}
+
+/// What holds between a source and a destination.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Judgement {
+    /// Mixed: some of what was asked for is allowed, some is not.
+    pub verdict: judge::Verdict,
+    /// `namespace/kind/name`, an address, `node/NAME` or `external`.
+    pub source: String,
+    /// As `source`.
+    pub destination: String,
+    /// The protocol that was asked for; left out without a port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// The port that was asked for: the pod's, after the translation of a Service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// What the policies of the source say.
+    pub egress: DecisionJson,
+    /// What the policies of the destination say.
+    pub ingress: DecisionJson,
+    /// What is allowed of all that was asked for.
+    pub allowed: Vec<Ports>,
+    /// What would be if the policies in audit were enforced; left out when it is the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_be: Option<WouldBe>,
+}
+
+/// What would be if the policies in audit were enforced.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct WouldBe {
+    /// As in what is.
+    pub verdict: judge::Verdict,
+    /// What the policies of the source would say.
+    pub egress: DecisionJson,
+    /// What the policies of the destination would say.
+    pub ingress: DecisionJson,
+    /// What would be allowed of all that was asked for.
+    pub allowed: Vec<Ports>,
+}
+
+/// What one direction says.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "Decision")]
+pub struct DecisionJson {
+    /// Whether this direction lets the connection pass.
+    pub decision: AllowDeny,
+    /// The tier that decided; None: nothing did, so it passes.
+    pub tier: Tier,
+    /// The policies of that tier that isolate the pod, as `namespace/name` or, those of the whole
+    /// cluster, `Kind/name`.
+    pub isolated_by: Vec<String>,
+    /// The rules that admit it; or the one rule of a ClusterNetworkPolicy that accepts or denies.
+    pub decided_by: Vec<RuleJson>,
+    /// The rules of ClusterNetworkPolicies that left it to the next tier, in order.
+    pub passed_by: Vec<RuleJson>,
+    /// Why.
+    pub reason: ReasonJson,
+    /// When it is denied: every rule that could have admitted it, the closest first.
+    pub near_misses: Vec<NearMissJson>,
+}
+
+/// Allow or deny.
+#[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum AllowDeny {
+    Allow,
+    Deny,
+}
+
+/// The tiers, in the order in which they decide.
+#[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum Tier {
+    Admin,
+    NetworkPolicy,
+    Baseline,
+    Default,
+    None,
+}
+
+/// Why a direction allows or denies.
+#[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
+#[schemars(rename = "Reason")]
+pub enum ReasonJson {
+    /// This side is no pod, so no policy is about it.
+    NoSubject,
+    /// No policy isolates the pod in this direction.
+    NotIsolated,
+    /// A rule of an isolating policy admits it.
+    RuleAdmits,
+    /// A pod always reaches itself.
+    SamePod,
+    /// A node always reaches its pods.
+    OwnNode,
+    /// Egress to the own node is not subject to policy, by choice.
+    EgressToOwnNode,
+    /// A rule of a ClusterNetworkPolicy accepts it.
+    RuleAccepts,
+    /// The pod is isolated, and no rule admits it.
+    NoRuleAdmits,
+    /// A rule of a ClusterNetworkPolicy denies it.
+    RuleDenies,
+}
+
+/// A rule of a policy.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[schemars(rename = "Rule")]
+pub struct RuleJson {
+    /// `namespace/name` or `Kind/name`.
+    pub policy: String,
+    /// Its position in `ingress` or `egress`, from 1; 0 is the rule that `allowDNS` adds.
+    pub rule: usize,
+    /// Where the rule is written, as `file:line:column`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+}
+
+/// A rule that does not admit it, and every part that failed.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+#[schemars(rename = "NearMiss")]
+pub struct NearMissJson {
+    /// `namespace/name` or `Kind/name`.
+    pub policy: String,
+    /// Its position in `ingress` or `egress`, from 1; 0 is the rule that `allowDNS` adds.
+    pub rule: usize,
+    /// Where the rule is written, as `file:line:column`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Empty when a peer matches, else why each does not, in the order of `from` or `to`.
+    pub peers: Vec<Miss>,
+    /// Empty when a port matches, else why each does not, in the order of `ports`.
+    pub ports: Vec<Miss>,
+}
+
+/// Why one peer or port does not match.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+pub struct Miss {
+    /// For programs.
+    pub reason: MissReason,
+    /// For people: what it wants, and what there is.
+    pub message: String,
+}
+
+/// Why a peer or port does not match.
+#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum MissReason {
+    NotAPod,
+    OtherNamespace,
+    NamespaceLabels,
+    PodLabels,
+    NoAddress,
+    OutsideBlock,
+    InExcept,
+    NotANode,
+    NodeLabels,
+    OtherProtocol,
+    OutsideRange,
+    NameMissing,
+    NameElsewhere,
+    NameWithoutLabels,
+    NoPorts,
+    Invalid,
+}
+
+impl Verdict {
+    /// The answer as the contract has it.
+    #[must_use]
+    pub fn new(cluster: &Cluster, answer: &Answer, diagnostics: Vec<String>) -> Option<Self> {
+        // The worst part explains the whole: what people ask for is why something fails.
+        let worst = answer.parts.iter().find(|part| part.verdict == judge::Verdict::Denied);
+        let telling = worst.or(answer.parts.first())?;
+        let mut judgement = judgement(cluster, telling);
+        judgement.verdict = answer.verdict;
+        judgement.source.clone_from(&answer.source);
+        judgement.destination.clone_from(&answer.destination);
+        let several = answer.parts.len() > 1;
+        if several {
+            let all = answer.parts.iter().map(|part| &part.allowed);
+            let every = all.fold(PortSet::default(), PortSet::union);
+            judgement.allowed = ports(&every);
+        }
+        let parts = answer.parts.iter().filter(|_| several);
+        let parts = parts.map(|part| self::judgement(cluster, part)).collect();
+        Some(Self { api_version: API_VERSION, kind: "Verdict", judgement, parts, diagnostics })
+    }
+}
+
+fn judgement(cluster: &Cluster, part: &Part) -> Judgement {
+    let asked = part.asked.as_ref();
+    let decisions = part.decisions();
+    let misses = &part.explanation;
+    Judgement {
+        verdict: part.verdict,
+        source: part.sources.join(", "),
+        destination: part.destinations.join(", "),
+        protocol: asked.map(|port| port.protocol.into()),
+        port: asked.map(|port| port.number),
+        egress: decision(cluster, Direction::Egress, &decisions.egress, &misses.egress, part),
+        ingress: decision(cluster, Direction::Ingress, &decisions.ingress, &misses.ingress, part),
+        allowed: ports(&part.allowed),
+        would_be: part.would_be.as_ref().map(|would| would_be(cluster, would, part)),
+    }
+}
+
+fn would_be(cluster: &Cluster, would: &judge::WouldBe, part: &Part) -> WouldBe {
+    let (misses, judged) = (&would.explanation, &would.explanation.verdict);
+    WouldBe {
+        verdict: would.verdict,
+        egress: decision(cluster, Direction::Egress, &judged.egress, &misses.egress, part),
+        ingress: decision(cluster, Direction::Ingress, &judged.ingress, &misses.ingress, part),
+        allowed: ports(&would.allowed),
+    }
+}
+
+fn decision(
+    cluster: &Cluster,
+    direction: Direction,
+    decision: &Decision,
+    misses: &[NearMiss],
+    part: &Part,
+) -> DecisionJson {
+    let rules = |all: &[RuleRef]| -> Vec<RuleJson> {
+        all.iter().map(|one| rule(cluster, direction, one)).collect()
+    };
+    DecisionJson {
+        decision: if decision.is_allowed() { AllowDeny::Allow } else { AllowDeny::Deny },
+        tier: match decision.tier {
+            None => Tier::None,
+            Some(tier::Tier::Admin) => Tier::Admin,
+            Some(tier::Tier::NetworkPolicy) => Tier::NetworkPolicy,
+            Some(tier::Tier::Baseline) => Tier::Baseline,
+            Some(tier::Tier::Default) => Tier::Default,
+        },
+        isolated_by: decision.isolated_by.iter().map(ObjectRef::short).collect(),
+        decided_by: rules(&decision.decided_by),
+        passed_by: rules(&decision.passed_by),
+        reason: match decision.reason {
+            Reason::NoSubject => ReasonJson::NoSubject,
+            Reason::NotIsolated => ReasonJson::NotIsolated,
+            Reason::RuleAdmits => ReasonJson::RuleAdmits,
+            Reason::SamePod => ReasonJson::SamePod,
+            Reason::OwnNode => ReasonJson::OwnNode,
+            Reason::EgressToOwnNode => ReasonJson::EgressToOwnNode,
+            Reason::RuleAccepts => ReasonJson::RuleAccepts,
+            Reason::NoRuleAdmits => ReasonJson::NoRuleAdmits,
+            Reason::RuleDenies => ReasonJson::RuleDenies,
+        },
+        near_misses: misses
+            .iter()
+            .map(|miss| near_miss(cluster, direction, miss, part.flow.traffic))
+            .collect(),
+    }
+}
+
+fn rule(cluster: &Cluster, direction: Direction, rule: &RuleRef) -> RuleJson {
+    let origin = cluster.rule_origin(&rule.policy, direction, rule.rule);
+    let origin = origin.as_ref().map(Origin::to_string);
+    RuleJson { policy: rule.policy.short(), rule: rule.rule, origin }
+}
+
+fn near_miss(
+    cluster: &Cluster,
+    direction: Direction,
+    miss: &NearMiss,
+    traffic: Traffic,
+) -> NearMissJson {
+    let origin = cluster.rule_origin(&miss.rule.policy, direction, miss.rule.rule);
+    NearMissJson {
+        policy: miss.rule.policy.short(),
+        rule: miss.rule.rule,
+        origin: origin.as_ref().map(Origin::to_string),
+        peers: miss.peers.iter().map(Miss::peer).collect(),
+        ports: miss.ports.iter().map(|port| Miss::port(port, traffic)).collect(),
+    }
+}
+
+impl Miss {
+    fn peer(miss: &PeerMiss) -> Self {
+        let reason = match miss {
+            PeerMiss::NotAPod => MissReason::NotAPod,
+            PeerMiss::OtherNamespace { .. } => MissReason::OtherNamespace,
+            PeerMiss::NamespaceLabels { .. } => MissReason::NamespaceLabels,
+            PeerMiss::PodLabels { .. } => MissReason::PodLabels,
+            PeerMiss::NoAddress => MissReason::NoAddress,
+            PeerMiss::OutsideBlock(_) => MissReason::OutsideBlock,
+            PeerMiss::InExcept(_) => MissReason::InExcept,
+            PeerMiss::NotANode => MissReason::NotANode,
+            PeerMiss::NodeLabels { .. } => MissReason::NodeLabels,
+            PeerMiss::Invalid => MissReason::Invalid,
+        };
+        Self { reason, message: words::peer_miss(miss) }
+    }
+
+    fn port(miss: &PortMiss, asked: Traffic) -> Self {
+        let reason = match miss {
+            PortMiss::OtherProtocol(_) => MissReason::OtherProtocol,
+            PortMiss::OutsideRange(_) => MissReason::OutsideRange,
+            PortMiss::NameMissing { .. } => MissReason::NameMissing,
+            PortMiss::NameElsewhere { .. } => MissReason::NameElsewhere,
+            PortMiss::NameWithoutLabels => MissReason::NameWithoutLabels,
+            PortMiss::NoPorts => MissReason::NoPorts,
+            PortMiss::Invalid => MissReason::Invalid,
+        };
+        Self { reason, message: words::port_miss(miss, asked) }
+    }
+}

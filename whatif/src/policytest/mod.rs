@@ -1,0 +1,159 @@
+//! `kind: PolicyTest`: what the lines of a test file state, held against what the engine says.
+//!
+//! ```text
+//! file ─► Suite ─┬─ tests: lines about the cluster of the sources ─► cells: those that neither
+//!                │                                                  lines nor policies tell apart
+//!                └─ steps: the same with objects applied and deleted, step by step
+//!        both ─► Outcome, one per line
+//! ```
+//!
+//! The format is also that of `tests/cases`, whose steps a lab plays in a world with addresses of
+//! its own.
+
+pub mod file;
+pub mod group;
+pub mod line;
+pub mod member;
+
+mod cells;
+mod lines;
+mod steps;
+
+use anyhow::{Context, Result, bail, ensure};
+use policy_engine::explain::Explanation;
+use policy_engine::flow::Flow;
+use policy_engine::reach::PortSet;
+use policy_engine::tier::View;
+use portcullis_crds::diagnostic::Origin;
+use portcullis_crds::manifest::{Document, Manifest};
+
+use self::file::{TestFile, Verdict};
+use crate::model::{Cluster, Inventory};
+
+/// How many failures of one line are kept; the others are counted.
+const KEPT: usize = 20;
+
+/// One document of a test file.
+pub struct Suite {
+    document: Document,
+    file: TestFile,
+}
+
+impl Suite {
+    /// All documents of a file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a document is no `PolicyTest`.
+    pub fn read(name: &str, text: &str) -> Result<Vec<Self>> {
+        let manifest = Manifest::parse(name, text);
+        if let Some(diagnostic) = manifest.diagnostics.first() {
+            bail!("{diagnostic}");
+        }
+        ensure!(!manifest.documents.is_empty(), "{name} holds no test");
+        let suite = |document: Document| {
+            let file = TestFile::read(document.value())
+                .with_context(|| format!("{} cannot be understood", document.origin()))?;
+            Ok(Self { document, file })
+        };
+        manifest.documents.into_iter().map(suite).collect()
+    }
+
+    /// Whether it states worlds of its own, step by step.
+    #[must_use]
+    pub fn has_steps(&self) -> bool {
+        !self.file.steps.is_empty()
+    }
+
+    /// Whether egress to the own node is exempt in it.
+    #[must_use]
+    pub fn allow_egress_to_own_node(&self) -> bool {
+        self.file.options.allow_egress_to_own_node
+    }
+}
+
+/// What came of one line.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What the line states.
+    pub name: String,
+    /// Where it is written.
+    pub origin: Origin,
+    /// How many connections were asked about; those that nothing tells apart count as one.
+    pub connections: usize,
+    /// Why the line cannot mean what it says.
+    pub problem: Option<String>,
+    /// Connections that are not as the line states, the first few.
+    pub failures: Vec<Failure>,
+    /// How many there are.
+    pub failed: usize,
+}
+
+/// A connection that is not as expected.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Who connects.
+    pub source: String,
+    /// Who is asked.
+    pub destination: String,
+    /// What was expected of the ports.
+    pub expected: Verdict,
+    /// The ports of which the opposite is true.
+    pub ports: PortSet,
+    /// A flow that stands for them.
+    pub flow: Flow,
+    /// Why.
+    pub explanation: Explanation,
+    /// Where the rules are written that decide, in the order of their names.
+    pub why: Vec<String>,
+}
+
+impl Outcome {
+    fn new(name: String, origin: Origin) -> Self {
+        Self { name, origin, connections: 0, problem: None, failures: Vec::new(), failed: 0 }
+    }
+
+    /// Whether everything is as the line states. A line that asks nothing does not pass.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.problem.is_none() && self.failed == 0
+    }
+
+    fn fail(&mut self, failure: impl FnOnce() -> Failure) {
+        self.failed += 1;
+        if self.failures.len() < KEPT {
+            self.failures.push(failure());
+        }
+    }
+
+    /// A line that speaks of nothing, or has the last word about nothing, proves nothing.
+    fn finish(&mut self, speaks: bool, decides: bool) {
+        if self.problem.is_some() {
+            return;
+        }
+        if !speaks {
+            self.problem = Some("tests nothing: no connection matches it".to_owned());
+        } else if !decides {
+            self.problem = Some("tests nothing: later lines undo all that it says".to_owned());
+        }
+    }
+}
+
+/// What a line states, of a view.
+fn in_view(view: View, stated: String) -> String {
+    match view {
+        View::Enforced => stated,
+        View::Audited => format!("as audited, {stated}"),
+    }
+}
+
+/// Runs a document; `inventory` and `cluster` are of the sources.
+///
+/// # Errors
+/// When a line cannot be understood, or a step cannot start from what the sources hold.
+pub fn run(suite: &Suite, inventory: &Inventory, cluster: &Cluster) -> Result<Vec<Outcome>> {
+    if suite.has_steps() {
+        steps::run(suite, inventory, cluster)
+    } else {
+        lines::run(suite, cluster)
+    }
+}
