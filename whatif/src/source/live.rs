@@ -1,7 +1,7 @@
 //! A live cluster, read once: every object that answers depend on, page by page.
 //!
 //! ```text
-//! kubeconfig ─► Config ─► Client ─► pages of 500 ─► trim ─► objects
+//! kubeconfig ─► Config ─► Client ─► pages of 500 ─► lean::snapshot ─► objects
 //!                                   403: only the namespace at hand, and a Gap
 //! kinds that a cluster may lack: in the version that discovery names, if any
 //! ```
@@ -13,12 +13,12 @@ use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use policy_engine::object::Kind;
+use portcullis_crds::lean;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::gap::{Cause, Gap, Place};
-use super::trim::trim;
 use crate::args::SourceArgs;
 
 /// How many objects an API server is asked for at once; what kubectl asks for.
@@ -286,7 +286,7 @@ impl Reader {
                     fields.insert("apiVersion".to_owned(), api_version.into());
                     fields.insert("kind".to_owned(), kind.as_str().into());
                 }
-                objects.extend(trim(&item));
+                objects.extend(lean::snapshot(&item));
             }
             match page.metadata.next.filter(|token| !token.is_empty()) {
                 Some(token) => next = format!("&continue={}", escaped(&token)),
