@@ -8,11 +8,11 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use policy_engine::cidr::Family;
 use policy_engine::world;
 
-use crate::client::Access;
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
 use crate::serve::http::Listen;
 use crate::watch::Source;
+use portcullis_apiserver::client::Access;
 
 /// Kubernetes NetworkPolicy on every node, beside any routing CNI.
 #[derive(Parser, Debug)]

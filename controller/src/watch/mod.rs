@@ -17,11 +17,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy_engine::model::Change;
 use portcullis_crds::diagnostic::Diagnostic;
 use tokio::sync::mpsc;
 
-use crate::client::Access;
+use policy_engine::model::Change;
+use portcullis_apiserver::client::{self, Access};
 
 /// What a source has to say.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,7 +58,7 @@ pub enum StartError {
     Dir(#[from] dir::StartError),
     /// The API server.
     #[error(transparent)]
-    Kube(#[from] kube::StartError),
+    Kube(#[from] client::StartError),
 }
 
 impl FromStr for Source {

@@ -111,18 +111,6 @@ impl<K: LeanKind> Known<K> {
         std::mem::replace(&mut self.list, List::Complete) == List::First
     }
 
-    /// The kind itself is gone, and all of its objects with it: that is a list of nothing.
-    pub fn clear(&mut self) {
-        self.begin();
-        self.end();
-    }
-
-    /// Whether no list was ever complete.
-    #[must_use]
-    pub fn is_first(&self) -> bool {
-        self.list == List::First
-    }
-
     /// How many objects are known.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use policy_engine::model::Change;
-use portcullis_controller::client::Access;
+use portcullis_apiserver::client::Access;
 use portcullis_controller::watch::{Event, Source};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, channel};

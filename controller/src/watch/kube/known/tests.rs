@@ -86,11 +86,10 @@ fn a_list_that_was_broken_off_deletes_nothing() {
 #[test]
 fn a_kind_that_is_gone_takes_its_objects_along_and_comes_back_as_one_batch() {
     let mut known = Known::default();
-    assert!(known.is_first());
-    list(&mut known, &[("a", 1), ("b", 2)]);
+    assert!(list(&mut known, &[("a", 1), ("b", 2)]), "it is the first list");
     known.flush();
-    assert_eq!((known.is_first(), known.len()), (false, 2));
-    known.clear();
+    assert_eq!(known.len(), 2);
+    assert!(!list(&mut known, &[]), "it is not the first list");
     assert!(known.is_empty());
     assert_eq!(told(&known.flush()), [named("a", None), named("b", None)]);
     known.begin();
