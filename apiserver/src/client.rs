@@ -57,14 +57,6 @@ pub enum AccessError {
     /// What is configured cannot be used, for one a broken certificate.
     #[error("failed to prepare a client of the API server")]
     Client(#[source] kube::Error),
-}
-
-/// Work that needs the API server cannot begin.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no way to the API server.
-    #[error(transparent)]
-    Access(#[from] AccessError),
     /// No thread could be started.
     #[error("failed to start a thread for the API server")]
     Thread(#[source] io::Error),
@@ -80,11 +72,11 @@ impl Access {
         self,
         thread: &str,
         work: impl FnOnce(Client) -> F + Send + 'static,
-    ) -> Result<(), StartError> {
+    ) -> Result<(), AccessError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(StartError::Thread)?;
+            .map_err(AccessError::Thread)?;
         let (started, starting) = sync_channel(1);
         let run = move || {
             runtime.block_on(async {
@@ -98,9 +90,9 @@ impl Access {
             });
         };
         let builder = std::thread::Builder::new().name(thread.to_owned());
-        builder.spawn(run).map_err(StartError::Thread)?;
-        let ended = || StartError::Thread(io::Error::other("it ended at once"));
-        starting.recv().map_err(|_| ended())?.map_err(StartError::Access)
+        builder.spawn(run).map_err(AccessError::Thread)?;
+        let ended = || AccessError::Thread(io::Error::other("it ended at once"));
+        starting.recv().map_err(|_| ended())?
     }
 
     /// A client. Nothing is sent yet; its tasks run on the runtime that this is called on.

@@ -173,7 +173,7 @@ where
     pub fn optional(self, versions: &'static [&'static str], period: Duration) -> Self {
         let served_version = versions.first().copied().unwrap_or_default();
         let definition = Some(Definition::of::<K>(self.kind, versions, period));
-        Self { definition, served_version, ..self }
+        Self { served_version, definition, ..self }
     }
 
     /// Follows until nobody listens.

@@ -19,6 +19,7 @@ use policy_engine::compiled::Update;
 use policy_engine::engine::Engine;
 use policy_engine::model::Life;
 use portcullis_apiserver::back_off::BackOff;
+use portcullis_crds::convert::Object;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -188,7 +189,7 @@ impl Agent {
         match event {
             Event::Changes(changes) => {
                 self.oldest.get_or_insert_with(Instant::now);
-                for change in changes {
+                for Object { change, .. } in changes {
                     trace!(?change, "heard of a change");
                     self.engine.apply(change);
                 }

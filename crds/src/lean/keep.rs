@@ -15,15 +15,14 @@ pub enum Part {
     /// All of it.
     Whole,
     /// Of a mapping these fields; anything else is kept as it is, but empty.
-    Fields(&'static [Field], Others),
+    Fields(&'static [(&'static str, Part)]),
+    /// The same, and for conversion every other field too.
+    Open(&'static [(&'static str, Part)]),
     /// Of each item of a list this; anything else is kept as it is, but empty.
     Items(&'static Part),
     /// Of a field this, for one purpose, and for others nothing.
     Only(Purpose, &'static Part),
 }
-
-/// A field of a mapping, and what is kept of it.
-type Field = (&'static str, Part);
 
 /// For what an object is cut down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,22 +33,14 @@ pub enum Purpose {
     Snapshot,
 }
 
-/// What becomes of the fields that a [`Part::Fields`] does not list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Others {
-    /// They are skipped.
-    Dropped,
-    /// They are kept whole, though not in a snapshot.
-    Kept,
-}
+use Part::{Fields, Items, Only, Open, Whole};
 
-impl Others {
-    pub(super) fn are_kept_for(self, purpose: Purpose) -> bool {
-        self == Self::Kept && purpose == Purpose::Conversion
-    }
+/// Fields, each kept as it is said, else whole.
+macro_rules! fields {
+    (@part) => { Whole };
+    (@part $part:expr) => { $part };
+    ($($name:literal $(: $part:expr)?),* $(,)?) => { &[$(($name, fields!(@part $($part)?))),*] };
 }
-
-use Part::{Items, Only, Whole};
 
 /// The annotation that puts a policy into audit.
 pub const MODE_ANNOTATION: &str = "portcullis.dev/mode";
@@ -74,145 +65,84 @@ pub(super) const fn part(kind: Kind) -> &'static Part {
     }
 }
 
-impl LeanKind for Pod {
-    const KIND: Kind = Kind::Pod;
+macro_rules! lean_kinds {
+    ($($kind:ident),*) => { $(impl LeanKind for $kind { const KIND: Kind = Kind::$kind; })* };
 }
 
-impl LeanKind for Namespace {
-    const KIND: Kind = Kind::Namespace;
-}
-
-impl LeanKind for Node {
-    const KIND: Kind = Kind::Node;
-}
-
-impl LeanKind for NetworkPolicy {
-    const KIND: Kind = Kind::NetworkPolicy;
-}
-
-impl LeanKind for ClusterNetworkPolicy {
-    const KIND: Kind = Kind::ClusterNetworkPolicy;
-}
-
-impl LeanKind for ClusterDefaultNetworkPolicy {
-    const KIND: Kind = Kind::ClusterDefaultNetworkPolicy;
-}
+lean_kinds!(Node, Namespace, NetworkPolicy, ClusterNetworkPolicy, ClusterDefaultNetworkPolicy, Pod);
 
 impl Projected for NodePolicyReport {
-    const KEEP: &'static Part = &fields(&[
-        ("apiVersion", Whole),
-        ("kind", Whole),
-        REPORT_METADATA,
-        ("spec", Whole),
-        ("status", Whole),
+    const KEEP: &'static Part = &Fields(fields![
+        "apiVersion", "kind",
+        "metadata": Fields(fields!["name", "uid": SERVED, "resourceVersion": SERVED, "ownerReferences"]),
+        "spec", "status",
     ]);
 }
 
-const fn fields(fields: &'static [Field]) -> Part {
-    Part::Fields(fields, Others::Dropped)
-}
+/// What only an object of an API server has, or what only matters there.
+const SERVED: Part = Only(Purpose::Conversion, &Whole);
 
-const NAME: Field = ("name", Whole);
-const NAMESPACE_NAME: Field = ("namespace", Whole);
-const LABELS: Field = ("labels", Whole);
-const UID: Field = ("uid", Only(Purpose::Conversion, &Whole));
-const RESOURCE_VERSION: Field = ("resourceVersion", Only(Purpose::Conversion, &Whole));
-const GENERATION: Field = ("generation", Only(Purpose::Conversion, &Whole));
-const CREATED: Field = ("creationTimestamp", Whole);
-const DELETED: Field = ("deletionTimestamp", Whole);
-const OWNERS: Field = (
-    "ownerReferences",
-    Only(
-        Purpose::Snapshot,
-        &Items(&fields(&[("apiVersion", Whole), ("kind", Whole), NAME, ("controller", Whole)])),
-    ),
-);
+const OWNERS: Part = Items(&Fields(fields!["apiVersion", "kind", "name", "controller"]));
 
-const METADATA: Field = (
-    "metadata",
-    fields(&[NAME, NAMESPACE_NAME, RESOURCE_VERSION, GENERATION, LABELS, CREATED, DELETED, OWNERS]),
-);
+const METADATA: Part = Fields(fields![
+    "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp",
+    "resourceVersion": SERVED, "generation": SERVED,
+    "ownerReferences": Only(Purpose::Snapshot, &OWNERS),
+]);
 
-/// Nodes are told apart from earlier ones of the same name.
-const NODE_METADATA: Field = (
-    "metadata",
-    fields(&[NAME, NAMESPACE_NAME, UID, RESOURCE_VERSION, LABELS, CREATED, DELETED, OWNERS]),
-);
+/// With what tells a node from an earlier one of its name.
+const NODE_METADATA: Part = Fields(fields![
+    "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp",
+    "uid": SERVED, "resourceVersion": SERVED,
+    "ownerReferences": Only(Purpose::Snapshot, &OWNERS),
+]);
 
-const POLICY_METADATA: Field = (
-    "metadata",
-    fields(&[
-        NAME,
-        NAMESPACE_NAME,
-        UID,
-        RESOURCE_VERSION,
-        GENERATION,
-        ("labels", Only(Purpose::Snapshot, &Whole)),
-        ("annotations", fields(&[(MODE_ANNOTATION, Whole)])),
-    ]),
-);
-
-const REPORT_METADATA: Field =
-    ("metadata", fields(&[NAME, UID, RESOURCE_VERSION, ("ownerReferences", Whole)]));
+const POLICY_METADATA: Part = Fields(fields![
+    "name", "namespace", "labels": Only(Purpose::Snapshot, &Whole),
+    "uid": SERVED, "resourceVersion": SERVED, "generation": SERVED,
+    "annotations": Fields(&[(MODE_ANNOTATION, Whole)]),
+]);
 
 /// Fields that conversion does not know may have been meant to isolate: it must see them. The status
 /// is compared with what it should be, and means nothing.
-const POLICY: Part = Part::Fields(
-    &[POLICY_METADATA, ("spec", Whole), ("status", Only(Purpose::Conversion, &Whole))],
-    Others::Kept,
-);
+const POLICY: Part = Open(fields!["metadata": POLICY_METADATA, "spec", "status": SERVED]);
 
-const CONTAINERS: Part = Items(&fields(&[
-    ("ports", Items(&fields(&[NAME, ("containerPort", Whole), ("protocol", Whole)]))),
-    ("restartPolicy", Whole),
+const CONTAINERS: Part = Items(&Fields(fields![
+    "ports": Items(&Fields(fields!["name", "containerPort", "protocol"])), "restartPolicy",
 ]));
 
-const POD_SPEC: Field = (
-    "spec",
-    fields(&[
-        ("nodeName", Whole),
-        ("hostNetwork", Whole),
-        ("containers", CONTAINERS),
-        ("initContainers", CONTAINERS),
-    ]),
-);
-
-const POD: Part = fields(&[
-    METADATA,
-    POD_SPEC,
-    ("status", fields(&[("phase", Whole), ("podIP", Whole), ("podIPs", Whole)])),
+const POD_SPEC: Part = Fields(fields![
+    "nodeName", "hostNetwork", "containers": CONTAINERS, "initContainers": CONTAINERS,
 ]);
 
-const NAMESPACE: Part = fields(&[METADATA]);
-
-const NODE: Part = fields(&[NODE_METADATA, ("status", fields(&[("addresses", Whole)]))]);
-
-const SERVICE: Part = fields(&[
-    METADATA,
-    (
-        "spec",
-        fields(&[
-            ("selector", Whole),
-            ("ports", Whole),
-            ("type", Whole),
-            ("clusterIP", Whole),
-            ("clusterIPs", Whole),
-        ]),
-    ),
+const POD: Part = Fields(fields![
+    "metadata": METADATA, "spec": POD_SPEC, "status": Fields(fields!["phase", "podIP", "podIPs"]),
 ]);
 
-const TEMPLATE: Field = ("template", fields(&[("metadata", fields(&[LABELS])), POD_SPEC]));
+const NAMESPACE: Part = Fields(fields!["metadata": METADATA]);
 
-const WORKLOAD: Part =
-    fields(&[METADATA, ("spec", fields(&[("replicas", Whole), ("selector", Whole), TEMPLATE]))]);
+const NODE: Part =
+    Fields(fields!["metadata": NODE_METADATA, "status": Fields(fields!["addresses"])]);
 
-const JOB_SPEC: Field = ("spec", fields(&[("parallelism", Whole), ("suspend", Whole), TEMPLATE]));
-
-const JOB: Part = fields(&[
-    METADATA,
-    JOB_SPEC,
-    ("status", fields(&[("conditions", Items(&fields(&[("type", Whole), ("status", Whole)])))])),
+const SERVICE: Part = Fields(fields![
+    "metadata": METADATA,
+    "spec": Fields(fields!["selector", "ports", "type", "clusterIP", "clusterIPs"]),
 ]);
 
-const CRON_JOB: Part =
-    fields(&[METADATA, ("spec", fields(&[("jobTemplate", fields(&[JOB_SPEC]))]))]);
+const TEMPLATE: Part = Fields(fields!["metadata": Fields(fields!["labels"]), "spec": POD_SPEC]);
+
+const WORKLOAD: Part = Fields(fields![
+    "metadata": METADATA, "spec": Fields(fields!["replicas", "selector", "template": TEMPLATE]),
+]);
+
+const JOB_SPEC: Part = Fields(fields!["parallelism", "suspend", "template": TEMPLATE]);
+
+const JOB: Part = Fields(fields![
+    "metadata": METADATA, "spec": JOB_SPEC,
+    "status": Fields(fields!["conditions": Items(&Fields(fields!["type", "status"]))]),
+]);
+
+const CRON_JOB: Part = Fields(fields![
+    "metadata": METADATA,
+    "spec": Fields(fields!["jobTemplate": Fields(fields!["spec": JOB_SPEC])]),
+]);

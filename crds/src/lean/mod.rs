@@ -199,7 +199,7 @@ impl<'de> Visitor<'de> for Kept {
         let part = match self.part {
             Part::Whole => &Part::Whole,
             Part::Items(part) => part,
-            Part::Fields(..) | Part::Only(..) => {
+            Part::Fields(_) | Part::Open(_) | Part::Only(..) => {
                 while items.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(Value::Array(Vec::new()));
             }
@@ -244,16 +244,18 @@ impl Visitor<'_> for Key {
 
     fn visit_str<E: de::Error>(self, key: &str) -> Result<Self::Value, E> {
         let Self(Kept { part, purpose, .. }) = self;
-        let part = match part {
-            Part::Whole => Some(&Part::Whole),
-            Part::Items(_) | Part::Only(..) => None,
-            Part::Fields(fields, others) => {
-                match fields.iter().find(|(name, _)| *name == key).map(|(_, part)| part) {
-                    Some(Part::Only(wanted, part)) => (*wanted == purpose).then_some(*part),
-                    Some(part) => Some(part),
-                    None => others.are_kept_for(purpose).then_some(&Part::Whole),
-                }
+        let (fields, others) = match part {
+            Part::Whole => return Ok(Some((key.to_owned(), part))),
+            Part::Items(_) | Part::Only(..) => return Ok(None),
+            Part::Fields(fields) => (fields, None),
+            Part::Open(fields) => {
+                (fields, (purpose == Purpose::Conversion).then_some(&Part::Whole))
             }
+        };
+        let part = match fields.iter().find(|(name, _)| *name == key) {
+            Some((_, Part::Only(wanted, part))) => (*wanted == purpose).then_some(*part),
+            Some((_, part)) => Some(part),
+            None => others,
         };
         Ok(part.map(|part| (key.to_owned(), part)))
     }

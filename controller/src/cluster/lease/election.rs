@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::{Attempt, Contender};
-use portcullis_apiserver::client::{Access, StartError};
+use portcullis_apiserver::client::{Access, AccessError};
 
 /// How long the end of the process waits until the lease is released.
 const RELEASE_LIMIT: Duration = Duration::from_secs(3);
@@ -53,7 +53,7 @@ impl Election {
         access: Access,
         namespace: String,
         contender: Contender,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, AccessError> {
         let (tell, leadership) = watch::channel(None);
         let (end, ending) = oneshot::channel();
         access.spawn("lease", move |client| {

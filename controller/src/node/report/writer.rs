@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, Resource as _};
-use portcullis_apiserver::client::{Access, StartError};
+use portcullis_apiserver::client::{Access, AccessError};
 use portcullis_apiserver::failure::{Failure, Reason, within};
 use portcullis_crds::api::node_policy_report::{ENFORCING, NodePolicyReport};
 use serde_json::json;
@@ -60,7 +60,7 @@ pub fn start(
     node: String,
     facts: Facts,
     status: watch::Receiver<Status>,
-) -> Result<(), StartError> {
+) -> Result<(), AccessError> {
     access.spawn("report", move |client| Writer::new(client, node, facts).run(status))
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::{Client, Resource};
-use portcullis_apiserver::client::{Access, StartError};
+use portcullis_apiserver::client::{Access, AccessError};
 use portcullis_apiserver::watch::{self, Closed, Sink, Watch};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Event;
-pub use known::{Batch, Known};
+pub use known::Known;
 
 /// Pods that have ended take no part. The server leaves them out: one that ends is deleted here.
 const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -49,7 +49,7 @@ pub fn start(
     access: Access,
     missing_kind_period: Duration,
     events: mpsc::Sender<Event>,
-) -> Result<(), StartError> {
+) -> Result<(), AccessError> {
     access.spawn("watch-kube", move |client| watch_all(client, missing_kind_period, events))
 }
 
@@ -123,12 +123,8 @@ impl<K: LeanKind> Sink<K> for Objects<K> {
                 watch::Event::InitDone => is_first_view |= self.known.end(),
             }
         }
-        let Batch { changes, diagnostics } = self.known.flush();
-        if !changes.is_empty() {
-            self.outlet.put(Event::Changes(changes)).await?;
-        }
-        for (origin, diagnostics) in diagnostics {
-            self.outlet.put(Event::Diagnostics(origin, diagnostics)).await?;
+        for event in self.known.flush().into_events() {
+            self.outlet.put(event).await?;
         }
         if is_first_view && self.outlet.lacking.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.outlet.put(Event::Synced).await?;

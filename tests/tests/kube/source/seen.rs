@@ -83,7 +83,9 @@ impl Seen {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Changes(changes) => {
+            Event::Changes(objects) => {
+                let changes: Vec<Change> =
+                    objects.into_iter().map(|object| object.change).collect();
                 self.batches.push(changes.iter().map(signed_name).collect());
                 for change in changes {
                     let name = signed_name(&change);

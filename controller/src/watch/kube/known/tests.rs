@@ -22,7 +22,7 @@ fn pod(name: &str, version: u32) -> Lean<Pod> {
 
 /// What a batch does to pods: the last byte of their address, or `None` for a deletion.
 fn told(batch: &Batch) -> Vec<(String, Option<u8>)> {
-    let each = batch.changes.iter().map(|change| match change {
+    let each = batch.changes.iter().map(|object| match &object.change {
         Change::Pod(key, pod) => {
             let last = |address: &std::net::IpAddr| match address {
                 std::net::IpAddr::V4(address) => address.octets()[3],
