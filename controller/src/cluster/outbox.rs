@@ -11,6 +11,7 @@ use super::analysis::Analysis;
 use super::events::ledger::{Ledger, Telling};
 use super::metrics::{Metrics, count};
 use super::pace::{self, Pace};
+use super::reports::Action;
 use super::rollout::Rollout;
 use super::write::{NewStanding, Outcome, Write};
 
@@ -159,7 +160,12 @@ impl Outbox {
                         self.metrics.events.inc();
                         info!(policy = telling.policy.short(), reason, "wrote an Event");
                     }
-                    Write::Report(..) => info!(?write, "tidied a report"),
+                    Write::Report(node, Action::Delete { .. }) => {
+                        info!(node, "deleted the report of a node that is gone");
+                    }
+                    Write::Report(node, Action::Tell { speaks, .. }) => {
+                        info!(node, current = speaks, "wrote whether a report is current");
+                    }
                     Write::Standing(new) => {
                         self.metrics.statuses.inc();
                         debug!(policy = new.name, "wrote a status");
@@ -169,7 +175,8 @@ impl Outbox {
             }
             Outcome::Needless => None,
             Outcome::Refused(why) => {
-                error!(?write, why, "the API server refuses this for good; please report it");
+                let what = write.kind();
+                error!(what, why, "the API server will never accept this; please report it");
                 self.metrics.failures.inc();
                 None
             }
