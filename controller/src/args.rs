@@ -8,11 +8,11 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use policy_engine::cidr::Family;
 use policy_engine::world;
 
-use crate::client::Access;
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
 use crate::serve::http::Listen;
 use crate::watch::Source;
+use portcullis_apiserver::client::Access;
 
 /// Kubernetes NetworkPolicy on every node, beside any routing CNI.
 #[derive(Parser, Debug)]
@@ -48,7 +48,7 @@ pub enum Command {
 pub struct NodeArgs {
     /// Where the objects come from: `kube`, the API server, or `dir:PATH`, a directory of manifests
     /// that is watched.
-    #[arg(long, env = "PORTCULLIS_SOURCE", value_parser = Source::parse, default_value = "kube")]
+    #[arg(long, env = "PORTCULLIS_SOURCE", default_value = "kube")]
     pub source: Source,
     /// How to reach the API server; without it, by the ServiceAccount of the pod that this is.
     #[arg(long, env = "KUBECONFIG", value_name = "PATH")]

@@ -4,7 +4,6 @@
 //! `serve`. The agent's rules go to the kernel by `dataplane`, which never sees an API object.
 
 pub mod args;
-pub mod client;
 pub mod cluster;
 pub mod dataplane;
 pub mod node;

@@ -110,7 +110,7 @@ impl Agent {
             known.applied(&object);
             let batch = known.flush();
             ensure!(batch.diagnostics.is_empty(), "{:?}", batch.diagnostics);
-            batch.changes.into_iter().for_each(|change| self.engine.apply(change));
+            batch.changes.into_iter().for_each(|object| self.engine.apply(object.change));
             time += begun.elapsed();
         }
         ensure!(known.end(), "it is the first list");

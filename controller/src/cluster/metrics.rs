@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use policy_engine::object::{self, ObjectRef};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use policy_engine::object::Kind;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::standing::Stage;
+use super::progress::Stage;
 
 /// The controller's figures. Clones count together.
 #[derive(Clone, Default, Debug)]
@@ -41,47 +41,21 @@ pub struct Metrics {
 /// The labels of [`Metrics::cluster_policies`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelSet)]
 pub struct Staged {
-    kind: Kind,
-    stage: StageLabel,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelValue)]
-enum Kind {
-    ClusterNetworkPolicy,
-    ClusterDefaultNetworkPolicy,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelValue)]
-enum StageLabel {
-    InForce,
-    Waiting,
-    Unknown,
-    Audit,
+    kind: &'static str,
+    stage: Stage,
 }
 
 impl Staged {
-    /// The labels of a policy.
+    /// The labels of policies of this kind.
     #[must_use]
-    pub fn new(policy: &ObjectRef, stage: Stage) -> Self {
-        let kind = match policy.kind {
-            object::Kind::ClusterDefaultNetworkPolicy => Kind::ClusterDefaultNetworkPolicy,
-            _ => Kind::ClusterNetworkPolicy,
-        };
-        let stage = match stage {
-            Stage::InForce => StageLabel::InForce,
-            Stage::Waiting => StageLabel::Waiting,
-            Stage::Unknown => StageLabel::Unknown,
-            Stage::Audit => StageLabel::Audit,
-        };
-        Self { kind, stage }
+    pub fn new(kind: Kind, stage: Stage) -> Self {
+        Self { kind: kind.as_str(), stage }
     }
 
     /// All that there can be.
     pub fn all() -> impl Iterator<Item = Self> {
-        use StageLabel::{Audit, InForce, Unknown, Waiting};
-        [Kind::ClusterNetworkPolicy, Kind::ClusterDefaultNetworkPolicy]
-            .into_iter()
-            .flat_map(|kind| [InForce, Waiting, Unknown, Audit].map(|stage| Self { kind, stage }))
+        let kinds = [Kind::ClusterNetworkPolicy, Kind::ClusterDefaultNetworkPolicy];
+        kinds.into_iter().flat_map(|kind| Stage::ALL.map(|stage| Self::new(kind, stage)))
     }
 }
 
@@ -109,4 +83,9 @@ impl Metrics {
         registry.register("write_failures", "Writes that failed", self.failures.clone());
         Arc::new(registry)
     }
+}
+
+/// A number of things, as a gauge takes it.
+pub(super) fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -1,25 +1,32 @@
 //! The cluster controller: what concerns no single node.
 //!
 //! ```text
-//! watch ──── Event ─┐                    ┌─► metrics, log
-//! follow ─── Fact ──┼─► State (one task) ┤
-//! lease ─ leadership┘                    └─► Write, while we lead ─► API server
+//! watch ── Event ───────────► Analysis ──┐
+//! report_watch ── Reported ─► Rollout ───┼─► metrics, log
+//! lease ── leadership ──────► Outbox ────┘
+//!                                └─► Write, while we lead ─► API server
 //! ```
 //!
 //! Every replica watches and computes, so a new leader knows what the last one knew, and since
 //! when; only the leader writes. Nothing here touches a node's kernel, and nothing on the way of a
 //! packet depends on it.
 
+pub mod analysis;
 pub mod events;
 pub mod findings;
-pub mod follow;
 pub mod lease;
 pub mod metrics;
+pub mod outbox;
 pub mod pace;
+pub mod progress;
+pub mod report_watch;
 pub mod reports;
+pub mod rollout;
 pub mod standing;
-pub mod state;
 pub mod write;
+
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,10 +40,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::info;
 
+use self::analysis::Analysis;
 use self::lease::election::{Election, Leadership};
 use self::lease::{Contender, Timing};
 use self::metrics::Metrics;
-use self::state::State;
+use self::outbox::Outbox;
+use self::report_watch::Reported;
+use self::rollout::Rollout;
 use self::write::{Outcome, Write, Writer};
 use crate::args::ControllerArgs;
 use crate::serve::http::{self, Served};
@@ -45,6 +55,8 @@ use crate::watch::Source;
 
 /// How often it is looked whether something is due.
 const TICK: Duration = Duration::from_millis(500);
+/// Findings take at most this share of the time, and so does summing up: one part in so many.
+const SHARE: u32 = 20;
 /// Writes that are under way at a time.
 const WRITES_MAX: usize = 4;
 /// What may wait in a channel; a watch that is faster has to wait.
@@ -72,9 +84,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         let client = args.access().client().await?;
         let (sender, source) = mpsc::channel(QUEUED);
         Source::Kube.start(&args.access(), args.missing_kind_period, sender)?;
-        let (sender, facts) = mpsc::channel(QUEUED);
-        follow::start(&client, args.missing_kind_period, &sender);
-        drop(sender);
+        let reports = report_watch::start(client.clone(), args.missing_kind_period);
         let election = if args.leader_elect {
             let namespace = namespace(args.lease_namespace.as_deref())?;
             let contender = Contender::new(&args.lease_name, &identity, timing);
@@ -88,10 +98,17 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
             own_namespace: args.own_namespace.as_str().into(),
             ..world::Options::default()
         };
-        let state = State::new(options, args.event_delay, args.silent_after, metrics);
-        let writer = Writer { client, identity, leadership };
-        let controller = Controller { state, writer, writes: JoinSet::new(), pulse, synced };
-        controller.run(source, facts, crate::shutdown()?).await?;
+        let now = Instant::now();
+        let controller = Controller {
+            analysis: Analysis::new(options, now),
+            rollout: Rollout::new(args.silent_after, metrics.clone(), now),
+            outbox: Outbox::new(args.event_delay, metrics, now),
+            writer: Writer { client, identity, leadership },
+            writes: JoinSet::new(),
+            pulse,
+            synced,
+        };
+        controller.run(source, reports, crate::shutdown()?).await?;
         // No write of ours is under way any more: another may lead.
         if let Some(election) = election {
             election.release();
@@ -101,7 +118,9 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
 }
 
 struct Controller {
-    state: State,
+    analysis: Analysis,
+    rollout: Rollout,
+    outbox: Outbox,
     writer: Writer,
     writes: JoinSet<(Write, Outcome)>,
     pulse: Pulse,
@@ -112,7 +131,7 @@ impl Controller {
     async fn run(
         mut self,
         mut source: mpsc::Receiver<crate::watch::Event>,
-        mut facts: mpsc::Receiver<follow::Fact>,
+        mut reports: mpsc::Receiver<Reported>,
         shutdown: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         tokio::pin!(shutdown);
@@ -125,16 +144,16 @@ impl Controller {
                 _ = tick.tick() => self.tick(),
                 Some(done) = self.writes.join_next() => {
                     if let Ok((write, outcome)) = done {
-                        self.state.done(&write, outcome, Instant::now());
+                        self.outbox.done(&write, outcome, Instant::now());
                         self.pump();
                     }
                 }
-                fact = facts.recv() => {
-                    let fact = fact.context("the watches of reports ended")?;
-                    self.state.fact(fact, Instant::now());
+                events = reports.recv() => {
+                    let events = events.context("the watch of reports ended")?;
+                    self.rollout.take(events, Instant::now());
                 }
                 event = source.recv() => {
-                    self.state.source(event.context("the source of objects ended")?);
+                    self.analysis.take(event.context("the source of objects ended")?);
                 }
             }
         }
@@ -146,15 +165,18 @@ impl Controller {
     fn tick(&mut self) {
         let now = Instant::now();
         self.pulse.beat();
-        self.state.round(now);
-        self.state.sum_up(now, self.writer.leadership.holds());
-        self.synced.store(self.state.is_synced(), Ordering::Relaxed);
+        if let Some(found) = self.analysis.round(now) {
+            self.outbox.update(found, now);
+        }
+        self.rollout.sum_up(&self.analysis, now, self.writer.leadership.holds());
+        self.synced.store(self.analysis.is_synced(), Ordering::Relaxed);
         self.pump();
     }
 
     fn pump(&mut self) {
         while self.writes.len() < WRITES_MAX && self.writer.leadership.holds() {
-            let Some(write) = self.state.next(Instant::now()) else { return };
+            let next = self.outbox.next(&self.analysis, &mut self.rollout, Instant::now());
+            let Some(write) = next else { return };
             let writer = self.writer.clone();
             self.writes.spawn(async move {
                 let outcome = writer.send(&write).await;

@@ -1,4 +1,4 @@
-//! Which reports are to be deleted, and which agents are silent. Pure.
+//! What is known of the reports: which are to be deleted, and which agents are silent. No I/O.
 //!
 //! An agent is silent when its report did not change for a while of *our* monotonic clock: the
 //! times in reports are other machines'.
@@ -10,11 +10,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use policy_engine::object::ObjectRef;
+use portcullis_apiserver::watch::Event;
 use portcullis_crds::api::node_policy_report::{
     CURRENT, ENFORCING, NodePolicyReport, NodePolicyReportStatus,
 };
+use portcullis_crds::lean::Lean;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tracing::warn;
 
 /// A report whose Node seems to be gone waits for so long: the Node may not have been seen yet.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
@@ -25,7 +28,7 @@ pub struct Known {
     /// Which object it is.
     pub uid: String,
     /// The policies that are in force on the node, and in which generation: by name.
-    policies: Vec<(ObjectRef, Option<i64>)>,
+    pub policies: Vec<(ObjectRef, Option<i64>)>,
     /// Whether its agent says that it enforces.
     pub enforcing: bool,
     /// The Node that it belongs to.
@@ -107,7 +110,7 @@ impl Known {
     /// What is to be done; `node` is the uid of the Node of that name, `None` when there is none.
     pub fn judge(
         &mut self,
-        node: Option<&String>,
+        node: Option<&str>,
         now: Instant,
         patience: Duration,
     ) -> Option<Action> {
@@ -141,6 +144,58 @@ fn policies(status: &NodePolicyReportStatus) -> Vec<(ObjectRef, Option<i64>)> {
     policies
 }
 
+/// The reports of all nodes, as the API server has them now.
+#[derive(Default, Debug)]
+pub struct Reports {
+    now: BTreeMap<String, Known>,
+    /// What a list that is being read has brought so far; until it is complete, `now` is what was
+    /// known before.
+    listed: Option<BTreeMap<String, Known>>,
+    /// Whether the first list is complete.
+    pub synced: bool,
+}
+
+impl Reports {
+    /// Takes in one event of the watch.
+    pub fn take(&mut self, event: Event<Lean<NodePolicyReport>>, now: Instant) {
+        match event {
+            Event::Init => self.listed = Some(BTreeMap::new()),
+            Event::InitApply(report) | Event::Apply(report) => {
+                let Some(report) = read(report) else { return };
+                let name = report.name_any();
+                let known = Known::new(report, self.now.get(&name), now);
+                self.listed.as_mut().unwrap_or(&mut self.now).insert(name, known);
+            }
+            Event::Delete(report) => {
+                if let Some(report) = read(report) {
+                    self.listed.as_mut().unwrap_or(&mut self.now).remove(&report.name_any());
+                }
+            }
+            Event::InitDone => {
+                self.now = self.listed.take().unwrap_or_default();
+                self.synced = true;
+            }
+        }
+    }
+
+    /// Each report by the name of its node.
+    #[must_use]
+    pub fn get(&self) -> &BTreeMap<String, Known> {
+        &self.now
+    }
+
+    /// The same, to be judged.
+    pub fn get_mut(&mut self) -> &mut BTreeMap<String, Known> {
+        &mut self.now
+    }
+}
+
+/// A report that is none by its own CRD counts as missing.
+fn read(report: Lean<NodePolicyReport>) -> Option<NodePolicyReport> {
+    let report = serde_json::from_value(report.into_value());
+    report.inspect_err(|error| warn!(%error, "cannot read a NodePolicyReport")).ok()
+}
+
 /// The patch that sets the condition `Current`, for server-side apply. It applies to this very
 /// object alone.
 #[must_use]
@@ -166,41 +221,6 @@ pub fn condition(name: &str, uid: &str, speaks: bool, wall: Timestamp) -> Value 
         "metadata": { "name": name, "uid": uid },
         "status": { "conditions": [condition] },
     })
-}
-
-/// How far one policy is in force: of the nodes that it concerns, how many have its generation.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Rollup {
-    /// Nodes that report the policy in any generation.
-    pub concerned: usize,
-    /// Those that report the generation asked for, or a later one.
-    pub realised: usize,
-}
-
-impl Rollup {
-    /// Whether every node that reports the policy has it in force.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.concerned > 0 && self.concerned == self.realised
-    }
-}
-
-/// How far each NetworkPolicy that a node reports is in force. `generations` has the ones that are.
-#[must_use]
-pub fn rollups<'r>(
-    reports: impl Iterator<Item = &'r Known>,
-    generations: impl Fn(&ObjectRef) -> Option<i64>,
-) -> BTreeMap<ObjectRef, (i64, Rollup)> {
-    let mut found: BTreeMap<ObjectRef, (i64, Rollup)> = BTreeMap::new();
-    let listed = reports.flat_map(|report| &report.policies);
-    for (policy, observed) in listed.filter(|(policy, _)| policy.kind.is_namespaced()) {
-        // A policy that is deleted is in force nowhere that matters.
-        let Some(wanted) = generations(policy) else { continue };
-        let (_, rollup) = found.entry(policy.clone()).or_insert((wanted, Rollup::default()));
-        rollup.concerned += 1;
-        rollup.realised += usize::from(observed.is_some_and(|observed| observed >= wanted));
-    }
-    found
 }
 
 #[cfg(test)]
@@ -233,22 +253,22 @@ mod tests {
 
     #[test]
     fn an_agent_is_silent_when_its_report_stays_the_same_whatever_times_it_names() {
-        let (start, node) = (Instant::now(), "node-1".to_owned());
+        let (start, node) = (Instant::now(), "node-1");
         let mut known = Known::new(report(0, &[]), None, start);
         let tell = |speaks| Some(Action::Tell { uid: "r".to_owned(), speaks });
-        assert_eq!(known.judge(Some(&node), at(start, 749), PATIENCE), tell(true));
-        assert_eq!(known.judge(Some(&node), at(start, 750), PATIENCE), tell(false));
+        assert_eq!(known.judge(Some(node), at(start, 749), PATIENCE), tell(true));
+        assert_eq!(known.judge(Some(node), at(start, 750), PATIENCE), tell(false));
         // The same again, for one after a new list: nobody wrote.
         let mut same = Known::new(report(0, &[]), Some(&known), at(start, 760));
-        assert_eq!(same.judge(Some(&node), at(start, 760), PATIENCE), tell(false));
+        assert_eq!(same.judge(Some(node), at(start, 760), PATIENCE), tell(false));
         // The node's clock was set back: it wrote nevertheless.
         let mut spoken = Known::new(report(-9, &[]), Some(&same), at(start, 770));
-        assert_eq!(spoken.judge(Some(&node), at(start, 770), PATIENCE), tell(true));
+        assert_eq!(spoken.judge(Some(node), at(start, 770), PATIENCE), tell(true));
     }
 
     #[test]
     fn an_agent_that_was_told_silent_stays_so_for_a_new_controller_until_it_writes() {
-        let (start, node) = (Instant::now(), "node-1".to_owned());
+        let (start, node) = (Instant::now(), "node-1");
         let told = |speaks, written| {
             let mut report = report(written, &[]);
             let patch = condition("n", "r", speaks, Timestamp::UNIX_EPOCH);
@@ -259,7 +279,7 @@ mod tests {
         };
         let mut known = Known::new(told(false, 0), None, start);
         assert!(!known.speaks(start, PATIENCE));
-        assert_eq!(known.judge(Some(&node), start, PATIENCE), None);
+        assert_eq!(known.judge(Some(node), start, PATIENCE), None);
         let known = Known::new(told(false, 1), Some(&known), at(start, 1));
         assert!(known.speaks(at(start, 1), PATIENCE));
         assert!(Known::new(told(true, 0), None, start).speaks(start, PATIENCE));
@@ -267,8 +287,8 @@ mod tests {
 
     #[test]
     fn a_report_goes_with_its_node_after_a_moment() {
-        let (start, other) = (Instant::now(), "node-2".to_owned());
-        for node in [None, Some(&other)] {
+        let (start, other) = (Instant::now(), "node-2");
+        for node in [None, Some(other)] {
             let mut known = Known::new(report(0, &[]), None, start);
             assert_eq!(known.judge(node, start, PATIENCE), None);
             let action = known.judge(node, at(start, 5), PATIENCE);
@@ -278,27 +298,13 @@ mod tests {
 
     #[test]
     fn a_condition_that_stands_is_not_written_again() {
-        let (start, node) = (Instant::now(), "node-1".to_owned());
+        let (start, node) = (Instant::now(), "node-1");
         let mut written = report(0, &[]);
         let patch = condition("n", "r", true, Timestamp::UNIX_EPOCH);
         let conditions = patch.pointer("/status/conditions").cloned().expect("it has one");
         written.status.as_mut().expect("it has one").conditions =
             serde_json::from_value(conditions).expect("conditions");
         let mut known = Known::new(written, None, start);
-        assert_eq!(known.judge(Some(&node), start, PATIENCE), None);
-    }
-
-    #[test]
-    fn a_policy_is_in_force_when_all_nodes_that_report_it_have_its_generation() {
-        let now = Instant::now();
-        let reports = [
-            Known::new(report(0, &[("a", 2), ("b", 1)]), None, now),
-            Known::new(report(0, &[("a", 2), ("b", 2), ("gone", 1)]), None, now),
-        ];
-        let generation = |policy: &ObjectRef| (*policy.name != *"gone").then_some(2);
-        let found = rollups(reports.iter(), generation);
-        let seen: Vec<_> =
-            found.iter().map(|(key, (_, r))| (&*key.name, r.is_complete())).collect();
-        assert_eq!(seen, [("a", true), ("b", false)]);
+        assert_eq!(known.judge(Some(node), start, PATIENCE), None);
     }
 }

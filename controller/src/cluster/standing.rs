@@ -3,27 +3,20 @@
 //! ```text
 //! Judged (whom it selects, what failed closed) ─┐
 //!                                               ├─► Standing ─► patch, when it says something new
-//! Known (the reports of nodes) ─► Progress ─────┘
+//! Progress (of the roll-out) ───────────────────┘
 //! ```
-
-use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use policy_engine::labels::Str;
-use policy_engine::object::ObjectRef;
 use policy_engine::tier::Mode;
-use policy_engine::words::few;
 use portcullis_crds::api::cluster_default_network_policy::{ACCEPTED, ENFORCED};
 use serde_json::{Map, Value, json};
 
 use super::findings::Finding;
 use super::findings::coverage::Coverage;
 use super::pace::Difference;
-use super::reports::Known;
+use super::progress::{Progress, Stage};
 
-/// How many nodes a message names.
-const NAMES_MAX: usize = 3;
 /// What is said when no node is concerned.
 const NOBODY: &str = "no node has a pod that it selects";
 /// How long a message may be, in characters.
@@ -40,98 +33,6 @@ pub struct Judged {
     pub coverage: Coverage,
     /// What of it could not be understood.
     pub failed: Vec<Finding>,
-}
-
-/// How far a policy of the cluster is in force. Every node with a pod that it selects is concerned.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Progress {
-    /// How many nodes are concerned.
-    pub concerned: usize,
-    /// How many of them say that they have its generation in force, and still write.
-    pub realised: usize,
-    /// Those that write, and have not.
-    pub behind: Vec<Str>,
-    /// Those that say that they cannot program the kernel.
-    pub failing: Vec<Str>,
-    /// Those without a report: perhaps no agent runs there.
-    pub unreported: Vec<Str>,
-    /// Those that have stopped to write.
-    pub silent: Vec<Str>,
-}
-
-/// Where a policy of the cluster stands.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Stage {
-    /// In force on every node that it concerns.
-    InForce,
-    /// Some node has not got it yet.
-    Waiting,
-    /// Some node says nothing.
-    Unknown,
-    /// It decides nothing, wherever it is.
-    Audit,
-}
-
-impl Progress {
-    /// How far `policy` is in force; `speaks` says of a report that it is still written.
-    #[must_use]
-    pub fn of<'n>(
-        policy: &ObjectRef,
-        generation: i64,
-        nodes: impl Iterator<Item = &'n Str>,
-        reports: &BTreeMap<String, Known>,
-        speaks: impl Fn(&Known) -> bool,
-    ) -> Self {
-        let mut progress = Self::default();
-        for node in nodes {
-            progress.concerned += 1;
-            let report = reports.get(&**node);
-            match report {
-                Some(report) if !speaks(report) => progress.silent.push(node.clone()),
-                // It has the generation, perhaps, but not for the pods that came since.
-                Some(report) if !report.enforcing => progress.failing.push(node.clone()),
-                Some(report) if report.has(policy, generation) => progress.realised += 1,
-                Some(_) => progress.behind.push(node.clone()),
-                None => progress.unreported.push(node.clone()),
-            }
-        }
-        progress
-    }
-
-    /// Where a policy of this mode stands.
-    #[must_use]
-    pub fn stage(&self, mode: Mode) -> Stage {
-        match mode {
-            Mode::Audit => Stage::Audit,
-            Mode::Enforce if self.waits() => Stage::Waiting,
-            Mode::Enforce if !self.silent.is_empty() => Stage::Unknown,
-            Mode::Enforce => Stage::InForce,
-        }
-    }
-
-    fn waits(&self) -> bool {
-        [&self.behind, &self.failing, &self.unreported].into_iter().any(|nodes| !nodes.is_empty())
-    }
-
-    /// Whether every node that it concerns has it, in force or in audit; there is at least one.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.concerned > 0 && self.concerned == self.realised
-    }
-
-    fn sentence(&self) -> String {
-        let missing = [
-            ("waiting for", &self.behind, ""),
-            ("failing on", &self.failing, ", see its NodePolicyReport"),
-            ("no report of", &self.unreported, ", see whether an agent runs there"),
-            ("no word from", &self.silent, ", see its agent"),
-        ];
-        let missing = missing.into_iter().filter(|(_, nodes, _)| !nodes.is_empty());
-        let missing = missing.map(|(what, nodes, advice)| {
-            format!("; {what} {}{advice}", few(nodes.iter(), NAMES_MAX))
-        });
-        format!("{} of {} nodes{}", self.realised, self.concerned, missing.collect::<String>())
-    }
 }
 
 /// The status of a ClusterDefaultNetworkPolicy, but for times.
@@ -269,7 +170,7 @@ fn enforced(mode: Mode, progress: &Progress) -> Said {
 
 #[cfg(test)]
 mod tests {
-    use policy_engine::object::Kind;
+    use policy_engine::labels::Str;
 
     use super::*;
     use crate::cluster::findings::Reason;
@@ -381,46 +282,5 @@ mod tests {
         assert_eq!(since(ENFORCED), Some(json!(late)));
         let newer = Standing { generation: 3, ..done };
         assert_eq!(newer.differs_from(&patch["status"]), Difference::News, "another generation");
-    }
-
-    #[test]
-    fn a_node_has_a_policy_in_force_when_its_agent_still_writes_that_it_has_the_generation() {
-        let report = |generation: i64, enforcing: &str| {
-            let report = json!({
-                "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
-                "metadata": {"name": "n"}, "spec": {"nodeName": "n"},
-                "status": {
-                    "policies": [{"kind": "ClusterDefaultNetworkPolicy", "name": "deny",
-                                  "observedGeneration": generation}],
-                    "conditions": [{"type": "Enforcing", "status": enforcing, "reason": "R",
-                        "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z"}],
-                },
-            });
-            let report = serde_json::from_value(report).expect("a report");
-            Known::new(report, None, tokio::time::Instant::now())
-        };
-        let reports: BTreeMap<String, Known> = [
-            ("has", report(2, "True")),
-            ("of an earlier object", report(3, "True")),
-            ("older", report(1, "True")),
-            ("fails", report(2, "False")),
-            ("silent", report(9, "True")),
-        ]
-        .into_iter()
-        .map(|(name, report)| (name.to_owned(), report))
-        .collect();
-        let nodes: Vec<Str> = ["has", "of an earlier object", "older", "fails", "silent", "none"]
-            .map(Str::from)
-            .into();
-        let speaks = |known: &Known| !known.has(&policy("deny"), 9);
-        let of = |name| Progress::of(&policy(name), 2, nodes.iter(), &reports, speaks);
-        let (failing, unreported) = (vec!["fails".into()], vec!["none".into()]);
-        let expected = progress(1, &["of an earlier object", "older"], &["silent"]);
-        assert_eq!(of("deny"), Progress { concerned: 6, failing, unreported, ..expected });
-        assert_eq!(of("other").realised, 0, "no node reports it");
-    }
-
-    fn policy(name: &str) -> ObjectRef {
-        ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name)
     }
 }

@@ -6,14 +6,15 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::ApiResource;
 use kube::{Api, Client, Error, ResourceExt as _};
+use portcullis_apiserver::failure::{Failure, Reason, within};
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::node_policy_report::NodePolicyReport;
 use serde_json::Value;
-use tokio::time::timeout;
 
 use super::events::ledger::Telling;
 use super::events::write::{event, namespace};
-use super::follow::default_policies;
 use super::lease::election::Leadership;
 use super::reports::{Action, condition};
 use super::standing::Standing;
@@ -24,8 +25,6 @@ const FIELD_MANAGER: &str = "portcullis-controller";
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long to wait after a failure that came without advice.
 const PAUSE: Duration = Duration::from_secs(5);
-/// The server's own wish to wait is heard up to here.
-const LONGEST_WISH: Duration = Duration::from_mins(1);
 
 /// One write.
 #[derive(Clone, Debug)]
@@ -112,11 +111,7 @@ impl Writer {
                 Write::Standing(new) => self.standing(new).await,
             }
         };
-        match timeout(LIMIT, request).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => outcome(&error),
-            Err(_) => Outcome::Failed("the API server did not answer in time".to_owned(), PAUSE),
-        }
+        within(LIMIT, request).await.unwrap_or_else(outcome)
     }
 
     async fn event(&self, telling: &Telling) -> Result<Outcome, Error> {
@@ -154,7 +149,9 @@ impl Writer {
     }
 
     async fn standing(&self, new: &NewStanding) -> Result<Outcome, Error> {
-        let policies: Api<DynamicObject> = Api::all_with(self.client.clone(), &default_policies());
+        // In no type: no status that somebody else has written can fail to decode.
+        let resource = ApiResource::erase::<ClusterDefaultNetworkPolicy>(&());
+        let policies: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
         let patch = new.standing.patch(&new.name, &new.uid, &new.before, Timestamp::now());
         let params = PatchParams::apply(FIELD_MANAGER).force();
         policies.patch_status(&new.name, &params, &Patch::Apply(patch)).await?;
@@ -162,19 +159,14 @@ impl Writer {
     }
 }
 
-fn outcome(error: &Error) -> Outcome {
-    let Error::Api(status) = error else { return Outcome::Failed(error.to_string(), PAUSE) };
-    let said = format!("{} {}: {}", status.code, status.reason, status.message);
-    match status.code {
+fn outcome(failure: Failure) -> Outcome {
+    let Failure { reason, error, retry_after } = failure;
+    match reason {
         // Somebody wrote it before, the object has changed, or it is gone.
-        404 | 409 => Outcome::Needless,
-        400 | 422 => Outcome::Refused(said),
-        403 if said.contains("being terminated") => Outcome::Needless,
-        403 => Outcome::Forbidden(said),
-        _ => {
-            let wish = status.details.as_ref().map(|details| details.retry_after_seconds);
-            let wish = wish.map(|seconds| Duration::from_secs(seconds.into()));
-            Outcome::Failed(said, wish.unwrap_or_default().clamp(PAUSE, LONGEST_WISH))
-        }
+        Reason::Status(404 | 409) => Outcome::Needless,
+        Reason::Status(400 | 422) => Outcome::Refused(error),
+        Reason::Status(403) if error.contains("being terminated") => Outcome::Needless,
+        Reason::Status(403) => Outcome::Forbidden(error),
+        _ => Outcome::Failed(error, retry_after.max(PAUSE)),
     }
 }

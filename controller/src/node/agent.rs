@@ -18,6 +18,8 @@ use std::time::Duration;
 use policy_engine::compiled::Update;
 use policy_engine::engine::Engine;
 use policy_engine::model::Life;
+use portcullis_apiserver::back_off::BackOff;
+use portcullis_crds::convert::Object;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -32,9 +34,8 @@ use crate::node::publisher::Publisher;
 use crate::node::status::{Findings, Round};
 use crate::watch::Event;
 
-/// The first wait after a failed apply; it doubles up to [`LAST_BACK_OFF`].
-const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
-const LAST_BACK_OFF: Duration = Duration::from_secs(10);
+/// The waits after failed applies.
+const BACK_OFF: BackOff = BackOff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// How often an agent that has nothing to do shows that it goes on.
 const BEAT_PERIOD: Duration = Duration::from_secs(5);
@@ -81,7 +82,7 @@ enum State {
     /// The kernel does what the engine says.
     InForce { tidy_at: Option<Instant> },
     /// The last apply failed.
-    Failing { retry_at: Instant, back_off: Duration },
+    Failing { retry_at: Instant, back_off: BackOff },
 }
 
 /// The source has ended, which it never should.
@@ -188,7 +189,7 @@ impl Agent {
         match event {
             Event::Changes(changes) => {
                 self.oldest.get_or_insert_with(Instant::now);
-                for change in changes {
+                for Object { change, .. } in changes {
                     trace!(?change, "heard of a change");
                     self.engine.apply(change);
                 }
@@ -207,14 +208,14 @@ impl Agent {
         let now = Instant::now();
         match self.state {
             State::Loading => {}
-            State::Loaded => self.apply(FIRST_BACK_OFF),
+            State::Loaded => self.apply(BACK_OFF),
             State::Failing { retry_at, .. } if now < retry_at => {
                 // What is in force goes on to deny.
                 if now >= self.count_at {
                     self.count();
                 }
             }
-            State::Failing { back_off, .. } => self.apply((back_off * 2).min(LAST_BACK_OFF)),
+            State::Failing { back_off, .. } => self.apply(back_off),
             State::InForce { .. } => {
                 let update = self.engine.flush();
                 if update.is_empty() {
@@ -225,7 +226,7 @@ impl Agent {
                         self.policies_changed();
                     }
                 } else {
-                    self.apply_update(&update, FIRST_BACK_OFF);
+                    self.apply_update(&update, BACK_OFF);
                 }
                 self.look_after(now);
             }
@@ -244,12 +245,12 @@ impl Agent {
         }
     }
 
-    fn apply(&mut self, next_back_off: Duration) {
+    fn apply(&mut self, back_off: BackOff) {
         let update = self.engine.flush();
-        self.apply_update(&update, next_back_off);
+        self.apply_update(&update, back_off);
     }
 
-    fn apply_update(&mut self, update: &Update, next_back_off: Duration) {
+    fn apply_update(&mut self, update: &Update, mut back_off: BackOff) {
         let since = self.oldest.unwrap_or_else(Instant::now);
         match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
@@ -258,15 +259,14 @@ impl Agent {
                 self.in_force(&report, TIDY_AFTER);
             }
             Err(failure) => {
-                let failure = chain(&failure);
+                let (failure, wait) = (chain(&failure), back_off.wait());
                 self.publisher.failed(&failure, since);
                 error!(
                     error = failure,
-                    retry_in_ms = next_back_off.as_millis(),
+                    retry_in_ms = wait.as_millis(),
                     "policies are not in force as they should be; the last good state stays"
                 );
-                let retry_at = Instant::now() + next_back_off;
-                self.state = State::Failing { retry_at, back_off: next_back_off };
+                self.state = State::Failing { retry_at: Instant::now() + wait, back_off };
             }
         }
     }
@@ -304,8 +304,8 @@ impl Agent {
         let failure = chain(failure);
         self.publisher.failed(&failure, began);
         error!(error = failure, "{what}");
-        let retry_at = Instant::now() + FIRST_BACK_OFF;
-        self.state = State::Failing { retry_at, back_off: FIRST_BACK_OFF };
+        let mut back_off = BACK_OFF;
+        self.state = State::Failing { retry_at: Instant::now() + back_off.wait(), back_off };
     }
 
     fn verify(&mut self) {

@@ -41,7 +41,7 @@ use super::Event;
 use file::{Stamp, is_link, is_manifest, root_id};
 use search::Search;
 use signal::{Handler, Signal};
-pub use state::{Batch, DirState};
+pub use state::DirState;
 
 /// How long a file that an editor renamed away stays in force.
 pub const GRACE: Duration = Duration::from_millis(500);
@@ -294,10 +294,7 @@ impl Watch {
 
     /// Sends what is new; `false` when nobody listens any more.
     fn send(&mut self) -> bool {
-        let Batch { changes, diagnostics } = self.state.flush();
-        let changes = (!changes.is_empty()).then_some(Event::Changes(changes));
-        let told = diagnostics.into_iter().map(|(file, told)| Event::Diagnostics(file, told));
-        let mut events = changes.into_iter().chain(told);
+        let mut events = self.state.flush().into_events();
         events.all(|event| self.events.blocking_send(event).is_ok()) && !self.events.is_closed()
     }
 }

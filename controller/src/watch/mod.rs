@@ -17,23 +17,44 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy_engine::model::Change;
+use portcullis_crds::convert::Object;
 use portcullis_crds::diagnostic::Diagnostic;
 use tokio::sync::mpsc;
 
-use crate::client::Access;
+use portcullis_apiserver::client::{Access, AccessError};
 
 /// What a source has to say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// One batch of real changes, to be applied before the next flush: never empty. No state
     /// between two changes of a batch was ever meant to be in force.
-    Changes(Vec<Change>),
+    Changes(Vec<Object>),
     /// The first complete view has been delivered. Sent once.
     Synced,
     /// What is wrong with one origin of objects (a file, or an object of an API server) now: replaces what was said of it before,
     /// and none takes it back.
     Diagnostics(Arc<str>, Vec<Diagnostic>),
+}
+
+/// What a source sends at once.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Batch {
+    /// The objects that are another than before.
+    pub changes: Vec<Object>,
+    /// The origins of objects with which something else is wrong than before.
+    pub diagnostics: Vec<(Arc<str>, Vec<Diagnostic>)>,
+}
+
+impl Batch {
+    /// The same as events.
+    pub fn into_events(self) -> impl Iterator<Item = Event> {
+        let changes = Some(self.changes).filter(|changes| !changes.is_empty());
+        let diagnostics = self.diagnostics.into_iter();
+        changes
+            .map(Event::Changes)
+            .into_iter()
+            .chain(diagnostics.map(|(origin, diagnostics)| Event::Diagnostics(origin, diagnostics)))
+    }
 }
 
 /// A source, as the flag `--source` names it.
@@ -58,7 +79,7 @@ pub enum StartError {
     Dir(#[from] dir::StartError),
     /// The API server.
     #[error(transparent)]
-    Kube(#[from] kube::StartError),
+    Kube(#[from] AccessError),
 }
 
 impl FromStr for Source {
@@ -74,14 +95,6 @@ impl FromStr for Source {
 }
 
 impl Source {
-    /// Reads the text of a `--source` flag.
-    ///
-    /// # Errors
-    /// When it names no source.
-    pub fn parse(text: &str) -> Result<Self, UnknownSource> {
-        text.parse()
-    }
-
     /// Starts to send events, from a thread of its own, until the receiver is dropped. The API
     /// server is reached by `access`; kinds that it lacks are looked for every `missing_kind_period`.
     ///
@@ -106,10 +119,10 @@ mod tests {
 
     #[test]
     fn a_source_is_named_by_its_scheme() {
-        assert_eq!(Source::parse("dir:/a:b"), Ok(Source::Dir("/a:b".into())));
-        assert_eq!(Source::parse("kube"), Ok(Source::Kube));
+        assert_eq!("dir:/a:b".parse(), Ok(Source::Dir("/a:b".into())));
+        assert_eq!("kube".parse(), Ok(Source::Kube));
         for bad in ["", "kube:", "dir", "dir:", "/a", "file:/a"] {
-            assert_eq!(Source::parse(bad), Err(UnknownSource(bad.to_owned())));
+            assert_eq!(bad.parse::<Source>(), Err(UnknownSource(bad.to_owned())));
         }
     }
 }

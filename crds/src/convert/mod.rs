@@ -26,6 +26,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use policy_engine::labels::Str;
 use policy_engine::model::{Change, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::selector::Selector;
@@ -56,6 +57,30 @@ pub enum Converted {
     UnknownVersion(UnknownVersion),
     /// What it is or what it is called cannot be told: nothing of it is in force.
     Unusable,
+}
+
+/// What becomes of one object, and which object it is where the API server has told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Object {
+    /// What it means.
+    pub change: Change,
+    /// Of policies and nodes of an API server, as long as they are there.
+    pub meta: Option<Box<Meta>>,
+}
+
+/// What an API server says of an object beside what it means.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Meta {
+    /// Tells it from others that had its name.
+    pub uid: Str,
+    /// The status of a policy; null where it has none.
+    pub status: Value,
+}
+
+impl From<Change> for Object {
+    fn from(change: Change) -> Self {
+        Self { change, meta: None }
+    }
 }
 
 /// A policy in a version that is not known.
@@ -136,6 +161,14 @@ pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
     let mut report = Report::new(None);
     let converted = known(K::KIND, object.value(), DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
+}
+
+/// What the API server says of the object beside what it means, where that is kept.
+#[must_use]
+pub fn meta<K: LeanKind>(object: &Lean<K>) -> Option<Box<Meta>> {
+    let uid = object.value().get("metadata")?.get("uid")?.as_str()?;
+    let status = object.value().get("status").filter(|_| K::KIND.is_policy());
+    Some(Box::new(Meta { uid: uid.into(), status: status.cloned().unwrap_or_default() }))
 }
 
 /// A label selector by itself, by the rules that hold in policies.

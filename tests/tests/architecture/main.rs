@@ -80,7 +80,7 @@ fn the_engine_orders_everything_that_it_gives_out() -> Result<()> {
 #[test]
 fn converters_do_no_io_and_know_no_controller() -> Result<()> {
     let known = dependencies("crds")?;
-    for name in ["tokio", "notify", "portcullis-controller", "tracing"] {
+    for name in ["tokio", "notify", "portcullis-apiserver", "portcullis-controller", "tracing"] {
         assert!(!known.iter().any(|known| known == name), "crds depends on {name}");
     }
     nobody_says("crds/src", |_| false, &["std::fs", "std::env", "std::process", "std::net::Tcp"])
@@ -91,6 +91,15 @@ fn findings_are_pure() -> Result<()> {
     assert_eq!(dependencies("lint")?, ["policy-engine", "portcullis-crds", "strsim"]);
     let words = ["std::fs", "std::env", "std::time", "std::process", "std::thread", "println!"];
     nobody_says("lint/src", |_| false, &words)
+}
+
+#[test]
+fn the_reader_of_the_api_server_knows_no_program() -> Result<()> {
+    let known = dependencies("apiserver")?;
+    for name in ["portcullis-controller", "portcullis-whatif", "nix", "ipset", "iptables"] {
+        assert!(!known.iter().any(|known| known == name), "apiserver depends on {name}");
+    }
+    nobody_says("apiserver/src", |_| false, &["process::Command", "convert::"])
 }
 
 #[test]
@@ -159,7 +168,14 @@ fn files_stay_small_enough_to_read() -> Result<()> {
         "tests/demo/src",
         "tests/cluster/src",
     ];
-    let product = ["policy-engine/src", "crds/src", "lint/src", "controller/src", "whatif/src"];
+    let product = [
+        "policy-engine/src",
+        "crds/src",
+        "lint/src",
+        "apiserver/src",
+        "controller/src",
+        "whatif/src",
+    ];
     for directory in product.into_iter().chain(TESTS) {
         for (path, text) in sources(&root().join(directory))? {
             let lines = text.lines().count();

@@ -6,12 +6,13 @@
 use std::io::Write;
 
 use anyhow::Result;
+use portcullis_crds::lean;
 use serde_json::Value;
 
 use super::Question;
 use crate::YES;
 use crate::args::Snapshot;
-use crate::source::{files, trim};
+use crate::source::files;
 
 /// After so many bytes a new List begins: readers refuse documents without end.
 const LIST_BYTES: usize = 8 << 20;
@@ -22,7 +23,7 @@ pub(super) fn run(args: &Snapshot, out: &mut dyn Write) -> Result<u8> {
     let mut text = String::new();
     let (mut written, mut left_out, mut in_list) = (0, 0, 0);
     for (name, object) in question.sources.after.objects() {
-        let Some(mut value) = object.value().and_then(trim::trim) else {
+        let Some(mut value) = object.value().and_then(lean::snapshot) else {
             left_out += 1;
             continue;
         };

@@ -1,7 +1,7 @@
 //! A live cluster, read once: every object that answers depend on, page by page.
 //!
 //! ```text
-//! kubeconfig ─► Config ─► Client ─► pages of 500 ─► trim ─► objects
+//! kubeconfig ─► Config ─► Client ─► Pages ─► lean::snapshot ─► objects
 //!                                   403: only the namespace at hand, and a Gap
 //! kinds that a cluster may lack: in the version that discovery names, if any
 //! ```
@@ -13,18 +13,15 @@ use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use policy_engine::object::Kind;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use portcullis_apiserver::failure::has_code;
+use portcullis_apiserver::pages::Pages;
+use portcullis_crds::lean;
 use serde_json::Value;
 
 use super::gap::{Cause, Gap, Place};
-use super::trim::trim;
 use crate::args::SourceArgs;
 
-/// How many objects an API server is asked for at once; what kubectl asks for.
-const PAGE: usize = 500;
-
-/// How often one kind is read anew when its pages went out of date on the way.
+/// How often one kind is read again when its pages expired on the way.
 const ATTEMPTS: usize = 3;
 
 /// How long the server may take to be connected to.
@@ -123,45 +120,6 @@ fn impersonated(mut config: Config, args: &SourceArgs) -> Config {
     config
 }
 
-/// A page of a list.
-#[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    metadata: PageMetadata,
-    #[serde(default)]
-    items: Vec<Value>,
-}
-
-#[derive(Default, Deserialize)]
-struct PageMetadata {
-    #[serde(default, rename = "continue")]
-    next: Option<String>,
-}
-
-/// The versions that a server has of a group.
-#[derive(Deserialize)]
-struct Group {
-    #[serde(default)]
-    versions: Vec<GroupVersion>,
-}
-
-#[derive(Deserialize)]
-struct GroupVersion {
-    version: String,
-}
-
-/// What a server has of one group and version.
-#[derive(Deserialize)]
-struct Resources {
-    #[serde(default)]
-    resources: Vec<Resource>,
-}
-
-#[derive(Deserialize)]
-struct Resource {
-    name: String,
-}
-
 struct Reader {
     client: Client,
     objects: Vec<Value>,
@@ -217,34 +175,25 @@ impl Reader {
     /// The version in which the server has a kind: the first one that is understood, else any other;
     /// none where it lacks the kind. Anyone may ask which versions there are.
     async fn version(&self, kind: Kind, plural: &str) -> Result<Option<String>, kube::Error> {
-        let group = format!("/apis/{}", kind.group());
-        let Some(served) = self.discover::<Group>(&group).await? else { return Ok(None) };
-        let served = served.versions.into_iter().map(|served| served.version);
+        let groups = self.client.list_api_groups().await?.groups.into_iter();
+        let group =
+            groups.filter(|group| group.name == kind.group()).flat_map(|group| group.versions);
         let known = kind.versions();
-        let (mut candidates, others): (Vec<String>, Vec<String>) =
-            served.partition(|version| known.contains(&version.as_str()));
-        candidates.sort_by_key(|version| known.iter().position(|known| known == version));
-        candidates.extend(others);
-        for version in candidates {
-            let path = format!("{group}/{version}");
-            let resources = self.discover::<Resources>(&path).await?;
-            let mut resources = resources.into_iter().flat_map(|found| found.resources);
-            if resources.any(|resource| resource.name == plural) {
-                return Ok(Some(version));
+        let mut versions: Vec<String> = group.map(|served| served.version).collect();
+        let place = |version: &String| known.iter().position(|known| known == version);
+        versions.sort_by_key(|version| place(version).unwrap_or(known.len()));
+        for version in versions {
+            let api_version = kind.api_version_of(&version);
+            match self.client.list_api_group_resources(&api_version).await {
+                Ok(found) if found.resources.iter().any(|found| found.name == plural) => {
+                    return Ok(Some(version));
+                }
+                Ok(_) => {}
+                Err(error) if has_code(&error, 404) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(None)
-    }
-
-    /// What the server says at a path of discovery; none where there is nothing.
-    async fn discover<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, kube::Error> {
-        let request = http::Request::get(path).body(Vec::new());
-        let request = request.map_err(kube::Error::HttpError)?;
-        match self.client.request(request).await {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if has_code(&error, 404) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// Reads what a version of a kind's group has at `resource`.
@@ -274,41 +223,22 @@ impl Reader {
         api_version: &str,
         kind: Kind,
     ) -> Result<Vec<Value>, kube::Error> {
-        let (mut objects, mut next) = (Vec::new(), String::new());
+        let (mut objects, mut pages) = (Vec::new(), Pages::new(path, None));
         loop {
             self.progress.show(kind, objects.len());
-            let uri = format!("{path}?limit={PAGE}{next}");
-            let request = http::Request::get(uri).body(Vec::new());
-            let request = request.map_err(kube::Error::HttpError)?;
-            let page: Page = self.client.request(request).await?;
+            let page = pages.next::<Value>(&self.client).await?;
             for mut item in page.items {
                 if let Value::Object(fields) = &mut item {
                     fields.insert("apiVersion".to_owned(), api_version.into());
                     fields.insert("kind".to_owned(), kind.as_str().into());
                 }
-                objects.extend(trim(&item));
+                objects.extend(lean::snapshot(&item));
             }
-            match page.metadata.next.filter(|token| !token.is_empty()) {
-                Some(token) => next = format!("&continue={}", escaped(&token)),
-                None => return Ok(objects),
+            if page.last.is_some() {
+                return Ok(objects);
             }
         }
     }
-}
-
-fn has_code(error: &kube::Error, code: u16) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == code)
-}
-
-/// A continue token within a query: base64, which has `+`, `/` and `=`.
-fn escaped(token: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-            char::from(byte).to_string()
-        }
-        _ => format!("%{byte:02X}"),
-    };
-    token.bytes().map(escape).collect()
 }
 
 /// A line on standard error that says what is being read, when someone looks.

@@ -5,7 +5,6 @@
 pub mod files;
 pub mod gap;
 pub mod live;
-pub mod trim;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

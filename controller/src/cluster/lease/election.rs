@@ -1,7 +1,6 @@
 //! The election against a real API server, on a thread of its own: however long the controller
 //! thinks, its lease is renewed.
 
-use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::{Attempt, Contender};
-use crate::client::Access;
+use portcullis_apiserver::client::{Access, AccessError};
 
 /// How long the end of the process waits until the lease is released.
 const RELEASE_LIMIT: Duration = Duration::from_secs(3);
@@ -49,21 +48,17 @@ impl Election {
     /// Starts to compete for a Lease in `namespace`.
     ///
     /// # Errors
-    /// When no thread can be started.
-    pub fn start(access: Access, namespace: String, contender: Contender) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// When it cannot begin.
+    pub fn start(
+        access: Access,
+        namespace: String,
+        contender: Contender,
+    ) -> Result<Self, AccessError> {
         let (tell, leadership) = watch::channel(None);
         let (end, ending) = oneshot::channel();
-        std::thread::Builder::new().name("lease".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                match access.client().await {
-                    Ok(client) => {
-                        let leases = Api::namespaced(client, &namespace);
-                        Round { leases, contender, tell }.compete(ending).await;
-                    }
-                    Err(error) => warn!(%error, "failed to compete for the lease"),
-                }
-            });
+        access.spawn("lease", move |client| {
+            let leases = Api::namespaced(client, &namespace);
+            Round { leases, contender, tell }.compete(ending)
         })?;
         Ok(Self { leadership: Leadership(leadership), end: Some(end) })
     }

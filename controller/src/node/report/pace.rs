@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use portcullis_apiserver::back_off::BackOff;
 use tokio::time::Instant;
 
 /// The least time between two writes.
@@ -16,10 +17,8 @@ pub const REFRESH_PERIOD: Duration = Duration::from_mins(5);
 /// An agent that is still loading says so after this time: what an earlier one wrote holds till
 /// then, as does what it left in the kernel.
 pub const LOADING_PATIENCE: Duration = Duration::from_secs(10);
-/// The first wait after a failure, give or take a half; it doubles up to [`BACK_OFF_MAX`].
-pub const BACK_OFF_MIN: Duration = Duration::from_secs(1);
-/// The longest wait after a failure that time alone can mend.
-pub const BACK_OFF_MAX: Duration = Duration::from_mins(1);
+/// The waits after failures that time alone can fix, give or take a half.
+pub const BACK_OFF: BackOff = BackOff::new(Duration::from_secs(1), Duration::from_mins(1));
 /// The wait after a failure that only an administrator can mend, give or take a tenth.
 pub const HOPELESS_PAUSE: Duration = Duration::from_mins(5);
 
@@ -37,8 +36,8 @@ pub enum News {
 /// Why a write failed, as far as the next one is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Setback {
-    /// Time may mend it; the API server may have said how much.
-    Passing(Option<Duration>),
+    /// Time may fix it; the API server may ask for this much.
+    Passing(Duration),
     /// The kind is not installed, or not granted.
     Hopeless,
 }
@@ -54,7 +53,7 @@ pub struct Pace {
     news_at: Option<Instant>,
     /// Whether nothing was written yet.
     first: bool,
-    failures: u32,
+    back_off: BackOff,
 }
 
 impl Pace {
@@ -62,7 +61,7 @@ impl Pace {
     #[must_use]
     pub fn new(now: Instant) -> Self {
         let latest = now + LOADING_PATIENCE;
-        Self { earliest: now, latest, news_at: None, first: true, failures: 0 }
+        Self { earliest: now, latest, news_at: None, first: true, back_off: BACK_OFF }
     }
 
     /// When to write. `jitter` is drawn from 0 to 1.
@@ -86,7 +85,7 @@ impl Pace {
             latest: now + REFRESH_PERIOD.mul_f64(0.9 + 0.2 * jitter),
             news_at: None,
             first: false,
-            failures: 0,
+            back_off: BACK_OFF,
         };
     }
 
@@ -94,13 +93,8 @@ impl Pace {
     pub fn failed(&mut self, now: Instant, setback: Setback, jitter: f64) {
         let wait = match setback {
             Setback::Hopeless => HOPELESS_PAUSE.mul_f64(0.9 + 0.2 * jitter),
-            Setback::Passing(asked) => {
-                let doubled = BACK_OFF_MIN.saturating_mul(1 << self.failures.min(16));
-                let wait = doubled.min(BACK_OFF_MAX).mul_f64(0.5 + jitter);
-                wait.max(asked.unwrap_or_default().min(HOPELESS_PAUSE))
-            }
+            Setback::Passing(asked) => self.back_off.wait().mul_f64(0.5 + jitter).max(asked),
         };
-        self.failures = self.failures.saturating_add(1);
         self.earliest = now + wait;
         self.latest = self.earliest;
     }
@@ -153,15 +147,15 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new(start);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
-            pace.failed(start, Setback::Passing(None), 0.5);
+            pace.failed(start, Setback::Passing(Duration::ZERO), 0.5);
             assert_eq!(pace.due(start, News::Some, 0.5), start + seconds * SECOND);
         }
-        pace.failed(start, Setback::Passing(Some(90 * SECOND)), 0.5);
+        pace.failed(start, Setback::Passing(90 * SECOND), 0.5);
         assert_eq!(pace.due(start, News::Some, 0.5), start + 90 * SECOND);
         pace.failed(start, Setback::Hopeless, 0.5);
         assert_eq!(pace.due(start, News::Some, 0.5), start + HOPELESS_PAUSE);
         pace.wrote(start, 0.5);
-        pace.failed(start, Setback::Passing(None), 0.5);
+        pace.failed(start, Setback::Passing(Duration::ZERO), 0.5);
         assert_eq!(pace.due(start, News::Some, 0.5), start + SECOND, "forgotten by a success");
     }
 }

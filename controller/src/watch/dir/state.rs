@@ -21,10 +21,12 @@ use policy_engine::labels::Str;
 use policy_engine::model::Change;
 use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::words::few;
-use portcullis_crds::convert::{self, Converted};
+use portcullis_crds::convert::{self, Converted, Object};
 use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity};
 use portcullis_crds::manifest::Manifest;
 use portcullis_crds::path::FieldPath;
+
+use crate::watch::Batch;
 
 #[cfg(test)]
 mod tests;
@@ -45,15 +47,6 @@ pub struct DirState {
     told: BTreeMap<PathBuf, Vec<Diagnostic>>,
     touched: BTreeSet<ObjectRef>,
     retell: BTreeSet<PathBuf>,
-}
-
-/// What changed since the last flush.
-#[derive(PartialEq, Eq, Default, Debug)]
-pub struct Batch {
-    /// The objects that are another than before: namespaces, nodes, policies, pods.
-    pub changes: Vec<Change>,
-    /// The files of which something else is to be told than before.
-    pub diagnostics: Vec<(Arc<str>, Vec<Diagnostic>)>,
 }
 
 #[derive(Default, Debug)]
@@ -140,7 +133,7 @@ impl DirState {
         }
         let retell = std::mem::take(&mut self.retell);
         let diagnostics = retell.iter().filter_map(|path| self.retell(path)).collect();
-        Batch { changes: changes.into_values().collect(), diagnostics }
+        Batch { changes: changes.into_values().map(Object::from).collect(), diagnostics }
     }
 
     fn replace(&mut self, path: &Path, file: Option<File>) {

@@ -62,8 +62,8 @@ impl Watched {
             Event::Changes(changes) => {
                 assert!(!changes.is_empty());
                 self.batches += 1;
-                for change in changes {
-                    if let Change::Policy(key, policy) = change {
+                for object in changes {
+                    if let Change::Policy(key, policy) = object.change {
                         let prefix = format!("{}:", key.name);
                         self.policies.retain(|shown| !shown.starts_with(&prefix));
                         self.policies.extend(policy.map(|policy| {

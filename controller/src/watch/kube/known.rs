@@ -12,15 +12,15 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use policy_engine::labels::Str;
 use policy_engine::model::Change;
 use policy_engine::object::ObjectRef;
-use portcullis_crds::convert::{self, Converted};
-use portcullis_crds::diagnostic::Diagnostic;
+use portcullis_crds::convert::{self, Converted, Object};
 use portcullis_crds::intern::Interner;
 use portcullis_crds::lean::{Lean, LeanKind};
+
+use crate::watch::Batch;
 
 /// The objects of one kind that the server is known to have.
 #[derive(Debug)]
@@ -35,15 +35,6 @@ pub struct Known<K> {
     nameless: Option<u32>,
     pending: Batch,
     kind: PhantomData<fn() -> K>,
-}
-
-/// What is to be sent.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Batch {
-    /// Changes, in the order in which they came.
-    pub changes: Vec<Change>,
-    /// What is to be told of an object from now on.
-    pub diagnostics: Vec<(Arc<str>, Vec<Diagnostic>)>,
 }
 
 /// How far the list is that is being read.
@@ -99,7 +90,7 @@ impl<K: LeanKind> Known<K> {
                 let stays = entry.round == round;
                 if !stays {
                     let object = ObjectRef::new(K::KIND, namespace.clone(), name.clone());
-                    self.pending.gone(object, entry.told);
+                    gone(&mut self.pending, object, entry.told);
                 }
                 stays
             });
@@ -109,18 +100,6 @@ impl<K: LeanKind> Known<K> {
             self.pending.diagnostics.push((K::KIND.as_str().into(), Vec::new()));
         }
         std::mem::replace(&mut self.list, List::Complete) == List::First
-    }
-
-    /// The kind itself is gone, and all of its objects with it: that is a list of nothing.
-    pub fn clear(&mut self) {
-        self.begin();
-        self.end();
-    }
-
-    /// Whether no list was ever complete.
-    #[must_use]
-    pub fn is_first(&self) -> bool {
-        self.list == List::First
     }
 
     /// How many objects are known.
@@ -167,7 +146,7 @@ impl<K: LeanKind> Known<K> {
             let ObjectRef { namespace, name, .. } = change.object();
             self.objects.entry(namespace).or_default().insert(name, entry);
         }
-        self.pending.changes.push(change);
+        self.pending.changes.push(Object { change, meta: convert::meta(object) });
     }
 
     /// An object that was deleted.
@@ -178,7 +157,7 @@ impl<K: LeanKind> Known<K> {
         if names.is_empty() {
             self.objects.remove(namespace);
         }
-        self.pending.gone(ObjectRef::new(K::KIND, namespace, name), entry.told);
+        gone(&mut self.pending, ObjectRef::new(K::KIND, namespace, name), entry.told);
     }
 
     /// What is to be sent now: nothing while a list is being read anew.
@@ -194,13 +173,11 @@ impl<K: LeanKind> Known<K> {
     }
 }
 
-impl Batch {
-    fn gone(&mut self, object: ObjectRef, told: bool) {
-        if told {
-            self.diagnostics.push((object.titled().into(), Vec::new()));
-        }
-        self.changes.extend(Change::removal(object));
+fn gone(batch: &mut Batch, object: ObjectRef, told: bool) {
+    if told {
+        batch.diagnostics.push((object.titled().into(), Vec::new()));
     }
+    batch.changes.extend(Change::removal(object).map(Object::from));
 }
 
 #[cfg(test)]

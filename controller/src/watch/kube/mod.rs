@@ -1,9 +1,8 @@
 //! The API server as a source: one watch per kind.
 //!
 //! ```text
-//! API server ─watch─► follow (one task per kind) ─► Known ─► one batch ─► Event ─► channel
-//!    ▲                  │ again, with back-off                (what is new)
-//!    └──────────────────┘
+//! API server ─► Watch (one task per kind) ─► Known ─► one batch ─► Event ─► channel
+//!                                                (what is new)
 //! ```
 //!
 //! - All watches run on a thread of their own. The agent's thread writes rules for some 10 ms at a
@@ -15,45 +14,29 @@
 //!   yet matches no selector. So no watch waits for another.
 //! - While a watch is broken, what is known stays in force.
 
-mod failure;
-mod follow;
 mod known;
-mod outage;
-mod page;
-mod presence;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::Client;
+use kube::{Client, Resource};
+use portcullis_apiserver::client::{Access, AccessError};
+use portcullis_apiserver::watch::{self, Closed, Sink, Watch};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
+use portcullis_crds::diagnostic::Diagnostic;
+use portcullis_crds::lean::{Lean, LeanKind};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Event;
-use crate::client::{Access, AccessError};
-use follow::Watch;
-pub use known::{Batch, Known};
+pub use known::Known;
 
 /// Pods that have ended take no part. The server leaves them out: one that ends is deleted here.
 const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
-
-/// The API server cannot be watched.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no way to it.
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    /// No thread could be started.
-    #[error("failed to start the thread that watches the API server")]
-    Thread(#[source] io::Error),
-}
 
 /// Watches the API server from a thread of its own until the receiver of `events` is dropped:
 /// first everything and [`Event::Synced`], then what changes.
@@ -66,27 +49,8 @@ pub fn start(
     access: Access,
     missing_kind_period: Duration,
     events: mpsc::Sender<Event>,
-) -> Result<(), StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(StartError::Thread)?;
-    let (started, starting) = sync_channel(1);
-    let thread = std::thread::Builder::new().name("watch-kube".to_owned());
-    let watch = move || {
-        runtime.block_on(async {
-            match access.client().await {
-                Ok(client) => {
-                    let _ = started.send(Ok(()));
-                    watch_all(client, missing_kind_period, events).await;
-                }
-                Err(error) => drop(started.send(Err(error))),
-            }
-        });
-    };
-    thread.spawn(watch).map_err(StartError::Thread)?;
-    let ended = || StartError::Thread(io::Error::other("it ended at once"));
-    starting.recv().map_err(|_| ended())?.map_err(StartError::Access)
+) -> Result<(), AccessError> {
+    access.spawn("watch-kube", move |client| watch_all(client, missing_kind_period, events))
 }
 
 /// The kinds that are watched. A new kind is one line here and one `LeanKind` in the `crds` crate.
@@ -94,17 +58,16 @@ pub fn start(
 /// The first four are part of every Kubernetes. The others come with CRDs, which may be installed
 /// later and may go: nothing waits for a kind that the cluster does not have.
 async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::Sender<Event>) {
-    let lacking = Arc::new(AtomicUsize::new(6));
-    let outlet = || Outlet { events: events.clone(), lacking: Arc::clone(&lacking) };
+    let outlet = Outlet { events: events.clone(), lacking: Arc::new(AtomicUsize::new(6)) };
+    let (client, outlet) = (&client, &outlet);
     let mut watches = JoinSet::new();
-    watches.spawn(Watch::<NetworkPolicy>::new(client.clone(), None, outlet()).run());
-    watches.spawn(Watch::<Namespace>::new(client.clone(), None, outlet()).run());
-    watches.spawn(Watch::<Node>::new(client.clone(), None, outlet()).run());
-    watches.spawn(Watch::<Pod>::new(client.clone(), Some(LIVE_PODS), outlet()).run());
-    let cluster_policies = Watch::<ClusterNetworkPolicy>::new(client.clone(), None, outlet());
-    watches.spawn(cluster_policies.optional(missing_kind_period).run());
-    let defaults = Watch::<ClusterDefaultNetworkPolicy>::new(client, None, outlet());
-    watches.spawn(defaults.optional(missing_kind_period).run());
+    watches.spawn(outlet.watch::<NetworkPolicy>(client).run());
+    watches.spawn(outlet.watch::<Namespace>(client).run());
+    watches.spawn(outlet.watch::<Node>(client).run());
+    watches.spawn(outlet.watch::<Pod>(client).fields(LIVE_PODS).run());
+    let period = missing_kind_period;
+    watches.spawn(outlet.optional::<ClusterNetworkPolicy>(client, period).run());
+    watches.spawn(outlet.optional::<ClusterDefaultNetworkPolicy>(client, period).run());
     tokio::select! {
         () = events.closed() => {}
         // It cannot end while somebody listens; if one broke, the agent must not go on without it.
@@ -112,36 +75,68 @@ async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::
     }
 }
 
-/// Where a watch sends what it found.
+/// Where watches send what they found.
+#[derive(Clone)]
 struct Outlet {
     events: mpsc::Sender<Event>,
     /// How many kinds have not delivered their first complete view.
     lacking: Arc<AtomicUsize>,
 }
 
-/// Nobody listens any more.
-struct Closed;
-
 impl Outlet {
-    async fn send(&self, batch: Batch) -> Result<(), Closed> {
-        if !batch.changes.is_empty() {
-            self.put(Event::Changes(batch.changes)).await?;
-        }
-        for (origin, diagnostics) in batch.diagnostics {
-            self.put(Event::Diagnostics(origin, diagnostics)).await?;
-        }
-        Ok(())
+    fn watch<K>(&self, client: &Client) -> Watch<K, Objects<K>>
+    where
+        K: LeanKind + Resource<DynamicType = ()>,
+    {
+        let objects = Objects { known: Known::default(), outlet: self.clone() };
+        Watch::new(client.clone(), K::KIND.as_str(), objects)
     }
 
-    /// The first complete view of this kind has been sent.
-    async fn complete(&self) -> Result<(), Closed> {
-        if self.lacking.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.put(Event::Synced).await?;
-        }
-        Ok(())
+    fn optional<K>(&self, client: &Client, period: Duration) -> Watch<K, Objects<K>>
+    where
+        K: LeanKind + Resource<DynamicType = ()>,
+    {
+        self.watch(client).optional(K::KIND.versions(), period)
     }
 
     async fn put(&self, event: Event) -> Result<(), Closed> {
         self.events.send(event).await.map_err(|_| Closed)
+    }
+}
+
+/// The objects of one kind, and where changes of them are sent.
+struct Objects<K> {
+    known: Known<K>,
+    outlet: Outlet,
+}
+
+impl<K: LeanKind> Sink<K> for Objects<K> {
+    async fn take(&mut self, events: Vec<watch::Event<Lean<K>>>) -> Result<(), Closed> {
+        let mut is_first_view = false;
+        for event in events {
+            match event {
+                watch::Event::Init => self.known.begin(),
+                watch::Event::InitApply(object) | watch::Event::Apply(object) => {
+                    self.known.applied(&object);
+                }
+                watch::Event::Delete(object) => self.known.deleted(&object),
+                watch::Event::InitDone => is_first_view |= self.known.end(),
+            }
+        }
+        for event in self.known.flush().into_events() {
+            self.outlet.put(event).await?;
+        }
+        if is_first_view && self.outlet.lacking.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.outlet.put(Event::Synced).await?;
+        }
+        Ok(())
+    }
+
+    async fn diagnose(&mut self, origin: String, found: Vec<Diagnostic>) -> Result<(), Closed> {
+        self.outlet.put(Event::Diagnostics(origin.into(), found)).await
+    }
+
+    fn known(&self) -> Option<usize> {
+        Some(self.known.len())
     }
 }

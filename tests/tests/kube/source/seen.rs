@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use policy_engine::model::Change;
-use portcullis_controller::client::Access;
+use portcullis_apiserver::client::Access;
 use portcullis_controller::watch::{Event, Source};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -83,7 +83,9 @@ impl Seen {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Changes(changes) => {
+            Event::Changes(objects) => {
+                let changes: Vec<Change> =
+                    objects.into_iter().map(|object| object.change).collect();
                 self.batches.push(changes.iter().map(signed_name).collect());
                 for change in changes {
                     let name = signed_name(&change);

@@ -64,7 +64,7 @@ fn check(steps: &[Step]) {
             None => state.remove(Path::new(step.file)),
         }
         let batch = state.flush();
-        let changes: Vec<_> = batch.changes.iter().map(shown).collect();
+        let changes: Vec<_> = batch.changes.iter().map(|object| shown(&object.change)).collect();
         assert_eq!(changes, step.changes, "step {at}: {:#?}", batch.diagnostics);
         let told: Vec<_> =
             batch.diagnostics.iter().map(|(file, told)| (file.as_ref(), told.len())).collect();

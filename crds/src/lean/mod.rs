@@ -1,7 +1,9 @@
-//! Objects of an API server, cut down while they are decoded to what conversion looks at.
+//! Objects cut down to what Portcullis looks at: while they are decoded from an API server, and for a
+//! snapshot of the CLI. [`keep`] lists what is kept of each kind.
 //!
 //! ```text
 //! JSON of a watch or list ──Deserialize──► Lean: the wanted parts, as they stand ──► convert::lean
+//! an object of any source ──snapshot─────► the parts that answers depend on
 //! ```
 //!
 //! Decoding well-formed JSON into a [`Lean`] never fails, whatever the object holds: a part of an
@@ -9,18 +11,20 @@
 //! closed. So one strange object never stalls a watch, nor the list that it is in. A Pod of 6 KB
 //! becomes some hundred bytes, and what is not wanted is skipped without being built.
 
+mod keep;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::marker::PhantomData;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
 use policy_engine::object::Kind;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
-use crate::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
-use crate::api::cluster_network_policy::ClusterNetworkPolicy;
+pub use keep::MODE_ANNOTATION;
+use keep::{Part, Purpose, part};
 
 /// Deeper than this nothing is kept. No field of the API is half as deep; the JSON reader itself
 /// gives up at 128, and that would be the end of a whole list.
@@ -30,133 +34,20 @@ const MAX_DEPTH: usize = 48;
 /// it, so it fails closed.
 const TOO_DEEP: &str = "(nested too deeply)";
 
-/// A kind of objects, as its API type names it, and what is kept of one.
+/// A kind that policies depend on, as its API type names it.
 pub trait LeanKind {
     /// Which kind.
     const KIND: Kind;
-    /// What conversion looks at.
-    const KEEP: Part;
 }
 
-/// What is kept of one part of an object. The tree of an object is static data.
-#[derive(Debug)]
-pub enum Part {
-    /// All of it.
-    Whole,
-    /// Of a mapping these fields; anything else is kept as it is, but empty.
-    Fields(&'static [(&'static str, Part)], Others),
-    /// Of each item of a list this; anything else is kept as it is, but empty.
-    Items(&'static Part),
+/// An API type whose objects are cut down while they are decoded.
+pub trait Projected {
+    /// What is kept of one.
+    const KEEP: &'static Part;
 }
 
-/// What becomes of the fields that a [`Part::Fields`] does not list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Others {
-    /// They are skipped.
-    Dropped,
-    /// They are kept whole.
-    Kept,
-}
-
-/// The annotation that puts a policy into audit.
-pub const MODE_ANNOTATION: &str = "portcullis.dev/mode";
-
-const METADATA: (&str, Part) = (
-    "metadata",
-    Part::Fields(
-        &[
-            ("name", Part::Whole),
-            ("namespace", Part::Whole),
-            ("resourceVersion", Part::Whole),
-            ("generation", Part::Whole),
-            ("labels", Part::Whole),
-            ("creationTimestamp", Part::Whole),
-            ("deletionTimestamp", Part::Whole),
-        ],
-        Others::Dropped,
-    ),
-);
-
-const POLICY_METADATA: (&str, Part) = (
-    "metadata",
-    Part::Fields(
-        &[
-            ("name", Part::Whole),
-            ("namespace", Part::Whole),
-            ("resourceVersion", Part::Whole),
-            ("generation", Part::Whole),
-            ("annotations", Part::Fields(&[(MODE_ANNOTATION, Part::Whole)], Others::Dropped)),
-        ],
-        Others::Dropped,
-    ),
-);
-
-/// Fields that conversion does not know may have been meant to isolate: it must see them. Of the
-/// status it looks at nothing.
-const POLICY: Part = Part::Fields(&[POLICY_METADATA, ("status", NOTHING)], Others::Kept);
-
-const NOTHING: Part = Part::Fields(&[], Others::Dropped);
-
-const CONTAINERS: Part = Part::Items(&Part::Fields(
-    &[("ports", Part::Whole), ("restartPolicy", Part::Whole)],
-    Others::Dropped,
-));
-
-impl LeanKind for Pod {
-    const KIND: Kind = Kind::Pod;
-    const KEEP: Part = Part::Fields(
-        &[
-            METADATA,
-            (
-                "spec",
-                Part::Fields(
-                    &[
-                        ("nodeName", Part::Whole),
-                        ("hostNetwork", Part::Whole),
-                        ("containers", CONTAINERS),
-                        ("initContainers", CONTAINERS),
-                    ],
-                    Others::Dropped,
-                ),
-            ),
-            (
-                "status",
-                Part::Fields(
-                    &[("phase", Part::Whole), ("podIP", Part::Whole), ("podIPs", Part::Whole)],
-                    Others::Dropped,
-                ),
-            ),
-        ],
-        Others::Dropped,
-    );
-}
-
-impl LeanKind for Namespace {
-    const KIND: Kind = Kind::Namespace;
-    const KEEP: Part = Part::Fields(&[METADATA], Others::Dropped);
-}
-
-impl LeanKind for Node {
-    const KIND: Kind = Kind::Node;
-    const KEEP: Part = Part::Fields(
-        &[METADATA, ("status", Part::Fields(&[("addresses", Part::Whole)], Others::Dropped))],
-        Others::Dropped,
-    );
-}
-
-impl LeanKind for NetworkPolicy {
-    const KIND: Kind = Kind::NetworkPolicy;
-    const KEEP: Part = POLICY;
-}
-
-impl LeanKind for ClusterNetworkPolicy {
-    const KIND: Kind = Kind::ClusterNetworkPolicy;
-    const KEEP: Part = POLICY;
-}
-
-impl LeanKind for ClusterDefaultNetworkPolicy {
-    const KIND: Kind = Kind::ClusterDefaultNetworkPolicy;
-    const KEEP: Part = POLICY;
+impl<K: LeanKind> Projected for K {
+    const KEEP: &'static Part = part(K::KIND);
 }
 
 /// An object of kind `K`, cut down.
@@ -166,12 +57,6 @@ pub struct Lean<K> {
 }
 
 impl<K: LeanKind> Lean<K> {
-    /// The parts that were kept.
-    #[must_use]
-    pub fn value(&self) -> &Value {
-        &self.value
-    }
-
     /// Namespace and name, as conversion reads them; `None` when they cannot be told. The
     /// namespace is empty where the kind has none.
     #[must_use]
@@ -187,6 +72,20 @@ impl<K: LeanKind> Lean<K> {
             },
         };
         Some((namespace, name))
+    }
+}
+
+impl<K> Lean<K> {
+    /// The parts that were kept.
+    #[must_use]
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// The same, as a value of its own.
+    #[must_use]
+    pub fn into_value(self) -> Value {
+        self.value
     }
 
     /// `metadata.resourceVersion`, if it is text that says something.
@@ -209,23 +108,43 @@ impl<K> fmt::Debug for Lean<K> {
     }
 }
 
-impl<'de, K: LeanKind> Deserialize<'de> for Lean<K> {
+impl<'de, K: Projected> Deserialize<'de> for Lean<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let seed = Kept { part: const { &K::KEEP }, depth: 0 };
+        let seed = Kept { part: K::KEEP, purpose: Purpose::Conversion, depth: 0 };
         Ok(Self { value: seed.deserialize(deserializer)?, kind: PhantomData })
     }
+}
+
+/// The parts of an object that answers about a cluster depend on: names, labels, owners, addresses,
+/// ports and policies. No environment or arguments of containers, no annotations but a policy's mode;
+/// `None` for kinds on which no answer depends.
+#[must_use]
+pub fn snapshot(object: &Value) -> Option<Value> {
+    let api_version = object.get("apiVersion")?.as_str()?;
+    let kind = Kind::parse(object.get("kind")?.as_str()?)?;
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    if (kind.is_policy() || kind == Kind::Service) && group != kind.group() {
+        return None;
+    }
+    let seed = Kept { part: part(kind), purpose: Purpose::Snapshot, depth: 0 };
+    let mut kept = seed.deserialize(object).ok()?;
+    let fields = kept.as_object_mut()?;
+    fields.insert("apiVersion".to_owned(), api_version.into());
+    fields.insert("kind".to_owned(), kind.as_str().into());
+    Some(kept)
 }
 
 /// Reads a value, keeping what `part` says.
 #[derive(Clone, Copy)]
 struct Kept {
     part: &'static Part,
+    purpose: Purpose,
     depth: usize,
 }
 
 impl Kept {
     fn below(self, part: &'static Part) -> Self {
-        Self { part, depth: self.depth + 1 }
+        Self { part, depth: self.depth + 1, ..self }
     }
 }
 
@@ -280,7 +199,7 @@ impl<'de> Visitor<'de> for Kept {
         let part = match self.part {
             Part::Whole => &Part::Whole,
             Part::Items(part) => part,
-            Part::Fields(..) => {
+            Part::Fields(_) | Part::Open(_) | Part::Only(..) => {
                 while items.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(Value::Array(Vec::new()));
             }
@@ -294,7 +213,7 @@ impl<'de> Visitor<'de> for Kept {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut kept = Map::new();
-        while let Some(key) = fields.next_key_seed(Key(self.part))? {
+        while let Some(key) = fields.next_key_seed(Key(self))? {
             if let Some((name, part)) = key {
                 kept.insert(name, fields.next_value_seed(self.below(part))?);
             } else {
@@ -306,7 +225,7 @@ impl<'de> Visitor<'de> for Kept {
 }
 
 /// Reads a key: its text and what is kept below it, or `None`, without a copy, when nothing is.
-struct Key(&'static Part);
+struct Key(Kept);
 
 impl<'de> DeserializeSeed<'de> for Key {
     type Value = Option<(String, &'static Part)>;
@@ -324,13 +243,19 @@ impl Visitor<'_> for Key {
     }
 
     fn visit_str<E: de::Error>(self, key: &str) -> Result<Self::Value, E> {
-        let part = match self.0 {
-            Part::Whole => Some(&Part::Whole),
-            Part::Items(_) => None,
-            Part::Fields(fields, others) => {
-                let listed = fields.iter().find(|(name, _)| *name == key).map(|(_, part)| part);
-                listed.or((*others == Others::Kept).then_some(&Part::Whole))
+        let Self(Kept { part, purpose, .. }) = self;
+        let (fields, others) = match part {
+            Part::Whole => return Ok(Some((key.to_owned(), part))),
+            Part::Items(_) | Part::Only(..) => return Ok(None),
+            Part::Fields(fields) => (fields, None),
+            Part::Open(fields) => {
+                (fields, (purpose == Purpose::Conversion).then_some(&Part::Whole))
             }
+        };
+        let part = match fields.iter().find(|(name, _)| *name == key) {
+            Some((_, Part::Only(wanted, part))) => (*wanted == purpose).then_some(*part),
+            Some((_, part)) => Some(part),
+            None => others,
         };
         Ok(part.map(|part| (key.to_owned(), part)))
     }

@@ -1,30 +1,58 @@
-//! What the state decides to write, and how often it looks.
+//! What the controller decides to write, and how often it looks.
 
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::watcher::Event as Watched;
-use portcullis_crds::api::node_policy_report::NodePolicyReport;
-use serde_json::json;
+use policy_engine::object::{Kind, ObjectRef};
+use portcullis_apiserver::watch::Event as Watched;
+use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use portcullis_crds::convert::{self, Converted, Object};
+use portcullis_crds::lean::{Lean, LeanKind};
+use serde_json::{Value, json};
 
+use super::findings::coverage::Coverage;
+use super::outbox::FORBIDDEN_FIRST;
+use super::progress::Progress;
+use super::standing::{Judged, Standing};
+use super::write::NewStanding;
 use super::*;
+use crate::watch::Event;
 
 const SILENT_AFTER: Duration = Duration::from_mins(10);
 
+/// What the controller knows, without what it asks and writes.
+struct State {
+    analysis: Analysis,
+    rollout: Rollout,
+    outbox: Outbox,
+    metrics: Metrics,
+}
+
+impl State {
+    fn sum_up(&mut self, now: Instant, leads: bool) {
+        self.rollout.sum_up(&self.analysis, now, leads);
+    }
+
+    fn next(&mut self, now: Instant) -> Option<Write> {
+        self.outbox.next(&self.analysis, &mut self.rollout, now)
+    }
+
+    fn done(&mut self, write: &Write, outcome: Outcome, now: Instant) {
+        self.outbox.done(write, outcome, now);
+    }
+}
+
 /// A state that knows `nodes` nodes, and the report of each, that nobody told current.
 fn state(nodes: usize) -> (State, Instant) {
-    let options = Options::default();
-    let mut state = State::new(options, Duration::from_secs(1), SILENT_AFTER, Metrics::default());
-    let now = Instant::now();
-    state.source(Event::Synced);
-    for fact in [
-        Fact::Policy(Watched::Init),
-        Fact::Policy(Watched::InitDone),
-        Fact::Node(Watched::Init),
-        Fact::Node(Watched::InitDone),
-        Fact::Report(Box::new(Watched::Init)),
-        Fact::Report(Box::new(Watched::InitDone)),
-    ] {
-        state.fact(fact, now);
-    }
+    let options = world::Options::default();
+    let (metrics, now) = (Metrics::default(), Instant::now());
+    let mut state = State {
+        analysis: Analysis::new(options, now),
+        rollout: Rollout::new(SILENT_AFTER, metrics.clone(), now),
+        outbox: Outbox::new(Duration::from_secs(1), metrics.clone(), now),
+        metrics,
+    };
+    state.analysis.take(Event::Synced);
+    state.rollout.take(vec![Watched::Init, Watched::InitDone], now);
     for number in 0..nodes {
         add_node(&mut state, &format!("n{number}"), now);
     }
@@ -32,15 +60,20 @@ fn state(nodes: usize) -> (State, Instant) {
 }
 
 fn add_node(state: &mut State, name: &str, now: Instant) {
-    let node = json!({"metadata": {"name": name, "uid": name}});
-    let node = serde_json::from_value(node).expect("a node");
-    state.fact(Fact::Node(Watched::Apply(node)), now);
-    let report: NodePolicyReport = serde_json::from_value(json!({
+    add::<Node>(state, json!({"metadata": {"name": name, "uid": name}}));
+    let report: Lean<_> = serde_json::from_value(json!({
         "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
         "metadata": {"name": name, "uid": name}, "spec": {"nodeName": name}, "status": {},
     }))
     .expect("a report");
-    state.fact(Fact::Report(Box::new(Watched::Apply(report))), now);
+    state.rollout.take(vec![Watched::Apply(report)], now);
+}
+
+/// Adds an object as the API server sends it.
+fn add<K: LeanKind>(state: &mut State, object: Value) {
+    let object: Lean<K> = serde_json::from_value(object).expect("any JSON has a lean form");
+    let (Converted::Object(change), _) = convert::lean(&object) else { panic!("{object:?}") };
+    state.analysis.take(Event::Changes(vec![Object { change, meta: convert::meta(&object) }]));
 }
 
 #[test]
@@ -94,9 +127,10 @@ fn a_node_that_is_gone_is_not_waited_for() {
     let (mut state, now) = state(1);
     let mut judged = judged();
     judged.coverage.nodes = ["n0", "gone"].into_iter().map(Into::into).collect();
-    state.judged.insert(ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, "deny"), judged);
+    let deny = ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, "deny");
+    state.analysis.judged.insert(deny.clone(), judged);
     state.sum_up(now, true);
-    let standing = state.standings.get("deny").expect("it is summed up");
+    let standing = state.rollout.standings.get(&deny).expect("it is summed up");
     let told = standing.patch("deny", "u", &Value::Null, Timestamp::UNIX_EPOCH);
     assert_eq!(told["status"]["nodes"], json!({"concerned": 1, "realised": 0}));
 }
@@ -105,28 +139,25 @@ fn a_node_that_is_gone_is_not_waited_for() {
 fn a_status_is_written_when_all_reports_are_known_and_of_the_generation_that_was_judged() {
     let (mut state, now) = state(1);
     let deny = ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, "deny");
-    state.judged.insert(deny, judged());
+    state.analysis.judged.insert(deny, judged());
     state.sum_up(now, true);
     let is_due = |state: &mut State, now: Instant| {
-        let first = state.next_standing(now);
-        first.or_else(|| state.next_standing(now + pace::SETTLE)).is_some()
+        let State { analysis, rollout, outbox, .. } = state;
+        let mut next = |now| outbox.next_standing(analysis, rollout, now);
+        next(now).or_else(|| next(now + pace::SETTLE)).is_some()
     };
-    add_default(&mut state, 2, now);
+    add_default(&mut state, 2);
     assert!(!is_due(&mut state, now), "what was judged is another generation");
-    add_default(&mut state, 1, now);
-    let reports = std::mem::take(&mut state.reports);
+    add_default(&mut state, 1);
+    let reports = std::mem::take(&mut state.rollout.reports);
     assert!(!is_due(&mut state, now), "nodes may have it in force, for all that is known");
-    state.reports = reports;
+    state.rollout.reports = reports;
     assert!(is_due(&mut state, now));
 }
 
-fn add_default(state: &mut State, generation: i64, now: Instant) {
-    let default = json!({
-        "apiVersion": "portcullis.dev/v1alpha1", "kind": "ClusterDefaultNetworkPolicy",
-        "metadata": {"name": "deny", "uid": "u", "generation": generation},
-    });
-    let default = serde_json::from_value(default).expect("a default");
-    state.fact(Fact::Default(Box::new(Watched::Apply(default))), now);
+fn add_default(state: &mut State, generation: i64) {
+    let metadata = json!({"name": "deny", "uid": "u", "generation": generation});
+    add::<ClusterDefaultNetworkPolicy>(state, json!({"metadata": metadata}));
 }
 
 fn judged() -> Judged {

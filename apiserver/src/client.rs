@@ -9,6 +9,8 @@
 //! Nothing is compressed: `gzip` is not compiled in, and events are small.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use http::header::{HeaderValue, USER_AGENT};
@@ -55,9 +57,44 @@ pub enum AccessError {
     /// What is configured cannot be used, for one a broken certificate.
     #[error("failed to prepare a client of the API server")]
     Client(#[source] kube::Error),
+    /// No thread could be started.
+    #[error("failed to start a thread for the API server")]
+    Thread(#[source] io::Error),
 }
 
 impl Access {
+    /// Runs `work` with a client on a thread of its own: nothing that it waits for or decodes holds up
+    /// the caller.
+    ///
+    /// # Errors
+    /// When no thread can be started, or it is not clear which server to ask, or as whom.
+    pub fn spawn<F: Future<Output = ()>>(
+        self,
+        thread: &str,
+        work: impl FnOnce(Client) -> F + Send + 'static,
+    ) -> Result<(), AccessError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(AccessError::Thread)?;
+        let (started, starting) = sync_channel(1);
+        let run = move || {
+            runtime.block_on(async {
+                match self.client().await {
+                    Ok(client) => {
+                        let _ = started.send(Ok(()));
+                        work(client).await;
+                    }
+                    Err(error) => drop(started.send(Err(error))),
+                }
+            });
+        };
+        let builder = std::thread::Builder::new().name(thread.to_owned());
+        builder.spawn(run).map_err(AccessError::Thread)?;
+        let ended = || AccessError::Thread(io::Error::other("it ended at once"));
+        starting.recv().map_err(|_| ended())?
+    }
+
     /// A client. Nothing is sent yet; its tasks run on the runtime that this is called on.
     ///
     /// Tokens that are files are read again as they are rotated.

@@ -13,21 +13,19 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ConstantBackoff, ConstantBuilder};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Resource;
 use kube::api::GetParams;
-use kube::core::request::Error;
 use kube::core::{Request, Status};
-use policy_engine::object::Kind;
+use kube::runtime::conditions::is_crd_established;
+use kube::runtime::wait::Condition as _;
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
-use portcullis_crds::lean::LeanKind;
 use portcullis_crds::path::FieldPath;
-use serde::Deserialize;
 use tracing::{info, warn};
 
 const GROUP: &str = "apiextensions.k8s.io";
-const PATH: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
-/// What the cluster says of a kind.
+/// What the cluster has of a kind.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Presence {
     /// It has no such kind, so no object of it.
@@ -42,7 +40,7 @@ pub(super) enum Presence {
 
 impl Presence {
     /// Logs what the cluster has of `kind`, when that has changed; `objects` of it were known.
-    pub(super) fn tell(&self, kind: &str, is_first: bool, objects: usize) {
+    pub(super) fn log(&self, kind: &str, is_first: bool, objects: Option<usize>) {
         match self {
             Self::Absent if is_first => {
                 info!(kind, "the cluster lacks this kind; it is used when it comes");
@@ -55,40 +53,41 @@ impl Presence {
     }
 }
 
-/// The CRD of a kind that a cluster may lack, and what was last heard of it.
+/// The CRD of a kind that a cluster may lack, and what was last found out about it.
 #[derive(Debug)]
 pub(super) struct Definition {
-    /// As `clusternetworkpolicies.policy.networking.k8s.io`.
-    pub(super) name: String,
-    kind: Kind,
-    /// What the log and the diagnostics say at present.
-    pub(super) told: Presence,
-    waits: ConstantBackoff,
+    /// For example `clusternetworkpolicies.policy.networking.k8s.io`.
+    name: String,
+    kind: &'static str,
+    /// The versions that are understood, the preferred one first.
+    versions: &'static [&'static str],
+    /// What the log and the diagnostics report at present.
+    pub(super) reported: Presence,
     period: Duration,
 }
 
 impl Definition {
-    /// That of `K`, to be looked for every `period`, which is lengthened by up to as much again by
-    /// chance: a thousand nodes were started at the same moment.
-    pub(super) fn of<K: LeanKind + kube::Resource<DynamicType = ()>>(period: Duration) -> Self {
-        let waits = ConstantBuilder::default().with_delay(period).with_jitter();
-        Self {
-            name: format!("{}.{}", K::plural(&()), K::group(&())),
-            kind: K::KIND,
-            told: Presence::Served(K::KIND.preferred_version()),
-            waits: waits.without_max_times().build(),
-            period,
-        }
+    /// That of `K`, to be looked for every `period`.
+    pub(super) fn of<K: Resource<DynamicType = ()>>(
+        kind: &'static str,
+        versions: &'static [&'static str],
+        period: Duration,
+    ) -> Self {
+        let name = format!("{}.{}", K::plural(&()), K::group(&()));
+        let reported = Presence::Served(versions.first().copied().unwrap_or_default());
+        Self { name, kind, versions, reported, period }
     }
 
-    /// How long to wait before it is looked for again.
-    pub(super) fn wait(&mut self) -> Duration {
-        self.waits.next().unwrap_or(self.period)
+    /// How long to wait before it is looked for again: the period and up to as much again, for a
+    /// thousand nodes were started at the same moment.
+    pub(super) fn wait(&self) -> Duration {
+        self.period.mul_f64(1.0 + fastrand::f64())
     }
 
-    /// The question: one request, which the server answers with what is so now.
-    pub(super) fn request(&self) -> Result<http::Request<Vec<u8>>, Error> {
-        Request::new(PATH).get(&self.name, &GetParams::default())
+    /// The request for it, which the server answers from etcd.
+    pub(super) fn request(&self) -> Result<http::Request<Vec<u8>>, kube::core::request::Error> {
+        let path = CustomResourceDefinition::url_path(&(), None);
+        Request::new(path).get(&self.name, &GetParams::default())
     }
 
     /// What the answer means.
@@ -106,17 +105,19 @@ impl Definition {
             }
             Err(error) => return Err(error),
         };
-        let definition: Answer = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
-        let established =
-            |condition: &Condition| condition.kind == "Established" && condition.status == "True";
-        if !definition.status.conditions.iter().any(established) {
+        let found: CustomResourceDefinition =
+            serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
+        if found.metadata.name.as_ref() != Some(&self.name) {
+            let error = <serde_json::Error as serde::de::Error>::custom("not the CRD asked for");
+            return Err(kube::Error::SerdeError(error));
+        }
+        if !is_crd_established().matches_object(Some(&found)) {
             return Ok(Presence::Unserved);
         }
-        let served = definition.spec.versions.into_iter().filter(|version| version.served);
+        let served = found.spec.versions.into_iter().filter(|version| version.served);
         let served: Vec<String> = served.map(|version| version.name).collect();
         let is_served = |known: &&&str| served.iter().any(|version| version == **known);
-        let versions = self.kind.versions();
-        Ok(match versions.iter().find(is_served) {
+        Ok(match self.versions.iter().find(is_served) {
             Some(version) => Presence::Served(version),
             None if served.is_empty() => Presence::Unserved,
             None => Presence::Elsewhere(served),
@@ -131,7 +132,7 @@ impl Definition {
             && details.is_some_and(|details| details.name == self.name && details.group == GROUP)
     }
 
-    /// What is to be told as long as this is how it is.
+    /// What is reported as long as this is how it is.
     pub(super) fn diagnostics(&self, presence: &Presence) -> Vec<Diagnostic> {
         let Presence::Elsewhere(versions) = presence else { return Vec::new() };
         vec![Diagnostic {
@@ -143,8 +144,8 @@ impl Definition {
                 "serves {} and not {}, so no {} is read: those that were known before stay in \
                  force until the next start, others are not in force",
                 versions.join(", "),
-                self.kind.versions().join(" or "),
-                self.kind.as_str()
+                self.versions.join(" or "),
+                self.kind
             ),
         }]
     }
@@ -155,41 +156,10 @@ impl Definition {
     }
 }
 
-/// What is looked at of a CRD.
-#[derive(Deserialize)]
-struct Answer {
-    spec: Spec,
-    #[serde(default)]
-    status: Conditions,
-}
-
-#[derive(Deserialize)]
-struct Spec {
-    versions: Vec<Version>,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    name: String,
-    served: bool,
-}
-
-#[derive(Deserialize, Default)]
-struct Conditions {
-    #[serde(default)]
-    conditions: Vec<Condition>,
-}
-
-#[derive(Deserialize)]
-struct Condition {
-    #[serde(rename = "type")]
-    kind: String,
-    status: String,
-}
-
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::networking::v1::NetworkPolicy;
+    use policy_engine::object::Kind;
     use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
     use serde_json::{Value, json};
 
@@ -197,13 +167,15 @@ mod tests {
 
     /// Stands for a kind that a CRD brings, in v1.
     fn definition() -> Definition {
-        Definition::of::<NetworkPolicy>(Duration::from_secs(1))
+        Definition::of::<NetworkPolicy>("NetworkPolicy", &["v1"], Duration::from_secs(1))
     }
 
-    fn found(versions: &Value, established: &str) -> String {
+    fn found(definition: &Definition, versions: &Value, established: &str) -> String {
         let conditions = json!([{"type": "NamesAccepted", "status": "True"},
             {"type": "Established", "status": established}]);
-        json!({"spec": {"versions": versions}, "status": {"conditions": conditions}}).to_string()
+        json!({"metadata": {"name": definition.name}, "spec": {"versions": versions},
+            "status": {"conditions": conditions}})
+        .to_string()
     }
 
     fn refused(status: &Value) -> Result<String, kube::Error> {
@@ -219,7 +191,7 @@ mod tests {
     #[test]
     fn the_crd_says_whether_the_kind_is_served() {
         let read = |versions: &Value, established| {
-            let presence = definition().read(Ok(found(versions, established)));
+            let presence = definition().read(Ok(found(&definition(), versions, established)));
             presence.expect("a CRD can be read")
         };
         let both = json!([{"name": "v2", "served": true}, {"name": "v1", "served": true}]);
@@ -229,17 +201,23 @@ mod tests {
         assert_eq!(read(&other, "True"), Presence::Elsewhere(vec!["v2".to_owned()]));
         assert_eq!(read(&json!([{"name": "v1", "served": false}]), "True"), Presence::Unserved);
         // One that was made a moment ago has no status.
-        let new = json!({"spec": {"versions": both}}).to_string();
-        assert!(matches!(definition().read(Ok(new)), Ok(Presence::Unserved)));
+        let new = json!({"metadata": {"name": definition().name}, "spec": {"versions": both}});
+        assert!(matches!(definition().read(Ok(new.to_string())), Ok(Presence::Unserved)));
     }
 
     #[test]
     fn of_several_versions_the_preferred_one_is_read() {
-        let definition = Definition::of::<ClusterNetworkPolicy>(Duration::from_secs(1));
+        let definition = Definition::of::<ClusterNetworkPolicy>(
+            "ClusterNetworkPolicy",
+            Kind::ClusterNetworkPolicy.versions(),
+            Duration::from_secs(1),
+        );
         let read = |served: &[&str]| {
             let versions: Vec<Value> =
                 served.iter().map(|name| json!({"name": name, "served": true})).collect();
-            definition.read(Ok(found(&versions.into(), "True"))).expect("a CRD can be read")
+            definition
+                .read(Ok(found(&definition, &versions.into(), "True")))
+                .expect("a CRD can be read")
         };
         assert_eq!(read(&["v1alpha2", "v1beta1"]), Presence::Served("v1beta1"));
         assert_eq!(read(&["v1alpha2", "v1"]), Presence::Served("v1alpha2"));
@@ -276,7 +254,7 @@ mod tests {
 
     #[test]
     fn nodes_that_start_together_do_not_look_together() {
-        let mut definition = definition();
+        let definition = definition();
         let waits: Vec<Duration> = (0..20).map(|_| definition.wait()).collect();
         let (one, two) = (Duration::from_secs(1), Duration::from_secs(2));
         assert!(waits.iter().all(|wait| (one..=two).contains(wait)), "{waits:?}");
@@ -284,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_not_read_is_an_error_to_tell() {
+    fn a_version_that_is_not_read_is_reported_as_an_error() {
         let told = definition().diagnostics(&Presence::Elsewhere(vec!["v2".to_owned()]));
         let told: Vec<String> = told.iter().map(ToString::to_string).collect();
         assert_eq!(told.len(), 1);

@@ -1,0 +1,428 @@
+//! One kind, followed for ever.
+//!
+//! ```text
+//!            ┌── 410, an answer that makes no sense ──┐
+//!            ▼                                        │
+//! view: streaming list ─────────────────────────────────► watch from there ─┐
+//!            │ failed                                 ▲  ▲                  │ ended, failed
+//!            └──► list in pages ──────────────────────┘  └── from the last version seen
+//! 404 of a kind that the cluster may lack: see `presence`; it is looked for until it is there, in any
+//! version that is understood
+//! ```
+//!
+//! It sends the events of `kube_runtime::watcher`, and does on kube's requests what that does, for
+//! what that hides: whether a quiet watch works again after an outage (its back-off is never reset and
+//! nobody learns of it), that its streaming list may be older than what it showed before (it asks for
+//! *any* version), and servers that have no streaming lists.
+
+mod outage;
+mod presence;
+
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use kube::api::{WatchEvent, WatchParams};
+use kube::core::Request;
+use kube::{Client, Resource};
+use portcullis_crds::diagnostic::Diagnostic;
+use portcullis_crds::lean::{Lean, Projected};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info};
+
+pub use kube::runtime::watcher::Event;
+
+use crate::failure::{Failure, Reason, within};
+use crate::pages::Pages;
+use outage::Outage;
+use presence::{Definition, Presence};
+
+/// Events of one batch at most: what waits already, never more. Some 2 ms of decoding, after
+/// which the other kinds get their turn.
+const BATCH: usize = 128;
+
+/// The server ends a watch after so many seconds; it goes on in the next one.
+const WATCH_SECONDS: u32 = 290;
+
+/// A watch that says nothing for longer than the server lets it live is dead.
+const WATCH_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
+
+/// Within this time a list goes on, or there is none.
+const LIST_LIMIT: Duration = Duration::from_mins(1);
+
+/// A watch that is quiet for so long after it was opened works.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// What takes the events of a watch.
+pub trait Sink<K>: Send {
+    /// Takes what happened, in order, as much at once as was there.
+    ///
+    /// # Errors
+    /// When nobody listens any more: that ends the watch.
+    fn take(
+        &mut self,
+        events: Vec<Event<Lean<K>>>,
+    ) -> impl Future<Output = Result<(), Closed>> + Send;
+
+    /// Takes what is wrong with the kind itself, which `origin` names; it replaces what was wrong
+    /// with it before.
+    ///
+    /// # Errors
+    /// As [`Sink::take`].
+    fn diagnose(
+        &mut self,
+        origin: String,
+        found: Vec<Diagnostic>,
+    ) -> impl Future<Output = Result<(), Closed>> + Send;
+
+    /// How many objects of the kind there are, as far as it has seen; `None` where it does not count.
+    fn known(&self) -> Option<usize>;
+}
+
+/// Nobody listens any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Closed;
+
+/// The watch of one kind.
+pub struct Watch<K, S> {
+    client: Client,
+    kind: &'static str,
+    /// The version that is watched, and the path of the resource in it.
+    served_version: &'static str,
+    path: String,
+    fields: Option<&'static str>,
+    lists: Lists,
+    /// Where to go on; `None`: the next step is a list.
+    version: Option<String>,
+    /// No view was complete yet.
+    is_first: bool,
+    outage: Outage,
+    sink: S,
+    /// Of a kind that the cluster may lack.
+    definition: Option<Definition>,
+    /// It does: there is nothing to watch.
+    away: bool,
+    of: PhantomData<fn() -> K>,
+}
+
+/// How the next list is requested.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lists {
+    /// As the first events of a watch: objects one by one, small for both sides.
+    Streamed,
+    /// In pages, since the streaming list before it failed: API servers on an etcd without progress
+    /// requests answer it with 500, others are only overloaded. The list after it is streamed again.
+    PagedOnce,
+    /// In pages: the server has no streaming lists (before Kubernetes 1.32, or with the feature
+    /// `WatchList` off).
+    Paged,
+}
+
+/// Why a step ended before its time.
+enum End {
+    Failed(Failure),
+    Closed,
+}
+
+impl<F: Into<Failure>> From<F> for End {
+    fn from(failure: F) -> Self {
+        Self::Failed(failure.into())
+    }
+}
+
+impl From<Closed> for End {
+    fn from(_: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+impl<K, S> Watch<K, S>
+where
+    K: Projected + Resource<DynamicType = ()>,
+    S: Sink<K>,
+{
+    /// A watch of all objects of the kind `K`, which logs call `kind`.
+    pub fn new(client: Client, kind: &'static str, sink: S) -> Self {
+        Self {
+            client,
+            kind,
+            served_version: "",
+            path: K::url_path(&(), None),
+            fields: None,
+            lists: Lists::Streamed,
+            version: None,
+            is_first: true,
+            outage: Outage::new(kind),
+            sink,
+            definition: None,
+            away: false,
+            of: PhantomData,
+        }
+    }
+
+    /// Only objects that have these fields.
+    #[must_use]
+    pub fn fields(self, selector: &'static str) -> Self {
+        Self { fields: Some(selector), ..self }
+    }
+
+    /// The kind comes with a CRD, which the cluster may lack: then it is looked for every `period`.
+    /// `versions` are those that are understood, the preferred one first.
+    #[must_use]
+    pub fn optional(self, versions: &'static [&'static str], period: Duration) -> Self {
+        let served_version = versions.first().copied().unwrap_or_default();
+        let definition = Some(Definition::of::<K>(self.kind, versions, period));
+        Self { served_version, definition, ..self }
+    }
+
+    /// Follows until nobody listens.
+    pub async fn run(mut self) {
+        loop {
+            let failure = match self.step().await {
+                Ok(()) => continue,
+                Err(End::Closed) => return,
+                Err(End::Failed(failure)) => failure,
+            };
+            // The versions that it would go on from are gone.
+            if failure.reason == Reason::Status(410) && self.version.take().is_some() {
+                info!(kind = self.kind, "the watch has expired; listing again");
+                continue;
+            }
+            sleep(self.outage.failed(&failure, self.is_first)).await;
+        }
+    }
+
+    async fn step(&mut self) -> Result<(), End> {
+        if self.away {
+            return self.look().await;
+        }
+        match self.round().await {
+            Err(End::Failed(Failure { reason: Reason::Status(404), .. }))
+                if self.definition.is_some() =>
+            {
+                self.look().await
+            }
+            ended => ended,
+        }
+    }
+
+    /// Asks the cluster whether it has the kind, and waits when it lacks it.
+    async fn look(&mut self) -> Result<(), End> {
+        let Some(definition) = &mut self.definition else { return Ok(()) };
+        let request = self.client.request_text(definition.request()?);
+        let answer = timeout(LIST_LIMIT, request).await.map_err(|_| silence(LIST_LIMIT))?;
+        let presence = definition.read(answer)?;
+        let is_news = std::mem::replace(&mut definition.reported, presence.clone()) != presence;
+        let wait = definition.wait();
+        if is_news {
+            let found = definition.diagnostics(&presence);
+            self.sink.diagnose(definition.origin(), found).await?;
+        }
+        if let Presence::Served(version) = presence {
+            return self.served(version);
+        }
+        self.outage.over();
+        self.away = true;
+        if is_news {
+            presence.log(self.kind, self.is_first, self.sink.known());
+        }
+        // Without its CRD no object exists. Of one that is there unread, nothing new is known.
+        if presence == Presence::Absent || self.is_first {
+            self.is_first = false;
+            self.version = None;
+            self.sink.take(vec![Event::Init, Event::InitDone]).await?;
+        }
+        sleep(wait).await;
+        Ok(())
+    }
+
+    /// The cluster has the kind, in this version.
+    fn served(&mut self, version: &'static str) -> Result<(), End> {
+        let is_other = std::mem::replace(&mut self.served_version, version) != version;
+        if is_other {
+            self.path = format!("/apis/{}/{version}/{}", K::group(&()), K::plural(&()));
+            // The same objects, with the versions that are known: what is listed again is no news.
+            self.version = None;
+        }
+        if std::mem::take(&mut self.away) || is_other {
+            info!(kind = self.kind, version, "the cluster has this kind in this version");
+            return Ok(());
+        }
+        let error = "the server lacks what the CRD serves";
+        Err(Failure::new(Reason::Status(404), error).into())
+    }
+
+    /// One watch, with the list before it where one is needed.
+    async fn round(&mut self) -> Result<(), End> {
+        if self.version.is_none() && self.lists != Lists::Streamed {
+            if self.lists == Lists::PagedOnce {
+                self.lists = Lists::Streamed;
+            }
+            self.list_pages().await?;
+        }
+        let lists = self.version.is_none();
+        match self.watch().await {
+            Err(End::Failed(failure)) if lists && self.version.is_none() => {
+                self.list_failed(failure)
+            }
+            ended => ended,
+        }
+    }
+
+    /// Decides what follows a streaming list that failed: a list in pages, whatever the error is, as
+    /// in client-go. At once where the server answered; where it did not, after the usual wait.
+    fn list_failed(&mut self, failure: Failure) -> Result<(), End> {
+        match failure.reason {
+            // A list in pages would get the same answer, or more load onto a server that has too much.
+            Reason::Status(401 | 403 | 404 | 429) => return Err(failure.into()),
+            // `sendInitialEvents` or its `resourceVersionMatch` is not allowed.
+            Reason::Status(400 | 422) => self.lists = Lists::Paged,
+            _ if self.lists == Lists::Streamed => self.lists = Lists::PagedOnce,
+            _ => {}
+        }
+        let (kind, error) = (self.kind, &failure.error);
+        match failure.reason {
+            Reason::Connection => return Err(failure.into()),
+            _ if self.outage.is_on() => debug!(kind, error, "the streaming list failed again"),
+            _ => info!(kind, error, "the streaming list failed; listing in pages"),
+        }
+        Ok(())
+    }
+
+    /// One watch, which begins with the list where one is needed. It ends well when the server ends
+    /// it, as it does after some minutes.
+    async fn watch(&mut self) -> Result<(), End> {
+        let opened = Instant::now();
+        let mut params = WatchParams::default().timeout(WATCH_SECONDS);
+        params.field_selector = self.fields.map(str::to_owned);
+        params.send_initial_events = self.version.is_none();
+        // Without a version the list is as new as the moment of asking: never older than what an
+        // earlier one, or another API server, has shown.
+        let version = self.version.clone().unwrap_or_default();
+        let request = Request::new(&*self.path).watch(&params, &version)?;
+        let stream = self.client.request_events::<Lean<K>>(request).await?;
+        if self.version.is_none() {
+            self.sink.take(vec![Event::Init]).await?;
+        }
+        self.follow(stream).await?;
+        if opened.elapsed() < SETTLED {
+            let error = "the server ended the watch at once";
+            return Err(Failure::new(Reason::Answer, error).into());
+        }
+        Ok(())
+    }
+
+    /// Takes what comes, as much at once as is there already, until the stream ends.
+    async fn follow(
+        &mut self,
+        stream: impl Stream<Item = Result<WatchEvent<Lean<K>>, kube::Error>>,
+    ) -> Result<(), End> {
+        let mut batches = pin!(stream.ready_chunks(BATCH));
+        loop {
+            let listing = self.version.is_none();
+            let limit = match (listing, self.outage.is_on()) {
+                (true, _) => LIST_LIMIT,
+                (false, true) => SETTLED,
+                (false, false) => WATCH_LIMIT,
+            };
+            let batch = match timeout(limit, batches.next()).await {
+                Ok(Some(batch)) => batch,
+                Ok(None) if listing => {
+                    let error = "the server ended a list before it was complete";
+                    return Err(Failure::new(Reason::Answer, error).into());
+                }
+                Ok(None) => return Ok(()),
+                Err(_) if !listing && self.outage.is_on() => {
+                    self.outage.over();
+                    continue;
+                }
+                Err(_) => {
+                    // A server that does not know streaming lists never marks their end.
+                    self.lists = if listing { Lists::Paged } else { self.lists };
+                    return Err(silence(limit).into());
+                }
+            };
+            let mut events = Vec::with_capacity(batch.len());
+            let ended = batch.into_iter().try_for_each(|event| self.read(event, &mut events));
+            // What came before a failure is true.
+            self.sink.take(events).await?;
+            ended?;
+            if self.version.is_some() {
+                self.outage.over();
+            }
+        }
+    }
+
+    /// Reads one event of the server into `events`.
+    fn read(
+        &mut self,
+        event: Result<WatchEvent<Lean<K>>, kube::Error>,
+        events: &mut Vec<Event<Lean<K>>>,
+    ) -> Result<(), Failure> {
+        let event = event.inspect_err(|error| {
+            if let kube::Error::SerdeError(_) = error {
+                // Which object it was is unknown, so all are looked at again.
+                self.version = None;
+            }
+        })?;
+        let listing = self.version.is_none();
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                self.advance(object.resource_version());
+                events.push(if listing { Event::InitApply(object) } else { Event::Apply(object) });
+            }
+            WatchEvent::Deleted(object) => {
+                self.advance(object.resource_version());
+                events.push(Event::Delete(object));
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                let metadata = bookmark.metadata;
+                let ends_list = metadata.annotations.contains_key("k8s.io/initial-events-end");
+                if listing && ends_list {
+                    events.push(self.complete(metadata.resource_version));
+                } else {
+                    self.advance(Some(&metadata.resource_version));
+                }
+            }
+            WatchEvent::Error(status) => return Err(Failure::from(&*status)),
+        }
+        Ok(())
+    }
+
+    /// The watch can go on behind this version, once the list is complete.
+    fn advance(&mut self, version: Option<&str>) {
+        if let Some((known, version)) = self.version.as_mut().zip(version) {
+            version.clone_into(known);
+        }
+    }
+
+    async fn list_pages(&mut self) -> Result<(), End> {
+        let mut events = vec![Event::Init];
+        let mut pages = Pages::new(&*self.path, self.fields);
+        loop {
+            let page = within(LIST_LIMIT, pages.next::<Lean<K>>(&self.client)).await?;
+            events.extend(page.items.into_iter().map(Event::InitApply));
+            if let Some(version) = page.last {
+                events.push(self.complete(version));
+                return Ok(self.sink.take(events).await?);
+            }
+            self.sink.take(std::mem::take(&mut events)).await?;
+        }
+    }
+
+    /// The list is complete as of `version`.
+    fn complete(&mut self, version: String) -> Event<Lean<K>> {
+        self.version = Some(version);
+        self.outage.over();
+        if std::mem::take(&mut self.is_first) {
+            debug!(kind = self.kind, "the first view is complete");
+        }
+        Event::InitDone
+    }
+}
+
+fn silence(limit: Duration) -> Failure {
+    let error = format!("nothing was heard for {} s", limit.as_secs());
+    Failure::new(Reason::Connection, error)
+}

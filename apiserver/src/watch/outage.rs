@@ -1,0 +1,84 @@
+//! When a watch that failed is tried again, and what the log says about it.
+//!
+//! An outage is one line when it begins, one more when its reason changes, and one when it is over;
+//! retries in between are silent.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::back_off::BackOff;
+use crate::failure::{Failure, Reason};
+
+/// The first wait after a failure, and the longest. A thousand nodes lose the same server at the
+/// same moment: the waits double, and up to as much again is added at random.
+const FIRST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(15);
+
+/// What a failure means before the first complete view.
+const BEFORE_ALL: &str = "nothing new is decided before this works; what is in force stays";
+
+/// The failures of one watch since it last worked.
+#[derive(Debug)]
+pub(super) struct Outage {
+    kind: &'static str,
+    back_off: BackOff,
+    began: Option<Instant>,
+    reason: Option<Reason>,
+}
+
+impl Outage {
+    pub(super) fn new(kind: &'static str) -> Self {
+        Self { kind, back_off: BackOff::new(FIRST, LONGEST), began: None, reason: None }
+    }
+
+    /// Whether the last try failed.
+    pub(super) fn is_on(&self) -> bool {
+        self.began.is_some()
+    }
+
+    /// Records a failure and returns how long to wait. `is_first`: no complete view came before it.
+    pub(super) fn failed(&mut self, failure: &Failure, is_first: bool) -> Duration {
+        let (kind, error) = (self.kind, &failure.error);
+        let began = *self.began.get_or_insert_with(Instant::now);
+        if self.reason.replace(failure.reason) == Some(failure.reason) {
+            debug!(kind, error, "still cannot watch");
+        } else {
+            let since_s = began.elapsed().as_secs();
+            let effect = if is_first { BEFORE_ALL } else { "what is known stays in force" };
+            warn!(kind, error, since_s, "cannot watch; {effect}");
+        }
+        self.back_off.wait().mul_f64(1.0 + fastrand::f64()).max(failure.retry_after)
+    }
+
+    /// It works again, if it did not.
+    pub(super) fn over(&mut self) {
+        if let Some(began) = self.began.take() {
+            info!(kind = self.kind, after_ms = began.elapsed().as_millis(), "watching again");
+            self.reason = None;
+            self.back_off.reset();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_limit_and_start_again_after_a_success() {
+        let mut outage = Outage::new("Pod");
+        let refused = Failure::new(Reason::Connection, "refused");
+        let first = outage.failed(&refused, false);
+        assert!((FIRST..=2 * FIRST).contains(&first), "{first:?}");
+        let waits: Vec<Duration> = (0..40).map(|_| outage.failed(&refused, false)).collect();
+        assert!(waits.iter().all(|wait| *wait <= 2 * LONGEST), "{waits:?}");
+        assert!(waits.iter().skip(10).all(|wait| *wait >= LONGEST), "{waits:?}");
+        assert!(outage.is_on());
+        outage.over();
+        assert!(!outage.is_on());
+        let refused = Failure::new(Reason::Status(429), "too many");
+        assert!(outage.failed(&refused, true) <= 2 * FIRST);
+    }
+}

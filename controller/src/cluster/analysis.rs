@@ -1,0 +1,147 @@
+//! What is known of the cluster's objects, and what was found out about its policies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policy_engine::labels::Str;
+use policy_engine::model::Change;
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::world::{Options, World};
+use portcullis_crds::convert::{Meta, Object};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::SHARE;
+use super::events::ledger::Telling;
+use super::findings::coverage::Coverage;
+use super::findings::{Analyst, Findings, Reason};
+use super::standing::Judged;
+use crate::watch::Event;
+
+/// The objects, and the findings about them.
+pub struct Analysis {
+    world: World,
+    analyst: Analyst,
+    synced: bool,
+    /// What the API server says of each policy.
+    policies: BTreeMap<ObjectRef, Meta>,
+    /// The uid of each node.
+    nodes: BTreeMap<Str, Str>,
+    /// What was found out about the policies of the cluster.
+    pub(super) judged: BTreeMap<ObjectRef, Judged>,
+    /// Findings are out of date, and may be computed from this moment on.
+    changed: bool,
+    compute_at: Instant,
+}
+
+impl Analysis {
+    /// Nothing is known.
+    #[must_use]
+    pub fn new(options: Options, now: Instant) -> Self {
+        Self {
+            world: World::new(options),
+            analyst: Analyst::default(),
+            synced: false,
+            policies: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            judged: BTreeMap::new(),
+            changed: false,
+            compute_at: now,
+        }
+    }
+
+    /// Whether all objects that findings depend on are known.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Takes in what the source sent.
+    pub fn take(&mut self, event: Event) {
+        self.changed = true;
+        match event {
+            Event::Changes(objects) => objects.into_iter().for_each(|object| self.change(object)),
+            Event::Synced => self.synced = true,
+            Event::Diagnostics(origin, found) => self.analyst.diagnose(origin, found),
+        }
+    }
+
+    fn change(&mut self, Object { change, meta }: Object) {
+        match (&change, meta) {
+            (Change::Node(name, _), Some(meta)) => {
+                self.nodes.insert(name.clone(), meta.uid);
+            }
+            (Change::Node(name, _), None) => {
+                self.nodes.remove(name);
+            }
+            (Change::Policy(name, _), Some(meta)) => {
+                self.policies.insert(name.clone(), *meta);
+            }
+            (Change::Policy(name, _), None) => {
+                self.policies.remove(name);
+            }
+            (Change::Pod(..) | Change::Namespace(..), _) => {}
+        }
+        self.analyst.note(&change);
+        self.world.apply(change);
+    }
+
+    /// Computes what is out of date: all that is found now, or `None` when nothing was computed.
+    pub fn round(&mut self, now: Instant) -> Option<BTreeSet<Telling>> {
+        if !self.synced || !self.changed || now < self.compute_at {
+            return None;
+        }
+        let findings = self.analyst.findings(&self.world);
+        self.judged = judged(&self.world, &self.analyst, &findings);
+        let mut tellings = BTreeSet::new();
+        for (policy, findings) in findings {
+            let Some(meta) = self.policies.get(&policy) else { continue };
+            let generation = self.generation(&policy).unwrap_or_default();
+            tellings.extend(findings.into_iter().map(|finding| Telling {
+                policy: policy.clone(),
+                uid: meta.uid.to_string(),
+                generation,
+                finding,
+            }));
+        }
+        self.changed = false;
+        let took = now.elapsed();
+        self.compute_at = now + took * SHARE;
+        debug!(findings = tellings.len(), took_ms = took.as_millis(), "looked at policies");
+        Some(tellings)
+    }
+
+    /// The `metadata.generation` of a policy; `None` when there is no such policy.
+    #[must_use]
+    pub fn generation(&self, policy: &ObjectRef) -> Option<i64> {
+        Some(self.world.policy(policy)?.generation.unwrap_or_default())
+    }
+
+    /// The ClusterDefaultNetworkPolicies, and what the API server says of each.
+    pub fn defaults(&self) -> impl Iterator<Item = (&ObjectRef, &Meta)> {
+        let kind = Kind::ClusterDefaultNetworkPolicy;
+        self.policies.iter().filter(move |(policy, _)| policy.kind == kind)
+    }
+
+    /// The uid of each node.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<Str, Str> {
+        &self.nodes
+    }
+}
+
+/// What is known of the policies of the cluster.
+fn judged(world: &World, analyst: &Analyst, findings: &Findings) -> BTreeMap<ObjectRef, Judged> {
+    let judge = |(name, coverage): (&ObjectRef, &Coverage)| {
+        let policy = world.policy(name)?;
+        let found = findings.get(name).into_iter().flatten();
+        let failed = found.filter(|finding| finding.reason == Reason::FailedClosed);
+        let judged = Judged {
+            generation: policy.generation.unwrap_or_default(),
+            mode: policy.mode,
+            coverage: coverage.clone(),
+            failed: failed.cloned().collect(),
+        };
+        Some((name.clone(), judged))
+    };
+    analyst.coverage().iter().filter_map(judge).collect()
+}

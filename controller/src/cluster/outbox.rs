@@ -1,0 +1,207 @@
+//! Which write is sent next, and when one that failed is tried again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use portcullis_apiserver::back_off::BackOff;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::analysis::Analysis;
+use super::events::ledger::{Ledger, Telling};
+use super::metrics::{Metrics, count};
+use super::pace::{self, Pace};
+use super::reports::Action;
+use super::rollout::Rollout;
+use super::write::{NewStanding, Outcome, Write};
+
+/// Writes of a kind that is forbidden rest for so long at first, for a server that starts refuses
+/// everybody; then each time twice as long. The others go on.
+pub(super) const FORBIDDEN_FIRST: Duration = Duration::from_secs(5);
+/// They rest for so long at most.
+const FORBIDDEN_LONGEST: Duration = Duration::from_mins(1);
+/// What was written comes back by the watch within this time.
+const ECHO: Duration = Duration::from_secs(2);
+
+/// What is to be written.
+pub struct Outbox {
+    ledger: Ledger,
+    /// When statuses of ClusterDefaultNetworkPolicies are written.
+    pace: Pace,
+    /// Reports that are being written, or wait until they may be tried again.
+    held: BTreeMap<String, Option<Instant>>,
+    /// Nothing is sent before this moment: the API server has asked for it, or does not answer.
+    quiet_until: Instant,
+    /// Kinds of writes that are forbidden.
+    forbidden: BTreeMap<&'static str, Rest>,
+    metrics: Metrics,
+}
+
+/// When a kind of writes that is forbidden is tried again.
+struct Rest {
+    until: Instant,
+    back_off: BackOff,
+}
+
+impl Outbox {
+    /// Nothing is to be written. `event_delay`: see [`Ledger::new`].
+    #[must_use]
+    pub fn new(event_delay: Duration, metrics: Metrics, now: Instant) -> Self {
+        Self {
+            ledger: Ledger::new(event_delay),
+            pace: Pace::default(),
+            held: BTreeMap::new(),
+            quiet_until: now,
+            forbidden: BTreeMap::new(),
+            metrics,
+        }
+    }
+
+    /// Replaces what is found about policies.
+    pub fn update(&mut self, found: BTreeSet<Telling>, now: Instant) {
+        self.ledger.update(found, now);
+        self.metrics.findings.set(count(self.ledger.len()));
+    }
+
+    /// The next write that is due.
+    pub fn next(
+        &mut self,
+        analysis: &Analysis,
+        rollout: &mut Rollout,
+        now: Instant,
+    ) -> Option<Write> {
+        if now < self.quiet_until {
+            return None;
+        }
+        let is_allowed =
+            |outbox: &Self, kind| outbox.forbidden.get(kind).is_none_or(|rest| rest.until <= now);
+        if is_allowed(self, Write::REPORT)
+            && let Some(write) = self.next_report(analysis, rollout, now)
+        {
+            return Some(write);
+        }
+        if is_allowed(self, Write::STANDING)
+            && let Some(write) = self.next_standing(analysis, rollout, now)
+        {
+            return Some(write);
+        }
+        let may_tell = analysis.is_synced() && is_allowed(self, Write::EVENT);
+        may_tell.then(|| self.ledger.next(now)).flatten().map(Write::Event)
+    }
+
+    fn next_report(
+        &mut self,
+        analysis: &Analysis,
+        rollout: &mut Rollout,
+        now: Instant,
+    ) -> Option<Write> {
+        if !rollout.is_synced(analysis) {
+            return None;
+        }
+        self.held.retain(|_, until| until.is_none_or(|until| now < until));
+        let free = |name: &str| !self.held.contains_key(name);
+        let (name, action) = rollout.due(analysis, now, free)?;
+        self.held.insert(name.clone(), None);
+        Some(Write::Report(name, action))
+    }
+
+    pub(super) fn next_standing(
+        &mut self,
+        analysis: &Analysis,
+        rollout: &Rollout,
+        now: Instant,
+    ) -> Option<Write> {
+        if !rollout.is_synced(analysis) {
+            return None;
+        }
+        let (standings, pace) = (&rollout.standings, &mut self.pace);
+        let known: BTreeSet<&str> = analysis.defaults().map(|(policy, _)| &*policy.name).collect();
+        pace.retain(|name| known.contains(name));
+        let period = pace::detail_period(known.len(), analysis.nodes().len());
+        let mut due = analysis.defaults().filter_map(|(policy, meta)| {
+            // What was judged may be an earlier generation.
+            let is_current = |generation| analysis.generation(policy) == Some(generation);
+            let standing = standings.get(policy).filter(|found| is_current(found.generation))?;
+            let difference = standing.differs_from(&meta.status);
+            pace.is_due(&policy.name, difference, period, now).then(|| NewStanding {
+                name: policy.name.to_string(),
+                uid: meta.uid.to_string(),
+                standing: standing.clone(),
+                before: meta.status.clone(),
+            })
+        });
+        due.next().map(|new| Write::Standing(Box::new(new)))
+    }
+
+    /// Lets a kind of writes rest that is forbidden; gives until when.
+    fn rest(&mut self, what: &'static str, why: &str, now: Instant) -> Instant {
+        let rest = self.forbidden.entry(what).or_insert_with(|| {
+            let back_off = BackOff::new(FORBIDDEN_FIRST, FORBIDDEN_LONGEST);
+            Rest { until: now, back_off }
+        });
+        // Two may have been under way at once.
+        if rest.until <= now {
+            let pause = rest.back_off.wait();
+            let retry_in_s = pause.as_secs();
+            warn!(what, why, retry_in_s, "forbidden to write; apply deploy/ again");
+            rest.until = now + pause;
+        }
+        rest.until
+    }
+
+    /// Takes in what became of a write.
+    pub fn done(&mut self, write: &Write, outcome: Outcome, now: Instant) {
+        let retry = match outcome {
+            Outcome::Written => {
+                self.forbidden.remove(write.kind());
+                match write {
+                    Write::Event(telling) => {
+                        let reason = telling.finding.reason.as_str();
+                        self.metrics.events.inc();
+                        info!(policy = telling.policy.short(), reason, "wrote an Event");
+                    }
+                    Write::Report(node, Action::Delete { .. }) => {
+                        info!(node, "deleted the report of a node that is gone");
+                    }
+                    Write::Report(node, Action::Tell { speaks, .. }) => {
+                        info!(node, current = speaks, "wrote whether a report is current");
+                    }
+                    Write::Standing(new) => {
+                        self.metrics.statuses.inc();
+                        debug!(policy = new.name, "wrote a status");
+                    }
+                }
+                None
+            }
+            Outcome::Needless => None,
+            Outcome::Refused(why) => {
+                let what = write.kind();
+                error!(what, why, "the API server will never accept this; please report it");
+                self.metrics.failures.inc();
+                None
+            }
+            Outcome::NotLeading => Some(now),
+            Outcome::Forbidden(why) => {
+                self.metrics.failures.inc();
+                Some(self.rest(write.kind(), &why, now))
+            }
+            Outcome::Failed(why, pause) => {
+                warn!(why, retry_in_ms = pause.as_millis(), "failed to write");
+                self.metrics.failures.inc();
+                self.quiet_until = now + pause;
+                Some(now + pause)
+            }
+        };
+        match (write, retry) {
+            (Write::Event(telling), None) => self.ledger.told(telling, now),
+            (Write::Event(telling), Some(retry)) => self.ledger.failed(telling, retry),
+            (Write::Report(name, _), retry) => {
+                let until = retry.unwrap_or(now + ECHO);
+                self.held.insert(name.clone(), Some(until));
+            }
+            (Write::Standing(new), retry) => {
+                self.pace.done(&new.name, now, retry.unwrap_or(now + pace::PERIOD_MIN));
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! How far policies are in force, from what the nodes report. Pure.
+
+use std::collections::BTreeMap;
+
+use policy_engine::labels::Str;
+use policy_engine::object::ObjectRef;
+use policy_engine::tier::Mode;
+use policy_engine::words::few;
+use prometheus_client::encoding::EncodeLabelValue;
+
+use super::reports::Known;
+
+/// How many nodes a message names.
+const NAMES_MAX: usize = 3;
+
+/// How far one generation of a policy is in force.
+///
+/// A policy of the cluster concerns every node with a pod that it selects, a NetworkPolicy those that
+/// report it: of these only the numbers are known.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Progress {
+    /// How many nodes are concerned.
+    pub concerned: usize,
+    /// How many of them say that they have its generation in force, and still write.
+    pub realised: usize,
+    /// Those that write, and have not.
+    pub behind: Vec<Str>,
+    /// Those that say that they cannot program the kernel.
+    pub failing: Vec<Str>,
+    /// Those without a report: perhaps no agent runs there.
+    pub unreported: Vec<Str>,
+    /// Those that have stopped to write.
+    pub silent: Vec<Str>,
+}
+
+/// Where a policy of the cluster stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelValue)]
+pub enum Stage {
+    /// In force on every node that it concerns.
+    InForce,
+    /// Some node has not got it yet.
+    Waiting,
+    /// Some node says nothing.
+    Unknown,
+    /// It decides nothing, wherever it is.
+    Audit,
+}
+
+impl Stage {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::InForce, Self::Waiting, Self::Unknown, Self::Audit];
+}
+
+impl Progress {
+    /// How far a policy of the cluster is in force; `speaks` says of a report that it is still written.
+    #[must_use]
+    pub fn of<'n>(
+        policy: &ObjectRef,
+        generation: i64,
+        nodes: impl Iterator<Item = &'n Str>,
+        reports: &BTreeMap<String, Known>,
+        speaks: impl Fn(&Known) -> bool,
+    ) -> Self {
+        let mut progress = Self::default();
+        for node in nodes {
+            progress.concerned += 1;
+            let report = reports.get(&**node);
+            match report {
+                Some(report) if !speaks(report) => progress.silent.push(node.clone()),
+                // It has the generation, perhaps, but not for the pods that came since.
+                Some(report) if !report.enforcing => progress.failing.push(node.clone()),
+                Some(report) if report.has(policy, generation) => progress.realised += 1,
+                Some(_) => progress.behind.push(node.clone()),
+                None => progress.unreported.push(node.clone()),
+            }
+        }
+        progress
+    }
+
+    /// Where a policy of this mode stands.
+    #[must_use]
+    pub fn stage(&self, mode: Mode) -> Stage {
+        match mode {
+            Mode::Audit => Stage::Audit,
+            Mode::Enforce if self.waits() => Stage::Waiting,
+            Mode::Enforce if !self.silent.is_empty() => Stage::Unknown,
+            Mode::Enforce => Stage::InForce,
+        }
+    }
+
+    fn waits(&self) -> bool {
+        [&self.behind, &self.failing, &self.unreported].into_iter().any(|nodes| !nodes.is_empty())
+    }
+
+    /// Whether every node that it concerns has it, in force or in audit; there is at least one.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.concerned > 0 && self.concerned == self.realised
+    }
+
+    /// How many nodes have it, and which have not, and why: for people.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let missing = [
+            ("waiting for", &self.behind, ""),
+            ("failing on", &self.failing, ", see its NodePolicyReport"),
+            ("no report of", &self.unreported, ", see whether an agent runs there"),
+            ("no word from", &self.silent, ", see its agent"),
+        ];
+        let missing = missing.into_iter().filter(|(_, nodes, _)| !nodes.is_empty());
+        let missing = missing.map(|(what, nodes, advice)| {
+            format!("; {what} {}{advice}", few(nodes.iter(), NAMES_MAX))
+        });
+        format!("{} of {} nodes{}", self.realised, self.concerned, missing.collect::<String>())
+    }
+}
+
+/// How far each NetworkPolicy that a node reports is in force. `generations` has the ones that are.
+#[must_use]
+pub fn of_reported<'r>(
+    reports: impl Iterator<Item = &'r Known>,
+    generations: impl Fn(&ObjectRef) -> Option<i64>,
+) -> BTreeMap<ObjectRef, (i64, Progress)> {
+    let mut found: BTreeMap<ObjectRef, (i64, Progress)> = BTreeMap::new();
+    let listed = reports.flat_map(|report| &report.policies);
+    for (policy, observed) in listed.filter(|(policy, _)| policy.kind.is_namespaced()) {
+        // A policy that is deleted is in force nowhere that matters.
+        let Some(wanted) = generations(policy) else { continue };
+        let (_, progress) = found.entry(policy.clone()).or_insert((wanted, Progress::default()));
+        progress.concerned += 1;
+        progress.realised += usize::from(observed.is_some_and(|observed| observed >= wanted));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use policy_engine::object::Kind;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn report(policies: &Value, enforcing: &str) -> Known {
+        let report = json!({
+            "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
+            "metadata": {"name": "n"}, "spec": {"nodeName": "n"},
+            "status": {
+                "policies": policies,
+                "conditions": [{"type": "Enforcing", "status": enforcing, "reason": "R",
+                    "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z"}],
+            },
+        });
+        let report = serde_json::from_value(report).expect("a report");
+        Known::new(report, None, tokio::time::Instant::now())
+    }
+
+    #[test]
+    fn a_policy_is_in_force_when_all_nodes_that_report_it_have_its_generation() {
+        let report = |policies: &[(&str, i64)]| {
+            let policies = policies.iter().map(|(name, generation)| {
+                json!({"namespace": "shop", "name": name, "observedGeneration": generation})
+            });
+            report(&policies.collect(), "True")
+        };
+        let reports = [report(&[("a", 2), ("b", 1)]), report(&[("a", 2), ("b", 2), ("gone", 1)])];
+        let generation = |policy: &ObjectRef| (*policy.name != *"gone").then_some(2);
+        let found = of_reported(reports.iter(), generation);
+        let seen: Vec<_> =
+            found.iter().map(|(key, (_, progress))| (&*key.name, progress.is_complete())).collect();
+        assert_eq!(seen, [("a", true), ("b", false)]);
+    }
+
+    #[test]
+    fn a_node_has_a_policy_in_force_when_its_agent_still_writes_that_it_has_the_generation() {
+        let report = |generation: i64, enforcing: &str| {
+            let kind = "ClusterDefaultNetworkPolicy";
+            let policy = json!({"kind": kind, "name": "deny", "observedGeneration": generation});
+            report(&json!([policy]), enforcing)
+        };
+        let reports: BTreeMap<String, Known> = [
+            ("has", report(2, "True")),
+            ("of an earlier object", report(3, "True")),
+            ("older", report(1, "True")),
+            ("fails", report(2, "False")),
+            ("silent", report(9, "True")),
+        ]
+        .into_iter()
+        .map(|(name, report)| (name.to_owned(), report))
+        .collect();
+        let nodes: Vec<Str> = ["has", "of an earlier object", "older", "fails", "silent", "none"]
+            .map(Str::from)
+            .into();
+        let speaks = |known: &Known| !known.has(&policy("deny"), 9);
+        let of = |name| Progress::of(&policy(name), 2, nodes.iter(), &reports, speaks);
+        let (failing, unreported) = (vec!["fails".into()], vec!["none".into()]);
+        let behind = ["of an earlier object", "older"].map(Str::from).into();
+        let (concerned, realised, silent) = (6, 1, vec!["silent".into()]);
+        let expected = Progress { concerned, realised, behind, failing, unreported, silent };
+        assert_eq!(of("deny"), expected);
+        assert_eq!(of("other").realised, 0, "no node reports it");
+    }
+
+    fn policy(name: &str) -> ObjectRef {
+        ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name)
+    }
+}

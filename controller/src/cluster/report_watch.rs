@@ -1,0 +1,47 @@
+//! The watch of the nodes' reports, which only the controller needs.
+
+use std::time::Duration;
+
+use kube::Client;
+use portcullis_apiserver::watch::{Closed, Event, Sink, Watch};
+use portcullis_crds::api::node_policy_report::NodePolicyReport;
+use portcullis_crds::diagnostic::Diagnostic;
+use portcullis_crds::lean::Lean;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// Events of reports, in order, as many as came at once.
+pub type Reported = Vec<Event<Lean<NodePolicyReport>>>;
+
+/// Batches that may wait. The watch is not read further while they do.
+const QUEUED: usize = 16;
+
+/// The versions that are understood.
+const VERSIONS: &[&str] = &["v1alpha1"];
+
+/// Follows all reports until the receiver is dropped. What fails is tried again, with back-off; while
+/// the cluster lacks the kind, it is looked for every `missing_kind_period`.
+#[must_use]
+pub fn start(client: Client, missing_kind_period: Duration) -> mpsc::Receiver<Reported> {
+    let (sender, receiver) = mpsc::channel(QUEUED);
+    let watch = Watch::new(client, "NodePolicyReport", Outlet(sender));
+    tokio::spawn(watch.optional(VERSIONS, missing_kind_period).run());
+    receiver
+}
+
+struct Outlet(mpsc::Sender<Reported>);
+
+impl Sink<NodePolicyReport> for Outlet {
+    async fn take(&mut self, events: Reported) -> Result<(), Closed> {
+        self.0.send(events).await.map_err(|_| Closed)
+    }
+
+    async fn diagnose(&mut self, _: String, found: Vec<Diagnostic>) -> Result<(), Closed> {
+        found.iter().for_each(|diagnostic| warn!(%diagnostic, "cannot read reports"));
+        Ok(())
+    }
+
+    fn known(&self) -> Option<usize> {
+        None
+    }
+}

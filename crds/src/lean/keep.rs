@@ -1,0 +1,148 @@
+//! What is kept of the objects of each kind: static data.
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use policy_engine::object::Kind;
+
+use super::{LeanKind, Projected};
+use crate::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
+use crate::api::cluster_network_policy::ClusterNetworkPolicy;
+use crate::api::node_policy_report::NodePolicyReport;
+
+/// What is kept of one part of an object.
+#[derive(Debug)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// Of a mapping these fields; anything else is kept as it is, but empty.
+    Fields(&'static [(&'static str, Part)]),
+    /// The same, and for conversion every other field too.
+    Open(&'static [(&'static str, Part)]),
+    /// Of each item of a list this; anything else is kept as it is, but empty.
+    Items(&'static Part),
+    /// Of a field this, for one purpose, and for others nothing.
+    Only(Purpose, &'static Part),
+}
+
+/// For what an object is cut down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// It is converted into an engine value, and compared with what the API server had before.
+    Conversion,
+    /// It is written into a file, from which the CLI answers later.
+    Snapshot,
+}
+
+use Part::{Fields, Items, Only, Open, Whole};
+
+/// Fields, each kept as it is said, else whole.
+macro_rules! fields {
+    (@part) => { Whole };
+    (@part $part:expr) => { $part };
+    ($($name:literal $(: $part:expr)?),* $(,)?) => { &[$(($name, fields!(@part $($part)?))),*] };
+}
+
+/// The annotation that puts a policy into audit.
+pub const MODE_ANNOTATION: &str = "portcullis.dev/mode";
+
+/// What is kept of an object of this kind.
+pub(super) const fn part(kind: Kind) -> &'static Part {
+    match kind {
+        Kind::Node => &NODE,
+        Kind::Namespace => &NAMESPACE,
+        Kind::Service => &SERVICE,
+        Kind::NetworkPolicy | Kind::ClusterNetworkPolicy | Kind::ClusterDefaultNetworkPolicy => {
+            &POLICY
+        }
+        Kind::Pod => &POD,
+        Kind::CronJob => &CRON_JOB,
+        Kind::Job => &JOB,
+        Kind::DaemonSet
+        | Kind::Deployment
+        | Kind::ReplicaSet
+        | Kind::ReplicationController
+        | Kind::StatefulSet => &WORKLOAD,
+    }
+}
+
+macro_rules! lean_kinds {
+    ($($kind:ident),*) => { $(impl LeanKind for $kind { const KIND: Kind = Kind::$kind; })* };
+}
+
+lean_kinds!(Node, Namespace, NetworkPolicy, ClusterNetworkPolicy, ClusterDefaultNetworkPolicy, Pod);
+
+impl Projected for NodePolicyReport {
+    const KEEP: &'static Part = &Fields(fields![
+        "apiVersion", "kind",
+        "metadata": Fields(fields!["name", "uid": SERVED, "resourceVersion": SERVED, "ownerReferences"]),
+        "spec", "status",
+    ]);
+}
+
+/// What only an object of an API server has, or what only matters there.
+const SERVED: Part = Only(Purpose::Conversion, &Whole);
+
+const OWNERS: Part = Items(&Fields(fields!["apiVersion", "kind", "name", "controller"]));
+
+const METADATA: Part = Fields(fields![
+    "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp",
+    "resourceVersion": SERVED, "generation": SERVED,
+    "ownerReferences": Only(Purpose::Snapshot, &OWNERS),
+]);
+
+/// With what tells a node from an earlier one of its name.
+const NODE_METADATA: Part = Fields(fields![
+    "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp",
+    "uid": SERVED, "resourceVersion": SERVED,
+    "ownerReferences": Only(Purpose::Snapshot, &OWNERS),
+]);
+
+const POLICY_METADATA: Part = Fields(fields![
+    "name", "namespace", "labels": Only(Purpose::Snapshot, &Whole),
+    "uid": SERVED, "resourceVersion": SERVED, "generation": SERVED,
+    "annotations": Fields(&[(MODE_ANNOTATION, Whole)]),
+]);
+
+/// Fields that conversion does not know may have been meant to isolate: it must see them. The status
+/// is compared with what it should be, and means nothing.
+const POLICY: Part = Open(fields!["metadata": POLICY_METADATA, "spec", "status": SERVED]);
+
+const CONTAINERS: Part = Items(&Fields(fields![
+    "ports": Items(&Fields(fields!["name", "containerPort", "protocol"])), "restartPolicy",
+]));
+
+const POD_SPEC: Part = Fields(fields![
+    "nodeName", "hostNetwork", "containers": CONTAINERS, "initContainers": CONTAINERS,
+]);
+
+const POD: Part = Fields(fields![
+    "metadata": METADATA, "spec": POD_SPEC, "status": Fields(fields!["phase", "podIP", "podIPs"]),
+]);
+
+const NAMESPACE: Part = Fields(fields!["metadata": METADATA]);
+
+const NODE: Part =
+    Fields(fields!["metadata": NODE_METADATA, "status": Fields(fields!["addresses"])]);
+
+const SERVICE: Part = Fields(fields![
+    "metadata": METADATA,
+    "spec": Fields(fields!["selector", "ports", "type", "clusterIP", "clusterIPs"]),
+]);
+
+const TEMPLATE: Part = Fields(fields!["metadata": Fields(fields!["labels"]), "spec": POD_SPEC]);
+
+const WORKLOAD: Part = Fields(fields![
+    "metadata": METADATA, "spec": Fields(fields!["replicas", "selector", "template": TEMPLATE]),
+]);
+
+const JOB_SPEC: Part = Fields(fields!["parallelism", "suspend", "template": TEMPLATE]);
+
+const JOB: Part = Fields(fields![
+    "metadata": METADATA, "spec": JOB_SPEC,
+    "status": Fields(fields!["conditions": Items(&Fields(fields!["type", "status"]))]),
+]);
+
+const CRON_JOB: Part = Fields(fields![
+    "metadata": METADATA,
+    "spec": Fields(fields!["jobTemplate": Fields(fields!["spec": JOB_SPEC])]),
+]);
