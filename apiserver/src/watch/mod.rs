@@ -416,7 +416,7 @@ where
         self.version = Some(version);
         self.outage.over();
         if std::mem::take(&mut self.is_first) {
-            debug!(kind = self.kind, "the first view is complete");
+            debug!(kind = self.kind, "all objects are read for the first time");
         }
         Event::InitDone
     }

@@ -17,7 +17,7 @@ const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(15);
 
 /// What a failure means before the first complete view.
-const BEFORE_ALL: &str = "nothing new is decided before this works; what is in force stays";
+const BEFORE_ALL: &str = "no change is applied until this works; what is applied stays";
 
 /// The failures of one watch since it last worked.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Outage {
             debug!(kind, error, "still cannot watch");
         } else {
             let since_s = began.elapsed().as_secs();
-            let effect = if is_first { BEFORE_ALL } else { "what is known stays in force" };
+            let effect = if is_first { BEFORE_ALL } else { "known policies stay enforced" };
             warn!(kind, error, since_s, "cannot watch; {effect}");
         }
         self.back_off.wait().mul_f64(1.0 + fastrand::f64()).max(failure.retry_after)

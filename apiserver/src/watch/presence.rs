@@ -46,7 +46,7 @@ impl Presence {
                 info!(kind, "the cluster lacks this kind; it is used when it comes");
             }
             // The server deletes objects before their kind: those it did are not among them.
-            Self::Absent => warn!(kind, objects, "the cluster has lost this kind"),
+            Self::Absent => warn!(kind, objects, "the CRD of this kind was deleted"),
             Self::Unserved => warn!(kind, "the cluster does not serve this kind"),
             Self::Elsewhere(_) | Self::Served(_) => {} // A diagnostic, and a line of its own.
         }

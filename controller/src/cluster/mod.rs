@@ -88,7 +88,7 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         let election = if args.leader_elect {
             let namespace = namespace(args.lease_namespace.as_deref())?;
             let contender = Contender::new(&args.lease_name, &identity, timing);
-            info!(identity, namespace, lease = args.lease_name, "competing for the lease");
+            info!(identity, namespace, lease = args.lease_name, "trying to acquire the lease");
             Some(Election::start(args.access(), namespace, contender)?)
         } else {
             None

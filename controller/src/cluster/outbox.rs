@@ -161,10 +161,14 @@ impl Outbox {
                         info!(policy = telling.policy.short(), reason, "wrote an Event");
                     }
                     Write::Report(node, Action::Delete { .. }) => {
-                        info!(node, "deleted the report of a node that is gone");
+                        info!(node, "deleted the report of a node that no longer exists");
                     }
                     Write::Report(node, Action::Tell { speaks, .. }) => {
-                        info!(node, current = speaks, "wrote whether a report is current");
+                        info!(
+                            node,
+                            current = speaks,
+                            "updated the condition Reporting of a NodePolicyReport"
+                        );
                     }
                     Write::Standing(new) => {
                         self.metrics.statuses.inc();
@@ -176,7 +180,10 @@ impl Outbox {
             Outcome::Needless => None,
             Outcome::Refused(why) => {
                 let what = write.kind();
-                error!(what, why, "the API server will never accept this; please report it");
+                error!(
+                    what,
+                    why, "the API server refuses this object for good; please report this as a bug"
+                );
                 self.metrics.failures.inc();
                 None
             }

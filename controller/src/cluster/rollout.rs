@@ -81,7 +81,7 @@ impl Rollout {
             let is_news = |policy: &Generation| !self.in_force.contains(policy);
             for ((policy, generation), nodes) in in_force.iter().filter(|(p, _)| is_news(p)) {
                 let policy = policy.short();
-                info!(policy, generation, nodes, "in force on all nodes that report it");
+                info!(policy, generation, nodes, "applied on all nodes that report it");
             }
         }
         self.in_force = in_force.into_keys().collect();

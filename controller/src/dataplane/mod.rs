@@ -71,7 +71,7 @@ pub struct Dataplane {
     /// Whether the other variant is known to hold nothing of ours.
     other_variant_clean: bool,
     hook_repairs: u32,
-    /// Whether the last call left something to [`Dataplane::tidy`].
+    /// Whether the last call left something to [`Dataplane::remove_unreferenced`].
     postponed: bool,
     denials: Totals,
 }
@@ -98,7 +98,7 @@ pub struct ApplyReport {
     pub members_changed: usize,
     /// Unreferenced sets that the kernel still uses. Each apply tries again to destroy them.
     pub sets_in_use: usize,
-    /// Whether [`Dataplane::tidy`] has unreferenced rules, chains or sets to remove.
+    /// Whether [`Dataplane::remove_unreferenced`] has unreferenced rules, chains or sets to remove.
     pub postponed: bool,
     /// Whether our rules may still be in the other variant of iptables.
     /// Each apply that may change chains tries again.
@@ -172,7 +172,7 @@ impl Dataplane {
         &self.families
     }
 
-    /// Makes the kernel enforce `compiled`, and leaves for [`Dataplane::tidy`] what need not happen
+    /// Makes the kernel enforce `compiled`, and leaves for [`Dataplane::remove_unreferenced`] what need not happen
     /// at once; `update` is what changed since the last call.
     ///
     /// The first call, and each one after a failure, reads back what is applied and changes only
@@ -196,7 +196,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// When any step fails. Nothing is taken as done then.
-    pub fn tidy(&mut self, compiled: &Compiled) -> Result<ApplyReport, Error> {
+    pub fn remove_unreferenced(&mut self, compiled: &Compiled) -> Result<ApplyReport, Error> {
         let update = Update { rules_changed: true, ..Update::default() };
         self.apply(compiled, &update, Extent::All)
     }
@@ -304,7 +304,7 @@ impl Dataplane {
     /// When the read-back or a repair fails.
     pub fn verify(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
         if self.postponed {
-            self.tidy(compiled)?;
+            self.remove_unreferenced(compiled)?;
         }
         // Sets that could not be destroyed yet are no drift.
         let applied = self.applied.take();

@@ -3,7 +3,7 @@
 //! ```text
 //! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::enforce ─► one log line
 //!                                               ▲ failure: again, with back-off, until it is true
-//!                                               ▲ when it is quiet: tidy
+//!                                               ▲ when it is quiet: remove unreferenced rules and sets
 //!                                               ▲ now and then: verify and repair
 //! ```
 //!
@@ -40,10 +40,10 @@ const BACK_OFF: BackOff = BackOff::new(Duration::from_millis(100), Duration::fro
 /// How often an agent that has nothing to do shows that it goes on.
 const BEAT_PERIOD: Duration = Duration::from_secs(5);
 
-/// What is out of reach in the kernel goes once nothing has changed for so long.
-const TIDY_AFTER: Duration = Duration::from_millis(200);
-/// It never stays longer than this, and what cannot go yet is tried again so often.
-const TIDY_LIMIT: Duration = Duration::from_secs(2);
+/// Unreferenced rules and sets are removed once nothing has changed for this time.
+const CLEANUP_AFTER: Duration = Duration::from_millis(200);
+/// They are removed after this time at the latest. Sets that are still in use are tried again as often.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often the kernel is asked how much it denied. It takes some 5 ms a kind of denial.
 const COUNT_PERIOD: Duration = Duration::from_secs(10);
@@ -60,8 +60,8 @@ pub struct Agent {
     /// When the oldest change that is not in force yet came in.
     oldest: Option<Instant>,
     publisher: Publisher,
-    /// Since when something is out of reach in the kernel and not gone.
-    untidy: Option<Instant>,
+    /// Since when the kernel has unreferenced rules or sets.
+    unreferenced: Option<Instant>,
     /// Denied packets; none when nobody logs them.
     denials: Option<Feed>,
     /// What else is found on the node; none when nobody looks.
@@ -80,7 +80,7 @@ enum State {
     /// All objects are known, and nothing was applied yet.
     Loaded,
     /// The kernel does what the engine says.
-    InForce { tidy_at: Option<Instant> },
+    InForce { cleanup_at: Option<Instant> },
     /// The last apply failed.
     Failing { retry_at: Instant, back_off: BackOff },
 }
@@ -109,7 +109,7 @@ impl Agent {
             diagnostics_changed: false,
             oldest: None,
             publisher,
-            untidy: None,
+            unreferenced: None,
             denials: None,
             examinations: None,
             count_at: Instant::now(),
@@ -177,9 +177,9 @@ impl Agent {
     fn alarm(&self) -> Option<Instant> {
         match self.state {
             State::Loading | State::Loaded => None,
-            State::InForce { tidy_at } => {
+            State::InForce { cleanup_at } => {
                 let regular = self.verify_at.min(self.count_at);
-                Some(tidy_at.map_or(regular, |at| at.min(regular)))
+                Some(cleanup_at.map_or(regular, |at| at.min(regular)))
             }
             State::Failing { retry_at, .. } => Some(retry_at.min(self.count_at)),
         }
@@ -190,7 +190,7 @@ impl Agent {
             Event::Changes(changes) => {
                 self.oldest.get_or_insert_with(Instant::now);
                 for Object { change, .. } in changes {
-                    trace!(?change, "heard of a change");
+                    trace!(?change, "received a change");
                     self.engine.apply(change);
                 }
             }
@@ -235,9 +235,9 @@ impl Agent {
 
     /// Tidies, verifies or counts when it is time, however many changes come in.
     fn look_after(&mut self, now: Instant) {
-        let State::InForce { tidy_at } = self.state else { return };
-        if tidy_at.is_some_and(|at| now >= at) {
-            self.tidy();
+        let State::InForce { cleanup_at } = self.state else { return };
+        if cleanup_at.is_some_and(|at| now >= at) {
+            self.remove_unreferenced();
         } else if now >= self.verify_at {
             self.verify();
         } else if now >= self.count_at {
@@ -256,7 +256,7 @@ impl Agent {
             Ok(report) => {
                 self.log_in_force(&report);
                 self.policies_changed();
-                self.in_force(&report, TIDY_AFTER);
+                self.in_force(&report, CLEANUP_AFTER);
             }
             Err(failure) => {
                 let (failure, wait) = (chain(&failure), back_off.wait());
@@ -264,7 +264,7 @@ impl Agent {
                 error!(
                     error = failure,
                     retry_in_ms = wait.as_millis(),
-                    "policies are not in force as they should be; the last good state stays"
+                    "failed to apply policies; the last applied rules stay"
                 );
                 self.state = State::Failing { retry_at: Instant::now() + wait, back_off };
             }
@@ -278,24 +278,27 @@ impl Agent {
         }
     }
 
-    /// The kernel does what the engine says; what is out of reach goes after `tidy_after`.
-    fn in_force(&mut self, report: &ApplyReport, tidy_after: Duration) {
+    /// The kernel does what the engine says; unreferenced rules and sets are removed after `cleanup_after`.
+    fn in_force(&mut self, report: &ApplyReport, cleanup_after: Duration) {
         let now = Instant::now();
-        let untidy = report.postponed || report.sets_in_use > 0;
-        self.untidy = untidy.then(|| self.untidy.unwrap_or(now));
-        let tidy_at = self.untidy.map(|since| (now + tidy_after).min(since + TIDY_LIMIT));
-        self.state = State::InForce { tidy_at };
+        let unreferenced = report.postponed || report.sets_in_use > 0;
+        self.unreferenced = unreferenced.then(|| self.unreferenced.unwrap_or(now));
+        let cleanup_at =
+            self.unreferenced.map(|since| (now + cleanup_after).min(since + CLEANUP_LIMIT));
+        self.state = State::InForce { cleanup_at };
     }
 
-    fn tidy(&mut self) {
+    fn remove_unreferenced(&mut self) {
         let began = Instant::now();
-        self.untidy = None;
-        match self.dataplane.tidy(self.engine.compiled()) {
+        self.unreferenced = None;
+        match self.dataplane.remove_unreferenced(self.engine.compiled()) {
             Ok(report) => {
-                debug!(sets_in_use = report.sets_in_use, "removed what was out of reach");
-                self.in_force(&report, TIDY_LIMIT);
+                debug!(sets_in_use = report.sets_in_use, "removed unreferenced rules and sets");
+                self.in_force(&report, CLEANUP_LIMIT);
             }
-            Err(failure) => self.again(&failure, began, "failed to remove what is out of reach"),
+            Err(failure) => {
+                self.again(&failure, began, "failed to remove unreferenced rules and sets");
+            }
         }
     }
 
@@ -315,7 +318,7 @@ impl Agent {
             Ok(drift) => {
                 self.publisher.verified(drift.iter().filter(|found| found.is_repaired()).count());
                 drift.iter().for_each(|found| warn!("{found}"));
-                self.in_force(&ApplyReport::default(), TIDY_AFTER);
+                self.in_force(&ApplyReport::default(), CLEANUP_AFTER);
             }
             Err(failure) => {
                 self.again(&failure, began, "failed to compare the kernel with the policies");
@@ -333,7 +336,7 @@ impl Agent {
             }
             Err(failure) if !std::mem::replace(&mut self.uncounted, true) => {
                 let failure = chain(&failure);
-                warn!(error = failure, "failed to count denials; tried again every 10 s");
+                warn!(error = failure, "failed to count denials; retrying every 10 s");
             }
             Err(_) => {}
         }

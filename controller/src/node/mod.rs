@@ -62,10 +62,10 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let publisher = Publisher::new(metrics.clone(), pulse.clone());
     serve(&args.http, &publisher, &metrics, pulse.clone())?;
     let _lock = NodeLock::acquire(&args.lock_dir, |path| {
-        info!(lock = %path.display(), "another agent has this node; waiting until it ends");
+        info!(lock = %path.display(), "another agent runs on this node; waiting until it stops");
     })?;
     pulse.beat();
-    let dataplane = Dataplane::open(options).context("failed to find a way to program the node")?;
+    let dataplane = Dataplane::open(options).context("failed to open the dataplane")?;
     let lacking = |family: &&Family| !dataplane.families().contains(family);
     if let Some(family) = args.require_families.iter().find(lacking) {
         anyhow::bail!(
@@ -102,9 +102,9 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
         args.source.start(&args.access(), args.missing_kind_period, sender)?;
-        info!(node = args.node_name, source = ?args.source, "watching");
+        info!(node = args.node_name, source = %args.source, "watching");
         agent.run(events, crate::shutdown()?).await?;
-        info!("ending; what is in the kernel stays in force");
+        info!("stopping; the rules in the kernel stay applied");
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -10,6 +10,7 @@
 //! being replaced may still hold it.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -102,15 +103,15 @@ async fn listen(what: &'static str, address: Listen, served: Arc<Served>, answer
         match bind(address).await {
             Ok(None) => return,
             Ok(Some(listener)) => break listener,
-            Err(error) if told => debug!(what, %error, "still no address to serve on"),
+            Err(error) if told => debug!(what, %error, "still no address to listen on"),
             Err(error) => {
-                warn!(what, ?address, %error, "failed to listen; trying again until it works");
+                warn!(what, %address, %error, "failed to listen; retrying");
                 told = true;
             }
         }
         sleep(BIND_PAUSE).await;
     };
-    info!(what, address = ?listener.local_addr().ok(), "serving");
+    info!(what, address = listener.local_addr().ok().map(display), "serving");
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let slot = slots.clone().acquire_owned().await;
@@ -196,6 +197,16 @@ fn respond(status: StatusCode, kind: HeaderValue, body: String) -> Response<Full
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => formatter.write_str("off"),
+            Self::Everywhere(port) => write!(formatter, ":{port}"),
+            Self::At(address) => write!(formatter, "{address}"),
+        }
+    }
 }
 
 impl FromStr for Listen {

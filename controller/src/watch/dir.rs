@@ -284,9 +284,11 @@ impl Watch {
             Err(error) => {
                 if self.root_id.take().is_some() {
                     let root = self.root.display();
-                    tracing::error!(%root, %error, "the directory is gone; its objects stay in force");
+                    tracing::error!(%root, %error, "the directory was removed; policies stay enforced as it had them last");
                 }
-                let problem = format!("the directory is gone ({error}); its objects stay in force");
+                let problem = format!(
+                    "the directory was removed ({error}); policies stay enforced as it had them last"
+                );
                 self.state.unreadable(&self.root, &problem);
             }
         }

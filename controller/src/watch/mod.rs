@@ -12,6 +12,7 @@
 pub mod dir;
 pub mod kube;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -80,6 +81,15 @@ pub enum StartError {
     /// The API server.
     #[error(transparent)]
     Kube(#[from] AccessError),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kube => formatter.write_str("kube"),
+            Self::Dir(path) => write!(formatter, "dir:{}", path.display()),
+        }
+    }
 }
 
 impl FromStr for Source {

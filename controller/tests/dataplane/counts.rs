@@ -31,8 +31,8 @@ fn closed(family: Family) -> World {
     world
 }
 
-fn tidy(lab: &Lab, dataplane: &mut Dataplane, world: &World) {
-    lab.node.enter(|| dataplane.tidy(&world.compiled).unwrap());
+fn remove_unreferenced(lab: &Lab, dataplane: &mut Dataplane, world: &World) {
+    lab.node.enter(|| dataplane.remove_unreferenced(&world.compiled).unwrap());
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn what_a_chain_counted_since_it_was_read_is_counted_when_it_goes() {
                 sent += 1;
             }
             apply(&lab.node, &mut dataplane, &open);
-            tidy(&lab, &mut dataplane, &open);
+            remove_unreferenced(&lab, &mut dataplane, &open);
             let save = lab.node.sh(&format!("{}-save", command(variant, family)));
             assert!(!save.contains("PORTCULLIS-DENY"), "the chain is gone");
         }
@@ -145,7 +145,7 @@ fn every_packet_is_counted_that_a_policy_of_a_moment_drops() {
                 apply(&lab.node, &mut dataplane, &closed);
                 thread::sleep(Duration::from_millis(10));
                 apply(&lab.node, &mut dataplane, &open);
-                tidy(&lab, &mut dataplane, &open);
+                remove_unreferenced(&lab, &mut dataplane, &open);
             }
             done.store(true, Ordering::Relaxed);
             client.join().unwrap()

@@ -44,7 +44,7 @@ fn a_failed_apply_is_an_error_and_the_next_one_goes_on() {
             let outcome = dataplane.enforce(&nobody.compiled, &rules_changed()).and_then(|_| {
                 // The chain is not needed any more, and is not removed yet.
                 before = save(&node, variant);
-                dataplane.tidy(&nobody.compiled)
+                dataplane.remove_unreferenced(&nobody.compiled)
             });
             if variant == IptablesVariant::Nft {
                 let error = outcome.unwrap_err();
@@ -291,7 +291,7 @@ fn a_change_is_in_force_before_what_it_replaces_is_gone() {
             assert!(reaches().is_ok(), "{variant:?}: an old rule still decides");
             let end = Instant::now() + Duration::from_secs(5);
             while let ApplyReport { sets_in_use: 1.., .. } =
-                lab.node.enter(|| dataplane.tidy(&world.compiled).unwrap())
+                lab.node.enter(|| dataplane.remove_unreferenced(&world.compiled).unwrap())
             {
                 assert!(Instant::now() < end, "sets stay in use");
                 thread::yield_now();

@@ -78,7 +78,7 @@ fn a_change_costs_what_changes() {
                 dataplane.enforce(&world.compiled, &rules_changed()).unwrap();
             });
             time("one pod's policy changed, what could wait", 2_000, &mut || {
-                dataplane.tidy(&world.compiled).unwrap();
+                dataplane.remove_unreferenced(&world.compiled).unwrap();
             });
             time("nothing changed", 1_000, &mut || {
                 dataplane.enforce(&world.compiled, &Update::default()).unwrap();

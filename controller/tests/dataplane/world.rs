@@ -96,7 +96,7 @@ pub fn settle(
     update: &Update,
 ) -> Result<ApplyReport, Error> {
     let enforced = dataplane.enforce(compiled, update)?;
-    let removed = dataplane.tidy(compiled)?;
+    let removed = dataplane.remove_unreferenced(compiled)?;
     Ok(ApplyReport {
         chains_changed: enforced.chains_changed + removed.chains_changed,
         hooks_changed: enforced.hooks_changed + removed.hooks_changed,

@@ -1,5 +1,5 @@
 //! Objects cut down to what Portcullis looks at: while they are decoded from an API server, and for a
-//! snapshot of the CLI. [`keep`] lists what is kept of each kind.
+//! snapshot of the CLI. `keep.rs` lists what is kept of each kind.
 //!
 //! ```text
 //! JSON of a watch or list ──Deserialize──► Lean: the wanted parts, as they stand ──► convert::lean

@@ -74,7 +74,7 @@ fn a_kind_that_is_installed_late_is_enforced_and_ends_with_its_crd() -> Result<(
     apply(server, &(admin("a", 1, "Accept", "api", &["stranger"]) + &everybody))?;
     cluster.settle(PATIENCE)?;
     for (agent, said) in cluster.agents().zip(said) {
-        for line in [absent, "the cluster has lost this kind"] {
+        for line in [absent, "the CRD of this kind was deleted"] {
             ensure!(agent.said_after(said, line).is_none(), "{line}: said again");
         }
     }
@@ -83,7 +83,7 @@ fn a_kind_that_is_installed_late_is_enforced_and_ends_with_its_crd() -> Result<(
 
     delete(cluster.server()?, &["crd", CLUSTER_NETWORK_POLICY_CRD])?;
     for agent in cluster.agents() {
-        agent.wait_for("the cluster has lost this kind", PATIENCE)?;
+        agent.wait_for("the CRD of this kind was deleted", PATIENCE)?;
     }
     cluster.settle(PATIENCE)?;
     check(&cluster.lab, "when it is gone", &open, &closed)?;

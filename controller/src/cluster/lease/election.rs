@@ -159,12 +159,12 @@ impl Round {
         let until = self.contender.leads_until();
         let is_well = result.is_ok();
         if let Err(error) = result {
-            debug!(error, "failed to hold or to win the lease");
+            debug!(error, "failed to acquire or renew the lease");
             if led && until.is_none() {
-                warn!(error, "could not renew the lease in time: not leading any more");
+                warn!(error, "lost the lease: it was not renewed in time");
             }
         } else if led && until.is_none() {
-            warn!(holder = self.contender.holder(), "another one leads: not leading any more");
+            warn!(holder = self.contender.holder(), "lost the lease: another replica leads");
         }
         if !led && until.is_some() {
             info!(identity = self.contender.identity, "leading");

@@ -80,7 +80,7 @@ impl Reader {
             error!(
                 error = failure,
                 group = self.group,
-                "denials are not logged; policies are enforced all the same. Tried again every 10 s"
+                "denials are not logged; policies are still enforced; retrying every 10 s"
             );
             self.complaint = Some(failure.into());
         }

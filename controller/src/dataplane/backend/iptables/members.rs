@@ -47,7 +47,7 @@ pub(super) fn destroy(set: SetName) -> bool {
         Ok(_) => true,
         Err(error) => {
             let message = error.to_string();
-            tracing::debug!(%set, message, "a set stays for now");
+            tracing::debug!(%set, message, "a set is still in use and is removed later");
             message.contains("does not exist")
         }
     }
