@@ -67,7 +67,7 @@ fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Res
     let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
 
-    agent.wait_for("policies are not in force", PATIENCE)?;
+    agent.wait_for("failed to apply policies", PATIENCE)?;
     let why = wait_for(&cluster, "/readyz", 503)?;
     assert_eq!(why, "nothing was put in force yet\n");
     assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));

@@ -150,7 +150,7 @@ fn rivals(variant: IptablesVariant) -> Result<()> {
     let agents = (start(&cluster, "n1")?, start(&cluster, "n2")?);
     TRAFFIC.during(&cluster.lab, || {
         let second = cluster.spawn_agent("n2")?;
-        second.wait_for("another agent has this node", PATIENCE)?;
+        second.wait_for("another agent runs on this node", PATIENCE)?;
         under_churn(&cluster, 20, || Ok(()))?;
         anyhow::ensure!(second.said_after(0, "policies are in force").is_none(), "it waits");
         agents.1.kill()?;

@@ -107,7 +107,7 @@ fn a_directory_that_goes_away_changes_nothing_until_it_is_back() -> Result<()> {
     let agent = cluster.spawn_agent_as("n2", &setup)?;
     agent.wait_for("policies are in force", PATIENCE)?;
     fs::rename(&here, &away)?;
-    agent.wait_for("the directory is gone", PATIENCE)?;
+    agent.wait_for("the directory was removed", PATIENCE)?;
     check(&cluster.lab, "while away", &[("web", "api", WEB)], &[("stranger", "api", WEB)])?;
     fs::write(away.join("api.yaml"), admit("api", &["stranger"], &[WEB]))?;
     fs::rename(&away, &here)?;

@@ -70,7 +70,7 @@ fn recovers(variant: IptablesVariant, faults: &[Fault]) -> Result<()> {
             // Another chain and another set: no way around the tool.
             cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
             for _ in 0..3 {
-                let line = agent.wait_for_after(logged, "policies are not in force", PATIENCE)?;
+                let line = agent.wait_for_after(logged, "failed to apply policies", PATIENCE)?;
                 ensure!(line.contains(tool) || *fault == HALF, "which tool? {line}");
                 logged = agent.logged();
             }
@@ -124,7 +124,7 @@ fn a_read_back_that_is_cut_off_is_never_taken_for_the_whole() -> Result<()> {
         cluster.write("api.yaml", &admit("api", &["near"], &[WEB]))?;
         let setup = AgentSetup { tools: Some(tools.path().into()), ..AgentSetup::default() };
         let agent = cluster.spawn_agent_as("n2", &setup)?;
-        agent.wait_for("policies are not in force", PATIENCE)?;
+        agent.wait_for("failed to apply policies", PATIENCE)?;
         let closed: &[Route] = &[("stranger", "api", WEB), ("near", "api", WEB)];
         check(&cluster.lab, tool, &[("web", "api", WEB)], closed)?;
         ensure!(agent.said_after(0, "policies are in force").is_none(), "{tool}");

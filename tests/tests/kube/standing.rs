@@ -214,7 +214,7 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
     controller.1.reopen()?.read_to_string(&mut log)?;
     for generation in ["generation=1", "generation=2", "generation=3"] {
         let said = log.lines().filter(|line| {
-            ["in force on all nodes", "ClusterDefaultNetworkPolicy/deny", generation]
+            ["applied on all nodes", "ClusterDefaultNetworkPolicy/deny", generation]
                 .iter()
                 .all(|word| line.contains(word))
         });

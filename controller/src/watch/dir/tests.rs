@@ -298,7 +298,7 @@ async fn a_directory_that_goes_away_keeps_its_objects_until_it_is_back() {
     watched.reaches(&["a:1", "b:1"]).await;
     let elsewhere = watched.dir.path().join("elsewhere");
     fs::rename(&watched.root, &elsewhere).unwrap();
-    assert!(watched.tells("", true).await.contains("the directory is gone"));
+    assert!(watched.tells("", true).await.contains("the directory was removed"));
     watched.becomes(&["a:1", "b:1"]).await;
     let new = watched.dir.path().join("new");
     fs::create_dir(&new).unwrap();

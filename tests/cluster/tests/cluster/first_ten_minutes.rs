@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use portcullis_cluster::Cluster;
@@ -32,8 +34,10 @@ pub(crate) fn first_ten_minutes(cluster: &mut Cluster) -> Result<()> {
     ensure!(steps.len() > 10, "the page has {} commands only", steps.len());
     let mut script = String::new();
     for step in &steps {
-        writeln!(script, "{} 2>&1\necho '{MARK}'", step.command)?;
+        // A person does not type faster, and kube-proxy takes a second to learn of a Service.
+        writeln!(script, "sleep 1\n{{ {}\n}} 2>&1\necho '{MARK}'", step.command)?;
     }
+    wait_until_pods_of_other_tests_are_gone(cluster)?;
     let plugin = kubectl_whatif()?;
     let plugin = plugin.parent().context("a program lies in a directory")?;
     let path = std::env::var("PATH")?;
@@ -62,6 +66,27 @@ pub(crate) fn first_ten_minutes(cluster: &mut Cluster) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// They would be part of the answers of `kubectl whatif`.
+fn wait_until_pods_of_other_tests_are_gone(cluster: &Cluster) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let others = [
+        "get",
+        "pods",
+        "-A",
+        "-o",
+        "name",
+        "--field-selector=metadata.namespace!=portcullis-system",
+    ];
+    loop {
+        let pods = cluster.kubectl(&others)?;
+        if pods.trim().is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "still there: {pods}");
+        thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// The commands in the section's blocks. A command begins with `$ ` and goes on in the next line
