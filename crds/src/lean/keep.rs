@@ -108,7 +108,7 @@ const POLICY_METADATA: Part = Fields(fields![
 const POLICY: Part = Open(fields!["metadata": POLICY_METADATA, "spec", "status": SERVED]);
 
 const CONTAINERS: Part = Items(&Fields(fields![
-    "ports": Items(&Fields(fields!["name", "containerPort", "protocol"])), "restartPolicy",
+    "ports": Items(&Open(fields!["name", "containerPort", "protocol"])), "restartPolicy",
 ]));
 
 const POD_SPEC: Part = Fields(fields![
