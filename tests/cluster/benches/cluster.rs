@@ -7,17 +7,19 @@
 //! kubectl's own requests, by a client that keeps its connection. CPU time and memory are those of
 //! the agent on the node of the servers.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use portcullis_cluster::probe::{Probe, expect_open};
+use portcullis_cluster::probe::expect_open;
 use portcullis_cluster::{Cluster, Options, binaries};
 use portcullis_lab::Namespace;
 use portcullis_tests::cluster::portcullis;
@@ -160,8 +162,8 @@ impl Bench {
         Ok(took)
     }
 
-    /// For how long a new pod that a policy isolates answers requests, from its first answer on:
-    /// its container's start.
+    /// For how long a new pod that a policy isolates accepts connections, from the first one on: the
+    /// start of the server in its container. Zero: none was ever accepted. Resolution: 5 ms.
     fn new_pod(&self, round: usize) -> Result<Duration> {
         let name = format!("new-{round}");
         let next = Ipv4Addr::new(10, 244, 2, 100 + u8::try_from(round)?);
@@ -169,22 +171,23 @@ impl Bench {
         let file = "/var/lib/cni/networks/pods/last_reserved_ip.0";
         self.cluster.node("n2")?.shell(&format!("printf %s {before} > {file}"))?;
         self.create(&policy("new", &name, &json!([])))?;
-        let to = SocketAddr::new(next.into(), 8080);
-        let probe = Probe::start("new pod", self.from.try_clone()?, to, Duration::from_millis(1))?;
+        let (ended, from) = (Arc::new(AtomicBool::new(false)), self.from.try_clone()?);
+        let (to, observed) = (SocketAddr::new(next.into(), 8080), Arc::clone(&ended));
+        let attempts = thread::spawn(move || from.run(|| connections(to, &observed)));
         self.cluster.apply(&pod(&name, "n2").to_string())?;
-        self.cluster.wait_until_pods_are_ready(NAMESPACE)?;
+        // Not all pods: that of the last round may be on its way out.
+        let ready = ["wait", "pod", &name, "-n", NAMESPACE, "--for=condition=Ready"];
+        self.cluster.kubectl(&ready)?;
         ensure!(
             self.cluster.pod_addresses(NAMESPACE, &name)?.contains(&next.into()),
             "{name} does not have the address {next}"
         );
         thread::sleep(Duration::from_millis(500));
-        let answers = probe.stop()?;
-        let mut answered = answers.iter().filter(|(_, answer)| answer.is_body()).map(|(at, _)| *at);
-        let first = answered.next();
-        let last = answered.next_back().or(first);
+        ended.store(true, Ordering::Relaxed);
+        let made = attempts.join().map_err(|_| anyhow!("the client panicked"))??;
         self.delete("new")?;
         self.cluster.kubectl(&["delete", "pod", &name, "-n", NAMESPACE, "--wait=false"])?;
-        Ok(first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first))
+        Ok(made.first().zip(made.last()).map_or(Duration::ZERO, |(first, last)| *last - *first))
     }
 
     /// Policies of one pod that each allow another port, created without a pause.
@@ -226,6 +229,18 @@ impl Bench {
         println!("agent {when}: {}.{:02} CPU s, {memory} resident", ticks / 100, ticks % 100);
         Ok(())
     }
+}
+
+/// When connections were made, of attempts that go on until `ended`.
+fn connections(to: SocketAddr, ended: &AtomicBool) -> Vec<Instant> {
+    let mut made = Vec::new();
+    while !ended.load(Ordering::Relaxed) {
+        // Short, so that an attempt which began before the pod was there misses nothing.
+        if TcpStream::connect_timeout(&to, Duration::from_millis(5)).is_ok() {
+            made.push(Instant::now());
+        }
+    }
+    made
 }
 
 fn pod(name: &str, node: &str) -> Value {
