@@ -110,3 +110,8 @@ pub(super) fn host_bits(family: Family) -> u8 {
         Family::V6 => 128,
     }
 }
+
+/// The address of one family among those of a node or pod.
+pub(super) fn of_family(addresses: &[IpAddr], family: Family) -> Option<IpAddr> {
+    addresses.iter().copied().find(|&address| Family::of(address) == family)
+}

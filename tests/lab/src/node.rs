@@ -66,9 +66,7 @@ impl Node {
     /// # Errors
     /// When the lab does not have the family.
     pub fn address(&self, family: Family) -> Result<IpAddr> {
-        let mut addresses = self.addresses.iter().copied();
-        addresses
-            .find(|&address| Family::of(address) == family)
+        address::of_family(&self.addresses, family)
             .with_context(|| format!("node {} has no {family:?} address", self.name))
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
+use super::address;
 use super::listener::Listener;
 use super::namespace::Namespace;
 use super::options::Family;
@@ -136,9 +137,7 @@ impl Pod {
     /// # Errors
     /// When the pod has none.
     pub fn address(&self, family: Family) -> Result<IpAddr> {
-        let mut addresses = self.addresses.iter().copied();
-        addresses
-            .find(|&address| Family::of(address) == family)
+        address::of_family(&self.addresses, family)
             .with_context(|| format!("pod {} has no {family:?} address", self.key()))
     }
 

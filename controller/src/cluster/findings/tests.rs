@@ -330,23 +330,14 @@ fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
 #[test]
 fn ten_thousand_policies_and_a_hundred_thousand_pods_cost_their_sum() {
     use policy_engine::direction::PerDirection;
-    use policy_engine::model::{Life, Pod, PodKey};
+    use policy_engine::model::{Pod, PodKey};
     use policy_engine::policy::{Policy, Subject};
     use policy_engine::selector::Selector;
     let mut world = World::new(Options::default());
     for number in 0..100_000 {
-        let key = PodKey::new("big", &format!("pod-{number}"));
-        let pod = Pod {
-            key: key.clone(),
-            labels: [("app", "a"), ("name", &*format!("pod-{number}"))].into_iter().collect(),
-            node: None,
-            addresses: Vec::new(),
-            ports: Vec::new(),
-            host_network: false,
-            life: Life::Active,
-            created: 0,
-        };
-        world.apply(Change::Pod(key, Some(Arc::new(pod))));
+        let name = format!("pod-{number}");
+        let labels = [("app", "a"), ("name", &*name)].into_iter().collect();
+        world.apply(Pod::new(PodKey::new("big", &name), labels).into());
     }
     for number in 0..10_000 {
         let pods = Selector::label("name", &format!("gone-{number}"));
