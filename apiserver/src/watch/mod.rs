@@ -76,7 +76,7 @@ pub trait Sink<K>: Send {
         found: Vec<Diagnostic>,
     ) -> impl Future<Output = Result<(), Closed>> + Send;
 
-    /// How many objects of the kind there are, as far as it has seen; `None` where it does not count.
+    /// The number of objects of the kind that this sink knows; `None` for a sink that does not count.
     fn known(&self) -> Option<usize>;
 }
 
@@ -99,9 +99,9 @@ pub struct Watch<K, S> {
     is_first: bool,
     outage: Outage,
     sink: S,
-    /// Of a kind that the cluster may lack.
+    /// The CRD of a kind that the cluster may lack; `None` for a built-in kind.
     definition: Option<Definition>,
-    /// It does: there is nothing to watch.
+    /// Whether the cluster lacks the kind, so that there is nothing to watch.
     away: bool,
     of: PhantomData<fn() -> K>,
 }
@@ -290,8 +290,8 @@ where
         Ok(())
     }
 
-    /// One watch, which begins with the list where one is needed. It ends well when the server ends
-    /// it, as it does after some minutes.
+    /// One watch, which begins with the list where one is needed. It returns `Ok` when the
+    /// server closes the watch, which it does after some minutes.
     async fn watch(&mut self) -> Result<(), End> {
         let opened = Instant::now();
         let mut params = WatchParams::default().timeout(WATCH_SECONDS);

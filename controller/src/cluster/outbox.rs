@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::analysis::Analysis;
-use super::events::ledger::{Ledger, Telling};
+use super::events::ledger::{Ledger, PolicyFinding};
 use super::metrics::{Metrics, count};
 use super::pace::{self, Pace};
 use super::reports::Action;
@@ -58,7 +58,7 @@ impl Outbox {
     }
 
     /// Replaces what is found about policies.
-    pub fn update(&mut self, found: BTreeSet<Telling>, now: Instant) {
+    pub fn update(&mut self, found: BTreeSet<PolicyFinding>, now: Instant) {
         self.ledger.update(found, now);
         self.metrics.findings.set(count(self.ledger.len()));
     }
@@ -155,10 +155,10 @@ impl Outbox {
             Outcome::Written => {
                 self.forbidden.remove(write.kind());
                 match write {
-                    Write::Event(telling) => {
-                        let reason = telling.finding.reason.as_str();
+                    Write::Event(policy_finding) => {
+                        let reason = policy_finding.finding.reason.as_str();
                         self.metrics.events.inc();
-                        info!(policy = telling.policy.short(), reason, "wrote an Event");
+                        info!(policy = policy_finding.policy.short(), reason, "wrote an Event");
                     }
                     Write::Report(node, Action::Delete { .. }) => {
                         info!(node, "deleted the report of a node that no longer exists");
@@ -200,8 +200,10 @@ impl Outbox {
             }
         };
         match (write, retry) {
-            (Write::Event(telling), None) => self.ledger.told(telling, now),
-            (Write::Event(telling), Some(retry)) => self.ledger.failed(telling, retry),
+            (Write::Event(policy_finding), None) => self.ledger.reported(policy_finding, now),
+            (Write::Event(policy_finding), Some(retry)) => {
+                self.ledger.failed(policy_finding, retry);
+            }
             (Write::Report(name, _), retry) => {
                 let until = retry.unwrap_or(now + ECHO);
                 self.held.insert(name.clone(), Some(until));

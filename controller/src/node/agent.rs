@@ -117,9 +117,9 @@ impl Agent {
         }
     }
 
-    /// The same, telling what policy denies.
+    /// The same agent, which also logs what policies deny.
     #[must_use]
-    pub fn telling(self, denials: Option<Feed>) -> Self {
+    pub fn logging(self, denials: Option<Feed>) -> Self {
         Self { denials, ..self }
     }
 
@@ -143,7 +143,7 @@ impl Agent {
             self.publisher.beat();
             let alarm = self.alarm();
             // Who is who is not known before all objects are.
-            let telling = self.denials.as_mut().filter(|_| self.state != State::Loading);
+            let log = self.denials.as_mut().filter(|_| self.state != State::Loading);
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
@@ -155,7 +155,7 @@ impl Agent {
                     self.publish_diagnostics();
                     continue;
                 }
-                denial = next(telling) => {
+                denial = next(log) => {
                     if let Some(denials) = &mut self.denials {
                         denials.tell(&denial, &self.engine);
                     }

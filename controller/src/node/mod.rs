@@ -96,7 +96,7 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let examinations = Examinations::start(examiner, args.conflict_period)
         .context("failed to start to examine the node")?;
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher)
-        .telling(denials)
+        .logging(denials)
         .examined_by(examinations);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -21,7 +21,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 
 /// What is to be told: one finding about one generation of one policy.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Telling {
+pub struct PolicyFinding {
     /// The policy.
     pub policy: ObjectRef,
     /// Which object of that name.
@@ -37,8 +37,8 @@ pub struct Telling {
 pub struct Ledger {
     delay: Duration,
     /// When each is due; `None` while it is being written.
-    due: BTreeMap<Telling, Option<Instant>>,
-    queue: BTreeSet<(Instant, Telling)>,
+    due: BTreeMap<PolicyFinding, Option<Instant>>,
+    queue: BTreeSet<(Instant, PolicyFinding)>,
     /// When the bucket of tokens will be full again.
     full_at: Option<Instant>,
 }
@@ -51,46 +51,46 @@ impl Ledger {
     }
 
     /// Replaces what is found. What is found anew waits from `now` on.
-    pub fn update(&mut self, found: BTreeSet<Telling>, now: Instant) {
+    pub fn update(&mut self, found: BTreeSet<PolicyFinding>, now: Instant) {
         let queue = &mut self.queue;
-        self.due.retain(|telling, due| {
-            let stays = found.contains(telling);
+        self.due.retain(|policy_finding, due| {
+            let stays = found.contains(policy_finding);
             if let (false, Some(due)) = (stays, *due) {
-                queue.remove(&(due, telling.clone()));
+                queue.remove(&(due, policy_finding.clone()));
             }
             stays
         });
-        for telling in found {
-            if !self.due.contains_key(&telling) {
-                let due = now + self.patience(telling.finding.reason);
-                self.queue.insert((due, telling.clone()));
-                self.due.insert(telling, Some(due));
+        for policy_finding in found {
+            if !self.due.contains_key(&policy_finding) {
+                let due = now + self.patience(policy_finding.finding.reason);
+                self.queue.insert((due, policy_finding.clone()));
+                self.due.insert(policy_finding, Some(due));
             }
         }
     }
 
     /// The next one to tell, if one is due and the rate allows it. It comes again only after
-    /// [`Ledger::told`] or [`Ledger::failed`].
-    pub fn next(&mut self, now: Instant) -> Option<Telling> {
+    /// [`Ledger::reported`] or [`Ledger::failed`].
+    pub fn next(&mut self, now: Instant) -> Option<PolicyFinding> {
         self.queue.first().filter(|(due, _)| *due <= now)?;
         let full_at = self.full_at.unwrap_or(now).max(now) + INTERVAL;
         if full_at > now + INTERVAL * BURST {
             return None;
         }
-        let (_, telling) = self.queue.pop_first()?;
+        let (_, policy_finding) = self.queue.pop_first()?;
         self.full_at = Some(full_at);
-        self.due.insert(telling.clone(), None);
-        Some(telling)
+        self.due.insert(policy_finding.clone(), None);
+        Some(policy_finding)
     }
 
     /// It was written, by us or somebody else.
-    pub fn told(&mut self, telling: &Telling, now: Instant) {
-        self.again(telling, now + AGAIN);
+    pub fn reported(&mut self, policy_finding: &PolicyFinding, now: Instant) {
+        self.again(policy_finding, now + AGAIN);
     }
 
     /// It could not be written; it is due again at `retry`.
-    pub fn failed(&mut self, telling: &Telling, retry: Instant) {
-        self.again(telling, retry);
+    pub fn failed(&mut self, policy_finding: &PolicyFinding, retry: Instant) {
+        self.again(policy_finding, retry);
     }
 
     /// How many findings there are.
@@ -105,13 +105,13 @@ impl Ledger {
         self.due.is_empty()
     }
 
-    fn again(&mut self, telling: &Telling, at: Instant) {
+    fn again(&mut self, policy_finding: &PolicyFinding, at: Instant) {
         // Its cause may be gone by now.
-        if let Some(due) = self.due.get_mut(telling)
+        if let Some(due) = self.due.get_mut(policy_finding)
             && due.is_none()
         {
             *due = Some(at);
-            self.queue.insert((at, telling.clone()));
+            self.queue.insert((at, policy_finding.clone()));
         }
     }
 
@@ -132,9 +132,9 @@ mod tests {
 
     const TEN_MINUTES: Duration = Duration::from_mins(10);
 
-    fn telling(name: &str, reason: Reason) -> Telling {
+    fn policy_finding(name: &str, reason: Reason) -> PolicyFinding {
         let finding = Finding { reason, field: "spec".to_owned(), message: "m".to_owned() };
-        Telling {
+        PolicyFinding {
             policy: ObjectRef::new(Kind::NetworkPolicy, "shop", name),
             uid: "u".to_owned(),
             generation: 1,
@@ -149,13 +149,13 @@ mod tests {
     #[test]
     fn a_selector_that_selects_nothing_is_told_after_ten_minutes_and_then_hourly() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
-        let one = telling("a", Reason::SelectsNothing);
+        let one = policy_finding("a", Reason::SelectsNothing);
         ledger.update([one.clone()].into(), start);
         assert_eq!(ledger.next(after(start, 599)), None);
         ledger.update([one.clone()].into(), after(start, 599));
         assert_eq!(ledger.next(after(start, 600)), Some(one.clone()));
         assert_eq!(ledger.next(after(start, 700)), None, "it is being written");
-        ledger.told(&one, after(start, 700));
+        ledger.reported(&one, after(start, 700));
         assert_eq!(ledger.next(after(start, 700 + 3_600)), None);
         assert_eq!(ledger.next(after(start, 700 + 3_900)), Some(one));
     }
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn what_is_mended_is_not_told_and_starts_anew_when_it_comes_back() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
-        let one = telling("a", Reason::SelectsNothing);
+        let one = policy_finding("a", Reason::SelectsNothing);
         ledger.update([one.clone()].into(), start);
         ledger.update(BTreeSet::new(), after(start, 300));
         assert_eq!(ledger.next(after(start, 900)), None);
@@ -175,8 +175,8 @@ mod tests {
     #[test]
     fn an_unparsable_part_is_told_at_once_and_a_port_half_a_minute_later() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
-        let closed = telling("a", Reason::FailedClosed);
-        let port = telling("b", Reason::NamedPortUnresolved);
+        let closed = policy_finding("a", Reason::FailedClosed);
+        let port = policy_finding("b", Reason::NamedPortUnresolved);
         ledger.update([closed.clone(), port.clone()].into(), start);
         assert_eq!(ledger.next(after(start, 1)), Some(closed));
         assert_eq!(ledger.next(after(start, 29)), None);
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn ten_thousand_bad_policies_do_not_flood() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(Duration::ZERO));
-        let all = (0..10_000).map(|at| telling(&format!("{at}"), Reason::FailedClosed));
+        let all = (0..10_000).map(|at| policy_finding(&format!("{at}"), Reason::FailedClosed));
         ledger.update(all.collect(), start);
         let told = |ledger: &mut Ledger, now| std::iter::from_fn(|| ledger.next(now)).count();
         assert_eq!(told(&mut ledger, start), 50);
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_write_that_failed_is_tried_again() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(Duration::ZERO));
-        let one = telling("a", Reason::FailedClosed);
+        let one = policy_finding("a", Reason::FailedClosed);
         ledger.update([one.clone()].into(), start);
         assert_eq!(ledger.next(start), Some(one.clone()));
         ledger.failed(&one, after(start, 5));

@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use policy_engine::id::ContentHasher;
 
-use super::ledger::Telling;
+use super::ledger::PolicyFinding;
 
 /// Who writes, as Events and field managers name it.
 pub const CONTROLLER: &str = "portcullis.dev/controller";
@@ -19,8 +19,8 @@ const NAME_MAX: usize = 253;
 
 /// The namespace of the Event that tells it: Events on what has no namespace are in `default`.
 #[must_use]
-pub fn namespace(telling: &Telling) -> &str {
-    match &*telling.policy.namespace {
+pub fn namespace(policy_finding: &PolicyFinding) -> &str {
+    match &*policy_finding.policy.namespace {
         "" => "default",
         namespace => namespace,
     }
@@ -28,9 +28,9 @@ pub fn namespace(telling: &Telling) -> &str {
 
 /// The Event that tells it, written by the process `identity`.
 #[must_use]
-pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
-    let policy = &telling.policy;
-    let finding = &telling.finding;
+pub fn event(policy_finding: &PolicyFinding, identity: &str, wall: Timestamp) -> Event {
+    let policy = &policy_finding.policy;
+    let finding = &policy_finding.finding;
     let note = if finding.field.is_empty() {
         finding.message.clone()
     } else {
@@ -38,8 +38,8 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
     };
     Event {
         metadata: ObjectMeta {
-            namespace: Some(namespace(telling).to_owned()),
-            name: Some(event_name(telling)),
+            namespace: Some(namespace(policy_finding).to_owned()),
+            name: Some(event_name(policy_finding)),
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(wall)),
@@ -52,7 +52,7 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
             kind: Some(policy.kind.as_str().to_owned()),
             namespace: Some(policy.namespace.to_string()).filter(|name| !name.is_empty()),
             name: Some(policy.name.to_string()),
-            uid: Some(telling.uid.clone()),
+            uid: Some(policy_finding.uid.clone()),
             ..ObjectReference::default()
         }),
         reporting_controller: Some(CONTROLLER.to_owned()),
@@ -62,17 +62,21 @@ pub fn event(telling: &Telling, identity: &str, wall: Timestamp) -> Event {
 }
 
 /// The same for whoever tells the same thing: the policy's name and a hash of all of it.
-fn event_name(telling: &Telling) -> String {
-    let finding = &telling.finding;
+fn event_name(policy_finding: &PolicyFinding) -> String {
+    let finding = &policy_finding.finding;
     let mut hash = ContentHasher::new("event");
-    let generation = telling.generation.to_string();
-    for part in
-        [&telling.uid, &generation, finding.reason.as_str(), &finding.field, &finding.message]
-    {
+    let generation = policy_finding.generation.to_string();
+    for part in [
+        &policy_finding.uid,
+        &generation,
+        finding.reason.as_str(),
+        &finding.field,
+        &finding.message,
+    ] {
         hash.text(part);
     }
     let content = hash.finish().to_string();
-    let policy = cut(&telling.policy.name, NAME_MAX - 1 - content.len());
+    let policy = cut(&policy_finding.policy.name, NAME_MAX - 1 - content.len());
     format!("{}.{content}", policy.trim_end_matches(['.', '-']))
 }
 
@@ -89,10 +93,10 @@ mod tests {
     use super::*;
     use crate::cluster::findings::{Finding, Reason};
 
-    fn telling(name: &str, message: &str) -> Telling {
+    fn policy_finding(name: &str, message: &str) -> PolicyFinding {
         let (field, message) = ("spec.podSelector".to_owned(), message.to_owned());
         let finding = Finding { reason: Reason::SelectsNothing, field, message };
-        Telling {
+        PolicyFinding {
             policy: ObjectRef::new(Kind::NetworkPolicy, "shop", name),
             uid: "u".to_owned(),
             generation: 1,
@@ -100,8 +104,8 @@ mod tests {
         }
     }
 
-    fn name(telling: &Telling) -> String {
-        event(telling, "i", Timestamp::UNIX_EPOCH).metadata.name.unwrap_or_default()
+    fn name(policy_finding: &PolicyFinding) -> String {
+        event(policy_finding, "i", Timestamp::UNIX_EPOCH).metadata.name.unwrap_or_default()
     }
 
     #[test]
@@ -110,8 +114,11 @@ mod tests {
             (Kind::ClusterDefaultNetworkPolicy, "portcullis.dev/v1alpha1"),
             (Kind::ClusterNetworkPolicy, "policy.networking.k8s.io/v1beta1"),
         ] {
-            let telling = Telling { policy: ObjectRef::cluster(kind, "deny"), ..telling("x", "m") };
-            let event = event(&telling, "i", Timestamp::UNIX_EPOCH);
+            let policy_finding = PolicyFinding {
+                policy: ObjectRef::cluster(kind, "deny"),
+                ..policy_finding("x", "m")
+            };
+            let event = event(&policy_finding, "i", Timestamp::UNIX_EPOCH);
             assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
             let regarding = event.regarding.unwrap_or_default();
             assert_eq!(regarding.kind.as_deref(), Some(kind.as_str()));
@@ -122,12 +129,12 @@ mod tests {
 
     #[test]
     fn the_same_finding_has_the_same_name_and_another_has_another() {
-        let one = telling("db", "m");
+        let one = policy_finding("db", "m");
         assert_eq!(name(&one), name(&one.clone()));
         for other in [
-            telling("db", "n"),
-            Telling { generation: 2, ..one.clone() },
-            Telling { uid: "v".to_owned(), ..one.clone() },
+            policy_finding("db", "n"),
+            PolicyFinding { generation: 2, ..one.clone() },
+            PolicyFinding { uid: "v".to_owned(), ..one.clone() },
         ] {
             assert_ne!(name(&one), name(&other));
         }
@@ -136,7 +143,8 @@ mod tests {
 
     #[test]
     fn an_event_keeps_to_the_limits_of_the_api() {
-        let long = telling(&format!("{}-{}", "a".repeat(231), "b".repeat(21)), &"ü".repeat(2_000));
+        let long =
+            policy_finding(&format!("{}-{}", "a".repeat(231), "b".repeat(21)), &"ü".repeat(2_000));
         let event = event(&long, &"i".repeat(300), Timestamp::UNIX_EPOCH);
         assert!(event.note.is_some_and(|note| note.len() <= 1024 && note.starts_with("spec.pod")));
         assert_eq!(event.reporting_instance.map(|instance| instance.len()), Some(128));

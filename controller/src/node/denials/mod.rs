@@ -1,29 +1,29 @@
-//! What policy denies, told: from the kernel's log to lines and metrics.
+//! The log of denials: from the messages of the kernel to log lines and metrics.
 //!
 //! ```text
 //! kernel: NFLOG, limited ─► reader ─► message ─► packet ─► table ─ Sighting ─┐
 //!         chain counters ─┐ (its own thread, waits for nobody)                      │ try_send
 //!                         └─► agent's task: metrics, Status                         │
-//!                                           telling ─► log lines ◄──────────────────┘
+//!                                             lines ─► log       ◄──────────────────┘
 //! ```
 //!
-//! | file | what lives there |
+//! | file | what it contains |
 //! |---|---|
-//! | [`packet`], [`message`] | bytes as values; they may be anything |
-//! | [`reader`] | where they come from |
-//! | [`table`] | which are told now, counted, or let go: of bounded size |
-//! | [`telling`], [`words`] | who, to whom, and by which policies |
-//! | [`metrics`] | numbers |
+//! | [`packet`], [`message`] | parse the bytes of a packet and of a message of the kernel, which may be anything |
+//! | [`reader`] | reads the messages from the kernel |
+//! | [`table`] | decides which denials are logged now, counted or dropped; its size is bounded |
+//! | [`lines`], [`words`] | write source, destination and policies of a denial |
+//! | [`metrics`] | the metrics of denials and of this log |
 //!
 //! Enforcement hardly waits for any of it: the channel has an end, each round of the agent spends
 //! [`ROUND_BUDGET`] here, and all of them together a tenth of its time.
 
+pub mod lines;
 pub mod message;
 pub mod metrics;
 pub mod packet;
 pub mod reader;
 pub mod table;
-pub mod telling;
 pub mod words;
 
 use std::io;
@@ -47,7 +47,7 @@ const QUEUED: usize = 256;
 /// costs has an end: see [`policy_engine::engine::blame`].
 pub const ROUND_BUDGET: Duration = Duration::from_millis(2);
 
-/// After telling lines, the agent tells none for so many times as long as that took.
+/// After writing lines, the agent writes none for this many times as long as that took.
 const REST: u32 = 9;
 
 /// The agent's end of the log.
@@ -91,11 +91,11 @@ impl Feed {
     /// Logs a sighting, and others that wait while the budget of a round lasts.
     pub fn tell(&mut self, first: &Sighting, engine: &Engine) {
         let start = Instant::now();
-        telling::log(&self.node, engine, first);
+        lines::log(&self.node, engine, first);
         while start.elapsed() < ROUND_BUDGET
             && let Ok(sighting) = self.sightings.try_recv()
         {
-            telling::log(&self.node, engine, &sighting);
+            lines::log(&self.node, engine, &sighting);
         }
         self.rest = Instant::now() + start.elapsed() * REST;
     }
