@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`options`], [`name`] | what a user chooses; the names of our chains and sets |
 //! | [`rule`], [`set`] | rules, chains, hooks and sets as values |
+//! | [`attachment`] | the interfaces of the node's pods |
 //! | [`desired`], `tree`, `ruleset` | chains and sets as they should be |
 //! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
 //! | [`applied`] | chains and sets as they are |
@@ -18,6 +19,7 @@
 //! complete before a chain refers to it; elements leave before chains change and join after.
 
 pub mod applied;
+pub mod attachment;
 pub mod backend;
 pub mod conflict;
 pub mod denial;
