@@ -5,6 +5,7 @@
 //! | [`options`], [`name`] | what a user chooses; the names of our chains and sets |
 //! | [`rule`], [`set`] | rules, chains, hooks and sets as values |
 //! | [`attachment`] | the interfaces of the node's pods |
+//! | [`interfaces`] | what the kernel knows of the ways to pods |
 //! | [`desired`], `tree`, `ruleset` | chains and sets as they should be |
 //! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
 //! | [`applied`] | chains and sets as they are |
@@ -27,6 +28,7 @@ pub mod desired;
 pub mod diff;
 pub mod drift;
 pub mod examine;
+pub mod interfaces;
 pub mod name;
 pub mod netlink;
 pub mod options;

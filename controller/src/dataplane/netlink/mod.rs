@@ -48,6 +48,17 @@ impl Socket {
         Ok(Self { netlink, datagram, sequence: 0, unreadable: 0 })
     }
 
+    /// Makes the kernel refuse a request that it would not answer as asked, instead of ignoring a
+    /// part of it.
+    pub(super) fn check_strictly(&mut self) -> io::Result<()> {
+        self.netlink.set_netlink_get_strict_chk(true)
+    }
+
+    /// Subscribes to a multicast group.
+    pub(super) fn join(&mut self, group: u32) -> io::Result<()> {
+        self.netlink.add_membership(group)
+    }
+
     fn send<M: NetlinkSerializable>(&self, message: &NetlinkMessage<M>) -> io::Result<()> {
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
