@@ -10,6 +10,7 @@
 //! `conflicts` looks for what else on the node makes enforcement void.
 
 pub mod agent;
+pub mod attach;
 pub mod conflicts;
 pub mod denials;
 pub mod lock;
