@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub)] // all of it is test code
 #![allow(clippy::disallowed_types, reason = "tests run the tools that others would")]
 
+mod attach;
 mod counts;
 mod faults;
 mod foreign;
