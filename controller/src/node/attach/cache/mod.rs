@@ -23,8 +23,10 @@ use nix::fcntl::OFlag;
 pub(super) use self::parse::Entry;
 use self::parse::parse;
 
-/// The largest file that is read: ordinary ones have 2 KiB.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+/// The largest file that is read. Ordinary ones have 2 KiB, but containerd also writes the
+/// annotations of the pod there: up to 256 KiB, of which JSON can make six times as many. A pod must
+/// not escape by its annotations.
+const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The most files that are read.
 const FILES_MAX: usize = 10_000;
