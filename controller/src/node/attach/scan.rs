@@ -42,11 +42,9 @@ const FILES_PERIOD: Duration = Duration::from_secs(5);
 /// being written is read again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// The shortest time between two scans.
-const GAP_MIN: Duration = Duration::from_millis(5);
-
-/// Scans take at most one part in this many of the thread's time, however much changes.
-const SHARE: u32 = 4;
+/// The shortest and the longest pause after a scan: in between, as long as four scans, so that an
+/// unending series of changes costs a fifth of a core.
+const PAUSE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(50)];
 
 /// A file whose interface does not exist is reported after this time: when a pod ends, its
 /// interface disappears before its file.
@@ -123,7 +121,7 @@ impl Scanner {
             });
             let took = start.elapsed();
             tracing::trace!(took_us = took.as_micros(), "looked for the interfaces of pods");
-            std::thread::sleep(GAP_MIN.max(took * (SHARE - 1)));
+            std::thread::sleep((took * 4).clamp(PAUSE[0], PAUSE[1]));
             reasons = self.wake.wait_until(self.timetable.next());
         }
     }
