@@ -8,6 +8,9 @@ use crate::packet::{ConntrackState, Family, Packet, Side, TcpFlags, Transport};
 use crate::sets::Sets;
 use crate::words::parse;
 
+/// The kernel's `IFNAMSIZ` less its terminator.
+const INTERFACE_LENGTH_MAX: usize = 15;
+
 /// A question, inverted by `!`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Condition {
@@ -18,15 +21,47 @@ pub(crate) struct Condition {
 /// One thing that a rule compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Question {
-    Address { side: Side, block: Block },
-    Interface { side: Side, name: InterfaceName },
+    Address {
+        side: Side,
+        block: Block,
+    },
+    Interface {
+        side: Side,
+        name: InterfaceName,
+    },
+    /// A packet that no bridge handles has no port.
+    BridgePort {
+        side: Side,
+        name: InterfaceName,
+    },
+    IsBridged,
     Protocol(u8),
-    Ports { of: PortOf, ranges: Vec<(u16, u16)> },
-    TcpFlags { mask: TcpFlags, compare: TcpFlags },
-    Icmp { kind: u8, codes: (u8, u8) },
-    Set { name: String, sides: Vec<Side> },
-    State(Vec<ConntrackState>),
-    Mark { value: u32, mask: u32 },
+    SctpInit,
+    HopLimit(u8),
+    Ports {
+        of: PortOf,
+        ranges: Vec<(u16, u16)>,
+    },
+    TcpFlags {
+        mask: TcpFlags,
+        compare: TcpFlags,
+    },
+    Icmp {
+        kind: u8,
+        codes: (u8, u8),
+    },
+    Set {
+        name: String,
+        sides: Vec<Side>,
+    },
+    State {
+        states: Vec<ConntrackState>,
+        or_translated: bool,
+    },
+    Mark {
+        value: u32,
+        mask: u32,
+    },
     RateLimit,
 }
 
@@ -83,7 +118,16 @@ impl Question {
             Self::Interface { side: Side::Destination, name } => {
                 name.fits(packet.out_interface.as_deref())
             }
+            Self::BridgePort { side: Side::Source, name } => {
+                packet.in_port.is_some() && name.fits(packet.in_port.as_deref())
+            }
+            Self::BridgePort { side: Side::Destination, name } => {
+                packet.out_port.is_some() && name.fits(packet.out_port.as_deref())
+            }
+            Self::IsBridged => packet.out_port.is_some(),
             Self::Protocol(number) => packet.protocol() == *number,
+            Self::SctpInit => matches!(packet.transport, Transport::Sctp { init: true, .. }),
+            Self::HopLimit(limit) => packet.hop_limit == *limit,
             Self::Ports { of, ranges } => packet.ports().is_some_and(|(source, destination)| {
                 let within = |port| ranges.iter().any(|&(low, high)| (low..=high).contains(&port));
                 match of {
@@ -106,7 +150,9 @@ impl Question {
                 around.set_lookups += 1;
                 around.sets.contains(name, sides, packet)?
             }
-            Self::State(states) => states.contains(&packet.state),
+            Self::State { states, or_translated } => {
+                states.contains(&packet.state) || (*or_translated && packet.destination_translated)
+            }
             Self::Mark { value, mask } => around.mark & mask == *value,
             Self::RateLimit => match around.rate_limit {
                 RateLimit::Fresh => true,
@@ -166,6 +212,17 @@ fn bits(address: IpAddr) -> u128 {
 }
 
 impl InterfaceName {
+    /// Reads `NAME` or `BEGINNING+`.
+    pub(crate) fn parse(word: String) -> Result<Self, Problem> {
+        if word.is_empty() || word.len() > INTERFACE_LENGTH_MAX {
+            return Err(Problem::Bad { what: "an interface", word });
+        }
+        Ok(match word.strip_suffix('+') {
+            None => Self::Exactly(word),
+            Some(beginning) => Self::Beginning(beginning.to_owned()),
+        })
+    }
+
     /// The kernel compares with an empty name where a packet has no interface.
     fn fits(&self, interface: Option<&str>) -> bool {
         let interface = interface.unwrap_or_default();

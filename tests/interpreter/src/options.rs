@@ -2,7 +2,7 @@
 
 use crate::error::Problem;
 use crate::limits;
-use crate::matches::{Condition, PortOf, Question};
+use crate::matches::{Condition, InterfaceName, PortOf, Question};
 use crate::packet::{ConntrackState, ICMP, ICMPV6, SCTP, Side, TCP, TcpFlags, UDP};
 use crate::rule::{CHAIN_LENGTH_MAX, Draft, Target};
 use crate::targets;
@@ -26,6 +26,8 @@ pub(crate) enum Module {
     Set,
     Conntrack,
     State,
+    HopLimit,
+    Physdev,
     Limit,
     Hashlimit,
     Comment,
@@ -49,6 +51,8 @@ impl Module {
             "set" => Self::Set,
             "conntrack" => Self::Conntrack,
             "state" => Self::State,
+            "hl" => Self::HopLimit,
+            "physdev" => Self::Physdev,
             "limit" => Self::Limit,
             "hashlimit" => Self::Hashlimit,
             "comment" => Self::Comment,
@@ -94,6 +98,8 @@ impl Module {
             Self::State => Some("--state"),
             Self::Comment => Some("--comment"),
             Self::Mark => Some("--mark"),
+            Self::HopLimit => Some("--hl-eq"),
+            Self::Physdev => Some("a port"),
             Self::Hashlimit => Some("--hashlimit-upto"),
             Self::ToMark => Some("--set-xmark"),
             Self::Tcp
@@ -127,6 +133,8 @@ impl Module {
             | Self::Set
             | Self::Conntrack
             | Self::State
+            | Self::HopLimit
+            | Self::Physdev
             | Self::Mark => true,
         }
     }
@@ -147,6 +155,8 @@ impl Module {
             Self::Set
             | Self::Conntrack
             | Self::State
+            | Self::HopLimit
+            | Self::Physdev
             | Self::Comment
             | Self::Mark
             | Self::ToLog
@@ -171,13 +181,16 @@ impl Module {
     ) -> Result<(), Problem> {
         let question = match self {
             Self::Tcp => Some(tcp(option, words)?),
-            Self::Udp | Self::Sctp => Some(port(option, words)?),
+            Self::Udp => Some(port(option, words)?),
+            Self::Sctp => Some(sctp(option, words)?),
             Self::Icmp => icmp(option, "--icmp-type", words)?,
             Self::Icmpv6 => icmp(option, "--icmpv6-type", words)?,
             Self::Multiport => Some(multiport(option, words)?),
             Self::Set => Some(set(option, words)?),
             Self::Conntrack => Some(states(option, "--ctstate", words)?),
             Self::State => Some(states(option, "--state", words)?),
+            Self::HopLimit => Some(hop_limit(option, words)?),
+            Self::Physdev => Some(physdev(option, words)?),
             Self::Mark => Some(mark(option, words)?),
             Self::Limit => limits::limit(option, words)?,
             Self::Hashlimit => limits::hashlimit(option, words)?,
@@ -289,10 +302,41 @@ fn set(option: &str, words: &mut Words) -> Result<Question, Problem> {
     }
 }
 
+/// Of chunks, only whether any is INIT.
+fn sctp(option: &str, words: &mut Words) -> Result<Question, Problem> {
+    if option != "--chunk-types" {
+        return port(option, words);
+    }
+    for known in ["any", "INIT"] {
+        let word = words.take("the types of chunks")?;
+        if word != known {
+            return Err(Problem::Unknown { what: "types of chunks", word });
+        }
+    }
+    Ok(Question::SctpInit)
+}
+
+fn hop_limit(option: &str, words: &mut Words) -> Result<Question, Problem> {
+    known_only(option, "--hl-eq")?;
+    Ok(Question::HopLimit(words.parse("a hop limit")?))
+}
+
+fn physdev(option: &str, words: &mut Words) -> Result<Question, Problem> {
+    let side = match option {
+        "--physdev-in" => Side::Source,
+        "--physdev-out" => Side::Destination,
+        "--physdev-is-bridged" => return Ok(Question::IsBridged),
+        _ => return Err(unknown_option(option)),
+    };
+    let name = InterfaceName::parse(words.take("an interface")?)?;
+    Ok(Question::BridgePort { side, name })
+}
+
 fn states(option: &str, known: &str, words: &mut Words) -> Result<Question, Problem> {
     known_only(option, known)?;
     let list = words.take("states")?;
-    let state = |word| match word {
+    let (translated, words): (Vec<&str>, Vec<&str>) = list.split(',').partition(|w| *w == "DNAT");
+    let state = |word: &str| match word {
         "NEW" => Ok(ConntrackState::New),
         "ESTABLISHED" => Ok(ConntrackState::Established),
         "RELATED" => Ok(ConntrackState::Related),
@@ -300,7 +344,8 @@ fn states(option: &str, known: &str, words: &mut Words) -> Result<Question, Prob
         "UNTRACKED" => Ok(ConntrackState::Untracked),
         _ => Err(Problem::Unknown { what: "state", word: list.clone() }),
     };
-    Ok(Question::State(list.split(',').map(state).collect::<Result<_, _>>()?))
+    let states = words.into_iter().map(state).collect::<Result<_, _>>()?;
+    Ok(Question::State { states, or_translated: !translated.is_empty() })
 }
 
 fn mark(option: &str, words: &mut Words) -> Result<Question, Problem> {

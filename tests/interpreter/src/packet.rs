@@ -104,6 +104,8 @@ pub enum Transport {
         source_port: u16,
         /// The receiver's port.
         destination_port: u16,
+        /// Whether one of its chunks is INIT.
+        init: bool,
     },
     /// ICMP in an IPv4 packet, `ICMPv6` in an IPv6 packet.
     Icmp {
@@ -154,6 +156,14 @@ pub struct Packet {
     pub in_interface: Option<String>,
     /// Where it will leave; nowhere in INPUT.
     pub out_interface: Option<String>,
+    /// The port of a bridge by which it came in; none where it came in by no bridge.
+    pub in_port: Option<String>,
+    /// The port by which a bridge sends it out; none where it is routed.
+    pub out_port: Option<String>,
+    /// The hop limit or time to live.
+    pub hop_limit: u8,
+    /// Whether conntrack has another destination for it than it was sent to.
+    pub destination_translated: bool,
     /// The mark it carries before the first rule.
     pub mark: u32,
 }
@@ -164,7 +174,19 @@ impl Packet {
     pub fn new(source: IpAddr, destination: IpAddr, transport: Transport) -> Self {
         let state = ConntrackState::New;
         let (in_interface, out_interface) = (None, None);
-        Self { source, destination, transport, state, in_interface, out_interface, mark: 0 }
+        Self {
+            source,
+            destination,
+            transport,
+            state,
+            in_interface,
+            out_interface,
+            in_port: None,
+            out_port: None,
+            hop_limit: 64,
+            destination_translated: false,
+            mark: 0,
+        }
     }
 
     /// The same packet in another conntrack state.
@@ -205,7 +227,7 @@ impl Packet {
         match self.transport {
             Transport::Tcp { source_port, destination_port, .. }
             | Transport::Udp { source_port, destination_port }
-            | Transport::Sctp { source_port, destination_port } => {
+            | Transport::Sctp { source_port, destination_port, .. } => {
                 Some((source_port, destination_port))
             }
             Transport::Icmp { .. } | Transport::Other(_) => None,

@@ -16,8 +16,6 @@ use crate::words::{Words, protocol};
 
 /// The kernel's `XT_EXTENSION_MAXNAMELEN` less its terminator.
 pub(crate) const CHAIN_LENGTH_MAX: usize = 28;
-/// The kernel's `IFNAMSIZ` less its terminator.
-const INTERFACE_LENGTH_MAX: usize = 15;
 
 /// Conditions that all must hold, and what happens then.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,14 +148,7 @@ impl Draft {
         words: &mut Words,
     ) -> Result<(), Problem> {
         self.once(option)?;
-        let name = words.take("an interface")?;
-        if name.is_empty() || name.len() > INTERFACE_LENGTH_MAX {
-            return Err(Problem::Bad { what: "an interface", word: name });
-        }
-        let name = match name.strip_suffix('+') {
-            None => InterfaceName::Exactly(name),
-            Some(beginning) => InterfaceName::Beginning(beginning.to_owned()),
-        };
+        let name = InterfaceName::parse(words.take("an interface")?)?;
         self.header.push(Condition { negated, question: Question::Interface { side, name } });
         Ok(())
     }

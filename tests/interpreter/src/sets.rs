@@ -1,7 +1,8 @@
 //! The sets of `ipset save`, and whether a packet is in one.
 //!
-//! Reads `hash:ip`, `hash:net`, `hash:ip,port` and `hash:net,port` in both families. A member is
-//! a prefix, with a protocol and port where the type has them; `hash:ip` holds whole addresses.
+//! Reads `hash:ip`, `hash:net`, `hash:ip,port`, `hash:net,port` and `hash:net,iface` in both
+//! families. A member is a prefix, with a protocol and port, or an interface, where the type has
+//! them; `hash:ip` holds whole addresses.
 
 use std::collections::BTreeMap;
 
@@ -42,13 +43,22 @@ struct Set {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kind {
     prefixes: bool,
-    ports: bool,
+    second: Second,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What an element has beside its prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Second {
+    Nothing,
+    Port,
+    Interface,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Element {
     prefix: IpNet,
     port: Option<ProtocolPort>,
+    interface: Option<String>,
 }
 
 /// A protocol and its port; of ICMP, type and code as one number; of others 0.
@@ -106,14 +116,22 @@ impl Sets {
         if set.family != packet.family() {
             return Err(Unanswerable::SetFamily { set: name.to_owned(), packet: packet.family() });
         }
-        match (set.kind.ports, sides) {
-            (false, [address, ..]) => Ok(set.contains(packet, *address, None)),
-            (true, [address, port, ..]) => {
-                Ok(set.contains(packet, *address, Some(protocol_port(packet, *port))))
+        match (set.kind.second, sides) {
+            (Second::Nothing, [address, ..]) => Ok(set.contains(packet, *address, None, None)),
+            (Second::Port, [address, port, ..]) => {
+                Ok(set.contains(packet, *address, Some(protocol_port(packet, *port)), None))
+            }
+            (Second::Interface, [address, interface, ..]) => {
+                let interface = match interface {
+                    Side::Source => &packet.in_interface,
+                    Side::Destination => &packet.out_interface,
+                };
+                let interface = interface.as_deref().unwrap_or_default();
+                Ok(set.contains(packet, *address, None, Some(interface)))
             }
             _ => Err(Unanswerable::Dimensions {
                 set: name.to_owned(),
-                dimensions: 1 + usize::from(set.kind.ports),
+                dimensions: 1 + usize::from(set.kind.second != Second::Nothing),
                 given: sides.len(),
             }),
         }
@@ -154,10 +172,11 @@ impl Set {
     fn read(words: &mut Words) -> Result<Self, Problem> {
         let kind = words.take("the set's type")?;
         let kind = match kind.as_str() {
-            "hash:ip" => Kind { prefixes: false, ports: false },
-            "hash:net" => Kind { prefixes: true, ports: false },
-            "hash:ip,port" => Kind { prefixes: false, ports: true },
-            "hash:net,port" => Kind { prefixes: true, ports: true },
+            "hash:ip" => Kind { prefixes: false, second: Second::Nothing },
+            "hash:net" => Kind { prefixes: true, second: Second::Nothing },
+            "hash:ip,port" => Kind { prefixes: false, second: Second::Port },
+            "hash:net,port" => Kind { prefixes: true, second: Second::Port },
+            "hash:net,iface" => Kind { prefixes: true, second: Second::Interface },
             _ => return Err(Problem::Unknown { what: "type of set", word: kind }),
         };
         let (elements, lengths) = (BTreeMap::new(), BTreeMap::new());
@@ -190,19 +209,24 @@ impl Set {
                 _ => return Err(Problem::Unknown { what: "option", word: option }),
             }
         }
-        let (prefix, ports) = match (element.split_once(','), self.kind.ports) {
-            (Some((address, ports)), true) => (address, Some(ports)),
-            (None, false) => (element.as_str(), None),
+        let (prefix, second) = match (element.split_once(','), self.kind.second) {
+            (Some((address, second)), Second::Port | Second::Interface) => (address, Some(second)),
+            (None, Second::Nothing) => (element.as_str(), None),
             _ => return Err(Problem::Bad { what: "an element of this type", word: element }),
         };
         let prefix = self.prefix(prefix)?;
-        match ports {
-            None => self.insert(Element { prefix, port: None }, sense),
+        let interface = None;
+        match second {
+            None => self.insert(Element { prefix, port: None, interface }, sense),
+            Some(name) if self.kind.second == Second::Interface => {
+                let interface = Some(name.to_owned());
+                self.insert(Element { prefix, port: None, interface }, sense)
+            }
             Some(ports) => {
                 let (protocol, low, high) = element_ports(ports)?;
                 (low..=high).try_for_each(|port| {
                     let port = Some(ProtocolPort { protocol, port });
-                    self.insert(Element { prefix, port }, sense)
+                    self.insert(Element { prefix, port, interface: None }, sense)
                 })
             }
         }
@@ -232,27 +256,35 @@ impl Set {
     }
 
     fn insert(&mut self, element: Element, sense: Sense) -> Result<(), Problem> {
-        if self.elements.insert(element, sense).is_some() {
+        let length = element.prefix.prefix_len();
+        if self.elements.contains_key(&element) {
             let name = format!("{element:?}");
             return Err(Problem::Duplicate { what: "element", name });
         }
+        self.elements.insert(element, sense);
         if self.elements.len() > self.elements_max {
             let what = "the number of elements".to_owned();
             return Err(Problem::Exceeds { what, limit: self.elements_max });
         }
-        *self.lengths.entry(element.prefix.prefix_len()).or_default() += 1;
+        *self.lengths.entry(length).or_default() += 1;
         Ok(())
     }
 
     /// The most specific element that fits decides, as in the kernel's `mtype_test_cidrs`.
-    fn contains(&self, packet: &Packet, side: Side, port: Option<ProtocolPort>) -> bool {
+    fn contains(
+        &self,
+        packet: &Packet,
+        side: Side,
+        port: Option<ProtocolPort>,
+        interface: Option<&str>,
+    ) -> bool {
         let address = match side {
             Side::Source => packet.source,
             Side::Destination => packet.destination,
         };
         let found = self.lengths.keys().rev().find_map(|&length| {
             let prefix = IpNet::new(address, length).ok()?.trunc();
-            self.elements.get(&Element { prefix, port })
+            self.elements.get(&Element { prefix, port, interface: interface.map(str::to_owned) })
         });
         found == Some(&Sense::Match)
     }

@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_names_its_line() {
         for (conditions, want) in [
-            ("-m physdev --physdev-in a", "unknown match `physdev`"),
+            ("-m owner --uid-owner 0", "unknown match `owner`"),
             ("-m addrtype --dst-type LOCAL", "unknown match `addrtype`"),
             ("-m statistic --mode random", "unknown match `statistic`"),
             ("--dport 80", "unknown option `--dport`"),

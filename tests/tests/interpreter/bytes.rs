@@ -47,11 +47,15 @@ fn transport(packet: &Packet) -> Vec<u8> {
         Transport::Udp { source_port, destination_port } => {
             [ports(source_port, destination_port), vec![0, 8, 0, 0]].concat()
         }
-        Transport::Sctp { source_port, destination_port } => {
-            // Tag 0 and checksum, then an INIT chunk of 20 bytes, which opens an association.
+        Transport::Sctp { source_port, destination_port, init } => {
+            // Tag 0 and checksum, then an INIT chunk of 20 bytes, which opens an association, or a
+            // HEARTBEAT of none that is known.
             let tag_and_checksum = vec![0; 8];
-            let init = [1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0x10, 0, 0, 1, 0, 1, 0, 0, 0, 1];
-            [ports(source_port, destination_port), tag_and_checksum, init.to_vec()].concat()
+            let mut chunk = [1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0x10, 0, 0, 1, 0, 1, 0, 0, 0, 1];
+            if !init {
+                chunk[0] = 4;
+            }
+            [ports(source_port, destination_port), tag_and_checksum, chunk.to_vec()].concat()
         }
         Transport::Icmp { kind, code } => vec![kind, code, 0, 0, 0, 1, 0, 1],
         Transport::Other(_) => OPAQUE.to_vec(),

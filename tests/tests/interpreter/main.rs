@@ -208,7 +208,11 @@ fn cases(family: Family) -> Vec<Case> {
         flags,
     };
     let udp = |source_port, destination_port| Transport::Udp { source_port, destination_port };
-    let sctp = |source_port, destination_port| Transport::Sctp { source_port, destination_port };
+    let sctp = |source_port, destination_port, init| Transport::Sctp {
+        source_port,
+        destination_port,
+        init,
+    };
     let answer = TcpFlags::SYN.with(TcpFlags::ACK);
     let (echo, unreachable) = match family {
         Family::V4 => (8, (3, 3)),
@@ -228,8 +232,9 @@ fn cases(family: Family) -> Vec<Case> {
         there(1, 1, icmp(echo, 0)),
         there(3, 9, icmp(echo, 0)),
         there(1, 1, Transport::Other(47)),
-        there(1, 1, sctp(1000, 80)),
-        there(1, 1, sctp(1000, 3868)),
+        there(1, 1, sctp(1000, 80, true)),
+        there(1, 1, sctp(1000, 3868, true)),
+        there(1, 1, sctp(1001, 3868, false)),
         there(1, 2, Transport::syn(1000, 443)),
         back(1, 2, Transport::syn(80, 80)),
     ];

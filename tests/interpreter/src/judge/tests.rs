@@ -118,7 +118,7 @@ fn ports_flags_and_types_belong_to_their_protocol() {
         flags: TcpFlags::SYN.with(TcpFlags::ACK),
     };
     check(&packet("10.2.0.1", "10.1.0.1", reply), &["-p tcp ! --syn"], &["-p tcp --syn"]);
-    let sctp = Transport::Sctp { source_port: 5, destination_port: 6 };
+    let sctp = Transport::Sctp { source_port: 5, destination_port: 6, init: false };
     check(
         &packet("10.1.0.1", "10.2.0.1", sctp),
         &["-p sctp -m sctp --sport 5 --dport 6", "-p sctp -m multiport --dports 6"],
