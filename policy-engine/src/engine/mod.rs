@@ -143,6 +143,18 @@ impl Engine {
         self.subjects.get(pod).map(|subject| subject.enforced).unwrap_or_default()
     }
 
+    /// Whether rulesets are compiled for a pod, as of the last [`Engine::flush`].
+    #[must_use]
+    pub fn is_subject(&self, pod: &PodKey) -> bool {
+        self.subjects.contains_key(pod)
+    }
+
+    /// The addresses of all subjects, as of the last [`Engine::flush`]. Costs what the subjects are.
+    pub fn subject_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let pods = self.subjects.keys().filter_map(|key| self.world.pods().get(key));
+        pods.flat_map(|pod| self.world.owned_addresses(pod))
+    }
+
     /// Applies one change. [`Compiled`] is inconsistent until the next flush.
     pub fn apply(&mut self, change: Change) {
         match change {
