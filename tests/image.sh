@@ -69,6 +69,24 @@ mkdir "$root/run/portcullis"
 touch "$root/run/xtables.lock"
 ip link set lo up
 ip link add cni0 type bridge
+# Pods of tests/image/world: two on the bridge, one routed, and one that has no interface.
+for pod in 2 5 3; do
+    unshare --net sleep infinity &
+    pids+=("$!")
+    sleep 0.1
+    if [ "$pod" = 3 ]; then host=cali3; else host="veth$pod master cni0"; fi
+    # shellcheck disable=SC2086 # a name, and where it is attached
+    ip link add ${host%% *} type veth peer name eth0 netns "$!"
+    # shellcheck disable=SC2086
+    ip link set $host up
+    nsenter --net="/proc/$!/ns/net" ip address add "10.0.0.$pod/24" dev eth0
+    nsenter --net="/proc/$!/ns/net" ip address add "fd00::$pod/64" dev eth0 nodad
+    nsenter --net="/proc/$!/ns/net" ip link set eth0 up
+done
+trap 'kill "${pids[@]}"' EXIT
+ip link set cni0 up
+ip route add 10.0.0.3 dev cali3
+ip route add fd00::3 dev cali3
 for switch in iptables ip6tables; do
     if [ -e "/proc/sys/net/bridge/bridge-nf-call-$switch" ]; then
         echo 1 >"/proc/sys/net/bridge/bridge-nf-call-$switch"
@@ -125,6 +143,8 @@ while read -r flags; do
         "${contained[@]}" "$family-$variant-save" -t filter >"$work/rules"
         says '-A FORWARD -j PORTCULLIS-FORWARD' "$work/rules"
         says '-m set --match-set PORTCULLIS' "$work/rules"
+        says '-m physdev ! --physdev-in veth2 ' "$work/rules"
+        says '! -i cali3 ' "$work/rules"
     done
     # It reads back what it wrote: what the image lacks (names of protocols, say) would make a difference.
     agent "$work/second" true

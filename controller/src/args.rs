@@ -9,7 +9,8 @@ use policy_engine::cidr::Family;
 use policy_engine::world;
 
 use crate::dataplane::conflict::Conflict;
-use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
+use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods};
+use crate::node::attach::CniResults;
 use crate::serve::http::Listen;
 use crate::watch::Source;
 use portcullis_apiserver::client::Access;
@@ -56,6 +57,17 @@ pub struct NodeArgs {
     /// The name of this node: its pods are the ones to protect.
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
+    /// Where the container runtime keeps the results of CNI plugins, or `off`.
+    #[arg(long, env = "PORTCULLIS_CNI_RESULTS_DIR", default_value = "/var/lib/cni/results")]
+    pub cni_results_dir: CniResults,
+    /// Whether a packet of a pod is dropped unless it comes and goes by the interface of that pod: no
+    /// pod can use another address than its own.
+    #[arg(long, env = "PORTCULLIS_ANTI_SPOOFING", value_enum, default_value = "on")]
+    pub anti_spoofing: Switch,
+    /// What happens to packets of interfaces that lead to pods, if their address is none of a known
+    /// pod. Without --anti-spoofing they pass.
+    #[arg(long, env = "PORTCULLIS_UNKNOWN_PODS", value_enum, default_value = "deny")]
+    pub unknown_pods: UnknownPods,
     /// Do not apply egress policies to what pods send to their own node.
     #[arg(long, env = "PORTCULLIS_ALLOW_EGRESS_TO_OWN_NODE")]
     pub allow_egress_to_own_node: bool,
@@ -226,6 +238,15 @@ pub enum DenialLog {
     Off,
 }
 
+/// Whether something is done.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
 /// Formats of the log.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
@@ -252,6 +273,8 @@ impl NodeArgs {
                 DenialLog::On => Some(self.denial_log_group),
                 DenialLog::Off => None,
             },
+            anti_spoofing: self.anti_spoofing == Switch::On,
+            unknown_pods: self.unknown_pods,
             allow_egress_to_own_node: self.allow_egress_to_own_node,
             ..self.kernel.dataplane_options()
         }

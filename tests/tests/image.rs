@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,9 +19,10 @@ use policy_engine::object::{self, ObjectRef};
 use policy_engine::port::Protocol;
 use policy_engine::world;
 use portcullis_controller::args::{Cli, Command};
+use portcullis_controller::dataplane::attachment::{Attachment, Attachments, InterfaceName};
 use portcullis_controller::dataplane::backend::iptables::text;
-use portcullis_controller::dataplane::desired::Desired;
-use portcullis_controller::dataplane::set::{DesiredSet, Kind, Source};
+use portcullis_controller::dataplane::desired::{Desired, Wanted};
+use portcullis_controller::dataplane::set::Kind;
 use portcullis_controller::dataplane::{AcceptAction, DenyAction, LogGroup, Options, name};
 use portcullis_crds::convert::{self, Converted};
 use portcullis_crds::manifest::Manifest;
@@ -33,7 +35,37 @@ const NODE: &str = "n1";
 type Part = (Family, String);
 
 /// What a part of a rule begins with.
-const BEGINNINGS: [&str; 7] = ["!", "-s", "-d", "-p", "-m", "-j", "-g"];
+const BEGINNINGS: [&str; 9] = ["!", "-s", "-d", "-i", "-o", "-p", "-m", "-j", "-g"];
+
+/// Where the pods of an engine are: some on a bridge, some routed, some not known, as `tests/image.sh` attaches those
+/// of the image's world.
+fn attachments(engine: &Engine) -> Attachments {
+    let name = |text: &str| InterfaceName::new(text).expect("a name of an interface");
+    let mut attachments = Attachments::default();
+    for address in engine.subject_addresses() {
+        let last = match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(address) => address.octets()[15],
+        };
+        let bridge = (last % 3 == 2).then(|| name("cni0"));
+        let interface =
+            name(&if bridge.is_some() { format!("veth{last}") } else { format!("cali{last}") });
+        if last % 3 == 1 {
+            attachments.unattached.insert(address);
+        } else {
+            attachments.addresses.insert(address, Attachment { interface, bridge });
+            attachments.pod_interfaces.insert(bridge.unwrap_or(interface));
+        }
+    }
+    attachments
+}
+
+/// Calls `look` with what enforces what `engine` has compiled.
+fn with_desired<T>(engine: &Engine, options: &Options, look: impl FnOnce(&Desired<'_>) -> T) -> T {
+    let attachments = attachments(engine);
+    let wanted = Wanted { compiled: engine.compiled(), attachments: &attachments, options };
+    look(&Desired::new(wanted, &Family::BOTH))
+}
 
 fn directory() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("image")
@@ -105,12 +137,14 @@ fn all_options() -> Vec<Options> {
 /// Adds the parts of all rules that enforce what `engine` has compiled.
 fn collect(engine: &Engine, options: &[Options], found: &mut BTreeSet<Part>) {
     for options in options {
-        let desired = Desired::new(engine.compiled(), options, &Family::BOTH);
-        for (family, chains) in &desired.tables {
-            let hooks: Vec<String> = desired.hooks.iter().map(|hook| text::hook(*hook)).collect();
-            let rules = chains.values().flatten().map(text::rule).chain(hooks);
-            found.extend(rules.flat_map(|rule| parts(&rule)).map(|part| (*family, part)));
-        }
+        with_desired(engine, options, |desired| {
+            for (family, chains) in &desired.tables {
+                let hooks: Vec<String> =
+                    desired.hooks.iter().map(|hook| text::hook(*hook)).collect();
+                let rules = chains.values().flatten().map(text::rule).chain(hooks);
+                found.extend(rules.flat_map(|rule| parts(&rule)).map(|part| (*family, part)));
+            }
+        });
     }
 }
 
@@ -122,6 +156,7 @@ fn parts(rule: &str) -> Vec<String> {
     for word in rule.split(' ') {
         let shown = match (option, word.strip_prefix(name::PREFIX)) {
             ("-s" | "-d", _) => "NETWORK".to_owned(),
+            ("-i" | "-o" | "--physdev-in" | "--physdev-out", _) => "INTERFACE".to_owned(),
             ("--dport", _) => if word.contains(':') { "PORTS" } else { "PORT" }.to_owned(),
             ("--dports", _) => "LIST".to_owned(),
             // The letter of a set's type or a chain's kind stands before a hash.
@@ -145,8 +180,9 @@ fn parts(rule: &str) -> Vec<String> {
 
 /// The types of the sets that `engine` needs, by family.
 fn types(engine: &Engine) -> BTreeSet<(Family, Kind)> {
-    let desired = Desired::new(engine.compiled(), &Options::default(), &Family::BOTH);
-    desired.sets.values().map(|set| (set.family, set.kind)).collect()
+    with_desired(engine, &Options::default(), |desired| {
+        desired.sets.values().map(|set| (set.family, set.kind)).collect()
+    })
 }
 
 fn image_engine() -> Engine {
@@ -161,9 +197,15 @@ fn the_image_check_needs_every_type_of_set() -> Result<()> {
     let all = Family::BOTH.map(|family| Kind::ALL.map(|kind| (family, kind)));
     assert_eq!(types(&engine), all.into_iter().flatten().collect());
     let options = Options { accept: AcceptAction::Accept, ..Options::default() };
-    let desired = Desired::new(engine.compiled(), &options, &Family::BOTH);
-    let is_local = |set: &&DesiredSet<'_>| matches!(set.source, Source::Local(_));
-    assert_eq!(desired.sets.values().filter(is_local).count(), 2, "one for each family");
+    let needed: Vec<_> =
+        with_desired(&engine, &options, |desired| desired.sets.keys().copied().collect());
+    for family in Family::BOTH {
+        for set in
+            [name::local_set(family), name::attached_set(family), name::unattached_set(family)]
+        {
+            assert!(needed.contains(&set), "{set}");
+        }
+    }
     Ok(())
 }
 

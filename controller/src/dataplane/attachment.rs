@@ -28,7 +28,22 @@ impl InterfaceName {
         is_valid.then_some(Self(bytes))
     }
 
+    /// The letters that all of `names` begin with, as a name; `None` if there are none.
+    #[must_use]
+    pub fn common_beginning(names: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut names = names.into_iter();
+        let mut common = names.next()?;
+        for name in names {
+            let same = common.0.iter().zip(&name.0).take_while(|(a, b)| a == b).count();
+            common.0.iter_mut().skip(same).for_each(|byte| *byte = 0);
+        }
+        (common.0[0] != 0).then_some(common)
+    }
+
     /// The name as text.
+    ///
+    /// # Panics
+    /// Never: names are ASCII.
     #[must_use]
     pub fn as_str(&self) -> &str {
         let text = self.0.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -66,6 +81,9 @@ pub struct Attachments {
     /// The interfaces by which packets of pods come in, and no others: the node's ends of routed
     /// pods, and bridges of which each port leads to a pod.
     pub pod_interfaces: BTreeSet<InterfaceName>,
+    /// Addresses of pods that are accepted at each interface, unless `addresses` has them too: it is
+    /// not known which interface leads to them, or was not until now.
+    pub unattached: BTreeSet<IpAddr>,
 }
 
 #[cfg(test)]
@@ -77,6 +95,12 @@ mod tests {
         for name in ["cni0", "veth1a2b3c4d", "cali0123456789a", "eth0.5", "a:b"] {
             assert_eq!(InterfaceName::new(name).unwrap().as_str(), name);
         }
+        let common = |names: &[&str]| {
+            let names = names.iter().map(|name| InterfaceName::new(name).unwrap());
+            InterfaceName::common_beginning(names).map(|name| name.to_string())
+        };
+        assert_eq!(common(&["veth12", "veth1", "veth34"]).as_deref(), Some("veth"));
+        assert_eq!((common(&["a", "b"]), common(&[])), (None, None));
         for name in ["", ".", "..", "a/b", "a b", "veth+", "sixteen-is-above", "a\"b", "\u{e4}"] {
             assert_eq!(InterfaceName::new(name), None, "{name:?}");
         }

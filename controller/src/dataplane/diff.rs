@@ -232,7 +232,7 @@ fn number(count: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
     use policy_engine::cidr::CidrSet;
     use policy_engine::compiled::{
@@ -244,7 +244,9 @@ mod tests {
     use policy_engine::tier::Tier;
 
     use super::*;
+    use crate::dataplane::attachment::Attachments;
     use crate::dataplane::backend::iptables::script::render;
+    use crate::dataplane::desired::Wanted;
     use crate::dataplane::options::Options;
 
     fn id() -> SetId {
@@ -282,8 +284,14 @@ mod tests {
         Update { sets_changed: BTreeMap::from([(id(), delta)]), ..Update::default() }
     }
 
+    fn desired(compiled: &Compiled) -> Desired<'_> {
+        static OPTIONS: LazyLock<Options> = LazyLock::new(Options::default);
+        static NOWHERE: LazyLock<Attachments> = LazyLock::new(Attachments::default);
+        Desired::new(Wanted { compiled, attachments: &NOWHERE, options: &OPTIONS }, &[Family::V4])
+    }
+
     fn check(applied: &Applied, compiled: &Compiled, update: &Update) -> (String, Applied) {
-        let desired = Desired::new(compiled, &Options::default(), &[Family::V4]);
+        let desired = desired(compiled);
         let terms = Terms { update, initial_maxelem: 2, moved_hooks: MovedHooks::Repair };
         let (plan, after) = diff(applied, desired, &terms);
         let steps: String = render(&plan).iter().map(ToString::to_string).collect();
@@ -326,10 +334,15 @@ mod tests {
         compiled.endpoints.insert("10.0.0.9".parse().unwrap(), endpoint);
         let (steps, _) = check(&applied, &compiled, &change(&["10.0.0.3"], &["10.0.0.2"]));
         let chain = ruleset_name();
+        let pod = |address: &str| name::pod(Direction::Ingress, address.parse().unwrap());
+        let (first, second) = (pod("10.0.0.1"), pod("10.0.0.9"));
         let expected = format!(
             "del SET 10.0.0.2\niptables-restore\n*filter\n:PORTCULLIS-INGRESS - [0:0]\n\
-             -A PORTCULLIS-INGRESS ! -s 10.0.0.1/32 -d 10.0.0.1/32 -g PORTCULLIS-{chain}\n\
-             -A PORTCULLIS-INGRESS ! -s 10.0.0.9/32 -d 10.0.0.9/32 -g PORTCULLIS-{chain}\n\
+             :{second} - [0:0]\n\
+             -A PORTCULLIS-INGRESS -d 10.0.0.1/32 -g {first}\n\
+             -A PORTCULLIS-INGRESS -d 10.0.0.9/32 -g {second}\n\
+             -A {second} ! -s 10.0.0.9/32 -g PORTCULLIS-{chain}\n\
+             -A {second} -m conntrack ! --ctstate DNAT -g PORTCULLIS-{chain}\n\
              COMMIT\nadd SET 10.0.0.3\n"
         );
         assert_eq!(steps, expected);
@@ -384,8 +397,7 @@ mod tests {
         let terms = Terms { update: &update, initial_maxelem: 2, moved_hooks: MovedHooks::Repair };
         let compiled = world(&["10.0.0.2", "10.0.0.3"]);
         let (plan, after) = diff_members(&applied, &compiled, &terms);
-        let (same, all) =
-            diff(&applied, Desired::new(&compiled, &Options::default(), &[Family::V4]), &terms);
+        let (same, all) = diff(&applied, desired(&compiled), &terms);
         assert_eq!((plan, after), (same, all.sets));
     }
 }

@@ -5,8 +5,7 @@
 //! | [`options`], [`name`] | what a user chooses; the names of our chains and sets |
 //! | [`rule`], [`set`] | rules, chains, hooks and sets as values |
 //! | [`attachment`] | the interfaces of the node's pods |
-//! | [`interfaces`] | what the kernel knows of the ways to pods |
-//! | [`desired`], `tree`, `ruleset` | chains and sets as they should be |
+//! | [`desired`], `tree`, `interface_chains`, `ruleset` | chains and sets as they should be |
 //! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
 //! | [`applied`] | chains and sets as they are |
 //! | [`diff`](mod@diff), [`plan`] | the difference, and what changes because of it |
@@ -28,6 +27,7 @@ pub mod desired;
 pub mod diff;
 pub mod drift;
 pub mod examine;
+mod interface_chains;
 pub mod interfaces;
 pub mod name;
 pub mod netlink;
@@ -48,17 +48,20 @@ use policy_engine::cidr::Family;
 use policy_engine::compiled::{Compiled, Update};
 
 use self::applied::Applied;
+use self::attachment::Attachments;
 pub use self::backend::iptables::Error;
 use self::backend::iptables::cleanup::clean_tables;
 pub use self::backend::iptables::cleanup::{CleanupReport, cleanup};
 use self::backend::iptables::{Kernel, Variant, probe};
 use self::conflict::Conflict;
 use self::denial::{Counts, Denial, Totals};
-use self::desired::Desired;
+use self::desired::{Desired, Wanted};
 use self::diff::Terms;
 use self::drift::Drift;
 use self::examine::Examiner;
-pub use self::options::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options};
+pub use self::options::{
+    AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods,
+};
 use self::plan::{MovedHooks, Plan, TableChange};
 use self::preflight::Finding;
 
@@ -70,6 +73,9 @@ pub struct Dataplane {
     options: Options,
     kernel: Kernel,
     families: Vec<Family>,
+    attachments: Attachments,
+    /// Whether these have changed since the last apply.
+    attachments_changed: bool,
     /// What the last apply left in the kernel; none when that is not known.
     applied: Option<Applied>,
     /// Whether the other variant is known to hold nothing of ours.
@@ -150,6 +156,8 @@ impl Dataplane {
             options,
             kernel,
             families,
+            attachments: Attachments::default(),
+            attachments_changed: false,
             applied: None,
             other_variant_clean: false,
             hook_repairs: 0,
@@ -174,6 +182,17 @@ impl Dataplane {
     #[must_use]
     pub fn families(&self) -> &[Family] {
         &self.families
+    }
+
+    /// Sets how the known pods of this node are attached, for the next [`Dataplane::enforce`]. Gives
+    /// whether that is news.
+    pub fn set_attachments(&mut self, attachments: Attachments) -> bool {
+        let is_news = self.options.anti_spoofing && self.attachments != attachments;
+        if is_news {
+            self.attachments = attachments;
+            self.attachments_changed = true;
+        }
+        is_news
     }
 
     /// Makes the kernel enforce `compiled`, and leaves for [`Dataplane::remove_unreferenced`] what need not happen
@@ -214,7 +233,7 @@ impl Dataplane {
         let start = Instant::now();
         // Taken: whatever fails from here on, the next call reads back.
         let report = match self.applied.take() {
-            Some(applied) if !update.rules_changed => {
+            Some(applied) if !update.rules_changed && !self.attachments_changed => {
                 self.apply_members(applied, compiled, update)?
             }
             applied => self.apply_all(applied, compiled, update, extent)?,
@@ -230,12 +249,13 @@ impl Dataplane {
         update: &Update,
         extent: Extent,
     ) -> Result<ApplyReport, Error> {
-        let desired = Desired::new(compiled, &self.options, &self.families);
+        let desired = self.desired(compiled);
         let applied = applied.map_or_else(|| self.kernel.read(&desired.tables), Ok)?;
         let (mut plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
         self.postponed = extent == Extent::Urgent && self.postpone(&mut plan, &applied, &mut after);
         let sets_in_use = self.execute(&plan, &applied, &mut after)?;
         self.applied = Some(after);
+        self.attachments_changed = false;
         let other_variant_unclean = self.clean_other_variant();
         let (postponed, report) = (self.postponed, count(&plan));
         Ok(ApplyReport { sets_in_use, postponed, other_variant_unclean, ..report })
@@ -313,7 +333,7 @@ impl Dataplane {
         // Sets that could not be destroyed yet are no drift.
         let applied = self.applied.take();
         let known = applied.map(|applied| applied.unreferenced_sets()).unwrap_or_default();
-        let desired = Desired::new(compiled, &self.options, &self.families);
+        let desired = self.desired(compiled);
         let applied = self.kernel.read(&desired.tables)?;
         let (plan, mut after) = diff::diff(&applied, desired, &self.terms(&Update::default()));
         let mut drifts = drift::list(&applied, &plan);
@@ -341,6 +361,11 @@ impl Dataplane {
     #[must_use]
     pub fn examiner(&self, ignored: &[Conflict]) -> Examiner {
         Examiner::new(Some(self.kernel.variant), self.kernel.lock_wait_seconds, ignored)
+    }
+
+    fn desired<'a>(&'a self, compiled: &'a Compiled) -> Desired<'a> {
+        let (attachments, options) = (&self.attachments, &self.options);
+        Desired::new(Wanted { compiled, attachments, options }, &self.families)
     }
 
     fn terms<'a>(&self, update: &'a Update) -> Terms<'a> {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::Write as _;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
@@ -11,6 +12,7 @@ use policy_engine::direction::Direction;
 use policy_engine::id::{ContentHasher, RulesetId};
 use policy_engine::tier::View;
 
+use super::attachment::InterfaceName;
 use super::set::Kind;
 
 /// What every chain and set of ours begins with.
@@ -21,6 +23,10 @@ pub const FORWARD: ChainName = Name::short("FORWARD");
 pub const INPUT: ChainName = Name::short("INPUT");
 /// Both directions, one after the other.
 pub const JUDGE: ChainName = Name::short("JUDGE");
+/// A packet to this node, judged as what its sender sends.
+pub const NODE: ChainName = Name::short("NODE");
+/// What only IPv6 routers send.
+pub const ROUTER: ChainName = Name::short("ROUTER");
 /// Ends packets of local pods in ACCEPT; only with [`super::AcceptAction::Accept`].
 pub const ACCEPT: ChainName = Name::short("ACCEPT");
 
@@ -87,6 +93,44 @@ pub fn root(direction: Direction) -> ChainName {
     }
 }
 
+/// The chain for packets whose address on the pod's side is none that is known to be behind their
+/// interface, for one direction.
+#[must_use]
+pub fn unknown_address(direction: Direction) -> ChainName {
+    match direction {
+        Direction::Egress => Name::short("SOURCE"),
+        Direction::Ingress => Name::short("DESTINATION"),
+    }
+}
+
+/// The chain that finds the pod behind the port of a bridge, for one direction.
+#[must_use]
+pub fn bridge_ports(direction: Direction) -> ChainName {
+    match direction {
+        Direction::Egress => Name::short("PORT-IN"),
+        Direction::Ingress => Name::short("PORT-OUT"),
+    }
+}
+
+/// The chain for interfaces whose names begin with `beginning`: ports of bridges, or others.
+#[must_use]
+pub fn interface_node(direction: Direction, is_port: bool, beginning: InterfaceName) -> ChainName {
+    let mut hasher = ContentHasher::new("interfaces");
+    hasher.text(direction.as_str());
+    hasher.text(if is_port { "port" } else { "interface" });
+    hasher.text(beginning.as_str());
+    Name::written(format_args!("I{}", hasher.finish()))
+}
+
+/// The chain of one address of a pod.
+#[must_use]
+pub fn pod(direction: Direction, address: IpAddr) -> ChainName {
+    let mut hasher = ContentHasher::new("pod");
+    hasher.text(direction.as_str());
+    hasher.text(&address.to_string());
+    Name::written(format_args!("P{}", hasher.finish()))
+}
+
 /// The chain for the pods inside `prefix`.
 #[must_use]
 pub fn tree_node(direction: Direction, prefix: IpNet) -> ChainName {
@@ -113,6 +157,7 @@ pub fn set(family: Family, kind: Kind, id: &dyn fmt::Display) -> SetName {
         Kind::Address => 'a',
         Kind::AddressPort => 'p',
         Kind::Network => 'n',
+        Kind::AddressInterface => 'i',
     };
     Name::written(format_args!("{}{letter}{id}", digit(family)))
 }
@@ -131,6 +176,18 @@ pub fn network_set(family: Family, networks: &[IpNet]) -> SetName {
 #[must_use]
 pub fn local_set(family: Family) -> SetName {
     Name::written(format_args!("{}local", digit(family)))
+}
+
+/// The set of the addresses of this node's pods, each with the interface that its packets use.
+#[must_use]
+pub fn attached_set(family: Family) -> SetName {
+    Name::written(format_args!("{}attached", digit(family)))
+}
+
+/// The set of the addresses of this node's pods whose interface is not known.
+#[must_use]
+pub fn unattached_set(family: Family) -> SetName {
+    Name::written(format_args!("{}unattached", digit(family)))
 }
 
 /// The name a set has while it is being built to take the place of `name`.

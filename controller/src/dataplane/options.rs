@@ -15,6 +15,10 @@ pub struct Options {
     pub accept: AcceptAction,
     /// Where denials are logged to; none: they are counted, not logged.
     pub denial_log: Option<LogGroup>,
+    /// Whether addresses are accepted only at the interfaces of their pods.
+    pub anti_spoofing: bool,
+    /// What happens to packets of pods that are not known.
+    pub unknown_pods: UnknownPods,
     /// Whether pods reach their own node whatever their egress policy says: no hook in INPUT.
     pub allow_egress_to_own_node: bool,
     /// How long a tool waits for the xtables lock, in seconds.
@@ -30,6 +34,8 @@ impl Default for Options {
             deny: DenyAction::Drop,
             accept: AcceptAction::Return,
             denial_log: Some(LogGroup::default()),
+            anti_spoofing: true,
+            unknown_pods: UnknownPods::Deny,
             allow_egress_to_own_node: false,
             lock_wait_seconds: 10,
             initial_maxelem: 65_536,
@@ -55,6 +61,16 @@ pub enum DenyAction {
     Drop,
     /// The sender gets an ICMP port unreachable.
     Reject,
+}
+
+/// What happens to packets of an interface that leads to pods, if their address on the pod's side is
+/// none of a known pod.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnknownPods {
+    /// They are dropped.
+    Deny,
+    /// They pass, unless the interface is one of a known pod.
+    Allow,
 }
 
 /// What happens to packets that are allowed.

@@ -7,6 +7,7 @@ use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 use policy_engine::port::{PortRange, Protocol};
 
+use super::attachment::InterfaceName;
 use super::name::{self, ChainName, SetName};
 use super::options::LogGroup;
 
@@ -74,9 +75,12 @@ impl Rule {
     pub fn refers_to(&self, set: SetName) -> bool {
         match &self.verdict {
             Verdict::Unknown(text) => text.split(' ').any(|word| SetName::parse(word) == Some(set)),
-            _ => {
-                self.matches.iter().any(|part| matches!(part, Match::Set(name, _) if *name == set))
-            }
+            _ => self.matches.iter().any(|part| match part {
+                Match::Set(name, _) | Match::SetWithPort(name, _) | Match::NotAttached(name, _) => {
+                    *name == set
+                }
+                _ => false,
+            }),
         }
     }
 }
@@ -86,23 +90,36 @@ impl Rule {
 pub enum Match {
     /// The address of one side.
     Address(Side, Is),
+    /// The interface of one side.
+    Interface(Side, IsInterface),
     /// A protocol, and one of these destination ports, at most fifteen (a range counts twice);
     /// all ports when none is listed.
     Ports(Protocol, Box<[PortRange]>),
     /// A TCP SYN without ACK, FIN and RST: it opens a connection.
     TcpSyn,
+    /// An SCTP packet with an INIT chunk: it opens an association.
+    SctpInit,
     /// An `ICMPv6` message of this type.
     Icmpv6(u8),
     /// Any protocol but `ICMPv6`.
     NotIcmpv6,
+    /// The hop limit of an IPv6 packet.
+    HopLimit(u8),
+    /// The port of a bridge by which it came in (source) or by which the bridge sends it out
+    /// (destination; only a packet that is not routed has one).
+    BridgePort(Side, IsInterface),
     /// Its connection is established, or related to one that is.
     RelatedOrEstablished,
     /// Its connection is not related to another one.
     NotRelated,
+    /// Its destination was not translated.
+    NotTranslated,
     /// A set holds the address of one side.
     Set(SetName, Side),
     /// A set holds the address of one side with the packet's protocol and destination port.
     SetWithPort(SetName, Side),
+    /// A set does not hold the address of one side with the interface of that side.
+    NotAttached(SetName, Side),
     /// Nothing: a text for people.
     Comment(Box<str>),
     /// A rate that each address of one side has on its own. A packet for which there is no room is
@@ -128,6 +145,17 @@ pub enum Is {
     Within(IpNet),
     /// Anywhere else.
     Outside(IpNet),
+}
+
+/// Which interface it has to be.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum IsInterface {
+    /// The one of this name.
+    Named(InterfaceName),
+    /// Any other one, or none.
+    NotNamed(InterfaceName),
+    /// One whose name begins so.
+    Begins(InterfaceName),
 }
 
 /// One end of a packet's way.

@@ -10,7 +10,7 @@ use policy_engine::id::{RulesetId, SetId};
 use policy_engine::port::PortRange;
 use policy_engine::tier::View;
 
-use super::denial::{Denial, Outcome};
+use super::denial::{Cause, Denial, Outcome};
 use super::name::{self, SetName};
 use super::rule::{self, Is, Rule, Side, Verdict};
 use super::set::{DesiredSet, Kind, Source};
@@ -58,7 +58,8 @@ impl<'a> Renderer<'a> {
                     View::Enforced => Outcome::Denied,
                     View::Audited => Outcome::WouldDeny,
                 };
-                let denial = Denial { outcome, direction: ruleset.direction, tier: ruleset.tier };
+                let cause = Cause::Policies(ruleset.tier);
+                let denial = Denial { outcome, direction: ruleset.direction, cause };
                 self.denials.insert(denial);
                 Verdict::Goto(denial.chain())
             }
@@ -226,7 +227,8 @@ mod tests {
     /// The rules for one allow rule, with the names of sets cut short.
     fn check(direction: Direction, family: Family, rule: Match, expected: &[&str]) {
         let mut shown = render(View::Enforced, family, &ruleset(direction, rule, Target::Allow));
-        let deny = Denial { outcome: Outcome::Denied, direction, tier: Tier::NetworkPolicy };
+        let cause = Cause::Policies(Tier::NetworkPolicy);
+        let deny = Denial { outcome: Outcome::Denied, direction, cause };
         assert_eq!(shown.pop(), Some(format!("-g {}", deny.chain())));
         assert_eq!(shown, expected);
     }

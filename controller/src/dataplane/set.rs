@@ -9,6 +9,8 @@ use policy_engine::compiled::{AddressSet, Member, SetDelta, SetKind};
 use policy_engine::id::SetId;
 use policy_engine::port::Protocol;
 
+use super::attachment::InterfaceName;
+
 /// A type of set.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
@@ -18,11 +20,14 @@ pub enum Kind {
     AddressPort,
     /// Of networks.
     Network,
+    /// Of addresses with an interface.
+    AddressInterface,
 }
 
 impl Kind {
     /// All types that are ever created.
-    pub const ALL: [Self; 3] = [Self::Address, Self::AddressPort, Self::Network];
+    pub const ALL: [Self; 4] =
+        [Self::Address, Self::AddressPort, Self::Network, Self::AddressInterface];
 }
 
 impl From<SetKind> for Kind {
@@ -43,6 +48,8 @@ pub enum Element {
     AddressPort(IpAddr, Protocol, u16),
     /// In a [`Kind::Network`].
     Network(IpNet),
+    /// In a [`Kind::AddressInterface`].
+    AddressInterface(IpAddr, InterfaceName),
     /// What somebody else put there and we would not: it only ever gets deleted.
     Unknown(String),
 }
@@ -81,8 +88,8 @@ pub enum Source<'a> {
     Engine(SetId, &'a AddressSet),
     /// Here. The set's name is a hash of them: they never change.
     Networks(Vec<IpNet>),
-    /// Here: the local addresses.
-    Local(BTreeSet<IpAddr>),
+    /// Here: addresses of the node's own pods.
+    Local(BTreeSet<Element>),
 }
 
 impl DesiredSet<'_> {
@@ -92,7 +99,7 @@ impl DesiredSet<'_> {
         match &self.source {
             Source::Engine(_, set) => of_family(&set.members, self.family).collect(),
             Source::Networks(networks) => networks.iter().copied().map(Element::Network).collect(),
-            Source::Local(addresses) => addresses.iter().copied().map(Element::Address).collect(),
+            Source::Local(elements) => elements.clone(),
         }
     }
 

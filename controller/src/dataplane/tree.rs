@@ -3,12 +3,16 @@
 //! ```text
 //! root: -s 10.1.0.0/26 -g T…      two bits a level; levels where all addresses agree are skipped
 //!       -s 10.1.0.64/26 -g T…
-//! T…:   -s 10.1.0.17/32 ! -d 10.1.0.17/32 -g R…
-//!       -s 10.1.0.18/32 ! -d 10.1.0.18/32 -j R…      what it lets pass comes back,
-//!       -s 10.1.0.18/32 ! -d 10.1.0.18/32 -g A…      and policies in audit are asked
+//! T…:   -s 10.1.0.17/32 -g P…
+//!       -s 10.1.0.18/32 -m physdev ! --physdev-in veth18 -g DENY-OUT-ADDRESS
+//! P…:   -m physdev ! --physdev-in veth17 -g DENY-OUT-ADDRESS
+//!       ! -d 10.1.0.17/32 -j R…                 what it lets pass comes back,
+//!       ! -d 10.1.0.17/32 -g A…                 and policies in audit are asked
+//!       -m conntrack ! --ctstate DNAT -j R…     the same for a packet from the pod to itself
 //! ```
 //!
-//! No chain has more than four entries unless the tree would get deeper than the kernel allows.
+//! A pod with one rule has no chain P. No chain has more than four entries unless the tree would get
+//! deeper than the kernel allows.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,14 +21,16 @@ use ipnet::IpNet;
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 
+use super::attachment::Attachment;
+use super::denial::Denial;
 use super::name::{self, ChainName};
-use super::rule::{Chains, Is, Match, Rule, Side, Verdict};
+use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};
 
 /// How many chains may lie between a root and a ruleset.
 ///
 /// `nf_tables` refuses more than 15 chains in a row from a hook on, gotos included ("Too many
-/// links"). Three lie above the tree, the root included, and four below: rulesets of Admin, Baseline
-/// and Default, and what a denial goes to. Two are left to spare.
+/// links"). Three lie above the tree, the root included, and five below: the chain of the pod, rulesets
+/// of Admin, Baseline and Default, and what a denial goes to. One is left to spare.
 const LEVELS_MAX: usize = 6;
 
 /// How many addresses or subtrees a chain has at most above the lowest level.
@@ -39,14 +45,35 @@ pub(super) struct Judges {
     pub audited: Option<ChainName>,
 }
 
-/// The chains that send packets of each address in `leaves` to its judges, the root included.
+impl Judges {
+    /// The rules that send packets which match all of `matches` to them; none where nobody judges.
+    pub(super) fn rules(self, matches: &[Match]) -> Vec<Rule> {
+        let send = |verdict| Rule::new(matches.iter().cloned(), verdict);
+        match (self.enforced, self.audited) {
+            (None, None) => Vec::new(),
+            (Some(chain), None) | (None, Some(chain)) => vec![send(Verdict::Goto(chain))],
+            (Some(enforced), Some(audited)) => {
+                vec![send(Verdict::Jump(enforced)), send(Verdict::Goto(audited))]
+            }
+        }
+    }
+}
+
+/// What becomes of packets of one address of a pod.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Place {
+    /// Where they go to.
+    pub judges: Judges,
+    /// By which interface they come and go; none when that is not checked.
+    pub attachment: Option<Attachment>,
+}
+
+/// The chains that send packets of each address in `places` to its judges, the root included.
 ///
-/// `leaves` are of one family. A packet of no such address comes back from the root.
-pub(super) fn chains(direction: Direction, leaves: &BTreeMap<IpAddr, Judges>) -> Chains {
-    let leaves: Vec<Leaf> = leaves
-        .iter()
-        .map(|(address, judges)| Leaf { address: *address, judges: *judges })
-        .collect();
+/// `places` are of one family. A packet of no such address comes back from the root.
+pub(super) fn chains(direction: Direction, places: &BTreeMap<IpAddr, Place>) -> Chains {
+    let leaves: Vec<Leaf> =
+        places.iter().map(|(address, place)| Leaf { address: *address, place: *place }).collect();
     let own_side = Side::of_subject(direction);
     let mut tree = Tree { direction, own_side, chains: Chains::new() };
     tree.fill(name::root(direction), &leaves, 0);
@@ -56,7 +83,7 @@ pub(super) fn chains(direction: Direction, leaves: &BTreeMap<IpAddr, Judges>) ->
 #[derive(Clone, Copy)]
 struct Leaf {
     address: IpAddr,
-    judges: Judges,
+    place: Place,
 }
 
 struct Tree {
@@ -70,7 +97,9 @@ impl Tree {
     fn fill(&mut self, name: ChainName, leaves: &[Leaf], level: usize) {
         let mut rules = Vec::new();
         if leaves.len() <= ENTRIES_MAX || level == LEVELS_MAX {
-            rules.extend(leaves.iter().flat_map(|leaf| self.leaf_rules(leaf)));
+            for leaf in leaves {
+                rules.extend(self.leaf(leaf));
+            }
         } else {
             let quarter_length = common_length(leaves) + 2;
             let same_quarter = |a: &Leaf, b: &Leaf| {
@@ -79,7 +108,7 @@ impl Tree {
             for quarter in leaves.chunk_by(same_quarter) {
                 match quarter {
                     [] => {}
-                    [leaf] => rules.extend(self.leaf_rules(leaf)),
+                    [leaf] => rules.extend(self.leaf(leaf)),
                     [first, ..] => {
                         let network = prefix(first.address, common_length(quarter));
                         let child = name::tree_node(self.direction, network);
@@ -93,20 +122,53 @@ impl Tree {
         self.chains.insert(name, rules);
     }
 
-    /// NetworkPolicy v1: a pod always reaches itself, also through a Service that sends it
-    /// back; so a packet between a pod and itself is not a matter of its ruleset.
-    fn leaf_rules(&self, leaf: &Leaf) -> Vec<Rule> {
+    /// The rule for an address, if it needs any; several are in a chain of their own.
+    fn leaf(&mut self, leaf: &Leaf) -> Option<Rule> {
         let own = IpNet::from(leaf.address);
         let pod = Match::Address(self.own_side, Is::Within(own));
-        let peer = Match::Address(Side::of_peer(self.direction), Is::Outside(own));
-        let send = |verdict| Rule::new([pod.clone(), peer.clone()], verdict);
-        match (leaf.judges.enforced, leaf.judges.audited) {
-            (None, None) => Vec::new(),
-            (Some(chain), None) | (None, Some(chain)) => vec![send(Verdict::Goto(chain))],
-            (Some(enforced), Some(audited)) => {
-                vec![send(Verdict::Jump(enforced)), send(Verdict::Goto(audited))]
-            }
+        let mut rules = self.pod_rules(own, leaf.place);
+        if rules.len() > 1 {
+            let name = name::pod(self.direction, leaf.address);
+            self.chains.insert(name, rules);
+            return Some(Rule::new([pod], Verdict::Goto(name)));
         }
+        let only = rules.pop()?;
+        Some(Rule::new(only.matches.into_iter().chain([pod]), only.verdict))
+    }
+
+    /// The rules for packets of a pod's address.
+    fn pod_rules(&self, own: IpNet, place: Place) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        rules.extend(place.attachment.and_then(|attachment| self.binding(attachment)));
+        // NetworkPolicy v1: a pod always reaches itself, also through a Service that sends it back.
+        // A packet from and to its address that no Service sent back is forged.
+        let peer = Match::Address(Side::of_peer(self.direction), Is::Outside(own));
+        for matches in [peer, Match::NotTranslated] {
+            rules.extend(place.judges.rules(&[matches]));
+        }
+        rules
+    }
+
+    /// The rule against packets of the pod's address at another interface.
+    fn binding(&self, Attachment { interface, bridge }: Attachment) -> Option<Rule> {
+        let other = IsInterface::NotNamed(interface);
+        let is_port = bridge.is_some();
+        match (self.direction, is_port) {
+            (Direction::Egress, false) => Some(Match::Interface(Side::Source, other)),
+            (Direction::Egress, true) => Some(Match::BridgePort(Side::Source, other)),
+            (Direction::Ingress, true) => Some(Match::BridgePort(Side::Destination, other)),
+            // The route to the pod is the binding.
+            (Direction::Ingress, false) => None,
+        }
+        .map(|elsewhere| {
+            let verdict = match self.direction {
+                Direction::Egress => Verdict::Goto(Denial::by_address(self.direction).chain()),
+                // A bridge that does not know where the pod is sends its packets to all ports: no
+                // denial to tell of, unless another pod answers for the address.
+                Direction::Ingress => Verdict::Drop,
+            };
+            Rule::new([elsewhere], verdict)
+        })
     }
 }
 
@@ -139,15 +201,20 @@ fn width(address: IpAddr) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::attachment::InterfaceName;
     use crate::dataplane::backend::iptables::text;
 
     fn chain(name: &str) -> ChainName {
         ChainName::parse(&format!("{}{name}", name::PREFIX)).unwrap()
     }
 
+    fn judges(enforced: Option<&str>, audited: Option<&str>) -> Judges {
+        Judges { enforced: enforced.map(chain), audited: audited.map(chain) }
+    }
+
     fn tree(direction: Direction, addresses: &[&str]) -> Chains {
-        let judges = Judges { enforced: Some(chain("R")), audited: None };
-        let leaf = |address: &&str| (address.parse().unwrap(), judges);
+        let place = Place { judges: judges(Some("R"), None), attachment: None };
+        let leaf = |address: &&str| (address.parse().unwrap(), place);
         chains(direction, &addresses.iter().map(leaf).collect())
     }
 
@@ -168,7 +235,8 @@ mod tests {
     }
 
     fn leaves(chains: &Chains) -> usize {
-        let is_leaf = |rule: &&Rule| rule.verdict == Verdict::Goto(chain("R"));
+        let judged = Rule::new([Match::NotTranslated], Verdict::Goto(chain("R")));
+        let is_leaf = |rule: &&Rule| **rule == judged;
         chains.values().flatten().filter(is_leaf).count()
     }
 
@@ -179,32 +247,83 @@ mod tests {
         assert_eq!(chains.into_iter().collect::<Vec<_>>(), [(root, vec![])]);
     }
 
+    /// The rules for 10.0.0.2, whose port is `veth2` or whose routed interface is `cali2`.
+    fn pod(direction: Direction, judges: Judges, bridge: Option<&str>) -> Vec<String> {
+        let name = |text: &str| InterfaceName::new(text).unwrap();
+        let interface = name(if bridge.is_some() { "veth2" } else { "cali2" });
+        let attachment = Some(Attachment { interface, bridge: bridge.map(name) });
+        let address = "10.0.0.2".parse().unwrap();
+        let place = Place { judges, attachment };
+        let chains = chains(direction, &BTreeMap::from([(address, place)]));
+        let own = name::pod(direction, address);
+        let root = root(&chains, direction);
+        if chains.contains_key(&own) { rules(&chains, own) } else { root }
+    }
+
     #[test]
     fn few_addresses_are_listed_in_the_root() {
         let chains = tree(Direction::Ingress, &["10.0.0.2", "10.9.0.1"]);
+        let pod = |address: &str| name::pod(Direction::Ingress, address.parse().unwrap());
         assert_eq!(
             root(&chains, Direction::Ingress),
             [
-                "! -s 10.0.0.2/32 -d 10.0.0.2/32 -g PORTCULLIS-R",
-                "! -s 10.9.0.1/32 -d 10.9.0.1/32 -g PORTCULLIS-R",
+                format!("-d 10.0.0.2/32 -g {}", pod("10.0.0.2")),
+                format!("-d 10.9.0.1/32 -g {}", pod("10.9.0.1")),
             ]
+        );
+        assert_eq!(
+            rules(&chains, pod("10.9.0.1")),
+            ["! -s 10.9.0.1/32 -g PORTCULLIS-R", "-m conntrack ! --ctstate DNAT -g PORTCULLIS-R"]
         );
     }
 
     #[test]
     fn audit_is_asked_about_what_passed() {
-        let judges = |enforced| Judges { enforced, audited: Some(chain("A")) };
-        let leaves = [("10.0.0.2", judges(Some(chain("R")))), ("10.0.0.3", judges(None))];
-        let leaves = leaves.map(|(address, judges)| (address.parse().unwrap(), judges));
-        let chains = chains(Direction::Egress, &BTreeMap::from(leaves));
+        let place = |enforced| Place { judges: judges(enforced, Some("A")), attachment: None };
+        let (both, audit) = (place(Some("R")), place(None));
+        let [first, second] = ["10.0.0.2", "10.0.0.3"].map(|address| address.parse().unwrap());
+        let chains = chains(Direction::Egress, &BTreeMap::from([(first, both), (second, audit)]));
         assert_eq!(
-            root(&chains, Direction::Egress),
+            rules(&chains, name::pod(Direction::Egress, first)),
             [
-                "-s 10.0.0.2/32 ! -d 10.0.0.2/32 -j PORTCULLIS-R",
-                "-s 10.0.0.2/32 ! -d 10.0.0.2/32 -g PORTCULLIS-A",
-                "-s 10.0.0.3/32 ! -d 10.0.0.3/32 -g PORTCULLIS-A",
+                "! -d 10.0.0.2/32 -j PORTCULLIS-R",
+                "! -d 10.0.0.2/32 -g PORTCULLIS-A",
+                "-m conntrack ! --ctstate DNAT -j PORTCULLIS-R",
+                "-m conntrack ! --ctstate DNAT -g PORTCULLIS-A",
             ]
         );
+        assert_eq!(
+            rules(&chains, name::pod(Direction::Egress, second)),
+            ["! -d 10.0.0.3/32 -g PORTCULLIS-A", "-m conntrack ! --ctstate DNAT -g PORTCULLIS-A"]
+        );
+    }
+
+    #[test]
+    fn an_address_is_bound_to_its_interface() {
+        let enforced = judges(Some("R"), None);
+        assert_eq!(
+            pod(Direction::Egress, enforced, Some("cni0"))[0],
+            "-m physdev ! --physdev-in veth2 -g PORTCULLIS-DENY-OUT-ADDRESS"
+        );
+        assert_eq!(
+            pod(Direction::Egress, enforced, None)[0],
+            "! -i cali2 -g PORTCULLIS-DENY-OUT-ADDRESS"
+        );
+        assert_eq!(
+            pod(Direction::Ingress, enforced, Some("cni0"))[0],
+            "-m physdev ! --physdev-out veth2 --physdev-is-bridged -j DROP"
+        );
+        assert_eq!(pod(Direction::Ingress, enforced, None).len(), 2, "its route binds it");
+    }
+
+    #[test]
+    fn a_pod_that_no_policy_selects_is_bound_to_its_interface_too() {
+        let nobody = Judges::default();
+        assert_eq!(
+            pod(Direction::Egress, nobody, Some("cni0")),
+            ["-s 10.0.0.2/32 -m physdev ! --physdev-in veth2 -g PORTCULLIS-DENY-OUT-ADDRESS"]
+        );
+        assert_eq!(pod(Direction::Ingress, nobody, None), [""; 0]);
     }
 
     #[test]
@@ -214,7 +333,13 @@ mod tests {
         let root = root(&chains, Direction::Egress);
         let node = name::tree_node(Direction::Egress, "fd00::/122".parse().unwrap());
         assert_eq!(root[0], format!("-s fd00::/122 -g {node}"));
-        assert_eq!(root[1], "-s fd00:1::1/128 ! -d fd00:1::1/128 -g PORTCULLIS-R");
+        assert_eq!(
+            root[1],
+            format!(
+                "-s fd00:1::1/128 -g {}",
+                name::pod(Direction::Egress, "fd00:1::1".parse().unwrap())
+            )
+        );
         assert_eq!(chains[&node].len(), 2);
     }
 
@@ -225,7 +350,8 @@ mod tests {
         let chains = tree(Direction::Egress, &addresses);
         assert!(chains.values().all(|rules| rules.len() <= ENTRIES_MAX));
         assert_eq!(leaves(&chains), 250);
-        assert_eq!(depth(&chains, name::root(Direction::Egress)), 4);
+        // The last one is the pod's own.
+        assert_eq!(depth(&chains, name::root(Direction::Egress)), 4 + 1);
     }
 
     #[test]
@@ -236,7 +362,7 @@ mod tests {
         addresses.push("::".into());
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let chains = tree(Direction::Egress, &addresses);
-        assert_eq!(depth(&chains, name::root(Direction::Egress)), LEVELS_MAX + 1);
+        assert_eq!(depth(&chains, name::root(Direction::Egress)), LEVELS_MAX + 2);
         assert_eq!(leaves(&chains), 31);
     }
 }

@@ -27,9 +27,11 @@ use tracing::{debug, error, info, trace, warn};
 
 use crate::dataplane::examine::Examination;
 use crate::dataplane::{self, ApplyReport, Dataplane};
+use crate::node::attach::Found;
 use crate::node::conflicts::{Examinations, diagnostics};
 use crate::node::denials::Feed;
 use crate::node::denials::table::Sighting;
+use crate::node::local_pods::LocalPods;
 use crate::node::publisher::Publisher;
 use crate::node::status::{Findings, Round};
 use crate::watch::Event;
@@ -44,6 +46,9 @@ const BEAT_PERIOD: Duration = Duration::from_secs(5);
 const CLEANUP_AFTER: Duration = Duration::from_millis(200);
 /// They are removed after this time at the latest. Sets that are still in use are tried again as often.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the first rules wait for the interfaces of pods.
+const INTERFACES_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the kernel is asked how much it denied. It takes some 5 ms a kind of denial.
 const COUNT_PERIOD: Duration = Duration::from_secs(10);
@@ -66,6 +71,8 @@ pub struct Agent {
     denials: Option<Feed>,
     /// What else is found on the node; none when nobody looks.
     examinations: Option<Examinations>,
+    /// The interfaces of the node's pods; none when pods are judged by their addresses alone.
+    local_pods: Option<LocalPods>,
     /// When denials are counted next.
     count_at: Instant,
     /// Whether the last count failed: that is said once.
@@ -77,8 +84,9 @@ pub struct Agent {
 enum State {
     /// The source has not delivered all objects yet.
     Loading,
-    /// All objects are known, and nothing was applied yet.
-    Loaded,
+    /// All objects are known, and nothing was applied yet. The interfaces of pods are awaited until
+    /// then.
+    Loaded { apply_at: Instant },
     /// The kernel does what the engine says.
     InForce { cleanup_at: Option<Instant> },
     /// The last apply failed.
@@ -112,6 +120,7 @@ impl Agent {
             unreferenced: None,
             denials: None,
             examinations: None,
+            local_pods: None,
             count_at: Instant::now(),
             uncounted: false,
         }
@@ -127,6 +136,12 @@ impl Agent {
     #[must_use]
     pub fn examined_by(self, examinations: Examinations) -> Self {
         Self { examinations: Some(examinations), ..self }
+    }
+
+    /// The same, judging pods by their interfaces, too.
+    #[must_use]
+    pub fn judging_interfaces_of(self, local_pods: Option<LocalPods>) -> Self {
+        Self { local_pods, ..self }
     }
 
     /// Enforces until `shutdown`. What is in the kernel stays there.
@@ -155,6 +170,7 @@ impl Agent {
                     self.publish_diagnostics();
                     continue;
                 }
+                found = found(self.local_pods.as_mut()) => self.attached(found),
                 denial = next(log) => {
                     if let Some(denials) = &mut self.denials {
                         denials.tell(&denial, &self.engine);
@@ -176,7 +192,8 @@ impl Agent {
 
     fn alarm(&self) -> Option<Instant> {
         match self.state {
-            State::Loading | State::Loaded => None,
+            State::Loading => None,
+            State::Loaded { apply_at } => Some(apply_at),
             State::InForce { cleanup_at } => {
                 let regular = self.verify_at.min(self.count_at);
                 Some(cleanup_at.map_or(regular, |at| at.min(regular)))
@@ -191,16 +208,30 @@ impl Agent {
                 self.oldest.get_or_insert_with(Instant::now);
                 for Object { change, .. } in changes {
                     trace!(?change, "received a change");
+                    let change = match &mut self.local_pods {
+                        Some(local_pods) => local_pods.complete(change, &self.engine),
+                        None => change,
+                    };
                     self.engine.apply(change);
                 }
             }
             Event::Diagnostics(origin, diagnostics) => self.report(origin, diagnostics),
             Event::Synced => {
                 if self.state == State::Loading {
-                    self.state = State::Loaded;
+                    self.loaded();
                 }
             }
         }
+    }
+
+    /// All objects are known. The first rules are to know the interfaces of pods: an earlier agent's
+    /// do, and nothing may pass, or be dropped, because this one begins.
+    fn loaded(&mut self) {
+        // Compiled once more by the first apply, from the same state: nothing is lost.
+        let _ = self.engine.flush();
+        let asked = self.local_pods.as_ref().is_some_and(|local| local.ask(&self.engine));
+        let wait = if asked { INTERFACES_LIMIT } else { Duration::ZERO };
+        self.state = State::Loaded { apply_at: Instant::now() + wait };
     }
 
     /// Brings the kernel to where the engine is, when it is not there.
@@ -208,7 +239,8 @@ impl Agent {
         let now = Instant::now();
         match self.state {
             State::Loading => {}
-            State::Loaded => self.apply(BACK_OFF),
+            State::Loaded { apply_at } if now < apply_at => {}
+            State::Loaded { .. } => self.apply(BACK_OFF),
             State::Failing { retry_at, .. } if now < retry_at => {
                 // What is in force goes on to deny.
                 if now >= self.count_at {
@@ -218,7 +250,7 @@ impl Agent {
             State::Failing { back_off, .. } => self.apply(back_off),
             State::InForce { .. } => {
                 let update = self.engine.flush();
-                if update.is_empty() {
+                if update.is_empty() && !self.attach() {
                     self.oldest = None; // Changes that do not concern this node.
                     if let Some(selection) = self.engine.take_selection() {
                         // Other policies with the same rules.
@@ -226,10 +258,32 @@ impl Agent {
                         self.policies_changed();
                     }
                 } else {
+                    self.attach();
                     self.apply_update(&update, BACK_OFF);
                 }
                 self.look_after(now);
             }
+        }
+    }
+
+    /// Gives the dataplane the attachments of the pods that are known; whether that is news for it.
+    fn attach(&mut self) -> bool {
+        let attachments =
+            self.local_pods.as_mut().and_then(|local| local.attachments(&self.engine));
+        attachments.is_some_and(|attachments| self.dataplane.set_attachments(attachments))
+    }
+
+    /// Takes over what was found about the interfaces of pods.
+    fn attached(&mut self, found: Found) {
+        let Some(local_pods) = &mut self.local_pods else { return };
+        let (changes, diagnostics) = local_pods.take(found);
+        if !changes.is_empty() {
+            self.oldest.get_or_insert_with(Instant::now);
+        }
+        changes.into_iter().for_each(|change| self.engine.apply(change));
+        self.report("interfaces".into(), diagnostics);
+        if let State::Loaded { apply_at } = &mut self.state {
+            *apply_at = Instant::now();
         }
     }
 
@@ -247,6 +301,7 @@ impl Agent {
 
     fn apply(&mut self, back_off: BackOff) {
         let update = self.engine.flush();
+        self.attach();
         self.apply_update(&update, back_off);
     }
 
@@ -281,7 +336,8 @@ impl Agent {
     /// The kernel does what the engine says; unreferenced rules and sets are removed after `cleanup_after`.
     fn in_force(&mut self, report: &ApplyReport, cleanup_after: Duration) {
         let now = Instant::now();
-        let unreferenced = report.postponed || report.sets_in_use > 0;
+        let is_pending = self.local_pods.as_ref().is_some_and(LocalPods::is_changed);
+        let unreferenced = report.postponed || report.sets_in_use > 0 || is_pending;
         self.unreferenced = unreferenced.then(|| self.unreferenced.unwrap_or(now));
         let cleanup_at =
             self.unreferenced.map(|since| (now + cleanup_after).min(since + CLEANUP_LIMIT));
@@ -291,6 +347,7 @@ impl Agent {
     fn remove_unreferenced(&mut self) {
         let began = Instant::now();
         self.unreferenced = None;
+        self.attach();
         match self.dataplane.remove_unreferenced(self.engine.compiled()) {
             Ok(report) => {
                 debug!(sets_in_use = report.sets_in_use, "removed unreferenced rules and sets");
@@ -408,6 +465,14 @@ impl Agent {
 async fn examination(examinations: Option<&mut Examinations>) -> Examination {
     match examinations {
         Some(examinations) => examinations.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The interfaces of pods next time they change; never, where nobody looks.
+async fn found(local_pods: Option<&mut LocalPods>) -> Found {
+    match local_pods {
+        Some(local_pods) => local_pods.next().await,
         None => std::future::pending().await,
     }
 }

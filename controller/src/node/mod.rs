@@ -13,6 +13,7 @@ pub mod agent;
 pub mod attach;
 pub mod conflicts;
 pub mod denials;
+pub mod local_pods;
 pub mod lock;
 pub mod metrics;
 pub mod publisher;
@@ -30,13 +31,15 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use self::agent::Agent;
+use self::attach::Finder;
 use self::conflicts::Examinations;
 use self::denials::Feed;
+use self::local_pods::LocalPods;
 use self::lock::NodeLock;
 use self::metrics::Metrics;
 use self::publisher::Publisher;
 use self::report::render::Facts;
-use crate::args::{HttpArgs, NodeArgs};
+use crate::args::{HttpArgs, NodeArgs, Switch};
 use crate::dataplane::preflight::Severity;
 use crate::dataplane::{self, Dataplane};
 use crate::serve::http::{self, Served};
@@ -93,12 +96,21 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
             Some(feed.context("failed to start to read the log of denials")?)
         }
     };
+    let local_pods = match args.anti_spoofing {
+        Switch::Off => None,
+        Switch::On => {
+            let finder = Finder::start(&args.cni_results_dir);
+            let finder = finder.context("failed to start to look for the interfaces of pods")?;
+            Some(LocalPods::new(&args.node_name, finder))
+        }
+    };
     let examiner = dataplane.examiner(&args.conflicts.ignore_conflicts);
     let examinations = Examinations::start(examiner, args.conflict_period)
         .context("failed to start to examine the node")?;
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher)
         .logging(denials)
-        .examined_by(examinations);
+        .examined_by(examinations)
+        .judging_interfaces_of(local_pods);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);

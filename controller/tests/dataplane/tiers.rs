@@ -27,7 +27,7 @@ pub fn counted(node: &Netns, dataplane: &mut Dataplane) -> BTreeMap<String, u64>
 }
 
 fn name(kind: Denial) -> String {
-    format!("{} {} {}", kind.outcome.as_str(), kind.direction, kind.tier)
+    format!("{} {} {}", kind.outcome.as_str(), kind.direction, kind.cause.as_str())
 }
 
 fn to_port(port: u16, target: Target) -> Rule {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use policy_engine::direction::Direction;
 use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::LogGroup;
-use portcullis_controller::dataplane::denial::{Denial, Outcome};
+use portcullis_controller::dataplane::denial::{Cause, Denial, Outcome};
 use portcullis_lab::{Endpoint, Family, IptablesVariant, Probe};
 use portcullis_tests::cluster::Cluster;
 
@@ -18,8 +18,11 @@ use crate::shop::{
     PATIENCE, address, isolate, kernel_count, metrics, shop, told, value, wait_for_value,
 };
 
-const DENIED: Denial =
-    Denial { outcome: Outcome::Denied, direction: Direction::Ingress, tier: Tier::NetworkPolicy };
+const DENIED: Denial = Denial {
+    outcome: Outcome::Denied,
+    direction: Direction::Ingress,
+    cause: Cause::Policies(Tier::NetworkPolicy),
+};
 const SERIES: &str =
     "portcullis_denials_total{direction=\"ingress\",tier=\"NetworkPolicy\",verdict=\"Denied\"}";
 const MESSAGES: &str = "portcullis_denial_log_messages_total";

@@ -51,7 +51,7 @@ impl Denial {
             Outcome::Denied => "denied",
             Outcome::WouldDeny => "would be denied",
         };
-        let comment = format!("{what}: {}, {}", self.direction.field(), self.tier);
+        let comment = format!("{what}: {}, {}", self.direction.field(), self.cause.as_str());
         Rule::new([Match::Comment(comment.into())], Verdict::Continue)
     }
 
@@ -89,12 +89,13 @@ mod tests {
     use policy_engine::direction::Direction;
     use policy_engine::tier::Tier;
 
+    use super::super::kind::Cause;
     use super::*;
     use crate::dataplane::backend::iptables::text;
 
     fn rules(outcome: Outcome, deny: DenyAction, log: Option<LogGroup>) -> Vec<String> {
-        let (direction, tier) = (Direction::Ingress, Tier::NetworkPolicy);
-        let rules = Denial { outcome, direction, tier }.rules(Family::V4, deny, log);
+        let (direction, cause) = (Direction::Ingress, Cause::Policies(Tier::NetworkPolicy));
+        let rules = Denial { outcome, direction, cause }.rules(Family::V4, deny, log);
         rules.iter().map(text::rule).collect()
     }
 

@@ -56,12 +56,12 @@ mod tests {
     use policy_engine::tier::Tier;
 
     use super::*;
-    use crate::dataplane::denial::Outcome;
+    use crate::dataplane::denial::{Cause, Outcome};
 
     const DENIED: Denial = Denial {
         outcome: Outcome::Denied,
         direction: Direction::Ingress,
-        tier: Tier::NetworkPolicy,
+        cause: Cause::Policies(Tier::NetworkPolicy),
     };
 
     fn counts(packets: u64, bytes: u64) -> Counts {

@@ -31,6 +31,26 @@ impl Outcome {
     }
 }
 
+/// What denies a packet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Cause {
+    /// Policies of this tier.
+    Policies(Tier),
+    /// Its address on the pod's side: none of a known pod behind that interface.
+    Address,
+}
+
+impl Cause {
+    /// The name that users see: the tier, or `Address`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policies(tier) => tier.as_str(),
+            Self::Address => "Address",
+        }
+    }
+}
+
 /// A kind of denial.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Denial {
@@ -38,18 +58,26 @@ pub struct Denial {
     pub outcome: Outcome,
     /// Whose traffic was judged: the destination's or the source's.
     pub direction: Direction,
-    /// By policies of which tier.
-    pub tier: Tier,
+    /// What denies it.
+    pub cause: Cause,
 }
 
 impl Denial {
     /// All kinds, by number.
     pub fn all() -> impl Iterator<Item = Self> {
-        Outcome::ALL.into_iter().flat_map(|outcome| {
+        let by_policies = Outcome::ALL.into_iter().flat_map(|outcome| {
             Direction::BOTH.into_iter().flat_map(move |direction| {
-                Tier::ALL.into_iter().map(move |tier| Self { outcome, direction, tier })
+                let causes = Tier::ALL.into_iter().map(Cause::Policies);
+                causes.map(move |cause| Self { outcome, direction, cause })
             })
-        })
+        });
+        by_policies.chain(Direction::BOTH.map(Self::by_address))
+    }
+
+    /// Packets whose address on the pod's side is none of a known pod behind that interface.
+    #[must_use]
+    pub fn by_address(direction: Direction) -> Self {
+        Self { outcome: Outcome::Denied, direction, cause: Cause::Address }
     }
 
     /// What the kernel puts in front of a logged packet.
@@ -82,13 +110,14 @@ impl Denial {
             Direction::Ingress => "IN",
             Direction::Egress => "OUT",
         };
-        let tier = match self.tier {
-            Tier::Admin => "ADMIN",
-            Tier::NetworkPolicy => "POLICY",
-            Tier::Baseline => "BASE",
-            Tier::Default => "DEFAULT",
+        let cause = match self.cause {
+            Cause::Policies(Tier::Admin) => "ADMIN",
+            Cause::Policies(Tier::NetworkPolicy) => "POLICY",
+            Cause::Policies(Tier::Baseline) => "BASE",
+            Cause::Policies(Tier::Default) => "DEFAULT",
+            Cause::Address => "ADDRESS",
         };
-        Name::written(format_args!("{outcome}-{direction}-{tier}"))
+        Name::written(format_args!("{outcome}-{direction}-{cause}"))
     }
 }
 
@@ -105,9 +134,9 @@ mod tests {
             assert_eq!(Denial::of_prefix(&kind.prefix()), Some(kind));
             chains.insert(kind.chain());
         }
-        assert_eq!(chains.len(), 16);
+        assert_eq!(chains.len(), 18);
         for other in
-            ["", "portcullis ", "portcullis 16", "portcullis +1", "portcullis 01", "calico 1"]
+            ["", "portcullis ", "portcullis 18", "portcullis +1", "portcullis 01", "calico 1"]
         {
             assert_eq!(Denial::of_prefix(other), None);
         }

@@ -10,4 +10,4 @@ mod kind;
 pub(super) use self::chain::deny_rules;
 pub use self::counts::Counts;
 pub(super) use self::counts::{Reading, Totals};
-pub use self::kind::{Denial, Outcome};
+pub use self::kind::{Cause, Denial, Outcome};

@@ -9,7 +9,7 @@ use tracing::info;
 use super::packet::Packet;
 use super::table::{Occasion, Sighting};
 use super::words;
-use crate::dataplane::denial::{Denial, Outcome};
+use crate::dataplane::denial::{Cause, Denial, Outcome};
 
 /// What a line says of a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +36,7 @@ pub fn resolve(engine: &Engine, denial: Denial, packet: Packet) -> Told {
     let blame = engine.blame(&flow, denial.direction, view);
     let blame = blame.as_ref();
     let (source, destination) = (words::name(&flow.source), words::name(&flow.destination));
-    let cause = blame.filter(|blame| blame.tier == denial.tier).map(|blame| {
+    let cause = blame.filter(|blame| Cause::Policies(blame.tier) == denial.cause).map(|blame| {
         let mut hasher = DefaultHasher::new();
         let cause = words::cause(denial, packet.transport, &flow, blame);
         (&source, &destination, cause).hash(&mut hasher);
@@ -64,7 +64,7 @@ pub fn log(node: &str, engine: &Engine, sighting: &Sighting) {
     }
     let verdict = denial.outcome.as_str();
     let direction = denial.direction.as_str();
-    let tier = denial.tier.as_str();
+    let tier = denial.cause.as_str();
     let seconds = match occasion {
         Occasion::Again(period) => Some(period.as_secs()),
         Occasion::First | Occasion::PoliciesChanged => None,

@@ -20,7 +20,7 @@ pub struct Metrics {
     listening: Gauge,
 }
 
-/// A kind of denial as labels: one of sixteen.
+/// A kind of denial as labels: one of eighteen.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Kind {
     direction: &'static str,
@@ -35,7 +35,7 @@ impl From<Denial> for Kind {
                 Direction::Ingress => "ingress",
                 Direction::Egress => "egress",
             },
-            tier: denial.tier.as_str(),
+            tier: denial.cause.as_str(),
             verdict: denial.outcome.as_str(),
         }
     }

@@ -119,7 +119,7 @@ mod tests {
             destination: Ipv4Addr::LOCALHOST.into(),
             transport: Transport::Other(port),
         };
-        let denial = Denial::all().next().expect("there are sixteen");
+        let denial = Denial::all().next().expect("there are some");
         let said = Arc::<Said>::default();
         Sighting { denial, packet: Some(packet), packets: 1, occasion: Occasion::First, said }
     }

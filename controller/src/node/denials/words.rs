@@ -11,7 +11,7 @@ use policy_engine::tier::Tier;
 use policy_engine::words::and_more;
 
 use super::packet::Transport;
-use crate::dataplane::denial::{Denial, Outcome};
+use crate::dataplane::denial::{Cause, Denial, Outcome};
 
 const CHANGED: &str = "policies have changed since";
 /// The longest name that the API server lets through is 253 + 1 + 253 characters.
@@ -28,13 +28,16 @@ pub fn name(of: &impl Display) -> String {
 /// Why the packet was, or would be, denied: as the policies are by now; `None` when it passes by now.
 #[must_use]
 pub fn why(denial: Denial, transport: Transport, flow: &Flow, blame: Option<&Blame>) -> String {
+    if denial.cause == Cause::Address {
+        return by_address(denial.direction).to_owned();
+    }
     let Some(blame) = blame else { return CHANGED.to_owned() };
     let mut text = cause(denial, transport, flow, blame);
     if let Some(closest) = &blame.closest {
         // Writing to memory cannot fail.
         let _ = write!(text, "; closest is {closest}");
     }
-    if blame.tier != denial.tier {
+    if Cause::Policies(blame.tier) != denial.cause {
         let _ = write!(text, "; {CHANGED}");
     }
     plain(&text, WHY_MAX)
@@ -59,6 +62,19 @@ pub fn cause(denial: Denial, transport: Transport, flow: &Flow, blame: &Blame) -
             };
             let by = policies(&blame.isolated_by, blame.isolating);
             format!("{would_be}isolated by {by}; no rule admits {transport} {towards} {peer}")
+        }
+    }
+}
+
+fn by_address(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => {
+            "denied because the source is not an address of a known pod behind that interface: it is \
+             forged, or the pod is not known yet"
+        }
+        Direction::Ingress => {
+            "denied because the destination is not an address of a known pod behind that interface: \
+             the pod is not known yet, or another pod answers for its address"
         }
     }
 }

@@ -162,7 +162,7 @@ fn members(
 fn only_addresses(elements: &BTreeSet<Element>) -> Option<Vec<IpAddr>> {
     let address = |element: &Element| match element {
         Element::Address(address) => Some(*address),
-        Element::AddressPort(..) | Element::Network(_) | Element::Unknown(_) => None,
+        _ => None,
     };
     elements.iter().map(address).collect()
 }

@@ -8,7 +8,7 @@ use policy_engine::cidr::Family;
 use policy_engine::port::{PortRange, Protocol};
 
 use super::sets::parse_protocol;
-use crate::dataplane::rule::{Hook, Is, Match, Rate, Rule, Side, Verdict};
+use crate::dataplane::rule::{Hook, Is, IsInterface, Match, Rate, Rule, Side, Verdict};
 
 /// A rule behind `-A CHAIN`.
 #[must_use]
@@ -33,6 +33,10 @@ fn matching(part: &Match) -> String {
                 Is::Outside(network) => format!("! {option} {network}"),
             }
         }
+        Match::Interface(side, is) => {
+            let option = if *side == Side::Source { "-i" } else { "-o" };
+            interface(option, *is)
+        }
         Match::Ports(protocol, ranges) => {
             let protocol = protocol_name(*protocol);
             match ranges.iter().copied().map(ports).collect::<Vec<_>>().as_slice() {
@@ -42,10 +46,23 @@ fn matching(part: &Match) -> String {
             }
         }
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN".to_owned(),
+        Match::SctpInit => "-p sctp -m sctp --chunk-types any INIT".to_owned(),
         Match::Icmpv6(kind) => format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind}"),
         Match::NotIcmpv6 => "! -p ipv6-icmp".to_owned(),
+        Match::HopLimit(limit) => format!("-m hl --hl-eq {limit}"),
+        Match::BridgePort(Side::Source, is) => {
+            format!("-m physdev {}", interface("--physdev-in", *is))
+        }
+        Match::BridgePort(Side::Destination, is) => {
+            format!("-m physdev {} --physdev-is-bridged", interface("--physdev-out", *is))
+        }
         Match::RelatedOrEstablished => "-m conntrack --ctstate RELATED,ESTABLISHED".to_owned(),
         Match::NotRelated => "-m conntrack ! --ctstate RELATED".to_owned(),
+        Match::NotTranslated => "-m conntrack ! --ctstate DNAT".to_owned(),
+        Match::NotAttached(name, side) => {
+            let side = side_name(*side);
+            format!("-m set ! --match-set {name} {side},{side}")
+        }
         Match::Set(name, side) => format!("-m set --match-set {name} {}", side_name(*side)),
         // The port is always the packet's destination port.
         Match::SetWithPort(name, side) => {
@@ -63,6 +80,14 @@ fn matching(part: &Match) -> String {
         Match::Rate(Rate { per_second, burst }) => {
             format!("-m limit --limit {per_second}/sec --limit-burst {burst}")
         }
+    }
+}
+
+fn interface(option: &str, is: IsInterface) -> String {
+    match is {
+        IsInterface::Named(name) => format!("{option} {name}"),
+        IsInterface::NotNamed(name) => format!("! {option} {name}"),
+        IsInterface::Begins(beginning) => format!("{option} {beginning}+"),
     }
 }
 

@@ -10,7 +10,7 @@ use portcullis_crds::path::FieldPath;
 
 use super::*;
 use crate::dataplane::conflict::{Conflict, Detected};
-use crate::dataplane::denial::{Counts, Denial};
+use crate::dataplane::denial::{Cause, Counts, Denial};
 use crate::dataplane::examine::Examination;
 use crate::dataplane::preflight;
 use crate::node::metrics::Metrics;
@@ -83,7 +83,7 @@ fn denials(packets: [u64; 2]) -> Arc<BTreeMap<Denial, Counts>> {
     let outcomes = Outcome::ALL.into_iter().zip(packets);
     let all = outcomes.flat_map(|(outcome, packets)| {
         Direction::BOTH.map(|direction| {
-            let denial = Denial { outcome, direction, tier: Tier::Default };
+            let denial = Denial { outcome, direction, cause: Cause::Policies(Tier::Default) };
             (denial, Counts { packets, bytes: 0 })
         })
     });

@@ -3,12 +3,15 @@
 //! Random worlds go through the real dataplane into a real kernel (a network namespace of the
 //! test's own), which prints them with `iptables-save` and `ipset save`.
 
+mod places;
+
 use std::net::IpAddr;
 use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, unshare};
+use places::Places;
 use policy_engine::direction::Direction;
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::evaluate::{Reason, evaluate, evaluate_as};
@@ -17,9 +20,9 @@ use policy_engine::model::{Change, PodKey};
 use policy_engine::port::Protocol;
 use policy_engine::tier::View;
 use policy_engine::world::{self, World};
-use portcullis_controller::dataplane::denial::{Denial, Outcome};
+use portcullis_controller::dataplane::denial::{Cause, Denial, Outcome};
 use portcullis_controller::dataplane::{
-    AcceptAction, Dataplane, DenyAction, IptablesVariant, LogGroup, Options,
+    AcceptAction, Dataplane, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods,
 };
 use portcullis_interpreter::{ConntrackState, Packet, Sets, Tables, Transport, Verdict};
 use portcullis_tests::worlds;
@@ -76,7 +79,7 @@ fn packet(source: IpAddr, destination: IpAddr, traffic: Traffic) -> Packet {
             Transport::Udp { source_port, destination_port }
         }
         Traffic::Port(Protocol::Sctp, destination_port) => {
-            Transport::Sctp { source_port, destination_port }
+            Transport::Sctp { source_port, destination_port, init: true }
         }
         Traffic::Other => Transport::Icmp { kind: icmp, code: 0 },
     };
@@ -116,13 +119,15 @@ fn expected(world: &World, flow: &Flow) -> Option<(&'static str, Expected)> {
         let (enforced, audited) = (verdict.decision(direction), audited.decision(direction));
         if let (false, Some(tier)) = (enforced.is_allowed(), enforced.tier) {
             let outcome = Outcome::Denied;
-            expected.logged.push(Denial { outcome, direction, tier });
+            let cause = Cause::Policies(tier);
+            expected.logged.push(Denial { outcome, direction, cause });
             expected.allowed = false;
             break;
         }
         if let (false, Some(tier)) = (audited.is_allowed(), audited.tier) {
             let outcome = Outcome::WouldDeny;
-            expected.logged.push(Denial { outcome, direction, tier });
+            let cause = Cause::Policies(tier);
+            expected.logged.push(Denial { outcome, direction, cause });
         }
     }
     Some((chain, expected))
@@ -132,8 +137,10 @@ fn check(
     engine: &Engine,
     printed: &[Printed; 2],
     flows: &[(IpAddr, IpAddr, Traffic)],
-    log: Option<LogGroup>,
+    places: &Places,
+    options: &Options,
 ) -> Result<(), TestCaseError> {
+    let log = options.denial_log;
     let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
     for (source, destination, traffic) in flows {
         let flow = engine.world().flow(*source, *destination, *traffic);
@@ -142,12 +149,14 @@ fn check(
             expected.logged.clear();
         }
         let printed = &printed[usize::from(source.is_ipv6())];
-        let mut packet = packet(*source, *destination, *traffic);
+        let mut packet = places.at_home(packet(*source, *destination, *traffic));
+        // A Service sent it back: nothing else does.
+        packet.destination_translated = source == destination;
         let says = |packet: &Packet| printed.says(chain, packet).map_err(fail);
         prop_assert_eq!(&says(&packet)?, &expected, "{:?} in {}", &flow, chain);
         packet = packet.in_state(ConntrackState::Established);
-        if let Traffic::Port(Protocol::Tcp, _) = traffic {
-            // Whatever conntrack remembers of the ports, a SYN opens a connection.
+        if let Traffic::Port(Protocol::Tcp | Protocol::Sctp, _) = traffic {
+            // Whatever conntrack remembers of the ports, a SYN or INIT opens a connection.
             prop_assert_eq!(says(&packet)?, expected);
         } else {
             let reply = Expected { allowed: true, logged: Vec::new() };
@@ -170,13 +179,19 @@ fn options(variant: IptablesVariant) -> impl Strategy<Value = Options> {
     let deny = prop::sample::select(vec![DenyAction::Drop, DenyAction::Reject]);
     let accept = prop::sample::select(vec![AcceptAction::Return, AcceptAction::Accept]);
     let log = prop::option::weighted(0.8, Just(LogGroup::default()));
-    (deny, accept, log).prop_map(move |(deny, accept, denial_log)| Options {
-        variant,
-        deny,
-        accept,
-        denial_log,
-        ..Options::default()
-    })
+    let unknown_pods = prop::sample::select(vec![UnknownPods::Deny, UnknownPods::Allow]);
+    let anti_spoofing = prop::bool::weighted(0.8);
+    (deny, accept, log, anti_spoofing, unknown_pods).prop_map(
+        move |(deny, accept, denial_log, anti_spoofing, unknown_pods)| Options {
+            variant,
+            deny,
+            accept,
+            denial_log,
+            anti_spoofing,
+            unknown_pods,
+            ..Options::default()
+        },
+    )
 }
 
 fn rendered_rules_say_what_evaluate_says(
@@ -195,18 +210,23 @@ fn rendered_rules_say_what_evaluate_says(
             let scope = Scope::Node(worlds::OWN_NODE.into());
             let mut engine = Engine::new(scope, world::Options::default());
             // What the case before left behind is taken over, as by an agent that starts again.
-            let log = options.denial_log;
-            let mut dataplane = Dataplane::open(options).map_err(|e| fail(e.into()))?;
+            let mut dataplane = Dataplane::open(options.clone()).map_err(|e| fail(e.into()))?;
             for changes in [first, then] {
                 changes.into_iter().for_each(|change| engine.apply(change));
                 let update = engine.flush();
+                let places = Places::new(engine.world());
+                dataplane.set_attachments(places.attachments.clone());
                 let report = dataplane.enforce(engine.compiled(), &update);
                 report.map_err(|failure| fail(failure.into()))?;
                 let family = |address: &str| {
                     Printed::read(name, address.parse().expect("an address")).map_err(fail)
                 };
                 // With all that is out of reach but still there.
-                check(&engine, &[family("0.0.0.0")?, family("::")?], &flows, log)?;
+                let printed = [family("0.0.0.0")?, family("::")?];
+                check(&engine, &printed, &flows, &places, &options)?;
+                if options.anti_spoofing {
+                    places::check(&engine, &printed, &flows, &places, &options)?;
+                }
             }
             let drift = dataplane.verify(engine.compiled()).map_err(|e| fail(e.into()))?;
             prop_assert!(drift.is_empty(), "read back as written, but {:?}", drift);

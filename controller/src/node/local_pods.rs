@@ -1,0 +1,139 @@
+//! The pods of this node: which of their addresses are known, and by which interface they send.
+//!
+//! ```text
+//! attach ─ Found ─► addresses that the API server does not show yet ─► engine
+//!             └───► attachments of the pods that the engine knows ───► dataplane
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use policy_engine::engine::Engine;
+use policy_engine::labels::Str;
+use policy_engine::model::{Change, Pod, PodKey};
+use portcullis_crds::diagnostic::Diagnostic;
+
+use crate::dataplane::attachment::Attachments;
+use crate::node::attach::{Finder, Found};
+
+/// What is known of the pods of this node beside what the engine knows.
+#[derive(Debug)]
+pub struct LocalPods {
+    node: Str,
+    finder: Finder,
+    found: Found,
+    /// Pods of this node that have no address by the API server.
+    waiting: BTreeMap<PodKey, Arc<Pod>>,
+    /// The addresses that had no attachment when they were given last.
+    unattached: BTreeSet<IpAddr>,
+    /// Whether the attachments may differ from those that were given last.
+    is_changed: bool,
+}
+
+impl LocalPods {
+    /// The pods of `node`, whose interfaces `finder` finds.
+    #[must_use]
+    pub fn new(node: &str, finder: Finder) -> Self {
+        Self {
+            node: node.into(),
+            finder,
+            found: Found::default(),
+            waiting: BTreeMap::new(),
+            unattached: BTreeSet::new(),
+            is_changed: false,
+        }
+    }
+
+    /// Waits until other interfaces are found.
+    pub async fn next(&mut self) -> Found {
+        self.finder.next().await
+    }
+
+    /// Asks for the interfaces of the pods that `engine` knows; whether there are any.
+    #[must_use]
+    pub fn ask(&self, engine: &Engine) -> bool {
+        let known: BTreeSet<IpAddr> = engine.subject_addresses().collect();
+        let is_any = !known.is_empty();
+        self.finder.set_pods(known);
+        is_any
+    }
+
+    /// Takes over what was found: gives the changes that follow for pods without an address by the
+    /// API server, and what is wrong.
+    pub fn take(&mut self, found: Found) -> (Vec<Change>, Vec<Diagnostic>) {
+        let before = std::mem::replace(&mut self.found, found);
+        self.is_changed = true;
+        let mut changes = Vec::new();
+        for (key, pod) in &self.waiting {
+            let addresses = self::addresses(&self.found, key);
+            if addresses != self::addresses(&before, key) {
+                changes.push(with_addresses(pod, addresses));
+            }
+        }
+        (changes, self.found.diagnostics.clone())
+    }
+
+    /// The change with the addresses that the container runtime has given to the pod, if it is a pod
+    /// of this node and the API server does not show an address yet.
+    pub fn complete(&mut self, change: Change, engine: &Engine) -> Change {
+        let Change::Pod(key, pod) = change else { return change };
+        self.waiting.remove(&key);
+        let own = pod.as_ref().filter(|pod| pod.node.as_ref() == Some(&self.node));
+        self.is_changed |= own.is_some() || engine.is_subject(&key);
+        match own.filter(|pod| pod.takes_part() && pod.addresses.is_empty()) {
+            None => Change::Pod(key, pod),
+            Some(own) => {
+                let change = with_addresses(own, addresses(&self.found, &key));
+                self.waiting.insert(key, own.clone());
+                change
+            }
+        }
+    }
+
+    /// The attachments of the pods that `engine` knows, if they may have changed.
+    pub fn attachments(&mut self, engine: &Engine) -> Option<Attachments> {
+        if !std::mem::take(&mut self.is_changed) {
+            return None;
+        }
+        let known: BTreeSet<IpAddr> = engine.subject_addresses().collect();
+        self.finder.set_pods(known.clone());
+        let mut attachments = self.found.attachments.clone();
+        attachments.addresses.retain(|address, _| known.contains(address));
+        // An address that is attached now stays among the unattached ones for this time: elements
+        // leave sets before others join, and its packets would be dropped in between.
+        let was_unattached = std::mem::take(&mut self.unattached);
+        let (attached, unattached): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+            known.into_iter().partition(|known| attachments.addresses.contains_key(known));
+        self.is_changed = attached.intersection(&was_unattached).next().is_some();
+        self.unattached.clone_from(&unattached);
+        attachments.unattached = unattached;
+        attachments.unattached.extend(attached.intersection(&was_unattached));
+        Some(attachments)
+    }
+
+    /// Whether [`LocalPods::attachments`] has others to give.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.is_changed
+    }
+}
+
+/// The addresses that the container runtime has given to a pod; none if it has two of this name.
+fn addresses(found: &Found, key: &PodKey) -> Vec<IpAddr> {
+    let is_named = |name: &str, namespace: &str| *name == *key.name && *namespace == *key.namespace;
+    let mut pods = found.pods.iter().filter(|pod| is_named(&pod.name, &pod.namespace));
+    match (pods.next(), pods.next()) {
+        (Some(pod), None) => pod.addresses.iter().copied().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn with_addresses(pod: &Arc<Pod>, addresses: Vec<IpAddr>) -> Change {
+    let pod = if addresses.is_empty() {
+        pod.clone()
+    } else {
+        Arc::new(Pod { addresses, ..Pod::clone(pod) })
+    };
+    Change::Pod(pod.key.clone(), Some(pod))
+}
