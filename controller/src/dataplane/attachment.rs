@@ -12,6 +12,14 @@ const INTERFACE_NAME_BYTES: usize = 15;
 pub struct InterfaceName([u8; INTERFACE_NAME_BYTES]);
 
 impl InterfaceName {
+    /// `lo`.
+    pub const LOOPBACK: Self = {
+        let mut bytes = [0; INTERFACE_NAME_BYTES];
+        bytes[0] = b'l';
+        bytes[1] = b'o';
+        Self(bytes)
+    };
+
     /// The name `text`; `None` if no interface can have it, or iptables would read it as a pattern or
     /// as several words.
     #[must_use]

@@ -23,6 +23,7 @@ use policy_engine::tier::View;
 
 use super::attachment::{Attachment, Attachments};
 use super::denial::{Denial, deny_rules};
+use super::feature::Feature;
 use super::interface_chains::Interfaces;
 use super::name::{self, ChainName, SetName};
 use super::options::{AcceptAction, Options};
@@ -73,7 +74,8 @@ impl<'a> Desired<'a> {
 
     fn add_family(&mut self, family: Family, wanted: Wanted<'a>) {
         let Wanted { compiled, attachments, options } = wanted;
-        let checks_addresses = options.anti_spoofing && *attachments != Attachments::default();
+        let checks_addresses =
+            options.checks_interfaces() && *attachments != Attachments::default();
         let mut chains = skeleton(family, wanted, checks_addresses);
         let mut used = BTreeSet::new();
         let mut judges_of =
@@ -224,7 +226,7 @@ fn skeleton(family: Family, wanted: Wanted<'_>, checks_addresses: bool) -> Chain
     let accept = options.accept == AcceptAction::Accept;
     let established = if accept { Verdict::Goto(name::ACCEPT) } else { Verdict::Return };
     let routers = (checks_addresses && family == Family::V6).then_some(name::ROUTER);
-    chains.insert(name::FORWARD, entry(family, name::JUDGE, established, routers));
+    chains.insert(name::FORWARD, entry(family, options, name::JUDGE, established, routers));
     let [ingress, egress] = Direction::BOTH.map(name::root);
     let unknown = |direction| {
         let unknown = Match::NotAttached(name::attached_set(family), Side::of_subject(direction));
@@ -233,7 +235,7 @@ fn skeleton(family: Family, wanted: Wanted<'_>, checks_addresses: bool) -> Chain
     };
     if !options.allow_egress_to_own_node {
         // Never a terminal accept here: the node's own firewall decides on.
-        chains.insert(name::INPUT, entry(family, name::NODE, Verdict::Return, routers));
+        chains.insert(name::INPUT, entry(family, options, name::NODE, Verdict::Return, routers));
         let mut node = Vec::from_iter(unknown(Direction::Egress));
         node.push(Rule::all(Verdict::Goto(egress)));
         chains.insert(name::NODE, node);
@@ -258,17 +260,18 @@ fn skeleton(family: Family, wanted: Wanted<'_>, checks_addresses: bool) -> Chain
 /// Which packets are judged at all. `routers` is the chain for what only routers send.
 fn entry(
     family: Family,
+    options: &Options,
     judge: ChainName,
     established: Verdict,
     routers: Option<ChainName>,
 ) -> Vec<Rule> {
     // A SYN or INIT opens a connection whatever conntrack remembers of its ports: an entry in state
     // CLOSE or LAST_ACK would make it ESTABLISHED.
-    let mut rules = vec![
-        Rule::new([Match::TcpSyn, Match::NotRelated], Verdict::Goto(judge)),
-        Rule::new([Match::SctpInit], Verdict::Goto(judge)),
-        Rule::new([Match::RelatedOrEstablished], established),
-    ];
+    let mut rules = vec![Rule::new([Match::TcpSyn, Match::NotRelated], Verdict::Goto(judge))];
+    if options.has(Feature::SctpChunks) {
+        rules.push(Rule::new([Match::SctpInit], Verdict::Goto(judge)));
+    }
+    rules.push(Rule::new([Match::RelatedOrEstablished], established));
     if family == Family::V6 {
         rules.push(Rule::new([Match::NotIcmpv6], Verdict::Goto(judge)));
         let from_routers = routers.map_or(Verdict::Return, Verdict::Goto);
@@ -279,15 +282,22 @@ fn entry(
                 ROUTER_ADVERTISEMENT | REDIRECT => from_routers.clone(),
                 _ => Verdict::Return,
             };
-            rules.push(Rule::new([Match::Icmpv6(kind), Match::HopLimit(255)], verdict));
+            rules.push(Rule::new(discovery(options, kind, 255), verdict));
         }
         for kind in MULTICAST_LISTENER_DISCOVERY {
             let link = Match::Address(Side::Destination, Is::Within(link_scope()));
-            rules.push(Rule::new([Match::Icmpv6(kind), Match::HopLimit(1), link], Verdict::Return));
+            let matches = discovery(options, kind, 1).chain([link]);
+            rules.push(Rule::new(matches, Verdict::Return));
         }
     }
     rules.push(Rule::all(Verdict::Goto(judge)));
     rules
+}
+
+/// What a message of discovery has.
+fn discovery(options: &Options, kind: u8, hop_limit: u8) -> impl Iterator<Item = Match> {
+    let hop_limit = options.has(Feature::HopLimit).then_some(Match::HopLimit(hop_limit));
+    [Match::Icmpv6(kind)].into_iter().chain(hop_limit)
 }
 
 /// RFC 4861, 4.2.

@@ -2,7 +2,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`options`], [`name`] | what a user chooses; the names of our chains and sets |
+//! | [`options`], [`feature`], [`name`] | what a user chooses; what a kernel may lack; the names of our chains and sets |
 //! | [`rule`], [`set`] | rules, chains, hooks and sets as values |
 //! | [`attachment`] | the interfaces of the node's pods |
 //! | [`desired`], `tree`, `interface_chains`, `ruleset` | chains and sets as they should be |
@@ -27,6 +27,7 @@ pub mod desired;
 pub mod diff;
 pub mod drift;
 pub mod examine;
+pub mod feature;
 mod interface_chains;
 pub mod interfaces;
 pub mod name;
@@ -151,6 +152,12 @@ impl Dataplane {
             tracing::error!(why, "the kernel cannot log denials; they are enforced and counted");
             options.denial_log = None;
         }
+        for (feature, why) in families.iter().flat_map(|f| probe::lacking(&kernel, *f)) {
+            if options.lacking.insert(feature) {
+                let (what_is_lost, what_to_do) = (feature.what_is_lost(), feature.what_to_do());
+                tracing::error!(?feature, why, "{what_is_lost}; {what_to_do}");
+            }
+        }
         tracing::info!(variant = ?kernel.variant, ?families, "opened the dataplane");
         Ok(Self {
             options,
@@ -187,7 +194,7 @@ impl Dataplane {
     /// Sets how the known pods of this node are attached, for the next [`Dataplane::enforce`]. Gives
     /// whether that is news.
     pub fn set_attachments(&mut self, attachments: Attachments) -> bool {
-        let is_news = self.options.anti_spoofing && self.attachments != attachments;
+        let is_news = self.options.checks_interfaces() && self.attachments != attachments;
         if is_news {
             self.attachments = attachments;
             self.attachments_changed = true;

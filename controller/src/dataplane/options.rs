@@ -1,8 +1,11 @@
 //! What a user can choose about enforcement. Values only.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
+
+use super::feature::Feature;
 
 /// How to enforce.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +24,8 @@ pub struct Options {
     pub unknown_pods: UnknownPods,
     /// Whether pods reach their own node whatever their egress policy says: no hook in INPUT.
     pub allow_egress_to_own_node: bool,
+    /// What the kernel lacks.
+    pub lacking: BTreeSet<Feature>,
     /// How long a tool waits for the xtables lock, in seconds.
     pub lock_wait_seconds: u32,
     /// The capacity that sets start with; they are replaced by bigger ones as they fill.
@@ -37,9 +42,24 @@ impl Default for Options {
             anti_spoofing: true,
             unknown_pods: UnknownPods::Deny,
             allow_egress_to_own_node: false,
+            lacking: BTreeSet::new(),
             lock_wait_seconds: 10,
             initial_maxelem: 65_536,
         }
+    }
+}
+
+impl Options {
+    /// Whether the kernel has a feature.
+    #[must_use]
+    pub fn has(&self, feature: Feature) -> bool {
+        !self.lacking.contains(&feature)
+    }
+
+    /// Whether addresses are checked at the interfaces of pods.
+    #[must_use]
+    pub fn checks_interfaces(&self) -> bool {
+        self.anti_spoofing && self.has(Feature::PodInterfaces)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use policy_engine::cidr::Family;
 
+use super::feature::Feature;
 use super::name;
 
 /// Something about the node that a user should know.
@@ -70,6 +71,8 @@ pub struct FamilyFacts {
     pub rules_work: Result<(), String>,
     /// Whether denials can be logged, or what was said instead.
     pub log_works: Result<(), String>,
+    /// The features that the kernel lacks, and what was said instead.
+    pub lacking: Vec<(Feature, String)>,
 }
 
 /// Whether a tool failed for who called it.
@@ -121,6 +124,10 @@ fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts) {
         let what_to_do = "load nfnetlink_log, xt_NFLOG (nft_log), xt_hashlimit and xt_limit";
         findings.push(finding(Severity::Warning, &what, what_to_do));
     }
+    for (feature, why) in &facts.lacking {
+        let what = format!("{name}: {}: {why}", feature.what_is_lost());
+        findings.push(finding(Severity::Error, &what, feature.what_to_do()));
+    }
     if !facts.forwarding {
         let what = format!("{name} forwarding is off: this node routes for no pod");
         findings.push(finding(Severity::Info, &what, ""));
@@ -137,7 +144,8 @@ mod tests {
 
     fn facts() -> Facts {
         let (rules_work, log_works) = (Ok(()), Ok(()));
-        let family = FamilyFacts { family: Family::V4, forwarding: true, rules_work, log_works };
+        let (family, forwarding, lacking) = (Family::V4, true, Vec::new());
+        let family = FamilyFacts { family, forwarding, rules_work, log_works, lacking };
         let (command, families) = (Some("iptables-nft"), vec![family]);
         Facts { command, families, conntrack: true, ..Facts::default() }
     }
@@ -153,6 +161,20 @@ mod tests {
         assert_eq!(worst(&facts), Some(Severity::Warning));
         let said = judge(&facts).iter().any(|finding| finding.what_to_do.contains("nfnetlink_log"));
         assert!(said, "{facts:?}");
+    }
+
+    #[test]
+    fn a_feature_that_is_missing_is_named_with_what_to_load() {
+        for feature in Feature::ALL {
+            let mut facts = facts();
+            facts.families[0].lacking = vec![(feature, "No such match.".to_owned())];
+            assert_eq!(worst(&facts), Some(Severity::Error));
+            let found = judge(&facts);
+            assert!(
+                found.iter().any(|found| found.what_to_do == feature.what_to_do()),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]

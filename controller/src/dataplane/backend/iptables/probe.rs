@@ -12,11 +12,13 @@ use super::kernel::Kernel;
 use super::sets::{family_name, type_name};
 use super::text;
 use super::variant::{Evidence, Variant, choose};
+use crate::dataplane::attachment::InterfaceName;
 use crate::dataplane::denial::Denial;
+use crate::dataplane::feature::Feature;
 use crate::dataplane::name::{ChainName, SetName};
 use crate::dataplane::options::{DenyAction, LogGroup, Options};
 use crate::dataplane::preflight::{Facts, FamilyFacts};
-use crate::dataplane::rule::{Match, Rule, Side, Verdict};
+use crate::dataplane::rule::{IsInterface, Match, Rule, Side, Verdict};
 use crate::dataplane::set::Kind;
 
 /// A set that lives for the time of a probe.
@@ -24,6 +26,9 @@ const SET: SetName = SetName::short("PROBE");
 
 /// A chain that lives for the time of a probe. One that stays behind is removed by the next apply.
 const CHAIN: ChainName = ChainName::short("PROBE");
+
+/// An interface that every node has.
+const INTERFACE: InterfaceName = InterfaceName::LOOPBACK;
 
 /// Of the thread, not the process: tests run threads in network namespaces of their own.
 const PROC_NET: &str = "/proc/thread-self/net";
@@ -106,6 +111,7 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
             (Some(variant), Some(group)) => try_log(&kernel(variant), family, group),
             (None, _) | (_, None) => Ok(()),
         },
+        lacking: variant.map_or(Vec::new(), |variant| lacking(&kernel(variant), family)),
     };
     Facts {
         tools: commands.chain(["ipset"]).map(version).collect(),
@@ -142,6 +148,60 @@ fn try_rules(kernel: &Kernel, family: Family) -> Result<(), String> {
     added
 }
 
+/// The features that the kernel lacks, and what it says instead.
+pub(in crate::dataplane) fn lacking(kernel: &Kernel, family: Family) -> Vec<(Feature, String)> {
+    let of_family = |feature: &Feature| *feature != Feature::HopLimit || family == Family::V6;
+    let features: Vec<Feature> = Feature::ALL.into_iter().filter(of_family).collect();
+    // An agent that starts again finds its rules: then there is nothing to try, and to write.
+    let saved = own_rules(kernel, family);
+    let is_used = |feature: &Feature| {
+        let option = match feature {
+            Feature::HopLimit => " --hl-eq ",
+            Feature::SctpChunks => " --chunk-types ",
+            Feature::PodInterfaces => " --physdev-out ",
+        };
+        saved.iter().any(|rule| rule.contains(option))
+    };
+    if features.iter().all(is_used) || try_features(kernel, family, &features).is_ok() {
+        return Vec::new();
+    }
+    let why = |feature| try_features(kernel, family, &[feature]).err().map(|why| (feature, why));
+    features.into_iter().filter_map(why).collect()
+}
+
+/// What a rule can match only with a feature.
+fn needs(feature: Feature) -> Vec<Match> {
+    match feature {
+        Feature::HopLimit => vec![Match::HopLimit(255)],
+        Feature::SctpChunks => vec![Match::SctpInit],
+        Feature::PodInterfaces => {
+            let other = IsInterface::NotNamed(INTERFACE);
+            vec![
+                Match::NotAttached(SET, Side::Source),
+                Match::BridgePort(Side::Source, other),
+                Match::BridgePort(Side::Destination, other),
+            ]
+        }
+    }
+}
+
+fn try_features(kernel: &Kernel, family: Family, features: &[Feature]) -> Result<(), String> {
+    let set = SET.to_string();
+    let has_set = features.contains(&Feature::PodInterfaces);
+    if has_set {
+        let kind = type_name(Kind::AddressInterface);
+        let create = ["-exist", "create", &set, kind, "family", family_name(family)];
+        kernel.run("ipset", &create, "").map_err(|error| error.to_string())?;
+    }
+    let matches = features.iter().flat_map(|feature| needs(*feature));
+    let added =
+        try_in_chain(kernel, family, matches.map(|part| Rule::new([part], Verdict::Return)));
+    if has_set {
+        let _ = kernel.run("ipset", &["destroy", &set], "");
+    }
+    added
+}
+
 /// Whether the kernel takes the rules that log denials, and can hand packets over.
 pub(in crate::dataplane) fn try_log(
     kernel: &Kernel,
@@ -149,7 +209,7 @@ pub(in crate::dataplane) fn try_log(
     group: LogGroup,
 ) -> Result<(), String> {
     // An agent that starts again finds its rules: then there is nothing to try, and to write.
-    if !logs_already(kernel, family) {
+    if !own_rules(kernel, family).iter().any(|rule| rule.contains(" -j NFLOG ")) {
         // One kind stands for all: they differ in numbers only.
         let kinds = Denial::all().take(1);
         let rules = kinds.flat_map(|kind| kind.rules(family, DenyAction::Drop, Some(group)));
@@ -162,14 +222,15 @@ pub(in crate::dataplane) fn try_log(
     }
 }
 
-/// Whether a rule of ours that logs is there. What cannot be read holds none.
-fn logs_already(kernel: &Kernel, family: Family) -> bool {
+/// The rules of our chains. What cannot be read holds none.
+fn own_rules(kernel: &Kernel, family: Family) -> Vec<String> {
     let save = format!("{}-save", kernel.variant.command(family));
-    let ours = |line: &str| {
+    let is_own = |line: &&str| {
         let chain = line.strip_prefix("-A ").and_then(|rule| rule.split(' ').next());
-        chain.and_then(ChainName::parse).is_some() && line.contains(" -j NFLOG ")
+        chain.and_then(ChainName::parse).is_some()
     };
-    kernel.run(&save, &["-t", "filter"], "").is_ok_and(|saved| saved.lines().any(ours))
+    let saved = kernel.run(&save, &["-t", "filter"], "").unwrap_or_default();
+    saved.lines().filter(is_own).map(str::to_owned).collect()
 }
 
 /// Adds rules to a chain that nothing jumps to, and removes it.

@@ -1,0 +1,45 @@
+//! Features of the kernel that only some rules need. Where one is missing, these rules are left out,
+//! loudly, and everything else is enforced.
+
+/// A feature of the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Feature {
+    /// Matches of ports of bridges, and sets of addresses with interfaces.
+    PodInterfaces,
+    /// Matches of the hop limit of IPv6.
+    HopLimit,
+    /// Matches of the chunks of SCTP.
+    SctpChunks,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::PodInterfaces, Self::HopLimit, Self::SctpChunks];
+
+    /// What is not enforced without it.
+    #[must_use]
+    pub fn what_is_lost(self) -> &'static str {
+        match self {
+            Self::PodInterfaces => {
+                "pods are judged by their addresses alone: a pod can use the address of another one, \
+                 and link-local addresses, broadcast and multicast are not judged"
+            }
+            Self::HopLimit => {
+                "ICMPv6 messages of neighbour and listener discovery pass whatever they contain"
+            }
+            Self::SctpChunks => {
+                "an SCTP association can be opened again from a port that was allowed before"
+            }
+        }
+    }
+
+    /// What to load.
+    #[must_use]
+    pub fn what_to_do(self) -> &'static str {
+        match self {
+            Self::PodInterfaces => "load xt_physdev and ip_set_hash_netiface",
+            Self::HopLimit => "load xt_hl",
+            Self::SctpChunks => "load xt_sctp",
+        }
+    }
+}
