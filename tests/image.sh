@@ -123,7 +123,7 @@ agent() {
     enforced "$log" 1
     "$@"
     kill "$!" && wait "$!" || true
-    says 'ending; what is in the kernel stays' "$log"
+    says 'stopping; the rules in the kernel stay applied' "$log"
     ! grep -E ' (WARN|ERROR) ' "$log" >&2
 }
 # Members join and leave sets while the agent runs; no rule changes.
