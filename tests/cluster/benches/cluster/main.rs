@@ -1,19 +1,19 @@
 //! From the API server's answer to the packet, on a real cluster with the product's image.
 //!
 //! `make bench-cluster`, or, after `cargo build --release -p portcullis-controller`,
-//! `cargo bench -p portcullis-cluster --bench cluster`
+//! `cargo bench -p portcullis-cluster --bench cluster`. Text after `--` selects the rows whose names
+//! contain it: `cargo bench -p portcullis-cluster --bench cluster -- 'new pod'`
 //!
 //! The clock starts when the call that makes a change has returned; resolution 0.2 ms. Calls are
 //! kubectl's own requests, by a client that keeps its connection. CPU time and memory are those of
 //! the agent on the node of the servers.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+mod new_pods;
+
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -29,30 +29,36 @@ use tokio::runtime::Runtime;
 
 /// Tries of each kind.
 const ROUNDS: usize = 100;
-/// Pods that are created under a deny-all, each of which takes seconds.
-const PODS: usize = 100;
 /// Policies that are created as fast as the API server takes them.
 const BULK: usize = 500;
 const NAMESPACE: &str = "bench";
 const PORT: u16 = 9000;
 
 fn main() -> Result<()> {
+    // cargo adds flags of its own.
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let selected = |row: &str| filter.as_deref().is_none_or(|text| row.contains(text));
     let bench = Bench::start()?;
     println!("from the API server's answer to the kernel enforcing it, 2 nodes:");
     bench.usage("before")?;
-    let rounds = |what: &str, tries: usize, once: &dyn Fn(usize) -> Result<Duration>| {
-        let mut took = (0..tries).map(once).collect::<Result<Vec<Duration>>>()?;
-        print(what, &mut took);
+    let rounds = |what: &str, once: &dyn Fn(usize) -> Result<Duration>| {
+        if selected(what) {
+            print(what, &mut (0..ROUNDS).map(once).collect::<Result<Vec<Duration>>>()?);
+        }
         anyhow::Ok(())
     };
-    rounds("a policy that closes", ROUNDS, &|_| bench.closes())?;
-    rounds("a policy that opens", ROUNDS, &|_| bench.opens())?;
-    rounds("a new peer (a pod gets a label)", ROUNDS, &|round| bench.new_peer(round))?;
-    rounds("a new pod under deny-all answers", PODS, &|round| bench.new_pod(round))?;
+    rounds("a policy that closes", &|_| bench.closes())?;
+    rounds("a policy that opens", &|_| bench.opens())?;
+    rounds("a new peer (a pod gets a label)", &|round| bench.new_peer(round))?;
+    if selected("a new pod under deny-all") {
+        bench.new_pods()?;
+    }
     bench.usage("after these")?;
-    bench.many_policies()?;
-    bench.usage("with these policies")?;
-    rounds("a policy that closes, with these", ROUNDS, &|_| bench.closes())?;
+    if selected("with 500 policies of one pod") {
+        bench.many_policies()?;
+        bench.usage("with these policies")?;
+        rounds("a policy that closes, with 500 policies of one pod", &|_| bench.closes())?;
+    }
     bench.usage("at the end")
 }
 
@@ -81,8 +87,10 @@ impl Bench {
         let cluster = Cluster::start(options, &kubernetes, &images)?;
         cluster.install(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy").as_ref())?;
         cluster.kubectl(&["create", "namespace", NAMESPACE])?;
-        for (name, node) in [("client", "n1"), ("server", "n2"), ("crowded", "n2")] {
-            cluster.apply(&pod(name, node).to_string())?;
+        for (name, node) in
+            [("client", "n1"), ("server", "n2"), ("crowded", "n2"), (new_pods::PROBER, "n2")]
+        {
+            cluster.apply(&pod(NAMESPACE, name, node).to_string())?;
         }
         cluster.wait_until_pods_are_ready(NAMESPACE)?;
         let from = cluster.pod_netns(NAMESPACE, "client")?;
@@ -162,34 +170,6 @@ impl Bench {
         Ok(took)
     }
 
-    /// For how long a new pod that a policy isolates accepts connections, from the first one on: the
-    /// start of the server in its container. Zero: none was ever accepted. Resolution: 5 ms.
-    fn new_pod(&self, round: usize) -> Result<Duration> {
-        let name = format!("new-{round}");
-        let next = Ipv4Addr::new(10, 244, 2, 100 + u8::try_from(round)?);
-        let before = Ipv4Addr::from_bits(next.to_bits() - 1);
-        let file = "/var/lib/cni/networks/pods/last_reserved_ip.0";
-        self.cluster.node("n2")?.shell(&format!("printf %s {before} > {file}"))?;
-        self.create(&policy("new", &name, &json!([])))?;
-        let (ended, from) = (Arc::new(AtomicBool::new(false)), self.from.try_clone()?);
-        let (to, observed) = (SocketAddr::new(next.into(), 8080), Arc::clone(&ended));
-        let attempts = thread::spawn(move || from.run(|| connections(to, &observed)));
-        self.cluster.apply(&pod(&name, "n2").to_string())?;
-        // Not all pods: that of the last round may be on its way out.
-        let ready = ["wait", "pod", &name, "-n", NAMESPACE, "--for=condition=Ready"];
-        self.cluster.kubectl(&ready)?;
-        ensure!(
-            self.cluster.pod_addresses(NAMESPACE, &name)?.contains(&next.into()),
-            "{name} does not have the address {next}"
-        );
-        thread::sleep(Duration::from_millis(500));
-        ended.store(true, Ordering::Relaxed);
-        let made = attempts.join().map_err(|_| anyhow!("the client panicked"))??;
-        self.delete("new")?;
-        self.cluster.kubectl(&["delete", "pod", &name, "-n", NAMESPACE, "--wait=false"])?;
-        Ok(made.first().zip(made.last()).map_or(Duration::ZERO, |(first, last)| *last - *first))
-    }
-
     /// Policies of one pod that each allow another port, created without a pause.
     fn many_policies(&self) -> Result<()> {
         let bulk = |number: usize, port: u16| {
@@ -231,23 +211,11 @@ impl Bench {
     }
 }
 
-/// When connections were made, of attempts that go on until `ended`.
-fn connections(to: SocketAddr, ended: &AtomicBool) -> Vec<Instant> {
-    let mut made = Vec::new();
-    while !ended.load(Ordering::Relaxed) {
-        // Short, so that an attempt which began before the pod was there misses nothing.
-        if TcpStream::connect_timeout(&to, Duration::from_millis(5)).is_ok() {
-            made.push(Instant::now());
-        }
-    }
-    made
-}
-
-fn pod(name: &str, node: &str) -> Value {
+fn pod(namespace: &str, name: &str, node: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"app": name}},
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
         "spec": {
             "nodeName": node,
             "terminationGracePeriodSeconds": 1,
@@ -279,7 +247,7 @@ fn print(what: &str, took: &mut [Duration]) {
     let at = |percent: usize| took.get((took.len() - 1) * percent / 100).copied();
     if let (Some(p50), Some(p90), Some(p99), Some(max)) = (at(50), at(90), at(99), at(100)) {
         println!(
-            "{what:<34} p50 {p50:>8.1?}  p90 {p90:>8.1?}  p99 {p99:>8.1?}  max {max:>8.1?}  of {}",
+            "{what:<50} p50 {p50:>8.1?}  p90 {p90:>8.1?}  p99 {p99:>8.1?}  max {max:>8.1?}  of {}",
             took.len()
         );
     }
