@@ -23,6 +23,7 @@
 //! | `build`, `cluster` | a lab is built; pods and services come and go |
 //! | `listener`, `server`, `sctp` | what answers |
 //! | `probe`, `flight`, `volley`, `connection` | what asks |
+//! | `frames` | whole frames, sent and captured |
 //! | `requirements`, `sweep` | before and after |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +39,7 @@ mod cluster;
 mod connection;
 mod firewall;
 mod flight;
+mod frames;
 mod listener;
 mod namespace;
 mod node;
@@ -56,12 +58,14 @@ mod wire;
 pub use address::{internet, node_network, pod_network};
 pub use build::LabBuilder;
 pub use connection::{Connection, ConnectionSpec, End};
+pub use frames::{Capture, Frames};
 pub use listener::{Behaviour, Listener};
 pub use namespace::Namespace;
 pub use node::Node;
 pub use options::{Families, Family, ForwardPolicy, IptablesVariant, Topology, Underlay};
 pub use pod::{Endpoint, Pod, PodSpec};
 pub use probe::{Expected, Observation, Outcome, Probe, Protocol, Settled};
+pub use sctp::crc32c;
 pub use service::{ServiceSpec, Transport};
 pub use sweep::{is_stale, sweep, sweep_stale};
 

@@ -103,7 +103,8 @@ fn init_chunk(kind: u8, initiate_tag: u32, cookie: &[u8]) -> Vec<u8> {
 }
 
 /// CRC-32C (Castagnoli), reflected, as RFC 9260 appendix A has it.
-fn crc32c(bytes: &[u8]) -> u32 {
+#[must_use]
+pub fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, &byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| {
             if crc & 1 == 1 { (crc >> 1) ^ 0x82F6_3B78 } else { crc >> 1 }

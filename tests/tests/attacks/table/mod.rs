@@ -1,0 +1,25 @@
+//! The attacks, by what they try. What a policy allows is among them: it has to pass.
+
+mod addresses;
+mod allowed;
+mod links;
+mod parts;
+mod paths;
+mod protocols;
+mod tcp;
+
+use crate::attack::Attack;
+
+/// All of them.
+pub(crate) fn all() -> Vec<Attack> {
+    let groups = [
+        tcp::attacks(),
+        parts::attacks(),
+        protocols::attacks(),
+        addresses::attacks(),
+        links::attacks(),
+        paths::attacks(),
+        allowed::attacks(),
+    ];
+    groups.into_iter().flatten().collect()
+}
