@@ -4,6 +4,7 @@
 mod attack;
 mod packet;
 mod run;
+mod sequences;
 mod table;
 mod world;
 

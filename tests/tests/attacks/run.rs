@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use caps::{CapSet, Capability};
 use portcullis_lab::{Capture, Family, IptablesVariant, Topology};
 
 use crate::attack::{Answer, Attack, Needs, Shot, Verdict, Who};
+use crate::sequences::{SEQUENCES, Sequence};
 use crate::table;
 use crate::world::{PATIENCE, World, contains};
 
@@ -33,7 +34,19 @@ pub(crate) fn attack_everything(topology: Topology, variant: IptablesVariant) ->
     world.cluster.start_agents()?;
     world.cluster.settle(PATIENCE)?;
     let result = volley(&world, &attacks, Round::WithPolicies)?;
-    judge(&world, &attacks, &control, &result)
+    let mut findings = judge(&world, &attacks, &control, &result)?;
+    for Sequence { name, attack, open_until } in SEQUENCES {
+        let verdict = attack(&mut world).context(name)?;
+        let open = (!open_until.is_empty()).then_some(open_until);
+        findings.compare(name, (verdict, Verdict::Dropped), open);
+    }
+    let Findings { wrong, open } = findings;
+    let all = result.len() + SEQUENCES.len();
+    let (number, list) = (open.len(), open.join("\n  "));
+    println!("{topology:?}, {variant:?}: {all} attacks, {number} of them open:\n  {list}");
+    let (number, list) = (wrong.len(), wrong.join("\n"));
+    ensure!(wrong.is_empty(), "{topology:?}, {variant:?}: {number} of {all} are wrong:\n{list}");
+    Ok(())
 }
 
 /// What became of each attack, by its number in the table and its family.
@@ -128,9 +141,39 @@ fn keep(needs: Needs) -> Result<()> {
     caps::set(None, CapSet::Effective, &kept).context("failed to give up capabilities")
 }
 
-fn judge(world: &World, attacks: &[Attack], control: &Outcomes, result: &Outcomes) -> Result<()> {
-    let mut wrong = Vec::new();
-    let mut open = Vec::new();
+/// What is not as the table says, and what is open although it should not be.
+#[derive(Default)]
+struct Findings {
+    wrong: Vec<String>,
+    open: Vec<String>,
+}
+
+impl Findings {
+    /// Compares a verdict with the expected one. `open_until` says that it is not that yet.
+    fn compare(
+        &mut self,
+        name: &str,
+        (verdict, expected): (Verdict, Verdict),
+        open_until: Option<&str>,
+    ) {
+        match (verdict == expected, open_until) {
+            (true, None) => {}
+            (false, Some(until)) => self.open.push(format!("{name}: until {until}")),
+            (true, Some(_)) => self.wrong.push(format!("{name}: closed, but marked as open")),
+            (false, None) => {
+                self.wrong.push(format!("{name}: must be {expected:?}, but is {verdict:?}"));
+            }
+        }
+    }
+}
+
+fn judge(
+    world: &World,
+    attacks: &[Attack],
+    control: &Outcomes,
+    result: &Outcomes,
+) -> Result<Findings> {
+    let mut findings = Findings::default();
     for (key, verdict) in result {
         let (number, family) = *key;
         let attack = attacks.get(number).context("an outcome has an attack")?;
@@ -138,27 +181,10 @@ fn judge(world: &World, attacks: &[Attack], control: &Outcomes, result: &Outcome
         let dropped_by_kernel = attack.kernel_drops.contains(&world.topology);
         let unhindered = if dropped_by_kernel { Verdict::Dropped } else { Verdict::Passes };
         if control.get(key) != Some(&unhindered) {
-            wrong.push(format!("{name}: without agents it must be {unhindered:?}"));
+            findings.wrong.push(format!("{name}: without agents it must be {unhindered:?}"));
         }
-        let is_open = attack.open.contains(&world.topology);
-        match (*verdict == attack.expected, is_open) {
-            (true, false) => {}
-            (false, true) => open.push(format!("{name}: until {}", attack.open_until)),
-            (true, true) => wrong.push(format!("{name}: closed, but marked as open")),
-            (false, false) => {
-                wrong.push(format!("{name}: must be {:?}, but is {verdict:?}", attack.expected));
-            }
-        }
+        let open = attack.open.contains(&world.topology).then_some(attack.open_until);
+        findings.compare(&name, (*verdict, attack.expected), open);
     }
-    let world = format!("{:?}, {:?}", world.topology, world.cluster.lab.iptables());
-    println!(
-        "{world}: {} attacks, {} of them open:\n  {}",
-        result.len(),
-        open.len(),
-        open.join("\n  ")
-    );
-    if !wrong.is_empty() {
-        bail!("{world}: {} of {} are wrong:\n{}", wrong.len(), result.len(), wrong.join("\n"));
-    }
-    Ok(())
+    Ok(findings)
 }

@@ -237,7 +237,8 @@ fn link_local(mac: Mac) -> Ipv6Addr {
     Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(u64::from_be_bytes(octets)))
 }
 
-fn pod_manifest(name: &str, node: &str, day: &str, addresses: &[IpAddr]) -> Value {
+/// A pod that was created on this day.
+pub(crate) fn pod_manifest(name: &str, node: &str, day: &str, addresses: &[IpAddr]) -> Value {
     let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
     json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": NAMESPACE, "name": name, "labels": {"app": name},

@@ -14,7 +14,7 @@ pub(super) fn attacks() -> Vec<Attack> {
     let friend = (Who::Friend, Who::Victim);
     let of_friend = [
         datagram(),
-        Attack::plain("allowed: a connection", move |shot| Shot::connect(to_web(shot))),
+        Attack::plain("allowed: a connection", move |shot| Ok(Shot::connect(to_web(shot)))),
         Attack::raw("allowed: a datagram of 60 KB in fragments", |shot| {
             let packet = shot.datagram_to(shot.source(), shot.target(), WEB, 7500)?;
             shot.send(&packet.fragments(1400)?)

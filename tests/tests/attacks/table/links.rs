@@ -39,7 +39,7 @@ fn link_local() -> Vec<Attack> {
     };
     let tcp = |between: (Who, Who)| {
         Attack::plain("link-local: a connection", |shot| {
-            Shot::connect(scoped(shot, shot.to.link_local, ANY_TCP))
+            Ok(Shot::connect(scoped(shot, shot.to.link_local, ANY_TCP)))
         })
         .between(between.0, between.1)
     };

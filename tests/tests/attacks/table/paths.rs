@@ -20,7 +20,7 @@ pub(super) fn attacks() -> Vec<Attack> {
     let to = |shot: &Shot<'_>, port| SocketAddr::new(shot.target(), port);
     vec![
         Attack::plain("paths: a datagram", move |shot| shot.send_by_socket(None, to(shot, WEB))),
-        Attack::plain("paths: a connection", move |shot| Shot::connect(to(shot, WEB))),
+        Attack::plain("paths: a connection", move |shot| Ok(Shot::connect(to(shot, WEB)))),
         Attack::plain("paths: a datagram from another node", move |shot| {
             shot.send_by_socket(None, to(shot, WEB))
         })
@@ -41,7 +41,7 @@ pub(super) fn attacks() -> Vec<Attack> {
         })
         .between(Who::Caged, Who::Node),
         Attack::plain("paths: a connection to the node", move |shot| {
-            Shot::connect(to(shot, ANY_TCP))
+            Ok(Shot::connect(to(shot, ANY_TCP)))
         })
         .between(Who::Caged, Who::Node),
         Attack::plain("paths: a datagram to the gateway", move |shot| {
