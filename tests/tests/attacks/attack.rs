@@ -37,6 +37,8 @@ pub(crate) enum Who {
     Caged,
     /// As the victim; a pod of the other node claims its addresses.
     Claimed,
+    /// As the victim; an older pod of the other node and one with hostNetwork claim its addresses.
+    Shared,
     /// Runs, but the source of the agents does not have it yet.
     Unborn,
     /// A pod that no policy selects.
@@ -52,12 +54,13 @@ pub(crate) enum Who {
 }
 
 impl Who {
-    pub(crate) const PODS: [(Self, &str, &str); 8] = [
+    pub(crate) const PODS: [(Self, &str, &str); 9] = [
         (Self::Mallory, "mallory", "n1"),
         (Self::Friend, "friend", "n1"),
         (Self::Victim, "victim", "n1"),
         (Self::Caged, "caged", "n1"),
         (Self::Claimed, "claimed", "n1"),
+        (Self::Shared, "shared", "n1"),
         (Self::Unborn, "unborn", "n1"),
         (Self::Bystander, "bystander", "n1"),
         (Self::Stranger, "stranger", "n2"),

@@ -11,7 +11,7 @@ mod world;
 use anyhow::Result;
 use portcullis_lab::{IptablesVariant, Topology};
 
-use crate::run::attack_everything;
+use crate::run::{attack_by_link_local, attack_everything};
 
 #[test]
 fn attacks_end_as_the_table_says_on_a_bridge_with_nft() -> Result<()> {
@@ -31,4 +31,14 @@ fn attacks_end_as_the_table_says_routed_with_nft() -> Result<()> {
 #[test]
 fn attacks_end_as_the_table_says_routed_with_legacy() -> Result<()> {
     attack_everything(Topology::Routed, IptablesVariant::Legacy)
+}
+
+#[test]
+fn link_local_attacks_end_so_on_a_bridge_with_ipv4_alone() -> Result<()> {
+    attack_by_link_local(Topology::Bridge)
+}
+
+#[test]
+fn link_local_attacks_end_so_routed_with_ipv4_alone() -> Result<()> {
+    attack_by_link_local(Topology::Routed)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use caps::{CapSet, Capability};
-use portcullis_lab::{Capture, Family, IptablesVariant, Topology};
+use portcullis_lab::{Capture, Families, Family, IptablesVariant, Topology};
 
 use crate::attack::{Answer, Attack, Needs, Shot, Verdict, Who};
 use crate::sequences::{SEQUENCES, Sequence};
@@ -28,25 +28,31 @@ enum Round {
 
 /// Carries out every attack in a world, and fails unless each is as the table says.
 pub(crate) fn attack_everything(topology: Topology, variant: IptablesVariant) -> Result<()> {
-    let mut world = World::new(topology, variant)?;
+    let mut world = World::new(topology, variant, Families::Dual)?;
     let attacks = table::all();
-    let control = volley(&world, &attacks, Round::WithoutAgents)?;
-    world.cluster.start_agents()?;
-    world.cluster.settle(PATIENCE)?;
-    let result = volley(&world, &attacks, Round::WithPolicies)?;
-    let mut findings = judge(&world, &attacks, &control, &result)?;
+    let mut findings = two_rounds(&mut world, &attacks)?;
     for Sequence { name, attack, open_until } in SEQUENCES {
         let verdict = attack(&mut world).context(name)?;
         let open = (!open_until.is_empty()).then_some(open_until);
         findings.compare(name, (verdict, Verdict::Dropped), open);
     }
-    let Findings { wrong, open } = findings;
-    let all = result.len() + SEQUENCES.len();
-    let (number, list) = (open.len(), open.join("\n  "));
-    println!("{topology:?}, {variant:?}: {all} attacks, {number} of them open:\n  {list}");
-    let (number, list) = (wrong.len(), wrong.join("\n"));
-    ensure!(wrong.is_empty(), "{topology:?}, {variant:?}: {number} of {all} are wrong:\n{list}");
-    Ok(())
+    findings.report(&format!("{topology:?}, {variant:?}"))
+}
+
+/// As [`attack_everything`], in a cluster whose pods have IPv4 addresses only. Their links have
+/// link-local addresses all the same.
+pub(crate) fn attack_by_link_local(topology: Topology) -> Result<()> {
+    let mut world = World::new(topology, IptablesVariant::Nft, Families::V4)?;
+    let attacks = table::link_local();
+    two_rounds(&mut world, &attacks)?.report(&format!("{topology:?}, IPv4 alone"))
+}
+
+fn two_rounds(world: &mut World, attacks: &[Attack]) -> Result<Findings> {
+    let control = volley(world, attacks, Round::WithoutAgents)?;
+    world.cluster.start_agents()?;
+    world.cluster.settle(PATIENCE)?;
+    let result = volley(world, attacks, Round::WithPolicies)?;
+    judge(world, attacks, &control, &result)
 }
 
 /// What became of each attack, by its number in the table and its family.
@@ -141,9 +147,10 @@ fn keep(needs: Needs) -> Result<()> {
     caps::set(None, CapSet::Effective, &kept).context("failed to give up capabilities")
 }
 
-/// What is not as the table says, and what is open although it should not be.
+/// How many verdicts were compared, what is not as the table says, and what is open still.
 #[derive(Default)]
 struct Findings {
+    compared: usize,
     wrong: Vec<String>,
     open: Vec<String>,
 }
@@ -156,6 +163,7 @@ impl Findings {
         (verdict, expected): (Verdict, Verdict),
         open_until: Option<&str>,
     ) {
+        self.compared += 1;
         match (verdict == expected, open_until) {
             (true, None) => {}
             (false, Some(until)) => self.open.push(format!("{name}: until {until}")),
@@ -164,6 +172,16 @@ impl Findings {
                 self.wrong.push(format!("{name}: must be {expected:?}, but is {verdict:?}"));
             }
         }
+    }
+
+    /// Prints what is open, and fails when anything is wrong.
+    fn report(self, world: &str) -> Result<()> {
+        let Self { compared, wrong, open } = self;
+        let (number, list) = (open.len(), open.join("\n  "));
+        println!("{world}: {compared} attacks, {number} of them open:\n  {list}");
+        let (number, list) = (wrong.len(), wrong.join("\n"));
+        ensure!(wrong.is_empty(), "{world}: {number} of {compared} are wrong:\n{list}");
+        Ok(())
     }
 }
 

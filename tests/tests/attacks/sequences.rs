@@ -56,6 +56,20 @@ fn addresses(world: &World, name: &str) -> Result<Vec<IpAddr>> {
     Ok(world.cluster.lab.pod(&format!("{NAMESPACE}/{name}"))?.addresses().to_vec())
 }
 
+/// Fails if any probe is answered: the policy is there, and forbids what the attack tries.
+fn forbidden(world: &World, probes: &[Probe]) -> Result<()> {
+    for (probe, outcome) in probes.iter().zip(world.cluster.lab.probe_all(probes, DEFAULT_TIMEOUT)?)
+    {
+        ensure!(!outcome.is_open(), "{probe} must be forbidden, and is {outcome}");
+    }
+    Ok(())
+}
+
+/// The same probes from any port, as new flows.
+fn anew(probes: &[Probe]) -> Vec<Probe> {
+    probes.iter().map(|probe| Probe { source_port: None, ..probe.clone() }).collect()
+}
+
 /// Fails unless each probe is answered: what follows could show nothing else.
 fn control(world: &World, probes: &[Probe]) -> Result<()> {
     let limit = Duration::from_secs(10);
@@ -93,6 +107,7 @@ fn association(world: &mut World) -> Result<Verdict> {
     control(world, &probes)?;
     world.cluster.remove("for-a-while.json")?;
     world.cluster.settle(PATIENCE)?;
+    forbidden(world, &anew(&probes))?;
     once(world, &probes)
 }
 
@@ -115,6 +130,7 @@ fn reused_address(world: &mut World) -> Result<Verdict> {
     world.cluster.lab.add_pod(heir)?;
     world.cluster.write("heir.json", &manifest("heir"))?;
     world.cluster.settle(PATIENCE)?;
+    forbidden(world, &anew(&probes))?;
     once(world, &probes)
 }
 
@@ -128,6 +144,7 @@ fn accept_in_front(world: &mut World) -> Result<Verdict> {
         let script = all.collect::<Vec<String>>().join("\n");
         world.cluster.lab.node("n1")?.shell(&script)
     };
+    forbidden(world, &probes)?;
     let mut verdict = Verdict::Dropped;
     // Again and again: an agent may repair it a few times only.
     for _ in 0..5 {
@@ -143,6 +160,7 @@ fn accept_in_front(world: &mut World) -> Result<Verdict> {
 fn first_view(world: &mut World) -> Result<Verdict> {
     let probe = |to| Probe::udp(mallory(), to, WEB);
     let probes: Vec<Probe> = addresses(world, "victim")?.into_iter().map(probe).collect();
+    forbidden(world, &probes)?;
     world.cluster.take_agent("n1")?.kill()?;
     for family in world.cluster.lab.families().each() {
         let iptables = world.cluster.lab.iptables().program(*family);

@@ -1,7 +1,7 @@
 //! The world that attacks happen in: a lab, its manifests and its agents.
 //!
 //! ```text
-//! internet ─┬─ n1 ── mallory, friend, victim, caged, claimed, unborn, bystander
+//! internet ─┬─ n1 ── mallory, friend, victim, caged, claimed, shared, unborn, bystander
 //!           └─ n2 ── stranger
 //! ```
 
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Expected, Families, Family, Frames, IptablesVariant, Lab, Listener,
     Namespace, PodSpec, Probe, Topology, internet,
@@ -48,7 +48,11 @@ impl Drop for World {
 
 impl World {
     /// The world without agents: everybody reaches everybody.
-    pub(crate) fn new(topology: Topology, variant: IptablesVariant) -> Result<Self> {
+    pub(crate) fn new(
+        topology: Topology,
+        variant: IptablesVariant,
+        families: Families,
+    ) -> Result<Self> {
         let pods = Who::PODS.map(|(_, name, node)| {
             let pod = PodSpec::new(NAMESPACE, name, node);
             pod.listen(Listener::tcp(WEB)).listen(Listener::udp(WEB)).listen(Listener::sctp(WEB))
@@ -56,7 +60,7 @@ impl World {
         let lab = Lab::builder()
             .nodes(2)
             .topology(topology)
-            .families(Families::Dual)
+            .families(families)
             .iptables(variant)
             .direct_internet(true)
             .pods(pods)
@@ -135,7 +139,12 @@ impl World {
         }
         let claimed = lab.pod(&format!("{NAMESPACE}/claimed"))?;
         items.push(pod_manifest("thief", "n2", "2026-02-02", claimed.addresses()));
-        for receiver in ["victim", "claimed", "unborn"] {
+        let shared = lab.pod(&format!("{NAMESPACE}/shared"))?;
+        items.push(pod_manifest("elder", "n2", "2025-12-12", shared.addresses()));
+        let mut host = pod_manifest("host", "n2", "2026-02-02", shared.addresses());
+        host["spec"]["hostNetwork"] = json!(true);
+        items.push(host);
+        for receiver in ["victim", "claimed", "shared", "unborn"] {
             let rule = json!({"from": [{"podSelector": {"matchLabels": {"app": "friend"}}}]});
             items.push(policy(receiver, "Ingress", &json!({"ingress": [rule]})));
         }
@@ -181,9 +190,16 @@ fn prepare(node: &Namespace, lab: &Lab) -> Result<()> {
              -j DNAT --to-destination {to}"
         ))?;
     }
-    // A kernel with this setting forwards what a source route sends its own way.
-    node.shell("for link in all default eth0; do echo 1 > /proc/sys/net/ipv4/conf/$link/accept_source_route; done
-        for link in /proc/sys/net/ipv4/conf/*/accept_source_route; do echo 1 > $link; done")?;
+    // With the first setting, the kernel forwards by source routes. The others are for how long it
+    // keeps what it tracks: longer than a busy machine takes.
+    node.shell(
+        "for setting in /proc/sys/net/ipv4/conf/*/accept_source_route; do echo 1 > $setting; done
+         cd /proc/sys/net/netfilter
+         echo 600 > nf_conntrack_udp_timeout
+         for state in cookie_wait cookie_echoed closed; do
+             echo 600 > nf_conntrack_sctp_timeout_$state
+         done",
+    )?;
     Ok(())
 }
 
@@ -222,8 +238,11 @@ fn host(
     on_bridge: bool,
 ) -> Result<Host> {
     let eth0 = netns.run(|| Frames::open("eth0"))??;
-    let (IpAddr::V4(v4), IpAddr::V6(v6)) = (address(Family::V4)?, address(Family::V6)?) else {
-        anyhow::bail!("an address is of another family than asked");
+    let IpAddr::V4(v4) = address(Family::V4)? else { bail!("not an IPv4 address") };
+    // In a cluster with IPv4 alone there is none.
+    let v6 = match address(Family::V6) {
+        Ok(IpAddr::V6(v6)) => v6,
+        _ => Ipv6Addr::UNSPECIFIED,
     };
     let (mac, link) = (eth0.mac(), eth0.index());
     let netns = netns.try_clone()?;

@@ -112,6 +112,8 @@ fn pods() -> Vec<Attack> {
         plain("one whose addresses a younger pod of another node claims")
             .between(Who::Mallory, Who::Claimed)
             .open_until(BOTH, "a node's own pods own their addresses"),
+        plain("one whose addresses an older pod and one with hostNetwork claim")
+            .between(Who::Mallory, Who::Shared),
         plain("to one that is not known yet")
             .between(Who::Mallory, Who::Unborn)
             .open_until(BOTH, UNKNOWN_PODS),

@@ -22,7 +22,7 @@ const Q: u16 = 0x8100;
 const AD: u16 = 0x88a8;
 
 pub(super) fn attacks() -> Vec<Attack> {
-    let groups = [link_local(), to_many(), tagged(), discovery()];
+    let groups = [link_local_sockets(), half_link_local(), to_many(), tagged(), discovery()];
     groups.into_iter().flatten().collect()
 }
 
@@ -30,7 +30,8 @@ fn scoped(shot: &Shot<'_>, address: Ipv6Addr, port: u16) -> SocketAddr {
     SocketAddrV6::new(address, port, 0, shot.from.link).into()
 }
 
-fn link_local() -> Vec<Attack> {
+/// By the sockets of any process.
+pub(super) fn link_local_sockets() -> Vec<Attack> {
     let udp = |between: (Who, Who)| {
         Attack::plain("link-local: a datagram", |shot| {
             shot.send_by_socket(None, scoped(shot, shot.to.link_local, ANY_UDP))
@@ -43,12 +44,6 @@ fn link_local() -> Vec<Attack> {
         })
         .between(between.0, between.1)
     };
-    let source = Attack::raw("link-local: as the source only", |shot| {
-        shot.send(&[shot.datagram(shot.from.link_local.into(), shot.target())?.bytes()?])
-    });
-    let target = Attack::raw("link-local: as the target only", |shot| {
-        shot.send(&[shot.datagram(shot.source(), shot.to.link_local.into())?.bytes()?])
-    });
     let (to_pod, from_pod) = ((Who::Mallory, Who::Victim), (Who::Caged, Who::Bystander));
     let to_node = (Who::Caged, Who::Node);
     let all = vec![
@@ -58,12 +53,22 @@ fn link_local() -> Vec<Attack> {
         tcp(from_pod).on(BRIDGE).open_until(BRIDGE, LINK_LOCAL),
         udp(to_node).open_until(BOTH, LINK_LOCAL),
         tcp(to_node).open_until(BOTH, LINK_LOCAL),
-        source.on(BRIDGE),
-        target.on(BRIDGE).open_until(BRIDGE, LINK_LOCAL),
         udp((Who::Mallory, Who::Bystander)).on(BRIDGE).passes(),
         tcp((Who::Mallory, Who::Bystander)).on(BRIDGE).passes(),
     ];
     all.into_iter().map(|attack| attack.families(V6)).collect()
+}
+
+/// Link-local addresses in one place of a packet only.
+fn half_link_local() -> Vec<Attack> {
+    let source = Attack::raw("link-local: as the source only", |shot| {
+        shot.send(&[shot.datagram(shot.from.link_local.into(), shot.target())?.bytes()?])
+    });
+    let target = Attack::raw("link-local: as the target only", |shot| {
+        shot.send(&[shot.datagram(shot.source(), shot.to.link_local.into())?.bytes()?])
+    });
+    let target = target.open_until(BRIDGE, LINK_LOCAL);
+    [source, target].map(|attack| attack.families(V6).on(BRIDGE)).into()
 }
 
 /// Addresses that more than one host of a link receives.

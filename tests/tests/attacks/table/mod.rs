@@ -23,3 +23,8 @@ pub(crate) fn all() -> Vec<Attack> {
     ];
     groups.into_iter().flatten().collect()
 }
+
+/// Those that need no address of a pod but the link-local one that every link has.
+pub(crate) fn link_local() -> Vec<Attack> {
+    links::link_local_sockets()
+}

@@ -40,6 +40,10 @@ pub(super) fn attacks() -> Vec<Attack> {
             shot.send_by_socket(None, to(shot, ANY_UDP))
         })
         .between(Who::Caged, Who::Node),
+        Attack::plain("paths: a datagram to the other node", move |shot| {
+            shot.send_by_socket(None, to(shot, ANY_UDP))
+        })
+        .between(Who::Caged, Who::FarNode),
         Attack::plain("paths: a connection to the node", move |shot| {
             Ok(Shot::connect(to(shot, ANY_TCP)))
         })
