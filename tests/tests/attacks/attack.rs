@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use portcullis_lab::{Family, Frames, Namespace, Topology};
@@ -88,6 +88,10 @@ impl Host {
             Family::V4 => self.v4.into(),
             Family::V6 => self.v6.into(),
         }
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        [self.v4.into(), self.v6.into(), self.link_local.into()].contains(&address)
     }
 }
 
@@ -297,13 +301,22 @@ impl Shot<'_> {
         socket.bind(&SocketAddr::new(source.unwrap_or(any), self.port).into())?;
         socket.set_broadcast(target.is_ipv4())?;
         let socket = UdpSocket::from(socket);
-        socket.set_read_timeout(Some(ANSWER_WITHIN))?;
         socket.send_to(&self.data(2), target).or_else(unreachable)?;
+        let deadline = Instant::now() + ANSWER_WITHIN;
         let mut buffer = [0; 64];
-        Ok(match socket.recv(&mut buffer) {
-            Ok(length) if buffer.get(..length) == Some(&self.data(2)) => Answer::Came,
-            _ => Answer::None,
-        })
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            match socket.recv_from(&mut buffer) {
+                // Others answer what is sent to many.
+                Ok((_, from)) if from.ip() != target.ip() && !self.to.has(from.ip()) => {}
+                Ok((length, _)) if buffer.get(..length) == Some(&self.data(2)) => {
+                    return Ok(Answer::Came);
+                }
+                Ok(_) => {}
+                Err(_) => return Ok(Answer::None),
+            }
+        }
     }
 
     /// Connects by a TCP socket, which is an answer.

@@ -56,8 +56,13 @@ fn pair(name: &str, between: (Who, Who), port: u16, source: Source) -> [Attack; 
     let plain = Attack::plain(name, move |shot| {
         shot.send_by_socket(Some(source(shot)), SocketAddr::new(shot.target(), port))
     });
-    [raw.families(V4), plain.families(V6)]
-        .map(|attack| attack.between(between.0, between.1).open_until(BOTH, ANTI_SPOOFING))
+    [raw.families(V4), plain.families(V6)].map(|attack| attack.between(between.0, between.1))
+}
+
+/// A source that no pod of the node has.
+fn stray(name: &str, between: (Who, Who), port: u16, source: Source) -> [Attack; 2] {
+    let [raw, plain] = pair(name, between, port, source);
+    [raw, plain.open_until(BRIDGE, ANTI_SPOOFING)]
 }
 
 /// An address of the node's pods that no pod has.
@@ -91,12 +96,12 @@ fn forged() -> Vec<Attack> {
         pair("the target itself", (Who::Mallory, Who::Victim), WEB, itself),
         pair("the target itself", (Who::Stranger, Who::Victim), WEB, itself),
         pair("the target itself, from outside", (Who::Internet, Who::Victim), WEB, itself),
-        pair("nobody", (Who::Caged, Who::Bystander), WEB, nobody),
+        stray("nobody", (Who::Caged, Who::Bystander), WEB, nobody),
         pair("another pod", (Who::Caged, Who::Bystander), WEB, friend),
-        pair("of another network", (Who::Caged, Who::Bystander), WEB, elsewhere),
-        pair("nobody, to another node", (Who::Caged, Who::Stranger), WEB, nobody),
-        pair("nobody, to the internet", (Who::Caged, Who::Internet), WEB, nobody),
-        pair("nobody, to the node", (Who::Caged, Who::Node), ANY_UDP, nobody),
+        stray("of another network", (Who::Caged, Who::Bystander), WEB, elsewhere),
+        stray("nobody, to another node", (Who::Caged, Who::Stranger), WEB, nobody),
+        stray("nobody, to the internet", (Who::Caged, Who::Internet), WEB, nobody),
+        stray("nobody, to the node", (Who::Caged, Who::Node), ANY_UDP, nobody),
         pair("another pod without a policy", (Who::Mallory, Who::Bystander), WEB, friend),
     ];
     all.into_iter().flatten().collect()
@@ -119,6 +124,11 @@ fn pods() -> Vec<Attack> {
             .open_until(BOTH, UNKNOWN_PODS),
         plain("from one that is not known yet")
             .between(Who::Unborn, Who::Bystander)
+            .families(V4)
+            .open_until(ROUTED, UNKNOWN_PODS),
+        plain("from one that is not known yet")
+            .between(Who::Unborn, Who::Bystander)
+            .families(V6)
             .open_until(BOTH, UNKNOWN_PODS),
     ]
 }

@@ -5,11 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use anyhow::Result;
 
-use crate::attack::{ANY_TCP, ANY_UDP, Answer, Attack, BOTH, BRIDGE, Shot, V4, V6, Who};
+use crate::attack::{ANY_TCP, ANY_UDP, Answer, Attack, BRIDGE, ROUTED, Shot, V4, V6, Who};
 use crate::packet::{HOP_BY_HOP, ICMPV6, Packet, icmpv6};
 
-const LINK_LOCAL: &str = "link-local addresses are judged as the pod";
-const MANY: &str = "broadcasts and multicasts to isolated pods are judged";
 const VLAN: &str = "tagged frames pass iptables";
 const FORM: &str = "neighbour discovery passes in its proper form only";
 
@@ -47,12 +45,12 @@ pub(super) fn link_local_sockets() -> Vec<Attack> {
     let (to_pod, from_pod) = ((Who::Mallory, Who::Victim), (Who::Caged, Who::Bystander));
     let to_node = (Who::Caged, Who::Node);
     let all = vec![
-        udp(to_pod).on(BRIDGE).open_until(BRIDGE, LINK_LOCAL),
-        tcp(to_pod).on(BRIDGE).open_until(BRIDGE, LINK_LOCAL),
-        udp(from_pod).on(BRIDGE).open_until(BRIDGE, LINK_LOCAL),
-        tcp(from_pod).on(BRIDGE).open_until(BRIDGE, LINK_LOCAL),
-        udp(to_node).open_until(BOTH, LINK_LOCAL),
-        tcp(to_node).open_until(BOTH, LINK_LOCAL),
+        udp(to_pod).on(BRIDGE),
+        tcp(to_pod).on(BRIDGE),
+        udp(from_pod).on(BRIDGE),
+        tcp(from_pod).on(BRIDGE),
+        udp(to_node),
+        tcp(to_node),
         udp((Who::Mallory, Who::Bystander)).on(BRIDGE).passes(),
         tcp((Who::Mallory, Who::Bystander)).on(BRIDGE).passes(),
     ];
@@ -67,7 +65,6 @@ fn half_link_local() -> Vec<Attack> {
     let target = Attack::raw("link-local: as the target only", |shot| {
         shot.send(&[shot.datagram(shot.source(), shot.to.link_local.into())?.bytes()?])
     });
-    let target = target.open_until(BRIDGE, LINK_LOCAL);
     [source, target].map(|attack| attack.families(V6).on(BRIDGE)).into()
 }
 
@@ -89,17 +86,15 @@ fn to_many() -> Vec<Attack> {
             .between(between.0, between.1)
             .families(if group.is_ipv4() { V4 } else { V6 })
         };
-        all.push(attack((Who::Mallory, Who::Victim)).open_until(BRIDGE, MANY));
-        // With IPv4, the source is the address that the policy is about.
-        let leak = attack((Who::Caged, Who::Bystander));
-        all.push(if group.is_ipv4() { leak } else { leak.open_until(BRIDGE, MANY) });
+        all.push(attack((Who::Mallory, Who::Victim)));
+        all.push(attack((Who::Caged, Who::Bystander)));
         all.push(attack((Who::Mallory, Who::Bystander)).passes());
     }
     let to_one = Attack::raw("to many: the broadcast address, in a frame to one", |shot| {
         let group = Ipv4Addr::new(10, 244, 1, 255).into();
         shot.send(&[shot.datagram(shot.source(), group)?.bytes()?])
     });
-    all.push(to_one.families(V4).open_until(BRIDGE, MANY));
+    all.push(to_one.families(V4));
     all.push(Attack::raw("to many: the pod's address, in a frame to all", |shot| {
         shot.send_to([0xff; 6], &[], &[shot.datagram(shot.source(), shot.target())?.bytes()?])
     }));
@@ -161,12 +156,12 @@ fn discovery() -> Vec<Attack> {
         let attack = Attack::raw(format!("discovery: {name} with 64 hops"), move |shot| {
             message(shot, kind, 64)
         });
-        all.push(attack.between(leak.0, leak.1).open_until(BOTH, FORM));
+        all.push(attack.between(leak.0, leak.1));
     }
     for (name, kind) in [("a router advertisement", 134), ("a redirect", 137)] {
         let attack =
             Attack::raw(format!("discovery: {name}"), move |shot| message(shot, kind, 255));
-        all.push(attack.between(Who::Mallory, Who::Bystander).open_until(BOTH, FORM));
+        all.push(attack.between(Who::Mallory, Who::Bystander).open_until(ROUTED, FORM));
     }
     for (name, kind) in [("a neighbour solicitation", 135), ("a neighbour advertisement", 136)] {
         let attack = Attack::raw(format!("discovery: {name}"), move |shot| neighbour(shot, kind));
