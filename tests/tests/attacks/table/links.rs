@@ -9,7 +9,6 @@ use crate::attack::{ANY_TCP, ANY_UDP, Answer, Attack, BRIDGE, ROUTED, Shot, V4, 
 use crate::packet::{HOP_BY_HOP, ICMPV6, Packet, icmpv6};
 
 const VLAN: &str = "tagged frames pass iptables";
-const FORM: &str = "neighbour discovery passes in its proper form only";
 
 /// Every host of a link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -158,14 +157,24 @@ fn discovery() -> Vec<Attack> {
         });
         all.push(attack.between(leak.0, leak.1));
     }
+    // Behind the node they have fewer hops, and every receiver ignores them.
     for (name, kind) in [("a router advertisement", 134), ("a redirect", 137)] {
         let attack =
             Attack::raw(format!("discovery: {name}"), move |shot| message(shot, kind, 255));
-        all.push(attack.between(Who::Mallory, Who::Bystander).open_until(ROUTED, FORM));
+        all.push(attack.between(Who::Mallory, Who::Bystander).on(BRIDGE));
     }
     for (name, kind) in [("a neighbour solicitation", 135), ("a neighbour advertisement", 136)] {
         let attack = Attack::raw(format!("discovery: {name}"), move |shot| neighbour(shot, kind));
         all.push(attack.between(leak.0, leak.1).on(BRIDGE).passes());
+    }
+    // No router forwards them (RFC 4861, section 7.1), so a pod that sends them through one leaks.
+    for (name, kind) in kinds.into_iter().filter(|(_, kind)| (133..=137).contains(kind)) {
+        let attack = || {
+            let name = format!("discovery: {name} through the node");
+            Attack::raw(name, move |shot| message(shot, kind, 255))
+        };
+        all.push(attack().between(Who::Caged, Who::Stranger));
+        all.push(attack().between(leak.0, leak.1).on(ROUTED));
     }
     let report = Attack::raw("discovery: a report of MLD version 2 to routers", report);
     all.push(report.between(leak.0, leak.1).on(BRIDGE).passes());
