@@ -66,6 +66,7 @@ mount -t tmpfs tmpfs "$root/dev"
 mknod -m 666 "$root/dev/null" c 1 3
 mount -t tmpfs tmpfs "$root/run"
 mkdir "$root/run/portcullis"
+mkdir -p "$root/var/lib/portcullis"
 touch "$root/run/xtables.lock"
 ip link set lo up
 ip link add cni0 type bridge
@@ -92,6 +93,7 @@ for switch in iptables ip6tables; do
         echo 1 >"/proc/sys/net/bridge/bridge-nf-call-$switch"
     fi
 done
+mount -t tmpfs tmpfs "$root/var/lib/portcullis"
 mount --bind "$root/proc/sys" "$root/proc/sys"
 mount -o remount,bind,ro "$root/proc/sys"
 mount -o remount,bind,ro "$root"
@@ -136,7 +138,7 @@ change_members() {
     says 'chains_changed=0 sets_created=0 members_changed=[1-9]' "$work/first"
 }
 while read -r flags; do
-    rm -rf "$root/run/world"
+    rm -rf "$root/run/world" "$root/var/lib/portcullis/enforced"
     cp -r "$work/world" "$root/run/world"
     agent "$work/first" change_members
     for family in iptables ip6tables; do

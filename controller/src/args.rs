@@ -11,6 +11,7 @@ use policy_engine::world;
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods};
 use crate::node::attach::CniResults;
+use crate::node::boot::StateDir;
 use crate::serve::http::Listen;
 use crate::watch::Source;
 use portcullis_apiserver::client::Access;
@@ -94,6 +95,10 @@ pub struct NodeArgs {
     /// Where the lock is that lets only one agent program a network namespace.
     #[arg(long, env = "PORTCULLIS_LOCK_DIR", default_value = "/run/portcullis")]
     pub lock_dir: PathBuf,
+    /// Where the agent remembers that it has enforced policies on this node: after a reboot it drops
+    /// packets of pods until it has all objects. Or `off`.
+    #[arg(long, env = "PORTCULLIS_STATE_DIR", default_value = "/var/lib/portcullis")]
+    pub state_dir: StateDir,
     /// The pod that this agent runs in, for its report.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,

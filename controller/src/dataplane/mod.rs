@@ -49,7 +49,7 @@ use policy_engine::cidr::Family;
 use policy_engine::compiled::{Compiled, Update};
 
 use self::applied::Applied;
-use self::attachment::Attachments;
+use self::attachment::{Attachments, InterfaceName};
 pub use self::backend::iptables::Error;
 use self::backend::iptables::cleanup::clean_tables;
 pub use self::backend::iptables::cleanup::{CleanupReport, cleanup};
@@ -65,6 +65,7 @@ pub use self::options::{
 };
 use self::plan::{MovedHooks, Plan, TableChange};
 use self::preflight::Finding;
+use self::rule::Chains;
 
 /// After so many verifications in a row that found others in front of our hooks, it stays so.
 const HOOK_REPAIRS_MAX: u32 = 3;
@@ -200,6 +201,30 @@ impl Dataplane {
             self.attachments_changed = true;
         }
         is_news
+    }
+
+    /// Whether nothing of ours is known to be in the kernel.
+    #[must_use]
+    pub fn holds_nothing(&self) -> bool {
+        let nothing = |family: &Family| {
+            let table = self.kernel.read_table(*family, &Chains::new());
+            table.is_ok_and(|table| table.chains.is_empty())
+        };
+        self.families.iter().all(nothing)
+    }
+
+    /// Makes the kernel drop all packets of pods that come or go by these interfaces and open a
+    /// connection.
+    ///
+    /// # Errors
+    /// When any step fails.
+    pub fn close(&mut self, pod_interfaces: BTreeSet<InterfaceName>) -> Result<(), Error> {
+        self.set_attachments(Attachments { pod_interfaces, ..Attachments::default() });
+        let update = Update { rules_changed: true, ..Update::default() };
+        self.apply(&Compiled::default(), &update, Extent::All)?;
+        // The engine has more to say than what changes from here on.
+        self.applied = None;
+        Ok(())
     }
 
     /// Makes the kernel enforce `compiled`, and leaves for [`Dataplane::remove_unreferenced`] what need not happen

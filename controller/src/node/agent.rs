@@ -10,6 +10,9 @@
 //! One task owns all state. Nothing is programmed before the source's first complete view; what an
 //! earlier run left in the kernel stays in force until then, and after this one ends.
 
+mod findings;
+mod interfaces;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -17,23 +20,22 @@ use std::time::Duration;
 
 use policy_engine::compiled::Update;
 use policy_engine::engine::Engine;
-use policy_engine::model::Life;
 use portcullis_apiserver::back_off::BackOff;
 use portcullis_crds::convert::Object;
-use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use portcullis_crds::diagnostic::Diagnostic;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, info, trace, warn};
+use tracing::{debug, error, trace, warn};
 
 use crate::dataplane::examine::Examination;
 use crate::dataplane::{self, ApplyReport, Dataplane};
 use crate::node::attach::Found;
-use crate::node::conflicts::{Examinations, diagnostics};
+use crate::node::boot::Marker;
+use crate::node::conflicts::Examinations;
 use crate::node::denials::Feed;
 use crate::node::denials::table::Sighting;
 use crate::node::local_pods::LocalPods;
 use crate::node::publisher::Publisher;
-use crate::node::status::{Findings, Round};
 use crate::watch::Event;
 
 /// The waits after failed applies.
@@ -46,9 +48,6 @@ const BEAT_PERIOD: Duration = Duration::from_secs(5);
 const CLEANUP_AFTER: Duration = Duration::from_millis(200);
 /// They are removed after this time at the latest. Sets that are still in use are tried again as often.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(2);
-
-/// How long the first rules wait for the interfaces of pods.
-const INTERFACES_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the kernel is asked how much it denied. It takes some 5 ms a kind of denial.
 const COUNT_PERIOD: Duration = Duration::from_secs(10);
@@ -73,6 +72,10 @@ pub struct Agent {
     examinations: Option<Examinations>,
     /// The interfaces of the node's pods; none when pods are judged by their addresses alone.
     local_pods: Option<LocalPods>,
+    /// Tells that policies were enforced on this node, also after a reboot.
+    marker: Marker,
+    /// Whether packets of pods are dropped until all objects are known.
+    is_closed: bool,
     /// When denials are counted next.
     count_at: Instant,
     /// Whether the last count failed: that is said once.
@@ -121,6 +124,8 @@ impl Agent {
             denials: None,
             examinations: None,
             local_pods: None,
+            marker: Marker::default(),
+            is_closed: false,
             count_at: Instant::now(),
             uncounted: false,
         }
@@ -224,16 +229,6 @@ impl Agent {
         }
     }
 
-    /// All objects are known. The first rules are to know the interfaces of pods: an earlier agent's
-    /// do, and nothing may pass, or be dropped, because this one begins.
-    fn loaded(&mut self) {
-        // Compiled once more by the first apply, from the same state: nothing is lost.
-        let _ = self.engine.flush();
-        let asked = self.local_pods.as_ref().is_some_and(|local| local.ask(&self.engine));
-        let wait = if asked { INTERFACES_LIMIT } else { Duration::ZERO };
-        self.state = State::Loaded { apply_at: Instant::now() + wait };
-    }
-
     /// Brings the kernel to where the engine is, when it is not there.
     fn sync(&mut self) {
         let now = Instant::now();
@@ -266,27 +261,6 @@ impl Agent {
         }
     }
 
-    /// Gives the dataplane the attachments of the pods that are known; whether that is news for it.
-    fn attach(&mut self) -> bool {
-        let attachments =
-            self.local_pods.as_mut().and_then(|local| local.attachments(&self.engine));
-        attachments.is_some_and(|attachments| self.dataplane.set_attachments(attachments))
-    }
-
-    /// Takes over what was found about the interfaces of pods.
-    fn attached(&mut self, found: Found) {
-        let Some(local_pods) = &mut self.local_pods else { return };
-        let (changes, diagnostics) = local_pods.take(found);
-        if !changes.is_empty() {
-            self.oldest.get_or_insert_with(Instant::now);
-        }
-        changes.into_iter().for_each(|change| self.engine.apply(change));
-        self.report("interfaces".into(), diagnostics);
-        if let State::Loaded { apply_at } = &mut self.state {
-            *apply_at = Instant::now();
-        }
-    }
-
     /// Tidies, verifies or counts when it is time, however many changes come in.
     fn look_after(&mut self, now: Instant) {
         let State::InForce { cleanup_at } = self.state else { return };
@@ -309,6 +283,7 @@ impl Agent {
         let since = self.oldest.unwrap_or_else(Instant::now);
         match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
+                self.marker.set();
                 self.log_in_force(&report);
                 self.policies_changed();
                 self.in_force(&report, CLEANUP_AFTER);
@@ -396,67 +371,6 @@ impl Agent {
                 warn!(error = failure, "failed to count denials; retrying every 10 s");
             }
             Err(_) => {}
-        }
-    }
-
-    /// Publishes what was found on the node, and says which pods to look for next.
-    fn examined(&mut self, found: Examination) {
-        self.publisher.examined(&found);
-        self.report("conflicts".into(), diagnostics(&found));
-        let pods = self.engine.world().pods();
-        let is_active = |pod| pods.get(pod).is_some_and(|pod| pod.life == Life::Active);
-        let endpoints = self.engine.compiled().endpoints.iter();
-        let isolated = endpoints.filter(|(_, endpoint)| is_active(&endpoint.pod));
-        let isolated = isolated.map(|(address, _)| *address).collect();
-        if let Some(examinations) = &mut self.examinations {
-            examinations.set_pods(isolated);
-            examinations.log(found);
-        }
-    }
-
-    fn log_in_force(&mut self, report: &ApplyReport) {
-        let latency = self.oldest.take().map(|received| received.elapsed());
-        let selection = self.engine.take_selection();
-        let compiled = self.engine.compiled();
-        info!(
-            policies = self.engine.world().policies().count(),
-            endpoints = compiled.endpoints.len(),
-            rulesets = compiled.rulesets.len(),
-            sets = compiled.sets.len(),
-            chains_changed = report.chains_changed,
-            sets_created = report.sets_created,
-            members_changed = report.members_changed,
-            apply_us = micros(report.total),
-            since_us = latency.map(micros),
-            "policies are in force"
-        );
-        self.publisher.in_force(Round {
-            selection,
-            rulesets: compiled.rulesets.len(),
-            sets: compiled.sets.len(),
-            apply: report.total,
-            latency,
-        });
-    }
-
-    /// Logs what an origin says now and did not say before.
-    fn report(&mut self, origin: Arc<str>, diagnostics: Vec<Diagnostic>) {
-        let before = self.diagnostics.remove(&origin).unwrap_or_default();
-        self.diagnostics_changed |= before != diagnostics;
-        for diagnostic in diagnostics.iter().filter(|found| !before.contains(found)) {
-            match diagnostic.severity {
-                Severity::Error => error!("{diagnostic}"),
-                Severity::Warning => warn!("{diagnostic}"),
-            }
-        }
-        if !diagnostics.is_empty() {
-            self.diagnostics.insert(origin, diagnostics);
-        }
-    }
-
-    fn publish_diagnostics(&mut self) {
-        if std::mem::take(&mut self.diagnostics_changed) {
-            self.publisher.found(Findings::of(self.diagnostics.values().flatten()));
         }
     }
 }

@@ -14,7 +14,7 @@ use policy_engine::labels::Str;
 use policy_engine::model::{Change, Pod, PodKey};
 use portcullis_crds::diagnostic::Diagnostic;
 
-use crate::dataplane::attachment::Attachments;
+use crate::dataplane::attachment::{Attachments, InterfaceName};
 use crate::node::attach::{Finder, Found};
 
 /// What is known of the pods of this node beside what the engine knows.
@@ -110,6 +110,12 @@ impl LocalPods {
         attachments.unattached = unattached;
         attachments.unattached.extend(attached.intersection(&was_unattached));
         Some(attachments)
+    }
+
+    /// The interfaces by which packets of pods come in, whether the pods are known or not.
+    #[must_use]
+    pub fn pod_interfaces(&self) -> BTreeSet<InterfaceName> {
+        self.found.attachments.pod_interfaces.clone()
     }
 
     /// Whether [`LocalPods::attachments`] has others to give.

@@ -11,6 +11,7 @@
 
 pub mod agent;
 pub mod attach;
+pub mod boot;
 pub mod conflicts;
 pub mod denials;
 pub mod local_pods;
@@ -32,6 +33,7 @@ use tracing::{error, info, warn};
 
 use self::agent::Agent;
 use self::attach::Finder;
+use self::boot::Marker;
 use self::conflicts::Examinations;
 use self::denials::Feed;
 use self::local_pods::LocalPods;
@@ -110,7 +112,8 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher)
         .logging(denials)
         .examined_by(examinations)
-        .judging_interfaces_of(local_pods);
+        .judging_interfaces_of(local_pods)
+        .closed_after_reboot(Marker::new(&args.state_dir));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);

@@ -64,10 +64,10 @@ impl Looking {
         while shown(&self.found) != expected {
             let left = deadline.saturating_duration_since(Instant::now());
             let next = async { tokio::time::timeout(left, self.finder.next()).await };
-            match self.runtime.block_on(next) {
-                Ok(found) => self.found = found,
-                Err(_) => panic!("{:?}, not {expected:?}: {:#?}", shown(&self.found), self.found),
-            }
+            let Ok(found) = self.runtime.block_on(next) else {
+                panic!("{:?}, not {expected:?}: {:#?}", shown(&self.found), self.found);
+            };
+            self.found = found;
         }
     }
 
@@ -343,8 +343,10 @@ fn a_look_at_many_pods_is_cheap() {
         writeln!(commands, "route add 10.2.0.{pod} dev {name}").unwrap();
     }
     node.sh(&format!("ip -force -batch - <<'END'\n{commands}END\n"));
-    let addresses: String =
-        (1..=PODS).map(|pod| format!("addr add 10.1.0.{pod}/24 dev eth{pod}\n")).collect();
+    let mut addresses = String::new();
+    for pod in 1..=PODS {
+        writeln!(addresses, "addr add 10.1.0.{pod}/24 dev eth{pod}").unwrap();
+    }
     inside.sh(&format!("ip -batch - <<'END'\n{addresses}END\n"));
     let expected: BTreeSet<IpAddr> = (1..=PODS).map(|pod| ip(&format!("10.1.0.{pod}"))).collect();
     node.enter(|| {
@@ -356,7 +358,7 @@ fn a_look_at_many_pods_is_cheap() {
         ] {
             let (start, ran) = (Instant::now(), cpu_time());
             let snapshot = reader.read(refresh, |_| skip).unwrap();
-            let (took, ran) = (start.elapsed(), cpu_time() - ran);
+            let (took, ran) = (start.elapsed(), cpu_time().saturating_sub(ran));
             println!("{PODS} pods, {what}: {took:?}, of which {ran:?} on a CPU");
             assert_eq!(snapshot.interfaces.values().filter(|i| i.peer.is_some()).count(), PODS);
             assert_eq!(snapshot.host_routes.len(), PODS);

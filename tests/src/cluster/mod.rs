@@ -239,6 +239,10 @@ impl Cluster {
             let source = setup.directory.as_deref().unwrap_or(self.directory());
             command.arg(format!("--source=dir:{}", source.display())).arg("--log=debug");
         }
+        // Nothing of a test may stay on the machine. A flag of a test can say otherwise.
+        if !setup.flags.iter().any(|flag| flag.starts_with("--state-dir")) {
+            command.arg("--state-dir=off");
+        }
         command.args(&setup.flags);
         command.arg("--lock-dir").arg(setup.lock_dir.as_deref().unwrap_or(self.locks.path()));
         command.arg(format!("--iptables={}", self.lab.iptables().name())).args(&self.flags);

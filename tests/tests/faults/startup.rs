@@ -6,6 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use portcullis_lab::{Family, IptablesVariant};
 use portcullis_tests::cluster::{AgentSetup, Cluster};
+use serde_json::json;
 
 use crate::VARIANTS;
 use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, lab, shop, start};
@@ -23,10 +24,8 @@ fn ours(cluster: &Cluster, node: &str) -> Result<String> {
     ))
 }
 
-fn nothing_before_the_first_view(variant: IptablesVariant) -> Result<()> {
-    let cluster = shop(lab(variant), &[])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
-    // The first name of all, and the longest to read.
+/// Writes a file that takes a while to read, and comes first.
+fn write_much(cluster: &Cluster) -> Result<()> {
     let mut much = String::new();
     for number in 0..OBJECTS {
         let _ = writeln!(
@@ -34,7 +33,14 @@ fn nothing_before_the_first_view(variant: IptablesVariant) -> Result<()> {
             "---\n{{apiVersion: v1, kind: ConfigMap, metadata: {{name: c{number}}}}}"
         );
     }
-    cluster.write("0.yaml", &much)?;
+    // The first name of all.
+    cluster.write("0.yaml", &much)
+}
+
+fn nothing_before_the_first_view(variant: IptablesVariant) -> Result<()> {
+    let cluster = shop(lab(variant), &[])?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    write_much(&cluster)?;
     let open: &[_] = &[("web", "api", WEB), ("web", "api", ADMIN), ("stranger", "api", WEB)];
     let agent = cluster.spawn_agent("n2")?;
     agent.wait_for("watching", PATIENCE)?;
@@ -69,6 +75,71 @@ fn nothing_is_programmed_before_the_first_complete_view_nft() -> Result<()> {
 #[test]
 fn nothing_is_programmed_before_the_first_complete_view_legacy() -> Result<()> {
     nothing_before_the_first_view(IptablesVariant::Legacy)
+}
+
+/// The results of CNI plugins for the pods of a node, as libcni writes them.
+fn cni_results(cluster: &Cluster, node: &str) -> Result<tempfile::TempDir> {
+    let directory = tempfile::tempdir()?;
+    for pod in cluster.lab.pods().filter(|pod| pod.node() == node) {
+        let host = pod.host_link().context("a pod of its own")?;
+        let ips = pod.addresses().iter().map(|address| {
+            json!({"address": format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 }), "interface": 1})
+        });
+        let result = json!({
+            "kind": "cniCacheV1", "containerId": pod.name(), "ifName": "eth0", "networkName": "net",
+            "cniArgs": [["K8S_POD_NAMESPACE", pod.namespace()], ["K8S_POD_NAME", pod.name()]],
+            "result": {
+                "cniVersion": "1.0.0",
+                "interfaces": [{"name": host}, {"name": "eth0", "sandbox": "/run/netns/x"}],
+                "ips": ips.collect::<Vec<_>>()}});
+        fs::write(directory.path().join(format!("net-{}-eth0", pod.name())), result.to_string())?;
+    }
+    Ok(directory)
+}
+
+fn closed_after_a_reboot(variant: IptablesVariant) -> Result<()> {
+    let cluster = shop(lab(variant), &[])?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    write_much(&cluster)?;
+    let (state, results) = (tempfile::tempdir()?, cni_results(&cluster, "n2")?);
+    let flags = vec![
+        format!("--state-dir={}", state.path().display()),
+        format!("--cni-results-dir={}", results.path().display()),
+    ];
+    let setup = AgentSetup { flags, ..AgentSetup::default() };
+    let open: &[_] = &[("web", "api", WEB), ("stranger", "api", WEB), ("near", "other", WEB)];
+
+    // Its first start ever: pods that were open stay so until policies are known.
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    agent.wait_for("watching", PATIENCE)?;
+    check(&cluster.lab, "first start", open, &[])?;
+    ensure!(agent.said_after(0, "in force").is_none(), "read too fast to tell");
+    agent.wait_for("policies are in force", PATIENCE)?;
+    let closed: &[_] = &[("stranger", "api", WEB)];
+    let allowed: &[_] = &[("web", "api", WEB), ("near", "other", WEB)];
+    check(&cluster.lab, "in force", allowed, closed)?;
+
+    // The kernel forgets everything, the disk does not.
+    agent.kill()?;
+    cluster.portcullis("n2", &["cleanup"])?;
+    check(&cluster.lab, "no agent", open, &[])?;
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    agent.wait_for("packets of pods are dropped until all objects are known", PATIENCE)?;
+    agent.wait_for("watching", PATIENCE)?;
+    check(&cluster.lab, "rebooted", &[], open)?;
+    ensure!(agent.said_after(0, "in force").is_none(), "read too fast to tell");
+    agent.wait_for("policies are in force", PATIENCE)?;
+    check(&cluster.lab, "in force again", allowed, closed)
+}
+
+#[test]
+fn after_a_reboot_pods_are_closed_until_policies_are_known_nft() -> Result<()> {
+    closed_after_a_reboot(IptablesVariant::Nft)
+}
+
+#[test]
+fn after_a_reboot_pods_are_closed_until_policies_are_known_legacy() -> Result<()> {
+    closed_after_a_reboot(IptablesVariant::Legacy)
 }
 
 #[test]

@@ -50,7 +50,11 @@ impl Kernel {
         Ok(Applied { tables, sets })
     }
 
-    pub(super) fn read_table(&self, family: Family, desired: &Chains) -> Result<Table, Error> {
+    pub(in crate::dataplane) fn read_table(
+        &self,
+        family: Family,
+        desired: &Chains,
+    ) -> Result<Table, Error> {
         let save = format!("{}-save", self.variant.command(family));
         Ok(parse_table(&self.run(&save, &["-t", "filter"], "")?, desired)?)
     }

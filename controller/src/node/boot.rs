@@ -1,0 +1,78 @@
+//! Remembers on disk that policies were enforced on this node.
+//!
+//! After a reboot there are no rules in the kernel, and pods may run before the agent has all objects.
+//! With this memory the agent can tell a reboot from its first start on a node whose pods have been
+//! open all the time: then it must not interrupt them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use tracing::warn;
+
+/// The file that is there once policies were enforced.
+const FILE: &str = "enforced";
+
+/// The directory that outlives reboots, if there is one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateDir(pub Option<Box<Path>>);
+
+impl FromStr for StateDir {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_off = matches!(text, "" | "off");
+        Ok(Self((!is_off).then(|| Path::new(text).into())))
+    }
+}
+
+/// The memory that policies were enforced.
+#[derive(Default, Debug)]
+pub struct Marker {
+    file: Option<PathBuf>,
+}
+
+impl Marker {
+    /// The memory in a directory. It need not exist.
+    #[must_use]
+    pub fn new(directory: &StateDir) -> Self {
+        Self { file: directory.0.as_ref().map(|directory| directory.join(FILE)) }
+    }
+
+    /// Whether policies were enforced.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.exists())
+    }
+
+    /// Remembers that policies are enforced. Tries once.
+    pub fn set(&mut self) {
+        let Some(file) = self.file.take() else { return };
+        let write = || {
+            file.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(&file, "Policies were enforced on this node.\n")
+        };
+        if let Err(error) = write() {
+            let file = file.display();
+            warn!(%file, %error, "failed to remember that policies are enforced; after a reboot, pods are open until the agent has all objects");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_is_there_for_whoever_starts_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir(Some(directory.path().join("new").into()));
+        let mut marker = Marker::new(&state);
+        assert!(!marker.is_set());
+        marker.set();
+        assert!(Marker::new(&state).is_set());
+        let mut nowhere = Marker::new(&"off".parse().unwrap());
+        nowhere.set();
+        assert!(!nowhere.is_set());
+    }
+}
