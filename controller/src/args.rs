@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use policy_engine::cidr::Family;
+use policy_engine::labels::Str;
 use policy_engine::world;
 
 use crate::dataplane::conflict::Conflict;
@@ -15,6 +16,7 @@ use crate::node::boot::StateDir;
 use crate::serve::http::Listen;
 use crate::watch::Source;
 use portcullis_apiserver::client::Access;
+use portcullis_crds::convert::labels::namespace_name;
 
 /// Kubernetes NetworkPolicy on every node, beside any routing CNI.
 #[derive(Parser, Debug)]
@@ -102,10 +104,9 @@ pub struct NodeArgs {
     /// The pod that this agent runs in, for its report.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
-    /// The namespace that Portcullis runs in: ClusterDefaultNetworkPolicies leave it out, as they do
-    /// with kube-*, unless they say otherwise.
-    #[arg(long, env = "POD_NAMESPACE", default_value = world::OWN_NAMESPACE)]
-    pub own_namespace: String,
+    /// Which namespaces are system namespaces.
+    #[command(flatten)]
+    pub system: SystemArgs,
     /// How often a kind is looked for that the cluster may lack (its CRD is not installed), in
     /// seconds. Up to as much again is added by chance.
     #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
@@ -123,6 +124,37 @@ pub struct NodeArgs {
     /// Flags that all commands share.
     #[command(flatten)]
     pub kernel: KernelArgs,
+}
+
+/// Which namespaces are system namespaces, besides those of Kubernetes: kube-system, kube-public
+/// and kube-node-lease.
+#[derive(Args, Debug)]
+pub struct SystemArgs {
+    /// The namespace that Portcullis runs in: a system namespace.
+    #[arg(long, env = "POD_NAMESPACE", default_value = world::OWN_NAMESPACE)]
+    pub own_namespace: String,
+    /// More system namespaces, with commas between: ClusterDefaultNetworkPolicies do not select
+    /// them unless includeSystemNamespaces is true. Must be the same for all agents and controllers.
+    #[arg(
+        long,
+        env = "PORTCULLIS_SYSTEM_NAMESPACES",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        value_parser = namespace_name
+    )]
+    pub system_namespaces: Vec<Str>,
+}
+
+impl SystemArgs {
+    /// The options of the engine with these system namespaces.
+    #[must_use]
+    pub fn options(&self) -> world::Options {
+        world::Options {
+            own_namespace: self.own_namespace.as_str().into(),
+            system_namespaces: self.system_namespaces.iter().cloned().collect(),
+            ..world::Options::default()
+        }
+    }
 }
 
 /// Flags of `portcullis preflight`.
@@ -184,10 +216,9 @@ pub struct ControllerArgs {
     /// at least every 5 to 6 minutes.
     #[arg(long, env = "PORTCULLIS_SILENT_AFTER", value_parser = seconds, default_value = "750")]
     pub silent_after: Duration,
-    /// The namespace that Portcullis runs in: ClusterDefaultNetworkPolicies leave it out, as they do
-    /// with kube-*, unless they say otherwise.
-    #[arg(long, env = "POD_NAMESPACE", default_value = world::OWN_NAMESPACE)]
-    pub own_namespace: String,
+    /// Which namespaces are system namespaces.
+    #[command(flatten)]
+    pub system: SystemArgs,
     /// How often a kind is looked for that the cluster may lack (its CRD is not installed), in
     /// seconds. Up to as much again is added by chance.
     #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
@@ -310,5 +341,41 @@ fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u32>() {
         Ok(0) | Err(_) => Err("a whole number of seconds, 1 or more".to_owned()),
         Ok(seconds) => Ok(Duration::from_secs(seconds.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn system(command: &str, value: &str) -> Result<Vec<String>, String> {
+        let line = ["portcullis", command, "--node-name=n1", "--system-namespaces", value];
+        let line = line.into_iter().filter(|word| command == "node" || !word.contains("node-name"));
+        let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
+        let options = match &cli.command {
+            Command::Node(args) => args.system.options(),
+            Command::Controller(args) => args.system.options(),
+            other => panic!("{other:?}"),
+        };
+        Ok(options.system_namespaces.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn system_namespaces_are_names_with_commas_between() {
+        for command in ["node", "controller"] {
+            let names = system(command, "monitoring,cert-manager");
+            assert_eq!(names, Ok(vec!["cert-manager".to_owned(), "monitoring".to_owned()]));
+        }
+    }
+
+    #[test]
+    fn what_no_namespace_can_be_called_is_refused() {
+        let long = "a".repeat(64);
+        for value in ["kube-*", "a,,b", "a, b", "Team", "-a", "a-", "a.b", &long] {
+            for command in ["node", "controller"] {
+                let refused = system(command, value).unwrap_err();
+                assert!(refused.contains("the name of a namespace is at most 63"), "{refused}");
+            }
+        }
     }
 }

@@ -67,12 +67,12 @@ fn has_policy(world: &World, pod: &Pod) -> bool {
 
 /// The workloads that no policy selects, one finding for each namespace.
 ///
-/// Those of `kube-…` namespaces are a cluster's own, and left alone by nearly everyone.
+/// System namespaces are the cluster's own, and nearly nobody writes policies for them.
 pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
     let mut found: BTreeMap<&Str, BTreeMap<String, Option<Origin>>> = BTreeMap::new();
     for group in context.pods.subjects() {
         let namespace = group.namespace();
-        if namespace.starts_with("kube-") || has_policy(context.world, group.first()) {
+        if context.world.is_system(namespace) || has_policy(context.world, group.first()) {
             continue;
         }
         for pod in group.pods() {

@@ -1,6 +1,6 @@
 //! All objects as they are now, and which pod or node has an address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,16 +18,25 @@ pub struct Options {
     pub allow_egress_to_own_node: bool,
     /// The namespace in which Portcullis runs: see [`World::is_system`].
     pub own_namespace: Str,
+    /// More namespaces that an administrator names: see [`World::is_system`].
+    pub system_namespaces: BTreeSet<Str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { allow_egress_to_own_node: false, own_namespace: OWN_NAMESPACE.into() }
+        Self {
+            allow_egress_to_own_node: false,
+            own_namespace: OWN_NAMESPACE.into(),
+            system_namespaces: BTreeSet::new(),
+        }
     }
 }
 
 /// The namespace in which Portcullis is installed by default.
 pub const OWN_NAMESPACE: &str = "portcullis-system";
+
+/// The namespaces that every Kubernetes cluster has for itself.
+const KUBERNETES_NAMESPACES: [&str; 3] = ["kube-node-lease", "kube-public", "kube-system"];
 
 /// All objects as they are now.
 ///
@@ -166,11 +175,17 @@ impl World {
         selecting
     }
 
-    /// Whether a namespace is a system namespace: one of Kubernetes (`kube-*`) or the namespace of
-    /// Portcullis. Defaults do not apply there unless they ask for it.
+    /// Whether a namespace is a system namespace: one of Kubernetes, the namespace of Portcullis,
+    /// or one of [`Options::system_namespaces`]. Defaults do not apply there unless they ask for
+    /// it.
+    ///
+    /// Names are compared exactly, and labels do not count: whoever may create or label a namespace
+    /// must not be able to take it out of the defaults.
     #[must_use]
     pub fn is_system(&self, namespace: &str) -> bool {
-        namespace.starts_with("kube-") || namespace == &*self.options.own_namespace
+        KUBERNETES_NAMESPACES.contains(&namespace)
+            || namespace == &*self.options.own_namespace
+            || self.options.system_namespaces.contains(namespace)
     }
 
     /// Whether `policy` applies to `pod`, which must take part in policies.
@@ -328,6 +343,19 @@ mod tests {
         }
         assert_eq!(found(&world, "a"), [""; 0]);
         assert_eq!(world.policies().count(), 3);
+    }
+
+    #[test]
+    fn system_namespaces_are_exactly_those_of_kubernetes_our_own_and_the_named_ones() {
+        let system_namespaces = ["monitoring".into()].into();
+        let world = World::new(Options { system_namespaces, ..Options::default() });
+        for name in ["kube-system", "kube-public", "kube-node-lease", OWN_NAMESPACE, "monitoring"] {
+            assert!(world.is_system(name), "{name}");
+            assert!(!world.is_system(&format!("{name}-x")), "{name}-x");
+        }
+        for name in ["kube-evil", "kube-", "kube", "kube-systemx", "default", ""] {
+            assert!(!world.is_system(name), "{name}");
+        }
     }
 
     fn pod() -> Pod {

@@ -34,7 +34,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use policy_engine::world;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -94,13 +93,9 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
             None
         };
         let leadership = election.as_ref().map_or_else(Leadership::always, Election::leadership);
-        let options = world::Options {
-            own_namespace: args.own_namespace.as_str().into(),
-            ..world::Options::default()
-        };
         let now = Instant::now();
         let controller = Controller {
-            analysis: Analysis::new(options, now),
+            analysis: Analysis::new(args.system.options(), now),
             rollout: Rollout::new(args.silent_after, metrics.clone(), now),
             outbox: Outbox::new(args.event_delay, metrics, now),
             writer: Writer { client, identity, leadership },

@@ -89,7 +89,7 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let scope = Scope::Node(args.node_name.as_str().into());
     let choices = world::Options {
         allow_egress_to_own_node: args.allow_egress_to_own_node,
-        own_namespace: args.own_namespace.as_str().into(),
+        ..args.system.options()
     };
     let denials = match dataplane.denial_log() {
         None => None,

@@ -133,8 +133,9 @@ pub struct ClusterDefaultNetworkPolicySpec {
     #[serde(rename = "allowDNS", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub allow_dns: Option<bool>,
-    /// Whether namespaces of the system are among the selected: `kube-*` and the one that
-    /// Portcullis runs in.
+    /// Whether system namespaces are selected too: `kube-system`, `kube-public`,
+    /// `kube-node-lease`, the namespace of Portcullis, and those of the flag
+    /// `--system-namespaces`.
     #[serde(default)]
     pub include_system_namespaces: bool,
     /// Whether the policy decides, or only reports what it would deny.

@@ -143,6 +143,19 @@ pub(super) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
 }
 
+/// The name of a namespace, which is a DNS label.
+///
+/// # Errors
+/// Returns what is wrong with a text that no namespace can have as its name.
+pub fn namespace_name(text: &str) -> Result<Str, String> {
+    if text.len() <= 63 && is_dns_label(text) {
+        return Ok(text.into());
+    }
+    Err("the name of a namespace is at most 63 lower case letters, digits and `-`, and neither \
+         begins nor ends with `-`"
+        .to_owned())
+}
+
 fn is_dns_label(label: &str) -> bool {
     let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !label.is_empty()

@@ -11,7 +11,7 @@
 mod cluster_policy;
 mod default_policy;
 pub mod inventory;
-mod labels;
+pub mod labels;
 mod mode;
 mod peer;
 mod pod;

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
+use policy_engine::labels::Str;
 use policy_engine::world::{OWN_NAMESPACE, Options};
+use portcullis_crds::convert::labels::namespace_name;
 
 /// Where objects come from, and the hypothesis on top of them.
 #[derive(ClapArgs, Debug)]
@@ -43,10 +45,20 @@ pub struct SourceArgs {
     /// Egress from a pod to its own node is not subject to policy (as the agents' flag)
     #[arg(long)]
     pub allow_egress_to_own_node: bool,
-    /// The namespace that Portcullis is installed in: like kube-* left alone by a
-    /// ClusterDefaultNetworkPolicy that does not include system namespaces
+    /// The namespace that Portcullis is installed in: a system namespace, as are kube-system,
+    /// kube-public and kube-node-lease
     #[arg(long, value_name = "NAMESPACE", default_value = OWN_NAMESPACE)]
     pub own_namespace: String,
+    /// More system namespaces, as in the agents' flag: a ClusterDefaultNetworkPolicy selects none
+    /// of them unless it includes system namespaces
+    #[arg(
+        long,
+        env = "PORTCULLIS_SYSTEM_NAMESPACES",
+        value_name = "NAMES",
+        value_delimiter = ',',
+        value_parser = namespace_name
+    )]
+    pub system_namespaces: Vec<Str>,
 }
 
 impl Default for SourceArgs {
@@ -64,6 +76,7 @@ impl Default for SourceArgs {
             strict: false,
             allow_egress_to_own_node: false,
             own_namespace: OWN_NAMESPACE.to_owned(),
+            system_namespaces: Vec::new(),
         }
     }
 }
@@ -75,6 +88,7 @@ impl SourceArgs {
         Options {
             allow_egress_to_own_node: self.allow_egress_to_own_node,
             own_namespace: self.own_namespace.as_str().into(),
+            system_namespaces: self.system_namespaces.iter().cloned().collect(),
         }
     }
 }
