@@ -28,7 +28,7 @@ macro_rules! codes {
     };
 }
 
-codes! { 21:
+codes! { 22:
     Unreadable "PCL001" "unreadable" Error "What was written is not what is in force."
     Odd "PCL002" "odd" Warning "In force as written, and still not right."
     GivenTwice "PCL003" "given-twice" Warning "One object is given by several documents."
@@ -44,6 +44,8 @@ codes! { 21:
         "The ipBlock holds addresses of pods, which change."
     BlockOverServices "PCL204" "ip-block-over-services" Warning
         "The ipBlock holds addresses of Services, which policies never see."
+    ContestedAddress "PCL205" "contested-address" Warning
+        "Pods of two nodes claim the address, so no selector matches it."
     PortNameUnknown "PCL301" "port-name-unknown" Warning "No pod has a port of that name."
     ServicePort "PCL302" "service-port" Warning "The port is the Service's, not the pod's."
     DirectionNotInForce "PCL401" "direction-not-in-force" Warning

@@ -6,7 +6,7 @@
 //!   ports      which ports it names         direction  directions that are not isolated
 //!   pairs      both sides together          redundant  what other policies already do
 //!   tiers      policies of the cluster,     dns        pods that cannot look up names
-//!              and policies in audit
+//!              and policies in audit        addresses  addresses that pods of two nodes claim
 //! lint       everything, with hints that name what comes nearest: `kubectl whatif lint`
 //! mistakes   what policies cannot mean, in words that stay the same: Events of the controller
 //! ```
@@ -16,6 +16,7 @@
 pub mod near;
 pub mod pods;
 
+mod addresses;
 mod answers;
 mod code;
 mod direction;
@@ -193,6 +194,7 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
             found.extend(pairs::half_open(&context, policy));
         }
         found.extend(subjects::without_policy(&context));
+        found.extend(addresses::contested(&context));
         found.extend(dns::findings(&context));
         found.extend(tiers::about_pods(&context));
     }

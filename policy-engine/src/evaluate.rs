@@ -174,6 +174,8 @@ fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decis
     if let Some(reason) = exemption(world, pod, peer, direction) {
         return Decision::exempt(reason);
     }
+    let flow = &*world.judged(flow, direction);
+    let (_, peer) = flow.sides(direction);
     let mut decision = Decision::exempt(Reason::NotIsolated);
     for tier in Tier::ALL {
         let Reading { isolated_by, rules } = reading(world, pod, direction, tier, view);

@@ -43,6 +43,9 @@ pub struct NearMiss {
 pub enum PeerMiss {
     /// The peer selects pods, and the flow's peer is a node or an external address.
     NotAPod,
+    /// The peer selects pods, and pods of two nodes claim the address, so it belongs to none of
+    /// them: see [`World::is_contested`].
+    Contested(IpAddr),
     /// The peer selects pods of another namespace.
     OtherNamespace {
         /// The namespace that the peer selects.
@@ -134,6 +137,7 @@ fn near_misses(
     view: View,
     decision: &Decision,
 ) -> Vec<NearMiss> {
+    let flow = &*world.judged(flow, direction);
     let (subject, peer) = flow.sides(direction);
     let Some(pod) = world.participant(subject) else { return Vec::new() };
     let Some(tier) = decision.tier.filter(|_| !decision.is_allowed()) else { return Vec::new() };
@@ -183,7 +187,7 @@ impl PeerMiss {
             | Self::NodeLabels { failed, .. } => failed.len(),
             Self::OtherNamespace { .. } | Self::InExcept(_) => 2,
             Self::OutsideBlock(_) | Self::NoAddress => 3,
-            Self::NotAPod | Self::NotANode | Self::Invalid => 4,
+            Self::NotAPod | Self::NotANode | Self::Contested(_) | Self::Invalid => 4,
         }
     }
 }
@@ -213,7 +217,10 @@ fn peer_miss(world: &World, item: &Peer, peer: &Endpoint) -> PeerMiss {
         Peer::Nodes(selector) => return node_miss(world, selector, peer),
         Peer::Pods(item) => item,
     };
-    let Some(pod) = world.participant(peer) else { return PeerMiss::NotAPod };
+    let Some(pod) = world.participant(peer) else {
+        let contested = peer.address().filter(|address| world.is_contested(*address));
+        return contested.map_or(PeerMiss::NotAPod, PeerMiss::Contested);
+    };
     match &item.namespaces {
         Namespaces::Named(name) if *name != pod.key.namespace => {
             return PeerMiss::OtherNamespace { wanted: name.clone() };

@@ -15,7 +15,7 @@
 //! | [`object`] | the names of objects of all kinds |
 //! | [`policy`], [`tier`] | policies of all kinds, and the order in which they are evaluated |
 //! | [`model`] | pods, namespaces, nodes, and [`model::Change`] |
-//! | [`world`] | all objects as they are now; which pod owns an address |
+//! | [`world`] | all objects as they are now; which pod has an address |
 //! | [`flow`], [`evaluate`], [`explain`] | flows; the naive reading; why a flow is denied |
 //! | [`allow_set`] | rules merged into disjoint ports with one union of peers each |
 //! | [`ruleset`] | an allow-set as rules and the address sets that they refer to |

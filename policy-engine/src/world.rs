@@ -1,12 +1,14 @@
-//! All objects as they are now, and which pod or node has an address.
+//! All objects as they are now. Which pod or node has an address: [`owner`].
+
+pub mod owner;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::flow::{Endpoint, Flow, Traffic};
+use self::owner::Claims;
+use crate::flow::Endpoint;
 use crate::labels::Str;
-use crate::model::{Change, Life, Namespace, Node, Pod, PodKey};
+use crate::model::{Change, Namespace, Node, Pod, PodKey};
 use crate::object::ObjectRef;
 use crate::policy::{Policy, Selected};
 use crate::tier::Mode;
@@ -51,21 +53,9 @@ pub struct World {
     nodes: BTreeMap<Str, Node>,
     /// Policies by their namespace; policies of the whole cluster are in the namespace `""`.
     policies: BTreeMap<Str, BTreeMap<ObjectRef, Arc<Policy>>>,
-    /// The claims to each address, sorted. Nearly always there is one: a vector of exactly one
-    /// claim needs a tenth of the memory of a tree.
-    claims: BTreeMap<IpAddr, Vec<Claim>>,
-}
-
-/// An object that has an address in its status. When several objects have one address, the order of
-/// the variants decides: pods of a deleted node may remain while a new node has its address.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Claim {
-    /// A pod with an address of its own.
-    Pod(PodKey),
-    /// A node.
-    Node(Str),
-    /// A hostNetwork pod: the address is its node's.
-    HostPod(PodKey),
+    claims: Claims,
+    /// The node from which the world is seen; `None` for all nodes.
+    node: Option<Str>,
 }
 
 impl World {
@@ -73,6 +63,12 @@ impl World {
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self { options, ..Self::default() }
+    }
+
+    /// A world without objects, as a node sees it: see [`World::subject`].
+    #[must_use]
+    pub fn of_node(node: Str, options: Options) -> Self {
+        Self { node: Some(node), ..Self::new(options) }
     }
 
     /// Applies one change.
@@ -93,17 +89,12 @@ impl World {
                 self.namespaces.remove(&name);
             }
             Change::Node(name, node) => {
-                if let Some(old) = self.nodes.remove(&name) {
-                    for address in old.addresses {
-                        self.set_claim(address, Claim::Node(name.clone()), false);
-                    }
-                }
-                if let Some(node) = node {
-                    for address in &node.addresses {
-                        self.set_claim(*address, Claim::Node(name.clone()), true);
-                    }
-                    self.nodes.insert(name, node);
-                }
+                self.set_node_claims(&name, false);
+                match node {
+                    Some(node) => self.nodes.insert(name.clone(), node),
+                    None => self.nodes.remove(&name),
+                };
+                self.set_node_claims(&name, true);
             }
             Change::Policy(name, Some(policy)) => {
                 let there = self.policies.entry(name.namespace.clone()).or_default();
@@ -214,50 +205,6 @@ impl World {
         }
     }
 
-    /// The pod that an address belongs to.
-    ///
-    /// Two pods can claim one address, when it was assigned again before the object of the first
-    /// pod was deleted. It belongs to the pod that is not terminating, then to the younger one,
-    /// then to the one whose name sorts last. Until the claim ends, the other pod does not have the
-    /// address.
-    #[must_use]
-    pub fn owner(&self, address: IpAddr) -> Option<&Arc<Pod>> {
-        self.claimants(address).max_by_key(|pod| (pod.life, pod.created, &pod.key))
-    }
-
-    /// The addresses of a pod that belong to it: see [`World::owner`].
-    pub fn owned_addresses(&self, pod: &Pod) -> impl Iterator<Item = IpAddr> {
-        let owned =
-            |address: &IpAddr| self.owner(*address).is_some_and(|owner| owner.key == pod.key);
-        pod.addresses.iter().copied().filter(owned)
-    }
-
-    /// All pods that claim an address.
-    pub fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Pod>> {
-        self.claims.get(&address).into_iter().flatten().filter_map(|claim| match claim {
-            Claim::Pod(key) => self.pods.get(key),
-            Claim::HostPod(_) | Claim::Node(_) => None,
-        })
-    }
-
-    /// The endpoint with an address: its pod, else its node, else an external address.
-    #[must_use]
-    pub fn endpoint(&self, address: IpAddr) -> Endpoint {
-        if let Some(pod) = self.owner(address) {
-            return Endpoint::Pod(pod.key.clone(), Some(address));
-        }
-        let claims = self.claims.get(&address).into_iter().flatten();
-        let mut nodes = claims.filter_map(|claim| match claim {
-            Claim::Pod(_) => None,
-            Claim::HostPod(key) => self.pods.get(key).and_then(|pod| pod.node.clone()),
-            Claim::Node(name) => Some(name.clone()),
-        });
-        match nodes.next() {
-            Some(name) => Endpoint::Node(name, Some(address)),
-            None => Endpoint::External(address),
-        }
-    }
-
     /// The pod behind an endpoint, when policies can select and match it.
     #[must_use]
     pub fn participant(&self, endpoint: &Endpoint) -> Option<&Pod> {
@@ -266,43 +213,6 @@ impl World {
                 self.pods.get(key).map(AsRef::as_ref).filter(|pod| pod.takes_part())
             }
             Endpoint::Node(..) | Endpoint::External(_) => None,
-        }
-    }
-
-    /// The flow between two addresses, each standing for the pod, node or external host that has
-    /// it.
-    #[must_use]
-    pub fn flow(&self, source: IpAddr, destination: IpAddr, traffic: Traffic) -> Flow {
-        Flow { source: self.endpoint(source), destination: self.endpoint(destination), traffic }
-    }
-
-    fn set_claims(&mut self, key: &PodKey, present: bool) {
-        let Some(pod) = self.pods.get(key).cloned() else { return };
-        if pod.life == Life::Finished {
-            return;
-        }
-        for address in &pod.addresses {
-            let claim = if pod.host_network {
-                Claim::HostPod(key.clone())
-            } else {
-                Claim::Pod(key.clone())
-            };
-            self.set_claim(*address, claim, present);
-        }
-    }
-
-    fn set_claim(&mut self, address: IpAddr, claim: Claim, present: bool) {
-        let claims = self.claims.entry(address).or_default();
-        match (claims.binary_search(&claim), present) {
-            (Err(at), true) => {
-                claims.reserve_exact(1);
-                claims.insert(at, claim);
-            }
-            (Ok(at), false) => drop(claims.remove(at)),
-            (Ok(_), true) | (Err(_), false) => {}
-        }
-        if claims.is_empty() {
-            self.claims.remove(&address);
         }
     }
 }
@@ -389,20 +299,5 @@ mod tests {
             let policy = policy(name, Subject::pods(Selector::everything()));
             assert_eq!(world.selected(&policy, &pod()), selected);
         }
-    }
-
-    #[test]
-    fn an_address_that_a_node_has_is_not_that_of_a_pod_left_from_another_node() {
-        let address: IpAddr = "192.0.2.1".parse().unwrap();
-        let mut world = World::new(Options::default());
-        let pod = Pod::new(PodKey::new("kube-system", "proxy"), Labels::default());
-        let (node, addresses) = (Some("gone".into()), vec![address]);
-        world.apply(Pod { node, addresses, host_network: true, ..pod }.into());
-        assert_eq!(world.endpoint(address), Endpoint::Node("gone".into(), Some(address)));
-        let node = Node { addresses: vec![address], ..Node::default() };
-        world.apply(Change::Node("new".into(), Some(node)));
-        assert_eq!(world.endpoint(address), Endpoint::Node("new".into(), Some(address)));
-        world.apply(Change::Node("new".into(), None));
-        assert_eq!(world.endpoint(address), Endpoint::Node("gone".into(), Some(address)));
     }
 }

@@ -188,6 +188,7 @@ impl Agent {
                 self.take(event);
             }
             self.sync();
+            self.report_contests();
             self.publish_diagnostics();
             if let State::InForce { .. } = self.state {
                 debug!("all that the source said so far is in force");

@@ -13,6 +13,7 @@ pub mod agent;
 pub mod attach;
 pub mod boot;
 pub mod conflicts;
+pub mod contests;
 pub mod denials;
 pub mod local_pods;
 pub mod lock;

@@ -51,6 +51,7 @@ impl Engine {
     /// The effort is bounded, however many policies select the subject.
     #[must_use]
     pub fn blame(&self, flow: &Flow, direction: Direction, view: View) -> Option<Blame> {
+        let flow = &*self.world.judged(flow, direction);
         let (subject, peer) = flow.sides(direction);
         let (address, other) = (subject.address()?, peer.address()?);
         let tier = match view {

@@ -111,7 +111,7 @@ impl Members {
     ) {
         let Some(identity) = self.identities.of(key) else { return };
         let Some(pod) = world.pods().get(key) else { return };
-        let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
+        let owned = peer_addresses(world, pod);
         let affected = identity.terms.iter().flat_map(|term| &self.terms.get(*term).sets);
         let affected: BTreeSet<SetId> = affected.chain(&self.by_address).copied().collect();
         for id in affected {
@@ -363,7 +363,7 @@ impl Members {
                 continue;
             }
             for pod in identity.pods.iter().filter_map(|key| world.pods().get(key)) {
-                let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
+                let owned = peer_addresses(world, pod);
                 set.members.extend(self.contributions(live, pod, &owned));
             }
         }
@@ -401,6 +401,12 @@ impl Members {
         }
         members
     }
+}
+
+/// The addresses at which selectors match a pod.
+fn peer_addresses(world: &World, pod: &Pod) -> Vec<IpAddr> {
+    let is_peer = |address: &IpAddr| world.peer(*address).is_some_and(|peer| peer.key == pod.key);
+    pod.addresses.iter().copied().filter(is_peer).collect()
 }
 
 /// The namespaces in which a peer can match.

@@ -33,6 +33,7 @@ use crate::object::ObjectRef;
 use crate::policy::{Policy, Selected};
 use crate::ruleset::DefinedRuleset;
 use crate::tier::View;
+use crate::world::owner::Contest;
 use crate::world::{Options, World};
 
 /// The pods that rulesets are compiled for.
@@ -60,6 +61,8 @@ pub struct Engine {
     dirty: BTreeSet<PodKey>,
     /// Whether a flush since the last [`Engine::take_selection`] had subjects to compile.
     selection_changed: bool,
+    /// Whether a change since the last [`Engine::take_contests`] affected a contested address.
+    contests_changed: bool,
 }
 
 /// The rulesets of one subject.
@@ -113,15 +116,20 @@ impl Engine {
     /// An engine for a world without objects.
     #[must_use]
     pub fn new(scope: Scope, options: Options) -> Self {
+        let world = match &scope {
+            Scope::Node(name) => World::of_node(name.clone(), options),
+            Scope::Cluster => World::new(options),
+        };
         Self {
             scope,
-            world: World::new(options),
+            world,
             members: Members::default(),
             compiled: Compiled::default(),
             subjects: BTreeMap::new(),
             rulesets: BTreeMap::new(),
             dirty: BTreeSet::new(),
             selection_changed: false,
+            contests_changed: false,
         }
     }
 
@@ -234,7 +242,9 @@ impl Engine {
             self.change(pod, Presence::Retract);
         }
         self.change_nodes(&addresses, Presence::Retract);
+        self.contests_changed |= self.any_contested(&addresses);
         self.world.apply(Change::Pod(key.clone(), pod));
+        self.contests_changed |= self.any_contested(&addresses);
         self.members.place(&self.world, key);
         for pod in &affected {
             self.change(pod, Presence::Assert);
@@ -243,6 +253,18 @@ impl Engine {
         // A pod that is no longer a subject still has to release its rulesets.
         affected.retain(|pod| self.subjects.contains_key(pod) || self.subject(pod).is_some());
         self.dirty.extend(affected);
+    }
+
+    fn any_contested(&self, addresses: &BTreeSet<IpAddr>) -> bool {
+        addresses.iter().any(|address| self.world.is_contested(*address))
+    }
+
+    /// The first `limit` contested addresses and how many there are; `None` when no change since
+    /// the last call affected a contested address.
+    pub fn take_contests(&mut self, limit: usize) -> Option<(Vec<Contest>, usize)> {
+        let changed = std::mem::take(&mut self.contests_changed);
+        let world = &self.world;
+        changed.then(|| (world.contests().take(limit).collect(), world.contested()))
     }
 
     /// See [`Members::change`].
@@ -284,6 +306,13 @@ impl Engine {
         }
     }
 
+    /// The addresses for which the policies of a pod are enforced; no other pod has them.
+    fn enforced_addresses(&self, pod: &Pod) -> Vec<IpAddr> {
+        let subject = |address: &IpAddr| self.world.subject(*address);
+        let owned = pod.addresses.iter().filter(|a| subject(a).is_some_and(|s| s.key == pod.key));
+        owned.copied().collect()
+    }
+
     /// Compiles the rulesets of a pod. Pods with the same policies and the same named ports are
     /// compiled once.
     fn compile<'e>(&'e self, key: &PodKey, shared: &mut HashMap<Key<'e>, Verdicts>) -> Verdicts {
@@ -323,7 +352,7 @@ impl Engine {
         let old = self.subjects.remove(&key).unwrap_or_default();
         released.extend(old.uses);
         let owned = match self.subject(&key) {
-            Some(pod) => self.world.owned_addresses(pod).collect(),
+            Some(pod) => self.enforced_addresses(pod),
             None => Vec::new(),
         };
         let endpoints = if uses.is_empty() { Vec::new() } else { owned };

@@ -28,6 +28,8 @@ pub struct Class {
     /// One address of each kind that policies tell apart, of the first pod; `None` in place of an
     /// address for a pod without one.
     pub(super) addresses: Vec<Option<IpAddr>>,
+    /// For each address whether it is contested: then no peer in [`Class::peers`] matches it.
+    pub(super) contested: Vec<bool>,
     /// The named ports that egress rules mention.
     pub(super) ports: Vec<NamedPort>,
 }
@@ -59,9 +61,9 @@ struct Content {
     rules: PerDirection<RulesId>,
     /// The pod peers that match.
     peers: Vec<AtomId>,
-    /// For each address its family and the blocks that contain it; one item with neither for pods
-    /// without an address.
-    addresses: Vec<(Option<Family>, Vec<AtomId>)>,
+    /// For each address its family, whether it is contested, and the blocks that contain it; one
+    /// item with none of these for pods without an address.
+    addresses: Vec<(Option<Family>, bool, Vec<AtomId>)>,
     /// The named ports that egress rules mention.
     ports: Vec<NamedPort>,
 }
@@ -88,12 +90,11 @@ pub(super) fn classify(world: &World, view: View) -> Classified {
     for (pod, rules) in pods.into_iter().zip(rules) {
         let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
         let mut addresses: Vec<(_, Option<IpAddr>)> = if owned.is_empty() {
-            vec![((None, Vec::new()), None)]
+            vec![((None, false, Vec::new()), None)]
         } else {
-            owned
-                .into_iter()
-                .map(|a| ((Some(Family::of(a)), atoms.blocks_with(Some(a))), Some(a)))
-                .collect()
+            let signature =
+                |a| (Some(Family::of(a)), world.is_contested(a), atoms.blocks_with(Some(a)));
+            owned.into_iter().map(|a| (signature(a), Some(a))).collect()
         };
         addresses.sort();
         addresses.dedup_by(|left, right| left.0 == right.0);
@@ -109,10 +110,11 @@ pub(super) fn classify(world: &World, view: View) -> Classified {
     }
     let (stages, rules) = (stages.into_values(), all_rules.into_values());
     let class = |(content, (pods, addresses)): (Content, _)| {
-        let Content { rules: of_class, peers, ports, .. } = content;
+        let Content { rules: of_class, peers, ports, addresses: signature } = content;
+        let contested = signature.into_iter().map(|(_, contested, _)| contested).collect();
         let isolated_by =
             of_class.map(|id| rules[id].last().and_then(|id| stages[*id].isolating()));
-        Class { pods, rules: of_class, isolated_by, peers, addresses, ports }
+        Class { pods, rules: of_class, isolated_by, peers, addresses, contested, ports }
     };
     let mut classes: Vec<Class> = found.into_iter().map(class).collect();
     // In the order in which a reader meets the pods.

@@ -73,21 +73,15 @@ impl<'w> Reach<'w> {
     /// [`crate::evaluate`] allows the flow.
     #[must_use]
     pub fn between(&self, source: &Endpoint, destination: &Endpoint) -> PortSet {
-        let mut allowed = self.allowed(Direction::Egress, source, destination, destination);
+        let mut allowed = self.allowed(Direction::Egress, source, destination);
         if !allowed.is_empty() {
-            let ingress = self.allowed(Direction::Ingress, destination, source, destination);
+            let ingress = self.allowed(Direction::Ingress, destination, source);
             allowed = allowed.intersection(&ingress);
         }
         allowed
     }
 
-    fn allowed(
-        &self,
-        direction: Direction,
-        subject: &Endpoint,
-        peer: &Endpoint,
-        destination: &Endpoint,
-    ) -> PortSet {
+    fn allowed(&self, direction: Direction, subject: &Endpoint, peer: &Endpoint) -> PortSet {
         let Some((pod, class)) = self.participant(subject) else { return PortSet::everything() };
         let own_node = |name| pod.node.as_ref() == Some(name);
         let exempt = match (peer, direction) {
@@ -101,6 +95,11 @@ impl<'w> Reach<'w> {
         if exempt {
             return PortSet::everything();
         }
+        let peer = &*self.world.as_peer(peer);
+        let destination = match direction {
+            Direction::Ingress => subject,
+            Direction::Egress => peer,
+        };
         let destination = self.participant(destination);
         let named = destination.map_or(&[] as &[_], |(_, class)| &class.ports);
         let peers = self.participant(peer).map(|(_, class)| class);

@@ -109,12 +109,17 @@ pub(super) fn of_stage(
         let mentioned = |port: &&NamedPort| wanted.contains(&(port.protocol, port.name.clone()));
         let named = if wanted.is_empty() { &[] } else { class.ports.as_slice() };
         let named: Vec<NamedPort> = named.iter().filter(mentioned).cloned().collect();
-        let cell = if at.is_empty() {
+        let cell = if at.is_empty() && !class.contested.contains(&true) {
             Cell::Same(outcomes.of(atoms, &named))
         } else {
             let of_address = |place: usize| {
                 let here = at.iter().filter(|(at, _)| *at == place).map(|(_, atom)| *atom);
-                outcomes.of(atoms.iter().copied().chain(here).collect(), &named)
+                // Only blocks match a contested address, and no port by name.
+                let (atoms, named) = match class.contested.get(place) {
+                    Some(true) => (&[][..], &[][..]),
+                    Some(false) | None => (&atoms[..], &named[..]),
+                };
+                outcomes.of(atoms.iter().copied().chain(here).collect(), named)
             };
             Cell::of((0..class.addresses.len()).map(of_address).collect())
         };

@@ -120,7 +120,7 @@ fn near_miss(miss: &NearMiss, asked: Traffic) -> String {
         PeerMiss::PodLabels { .. } | PeerMiss::NodeLabels { .. } => 0,
         PeerMiss::NamespaceLabels { .. } | PeerMiss::OtherNamespace { .. } => 1,
         PeerMiss::OutsideBlock(_) | PeerMiss::InExcept(_) | PeerMiss::NoAddress => 2,
-        PeerMiss::NotAPod | PeerMiss::NotANode | PeerMiss::Invalid => 3,
+        PeerMiss::NotAPod | PeerMiss::NotANode | PeerMiss::Contested(_) | PeerMiss::Invalid => 3,
     });
     let peer = peer.map(|peer| format!("its peer {}", words::peer_miss(peer)));
     let port = miss.ports.first();

@@ -73,6 +73,18 @@ pub fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+/// Pods of several nodes that claim one of two addresses, some of them terminating; the last changes
+/// take some of the pods away.
+pub fn claims(
+    changes: impl Into<prop::collection::SizeRange>,
+) -> impl Strategy<Value = Vec<Change>> {
+    let claim = (pod(), 0..2_u8, 0..10_u8).prop_map(|(pod, host, dice)| {
+        let pod = Pod { addresses: addresses_of(Some(host), Some(host)), ..pod };
+        Change::Pod(pod.key.clone(), (dice > 0).then(|| Arc::new(pod)))
+    });
+    vec(claim, changes)
+}
+
 fn put_or_remove((policy, dice): (Policy, u8)) -> Change {
     Change::Policy(policy.name.clone(), (dice > 1).then(|| Arc::new(policy)))
 }

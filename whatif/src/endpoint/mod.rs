@@ -9,6 +9,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use policy_engine::object::Kind;
 use policy_engine::port::Protocol;
+use policy_engine::world::owner::Contest;
 
 pub use resolve::{Party, PortAsked, Resolved, Side, resolve};
 
@@ -97,6 +98,9 @@ pub enum EndpointError {
         /// What they can mean.
         candidates: Vec<String>,
     },
+    /// Pods of two nodes claim the address.
+    #[error("{0}; ask for one of the pods by name")]
+    Contested(Contest),
 }
 
 fn hint(candidates: &[String]) -> String {

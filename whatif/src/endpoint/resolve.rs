@@ -335,6 +335,9 @@ fn network(
     if let Some(service) = cluster.services.values().find(|s| s.addresses.contains(&address)) {
         return behind(cluster, service, port);
     }
+    if let Some(contest) = cluster.world.contest(address) {
+        return Err(EndpointError::Contested(contest));
+    }
     match cluster.world.endpoint(address) {
         flow::Endpoint::Pod(key, _) => {
             let mut found = pods(cluster, cluster.pod_ref(&key), [key.clone()], port)?;

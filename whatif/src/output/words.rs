@@ -77,6 +77,9 @@ pub fn passed(decision: &Decision) -> String {
 pub fn peer_miss(miss: &PeerMiss) -> String {
     match miss {
         PeerMiss::NotAPod => "is for pods, and the other side is none".to_owned(),
+        PeerMiss::Contested(address) => {
+            format!("is for pods, and pods of two nodes claim {address}")
+        }
         PeerMiss::OtherNamespace { wanted } => format!("is for pods of namespace {wanted}"),
         PeerMiss::NamespaceLabels { failed, had } => {
             let had = match had {

@@ -315,7 +315,13 @@ fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
     let mut world = World::new(base.options.clone());
     for key in pods {
         let Some(pod) = base.pods().get(*key).filter(|pod| pod.takes_part()) else { continue };
-        let addresses = base.owned_addresses(pod).collect();
+        let addresses: Vec<_> = base.owned_addresses(pod).collect();
+        for address in addresses.iter().filter(|address| base.is_contested(**address)) {
+            // Without the other pods that claim it, it would be an address of this one.
+            for other in base.claimants(*address).filter(|other| !pods.contains(&&other.key)) {
+                world.apply(Change::Pod(other.key.clone(), Some(other.clone())));
+            }
+        }
         let alone = Pod { addresses, ..Pod::clone(pod) };
         world.apply(Change::Pod(alone.key.clone(), Some(Arc::new(alone))));
         let namespace = base.namespaces().get(&key.namespace).cloned();

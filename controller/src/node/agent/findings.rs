@@ -6,10 +6,11 @@ use policy_engine::model::Life;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tracing::{error, info, warn};
 
-use super::{Agent, micros};
+use super::{Agent, State, micros};
 use crate::dataplane::ApplyReport;
 use crate::dataplane::examine::Examination;
 use crate::node::conflicts::diagnostics;
+use crate::node::contests;
 use crate::node::status::{Findings, Round};
 
 impl Agent {
@@ -65,6 +66,16 @@ impl Agent {
         }
         if !diagnostics.is_empty() {
             self.diagnostics.insert(origin, diagnostics);
+        }
+    }
+
+    /// Reports addresses that pods of two nodes claim, when a change affected one.
+    pub(super) fn report_contests(&mut self) {
+        if self.state == State::Loading {
+            return; // The pods are not all known.
+        }
+        if let Some((first, all)) = self.engine.take_contests(contests::SHOWN_MAX) {
+            self.report("addresses".into(), contests::diagnostics(&first, all));
         }
     }
 

@@ -32,7 +32,10 @@ pub fn resolve(engine: &Engine, denial: Denial, packet: Packet) -> Told {
         Outcome::Denied => View::Enforced,
         Outcome::WouldDeny => View::Audited,
     };
-    let flow = engine.world().flow(packet.source, packet.destination, packet.transport.traffic());
+    let world = engine.world();
+    let flow = world.flow(packet.source, packet.destination, packet.transport.traffic());
+    // A contested address is named as an address: no pod has it as a peer.
+    let flow = world.judged(&flow, denial.direction).into_owned();
     let blame = engine.blame(&flow, denial.direction, view);
     let blame = blame.as_ref();
     let (source, destination) = (words::name(&flow.source), words::name(&flow.destination));

@@ -185,6 +185,7 @@ pub struct Miss {
 #[allow(missing_docs)]
 pub enum MissReason {
     NotAPod,
+    ContestedAddress,
     OtherNamespace,
     NamespaceLabels,
     PodLabels,
@@ -318,6 +319,7 @@ impl Miss {
     fn peer(miss: &PeerMiss) -> Self {
         let reason = match miss {
             PeerMiss::NotAPod => MissReason::NotAPod,
+            PeerMiss::Contested(_) => MissReason::ContestedAddress,
             PeerMiss::OtherNamespace { .. } => MissReason::OtherNamespace,
             PeerMiss::NamespaceLabels { .. } => MissReason::NamespaceLabels,
             PeerMiss::PodLabels { .. } => MissReason::PodLabels,

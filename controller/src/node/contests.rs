@@ -1,0 +1,80 @@
+//! What the report lists about addresses that pods of two nodes claim. Values only.
+
+use policy_engine::world::owner::Contest;
+use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use portcullis_crds::path::FieldPath;
+
+/// How many addresses are reported one by one: whoever can claim addresses can claim many.
+pub const SHOWN_MAX: usize = 8;
+
+/// A diagnostic for each of the `first` contested addresses, and one for the others of `all`.
+#[must_use]
+pub fn diagnostics(first: &[Contest], all: usize) -> Vec<Diagnostic> {
+    let diagnostic = |about, message| Diagnostic {
+        severity: Severity::Error,
+        source: None,
+        about,
+        field: FieldPath::new(["status", "podIPs"]),
+        message,
+    };
+    let shown = first.iter().map(|contest| {
+        let [(pod, _), _] = &contest.pods;
+        diagnostic(About::Object(pod.into()), contest.to_string())
+    });
+    let others = all.saturating_sub(first.len());
+    let rest = (others > 0).then(|| {
+        let message = format!("pods of two nodes claim one address: {others} more addresses");
+        diagnostic(About::Other("Pods".to_owned()), message)
+    });
+    shown.chain(rest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use policy_engine::engine::{Engine, Scope};
+    use policy_engine::labels::Labels;
+    use policy_engine::model::{Change, Pod, PodKey};
+    use policy_engine::world::Options;
+
+    use super::*;
+
+    fn pod(name: &str, node: &str, address: [u8; 4]) -> Change {
+        let pod = Pod::new(PodKey::new("shop", name), Labels::default());
+        Pod { node: Some(node.into()), addresses: vec![IpAddr::from(address)], ..pod }.into()
+    }
+
+    fn told(engine: &mut Engine) -> Option<Vec<String>> {
+        let (first, all) = engine.take_contests(SHOWN_MAX)?;
+        Some(diagnostics(&first, all).iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn an_address_that_pods_of_two_nodes_claim_is_reported_until_one_pod_is_gone() {
+        let mut engine = Engine::new(Scope::Node("n1".into()), Options::default());
+        engine.apply(pod("a", "n1", [10, 0, 0, 5]));
+        assert_eq!(told(&mut engine), None, "one pod");
+        engine.apply(pod("b", "n2", [10, 0, 0, 5]));
+        let message = "error: Pod shop/a: status.podIPs: address 10.0.0.5 is claimed by pods \
+                       shop/a on node n1 and shop/b on node n2; as a peer it belongs to neither \
+                       until one of them is gone";
+        assert_eq!(told(&mut engine), Some(vec![message.to_owned()]));
+        engine.apply(pod("c", "n2", [10, 0, 0, 6]));
+        assert_eq!(told(&mut engine), None, "another address");
+        engine.apply(Change::Pod(PodKey::new("shop", "b"), None));
+        assert_eq!(told(&mut engine), Some(Vec::new()));
+    }
+
+    #[test]
+    fn of_many_addresses_a_few_are_named_and_the_others_counted() {
+        let mut engine = Engine::new(Scope::Node("n1".into()), Options::default());
+        for number in 0..20_u8 {
+            engine.apply(pod(&format!("a{number}"), "n1", [10, 0, 0, number]));
+            engine.apply(pod(&format!("b{number}"), "n2", [10, 0, 0, number]));
+        }
+        let told = told(&mut engine).unwrap();
+        assert_eq!(told.len(), SHOWN_MAX + 1);
+        assert!(told[SHOWN_MAX].ends_with("12 more addresses"), "{told:?}");
+    }
+}
