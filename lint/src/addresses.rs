@@ -11,10 +11,10 @@ pub(super) fn contested<'c>(context: &'c Context<'_>) -> impl Iterator<Item = Fi
     context.world.contests().map(|contest| finding(context, &contest))
 }
 
-fn finding(context: &Context<'_>, contest: &Contest) -> Finding {
-    let [(first, _), (second, _)] = &contest.pods;
+fn finding(context: &Context<'_>, found: &Contest) -> Finding {
+    let [(first, _), (second, _)] = &found.pods;
     let origin = |pod| -> Option<Origin> { context.input.names.get(pod)?.origin.clone() };
-    let message = format!("{contest}; delete the pod that does not have the address");
+    let message = format!("{found}; delete the pod that does not have the address");
     let finding = Finding::new(
         Code::ContestedAddress,
         About::Object(first.into()),

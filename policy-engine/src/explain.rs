@@ -365,6 +365,30 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_pods_of_two_nodes_claim_is_reported_as_contested() {
+        let mut world = World::new(Options::default());
+        let peers = Peers::Listed(vec![own("client")]);
+        let rules = vec![Rule { peers, ports: Ports::Any }];
+        let rules = PerDirection { ingress: Some(rules), egress: None };
+        let subject = Selector::label("app", "server");
+        world.apply(Policy::network_policy("shop", "server", subject, rules).into());
+        world.apply(pod("server", SERVER, Vec::new()));
+        let traffic = Traffic::Port(Protocol::Tcp, 80);
+        for (name, node) in [("client", "n1"), ("copy", "n2")] {
+            let labels = Labels::from_iter([("app", "client")]);
+            let pod = Pod::new(PodKey::new("shop", name), labels);
+            let addresses = vec![CLIENT.parse().unwrap()];
+            world.apply(Pod { node: Some(node.into()), addresses, ..pod }.into());
+            let flow = world.flow(CLIENT.parse().unwrap(), SERVER.parse().unwrap(), traffic);
+            let explained = explain(&world, &flow);
+            assert_eq!(explained.verdict.is_allowed(), name == "client");
+            let missed = explained.ingress.first().map(|miss| miss.peers.clone());
+            let contested = vec![PeerMiss::Contested(CLIENT.parse().unwrap())];
+            assert_eq!(missed, (name == "copy").then_some(contested));
+        }
+    }
+
+    #[test]
     fn an_address_outside_a_block_is_not_one_inside_its_except() {
         let block = |cidr: &str, except: &[&str]| {
             let except = except.iter().map(|net| net.parse().unwrap()).collect();

@@ -8,7 +8,7 @@ mod session;
 use std::process::Output;
 
 use serde_json::Value;
-use session::{run, session};
+use session::{run, session, text};
 
 macro_rules! golden {
     ($name:ident, $($line:expr),+ $(,)?) => {
@@ -278,6 +278,34 @@ fn standard_input_is_a_source() {
                 {apiVersion: v1, kind: Pod, metadata: {name: b}}\n";
     let Output { status, stdout, .. } = run("check a b:80 -f -", text);
     assert_eq!(status.code(), Some(0), "{}", String::from_utf8_lossy(&stdout));
+}
+
+#[test]
+fn an_address_that_pods_of_two_nodes_claim_stands_for_none_of_them() {
+    let copy = "{apiVersion: v1, kind: Pod, metadata: {name: copy, namespace: shop}, spec: \
+                {nodeName: n2}, status: {podIPs: [{ip: 10.1.0.2}]}}";
+    let answer = run("check 10.1.0.2 shop/db:5432 -f whatif/tests/lint/world.yaml -f -", copy);
+    let problem = text(&answer.stderr);
+    let claimed =
+        "address 10.1.0.2 is claimed by pods shop/api on node n1 and shop/copy on node n2";
+    assert!(problem.contains(claimed), "{problem}");
+    assert!(problem.contains("ask for one of the pods by name"), "{problem}");
+    let answer = run("check shop/copy shop/db:5432 -f whatif/tests/lint/world.yaml -f -", copy);
+    assert!(answer.status.success(), "by its name: {}", text(&answer.stderr));
+}
+
+#[test]
+fn a_default_leaves_out_the_system_namespaces_that_a_flag_names() {
+    let is_left_out = |flag: &str| {
+        let world =
+            "-f whatif/tests/sources/tiers.yaml --with whatif/tests/sources/portcullis.yaml";
+        let answer = run(&format!("check other/b portcullis/a:80 {world} {flag}"), "");
+        text(&answer.stdout).contains("no policy isolates portcullis/a")
+    };
+    assert!(!is_left_out("") && !is_left_out("--system-namespaces port,cullis"));
+    assert!(is_left_out("--system-namespaces else,portcullis"));
+    let refused = run("map -f whatif/tests/sources/tiers.yaml --system-namespaces kube-*", "");
+    assert!(text(&refused.stderr).contains("the name of a namespace is at most 63"));
 }
 
 #[test]

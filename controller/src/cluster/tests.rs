@@ -43,7 +43,7 @@ impl State {
 
 /// A state that knows `nodes` nodes, and the report of each, that nobody told current.
 fn state(nodes: usize) -> (State, Instant) {
-    let options = world::Options::default();
+    let options = policy_engine::world::Options::default();
     let (metrics, now) = (Metrics::default(), Instant::now());
     let mut state = State {
         analysis: Analysis::new(options, now),

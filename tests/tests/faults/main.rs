@@ -3,6 +3,7 @@
 
 mod bpf;
 mod churn;
+mod claims;
 mod conflicts;
 mod input;
 mod neighbours;
