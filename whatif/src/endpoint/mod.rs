@@ -100,7 +100,7 @@ pub enum EndpointError {
     },
     /// Pods of two nodes claim the address.
     #[error("{0}; ask for one of the pods by name")]
-    Contested(Contest),
+    Contested(Box<Contest>),
 }
 
 fn hint(candidates: &[String]) -> String {

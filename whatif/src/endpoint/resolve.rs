@@ -336,7 +336,7 @@ fn network(
         return behind(cluster, service, port);
     }
     if let Some(contest) = cluster.world.contest(address) {
-        return Err(EndpointError::Contested(contest));
+        return Err(EndpointError::Contested(Box::new(contest)));
     }
     match cluster.world.endpoint(address) {
         flow::Endpoint::Pod(key, _) => {
