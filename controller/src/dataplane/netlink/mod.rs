@@ -1,9 +1,12 @@
 //! Netlink: the agent's sockets, which never block and hear nobody but the kernel.
 //!
-//! [`nflog`] opens the log of denials; `request` asks the kernel for what it has.
+//! [`nflog`] opens the log of denials; [`conntrack`] reads and ends connections; [`addresses`] are the
+//! node's own; `request` asks the kernel for what it has.
 
 #![expect(clippy::disallowed_types, reason = "netlink is one of the two ways to the kernel")]
 
+pub mod addresses;
+pub mod conntrack;
 pub mod nflog;
 pub(super) mod request;
 
@@ -19,6 +22,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 const DATAGRAM_BYTES: usize = 64 * 1024;
 
 /// A socket of one netlink protocol in the network namespace of the thread that opened it.
+#[derive(Debug)]
 pub struct Socket {
     netlink: netlink_sys::Socket,
     datagram: Vec<u8>,

@@ -68,6 +68,42 @@ impl Socket {
     }
 }
 
+/// The messages of one datagram; an error ends them.
+pub(super) struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Messages<'a> {
+    pub(super) fn of(datagram: &'a [u8]) -> Self {
+        Self { rest: datagram }
+    }
+
+    fn take(&mut self) -> Option<NetlinkBuffer<&'a [u8]>> {
+        let length = NetlinkBuffer::new_checked(self.rest).ok()?.length();
+        let length = usize::try_from(length).ok()?;
+        let message = NetlinkBuffer::new_checked(self.rest.get(..length)?).ok()?;
+        // Messages begin at multiples of four bytes.
+        let next = length.next_multiple_of(4).max(HEADER_BYTES);
+        self.rest = self.rest.get(next..).unwrap_or_default();
+        Some(message)
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = io::Result<NetlinkBuffer<&'a [u8]>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let message = self.take();
+        if message.is_none() {
+            self.rest = &[];
+        }
+        Some(message.ok_or_else(|| io::ErrorKind::InvalidData.into()))
+    }
+}
+
 /// Takes the answers out of one datagram; gives whether it was the last one.
 fn collect<M: NetlinkDeserializable>(
     datagram: &[u8],
@@ -75,20 +111,15 @@ fn collect<M: NetlinkDeserializable>(
     answers: &mut Vec<M>,
     unreadable: &mut usize,
 ) -> io::Result<bool> {
-    let mut rest = datagram;
     let mut is_last = !datagram.is_empty();
-    while !rest.is_empty() {
-        let broken = || io::Error::from(io::ErrorKind::InvalidData);
-        let header = NetlinkBuffer::new_checked(rest).map_err(|_| broken())?;
-        let length = usize::try_from(header.length()).map_err(|_| broken())?;
-        let is_answer = header.sequence_number() == sequence;
-        is_last = is_answer && header.flags() & NLM_F_MULTIPART == 0;
-        let message = rest.get(..length).ok_or_else(broken)?;
-        // Messages begin at multiples of four bytes.
-        rest = rest.get(length.next_multiple_of(4).max(HEADER_BYTES)..).unwrap_or_default();
+    for message in Messages::of(datagram) {
+        let message = message?;
+        let is_answer = message.sequence_number() == sequence;
+        is_last = is_answer && message.flags() & NLM_F_MULTIPART == 0;
         if !is_answer {
             continue;
         }
+        let message = message.into_inner();
         match NetlinkMessage::<M>::deserialize(message).map(|message| message.payload) {
             Ok(NetlinkPayload::Done(_)) => return Ok(true),
             Ok(NetlinkPayload::Error(error)) if error.code.is_some() => {

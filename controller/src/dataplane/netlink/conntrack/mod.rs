@@ -1,0 +1,180 @@
+//! The connections that the kernel tracks: reads them and deletes them, by ctnetlink.
+//!
+//! ```text
+//! Reader: one dump ─► Entry, Entry, …         Deleter: Handle ─► gone, or was gone already
+//! ```
+//!
+//! Reading takes time in proportion to the table: about a second for a million entries. Nothing
+//! here keeps what was read.
+
+mod entry;
+
+use std::io;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{
+    DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
+
+pub use self::entry::{Connection, Entry, Handle};
+use super::request::Messages;
+use super::{Received, Socket};
+
+/// How long the kernel may be silent.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+/// A request for how many entries there are: it needs all that reading and deleting need.
+const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
+
+/// Reads the entries of this network namespace.
+#[derive(Debug)]
+pub struct Reader(Socket);
+
+/// Deletes entries of this network namespace.
+#[derive(Debug)]
+pub struct Deleter(Socket);
+
+/// Whether the kernel lists and deletes entries for this process.
+///
+/// # Errors
+/// When the kernel lacks `nf_conntrack_netlink`, or the process may not use it.
+pub fn probe() -> io::Result<()> {
+    let mut socket = Socket::open(NETLINK_NETFILTER)?;
+    let request =
+        ConntrackMessage::Other { message_type: IPCTNL_MSG_CT_GET_STATS, attributes: Vec::new() };
+    socket.ask(NetfilterProtoFamily::Unspec, NLM_F_ACK, request)?;
+    let answered = socket.answers(|_| ControlFlow::Continue(()));
+    // An old kernel module behind a newer nfnetlink: the kernel's words are about an argument.
+    answered.map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+        Errno::EINVAL | Errno::EOPNOTSUPP => io::Error::other("the kernel has no ctnetlink"),
+        _ => error,
+    })
+}
+
+impl Reader {
+    /// A reader for the network namespace of this thread.
+    ///
+    /// # Errors
+    /// When there is no such socket.
+    pub fn open() -> io::Result<Self> {
+        Socket::open(NETLINK_NETFILTER).map(Self)
+    }
+
+    /// Visits each entry of both families once, or until `visit` breaks. An entry can be missing
+    /// or come twice when the table changes meanwhile; then it is new, or was there all the time.
+    ///
+    /// # Errors
+    /// What the kernel says instead of entries.
+    pub fn each(&mut self, mut visit: impl FnMut(Entry<'_>) -> ControlFlow<()>) -> io::Result<()> {
+        let request = ConntrackMessage::Get(Vec::new());
+        self.0.ask(NetfilterProtoFamily::Unspec, NLM_F_DUMP, request)?;
+        let mut unreadable = 0;
+        let answered = self.0.answers(|message| {
+            let entry = Entry::parse(message);
+            unreadable += usize::from(entry.is_none());
+            entry.map_or(ControlFlow::Continue(()), &mut visit)
+        });
+        self.0.unreadable += unreadable;
+        answered
+    }
+
+    /// How many messages were not understood so far.
+    #[must_use]
+    pub fn unreadable(&self) -> usize {
+        self.0.unreadable
+    }
+}
+
+impl Deleter {
+    /// A deleter for the network namespace of this thread.
+    ///
+    /// # Errors
+    /// When there is no such socket.
+    pub fn open() -> io::Result<Self> {
+        Socket::open(NETLINK_NETFILTER).map(Self)
+    }
+
+    /// Deletes one entry; whether it was still there. A later entry with the same tuple stays.
+    ///
+    /// # Errors
+    /// When the kernel refuses: entries in a flow table of the hardware are busy.
+    pub fn delete(&mut self, entry: &Handle) -> io::Result<bool> {
+        let tuple = DefaultNla::new(NLA_F_NESTED | entry::CTA_TUPLE_ORIG, entry.tuple.to_vec());
+        let id = DefaultNla::new(entry::CTA_ID, entry.id.to_vec());
+        // Without a tuple, the kernel would delete all entries.
+        let attributes = [tuple, id].map(ConntrackAttribute::Other).into();
+        self.0.ask(entry.family.into(), NLM_F_ACK, ConntrackMessage::Delete(attributes))?;
+        match self.0.answers(|_| ControlFlow::Continue(())) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Socket {
+    fn ask(
+        &mut self,
+        family: NetfilterProtoFamily,
+        flags: u16,
+        request: ConntrackMessage,
+    ) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let request = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), request);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
+        message.finalize();
+        self.send(&message)
+    }
+
+    /// Gives the payload of each answer to the last request, up to its end or acknowledgement.
+    fn answers(&mut self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
+        let sequence = self.sequence;
+        let mut end = Instant::now() + SILENCE_LIMIT;
+        loop {
+            // Mostly there is one: the kernel answers while it is asked.
+            match self.receive()? {
+                Received::Nothing => {
+                    let left = end.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    self.wait(left)?;
+                }
+                Received::Overrun => return Err(Errno::ENOBUFS.into()),
+                Received::Datagram(datagram) => {
+                    for message in Messages::of(datagram) {
+                        let message = message?;
+                        if message.sequence_number() != sequence {
+                            continue;
+                        }
+                        let payload = message.payload();
+                        match message.message_type() {
+                            NLMSG_DONE | NLMSG_ERROR => return acknowledged(payload),
+                            _ if each(payload).is_break() => return Ok(()),
+                            _ => {}
+                        }
+                    }
+                    end = Instant::now() + SILENCE_LIMIT;
+                }
+            }
+        }
+    }
+}
+
+/// What the end of a dump or an acknowledgement says: 0, or the negative number of an error.
+fn acknowledged(payload: &[u8]) -> io::Result<()> {
+    let code = payload.first_chunk().copied().map(i32::from_ne_bytes);
+    match code {
+        Some(0..) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        None => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
