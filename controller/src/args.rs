@@ -13,6 +13,7 @@ use crate::dataplane::conflict::Conflict;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods};
 use crate::node::attach::CniResults;
 use crate::node::boot::StateDir;
+use crate::node::connections::judge::RevokeEstablished;
 use crate::serve::http::Listen;
 use crate::watch::Source;
 use portcullis_apiserver::client::Access;
@@ -81,6 +82,10 @@ pub struct NodeArgs {
     /// them.
     #[arg(long, env = "PORTCULLIS_ACCEPT_ACTION", value_enum, default_value = "return")]
     pub accept_action: AcceptAction,
+    /// Which connections end when policies no longer allow them: of every protocol but TCP, of all
+    /// protocols, or none.
+    #[arg(long, env = "PORTCULLIS_REVOKE_ESTABLISHED", value_enum, default_value = "udp")]
+    pub revoke_established: RevokeEstablished,
     /// Whether to say what is denied, and what policies in audit would deny: log lines and metrics.
     #[arg(long, env = "PORTCULLIS_DENIAL_LOG", value_enum, default_value = "on")]
     pub denial_log: DenialLog,

@@ -58,6 +58,8 @@ pub struct Facts {
     pub families: Vec<FamilyFacts>,
     /// Whether the kernel tracks connections.
     pub conntrack: bool,
+    /// Why connections that lose their permission cannot be ended; `None` when they can.
+    pub lasting: Option<String>,
 }
 
 /// What was found out about one family.
@@ -105,6 +107,10 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     if !facts.conntrack {
         let what = "the kernel does not track connections";
         findings.push(finding(Severity::Error, what, "load nf_conntrack"));
+    }
+    if let Some(why) = &facts.lasting {
+        let what = format!("connections that lose their permission are not ended: {why}");
+        findings.push(finding(Severity::Warning, &what, "load nf_conntrack_netlink"));
     }
     for family in &facts.families {
         judge_family(&mut findings, family);
@@ -175,6 +181,14 @@ mod tests {
                 "{found:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_node_that_cannot_end_connections_enforces_and_says_so() {
+        let facts = Facts { lasting: Some("not supported".to_owned()), ..facts() };
+        assert_eq!(worst(&facts), Some(Severity::Warning));
+        let named = |finding: &Finding| finding.what_to_do.contains("nf_conntrack_netlink");
+        assert!(judge(&facts).iter().any(named), "{facts:?}");
     }
 
     #[test]

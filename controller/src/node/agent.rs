@@ -32,6 +32,8 @@ use crate::dataplane::{self, ApplyReport, Dataplane};
 use crate::node::attach::Found;
 use crate::node::boot::Marker;
 use crate::node::conflicts::Examinations;
+
+use crate::node::connections::Connections;
 use crate::node::denials::Feed;
 use crate::node::denials::table::Sighting;
 use crate::node::local_pods::LocalPods;
@@ -76,6 +78,8 @@ pub struct Agent {
     marker: Marker,
     /// Whether packets of pods are dropped until all objects are known.
     is_closed: bool,
+    /// Connections that must end.
+    connections: Connections,
     /// When denials are counted next.
     count_at: Instant,
     /// Whether the last count failed: that is said once.
@@ -126,6 +130,7 @@ impl Agent {
             local_pods: None,
             marker: Marker::default(),
             is_closed: false,
+            connections: Connections::off(),
             count_at: Instant::now(),
             uncounted: false,
         }
@@ -147,6 +152,13 @@ impl Agent {
     #[must_use]
     pub fn judging_interfaces_of(self, local_pods: Option<LocalPods>) -> Self {
         Self { local_pods, ..self }
+    }
+
+    /// The same, which also ends connections that lost their permission.
+    #[must_use]
+    pub fn ending(mut self, connections: Connections) -> Self {
+        self.report("connections".into(), connections.diagnostics());
+        Self { connections, ..self }
     }
 
     /// Enforces until `shutdown`. What is in the kernel stays there.
@@ -176,6 +188,10 @@ impl Agent {
                     continue;
                 }
                 found = found(self.local_pods.as_mut()) => self.attached(found),
+                report = self.connections.next(), if matches!(self.state, State::InForce { .. }) => {
+                    self.connections.handle(report, &self.engine);
+                    continue;
+                }
                 denial = next(log) => {
                     if let Some(denials) = &mut self.denials {
                         denials.tell(&denial, &self.engine);
@@ -191,6 +207,7 @@ impl Agent {
             self.report_contests();
             self.publish_diagnostics();
             if let State::InForce { .. } = self.state {
+                self.connections.begin(&self.engine);
                 debug!("all that the source said so far is in force");
             }
         }
@@ -218,6 +235,7 @@ impl Agent {
                         Some(local_pods) => local_pods.complete(change, &self.engine),
                         None => change,
                     };
+                    self.connections.note(self.engine.world(), &change);
                     self.engine.apply(change);
                 }
             }
@@ -282,6 +300,7 @@ impl Agent {
 
     fn apply_update(&mut self, update: &Update, mut back_off: BackOff) {
         let since = self.oldest.unwrap_or_else(Instant::now);
+        self.connections.update(update, self.engine.compiled());
         match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
                 self.marker.set();
@@ -351,6 +370,7 @@ impl Agent {
             Ok(drift) => {
                 self.publisher.verified(drift.iter().filter(|found| found.is_repaired()).count());
                 drift.iter().for_each(|found| warn!("{found}"));
+                self.connections.repaired(drift.len());
                 self.in_force(&ApplyReport::default(), CLEANUP_AFTER);
             }
             Err(failure) => {

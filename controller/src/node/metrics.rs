@@ -14,8 +14,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::examine::Examination;
-use crate::node::denials;
 use crate::node::status::{Findings, Round};
+use crate::node::{connections, denials};
 
 /// Upper bounds in seconds: from one set member to a lock that is waited for.
 const BOUNDS: [f64; 13] =
@@ -36,6 +36,8 @@ pub struct Metrics {
     last_success: Gauge,
     diagnostics: Family<Weight, Gauge>,
     conflicts: Family<Conflicting, Gauge>,
+    /// Of connections that end.
+    pub connections: connections::metrics::Metrics,
     /// Of denials and their log.
     pub denials: denials::metrics::Metrics,
 }
@@ -89,6 +91,7 @@ impl Default for Metrics {
             last_success: Gauge::default(),
             diagnostics: Family::default(),
             conflicts: Family::default(),
+            connections: connections::metrics::Metrics::default(),
             denials: denials::metrics::Metrics::default(),
         };
         // Every series is there from the start: an alert can tell 0 from silence.
@@ -150,6 +153,7 @@ impl Metrics {
             Unit::Seconds,
             self.last_success.clone(),
         );
+        self.connections.register(&mut registry);
         self.denials.register(&mut registry);
         Arc::new(registry)
     }
@@ -261,6 +265,9 @@ mod tests {
                 "portcullis_conflicts{conflict=\"PodsBypassNode\",ignored=\"true\"}",
                 "portcullis_conflicts{conflict=\"SecondEnforcer\",ignored=\"false\"}",
                 "portcullis_conflicts{conflict=\"SecondEnforcer\",ignored=\"true\"}",
+                "portcullis_connections_end_failures_total",
+                "portcullis_connections_ended_total{reason=\"AddressReleased\"}",
+                "portcullis_connections_ended_total{reason=\"PolicyChanged\"}",
                 "portcullis_denial_log_listening",
                 "portcullis_denial_log_lost_total{reason=\"no_room\"}",
                 "portcullis_denial_log_lost_total{reason=\"overrun\"}",

@@ -7,13 +7,15 @@
 //! ```
 //!
 //! One agent at a time programs a node (`lock`). `denials` names the policies behind denied packets;
-//! `conflicts` looks for what else on the node makes enforcement void.
+//! `conflicts` looks for what else on the node makes enforcement void; `connections` ends what
+//! policies no longer allow.
 
 pub mod agent;
 pub mod attach;
 pub mod boot;
 pub mod conflicts;
 pub mod contests;
+pub mod connections;
 pub mod denials;
 pub mod local_pods;
 pub mod lock;
@@ -36,6 +38,7 @@ use self::agent::Agent;
 use self::attach::Finder;
 use self::boot::Marker;
 use self::conflicts::Examinations;
+use self::connections::{Choices, Connections};
 use self::denials::Feed;
 use self::local_pods::LocalPods;
 use self::lock::NodeLock;
@@ -110,11 +113,17 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let examiner = dataplane.examiner(&args.conflicts.ignore_conflicts);
     let examinations = Examinations::start(examiner, args.conflict_period)
         .context("failed to start to examine the node")?;
+    let ended = Choices {
+        revoke: args.revoke_established,
+        allow_egress_to_own_node: args.allow_egress_to_own_node,
+    };
+    let connections = Connections::start(&args.node_name, ended, metrics.connections.clone());
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher)
         .logging(denials)
         .examined_by(examinations)
         .judging_interfaces_of(local_pods)
-        .closed_after_reboot(Marker::new(&args.state_dir));
+        .closed_after_reboot(Marker::new(&args.state_dir))
+        .ending(connections);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);

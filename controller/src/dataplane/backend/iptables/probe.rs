@@ -16,6 +16,7 @@ use crate::dataplane::attachment::InterfaceName;
 use crate::dataplane::denial::Denial;
 use crate::dataplane::feature::Feature;
 use crate::dataplane::name::{ChainName, SetName};
+use crate::dataplane::netlink::conntrack;
 use crate::dataplane::options::{DenyAction, LogGroup, Options};
 use crate::dataplane::preflight::{Facts, FamilyFacts};
 use crate::dataplane::rule::{IsInterface, Match, Rule, Side, Verdict};
@@ -119,6 +120,7 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
         families: here.map(family_facts).collect(),
         // Looked for last: the rules above have loaded it where it is a module.
         conntrack: fs::exists("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or(false),
+        lasting: conntrack::probe().err().map(|error| error.to_string()),
     }
 }
 

@@ -1,0 +1,193 @@
+//! The thread that reads the kernel's connections and ends some. It never judges: the agent does,
+//! a few hundred connections at a time, and between them it attends to changes.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Sender;
+use tracing::{debug, info, warn};
+
+use super::judge::{Question, Reason};
+use super::metrics::Metrics;
+use super::order::Filter;
+use crate::dataplane::netlink::addresses;
+use crate::dataplane::netlink::conntrack::{Deleter, Entry, Handle, Reader};
+
+/// Connections that the agent judges at a time. It takes a fraction of a millisecond.
+const BATCH: usize = 256;
+/// From the begin of a pass to the next one, at least. Changes meanwhile share the next pass.
+const PASS_PERIOD: Duration = Duration::from_millis(200);
+/// From a pass that failed to the next one.
+const RETRY_PERIOD: Duration = Duration::from_secs(10);
+
+/// One connection for the agent to judge, with the entry of the kernel.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) question: Question,
+    pub(super) entry: Handle,
+}
+
+/// The candidates of a batch that end.
+pub(super) type Ending = Vec<(Reason, Handle)>;
+
+/// From the thread to the agent.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// To be judged: the agent answers with those that end.
+    Judge(Vec<Candidate>),
+    /// A pass is over, and the next one can begin; whether it came to its end.
+    Done(bool),
+}
+
+/// What the thread owns.
+pub(super) struct Worker {
+    orders: Receiver<Filter>,
+    messages: Sender<Message>,
+    endings: Receiver<Ending>,
+    metrics: Metrics,
+    /// What was logged last about a pass that failed.
+    complaint: Option<String>,
+}
+
+/// What came of a pass so far.
+#[derive(Default)]
+struct Tally {
+    tracked: u64,
+    judged: u64,
+    /// By the position in [`Reason::ALL`].
+    ended: [u64; 2],
+    refused: Option<io::Error>,
+}
+
+/// The agent has ended.
+struct AgentEnded;
+
+impl Worker {
+    pub(super) fn new(
+        orders: Receiver<Filter>,
+        messages: Sender<Message>,
+        endings: Receiver<Ending>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { orders, messages, endings, metrics, complaint: None }
+    }
+
+    /// Starts the thread, which ends with the agent.
+    pub(super) fn start(self) -> io::Result<()> {
+        thread::Builder::new().name("connections".to_owned()).spawn(move || self.run()).map(drop)
+    }
+
+    fn run(mut self) {
+        while let Ok(filter) = self.orders.recv() {
+            let (start, mut tally) = (Instant::now(), Tally::default());
+            let passed = match self.pass(&filter, &mut tally) {
+                Ok(Ok(())) => tally.refused.take().map_or(Ok(()), Err),
+                Ok(Err(AgentEnded)) => return,
+                Err(failure) => Err(failure),
+            };
+            self.report(&tally, passed.as_ref().err(), start.elapsed());
+            let period = if passed.is_ok() { PASS_PERIOD } else { RETRY_PERIOD };
+            thread::sleep(period.saturating_sub(start.elapsed()));
+            if self.messages.blocking_send(Message::Done(passed.is_ok())).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reads all entries, has those judged that `filter` finds, and deletes those that end.
+    fn pass(&self, filter: &Filter, tally: &mut Tally) -> io::Result<Result<(), AgentEnded>> {
+        let node = addresses::local()?;
+        let (mut reader, mut deleter) = (Reader::open()?, Deleter::open()?);
+        let (mut batch, mut waiting) = (Vec::with_capacity(BATCH), 0_usize);
+        let mut agent_ended = false;
+        let read = reader.each(|entry| {
+            tally.tracked += 1;
+            if !filter.concerns(&entry) {
+                return ControlFlow::Continue(());
+            }
+            tally.judged += 1;
+            batch.push(candidate(&entry, &node));
+            if batch.len() < BATCH {
+                return ControlFlow::Continue(());
+            }
+            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+            agent_ended = self.messages.blocking_send(Message::Judge(full)).is_err();
+            waiting += 1;
+            for ending in self.endings.try_iter() {
+                waiting = waiting.saturating_sub(1);
+                tally.delete(&mut deleter, ending);
+            }
+            if agent_ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if !batch.is_empty() {
+            agent_ended |= self.messages.blocking_send(Message::Judge(batch)).is_err();
+            waiting += 1;
+        }
+        for _ in 0..waiting {
+            let Ok(ending) = self.endings.recv() else { return Ok(Err(AgentEnded)) };
+            tally.delete(&mut deleter, ending);
+        }
+        read.map(|()| if agent_ended { Err(AgentEnded) } else { Ok(()) })
+    }
+
+    fn report(&mut self, tally: &Tally, failure: Option<&io::Error>, took: Duration) {
+        for (reason, ended) in Reason::ALL.into_iter().zip(tally.ended) {
+            self.metrics.ended(reason, ended);
+        }
+        let [address_released, policy_changed] = tally.ended;
+        let Tally { tracked, judged, .. } = tally;
+        let took_ms = took.as_secs_f64() * 1e3;
+        if tally.ended == [0, 0] {
+            debug!(tracked, judged, took_ms, "all connections that were judged are allowed");
+        } else {
+            info!(
+                address_released,
+                policy_changed,
+                tracked,
+                judged,
+                took_ms,
+                "ended connections that lost their permission"
+            );
+        }
+        let complaint = failure.map(ToString::to_string);
+        if let Some(error) = &complaint {
+            self.metrics.failed();
+            if self.complaint.as_ref() != Some(error) {
+                warn!(
+                    error,
+                    "failed to end connections that lost their permission; new connections are \
+                     judged; retrying every 10 s"
+                );
+            }
+        }
+        self.complaint = complaint;
+    }
+}
+
+impl Tally {
+    fn delete(&mut self, deleter: &mut Deleter, ending: Ending) {
+        for (reason, entry) in ending {
+            match deleter.delete(&entry) {
+                Ok(true) => self.ended[usize::from(reason != Reason::AddressReleased)] += 1,
+                Ok(false) => {}
+                Err(error) => self.refused = Some(error),
+            }
+        }
+    }
+}
+
+fn candidate(entry: &Entry<'_>, node: &HashSet<IpAddr>) -> Candidate {
+    let is_node = |address: IpAddr| address.is_loopback() || node.contains(&address);
+    let question = Question {
+        connection: entry.connection,
+        is_expected: entry.is_expected,
+        from_node: is_node(entry.connection.source),
+        to_node: is_node(entry.connection.destination),
+    };
+    Candidate { question, entry: entry.handle() }
+}
