@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_types, reason = "tests run the tools that others would")]
 
 mod attach;
+mod connections;
 mod counts;
 mod faults;
 mod foreign;

@@ -5,6 +5,7 @@ mod bpf;
 mod churn;
 mod claims;
 mod conflicts;
+mod established;
 mod input;
 mod neighbours;
 mod probes;
