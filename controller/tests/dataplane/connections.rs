@@ -32,7 +32,8 @@ const ENTRIES: u32 = 20_000;
 /// A namespace that tracks connections and loses what is sent to 10.1.0.0/16 and fd01::/64.
 fn node() -> Netns {
     let node = Netns::new();
-    node.sh("ip link add lost type dummy; ip link set lost up
+    node.sh("ip link add lost type veth peer name hole
+         ip link set lost arp off up; ip link set hole up
          ip addr add 192.0.2.1/32 dev lost; ip addr add fd02::1/128 dev lost nodad
          ip route add 10.1.0.0/16 dev lost; ip -6 route add fd01::/64 dev lost
          sysctl -qw net.ipv6.ip_nonlocal_bind=1
@@ -47,7 +48,7 @@ fn socket(source: &str, port: u16) -> Socket {
     let source = SocketAddr::new(source.parse().unwrap(), port);
     let socket = Socket::new(Domain::for_address(source), Type::DGRAM, None).unwrap();
     if source.is_ipv4() {
-        socket.set_freebind_v4(true).unwrap();
+        socket.set_ip_transparent_v4(true).unwrap();
     }
     socket.set_reuse_address(true).unwrap();
     socket.bind(&source.into()).unwrap();

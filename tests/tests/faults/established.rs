@@ -37,8 +37,11 @@ struct Flow {
 
 impl Flow {
     fn open(lab: &Lab, from: &str, to: IpAddr, port: u16) -> Result<Self> {
-        let any: SocketAddr =
-            if to.is_ipv4() { ([0; 4], port).into() } else { ([0_u16; 8], port).into() };
+        // A port of each family: a socket of IPv6 would have both.
+        let any: SocketAddr = match to {
+            IpAddr::V4(_) => ([0; 4], port).into(),
+            IpAddr::V6(_) => ([0_u16; 8], port + 1).into(),
+        };
         let socket =
             lab.netns(&Endpoint::pod(format!("shop/{from}")))?.run(|| UdpSocket::bind(any))??;
         socket.connect((to, DNS))?;

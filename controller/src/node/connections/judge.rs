@@ -80,10 +80,19 @@ pub struct Question {
     pub connection: Connection,
     /// Whether a helper expected it, as the data connection of FTP.
     pub is_expected: bool,
+    /// Whether an answer to a connection that has just ended opened it: the other way round.
+    pub is_revived: bool,
     /// Whether the node itself opened it.
     pub from_node: bool,
     /// Whether it goes to the node itself.
     pub to_node: bool,
+}
+
+impl Question {
+    fn reversed(self) -> Self {
+        let (from_node, to_node) = (self.to_node, self.from_node);
+        Self { connection: self.connection.reversed(), from_node, to_node, ..self }
+    }
 }
 
 /// What decides.
@@ -108,7 +117,9 @@ impl View<'_> {
             return Some(Reason::AddressReleased);
         }
         // Helpers expect connections to ports that no policy names.
-        if question.is_expected || self.allows(question) {
+        let allows =
+            self.allows(question) && (!question.is_revived || self.allows(&question.reversed()));
+        if question.is_expected || allows {
             return None;
         }
         // Another pod has the address already. What it may do can be its own connection, and its
@@ -216,7 +227,8 @@ mod tests {
             ports: Some((40_000, port)),
         };
         let [from_node, to_node] = [source, destination].map(|address| address == ip(NODE));
-        Question { connection, is_expected: false, from_node, to_node }
+        let (is_expected, is_revived) = (false, false);
+        Question { connection, is_expected, is_revived, from_node, to_node }
     }
 
     fn of(question: Question, protocol: u8) -> Question {
@@ -253,6 +265,12 @@ mod tests {
             let asked = of(udp(WEB, API, 53), 1);
             Question { connection: Connection { ports: None, ..asked.connection }, ..asked }
         };
+        // From `API`, to a port of `WEB`.
+        let revived = |port: u16, own: u16| {
+            let asked = udp(API, WEB, port);
+            let connection = Connection { ports: Some((own, port)), ..asked.connection };
+            Question { connection, is_revived: true, ..asked }
+        };
         let ends = Some(Reason::PolicyChanged);
         for (name, question, expected) in [
             ("allowed", udp(WEB, API, 53), None),
@@ -266,6 +284,8 @@ mod tests {
             ("to the node", udp(WEB, NODE, 9), ends),
             ("a pod to itself", udp(WEB, WEB, 9), None),
             ("opened by the server", udp(API, WEB, 40_000), None),
+            ("by an answer to one that ended", revived(53, 40_001), ends),
+            ("by an answer to an allowed one", revived(40_000, 53), None),
             ("SCTP is not UDP", of(udp(WEB, API, 53), SCTP), ends),
             ("no ports", ping, ends),
             ("expected by a helper", expected, None),

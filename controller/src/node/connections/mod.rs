@@ -41,7 +41,7 @@ use self::judge::{RevokeEstablished, View};
 use self::metrics::Metrics;
 use self::order::{Filter, Order};
 use self::owners::Owners;
-use self::pass::{Candidate, Ending, Message, Worker};
+use self::pass::{Candidate, Ending, Message, Outcome, Worker};
 use crate::dataplane::netlink::conntrack;
 
 /// Batches that wait for the agent.
@@ -161,13 +161,17 @@ impl Connections {
                     is_owned: &|address| engine.world().owner(address).is_some(),
                     choices: self.choices,
                 };
-                let ends = |found: Candidate| Some((view.end(&found.question)?, found.entry));
+                let ends = |found: Candidate| Some((view.end(&found.question)?, found));
                 // As above.
                 let _ = link.endings.send(candidates.into_iter().filter_map(ends).collect());
             }
-            Message::Done(passed) => {
-                let failed = self.current.take().filter(|_| !passed);
-                self.pending.merge(failed.unwrap_or_default());
+            Message::Done(outcome) => {
+                let passed = self.current.take();
+                self.pending.merge(match outcome {
+                    Outcome::Ended => Order::default(),
+                    Outcome::Again => Order::revived(),
+                    Outcome::Failed => passed.unwrap_or_default(),
+                });
                 self.begin(engine);
             }
         }

@@ -22,6 +22,8 @@ pub struct Order {
     peers: BTreeSet<IpAddr>,
     /// Whether all connections of isolated pods are judged.
     all: bool,
+    /// Whether an answer may have opened a connection again that has just ended.
+    revived: bool,
 }
 
 impl Order {
@@ -29,6 +31,12 @@ impl Order {
     #[must_use]
     pub fn all() -> Self {
         Self { all: true, ..Self::default() }
+    }
+
+    /// Looks for connections that an answer opened again.
+    #[must_use]
+    pub fn revived() -> Self {
+        Self { revived: true, ..Self::default() }
     }
 
     /// What an update can deny.
@@ -52,6 +60,7 @@ impl Order {
         self.released.extend(other.released);
         self.peers.extend(other.peers);
         self.all |= other.all;
+        self.revived |= other.revived;
         *self = std::mem::take(self).limited();
     }
 

@@ -16,7 +16,7 @@ use super::judge::{Question, Reason};
 use super::metrics::Metrics;
 use super::order::Filter;
 use crate::dataplane::netlink::addresses;
-use crate::dataplane::netlink::conntrack::{Deleter, Entry, Handle, Reader};
+use crate::dataplane::netlink::conntrack::{Connection, Deleter, Entry, Handle, Reader};
 
 /// Connections that the agent judges at a time. It takes a fraction of a millisecond.
 const BATCH: usize = 256;
@@ -24,6 +24,11 @@ const BATCH: usize = 256;
 const PASS_PERIOD: Duration = Duration::from_millis(200);
 /// From a pass that failed to the next one.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
+/// Passes after one that ended something. An answer that was on its way opens a connection again,
+/// the other way round, where policies allow that; each pass ends it again.
+const REPEATS: u32 = 10;
+/// So many connections are looked for in them.
+const REVIVED_MAX: usize = 100_000;
 
 /// One connection for the agent to judge, with the entry of the kernel.
 #[derive(Debug)]
@@ -33,15 +38,26 @@ pub(super) struct Candidate {
 }
 
 /// The candidates of a batch that end.
-pub(super) type Ending = Vec<(Reason, Handle)>;
+pub(super) type Ending = Vec<(Reason, Candidate)>;
+
+/// What came of a pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    /// All that had to end has ended.
+    Ended,
+    /// So has this, but answers on their way may have opened some of it again.
+    Again,
+    /// It has to be repeated.
+    Failed,
+}
 
 /// From the thread to the agent.
 #[derive(Debug)]
 pub(super) enum Message {
     /// To be judged: the agent answers with those that end.
     Judge(Vec<Candidate>),
-    /// A pass is over, and the next one can begin; whether it came to its end.
-    Done(bool),
+    /// A pass is over, and the next one can begin.
+    Done(Outcome),
 }
 
 /// What the thread owns.
@@ -52,6 +68,10 @@ pub(super) struct Worker {
     metrics: Metrics,
     /// What was logged last about a pass that failed.
     complaint: Option<String>,
+    /// What answers would make of the connections that ended.
+    revived: HashSet<Connection>,
+    /// Passes that still look for these.
+    repeats: u32,
 }
 
 /// What came of a pass so far.
@@ -62,6 +82,8 @@ struct Tally {
     /// By the position in [`Reason::ALL`].
     ended: [u64; 2],
     refused: Option<io::Error>,
+    /// What answers would make of those that ended because policies changed.
+    new: Vec<Connection>,
 }
 
 /// The agent has ended.
@@ -74,7 +96,8 @@ impl Worker {
         endings: Receiver<Ending>,
         metrics: Metrics,
     ) -> Self {
-        Self { orders, messages, endings, metrics, complaint: None }
+        let (complaint, revived, repeats) = (None, HashSet::new(), 0);
+        Self { orders, messages, endings, metrics, complaint, revived, repeats }
     }
 
     /// Starts the thread, which ends with the agent.
@@ -90,10 +113,16 @@ impl Worker {
                 Ok(Err(AgentEnded)) => return,
                 Err(failure) => Err(failure),
             };
+            self.follow(&mut tally);
             self.report(&tally, passed.as_ref().err(), start.elapsed());
             let period = if passed.is_ok() { PASS_PERIOD } else { RETRY_PERIOD };
             thread::sleep(period.saturating_sub(start.elapsed()));
-            if self.messages.blocking_send(Message::Done(passed.is_ok())).is_err() {
+            let outcome = match passed {
+                Ok(()) if self.repeats > 0 => Outcome::Again,
+                Ok(()) => Outcome::Ended,
+                Err(_) => Outcome::Failed,
+            };
+            if self.messages.blocking_send(Message::Done(outcome)).is_err() {
                 return;
             }
         }
@@ -107,11 +136,14 @@ impl Worker {
         let mut agent_ended = false;
         let read = reader.each(|entry| {
             tally.tracked += 1;
-            if !filter.concerns(&entry) {
+            let is_revived = !self.revived.is_empty()
+                && entry.zone == 0
+                && self.revived.contains(&seen(entry.connection));
+            if !is_revived && !filter.concerns(&entry) {
                 return ControlFlow::Continue(());
             }
             tally.judged += 1;
-            batch.push(candidate(&entry, &node));
+            batch.push(candidate(&entry, is_revived, &node));
             if batch.len() < BATCH {
                 return ControlFlow::Continue(());
             }
@@ -133,6 +165,18 @@ impl Worker {
             tally.delete(&mut deleter, ending);
         }
         read.map(|()| if agent_ended { Err(AgentEnded) } else { Ok(()) })
+    }
+
+    /// Notes what answers may open again.
+    fn follow(&mut self, tally: &mut Tally) {
+        self.repeats = self.repeats.saturating_sub(1);
+        if tally.new.is_empty() && self.repeats == 0 {
+            self.revived.clear();
+        } else if !tally.new.is_empty() {
+            let room = REVIVED_MAX.saturating_sub(self.revived.len());
+            self.revived.extend(tally.new.drain(..).take(room));
+            self.repeats = REPEATS;
+        }
     }
 
     fn report(&mut self, tally: &Tally, failure: Option<&io::Error>, took: Duration) {
@@ -171,9 +215,14 @@ impl Worker {
 
 impl Tally {
     fn delete(&mut self, deleter: &mut Deleter, ending: Ending) {
-        for (reason, entry) in ending {
+        for (reason, Candidate { question, entry }) in ending {
             match deleter.delete(&entry) {
-                Ok(true) => self.ended[usize::from(reason != Reason::AddressReleased)] += 1,
+                Ok(true) => {
+                    self.ended[usize::from(reason != Reason::AddressReleased)] += 1;
+                    if reason == Reason::PolicyChanged && !question.is_revived {
+                        self.new.push(seen(question.connection.reversed()));
+                    }
+                }
                 Ok(false) => {}
                 Err(error) => self.refused = Some(error),
             }
@@ -181,11 +230,18 @@ impl Tally {
     }
 }
 
-fn candidate(entry: &Entry<'_>, node: &HashSet<IpAddr>) -> Candidate {
+/// The ends of a connection, whatever NAT made of them.
+fn seen(connection: Connection) -> Connection {
+    let Connection { source, destination, .. } = connection;
+    Connection { dialled: destination, answered: source, ..connection }
+}
+
+fn candidate(entry: &Entry<'_>, is_revived: bool, node: &HashSet<IpAddr>) -> Candidate {
     let is_node = |address: IpAddr| address.is_loopback() || node.contains(&address);
     let question = Question {
         connection: entry.connection,
         is_expected: entry.is_expected,
+        is_revived,
         from_node: is_node(entry.connection.source),
         to_node: is_node(entry.connection.destination),
     };

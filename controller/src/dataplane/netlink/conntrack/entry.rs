@@ -33,7 +33,7 @@ pub(super) const HEADER_BYTES: usize = 4;
 const ATTRIBUTE_HEADER_BYTES: usize = 4;
 
 /// The addresses, protocol and ports of a connection that the kernel tracks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Connection {
     /// The address that opened it.
     pub source: IpAddr,
@@ -50,6 +50,21 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The same one as if the other side had opened it, for the side that sees no NAT.
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        let Self { source, destination, protocol, .. } = *self;
+        let ports = self.ports.map(|(source, destination)| (destination, source));
+        Self {
+            source: destination,
+            dialled: source,
+            destination: source,
+            answered: destination,
+            protocol,
+            ports,
+        }
+    }
+
     /// Every address in it.
     #[must_use]
     pub fn addresses(&self) -> [IpAddr; 4] {
