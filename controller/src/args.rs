@@ -354,7 +354,8 @@ mod tests {
     use super::*;
 
     fn system(command: &str, value: &str) -> Result<Vec<String>, String> {
-        let line = ["portcullis", command, "--node-name=n1", "--system-namespaces", value];
+        let value = format!("--system-namespaces={value}");
+        let line = ["portcullis", command, "--node-name=n1", &value];
         let line = line.into_iter().filter(|word| command == "node" || !word.contains("node-name"));
         let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
         let options = match &cli.command {

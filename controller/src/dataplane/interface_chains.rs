@@ -6,7 +6,7 @@
 //!              -i cali+ -g I…                     routed pods; I… has one rule per interface
 //! PORT-IN:     -m physdev --physdev-in veth1+ -g I…       the ports of bridges
 //!              -s fe80::/10 -m physdev --physdev-in veth7 -g R…    judged as the pod
-//!              -i cni0 -g DENY-OUT-ADDRESS        whatever else pods send
+//!              -i cni0 -g DENY-OUT-ADDRESS        whatever else pods send, also at the end of I…
 //! DESTINATION: -o cni0 -g PORT-OUT                as SOURCE, for what is sent to pods
 //! PORT-OUT:    -m physdev --physdev-out veth7 --physdev-is-bridged -g R…
 //! ```
@@ -68,19 +68,20 @@ impl Interfaces<'_> {
         let entries = ports.map(|(attachment, judges)| {
             (attachment.interface, self.known(direction, *attachment, *judges.get(direction)))
         });
-        let mut tree = Tree { direction, side, is_port: true, chains };
-        let entries: Vec<_> = entries.filter(|(_, rules)| !rules.is_empty()).collect();
-        let mut ports = tree.rules(&entries);
         let by = |bridge, chain| {
             let bridge = Match::Interface(side, IsInterface::Named(bridge));
             Rule::new([bridge], Verdict::Goto(chain))
         };
         let covered = bridges.iter().filter(|bridge| self.denies_unknown(**bridge));
         let deny = covered.map(|bridge| by(*bridge, Denial::by_address(direction).chain()));
-        if ports.is_empty() {
-            return deny.collect();
+        let end: Vec<Rule> = deny.collect();
+        let entries: Vec<_> = entries.filter(|(_, rules)| !rules.is_empty()).collect();
+        if entries.is_empty() {
+            return end;
         }
-        ports.extend(deny);
+        let mut tree = Tree { direction, side, is_port: true, end: &end, chains };
+        let mut ports = tree.rules(&entries);
+        ports.extend_from_slice(&end);
         let chain = name::bridge_ports(direction);
         chains.insert(chain, ports);
         bridges.iter().map(|bridge| by(*bridge, chain)).collect()
@@ -104,7 +105,7 @@ impl Interfaces<'_> {
         entries.retain(|_, rules| !rules.is_empty());
         let side = Side::of_subject(direction);
         let entries: Vec<_> = entries.into_iter().collect();
-        Tree { direction, side, is_port: false, chains }.rules(&entries)
+        Tree { direction, side, is_port: false, end: &[], chains }.rules(&entries)
     }
 
     /// Whether every packet of `interface` that is of no known pod is denied.
@@ -152,6 +153,8 @@ struct Tree<'a> {
     direction: Direction,
     side: Side,
     is_port: bool,
+    /// The last rules of each chain: who is sent to one by `-g` does not come back.
+    end: &'a [Rule],
     chains: &'a mut Chains,
 }
 
@@ -175,7 +178,8 @@ impl Tree<'_> {
         level: usize,
     ) -> Rule {
         let chain: ChainName = name::interface_node(self.direction, self.is_port, beginning);
-        let rules = self.level(beginning.as_str().len(), entries, level + 1);
+        let mut rules = self.level(beginning.as_str().len(), entries, level + 1);
+        rules.extend_from_slice(self.end);
         self.chains.insert(chain, rules);
         Rule::new([self.matching(IsInterface::Begins(beginning))], Verdict::Goto(chain))
     }
@@ -371,10 +375,16 @@ mod tests {
         let mut steps = (0, 0);
         walk(&chains, name::bridge_ports(Direction::Egress), (0, 0), &mut steps);
         let (rules_max, chains_max) = steps;
-        assert!(rules_max <= 2 + 16 + 16 + ENTRIES_MAX, "{rules_max} rules");
+        assert!(rules_max <= 2 + 17 + 17 + ENTRIES_MAX, "{rules_max} rules");
         assert!(chains_max <= LEVELS_MAX + 1, "{chains_max} chains");
         let judged = chains.values().flatten().filter(|rule| rule.matches.len() == 2).count();
         assert_eq!(judged, 250);
+        let deny = Verdict::Goto(Denial::by_address(Direction::Egress).chain());
+        let source = name::unknown_address(Direction::Egress);
+        let ports = chains.iter().filter(|(chain, _)| **chain != source);
+        for (chain, rules) in ports {
+            assert_eq!(rules.last().unwrap().verdict, deny, "nothing leaves {chain} unjudged");
+        }
     }
 
     /// The longest way through the chains from one on, in rules and in chains.

@@ -158,7 +158,7 @@ impl Connections {
                 let view = View {
                     compiled: engine.compiled(),
                     released: &self.current.as_ref().unwrap_or(&nothing).released,
-                    is_owned: &|address| engine.world().owner(address).is_some(),
+                    is_owned: &|address| engine.world().subject(address).is_some(),
                     choices: self.choices,
                 };
                 let ends = |found: Candidate| Some((view.end(&found.question)?, found));

@@ -33,7 +33,7 @@ impl Owners {
         }
         for address in old.into_iter().chain(pod).flat_map(|pod| &pod.addresses) {
             let owner =
-                world.owner(*address).filter(|owner| owner.node.as_ref() == Some(&self.node));
+                world.subject(*address).filter(|owner| owner.node.as_ref() == Some(&self.node));
             if let Some(owner) = owner {
                 self.before.entry(*address).or_insert_with(|| identity(owner));
             }
@@ -44,7 +44,7 @@ impl Owners {
     pub fn released(&mut self, world: &World) -> BTreeSet<IpAddr> {
         let before = std::mem::take(&mut self.before);
         let is_lost = |(address, owner): &(IpAddr, Identity)| {
-            world.owner(*address).is_none_or(|now| identity(now) != *owner)
+            world.subject(*address).is_none_or(|now| identity(now) != *owner)
         };
         before.into_iter().filter(is_lost).map(|(address, _)| address).collect()
     }
