@@ -8,10 +8,24 @@ mod sequences;
 mod table;
 mod world;
 
-use anyhow::Result;
-use portcullis_lab::{IptablesVariant, Topology};
+use std::thread;
 
-use crate::run::{attack_by_link_local, attack_everything};
+use anyhow::{Result, anyhow};
+use portcullis_lab::{Frames, IptablesVariant, Topology};
+
+use crate::attack::Needs;
+use crate::run::{attack_by_link_local, attack_everything, keep};
+
+#[test]
+fn a_sender_that_needs_nothing_may_not_send_frames() -> Result<()> {
+    let open = |needs| {
+        let opened = thread::spawn(move || keep(needs).map(|()| Frames::open("lo").is_ok()));
+        opened.join().map_err(|_| anyhow!("a thread panicked"))?
+    };
+    assert!(open(Needs::NetRaw)?, "a packet socket needs CAP_NET_RAW alone");
+    assert!(!open(Needs::Nothing)?, "a packet socket needs CAP_NET_RAW");
+    Ok(())
+}
 
 #[test]
 fn attacks_end_as_the_table_says_on_a_bridge_with_nft() -> Result<()> {

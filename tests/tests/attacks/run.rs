@@ -139,7 +139,7 @@ fn fire(shot: &Shot<'_>) -> Result<Answer> {
 }
 
 /// Gives up every capability of this thread but the one that an attack needs.
-fn keep(needs: Needs) -> Result<()> {
+pub(crate) fn keep(needs: Needs) -> Result<()> {
     let kept = match needs {
         Needs::Nothing => caps::CapsHashSet::new(),
         Needs::NetRaw => [Capability::CAP_NET_RAW].into(),
