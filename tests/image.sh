@@ -74,15 +74,17 @@ ip link add cni0 type bridge
 for pod in 2 5 3; do
     unshare --net sleep infinity &
     pids+=("$!")
-    sleep 0.1
+    # /proc is of another PID namespace.
+    netns=$root/proc/$!/ns/net
+    until [ "$(readlink "$netns")" != "$(readlink "$root/proc/self/ns/net")" ]; do sleep 0.01; done
     if [ "$pod" = 3 ]; then host=cali3; else host="veth$pod master cni0"; fi
     # shellcheck disable=SC2086 # a name, and where it is attached
     ip link add ${host%% *} type veth peer name eth0 netns "$!"
     # shellcheck disable=SC2086
     ip link set $host up
-    nsenter --net="/proc/$!/ns/net" ip address add "10.0.0.$pod/24" dev eth0
-    nsenter --net="/proc/$!/ns/net" ip address add "fd00::$pod/64" dev eth0 nodad
-    nsenter --net="/proc/$!/ns/net" ip link set eth0 up
+    nsenter --net="$netns" ip address add "10.0.0.$pod/24" dev eth0
+    nsenter --net="$netns" ip address add "fd00::$pod/64" dev eth0 nodad
+    nsenter --net="$netns" ip link set eth0 up
 done
 trap 'kill "${pids[@]}"' EXIT
 ip link set cni0 up
