@@ -8,7 +8,7 @@ use policy_engine::cidr::Family;
 use crate::attack::{ANY_UDP, Answer, Attack, BOTH, BRIDGE, ROUTED, Shot, V4, V6, WEB, Who};
 
 const ANTI_SPOOFING: &str = "only a pod's own addresses are accepted from its interface";
-const UNKNOWN_PODS: &str = "pods that are not known yet are isolated";
+const UNKNOWN_PODS: &str = "the lab writes results of CNI plugins, which name unknown pods";
 
 pub(super) fn attacks() -> Vec<Attack> {
     held().into_iter().chain(forged()).chain(pods()).collect()
@@ -115,8 +115,7 @@ fn pods() -> Vec<Attack> {
     };
     vec![
         plain("one whose addresses a younger pod of another node claims")
-            .between(Who::Mallory, Who::Claimed)
-            .open_until(BOTH, "a node's own pods own their addresses"),
+            .between(Who::Mallory, Who::Claimed),
         plain("one whose addresses an older pod and one with hostNetwork claim")
             .between(Who::Mallory, Who::Shared),
         plain("to one that is not known yet")
