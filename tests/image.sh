@@ -144,7 +144,7 @@ while read -r flags; do
     cp -r "$work/world" "$root/run/world"
     agent "$work/first" change_members
     for family in iptables ip6tables; do
-        "${contained[@]}" "$family-$variant-save" -t filter >"$work/rules"
+        "${contained[@]}" "$family-$variant-save" >"$work/rules"
         says '-A FORWARD -j PORTCULLIS-FORWARD' "$work/rules"
         says '-m set --match-set PORTCULLIS' "$work/rules"
         says '-m physdev ! --physdev-in veth2 ' "$work/rules"
@@ -156,7 +156,7 @@ while read -r flags; do
     "${contained[@]}" portcullis cleanup >"$work/cleaned"
     says '^removed [1-9]' "$work/cleaned"
     for family in iptables ip6tables; do
-        "${contained[@]}" "$family-$variant-save" -t filter >"$work/rules"
+        "${contained[@]}" "$family-$variant-save" >"$work/rules"
         ! grep PORTCULLIS "$work/rules" >&2
     done
     "${contained[@]}" ipset list -name >"$work/sets"

@@ -32,7 +32,7 @@ impl Applied {
     }
 }
 
-/// What a filter table holds of ours.
+/// What the table of one family holds of ours.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Table {
     /// Our chains.

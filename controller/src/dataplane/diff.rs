@@ -248,6 +248,7 @@ mod tests {
     use crate::dataplane::backend::iptables::script::render;
     use crate::dataplane::desired::Wanted;
     use crate::dataplane::options::Options;
+    use crate::dataplane::options::TableName;
 
     fn id() -> SetId {
         SetId::new(ContentHasher::new("set").finish())
@@ -294,7 +295,8 @@ mod tests {
         let desired = desired(compiled);
         let terms = Terms { update, initial_maxelem: 2, moved_hooks: MovedHooks::Repair };
         let (plan, after) = diff(applied, desired, &terms);
-        let steps: String = render(&plan).iter().map(ToString::to_string).collect();
+        let steps: String =
+            render(&plan, TableName::Filter).iter().map(ToString::to_string).collect();
         let set = name::set(Family::V4, Kind::Address, &id());
         (steps.replace(&set.to_string(), "SET"), after)
     }

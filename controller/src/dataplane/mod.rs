@@ -53,7 +53,7 @@ use self::attachment::{Attachments, InterfaceName};
 pub use self::backend::iptables::Error;
 use self::backend::iptables::cleanup::clean_tables;
 pub use self::backend::iptables::cleanup::{CleanupReport, cleanup};
-use self::backend::iptables::{Kernel, Variant, probe};
+use self::backend::iptables::{Kernel, Place, Variant, probe};
 use self::conflict::Conflict;
 use self::denial::{Counts, Denial, Totals};
 use self::desired::{Desired, Wanted};
@@ -61,7 +61,7 @@ use self::diff::Terms;
 use self::drift::Drift;
 use self::examine::Examiner;
 pub use self::options::{
-    AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods,
+    AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, TableName, UnknownPods,
 };
 use self::plan::{MovedHooks, Plan, TableChange};
 use self::preflight::Finding;
@@ -80,8 +80,8 @@ pub struct Dataplane {
     attachments_changed: bool,
     /// What the last apply left in the kernel; none when that is not known.
     applied: Option<Applied>,
-    /// Whether the other variant is known to hold nothing of ours.
-    other_variant_clean: bool,
+    /// Whether the other tables and the other variant are known to hold nothing of ours.
+    elsewhere_clean: bool,
     hook_repairs: u32,
     /// Whether the last call left something to [`Dataplane::remove_unreferenced`].
     postponed: bool,
@@ -112,9 +112,9 @@ pub struct ApplyReport {
     pub sets_in_use: usize,
     /// Whether [`Dataplane::remove_unreferenced`] has unreferenced rules, chains or sets to remove.
     pub postponed: bool,
-    /// Whether our rules may still be in the other variant of iptables.
+    /// Whether our rules may still be in another table, or in the other variant of iptables.
     /// Each apply that may change chains tries again.
-    pub other_variant_unclean: bool,
+    pub elsewhere_unclean: bool,
     /// How long all of it took.
     pub total: Duration,
 }
@@ -141,13 +141,16 @@ impl Dataplane {
     /// When no iptables is installed, or what it holds cannot be read.
     pub fn open(mut options: Options) -> Result<Self, Error> {
         let lock_wait_seconds = options.lock_wait_seconds;
-        let kernel = Kernel::new(variant(&options)?, lock_wait_seconds);
+        let place = Place { variant: variant(&options)?, table: options.table() };
+        let kernel = Kernel::new(place, lock_wait_seconds);
         let mut families = vec![Family::V4];
         if probe::has_ipv6() && kernel.installed(Family::V6) {
             families.push(Family::V6);
         }
         let refused = options.denial_log.and_then(|group| {
-            families.iter().find_map(|family| probe::try_log(&kernel, *family, group).err())
+            families
+                .iter()
+                .find_map(|family| probe::try_log(&kernel, *family, group, options.deny).err())
         });
         if let Some(why) = refused {
             tracing::error!(why, "the kernel cannot log denials; they are enforced and counted");
@@ -159,7 +162,9 @@ impl Dataplane {
                 tracing::error!(?feature, why, "{what_is_lost}; {what_to_do}");
             }
         }
-        tracing::info!(variant = ?kernel.variant, ?families, "opened the dataplane");
+        tracing::info!(
+            variant = ?place.variant, table = %place.table, ?families, "opened the dataplane"
+        );
         Ok(Self {
             options,
             kernel,
@@ -167,7 +172,7 @@ impl Dataplane {
             attachments: Attachments::default(),
             attachments_changed: false,
             applied: None,
-            other_variant_clean: false,
+            elsewhere_clean: false,
             hook_repairs: 0,
             postponed: false,
             denials: Totals::default(),
@@ -177,7 +182,13 @@ impl Dataplane {
     /// The variant that holds our rules.
     #[must_use]
     pub fn variant(&self) -> Variant {
-        self.kernel.variant
+        self.kernel.place.variant
+    }
+
+    /// The table that holds our chains.
+    #[must_use]
+    pub fn table(&self) -> TableName {
+        self.kernel.place.table
     }
 
     /// Where denials are logged to.
@@ -288,9 +299,9 @@ impl Dataplane {
         let sets_in_use = self.execute(&plan, &applied, &mut after)?;
         self.applied = Some(after);
         self.attachments_changed = false;
-        let other_variant_unclean = self.clean_other_variant();
+        let elsewhere_unclean = self.clean_elsewhere();
         let (postponed, report) = (self.postponed, count(&plan));
-        Ok(ApplyReport { sets_in_use, postponed, other_variant_unclean, ..report })
+        Ok(ApplyReport { sets_in_use, postponed, elsewhere_unclean, ..report })
     }
 
     /// Takes out of `plan` what can wait; gives whether anything does.
@@ -324,17 +335,22 @@ impl Dataplane {
         Ok(in_use)
     }
 
-    /// Removes our rules from the variant that is not in use, once they are applied in the other.
-    /// Gives whether some may still be there.
-    fn clean_other_variant(&mut self) -> bool {
-        if !self.other_variant_clean {
-            let other = self.kernel.variant.other();
-            match clean_tables(Kernel::new(other, self.kernel.lock_wait_seconds)) {
-                Ok(_) => self.other_variant_clean = true,
-                Err(error) => tracing::warn!(%error, "cannot clean the other iptables variant"),
+    /// Removes our rules from the table and the variant that are not in use, once they are applied
+    /// in the one that is. Gives whether some may still be there.
+    fn clean_elsewhere(&mut self) -> bool {
+        if self.elsewhere_clean {
+            return false;
+        }
+        let mut clean = true;
+        for place in Place::all().filter(|place| *place != self.kernel.place) {
+            if let Err(error) = clean_tables(Kernel::new(place, self.kernel.lock_wait_seconds)) {
+                let Place { variant, table } = place;
+                tracing::warn!(?variant, %table, %error, "failed to remove rules that are not used");
+                clean = false;
             }
         }
-        !self.other_variant_clean
+        self.elsewhere_clean = clean;
+        !clean
     }
 
     /// The short way when no chain can have changed: costs what the change costs.
@@ -392,7 +408,7 @@ impl Dataplane {
     /// An examiner of this node.
     #[must_use]
     pub fn examiner(&self, ignored: &[Conflict]) -> Examiner {
-        Examiner::new(Some(self.kernel.variant), self.kernel.lock_wait_seconds, ignored)
+        Examiner::new(Some(self.kernel.place.variant), self.kernel.lock_wait_seconds, ignored)
     }
 
     fn desired<'a>(&'a self, compiled: &'a Compiled) -> Desired<'a> {
@@ -417,7 +433,7 @@ impl Dataplane {
         if count == 0 || !probe::has_ipv6() {
             return Ok(());
         }
-        Err(Error::Unenforced { count, command: self.kernel.variant.command(Family::V6) })
+        Err(Error::Unenforced { count, command: self.variant().command(Family::V6) })
     }
 }
 

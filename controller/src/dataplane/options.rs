@@ -61,6 +61,48 @@ impl Options {
     pub fn checks_interfaces(&self) -> bool {
         self.anti_spoofing && self.has(Feature::PodInterfaces)
     }
+
+    /// The table that our chains are in.
+    ///
+    /// In `mangle`, an ACCEPT of other software in `filter` comes too late to let a packet past our
+    /// rules. But the kernel takes REJECT only in `filter`, and an ACCEPT in `mangle` leaves the
+    /// packet to the rules of `filter`.
+    #[must_use]
+    pub fn table(&self) -> TableName {
+        match (self.deny, self.accept) {
+            (DenyAction::Drop, AcceptAction::Return) => TableName::Mangle,
+            (DenyAction::Reject, _) | (_, AcceptAction::Accept) => TableName::Filter,
+        }
+    }
+}
+
+/// A table of iptables.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum TableName {
+    /// `mangle`: packets pass it before `filter`.
+    Mangle,
+    /// `filter`.
+    Filter,
+}
+
+impl TableName {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Mangle, Self::Filter];
+
+    /// The name, as iptables has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mangle => "mangle",
+            Self::Filter => "filter",
+        }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
 }
 
 /// Which of the two iptables implementations.

@@ -68,7 +68,7 @@ pub enum Swap {
     WithAdditions,
 }
 
-/// What changes in a filter table.
+/// What changes in the table of one family.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct TableChange {
     /// Chains that are new or differ, with all their rules.

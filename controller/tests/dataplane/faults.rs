@@ -36,7 +36,7 @@ fn a_failed_apply_is_an_error_and_the_next_one_goes_on() {
             let mut dataplane = open(variant);
             settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             // A chain that is about to go gets a rule of others, behind the dataplane's back.
-            let iptables = command(variant, Family::V4);
+            let iptables = format!("{} -t mangle", command(variant, Family::V4));
             let chains = node.sh(&format!("{iptables} -S | grep -m1 -o 'N PORTCULLIS-R.*'"));
             let chain = chains.trim().trim_start_matches("N ");
             node.sh(&format!("{iptables} -A OUTPUT -j {chain}"));
@@ -67,7 +67,7 @@ fn a_failed_apply_is_an_error_and_the_next_one_goes_on() {
 fn a_hook_that_others_push_back_again_and_again_is_left_there() {
     for variant in VARIANTS {
         let node = Netns::new();
-        let iptables = command(variant, Family::V4);
+        let iptables = format!("{} -t mangle", command(variant, Family::V4));
         node.enter(|| {
             let world = every_shape();
             let mut dataplane = open(variant);
@@ -229,7 +229,7 @@ fn rules_of_the_nft_tool_are_no_reason_to_report_success() {
         // Kubernetes is in the other one, which works; that nft may hold leftovers is said.
         let mut dataplane = open(IptablesVariant::Auto);
         let report = settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
-        assert!(report.other_variant_unclean, "{report:?}");
+        assert!(report.elsewhere_unclean, "{report:?}");
         assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
     });
 }

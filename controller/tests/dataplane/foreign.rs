@@ -3,7 +3,8 @@
 use policy_engine::cidr::Family;
 use policy_engine::compiled::Update;
 use portcullis_controller::dataplane::{
-    CleanupReport, Dataplane, IptablesVariant, Options, cleanup,
+    AcceptAction, CleanupReport, Dataplane, DenyAction, IptablesVariant, Options, TableName,
+    cleanup,
 };
 
 use crate::netns::Netns;
@@ -90,7 +91,7 @@ fn cleanup_leaves_nothing_also_of_half_a_state_and_of_nothing() {
             let options = Options { variant, ..Options::default() };
             let mut dataplane = Dataplane::open(options.clone()).unwrap();
             settle(&mut dataplane, &every_shape().compiled, &rules_changed()).unwrap();
-            let iptables = command(variant, Family::V4);
+            let iptables = format!("{} -t mangle", command(variant, Family::V4));
             node.sh(&format!(
                 "{iptables} -D FORWARD 1; {iptables} -F PORTCULLIS-EGRESS
                  {iptables} -A INPUT -j PORTCULLIS-INPUT; ipset create PORTCULLIS-4x~ hash:net"
@@ -110,7 +111,7 @@ fn cleanup_leaves_nothing_also_of_half_a_state_and_of_nothing() {
 fn a_chain_that_others_use_is_kept_empty_and_said_to_be() {
     for variant in VARIANTS {
         let node = Netns::new();
-        let iptables = command(variant, Family::V4);
+        let iptables = format!("{} -t mangle", command(variant, Family::V4));
         node.enter(|| {
             let options = Options { variant, ..Options::default() };
             let mut dataplane = Dataplane::open(options.clone()).unwrap();
@@ -120,6 +121,37 @@ fn a_chain_that_others_use_is_kept_empty_and_said_to_be() {
             assert!(report.kept.contains(&"PORTCULLIS-EGRESS".to_owned()), "{report:?}");
             let rules = node.sh(&format!("{iptables} -S"));
             assert_eq!(rules.matches("PORTCULLIS").count(), 2, "{rules}");
+        });
+    }
+}
+
+/// Our chains are in filter where what the operator chose works only there.
+#[test]
+fn a_switch_of_the_table_leaves_nothing_in_the_other() {
+    for variant in VARIANTS {
+        let node = Netns::new();
+        node.enter(|| {
+            let world = every_shape();
+            for (deny, accept, table) in [
+                (DenyAction::Reject, AcceptAction::Return, TableName::Filter),
+                (DenyAction::Drop, AcceptAction::Return, TableName::Mangle),
+                (DenyAction::Drop, AcceptAction::Accept, TableName::Filter),
+            ] {
+                let options = Options { variant, deny, accept, ..Options::default() };
+                let mut dataplane = Dataplane::open(options.clone()).unwrap();
+                assert_eq!(dataplane.table(), table);
+                let report = settle(&mut dataplane, &world.compiled, &Update::default()).unwrap();
+                assert!(!report.elsewhere_unclean);
+                assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+                for name in TableName::BOTH {
+                    for family in Family::BOTH {
+                        let save = format!("{}-save -t {name}", command(variant, family));
+                        let there = node.sh(&save).contains("PORTCULLIS-");
+                        assert_eq!(there, name == table, "{variant:?} {family:?} {name}");
+                    }
+                }
+            }
+            clean(&node, &Options::default());
         });
     }
 }

@@ -262,7 +262,7 @@ fn a_syn_from_the_port_of_a_reset_connection_is_judged() {
         case.apply(Direction::Ingress, vec![]);
         assert!(lab.a.enter(|| connect(from, to)).is_err(), "a forbidden SYN passed");
         // Without the rule for SYNs, conntrack takes it for a packet of the old connection.
-        lab.node.sh(&format!("{} -D PORTCULLIS-FORWARD 1", command(variant, family)));
+        lab.node.sh(&format!("{} -t mangle -D PORTCULLIS-FORWARD 1", command(variant, family)));
         assert!(lab.a.enter(|| connect(from, to)).is_ok(), "this test shows nothing");
     });
 }

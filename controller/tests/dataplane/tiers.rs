@@ -142,7 +142,7 @@ fn floods_are_counted_in_full_and_drop_nothing_in_audit() {
             let counts = counted(&lab.node, &mut dataplane);
             let kind = format!("{} Ingress NetworkPolicy", outcome.as_str());
             assert_eq!(counts, BTreeMap::from([(kind, PACKETS)]));
-            let save = lab.node.sh(&format!("{}-save -c -t filter", command(variant, family)));
+            let save = lab.node.sh(&format!("{}-save -c -t mangle", command(variant, family)));
             let logged = save.lines().find(|line| line.contains("-j NFLOG")).unwrap();
             let logged: u64 = logged[1..].split(':').next().unwrap().parse().unwrap();
             assert!((20..PACKETS / 2).contains(&logged), "of all, {logged} were logged");
@@ -159,7 +159,8 @@ fn a_probe_that_was_left_over_does_not_turn_the_log_off() {
     each_variant(|variant, family| {
         let node = Netns::new();
         let iptables = command(variant, family);
-        node.sh(&format!("{iptables} -N PORTCULLIS-PROBE; {iptables} -A PORTCULLIS-PROBE -j DROP"));
+        let table = format!("{iptables} -t mangle");
+        node.sh(&format!("{table} -N PORTCULLIS-PROBE; {table} -A PORTCULLIS-PROBE -j DROP"));
         let options = Options { variant, ..Options::default() };
         let dataplane = node.enter(|| Dataplane::open(options).unwrap());
         assert_eq!(dataplane.denial_log(), Some(LogGroup::default()));

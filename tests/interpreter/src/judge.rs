@@ -7,7 +7,7 @@ use crate::matches::Surroundings;
 use crate::packet::Packet;
 use crate::rule::Target;
 use crate::sets::Sets;
-use crate::tables::{Chain, Line, Policy, Tables};
+use crate::tables::{Chain, Chains, Line, Policy, Table, Tables};
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,8 @@ pub enum RateLimit {
 /// A rule that matched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hit {
+    /// The table.
+    pub table: Table,
     /// The chain.
     pub chain: String,
     /// The rule in it, counted from 1 as `iptables -L --line-numbers` does.
@@ -62,14 +64,16 @@ impl fmt::Display for Judgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} after", self.verdict)?;
         for hit in &self.path {
-            write!(f, " {}:{}", hit.chain, hit.rule)?;
+            let table = if hit.table == Table::Mangle { "mangle " } else { "" };
+            write!(f, " {table}{}:{}", hit.chain, hit.rule)?;
         }
         write!(f, " ({} rules, {} sets)", self.rules_evaluated, self.set_lookups)
     }
 }
 
 impl Tables {
-    /// Judges a packet by a chain, with rate limits that are fresh.
+    /// Judges a packet by a chain, with rate limits that are fresh: by a built-in chain in mangle
+    /// and then in filter, by another one in the table that has it.
     ///
     /// # Errors
     ///
@@ -100,17 +104,30 @@ impl Tables {
         if !packet.is_consistent() || self.family().is_some_and(|own| own != packet.family()) {
             return Err(JudgeError::MixedPacket);
         }
-        let around = Surroundings { sets, rate_limit, mark: packet.mark, set_lookups: 0 };
-        let position = self.enter(chain)?;
-        let walk = Walk { tables: self, packet, around, callers: Vec::new(), position };
-        walk.run(Seen::default())
-    }
-
-    fn enter<'a>(&'a self, name: &'a str) -> Result<Position<'a>, JudgeError> {
-        match self.chains.get(name) {
-            Some(chain) => Ok(Position { name, chain, next: 0 }),
-            None => Err(JudgeError::NoChain(name.to_owned())),
+        let mut around = Surroundings { sets, rate_limit, mark: packet.mark, set_lookups: 0 };
+        let (mut seen, mut verdict) = (Seen::default(), None);
+        for (table, chains) in &self.chains {
+            // A table that lacks the chain has no rules there.
+            let Ok(position) = enter(chains, chain) else { continue };
+            let (table, callers) = (*table, Vec::new());
+            let walk = Walk { table, chains, packet, around: &mut around, callers, position };
+            let found = walk.run(&mut seen)?;
+            verdict = Some(found);
+            if found != Verdict::Accept {
+                break;
+            }
         }
+        let verdict = verdict.ok_or_else(|| JudgeError::NoChain(chain.to_owned()))?;
+        let Surroundings { mark, set_lookups, .. } = around;
+        let Seen { path, logged, rules: rules_evaluated } = seen;
+        Ok(Judgement { verdict, path, logged, mark, rules_evaluated, set_lookups })
+    }
+}
+
+fn enter<'a>(chains: &'a Chains, name: &'a str) -> Result<Position<'a>, JudgeError> {
+    match chains.get(name) {
+        Some(chain) => Ok(Position { name, chain, next: 0 }),
+        None => Err(JudgeError::NoChain(name.to_owned())),
     }
 }
 
@@ -123,10 +140,11 @@ struct Position<'a> {
 }
 
 #[derive(Debug)]
-struct Walk<'a> {
-    tables: &'a Tables,
+struct Walk<'a, 'b> {
+    table: Table,
+    chains: &'a Chains,
     packet: &'a Packet,
-    around: Surroundings<'a>,
+    around: &'b mut Surroundings<'a>,
     /// Where jumps came from. A chain that was entered by `-g` is not a caller, so the stack is
     /// bounded by the depth that `Tables::parse` checked.
     callers: Vec<Position<'a>>,
@@ -140,14 +158,14 @@ struct Seen {
     rules: usize,
 }
 
-impl<'a> Walk<'a> {
-    fn run(mut self, mut seen: Seen) -> Result<Judgement, JudgeError> {
+impl<'a> Walk<'a, '_> {
+    fn run(mut self, seen: &mut Seen) -> Result<Verdict, JudgeError> {
         let policy = self.position.chain.policy;
         loop {
             let Some(line) = self.position.chain.rules.get(self.position.next) else {
                 match self.callers.pop() {
                     Some(caller) => self.position = caller,
-                    None => return Ok(self.end(policy_verdict(policy), seen)),
+                    None => return Ok(policy_verdict(policy)),
                 }
                 continue;
             };
@@ -156,29 +174,30 @@ impl<'a> Walk<'a> {
             if !self.holds(line)? {
                 continue;
             }
-            seen.path.push(Hit { chain: self.position.name.to_owned(), rule: self.position.next });
+            let (table, chain) = (self.table, self.position.name.to_owned());
+            seen.path.push(Hit { table, chain, rule: self.position.next });
             match &line.rule.target {
                 Target::Nothing => {}
                 Target::Log { prefix } => seen.logged.push(prefix.clone()),
                 Target::Mark { value, mask } => {
                     self.around.mark = (self.around.mark & !mask) ^ value;
                 }
-                Target::Accept => return Ok(self.end(Verdict::Accept, seen)),
-                Target::Drop => return Ok(self.end(Verdict::Drop, seen)),
-                Target::Reject => return Ok(self.end(Verdict::Reject, seen)),
+                Target::Accept => return Ok(Verdict::Accept),
+                Target::Drop => return Ok(Verdict::Drop),
+                Target::Reject => return Ok(Verdict::Reject),
                 Target::Return => self.position.next = usize::MAX,
                 Target::Jump(chain) => {
                     self.callers.push(self.position);
-                    self.position = self.tables.enter(chain)?;
+                    self.position = enter(self.chains, chain)?;
                 }
-                Target::Goto(chain) => self.position = self.tables.enter(chain)?,
+                Target::Goto(chain) => self.position = enter(self.chains, chain)?,
             }
         }
     }
 
     fn holds(&mut self, line: &'a Line) -> Result<bool, JudgeError> {
         for condition in &line.rule.conditions {
-            let holds = condition.holds(self.packet, &mut self.around);
+            let holds = condition.holds(self.packet, self.around);
             if !holds.map_err(|reason| JudgeError::Rule {
                 chain: self.position.name.to_owned(),
                 rule: self.position.next,
@@ -189,12 +208,6 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(true)
-    }
-
-    fn end(self, verdict: Verdict, seen: Seen) -> Judgement {
-        let Surroundings { mark, set_lookups, .. } = self.around;
-        let Seen { path, logged, rules: rules_evaluated } = seen;
-        Judgement { verdict, path, logged, mark, rules_evaluated, set_lookups }
     }
 }
 

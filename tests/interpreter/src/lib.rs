@@ -26,4 +26,4 @@ pub use error::{JudgeError, ParseError, Problem};
 pub use judge::{Hit, Judgement, RateLimit, Verdict};
 pub use packet::{ConntrackState, Family, Packet, TcpFlags, Transport};
 pub use sets::Sets;
-pub use tables::Tables;
+pub use tables::{Table, Tables};

@@ -1,4 +1,4 @@
-//! The filter table of `iptables-save` or `ip6tables-save`: chains, policies, rules.
+//! The tables mangle and filter of `iptables-save` or `ip6tables-save`: chains, policies, rules.
 //!
 //! Other tables in the text are skipped, apart from their frame. What the kernel would refuse is
 //! refused here: a target that is no chain, chains that lead back, chains too deep.
@@ -15,11 +15,36 @@ use crate::words::{Words, parse};
 /// no such limit, but rules must load in both.
 pub const CHAIN_DEPTH_MAX: usize = 15;
 
-/// The filter table.
+/// The tables that decide about a packet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
-    pub(crate) chains: BTreeMap<String, Chain>,
+    pub(crate) chains: BTreeMap<Table, Chains>,
     family: Option<Family>,
+}
+
+/// The chains of one table.
+pub(crate) type Chains = BTreeMap<String, Chain>;
+
+/// A table, in the order in which packets pass them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// `mangle`.
+    Mangle,
+    /// `filter`.
+    Filter,
+}
+
+impl Table {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Mangle, Self::Filter];
+
+    /// The chains that the kernel has in it.
+    fn built_in(self) -> &'static [&'static str] {
+        match self {
+            Self::Mangle => &["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"],
+            Self::Filter => &["INPUT", "FORWARD", "OUTPUT"],
+        }
+    }
 }
 
 /// A chain's policy, if it is a built-in one, and its rules.
@@ -58,7 +83,7 @@ pub struct ChainSizes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Outside,
-    Filter,
+    Within(Table),
     OtherTable,
 }
 
@@ -68,8 +93,8 @@ impl Tables {
     ///
     /// # Errors
     ///
-    /// Anything in the filter table that the interpreter does not understand or that the kernel
-    /// would refuse, by the line it stands on. A text without a filter table has no chains.
+    /// Anything in these tables that the interpreter does not understand or that the kernel would
+    /// refuse, by the line it stands on. A text without either has no chains.
     pub fn parse(iptables_save: &str) -> Result<Self, ParseError> {
         let mut tables = Self::default();
         let mut place = Place::Outside;
@@ -81,7 +106,7 @@ impl Tables {
             let last = iptables_save.lines().count();
             return Err(error(last, "", Problem::Missing("COMMIT")));
         }
-        tables.check_targets()?;
+        tables.chains.values().try_for_each(check_targets)?;
         Ok(tables)
     }
 
@@ -91,22 +116,26 @@ impl Tables {
         self.family
     }
 
-    /// The sizes of the chains whose names begin with `prefix`.
+    /// The sizes of the chains whose names begin with `prefix`, of both tables.
     #[must_use]
     pub fn sizes(&self, prefix: &str) -> ChainSizes {
-        let named = self.chains.iter().filter(|(name, _)| name.starts_with(prefix));
+        let all = self.chains.values().flatten();
+        let named = all.filter(|(name, _)| name.starts_with(prefix));
         named.fold(ChainSizes::default(), |sum, (_, chain)| ChainSizes {
             chains: sum.chains + 1,
             rules: sum.rules + chain.rules.len(),
         })
     }
 
-    /// How many packets each rule had matched, by chain and in the order of its rules; zero
-    /// where the text has no counters.
+    /// How many packets each rule had matched, by table and chain and in the order of its rules;
+    /// zero where the text has no counters.
     #[must_use]
-    pub fn packet_counts(&self) -> BTreeMap<&str, Vec<u64>> {
+    pub fn packet_counts(&self) -> BTreeMap<(Table, &str), Vec<u64>> {
         let counts = |chain: &Chain| chain.rules.iter().map(|line| line.packets).collect();
-        self.chains.iter().map(|(name, chain)| (name.as_str(), counts(chain))).collect()
+        let chains = self.chains.iter().flat_map(|(table, chains)| {
+            chains.iter().map(move |(name, chain)| ((*table, name.as_str()), chain))
+        });
+        chains.map(|(name, chain)| (name, counts(chain))).collect()
     }
 
     fn read(&mut self, number: usize, text: &str, place: Place) -> Result<Place, Problem> {
@@ -117,21 +146,30 @@ impl Tables {
             return self.read_heading(heading).map(|()| place);
         }
         match (place, text.strip_prefix('*')) {
-            (Place::Outside, Some("filter")) => return Ok(Place::Filter),
+            (Place::Outside, Some("mangle")) => return self.enter_table(Table::Mangle),
+            (Place::Outside, Some("filter")) => return self.enter_table(Table::Filter),
             (Place::Outside, Some(_)) => return Ok(Place::OtherTable),
             (Place::Outside, None) => return Err(unknown_line(text)),
-            (Place::Filter | Place::OtherTable, Some(_)) => return Err(Problem::Missing("COMMIT")),
-            (Place::Filter | Place::OtherTable, None) if text == "COMMIT" => {
+            (Place::Within(_) | Place::OtherTable, Some(_)) => {
+                return Err(Problem::Missing("COMMIT"));
+            }
+            (Place::Within(_) | Place::OtherTable, None) if text == "COMMIT" => {
                 return Ok(Place::Outside);
             }
             (Place::OtherTable, None) => return Ok(place),
-            (Place::Filter, None) => {}
-        }
-        match text.strip_prefix(':') {
-            Some(chain) => self.read_chain(&mut Words::of_iptables(chain)?)?,
-            None => self.read_rule(number, text)?,
+            (Place::Within(table), None) => match text.strip_prefix(':') {
+                Some(chain) => self.read_chain(table, &mut Words::of_iptables(chain)?)?,
+                None => self.read_rule(table, number, text)?,
+            },
         }
         Ok(place)
+    }
+
+    fn enter_table(&mut self, table: Table) -> Result<Place, Problem> {
+        match self.chains.insert(table, Chains::new()) {
+            None => Ok(Place::Within(table)),
+            Some(_) => Err(Problem::Duplicate { what: "table", name: format!("{table:?}") }),
+        }
     }
 
     /// `Generated by ip6tables-save v1.8.9 on …`
@@ -152,13 +190,13 @@ impl Tables {
     }
 
     /// `FORWARD DROP [0:0]`, `MINE - [0:0]`
-    fn read_chain(&mut self, words: &mut Words) -> Result<(), Problem> {
+    fn read_chain(&mut self, table: Table, words: &mut Words) -> Result<(), Problem> {
         let name = words.take("the chain's name")?;
         if name.len() > CHAIN_LENGTH_MAX {
             let what = format!("the length of `{name}`");
             return Err(Problem::Exceeds { what, limit: CHAIN_LENGTH_MAX });
         }
-        let built_in = ["INPUT", "FORWARD", "OUTPUT"].contains(&name.as_str());
+        let built_in = table.built_in().contains(&name.as_str());
         let policy = words.take("the chain's policy")?;
         let policy = match policy.as_str() {
             "ACCEPT" if built_in => Some(Policy::Accept),
@@ -171,14 +209,14 @@ impl Tables {
         }
         no_more(words)?;
         let chain = Chain { policy, rules: Vec::new() };
-        match self.chains.insert(name.clone(), chain) {
+        match self.chains.entry(table).or_default().insert(name.clone(), chain) {
             None => Ok(()),
             Some(_) => Err(Problem::Duplicate { what: "chain", name }),
         }
     }
 
     /// `[12:720] -A FORWARD -j MINE`, the counters only with `-c`.
-    fn read_rule(&mut self, number: usize, text: &str) -> Result<(), Problem> {
+    fn read_rule(&mut self, table: Table, number: usize, text: &str) -> Result<(), Problem> {
         let mut words = Words::of_iptables(text)?;
         let mut command = words.take("a command")?;
         let mut counted = 0;
@@ -194,56 +232,59 @@ impl Tables {
         if let Some(family) = rule.family {
             self.set_family(family, text)?;
         }
+        if table == Table::Mangle && rule.target == Target::Reject {
+            return Err(Problem::Needs { what: "REJECT".to_owned(), needs: "the filter table" });
+        }
         let line = Line { rule, text: text.to_owned(), packets: counted, number };
-        match self.chains.get_mut(&name) {
+        match self.chains.entry(table).or_default().get_mut(&name) {
             Some(chain) => chain.rules.push(line),
             None => return Err(Problem::Absent { what: "chain", name }),
         }
         Ok(())
     }
+}
 
-    /// Every target is a user-defined chain, none leads back, none is too deep.
-    fn check_targets(&self) -> Result<(), ParseError> {
-        let mut depths = BTreeMap::new();
-        for name in self.chains.keys() {
-            self.depth(name, &mut Vec::new(), &mut depths)?;
-        }
-        Ok(())
+/// Every target is a user-defined chain of its table, none leads back, none is too deep.
+fn check_targets(chains: &Chains) -> Result<(), ParseError> {
+    let mut depths = BTreeMap::new();
+    for name in chains.keys() {
+        depth(chains, name, &mut Vec::new(), &mut depths)?;
     }
+    Ok(())
+}
 
-    /// How many user-defined chains follow one another from here, this one included.
-    fn depth<'a>(
-        &'a self,
-        name: &'a str,
-        above: &mut Vec<&'a str>,
-        known: &mut BTreeMap<&'a str, usize>,
-    ) -> Result<usize, ParseError> {
-        if let Some(&depth) = known.get(name) {
-            return Ok(depth);
-        }
-        above.push(name);
-        let chain = self.chains.get(name);
-        let own = usize::from(chain.is_some_and(|chain| chain.policy.is_none()));
-        let mut depth = own;
-        for line in chain.iter().flat_map(|chain| &chain.rules) {
-            let (Target::Jump(next) | Target::Goto(next)) = &line.rule.target else { continue };
-            let at = |problem| error(line.number, &line.text, problem);
-            if self.chains.get(next).is_none_or(|next| next.policy.is_some()) {
-                return Err(at(Problem::Absent { what: "user-defined chain", name: next.clone() }));
-            }
-            if above.contains(&next.as_str()) {
-                return Err(at(Problem::Loop(next.clone())));
-            }
-            depth = depth.max(own + self.depth(next, above, known)?);
-            if depth > CHAIN_DEPTH_MAX {
-                let what = "the number of chains that follow one another".to_owned();
-                return Err(at(Problem::Exceeds { what, limit: CHAIN_DEPTH_MAX }));
-            }
-        }
-        above.pop();
-        known.insert(name, depth);
-        Ok(depth)
+/// How many user-defined chains follow one another from here, this one included.
+fn depth<'a>(
+    chains: &'a Chains,
+    name: &'a str,
+    above: &mut Vec<&'a str>,
+    known: &mut BTreeMap<&'a str, usize>,
+) -> Result<usize, ParseError> {
+    if let Some(&known) = known.get(name) {
+        return Ok(known);
     }
+    above.push(name);
+    let chain = chains.get(name);
+    let own = usize::from(chain.is_some_and(|chain| chain.policy.is_none()));
+    let mut deepest = own;
+    for line in chain.iter().flat_map(|chain| &chain.rules) {
+        let (Target::Jump(next) | Target::Goto(next)) = &line.rule.target else { continue };
+        let at = |problem| error(line.number, &line.text, problem);
+        if chains.get(next).is_none_or(|next| next.policy.is_some()) {
+            return Err(at(Problem::Absent { what: "user-defined chain", name: next.clone() }));
+        }
+        if above.contains(&next.as_str()) {
+            return Err(at(Problem::Loop(next.clone())));
+        }
+        deepest = deepest.max(own + depth(chains, next, above, known)?);
+        if deepest > CHAIN_DEPTH_MAX {
+            let what = "the number of chains that follow one another".to_owned();
+            return Err(at(Problem::Exceeds { what, limit: CHAIN_DEPTH_MAX }));
+        }
+    }
+    above.pop();
+    known.insert(name, deepest);
+    Ok(deepest)
 }
 
 fn error(line: usize, text: &str, problem: Problem) -> ParseError {
@@ -381,6 +422,13 @@ mod tests {
         let refused = |text| Tables::parse(text).unwrap_err().problem.to_string();
         assert_eq!(refused("-A INPUT"), "unknown line outside a table `-A INPUT`");
         assert_eq!(refused("*filter\n:INPUT ACCEPT [0:0]"), "missing COMMIT");
+        let mangle = "*mangle\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT --reject-with \
+            icmp-port-unreachable\nCOMMIT\n";
+        assert_eq!(refused(mangle), "REJECT needs the filter table");
+        assert_eq!(
+            refused("*mangle\nCOMMIT\n*mangle\nCOMMIT\n"),
+            "table `Mangle` is there already"
+        );
         let six = "# Generated by ip6tables-nft-save v1.8.9\n*filter\n:INPUT ACCEPT [0:0]\n";
         assert_eq!(
             refused(&format!("{six}-A INPUT -s 10.0.0.1\nCOMMIT")),
@@ -397,6 +445,10 @@ mod tests {
         assert_eq!(tables.family(), Some(Family::V4));
         assert_eq!(tables.sizes("A"), ChainSizes { chains: 1, rules: 1 });
         assert_eq!(tables.sizes(""), ChainSizes { chains: 2, rules: 2 });
-        assert_eq!(tables.packet_counts(), BTreeMap::from([("A", vec![0]), ("INPUT", vec![7])]));
+        let filter = |chain| (Table::Filter, chain);
+        assert_eq!(
+            tables.packet_counts(),
+            BTreeMap::from([(filter("A"), vec![0]), (filter("INPUT"), vec![7])])
+        );
     }
 }

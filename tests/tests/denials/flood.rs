@@ -156,7 +156,7 @@ fn a_log_without_any_limit_leaves_memory_flat_and_its_losses_counted() -> Result
     // As ours, but for the limits: each packet is one message, each with another port.
     let (source, group) = (address(&cluster, "other", Family::V4)?, LogGroup::default());
     cluster.lab.node("n2")?.shell(&format!(
-        "iptables-nft -w -I FORWARD 1 -s {source} -p udp -j NFLOG --nflog-group {group} \
+        "iptables-nft -w -t mangle -I PREROUTING 1 -s {source} -p udp -j NFLOG --nflog-group {group} \
          --nflog-prefix '{}' --nflog-size 128 --nflog-threshold 1",
         DENIED.prefix()
     ))?;

@@ -141,7 +141,7 @@ pub(crate) fn kernel_count(cluster: &Cluster, node: &str, denial: Denial) -> Res
     let mut packets = 0;
     for family in cluster.lab.families().each() {
         let iptables = cluster.lab.iptables().program(*family);
-        let list = format!("{iptables} -w -nvxL {} 1", denial.chain());
+        let list = format!("{iptables} -w -t mangle -nvxL {} 1", denial.chain());
         let rule = cluster.lab.node(node)?.shell(&list)?;
         packets += rule.split_whitespace().next().context("no counter")?.parse::<u64>()?;
     }

@@ -21,7 +21,8 @@ fn old_rules_are_few_however_fast_changes_come() -> Result<()> {
         cluster.write("api.yaml", &admit("api", &["web"], &[ECHO, 1000 + change]))?;
         agent.wait_for_after(before, "policies are in force", PATIENCE)?;
     }
-    let rulesets = cluster.lab.node("n2")?.shell("iptables-nft -S | grep -c '^-N PORTCULLIS-R'")?;
+    let rulesets =
+        cluster.lab.node("n2")?.shell("iptables-nft -t mangle -S | grep -c '^-N PORTCULLIS-R'")?;
     let rulesets: u16 = rulesets.trim().parse()?;
     ensure!(rulesets <= RULESETS_MAX, "{rulesets} rulesets are there after {CHANGES} changes");
     Ok(())

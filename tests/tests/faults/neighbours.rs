@@ -35,8 +35,8 @@ fn populate(node: &Node, variant: IptablesVariant) -> Result<()> {
              -A portcullis-forward -p tcp -m tcp --dport {WEB} -m comment --comment \"PORTCULLIS-\" \
              -j RETURN\n\
              -A INPUT -j CNI-LOCAL\n-A CNI-LOCAL -m mark --mark 0x1/0x1 -j ACCEPT\nCOMMIT\n\
-             *mangle\n:PORTCULLIS-LOOKALIKE - [0:0]\n\
-             -A FORWARD -m comment --comment \"not in filter, so not ours\" \
+             *raw\n:PORTCULLIS-LOOKALIKE - [0:0]\n\
+             -A PREROUTING -m comment --comment \"not where ours can be, so not ours\" \
              -j PORTCULLIS-LOOKALIKE\nCOMMIT\nEND"
         ))?;
     }
@@ -58,7 +58,7 @@ fn foreign(node: &Node) -> Result<String> {
             let mut table = "";
             for line in saved.lines().filter(|line| !line.starts_with('#')) {
                 table = line.strip_prefix('*').unwrap_or(table);
-                if table == "filter" && is_ours(line) {
+                if ["mangle", "filter"].contains(&table) && is_ours(line) {
                     continue;
                 }
                 // Each write by iptables-legacy, whoever makes it, starts these anew.
@@ -163,10 +163,12 @@ fn nothing_of_ours(node: &Node) -> Result<()> {
     for variant in VARIANTS {
         for family in Family::BOTH {
             let saved = node.shell(&format!("{}-save", variant.program(family)))?;
-            let filter = saved.split("*filter").nth(1).unwrap_or_default();
-            let filter = filter.split("COMMIT").next().unwrap_or_default();
-            let left: Vec<&str> = filter.lines().filter(|line| is_ours(line)).collect();
-            ensure!(left.is_empty(), "{variant:?} {family:?}: {left:?}");
+            for table in ["*mangle", "*filter"] {
+                let rules = saved.split(table).nth(1).unwrap_or_default();
+                let rules = rules.split("COMMIT").next().unwrap_or_default();
+                let left: Vec<&str> = rules.lines().filter(|line| is_ours(line)).collect();
+                ensure!(left.is_empty(), "{variant:?} {family:?} {table}: {left:?}");
+            }
         }
     }
     let names = node.shell("ipset list -name")?;

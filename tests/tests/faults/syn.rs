@@ -151,9 +151,9 @@ fn delete_syn_rules(cluster: &Cluster) -> Result<()> {
     for family in cluster.lab.families().each() {
         let iptables = cluster.lab.iptables().program(*family);
         let node = cluster.lab.node("n2")?;
-        let rule = node.shell(&format!("{iptables} -w -S PORTCULLIS-FORWARD 1"))?;
+        let rule = node.shell(&format!("{iptables} -w -t mangle -S PORTCULLIS-FORWARD 1"))?;
         ensure!(rule.contains("FIN,SYN,RST,ACK SYN"), "not the SYN rule: {rule}");
-        node.shell(&format!("{iptables} -w -D PORTCULLIS-FORWARD 1"))?;
+        node.shell(&format!("{iptables} -w -t mangle -D PORTCULLIS-FORWARD 1"))?;
     }
     Ok(())
 }

@@ -18,9 +18,10 @@ use serde_json::Value;
 use self::links::{links, routes};
 use self::nft_tables::nft_tables;
 use super::backend::iptables::probe::has_ipv6;
-use super::backend::iptables::{Error, Kernel, Variant};
+use super::backend::iptables::{Error, Kernel, Place, Variant};
 use super::conflict::IPVS_LINKS;
 use super::conflict::facts::{BridgeNetfilter, Facts, FilterTable, NftTable};
+use super::options::TableName;
 
 /// Where the kubelet's container runtime finds the configuration of CNI plugins. In the agent's
 /// container it is not there.
@@ -49,7 +50,9 @@ pub(super) fn survey(variant: Option<Variant>, lock_wait_seconds: u32, pods: &[I
     for family in Family::BOTH.into_iter().filter(|f| *f == Family::V4 || has_ipv6()) {
         facts.bridge_netfilter.push((family, bridge_netfilter(family, has_bridge)));
         for candidate in Variant::BOTH {
-            let kernel = Kernel::new(candidate, lock_wait_seconds);
+            // Other programs enforce in filter.
+            let place = Place { variant: candidate, table: TableName::Filter };
+            let kernel = Kernel::new(place, lock_wait_seconds);
             // The kernel applies the rules of both variants. The one that is not in use may not work here.
             match filter_table(&kernel, family, &facts.nft_tables) {
                 Ok(table) => facts.filters.extend(table),
@@ -70,8 +73,8 @@ fn filter_table(
     if !kernel.may_have_rules(family) {
         return Ok(None);
     }
-    let command = kernel.variant.command(family);
-    let printed = match kernel.variant {
+    let command = kernel.place.variant.command(family);
+    let printed = match kernel.place.variant {
         // Takes as long as all rules do, whichever are asked for.
         Variant::Legacy => kernel.run(&format!("{command}-save"), &["-t", "filter"], ""),
         Variant::Nft => kernel.run(command, &["-S", "FORWARD"], ""),
@@ -83,7 +86,7 @@ fn filter_table(
         }
         Err(error) => return Err(error.to_string()),
     };
-    if kernel.variant == Variant::Nft {
+    if kernel.place.variant == Variant::Nft {
         let is_own = |found: &&NftTable| found.family == Some(family) && found.name == "filter";
         let found = nft_tables.iter().filter(is_own);
         table.chains.extend(found.flat_map(|found| found.chains.iter().cloned()));

@@ -232,6 +232,27 @@ fn each_limit_of_a_rule_must_have_room() {
 }
 
 #[test]
+fn filter_judges_what_mangle_lets_pass() {
+    let judge = |mangle: &str, filter: &str| {
+        let text = format!(
+            "*mangle\n:FORWARD ACCEPT [0:0]\n:M - [0:0]\n{mangle}\nCOMMIT\n\
+             *filter\n:FORWARD ACCEPT [0:0]\n:F - [0:0]\n{filter}\nCOMMIT\n"
+        );
+        let tables = Tables::parse(&text).unwrap();
+        let sets = Sets::default();
+        tables
+            .judge(&sets, "FORWARD", &syn())
+            .map(|found| (found.verdict, found.path.len()))
+            .unwrap()
+    };
+    assert_eq!(judge("-A FORWARD -j DROP", "-A FORWARD -j ACCEPT"), (Verdict::Drop, 1));
+    assert_eq!(judge("-A FORWARD -j ACCEPT", "-A FORWARD -j DROP"), (Verdict::Drop, 2));
+    assert_eq!(judge("-A FORWARD -j M\n-A M -j RETURN", ""), (Verdict::Accept, 2));
+    let marked = "-A FORWARD -m mark --mark 0x7 -j DROP";
+    assert_eq!(judge("-A FORWARD -j MARK --set-xmark 0x7/0xff", marked), (Verdict::Drop, 2));
+}
+
+#[test]
 fn a_mark_is_cut_by_the_mask_and_then_toggled() {
     // xt_MARK: mark = (mark & ~mask) ^ value.
     let mark = |rule: &str| judge(&format!("-A FORWARD -j MARK {rule}"), &marked(0x5)).mark;

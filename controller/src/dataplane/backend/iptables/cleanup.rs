@@ -9,11 +9,11 @@ use policy_engine::compiled::Update;
 
 use super::error::Error;
 use super::kernel::Kernel;
-use super::variant::Variant;
+use super::variant::{Place, Variant};
 use crate::dataplane::applied::Applied;
 use crate::dataplane::desired::Desired;
 use crate::dataplane::diff::{self, Terms};
-use crate::dataplane::options::Options;
+use crate::dataplane::options::{Options, TableName};
 use crate::dataplane::plan::{MovedHooks, Plan};
 use crate::dataplane::rule::Chains;
 
@@ -26,7 +26,7 @@ const SET_RELEASE_PAUSE: Duration = Duration::from_millis(20);
 /// What a cleanup did.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct CleanupReport {
-    /// Chains deleted, both variants and families.
+    /// Chains deleted, of both variants, tables and families.
     pub chains_deleted: usize,
     /// Sets destroyed.
     pub sets_destroyed: usize,
@@ -34,7 +34,7 @@ pub struct CleanupReport {
     pub kept: Vec<String>,
 }
 
-/// Removes all that is ours: hooks, chains and sets, in both variants and both families.
+/// Removes all that is ours: hooks, chains and sets, in both variants, tables and families.
 ///
 /// # Errors
 /// When a table or the sets cannot be read or written; what could be removed is gone then.
@@ -42,8 +42,8 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     let mut report = CleanupReport::default();
     let mut failed = None;
     let lock_wait_seconds = options.lock_wait_seconds;
-    for variant in Variant::BOTH {
-        match clean_tables(Kernel::new(variant, lock_wait_seconds)) {
+    for place in Place::all() {
+        match clean_tables(Kernel::new(place, lock_wait_seconds)) {
             Ok((deleted, kept)) => {
                 report.chains_deleted += deleted;
                 report.kept.extend(kept);
@@ -52,7 +52,8 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
         }
     }
     // The sets do not depend on the variant.
-    let mut kernel = Kernel::new(Variant::Nft, lock_wait_seconds);
+    let anywhere = Place { variant: Variant::Nft, table: TableName::Mangle };
+    let mut kernel = Kernel::new(anywhere, lock_wait_seconds);
     let mut applied = kernel.read(&BTreeMap::new())?;
     let count = applied.sets.len();
     let end = Instant::now() + SET_RELEASE_LIMIT;
@@ -70,7 +71,7 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     failed.map_or(Ok(report), Err)
 }
 
-/// Removes our hooks and chains of one variant; gives how many chains went, and which stay.
+/// Removes our hooks and chains of one table; gives how many chains went, and which stay.
 pub(in crate::dataplane) fn clean_tables(
     mut kernel: Kernel,
 ) -> Result<(usize, Vec<String>), Error> {

@@ -44,7 +44,7 @@ pub enum Error {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseError {
     /// The dump of the table does not end as it should, or there is none.
-    #[error("the filter table was cut off after {lines} lines; it is read again on the next try")]
+    #[error("the table was cut off after {lines} lines; it is read again on the next try")]
     TableCutOff { lines: usize },
     /// A line that no version of the tool should print.
     #[error("did not understand this line of {tool}: {line}")]

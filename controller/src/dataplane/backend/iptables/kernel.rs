@@ -10,7 +10,7 @@ use super::read::{parse_count, parse_counts, parse_table};
 use super::restore::Restore;
 use super::script::{Step, render};
 use super::sets::parse_sets;
-use super::variant::Variant;
+use super::variant::{Place, Variant};
 use super::{members, process};
 use crate::dataplane::applied::{Applied, Table};
 use crate::dataplane::denial::{Denial, Reading};
@@ -21,10 +21,10 @@ use crate::dataplane::rule::Chains;
 /// How long a tool may take beyond its wait for the lock.
 const TOOL_LIMIT: Duration = Duration::from_mins(1);
 
-/// The tools of one variant.
+/// The tools of one variant, for one of its tables.
 #[derive(Debug)]
 pub(in crate::dataplane) struct Kernel {
-    pub variant: Variant,
+    pub place: Place,
     pub lock_wait_seconds: u32,
     /// Those that are running.
     restores: BTreeMap<Family, Restore>,
@@ -32,8 +32,8 @@ pub(in crate::dataplane) struct Kernel {
 
 impl Kernel {
     /// Starts nothing yet.
-    pub(in crate::dataplane) fn new(variant: Variant, lock_wait_seconds: u32) -> Self {
-        Self { variant, lock_wait_seconds, restores: BTreeMap::new() }
+    pub(in crate::dataplane) fn new(place: Place, lock_wait_seconds: u32) -> Self {
+        Self { place, lock_wait_seconds, restores: BTreeMap::new() }
     }
 
     /// Reads what is applied of ours: the sets, and the tables of the families in `desired`.
@@ -55,8 +55,9 @@ impl Kernel {
         family: Family,
         desired: &Chains,
     ) -> Result<Table, Error> {
-        let save = format!("{}-save", self.variant.command(family));
-        Ok(parse_table(&self.run(&save, &["-t", "filter"], "")?, desired)?)
+        let save = format!("{}-save", self.place.variant.command(family));
+        let table = self.place.table;
+        Ok(parse_table(&self.run(&save, &["-t", table.name()], "")?, table, desired)?)
     }
 
     /// Reads the counters of the chains of denials.
@@ -68,23 +69,25 @@ impl Kernel {
         families: &[Family],
         applied: Option<&Applied>,
     ) -> Result<Reading, Error> {
+        let Place { variant, table: name } = self.place;
+        let name = name.name();
         let mut reading = Reading::new();
         for family in families {
-            let command = self.variant.command(*family);
+            let command = variant.command(*family);
             let table = applied.and_then(|applied| applied.tables.get(family));
-            let counts = match (self.variant, table) {
+            let counts = match (variant, table) {
                 (Variant::Nft, Some(table)) => {
                     let is_there = |kind: &Denial| table.chains.contains_key(&kind.chain());
                     let list = |kind: Denial| {
                         let chain = kind.chain().to_string();
-                        let rule = self.run(command, &["-nvxL", &chain, "1"], "")?;
+                        let rule = self.run(command, &["-t", name, "-nvxL", &chain, "1"], "")?;
                         Ok((kind, parse_count(&rule)?))
                     };
                     Denial::all().filter(is_there).map(list).collect::<Result<_, Error>>()?
                 }
                 (Variant::Legacy, _) | (_, None) => {
                     let save = format!("{command}-save");
-                    parse_counts(&self.run(&save, &["-c", "-t", "filter"], "")?)?
+                    parse_counts(&self.run(&save, &["-c", "-t", name], "")?)?
                 }
             };
             reading.extend(counts.into_iter().map(|(kind, counts)| ((*family, kind), counts)));
@@ -95,7 +98,7 @@ impl Kernel {
     /// Whether rules that are removed hold up the next change. iptables-legacy replaces whole
     /// tables, removals or not.
     pub(in crate::dataplane) fn removes_slowly(&self) -> bool {
-        self.variant == Variant::Nft
+        self.place.variant == Variant::Nft
     }
 
     /// Carries out all of `plan`; gives how many sets are still in use. `after` is what will be
@@ -106,7 +109,7 @@ impl Kernel {
         after: &mut Applied,
     ) -> Result<usize, Error> {
         let mut in_use = BTreeSet::new();
-        for step in render(plan) {
+        for step in render(plan, self.place.table) {
             tracing::debug!(%step, "step");
             in_use.append(&mut self.step(&step)?);
         }
@@ -139,7 +142,7 @@ impl Kernel {
         // Taken out: one that failed is not used again.
         let running = self.restores.remove(&family).filter(|running| !running.is_worn_out());
         let start = || {
-            let program = format!("{}-restore", self.variant.command(family));
+            let program = format!("{}-restore", self.place.variant.command(family));
             Restore::start(&program, &["--noflush", "-w", &self.lock_wait_seconds.to_string()])
         };
         let mut restore = running.map_or_else(start, Ok)?;

@@ -27,4 +27,4 @@ pub mod variant;
 
 pub use self::error::Error;
 pub(in crate::dataplane) use self::kernel::Kernel;
-pub use self::variant::Variant;
+pub use self::variant::{Place, Variant};

@@ -11,13 +11,13 @@ use super::error::Error;
 use super::kernel::Kernel;
 use super::sets::{family_name, type_name};
 use super::text;
-use super::variant::{Evidence, Variant, choose};
+use super::variant::{Evidence, Place, Variant, choose};
 use crate::dataplane::attachment::InterfaceName;
 use crate::dataplane::denial::Denial;
 use crate::dataplane::feature::Feature;
 use crate::dataplane::name::{ChainName, SetName};
 use crate::dataplane::netlink::conntrack;
-use crate::dataplane::options::{DenyAction, LogGroup, Options};
+use crate::dataplane::options::{DenyAction, LogGroup, Options, TableName};
 use crate::dataplane::preflight::{Facts, FamilyFacts};
 use crate::dataplane::rule::{IsInterface, Match, Rule, Side, Verdict};
 use crate::dataplane::set::Kind;
@@ -37,13 +37,13 @@ const PROC_NET: &str = "/proc/thread-self/net";
 /// The variant to use on this node.
 pub(in crate::dataplane) fn choose_variant(lock_wait_seconds: u32) -> Result<Variant, Error> {
     let evidence = |variant| {
-        let kernel = Kernel::new(variant, lock_wait_seconds);
+        let kernel = tools(variant, lock_wait_seconds);
         if !kernel.installed(Family::V4) {
             return Ok(None);
         }
         let mut evidence = Evidence::default();
         for family in [Family::V4, Family::V6] {
-            if kernel.may_have_rules(family) && kernel.installed(family) {
+            if kernel.may_have_tables(family) && kernel.installed(family) {
                 let save = format!("{}-save", variant.command(family));
                 let found = Evidence::count(&kernel.run(&save, &[], "")?);
                 evidence.kube_chains += found.kube_chains;
@@ -52,7 +52,7 @@ pub(in crate::dataplane) fn choose_variant(lock_wait_seconds: u32) -> Result<Var
         }
         Ok::<_, Error>(Some(evidence))
     };
-    let any = Kernel::new(Variant::Nft, lock_wait_seconds);
+    let any = tools(Variant::Nft, lock_wait_seconds);
     let default = any.run("iptables", &["--version"], "").ok();
     let default = default.as_deref().map(Variant::of_version);
     match (evidence(Variant::Legacy), evidence(Variant::Nft)) {
@@ -65,6 +65,11 @@ pub(in crate::dataplane) fn choose_variant(lock_wait_seconds: u32) -> Result<Var
     }
 }
 
+/// The tools of a variant, whichever the table.
+fn tools(variant: Variant, lock_wait_seconds: u32) -> Kernel {
+    Kernel::new(Place { variant, table: TableName::Filter }, lock_wait_seconds)
+}
+
 /// Whether the kernel has IPv6.
 pub(in crate::dataplane) fn has_ipv6() -> bool {
     fs::exists(format!("{PROC_NET}/if_inet6")).unwrap_or(true)
@@ -75,25 +80,38 @@ impl Kernel {
     pub(in crate::dataplane) fn installed(&self, family: Family) -> bool {
         // Any other failure shows again when the command is used: loudly then.
         let missing = |error: &Error| matches!(error, Error::Start { source, .. } if source.kind() == ErrorKind::NotFound);
-        !self.run(self.variant.command(family), &["--version"], "").is_err_and(|e| missing(&e))
+        !self
+            .run(self.place.variant.command(family), &["--version"], "")
+            .is_err_and(|e| missing(&e))
     }
 
-    /// Whether the variant's filter table can have rules. To ask iptables-legacy would load
-    /// its modules, and make tables, on nodes that do not use them.
+    /// Whether the table can have rules. To ask iptables-legacy would load its modules, and make
+    /// tables, on nodes that do not use them.
     pub(in crate::dataplane) fn may_have_rules(&self, family: Family) -> bool {
-        let names = match (self.variant, family) {
-            (Variant::Nft, _) => return true,
+        let table = self.place.table.name();
+        self.tables(family).is_none_or(|names| names.lines().any(|name| name == table))
+    }
+
+    /// Whether any table of the variant can have rules.
+    fn may_have_tables(&self, family: Family) -> bool {
+        self.tables(family).is_none_or(|names| !names.is_empty())
+    }
+
+    /// The tables of iptables-legacy, one a line; `None` with iptables-nft, which has all.
+    fn tables(&self, family: Family) -> Option<String> {
+        let names = match (self.place.variant, family) {
+            (Variant::Nft, _) => return None,
             (Variant::Legacy, Family::V4) => "ip_tables_names",
             (Variant::Legacy, Family::V6) => "ip6_tables_names",
         };
-        fs::read_to_string(format!("{PROC_NET}/{names}")).is_ok_and(|names| !names.is_empty())
+        Some(fs::read_to_string(format!("{PROC_NET}/{names}")).unwrap_or_default())
     }
 }
 
 /// Everything that preflight asks for, but for conflicts.
 pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Options) -> Facts {
     let lock_wait = options.lock_wait_seconds;
-    let kernel = |variant| Kernel::new(variant, lock_wait);
+    let kernel = |variant| Kernel::new(Place { variant, table: options.table() }, lock_wait);
     let version = |tool: &str| {
         // The one spelling that all of them know.
         let version = kernel(Variant::Nft).run(tool, &["-V"], "");
@@ -109,7 +127,7 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
         forwarding: forwarding(family),
         rules_work: variant.map_or(Ok(()), |variant| try_rules(&kernel(variant), family)),
         log_works: match (variant, options.denial_log) {
-            (Some(variant), Some(group)) => try_log(&kernel(variant), family, group),
+            (Some(variant), Some(group)) => try_log(&kernel(variant), family, group, options.deny),
             (None, _) | (_, None) => Ok(()),
         },
         lacking: variant.map_or(Vec::new(), |variant| lacking(&kernel(variant), family)),
@@ -209,12 +227,13 @@ pub(in crate::dataplane) fn try_log(
     kernel: &Kernel,
     family: Family,
     group: LogGroup,
+    deny: DenyAction,
 ) -> Result<(), String> {
     // An agent that starts again finds its rules: then there is nothing to try, and to write.
     if !own_rules(kernel, family).iter().any(|rule| rule.contains(" -j NFLOG ")) {
         // One kind stands for all: they differ in numbers only.
         let kinds = Denial::all().take(1);
-        let rules = kinds.flat_map(|kind| kind.rules(family, DenyAction::Drop, Some(group)));
+        let rules = kinds.flat_map(|kind| kind.rules(family, deny, Some(group)));
         try_in_chain(kernel, family, rules)?;
     }
     // The rules may be there without what they hand packets to, and then hand over nothing.
@@ -226,12 +245,12 @@ pub(in crate::dataplane) fn try_log(
 
 /// The rules of our chains. What cannot be read holds none.
 fn own_rules(kernel: &Kernel, family: Family) -> Vec<String> {
-    let save = format!("{}-save", kernel.variant.command(family));
+    let save = format!("{}-save", kernel.place.variant.command(family));
     let is_own = |line: &&str| {
         let chain = line.strip_prefix("-A ").and_then(|rule| rule.split(' ').next());
         chain.and_then(ChainName::parse).is_some()
     };
-    let saved = kernel.run(&save, &["-t", "filter"], "").unwrap_or_default();
+    let saved = kernel.run(&save, &["-t", kernel.place.table.name()], "").unwrap_or_default();
     saved.lines().filter(is_own).map(str::to_owned).collect()
 }
 
@@ -243,9 +262,10 @@ fn try_in_chain(
 ) -> Result<(), String> {
     let wait = kernel.lock_wait_seconds;
     // `has_wait` would wait for the lock without a limit.
-    let cmd = kernel.variant.command(family);
+    let cmd = kernel.place.variant.command(family);
+    let table = kernel.place.table.name();
     let tables = IPTables { cmd, has_check: true, has_wait: false, is_numeric: true };
-    let execute = |command: &str| match tables.execute("filter", &format!("-w {wait} {command}")) {
+    let execute = |command: &str| match tables.execute(table, &format!("-w {wait} {command}")) {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         Err(error) => Err(error.to_string()),

@@ -1,4 +1,4 @@
-//! Reads the filter table and its counters from what the iptables tools print. Pure.
+//! Reads the table of our chains and its counters from what the iptables tools print. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,21 +7,28 @@ use super::text;
 use crate::dataplane::applied::Table;
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::name::ChainName;
+use crate::dataplane::options::TableName;
 use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
 
-/// Reads what `iptables-save -t filter` printed. Rules of our chains that are spelled like rules of
+/// Reads what `iptables-save -t TABLE` printed for the table `name`. Rules of our chains that are spelled like rules of
 /// `desired` are these.
 ///
 /// # Errors
 /// When the dump is empty, cut off, or holds a line that is none of a dump.
-pub(super) fn parse_table(dump: &str, desired: &Chains) -> Result<Table, ParseError> {
+pub(super) fn parse_table(
+    dump: &str,
+    name: TableName,
+    desired: &Chains,
+) -> Result<Table, ParseError> {
     let mut table = Table::default();
     let mut state = State::Before;
     for line in dump.lines() {
         match (state, line) {
             (_, "") => {}
             (_, comment) if comment.starts_with('#') => {}
-            (State::Before, "*filter") => state = State::Within,
+            (State::Before, line) if line.strip_prefix('*') == Some(name.name()) => {
+                state = State::Within;
+            }
             (State::Within, "COMMIT") => state = State::After,
             (State::Within, line) => {
                 parse_line(&mut table, line).ok_or_else(|| unknown("iptables-save", line))?;
@@ -97,7 +104,7 @@ fn target_of(rule: &str) -> Option<&str> {
     words.nth(1)
 }
 
-/// Reads the counters of all kinds from what `iptables-save -c -t filter` printed.
+/// Reads the counters of all kinds from what `iptables-save -c -t TABLE` printed.
 ///
 /// # Errors
 /// When the dump is cut off.
@@ -158,7 +165,7 @@ mod tests {
     fn only_what_is_ours_is_read() {
         let goto = Rule::all(Verdict::Goto(name::JUDGE));
         let desired = Chains::from([(name::FORWARD, vec![goto.clone()])]);
-        let table = parse_table(DUMP, &desired).unwrap();
+        let table = parse_table(DUMP, TableName::Filter, &desired).unwrap();
         let chains = Chains::from([(name::FORWARD, vec![goto]), (name::JUDGE, vec![])]);
         assert_eq!(table.chains, chains);
         let forward = &table.hooks[&Hook::Forward];
@@ -169,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_rule_that_is_not_desired_stays_text() {
-        let table = parse_table(DUMP, &Chains::new()).unwrap();
+        let table = parse_table(DUMP, TableName::Filter, &Chains::new()).unwrap();
         let unknown = Rule::all(Verdict::Unknown("-g PORTCULLIS-JUDGE".into()));
         assert_eq!(table.chains[&name::FORWARD], [unknown]);
     }
@@ -178,9 +185,11 @@ mod tests {
     fn a_dump_that_is_cut_anywhere_is_an_error() {
         let end = DUMP.find("# Completed").unwrap();
         for length in 0..end {
-            assert!(parse_table(&DUMP[..length], &Chains::new()).is_err(), "{}", &DUMP[..length]);
+            let read = parse_table(&DUMP[..length], TableName::Filter, &Chains::new());
+            assert!(read.is_err(), "{}", &DUMP[..length]);
         }
-        assert!(parse_table(&DUMP[..end], &Chains::new()).is_ok());
+        assert!(parse_table(&DUMP[..end], TableName::Filter, &Chains::new()).is_ok());
+        assert!(parse_table(DUMP, TableName::Mangle, &Chains::new()).is_err(), "another table");
     }
 
     #[test]

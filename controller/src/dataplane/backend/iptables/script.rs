@@ -9,6 +9,7 @@ use policy_engine::cidr::Family;
 use super::sets::{self, family_name, type_name};
 use super::text;
 use crate::dataplane::name::{self, SetName};
+use crate::dataplane::options::TableName;
 use crate::dataplane::plan::{Eviction, NewSet, Plan, Swap, TableChange};
 use crate::dataplane::rule::Chains;
 use crate::dataplane::set::Element;
@@ -79,18 +80,18 @@ impl Joins {
     }
 }
 
-/// The steps of `plan`, in order. Equal plans give equal bytes.
+/// The steps of `plan`, in order, with chains in table `name`. Equal plans give equal bytes.
 #[must_use]
-pub fn render(plan: &Plan) -> Vec<Step> {
+pub fn render(plan: &Plan, name: TableName) -> Vec<Step> {
     let mut steps = Vec::new();
     for eviction in &plan.evict {
-        steps.extend(evict(eviction));
+        steps.extend(evict(eviction, name));
     }
     steps.extend(plan.clear.iter().copied().map(Step::Clear));
     ipset(&mut steps, plan.create.iter().map(create).collect());
     members(&mut steps, &plan.remove, Joins::Remove, "");
     for (family, change) in &plan.tables {
-        steps.push(Step::Table(*family, table(change)));
+        steps.push(Step::Table(*family, table(change, name)));
     }
     let full = plan.create.iter().filter(|set| set.swap == Swap::WithAdditions);
     members(&mut steps, &plan.add, Joins::Add, &full.map(swap).collect::<String>());
@@ -100,10 +101,10 @@ pub fn render(plan: &Plan) -> Vec<Step> {
     steps
 }
 
-fn evict(eviction: &Eviction) -> Vec<Step> {
+fn evict(eviction: &Eviction, name: TableName) -> Vec<Step> {
     let let_go = eviction.chains.iter().map(|(family, chains)| {
         let change = TableChange { write: chains.clone(), ..TableChange::default() };
-        Step::Table(*family, table(&change))
+        Step::Table(*family, table(&change, name))
     });
     let_go.chain([Step::Clear(eviction.set)]).collect()
 }
@@ -168,8 +169,8 @@ fn only_addresses(elements: &BTreeSet<Element>) -> Option<Vec<IpAddr>> {
 }
 
 /// One script, so that chains and hooks change at once.
-fn table(change: &TableChange) -> String {
-    let mut script = String::from("*filter\n");
+fn table(change: &TableChange, name: TableName) -> String {
+    let mut script = format!("*{name}\n");
     for chain in change.write.keys().chain(&change.delete) {
         let _ = writeln!(script, ":{chain} - [0:0]");
     }
@@ -216,7 +217,7 @@ mod tests {
         let address = |number: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0001 + number));
         let elements = (0..).map(address).map(Element::Address).take(count).collect();
         let add = BTreeMap::from([(SetName::short("SET"), elements)]);
-        render(&Plan { add, ..Plan::default() })
+        render(&Plan { add, ..Plan::default() }, TableName::Mangle)
     }
 
     #[test]
@@ -238,8 +239,8 @@ mod tests {
         let delete = BTreeSet::from([ChainName::short("Told")]);
         let change = TableChange { delete, hooks, ..TableChange::default() };
         assert_eq!(
-            table(&change),
-            "*filter\n:PORTCULLIS-Told - [0:0]\n-D FORWARD -j PORTCULLIS-FORWARD\n\
+            table(&change, TableName::Mangle),
+            "*mangle\n:PORTCULLIS-Told - [0:0]\n-D FORWARD -j PORTCULLIS-FORWARD\n\
              -D FORWARD -j PORTCULLIS-FORWARD\n-I FORWARD 1 -j PORTCULLIS-FORWARD\n\
              -X PORTCULLIS-Told\nCOMMIT\n"
         );

@@ -3,6 +3,7 @@
 use policy_engine::cidr::Family;
 
 use crate::dataplane::name;
+use crate::dataplane::options::TableName;
 
 /// One of the two implementations.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -28,20 +29,28 @@ impl Variant {
         }
     }
 
-    /// The other one.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Self::Legacy => Self::Nft,
-            Self::Nft => Self::Legacy,
-        }
-    }
-
     /// Which one a command is that printed `version` for `--version`.
     #[must_use]
     pub fn of_version(version: &str) -> Self {
         // Before 1.8 there was legacy only, and it did not say so.
         if version.contains("nf_tables") { Self::Nft } else { Self::Legacy }
+    }
+}
+
+/// Where rules are: a table of one implementation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
+    /// The implementation.
+    pub variant: Variant,
+    /// The table.
+    pub table: TableName,
+}
+
+impl Place {
+    /// Every place where rules of ours can be.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let tables = |variant| TableName::BOTH.map(|table| Self { variant, table });
+        Variant::BOTH.into_iter().flat_map(tables)
     }
 }
 
