@@ -35,9 +35,6 @@ pub enum Table {
 }
 
 impl Table {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::Mangle, Self::Filter];
-
     /// The chains that the kernel has in it.
     fn built_in(self) -> &'static [&'static str] {
         match self {
@@ -422,8 +419,7 @@ mod tests {
         let refused = |text| Tables::parse(text).unwrap_err().problem.to_string();
         assert_eq!(refused("-A INPUT"), "unknown line outside a table `-A INPUT`");
         assert_eq!(refused("*filter\n:INPUT ACCEPT [0:0]"), "missing COMMIT");
-        let mangle = "*mangle\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT --reject-with \
-            icmp-port-unreachable\nCOMMIT\n";
+        let mangle = "*mangle\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j REJECT\nCOMMIT\n";
         assert_eq!(refused(mangle), "REJECT needs the filter table");
         assert_eq!(
             refused("*mangle\nCOMMIT\n*mangle\nCOMMIT\n"),
