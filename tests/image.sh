@@ -90,9 +90,9 @@ trap 'kill "${pids[@]}"' EXIT
 ip link set cni0 up
 ip route add 10.0.0.3 dev cali3
 ip route add fd00::3 dev cali3
-for switch in iptables ip6tables; do
-    if [ -e "/proc/sys/net/bridge/bridge-nf-call-$switch" ]; then
-        echo 1 >"/proc/sys/net/bridge/bridge-nf-call-$switch"
+for switch in call-iptables call-ip6tables filter-vlan-tagged; do
+    if [ -e "/proc/sys/net/bridge/bridge-nf-$switch" ]; then
+        echo 1 >"/proc/sys/net/bridge/bridge-nf-$switch"
     fi
 done
 mount -t tmpfs tmpfs "$root/var/lib/portcullis"

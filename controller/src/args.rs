@@ -165,6 +165,10 @@ impl SystemArgs {
 /// Flags of `portcullis preflight`.
 #[derive(Args, Debug)]
 pub struct PreflightArgs {
+    /// Exit with 0 whatever was found: for an init container that sets what the agent may not set,
+    /// and must not keep it from starting.
+    #[arg(long)]
+    pub no_fail: bool,
     /// Which conflicts are ignored.
     #[command(flatten)]
     pub conflicts: ConflictArgs,

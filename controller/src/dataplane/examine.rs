@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::backend::iptables::Variant;
+use super::conflict::facts::BridgeSwitch;
 use super::conflict::{Conflict, Detected, Judgement, judge};
 use super::preflight::{Finding, Severity};
-use super::survey::survey;
+use super::survey::{bridge_switches_off, survey};
 
 /// Examines one node again and again.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct Examiner {
     ignored: BTreeSet<Conflict>,
     /// The pods' addresses that were attached past the node when it was last examined.
     past: BTreeSet<IpAddr>,
+    /// The settings of bridges that were off when it was last examined.
+    off: BTreeSet<BridgeSwitch>,
 }
 
 /// What was found on the node.
@@ -37,12 +40,20 @@ impl Examiner {
         ignored: &[Conflict],
     ) -> Self {
         let ignored = ignored.iter().copied().collect();
-        Self { variant, lock_wait_seconds, ignored, past: BTreeSet::new() }
+        Self { variant, lock_wait_seconds, ignored, past: BTreeSet::new(), off: BTreeSet::new() }
+    }
+
+    /// Whether a setting of bridges was turned off or on since the node was last examined. Takes
+    /// some microseconds.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.off != bridge_switches_off()
     }
 
     /// Examines the node; `pods` are addresses of its isolated pods. Takes some milliseconds.
     pub fn examine(&mut self, pods: &[IpAddr]) -> Examination {
         let mut facts = survey(self.variant, self.lock_wait_seconds, pods);
+        self.off = bridge_switches_off();
         // A pod that ends may lose its interface before its address. So a pod that is attached past
         // the node counts once it was found so twice.
         let past = facts.routes.iter().filter(|route| facts.is_past_the_node(route));

@@ -20,6 +20,9 @@ use crate::dataplane::conflict::Detected;
 use crate::dataplane::examine::{Examination, Examiner};
 use crate::dataplane::preflight;
 
+/// How often the settings of bridges are looked at: one that is off lets packets past all rules.
+const NEWS_PERIOD: Duration = Duration::from_secs(1);
+
 /// The agent's end.
 #[derive(Debug)]
 pub struct Examinations {
@@ -46,7 +49,7 @@ impl Examinations {
                 if sender.blocking_send(found).is_err() {
                     return;
                 }
-                thread::sleep(period);
+                wait(&examiner, period);
             }
         };
         thread::Builder::new().name("conflicts".to_owned()).spawn(work)?;
@@ -86,6 +89,18 @@ impl Examinations {
             }
         }
         self.last = found;
+    }
+}
+
+/// Waits for a period, or until there is a reason to examine the node again.
+fn wait(examiner: &Examiner, period: Duration) {
+    let end = Instant::now() + period;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || examiner.has_news() {
+            return;
+        }
+        thread::sleep(left.min(NEWS_PERIOD));
     }
 }
 

@@ -209,7 +209,8 @@ fn is_ready(node: &Value) -> bool {
 fn prepare_network(node: &LabNode, lab: &Lab, options: &Options) -> Result<()> {
     node.shell(
         "echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables
-         echo 1 > /proc/sys/net/bridge/bridge-nf-call-ip6tables",
+         echo 1 > /proc/sys/net/bridge/bridge-nf-call-ip6tables
+         echo 1 > /proc/sys/net/bridge/bridge-nf-filter-vlan-tagged",
     )?;
     if options.cni.is_flannel() {
         for peer in lab.nodes().filter(|peer| peer.name() != node.name()) {

@@ -269,6 +269,7 @@ impl Lab {
                 node.netns().sysctl(&[
                     ("bridge/bridge-nf-call-iptables", "1"),
                     ("bridge/bridge-nf-call-ip6tables", "1"),
+                    ("bridge/bridge-nf-filter-vlan-tagged", "1"),
                 ])?;
             }
             let name = node.netns().name();

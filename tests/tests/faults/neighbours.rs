@@ -1,5 +1,7 @@
 //! What other software has in the same tables stays as it is, to the byte and the last counter.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Family, ForwardPolicy, IptablesVariant, Node, Probe, ServiceSpec,
@@ -189,7 +191,8 @@ fn everything_of_others_stays_to_the_byte_and_cleanup_leaves_nothing_legacy() ->
 /// A node's bridge, or what others set for it, can come after the agent.
 #[test]
 fn a_bridge_that_gets_past_all_rules_is_told_and_mended() -> Result<()> {
-    let flags = ["--conflict-period=1"];
+    // They are looked at in between.
+    let flags = ["--conflict-period=3600"];
     let cluster = shop(lab(IptablesVariant::Nft), &flags)?;
     cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
     let agent = start(&cluster, "n2")?;
@@ -197,12 +200,13 @@ fn a_bridge_that_gets_past_all_rules_is_told_and_mended() -> Result<()> {
     check(&cluster.lab, "with the bridge's packets judged", &[], near)?;
     let node = cluster.lab.node("n2")?;
     let logged = agent.logged();
-    for family in ["iptables", "ip6tables"] {
-        node.shell(&format!("echo 0 > /proc/sys/net/bridge/bridge-nf-call-{family}"))?;
-    }
-    for family in ["iptables", "ip6tables"] {
-        let told = format!("net.bridge.bridge-nf-call-{family} was 0");
-        agent.wait_for_after(logged, &told, PATIENCE)?;
+    for name in ["call-iptables", "call-ip6tables", "filter-vlan-tagged"] {
+        let switch = format!("bridge-nf-{name}");
+        let start = Instant::now();
+        node.shell(&format!("echo 0 > /proc/sys/net/bridge/{switch}"))?;
+        agent.wait_for_after(logged, &format!("net.bridge.{switch} was 0"), PATIENCE)?;
+        println!("{switch} was turned on after {:?}", start.elapsed());
+        ensure!(node.shell(&format!("cat /proc/sys/net/bridge/{switch}"))?.trim() == "1");
     }
     check(&cluster.lab, "after the switch was turned off", &[], near)?;
     ensure!(agent.terminate().is_ok());

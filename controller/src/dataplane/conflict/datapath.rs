@@ -1,9 +1,7 @@
 //! Ways on which packets of pods never reach iptables, or reach it with other addresses.
 
-use policy_engine::cidr::Family;
-
 use super::enforcer;
-use super::facts::{BridgeNetfilter, Facts, Link};
+use super::facts::{BridgeNetfilter, BridgeSwitch, Facts, Link};
 use super::judgement::{Conflict, Judgement, list, starts_with};
 use crate::dataplane::preflight::Severity;
 
@@ -120,40 +118,38 @@ fn bridges(facts: &Facts, judgement: &mut Judgement) {
     let has_pods = |bridge: &&Link| {
         facts.links.iter().any(|link| link.is_of_pod() && link.master == Some(bridge.index))
     };
-    for (family, netfilter) in &facts.bridge_netfilter {
+    for (switch, netfilter) in &facts.bridge_netfilter {
         let passes_none = |bridge: &&Link| {
             // A bridge can hand packets to iptables by a switch of its own.
-            *netfilter == BridgeNetfilter::NotLoaded || !bridge.calls_iptables.contains(family)
+            *netfilter == BridgeNetfilter::NotLoaded || !bridge.has_own(*switch)
         };
         let bridges = facts.links.iter().filter(|link| link.kind == "bridge");
         let (with_pods, without): (Vec<&Link>, Vec<&Link>) =
             bridges.filter(passes_none).partition(has_pods);
-        bridge(*family, netfilter, &with_pods, &without, judgement);
+        bridge(*switch, netfilter, &with_pods, &without, judgement);
     }
 }
 
 fn bridge(
-    family: Family,
+    switch: BridgeSwitch,
     netfilter: &BridgeNetfilter,
     with_pods: &[&Link],
     without: &[&Link],
     judgement: &mut Judgement,
 ) {
-    let (name, switch) = match family {
-        Family::V4 => ("IPv4", "bridge-nf-call-iptables"),
-        Family::V6 => ("IPv6", "bridge-nf-call-ip6tables"),
-    };
+    let (packets, name) = (switch.packets(), switch.name());
     let (cause, what_to_do) = match netfilter {
         BridgeNetfilter::On => return,
+        // The other two say so.
+        BridgeNetfilter::NotLoaded if switch == BridgeSwitch::FilterVlanTagged => return,
         BridgeNetfilter::TurnedOn => {
-            let what =
-                format!("net.bridge.{switch} was 0 on a node with a bridge; it was set to 1");
-            let what_to_do = format!("set net.bridge.{switch}=1 in /etc/sysctl.d");
+            let what = format!("net.bridge.{name} was 0 on a node with a bridge; it was set to 1");
+            let what_to_do = format!("set net.bridge.{name}=1 in /etc/sysctl.d");
             return judgement.note(Severity::Warning, what, what_to_do);
         }
         BridgeNetfilter::Off(why) => (
-            format!("net.bridge.{switch} is 0 and could not be set: {why}"),
-            format!("sysctl -w net.bridge.{switch}=1"),
+            format!("net.bridge.{name} is 0 and could not be set: {why}"),
+            format!("sysctl -w net.bridge.{name}=1"),
         ),
         BridgeNetfilter::NotLoaded => {
             ("br_netfilter is not loaded".to_owned(), "modprobe br_netfilter".to_owned())
@@ -162,12 +158,11 @@ fn bridge(
     let names =
         |links: &[&Link]| list(&links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>());
     if !with_pods.is_empty() {
-        let what =
-            format!("{name} packets between pods on {} pass no rule: {cause}", names(with_pods));
+        let what = format!("{packets} between pods on {} pass no rule: {cause}", names(with_pods));
         judgement.conflict(Conflict::BridgeTrafficBypassesIptables, what, what_to_do);
     } else if !without.is_empty() {
         let what = format!(
-            "{name} packets between pods on {}, which has none yet, would pass no rule: {cause}",
+            "{packets} between pods on {}, which has none yet, would pass no rule: {cause}",
             names(without)
         );
         judgement.note(Severity::Warning, what, what_to_do);

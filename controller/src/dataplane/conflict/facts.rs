@@ -14,8 +14,8 @@ pub struct Facts {
     pub filters: Vec<FilterTable>,
     /// The tables of nftables.
     pub nft_tables: Vec<NftTable>,
-    /// Whether packets on bridges pass iptables, by family.
-    pub bridge_netfilter: Vec<(Family, BridgeNetfilter)>,
+    /// Which packets on bridges pass iptables.
+    pub bridge_netfilter: Vec<(BridgeSwitch, BridgeNetfilter)>,
     /// How the node reaches the addresses of its isolated pods.
     pub routes: Vec<PodRoute>,
     /// The type of the CNI plugin that attaches pods, where its configuration can be read.
@@ -67,6 +67,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether it is a bridge that does what a switch is for whatever the switch says.
+    pub(super) fn has_own(&self, switch: BridgeSwitch) -> bool {
+        matches!(switch, BridgeSwitch::Calls(family) if self.calls_iptables.contains(&family))
+    }
+
     /// Whether it is the node's end of a pod's interface. A node that is a container itself has
     /// such an uplink too.
     pub(super) fn is_of_pod(&self) -> bool {
@@ -124,6 +129,42 @@ pub struct NftTable {
     pub hooked: bool,
     /// Its chains.
     pub chains: BTreeSet<String>,
+}
+
+/// A setting in `net.bridge` that decides which packets on bridges pass iptables.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum BridgeSwitch {
+    /// Those of a family.
+    Calls(Family),
+    /// Also those with a VLAN tag. A pod may send frames with VLAN id 0, which its peer takes for
+    /// untagged ones.
+    FilterVlanTagged,
+}
+
+impl BridgeSwitch {
+    /// All of them.
+    pub const ALL: [Self; 3] =
+        [Self::Calls(Family::V4), Self::Calls(Family::V6), Self::FilterVlanTagged];
+
+    /// Its name in `net.bridge`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Calls(Family::V4) => "bridge-nf-call-iptables",
+            Self::Calls(Family::V6) => "bridge-nf-call-ip6tables",
+            Self::FilterVlanTagged => "bridge-nf-filter-vlan-tagged",
+        }
+    }
+
+    /// Which packets skip iptables while it is off.
+    #[must_use]
+    pub fn packets(self) -> &'static str {
+        match self {
+            Self::Calls(Family::V4) => "IPv4 packets",
+            Self::Calls(Family::V6) => "IPv6 packets",
+            Self::FilterVlanTagged => "packets in frames with a VLAN tag",
+        }
+    }
 }
 
 /// Whether packets on a bridge pass iptables.

@@ -3,7 +3,7 @@
 use clap::ValueEnum as _;
 use policy_engine::cidr::Family;
 
-use super::facts::{BridgeNetfilter, Facts, FilterTable, Link, NftTable, PodRoute};
+use super::facts::{BridgeNetfilter, BridgeSwitch, Facts, FilterTable, Link, NftTable, PodRoute};
 use super::{Conflict, judge};
 use crate::dataplane::preflight::Severity;
 
@@ -31,7 +31,7 @@ fn node() -> Facts {
         links,
         filters: vec![FilterTable::parse("iptables-nft", save)],
         nft_tables: ["filter", "nat", "mangle", "kube-proxy"].map(|name| table(name, true)).into(),
-        bridge_netfilter: Family::BOTH.map(|family| (family, BridgeNetfilter::On)).into(),
+        bridge_netfilter: BridgeSwitch::ALL.map(|switch| (switch, BridgeNetfilter::On)).into(),
         ..Facts::default()
     }
 }
@@ -204,11 +204,12 @@ fn bridged_packets_that_pass_no_rule_are_a_conflict_once_there_are_pods() {
     ] {
         let what = format!("{netfilter:?}");
         for family in Family::BOTH {
-            let bridge_netfilter = vec![(family, netfilter.clone())];
+            let bridge_netfilter = vec![(BridgeSwitch::Calls(family), netfilter.clone())];
             check(&what, &Facts { bridge_netfilter, ..node() }, conflicts, notes);
         }
     }
-    let mut facts = Facts { bridge_netfilter: vec![(Family::V4, off)], ..node() };
+    let mut facts =
+        Facts { bridge_netfilter: vec![(BridgeSwitch::Calls(Family::V4), off)], ..node() };
     facts.links[2].calls_iptables = vec![Family::V4];
     check("by the bridge's own switch", &facts, &[], &[]);
     facts.links[2].calls_iptables = vec![Family::V6];
@@ -217,6 +218,27 @@ fn bridged_packets_that_pass_no_rule_are_a_conflict_once_there_are_pods() {
     check("no pod yet", &facts, &[], &[Severity::Warning]);
     facts.links.pop();
     check("no bridge", &facts, &[], &[]);
+}
+
+/// A pod with NET_RAW sends frames with VLAN id 0, and its peer on the bridge takes them.
+#[test]
+fn frames_with_a_vlan_tag_that_pass_no_rule_are_a_conflict() {
+    use BridgeNetfilter::{NotLoaded, Off};
+    let off = Off("Read-only file system".to_owned());
+    let with = |netfilter| vec![(BridgeSwitch::FilterVlanTagged, netfilter)];
+    let mut facts = Facts { bridge_netfilter: with(off), ..node() };
+    facts.links[2].calls_iptables = vec![Family::V4, Family::V6];
+    check(
+        "the bridge has no switch for it",
+        &facts,
+        &[Conflict::BridgeTrafficBypassesIptables],
+        &[],
+    );
+    let what = judge(&facts).conflicts.remove(0).finding.to_string();
+    assert!(what.contains("packets in frames with a VLAN tag between pods on"), "{what}");
+    assert!(what.contains("sysctl -w net.bridge.bridge-nf-filter-vlan-tagged=1"), "{what}");
+    let facts = Facts { bridge_netfilter: with(NotLoaded), ..node() };
+    check("the other switches say so", &facts, &[], &[]);
 }
 
 #[test]
@@ -276,7 +298,9 @@ fn the_most_important_conflict_comes_first_and_names_read_back() {
     check("three at once", &facts, &expected, &[]);
     assert!(Conflict::ALL.is_sorted());
     for conflict in Conflict::ALL {
-        assert_eq!(Conflict::from_str(conflict.name(), false), Ok(conflict));
+        // What is put back at once is nothing to ignore.
+        let ignorable = conflict != Conflict::HookDisplaced;
+        assert_eq!(Conflict::from_str(conflict.name(), false).ok(), ignorable.then_some(conflict));
     }
     assert!(Conflict::from_str("Cilium", true).is_err());
 }

@@ -1,12 +1,14 @@
 //! Finds out what else is on the node: [`Facts`] for the detection of conflicts.
 //!
 //! What is there is read by netlink and iptables. Changes nothing, but for
-//! `net.bridge.bridge-nf-call-*`, which is set to 1 where there is a bridge.
+//! `net.bridge.bridge-nf-call-*` and `bridge-nf-filter-vlan-tagged`, which are set to 1 where there
+//! is a bridge.
 
 mod links;
 
 mod nft_tables;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -20,12 +22,15 @@ use self::nft_tables::nft_tables;
 use super::backend::iptables::probe::has_ipv6;
 use super::backend::iptables::{Error, Kernel, Place, Variant};
 use super::conflict::IPVS_LINKS;
-use super::conflict::facts::{BridgeNetfilter, Facts, FilterTable, NftTable};
+use super::conflict::facts::{BridgeNetfilter, BridgeSwitch, Facts, FilterTable, NftTable};
 use super::options::TableName;
 
 /// Where the kubelet's container runtime finds the configuration of CNI plugins. In the agent's
 /// container it is not there.
 const CNI_DIRECTORY: &str = "/etc/cni/net.d";
+
+/// Where the settings of bridges are, of the network namespace of the thread.
+const BRIDGE_SETTINGS: &str = "/proc/sys/net/bridge";
 
 /// What is on this node. `variant` is the one in use, `pods` the addresses of pods to look for.
 pub(super) fn survey(variant: Option<Variant>, lock_wait_seconds: u32, pods: &[IpAddr]) -> Facts {
@@ -47,8 +52,9 @@ pub(super) fn survey(variant: Option<Variant>, lock_wait_seconds: u32, pods: &[I
         Err(error) => facts.failures.push(format!("failed to list nftables: {error}")),
     }
     let has_bridge = facts.links.iter().any(|link| link.kind == "bridge");
+    let switches = bridge_switches().map(|switch| (switch, bridge_netfilter(switch, has_bridge)));
+    facts.bridge_netfilter.extend(switches);
     for family in Family::BOTH.into_iter().filter(|f| *f == Family::V4 || has_ipv6()) {
-        facts.bridge_netfilter.push((family, bridge_netfilter(family, has_bridge)));
         for candidate in Variant::BOTH {
             // Other programs enforce in filter.
             let place = Place { variant: candidate, table: TableName::Filter };
@@ -94,17 +100,33 @@ fn filter_table(
     Ok(Some(table))
 }
 
-/// Whether packets on bridges pass iptables; sees to it when `turn_on`.
-fn bridge_netfilter(family: Family, turn_on: bool) -> BridgeNetfilter {
-    let file = match family {
-        Family::V4 => "/proc/sys/net/bridge/bridge-nf-call-iptables",
-        Family::V6 => "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
+/// The settings that matter to this node.
+fn bridge_switches() -> impl Iterator<Item = BridgeSwitch> {
+    BridgeSwitch::ALL
+        .into_iter()
+        .filter(|one| *one != BridgeSwitch::Calls(Family::V6) || has_ipv6())
+}
+
+fn bridge_file(switch: BridgeSwitch) -> PathBuf {
+    PathBuf::from(BRIDGE_SETTINGS).join(switch.name())
+}
+
+/// The settings of bridges that are off now. Takes some microseconds.
+pub(super) fn bridge_switches_off() -> BTreeSet<BridgeSwitch> {
+    let is_off = |switch: &BridgeSwitch| {
+        fs::read_to_string(bridge_file(*switch)).is_ok_and(|value| value.trim() == "0")
     };
-    match fs::read_to_string(file) {
+    bridge_switches().filter(is_off).collect()
+}
+
+/// Whether the packets that a setting is for pass iptables; sees to it when `turn_on`.
+fn bridge_netfilter(switch: BridgeSwitch, turn_on: bool) -> BridgeNetfilter {
+    let file = bridge_file(switch);
+    match fs::read_to_string(&file) {
         Err(_) => BridgeNetfilter::NotLoaded,
         Ok(value) if value.trim() != "0" => BridgeNetfilter::On,
         Ok(_) if !turn_on => BridgeNetfilter::Off("no bridge needs it".to_owned()),
-        Ok(_) => match fs::write(file, "1") {
+        Ok(_) => match fs::write(&file, "1") {
             Ok(()) => BridgeNetfilter::TurnedOn,
             Err(error) => BridgeNetfilter::Off(error.to_string()),
         },
