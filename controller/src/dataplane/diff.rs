@@ -8,7 +8,7 @@ use policy_engine::compiled::{Compiled, Update};
 use super::applied::{Applied, AppliedSet, Elements, HookPlaces, Table};
 use super::desired::Desired;
 use super::name::{self, SetName};
-use super::plan::{Eviction, HookChange, MovedHooks, NewSet, Plan, Swap, TableChange};
+use super::plan::{Eviction, HookChange, NewSet, Plan, Swap, TableChange};
 use super::rule::{Chains, Hook};
 use super::set::{DesiredSet, Kind, Source};
 
@@ -19,8 +19,6 @@ pub struct Terms<'a> {
     pub update: &'a Update,
     /// The capacity of a small new set.
     pub initial_maxelem: u32,
-    /// What to do about moved hooks.
-    pub moved_hooks: MovedHooks,
 }
 
 /// The changes that lead from `applied` to `desired`, and what will be applied after them.
@@ -48,7 +46,7 @@ pub fn diff(applied: &Applied, desired: Desired<'_>, terms: &Terms<'_>) -> (Plan
     let none = Table::default();
     for (family, chains) in desired.tables {
         let now = applied.tables.get(&family).unwrap_or(&none);
-        let (change, table) = diff_table(now, chains, &desired.hooks, terms.moved_hooks);
+        let (change, table) = diff_table(now, chains, &desired.hooks);
         after.tables.insert(family, table);
         if change != TableChange::default() {
             plan.tables.insert(family, change);
@@ -181,12 +179,7 @@ fn evict(set: SetName, applied: &Applied) -> Eviction {
     Eviction { set, chains }
 }
 
-fn diff_table(
-    now: &Table,
-    desired: Chains,
-    hooks: &BTreeSet<Hook>,
-    moved: MovedHooks,
-) -> (TableChange, Table) {
+fn diff_table(now: &Table, desired: Chains, hooks: &BTreeSet<Hook>) -> (TableChange, Table) {
     let mut change = TableChange::default();
     let mut after = Table { wanted_by_others: now.wanted_by_others.clone(), ..Table::default() };
     for (name, rules) in &desired {
@@ -212,8 +205,7 @@ fn diff_table(
     for hook in Hook::ALL {
         let places = now.hooks.get(&hook).cloned().unwrap_or_default();
         let wanted = hooks.contains(&hook);
-        let leave = moved == MovedHooks::Leave && places.count == 1;
-        let right = if wanted { places == HookPlaces::first() || leave } else { places.count == 0 };
+        let right = if wanted { places == HookPlaces::first() } else { places.count == 0 };
         if right {
             after.hooks.insert(hook, places);
             continue;
@@ -293,7 +285,7 @@ mod tests {
 
     fn check(applied: &Applied, compiled: &Compiled, update: &Update) -> (String, Applied) {
         let desired = desired(compiled);
-        let terms = Terms { update, initial_maxelem: 2, moved_hooks: MovedHooks::Repair };
+        let terms = Terms { update, initial_maxelem: 2 };
         let (plan, after) = diff(applied, desired, &terms);
         let steps: String =
             render(&plan, TableName::Filter).iter().map(ToString::to_string).collect();
@@ -396,7 +388,7 @@ mod tests {
     fn only_the_members_that_changed_are_looked_at_when_no_rule_did() {
         let applied = first(&world(&["10.0.0.2"]));
         let update = change(&["10.0.0.3"], &[]);
-        let terms = Terms { update: &update, initial_maxelem: 2, moved_hooks: MovedHooks::Repair };
+        let terms = Terms { update: &update, initial_maxelem: 2 };
         let compiled = world(&["10.0.0.2", "10.0.0.3"]);
         let (plan, after) = diff_members(&applied, &compiled, &terms);
         let (same, all) = diff(&applied, desired(&compiled), &terms);

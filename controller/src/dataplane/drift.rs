@@ -5,8 +5,9 @@ use std::fmt;
 
 use policy_engine::cidr::Family;
 
-use super::applied::Applied;
+use super::applied::{Applied, HookPlaces};
 use super::name::{self, ChainName, SetName};
+use super::options::TableName;
 use super::plan::{Plan, Swap};
 use super::rule::Hook;
 use super::set::Element;
@@ -24,18 +25,7 @@ pub enum Drift {
         how: How,
     },
     /// The rule that sends packets to us is missing, doubled, or behind rules of others.
-    Hook {
-        /// In which table.
-        family: Family,
-        /// Which one.
-        hook: Hook,
-        /// How often it is there.
-        count: usize,
-        /// The rules in front of it.
-        in_front: Vec<String>,
-        /// Whether it was put back. Not so when others moved in front again and again.
-        repaired: bool,
-    },
+    Hook(DisplacedHook),
     /// A set is missing, is of another type, or should not be there.
     Set {
         /// Its name.
@@ -75,11 +65,45 @@ impl fmt::Display for How {
     }
 }
 
-impl Drift {
-    /// Whether it is put right. A hook that others overtake time and again is left where it is.
+/// A rule that sends packets to us, where it should not be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DisplacedHook {
+    /// Of which family.
+    pub family: Family,
+    /// In which table.
+    pub table: TableName,
+    /// Which one.
+    pub hook: Hook,
+    /// Where it is.
+    pub places: HookPlaces,
+}
+
+impl DisplacedHook {
+    /// Whether it is not there at all.
     #[must_use]
-    pub fn is_repaired(&self) -> bool {
-        !matches!(self, Self::Hook { repaired: false, .. })
+    pub fn is_missing(&self) -> bool {
+        self.places.count == 0
+    }
+
+    /// `missing from IPv4 mangle FORWARD`, for one.
+    fn how(&self) -> String {
+        let Self { family, table, hook, places } = self;
+        let chain = format!("{} {table} {}", name::family(*family), hook.chain());
+        match (places.count, places.in_front.as_slice()) {
+            (0, _) => format!("missing from {chain}"),
+            (times, []) => format!("in {chain} {times} times"),
+            (_, [first]) => format!("behind the rule `{first}` of other software in {chain}"),
+            (_, [first, rest @ ..]) => {
+                let more = rest.len();
+                format!("behind `{first}` and {more} more rules of other software in {chain}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for DisplacedHook {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the jump to {} is {}", self.hook.target(), self.how())
     }
 }
 
@@ -89,30 +113,18 @@ impl fmt::Display for Drift {
             Self::Chain { family, chain, how } => {
                 write!(formatter, "{} chain {chain} {how}", name::family(*family))
             }
-            Self::Hook { family, hook, count, in_front, repaired } => {
-                let place = format!("{} {}", name::family(*family), hook.chain());
-                write!(formatter, "{} jump was ", hook.target())?;
-                match (count, in_front.len(), hook) {
-                    (0, _, Hook::Forward) => write!(
-                        formatter,
-                        "missing from {place}; policies were not enforced until now; restored"
-                    ),
-                    (0, _, Hook::Input) => write!(
-                        formatter,
-                        "missing from {place}; egress to this node was not restricted until now; \
-                         restored"
-                    ),
-                    (_, 0, _) => write!(formatter, "in {place} {count} times; corrected"),
-                    (_, others, _) if *repaired => write!(
-                        formatter,
-                        "behind {others} rules of other software in {place}; moved to the front"
-                    ),
-                    (_, others, _) => write!(
-                        formatter,
-                        "behind {others} rules of other software in {place}; left there, because \
-                         it was moved back again and again"
-                    ),
-                }
+            Self::Hook(displaced) => {
+                let how = displaced.how();
+                write!(formatter, "{} jump was {how}; ", displaced.hook.target())?;
+                let places = &displaced.places;
+                formatter.write_str(match (places.count, places.in_front.len(), displaced.hook) {
+                    (0, _, Hook::Forward) => "policies were not enforced until now; restored",
+                    (0, _, Hook::Input) => {
+                        "egress to this node was not restricted until now; restored"
+                    }
+                    (_, 0, _) => "corrected",
+                    _ => "moved to the front",
+                })
             }
             Self::Set { set, how } => write!(formatter, "set {set} {how}"),
             Self::Members { set, missing, unexpected } => write!(
@@ -123,21 +135,17 @@ impl fmt::Display for Drift {
     }
 }
 
-/// What `plan` is going to repair in `applied`, and the hooks that it leaves behind others.
+/// What `plan` is going to repair in `applied`. `name` is the table of our chains.
 #[must_use]
-pub fn list(applied: &Applied, plan: &Plan) -> Vec<Drift> {
+pub fn list(applied: &Applied, plan: &Plan, name: TableName) -> Vec<Drift> {
     let mut drifts = Vec::new();
     for (family, table) in &applied.tables {
-        let change = plan.tables.get(family);
-        for hook in Hook::ALL {
-            let places = table.hooks.get(&hook).cloned().unwrap_or_default();
-            let repaired = change.is_some_and(|change| change.hooks.contains_key(&hook));
-            if repaired || (places.count > 0 && !places.in_front.is_empty()) {
-                let (family, count, in_front) = (*family, places.count, places.in_front);
-                drifts.push(Drift::Hook { family, hook, count, in_front, repaired });
-            }
+        let Some(change) = plan.tables.get(family) else { continue };
+        for hook in change.hooks.keys() {
+            let places = table.hooks.get(hook).cloned().unwrap_or_default();
+            let (family, hook) = (*family, *hook);
+            drifts.push(Drift::Hook(DisplacedHook { family, table: name, hook, places }));
         }
-        let Some(change) = change else { continue };
         let written = change.write.keys().map(|chain| {
             let there = table.chains.contains_key(chain);
             (chain, if there { How::Changed } else { How::Missing })
@@ -181,22 +189,25 @@ mod tests {
 
     #[test]
     fn a_drift_is_a_sentence() {
-        let hook = |count, in_front: &[&str], repaired| {
+        let hook = |count, in_front: &[&str]| {
             let in_front = in_front.iter().map(ToString::to_string).collect();
-            let (family, hook) = (Family::V4, Hook::Forward);
-            Drift::Hook { family, hook, count, in_front, repaired }.to_string()
+            let (family, table, hook) = (Family::V4, TableName::Mangle, Hook::Forward);
+            let places = HookPlaces { count, in_front };
+            Drift::Hook(DisplacedHook { family, table, hook, places }).to_string()
         };
         assert_eq!(
-            hook(0, &["-j DOCKER"], true),
-            "PORTCULLIS-FORWARD jump was missing from IPv4 FORWARD; policies were not enforced \
-             until now; restored"
+            hook(0, &["-j DOCKER"]),
+            "PORTCULLIS-FORWARD jump was missing from IPv4 mangle FORWARD; policies were not \
+             enforced until now; restored"
         );
         assert_eq!(
-            hook(1, &["-j DOCKER"], true),
-            "PORTCULLIS-FORWARD jump was behind 1 rules of other software in IPv4 FORWARD; moved \
-             to the front"
+            hook(1, &["-j DOCKER"]),
+            "PORTCULLIS-FORWARD jump was behind the rule `-j DOCKER` of other software in IPv4 \
+             mangle FORWARD; moved to the front"
         );
-        assert!(hook(1, &["-j DOCKER"], false).contains("; left there, because"));
+        let several = hook(1, &["-j DOCKER", "-j CNI", "-j X"]);
+        assert!(several.contains("behind `-j DOCKER` and 2 more rules"), "{several}");
+        assert!(hook(2, &[]).ends_with("in IPv4 mangle FORWARD 2 times; corrected"));
         let (family, chain, how) = (Family::V6, name::JUDGE, How::Changed);
         let chain = Drift::Chain { family, chain, how }.to_string();
         assert_eq!(chain, "IPv6 chain PORTCULLIS-JUDGE was changed; restored");

@@ -11,6 +11,7 @@
 //! | [`diff`](mod@diff), [`plan`] | the difference, and what changes because of it |
 //! | `urgent` | which part of a plan has to happen now, and which can wait |
 //! | [`drift`] | the difference as sentences |
+//! | `hooks`, [`hook_watch`] | hooks that others moved or removed: found and put back; noticed |
 //! | [`backend`] | the tools and the kernel: text, writes, read-back, probes, cleanup |
 //! | [`preflight`](mod@preflight) | what a node needs |
 //! | [`conflict`], `survey`, [`examine`] | what else on the node voids enforcement: judged; looked for; both |
@@ -28,6 +29,8 @@ pub mod diff;
 pub mod drift;
 pub mod examine;
 pub mod feature;
+pub mod hook_watch;
+mod hooks;
 mod interface_chains;
 pub mod interfaces;
 pub mod name;
@@ -63,12 +66,9 @@ use self::examine::Examiner;
 pub use self::options::{
     AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, TableName, UnknownPods,
 };
-use self::plan::{MovedHooks, Plan, TableChange};
+use self::plan::{Plan, TableChange};
 use self::preflight::Finding;
 use self::rule::Chains;
-
-/// After so many verifications in a row that found others in front of our hooks, it stays so.
-const HOOK_REPAIRS_MAX: u32 = 3;
 
 /// Keeps the kernel as the engine wants it.
 pub struct Dataplane {
@@ -82,7 +82,6 @@ pub struct Dataplane {
     applied: Option<Applied>,
     /// Whether the other tables and the other variant are known to hold nothing of ours.
     elsewhere_clean: bool,
-    hook_repairs: u32,
     /// Whether the last call left something to [`Dataplane::remove_unreferenced`].
     postponed: bool,
     denials: Totals,
@@ -173,7 +172,6 @@ impl Dataplane {
             attachments_changed: false,
             applied: None,
             elsewhere_clean: false,
-            hook_repairs: 0,
             postponed: false,
             denials: Totals::default(),
         })
@@ -369,9 +367,6 @@ impl Dataplane {
 
     /// Reads back what is applied, and repairs what differs from `compiled`. Gives what differed.
     ///
-    /// A hook that others move behind their rules time and again is left there after a few
-    /// repairs, and is reported as not repaired.
-    ///
     /// # Errors
     /// When the read-back or a repair fails.
     pub fn verify(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
@@ -384,10 +379,8 @@ impl Dataplane {
         let desired = self.desired(compiled);
         let applied = self.kernel.read(&desired.tables)?;
         let (plan, mut after) = diff::diff(&applied, desired, &self.terms(&Update::default()));
-        let mut drifts = drift::list(&applied, &plan);
+        let mut drifts = drift::list(&applied, &plan, self.table());
         drifts.retain(|drift| !matches!(drift, Drift::Set { set, .. } if known.contains(set)));
-        let behind = |drift: &Drift| matches!(drift, Drift::Hook { count: 1.., in_front, .. } if !in_front.is_empty());
-        self.hook_repairs = if drifts.iter().any(behind) { self.hook_repairs + 1 } else { 0 };
         self.execute(&plan, &applied, &mut after)?;
         self.applied = Some(after);
         Ok(drifts)
@@ -417,12 +410,7 @@ impl Dataplane {
     }
 
     fn terms<'a>(&self, update: &'a Update) -> Terms<'a> {
-        let moved_hooks = if self.hook_repairs < HOOK_REPAIRS_MAX {
-            MovedHooks::Repair
-        } else {
-            MovedHooks::Leave
-        };
-        Terms { update, initial_maxelem: self.options.initial_maxelem, moved_hooks }
+        Terms { update, initial_maxelem: self.options.initial_maxelem }
     }
 
     /// What cannot be enforced must not look as if it were.

@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use super::feature::Feature;
+use super::rule::Hook;
 
 /// How to enforce.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +61,13 @@ impl Options {
     #[must_use]
     pub fn checks_interfaces(&self) -> bool {
         self.anti_spoofing && self.has(Feature::PodInterfaces)
+    }
+
+    /// The hooks that send packets to our chains.
+    #[must_use]
+    pub fn hooks(&self) -> Vec<Hook> {
+        let input = (!self.allow_egress_to_own_node).then_some(Hook::Input);
+        [Hook::Forward].into_iter().chain(input).collect()
     }
 
     /// The table that our chains are in.

@@ -107,12 +107,3 @@ pub struct HookChange {
     /// Whether it goes in at the first place.
     pub insert: bool,
 }
-
-/// Whether a hook goes back to the first place when others put rules in front of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MovedHooks {
-    /// Yes.
-    Repair,
-    /// No: somebody else wants to be first as well, and it would never end.
-    Leave,
-}

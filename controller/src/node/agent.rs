@@ -11,6 +11,7 @@
 //! earlier run left in the kernel stays in force until then, and after this one ends.
 
 mod findings;
+mod hooks;
 mod interfaces;
 
 use std::collections::BTreeMap;
@@ -32,10 +33,10 @@ use crate::dataplane::{self, ApplyReport, Dataplane};
 use crate::node::attach::Found;
 use crate::node::boot::Marker;
 use crate::node::conflicts::Examinations;
-
 use crate::node::connections::Connections;
 use crate::node::denials::Feed;
 use crate::node::denials::table::Sighting;
+use crate::node::hooks::{History, HookTouches};
 use crate::node::local_pods::LocalPods;
 use crate::node::publisher::Publisher;
 use crate::watch::Event;
@@ -80,6 +81,14 @@ pub struct Agent {
     is_closed: bool,
     /// Connections that must end.
     connections: Connections,
+    /// What others do that may concern our hooks; none when nobody watches.
+    touches: Option<HookTouches>,
+    /// What happened to the hooks.
+    hooks: History,
+    /// When the hooks are looked at next; none while they are in place.
+    hooks_at: Option<Instant>,
+    /// When everything was compared last.
+    verified_at: Instant,
     /// When denials are counted next.
     count_at: Instant,
     /// Whether the last count failed: that is said once.
@@ -131,6 +140,10 @@ impl Agent {
             marker: Marker::default(),
             is_closed: false,
             connections: Connections::off(),
+            touches: None,
+            hooks: History::default(),
+            hooks_at: None,
+            verified_at: Instant::now(),
             count_at: Instant::now(),
             uncounted: false,
         }
@@ -161,6 +174,12 @@ impl Agent {
         Self { connections, ..self }
     }
 
+    /// The same, told when others may have changed our hooks.
+    #[must_use]
+    pub fn watched_by(self, touches: HookTouches) -> Self {
+        Self { touches: Some(touches), ..self }
+    }
+
     /// Enforces until `shutdown`. What is in the kernel stays there.
     ///
     /// # Errors
@@ -179,6 +198,7 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
+                touched = HookTouches::next_of(self.touches.as_mut()) => self.touched(&touched),
                 event = events.recv() => self.take(event.ok_or(SourceEnded)?),
                 () = sleep(BEAT_PERIOD) => continue,
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
@@ -214,6 +234,11 @@ impl Agent {
     }
 
     fn alarm(&self) -> Option<Instant> {
+        let alarm = self.regular_alarm();
+        alarm.map(|at| self.hooks_at.map_or(at, |hooks_at| hooks_at.min(at)))
+    }
+
+    fn regular_alarm(&self) -> Option<Instant> {
         match self.state {
             State::Loading => None,
             State::Loaded { apply_at } => Some(apply_at),
@@ -251,6 +276,9 @@ impl Agent {
     /// Brings the kernel to where the engine is, when it is not there.
     fn sync(&mut self) {
         let now = Instant::now();
+        if self.hooks_at.is_some_and(|at| now >= at) {
+            self.check_hooks();
+        }
         match self.state {
             State::Loading => {}
             State::Loaded { apply_at } if now < apply_at => {}
@@ -361,22 +389,6 @@ impl Agent {
         error!(error = failure, "{what}");
         let mut back_off = BACK_OFF;
         self.state = State::Failing { retry_at: Instant::now() + back_off.wait(), back_off };
-    }
-
-    fn verify(&mut self) {
-        let began = Instant::now();
-        self.verify_at = began + self.verify_period;
-        match self.dataplane.verify(self.engine.compiled()) {
-            Ok(drift) => {
-                self.publisher.verified(drift.iter().filter(|found| found.is_repaired()).count());
-                drift.iter().for_each(|found| warn!("{found}"));
-                self.connections.repaired(drift.len());
-                self.in_force(&ApplyReport::default(), CLEANUP_AFTER);
-            }
-            Err(failure) => {
-                self.again(&failure, began, "failed to compare the kernel with the policies");
-            }
-        }
     }
 
     /// Asks the kernel how much it denied.

@@ -33,6 +33,7 @@ pub struct Metrics {
     latencies: Histogram,
     failures: Counter,
     drift_repairs: Counter,
+    hook_repairs: Counter,
     last_success: Gauge,
     diagnostics: Family<Weight, Gauge>,
     conflicts: Family<Conflicting, Gauge>,
@@ -88,6 +89,7 @@ impl Default for Metrics {
             latencies: Histogram::new(BOUNDS),
             failures: Counter::default(),
             drift_repairs: Counter::default(),
+            hook_repairs: Counter::default(),
             last_success: Gauge::default(),
             diagnostics: Family::default(),
             conflicts: Family::default(),
@@ -98,6 +100,7 @@ impl Default for Metrics {
         metrics.selected(&Selection::default());
         metrics.found(&Findings::default());
         metrics.examined(&Examination::default());
+        metrics.displaced(false);
         metrics
     }
 }
@@ -146,6 +149,11 @@ impl Metrics {
             "drift_repairs",
             "What others changed in the kernel and was repaired",
             self.drift_repairs.clone(),
+        );
+        registry.register(
+            "hook_repairs",
+            "Jumps to the rules that others removed or moved and that were put back",
+            self.hook_repairs.clone(),
         );
         registry.register_with_unit(
             "last_successful_sync_timestamp",
@@ -200,13 +208,26 @@ impl Metrics {
     }
 
     pub(crate) fn examined(&self, found: &Examination) {
-        for conflict in Conflict::ALL {
+        let examined = Conflict::ALL.into_iter().filter(|one| *one != Conflict::HookDisplaced);
+        for conflict in examined {
             for (ignored, detected) in [(false, &found.conflicts), (true, &found.ignored)] {
                 let is_there = detected.iter().any(|detected| detected.conflict == conflict);
                 let labels = Conflicting { conflict: conflict.name(), ignored };
                 self.conflicts.get_or_create(&labels).set(is_there.into());
             }
         }
+    }
+
+    pub(crate) fn displaced(&self, is_displaced: bool) {
+        let labels = Conflicting { conflict: Conflict::HookDisplaced.name(), ignored: false };
+        self.conflicts.get_or_create(&labels).set(is_displaced.into());
+    }
+
+    /// Counts hooks that were put back, beside what was repaired otherwise.
+    pub(crate) fn hooks_restored(&self, hooks: usize) {
+        let hooks = u64::try_from(hooks).unwrap_or(u64::MAX);
+        self.drift_repairs.inc_by(hooks);
+        self.hook_repairs.inc_by(hooks);
     }
 
     fn succeeded(&self) {
@@ -257,6 +278,7 @@ mod tests {
                 "portcullis_conflicts{conflict=\"BridgeTrafficBypassesIptables\",ignored=\"true\"}",
                 "portcullis_conflicts{conflict=\"EbpfDatapath\",ignored=\"false\"}",
                 "portcullis_conflicts{conflict=\"EbpfDatapath\",ignored=\"true\"}",
+                "portcullis_conflicts{conflict=\"HookDisplaced\",ignored=\"false\"}",
                 "portcullis_conflicts{conflict=\"KubeProxyIpvs\",ignored=\"false\"}",
                 "portcullis_conflicts{conflict=\"KubeProxyIpvs\",ignored=\"true\"}",
                 "portcullis_conflicts{conflict=\"OpenVSwitchDatapath\",ignored=\"false\"}",
@@ -276,6 +298,7 @@ mod tests {
                 "portcullis_diagnostics{severity=\"error\"}",
                 "portcullis_diagnostics{severity=\"warning\"}",
                 "portcullis_drift_repairs_total",
+                "portcullis_hook_repairs_total",
                 "portcullis_last_successful_sync_timestamp_seconds",
                 "portcullis_pods_isolated{direction=\"egress\"}",
                 "portcullis_pods_isolated{direction=\"ingress\"}",

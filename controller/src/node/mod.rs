@@ -7,8 +7,8 @@
 //! ```
 //!
 //! One agent at a time programs a node (`lock`). `denials` names the policies behind denied packets;
-//! `conflicts` looks for what else on the node makes enforcement void; `connections` ends what
-//! policies no longer allow.
+//! `conflicts` looks for what else on the node makes enforcement void; `hooks` notices when packets no
+//! longer come to the rules; `connections` ends what policies no longer allow.
 
 pub mod agent;
 pub mod attach;
@@ -17,6 +17,7 @@ pub mod conflicts;
 pub mod connections;
 pub mod contests;
 pub mod denials;
+pub mod hooks;
 pub mod local_pods;
 pub mod lock;
 pub mod metrics;
@@ -40,6 +41,7 @@ use self::boot::Marker;
 use self::conflicts::Examinations;
 use self::connections::{Choices, Connections};
 use self::denials::Feed;
+use self::hooks::HookTouches;
 use self::local_pods::LocalPods;
 use self::lock::NodeLock;
 use self::metrics::Metrics;
@@ -118,11 +120,14 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
         allow_egress_to_own_node: args.allow_egress_to_own_node,
     };
     let connections = Connections::start(&args.node_name, ended, metrics.connections.clone());
+    let touches =
+        HookTouches::start(dataplane.hook_watch()).context("failed to start to watch the hooks")?;
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher)
         .logging(denials)
         .examined_by(examinations)
         .judging_interfaces_of(local_pods)
         .closed_after_reboot(Marker::new(&args.state_dir))
+        .watched_by(touches)
         .ending(connections);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

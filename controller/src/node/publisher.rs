@@ -16,9 +16,11 @@ use policy_engine::engine::selection::Selection;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::hooks::detected;
 use super::metrics::Metrics;
 use super::status::{Findings, Latency, Phase, Round, Status};
 use crate::dataplane::denial::{Counts, Denial};
+use crate::dataplane::drift::DisplacedHook;
 use crate::dataplane::examine::Examination;
 use crate::serve::pulse::Pulse;
 
@@ -97,6 +99,28 @@ impl Publisher {
         self.succeeded(|status| {
             let repairs = u64::try_from(repairs).unwrap_or(u64::MAX);
             status.drift_repairs = status.drift_repairs.saturating_add(repairs);
+        });
+    }
+
+    /// So many hooks were put back.
+    pub fn hooks_restored(&self, hooks: usize) {
+        self.metrics.hooks_restored(hooks);
+        let hooks = u64::try_from(hooks).unwrap_or(u64::MAX);
+        self.status.send_modify(|status| {
+            status.drift_repairs = status.drift_repairs.saturating_add(hooks);
+        });
+    }
+
+    /// These hooks are not where they should be; all others are.
+    pub fn displaced(&self, hooks: &[DisplacedHook]) {
+        let displaced = detected(hooks);
+        self.metrics.displaced(!displaced.is_empty());
+        self.status.send_if_modified(|status| {
+            let news = *status.displaced != *displaced;
+            if news {
+                status.displaced = displaced.into();
+            }
+            news
         });
     }
 

@@ -34,7 +34,10 @@ impl Status {
     /// What the node does for packets now.
     #[must_use]
     pub fn state(&self) -> State<'_> {
+        // Until it is back, no packet comes to the rules.
+        let displaced = Some(&*self.displaced).filter(|displaced| !displaced.is_empty());
         let conflicts = self.examination.as_ref().map(|found| found.conflicts.as_slice());
+        let conflicts = displaced.or(conflicts);
         match (&self.phase, conflicts) {
             (Phase::Loading, _) | (Phase::InForce, None) => State::Loading,
             // What can be bypassed is no better for having been applied once.
@@ -70,9 +73,15 @@ pub fn in_one_line(conflicts: &[Detected]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::cidr::Family;
+
     use super::*;
+    use crate::dataplane::TableName;
+    use crate::dataplane::applied::HookPlaces;
+    use crate::dataplane::drift::DisplacedHook;
     use crate::dataplane::examine::Examination;
     use crate::dataplane::preflight::{Finding, Severity};
+    use crate::dataplane::rule::Hook;
     use crate::node::metrics::Metrics;
     use crate::node::publisher::Publisher;
     use crate::node::status::Round;
@@ -107,6 +116,27 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(status.borrow().ready(PATIENCE), Err("failing for 31 s: no tool".to_owned()));
         publisher.verified(0);
+        assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_not_ready_while_a_hook_is_displaced() {
+        let mut publisher = publisher();
+        publisher.examined(&Examination::default());
+        publisher.in_force(round());
+        let status = publisher.subscribe();
+        let places = HookPlaces::default();
+        let (family, table, hook) = (Family::V4, TableName::Mangle, Hook::Forward);
+        publisher.displaced(&[DisplacedHook { family, table, hook, places }]);
+        let why = status.borrow().ready(PATIENCE).expect_err("at once, without patience");
+        assert!(
+            why.starts_with("HookDisplaced: the jump to PORTCULLIS-FORWARD is missing"),
+            "{why}"
+        );
+        publisher.verified(0);
+        publisher.examined(&Examination::default());
+        assert!(status.borrow().ready(PATIENCE).is_err(), "it was not looked at again");
+        publisher.displaced(&[]);
         assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
     }
 

@@ -9,6 +9,7 @@ use portcullis_crds::api::node_policy_report::DIAGNOSTICS_MAX;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use tokio::time::Instant;
 
+use crate::dataplane::conflict::Detected;
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::examine::Examination;
 
@@ -29,6 +30,8 @@ pub struct Status {
     pub diagnostics: Arc<Findings>,
     /// How many packets policies denied, and those in audit would have.
     pub denials: Arc<BTreeMap<Denial, Counts>>,
+    /// Hooks of ours that are not in their place: one conflict, or none.
+    pub displaced: Arc<[Detected]>,
     /// What else was found on the node; `None` before it was examined.
     pub examination: Option<Arc<Examination>>,
 }
@@ -99,6 +102,7 @@ impl Default for Status {
             drift_repairs: 0,
             diagnostics: Arc::default(),
             denials: Arc::default(),
+            displaced: Arc::default(),
             examination: None,
         }
     }

@@ -64,7 +64,7 @@ fn a_failed_apply_is_an_error_and_the_next_one_goes_on() {
 }
 
 #[test]
-fn a_hook_that_others_push_back_again_and_again_is_left_there() {
+fn a_hook_that_others_push_back_again_and_again_is_put_in_front_each_time() {
     for variant in VARIANTS {
         let node = Netns::new();
         let iptables = format!("{} -t mangle", command(variant, Family::V4));
@@ -72,19 +72,13 @@ fn a_hook_that_others_push_back_again_and_again_is_left_there() {
             let world = every_shape();
             let mut dataplane = open(variant);
             settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
-            let repaired: Vec<bool> = (0..6)
-                .map(|_| {
-                    node.sh(&format!("{iptables} -I FORWARD 1 -j RETURN"));
-                    let drifts = dataplane.verify(&world.compiled).unwrap();
-                    settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
-                    let [Drift::Hook { in_front, repaired, .. }] = drifts.as_slice() else {
-                        panic!("{drifts:?}");
-                    };
-                    assert!(in_front.iter().all(|rule| rule == "-j RETURN"));
-                    *repaired
-                })
-                .collect();
-            assert_eq!(repaired, [true, true, true, false, false, false]);
+            for _ in 0..6 {
+                node.sh(&format!("{iptables} -I FORWARD 1 -j RETURN"));
+                let drifts = dataplane.verify(&world.compiled).unwrap();
+                let [Drift::Hook(hook)] = drifts.as_slice() else { panic!("{drifts:?}") };
+                assert_eq!(hook.places.in_front, ["-j RETURN"]);
+                assert_eq!(dataplane.displaced_hooks().unwrap(), []);
+            }
             node.sh(&format!("{iptables} -F FORWARD"));
             dataplane.verify(&world.compiled).unwrap();
             assert_eq!(dataplane.verify(&world.compiled).unwrap(), [], "a hook that is gone");
@@ -246,14 +240,20 @@ fn preflight_finds_what_the_node_lacks_and_leaves_nothing() {
                 findings.into_iter().max_by_key(|finding| finding.severity)
             };
             assert_eq!(worst().unwrap().severity, Severity::Info);
-            node.sh(
-                "ip link add cni0 type bridge; sysctl -qw net.bridge.bridge-nf-call-iptables=0",
-            );
-            let finding = worst().unwrap();
-            assert_eq!(finding.severity, Severity::Warning, "{finding}");
-            assert!(finding.what.contains("bridge-nf-call-iptables was 0"), "{finding}");
-            assert_eq!(node.sh("sysctl -n net.bridge.bridge-nf-call-iptables").trim(), "1");
-            assert_eq!(worst().unwrap().severity, Severity::Info);
+            let switches = ["call-iptables", "call-ip6tables", "filter-vlan-tagged"]
+                .map(|name| format!("bridge-nf-{name}"));
+            for switch in &switches {
+                node.sh(&format!("sysctl -qw net.bridge.{switch}=1"));
+            }
+            node.sh("ip link add cni0 type bridge");
+            for switch in &switches {
+                node.sh(&format!("sysctl -qw net.bridge.{switch}=0"));
+                let finding = worst().unwrap();
+                assert_eq!(finding.severity, Severity::Warning, "{finding}");
+                assert!(finding.what.contains(&format!("{switch} was 0")), "{finding}");
+                assert_eq!(node.sh(&format!("sysctl -n net.bridge.{switch}")).trim(), "1");
+                assert_eq!(worst().unwrap().severity, Severity::Info);
+            }
             assert!(!save(&node, variant).contains("PORTCULLIS"));
             assert_eq!(cleanup(&options).unwrap().kept, [""; 0]);
             assert_eq!(node.sh("ipset list -name"), "");

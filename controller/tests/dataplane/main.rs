@@ -8,6 +8,7 @@ mod connections;
 mod counts;
 mod faults;
 mod foreign;
+mod hooks;
 mod netns;
 mod packets;
 mod protocols;

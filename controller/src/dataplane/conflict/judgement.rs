@@ -12,6 +12,8 @@ use crate::dataplane::preflight::{Finding, Severity};
 /// importance: where there are several, the first one is the reason in the node's report.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Conflict {
+    /// Packets do not come to our rules: another program removed or moved the jump to them.
+    HookDisplaced,
     /// eBPF programs forward the packets of pods.
     EbpfDatapath,
     /// Open vSwitch forwards the packets of pods.
@@ -28,7 +30,8 @@ pub enum Conflict {
 
 impl Conflict {
     /// All of them, the most important first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
+        Self::HookDisplaced,
         Self::EbpfDatapath,
         Self::OpenVSwitchDatapath,
         Self::BridgeTrafficBypassesIptables,
@@ -41,6 +44,7 @@ impl Conflict {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::HookDisplaced => "HookDisplaced",
             Self::EbpfDatapath => "EbpfDatapath",
             Self::OpenVSwitchDatapath => "OpenVSwitchDatapath",
             Self::BridgeTrafficBypassesIptables => "BridgeTrafficBypassesIptables",
@@ -59,7 +63,9 @@ impl fmt::Display for Conflict {
 
 impl ValueEnum for Conflict {
     fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
+        // A displaced hook is put back at once, and cannot be ignored.
+        let [Self::HookDisplaced, ignorable @ ..] = &Self::ALL else { return &[] };
+        ignorable
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {

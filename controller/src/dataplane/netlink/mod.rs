@@ -1,13 +1,14 @@
 //! Netlink: the agent's sockets, which never block and hear nobody but the kernel.
 //!
-//! [`nflog`] opens the log of denials; [`conntrack`] reads and ends connections; [`addresses`] are the
-//! node's own; `request` asks the kernel for what it has.
+//! [`nflog`] opens the log of denials; [`conntrack`] reads and ends connections; [`nft_events`] hears
+//! of changes of nftables; [`addresses`] are the node's own; `request` asks the kernel for what it has.
 
 #![expect(clippy::disallowed_types, reason = "netlink is one of the two ways to the kernel")]
 
 pub mod addresses;
 pub mod conntrack;
 pub mod nflog;
+pub mod nft_events;
 pub(super) mod request;
 
 use std::io;

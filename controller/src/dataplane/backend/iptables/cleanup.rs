@@ -14,7 +14,7 @@ use crate::dataplane::applied::Applied;
 use crate::dataplane::desired::Desired;
 use crate::dataplane::diff::{self, Terms};
 use crate::dataplane::options::{Options, TableName};
-use crate::dataplane::plan::{MovedHooks, Plan};
+use crate::dataplane::plan::Plan;
 use crate::dataplane::rule::Chains;
 
 /// How long a cleanup waits for the kernel to let go of sets after their last rule went.
@@ -99,6 +99,5 @@ fn plan_nothing(applied: &Applied) -> (Plan, Applied) {
         sets: BTreeMap::new(),
     };
     let update = Update::default();
-    let moved_hooks = MovedHooks::Repair;
-    diff::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0, moved_hooks })
+    diff::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0 })
 }

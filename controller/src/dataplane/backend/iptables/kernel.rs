@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use policy_engine::cidr::Family;
 
-use super::error::Error;
-use super::read::{parse_count, parse_counts, parse_table};
+use super::error::{Error, ParseError};
+use super::read::{parse_count, parse_counts, parse_hooks, parse_table};
 use super::restore::Restore;
-use super::script::{Step, render};
+use super::script::{self, Step, render};
 use super::sets::parse_sets;
 use super::variant::{Place, Variant};
 use super::{members, process};
-use crate::dataplane::applied::{Applied, Table};
+use crate::dataplane::applied::{Applied, HookPlaces, Table};
 use crate::dataplane::denial::{Denial, Reading};
 use crate::dataplane::name::SetName;
-use crate::dataplane::plan::Plan;
-use crate::dataplane::rule::Chains;
+use crate::dataplane::plan::{HookChange, Plan, TableChange};
+use crate::dataplane::rule::{Chains, Hook};
 
 /// How long a tool may take beyond its wait for the lock.
 const TOOL_LIMIT: Duration = Duration::from_mins(1);
@@ -58,6 +58,48 @@ impl Kernel {
         let save = format!("{}-save", self.place.variant.command(family));
         let table = self.place.table;
         Ok(parse_table(&self.run(&save, &["-t", table.name()], "")?, table, desired)?)
+    }
+
+    /// Where those of `hooks` are that are not only in the first place.
+    pub(in crate::dataplane) fn displaced_hooks(
+        &self,
+        family: Family,
+        hooks: &[Hook],
+    ) -> Result<BTreeMap<Hook, HookPlaces>, Error> {
+        let (command, table) = (self.place.variant.command(family), self.place.table.name());
+        let mut found = match self.place.variant {
+            // Reads all rules whatever it is asked for, and unlike `-S` it needs no lock.
+            Variant::Legacy => {
+                let dump = self.run(&format!("{command}-save"), &["-t", table], "")?;
+                if !dump.lines().any(|line| line == "COMMIT") {
+                    return Err(ParseError::TableCutOff { lines: dump.lines().count() }.into());
+                }
+                parse_hooks(&dump)
+            }
+            Variant::Nft => {
+                let list = |hook: &Hook| self.run(command, &["-t", table, "-S", hook.chain()], "");
+                parse_hooks(&hooks.iter().map(list).collect::<Result<String, Error>>()?)
+            }
+        };
+        let places = hooks.iter().map(|hook| (*hook, found.remove(hook).unwrap_or_default()));
+        Ok(places.filter(|(_, places)| *places != HookPlaces::first()).collect())
+    }
+
+    /// Puts hooks in the first place, which are now in these places.
+    pub(in crate::dataplane) fn restore_hooks(
+        &mut self,
+        family: Family,
+        hooks: &BTreeMap<Hook, HookPlaces>,
+    ) -> Result<(), Error> {
+        let change = |places: &HookPlaces| HookChange { remove: places.count, insert: true };
+        let hooks = hooks.iter().map(|(hook, places)| (*hook, change(places))).collect();
+        let change = TableChange { hooks, ..TableChange::default() };
+        self.restore(family, &script::table(&change, self.place.table))
+    }
+
+    /// Whether a netlink port is that of a tool of ours that is running.
+    pub(in crate::dataplane) fn is_own(&self, port: u32) -> bool {
+        self.restores.values().any(|restore| restore.id() == port)
     }
 
     /// Reads the counters of the chains of denials.

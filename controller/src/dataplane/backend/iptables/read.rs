@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::error::{ParseError, unknown};
 use super::text;
-use crate::dataplane::applied::Table;
+use crate::dataplane::applied::{HookPlaces, Table};
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::name::ChainName;
 use crate::dataplane::options::TableName;
@@ -72,6 +72,14 @@ fn foreign_rule(table: &mut Table, chain: &str, rule: &str) {
         }
     }
     table.wanted_by_others.extend(target_of(rule).and_then(ChainName::parse));
+}
+
+/// Reads where our hooks are from what `iptables -S CHAIN` or `iptables-save` printed.
+pub(super) fn parse_hooks(printed: &str) -> BTreeMap<Hook, HookPlaces> {
+    let mut table = Table::default();
+    let rules = printed.lines().filter_map(|line| line.strip_prefix("-A ")?.split_once(' '));
+    rules.for_each(|(chain, rule)| foreign_rule(&mut table, chain, rule));
+    table.hooks
 }
 
 /// Replaces rules that are spelled like desired ones by these.
@@ -172,6 +180,7 @@ mod tests {
         assert_eq!((forward.count, forward.in_front.len()), (2, 1));
         assert_eq!(table.hooks[&Hook::Input].count, 0);
         assert_eq!(table.wanted_by_others, BTreeSet::from([name::JUDGE]));
+        assert_eq!(parse_hooks(DUMP), table.hooks);
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl Restore {
         Ok(Self { command, child, input, errors, filler, scripts_left: SCRIPTS_MAX })
     }
 
+    /// Its process id.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it should be replaced by a new one.
     pub(super) fn is_worn_out(&self) -> bool {
         self.scripts_left == 0

@@ -169,7 +169,7 @@ fn only_addresses(elements: &BTreeSet<Element>) -> Option<Vec<IpAddr>> {
 }
 
 /// One script, so that chains and hooks change at once.
-fn table(change: &TableChange, name: TableName) -> String {
+pub(super) fn table(change: &TableChange, name: TableName) -> String {
     let mut script = format!("*{name}\n");
     for chain in change.write.keys().chain(&change.delete) {
         let _ = writeln!(script, ":{chain} - [0:0]");

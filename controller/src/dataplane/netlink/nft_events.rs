@@ -1,0 +1,237 @@
+//! Changes of nftables by anybody, as the kernel announces them: those that concern our chains.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use netlink_packet_core::NetlinkBuffer;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use policy_engine::cidr::Family;
+
+use super::{Received, Socket};
+use crate::dataplane::name::ChainName;
+use crate::dataplane::rule::Hook;
+
+/// `NFNLGRP_NFTABLES`.
+const GROUP: u32 = 7;
+/// `NFNL_SUBSYS_NFTABLES`, the upper byte of a message's type.
+const SUBSYSTEM: u16 = 10;
+/// What may wait to be read, in the kernel's own count; it takes at most `net.core.rmem_max`.
+const BUFFER_BYTES: i32 = 1 << 20;
+/// So many datagrams are read before what they say is given on.
+const DATAGRAMS_MAX: usize = 4096;
+
+/// The headers of netlink and of nfnetlink.
+const HEADER_BYTES: usize = 16;
+const FAMILY_BYTES: usize = 4;
+
+/// What changed that concerns us.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Touched {
+    /// Who changed something, by netlink port, which mostly is the process id.
+    pub by: BTreeMap<u32, Touch>,
+    /// Whether the kernel had more to say than there was room for.
+    pub overrun: bool,
+}
+
+impl Touched {
+    /// Both together.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.overrun |= other.overrun;
+        for (port, touch) in other.by {
+            self.add(port, touch);
+        }
+        self
+    }
+
+    fn add(&mut self, port: u32, touch: Touch) {
+        let known = self.by.entry(port).or_insert(touch);
+        *known = touch.max(*known);
+    }
+}
+
+/// What one process changed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Touch {
+    /// A chain of the kernel's own from which packets come to ours.
+    Hook,
+    /// A chain of ours, or the whole table.
+    Chain,
+}
+
+/// Listens.
+pub struct Events {
+    socket: Socket,
+    /// The name of the table that our chains are in.
+    table: &'static str,
+    families: Vec<Family>,
+}
+
+impl Events {
+    /// Listens from now on to changes in this network namespace.
+    ///
+    /// # Errors
+    /// When the kernel has no nftables, or the process may not listen.
+    pub fn open(table: &'static str, families: &[Family]) -> io::Result<Self> {
+        let socket = Socket::open(NETLINK_NETFILTER)?;
+        socket.netlink.set_rx_buf_sz(BUFFER_BYTES)?;
+        socket.netlink.add_membership(GROUP)?;
+        Ok(Self { socket, table, families: families.to_vec() })
+    }
+
+    /// Waits at most `limit` for changes; gives those that concern us.
+    ///
+    /// # Errors
+    /// When the socket is broken.
+    pub fn next(&mut self, limit: Duration) -> io::Result<Touched> {
+        let mut touched = Touched::default();
+        if !self.socket.wait(limit)? {
+            return Ok(touched);
+        }
+        for _ in 0..DATAGRAMS_MAX {
+            match self.socket.receive()? {
+                Received::Nothing => break,
+                Received::Overrun => touched.overrun = true,
+                Received::Datagram(datagram) => {
+                    collect(datagram, self.table, &self.families, &mut touched);
+                }
+            }
+        }
+        Ok(touched)
+    }
+}
+
+/// Adds what the messages of one datagram say.
+fn collect(datagram: &[u8], table: &str, families: &[Family], touched: &mut Touched) {
+    let mut rest = datagram;
+    while let Ok(header) = NetlinkBuffer::new_checked(rest) {
+        let Ok(length) = usize::try_from(header.length()) else { return };
+        let (kind, port) = (header.message_type(), header.port_number());
+        let Some(body) = rest.get(HEADER_BYTES..length) else { return };
+        if let Some(touch) = touch(kind, body, table, families) {
+            touched.add(port, touch);
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+}
+
+/// What a message is about; `None` when it does not concern us.
+fn touch(kind: u16, body: &[u8], table: &str, families: &[Family]) -> Option<Touch> {
+    if kind >> 8 != SUBSYSTEM {
+        return None;
+    }
+    let family = match body.first()? {
+        2 => Family::V4,
+        10 => Family::V6,
+        _ => return None,
+    };
+    // The attributes that name the table, and the chain: linux/netfilter/nf_tables.h.
+    let (table_name, chain_name) = match kind & 0xff {
+        // NFT_MSG_NEWTABLE, NFT_MSG_DELTABLE
+        0 | 2 => (1, None),
+        // NFT_MSG_NEWCHAIN, NFT_MSG_DELCHAIN
+        3 | 5 => (1, Some(3)),
+        // NFT_MSG_NEWRULE, NFT_MSG_DELRULE
+        6 | 8 => (1, Some(2)),
+        _ => return None,
+    };
+    let attributes = body.get(FAMILY_BYTES..)?;
+    let is_ours = families.contains(&family) && text(attributes, table_name)? == table;
+    let chain = chain_name.map(|name| text(attributes, name).unwrap_or_default());
+    match chain {
+        _ if !is_ours => None,
+        None => Some(Touch::Chain),
+        Some(chain) if Hook::ALL.iter().any(|hook| hook.chain() == chain) => Some(Touch::Hook),
+        Some(chain) => ChainName::parse(chain).map(|_| Touch::Chain),
+    }
+}
+
+/// The text of the first attribute of this kind.
+fn text(attributes: &[u8], wanted: u16) -> Option<&str> {
+    let mut rest = attributes;
+    while let [a, b, c, d, ..] = rest {
+        let (length, kind) = (u16::from_ne_bytes([*a, *b]), u16::from_ne_bytes([*c, *d]));
+        let length = usize::from(length);
+        let value = rest.get(4..length)?;
+        if kind == wanted {
+            return str::from_utf8(value).ok().map(|text| text.trim_end_matches('\0'));
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, text: &str) -> Vec<u8> {
+        let length = u16::try_from(4 + text.len() + 1).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(text.as_bytes());
+        bytes.resize(usize::from(length).next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message(kind: u16, port: u32, family: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let body = [vec![family, 0, 0, 0], attributes.concat()].concat();
+        let length = u32::try_from(HEADER_BYTES + body.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend((SUBSYSTEM << 8 | kind).to_ne_bytes());
+        bytes.extend([0, 0, 0, 0, 0, 0]);
+        bytes.extend(port.to_ne_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    fn check(messages: &[Vec<u8>], expected: &[(u32, Touch)]) {
+        let mut touched = Touched::default();
+        collect(&messages.concat(), "mangle", &Family::BOTH, &mut touched);
+        assert_eq!(touched.by, expected.iter().copied().collect(), "{messages:?}");
+    }
+
+    fn rule(kind: u16, port: u32, table: &str, chain: &str) -> Vec<u8> {
+        message(kind, port, 2, &[attribute(1, table), attribute(2, chain)])
+    }
+
+    #[test]
+    fn changes_of_our_table_are_told_apart_from_all_others() {
+        check(&[rule(8, 7, "mangle", "FORWARD")], &[(7, Touch::Hook)]);
+        check(&[rule(6, 7, "mangle", "INPUT")], &[(7, Touch::Hook)]);
+        check(&[rule(6, 7, "mangle", "PORTCULLIS-JUDGE")], &[(7, Touch::Chain)]);
+        let chain = message(5, 8, 10, &[attribute(1, "mangle"), attribute(3, "FORWARD")]);
+        check(&[chain], &[(8, Touch::Hook)]);
+        check(&[message(2, 9, 2, &[attribute(1, "mangle")])], &[(9, Touch::Chain)]);
+        for other in [
+            rule(6, 7, "nat", "FORWARD"),
+            rule(6, 7, "mangle", "KUBE-SERVICES"),
+            rule(6, 7, "mangle", "POSTROUTING"),
+            message(6, 7, 1, &[attribute(1, "mangle"), attribute(2, "FORWARD")]),
+            message(9, 7, 2, &[attribute(1, "mangle"), attribute(2, "FORWARD")]),
+            message(6, 7, 2, &[]),
+            vec![1, 2, 3],
+        ] {
+            check(&[other], &[]);
+        }
+        check(
+            &[
+                rule(6, 7, "mangle", "PORTCULLIS-JUDGE"),
+                rule(6, 7, "mangle", "INPUT"),
+                rule(6, 8, "nat", "INPUT"),
+                rule(6, 9, "mangle", "INPUT"),
+            ],
+            &[(7, Touch::Chain), (9, Touch::Hook)],
+        );
+    }
+
+    #[test]
+    fn a_datagram_that_is_cut_anywhere_is_no_panic() {
+        let whole = rule(6, 7, "mangle", "FORWARD");
+        for length in 0..whole.len() {
+            let mut touched = Touched::default();
+            collect(&whole[..length], "mangle", &Family::BOTH, &mut touched);
+            assert_eq!(touched, Touched::default());
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What the agent does about what others changed: first about hooks that they moved or removed.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::{Agent, CLEANUP_AFTER, State, chain};
+use crate::dataplane::ApplyReport;
+use crate::dataplane::drift::{DisplacedHook, Drift};
+use crate::dataplane::netlink::nft_events::{Touch, Touched};
+
+/// Between two comparisons of everything because others changed chains of ours.
+const VERIFY_PAUSE: Duration = Duration::from_secs(1);
+/// After this time, hooks are looked at again that could not be read, or did not stay.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+impl Agent {
+    /// Somebody changed what may concern us.
+    pub(super) fn touched(&mut self, touched: &Touched) {
+        let others = touched.by.iter().filter(|(port, _)| !self.dataplane.is_own(**port));
+        let worst = others.map(|(_, touch)| *touch).max();
+        if worst.is_none() && !touched.overrun {
+            return;
+        }
+        debug!("others changed the tables of iptables; looking at the hooks");
+        if touched.overrun || worst == Some(Touch::Chain) {
+            self.verify_at = self.verify_at.min(self.verified_at + VERIFY_PAUSE);
+        }
+        self.check_hooks();
+    }
+
+    /// Puts hooks back that are not in the first place. Those that are only moved may have to wait.
+    pub(super) fn check_hooks(&mut self) {
+        self.hooks_at = None;
+        if matches!(self.state, State::Loading | State::Loaded { .. }) {
+            return;
+        }
+        let Some(displaced) = self.displaced_hooks() else { return };
+        if displaced.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(at) = self.hooks.displaced(&displaced, now) {
+            self.hooks_at = Some(at);
+            return;
+        }
+        let was_contested = self.hooks.is_contested(now);
+        self.hooks.repaired(&displaced, now);
+        self.publisher.hooks_restored(displaced.len());
+        for hook in &displaced {
+            if was_contested {
+                debug!("{hook}; putting it back");
+            } else {
+                warn!("{hook}; putting it back");
+            }
+        }
+        if let Err(error) = self.dataplane.restore_hooks(&displaced) {
+            debug!(%error, "failed to put hooks back alone; comparing everything");
+            self.verify();
+        }
+        if self.displaced_hooks().is_some_and(|displaced| !displaced.is_empty()) {
+            self.hooks_at = Some(Instant::now() + LOOK_AGAIN);
+        }
+        self.report_hooks();
+    }
+
+    /// Compares everything with the kernel, and repairs what differs.
+    pub(super) fn verify(&mut self) {
+        let began = Instant::now();
+        (self.verified_at, self.verify_at) = (began, began + self.verify_period);
+        self.report_hooks();
+        match self.dataplane.verify(self.engine.compiled()) {
+            Ok(drift) => {
+                let hooks = drift.iter().filter(|found| matches!(found, Drift::Hook(_))).count();
+                self.publisher.verified(drift.len() - hooks);
+                self.publisher.hooks_restored(hooks);
+                drift.iter().for_each(|found| warn!("{found}"));
+                self.connections.repaired(drift.len());
+                self.in_force(&ApplyReport::default(), CLEANUP_AFTER);
+            }
+            Err(failure) => {
+                self.again(&failure, began, "failed to compare the kernel with the policies");
+            }
+        }
+    }
+
+    /// Reports hooks that others displace again and again.
+    pub(super) fn report_hooks(&mut self) {
+        let diagnostics = self.hooks.diagnostics(Instant::now());
+        self.report("hooks".into(), diagnostics);
+    }
+
+    /// The hooks that are displaced, as they are published; `None` when that cannot be read.
+    fn displaced_hooks(&mut self) -> Option<Vec<DisplacedHook>> {
+        match self.dataplane.displaced_hooks() {
+            Ok(displaced) => {
+                self.publisher.displaced(&displaced);
+                Some(displaced)
+            }
+            Err(failure) => {
+                // A comparison of everything says so too, if it lasts.
+                let error = chain(&failure);
+                debug!(error, "failed to look at the hooks; looking again");
+                self.hooks_at = Some(Instant::now() + VERIFY_PAUSE);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Hooks that others move or remove: a thread that notices, and when they are put back.
+//!
+//! ```text
+//! thread: HookWatch ── Touched ──► agent ─► displaced? ─► put back, now or after a wait
+//! ```
+//!
+//! A hook that is missing is put back at once. One that others got in front of is put back at
+//! once, too, and then after waits that double: where two programs both want to be first, neither
+//! keeps the node busy.
+
+use std::collections::VecDeque;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use portcullis_apiserver::back_off::BackOff;
+use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use portcullis_crds::path::FieldPath;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::dataplane::conflict::{Conflict, Detected};
+use crate::dataplane::drift::DisplacedHook;
+use crate::dataplane::hook_watch::HookWatch;
+use crate::dataplane::netlink::nft_events::Touched;
+use crate::dataplane::preflight::{self, Finding};
+
+/// The waits before a hook is moved to the first place again.
+const MOVES: BackOff = BackOff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// Hooks that stayed in place for this time are moved back at once again.
+const QUIET: Duration = Duration::from_mins(1);
+/// A hook that is put back more than [`REPAIRS_MAX`] times in this time is contested.
+const CONTESTED_PERIOD: Duration = Duration::from_mins(10);
+const REPAIRS_MAX: usize = 3;
+/// How often the thread looks whether the agent still listens.
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
+/// What is announced and not taken yet. The thread waits then, and the kernel counts what is lost.
+const QUEUED_MAX: usize = 4;
+
+/// The agent's end of the thread that watches the hooks.
+#[derive(Debug)]
+pub struct HookTouches(mpsc::Receiver<Touched>);
+
+impl HookTouches {
+    /// Starts to watch, until this value is dropped.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(mut watch: HookWatch) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel(QUEUED_MAX);
+        let work = move || {
+            while !sender.is_closed() {
+                if let Some(touched) = watch.next(CHECK_PERIOD)
+                    && sender.blocking_send(touched).is_err()
+                {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name("hooks".to_owned()).spawn(work)?;
+        Ok(Self(receiver))
+    }
+
+    /// Waits for the next change that may concern our hooks and chains; for ever where nobody
+    /// watches.
+    pub async fn next_of(watched: Option<&mut Self>) -> Touched {
+        let Some(Self(receiver)) = watched else { return std::future::pending().await };
+        match receiver.recv().await {
+            Some(touched) => touched,
+            // The thread does not end before this value is dropped.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What happened to the hooks.
+#[derive(Debug)]
+pub(super) struct History {
+    back_off: BackOff,
+    /// When hooks were found displaced last.
+    displaced_at: Option<Instant>,
+    /// Before this time, no hook that is still there is moved.
+    move_at: Option<Instant>,
+    /// The latest repairs, one more than are allowed.
+    repairs: VecDeque<Instant>,
+    /// What was wrong last.
+    last: String,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        let (displaced_at, move_at, repairs) = (None, None, VecDeque::new());
+        Self { back_off: MOVES, displaced_at, move_at, repairs, last: String::new() }
+    }
+}
+
+impl History {
+    /// Hooks are displaced. Gives when they are to be put back, if not now.
+    pub(super) fn displaced(&mut self, hooks: &[DisplacedHook], now: Instant) -> Option<Instant> {
+        if self.displaced_at.replace(now).is_none_or(|last| now - last >= QUIET) {
+            self.back_off.reset();
+            self.move_at = None;
+        }
+        let is_missing = hooks.iter().any(DisplacedHook::is_missing);
+        self.move_at.filter(|at| now < *at && !is_missing)
+    }
+
+    /// These were put back.
+    pub(super) fn repaired(&mut self, hooks: &[DisplacedHook], now: Instant) {
+        self.move_at = Some(now + self.back_off.wait());
+        self.repairs.push_back(now);
+        if self.repairs.len() > REPAIRS_MAX + 1 {
+            self.repairs.pop_front();
+        }
+        if let Some(hook) = hooks.first() {
+            self.last = hook.to_string();
+        }
+    }
+
+    /// Whether somebody displaces the hooks again and again.
+    pub(super) fn is_contested(&self, now: Instant) -> bool {
+        let oldest = self.repairs.front().filter(|_| self.repairs.len() > REPAIRS_MAX);
+        oldest.is_some_and(|oldest| now - *oldest < CONTESTED_PERIOD)
+    }
+
+    /// What the report says of it.
+    pub(super) fn diagnostics(&self, now: Instant) -> Vec<Diagnostic> {
+        if !self.is_contested(now) {
+            return Vec::new();
+        }
+        let message = format!(
+            "another program displaces the jumps to Portcullis again and again, more than {REPAIRS_MAX} \
+             times in 10 minutes; packets may pass without being judged until they are put back. \
+             Last: {}",
+            self.last
+        );
+        let about = About::Other("this node".to_owned());
+        let (severity, field) = (Severity::Warning, FieldPath::default());
+        vec![Diagnostic { severity, source: None, about, field, message }]
+    }
+}
+
+/// What probes and the report say while these hooks are displaced.
+pub(super) fn detected(hooks: &[DisplacedHook]) -> Vec<Detected> {
+    let what = hooks.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let what_to_do =
+        "it is put back at once; where this stays, another program moves it: see which \
+                      one changes these chains, and stop it"
+            .to_owned();
+    let finding = Finding { severity: preflight::Severity::Error, what, what_to_do };
+    if hooks.is_empty() {
+        return Vec::new();
+    }
+    vec![Detected { conflict: Conflict::HookDisplaced, finding }]
+}
+
+#[cfg(test)]
+mod tests {
+    use policy_engine::cidr::Family;
+
+    use super::*;
+    use crate::dataplane::TableName;
+    use crate::dataplane::applied::HookPlaces;
+    use crate::dataplane::rule::Hook;
+
+    fn hook(count: usize) -> Vec<DisplacedHook> {
+        let places = HookPlaces { count, in_front: vec!["-j ACCEPT".to_owned()] };
+        let (family, table, hook) = (Family::V4, TableName::Mangle, Hook::Forward);
+        vec![DisplacedHook { family, table, hook, places }]
+    }
+
+    #[test]
+    fn a_hook_is_moved_back_at_once_then_after_waits_and_for_ever() {
+        let (mut history, mut now) = (History::default(), Instant::now());
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let at = history.displaced(&hook(1), now);
+            waits.push(at.map_or(0, |at| (at - now).as_millis()));
+            now = at.unwrap_or(now);
+            history.repaired(&hook(1), now);
+        }
+        assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000]);
+        assert_eq!(history.displaced(&hook(0), now), None, "a missing one does not wait");
+        assert_eq!(history.displaced(&hook(1), now + QUIET), None, "after a quiet time");
+    }
+
+    #[test]
+    fn a_hook_that_is_put_back_often_is_reported_with_the_rule_in_front_of_it() {
+        let (mut history, now) = (History::default(), Instant::now());
+        for times in 0..=REPAIRS_MAX {
+            assert_eq!(history.diagnostics(now), [], "{times} times");
+            history.repaired(&hook(1), now);
+        }
+        let found = history.diagnostics(now);
+        assert!(found.iter().any(|found| found.message.contains("`-j ACCEPT`")), "{found:?}");
+        assert_eq!(history.diagnostics(now + CONTESTED_PERIOD), [], "10 minutes later");
+    }
+
+    #[test]
+    fn a_displaced_hook_is_named() {
+        assert_eq!(detected(&[]), []);
+        let found = detected(&hook(0)).remove(0).to_string();
+        let expected =
+            "HookDisplaced: the jump to PORTCULLIS-FORWARD is missing from IPv4 mangle FORWARD";
+        assert!(found.starts_with(expected), "{found}");
+    }
+}
