@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use portcullis_lab::IptablesVariant;
-use portcullis_tests::cluster::{AgentSetup, Cluster};
+use anyhow::{Context, Result, anyhow, ensure};
+use portcullis_lab::{Family, IptablesVariant};
+use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
 
 use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check, lab, shop, start};
 use crate::traffic::{Stop, Traffic};
@@ -141,6 +141,42 @@ fn an_agent_that_ends_is_killed_and_killed_while_it_applies_is_not_noticed_nft()
 #[test]
 fn an_agent_that_ends_is_killed_and_killed_while_it_applies_is_not_noticed_legacy() -> Result<()> {
     restarts(IptablesVariant::Legacy)
+}
+
+/// An agent with other flags, as after an update, whose chains are in another table.
+fn change_of_table(variant: IptablesVariant) -> Result<()> {
+    let cluster = guarded(variant, &[])?;
+    churn(&cluster, 0)?;
+    let start = |node: &str, action: &str, table: &str| -> Result<Agent> {
+        let flags = vec![format!("--deny-action={action}")];
+        let agent = cluster.spawn_agent_as(node, &AgentSetup { flags, ..AgentSetup::default() })?;
+        agent.wait_for("policies are in force", PATIENCE)?;
+        let iptables = variant.program(Family::V4);
+        let saved = cluster.lab.node(node)?.shell(&format!("{iptables}-save -t {table}"))?;
+        ensure!(saved.contains("-A FORWARD -j PORTCULLIS-FORWARD"), "not in {table}:\n{saved}");
+        Ok(agent)
+    };
+    let mut agents = vec![start("n1", "reject", "filter")?, start("n2", "reject", "filter")?];
+    TRAFFIC.during(&cluster.lab, || {
+        for (action, table) in [("drop", "mangle"), ("reject", "filter"), ("drop", "mangle")] {
+            for node in ["n1", "n2"] {
+                agents.remove(0).terminate()?;
+                agents.push(start(node, action, table)?);
+            }
+        }
+        Ok(())
+    })?;
+    check(&cluster.lab, "after all", TRAFFIC.allowed, TRAFFIC.forbidden)
+}
+
+#[test]
+fn a_change_of_the_table_is_not_noticed_nft() -> Result<()> {
+    change_of_table(IptablesVariant::Nft)
+}
+
+#[test]
+fn a_change_of_the_table_is_not_noticed_legacy() -> Result<()> {
+    change_of_table(IptablesVariant::Legacy)
 }
 
 fn rivals(variant: IptablesVariant) -> Result<()> {
