@@ -215,8 +215,10 @@ fn rules_of_the_nft_tool_are_no_reason_to_report_success() {
     node.enter(|| {
         let world = every_shape();
         // iptables-nft-save stops at a rule that it does not understand.
-        node.sh("iptables-nft -A FORWARD -j ACCEPT; iptables-legacy -N KUBE-KUBELET-CANARY
-                 nft add rule ip filter FORWARD ip saddr 10.0.0.0/8 meta mark set 0x1 counter");
+        node.sh(
+            "iptables-nft -t mangle -A FORWARD -j ACCEPT; iptables-legacy -N KUBE-KUBELET-CANARY
+                 nft add rule ip mangle FORWARD ip saddr 10.0.0.0/8 meta mark set 0x1 counter",
+        );
         assert!(
             settle(&mut open(IptablesVariant::Nft), &world.compiled, &rules_changed()).is_err()
         );

@@ -23,6 +23,8 @@ fn populate(node: &Netns, variant: IptablesVariant) {
              *nat\n:KUBE-SERVICES - [1:2]\n\
              [3:4] -A PREROUTING -m comment --comment \"kubernetes service portals\" \
              -j KUBE-SERVICES\nCOMMIT\n\
+             *mangle\n:FORWARD ACCEPT [0:0]\n:CNI-MARK - [0:0]\n\
+             [23:24] -A FORWARD -j CNI-MARK\nCOMMIT\n\
              *filter\n:INPUT ACCEPT [5:6]\n:FORWARD DROP [7:8]\n:OUTPUT ACCEPT [0:0]\n\
              :KUBE-FORWARD - [0:0]\n:CNI-FORWARD - [0:0]\n:portcullis-like - [0:0]\n\
              [9:10] -A INPUT -m comment --comment \"-j PORTCULLIS-INPUT\" -j RETURN\n\

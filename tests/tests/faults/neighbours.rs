@@ -37,6 +37,7 @@ fn populate(node: &Node, variant: IptablesVariant) -> Result<()> {
              -A portcullis-forward -p tcp -m tcp --dport {WEB} -m comment --comment \"PORTCULLIS-\" \
              -j RETURN\n\
              -A INPUT -j CNI-LOCAL\n-A CNI-LOCAL -m mark --mark 0x1/0x1 -j ACCEPT\nCOMMIT\n\
+             *mangle\n:CNI-MARK - [0:0]\n-A FORWARD -j CNI-MARK\n-A CNI-MARK -j RETURN\nCOMMIT\n\
              *raw\n:PORTCULLIS-LOOKALIKE - [0:0]\n\
              -A PREROUTING -m comment --comment \"not where ours can be, so not ours\" \
              -j PORTCULLIS-LOOKALIKE\nCOMMIT\nEND"
