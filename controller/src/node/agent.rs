@@ -13,6 +13,7 @@
 mod findings;
 mod hooks;
 mod interfaces;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,7 +30,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, trace, warn};
 
 use crate::dataplane::examine::Examination;
-use crate::dataplane::{self, ApplyReport, Dataplane};
+use crate::dataplane::{ApplyReport, Dataplane};
 use crate::node::attach::Found;
 use crate::node::boot::Marker;
 use crate::node::conflicts::Examinations;
@@ -308,18 +309,6 @@ impl Agent {
         }
     }
 
-    /// Tidies, verifies or counts when it is time, however many changes come in.
-    fn look_after(&mut self, now: Instant) {
-        let State::InForce { cleanup_at } = self.state else { return };
-        if cleanup_at.is_some_and(|at| now >= at) {
-            self.remove_unreferenced();
-        } else if now >= self.verify_at {
-            self.verify();
-        } else if now >= self.count_at {
-            self.count();
-        }
-    }
-
     fn apply(&mut self, back_off: BackOff) {
         let update = self.engine.flush();
         self.attach();
@@ -356,56 +345,6 @@ impl Agent {
         }
     }
 
-    /// The kernel does what the engine says; unreferenced rules and sets are removed after `cleanup_after`.
-    fn in_force(&mut self, report: &ApplyReport, cleanup_after: Duration) {
-        let now = Instant::now();
-        let is_pending = self.local_pods.as_ref().is_some_and(LocalPods::is_changed);
-        let unreferenced = report.postponed || report.sets_in_use > 0 || is_pending;
-        self.unreferenced = unreferenced.then(|| self.unreferenced.unwrap_or(now));
-        let cleanup_at =
-            self.unreferenced.map(|since| (now + cleanup_after).min(since + CLEANUP_LIMIT));
-        self.state = State::InForce { cleanup_at };
-    }
-
-    fn remove_unreferenced(&mut self) {
-        let began = Instant::now();
-        self.unreferenced = None;
-        self.attach();
-        match self.dataplane.remove_unreferenced(self.engine.compiled()) {
-            Ok(report) => {
-                debug!(sets_in_use = report.sets_in_use, "removed unreferenced rules and sets");
-                self.in_force(&report, CLEANUP_LIMIT);
-            }
-            Err(failure) => {
-                self.again(&failure, began, "failed to remove unreferenced rules and sets");
-            }
-        }
-    }
-
-    /// Reads back and repairs, soon.
-    fn again(&mut self, failure: &dataplane::Error, began: Instant, what: &'static str) {
-        let failure = chain(failure);
-        self.publisher.failed(&failure, began);
-        error!(error = failure, "{what}");
-        let mut back_off = BACK_OFF;
-        self.state = State::Failing { retry_at: Instant::now() + back_off.wait(), back_off };
-    }
-
-    /// Asks the kernel how much it denied.
-    fn count(&mut self) {
-        self.count_at = Instant::now() + COUNT_PERIOD;
-        match self.dataplane.denial_counts() {
-            Ok(counts) => {
-                self.uncounted = false;
-                self.publisher.denied(counts);
-            }
-            Err(failure) if !std::mem::replace(&mut self.uncounted, true) => {
-                let failure = chain(&failure);
-                warn!(error = failure, "failed to count denials; retrying every 10 s");
-            }
-            Err(_) => {}
-        }
-    }
 }
 
 /// What is found on the node next; never, where nobody looks.

@@ -1,13 +1,12 @@
-//! What the agent does about what others changed: first about hooks that they moved or removed.
+//! What the agent does about what others changed to its hooks.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{Agent, CLEANUP_AFTER, State, chain};
-use crate::dataplane::ApplyReport;
-use crate::dataplane::drift::{DisplacedHook, Drift};
+use super::{Agent, State, chain};
+use crate::dataplane::drift::DisplacedHook;
 use crate::dataplane::netlink::nft_events::{Touch, Touched};
 
 /// Between two comparisons of everything because others changed chains of ours.
@@ -63,26 +62,6 @@ impl Agent {
             self.hooks_at = Some(Instant::now() + LOOK_AGAIN);
         }
         self.report_hooks();
-    }
-
-    /// Compares everything with the kernel, and repairs what differs.
-    pub(super) fn verify(&mut self) {
-        let began = Instant::now();
-        (self.verified_at, self.verify_at) = (began, began + self.verify_period);
-        self.report_hooks();
-        match self.dataplane.verify(self.engine.compiled()) {
-            Ok(drift) => {
-                let hooks = drift.iter().filter(|found| matches!(found, Drift::Hook(_))).count();
-                self.publisher.verified(drift.len() - hooks);
-                self.publisher.hooks_restored(hooks);
-                drift.iter().for_each(|found| warn!("{found}"));
-                self.connections.repaired(drift.len());
-                self.in_force(&ApplyReport::default(), CLEANUP_AFTER);
-            }
-            Err(failure) => {
-                self.again(&failure, began, "failed to compare the kernel with the policies");
-            }
-        }
     }
 
     /// Reports hooks that others displace again and again.

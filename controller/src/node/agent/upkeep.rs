@@ -1,0 +1,96 @@
+//! What the agent does when no policy changes: it removes what is unreferenced, compares, counts.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, error, warn};
+
+use super::{Agent, BACK_OFF, CLEANUP_AFTER, CLEANUP_LIMIT, COUNT_PERIOD, State, chain};
+use crate::dataplane::drift::Drift;
+use crate::dataplane::{self, ApplyReport};
+use crate::node::local_pods::LocalPods;
+
+impl Agent {
+    /// The kernel does what the engine says; unreferenced rules and sets are removed after `cleanup_after`.
+    pub(super) fn in_force(&mut self, report: &ApplyReport, cleanup_after: Duration) {
+        let now = Instant::now();
+        let is_pending = self.local_pods.as_ref().is_some_and(LocalPods::is_changed);
+        let unreferenced = report.postponed || report.sets_in_use > 0 || is_pending;
+        self.unreferenced = unreferenced.then(|| self.unreferenced.unwrap_or(now));
+        let cleanup_at =
+            self.unreferenced.map(|since| (now + cleanup_after).min(since + CLEANUP_LIMIT));
+        self.state = State::InForce { cleanup_at };
+    }
+
+    /// Tidies, verifies or counts when it is time, however many changes come in.
+    pub(super) fn look_after(&mut self, now: Instant) {
+        let State::InForce { cleanup_at } = self.state else { return };
+        if cleanup_at.is_some_and(|at| now >= at) {
+            self.remove_unreferenced();
+        } else if now >= self.verify_at {
+            self.verify();
+        } else if now >= self.count_at {
+            self.count();
+        }
+    }
+
+    pub(super) fn remove_unreferenced(&mut self) {
+        let began = Instant::now();
+        self.unreferenced = None;
+        self.attach();
+        match self.dataplane.remove_unreferenced(self.engine.compiled()) {
+            Ok(report) => {
+                debug!(sets_in_use = report.sets_in_use, "removed unreferenced rules and sets");
+                self.in_force(&report, CLEANUP_LIMIT);
+            }
+            Err(failure) => {
+                self.again(&failure, began, "failed to remove unreferenced rules and sets");
+            }
+        }
+    }
+
+    /// Reads back and repairs, soon.
+    pub(super) fn again(&mut self, failure: &dataplane::Error, began: Instant, what: &'static str) {
+        let failure = chain(failure);
+        self.publisher.failed(&failure, began);
+        error!(error = failure, "{what}");
+        let mut back_off = BACK_OFF;
+        self.state = State::Failing { retry_at: Instant::now() + back_off.wait(), back_off };
+    }
+
+    /// Compares everything with the kernel, and repairs what differs.
+    pub(super) fn verify(&mut self) {
+        let began = Instant::now();
+        (self.verified_at, self.verify_at) = (began, began + self.verify_period);
+        self.report_hooks();
+        match self.dataplane.verify(self.engine.compiled()) {
+            Ok(drift) => {
+                let hooks = drift.iter().filter(|found| matches!(found, Drift::Hook(_))).count();
+                self.publisher.verified(drift.len() - hooks);
+                self.publisher.hooks_restored(hooks);
+                drift.iter().for_each(|found| warn!("{found}"));
+                self.connections.repaired(drift.len());
+                self.in_force(&ApplyReport::default(), CLEANUP_AFTER);
+            }
+            Err(failure) => {
+                self.again(&failure, began, "failed to compare the kernel with the policies");
+            }
+        }
+    }
+
+    /// Asks the kernel how much it denied.
+    pub(super) fn count(&mut self) {
+        self.count_at = Instant::now() + COUNT_PERIOD;
+        match self.dataplane.denial_counts() {
+            Ok(counts) => {
+                self.uncounted = false;
+                self.publisher.denied(counts);
+            }
+            Err(failure) if !std::mem::replace(&mut self.uncounted, true) => {
+                let failure = chain(&failure);
+                warn!(error = failure, "failed to count denials; retrying every 10 s");
+            }
+            Err(_) => {}
+        }
+    }
+}
