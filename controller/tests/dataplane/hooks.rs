@@ -68,13 +68,13 @@ fn changes_of_others_that_concern_us_are_announced_and_all_others_cost_nothing()
         let mut watch = dataplane.hook_watch();
         // As kube-proxy does when Services change, in both variants.
         for round in 0..10 {
-            let rules: String = (0..200)
-                .map(|n| format!("-A KUBE-SEP-{n} -s 10.0.{round}.{n}/32 -j RETURN\n"))
-                .collect();
-            let chains: String = (0..200).map(|n| format!(":KUBE-SEP-{n} - [0:0]\n")).collect();
+            let all =
+                |line: &dyn Fn(u8) -> String| (0..200).map(line).collect::<Vec<_>>().join("\n");
+            let chains = all(&|n| format!(":KUBE-SEP-{n} - [0:0]"));
+            let rules = all(&|n| format!("-A KUBE-SEP-{n} -s 10.0.{round}.{n}/32 -j RETURN"));
             for restore in ["iptables-nft-restore", "iptables-legacy-restore"] {
                 node.sh(&format!(
-                    "{restore} --noflush <<'END'\n*nat\n{chains}{rules}COMMIT\n*filter\n\
+                    "{restore} --noflush <<'END'\n*nat\n{chains}\n{rules}\nCOMMIT\n*filter\n\
                      :KUBE-FORWARD - [0:0]\n-A KUBE-FORWARD -j ACCEPT\nCOMMIT\nEND"
                 ));
             }

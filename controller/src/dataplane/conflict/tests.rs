@@ -220,7 +220,7 @@ fn bridged_packets_that_pass_no_rule_are_a_conflict_once_there_are_pods() {
     check("no bridge", &facts, &[], &[]);
 }
 
-/// A pod with NET_RAW sends frames with VLAN id 0, and its peer on the bridge takes them.
+/// A pod with `NET_RAW` sends frames with VLAN id 0, and its peer on the bridge takes them.
 #[test]
 fn frames_with_a_vlan_tag_that_pass_no_rule_are_a_conflict() {
     use BridgeNetfilter::{NotLoaded, Off};
