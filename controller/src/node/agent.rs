@@ -27,10 +27,10 @@ use portcullis_crds::convert::Object;
 use portcullis_crds::diagnostic::Diagnostic;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, trace, warn};
+use tracing::{debug, error, trace};
 
+use crate::dataplane::Dataplane;
 use crate::dataplane::examine::Examination;
-use crate::dataplane::{ApplyReport, Dataplane};
 use crate::node::attach::Found;
 use crate::node::boot::Marker;
 use crate::node::conflicts::Examinations;
@@ -344,7 +344,6 @@ impl Agent {
             denials.policies_changed();
         }
     }
-
 }
 
 /// What is found on the node next; never, where nobody looks.
