@@ -20,6 +20,7 @@
 //! complete before a chain refers to it; elements leave before chains change and join after.
 
 pub mod applied;
+mod apply_report;
 pub mod attachment;
 pub mod backend;
 pub mod conflict;
@@ -46,12 +47,13 @@ mod tree;
 mod urgent;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use policy_engine::cidr::Family;
 use policy_engine::compiled::{Compiled, Update};
 
 use self::applied::Applied;
+pub use self::apply_report::ApplyReport;
 use self::attachment::{Attachments, InterfaceName};
 pub use self::backend::iptables::Error;
 use self::backend::iptables::cleanup::clean_tables;
@@ -94,37 +96,6 @@ enum Extent {
     Urgent,
     /// All of it.
     All,
-}
-
-/// What an apply did.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct ApplyReport {
-    /// Chains written or deleted, both families.
-    pub chains_changed: usize,
-    /// Hooks inserted or removed, both families.
-    pub hooks_changed: usize,
-    /// Sets created or replaced.
-    pub sets_created: usize,
-    /// Members that joined or left existing sets.
-    pub members_changed: usize,
-    /// Unreferenced sets that the kernel still uses. Each apply tries again to destroy them.
-    pub sets_in_use: usize,
-    /// Whether [`Dataplane::remove_unreferenced`] has unreferenced rules, chains or sets to remove.
-    pub postponed: bool,
-    /// Whether our rules may still be in another table, or in the other variant of iptables.
-    /// Each apply that may change chains tries again.
-    pub elsewhere_unclean: bool,
-    /// How long all of it took.
-    pub total: Duration,
-}
-
-impl ApplyReport {
-    /// Whether the kernel was as desired already.
-    #[must_use]
-    pub fn wrote_nothing(&self) -> bool {
-        let Self { chains_changed, hooks_changed, sets_created, members_changed, .. } = self;
-        [chains_changed, hooks_changed, sets_created, members_changed].into_iter().all(|n| *n == 0)
-    }
 }
 
 impl Dataplane {
@@ -298,7 +269,7 @@ impl Dataplane {
         self.applied = Some(after);
         self.attachments_changed = false;
         let elsewhere_unclean = self.clean_elsewhere();
-        let (postponed, report) = (self.postponed, count(&plan));
+        let (postponed, report) = (self.postponed, ApplyReport::of(&plan));
         Ok(ApplyReport { sets_in_use, postponed, elsewhere_unclean, ..report })
     }
 
@@ -362,7 +333,7 @@ impl Dataplane {
         applied.sets.extend(sets);
         let sets_in_use = self.kernel.execute(&plan, &mut applied)?;
         self.applied = Some(applied);
-        Ok(ApplyReport { sets_in_use, postponed: self.postponed, ..count(&plan) })
+        Ok(ApplyReport { sets_in_use, postponed: self.postponed, ..ApplyReport::of(&plan) })
     }
 
     /// Reads back what is applied, and repairs what differs from `compiled`. Gives what differed.
@@ -443,17 +414,5 @@ fn variant(options: &Options) -> Result<Variant, Error> {
         IptablesVariant::Legacy => Ok(Variant::Legacy),
         IptablesVariant::Nft => Ok(Variant::Nft),
         IptablesVariant::Auto => probe::choose_variant(options.lock_wait_seconds),
-    }
-}
-
-fn count(plan: &Plan) -> ApplyReport {
-    let tables = || plan.tables.values();
-    let members = plan.remove.values().chain(plan.add.values());
-    ApplyReport {
-        chains_changed: tables().map(TableChange::chains).sum(),
-        hooks_changed: tables().map(|table| table.hooks.len()).sum(),
-        sets_created: plan.create.len(),
-        members_changed: members.map(BTreeSet::len).sum(),
-        ..ApplyReport::default()
     }
 }

@@ -47,6 +47,7 @@ impl Agent {
         let was_contested = self.hooks.is_contested(now);
         self.hooks.repaired(&displaced, now);
         self.publisher.hooks_restored(displaced.len());
+        self.connections.repaired(displaced.len());
         for hook in &displaced {
             if was_contested {
                 debug!("{hook}; putting it back");

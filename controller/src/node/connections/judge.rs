@@ -74,6 +74,7 @@ impl Reason {
 }
 
 /// What is known of a connection beside the policies.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Question {
     /// Its addresses and ports.

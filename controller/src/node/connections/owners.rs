@@ -94,7 +94,8 @@ mod tests {
             ("claimed by an older pod of another node", vec![pod("api", "n2", 0).into()], false),
         ];
         for (name, changes, expected) in cases {
-            let (mut world, mut owners) = (World::of_node("n1".into(), Options::default()), Owners::new("n1"));
+            let (mut world, mut owners) =
+                (World::of_node("n1".into(), Options::default()), Owners::new("n1"));
             let mut apply = |owners: &mut Owners, change: Change| {
                 owners.note(&world, &change);
                 world.apply(change);
@@ -112,7 +113,8 @@ mod tests {
 
     #[test]
     fn addresses_of_pods_of_other_nodes_are_not_watched() {
-        let (mut world, mut owners) = (World::of_node("n1".into(), Options::default()), Owners::new("n1"));
+        let (mut world, mut owners) =
+            (World::of_node("n1".into(), Options::default()), Owners::new("n1"));
         for change in [pod("far", "n2", 1).into(), gone("far")] {
             owners.note(&world, &change);
             world.apply(change);
