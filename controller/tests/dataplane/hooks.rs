@@ -87,7 +87,9 @@ fn changes_of_others_that_concern_us_are_announced_and_all_others_cost_nothing()
         let own = heard(&mut watch);
         assert!(!own.is_empty(), "this test shows nothing");
         for touched in own {
-            assert!(!touched.overrun && touched.by.keys().all(|port| dataplane.is_own(*port)));
+            let is_own = touched.by.keys().all(|port| dataplane.is_own(*port));
+            // What is larger than the socket's buffer is looked at once.
+            assert!(is_own, "{touched:?}");
         }
         for (change, expected) in [
             ("iptables-nft -t mangle -F FORWARD", Touch::Hook),

@@ -1,5 +1,6 @@
 //! Every shape of rule reads back as it was written, so nothing is written twice.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 
 use policy_engine::cidr::{CidrSet, Family};
@@ -8,6 +9,7 @@ use policy_engine::direction::Direction;
 use policy_engine::id::RulesetId;
 use policy_engine::port::Protocol;
 use policy_engine::tier::Tier;
+use portcullis_controller::dataplane::attachment::{Attachment, Attachments, InterfaceName};
 use portcullis_controller::dataplane::{
     AcceptAction, Dataplane, DenyAction, IptablesVariant, Options,
 };
@@ -117,6 +119,18 @@ fn every_shape_of_rule_reads_back_as_it_was_written() {
     }
 }
 
+/// All pods of `world`, each at a port of one bridge.
+fn on_a_bridge(world: &World) -> Attachments {
+    let name = |text: &str| InterfaceName::new(text).unwrap();
+    let bridge = name("cni0");
+    let ports = world.compiled.endpoints.keys().enumerate().map(|(number, address)| {
+        let interface = name(&format!("veth{number}"));
+        (*address, Attachment { interface, bridge: Some(bridge) })
+    });
+    let addresses = ports.collect();
+    Attachments { addresses, pod_interfaces: [bridge].into(), unattached: BTreeSet::new() }
+}
+
 #[test]
 fn a_restart_writes_nothing_and_keeps_counters() {
     let world = every_shape();
@@ -124,7 +138,13 @@ fn a_restart_writes_nothing_and_keeps_counters() {
         let node = Netns::new();
         let options = Options { variant, ..Options::default() };
         node.enter(|| {
-            let mut dataplane = Dataplane::open(options.clone()).unwrap();
+            let open = || {
+                let mut dataplane = Dataplane::open(options.clone()).unwrap();
+                // With the rules that an agent has where pods are: what they need is tried otherwise.
+                dataplane.set_attachments(on_a_bridge(&world));
+                dataplane
+            };
+            let mut dataplane = open();
             settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             // A packet to the node itself passes our hook in INPUT.
             let own = if family == Family::V4 { "127.0.0.1:9" } else { "[::1]:9" };
@@ -136,8 +156,7 @@ fn a_restart_writes_nothing_and_keeps_counters() {
                 line.starts_with("[2:") && line.ends_with("-A INPUT -j PORTCULLIS-INPUT")
             });
             assert!(counted, "the packet, and the ICMP error about it: {before}");
-            let mut restarted = Dataplane::open(options.clone()).unwrap();
-            let report = settle(&mut restarted, &world.compiled, &Update::default()).unwrap();
+            let report = settle(&mut open(), &world.compiled, &Update::default()).unwrap();
             assert!(report.wrote_nothing(), "{report:?}");
             let report = settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             assert!(report.wrote_nothing(), "{report:?}");

@@ -33,7 +33,7 @@ pub(crate) const SEQUENCES: [Sequence; 4] = [
     Sequence {
         name: "a flow of UDP to an address that another pod has now",
         attack: reused_address,
-        open_until: "the flows of an address end with its pod",
+        open_until: "",
     },
     Sequence {
         name: "an ACCEPT of another program in front of the rules",

@@ -89,13 +89,13 @@ fn a_flow_ends_beside_another(variant: IptablesVariant) -> Result<()> {
                 }
                 Ok(asked)
             });
-            let _stop = Stop(&stop);
+            let guard = Stop(&stop);
             in_force(&cluster, cluster.agents(), || {
                 cluster.write("dns.yaml", &dns(&["stranger"]))
             })?;
             let took = ends(&flow)?;
             println!("{variant:?} {to}: ended {took:.1?} after the policy was in force");
-            drop(_stop);
+            drop(guard);
             allowed.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
         })?;
         ensure!(asked > 10, "too little traffic to tell: {asked}");

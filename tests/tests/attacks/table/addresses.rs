@@ -5,9 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::Result;
 use policy_engine::cidr::Family;
 
-use crate::attack::{ANY_UDP, Answer, Attack, BOTH, BRIDGE, ROUTED, Shot, V4, V6, WEB, Who};
+use crate::attack::{ANY_UDP, Answer, Attack, BRIDGE, ROUTED, Shot, V4, V6, WEB, Who};
 
-const ANTI_SPOOFING: &str = "only a pod's own addresses are accepted from its interface";
 const UNKNOWN_PODS: &str = "the lab writes results of CNI plugins, which name unknown pods";
 
 pub(super) fn attacks() -> Vec<Attack> {
@@ -59,12 +58,6 @@ fn pair(name: &str, between: (Who, Who), port: u16, source: Source) -> [Attack; 
     [raw.families(V4), plain.families(V6)].map(|attack| attack.between(between.0, between.1))
 }
 
-/// A source that no pod of the node has.
-fn stray(name: &str, between: (Who, Who), port: u16, source: Source) -> [Attack; 2] {
-    let [raw, plain] = pair(name, between, port, source);
-    [raw, plain.open_until(BRIDGE, ANTI_SPOOFING)]
-}
-
 /// An address of the node's pods that no pod has.
 fn nobody(shot: &Shot<'_>) -> IpAddr {
     match shot.family {
@@ -96,12 +89,12 @@ fn forged() -> Vec<Attack> {
         pair("the target itself", (Who::Mallory, Who::Victim), WEB, itself),
         pair("the target itself", (Who::Stranger, Who::Victim), WEB, itself),
         pair("the target itself, from outside", (Who::Internet, Who::Victim), WEB, itself),
-        stray("nobody", (Who::Caged, Who::Bystander), WEB, nobody),
+        pair("nobody", (Who::Caged, Who::Bystander), WEB, nobody),
         pair("another pod", (Who::Caged, Who::Bystander), WEB, friend),
-        stray("of another network", (Who::Caged, Who::Bystander), WEB, elsewhere),
-        stray("nobody, to another node", (Who::Caged, Who::Stranger), WEB, nobody),
-        stray("nobody, to the internet", (Who::Caged, Who::Internet), WEB, nobody),
-        stray("nobody, to the node", (Who::Caged, Who::Node), ANY_UDP, nobody),
+        pair("of another network", (Who::Caged, Who::Bystander), WEB, elsewhere),
+        pair("nobody, to another node", (Who::Caged, Who::Stranger), WEB, nobody),
+        pair("nobody, to the internet", (Who::Caged, Who::Internet), WEB, nobody),
+        pair("nobody, to the node", (Who::Caged, Who::Node), ANY_UDP, nobody),
         pair("another pod without a policy", (Who::Mallory, Who::Bystander), WEB, friend),
     ];
     all.into_iter().flatten().collect()
@@ -120,14 +113,9 @@ fn pods() -> Vec<Attack> {
             .between(Who::Mallory, Who::Shared),
         plain("to one that is not known yet")
             .between(Who::Mallory, Who::Unborn)
-            .open_until(BOTH, UNKNOWN_PODS),
-        plain("from one that is not known yet")
-            .between(Who::Unborn, Who::Bystander)
-            .families(V4)
             .open_until(ROUTED, UNKNOWN_PODS),
         plain("from one that is not known yet")
             .between(Who::Unborn, Who::Bystander)
-            .families(V6)
-            .open_until(BOTH, UNKNOWN_PODS),
+            .open_until(ROUTED, UNKNOWN_PODS),
     ]
 }

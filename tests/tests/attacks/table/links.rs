@@ -8,7 +8,8 @@ use anyhow::Result;
 use crate::attack::{ANY_TCP, ANY_UDP, Answer, Attack, BRIDGE, ROUTED, Shot, V4, V6, Who};
 use crate::packet::{HOP_BY_HOP, ICMPV6, Packet, icmpv6};
 
-const VLAN: &str = "tagged frames pass iptables";
+/// The kernel looks behind one tag only.
+const TWO_TAGS: &str = "frames with two tags pass iptables";
 
 /// Every host of a link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -107,7 +108,7 @@ fn tagged() -> Vec<Attack> {
         let attack = Attack::raw(format!("tagged as VLAN 0: {name}"), move |shot| {
             shot.send_tagged(tags, &[shot.datagram(shot.source(), shot.target())?.bytes()?])
         });
-        attack.open_until(BRIDGE, VLAN)
+        if tags.len() > 1 { attack.open_until(BRIDGE, TWO_TAGS) } else { attack.on(BRIDGE) }
     });
     tags.into()
 }
