@@ -86,7 +86,8 @@ pub struct Entry<'a> {
     id: [u8; 4],
 }
 
-/// Names one entry: another one with the same tuple has another id.
+/// Names one entry. A later entry with the same tuple mostly has another id: the kernel makes the id of
+/// the place in memory, too.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Handle {
     pub(super) family: u8,

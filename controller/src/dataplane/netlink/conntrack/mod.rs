@@ -99,7 +99,8 @@ impl Deleter {
         Socket::open(NETLINK_NETFILTER).map(Self)
     }
 
-    /// Deletes one entry; whether it was still there. A later entry with the same tuple stays.
+    /// Deletes one entry; whether it was still there. A later entry with the same tuple stays, unless
+    /// the kernel has given it the same id.
     ///
     /// # Errors
     /// When the kernel refuses: entries in a flow table of the hardware are busy.
