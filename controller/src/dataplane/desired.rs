@@ -269,6 +269,9 @@ fn entry(
     // CLOSE or LAST_ACK would make it ESTABLISHED.
     let mut rules = vec![Rule::new([Match::TcpSyn, Match::NotRelated], Verdict::Goto(judge))];
     if options.has(Feature::SctpChunks) {
+        // In front of it: packets of other established connections are to meet two rules only.
+        let others = [Match::NotSctp, Match::RelatedOrEstablished];
+        rules.push(Rule::new(others, established.clone()));
         rules.push(Rule::new([Match::SctpInit], Verdict::Goto(judge)));
     }
     rules.push(Rule::new([Match::RelatedOrEstablished], established));

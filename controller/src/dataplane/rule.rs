@@ -101,6 +101,8 @@ pub enum Match {
     SctpInit,
     /// An `ICMPv6` message of this type.
     Icmpv6(u8),
+    /// Any protocol but SCTP.
+    NotSctp,
     /// Any protocol but `ICMPv6`.
     NotIcmpv6,
     /// The hop limit of an IPv6 packet.

@@ -63,6 +63,20 @@ impl Places {
         Self { attachments, pods }
     }
 
+    /// All pods on one bridge.
+    pub(super) fn on_a_bridge(world: &World) -> Self {
+        let bridge = interface(BRIDGE);
+        let mut attachments = Attachments::default();
+        for (number, pod) in world.pods().values().enumerate() {
+            let interface = interface(&format!("veth{number}"));
+            let attachment = Attachment { interface, bridge: Some(bridge) };
+            let addresses = world.owned_addresses(pod).map(|address| (address, attachment));
+            attachments.addresses.extend(addresses);
+        }
+        attachments.pod_interfaces.insert(bridge);
+        Self { attachments, pods: BTreeMap::new() }
+    }
+
     /// The packet at the interfaces that its addresses belong to.
     pub(super) fn at_home(&self, packet: Packet) -> Packet {
         let place = |address| self.attachments.addresses.get(&address);

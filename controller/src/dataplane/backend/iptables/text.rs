@@ -48,6 +48,7 @@ fn matching(part: &Match) -> String {
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN".to_owned(),
         Match::SctpInit => "-p sctp -m sctp --chunk-types any INIT".to_owned(),
         Match::Icmpv6(kind) => format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind}"),
+        Match::NotSctp => "! -p sctp".to_owned(),
         Match::NotIcmpv6 => "! -p ipv6-icmp".to_owned(),
         Match::HopLimit(limit) => format!("-m hl --hl-eq {limit}"),
         Match::BridgePort(Side::Source, is) => {
