@@ -18,7 +18,7 @@ pub struct ApplyReport {
     pub members_changed: usize,
     /// Unreferenced sets that the kernel still uses. Each apply tries again to destroy them.
     pub sets_in_use: usize,
-    /// Whether [`Dataplane::remove_unreferenced`] has unreferenced rules, chains or sets to remove.
+    /// Whether [`remove_unreferenced`](super::Dataplane::remove_unreferenced) has unreferenced rules, chains or sets to remove.
     pub postponed: bool,
     /// Whether our rules may still be in another table, or in the other variant of iptables.
     /// Each apply that may change chains tries again.
