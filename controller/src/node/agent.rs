@@ -293,7 +293,9 @@ impl Agent {
             State::Failing { back_off, .. } => self.apply(back_off),
             State::InForce { .. } => {
                 let update = self.engine.flush();
-                if update.is_empty() && !self.attach() {
+                // Once a round: what it gives next must not be applied in the same one.
+                let is_attached_elsewhere = self.attach();
+                if update.is_empty() && !is_attached_elsewhere {
                     self.oldest = None; // Changes that do not concern this node.
                     if let Some(selection) = self.engine.take_selection() {
                         // Other policies with the same rules.
@@ -301,7 +303,6 @@ impl Agent {
                         self.policies_changed();
                     }
                 } else {
-                    self.attach();
                     self.apply_update(&update, BACK_OFF);
                 }
                 self.look_after(now);
