@@ -25,8 +25,8 @@ pub struct LocalPods {
     found: Found,
     /// Pods of this node that have no address by the API server.
     waiting: BTreeMap<PodKey, Arc<Pod>>,
-    /// The addresses that had no attachment when they were given last.
-    unattached: BTreeSet<IpAddr>,
+    /// What was given last, without what was in both sets.
+    given: Attachments,
     /// Whether the attachments may differ from those that were given last.
     is_changed: bool,
 }
@@ -40,7 +40,7 @@ impl LocalPods {
             finder,
             found: Found::default(),
             waiting: BTreeMap::new(),
-            unattached: BTreeSet::new(),
+            given: Attachments::default(),
             is_changed: false,
         }
     }
@@ -57,6 +57,13 @@ impl LocalPods {
         let is_any = !known.is_empty();
         self.finder.set_pods(known);
         is_any
+    }
+
+    /// Whether an interface was found for each pod that `engine` knows.
+    #[must_use]
+    pub fn knows_all(&self, engine: &Engine) -> bool {
+        let found = &self.found.attachments.addresses;
+        engine.subject_addresses().all(|address| found.contains_key(&address))
     }
 
     /// Takes over what was found: gives the changes that follow for pods without an address by the
@@ -100,15 +107,20 @@ impl LocalPods {
         self.finder.set_pods(known.clone());
         let mut attachments = self.found.attachments.clone();
         attachments.addresses.retain(|address, _| known.contains(address));
-        // An address that is attached now stays among the unattached ones for this time: elements
-        // leave sets before others join, and its packets would be dropped in between.
-        let was_unattached = std::mem::take(&mut self.unattached);
-        let (attached, unattached): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
-            known.into_iter().partition(|known| attachments.addresses.contains_key(known));
-        self.is_changed = attached.intersection(&was_unattached).next().is_some();
-        self.unattached.clone_from(&unattached);
-        attachments.unattached = unattached;
-        attachments.unattached.extend(attached.intersection(&was_unattached));
+        attachments.unattached =
+            known.into_iter().filter(|known| !attachments.addresses.contains_key(known)).collect();
+        // Elements leave sets before others join, and packets of an address that moves from one set to
+        // the other would be dropped in between. So this time it is in both.
+        let Attachments { addresses, unattached, .. } =
+            std::mem::replace(&mut self.given, attachments.clone());
+        let no_longer = |address: &IpAddr| attachments.unattached.contains(address);
+        let lost: Vec<_> =
+            addresses.into_iter().filter(|(address, _)| no_longer(address)).collect();
+        let is_found = |address: &IpAddr| attachments.addresses.contains_key(address);
+        let found: Vec<IpAddr> = unattached.into_iter().filter(is_found).collect();
+        self.is_changed = !(lost.is_empty() && found.is_empty());
+        attachments.addresses.extend(lost);
+        attachments.unattached.extend(found);
         Some(attachments)
     }
 

@@ -181,6 +181,7 @@ fn the_addresses_of_the_node_are_those_of_its_interfaces() {
 
 #[test]
 fn of_20_000_entries_exactly_those_end_that_lost_their_permission() {
+    let _alone = crate::alone();
     node().enter(|| {
         let socket = socket(POD, 4000);
         for number in 0..ENTRIES / 2 {
@@ -203,6 +204,7 @@ fn of_20_000_entries_exactly_those_end_that_lost_their_permission() {
 
 #[test]
 fn policies_end_no_connection_where_the_flag_is_none() {
+    let _alone = crate::alone();
     node().enter(|| {
         send(&socket(POD, 4000), destination(1), 53);
         let mut agent = Agent::new(RevokeEstablished::None);
@@ -215,6 +217,7 @@ fn policies_end_no_connection_where_the_flag_is_none() {
 
 #[test]
 fn what_the_next_pod_with_an_address_may_do_goes_on() {
+    let _alone = crate::alone();
     node().enter(|| {
         let (own, other) = (socket(POD, 4000), socket(NEIGHBOUR, 4000));
         for port in [53, 54] {

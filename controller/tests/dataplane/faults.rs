@@ -116,6 +116,7 @@ fn two_agents_at_once_end_in_the_same_state() {
 
 #[test]
 fn changes_under_load_open_nothing_and_break_nothing() {
+    let _alone = crate::alone();
     each_variant(|variant, family| {
         let lab = Lab::new();
         let (a, b) = addresses(family);

@@ -71,6 +71,7 @@ fn ends(flow: &Flow) -> Result<Duration> {
 }
 
 fn a_flow_ends_beside_another(variant: IptablesVariant) -> Result<()> {
+    let _alone = crate::alone();
     let mut cluster = with_dns(variant, &[])?;
     cluster.write("dns.yaml", &dns(&["web", "stranger"]))?;
     cluster.start_agents()?;
@@ -119,6 +120,7 @@ fn a_udp_flow_that_lost_its_permission_ends_and_an_allowed_one_loses_nothing() -
 
 #[test]
 fn flows_go_on_where_the_flag_is_none() -> Result<()> {
+    let _alone = crate::alone();
     let mut cluster = with_dns(IptablesVariant::Nft, &["--revoke-established=none"])?;
     cluster.write("dns.yaml", &dns(&["web"]))?;
     cluster.start_agents()?;
@@ -142,6 +144,7 @@ fn only_answers(apps: &[&str]) -> String {
 /// TCP: ended by `all`, and not by default.
 #[test]
 fn tcp_connections_end_where_the_flag_is_all() -> Result<()> {
+    let _alone = crate::alone();
     for (flags, goes_on) in [(&[][..], true), (&["--revoke-established=all"], false)] {
         let mut cluster = shop(lab(IptablesVariant::Nft), flags)?;
         cluster.write("api.yaml", &only_answers(&["web", "stranger"]))?;
@@ -181,6 +184,7 @@ fn tcp_connections_end_where_the_flag_is_all() -> Result<()> {
 }
 
 fn an_address_is_used_again(variant: IptablesVariant) -> Result<()> {
+    let _alone = crate::alone();
     let mut cluster = with_dns(variant, &["--revoke-established=none"])?;
     // No policy selects `first`; `second` may do nothing.
     cluster.write(

@@ -47,6 +47,7 @@ fn until_first(node: &Node, iptables: &str) -> Result<Duration> {
 
 /// Flushes FORWARD again and again; prints how long packets went unjudged.
 fn flushes(variant: IptablesVariant, tries: usize) -> Result<()> {
+    let _alone = crate::alone();
     let cluster = guarded(variant)?;
     let node = cluster.lab.node("n2")?;
     for family in Family::BOTH {
@@ -101,6 +102,7 @@ fn push(node: &Node, iptables: &str, time: Duration) -> Result<()> {
 }
 
 fn neighbour_in_filter(variant: IptablesVariant) -> Result<()> {
+    let _alone = crate::alone();
     let cluster = guarded(variant)?;
     let node = cluster.lab.node("n2")?;
     TRAFFIC.during(&cluster.lab, || {
@@ -120,6 +122,7 @@ fn an_accept_in_filter_lets_nothing_past_our_rules_legacy() -> Result<()> {
 }
 
 fn neighbour_in_front(variant: IptablesVariant) -> Result<()> {
+    let _alone = crate::alone();
     let cluster = guarded(variant)?;
     let node = cluster.lab.node("n2")?;
     let iptables = format!("{} -w -t mangle", variant.program(Family::V4));

@@ -19,7 +19,16 @@ mod tiers;
 mod tools;
 mod traffic;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use portcullis_lab::IptablesVariant;
+
+/// Held by tests that count lost packets, and by those that load the machine: side by side, a packet is
+/// lost in a queue of the kernel now and then.
+fn alone() -> MutexGuard<'static, ()> {
+    static LOAD: Mutex<()> = Mutex::new(());
+    LOAD.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Both ways to iptables.
 const VARIANTS: [IptablesVariant; 2] = [IptablesVariant::Nft, IptablesVariant::Legacy];

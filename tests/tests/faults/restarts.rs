@@ -96,6 +96,7 @@ fn under_churn(cluster: &Cluster, turns: usize, action: impl FnOnce() -> Result<
 }
 
 fn restarts(variant: IptablesVariant) -> Result<()> {
+    let _alone = crate::alone();
     let cluster = guarded(variant, &[])?;
     // Nothing opens or closes later on: the churn begins with this one.
     churn(&cluster, 0)?;
@@ -145,6 +146,7 @@ fn an_agent_that_ends_is_killed_and_killed_while_it_applies_is_not_noticed_legac
 
 /// An agent with other flags, as after an update, whose chains are in another table.
 fn change_of_table(variant: IptablesVariant) -> Result<()> {
+    let _alone = crate::alone();
     let cluster = guarded(variant, &[])?;
     churn(&cluster, 0)?;
     let start = |node: &str, action: &str, table: &str| -> Result<Agent> {
@@ -180,6 +182,7 @@ fn a_change_of_the_table_is_not_noticed_legacy() -> Result<()> {
 }
 
 fn rivals(variant: IptablesVariant) -> Result<()> {
+    let _alone = crate::alone();
     // They repair what the other one did behind their back.
     let cluster = guarded(variant, &["--verify-period=1"])?;
     churn(&cluster, 0)?;

@@ -53,6 +53,7 @@ impl Agent {
         }
         changes.into_iter().for_each(|change| self.engine.apply(change));
         let interfaces = local_pods.pod_interfaces();
+        let is_complete = local_pods.knows_all(&self.engine);
         self.report("interfaces".into(), diagnostics);
         match &mut self.state {
             State::Loading if self.is_closed => {
@@ -61,7 +62,8 @@ impl Agent {
                     error!(error = failure, "failed to drop packets of pods");
                 }
             }
-            State::Loaded { apply_at } => *apply_at = Instant::now(),
+            // It may be a result of before the pods were asked for.
+            State::Loaded { apply_at } if is_complete => *apply_at = Instant::now(),
             _ => {}
         }
     }

@@ -22,6 +22,8 @@ use crate::dataplane::netlink::conntrack::{Connection, Deleter, Entry, Handle, R
 const BATCH: usize = 256;
 /// From the begin of a pass to the next one, at least. Changes meanwhile share the next pass.
 const PASS_PERIOD: Duration = Duration::from_millis(200);
+/// A pass may take one of so many parts of the time, however large the kernel's table is.
+const SHARE: u32 = 5;
 /// From a pass that failed to the next one.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
 /// Passes after one that ended something. An answer that was on its way opens a connection again,
@@ -116,7 +118,8 @@ impl Worker {
             self.follow(&mut tally);
             self.report(&tally, passed.as_ref().err(), start.elapsed());
             let period = if passed.is_ok() { PASS_PERIOD } else { RETRY_PERIOD };
-            thread::sleep(period.saturating_sub(start.elapsed()));
+            let took = start.elapsed();
+            thread::sleep(period.max(took * SHARE).saturating_sub(took));
             let outcome = match passed {
                 Ok(()) if self.repeats > 0 => Outcome::Again,
                 Ok(()) => Outcome::Ended,
