@@ -209,8 +209,8 @@ fn a_new_namespace_is_covered_from_the_first_packet_of_its_first_pod() -> Result
     let mut cluster = shop()?;
     apply(cluster.server()?, CLOSED)?;
     cluster.settle(PATIENCE)?;
-    // `kube-first` is the system's, which a default leaves out: its pod shows that packets arrive.
-    let pods = [("new", false), ("kube-first", true)];
+    // `kube-public` is the system's, which a default leaves out: its pod shows that packets arrive.
+    let pods = [("new", false), ("kube-public", true)];
     let mut addresses = Vec::new();
     for (place, (namespace, _)) in pods.iter().enumerate() {
         apply(cluster.server()?, &namespace_with_pod(namespace))?;
