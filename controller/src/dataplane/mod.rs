@@ -117,20 +117,23 @@ impl Dataplane {
         if probe::has_ipv6() && kernel.installed(Family::V6) {
             families.push(Family::V6);
         }
-        let refused = options.denial_log.and_then(|group| {
-            families
-                .iter()
-                .find_map(|family| probe::try_log(&kernel, *family, group, options.deny).err())
-        });
+        let (log, deny) = (options.denial_log, options.deny);
+        let mut refused = None;
+        for family in &families {
+            let saved = probe::own_rules(&kernel, *family);
+            if let Some(group) = log.filter(|_| refused.is_none()) {
+                refused = probe::try_log(&kernel, *family, group, deny, &saved).err();
+            }
+            for (feature, why) in probe::lacking(&kernel, *family, &saved) {
+                if options.lacking.insert(feature) {
+                    let (what_is_lost, what_to_do) = (feature.what_is_lost(), feature.what_to_do());
+                    tracing::error!(?feature, why, "{what_is_lost}; {what_to_do}");
+                }
+            }
+        }
         if let Some(why) = refused {
             tracing::error!(why, "the kernel cannot log denials; they are enforced and counted");
             options.denial_log = None;
-        }
-        for (feature, why) in families.iter().flat_map(|f| probe::lacking(&kernel, *f)) {
-            if options.lacking.insert(feature) {
-                let (what_is_lost, what_to_do) = (feature.what_is_lost(), feature.what_to_do());
-                tracing::error!(?feature, why, "{what_is_lost}; {what_to_do}");
-            }
         }
         tracing::info!(
             variant = ?place.variant, table = %place.table, ?families, "opened the dataplane"

@@ -122,15 +122,23 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
     let commands = Variant::BOTH.into_iter().flat_map(|v| families.map(|f| v.command(f)));
     let variant = variant.ok();
     let here = families.into_iter().filter(|f| *f == Family::V4 || has_ipv6());
-    let family_facts = |family| FamilyFacts {
-        family,
-        forwarding: forwarding(family),
-        rules_work: variant.map_or(Ok(()), |variant| try_rules(&kernel(variant), family)),
-        log_works: match (variant, options.denial_log) {
-            (Some(variant), Some(group)) => try_log(&kernel(variant), family, group, options.deny),
-            (None, _) | (_, None) => Ok(()),
-        },
-        lacking: variant.map_or(Vec::new(), |variant| lacking(&kernel(variant), family)),
+    let family_facts = |family| {
+        let mut facts = FamilyFacts {
+            family,
+            forwarding: forwarding(family),
+            rules_work: Ok(()),
+            log_works: Ok(()),
+            lacking: Vec::new(),
+        };
+        if let Some(kernel) = variant.map(kernel) {
+            facts.rules_work = try_rules(&kernel, family);
+            let saved = own_rules(&kernel, family);
+            if let Some(group) = options.denial_log {
+                facts.log_works = try_log(&kernel, family, group, options.deny, &saved);
+            }
+            facts.lacking = lacking(&kernel, family, &saved);
+        }
+        facts
     };
     Facts {
         tools: commands.chain(["ipset"]).map(version).collect(),
@@ -169,11 +177,16 @@ fn try_rules(kernel: &Kernel, family: Family) -> Result<(), String> {
 }
 
 /// The features that the kernel lacks, and what it says instead.
-pub(in crate::dataplane) fn lacking(kernel: &Kernel, family: Family) -> Vec<(Feature, String)> {
+///
+/// `saved` are [`own_rules`].
+pub(in crate::dataplane) fn lacking(
+    kernel: &Kernel,
+    family: Family,
+    saved: &[String],
+) -> Vec<(Feature, String)> {
     let of_family = |feature: &Feature| *feature != Feature::HopLimit || family == Family::V6;
     let features: Vec<Feature> = Feature::ALL.into_iter().filter(of_family).collect();
     // An agent that starts again finds its rules: then there is nothing to try, and to write.
-    let saved = own_rules(kernel, family);
     let is_used = |feature: &Feature| {
         let option = match feature {
             Feature::HopLimit => " --hl-eq ",
@@ -223,14 +236,17 @@ fn try_features(kernel: &Kernel, family: Family, features: &[Feature]) -> Result
 }
 
 /// Whether the kernel takes the rules that log denials, and can hand packets over.
+///
+/// `saved` are [`own_rules`].
 pub(in crate::dataplane) fn try_log(
     kernel: &Kernel,
     family: Family,
     group: LogGroup,
     deny: DenyAction,
+    saved: &[String],
 ) -> Result<(), String> {
-    // An agent that starts again finds its rules: then there is nothing to try, and to write.
-    if !own_rules(kernel, family).iter().any(|rule| rule.contains(" -j NFLOG ")) {
+    // As above.
+    if !saved.iter().any(|rule| rule.contains(" -j NFLOG ")) {
         // One kind stands for all: they differ in numbers only.
         let kinds = Denial::all().take(1);
         let rules = kinds.flat_map(|kind| kind.rules(family, deny, Some(group)));
@@ -244,7 +260,7 @@ pub(in crate::dataplane) fn try_log(
 }
 
 /// The rules of our chains. What cannot be read holds none.
-fn own_rules(kernel: &Kernel, family: Family) -> Vec<String> {
+pub(in crate::dataplane) fn own_rules(kernel: &Kernel, family: Family) -> Vec<String> {
     let save = format!("{}-save", kernel.place.variant.command(family));
     let is_own = |line: &&str| {
         let chain = line.strip_prefix("-A ").and_then(|rule| rule.split(' ').next());
