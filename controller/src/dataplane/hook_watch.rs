@@ -85,7 +85,7 @@ impl HookWatch {
         }
         self.looked_at = Instant::now();
         let is_displaced = self.families.iter().any(|family| {
-            // What cannot be read is looked at again by whoever enforces.
+            // If a chain cannot be read, the agent reads it again.
             self.kernel
                 .displaced_hooks(*family, &self.hooks)
                 .map_or(true, |displaced| !displaced.is_empty())

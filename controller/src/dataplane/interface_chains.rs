@@ -87,7 +87,7 @@ impl Interfaces<'_> {
         bridges.iter().map(|bridge| by(*bridge, chain)).collect()
     }
 
-    /// The rules for packets of interfaces that are no ports of bridges, likewise.
+    /// The rules for packets of routed pods. The chains that they lead to are added to `chains`.
     fn routed(&self, direction: Direction, chains: &mut Chains) -> Vec<Rule> {
         let deny = Verdict::Goto(Denial::by_address(direction).chain());
         let unknown = self.attachments.pod_interfaces.iter();

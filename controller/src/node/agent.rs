@@ -76,7 +76,7 @@ pub struct Agent {
     examinations: Option<Examinations>,
     /// The interfaces of the node's pods; none when pods are judged by their addresses alone.
     local_pods: Option<LocalPods>,
-    /// Tells that policies were enforced on this node, also after a reboot.
+    /// Records on disk that policies were enforced on this node.
     marker: Marker,
     /// Whether packets of pods are dropped until all objects are known.
     is_closed: bool,

@@ -4,7 +4,7 @@
 //! ```text
 //! read: GETLINK ─► interfaces and their peers ─► GETADDR in the peer's namespace ─┐
 //!       GETROUTE ─► host routes, uplinks ─────────────────────────────────────────┴─► Snapshot
-//! watch: a change of a link or route ─► wakes whoever reads
+//! watch: a change of a link or route ─► wakes the thread that reads
 //! ```
 
 mod read;

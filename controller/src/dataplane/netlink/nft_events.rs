@@ -116,7 +116,7 @@ fn collect(datagram: &[u8], table: &str, families: &[Family], touched: &mut Touc
     }
 }
 
-/// What a message is about; `None` when it does not concern us.
+/// What a message reports as changed; `None` if it is not about our chains or hooks.
 fn touch(kind: u16, body: &[u8], table: &str, families: &[Family]) -> Option<Touch> {
     if kind >> 8 != SUBSYSTEM {
         return None;
