@@ -100,37 +100,50 @@ struct Expected {
     logged: Vec<Denial>,
 }
 
+impl Expected {
+    /// What policies make of flows, one after the other. Without a log, nothing is logged.
+    fn by_policies(world: &World, flows: &[(Direction, Flow)], log: Option<LogGroup>) -> Self {
+        let mut expected = Self { allowed: true, logged: Vec::new() };
+        for (direction, flow) in flows {
+            let direction = *direction;
+            let enforced = evaluate(world, flow);
+            let audited = evaluate_as(world, flow, View::Audited);
+            let (enforced, audited) = (enforced.decision(direction), audited.decision(direction));
+            let mut tell = |outcome, tier| {
+                let cause = Cause::Policies(tier);
+                let denial = Denial { outcome, direction, cause };
+                expected.logged.extend(log.map(|_| denial));
+            };
+            if let (false, Some(tier)) = (enforced.is_allowed(), enforced.tier) {
+                tell(Outcome::Denied, tier);
+                expected.allowed = false;
+                break;
+            }
+            if let (false, Some(tier)) = (audited.is_allowed(), audited.tier) {
+                tell(Outcome::WouldDeny, tier);
+            }
+        }
+        expected
+    }
+}
+
 /// For a packet that the node forwards, or that is for itself.
-fn expected(world: &World, flow: &Flow) -> Option<(&'static str, Expected)> {
-    let verdict = evaluate(world, flow);
-    let audited = evaluate_as(world, flow, View::Audited);
+fn expected(world: &World, flow: &Flow, log: Option<LogGroup>) -> Option<(&'static str, Expected)> {
     let own = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Node(name, _) if name.as_ref() == worlds::OWN_NODE);
-    if verdict.decision(Direction::Ingress).reason == Reason::OwnNode || own(&flow.source) {
+    let reason = evaluate(world, flow).decision(Direction::Ingress).reason;
+    if reason == Reason::OwnNode || own(&flow.source) {
         return None; // OUTPUT: no rule of ours is there.
     }
     let chain = if own(&flow.destination) { "INPUT" } else { "FORWARD" };
-    let mut expected = Expected { allowed: true, logged: Vec::new() };
+    let mut flows = Vec::new();
     for (direction, subject) in
         [(Direction::Egress, &flow.source), (Direction::Ingress, &flow.destination)]
     {
-        if !is_local(world, subject) || (chain == "INPUT" && direction == Direction::Ingress) {
-            continue;
-        }
-        let (enforced, audited) = (verdict.decision(direction), audited.decision(direction));
-        if let (false, Some(tier)) = (enforced.is_allowed(), enforced.tier) {
-            let outcome = Outcome::Denied;
-            let cause = Cause::Policies(tier);
-            expected.logged.push(Denial { outcome, direction, cause });
-            expected.allowed = false;
-            break;
-        }
-        if let (false, Some(tier)) = (audited.is_allowed(), audited.tier) {
-            let outcome = Outcome::WouldDeny;
-            let cause = Cause::Policies(tier);
-            expected.logged.push(Denial { outcome, direction, cause });
+        if is_local(world, subject) && (chain == "FORWARD" || direction == Direction::Egress) {
+            flows.push((direction, flow.clone()));
         }
     }
-    Some((chain, expected))
+    Some((chain, Expected::by_policies(world, &flows, log)))
 }
 
 fn check(
@@ -144,10 +157,7 @@ fn check(
     let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
     for (source, destination, traffic) in flows {
         let flow = engine.world().flow(*source, *destination, *traffic);
-        let Some((chain, mut expected)) = expected(engine.world(), &flow) else { continue };
-        if log.is_none() {
-            expected.logged.clear();
-        }
+        let Some((chain, expected)) = expected(engine.world(), &flow, log) else { continue };
         let printed = &printed[usize::from(source.is_ipv6())];
         let mut packet = places.at_home(packet(*source, *destination, *traffic));
         // A Service sent it back: nothing else does.

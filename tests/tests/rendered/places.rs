@@ -5,14 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy_engine::direction::Direction;
 use policy_engine::engine::Engine;
-use policy_engine::evaluate::{evaluate, evaluate_as};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::PodKey;
 use policy_engine::port::Protocol;
-use policy_engine::tier::View;
 use policy_engine::world::World;
 use portcullis_controller::dataplane::attachment::{Attachment, Attachments, InterfaceName};
-use portcullis_controller::dataplane::denial::{Cause, Denial, Outcome};
+use portcullis_controller::dataplane::denial::Denial;
 use portcullis_controller::dataplane::{LogGroup, Options, UnknownPods};
 use portcullis_interpreter::Packet;
 use portcullis_tests::worlds;
@@ -206,31 +204,6 @@ impl Expected {
     fn denied_by_address(direction: Direction, log: Option<LogGroup>) -> Self {
         let logged = log.map(|_| Denial::by_address(direction)).into_iter().collect();
         Self { allowed: false, logged }
-    }
-
-    /// What policies make of flows, one after the other.
-    fn by_policies(world: &World, flows: &[(Direction, Flow)], log: Option<LogGroup>) -> Self {
-        let mut expected = Self { allowed: true, logged: Vec::new() };
-        for (direction, flow) in flows {
-            let direction = *direction;
-            let enforced = evaluate(world, flow);
-            let audited = evaluate_as(world, flow, View::Audited);
-            let (enforced, audited) = (enforced.decision(direction), audited.decision(direction));
-            let mut tell = |outcome, tier| {
-                let cause = Cause::Policies(tier);
-                let denial = Denial { outcome, direction, cause };
-                expected.logged.extend(log.map(|_| denial));
-            };
-            if let (false, Some(tier)) = (enforced.is_allowed(), enforced.tier) {
-                tell(Outcome::Denied, tier);
-                expected.allowed = false;
-                break;
-            }
-            if let (false, Some(tier)) = (audited.is_allowed(), audited.tier) {
-                tell(Outcome::WouldDeny, tier);
-            }
-        }
-        expected
     }
 }
 
