@@ -1,7 +1,9 @@
 //! The command line: pure values, read before the world is touched.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -11,8 +13,6 @@ use policy_engine::world;
 
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods};
-use crate::node::attach::CniResults;
-use crate::node::boot::StateDir;
 use crate::node::connections::judge::RevokeEstablished;
 use crate::serve::http::Listen;
 use crate::watch::Source;
@@ -63,7 +63,7 @@ pub struct NodeArgs {
     pub node_name: String,
     /// Where the container runtime keeps the results of CNI plugins, or `off`.
     #[arg(long, env = "PORTCULLIS_CNI_RESULTS_DIR", default_value = "/var/lib/cni/results")]
-    pub cni_results_dir: CniResults,
+    pub cni_results_dir: Directory,
     /// Whether a packet of a pod is dropped unless it comes and goes by the interface of that pod: no
     /// pod can use another address than its own.
     #[arg(long, env = "PORTCULLIS_ANTI_SPOOFING", value_enum, default_value = "on")]
@@ -105,7 +105,7 @@ pub struct NodeArgs {
     /// Where the agent remembers that it has enforced policies on this node: after a reboot it drops
     /// packets of pods until it has all objects. Or `off`.
     #[arg(long, env = "PORTCULLIS_STATE_DIR", default_value = "/var/lib/portcullis")]
-    pub state_dir: StateDir,
+    pub state_dir: Directory,
     /// The pod that this agent runs in, for its report.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
@@ -283,6 +283,19 @@ pub enum DenialLog {
     Off,
 }
 
+/// A directory that can be left out, by `off` or an empty text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Directory(pub Option<PathBuf>);
+
+impl FromStr for Directory {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_off = matches!(text, "" | "off");
+        Ok(Self((!is_off).then(|| text.into())))
+    }
+}
+
 /// Whether something is done.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Switch {
@@ -376,6 +389,14 @@ mod tests {
             let names = system(command, "monitoring,cert-manager");
             assert_eq!(names, Ok(vec!["cert-manager".to_owned(), "monitoring".to_owned()]));
         }
+    }
+
+    #[test]
+    fn a_directory_can_be_left_out() {
+        for text in ["", "off"] {
+            assert_eq!(text.parse(), Ok(Directory(None)));
+        }
+        assert_eq!("/a/off".parse(), Ok(Directory(Some("/a/off".into()))));
     }
 
     #[test]

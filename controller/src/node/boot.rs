@@ -6,25 +6,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use tracing::warn;
 
 /// The file that is there once policies were enforced.
 const FILE: &str = "enforced";
-
-/// The directory that outlives reboots, if there is one.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct StateDir(pub Option<Box<Path>>);
-
-impl FromStr for StateDir {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_off = matches!(text, "" | "off");
-        Ok(Self((!is_off).then(|| Path::new(text).into())))
-    }
-}
 
 /// The memory that policies were enforced.
 #[derive(Default, Debug)]
@@ -33,10 +19,10 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// The memory in a directory. It need not exist.
+    /// The memory in a directory that outlives reboots, if there is one. It need not exist.
     #[must_use]
-    pub fn new(directory: &StateDir) -> Self {
-        Self { file: directory.0.as_ref().map(|directory| directory.join(FILE)) }
+    pub fn new(directory: Option<&Path>) -> Self {
+        Self { file: directory.map(|directory| directory.join(FILE)) }
     }
 
     /// Whether policies were enforced.
@@ -66,12 +52,12 @@ mod tests {
     #[test]
     fn a_marker_is_there_for_whoever_starts_next() {
         let directory = tempfile::tempdir().unwrap();
-        let state = StateDir(Some(directory.path().join("new").into()));
-        let mut marker = Marker::new(&state);
+        let state = directory.path().join("new");
+        let mut marker = Marker::new(Some(&state));
         assert!(!marker.is_set());
         marker.set();
-        assert!(Marker::new(&state).is_set());
-        let mut nowhere = Marker::new(&"off".parse().unwrap());
+        assert!(Marker::new(Some(&state)).is_set());
+        let mut nowhere = Marker::new(None);
         nowhere.set();
         assert!(!nowhere.is_set());
     }

@@ -11,14 +11,14 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
-use portcullis_crds::path::FieldPath;
+use portcullis_crds::diagnostic::Diagnostic;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info};
 
 use crate::dataplane::conflict::Detected;
 use crate::dataplane::examine::{Examination, Examiner};
 use crate::dataplane::preflight;
+use crate::node::status::node_warning;
 
 /// How often the settings of bridges are looked at: one that is off lets packets past all rules.
 const NEWS_PERIOD: Duration = Duration::from_secs(1);
@@ -112,12 +112,5 @@ pub fn diagnostics(found: &Examination) -> Vec<Diagnostic> {
         ignored.map(|detected| format!("ignored, as --ignore-conflicts says: {detected}"));
     let warnings = found.notes.iter().filter(|note| note.severity == preflight::Severity::Warning);
     let messages = ignored.chain(warnings.map(ToString::to_string));
-    let diagnostic = |message| Diagnostic {
-        severity: Severity::Warning,
-        source: None,
-        about: About::Other("this node".to_owned()),
-        field: FieldPath::default(),
-        message,
-    };
-    messages.map(diagnostic).collect()
+    messages.map(node_warning).collect()
 }

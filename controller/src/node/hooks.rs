@@ -14,8 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use portcullis_apiserver::back_off::BackOff;
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
-use portcullis_crds::path::FieldPath;
+use portcullis_crds::diagnostic::Diagnostic;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -24,6 +23,7 @@ use crate::dataplane::drift::DisplacedHook;
 use crate::dataplane::hook_watch::HookWatch;
 use crate::dataplane::netlink::nft_events::Touched;
 use crate::dataplane::preflight::{self, Finding};
+use crate::node::status::node_warning;
 
 /// The waits before a hook is moved to the first place again.
 const MOVES: BackOff = BackOff::new(Duration::from_millis(100), Duration::from_secs(10));
@@ -134,9 +134,7 @@ impl History {
              Last: {}",
             self.last
         );
-        let about = About::Other("this node".to_owned());
-        let (severity, field) = (Severity::Warning, FieldPath::default());
-        vec![Diagnostic { severity, source: None, about, field, message }]
+        vec![node_warning(message)]
     }
 }
 

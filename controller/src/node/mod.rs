@@ -107,7 +107,7 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let local_pods = match args.anti_spoofing {
         Switch::Off => None,
         Switch::On => {
-            let finder = Finder::start(&args.cni_results_dir);
+            let finder = Finder::start(args.cni_results_dir.0.as_deref());
             let finder = finder.context("failed to start to look for the interfaces of pods")?;
             Some(LocalPods::new(&args.node_name, finder))
         }
@@ -126,7 +126,7 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
         .logging(denials)
         .examined_by(examinations)
         .judging_interfaces_of(local_pods)
-        .closed_after_reboot(Marker::new(&args.state_dir))
+        .closed_after_reboot(Marker::new(args.state_dir.0.as_deref()))
         .watched_by(touches)
         .ending(connections);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use policy_engine::engine::selection::Selection;
 use portcullis_crds::api::node_policy_report::DIAGNOSTICS_MAX;
-use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use portcullis_crds::path::FieldPath;
 use tokio::time::Instant;
 
 use crate::dataplane::conflict::Detected;
@@ -106,6 +107,14 @@ impl Default for Status {
             examination: None,
         }
     }
+}
+
+/// A warning that is about this node, not about an object.
+#[must_use]
+pub fn node_warning(message: String) -> Diagnostic {
+    let about = About::Other("this node".to_owned());
+    let (severity, field) = (Severity::Warning, FieldPath::default());
+    Diagnostic { severity, source: None, about, field, message }
 }
 
 impl Findings {

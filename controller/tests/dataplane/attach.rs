@@ -6,11 +6,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
-use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
 use portcullis_controller::dataplane::interfaces::{Reader, Refresh};
-use portcullis_controller::node::attach::{CniResults, Finder, Found};
+use portcullis_controller::node::attach::{Finder, Found};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -30,9 +29,7 @@ struct Looking {
 
 impl Looking {
     fn new(node: Netns, cache: Option<&Path>) -> Self {
-        let results = cache.map_or_else(|| "off".into(), |path| path.display().to_string());
-        let results = CniResults::from_str(&results).unwrap();
-        let finder = node.enter(|| Finder::start(&results).unwrap());
+        let finder = node.enter(|| Finder::start(cache).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         Self { node, finder, runtime, found: Found::default() }
     }

@@ -14,7 +14,7 @@ const INTERFACES_LIMIT: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// The same, dropping packets of pods until all objects are known, if nothing of ours is in the
-    /// kernel although `marker` tells that there was: after a reboot.
+    /// kernel although `marker` is set: after a reboot.
     #[must_use]
     pub fn closed_after_reboot(self, marker: Marker) -> Self {
         let is_closed = marker.is_set() && self.dataplane.holds_nothing();
@@ -52,19 +52,20 @@ impl Agent {
             self.oldest.get_or_insert_with(Instant::now);
         }
         changes.into_iter().for_each(|change| self.engine.apply(change));
-        let interfaces = local_pods.pod_interfaces();
-        let is_complete = local_pods.knows_all(&self.engine);
-        self.report("interfaces".into(), diagnostics);
         match &mut self.state {
             State::Loading if self.is_closed => {
+                let interfaces = local_pods.pod_interfaces();
                 if let Err(failure) = self.dataplane.close(interfaces) {
                     let failure = chain(&failure);
                     error!(error = failure, "failed to drop packets of pods");
                 }
             }
             // It may be a result of before the pods were asked for.
-            State::Loaded { apply_at } if is_complete => *apply_at = Instant::now(),
+            State::Loaded { apply_at } if local_pods.knows_all(&self.engine) => {
+                *apply_at = Instant::now();
+            }
             _ => {}
         }
+        self.report("interfaces".into(), diagnostics);
     }
 }

@@ -23,7 +23,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 
@@ -33,19 +32,6 @@ use tokio::sync::watch;
 use self::scan::Scanner;
 use self::wake::{Reason, Wake};
 use crate::dataplane::attachment::{Attachments, InterfaceName};
-
-/// Where libcni's cache is, if it is read.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CniResults(pub Option<Box<Path>>);
-
-impl FromStr for CniResults {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_off = matches!(text, "" | "off");
-        Ok(Self((!is_off).then(|| Path::new(text).into())))
-    }
-}
 
 /// One pod that a container runtime has attached to this node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -83,16 +69,16 @@ pub struct Finder {
 }
 
 impl Finder {
-    /// Starts to look at the network namespace of the calling thread, until this value is dropped.
+    /// Starts to look at libcni's cache, if there is a directory, and at the network namespace of the calling thread, until this value is dropped.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(cni_results: &CniResults) -> io::Result<Self> {
+    pub fn start(cni_results: Option<&Path>) -> io::Result<Self> {
         let wake = Arc::new(Wake::default());
         let (pods, latest_pods) = watch::channel(BTreeSet::new());
         let (sender, found) = watch::channel(Found::default());
         notice::start(Arc::clone(&wake))?;
-        let scanner = Scanner::new(cni_results.0.as_deref(), Arc::clone(&wake), latest_pods);
+        let scanner = Scanner::new(cni_results, Arc::clone(&wake), latest_pods);
         thread::Builder::new().name("attach".to_owned()).spawn(move || scanner.run(&sender))?;
         Ok(Self { found, pods, wake })
     }

@@ -17,8 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use notify::RecommendedWatcher;
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
-use portcullis_crds::path::FieldPath;
 use tokio::sync::watch;
 
 use super::cache::Cache;
@@ -27,6 +25,7 @@ use super::resolve::{Resolved, resolve};
 use super::wake::{Reason, Wake};
 use super::{CniPod, Found};
 use crate::dataplane::interfaces::{Interface, Reader, Refresh, Snapshot};
+use crate::node::status::node_warning;
 
 /// When to look again after a link has changed.
 const AFTER_LINK: [Duration; 3] =
@@ -212,7 +211,7 @@ impl Scanner {
         problems.extend(
             (more > 0).then(|| format!("and {more} more problems with interfaces of pods")),
         );
-        let diagnostics = problems.into_iter().map(diagnostic).collect();
+        let diagnostics = problems.into_iter().map(node_warning).collect();
         let mut pods: Vec<CniPod> = pods;
         pods.sort_unstable_by(|one, other| (one.interface, one).cmp(&(other.interface, other)));
         Found { attachments, pods, diagnostics }
@@ -235,15 +234,5 @@ impl Scanner {
              the container runtime did not remove them",
             1 + old.count()
         ))
-    }
-}
-
-fn diagnostic(message: String) -> Diagnostic {
-    Diagnostic {
-        severity: Severity::Warning,
-        source: None,
-        about: About::Other("this node".to_owned()),
-        field: FieldPath::default(),
-        message,
     }
 }

@@ -32,8 +32,7 @@ use policy_engine::compiled::{Compiled, Update};
 use policy_engine::engine::Engine;
 use policy_engine::model::Change;
 use policy_engine::world::World;
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
-use portcullis_crds::path::FieldPath;
+use portcullis_crds::diagnostic::Diagnostic;
 use tokio::sync::mpsc;
 
 pub use self::judge::Choices;
@@ -43,6 +42,7 @@ use self::order::{Filter, Order};
 use self::owners::Owners;
 use self::pass::{Candidate, Ending, Message, Outcome, Worker};
 use crate::dataplane::netlink::conntrack;
+use crate::node::status::node_warning;
 
 /// Batches that wait for the agent.
 const QUEUED: usize = 4;
@@ -185,9 +185,7 @@ impl Connections {
             "connections that lose their permission are not ended ({why}); new connections are \
              judged; load nf_conntrack_netlink"
         );
-        let about = About::Other("this node".to_owned());
-        let (severity, source, field) = (Severity::Warning, None, FieldPath::default());
-        vec![Diagnostic { severity, source, about, field, message }]
+        vec![node_warning(message)]
     }
 }
 
