@@ -13,13 +13,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cidr::CidrSet;
-use crate::direction::Direction;
 use crate::labels::Str;
-use crate::model::NamedPort;
-use crate::policy::{Body, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule};
-use crate::port::{PortRange, Protocol};
-use crate::ranges::{Ranges, Step};
+use crate::policy::{Body, PodPeer, Policy};
+use crate::port::Protocol;
+use crate::ranges::Ranges;
 use crate::selector::Selector;
+
+mod fold;
+
+pub use fold::Reading;
 
 /// The traffic of one direction that rules with the same action match.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,90 +72,9 @@ impl PeerUnion {
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.nodes.is_empty() && self.cidrs.is_empty()
     }
-
-    fn of(peers: &Peers) -> Self {
-        let mut union = Self::default();
-        let Peers::Listed(items) = peers else {
-            return Self { cidrs: CidrSet::everything(), ..union };
-        };
-        for item in items {
-            match item {
-                Peer::Invalid => {}
-                Peer::Pods(peer) => drop(union.pods.insert(Arc::new(peer.clone()))),
-                Peer::Nodes(selector) => drop(union.nodes.insert(Arc::new(selector.clone()))),
-                Peer::Block(block) => union.cidrs.add(&CidrSet::from(block)),
-            }
-        }
-        union.canonical()
-    }
-
-    /// The pods by labels alone. [`PeerUnion::of`] cannot be used: it drops them when the addresses
-    /// are everything.
-    fn by_labels(peers: &Peers) -> Self {
-        let items = match peers {
-            Peers::Any => &[],
-            Peers::Listed(items) => items.as_slice(),
-        };
-        let pods = items.iter().filter_map(|item| match item {
-            Peer::Pods(peer) => Some(Arc::new(peer.clone())),
-            Peer::Invalid | Peer::Nodes(_) | Peer::Block(_) => None,
-        });
-        Self { pods: pods.collect(), ..Self::default() }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.pods.extend(other.pods.iter().cloned());
-        self.nodes.extend(other.nodes.iter().cloned());
-        self.cidrs.add(&other.cidrs);
-    }
-
-    fn canonical(mut self) -> Self {
-        if self.cidrs.is_everything() {
-            self.pods.clear();
-            self.nodes.clear();
-        }
-        self
-    }
-
-    fn without(&self, other: &Self) -> Self {
-        Self {
-            pods: self.pods.difference(&other.pods).cloned().collect(),
-            nodes: self.nodes.difference(&other.nodes).cloned().collect(),
-            cidrs: self.cidrs.difference(&other.cidrs),
-        }
-    }
 }
 
 impl AllowSet {
-    /// Merges rules of one direction. `subject_ports` resolve the port names of ingress rules; port
-    /// names of egress rules stay.
-    pub fn fold<'r>(
-        rules: impl IntoIterator<Item = &'r Rule>,
-        named: NamedPeers,
-        direction: Direction,
-        subject_ports: &[NamedPort],
-    ) -> Self {
-        let mut fold = Fold::default();
-        for rule in rules {
-            let peers = PeerUnion::of(&rule.peers);
-            match &rule.ports {
-                Ports::Any => fold.anything.add(&peers),
-                Ports::Listed(items) => {
-                    let by_labels = match named {
-                        NamedPeers::All => None,
-                        NamedPeers::ByLabels => Some(PeerUnion::by_labels(&rule.peers)),
-                    };
-                    for item in items {
-                        let is_name = matches!(item, PortMatch::Named(..));
-                        let peers = by_labels.as_ref().filter(|_| is_name).unwrap_or(&peers);
-                        fold.port(item, peers, direction, subject_ports);
-                    }
-                }
-            }
-        }
-        fold.finish()
-    }
-
     /// Whether it matches no flow.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
@@ -167,87 +88,19 @@ impl AllowSet {
     }
 }
 
-/// The peers of the rules merged so far, by port range; ranges may still overlap.
-#[derive(Default)]
-struct Fold {
-    anything: PeerUnion,
-    ranges: BTreeMap<Protocol, BTreeMap<PortRange, PeerUnion>>,
-    named: BTreeMap<(Protocol, Str), PeerUnion>,
-}
-
-impl Fold {
-    fn port(
-        &mut self,
-        item: &PortMatch,
-        peers: &PeerUnion,
-        direction: Direction,
-        subject_ports: &[NamedPort],
-    ) {
-        match (item, direction) {
-            (PortMatch::Invalid, _) => {}
-            (PortMatch::Numbers(protocol, range), _) => self.range(*protocol, *range, peers),
-            (PortMatch::Named(protocol, name), Direction::Ingress) => {
-                // Two containers may use one name: both numbers count.
-                let matching = subject_ports
-                    .iter()
-                    .filter(|port| port.name == *name && port.protocol == *protocol);
-                for port in matching {
-                    self.range(*protocol, PortRange::single(port.number), peers);
-                }
-            }
-            (PortMatch::Named(protocol, name), Direction::Egress) => {
-                self.named.entry((*protocol, name.clone())).or_default().add(peers);
-            }
-        }
-    }
-
-    fn range(&mut self, protocol: Protocol, range: PortRange, peers: &PeerUnion) {
-        self.ranges.entry(protocol).or_default().entry(range).or_default().add(peers);
-    }
-
-    fn finish(self) -> AllowSet {
-        let anything = self.anything.canonical();
-        let mut ports: BTreeMap<PeerUnion, BTreeMap<Protocol, Ranges<u16>>> = BTreeMap::new();
-        for (protocol, ranges) in &self.ranges {
-            for (range, union) in disjoint(ranges) {
-                let rest = union.canonical().without(&anything);
-                if !rest.is_empty() {
-                    ports.entry(rest).or_default().entry(*protocol).or_default().insert(range);
-                }
-            }
-        }
-        let named = self.named.into_iter().map(|(port, union)| (port, union.canonical()));
-        let named = named
-            .map(|(port, union)| (port, union.without(&anything)))
-            .filter(|(_, union)| !union.is_empty())
-            .collect();
-        AllowSet { anything, ports, named }
-    }
-}
-
-/// Cuts overlapping ranges where any of them starts or ends. The pieces ascend; the peers of a
-/// piece that lies in no range are empty.
-fn disjoint(ranges: &BTreeMap<PortRange, PeerUnion>) -> Vec<(PortRange, PeerUnion)> {
-    let mut starts: BTreeSet<u16> = BTreeSet::new();
-    for range in ranges.keys() {
-        starts.insert(range.first());
-        starts.extend(range.last().after());
-    }
-    let ends = starts.iter().skip(1).map(|start| start - 1).chain([u16::MAX]);
-    let piece = |(first, last): (&u16, u16)| {
-        let mut union = PeerUnion::default();
-        // Ranges ascend by their first port: those that start behind the piece end the search.
-        let started = ranges.iter().take_while(|(range, _)| range.first() <= *first);
-        started.filter(|(range, _)| range.contains(*first)).for_each(|(_, peers)| union.add(peers));
-        (PortRange { first: *first, last }, union)
-    };
-    starts.iter().zip(ends).map(piece).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{IpBlock, Namespaces};
+    use crate::budget::{Budget, Budgets, Exceeded};
+    use crate::direction::Direction;
+    use crate::policy::{IpBlock, Namespaces, Peer, Peers, PortMatch, Ports, Rule};
+    use crate::port::PortRange;
+
+    fn fold(rules: &[Rule]) -> Result<AllowSet, Exceeded> {
+        let (direction, named) = (Direction::Ingress, NamedPeers::All);
+        let budgets = &Budgets { port_ranges: 1_000, peers: 10_000, ..Budgets::default() };
+        AllowSet::fold(rules, Reading { direction, named, subject_ports: &[], budgets })
+    }
 
     fn pods(name: &str) -> Peers {
         Peers::Listed(vec![Peer::Pods(PodPeer {
@@ -272,7 +125,7 @@ mod tests {
             .iter()
             .map(|(peers, ports)| Rule { peers: peers.clone(), ports: ports.clone() })
             .collect();
-        let set = AllowSet::fold(&rules, NamedPeers::All, Direction::Ingress, &[]);
+        let set = fold(&rules).unwrap();
         let mut lines = vec![format!("any: {}", names(&set.anything))];
         for (union, ports) in &set.ports {
             let ports: Vec<String> = ports
@@ -305,7 +158,7 @@ mod tests {
         let rules: Vec<_> = (0..1000).map(|n| (pods(&n.to_string()), tcp(80, 80))).collect();
         let rules: Vec<Rule> =
             rules.into_iter().map(|(peers, ports)| Rule { peers, ports }).collect();
-        let set = AllowSet::fold(&rules, NamedPeers::All, Direction::Ingress, &[]);
+        let set = fold(&rules).unwrap();
         assert_eq!(set.ports.len(), 1);
     }
 
@@ -331,5 +184,33 @@ mod tests {
     fn a_port_name_that_the_pod_lacks_matches_nothing() {
         let ports = Ports::Listed(vec![PortMatch::Named(Protocol::Tcp, "http".into())]);
         assert_eq!(shown(&[(Peers::Any, ports)]), "any: ");
+    }
+
+    #[test]
+    fn nested_ranges_exceed_the_budget_before_they_cost() {
+        let nested = |count: u16| -> Vec<Rule> {
+            let rule = |n: u16| (pods(&n.to_string()), tcp(1 + n, 60_000 - n));
+            (0..count).map(rule).map(|(peers, ports)| Rule { peers, ports }).collect()
+        };
+        assert_eq!(fold(&nested(100)).unwrap().ports.len(), 100);
+        let exceeded = |budget, limit| Err(Exceeded { budget, limit });
+        assert_eq!(fold(&nested(200)), exceeded(Budget::Peers, 10_000));
+        let apart: Vec<Rule> =
+            (0..1001).map(|n| Rule { peers: pods("a"), ports: tcp(n * 2, n * 2) }).collect();
+        assert_eq!(fold(&apart[1..]).unwrap().ports.len(), 1);
+        assert_eq!(fold(&apart), exceeded(Budget::PortRanges, 1_000));
+    }
+
+    #[test]
+    fn forty_thousand_blocks_of_one_rule_are_one_union() {
+        let block = |n: u32| {
+            Peer::Block(IpBlock {
+                cidr: ipnet::Ipv4Net::from(std::net::Ipv4Addr::from(n * 2)).into(),
+                except: Vec::new(),
+            })
+        };
+        let peers = Peers::Listed((0..40_000).rev().map(block).collect());
+        let set = fold(&[Rule { peers, ports: Ports::Any }]).unwrap();
+        assert_eq!(set.anything.cidrs.networks(crate::cidr::Family::V4).len(), 40_000);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
+use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 
 use crate::policy::IpBlock;
 use crate::ranges::{Range, Ranges};
@@ -58,6 +58,12 @@ impl CidrSet {
         self.v4.is_empty() && self.v6.is_empty()
     }
 
+    /// How many ranges of adjacent addresses the set has.
+    #[must_use]
+    pub fn ranges(&self) -> usize {
+        self.v4.iter().len() + self.v6.iter().len()
+    }
+
     /// Whether the set has every address of both families.
     #[must_use]
     pub fn is_everything(&self) -> bool {
@@ -85,12 +91,8 @@ impl CidrSet {
     /// Adds the addresses of one network.
     pub fn insert(&mut self, net: IpNet) {
         match net {
-            IpNet::V4(net) => {
-                self.v4.insert(Range { first: net.network(), last: net.broadcast() });
-            }
-            IpNet::V6(net) => {
-                self.v6.insert(Range { first: net.network(), last: net.broadcast() });
-            }
+            IpNet::V4(net) => self.v4.insert(range_v4(net)),
+            IpNet::V6(net) => self.v6.insert(range_v6(net)),
         }
     }
 
@@ -129,6 +131,14 @@ impl CidrSet {
         }
     }
 
+    /// How many networks [`CidrSet::networks`] returns for both families together.
+    #[must_use]
+    pub fn count_networks(&self) -> usize {
+        let v4 = self.v4.iter().map(|r| Ipv4Subnets::new(r.first, r.last, 0).count());
+        let v6 = self.v6.iter().map(|r| Ipv6Subnets::new(r.first, r.last, 0).count());
+        v4.chain(v6).sum()
+    }
+
     /// The fewest networks that cover the set's addresses of one family, ascending.
     #[must_use]
     pub fn networks(&self, family: Family) -> Vec<IpNet> {
@@ -145,12 +155,44 @@ impl CidrSet {
     }
 }
 
+impl FromIterator<IpNet> for CidrSet {
+    /// The addresses of all networks. Takes as long as sorting them.
+    fn from_iter<I: IntoIterator<Item = IpNet>>(networks: I) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for network in networks {
+            match network {
+                IpNet::V4(net) => v4.push(range_v4(net)),
+                IpNet::V6(net) => v6.push(range_v6(net)),
+            }
+        }
+        Self { v4: v4.into_iter().collect(), v6: v6.into_iter().collect() }
+    }
+}
+
+impl<'s> FromIterator<&'s CidrSet> for CidrSet {
+    /// The addresses that are in any of the sets. Takes as long as sorting their ranges.
+    fn from_iter<I: IntoIterator<Item = &'s Self>>(sets: I) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for set in sets {
+            v4.extend(set.v4.iter().copied());
+            v6.extend(set.v6.iter().copied());
+        }
+        Self { v4: v4.into_iter().collect(), v6: v6.into_iter().collect() }
+    }
+}
+
 impl From<&IpBlock> for CidrSet {
     fn from(block: &IpBlock) -> Self {
-        let mut except = Self::default();
-        block.except.iter().for_each(|net| except.insert(*net));
-        Self::network(block.cidr).difference(&except)
+        Self::network(block.cidr).difference(&block.except.iter().copied().collect())
     }
+}
+
+fn range_v4(net: Ipv4Net) -> Range<Ipv4Addr> {
+    Range { first: net.network(), last: net.broadcast() }
+}
+
+fn range_v6(net: Ipv6Net) -> Range<Ipv6Addr> {
+    Range { first: net.network(), last: net.broadcast() }
 }
 
 #[cfg(test)]

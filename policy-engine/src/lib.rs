@@ -18,6 +18,7 @@
 //! | [`world`] | all objects as they are now; which pod has an address |
 //! | [`flow`], [`evaluate`], [`explain`] | flows; the naive reading; why a flow is denied |
 //! | [`allow_set`] | rules merged into disjoint ports with one union of peers each |
+//! | [`budget`] | bounds on what the rules of one pod can cost |
 //! | [`ruleset`] | an allow-set as rules and the address sets that they refer to |
 //! | [`reach`] | which pods can connect to which, on which ports, by classes of pods |
 //! | [`engine`] | the incremental compiler |
@@ -25,6 +26,7 @@
 //! | [`words`] | how lists, ports, decisions and selectors read in messages |
 
 pub mod allow_set;
+pub mod budget;
 pub mod cidr;
 pub mod compiled;
 pub mod direction;

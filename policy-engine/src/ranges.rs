@@ -210,6 +210,15 @@ impl<T: Step> From<Range<T>> for Ranges<T> {
     }
 }
 
+impl<T: Step> FromIterator<Range<T>> for Ranges<T> {
+    /// The values of all ranges, which may overlap and be in any order. Takes as long as sorting.
+    fn from_iter<I: IntoIterator<Item = Range<T>>>(ranges: I) -> Self {
+        let mut all = Self::default();
+        all.merge(&ranges.into_iter().collect::<Vec<_>>());
+        all
+    }
+}
+
 impl<'r, T: Step> IntoIterator for &'r Ranges<T> {
     type Item = &'r Range<T>;
     type IntoIter = std::slice::Iter<'r, Range<T>>;
@@ -281,6 +290,8 @@ mod tests {
                 prop_assert_eq!(both.contains(value), in_a && in_b);
                 prop_assert_eq!(rest.contains(value), in_a && !in_b);
             }
+            let collected = left.iter().map(|(first, last)| Range { first: *first, last: *last });
+            prop_assert_eq!(&collected.collect::<Ranges<u16>>(), &a);
             for set in [&a, &b, &union, &both, &rest] {
                 let sorted = set.0.is_sorted_by(|one, next| !one.touches(*next));
                 prop_assert!(sorted && set.iter().all(|range| range.first <= range.last));

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::owner::Claims;
+use crate::budget::Budgets;
 use crate::flow::Endpoint;
 use crate::labels::Str;
 use crate::model::{Change, Namespace, Node, Pod, PodKey};
@@ -22,6 +23,8 @@ pub struct Options {
     pub own_namespace: Str,
     /// More namespaces that an administrator names: see [`World::is_system`].
     pub system_namespaces: BTreeSet<Str>,
+    /// The bounds on what the rules of a pod can cost.
+    pub budgets: Budgets,
 }
 
 impl Default for Options {
@@ -30,6 +33,7 @@ impl Default for Options {
             allow_egress_to_own_node: false,
             own_namespace: OWN_NAMESPACE.into(),
             system_namespaces: BTreeSet::new(),
+            budgets: Budgets::default(),
         }
     }
 }

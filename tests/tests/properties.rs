@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use policy_engine::compiled::{AddressSet, Compiled, Member, Update};
+use policy_engine::budget::Budgets;
+use policy_engine::compiled::{AddressSet, Compiled, Member, SetKind, Update};
 use policy_engine::direction::Direction;
 use policy_engine::engine::blame::POLICIES_NAMED;
 use policy_engine::engine::{Engine, Scope};
@@ -176,6 +177,36 @@ proptest! {
     }
 
     #[test]
+    fn rules_that_exceed_a_budget_deny_and_all_others_are_compiled(
+        history in worlds::history(1..40),
+        flush_every in 1..8_usize,
+        budgets in budgets(),
+    ) {
+        let options = Options { budgets, ..Options::default() };
+        let mut engine = Engine::new(Scope::Cluster, options);
+        for (index, change) in history.into_iter().enumerate() {
+            engine.apply(change);
+            if index % flush_every == 0 {
+                engine.flush();
+                prop_assert_eq!(engine.compiled(), &fresh(&Scope::Cluster, engine.world()));
+            }
+        }
+        engine.flush();
+        prop_assert!(engine.flush().is_empty(), "a second flush has nothing to say");
+        prop_assert_eq!(engine.compiled(), &fresh(&Scope::Cluster, engine.world()));
+        for set in engine.compiled().sets.values() {
+            let most = match set.kind {
+                SetKind::Addresses => budgets.members,
+                SetKind::AddressPorts => budgets.members.min(budgets.members_with_ports),
+            };
+            // Each pod has two addresses, and ports by name are not counted.
+            let by_name = 2 * 8 * 2;
+            prop_assert!(set.members.len() <= 2 * most + by_name, "{}", set.members.len());
+        }
+        check_refused(&engine)?;
+    }
+
+    #[test]
     fn a_generation_alone_changes_nothing_that_is_enforced(history in worlds::history(0..40)) {
         let mut engine = Engine::new(Scope::Cluster, Options::default());
         history.into_iter().for_each(|change| engine.apply(change));
@@ -269,6 +300,54 @@ proptest! {
             }
         }
     }
+}
+
+/// Budgets that the policies of a small world exceed, or do not exceed.
+fn budgets() -> impl Strategy<Value = Budgets> {
+    let limit = || prop_oneof![2 => Just(1_000_000), 1 => 0..12_usize];
+    (limit(), limit(), limit(), limit(), limit(), limit()).prop_map(
+        |(port_ranges, peers, networks, sets, members, members_with_ports)| Budgets {
+            port_ranges,
+            peers,
+            networks,
+            sets,
+            members,
+            members_with_ports,
+        },
+    )
+}
+
+/// Of a pod whose rules exceed a budget, nothing is allowed that the policies do not allow, and every
+/// other pod is judged by its policies.
+fn check_refused(engine: &Engine) -> Result<(), TestCaseError> {
+    let (world, compiled) = (engine.world(), engine.compiled());
+    let refused: BTreeSet<_> = engine.refused().map(|r| (r.pod.clone(), r.direction)).collect();
+    prop_assert!(engine.refused().all(|refused| refused.largest.is_some()));
+    for source in worlds::addresses() {
+        for destination in worlds::addresses() {
+            let flow = world.flow(source, destination, worlds::traffic()[3]);
+            let verdict = evaluate(world, &flow);
+            for (direction, subject, peer) in [
+                (Direction::Egress, source, destination),
+                (Direction::Ingress, destination, source),
+            ] {
+                let decision = verdict.decision(direction);
+                let exempt = [Reason::SamePod, Reason::OwnNode, Reason::EgressToOwnNode];
+                if source.is_ipv4() != destination.is_ipv4() || exempt.contains(&decision.reason) {
+                    continue;
+                }
+                let traffic = worlds::traffic()[3];
+                let admitted = compiled.admits(direction, subject, peer, traffic);
+                let pod = world.subject(subject).map(|pod| pod.key.clone());
+                if pod.is_some_and(|pod| refused.contains(&(pod, direction))) {
+                    prop_assert!(admitted <= decision.is_allowed());
+                } else {
+                    prop_assert_eq!(admitted, decision.is_allowed());
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A scope, and its node.

@@ -167,3 +167,37 @@ fn a_probe_that_was_left_over_does_not_turn_the_log_off() {
         assert!(!node.sh(&format!("{iptables}-save")).contains("PROBE"));
     });
 }
+
+#[test]
+fn the_longest_way_of_a_packet_is_not_too_long_for_the_kernel() {
+    each_variant(|variant, family| {
+        let lab = Lab::new();
+        let options = Options { variant, ..Options::default() };
+        let mut dataplane = lab.node.enter(|| Dataplane::open(options).unwrap());
+        let mut world = World::default();
+        for direction in Direction::BOTH {
+            // Each tier has a group of its rules, from which the tier below decides.
+            let mut below = Target::Deny;
+            for tier in [Tier::Default, Tier::Baseline, Tier::Admin] {
+                let group = world.tier(direction, tier, vec![to_port(80, Target::Allow)], below);
+                let range = allow(tcp(&[(80, 90)]), None, CidrSet::everything());
+                let rules = vec![Rule { matches: range, target: Target::Next(group) }];
+                below = Target::Next(world.tier(direction, tier, rules, below));
+            }
+            let Target::Next(first) = below else { unreachable!() };
+            // Addresses of a thousand pods, and some that have nothing in common with them.
+            for number in 0..1_000_u32 {
+                let [high, low] = [number / 250, number % 250 + 1];
+                let address = match family {
+                    Family::V4 => format!("10.{}.{high}.{low}", 200 + number % 3),
+                    Family::V6 => format!("fd00:{:x}::{high:x}:{low:x}", number % 3 * 0x1000),
+                };
+                world.endpoint(ip(&address), first).audit(ip(&address), first);
+            }
+            world.endpoint(ip(addresses(family).1), first).audit(ip(addresses(family).1), first);
+        }
+        apply(&lab.node, &mut dataplane, &world);
+        let reached: Vec<u16> = (79..=81).filter(|port| lab.a_reaches_b(family, *port)).collect();
+        assert_eq!(reached, [80]);
+    });
+}

@@ -4,22 +4,19 @@
 //! address; change the world; assert them again as they are now. A member that was retracted and
 //! asserted again is not in the delta.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use super::identities::{Identities, IdentityId};
+use super::live_set::{Before, LiveSet, Presence};
 use super::terms::{TermId, Terms, matches};
-use crate::cidr::CidrSet;
-use crate::compiled::{AddressSet, Member, SetDelta, SetKind, Update};
-use crate::flow::Endpoint;
+use crate::compiled::{AddressSet, Member, SetDelta, Update};
 use crate::id::SetId;
 use crate::labels::Str;
 use crate::model::{Pod, PodKey};
 use crate::policy::Namespaces;
-use crate::port::Protocol;
-use crate::ruleset::{PodMatch, PortRef, SetDefinition};
-use crate::selector::Selector;
+use crate::ruleset::SetDefinition;
 use crate::world::World;
 
 /// Live sets, the peers in their definitions, and the identities that match those peers.
@@ -36,66 +33,8 @@ pub(super) struct Members {
     touched: HashMap<SetId, HashMap<Member, Before>>,
     created: BTreeSet<SetId>,
     removed: BTreeSet<SetId>,
-}
-
-/// Whether a member was in its set at the last flush.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Before {
-    Present,
-    Absent,
-}
-
-#[derive(Debug)]
-struct LiveSet {
-    kind: SetKind,
-    references: usize,
-    terms: BTreeSet<TermId>,
-    nodes: BTreeSet<Arc<Selector>>,
-    /// For address-port sets: the ports, and the pods for which each counts.
-    ports: Vec<(Wanted, Protocol, PortRef)>,
-}
-
-/// The pods for which a port counts.
-#[derive(Debug)]
-enum Wanted {
-    Term(TermId),
-    Addresses(CidrSet),
-}
-
-/// What happens to the members of sets that come from an object.
-#[derive(Clone, Copy)]
-pub(super) enum Presence {
-    /// They are removed, before the world changes.
-    Retract,
-    /// They are added, after the world changed.
-    Assert,
-}
-
-impl Presence {
-    fn apply(
-        self,
-        members: impl IntoIterator<Item = Member>,
-        set: &mut AddressSet,
-        touched: &mut HashMap<Member, Before>,
-    ) {
-        for member in members {
-            let was_there = match self {
-                Self::Retract => set.members.remove(&member),
-                Self::Assert => !set.members.insert(member),
-            };
-            let before = if was_there { Before::Present } else { Before::Absent };
-            touched.entry(member).or_insert(before);
-        }
-    }
-}
-
-impl LiveSet {
-    /// Whether an address belongs to a node that the set's definition selects.
-    fn has_node(&self, world: &World, address: IpAddr) -> bool {
-        let Endpoint::Node(name, _) = world.endpoint(address) else { return false };
-        let node = world.nodes().get(&name);
-        node.is_some_and(|node| self.nodes.iter().any(|wanted| wanted.matches(&node.labels)))
-    }
+    /// How many pods changed the peers that match them, since the start.
+    changes: usize,
 }
 
 type Sets = BTreeMap<SetId, AddressSet>;
@@ -110,15 +49,27 @@ impl Members {
         presence: Presence,
     ) {
         let Some(identity) = self.identities.of(key) else { return };
-        let Some(pod) = world.pods().get(key) else { return };
-        let owned = peer_addresses(world, pod);
         let affected = identity.terms.iter().flat_map(|term| &self.terms.get(*term).sets);
         let affected: BTreeSet<SetId> = affected.chain(&self.by_address).copied().collect();
+        self.change_in(world, sets, &affected, key, presence);
+    }
+
+    /// [`Members::change`] for some sets only.
+    fn change_in(
+        &mut self,
+        world: &World,
+        sets: &mut Sets,
+        affected: &BTreeSet<SetId>,
+        key: &PodKey,
+        presence: Presence,
+    ) {
+        let Some(identity) = self.identities.of(key) else { return };
+        let Some(pod) = world.pods().get(key) else { return };
+        let owned = peer_addresses(world, pod);
         for id in affected {
-            let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { continue };
-            let contributions = self.contributions(live, pod, &owned);
-            let touched = self.touched.entry(id).or_default();
-            presence.apply(contributions, set, touched);
+            let (Some(live), Some(set)) = (self.sets.get(id), sets.get_mut(id)) else { continue };
+            let members = live.members(identity, pod, &owned);
+            presence.apply(members, set, self.touched.entry(*id).or_default());
         }
     }
 
@@ -151,13 +102,24 @@ impl Members {
 
     /// Updates the identity of a pod that was added, changed or removed. The pod must be retracted.
     pub(super) fn place(&mut self, world: &World, key: &PodKey) {
-        let Some(pod) = world.pods().get(key).filter(|pod| pod.takes_part()) else {
-            return self.identities.remove(key);
-        };
-        let namespace = world.namespaces().get(&key.namespace).map(|found| &found.labels);
-        let terms = &self.terms;
-        self.identities
-            .place(key, &pod.labels, |labels| terms.matching(&key.namespace, namespace, labels));
+        let matched = |identities: &Identities| identities.of(key).map(|found| found.terms.clone());
+        let before = matched(&self.identities);
+        match world.pods().get(key).filter(|pod| pod.takes_part()) {
+            None => self.identities.remove(key),
+            Some(pod) => {
+                let namespace = world.namespaces().get(&key.namespace).map(|found| &found.labels);
+                let terms = &self.terms;
+                self.identities.place(key, &pod.labels, |labels| {
+                    terms.matching(&key.namespace, namespace, labels)
+                });
+            }
+        }
+        let after = matched(&self.identities);
+        if before != after {
+            self.changes += 1;
+            self.terms.count(before.as_deref().unwrap_or_default(), -1);
+            self.terms.count(after.as_deref().unwrap_or_default(), 1);
+        }
     }
 
     /// Matches the identities of a namespace again after its labels changed.
@@ -167,58 +129,54 @@ impl Members {
         for id in ids {
             let identity = self.identities.get(id);
             let terms = self.terms.matching(namespace, labels, &identity.labels);
-            if terms == identity.terms {
+            let in_one = |term: &&TermId| identity.has(**term) != terms.binary_search(term).is_ok();
+            let changed = identity.terms.iter().chain(&terms).filter(in_one);
+            // Only the sets with a peer that matches now and did not, or the reverse.
+            let affected: BTreeSet<SetId> =
+                changed.flat_map(|term| &self.terms.get(*term).sets).copied().collect();
+            if affected.is_empty() {
                 continue;
             }
             let pods = identity.pods.clone();
             for pod in &pods {
-                self.change(world, sets, pod, Presence::Retract);
+                self.change_in(world, sets, &affected, pod, Presence::Retract);
             }
-            self.identities.get_mut(id).terms = terms;
+            let count = isize::try_from(pods.len()).unwrap_or(isize::MAX);
+            self.changes += pods.len();
+            self.terms.count(&terms, count);
+            let before = std::mem::replace(&mut self.identities.get_mut(id).terms, terms);
+            self.terms.count(&before, -count);
             for pod in &pods {
-                self.change(world, sets, pod, Presence::Assert);
+                self.change_in(world, sets, &affected, pod, Presence::Assert);
             }
         }
     }
 
-    /// Counts one more use of each set. Sets that did not exist are created and filled.
-    pub(super) fn acquire<'d>(
+    /// Counts one more reference to each set. The peers of sets that did not exist are matched; the
+    /// sets get no members yet.
+    pub(super) fn define<'d>(
         &mut self,
         world: &World,
-        sets: &mut Sets,
         definitions: impl IntoIterator<Item = (SetId, &'d SetDefinition)>,
     ) {
-        let (mut keys, mut terms, mut created) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let mut terms = Vec::new();
         for (id, definition) in definitions {
-            if let Some(set) = self.sets.get_mut(&id) {
-                set.references += 1;
-                continue;
-            }
-            let set = self.define(id, definition, &mut keys, &mut terms);
-            sets.insert(id, AddressSet { kind: set.kind, members: BTreeSet::new() });
-            self.sets.insert(id, set);
-            self.created.insert(id);
-            created.push(id);
+            let set = match self.sets.entry(id) {
+                Entry::Occupied(set) => set.into_mut(),
+                Entry::Vacant(_) => {
+                    let set = self.live_set(id, definition, &mut terms);
+                    self.sets.entry(id).or_insert(set)
+                }
+            };
+            set.references += 1;
         }
-        // This comes before new peers are matched: identities must have all keys that peers
-        // mention.
-        self.identities.rekey(world, &keys);
         for term in terms {
             self.match_term(world, term);
         }
-        for id in created {
-            self.fill(world, sets, id);
-        }
     }
 
-    /// Counts one use less of each set. Unreferenced sets are removed.
-    pub(super) fn release(
-        &mut self,
-        world: &World,
-        sets: &mut Sets,
-        ids: impl IntoIterator<Item = SetId>,
-    ) {
-        let mut keys = BTreeSet::new();
+    /// Counts one reference less to each set. Sets without references are forgotten.
+    pub(super) fn forget(&mut self, world: &World, ids: impl IntoIterator<Item = SetId>) {
         for id in ids {
             let Some(set) = self.sets.get_mut(&id) else { continue };
             set.references -= 1;
@@ -226,20 +184,65 @@ impl Members {
                 continue;
             }
             let Some(set) = self.sets.remove(&id) else { continue };
-            for term in set.terms {
+            for term in set.terms() {
                 if let Some(peer) = self.terms.release(term, id) {
-                    self.identities.release_keys(&peer, &mut keys);
                     self.forget_term(world, term, &peer.namespaces);
                 }
             }
             self.by_address.remove(&id);
             self.by_node.remove(&id);
+        }
+    }
+
+    /// Counts one more use of each defined set. Sets that were not used get their members.
+    pub(super) fn acquire(
+        &mut self,
+        world: &World,
+        sets: &mut Sets,
+        ids: impl IntoIterator<Item = SetId>,
+    ) {
+        for id in ids {
+            let Some(set) = self.sets.get_mut(&id) else { continue };
+            set.uses += 1;
+            if set.uses == 1 {
+                sets.insert(id, AddressSet { kind: set.kind, members: BTreeSet::new() });
+                self.created.insert(id);
+                self.fill(world, sets, id);
+            }
+        }
+    }
+
+    /// Counts one use less of each set. Unused sets are removed.
+    pub(super) fn release(&mut self, sets: &mut Sets, ids: impl IntoIterator<Item = SetId>) {
+        for id in ids {
+            let Some(set) = self.sets.get_mut(&id) else { continue };
+            set.uses -= 1;
+            if set.uses > 0 {
+                continue;
+            }
             sets.remove(&id);
             if !self.created.remove(&id) {
                 self.removed.insert(id);
             }
         }
-        self.identities.rekey(world, &keys);
+    }
+
+    /// How many pods changed the peers that match them, since the start.
+    pub(super) fn changes(&self) -> usize {
+        self.changes
+    }
+
+    /// At most how many members a set has: the pods that each peer matches, times its ports. Ports
+    /// by name are left out, since a pod has few of them.
+    pub(super) fn weight(&self, id: &SetId) -> usize {
+        let terms = self.sets.get(id).into_iter().flat_map(|set| set.weights());
+        terms.map(|(term, ports)| self.terms.get(term).pods * ports).sum()
+    }
+
+    /// At most by how much one change to a pod changes the weight of a set.
+    pub(super) fn step(&self, id: &SetId) -> usize {
+        let terms = self.sets.get(id).into_iter().flat_map(|set| set.weights());
+        terms.map(|(_, ports)| ports).sum()
     }
 
     /// Returns what changed since the last call.
@@ -268,51 +271,24 @@ impl Members {
         update
     }
 
-    fn define(
+    fn live_set(
         &mut self,
         id: SetId,
         definition: &SetDefinition,
-        keys: &mut BTreeSet<Str>,
         new_terms: &mut Vec<TermId>,
     ) -> LiveSet {
-        let mut set = LiveSet {
-            kind: definition.kind(),
-            references: 1,
-            terms: BTreeSet::new(),
-            nodes: BTreeSet::new(),
-            ports: Vec::new(),
-        };
-        let mut term = |peer| {
+        let set = LiveSet::new(definition, |peer| {
             let (term, is_new) = self.terms.acquire(peer, id);
             if is_new {
-                self.identities.acquire_keys(peer, keys);
                 new_terms.push(term);
             }
-            set.terms.insert(term);
             term
-        };
-        match definition {
-            SetDefinition::Peers { pods, nodes } => {
-                for peer in pods {
-                    term(peer);
-                }
-                if !nodes.is_empty() {
-                    set.nodes.clone_from(nodes);
-                    self.by_node.insert(id);
-                }
-            }
-            SetDefinition::PodPorts(ports) => {
-                for port in ports {
-                    let wanted = match &port.pods {
-                        PodMatch::Labels(peer) => Wanted::Term(term(peer)),
-                        PodMatch::Addresses(cidrs) => {
-                            self.by_address.insert(id);
-                            Wanted::Addresses(cidrs.clone())
-                        }
-                    };
-                    set.ports.push((wanted, port.protocol, port.port.clone()));
-                }
-            }
+        });
+        if set.has_nodes() {
+            self.by_node.insert(id);
+        }
+        if set.has_blocks() {
+            self.by_address.insert(id);
         }
         set
     }
@@ -325,7 +301,9 @@ impl Members {
             for id in ids {
                 let identity = self.identities.get_mut(id);
                 if matches(&peer, &namespace, labels, &identity.labels) {
-                    identity.terms.insert(term);
+                    identity.set(term, true);
+                    let pods = isize::try_from(identity.pods.len()).unwrap_or(isize::MAX);
+                    self.terms.count(&[term], pods);
                 }
             }
         }
@@ -335,14 +313,14 @@ impl Members {
         for namespace in namespaces(world, &self.identities, scope) {
             let ids: Vec<IdentityId> = self.identities.in_namespace(&namespace).collect();
             for id in ids {
-                self.identities.get_mut(id).terms.remove(&term);
+                self.identities.get_mut(id).set(term, false);
             }
         }
     }
 
     fn fill(&self, world: &World, sets: &mut Sets, id: SetId) {
         let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { return };
-        if !live.nodes.is_empty() {
+        if live.has_nodes() {
             let nodes = world.nodes().values().flat_map(|node| &node.addresses);
             let host_pods = world.pods().values().filter(|pod| pod.host_network);
             let all = nodes.chain(host_pods.flat_map(|pod| &pod.addresses));
@@ -353,53 +331,20 @@ impl Members {
         let found: BTreeSet<Str> = if by_address {
             self.identities.namespaces().cloned().collect()
         } else {
-            let scopes = live.terms.iter().map(|term| &self.terms.get(*term).peer.namespaces);
+            let scopes = live.terms().map(|term| &self.terms.get(term).peer.namespaces);
             let scopes: BTreeSet<&Namespaces> = scopes.collect();
             scopes.into_iter().flat_map(|s| namespaces(world, &self.identities, s)).collect()
         };
         let ids = found.iter().flat_map(|namespace| self.identities.in_namespace(namespace));
         for identity in ids.map(|id| self.identities.get(id)) {
-            if !by_address && identity.terms.is_disjoint(&live.terms) {
+            if !by_address && !live.matches(identity) {
                 continue;
             }
             for pod in identity.pods.iter().filter_map(|key| world.pods().get(key)) {
                 let owned = peer_addresses(world, pod);
-                set.members.extend(self.contributions(live, pod, &owned));
+                set.members.extend(live.members(identity, pod, &owned));
             }
         }
-    }
-
-    /// The members of a set that come from a pod with these addresses.
-    fn contributions(&self, set: &LiveSet, pod: &Pod, owned: &[IpAddr]) -> Vec<Member> {
-        let Some(identity) = self.identities.of(&pod.key) else { return Vec::new() };
-        let mut members = Vec::new();
-        for &address in owned {
-            if set.kind == SetKind::Addresses {
-                members.push(Member::Address(address));
-                continue;
-            }
-            for (wanted, protocol, port) in &set.ports {
-                let counts = match wanted {
-                    Wanted::Term(term) => identity.terms.contains(term),
-                    Wanted::Addresses(cidrs) => cidrs.contains(address),
-                };
-                if !counts {
-                    continue;
-                }
-                let mut add = |number| {
-                    members.push(Member::AddressPort(address, *protocol, number));
-                };
-                match port {
-                    PortRef::Number(number) => add(*number),
-                    PortRef::Named(name) => pod
-                        .ports
-                        .iter()
-                        .filter(|port| port.name == *name && port.protocol == *protocol)
-                        .for_each(|port| add(port.number)),
-                }
-            }
-        }
-        members
     }
 }
 

@@ -12,27 +12,34 @@
 
 pub mod blame;
 mod identities;
+mod live_set;
 mod members;
+pub mod refused;
 pub mod selection;
 mod slots;
 mod terms;
 pub mod tiers;
+mod verdicts;
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use self::members::{Members, Presence};
+use self::live_set::Presence;
+use self::members::Members;
 use self::tiers::{Key, SelectedPolicy, Selecting};
+use self::verdicts::Verdicts;
+use self::weights::{WeightId, Weights};
+use crate::budget::Exceeded;
 use crate::compiled::{Compiled, Endpoint, Update};
-use crate::direction::{Direction, PerDirection};
+use crate::direction::PerDirection;
 use crate::id::{RulesetId, SetId};
 use crate::labels::Str;
 use crate::model::{Change, Node, Pod, PodKey};
 use crate::object::ObjectRef;
 use crate::policy::{Policy, Selected};
-use crate::ruleset::DefinedRuleset;
-use crate::tier::View;
+use crate::tier::Tier;
 use crate::world::owner::Contest;
 use crate::world::{Options, World};
 
@@ -58,11 +65,14 @@ pub struct Engine {
     subjects: BTreeMap<PodKey, Subject>,
     /// For each ruleset how many times subjects use it, and the sets that it refers to.
     rulesets: BTreeMap<RulesetId, (usize, Vec<SetId>)>,
+    weights: Weights,
     dirty: BTreeSet<PodKey>,
     /// Whether a flush since the last [`Engine::take_selection`] had subjects to compile.
     selection_changed: bool,
     /// Whether a change since the last [`Engine::take_contests`] affected a contested address.
     contests_changed: bool,
+    /// Whether a flush since the last [`Engine::take_refused`] changed what is refused.
+    refused_changed: bool,
 }
 
 /// The rulesets of one subject.
@@ -73,43 +83,12 @@ struct Subject {
     audited: PerDirection<Option<RulesetId>>,
     /// Every ruleset in the chains of these, as many times as it is used.
     uses: Vec<RulesetId>,
+    weights: Vec<WeightId>,
+    /// The tiers that deny everything, because their rules exceed a budget.
+    refused: PerDirection<Vec<(Tier, Exceeded)>>,
     endpoints: Vec<IpAddr>,
     /// The policies that the rulesets were compiled from.
     policies: Arc<[SelectedPolicy]>,
-}
-
-/// The rulesets that the policies of a subject compile to.
-#[derive(Clone, Default)]
-struct Verdicts {
-    /// `None` where all traffic is allowed.
-    enforced: PerDirection<Option<Arc<DefinedRuleset>>>,
-    /// The rulesets with policies in audit, where they differ from the enforced ones.
-    audited: PerDirection<Option<Arc<DefinedRuleset>>>,
-    policies: Arc<[SelectedPolicy]>,
-}
-
-impl Verdicts {
-    fn new(selecting: &Selecting<'_>) -> Self {
-        let compile = |view| PerDirection::new(|direction| selecting.compile(direction, view));
-        let enforced = compile(View::Enforced);
-        let mut audited = PerDirection::default();
-        if selecting.has_audit() {
-            audited = compile(View::Audited);
-            for direction in Direction::BOTH {
-                let [one, other] = [&audited, &enforced].map(|found| found.get(direction));
-                if one.as_ref().map(|found| found.id) == other.as_ref().map(|found| found.id) {
-                    *audited.get_mut(direction) = None;
-                }
-            }
-        }
-        Self { enforced, audited, policies: selecting.selected() }
-    }
-
-    /// Every ruleset in the chains, as many times as it is used.
-    fn uses(&self) -> impl Iterator<Item = &DefinedRuleset> {
-        let found = self.enforced.iter().chain(self.audited.iter());
-        found.flatten().flat_map(|found| found.chain())
-    }
 }
 
 impl Engine {
@@ -120,9 +99,11 @@ impl Engine {
             Scope::Node(name) => World::of_node(name.clone(), options),
             Scope::Cluster => World::new(options),
         };
+        let weights = Weights::new(&world.options.budgets);
         Self {
             scope,
             world,
+            weights,
             members: Members::default(),
             compiled: Compiled::default(),
             subjects: BTreeMap::new(),
@@ -130,6 +111,7 @@ impl Engine {
             dirty: BTreeSet::new(),
             selection_changed: false,
             contests_changed: false,
+            refused_changed: false,
         }
     }
 
@@ -204,24 +186,53 @@ impl Engine {
 
     /// Brings [`Compiled`] up to date and returns what changed since the last flush.
     pub fn flush(&mut self) -> Update {
+        let crossed = self.weights.compare(&self.members);
+        if !crossed.is_empty() {
+            let of = |subject: &Subject| subject.weights.iter().any(|id| crossed.contains(id));
+            let concerned = self.subjects.iter().filter(|(_, subject)| of(subject));
+            self.dirty.extend(concerned.map(|(key, _)| key.clone()));
+        }
         let dirty = std::mem::take(&mut self.dirty);
         self.selection_changed |= !dirty.is_empty();
-        let mut shared = HashMap::new();
-        let compiled: Vec<(PodKey, Verdicts)> = dirty
-            .into_iter()
-            .map(|key| {
-                let verdicts = self.compile(&key, &mut shared);
-                (key, verdicts)
-            })
-            .collect();
+        let compiled = self.compile_within_budgets(dirty.into_iter().collect());
         // New rulesets come first: a set that old and new rulesets share must not be created again.
         let mut rules_changed = self.acquire(&compiled);
-        let mut released = Vec::new();
+        let (mut released, mut weights) = (Vec::new(), Vec::new());
         for (key, verdicts) in compiled {
-            rules_changed |= self.settle(key, verdicts, &mut released);
+            rules_changed |= self.settle(key, verdicts, &mut released, &mut weights);
         }
         self.release(&released);
+        self.weights.release(&self.world, &mut self.members, weights);
         Update { rules_changed, ..self.members.take_update(&self.compiled.sets) }
+    }
+
+    /// Compiles pods and acquires the weights of their rules. Where a weight turns out to exceed its
+    /// limit, other rules follow from it, which may have other weights.
+    fn compile_within_budgets(&mut self, mut keys: Vec<PodKey>) -> Vec<(PodKey, Verdicts)> {
+        let (mut done, mut superseded) = (Vec::new(), Vec::new());
+        while !keys.is_empty() {
+            let compiled = self.compile_all(keys);
+            let weights = compiled.iter().flat_map(|(_, verdicts)| verdicts.weights());
+            let exceed = self.weights.acquire(&self.world, &mut self.members, weights);
+            let is_within =
+                |verdicts: &Verdicts| verdicts.weights().all(|weight| !exceed.contains(&weight.id));
+            let (within, again): (Vec<_>, Vec<_>) =
+                compiled.into_iter().partition(|(_, verdicts)| is_within(verdicts));
+            done.extend(within);
+            superseded.extend(again.iter().flat_map(|(_, v)| v.weights()).map(|weight| weight.id));
+            keys = again.into_iter().map(|(key, _)| key).collect();
+        }
+        self.weights.release(&self.world, &mut self.members, superseded);
+        done
+    }
+
+    fn compile_all(&self, keys: Vec<PodKey>) -> Vec<(PodKey, Verdicts)> {
+        let mut shared = HashMap::new();
+        let compile = |key: PodKey| {
+            let verdicts = self.compile(&key, &mut shared);
+            (key, verdicts)
+        };
+        keys.into_iter().map(compile).collect()
     }
 
     fn apply_pod(&mut self, key: &PodKey, pod: Option<Arc<Pod>>) {
@@ -318,7 +329,8 @@ impl Engine {
     fn compile<'e>(&'e self, key: &PodKey, shared: &mut HashMap<Key<'e>, Verdicts>) -> Verdicts {
         let Some(pod) = self.subject(key) else { return Verdicts::default() };
         let selecting = Selecting::new(&self.world, pod);
-        shared.entry(selecting.key()).or_insert_with(|| Verdicts::new(&selecting)).clone()
+        let compile = || Verdicts::new(&selecting, &self.world.options.budgets, &self.weights);
+        shared.entry(selecting.key()).or_insert_with(compile).clone()
     }
 
     /// Counts the uses of the new rulesets and creates those that did not exist. Returns whether
@@ -334,23 +346,29 @@ impl Engine {
                 created.push(defined);
             }
         }
-        let definitions = created
-            .iter()
-            .flat_map(|defined| defined.sets.iter().map(|(id, definition)| (*id, definition)));
-        self.members.acquire(&self.world, &mut self.compiled.sets, definitions);
+        let sets = created.iter().flat_map(|defined| defined.sets.keys().copied());
+        self.members.acquire(&self.world, &mut self.compiled.sets, sets);
         !created.is_empty()
     }
 
     /// Sets the new rulesets and addresses of a pod. Returns whether an endpoint changed.
-    fn settle(&mut self, key: PodKey, verdicts: Verdicts, released: &mut Vec<RulesetId>) -> bool {
+    fn settle(
+        &mut self,
+        key: PodKey,
+        verdicts: Verdicts,
+        released: &mut Vec<RulesetId>,
+        released_weights: &mut Vec<WeightId>,
+    ) -> bool {
         let uses: Vec<RulesetId> = verdicts.uses().map(|found| found.id).collect();
+        let weights = verdicts.weights().map(|weight| weight.id).collect();
         let Verdicts { enforced, audited, policies } = verdicts;
-        let ids = |rulesets: PerDirection<Option<Arc<DefinedRuleset>>>| {
-            rulesets.map(|found| found.map(|found| found.id))
-        };
-        let (enforced, audited) = (ids(enforced), ids(audited));
+        let audited = audited.map(|chain| chain.id());
+        let refused = PerDirection::new(|direction| enforced.get(direction).refused.clone());
+        let enforced = enforced.map(|chain| chain.id());
         let old = self.subjects.remove(&key).unwrap_or_default();
+        self.refused_changed |= refused != old.refused;
         released.extend(old.uses);
+        released_weights.extend(old.weights);
         let owned = match self.subject(&key) {
             Some(pod) => self.enforced_addresses(pod),
             None => Vec::new(),
@@ -369,7 +387,8 @@ impl Engine {
             self.compiled.endpoints.insert(*address, endpoint.clone());
         }
         if self.subject(&key).is_some() {
-            let subject = Subject { enforced, audited, uses, endpoints, policies };
+            let subject =
+                Subject { enforced, audited, uses, weights, refused, endpoints, policies };
             self.subjects.insert(key, subject);
         }
         changed
@@ -386,6 +405,6 @@ impl Engine {
                 sets.extend(self.rulesets.remove(id).into_iter().flat_map(|(_, sets)| sets));
             }
         }
-        self.members.release(&self.world, &mut self.compiled.sets, sets);
+        self.members.release(&mut self.compiled.sets, sets);
     }
 }

@@ -10,13 +10,15 @@ use crate::policy::{Namespaces, PodPeer};
 
 /// The number of a live peer. It is used again after the peer was removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct TermId(pub(super) usize);
+pub(super) struct TermId(usize);
 
 /// A peer in the definition of at least one live set.
 #[derive(Debug)]
 pub(super) struct Term {
     pub(super) peer: Arc<PodPeer>,
     pub(super) sets: BTreeSet<SetId>,
+    /// How many pods it matches.
+    pub(super) pods: usize,
 }
 
 /// One label of the namespace and one of the pod that every match must have, as the key of an
@@ -43,13 +45,22 @@ impl Terms {
         self.slots.get(id.0)
     }
 
+    /// Counts `pods` more pods, or less, that these peers match.
+    pub(super) fn count(&mut self, ids: &[TermId], pods: isize) {
+        for id in ids {
+            let term = self.slots.get_mut(id.0);
+            term.pods = term.pods.saturating_add_signed(pods);
+        }
+    }
+
     /// Adds `set` to the users of `peer`. Returns whether the peer is new.
     pub(super) fn acquire(&mut self, peer: &Arc<PodPeer>, set: SetId) -> (TermId, bool) {
         if let Some(&id) = self.by_content.get(peer) {
             self.slots.get_mut(id.0).sets.insert(set);
             return (id, false);
         }
-        let id = TermId(self.slots.insert(Term { peer: peer.clone(), sets: [set].into() }));
+        let slot = self.slots.insert(Term { peer: peer.clone(), sets: [set].into(), pods: 0 });
+        let id = TermId(slot);
         self.by_content.insert(peer.clone(), id);
         self.by_hint.entry(hint(peer)).or_default().insert(id);
         (id, true)
@@ -74,20 +85,20 @@ impl Terms {
         Some(peer)
     }
 
-    /// All peers that match pods with `labels` in a namespace. A namespace that is not known yet is
+    /// All peers that match pods with `labels` in a namespace, ascending. A namespace that is not known yet is
     /// matched only by its name and by `{}`.
     pub(super) fn matching(
         &self,
         namespace: &Str,
         namespace_labels: Option<&Labels>,
         labels: &Labels,
-    ) -> BTreeSet<TermId> {
+    ) -> Vec<TermId> {
         let mut namespaces = vec![NamespaceHint::Named(namespace.clone()), NamespaceHint::Unknown];
         let labelled = namespace_labels.into_iter().flat_map(Labels::iter);
         namespaces.extend(
             labelled.map(|(key, value)| NamespaceHint::Labelled(key.clone(), value.clone())),
         );
-        let mut found = BTreeSet::new();
+        let mut found = Vec::new();
         for namespace_hint in namespaces {
             let pods = labels.iter().map(|(key, value)| Some((key.clone(), value.clone())));
             for pod_hint in pods.chain([None]) {
@@ -97,6 +108,8 @@ impl Terms {
                 }));
             }
         }
+        // Each peer has one hint, so none is found twice.
+        found.sort_unstable();
         found
     }
 }

@@ -6,17 +6,21 @@
 //!                              └─► allowed
 //! ```
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::allow_set::{AllowSet, NamedPeers};
+use super::weights::{Weight, Weights};
+use crate::allow_set::{AllowSet, NamedPeers, Reading};
+use crate::budget::{Budgets, Exceeded};
 use crate::compiled::Target;
 use crate::direction::Direction;
+use crate::id::RulesetId;
 use crate::labels::Str;
 use crate::model::{NamedPort, Pod};
 use crate::object::ObjectRef;
-use crate::policy::{Policy, Selected};
-use crate::ruleset::{DefinedRuleset, Run};
-use crate::tier::{Action, Mode, View};
+use crate::policy::{Policy, Rule, Selected};
+use crate::ruleset::{Bounds, DefinedRuleset, Run, Written};
+use crate::tier::{Action, Mode, Tier, View};
 use crate::world::World;
 
 /// A policy that applies, or may apply, to a subject.
@@ -27,7 +31,19 @@ pub(super) struct Selecting<'w> {
     /// The policies in the order in which they are evaluated.
     policies: Vec<(&'w Arc<Policy>, Selected)>,
     namespace: &'w Str,
-    ports: &'w [NamedPort],
+    /// The ports of the pod that a rule names, sorted.
+    ports: Vec<&'w NamedPort>,
+}
+
+/// The rulesets of all tiers for one direction of a pod.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Chain {
+    /// The first ruleset; `None` when all traffic is allowed.
+    pub(super) top: Option<Arc<DefinedRuleset>>,
+    /// The sets whose weights decide about the rules, also where they are not used for it.
+    pub(super) weights: Vec<Weight>,
+    /// The tiers that deny everything, because their rules exceed a budget.
+    pub(super) refused: Vec<(Tier, Exceeded)>,
 }
 
 /// Everything that the compiled rules depend on: pods with equal keys share them.
@@ -36,13 +52,27 @@ pub(super) struct Key<'w> {
     policies: Vec<(&'w ObjectRef, Selected)>,
     /// The namespace of the pod, when a rule differs from namespace to namespace.
     namespace: Option<&'w Str>,
-    ports: &'w [NamedPort],
+    ports: Vec<&'w NamedPort>,
+}
+
+impl Chain {
+    /// The name of the first ruleset.
+    pub(super) fn id(&self) -> Option<RulesetId> {
+        self.top.as_ref().map(|top| top.id)
+    }
 }
 
 impl<'w> Selecting<'w> {
     pub(super) fn new(world: &'w World, pod: &'w Pod) -> Self {
         let policies = world.selecting(pod);
-        Self { policies, namespace: &pod.key.namespace, ports: &pod.ports }
+        let mut ports = Vec::new();
+        if !pod.ports.is_empty() {
+            let rules = policies.iter().flat_map(|(policy, _)| policy.rules(Direction::Ingress));
+            let names: HashSet<_> = rules.flat_map(Rule::port_names).collect();
+            ports.extend(pod.ports.iter().filter(|port| names.contains(&port.name)));
+            ports.sort_unstable();
+        }
+        Self { policies, namespace: &pod.key.namespace, ports }
     }
 
     pub(super) fn key(&self) -> Key<'w> {
@@ -50,7 +80,7 @@ impl<'w> Selecting<'w> {
         let mut all = self.policies.iter();
         let by_namespace = all.any(|(policy, _)| policy.depends_on_namespace());
         let namespace = by_namespace.then_some(self.namespace);
-        Key { policies: policies.collect(), namespace, ports: self.ports }
+        Key { policies: policies.collect(), namespace, ports: self.ports.clone() }
     }
 
     /// The policies that the rules are compiled from, for reports and for the log of denials.
@@ -63,8 +93,15 @@ impl<'w> Selecting<'w> {
         self.policies.iter().any(|(policy, _)| policy.mode == Mode::Audit)
     }
 
-    /// The chain of rulesets for one direction; `None` when all traffic is allowed.
-    pub(super) fn compile(&self, direction: Direction, view: View) -> Option<Arc<DefinedRuleset>> {
+    /// The chain of rulesets for one direction. The rules of a tier that exceed a budget, or whose
+    /// sets are in `heavy`, are replaced by a ruleset that denies everything.
+    pub(super) fn compile(
+        &self,
+        direction: Direction,
+        view: View,
+        budgets: &Budgets,
+        heavy: &Weights,
+    ) -> Chain {
         let counts = |policy: &Policy| view.counts(policy.mode) && policy.applies(direction);
         let mut policies = self.policies.clone();
         policies.retain(|(policy, _)| counts(policy));
@@ -74,7 +111,39 @@ impl<'w> Selecting<'w> {
             policies.retain(|(policy, _)| policy.tier <= last);
         }
         let tiers = policies.chunk_by(|(one, _), (next, _)| one.tier == next.tier);
-        tiers.rev().fold(None, |below, tier| self.tier(tier, direction, below.as_ref()))
+        let may_fold = |set| heavy.may_fold(set);
+        let bounds = Bounds { budgets, may_fold: &may_fold };
+        let mut chain = Chain::default();
+        for policies in tiers.rev() {
+            let Some((first, _)) = policies.first() else { continue };
+            let tier = first.tier;
+            let refused = match self.tier(policies, direction, chain.top.as_ref(), bounds) {
+                // All traffic is allowed: the tiers below are not reached.
+                Ok(Written { top: None, .. }) => {
+                    chain = Chain::default();
+                    continue;
+                }
+                Ok(Written { top: Some(top), candidates }) => {
+                    chain.weights.extend(candidates.into_iter().map(Weight::of_candidate));
+                    // A tier that only passes leads to the tier below.
+                    let weight = (top.ruleset.tier == tier).then(|| Weight::of_tier(&top));
+                    let exceeded = weight.as_ref().and_then(|weight| heavy.exceeded(weight));
+                    chain.weights.extend(weight);
+                    chain.top = Some(top);
+                    exceeded
+                }
+                Err(exceeded) => Some(exceeded),
+            };
+            if let Some(exceeded) = refused {
+                chain.top = Some(DefinedRuleset::refused(direction, tier));
+                chain.refused.push((tier, exceeded));
+            }
+        }
+        if let Some(top) = chain.top.as_ref().filter(|_| !chain.refused.is_empty()) {
+            let reached = top.reachable();
+            chain.refused.retain(|(tier, _)| reached.iter().any(|one| one.ruleset.tier == *tier));
+        }
+        chain
     }
 
     /// The ruleset of the policies of one tier; `below` is the chain of the tiers below.
@@ -83,8 +152,11 @@ impl<'w> Selecting<'w> {
         policies: &[(&Arc<Policy>, Selected)],
         direction: Direction,
         below: Option<&Arc<DefinedRuleset>>,
-    ) -> Option<Arc<DefinedRuleset>> {
-        let (first, _) = policies.first()?;
+        bounds: Bounds<'_>,
+    ) -> Result<Written, Exceeded> {
+        let Some((first, _)) = policies.first() else {
+            return Ok(Written { top: below.cloned(), ..Written::default() });
+        };
         let pass = below.map_or(Target::Allow, |below| Target::Next(below.id));
         let mut runs: Vec<(Target, Vec<_>)> = Vec::new();
         for (policy, selected) in policies {
@@ -101,14 +173,16 @@ impl<'w> Selecting<'w> {
                 }
             }
         }
-        let named = NamedPeers::of(first);
-        let runs = runs.into_iter().map(|(target, rules)| Run {
-            matches: AllowSet::fold(rules.iter().map(AsRef::as_ref), named, direction, self.ports),
-            target,
+        let (named, subject_ports) = (NamedPeers::of(first), self.ports.as_slice());
+        let reading = Reading { direction, named, subject_ports, budgets: bounds.budgets };
+        let runs = runs.into_iter().map(|(target, rules)| {
+            let matches = AllowSet::fold(rules.iter().map(AsRef::as_ref), reading)?;
+            Ok(Run { matches, target })
         });
+        let runs = runs.collect::<Result<_, Exceeded>>()?;
         let isolates = first.isolates(direction);
         let otherwise = if isolates { Target::Deny } else { pass };
-        DefinedRuleset::new(direction, first.tier, runs.collect(), otherwise, below)
+        DefinedRuleset::new(direction, first.tier, runs, otherwise, below, bounds)
     }
 }
 

@@ -37,6 +37,35 @@ impl Rule {
         Cow::Owned(rule)
     }
 
+    /// The number of its peers and of the networks in their `except`, times the number of its ports.
+    pub(crate) fn size(&self) -> usize {
+        let networks = |peer: &Peer| match peer {
+            Peer::Block(block) => block.except.len(),
+            Peer::Pods(_) | Peer::Nodes(_) | Peer::Invalid => 0,
+        };
+        let peers = match &self.peers {
+            Peers::Any => 1,
+            Peers::Listed(items) => items.len() + items.iter().map(networks).sum::<usize>(),
+        };
+        let ports = match &self.ports {
+            Ports::Any => 1,
+            Ports::Listed(items) => items.len(),
+        };
+        peers * ports
+    }
+
+    /// The names of its ports.
+    pub(crate) fn port_names(&self) -> impl Iterator<Item = &Str> {
+        let items = match &self.ports {
+            Ports::Any => &[],
+            Ports::Listed(items) => items.as_slice(),
+        };
+        items.iter().filter_map(|item| match item {
+            PortMatch::Named(_, name) => Some(name),
+            PortMatch::Numbers(..) | PortMatch::Invalid => None,
+        })
+    }
+
     /// Whether the rule differs from namespace to namespace: see [`Namespaces::Own`].
     pub(super) fn depends_on_namespace(&self) -> bool {
         let Peers::Listed(peers) = &self.peers else { return false };

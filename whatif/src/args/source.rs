@@ -89,6 +89,7 @@ impl SourceArgs {
             allow_egress_to_own_node: self.allow_egress_to_own_node,
             own_namespace: self.own_namespace.as_str().into(),
             system_namespaces: self.system_namespaces.iter().cloned().collect(),
+            ..Options::default()
         }
     }
 }

@@ -1,0 +1,149 @@
+//! Bounds on what the policies of one pod can cost.
+//!
+//! The rules of one pod, direction and tier are compiled only within these bounds. Where they exceed
+//! one, the pod fails closed: that tier denies all its traffic in that direction. All other pods are
+//! compiled normally. So a policy can cost its own pods their traffic, but it cannot delay the others.
+
+use std::fmt;
+
+/// A bound on the rules of one pod, direction and tier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Budget {
+    /// Disjoint port ranges after overlapping ranges were cut: each is a rule.
+    PortRanges,
+    /// Peers of all disjoint port ranges, where a peer counts once for each range: what merging the
+    /// rules costs.
+    Peers,
+    /// Networks of all `ipBlock` peers after `except` was subtracted.
+    Networks,
+    /// Address sets.
+    Sets,
+    /// Members of all address sets: the matching pods of each peer, times their ports where a set has
+    /// ports.
+    Members,
+}
+
+/// The limit of each [`Budget`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budgets {
+    /// [`Budget::PortRanges`]
+    pub port_ranges: usize,
+    /// [`Budget::Peers`]
+    pub peers: usize,
+    /// [`Budget::Networks`]
+    pub networks: usize,
+    /// [`Budget::Sets`]
+    pub sets: usize,
+    /// [`Budget::Members`]
+    pub members: usize,
+    /// A set of addresses and ports with more members than this is replaced by sets of addresses,
+    /// with more rules: each change of a pod would be a change for each of its ports.
+    pub members_with_ports: usize,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            port_ranges: 1_024,
+            peers: 250_000,
+            networks: 100_000,
+            sets: 1_024,
+            members: 500_000,
+            members_with_ports: 4_096,
+        }
+    }
+}
+
+impl Budgets {
+    /// The limit of one budget.
+    #[must_use]
+    pub fn limit(&self, budget: Budget) -> usize {
+        match budget {
+            Budget::PortRanges => self.port_ranges,
+            Budget::Peers => self.peers,
+            Budget::Networks => self.networks,
+            Budget::Sets => self.sets,
+            Budget::Members => self.members,
+        }
+    }
+
+    /// An error if `count` is above the limit.
+    pub(crate) fn check(&self, budget: Budget, count: usize) -> Result<(), Exceeded> {
+        let limit = self.limit(budget);
+        if count > limit { Err(Exceeded { budget, limit }) } else { Ok(()) }
+    }
+}
+
+impl Budgets {
+    /// The names of the limits, as [`Budgets::with`] takes them.
+    pub const NAMES: [&'static str; 6] =
+        ["port-ranges", "peers", "networks", "sets", "members", "members-with-ports"];
+
+    /// The same with another limit; `None` when no limit has this name.
+    #[must_use]
+    pub fn with(mut self, name: &str, limit: usize) -> Option<Self> {
+        let field = match name {
+            "port-ranges" => &mut self.port_ranges,
+            "peers" => &mut self.peers,
+            "networks" => &mut self.networks,
+            "sets" => &mut self.sets,
+            "members" => &mut self.members,
+            "members-with-ports" => &mut self.members_with_ports,
+            _ => return None,
+        };
+        *field = limit;
+        Some(self)
+    }
+}
+
+impl Budget {
+    /// What is counted, in the plural.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PortRanges => "port ranges",
+            Self::Peers => "peers of port ranges",
+            Self::Networks => "networks",
+            Self::Sets => "address sets",
+            Self::Members => "members of address sets",
+        }
+    }
+}
+
+/// Rules that exceed a budget.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Exceeded {
+    /// The budget.
+    pub budget: Budget,
+    /// Its limit.
+    pub limit: usize,
+}
+
+impl fmt::Display for Exceeded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "more than {} {}", self.limit, self.budget.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_changes_a_limit_of_its_own() {
+        let all = Budgets::NAMES
+            .into_iter()
+            .enumerate()
+            .fold(Budgets::default(), |all, (n, name)| all.with(name, n).unwrap());
+        let expected = Budgets {
+            port_ranges: 0,
+            peers: 1,
+            networks: 2,
+            sets: 3,
+            members: 4,
+            members_with_ports: 5,
+        };
+        assert_eq!(all, expected);
+        assert_eq!(all.with("rules", 1), None);
+    }
+}

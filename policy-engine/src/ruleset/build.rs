@@ -1,0 +1,307 @@
+//! Writes the rules of one tier.
+//!
+//! A run with few rules is written as it is. If the last run has many port ranges, a new connection
+//! would be compared with all of them. They are written in groups instead: a rule for the ports of
+//! each group leads to the ruleset with its rules. So a connection meets about twice the square root
+//! of their number. There are two levels and not a tree, because `nf_tables` accepts only 16 chains
+//! that lead from one to the next.
+//!
+//! ```text
+//! TCP 10-99 ─►   10: peers A, 20-30: peers B, …
+//! TCP 100-300 ─► 100: peers A, 200-300: peers C, …
+//! ```
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{DefinedRuleset, PodMatch, PodPort, PortRef, Run, SetDefinition, hash};
+use crate::allow_set::{AllowSet, PeerUnion};
+use crate::cidr::CidrSet;
+use crate::compiled::{Match, Rule, Ruleset, Target, TrafficMatch};
+use crate::direction::Direction;
+use crate::id::{RulesetId, SetId};
+use crate::labels::Str;
+use crate::policy::{Namespaces, PodPeer};
+use crate::port::{PortRange, Protocol};
+use crate::ranges::Ranges;
+use crate::tier::Tier;
+
+/// A last run with more rules than this is written in groups.
+const FLAT_RULES: usize = 8;
+
+/// How many ports the match of one rule can list; a range counts twice.
+const PORT_SLOTS: usize = 15;
+
+/// With more unions than this for a few ports, they are merged into one set of addresses and ports:
+/// the cost of a chain grows with the number of rules, the cost of a set lookup does not.
+const FOLD_ABOVE_UNIONS: usize = 4;
+
+/// A union with more ports than this is not merged into such a set: each port would be a member for
+/// each pod.
+const FOLD_AT_MOST_PORTS: u32 = 15;
+
+/// So many peers of a union that may match many pods have sets of their own, which all unions share.
+const OWN_SETS: usize = 4;
+
+/// Writes the rulesets of one tier.
+pub(super) struct Builder<'b> {
+    direction: Direction,
+    tier: Tier,
+    may_fold: &'b dyn Fn(SetId) -> bool,
+    /// The rulesets that were written, and the one of the tiers below.
+    known: BTreeMap<RulesetId, Arc<DefinedRuleset>>,
+    /// The sets of addresses and ports by number that were wanted, whether they may be used or not.
+    candidates: BTreeMap<SetId, SetDefinition>,
+}
+
+/// The rules of one ruleset.
+#[derive(Default)]
+struct Rules {
+    rules: Vec<Rule>,
+    sets: BTreeMap<SetId, SetDefinition>,
+}
+
+impl Rules {
+    fn push(&mut self, matches: Match, target: Target) {
+        self.rules.push(Rule { matches, target });
+    }
+
+    /// The rules for the traffic with one of the peers.
+    fn peers(&mut self, traffic: &TrafficMatch, union: &PeerUnion, target: Target) {
+        // The rule with the networks comes first. Where they are a whole family, it is enough.
+        let mut cidrs = union.cidrs.clone();
+        let mut sets: Vec<Option<SetId>> =
+            definitions(union).into_iter().map(|set| Some(self.set(set))).collect();
+        if sets.is_empty() && !cidrs.is_empty() {
+            sets.push(None);
+        }
+        for labelled in sets {
+            let (traffic, cidrs) = (traffic.clone(), std::mem::take(&mut cidrs));
+            self.push(Match::Peers { traffic, labelled, cidrs }, target);
+        }
+    }
+
+    fn set(&mut self, definition: SetDefinition) -> SetId {
+        let id = definition.id();
+        self.sets.insert(id, definition);
+        id
+    }
+}
+
+impl<'b> Builder<'b> {
+    pub(super) fn new(
+        direction: Direction,
+        tier: Tier,
+        below: Option<&Arc<DefinedRuleset>>,
+        may_fold: &'b dyn Fn(SetId) -> bool,
+    ) -> Self {
+        let known = below.into_iter().map(|below| (below.id, below.clone())).collect();
+        Self { direction, tier, may_fold, known, candidates: BTreeMap::new() }
+    }
+
+    /// Writes the runs, and the target of the traffic that none of them matches.
+    pub(super) fn build(&mut self, runs: &[Run], otherwise: Target) -> Arc<DefinedRuleset> {
+        let mut rules = Rules::default();
+        for (at, run) in runs.iter().enumerate() {
+            let target = run.target;
+            rules.peers(&TrafficMatch::Any, &run.matches.anything, target);
+            let folded = self.foldable(&run.matches);
+            let rest = rest(&run.matches, &folded);
+            let is_last = at + 1 == runs.len();
+            if is_last && flat_rules(&rest) > FLAT_RULES {
+                self.grouped(&mut rules, &rest, target, otherwise);
+            } else {
+                for (union, ports) in &rest {
+                    for (protocol, ranges) in *ports {
+                        let ranges = ranges.iter().copied().collect();
+                        rules.peers(&TrafficMatch::Ports(*protocol, ranges), union, target);
+                    }
+                }
+            }
+            fold(&mut rules, run, &folded);
+        }
+        self.finish(rules, otherwise)
+    }
+
+    /// The sets of addresses and ports by number that were wanted.
+    pub(super) fn candidates(self) -> BTreeMap<SetId, SetDefinition> {
+        self.candidates
+    }
+
+    /// Writes one ruleset. What its targets lead to must have been written.
+    fn finish(&mut self, rules: Rules, otherwise: Target) -> Arc<DefinedRuleset> {
+        let Rules { rules, sets } = rules;
+        let targets = rules.iter().map(|rule| rule.target).chain([otherwise]);
+        let next: BTreeSet<RulesetId> = targets
+            .filter_map(|target| match target {
+                Target::Next(id) => Some(id),
+                Target::Allow | Target::Deny => None,
+            })
+            .collect();
+        let children = next.iter().filter_map(|id| self.known.get(id)).cloned().collect();
+        let (direction, tier) = (self.direction, self.tier);
+        let ruleset = Ruleset { direction, tier, rules, otherwise };
+        let id = hash::ruleset_id(&ruleset);
+        let ruleset = Arc::new(ruleset);
+        let written = Arc::new(DefinedRuleset { id, ruleset, sets, children });
+        self.known.entry(id).or_insert(written).clone()
+    }
+
+    /// Writes the rules that lead to the groups. `otherwise` is the target of the traffic that no
+    /// rule of a group matches.
+    fn grouped(
+        &mut self,
+        rules: &mut Rules,
+        unions: &[(Cow<'_, PeerUnion>, &BTreeMap<Protocol, Ranges<u16>>)],
+        target: Target,
+        otherwise: Target,
+    ) {
+        let mut pieces: BTreeMap<Protocol, Vec<(PortRange, &PeerUnion)>> = BTreeMap::new();
+        for (union, ports) in unions {
+            for (protocol, ranges) in *ports {
+                let of_protocol = pieces.entry(*protocol).or_default();
+                of_protocol.extend(ranges.iter().map(|range| (*range, &**union)));
+            }
+        }
+        let count: usize = pieces.values().map(Vec::len).sum();
+        let size = count.isqrt().max(1);
+        for (protocol, mut pieces) in pieces {
+            pieces.sort_unstable_by_key(|(range, _)| *range);
+            for group in pieces.chunks(size) {
+                let mut of_group = Rules::default();
+                for (range, union) in group {
+                    of_group.peers(&ports(protocol, *range), union, target);
+                }
+                let all = group.iter().map(|(range, _)| *range);
+                let Some(all) = all.reduce(|first, last| PortRange { last: last.last, ..first })
+                else {
+                    continue;
+                };
+                let group = self.finish(of_group, otherwise).id;
+                let (traffic, cidrs) = (ports(protocol, all), CidrSet::everything());
+                let matches = Match::Peers { traffic, labelled: None, cidrs };
+                rules.push(matches, Target::Next(group));
+            }
+        }
+    }
+
+    /// The unions whose pods become members of one set of addresses and ports.
+    fn foldable<'u>(&mut self, matches: &'u AllowSet) -> Vec<UnionPorts<'u>> {
+        let small = |(union, ports): &UnionPorts<'_>| {
+            !union.pods.is_empty() && count(ports) <= FOLD_AT_MOST_PORTS
+        };
+        let found: Vec<UnionPorts<'u>> = matches.ports.iter().filter(small).collect();
+        if found.len() <= FOLD_ABOVE_UNIONS {
+            return Vec::new();
+        }
+        let ports = found.iter().flat_map(|(union, ports)| {
+            union.pods.iter().flat_map(|peer| numbered_ports(peer, ports))
+        });
+        let definition = SetDefinition::PodPorts(ports.collect());
+        let id = definition.id();
+        self.candidates.insert(id, definition);
+        if (self.may_fold)(id) { found } else { Vec::new() }
+    }
+}
+
+/// A union of peers with its ports.
+type UnionPorts<'u> = (&'u PeerUnion, &'u BTreeMap<Protocol, Ranges<u16>>);
+
+fn count(ports: &BTreeMap<Protocol, Ranges<u16>>) -> u32 {
+    ports.values().flatten().map(|range| range.count()).sum()
+}
+
+/// What `folded` leaves of all unions.
+fn rest<'u>(
+    matches: &'u AllowSet,
+    folded: &[UnionPorts<'u>],
+) -> Vec<(Cow<'u, PeerUnion>, &'u BTreeMap<Protocol, Ranges<u16>>)> {
+    let folded: BTreeSet<&PeerUnion> = folded.iter().map(|(union, _)| *union).collect();
+    let rest = matches.ports.iter().map(|(union, ports)| {
+        let is_folded = folded.contains(union);
+        let without_pods = || PeerUnion { pods: BTreeSet::new(), ..union.clone() };
+        (if is_folded { Cow::Owned(without_pods()) } else { Cow::Borrowed(union) }, ports)
+    });
+    rest.filter(|(union, _)| !union.is_empty()).collect()
+}
+
+/// How many rules the unions need where each is written as it is.
+fn flat_rules(unions: &[(Cow<'_, PeerUnion>, &BTreeMap<Protocol, Ranges<u16>>)]) -> usize {
+    let rules = unions.iter().map(|(union, ports)| {
+        let matches = ports.values().map(|ranges| slots(ranges).div_ceil(PORT_SLOTS));
+        rules_for(union) * matches.sum::<usize>()
+    });
+    rules.sum()
+}
+
+fn ports(protocol: Protocol, range: PortRange) -> TrafficMatch {
+    TrafficMatch::Ports(protocol, vec![range])
+}
+
+/// Writes one rule for the ports by name and for the pods of `foldable`.
+fn fold(rules: &mut Rules, run: &Run, foldable: &[UnionPorts<'_>]) {
+    let mut folded: BTreeSet<PodPort> = run.matches.named.iter().flat_map(named_ports).collect();
+    for (union, ports) in foldable {
+        folded.extend(union.pods.iter().flat_map(|peer| numbered_ports(peer, ports)));
+    }
+    if !folded.is_empty() {
+        let set = rules.set(SetDefinition::PodPorts(folded));
+        rules.push(Match::PeerPorts { set }, run.target);
+    }
+}
+
+fn slots(ranges: &Ranges<u16>) -> usize {
+    ranges.iter().map(|range| if range.count() == 1 { 1 } else { 2 }).sum()
+}
+
+/// At most how many rules a union needs for one match of ports.
+fn rules_for(union: &PeerUnion) -> usize {
+    let own = union.pods.iter().filter(|peer| may_match_many(peer)).take(OWN_SETS).count();
+    let rest = union.pods.len() > own || !union.nodes.is_empty();
+    own + usize::from(rest) + usize::from(!union.cidrs.is_empty())
+}
+
+/// The sets for the pods and nodes of a union.
+fn definitions(union: &PeerUnion) -> Vec<SetDefinition> {
+    let set = |pods, nodes| SetDefinition::Peers { pods, nodes };
+    let broad = union.pods.iter().filter(|peer| may_match_many(peer)).take(OWN_SETS);
+    let own: BTreeSet<Arc<PodPeer>> = broad.cloned().collect();
+    let rest: BTreeSet<Arc<PodPeer>> = union.pods.difference(&own).cloned().collect();
+    let rest = Some(set(rest, union.nodes.clone()))
+        .filter(|_| union.pods.len() > own.len() || !union.nodes.is_empty());
+    own.into_iter().map(|peer| set([peer].into(), BTreeSet::new())).chain(rest).collect()
+}
+
+/// Whether a peer may match the pods of many workloads: it requires no label, and selects namespaces.
+fn may_match_many(peer: &PodPeer) -> bool {
+    matches!(peer.namespaces, Namespaces::Selected(_)) && peer.pods.required_label().is_none()
+}
+
+fn named_ports(
+    ((protocol, name), union): (&(Protocol, Str), &PeerUnion),
+) -> impl Iterator<Item = PodPort> {
+    let labels = union.pods.iter().cloned().map(PodMatch::Labels);
+    let addresses = Some(&union.cidrs).filter(|cidrs| !cidrs.is_empty());
+    let all: Vec<PodMatch> = labels.chain(addresses.cloned().map(PodMatch::Addresses)).collect();
+    all.into_iter().map(|pods| PodPort {
+        pods,
+        protocol: *protocol,
+        port: PortRef::Named(name.clone()),
+    })
+}
+
+fn numbered_ports(
+    peer: &Arc<PodPeer>,
+    ports: &BTreeMap<Protocol, Ranges<u16>>,
+) -> impl Iterator<Item = PodPort> {
+    ports.iter().flat_map(move |(protocol, ranges)| {
+        ranges.iter().flat_map(move |range| {
+            (range.first()..=range.last()).map(move |number| PodPort {
+                pods: PodMatch::Labels(peer.clone()),
+                protocol: *protocol,
+                port: PortRef::Number(number),
+            })
+        })
+    })
+}
