@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use policy_engine::budget::Budgets;
 use policy_engine::cidr::Family;
 use policy_engine::labels::Str;
 use policy_engine::world;
@@ -93,6 +94,11 @@ pub struct NodeArgs {
     /// node listens to.
     #[arg(long, env = "PORTCULLIS_DENIAL_LOG_GROUP", default_value_t)]
     pub denial_log_group: LogGroup,
+    /// Limits of what the policies of one pod, direction and tier can cost, as NAME=NUMBER with commas
+    /// between. The names are port-ranges, peers, networks, sets, members and members-with-ports.
+    /// Rules beyond a limit are not applied: the pod is denied that traffic.
+    #[arg(long, env = "PORTCULLIS_BUDGETS", value_name = "LIMITS", value_parser = budgets, default_value = "")]
+    pub budgets: Budgets,
     /// Compare the kernel with what should be there this often, in seconds, and repair it.
     #[arg(long, env = "PORTCULLIS_VERIFY_PERIOD", value_parser = seconds, default_value = "60")]
     pub verify_period: Duration,
@@ -357,6 +363,17 @@ fn family(text: &str) -> Result<Family, String> {
         "IPv6" => Ok(Family::V6),
         _ => Err("IPv4 or IPv6".to_owned()),
     }
+}
+
+fn budgets(text: &str) -> Result<Budgets, String> {
+    let limits = text.split(',').filter(|limit| !limit.is_empty());
+    limits.into_iter().try_fold(Budgets::default(), |all, limit| {
+        let (name, number) = limit.split_once('=').ok_or("a limit is NAME=NUMBER")?;
+        let number = number.parse().map_err(|_| format!("{number:?} is not a number"))?;
+        let names =
+            || format!("no limit is named {name:?}; there are {}", Budgets::NAMES.join(", "));
+        all.with(name, number).ok_or_else(names)
+    })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -226,6 +226,7 @@ impl Agent {
             }
             self.sync();
             self.report_contests();
+            self.report_budgets();
             self.publish_diagnostics();
             if let State::InForce { .. } = self.state {
                 self.connections.begin(&self.engine);

@@ -35,6 +35,7 @@ pub struct Metrics {
     drift_repairs: Counter,
     hook_repairs: Counter,
     last_success: Gauge,
+    over_budget: Gauge,
     diagnostics: Family<Weight, Gauge>,
     conflicts: Family<Conflicting, Gauge>,
     /// Of connections that end.
@@ -91,6 +92,7 @@ impl Default for Metrics {
             drift_repairs: Counter::default(),
             hook_repairs: Counter::default(),
             last_success: Gauge::default(),
+            over_budget: Gauge::default(),
             diagnostics: Family::default(),
             conflicts: Family::default(),
             connections: connections::metrics::Metrics::default(),
@@ -121,6 +123,11 @@ impl Metrics {
             "pods_isolated",
             "Pods of the node that a policy isolates",
             self.isolated.clone(),
+        );
+        registry.register(
+            "pods_over_budget",
+            "Pods of the node that are denied traffic because their policies exceed a budget",
+            self.over_budget.clone(),
         );
         registry.register(
             "diagnostics",
@@ -197,6 +204,10 @@ impl Metrics {
     pub(crate) fn verified(&self, repairs: usize) {
         self.drift_repairs.inc_by(u64::try_from(repairs).unwrap_or(u64::MAX));
         self.succeeded();
+    }
+
+    pub(crate) fn over_budget(&self, pods: usize) {
+        self.over_budget.set(count(pods));
     }
 
     pub(crate) fn found(&self, findings: &Findings) {
@@ -303,6 +314,7 @@ mod tests {
                 "portcullis_pods_isolated{direction=\"egress\"}",
                 "portcullis_pods_isolated{direction=\"ingress\"}",
                 "portcullis_pods_local",
+                "portcullis_pods_over_budget",
                 "portcullis_policies_in_force",
                 "portcullis_rulesets",
                 "portcullis_sets",

@@ -13,6 +13,7 @@
 pub mod agent;
 pub mod attach;
 pub mod boot;
+pub mod budgets;
 pub mod conflicts;
 pub mod connections;
 pub mod contests;
@@ -95,6 +96,7 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
     let scope = Scope::Node(args.node_name.as_str().into());
     let choices = world::Options {
         allow_egress_to_own_node: args.allow_egress_to_own_node,
+        budgets: args.budgets,
         ..args.system.options()
     };
     let denials = match dataplane.denial_log() {

@@ -124,6 +124,11 @@ impl Publisher {
         });
     }
 
+    /// The rules of so many pods of the node exceed a budget.
+    pub fn over_budget(&self, pods: usize) {
+        self.metrics.over_budget(pods);
+    }
+
     /// What is wrong with objects changed.
     pub fn found(&self, findings: Findings) {
         self.metrics.found(&findings);

@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::{Agent, State, micros};
 use crate::dataplane::ApplyReport;
 use crate::dataplane::examine::Examination;
+use crate::node::budgets;
 use crate::node::conflicts::diagnostics;
 use crate::node::contests;
 use crate::node::status::{Findings, Round};
@@ -76,6 +77,18 @@ impl Agent {
         }
         if let Some((first, all)) = self.engine.take_contests(contests::SHOWN_MAX) {
             self.report("addresses".into(), contests::diagnostics(&first, all));
+        }
+    }
+
+    /// Reports pods whose rules exceed a budget, when a flush changed which ones these are.
+    pub(super) fn report_budgets(&mut self) {
+        if self.state == State::Loading {
+            return; // Nothing was compiled.
+        }
+        if let Some(refused) = self.engine.take_refused() {
+            let (pods, diagnostics) = (budgets::pods(&refused), budgets::diagnostics(&refused));
+            self.publisher.over_budget(pods);
+            self.report("budgets".into(), diagnostics);
         }
     }
 
