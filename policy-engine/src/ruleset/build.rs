@@ -41,7 +41,8 @@ const FOLD_ABOVE_UNIONS: usize = 4;
 /// each pod.
 const FOLD_AT_MOST_PORTS: u32 = 15;
 
-/// So many peers of a union that may match many pods have sets of their own, which all unions share.
+/// If no more peers of a union than this may match many pods, each of them has a set of its own, which
+/// all unions share.
 const OWN_SETS: usize = 4;
 
 /// Writes the rulesets of one tier.
@@ -257,7 +258,7 @@ fn slots(ranges: &Ranges<u16>) -> usize {
 
 /// At most how many rules a union needs for one match of ports.
 fn rules_for(union: &PeerUnion) -> usize {
-    let own = union.pods.iter().filter(|peer| may_match_many(peer)).take(OWN_SETS).count();
+    let own = own_sets(union).count();
     let rest = union.pods.len() > own || !union.nodes.is_empty();
     own + usize::from(rest) + usize::from(!union.cidrs.is_empty())
 }
@@ -265,12 +266,18 @@ fn rules_for(union: &PeerUnion) -> usize {
 /// The sets for the pods and nodes of a union.
 fn definitions(union: &PeerUnion) -> Vec<SetDefinition> {
     let set = |pods, nodes| SetDefinition::Peers { pods, nodes };
-    let broad = union.pods.iter().filter(|peer| may_match_many(peer)).take(OWN_SETS);
-    let own: BTreeSet<Arc<PodPeer>> = broad.cloned().collect();
+    let own: BTreeSet<Arc<PodPeer>> = own_sets(union).cloned().collect();
     let rest: BTreeSet<Arc<PodPeer>> = union.pods.difference(&own).cloned().collect();
     let rest = Some(set(rest, union.nodes.clone()))
         .filter(|_| union.pods.len() > own.len() || !union.nodes.is_empty());
     own.into_iter().map(|peer| set([peer].into(), BTreeSet::new())).chain(rest).collect()
+}
+
+/// The peers of a union that have sets of their own.
+fn own_sets(union: &PeerUnion) -> impl Iterator<Item = &Arc<PodPeer>> {
+    let many = union.pods.iter().filter(|peer| may_match_many(peer));
+    let few = many.clone().nth(OWN_SETS).is_none();
+    many.filter(move |_| few)
 }
 
 /// Whether a peer may match the pods of many workloads: it requires no label, and selects namespaces.
