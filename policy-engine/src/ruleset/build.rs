@@ -108,6 +108,8 @@ impl<'b> Builder<'b> {
             let target = run.target;
             rules.peers(&TrafficMatch::Any, &run.matches.anything, target);
             let folded = self.foldable(&run.matches);
+            // In front of the groups: what comes to a group does not come back.
+            fold(&mut rules, run, &folded);
             let rest = rest(&run.matches, &folded);
             let is_last = at + 1 == runs.len();
             if is_last && flat_rules(&rest) > FLAT_RULES {
@@ -120,7 +122,6 @@ impl<'b> Builder<'b> {
                     }
                 }
             }
-            fold(&mut rules, run, &folded);
         }
         self.finish(rules, otherwise)
     }

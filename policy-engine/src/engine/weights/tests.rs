@@ -10,7 +10,7 @@ use crate::flow::Traffic;
 use crate::labels::Labels;
 use crate::model::{Change, Namespace, Pod, PodKey};
 use crate::object::{Kind, ObjectRef};
-use crate::policy::{Namespaces, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule};
+use crate::policy::{IpBlock, Namespaces, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
 use crate::selector::Selector;
 use crate::world::Options;
@@ -247,4 +247,28 @@ fn pods_that_differ_in_ports_that_no_rule_names_share_their_rules() {
     engine.apply(Change::Policy(ObjectRef::new(Kind::NetworkPolicy, "shop", "named"), None));
     engine.flush();
     assert_eq!(engine.compiled().rulesets.len(), 0);
+}
+
+#[test]
+fn a_set_of_addresses_and_ports_is_asked_before_groups_of_port_ranges() {
+    let mut engine = engine(Budgets::default());
+    (0..10).for_each(|number| engine.apply(pod(number, NODE)));
+    // Six unions of pods for one port each, and networks for ranges around these ports.
+    let pods = (1..7_u16).map(|n| Rule { peers: app(n.into()), ports: tcp(n * 10, n * 10) });
+    let networks = (0..20_u16).map(|n| {
+        let cidr = format!("192.0.2.{n}/32").parse().unwrap();
+        let peers = Peers::Listed(vec![Peer::Block(IpBlock { cidr, except: Vec::new() })]);
+        Rule { peers, ports: tcp(n * 10 + 1, n * 10 + 9) }
+    });
+    engine.apply(policy("both", pods.chain(networks).collect()));
+    engine.flush();
+    let kinds: Vec<SetKind> = engine.compiled().sets.values().map(|set| set.kind).collect();
+    assert_eq!(kinds, [SetKind::AddressPorts]);
+    assert!(engine.compiled().rulesets.len() > 1, "there are groups");
+    for n in 1..7_u16 {
+        assert!(allows(&engine, n.into(), n * 10) && !allows(&engine, n.into(), n * 10 + 1));
+    }
+    let outside: IpAddr = "192.0.2.7".parse().unwrap();
+    let traffic = Traffic::Port(Protocol::Tcp, 75);
+    assert!(engine.compiled().admits(Direction::Ingress, address(0), outside, traffic));
 }
