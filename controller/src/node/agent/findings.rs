@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use policy_engine::model::Life;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
+use portcullis_crds::path::FieldPath;
 use tracing::{error, info, warn};
 
 use super::{Agent, State, micros};
@@ -57,6 +58,7 @@ impl Agent {
 
     /// Logs what an origin says now and did not say before.
     pub(super) fn report(&mut self, origin: Arc<str>, diagnostics: Vec<Diagnostic>) {
+        let diagnostics = limited(diagnostics);
         let before = self.diagnostics.remove(&origin).unwrap_or_default();
         self.diagnostics_changed |= before != diagnostics;
         for diagnostic in diagnostics.iter().filter(|found| !before.contains(found)) {
@@ -96,5 +98,56 @@ impl Agent {
         if std::mem::take(&mut self.diagnostics_changed) {
             self.publisher.found(Findings::of(self.diagnostics.values().flatten()));
         }
+    }
+}
+
+/// How many diagnostics of one object are kept and logged: one object can have tens of thousands.
+const PER_OBJECT_MAX: usize = 16;
+
+/// The first diagnostics of each object, errors first, and one for its others.
+fn limited(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    if diagnostics.len() <= PER_OBJECT_MAX {
+        return diagnostics;
+    }
+    diagnostics.sort_by(|a, b| (&a.about, a.severity).cmp(&(&b.about, b.severity)));
+    let objects = diagnostics.chunk_by(|a, b| a.about == b.about);
+    let limited = objects.flat_map(|of_object| {
+        let (first, rest) = of_object.split_at(of_object.len().min(PER_OBJECT_MAX));
+        let more = rest.first().map(|found| Diagnostic {
+            source: None,
+            field: FieldPath::default(),
+            message: format!("{} more problems; `kubectl whatif lint` prints all", rest.len()),
+            ..found.clone()
+        });
+        first.iter().cloned().chain(more)
+    });
+    limited.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_crds::diagnostic::About;
+
+    use super::*;
+
+    #[test]
+    fn of_many_diagnostics_of_one_object_the_errors_come_first_and_the_rest_is_counted() {
+        let found = |name: &str, severity, number: usize| Diagnostic {
+            severity,
+            source: None,
+            about: About::Other(name.to_owned()),
+            field: FieldPath::default(),
+            message: number.to_string(),
+        };
+        let many = (0..10_000).map(|n| found("b", Severity::Warning, n));
+        let others = [found("b", Severity::Error, 7), found("a", Severity::Warning, 8)];
+        let kept = limited(many.chain(others).collect());
+        assert_eq!(kept.len(), 1 + PER_OBJECT_MAX + 1, "a, the first of b, and one for the rest");
+        let shown: Vec<String> = kept.iter().map(ToString::to_string).collect();
+        assert_eq!(shown[..3], ["warning: a: 8", "error: b: 7", "warning: b: 0"]);
+        let last = "warning: b: 9985 more problems; `kubectl whatif lint` prints all";
+        assert_eq!(shown[PER_OBJECT_MAX + 1], last);
+        let few = vec![found("b", Severity::Warning, 1)];
+        assert_eq!(limited(few.clone()), few);
     }
 }
