@@ -7,6 +7,7 @@
 
 mod agent;
 mod binary;
+mod cni;
 mod control_plane;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ pub struct Cluster {
     markers: AtomicUsize,
     manifests: TempDir,
     locks: TempDir,
+    cni_results: Option<TempDir>,
     control_plane: Option<ControlPlane>,
     /// The network below; for probes, pods and services.
     pub lab: Lab,
@@ -58,6 +60,7 @@ impl Cluster {
             markers: AtomicUsize::new(0),
             manifests,
             locks,
+            cni_results: None,
             control_plane: None,
             lab,
         })
@@ -72,6 +75,30 @@ impl Cluster {
         let mut cluster = Self::new(lab, flags)?;
         cluster.control_plane = Some(ControlPlane::start(&cluster.lab, listeners)?);
         Ok(cluster)
+    }
+
+    /// Writes the results of CNI plugins for the pods that the lab has now. Agents that start later
+    /// read them.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write_cni_results(&mut self) -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        for node in self.lab.nodes() {
+            cni::write_results(&self.lab, node.name(), &directory.path().join(node.name()))?;
+        }
+        self.cni_results = Some(directory);
+        Ok(())
+    }
+
+    /// Removes the result for a pod, as a container runtime does after the pod has ended.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_cni_result(&self, node: &str, pod: &str) -> Result<()> {
+        let results = self.cni_results.as_ref().context("there are no results")?;
+        let result = cni::file(&results.path().join(node), pod);
+        fs::remove_file(&result).with_context(|| result.display().to_string())
     }
 
     /// The API server and its kubelet.
@@ -240,8 +267,12 @@ impl Cluster {
             command.arg(format!("--source=dir:{}", source.display())).arg("--log=debug");
         }
         // Nothing of a test may stay on the machine. A flag of a test can say otherwise.
-        if !setup.flags.iter().any(|flag| flag.starts_with("--state-dir")) {
+        let mut flags = setup.flags.iter().chain(&self.flags);
+        if !flags.any(|flag| flag.starts_with("--state-dir")) {
             command.arg("--state-dir=off");
+        }
+        if let Some(results) = &self.cni_results {
+            command.arg("--cni-results-dir").arg(results.path().join(node));
         }
         command.args(&setup.flags);
         command.arg("--lock-dir").arg(setup.lock_dir.as_deref().unwrap_or(self.locks.path()));

@@ -6,7 +6,6 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use portcullis_lab::{Family, IptablesVariant};
 use portcullis_tests::cluster::{AgentSetup, Cluster};
-use serde_json::json;
 
 use crate::VARIANTS;
 use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, lab, shop, start};
@@ -77,35 +76,13 @@ fn nothing_is_programmed_before_the_first_complete_view_legacy() -> Result<()> {
     nothing_before_the_first_view(IptablesVariant::Legacy)
 }
 
-/// The results of CNI plugins for the pods of a node, as libcni writes them.
-fn cni_results(cluster: &Cluster, node: &str) -> Result<tempfile::TempDir> {
-    let directory = tempfile::tempdir()?;
-    for pod in cluster.lab.pods().filter(|pod| pod.node() == node) {
-        let host = pod.host_link().context("a pod of its own")?;
-        let ips = pod.addresses().iter().map(|address| {
-            json!({"address": format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 }), "interface": 1})
-        });
-        let result = json!({
-            "kind": "cniCacheV1", "containerId": pod.name(), "ifName": "eth0", "networkName": "net",
-            "cniArgs": [["K8S_POD_NAMESPACE", pod.namespace()], ["K8S_POD_NAME", pod.name()]],
-            "result": {
-                "cniVersion": "1.0.0",
-                "interfaces": [{"name": host}, {"name": "eth0", "sandbox": "/run/netns/x"}],
-                "ips": ips.collect::<Vec<_>>()}});
-        fs::write(directory.path().join(format!("net-{}-eth0", pod.name())), result.to_string())?;
-    }
-    Ok(directory)
-}
-
 fn closed_after_a_reboot(variant: IptablesVariant) -> Result<()> {
-    let cluster = shop(lab(variant), &[])?;
+    let mut cluster = shop(lab(variant), &[])?;
+    cluster.write_cni_results()?;
     cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
     write_much(&cluster)?;
-    let (state, results) = (tempfile::tempdir()?, cni_results(&cluster, "n2")?);
-    let flags = vec![
-        format!("--state-dir={}", state.path().display()),
-        format!("--cni-results-dir={}", results.path().display()),
-    ];
+    let state = tempfile::tempdir()?;
+    let flags = vec![format!("--state-dir={}", state.path().display())];
     let setup = AgentSetup { flags, ..AgentSetup::default() };
     let open: &[_] = &[("web", "api", WEB), ("stranger", "api", WEB), ("near", "other", WEB)];
 
