@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use portcullis_lab::{ConnectionSpec, Endpoint, IptablesVariant, Lab, Listener, PodSpec};
 use portcullis_tests::cluster::Cluster;
+use serde_json::json;
 
 use crate::VARIANTS;
 use crate::shop::{ECHO, PATIENCE, admit, in_force, lab, shop, write_pod};
@@ -220,4 +221,35 @@ fn an_address_is_used_again(variant: IptablesVariant) -> Result<()> {
 #[test]
 fn a_flow_ends_with_its_pod_and_not_with_its_address() -> Result<()> {
     VARIANTS.into_iter().try_for_each(an_address_is_used_again)
+}
+
+/// The API server may never learn the address of a pod that does not live long.
+#[test]
+fn a_flow_ends_with_an_address_that_only_the_results_of_cni_plugins_have() -> Result<()> {
+    let _alone = crate::alone();
+    let mut cluster = with_dns(IptablesVariant::Nft, &["--revoke-established=none"])?;
+    cluster.write_cni_results()?;
+    let near = cluster.lab.pod("shop/near")?;
+    let manifest = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": "near", "labels": {"app": "near"}},
+        "spec": {"nodeName": "n2"}, "status": {"phase": "Pending"}});
+    cluster.write("pod-shop-near.json", &manifest.to_string())?;
+    let (own, server) = (near.addresses().to_vec(), cluster.lab.pod("shop/far")?.addresses());
+    let server = server.to_vec();
+    cluster.start_agents()?;
+    let open = |(number, to): (usize, &IpAddr)| {
+        Flow::open(&cluster.lab, "near", *to, 5000 + 10 * u16::try_from(number)?)
+    };
+    let flows: Vec<Flow> = server.iter().enumerate().map(open).collect::<Result<_>>()?;
+    let start = Instant::now();
+    for flow in &flows {
+        while !flow.ask(SILENCE)? {
+            ensure!(start.elapsed() < PATIENCE, "the agent does not know {own:?}");
+        }
+    }
+    cluster.remove_cni_result("n2", "near")?;
+    for flow in &flows {
+        ends(flow)?;
+    }
+    Ok(())
 }

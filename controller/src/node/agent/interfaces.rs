@@ -51,7 +51,10 @@ impl Agent {
         if !changes.is_empty() {
             self.oldest.get_or_insert_with(Instant::now);
         }
-        changes.into_iter().for_each(|change| self.engine.apply(change));
+        for change in changes {
+            self.connections.note(self.engine.world(), &change);
+            self.engine.apply(change);
+        }
         match &mut self.state {
             State::Loading if self.is_closed => {
                 let interfaces = local_pods.pod_interfaces();
