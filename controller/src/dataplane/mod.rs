@@ -124,7 +124,7 @@ impl Dataplane {
             if let Some(group) = log.filter(|_| refused.is_none()) {
                 refused = probe::try_log(&kernel, *family, group, deny, &saved).err();
             }
-            for (feature, why) in probe::lacking(&kernel, *family, &saved) {
+            for (feature, why) in probe::lacking(&kernel, *family, &options, &saved) {
                 if options.lacking.insert(feature) {
                     let (what_is_lost, what_to_do) = (feature.what_is_lost(), feature.what_to_do());
                     tracing::error!(?feature, why, "{what_is_lost}; {what_to_do}");

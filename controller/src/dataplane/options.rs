@@ -57,6 +57,15 @@ impl Options {
         !self.lacking.contains(&feature)
     }
 
+    /// Whether any rule needs a feature.
+    #[must_use]
+    pub fn needs(&self, feature: Feature) -> bool {
+        match feature {
+            Feature::PodInterfaces => self.anti_spoofing,
+            Feature::HopLimit | Feature::SctpChunks => true,
+        }
+    }
+
     /// Whether addresses are checked at the interfaces of pods.
     #[must_use]
     pub fn checks_interfaces(&self) -> bool {

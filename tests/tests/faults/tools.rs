@@ -134,3 +134,22 @@ fn a_read_back_that_is_cut_off_is_never_taken_for_the_whole() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn what_judging_interfaces_needs_is_missed_only_where_it_is_on() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    let tools = tempfile::tempdir()?;
+    let refuse = "case \"$*\" in *net,iface*) echo \"no such type\" >&2; exit 1;; esac";
+    wrap(tools.path(), "ipset", refuse)?;
+    fs::write(tools.path().join("ipset.broken"), "")?;
+    for (switch, is_missed) in [("on", true), ("off", false)] {
+        let flags = vec![format!("--anti-spoofing={switch}")];
+        let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
+        let agent = cluster.spawn_agent_as("n2", &setup)?;
+        agent.wait_for("policies are in force", PATIENCE)?;
+        let missed = agent.said_after(0, "pods are judged by their addresses alone");
+        ensure!(missed.is_some() == is_missed, "{switch}: {missed:?}");
+        agent.terminate()?;
+    }
+    Ok(())
+}

@@ -136,7 +136,7 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
             if let Some(group) = options.denial_log {
                 facts.log_works = try_log(&kernel, family, group, options.deny, &saved);
             }
-            facts.lacking = lacking(&kernel, family, &saved);
+            facts.lacking = lacking(&kernel, family, options, &saved);
         }
         facts
     };
@@ -176,16 +176,18 @@ fn try_rules(kernel: &Kernel, family: Family) -> Result<(), String> {
     added
 }
 
-/// The features that the kernel lacks, and what it says instead.
+/// The features that the kernel lacks of those that `options` need, and what it says instead.
 ///
 /// `saved` are [`own_rules`].
 pub(in crate::dataplane) fn lacking(
     kernel: &Kernel,
     family: Family,
+    options: &Options,
     saved: &[String],
 ) -> Vec<(Feature, String)> {
     let of_family = |feature: &Feature| *feature != Feature::HopLimit || family == Family::V6;
-    let features: Vec<Feature> = Feature::ALL.into_iter().filter(of_family).collect();
+    let features = Feature::ALL.into_iter().filter(|feature| options.needs(*feature));
+    let features: Vec<Feature> = features.filter(of_family).collect();
     // An agent that starts again finds its rules: then there is nothing to try, and to write.
     let is_used = |feature: &Feature| {
         let option = match feature {
