@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use policy_engine::budget::Budgets;
 use policy_engine::cidr::Family;
 use policy_engine::labels::Str;
@@ -73,6 +74,17 @@ pub struct NodeArgs {
     /// pod. Without --anti-spoofing they pass.
     #[arg(long, env = "PORTCULLIS_UNKNOWN_PODS", value_enum, default_value = "deny")]
     pub unknown_pods: UnknownPods,
+    /// Networks, with commas between, whose addresses a pod also sends from and receives at if its
+    /// annotation portcullis.dev/extra-source-ranges lists them. Without this flag, the annotation
+    /// is ignored.
+    #[arg(
+        long,
+        env = "PORTCULLIS_EXTRA_SOURCE_RANGES",
+        value_name = "CIDRS",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub extra_source_ranges: Vec<IpNet>,
     /// Do not apply egress policies to what pods send to their own node.
     #[arg(long, env = "PORTCULLIS_ALLOW_EGRESS_TO_OWN_NODE")]
     pub allow_egress_to_own_node: bool,
@@ -374,6 +386,12 @@ fn budgets(text: &str) -> Result<Budgets, String> {
             || format!("no limit is named {name:?}; there are {}", Budgets::NAMES.join(", "));
         all.with(name, number).ok_or_else(names)
     })
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let read: Option<IpNet> = text.parse().ok();
+    read.filter(|network| network.trunc() == *network)
+        .ok_or_else(|| "a network without host bits, such as 192.0.2.0/24".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

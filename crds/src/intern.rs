@@ -114,6 +114,7 @@ mod tests {
             host_network: false,
             life: Life::Active,
             created: 0,
+            extra_source_ranges: Box::default(),
         };
         Change::Pod(key, Some(Arc::new(pod)))
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use crate::labels::{Labels, Str};
 use crate::object::{Kind, ObjectRef};
 use crate::policy::Policy;
@@ -52,6 +54,9 @@ pub struct Pod {
     pub life: Life,
     /// `metadata.creationTimestamp` in seconds since 1970, 0 when unknown.
     pub created: i64,
+    /// What the annotation of the pod asks for: networks whose addresses it also sends from and
+    /// receives at. Policies do not match them; a dataplane may grant them.
+    pub extra_source_ranges: Box<[IpNet]>,
 }
 
 impl Pod {
@@ -67,6 +72,7 @@ impl Pod {
             host_network: false,
             life: Life::Active,
             created: 0,
+            extra_source_ranges: Box::default(),
         }
     }
 

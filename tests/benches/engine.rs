@@ -35,6 +35,7 @@ fn pod(number: u32, namespaces: u32, app: u32) -> Change {
         host_network: false,
         life: Life::Active,
         created: i64::from(number),
+        extra_source_ranges: Box::default(),
     };
     Change::Pod(key, Some(Arc::new(pod)))
 }

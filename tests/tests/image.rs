@@ -14,7 +14,7 @@ use clap::Parser as _;
 use policy_engine::cidr::Family;
 use policy_engine::compiled::{Member, SetKind, Update};
 use policy_engine::engine::{Engine, Scope};
-use policy_engine::model::Change;
+use policy_engine::model::{Change, Pod};
 use policy_engine::object::{self, ObjectRef};
 use policy_engine::port::Protocol;
 use policy_engine::world;
@@ -55,6 +55,9 @@ fn attachments(engine: &Engine) -> Attachments {
         } else {
             attachments.addresses.insert(address, Attachment { interface, bridge });
             attachments.pod_interfaces.insert(bridge.unwrap_or(interface));
+            let pod = engine.world().subject(address).expect("it is the address of a subject");
+            let extra = pod.extra_source_ranges.iter().copied().collect();
+            attachments.extra_ranges.insert(Attachment { interface, bridge }, extra);
         }
     }
     attachments
@@ -264,6 +267,15 @@ fn the_image_check_needs_every_part_of_a_rule() -> Result<()> {
 
 fn apply(engines: &mut [Engine], changes: impl Iterator<Item = Change>) {
     for change in changes {
+        let change = match change {
+            // Any pod can have the annotation.
+            Change::Pod(key, Some(pod)) => {
+                let extra = ["192.0.2.0/24", "2001:db8::/64"].map(|net| net.parse().expect("CIDR"));
+                let extra_source_ranges = extra.into();
+                Change::Pod(key, Some(Pod { extra_source_ranges, ..Pod::clone(&pod) }.into()))
+            }
+            change => change,
+        };
         engines.iter_mut().for_each(|engine| engine.apply(change.clone()));
     }
     for engine in engines {

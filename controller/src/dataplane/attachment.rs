@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 /// How many bytes the kernel allows for the name of an interface (`IFNAMSIZ` - 1).
 const INTERFACE_NAME_BYTES: usize = 15;
 
@@ -89,6 +91,9 @@ pub struct Attachments {
     /// The interfaces by which packets of pods come in, and no others: the node's ends of routed
     /// pods, and bridges of which each port leads to a pod.
     pub pod_interfaces: BTreeSet<InterfaceName>,
+    /// The networks whose addresses the pod behind an interface may use beside its own. None of them
+    /// contains an address of another pod.
+    pub extra_ranges: BTreeMap<Attachment, BTreeSet<IpNet>>,
     /// Addresses of pods that are accepted at each interface, unless `addresses` has them too: it is
     /// not known which interface leads to them, or was not until now.
     pub unattached: BTreeSet<IpAddr>,

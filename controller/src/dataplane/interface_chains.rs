@@ -9,7 +9,10 @@
 //!              -i cni0 -g DENY-OUT-ADDRESS        whatever else pods send, also at the end of I…
 //! DESTINATION: -o cni0 -g PORT-OUT                as SOURCE, for what is sent to pods
 //! PORT-OUT:    -m physdev --physdev-out veth7 --physdev-is-bridged -g R…
+//!              -d 192.0.2.7/32 -o cni0 -m physdev ! --physdev-is-bridged -j R…
 //! ```
+//!
+//! The addresses that a pod may use beside its own are treated as its link-local address.
 //!
 //! The chains are entered only with packets whose address and interface are not in the set of
 //! attached addresses. So a usual packet never meets them, however many pods there are.
@@ -23,6 +26,7 @@ use policy_engine::direction::{Direction, PerDirection};
 
 use super::attachment::{Attachment, Attachments, InterfaceName};
 use super::denial::Denial;
+use super::extra_ranges;
 use super::name::{self, ChainName, SetName};
 use super::options::UnknownPods;
 use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};
@@ -81,6 +85,10 @@ impl Interfaces<'_> {
         }
         let mut tree = Tree { direction, side, is_port: true, end: &end, chains };
         let mut ports = tree.rules(&entries);
+        if direction == Direction::Ingress {
+            let (ranges, judges) = (&self.attachments.extra_ranges, self.judges);
+            ports.extend(extra_ranges::routed_to_bridges(self.family, ranges, judges));
+        }
         ports.extend_from_slice(&end);
         let chain = name::bridge_ports(direction);
         chains.insert(chain, ports);
@@ -126,9 +134,13 @@ impl Interfaces<'_> {
         match direction {
             Direction::Egress => {
                 let mut rules = Vec::new();
-                if self.family == Family::V6 {
-                    let link_local = vec![Match::Address(Side::Source, Is::Within(link_local()))];
-                    rules.extend(or_pass(judges.rules(&link_local), link_local));
+                let link_local = (self.family == Family::V6).then(link_local);
+                let extra = self.attachments.extra_ranges.get(&attachment).into_iter().flatten();
+                let extra =
+                    extra.copied().filter(|range| extra_ranges::family(*range) == self.family);
+                for network in link_local.into_iter().chain(extra) {
+                    let source = vec![Match::Address(Side::Source, Is::Within(network))];
+                    rules.extend(or_pass(judges.rules(&source), source));
                 }
                 if !rest_is_denied {
                     let deny = Denial::by_address(direction).chain();

@@ -29,6 +29,7 @@ pub mod desired;
 pub mod diff;
 pub mod drift;
 pub mod examine;
+mod extra_ranges;
 pub mod feature;
 pub mod hook_watch;
 mod hooks;

@@ -110,6 +110,8 @@ pub enum Match {
     /// The port of a bridge by which it came in (source) or by which the bridge sends it out
     /// (destination; only a packet that is not routed has one).
     BridgePort(Side, IsInterface),
+    /// No bridge sends it from one of its ports to another: the node routes it, or sends it.
+    NotBridged,
     /// Its connection is established, or related to one that is.
     RelatedOrEstablished,
     /// Its connection is not related to another one.

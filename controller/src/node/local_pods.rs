@@ -16,6 +16,7 @@ use portcullis_crds::diagnostic::Diagnostic;
 
 use crate::dataplane::attachment::{Attachments, InterfaceName};
 use crate::node::attach::{Finder, Found};
+use crate::node::extra_ranges::ExtraRanges;
 
 /// What is known of the pods of this node beside what the engine knows.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct LocalPods {
     node: Str,
     finder: Finder,
     found: Found,
+    /// Which addresses pods may use beside their own.
+    extra_ranges: ExtraRanges,
     /// Pods of this node that have no address by the API server.
     waiting: BTreeMap<PodKey, Arc<Pod>>,
     /// What was given last, without what was in both sets.
@@ -32,12 +35,14 @@ pub struct LocalPods {
 }
 
 impl LocalPods {
-    /// The pods of `node`, whose interfaces `finder` finds.
+    /// The pods of `node`, whose interfaces `finder` finds. They may use more addresses within
+    /// `extra_ranges`.
     #[must_use]
-    pub fn new(node: &str, finder: Finder) -> Self {
+    pub fn new(node: &str, finder: Finder, extra_ranges: ExtraRanges) -> Self {
         Self {
             node: node.into(),
             finder,
+            extra_ranges,
             found: Found::default(),
             waiting: BTreeMap::new(),
             given: Attachments::default(),
@@ -84,6 +89,7 @@ impl LocalPods {
     /// The change with the addresses that the container runtime has given to the pod, if it is a pod
     /// of this node and the API server does not show an address yet.
     pub fn complete(&mut self, change: Change, engine: &Engine) -> Change {
+        self.is_changed |= self.extra_ranges.concerns(&change, engine.world());
         let Change::Pod(key, pod) = change else { return change };
         self.waiting.remove(&key);
         let own = pod.as_ref().filter(|pod| pod.node.as_ref() == Some(&self.node));
@@ -98,14 +104,17 @@ impl LocalPods {
         }
     }
 
-    /// The attachments of the pods that `engine` knows, if they may have changed.
-    pub fn attachments(&mut self, engine: &Engine) -> Option<Attachments> {
+    /// The attachments of the pods that `engine` knows, if they may have changed, and what is wrong
+    /// with the ranges that pods ask for.
+    pub fn attachments(&mut self, engine: &Engine) -> Option<(Attachments, Vec<Diagnostic>)> {
         if !std::mem::take(&mut self.is_changed) {
             return None;
         }
         let known: BTreeSet<IpAddr> = engine.subject_addresses().collect();
         self.finder.set_pods(known.clone());
         let mut attachments = self.found.attachments.clone();
+        let granted = self.extra_ranges.grant(engine.world(), &known, &attachments);
+        attachments.extra_ranges = granted.ranges;
         attachments.addresses.retain(|address, _| known.contains(address));
         attachments.unattached =
             known.into_iter().filter(|known| !attachments.addresses.contains_key(known)).collect();
@@ -121,7 +130,7 @@ impl LocalPods {
         self.is_changed = !(lost.is_empty() && found.is_empty());
         attachments.addresses.extend(lost);
         attachments.unattached.extend(found);
-        Some(attachments)
+        Some((attachments, granted.diagnostics))
     }
 
     /// The interfaces by which packets of pods come in, whether the pods are known or not.

@@ -18,6 +18,7 @@ pub mod conflicts;
 pub mod connections;
 pub mod contests;
 pub mod denials;
+pub mod extra_ranges;
 pub mod hooks;
 pub mod local_pods;
 pub mod lock;
@@ -42,6 +43,7 @@ use self::boot::Marker;
 use self::conflicts::Examinations;
 use self::connections::{Choices, Connections};
 use self::denials::Feed;
+use self::extra_ranges::ExtraRanges;
 use self::hooks::HookTouches;
 use self::local_pods::LocalPods;
 use self::lock::NodeLock;
@@ -111,7 +113,8 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
         Switch::On => {
             let finder = Finder::start(args.cni_results_dir.0.as_deref());
             let finder = finder.context("failed to start to look for the interfaces of pods")?;
-            Some(LocalPods::new(&args.node_name, finder))
+            let extra_ranges = ExtraRanges::within(args.extra_source_ranges.clone());
+            Some(LocalPods::new(&args.node_name, finder, extra_ranges))
         }
     };
     let examiner = dataplane.examiner(&args.conflicts.ignore_conflicts);

@@ -128,7 +128,7 @@ fn on_a_bridge(world: &World) -> Attachments {
         (*address, Attachment { interface, bridge: Some(bridge) })
     });
     let addresses = ports.collect();
-    Attachments { addresses, pod_interfaces: [bridge].into(), unattached: BTreeSet::new() }
+    Attachments { addresses, pod_interfaces: [bridge].into(), ..Attachments::default() }
 }
 
 #[test]

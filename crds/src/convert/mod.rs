@@ -19,6 +19,7 @@ mod policy;
 mod port;
 mod rules;
 pub mod service;
+mod source_ranges;
 pub mod workload;
 
 #[cfg(test)]

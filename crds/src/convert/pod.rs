@@ -12,6 +12,7 @@ use policy_engine::model::{Life, NamedPort, Namespace, Node, Pod, PodKey};
 
 use super::labels::{NAMESPACE_NAME_LABEL, labels};
 use super::port::named_ports;
+use super::source_ranges;
 use crate::cidr;
 use crate::decode::{Field, wanted};
 use crate::path::Path;
@@ -31,7 +32,8 @@ pub(super) fn pod(key: PodKey, root: &Field<'_>, report: &mut Report<'_>) -> Pod
     let addresses = status.as_ref().map(|status| pod_addresses(status, report)).unwrap_or_default();
     let life = life(root, status.as_ref(), report);
     let created = created(root, report);
-    Pod { key, labels, node, addresses, ports, host_network, life, created }
+    let extra_source_ranges = source_ranges::annotated(root, report).into();
+    Pod { key, labels, node, addresses, ports, host_network, life, created, extra_source_ranges }
 }
 
 /// The namespace `name` as written at `root`, with the label that the API server adds.

@@ -45,6 +45,9 @@ macro_rules! fields {
 /// The annotation that puts a policy into audit.
 pub const MODE_ANNOTATION: &str = "portcullis.dev/mode";
 
+/// The annotation of a pod that lists the networks it also sends from and receives at.
+pub const EXTRA_SOURCE_RANGES_ANNOTATION: &str = "portcullis.dev/extra-source-ranges";
+
 /// What is kept of an object of this kind.
 pub(super) const fn part(kind: Kind) -> &'static Part {
     match kind {
@@ -90,6 +93,14 @@ const METADATA: Part = Fields(fields![
     "ownerReferences": Only(Purpose::Snapshot, &OWNERS),
 ]);
 
+const POD_METADATA: Part = Fields(fields![
+    "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp",
+    "resourceVersion": SERVED, "generation": SERVED,
+    "ownerReferences": Only(Purpose::Snapshot, &OWNERS),
+    // The answers of the CLI do not depend on it.
+    "annotations": Only(Purpose::Conversion, &Fields(&[(EXTRA_SOURCE_RANGES_ANNOTATION, Whole)])),
+]);
+
 /// With what tells a node from an earlier one of its name.
 const NODE_METADATA: Part = Fields(fields![
     "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp",
@@ -116,7 +127,7 @@ const POD_SPEC: Part = Fields(fields![
 ]);
 
 const POD: Part = Fields(fields![
-    "metadata": METADATA, "spec": POD_SPEC, "status": Fields(fields!["phase", "podIP", "podIPs"]),
+    "metadata": POD_METADATA, "spec": POD_SPEC, "status": Fields(fields!["phase", "podIP", "podIPs"]),
 ]);
 
 const NAMESPACE: Part = Fields(fields!["metadata": METADATA]);

@@ -23,7 +23,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
-pub use keep::MODE_ANNOTATION;
+pub use keep::{EXTRA_SOURCE_RANGES_ANNOTATION, MODE_ANNOTATION};
 use keep::{Part, Purpose, part};
 
 /// Deeper than this nothing is kept. No field of the API is half as deep; the JSON reader itself

@@ -8,7 +8,8 @@ use super::snapshot;
 fn nothing_that_is_not_asked_for_stays() {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "a", "annotations": {"token": "s3cret"}, "managedFields": []},
+        "metadata": {"name": "a", "managedFields": [],
+            "annotations": {"token": "s3cret", "portcullis.dev/extra-source-ranges": "s3cret"}},
         "spec": {"containers": [{
             "image": "x", "args": ["--password=s3cret"], "env": [{"name": "A", "value": "s3cret"}],
             "ports": [{"name": "http", "containerPort": 80, "hostIP": "10.0.0.1"}],

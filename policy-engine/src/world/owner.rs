@@ -17,6 +17,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::World;
 use crate::direction::Direction;
 use crate::flow::{Endpoint, Flow, Traffic};
@@ -158,6 +160,12 @@ impl World {
             Claim::Pod(key) => self.pods.get(key),
             Claim::HostPod(_) | Claim::Node(_) => None,
         })
+    }
+
+    /// The addresses in a network that pods, or nodes, claim, ascending. Costs what they are.
+    pub fn claimed_within(&self, network: IpNet) -> impl Iterator<Item = IpAddr> {
+        let (first, last) = (network.network(), network.broadcast());
+        self.claims.by_address.range(first..=last).map(|(address, _)| *address)
     }
 
     fn live_claimants(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Pod>> {

@@ -104,9 +104,10 @@ pub fn pod() -> impl Strategy<Value = Pod> {
     (key, labels(), node, addresses, vec(named_port(), 0..3), host_network, life, 0..3_i64)
         .prop_map(
             |((namespace, name), labels, node, (v4, v6), ports, host_network, life, created)| {
-                let all = addresses_of(v4, v6);
+                let addresses = addresses_of(v4, v6);
                 let key = PodKey::new(&namespace, &name);
-                Pod { key, labels, node, addresses: all, ports, host_network, life, created }
+                let pod = Pod::new(key, labels);
+                Pod { node, addresses, ports, host_network, life, created, ..pod }
             },
         )
 }

@@ -4,6 +4,7 @@
 //! test's own), which prints them with `iptables-save` and `ipset save`.
 
 mod places;
+mod ranges;
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -236,6 +237,7 @@ fn rendered_rules_say_what_evaluate_says(
                 check(&engine, &printed, &flows, &places, &options)?;
                 if options.anti_spoofing {
                     places::check(&engine, &printed, &flows, &places, &options)?;
+                    ranges::check(&engine, &printed, &flows, &places, &options)?;
                 }
             }
             let drift = dataplane.verify(engine.compiled()).map_err(|e| fail(e.into()))?;
@@ -310,6 +312,7 @@ fn big_node(engine: &mut Engine, pods: u16, policies: u16) {
             host_network: false,
             life: Life::Active,
             created: 0,
+            extra_source_ranges: Box::default(),
         };
         engine.apply(Change::Pod(key, Some(Arc::new(pod))));
     }

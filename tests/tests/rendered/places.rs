@@ -17,7 +17,7 @@ use portcullis_tests::worlds;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use super::{Expected, Printed, packet};
+use super::{Expected, Printed, packet, ranges};
 
 /// The bridge of those pods that are on one.
 const BRIDGE: &str = "cni0";
@@ -31,7 +31,7 @@ fn interface(name: &str) -> InterfaceName {
 /// How the pods of the own node are attached: a third each on a bridge, routed, and not known.
 pub(super) struct Places {
     pub(super) attachments: Attachments,
-    pods: BTreeMap<PodKey, (Attachment, Vec<IpAddr>)>,
+    pub(super) pods: BTreeMap<PodKey, (Attachment, Vec<IpAddr>)>,
 }
 
 impl Places {
@@ -51,6 +51,8 @@ impl Places {
             attachments.addresses.extend(usable.map(|address| (*address, attachment)));
             if !addresses.is_empty() {
                 attachments.pod_interfaces.insert(bridge.unwrap_or(attachment.interface));
+                let extra = ranges::of_pod(number).into();
+                attachments.extra_ranges.insert(attachment, extra);
                 pods.insert(pod.key.clone(), (attachment, addresses));
             }
         }
@@ -84,7 +86,7 @@ impl Places {
     }
 }
 
-fn coming(mut packet: Packet, from: Option<&Attachment>) -> Packet {
+pub(super) fn coming(mut packet: Packet, from: Option<&Attachment>) -> Packet {
     let by =
         from.map_or(UPLINK.to_owned(), |place| place.bridge.unwrap_or(place.interface).to_string());
     packet.in_port = from.filter(|place| place.bridge.is_some()).map(|p| p.interface.to_string());
@@ -94,7 +96,7 @@ fn coming(mut packet: Packet, from: Option<&Attachment>) -> Packet {
     packet
 }
 
-fn leaving(mut packet: Packet, to: Option<&Attachment>) -> Packet {
+pub(super) fn leaving(mut packet: Packet, to: Option<&Attachment>) -> Packet {
     let by =
         to.map_or(UPLINK.to_owned(), |place| place.bridge.unwrap_or(place.interface).to_string());
     packet.out_port = to.filter(|place| place.bridge.is_some()).map(|p| p.interface.to_string());
@@ -201,7 +203,7 @@ pub(super) fn check(
 }
 
 impl Expected {
-    fn denied_by_address(direction: Direction, log: Option<LogGroup>) -> Self {
+    pub(super) fn denied_by_address(direction: Direction, log: Option<LogGroup>) -> Self {
         let logged = log.map(|_| Denial::by_address(direction)).into_iter().collect();
         Self { allowed: false, logged }
     }

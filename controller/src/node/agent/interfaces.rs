@@ -39,9 +39,11 @@ impl Agent {
 
     /// Gives the dataplane the attachments of the pods that are known; whether that is news for it.
     pub(super) fn attach(&mut self) -> bool {
-        let attachments =
-            self.local_pods.as_mut().and_then(|local| local.attachments(&self.engine));
-        attachments.is_some_and(|attachments| self.dataplane.set_attachments(attachments))
+        let local_pods = self.local_pods.as_mut();
+        let given = local_pods.and_then(|local_pods| local_pods.attachments(&self.engine));
+        let Some((attachments, diagnostics)) = given else { return false };
+        self.report("extra-source-ranges".into(), diagnostics);
+        self.dataplane.set_attachments(attachments)
     }
 
     /// Takes over what was found about the interfaces of pods.

@@ -12,7 +12,7 @@ use super::super::{Change, Converted, DEFAULT_NAMESPACE, Diagnostic, Kind, Repor
 use super::policy_of;
 use crate::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use crate::api::cluster_network_policy::ClusterNetworkPolicy;
-use crate::lean::{Lean, LeanKind, MODE_ANNOTATION};
+use crate::lean::{EXTRA_SOURCE_RANGES_ANNOTATION, Lean, LeanKind, MODE_ANNOTATION};
 
 /// `value` as it comes from an API server.
 fn decoded<K: LeanKind>(value: &Value) -> Lean<K> {
@@ -58,7 +58,7 @@ fn pod() -> Value {
             "name": "web", "namespace": "shop", "uid": "u", "resourceVersion": "7",
             "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z",
             "labels": {"app": "web", "tier": "front"},
-            "annotations": {"a": "b"},
+            "annotations": {"a": "b", EXTRA_SOURCE_RANGES_ANNOTATION: "192.0.2.7/32"},
             "ownerReferences": [{"kind": "ReplicaSet", "name": "web", "uid": "r"}],
             "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {"f:phase": {}}}}],
         },

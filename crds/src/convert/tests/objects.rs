@@ -80,6 +80,7 @@ fn whole_pod() -> Pod {
         host_network: false,
         life: Life::Active,
         created: 60,
+        extra_source_ranges: Box::default(),
     }
 }
 
@@ -104,6 +105,36 @@ fn a_pods_life_follows_its_phase_and_its_deletion() {
     ] {
         assert_eq!(pod(&rest).0.life, expected, "{rest}");
     }
+}
+
+#[test]
+fn an_annotation_lists_the_networks_that_a_pod_also_sends_from() {
+    let many = (0..20).map(|host| format!("192.0.2.{host}/32")).collect::<Vec<_>>().join(",");
+    for (value, expected, diagnostics) in [
+        ("'192.0.2.7/32, 2001:db8::/64,'", &["192.0.2.7/32", "2001:db8::/64"][..], 0),
+        ("'192.0.2.7/24,192.0.2.0/24'", &["192.0.2.0/24"], 1),
+        ("'192.0.2.7, 198.51.100.0/24'", &["198.51.100.0/24"], 1),
+        ("''", &[], 0),
+        ("null", &[], 0),
+        ("5", &[], 1),
+        ("[192.0.2.7/32]", &[], 1),
+    ] {
+        let annotations = format!("{{portcullis.dev/extra-source-ranges: {value}}}");
+        let (pod, found) = pod(&format!("metadata: {{name: a, annotations: {annotations}}}"));
+        let networks: Vec<String> =
+            pod.extra_source_ranges.iter().map(ToString::to_string).collect();
+        assert_eq!((networks, found.len()), (texts(expected), diagnostics), "{value}: {found:?}");
+        for found in found {
+            assert!(found.contains("metadata.annotations[portcullis.dev/extra-source-ranges]"));
+        }
+    }
+    let annotations = format!("{{portcullis.dev/extra-source-ranges: '{many}'}}");
+    let (pod, found) = pod(&format!("metadata: {{name: a, annotations: {annotations}}}"));
+    assert_eq!((pod.extra_source_ranges.len(), found.len()), (16, 1), "{found:?}");
+}
+
+fn texts(all: &[&str]) -> Vec<String> {
+    all.iter().map(|text| (*text).to_owned()).collect()
 }
 
 #[test]

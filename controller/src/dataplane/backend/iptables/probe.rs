@@ -215,6 +215,7 @@ fn needs(feature: Feature) -> Vec<Match> {
                 Match::NotAttached(SET, Side::Source),
                 Match::BridgePort(Side::Source, other),
                 Match::BridgePort(Side::Destination, other),
+                Match::NotBridged,
             ]
         }
     }

@@ -57,6 +57,7 @@ fn matching(part: &Match) -> String {
         Match::BridgePort(Side::Destination, is) => {
             format!("-m physdev {} --physdev-is-bridged", interface("--physdev-out", *is))
         }
+        Match::NotBridged => "-m physdev ! --physdev-is-bridged".to_owned(),
         Match::RelatedOrEstablished => "-m conntrack --ctstate RELATED,ESTABLISHED".to_owned(),
         Match::NotRelated => "-m conntrack ! --ctstate RELATED".to_owned(),
         Match::NotTranslated => "-m conntrack ! --ctstate DNAT".to_owned(),
