@@ -1,6 +1,7 @@
 //! Connections that lose their permission end, and no other does: the real agent, real packets.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -179,6 +180,49 @@ fn tcp_connections_end_where_the_flag_is_all() -> Result<()> {
             in_force(&cluster, cluster.agents(), || {
                 cluster.write("api.yaml", &only_answers(&["web", "stranger"]))
             })?;
+        }
+    }
+    Ok(())
+}
+
+/// The server may connect to the client: without an entry, what it sends would open the connection
+/// again, the other way round.
+#[test]
+fn a_connection_that_ended_stays_so_when_its_server_speaks_first() -> Result<()> {
+    const OWN: u16 = 9000;
+    let _alone = crate::alone();
+    let mut cluster = shop(lab(IptablesVariant::Nft), &["--revoke-established=all"])?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[OWN]))?;
+    cluster.start_agents()?;
+    let mut connections = Vec::new();
+    for to in cluster.lab.pod("shop/api")?.addresses() {
+        let in_pod = |name: &str| cluster.lab.netns(&Endpoint::pod(format!("shop/{name}")));
+        let listener = in_pod("api")?.run(|| TcpListener::bind((*to, OWN)))??;
+        let client = in_pod("web")?.run(|| TcpStream::connect((*to, OWN)))??;
+        let (server, _) = listener.accept()?;
+        server.set_read_timeout(Some(SILENCE))?;
+        connections.push((client, server));
+    }
+    let hears = |(client, server): &mut (TcpStream, TcpStream)| -> Result<bool> {
+        client.write_all(b"client")?;
+        Ok(server.read(&mut [0; 64]).is_ok())
+    };
+    for connection in &mut connections {
+        ensure!(hears(connection)?, "it is allowed");
+    }
+    in_force(&cluster, cluster.agents(), || cluster.write("api.yaml", &admit("api", &[], &[])))?;
+    let start = Instant::now();
+    for connection in &mut connections {
+        while hears(connection)? {
+            ensure!(start.elapsed() < PATIENCE, "the connection goes on");
+        }
+    }
+    // For two seconds, the agent looks for connections that answers opened again.
+    thread::sleep(Duration::from_millis(2_500));
+    for connection in &mut connections {
+        for _ in 0..3 {
+            connection.1.write_all(b"server")?;
+            ensure!(!hears(connection)?, "what the server sent opened the connection again");
         }
     }
     Ok(())

@@ -73,6 +73,16 @@ impl Reason {
     }
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Means {
+    /// Its entry is deleted: what comes of it then is judged as the first packet of a connection.
+    Delete,
+    /// Its entry is halted: where the server could open a connection to the client, an answer would
+    /// do so without an entry.
+    Halt,
+}
+
 /// What is known of a connection beside the policies.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +93,8 @@ pub struct Question {
     pub is_expected: bool,
     /// Whether an answer to a connection that has just ended opened it: the other way round.
     pub is_revived: bool,
+    /// Whether it was halted before.
+    pub is_halted: bool,
     /// Whether the node itself opened it.
     pub from_node: bool,
     /// Whether it goes to the node itself.
@@ -109,9 +121,22 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// Why a connection ends; `None` when it goes on.
+    /// Why a connection ends, and how; `None` when it goes on or has been halted.
     #[must_use]
-    pub fn end(&self, question: &Question) -> Option<Reason> {
+    pub fn ending(&self, question: &Question) -> Option<(Reason, Means)> {
+        let reason = self.end(question)?;
+        let halts = reason == Reason::PolicyChanged
+            && question.connection.protocol == TCP
+            && !question.is_revived
+            && self.allows(&question.reversed());
+        match (halts, question.is_halted) {
+            (true, true) => None,
+            (true, false) => Some((reason, Means::Halt)),
+            (false, _) => Some((reason, Means::Delete)),
+        }
+    }
+
+    fn end(&self, question: &Question) -> Option<Reason> {
         let addresses = question.connection.addresses();
         let is_released = |address: &IpAddr| self.released.contains(address);
         if addresses.iter().any(|address| is_released(address) && !(self.is_owned)(*address)) {
@@ -228,8 +253,8 @@ mod tests {
             ports: Some((40_000, port)),
         };
         let [from_node, to_node] = [source, destination].map(|address| address == ip(NODE));
-        let (is_expected, is_revived) = (false, false);
-        Question { connection, is_expected, is_revived, from_node, to_node }
+        let (is_expected, is_revived, is_halted) = (false, false, false);
+        Question { connection, is_expected, is_revived, is_halted, from_node, to_node }
     }
 
     fn of(question: Question, protocol: u8) -> Question {
@@ -308,6 +333,36 @@ mod tests {
         ] {
             let question = of(udp(WEB, OTHER, 53), protocol);
             assert_eq!(end(question, revoke), expected, "{protocol} {revoke:?}");
+        }
+    }
+
+    #[test]
+    fn tcp_is_halted_where_its_server_could_connect_to_its_client() {
+        let (compiled, released) = (compiled(), BTreeSet::new());
+        let view = View {
+            compiled: &compiled,
+            released: &released,
+            is_owned: &|_| true,
+            choices: Choices { revoke: RevokeEstablished::All, allow_egress_to_own_node: false },
+        };
+        let mut isolated = compiled.clone();
+        let sends = isolated.endpoints[&ip(WEB)].enforced.egress;
+        isolated.endpoints.get_mut(&ip(API)).unwrap().enforced.egress = sends;
+        let isolated = View { compiled: &isolated, ..view };
+        let asked = of(udp(OTHER, API, 9), TCP);
+        let halted = Question { is_halted: true, ..asked };
+        let revived = Question { is_revived: true, ..of(udp(API, OTHER, 9), TCP) };
+        let (halt, delete) = (Some(Means::Halt), Some(Means::Delete));
+        for (name, view, question, expected) in [
+            ("its server may send to all", &view, asked, halt),
+            ("it was halted before", &view, halted, None),
+            ("its server may send no more", &isolated, asked, delete),
+            ("it was halted, and its server may send no more", &isolated, halted, delete),
+            ("its server opened it by an answer", &view, revived, delete),
+            ("not TCP", &view, udp(OTHER, API, 9), delete),
+            ("allowed", &view, of(udp(OTHER, WEB, 9), TCP), None),
+        ] {
+            assert_eq!(view.ending(&question).map(|(_, means)| means), expected, "{name}");
         }
     }
 

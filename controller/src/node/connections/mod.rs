@@ -161,7 +161,10 @@ impl Connections {
                     is_owned: &|address| engine.world().subject(address).is_some(),
                     choices: self.choices,
                 };
-                let ends = |found: Candidate| Some((view.end(&found.question)?, found));
+                let ends = |found: Candidate| {
+                    let (reason, means) = view.ending(&found.question)?;
+                    Some((reason, means, found))
+                };
                 // As above.
                 let _ = link.endings.send(candidates.into_iter().filter_map(ends).collect());
             }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tracing::{debug, info, warn};
 
-use super::judge::{Question, Reason};
+use super::judge::{Means, Question, Reason};
 use super::metrics::Metrics;
 use super::order::Filter;
 use crate::dataplane::netlink::addresses;
@@ -39,8 +39,8 @@ pub(super) struct Candidate {
     pub(super) entry: Handle,
 }
 
-/// The candidates of a batch that end.
-pub(super) type Ending = Vec<(Reason, Candidate)>;
+/// The candidates of a batch that end, why, and how.
+pub(super) type Ending = Vec<(Reason, Means, Candidate)>;
 
 /// What came of a pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,7 +155,7 @@ impl Worker {
             waiting += 1;
             for ending in self.endings.try_iter() {
                 waiting = waiting.saturating_sub(1);
-                tally.delete(&mut deleter, ending);
+                tally.end(&mut deleter, ending);
             }
             if agent_ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -165,7 +165,7 @@ impl Worker {
         }
         for _ in 0..waiting {
             let Ok(ending) = self.endings.recv() else { return Ok(Err(AgentEnded)) };
-            tally.delete(&mut deleter, ending);
+            tally.end(&mut deleter, ending);
         }
         read.map(|()| if agent_ended { Err(AgentEnded) } else { Ok(()) })
     }
@@ -217,12 +217,17 @@ impl Worker {
 }
 
 impl Tally {
-    fn delete(&mut self, deleter: &mut Deleter, ending: Ending) {
-        for (reason, Candidate { question, entry }) in ending {
-            match deleter.delete(&entry) {
+    fn end(&mut self, deleter: &mut Deleter, ending: Ending) {
+        for (reason, means, Candidate { question, entry }) in ending {
+            let ended = match means {
+                Means::Delete => deleter.delete(&entry),
+                Means::Halt => deleter.halt(&entry),
+            };
+            match ended {
                 Ok(true) => {
                     self.ended[usize::from(reason != Reason::AddressReleased)] += 1;
-                    if reason == Reason::PolicyChanged && !question.is_revived {
+                    let may_revive = means == Means::Delete && reason == Reason::PolicyChanged;
+                    if may_revive && !question.is_revived {
                         self.new.push(seen(question.connection.reversed()));
                     }
                 }
@@ -245,6 +250,7 @@ fn candidate(entry: &Entry<'_>, is_revived: bool, node: &HashSet<IpAddr>) -> Can
         connection: entry.connection,
         is_expected: entry.is_expected,
         is_revived,
+        is_halted: entry.is_halted,
         from_node: is_node(entry.connection.source),
         to_node: is_node(entry.connection.destination),
     };

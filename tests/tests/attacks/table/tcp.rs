@@ -49,12 +49,13 @@ pub(super) fn attacks() -> Vec<Attack> {
         shot.send(&[segment(shot, PSH | ACK)?.bytes()?])
     })
     .after(|shot| {
-        // What a server sends on a connection that conntrack has forgotten.
+        // What a server sends on a connection that conntrack has forgotten because of another
+        // program: a limit that docs/semantics.md states. The agent makes conntrack forget none.
         let (server, client) = ((shot.target(), WEB), (shot.source(), shot.port));
         let body = tcp(server, client, PSH | ACK, SERVER, GREETING)?;
         shot.reply(&Packet::new(server.0, client.0, TCP, body).bytes()?)
     })
-    .open_until(BOTH, "the middle of a connection that conntrack forgot is judged as new");
+    .open_until(BOTH, "conntrack tells who opened a connection that it has forgotten");
     segments.into_iter().chain([first_word]).collect()
 }
 

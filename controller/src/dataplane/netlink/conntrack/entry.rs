@@ -13,8 +13,11 @@ use netlink_packet_core::NlasIterator;
 pub(super) const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+pub(super) const CTA_PROTOINFO: u16 = 4;
 pub(super) const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
+pub(super) const CTA_PROTOINFO_TCP: u16 = 1;
+pub(super) const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_TUPLE_ZONE: u16 = 3;
@@ -27,6 +30,10 @@ const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 /// The entry belongs to another one: a helper expected it.
 const IPS_EXPECTED: u32 = 1;
+/// There were packets of both directions.
+const IPS_SEEN_REPLY: u32 = 1 << 1;
+// linux/netfilter/nf_conntrack_tcp.h
+pub(super) const TCP_CONNTRACK_SYN_SENT: u8 = 1;
 /// The bytes of `nfgenmsg`, in front of the attributes.
 pub(super) const HEADER_BYTES: usize = 4;
 /// The bytes of an attribute in front of its value.
@@ -79,6 +86,8 @@ pub struct Entry<'a> {
     pub connection: Connection,
     /// Whether a helper expected it, as the data connection of FTP.
     pub is_expected: bool,
+    /// Whether it is one of TCP that was halted, see [`Deleter::halt`](super::Deleter::halt).
+    pub is_halted: bool,
     /// Its zone. Nearly all entries are in zone 0; Open vSwitch uses others.
     pub zone: u16,
     family: u8,
@@ -100,12 +109,13 @@ impl<'a> Entry<'a> {
     #[must_use]
     pub fn parse(message: &'a [u8]) -> Option<Self> {
         let (family, mut zone, mut status) = (*message.first()?, 0, 0);
-        let (mut original, mut reply, mut id) = (None, None, None);
+        let (mut original, mut reply, mut id, mut tcp_state) = (None, None, None, None);
         for (kind, value) in attributes(message.get(HEADER_BYTES..)?) {
             match kind {
                 CTA_TUPLE_ORIG => original = Some(value),
                 CTA_TUPLE_REPLY => reply = Some(value),
                 CTA_STATUS => status = u32::from_be_bytes(value.try_into().ok()?),
+                CTA_PROTOINFO => tcp_state = self::tcp_state(value),
                 CTA_ID => id = Some(value.try_into().ok()?),
                 CTA_ZONE => zone = u16::from_be_bytes(value.try_into().ok()?),
                 _ => {}
@@ -123,7 +133,9 @@ impl<'a> Entry<'a> {
         };
         let zone = [zone, original.zone, reply.zone].into_iter().max().unwrap_or_default();
         let is_expected = status & IPS_EXPECTED != 0;
-        Some(Self { connection, is_expected, zone, family, tuple, id: id? })
+        // Nobody has answered yet where a client has really sent nothing but a SYN.
+        let is_halted = status & IPS_SEEN_REPLY != 0 && tcp_state == Some(TCP_CONNTRACK_SYN_SENT);
+        Some(Self { connection, is_expected, is_halted, zone, family, tuple, id: id? })
     }
 
     /// What names it.
@@ -177,6 +189,14 @@ impl Tuple {
         let (source, destination, protocol) = (source?, destination?, protocol?);
         Some(Self { source, destination, protocol, source_port, zone })
     }
+}
+
+/// The state of a TCP connection.
+fn tcp_state(information: &[u8]) -> Option<u8> {
+    let of = |bytes, wanted| attributes(bytes).find(|(kind, _)| *kind == wanted);
+    let (_, tcp) = of(information, CTA_PROTOINFO_TCP)?;
+    let (_, state) = of(tcp, CTA_PROTOINFO_TCP_STATE)?;
+    state.first().copied()
 }
 
 fn address(value: &[u8]) -> Option<IpAddr> {
@@ -284,6 +304,18 @@ mod tests {
         assert_eq!((entry.is_expected, entry.zone), (true, 7));
         let zone = [service(), vec![attribute(CTA_ZONE, &9_u16.to_be_bytes())]].concat();
         assert_eq!(Entry::parse(&self::message(&zone)).unwrap().zone, 9);
+    }
+
+    #[test]
+    fn a_connection_that_was_halted_differs_from_one_that_begins() {
+        for (status, state, expected) in [(6_u32, 1_u8, true), (0, 1, false), (6, 3, false)] {
+            let state = attribute(CTA_PROTOINFO_TCP_STATE, &[state]);
+            let information = attribute(0x8000 | CTA_PROTOINFO_TCP, &state);
+            let mut parts = service();
+            parts[2] = attribute(CTA_STATUS, &status.to_be_bytes());
+            parts.push(attribute(0x8000 | CTA_PROTOINFO, &information));
+            assert_eq!(Entry::parse(&message(&parts)).unwrap().is_halted, expected);
+        }
     }
 
     #[test]

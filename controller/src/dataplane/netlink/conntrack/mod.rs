@@ -1,7 +1,7 @@
 //! The connections that the kernel tracks: reads them and deletes them, by ctnetlink.
 //!
 //! ```text
-//! Reader: one dump ─► Entry, Entry, …         Deleter: Handle ─► gone, or was gone already
+//! Reader: one dump ─► Entry, Entry, …     Deleter: Handle ─► deleted or halted, or was gone already
 //! ```
 //!
 //! Reading takes time in proportion to the table: about a second for a million entries. Nothing
@@ -14,8 +14,8 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
-    DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
@@ -35,7 +35,7 @@ const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
 #[derive(Debug)]
 pub struct Reader(Socket);
 
-/// Deletes entries of this network namespace.
+/// Deletes or halts entries of this network namespace.
 #[derive(Debug)]
 pub struct Deleter(Socket);
 
@@ -109,7 +109,35 @@ impl Deleter {
         let id = DefaultNla::new(entry::CTA_ID, entry.id.to_vec());
         // Without a tuple, the kernel would delete all entries.
         let attributes = [tuple, id].map(ConntrackAttribute::Other).into();
-        self.0.ask(entry.family.into(), NLM_F_ACK, ConntrackMessage::Delete(attributes))?;
+        self.change(entry, ConntrackMessage::Delete(attributes))
+    }
+
+    /// Halts a TCP connection; whether its entry was still there. As if its client had sent nothing
+    /// but a SYN: what the client sends then, other than a SYN, belongs to no connection and is
+    /// judged. What the server sends is an answer still, and so it opens no connection, which it
+    /// would do without the entry. The kernel does not look at the id.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn halt(&mut self, entry: &Handle) -> io::Result<bool> {
+        let nested = |kind, value| DefaultNla::new(NLA_F_NESTED | kind, value);
+        let bytes = |attribute: DefaultNla| {
+            let mut bytes = vec![0; attribute.buffer_len()];
+            attribute.emit(&mut bytes);
+            bytes
+        };
+        let state =
+            DefaultNla::new(entry::CTA_PROTOINFO_TCP_STATE, vec![entry::TCP_CONNTRACK_SYN_SENT]);
+        let tcp = nested(entry::CTA_PROTOINFO_TCP, bytes(state));
+        let information = nested(entry::CTA_PROTOINFO, bytes(tcp));
+        let tuple = nested(entry::CTA_TUPLE_ORIG, entry.tuple.to_vec());
+        let attributes = [tuple, information].map(ConntrackAttribute::Other).into();
+        // Without NLM_F_CREATE: an entry that is gone stays so.
+        self.change(entry, ConntrackMessage::New(attributes))
+    }
+
+    fn change(&mut self, entry: &Handle, request: ConntrackMessage) -> io::Result<bool> {
+        self.0.ask(entry.family.into(), NLM_F_ACK, request)?;
         match self.0.answers(|_| ControlFlow::Continue(())) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
