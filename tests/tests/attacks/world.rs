@@ -13,15 +13,18 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
 use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Expected, Families, Family, Frames, IptablesVariant, Lab, Listener,
     Namespace, PodSpec, Probe, Topology, internet,
 };
 use portcullis_tests::cluster::Cluster;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::attack::{ANY_TCP, ANY_UDP, HOST_PORT, Host, UNTRACKED, WEB, Who};
 use crate::packet::Mac;
+use crate::table::ranges::Extra;
 
 /// How long anything may take on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -29,6 +32,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const NAMESPACE: &str = "town";
 /// The host end of each veth in the routed topology.
 const ROUTED_GATEWAY: Mac = [0xee; 6];
+
+/// What the agents grant to pods that ask for it. The last two are a mistake: addresses of pods.
+const EXTRA_SOURCE_RANGES: [&str; 4] =
+    ["203.0.113.0/28", "2001:db8:113::/112", "10.244.1.0/24", "fd44:0:0:1::/64"];
 
 /// A cluster with hosts that attack and are attacked.
 pub(crate) struct World {
@@ -38,6 +45,8 @@ pub(crate) struct World {
     /// What the UDP listener of the node received.
     received: Arc<Mutex<Vec<Vec<u8>>>>,
     ended: Arc<AtomicBool>,
+    /// Where the agents remember that they enforced policies.
+    _state: TempDir,
 }
 
 impl Drop for World {
@@ -75,9 +84,18 @@ impl World {
                 .netns()
                 .shell(&format!("{iptables} -w -A OUTPUT -p tcp --tcp-flags RST RST -j DROP"))?;
         }
+        for (name, extra) in [("victim", Extra::Victim), ("bystander", Extra::Bystander)] {
+            extra.route(&lab, topology, name)?;
+        }
         let hosts = hosts(&lab, topology)?;
         let (received, ended) = (Arc::default(), Arc::default());
-        let world = Self { cluster: Cluster::new(lab, &[])?, topology, hosts, received, ended };
+        let state = tempfile::tempdir()?;
+        let state_dir = format!("--state-dir={}", state.path().display());
+        let networks = EXTRA_SOURCE_RANGES.join(",");
+        let flags = [state_dir, format!("--extra-source-ranges={networks}")];
+        let mut cluster = Cluster::new(lab, &flags.each_ref().map(String::as_str))?;
+        cluster.write_cni_results()?;
+        let world = Self { cluster, topology, hosts, received, ended, _state: state };
         for who in [Who::Victim, Who::Node, Who::Bystander] {
             world.listen(who)?;
         }
@@ -135,7 +153,11 @@ impl World {
             })
             .collect();
         for pod in lab.pods().filter(|pod| pod.name() != "unborn") {
-            items.push(pod_manifest(pod.name(), pod.node(), "2026-01-01", pod.addresses()));
+            let mut manifest = pod_manifest(pod.name(), pod.node(), "2026-01-01", pod.addresses());
+            let ranges = self.extra_source_ranges(pod.name())?;
+            manifest["metadata"]["annotations"] =
+                json!({"portcullis.dev/extra-source-ranges": ranges});
+            items.push(manifest);
         }
         let claimed = lab.pod(&format!("{NAMESPACE}/claimed"))?;
         items.push(pod_manifest("thief", "n2", "2026-02-02", claimed.addresses()));
@@ -152,6 +174,23 @@ impl World {
         items.push(policy("caged", "Egress", &json!({"egress": [rule]})));
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
         self.cluster.write("town.json", &list.to_string())
+    }
+
+    /// What a pod asks for: mallory for what is not hers to have, others for their extra addresses.
+    fn extra_source_ranges(&self, pod: &str) -> Result<String> {
+        let addresses: Vec<IpAddr> = match pod {
+            "mallory" => {
+                let friend = self.host(Who::Friend)?;
+                let refused = Family::BOTH.map(|family| Extra::Refused.address(family));
+                [friend.v4.into(), friend.v6.into()].into_iter().chain(refused).collect()
+            }
+            "caged" => Family::BOTH.map(|family| Extra::Caged.address(family)).into(),
+            "victim" => Family::BOTH.map(|family| Extra::Victim.address(family)).into(),
+            "bystander" => Family::BOTH.map(|family| Extra::Bystander.address(family)).into(),
+            _ => Vec::new(),
+        };
+        let networks = addresses.into_iter().map(|address| IpNet::from(address).to_string());
+        Ok(networks.collect::<Vec<_>>().join(","))
     }
 
     /// Everybody learns the MAC addresses of everybody: frames that are not asked for must not wait.

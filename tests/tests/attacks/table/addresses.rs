@@ -7,8 +7,6 @@ use policy_engine::cidr::Family;
 
 use crate::attack::{ANY_UDP, Answer, Attack, BRIDGE, ROUTED, Shot, V4, V6, WEB, Who};
 
-const UNKNOWN_PODS: &str = "the lab writes results of CNI plugins, which name unknown pods";
-
 pub(super) fn attacks() -> Vec<Attack> {
     held().into_iter().chain(forged()).chain(pods()).collect()
 }
@@ -111,11 +109,7 @@ fn pods() -> Vec<Attack> {
             .between(Who::Mallory, Who::Claimed),
         plain("one whose addresses an older pod and one with hostNetwork claim")
             .between(Who::Mallory, Who::Shared),
-        plain("to one that is not known yet")
-            .between(Who::Mallory, Who::Unborn)
-            .open_until(ROUTED, UNKNOWN_PODS),
-        plain("from one that is not known yet")
-            .between(Who::Unborn, Who::Bystander)
-            .open_until(ROUTED, UNKNOWN_PODS),
+        plain("to one that is not known yet").between(Who::Mallory, Who::Unborn),
+        plain("from one that is not known yet").between(Who::Unborn, Who::Bystander),
     ]
 }

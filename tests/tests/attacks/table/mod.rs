@@ -6,6 +6,7 @@ mod links;
 mod parts;
 mod paths;
 mod protocols;
+pub(crate) mod ranges;
 mod tcp;
 
 use crate::attack::Attack;
@@ -19,6 +20,7 @@ pub(crate) fn all() -> Vec<Attack> {
         addresses::attacks(),
         links::attacks(),
         paths::attacks(),
+        ranges::attacks(),
         allowed::attacks(),
     ];
     groups.into_iter().flatten().collect()
