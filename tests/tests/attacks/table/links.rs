@@ -8,8 +8,8 @@ use anyhow::Result;
 use crate::attack::{ANY_TCP, ANY_UDP, Answer, Attack, BRIDGE, ROUTED, Shot, V4, V6, Who};
 use crate::packet::{HOP_BY_HOP, ICMPV6, Packet, icmpv6};
 
-/// The kernel looks behind one tag only.
-const TWO_TAGS: &str = "frames with two tags pass iptables";
+/// The kernel looks behind one tag only: a limit that docs/semantics.md states.
+const TWO_TAGS: &str = "Linux sends frames with two tags through iptables";
 
 /// Every host of a link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
