@@ -1,6 +1,5 @@
 //! Every shape of rule reads back as it was written, so nothing is written twice.
 
-use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 
 use policy_engine::cidr::{CidrSet, Family};
