@@ -28,7 +28,7 @@ macro_rules! codes {
     };
 }
 
-codes! { 22:
+codes! { 23:
     Unreadable "PCL001" "unreadable" Error "What was written is not what is in force."
     Odd "PCL002" "odd" Warning "In force as written, and still not right."
     GivenTwice "PCL003" "given-twice" Warning "One object is given by several documents."
@@ -37,6 +37,8 @@ codes! { 22:
         "The policy selects hostNetwork pods, which no policy is about."
     NoPolicy "PCL103" "no-policy" Note "No policy selects the workload."
     InAudit "PCL104" "in-audit" Note "The policy is in audit, not in force."
+    NoSuchNamespace "PCL105" "no-such-namespace" Warning
+        "The policy is in a namespace that nothing else in the source is in."
     PeerMatchesNothing "PCL201" "peer-matches-nothing" Warning "The peer matches no pod."
     PeersNotJoined "PCL202" "peers-not-joined" Warning
         "Two peers stand where one with both selectors was probably meant."

@@ -1,6 +1,8 @@
 //! The objects of a question as [`portcullis_lint`] looks at them, and what reading them found.
 
-use portcullis_crds::diagnostic::Diagnostic;
+use std::collections::BTreeSet;
+
+use portcullis_crds::diagnostic::{About, Diagnostic};
 use portcullis_lint::{Called, Code, Finding, Input, Names, name_field};
 
 use crate::model::{Cluster, WorkloadRef};
@@ -15,6 +17,10 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
         names: &names(sources, cluster),
         documents: &cluster.documents,
     });
+    // In a namespace that nothing is in, no selector matches: this is reported once.
+    let misplaced: BTreeSet<&About> = sources.misplaced.iter().map(|told| &told.about).collect();
+    let selectors = [Code::SelectsNothing, Code::PeerMatchesNothing, Code::PortNameUnknown];
+    found.retain(|one| !selectors.contains(&one.code) || !misplaced.contains(&one.about));
     found.extend(read(sources));
     found.sort_by(|left, right| left.order().cmp(&right.order()));
     found
@@ -47,5 +53,16 @@ fn read(sources: &Sources) -> Vec<Finding> {
         message: format!("{}; rename one of them, or remove it", told.message),
         ..Finding::from(told)
     });
-    others.map(Finding::from).chain(twice).collect()
+    let coded = |told: &Diagnostic| {
+        let finding = Finding::from(told);
+        match sources.misplaced.contains(told) {
+            true => Finding {
+                code: Code::NoSuchNamespace,
+                severity: Code::NoSuchNamespace.severity(),
+                ..finding
+            },
+            false => finding,
+        }
+    };
+    others.map(coded).chain(twice).collect()
 }

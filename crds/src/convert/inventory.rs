@@ -8,11 +8,12 @@ use policy_engine::object::{Kind, ObjectRef};
 use serde_json::Value;
 
 use super::service::{Service, service};
-use super::workload::{Owner, Workload, owner, workload, workload_kind};
-use super::{Converted, UnknownVersion, name_of};
+use super::workload::{Owner, Workload, owner, workload};
+use super::{Converted, UnknownVersion, Version, is_read, name_of, version};
 use crate::decode::Field;
 use crate::diagnostic::Diagnostic;
 use crate::manifest::Document;
+use crate::path::Path;
 use crate::report::Report;
 
 /// What an object is to a question about a cluster.
@@ -50,15 +51,20 @@ pub fn item(
     default_namespace: &str,
 ) -> (Item, Vec<Diagnostic>) {
     let mut report = Report::new(document);
-    let api_version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-    let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default();
-    let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    let service = Some(Kind::Service).filter(|kind_of| (group, kind) == ("", kind_of.as_str()));
-    if let Some(kind) = workload_kind(group, kind).or(service) {
+    let api_version = value.get("apiVersion").and_then(Value::as_str);
+    let kind = value.get("kind").and_then(Value::as_str).and_then(Kind::parse);
+    // Workloads and Services, unless another group has a kind of that name.
+    let kind = kind.filter(|kind| !is_read(*kind));
+    let known = kind.map(|kind| (kind, version(kind, api_version)));
+    if let Some((kind, version @ (Version::Known | Version::Unknown))) = known {
         let root = Field::root(value);
         let Some(object) = name_of(kind, &root, default_namespace, &mut report) else {
             return (Item::Unusable, report.finish());
         };
+        if matches!(version, Version::Unknown) {
+            let message = format!("is not {}; it is read as if it were", kind.api_version());
+            report.error(&Path::ROOT.key("apiVersion"), message);
+        }
         let ObjectRef { namespace, name, .. } = object;
         let item = if kind == Kind::Service {
             Item::Service(self::service(namespace, name, &root, &mut report))

@@ -115,11 +115,19 @@ fn version(kind: Kind, api_version: Option<&str>) -> Version {
         return if is_known { Version::Known } else { Version::Unknown };
     }
     match group {
-        // `extensions` was the group of NetworkPolicy before networking.k8s.io.
-        "extensions" if kind == Kind::NetworkPolicy => Version::Unknown,
+        // `extensions` was their group before `networking.k8s.io` and `apps`.
+        "extensions" if ["networking.k8s.io", "apps"].contains(&kind.group()) => Version::Unknown,
         "" => Version::Unknown,
         _ => Version::Foreign,
     }
+}
+
+/// The kind that was probably meant by a word that differs from it only in case, or is its plural or
+/// short name: `networkPolicy`, `NetworkPolicies`. A kind of another API group may have any name.
+fn misspelled(word: &str, api_version: Option<&str>) -> Option<Kind> {
+    let kind = Kind::from_word(word).filter(|kind| kind.as_str() != word)?;
+    let group = api_version.and_then(|found| Some(found.split_once('/')?.0));
+    group.is_none_or(|group| group == kind.group() || group == "extensions").then_some(kind)
 }
 
 /// Converts one object of a file.
@@ -201,6 +209,17 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
         api_version: api_version.unwrap_or_default().to_owned(),
         kind: name.to_owned(),
     };
+    if let Some(kind) = misspelled(name, api_version) {
+        let called = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        report.about = About::Other(format!("{name} {called}").trim_end().to_owned());
+        let message = format!(
+            "`{name}` is not a kind, and an API server refuses it; nothing of this object is read; \
+             write {}",
+            kind.as_str()
+        );
+        report.error(&Path::ROOT.key("kind"), message);
+        return Converted::Unusable;
+    }
     let kind = Kind::parse(name).filter(|kind| is_read(*kind));
     let Some(kind) = kind else { return foreign() };
     match version(kind, api_version) {

@@ -9,21 +9,6 @@ use super::pod::pod;
 use crate::decode::{Field, wanted};
 use crate::report::Report;
 
-/// The kind of a workload of an API group; `None` for objects that make no pods.
-pub(super) fn workload_kind(group: &str, kind: &str) -> Option<Kind> {
-    let found = Kind::parse(kind)?;
-    let known = match found {
-        Kind::ReplicationController => group.is_empty(),
-        Kind::Job | Kind::CronJob => group == "batch",
-        // `extensions` was their group before `apps`.
-        Kind::Deployment | Kind::StatefulSet | Kind::DaemonSet | Kind::ReplicaSet => {
-            ["apps", "extensions"].contains(&group)
-        }
-        _ => false,
-    };
-    known.then_some(found)
-}
-
 /// The object that controls another one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Owner {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args as ClapArgs;
+use clap::{ArgAction, Args as ClapArgs};
 use policy_engine::labels::Str;
 use policy_engine::world::{OWN_NAMESPACE, Options};
 use portcullis_crds::convert::labels::namespace_name;
@@ -42,6 +42,18 @@ pub struct SourceArgs {
     /// Fail when something that is read cannot be understood
     #[arg(long)]
     pub strict: bool,
+    /// Fail when a file, a directory or standard input contains no Kubernetes object: what should have
+    /// written it probably failed
+    #[arg(
+        long,
+        value_name = "BOOL",
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true"
+    )]
+    pub fail_on_empty: bool,
     /// Egress from a pod to its own node is not subject to policy (as the agents' flag)
     #[arg(long)]
     pub allow_egress_to_own_node: bool,
@@ -74,6 +86,7 @@ impl Default for SourceArgs {
             impersonate: None,
             impersonate_group: Vec::new(),
             strict: false,
+            fail_on_empty: true,
             allow_egress_to_own_node: false,
             own_namespace: OWN_NAMESPACE.to_owned(),
             system_namespaces: Vec::new(),

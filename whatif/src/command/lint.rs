@@ -9,7 +9,7 @@ use super::Question;
 use crate::args::{FailOn, Lint, LintFormat};
 use crate::lint::lint;
 use crate::output::{self, lint as written};
-use crate::{NO, YES};
+use crate::{MIXED, NO, YES};
 
 pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.from)?;
@@ -47,5 +47,10 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
         FailOn::Never => None,
     };
     let fails = least.is_some_and(|least| findings.iter().any(|one| one.severity >= least));
-    Ok(question.code(if fails { NO } else { YES }))
+    Ok(match fails {
+        true => NO,
+        // A document that cannot be read is a finding.
+        false if question.has_gaps() => MIXED,
+        false => YES,
+    })
 }

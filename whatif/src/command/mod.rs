@@ -45,6 +45,9 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
     }
 }
 
+/// How many parts of files that could not be read an error lists.
+const UNREAD_SHOWN: usize = 3;
+
 /// The sources that a question is about, and the cluster that they make.
 struct Question {
     sources: Sources,
@@ -55,7 +58,8 @@ impl Question {
     /// Reads the sources, with the hypothesis.
     fn read(args: &SourceArgs) -> Result<Self> {
         let sources = source::read(args)?;
-        let cluster = Cluster::new(&sources.after, args.options());
+        let mut cluster = Cluster::new(&sources.after, args.options());
+        cluster.notes.extend(sources.notes.iter().cloned());
         Ok(Self { sources, cluster })
     }
 
@@ -63,9 +67,11 @@ impl Question {
     fn resolve(&self, text: &str) -> Result<Resolved> {
         let endpoint: Endpoint = text.parse()?;
         let found = resolve(&self.cluster, &endpoint, &self.sources.namespace);
-        found.map_err(|missing| match (&missing, self.sources.after.hidden.as_slice()) {
-            (EndpointError::Missing { .. }, hidden @ [_, ..]) => {
-                let gaps: Vec<String> = hidden.iter().map(Gap::to_string).collect();
+        let unread = self.sources.unread.iter().take(UNREAD_SHOWN).map(ToString::to_string);
+        let gaps: Vec<String> =
+            self.sources.after.hidden.iter().map(Gap::to_string).chain(unread).collect();
+        found.map_err(|missing| match &missing {
+            EndpointError::Missing { .. } if !gaps.is_empty() => {
                 Unread { missing, gaps: gaps.join("; ") }.into()
             }
             _ => missing.into(),
@@ -74,8 +80,16 @@ impl Question {
 
     /// The exit code of an answer about the whole cluster, of which not all may have been read.
     fn code(&self, code: u8) -> u8 {
-        let partly = self.cluster.gaps.iter().any(Gap::decides);
-        if code == YES && partly { MIXED } else { code }
+        if code == YES && (self.has_gaps() || !self.sources.unread.is_empty()) {
+            MIXED
+        } else {
+            code
+        }
+    }
+
+    /// Whether objects that could not be listed or understood may change answers.
+    fn has_gaps(&self) -> bool {
+        self.cluster.gaps.iter().any(Gap::decides)
     }
 
     /// Everything that was odd, for outputs that machines read.

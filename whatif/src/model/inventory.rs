@@ -30,6 +30,8 @@ pub struct Object {
     /// What an API server said; `None` for an object of a file.
     served: Option<Arc<Value>>,
     diagnostics: Vec<Diagnostic>,
+    /// The path of the command line that it was read from, by number; see [`Inventory::begin_path`].
+    path: usize,
 }
 
 /// Where an object comes from.
@@ -57,6 +59,8 @@ pub struct Inventory {
     nameless: Vec<Diagnostic>,
     /// Objects that several documents give: each with what is to be said of the later one.
     repeated: Vec<Diagnostic>,
+    /// How many paths of the command line were begun.
+    paths: usize,
 }
 
 /// Kinds of policies that are not enforced, and what is to be said of that.
@@ -75,6 +79,12 @@ const SUPERSEDED: &str = "is not supported: answers leave it out, and Portcullis
                           write a ClusterNetworkPolicy of policy.networking.k8s.io/v1beta1";
 
 impl Inventory {
+    /// Begins the next path of the command line. An object that one path gives twice is reported; from
+    /// path to path objects are replaced on purpose.
+    pub fn begin_path(&mut self) {
+        self.paths += 1;
+    }
+
     /// Adds or replaces the object of a file.
     pub fn add_document(&mut self, document: Document, default_namespace: &str) {
         let (item, diagnostics) = item(document.value(), Some(&document), default_namespace);
@@ -94,8 +104,13 @@ impl Inventory {
             Change::Pod(_, pod) => pod.map(|pod| Item::Pod(pod, None)),
             change => (!change.is_removal()).then_some(Item::Object(change)),
         };
-        let object =
-            item.map(|item| Object { item, document: None, served: None, diagnostics: Vec::new() });
+        let object = item.map(|item| Object {
+            item,
+            document: None,
+            served: None,
+            diagnostics: Vec::new(),
+            path: self.paths,
+        });
         self.put(name, object);
     }
 
@@ -223,7 +238,7 @@ impl Inventory {
             return;
         };
         if let (Some(old), Some(new)) = (self.objects.get(&name), &document)
-            && let Some(old) = &old.document
+            && let (path, Some(old)) = (old.path, &old.document)
         {
             let repeated = Diagnostic {
                 severity: Severity::Warning,
@@ -232,13 +247,13 @@ impl Inventory {
                 field: FieldPath::default(),
                 message: format!("is given before, at {}; this one is used", old.origin()),
             };
-            // From file to file objects are replaced on purpose: `--with`, overlays.
-            if old.origin().file == new.origin().file {
+            if path == self.paths {
                 found.push(repeated.clone());
             }
             self.repeated.push(repeated);
         }
-        self.objects.insert(name, Object { item, document, served, diagnostics: found });
+        let object = Object { item, document, served, diagnostics: found, path: self.paths };
+        self.objects.insert(name, object);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The cluster that objects make: a world for the engine, and the workloads that people speak of.
 
 mod inventory;
+mod misplaced;
 mod owners;
 mod reference;
 mod units;

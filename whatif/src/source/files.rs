@@ -12,6 +12,7 @@ use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity};
 use portcullis_crds::manifest::Manifest;
 use portcullis_crds::path::FieldPath;
 
+use super::documents::is_object;
 use crate::model::Inventory;
 
 /// How deep directories are followed: links may lead in circles.
@@ -23,6 +24,12 @@ const STDIN: &str = "<stdin>";
 /// Reads files into inventories, and keeps their texts.
 pub struct Reader<'a> {
     default_namespace: &'a str,
+    /// Whether a path without any object is an error.
+    fail_on_empty: bool,
+    /// How many objects were read, also those that cannot be understood.
+    objects: usize,
+    /// Documents that are not Kubernetes objects, by the place where they begin.
+    pub others: Vec<Origin>,
     /// What each file holds.
     pub texts: BTreeMap<Arc<str>, String>,
     /// What could not be read as YAML or JSON.
@@ -32,40 +39,69 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// A reader that has read nothing.
     #[must_use]
-    pub fn new(default_namespace: &'a str) -> Self {
-        Self { default_namespace, texts: BTreeMap::new(), diagnostics: Vec::new() }
+    pub fn new(default_namespace: &'a str, fail_on_empty: bool) -> Self {
+        Self {
+            default_namespace,
+            fail_on_empty,
+            objects: 0,
+            others: Vec::new(),
+            texts: BTreeMap::new(),
+            diagnostics: Vec::new(),
+        }
     }
 
     /// Adds the objects of all `paths` in order; of two with one name the later stays.
     ///
     /// # Errors
-    /// When a path cannot be read, or a directory holds no manifest.
+    /// When a path cannot be read, or contains no object.
     pub fn read(&mut self, paths: &[PathBuf], inventory: &mut Inventory) -> Result<()> {
         for path in paths {
-            if path == Path::new("-") {
-                let mut text = String::new();
-                std::io::stdin()
-                    .read_to_string(&mut text)
-                    .context("failed to read standard input")?;
-                self.add(STDIN, text, inventory);
-                continue;
-            }
-            let metadata =
-                fs::metadata(path).with_context(|| format!("failed to read {}", path.display()))?;
-            if !metadata.is_dir() {
-                self.file(path, inventory)?;
-                continue;
-            }
-            let mut found = Vec::new();
-            search(path, 0, &mut found)?;
-            if found.is_empty() {
-                bail!("{} holds no file that ends in .yaml, .yml or .json", path.display());
-            }
-            for file in found {
-                self.file(&file, inventory)?;
+            inventory.begin_path();
+            let before = (self.objects, self.diagnostics.len());
+            let contains = self.path(path, inventory)?;
+            // What cannot be read is reported where it is written.
+            if self.fail_on_empty && before == (self.objects, self.diagnostics.len()) {
+                bail!("{contains}. To allow this, set --fail-on-empty=false");
             }
         }
         Ok(())
+    }
+
+    /// Reads one path; returns what to report if there was no object.
+    fn path(&mut self, path: &Path, inventory: &mut Inventory) -> Result<String> {
+        if path == Path::new("-") {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).context("failed to read standard input")?;
+            self.add(STDIN, text, inventory);
+            return Ok(
+                "standard input contains no Kubernetes object. Check that the command which \
+                       writes it succeeded (in bash, `set -o pipefail` reports its failure)"
+                    .to_owned(),
+            );
+        }
+        let metadata =
+            fs::metadata(path).with_context(|| format!("failed to read {}", path.display()))?;
+        let shown = path.display();
+        if !metadata.is_dir() {
+            self.file(path, inventory)?;
+            return Ok(format!(
+                "{shown} contains no Kubernetes object. Check the program that wrote it"
+            ));
+        }
+        let mut found = Vec::new();
+        search(path, 0, &mut found)?;
+        if found.is_empty() {
+            return Ok(format!("{shown} contains no file that ends in .yaml, .yml or .json"));
+        }
+        let count = found.len();
+        for file in found {
+            self.file(&file, inventory)?;
+        }
+        let files = if count == 1 { "file" } else { "files" };
+        Ok(format!(
+            "{shown} contains no Kubernetes object in {count} {files}. Check the path, and the \
+             program that wrote it"
+        ))
     }
 
     fn file(&mut self, path: &Path, inventory: &mut Inventory) -> Result<()> {
@@ -88,6 +124,11 @@ impl<'a> Reader<'a> {
         let manifest = Manifest::parse(file, &text);
         self.diagnostics.extend(manifest.diagnostics);
         for document in manifest.documents {
+            if !is_object(&document) {
+                self.others.push(document.origin());
+                continue;
+            }
+            self.objects += 1;
             inventory.add_document(document, self.default_namespace);
         }
         self.texts.insert(file.into(), text);
