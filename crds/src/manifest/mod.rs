@@ -7,6 +7,8 @@
 //! A part that cannot be read costs the other parts nothing. Size, nesting and aliases are limited,
 //! so that no file takes an agent down.
 
+mod items;
+mod large;
 mod mark;
 mod scalar;
 mod tree;
