@@ -1,6 +1,7 @@
 //! Where objects come from, and the hypothesis on top of them: what all questions have in common.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args as ClapArgs};
 use policy_engine::labels::Str;
@@ -39,6 +40,10 @@ pub struct SourceArgs {
     /// Read the cluster as a member of this group
     #[arg(long = "as-group", value_name = "GROUP", requires = "impersonate")]
     pub impersonate_group: Vec<String>,
+    /// How long the API server may take to answer one request, as `30s`, `2m` or `1m30s`; a number
+    /// without a unit counts seconds, and 0 means no limit [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub request_timeout: Option<Duration>,
     /// Fail when something that is read cannot be understood
     #[arg(long)]
     pub strict: bool,
@@ -85,6 +90,7 @@ impl Default for SourceArgs {
             kubeconfig: None,
             impersonate: None,
             impersonate_group: Vec::new(),
+            request_timeout: None,
             strict: false,
             fail_on_empty: true,
             allow_egress_to_own_node: false,
@@ -94,7 +100,57 @@ impl Default for SourceArgs {
     }
 }
 
+/// A duration as kubectl reads it: a number of seconds, or numbers with units.
+fn duration(text: &str) -> Result<Duration, String> {
+    const UNITS: [(&str, f64); 7] = [
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("µs", 1e-6),
+        ("ms", 1e-3),
+        ("s", 1.0),
+        ("m", 60.0),
+        ("h", 3600.0),
+    ];
+    let wrong =
+        || format!("`{text}` is not a duration; write for example 30s, 2m, or 0 for no limit");
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let (mut rest, mut seconds) = (text, 0.0);
+    while !rest.is_empty() {
+        let is_number = |character: char| character.is_ascii_digit() || character == '.';
+        let (number, after) = rest.split_at(rest.find(|c| !is_number(c)).ok_or_else(wrong)?);
+        let (unit, after) = after.split_at(after.find(is_number).unwrap_or(after.len()));
+        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        seconds += number.parse::<f64>().map_err(|_| wrong())? * factor;
+        rest = after;
+    }
+    Some(seconds).filter(|_| !text.is_empty()).map_or_else(
+        || Err(wrong()),
+        |seconds| Duration::try_from_secs_f64(seconds).map_err(|_| wrong()),
+    )
+}
+
 impl SourceArgs {
+    /// Whether a flag names a live cluster.
+    #[must_use]
+    pub fn names_cluster(&self) -> bool {
+        self.cluster_flag().is_some()
+    }
+
+    /// A flag that is given and is about a live cluster.
+    #[must_use]
+    pub fn cluster_flag(&self) -> Option<&'static str> {
+        let flags = [
+            ("--context", self.context.is_some()),
+            ("--kubeconfig", self.kubeconfig.is_some()),
+            ("--as", self.impersonate.is_some()),
+            ("--as-group", !self.impersonate_group.is_empty()),
+            ("--request-timeout", self.request_timeout.is_some()),
+        ];
+        flags.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+
     /// The choices that change verdicts.
     #[must_use]
     pub fn options(&self) -> Options {
@@ -103,6 +159,27 @@ impl SourceArgs {
             own_namespace: self.own_namespace.as_str().into(),
             system_namespaces: self.system_namespaces.iter().cloned().collect(),
             ..Options::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_kubectl() {
+        let millis = |text| duration(text).map(|found| found.as_millis());
+        let table =
+            [("0", 0), ("5", 5000), ("250ms", 250), ("1.5m", 90_000), ("1h2m3s", 3_723_000)];
+        for (text, expected) in table {
+            assert_eq!(millis(text), Ok(expected), "{text}");
+        }
+        for wrong in ["", "s", "5x", "-1s", "1s5", "1..s", "9e999s"] {
+            assert!(
+                duration(wrong).is_err_and(|error| error.contains("is not a duration")),
+                "{wrong}"
+            );
         }
     }
 }

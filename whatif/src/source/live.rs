@@ -27,6 +27,28 @@ const ATTEMPTS: usize = 3;
 /// How long the server may take to be connected to.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long one request may take, unless `--request-timeout` is given.
+const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+
+/// The server did not answer in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server did not answer within {} s; --request-timeout sets this limit", limit.as_secs_f32())]
+struct TimedOut {
+    limit: Duration,
+}
+
+/// Waits for the answer to one request, at most for `limit`; zero means for ever.
+async fn within<T>(
+    limit: Duration,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    if limit.is_zero() {
+        return request.await;
+    }
+    let answer = tokio::time::timeout(limit, request).await;
+    answer.unwrap_or_else(|_| Err(kube::Error::Service(Box::new(TimedOut { limit }))))
+}
+
 /// The resources that answers depend on, and their kinds.
 const RESOURCES: [(&str, Kind); 14] = [
     ("namespaces", Kind::Namespace),
@@ -77,7 +99,8 @@ pub fn read(args: &SourceArgs) -> Result<Live> {
             None => config.default_namespace.clone(),
         };
         let client = Client::try_from(config).context("failed to prepare a client")?;
-        let mut reader = Reader { client, objects: Vec::new(), progress: Progress::new() };
+        let limit = args.request_timeout.unwrap_or(REQUEST_LIMIT);
+        let mut reader = Reader { client, limit, objects: Vec::new(), progress: Progress::new() };
         let mut gaps = Vec::new();
         for resource in RESOURCES {
             gaps.extend(reader.kind(resource, &namespace).await?);
@@ -107,6 +130,8 @@ async fn config(args: &SourceArgs) -> Result<Config> {
     let kubeconfig = kubeconfig.context(hint)?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.context(hint)?;
     config.connect_timeout = Some(CONNECT_LIMIT);
+    // Each request has its own limit.
+    config.read_timeout = None;
     Ok(impersonated(config, args))
 }
 
@@ -122,6 +147,8 @@ fn impersonated(mut config: Config, args: &SourceArgs) -> Config {
 
 struct Reader {
     client: Client,
+    /// How long one request may take.
+    limit: Duration,
     objects: Vec<Value>,
     progress: Progress,
 }
@@ -175,7 +202,7 @@ impl Reader {
     /// The version in which the server has a kind: the first one that is understood, else any other;
     /// none where it lacks the kind. Anyone may ask which versions there are.
     async fn version(&self, kind: Kind, plural: &str) -> Result<Option<String>, kube::Error> {
-        let groups = self.client.list_api_groups().await?.groups.into_iter();
+        let groups = within(self.limit, self.client.list_api_groups()).await?.groups.into_iter();
         let group =
             groups.filter(|group| group.name == kind.group()).flat_map(|group| group.versions);
         let known = kind.versions();
@@ -184,7 +211,8 @@ impl Reader {
         versions.sort_by_key(|version| place(version).unwrap_or(known.len()));
         for version in versions {
             let api_version = kind.api_version_of(&version);
-            match self.client.list_api_group_resources(&api_version).await {
+            let request = self.client.list_api_group_resources(&api_version);
+            match within(self.limit, request).await {
                 Ok(found) if found.resources.iter().any(|found| found.name == plural) => {
                     return Ok(Some(version));
                 }
@@ -226,7 +254,7 @@ impl Reader {
         let (mut objects, mut pages) = (Vec::new(), Pages::new(path, None));
         loop {
             self.progress.show(kind, objects.len());
-            let page = pages.next::<Value>(&self.client).await?;
+            let page = within(self.limit, pages.next::<Value>(&self.client)).await?;
             for mut item in page.items {
                 if let Value::Object(fields) = &mut item {
                     fields.insert("apiVersion".to_owned(), api_version.into());
@@ -270,13 +298,7 @@ pub(super) fn needs_cluster(args: &SourceArgs) -> Result<()> {
     if args.filename.is_empty() {
         return Ok(());
     }
-    let live_only = [
-        ("--context", args.context.is_some()),
-        ("--kubeconfig", args.kubeconfig.is_some()),
-        ("--as", args.impersonate.is_some()),
-        ("--as-group", !args.impersonate_group.is_empty()),
-    ];
-    if let Some((flag, _)) = live_only.into_iter().find(|(_, given)| *given) {
+    if let Some(flag) = args.cluster_flag() {
         bail!("{flag} is about a live cluster, and -f reads manifests instead");
     }
     Ok(())
