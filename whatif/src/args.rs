@@ -7,8 +7,10 @@ use clap_complete::Shell;
 
 use portcullis_lint::Code;
 
+mod side;
 mod source;
 
+pub use side::Side;
 pub use source::SourceArgs;
 
 /// Ask before you apply, and learn why a connection fails.
@@ -46,7 +48,7 @@ pub enum Command {
     Test(Test),
     /// Write what the source holds to a file that -f reads, without anything that answers do not need
     Snapshot(Snapshot),
-    /// What --with and --without change, and which object does it
+    /// What --with and --without, or --before and --after, change, and which object does it
     #[command(after_help = PLAN)]
     Plan(Plan),
     /// The JSON Schema of an output
@@ -156,6 +158,13 @@ pub struct Lint {
 /// `plan`.
 #[derive(ClapArgs, Debug)]
 pub struct Plan {
+    /// Compare two sets of manifests: the objects as they are. FILE, DIR, `-`, or git:REV:PATH for
+    /// files of a git revision
+    #[arg(long, value_name = "PATH|git:REV:PATH", requires = "after")]
+    pub before: Vec<Side>,
+    /// The objects as they will be: what --before contains and --after does not is removed
+    #[arg(long, value_name = "PATH|git:REV:PATH", requires = "before")]
+    pub after: Vec<Side>,
     /// Compare with what would be if policies in audit were enforced, those of --with included
     #[arg(long)]
     pub audit: bool,

@@ -154,3 +154,28 @@ fn input_of_other_programs_is_one_note() {
     let policy = POLICY.replace("kind: NetworkPolicy, ", "");
     check(&format!("lint -f {WORLD} -f -"), &policy, 1, "it has no `kind`");
 }
+
+#[test]
+fn a_file_of_any_size_is_read() {
+    // As `kubectl get pods -A -o json` prints 5,500 pods: more than 32 MiB.
+    let padding = "x".repeat(1 << 20);
+    let pod = |number: usize| {
+        format!(
+            "{{\"apiVersion\": \"v1\", \"kind\": \"Pod\", \"metadata\": {{\"name\": \"p{number}\", \
+             \"namespace\": \"shop\", \"annotations\": {{\"a\": \"{padding}\"}}}}}}"
+        )
+    };
+    let pods: Vec<String> = (0..34).map(pod).collect();
+    let list = format!(
+        "{{\"apiVersion\": \"v1\", \"items\": [\n{}\n], \"kind\": \"List\"}}\n",
+        pods.join(",\n")
+    );
+    assert!(list.len() > 32 << 20);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = file(directory.path(), "pods.json", &list);
+    check(&format!("check shop/p0 shop/p33:80 -f {path}"), "", 0, "Allowed");
+    // An object that is too large is never skipped.
+    let whole = list.replace("\"kind\": \"List\"", "\"kind\": \"Other\"");
+    let path = file(directory.path(), "other.json", &whole);
+    check(&format!("map -f {WORLD} -f {path}"), "", 2, "other.json:1:1: error: the object has 35");
+}

@@ -57,10 +57,14 @@ struct Question {
 impl Question {
     /// Reads the sources, with the hypothesis.
     fn read(args: &SourceArgs) -> Result<Self> {
-        let sources = source::read(args)?;
+        Ok(Self::of(source::read(args)?, args))
+    }
+
+    /// The question about sources that were read.
+    fn of(sources: Sources, args: &SourceArgs) -> Self {
         let mut cluster = Cluster::new(&sources.after, args.options());
         cluster.notes.extend(sources.notes.iter().cloned());
-        Ok(Self { sources, cluster })
+        Self { sources, cluster }
     }
 
     /// Finds what a user named.

@@ -1,5 +1,5 @@
-//! `plan --with … --without …`: what a change of objects changes for connections; with `--audit`,
-//! what enforcing the policies in audit would.
+//! `plan --with … --without …` and `plan --before … --after …`: what a change of objects changes for
+//! connections; with `--audit`, what enforcing the policies in audit would.
 
 use std::io::Write;
 
@@ -10,16 +10,25 @@ use crate::args::{Danger, Plan as Args, PlanFormat};
 use crate::model::Cluster;
 use crate::output::{self, plan as written};
 use crate::plan::{Effect, Plan, RiskKind};
-use crate::{NO, YES};
+use crate::source::gap::Gap;
+use crate::source::{self, Sides};
+use crate::{MIXED, NO, YES};
+
+/// Without pods nothing can change, and this is not an answer.
+const NO_PODS: &str = "the source has no pods and no workloads, so no connection can change; add them, \
+                       for example with -f and a file of `kubectl whatif snapshot`";
 
 pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
-    if args.from.with.is_empty() && args.from.without.is_empty() && !args.audit {
+    let hypothesis = !args.from.with.is_empty() || !args.from.without.is_empty();
+    if args.before.is_empty() && !hypothesis && !args.audit {
         bail!(
-            "nothing to compare: say what to apply with --with, what to remove with --without, or \
-             --audit for what policies in audit would do"
+            "nothing to compare: say what to apply with --with, what to remove with --without, two \
+             sets of manifests with --before and --after, or --audit for what policies in audit would \
+             do"
         );
     }
-    let mut question = Question::read(&args.from)?;
+    let sides = Sides { before: &args.before, after: &args.after };
+    let mut question = Question::of(source::compare(&args.from, sides)?, &args.from);
     let options = args.from.options();
     if args.audit {
         let in_audit = question.sources.after.enforce_all();
@@ -29,7 +38,12 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
         }
     }
     let before = Cluster::new(&question.sources.before, options.clone());
+    let blind = before.world.pods().is_empty() && question.cluster.world.pods().is_empty();
+    if blind {
+        question.cluster.notes.push(NO_PODS.to_owned());
+    }
     let plan = Plan::new(&question.sources, &before, &question.cluster, options);
+    let unsure = before.gaps.iter().any(Gap::decides) || blind && !plan.objects.is_empty();
     match args.output {
         PlanFormat::Text => {
             question.tell_oddities(&[])?;
@@ -55,7 +69,10 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
     } else {
         args.fail_on.iter().any(|danger| happens(&plan, *danger))
     };
-    Ok(question.code(if fails { NO } else { YES }))
+    Ok(match question.code(if fails { NO } else { YES }) {
+        YES if unsure => MIXED,
+        code => code,
+    })
 }
 
 fn happens(plan: &Plan<'_>, danger: Danger) -> bool {

@@ -30,7 +30,7 @@ pub struct Object {
     /// What an API server said; `None` for an object of a file.
     served: Option<Arc<Value>>,
     diagnostics: Vec<Diagnostic>,
-    /// The path of the command line that it was read from, by number; see [`Inventory::begin_path`].
+    /// The path of the command line that it was read from, by number.
     path: usize,
 }
 
@@ -59,7 +59,7 @@ pub struct Inventory {
     nameless: Vec<Diagnostic>,
     /// Objects that several documents give: each with what is to be said of the later one.
     repeated: Vec<Diagnostic>,
-    /// How many paths of the command line were begun.
+    /// How many paths of the command line were read.
     paths: usize,
 }
 
@@ -79,16 +79,26 @@ const SUPERSEDED: &str = "is not supported: answers leave it out, and Portcullis
                           write a ClusterNetworkPolicy of policy.networking.k8s.io/v1beta1";
 
 impl Inventory {
-    /// Begins the next path of the command line. An object that one path gives twice is reported; from
-    /// path to path objects are replaced on purpose.
-    pub fn begin_path(&mut self) {
+    /// Adds or replaces the objects of one path of the command line. An object that is there twice is
+    /// reported; from path to path objects are replaced on purpose.
+    pub fn add_path(&mut self, documents: Vec<Document>, default_namespace: &str) {
         self.paths += 1;
+        for document in documents {
+            let (item, diagnostics) = item(document.value(), Some(&document), default_namespace);
+            self.add(item, Written::Here(Arc::new(document)), diagnostics);
+        }
     }
 
-    /// Adds or replaces the object of a file.
-    pub fn add_document(&mut self, document: Document, default_namespace: &str) {
-        let (item, diagnostics) = item(document.value(), Some(&document), default_namespace);
-        self.add(item, Written::Here(Arc::new(document)), diagnostics);
+    /// Adds or replaces all objects of another inventory.
+    pub fn merge(&mut self, other: Self) {
+        self.objects.extend(other.objects);
+        self.nameless.extend(other.nameless);
+        self.repeated.extend(other.repeated);
+    }
+
+    /// Removes every object that another inventory has, in whatever state.
+    pub fn remove_all(&mut self, other: &Self) {
+        self.objects.retain(|name, _| !other.objects.contains_key(name));
     }
 
     /// Adds or replaces an object of an API server.

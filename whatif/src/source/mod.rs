@@ -5,16 +5,19 @@
 mod documents;
 pub mod files;
 pub mod gap;
+mod git;
 pub mod live;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use policy_engine::object::Kind;
 use policy_engine::words::few;
 use portcullis_crds::diagnostic::{Diagnostic, Origin};
+use portcullis_crds::manifest::Document;
 
-use crate::args::SourceArgs;
+use crate::args::{Side, SourceArgs};
 use crate::model::Inventory;
 
 /// The objects as they are, as they would be, and the files that they were read from.
@@ -42,15 +45,39 @@ pub struct Sources {
 /// How many places a note lists.
 const PLACES_SHOWN: usize = 3;
 
+/// The two sides of `plan --before … --after …`.
+#[derive(Clone, Copy, Debug)]
+pub struct Sides<'a> {
+    /// What was there.
+    pub before: &'a [Side],
+    /// What is there instead.
+    pub after: &'a [Side],
+}
+
 /// Reads everything that the arguments name.
 ///
 /// # Errors
 /// When a file cannot be read or a path contains no object, `--without` names nothing, or with
 /// `--strict` something cannot be understood.
 pub fn read(args: &SourceArgs) -> Result<Sources> {
-    let mut sources = Sources::default();
+    compare(args, Sides { before: &[], after: &[] })
+}
+
+/// The same, with two sides: what `sides.before` contains is added to the objects before, and removed
+/// from those after, to which what `sides.after` contains is added.
+///
+/// # Errors
+/// As [`read`].
+pub fn compare(args: &SourceArgs, sides: Sides<'_>) -> Result<Sources> {
     live::needs_cluster(args)?;
-    let namespace = if args.filename.is_empty() {
+    let mut sources = Sources::default();
+    let mut reader = files::Reader::new(args.fail_on_empty);
+    let mut documents = |sides: &[Side]| -> Result<Vec<Vec<Document>>> {
+        sides.iter().map(|side| reader.documents(side)).collect()
+    };
+    let (old, new) = (documents(sides.before)?, documents(sides.after)?);
+    let complete = old.iter().chain(&new).flatten().any(makes_pods);
+    let namespace = if args.filename.is_empty() && (args.names_cluster() || !complete) {
         let live = live::read(args)?;
         for object in &live.objects {
             sources.before.add_value(object, &live.namespace);
@@ -60,27 +87,50 @@ pub fn read(args: &SourceArgs) -> Result<Sources> {
     } else {
         args.namespace.clone().unwrap_or_else(|| "default".to_owned())
     };
-    let mut reader = files::Reader::new(&namespace, args.fail_on_empty);
-    reader.read(&args.filename, &mut sources.before)?;
+    reader.read(&args.filename, &namespace, &mut sources.before)?;
     sources.after = sources.before.clone();
-    reader.read(&args.with, &mut sources.after)?;
+    let [old, new] = [old, new].map(|paths| {
+        let mut side = Inventory::default();
+        paths.into_iter().for_each(|path| side.add_path(path, &namespace));
+        side
+    });
+    sources.after.remove_all(&old);
+    sources.before.merge(old);
+    sources.after.merge(new);
+    reader.read(&args.with, &namespace, &mut sources.after)?;
     for name in &args.without {
         sources.after.remove(name, &namespace)?;
     }
-    sources.texts = reader.texts;
     sources.notes.extend(others(&reader.others));
-    sources.diagnostics.clone_from(&reader.diagnostics);
+    sources.texts = reader.texts;
     sources.unread = reader.diagnostics;
     sources.namespace = namespace;
-    sources.diagnostics.extend(sources.after.diagnostics());
     sources.misplaced = sources.after.misplaced();
-    sources.diagnostics.extend(sources.misplaced.iter().cloned());
+    let mut diagnostics = sources.unread.clone();
+    if !sides.before.is_empty() {
+        diagnostics.extend(sources.before.diagnostics());
+    }
+    for found in sources.after.diagnostics() {
+        if sides.before.is_empty() || !diagnostics.contains(&found) {
+            diagnostics.push(found);
+        }
+    }
+    diagnostics.extend(sources.misplaced.iter().cloned());
+    sources.diagnostics = diagnostics;
     if let (true, Some(first)) = (args.strict, sources.diagnostics.first()) {
         let more = sources.diagnostics.len() - 1;
         let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
         bail!("--strict: {first}{more}");
     }
     Ok(sources)
+}
+
+/// Whether a document is a pod, or creates pods.
+fn makes_pods(document: &Document) -> bool {
+    let kind = document.kind().and_then(Kind::parse);
+    kind.is_some_and(|kind| {
+        !kind.is_policy() && !matches!(kind, Kind::Node | Kind::Namespace | Kind::Service)
+    })
 }
 
 /// One note about all documents that are not objects.
