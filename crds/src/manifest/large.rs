@@ -13,8 +13,9 @@ use super::items::{Piece, Pieces, split};
 use super::mark::{Mark, Place};
 use super::tree::{self, Tree, TreeError};
 use super::{Document, MAX_DOCUMENT_BYTES, Manifest, parts};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{About, Diagnostic, Origin, Severity};
 use crate::lean;
+use crate::path::FieldPath;
 
 /// A List with more bytes is read one item at a time.
 const WHOLE_BYTES: usize = 4 << 20;
@@ -148,9 +149,13 @@ fn too_large(file: &Arc<str>, line: usize, bytes: usize) -> Box<Diagnostic> {
          {MAX_DOCUMENT_BYTES}, and so may each item of a List; split it, or make it smaller with \
          `kubectl whatif snapshot`"
     );
-    let mut manifest = Manifest { documents: Vec::new(), diagnostics: Vec::new() };
-    manifest.lose(file, Place { line, column: 1 }, message);
-    Box::new(manifest.diagnostics.remove(0))
+    Box::new(Diagnostic {
+        severity: Severity::Error,
+        source: Some(Origin { file: Arc::clone(file), line, column: 1 }),
+        about: About::nothing(),
+        field: FieldPath::default(),
+        message,
+    })
 }
 
 #[cfg(test)]

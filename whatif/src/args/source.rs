@@ -125,10 +125,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         seconds += number.parse::<f64>().map_err(|_| wrong())? * factor;
         rest = after;
     }
-    Some(seconds).filter(|_| !text.is_empty()).map_or_else(
-        || Err(wrong()),
-        |seconds| Duration::try_from_secs_f64(seconds).map_err(|_| wrong()),
-    )
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(found) if !text.is_empty() => Ok(found),
+        _ => Err(wrong()),
+    }
 }
 
 impl SourceArgs {
