@@ -147,6 +147,12 @@ pub struct Lint {
     /// Leave out findings with this code, as PCL103 or no-policy
     #[arg(long, value_name = "CODE", value_delimiter = ',')]
     pub disable: Vec<Code>,
+    /// Leave out findings that a report from earlier has, written with -o json
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// Print what the documentation says about a code, and read nothing
+    #[arg(long, value_name = "CODE")]
+    pub explain: Option<Code>,
     /// How the answer is written
     #[arg(short, long, value_enum, default_value_t)]
     pub output: LintFormat,
@@ -310,9 +316,11 @@ pub enum MapFormat {
 /// How `lint` answers.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum LintFormat {
-    /// For people
+    /// For people; findings that differ only in the object are one
     #[default]
     Text,
+    /// For people, with every finding
+    Wide,
     /// `kind: Lint`
     Json,
     /// `kind: Lint`

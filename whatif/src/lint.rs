@@ -5,6 +5,10 @@ use std::collections::BTreeSet;
 use portcullis_crds::diagnostic::{About, Diagnostic};
 use portcullis_lint::{Called, Code, Finding, Input, Names, name_field};
 
+mod ignore;
+
+pub use ignore::{annotated, known};
+
 use crate::model::{Cluster, WorkloadRef};
 use crate::source::Sources;
 
@@ -55,14 +59,11 @@ fn read(sources: &Sources) -> Vec<Finding> {
     });
     let coded = |told: &Diagnostic| {
         let finding = Finding::from(told);
-        match sources.misplaced.contains(told) {
-            true => Finding {
-                code: Code::NoSuchNamespace,
-                severity: Code::NoSuchNamespace.severity(),
-                ..finding
-            },
-            false => finding,
+        if !sources.misplaced.contains(told) {
+            return finding;
         }
+        let code = Code::NoSuchNamespace;
+        Finding { code, severity: code.severity(), ..finding }
     };
     others.map(coded).chain(twice).collect()
 }

@@ -48,6 +48,9 @@ pub const MODE_ANNOTATION: &str = "portcullis.dev/mode";
 /// The annotation of a pod that lists the networks it also sends from and receives at.
 pub const EXTRA_SOURCE_RANGES_ANNOTATION: &str = "portcullis.dev/extra-source-ranges";
 
+/// The annotation that names codes of `kubectl whatif lint` which do not apply to the object.
+pub const LINT_IGNORE_ANNOTATION: &str = "portcullis.dev/lint-ignore";
+
 /// What is kept of an object of this kind.
 pub(super) const fn part(kind: Kind) -> &'static Part {
     match kind {
@@ -111,7 +114,10 @@ const NODE_METADATA: Part = Fields(fields![
 const POLICY_METADATA: Part = Fields(fields![
     "name", "namespace", "labels": Only(Purpose::Snapshot, &Whole),
     "uid": SERVED, "resourceVersion": SERVED, "generation": SERVED,
-    "annotations": Fields(&[(MODE_ANNOTATION, Whole)]),
+    "annotations": Fields(&[
+        (MODE_ANNOTATION, Whole),
+        (LINT_IGNORE_ANNOTATION, Only(Purpose::Snapshot, &Whole)),
+    ]),
 ]);
 
 /// Fields that conversion does not know may have been meant to isolate: it must see them. The status

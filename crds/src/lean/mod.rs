@@ -23,7 +23,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
-pub use keep::{EXTRA_SOURCE_RANGES_ANNOTATION, MODE_ANNOTATION};
+pub use keep::{EXTRA_SOURCE_RANGES_ANNOTATION, LINT_IGNORE_ANNOTATION, MODE_ANNOTATION};
 use keep::{Part, Purpose, part};
 
 /// Deeper than this nothing is kept. No field of the API is half as deep; the JSON reader itself
@@ -116,7 +116,7 @@ impl<'de, K: Projected> Deserialize<'de> for Lean<K> {
 }
 
 /// The parts of an object that answers about a cluster depend on: names, labels, owners, addresses,
-/// ports and policies. No environment or arguments of containers, no annotations but a policy's mode;
+/// ports and policies. No environment or arguments of containers, no annotations but a policy's own of this project;
 /// `None` for kinds on which no answer depends.
 #[must_use]
 pub fn snapshot(object: &Value) -> Option<Value> {

@@ -7,16 +7,25 @@ use portcullis_lint::Severity;
 
 use super::Question;
 use crate::args::{FailOn, Lint, LintFormat};
-use crate::lint::lint;
+use crate::lint::{annotated, known, lint};
 use crate::output::{self, lint as written};
 use crate::{MIXED, NO, YES};
 
 pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
+    if let Some(code) = args.explain {
+        writeln!(out, "{}", written::explain(code))?;
+        return Ok(YES);
+    }
     let question = Question::read(&args.from)?;
     let mut findings = lint(&question.sources, &question.cluster);
     findings.retain(|finding| !args.disable.contains(&finding.code));
     // What is wrong with the source is a finding; what was assumed is not.
     let mut notes = question.cluster.notes.clone();
+    let ignored = annotated(&mut findings, &question.sources.after);
+    notes.extend(accepted(ignored, "ignored by annotations"));
+    if let Some(baseline) = &args.baseline {
+        notes.extend(accepted(known(&mut findings, baseline)?, "in the baseline"));
+    }
     if question.cluster.world.pods().is_empty() {
         notes.push(
             "the source has no pods and no workloads, so whom selectors and ports mean is not \
@@ -25,9 +34,10 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
         );
     }
     match args.output {
-        LintFormat::Text => {
+        LintFormat::Text | LintFormat::Wide => {
             output::oddities(&[], &notes, &mut std::io::stderr().lock())?;
-            written::text(&findings, &question.sources.texts, out)?;
+            let is_wide = args.output == LintFormat::Wide;
+            written::text(&findings, &question.sources.texts, is_wide, out)?;
         }
         LintFormat::Json | LintFormat::Yaml => {
             let notes = output::json::diagnostics(&[], &notes);
@@ -47,10 +57,21 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
         FailOn::Never => None,
     };
     let fails = least.is_some_and(|least| findings.iter().any(|one| one.severity >= least));
-    Ok(match fails {
-        true => NO,
-        // A document that cannot be read is a finding.
-        false if question.has_gaps() => MIXED,
-        false => YES,
+    // A document that cannot be read is a finding.
+    Ok(if fails {
+        NO
+    } else if question.has_gaps() {
+        MIXED
+    } else {
+        YES
     })
+}
+
+/// A note about findings that are left out.
+fn accepted(count: usize, why: &str) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some(format!("1 finding is {why}, and left out")),
+        _ => Some(format!("{count} findings are {why}, and left out")),
+    }
 }

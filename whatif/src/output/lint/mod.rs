@@ -1,9 +1,12 @@
 //! How the findings of `lint` are written.
 
+mod explain;
+mod fold;
 mod github;
 mod sarif;
 mod text;
 
+pub use explain::explain;
 pub use github::github;
 pub use sarif::sarif;
 pub use text::text;

@@ -10,34 +10,45 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::path::FieldPath;
 
-use super::sentence;
+use super::{fold, sentence};
 use portcullis_lint::{Finding, Severity};
 
 /// So many lines stand above and below the one that is marked.
 const AROUND: usize = 1;
 
-/// Every finding with its lines, and how many there are.
+/// The findings with their lines, and how many there are; without `is_wide`, those that differ only in
+/// the object are one.
 ///
 /// # Errors
 /// When the output cannot be written.
 pub fn text(
     findings: &[Finding],
     texts: &BTreeMap<Arc<str>, String>,
+    is_wide: bool,
     out: &mut dyn Write,
 ) -> io::Result<()> {
+    let groups = if is_wide {
+        findings.iter().map(|finding| vec![finding]).collect()
+    } else {
+        fold::groups(findings)
+    };
     let starts = texts.iter().map(|(file, text)| (file, starts(text))).collect();
-    for finding in findings {
+    for group in groups {
+        let Some(finding) = group.first() else { continue };
         // What is wrong in the title; what that means, and what to do, below.
         let (what, rest) = split(&finding.message);
         let shown = excerpt(finding, what, texts, &starts);
         let shown = shown.unwrap_or_else(|| {
             let (severity, code) = (finding.severity.as_str(), finding.code);
-            let whole = Finding { message: what.to_owned(), ..finding.clone() };
+            let whole = Finding { message: what.to_owned(), ..Finding::clone(finding) };
             format!("{severity}[{code}]: {}", escaped(&sentence(&whole)))
         });
         writeln!(out, "{shown}")?;
         for clause in rest.split("; ").filter(|clause| !clause.is_empty()) {
             writeln!(out, "  = {}", escaped(clause))?;
+        }
+        if let Some(others) = fold::others(&group) {
+            writeln!(out, "  = {}", escaped(&others))?;
         }
         writeln!(out, "  = {}\n", finding.code.docs())?;
     }
