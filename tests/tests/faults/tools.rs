@@ -153,3 +153,29 @@ fn what_judging_interfaces_needs_is_missed_only_where_it_is_on() -> Result<()> {
     }
     Ok(())
 }
+
+/// The sets of kube-proxy in IPVS mode or of a block list can have millions of members.
+#[test]
+fn no_member_of_a_foreign_set_is_read() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    cluster.lab.node("n2")?.shell(
+        "ipset create block-list hash:ip
+         seq 1 1000 | awk '{print \"add block-list 192.0.\" int($1 / 250) \".\" $1 % 250}' | ipset restore",
+    )?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    start(&cluster, "n2")?.kill()?;
+
+    // The next agent reads what the first one has left.
+    let tools = tempfile::tempdir()?;
+    wrap(tools.path(), "ipset", "\"$real\" \"$@\" | tee -a \"$0.printed\"; exit 0")?;
+    fs::write(tools.path().join("ipset.broken"), "")?;
+    let setup = AgentSetup { tools: Some(tools.path().into()), ..AgentSetup::default() };
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    agent.wait_for("policies are in force", PATIENCE)?;
+    let printed = fs::read_to_string(tools.path().join("ipset.printed"))?;
+    let ours = |line: &&str| line.starts_with("add PORTCULLIS-");
+    ensure!(printed.lines().filter(ours).count() > 0, "{printed}");
+    let foreign = printed.lines().filter(|line| line.contains("192.0.")).count();
+    ensure!(foreign == 0, "{foreign} members were read");
+    agent.terminate()
+}

@@ -9,10 +9,10 @@ use super::error::{Error, ParseError};
 use super::read::{parse_count, parse_counts, parse_hooks, parse_table};
 use super::restore::Restore;
 use super::script::{self, Step, render};
-use super::sets::parse_sets;
+use super::sets::{own_names, parse_sets};
 use super::variant::{Place, Variant};
 use super::{members, process};
-use crate::dataplane::applied::{Applied, HookPlaces, Table};
+use crate::dataplane::applied::{Applied, AppliedSet, HookPlaces, Table};
 use crate::dataplane::denial::{Denial, Reading};
 use crate::dataplane::name::SetName;
 use crate::dataplane::plan::{HookChange, Plan, TableChange};
@@ -45,9 +45,19 @@ impl Kernel {
         for (family, chains) in desired {
             tables.insert(*family, self.read_table(*family, chains)?);
         }
-        let names = self.run("ipset", &["list", "-name"], "")?;
-        let sets = parse_sets(&self.run("ipset", &["save"], "")?, &names)?;
+        let sets = self.read_sets()?;
         Ok(Applied { tables, sets })
+    }
+
+    /// Reads our sets and no others: those of other software can have millions of members. `save`
+    /// takes one name, so one `ipset` reads a line for each set.
+    fn read_sets(&self) -> Result<BTreeMap<SetName, AppliedSet>, Error> {
+        let names = own_names(&self.run("ipset", &["list", "-name"], "")?);
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let script: String = names.iter().map(|name| format!("save {name}\n")).collect();
+        Ok(parse_sets(&self.run("ipset", &["restore"], &script)?, &names)?)
     }
 
     pub(in crate::dataplane) fn read_table(

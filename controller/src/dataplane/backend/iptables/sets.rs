@@ -99,13 +99,18 @@ fn protocol_number(protocol: Protocol) -> u8 {
     }
 }
 
-/// Reads our sets from what `ipset save` printed; `names` is what `ipset list -name` printed.
+/// The names of our sets in what `ipset list -name` printed.
+pub(super) fn own_names(listed: &str) -> BTreeSet<SetName> {
+    listed.lines().filter_map(SetName::parse).collect()
+}
+
+/// Reads the sets with these names from what `ipset save` printed for each.
 ///
 /// # Errors
-/// When the two disagree about our sets, or a line is neither `create` nor `add`.
+/// When one of them is missing, or a line is neither `create` nor `add`.
 pub(super) fn parse_sets(
     save: &str,
-    names: &str,
+    names: &BTreeSet<SetName>,
 ) -> Result<BTreeMap<SetName, AppliedSet>, ParseError> {
     let mut sets: BTreeMap<SetName, AppliedSet> = BTreeMap::new();
     for line in save.lines().filter(|line| !line.is_empty()) {
@@ -114,7 +119,8 @@ pub(super) fn parse_sets(
         else {
             return Err(unknown("ipset save", line));
         };
-        let Some(set) = SetName::parse(set) else { continue };
+        let set = SetName::parse(set).filter(|set| names.contains(set));
+        let set = set.ok_or_else(|| unknown("ipset save", line))?;
         match command {
             "create" => {
                 sets.insert(set, parse_header(rest));
@@ -132,7 +138,7 @@ pub(super) fn parse_sets(
             _ => return Err(unknown("ipset save", line)),
         }
     }
-    let listed = names.lines().filter_map(SetName::parse).count();
+    let listed = names.len();
     if sets.len() != listed || !(save.is_empty() || save.ends_with('\n')) {
         return Err(ParseError::SetsCutOff { saved: sets.len(), listed });
     }
@@ -216,24 +222,23 @@ mod tests {
 
     #[test]
     fn sets_that_are_missing_from_the_dump_are_an_error() {
-        let save = "create x hash:ip family inet hashsize 64 maxelem 4\nadd x 1.1.1.1\n\
-            create PORTCULLIS-4aq hash:ip family inet hashsize 64 maxelem 8 bucketsize 12 \
+        let save = "create PORTCULLIS-4aq hash:ip family inet hashsize 64 maxelem 8 bucketsize 12 \
             initval 0x1\nadd PORTCULLIS-4aq 10.0.0.1\n";
-        let sets = parse_sets(save, "x\nPORTCULLIS-4aq\n").unwrap();
+        let sets = parse_sets(save, &own_names("x\nPORTCULLIS-4aq\n")).unwrap();
         let set = &sets[&SetName::short("4aq")];
         assert_eq!((set.shape, set.maxelem), (Some((Kind::Address, Family::V4)), 8));
         let element = Element::Address("10.0.0.1".parse().unwrap());
         assert_eq!(set.elements, Elements::Read(BTreeSet::from([element])));
-        let cut = parse_sets(save, "x\nPORTCULLIS-4aq\nPORTCULLIS-6aq\n");
+        let cut = parse_sets(save, &own_names("x\nPORTCULLIS-4aq\nPORTCULLIS-6aq\n"));
         assert_eq!(cut, Err(ParseError::SetsCutOff { saved: 1, listed: 2 }));
+        let foreign = format!("{save}create x hash:ip family inet hashsize 64 maxelem 4\n");
+        assert!(parse_sets(&foreign, &own_names("PORTCULLIS-4aq\n")).is_err());
     }
 
     #[test]
     fn a_set_with_timeouts_is_not_of_our_making() {
         let save = "create PORTCULLIS-4aq hash:ip family inet hashsize 64 maxelem 8 timeout 9\n";
-        assert_eq!(
-            parse_sets(save, "PORTCULLIS-4aq\n").unwrap()[&SetName::short("4aq")].shape,
-            None
-        );
+        let sets = parse_sets(save, &own_names("PORTCULLIS-4aq\n")).unwrap();
+        assert_eq!(sets[&SetName::short("4aq")].shape, None);
     }
 }
