@@ -8,7 +8,11 @@
 //!
 //! Nothing here ends the program. An address that is in use is tried again: the agent that is
 //! being replaced may still hold it.
+//!
+//! A connection serves one request. When there are too many, the oldest is closed: however many
+//! connections others open and however slowly they send, a probe gets its answer.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,14 +30,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-/// Connections that are served at a time, for each address; others wait.
-const CONNECTIONS_MAX: usize = 32;
-/// How long one connection may take from the first byte to the last.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+/// The limits of the probes and of the metrics, each.
+const LIMITS: Limits = Limits {
+    connections: 32,
+    head: Duration::from_secs(3),
+    whole: Duration::from_secs(10),
+    buffer_bytes: 16 << 10,
+};
 /// How long to wait before an address is tried again.
 const BIND_PAUSE: Duration = Duration::from_secs(2);
 /// How long to wait after a connection could not be accepted, for one for want of descriptors.
@@ -74,11 +81,33 @@ pub struct Served {
     pub registry: Arc<Registry>,
 }
 
+/// How much others can take of one address.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Connections at a time. One more closes the oldest.
+    connections: usize,
+    /// How long a connection may take to send the head of its request.
+    head: Duration,
+    /// How long it may take from the first byte to the last.
+    whole: Duration,
+    /// How many bytes of it are kept at most. No body of a request is read.
+    buffer_bytes: usize,
+}
+
 /// Starts to serve, as long as the process lives.
 ///
 /// # Errors
 /// When no thread can be started.
 pub fn start(health: Listen, metrics: Listen, served: Served) -> std::io::Result<()> {
+    start_within(LIMITS, health, metrics, served)
+}
+
+fn start_within(
+    limits: Limits,
+    health: Listen,
+    metrics: Listen,
+    served: Served,
+) -> std::io::Result<()> {
     if (health, metrics) == (Listen::Off, Listen::Off) {
         return Ok(());
     }
@@ -87,8 +116,8 @@ pub fn start(health: Listen, metrics: Listen, served: Served) -> std::io::Result
     std::thread::Builder::new().name("http".to_owned()).spawn(move || {
         runtime.block_on(async {
             tokio::join!(
-                listen("probes", health, served.clone(), probe),
-                listen("metrics", metrics, served.clone(), scrape),
+                listen("probes", health, Server { limits, served: served.clone(), answer: probe }),
+                listen("metrics", metrics, Server { limits, served, answer: scrape }),
             )
         })
     })?;
@@ -97,7 +126,15 @@ pub fn start(health: Listen, metrics: Listen, served: Served) -> std::io::Result
 
 type Answer = fn(&Served, &str) -> Response<Full<Bytes>>;
 
-async fn listen(what: &'static str, address: Listen, served: Arc<Served>, answer: Answer) {
+/// What one address serves.
+#[derive(Clone)]
+struct Server {
+    limits: Limits,
+    served: Arc<Served>,
+    answer: Answer,
+}
+
+async fn listen(what: &'static str, address: Listen, server: Server) {
     let mut told = false;
     let listener = loop {
         match bind(address).await {
@@ -112,16 +149,17 @@ async fn listen(what: &'static str, address: Listen, served: Arc<Served>, answer
         sleep(BIND_PAUSE).await;
     };
     info!(what, address = listener.local_addr().ok().map(display), "serving");
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let slot = slots.clone().acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
-                let served = served.clone();
-                tokio::spawn(async move {
-                    let _slot = slot;
-                    let _ = timeout(CONNECTION_LIMIT, serve(stream, &served, answer)).await;
-                });
+                open.retain(|connection| !connection.is_finished());
+                while open.len() >= server.limits.connections {
+                    open.pop_front().iter().for_each(AbortHandle::abort);
+                }
+                let server = server.clone();
+                let serve = async move { timeout(server.limits.whole, server.serve(stream)).await };
+                open.push_back(tokio::spawn(serve).abort_handle());
             }
             Err(error) => {
                 debug!(what, %error, "failed to accept a connection");
@@ -149,19 +187,22 @@ async fn bind(address: Listen) -> std::io::Result<Option<TcpListener>> {
     }
 }
 
-/// One request, one answer. Those who ask are few, and ask seconds apart.
-async fn serve(stream: TcpStream, served: &Served, answer: Answer) {
-    let service = service_fn(|request: Request<Incoming>| async move {
-        let known = [Method::GET, Method::HEAD].contains(request.method());
-        Ok::<_, Infallible>(if known {
-            answer(served, request.uri().path())
-        } else {
-            respond(StatusCode::METHOD_NOT_ALLOWED, PLAIN_TEXT, "GET only\n".to_owned())
-        })
-    });
-    let mut http = http1::Builder::new();
-    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(CONNECTION_LIMIT);
-    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+impl Server {
+    /// One request, one answer. Those who ask are few, and ask seconds apart.
+    async fn serve(&self, stream: TcpStream) {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            let known = [Method::GET, Method::HEAD].contains(request.method());
+            Ok::<_, Infallible>(if known {
+                (self.answer)(&self.served, request.uri().path())
+            } else {
+                respond(StatusCode::METHOD_NOT_ALLOWED, PLAIN_TEXT, "GET only\n".to_owned())
+            })
+        });
+        let mut http = http1::Builder::new();
+        http.keep_alive(false).max_buf_size(self.limits.buffer_bytes);
+        http.timer(TokioTimer::new()).header_read_timeout(self.limits.head);
+        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+    }
 }
 
 fn probe(served: &Served, path: &str) -> Response<Full<Bytes>> {
@@ -224,6 +265,8 @@ impl FromStr for Listen {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -242,6 +285,95 @@ mod tests {
         }
     }
 
+    /// Limits that no test waits for.
+    const PATIENT: Limits =
+        Limits { head: Duration::from_hours(1), whole: Duration::from_hours(1), ..LIMITS };
+
+    /// Serves on a free port of the loopback address.
+    async fn serve(limits: Limits) -> SocketAddr {
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = free.local_addr().expect("it is bound");
+        drop(free);
+        let served = Served {
+            live: Box::new(|| Ok(())),
+            ready: Box::new(|| Ok(())),
+            registry: Arc::new(Registry::default()),
+        };
+        start_within(limits, Listen::At(address), Listen::Off, served).expect("a thread");
+        address
+    }
+
+    async fn connect(address: SocketAddr) -> TcpStream {
+        loop {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return stream,
+                // It does not listen yet.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = connect(address).await;
+        stream.write_all(request.as_bytes()).await.expect("it listens");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_answered_beside_any_number_of_idle_and_slow_connections() {
+        let address = serve(PATIENT).await;
+        let mut others = Vec::new();
+        for number in 0..200 {
+            let mut other = connect(address).await;
+            if number % 2 == 0 {
+                other.write_all(b"GET /ready").await.expect("it listens");
+            }
+            others.push(other);
+        }
+        let ready = ask(address, "GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+        // The oldest are closed, without a time limit.
+        let mut byte = [0];
+        let _ = others[0].read(&mut byte).await;
+        let newest = others.last().expect("200 of them");
+        let is_open = newest.try_read(&mut byte);
+        assert!(is_open.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_too_slow_to_ask_is_closed() {
+        let address = serve(Limits { head: Duration::from_millis(50), ..PATIENT }).await;
+        let mut slow = connect(address).await;
+        slow.write_all(b"GET /readyz HTTP/1.1\r\n").await.expect("it listens");
+        let mut answer = Vec::new();
+        // Closed, with or without an answer; before, nothing is closed for an hour.
+        let _ = slow.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn no_body_is_read_and_no_endless_head() {
+        let address = serve(PATIENT).await;
+        // A body that never comes.
+        for method in ["GET", "POST"] {
+            let request =
+                format!("{method} /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 999999\r\n\r\n");
+            let expected = if method == "GET" { "HTTP/1.1 200" } else { "HTTP/1.1 405" };
+            let answer = ask(address, &request).await;
+            assert!(answer.starts_with(expected), "{answer}");
+        }
+        let mut endless = connect(address).await;
+        let line = format!("x: {}\r\n", "y".repeat(1000));
+        endless.write_all(b"GET /healthz HTTP/1.1\r\n").await.expect("it listens");
+        let mut lines = 0;
+        while endless.write_all(line.as_bytes()).await.is_ok() {
+            lines += 1;
+            assert!(lines < 1_000_000, "a head of a gigabyte is read");
+        }
+    }
+
     #[tokio::test]
     async fn an_address_that_is_taken_is_served_once_it_is_free() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -254,7 +386,6 @@ mod tests {
         start(Listen::At(address), Listen::Off, served).expect("a thread");
         drop(taken);
         let ask = |path| async move {
-            use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
             let mut stream = TcpStream::connect(address).await?;
             stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await?;
             let mut answer = String::new();
