@@ -1,54 +1,51 @@
 //! The programs of the binary `portcullis`: the node agent, and what looks after its node.
 //!
-//! `node` is the agent, `cluster` the controller. Both take objects from `watch` and answer probes by
-//! `serve`. The agent's rules go to the kernel by `dataplane`, which never sees an API object.
+//! `node` is the agent, `cluster` the controller. Both take objects from `watch`, answer probes by
+//! `serve` and write what happens to `log`. The agent's rules go to the kernel by `dataplane`, which
+//! never sees an API object.
 
 pub mod args;
 pub mod cluster;
 pub mod dataplane;
+pub mod log;
 pub mod node;
 pub mod serve;
 pub mod watch;
 
-use std::io::IsTerminal as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 
-use self::args::{Cli, Command, KernelArgs, LogFormat, PreflightArgs};
+use self::args::{Cli, Command, KernelArgs, PreflightArgs};
 use self::dataplane::CleanupReport;
 use self::dataplane::preflight::{Finding, Severity};
+use self::log::Log;
 
 /// Does what the command line asks. The exit code is 0, 1 when a check found a fault, or 2 when
 /// the program could not do its work.
 #[must_use]
 pub fn run(cli: &Cli) -> ExitCode {
-    let result = start_log(cli).and_then(|()| match &cli.command {
-        Command::Node(args) => node::run(args),
-        Command::Controller(args) => cluster::run(args),
+    let log = match Log::start(cli) {
+        Ok(log) => log,
+        Err(failure) => {
+            // Also if nobody reads it: the exit code remains.
+            let _ = writeln!(io::stderr(), "{failure:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = match &cli.command {
+        Command::Node(args) => node::run(args, &log.lost()),
+        Command::Controller(args) => cluster::run(args, &log.lost()),
         Command::Cleanup(args) => cleanup(args),
         Command::Preflight(args) => Ok(preflight(args)),
-    });
+    };
     result.unwrap_or_else(|failure| {
         error!("{failure:#}");
         ExitCode::from(2)
     })
-}
-
-fn start_log(cli: &Cli) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {}", cli.log))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal());
-    match cli.log_format {
-        LogFormat::Text => log.with_writer(std::io::stderr).init(),
-        LogFormat::Json => log.json().flatten_event(true).with_writer(std::io::stderr).init(),
-    }
-    Ok(())
 }
 
 fn cleanup(args: &KernelArgs) -> anyhow::Result<ExitCode> {

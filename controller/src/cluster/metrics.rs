@@ -36,6 +36,8 @@ pub struct Metrics {
     pub statuses: Counter,
     /// Writes that failed.
     pub failures: Counter,
+    /// Log lines that were not written.
+    pub log_lines_lost: Counter,
 }
 
 /// The labels of [`Metrics::cluster_policies`].
@@ -81,6 +83,8 @@ impl Metrics {
         registry.register("status_writes", written, self.statuses.clone());
         registry.register("events", "Events written", self.events.clone());
         registry.register("write_failures", "Writes that failed", self.failures.clone());
+        let help = "Log lines that were not written, as nobody read them or the output failed";
+        registry.register("log_lines_lost", help, self.log_lines_lost.clone());
         Arc::new(registry)
     }
 }

@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -63,11 +64,11 @@ const QUEUED: usize = 1024;
 /// Where a pod finds its namespace.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
-/// Runs until the process is asked to end.
+/// Runs until the process is asked to end. Serves `log_lines_lost` as a metric.
 ///
 /// # Errors
 /// When the flags are unusable. That the API server does not answer is no error.
-pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &ControllerArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode> {
     let timing = Timing {
         duration: args.lease_duration,
         deadline: args.renew_deadline,
@@ -75,7 +76,8 @@ pub fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
     };
     timing.check()?;
     let identity = identity(args.identity.as_deref());
-    let (metrics, pulse) = (Metrics::default(), Pulse::default());
+    let log_lines_lost = log_lines_lost.clone();
+    let (metrics, pulse) = (Metrics { log_lines_lost, ..Metrics::default() }, Pulse::default());
     let synced = Arc::new(AtomicBool::new(false));
     serve(args, &metrics, &pulse, &synced)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -38,6 +38,7 @@ pub struct Metrics {
     over_budget: Gauge,
     diagnostics: Family<Weight, Gauge>,
     conflicts: Family<Conflicting, Gauge>,
+    log_lines_lost: Counter,
     /// Of connections that end.
     pub connections: connections::metrics::Metrics,
     /// Of denials and their log.
@@ -95,6 +96,7 @@ impl Default for Metrics {
             over_budget: Gauge::default(),
             diagnostics: Family::default(),
             conflicts: Family::default(),
+            log_lines_lost: Counter::default(),
             connections: connections::metrics::Metrics::default(),
             denials: denials::metrics::Metrics::default(),
         };
@@ -108,6 +110,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// The same, with the counter of log lines that were not written.
+    #[must_use]
+    pub fn counting_lost_log_lines_by(self, log_lines_lost: Counter) -> Self {
+        Self { log_lines_lost, ..self }
+    }
+
     /// All of them under their names.
     #[must_use]
     pub fn registry(&self) -> Arc<Registry> {
@@ -168,6 +176,8 @@ impl Metrics {
             Unit::Seconds,
             self.last_success.clone(),
         );
+        let help = "Log lines that were not written, as nobody read them or the output failed";
+        registry.register("log_lines_lost", help, self.log_lines_lost.clone());
         self.connections.register(&mut registry);
         self.denials.register(&mut registry);
         Arc::new(registry)
@@ -311,6 +321,7 @@ mod tests {
                 "portcullis_drift_repairs_total",
                 "portcullis_hook_repairs_total",
                 "portcullis_last_successful_sync_timestamp_seconds",
+                "portcullis_log_lines_lost_total",
                 "portcullis_pods_isolated{direction=\"egress\"}",
                 "portcullis_pods_isolated{direction=\"ingress\"}",
                 "portcullis_pods_local",

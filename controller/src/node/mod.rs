@@ -34,6 +34,7 @@ use anyhow::Context as _;
 use policy_engine::cidr::Family;
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::world;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -60,11 +61,12 @@ use crate::watch::Source;
 /// Batches of changes that may wait for the agent; a source that is faster has to wait.
 const QUEUED_EVENTS: usize = 1024;
 
-/// Runs until the process is asked to end. What is in the kernel stays enforced after it.
+/// Runs until the process is asked to end. What is in the kernel stays enforced after it. Serves
+/// `log_lines_lost` as a metric.
 ///
 /// # Errors
 /// When the node cannot be programmed at all, or the flags do not fit it.
-pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode> {
     let options = args.dataplane_options();
     for finding in dataplane::preflight(&options) {
         match finding.severity {
@@ -73,7 +75,8 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
             Severity::Error => error!("{finding}"),
         }
     }
-    let (metrics, pulse) = (Metrics::default(), Pulse::default());
+    let metrics = Metrics::default().counting_lost_log_lines_by(log_lines_lost.clone());
+    let pulse = Pulse::default();
     let publisher = Publisher::new(metrics.clone(), pulse.clone());
     serve(&args.http, &publisher, &metrics, pulse.clone())?;
     let _lock = NodeLock::acquire(&args.lock_dir, |path| {

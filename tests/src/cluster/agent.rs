@@ -24,13 +24,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// The agent of `node` that `child` is; what it logs comes out of `stderr`.
-    pub(super) fn new(node: &str, child: Child, stderr: ChildStderr) -> Self {
+    /// The agent of `node` that `child` is; what it logs comes out of `stderr`, if the test does not
+    /// read it itself.
+    pub(super) fn new(node: &str, child: Child, stderr: Option<ChildStderr>) -> Self {
         let log = Arc::new(Log::default());
-        let copy = log.clone();
-        thread::spawn(move || {
-            BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| copy.push(line));
-        });
+        if let Some(stderr) = stderr {
+            let (copy, lines) = (log.clone(), BufReader::new(stderr).lines());
+            thread::spawn(move || lines.map_while(Result::ok).for_each(|line| copy.push(line)));
+        }
         Self { node: node.to_owned(), child, log }
     }
 

@@ -12,6 +12,7 @@ mod control_plane;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -282,11 +283,15 @@ impl Cluster {
             let all = std::iter::once(tools.clone()).chain(std::env::split_paths(&path));
             command.env("PATH", std::env::join_paths(all)?);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let stderr = match &setup.stderr {
+            Some(stderr) => stderr.try_clone()?.into(),
+            None => Stdio::piped(),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         // A terminal's Ctrl-C is for the one who started the cluster: it ends the agents itself.
         command.process_group(0);
         let mut child = self.lab.node(node)?.netns().spawn(&mut command)?;
-        let stderr = child.stderr.take().context("the agent's log is piped")?;
+        let stderr = child.stderr.take();
         Ok(Agent::new(node, child, stderr))
     }
 
@@ -344,4 +349,6 @@ pub struct AgentSetup {
     pub flags: Vec<String>,
     /// Whether `/proc/sys` is read-only, as it is in a container.
     pub read_only_sysctls: bool,
+    /// Where it writes its log. The test reads it, and [`Agent::wait_for`] finds nothing.
+    pub stderr: Option<OwnedFd>,
 }

@@ -9,6 +9,7 @@ mod established;
 mod hooks;
 mod input;
 mod neighbours;
+mod output;
 mod probes;
 mod reconnects;
 mod restarts;

@@ -1,0 +1,155 @@
+//! The log: lines on standard error that can neither delay the program nor end it.
+//!
+//! ```text
+//! any thread ─ event ─► subscriber ─ line ─► Queue, bounded ─► thread `log` ─► standard error
+//!                                              └─ full: the line is counted and dropped
+//! ```
+//!
+//! A container runtime that stops reading the pipe of a container blocks whoever writes to it. So only
+//! the thread `log` writes. When lines were lost, a line in the log reports how many.
+
+mod print;
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal as _};
+use std::panic::PanicHookInfo;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use prometheus_client::metrics::counter::Counter;
+use tracing::{Dispatch, dispatcher, error, warn};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use self::print::Printer;
+use self::queue::Queue;
+use crate::args::{Cli, LogFormat};
+
+/// How long the end of the program waits until all lines are written.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
+/// The log while it is written. When it is dropped, what is queued is written, if that takes at most
+/// [`FLUSH_LIMIT`].
+#[derive(Debug)]
+pub struct Log {
+    queue: Arc<Queue>,
+    lost: Counter,
+    /// Disconnected once all lines are written.
+    written: Receiver<()>,
+}
+
+impl Log {
+    /// Starts to log as the flags of `cli` say.
+    ///
+    /// # Errors
+    /// When the filter cannot be read, or no thread can be started.
+    pub fn start(cli: &Cli) -> anyhow::Result<Self> {
+        let (queue, lost) = (Arc::new(Queue::default()), Counter::default());
+        let sink = Sink { queue: queue.clone(), lost: lost.clone() };
+        let main = subscriber(cli, move || sink.clone())?;
+        let page = Page::default();
+        let writer = page.clone();
+        let aside = subscriber(cli, move || writer.clone())?;
+        let mut printer = Printer::new(io::stderr(), lost.clone(), move |lines| {
+            dispatcher::with_default(&aside, || {
+                warn!(lines, "log lines were lost: standard error was not read or not writable");
+            });
+            page.take()
+        });
+        let (done, written) = mpsc::channel();
+        let from = queue.clone();
+        let thread = std::thread::Builder::new().name("log".to_owned());
+        let printing = move || {
+            printer.run(&from);
+            drop(done);
+        };
+        thread.spawn(printing).context("failed to start to log")?;
+        dispatcher::set_global_default(main).context("failed to start to log")?;
+        std::panic::set_hook(Box::new(log_panic));
+        Ok(Self { queue, lost, written })
+    }
+
+    /// Counts lines that were not written.
+    #[must_use]
+    pub fn lost(&self) -> Counter {
+        self.lost.clone()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.queue.close();
+        // A reader that does not read must not keep the program from ending.
+        let _ = self.written.recv_timeout(FLUSH_LIMIT);
+    }
+}
+
+/// Logs a panic. The hook of the standard library waits for the reader of standard error.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let is_captured = backtrace.status() == BacktraceStatus::Captured;
+    let backtrace = is_captured.then(|| backtrace.to_string());
+    error!(thread = std::thread::current().name(), backtrace, "{panic}");
+}
+
+/// Formats events as the flags say, for `writer`.
+fn subscriber<W>(cli: &Cli, writer: W) -> anyhow::Result<Dispatch>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {}", cli.log))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(writer);
+    Ok(match cli.log_format {
+        LogFormat::Text => log.into(),
+        LogFormat::Json => log.json().flatten_event(true).into(),
+    })
+}
+
+/// Where events become lines of the queue. Never fails and never waits for a reader.
+#[derive(Clone)]
+struct Sink {
+    queue: Arc<Queue>,
+    lost: Counter,
+}
+
+impl io::Write for Sink {
+    /// A line: the subscriber writes each event at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !self.queue.push(line) {
+            self.lost.inc();
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Where the lines of the thread that writes are formatted: it must not wait for itself.
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl Page {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl io::Write for Page {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
