@@ -39,6 +39,7 @@ use crate::node::denials::Feed;
 use crate::node::denials::table::Sighting;
 use crate::node::hooks::{History, HookTouches};
 use crate::node::local_pods::LocalPods;
+use crate::node::node_name::NodeName;
 use crate::node::publisher::Publisher;
 use crate::watch::Event;
 
@@ -90,6 +91,8 @@ pub struct Agent {
     hooks_at: Option<Instant>,
     /// When everything was compared last.
     verified_at: Instant,
+    /// The name of the node; none when nobody asks whether such a node exists.
+    node_name: Option<NodeName>,
     /// When denials are counted next.
     count_at: Instant,
     /// Whether the last count failed: that is said once.
@@ -145,6 +148,7 @@ impl Agent {
             hooks: History::default(),
             hooks_at: None,
             verified_at: Instant::now(),
+            node_name: None,
             count_at: Instant::now(),
             uncounted: false,
         }
@@ -179,6 +183,12 @@ impl Agent {
     #[must_use]
     pub fn watched_by(self, touches: HookTouches) -> Self {
         Self { touches: Some(touches), ..self }
+    }
+
+    /// The same, which reports it when no Node has this name.
+    #[must_use]
+    pub fn on(self, node_name: NodeName) -> Self {
+        Self { node_name: Some(node_name), ..self }
     }
 
     /// Enforces until `shutdown`. What is in the kernel stays there.
@@ -224,6 +234,8 @@ impl Agent {
             while let Ok(event) = events.try_recv() {
                 self.take(event);
             }
+            // First: an agent of a node that does not exist is never ready, not for a moment.
+            self.report_node_name();
             self.sync();
             self.report_contests();
             self.report_budgets();

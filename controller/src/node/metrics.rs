@@ -39,6 +39,7 @@ pub struct Metrics {
     diagnostics: Family<Weight, Gauge>,
     conflicts: Family<Conflicting, Gauge>,
     log_lines_lost: Counter,
+    node_unknown: Gauge,
     /// Of connections that end.
     pub connections: connections::metrics::Metrics,
     /// Of denials and their log.
@@ -61,6 +62,15 @@ enum Direction {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Weight {
     severity: Severity,
+    about: About,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+enum About {
+    #[allow(non_camel_case_types, reason = "the label's text")]
+    policy,
+    #[allow(non_camel_case_types, reason = "the label's text")]
+    other,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
@@ -97,6 +107,7 @@ impl Default for Metrics {
             diagnostics: Family::default(),
             conflicts: Family::default(),
             log_lines_lost: Counter::default(),
+            node_unknown: Gauge::default(),
             connections: connections::metrics::Metrics::default(),
             denials: denials::metrics::Metrics::default(),
         };
@@ -127,6 +138,9 @@ impl Metrics {
         gauge("pods_local", "Pods of the node that policies can select", &self.pods);
         gauge("rulesets", "Rulesets in the kernel, shared by pods", &self.rulesets);
         gauge("sets", "Address sets in the kernel", &self.sets);
+        let unknown =
+            "1 while no Node has the name of the agent's node, so that nothing is enforced";
+        gauge("node_unknown", unknown, &self.node_unknown);
         registry.register(
             "pods_isolated",
             "Pods of the node that a policy isolates",
@@ -221,10 +235,13 @@ impl Metrics {
     }
 
     pub(crate) fn found(&self, findings: &Findings) {
-        for (severity, number) in
-            [(Severity::error, findings.errors), (Severity::warning, findings.warnings)]
+        for (about, amount) in [(About::policy, findings.policies), (About::other, findings.others)]
         {
-            self.diagnostics.get_or_create(&Weight { severity }).set(count(number));
+            for (severity, number) in
+                [(Severity::error, amount.errors), (Severity::warning, amount.warnings)]
+            {
+                self.diagnostics.get_or_create(&Weight { severity, about }).set(count(number));
+            }
         }
     }
 
@@ -242,6 +259,10 @@ impl Metrics {
     pub(crate) fn displaced(&self, is_displaced: bool) {
         let labels = Conflicting { conflict: Conflict::HookDisplaced.name(), ignored: false };
         self.conflicts.get_or_create(&labels).set(is_displaced.into());
+    }
+
+    pub(crate) fn node_unknown(&self, is_unknown: bool) {
+        self.node_unknown.set(is_unknown.into());
     }
 
     /// Counts hooks that were put back, beside what was repaired otherwise.
@@ -316,12 +337,15 @@ mod tests {
                 "portcullis_denial_log_lost_total{reason=\"overrun\"}",
                 "portcullis_denial_log_lost_total{reason=\"unreadable\"}",
                 "portcullis_denial_log_messages_total",
-                "portcullis_diagnostics{severity=\"error\"}",
-                "portcullis_diagnostics{severity=\"warning\"}",
+                "portcullis_diagnostics{severity=\"error\",about=\"other\"}",
+                "portcullis_diagnostics{severity=\"error\",about=\"policy\"}",
+                "portcullis_diagnostics{severity=\"warning\",about=\"other\"}",
+                "portcullis_diagnostics{severity=\"warning\",about=\"policy\"}",
                 "portcullis_drift_repairs_total",
                 "portcullis_hook_repairs_total",
                 "portcullis_last_successful_sync_timestamp_seconds",
                 "portcullis_log_lines_lost_total",
+                "portcullis_node_unknown",
                 "portcullis_pods_isolated{direction=\"egress\"}",
                 "portcullis_pods_isolated{direction=\"ingress\"}",
                 "portcullis_pods_local",

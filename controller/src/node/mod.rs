@@ -23,6 +23,7 @@ pub mod hooks;
 pub mod local_pods;
 pub mod lock;
 pub mod metrics;
+pub mod node_name;
 pub mod publisher;
 pub mod report;
 pub mod state;
@@ -49,6 +50,7 @@ use self::hooks::HookTouches;
 use self::local_pods::LocalPods;
 use self::lock::NodeLock;
 use self::metrics::Metrics;
+use self::node_name::NodeName;
 use self::publisher::Publisher;
 use self::report::render::Facts;
 use crate::args::{HttpArgs, NodeArgs, Switch};
@@ -136,6 +138,7 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
         .judging_interfaces_of(local_pods)
         .closed_after_reboot(Marker::new(args.state_dir.0.as_deref()))
         .watched_by(touches)
+        .on(NodeName::new(&args.node_name, args.source == Source::Kube))
         .ending(connections);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -129,6 +129,16 @@ impl Publisher {
         self.metrics.over_budget(pods);
     }
 
+    /// Why no pods of this node can be known; `None` if they can.
+    pub fn node_unknown(&self, why: Option<Arc<str>>) {
+        self.metrics.node_unknown(why.is_some());
+        self.status.send_if_modified(|status| {
+            let news = status.node_unknown != why;
+            status.node_unknown = why;
+            news
+        });
+    }
+
     /// What is wrong with objects changed.
     pub fn found(&self, findings: Findings) {
         self.metrics.found(&findings);

@@ -14,6 +14,11 @@ pub enum State<'a> {
     Loading,
     /// The kernel does what the policies say.
     Enforcing,
+    /// No Node has the name of this one: no pod of it is known, so nothing is enforced.
+    NodeUnknown {
+        /// What is wrong and what to do, in one line.
+        why: &'a str,
+    },
     /// Our rules may be in the kernel, and packets can get past them or be judged otherwise.
     Bypassed {
         /// The most important reason.
@@ -38,6 +43,11 @@ impl Status {
         let displaced = Some(&*self.displaced).filter(|displaced| !displaced.is_empty());
         let conflicts = self.examination.as_ref().map(|found| found.conflicts.as_slice());
         let conflicts = displaced.or(conflicts);
+        if let (Some(why), Phase::InForce | Phase::Failing { .. }) =
+            (&self.node_unknown, &self.phase)
+        {
+            return State::NodeUnknown { why };
+        }
         match (&self.phase, conflicts) {
             (Phase::Loading, _) | (Phase::InForce, None) => State::Loading,
             // What can be bypassed is no better for having been applied once.
@@ -56,6 +66,7 @@ impl Status {
         match self.state() {
             _ if self.last_success.is_none() => Err("nothing was put in force yet".to_owned()),
             State::Loading => Err("the node was not examined for conflicts yet".to_owned()),
+            State::NodeUnknown { why } => Err(why.to_owned()),
             State::Bypassed { all, .. } => Err(in_one_line(all)),
             State::Failing { error, since } if since.elapsed() > patience => {
                 Err(format!("failing for {} s: {error}", since.elapsed().as_secs()))
@@ -137,6 +148,21 @@ mod tests {
         publisher.examined(&Examination::default());
         assert!(status.borrow().ready(PATIENCE).is_err(), "it was not looked at again");
         publisher.displaced(&[]);
+        assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_node_does_not_exist_is_not_ready_whatever_else_is_wrong() {
+        let mut publisher = publisher();
+        let status = publisher.subscribe();
+        publisher.in_force(round());
+        publisher.node_unknown(Some("no Node".into()));
+        assert_eq!(status.borrow().ready(PATIENCE), Err("no Node".to_owned()), "not examined");
+        publisher.examined(&Examination::default());
+        publisher.failed("no tool", Instant::now());
+        assert_eq!(status.borrow().ready(PATIENCE), Err("no Node".to_owned()), "failing");
+        publisher.verified(0);
+        publisher.node_unknown(None);
         assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
     }
 

@@ -35,6 +35,8 @@ pub struct Status {
     pub displaced: Arc<[Detected]>,
     /// What else was found on the node; `None` before it was examined.
     pub examination: Option<Arc<Examination>>,
+    /// Why no pods of this node can be known, if no Node has its name.
+    pub node_unknown: Option<Arc<str>>,
 }
 
 /// Whether the kernel does what the policies say.
@@ -72,6 +74,15 @@ pub struct Latency {
 pub struct Findings {
     /// The first [`DIAGNOSTICS_MAX`], errors before warnings, then in the order of their objects.
     pub first: Vec<Diagnostic>,
+    /// How many of them are about policies.
+    pub policies: Amount,
+    /// How many are about anything else: other objects, files, the node.
+    pub others: Amount,
+}
+
+/// How much is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Amount {
     /// How many errors there are.
     pub errors: usize,
     /// How many warnings there are.
@@ -105,16 +116,22 @@ impl Default for Status {
             denials: Arc::default(),
             displaced: Arc::default(),
             examination: None,
+            node_unknown: None,
         }
     }
+}
+
+/// What is about this node, not about an object.
+#[must_use]
+pub fn node_finding(severity: Severity, message: String) -> Diagnostic {
+    let (about, field) = (About::Other("this node".to_owned()), FieldPath::default());
+    Diagnostic { severity, source: None, about, field, message }
 }
 
 /// A warning that is about this node, not about an object.
 #[must_use]
 pub fn node_warning(message: String) -> Diagnostic {
-    let about = About::Other("this node".to_owned());
-    let (severity, field) = (Severity::Warning, FieldPath::default());
-    Diagnostic { severity, source: None, about, field, message }
+    node_finding(Severity::Warning, message)
 }
 
 impl Findings {
@@ -122,9 +139,25 @@ impl Findings {
     pub fn of<'a>(all: impl Iterator<Item = &'a Diagnostic>) -> Self {
         let mut sorted: Vec<&Diagnostic> = all.collect();
         sorted.sort_unstable();
-        let errors = sorted.iter().filter(|found| found.severity == Severity::Error).count();
-        let warnings = sorted.len() - errors;
+        let (mut policies, mut others) = (Amount::default(), Amount::default());
+        for found in &sorted {
+            let amount = if is_about_policy(found) { &mut policies } else { &mut others };
+            match found.severity {
+                Severity::Error => amount.errors += 1,
+                Severity::Warning => amount.warnings += 1,
+            }
+        }
         let first = sorted.into_iter().take(DIAGNOSTICS_MAX).cloned().collect();
-        Self { first, errors, warnings }
+        Self { first, policies, others }
     }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        [self.policies, self.others].map(|amount| amount.errors + amount.warnings).iter().sum()
+    }
+}
+
+fn is_about_policy(found: &Diagnostic) -> bool {
+    found.about.object().is_some_and(|object| object.kind.is_policy())
 }

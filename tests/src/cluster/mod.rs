@@ -257,7 +257,8 @@ impl Cluster {
         } else {
             Command::new(portcullis()?)
         };
-        command.args(["node", "--log-format=json", "--node-name", node]);
+        let node_name = setup.node_name.as_deref().unwrap_or(node);
+        command.args(["node", "--log-format=json", "--node-name", node_name]);
         let own = self.control_plane.as_ref().map(ControlPlane::agent_kubeconfig);
         if let Some(kubeconfig) = setup.kubeconfig.as_deref().or(own) {
             // With each change that the agent hears of: some are markers.
@@ -337,6 +338,8 @@ impl Cluster {
 /// What an agent has of its own instead of what the others of its cluster have.
 #[derive(Default, Debug)]
 pub struct AgentSetup {
+    /// What it takes for the name of its node.
+    pub node_name: Option<String>,
     /// The directory that it watches.
     pub directory: Option<PathBuf>,
     /// Where its lock is.

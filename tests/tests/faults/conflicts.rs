@@ -276,7 +276,7 @@ fn a_conflict_that_the_operator_ignores_is_reported_and_does_not_count() -> Resu
     ensure!(is_counted(&cluster, "SecondEnforcer", true)?);
     ensure!(!is_counted(&cluster, "SecondEnforcer", false)?);
     let (_, metrics) = ask(&cluster, METRICS, "/metrics")?;
-    let warnings = value(&metrics, "portcullis_diagnostics{severity=\"warning\"}")?;
+    let warnings = value(&metrics, "portcullis_diagnostics{severity=\"warning\",about=\"other\"}")?;
     ensure!(warnings >= 1.0, "{metrics}");
     // Another one counts all the same.
     let cilium = "ip link add cilium_host type veth peer name cilium_net";

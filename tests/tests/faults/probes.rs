@@ -91,7 +91,10 @@ fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Res
     assert_eq!(value(&metrics, "portcullis_policies_in_force")?.to_string(), "1");
     let isolated = value(&metrics, "portcullis_pods_isolated{direction=\"ingress\"}")?;
     assert_eq!(isolated.to_string(), "1");
-    assert_eq!(value(&metrics, "portcullis_diagnostics{severity=\"error\"}")?.to_string(), "0");
+    for about in ["policy", "other"] {
+        let errors = format!("portcullis_diagnostics{{severity=\"error\",about=\"{about}\"}}");
+        assert_eq!(value(&metrics, &errors)?.to_string(), "0");
+    }
     let failures = "portcullis_sync_failures_total";
     ensure!(value(&metrics, failures)? > value(&before, failures)?, "{metrics}");
     ensure!(value(&metrics, "portcullis_sync_latency_seconds_count")? >= 1.0, "{metrics}");
@@ -101,6 +104,34 @@ fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Res
     );
     ensure!(metrics.ends_with("# EOF\n"), "{metrics}");
     assert_eq!(ask(&cluster, METRICS, "/healthz")?.0, 404, "probes are for the node alone");
+    agent.terminate()
+}
+
+/// A name in capitals, with a domain or with a typing error: the agent finds no pods of its node.
+#[test]
+fn an_agent_whose_node_does_not_exist_is_never_ready() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    let (flags, node_name) = (flags(&[]), Some("N2".to_owned()));
+    let agent =
+        cluster.spawn_agent_as("n2", &AgentSetup { flags, node_name, ..AgentSetup::default() })?;
+    agent.wait_for("no Node has the name `N2`", PATIENCE)?;
+    agent.wait_for("policies are in force", PATIENCE)?;
+    let why = wait_for(&cluster, "/readyz", 503)?;
+    ensure!(
+        why.contains("no Node has the name `N2`") && why.contains("did you mean `n2`"),
+        "{why}"
+    );
+    let (_, metrics) = ask(&cluster, METRICS, "/metrics")?;
+    assert_eq!(value(&metrics, "portcullis_node_unknown")?.to_string(), "1");
+    assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
+
+    cluster.write("n2.yaml", "{apiVersion: v1, kind: Node, metadata: {name: N2}}")?;
+    wait_for(&cluster, "/readyz", 200)?;
+    let (_, metrics) = ask(&cluster, METRICS, "/metrics")?;
+    assert_eq!(value(&metrics, "portcullis_node_unknown")?.to_string(), "0");
+    cluster.remove("n2.yaml")?;
+    wait_for(&cluster, "/readyz", 503)?;
     agent.terminate()
 }
 

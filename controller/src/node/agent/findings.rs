@@ -13,7 +13,8 @@ use crate::dataplane::examine::Examination;
 use crate::node::budgets;
 use crate::node::conflicts::diagnostics;
 use crate::node::contests;
-use crate::node::status::{Findings, Round};
+use crate::node::node_name::Standing;
+use crate::node::status::{Findings, Round, node_finding};
 
 impl Agent {
     /// Publishes what was found on the node, and says which pods to look for next.
@@ -92,6 +93,24 @@ impl Agent {
             self.publisher.over_budget(pods);
             self.report("budgets".into(), diagnostics);
         }
+    }
+
+    /// Reports whether the node of the agent exists.
+    pub(super) fn report_node_name(&mut self) {
+        let Some(node_name) = self.node_name.as_ref().filter(|_| self.state != State::Loading)
+        else {
+            return; // The Nodes are not all known.
+        };
+        let standing = node_name.standing(self.engine.world());
+        let (unknown, found) = match standing {
+            Standing::Plausible => (None, None),
+            Standing::Doubtful(why) => (None, Some(node_finding(Severity::Warning, why))),
+            Standing::Unknown(why) => {
+                (Some(Arc::from(&*why)), Some(node_finding(Severity::Error, why)))
+            }
+        };
+        self.publisher.node_unknown(unknown);
+        self.report("node name".into(), found.into_iter().collect());
     }
 
     pub(super) fn publish_diagnostics(&mut self) {

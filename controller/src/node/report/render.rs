@@ -96,7 +96,7 @@ pub fn render(
     let policies: Vec<_> = policies(selection).take(api::POLICIES_MAX).collect();
     let first = findings.first.iter().take(api::DIAGNOSTICS_MAX);
     let diagnostics: Vec<_> = first.map(diagnostic).collect();
-    let found = findings.errors + findings.warnings;
+    let found = findings.count();
     let pods = api::Pods {
         local: count(selection.pods),
         isolated: count(selection.isolated),
@@ -135,6 +135,7 @@ fn said(state: State<'_>) -> (&'static str, &'static str, Cow<'_, str>) {
         State::Enforcing => {
             ("True", "PoliciesInForce", "the kernel does what the policies say".into())
         }
+        State::NodeUnknown { why } => ("False", "NodeUnknown", why.into()),
         State::Bypassed { conflict, all } => ("False", conflict.name(), in_one_line(all).into()),
         State::Failing { error, .. } => ("False", "ApplyFailed", error.into()),
     }

@@ -1,0 +1,132 @@
+//! Whether the node of the agent exists. Values only.
+//!
+//! An agent whose `--node-name` is the name of no Node finds no pods of its node and enforces
+//! nothing, however well everything else works.
+
+use policy_engine::labels::Str;
+use policy_engine::world::World;
+
+/// The name that the agent was given for its node.
+#[derive(Debug)]
+pub struct NodeName {
+    name: Str,
+    /// Whether the source has all Nodes of the cluster. A directory may have none.
+    lists_nodes: bool,
+}
+
+/// What the objects of the cluster say about the name.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// A Node has it, or nothing is known against it.
+    Plausible,
+    /// There are no Nodes to compare it with, and no Pod is on a node of this name. Why it matters.
+    Doubtful(String),
+    /// No Node has it. What that means.
+    Unknown(String),
+}
+
+impl NodeName {
+    /// The name of `--node-name`. `lists_nodes`: the source has all Nodes of the cluster.
+    #[must_use]
+    pub fn new(name: &str, lists_nodes: bool) -> Self {
+        Self { name: name.into(), lists_nodes }
+    }
+
+    /// What `world`, which is complete, says about the name.
+    #[must_use]
+    pub fn standing(&self, world: &World) -> Standing {
+        let (name, nodes) = (&self.name, world.nodes());
+        if nodes.contains_key(name) {
+            return Standing::Plausible;
+        }
+        if self.lists_nodes || !nodes.is_empty() {
+            let similar = nodes.keys().find(|node| is_similar(node, name));
+            let similar = similar.map(|node| format!("; did you mean `{node}`?"));
+            let has_pods = world.pods().values().any(|pod| pod.node.as_ref() == Some(name));
+            let effect = if has_pods {
+                "policies are enforced only for the Pods that still name it"
+            } else {
+                "no pod of this node is known, and no policy is enforced here"
+            };
+            return Standing::Unknown(format!(
+                "no Node has the name `{name}`: {effect}; set --node-name (NODE_NAME) to the \
+                 metadata.name of the Node{}",
+                similar.unwrap_or_default()
+            ));
+        }
+        let mut nodes_of_pods =
+            world.pods().values().filter_map(|pod| pod.node.as_ref()).peekable();
+        if nodes_of_pods.peek().is_none() || nodes_of_pods.any(|node| node == name) {
+            return Standing::Plausible;
+        }
+        Standing::Doubtful(format!(
+            "no Pod has the spec.nodeName `{name}`, so no policy is enforced here; check \
+             --node-name (NODE_NAME)"
+        ))
+    }
+}
+
+/// Whether one is probably meant where the other is written: in capitals, or with a domain.
+fn is_similar(one: &str, other: &str) -> bool {
+    let host = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    host(one) == host(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use policy_engine::labels::Labels;
+    use policy_engine::model::{Change, Node, Pod, PodKey};
+    use policy_engine::world::Options;
+
+    use super::*;
+
+    fn world(nodes: &[&str], nodes_of_pods: &[&str]) -> World {
+        let mut world = World::new(Options::default());
+        for node in nodes {
+            let object = Node { labels: Labels::default(), addresses: Vec::new() };
+            world.apply(Change::Node((*node).into(), Some(object)));
+        }
+        for node in nodes_of_pods {
+            let pod = Pod::new(PodKey::new("shop", node), Labels::default());
+            world.apply(Pod { node: Some((*node).into()), ..pod }.into());
+        }
+        world
+    }
+
+    fn unknown(name: &str, lists_nodes: bool, world: &World) -> String {
+        match NodeName::new(name, lists_nodes).standing(world) {
+            Standing::Unknown(why) => why,
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_name_is_that_of_a_node_or_unknown() {
+        let nodes = world(&["n1", "n2.example.com"], &["n1", "n9"]);
+        for lists_nodes in [true, false] {
+            for known in ["n1", "n2.example.com"] {
+                let name = NodeName::new(known, lists_nodes);
+                assert_eq!(name.standing(&nodes), Standing::Plausible);
+            }
+            for (wrong, similar) in
+                [("n1.example.com", "n1"), ("N1", "n1"), ("n2", "n2.example.com")]
+            {
+                let why = unknown(wrong, lists_nodes, &nodes);
+                assert!(why.ends_with(&format!("did you mean `{similar}`?")), "{why}");
+            }
+            let why = unknown("n9", lists_nodes, &nodes);
+            assert!(why.contains("only for the Pods that still name it"), "{why}");
+            assert!(why.ends_with("of the Node"), "{why}");
+        }
+        let why = unknown("n1", true, &world(&[], &["n1"]));
+        assert!(why.contains("no Node has the name `n1`"), "an API server without Nodes: {why}");
+    }
+
+    #[test]
+    fn without_nodes_the_pods_of_a_directory_can_raise_a_doubt() {
+        let standing = |pods: &[&str]| NodeName::new("n1", false).standing(&world(&[], pods));
+        assert_eq!(standing(&[]), Standing::Plausible);
+        assert_eq!(standing(&["n2", "n1"]), Standing::Plausible);
+        assert!(matches!(standing(&["n2", "N1"]), Standing::Doubtful(_)));
+    }
+}
