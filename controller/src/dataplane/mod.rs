@@ -218,8 +218,9 @@ impl Dataplane {
     /// what differs; `update` is ignored then.
     ///
     /// # Errors
-    /// When any step fails. Nothing is taken as done then. Also when pods have IPv6 addresses
-    /// and only IPv4 can be enforced, which is done first.
+    /// When any step fails. Nothing is taken as done then. If [`Error::family`] names a family, all
+    /// is done for the other one: this one cannot be read, or pods have IPv6 addresses and
+    /// only IPv4 can be enforced.
     pub fn enforce(&mut self, compiled: &Compiled, update: &Update) -> Result<ApplyReport, Error> {
         match self.apply(compiled, update, Extent::Urgent) {
             // What is unreferenced counts for the kernel's limits, too.
@@ -265,16 +266,30 @@ impl Dataplane {
         update: &Update,
         extent: Extent,
     ) -> Result<ApplyReport, Error> {
-        let desired = self.desired(compiled);
-        let applied = applied.map_or_else(|| self.kernel.read(&desired.tables), Ok)?;
+        let mut desired = self.desired(compiled);
+        let (applied, unread) = match applied {
+            Some(applied) => (applied, None),
+            None => self.read(&mut desired)?,
+        };
         let (mut plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
         self.postponed = extent == Extent::Urgent && self.postpone(&mut plan, &applied, &mut after);
         let sets_in_use = self.execute(&plan, &applied, &mut after)?;
-        self.applied = Some(after);
         self.attachments_changed = false;
+        if let Some(unread) = unread {
+            return Err(unread);
+        }
+        self.applied = Some(after);
         let elsewhere_unclean = self.clean_elsewhere();
         let (postponed, report) = (self.postponed, ApplyReport::of(&plan));
         Ok(ApplyReport { sets_in_use, postponed, elsewhere_unclean, ..report })
+    }
+
+    /// Reads back what is applied. Takes out of `desired` the family that cannot be read, if the other
+    /// one can be, and gives why.
+    fn read(&self, desired: &mut Desired<'_>) -> Result<(Applied, Option<Error>), Error> {
+        let (applied, unread) = self.kernel.read(&desired.tables)?;
+        desired.tables.retain(|family, _| applied.tables.contains_key(family));
+        Ok((applied, unread))
     }
 
     /// Takes out of `plan` what can wait; gives whether anything does.
@@ -351,12 +366,15 @@ impl Dataplane {
         // Sets that could not be destroyed yet are no drift.
         let applied = self.applied.take();
         let known = applied.map(|applied| applied.unreferenced_sets()).unwrap_or_default();
-        let desired = self.desired(compiled);
-        let applied = self.kernel.read(&desired.tables)?;
+        let mut desired = self.desired(compiled);
+        let (applied, unread) = self.read(&mut desired)?;
         let (plan, mut after) = diff::diff(&applied, desired, &self.terms(&Update::default()));
         let mut drifts = drift::list(&applied, &plan, self.table());
         drifts.retain(|drift| !matches!(drift, Drift::Set { set, .. } if known.contains(set)));
         self.execute(&plan, &applied, &mut after)?;
+        if let Some(unread) = unread {
+            return Err(unread);
+        }
         self.applied = Some(after);
         Ok(drifts)
     }

@@ -20,6 +20,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use policy_engine::cidr::Family;
 use policy_engine::compiled::Update;
 use policy_engine::engine::Engine;
 use portcullis_apiserver::back_off::BackOff;
@@ -45,6 +46,9 @@ use crate::watch::Event;
 
 /// The waits after failed applies.
 const BACK_OFF: BackOff = BackOff::new(Duration::from_millis(100), Duration::from_secs(10));
+
+/// Changes that come while only one family fails are applied to the other one after this time.
+const OTHER_FAMILY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often an agent that has nothing to do shows that it goes on.
 const BEAT_PERIOD: Duration = Duration::from_secs(5);
@@ -109,8 +113,8 @@ enum State {
     Loaded { apply_at: Instant },
     /// The kernel does what the engine says.
     InForce { cleanup_at: Option<Instant> },
-    /// The last apply failed.
-    Failing { retry_at: Instant, back_off: BackOff },
+    /// The last apply failed: for one family, or for all.
+    Failing { retry_at: Instant, back_off: BackOff, family: Option<Family> },
 }
 
 /// The source has ended, which it never should.
@@ -267,7 +271,11 @@ impl Agent {
     fn take(&mut self, event: Event) {
         match event {
             Event::Changes(changes) => {
-                self.oldest.get_or_insert_with(Instant::now);
+                let now = Instant::now();
+                self.oldest.get_or_insert(now);
+                if let State::Failing { retry_at, family: Some(_), .. } = &mut self.state {
+                    *retry_at = (*retry_at).min(now + OTHER_FAMILY_PAUSE);
+                }
                 for Object { change, .. } in changes {
                     trace!(?change, "received a change");
                     let change = match &mut self.local_pods {
@@ -340,14 +348,22 @@ impl Agent {
                 self.in_force(&report, CLEANUP_AFTER);
             }
             Err(failure) => {
-                let (failure, wait) = (chain(&failure), back_off.wait());
-                self.publisher.failed(&failure, since);
+                let (family, failure, wait) = (failure.family(), chain(&failure), back_off.wait());
+                self.publisher.failed(&failure, family, since);
+                if family.is_some() {
+                    self.marker.set();
+                    self.oldest = None; // Applied to the other one.
+                }
                 error!(
                     error = failure,
                     retry_in_ms = wait.as_millis(),
-                    "failed to apply policies; the last applied rules stay"
+                    "failed to apply policies; {}",
+                    match family {
+                        None => "the last applied rules stay",
+                        Some(_) => "they are applied to the other IP family",
+                    }
                 );
-                self.state = State::Failing { retry_at: Instant::now() + wait, back_off };
+                self.state = State::Failing { retry_at: Instant::now() + wait, back_off, family };
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use policy_engine::cidr;
 use policy_engine::engine::selection::Selection;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -40,6 +41,7 @@ pub struct Metrics {
     conflicts: Family<Conflicting, Gauge>,
     log_lines_lost: Counter,
     node_unknown: Gauge,
+    failing: Family<Failing, Gauge>,
     /// Of connections that end.
     pub connections: connections::metrics::Metrics,
     /// Of denials and their log.
@@ -82,6 +84,12 @@ enum Severity {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Failing {
+    /// `IPv4` or `IPv6`.
+    family: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Conflicting {
     /// The name of a [`Conflict`].
     conflict: &'static str,
@@ -108,6 +116,7 @@ impl Default for Metrics {
             conflicts: Family::default(),
             log_lines_lost: Counter::default(),
             node_unknown: Gauge::default(),
+            failing: Family::default(),
             connections: connections::metrics::Metrics::default(),
             denials: denials::metrics::Metrics::default(),
         };
@@ -116,6 +125,7 @@ impl Default for Metrics {
         metrics.found(&Findings::default());
         metrics.examined(&Examination::default());
         metrics.displaced(false);
+        metrics.failing(|_| false);
         metrics
     }
 }
@@ -173,6 +183,11 @@ impl Metrics {
             Unit::Seconds,
             self.latencies.clone(),
         );
+        registry.register(
+            "family_failing",
+            "1 while policies cannot be applied to this family",
+            self.failing.clone(),
+        );
         registry.register("sync_failures", "Rounds that failed", self.failures.clone());
         registry.register(
             "drift_repairs",
@@ -221,8 +236,16 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn failed(&self) {
+    /// A round failed: for one family, or for all.
+    pub(crate) fn failed(&self, family: Option<cidr::Family>) {
         self.failures.inc();
+        self.failing(|one| family.is_none_or(|family| family == one));
+    }
+
+    fn failing(&self, is_failing: impl Fn(cidr::Family) -> bool) {
+        for (one, family) in [(cidr::Family::V4, "IPv4"), (cidr::Family::V6, "IPv6")] {
+            self.failing.get_or_create(&Failing { family }).set(is_failing(one).into());
+        }
     }
 
     pub(crate) fn verified(&self, repairs: usize) {
@@ -273,6 +296,7 @@ impl Metrics {
     }
 
     fn succeeded(&self) {
+        self.failing(|_| false);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_success.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
@@ -342,6 +366,8 @@ mod tests {
                 "portcullis_diagnostics{severity=\"warning\",about=\"other\"}",
                 "portcullis_diagnostics{severity=\"warning\",about=\"policy\"}",
                 "portcullis_drift_repairs_total",
+                "portcullis_family_failing{family=\"IPv4\"}",
+                "portcullis_family_failing{family=\"IPv6\"}",
                 "portcullis_hook_repairs_total",
                 "portcullis_last_successful_sync_timestamp_seconds",
                 "portcullis_log_lines_lost_total",

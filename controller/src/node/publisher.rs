@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use policy_engine::cidr::Family;
 use policy_engine::engine::selection::Selection;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -81,15 +82,16 @@ impl Publisher {
     }
 
     /// A round, or a comparison with the kernel, failed: the kernel has not done what the policies say
-    /// since `since`, which is before the attempt that failed, for that may have taken long.
-    pub fn failed(&self, error: &str, since: Instant) {
-        self.metrics.failed();
+    /// since `since`, which is before the attempt that failed, for that may have taken long. If only
+    /// one `family` failed, the other one is enforced.
+    pub fn failed(&self, error: &str, family: Option<Family>, since: Instant) {
+        self.metrics.failed(family);
         self.status.send_modify(|status| {
             let since = match status.phase {
                 Phase::Failing { since: earlier, .. } => earlier.min(since),
                 Phase::Loading | Phase::InForce => since,
             };
-            status.phase = Phase::Failing { error: error.into(), since };
+            status.phase = Phase::Failing { error: error.into(), since, family };
         });
     }
 

@@ -52,9 +52,14 @@ impl Status {
             (Phase::Loading, _) | (Phase::InForce, None) => State::Loading,
             // What can be bypassed is no better for having been applied once.
             (_, Some(all @ [first, ..])) => State::Bypassed { conflict: first.conflict, all },
-            (Phase::Failing { error, since }, _) => State::Failing { error, since: *since },
+            (Phase::Failing { error, since, .. }, _) => State::Failing { error, since: *since },
             (Phase::InForce, Some([])) => State::Enforcing,
         }
+    }
+
+    /// Whether one family is enforced, and only the other one is not.
+    fn is_partial(&self) -> bool {
+        matches!(self.phase, Phase::Failing { family: Some(_), .. })
     }
 
     /// Whether policies are enforced, and a failure since has not lasted longer than `patience`.
@@ -64,6 +69,9 @@ impl Status {
     /// Says what is not as it should be.
     pub fn ready(&self, patience: Duration) -> Result<(), String> {
         match self.state() {
+            State::Failing { error, .. } if self.is_partial() && self.last_success.is_none() => {
+                Err(error.to_owned())
+            }
             _ if self.last_success.is_none() => Err("nothing was put in force yet".to_owned()),
             State::Loading => Err("the node was not examined for conflicts yet".to_owned()),
             State::NodeUnknown { why } => Err(why.to_owned()),
@@ -114,20 +122,28 @@ mod tests {
         publisher.examined(&Examination::default());
         let status = publisher.subscribe();
         assert!(status.borrow().ready(PATIENCE).is_err(), "nothing is in force");
-        publisher.failed("no tool", Instant::now());
+        publisher.failed("no tool", None, Instant::now());
         assert!(status.borrow().ready(PATIENCE).is_err(), "and nothing ever was");
         publisher.in_force(round());
         assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
         let received = Instant::now();
         tokio::time::advance(PATIENCE / 3).await;
-        publisher.failed("no tool", received);
+        publisher.failed("no tool", None, received);
         tokio::time::advance(PATIENCE * 2 / 3).await;
-        publisher.failed("no tool", Instant::now());
+        publisher.failed("no tool", None, Instant::now());
         assert_eq!(status.borrow().ready(PATIENCE), Ok(()), "for a moment only");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(status.borrow().ready(PATIENCE), Err("failing for 31 s: no tool".to_owned()));
         publisher.verified(0);
         assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_enforces_one_family_from_the_start_is_not_ready_and_names_the_other() {
+        let publisher = publisher();
+        let status = publisher.subscribe();
+        publisher.failed("no IPv6", Some(Family::V6), Instant::now());
+        assert_eq!(status.borrow().ready(PATIENCE), Err("no IPv6".to_owned()));
     }
 
     #[tokio::test]
@@ -159,7 +175,7 @@ mod tests {
         publisher.node_unknown(Some("no Node".into()));
         assert_eq!(status.borrow().ready(PATIENCE), Err("no Node".to_owned()), "not examined");
         publisher.examined(&Examination::default());
-        publisher.failed("no tool", Instant::now());
+        publisher.failed("no tool", None, Instant::now());
         assert_eq!(status.borrow().ready(PATIENCE), Err("no Node".to_owned()), "failing");
         publisher.verified(0);
         publisher.node_unknown(None);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use policy_engine::cidr::Family;
 use policy_engine::engine::selection::Selection;
 use portcullis_crds::api::node_policy_report::DIAGNOSTICS_MAX;
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
@@ -53,6 +54,8 @@ pub enum Phase {
         /// When the oldest change was received that is not applied; where there is none, when the
         /// first of the failed attempts began.
         since: Instant,
+        /// The only family that failed.
+        family: Option<Family>,
     },
 }
 

@@ -6,6 +6,7 @@ mod churn;
 mod claims;
 mod conflicts;
 mod established;
+mod families;
 mod hooks;
 mod input;
 mod neighbours;

@@ -1,5 +1,6 @@
 //! Tools that fail for a while: the agent says so, keeps what was in force, and recovers.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -118,9 +119,12 @@ fn a_read_back_that_is_cut_off_is_never_taken_for_the_whole() -> Result<()> {
         cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
         start(&cluster, "n2")?.kill()?;
         let tools = tempfile::tempdir()?;
-        wrap(tools.path(), tool, HALF)?;
-        let broken = tools.path().join(format!("{tool}.broken"));
-        fs::write(&broken, "")?;
+        // Of both families: one that can be read is enforced.
+        let of_ipv6 = tool.replacen("iptables", "ip6tables", 1);
+        let wrapped = BTreeSet::from([tool.to_owned(), of_ipv6]);
+        wrapped.iter().try_for_each(|tool| wrap(tools.path(), tool, HALF))?;
+        let broken = || wrapped.iter().map(|tool| tools.path().join(format!("{tool}.broken")));
+        broken().try_for_each(|broken| fs::write(broken, ""))?;
         cluster.write("api.yaml", &admit("api", &["near"], &[WEB]))?;
         let setup = AgentSetup { tools: Some(tools.path().into()), ..AgentSetup::default() };
         let agent = cluster.spawn_agent_as("n2", &setup)?;
@@ -128,7 +132,7 @@ fn a_read_back_that_is_cut_off_is_never_taken_for_the_whole() -> Result<()> {
         let closed: &[Route] = &[("stranger", "api", WEB), ("near", "api", WEB)];
         check(&cluster.lab, tool, &[("web", "api", WEB)], closed)?;
         ensure!(agent.said_after(0, "policies are in force").is_none(), "{tool}");
-        fs::remove_file(&broken)?;
+        broken().try_for_each(fs::remove_file)?;
         agent.wait_for("policies are in force", PATIENCE)?;
         check(&cluster.lab, tool, &[("near", "api", WEB)], &[("web", "api", WEB)])?;
     }

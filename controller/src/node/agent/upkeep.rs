@@ -51,11 +51,12 @@ impl Agent {
 
     /// Reads back and repairs, soon.
     pub(super) fn again(&mut self, failure: &dataplane::Error, began: Instant, what: &'static str) {
-        let failure = chain(failure);
-        self.publisher.failed(&failure, began);
+        let (family, failure) = (failure.family(), chain(failure));
+        self.publisher.failed(&failure, family, began);
         error!(error = failure, "{what}");
         let mut back_off = BACK_OFF;
-        self.state = State::Failing { retry_at: Instant::now() + back_off.wait(), back_off };
+        self.state =
+            State::Failing { retry_at: Instant::now() + back_off.wait(), back_off, family };
     }
 
     /// Compares everything with the kernel, and repairs what differs.

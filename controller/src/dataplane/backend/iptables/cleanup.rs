@@ -54,7 +54,7 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     // The sets do not depend on the variant.
     let anywhere = Place { variant: Variant::Nft, table: TableName::Mangle };
     let mut kernel = Kernel::new(anywhere, lock_wait_seconds);
-    let mut applied = kernel.read(&BTreeMap::new())?;
+    let (mut applied, _) = kernel.read(&BTreeMap::new())?;
     let count = applied.sets.len();
     let end = Instant::now() + SET_RELEASE_LIMIT;
     loop {

@@ -4,6 +4,8 @@ use std::io;
 use std::net::IpAddr;
 use std::process::ExitStatus;
 
+use policy_engine::cidr::Family;
+
 use crate::dataplane::name::SetName;
 
 /// A tool or the kernel did not do what it was asked for. The messages say what the fields are.
@@ -34,9 +36,39 @@ pub enum Error {
     /// Pods have addresses of a family that cannot be enforced.
     #[error("{count} IPv6 addresses of pods are not enforced: {command} is not there; install it")]
     Unenforced { count: usize, command: &'static str },
+    /// One family failed. What was to be done is done for the other.
+    #[error("policies are not enforced for {}", crate::dataplane::name::family(*family))]
+    Family {
+        family: Family,
+        #[source]
+        source: Box<Error>,
+    },
     /// Neither variant of iptables is installed.
     #[error("found no iptables; install it (iptables-nft or iptables-legacy)")]
     NoIptables,
+}
+
+impl Error {
+    /// The only family that failed. `None` if nothing, or not all, is done for the other.
+    #[must_use]
+    pub fn family(&self) -> Option<Family> {
+        match self {
+            Self::Family { family, .. } => Some(*family),
+            // IPv4 is always enforced.
+            Self::Unenforced { .. } => Some(Family::V6),
+            Self::Start { .. }
+            | Self::Failed { .. }
+            | Self::TimedOut { .. }
+            | Self::Member { .. }
+            | Self::ReadBack(_)
+            | Self::NoIptables => None,
+        }
+    }
+
+    /// The error of a family if it is the only one of these that failed.
+    pub(super) fn of_family((family, error): (Family, Self)) -> Self {
+        Self::Family { family, source: Box::new(error) }
+    }
 }
 
 /// What a tool printed is not what it prints when it succeeds. The messages say what the fields are.

@@ -36,17 +36,25 @@ impl Kernel {
         Self { place, lock_wait_seconds, restores: BTreeMap::new() }
     }
 
-    /// Reads what is applied of ours: the sets, and the tables of the families in `desired`.
+    /// Reads what is applied of ours: the sets, and the tables of the families in `desired`. If one
+    /// family cannot be read, gives the other, and why.
     pub(in crate::dataplane) fn read(
         &self,
         desired: &BTreeMap<Family, Chains>,
-    ) -> Result<Applied, Error> {
-        let mut tables = BTreeMap::new();
+    ) -> Result<(Applied, Option<Error>), Error> {
+        let (mut tables, mut failed) = (BTreeMap::new(), BTreeMap::new());
         for (family, chains) in desired {
-            tables.insert(*family, self.read_table(*family, chains)?);
+            match self.read_table(*family, chains) {
+                Ok(table) => drop(tables.insert(*family, table)),
+                Err(error) => drop(failed.insert(*family, error)),
+            }
         }
+        let unread = match failed.pop_first() {
+            Some((_, error)) if tables.is_empty() => return Err(error),
+            failed => failed.map(Error::of_family),
+        };
         let sets = self.read_sets()?;
-        Ok(Applied { tables, sets })
+        Ok((Applied { tables, sets }, unread))
     }
 
     /// Reads our sets and no others: those of other software can have millions of members. `save`

@@ -75,7 +75,10 @@ fn bypassed(status: Status, conflicts: &[Conflict]) -> Status {
 
 fn failing(error: &str) -> Status {
     let since = tokio::time::Instant::now();
-    Status { phase: Phase::Failing { error: error.into(), since }, ..Status::default() }
+    Status {
+        phase: Phase::Failing { error: error.into(), since, family: None },
+        ..Status::default()
+    }
 }
 
 /// So many packets denied, and so many that would have been, in each direction.
@@ -274,7 +277,7 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
     assert_eq!(news(Some(&written), &latest()), News::Some, "another generation");
     publisher.selected(selection([policy("a", 1)]));
     assert_eq!(news(Some(&written), &latest()), News::None);
-    publisher.failed("no tool", tokio::time::Instant::now());
+    publisher.failed("no tool", None, tokio::time::Instant::now());
     assert_eq!(news(Some(&written), &latest()), News::Some, "it fails");
     publisher.verified(0);
     assert_eq!(news(Some(&written), &latest()), News::None);
