@@ -33,3 +33,4 @@ pub mod path;
 
 mod decode;
 mod report;
+mod yaml;

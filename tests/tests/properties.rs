@@ -2,6 +2,9 @@
 //!
 //! `PROPTEST_CASES` sets how many; `make test` runs thousands.
 
+#[path = "properties/yaml/mod.rs"]
+mod yaml;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::items::{Piece, Pieces, split};
 use super::mark::{Mark, Place};
+use super::stream::{self, Content};
 use super::tree::{self, Tree, TreeError};
-use super::{Document, MAX_DOCUMENT_BYTES, Manifest, parts};
+use super::{Document, MAX_DOCUMENT_BYTES, Manifest};
 use crate::diagnostic::{About, Diagnostic, Origin, Severity};
 use crate::lean;
 use crate::path::FieldPath;
@@ -40,19 +41,24 @@ impl Manifest {
     ) -> Result<Self, Box<Diagnostic>> {
         let file: Arc<str> = file.into();
         let mut manifest = Self { documents: Vec::new(), diagnostics: Vec::new() };
-        for (first_line, part) in parts(text) {
-            let pieces = if part.len() > whole_bytes { split(part) } else { None };
+        for part in stream::parts(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+            let (first_line, text) = match &part.content {
+                Content::Json(text) => (part.first_line, *text),
+                Content::Yaml(text) => (part.first_line, &**text),
+                Content::Refused { .. } => (part.first_line, ""),
+            };
+            let pieces = if text.len() > whole_bytes { split(text) } else { None };
             let list = pieces.and_then(|pieces| Some((list(&pieces)?, pieces)));
             if let Some(((kind, api_version), pieces)) = list {
                 for piece in &pieces.items {
-                    manifest.piece(&file, first_line, part, piece, (&kind, &api_version))?;
+                    manifest.piece(&file, first_line, text, piece, (&kind, &api_version))?;
                 }
                 continue;
             }
-            if part.len() > MAX_DOCUMENT_BYTES {
-                return Err(too_large(&file, first_line + 1, part.len()));
+            if text.len() > MAX_DOCUMENT_BYTES {
+                return Err(too_large(&file, first_line + 1, text.len()));
             }
-            manifest.read(&file, first_line, part);
+            manifest.read(&file, &part);
         }
         Ok(manifest)
     }
@@ -95,7 +101,7 @@ impl Manifest {
 
 /// The kind of the items and the `apiVersion` of a List; `None` for everything else that has items.
 fn list(pieces: &Pieces) -> Option<(String, Value)> {
-    let Tree { value, .. } = tree::read(&pieces.frame).ok()??;
+    let Tree { value, .. } = tree::read(&pieces.frame).ok()?.tree?;
     let kind = value.get("kind")?.as_str()?.strip_suffix("List")?;
     Some((kind.to_owned(), value.get("apiVersion").cloned().unwrap_or_default()))
 }
@@ -103,7 +109,7 @@ fn list(pieces: &Pieces) -> Option<(String, Value)> {
 /// The item as it is written, with the places of its fields in lines of the file.
 fn read(text: &str, piece: &Piece) -> Result<Option<Tree>, TreeError> {
     if piece.is_block {
-        return tree::read(&text.replacen('-', " ", 1));
+        return Ok(tree::read(&text.replacen('-', " ", 1))?.tree);
     }
     let column = if piece.column > MAX_COLUMN { 0 } else { piece.column };
     let place = Place { line: 1, column: column + 1 };
@@ -111,10 +117,13 @@ fn read(text: &str, piece: &Piece) -> Result<Option<Tree>, TreeError> {
     match value {
         // The places of its fields are not needed.
         Some(value) if kept(&value).is_some() => Ok(Some(Tree { value, mark: Mark::leaf(place) })),
-        value => tree::read(&(" ".repeat(column) + text)).or_else(|error| {
-            let value = value.ok_or(error)?;
-            Ok(Some(Tree { value, mark: Mark::leaf(place) }))
-        }),
+        value => match tree::read(&(" ".repeat(column) + text)) {
+            Ok(read) => Ok(read.tree),
+            Err(error) => {
+                let value = value.ok_or(error)?;
+                Ok(Some(Tree { value, mark: Mark::leaf(place) }))
+            }
+        },
     }
 }
 

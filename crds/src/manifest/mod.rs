@@ -1,16 +1,18 @@
 //! The text of a file → the documents in it, each with the places of its fields.
 //!
 //! ```text
-//! text ──split at `---` lines──► parts ──tree──► value + places ──flatten Lists──► Documents
+//! text ──stream──► parts ──tree──► value + places ──flatten Lists──► Documents
 //! ```
 //!
-//! A part that cannot be read costs the other parts nothing. Size, nesting and aliases are limited,
+//! Every step reads what kubectl reads and refuses what it refuses. A part that cannot be read costs the other parts nothing. Size, nesting and aliases are limited,
 //! so that no file takes an agent down.
 
 mod items;
 mod large;
 mod mark;
 mod scalar;
+mod stream;
+mod timestamp;
 mod tree;
 
 #[cfg(test)]
@@ -24,7 +26,9 @@ use crate::diagnostic::{About, Diagnostic, Origin, Severity};
 use crate::path::FieldPath;
 pub(crate) use mark::Mark;
 use mark::{Inner, Place};
-use tree::Tree;
+pub use stream::decode;
+use stream::{Content, Part};
+use tree::{Read, Tree};
 
 /// The largest part between two `---` lines that is read, in bytes: a List of some 5,000 whole pods.
 pub const MAX_DOCUMENT_BYTES: usize = 32 << 20;
@@ -51,15 +55,15 @@ pub struct Document {
 impl Manifest {
     /// Reads YAML or JSON `text`; diagnostics call it `file`.
     ///
-    /// Scalars, anchors, aliases and merge keys mean what they mean to kubectl. Empty documents are
-    /// left out. `kind: List` and every `…List` with `items` stand for their items; an item without
-    /// a kind takes it from its list, as an API server's answers want it.
+    /// Documents, scalars, anchors, aliases, tags and merge keys mean what they mean to kubectl.
+    /// Empty documents are left out. `kind: List` and every `…List` with `items` stand for their
+    /// items; an item without a kind takes it from its list, as an API server's answers want it.
     #[must_use]
     pub fn parse(file: &str, text: &str) -> Self {
         let file: Arc<str> = file.into();
         let mut manifest = Self { documents: Vec::new(), diagnostics: Vec::new() };
-        for (first_line, part) in parts(text) {
-            manifest.read(&file, first_line, part);
+        for part in stream::parts(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+            manifest.read(&file, &part);
         }
         manifest
     }
@@ -70,35 +74,43 @@ impl Manifest {
         self.diagnostics.is_empty()
     }
 
-    fn read(&mut self, file: &Arc<str>, first_line: usize, part: &str) {
-        if part.len() > MAX_DOCUMENT_BYTES {
+    fn read(&mut self, file: &Arc<str>, part: &Part) {
+        let first_line = part.first_line;
+        let (text, is_json) = match &part.content {
+            Content::Json(text) => (*text, true),
+            Content::Yaml(text) => (&**text, false),
+            Content::Refused { line, message } => {
+                self.lose(file, Place { line: *line, column: 1 }, (*message).to_owned());
+                return;
+            }
+        };
+        if text.len() > MAX_DOCUMENT_BYTES {
             let message = format!(
                 "the document has {} bytes, more than {MAX_DOCUMENT_BYTES}; nothing in it is \
                  read; split it",
-                part.len()
+                text.len()
             );
             self.lose(file, Place { line: first_line + 1, column: 1 }, message);
             return;
         }
-        let error = match tree::read(part) {
-            Ok(tree) => {
+        match if is_json { json(text) } else { tree::read(text) } {
+            Ok(Read { tree, unread }) => {
                 if let Some(Tree { value, mark }) = tree {
                     self.push(Document { file: Arc::clone(file), value, mark, first_line });
                 }
-                return;
+                if let Some(place) = unread {
+                    let message = "a second document begins without a line `---` before it; \
+                                   nothing of it is read; kubectl ignores it too";
+                    let line = first_line + place.line;
+                    self.lose(file, Place { line, ..place }, message.to_owned());
+                }
             }
-            Err(error) => error,
-        };
-        if let Some(values) = json_values(part) {
-            for value in values {
-                let (file, mark) = (Arc::clone(file), Mark::leaf(Place { line: 1, column: 1 }));
-                self.push(Document { file, value, mark, first_line });
+            Err(error) => {
+                let line = first_line + error.place.line;
+                let message = format!("{}; nothing in this document is read", error.message);
+                self.lose(file, Place { line, ..error.place }, message);
             }
-            return;
         }
-        let line = first_line + error.place.line;
-        let message = format!("{}; nothing in this document is read", error.message);
-        self.lose(file, Place { line, ..error.place }, message);
     }
 
     fn push(&mut self, document: Document) {
@@ -197,39 +209,20 @@ fn items_marks(mark: Mark, count: usize) -> Vec<Mark> {
     vec![Mark::leaf(place); count]
 }
 
-/// The parts between `---` lines that hold more than comments, each with the number of lines
-/// before it.
-fn parts(text: &str) -> Vec<(usize, &str)> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut parts = Vec::new();
-    let (mut start, mut first_line, mut offset) = (0, 0, 0);
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        if is_separator(line) && offset > start {
-            parts.push((first_line, start..offset));
-            (start, first_line) = (offset, number);
+/// Reads one JSON value. As far as it is YAML too, its fields have places. It is not with escapes
+/// such as `\ud83d\ude00`, and where a line break of YAML stands in a string.
+fn json(text: &str) -> Result<Read, tree::TreeError> {
+    let is_yaml = !text.contains(['\u{85}', '\u{2028}', '\u{2029}']);
+    let read = tree::read(text);
+    if is_yaml && matches!(read, Ok(Read { unread: None, .. })) {
+        return read;
+    }
+    match serde_json::from_str::<Value>(text) {
+        Ok(Value::Null) => Ok(Read { tree: None, unread: None }),
+        Ok(value) => {
+            let mark = Mark::leaf(Place { line: 1, column: 1 });
+            Ok(Read { tree: Some(Tree { value, mark }), unread: None })
         }
-        offset += line.len();
+        Err(_) => read,
     }
-    parts.push((first_line, start..offset));
-    let texts = parts.into_iter().filter_map(|(line, range)| Some((line, text.get(range)?)));
-    texts.filter(|(_, part)| !is_empty(part)).collect()
-}
-
-fn is_separator(line: &str) -> bool {
-    line.strip_prefix("---")
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
-}
-
-/// Whether a part holds nothing but comments and directives (`%YAML 1.1` before a `---`).
-fn is_empty(part: &str) -> bool {
-    part.lines().all(|line| line.trim().is_empty() || line.starts_with(['#', '%']) || line == "---")
-}
-
-/// The values of a part that is JSON but not YAML: escapes such as `\ud83d\ude00`, or several
-/// values in a row. Their fields have no places.
-fn json_values(part: &str) -> Option<Vec<Value>> {
-    if !part.trim_start().starts_with('{') {
-        return None;
-    }
-    serde_json::Deserializer::from_str(part).into_iter::<Value>().collect::<Result<_, _>>().ok()
 }

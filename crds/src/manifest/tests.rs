@@ -16,8 +16,8 @@ fn errors(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn empty_documents_comments_and_directives_are_nothing() {
-    for text in ["", "\n", "---\n---\n", "# a\n---\n# b\n", "%YAML 1.1\n---\n", "\u{feff}", "---"] {
+fn empty_documents_and_comments_are_nothing() {
+    for text in ["", "\n", "---\n---\n", "# a\n---\n# b\n", "\u{feff}", "---"] {
         assert_eq!(values(text), Vec::<Value>::new(), "{text:?}");
     }
 }
@@ -26,9 +26,11 @@ fn empty_documents_comments_and_directives_are_nothing() {
 fn documents_are_parted_by_separator_lines() {
     assert_eq!(values("a: 1\n---\nb: 2\n"), [json!({"a": 1}), json!({"b": 2})]);
     assert_eq!(values("a: 1\r\n---\r\nb: 2\r\n"), [json!({"a": 1}), json!({"b": 2})]);
-    assert_eq!(values("--- # one\na: 1\n--- {b: 2}\n"), [json!({"a": 1}), json!({"b": 2})]);
+    assert_eq!(values("--- # one\na: 1\n---\t#\n{b: 2}\n"), [json!({"a": 1}), json!({"b": 2})]);
     assert_eq!(values("a: |\n  x\n  ---\n  y\n"), [json!({"a": "x\n---\ny\n"})]);
-    assert_eq!(values("%YAML 1.1\n---\na: 1\n...\n---\nb: 2"), [json!({"a": 1}), json!({"b": 2})]);
+    assert_eq!(values("a: 1\n...\n---\nb: 2"), [json!({"a": 1}), json!({"b": 2})]);
+    assert_eq!(values("a: 1\n---\n\u{feff}b: 2"), [json!({"a": 1}), json!({"b": 2})]);
+    assert_eq!(values("a: |\n  x"), [json!({"a": "x\n"})], "kubectl ends the last line");
 }
 
 #[test]
@@ -55,6 +57,39 @@ fn lists_stand_for_their_items() {
     assert_eq!(values(text), [json!({"kind": "Pod", "apiVersion": "v1", "a": 1})]);
     assert_eq!(values("kind: List\nitems:\n"), Vec::<Value>::new());
     assert_eq!(values("kind: AllowList\nspec: {}\n").len(), 1);
+}
+
+#[test]
+fn files_are_decoded_as_kubectl_does() {
+    let utf16 = |unit: fn(u16) -> [u8; 2]| "\u{feff}a: 😀".encode_utf16().flat_map(unit).collect();
+    for bytes in [
+        utf16(u16::to_le_bytes),
+        utf16(u16::to_be_bytes),
+        b"\xef\xbb\xbfa: \xf0\x9f\x98\x80".to_vec(),
+    ] {
+        assert_eq!(values(&decode(bytes)), [json!({"a": "😀"})]);
+    }
+    assert_eq!(decode(b"a\xe2\x82b\xff".to_vec()), "a\u{fffd}\u{fffd}b\u{fffd}");
+    assert_eq!(decode(b"\xff\xfea\0b".to_vec()), "a\u{fffd}");
+}
+
+#[test]
+fn what_other_parsers_refuse_is_read() {
+    for (text, expected) in [
+        ("a:\n  b: [\n    1\n  ]\n", json!({"a": {"b": [1]}})),
+        ("a: [\n  1,\n] # c\nb: 2\n", json!({"a": [1], "b": 2})),
+        ("a: '[\n1\n]'\n", json!({"a": "[ 1 ]"})),
+        ("a:\tb\nc: [\n\t1]\n", json!({"a": "b", "c": [1]})),
+    ] {
+        assert_eq!(values(text), [expected], "{text:?}");
+    }
+}
+
+#[test]
+fn a_document_that_kubectl_ignores_is_told() {
+    let manifest = Manifest::parse("a.yaml", "a: 1\n...\nb: 1\n");
+    assert_eq!(manifest.documents.len(), 1);
+    assert!(!manifest.is_whole());
 }
 
 #[test]
@@ -95,12 +130,17 @@ fn what_is_not_yaml_is_told_with_its_place() {
         ("a: 1\n b: 2\n", "a.yaml:2:"),
         ("a: [1\n", "a.yaml:2:1: error: "),
         ("\n\na: *x\n", "a.yaml:3:4: error: "),
-        ("a: !!binary YQ==\n", "a.yaml:1:4: error: the tag `!!binary` is not supported"),
+        ("a: !!binary YQ\n", "a.yaml:1:4: error: the value of !!binary is not base64"),
+        ("a: !!int x\n", "a.yaml:1:4: error: `x` is not a !!int"),
+        ("%YAML 1.1\n---\n", "a.yaml:1:1: error: did not find expected <document start>"),
+        ("a: 1\n--- {b: 2}\n", "a.yaml:2:1: error: nothing but a comment can follow `---`"),
+        ("a: \"\u{1}\"\n", "a.yaml:1:5: error: control characters are not allowed"),
+        ("{\"a\": 1}{\"b\": 2}\nc: 3", "a.yaml:1:1: error: this is not JSON"),
         ("? [a]\n: b\n", "a.yaml:1:3: error: a key of a mapping must be text"),
         ("<<: 1\n", "a.yaml:1:5: error: `<<` wants a mapping or a list of mappings"),
         ("a: &x [*x]\n", "a.yaml:1:8: error: an alias stands inside the node that it names"),
         ("a: 1\n...\nb: 1\n", "a.yaml:3:1: error: a second document begins without a line `---`"),
-        ("a: .inf\n", "a.yaml:1:4: error: `.inf` is no value that the API knows"),
+        ("a: .inf\n", "a.yaml:1:4: error: the API has no value for `.inf`"),
     ] {
         let errors = errors(text);
         assert_eq!(errors.len(), 1, "{text:?}: {errors:?}");

@@ -2,13 +2,14 @@
 //!
 //! The parser yields events and does not recurse; this builder does, to [`MAX_DEPTH`].
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput, Tag};
 use serde_json::{Map, Value};
 
 use super::mark::{Inner, Mark, Place};
-use super::scalar;
+use super::scalar::{self, Resolved};
+use crate::yaml::{Event, EventKind, Parser, Spot, YamlError};
 
 /// How deep a document may nest. Objects of the kinds we read nest less than 20 levels; every
 /// walk over a value recurses, so this is what keeps an agent's stack.
@@ -16,6 +17,8 @@ pub(super) const MAX_DEPTH: usize = 100;
 
 /// How many nodes the aliases of one document may copy: a "billion laughs" ends here.
 pub(super) const MAX_ALIASED_NODES: usize = 100_000;
+
+const MERGE_TAG: &str = "tag:yaml.org,2002:merge";
 
 /// Why a document could not be read.
 #[derive(Debug)]
@@ -31,39 +34,60 @@ pub(super) struct Tree {
     pub(super) mark: Mark,
 }
 
-/// Reads the one document of `text`; `None` when it is empty.
-///
-/// # Errors
-/// When it is not YAML, holds more than one document, or goes over a limit.
-pub(super) fn read(text: &str) -> Result<Option<Tree>, TreeError> {
-    let mut reader = Reader {
-        parser: Parser::new_from_str(text),
-        anchors: HashMap::new(),
-        nodes: 0,
-        aliased: 0,
-    };
-    let mut tree = None;
-    loop {
-        let (event, span) = reader.next()?;
-        match event {
-            Event::StreamEnd => return Ok(tree),
-            Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
-            _ if tree.is_some() => {
-                return Err(error(span.start, "a second document begins without a line `---`"));
-            }
-            event => {
-                let built = reader.node(event, span, 0)?;
-                tree = (!built.tree.value.is_null()).then_some(built.tree);
-            }
-        }
-    }
+/// What is in a text.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// The first document, unless it is empty.
+    pub(super) tree: Option<Tree>,
+    /// Where a second document begins, which kubectl does not read.
+    pub(super) unread: Option<Place>,
 }
 
-struct Reader<'input> {
-    parser: Parser<'input, StrInput<'input>>,
-    anchors: HashMap<usize, Built>,
+/// Reads the first document of `text`.
+///
+/// # Errors
+/// When Go's YAML package refuses it, or it goes over a limit.
+pub(super) fn read(text: &str) -> Result<Read, TreeError> {
+    let mut reader = Reader {
+        parser: Parser::new(text)?,
+        anchors: HashMap::new(),
+        nodes: 0,
+        copied: 0,
+        aliased: 0,
+    };
+    let mut read = Read { tree: None, unread: None };
+    let first = reader.next()?;
+    if first.kind != EventKind::DocumentStart {
+        return Ok(read);
+    }
+    let content = reader.next()?;
+    let tree = reader.node(content, 0)?.tree;
+    read.tree = (!tree.value.is_null()).then_some(tree);
+    reader.next()?;
+    read.unread = match reader.next() {
+        Ok(Event { kind: EventKind::StreamEnd, .. }) => None,
+        Ok(event) => Some(place(event.spot)),
+        Err(error) => Some(error.place),
+    };
+    Ok(read)
+}
+
+struct Reader<'text> {
+    parser: Parser<'text>,
+    anchors: HashMap<String, Anchored>,
+    /// Nodes that were read, those of aliases included.
     nodes: usize,
+    /// How many of them came by aliases.
     aliased: usize,
+    /// How many nodes were copied for anchors and aliases.
+    copied: usize,
+}
+
+/// The node with an anchor.
+enum Anchored {
+    /// The node that has this number is not read as a whole yet.
+    Open(usize),
+    Node(Built),
 }
 
 #[derive(Clone)]
@@ -75,102 +99,171 @@ struct Built {
     nodes: usize,
 }
 
-impl<'input> Reader<'input> {
-    fn next(&mut self) -> Result<(Event<'input>, Span), TreeError> {
-        match self.parser.next_event() {
-            Some(Ok(next)) => Ok(next),
-            Some(Err(problem)) => Err(error(*problem.marker(), problem.info())),
-            None => Ok((Event::StreamEnd, Span::default())),
-        }
+/// A key of a mapping.
+enum Key {
+    Merge,
+    Text(String),
+}
+
+impl<'text> Reader<'text> {
+    fn next(&mut self) -> Result<Event<'text>, TreeError> {
+        Ok(self.parser.next_event()?)
     }
 
-    fn node(&mut self, event: Event<'input>, span: Span, depth: usize) -> Result<Built, TreeError> {
+    fn node(&mut self, event: Event<'text>, depth: usize) -> Result<Built, TreeError> {
+        let spot = event.spot;
         if depth > MAX_DEPTH {
-            return Err(too_deep(span.start));
+            return Err(too_deep(spot));
         }
         let before = self.nodes;
-        self.nodes += 1;
-        let (anchor, tree, height) = match event {
-            Event::Alias(id) => return self.alias(id, span, depth),
-            Event::Scalar(text, style, anchor, tag) => {
-                let value = scalar_value(&text, style, tag.as_deref(), span)?;
-                (anchor, Tree { value, mark: Mark::leaf(place(span.start)) }, 0)
+        self.count_node(spot)?;
+        let (anchor, tree, height) = match event.kind {
+            EventKind::Alias(name) => return self.alias(&name, spot, depth),
+            EventKind::Scalar { text, anchor, tag, plain } => {
+                let value = resolve(tag.as_deref(), &text, plain)
+                    .and_then(|resolved| resolved.into_value(text))
+                    .map_err(|message| error(spot, message))?;
+                (anchor, Tree { value, mark: Mark::leaf(place(spot)) }, 0)
             }
-            Event::SequenceStart(anchor, _) => {
-                let (tree, height) = self.sequence(span, depth)?;
+            EventKind::SequenceStart { anchor } => {
+                self.open(anchor.as_deref(), before);
+                let (tree, height) = self.sequence(spot, depth)?;
                 (anchor, tree, height)
             }
-            Event::MappingStart(anchor, _) => {
-                let (tree, height) = self.mapping(span, depth)?;
+            EventKind::MappingStart { anchor } => {
+                self.open(anchor.as_deref(), before);
+                let (tree, height) = self.mapping(spot, depth)?;
                 (anchor, tree, height)
             }
-            _ => return Err(error(span.start, "a value is missing")),
+            _ => return Err(error(spot, "a value is missing")),
         };
+        let is_collection = !matches!(tree.mark.inner, Inner::Leaf);
         let built = Built { tree, height, nodes: self.nodes - before };
-        if anchor > 0 {
-            self.count_copy(built.nodes, span)?;
-            self.anchors.insert(anchor, built.clone());
+        if let Some(name) = anchor {
+            // The name may have been given again inside of the node.
+            let stays = is_collection
+                && !matches!(self.anchors.get(&*name), Some(Anchored::Open(n)) if *n == before);
+            if !stays {
+                self.count_copy(built.nodes, spot)?;
+                self.anchors.insert(name.into_owned(), Anchored::Node(built.clone()));
+            }
         }
         Ok(built)
     }
 
-    fn alias(&mut self, id: usize, span: Span, depth: usize) -> Result<Built, TreeError> {
-        let Some(target) = self.anchors.get(&id) else {
-            return Err(error(span.start, "an alias stands inside the node that it names"));
+    fn open(&mut self, anchor: Option<&str>, number: usize) {
+        if let Some(name) = anchor {
+            self.anchors.insert(name.to_owned(), Anchored::Open(number));
+        }
+    }
+
+    fn alias(&mut self, name: &str, spot: Spot, depth: usize) -> Result<Built, TreeError> {
+        let mut built = match self.anchors.get(name) {
+            None => {
+                return Err(error(spot, format!("there is no anchor `&{name}` before `*{name}`")));
+            }
+            Some(Anchored::Open(_)) => {
+                return Err(error(spot, "an alias stands inside the node that it names"));
+            }
+            Some(Anchored::Node(target)) if depth + target.height > MAX_DEPTH => {
+                return Err(too_deep(spot));
+            }
+            Some(Anchored::Node(target)) => {
+                let nodes = target.nodes;
+                self.copied += nodes;
+                check_copies(self.copied, spot)?;
+                target.clone()
+            }
         };
-        if depth + target.height > MAX_DEPTH {
-            return Err(too_deep(span.start));
-        }
-        let nodes = target.nodes;
-        self.count_copy(nodes, span)?;
-        self.nodes += nodes;
-        let mut built = self.anchors.get(&id).cloned().ok_or_else(|| too_deep(span.start))?;
-        built.tree.mark.place = place(span.start);
+        self.aliased += built.nodes;
+        self.nodes += built.nodes;
+        self.check_ratio(spot)?;
+        built.nodes += 1;
+        built.tree.mark.place = place(spot);
         Ok(built)
     }
 
-    fn count_copy(&mut self, nodes: usize, span: Span) -> Result<(), TreeError> {
-        self.aliased += nodes;
-        if self.aliased > MAX_ALIASED_NODES {
-            let message = format!("its aliases expand to more than {MAX_ALIASED_NODES} nodes");
-            return Err(error(span.start, &message));
+    fn count_node(&mut self, spot: Spot) -> Result<(), TreeError> {
+        self.nodes += 1;
+        self.check_ratio(spot)
+    }
+
+    /// As `unmarshal` in Go's `decode.go`, for documents up to our limit.
+    fn check_ratio(&self, spot: Spot) -> Result<(), TreeError> {
+        // More than 99 % of the nodes.
+        let excessive = self.aliased > 100 && self.nodes > 1000;
+        if excessive && self.aliased * 100 > self.nodes * 99 {
+            return Err(error(spot, "the document contains excessive aliasing"));
         }
         Ok(())
     }
 
-    fn sequence(&mut self, start: Span, depth: usize) -> Result<(Tree, usize), TreeError> {
+    fn count_copy(&mut self, nodes: usize, spot: Spot) -> Result<(), TreeError> {
+        self.copied += nodes;
+        check_copies(self.copied, spot)
+    }
+
+    fn sequence(&mut self, start: Spot, depth: usize) -> Result<(Tree, usize), TreeError> {
         let (mut values, mut marks, mut height) = (Vec::new(), Vec::new(), 0);
         loop {
-            let (event, span) = self.next()?;
-            if event == Event::SequenceEnd {
-                let mark = Mark { place: place(start.start), inner: Inner::Items(marks) };
+            let event = self.next()?;
+            if event.kind == EventKind::SequenceEnd {
+                let mark = Mark { place: place(start), inner: Inner::Items(marks) };
                 return Ok((Tree { value: Value::Array(values), mark }, height));
             }
-            let item = self.node(event, span, depth + 1)?;
+            let item = self.node(event, depth + 1)?;
             height = height.max(item.height + 1);
             values.push(item.tree.value);
             marks.push(item.tree.mark);
         }
     }
 
-    fn mapping(&mut self, start: Span, depth: usize) -> Result<(Tree, usize), TreeError> {
+    fn mapping(&mut self, start: Spot, depth: usize) -> Result<(Tree, usize), TreeError> {
         let mut mapping = Mapping::default();
         let mut height = 0;
         loop {
-            let (event, span) = self.next()?;
-            if event == Event::MappingEnd {
-                return Ok((mapping.finish(place(start.start)), height));
+            let event = self.next()?;
+            if event.kind == EventKind::MappingEnd {
+                return Ok((mapping.finish(place(start)), height));
             }
-            let is_merge =
-                matches!(&event, Event::Scalar(text, ScalarStyle::Plain, _, None) if text == "<<");
-            let key = self.node(event, span, depth + 1)?;
-            let (event, value_span) = self.next()?;
-            let value = self.node(event, value_span, depth + 1)?;
-            height = height.max(value.height + 1);
-            if is_merge {
-                mapping.merge(value.tree, value_span)?;
-            } else {
-                mapping.insert(key_text(key.tree.value, span)?, place(span.start), value.tree);
+            let at = event.spot;
+            let key = self.key(event, depth)?;
+            let value = self.next()?;
+            match key {
+                Key::Text(key) => {
+                    let value = self.node(value, depth + 1)?;
+                    height = height.max(value.height + 1);
+                    mapping.insert(key, place(at), value.tree);
+                }
+                Key::Merge => {
+                    let spot = value.spot;
+                    let allows_list = matches!(value.kind, EventKind::SequenceStart { .. });
+                    let value = self.node(value, depth + 1)?;
+                    height = height.max(value.height + 1);
+                    mapping.merge(value.tree, allows_list, spot)?;
+                }
+            }
+        }
+    }
+
+    fn key(&mut self, event: Event<'text>, depth: usize) -> Result<Key, TreeError> {
+        let spot = event.spot;
+        let wrong = |message| error(spot, message);
+        match event.kind {
+            EventKind::Scalar { text, anchor: None, tag, plain } => {
+                if text == "<<" && (plain || tag.as_deref() == Some(MERGE_TAG)) {
+                    return Ok(Key::Merge);
+                }
+                self.count_node(spot)?;
+                let resolved = resolve(tag.as_deref(), &text, plain).map_err(|m| error(spot, m))?;
+                Ok(Key::Text(resolved.into_key(text).map_err(wrong)?))
+            }
+            kind => {
+                // A merge key may have an anchor.
+                let is_merge = matches!(&kind, EventKind::Scalar { text, tag, plain, .. }
+                    if text == "<<" && (*plain || tag.as_deref() == Some(MERGE_TAG)));
+                let key = self.node(Event { spot, kind }, depth + 1)?.tree.value;
+                if is_merge { Ok(Key::Merge) } else { key_of(key).map(Key::Text).map_err(wrong) }
             }
         }
     }
@@ -182,42 +275,44 @@ struct Mapping {
     values: Map<String, Value>,
     fields: BTreeMap<Box<str>, (Place, Mark)>,
     repeated: Vec<(Box<str>, Place)>,
-    /// The keys that the mapping gives itself.
-    own: BTreeSet<Box<str>>,
+    /// The keys that the mapping has by `<<` only.
+    merged: BTreeSet<Box<str>>,
 }
 
 impl Mapping {
     /// Of two equal keys the later one is in the value, as in kubectl.
     fn insert(&mut self, key: String, at: Place, tree: Tree) {
         let name: Box<str> = key.as_str().into();
-        if !self.own.insert(name.clone()) {
-            self.repeated.push((name.clone(), at));
-        }
         self.values.insert(key, tree.value);
-        self.fields.insert(name, (at, tree.mark));
+        match self.fields.entry(name) {
+            Entry::Vacant(entry) => drop(entry.insert((at, tree.mark))),
+            Entry::Occupied(mut entry) => {
+                if !self.merged.remove(entry.key()) {
+                    self.repeated.push((entry.key().clone(), at));
+                }
+                entry.insert((at, tree.mark));
+            }
+        }
     }
 
     /// Takes in what `<<` names, where it stands: it replaces keys above it, and keys below replace
     /// it. YAML would let keys above win too; kubectl (go.yaml.in/yaml/v2) does not.
-    fn merge(&mut self, tree: Tree, span: Span) -> Result<(), TreeError> {
-        let wrong = || error(span.start, "`<<` wants a mapping or a list of mappings");
+    fn merge(&mut self, tree: Tree, allows_list: bool, spot: Spot) -> Result<(), TreeError> {
         match (tree.value, tree.mark.inner) {
             (Value::Object(values), Inner::Fields { fields, .. }) => {
+                let new = fields.keys().filter(|key| !self.fields.contains_key(*key));
+                self.merged.extend(new.cloned());
                 self.values.extend(values);
                 self.fields.extend(fields);
+                Ok(())
             }
-            (Value::Array(values), Inner::Items(marks)) => {
+            (Value::Array(values), Inner::Items(marks)) if allows_list => {
                 // The first of them is the strongest.
-                for (value, mark) in values.into_iter().zip(marks).rev() {
-                    if !value.is_object() {
-                        return Err(wrong());
-                    }
-                    self.merge(Tree { value, mark }, span)?;
-                }
+                let mut items = values.into_iter().zip(marks).rev();
+                items.try_for_each(|(value, mark)| self.merge(Tree { value, mark }, false, spot))
             }
-            _ => return Err(wrong()),
+            _ => Err(error(spot, "`<<` wants a mapping or a list of mappings")),
         }
-        Ok(())
     }
 
     fn finish(self, start: Place) -> Tree {
@@ -226,44 +321,45 @@ impl Mapping {
     }
 }
 
-fn scalar_value(
-    text: &str,
-    style: ScalarStyle,
-    tag: Option<&Tag>,
-    span: Span,
-) -> Result<Value, TreeError> {
-    let resolved = match tag {
-        None if style == ScalarStyle::Plain => scalar::plain(text),
-        Some(tag) if tag.is_yaml_core_schema() => match tag.suffix.as_str() {
-            "str" => Ok(Value::String(text.to_owned())),
-            "int" | "float" | "bool" | "null" => scalar::plain(text),
-            other => Err(format!("the tag `!!{other}` is not supported")),
-        },
-        // Quoted; or with a tag of one's own, which makes text of a scalar, as in kubectl.
-        None | Some(_) => Ok(Value::String(text.to_owned())),
-    };
-    resolved.map_err(|message| error(span.start, &message))
+fn resolve(tag: Option<&str>, text: &str, plain: bool) -> Result<Resolved, String> {
+    if tag.is_none() && !plain { Ok(Resolved::Text) } else { scalar::resolve(tag, text) }
 }
 
-/// The text of a mapping key: kubectl turns booleans and numbers into text too.
-fn key_text(value: Value, span: Span) -> Result<String, TreeError> {
+/// The key that an alias or a scalar with an anchor stands for.
+fn key_of(value: Value) -> Result<String, &'static str> {
     match value {
         Value::String(text) => Ok(text),
-        Value::Bool(_) | Value::Number(_) => Ok(value.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => {
-            Err(error(span.start, "a key of a mapping must be text"))
-        }
+        Value::Bool(value) => Resolved::Bool(value).into_key(""),
+        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(number), ..) => Resolved::Int(number).into_key(""),
+            (_, None, Some(number)) => Resolved::Float(number).into_key(""),
+            _ => Resolved::Null.into_key(""),
+        },
+        Value::Null | Value::Array(_) | Value::Object(_) => Resolved::Null.into_key(""),
     }
 }
 
-fn too_deep(marker: Marker) -> TreeError {
-    error(marker, &format!("it nests more than {MAX_DEPTH} levels deep"))
+fn check_copies(copied: usize, spot: Spot) -> Result<(), TreeError> {
+    if copied <= MAX_ALIASED_NODES {
+        return Ok(());
+    }
+    Err(error(spot, format!("its aliases expand to more than {MAX_ALIASED_NODES} nodes")))
 }
 
-fn error(marker: Marker, message: &str) -> TreeError {
-    TreeError { place: place(marker), message: message.to_owned() }
+fn too_deep(spot: Spot) -> TreeError {
+    error(spot, format!("it nests more than {MAX_DEPTH} levels deep"))
 }
 
-fn place(marker: Marker) -> Place {
-    Place { line: marker.line(), column: marker.col() + 1 }
+fn error(spot: Spot, message: impl Into<String>) -> TreeError {
+    TreeError { place: place(spot), message: message.into() }
+}
+
+fn place(spot: Spot) -> Place {
+    Place { line: spot.line + 1, column: spot.column + 1 }
+}
+
+impl From<YamlError> for TreeError {
+    fn from(problem: YamlError) -> Self {
+        error(problem.spot, problem.message)
+    }
 }

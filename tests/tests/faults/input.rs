@@ -124,7 +124,7 @@ const FILES: [(&str, &[u8], &str); 6] = [
     (
         "garbage.yaml",
         b"\x7fELF\x02\x01\x00\xff\xfe\x80 {[}\n",
-        "garbage.yaml:1:1: error: it is not UTF-8",
+        "garbage.yaml:1:1: error: control characters are not allowed",
     ),
     ("broken.json", b"{\"kind\": \"Pod\", \"metadata\": ", "broken.json:2:1: error: "),
     ("alias.yaml", b"a: &a [x, *a]\n", "alias.yaml:1:11: error: "),

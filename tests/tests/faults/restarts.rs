@@ -69,7 +69,7 @@ fn churn(cluster: &Cluster, turn: usize) -> Result<()> {
     // `other` is isolated by it as well, so it has to be let in.
     cluster.write("other.yaml", &admit("other", &["stranger", "web", "near"], &[WEB]))?;
     if turn.is_multiple_of(3) {
-        cluster.write("more.yaml", "")
+        cluster.write("more.yaml", "# no policy now\n")
     } else {
         cluster.write("more.yaml", &more)
     }

@@ -10,7 +10,7 @@ use std::{fs, mem};
 
 use anyhow::{Context, Result, anyhow, bail};
 use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity};
-use portcullis_crds::manifest::{Document, Manifest};
+use portcullis_crds::manifest::{Document, Manifest, decode};
 use portcullis_crds::path::FieldPath;
 
 use super::documents::is_object;
@@ -165,10 +165,7 @@ impl Reader {
     }
 
     fn add(&mut self, file: &str, bytes: Vec<u8>) -> Result<()> {
-        let Ok(text) = String::from_utf8(bytes) else {
-            self.lose(file, "is not UTF-8 text; nothing in this file is read");
-            return Ok(());
-        };
+        let text = decode(bytes);
         let manifest = Manifest::parse_large(file, &text).map_err(|error| anyhow!("{error}"))?;
         self.diagnostics.extend(manifest.diagnostics);
         for document in manifest.documents {
@@ -211,11 +208,17 @@ fn nothing_in(directory: &impl Display, count: usize) -> String {
 /// When it cannot be read.
 pub fn text(path: &Path) -> Result<(String, String)> {
     if path == Path::new("-") {
-        let text = std::io::read_to_string(std::io::stdin());
-        return Ok((STDIN.to_owned(), text.context("failed to read standard input")?));
+        return Ok((STDIN.to_owned(), stdin()?));
     }
     let failed = || format!("failed to read {}", path.display());
-    Ok((path.to_string_lossy().into_owned(), fs::read_to_string(path).with_context(failed)?))
+    let bytes = fs::read(path).with_context(failed)?;
+    Ok((path.to_string_lossy().into_owned(), decode(bytes)))
+}
+
+fn stdin() -> Result<String> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes).context("failed to read standard input")?;
+    Ok(decode(bytes))
 }
 
 /// Writes a file.

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use portcullis_crds::manifest::decode;
+
 /// The largest file that is read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
@@ -20,7 +22,7 @@ pub(super) fn text(path: &Path, found: &Metadata) -> Result<String, String> {
         return Err(format!("it has {} bytes, more than {MAX_FILE_BYTES}", found.len()));
     }
     let bytes = fs::read(path).map_err(|error| format!("it cannot be read: {error}"))?;
-    String::from_utf8(bytes).map_err(|error| format!("it is not UTF-8: {error}"))
+    Ok(decode(bytes))
 }
 
 /// What tells whether a file was changed.

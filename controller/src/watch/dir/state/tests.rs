@@ -127,9 +127,39 @@ fn a_document_that_cannot_be_parsed_keeps_what_the_file_defined() {
         step("x", policy("a", 2) + nameless, &[], &[("x", 2)]),
         step("x", "{", &[], &[("x", 2)]),
         step("x", policy("a", 2), &["-shop/b"], &[("x", 0)]),
-        step("x", "", &["-shop", "-shop/a"], &[]),
+        step("x", "# nothing\n", &["-shop", "-shop/a"], &[]),
         step("x", broken, &[], &[("x", 1)]),
     ]);
+}
+
+/// A file that is written in place is empty first, and stays so if its writer fails.
+#[test]
+fn an_empty_file_keeps_what_it_defined_and_is_told() {
+    check(&[
+        step("x", policy("a", 1), &["+shop/1", "+shop/a:1"], &[]),
+        step("x", "", &[], &[("x", 2)]),
+        step("x", "\u{feff}\r\n \n", &[], &[]),
+        step("x", policy("a", 2), &["+shop/a:2"], &[("x", 0)]),
+        step("x", " \n", &[], &[("x", 2)]),
+        remove("x", &["-shop", "-shop/a"], &[("x", 0)]),
+        step("x", "", &[], &[("x", 1)]),
+    ]);
+}
+
+#[test]
+fn a_pod_whose_document_is_cut_is_still_known() {
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\n\
+               spec: {nodeName: n}\nstatus: {podIP: 10.0.0.1}\n";
+    let text = policy("a", 1) + pod;
+    for cut in [3, 20, 30, 50] {
+        let mut state = DirState::default();
+        state.load(Path::new("x"), &text);
+        assert_eq!(state.flush().changes.len(), 3);
+        state.load(Path::new("x"), &text[..text.len() - cut]);
+        let batch = state.flush();
+        assert_eq!(batch.changes.len(), 0, "without {cut} bytes: {batch:#?}");
+        assert_eq!(batch.diagnostics[0].1.len(), 2, "without {cut} bytes: {batch:#?}");
+    }
 }
 
 /// A later version may mean anything: it is told, and the policy stays as it was last understood.
