@@ -135,7 +135,7 @@ impl DefinedRuleset {
     /// # Errors
     ///
     /// When the rules exceed [`Budget::Networks`] or [`Budget::Sets`].
-    pub fn new(
+    pub fn write(
         direction: Direction,
         tier: Tier,
         mut runs: Vec<Run>,

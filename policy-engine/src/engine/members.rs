@@ -235,13 +235,13 @@ impl Members {
     /// At most how many members a set has: the pods that each peer matches, times its ports. Ports
     /// by name are left out, since a pod has few of them.
     pub(super) fn weight(&self, id: &SetId) -> usize {
-        let terms = self.sets.get(id).into_iter().flat_map(|set| set.weights());
+        let terms = self.sets.get(id).into_iter().flat_map(LiveSet::weights);
         terms.map(|(term, ports)| self.terms.get(term).pods * ports).sum()
     }
 
     /// At most by how much one change to a pod changes the weight of a set.
     pub(super) fn step(&self, id: &SetId) -> usize {
-        let terms = self.sets.get(id).into_iter().flat_map(|set| set.weights());
+        let terms = self.sets.get(id).into_iter().flat_map(LiveSet::weights);
         terms.map(|(_, ports)| ports).sum()
     }
 

@@ -182,7 +182,7 @@ impl<'w> Selecting<'w> {
         let runs = runs.collect::<Result<_, Exceeded>>()?;
         let isolates = first.isolates(direction);
         let otherwise = if isolates { Target::Deny } else { pass };
-        DefinedRuleset::new(direction, first.tier, runs, otherwise, below, bounds)
+        DefinedRuleset::write(direction, first.tier, runs, otherwise, below, bounds)
     }
 }
 

@@ -155,8 +155,8 @@ impl Weights {
                 changed.insert(id);
             }
             let away = if exceeds { weight - limit } else { (limit - weight).saturating_add(1) };
-            let changes = away.div_ceil(weighed.step.max(1)).max(1);
-            weighed.due = members.changes().saturating_add(changes);
+            let wait = away.div_ceil(weighed.step.max(1)).max(1);
+            weighed.due = members.changes().saturating_add(wait);
             self.by_due.entry(weighed.due).or_default().insert(id);
         }
         changed

@@ -155,7 +155,7 @@ impl<'b> Builder<'b> {
     fn grouped(
         &mut self,
         rules: &mut Rules,
-        unions: &[(Cow<'_, PeerUnion>, &BTreeMap<Protocol, Ranges<u16>>)],
+        unions: &[RestPorts<'_>],
         target: Target,
         otherwise: Target,
     ) {
@@ -207,18 +207,20 @@ impl<'b> Builder<'b> {
     }
 }
 
-/// A union of peers with its ports.
-type UnionPorts<'u> = (&'u PeerUnion, &'u BTreeMap<Protocol, Ranges<u16>>);
+type PortSets = BTreeMap<Protocol, Ranges<u16>>;
 
-fn count(ports: &BTreeMap<Protocol, Ranges<u16>>) -> u32 {
+/// A union of peers with its ports.
+type UnionPorts<'u> = (&'u PeerUnion, &'u PortSets);
+
+/// What is left of a union of peers, with its ports.
+type RestPorts<'u> = (Cow<'u, PeerUnion>, &'u PortSets);
+
+fn count(ports: &PortSets) -> u32 {
     ports.values().flatten().map(|range| range.count()).sum()
 }
 
 /// What `folded` leaves of all unions.
-fn rest<'u>(
-    matches: &'u AllowSet,
-    folded: &[UnionPorts<'u>],
-) -> Vec<(Cow<'u, PeerUnion>, &'u BTreeMap<Protocol, Ranges<u16>>)> {
+fn rest<'u>(matches: &'u AllowSet, folded: &[UnionPorts<'u>]) -> Vec<RestPorts<'u>> {
     let folded: BTreeSet<&PeerUnion> = folded.iter().map(|(union, _)| *union).collect();
     let rest = matches.ports.iter().map(|(union, ports)| {
         let is_folded = folded.contains(union);
@@ -229,7 +231,7 @@ fn rest<'u>(
 }
 
 /// How many rules the unions need where each is written as it is.
-fn flat_rules(unions: &[(Cow<'_, PeerUnion>, &BTreeMap<Protocol, Ranges<u16>>)]) -> usize {
+fn flat_rules(unions: &[RestPorts<'_>]) -> usize {
     let rules = unions.iter().map(|(union, ports)| {
         let matches = ports.values().map(|ranges| slots(ranges).div_ceil(PORT_SLOTS));
         rules_for(union) * matches.sum::<usize>()
@@ -299,10 +301,7 @@ fn named_ports(
     })
 }
 
-fn numbered_ports(
-    peer: &Arc<PodPeer>,
-    ports: &BTreeMap<Protocol, Ranges<u16>>,
-) -> impl Iterator<Item = PodPort> {
+fn numbered_ports(peer: &Arc<PodPeer>, ports: &PortSets) -> impl Iterator<Item = PodPort> {
     ports.iter().flat_map(move |(protocol, ranges)| {
         ranges.iter().flat_map(move |range| {
             (range.first()..=range.last()).map(move |number| PodPort {

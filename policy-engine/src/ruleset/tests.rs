@@ -30,7 +30,7 @@ fn run(rules: &[policy::Rule], target: Target) -> Run {
 fn ruleset(runs: Vec<Run>, otherwise: Target) -> Option<Arc<DefinedRuleset>> {
     let tier = Tier::NetworkPolicy;
     let bounds = Bounds { budgets: &Budgets::default(), may_fold: &|_| true };
-    let written = DefinedRuleset::new(Direction::Ingress, tier, runs, otherwise, None, bounds);
+    let written = DefinedRuleset::write(Direction::Ingress, tier, runs, otherwise, None, bounds);
     written.unwrap().top
 }
 
@@ -183,7 +183,7 @@ fn too_many_networks_or_sets_exceed_their_budget() {
     let check = |runs| {
         let (direction, tier) = (Direction::Ingress, Tier::NetworkPolicy);
         let bounds = Bounds { budgets: &budgets, may_fold: &|_| true };
-        DefinedRuleset::new(direction, tier, runs, Target::Deny, None, bounds).map(drop)
+        DefinedRuleset::write(direction, tier, runs, Target::Deny, None, bounds).map(drop)
     };
     assert_eq!(check(blocks(100)), Ok(()));
     let exceeded = |budget, limit| Err(Exceeded { budget, limit });
