@@ -74,8 +74,8 @@ pub enum Command {
 
 const ENDPOINTS: &str = "\
 An endpoint is [NAMESPACE/][KIND/]NAME[:PORT[/PROTOCOL]] with KIND pod, deploy, sts, ds, rs, job,
-cronjob, svc; or node/NAME, an IP address or CIDR ([fd00::1]:80/tcp with a port), external,
-NAMESPACE/*.";
+cronjob, svc; or node/NAME, an IP address or CIDR ([fd00::1]:80/tcp with a port), NAMESPACE/*,
+external (every address that no pod and no node has).";
 
 const LINT: &str = "\
 Exit codes: 0 nothing found that fails, 1 something, 2 the tool failed. docs/lint.md explains each
@@ -233,7 +233,7 @@ pub enum Danger {
     Closed,
     /// Pods can no longer look up names
     Dns,
-    /// Pods are newly reachable from outside the cluster
+    /// Pods are newly reachable from external addresses
     External,
 }
 

@@ -17,12 +17,14 @@
 //! | [`model`] | objects by name, and the cluster that they make: pods, workloads, Services |
 //! | [`endpoint`] | the words by which a user names one side of a connection |
 //! | [`judge`] | one question between two sides: verdict, decisions, near misses |
+//! | [`advice`] | policies that would allow what is denied, tried before they are shown |
 //! | [`lint`] | what is probably a mistake, found by `portcullis_lint` |
 //! | [`plan`] | what a change of objects changes, and which object does it |
 //! | [`policytest`] | test files: their format, and their lines against a cluster |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
+pub mod advice;
 pub mod args;
 pub mod command;
 pub mod endpoint;

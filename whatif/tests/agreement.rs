@@ -5,7 +5,11 @@
 #[path = "../../tests/src/worlds/mod.rs"]
 mod worlds;
 
-use std::collections::BTreeMap;
+mod advice;
+mod formats;
+mod session;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::direction::Direction;
 use policy_engine::evaluate::evaluate;
@@ -18,7 +22,11 @@ use portcullis_whatif::args::By;
 use portcullis_whatif::endpoint::{self, Resolved, Side, resolve};
 use portcullis_whatif::judge::{Verdict, judge};
 use portcullis_whatif::model::{Cluster, Inventory};
+use portcullis_whatif::output::map::hosts::Host;
+use portcullis_whatif::output::map::json::Map;
 use portcullis_whatif::output::map::matrix::{Focus, Matrix};
+use portcullis_whatif::output::map::{About, table, text};
+use portcullis_whatif::output::write_json;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -35,10 +43,13 @@ fn resolved(cluster: &Cluster, words: &str) -> Resolved {
 
 /// Whether `evaluate` lets one side connect to the other by some of their addresses.
 fn evaluated(world: &World, from: &[Endpoint], to: &[Endpoint]) -> bool {
+    evaluated_for(world, from, to, Traffic::Port(Protocol::Tcp, PORT))
+}
+
+fn evaluated_for(world: &World, from: &[Endpoint], to: &[Endpoint], traffic: Traffic) -> bool {
     from.iter().any(|source| {
         to.iter().any(|destination| {
             let addresses = source.address().zip(destination.address());
-            let traffic = Traffic::Port(Protocol::Tcp, PORT);
             let (source, destination) = (source.clone(), destination.clone());
             addresses.is_none_or(|(one, other)| one.is_ipv4() == other.is_ipv4())
                 && evaluate(world, &Flow { source, destination, traffic }).is_allowed()
@@ -122,10 +133,9 @@ fn agree(world: World) -> Result<usize, TestCaseError> {
     // Nodes: who reaches each, and whom it reaches.
     for own in world.nodes().keys() {
         let words = format!("node/{own}");
-        let side = Side::Node(own.clone(), None);
+        let host = [Host { side: Side::Node(own.clone(), None), name: words.clone() }];
         for direction in Direction::BOTH {
-            let node_side = (&side, words.as_str());
-            let matrix = Matrix::of_node(&cluster, &reach, By::Pod, node_side, direction, None);
+            let matrix = Matrix::of_hosts(&cluster, &reach, By::Pod, &host, direction, None);
             let list = told(&matrix);
             let egress = direction == Direction::Egress;
             let port = format!(":{PORT}");
@@ -167,11 +177,77 @@ fn agree(world: World) -> Result<usize, TestCaseError> {
     Ok(asked)
 }
 
-#[test]
-fn check_who_reach_and_map_say_what_evaluate_says() {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
+/// Every format of `map`, read back, says of each ordered pair of pods what `evaluate` says.
+fn formats_agree(world: World) -> Result<usize, TestCaseError> {
+    const TRAFFIC: [Traffic; 6] = [
+        Traffic::Port(Protocol::Tcp, 80),
+        Traffic::Port(Protocol::Tcp, PORT),
+        Traffic::Port(Protocol::Tcp, 65535),
+        Traffic::Port(Protocol::Udp, 53),
+        Traffic::Port(Protocol::Sctp, 82),
+        Traffic::Other,
+    ];
+    let mut cluster = Cluster::new(&Inventory::default(), world.options.clone());
+    cluster.world = world;
+    let (world, reach) = (&cluster.world, Reach::new(&cluster.world));
+    let matrix = [Matrix::new(&cluster, &reach, By::Pod, &Focus::default())];
+    let map = Map::new(&matrix, Vec::new());
+    let written = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).expect("UTF-8")
+    };
+    let short = |key: &PodKey| format!("{}/{}", key.namespace, key.name);
+    let pods: Vec<&PodKey> =
+        world.pods().values().filter(|pod| pod.takes_part()).map(|pod| &pod.key).collect();
+    let everyone: BTreeSet<String> = pods.iter().map(|key| short(key)).collect();
+    let mut formats = vec![
+        ("json", formats::json(&written(&|out| write_json(&map, out).expect("written")))),
+        ("csv", formats::csv(&written(&|out| table::csv(&map, out).expect("written")))),
+        ("md", formats::markdown(&written(&|out| table::markdown(&map, out).expect("written")))),
+    ];
+    for (about, wide, name) in [
+        (About::Destinations, false, "text"),
+        (About::Destinations, true, "wide"),
+        (About::Sources, false, "text by source"),
+        (About::Sources, true, "wide by source"),
+    ] {
+        let found = written(&|out| text(&matrix[0], about, wide, out).expect("written"));
+        formats.push((name, formats::text(&found, &everyone, about == About::Destinations)));
+    }
+    let mut asked = 0;
+    for source in &pods {
+        for destination in pods.iter().filter(|other| other != &source) {
+            let (from, to) = (pod(world, source), pod(world, destination));
+            for traffic in TRAFFIC {
+                let expected = evaluated_for(world, &from, &to, traffic);
+                for (name, read) in &formats {
+                    // Only text has a word for protocols without ports.
+                    let has_word = name.starts_with("text") || name.starts_with("wide");
+                    let said = read.allows(&short(source), &short(destination), traffic);
+                    if let Some(said) = said.filter(|_| has_word || traffic != Traffic::Other) {
+                        prop_assert_eq!(
+                            said,
+                            expected,
+                            "{}: {} to {}, {}",
+                            name,
+                            source,
+                            destination,
+                            traffic
+                        );
+                        asked += 1;
+                    }
+                }
+            }
+        }
+    }
+    Ok(asked)
+}
+
+fn in_random_worlds(cases: u32, check: impl Fn(World) -> Result<usize, TestCaseError>) -> usize {
+    let asked_for = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: cases.unwrap_or(CASES),
+        cases: asked_for.unwrap_or(cases),
         failure_persistence: None,
         ..Default::default()
     });
@@ -181,10 +257,52 @@ fn check_who_reach_and_map_say_what_evaluate_says() {
         let options = Options { allow_egress_to_own_node, ..Options::default() };
         let mut world = World::new(options);
         history.into_iter().for_each(|change| world.apply(change));
-        asked.set(asked.get() + agree(world)?);
+        asked.set(asked.get() + check(world)?);
         Ok(())
     });
     held.expect("it holds in every world");
-    println!("{} connections", asked.get());
-    assert!(asked.get() > 500, "{} connections prove little", asked.get());
+    println!("{} answers", asked.get());
+    asked.get()
+}
+
+#[test]
+fn check_who_reach_and_map_say_what_evaluate_says() {
+    let asked = in_random_worlds(CASES, agree);
+    assert!(asked > 500, "{asked} connections prove little");
+}
+
+#[test]
+fn every_format_of_map_says_what_evaluate_says() {
+    let asked = in_random_worlds(CASES / 2, formats_agree);
+    assert!(asked > 10_000, "{asked} answers prove little");
+}
+
+#[test]
+fn advice_allows_what_is_asked_and_says_what_else_changes() {
+    let tried = in_random_worlds(CASES / 2, advice::is_worth_it);
+    assert!(tried > 25, "{tried} connections prove little");
+}
+
+/// Each question is denied; with the policies that the answer prints it is allowed.
+#[test]
+fn the_policies_of_an_answer_allow_what_was_denied() {
+    for (file, from, to) in [
+        ("advice.yaml", "b/bare", "a/api:8080"),
+        ("advice.yaml", "b/client", "a/api:8080"),
+        ("advice.yaml", "b/mig", "a/api:8080"),
+        ("advice.yaml", "c/flag", "a/api:8080"),
+        ("advice.yaml", "b/client", "external:443"),
+        ("advice.yaml", "203.0.113.0/24", "a/api:8080"),
+        ("running.yaml", "192.168.1.1", "shop/db:5432"),
+        ("kinds.yaml", "shop/db", "shop/db:5432"),
+    ] {
+        let line = format!("check {from} {to} -f whatif/tests/sources/{file}");
+        let answer = session::run(&line, "");
+        assert_eq!(answer.status.code(), Some(1), "{line}\n{}", session::text(&answer.stdout));
+        let yaml = advice::yaml_in(&session::text(&answer.stdout));
+        let then = session::run(&format!("{line} --with -"), &yaml);
+        let (said, odd) = (session::text(&then.stdout), session::text(&then.stderr));
+        assert_eq!(then.status.code(), Some(0), "{line}\n{said}{odd}\n{yaml}");
+        assert!(!yaml.contains("controller-uid") && !yaml.contains("pod-template-hash"), "{yaml}");
+    }
 }

@@ -89,7 +89,7 @@ fn a_page_opens_toggles_filters_and_explains() {
         "1 opened, 3 closed, 2 narrowed; 2 risks; 2 objects differ."
     );
     assert!(text(&mut browser, "#risks").contains("DNS lost"));
-    // jobs, kube-system, shop, outside
+    // jobs, kube-system, shop, external addresses
     assert_eq!(row(&mut browser, "jobs"), serde_json::json!(["−1", "−1", "▼1", "−1"]));
 
     click(&mut browser, "[data-mode=before]");
@@ -138,8 +138,8 @@ fn nodes_have_columns_of_their_own() {
     };
     let found = after(&mut browser, "shop/pod/web");
     assert_eq!(found, "from shop/pod/web to node/n1: nothing");
-    let found = after(&mut browser, "outside the cluster");
-    assert_eq!(found, "from outside the cluster to node/n1: no policy is about it");
+    let found = after(&mut browser, "external addresses");
+    assert_eq!(found, "from external addresses to node/n1: NetworkPolicies do not apply to it");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
 

@@ -120,6 +120,36 @@ golden!(
 );
 
 golden!(
+    pods_that_are_treated_alike_need_not_reach_each_other,
+    "map -f whatif/tests/sources/alike.yaml",
+    "map --by namespace -f whatif/tests/sources/alike.yaml",
+    "reach a/* -f whatif/tests/sources/alike.yaml",
+);
+
+golden!(
+    policies_do_not_apply_to_pods_with_host_network,
+    "who infra/logs -f whatif/tests/sources/alike.yaml",
+    "reach infra/logs -f whatif/tests/sources/alike.yaml",
+    "who infra/logs -o json -f whatif/tests/sources/alike.yaml",
+);
+
+golden!(
+    families_and_networks_are_named,
+    "check x/b x/a -f whatif/tests/sources/alike.yaml",
+    "check 10.0.0.0/24 x/a:80 -f whatif/tests/sources/alike.yaml",
+    "reach 10.0.0.0/24 -f whatif/tests/sources/alike.yaml",
+);
+
+golden!(
+    advice_is_policies_that_were_tried,
+    "check b/client a/api:8080 -f whatif/tests/sources/advice.yaml",
+    "check b/bare a/api:8080 -f whatif/tests/sources/advice.yaml",
+    "check b/mig a/api:8080 -f whatif/tests/sources/advice.yaml",
+    "check c/flag a/api:8080 -f whatif/tests/sources/advice.yaml",
+    "check b/client external:443 -f whatif/tests/sources/advice.yaml",
+);
+
+golden!(
     policies_that_are_not_understood_are_named,
     "check shop/web shop/db:5432 -f whatif/tests/sources/tiers.yaml \
      -f whatif/tests/sources/other-apis.yaml",
@@ -328,6 +358,7 @@ fn outputs_are_what_their_schemas_say() {
         ("verdict", "check shop/web-1 shop/api-1 -o json -f examples/shop"),
         ("verdict", "check */* shop/db-1 -o json -f examples/shop"),
         ("verdict", "check external shop/db -o json -f whatif/tests/sources/running.yaml"),
+        ("verdict", "check x/b x/a -o json -f whatif/tests/sources/alike.yaml"),
         ("verdict", "check node/n1 shop/db-1 -o json -f examples/shop"),
         ("verdict", "check */* shop/db -o json -f whatif/tests/sources/tiers.yaml"),
         (

@@ -28,7 +28,7 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
         CheckFormat::Text => {
             question.tell_oddities(&answer.notes)?;
             let texts = args.explain.then_some(&question.sources.texts);
-            written::text(&question.cluster, &answer, texts, out)?;
+            written::text(&question.cluster, &reach, &answer, texts, out)?;
         }
         CheckFormat::Json | CheckFormat::Yaml => {
             let mut notes = answer.notes.clone();

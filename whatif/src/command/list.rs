@@ -15,6 +15,8 @@ use crate::YES;
 use crate::args::{By, ListArgs, Map, MapFormat, Reach, Who};
 use crate::endpoint::{Resolved, Side};
 use crate::output;
+use crate::output::map::hosts::Host;
+use crate::output::map::json;
 use crate::output::map::matrix::{Focus, Matrix};
 use crate::output::map::{About, graph, namespaces, table, text};
 
@@ -23,44 +25,14 @@ pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
     let directions = Direction::BOTH.to_vec();
     let focus = Focus { outside_directions: directions, ..Focus::default() };
     let matrix =
-        |classes: &Classes<'_>| Matrix::new(&question.cluster, classes, args.list.by, &focus);
+        |classes: &Classes<'_>| vec![Matrix::new(&question.cluster, classes, args.list.by, &focus)];
     write(&question, &args.list, matrix, About::Destinations, &[], out)
 }
 
 pub(super) fn who(args: &Who, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.list.from)?;
     let resolved = question.resolve(&args.destination)?;
-    let ports = asked(&resolved);
-    let (cluster, by) = (&question.cluster, args.list.by);
-    let subject = subject(&question, &resolved);
-    let about = match &subject {
-        Subject::Pods(_) | Subject::Node(_) => About::Destinations,
-        // Who can reach an address outside: each pod by its egress.
-        Subject::Outside(_) => About::Sources,
-    };
-    let matrix = |classes: &Classes<'_>| {
-        let focus = match &subject {
-            Subject::Pods(pods) => Focus {
-                destinations: Some(pods.clone()),
-                outside_directions: vec![Direction::Ingress],
-                ports: ports.clone(),
-                ..Focus::default()
-            },
-            Subject::Outside(set) => Focus {
-                outside: Some(set.clone()),
-                outside_directions: vec![Direction::Egress],
-                ports: ports.clone(),
-                ..Focus::default()
-            },
-            Subject::Node(side) => {
-                let node = (side, resolved.name.as_str());
-                let ports = ports.as_ref();
-                return Matrix::of_node(cluster, classes, by, node, Direction::Egress, ports);
-            }
-        };
-        Matrix::new(cluster, classes, by, &focus)
-    };
-    write(&question, &args.list, matrix, about, &resolved.notes, out)
+    list(&question, &args.list, &resolved, About::Destinations, out)
 }
 
 pub(super) fn reach(args: &Reach, out: &mut dyn Write) -> Result<u8> {
@@ -69,59 +41,123 @@ pub(super) fn reach(args: &Reach, out: &mut dyn Write) -> Result<u8> {
     if args.source.contains(':') && asked(&resolved).is_some() {
         bail!("{}: a port belongs to the destination", args.source);
     }
-    let (cluster, by) = (&question.cluster, args.list.by);
-    let subject = subject(&question, &resolved);
-    let about = match &subject {
-        Subject::Pods(_) | Subject::Node(_) => About::Sources,
-        Subject::Outside(_) => About::Destinations,
+    list(&question, &args.list, &resolved, About::Sources, out)
+}
+
+/// Everyone at the other side of what was resolved, which is the destination or the source.
+fn list(
+    question: &Question,
+    args: &ListArgs,
+    resolved: &Resolved,
+    side: About,
+    out: &mut dyn Write,
+) -> Result<u8> {
+    let (cluster, by, ports) = (&question.cluster, args.by, asked(resolved));
+    let subject = Subject::new(question, resolved);
+    let (own, others) = match side {
+        About::Destinations => (Direction::Ingress, Direction::Egress),
+        About::Sources => (Direction::Egress, Direction::Ingress),
     };
-    let matrix = |classes: &Classes<'_>| {
-        let focus = match &subject {
-            Subject::Pods(pods) => Focus {
-                sources: Some(pods.clone()),
-                outside_directions: vec![Direction::Egress],
-                ..Focus::default()
-            },
-            Subject::Outside(set) => Focus {
-                outside: Some(set.clone()),
-                outside_directions: vec![Direction::Ingress],
-                ..Focus::default()
-            },
-            Subject::Node(side) => {
-                let node = (side, resolved.name.as_str());
-                return Matrix::of_node(cluster, classes, by, node, Direction::Ingress, None);
+    let about = match (&subject, side) {
+        // Who can reach an external address: each pod, by its egress.
+        (Subject::External(_), About::Destinations) => About::Sources,
+        (Subject::External(_), About::Sources) => About::Destinations,
+        (Subject::Inside { .. }, side) => side,
+    };
+    let mut notes = resolved.notes.clone();
+    notes.extend(subject.notes(question, resolved, side));
+    let matrices = |classes: &Classes<'_>| {
+        let (pods, hosts) = match &subject {
+            Subject::Inside { pods, hosts } => (pods, hosts),
+            Subject::External(set) => {
+                let focus = Focus {
+                    outside: Some(set.clone()),
+                    outside_directions: vec![others],
+                    ports: ports.clone(),
+                    ..Focus::default()
+                };
+                return vec![Matrix::new(cluster, classes, by, &focus)];
             }
         };
-        Matrix::new(cluster, classes, by, &focus)
+        let mut matrices = Vec::new();
+        if !pods.is_empty() {
+            let (sources, destinations) = match side {
+                About::Destinations => (None, Some(pods.clone())),
+                About::Sources => (Some(pods.clone()), None),
+            };
+            let outside_directions = vec![own];
+            let ports = ports.clone();
+            let focus = Focus { sources, destinations, outside_directions, ports, outside: None };
+            matrices.push(Matrix::new(cluster, classes, by, &focus));
+        }
+        if !hosts.is_empty() {
+            matrices.push(Matrix::of_hosts(cluster, classes, by, hosts, others, ports.as_ref()));
+        }
+        matrices
     };
-    write(&question, &args.list, matrix, about, &resolved.notes, out)
+    write(question, args, matrices, about, &notes, out)
 }
 
 /// Whom `who` and `reach` are about.
 enum Subject {
-    Pods(BTreeSet<PodKey>),
-    Outside(CidrSet),
-    Node(Side),
+    /// Pods, and nodes with the pods that use their network.
+    Inside {
+        pods: BTreeSet<PodKey>,
+        hosts: Vec<Host>,
+    },
+    External(CidrSet),
 }
 
-/// A pod with hostNetwork is its node, which is said in the answer by the pod's name.
-fn subject(question: &Question, resolved: &Resolved) -> Subject {
-    if let [only] = resolved.parties.as_slice() {
-        let pods = question.cluster.world.pods();
-        match &only.side {
-            Side::Outside(set) => return Subject::Outside(set.clone()),
-            Side::Node(..) => return Subject::Node(only.side.clone()),
-            Side::Pod(key, _) if pods.get(key).is_some_and(|pod| pod.host_network) => {
-                return Subject::Node(only.side.clone());
+impl Subject {
+    fn new(question: &Question, resolved: &Resolved) -> Self {
+        let (mut pods, mut hosts) = (BTreeSet::new(), Vec::new());
+        for party in &resolved.parties {
+            let is_host = match &party.side {
+                Side::Outside(set) => return Self::External(set.clone()),
+                Side::Node(..) => true,
+                Side::Pod(key, _) => {
+                    let pod = question.cluster.world.pods().get(key);
+                    pod.is_some_and(|pod| pod.host_network)
+                }
+            };
+            match &party.side {
+                Side::Pod(key, _) if !is_host => drop(pods.insert(key.clone())),
+                side => hosts.push(Host { side: side.clone(), name: party.name.clone() }),
             }
-            Side::Pod(..) => {}
         }
+        Self::Inside { pods, hosts }
     }
-    let pods = resolved.parties.iter().filter_map(|party| match &party.side {
-        Side::Pod(key, _) => Some(key.clone()),
-        Side::Outside(_) | Side::Node(..) => None,
-    });
-    Subject::Pods(pods.collect())
+
+    /// What people should know of a side to which policies do not apply.
+    fn notes(&self, question: &Question, resolved: &Resolved, side: About) -> Vec<String> {
+        let hosts = match self {
+            Self::Inside { hosts, .. } if !hosts.is_empty() => hosts,
+            Self::Inside { .. } | Self::External(_) => return Vec::new(),
+        };
+        let name = &resolved.name;
+        let what = match hosts.first().map(|host| &host.side) {
+            Some(Side::Pod(..)) => {
+                format!("{name}, which uses the network of its node (hostNetwork)")
+            }
+            _ => name.clone(),
+        };
+        let others = match side {
+            About::Destinations => "all nodes and external addresses can connect to it",
+            About::Sources => "it can connect to all nodes and external addresses",
+        };
+        let mut notes = vec![format!("NetworkPolicies do not apply to {what}: {others}")];
+        let pods = question.cluster.world.pods();
+        let on_no_node = |host: &Host| match &host.side {
+            Side::Pod(key, _) => pods.get(key).is_some_and(|pod| pod.node.is_none()),
+            Side::Node(..) | Side::Outside(_) => false,
+        };
+        if hosts.iter().any(on_no_node) {
+            notes.push(format!(
+                "{name} is on no node yet: rules that select nodes or addresses do not match it yet"
+            ));
+        }
+        notes
+    }
 }
 
 fn asked(resolved: &Resolved) -> Option<PortSet> {
@@ -135,21 +171,26 @@ fn asked(resolved: &Resolved) -> Option<PortSet> {
 fn write(
     question: &Question,
     args: &ListArgs,
-    matrix: impl Fn(&Classes<'_>) -> Matrix,
+    matrices: impl Fn(&Classes<'_>) -> Vec<Matrix>,
     about: About,
     notes: &[String],
     out: &mut dyn Write,
 ) -> Result<u8> {
     let classes = Classes::new(&question.cluster.world);
-    let matrix = matrix(&classes);
-    let map = || matrix.map(question.diagnostics(notes));
+    let matrices = matrices(&classes);
+    let map = || json::Map::new(&matrices, question.diagnostics(notes));
     match args.output {
         MapFormat::Text | MapFormat::Wide => {
             question.tell_oddities(notes)?;
             match args.by {
                 By::Namespace => namespaces(&map(), about, out)?,
                 By::Pod | By::Workload => {
-                    text(&matrix, about, args.output == MapFormat::Wide, out)?;
+                    for (number, matrix) in matrices.iter().enumerate() {
+                        if number > 0 {
+                            writeln!(out)?;
+                        }
+                        text(matrix, about, args.output == MapFormat::Wide, out)?;
+                    }
                 }
             }
         }

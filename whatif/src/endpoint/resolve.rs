@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use policy_engine::cidr::CidrSet;
@@ -9,11 +10,15 @@ use policy_engine::flow;
 use policy_engine::labels::Str;
 use policy_engine::model::{Life, Pod, PodKey};
 use policy_engine::port::Protocol;
+use policy_engine::words::few;
 use portcullis_crds::convert::service::{Service, ServicePort};
 use portcullis_lint::near;
 
 use super::{Endpoint, EndpointError, NumberOrName, PortWord, Target};
 use crate::model::{Cluster, WorkloadRef};
+
+/// How many names a note writes out.
+const NAMES_SHOWN: usize = 5;
 
 /// One side of a question, found in a cluster.
 #[derive(Clone, Debug)]
@@ -44,7 +49,7 @@ pub enum Side {
     Pod(PodKey, Option<IpAddr>),
     /// A node, by this address or by any of its own.
     Node(Str, Option<IpAddr>),
-    /// Addresses outside.
+    /// External addresses.
     Outside(CidrSet),
 }
 
@@ -194,7 +199,10 @@ fn pods(
     for key in keys {
         let Some(pod) = cluster.world.pods().get(&key) else { continue };
         if pod.life == Life::Finished {
-            notes.push(format!("{} has finished: no policy is about it", cluster.pod_ref(&key)));
+            notes.push(format!(
+                "{} has finished: NetworkPolicies do not apply to it",
+                cluster.pod_ref(&key)
+            ));
             continue;
         }
         let ports = port.map(|word| ports_of(pod, word)).unwrap_or_default();
@@ -322,14 +330,17 @@ fn network(
 ) -> Result<Resolved, EndpointError> {
     let address = net.addr();
     if net.prefix_len() != net.max_prefix_len() {
-        let owned =
-            cluster.world.pods().values().flat_map(|pod| cluster.world.owned_addresses(pod));
-        let inside = owned.filter(|address| net.contains(address)).count();
-        let mut found = single(net.to_string(), Side::Outside(CidrSet::network(net)), port)?;
-        if inside > 0 {
-            let note = format!("{inside} addresses in {net} are pods'; ask for those by name");
-            found.notes.push(note);
+        let holders = holders(cluster, net);
+        if holders.is_empty() {
+            return single(net.to_string(), Side::Outside(CidrSet::network(net)), port);
         }
+        let name = format!("external addresses in {net}");
+        let mut found = single(name, Side::Outside(CidrSet::network(net)), port)?;
+        found.notes.push(format!(
+            "this answer is not about the addresses in {net} that pods and nodes have: ask by name \
+             for {}",
+            few(holders, NAMES_SHOWN)
+        ));
         return Ok(found);
     }
     if let Some(service) = cluster.services.values().find(|s| s.addresses.contains(&address)) {
@@ -355,7 +366,23 @@ fn network(
     }
 }
 
-/// A side that is no pod: it has no port names.
+/// The pods and nodes that have addresses in a network, by name.
+fn holders(cluster: &Cluster, net: IpNet) -> BTreeSet<String> {
+    let world = &cluster.world;
+    let has = |pod: &&Arc<Pod>| {
+        let own = pod.host_network.then_some(&pod.addresses).into_iter().flatten().copied();
+        let found = world.owned_addresses(pod).chain(own).any(|address| net.contains(&address));
+        found && pod.life != Life::Finished
+    };
+    let pods = world.pods().values().filter(has).map(|pod| cluster.pod_ref(&pod.key));
+    let nodes = world
+        .nodes()
+        .iter()
+        .filter(|(_, node)| node.addresses.iter().any(|address| net.contains(address)));
+    pods.chain(nodes.map(|(name, _)| format!("node/{name}"))).collect()
+}
+
+/// A side that is not a pod: it has no port names.
 fn single(name: String, side: Side, port: Option<&PortWord>) -> Result<Resolved, EndpointError> {
     let ports = match port.map(|word| (&word.port, word.protocol)) {
         None => Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::direction::Direction;
@@ -26,8 +27,10 @@ type Flows = Vec<(Endpoint, Endpoint)>;
 pub(crate) struct Pair {
     pub(crate) sources: Vec<String>,
     pub(crate) destinations: Vec<String>,
+    /// All sources, and all destinations.
+    pub(crate) between: (Arc<[Side]>, Arc<[Side]>),
     pub(crate) ports: Vec<PortAsked>,
-    /// The addresses that the side outside stands for, if one is outside.
+    /// The addresses that an external side stands for, if one is external.
     pub(crate) outside: Option<CidrSet>,
     /// Whether any address of the one side can meet one of the other: of one family.
     pub(crate) meets: bool,
@@ -40,6 +43,12 @@ struct Group<'p> {
     names: Vec<String>,
     members: Vec<&'p Side>,
     ports: &'p [PortAsked],
+}
+
+impl Group<'_> {
+    fn sides(&self) -> Arc<[Side]> {
+        self.members.iter().map(|side| (*side).clone()).collect()
+    }
 }
 
 /// All pairs of groups, in the order in which the parties are given.
@@ -150,9 +159,11 @@ fn pair(
     (from, source): (&Group<'_>, &Side),
     (to, destination): (&Group<'_>, &Side),
 ) -> Vec<Pair> {
+    let between = (from.sides(), to.sides());
     let made = |sources: Vec<String>, destinations: Vec<String>, flows| Pair {
         sources,
         destinations,
+        between: between.clone(),
         ports: to.ports.to_vec(),
         outside: None,
         meets: true,
@@ -160,7 +171,7 @@ fn pair(
     };
     match (source, destination) {
         (Side::Outside(set), Side::Outside(_) | Side::Node(..)) => {
-            // No policy is about either side.
+            // Policies apply to neither side.
             let flows = nobody(cluster, set, destination);
             vec![made(from.names.clone(), to.names.clone(), flows)]
         }
@@ -205,6 +216,7 @@ fn strangers(
     Some(Pair {
         sources: from.names.clone(),
         destinations: to.names.clone(),
+        between: (from.sides(), to.sides()),
         ports: to.ports.to_vec(),
         outside: None,
         meets: false,
@@ -286,7 +298,7 @@ fn can_meet(source: Option<IpAddr>, destination: Option<IpAddr>) -> bool {
     }
 }
 
-/// One flow from outside to a side that no policy is about.
+/// One flow from an external address to a side to which policies do not apply.
 fn nobody(cluster: &Cluster, set: &CidrSet, other: &Side) -> Flows {
     let outside = endpoints(&cluster.world, &Side::Outside(set.clone())).into_iter().next();
     let other = endpoints(&cluster.world, other).into_iter().next();

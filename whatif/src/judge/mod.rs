@@ -9,7 +9,10 @@
 mod gaps;
 pub(crate) mod groups;
 
-use policy_engine::cidr::CidrSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Verdict as Flowed, evaluate};
 use policy_engine::explain::{Explanation, explain, explain_as};
@@ -24,7 +27,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use self::groups::{Pair, pairs};
-use crate::endpoint::{PortAsked, Resolved};
+use crate::endpoint::{PortAsked, Resolved, Side};
 use crate::model::Cluster;
 
 /// A verdict in one word.
@@ -72,12 +75,25 @@ pub struct Part {
     pub flow: Flow,
     /// Why.
     pub explanation: Explanation,
-    /// The addresses that the side outside stands for, if one is outside.
+    /// The addresses that an external side stands for, if one is external.
     pub outside: Option<CidrSet>,
+    /// All sources, and all destinations.
+    pub between: (Arc<[Side]>, Arc<[Side]>),
+    /// The addresses that the answer holds for, where others of the same pods are treated otherwise.
+    pub over: Option<Over>,
     /// What would be if policies in audit were enforced; `None` when it is the same.
     pub would_be: Option<WouldBe>,
     /// What was odd about it.
     pub notes: Vec<String>,
+}
+
+/// The addresses that an answer holds for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// All of one family.
+    Family(Family),
+    /// These two: others of the same family are treated otherwise.
+    Addresses(IpAddr, IpAddr),
 }
 
 /// What would be of a part if policies in audit were enforced.
@@ -147,10 +163,42 @@ pub fn judge(
             }
         }
     }
+    name_addresses(&mut parts);
     let verdict = overall(&parts);
     let (source, destination) = (source.name.clone(), destination.name.clone());
     notes.dedup();
     Answer { source, destination, verdict, parts, notes }
+}
+
+/// Says for which addresses each part holds, where several parts are about the same pods.
+fn name_addresses(parts: &mut [Part]) {
+    let same = |one: &Part, other: &Part| {
+        (&one.sources, &one.destinations, &one.asked)
+            == (&other.sources, &other.destinations, &other.asked)
+    };
+    let family = |part: &Part| {
+        let (source, destination) = (part.flow.source.address(), part.flow.destination.address());
+        source.or(destination).map(Family::of)
+    };
+    let found: Vec<Option<Over>> = parts
+        .iter()
+        .map(|part| {
+            let others = || parts.iter().filter(|other| same(part, other));
+            let own = family(part)?;
+            let alike = others().filter(|other| family(other) == Some(own)).count();
+            match (others().count(), alike) {
+                (1, _) => None,
+                (_, 1) => Some(Over::Family(own)),
+                _ => {
+                    let (from, to) = (&part.flow.source, &part.flow.destination);
+                    Some(Over::Addresses(from.address()?, to.address()?))
+                }
+            }
+        })
+        .collect();
+    for (part, over) in parts.iter_mut().zip(found) {
+        part.over = over;
+    }
 }
 
 fn overall(parts: &[Part]) -> Verdict {
@@ -202,6 +250,8 @@ fn judge_pair(cluster: &Cluster, views: Views<'_, '_>, pair: &Pair) -> Vec<Part>
                 flow,
                 explanation,
                 outside: pair.outside.clone(),
+                between: pair.between.clone(),
+                over: None,
                 would_be,
                 notes: Vec::new(),
             };

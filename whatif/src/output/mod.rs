@@ -11,6 +11,8 @@ pub mod words;
 
 mod names;
 
+pub(crate) use names::short;
+
 use std::io::{self, Write};
 
 use anyhow::Result;

@@ -62,6 +62,6 @@ impl Names {
 }
 
 /// A reference without the kind where that is a pod: what `check` takes.
-pub(super) fn short(name: &str) -> String {
+pub(crate) fn short(name: &str) -> String {
     name.replacen("/pod/", "/", 1)
 }

@@ -18,7 +18,7 @@ pub fn port(protocol: Protocol, number: u16) -> String {
     format!("{number}/{protocol}")
 }
 
-/// Addresses outside: `anywhere`, a few networks, or `10.0.0.0/8 but 10.1.0.0/16`.
+/// External addresses: `anywhere`, a few networks, or `10.0.0.0/8 but 10.1.0.0/16`.
 #[must_use]
 pub fn addresses(set: &CidrSet) -> String {
     const SHOWN: usize = 4;
@@ -40,7 +40,7 @@ pub fn addresses(set: &CidrSet) -> String {
 }
 
 /// The smallest network that holds all of these, of one family.
-fn around(nets: &[ipnet::IpNet]) -> Option<ipnet::IpNet> {
+pub(crate) fn around(nets: &[ipnet::IpNet]) -> Option<ipnet::IpNet> {
     let mut around = *nets.first()?;
     while !nets.iter().all(|net| around.contains(net)) {
         around = around.supernet()?;

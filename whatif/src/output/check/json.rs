@@ -1,5 +1,8 @@
 //! The answer to `check` as the JSON contract has it.
 
+use std::net::IpAddr;
+
+use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
@@ -11,7 +14,7 @@ use portcullis_crds::diagnostic::Origin;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::judge::{self, Answer, Part};
+use crate::judge::{self, Answer, Over, Part};
 use crate::model::Cluster;
 use crate::output::json::{API_VERSION, Ports, Protocol, ports};
 use crate::output::words;
@@ -51,6 +54,13 @@ pub struct Judgement {
     /// The port that was asked for: the pod's, after the translation of a Service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// The address family that it holds for, where the families differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<FamilyJson>,
+    /// The addresses of source and destination that it holds for, where addresses of one family
+    /// differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<[IpAddr; 2]>,
     /// What the policies of the source say.
     pub egress: DecisionJson,
     /// What the policies of the destination say.
@@ -60,6 +70,26 @@ pub struct Judgement {
     /// What would be if the policies in audit were enforced; left out when it is the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub would_be: Option<WouldBe>,
+}
+
+/// A family of addresses.
+#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+#[schemars(rename = "Family")]
+#[allow(missing_docs)]
+pub enum FamilyJson {
+    #[serde(rename = "IPv4")]
+    V4,
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+impl From<Family> for FamilyJson {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::V4,
+            Family::V6 => Self::V6,
+        }
+    }
 }
 
 /// What would be if the policies in audit were enforced.
@@ -121,7 +151,7 @@ pub enum Tier {
 #[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
 #[schemars(rename = "Reason")]
 pub enum ReasonJson {
-    /// This side is no pod, so no policy is about it.
+    /// Policies do not apply to this side: a node, an external address or a hostNetwork pod.
     NoSubject,
     /// No policy isolates the pod in this direction.
     NotIsolated,
@@ -216,6 +246,7 @@ impl Verdict {
         judgement.destination.clone_from(&answer.destination);
         let several = answer.parts.len() > 1;
         if several {
+            (judgement.family, judgement.addresses) = (None, None);
             let all = answer.parts.iter().map(|part| &part.allowed);
             let every = all.fold(PortSet::default(), PortSet::union);
             judgement.allowed = ports(&every);
@@ -236,6 +267,14 @@ fn judgement(cluster: &Cluster, part: &Part) -> Judgement {
         destination: part.destinations.join(", "),
         protocol: asked.map(|port| port.protocol.into()),
         port: asked.map(|port| port.number),
+        family: part.over.map(|over| match over {
+            Over::Family(family) => family.into(),
+            Over::Addresses(source, _) => Family::of(source).into(),
+        }),
+        addresses: part.over.and_then(|over| match over {
+            Over::Family(_) => None,
+            Over::Addresses(source, destination) => Some([source, destination]),
+        }),
         egress: decision(cluster, Direction::Egress, &decisions.egress, &misses.egress, part),
         ingress: decision(cluster, Direction::Ingress, &decisions.ingress, &misses.ingress, part),
         allowed: ports(&part.allowed),

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{Explanation, NearMiss};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
+use policy_engine::reach::Reach;
 use policy_engine::words::few;
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::path::FieldPath;
 
-use super::advice::advice;
+use super::advice::lines;
 use super::excerpt::{Mark, excerpt};
-use crate::judge::{Answer, Part, Verdict};
+use crate::advice::advise;
+use crate::judge::{Answer, Over, Part, Verdict};
 use crate::model::Cluster;
 use crate::output::names::short;
 use crate::output::words;
@@ -28,6 +31,7 @@ const PARTS_SHOWN: usize = 8;
 /// When the output cannot be written.
 pub fn text(
     cluster: &Cluster,
+    reach: &Reach<'_>,
     answer: &Answer,
     texts: Option<&BTreeMap<Arc<str>, String>>,
     out: &mut dyn Write,
@@ -35,7 +39,7 @@ pub fn text(
     let (source, destination) = (short(&answer.source), short(&answer.destination));
     if let [part] = answer.parts.as_slice() {
         writeln!(out, "{}", headline(part))?;
-        details(cluster, part, texts, out)?;
+        details(cluster, reach, part, texts, out)?;
     } else {
         writeln!(
             out,
@@ -48,7 +52,7 @@ pub fn text(
         parts.sort_by_key(|part| part.verdict == Verdict::Allowed);
         for part in parts.iter().take(PARTS_SHOWN) {
             writeln!(out, "\n{}", headline(part))?;
-            details(cluster, part, texts, out)?;
+            details(cluster, reach, part, texts, out)?;
         }
         let more = parts.len().saturating_sub(PARTS_SHOWN);
         if more > 0 {
@@ -63,16 +67,16 @@ pub fn text(
 }
 
 fn headline(part: &Part) -> String {
-    let (from, to) = (from(part), to(part));
+    let (from, to, over) = (from(part), to(part), over(part));
     let verdict = part.verdict;
     let Some(asked) = &part.asked else {
         return match verdict {
-            Verdict::Denied => format!("Denied: {from} may open nothing at {to}."),
+            Verdict::Denied => format!("Denied: {from} may open nothing at {to}{over}."),
             Verdict::Allowed => {
-                format!("Allowed: {from} may open {} at {to}.", words::ports(&part.allowed))
+                format!("Allowed: {from} may open {} at {to}{over}.", words::ports(&part.allowed))
             }
             Verdict::Mixed | Verdict::Undetermined => format!(
-                "{verdict:?}: {from} may open {} at {to}, and nothing else.",
+                "{verdict:?}: {from} may open {} at {to}{over}, and nothing else.",
                 words::ports(&part.allowed)
             ),
         };
@@ -81,13 +85,23 @@ fn headline(part: &Part) -> String {
     let via = asked.service_port.filter(|service| *service != asked.number);
     let via = via.map(|number| format!(" (the Service's {number})")).unwrap_or_default();
     match verdict {
-        Verdict::Denied => format!("Denied: {from} may not open {port_words}{via} at {to}."),
+        Verdict::Denied => format!("Denied: {from} may not open {port_words}{via} at {to}{over}."),
         Verdict::Undetermined => {
-            format!("Undetermined: whether {from} may open {port_words}{via} at {to}.")
+            format!("Undetermined: whether {from} may open {port_words}{via} at {to}{over}.")
         }
         Verdict::Allowed | Verdict::Mixed => {
-            format!("Allowed: {from} may open {port_words}{via} at {to}.")
+            format!("Allowed: {from} may open {port_words}{via} at {to}{over}.")
         }
+    }
+}
+
+/// The addresses that a part holds for, where others are treated otherwise.
+fn over(part: &Part) -> String {
+    match part.over {
+        None => String::new(),
+        Some(Over::Family(Family::V4)) => " over IPv4".to_owned(),
+        Some(Over::Family(Family::V6)) => " over IPv6".to_owned(),
+        Some(Over::Addresses(from, to)) => format!(" from {from} to {to}"),
     }
 }
 
@@ -113,6 +127,7 @@ fn list(names: &[String]) -> String {
 
 fn details(
     cluster: &Cluster,
+    reach: &Reach<'_>,
     part: &Part,
     texts: Option<&BTreeMap<Arc<str>, String>>,
     out: &mut dyn Write,
@@ -179,32 +194,27 @@ fn details(
             excerpts(cluster, *direction, decision, misses, part.flow.traffic, texts, out)?;
         }
     }
-    let mut told = Vec::new();
-    for (direction, decision, misses, ..) in &sides {
-        if decision.is_allowed() {
-            continue;
-        }
-        let lines = advice(cluster, *direction, (decision, misses), part);
-        // One rule may deny both.
-        if lines != told {
-            writeln!(out)?;
-            lines.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
-        }
-        told = lines;
+    if !passes {
+        writeln!(out)?;
+        let advice = advise(cluster, reach, part);
+        lines(part, &advice).iter().try_for_each(|line| writeln!(out, "  {line}"))?;
     }
     Ok(())
 }
 
 fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
     let why = match decision.reason {
-        Reason::NoSubject => {
-            let what = match side {
-                Endpoint::Pod(..) => "uses the network of its node",
-                Endpoint::Node(..) => "is no pod",
-                Endpoint::External(_) => "is outside the cluster",
-            };
-            format!("{name} {what}: no policy is about it")
-        }
+        Reason::NoSubject => match side {
+            Endpoint::Pod(..) => {
+                format!("{name} uses the network of its node: NetworkPolicies do not apply to it")
+            }
+            Endpoint::Node(..) => {
+                "NetworkPolicies do not apply to nodes and hostNetwork pods".to_owned()
+            }
+            Endpoint::External(_) => {
+                "NetworkPolicies do not apply to external addresses".to_owned()
+            }
+        },
         Reason::NotIsolated => format!("no policy isolates {name}"),
         Reason::RuleAdmits | Reason::RuleAccepts | Reason::RuleDenies => words::decided(decision),
         Reason::SamePod => "a pod always reaches itself".to_owned(),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::output::json::{DirectionJson, Ports};
+use super::matrix::Matrix;
+use crate::output::json::{API_VERSION, DirectionJson, Ports};
 
 /// The answer to `map`, `who` and `reach`.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
@@ -18,10 +19,24 @@ pub struct Map {
     pub kind: &'static str,
     /// Every pair between which something is allowed; a pod always reaches itself, unsaid.
     pub entries: Vec<Entry>,
-    /// What is allowed to and from addresses that no pod and no node has.
+    /// What is allowed to and from external addresses: those that no pod and no node has.
     pub external: Vec<External>,
     /// What is wrong with what was read, and what was assumed.
     pub diagnostics: Vec<String>,
+}
+
+impl Map {
+    /// The rows of matrices as the contract has them.
+    #[must_use]
+    pub fn new(matrices: &[Matrix], diagnostics: Vec<String>) -> Self {
+        Self {
+            api_version: API_VERSION,
+            kind: "Map",
+            entries: matrices.iter().flat_map(Matrix::entries).collect(),
+            external: matrices.iter().flat_map(Matrix::external).collect(),
+            diagnostics,
+        }
+    }
 }
 
 /// What one may open at another.
@@ -36,14 +51,14 @@ pub struct Entry {
     pub allowed: Arc<[Ports]>,
 }
 
-/// What is allowed between a workload and addresses outside.
+/// What is allowed between a workload and external addresses.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
 pub struct External {
     /// `namespace/kind/name`; with `--by namespace` `namespace/*`.
     pub workload: Arc<str>,
-    /// Ingress: from outside to the workload.
+    /// Ingress: from the addresses to the workload.
     pub direction: DirectionJson,
-    /// The addresses. One that a pod or node owns is that pod or node.
+    /// The addresses. Those of them that a pod or node has are that pod or node, and are not external.
     pub cidrs: Arc<[String]>,
     /// Sorted and merged; never empty.
     pub allowed: Arc<[Ports]>,

@@ -8,10 +8,9 @@ use policy_engine::direction::Direction;
 use policy_engine::model::PodKey;
 use policy_engine::reach::{ClassId, Edges, PortSet, Reach};
 
-use super::json::{Entry, External, Map};
+use super::json::{Entry, External};
+use super::rows::{About, is_alone};
 use crate::args::By;
-use crate::endpoint::Side;
-use crate::judge::groups::between;
 use crate::model::{Cluster, Unit, Units};
 use crate::output::json::{self, Ports};
 use crate::output::words;
@@ -23,16 +22,16 @@ pub struct Focus {
     pub sources: Option<BTreeSet<PodKey>>,
     /// Only to these pods.
     pub destinations: Option<BTreeSet<PodKey>>,
-    /// Of outside only these addresses, and of pods none.
+    /// Only these external addresses, and no pods.
     pub outside: Option<CidrSet>,
-    /// The directions in which outside is looked at.
+    /// The directions in which external addresses are looked at.
     pub outside_directions: Vec<Direction>,
     /// Only these ports.
     pub ports: Option<PortSet>,
 }
 
-/// Addresses outside, with what is allowed there.
-type Part = (CidrSet, PortSet);
+/// External addresses, with what is allowed between them and a class.
+pub type Part = (CidrSet, PortSet);
 
 /// All edges that are asked for, between units.
 pub struct Matrix {
@@ -44,9 +43,10 @@ pub struct Matrix {
     pub destinations: Vec<Vec<Unit>>,
     /// Per pair of classes what is allowed, by source.
     pub edges: Vec<(ClassId, ClassId, PortSet)>,
-    /// Per class and direction what is allowed outside.
+    /// Per class and direction what is allowed between it and external addresses.
     pub outside: Vec<(ClassId, Direction, Vec<Part>)>,
-    by: By,
+    /// What one entry stands for.
+    pub by: By,
 }
 
 impl Matrix {
@@ -97,59 +97,6 @@ impl Matrix {
         Self { everyone, sources, destinations, edges, outside, by }
     }
 
-    /// Who may open what at a node, or what it may open: pods that fare alike are one class.
-    #[must_use]
-    pub fn of_node(
-        cluster: &Cluster,
-        reach: &Reach<'_>,
-        by: By,
-        (node, name): (&Side, &str),
-        direction: Direction,
-        ports: Option<&PortSet>,
-    ) -> Self {
-        let mut alike: BTreeMap<PortSet, Vec<&PodKey>> = BTreeMap::new();
-        for pod in reach.classes().iter().flat_map(|class| &class.pods) {
-            let side = Side::Pod(pod.clone(), None);
-            let allowed = match direction {
-                Direction::Egress => between(reach, &cluster.world, &side, node),
-                Direction::Ingress => between(reach, &cluster.world, node, &side),
-            };
-            let allowed = ports.map_or(allowed.clone(), |asked| allowed.intersection(asked));
-            alike.entry(allowed).or_default().push(pod);
-        }
-        let classes: Vec<&[&PodKey]> = alike.values().map(Vec::as_slice).collect();
-        let everyone = Units::of_classes(cluster, &classes, by);
-        let mut pods = everyone.of_class.clone();
-        let mut nodes = vec![Vec::new(); pods.len()];
-        // Its own class comes last.
-        let own = Unit { namespace: "".into(), name: name.into(), pods: 1 };
-        let node = pods.len();
-        pods.push(Vec::new());
-        nodes.push(vec![own]);
-        let numbered = alike.into_keys().enumerate().filter(|(_, ports)| !ports.is_empty());
-        let (sources, destinations, edges) = match direction {
-            Direction::Egress => {
-                (pods, nodes, numbered.map(|(class, ports)| (class, node, ports)).collect())
-            }
-            Direction::Ingress => {
-                (nodes, pods, numbered.map(|(class, ports)| (node, class, ports)).collect())
-            }
-        };
-        Self { everyone, sources, destinations, edges, outside: Vec::new(), by }
-    }
-
-    /// The rows as the contract has them.
-    #[must_use]
-    pub fn map(&self, diagnostics: Vec<String>) -> Map {
-        Map {
-            api_version: json::API_VERSION,
-            kind: "Map",
-            entries: self.entries(),
-            external: self.external(),
-            diagnostics,
-        }
-    }
-
     /// Every pair of units between which something is allowed.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {
@@ -158,16 +105,22 @@ impl Matrix {
         }
         let mut shared = Shared::default();
         let mut entries = Vec::new();
-        for (source, destination, allowed) in &self.edges {
-            let allowed = shared.ports(allowed);
-            for from in of(&self.sources, *source) {
-                for to in of(&self.destinations, *destination) {
-                    // A pod always reaches itself; that is not said.
-                    if from.name == to.name && from.pods < 2 {
-                        continue;
+        for block in self.blocks(About::Destinations) {
+            for (allowed, sources) in &block.peers {
+                let allowed = shared.ports(allowed);
+                // The contract has no word for protocols without ports alone.
+                if allowed.is_empty() {
+                    continue;
+                }
+                for from in sources {
+                    for to in &block.subjects {
+                        // A pod always reaches itself; that is not said.
+                        if from.name == to.name && is_alone(from) {
+                            continue;
+                        }
+                        let (source, destination) = (from.name.clone(), to.name.clone());
+                        entries.push(Entry { source, destination, allowed: allowed.clone() });
                     }
-                    let (source, destination) = (from.name.clone(), to.name.clone());
-                    entries.push(Entry { source, destination, allowed: allowed.clone() });
                 }
             }
         }
@@ -177,12 +130,18 @@ impl Matrix {
 
     fn entries_of_namespaces(&self) -> Vec<Entry> {
         let mut united: BTreeMap<(Arc<str>, Arc<str>), PortSet> = BTreeMap::new();
-        for (source, destination, allowed) in &self.edges {
-            let from = namespaces(of(&self.sources, *source));
-            let to = namespaces(of(&self.destinations, *destination));
-            for from in &from {
-                for to in &to {
-                    united.entry((from.clone(), to.clone())).or_default().add(allowed);
+        for block in self.blocks(About::Destinations) {
+            let to = namespaces(block.subjects.iter().copied());
+            for (allowed, sources) in &block.peers {
+                for (from, sources) in namespaces(sources.iter().copied()) {
+                    for (to, destinations) in &to {
+                        // One pod that always reaches itself is not two pods of a namespace.
+                        if sources == *destinations && matches!(sources[..], [one] if is_alone(one))
+                        {
+                            continue;
+                        }
+                        united.entry((from.clone(), to.clone())).or_default().add(allowed);
+                    }
                 }
             }
         }
@@ -192,10 +151,10 @@ impl Matrix {
             destination,
             allowed: shared.ports(&allowed),
         };
-        united.into_iter().map(entry).collect()
+        united.into_iter().map(entry).filter(|entry| !entry.allowed.is_empty()).collect()
     }
 
-    /// What is allowed outside, for every unit.
+    /// What is allowed between every unit and external addresses.
     #[must_use]
     pub fn external(&self) -> Vec<External> {
         let mut shared = Shared::default();
@@ -207,11 +166,14 @@ impl Matrix {
                 Direction::Egress => of(&self.sources, *class),
             };
             let names: Vec<Arc<str>> = match self.by {
-                By::Namespace => namespaces(units).into_iter().collect(),
+                By::Namespace => namespaces(units.iter()).into_keys().collect(),
                 By::Pod | By::Workload => units.iter().map(|unit| unit.name.clone()).collect(),
             };
             for (addresses, ports) in parts {
                 let (cidrs, allowed) = (shared.cidrs(addresses), shared.ports(ports));
+                if allowed.is_empty() {
+                    continue;
+                }
                 for workload in &names {
                     let key = (workload.clone(), *direction, addresses.clone(), ports.clone());
                     // Two classes of one namespace may say the same.
@@ -236,13 +198,17 @@ pub(crate) fn of(units: &[Vec<Unit>], class: ClassId) -> &[Unit] {
     units.get(class).map_or(&[], Vec::as_slice)
 }
 
-/// The namespaces of units; a node, which is in none, by its name.
-fn namespaces(units: &[Unit]) -> BTreeSet<Arc<str>> {
-    let name = |unit: &Unit| match unit.namespace.as_ref() {
-        "" => unit.name.clone(),
-        namespace => format!("{namespace}/*").as_str().into(),
-    };
-    units.iter().map(name).collect()
+/// Units by their namespaces; a node, which is in none, by its name.
+fn namespaces<'u>(units: impl Iterator<Item = &'u Unit>) -> BTreeMap<Arc<str>, Vec<&'u Unit>> {
+    let mut found: BTreeMap<Arc<str>, Vec<&Unit>> = BTreeMap::new();
+    for unit in units {
+        let name = match unit.namespace.as_ref() {
+            "" => unit.name.clone(),
+            namespace => format!("{namespace}/*").as_str().into(),
+        };
+        found.entry(name).or_default().push(unit);
+    }
+    found
 }
 
 /// Units of these pods only; a unit that is asked for in part is told as a whole.

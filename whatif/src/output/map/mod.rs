@@ -1,10 +1,13 @@
 //! The answer to `map`, `who` and `reach`: many pairs at once.
 
 pub mod graph;
+pub mod hosts;
 pub mod json;
 pub mod matrix;
 pub mod table;
 
+mod rows;
 mod text;
 
-pub use text::{About, namespaces, text};
+pub use rows::About;
+pub use text::{namespaces, text};

@@ -4,31 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use policy_engine::cidr::CidrSet;
-use policy_engine::direction::Direction;
-use policy_engine::reach::{ClassId, PortSet};
+use policy_engine::reach::PortSet;
+use policy_engine::words::few;
 
-use super::json::Map;
+use super::json::{External, Map};
 use super::matrix::{Matrix, of};
+use super::rows::About;
 use super::table::short;
 use crate::model::Unit;
 use crate::output::json::DirectionJson;
 use crate::output::names::Names;
 use crate::output::words;
 
-/// Which side the blocks are about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum About {
-    /// Who reaches each destination.
-    Destinations,
-    /// What each source reaches.
-    Sources,
-}
-
-/// What is allowed between one group and all others: ports, with the others.
-type Row<'m> = BTreeMap<&'m PortSet, BTreeSet<&'m Unit>>;
-
-/// What is allowed between one group and outside.
-type OutsideRow<'m> = Vec<&'m (CidrSet, PortSet)>;
+/// A line of a block: ports, and with whom.
+type Line = (String, String);
 
 /// Writes a matrix; `wide` with every name.
 ///
@@ -36,35 +25,62 @@ type OutsideRow<'m> = Vec<&'m (CidrSet, PortSet)>;
 /// When the output cannot be written.
 pub fn text(matrix: &Matrix, about: About, wide: bool, out: &mut dyn Write) -> io::Result<()> {
     let names = Names::new(&matrix.everyone, wide);
-    let blocks = blocks(matrix, about, &names);
-    for (number, ((row, outside), subjects)) in blocks.into_iter().enumerate() {
-        if number > 0 {
-            writeln!(out)?;
+    let word = about.word();
+    let mut blocks: Vec<(String, Vec<Line>)> = Vec::new();
+    for block in matrix.blocks(about) {
+        let mut lines: Vec<Line> = Vec::new();
+        for (ports, peers) in &block.peers {
+            lines.push((words::ports(ports), format!("{word} {}", names.of(peers))));
         }
-        writeln!(out, "{}", names.of(&subjects))?;
-        let (word, outside_word) = match about {
-            About::Destinations => ("from", "from outside"),
-            About::Sources => ("to", "to outside"),
-        };
-        let mut lines: Vec<(String, String)> = Vec::new();
-        for (ports, others) in &row {
-            lines.push((words::ports(ports), format!("{word} {}", names.of(others))));
-        }
-        for (addresses, ports) in &outside {
-            let whole = addresses.is_everything();
-            let where_to =
-                if whole { String::new() } else { format!(": {}", words::addresses(addresses)) };
-            lines.push((words::ports(ports), format!("{outside_word}{where_to}")));
+        for (addresses, ports) in &block.external {
+            lines.push((words::ports(ports), format!("{word} {}", external(addresses, wide))));
         }
         if lines.is_empty() {
             lines.push(("nothing".to_owned(), String::new()));
         }
-        let width = lines.iter().map(|(ports, _)| ports.chars().count()).max().unwrap_or(0).min(40);
-        for (ports, others) in lines {
-            writeln!(out, "{}", format!("  {ports:<width$}  {others}").trim_end())?;
+        blocks.push((names.of(&block.subjects), lines));
+    }
+    blocks.extend(at_external(matrix, about, &names, wide));
+    write(&blocks, out)
+}
+
+/// A block for external addresses, where they are what pods connect to, or what connects to pods, and
+/// the pods are not the subjects of blocks.
+fn at_external(
+    matrix: &Matrix,
+    about: About,
+    names: &Names,
+    wide: bool,
+) -> Vec<(String, Vec<Line>)> {
+    let units = match about {
+        About::Destinations => &matrix.sources,
+        About::Sources => &matrix.destinations,
+    };
+    let mut found: BTreeMap<&CidrSet, BTreeMap<&PortSet, BTreeSet<&Unit>>> = BTreeMap::new();
+    for (class, direction, parts) in &matrix.outside {
+        for (addresses, ports) in parts.iter().filter(|_| *direction != about.direction()) {
+            let row = found.entry(addresses).or_default();
+            row.entry(ports).or_default().extend(of(units, *class));
         }
     }
-    Ok(())
+    let line = |(ports, units): (&PortSet, BTreeSet<&Unit>)| {
+        (words::ports(ports), format!("{} {}", about.word(), names.of(&units)))
+    };
+    let block = |(addresses, row): (&CidrSet, BTreeMap<_, _>)| {
+        (external(addresses, wide), row.into_iter().map(line).collect())
+    };
+    found.into_iter().map(block).collect()
+}
+
+/// External addresses: all of them in one word.
+fn external(addresses: &CidrSet, wide: bool) -> String {
+    if addresses.is_everything() {
+        "external".to_owned()
+    } else if wide {
+        format!("external: {}", words::networks(addresses).join(", "))
+    } else {
+        format!("external: {}", words::addresses(addresses))
+    }
 }
 
 /// Writes a map of namespaces: what some pod of one may open at some pod of the other.
@@ -72,93 +88,58 @@ pub fn text(matrix: &Matrix, about: About, wide: bool, out: &mut dyn Write) -> i
 /// # Errors
 /// When the output cannot be written.
 pub fn namespaces(map: &Map, about: About, out: &mut dyn Write) -> io::Result<()> {
-    let mut blocks: BTreeMap<&str, BTreeMap<String, Vec<&str>>> = BTreeMap::new();
+    let mut rows: BTreeMap<&str, BTreeMap<String, Vec<&str>>> = BTreeMap::new();
     for entry in &map.entries {
         let (subject, other) = match about {
             About::Destinations => (&entry.destination, &entry.source),
             About::Sources => (&entry.source, &entry.destination),
         };
-        let rows = blocks.entry(subject).or_default();
-        rows.entry(short(&entry.allowed)).or_default().push(other);
+        rows.entry(subject).or_default().entry(short(&entry.allowed)).or_default().push(other);
     }
+    let word = about.word();
+    let mut blocks: BTreeMap<&str, Vec<Line>> = BTreeMap::new();
+    for (subject, row) in rows {
+        let line =
+            |(ports, others): (_, Vec<&str>)| (ports, format!("{word} {}", others.join(", ")));
+        blocks.insert(subject, row.into_iter().map(line).collect());
+    }
+    let mut at_external: BTreeMap<String, BTreeMap<String, Vec<&str>>> = BTreeMap::new();
     for external in &map.external {
-        let fits = match external.direction {
-            DirectionJson::Ingress => about == About::Destinations,
-            DirectionJson::Egress => about == About::Sources,
-        };
-        if fits {
-            let rows = blocks.entry(&external.workload).or_default();
-            let others = rows.entry(short(&external.allowed)).or_default();
-            if !others.contains(&"outside") {
-                others.push("outside");
-            }
+        let addresses = cidrs(external);
+        if external.direction == DirectionJson::from(about.direction()) {
+            let lines = blocks.entry(&external.workload).or_default();
+            lines.push((short(&external.allowed), format!("{word} {addresses}")));
+        } else {
+            let row = at_external.entry(addresses).or_default();
+            row.entry(short(&external.allowed)).or_default().push(&external.workload);
         }
     }
-    let word = match about {
-        About::Destinations => "from",
-        About::Sources => "to",
-    };
-    for (number, (subject, rows)) in blocks.into_iter().enumerate() {
+    let mut blocks: Vec<(String, Vec<Line>)> =
+        blocks.into_iter().map(|(subject, lines)| (subject.to_owned(), lines)).collect();
+    for (addresses, row) in at_external {
+        let line =
+            |(ports, others): (_, Vec<&str>)| (ports, format!("{word} {}", others.join(", ")));
+        blocks.push((addresses, row.into_iter().map(line).collect()));
+    }
+    write(&blocks, out)
+}
+
+/// The external addresses of an entry: all of them in one word.
+fn cidrs(external: &External) -> String {
+    const SHOWN: usize = 4;
+    match external.cidrs.as_ref() {
+        [v4, v6] if v4 == "0.0.0.0/0" && v6 == "::/0" => "external".to_owned(),
+        some => format!("external: {}", few(some, SHOWN)),
+    }
+}
+
+fn write(blocks: &[(String, Vec<Line>)], out: &mut dyn Write) -> io::Result<()> {
+    for (number, (subject, lines)) in blocks.iter().enumerate() {
         writeln!(out, "{}{subject}", if number > 0 { "\n" } else { "" })?;
-        let width = rows.keys().map(|ports| ports.chars().count()).max().unwrap_or(0).min(40);
-        for (ports, others) in rows {
-            writeln!(out, "  {ports:<width$}  {word} {}", others.join(", "))?;
+        let width = lines.iter().map(|(ports, _)| ports.chars().count()).max().unwrap_or(0).min(40);
+        for (ports, others) in lines {
+            writeln!(out, "{}", format!("  {ports:<width$}  {others}").trim_end())?;
         }
     }
     Ok(())
-}
-
-/// Subjects with equal rows are one block. In the order of their first names, but those to whom
-/// some have every port last: what policies are about is what people look for.
-fn blocks<'m>(
-    matrix: &'m Matrix,
-    about: About,
-    names: &Names,
-) -> Vec<((Row<'m>, OutsideRow<'m>), BTreeSet<&'m Unit>)> {
-    let subjects = match about {
-        About::Destinations => &matrix.destinations,
-        About::Sources => &matrix.sources,
-    };
-    let mut rows: BTreeMap<ClassId, (Row<'m>, OutsideRow<'m>)> = BTreeMap::new();
-    for (class, units) in subjects.iter().enumerate() {
-        if !units.is_empty() {
-            rows.insert(class, (Row::new(), Vec::new()));
-        }
-    }
-    for (source, destination, ports) in &matrix.edges {
-        let (class, others) = match about {
-            About::Destinations => (destination, of(&matrix.sources, *source)),
-            About::Sources => (source, of(&matrix.destinations, *destination)),
-        };
-        if let Some((row, _)) = rows.get_mut(class) {
-            row.entry(ports).or_default().extend(others);
-        }
-    }
-    for (class, direction, parts) in &matrix.outside {
-        let fits = match about {
-            About::Destinations => *direction == Direction::Ingress,
-            About::Sources => *direction == Direction::Egress,
-        };
-        if let Some((_, outside)) = rows.get_mut(class).filter(|_| fits) {
-            outside.extend(parts);
-        }
-    }
-    let mut blocks: BTreeMap<(Row<'m>, OutsideRow<'m>), BTreeSet<&'m Unit>> = BTreeMap::new();
-    for (class, (mut row, outside)) in rows {
-        let units = of(subjects, class);
-        // Whoever is open to every other pod is open to itself too: then it is said in one word.
-        for others in row.values_mut() {
-            let with_itself: BTreeSet<&Unit> = others.iter().copied().chain(units).collect();
-            if names.is_everyone(&with_itself) {
-                *others = with_itself;
-            }
-        }
-        blocks.entry((row, outside)).or_default().extend(units);
-    }
-    let mut blocks: Vec<_> = blocks.into_iter().collect();
-    let is_open = |row: &Row<'_>| row.keys().any(|ports| ports.is_everything());
-    blocks.sort_by(|((left, _), a), ((right, _), b)| {
-        (is_open(left), a.first()).cmp(&(is_open(right), b.first()))
-    });
-    blocks
 }

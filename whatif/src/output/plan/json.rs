@@ -18,7 +18,7 @@ pub struct Plan {
     pub api_version: &'static str,
     /// `Plan`.
     pub kind: &'static str,
-    /// How many pairs change, outside counted as one partner of each workload.
+    /// How many pairs change, all external addresses counted as one partner of each workload.
     pub summary: Counts,
     /// What a reviewer must know first.
     pub risks: Vec<Risk>,
@@ -55,17 +55,17 @@ pub struct Change {
     pub because: Arc<[Cause]>,
 }
 
-/// What changes between a workload and addresses outside.
+/// What changes between a workload and external addresses.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalChange {
     /// `namespace/kind/name`.
     pub workload: Arc<str>,
-    /// Ingress: from outside to the workload.
+    /// Ingress: from the addresses to the workload.
     pub direction: DirectionJson,
     /// The addresses. One that a pod or node owns is that pod or node.
     pub cidrs: Arc<[String]>,
-    /// The nodes whose addresses these are, as `node/NAME`; left out for outside.
+    /// The nodes whose addresses these are, as `node/NAME`; left out for external addresses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
     /// What happens.
@@ -133,7 +133,7 @@ pub struct Risk {
 pub enum RiskWord {
     /// It can no longer look up names.
     DnsLost,
-    /// It is newly reachable from outside the cluster.
+    /// It is newly reachable from external addresses.
     ExternalOpened,
     /// No policy isolates it in this direction any more.
     IsolationLost,

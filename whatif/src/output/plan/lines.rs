@@ -42,9 +42,9 @@ pub(super) fn by_cause(plan: &Plan<'_>, wide: bool) -> Vec<(Causes, Vec<Line>)> 
         let beyond = if !nodes.is_empty() {
             words::nodes(nodes)
         } else if addresses.is_everything() {
-            "outside".to_owned()
+            "external".to_owned()
         } else {
-            format!("outside: {}", words::addresses(addresses))
+            format!("external: {}", words::addresses(addresses))
         };
         let units = names.of(&units);
         let (from, to) = if incoming { (beyond, units) } else { (units, beyond) };

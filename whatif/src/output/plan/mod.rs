@@ -133,7 +133,7 @@ fn risk(risk: &Risk) -> String {
             format!("DNS lost: names can no longer be looked up ({})", words::ports(ports))
         }
         RiskKind::ExternalOpened(addresses, ports) => format!(
-            "newly reachable from outside the cluster: {} from {}",
+            "newly reachable from external addresses: {} from {}",
             words::ports(ports),
             words::addresses(addresses)
         ),

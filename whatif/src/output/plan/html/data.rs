@@ -73,7 +73,7 @@ impl Data {
         let mut units: Vec<_> = named.collect();
         units.sort();
         // No namespace is called so: their names have a space.
-        units.push(("outside the cluster".into(), "the outside".into(), 1, outside));
+        units.push(("external addresses".into(), "external addresses".into(), 1, outside));
         for (at, class) in nodes.iter().enumerate() {
             let node = |name: &Str| format!("node/{name}").as_str().into();
             let unit = |name| (node(name), "the nodes".into(), 1, outside + 1 + at);

@@ -21,7 +21,7 @@
   }
   const cellOf = (from, to) => {
     if (from === to && from.pods < 2) return null;
-    // No policy is about what outside opens at nodes.
+    // NetworkPolicies do not apply to what external addresses open at nodes.
     if (from.group >= data.outside && to.group >= data.outside) return null;
     const at = cells.get(from.group * data.groups.length + to.group);
     if (at === undefined) return { before: 0, after: 0, kind: SAME, cause: -1 };
@@ -129,7 +129,7 @@
   // ---- cells ------------------------------------------------------------------------------
   const nameOf = (item) => (item.unit ? item.unit.name : `${item.space}/*`);
   const look = (from, to) => (from.unit && to.unit ? lookOfPair(from, to) : lookOfMany(from, to));
-  const unsaid = (from) => (from.group < data.outside ? "a pod always reaches itself" : "no policy is about it");
+  const unsaid = (from) => (from.group < data.outside ? "a pod always reaches itself" : "NetworkPolicies do not apply to it");
   const lookOfPair = (from, to) => {
     const cell = cellOf(from.unit, to.unit);
     if (!cell) return { text: "", style: "self", say: unsaid(from.unit) };

@@ -1,0 +1,305 @@
+//! What would allow a connection that is denied: new NetworkPolicies, tried before they are shown.
+//!
+//! ```text
+//! part ──► for each direction that denies: one policy per namespace (select, yaml)
+//!      ──► the YAML, read back ──► the world with it ──► evaluate: is the connection allowed?
+//!                                                    └─► effects: what else changes?
+//! ```
+//!
+//! A new policy allows without changing one that is there, or the labels of pods.
+
+mod effects;
+mod select;
+mod yaml;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use policy_engine::cidr::{CidrSet, Family};
+use policy_engine::direction::Direction;
+use policy_engine::evaluate::{Decision, Reason, RuleRef, evaluate};
+use policy_engine::explain::PortMiss;
+use policy_engine::flow::{Flow, Traffic};
+use policy_engine::labels::Str;
+use policy_engine::model::PodKey;
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::reach::Reach;
+use policy_engine::tier::Tier;
+use policy_engine::world::World;
+use portcullis_crds::convert::inventory::{Item, item};
+use portcullis_crds::manifest::Manifest;
+
+use self::effects::effects;
+pub use self::effects::{Effect, Effects};
+use self::yaml::{Peer, Proposal, document};
+use crate::endpoint::Side;
+use crate::judge::Part;
+use crate::judge::groups::flows;
+use crate::model::Cluster;
+
+/// How many pairs of a part are tried; pods that policies treat alike need no more.
+const PAIRS_TRIED: usize = 400;
+
+/// What to do about a connection that is denied.
+#[derive(Clone, Debug)]
+pub struct Advice {
+    /// The rules that come before every NetworkPolicy, if one of them denies.
+    pub blocked: Vec<Blocked>,
+    /// The rule that lists the port of the Service, and the port of the pod.
+    pub service_port: Option<(RuleRef, u16, u16)>,
+    /// Nodes and hostNetwork pods of which a policy would need the address, which is not known.
+    pub unknown: Vec<String>,
+    /// NetworkPolicies that allow the directions that are not blocked; `None` if none was found.
+    pub policies: Option<Policies>,
+}
+
+/// A rule that denies before NetworkPolicies are evaluated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Blocked {
+    /// The rules.
+    pub rules: Vec<RuleRef>,
+    /// Whether the policy is evaluated first because it cannot be understood.
+    pub misplaced: bool,
+}
+
+/// NetworkPolicies that were tried.
+#[derive(Clone, Debug)]
+pub struct Policies {
+    /// The documents, as YAML.
+    pub yaml: String,
+    /// How many documents there are.
+    pub count: usize,
+    /// What else they change.
+    pub effects: Effects,
+}
+
+/// What would allow a part that is denied.
+#[must_use]
+pub fn advise(cluster: &Cluster, before: &Reach<'_>, part: &Part) -> Advice {
+    let denies = |direction: &Direction| !part.decisions().decision(*direction).is_allowed();
+    let (mut blocked, mut open) = (Vec::new(), Vec::new());
+    for direction in Direction::BOTH.into_iter().filter(denies) {
+        match blocking(cluster, part.decisions().decision(direction)) {
+            // One rule may deny both.
+            Some(by) if blocked.contains(&by) => {}
+            Some(by) => blocked.push(by),
+            None => open.push(direction),
+        }
+    }
+    let policies = policies(cluster, before, part, &open);
+    let unknown = open.iter().flat_map(|direction| {
+        let (_, others) = sides(part, *direction);
+        others.iter().filter(|side| split(cluster, part, &[(*side).clone()]).is_none())
+    });
+    let unknown = unknown.map(|side| match side {
+        Side::Pod(key, _) => cluster.pod_ref(key),
+        Side::Node(name, _) => format!("node/{name}"),
+        Side::Outside(_) => "external".to_owned(),
+    });
+    Advice { blocked, service_port: service_port(part), unknown: unknown.collect(), policies }
+}
+
+/// The rule that denies, if no NetworkPolicy is evaluated before it.
+fn blocking(cluster: &Cluster, decision: &Decision) -> Option<Blocked> {
+    if decision.reason != Reason::RuleDenies || decision.tier == Some(Tier::Baseline) {
+        return None;
+    }
+    let misplaced = |rule: &RuleRef| {
+        let policy = cluster.world.policy(&rule.policy);
+        policy.is_some_and(|policy| policy.priority() == i32::MIN)
+    };
+    let rules = decision.decided_by.clone();
+    Some(Blocked { misplaced: rules.iter().any(misplaced), rules })
+}
+
+/// The closest rule, if only its port is wrong, and it is the Service's in place of the pod's.
+fn service_port(part: &Part) -> Option<(RuleRef, u16, u16)> {
+    let asked = part.asked.as_ref()?;
+    let service = asked.service_port.filter(|service| *service != asked.number)?;
+    let lists =
+        |miss: &PortMiss| matches!(miss, PortMiss::OutsideRange(range) if range.contains(service));
+    let mut closest = [&part.explanation.egress, &part.explanation.ingress]
+        .into_iter()
+        .filter_map(|misses| misses.first());
+    let found = closest.find(|miss| miss.peers.is_empty() && miss.ports.iter().any(lists))?;
+    Some((found.rule.clone(), service, asked.number))
+}
+
+fn policies(
+    cluster: &Cluster,
+    before: &Reach<'_>,
+    part: &Part,
+    open: &[Direction],
+) -> Option<Policies> {
+    let mut documents: Vec<String> = Vec::new();
+    for direction in open {
+        documents.extend(propose(cluster, part, *direction)?);
+    }
+    if documents.is_empty() {
+        return None;
+    }
+    let yaml = documents.join("---\n");
+    let world = with(&cluster.world, &yaml)?;
+    let allows = |flow: &Flow| {
+        let verdict = evaluate(&world, flow);
+        open.iter().all(|direction| verdict.decision(*direction).is_allowed())
+    };
+    let (sources, destinations) = &part.between;
+    let pairs = sources.iter().flat_map(|from| destinations.iter().map(move |to| (from, to)));
+    let others = pairs.filter(|(from, to)| {
+        // Of external addresses only some belong to the part.
+        from != to && ![*from, *to].iter().any(|side| matches!(side, Side::Outside(_)))
+    });
+    let all_allowed = others.take(PAIRS_TRIED).all(|(from, to)| {
+        let mut flows = flows(&world, from, to).into_iter().peekable();
+        let none = flows.peek().is_none();
+        none || flows.any(|(source, destination)| {
+            allows(&Flow { source, destination, traffic: part.flow.traffic })
+        })
+    });
+    if !allows(&part.flow) || !all_allowed {
+        return None;
+    }
+    let effects = effects(cluster, before, (&world, &Reach::new(&world)), part);
+    Some(Policies { yaml, count: documents.len(), effects })
+}
+
+/// The world with the policies of a manifest; `None` if one of them is not read as it is meant.
+fn with(world: &World, yaml: &str) -> Option<World> {
+    let mut world = world.clone();
+    let manifest = Manifest::parse("advice", yaml);
+    let mut odd = !manifest.diagnostics.is_empty();
+    for document in &manifest.documents {
+        let (found, diagnostics) = item(document.value(), Some(document), "default");
+        odd |= !diagnostics.is_empty();
+        match found {
+            Item::Object(change) => world.apply(change),
+            _ => odd = true,
+        }
+    }
+    (!odd).then_some(world)
+}
+
+/// One policy for each namespace of the pods whose policies deny; `None` if their peers cannot be
+/// written down.
+fn propose(cluster: &Cluster, part: &Part, direction: Direction) -> Option<Vec<String>> {
+    let (subjects, others) = sides(part, direction);
+    let port = match part.flow.traffic {
+        Traffic::Port(protocol, number) => Some((protocol, number)),
+        Traffic::Other => None,
+    };
+    let (pods, _) = split(cluster, part, subjects)?;
+    let (peers, addresses) = split(cluster, part, others)?;
+    let mut documents = Vec::new();
+    for (namespace, pods) in by_namespace(pods) {
+        let mut all = Vec::new();
+        for (of, peers) in by_namespace(peers.clone()) {
+            let selectors = select::selectors(&cluster.world, &of, &peers);
+            let other = (of != namespace).then_some(of);
+            all.extend(selectors.into_iter().map(|pods| Peer::Pods(other.clone(), pods)));
+        }
+        all.extend(blocks(&addresses).into_iter().map(|(cidr, except)| Peer::Block(cidr, except)));
+        for subject in select::selectors(&cluster.world, &namespace, &pods) {
+            let wish = name(cluster, direction, subjects, others);
+            let taken = |name: &str| {
+                let policy = ObjectRef::new(Kind::NetworkPolicy, namespace.clone(), name);
+                cluster.world.policy(&policy).is_some()
+                    || documents.iter().any(|(other, of, _)| *of == namespace && other == name)
+            };
+            let mut numbered = (2..).map(|number| format!("{wish}-{number}"));
+            let name = if taken(&wish) { numbered.find(|name| !taken(name))? } else { wish };
+            let peers = all.iter().map(Peer::clone).collect();
+            let (namespace, text_name) = (namespace.clone(), name.clone());
+            let proposal = Proposal { namespace, name: text_name, subject, direction, peers, port };
+            documents.push((name, proposal.namespace.clone(), document(&proposal)));
+        }
+    }
+    Some(documents.into_iter().map(|(_, _, text)| text).collect())
+}
+
+/// The subjects of the policies of a direction, and their peers.
+fn sides(part: &Part, direction: Direction) -> (&[Side], &[Side]) {
+    let (sources, destinations) = &part.between;
+    match direction {
+        Direction::Ingress => (destinations, sources),
+        Direction::Egress => (sources, destinations),
+    }
+}
+
+/// The pods of sides that labels match, and the addresses of the others; `None` if an address is
+/// not known.
+fn split(cluster: &Cluster, part: &Part, sides: &[Side]) -> Option<(BTreeSet<PodKey>, CidrSet)> {
+    let (mut pods, mut addresses) = (BTreeSet::new(), CidrSet::default());
+    let mut add = |all: &[IpAddr]| {
+        all.iter().for_each(|address| addresses.insert((*address).into()));
+        (!all.is_empty()).then_some(())
+    };
+    for side in sides {
+        match side {
+            Side::Pod(key, _) => {
+                let pod = cluster.world.pods().get(key)?;
+                if pod.takes_part() {
+                    pods.insert(key.clone());
+                } else {
+                    pod.node.as_ref()?;
+                    add(&pod.addresses)?;
+                }
+            }
+            Side::Node(_, Some(address)) => add(&[*address])?,
+            Side::Node(name, None) => add(&cluster.world.nodes().get(name)?.addresses)?,
+            Side::Outside(_) => {}
+        }
+    }
+    if let (Some(set), true) = (&part.outside, sides.iter().any(|s| matches!(s, Side::Outside(_))))
+    {
+        addresses.add(set);
+    }
+    Some((pods, addresses))
+}
+
+fn by_namespace(pods: BTreeSet<PodKey>) -> BTreeMap<Str, BTreeSet<PodKey>> {
+    let mut found: BTreeMap<Str, BTreeSet<PodKey>> = BTreeMap::new();
+    for pod in pods {
+        found.entry(pod.namespace.clone()).or_default().insert(pod);
+    }
+    found
+}
+
+/// A set of addresses as `ipBlock`s: the fewest networks, or one with exceptions if that is shorter.
+fn blocks(set: &CidrSet) -> Vec<(ipnet::IpNet, Vec<ipnet::IpNet>)> {
+    let mut found = Vec::new();
+    for family in Family::BOTH {
+        let networks = set.networks(family);
+        let Some(around) = crate::output::words::around(&networks) else { continue };
+        let holes = CidrSet::network(around).difference(set).networks(family);
+        if networks.len() > 1 + holes.len() {
+            found.push((around, holes));
+        } else {
+            found.extend(networks.into_iter().map(|net| (net, Vec::new())));
+        }
+    }
+    found
+}
+
+/// A name that says what the policy is for: `db-1-from-cleanup`.
+fn name(cluster: &Cluster, direction: Direction, subjects: &[Side], others: &[Side]) -> String {
+    const LONGEST: usize = 100;
+    let of = |sides: &[Side]| match sides.first() {
+        Some(Side::Pod(key, _)) => match cluster.workload_of(key) {
+            Some(workload) => workload.name.to_string(),
+            None => key.name.to_string(),
+        },
+        Some(Side::Node(name, _)) => name.to_string(),
+        Some(Side::Outside(_)) | None => "external".to_owned(),
+    };
+    let word = match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    };
+    let cut = |text: String| -> String {
+        let kept = text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '.');
+        let kept: String = kept.take(LONGEST).collect();
+        kept.trim_matches(|c| c == '-' || c == '.').to_lowercase()
+    };
+    format!("{}-{word}-{}", cut(of(subjects)), cut(of(others)))
+}
