@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use portcullis_crds::convert;
-use portcullis_crds::manifest::{Manifest, decode};
+use portcullis_crds::manifest::{Document, Manifest, decode};
 use serde_json::Value;
 
 fn read(path: &str) -> String {
@@ -76,7 +76,7 @@ fn yaml_means_what_it_means_to_kubectl() {
         let answers: Vec<Value> = serde_json::from_slice(&answers).expect("they are JSON");
         let expected: Vec<&Value> = answers.iter().filter_map(|found| found.get("value")).collect();
         let manifest = Manifest::parse(&path.to_string_lossy(), &decode(bytes));
-        let documents = manifest.documents.iter().map(|document| document.value());
+        let documents = manifest.documents.iter().map(Document::value);
         let stops = answers.iter().any(|answer| answer.get("stop").is_some());
         let take = if stops { expected.len() } else { usize::MAX };
         assert_eq!(documents.take(take).collect::<Vec<_>>(), expected, "{}", path.display());

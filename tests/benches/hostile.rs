@@ -52,7 +52,7 @@ fn grows<W: FnOnce(&mut Engine)>(shape: &str, sizes: &[u32], make: impl Fn(u32) 
         let (mut engine, work) = make(*size);
         let before = cpu();
         work(&mut engine);
-        let took = cpu() - before;
+        let took = cpu().saturating_sub(before);
         let compiled = engine.compiled();
         let members: usize = compiled.sets.values().map(|set| set.members.len()).sum();
         let rules: usize = compiled.rulesets.values().map(|ruleset| ruleset.rules.len()).sum();

@@ -56,7 +56,7 @@ impl Manifest {
                 continue;
             }
             if text.len() > MAX_DOCUMENT_BYTES {
-                return Err(too_large(&file, first_line + 1, text.len()));
+                return Err(Box::new(too_large(&file, first_line + 1, text.len())));
             }
             manifest.read(&file, &part);
         }
@@ -75,7 +75,7 @@ impl Manifest {
         let first_line = first_line + piece.lines_above;
         let text = part.get(piece.range.clone()).unwrap_or_default();
         if text.len() > MAX_DOCUMENT_BYTES {
-            return Err(too_large(file, first_line + 1, text.len()));
+            return Err(Box::new(too_large(file, first_line + 1, text.len())));
         }
         let Tree { mut value, mut mark } = match read(text, piece) {
             Ok(Some(tree)) => tree,
@@ -152,19 +152,19 @@ fn name(value: &Value) -> Option<Value> {
     Some(kept.filter_map(|key| Some((key.to_owned(), metadata.get(key)?.clone()))).collect())
 }
 
-fn too_large(file: &Arc<str>, line: usize, bytes: usize) -> Box<Diagnostic> {
+fn too_large(file: &Arc<str>, line: usize, bytes: usize) -> Diagnostic {
     let message = format!(
         "the object has {bytes} bytes; an object that is not a List may have at most \
          {MAX_DOCUMENT_BYTES}, and so may each item of a List; split it, or make it smaller with \
          `kubectl whatif snapshot`"
     );
-    Box::new(Diagnostic {
+    Diagnostic {
         severity: Severity::Error,
         source: Some(Origin { file: Arc::clone(file), line, column: 1 }),
         about: About::nothing(),
         field: FieldPath::default(),
         message,
-    })
+    }
 }
 
 #[cfg(test)]

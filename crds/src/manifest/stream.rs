@@ -51,7 +51,7 @@ pub(super) fn parts(text: &str) -> Vec<Part<'_>> {
     }
     let (values, end) = json_values(text);
     let count = values.len();
-    let mut lines = Lines { text, at: 0, lines: 0 };
+    let mut lines = Lines { text, at: 0, count: 0 };
     let part = |range: Range<usize>| Part {
         first_line: lines.before(range.start),
         content: Content::Json(text.get(range).unwrap_or_default()),
@@ -60,17 +60,14 @@ pub(super) fn parts(text: &str) -> Vec<Part<'_>> {
     let Some(end) = end else { return parts };
     // After two JSON values kubectl no longer expects YAML.
     let rest = if count > 1 { None } else { behind_line(text, end) };
-    match rest {
-        Some(start) => {
-            let first_line = lines.before(start);
-            parts.extend(yaml_parts(text.get(start..).unwrap_or_default(), first_line));
-        }
-        None => {
-            let first_line = lines.before(end);
-            let line = first_line + 1;
-            let message = "this is not JSON as the values before it; nothing from here on is read";
-            parts.push(Part { first_line, content: Content::Refused { line, message } });
-        }
+    if let Some(start) = rest {
+        let first_line = lines.before(start);
+        parts.extend(yaml_parts(text.get(start..).unwrap_or_default(), first_line));
+    } else {
+        let first_line = lines.before(end);
+        let line = first_line + 1;
+        let message = "this is not JSON as the values before it; nothing from here on is read";
+        parts.push(Part { first_line, content: Content::Refused { line, message } });
     }
     parts
 }
@@ -79,15 +76,15 @@ pub(super) fn parts(text: &str) -> Vec<Part<'_>> {
 struct Lines<'text> {
     text: &'text str,
     at: usize,
-    lines: usize,
+    count: usize,
 }
 
 impl Lines<'_> {
     fn before(&mut self, at: usize) -> usize {
         let passed = self.text.get(self.at..at).unwrap_or_default();
-        self.lines += passed.bytes().filter(|byte| *byte == b'\n').count();
+        self.count += passed.bytes().filter(|byte| *byte == b'\n').count();
         self.at = at;
-        self.lines
+        self.count
     }
 }
 

@@ -45,8 +45,10 @@ fn is_zone(text: &str) -> bool {
 }
 
 fn days(year: u32, month: u32) -> u32 {
+    let divides = |years| year.is_multiple_of(years);
+    let is_leap = divides(4) && (!divides(100) || divides(400));
     match month {
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 if is_leap => 29,
         2 => 28,
         4 | 6 | 9 | 11 => 30,
         _ => 31,

@@ -349,25 +349,22 @@ impl<'text> Scanner<'text> {
     fn fetch_value(&mut self) -> Result<(), YamlError> {
         let at = self.simple_keys.len() - 1;
         let is_simple = self.is_possible(at)?;
-        match self.simple_keys.get_mut(at).filter(|_| is_simple) {
-            Some(key) => {
-                key.possible = false;
-                let (number, spot) = (key.token, key.spot);
-                self.insert(Some(number), Token::new(Kind::Key, spot, spot));
-                self.roll_indent(spot.column, Some(number), Kind::BlockMappingStart, spot);
-                self.simple_key_allowed = false;
-            }
-            None => {
-                if !self.in_flow() {
-                    if !self.simple_key_allowed {
-                        let message = "mapping values are not allowed in this context";
-                        return Err(self.source.error(message));
-                    }
-                    let spot = self.source.spot();
-                    self.roll_indent(spot.column, None, Kind::BlockMappingStart, spot);
+        if let Some(key) = self.simple_keys.get_mut(at).filter(|_| is_simple) {
+            key.possible = false;
+            let (number, spot) = (key.token, key.spot);
+            self.insert(Some(number), Token::new(Kind::Key, spot, spot));
+            self.roll_indent(spot.column, Some(number), Kind::BlockMappingStart, spot);
+            self.simple_key_allowed = false;
+        } else {
+            if !self.in_flow() {
+                if !self.simple_key_allowed {
+                    let message = "mapping values are not allowed in this context";
+                    return Err(self.source.error(message));
                 }
-                self.simple_key_allowed = !self.in_flow();
+                let spot = self.source.spot();
+                self.roll_indent(spot.column, None, Kind::BlockMappingStart, spot);
             }
+            self.simple_key_allowed = !self.in_flow();
         }
         self.fetch_indicator(Kind::Value);
         Ok(())

@@ -184,7 +184,7 @@ fn with(world: &World, yaml: &str) -> Option<World> {
 /// written down.
 fn propose(cluster: &Cluster, part: &Part, direction: Direction) -> Option<Vec<String>> {
     let (subjects, others) = sides(part, direction);
-    let port = match part.flow.traffic {
+    let wanted = match part.flow.traffic {
         Traffic::Port(protocol, number) => Some((protocol, number)),
         Traffic::Other => None,
     };
@@ -210,7 +210,8 @@ fn propose(cluster: &Cluster, part: &Part, direction: Direction) -> Option<Vec<S
             let name = if taken(&wish) { numbered.find(|name| !taken(name))? } else { wish };
             let peers = all.iter().map(Peer::clone).collect();
             let (namespace, text_name) = (namespace.clone(), name.clone());
-            let proposal = Proposal { namespace, name: text_name, subject, direction, peers, port };
+            let proposal =
+                Proposal { namespace, name: text_name, subject, direction, peers, port: wanted };
             documents.push((name, proposal.namespace.clone(), document(&proposal)));
         }
     }

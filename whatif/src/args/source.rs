@@ -10,6 +10,7 @@ use portcullis_crds::convert::labels::namespace_name;
 
 /// Where objects come from, and the hypothesis on top of them.
 #[derive(ClapArgs, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct SourceArgs {
     /// Read manifests from a file, a directory and all below it, or `-` for standard input; without
     /// it, the cluster of the kubeconfig

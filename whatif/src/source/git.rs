@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use super::files::is_manifest;
 
 /// How long one call of `git` may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// How often it is checked whether a process that closed its output has ended.
 const POLL: Duration = Duration::from_millis(5);
@@ -106,7 +106,7 @@ pub(super) fn read(
             _ => entries.push((path.to_owned(), id.to_owned())),
         }
     }
-    let ids: String = entries.iter().map(|(_, id)| format!("{id}\n")).collect();
+    let ids: String = entries.iter().flat_map(|(_, id)| [id.as_str(), "\n"]).collect();
     let printed = call(&["cat-file", "--batch"], ids)?;
     let mut rest = printed.as_slice();
     let mut files = Vec::with_capacity(entries.len());

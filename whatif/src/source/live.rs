@@ -28,7 +28,7 @@ const ATTEMPTS: usize = 3;
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long one request may take, unless `--request-timeout` is given.
-const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+const REQUEST_LIMIT: Duration = Duration::from_mins(1);
 
 /// The server did not answer in time.
 #[derive(Debug, thiserror::Error)]

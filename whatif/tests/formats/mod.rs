@@ -1,5 +1,7 @@
 //! Reads the formats of `map` back: what each of them says about every ordered pair of pods.
 
+#![allow(clippy::panic)] // all of it is test code
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::flow::Traffic;

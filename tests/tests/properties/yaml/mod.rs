@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use portcullis_crds::manifest::{Manifest, decode};
+use portcullis_crds::manifest::{Document, Manifest, decode};
 use serde_json::Value;
 
 use generate::Random;
@@ -66,7 +66,9 @@ fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() && !SKIPPED.contains(&&*name) {
             collect(&path, found)?;
-        } else if path.is_file() && (name.ends_with(".yaml") || name.ends_with(".yml")) {
+        } else if path.is_file()
+            && path.extension().is_some_and(|found| found == "yaml" || found == "yml")
+        {
             found.push(path);
         }
     }
@@ -104,7 +106,7 @@ fn check(file: &[u8], answer: &[Value]) -> Result<()> {
         return Ok(());
     }
     let manifest = Manifest::parse("f", &decode(file.to_vec()));
-    let ours: Vec<&Value> = manifest.documents.iter().map(|document| document.value()).collect();
+    let ours: Vec<&Value> = manifest.documents.iter().map(Document::value).collect();
     let mut theirs = Vec::new();
     answer.iter().filter_map(|document| document.get("value")).for_each(|value| {
         flatten(value, &mut theirs);

@@ -36,8 +36,8 @@ pub(super) fn groups(findings: &[Finding]) -> Vec<Vec<&Finding>> {
 pub(super) fn others(group: &[&Finding]) -> Option<String> {
     let (_, others) = group.split_first()?;
     let names: BTreeSet<String> = others.iter().map(|finding| name(finding)).collect();
-    let named = others.iter().all(|finding| !finding.about.to_string().is_empty());
-    let what = if named { "objects" } else { "places" };
+    let are_objects = others.iter().all(|finding| !finding.about.to_string().is_empty());
+    let what = if are_objects { "objects" } else { "places" };
     (!others.is_empty()).then(|| {
         format!(
             "{} more of this kind, in {} {what}: {} (-o wide shows each)",

@@ -64,7 +64,8 @@ impl Kernel {
         if names.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let script: String = names.iter().map(|name| format!("save {name}\n")).collect();
+        let lines = names.iter().map(|name| ["save ", &name.to_string(), "\n"].concat());
+        let script: String = lines.collect();
         Ok(parse_sets(&self.run("ipset", &["restore"], &script)?, &names)?)
     }
 
