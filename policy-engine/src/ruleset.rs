@@ -3,7 +3,7 @@
 //! Consecutive rules with the same target are merged into one allow-set, because their order does
 //! not matter: they are a run. A run that matches everything ends the tier. A last run with the
 //! same target as the rest of the traffic is left out. A tier without rules is replaced by the next
-//! tier. Many port ranges are written in groups: see [`build`].
+//! tier. Many port ranges are written in groups: see `ruleset/build.rs`.
 //!
 //! A set is named by its definition (which pods, which ports). Its name stays the same when pods
 //! are added and removed, and rulesets with the same peers share the set.

@@ -32,7 +32,7 @@ use crate::args::{Cli, LogFormat};
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// The log while it is written. When it is dropped, what is queued is written, if that takes at most
-/// [`FLUSH_LIMIT`].
+/// two seconds.
 #[derive(Debug)]
 pub struct Log {
     queue: Arc<Queue>,
