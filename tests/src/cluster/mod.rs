@@ -34,6 +34,9 @@ use portcullis_lab::{Lab, Listener};
 const READ_ONLY_SYSCTLS: &str =
     "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; exec \"$@\"";
 
+/// How long an agent may take to start on a machine that is busy with other tests.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
 /// A lab, its manifests and its agents. Dropping it ends the agents, then the lab.
 pub struct Cluster {
     agents: BTreeMap<String, Agent>,
@@ -224,7 +227,7 @@ impl Cluster {
     /// Starts an agent on every node and waits until each says that policies are in force.
     ///
     /// # Errors
-    /// When one does not within ten seconds; its log is in the error.
+    /// When one does not within a minute; its log is in the error.
     pub fn start_agents(&mut self) -> Result<()> {
         let nodes: Vec<String> = self.lab.nodes().map(|node| node.name().to_owned()).collect();
         for node in &nodes {
@@ -232,7 +235,7 @@ impl Cluster {
             self.agents.insert(node.clone(), agent);
         }
         for agent in self.agents.values() {
-            agent.wait_for("policies are in force", Duration::from_secs(10))?;
+            agent.wait_for("policies are in force", START_LIMIT)?;
         }
         Ok(())
     }
