@@ -192,7 +192,7 @@ fn json_number(float: f64) -> Option<Number> {
             return Some(whole);
         }
     }
-    if float == 0.0 && float.is_sign_positive() {
+    if float == 0.0 {
         return Some(Number::from(0));
     }
     Number::from_f64(float)

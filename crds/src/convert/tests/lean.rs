@@ -227,6 +227,7 @@ fn a_pod_keeps_a_small_part_of_what_it_was() {
         "metadata": {
             "name": "web", "namespace": "shop", "resourceVersion": "7", "generation": 1,
             "creationTimestamp": "2026-01-01T00:00:00Z", "labels": {"app": "web", "tier": "front"},
+            "annotations": {"portcullis.dev/extra-source-ranges": "192.0.2.7/32"},
         },
         "spec": {
             "nodeName": "n1", "hostNetwork": false,
