@@ -122,7 +122,7 @@ fn addresses_of(v4: Option<u8>, v6: Option<u8>) -> Vec<IpAddr> {
 pub fn policy() -> impl Strategy<Value = Policy> {
     let name = (0..4_u8).prop_map(|n| format!("policy-{n}"));
     // Sometimes so many that they are written in groups of ports.
-    let some = || prop_oneof![9 => vec(rule(), 0..4), 1 => vec(rule(), 10..20)];
+    let some = || prop_oneof![39 => vec(rule(), 0..4), 1 => vec(rule(), 10..16)];
     let rules = || option::weighted(0.7, some());
     (namespace_name(), name, selector(), rules(), rules(), mode()).prop_map(
         |(namespace, name, subject, ingress, egress, mode)| {
