@@ -77,7 +77,7 @@ impl Manifest {
         if text.len() > MAX_DOCUMENT_BYTES {
             return Err(Box::new(too_large(file, first_line + 1, text.len())));
         }
-        let Tree { mut value, mut mark } = match read(text, piece) {
+        let Tree { mut value, mut mark, .. } = match read(text, piece) {
             Ok(Some(tree)) => tree,
             Ok(None) => return Ok(()),
             Err(TreeError { place, message }) => {
@@ -116,12 +116,12 @@ fn read(text: &str, piece: &Piece) -> Result<Option<Tree>, TreeError> {
     let value: Option<Value> = serde_json::from_str(text).ok();
     match value {
         // The places of its fields are not needed.
-        Some(value) if kept(&value).is_some() => Ok(Some(Tree { value, mark: Mark::leaf(place) })),
+        Some(value) if kept(&value).is_some() => Ok(Some(Tree::new(value, Mark::leaf(place)))),
         value => match tree::read(&(" ".repeat(column) + text)) {
             Ok(read) => Ok(read.tree),
             Err(error) => {
                 let value = value.ok_or(error)?;
-                Ok(Some(Tree { value, mark: Mark::leaf(place) }))
+                Ok(Some(Tree::new(value, Mark::leaf(place))))
             }
         },
     }

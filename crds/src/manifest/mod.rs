@@ -95,7 +95,7 @@ impl Manifest {
         }
         match if is_json { json(text) } else { tree::read(text) } {
             Ok(Read { tree, unread }) => {
-                if let Some(Tree { value, mark }) = tree {
+                if let Some(Tree { value, mark, .. }) = tree {
                     self.push(Document { file: Arc::clone(file), value, mark, first_line });
                 }
                 if let Some(place) = unread {
@@ -221,7 +221,7 @@ fn json(text: &str) -> Result<Read, tree::TreeError> {
         Ok(Value::Null) => Ok(Read { tree: None, unread: None }),
         Ok(value) => {
             let mark = Mark::leaf(Place { line: 1, column: 1 });
-            Ok(Read { tree: Some(Tree { value, mark }), unread: None })
+            Ok(Read { tree: Some(Tree::new(value, mark)), unread: None })
         }
         Err(_) => read,
     }

@@ -21,7 +21,7 @@ pub(super) const MAX_ALIASED_NODES: usize = 100_000;
 const MERGE_TAG: &str = "tag:yaml.org,2002:merge";
 
 /// Why a document could not be read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct TreeError {
     pub(super) place: Place,
     pub(super) message: String,
@@ -32,6 +32,15 @@ pub(super) struct TreeError {
 pub(super) struct Tree {
     pub(super) value: Value,
     pub(super) mark: Mark,
+    /// Why JSON has no such value. It is no error where a later field of the same name replaces it.
+    pub(super) refused: Option<Box<TreeError>>,
+}
+
+impl Tree {
+    /// A value that JSON has.
+    pub(super) fn new(value: Value, mark: Mark) -> Self {
+        Self { value, mark, refused: None }
+    }
 }
 
 /// What is in a text.
@@ -62,6 +71,9 @@ pub(super) fn read(text: &str) -> Result<Read, TreeError> {
     }
     let content = reader.next()?;
     let tree = reader.node(content, 0)?.tree;
+    if let Some(refused) = tree.refused {
+        return Err(*refused);
+    }
     read.tree = (!tree.value.is_null()).then_some(tree);
     reader.next()?;
     read.unread = match reader.next() {
@@ -120,10 +132,14 @@ impl<'text> Reader<'text> {
         let (anchor, tree, height) = match event.kind {
             EventKind::Alias(name) => return self.alias(&name, spot, depth),
             EventKind::Scalar { text, anchor, tag, plain } => {
-                let value = resolve(tag.as_deref(), &text, plain)
-                    .and_then(|resolved| resolved.into_value(text))
-                    .map_err(|message| error(spot, message))?;
-                (anchor, Tree { value, mark: Mark::leaf(place(spot)) }, 0)
+                let resolved = resolve(tag.as_deref(), &text, plain);
+                let resolved = resolved.map_err(|message| error(spot, message))?;
+                let (value, refused) = match resolved.into_value(text) {
+                    Ok(value) => (value, None),
+                    // Not null: a document of this alone is not empty.
+                    Err(message) => (false.into(), Some(Box::new(error(spot, message)))),
+                };
+                (anchor, Tree { value, mark: Mark::leaf(place(spot)), refused }, 0)
             }
             EventKind::SequenceStart { anchor } => {
                 self.open(anchor.as_deref(), before);
@@ -205,14 +221,16 @@ impl<'text> Reader<'text> {
 
     fn sequence(&mut self, start: Spot, depth: usize) -> Result<(Tree, usize), TreeError> {
         let (mut values, mut marks, mut height) = (Vec::new(), Vec::new(), 0);
+        let mut refused = None;
         loop {
             let event = self.next()?;
             if event.kind == EventKind::SequenceEnd {
                 let mark = Mark { place: place(start), inner: Inner::Items(marks) };
-                return Ok((Tree { value: Value::Array(values), mark }, height));
+                return Ok((Tree { value: Value::Array(values), mark, refused }, height));
             }
             let item = self.node(event, depth + 1)?;
             height = height.max(item.height + 1);
+            refused = refused.or(item.tree.refused);
             values.push(item.tree.value);
             marks.push(item.tree.mark);
         }
@@ -262,7 +280,11 @@ impl<'text> Reader<'text> {
                 // A merge key may have an anchor.
                 let is_merge = matches!(&kind, EventKind::Scalar { text, tag, plain, .. }
                     if text == "<<" && (*plain || tag.as_deref() == Some(MERGE_TAG)));
-                let key = self.node(Event { spot, kind }, depth + 1)?.tree.value;
+                let Tree { value: key, refused, .. } =
+                    self.node(Event { spot, kind }, depth + 1)?.tree;
+                if let Some(refused) = refused {
+                    return Err(*refused);
+                }
                 if is_merge { Ok(Key::Merge) } else { key_of(key).map(Key::Text).map_err(wrong) }
             }
         }
@@ -277,6 +299,8 @@ struct Mapping {
     repeated: Vec<(Box<str>, Place)>,
     /// The keys that the mapping has by `<<` only.
     merged: BTreeSet<Box<str>>,
+    /// The keys whose values JSON does not have.
+    refused: BTreeMap<Box<str>, Box<TreeError>>,
 }
 
 impl Mapping {
@@ -284,6 +308,10 @@ impl Mapping {
     fn insert(&mut self, key: String, at: Place, tree: Tree) {
         let name: Box<str> = key.as_str().into();
         self.values.insert(key, tree.value);
+        match tree.refused {
+            Some(refused) => self.refused.insert(name.clone(), refused),
+            None => self.refused.remove(&name),
+        };
         match self.fields.entry(name) {
             Entry::Vacant(entry) => drop(entry.insert((at, tree.mark))),
             Entry::Occupied(mut entry) => {
@@ -298,10 +326,14 @@ impl Mapping {
     /// Takes in what `<<` names, where it stands: it replaces keys above it, and keys below replace
     /// it. YAML would let keys above win too; kubectl (go.yaml.in/yaml/v2) does not.
     fn merge(&mut self, tree: Tree, allows_list: bool, spot: Spot) -> Result<(), TreeError> {
+        if let Some(refused) = tree.refused {
+            return Err(*refused);
+        }
         match (tree.value, tree.mark.inner) {
             (Value::Object(values), Inner::Fields { fields, .. }) => {
                 let new = fields.keys().filter(|key| !self.fields.contains_key(*key));
                 self.merged.extend(new.cloned());
+                self.refused.retain(|key, _| !fields.contains_key(key));
                 self.values.extend(values);
                 self.fields.extend(fields);
                 Ok(())
@@ -309,7 +341,7 @@ impl Mapping {
             (Value::Array(values), Inner::Items(marks)) if allows_list => {
                 // The first of them is the strongest.
                 let mut items = values.into_iter().zip(marks).rev();
-                items.try_for_each(|(value, mark)| self.merge(Tree { value, mark }, false, spot))
+                items.try_for_each(|(value, mark)| self.merge(Tree::new(value, mark), false, spot))
             }
             _ => Err(error(spot, "`<<` wants a mapping or a list of mappings")),
         }
@@ -317,7 +349,8 @@ impl Mapping {
 
     fn finish(self, start: Place) -> Tree {
         let inner = Inner::Fields { fields: self.fields, repeated: self.repeated };
-        Tree { value: Value::Object(self.values), mark: Mark { place: start, inner } }
+        let refused = self.refused.into_values().next();
+        Tree { value: Value::Object(self.values), mark: Mark { place: start, inner }, refused }
     }
 }
 

@@ -113,14 +113,15 @@ fn spaces(text: &mut String, count: usize) {
 fn block_mapping(random: &mut Random, depth: usize, indent: usize, text: &mut String) {
     for _ in 0..=random.below(3) {
         spaces(text, indent);
-        let dice = random.below(16);
-        if dice == 0 {
+        let is_complex = random.one_in(16);
+        let is_merge = !is_complex && random.one_in(16);
+        if is_complex {
             text.push_str("? ");
             scalar(random, indent, false, text);
             end_line(random, text);
             spaces(text, indent);
             text.push(':');
-        } else if dice == 1 {
+        } else if is_merge {
             text.push_str(random.pick(&[
                 "<<:",
                 "<<: *x #",
