@@ -215,11 +215,8 @@ pub(super) fn covered<Id: Ord + Clone>(
     others: &[(Id, &Rule)],
 ) -> Option<BTreeSet<Id>> {
     let mut used = BTreeSet::new();
-    let items = match &rule.peers {
-        Peers::Any => &[],
-        Peers::Listed(items) => items.as_slice(),
-    };
-    let peers = items.iter().map(Some).chain((rule.peers == Peers::Any).then_some(None));
+    let peers =
+        rule.peers.listed().iter().map(Some).chain((rule.peers == Peers::Any).then_some(None));
     for peer in peers {
         let relevant: Vec<_> =
             others.iter().filter(|(_, other)| concerns(world, peer, &other.peers)).collect();

@@ -85,11 +85,7 @@ impl PeerUnion {
     /// The pods by labels alone. [`PeerUnion::of`] cannot be used: it drops them when the addresses
     /// are everything.
     fn by_labels(peers: &Peers) -> Self {
-        let items = match peers {
-            Peers::Any => &[],
-            Peers::Listed(items) => items.as_slice(),
-        };
-        let pods = items.iter().filter_map(|item| match item {
+        let pods = peers.listed().iter().filter_map(|item| match item {
             Peer::Pods(peer) => Some(Arc::<PodPeer>::new(peer.clone())),
             Peer::Invalid | Peer::Nodes(_) | Peer::Block(_) => None,
         });

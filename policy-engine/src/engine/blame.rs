@@ -15,7 +15,7 @@ use crate::explain::{NearMiss, near_miss};
 use crate::flow::{Endpoint, Flow};
 use crate::model::Pod;
 use crate::object::ObjectRef;
-use crate::policy::{Namespaces, Peer, Peers, PortMatch, Ports, Rule};
+use crate::policy::{Namespaces, Peer, PortMatch, Rule};
 use crate::selector::{Operator, Selector};
 use crate::tier::{Action, Tier, View};
 
@@ -139,14 +139,7 @@ impl<'e> Search<'e> {
 
 /// The effort of reading a rule. Above `limit` the result is not exact.
 fn effort(rule: &Rule, named_ports: usize, limit: usize) -> usize {
-    let peers = match &rule.peers {
-        Peers::Any => &[][..],
-        Peers::Listed(peers) => peers,
-    };
-    let ports = match &rule.ports {
-        Ports::Any => &[][..],
-        Ports::Listed(ports) => ports,
-    };
+    let (peers, ports) = (rule.peers.listed(), rule.ports.listed());
     let of_peers = peers.iter().map(|peer| match peer {
         Peer::Invalid => 1,
         Peer::Block(block) => 1 + block.except.len(),

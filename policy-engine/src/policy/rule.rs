@@ -56,11 +56,7 @@ impl Rule {
 
     /// The names of its ports.
     pub(crate) fn port_names(&self) -> impl Iterator<Item = &Str> {
-        let items = match &self.ports {
-            Ports::Any => &[],
-            Ports::Listed(items) => items.as_slice(),
-        };
-        items.iter().filter_map(|item| match item {
+        self.ports.listed().iter().filter_map(|item| match item {
             PortMatch::Named(_, name) => Some(name),
             PortMatch::Numbers(..) | PortMatch::Invalid => None,
         })
@@ -68,10 +64,9 @@ impl Rule {
 
     /// Whether the rule differs from namespace to namespace: see [`Namespaces::Own`].
     pub(super) fn depends_on_namespace(&self) -> bool {
-        let Peers::Listed(peers) = &self.peers else { return false };
         let own =
             |peer: &Peer| matches!(peer, Peer::Pods(PodPeer { namespaces: Namespaces::Own, .. }));
-        peers.iter().any(own)
+        self.peers.listed().iter().any(own)
     }
 }
 
@@ -84,6 +79,17 @@ pub enum Peers {
     Listed(Vec<Peer>),
 }
 
+impl Peers {
+    /// The items of the list; empty for [`Peers::Any`], which is not the same as an empty list.
+    #[must_use]
+    pub fn listed(&self) -> &[Peer] {
+        match self {
+            Self::Any => &[],
+            Self::Listed(items) => items,
+        }
+    }
+}
+
 /// The ports of a rule.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Ports {
@@ -91,6 +97,17 @@ pub enum Ports {
     Any,
     /// The items of the list, of which one must match.
     Listed(Vec<PortMatch>),
+}
+
+impl Ports {
+    /// The items of the list; empty for [`Ports::Any`], which is not the same as an empty list.
+    #[must_use]
+    pub fn listed(&self) -> &[PortMatch] {
+        match self {
+            Self::Any => &[],
+            Self::Listed(items) => items,
+        }
+    }
 }
 
 /// One item of `from` or `to`.

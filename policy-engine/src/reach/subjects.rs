@@ -15,7 +15,7 @@ use crate::direction::{Direction, PerDirection};
 use crate::labels::{Labels, Str};
 use crate::model::{NamedPort, Pod};
 use crate::object::ObjectRef;
-use crate::policy::{Policy, PortMatch, Ports, Rule, Selected};
+use crate::policy::{Policy, Rule, Selected};
 use crate::selector::Selector;
 use crate::tier::{Action, View};
 use crate::world::World;
@@ -56,7 +56,7 @@ impl<'w> Subjects<'w> {
             world,
             view,
             keys: requirements.map(|requirement| &requirement.key).collect(),
-            names: ingress.flat_map(names).collect(),
+            names: ingress.flat_map(Rule::port_names).collect(),
             atoms: Atoms::default(),
             stages: Interned::default(),
             rules: Interned::default(),
@@ -141,16 +141,4 @@ impl<'w> Subjects<'w> {
         self.made.insert(origin, stage);
         stage
     }
-}
-
-/// The port names that a rule mentions.
-fn names(rule: &Rule) -> impl Iterator<Item = &Str> {
-    let items = match &rule.ports {
-        Ports::Any => &[],
-        Ports::Listed(items) => items.as_slice(),
-    };
-    items.iter().filter_map(|item| match item {
-        PortMatch::Named(_, name) => Some(name),
-        PortMatch::Numbers(..) | PortMatch::Invalid => None,
-    })
 }

@@ -18,7 +18,7 @@ use policy_engine::evaluate::{Verdict as Flowed, evaluate};
 use policy_engine::explain::{Explanation, explain, explain_as};
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::Pod;
-use policy_engine::policy::{PortMatch, Ports, Selected};
+use policy_engine::policy::{PortMatch, Selected};
 use policy_engine::port::Protocol;
 use policy_engine::reach::{PortSet, Reach};
 use policy_engine::tier::View;
@@ -335,10 +335,7 @@ fn rules_of<'w>(world: &'w World, pod: &'w Pod) -> impl Iterator<Item = &'w Port
     let policies = world.policies_in(&pod.key.namespace).chain(world.policies_in(""));
     let selecting = policies.filter(|policy| world.selected(policy, pod) == Selected::Yes);
     let rules = selecting.flat_map(|policy| policy.rules(Direction::Ingress));
-    rules.flat_map(|rule| match &rule.ports {
-        Ports::Any => &[],
-        Ports::Listed(items) => items.as_slice(),
-    })
+    rules.flat_map(|rule| rule.ports.listed())
 }
 
 /// Says what the answer depends on that is not known.

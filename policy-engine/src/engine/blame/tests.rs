@@ -8,7 +8,7 @@ use crate::flow::Traffic;
 use crate::labels::Labels;
 use crate::model::{Change, Pod, PodKey};
 use crate::object::Kind;
-use crate::policy::{PodPeer, Policy};
+use crate::policy::{Peers, PodPeer, Policy, Ports};
 use crate::port::{PortRange, Protocol};
 use crate::world::Options;
 
