@@ -23,13 +23,16 @@ mod fold;
 
 pub use fold::Reading;
 
+/// Ports of each protocol.
+pub type PortSets = BTreeMap<Protocol, Ranges<u16>>;
+
 /// The traffic of one direction that rules with the same action match.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AllowSet {
     /// The peers that match with every protocol and port.
     pub anything: PeerUnion,
     /// The peers that match with some ports, without those that are in `anything`.
-    pub ports: BTreeMap<PeerUnion, BTreeMap<Protocol, Ranges<u16>>>,
+    pub ports: BTreeMap<PeerUnion, PortSets>,
     /// For egress only: the peers for destination ports by name, which each destination pod
     /// resolves.
     pub named: BTreeMap<(Protocol, Str), PeerUnion>,

@@ -26,6 +26,19 @@ pub enum Operator {
     DoesNotExist,
 }
 
+impl Operator {
+    /// The name of the operator in `matchExpressions`, and its values if it has any.
+    #[must_use]
+    pub fn name_and_values(&self) -> (&'static str, Option<&BTreeSet<Str>>) {
+        match self {
+            Self::In(values) => ("In", Some(values)),
+            Self::NotIn(values) => ("NotIn", Some(values)),
+            Self::Exists => ("Exists", None),
+            Self::DoesNotExist => ("DoesNotExist", None),
+        }
+    }
+}
+
 /// A label selector: it matches when all requirements hold. Without requirements it matches
 /// everything.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]

@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{AllowSet, NamedPeers, PeerUnion};
+use super::{AllowSet, NamedPeers, PeerUnion, PortSets};
 use crate::budget::{Budget, Budgets, Exceeded};
 use crate::cidr::CidrSet;
 use crate::direction::Direction;
@@ -12,7 +12,7 @@ use crate::labels::Str;
 use crate::model::NamedPort;
 use crate::policy::{Peer, Peers, PodPeer, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
-use crate::ranges::{Ranges, Step};
+use crate::ranges::Step;
 
 /// How rules are read.
 #[derive(Clone, Copy, Debug)]
@@ -65,21 +65,18 @@ impl PeerUnion {
         let Peers::Listed(items) = peers else {
             return Self { cidrs: CidrSet::everything(), ..Self::default() };
         };
-        let (mut pods, mut nodes, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut union, mut blocks) = (Self::default(), Vec::new());
         for item in items {
             match item {
                 Peer::Invalid => {}
-                Peer::Pods(peer) => pods.push(Arc::new(peer.clone())),
-                Peer::Nodes(selector) => nodes.push(Arc::new(selector.clone())),
+                Peer::Pods(peer) => drop(union.pods.insert(Arc::new(peer.clone()))),
+                Peer::Nodes(selector) => drop(union.nodes.insert(Arc::new(selector.clone()))),
                 Peer::Block(block) => blocks.push(CidrSet::from(block)),
             }
         }
-        Self {
-            pods: pods.into_iter().collect(),
-            nodes: nodes.into_iter().collect(),
-            cidrs: blocks.iter().collect(),
-        }
-        .canonical()
+        // All at once: one after another would take quadratic time.
+        union.cidrs = blocks.iter().collect();
+        union.canonical()
     }
 
     /// The pods by labels alone. [`PeerUnion::of`] cannot be used: it drops them when the addresses
@@ -126,8 +123,6 @@ impl PeerUnion {
 
 /// Unions of peers that are not joined yet.
 type Unions = Vec<Arc<PeerUnion>>;
-
-type PortSets = BTreeMap<Protocol, Ranges<u16>>;
 
 /// A union of peers with the ports for which it counts.
 struct Merged {

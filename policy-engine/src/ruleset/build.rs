@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{DefinedRuleset, PodMatch, PodPort, PortRef, Run, SetDefinition, hash};
-use crate::allow_set::{AllowSet, PeerUnion};
+use crate::allow_set::{AllowSet, PeerUnion, PortSets};
 use crate::cidr::CidrSet;
 use crate::compiled::{Match, Rule, Ruleset, Target, TrafficMatch};
 use crate::direction::Direction;
@@ -206,8 +206,6 @@ impl<'b> Builder<'b> {
         if (self.may_fold)(id) { found } else { Vec::new() }
     }
 }
-
-type PortSets = BTreeMap<Protocol, Ranges<u16>>;
 
 /// A union of peers with its ports.
 type UnionPorts<'u> = (&'u PeerUnion, &'u PortSets);

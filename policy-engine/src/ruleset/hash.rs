@@ -7,7 +7,7 @@ use crate::cidr::{CidrSet, Family};
 use crate::compiled::{Match, Ruleset, Target, TrafficMatch};
 use crate::id::{ContentHasher, RulesetId, SetId};
 use crate::policy::{Namespaces, PodPeer};
-use crate::selector::{Operator, Selector};
+use crate::selector::Selector;
 
 pub(super) fn set_id(definition: &SetDefinition) -> SetId {
     let mut hasher = ContentHasher::new("set");
@@ -129,12 +129,7 @@ fn hash_selector(hasher: &mut ContentHasher, selector: &Selector) {
     hasher.number(selector.requirements().count());
     for requirement in selector.requirements() {
         hasher.text(&requirement.key);
-        let (operator, values) = match &requirement.operator {
-            Operator::In(values) => ("In", Some(values)),
-            Operator::NotIn(values) => ("NotIn", Some(values)),
-            Operator::Exists => ("Exists", None),
-            Operator::DoesNotExist => ("DoesNotExist", None),
-        };
+        let (operator, values) = requirement.operator.name_and_values();
         hasher.text(operator);
         hasher.number(values.map_or(0, BTreeSet::len));
         values.into_iter().flatten().for_each(|value| hasher.text(value));

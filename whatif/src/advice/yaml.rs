@@ -79,12 +79,7 @@ fn selector(requirements: &[Requirement]) -> String {
     });
     let labels: Vec<String> = labels.collect();
     let others = requirements.iter().filter(|one| !is_label(one)).map(|one| {
-        let (operator, values) = match &one.operator {
-            Operator::In(values) => ("In", Some(values)),
-            Operator::NotIn(values) => ("NotIn", Some(values)),
-            Operator::Exists => ("Exists", None),
-            Operator::DoesNotExist => ("DoesNotExist", None),
-        };
+        let (operator, values) = one.operator.name_and_values();
         let values = values.map(|values| {
             let values: Vec<String> = values.iter().map(|value| scalar(value)).collect();
             format!(", values: [{}]", values.join(", "))
