@@ -20,6 +20,15 @@ impl Family {
     /// Both families, in canonical order.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
+    /// `IPv4` or `IPv6`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     /// The family of `address`.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {

@@ -6,7 +6,7 @@ use std::fmt;
 use policy_engine::cidr::Family;
 
 use super::applied::{Applied, HookPlaces};
-use super::name::{self, ChainName, SetName};
+use super::name::{ChainName, SetName};
 use super::options::TableName;
 use super::plan::{Plan, Swap};
 use super::rule::Hook;
@@ -88,7 +88,7 @@ impl DisplacedHook {
     /// `missing from IPv4 mangle FORWARD`, for one.
     fn how(&self) -> String {
         let Self { family, table, hook, places } = self;
-        let chain = format!("{} {table} {}", name::family(*family), hook.chain());
+        let chain = format!("{} {table} {}", family.as_str(), hook.chain());
         match (places.count, places.in_front.as_slice()) {
             (0, _) => format!("missing from {chain}"),
             (times, []) => format!("in {chain} {times} times"),
@@ -111,7 +111,7 @@ impl fmt::Display for Drift {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Chain { family, chain, how } => {
-                write!(formatter, "{} chain {chain} {how}", name::family(*family))
+                write!(formatter, "{} chain {chain} {how}", family.as_str())
             }
             Self::Hook(displaced) => {
                 let how = displaced.how();
@@ -186,6 +186,7 @@ fn sets(applied: &Applied, plan: &Plan) -> Vec<Drift> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::name;
 
     #[test]
     fn a_drift_is_a_sentence() {

@@ -13,11 +13,6 @@ use super::attachment::Attachment;
 use super::rule::{Is, IsInterface, Match, Rule, Side, Verdict};
 use super::tree::Judges;
 
-/// The family of a network.
-pub(super) fn family(network: IpNet) -> Family {
-    Family::of(network.network())
-}
-
 /// The rules for these packets. Without them, they would be of no known pod.
 pub(super) fn routed_to_bridges(
     family: Family,
@@ -27,7 +22,8 @@ pub(super) fn routed_to_bridges(
     let bridged = || {
         let bridged = ranges.iter().filter_map(|(at, networks)| Some((at, at.bridge?, networks)));
         bridged.flat_map(|(at, bridge, networks)| {
-            let networks = networks.iter().filter(move |network| self::family(**network) == family);
+            let networks =
+                networks.iter().filter(move |network| Family::of(network.addr()) == family);
             networks.map(move |network| (at, bridge, *network))
         })
     };

@@ -136,8 +136,7 @@ impl Interfaces<'_> {
                 let mut rules = Vec::new();
                 let link_local = (self.family == Family::V6).then(link_local);
                 let extra = self.attachments.extra_ranges.get(&attachment).into_iter().flatten();
-                let extra =
-                    extra.copied().filter(|range| extra_ranges::family(*range) == self.family);
+                let extra = extra.copied().filter(|range| Family::of(range.addr()) == self.family);
                 for network in link_local.into_iter().chain(extra) {
                     let source = vec![Match::Address(Side::Source, Is::Within(network))];
                     rules.extend(or_pass(judges.rules(&source), source));

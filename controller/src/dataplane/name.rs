@@ -196,15 +196,6 @@ pub fn temporary(name: SetName) -> SetName {
     Name::written(format_args!("{}~", name.text()))
 }
 
-/// The name of a family for people.
-#[must_use]
-pub fn family(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    }
-}
-
 fn digit(family: Family) -> char {
     match family {
         Family::V4 => '4',

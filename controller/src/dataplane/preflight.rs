@@ -6,7 +6,6 @@ use std::fmt;
 use policy_engine::cidr::Family;
 
 use super::feature::Feature;
-use super::name;
 
 /// Something about the node that a user should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,7 +118,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts) {
-    let name = name::family(facts.family);
+    let name = facts.family.as_str();
     if let Err(why) = &facts.rules_work {
         let what = format!("{name} rules of ours are refused: {why}");
         let what_to_do = "load xt_set, xt_conntrack, xt_multiport and ip_set_hash_ip";

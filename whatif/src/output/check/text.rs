@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{Explanation, NearMiss};
@@ -99,8 +98,7 @@ fn headline(part: &Part) -> String {
 fn over(part: &Part) -> String {
     match part.over {
         None => String::new(),
-        Some(Over::Family(Family::V4)) => " over IPv4".to_owned(),
-        Some(Over::Family(Family::V6)) => " over IPv6".to_owned(),
+        Some(Over::Family(family)) => format!(" over {}", family.as_str()),
         Some(Over::Addresses(from, to)) => format!(" from {from} to {to}"),
     }
 }

@@ -37,7 +37,7 @@ pub enum Error {
     #[error("{count} IPv6 addresses of pods are not enforced: {command} is not there; install it")]
     Unenforced { count: usize, command: &'static str },
     /// One family failed. What was to be done is done for the other.
-    #[error("policies are not enforced for {}", crate::dataplane::name::family(*family))]
+    #[error("policies are not enforced for {}", family.as_str())]
     Family {
         family: Family,
         #[source]
