@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::engine::refused::Refused;
 use policy_engine::model::PodKey;
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use portcullis_crds::diagnostic::{About, Diagnostic};
 use portcullis_crds::path::FieldPath;
 
-/// How many are reported one by one: whoever can write policies can write many.
-const SHOWN_MAX: usize = 8;
+use super::status::{LISTED_MAX, errors};
 
 /// How many pods there are whose rules exceed a budget.
 #[must_use]
@@ -33,28 +32,17 @@ pub fn diagnostics(refused: &[Refused<'_>]) -> Vec<Diagnostic> {
         );
         pods.entry((about, why)).or_default().insert(pod);
     }
-    let diagnostic = |about, message| Diagnostic {
-        severity: Severity::Error,
-        source: None,
-        about,
-        field: FieldPath::default(),
-        message,
-    };
-    let all = pods.len();
-    let shown = pods.into_iter().take(SHOWN_MAX).map(|((about, why), pods)| {
+    let others = pods.len().saturating_sub(LISTED_MAX);
+    let listed = pods.into_iter().take(LISTED_MAX).map(|((about, why), pods)| {
         let one = pods.first().map(ToString::to_string).unwrap_or_default();
         let pods = match pods.len() {
             1 => format!("pod {one}"),
             more => format!("{more} pods of this node, such as {one}"),
         };
-        diagnostic(about, format!("{why} {pods}"))
+        (about, format!("{why} {pods}"))
     });
-    let rest = all.saturating_sub(SHOWN_MAX);
-    let rest = (rest > 0).then(|| {
-        let message = format!("rules exceed a budget: {rest} more policies");
-        diagnostic(About::Other("policies".to_owned()), message)
-    });
-    shown.chain(rest).collect()
+    let message = format!("rules exceed a budget: {others} more policies");
+    errors(&FieldPath::default(), listed, (others > 0).then_some(("policies", message)))
 }
 
 #[cfg(test)]
@@ -93,22 +81,22 @@ mod tests {
             engine.apply(change);
         }
         engine.flush();
-        let told = |engine: &mut Engine| {
+        let reported = |engine: &mut Engine| {
             let refused = engine.take_refused()?;
-            let told = diagnostics(&refused).iter().map(ToString::to_string).collect::<Vec<_>>();
-            Some((pods(&refused), told))
+            let found = diagnostics(&refused);
+            Some((pods(&refused), found.iter().map(ToString::to_string).collect::<Vec<_>>()))
         };
-        assert_eq!(told(&mut engine), None, "8 ranges: those of the small one are among them");
+        assert_eq!(reported(&mut engine), None, "8 ranges: those of the small one are among them");
         engine.apply(ports("large", 11));
         engine.flush();
         let message = "error: NetworkPolicy shop/large: the ingress rules of tier NetworkPolicy need \
                        more than 10 port ranges with this policy, which is the largest of them; the \
                        tier denies all ingress of 2 pods of this node, such as shop/a";
-        assert_eq!(told(&mut engine), Some((2, vec![message.to_owned()])));
+        assert_eq!(reported(&mut engine), Some((2, vec![message.to_owned()])));
         engine.flush();
-        assert_eq!(told(&mut engine), None, "nothing changed");
+        assert_eq!(reported(&mut engine), None, "nothing changed");
         engine.apply(ports("large", 1));
         engine.flush();
-        assert_eq!(told(&mut engine), Some((0, Vec::new())));
+        assert_eq!(reported(&mut engine), Some((0, Vec::new())));
     }
 }

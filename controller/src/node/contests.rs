@@ -1,32 +1,22 @@
 //! What the report lists about addresses that pods of two nodes claim. Values only.
 
 use policy_engine::world::owner::Contest;
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use portcullis_crds::diagnostic::{About, Diagnostic};
 use portcullis_crds::path::FieldPath;
 
-/// How many addresses are reported one by one: whoever can claim addresses can claim many.
-pub const SHOWN_MAX: usize = 8;
+use super::status::errors;
 
 /// A diagnostic for each of the `first` contested addresses, and one for the others of `all`.
 #[must_use]
 pub fn diagnostics(first: &[Contest], all: usize) -> Vec<Diagnostic> {
-    let diagnostic = |about, message| Diagnostic {
-        severity: Severity::Error,
-        source: None,
-        about,
-        field: FieldPath::new(["status", "podIPs"]),
-        message,
-    };
-    let shown = first.iter().map(|contest| {
+    let listed = first.iter().map(|contest| {
         let [(pod, _), _] = &contest.pods;
-        diagnostic(About::Object(pod.into()), contest.to_string())
+        (About::Object(pod.into()), contest.to_string())
     });
     let others = all.saturating_sub(first.len());
-    let rest = (others > 0).then(|| {
-        let message = format!("pods of two nodes claim one address: {others} more addresses");
-        diagnostic(About::Other("Pods".to_owned()), message)
-    });
-    shown.chain(rest).collect()
+    let message = format!("pods of two nodes claim one address: {others} more addresses");
+    let others = (others > 0).then_some(("Pods", message));
+    errors(&FieldPath::new(["status", "podIPs"]), listed, others)
 }
 
 #[cfg(test)]
@@ -39,6 +29,7 @@ mod tests {
     use policy_engine::world::Options;
 
     use super::*;
+    use crate::node::status::LISTED_MAX;
 
     fn pod(name: &str, node: &str, address: [u8; 4]) -> Change {
         let pod = Pod::new(PodKey::new("shop", name), Labels::default());
@@ -46,7 +37,7 @@ mod tests {
     }
 
     fn told(engine: &mut Engine) -> Option<Vec<String>> {
-        let (first, all) = engine.take_contests(SHOWN_MAX)?;
+        let (first, all) = engine.take_contests(LISTED_MAX)?;
         Some(diagnostics(&first, all).iter().map(ToString::to_string).collect())
     }
 
@@ -74,7 +65,7 @@ mod tests {
             engine.apply(pod(&format!("b{number}"), "n2", [10, 0, 0, number]));
         }
         let told = told(&mut engine).unwrap();
-        assert_eq!(told.len(), SHOWN_MAX + 1);
-        assert!(told[SHOWN_MAX].ends_with("12 more addresses"), "{told:?}");
+        assert_eq!(told.len(), LISTED_MAX + 1);
+        assert!(told[LISTED_MAX].ends_with("12 more addresses"), "{told:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! Which addresses a pod may use beside its own. The annotation of the pod asks for networks, the
-//! flag of the agent says within which ones that is granted, and no address of another pod or of a
-//! node is ever granted. Pure.
+//! Which addresses a pod may use beside its own. The annotation of the pod requests networks. The flag
+//! of the agent limits which of them are granted. Addresses of other pods and of nodes are never
+//! granted. Pure.
 //!
 //! ```text
 //! annotation ∩ flag − addresses of pods and nodes ─► networks of the pod's interface
@@ -14,16 +14,15 @@ use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::model::{Change, Pod};
 use policy_engine::object::ObjectRef;
 use policy_engine::world::World;
-use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
+use portcullis_crds::diagnostic::{About, Diagnostic};
 use portcullis_crds::lean::EXTRA_SOURCE_RANGES_ANNOTATION;
 use portcullis_crds::path::FieldPath;
 
+use super::status::{LISTED_MAX, errors};
 use crate::dataplane::attachment::{Attachment, Attachments};
 
 /// How many networks a pod can have. Each one costs rules.
 const NETWORKS_MAX: usize = 32;
-/// How many ranges are reported one by one: users can annotate many pods.
-const SHOWN_MAX: usize = 8;
 
 /// The networks within which annotations are honoured.
 #[derive(Clone, Default, Debug)]
@@ -103,16 +102,12 @@ impl ExtraRanges {
                 refused.push(refuse("it is not within --extra-source-ranges of the agent"));
                 continue;
             }
-            let mut taken = CidrSet::default();
             let first_and_last = range.network()..=range.broadcast();
             let attached = found.addresses.range(first_and_last).map(|(address, _)| *address);
             let claimed = world.claimed_within(*range).chain(attached);
-            claimed.for_each(|address| taken.insert(address.into()));
+            let taken: CidrSet = claimed.map(IpNet::from).collect();
             let left = CidrSet::network(*range).difference(&taken);
-            let pieces = left.networks(match range {
-                IpNet::V4(_) => Family::V4,
-                IpNet::V6(_) => Family::V6,
-            });
+            let pieces = left.networks(Family::of(range.addr()));
             if networks.len() + pieces.len() > NETWORKS_MAX {
                 refused.push(refuse(&format!(
                     "without the addresses of pods and nodes it would be more than {NETWORKS_MAX} \
@@ -127,20 +122,12 @@ impl ExtraRanges {
 }
 
 fn diagnostics(refused: &[(ObjectRef, String)]) -> Vec<Diagnostic> {
-    let diagnostic = |about, message| Diagnostic {
-        severity: Severity::Error,
-        source: None,
-        about,
-        field: FieldPath::new(["metadata", "annotations", EXTRA_SOURCE_RANGES_ANNOTATION]),
-        message,
-    };
-    let shown = refused.iter().take(SHOWN_MAX);
-    let shown = shown.map(|(pod, why)| diagnostic(About::Object(pod.clone()), why.clone()));
-    let others = refused.len().saturating_sub(SHOWN_MAX);
-    let rest = (others > 0).then(|| {
-        diagnostic(About::Other("Pods".to_owned()), format!("{others} more ranges are ignored"))
-    });
-    shown.chain(rest).collect()
+    let listed = refused.iter().take(LISTED_MAX);
+    let listed = listed.map(|(pod, why)| (About::Object(pod.clone()), why.clone()));
+    let others = refused.len().saturating_sub(LISTED_MAX);
+    let others = (others > 0).then(|| ("Pods", format!("{others} more ranges are ignored")));
+    let field = FieldPath::new(["metadata", "annotations", EXTRA_SOURCE_RANGES_ANNOTATION]);
+    errors(&field, listed, others)
 }
 
 #[cfg(test)]
@@ -213,8 +200,8 @@ mod tests {
         let ranges: Vec<String> = (0..12).map(|host| format!("198.51.100.{host}/32")).collect();
         let ranges: Vec<&str> = ranges.iter().map(String::as_str).collect();
         let (_, reported) = granted(&["192.0.2.0/24"], &ranges);
-        assert_eq!(reported.len(), SHOWN_MAX + 1);
-        assert!(reported[SHOWN_MAX].ends_with("4 more ranges are ignored"), "{reported:?}");
+        assert_eq!(reported.len(), LISTED_MAX + 1);
+        assert!(reported[LISTED_MAX].ends_with("4 more ranges are ignored"), "{reported:?}");
     }
 
     #[test]

@@ -124,6 +124,28 @@ impl Default for Status {
     }
 }
 
+/// How many errors of one kind are reported one by one: users can cause many.
+pub const LISTED_MAX: usize = 8;
+
+/// An error at `field` for each of the `first` objects, and one about `others` for the rest if there
+/// are any: their kind, and the message.
+#[must_use]
+pub fn errors(
+    field: &FieldPath,
+    first: impl IntoIterator<Item = (About, String)>,
+    others: Option<(&str, String)>,
+) -> Vec<Diagnostic> {
+    let others = others.map(|(kind, message)| (About::Other(kind.to_owned()), message));
+    let error = |(about, message)| Diagnostic {
+        severity: Severity::Error,
+        source: None,
+        about,
+        field: field.clone(),
+        message,
+    };
+    first.into_iter().chain(others).map(error).collect()
+}
+
 /// What is about this node, not about an object.
 #[must_use]
 pub fn node_finding(severity: Severity, message: String) -> Diagnostic {

@@ -14,7 +14,7 @@ use crate::node::budgets;
 use crate::node::conflicts::diagnostics;
 use crate::node::contests;
 use crate::node::node_name::Standing;
-use crate::node::status::{Findings, Round, node_finding};
+use crate::node::status::{Findings, LISTED_MAX, Round, node_finding};
 
 impl Agent {
     /// Publishes what was found on the node, and says which pods to look for next.
@@ -78,7 +78,7 @@ impl Agent {
         if self.state == State::Loading {
             return; // The pods are not all known.
         }
-        if let Some((first, all)) = self.engine.take_contests(contests::SHOWN_MAX) {
+        if let Some((first, all)) = self.engine.take_contests(LISTED_MAX) {
             self.report("addresses".into(), contests::diagnostics(&first, all));
         }
     }
