@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::log;
 use policy_engine::object::Kind;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -83,8 +84,7 @@ impl Metrics {
         registry.register("status_writes", written, self.statuses.clone());
         registry.register("events", "Events written", self.events.clone());
         registry.register("write_failures", "Writes that failed", self.failures.clone());
-        let help = "Log lines that were not written, as nobody read them or the output failed";
-        registry.register("log_lines_lost", help, self.log_lines_lost.clone());
+        log::register(&mut registry, &self.log_lines_lost);
         Arc::new(registry)
     }
 }

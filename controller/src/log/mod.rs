@@ -5,8 +5,8 @@
 //!                                              └─ full: the line is counted and dropped
 //! ```
 //!
-//! A container runtime that stops reading the pipe of a container blocks whoever writes to it. So only
-//! the thread `log` writes. When lines were lost, a line in the log reports how many.
+//! If a container runtime stops reading the pipe of a container, each write to it blocks. Therefore,
+//! only the thread `log` writes. When lines were lost, a line in the log reports how many.
 
 mod print;
 mod queue;
@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use tracing::{Dispatch, dispatcher, error, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -77,6 +78,12 @@ impl Log {
     pub fn lost(&self) -> Counter {
         self.lost.clone()
     }
+}
+
+/// Registers the counter of [`Log::lost`].
+pub fn register(registry: &mut Registry, lost: &Counter) {
+    let help = "Log lines that were not written, as nobody read them or the output failed";
+    registry.register("log_lines_lost", help, lost.clone());
 }
 
 impl Drop for Log {

@@ -56,8 +56,8 @@ impl<W: Write, N: Fn(u64) -> Vec<u8>> Printer<W, N> {
     }
 }
 
-/// As `write_all`, also if the output does not block: it belongs to those who started the program, who
-/// may have asked for that.
+/// As `write_all`, also if the output is non-blocking: the process that started this one shares it, and
+/// may have set that.
 fn write(output: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match output.write(line) {
@@ -79,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    /// An output that fails as it is told, a write each, and then works.
+    /// An output whose first writes fail as `faults` lists, and whose later writes work.
     #[derive(Clone, Default)]
     struct Output {
         written: Rc<RefCell<String>>,

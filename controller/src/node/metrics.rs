@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::examine::Examination;
+use crate::log;
 use crate::node::status::{Findings, Round};
 use crate::node::{connections, denials};
 
@@ -205,8 +206,7 @@ impl Metrics {
             Unit::Seconds,
             self.last_success.clone(),
         );
-        let help = "Log lines that were not written, as nobody read them or the output failed";
-        registry.register("log_lines_lost", help, self.log_lines_lost.clone());
+        log::register(&mut registry, &self.log_lines_lost);
         self.connections.register(&mut registry);
         self.denials.register(&mut registry);
         Arc::new(registry)
@@ -243,8 +243,9 @@ impl Metrics {
     }
 
     fn failing(&self, is_failing: impl Fn(cidr::Family) -> bool) {
-        for (one, family) in [(cidr::Family::V4, "IPv4"), (cidr::Family::V6, "IPv6")] {
-            self.failing.get_or_create(&Failing { family }).set(is_failing(one).into());
+        for family in cidr::Family::BOTH {
+            let labels = Failing { family: family.as_str() };
+            self.failing.get_or_create(&labels).set(is_failing(family).into());
         }
     }
 
