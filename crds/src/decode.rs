@@ -32,6 +32,22 @@ impl<'a> Field<'a> {
         Some(Self { path: self.path.key(key), value })
     }
 
+    /// The mapping under a key; anything else is reported with what follows from it.
+    pub(crate) fn mapping(
+        &'a self,
+        key: &'a str,
+        report: &mut Report<'_>,
+        effect: &str,
+    ) -> Option<Self> {
+        let field = self.get(key)?;
+        if !field.value.is_object() {
+            let found = wanted("a mapping", field.value);
+            report.error(&field.path, format!("{found}; {effect}"));
+            return None;
+        }
+        Some(field)
+    }
+
     /// The text here; anything else is reported with what follows from it.
     pub(crate) fn text(&self, report: &mut Report<'_>, effect: &str) -> Option<&'a str> {
         let text = self.value.as_str();

@@ -2,7 +2,7 @@
 
 use policy_engine::tier::Mode;
 
-use crate::decode::{Field, wanted};
+use crate::decode::Field;
 use crate::lean::MODE_ANNOTATION;
 use crate::report::Report;
 
@@ -11,12 +11,9 @@ const ENFORCED: &str = "the policy is enforced";
 /// The mode that the annotations of the policy at `root` say; what is not understood is enforced.
 pub(super) fn annotated(root: &Field<'_>, report: &mut Report<'_>) -> Mode {
     let Some(metadata) = root.get("metadata") else { return Mode::Enforce };
-    let Some(annotations) = metadata.get("annotations") else { return Mode::Enforce };
-    if !annotations.value.is_object() {
-        let found = wanted("a mapping", annotations.value);
-        report.error(&annotations.path, format!("{found}; {ENFORCED}"));
+    let Some(annotations) = metadata.mapping("annotations", report, ENFORCED) else {
         return Mode::Enforce;
-    }
+    };
     let repeats = annotations.repeats(MODE_ANNOTATION, report, ENFORCED);
     let Some(field) = annotations.get(MODE_ANNOTATION).filter(|_| !repeats) else {
         return Mode::Enforce;

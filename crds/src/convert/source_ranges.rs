@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 
 use crate::cidr;
-use crate::decode::{Field, wanted};
+use crate::decode::Field;
 use crate::lean::EXTRA_SOURCE_RANGES_ANNOTATION;
 use crate::report::Report;
 
@@ -16,12 +16,9 @@ const IGNORED: &str = "the annotation is ignored";
 /// The networks that the annotation of the pod at `root` lists; items that are none are left out.
 pub(super) fn annotated(root: &Field<'_>, report: &mut Report<'_>) -> Vec<IpNet> {
     let Some(metadata) = root.get("metadata") else { return Vec::new() };
-    let Some(annotations) = metadata.get("annotations") else { return Vec::new() };
-    if !annotations.value.is_object() {
-        let found = wanted("a mapping", annotations.value);
-        report.error(&annotations.path, format!("{found}; {IGNORED}"));
+    let Some(annotations) = metadata.mapping("annotations", report, IGNORED) else {
         return Vec::new();
-    }
+    };
     let Some(field) = annotations.get(EXTRA_SOURCE_RANGES_ANNOTATION) else { return Vec::new() };
     let Some(text) = field.text(report, IGNORED) else { return Vec::new() };
     let items: Vec<&str> = text.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();

@@ -4,6 +4,9 @@
 //! `no` is a boolean, `0x50` is 80, `010` is 8, a date is text. A number with a fraction of zero
 //! becomes an integer, for Go writes the float 80.0 as `80` on the way to the API server.
 
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, PAD};
 use serde_json::{Number, Value};
 
 use super::timestamp;
@@ -185,15 +188,12 @@ fn float(text: &str) -> Option<f64> {
 /// The number that Go's JSON encoder writes for a float: the shortest digits, without a fraction
 /// of zero.
 fn json_number(float: f64) -> Option<Number> {
-    if float.fract() == 0.0 && float.abs() < 1e21 && float != 0.0 {
+    if float.fract() == 0.0 && float.abs() < 1e21 {
         let digits = float.to_string();
         let whole = digits.parse::<i64>().map(Number::from);
         if let Ok(whole) = whole.or_else(|_| digits.parse::<u64>().map(Number::from)) {
             return Some(whole);
         }
-    }
-    if float == 0.0 {
-        return Some(Number::from(0));
     }
     Number::from_f64(float)
 }
@@ -219,35 +219,12 @@ fn float_key(float: f64) -> String {
     format!("{float}")
 }
 
-/// The bytes of standard base64 with padding; line breaks in it do not count.
+/// The bytes of standard base64 with padding, as Go decodes it: line breaks do not count, nor do the
+/// bits behind the last byte.
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
+    const CONFIG: GeneralPurposeConfig = PAD.with_decode_allow_trailing_bits(true);
     let digits: Vec<u8> = text.iter().copied().filter(|byte| !b"\r\n".contains(byte)).collect();
-    let mut bytes = Vec::with_capacity(digits.len() / 4 * 3);
-    let mut groups = digits.chunks(4).peekable();
-    while let Some(group) = groups.next() {
-        let padding = group.iter().rev().take_while(|byte| **byte == b'=').count();
-        if group.len() < 4 || padding > 2 || (padding > 0 && groups.peek().is_some()) {
-            return None;
-        }
-        let mut bits = 0;
-        for digit in group.iter().take(4 - padding) {
-            bits = (bits << 6) | u32::from(base64_digit(*digit)?);
-        }
-        let [_, all @ ..] = (bits << (6 * padding)).to_be_bytes();
-        bytes.extend(all.iter().take(3 - padding));
-    }
-    Some(bytes)
-}
-
-fn base64_digit(byte: u8) -> Option<u8> {
-    Some(match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
-    })
+    GeneralPurpose::new(&STANDARD, CONFIG).decode(digits).ok()
 }
 
 #[cfg(test)]
