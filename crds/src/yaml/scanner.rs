@@ -318,28 +318,31 @@ impl<'text> Scanner<'text> {
     }
 
     fn fetch_block_entry(&mut self) -> Result<(), YamlError> {
-        if !self.in_flow() {
-            if !self.simple_key_allowed {
-                let message = "block sequence entries are not allowed in this context";
-                return Err(self.source.error(message));
-            }
-            let spot = self.source.spot();
-            self.roll_indent(spot.column, None, Kind::BlockSequenceStart, spot);
-        }
+        let refused = "block sequence entries are not allowed in this context";
+        self.begin_block(Kind::BlockSequenceStart, refused)?;
         self.remove_simple_key()?;
         self.simple_key_allowed = true;
         self.fetch_indicator(Kind::BlockEntry);
         Ok(())
     }
 
-    fn fetch_key(&mut self) -> Result<(), YamlError> {
-        if !self.in_flow() {
-            if !self.simple_key_allowed {
-                return Err(self.source.error("mapping keys are not allowed in this context"));
-            }
-            let spot = self.source.spot();
-            self.roll_indent(spot.column, None, Kind::BlockMappingStart, spot);
+    /// Begins a collection of the block style here, if none begins at this column and this is not
+    /// inside a flow collection. `refused` is the error where no collection can begin.
+    fn begin_block(&mut self, kind: Kind, refused: &'static str) -> Result<(), YamlError> {
+        if self.in_flow() {
+            return Ok(());
         }
+        if !self.simple_key_allowed {
+            return Err(self.source.error(refused));
+        }
+        let spot = self.source.spot();
+        self.roll_indent(spot.column, None, kind, spot);
+        Ok(())
+    }
+
+    fn fetch_key(&mut self) -> Result<(), YamlError> {
+        let refused = "mapping keys are not allowed in this context";
+        self.begin_block(Kind::BlockMappingStart, refused)?;
         self.remove_simple_key()?;
         self.simple_key_allowed = !self.in_flow();
         self.fetch_indicator(Kind::Key);
@@ -356,14 +359,8 @@ impl<'text> Scanner<'text> {
             self.roll_indent(spot.column, Some(number), Kind::BlockMappingStart, spot);
             self.simple_key_allowed = false;
         } else {
-            if !self.in_flow() {
-                if !self.simple_key_allowed {
-                    let message = "mapping values are not allowed in this context";
-                    return Err(self.source.error(message));
-                }
-                let spot = self.source.spot();
-                self.roll_indent(spot.column, None, Kind::BlockMappingStart, spot);
-            }
+            let refused = "mapping values are not allowed in this context";
+            self.begin_block(Kind::BlockMappingStart, refused)?;
             self.simple_key_allowed = !self.in_flow();
         }
         self.fetch_indicator(Kind::Value);
