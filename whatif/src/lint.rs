@@ -22,7 +22,7 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
         documents: &cluster.documents,
     });
     // In a namespace that nothing is in, no selector matches: this is reported once.
-    let misplaced: BTreeSet<&About> = sources.misplaced.iter().map(|told| &told.about).collect();
+    let misplaced: BTreeSet<&About> = sources.misplaced.iter().map(|found| &found.about).collect();
     let selectors = [Code::SelectsNothing, Code::PeerMatchesNothing, Code::PortNameUnknown];
     found.retain(|one| !selectors.contains(&one.code) || !misplaced.contains(&one.about));
     found.extend(read(sources));
@@ -57,9 +57,9 @@ fn read(sources: &Sources) -> Vec<Finding> {
         message: format!("{}; rename one of them, or remove it", told.message),
         ..Finding::from(told)
     });
-    let coded = |told: &Diagnostic| {
-        let finding = Finding::from(told);
-        if !sources.misplaced.contains(told) {
+    let coded = |diagnostic: &Diagnostic| {
+        let finding = Finding::from(diagnostic);
+        if !sources.misplaced.contains(diagnostic) {
             return finding;
         }
         let code = Code::NoSuchNamespace;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy_engine::cidr::CidrSet;
 use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
 use policy_engine::model::PodKey;
@@ -10,6 +9,7 @@ use policy_engine::reach::{Difference, Group, PortSet, Reach, outside_difference
 use policy_engine::words::few;
 use policy_engine::world::World;
 
+use super::sides;
 use crate::endpoint::Side;
 use crate::judge::Part;
 use crate::judge::groups::{between, to_node};
@@ -60,28 +60,20 @@ impl<'p> Asked<'p> {
         Self { sources: pods(sources), destinations: pods(destinations), ports, part }
     }
 
-    /// Whether a pod at this side of the connection was asked about.
-    fn is_subject(&self, pod: &PodKey, direction: Direction) -> bool {
+    /// The pods whose policies of a direction were asked about.
+    fn subjects(&self, direction: Direction) -> &BTreeSet<&'p PodKey> {
         match direction {
-            Direction::Ingress => self.destinations.contains(pod),
-            Direction::Egress => self.sources.contains(pod),
+            Direction::Ingress => &self.destinations,
+            Direction::Egress => &self.sources,
         }
+    }
+
+    fn is_subject(&self, pod: &PodKey, direction: Direction) -> bool {
+        self.subjects(direction).contains(pod)
     }
 
     fn namespaces(&self, direction: Direction) -> BTreeSet<&Str> {
-        let subjects = match direction {
-            Direction::Ingress => &self.destinations,
-            Direction::Egress => &self.sources,
-        };
-        subjects.iter().map(|pod| &pod.namespace).collect()
-    }
-
-    /// The sides that are not the subjects.
-    fn others(&self, direction: Direction) -> &[Side] {
-        match direction {
-            Direction::Ingress => &self.part.between.0,
-            Direction::Egress => &self.part.between.1,
-        }
+        self.subjects(direction).iter().map(|pod| &pod.namespace).collect()
     }
 }
 
@@ -163,7 +155,7 @@ fn external(
     let is = group.outside_after(after, direction);
     let asked_for = asked.part.outside.as_ref().filter(|_| {
         let outside = |side: &Side| matches!(side, Side::Outside(_));
-        asked.others(direction).iter().any(outside)
+        sides(asked.part, direction).1.iter().any(outside)
     });
     for piece in outside_difference(&was, &is) {
         let gained = piece.after.difference(&piece.before);
@@ -178,11 +170,16 @@ fn external(
             };
             let who = names(cluster, &pods);
             if !pods.is_empty() && !rest.is_empty() && !gained.is_empty() {
-                effects.allowed.push(effect(direction, &gained, who.clone(), external_name(&rest)));
+                effects.allowed.push(effect(
+                    direction,
+                    &gained,
+                    who.clone(),
+                    words::external(&rest),
+                ));
             }
             let lost = piece.before.difference(&piece.after);
             if !pods.is_empty() && !lost.is_empty() {
-                let addresses = external_name(&piece.addresses);
+                let addresses = words::external(&piece.addresses);
                 effects.denied.push(effect(direction, &lost, who, addresses));
             }
         }
@@ -223,7 +220,7 @@ fn nodes(
             }
             Side::Outside(_) => false,
         };
-        let is_asked = asked.others(direction).iter().any(on_node)
+        let is_asked = sides(asked.part, direction).1.iter().any(on_node)
             && pods.iter().all(|pod| asked.is_subject(pod, direction));
         let gained = is.difference(&was);
         let gained = if is_asked { gained.difference(&asked.ports) } else { gained };
@@ -244,14 +241,6 @@ fn effect(direction: Direction, ports: &PortSet, subject: String, peer: String) 
         Direction::Egress => (subject, peer),
     };
     Effect { ports: ports.clone(), from, to }
-}
-
-fn external_name(addresses: &CidrSet) -> String {
-    if addresses.is_everything() {
-        "external".to_owned()
-    } else {
-        format!("external: {}", words::addresses(addresses))
-    }
 }
 
 /// Pods by name; workloads whose pods are all among them by theirs.

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_without_labels_is_told_by_what_it_lacks() {
+    fn a_pod_without_labels_is_selected_by_labels_that_it_lacks() {
         check(&[&[]], &[&[("app", "a")]], &["!app"]);
         check(&[&[]], &[], &[""]);
     }

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revision_is_told_from_a_path() {
+    fn a_revision_is_distinguished_from_a_path() {
         let git = |revision: &str, path: &str| {
             Ok(Side::Git { revision: revision.to_owned(), path: path.to_owned() })
         };

@@ -18,6 +18,16 @@ pub fn port(protocol: Protocol, number: u16) -> String {
     format!("{number}/{protocol}")
 }
 
+/// External addresses as one side of a connection: all of them in one word.
+#[must_use]
+pub fn external(set: &CidrSet) -> String {
+    if set.is_everything() {
+        "external".to_owned()
+    } else {
+        format!("external: {}", addresses(set))
+    }
+}
+
 /// External addresses: `anywhere`, a few networks, or `10.0.0.0/8 but 10.1.0.0/16`.
 #[must_use]
 pub fn addresses(set: &CidrSet) -> String {

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
 use policy_engine::model::PodKey;
-use policy_engine::policy::{IpBlock, Peer, Peers, Rule};
+use policy_engine::policy::{Peer, Peers, Rule};
 use policy_engine::reach::{Difference, Group, Reach};
 use policy_engine::world::World;
 
@@ -70,10 +71,7 @@ fn is_exempt(worlds: [&World; 2], pod: &PodKey, node: &Str) -> bool {
 
 fn addresses(world: &World, nodes: &BTreeSet<Str>) -> CidrSet {
     let nodes = nodes.iter().filter_map(|name| world.nodes().get(name));
-    let nets = nodes.flat_map(|node| &node.addresses).map(|address| (*address).into());
-    nets.fold(CidrSet::default(), |all, net: ipnet::IpNet| {
-        all.union(&CidrSet::from(&IpBlock { cidr: net, except: Vec::new() }))
-    })
+    nodes.flat_map(|node| &node.addresses).copied().map(IpNet::from).collect()
 }
 
 /// What tells one node from another in one world: labels that rules ask for; and of its addresses

@@ -72,14 +72,12 @@ fn at_external(
     found.into_iter().map(block).collect()
 }
 
-/// External addresses: all of them in one word.
+/// External addresses, with `wide` every network.
 fn external(addresses: &CidrSet, wide: bool) -> String {
-    if addresses.is_everything() {
-        "external".to_owned()
-    } else if wide {
+    if wide && !addresses.is_everything() {
         format!("external: {}", words::networks(addresses).join(", "))
     } else {
-        format!("external: {}", words::addresses(addresses))
+        words::external(addresses)
     }
 }
 

@@ -39,13 +39,8 @@ pub(super) fn by_cause(plan: &Plan<'_>, wide: bool) -> Vec<(Causes, Vec<Line>)> 
         blocks.entry(causes).or_default().push(line);
     }
     for (causes, (kind, before, after), (addresses, nodes), incoming, units) in outside(plan) {
-        let beyond = if !nodes.is_empty() {
-            words::nodes(nodes)
-        } else if addresses.is_everything() {
-            "external".to_owned()
-        } else {
-            format!("external: {}", words::addresses(addresses))
-        };
+        let beyond =
+            if nodes.is_empty() { words::external(addresses) } else { words::nodes(nodes) };
         let units = names.of(&units);
         let (from, to) = if incoming { (beyond, units) } else { (units, beyond) };
         let (before, after) = (before.clone(), after.clone());
