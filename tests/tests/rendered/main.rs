@@ -147,23 +147,40 @@ fn expected(world: &World, flow: &Flow, log: Option<LogGroup>) -> Option<(&'stat
     Some((chain, Expected::by_policies(world, &flows, log)))
 }
 
-fn check(
-    engine: &Engine,
-    printed: &[Printed; 2],
-    flows: &[(IpAddr, IpAddr, Traffic)],
-    places: &Places,
-    options: &Options,
-) -> Result<(), TestCaseError> {
+/// Flows in a world, and the rules that the kernel printed for it.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    world: &'a World,
+    /// Of IPv4 and of IPv6.
+    printed: &'a [Printed; 2],
+    flows: &'a [(IpAddr, IpAddr, Traffic)],
+    places: &'a Places,
+    options: &'a Options,
+}
+
+impl Case<'_> {
+    /// What the rules do with a packet.
+    fn says(&self, chain: &str, packet: &Packet) -> Result<Expected, TestCaseError> {
+        self.printed[usize::from(packet.source.is_ipv6())]
+            .says(chain, packet)
+            .map_err(|failure| fail(&failure))
+    }
+}
+
+fn fail(failure: &anyhow::Error) -> TestCaseError {
+    TestCaseError::fail(format!("{failure:#}"))
+}
+
+fn check(case: Case<'_>) -> Result<(), TestCaseError> {
+    let Case { world, flows, places, options, .. } = case;
     let log = options.denial_log;
-    let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
     for (source, destination, traffic) in flows {
-        let flow = engine.world().flow(*source, *destination, *traffic);
-        let Some((chain, expected)) = expected(engine.world(), &flow, log) else { continue };
-        let printed = &printed[usize::from(source.is_ipv6())];
+        let flow = world.flow(*source, *destination, *traffic);
+        let Some((chain, expected)) = expected(world, &flow, log) else { continue };
         let mut packet = places.at_home(packet(*source, *destination, *traffic));
         // A Service sent it back: nothing else does.
         packet.destination_translated = source == destination;
-        let says = |packet: &Packet| printed.says(chain, packet).map_err(fail);
+        let says = |packet: &Packet| case.says(chain, packet);
         prop_assert_eq!(&says(&packet)?, &expected, "{:?} in {}", &flow, chain);
         packet = packet.in_state(ConntrackState::Established);
         if let Traffic::Port(Protocol::Tcp | Protocol::Sctp, _) = traffic {
@@ -217,7 +234,7 @@ fn rendered_rules_say_what_evaluate_says(
         let strategy = (worlds::history(0..30), worlds::history(1..10), flows(), options(variant));
         let mut runner = TestRunner::new(config);
         runner.run(&strategy, |(first, then, flows, options)| {
-            let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
+            let fail = |failure: anyhow::Error| fail(&failure);
             let scope = Scope::Node(worlds::OWN_NODE.into());
             let mut engine = Engine::new(scope, world::Options::default());
             // What the case before left behind is taken over, as by an agent that starts again.
@@ -234,10 +251,13 @@ fn rendered_rules_say_what_evaluate_says(
                 };
                 // With all that is out of reach but still there.
                 let printed = [family("0.0.0.0")?, family("::")?];
-                check(&engine, &printed, &flows, &places, &options)?;
+                let (printed, flows) = (&printed, flows.as_slice());
+                let (world, places, options) = (engine.world(), &places, &options);
+                let case = Case { world, printed, flows, places, options };
+                check(case)?;
                 if options.anti_spoofing {
-                    places::check(&engine, &printed, &flows, &places, &options)?;
-                    ranges::check(&engine, &printed, &flows, &places, &options)?;
+                    places::check(case)?;
+                    ranges::check(case)?;
                 }
             }
             let drift = dataplane.verify(engine.compiled()).map_err(|e| fail(e.into()))?;

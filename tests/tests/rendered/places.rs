@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use policy_engine::direction::Direction;
-use policy_engine::engine::Engine;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::PodKey;
 use policy_engine::port::Protocol;
 use policy_engine::world::World;
 use portcullis_controller::dataplane::attachment::{Attachment, Attachments, InterfaceName};
 use portcullis_controller::dataplane::denial::Denial;
-use portcullis_controller::dataplane::{LogGroup, Options, UnknownPods};
+use portcullis_controller::dataplane::{LogGroup, UnknownPods};
 use portcullis_interpreter::Packet;
 use portcullis_tests::worlds;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use super::{Expected, Printed, packet, ranges};
+use super::{Case, Expected, packet, ranges};
 
 /// The bridge of those pods that are on one.
 const BRIDGE: &str = "cni0";
@@ -105,19 +104,11 @@ pub(super) fn leaving(mut packet: Packet, to: Option<&Attachment>) -> Packet {
 }
 
 /// Checks packets with forged, unknown, link-local and multicast addresses.
-pub(super) fn check(
-    engine: &Engine,
-    printed: &[Printed; 2],
-    flows: &[(IpAddr, IpAddr, Traffic)],
-    places: &Places,
-    options: &Options,
-) -> Result<(), TestCaseError> {
-    let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
-    let world = engine.world();
+pub(super) fn check(case: Case<'_>) -> Result<(), TestCaseError> {
+    let Case { world, flows, places, options, .. } = case;
     let log = options.denial_log;
+    let says = |packet: &Packet| case.says("FORWARD", packet);
     for (number, (source, destination, traffic)) in flows.iter().enumerate() {
-        let printed = &printed[usize::from(source.is_ipv6())];
-        let says = |packet: &Packet| printed.says("FORWARD", packet).map_err(fail);
         let Some((key, (place, own))) = places.pods.iter().nth(number % places.pods.len().max(1))
         else {
             return Ok(());

@@ -4,15 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use policy_engine::direction::Direction;
-use policy_engine::engine::Engine;
-use policy_engine::flow::{Endpoint, Flow, Traffic};
-use portcullis_controller::dataplane::Options;
+use policy_engine::flow::{Endpoint, Flow};
 use portcullis_interpreter::Packet;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use super::places::{Places, coming, leaving};
-use super::{Expected, Printed, packet};
+use super::places::{coming, leaving};
+use super::{Case, Expected, packet};
 
 /// The networks of the pod with this number.
 pub(super) fn of_pod(number: usize) -> [IpNet; 2] {
@@ -23,18 +21,11 @@ pub(super) fn of_pod(number: usize) -> [IpNet; 2] {
 }
 
 /// Checks what comes from such addresses, and what is sent to them from elsewhere.
-pub(super) fn check(
-    engine: &Engine,
-    printed: &[Printed; 2],
-    flows: &[(IpAddr, IpAddr, Traffic)],
-    places: &Places,
-    options: &Options,
-) -> Result<(), TestCaseError> {
-    let fail = |failure: anyhow::Error| TestCaseError::fail(format!("{failure:#}"));
-    let (world, log) = (engine.world(), options.denial_log);
+pub(super) fn check(case: Case<'_>) -> Result<(), TestCaseError> {
+    let Case { world, flows, places, options, .. } = case;
+    let log = options.denial_log;
+    let says = |packet: &Packet| case.says("FORWARD", packet);
     for ((source, _, traffic), (key, (place, own))) in flows.iter().zip(&places.pods) {
-        let printed = &printed[usize::from(source.is_ipv6())];
-        let says = |packet: &Packet| printed.says("FORWARD", packet).map_err(fail);
         let ranges = places.attachments.extra_ranges.get(place).into_iter().flatten();
         let mut ranges = ranges.filter(|range| range.addr().is_ipv6() == source.is_ipv6());
         let extra = ranges.next().expect("a network of each family").broadcast();
