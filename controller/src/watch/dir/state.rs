@@ -9,8 +9,8 @@
 //!   told, and takes over when the first one goes.
 //! - While a file cannot be read, or any document of it cannot be parsed or has no usable name,
 //!   the objects that the file defined before and does not show now stay in force.
-//! - So it is while the file is empty: whoever writes a file in place empties it first. A file that
-//!   is deleted, or has a comment alone, defines nothing.
+//! - The same holds while the file is empty: a program that writes a file in place empties it first.
+//!   A file that is deleted, or that contains only comments, defines nothing.
 //! - A policy in a version that is not known stays as the file last defined it in a known one.
 //! - A namespace that no file defines but an object lives in is assumed: it has the one label
 //!   that every namespace has.

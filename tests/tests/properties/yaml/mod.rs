@@ -113,7 +113,7 @@ fn check(file: &[u8], answer: &[Value]) -> Result<()> {
     answer.iter().filter_map(|document| document.get("value")).for_each(|value| {
         flatten(value, &mut theirs);
     });
-    // What kubectl passes over in silence is told.
+    // What kubectl ignores silently is reported.
     let is_error = |text: &str| !text.contains("a second document begins without a line `---`");
     let messages = manifest.diagnostics.iter().map(|diagnostic| diagnostic.message.as_str());
     let errors = messages.filter(|message| is_error(message)).count();
