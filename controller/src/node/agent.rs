@@ -207,7 +207,7 @@ impl Agent {
         tokio::pin!(shutdown);
         loop {
             self.publisher.beat();
-            let alarm = self.alarm();
+            let (alarm, is_applied) = (self.alarm(), self.is_applied());
             // Who is who is not known before all objects are.
             let log = self.denials.as_mut().filter(|_| self.state != State::Loading);
             tokio::select! {
@@ -215,6 +215,11 @@ impl Agent {
                 () = &mut shutdown => return Ok(()),
                 touched = HookTouches::next_of(self.touches.as_mut()) => self.touched(&touched),
                 event = events.recv() => self.take(event.ok_or(SourceEnded)?),
+                // Before what may be ready again and again: a pass waits for each answer.
+                report = self.connections.next(), if is_applied => {
+                    self.connections.handle(report, &self.engine);
+                    continue;
+                }
                 () = sleep(BEAT_PERIOD) => continue,
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
                 found = examination(self.examinations.as_mut()) => {
@@ -223,10 +228,6 @@ impl Agent {
                     continue;
                 }
                 found = found(self.local_pods.as_mut()) => self.attached(found),
-                report = self.connections.next(), if matches!(self.state, State::InForce { .. }) => {
-                    self.connections.handle(report, &self.engine);
-                    continue;
-                }
                 denial = next(log) => {
                     if let Some(denials) = &mut self.denials {
                         denials.tell(&denial, &self.engine);
@@ -244,10 +245,21 @@ impl Agent {
             self.report_contests();
             self.report_budgets();
             self.publish_diagnostics();
-            if let State::InForce { .. } = self.state {
+            if self.is_applied() {
                 self.connections.begin(&self.engine);
+            }
+            if let State::InForce { .. } = self.state {
                 debug!("all that the source said so far is in force");
             }
+        }
+    }
+
+    /// Whether all changes are applied, to one family at least.
+    fn is_applied(&self) -> bool {
+        match self.state {
+            State::InForce { .. } => true,
+            State::Failing { family, .. } => family.is_some() && self.oldest.is_none(),
+            State::Loading | State::Loaded { .. } => false,
         }
     }
 
@@ -342,6 +354,10 @@ impl Agent {
         self.connections.update(update, self.engine.compiled());
         match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
+                if matches!(self.state, State::Failing { .. }) {
+                    // So far, connections of a family that failed were judged by its former rules.
+                    self.connections.repaired(1);
+                }
                 self.marker.set();
                 self.log_in_force(&report);
                 self.policies_changed();

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use portcullis_lab::{
     DEFAULT_TIMEOUT, Endpoint, Expected, Family, Listener, PodSpec, Probe, Settled,
 };
@@ -33,7 +33,7 @@ pub(crate) const SEQUENCES: [Sequence; 4] = [
     Sequence {
         name: "a flow of UDP to an address that another pod has now",
         attack: reused_address,
-        open_until: "it is known why the passes over connections miss the flow on some routed nodes",
+        open_until: "",
     },
     Sequence {
         name: "an ACCEPT of another program in front of the rules",
@@ -136,8 +136,16 @@ fn reused_address(world: &mut World) -> Result<Verdict> {
     let start = Instant::now();
     loop {
         let verdict = once(world, &probes)?;
-        if verdict == Verdict::Dropped || start.elapsed() > Duration::from_secs(15) {
+        if verdict == Verdict::Dropped {
             return Ok(verdict);
+        }
+        if start.elapsed() > Duration::from_secs(15) {
+            // Where it passes, these tell why.
+            let entries = world.cluster.lab.node("n1")?.shell(
+                "for family in ipv4 ipv6; do conntrack -L -f $family -p udp -o id 2>&1; done",
+            )?;
+            let agent = world.cluster.agent("n1")?;
+            agent.wait_for("this fails with the whole log", Duration::ZERO).context(entries)?;
         }
     }
 }

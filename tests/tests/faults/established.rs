@@ -17,28 +17,28 @@ use crate::traffic::Stop;
 
 const DNS: u16 = 53;
 /// How long an answer may take on a machine that is busy with other tests.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 /// Without an answer for this long, there is none.
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// A policy for the ingress of `shop/dns` from these apps, UDP.
-fn dns(apps: &[&str]) -> String {
+pub(crate) fn dns(apps: &[&str]) -> String {
     admit("dns", apps, &[DNS]).replace("{port: 53}", "{protocol: UDP, port: 53}")
 }
 
 /// The shop with a UDP server `dns` on n2 and another one, `far`, on n1.
-fn with_dns(variant: IptablesVariant, flags: &[&str]) -> Result<Cluster> {
+pub(crate) fn with_dns(variant: IptablesVariant, flags: &[&str]) -> Result<Cluster> {
     let server = |name, node| PodSpec::new("shop", name, node).listen(Listener::udp(DNS));
     shop(lab(variant).pods([server("dns", "n2"), server("far", "n1")]), flags)
 }
 
 /// A UDP flow from a pod, always from the same port.
-struct Flow {
+pub(crate) struct Flow {
     socket: UdpSocket,
 }
 
 impl Flow {
-    fn open(lab: &Lab, from: &str, to: IpAddr, port: u16) -> Result<Self> {
+    pub(crate) fn open(lab: &Lab, from: &str, to: IpAddr, port: u16) -> Result<Self> {
         // A port of each family: a socket of IPv6 would have both.
         let any: SocketAddr = match to {
             IpAddr::V4(_) => ([0; 4], port).into(),
@@ -51,7 +51,7 @@ impl Flow {
     }
 
     /// Whether a question is answered.
-    fn ask(&self, limit: Duration) -> Result<bool> {
+    pub(crate) fn ask(&self, limit: Duration) -> Result<bool> {
         self.socket.set_read_timeout(Some(limit))?;
         self.socket.send(b"question")?;
         Ok(self.socket.recv(&mut [0; 64]).is_ok())
@@ -59,7 +59,7 @@ impl Flow {
 }
 
 /// The flow has ended within `limit`, and does not come back.
-fn ends(flow: &Flow) -> Result<Duration> {
+pub(crate) fn ends(flow: &Flow) -> Result<Duration> {
     let start = Instant::now();
     while flow.ask(SILENCE)? {
         ensure!(start.elapsed() < PATIENCE, "the flow goes on");

@@ -7,8 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use portcullis_lab::{DEFAULT_TIMEOUT, Endpoint, Expected, Family, IptablesVariant, Lab, Probe};
 use portcullis_tests::cluster::AgentSetup;
 
+use crate::established::{ANSWER, Flow, dns, ends, with_dns};
 use crate::probes::{METRICS, ask, flags, value, wait_for};
-use crate::shop::{PATIENCE, WEB, admit, check, lab, shop};
+use crate::shop::{PATIENCE, WEB, admit, check};
 use crate::tools::wrap;
 
 /// Fails unless `shop/{open}` becomes able to connect to the server by this family, and
@@ -25,7 +26,7 @@ fn check_family(lab: &Lab, family: Family, open: &str, closed: &str) -> Result<(
 }
 
 fn other_family_is_enforced(variant: IptablesVariant, tool: &str, fault: &str) -> Result<()> {
-    let cluster = shop(lab(variant), &[])?;
+    let cluster = with_dns(variant, &[])?;
     cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
     let tools = tempfile::tempdir()?;
     wrap(tools.path(), tool, fault)?;
@@ -46,6 +47,12 @@ fn other_family_is_enforced(variant: IptablesVariant, tool: &str, fault: &str) -
             value(&metrics, &format!("portcullis_family_failing{{family=\"{family}\"}}"))?;
         assert_eq!(failing.to_string(), expected, "{family}");
     }
+    // A connection that loses its permission ends meanwhile.
+    let flow =
+        Flow::open(&cluster.lab, "web", cluster.lab.pod("shop/dns")?.address(Family::V4)?, 5000)?;
+    ensure!(flow.ask(ANSWER)?, "no policy isolates its server");
+    cluster.write("dns.yaml", &dns(&[]))?;
+    ends(&flow)?;
     // A change, and after that both again.
     cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
     check_family(&cluster.lab, Family::V4, "stranger", "web")?;
