@@ -71,6 +71,11 @@ bench: setup ## Measure the engine, the agent, the dataplane and a cluster of th
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench latency
 	$(SUDO) $(CARGO) test --release --quiet --package portcullis-controller --test dataplane speed -- --nocapture --test-threads 1
 
+.PHONY: bench-packets
+bench-packets: setup ## Measure what a packet costs, beside a lone conntrack rule; PORTCULLIS_OTHER=PATH adds another agent
+	$(CARGO) build --release --quiet --workspace --bins
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench packets
+
 .PHONY: generate
 generate: setup ## Generate deploy/crds from the types in crds/src/api
 	$(CARGO) run --quiet --package portcullis-crds --example generate-crds -- deploy/crds
