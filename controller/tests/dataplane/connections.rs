@@ -39,7 +39,9 @@ fn node() -> Netns {
          sysctl -qw net.ipv6.ip_nonlocal_bind=1
          for command in iptables ip6tables; do
            $command -w -A OUTPUT -m conntrack --ctstate INVALID -j DROP
-         done");
+         done
+         # An entry stays longer than a test takes on a busy machine.
+         sysctl -qw net.netfilter.nf_conntrack_udp_timeout=600");
     node
 }
 
