@@ -133,13 +133,10 @@ impl<'a> Desired<'a> {
     /// Adds the set of attached addresses; gives the set of those that are not, if there are any.
     fn add_attached_sets(&mut self, family: Family, wanted: Wanted<'_>) -> Option<SetName> {
         let Wanted { compiled, attachments, .. } = wanted;
-        let elements = of_family(&attachments.addresses, family).map(|(address, attachment)| {
-            // Packets come in by the bridge, not by its port.
-            let interface = attachment.bridge.unwrap_or(attachment.interface);
-            Element::AddressInterface(*address, interface)
-        });
-        let attached = local(Kind::AddressInterface, family, elements.collect());
-        self.sets.insert(name::attached_set(family), attached);
+        let elements = of_family(&attachments.addresses, family)
+            .map(|(address, _)| Element::Address(*address));
+        self.sets
+            .insert(name::attached_set(family), local(Kind::Address, family, elements.collect()));
         let endpoints = of_family(&compiled.endpoints, family).map(|(address, _)| address);
         let unattached = endpoints.filter(|address| !attachments.addresses.contains_key(address));
         let others =
@@ -229,7 +226,7 @@ fn skeleton(family: Family, wanted: Wanted<'_>, checks_addresses: bool) -> Chain
     chains.insert(name::FORWARD, entry(family, options, name::JUDGE, established, routers));
     let [ingress, egress] = Direction::BOTH.map(name::root);
     let unknown = |direction| {
-        let unknown = Match::NotAttached(name::attached_set(family), Side::of_subject(direction));
+        let unknown = Match::NotInSet(name::attached_set(family), Side::of_subject(direction));
         let chain = name::unknown_address(direction);
         checks_addresses.then(|| Rule::new([unknown], Verdict::Jump(chain)))
     };

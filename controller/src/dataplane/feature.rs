@@ -4,7 +4,7 @@
 /// A feature of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Feature {
-    /// Matches of ports of bridges, and sets of addresses with interfaces.
+    /// Matches of ports of bridges.
     PodInterfaces,
     /// Matches of the hop limit of IPv6.
     HopLimit,
@@ -37,7 +37,7 @@ impl Feature {
     #[must_use]
     pub fn what_to_do(self) -> &'static str {
         match self {
-            Self::PodInterfaces => "load xt_physdev and ip_set_hash_netiface",
+            Self::PodInterfaces => "load xt_physdev",
             Self::HopLimit => "load xt_hl",
             Self::SctpChunks => "load xt_sctp",
         }

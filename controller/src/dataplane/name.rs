@@ -157,7 +157,6 @@ pub fn set(family: Family, kind: Kind, id: &dyn fmt::Display) -> SetName {
         Kind::Address => 'a',
         Kind::AddressPort => 'p',
         Kind::Network => 'n',
-        Kind::AddressInterface => 'i',
     };
     Name::written(format_args!("{}{letter}{id}", digit(family)))
 }
@@ -178,10 +177,10 @@ pub fn local_set(family: Family) -> SetName {
     Name::written(format_args!("{}local", digit(family)))
 }
 
-/// The set of the addresses of this node's pods, each with the interface that its packets use.
+/// The set of the addresses of this node's pods whose interface is known.
 #[must_use]
 pub fn attached_set(family: Family) -> SetName {
-    Name::written(format_args!("{}attached", digit(family)))
+    Name::written(format_args!("{}attached-pods", digit(family)))
 }
 
 /// The set of the addresses of this node's pods whose interface is not known.

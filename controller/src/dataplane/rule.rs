@@ -76,7 +76,7 @@ impl Rule {
         match &self.verdict {
             Verdict::Unknown(text) => text.split(' ').any(|word| SetName::parse(word) == Some(set)),
             _ => self.matches.iter().any(|part| match part {
-                Match::Set(name, _) | Match::SetWithPort(name, _) | Match::NotAttached(name, _) => {
+                Match::Set(name, _) | Match::SetWithPort(name, _) | Match::NotInSet(name, _) => {
                     *name == set
                 }
                 _ => false,
@@ -120,10 +120,10 @@ pub enum Match {
     NotTranslated,
     /// A set holds the address of one side.
     Set(SetName, Side),
+    /// A set does not hold the address of one side.
+    NotInSet(SetName, Side),
     /// A set holds the address of one side with the packet's protocol and destination port.
     SetWithPort(SetName, Side),
-    /// A set does not hold the address of one side with the interface of that side.
-    NotAttached(SetName, Side),
     /// Nothing: a text for people.
     Comment(Box<str>),
     /// A rate that each address of one side has on its own. A packet for which there is no room is

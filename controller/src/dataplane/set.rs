@@ -9,8 +9,6 @@ use policy_engine::compiled::{AddressSet, Member, SetDelta, SetKind};
 use policy_engine::id::SetId;
 use policy_engine::port::Protocol;
 
-use super::attachment::InterfaceName;
-
 /// A type of set.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
@@ -20,14 +18,11 @@ pub enum Kind {
     AddressPort,
     /// Of networks.
     Network,
-    /// Of addresses with an interface.
-    AddressInterface,
 }
 
 impl Kind {
     /// All types that are ever created.
-    pub const ALL: [Self; 4] =
-        [Self::Address, Self::AddressPort, Self::Network, Self::AddressInterface];
+    pub const ALL: [Self; 3] = [Self::Address, Self::AddressPort, Self::Network];
 }
 
 impl From<SetKind> for Kind {
@@ -48,8 +43,6 @@ pub enum Element {
     AddressPort(IpAddr, Protocol, u16),
     /// In a [`Kind::Network`].
     Network(IpNet),
-    /// In a [`Kind::AddressInterface`].
-    AddressInterface(IpAddr, InterfaceName),
     /// What somebody else put there and we would not: it only ever gets deleted.
     Unknown(String),
 }

@@ -138,8 +138,7 @@ impl Tree {
 
     /// The rules for packets of a pod's address.
     fn pod_rules(&self, own: IpNet, place: Place) -> Vec<Rule> {
-        let mut rules = Vec::new();
-        rules.extend(place.attachment.and_then(|attachment| self.binding(attachment)));
+        let mut rules = place.attachment.map_or_else(Vec::new, |at| self.binding(at));
         // NetworkPolicy v1: a pod always reaches itself, also through a Service that sends it back.
         // A packet from and to its address that no Service sent back is forged.
         let peer = Match::Address(Side::of_peer(self.direction), Is::Outside(own));
@@ -149,26 +148,24 @@ impl Tree {
         rules
     }
 
-    /// The rule against packets of the pod's address at another interface.
-    fn binding(&self, Attachment { interface, bridge }: Attachment) -> Option<Rule> {
-        let other = IsInterface::NotNamed(interface);
-        let is_port = bridge.is_some();
-        match (self.direction, is_port) {
-            (Direction::Egress, false) => Some(Match::Interface(Side::Source, other)),
-            (Direction::Egress, true) => Some(Match::BridgePort(Side::Source, other)),
-            (Direction::Ingress, true) => Some(Match::BridgePort(Side::Destination, other)),
-            // The route to the pod is the binding.
-            (Direction::Ingress, false) => None,
+    /// The rules against packets of the pod's address at another interface.
+    fn binding(&self, Attachment { interface, bridge }: Attachment) -> Vec<Rule> {
+        let (side, port) = (self.own_side, IsInterface::NotNamed(interface));
+        let deny = || Verdict::Goto(Denial::by_address(self.direction).chain());
+        let at = |interface| Rule::new([Match::Interface(side, interface)], deny());
+        match (bridge, self.direction) {
+            (None, _) => vec![at(port)],
+            // A packet that comes in by a port comes in by the bridge.
+            (Some(_), Direction::Egress) => {
+                vec![Rule::new([Match::BridgePort(side, port)], deny())]
+            }
+            // A bridge that does not know where the pod is sends its packets to all ports: no denial
+            // to report, unless another pod answers for the address.
+            (Some(bridge), Direction::Ingress) => vec![
+                at(IsInterface::NotNamed(bridge)),
+                Rule::new([Match::BridgePort(side, port)], Verdict::Drop),
+            ],
         }
-        .map(|elsewhere| {
-            let verdict = match self.direction {
-                Direction::Egress => Verdict::Goto(Denial::by_address(self.direction).chain()),
-                // A bridge that does not know where the pod is sends its packets to all ports: no
-                // denial to tell of, unless another pod answers for the address.
-                Direction::Ingress => Verdict::Drop,
-            };
-            Rule::new([elsewhere], verdict)
-        })
     }
 }
 
@@ -310,10 +307,16 @@ mod tests {
             "! -i cali2 -g PORTCULLIS-DENY-OUT-ADDRESS"
         );
         assert_eq!(
-            pod(Direction::Ingress, enforced, Some("cni0"))[0],
-            "-m physdev ! --physdev-out veth2 --physdev-is-bridged -j DROP"
+            pod(Direction::Ingress, enforced, Some("cni0"))[..2],
+            [
+                "! -o cni0 -g PORTCULLIS-DENY-IN-ADDRESS",
+                "-m physdev ! --physdev-out veth2 --physdev-is-bridged -j DROP",
+            ]
         );
-        assert_eq!(pod(Direction::Ingress, enforced, None).len(), 2, "its route binds it");
+        assert_eq!(
+            pod(Direction::Ingress, enforced, None)[0],
+            "! -o cali2 -g PORTCULLIS-DENY-IN-ADDRESS"
+        );
     }
 
     #[test]
@@ -323,7 +326,10 @@ mod tests {
             pod(Direction::Egress, nobody, Some("cni0")),
             ["-s 10.0.0.2/32 -m physdev ! --physdev-in veth2 -g PORTCULLIS-DENY-OUT-ADDRESS"]
         );
-        assert_eq!(pod(Direction::Ingress, nobody, None), [""; 0]);
+        assert_eq!(
+            pod(Direction::Ingress, nobody, None),
+            ["-d 10.0.0.2/32 ! -o cali2 -g PORTCULLIS-DENY-IN-ADDRESS"]
+        );
     }
 
     #[test]

@@ -143,9 +143,11 @@ fn a_read_back_that_is_cut_off_is_never_taken_for_the_whole() -> Result<()> {
 fn what_judging_interfaces_needs_is_missed_only_where_it_is_on() -> Result<()> {
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;
     let tools = tempfile::tempdir()?;
-    let refuse = "case \"$*\" in *net,iface*) echo \"no such type\" >&2; exit 1;; esac";
-    wrap(tools.path(), "ipset", refuse)?;
-    fs::write(tools.path().join("ipset.broken"), "")?;
+    let refuse = "case \"$*\" in *physdev*) echo \"no such match\" >&2; exit 1;; esac";
+    for tool in ["iptables-nft", "ip6tables-nft"] {
+        wrap(tools.path(), tool, refuse)?;
+        fs::write(tools.path().join(format!("{tool}.broken")), "")?;
+    }
     for (switch, is_missed) in [("on", true), ("off", false)] {
         let flags = vec![format!("--anti-spoofing={switch}")];
         let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };

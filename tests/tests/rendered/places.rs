@@ -124,6 +124,13 @@ pub(super) fn check(case: Case<'_>) -> Result<(), TestCaseError> {
             prop_assert_eq!(says(&forged)?, denied, "{:?} at {:?}", forged, place);
         }
 
+        // The address of another pod, to the interface of this one.
+        if places.attachments.addresses.contains_key(destination) && !own.contains(destination) {
+            let stray = packet(*source, *destination, *traffic);
+            let stray = leaving(places.at_home(stray), Some(place));
+            prop_assert!(!says(&stray)?.allowed, "{:?} at {:?}", stray, place);
+        }
+
         // A link-local address is judged as this pod; in IPv4 it is no address of a pod.
         let link_local: IpAddr = if source.is_ipv6() {
             Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 7).into()

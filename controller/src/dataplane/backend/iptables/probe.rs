@@ -212,7 +212,6 @@ fn needs(feature: Feature) -> Vec<Match> {
         Feature::PodInterfaces => {
             let other = IsInterface::NotNamed(INTERFACE);
             vec![
-                Match::NotAttached(SET, Side::Source),
                 Match::BridgePort(Side::Source, other),
                 Match::BridgePort(Side::Destination, other),
                 Match::NotBridged,
@@ -222,20 +221,8 @@ fn needs(feature: Feature) -> Vec<Match> {
 }
 
 fn try_features(kernel: &Kernel, family: Family, features: &[Feature]) -> Result<(), String> {
-    let set = SET.to_string();
-    let has_set = features.contains(&Feature::PodInterfaces);
-    if has_set {
-        let kind = type_name(Kind::AddressInterface);
-        let create = ["-exist", "create", &set, kind, "family", family_name(family)];
-        kernel.run("ipset", &create, "").map_err(|error| error.to_string())?;
-    }
     let matches = features.iter().flat_map(|feature| needs(*feature));
-    let added =
-        try_in_chain(kernel, family, matches.map(|part| Rule::new([part], Verdict::Return)));
-    if has_set {
-        let _ = kernel.run("ipset", &["destroy", &set], "");
-    }
-    added
+    try_in_chain(kernel, family, matches.map(|part| Rule::new([part], Verdict::Return)))
 }
 
 /// Whether the kernel takes the rules that log denials, and can hand packets over.

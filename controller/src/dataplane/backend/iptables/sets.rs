@@ -9,7 +9,6 @@ use policy_engine::port::Protocol;
 
 use super::error::{ParseError, unknown};
 use crate::dataplane::applied::{AppliedSet, Elements};
-use crate::dataplane::attachment::InterfaceName;
 use crate::dataplane::name::SetName;
 use crate::dataplane::set::{Element, Kind};
 
@@ -20,7 +19,6 @@ pub fn type_name(kind: Kind) -> &'static str {
         Kind::Address => "hash:ip",
         Kind::AddressPort => "hash:ip,port",
         Kind::Network => "hash:net",
-        Kind::AddressInterface => "hash:net,iface",
     }
 }
 
@@ -43,7 +41,6 @@ pub fn element(element: &Element) -> String {
             format!("{address},{}:{port}", protocol_number(*protocol))
         }
         Element::Network(network) => network.to_string(),
-        Element::AddressInterface(address, interface) => format!("{address},{interface}"),
         Element::Unknown(text) => text.clone(),
     }
 }
@@ -55,7 +52,6 @@ pub fn parse_element(kind: Kind, text: &str) -> Element {
         Kind::Address => text.parse().ok().map(Element::Address),
         Kind::AddressPort => parse_address_port(text),
         Kind::Network => parse_network(text).map(Element::Network),
-        Kind::AddressInterface => parse_address_interface(text),
     };
     known.unwrap_or_else(|| Element::Unknown(text.to_owned()))
 }
@@ -70,13 +66,6 @@ fn parse_address_port(text: &str) -> Option<Element> {
     let (protocol, port) = service.split_once(':')?;
     let protocol = parse_protocol(protocol)?;
     Some(Element::AddressPort(address.parse().ok()?, protocol, port.parse().ok()?))
-}
-
-/// Also none where options follow, such as `nomatch`: an interface has no space in its name.
-fn parse_address_interface(text: &str) -> Option<Element> {
-    let (address, interface) = text.split_once(',')?;
-    let interface = InterfaceName::new(interface)?;
-    Some(Element::AddressInterface(address.parse().ok()?, interface))
 }
 
 /// The protocol that ipset or iptables printed: by name where /etc/protocols lists it, else by
@@ -179,8 +168,6 @@ mod tests {
             (Kind::AddressPort, "fd00::1,17:53"),
             (Kind::Network, "10.0.0.0/8"),
             (Kind::Network, "fd00::/64"),
-            (Kind::AddressInterface, "10.0.0.1,cni0"),
-            (Kind::AddressInterface, "fd00::1,cali0123456789a"),
         ] {
             let parsed = parse_element(kind, text);
             assert!(!matches!(parsed, Element::Unknown(_)), "{text}");
@@ -210,12 +197,7 @@ mod tests {
 
     #[test]
     fn what_we_would_not_write_stays_text() {
-        for (kind, text) in [
-            (Kind::Network, "10.0.0.0/8 nomatch"),
-            (Kind::AddressInterface, "10.0.0.1,cni0 nomatch"),
-            (Kind::AddressInterface, "10.0.0.0/8,cni0"),
-            (Kind::AddressInterface, "10.0.0.1,physdev:veth0 nomatch"),
-        ] {
+        for (kind, text) in [(Kind::Network, "10.0.0.0/8 nomatch"), (Kind::Address, "10.0.0.0/8")] {
             assert_eq!(parse_element(kind, text), Element::Unknown(text.into()));
         }
     }

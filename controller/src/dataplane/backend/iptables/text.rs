@@ -61,11 +61,8 @@ fn matching(part: &Match) -> String {
         Match::RelatedOrEstablished => "-m conntrack --ctstate RELATED,ESTABLISHED".to_owned(),
         Match::NotRelated => "-m conntrack ! --ctstate RELATED".to_owned(),
         Match::NotTranslated => "-m conntrack ! --ctstate DNAT".to_owned(),
-        Match::NotAttached(name, side) => {
-            let side = side_name(*side);
-            format!("-m set ! --match-set {name} {side},{side}")
-        }
         Match::Set(name, side) => format!("-m set --match-set {name} {}", side_name(*side)),
+        Match::NotInSet(name, side) => format!("-m set ! --match-set {name} {}", side_name(*side)),
         // The port is always the packet's destination port.
         Match::SetWithPort(name, side) => {
             format!("-m set --match-set {name} {},dst", side_name(*side))
