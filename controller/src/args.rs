@@ -275,8 +275,7 @@ pub struct HttpArgs {
     /// /healthz fails when the agent has made no progress for this long, in seconds.
     #[arg(long, env = "PORTCULLIS_STALLED_AFTER", value_parser = seconds, default_value = "120")]
     pub stalled_after: Duration,
-    /// /readyz fails when a change has not been applied for this long, in seconds, or when there has
-    /// been no progress for so long.
+    /// /readyz fails when there has been no progress for this long, in seconds.
     #[arg(long, env = "PORTCULLIS_UNREADY_AFTER", value_parser = seconds, default_value = "30")]
     pub unready_after: Duration,
 }

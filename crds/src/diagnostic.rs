@@ -48,6 +48,9 @@ impl fmt::Display for Origin {
 pub enum About {
     /// An object of a kind that the engine or the command line tool knows.
     Object(ObjectRef),
+    /// A kind or an object that cannot be read, so that what it holds may be not enforced. An agent
+    /// with such a diagnostic is not ready.
+    Unread(String),
     /// Anything else: an object of another kind or without a name, a node; empty for a file.
     Other(String),
 }
@@ -64,14 +67,15 @@ impl About {
     pub fn object(&self) -> Option<&ObjectRef> {
         match self {
             Self::Object(object) => Some(object),
-            Self::Other(_) => None,
+            Self::Unread(_) | Self::Other(_) => None,
         }
     }
 
-    fn order(&self) -> (&str, &str, &str) {
+    fn order(&self) -> (&str, &str, &str, bool) {
         match self {
-            Self::Object(object) => (object.kind.as_str(), &object.namespace, &object.name),
-            Self::Other(text) => (text, "", ""),
+            Self::Object(object) => (object.kind.as_str(), &object.namespace, &object.name, false),
+            Self::Unread(text) => (text, "", "", true),
+            Self::Other(text) => (text, "", "", false),
         }
     }
 }
@@ -81,7 +85,7 @@ impl fmt::Display for About {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object(object) => formatter.write_str(&object.titled()),
-            Self::Other(text) => formatter.write_str(text),
+            Self::Unread(text) | Self::Other(text) => formatter.write_str(text),
         }
     }
 }

@@ -138,7 +138,7 @@ impl Definition {
         vec![Diagnostic {
             severity: Severity::Error,
             source: None,
-            about: About::Other(self.origin()),
+            about: About::Unread(self.origin()),
             field: FieldPath::new(["spec", "versions"]),
             message: format!(
                 "serves {} and not {}, so no {} is read: those that were known before stay in \

@@ -239,8 +239,9 @@ impl Agent {
             while let Ok(event) = events.try_recv() {
                 self.take(event);
             }
-            // First: an agent of a node that does not exist is never ready, not for a moment.
+            // First: an agent that lacks something is never ready, not for a moment.
             self.report_node_name();
+            self.publish_diagnostics();
             self.sync();
             self.report_contests();
             self.report_budgets();
@@ -350,7 +351,6 @@ impl Agent {
     }
 
     fn apply_update(&mut self, update: &Update, mut back_off: BackOff) {
-        let since = self.oldest.unwrap_or_else(Instant::now);
         self.connections.update(update, self.engine.compiled());
         match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
@@ -365,7 +365,7 @@ impl Agent {
             }
             Err(failure) => {
                 let (family, failure, wait) = (failure.family(), chain(&failure), back_off.wait());
-                self.publisher.failed(&failure, family, since);
+                self.publisher.failed(&failure, family);
                 if family.is_some() {
                     self.marker.set();
                     self.oldest = None; // Applied to the other one.

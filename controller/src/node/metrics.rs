@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use policy_engine::cidr;
 use policy_engine::engine::selection::Selection;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -16,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::examine::Examination;
 use crate::log;
+use crate::node::signals::Signals;
 use crate::node::status::{Findings, Round};
 use crate::node::{connections, denials};
 
@@ -41,8 +41,6 @@ pub struct Metrics {
     diagnostics: Family<Weight, Gauge>,
     conflicts: Family<Conflicting, Gauge>,
     log_lines_lost: Counter,
-    node_unknown: Gauge,
-    failing: Family<Failing, Gauge>,
     /// Of connections that end.
     pub connections: connections::metrics::Metrics,
     /// Of denials and their log.
@@ -85,12 +83,6 @@ enum Severity {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Failing {
-    /// `IPv4` or `IPv6`.
-    family: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Conflicting {
     /// The name of a [`Conflict`].
     conflict: &'static str,
@@ -116,8 +108,6 @@ impl Default for Metrics {
             diagnostics: Family::default(),
             conflicts: Family::default(),
             log_lines_lost: Counter::default(),
-            node_unknown: Gauge::default(),
-            failing: Family::default(),
             connections: connections::metrics::Metrics::default(),
             denials: denials::metrics::Metrics::default(),
         };
@@ -126,7 +116,6 @@ impl Default for Metrics {
         metrics.found(&Findings::default());
         metrics.examined(&Examination::default());
         metrics.displaced(false);
-        metrics.failing(|_| false);
         metrics
     }
 }
@@ -138,10 +127,11 @@ impl Metrics {
         Self { log_lines_lost, ..self }
     }
 
-    /// All of them under their names.
+    /// All of them under their names, with the state of the node.
     #[must_use]
-    pub fn registry(&self) -> Arc<Registry> {
+    pub fn registry(&self, signals: Signals) -> Arc<Registry> {
         let mut registry = Registry::with_prefix("portcullis");
+        registry.register_collector(Box::new(signals));
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The agent", version);
         let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
@@ -149,9 +139,6 @@ impl Metrics {
         gauge("pods_local", "Pods of the node that policies can select", &self.pods);
         gauge("rulesets", "Rulesets in the kernel, shared by pods", &self.rulesets);
         gauge("sets", "Address sets in the kernel", &self.sets);
-        let unknown =
-            "1 while no Node has the name of the agent's node, so that nothing is enforced";
-        gauge("node_unknown", unknown, &self.node_unknown);
         registry.register(
             "pods_isolated",
             "Pods of the node that a policy isolates",
@@ -183,11 +170,6 @@ impl Metrics {
             "Time from receiving the oldest change of a round until it was in force",
             Unit::Seconds,
             self.latencies.clone(),
-        );
-        registry.register(
-            "family_failing",
-            "1 while policies cannot be applied to this family",
-            self.failing.clone(),
         );
         registry.register("sync_failures", "Rounds that failed", self.failures.clone());
         registry.register(
@@ -236,17 +218,8 @@ impl Metrics {
         }
     }
 
-    /// A round failed: for one family, or for all.
-    pub(crate) fn failed(&self, family: Option<cidr::Family>) {
+    pub(crate) fn failed(&self) {
         self.failures.inc();
-        self.failing(|one| family.is_none_or(|family| family == one));
-    }
-
-    fn failing(&self, is_failing: impl Fn(cidr::Family) -> bool) {
-        for family in cidr::Family::BOTH {
-            let labels = Failing { family: family.as_str() };
-            self.failing.get_or_create(&labels).set(is_failing(family).into());
-        }
     }
 
     pub(crate) fn verified(&self, repairs: usize) {
@@ -285,10 +258,6 @@ impl Metrics {
         self.conflicts.get_or_create(&labels).set(is_displaced.into());
     }
 
-    pub(crate) fn node_unknown(&self, is_unknown: bool) {
-        self.node_unknown.set(is_unknown.into());
-    }
-
     /// Counts hooks that were put back, beside what was repaired otherwise.
     pub(crate) fn hooks_restored(&self, hooks: usize) {
         let hooks = u64::try_from(hooks).unwrap_or(u64::MAX);
@@ -297,7 +266,6 @@ impl Metrics {
     }
 
     fn succeeded(&self) {
-        self.failing(|_| false);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_success.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
@@ -310,14 +278,21 @@ fn count(number: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use super::*;
     use crate::node::publisher::Publisher;
     use crate::serve::pulse::Pulse;
 
+    fn signals() -> Signals {
+        let publisher = Publisher::new(Metrics::default(), Pulse::default());
+        Signals::new(publisher.subscribe(), Pulse::default(), Duration::ZERO)
+    }
+
     fn series(metrics: &Metrics) -> Vec<String> {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &metrics.registry()).expect("text");
+        prometheus_client::encoding::text::encode(&mut text, &metrics.registry(signals()))
+            .expect("text");
         let mut series: Vec<String> = text
             .lines()
             .filter(|line| !line.starts_with('#') && !line.contains("_bucket"))
@@ -367,12 +342,18 @@ mod tests {
                 "portcullis_diagnostics{severity=\"warning\",about=\"other\"}",
                 "portcullis_diagnostics{severity=\"warning\",about=\"policy\"}",
                 "portcullis_drift_repairs_total",
-                "portcullis_family_failing{family=\"IPv4\"}",
-                "portcullis_family_failing{family=\"IPv6\"}",
                 "portcullis_hook_repairs_total",
                 "portcullis_last_successful_sync_timestamp_seconds",
                 "portcullis_log_lines_lost_total",
-                "portcullis_node_unknown",
+                "portcullis_node_degraded{what=\"IPv4NotEnforced\"}",
+                "portcullis_node_degraded{what=\"IPv6NotEnforced\"}",
+                "portcullis_node_degraded{what=\"NodeUnknown\"}",
+                "portcullis_node_degraded{what=\"ObjectsUnread\"}",
+                "portcullis_node_state{state=\"Bypassed\"}",
+                "portcullis_node_state{state=\"Degraded\"}",
+                "portcullis_node_state{state=\"Enforcing\"}",
+                "portcullis_node_state{state=\"Failing\"}",
+                "portcullis_node_state{state=\"Loading\"}",
                 "portcullis_pods_isolated{direction=\"egress\"}",
                 "portcullis_pods_isolated{direction=\"ingress\"}",
                 "portcullis_pods_local",

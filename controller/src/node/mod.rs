@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! watch ─► agent ─► dataplane
-//!            └─► publisher ─► status, summed up by state ─► report (API server), serve (probes)
-//!                     └─────► metrics ───────────────────► serve (metrics)
+//!            └─► publisher ─► Status, facts ─► State ─► report (API server), serve (probes, metrics)
+//!                     └─────► metrics ───────────────► serve (metrics)
 //! ```
 //!
 //! One agent at a time programs a node (`lock`). `denials` names the policies behind denied packets;
@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod node_name;
 pub mod publisher;
 pub mod report;
+pub mod signals;
 pub mod state;
 pub mod status;
 
@@ -53,6 +54,7 @@ use self::metrics::Metrics;
 use self::node_name::NodeName;
 use self::publisher::Publisher;
 use self::report::render::Facts;
+use self::signals::Signals;
 use crate::args::{HttpArgs, NodeArgs, Switch};
 use crate::dataplane::preflight::Severity;
 use crate::dataplane::{self, Dataplane};
@@ -80,7 +82,8 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
     let metrics = Metrics::default().counting_lost_log_lines_by(log_lines_lost.clone());
     let pulse = Pulse::default();
     let publisher = Publisher::new(metrics.clone(), pulse.clone());
-    serve(&args.http, &publisher, &metrics, pulse.clone())?;
+    let signals = Signals::new(publisher.subscribe(), pulse.clone(), args.http.unready_after);
+    serve(&args.http, &signals, &metrics, pulse.clone())?;
     let _lock = NodeLock::acquire(&args.lock_dir, |path| {
         info!(lock = %path.display(), "another agent runs on this node; waiting until it stops");
     })?;
@@ -96,8 +99,7 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
     }
     if args.source == Source::Kube {
         let facts = Facts::new(&dataplane, args.pod_name.clone());
-        let (node, status) = (args.node_name.clone(), publisher.subscribe());
-        report::writer::start(args.access(), node, facts, status)
+        report::writer::start(args.access(), args.node_name.clone(), facts, signals)
             .context("failed to start to report")?;
     }
     let scope = Scope::Node(args.node_name.as_str().into());
@@ -155,18 +157,15 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
 /// to live.
 fn serve(
     args: &HttpArgs,
-    publisher: &Publisher,
+    signals: &Signals,
     metrics: &Metrics,
     pulse: Pulse,
 ) -> anyhow::Result<()> {
-    let (stalled, unready) = (args.stalled_after, args.unready_after);
-    let status = publisher.subscribe();
-    let live = pulse.clone();
+    let (stalled, ready) = (args.stalled_after, signals.clone());
     let served = Served {
-        live: Box::new(move || live.alive(stalled)),
-        // A task that hangs in a tool applies nothing, and hears of no change.
-        ready: Box::new(move || pulse.alive(unready).and_then(|()| status.borrow().ready(unready))),
-        registry: metrics.registry(),
+        live: Box::new(move || pulse.alive(stalled)),
+        ready: Box::new(move || ready.latest().state().ready()),
+        registry: metrics.registry(signals.clone()),
     };
     http::start(args.health_address, args.metrics_address, served)
         .context("failed to serve probes and metrics")

@@ -15,7 +15,6 @@ use std::time::{Duration, SystemTime};
 use policy_engine::cidr::Family;
 use policy_engine::engine::selection::Selection;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::hooks::detected;
 use super::metrics::Metrics;
@@ -81,18 +80,12 @@ impl Publisher {
         self.status.send_modify(|status| status.selection = Arc::new(selection));
     }
 
-    /// A round, or a comparison with the kernel, failed: the kernel has not done what the policies say
-    /// since `since`, which is before the attempt that failed, for that may have taken long. If only
-    /// one `family` failed, the other one is enforced.
-    pub fn failed(&self, error: &str, family: Option<Family>, since: Instant) {
-        self.metrics.failed(family);
-        self.status.send_modify(|status| {
-            let since = match status.phase {
-                Phase::Failing { since: earlier, .. } => earlier.min(since),
-                Phase::Loading | Phase::InForce => since,
-            };
-            status.phase = Phase::Failing { error: error.into(), since, family };
-        });
+    /// A round, or a comparison with the kernel, failed. If only one `family` failed, the other one is
+    /// enforced.
+    pub fn failed(&self, error: &str, family: Option<Family>) {
+        self.metrics.failed();
+        let phase = Phase::Failing { error: error.into(), family };
+        self.status.send_modify(|status| status.phase = phase);
     }
 
     /// The kernel was compared with the policies, and so much was put right.
@@ -133,7 +126,6 @@ impl Publisher {
 
     /// Why no pods of this node can be known; `None` if they can.
     pub fn node_unknown(&self, why: Option<Arc<str>>) {
-        self.metrics.node_unknown(why.is_some());
         self.status.send_if_modified(|status| {
             let news = status.node_unknown != why;
             status.node_unknown = why;

@@ -1,203 +1,230 @@
-//! What the node does for packets, as one value: the report and the probes derive from it.
+//! The state of the node: one small closed set, and the one function from facts to state.
+//!
+//! ```text
+//! Status (facts) ─► state() ─► State ─► readyz, condition and column of the report, metrics, Events
+//! ```
+//!
+//! No signal looks at the facts itself. A new fact is a field of [`Status`], and a line in
+//! [`Status::state`] or, if it leaves only a part unenforced, a [`Lack`].
 
-use std::time::Duration;
+use std::fmt;
 
-use tokio::time::Instant;
+use policy_engine::cidr::Family;
+use portcullis_crds::diagnostic::Diagnostic;
 
-use crate::dataplane::conflict::{Conflict, Detected};
+use crate::dataplane::conflict::Detected;
 use crate::node::status::{Phase, Status};
 
 /// What the node does for packets now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum State<'a> {
-    /// It is not known yet; an earlier agent's rules may be there.
+    /// Not all objects are known, or the node was not examined yet. Rules of an earlier agent stay.
     Loading,
     /// The kernel does what the policies say.
     Enforcing,
-    /// No Node has the name of this one: no pod of it is known, so nothing is enforced.
-    NodeUnknown {
-        /// What is wrong and what to do, in one line.
-        why: &'a str,
+    /// The policies are applied, except for these parts.
+    Degraded {
+        /// What is not enforced: at least one.
+        what: Vec<Lack<'a>>,
     },
-    /// Our rules may be in the kernel, and packets can get past them or be judged otherwise.
+    /// The rules may be in the kernel, and packets can get past them or be judged otherwise.
     Bypassed {
-        /// The most important reason.
-        conflict: Conflict,
-        /// All reasons.
-        all: &'a [Detected],
+        /// The conflicts, the most important one first: at least one.
+        how: &'a [Detected],
     },
-    /// The kernel does what the last good round applied.
+    /// Changes are not applied: the kernel does what was applied last.
     Failing {
-        /// What went wrong, in one line.
-        error: &'a str,
-        /// Since when.
-        since: Instant,
+        /// What goes wrong.
+        why: Trouble<'a>,
     },
+}
+
+/// A part of the policies that is not enforced, while the rest is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lack<'a> {
+    /// No Node has the name of this one: no pod of it is known. Why that is.
+    NodeUnknown(&'a str),
+    /// Changes are not applied to one IP family.
+    Family(Family, &'a str),
+    /// Objects that may hold policies or pods of this node cannot be read.
+    Unread(&'a [Diagnostic]),
+}
+
+/// Why changes are not applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trouble<'a> {
+    /// The last round failed. Whether an earlier one succeeded.
+    Apply(&'a str, bool),
+    /// The agent makes no progress, for example because a tool hangs.
+    Stalled(&'a str),
+    /// Objects cannot be read, and rules of an earlier agent hold what they said last.
+    Unread(&'a [Diagnostic]),
+}
+
+impl State<'_> {
+    /// The names of all states, as metrics and reports have them.
+    pub const NAMES: [&'static str; 5] =
+        ["Loading", "Enforcing", "Degraded", "Bypassed", "Failing"];
+
+    /// The name of the state.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Loading => "Loading",
+            Self::Enforcing => "Enforcing",
+            Self::Degraded { .. } => "Degraded",
+            Self::Bypassed { .. } => "Bypassed",
+            Self::Failing { .. } => "Failing",
+        }
+    }
+
+    /// The most important reason, in one word.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Loading => "Loading",
+            Self::Enforcing => "PoliciesInForce",
+            Self::Degraded { what } => what.first().map_or("Degraded", Lack::name),
+            Self::Bypassed { how } => how.first().map_or("Bypassed", |found| found.conflict.name()),
+            Self::Failing { why: Trouble::Apply(..) } => "ApplyFailed",
+            Self::Failing { why: Trouble::Stalled(_) } => "Stalled",
+            Self::Failing { why: Trouble::Unread(_) } => UNREAD,
+        }
+    }
+
+    /// Whether the node does what the policies say. If not: state and reasons, in one line.
+    ///
+    /// # Errors
+    /// In every other state than [`State::Enforcing`].
+    pub fn ready(&self) -> Result<(), String> {
+        match self {
+            Self::Enforcing => Ok(()),
+            Self::Loading
+            | Self::Degraded { .. }
+            | Self::Bypassed { .. }
+            | Self::Failing { .. } => Err(format!("{}: {self}", self.name())),
+        }
+    }
+}
+
+/// What the state means for packets and why, in one line.
+impl fmt::Display for State<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loading => formatter.write_str(
+                "the agent has not received all objects, or has not examined the node yet; rules of \
+                 an earlier run stay, and without any all packets pass",
+            ),
+            Self::Enforcing => formatter.write_str("the kernel does what the policies say"),
+            Self::Degraded { what } => joined(formatter, what),
+            Self::Bypassed { how } => joined(formatter, how),
+            Self::Failing { why } => why.fmt(formatter),
+        }
+    }
+}
+
+const UNREAD: &str = "ObjectsUnread";
+
+impl Lack<'_> {
+    /// The names of all parts that can lack, as metrics and reports have them.
+    pub const NAMES: [&'static str; 4] =
+        ["NodeUnknown", "IPv4NotEnforced", "IPv6NotEnforced", UNREAD];
+
+    /// The name of what lacks.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NodeUnknown(_) => "NodeUnknown",
+            Self::Family(Family::V4, _) => "IPv4NotEnforced",
+            Self::Family(Family::V6, _) => "IPv6NotEnforced",
+            Self::Unread(_) => UNREAD,
+        }
+    }
+}
+
+impl fmt::Display for Lack<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodeUnknown(why) => formatter.write_str(why),
+            Self::Family(family, error) => {
+                write!(formatter, "changes are not applied to {}: {error}", family.as_str())
+            }
+            Self::Unread(found) => joined(formatter, found),
+        }
+    }
+}
+
+impl fmt::Display for Trouble<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LAST: &str = "; the rules that were applied last stay";
+        const NONE: &str = "; no rules were applied since the agent started: those of an earlier run \
+                            stay, and without any all packets pass";
+        match self {
+            Self::Apply(error, has_applied) => {
+                write!(formatter, "{error}{}", if *has_applied { LAST } else { NONE })
+            }
+            Self::Stalled(silence) => write!(formatter, "{silence}{LAST}"),
+            Self::Unread(found) => {
+                joined(formatter, found)?;
+                formatter.write_str(NONE)
+            }
+        }
+    }
+}
+
+/// One after the other, as sentences.
+fn joined(formatter: &mut fmt::Formatter<'_>, all: &[impl fmt::Display]) -> fmt::Result {
+    all.iter().enumerate().try_for_each(|(number, one)| {
+        write!(formatter, "{}{one}", if number == 0 { "" } else { ". " })
+    })
 }
 
 impl Status {
-    /// What the node does for packets now.
+    /// What the node does for packets now. The worst comes first: what lets packets past all rules,
+    /// then what stops all changes, then what stops some.
     #[must_use]
     pub fn state(&self) -> State<'_> {
-        // Until it is back, no packet comes to the rules.
+        let stalled = self.stalled.as_deref().map(Trouble::Stalled);
+        if self.phase == Phase::Loading {
+            let unread = Some(&*self.diagnostics.unread).filter(|unread| !unread.is_empty());
+            let why = stalled.or_else(|| unread.map(Trouble::Unread));
+            return why.map_or(State::Loading, |why| State::Failing { why });
+        }
+        // Until a displaced hook is back, no packet comes to the rules.
         let displaced = Some(&*self.displaced).filter(|displaced| !displaced.is_empty());
-        let conflicts = self.examination.as_ref().map(|found| found.conflicts.as_slice());
-        let conflicts = displaced.or(conflicts);
-        if let (Some(why), Phase::InForce | Phase::Failing { .. }) =
-            (&self.node_unknown, &self.phase)
-        {
-            return State::NodeUnknown { why };
+        let found = self.examination.as_ref().map(|found| found.conflicts.as_slice());
+        if let Some(how @ [_, ..]) = displaced.or(found) {
+            return State::Bypassed { how };
         }
-        match (&self.phase, conflicts) {
-            (Phase::Loading, _) | (Phase::InForce, None) => State::Loading,
-            // What can be bypassed is no better for having been applied once.
-            (_, Some(all @ [first, ..])) => State::Bypassed { conflict: first.conflict, all },
-            (Phase::Failing { error, since, .. }, _) => State::Failing { error, since: *since },
-            (Phase::InForce, Some([])) => State::Enforcing,
-        }
-    }
-
-    /// Whether one family is enforced, and only the other one is not.
-    fn is_partial(&self) -> bool {
-        matches!(self.phase, Phase::Failing { family: Some(_), .. })
-    }
-
-    /// Whether policies are enforced, and a failure since has not lasted longer than `patience`.
-    /// When not: why, in one line.
-    ///
-    /// # Errors
-    /// Says what is not as it should be.
-    pub fn ready(&self, patience: Duration) -> Result<(), String> {
-        match self.state() {
-            State::Failing { error, .. } if self.is_partial() && self.last_success.is_none() => {
-                Err(error.to_owned())
+        let failed = match &self.phase {
+            Phase::Failing { error, family: None } => {
+                Some(Trouble::Apply(error, self.last_success.is_some()))
             }
-            _ if self.last_success.is_none() => Err("nothing was put in force yet".to_owned()),
-            State::Loading => Err("the node was not examined for conflicts yet".to_owned()),
-            State::NodeUnknown { why } => Err(why.to_owned()),
-            State::Bypassed { all, .. } => Err(in_one_line(all)),
-            State::Failing { error, since } if since.elapsed() > patience => {
-                Err(format!("failing for {} s: {error}", since.elapsed().as_secs()))
-            }
-            State::Enforcing | State::Failing { .. } => Ok(()),
+            Phase::Failing { family: Some(_), .. } | Phase::Loading | Phase::InForce => None,
+        };
+        if let Some(why) = stalled.or(failed) {
+            return State::Failing { why };
+        }
+        let what = self.lacks();
+        match &self.examination {
+            _ if !what.is_empty() => State::Degraded { what },
+            None => State::Loading,
+            Some(_) => State::Enforcing,
         }
     }
-}
 
-/// Conflicts with their names, what was found and what to do, in one line.
-#[must_use]
-pub fn in_one_line(conflicts: &[Detected]) -> String {
-    conflicts.iter().map(ToString::to_string).collect::<Vec<_>>().join(". ")
+    /// The parts that are not enforced, whatever else is wrong.
+    #[must_use]
+    pub fn lacks(&self) -> Vec<Lack<'_>> {
+        let node = self.node_unknown.as_deref().map(Lack::NodeUnknown);
+        let family = match &self.phase {
+            Phase::Failing { error, family: Some(family) } => Some(Lack::Family(*family, error)),
+            Phase::Failing { family: None, .. } | Phase::Loading | Phase::InForce => None,
+        };
+        let unread = Some(&*self.diagnostics.unread).filter(|unread| !unread.is_empty());
+        [node, family, unread.map(Lack::Unread)].into_iter().flatten().collect()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use policy_engine::cidr::Family;
-
-    use super::*;
-    use crate::dataplane::TableName;
-    use crate::dataplane::applied::HookPlaces;
-    use crate::dataplane::drift::DisplacedHook;
-    use crate::dataplane::examine::Examination;
-    use crate::dataplane::preflight::{Finding, Severity};
-    use crate::dataplane::rule::Hook;
-    use crate::node::metrics::Metrics;
-    use crate::node::publisher::Publisher;
-    use crate::node::status::Round;
-    use crate::serve::pulse::Pulse;
-
-    const PATIENCE: Duration = Duration::from_secs(30);
-
-    fn publisher() -> Publisher {
-        Publisher::new(Metrics::default(), Pulse::default())
-    }
-
-    fn round() -> Round {
-        Round { selection: None, rulesets: 0, sets: 0, apply: Duration::ZERO, latency: None }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_agent_is_ready_once_in_force_and_until_it_has_failed_for_long() {
-        let mut publisher = publisher();
-        publisher.examined(&Examination::default());
-        let status = publisher.subscribe();
-        assert!(status.borrow().ready(PATIENCE).is_err(), "nothing is in force");
-        publisher.failed("no tool", None, Instant::now());
-        assert!(status.borrow().ready(PATIENCE).is_err(), "and nothing ever was");
-        publisher.in_force(round());
-        assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
-        let received = Instant::now();
-        tokio::time::advance(PATIENCE / 3).await;
-        publisher.failed("no tool", None, received);
-        tokio::time::advance(PATIENCE * 2 / 3).await;
-        publisher.failed("no tool", None, Instant::now());
-        assert_eq!(status.borrow().ready(PATIENCE), Ok(()), "for a moment only");
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(status.borrow().ready(PATIENCE), Err("failing for 31 s: no tool".to_owned()));
-        publisher.verified(0);
-        assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_enforces_one_family_from_the_start_is_not_ready_and_names_the_other() {
-        let publisher = publisher();
-        let status = publisher.subscribe();
-        publisher.failed("no IPv6", Some(Family::V6), Instant::now());
-        assert_eq!(status.borrow().ready(PATIENCE), Err("no IPv6".to_owned()));
-    }
-
-    #[tokio::test]
-    async fn an_agent_is_not_ready_while_a_hook_is_displaced() {
-        let mut publisher = publisher();
-        publisher.examined(&Examination::default());
-        publisher.in_force(round());
-        let status = publisher.subscribe();
-        let places = HookPlaces::default();
-        let (family, table, hook) = (Family::V4, TableName::Mangle, Hook::Forward);
-        publisher.displaced(&[DisplacedHook { family, table, hook, places }]);
-        let why = status.borrow().ready(PATIENCE).expect_err("at once, without patience");
-        assert!(
-            why.starts_with("HookDisplaced: the jump to PORTCULLIS-FORWARD is missing"),
-            "{why}"
-        );
-        publisher.verified(0);
-        publisher.examined(&Examination::default());
-        assert!(status.borrow().ready(PATIENCE).is_err(), "it was not looked at again");
-        publisher.displaced(&[]);
-        assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
-    }
-
-    #[tokio::test]
-    async fn an_agent_whose_node_does_not_exist_is_not_ready_whatever_else_is_wrong() {
-        let mut publisher = publisher();
-        let status = publisher.subscribe();
-        publisher.in_force(round());
-        publisher.node_unknown(Some("no Node".into()));
-        assert_eq!(status.borrow().ready(PATIENCE), Err("no Node".to_owned()), "not examined");
-        publisher.examined(&Examination::default());
-        publisher.failed("no tool", None, Instant::now());
-        assert_eq!(status.borrow().ready(PATIENCE), Err("no Node".to_owned()), "failing");
-        publisher.verified(0);
-        publisher.node_unknown(None);
-        assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
-    }
-
-    #[tokio::test]
-    async fn an_agent_is_not_ready_on_a_node_with_a_conflict_or_that_was_not_examined() {
-        let mut publisher = publisher();
-        let status = publisher.subscribe();
-        publisher.in_force(round());
-        assert!(status.borrow().ready(PATIENCE).is_err_and(|why| why.contains("not examined")));
-        let finding = Finding {
-            severity: Severity::Error,
-            what: "found".to_owned(),
-            what_to_do: "do".to_owned(),
-        };
-        let conflicts = vec![Detected { conflict: Conflict::KubeProxyIpvs, finding }];
-        publisher.examined(&Examination { conflicts, ..Examination::default() });
-        let why = "KubeProxyIpvs: found; do".to_owned();
-        assert_eq!(status.borrow().ready(PATIENCE), Err(why), "at once, without patience");
-        publisher.examined(&Examination::default());
-        assert_eq!(status.borrow().ready(PATIENCE), Ok(()));
-    }
-}
+mod tests;

@@ -9,7 +9,6 @@ use policy_engine::engine::selection::Selection;
 use portcullis_crds::api::node_policy_report::DIAGNOSTICS_MAX;
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::path::FieldPath;
-use tokio::time::Instant;
 
 use crate::dataplane::conflict::Detected;
 use crate::dataplane::denial::{Counts, Denial};
@@ -38,6 +37,9 @@ pub struct Status {
     pub examination: Option<Arc<Examination>>,
     /// Why no pods of this node can be known, if no Node has its name.
     pub node_unknown: Option<Arc<str>>,
+    /// Since when the agent makes no progress, if that is too long. Only readers can notice it:
+    /// [`Signals::latest`](super::signals::Signals::latest).
+    pub stalled: Option<Arc<str>>,
 }
 
 /// Whether the kernel does what the policies say.
@@ -51,9 +53,6 @@ pub enum Phase {
     Failing {
         /// What went wrong, in one line.
         error: Arc<str>,
-        /// When the oldest change was received that is not applied; where there is none, when the
-        /// first of the failed attempts began.
-        since: Instant,
         /// The only family that failed.
         family: Option<Family>,
     },
@@ -81,6 +80,8 @@ pub struct Findings {
     pub policies: Amount,
     /// How many are about anything else: other objects, files, the node.
     pub others: Amount,
+    /// The first [`LISTED_MAX`] about what cannot be read, so that it may be not enforced.
+    pub unread: Vec<Diagnostic>,
 }
 
 /// How much is wrong.
@@ -120,6 +121,7 @@ impl Default for Status {
             displaced: Arc::default(),
             examination: None,
             node_unknown: None,
+            stalled: None,
         }
     }
 }
@@ -172,8 +174,10 @@ impl Findings {
                 Severity::Warning => amount.warnings += 1,
             }
         }
+        let is_unread = |found: &&&Diagnostic| matches!(found.about, About::Unread(_));
+        let unread = sorted.iter().filter(is_unread).take(LISTED_MAX).copied().cloned().collect();
         let first = sorted.into_iter().take(DIAGNOSTICS_MAX).cloned().collect();
-        Self { first, policies, others }
+        Self { first, policies, others, unread }
     }
 
     /// How many there are.

@@ -39,15 +39,15 @@ pub const CURRENT: &str = "Current";
     validation = Rule::new("self.spec.nodeName == self.metadata.name")
         .message("the report of a node has the name of the node"),
     printcolumn(
-        name = "Enforcing",
+        name = "State",
         type_ = "string",
-        description = "Whether the node does what the policies say",
-        json_path = r#".status.conditions[?(@.type=="Enforcing")].status"#
+        description = "What the node does for packets: Loading, Enforcing, Degraded, Bypassed or Failing",
+        json_path = ".status.state"
     ),
     printcolumn(
         name = "Reason",
         type_ = "string",
-        description = "Why the node does or does not enforce",
+        description = "The most important reason for the state",
         json_path = r#".status.conditions[?(@.type=="Enforcing")].reason"#
     ),
     printcolumn(
@@ -137,6 +137,9 @@ pub struct NodePolicyReportStatus {
     /// When the agent wrote this. An agent that is alive writes at least every 6 minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
+    /// What the node does for packets. The condition `Enforcing` has the reasons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
     /// Who wrote this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Agent>,
@@ -193,12 +196,27 @@ pub struct NodePolicyReportStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub diagnostics_omitted: Option<i64>,
-    /// `Enforcing`, by the node's agent: True `PoliciesInForce`; False `ApplyFailed`, and the
-    /// last good state stays in the kernel; Unknown `Loading` until the first complete view.
+    /// `Enforcing`, by the node's agent: True in the state Enforcing, Unknown in the state Loading,
+    /// else False. Its reason and message say why, and what that means for packets.
     /// `Current`, by the cluster controller: False `AgentSilent` when this is not written any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// What a node does for packets.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Not all objects are known, or the node was not examined yet. Rules of an earlier run stay.
+    Loading,
+    /// The kernel does what the policies say.
+    Enforcing,
+    /// The policies are applied, except for a part that the condition names.
+    Degraded,
+    /// Packets can get past the rules, or are judged by others.
+    Bypassed,
+    /// Changes are not applied. What was applied last stays.
+    Failing,
 }
 
 /// The agent that wrote a report.

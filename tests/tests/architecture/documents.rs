@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::CommandFactory as _;
@@ -12,6 +13,9 @@ use policy_engine::world::Options;
 use portcullis_controller::cluster;
 use portcullis_controller::dataplane::denial::Denial;
 use portcullis_controller::node::metrics::Metrics;
+use portcullis_controller::node::publisher::Publisher;
+use portcullis_controller::node::signals::Signals;
+use portcullis_controller::serve::pulse::Pulse;
 use portcullis_crds::lean::MODE_ANNOTATION;
 use portcullis_whatif::args::SourceArgs;
 use portcullis_whatif::model::Cluster;
@@ -60,7 +64,7 @@ const REASONS: [&str; 5] = [
     "controller/src/cluster/reports.rs",
     "controller/src/cluster/standing.rs",
     "controller/src/dataplane/conflict/judgement.rs",
-    "controller/src/node/report/render.rs",
+    "controller/src/node/state.rs",
 ];
 
 /// A file or directory of the repository, by its path from the root.
@@ -143,7 +147,9 @@ fn registries() -> [Arc<Registry>; 2] {
     }
     let of_agent = Metrics::default();
     Denial::all().for_each(|denial| of_agent.denials.denied(denial, 0));
-    [of_agent.registry(), of_controller.registry()]
+    let publisher = Publisher::new(of_agent.clone(), Pulse::default());
+    let signals = Signals::new(publisher.subscribe(), Pulse::default(), Duration::ZERO);
+    [of_agent.registry(signals), of_controller.registry()]
 }
 
 #[test]

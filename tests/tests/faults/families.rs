@@ -32,7 +32,7 @@ fn other_family_is_enforced(variant: IptablesVariant, tool: &str, fault: &str) -
     wrap(tools.path(), tool, fault)?;
     let broken = tools.path().join(format!("{tool}.broken"));
     fs::write(&broken, "")?;
-    let (tools, flags) = (Some(tools.path().into()), flags(&["--unready-after=1"]));
+    let (tools, flags) = (Some(tools.path().into()), flags(&[]));
     let setup = AgentSetup { tools, flags, ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
 
@@ -40,12 +40,11 @@ fn other_family_is_enforced(variant: IptablesVariant, tool: &str, fault: &str) -
     agent.wait_for("they are applied to the other IP family", PATIENCE)?;
     check_family(&cluster.lab, Family::V4, "web", "stranger")?;
     let why = wait_for(&cluster, "/readyz", 503)?;
-    ensure!(why.starts_with("policies are not enforced for IPv6"), "{why}");
+    ensure!(why.starts_with("Degraded: changes are not applied to IPv6: "), "{why}");
     let (_, metrics) = ask(&cluster, METRICS, "/metrics")?;
     for (family, expected) in [("IPv4", "0"), ("IPv6", "1")] {
-        let failing =
-            value(&metrics, &format!("portcullis_family_failing{{family=\"{family}\"}}"))?;
-        assert_eq!(failing.to_string(), expected, "{family}");
+        let series = format!("portcullis_node_degraded{{what=\"{family}NotEnforced\"}}");
+        assert_eq!(value(&metrics, &series)?.to_string(), expected, "{family}");
     }
     // A connection that loses its permission ends meanwhile.
     let flow =

@@ -63,13 +63,13 @@ fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Res
     wrap(tools.path(), "iptables-nft-restore", "echo out of order >&2; exit 1")?;
     let broken = tools.path().join("iptables-nft-restore.broken");
     fs::write(&broken, "")?;
-    let flags = flags(&["--unready-after=1"]);
+    let flags = flags(&[]);
     let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
 
     agent.wait_for("failed to apply policies", PATIENCE)?;
     let why = wait_for(&cluster, "/readyz", 503)?;
-    assert_eq!(why, "nothing was put in force yet\n");
+    ensure!(why.starts_with("Failing: ") && why.contains("no rules were applied"), "{why}");
     assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
     fs::remove_file(&broken)?;
     wait_for(&cluster, "/readyz", 200)?;
@@ -81,7 +81,7 @@ fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Res
     agent.kill_tools()?;
     cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
     let why = wait_for(&cluster, "/readyz", 503)?;
-    ensure!(why.starts_with("failing for ") && why.contains("out of order"), "{why}");
+    ensure!(why.starts_with("Failing: ") && why.contains("out of order"), "{why}");
     assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
     fs::remove_file(&broken)?;
     wait_for(&cluster, "/readyz", 200)?;
@@ -123,13 +123,13 @@ fn an_agent_whose_node_does_not_exist_is_never_ready() -> Result<()> {
         "{why}"
     );
     let (_, metrics) = ask(&cluster, METRICS, "/metrics")?;
-    assert_eq!(value(&metrics, "portcullis_node_unknown")?.to_string(), "1");
+    assert_eq!(value(&metrics, "portcullis_node_degraded{what=\"NodeUnknown\"}")?.to_string(), "1");
     assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
 
     cluster.write("n2.yaml", "{apiVersion: v1, kind: Node, metadata: {name: N2}}")?;
     wait_for(&cluster, "/readyz", 200)?;
     let (_, metrics) = ask(&cluster, METRICS, "/metrics")?;
-    assert_eq!(value(&metrics, "portcullis_node_unknown")?.to_string(), "0");
+    assert_eq!(value(&metrics, "portcullis_node_degraded{what=\"NodeUnknown\"}")?.to_string(), "0");
     cluster.remove("n2.yaml")?;
     wait_for(&cluster, "/readyz", 503)?;
     agent.terminate()

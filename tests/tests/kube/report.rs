@@ -195,10 +195,10 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     server.kubectl(&words, Some(&current.to_string()))?;
     let shown = server.kubectl(&["get", "npr"], None)?;
     let rows: Vec<Vec<&str>> = shown.lines().map(|row| row.split_whitespace().collect()).collect();
-    let head = "NAME ENFORCING REASON REPORTING POLICIES ISOLATED PODS DIAGNOSTICS LAST SYNC AGE";
+    let head = "NAME STATE REASON REPORTING POLICIES ISOLATED PODS DIAGNOSTICS LAST SYNC AGE";
     assert_eq!(rows.first().map(|row| row.join(" ")).as_deref(), Some(head));
     let row = rows.get(1).context("no row")?;
-    let known = ["n1", "True", "PoliciesInForce", "True", "1", "1", "0"];
+    let known = ["n1", "Enforcing", "PoliciesInForce", "True", "1", "1", "0"];
     assert_eq!(row.get(..7), Some(&known[..]), "{shown}");
     // Times and latencies have units.
     let has_unit = |cell: &str| cell.ends_with('s') || cell.ends_with('m');

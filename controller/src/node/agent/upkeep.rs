@@ -35,7 +35,6 @@ impl Agent {
     }
 
     pub(super) fn remove_unreferenced(&mut self) {
-        let began = Instant::now();
         self.unreferenced = None;
         self.attach();
         match self.dataplane.remove_unreferenced(self.engine.compiled()) {
@@ -44,15 +43,15 @@ impl Agent {
                 self.in_force(&report, CLEANUP_LIMIT);
             }
             Err(failure) => {
-                self.again(&failure, began, "failed to remove unreferenced rules and sets");
+                self.again(&failure, "failed to remove unreferenced rules and sets");
             }
         }
     }
 
     /// Reads back and repairs, soon.
-    pub(super) fn again(&mut self, failure: &dataplane::Error, began: Instant, what: &'static str) {
+    pub(super) fn again(&mut self, failure: &dataplane::Error, what: &'static str) {
         let (family, failure) = (failure.family(), chain(failure));
-        self.publisher.failed(&failure, family, began);
+        self.publisher.failed(&failure, family);
         error!(error = failure, "{what}");
         let mut back_off = BACK_OFF;
         self.state =
@@ -74,7 +73,7 @@ impl Agent {
                 self.in_force(&ApplyReport::default(), CLEANUP_AFTER);
             }
             Err(failure) => {
-                self.again(&failure, began, "failed to compare the kernel with the policies");
+                self.again(&failure, "failed to compare the kernel with the policies");
             }
         }
     }

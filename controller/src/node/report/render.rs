@@ -1,6 +1,5 @@
 //! What a report says, from what the agent publishes. Pure, and the same for the same status.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +16,7 @@ use super::pace::News;
 use crate::dataplane::Dataplane;
 use crate::dataplane::backend::iptables::Variant;
 use crate::dataplane::denial::Outcome;
-use crate::node::state::{State, in_one_line};
+use crate::node::state::State;
 use crate::node::status::{Latency, Status};
 
 /// What of a report does not change while the agent runs.
@@ -67,7 +66,7 @@ pub fn news(written: Option<&Status>, now: &Status) -> News {
     let Some(written) = written else {
         return if now.state() == State::Loading { News::Loading } else { News::Some };
     };
-    let same = said(written.state()) == said(now.state())
+    let same = written.state() == now.state()
         && written.drift_repairs == now.drift_repairs
         && same(&written.diagnostics, &now.diagnostics, |a, b| a == b)
         && same(&written.selection, &now.selection, |a, b| {
@@ -124,31 +123,33 @@ pub fn render(
         diagnostics_found: Some(count(found)),
         diagnostics_omitted: Some(count(found - diagnostics.len())),
         diagnostics,
-        conditions: vec![condition(status.state(), before, time(now))],
+        conditions: vec![condition(&status.state(), before, time(now))],
+        state: Some(state(&status.state())),
     }
 }
 
-/// Status, reason and message of the condition `Enforcing`.
-fn said(state: State<'_>) -> (&'static str, &'static str, Cow<'_, str>) {
+fn state(state: &State<'_>) -> api::State {
     match state {
-        State::Loading => ("Unknown", "Loading", "the first complete view is not there yet".into()),
-        State::Enforcing => {
-            ("True", "PoliciesInForce", "the kernel does what the policies say".into())
-        }
-        State::NodeUnknown { why } => ("False", "NodeUnknown", why.into()),
-        State::Bypassed { conflict, all } => ("False", conflict.name(), in_one_line(all).into()),
-        State::Failing { error, .. } => ("False", "ApplyFailed", error.into()),
+        State::Loading => api::State::Loading,
+        State::Enforcing => api::State::Enforcing,
+        State::Degraded { .. } => api::State::Degraded,
+        State::Bypassed { .. } => api::State::Bypassed,
+        State::Failing { .. } => api::State::Failing,
     }
 }
 
-fn condition(state: State<'_>, before: Option<&Transition>, now: Time) -> Condition {
-    let (status, reason, message) = said(state);
+fn condition(state: &State<'_>, before: Option<&Transition>, now: Time) -> Condition {
+    let status = match state {
+        State::Loading => "Unknown",
+        State::Enforcing => "True",
+        State::Degraded { .. } | State::Bypassed { .. } | State::Failing { .. } => "False",
+    };
     let since = before.filter(|before| before.status == status).map(|before| before.since.clone());
     Condition {
         type_: api::ENFORCING.to_owned(),
         status: status.to_owned(),
-        reason: reason.to_owned(),
-        message: bounded(&message, api::MESSAGE_LENGTH_MAX),
+        reason: state.reason().to_owned(),
+        message: bounded(&state.to_string(), api::MESSAGE_LENGTH_MAX),
         last_transition_time: since.unwrap_or(now),
         observed_generation: None,
     }
@@ -240,4 +241,4 @@ fn count(number: usize) -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

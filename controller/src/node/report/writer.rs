@@ -13,16 +13,19 @@ use portcullis_apiserver::client::{Access, AccessError};
 use portcullis_apiserver::failure::{Failure, Reason, within};
 use portcullis_crds::api::node_policy_report::{ENFORCING, NodePolicyReport};
 use serde_json::json;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::pace::{News, Pace, Setback};
 use super::render::{Facts, Transition, news, render};
+use crate::node::signals::Signals;
 use crate::node::status::Status;
 
 /// Who owns what the agent writes, for server-side apply.
 pub const FIELD_MANAGER: &str = "portcullis-node";
+
+/// How often it is looked whether the agent makes progress.
+const LOOK_PERIOD: Duration = Duration::from_secs(2);
 
 /// How long one request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +54,7 @@ enum Error {
     Status(#[source] Failure),
 }
 
-/// Starts to report on `node`, on a thread of its own, until the publisher of `status` is gone.
+/// Starts to report on `node`, on a thread of its own, until the agent behind `signals` is gone.
 ///
 /// # Errors
 /// When it cannot begin.
@@ -59,9 +62,9 @@ pub fn start(
     access: Access,
     node: String,
     facts: Facts,
-    status: watch::Receiver<Status>,
+    signals: Signals,
 ) -> Result<(), AccessError> {
-    access.spawn("report", move |client| Writer::new(client, node, facts).run(status))
+    access.spawn("report", move |client| Writer::new(client, node, facts).run(signals))
 }
 
 impl Writer {
@@ -71,20 +74,22 @@ impl Writer {
         Self { client, node, facts, ensured: false, transition: None, written: None }
     }
 
-    /// Writes until the publisher is gone.
-    pub async fn run(mut self, mut status: watch::Receiver<Status>) {
+    /// Writes until the agent is gone.
+    pub async fn run(mut self, mut signals: Signals) {
         let mut pace = Pace::new(Instant::now());
         let mut told: Option<Discriminant<Setback>> = None;
         loop {
-            let latest = status.borrow_and_update().clone();
+            let latest = signals.latest();
             let due = pace.due(Instant::now(), self.news(&latest), fastrand::f64());
             tokio::select! {
                 biased;
-                changed = status.changed() => match changed {
+                changed = signals.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => return,
                 },
                 () = sleep_until(due) => {}
+                // An agent that makes no progress publishes nothing.
+                () = sleep(LOOK_PERIOD) => continue,
             }
             match self.write(&latest).await {
                 Ok(()) => {

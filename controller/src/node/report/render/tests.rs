@@ -9,10 +9,8 @@ use portcullis_crds::diagnostic::About;
 use portcullis_crds::path::FieldPath;
 
 use super::*;
-use crate::dataplane::conflict::{Conflict, Detected};
 use crate::dataplane::denial::{Cause, Counts, Denial};
 use crate::dataplane::examine::Examination;
-use crate::dataplane::preflight;
 use crate::node::metrics::Metrics;
 use crate::node::publisher::Publisher;
 use crate::node::status::{Findings, Phase, Round};
@@ -60,25 +58,14 @@ fn in_force(selection: Selection) -> Status {
     }
 }
 
-/// As `status`, on a node with these conflicts.
-fn bypassed(status: Status, conflicts: &[Conflict]) -> Status {
-    let finding = preflight::Finding {
-        severity: preflight::Severity::Error,
-        what: "found".to_owned(),
-        what_to_do: "do".to_owned(),
-    };
-    let detect = |conflict: &Conflict| Detected { conflict: *conflict, finding: finding.clone() };
-    let conflicts = conflicts.iter().map(detect).collect();
-    let found = Examination { conflicts, ..Examination::default() };
-    Status { examination: Some(Arc::new(found)), ..status }
+/// The condition of a report on `status`.
+pub(crate) fn condition(status: &Status) -> Condition {
+    let report = render(&facts(), status, None, NOW);
+    report.conditions.into_iter().next().expect("there is one")
 }
 
 fn failing(error: &str) -> Status {
-    let since = tokio::time::Instant::now();
-    Status {
-        phase: Phase::Failing { error: error.into(), since, family: None },
-        ..Status::default()
-    }
+    Status { phase: Phase::Failing { error: error.into(), family: None }, ..Status::default() }
 }
 
 /// So many packets denied, and so many that would have been, in each direction.
@@ -109,6 +96,7 @@ fn a_report_names_what_is_in_force() {
     let shown = serde_json::to_value(render(&facts(), &status, None, NOW)).expect("it is JSON");
     let expected = serde_json::json!({
         "observedAt": "1970-01-01T00:00:00Z",
+        "state": "Enforcing",
         "agent": {"version": "1.2.3", "podName": "portcullis-x"},
         "backend": {"iptables": "nft", "families": ["IPv4"]},
         "pods": {"local": 3, "isolated": 2, "isolatedIngress": 2, "isolatedEgress": 0},
@@ -199,37 +187,7 @@ fn before_the_first_round_nothing_is_claimed() {
     let report = render(&facts(), &failing("no\ntool"), None, NOW);
     let condition = report.conditions.first().expect("there is one");
     assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "ApplyFailed"));
-    assert_eq!(condition.message, "no tool");
-}
-
-#[test]
-fn a_node_with_a_conflict_does_not_enforce_and_says_why() {
-    use Conflict::{KubeProxyIpvs, SecondEnforcer};
-    let condition = |status: &Status| {
-        let report = render(&facts(), status, None, NOW);
-        let condition = report.conditions.into_iter().next().expect("there is one");
-        (condition.status, condition.reason, condition.message)
-    };
-    let said = |status: &str, reason: &str, message: &str| {
-        (status.to_owned(), reason.to_owned(), message.to_owned())
-    };
-    let conflicts = [KubeProxyIpvs, SecondEnforcer];
-    let message = "KubeProxyIpvs: found; do. SecondEnforcer: found; do";
-    let enforcing = in_force(Selection::default());
-    let expected = said("False", "KubeProxyIpvs", message);
-    assert_eq!(condition(&bypassed(enforcing.clone(), &conflicts)), expected);
-    // The last good state is of no use where it can be bypassed.
-    assert_eq!(condition(&bypassed(failing("no tool"), &conflicts)), expected);
-    assert_eq!(condition(&bypassed(Status::default(), &conflicts)).1, "Loading");
-    assert_eq!(condition(&bypassed(enforcing.clone(), &[])).0, "True");
-    let unexamined = Status { examination: None, ..enforcing.clone() };
-    assert_eq!(condition(&unexamined).0, "Unknown");
-
-    let written = bypassed(enforcing.clone(), &[KubeProxyIpvs]);
-    let other = bypassed(enforcing.clone(), &[SecondEnforcer]);
-    assert_eq!(news(Some(&written), &other), News::Some);
-    assert_eq!(news(Some(&written), &enforcing), News::Some);
-    assert_eq!(news(Some(&written), &written.clone()), News::None);
+    assert!(condition.message.starts_with("no tool; no rules were applied"), "{condition:?}");
 }
 
 #[test]
@@ -277,7 +235,7 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
     assert_eq!(news(Some(&written), &latest()), News::Some, "another generation");
     publisher.selected(selection([policy("a", 1)]));
     assert_eq!(news(Some(&written), &latest()), News::None);
-    publisher.failed("no tool", None, tokio::time::Instant::now());
+    publisher.failed("no tool", None);
     assert_eq!(news(Some(&written), &latest()), News::Some, "it fails");
     publisher.verified(0);
     assert_eq!(news(Some(&written), &latest()), News::None);

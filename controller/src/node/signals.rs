@@ -1,0 +1,64 @@
+//! What the probes and the metrics say of the state of the node. Both are made when they are asked.
+
+use std::fmt;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use tokio::sync::watch;
+
+use crate::node::state::{Lack, State};
+use crate::node::status::Status;
+use crate::serve::pulse::Pulse;
+
+/// The status of the agent, for those who report it.
+#[derive(Clone, Debug)]
+pub struct Signals {
+    status: watch::Receiver<Status>,
+    pulse: Pulse,
+    patience: Duration,
+}
+
+impl Signals {
+    /// What is reported of an agent with this `pulse`, which may make no progress for `patience`.
+    #[must_use]
+    pub fn new(status: watch::Receiver<Status>, pulse: Pulse, patience: Duration) -> Self {
+        Self { status, pulse, patience }
+    }
+
+    /// The latest status, with what only others can notice: that the agent makes no progress.
+    #[must_use]
+    pub fn latest(&self) -> Status {
+        let stalled = self.pulse.alive(self.patience).err().map(Into::into);
+        Status { stalled, ..self.status.borrow().clone() }
+    }
+
+    /// Waits until the agent publishes something else.
+    ///
+    /// # Errors
+    /// When the agent is gone.
+    pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        self.status.changed().await
+    }
+}
+
+impl Collector for Signals {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let status = self.latest();
+        let state = status.state().name();
+        let lacks: Vec<&str> = status.lacks().iter().map(Lack::name).collect();
+        let mut family = |name, help, label, names: &[&'static str], is: &dyn Fn(&str) -> bool| {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            names.iter().try_for_each(|name| {
+                let value = ConstGauge::new(i64::from(is(name)));
+                value.encode(family.encode_family(&[(label, *name)])?)
+            })
+        };
+        let help = "1 for the state that the node is in";
+        family("node_state", help, "state", &State::NAMES, &|name| name == state)?;
+        let help = "1 for each part of the policies that is not enforced, in any state";
+        family("node_degraded", help, "what", &Lack::NAMES, &|name| lacks.contains(&name))
+    }
+}
