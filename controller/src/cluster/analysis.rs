@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::SHARE;
-use super::events::ledger::PolicyFinding;
+use super::events::ledger::ObjectFinding;
 use super::findings::coverage::Coverage;
 use super::findings::{Analyst, Findings, Reason};
 use super::standing::Judged;
@@ -86,18 +86,18 @@ impl Analysis {
     }
 
     /// Computes what is out of date: all that is found now, or `None` when nothing was computed.
-    pub fn round(&mut self, now: Instant) -> Option<BTreeSet<PolicyFinding>> {
+    pub fn round(&mut self, now: Instant) -> Option<BTreeSet<ObjectFinding>> {
         if !self.synced || !self.changed || now < self.compute_at {
             return None;
         }
         let findings = self.analyst.findings(&self.world);
         self.judged = judged(&self.world, &self.analyst, &findings);
-        let mut policy_findings = BTreeSet::new();
+        let mut object_findings = BTreeSet::new();
         for (policy, findings) in findings {
             let Some(meta) = self.policies.get(&policy) else { continue };
             let generation = self.generation(&policy).unwrap_or_default();
-            policy_findings.extend(findings.into_iter().map(|finding| PolicyFinding {
-                policy: policy.clone(),
+            object_findings.extend(findings.into_iter().map(|finding| ObjectFinding {
+                object: policy.clone(),
                 uid: meta.uid.to_string(),
                 generation,
                 finding,
@@ -106,8 +106,8 @@ impl Analysis {
         self.changed = false;
         let took = now.elapsed();
         self.compute_at = now + took * SHARE;
-        debug!(findings = policy_findings.len(), took_ms = took.as_millis(), "looked at policies");
-        Some(policy_findings)
+        debug!(findings = object_findings.len(), took_ms = took.as_millis(), "looked at policies");
+        Some(object_findings)
     }
 
     /// The `metadata.generation` of a policy; `None` when there is no such policy.

@@ -74,7 +74,7 @@ impl Metrics {
             ("nodes_silent", "Nodes whose agent has stopped to report", &self.nodes_silent),
             ("nodes_unreported", "Nodes without a report", &self.nodes_unreported),
             ("policies_behind", "Policies not in force everywhere yet", &self.policies_behind),
-            ("findings", "What policies say and cannot mean", &self.findings),
+            ("findings", "What is wrong with policies and nodes", &self.findings),
         ] {
             registry.register(name, help, gauge.clone());
         }

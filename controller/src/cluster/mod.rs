@@ -16,6 +16,7 @@ pub mod events;
 pub mod findings;
 pub mod lease;
 pub mod metrics;
+pub mod node_events;
 pub mod outbox;
 pub mod pace;
 pub mod progress;
@@ -166,6 +167,7 @@ impl Controller {
             self.outbox.update(found, now);
         }
         self.rollout.sum_up(&self.analysis, now, self.writer.leadership.holds());
+        self.outbox.update_nodes(self.rollout.node_findings(&self.analysis, now), now);
         self.synced.store(self.analysis.is_synced(), Ordering::Relaxed);
         self.pump();
     }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use policy_engine::object::Kind;
 use portcullis_apiserver::back_off::BackOff;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::analysis::Analysis;
-use super::events::ledger::{Ledger, PolicyFinding};
+use super::events::ledger::{Ledger, ObjectFinding};
 use super::metrics::{Metrics, count};
 use super::pace::{self, Pace};
 use super::reports::Action;
@@ -58,8 +59,14 @@ impl Outbox {
     }
 
     /// Replaces what is found about policies.
-    pub fn update(&mut self, found: BTreeSet<PolicyFinding>, now: Instant) {
-        self.ledger.update(found, now);
+    pub fn update(&mut self, found: BTreeSet<ObjectFinding>, now: Instant) {
+        self.ledger.update(Kind::is_policy, found, now);
+        self.metrics.findings.set(count(self.ledger.len()));
+    }
+
+    /// Replaces what is found about Nodes.
+    pub fn update_nodes(&mut self, found: BTreeSet<ObjectFinding>, now: Instant) {
+        self.ledger.update(|kind| kind == Kind::Node, found, now);
         self.metrics.findings.set(count(self.ledger.len()));
     }
 
@@ -155,10 +162,10 @@ impl Outbox {
             Outcome::Written => {
                 self.forbidden.remove(write.kind());
                 match write {
-                    Write::Event(policy_finding) => {
-                        let reason = policy_finding.finding.reason.as_str();
+                    Write::Event(object_finding) => {
+                        let reason = object_finding.finding.reason.as_str();
                         self.metrics.events.inc();
-                        info!(policy = policy_finding.policy.short(), reason, "wrote an Event");
+                        info!(object = object_finding.object.titled(), reason, "wrote an Event");
                     }
                     Write::Report(node, Action::Delete { .. }) => {
                         info!(node, "deleted the report of a node that no longer exists");
@@ -200,9 +207,9 @@ impl Outbox {
             }
         };
         match (write, retry) {
-            (Write::Event(policy_finding), None) => self.ledger.reported(policy_finding, now),
-            (Write::Event(policy_finding), Some(retry)) => {
-                self.ledger.failed(policy_finding, retry);
+            (Write::Event(object_finding), None) => self.ledger.reported(object_finding, now),
+            (Write::Event(object_finding), Some(retry)) => {
+                self.ledger.failed(object_finding, retry);
             }
             (Write::Report(name, _), retry) => {
                 let until = retry.unwrap_or(now + ECHO);

@@ -12,7 +12,7 @@ use kube::ResourceExt as _;
 use policy_engine::object::ObjectRef;
 use portcullis_apiserver::watch::Event;
 use portcullis_crds::api::node_policy_report::{
-    CURRENT, ENFORCING, NodePolicyReport, NodePolicyReportStatus,
+    CURRENT, ENFORCING, NodePolicyReport, NodePolicyReportStatus, State,
 };
 use portcullis_crds::lean::Lean;
 use serde_json::{Value, json};
@@ -31,6 +31,13 @@ pub struct Known {
     pub policies: Vec<(ObjectRef, Option<i64>)>,
     /// Whether its agent says that it enforces.
     pub enforcing: bool,
+    /// The state of the node, the most important reason for it, and since when it enforces or does not,
+    /// in seconds since 1970.
+    pub state: Option<State>,
+    /// See `state`.
+    pub reason: String,
+    /// See `state`.
+    pub since: i64,
     /// The Node that it belongs to.
     owner: Option<String>,
     version: String,
@@ -85,6 +92,9 @@ impl Known {
             version,
             current: condition(CURRENT).cloned(),
             enforcing: condition(ENFORCING).is_some_and(|found| found.status == "True"),
+            state: status.state,
+            reason: condition(ENFORCING).map(|found| found.reason.clone()).unwrap_or_default(),
+            since: condition(ENFORCING).map_or(0, |found| found.last_transition_time.0.as_second()),
             seen: seen.map_or(first, |before| before.seen),
             orphan_since: before.and_then(|before| before.orphan_since),
             policies,

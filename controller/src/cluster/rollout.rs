@@ -10,7 +10,9 @@ use tracing::info;
 
 use super::SHARE;
 use super::analysis::Analysis;
+use super::events::ledger::ObjectFinding;
 use super::metrics::{Metrics, Staged, count};
+use super::node_events;
 use super::progress::{Progress, Stage, of_reported};
 use super::report_watch::Reported;
 use super::reports::{Action, Known, Reports};
@@ -142,6 +144,12 @@ impl Rollout {
         }
         self.standings = standings;
         behind
+    }
+
+    /// What is to be told of Nodes.
+    pub fn node_findings(&self, analysis: &Analysis, now: Instant) -> BTreeSet<ObjectFinding> {
+        let speaks = |known: &Known| known.speaks(now, self.silent_after);
+        node_events::findings(analysis.nodes(), self.reports.get(), speaks)
     }
 
     /// A report about which something is to be done, among those that are `free` for it.

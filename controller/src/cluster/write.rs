@@ -13,7 +13,7 @@ use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkP
 use portcullis_crds::api::node_policy_report::NodePolicyReport;
 use serde_json::Value;
 
-use super::events::ledger::PolicyFinding;
+use super::events::ledger::ObjectFinding;
 use super::events::write::{event, namespace};
 use super::lease::election::Leadership;
 use super::reports::{Action, condition};
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub enum Write {
     /// An Event.
-    Event(PolicyFinding),
+    Event(ObjectFinding),
     /// Something about the report of a node.
     Report(String, Action),
     /// The status of a ClusterDefaultNetworkPolicy.
@@ -106,7 +106,7 @@ impl Writer {
         }
         let request = async {
             match write {
-                Write::Event(policy_finding) => self.event(policy_finding).await,
+                Write::Event(object_finding) => self.event(object_finding).await,
                 Write::Report(name, action) => self.report(name, action).await,
                 Write::Standing(new) => self.standing(new).await,
             }
@@ -114,9 +114,9 @@ impl Writer {
         within(LIMIT, request).await.unwrap_or_else(outcome)
     }
 
-    async fn event(&self, policy_finding: &PolicyFinding) -> Result<Outcome, Error> {
-        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace(policy_finding));
-        let event = event(policy_finding, &self.identity, Timestamp::now());
+    async fn event(&self, object_finding: &ObjectFinding) -> Result<Outcome, Error> {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), namespace(object_finding));
+        let event = event(object_finding, &self.identity, Timestamp::now());
         events.create(&PostParams::default(), &event).await?;
         Ok(Outcome::Written)
     }

@@ -118,6 +118,7 @@ fn until(server: &ApiServer, path: &str, wanted: impl Fn(&Value) -> bool) -> Res
 
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases/portcullis-controller";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/shop/events";
+const EVENTS_ON_NODES: &str = "/apis/events.k8s.io/v1/namespaces/default/events";
 const REPORT: &str = "/apis/portcullis.dev/v1alpha1/nodepolicyreports/n1";
 
 fn led_by(server: &ApiServer, name: &str) -> Result<Duration> {
@@ -217,10 +218,22 @@ fn a_silent_agent_is_told_and_a_report_goes_with_its_node() -> Result<()> {
         }
     };
     until(&server, REPORT, is("False", "AgentSilent"))?;
-    let written = r#"{"status":{"observedAt":"2020-01-01T00:00:00Z"}}"#;
+    let event_says = |beginning: &'static str| {
+        move |events: &Value| {
+            let mut of_node = events["items"].as_array().into_iter().flatten().filter(|event| {
+                event["regarding"]["uid"] == uid.trim() && event["reason"] == "NotEnforcing"
+            });
+            of_node.any(|event| event["note"].as_str().is_some_and(|it| it.starts_with(beginning)))
+        }
+    };
+    until(&server, EVENTS_ON_NODES, event_says.clone()("AgentSilent: "))?;
+    let written = r#"{"status":{"observedAt":"2020-01-01T00:00:00Z","state":"Degraded","conditions":[
+        {"type":"Enforcing","status":"False","reason":"NodeUnknown","message":"",
+         "lastTransitionTime":"2020-01-01T00:00:00Z"}]}}"#;
     let patch = ["patch", "npr", "n1", "--subresource=status", "--type=merge", "-p", written];
     server.kubectl(&patch, None)?;
     until(&server, REPORT, is("True", "Reporting"))?;
+    until(&server, EVENTS_ON_NODES, event_says("Degraded (NodeUnknown): "))?;
     server.kubectl(&["delete", "node", "n1"], None)?;
     until(&server, REPORT, Value::is_null)?;
     Ok(())

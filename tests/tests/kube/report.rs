@@ -252,7 +252,7 @@ fn a_node_with_a_second_enforcer_is_reported_as_not_enforcing() -> Result<()> {
     let message = enforcing["message"].as_str().unwrap_or_default();
     ensure!(message.contains("Calico") && message.contains("remove it"), "{message}");
     let shown = server.kubectl(&["get", "npr", "-o", "wide"], None)?;
-    ensure!(shown.contains("False") && shown.contains("SecondEnforcer"), "{shown}");
+    ensure!(shown.contains("Bypassed") && shown.contains("SecondEnforcer"), "{shown}");
     // Its policies are in the kernel all the same.
     assert_eq!(first["status"]["policiesInForce"], 1);
     node.shell("iptables-nft -D FORWARD -j cali-FORWARD")?;

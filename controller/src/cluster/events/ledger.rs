@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use policy_engine::object::ObjectRef;
+use policy_engine::object::{Kind, ObjectRef};
 use tokio::time::Instant;
 
 use crate::cluster::findings::{Finding, Reason};
 
 /// An API server keeps Events for an hour; what is still true then is told again.
 const AGAIN: Duration = Duration::from_mins(65);
-/// A port that no pod has yet may come with a roll-out that is under way.
+/// A port that no pod has yet may come with a roll-out that is under way, and a node may recover.
 const PORT_DELAY: Duration = Duration::from_secs(30);
 /// Time for what belongs together to arrive.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -19,11 +19,11 @@ const BURST: u32 = 50;
 /// One Event per so long, in the long run: a cluster of 10,000 bad policies takes half an hour.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// What is to be told: one finding about one generation of one policy.
+/// What is to be told: one finding about one generation of one policy, or about a Node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct PolicyFinding {
-    /// The policy.
-    pub policy: ObjectRef,
+pub struct ObjectFinding {
+    /// The policy or the Node.
+    pub object: ObjectRef,
     /// Which object of that name.
     pub uid: String,
     /// Its `metadata.generation`.
@@ -37,8 +37,8 @@ pub struct PolicyFinding {
 pub struct Ledger {
     delay: Duration,
     /// When each is due; `None` while it is being written.
-    due: BTreeMap<PolicyFinding, Option<Instant>>,
-    queue: BTreeSet<(Instant, PolicyFinding)>,
+    due: BTreeMap<ObjectFinding, Option<Instant>>,
+    queue: BTreeSet<(Instant, ObjectFinding)>,
     /// When the bucket of tokens will be full again.
     full_at: Option<Instant>,
 }
@@ -50,47 +50,54 @@ impl Ledger {
         Self { delay, due: BTreeMap::new(), queue: BTreeSet::new(), full_at: None }
     }
 
-    /// Replaces what is found. What is found anew waits from `now` on.
-    pub fn update(&mut self, found: BTreeSet<PolicyFinding>, now: Instant) {
+    /// Replaces what is found about objects of the kinds that are `concerned`. What is found anew waits
+    /// from `now` on.
+    pub fn update(
+        &mut self,
+        concerned: impl Fn(Kind) -> bool,
+        found: BTreeSet<ObjectFinding>,
+        now: Instant,
+    ) {
         let queue = &mut self.queue;
-        self.due.retain(|policy_finding, due| {
-            let stays = found.contains(policy_finding);
+        self.due.retain(|object_finding, due| {
+            let is_concerned = concerned(object_finding.object.kind);
+            let stays = !is_concerned || found.contains(object_finding);
             if let (false, Some(due)) = (stays, *due) {
-                queue.remove(&(due, policy_finding.clone()));
+                queue.remove(&(due, object_finding.clone()));
             }
             stays
         });
-        for policy_finding in found {
-            if !self.due.contains_key(&policy_finding) {
-                let due = now + self.patience(policy_finding.finding.reason);
-                self.queue.insert((due, policy_finding.clone()));
-                self.due.insert(policy_finding, Some(due));
+        for object_finding in found {
+            if !self.due.contains_key(&object_finding) {
+                let due = now + self.patience(object_finding.finding.reason);
+                self.queue.insert((due, object_finding.clone()));
+                self.due.insert(object_finding, Some(due));
             }
         }
     }
 
     /// The next one to tell, if one is due and the rate allows it. It comes again only after
     /// [`Ledger::reported`] or [`Ledger::failed`].
-    pub fn next(&mut self, now: Instant) -> Option<PolicyFinding> {
+    pub fn next(&mut self, now: Instant) -> Option<ObjectFinding> {
         self.queue.first().filter(|(due, _)| *due <= now)?;
         let full_at = self.full_at.unwrap_or(now).max(now) + INTERVAL;
         if full_at > now + INTERVAL * BURST {
             return None;
         }
-        let (_, policy_finding) = self.queue.pop_first()?;
+        let (_, object_finding) = self.queue.pop_first()?;
         self.full_at = Some(full_at);
-        self.due.insert(policy_finding.clone(), None);
-        Some(policy_finding)
+        self.due.insert(object_finding.clone(), None);
+        Some(object_finding)
     }
 
     /// It was written, by us or somebody else.
-    pub fn reported(&mut self, policy_finding: &PolicyFinding, now: Instant) {
-        self.again(policy_finding, now + AGAIN);
+    pub fn reported(&mut self, object_finding: &ObjectFinding, now: Instant) {
+        self.again(object_finding, now + AGAIN);
     }
 
     /// It could not be written; it is due again at `retry`.
-    pub fn failed(&mut self, policy_finding: &PolicyFinding, retry: Instant) {
-        self.again(policy_finding, retry);
+    pub fn failed(&mut self, object_finding: &ObjectFinding, retry: Instant) {
+        self.again(object_finding, retry);
     }
 
     /// How many findings there are.
@@ -105,20 +112,20 @@ impl Ledger {
         self.due.is_empty()
     }
 
-    fn again(&mut self, policy_finding: &PolicyFinding, at: Instant) {
+    fn again(&mut self, object_finding: &ObjectFinding, at: Instant) {
         // Its cause may be gone by now.
-        if let Some(due) = self.due.get_mut(policy_finding)
+        if let Some(due) = self.due.get_mut(object_finding)
             && due.is_none()
         {
             *due = Some(at);
-            self.queue.insert((at, policy_finding.clone()));
+            self.queue.insert((at, object_finding.clone()));
         }
     }
 
     fn patience(&self, reason: Reason) -> Duration {
         match reason {
             Reason::FailedClosed | Reason::Suspicious => SETTLE.min(self.delay),
-            Reason::NamedPortUnresolved => PORT_DELAY.min(self.delay),
+            Reason::NamedPortUnresolved | Reason::NotEnforcing => PORT_DELAY.min(self.delay),
             Reason::SelectsNothing | Reason::PeerMatchesNothing => self.delay,
         }
     }
@@ -126,16 +133,14 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use policy_engine::object::Kind;
-
     use super::*;
 
     const TEN_MINUTES: Duration = Duration::from_mins(10);
 
-    fn policy_finding(name: &str, reason: Reason) -> PolicyFinding {
+    fn object_finding(name: &str, reason: Reason) -> ObjectFinding {
         let finding = Finding { reason, field: "spec".to_owned(), message: "m".to_owned() };
-        PolicyFinding {
-            policy: ObjectRef::new(Kind::NetworkPolicy, "shop", name),
+        ObjectFinding {
+            object: ObjectRef::new(Kind::NetworkPolicy, "shop", name),
             uid: "u".to_owned(),
             generation: 1,
             finding,
@@ -149,10 +154,10 @@ mod tests {
     #[test]
     fn a_selector_that_selects_nothing_is_told_after_ten_minutes_and_then_hourly() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
-        let one = policy_finding("a", Reason::SelectsNothing);
-        ledger.update([one.clone()].into(), start);
+        let one = object_finding("a", Reason::SelectsNothing);
+        ledger.update(Kind::is_policy, [one.clone()].into(), start);
         assert_eq!(ledger.next(after(start, 599)), None);
-        ledger.update([one.clone()].into(), after(start, 599));
+        ledger.update(Kind::is_policy, [one.clone()].into(), after(start, 599));
         assert_eq!(ledger.next(after(start, 600)), Some(one.clone()));
         assert_eq!(ledger.next(after(start, 700)), None, "it is being written");
         ledger.reported(&one, after(start, 700));
@@ -163,11 +168,11 @@ mod tests {
     #[test]
     fn what_is_mended_is_not_told_and_starts_anew_when_it_comes_back() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
-        let one = policy_finding("a", Reason::SelectsNothing);
-        ledger.update([one.clone()].into(), start);
-        ledger.update(BTreeSet::new(), after(start, 300));
+        let one = object_finding("a", Reason::SelectsNothing);
+        ledger.update(Kind::is_policy, [one.clone()].into(), start);
+        ledger.update(Kind::is_policy, BTreeSet::new(), after(start, 300));
         assert_eq!(ledger.next(after(start, 900)), None);
-        ledger.update([one.clone()].into(), after(start, 900));
+        ledger.update(Kind::is_policy, [one.clone()].into(), after(start, 900));
         assert_eq!(ledger.next(after(start, 1_499)), None);
         assert_eq!(ledger.next(after(start, 1_500)), Some(one));
     }
@@ -175,19 +180,34 @@ mod tests {
     #[test]
     fn an_unparsable_part_is_told_at_once_and_a_port_half_a_minute_later() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
-        let closed = policy_finding("a", Reason::FailedClosed);
-        let port = policy_finding("b", Reason::NamedPortUnresolved);
-        ledger.update([closed.clone(), port.clone()].into(), start);
+        let closed = object_finding("a", Reason::FailedClosed);
+        let port = object_finding("b", Reason::NamedPortUnresolved);
+        ledger.update(Kind::is_policy, [closed.clone(), port.clone()].into(), start);
         assert_eq!(ledger.next(after(start, 1)), Some(closed));
         assert_eq!(ledger.next(after(start, 29)), None);
         assert_eq!(ledger.next(after(start, 30)), Some(port));
     }
 
     #[test]
+    fn what_is_found_about_nodes_leaves_what_is_found_about_policies() {
+        let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
+        let closed = object_finding("a", Reason::FailedClosed);
+        let node = ObjectFinding {
+            object: ObjectRef::cluster(Kind::Node, "n"),
+            ..object_finding("n", Reason::NotEnforcing)
+        };
+        ledger.update(Kind::is_policy, [closed.clone()].into(), start);
+        ledger.update(|kind| kind == Kind::Node, [node.clone()].into(), start);
+        assert_eq!(ledger.next(after(start, 29)), Some(closed));
+        assert_eq!(ledger.next(after(start, 29)), None, "it may recover");
+        assert_eq!(ledger.next(after(start, 30)), Some(node));
+    }
+
+    #[test]
     fn ten_thousand_bad_policies_do_not_flood() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(Duration::ZERO));
-        let all = (0..10_000).map(|at| policy_finding(&format!("{at}"), Reason::FailedClosed));
-        ledger.update(all.collect(), start);
+        let all = (0..10_000).map(|at| object_finding(&format!("{at}"), Reason::FailedClosed));
+        ledger.update(Kind::is_policy, all.collect(), start);
         let told = |ledger: &mut Ledger, now| std::iter::from_fn(|| ledger.next(now)).count();
         assert_eq!(told(&mut ledger, start), 50);
         assert_eq!(told(&mut ledger, start), 0);
@@ -199,8 +219,8 @@ mod tests {
     #[test]
     fn a_write_that_failed_is_tried_again() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(Duration::ZERO));
-        let one = policy_finding("a", Reason::FailedClosed);
-        ledger.update([one.clone()].into(), start);
+        let one = object_finding("a", Reason::FailedClosed);
+        ledger.update(Kind::is_policy, [one.clone()].into(), start);
         assert_eq!(ledger.next(start), Some(one.clone()));
         ledger.failed(&one, after(start, 5));
         assert_eq!(ledger.next(after(start, 4)), None);

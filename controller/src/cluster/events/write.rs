@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use policy_engine::id::ContentHasher;
 
-use super::ledger::PolicyFinding;
+use super::ledger::ObjectFinding;
 
 /// Who writes, as Events and field managers name it.
 pub const CONTROLLER: &str = "portcullis.dev/controller";
@@ -19,8 +19,8 @@ const NAME_MAX: usize = 253;
 
 /// The namespace of the Event that tells it: Events on what has no namespace are in `default`.
 #[must_use]
-pub fn namespace(policy_finding: &PolicyFinding) -> &str {
-    match &*policy_finding.policy.namespace {
+pub fn namespace(object_finding: &ObjectFinding) -> &str {
+    match &*object_finding.object.namespace {
         "" => "default",
         namespace => namespace,
     }
@@ -28,9 +28,9 @@ pub fn namespace(policy_finding: &PolicyFinding) -> &str {
 
 /// The Event that tells it, written by the process `identity`.
 #[must_use]
-pub fn event(policy_finding: &PolicyFinding, identity: &str, wall: Timestamp) -> Event {
-    let policy = &policy_finding.policy;
-    let finding = &policy_finding.finding;
+pub fn event(object_finding: &ObjectFinding, identity: &str, wall: Timestamp) -> Event {
+    let object = &object_finding.object;
+    let finding = &object_finding.finding;
     let note = if finding.field.is_empty() {
         finding.message.clone()
     } else {
@@ -38,21 +38,21 @@ pub fn event(policy_finding: &PolicyFinding, identity: &str, wall: Timestamp) ->
     };
     Event {
         metadata: ObjectMeta {
-            namespace: Some(namespace(policy_finding).to_owned()),
-            name: Some(event_name(policy_finding)),
+            namespace: Some(namespace(object_finding).to_owned()),
+            name: Some(event_name(object_finding)),
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(wall)),
         type_: Some("Warning".to_owned()),
         reason: Some(finding.reason.as_str().to_owned()),
-        action: Some("Validate".to_owned()),
+        action: Some(if object.kind.is_policy() { "Validate" } else { "Enforce" }.to_owned()),
         note: Some(cut(&note, NOTE_MAX).to_owned()),
         regarding: Some(ObjectReference {
-            api_version: Some(policy.kind.api_version()),
-            kind: Some(policy.kind.as_str().to_owned()),
-            namespace: Some(policy.namespace.to_string()).filter(|name| !name.is_empty()),
-            name: Some(policy.name.to_string()),
-            uid: Some(policy_finding.uid.clone()),
+            api_version: Some(object.kind.api_version()),
+            kind: Some(object.kind.as_str().to_owned()),
+            namespace: Some(object.namespace.to_string()).filter(|name| !name.is_empty()),
+            name: Some(object.name.to_string()),
+            uid: Some(object_finding.uid.clone()),
             ..ObjectReference::default()
         }),
         reporting_controller: Some(CONTROLLER.to_owned()),
@@ -61,13 +61,13 @@ pub fn event(policy_finding: &PolicyFinding, identity: &str, wall: Timestamp) ->
     }
 }
 
-/// The same for whoever tells the same thing: the policy's name and a hash of all of it.
-fn event_name(policy_finding: &PolicyFinding) -> String {
-    let finding = &policy_finding.finding;
+/// The same for whoever tells the same thing: the object's name and a hash of all of it.
+fn event_name(object_finding: &ObjectFinding) -> String {
+    let finding = &object_finding.finding;
     let mut hash = ContentHasher::new("event");
-    let generation = policy_finding.generation.to_string();
+    let generation = object_finding.generation.to_string();
     for part in [
-        &policy_finding.uid,
+        &object_finding.uid,
         &generation,
         finding.reason.as_str(),
         &finding.field,
@@ -76,8 +76,8 @@ fn event_name(policy_finding: &PolicyFinding) -> String {
         hash.text(part);
     }
     let content = hash.finish().to_string();
-    let policy = cut(&policy_finding.policy.name, NAME_MAX - 1 - content.len());
-    format!("{}.{content}", policy.trim_end_matches(['.', '-']))
+    let name = cut(&object_finding.object.name, NAME_MAX - 1 - content.len());
+    format!("{}.{content}", name.trim_end_matches(['.', '-']))
 }
 
 /// As much of a text as fits into `limit` bytes, in whole characters.
@@ -93,19 +93,19 @@ mod tests {
     use super::*;
     use crate::cluster::findings::{Finding, Reason};
 
-    fn policy_finding(name: &str, message: &str) -> PolicyFinding {
+    fn object_finding(name: &str, message: &str) -> ObjectFinding {
         let (field, message) = ("spec.podSelector".to_owned(), message.to_owned());
         let finding = Finding { reason: Reason::SelectsNothing, field, message };
-        PolicyFinding {
-            policy: ObjectRef::new(Kind::NetworkPolicy, "shop", name),
+        ObjectFinding {
+            object: ObjectRef::new(Kind::NetworkPolicy, "shop", name),
             uid: "u".to_owned(),
             generation: 1,
             finding,
         }
     }
 
-    fn name(policy_finding: &PolicyFinding) -> String {
-        event(policy_finding, "i", Timestamp::UNIX_EPOCH).metadata.name.unwrap_or_default()
+    fn name(object_finding: &ObjectFinding) -> String {
+        event(object_finding, "i", Timestamp::UNIX_EPOCH).metadata.name.unwrap_or_default()
     }
 
     #[test]
@@ -114,11 +114,11 @@ mod tests {
             (Kind::ClusterDefaultNetworkPolicy, "portcullis.dev/v1alpha1"),
             (Kind::ClusterNetworkPolicy, "policy.networking.k8s.io/v1beta1"),
         ] {
-            let policy_finding = PolicyFinding {
-                policy: ObjectRef::cluster(kind, "deny"),
-                ..policy_finding("x", "m")
+            let object_finding = ObjectFinding {
+                object: ObjectRef::cluster(kind, "deny"),
+                ..object_finding("x", "m")
             };
-            let event = event(&policy_finding, "i", Timestamp::UNIX_EPOCH);
+            let event = event(&object_finding, "i", Timestamp::UNIX_EPOCH);
             assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
             let regarding = event.regarding.unwrap_or_default();
             assert_eq!(regarding.kind.as_deref(), Some(kind.as_str()));
@@ -129,12 +129,12 @@ mod tests {
 
     #[test]
     fn the_same_finding_has_the_same_name_and_another_has_another() {
-        let one = policy_finding("db", "m");
+        let one = object_finding("db", "m");
         assert_eq!(name(&one), name(&one.clone()));
         for other in [
-            policy_finding("db", "n"),
-            PolicyFinding { generation: 2, ..one.clone() },
-            PolicyFinding { uid: "v".to_owned(), ..one.clone() },
+            object_finding("db", "n"),
+            ObjectFinding { generation: 2, ..one.clone() },
+            ObjectFinding { uid: "v".to_owned(), ..one.clone() },
         ] {
             assert_ne!(name(&one), name(&other));
         }
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn an_event_keeps_to_the_limits_of_the_api() {
         let long =
-            policy_finding(&format!("{}-{}", "a".repeat(231), "b".repeat(21)), &"ü".repeat(2_000));
+            object_finding(&format!("{}-{}", "a".repeat(231), "b".repeat(21)), &"ü".repeat(2_000));
         let event = event(&long, &"i".repeat(300), Timestamp::UNIX_EPOCH);
         assert!(event.note.is_some_and(|note| note.len() <= 1024 && note.starts_with("spec.pod")));
         assert_eq!(event.reporting_instance.map(|instance| instance.len()), Some(128));

@@ -30,7 +30,7 @@ use self::coverage::Coverage;
 /// More findings of one policy than this wait until some of them are fixed.
 const FINDINGS_PER_POLICY: usize = 10;
 
-/// One thing that a policy says and cannot mean.
+/// One thing that a policy says and cannot mean, or that is wrong with a Node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Finding {
     /// What kind of mistake it is.
@@ -54,6 +54,8 @@ pub enum Reason {
     PeerMatchesNothing,
     /// In force as written, and still not right.
     Suspicious,
+    /// A node does not do what the policies say.
+    NotEnforcing,
 }
 
 impl Reason {
@@ -66,6 +68,7 @@ impl Reason {
             Self::SelectsNothing => "SelectsNothing",
             Self::PeerMatchesNothing => "PeerMatchesNothing",
             Self::Suspicious => "Suspicious",
+            Self::NotEnforcing => "NotEnforcing",
         }
     }
 }
