@@ -17,6 +17,8 @@
 
 mod outage;
 mod presence;
+mod refusal;
+mod sink;
 
 use std::marker::PhantomData;
 use std::pin::pin;
@@ -37,6 +39,8 @@ use crate::failure::{Failure, Reason, within};
 use crate::pages::Pages;
 use outage::Outage;
 use presence::{Definition, Presence};
+use refusal::Refusal;
+pub use sink::{Closed, Sink};
 
 /// Events of one batch at most: what waits already, never more. Some 2 ms of decoding, after
 /// which the other kinds get their turn.
@@ -54,36 +58,6 @@ const LIST_LIMIT: Duration = Duration::from_mins(1);
 /// A watch that is quiet for so long after it was opened works.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What takes the events of a watch.
-pub trait Sink<K>: Send {
-    /// Takes what happened, in order, as much at once as was there.
-    ///
-    /// # Errors
-    /// When nobody listens any more: that ends the watch.
-    fn take(
-        &mut self,
-        events: Vec<Event<Lean<K>>>,
-    ) -> impl Future<Output = Result<(), Closed>> + Send;
-
-    /// Takes what is wrong with the kind itself, which `origin` names; it replaces what was wrong
-    /// with it before.
-    ///
-    /// # Errors
-    /// As [`Sink::take`].
-    fn diagnose(
-        &mut self,
-        origin: String,
-        found: Vec<Diagnostic>,
-    ) -> impl Future<Output = Result<(), Closed>> + Send;
-
-    /// The number of objects of the kind that this sink knows; `None` for a sink that does not count.
-    fn known(&self) -> Option<usize>;
-}
-
-/// Nobody listens any more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Closed;
-
 /// The watch of one kind.
 pub struct Watch<K, S> {
     client: Client,
@@ -98,6 +72,7 @@ pub struct Watch<K, S> {
     /// No view was complete yet.
     is_first: bool,
     outage: Outage,
+    refusal: Refusal,
     sink: S,
     /// The CRD of a kind that the cluster may lack; `None` for a built-in kind.
     definition: Option<Definition>,
@@ -154,6 +129,7 @@ where
             version: None,
             is_first: true,
             outage: Outage::new(kind),
+            refusal: Refusal::default(),
             sink,
             definition: None,
             away: false,
@@ -189,8 +165,35 @@ where
                 info!(kind = self.kind, "the watch has expired; listing again");
                 continue;
             }
+            if let Some(found) = self.refusal.failed(self.kind, &failure, self.is_first)
+                && self.forbidden(found).await.is_err()
+            {
+                return;
+            }
             sleep(self.outage.failed(&failure, self.is_first)).await;
         }
+    }
+
+    async fn forbidden(&mut self, found: Diagnostic) -> Result<(), Closed> {
+        self.sink.diagnose(self.refusal_origin(), vec![found]).await?;
+        if self.is_first && self.definition.is_some() {
+            self.sink.forbidden().await?;
+        }
+        Ok(())
+    }
+
+    /// The server answers for the kind.
+    async fn over(&mut self) -> Result<(), Closed> {
+        self.outage.over();
+        if self.refusal.over() {
+            self.sink.diagnose(self.refusal_origin(), Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// What diagnostics about refusals are told apart by.
+    fn refusal_origin(&self) -> String {
+        format!("permission to read {}", self.kind)
     }
 
     async fn step(&mut self) -> Result<(), End> {
@@ -222,7 +225,7 @@ where
         if let Presence::Served(version) = presence {
             return self.served(version);
         }
-        self.outage.over();
+        self.over().await?;
         self.away = true;
         if is_news {
             presence.log(self.kind, self.is_first, self.sink.known());
@@ -334,7 +337,7 @@ where
                 }
                 Ok(None) => return Ok(()),
                 Err(_) if !listing && self.outage.is_on() => {
-                    self.outage.over();
+                    self.over().await?;
                     continue;
                 }
                 Err(_) => {
@@ -349,7 +352,7 @@ where
             self.sink.take(events).await?;
             ended?;
             if self.version.is_some() {
-                self.outage.over();
+                self.over().await?;
             }
         }
     }
@@ -405,7 +408,8 @@ where
             events.extend(page.items.into_iter().map(Event::InitApply));
             if let Some(version) = page.last {
                 events.push(self.complete(version));
-                return Ok(self.sink.take(events).await?);
+                self.sink.take(events).await?;
+                return Ok(self.over().await?);
             }
             self.sink.take(std::mem::take(&mut events)).await?;
         }
@@ -414,7 +418,6 @@ where
     /// The list is complete as of `version`.
     fn complete(&mut self, version: String) -> Event<Lean<K>> {
         self.version = Some(version);
-        self.outage.over();
         if std::mem::take(&mut self.is_first) {
             debug!(kind = self.kind, "all objects are read for the first time");
         }

@@ -61,6 +61,7 @@ impl Analysis {
         match event {
             Event::Changes(objects) => objects.into_iter().for_each(|object| self.change(object)),
             Event::Synced => self.synced = true,
+            Event::SyncedInPart => {}
             Event::Diagnostics(origin, found) => self.analyst.diagnose(origin, found),
         }
     }

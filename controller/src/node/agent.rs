@@ -305,6 +305,7 @@ impl Agent {
                     self.loaded();
                 }
             }
+            Event::SyncedInPart => self.loaded_in_part(),
         }
     }
 

@@ -261,6 +261,50 @@ fn a_node_with_a_second_enforcer_is_reported_as_not_enforcing() -> Result<()> {
 }
 
 #[test]
+fn a_kind_that_is_forbidden_keeps_no_other_from_being_enforced() -> Result<()> {
+    let (cluster, server, kubeconfig) = shop()?;
+    let of_kind = ["policy.networking.k8s.io", "clusterdefaultnetworkpolicies"];
+    let role = |kinds: &[&str]| -> Result<()> {
+        let rules = READING.lines().filter(|line| {
+            !of_kind.iter().any(|kind| line.contains(kind) && !kinds.contains(kind))
+        });
+        let role = rules.collect::<Vec<_>>().join("\n") + REPORTING;
+        server.kubectl(&["apply", "-f", "-"], Some(&role)).map(drop)
+    };
+    let is = |state: &'static str, policies: i64| {
+        move |report: &Value| {
+            report["status"]["state"] == state && report["status"]["policiesInForce"] == policies
+        }
+    };
+    role(&["policy.networking.k8s.io"])?;
+    let first = agent(&cluster, &kubeconfig)?;
+    let found = report(&server, is("Degraded", 1))?;
+    let enforcing = condition(&found, "Enforcing");
+    assert_eq!(enforcing["reason"], "ObjectsUnread");
+    let message = enforcing["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("ClusterDefaultNetworkPolicy: 403"), "{message}");
+    ensure!(message.contains("is forbidden: User"), "{message}");
+    role(&of_kind)?;
+    report(&server, is("Enforcing", 1))?;
+
+    // Rules of an earlier run may hold policies of the kind: nothing is taken away from them.
+    first.terminate()?;
+    role(&["policy.networking.k8s.io"])?;
+    let rules =
+        || cluster.lab.node("n1")?.shell("iptables-nft-save -t mangle | grep -c PORTCULLIS-R");
+    let before = rules()?;
+    server.kubectl(&["delete", "netpol", "deny", "-nshop"], None)?;
+    let second = agent(&cluster, &kubeconfig)?;
+    let failing = |report: &Value| report["status"]["state"] == "Failing";
+    let found = report(&server, failing)?;
+    assert_eq!(condition(&found, "Enforcing")["reason"], "ObjectsUnread");
+    assert_eq!(rules()?, before);
+    role(&of_kind)?;
+    report(&server, is("Enforcing", 0))?;
+    second.terminate()
+}
+
+#[test]
 fn without_the_kind_or_the_right_to_write_it_policies_are_in_force_all_the_same() -> Result<()> {
     let (cluster, server) = cluster()?;
     let node = "{apiVersion: v1, kind: Node, metadata: {name: n1}}";

@@ -37,6 +37,15 @@ impl Agent {
         self.state = State::Loaded { apply_at: Instant::now() + wait };
     }
 
+    /// All objects are known but those of kinds that may not be read. Where rules of an earlier run are
+    /// in the kernel, they may hold policies of these kinds: they stay. Elsewhere, everything that is
+    /// known is better than nothing.
+    pub(super) fn loaded_in_part(&mut self) {
+        if self.state == State::Loading && (self.is_closed || self.dataplane.holds_nothing()) {
+            self.loaded();
+        }
+    }
+
     /// Gives the dataplane the attachments of the pods that are known; whether that is news for it.
     pub(super) fn attach(&mut self) -> bool {
         let local_pods = self.local_pods.as_mut();

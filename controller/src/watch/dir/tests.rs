@@ -57,7 +57,7 @@ impl Watched {
     /// Takes one event; whether it was `Synced`.
     async fn next(&mut self) -> bool {
         match timeout(LIMIT, self.events.recv()).await.unwrap().unwrap() {
-            Event::Synced => return true,
+            Event::Synced | Event::SyncedInPart => return true,
             Event::Diagnostics(file, told) => drop(self.told.insert(file.to_string(), told)),
             Event::Changes(changes) => {
                 assert!(!changes.is_empty());

@@ -9,7 +9,8 @@
 //!   time; meanwhile events go on being read and decoded, and decoding the list of a large cluster,
 //!   which takes seconds, does not stand in the way of enforcing. What is read waits in the bounded
 //!   channel; when that is full the watch stops reading, so memory stays bounded.
-//! - Kinds arrive in any order. Nothing is programmed before all of them are there, and after that
+//! - Kinds arrive in any order. Nothing is programmed before all of them are there, except for a kind
+//!   that is forbidden: then the agent decides, for it knows what is in the kernel. After that
 //!   any order is safe: a policy isolates pods that come later, and a namespace that is not known
 //!   yet matches no selector. So no watch waits for another.
 //! - While a watch is broken, what is known stays in force.
@@ -58,7 +59,8 @@ pub fn start(
 /// The first four are part of every Kubernetes. The others come with CRDs, which may be installed
 /// later and may go: nothing waits for a kind that the cluster does not have.
 async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::Sender<Event>) {
-    let outlet = Outlet { events: events.clone(), lacking: Arc::new(AtomicUsize::new(6)) };
+    let (lacking, forbidden) = (Arc::new(AtomicUsize::new(6)), Arc::default());
+    let outlet = Outlet { events: events.clone(), lacking, forbidden };
     let (client, outlet) = (&client, &outlet);
     let mut watches = JoinSet::new();
     watches.spawn(outlet.watch::<NetworkPolicy>(client).run());
@@ -81,6 +83,8 @@ struct Outlet {
     events: mpsc::Sender<Event>,
     /// How many kinds have not delivered their first complete view.
     lacking: Arc<AtomicUsize>,
+    /// How many of these the API server forbids to read, and nothing waits for.
+    forbidden: Arc<AtomicUsize>,
 }
 
 impl Outlet {
@@ -88,7 +92,8 @@ impl Outlet {
     where
         K: LeanKind + Resource<DynamicType = ()>,
     {
-        let objects = Objects { known: Known::default(), outlet: self.clone() };
+        let objects =
+            Objects { known: Known::default(), outlet: self.clone(), is_forbidden: false };
         Watch::new(client.clone(), K::KIND.as_str(), objects)
     }
 
@@ -102,12 +107,24 @@ impl Outlet {
     async fn put(&self, event: Event) -> Result<(), Closed> {
         self.events.send(event).await.map_err(|_| Closed)
     }
+
+    /// Says so if no kind has to be waited for any longer. All watches run on one thread.
+    async fn put_synced(&self) -> Result<(), Closed> {
+        let forbidden = self.forbidden.load(Ordering::Acquire);
+        match self.lacking.load(Ordering::Acquire) {
+            0 => self.put(Event::Synced).await,
+            lacking if lacking == forbidden => self.put(Event::SyncedInPart).await,
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The objects of one kind, and where changes of them are sent.
 struct Objects<K> {
     known: Known<K>,
     outlet: Outlet,
+    /// Whether nothing waits for the first view.
+    is_forbidden: bool,
 }
 
 impl<K: LeanKind> Sink<K> for Objects<K> {
@@ -126,8 +143,20 @@ impl<K: LeanKind> Sink<K> for Objects<K> {
         for event in self.known.flush().into_events() {
             self.outlet.put(event).await?;
         }
-        if is_first_view && self.outlet.lacking.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.outlet.put(Event::Synced).await?;
+        if is_first_view {
+            self.outlet.lacking.fetch_sub(1, Ordering::AcqRel);
+            if std::mem::take(&mut self.is_forbidden) {
+                self.outlet.forbidden.fetch_sub(1, Ordering::AcqRel);
+            }
+            self.outlet.put_synced().await?;
+        }
+        Ok(())
+    }
+
+    async fn forbidden(&mut self) -> Result<(), Closed> {
+        if !std::mem::replace(&mut self.is_forbidden, true) {
+            self.outlet.forbidden.fetch_add(1, Ordering::AcqRel);
+            self.outlet.put_synced().await?;
         }
         Ok(())
     }

@@ -128,6 +128,37 @@ fn a_server_that_does_not_answer_for_a_kind_is_waited_for_at_the_start() -> Resu
 }
 
 #[test]
+fn a_kind_that_is_forbidden_is_named_and_nothing_waits_for_it() -> Result<()> {
+    let server = ApiServer::start(Options::default())?;
+    install(&server, &[("v1alpha2", true)])?;
+    apply(&server, &[&namespace("shop"), &policy("p"), &cluster_policy("a", "v1alpha2")])?;
+    let proxy = Proxy::start(&server, unbent)?;
+    let told = |seen: &Seen, what: &str| {
+        let told = seen.diagnostics.get("permission to read ClusterNetworkPolicy");
+        told.into_iter().flatten().any(|told| told.contains(what))
+    };
+    proxy.set(Mode::RefuseSome("clusternetworkpolicies", 403));
+    let mut seen = Seen::start(proxy.kubeconfig())?;
+    seen.until("all kinds that can be read", |seen| seen.is_synced_in_part)?;
+    assert_eq!(seen.synced_after, None);
+    ensure!(has("NetworkPolicy shop/p")(&seen), "{:?}", seen.objects.keys());
+    ensure!(told(&seen, "no object of this kind is known"), "{:?}", seen.diagnostics);
+    proxy.set(Mode::Pass);
+    seen.until_synced()?;
+    seen.until("the end of the refusal", |seen| !told(seen, ""))?;
+    ensure!(has("ClusterNetworkPolicy a")(&seen), "{:?}", seen.objects.keys());
+
+    // What was known stays, and that changes are not known is reported.
+    proxy.set(Mode::RefuseSome("clusternetworkpolicies", 403));
+    server.kubectl(&["delete", "clusternetworkpolicies", "a"], None)?;
+    seen.until("a refusal", |seen| told(seen, "known before stay enforced"))?;
+    ensure!(has("ClusterNetworkPolicy a")(&seen), "it is not known that it was deleted");
+    proxy.set(Mode::Pass);
+    seen.until_change("-ClusterNetworkPolicy a")?;
+    seen.until("the end of the refusal", |seen| !told(seen, ""))
+}
+
+#[test]
 fn a_server_that_does_not_answer_for_a_kind_takes_nothing_out_of_force() -> Result<()> {
     let server = ApiServer::start(Options::default())?;
     install(&server, &[("v1alpha2", true)])?;

@@ -29,6 +29,8 @@ pub(super) struct Seen {
     pub(super) batches: Vec<Vec<String>>,
     /// How many batches came before `Synced`.
     pub(super) synced_after: Option<usize>,
+    /// Whether `SyncedInPart` came.
+    pub(super) is_synced_in_part: bool,
 }
 
 impl Seen {
@@ -45,6 +47,7 @@ impl Seen {
             diagnostics: BTreeMap::new(),
             batches: Vec::new(),
             synced_after: None,
+            is_synced_in_part: false,
         })
     }
 
@@ -100,6 +103,10 @@ impl Seen {
             Event::Synced => {
                 assert_eq!(self.synced_after, None, "it is sent once");
                 self.synced_after = Some(self.batches.len());
+            }
+            Event::SyncedInPart => {
+                assert_eq!(self.synced_after, None, "all is known");
+                self.is_synced_in_part = true;
             }
             Event::Diagnostics(origin, told) => {
                 let told = told.iter().map(ToString::to_string).collect();

@@ -1,0 +1,45 @@
+//! What a watch hands its events to.
+
+use portcullis_crds::diagnostic::Diagnostic;
+use portcullis_crds::lean::Lean;
+
+use super::Event;
+
+/// What takes the events of a watch.
+pub trait Sink<K>: Send {
+    /// Takes what happened, in order, as much at once as was there.
+    ///
+    /// # Errors
+    /// When nobody listens any more: that ends the watch.
+    fn take(
+        &mut self,
+        events: Vec<Event<Lean<K>>>,
+    ) -> impl Future<Output = Result<(), Closed>> + Send;
+
+    /// Takes what is wrong with the kind itself, which `origin` names; it replaces what was wrong
+    /// with it before.
+    ///
+    /// # Errors
+    /// As [`Sink::take`].
+    fn diagnose(
+        &mut self,
+        origin: String,
+        found: Vec<Diagnostic>,
+    ) -> impl Future<Output = Result<(), Closed>> + Send;
+
+    /// The API server forbids to read a kind that the cluster may lack, and none of it was read yet:
+    /// nothing has to wait for it any longer. `diagnose` came before.
+    ///
+    /// # Errors
+    /// As [`Sink::take`].
+    fn forbidden(&mut self) -> impl Future<Output = Result<(), Closed>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// The number of objects of the kind that this sink knows; `None` for a sink that does not count.
+    fn known(&self) -> Option<usize>;
+}
+
+/// Nobody listens any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Closed;
