@@ -135,6 +135,27 @@ fn an_agent_whose_node_does_not_exist_is_never_ready() -> Result<()> {
     agent.terminate()
 }
 
+/// A Pod that cannot be read is not known: it may be open.
+#[test]
+fn an_agent_that_cannot_read_a_manifest_is_not_ready_and_names_it() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    let lost = "{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: lost, labels: {";
+    cluster.write("lost.yaml", lost)?;
+    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    let setup = AgentSetup { flags: flags(&[]), ..AgentSetup::default() };
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    agent.wait_for("policies are in force", PATIENCE)?;
+    let why = wait_for(&cluster, "/readyz", 503)?;
+    ensure!(why.starts_with("Degraded: ") && why.contains("lost.yaml:1:"), "{why}");
+    let (_, metrics) = ask(&cluster, METRICS, "/metrics")?;
+    for series in ["portcullis_node_state{state=\"Degraded\"}", "portcullis_policies_in_force"] {
+        assert_eq!(value(&metrics, series)?.to_string(), "1", "{series}");
+    }
+    cluster.write("lost.yaml", &(lost.to_owned() + "}}}"))?;
+    wait_for(&cluster, "/readyz", 200)?;
+    agent.terminate()
+}
+
 #[test]
 fn an_agent_whose_tool_hangs_is_not_alive() -> Result<()> {
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;

@@ -11,6 +11,7 @@
 //!   the objects that the file defined before and does not show now stay in force.
 //! - The same holds while the file is empty: a program that writes a file in place empties it first.
 //!   A file that is deleted, or that contains only comments, defines nothing.
+//! - What cannot be read is told as [`About::Unread`]: the agent is not ready until it is fixed.
 //! - A policy in a version that is not known stays as the file last defined it in a known one.
 //! - A namespace that no file defines but an object lives in is assumed: it has the one label
 //!   that every namespace has.
@@ -72,9 +73,13 @@ impl DirState {
         let name = path.to_string_lossy();
         let manifest = Manifest::parse(&name, text);
         let mut complete = manifest.is_whole();
-        let mut file = File { objects: BTreeMap::new(), diagnostics: manifest.diagnostics };
+        let lost = manifest.diagnostics.into_iter().map(unread).collect();
+        let mut file = File { objects: BTreeMap::new(), diagnostics: lost };
         for document in &manifest.documents {
-            let (converted, diagnostics) = convert::document(document);
+            let (converted, mut diagnostics) = convert::document(document);
+            if matches!(converted, Converted::Unusable) {
+                diagnostics = diagnostics.into_iter().map(unread).collect();
+            }
             file.diagnostics.extend(diagnostics);
             match converted {
                 Converted::Foreign { .. } => {}
@@ -100,7 +105,7 @@ impl DirState {
         let name = path.to_string_lossy();
         let mut file = File::default();
         let message = format!("{problem}; nothing of it is read");
-        file.diagnostics.push(whole_file(&name, Severity::Error, message));
+        file.diagnostics.push(unread(whole_file(&name, Severity::Error, message)));
         file.keep_missing(self.files.get(path), &name);
         self.replace(path, Some(file));
     }
@@ -272,6 +277,14 @@ impl File {
             few(&kept, LISTED)
         );
         self.diagnostics.push(whole_file(name, Severity::Warning, message));
+    }
+}
+
+/// What cannot be read may be a pod of this node, or a policy that isolates one: nobody can tell.
+fn unread(found: Diagnostic) -> Diagnostic {
+    match found.severity {
+        Severity::Error => Diagnostic { about: About::Unread(found.about.to_string()), ..found },
+        Severity::Warning => found,
     }
 }
 

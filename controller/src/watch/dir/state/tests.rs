@@ -234,3 +234,25 @@ fn the_same_definition_twice_is_a_warning_that_names_both() {
          the last in path order; delete one"
     );
 }
+
+#[test]
+fn what_cannot_be_read_is_told_as_unread_with_its_file_and_a_mistake_in_an_object_is_not() {
+    let good = policy("a", 1);
+    for (text, unread) in [
+        (good.clone() + "---\nkind: Pod\n metadata: {\n", 1),
+        (good.clone() + "---\nkind: Pod\napiVersion: v1\nmetadata: {labels: {a: b}}\n", 1),
+        (good.clone() + "---\njust text\n", 1),
+        (String::new(), 1),
+        (good.replace("port: 1", "port: 0"), 0),
+        (good.replace("/v1", "/v9"), 0),
+        (good, 0),
+    ] {
+        let mut state = DirState::default();
+        state.load(Path::new("x.yaml"), &text);
+        let told: Vec<Diagnostic> =
+            state.flush().diagnostics.into_iter().flat_map(|(_, told)| told).collect();
+        let found = told.iter().filter(|told| matches!(told.about, About::Unread(_)));
+        assert_eq!(found.clone().count(), unread, "{text}: {told:?}");
+        assert!(found.clone().all(|found| found.to_string().starts_with("x.yaml:")), "{told:?}");
+    }
+}
