@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -29,16 +29,12 @@ const POD_LIMIT: Duration = Duration::from_secs(30);
 /// The namespace of the markers.
 const MARKERS: &str = "portcullis-marker";
 
-/// The namespace that `deploy/` installs into, and the account of its agents.
-const INSTALLED: (&str, &str) = ("portcullis-system", "portcullis-node");
-
 /// An API server beside a lab, and what works on it besides the agents.
 pub struct ControlPlane {
     /// Runs the pods.
     pub kubelet: Kubelet,
     /// The API server; for kubectl, clients and faults.
     pub server: ApiServer,
-    agent_kubeconfig: PathBuf,
     /// What was applied of each object last.
     applied: BTreeMap<ObjectRef, Value>,
 }
@@ -51,15 +47,13 @@ impl ControlPlane {
         server
             .kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy")], None)?;
         server.kubectl(&["create", "namespace", MARKERS], None)?;
-        let (namespace, account) = INSTALLED;
-        let agent_kubeconfig = server.kubeconfig_for_service_account(namespace, account)?;
         let kubelet = Kubelet::start(&server, lab, listeners)?;
-        Ok(Self { kubelet, server, agent_kubeconfig, applied: BTreeMap::new() })
+        Ok(Self { kubelet, server, applied: BTreeMap::new() })
     }
 
-    /// Who agents are to the API server.
-    pub(super) fn agent_kubeconfig(&self) -> &Path {
-        &self.agent_kubeconfig
+    /// Who the agent of a node is to the API server.
+    pub(super) fn agent_kubeconfig(&self, node: &str) -> Result<PathBuf> {
+        self.server.kubeconfig_for_agent(node)
     }
 
     /// See [`Cluster::change`](super::Cluster::change).

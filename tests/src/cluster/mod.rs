@@ -262,8 +262,12 @@ impl Cluster {
         };
         let node_name = setup.node_name.as_deref().unwrap_or(node);
         command.args(["node", "--log-format=json", "--node-name", node_name]);
-        let own = self.control_plane.as_ref().map(ControlPlane::agent_kubeconfig);
-        if let Some(kubeconfig) = setup.kubeconfig.as_deref().or(own) {
+        let kubeconfig = match (&setup.kubeconfig, &self.control_plane) {
+            (Some(kubeconfig), _) => Some(kubeconfig.clone()),
+            (None, Some(control_plane)) => Some(control_plane.agent_kubeconfig(node)?),
+            (None, None) => None,
+        };
+        if let Some(kubeconfig) = kubeconfig {
             // With each change that the agent hears of: some are markers.
             command.arg("--log=debug,portcullis_controller::node::agent=trace");
             command.arg("--source=kube").arg("--kubeconfig").arg(kubeconfig);

@@ -214,6 +214,18 @@ impl ApiServer {
         self.kubeconfig_for_token(token.trim())
     }
 
+    /// A kubeconfig with a fresh token of an agent of `deploy/` on this node, which must exist. As in a
+    /// token that a kubelet mounts, the node is a claim of it.
+    ///
+    /// # Errors
+    /// When the API server gives no token.
+    pub fn kubeconfig_for_agent(&self, node: &str) -> Result<PathBuf> {
+        let account = ["create", "token", "portcullis-node", "--namespace=portcullis-system"];
+        let bound = ["--duration=24h", "--bound-object-kind=Node", "--bound-object-name", node];
+        let token = self.kubectl(&[&account[..], &bound].concat(), None)?;
+        self.kubeconfig_for_token(token.trim())
+    }
+
     /// A kubeconfig with this token, for the same programs as those of
     /// [`ApiServer::kubeconfig_for_service_account`].
     ///

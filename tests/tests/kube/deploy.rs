@@ -1,8 +1,8 @@
 //! deploy/ as a user installs it: accepted by a real API server without a warning, true to the
 //! binary, and with no right too many or too few ([`rights`]).
 
+mod own_report;
 mod rights;
-mod strict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,7 +30,6 @@ const WORLD: &str = r"
 struct Scene {
     cluster: Cluster,
     server: ApiServer,
-    agent_kubeconfig: PathBuf,
 }
 
 /// A controller process, killed when dropped.
@@ -52,11 +50,9 @@ impl Scene {
         server.kubectl(&["apply", "-k", deploy], None)?;
         let established = ["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"];
         server.kubectl(&established, None)?;
-        let agent_kubeconfig =
-            server.kubeconfig_for_service_account("portcullis-system", "portcullis-node")?;
         // These pods are objects without interfaces: to an agent they look as if they bypassed it.
         let cluster = Cluster::new(lab, &["--ignore-conflicts=PodsBypassNode"])?;
-        let scene = Self { cluster, server, agent_kubeconfig };
+        let scene = Self { cluster, server };
         scene.apply(WORLD)?;
         Ok(scene)
     }
@@ -78,7 +74,7 @@ impl Scene {
     }
 
     fn agent(&self, node: &str) -> Result<Agent> {
-        let kubeconfig = Some(self.agent_kubeconfig.clone());
+        let kubeconfig = Some(self.server.kubeconfig_for_agent(node)?);
         self.cluster.spawn_agent_as(node, &AgentSetup { kubeconfig, ..AgentSetup::default() })
     }
 

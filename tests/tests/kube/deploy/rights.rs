@@ -252,7 +252,11 @@ impl<'a> Program<'a> {
         let words = arguments(container);
         let (namespace, name) =
             (text(&object["metadata"]["namespace"]), text(&spec["serviceAccountName"]));
-        let kubeconfig = server.kubeconfig_for_service_account(&namespace, &name)?;
+        let kubeconfig = if object["kind"] == "DaemonSet" {
+            server.kubeconfig_for_agent(node.name())?
+        } else {
+            server.kubeconfig_for_service_account(&namespace, &name)?
+        };
         let (log, directory) = (tempfile::NamedTempFile::new()?, tempfile::tempdir()?);
         let mut command = Command::new(portcullis()?);
         command

@@ -1,4 +1,4 @@
-//! overlays/strict: an agent speaks for its own node only, whatever RBAC says.
+//! An agent speaks for its own node only, whatever RBAC says.
 
 use anyhow::{Context, Result, ensure};
 use portcullis_tests::kube::{ApiServer, Options};
@@ -10,7 +10,7 @@ use super::{LIMIT, apply, root};
 #[test]
 fn an_agent_writes_the_report_of_its_own_node_only() -> Result<()> {
     let server = ApiServer::start(Options::default())?;
-    apply(&server, &root().join("deploy/overlays/strict"))?;
+    apply(&server, &root().join("deploy"))?;
     for node in ["n1", "n2"] {
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}});
         server.kubectl(&["apply", "-f", "-"], Some(&node.to_string()))?;
