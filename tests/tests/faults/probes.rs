@@ -146,7 +146,7 @@ fn an_agent_that_cannot_read_a_manifest_is_not_ready_and_names_it() -> Result<()
     let agent = cluster.spawn_agent_as("n2", &setup)?;
     agent.wait_for("policies are in force", PATIENCE)?;
     let why = wait_for(&cluster, "/readyz", 503)?;
-    ensure!(why.starts_with("Degraded: ") && why.contains("lost.yaml:1:"), "{why}");
+    ensure!(why.starts_with("Degraded: ") && why.contains("lost.yaml:"), "{why}");
     let (_, metrics) = ask(&cluster, METRICS, "/metrics")?;
     for series in ["portcullis_node_state{state=\"Degraded\"}", "portcullis_policies_in_force"] {
         assert_eq!(value(&metrics, series)?.to_string(), "1", "{series}");
