@@ -75,6 +75,22 @@ bench: setup ## Measure the engine, the agent, the dataplane and a cluster of th
 bench-packets: setup ## Measure what a packet costs, beside a lone conntrack rule; PORTCULLIS_OTHER=PATH adds another agent
 	$(CARGO) build --release --quiet --workspace --bins
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench packets
+# Seconds for each target of tests/fuzz, and which of them.
+FUZZ_SECONDS ?= 120
+FUZZ_TARGETS ?= cni conntrack endpoint http ipset iptables nflog objects yaml
+# What libFuzzer needs to see which branches an input takes. These are options of a stable compiler.
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=3 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+
+.PHONY: fuzz
+fuzz: setup ## Feed random bytes to what reads bytes of others, FUZZ_SECONDS for each of FUZZ_TARGETS
+	cp Cargo.lock tests/fuzz/run/Cargo.lock
+	cd tests/fuzz/run && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --quiet --target-dir target --target "$$(rustc -vV | sed -n 's/^host: //p')"
+	cd tests/fuzz && for target in $(FUZZ_TARGETS); do \
+	    mkdir -p run/found/$$target; echo "$$target"; \
+	    FUZZ_TARGET=$$target run/target/*/debug/portcullis-fuzz-run -max_total_time=$(FUZZ_SECONDS) -timeout=5 -rss_limit_mb=1024 -max_len=8192 \
+	        -verbosity=0 -print_final_stats=1 -artifact_prefix=run/found/ run/found/$$target corpus/$$target || exit 1; \
+	done
 
 .PHONY: generate
 generate: setup ## Generate deploy/crds from the types in crds/src/api

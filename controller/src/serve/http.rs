@@ -29,7 +29,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -124,6 +125,11 @@ fn start_within(
     Ok(())
 }
 
+/// Serves one request for probes, as a connection does.
+pub async fn serve_one(served: Arc<Served>, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    Server { limits: LIMITS, served, answer: probe }.serve(stream).await;
+}
+
 type Answer = fn(&Served, &str) -> Response<Full<Bytes>>;
 
 /// What one address serves.
@@ -189,7 +195,7 @@ async fn bind(address: Listen) -> std::io::Result<Option<TcpListener>> {
 
 impl Server {
     /// One request, one answer. Those who ask are few, and ask seconds apart.
-    async fn serve(&self, stream: TcpStream) {
+    async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(|request: Request<Incoming>| async move {
             let known = [Method::GET, Method::HEAD].contains(request.method());
             Ok::<_, Infallible>(if known {
@@ -266,6 +272,7 @@ impl FromStr for Listen {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     use super::*;
 

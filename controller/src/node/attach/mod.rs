@@ -49,6 +49,12 @@ pub struct CniPod {
     pub interface: InterfaceName,
 }
 
+/// Whether `text` can be read as a file of the cache of libcni.
+#[must_use]
+pub fn is_readable(text: &[u8]) -> bool {
+    cache::is_readable(text)
+}
+
 /// Everything that is known of the interfaces of this node's pods.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Found {

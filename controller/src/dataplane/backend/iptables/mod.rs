@@ -16,6 +16,7 @@ pub mod cleanup;
 mod error;
 mod kernel;
 mod members;
+pub mod printed;
 pub mod probe;
 mod process;
 mod read;

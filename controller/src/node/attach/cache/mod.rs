@@ -58,6 +58,11 @@ struct Known {
     content: Result<Option<Entry>, String>,
 }
 
+/// Whether `text` can be read as one of the files.
+pub(super) fn is_readable(text: &[u8]) -> bool {
+    parse::parse("", text).is_ok()
+}
+
 impl Cache {
     /// The cache in `directory`, which need not exist yet.
     pub(super) fn new(directory: &Path) -> Self {
