@@ -1,10 +1,11 @@
-//! What watching a large cluster costs an agent: memory, and time on one processor.
+//! What watching a large cluster costs an agent and the controller: memory, and time on one processor.
 //!
 //! `cargo bench -p portcullis-tests --bench agent`
 //!
 //! Watch events as an API server sends them (a Pod has some 6 KB) go through the agent's own
 //! decoder into what is known of each kind and into an engine, whose node has 110 of the pods.
-//! Each cluster gets a process of its own, so that the memory of one is not taken for another's.
+//! The controller gets the same objects and looks for mistakes in policies. Each of them gets a process
+//! of its own, so that the memory of one is not taken for another's.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -18,6 +19,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use policy_engine::engine::{Engine, Scope};
 use policy_engine::world::Options;
+use portcullis_controller::cluster::analysis::Analysis;
+use portcullis_controller::watch::Event;
 use portcullis_controller::watch::kube::Known;
 use portcullis_crds::lean::{Lean, LeanKind};
 
@@ -26,41 +29,52 @@ const PODS_OF_A_NAMESPACE: u32 = 100;
 const REPLICAS: u32 = 10;
 const WORKLOADS: u32 = PODS_OF_A_NAMESPACE / REPLICAS;
 const POLICIES: u32 = 10_000;
-/// The argument that makes this program measure one cluster.
-const ONE: &str = "one-cluster";
+/// The arguments that make this program measure one cluster.
+const AGENT: &str = "one-agent";
+const CONTROLLER: &str = "one-controller";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    if let Some(at) = arguments.iter().position(|argument| argument == ONE) {
-        let size = arguments.get(at + 1).context("how many pods?")?.parse()?;
-        return measure(size);
+    for program in [AGENT, CONTROLLER] {
+        if let Some(at) = arguments.iter().position(|argument| argument == program) {
+            let size = arguments.get(at + 1).context("how many pods?")?.parse()?;
+            return measure(program, size);
+        }
     }
     println!(
-        "{:>8} {:>9} {:>10} {:>10} {:>11} {:>11} {:>10} {:>10}",
-        "pods", "policies", "B/pod", "B/policy", "µs/pod", "µs/policy", "flush ms", "RSS MB"
+        "{:>14} {:>8} {:>9} {:>10} {:>10} {:>11} {:>11} {:>10} {:>10} {:>10}",
+        "program",
+        "pods",
+        "policies",
+        "B/pod",
+        "B/policy",
+        "µs/pod",
+        "µs/policy",
+        "compile ms",
+        "RSS MB",
+        "peak MB"
     );
-    for pods in [10_000_u32, 100_000] {
-        let program = std::env::current_exe()?;
-        let status = Command::new(program).args([ONE, &pods.to_string()]).status()?;
+    for (program, pods) in [(AGENT, 10_000_u32), (AGENT, 100_000), (CONTROLLER, 100_000)] {
+        let own = std::env::current_exe()?;
+        let status = Command::new(own).args([program, &pods.to_string()]).status()?;
         ensure!(status.success(), "measuring {pods} pods failed");
     }
     Ok(())
 }
 
-fn measure(pods: u32) -> Result<()> {
-    let mut agent = Agent::new();
+fn measure(program: &str, pods: u32) -> Result<()> {
+    let mut agent = Agent::new(program);
     let namespaces = pods / PODS_OF_A_NAMESPACE;
     agent.list::<Namespace>(namespaces, namespace)?;
     // Pods first, so that their memory is theirs alone; with policies they are looked at again.
     let of_pods = agent.list::<Pod>(pods, pod)?;
     let of_policies = agent.list::<NetworkPolicy>(POLICIES, |number| policy(number, namespaces))?;
     let begun = processor_time()?;
-    agent.engine.flush();
+    agent.compile()?;
     let flush = processor_time()?.saturating_sub(begun);
-    let compiled = agent.engine.compiled();
-    ensure!(compiled.endpoints.len() == PODS_OF_A_NODE as usize, "every pod of the node is one");
     println!(
-        "{:>8} {:>9} {:>10} {:>10} {:>11.1} {:>11.1} {:>10.0} {:>10}",
+        "{:>14} {:>8} {:>9} {:>10} {:>10} {:>11.1} {:>11.1} {:>10.0} {:>10} {:>10}",
+        program,
         pods,
         POLICIES,
         of_pods.bytes / u64::from(pods),
@@ -69,15 +83,22 @@ fn measure(pods: u32) -> Result<()> {
         of_policies.time.as_secs_f64() * 1e6 / f64::from(POLICIES),
         flush.as_secs_f64() * 1e3,
         resident_bytes()? / 1_000_000,
+        memory("VmHWM:")? / 1_000_000,
     );
     Ok(())
 }
 
-/// What an agent keeps of a cluster.
+/// What a program keeps of a cluster.
 struct Agent {
-    engine: Engine,
+    state: State,
     /// The known objects of each kind live as long as the agent.
     known: Vec<Box<dyn std::any::Any>>,
+}
+
+/// The state of one program.
+enum State {
+    Agent(Box<Engine>),
+    Controller(Box<Analysis>),
 }
 
 /// What a list cost.
@@ -87,9 +108,30 @@ struct Cost {
 }
 
 impl Agent {
-    fn new() -> Self {
-        let engine = Engine::new(Scope::Node("node-0".into()), Options::default());
-        Self { engine, known: Vec::new() }
+    fn new(program: &str) -> Self {
+        let options = Options::default();
+        let state = if program == AGENT {
+            State::Agent(Box::new(Engine::new(Scope::Node("node-0".into()), options)))
+        } else {
+            State::Controller(Box::new(Analysis::new(options, tokio::time::Instant::now())))
+        };
+        Self { state, known: Vec::new() }
+    }
+
+    /// Compiles the rules of the node, or looks for mistakes in policies.
+    fn compile(&mut self) -> Result<()> {
+        match &mut self.state {
+            State::Agent(engine) => {
+                engine.flush();
+                let endpoints = engine.compiled().endpoints.len();
+                ensure!(endpoints == PODS_OF_A_NODE as usize, "every pod of the node is one");
+            }
+            State::Controller(analysis) => {
+                analysis.take(Event::Synced);
+                analysis.round(tokio::time::Instant::now()).context("nothing was computed")?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes in the first list of a kind, event by event. Making the text is not counted.
@@ -110,7 +152,12 @@ impl Agent {
             known.applied(&object);
             let batch = known.flush();
             ensure!(batch.diagnostics.is_empty(), "{:?}", batch.diagnostics);
-            batch.changes.into_iter().for_each(|object| self.engine.apply(object.change));
+            match &mut self.state {
+                State::Agent(engine) => {
+                    batch.changes.into_iter().for_each(|object| engine.apply(object.change));
+                }
+                State::Controller(analysis) => analysis.take(Event::Changes(batch.changes)),
+            }
             time += begun.elapsed();
         }
         ensure!(known.end(), "it is the first list");
@@ -126,9 +173,14 @@ fn processor_time() -> Result<Duration> {
 }
 
 fn resident_bytes() -> Result<u64> {
+    memory("VmRSS:")
+}
+
+/// A line of the status of this process, in bytes.
+fn memory(line: &str) -> Result<u64> {
     let text = std::fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes: u64 = line.context("no VmRSS")?.trim_end_matches("kB").trim().parse()?;
+    let found = text.lines().find_map(|found| found.strip_prefix(line));
+    let kilobytes: u64 = found.context(line.to_owned())?.trim_end_matches("kB").trim().parse()?;
     Ok(kilobytes * 1024)
 }
 

@@ -151,6 +151,11 @@ fn check_arguments(server: &ApiServer, directory: &Path) -> Result<()> {
     for object in objects(server, directory)? {
         check_volumes(&object);
         for container in containers(&object) {
+            // As docs/performance.md says.
+            let limit = &container["resources"]["limits"]["memory"];
+            for (name, expected) in [("node", "1Gi"), ("controller", "512Mi")] {
+                ensure!(container["name"] != name || limit == expected, "{name}: {limit}");
+            }
             check_container(container)
                 .with_context(|| format!("{}: {}", directory.display(), container["name"]))?;
         }
