@@ -38,6 +38,9 @@ pub enum Command {
     /// What SRC can reach
     #[command(after_help = ENDPOINTS)]
     Reach(Reach),
+    /// Which policies apply to a pod, in the order in which they are evaluated, and their rules
+    #[command(after_help = ENDPOINTS)]
+    Policies(PoliciesOf),
     /// All reachability, grouped by what policies treat alike
     Map(Map),
     /// What in the manifests is probably a mistake
@@ -128,6 +131,20 @@ pub struct Reach {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub list: ListArgs,
+}
+
+/// `policies`.
+#[derive(ClapArgs, Debug)]
+pub struct PoliciesOf {
+    /// A pod, or a workload, a Service or a namespace for all of its pods
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CheckFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
 }
 
 /// `map`.
@@ -279,15 +296,15 @@ pub enum By {
     Namespace,
 }
 
-/// How `check` answers.
+/// How `check` and `policies` answer.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum CheckFormat {
     /// For people
     #[default]
     Text,
-    /// `kind: Verdict`
+    /// One object: `kind: Verdict` or `kind: Policies`
     Json,
-    /// `kind: Verdict`
+    /// The same as YAML
     Yaml,
 }
 
@@ -354,6 +371,8 @@ pub enum SchemaKind {
     Verdict,
     /// What `map`, `who` and `reach` answer
     Map,
+    /// What `policies` answers
+    Policies,
     /// What `lint` answers
     Lint,
     /// What `test` answers

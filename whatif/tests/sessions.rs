@@ -56,6 +56,16 @@ golden!(
 );
 
 golden!(
+    policies_lists_what_applies_in_order,
+    "policies shop/api-1 -f examples/shop",
+    "policies jobs/report -o yaml -f examples/shop",
+    "policies shop/db-1:5432 -f examples/shop",
+    "policies node/n1 -f examples/shop",
+    "policies external -f examples/shop",
+    "policies red/* -f examples/cluster/world.yaml -f examples/cluster/guardrails -f examples/cluster/default-deny",
+);
+
+golden!(
     workloads_of_every_kind_stand_for_their_pods,
     "check -n shop nightly svc/api -f whatif/tests/sources/kinds.yaml",
     "check -n shop nightly svc/front:80 -f whatif/tests/sources/kinds.yaml",

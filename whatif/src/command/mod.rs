@@ -9,6 +9,7 @@ mod completion;
 mod lint;
 mod list;
 mod plan;
+mod policies;
 mod schema;
 mod snapshot;
 mod test;
@@ -38,6 +39,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Lint(args) => lint::run(&args, out),
         Command::Snapshot(args) => snapshot::run(&args, out),
         Command::Test(args) => test::run(&args, out),
+        Command::Policies(args) => policies::run(&args, out),
         Command::Plan(args) => plan::run(&args, out),
         Command::Schema { kind } => schema::run(kind, out),
         Command::Completion { shell } => completion::script(shell, out),

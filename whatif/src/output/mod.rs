@@ -6,6 +6,7 @@ pub mod json;
 pub mod lint;
 pub mod map;
 pub mod plan;
+pub mod policies;
 pub mod test;
 pub mod words;
 

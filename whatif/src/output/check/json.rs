@@ -147,6 +147,17 @@ pub enum Tier {
     None,
 }
 
+impl From<tier::Tier> for Tier {
+    fn from(tier: tier::Tier) -> Self {
+        match tier {
+            tier::Tier::Admin => Self::Admin,
+            tier::Tier::NetworkPolicy => Self::NetworkPolicy,
+            tier::Tier::Baseline => Self::Baseline,
+            tier::Tier::Default => Self::Default,
+        }
+    }
+}
+
 /// Why a direction allows or denies.
 #[derive(Serialize, JsonSchema, Clone, Copy, Debug)]
 #[schemars(rename = "Reason")]
@@ -304,13 +315,7 @@ fn decision(
     };
     DecisionJson {
         decision: if decision.is_allowed() { AllowDeny::Allow } else { AllowDeny::Deny },
-        tier: match decision.tier {
-            None => Tier::None,
-            Some(tier::Tier::Admin) => Tier::Admin,
-            Some(tier::Tier::NetworkPolicy) => Tier::NetworkPolicy,
-            Some(tier::Tier::Baseline) => Tier::Baseline,
-            Some(tier::Tier::Default) => Tier::Default,
-        },
+        tier: decision.tier.map_or(Tier::None, Tier::from),
         isolated_by: decision.isolated_by.iter().map(ObjectRef::short).collect(),
         decided_by: rules(&decision.decided_by),
         passed_by: rules(&decision.passed_by),

@@ -1,0 +1,92 @@
+//! The peers and ports of a rule in words.
+
+use policy_engine::labels::Labels;
+use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, PortMatch, Ports};
+use policy_engine::port::PortRange;
+use policy_engine::selector::{Requirement, Selector};
+use policy_engine::words::requirements;
+
+use crate::model::Cluster;
+
+/// What a part that could not be understood matches.
+const NOTHING: &str = "nothing: this part could not be understood";
+
+/// Who is at the other side: one of these.
+pub(super) fn peers(cluster: &Cluster, peers: &Peers) -> Vec<String> {
+    match peers {
+        Peers::Any => vec!["every address".to_owned()],
+        Peers::Listed(peers) => peers.iter().map(|peer| self::peer(cluster, peer)).collect(),
+    }
+}
+
+fn peer(cluster: &Cluster, peer: &Peer) -> String {
+    match peer {
+        Peer::Pods(peer) => pods(cluster, peer),
+        Peer::Block(block) if block.except.is_empty() => block.cidr.to_string(),
+        Peer::Block(block) => {
+            let except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
+            format!("{} except {}", block.cidr, except.join(", "))
+        }
+        Peer::Nodes(nodes) => match labels(nodes) {
+            None => "every node".to_owned(),
+            Some(labels) => format!("nodes with {labels}"),
+        },
+        Peer::Invalid => NOTHING.to_owned(),
+    }
+}
+
+/// The pods that a peer selects, and how many of the cluster these are.
+fn pods(cluster: &Cluster, peer: &PodPeer) -> String {
+    let namespaces = match &peer.namespaces {
+        Namespaces::Named(name) => format!("in namespace {name}"),
+        Namespaces::Selected(selector) => match labels(selector) {
+            None => "in every namespace".to_owned(),
+            Some(labels) => format!("in namespaces with {labels}"),
+        },
+        Namespaces::Own => "in the namespace of the pod".to_owned(),
+    };
+    let pods = match labels(&peer.pods) {
+        None => "every pod".to_owned(),
+        Some(labels) => format!("pods with {labels}"),
+    };
+    let world = &cluster.world;
+    let is_in = |namespace: &str| match &peer.namespaces {
+        Namespaces::Named(name) => **name == *namespace,
+        Namespaces::Selected(selector) => match world.namespaces().get(namespace) {
+            Some(known) => selector.matches(&known.labels),
+            None => selector.is_everything(),
+        },
+        Namespaces::Own => false,
+    };
+    let matches = |labels: &Labels, namespace: &str| peer.pods.matches(labels) && is_in(namespace);
+    let found = world.pods().values().filter(|pod| {
+        pod.takes_part() && !pod.host_network && matches(&pod.labels, &pod.key.namespace)
+    });
+    match found.count() {
+        0 => format!("{pods} {namespaces} (none at present)"),
+        1 => format!("{pods} {namespaces} (1 at present)"),
+        count => format!("{pods} {namespaces} ({count} at present)"),
+    }
+}
+
+fn labels(selector: &Selector) -> Option<String> {
+    let all: Vec<Requirement> = selector.requirements().cloned().collect();
+    (!all.is_empty()).then(|| requirements(&all))
+}
+
+/// The ports: one of these.
+pub(super) fn ports(ports: &Ports) -> Vec<String> {
+    match ports {
+        Ports::Any => vec!["every port".to_owned()],
+        Ports::Listed(ports) => ports.iter().map(port).collect(),
+    }
+}
+
+fn port(port: &PortMatch) -> String {
+    match port {
+        PortMatch::Numbers(protocol, PortRange::ALL) => format!("every {protocol} port"),
+        PortMatch::Numbers(protocol, range) => format!("{range}/{protocol}"),
+        PortMatch::Named(protocol, name) => format!("{name}/{protocol}"),
+        PortMatch::Invalid => NOTHING.to_owned(),
+    }
+}
