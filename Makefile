@@ -75,6 +75,7 @@ bench: setup ## Measure the engine, the agent, the dataplane and a cluster of th
 bench-packets: setup ## Measure what a packet costs, beside a lone conntrack rule; PORTCULLIS_OTHER=PATH adds another agent
 	$(CARGO) build --release --quiet --workspace --bins
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench packets
+
 # Seconds for each target of tests/fuzz, and which of them.
 FUZZ_SECONDS ?= 120
 FUZZ_TARGETS ?= cni conntrack endpoint http ipset iptables nflog objects yaml
