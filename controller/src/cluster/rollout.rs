@@ -147,6 +147,7 @@ impl Rollout {
     }
 
     /// What is to be told of Nodes.
+    #[must_use]
     pub fn node_findings(&self, analysis: &Analysis, now: Instant) -> BTreeSet<ObjectFinding> {
         let speaks = |known: &Known| known.speaks(now, self.silent_after);
         node_events::findings(analysis.nodes(), self.reports.get(), speaks)

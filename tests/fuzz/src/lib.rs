@@ -65,14 +65,14 @@ fn http(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime needs only a few descriptors");
     runtime.block_on(async {
-        let (mut client, server) = tokio::io::duplex(bytes.len().max(1));
+        let (mut client, stream) = tokio::io::duplex(bytes.len().max(1));
         let ask = async {
             let _ = client.write_all(bytes).await;
             let _ = client.shutdown().await;
             let mut answer = Vec::new();
             let _ = client.read_to_end(&mut answer).await;
         };
-        tokio::join!(ask, serve_one(Arc::new(served), server));
+        tokio::join!(ask, serve_one(Arc::new(served), stream));
     });
 }
 

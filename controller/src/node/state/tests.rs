@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use policy_engine::object::{Kind, ObjectRef};
 use portcullis_crds::diagnostic::{About, Severity};
 use portcullis_crds::path::FieldPath;
 
@@ -138,109 +139,101 @@ fn is_true(expression: &str, series: &[String]) -> bool {
     })
 }
 
+type Fact = fn(&mut Agent);
+
+const ENFORCING: &str = "Enforcing PoliciesInForce True |  | ";
+
+fn unread(agent: &mut Agent) {
+    agent.found(&[About::Unread("Pod a".to_owned())]);
+}
+
+/// What happens, and the signals after it.
+const TABLE: [(&str, &[Fact], &str); 16] = [
+    ("at the start", &[], "Loading Loading Unknown |  | NodeLoading"),
+    ("nobody looked at the node", &[Agent::in_force], "Loading Loading Unknown |  | NodeLoading"),
+    ("", &[Agent::in_force, |a| a.examined(&[])], ENFORCING),
+    (
+        "a conflict while objects load",
+        &[|a| a.examined(&[Conflict::KubeProxyIpvs])],
+        "Loading Loading Unknown |  | NodeLoading NodeBypassed",
+    ),
+    (
+        "a conflict",
+        &[Agent::in_force, |a| {
+            a.examined(&[Conflict::KubeProxyIpvs, Conflict::SecondEnforcer]);
+        }],
+        "Bypassed KubeProxyIpvs False |  | NodeBypassed",
+    ),
+    (
+        "a conflict that was not put right by a failure",
+        &[|a| a.examined(&[Conflict::KubeProxyIpvs]), |a| a.publisher.failed("no tool", None)],
+        "Bypassed KubeProxyIpvs False |  | NodeBypassed",
+    ),
+    (
+        "a displaced hook",
+        &[Agent::in_force, |a| a.examined(&[]), |a| a.displaced(true), |a| a.publisher.verified(0)],
+        "Bypassed HookDisplaced False |  | NodeBypassed",
+    ),
+    (
+        "a hook that is back",
+        &[Agent::in_force, |a| a.examined(&[]), |a| a.displaced(true), |a| a.displaced(false)],
+        ENFORCING,
+    ),
+    (
+        "a failed round",
+        &[Agent::in_force, |a| a.examined(&[]), |a| a.publisher.failed("no tool", None)],
+        "Failing ApplyFailed False |  | NodeFailing",
+    ),
+    (
+        "a comparison without a failure after it",
+        &[
+            |a| a.examined(&[]),
+            |a| a.publisher.failed("no tool", None),
+            |a| a.publisher.verified(0),
+        ],
+        ENFORCING,
+    ),
+    (
+        "one family fails",
+        &[|a| a.examined(&[]), |a| a.publisher.failed("no tool", Some(Family::V6))],
+        "Degraded IPv6NotEnforced False | IPv6NotEnforced | NodeDegraded",
+    ),
+    (
+        "the node is unknown",
+        &[Agent::in_force, |a| a.publisher.node_unknown(Some("no Node".into()))],
+        "Degraded NodeUnknown False | NodeUnknown | NodeDegraded",
+    ),
+    (
+        "the node is unknown, and nothing can be applied",
+        &[
+            Agent::in_force,
+            |a| a.examined(&[]),
+            |a| a.publisher.node_unknown(Some("no Node".into())),
+            |a| a.publisher.failed("no tool", None),
+        ],
+        "Failing ApplyFailed False | NodeUnknown | NodeFailing NodeDegraded",
+    ),
+    (
+        "an object cannot be read",
+        &[Agent::in_force, |a| a.examined(&[]), unread],
+        "Degraded ObjectsUnread False | ObjectsUnread | NodeDegraded ObjectErrors",
+    ),
+    (
+        "a kind cannot be read, and rules of an earlier run stay",
+        &[|a| a.examined(&[]), unread],
+        "Failing ObjectsUnread False | ObjectsUnread | NodeFailing NodeDegraded ObjectErrors",
+    ),
+    (
+        "other errors",
+        &[Agent::in_force, |a| a.examined(&[]), |a| a.found(&[About::nothing()])],
+        "Enforcing PoliciesInForce True |  | ObjectErrors",
+    ),
+];
+
 #[tokio::test(start_paused = true)]
 async fn every_signal_follows_from_the_state_and_the_state_from_the_facts() {
-    type Fact = fn(&mut Agent);
-    let unread = |agent: &mut Agent| agent.found(&[About::Unread("Pod a".to_owned())]);
-    let policy = || {
-        About::Object(policy_engine::object::ObjectRef::new(
-            policy_engine::object::Kind::NetworkPolicy,
-            "shop",
-            "p",
-        ))
-    };
-    let enforcing = "Enforcing PoliciesInForce True |  | ";
-    let table: [(&str, &[Fact], &str); 16] = [
-        ("at the start", &[], "Loading Loading Unknown |  | NodeLoading"),
-        (
-            "nobody looked at the node",
-            &[Agent::in_force],
-            "Loading Loading Unknown |  | NodeLoading",
-        ),
-        ("", &[Agent::in_force, |a| a.examined(&[])], enforcing),
-        (
-            "a conflict while objects load",
-            &[|a| a.examined(&[Conflict::KubeProxyIpvs])],
-            "Loading Loading Unknown |  | NodeLoading NodeBypassed",
-        ),
-        (
-            "a conflict",
-            &[Agent::in_force, |a| {
-                a.examined(&[Conflict::KubeProxyIpvs, Conflict::SecondEnforcer])
-            }],
-            "Bypassed KubeProxyIpvs False |  | NodeBypassed",
-        ),
-        (
-            "a conflict that was not put right by a failure",
-            &[|a| a.examined(&[Conflict::KubeProxyIpvs]), |a| a.publisher.failed("no tool", None)],
-            "Bypassed KubeProxyIpvs False |  | NodeBypassed",
-        ),
-        (
-            "a displaced hook",
-            &[
-                Agent::in_force,
-                |a| a.examined(&[]),
-                |a| a.displaced(true),
-                |a| a.publisher.verified(0),
-            ],
-            "Bypassed HookDisplaced False |  | NodeBypassed",
-        ),
-        (
-            "a hook that is back",
-            &[Agent::in_force, |a| a.examined(&[]), |a| a.displaced(true), |a| a.displaced(false)],
-            enforcing,
-        ),
-        (
-            "a failed round",
-            &[Agent::in_force, |a| a.examined(&[]), |a| a.publisher.failed("no tool", None)],
-            "Failing ApplyFailed False |  | NodeFailing",
-        ),
-        (
-            "a comparison without a failure after it",
-            &[
-                |a| a.examined(&[]),
-                |a| a.publisher.failed("no tool", None),
-                |a| a.publisher.verified(0),
-            ],
-            enforcing,
-        ),
-        (
-            "one family fails",
-            &[|a| a.examined(&[]), |a| a.publisher.failed("no tool", Some(Family::V6))],
-            "Degraded IPv6NotEnforced False | IPv6NotEnforced | NodeDegraded",
-        ),
-        (
-            "the node is unknown",
-            &[Agent::in_force, |a| a.publisher.node_unknown(Some("no Node".into()))],
-            "Degraded NodeUnknown False | NodeUnknown | NodeDegraded",
-        ),
-        (
-            "the node is unknown, and nothing can be applied",
-            &[
-                Agent::in_force,
-                |a| a.examined(&[]),
-                |a| a.publisher.node_unknown(Some("no Node".into())),
-                |a| a.publisher.failed("no tool", None),
-            ],
-            "Failing ApplyFailed False | NodeUnknown | NodeFailing NodeDegraded",
-        ),
-        (
-            "an object cannot be read",
-            &[Agent::in_force, |a| a.examined(&[]), unread],
-            "Degraded ObjectsUnread False | ObjectsUnread | NodeDegraded ObjectErrors",
-        ),
-        (
-            "a kind cannot be read, and rules of an earlier run stay",
-            &[|a| a.examined(&[]), unread],
-            "Failing ObjectsUnread False | ObjectsUnread | NodeFailing NodeDegraded ObjectErrors",
-        ),
-        (
-            "other errors",
-            &[Agent::in_force, |a| a.examined(&[]), |a| a.found(&[About::nothing()])],
-            "Enforcing PoliciesInForce True |  | ObjectErrors",
-        ),
-    ];
-    for (name, facts, expected) in table {
+    let policy = About::Object(ObjectRef::new(Kind::NetworkPolicy, "shop", "p"));
+    for (name, facts, expected) in TABLE {
         let mut agent = Agent::new();
         let before = agent.signals.latest();
         facts.iter().for_each(|fact| fact(&mut agent));
@@ -249,7 +242,7 @@ async fn every_signal_follows_from_the_state_and_the_state_from_the_facts() {
             assert_eq!(news(Some(&before), &agent.signals.latest()), News::Some, "{name}");
         }
         // A policy with an error drops no packets where it is not enforced.
-        agent.found(&[policy()]);
+        agent.found(std::slice::from_ref(&policy));
         let signals = agent.signals();
         let is_enforcing = signals.starts_with("Enforcing");
         assert_eq!(signals.contains("PolicyFailedClosed"), is_enforcing, "{name}: {signals}");
