@@ -136,7 +136,7 @@ impl World {
 
     /// Waits until the agent enforces: a port that no policy allows is closed.
     fn wait_for_rules(&mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let before = self.received()?;
             self.client.send(FIRST_PORT, 1, 9)?;

@@ -22,6 +22,7 @@ use portcullis_controller::args::{Cli, Command};
 use portcullis_controller::dataplane::attachment::{Attachment, Attachments, InterfaceName};
 use portcullis_controller::dataplane::backend::iptables::text;
 use portcullis_controller::dataplane::desired::{Desired, Wanted};
+use portcullis_controller::dataplane::refusals::Refusals;
 use portcullis_controller::dataplane::set::Kind;
 use portcullis_controller::dataplane::{AcceptAction, DenyAction, LogGroup, Options, name};
 use portcullis_crds::convert::{self, Converted};
@@ -65,8 +66,9 @@ fn attachments(engine: &Engine) -> Attachments {
 
 /// Calls `look` with what enforces what `engine` has compiled.
 fn with_desired<T>(engine: &Engine, options: &Options, look: impl FnOnce(&Desired<'_>) -> T) -> T {
-    let attachments = attachments(engine);
-    let wanted = Wanted { compiled: engine.compiled(), attachments: &attachments, options };
+    let (attachments, refusals) = (attachments(engine), Refusals::default());
+    let (compiled, attachments) = (engine.compiled(), &attachments);
+    let wanted = Wanted { compiled, attachments, options, refusals: &refusals };
     look(&Desired::new(wanted, &Family::BOTH))
 }
 

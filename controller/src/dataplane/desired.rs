@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv6Net};
 use policy_engine::cidr::Family;
@@ -27,6 +28,7 @@ use super::feature::Feature;
 use super::interface_chains::Interfaces;
 use super::name::{self, ChainName, SetName};
 use super::options::{AcceptAction, Options};
+use super::refusals::Refusals;
 use super::rule::{Chains, Hook, Is, IsInterface, Match, Rule, Side, Verdict};
 use super::ruleset::Renderer;
 use super::set::{DesiredSet, Element, Kind, Source};
@@ -41,6 +43,9 @@ pub struct Desired<'a> {
     pub hooks: BTreeSet<Hook>,
     /// Our sets.
     pub sets: BTreeMap<SetName, DesiredSet<'a>>,
+    /// Enforced rulesets whose rules deny more than the policies do, because something was refused:
+    /// why.
+    pub denied: BTreeMap<(Family, RulesetId), Arc<str>>,
 }
 
 /// What is enforced: the policies, and how the pods that they are about are attached.
@@ -52,6 +57,8 @@ pub struct Wanted<'a> {
     pub attachments: &'a Attachments,
     /// What the user has chosen.
     pub options: &'a Options,
+    /// What the tools or the kernel refused.
+    pub refusals: &'a Refusals,
 }
 
 impl<'a> Desired<'a> {
@@ -62,6 +69,7 @@ impl<'a> Desired<'a> {
             tables: BTreeMap::new(),
             hooks: BTreeSet::from([Hook::Forward]),
             sets: BTreeMap::new(),
+            denied: BTreeMap::new(),
         };
         if !wanted.options.allow_egress_to_own_node {
             desired.hooks.insert(Hook::Input);
@@ -73,7 +81,7 @@ impl<'a> Desired<'a> {
     }
 
     fn add_family(&mut self, family: Family, wanted: Wanted<'a>) {
-        let Wanted { compiled, attachments, options } = wanted;
+        let Wanted { compiled, attachments, options, .. } = wanted;
         let checks_addresses =
             options.checks_interfaces() && *attachments != Attachments::default();
         let mut chains = skeleton(family, wanted, checks_addresses);
@@ -117,7 +125,7 @@ impl<'a> Desired<'a> {
                 denials.insert(Denial::by_address(direction));
             }
         }
-        self.add_rulesets(family, compiled, options, used, denials, &mut chains);
+        self.add_rulesets(family, wanted, used, denials, &mut chains);
         if options.accept == AcceptAction::Accept {
             // Policies in audit change nothing: not even what is accepted.
             let isolated = |endpoint: &Endpoint| {
@@ -155,24 +163,30 @@ impl<'a> Desired<'a> {
     fn add_rulesets(
         &mut self,
         family: Family,
-        compiled: &'a Compiled,
-        options: &Options,
+        wanted: Wanted<'a>,
         mut used: BTreeSet<(View, RulesetId)>,
         denials: BTreeSet<Denial>,
         chains: &mut Chains,
     ) {
-        let mut renderer = Renderer::new(family, compiled);
+        let Wanted { compiled, options, refusals, .. } = wanted;
+        let mut renderer = Renderer::new(family, compiled, refusals);
         renderer.denials = denials;
         while let Some((view, id)) = used.pop_first() {
             let name = name::ruleset(view, &id);
             if chains.contains_key(&name) {
                 continue;
             }
-            let rules = match compiled.rulesets.get(&id) {
-                Some(ruleset) => renderer.rules(view, ruleset),
+            let refused = refusals.chains.get(&(family, name));
+            let rules = match (compiled.rulesets.get(&id), refused) {
+                (Some(ruleset), None) => renderer.rules(view, ruleset),
+                (Some(ruleset), Some(_)) => renderer.deny(view, ruleset),
                 // Whose it was is not known either: it denies all, in nobody's name.
-                None => deny_rules(family, options.deny),
+                (None, _) => deny_rules(family, options.deny),
             };
+            let refused = renderer.refused.take().or_else(|| refused.cloned());
+            if let (View::Enforced, Some(why)) = (view, refused) {
+                self.denied.insert((family, id), why);
+            }
             chains.insert(name, rules);
             used.extend(mem::take(&mut renderer.next).into_iter().map(|next| (view, next)));
         }

@@ -52,6 +52,7 @@ pub fn diff(applied: &Applied, desired: Desired<'_>, terms: &Terms<'_>) -> (Plan
             plan.tables.insert(family, change);
         }
     }
+    write_evicted(&mut plan, &after);
     (plan, after)
 }
 
@@ -70,8 +71,9 @@ pub fn diff_members(
         let kind = Kind::from(set.kind);
         for family in Family::BOTH {
             let name = name::set(family, kind, id);
-            // Sets that no chain refers to are not in the kernel.
-            if let Some(now) = applied.sets.get(&name) {
+            // Sets that no chain refers to are not in the kernel, or are about to be destroyed.
+            let now = applied.sets.get(&name);
+            if let Some(now) = now.filter(|set| set.elements != Elements::Unknown) {
                 let desired = DesiredSet { kind, family, source: Source::Engine(*id, set) };
                 let state = diff_set(&mut plan, name, Some(now), &desired, terms);
                 after.insert(name, state);
@@ -179,6 +181,19 @@ fn evict(set: SetName, applied: &Applied) -> Eviction {
     Eviction { set, chains }
 }
 
+/// Plans that chains get the rules back without which they are while a set is evicted.
+fn write_evicted(plan: &mut Plan, after: &Applied) {
+    for (family, chains) in plan.evict.iter().flat_map(|eviction| &eviction.chains) {
+        let desired = after.tables.get(family).map(|table| &table.chains);
+        for name in chains.keys() {
+            if let Some(rules) = desired.and_then(|chains| chains.get(name)) {
+                let change = plan.tables.entry(*family).or_default();
+                change.write.insert(*name, rules.clone());
+            }
+        }
+    }
+}
+
 fn diff_table(now: &Table, desired: Chains, hooks: &BTreeSet<Hook>) -> (TableChange, Table) {
     let mut change = TableChange::default();
     let mut after = Table { wanted_by_others: now.wanted_by_others.clone(), ..Table::default() };
@@ -241,6 +256,7 @@ mod tests {
     use crate::dataplane::desired::Wanted;
     use crate::dataplane::options::Options;
     use crate::dataplane::options::TableName;
+    use crate::dataplane::refusals::Refusals;
 
     fn id() -> SetId {
         SetId::new(ContentHasher::new("set").finish())
@@ -280,7 +296,9 @@ mod tests {
     fn desired(compiled: &Compiled) -> Desired<'_> {
         static OPTIONS: LazyLock<Options> = LazyLock::new(Options::default);
         static NOWHERE: LazyLock<Attachments> = LazyLock::new(Attachments::default);
-        Desired::new(Wanted { compiled, attachments: &NOWHERE, options: &OPTIONS }, &[Family::V4])
+        static NOTHING: LazyLock<Refusals> = LazyLock::new(Refusals::default);
+        let (attachments, options, refusals) = (&NOWHERE, &OPTIONS, &NOTHING);
+        Desired::new(Wanted { compiled, attachments, options, refusals }, &[Family::V4])
     }
 
     fn check(applied: &Applied, compiled: &Compiled, update: &Update) -> (String, Applied) {
@@ -288,7 +306,7 @@ mod tests {
         let terms = Terms { update, initial_maxelem: 2 };
         let (plan, after) = diff(applied, desired, &terms);
         let steps: String =
-            render(&plan, TableName::Filter).iter().map(ToString::to_string).collect();
+            render(&plan, TableName::Filter).concat().iter().map(ToString::to_string).collect();
         let set = name::set(Family::V4, Kind::Address, &id());
         (steps.replace(&set.to_string(), "SET"), after)
     }
@@ -350,9 +368,9 @@ mod tests {
         let (steps, after) = check(&applied, &compiled, &update);
         assert_eq!(
             steps,
-            "ipset -exist restore\ncreate SET~ hash:ip family inet hashsize 64 maxelem 4\n\
-             add SET~ 10.0.0.3\nadd SET~ 10.0.0.4\nadd SET~ 10.0.0.5\ndel SET 10.0.0.2\n\
-             ipset -exist restore\nswap SET~ SET\ndestroy SET~\n"
+            "del SET 10.0.0.2\nipset -exist restore\n\
+             create SET~ hash:ip family inet hashsize 64 maxelem 4\nflush SET~\n\
+             add SET~ 10.0.0.3\nadd SET~ 10.0.0.4\nadd SET~ 10.0.0.5\nswap SET~ SET\ndestroy SET~\n"
         );
         let counts: Vec<_> = after.sets.values().map(|set| set.elements.clone()).collect();
         assert_eq!(counts, [Elements::AsDesired(3), Elements::Unknown]);
@@ -382,6 +400,8 @@ mod tests {
              create SET hash:ip family inet hashsize 64 maxelem 2\nadd SET 10.0.0.2\n"
         );
         assert!(steps.starts_with(&expected), "{steps}");
+        let matched = format!("-A PORTCULLIS-{chain} -m set --match-set SET src -j RETURN\n");
+        assert!(steps.contains(&matched), "the rule is there again at the end: {steps}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
 //! | [`applied`] | chains and sets as they are |
 //! | [`diff`](mod@diff), [`plan`] | the difference, and what changes because of it |
+//! | [`refusals`], `apply` | what the tools or the kernel refused; one apply, in passes, without that |
 //! | `urgent` | which part of a plan has to happen now, and which can wait |
 //! | [`drift`] | the difference as sentences |
 //! | `hooks`, [`hook_watch`] | hooks that others moved or removed: found and put back; noticed |
@@ -20,6 +21,7 @@
 //! complete before a chain refers to it; elements leave before chains change and join after.
 
 pub mod applied;
+mod apply;
 mod apply_report;
 pub mod attachment;
 pub mod backend;
@@ -40,6 +42,7 @@ pub mod netlink;
 pub mod options;
 pub mod plan;
 pub mod preflight;
+pub mod refusals;
 pub mod rule;
 mod ruleset;
 pub mod set;
@@ -48,10 +51,11 @@ mod tree;
 mod urgent;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::sync::Arc;
 
 use policy_engine::cidr::Family;
 use policy_engine::compiled::{Compiled, Update};
+use policy_engine::id::RulesetId;
 
 use self::applied::Applied;
 pub use self::apply_report::ApplyReport;
@@ -69,8 +73,9 @@ use self::examine::Examiner;
 pub use self::options::{
     AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, TableName, UnknownPods,
 };
-use self::plan::{Plan, TableChange};
+use self::plan::Plan;
 use self::preflight::Finding;
+use self::refusals::Refusals;
 use self::rule::Chains;
 
 /// Keeps the kernel as the engine wants it.
@@ -88,6 +93,10 @@ pub struct Dataplane {
     /// Whether the last call left something to [`Dataplane::remove_unreferenced`].
     postponed: bool,
     denials: Totals,
+    /// What the tools or the kernel refused since [`Dataplane::retry_refused`].
+    refusals: Refusals,
+    /// The rulesets that deny more than policies do because of that, and why.
+    denied: BTreeMap<(Family, RulesetId), Arc<str>>,
 }
 
 /// How much of a change happens at once.
@@ -149,6 +158,8 @@ impl Dataplane {
             elsewhere_clean: false,
             postponed: false,
             denials: Totals::default(),
+            refusals: Refusals::default(),
+            denied: BTreeMap::new(),
         })
     }
 
@@ -217,19 +228,38 @@ impl Dataplane {
     /// The first call, and each one after a failure, reads back what is applied and changes only
     /// what differs; `update` is ignored then.
     ///
+    /// A set or the chain of a ruleset that the tools or the kernel refuse stops nothing else: what
+    /// needs it denies ([`Dataplane::denied`]), until [`Dataplane::retry_refused`] succeeds.
+    ///
     /// # Errors
-    /// When any step fails. Nothing is taken as done then. If [`Error::family`] names a family, all
-    /// is done for the other one: this one cannot be read, or pods have IPv6 addresses and
-    /// only IPv4 can be enforced.
+    /// When the chains that all pods share cannot be read or changed. Nothing is taken as done then. If
+    /// [`Error::family`] names a family, all is done for the other one: this one cannot be read or
+    /// changed, or pods have IPv6 addresses and only IPv4 can be enforced.
     pub fn enforce(&mut self, compiled: &Compiled, update: &Update) -> Result<ApplyReport, Error> {
-        match self.apply(compiled, update, Extent::Urgent) {
-            // What is unreferenced counts for the kernel's limits, too.
-            Err(error) if self.postponed => {
-                tracing::debug!(%error, "failed beside unreferenced chains; removing them as well");
-                self.apply(compiled, update, Extent::All)
-            }
-            result => result,
-        }
+        self.apply(compiled, update, Extent::Urgent)
+    }
+
+    /// Whether something was refused, and waits for [`Dataplane::retry_refused`].
+    #[must_use]
+    pub fn has_refusals(&self) -> bool {
+        !self.refusals.is_empty()
+    }
+
+    /// The enforced rulesets that deny more than policies do, because the tools or the kernel refused
+    /// what they need: why.
+    #[must_use]
+    pub fn denied(&self) -> &BTreeMap<(Family, RulesetId), Arc<str>> {
+        &self.denied
+    }
+
+    /// Tries again what was refused.
+    ///
+    /// # Errors
+    /// As [`Dataplane::enforce`].
+    pub fn retry_refused(&mut self, compiled: &Compiled) -> Result<ApplyReport, Error> {
+        self.refusals = Refusals::default();
+        let update = Update { rules_changed: true, ..Update::default() };
+        self.apply(compiled, &update, Extent::Urgent)
     }
 
     /// Does what [`Dataplane::enforce`] left.
@@ -241,86 +271,11 @@ impl Dataplane {
         self.apply(compiled, &update, Extent::All)
     }
 
-    fn apply(
-        &mut self,
-        compiled: &Compiled,
-        update: &Update,
-        extent: Extent,
-    ) -> Result<ApplyReport, Error> {
-        let start = Instant::now();
-        // Taken: whatever fails from here on, the next call reads back.
-        let report = match self.applied.take() {
-            Some(applied) if !update.rules_changed && !self.attachments_changed => {
-                self.apply_members(applied, compiled, update)?
-            }
-            applied => self.apply_all(applied, compiled, update, extent)?,
-        };
-        self.check_families(compiled)?;
-        Ok(ApplyReport { total: start.elapsed(), ..report })
-    }
-
-    fn apply_all(
-        &mut self,
-        applied: Option<Applied>,
-        compiled: &Compiled,
-        update: &Update,
-        extent: Extent,
-    ) -> Result<ApplyReport, Error> {
-        let mut desired = self.desired(compiled);
-        let (applied, unread) = match applied {
-            Some(applied) => (applied, None),
-            None => self.read(&mut desired)?,
-        };
-        let (mut plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
-        self.postponed = extent == Extent::Urgent && self.postpone(&mut plan, &applied, &mut after);
-        let sets_in_use = self.execute(&plan, &applied, &mut after)?;
-        self.attachments_changed = false;
-        if let Some(unread) = unread {
-            return Err(unread);
-        }
-        self.applied = Some(after);
-        let elsewhere_unclean = self.clean_elsewhere();
-        let (postponed, report) = (self.postponed, ApplyReport::of(&plan));
-        Ok(ApplyReport { sets_in_use, postponed, elsewhere_unclean, ..report })
-    }
-
-    /// Reads back what is applied. Takes out of `desired` the family that cannot be read, if the other
-    /// one can be, and gives why.
-    fn read(&self, desired: &mut Desired<'_>) -> Result<(Applied, Option<Error>), Error> {
-        let (applied, unread) = self.kernel.read(&desired.tables)?;
-        desired.tables.retain(|family, _| applied.tables.contains_key(family));
-        Ok((applied, unread))
-    }
-
     /// Takes out of `plan` what can wait; gives whether anything does.
     fn postpone(&self, plan: &mut Plan, applied: &Applied, after: &mut Applied) -> bool {
         let kept = urgent::keep_denials(plan, applied, after);
         let postponed = self.kernel.removes_slowly() && urgent::postpone(plan, applied, after);
         kept || postponed
-    }
-
-    /// Does all of `plan`, once what chains of denials that change have counted is read; gives how
-    /// many sets are still in use.
-    fn execute(
-        &mut self,
-        plan: &Plan,
-        applied: &Applied,
-        after: &mut Applied,
-    ) -> Result<usize, Error> {
-        let kinds = |(family, change): (&Family, &TableChange)| {
-            let family = *family;
-            change.denials().map(move |kind| (family, kind)).collect::<Vec<_>>()
-        };
-        let anew: BTreeSet<(Family, Denial)> = plan.tables.iter().flat_map(kinds).collect();
-        if anew.iter().any(|(family, kind)| applied.has_chain(*family, kind.chain())) {
-            match self.kernel.read_denials(&self.families, Some(applied)) {
-                Ok(reading) => drop(self.denials.add(reading)),
-                Err(error) => tracing::warn!(%error, "failed to count denials before a change"),
-            }
-        }
-        let in_use = self.kernel.execute(plan, after)?;
-        self.denials.begin_anew(&anew);
-        Ok(in_use)
     }
 
     /// Removes our rules from the table and the variant that are not in use, once they are applied
@@ -341,20 +296,6 @@ impl Dataplane {
         !clean
     }
 
-    /// The short way when no chain can have changed: costs what the change costs.
-    fn apply_members(
-        &mut self,
-        mut applied: Applied,
-        compiled: &Compiled,
-        update: &Update,
-    ) -> Result<ApplyReport, Error> {
-        let (plan, sets) = diff::diff_members(&applied, compiled, &self.terms(update));
-        applied.sets.extend(sets);
-        let sets_in_use = self.kernel.execute(&plan, &mut applied)?;
-        self.applied = Some(applied);
-        Ok(ApplyReport { sets_in_use, postponed: self.postponed, ..ApplyReport::of(&plan) })
-    }
-
     /// Reads back what is applied, and repairs what differs from `compiled`. Gives what differed.
     ///
     /// # Errors
@@ -364,18 +305,10 @@ impl Dataplane {
             self.remove_unreferenced(compiled)?;
         }
         // Sets that could not be destroyed yet are no drift.
-        let applied = self.applied.take();
-        let known = applied.map(|applied| applied.unreferenced_sets()).unwrap_or_default();
-        let mut desired = self.desired(compiled);
-        let (applied, unread) = self.read(&mut desired)?;
-        let (plan, mut after) = diff::diff(&applied, desired, &self.terms(&Update::default()));
-        let mut drifts = drift::list(&applied, &plan, self.table());
+        let applied = self.applied.as_ref();
+        let known = applied.map(Applied::unreferenced_sets).unwrap_or_default();
+        let mut drifts = self.compare(compiled)?;
         drifts.retain(|drift| !matches!(drift, Drift::Set { set, .. } if known.contains(set)));
-        self.execute(&plan, &applied, &mut after)?;
-        if let Some(unread) = unread {
-            return Err(unread);
-        }
-        self.applied = Some(after);
         Ok(drifts)
     }
 
@@ -399,7 +332,8 @@ impl Dataplane {
 
     fn desired<'a>(&'a self, compiled: &'a Compiled) -> Desired<'a> {
         let (attachments, options) = (&self.attachments, &self.options);
-        Desired::new(Wanted { compiled, attachments, options }, &self.families)
+        let wanted = Wanted { compiled, attachments, options, refusals: &self.refusals };
+        Desired::new(wanted, &self.families)
     }
 
     fn terms<'a>(&self, update: &'a Update) -> Terms<'a> {

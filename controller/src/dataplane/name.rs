@@ -189,6 +189,27 @@ pub fn unattached_set(family: Family) -> SetName {
     Name::written(format_args!("{}unattached", digit(family)))
 }
 
+/// The family of a set, by its name.
+#[must_use]
+pub fn family(set: SetName) -> Family {
+    if set.text().starts_with(digit(Family::V6)) { Family::V6 } else { Family::V4 }
+}
+
+/// Whether a set is one of the addresses of this node's pods, which do not come from policies.
+#[must_use]
+pub fn is_local(set: SetName) -> bool {
+    let family = family(set);
+    [local_set(family), attached_set(family), unattached_set(family)].contains(&set)
+}
+
+/// Whether a chain is the one of a ruleset.
+#[must_use]
+pub fn is_ruleset(chain: ChainName) -> bool {
+    // Hashes have lower-case letters only, and our other names begin with a word in capitals.
+    let is_hash = |text: &str| !text.contains(|letter: char| letter.is_ascii_uppercase());
+    chain.text().strip_prefix(['R', 'A']).is_some_and(is_hash)
+}
+
 /// The name a set has while it is being built to take the place of `name`.
 #[must_use]
 pub fn temporary(name: SetName) -> SetName {
@@ -229,6 +250,27 @@ mod tests {
         assert_eq!(ChainName::parse("PORTCULLIS-FORWARD"), Some(FORWARD));
         for other in ["FORWARD", "portcullis-FORWARD", "PORTCULLIS-that-iptables-would-refuse"] {
             assert_eq!(ChainName::parse(other), None);
+        }
+    }
+
+    #[test]
+    fn a_name_tells_what_it_names() {
+        let id = || ContentHasher::new("x").finish();
+        for family in Family::BOTH {
+            let of_policy = set(family, Kind::Address, &SetId::new(id()));
+            for set in [of_policy, temporary(of_policy), network_set(family, &[])] {
+                assert_eq!((super::family(set), is_local(set)), (family, false), "{set}");
+            }
+            for set in [local_set(family), attached_set(family), unattached_set(family)] {
+                assert_eq!((super::family(set), is_local(set)), (family, true), "{set}");
+            }
+        }
+        for view in [View::Enforced, View::Audited] {
+            assert!(is_ruleset(ruleset(view, &RulesetId::new(id()))));
+        }
+        let pod = pod(Direction::Ingress, "10.0.0.1".parse().unwrap());
+        for chain in [FORWARD, ROUTER, ACCEPT, Name::short("AUDIT-IN-POLICY"), pod] {
+            assert!(!is_ruleset(chain), "{chain}");
         }
     }
 

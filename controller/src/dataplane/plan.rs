@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use policy_engine::cidr::Family;
 
 use super::denial::Denial;
-use super::name::{ChainName, SetName};
+use super::name::{self, ChainName, SetName};
 use super::rule::{Chains, Hook};
 use super::set::{Element, Kind};
 
@@ -29,6 +29,21 @@ pub struct Plan {
     pub add: BTreeMap<SetName, BTreeSet<Element>>,
     /// 5. Sets that nothing of ours refers to any more.
     pub destroy: BTreeSet<SetName>,
+}
+
+impl Plan {
+    /// Takes out what is for a family of which the chains cannot change. Members of policies leave
+    /// its sets all the same: that only closes.
+    pub fn leave_out(&mut self, family: Family) {
+        let is_other = |set: &SetName| name::family(*set) != family;
+        self.evict.retain(|eviction| is_other(&eviction.set));
+        self.clear.retain(is_other);
+        self.create.retain(|set| set.family != family);
+        self.remove.retain(|set, _| is_other(set) || !name::is_local(*set));
+        self.tables.remove(&family);
+        self.add.retain(|set, _| is_other(set));
+        self.destroy.retain(is_other);
+    }
 }
 
 /// A set of ours with the wrong type or family.

@@ -2,6 +2,7 @@
 //! of that kind of denial, what is left to the tiers below goes to the chain of their ruleset.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use policy_engine::cidr::{CidrSet, Family};
@@ -12,6 +13,7 @@ use policy_engine::tier::View;
 
 use super::denial::{Cause, Denial, Outcome};
 use super::name::{self, SetName};
+use super::refusals::Refusals;
 use super::rule::{self, Is, Rule, Side, Verdict};
 use super::set::{DesiredSet, Kind, Source};
 
@@ -22,17 +24,20 @@ const PORT_SLOTS: usize = 15;
 pub(super) struct Renderer<'a> {
     pub family: Family,
     pub compiled: &'a Compiled,
+    pub refusals: &'a Refusals,
     pub needed: BTreeMap<SetName, DesiredSet<'a>>,
     /// What they deny.
     pub denials: BTreeSet<Denial>,
     /// The rulesets that they lead to.
     pub next: BTreeSet<RulesetId>,
+    /// Why the rules of the last ruleset deny more than it does: a set of it was refused.
+    pub refused: Option<Arc<str>>,
 }
 
 impl<'a> Renderer<'a> {
-    pub(super) fn new(family: Family, compiled: &'a Compiled) -> Self {
+    pub(super) fn new(family: Family, compiled: &'a Compiled, refusals: &'a Refusals) -> Self {
         let (needed, denials, next) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { family, compiled, needed, denials, next }
+        Self { family, compiled, refusals, needed, denials, next, refused: None }
     }
 
     /// The rules of `ruleset`. In [`View::Audited`] what it denies is only told.
@@ -43,6 +48,11 @@ impl<'a> Renderer<'a> {
         }
         rules.push(Rule::all(self.verdict(view, ruleset, ruleset.otherwise)));
         rules
+    }
+
+    /// The only rule of `ruleset` if its chain was refused.
+    pub(super) fn deny(&mut self, view: View, ruleset: &Ruleset) -> Vec<Rule> {
+        vec![Rule::all(self.verdict(view, ruleset, Target::Deny))]
     }
 
     fn verdict(&mut self, view: View, ruleset: &Ruleset, target: Target) -> Verdict {
@@ -112,34 +122,44 @@ impl<'a> Renderer<'a> {
         let set = labelled.map(|id| self.engine_set(id, SetKind::Addresses)).transpose();
         peers.extend(set.as_ref().ok().copied().flatten().map(Peer::Set));
         let networks = cidrs.networks(self.family);
+        let mut is_complete = set.is_ok();
         match networks.as_slice() {
             [] => {}
             [network] => peers.push(Peer::Network(*network)),
-            _ => peers.push(Peer::Set(self.network_set(networks))),
+            _ => match self.network_set(networks) {
+                Ok(set) => peers.push(Peer::Set(set)),
+                Err(Missing { .. }) => is_complete = false,
+            },
         }
-        match set {
-            Ok(_) => Ok(peers),
-            Err(Missing { .. }) => Err(Missing { others: peers }),
-        }
+        if is_complete { Ok(peers) } else { Err(Missing { others: peers }) }
     }
 
-    /// The name of an engine's set; an error when the engine has no such set of that kind.
+    /// The name of an engine's set; an error when the engine has no such set of that kind, or when
+    /// it was refused.
     fn engine_set(&mut self, id: &SetId, kind: SetKind) -> Result<SetName, Missing> {
         let set = self.compiled.sets.get(id).filter(|set| set.kind == kind);
         let set = set.ok_or(Missing { others: Vec::new() })?;
         let kind = Kind::from(kind);
         let name = name::set(self.family, kind, id);
+        self.check_refused(name)?;
         let source = Source::Engine(*id, set);
         self.needed.insert(name, DesiredSet { kind, family: self.family, source });
         Ok(name)
     }
 
-    fn network_set(&mut self, networks: Vec<IpNet>) -> SetName {
+    fn network_set(&mut self, networks: Vec<IpNet>) -> Result<SetName, Missing> {
         let name = name::network_set(self.family, &networks);
+        self.check_refused(name)?;
         let source = Source::Networks(networks);
         let set = DesiredSet { kind: Kind::Network, family: self.family, source };
         self.needed.insert(name, set);
-        name
+        Ok(name)
+    }
+
+    fn check_refused(&mut self, set: SetName) -> Result<(), Missing> {
+        let Some(why) = self.refusals.sets.get(&set) else { return Ok(()) };
+        self.refused = Some(why.clone());
+        Err(Missing { others: Vec::new() })
     }
 }
 
@@ -245,7 +265,7 @@ mod tests {
         compiled.sets.insert(id("pods"), set(SetKind::Addresses));
         compiled.sets.insert(id("ports"), set(SetKind::AddressPorts));
         compiled.rulesets.insert(below(), Arc::new(ruleset.clone()));
-        let rules = Renderer::new(family, &compiled).rules(view, ruleset);
+        let rules = Renderer::new(family, &compiled, &Refusals::default()).rules(view, ruleset);
         rules.iter().map(|rule| shorten(&text::rule(rule))).collect()
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::enforce ─► one log line
 //!                                               ▲ failure: again, with back-off, until it is true
+//!                                               ▲ a set or chain was refused: that again, with back-off
 //!                                               ▲ when it is quiet: remove unreferenced rules and sets
 //!                                               ▲ now and then: verify and repair
 //! ```
@@ -15,7 +16,7 @@ mod hooks;
 mod interfaces;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,7 @@ use crate::node::hooks::{History, HookTouches};
 use crate::node::local_pods::LocalPods;
 use crate::node::node_name::NodeName;
 use crate::node::publisher::Publisher;
+use crate::node::refused::Denied;
 use crate::watch::Event;
 
 /// The waits after failed applies.
@@ -75,6 +77,10 @@ pub struct Agent {
     publisher: Publisher,
     /// Since when the kernel has unreferenced rules or sets.
     unreferenced: Option<Instant>,
+    /// When what was refused is tried again; none while nothing is.
+    refused_retry: Option<(Instant, BackOff)>,
+    /// Pods that are denied connections because of that.
+    refused: BTreeSet<Denied>,
     /// Denied packets; none when nobody logs them.
     denials: Option<Feed>,
     /// What else is found on the node; none when nobody looks.
@@ -142,6 +148,8 @@ impl Agent {
             oldest: None,
             publisher,
             unreferenced: None,
+            refused_retry: None,
+            refused: BTreeSet::new(),
             denials: None,
             examinations: None,
             local_pods: None,
@@ -245,6 +253,7 @@ impl Agent {
             self.sync();
             self.report_contests();
             self.report_budgets();
+            self.report_refused();
             self.publish_diagnostics();
             if self.is_applied() {
                 self.connections.begin(&self.engine);
@@ -275,7 +284,8 @@ impl Agent {
             State::Loaded { apply_at } => Some(apply_at),
             State::InForce { cleanup_at } => {
                 let regular = self.verify_at.min(self.count_at);
-                Some(cleanup_at.map_or(regular, |at| at.min(regular)))
+                let retry_at = self.refused_retry.map(|(at, _)| at);
+                [cleanup_at, retry_at].into_iter().flatten().chain([regular]).min()
             }
             State::Failing { retry_at, .. } => Some(retry_at.min(self.count_at)),
         }

@@ -38,6 +38,7 @@ pub struct Metrics {
     hook_repairs: Counter,
     last_success: Gauge,
     over_budget: Gauge,
+    refused: Gauge,
     diagnostics: Family<Weight, Gauge>,
     conflicts: Family<Conflicting, Gauge>,
     log_lines_lost: Counter,
@@ -105,6 +106,7 @@ impl Default for Metrics {
             hook_repairs: Counter::default(),
             last_success: Gauge::default(),
             over_budget: Gauge::default(),
+            refused: Gauge::default(),
             diagnostics: Family::default(),
             conflicts: Family::default(),
             log_lines_lost: Counter::default(),
@@ -148,6 +150,11 @@ impl Metrics {
             "pods_over_budget",
             "Pods of the node that are denied traffic because their policies exceed a budget",
             self.over_budget.clone(),
+        );
+        registry.register(
+            "pods_refused",
+            "Pods of the node that are denied connections because a part of their rules was refused",
+            self.refused.clone(),
         );
         registry.register(
             "diagnostics",
@@ -229,6 +236,10 @@ impl Metrics {
 
     pub(crate) fn over_budget(&self, pods: usize) {
         self.over_budget.set(count(pods));
+    }
+
+    pub(crate) fn refused(&self, pods: usize) {
+        self.refused.set(count(pods));
     }
 
     pub(crate) fn found(&self, findings: &Findings) {
@@ -358,6 +369,7 @@ mod tests {
                 "portcullis_pods_isolated{direction=\"ingress\"}",
                 "portcullis_pods_local",
                 "portcullis_pods_over_budget",
+                "portcullis_pods_refused",
                 "portcullis_policies_in_force",
                 "portcullis_rulesets",
                 "portcullis_sets",

@@ -25,6 +25,7 @@ pub mod lock;
 pub mod metrics;
 pub mod node_name;
 pub mod publisher;
+pub mod refused;
 pub mod report;
 pub mod signals;
 pub mod state;

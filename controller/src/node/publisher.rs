@@ -124,6 +124,16 @@ impl Publisher {
         self.metrics.over_budget(pods);
     }
 
+    /// A part of the rules of so many pods was refused: what, in one line.
+    pub fn refused(&self, pods: usize, why: Option<String>) {
+        self.metrics.refused(pods);
+        self.status.send_if_modified(|status| {
+            let news = status.refused.as_deref() != why.as_deref();
+            status.refused = why.map(Arc::from);
+            news
+        });
+    }
+
     /// Why no pods of this node can be known; `None` if they can.
     pub fn node_unknown(&self, why: Option<Arc<str>>) {
         self.status.send_if_modified(|status| {

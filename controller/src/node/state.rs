@@ -48,6 +48,9 @@ pub enum Lack<'a> {
     Family(Family, &'a str),
     /// Objects that may hold policies or pods of this node cannot be read.
     Unread(&'a [Diagnostic]),
+    /// The tools or the kernel refused a part of the rules, and the pods concerned are denied more
+    /// connections. What was refused.
+    Refused(&'a str),
 }
 
 /// Why changes are not applied.
@@ -127,8 +130,8 @@ const UNREAD: &str = "ObjectsUnread";
 
 impl Lack<'_> {
     /// The names of all parts that can lack, as metrics and reports have them.
-    pub const NAMES: [&'static str; 4] =
-        ["NodeUnknown", "IPv4NotEnforced", "IPv6NotEnforced", UNREAD];
+    pub const NAMES: [&'static str; 5] =
+        ["NodeUnknown", "IPv4NotEnforced", "IPv6NotEnforced", UNREAD, "RulesRefused"];
 
     /// The name of what lacks.
     #[must_use]
@@ -138,6 +141,7 @@ impl Lack<'_> {
             Self::Family(Family::V4, _) => "IPv4NotEnforced",
             Self::Family(Family::V6, _) => "IPv6NotEnforced",
             Self::Unread(_) => UNREAD,
+            Self::Refused(_) => "RulesRefused",
         }
     }
 }
@@ -145,7 +149,7 @@ impl Lack<'_> {
 impl fmt::Display for Lack<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NodeUnknown(why) => formatter.write_str(why),
+            Self::NodeUnknown(why) | Self::Refused(why) => formatter.write_str(why),
             Self::Family(family, error) => {
                 write!(formatter, "changes are not applied to {}: {error}", family.as_str())
             }
@@ -222,7 +226,8 @@ impl Status {
             Phase::Failing { family: None, .. } | Phase::Loading | Phase::InForce => None,
         };
         let unread = Some(&*self.diagnostics.unread).filter(|unread| !unread.is_empty());
-        [node, family, unread.map(Lack::Unread)].into_iter().flatten().collect()
+        let refused = self.refused.as_deref().map(Lack::Refused);
+        [node, family, unread.map(Lack::Unread), refused].into_iter().flatten().collect()
     }
 }
 

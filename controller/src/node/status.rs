@@ -40,6 +40,8 @@ pub struct Status {
     /// Since when the agent makes no progress, if that is too long. Only readers can notice it:
     /// [`Signals::latest`](super::signals::Signals::latest).
     pub stalled: Option<Arc<str>>,
+    /// Which rules the tools or the kernel refused, in one line, if any.
+    pub refused: Option<Arc<str>>,
 }
 
 /// Whether the kernel does what the policies say.
@@ -122,6 +124,7 @@ impl Default for Status {
             examination: None,
             node_unknown: None,
             stalled: None,
+            refused: None,
         }
     }
 }

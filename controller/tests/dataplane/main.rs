@@ -12,6 +12,7 @@ mod hooks;
 mod netns;
 mod packets;
 mod protocols;
+mod refused;
 mod rules;
 mod sets;
 mod speed;

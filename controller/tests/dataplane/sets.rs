@@ -192,11 +192,14 @@ fn a_set_of_the_wrong_type_is_replaced_while_in_use() {
                 "ipset create {name} hash:net; ipset add {name} 0.0.0.0/1
                  {iptables} -A {chain} -m set --match-set {name} src -j RETURN"
             ));
-            let outcome = settle(&mut open(), &world.compiled, &Update::default());
-            if outcome.is_err() {
-                // nf_tables lets go of rules a little later: the next try goes on.
-                wait_until(|| settle(&mut open(), &world.compiled, &Update::default()).is_ok());
-            }
+            let mut dataplane = open();
+            settle(&mut dataplane, &world.compiled, &Update::default()).unwrap();
+            // nf_tables lets go of rules a little later: until then, the set is refused.
+            wait_until(|| {
+                dataplane.retry_refused(&world.compiled).unwrap();
+                !dataplane.has_refusals()
+            });
+            dataplane.remove_unreferenced(&world.compiled).unwrap();
             assert_eq!(members(&node, name), BTreeSet::from(["10.1.0.1".into()]));
             assert_eq!(open().verify(&world.compiled).unwrap(), []);
         });

@@ -1,8 +1,8 @@
-//! The pods whose rules exceed a budget, for reports.
+//! The pods whose rules exceed a budget, and the policies of a pod, for reports.
 
 use std::sync::Arc;
 
-use super::Engine;
+use super::{Engine, Subject};
 use crate::budget::Exceeded;
 use crate::direction::Direction;
 use crate::model::PodKey;
@@ -41,14 +41,30 @@ impl Engine {
         self.subjects.iter().flat_map(|(pod, subject)| {
             Direction::BOTH.into_iter().flat_map(move |direction| {
                 subject.refused.get(direction).iter().map(move |(tier, exceeded)| {
-                    let of_tier =
-                        |policy: &&Arc<Policy>| policy.tier == *tier && policy.applies(direction);
-                    let policies = subject.policies.iter().map(|(policy, _)| policy);
-                    let largest =
-                        policies.filter(of_tier).max_by_key(|policy| size(policy, direction));
+                    let policies = subject.policies_of(direction, *tier);
+                    let largest = policies.max_by_key(|policy| size(policy, direction));
                     Refused { pod, direction, tier: *tier, exceeded: *exceeded, largest }
                 })
             })
         })
+    }
+
+    /// The policies of one tier that select a subject and apply to a direction, as of the last
+    /// [`Engine::flush`].
+    pub fn policies_of(
+        &self,
+        pod: &PodKey,
+        direction: Direction,
+        tier: Tier,
+    ) -> impl Iterator<Item = &Arc<Policy>> {
+        let subject = self.subjects.get(pod).into_iter();
+        subject.flat_map(move |subject| subject.policies_of(direction, tier))
+    }
+}
+
+impl Subject {
+    fn policies_of(&self, direction: Direction, tier: Tier) -> impl Iterator<Item = &Arc<Policy>> {
+        let policies = self.policies.iter().map(|(policy, _)| policy);
+        policies.filter(move |policy| policy.tier == tier && policy.applies(direction))
     }
 }

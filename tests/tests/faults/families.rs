@@ -62,10 +62,12 @@ fn other_family_is_enforced(variant: IptablesVariant, tool: &str, fault: &str) -
 }
 
 #[test]
-fn ipv4_is_enforced_while_the_table_of_ipv6_cannot_be_read() -> Result<()> {
+fn ipv4_is_enforced_while_the_table_of_ipv6_cannot_be_read_or_changed() -> Result<()> {
     for (variant, tool, fault) in [
         (IptablesVariant::Nft, "ip6tables-nft-save", "echo '# incompatible, use nft'; exit 0"),
         (IptablesVariant::Legacy, "ip6tables-legacy-save", "echo no >&2; exit 1"),
+        (IptablesVariant::Nft, "ip6tables-nft-restore", "echo no >&2; exit 1"),
+        (IptablesVariant::Legacy, "ip6tables-legacy-restore", "kill -9 $$"),
     ] {
         other_family_is_enforced(variant, tool, fault).with_context(|| tool.to_owned())?;
     }

@@ -13,6 +13,7 @@ mod neighbours;
 mod output;
 mod probes;
 mod reconnects;
+mod refused;
 mod restarts;
 mod shop;
 mod startup;

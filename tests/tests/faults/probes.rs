@@ -60,9 +60,13 @@ pub(crate) fn value(metrics: &str, series: &str) -> Result<f64> {
 fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Result<()> {
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;
     let tools = tempfile::tempdir()?;
-    wrap(tools.path(), "iptables-nft-restore", "echo out of order >&2; exit 1")?;
-    let broken = tools.path().join("iptables-nft-restore.broken");
-    fs::write(&broken, "")?;
+    // Of both families: otherwise one is enforced.
+    let restore = ["iptables-nft-restore", "ip6tables-nft-restore"];
+    for tool in restore {
+        wrap(tools.path(), tool, "echo out of order >&2; exit 1")?;
+    }
+    let broken = || restore.iter().map(|tool| tools.path().join(format!("{tool}.broken")));
+    broken().try_for_each(|broken| fs::write(broken, ""))?;
     let flags = flags(&[]);
     let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
@@ -71,19 +75,19 @@ fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Res
     let why = wait_for(&cluster, "/readyz", 503)?;
     ensure!(why.starts_with("Failing: ") && why.contains("no rules were applied"), "{why}");
     assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
-    fs::remove_file(&broken)?;
+    broken().try_for_each(fs::remove_file)?;
     wait_for(&cluster, "/readyz", 200)?;
     let (_, before) = ask(&cluster, METRICS, "/metrics")?;
     ensure!(value(&before, "portcullis_sync_failures_total")? >= 1.0, "{before}");
 
     // Failing again: what is in force stays so, and the agent is not ready for more.
-    fs::write(&broken, "")?;
+    broken().try_for_each(|broken| fs::write(broken, ""))?;
     agent.kill_tools()?;
     cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
     let why = wait_for(&cluster, "/readyz", 503)?;
     ensure!(why.starts_with("Failing: ") && why.contains("out of order"), "{why}");
     assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
-    fs::remove_file(&broken)?;
+    broken().try_for_each(fs::remove_file)?;
     wait_for(&cluster, "/readyz", 200)?;
 
     let (status, metrics) = ask(&cluster, METRICS, "/metrics")?;

@@ -5,6 +5,7 @@
 
 mod places;
 mod ranges;
+mod refused;
 
 use std::net::IpAddr;
 use std::process::Command;

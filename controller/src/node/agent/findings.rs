@@ -1,5 +1,6 @@
 //! What the agent says of what it did, and of what is wrong.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use policy_engine::model::Life;
@@ -14,6 +15,7 @@ use crate::node::budgets;
 use crate::node::conflicts::diagnostics;
 use crate::node::contests;
 use crate::node::node_name::Standing;
+use crate::node::refused;
 use crate::node::status::{Findings, LISTED_MAX, Round, node_finding};
 
 impl Agent {
@@ -44,6 +46,7 @@ impl Agent {
             chains_changed = report.chains_changed,
             sets_created = report.sets_created,
             members_changed = report.members_changed,
+            rulesets_refused = self.dataplane.denied().len(),
             apply_us = micros(report.total),
             since_us = latency.map(micros),
             "policies are in force"
@@ -93,6 +96,18 @@ impl Agent {
             self.publisher.over_budget(pods);
             self.report("budgets".into(), diagnostics);
         }
+    }
+
+    /// Reports pods whose rules the tools or the kernel refused, when these changed.
+    pub(super) fn report_refused(&mut self) {
+        let denied = refused::pods(self.engine.compiled(), self.dataplane.denied());
+        if denied == self.refused {
+            return;
+        }
+        let pods: BTreeSet<_> = denied.iter().map(|denied| &denied.pod).collect();
+        self.publisher.refused(pods.len(), refused::in_one_line(&denied));
+        self.report("refused".into(), refused::diagnostics(&self.engine, &denied));
+        self.refused = denied;
     }
 
     /// Reports whether the node of the agent exists.

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use portcullis_apiserver::back_off::BackOff;
 use tokio::time::Instant;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Agent, BACK_OFF, CLEANUP_AFTER, CLEANUP_LIMIT, COUNT_PERIOD, State, chain};
 use crate::dataplane::drift::Drift;
 use crate::dataplane::{self, ApplyReport};
 use crate::node::local_pods::LocalPods;
+
+/// How much longer than it took, what was refused is not tried again.
+const RETRY_REST: u32 = 9;
 
 impl Agent {
     /// The kernel does what the engine says; unreferenced rules and sets are removed after `cleanup_after`.
@@ -20,12 +24,38 @@ impl Agent {
         let cleanup_at =
             self.unreferenced.map(|since| (now + cleanup_after).min(since + CLEANUP_LIMIT));
         self.state = State::InForce { cleanup_at };
+        self.refused_retry = self.dataplane.has_refusals().then(|| {
+            self.refused_retry.unwrap_or_else(|| {
+                let mut back_off = BACK_OFF;
+                (now + back_off.wait(), back_off)
+            })
+        });
+    }
+
+    /// Tries again what the tools or the kernel refused. Nothing else waits for it.
+    fn retry_refused(&mut self, mut back_off: BackOff) {
+        let began = Instant::now();
+        match self.dataplane.retry_refused(self.engine.compiled()) {
+            Ok(report) => {
+                // Many refusals take long. Other changes must not wait for them most of the time.
+                let rest = (began.elapsed() * RETRY_REST).max(back_off.wait());
+                self.refused_retry = Some((Instant::now() + rest, back_off));
+                if !self.dataplane.has_refusals() {
+                    info!("what was refused is applied now");
+                    self.log_in_force(&report);
+                }
+                self.in_force(&report, CLEANUP_AFTER);
+            }
+            Err(failure) => self.again(&failure, "failed to apply what was refused before"),
+        }
     }
 
     /// Tidies, verifies or counts when it is time, however many changes come in.
     pub(super) fn look_after(&mut self, now: Instant) {
         let State::InForce { cleanup_at } = self.state else { return };
-        if cleanup_at.is_some_and(|at| now >= at) {
+        if let Some((_, back_off)) = self.refused_retry.filter(|(at, _)| now >= *at) {
+            self.retry_refused(back_off);
+        } else if cleanup_at.is_some_and(|at| now >= at) {
             self.remove_unreferenced();
         } else if now >= self.verify_at {
             self.verify();

@@ -13,7 +13,7 @@ use policy_engine::words::and_more;
 use super::packet::Transport;
 use crate::dataplane::denial::{Cause, Denial, Outcome};
 
-const CHANGED: &str = "policies have changed since";
+const CHANGED: &str = "policies have changed since, or a part of their rules was refused";
 /// The longest name that the API server lets through is 253 + 1 + 253 characters.
 const NAME_MAX: usize = 512;
 /// Four policies, a peer and a rule.

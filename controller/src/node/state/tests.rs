@@ -148,7 +148,7 @@ fn unread(agent: &mut Agent) {
 }
 
 /// What happens, and the signals after it.
-const TABLE: [(&str, &[Fact], &str); 16] = [
+const TABLE: [(&str, &[Fact], &str); 17] = [
     ("at the start", &[], "Loading Loading Unknown |  | NodeLoading"),
     ("nobody looked at the node", &[Agent::in_force], "Loading Loading Unknown |  | NodeLoading"),
     ("", &[Agent::in_force, |a| a.examined(&[])], ENFORCING),
@@ -212,6 +212,11 @@ const TABLE: [(&str, &[Fact], &str); 16] = [
             |a| a.publisher.failed("no tool", None),
         ],
         "Failing ApplyFailed False | NodeUnknown | NodeFailing NodeDegraded",
+    ),
+    (
+        "rules are refused",
+        &[Agent::in_force, |a| a.examined(&[]), |a| a.publisher.refused(2, Some("a set".into()))],
+        "Degraded RulesRefused False | RulesRefused | NodeDegraded",
     ),
     (
         "an object cannot be read",

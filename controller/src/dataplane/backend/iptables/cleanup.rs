@@ -59,9 +59,10 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     let end = Instant::now() + SET_RELEASE_LIMIT;
     loop {
         let (plan, mut after) = plan_nothing(&applied);
-        let in_use = kernel.execute(&plan, &mut after)?;
+        let in_use = kernel.execute(&plan).in_use()?;
+        after.sets.retain(|set, _| in_use.contains(set));
         applied = after;
-        if in_use == 0 || Instant::now() > end {
+        if in_use.is_empty() || Instant::now() > end {
             break;
         }
         thread::sleep(SET_RELEASE_PAUSE);
@@ -82,8 +83,8 @@ pub(in crate::dataplane) fn clean_tables(
         }
         let tables = BTreeMap::from([(family, kernel.read_table(family, &Chains::new())?)]);
         let applied = Applied { tables, ..Applied::default() };
-        let (plan, mut after) = plan_nothing(&applied);
-        kernel.execute(&plan, &mut after)?;
+        let (plan, after) = plan_nothing(&applied);
+        kernel.execute(&plan).in_use()?;
         deleted += plan.tables.values().map(|change| change.delete.len()).sum::<usize>();
         let chains = after.tables.values().flat_map(|table| table.chains.keys());
         kept.extend(chains.map(ToString::to_string));
@@ -97,6 +98,7 @@ fn plan_nothing(applied: &Applied) -> (Plan, Applied) {
         tables: applied.tables.keys().map(|family| (*family, Chains::new())).collect(),
         hooks: BTreeSet::new(),
         sets: BTreeMap::new(),
+        denied: BTreeMap::new(),
     };
     let update = Update::default();
     diff::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0 })

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::process::ExitStatus;
+use std::sync::Arc;
 
 use policy_engine::cidr::Family;
 
@@ -30,6 +31,9 @@ pub enum Error {
     /// The kernel refused a member.
     #[error("failed to change {address} in set {set}: {message}")]
     Member { set: SetName, address: IpAddr, message: String },
+    /// A set that the chains of a family need was refused.
+    #[error("failed to change set {set}: {why}")]
+    Set { set: SetName, why: Arc<str> },
     /// What was read back makes no sense.
     #[error("failed to read back what is applied")]
     ReadBack(#[from] ParseError),
@@ -60,13 +64,20 @@ impl Error {
             | Self::Failed { .. }
             | Self::TimedOut { .. }
             | Self::Member { .. }
+            | Self::Set { .. }
             | Self::ReadBack(_)
             | Self::NoIptables => None,
         }
     }
 
+    /// Whether a tool refused its input and did nothing, as restore tools do. A tool that was killed
+    /// may have done it.
+    pub(in crate::dataplane) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Failed { status, .. } if status.code().is_some())
+    }
+
     /// The error of a family if it is the only one of these that failed.
-    pub(super) fn of_family((family, error): (Family, Self)) -> Self {
+    pub(in crate::dataplane) fn of_family((family, error): (Family, Self)) -> Self {
         Self::Family { family, source: Box::new(error) }
     }
 }

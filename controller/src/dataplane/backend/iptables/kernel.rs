@@ -1,6 +1,7 @@
 //! Runs the tools of one variant of iptables, and ipset.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use policy_engine::cidr::Family;
@@ -11,7 +12,7 @@ use super::restore::Restore;
 use super::script::{self, Step, render};
 use super::sets::{own_names, parse_sets};
 use super::variant::{Place, Variant};
-use super::{members, process};
+use super::{isolate, members, process};
 use crate::dataplane::applied::{Applied, AppliedSet, HookPlaces, Table};
 use crate::dataplane::denial::{Denial, Reading};
 use crate::dataplane::name::SetName;
@@ -30,6 +31,34 @@ pub(in crate::dataplane) struct Kernel {
     restores: BTreeMap<Family, Restore>,
 }
 
+/// How far a plan was carried out.
+#[derive(Debug, Default)]
+pub(in crate::dataplane) struct Executed {
+    /// How many of the three stages were begun; see [`script::render`].
+    pub stages: usize,
+    /// Sets that were refused, and why.
+    pub refused: BTreeMap<SetName, Arc<str>>,
+    /// Families whose chains could not be changed.
+    pub failed: BTreeMap<Family, Error>,
+    /// Sets that could not be destroyed because they are in use.
+    pub in_use: BTreeSet<SetName>,
+}
+
+impl Executed {
+    /// Whether nothing was refused.
+    pub(in crate::dataplane) fn is_clean(&self) -> bool {
+        self.refused.is_empty() && self.failed.is_empty()
+    }
+
+    /// The sets that are still in use.
+    ///
+    /// # Errors
+    /// When the chains of a family could not be changed.
+    pub(in crate::dataplane) fn in_use(mut self) -> Result<BTreeSet<SetName>, Error> {
+        self.failed.pop_first().map_or(Ok(self.in_use), |(_, error)| Err(error))
+    }
+}
+
 impl Kernel {
     /// Starts nothing yet.
     pub(in crate::dataplane) fn new(place: Place, lock_wait_seconds: u32) -> Self {
@@ -41,7 +70,7 @@ impl Kernel {
     pub(in crate::dataplane) fn read(
         &self,
         desired: &BTreeMap<Family, Chains>,
-    ) -> Result<(Applied, Option<Error>), Error> {
+    ) -> Result<(Applied, BTreeMap<Family, Error>), Error> {
         let (mut tables, mut failed) = (BTreeMap::new(), BTreeMap::new());
         for (family, chains) in desired {
             match self.read_table(*family, chains) {
@@ -49,12 +78,13 @@ impl Kernel {
                 Err(error) => drop(failed.insert(*family, error)),
             }
         }
-        let unread = match failed.pop_first() {
-            Some((_, error)) if tables.is_empty() => return Err(error),
-            failed => failed.map(Error::of_family),
-        };
+        if tables.is_empty()
+            && let Some((_, error)) = failed.pop_first()
+        {
+            return Err(error);
+        }
         let sets = self.read_sets()?;
-        Ok((Applied { tables, sets }, unread))
+        Ok((Applied { tables, sets }, failed))
     }
 
     /// Reads our sets and no others: those of other software can have millions of members. `save`
@@ -162,46 +192,51 @@ impl Kernel {
         self.place.variant == Variant::Nft
     }
 
-    /// Carries out all of `plan`; gives how many sets are still in use. `after` is what will be
-    /// applied, without the sets that are destroyed.
-    pub(in crate::dataplane) fn execute(
-        &mut self,
-        plan: &Plan,
-        after: &mut Applied,
-    ) -> Result<usize, Error> {
-        let mut in_use = BTreeSet::new();
-        for step in render(plan, self.place.table) {
-            tracing::debug!(%step, "step");
-            in_use.append(&mut self.step(&step)?);
+    /// Carries out `plan`. After a stage of which a part fails, nothing more is done.
+    pub(in crate::dataplane) fn execute(&mut self, plan: &Plan) -> Executed {
+        let mut done = Executed::default();
+        for stage in render(plan, self.place.table) {
+            if !done.is_clean() {
+                return done;
+            }
+            done.stages += 1;
+            for step in stage {
+                tracing::debug!(%step, "step");
+                self.step(&step, &mut done);
+            }
         }
-        for destroyed in plan.destroy.difference(&in_use) {
-            after.sets.remove(destroyed);
-        }
-        Ok(in_use.len())
+        done
     }
 
-    /// Carries out one step. Gives the sets that could not be destroyed because they are in use.
-    fn step(&mut self, step: &Step) -> Result<BTreeSet<SetName>, Error> {
+    fn step(&mut self, step: &Step, done: &mut Executed) {
         match step {
-            Step::Sets(script) => {
-                self.run("ipset", &["-exist", "restore"], script)?;
+            Step::Sets(scripts) => done.refused.extend(isolate::run(scripts)),
+            Step::Members { set, change, addresses } => {
+                if let Err(error) = members::change(*set, *change, addresses) {
+                    done.refused.insert(*set, error.to_string().into());
+                }
             }
-            Step::Members { set, change, addresses } => members::change(*set, *change, addresses)?,
-            Step::Table(family, script) => self.restore(*family, script)?,
+            Step::Table(family, script) => {
+                if let Err(error) = self.restore(*family, script) {
+                    done.failed.insert(*family, error);
+                }
+            }
             Step::Destroy(sets) => {
-                let stays = |set: &&SetName| !members::destroy(**set);
-                return Ok(sets.iter().filter(stays).copied().collect());
+                done.in_use.extend(sets.iter().filter(|set| !members::destroy(**set)));
             }
-            Step::Clear(set) => {
-                self.run("ipset", &["destroy", &set.to_string()], "")?;
-            }
+            // If it stays, the set that needs its name is refused.
+            Step::Clear(set) => drop(members::destroy(*set)),
         }
-        Ok(BTreeSet::new())
+    }
+
+    /// Destroys a set that was refused, if it is there; gives whether it is gone.
+    pub(in crate::dataplane) fn discard(set: SetName) -> bool {
+        members::destroy(set)
     }
 
     fn restore(&mut self, family: Family, script: &str) -> Result<(), Error> {
         // Taken out: one that failed is not used again.
-        let running = self.restores.remove(&family).filter(|running| !running.is_worn_out());
+        let running = self.restores.remove(&family).and_then(Restore::usable);
         let start = || {
             let program = format!("{}-restore", self.place.variant.command(family));
             Restore::start(&program, &["--noflush", "-w", &self.lock_wait_seconds.to_string()])

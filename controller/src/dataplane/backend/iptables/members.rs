@@ -47,8 +47,11 @@ pub(super) fn destroy(set: SetName) -> bool {
         Ok(_) => true,
         Err(error) => {
             let message = error.to_string();
-            tracing::debug!(%set, message, "a set is still in use and is removed later");
-            message.contains("does not exist")
+            let is_gone = message.contains("does not exist");
+            if !is_gone {
+                tracing::debug!(%set, message, "a set is still in use and is removed later");
+            }
+            is_gone
         }
     }
 }

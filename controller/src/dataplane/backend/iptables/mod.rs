@@ -1,7 +1,7 @@
 //! iptables and ipset: text for their tools, the tools, and netlink for members of sets.
 //!
 //! ```text
-//! Plan ─ script ─► steps ─ kernel ─► restore (chains), process (ipset), members (netlink)
+//! Plan ─ script ─► steps ─ kernel ─► restore (chains), isolate ─► process (ipset), members (netlink)
 //!          └ text, sets: the spelling of rules and elements
 //! iptables-save, ipset save ─ read ─► Applied
 //! ```
@@ -14,6 +14,7 @@
 
 pub mod cleanup;
 mod error;
+mod isolate;
 mod kernel;
 mod members;
 pub mod printed;
@@ -27,5 +28,5 @@ pub mod text;
 pub mod variant;
 
 pub use self::error::Error;
-pub(in crate::dataplane) use self::kernel::Kernel;
+pub(in crate::dataplane) use self::kernel::{Executed, Kernel};
 pub use self::variant::{Place, Variant};

@@ -83,9 +83,10 @@ impl Restore {
         self.child.id()
     }
 
-    /// Whether it should be replaced by a new one.
-    pub(super) fn is_worn_out(&self) -> bool {
-        self.scripts_left == 0
+    /// Itself, unless it should be replaced by a new one: it has ended meanwhile, or is worn out.
+    pub(super) fn usable(mut self) -> Option<Self> {
+        let is_running = matches!(self.child.try_wait(), Ok(None));
+        (is_running && self.scripts_left > 0).then_some(self)
     }
 
     /// Does `script`, which ends with COMMIT; it is applied when this returns.
@@ -183,6 +184,16 @@ mod tests {
         let error = tool.run("COMMIT\n", LIMIT).unwrap_err().to_string();
         assert!(error.contains("no such chain") && error.contains('3'), "{error}");
         assert!(tool.run("COMMIT\n", LIMIT).is_err(), "it is of no more use");
+    }
+
+    #[test]
+    fn a_tool_that_was_killed_while_it_was_idle_is_replaced() {
+        let mut tool = tool("true");
+        tool.run("COMMIT\n", LIMIT).unwrap();
+        let mut tool = tool.usable().expect("it is running");
+        tool.child.kill().unwrap();
+        tool.child.wait().unwrap();
+        assert!(tool.usable().is_none());
     }
 
     #[test]

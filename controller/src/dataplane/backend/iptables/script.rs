@@ -23,8 +23,9 @@ const HASHSIZE_MIN: usize = 64;
 /// One thing to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// A script for `ipset -exist restore`.
-    Sets(String),
+    /// Scripts for `ipset -exist restore`, each for one set. A script that was run in part, or
+    /// completely, can be run again.
+    Sets(Vec<(SetName, String)>),
     /// Few changes to the members of a `hash:ip`, over netlink.
     Members {
         /// The set.
@@ -54,7 +55,10 @@ pub enum Joins {
 impl fmt::Display for Step {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sets(script) => write!(formatter, "ipset -exist restore\n{script}"),
+            Self::Sets(scripts) => {
+                formatter.write_str("ipset -exist restore\n")?;
+                scripts.iter().try_for_each(|(_, script)| formatter.write_str(script))
+            }
             Self::Members { set, change, addresses } => {
                 for address in addresses {
                     writeln!(formatter, "{} {set} {address}", change.command())?;
@@ -80,25 +84,28 @@ impl Joins {
     }
 }
 
-/// The steps of `plan`, in order, with chains in table `name`. Equal plans give equal bytes.
+/// The steps of `plan`, in three stages: sets and the members that leave them, chains, members that
+/// join. Equal plans give equal bytes.
 #[must_use]
-pub fn render(plan: &Plan, name: TableName) -> Vec<Step> {
-    let mut steps = Vec::new();
+pub fn render(plan: &Plan, name: TableName) -> [Vec<Step>; 3] {
+    let (mut removals, mut additions) = (Vec::new(), Vec::new());
     for eviction in &plan.evict {
-        steps.extend(evict(eviction, name));
+        removals.extend(evict(eviction, name));
     }
-    steps.extend(plan.clear.iter().copied().map(Step::Clear));
-    ipset(&mut steps, plan.create.iter().map(create).collect());
-    members(&mut steps, &plan.remove, Joins::Remove, "");
-    for (family, change) in &plan.tables {
-        steps.push(Step::Table(*family, table(change, name)));
-    }
-    let full = plan.create.iter().filter(|set| set.swap == Swap::WithAdditions);
-    members(&mut steps, &plan.add, Joins::Add, &full.map(swap).collect::<String>());
+    removals.extend(plan.clear.iter().copied().map(Step::Clear));
+    let (full, new): (Vec<_>, Vec<_>) =
+        plan.create.iter().partition(|set| set.swap == Swap::WithAdditions);
+    ipset(&mut removals, new.into_iter().map(create).collect());
+    members(&mut removals, &plan.remove, Joins::Remove, Vec::new());
+    let chains = plan.tables.iter().map(|(family, change)| {
+        let script = table(change, name);
+        Step::Table(*family, script)
+    });
+    members(&mut additions, &plan.add, Joins::Add, full.into_iter().map(create).collect());
     if !plan.destroy.is_empty() {
-        steps.push(Step::Destroy(plan.destroy.iter().copied().collect()));
+        additions.push(Step::Destroy(plan.destroy.iter().copied().collect()));
     }
-    steps
+    [removals, chains.collect(), additions]
 }
 
 fn evict(eviction: &Eviction, name: TableName) -> Vec<Step> {
@@ -109,32 +116,33 @@ fn evict(eviction: &Eviction, name: TableName) -> Vec<Step> {
     let_go.chain([Step::Clear(eviction.set)]).collect()
 }
 
-fn ipset(steps: &mut Vec<Step>, script: String) {
-    if !script.is_empty() {
-        steps.push(Step::Sets(script));
+fn ipset(steps: &mut Vec<Step>, scripts: Vec<(SetName, String)>) {
+    if !scripts.is_empty() {
+        steps.push(Step::Sets(scripts));
     }
 }
 
-fn create(set: &NewSet) -> String {
-    let NewSet { name, swap: place, kind, family, maxelem, elements } = set;
-    let name = if *place == Swap::Never { *name } else { name::temporary(*name) };
+fn create(set: &NewSet) -> (SetName, String) {
+    let NewSet { name, swap, kind, family, maxelem, elements } = set;
+    let is_new = *swap == Swap::Never;
+    let built = if is_new { *name } else { name::temporary(*name) };
     let hashsize = elements.len().next_power_of_two().max(HASHSIZE_MIN);
     let mut script = format!(
-        "create {name} {} family {} hashsize {hashsize} maxelem {maxelem}\n",
+        "create {built} {} family {} hashsize {hashsize} maxelem {maxelem}\n",
         type_name(*kind),
         family_name(*family),
     );
+    if !is_new {
+        // If the script is run again, this is what the other set had.
+        let _ = writeln!(script, "flush {built}");
+    }
     for element in elements {
-        line(&mut script, Joins::Add, name, element);
+        line(&mut script, Joins::Add, built, element);
     }
-    if *place == Swap::BeforeChains {
-        script.push_str(&swap(set));
+    if !is_new {
+        let _ = writeln!(script, "swap {built} {name}");
     }
-    script
-}
-
-fn swap(set: &NewSet) -> String {
-    format!("swap {} {}\n", name::temporary(set.name), set.name)
+    (*name, script)
 }
 
 fn line(script: &mut String, change: Joins, name: SetName, element: &Element) {
@@ -142,22 +150,26 @@ fn line(script: &mut String, change: Joins, name: SetName, element: &Element) {
     let _ = writeln!(script, "{} {name} {}", change.command(), sets::element(element));
 }
 
-/// Few addresses over netlink, everything else as one script that ends with `then`.
+/// Few addresses over netlink, everything else as scripts, and `then` behind them.
 fn members(
     steps: &mut Vec<Step>,
     changes: &BTreeMap<SetName, BTreeSet<Element>>,
     change: Joins,
-    then: &str,
+    then: Vec<(SetName, String)>,
 ) {
     let few = changes.values().map(BTreeSet::len).sum::<usize>() <= NETLINK_MEMBERS_MAX;
-    let mut script = String::new();
+    let mut scripts = Vec::new();
     for (set, elements) in changes {
-        match only_addresses(elements).filter(|_| few) {
-            Some(addresses) => steps.push(Step::Members { set: *set, change, addresses }),
-            None => elements.iter().for_each(|element| line(&mut script, change, *set, element)),
+        if let Some(addresses) = only_addresses(elements).filter(|_| few) {
+            steps.push(Step::Members { set: *set, change, addresses });
+        } else {
+            let mut script = String::new();
+            elements.iter().for_each(|element| line(&mut script, change, *set, element));
+            scripts.push((*set, script));
         }
     }
-    ipset(steps, script + then);
+    scripts.extend(then);
+    ipset(steps, scripts);
 }
 
 fn only_addresses(elements: &BTreeSet<Element>) -> Option<Vec<IpAddr>> {
@@ -217,7 +229,7 @@ mod tests {
         let address = |number: u32| IpAddr::from(Ipv4Addr::from(0x0a00_0001 + number));
         let elements = (0..).map(address).map(Element::Address).take(count).collect();
         let add = BTreeMap::from([(SetName::short("SET"), elements)]);
-        render(&Plan { add, ..Plan::default() }, TableName::Mangle)
+        render(&Plan { add, ..Plan::default() }, TableName::Mangle).concat()
     }
 
     #[test]
@@ -225,7 +237,8 @@ mod tests {
         let few = adding(NETLINK_MEMBERS_MAX);
         assert!(matches!(few.as_slice(), [Step::Members { .. }]), "{few:?}");
         let many = adding(NETLINK_MEMBERS_MAX + 1);
-        let [Step::Sets(script)] = many.as_slice() else { panic!("{many:?}") };
+        let [Step::Sets(scripts)] = many.as_slice() else { panic!("{many:?}") };
+        let [(_, script)] = scripts.as_slice() else { panic!("{scripts:?}") };
         assert_eq!(script.lines().count(), NETLINK_MEMBERS_MAX + 1);
         assert!(
             script.starts_with("add PORTCULLIS-SET 10.0.0.1\nadd PORTCULLIS-SET 10.0.0.2\n"),

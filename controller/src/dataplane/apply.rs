@@ -1,0 +1,332 @@
+//! One apply: passes, until the kernel does what is desired without what it refuses.
+//!
+//! ```text
+//! desired without refusals ─► diff ─► execute ─► done
+//!      ▲                                 └─ a set is refused: what needs it denies ───┐
+//!      │                                 └─ chains are refused: those of rulesets     │
+//!      └──────────── deny, and are tried again in halves; otherwise the family fails ─┘
+//! ```
+//!
+//! Each pass closes before it opens: members leave sets, chains change, members join. What a pass
+//! could not do does not keep the next one from doing the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use policy_engine::cidr::Family;
+use policy_engine::compiled::{Compiled, Update};
+
+use super::applied::{Applied, AppliedSet, Elements};
+use super::backend::iptables::{Error, Executed, Kernel};
+use super::denial::Denial;
+use super::drift::{self, Drift};
+use super::name::{self, ChainName};
+use super::plan::{Plan, Swap, TableChange};
+use super::{ApplyReport, Dataplane, Extent, diff};
+
+/// How often chains are tried in one apply. Those that are not known to be good then stay refused.
+const TRIALS_MAX: usize = 64;
+
+/// What one apply knows.
+struct Attempt<'a> {
+    /// What changed since the last apply; none once all members have joined and left, but for those of
+    /// sets that were refused.
+    update: Option<&'a Update>,
+    extent: Extent,
+    /// What is in the kernel; none when it has to be read.
+    applied: Option<Applied>,
+    /// Whether it was read in this apply, with what other programs have changed.
+    was_read: bool,
+    /// Whether only members of sets can differ.
+    members_only: bool,
+    /// Families that are left as they are.
+    failed: BTreeMap<Family, Error>,
+    /// Chains of rulesets that are refused as a group, and may be good.
+    untried: Vec<Group>,
+    /// The group that this pass tries.
+    trial: Option<Group>,
+    trials_left: usize,
+    /// Whether the first pass lists what others have changed.
+    is_comparison: bool,
+    drifts: Vec<Drift>,
+    report: ApplyReport,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(extent: Extent, applied: Option<Applied>, update: Option<&'a Update>) -> Self {
+        Self {
+            update,
+            extent,
+            applied,
+            was_read: false,
+            members_only: false,
+            failed: BTreeMap::new(),
+            untried: Vec::new(),
+            trial: None,
+            trials_left: TRIALS_MAX,
+            is_comparison: false,
+            drifts: Vec::new(),
+            report: ApplyReport::default(),
+        }
+    }
+}
+
+/// Chains of rulesets of one family.
+type Group = (Family, Vec<ChainName>);
+
+impl Dataplane {
+    pub(super) fn apply(
+        &mut self,
+        compiled: &Compiled,
+        update: &Update,
+        extent: Extent,
+    ) -> Result<ApplyReport, Error> {
+        let start = Instant::now();
+        // Taken: whatever fails from here on, the next call reads back.
+        let mut attempt = Attempt::new(extent, self.applied.take(), Some(update));
+        attempt.members_only =
+            attempt.applied.is_some() && !update.rules_changed && !self.attachments_changed;
+        attempt.report.postponed = self.postponed;
+        let report = self.converge(compiled, attempt)?.report;
+        self.check_families(compiled)?;
+        Ok(ApplyReport { total: start.elapsed(), ..report })
+    }
+
+    /// Reads back what is applied, and repairs what differs. Gives what differed.
+    pub(super) fn compare(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
+        let (applied, unread) = self.kernel.read(&self.desired(compiled).tables)?;
+        // Only now: what cannot be read can still be changed.
+        self.applied = None;
+        let mut attempt = Attempt::new(Extent::All, Some(applied), None);
+        (attempt.was_read, attempt.is_comparison, attempt.failed) = (true, true, unread);
+        Ok(self.converge(compiled, attempt)?.drifts)
+    }
+
+    /// Passes until nothing more can be done.
+    fn converge<'a>(
+        &mut self,
+        compiled: &Compiled,
+        mut attempt: Attempt<'a>,
+    ) -> Result<Attempt<'a>, Error> {
+        let members_only = attempt.members_only;
+        while !self.pass(compiled, &mut attempt)? {}
+        self.attachments_changed = false;
+        match attempt.failed.pop_first() {
+            None => {}
+            Some((_, error)) if attempt.failed.len() + 1 == self.families.len() => {
+                return Err(error);
+            }
+            Some(failed) => return Err(Error::of_family(failed)),
+        }
+        self.applied = attempt.applied.take();
+        attempt.report.elsewhere_unclean = !members_only && self.clean_elsewhere();
+        Ok(attempt)
+    }
+
+    /// One pass; gives whether it was the last one.
+    fn pass(&mut self, compiled: &Compiled, attempt: &mut Attempt<'_>) -> Result<bool, Error> {
+        let nothing = Update::default();
+        let update = attempt.update.unwrap_or(&nothing);
+        let (plan, after, mut applied) = match attempt.applied.take() {
+            Some(applied) if attempt.members_only => {
+                attempt.members_only = false;
+                let (plan, sets) = diff::diff_members(&applied, compiled, &self.terms(update));
+                (plan, Applied { sets, ..Applied::default() }, applied)
+            }
+            applied => self.plan_all(compiled, update, applied, attempt)?,
+        };
+        let report = ApplyReport::of(&plan);
+        attempt.report.chains_changed += report.chains_changed;
+        attempt.report.hooks_changed += report.hooks_changed;
+        attempt.report.sets_created += report.sets_created;
+        attempt.report.members_changed += report.members_changed;
+        let rulesets = |(family, change): (&Family, &TableChange)| {
+            let chains = change.write.keys().copied();
+            (*family, chains.filter(|chain| name::is_ruleset(*chain)).collect())
+        };
+        let rulesets: BTreeMap<Family, Vec<ChainName>> = plan.tables.iter().map(rulesets).collect();
+        let evicts = !plan.evict.is_empty();
+        let executed = self.execute(&plan, &applied);
+        let (is_clean, is_last_stage) = (executed.is_clean(), executed.stages == STAGES);
+        take_over(&mut applied, plan, after, &executed);
+        // Chains without the rules of an evicted set are known again once they are read.
+        attempt.applied = Some(applied).filter(|_| is_clean || !evicts);
+        if is_last_stage {
+            attempt.update = None;
+            attempt.report.sets_in_use = executed.in_use.len();
+        }
+        for (set, why) in executed.refused {
+            tracing::debug!(%set, %why, "a set was refused");
+            if name::is_local(set) {
+                attempt.failed.entry(name::family(set)).or_insert(Error::Set { set, why });
+            } else {
+                self.refusals.sets.insert(set, why);
+            }
+        }
+        for (family, error) in executed.failed {
+            let rulesets = rulesets.get(&family).map(Vec::as_slice).unwrap_or_default();
+            self.chains_failed(family, error, rulesets, attempt);
+        }
+        Ok(is_clean && !self.try_next(attempt))
+    }
+
+    /// The plan for everything, what is applied after it, and what is applied now.
+    fn plan_all(
+        &mut self,
+        compiled: &Compiled,
+        update: &Update,
+        applied: Option<Applied>,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<(Plan, Applied, Applied), Error> {
+        let mut desired = self.desired(compiled);
+        let denied = std::mem::take(&mut desired.denied);
+        let applied = if let Some(applied) = applied {
+            applied
+        } else {
+            let (applied, unread) = self.kernel.read(&desired.tables)?;
+            attempt.was_read = true;
+            attempt.failed.extend(unread);
+            applied
+        };
+        desired.tables.retain(|family, _| !attempt.failed.contains_key(family));
+        let (mut plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
+        attempt.failed.keys().for_each(|family| plan.leave_out(*family));
+        if std::mem::take(&mut attempt.is_comparison) {
+            attempt.drifts = drift::list(&applied, &plan, self.table());
+        }
+        self.denied = denied;
+        self.postponed =
+            attempt.extent == Extent::Urgent && self.postpone(&mut plan, &applied, &mut after);
+        attempt.report.postponed = self.postponed;
+        Ok((plan, after, applied))
+    }
+
+    /// Does `plan`, once what chains of denials that change have counted is read.
+    fn execute(&mut self, plan: &Plan, applied: &Applied) -> Executed {
+        let kinds = |(family, change): (&Family, &TableChange)| {
+            let family = *family;
+            change.denials().map(move |kind| (family, kind)).collect::<Vec<_>>()
+        };
+        let mut anew: BTreeSet<(Family, Denial)> = plan.tables.iter().flat_map(kinds).collect();
+        if anew.iter().any(|(family, kind)| applied.has_chain(*family, kind.chain())) {
+            match self.kernel.read_denials(&self.families, Some(applied)) {
+                Ok(reading) => drop(self.denials.add(reading)),
+                Err(error) => tracing::warn!(%error, "failed to count denials before a change"),
+            }
+        }
+        let executed = self.kernel.execute(plan);
+        anew.retain(|(family, _)| executed.has_changed_chains(*family));
+        self.denials.begin_anew(&anew);
+        executed
+    }
+
+    /// The chains of `family` could not be changed. If it may be because of the chain of a ruleset
+    /// among `rulesets`, these are refused, and tried again in groups.
+    fn chains_failed(
+        &mut self,
+        family: Family,
+        error: Error,
+        rulesets: &[ChainName],
+        attempt: &mut Attempt<'_>,
+    ) {
+        tracing::debug!(%error, family = family.as_str(), "the chains of a family were refused");
+        if !error.is_refusal() {
+            attempt.failed.insert(family, error);
+        } else if attempt.extent == Extent::Urgent || !attempt.was_read {
+            // What is unreferenced counts for the kernel's limits, too, and others may use it now.
+            attempt.extent = Extent::All;
+            attempt.applied = None;
+        } else if let Some((_, chains)) = attempt.trial.take_if(|(of, _)| *of == family) {
+            self.refuse(family, &chains, &error, attempt);
+        } else if rulesets.iter().any(|chain| !self.is_refused(family, *chain)) {
+            self.refuse(family, rulesets, &error, attempt);
+        } else {
+            // It is not because of one of them.
+            self.refusals.chains.retain(|(of, _), _| *of != family);
+            attempt.untried.retain(|(of, _)| *of != family);
+            attempt.failed.insert(family, error);
+        }
+    }
+
+    fn is_refused(&self, family: Family, chain: ChainName) -> bool {
+        self.refusals.chains.contains_key(&(family, chain))
+    }
+
+    fn refuse(
+        &mut self,
+        family: Family,
+        chains: &[ChainName],
+        error: &Error,
+        attempt: &mut Attempt<'_>,
+    ) {
+        let why: Arc<str> = error.to_string().into();
+        for chain in chains {
+            self.refusals.chains.insert((family, *chain), why.clone());
+        }
+        if let (first, second @ [_, ..]) = chains.split_at(chains.len().div_ceil(2)) {
+            attempt.untried.extend([second, first].map(|half| (family, half.to_vec())));
+        }
+    }
+
+    /// After a pass without a failure: whether there is another group to try.
+    fn try_next(&mut self, attempt: &mut Attempt<'_>) -> bool {
+        let next = attempt.untried.pop().filter(|_| attempt.trials_left > 0);
+        attempt.trials_left = attempt.trials_left.saturating_sub(1);
+        attempt.trial = next;
+        let Some((family, chains)) = &attempt.trial else { return false };
+        for chain in chains {
+            self.refusals.chains.remove(&(*family, *chain));
+        }
+        true
+    }
+}
+
+/// How many stages a plan has.
+const STAGES: usize = 3;
+
+impl Executed {
+    /// Whether the chains of a family are as planned.
+    fn has_changed_chains(&self, family: Family) -> bool {
+        self.stages >= 2 && !self.failed.contains_key(&family)
+    }
+}
+
+/// Brings `applied` to what is in the kernel after so much of `plan`. All of it leads to `after`.
+fn take_over(applied: &mut Applied, plan: Plan, after: Applied, executed: &Executed) {
+    let tables = after.tables.into_iter();
+    applied.tables.extend(tables.filter(|(family, _)| executed.has_changed_chains(*family)));
+    let unknown = |shape, maxelem| AppliedSet { shape, maxelem, elements: Elements::Unknown };
+    if executed.stages == STAGES {
+        applied.sets.extend(after.sets);
+        for set in plan.destroy.difference(&executed.in_use) {
+            applied.sets.remove(set);
+        }
+    } else {
+        let is_done = |swap| swap != Swap::WithAdditions;
+        for set in plan.create.into_iter().filter(|set| is_done(set.swap)) {
+            let shape = Some((set.kind, set.family));
+            if set.swap == Swap::BeforeChains {
+                let temporary = name::temporary(set.name);
+                applied.sets.insert(temporary, unknown(shape, set.maxelem));
+            }
+            if !executed.refused.contains_key(&set.name) {
+                let elements = Elements::Read(set.elements);
+                let maxelem = set.maxelem;
+                applied.sets.insert(set.name, AppliedSet { shape, maxelem, elements });
+            }
+        }
+    }
+    for refused in executed.refused.keys() {
+        // It may have been made, and has some of its members.
+        for set in [*refused, name::temporary(*refused)] {
+            if Kernel::discard(set) {
+                applied.sets.remove(&set);
+            } else {
+                let was = applied.sets.get(&set);
+                let was = was.map_or((None, 0), |was| (was.shape, was.maxelem));
+                applied.sets.insert(set, unknown(was.0, was.1));
+            }
+        }
+    }
+}
