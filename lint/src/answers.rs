@@ -29,6 +29,8 @@ pub(crate) struct Answers<'w> {
     /// Whether a peer matches a pod, and a pod with a port of that name.
     peers: RefCell<HashMap<(&'w PodPeer, Option<PortName>), bool>>,
     named: RefCell<HashMap<PortName, Named>>,
+    /// What comes nearest to a peer that matches nothing; many policies can have the same one.
+    hints: RefCell<BTreeMap<&'w PodPeer, String>>,
 }
 
 /// Where pods are that have a port of one name.
@@ -44,7 +46,7 @@ struct Named {
 impl<'w> Answers<'w> {
     /// No answers yet; `pods` are those of `world`.
     pub(crate) fn new(world: &'w World, pods: &'w Pods, names: Option<&'w Names<'w>>) -> Self {
-        Self { world, pods, names, peers: RefCell::default(), named: RefCell::default() }
+        Self { world, pods, names, peers: RefCell::default(), named: RefCell::default(), hints: RefCell::default() }
     }
 
     /// What may help to correct a selector of pods: what comes nearest, or how to look.
@@ -56,6 +58,17 @@ impl<'w> Answers<'w> {
                  finished or have hostNetwork do not count"
             ),
         }
+    }
+
+    /// As [`Self::hint`] for the pods of a peer.
+    pub(crate) fn hint_for(
+        &self,
+        peer: &'w PodPeer,
+        nearest: impl FnOnce(&Names<'w>) -> String,
+        place: &str,
+    ) -> String {
+        let mut hints = self.hints.borrow_mut();
+        hints.entry(peer).or_insert_with(|| self.hint(nearest, place)).clone()
     }
 
     /// Whether a policy selects a pod to which it applies.

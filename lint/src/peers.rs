@@ -96,7 +96,7 @@ fn matches_nothing<'w>(
         near::labels(&peer.pods, known.map(|pod| (name(names, pod), &pod.labels)))
             .unwrap_or_else(|| format!("no pod {there} has labels like these"))
     };
-    let hint = answers.hint(nearest, &option);
+    let hint = answers.hint_for(peer, nearest, &option);
     finding("podSelector", format!("matches no pod {there}, so this peer admits nothing; {hint}"))
 }
 
