@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 
 use crate::policy::IpBlock;
-use crate::ranges::{Range, Ranges};
+use crate::ranges::{Range, Ranges, Step as _};
 
 /// An address family.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -138,6 +138,14 @@ impl CidrSet {
             Family::V4 => Self { v4: self.v4.clone(), v6: Ranges::default() },
             Family::V6 => Self { v4: Ranges::default(), v6: self.v6.clone() },
         }
+    }
+
+    /// The ranges of adjacent addresses, ascending: the first address of each, and the one behind the
+    /// last unless that is the highest of its family.
+    pub(crate) fn spans(&self) -> impl Iterator<Item = (IpAddr, Option<IpAddr>)> {
+        let v4 = self.v4.iter().map(|r| (r.first.into(), r.last.after().map(IpAddr::from)));
+        let v6 = self.v6.iter().map(|r| (r.first.into(), r.last.after().map(IpAddr::from)));
+        v4.chain(v6)
     }
 
     /// How many networks [`CidrSet::networks`] returns for both families together.

@@ -273,9 +273,9 @@ pub enum PlanFormat {
 /// What `who`, `reach` and `map` have in common.
 #[derive(ClapArgs, Debug)]
 pub struct ListArgs {
-    /// What one entry stands for
-    #[arg(long, value_enum, default_value_t)]
-    pub by: By,
+    /// What one entry stands for; workload, but groups of pods that are treated alike in JSON and YAML
+    #[arg(long, value_enum)]
+    pub by: Option<By>,
     /// How the answer is written
     #[arg(short, long, value_enum, default_value_t)]
     pub output: MapFormat,

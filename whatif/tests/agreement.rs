@@ -159,9 +159,10 @@ fn agree(world: World) -> Result<usize, TestCaseError> {
         }
     }
     // Pods: each with all others.
-    let all = told(&Matrix::new(&cluster, &reach, By::Pod, &Focus::default()));
+    let all = told(&Matrix::new(&cluster, &reach, By::Pod, &Focus::all(About::Destinations)));
     for source in &pods {
-        let of_source = Focus { sources: Some([(*source).clone()].into()), ..Focus::default() };
+        let of_source =
+            Focus { subjects: Some([(*source).clone()].into()), ..Focus::all(About::Sources) };
         let reached = told(&Matrix::new(&cluster, &reach, By::Pod, &of_source));
         let check = checked(&cluster, &reach, &name(source), &format!("*/*:{PORT}"));
         for destination in pods.iter().filter(|other| other != &source) {
@@ -190,8 +191,11 @@ fn formats_agree(world: World) -> Result<usize, TestCaseError> {
     let mut cluster = Cluster::new(&Inventory::default(), world.options.clone());
     cluster.world = world;
     let (world, reach) = (&cluster.world, Reach::new(&cluster.world));
-    let matrix = [Matrix::new(&cluster, &reach, By::Pod, &Focus::default())];
-    let map = Map::new(&matrix, Vec::new());
+    let matrix = [Matrix::new(&cluster, &reach, By::Pod, &Focus::all(About::Destinations))];
+    let map = Map::of_pairs(&matrix, Vec::new());
+    let by_source = [Matrix::new(&cluster, &reach, By::Pod, &Focus::all(About::Sources))];
+    let grouped = Map::of_groups(&matrix, Vec::new());
+    let grouped_by_source = Map::of_groups(&by_source, Vec::new());
     let written = |write: &dyn Fn(&mut Vec<u8>)| {
         let mut out = Vec::new();
         write(&mut out);
@@ -203,6 +207,11 @@ fn formats_agree(world: World) -> Result<usize, TestCaseError> {
     let everyone: BTreeSet<String> = pods.iter().map(|key| short(key)).collect();
     let mut formats = vec![
         ("json", formats::json(&written(&|out| write_json(&map, out).expect("written")))),
+        ("groups", formats::groups(&written(&|out| write_json(&grouped, out).expect("written")))),
+        (
+            "groups by source",
+            formats::groups(&written(&|out| write_json(&grouped_by_source, out).expect("written"))),
+        ),
         ("csv", formats::csv(&written(&|out| table::csv(&map, out).expect("written")))),
         ("md", formats::markdown(&written(&|out| table::markdown(&map, out).expect("written")))),
     ];
@@ -212,7 +221,8 @@ fn formats_agree(world: World) -> Result<usize, TestCaseError> {
         (About::Sources, false, "text by source"),
         (About::Sources, true, "wide by source"),
     ] {
-        let found = written(&|out| text(&matrix[0], about, wide, out).expect("written"));
+        let matrix = Matrix::new(&cluster, &reach, By::Pod, &Focus::all(about));
+        let found = written(&|out| text(&matrix, wide, out).expect("written"));
         formats.push((name, formats::text(&found, &everyone, about == About::Destinations)));
     }
     let mut asked = 0;

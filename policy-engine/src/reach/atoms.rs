@@ -1,13 +1,12 @@
 //! The peers that rules mention, each numbered once, and which of them match a pod.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use crate::labels::{Labels, Str};
 use crate::model::NamedPort;
 use crate::policy::{IpBlock, Namespaces, Peer, Peers, PodPeer};
 use crate::port::Protocol;
-use crate::selector::Selector;
+use crate::selector::{Operator, Selector};
 use crate::world::World;
 
 /// The number of a [`PodPeer`], node selector or [`IpBlock`] in [`Atoms`].
@@ -109,12 +108,9 @@ impl Atoms {
         self.nodes.get(id)
     }
 
-    /// The blocks that contain `address`, ascending. No block, not even `0.0.0.0/0`, contains a pod
-    /// without an address: a workload that is not running yet.
-    pub(super) fn blocks_with(&self, address: Option<IpAddr>) -> Vec<AtomId> {
-        let Some(address) = address else { return Vec::new() };
-        let numbered = self.blocks.values.iter().enumerate();
-        numbered.filter(|(_, block)| block.contains(address)).map(|(id, _)| id).collect()
+    /// All blocks with their numbers.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (AtomId, &IpBlock)> {
+        self.blocks.values.iter().enumerate()
     }
 }
 
@@ -123,7 +119,8 @@ pub(super) struct Matcher<'a> {
     world: &'a World,
     atoms: &'a Atoms,
     named: BTreeMap<&'a Str, Vec<AtomId>>,
-    selected: Vec<AtomId>,
+    /// By a label that the namespace must have, and one that the pod must have.
+    selected: BTreeMap<(Option<Anchor<'a>>, Option<Anchor<'a>>), Vec<AtomId>>,
     /// The keys that pod selectors mention; only labels with these keys are looked at.
     keys: BTreeSet<&'a Str>,
     found: BTreeMap<(Str, Labels), Vec<AtomId>>,
@@ -132,12 +129,16 @@ pub(super) struct Matcher<'a> {
 impl<'a> Matcher<'a> {
     pub(super) fn new(world: &'a World, atoms: &'a Atoms) -> Self {
         let mut named: BTreeMap<&Str, Vec<AtomId>> = BTreeMap::new();
-        let (mut selected, mut keys) = (Vec::new(), BTreeSet::new());
+        let mut selected: BTreeMap<_, Vec<AtomId>> = BTreeMap::new();
+        let mut keys = BTreeSet::new();
         for (id, peer) in atoms.pods.values.iter().enumerate() {
             keys.extend(peer.pods.requirements().map(|requirement| &requirement.key));
             match &peer.namespaces {
                 Namespaces::Named(name) => named.entry(name).or_default().push(id),
-                Namespaces::Selected(_) => selected.push(id),
+                Namespaces::Selected(namespaces) => {
+                    let anchors = (anchor(namespaces), anchor(&peer.pods));
+                    selected.entry(anchors).or_default().push(id);
+                }
                 // `Rule::in_namespace` has replaced it.
                 Namespaces::Own => {}
             }
@@ -163,10 +164,42 @@ impl<'a> Matcher<'a> {
             Namespaces::Named(_) | Namespaces::Own => false,
         };
         let named = self.named.get(namespace).into_iter().flatten().filter(|id| of_pods(id));
-        let selected = self.selected.iter().filter(|id| of_pods(id) && selects(id));
+        let candidates = self.candidates(known, &key.1);
+        let selected = candidates.iter().filter(|id| of_pods(id) && selects(id));
         let mut matching: Vec<AtomId> = named.chain(selected).copied().collect();
         matching.sort_unstable();
         self.found.insert(key, matching.clone());
         matching
     }
+
+    /// The peers by namespace labels whose required labels the namespace and the pod have.
+    fn candidates(&self, namespace: Option<&Labels>, pod: &Labels) -> Vec<AtomId> {
+        let (of_namespace, of_pod) = (anchors(namespace), anchors(Some(pod)));
+        let mut found = Vec::new();
+        for namespace in &of_namespace {
+            let known = of_pod.iter().filter_map(|pod| self.selected.get(&(*namespace, *pod)));
+            found.extend(known.flatten());
+        }
+        found
+    }
+}
+
+/// A label that every match of a selector has; without a value if several match.
+type Anchor<'l> = (&'l Str, Option<&'l Str>);
+
+fn anchor(selector: &Selector) -> Option<Anchor<'_>> {
+    let one = selector.required_label().map(|(key, value)| (key, Some(value)));
+    one.or_else(|| {
+        selector.requirements().find_map(|requirement| match requirement.operator {
+            Operator::In(_) | Operator::Exists => Some((&requirement.key, None)),
+            Operator::NotIn(_) | Operator::DoesNotExist => None,
+        })
+    })
+}
+
+/// Every anchor that can match an object with these labels.
+fn anchors(labels: Option<&Labels>) -> Vec<Option<Anchor<'_>>> {
+    let each = labels.into_iter().flat_map(Labels::iter);
+    let each = each.flat_map(|(key, value)| [Some((key, Some(value))), Some((key, None))]);
+    each.chain([None]).collect()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::atoms::{AtomId, Atoms, Matcher};
+use super::blocks::{BlockSetId, BlockSets, NO_BLOCK};
 use super::rules::{Rules, RulesId, Stage};
 use super::subjects::Subjects;
 use crate::cidr::Family;
@@ -49,6 +50,11 @@ impl Class {
         *self.isolated_by.get(direction)
     }
 
+    /// The addresses that policies tell apart, by index.
+    pub(super) fn points(&self) -> impl Iterator<Item = (usize, Option<IpAddr>)> {
+        self.addresses.iter().copied().enumerate()
+    }
+
     pub(super) fn rules(&self, direction: Direction) -> RulesId {
         *self.rules.get(direction)
     }
@@ -63,7 +69,7 @@ struct Content {
     peers: Vec<AtomId>,
     /// For each address its family, whether it is contested, and the blocks that contain it; one
     /// item with none of these for pods without an address.
-    addresses: Vec<(Option<Family>, bool, Vec<AtomId>)>,
+    addresses: Vec<(Option<Family>, bool, BlockSetId)>,
     /// The named ports that egress rules mention.
     ports: Vec<NamedPort>,
 }
@@ -76,24 +82,27 @@ pub(super) struct Classified {
     pub(super) classes: Vec<Class>,
 }
 
-/// Puts every pod that policies can select and match into its class.
-pub(super) fn classify(world: &World, view: View) -> Classified {
-    let pods: Vec<&Pod> =
-        world.pods().values().map(AsRef::as_ref).filter(|pod| pod.takes_part()).collect();
+/// Puts those of `pods` that policies can select and match into their classes.
+pub(super) fn classify<'w>(
+    world: &'w World,
+    view: View,
+    pods: impl Iterator<Item = &'w Pod>,
+) -> Classified {
+    let pods: Vec<&Pod> = pods.filter(|pod| pod.takes_part()).collect();
     let mut subjects = Subjects::new(world, view);
     // The rules of all pods come first: those of the last pod may still mention new peers.
     let rules: Vec<PerDirection<RulesId>> = pods.iter().map(|pod| subjects.rules(pod)).collect();
     let Subjects { atoms, stages, rules: all_rules, .. } = subjects;
 
+    let blocks = BlockSets::new(&atoms);
     let mut matcher = Matcher::new(world, &atoms);
     let mut found: BTreeMap<Content, (Vec<PodKey>, Vec<Option<IpAddr>>)> = BTreeMap::new();
     for (pod, rules) in pods.into_iter().zip(rules) {
         let owned: Vec<IpAddr> = world.owned_addresses(pod).collect();
         let mut addresses: Vec<(_, Option<IpAddr>)> = if owned.is_empty() {
-            vec![((None, false, Vec::new()), None)]
+            vec![((None, false, NO_BLOCK), None)]
         } else {
-            let signature =
-                |a| (Some(Family::of(a)), world.is_contested(a), atoms.blocks_with(Some(a)));
+            let signature = |a| (Some(Family::of(a)), world.is_contested(a), blocks.of(a));
             owned.into_iter().map(|a| (signature(a), Some(a))).collect()
         };
         addresses.sort();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! groups: pods of one class before AND of one class after
-//! pair of groups ► edge before, edge after      (sparse: only where one of them exists)
+//! row of a group ► peers before, peers after    (rows that are equal change nothing)
 //! ```
 
 use std::collections::BTreeMap;
@@ -10,8 +10,11 @@ use std::collections::BTreeMap;
 use super::atoms::Interned;
 use super::classes::ClassId;
 use super::external::Outside;
+use super::id_set::IdSet;
 use super::ports::PortSet;
 use super::query::Reach;
+use super::rows::{Row, Rows};
+use super::sets::PortsId;
 use crate::cidr::CidrSet;
 use crate::direction::Direction;
 use crate::model::PodKey;
@@ -58,7 +61,7 @@ pub struct Piece {
 pub struct Difference {
     /// All groups, in the order of their first pods.
     pub groups: Vec<Group>,
-    pairs: Vec<(GroupId, GroupId, usize, usize)>,
+    changes: Vec<(GroupId, GroupId, PortsId, PortsId)>,
     ports: Interned<PortSet>,
 }
 
@@ -67,51 +70,114 @@ impl Difference {
     #[must_use]
     pub fn new(before: &Reach<'_>, after: &Reach<'_>) -> Self {
         let groups = groups(before, after);
-        let mut ports = Interned::<PortSet>::default();
-        let nothing = ports.number(&PortSet::default());
-        let mut edges = |reach: &Reach<'_>| -> BTreeMap<(ClassId, ClassId), usize> {
-            let edges = reach.edges();
-            let numbered = edges.iter();
-            numbered.map(|e| ((e.source, e.destination), ports.number(e.allowed))).collect()
-        };
-        let (old, new) = (edges(before), edges(after));
-        let was = members(&groups, before.classes().len(), |group| group.before);
-        let is = members(&groups, after.classes().len(), |group| group.after);
-        let find = |edges: &BTreeMap<_, usize>, from: Option<ClassId>, to: Option<ClassId>| {
-            from.zip(to).and_then(|pair| edges.get(&pair).copied())
-        };
-        let mut pairs = Vec::new();
-        for ((from, to), allowed) in &old {
-            for (source, destination) in between(&groups, &was, *from, *to) {
-                let then = find(&new, groups[source].after, groups[destination].after);
-                let then = then.unwrap_or(nothing);
-                pairs.push((source, destination, *allowed, then));
-            }
-        }
-        for ((from, to), allowed) in &new {
-            for (source, destination) in between(&groups, &is, *from, *to) {
-                if find(&old, groups[source].before, groups[destination].before).is_none() {
-                    pairs.push((source, destination, nothing, *allowed));
-                }
-            }
-        }
-        pairs.sort_unstable();
-        Self { groups, pairs, ports }
+        let (changes, ports) = Comparison::new(&groups, before, after).pairs(true);
+        Self { groups, changes, ports }
     }
 
-    /// Every pair between which something is allowed before or after.
-    pub fn pairs(&self) -> impl Iterator<Item = Pair<'_>> {
-        self.pairs.iter().map(|(source, destination, before, after)| Pair {
-            source: *source,
-            destination: *destination,
-            before: self.ports.get(*before),
-            after: self.ports.get(*after),
-        })
-    }
-
-    /// The pairs whose ports change.
+    /// The pairs whose ports change, by source.
     pub fn changes(&self) -> impl Iterator<Item = Pair<'_>> {
-        self.pairs().filter(|pair| pair.before != pair.after)
+        pairs(&self.changes, &self.ports)
+    }
+
+    /// Calls `visit` for every pair between which something is allowed before or after.
+    pub fn each_pair(&self, before: &Reach<'_>, after: &Reach<'_>, visit: impl FnMut(Pair<'_>)) {
+        let (found, ports) = Comparison::new(&self.groups, before, after).pairs(false);
+        pairs(&found, &ports).for_each(visit);
+    }
+
+    /// The rows of groups as destinations, before.
+    #[must_use]
+    pub fn rows_before<'r>(&self, before: &'r Reach<'_>) -> Rows<'r> {
+        rows(&self.groups, before, |group| group.before)
+    }
+
+    /// The rows of groups as destinations, after.
+    #[must_use]
+    pub fn rows_after<'r>(&self, after: &'r Reach<'_>) -> Rows<'r> {
+        rows(&self.groups, after, |group| group.after)
+    }
+}
+
+fn rows<'r>(
+    groups: &[Group],
+    reach: &'r Reach<'_>,
+    class: impl Fn(&Group) -> Option<ClassId>,
+) -> Rows<'r> {
+    reach.rows_of(Direction::Ingress, groups.iter().map(class).collect())
+}
+
+fn pairs<'d>(
+    pairs: &'d [(GroupId, GroupId, PortsId, PortsId)],
+    ports: &'d Interned<PortSet>,
+) -> impl Iterator<Item = Pair<'d>> {
+    pairs.iter().map(|(source, destination, before, after)| Pair {
+        source: *source,
+        destination: *destination,
+        before: ports.get(*before),
+        after: ports.get(*after),
+    })
+}
+
+/// Source, destination, ports before and after.
+type Pairs = Vec<(GroupId, GroupId, PortsId, PortsId)>;
+
+/// The rows of two worlds.
+struct Comparison<'r> {
+    groups: &'r [Group],
+    rows: [Rows<'r>; 2],
+    ports: Interned<PortSet>,
+}
+
+impl<'r> Comparison<'r> {
+    fn new(groups: &'r [Group], before: &'r Reach<'_>, after: &'r Reach<'_>) -> Self {
+        let rows =
+            [rows(groups, before, |group| group.before), rows(groups, after, |group| group.after)];
+        Self { groups, rows, ports: Interned::default() }
+    }
+
+    /// All pairs by source, or only those whose ports change.
+    fn pairs(mut self, only_changes: bool) -> (Pairs, Interned<PortSet>) {
+        let nothing = self.ports.number(&PortSet::default());
+        let mut found = Pairs::new();
+        for (destination, group) in self.groups.iter().enumerate() {
+            let [before, after] = [0, 1].map(|at| self.row(at, destination));
+            if only_changes && before == after {
+                continue;
+            }
+            let mut add = |sources: &IdSet, was: PortsId, is: PortsId| {
+                if only_changes && was == is {
+                    return;
+                }
+                let others =
+                    sources.iter().filter(|source| *source != destination || group.pods.len() > 1);
+                found.extend(others.map(|source| (source, destination, was, is)));
+            };
+            for (was, sources) in &before {
+                let mut rest = sources.clone();
+                for (is, others) in &after {
+                    add(&sources.intersection(others), *was, *is);
+                    rest = rest.difference(others);
+                }
+                add(&rest, *was, nothing);
+            }
+            for (is, sources) in &after {
+                let rest =
+                    before.iter().fold(sources.clone(), |rest, (_, all)| rest.difference(all));
+                add(&rest, nothing, *is);
+            }
+        }
+        found.sort_unstable();
+        (found, self.ports)
+    }
+
+    /// A row of one of the worlds, with the numbers of ports that both have in common.
+    fn row(&mut self, at: usize, destination: GroupId) -> Row {
+        let rows = &mut self.rows[at];
+        let row = rows.row(destination);
+        let row = row.into_iter().map(|(ports, set)| (self.ports.number(rows.ports(ports)), set));
+        let mut row: Row = row.collect();
+        row.sort_unstable_by_key(|(ports, _)| *ports);
+        row
     }
 }
 
@@ -173,32 +239,4 @@ fn groups(before: &Reach<'_>, after: &Reach<'_>) -> Vec<Group> {
     let mut groups: Vec<Group> = groups.into_iter().map(group).collect();
     groups.sort_by(|left, right| left.pods.cmp(&right.pods));
     groups
-}
-
-/// The groups of each class.
-fn members(
-    groups: &[Group],
-    classes: usize,
-    class: impl Fn(&Group) -> Option<ClassId>,
-) -> Vec<Vec<GroupId>> {
-    let mut members = vec![Vec::new(); classes];
-    for (id, group) in groups.iter().enumerate() {
-        if let Some(class) = class(group) {
-            members[class].push(id);
-        }
-    }
-    members
-}
-
-/// All pairs of groups of two classes, but no pod with itself.
-fn between<'m>(
-    groups: &'m [Group],
-    members: &'m [Vec<GroupId>],
-    from: ClassId,
-    to: ClassId,
-) -> impl Iterator<Item = (GroupId, GroupId)> + 'm {
-    let (sources, destinations) = (&members[from], &members[to]);
-    let pairs = sources.iter().flat_map(move |source| destinations.iter().map(|d| (*source, *d)));
-    let alone = |id: GroupId| groups[id].pods.len() < 2;
-    pairs.filter(move |(source, destination)| source != destination || !alone(*source))
 }

@@ -1,6 +1,7 @@
 //! The reachability of one world, and the questions that it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::atoms::{Atom, Atoms};
 use super::classes::{Class, ClassId, Classified, classify};
@@ -8,7 +9,8 @@ use super::course::Course;
 use super::edges::Edges;
 use super::external::{Courses, Outside};
 use super::ports::PortSet;
-use super::rules::{Rules, Stage};
+use super::rows::Rows;
+use super::rules::{self, Stage};
 use crate::direction::Direction;
 use crate::flow::Endpoint;
 use crate::model::{Pod, PodKey};
@@ -25,7 +27,7 @@ pub struct Reach<'w> {
     pub(super) world: &'w World,
     atoms: Atoms,
     stages: Vec<Stage>,
-    pub(super) rules: Vec<Rules>,
+    pub(super) rules: Vec<rules::Rules>,
     classes: Vec<Class>,
     pub(super) class_of: BTreeMap<PodKey, ClassId>,
     courses: Courses,
@@ -41,7 +43,24 @@ impl<'w> Reach<'w> {
     /// Puts the pods of `world` into classes, by the policies of a view.
     #[must_use]
     pub fn new_as(world: &'w World, view: View) -> Self {
-        let Classified { atoms, stages, rules, classes } = classify(world, view);
+        Self::of(world, view, world.pods().values().map(AsRef::as_ref))
+    }
+
+    /// Reachability between some pods of `world`, and of each of them with anything that is not a
+    /// pod, by the policies of a view. The other pods are in no class.
+    #[must_use]
+    pub fn among(world: &'w World, view: View, pods: &BTreeSet<PodKey>) -> Self {
+        let found = pods.iter().filter_map(|key| world.pods().get(key));
+        // As a peer, an address can belong to another pod that claims it.
+        let addresses: BTreeSet<IpAddr> = found.flat_map(|pod| pod.addresses.clone()).collect();
+        let others = addresses.iter().flat_map(|address| world.claimants(*address));
+        let all: BTreeSet<&PodKey> = pods.iter().chain(others.map(|pod| &pod.key)).collect();
+        let all = all.into_iter().filter_map(|key| world.pods().get(key));
+        Self::of(world, view, all.map(AsRef::as_ref))
+    }
+
+    fn of(world: &'w World, view: View, pods: impl Iterator<Item = &'w Pod>) -> Self {
+        let Classified { atoms, stages, rules, classes } = classify(world, view, pods);
         let numbered = classes.iter().enumerate();
         let class_of =
             numbered.flat_map(|(id, class)| class.pods.iter().map(move |pod| (pod.clone(), id)));
@@ -58,7 +77,19 @@ impl<'w> Reach<'w> {
     /// Finds every pair of classes between which something is allowed.
     #[must_use]
     pub fn edges(&self) -> Edges {
-        Edges::new(&self.atoms, &self.stages, &self.rules, &self.classes)
+        Edges::new(self)
+    }
+
+    /// The rows of classes: of destinations for `Ingress`, of sources for `Egress`.
+    #[must_use]
+    pub fn rows(&self, direction: Direction) -> Rows<'_> {
+        self.rows_of(direction, (0..self.classes.len()).map(Some).collect())
+    }
+
+    /// The rows of places, which have these classes; `None` for a place without pods.
+    pub(super) fn rows_of(&self, direction: Direction, places: Vec<Option<ClassId>>) -> Rows<'_> {
+        let rules = (&self.atoms, self.stages.as_slice(), self.rules.as_slice());
+        Rows::new(rules, &self.classes, direction, places)
     }
 
     /// The connections between a class and addresses outside the cluster that are allowed.

@@ -1,293 +1,327 @@
-//! Rows: one value for every class, kept as the value of most classes and the exceptions.
+//! Rows: with whom the pods of one place can connect, on which ports.
 //!
 //! ```text
-//! stage ──► row of outcomes: ports allowed, ports undecided  (once per stage, shared by rules)
-//! rules ──► rows of their stages one after the other ──► row of the ports that are allowed
+//! row of a destination = its ingress rules over all sources ∩ the egress rules of all sources at it
+//!                        (direct: a set per peer)             (inverted: who mentions what it is)
 //! ```
+//!
+//! Both sides are sets of points. So a row costs what its rules mention, not how many pods there are,
+//! and no row is kept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::atoms::{Atom, AtomId, Atoms};
+use super::atoms::{Atom, Atoms};
 use super::classes::{Class, ClassId};
 use super::course::Course;
-use super::rules::Stage;
-use super::sets::{EVERYTHING, NOTHING, PortSets, PortsId};
-use crate::labels::Str;
+use super::id_set::IdSet;
+use super::parts::Parts;
+use super::points::{PointId, Points};
+use super::ports::PortSet;
+use super::rules::{Matches, Rules, RulesId, Stage, StageId, WantedPorts};
+use super::sets::{EVERYTHING, PortSets, PortsId};
+use crate::direction::Direction;
 use crate::model::NamedPort;
-use crate::port::Protocol;
 
-/// A value for every class: the value of most classes, and the classes with another value.
-#[derive(Clone, Debug)]
-pub(super) struct Row<T> {
-    pub(super) most: Cell<T>,
-    /// Ascending by class; no cell equals `most`.
-    pub(super) others: Vec<(ClassId, Cell<T>)>,
+/// The connections of one place that are allowed: places by the ports that are allowed, in the
+/// order of the ports' numbers. The sets are disjoint.
+///
+/// A place can be in its own row. If it has one pod only, this says nothing: a pod can always
+/// connect to itself.
+pub type Row = Vec<(PortsId, IdSet)>;
+
+/// Computes rows.
+pub struct Rows<'r> {
+    stages: &'r [Stage],
+    rules: &'r [Rules],
+    classes: &'r [Class],
+    /// Of the subjects: `Ingress` if rows are those of destinations.
+    direction: Direction,
+    points: Points<'r>,
+    /// The rules of the peers.
+    mentions: Mentions<'r>,
+    /// How many places have the same rules.
+    times: BTreeMap<RulesId, usize>,
+    /// What the rules of several places allow.
+    known: BTreeMap<RulesId, Parts>,
+    sets: PortSets,
 }
 
-/// The value for one class.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Cell<T> {
-    /// The same value for all its addresses.
-    Same(T),
-    /// A value for each address of the class.
-    PerAddress(Vec<T>),
+/// The rules of all points in one direction, by what they mention.
+struct Mentions<'r> {
+    /// The points that are not isolated.
+    open: IdSet,
+    /// What isolating stages allow for a peer, and the points that have such a stage.
+    allowed: BTreeMap<Atom, Vec<(&'r WantedPorts, IdSet)>>,
+    /// The points by their ordered stages.
+    ordered: Vec<(&'r [StageId], IdSet)>,
 }
 
-/// What a stage, or several stages in a row, decide about all ports.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Outcome {
-    allowed: PortsId,
-    /// The ports that the next stage decides about.
-    undecided: PortsId,
-}
-
-/// Which classes an atom matches.
-pub(super) struct Members<'c> {
-    pods: BTreeMap<AtomId, Vec<ClassId>>,
-    /// The classes with the index of the address that the block contains.
-    blocks: BTreeMap<AtomId, Vec<(ClassId, usize)>>,
-    named: BTreeMap<(Protocol, &'c Str), Vec<ClassId>>,
-}
-
-impl<'c> Members<'c> {
-    pub(super) fn new(classes: &'c [Class], atoms: &Atoms) -> Self {
-        let (mut pods, mut blocks) = (BTreeMap::new(), BTreeMap::new());
-        let mut named = BTreeMap::new();
-        for (number, class) in classes.iter().enumerate() {
-            for peer in &class.peers {
-                pods.entry(*peer).or_insert_with(Vec::new).push(number);
-            }
-            for (at, address) in class.addresses.iter().enumerate() {
-                for block in atoms.blocks_with(*address) {
-                    blocks.entry(block).or_insert_with(Vec::new).push((number, at));
-                }
-            }
-            for port in &class.ports {
-                let name = (port.protocol, &port.name);
-                named.entry(name).or_insert_with(Vec::new).push(number);
-            }
-        }
-        Self { pods, blocks, named }
-    }
-
-    fn pods(&self, id: AtomId) -> &[ClassId] {
-        self.pods.get(&id).map_or(&[], Vec::as_slice)
-    }
-
-    fn block(&self, id: AtomId) -> &[(ClassId, usize)] {
-        self.blocks.get(&id).map_or(&[], Vec::as_slice)
-    }
-
-    fn named<'n>(&'n self, (protocol, name): &'n (Protocol, Str)) -> &'n [ClassId] {
-        self.named.get(&(*protocol, name)).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// The atoms that match a class, without [`Atom::Any`].
-#[derive(Default)]
-struct Seen {
-    atoms: Vec<Atom>,
-    /// Atoms that match one address of the class, with the index of the address.
-    at: Vec<(usize, Atom)>,
-}
-
-/// The outcome of a stage for each class. The cost follows the number of classes that the stage
-/// mentions.
-pub(super) fn of_stage(
-    stage: &Stage,
-    classes: &[Class],
-    members: &Members<'_>,
-    sets: &mut PortSets,
-) -> Row<Outcome> {
-    let wanted = stage.names();
-    let seen = seen(stage, &wanted, members);
-    let mut outcomes = Outcomes { stage, sets, known: BTreeMap::new() };
-    let no_atom = outcomes.of(Vec::new(), &[]);
-    let mut cells: BTreeMap<ClassId, Cell<Outcome>> = BTreeMap::new();
-    for (id, Seen { atoms, at }) in seen {
-        let class = &classes[id];
-        let mentioned = |port: &&NamedPort| wanted.contains(&(port.protocol, port.name.clone()));
-        let named = if wanted.is_empty() { &[] } else { class.ports.as_slice() };
-        let named: Vec<NamedPort> = named.iter().filter(mentioned).cloned().collect();
-        let cell = if at.is_empty() && !class.contested.contains(&true) {
-            Cell::Same(outcomes.of(atoms, &named))
-        } else {
-            let of_address = |place: usize| {
-                let here = at.iter().filter(|(at, _)| *at == place).map(|(_, atom)| *atom);
-                // Only blocks match a contested address, and no port by name.
-                let (atoms, named) = match class.contested.get(place) {
-                    Some(true) => (&[][..], &[][..]),
-                    Some(false) | None => (&atoms[..], &named[..]),
-                };
-                outcomes.of(atoms.iter().copied().chain(here).collect(), named)
-            };
-            Cell::of((0..class.addresses.len()).map(of_address).collect())
-        };
-        cells.insert(id, cell);
-    }
-    Row::of(no_atom, cells, classes.len())
-}
-
-/// The outcomes of a stage, each computed once.
-struct Outcomes<'a> {
-    stage: &'a Stage,
-    sets: &'a mut PortSets,
-    known: BTreeMap<(Vec<Atom>, Vec<NamedPort>), Outcome>,
-}
-
-impl Outcomes<'_> {
-    /// The outcome for a peer that these atoms and [`Atom::Any`] match, with these named ports of
-    /// the destination.
-    fn of(&mut self, mut atoms: Vec<Atom>, named: &[NamedPort]) -> Outcome {
-        atoms.push(Atom::Any);
-        let key = (atoms, named.to_vec());
-        if let Some(known) = self.known.get(&key) {
-            return *known;
-        }
-        let mut course = Course::start();
-        self.stage.apply(&mut course, &key.0, named);
-        let allowed = self.sets.number(&course.allowed);
-        let outcome = Outcome { allowed, undecided: self.sets.number(&course.undecided) };
-        self.known.insert(key, outcome);
-        outcome
-    }
-}
-
-fn seen(
-    stage: &Stage,
-    names: &BTreeSet<&(Protocol, Str)>,
-    members: &Members<'_>,
-) -> BTreeMap<ClassId, Seen> {
-    let mut seen: BTreeMap<ClassId, Seen> = BTreeMap::new();
-    for atom in stage.atoms() {
-        match atom {
-            // `Any` matches every class, `Nodes` matches none.
-            Atom::Any | Atom::Nodes(_) => {}
-            Atom::Pods(id) => {
-                for class in members.pods(id) {
-                    seen.entry(*class).or_default().atoms.push(atom);
-                }
-            }
-            Atom::Block(id) => {
-                for (class, place) in members.block(id) {
-                    seen.entry(*class).or_default().at.push((*place, atom));
-                }
-            }
-        }
-    }
-    for class in names.iter().flat_map(|name| members.named(name)) {
-        seen.entry(*class).or_default();
-    }
-    seen
-}
-
-impl<T: Copy + Ord> Row<T> {
-    /// The row of `classes` classes with the value `rest` for all but `some`.
-    fn of(rest: T, mut some: BTreeMap<ClassId, Cell<T>>, classes: usize) -> Self {
-        let mut times: BTreeMap<T, usize> = [(rest, classes.saturating_sub(some.len()))].into();
-        for cell in some.values() {
-            if let Cell::Same(value) = cell {
-                *times.entry(*value).or_default() += 1;
-            }
-        }
-        let most =
-            times.into_iter().max_by_key(|(_, times)| *times).map_or(rest, |(value, _)| value);
-        if most != rest {
-            for class in 0..classes {
-                some.entry(class).or_insert(Cell::Same(rest));
-            }
-        }
-        let most = Cell::Same(most);
-        some.retain(|_, cell| *cell != most);
-        Self { most, others: some.into_iter().collect() }
-    }
-
-    /// The value for one class.
-    pub(super) fn at(&self, class: ClassId) -> &Cell<T> {
-        let found = self.others.binary_search_by_key(&class, |(class, _)| *class);
-        found.map_or(&self.most, |at| &self.others[at].1)
-    }
-}
-
-impl Row<PortsId> {
-    /// What stages allow together, one after the other.
-    pub(super) fn of_stages<'r>(
-        mut stages: impl Iterator<Item = &'r Row<Outcome>>,
-        sets: &mut PortSets,
+impl<'r> Rows<'r> {
+    pub(super) fn new(
+        (atoms, stages, rules): (&'r Atoms, &'r [Stage], &'r [Rules]),
+        classes: &'r [Class],
+        direction: Direction,
+        places: Vec<Option<ClassId>>,
     ) -> Self {
-        let undecided = Cell::Same(Outcome { allowed: NOTHING, undecided: EVERYTHING });
-        let undecided = || Row { most: undecided, others: Vec::new() };
-        let before = stages.next().cloned().unwrap_or_else(undecided);
-        let row = stages.fold(before, |before, stage| before.then(stage, sets));
-        let mut end = |cell: &Cell<Outcome>| cell.map(|outcome| outcome.end(sets));
-        let most = end(&row.most);
-        let others = row.others.iter().map(|(class, cell)| (*class, end(cell)));
-        Self { others: others.filter(|(_, cell)| *cell != most).collect(), most }
+        let mut times = BTreeMap::new();
+        for class in places.iter().flatten() {
+            *times.entry(classes[*class].rules(direction)).or_default() += 1;
+        }
+        let points = Points::new(classes, atoms, places);
+        let mentions = Mentions::new(stages, rules, classes, direction.opposite(), &points);
+        let (known, sets) = (BTreeMap::new(), PortSets::new());
+        Self { stages, rules, classes, direction, points, mentions, times, known, sets }
     }
-}
 
-impl Row<Outcome> {
-    fn then(&self, next: &Self, sets: &mut PortSets) -> Self {
-        let most = self.most.with(&next.most, |left, right| left.then(right, sets));
-        let mut others = Vec::with_capacity(self.others.len().max(next.others.len()));
-        let (mut left, mut right) = (self.others.iter().peekable(), next.others.iter().peekable());
-        while let Some(class) = [left.peek(), right.peek()].into_iter().flatten().map(|c| c.0).min()
+    /// The row of a place.
+    pub fn row(&mut self, place: usize) -> Row {
+        let class = self.points.class_of.get(place).copied().flatten();
+        let Some(class) = class.map(|id| &self.classes[id]) else { return Row::new() };
+        let own = self.direct(class.rules(self.direction));
+        let mut row = Parts::default();
+        for point in self.points.of_place(place) {
+            let others = self.inverted(point);
+            let mut parts = if others.is_everything(&self.points.all) {
+                own.clone()
+            } else {
+                own.meet(&others, &mut self.sets)
+            };
+            if !self.points.all_meet() {
+                parts = parts.within(&self.points.meeting(point));
+            }
+            // Several points of one place may be in several parts.
+            for (ports, points) in parts.iter() {
+                row.add(ports, &self.points.places(points), &mut self.sets);
+            }
+        }
+        row.into_sorted()
+    }
+
+    /// The ports of a part of a row.
+    #[must_use]
+    pub fn ports(&self, id: PortsId) -> &PortSet {
+        self.sets.get(id)
+    }
+
+    /// The number of a set of ports; `None` if no row has it.
+    pub(super) fn into_sets(self) -> PortSets {
+        self.sets
+    }
+
+    /// What rules allow for each point as a peer.
+    fn direct(&mut self, rules: RulesId) -> Parts {
+        if let Some(known) = self.known.get(&rules) {
+            return known.clone();
+        }
+        let (ordered, isolating) = split(&self.rules[rules], self.stages);
+        let parts = if ordered.is_empty() {
+            match isolating {
+                Some(matches) => matched(matches, &self.points, &mut self.sets),
+                None => self.everything(),
+            }
+        } else {
+            self.in_order(ordered, isolating)
+        };
+        if self.times.get(&rules).is_some_and(|times| *times > 1) {
+            self.known.insert(rules, parts.clone());
+        }
+        parts
+    }
+
+    fn everything(&self) -> Parts {
+        let mut parts = Parts::default();
+        parts.join(EVERYTHING, self.points.all.clone());
+        parts
+    }
+
+    fn in_order(&mut self, ordered: &[StageId], isolating: Option<&Matches>) -> Parts {
+        let mut courses: BTreeMap<Course, IdSet> =
+            [(Course::start(), self.points.all.clone())].into();
+        for stage in ordered.iter().map(|id| &self.stages[*id]) {
+            let Stage::Ordered(steps) = stage else { continue };
+            for (action, matches) in steps {
+                let matched = matched(matches, &self.points, &mut self.sets);
+                courses = cut(courses, &matched, &self.sets, |course, ports| {
+                    course.step(*action, ports);
+                });
+            }
+            courses = cut(courses, &Parts::default(), &self.sets, |course, _| course.leave());
+        }
+        if let Some(matches) = isolating {
+            let matched = matched(matches, &self.points, &mut self.sets);
+            courses = cut(courses, &matched, &self.sets, Course::isolate);
+        }
+        let mut parts = Parts::default();
+        for (course, points) in courses {
+            parts.join(self.sets.number(&course.end()), points);
+        }
+        parts
+    }
+
+    /// What the rules of each other point allow for a point as their peer.
+    fn inverted(&mut self, point: PointId) -> Parts {
+        let (peers, named) = self.points.content(point);
+        let atoms = self.mentions.matching(point, peers, &self.points);
+        let mut by_ports: BTreeMap<PortsId, Vec<&IdSet>> = BTreeMap::new();
+        for (wanted, points) in atoms.iter().filter_map(|a| self.mentions.allowed.get(a)).flatten()
         {
-            let before = left.next_if(|(at, _)| *at == class).map_or(&self.most, |(_, cell)| cell);
-            let then = right.next_if(|(at, _)| *at == class).map_or(&next.most, |(_, cell)| cell);
-            let cell = before.with(then, |left, right| left.then(right, sets));
-            if cell != most {
-                others.push((class, cell));
-            }
+            let mut ports = PortSet::default();
+            wanted.resolve(named, &mut ports);
+            by_ports.entry(self.sets.number(&ports)).or_default().push(points);
         }
-        Self { most, others }
+        let mut parts = union(by_ports, &mut self.sets);
+        parts.join(EVERYTHING, self.mentions.open.clone());
+        if self.mentions.ordered.is_empty() {
+            parts
+        } else {
+            self.after_ordered(point, named, &parts)
+        }
+    }
+
+    /// What all stages allow for a point, where the last ones, if they isolate, allow `last`.
+    fn after_ordered(&mut self, point: PointId, named: &[NamedPort], last: &Parts) -> Parts {
+        let mut found = Parts::default();
+        let mut rest = self.points.all.clone();
+        for (stages, points) in &self.mentions.ordered {
+            rest = rest.difference(points);
+            let mut course = Course::start();
+            for stage in stages.iter().map(|id| &self.stages[*id]) {
+                let mut atoms: Vec<Atom> = stage.atoms().into_iter().collect();
+                atoms.retain(|atom| {
+                    self.points.matched(*atom).is_some_and(|all| all.contains(point))
+                });
+                stage.apply(&mut course, &atoms, named);
+            }
+            let allowed = self.sets.number(&course.allowed);
+            let undecided = self.sets.number(&course.undecided);
+            let mut others = points.clone();
+            for (ports, of_part) in last.iter() {
+                let both = of_part.intersection(points);
+                others = others.difference(&both);
+                let more = self.sets.intersection(undecided, ports);
+                found.join(self.sets.union(allowed, more), both);
+            }
+            found.join(allowed, others);
+        }
+        for (ports, points) in last.within(&rest).iter() {
+            found.join(ports, points.clone());
+        }
+        found
     }
 }
 
-impl Outcome {
-    fn then(self, next: Self, sets: &mut PortSets) -> Self {
-        let more = sets.intersection(self.undecided, next.allowed);
-        let allowed = sets.union(self.allowed, more);
-        Self { allowed, undecided: sets.intersection(self.undecided, next.undecided) }
+impl<'r> Mentions<'r> {
+    fn new(
+        stages: &'r [Stage],
+        rules: &'r [Rules],
+        classes: &[Class],
+        direction: Direction,
+        points: &Points<'_>,
+    ) -> Self {
+        let mut of_rules: BTreeMap<RulesId, Vec<PointId>> = BTreeMap::new();
+        for (place, class) in points.class_of.iter().enumerate() {
+            if let Some(class) = class.map(|id| &classes[id]) {
+                of_rules.entry(class.rules(direction)).or_default().extend(points.of_place(place));
+            }
+        }
+        let mut open = Vec::new();
+        let mut allowed: BTreeMap<Atom, BTreeMap<&WantedPorts, Vec<PointId>>> = BTreeMap::new();
+        let mut ordered: BTreeMap<&[StageId], Vec<PointId>> = BTreeMap::new();
+        for (id, points) in of_rules {
+            let (prefix, isolating) = split(&rules[id], stages);
+            match isolating {
+                Some(matches) => {
+                    for (atom, wanted) in matches.iter() {
+                        let known = allowed.entry(atom).or_default().entry(wanted).or_default();
+                        known.extend(&points);
+                    }
+                }
+                None => open.extend(&points),
+            }
+            if !prefix.is_empty() {
+                ordered.entry(prefix).or_default().extend(points);
+            }
+        }
+        let set = |points: Vec<PointId>| points.into_iter().collect::<IdSet>();
+        let by_ports = |by_ports: BTreeMap<&'r WantedPorts, Vec<PointId>>| {
+            by_ports.into_iter().map(|(wanted, points)| (wanted, set(points))).collect()
+        };
+        Self {
+            open: set(open),
+            allowed: allowed.into_iter().map(|(atom, all)| (atom, by_ports(all))).collect(),
+            ordered: ordered.into_iter().map(|(rules, points)| (rules, set(points))).collect(),
+        }
     }
 
-    /// The ports that are allowed in the end: what no stage has decided about is allowed.
-    fn end(self, sets: &mut PortSets) -> PortsId {
-        sets.union(self.allowed, self.undecided)
+    /// The peers that isolating stages mention and that match a point.
+    fn matching(&self, point: PointId, peers: &[usize], points: &Points<'_>) -> Vec<Atom> {
+        let blocks = self.allowed.range(Atom::Block(0)..).map(|(atom, _)| *atom);
+        let holding =
+            |atom: &Atom| points.matched(*atom).is_some_and(|points| points.contains(point));
+        let peers = peers.iter().map(|id| Atom::Pods(*id));
+        [Atom::Any].into_iter().chain(peers).chain(blocks.filter(holding)).collect()
     }
 }
 
-impl<T: Copy + PartialEq> Cell<T> {
-    /// The cell of one value for each address.
-    fn of(addresses: Vec<T>) -> Self {
-        match addresses.as_slice() {
-            [first, rest @ ..] if rest.iter().all(|value| value == first) => Self::Same(*first),
-            _ => Self::PerAddress(addresses),
-        }
-    }
+/// The ordered stages of rules, and what the stage that isolates allows. That one is the last.
+fn split<'r>(rules: &'r Rules, stages: &'r [Stage]) -> (&'r [StageId], Option<&'r Matches>) {
+    let isolating = rules.last().and_then(|id| stages[*id].isolating_matches());
+    let ordered = rules.len() - usize::from(isolating.is_some());
+    (rules.get(..ordered).unwrap_or_default(), isolating)
+}
 
-    pub(super) fn at(&self, address: usize) -> Option<T> {
-        match self {
-            Self::Same(value) => Some(*value),
-            Self::PerAddress(values) => values.get(address).copied(),
+/// The ports on which each point is matched.
+fn matched(matches: &Matches, points: &Points<'_>, sets: &mut PortSets) -> Parts {
+    let mut by_ports: BTreeMap<PortsId, Vec<&IdSet>> = BTreeMap::new();
+    let mut by_name: BTreeMap<PortsId, Vec<IdSet>> = BTreeMap::new();
+    for (atom, wanted) in matches.iter() {
+        let Some(found) = points.matched(atom) else { continue };
+        if !wanted.numbers.is_empty() {
+            by_ports.entry(sets.number(&wanted.numbers)).or_default().push(found);
+        }
+        for (numbers, named) in wanted.names.iter().flat_map(|name| points.named(name)) {
+            by_name.entry(sets.number(numbers)).or_default().push(found.intersection(named));
         }
     }
+    for (ports, found) in &by_name {
+        by_ports.entry(*ports).or_default().extend(found);
+    }
+    union(by_ports, sets)
+}
 
-    fn map<U: Copy + PartialEq>(&self, mut change: impl FnMut(T) -> U) -> Cell<U> {
-        match self {
-            Self::Same(value) => Cell::Same(change(*value)),
-            Self::PerAddress(values) => Cell::of(values.iter().map(|v| change(*v)).collect()),
-        }
+/// The parts of sets that may overlap.
+fn union(by_ports: BTreeMap<PortsId, Vec<&IdSet>>, sets: &mut PortSets) -> Parts {
+    let mut parts = Parts::default();
+    for (ports, found) in by_ports {
+        parts.add(ports, &IdSet::of_all(found), sets);
     }
+    parts
+}
 
-    fn with(&self, other: &Self, mut join: impl FnMut(T, T) -> T) -> Self {
-        match (self, other) {
-            (Self::Same(left), Self::Same(right)) => Self::Same(join(*left, *right)),
-            (Self::Same(left), cell) => cell.map(|right| join(*left, right)),
-            (cell, Self::Same(right)) => cell.map(|left| join(left, *right)),
-            (Self::PerAddress(left), Self::PerAddress(right)) => {
-                Self::of(left.iter().zip(right).map(|(l, r)| join(*l, *r)).collect())
-            }
+/// Cuts each set by parts, and applies `change` to what is known of the points in each part, with no
+/// ports for points in no part.
+fn cut(
+    courses: BTreeMap<Course, IdSet>,
+    parts: &Parts,
+    sets: &PortSets,
+    change: impl Fn(&mut Course, &PortSet),
+) -> BTreeMap<Course, IdSet> {
+    let mut found: BTreeMap<Course, IdSet> = BTreeMap::new();
+    let mut join = |mut course: Course, ports: &PortSet, points: IdSet| {
+        if !points.is_empty() {
+            change(&mut course, ports);
+            let known = found.entry(course).or_default();
+            *known = known.union(&points);
         }
+    };
+    for (course, points) in courses {
+        let mut rest = points;
+        for (ports, of_part) in parts.iter() {
+            let both = rest.intersection(of_part);
+            rest = rest.difference(&both);
+            join(course.clone(), sets.get(ports), both);
+        }
+        join(course, &PortSet::default(), rest);
     }
+    found
 }

@@ -9,7 +9,7 @@ use crate::allow_set::NamedPeers;
 use crate::direction::Direction;
 use crate::labels::Str;
 use crate::model::NamedPort;
-use crate::policy::{PortMatch, Ports, Rule};
+use crate::policy::{Peer, Peers, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
 use crate::tier::{Action, Tier};
 
@@ -38,10 +38,10 @@ pub(super) struct Matches(BTreeMap<Atom, WantedPorts>);
 
 /// Destination ports, by number and by name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
-struct WantedPorts {
-    numbers: PortSet,
+pub(super) struct WantedPorts {
+    pub(super) numbers: PortSet,
     /// For egress only: each destination pod resolves them.
-    names: BTreeSet<(Protocol, Str)>,
+    pub(super) names: BTreeSet<(Protocol, Str)>,
 }
 
 /// What the meaning of a rule depends on.
@@ -73,19 +73,19 @@ impl Stage {
         self.matches().flat_map(|matches| matches.0.keys().copied()).collect()
     }
 
-    /// The port names that destination pods resolve.
-    pub(super) fn names(&self) -> BTreeSet<&(Protocol, Str)> {
-        self.matches()
-            .flat_map(|matches| matches.0.values())
-            .flat_map(|ports| &ports.names)
-            .collect()
-    }
-
     /// The tier, when it isolates.
     pub(super) fn isolating(&self) -> Option<Tier> {
         match self {
             Self::Ordered(_) => None,
             Self::Isolating(tier, _) => Some(*tier),
+        }
+    }
+
+    /// What it allows, if it isolates.
+    pub(super) fn isolating_matches(&self) -> Option<&Matches> {
+        match self {
+            Self::Ordered(_) => None,
+            Self::Isolating(_, matches) => Some(matches),
         }
     }
 
@@ -137,14 +137,14 @@ impl Matches {
     fn ports(&self, atoms: &[Atom], named: &[NamedPort]) -> PortSet {
         let mut ports = PortSet::default();
         for wanted in atoms.iter().filter_map(|atom| self.0.get(atom)) {
-            ports.add(&wanted.numbers);
-            for port in named {
-                if wanted.names.contains(&(port.protocol, port.name.clone())) {
-                    ports.insert(port.protocol, PortRange::single(port.number));
-                }
-            }
+            wanted.resolve(named, &mut ports);
         }
         ports
+    }
+
+    /// Every peer with the ports on which it matches.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Atom, &WantedPorts)> {
+        self.0.iter().map(|(atom, wanted)| (*atom, wanted))
     }
 
     /// The parts that match peers by address alone: the ports for every peer, then for each block.
@@ -153,6 +153,28 @@ impl Matches {
         let all = self.0.iter().filter(move |(atom, _)| !of_pods(atom));
         all.map(|(atom, wanted)| (*atom, &wanted.numbers))
     }
+}
+
+/// The ports on which a rule matches a destination with the named ports of `reading`, by those of its
+/// peers for which `matches` is true.
+pub(super) fn ports_at(
+    rule: &Rule,
+    reading: &Reading<'_>,
+    matches: impl Fn(&Peer) -> bool,
+) -> PortSet {
+    let mut found = PortSet::default();
+    let mut add = |with_names| {
+        WantedPorts::of(&rule.ports, reading, with_names).resolve(reading.ports, &mut found);
+    };
+    match &rule.peers {
+        Peers::Any => add(true),
+        Peers::Listed(items) => {
+            for item in items.iter().filter(|item| matches(item)) {
+                add(matches!(item, Peer::Pods(_)) || reading.named == NamedPeers::All);
+            }
+        }
+    }
+    found
 }
 
 impl WantedPorts {
@@ -181,6 +203,16 @@ impl WantedPorts {
             }
         }
         wanted
+    }
+
+    /// Adds the ports that these are at a destination with the named ports `named`.
+    pub(super) fn resolve(&self, named: &[NamedPort], ports: &mut PortSet) {
+        ports.add(&self.numbers);
+        for port in named {
+            if self.names.contains(&(port.protocol, port.name.clone())) {
+                ports.insert(port.protocol, PortRange::single(port.number));
+            }
+        }
     }
 
     fn is_empty(&self) -> bool {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::atoms::Interned;
 use super::ports::PortSet;
 
-/// The number of a [`PortSet`] in [`PortSets`].
-pub(super) type PortsId = usize;
+/// The number of a [`PortSet`], where it comes from.
+pub type PortsId = usize;
 
 pub(super) const NOTHING: PortsId = 0;
 pub(super) const EVERYTHING: PortsId = 1;
@@ -51,9 +51,9 @@ impl PortSets {
         }
     }
 
-    /// All sets by number.
-    pub(super) fn into_values(self) -> Vec<PortSet> {
-        self.sets.into_values()
+    /// The set of a number that comes from here.
+    pub(super) fn get(&self, id: PortsId) -> &PortSet {
+        self.sets.get(id)
     }
 }
 

@@ -1,13 +1,16 @@
 //! `check SRC DST`: one verdict, and why.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use anyhow::{Context, Result, bail};
+use policy_engine::model::PodKey;
 use policy_engine::reach::Reach;
 use policy_engine::tier::View;
 
 use super::Question;
 use crate::args::{Check, CheckFormat};
+use crate::endpoint::Side;
 use crate::judge::{Verdict, Views, judge};
 use crate::output::{self, check as written};
 use crate::{MIXED, NO, YES};
@@ -19,16 +22,18 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
         bail!("{}: a port belongs to the destination", args.source);
     }
     let destination = question.resolve(&args.destination)?;
-    let reach = Reach::new(&question.cluster.world);
-    let audited = || Reach::new_as(&question.cluster.world, View::Audited);
-    let audited = question.cluster.world.has_audit().then(audited);
+    let sides = source.parties.iter().chain(&destination.parties).map(|party| &party.side);
+    let pods: BTreeSet<PodKey> = sides.filter_map(Side::pod).cloned().collect();
+    let among = |view| Reach::among(&question.cluster.world, view, &pods);
+    let reach = among(View::Enforced);
+    let audited = question.cluster.world.has_audit().then(|| among(View::Audited));
     let views = Views { enforced: &reach, audited: audited.as_ref() };
     let answer = judge(&question.cluster, views, &source, &destination);
     match args.output {
         CheckFormat::Text => {
             question.tell_oddities(&answer.notes)?;
             let texts = args.explain.then_some(&question.sources.texts);
-            written::text(&question.cluster, &reach, &answer, texts, out)?;
+            written::text(&question.cluster, &answer, texts, out)?;
         }
         CheckFormat::Json | CheckFormat::Yaml => {
             let mut notes = answer.notes.clone();

@@ -22,10 +22,11 @@ use crate::output::map::{About, graph, namespaces, table, text};
 
 pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.list.from)?;
-    let directions = Direction::BOTH.to_vec();
-    let focus = Focus { outside_directions: directions, ..Focus::default() };
-    let matrix =
-        |classes: &Classes<'_>| vec![Matrix::new(&question.cluster, classes, args.list.by, &focus)];
+    let outside_directions = Direction::BOTH.to_vec();
+    let focus = Focus { outside_directions, ..Focus::all(About::Destinations) };
+    let matrix = |classes: &Classes<'_>| {
+        vec![Matrix::new(&question.cluster, classes, args.list.by.unwrap_or_default(), &focus)]
+    };
     write(&question, &args.list, matrix, About::Destinations, &[], out)
 }
 
@@ -52,7 +53,7 @@ fn list(
     side: About,
     out: &mut dyn Write,
 ) -> Result<u8> {
-    let (cluster, by, ports) = (&question.cluster, args.by, asked(resolved));
+    let (cluster, by, ports) = (&question.cluster, args.by.unwrap_or_default(), asked(resolved));
     let subject = Subject::new(question, resolved);
     let (own, others) = match side {
         About::Destinations => (Direction::Ingress, Direction::Egress),
@@ -71,23 +72,24 @@ fn list(
             Subject::Inside { pods, hosts } => (pods, hosts),
             Subject::External(set) => {
                 let focus = Focus {
+                    about,
+                    subjects: None,
                     outside: Some(set.clone()),
                     outside_directions: vec![others],
                     ports: ports.clone(),
-                    ..Focus::default()
                 };
                 return vec![Matrix::new(cluster, classes, by, &focus)];
             }
         };
         let mut matrices = Vec::new();
         if !pods.is_empty() {
-            let (sources, destinations) = match side {
-                About::Destinations => (None, Some(pods.clone())),
-                About::Sources => (Some(pods.clone()), None),
+            let focus = Focus {
+                about,
+                subjects: Some(pods.clone()),
+                outside: None,
+                outside_directions: vec![own],
+                ports: ports.clone(),
             };
-            let outside_directions = vec![own];
-            let ports = ports.clone();
-            let focus = Focus { sources, destinations, outside_directions, ports, outside: None };
             matrices.push(Matrix::new(cluster, classes, by, &focus));
         }
         if !hosts.is_empty() {
@@ -178,24 +180,28 @@ fn write(
 ) -> Result<u8> {
     let classes = Classes::new(&question.cluster.world);
     let matrices = matrices(&classes);
-    let map = || json::Map::new(&matrices, question.diagnostics(notes));
+    let map = || json::Map::of_pairs(&matrices, question.diagnostics(notes));
+    let groups_or_pairs = || match args.by {
+        None => json::Map::of_groups(&matrices, question.diagnostics(notes)),
+        Some(By::Pod | By::Workload | By::Namespace) => map(),
+    };
     match args.output {
         MapFormat::Text | MapFormat::Wide => {
             question.tell_oddities(notes)?;
-            match args.by {
+            match args.by.unwrap_or_default() {
                 By::Namespace => namespaces(&map(), about, out)?,
                 By::Pod | By::Workload => {
                     for (number, matrix) in matrices.iter().enumerate() {
                         if number > 0 {
                             writeln!(out)?;
                         }
-                        text(matrix, about, args.output == MapFormat::Wide, out)?;
+                        text(matrix, args.output == MapFormat::Wide, out)?;
                     }
                 }
             }
         }
-        MapFormat::Json => output::write_json(&map(), out)?,
-        MapFormat::Yaml => output::write_yaml(&map(), out)?,
+        MapFormat::Json => output::write_json(&groups_or_pairs(), out)?,
+        MapFormat::Yaml => output::write_yaml(&groups_or_pairs(), out)?,
         MapFormat::Csv => table::csv(&map(), out)?,
         MapFormat::Md => table::markdown(&map(), out)?,
         MapFormat::Dot => graph::dot(&map(), out)?,

@@ -53,6 +53,17 @@ pub enum Side {
     Outside(CidrSet),
 }
 
+impl Side {
+    /// The pod, if it is one.
+    #[must_use]
+    pub fn pod(&self) -> Option<&PodKey> {
+        match self {
+            Self::Pod(key, _) => Some(key),
+            Self::Node(..) | Self::Outside(_) => None,
+        }
+    }
+}
+
 /// A port of a destination.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct PortAsked {

@@ -1,9 +1,9 @@
 //! Many names in few words.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::iter;
 
-use policy_engine::labels::Str;
+use policy_engine::reach::IdSet;
 
 use crate::model::{Unit, Units};
 
@@ -11,50 +11,75 @@ use crate::model::{Unit, Units};
 const SHOWN: usize = 6;
 
 /// Knows everyone, so that whole namespaces and everyone have a word.
-pub(crate) struct Names {
-    all: BTreeMap<Str, BTreeSet<Arc<str>>>,
+pub(crate) struct Names<'u> {
+    /// All units in order; those of a namespace follow each other.
+    all: Vec<&'u Unit>,
+    /// By unit: the number of units of its namespace.
+    neighbours: Vec<usize>,
+    of_class: Vec<Vec<usize>>,
     wide: bool,
 }
 
-impl Names {
-    pub(crate) fn new(everyone: &Units, wide: bool) -> Self {
-        let mut all: BTreeMap<Str, BTreeSet<Arc<str>>> = BTreeMap::new();
-        for unit in everyone.of_class.iter().flatten() {
-            all.entry(unit.namespace.clone()).or_default().insert(unit.name.clone());
-        }
-        Self { all, wide }
+impl<'u> Names<'u> {
+    pub(crate) fn new(everyone: &'u Units, wide: bool) -> Self {
+        let mut all: Vec<&Unit> = everyone.of_class.iter().flatten().collect();
+        all.sort_unstable();
+        all.dedup();
+        let each = all.chunk_by(|one, next| one.namespace == next.namespace);
+        let neighbours = each.flat_map(|of| iter::repeat_n(of.len(), of.len())).collect();
+        let number = |unit: &Unit| all.binary_search(&unit).ok();
+        let of_class = everyone.of_class.iter();
+        let of_class = of_class.map(|units| units.iter().filter_map(number).collect()).collect();
+        Self { all, neighbours, of_class, wide }
     }
 
-    /// Whether these are all that there are.
-    pub(crate) fn is_everyone(&self, units: &BTreeSet<&Unit>) -> bool {
-        let known = |unit: &&Unit| {
-            self.all.get(&unit.namespace).is_some_and(|names| names.contains(&unit.name))
-        };
-        units.len() == self.all.values().map(BTreeSet::len).sum::<usize>()
-            && units.iter().all(known)
+    /// The names of all units of some classes.
+    pub(crate) fn of_classes(&self, classes: &IdSet) -> String {
+        let units = classes.iter().filter_map(|class| self.of_class.get(class)).flatten();
+        let mut units: Vec<usize> = units.copied().collect();
+        units.sort_unstable();
+        units.dedup();
+        self.words(&units, Vec::new())
     }
 
-    /// `everyone`, `shop/*`, or names; without `-o wide` the first few of them.
+    /// `every pod`, `shop/*`, or names; without `-o wide` the first few of them.
     pub(crate) fn of(&self, units: &BTreeSet<&Unit>) -> String {
-        if self.is_everyone(units) && !self.wide {
-            return "every pod".to_owned();
-        }
-        let mut by_namespace: BTreeMap<&Str, Vec<&Arc<str>>> = BTreeMap::new();
+        let (mut known, mut others) = (Vec::new(), Vec::new());
         for unit in units {
-            by_namespace.entry(&unit.namespace).or_default().push(&unit.name);
-        }
-        let mut words: Vec<String> = Vec::new();
-        for (namespace, names) in by_namespace {
-            let whole = self.all.get(namespace).is_some_and(|all| all.len() == names.len());
-            if whole && names.len() > 1 && !self.wide {
-                words.push(format!("{namespace}/*"));
-            } else {
-                words.extend(names.into_iter().map(|name| short(name)));
+            match self.all.binary_search(unit) {
+                Ok(number) => known.push(number),
+                Err(_) => others.push(short(&unit.name)),
             }
         }
-        let more = words.len().saturating_sub(SHOWN + 1);
-        if more > 0 && !self.wide {
-            words.truncate(words.len() - more);
+        self.words(&known, others)
+    }
+
+    /// The names of units, ascending, after some words.
+    fn words(&self, units: &[usize], mut words: Vec<String>) -> String {
+        if self.wide {
+            words.extend(units.iter().map(|unit| short(&self.all[*unit].name)));
+            return words.join(", ");
+        }
+        if words.is_empty() && units.len() == self.all.len() {
+            return "every pod".to_owned();
+        }
+        let mut count = words.len();
+        let together =
+            units.chunk_by(|one, next| self.all[*one].namespace == self.all[*next].namespace);
+        for units in together {
+            let Some(first) = units.first() else { continue };
+            let whole = units.len() == self.neighbours[*first] && units.len() > 1;
+            count += if whole { 1 } else { units.len() };
+            let room = (SHOWN + 1).saturating_sub(words.len());
+            if whole && room > 0 {
+                words.push(format!("{}/*", self.all[*first].namespace));
+            } else {
+                words.extend(units.iter().take(room).map(|unit| short(&self.all[*unit].name)));
+            }
+        }
+        words.truncate(SHOWN + 1);
+        let more = count - words.len();
+        if more > 0 {
             words.push(format!("{more} more"));
         }
         words.join(", ")

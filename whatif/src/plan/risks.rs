@@ -7,10 +7,10 @@ use policy_engine::direction::Direction;
 use policy_engine::flow::Traffic;
 use policy_engine::model::{Pod, PodKey};
 use policy_engine::port::Protocol;
-use policy_engine::reach::{Group, GroupId, PortSet, Reach};
+use policy_engine::reach::{Group, GroupId, IdSet, PortSet, Reach};
 
 use super::causes::Judge;
-use super::{Causes, Found};
+use super::{Causes, Change, Found};
 use crate::model::Cluster;
 
 /// Something that probably nobody wants.
@@ -62,10 +62,25 @@ fn dns(found: &Found<'_>, clusters: [&Cluster; 2], [old, new]: [&Reach<'_>; 2]) 
     // A cluster whose DNS pods are not known may have them anywhere, and outside.
     let answers = |group: GroupId| resolvers.is_empty() || resolvers.contains(&group);
     let mut lookups: BTreeMap<GroupId, [Lookups; 2]> = BTreeMap::new();
-    for pair in found.difference.pairs().filter(|pair| answers(pair.destination)) {
-        let [before, after] = lookups.entry(pair.source).or_default();
-        before.extend(dns_of(pair.before));
-        after.extend(dns_of(pair.after));
+    let rows = [found.difference.rows_before(old), found.difference.rows_after(new)];
+    for (at, mut rows) in rows.into_iter().enumerate() {
+        let mut sources: BTreeMap<Protocol, IdSet> = BTreeMap::new();
+        for destination in (0..groups.len()).filter(|group| answers(*group)) {
+            // That a lone pod is its own peer says nothing.
+            let own = groups.get(destination).filter(|group| group.pods.len() < 2);
+            let own: IdSet = own.map(|_| destination).into_iter().collect();
+            for (ports, others) in rows.row(destination) {
+                for protocol in dns_of(rows.ports(ports)) {
+                    let known = sources.entry(protocol).or_default();
+                    *known = known.union(&others.difference(&own));
+                }
+            }
+        }
+        for (protocol, sources) in sources {
+            for source in sources.iter() {
+                lookups.entry(source).or_default()[at].insert(protocol);
+            }
+        }
     }
     if resolvers.is_empty() {
         for (id, group) in groups.iter().enumerate() {
@@ -79,6 +94,10 @@ fn dns(found: &Found<'_>, clusters: [&Cluster; 2], [old, new]: [&Reach<'_>; 2]) 
         }
     }
     let stays = |group: &Group| group.before.is_some() && group.after.is_some();
+    let mut changes: BTreeMap<GroupId, Vec<&Change>> = BTreeMap::new();
+    for change in found.changes.iter().filter(|change| answers(change.destination)) {
+        changes.entry(change.source).or_default().push(change);
+    }
     let mut risks = Vec::new();
     for (group, [before, after]) in lookups {
         // UDP is what every lookup tries first; TCP alone is missed only where nothing is left.
@@ -89,7 +108,8 @@ fn dns(found: &Found<'_>, clusters: [&Cluster; 2], [old, new]: [&Reach<'_>; 2]) 
             for protocol in before.difference(&after) {
                 lost.add(&PortSet::of(Traffic::Port(*protocol, DNS)));
             }
-            let because = lost_by(found, group, &lost, answers);
+            let changes = changes.get(&group).map_or(&[] as &[_], Vec::as_slice);
+            let because = lost_by(found, group, &lost, changes);
             risks.push(Risk { kind: RiskKind::DnsLost(lost), group, because });
         }
     }
@@ -103,20 +123,12 @@ fn dns_of(ports: &PortSet) -> impl Iterator<Item = Protocol> {
     protocols.filter(|protocol| ports.contains(Traffic::Port(*protocol, DNS)))
 }
 
-/// Every cause of a change that took some of these ports from a group.
-fn lost_by(
-    found: &Found<'_>,
-    group: GroupId,
-    lost: &PortSet,
-    answers: impl Fn(GroupId) -> bool,
-) -> Causes {
+/// Every cause of a change that took some of these ports from a group, which is the source of
+/// `changes`.
+fn lost_by(found: &Found<'_>, group: GroupId, lost: &PortSet, changes: &[&Change]) -> Causes {
     let takes =
         |before: &PortSet, after: &PortSet| !before.difference(after).intersection(lost).is_empty();
-    let pairs = found.changes.iter().filter(|change| {
-        change.source == group
-            && answers(change.destination)
-            && takes(&change.before, &change.after)
-    });
+    let pairs = changes.iter().filter(|change| takes(&change.before, &change.after));
     let mut causes: BTreeSet<usize> =
         pairs.flat_map(|change| change.because.iter().copied()).collect();
     if causes.is_empty() {

@@ -121,21 +121,51 @@ pub(crate) fn text(text: &str, everyone: &BTreeSet<String>, about_destinations: 
     read
 }
 
-/// `-o json`.
+/// Ports in JSON.
+fn json_ports(allowed: &Value) -> PortSet {
+    let mut set = PortSet::default();
+    for ports in allowed.as_array().expect("ports") {
+        let number =
+            |field: &str| u16::try_from(ports[field].as_u64().expect("a port")).expect("a port");
+        let range = PortRange::new(number("from"), number("to")).expect("a range");
+        set.insert(protocol(ports["protocol"].as_str().expect("a protocol")), range);
+    }
+    set
+}
+
+/// `-o json --by pod`.
 pub(crate) fn json(text: &str) -> Read {
     let mut read = Read::default();
     let map: Value = serde_json::from_str(text).expect("JSON");
     for entry in map["entries"].as_array().expect("entries") {
         let name = |field: &str| short(entry[field].as_str().expect("a name"));
-        let mut set = PortSet::default();
-        for ports in entry["allowed"].as_array().expect("ports") {
-            let number = |field: &str| {
-                u16::try_from(ports[field].as_u64().expect("a port")).expect("a port")
-            };
-            let range = PortRange::new(number("from"), number("to")).expect("a range");
-            set.insert(protocol(ports["protocol"].as_str().expect("a protocol")), range);
+        read.add(&name("source"), &name("destination"), &json_ports(&entry["allowed"]));
+    }
+    read
+}
+
+/// `-o json`: groups, and edges between them. Each pair is in one edge only.
+pub(crate) fn groups(text: &str) -> Read {
+    let mut read = Read::default();
+    let map: Value = serde_json::from_str(text).expect("JSON");
+    let groups = map["groups"].as_array().expect("groups");
+    for (id, group) in groups.iter().enumerate() {
+        assert_eq!(group["id"], id, "groups are in the order of their numbers");
+    }
+    let members = |ids: &Value| -> Vec<String> {
+        let ids = ids.as_array().expect("groups").iter();
+        let ids = ids.map(|id| usize::try_from(id.as_u64().expect("a group")).expect("a group"));
+        let members = ids.flat_map(|id| groups[id]["members"].as_array().expect("members"));
+        members.map(|name| short(name.as_str().expect("a name"))).collect()
+    };
+    for edge in map["edges"].as_array().expect("edges") {
+        for source in members(&edge["from"]) {
+            for destination in members(&edge["to"]).iter().filter(|name| **name != source) {
+                let pair = (source.clone(), destination.clone());
+                assert!(!read.allowed.contains_key(&pair), "{pair:?} is in two edges");
+                read.add(&source, destination, &json_ports(&edge["allowed"]));
+            }
         }
-        read.add(&name("source"), &name("destination"), &set);
     }
     read
 }

@@ -1,5 +1,6 @@
 //! One verdict in words: the answer, both directions, the closest rule, what to do.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -30,15 +31,16 @@ const PARTS_SHOWN: usize = 8;
 /// When the output cannot be written.
 pub fn text(
     cluster: &Cluster,
-    reach: &Reach<'_>,
     answer: &Answer,
     texts: Option<&BTreeMap<Arc<str>, String>>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let (source, destination) = (short(&answer.source), short(&answer.destination));
+    // Only advice looks at the whole cluster.
+    let whole = OnceCell::new();
     if let [part] = answer.parts.as_slice() {
         writeln!(out, "{}", headline(part))?;
-        details(cluster, reach, part, texts, out)?;
+        details(cluster, &whole, part, texts, out)?;
     } else {
         writeln!(
             out,
@@ -51,7 +53,7 @@ pub fn text(
         parts.sort_by_key(|part| part.verdict == Verdict::Allowed);
         for part in parts.iter().take(PARTS_SHOWN) {
             writeln!(out, "\n{}", headline(part))?;
-            details(cluster, reach, part, texts, out)?;
+            details(cluster, &whole, part, texts, out)?;
         }
         let more = parts.len().saturating_sub(PARTS_SHOWN);
         if more > 0 {
@@ -123,9 +125,9 @@ fn list(names: &[String]) -> String {
     few(names.iter().map(|name| short(name)), SHOWN)
 }
 
-fn details(
-    cluster: &Cluster,
-    reach: &Reach<'_>,
+fn details<'c>(
+    cluster: &'c Cluster,
+    whole: &OnceCell<Reach<'c>>,
     part: &Part,
     texts: Option<&BTreeMap<Arc<str>, String>>,
     out: &mut dyn Write,
@@ -194,7 +196,8 @@ fn details(
     }
     if !passes {
         writeln!(out)?;
-        let advice = advise(cluster, reach, part);
+        let whole = whole.get_or_init(|| Reach::new(&cluster.world));
+        let advice = advise(cluster, whole, part);
         lines(part, &advice).iter().try_for_each(|line| writeln!(out, "  {line}"))?;
     }
     Ok(())

@@ -45,10 +45,10 @@ fn number(numbers: &BTreeMap<&str, usize>, name: &str) -> usize {
 }
 
 fn edges(map: &Map) -> Vec<(String, String, String)> {
-    let inside = map.entries.iter().map(|entry| {
+    let inside = map.entries.iter().flatten().map(|entry| {
         (entry.source.to_string(), entry.destination.to_string(), short(&entry.allowed))
     });
-    let outside = map.external.iter().map(|external| {
+    let outside = map.external.iter().flatten().map(|external| {
         let cidrs = external.cidrs.join(", ");
         let (from, to) = ends(external, &cidrs);
         (from.to_owned(), to.to_owned(), short(&external.allowed))

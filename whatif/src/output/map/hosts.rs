@@ -9,7 +9,8 @@ use policy_engine::labels::Str;
 use policy_engine::model::PodKey;
 use policy_engine::reach::{ClassId, PortSet, Reach};
 
-use super::matrix::Matrix;
+use super::matrix::{Matrix, Numbered, Row};
+use super::rows::About;
 use crate::args::By;
 use crate::endpoint::Side;
 use crate::judge::groups::between;
@@ -76,22 +77,21 @@ impl Matrix {
             columns.entry(column).or_default().push(host);
         }
         let first = rows.len();
-        let mut pods = everyone.of_class.clone();
-        let mut of_hosts = vec![Vec::new(); first];
-        let (mut edges, mut outside) = (Vec::new(), Vec::new());
+        let mut subjects = vec![Vec::new(); first];
+        let (mut found, mut outside) = (BTreeMap::new(), Vec::new());
+        let mut numbered = Numbered::default();
         let names =
             host_names(cluster, by, &columns.values().map(Vec::as_slice).collect::<Vec<_>>());
         for (number, (column, units)) in columns.keys().zip(names).enumerate() {
             let host = first + number;
-            pods.push(Vec::new());
-            of_hosts.push(units);
+            subjects.push(units);
+            let mut own: BTreeMap<usize, Vec<ClassId>> = BTreeMap::new();
             for (class, allowed) in column.iter().enumerate().filter(|(_, ports)| !ports.is_empty())
             {
-                edges.push(match direction {
-                    Direction::Egress => (class, host, (*allowed).clone()),
-                    Direction::Ingress => (host, class, (*allowed).clone()),
-                });
+                own.entry(numbered.number(allowed)).or_default().push(class);
             }
+            let own: Row = own.into_iter().map(|(p, all)| (p, all.into_iter().collect())).collect();
+            found.entry(own).or_insert_with(Vec::new).push(host);
             let all = (CidrSet::everything(), cut(PortSet::everything()));
             let of_host = match direction {
                 Direction::Egress => Direction::Ingress,
@@ -99,11 +99,12 @@ impl Matrix {
             };
             outside.push((host, of_host, vec![all]));
         }
-        let (sources, destinations) = match direction {
-            Direction::Egress => (pods, of_hosts),
-            Direction::Ingress => (of_hosts, pods),
+        let about = match direction {
+            Direction::Egress => About::Destinations,
+            Direction::Ingress => About::Sources,
         };
-        Self { everyone, sources, destinations, edges, outside, by }
+        let (rows, ports) = (found, numbered.sets);
+        Self { everyone, subjects, about, rows, ports, outside, by }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::groups::Groups;
 use super::matrix::Matrix;
 use crate::output::json::{API_VERSION, DirectionJson, Ports};
 
@@ -17,26 +18,95 @@ pub struct Map {
     pub api_version: &'static str,
     /// `Map`.
     pub kind: &'static str,
+    /// Pods that policies treat alike. With `--by`, `entries` and `external` are written instead of
+    /// `groups`, `edges` and `externalEdges`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<Group>>,
+    /// What is allowed between groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edges: Option<Vec<Edge>>,
+    /// What is allowed between groups and external addresses: those that no pod and no node has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_edges: Option<Vec<ExternalEdge>>,
     /// Every pair between which something is allowed; a pod always reaches itself, unsaid.
-    pub entries: Vec<Entry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entries: Option<Vec<Entry>>,
     /// What is allowed to and from external addresses: those that no pod and no node has.
-    pub external: Vec<External>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<Vec<External>>,
     /// What is wrong with what was read, and what was assumed.
     pub diagnostics: Vec<String>,
 }
 
 impl Map {
-    /// The rows of matrices as the contract has them.
+    /// Every pair of the units of matrices.
     #[must_use]
-    pub fn new(matrices: &[Matrix], diagnostics: Vec<String>) -> Self {
+    pub fn of_pairs(matrices: &[Matrix], diagnostics: Vec<String>) -> Self {
+        Self {
+            entries: Some(matrices.iter().flat_map(Matrix::entries).collect()),
+            external: Some(matrices.iter().flat_map(Matrix::external).collect()),
+            ..Self::empty(diagnostics)
+        }
+    }
+
+    /// The groups of matrices, and what is allowed between them.
+    #[must_use]
+    pub fn of_groups(matrices: &[Matrix], diagnostics: Vec<String>) -> Self {
+        let Groups { groups, edges, external } = Groups::new(matrices);
+        Self {
+            groups: Some(groups),
+            edges: Some(edges),
+            external_edges: Some(external),
+            ..Self::empty(diagnostics)
+        }
+    }
+
+    fn empty(diagnostics: Vec<String>) -> Self {
         Self {
             api_version: API_VERSION,
             kind: "Map",
-            entries: matrices.iter().flat_map(Matrix::entries).collect(),
-            external: matrices.iter().flat_map(Matrix::external).collect(),
+            groups: None,
+            edges: None,
+            external_edges: None,
+            entries: None,
+            external: None,
             diagnostics,
         }
     }
+}
+
+/// Pods that policies treat alike.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+pub struct Group {
+    /// The number of the group in this answer.
+    pub id: usize,
+    /// `namespace/kind/name`; `node/NAME` of a node that is asked about.
+    pub members: Vec<Arc<str>>,
+}
+
+/// What each pod of some groups may open at each other pod of some groups. A group in `from` and `to`
+/// that has one pod is not an exception: a pod always reaches itself.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+pub struct Edge {
+    /// The groups that connect, ascending.
+    pub from: Arc<[usize]>,
+    /// The groups that they connect to, ascending.
+    pub to: Arc<[usize]>,
+    /// Sorted and merged; never empty.
+    pub allowed: Arc<[Ports]>,
+}
+
+/// What is allowed between groups and external addresses.
+#[derive(Serialize, JsonSchema, Clone, Debug)]
+pub struct ExternalEdge {
+    /// The groups, ascending.
+    pub groups: Vec<usize>,
+    /// Ingress: from the addresses to the groups.
+    pub direction: DirectionJson,
+    /// As in `external`.
+    pub cidrs: Arc<[String]>,
+    /// Sorted and merged; never empty.
+    pub allowed: Arc<[Ports]>,
 }
 
 /// What one may open at another.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use policy_engine::cidr::CidrSet;
 use policy_engine::direction::Direction;
 use policy_engine::model::PodKey;
-use policy_engine::reach::{ClassId, Edges, PortSet, Reach};
+use policy_engine::reach::{ClassId, IdSet, PortSet, Reach};
 
 use super::json::{Entry, External};
 use super::rows::{About, is_alone};
@@ -16,12 +16,12 @@ use crate::output::json::{self, Ports};
 use crate::output::words;
 
 /// What of all reachability is asked for.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct Focus {
-    /// Only from these pods.
-    pub sources: Option<BTreeSet<PodKey>>,
-    /// Only to these pods.
-    pub destinations: Option<BTreeSet<PodKey>>,
+    /// Which side the blocks are about.
+    pub about: About,
+    /// Only these pods on that side.
+    pub subjects: Option<BTreeSet<PodKey>>,
     /// Only these external addresses, and no pods.
     pub outside: Option<CidrSet>,
     /// The directions in which external addresses are looked at.
@@ -30,19 +30,33 @@ pub struct Focus {
     pub ports: Option<PortSet>,
 }
 
+impl Focus {
+    /// All connections between pods.
+    #[must_use]
+    pub fn all(about: About) -> Self {
+        let outside_directions = Vec::new();
+        Self { about, subjects: None, outside: None, outside_directions, ports: None }
+    }
+}
+
 /// External addresses, with what is allowed between them and a class.
 pub type Part = (CidrSet, PortSet);
 
-/// All edges that are asked for, between units.
+/// Peers by the ports that are allowed: classes by the number of the ports.
+pub(super) type Row = BTreeMap<usize, IdSet>;
+
+/// All connections that are asked for, between units.
 pub struct Matrix {
-    /// Everyone there is, by class.
+    /// Everyone there is, by class: the peers.
     pub everyone: Units,
-    /// Who may connect, by class.
-    pub sources: Vec<Vec<Unit>>,
-    /// Who may be asked, by class.
-    pub destinations: Vec<Vec<Unit>>,
-    /// Per pair of classes what is allowed, by source.
-    pub edges: Vec<(ClassId, ClassId, PortSet)>,
+    /// Who is asked about, by class.
+    pub subjects: Vec<Vec<Unit>>,
+    /// Which side these are.
+    pub about: About,
+    /// The subjects with equal rows, by row.
+    pub(super) rows: BTreeMap<Row, Vec<ClassId>>,
+    /// The sets of ports in rows.
+    pub(super) ports: Vec<PortSet>,
     /// Per class and direction what is allowed between it and external addresses.
     pub outside: Vec<(ClassId, Direction, Vec<Part>)>,
     /// What one entry stands for.
@@ -54,38 +68,36 @@ impl Matrix {
     #[must_use]
     pub fn new(cluster: &Cluster, reach: &Reach<'_>, by: By, focus: &Focus) -> Self {
         let everyone = Units::new(cluster, reach, by);
-        let sources = restricted(cluster, reach, &everyone, focus.sources.as_ref(), by);
-        let destinations = restricted(cluster, reach, &everyone, focus.destinations.as_ref(), by);
-        let cut = |ports: &PortSet| match &focus.ports {
-            Some(asked) => ports.intersection(asked),
-            None => ports.clone(),
-        };
-        let present = |units: &[Vec<Unit>], class: ClassId| {
-            units.get(class).is_some_and(|units| !units.is_empty())
-        };
-        let found = if focus.outside.is_some() { Edges::default() } else { reach.edges() };
-        let edges = found
-            .iter()
-            .filter(|edge| {
-                present(&sources, edge.source) && present(&destinations, edge.destination)
-            })
-            .map(|edge| (edge.source, edge.destination, cut(edge.allowed)))
-            .filter(|(.., ports)| !ports.is_empty())
-            .collect();
+        let subjects = restricted(cluster, reach, &everyone, focus.subjects.as_ref(), by);
+        let mut ports = Numbered::default();
+        let mut found: BTreeMap<Row, Vec<ClassId>> = BTreeMap::new();
+        let mut of_class = reach.rows(focus.about.direction());
+        for (class, _) in subjects.iter().enumerate().filter(|(_, units)| !units.is_empty()) {
+            let row = if focus.outside.is_some() { Vec::new() } else { of_class.row(class) };
+            let mut own = Row::new();
+            for (id, peers) in row {
+                let allowed = cut(of_class.ports(id), focus);
+                if !allowed.is_empty() {
+                    let known = own.entry(ports.number(&allowed)).or_default();
+                    *known = known.union(&peers);
+                }
+            }
+            found.entry(own).or_default().push(class);
+        }
+        let rows = without_own(found, &everyone);
+        let ports = ports.sets;
         let mut outside = Vec::new();
         for class in 0..reach.classes().len() {
             for direction in &focus.outside_directions {
-                let subjects = match direction {
-                    Direction::Ingress => &destinations,
-                    Direction::Egress => &sources,
-                };
-                if !present(subjects, class) {
+                let is_subject = *direction == focus.about.direction();
+                let units = if is_subject { of(&subjects, class) } else { everyone.of(class) };
+                if units.is_empty() {
                     continue;
                 }
                 let parts = reach.outside(class, *direction).parts.into_iter();
                 let parts = parts.map(|(addresses, ports)| match &focus.outside {
-                    Some(asked) => (addresses.intersection(asked), cut(&ports)),
-                    None => (addresses, cut(&ports)),
+                    Some(asked) => (addresses.intersection(asked), cut(&ports, focus)),
+                    None => (addresses, cut(&ports, focus)),
                 });
                 let parts: Vec<_> =
                     parts.filter(|(a, ports)| !a.is_empty() && !ports.is_empty()).collect();
@@ -94,7 +106,24 @@ impl Matrix {
                 }
             }
         }
-        Self { everyone, sources, destinations, edges, outside, by }
+        Self { everyone, subjects, about: focus.about, rows, ports, outside, by }
+    }
+
+    /// The units of a class on the side that has external addresses of this direction.
+    pub(super) fn units_at(&self, class: ClassId, direction: Direction) -> &[Unit] {
+        if direction == self.about.direction() {
+            of(&self.subjects, class)
+        } else {
+            self.everyone.of(class)
+        }
+    }
+
+    /// Source and destination of subject and peer.
+    pub(super) fn ends<T>(&self, subject: T, peer: T) -> (T, T) {
+        match self.about {
+            About::Destinations => (peer, subject),
+            About::Sources => (subject, peer),
+        }
     }
 
     /// Every pair of units between which something is allowed.
@@ -105,20 +134,22 @@ impl Matrix {
         }
         let mut shared = Shared::default();
         let mut entries = Vec::new();
-        for block in self.blocks(About::Destinations) {
-            for (allowed, sources) in &block.peers {
-                let allowed = shared.ports(allowed);
+        for (row, classes) in &self.rows {
+            for (ports, peers) in row {
+                let allowed = shared.ports(&self.ports[*ports]);
                 // The contract has no word for protocols without ports alone.
                 if allowed.is_empty() {
                     continue;
                 }
-                for from in sources {
-                    for to in &block.subjects {
+                let peers: Vec<&Unit> = peers.iter().flat_map(|c| self.everyone.of(c)).collect();
+                for subject in classes.iter().flat_map(|class| of(&self.subjects, *class)) {
+                    for peer in &peers {
                         // A pod always reaches itself; that is not said.
-                        if from.name == to.name && is_alone(from) {
+                        if peer.name == subject.name && is_alone(peer) {
                             continue;
                         }
-                        let (source, destination) = (from.name.clone(), to.name.clone());
+                        let (source, destination) =
+                            self.ends(subject.name.clone(), peer.name.clone());
                         entries.push(Entry { source, destination, allowed: allowed.clone() });
                     }
                 }
@@ -129,29 +160,42 @@ impl Matrix {
     }
 
     fn entries_of_namespaces(&self) -> Vec<Entry> {
-        let mut united: BTreeMap<(Arc<str>, Arc<str>), PortSet> = BTreeMap::new();
-        for block in self.blocks(About::Destinations) {
-            let to = namespaces(block.subjects.iter().copied());
-            for (allowed, sources) in &block.peers {
-                for (from, sources) in namespaces(sources.iter().copied()) {
-                    for (to, destinations) in &to {
+        let (names, of_class) = namespace_numbers(&self.everyone);
+        // Per namespace of subjects the namespaces of peers, by ports.
+        let mut united: BTreeMap<Arc<str>, BTreeMap<usize, IdSet>> = BTreeMap::new();
+        for (row, classes) in &self.rows {
+            for class in classes {
+                for subject in namespaces(of(&self.subjects, *class).iter()).into_keys() {
+                    let found = united.entry(subject).or_default();
+                    for (ports, peers) in row {
                         // One pod that always reaches itself is not two pods of a namespace.
-                        if sources == *destinations && matches!(sources[..], [one] if is_alone(one))
-                        {
-                            continue;
-                        }
-                        united.entry((from.clone(), to.clone())).or_default().add(allowed);
+                        let others =
+                            peers.iter().filter(|c| c != class || !is_lone(&self.everyone, *c));
+                        let others = others.filter_map(|class| of_class.get(class));
+                        let others: IdSet = others.flatten().copied().collect();
+                        let known = found.entry(*ports).or_default();
+                        *known = known.union(&others);
                     }
                 }
             }
         }
         let mut shared = Shared::default();
-        let entry = |((source, destination), allowed): ((Arc<str>, Arc<str>), PortSet)| Entry {
-            source,
-            destination,
-            allowed: shared.ports(&allowed),
-        };
-        united.into_iter().map(entry).filter(|entry| !entry.allowed.is_empty()).collect()
+        let mut entries = Vec::new();
+        for (subject, found) in united {
+            let mut peers: BTreeMap<usize, PortSet> = BTreeMap::new();
+            for (ports, namespaces) in &found {
+                for namespace in namespaces.iter() {
+                    peers.entry(namespace).or_default().add(&self.ports[*ports]);
+                }
+            }
+            for (peer, allowed) in peers {
+                let (source, destination) = self.ends(subject.clone(), names[peer].clone());
+                entries.push(Entry { source, destination, allowed: shared.ports(&allowed) });
+            }
+        }
+        entries.retain(|entry| !entry.allowed.is_empty());
+        entries.sort_by(|a, b| (&a.source, &a.destination).cmp(&(&b.source, &b.destination)));
+        entries
     }
 
     /// What is allowed between every unit and external addresses.
@@ -161,10 +205,7 @@ impl Matrix {
         let mut seen = BTreeSet::new();
         let mut all = Vec::new();
         for (class, direction, parts) in &self.outside {
-            let units = match direction {
-                Direction::Ingress => of(&self.destinations, *class),
-                Direction::Egress => of(&self.sources, *class),
-            };
+            let units = self.units_at(*class, *direction);
             let names: Vec<Arc<str>> = match self.by {
                 By::Namespace => namespaces(units.iter()).into_keys().collect(),
                 By::Pod | By::Workload => units.iter().map(|unit| unit.name.clone()).collect(),
@@ -211,6 +252,76 @@ fn namespaces<'u>(units: impl Iterator<Item = &'u Unit>) -> BTreeMap<Arc<str>, V
     found
 }
 
+/// The namespaces of everyone by number, and the numbers of those of each class.
+fn namespace_numbers(everyone: &Units) -> (Vec<Arc<str>>, Vec<Vec<usize>>) {
+    let mut numbers: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    let (mut names, mut of_class) = (Vec::new(), Vec::new());
+    for units in &everyone.of_class {
+        let numbered = namespaces(units.iter()).into_keys().map(|name| {
+            *numbers.entry(name.clone()).or_insert_with(|| {
+                names.push(name);
+                names.len() - 1
+            })
+        });
+        of_class.push(numbered.collect());
+    }
+    (names, of_class)
+}
+
+/// Whether a class is one pod, for which to be its own peer says nothing.
+fn is_lone(everyone: &Units, class: ClassId) -> bool {
+    matches!(everyone.of(class), [unit] if is_alone(unit))
+}
+
+/// Rows in which a lone pod that no other shares its row with is not its own peer. But one that reaches
+/// all others reaches every pod, for it reaches itself.
+fn without_own(rows: BTreeMap<Row, Vec<ClassId>>, everyone: &Units) -> BTreeMap<Row, Vec<ClassId>> {
+    let others = everyone.of_class.len().saturating_sub(1);
+    let mut found: BTreeMap<Row, Vec<ClassId>> = BTreeMap::new();
+    for (mut row, classes) in rows {
+        if let [class] = classes.as_slice()
+            && is_lone(everyone, *class)
+        {
+            let own: IdSet = [*class].into_iter().collect();
+            for peers in row.values_mut() {
+                let without = peers.difference(&own);
+                let all = without.len() == others;
+                *peers = if all { without.union(&own) } else { without };
+            }
+            row.retain(|_, peers| !peers.is_empty());
+        }
+        found.entry(row).or_default().extend(classes);
+    }
+    found.values_mut().for_each(|classes| classes.sort_unstable());
+    found
+}
+
+/// The part of a set of ports that is asked for.
+fn cut(ports: &PortSet, focus: &Focus) -> PortSet {
+    match &focus.ports {
+        Some(asked) => ports.intersection(asked),
+        None => ports.clone(),
+    }
+}
+
+/// Sets of ports by number.
+#[derive(Default)]
+pub(super) struct Numbered {
+    numbers: BTreeMap<PortSet, usize>,
+    pub(super) sets: Vec<PortSet>,
+}
+
+impl Numbered {
+    pub(super) fn number(&mut self, set: &PortSet) -> usize {
+        if let Some(known) = self.numbers.get(set) {
+            return *known;
+        }
+        self.numbers.insert(set.clone(), self.sets.len());
+        self.sets.push(set.clone());
+        self.sets.len() - 1
+    }
+}
+
 /// Units of these pods only; a unit that is asked for in part is told as a whole.
 fn restricted(
     cluster: &Cluster,
@@ -237,13 +348,13 @@ fn restricted(
 
 /// Values that many rows have in common.
 #[derive(Default)]
-struct Shared {
+pub(super) struct Shared {
     ports: BTreeMap<PortSet, Arc<[Ports]>>,
     cidrs: BTreeMap<CidrSet, Arc<[String]>>,
 }
 
 impl Shared {
-    fn ports(&mut self, set: &PortSet) -> Arc<[Ports]> {
+    pub(super) fn ports(&mut self, set: &PortSet) -> Arc<[Ports]> {
         if let Some(known) = self.ports.get(set) {
             return known.clone();
         }
@@ -252,7 +363,7 @@ impl Shared {
         made
     }
 
-    fn cidrs(&mut self, set: &CidrSet) -> Arc<[String]> {
+    pub(super) fn cidrs(&mut self, set: &CidrSet) -> Arc<[String]> {
         let made = || words::networks(set).into();
         self.cidrs.entry(set.clone()).or_insert_with(made).clone()
     }

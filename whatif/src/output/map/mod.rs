@@ -6,6 +6,7 @@ pub mod json;
 pub mod matrix;
 pub mod table;
 
+mod groups;
 mod rows;
 mod text;
 

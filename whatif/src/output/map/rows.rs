@@ -10,11 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::direction::Direction;
-use policy_engine::reach::{ClassId, PortSet};
+use policy_engine::reach::{ClassId, IdSet, PortSet};
 
-use super::matrix::{Matrix, Part, of};
+use super::matrix::{Matrix, Part, Row, of};
 use crate::model::Unit;
-use crate::output::names::Names;
 
 /// Which side the blocks are about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,18 +28,16 @@ pub enum About {
 pub(super) struct Block<'m> {
     /// The units that the block is about.
     pub(super) subjects: BTreeSet<&'m Unit>,
-    /// The peers by the ports that are allowed.
-    pub(super) peers: Peers<'m>,
+    /// The peers, as classes, by the ports that are allowed.
+    pub(super) peers: Vec<(&'m PortSet, &'m IdSet)>,
     /// External addresses, each part with the ports that are allowed.
     pub(super) external: Vec<&'m Part>,
 }
 
-/// Peers by the ports that are allowed.
-pub(super) type Peers<'m> = BTreeMap<&'m PortSet, BTreeSet<&'m Unit>>;
-
 impl About {
     /// The direction of the policies of the subjects.
-    pub(super) fn direction(self) -> Direction {
+    #[must_use]
+    pub fn direction(self) -> Direction {
         match self {
             Self::Destinations => Direction::Ingress,
             Self::Sources => Direction::Egress,
@@ -60,56 +57,41 @@ impl Matrix {
     /// Every unit that is asked about, in blocks of units with equal rows. In the order of their
     /// first names, but those to whom some have every port last: people look for what policies
     /// restrict.
-    pub(super) fn blocks(&self, about: About) -> Vec<Block<'_>> {
-        let subjects = match about {
-            About::Destinations => &self.destinations,
-            About::Sources => &self.sources,
-        };
-        let mut rows: BTreeMap<ClassId, (Peers<'_>, Vec<&Part>)> = BTreeMap::new();
-        for (class, units) in subjects.iter().enumerate() {
-            if !units.is_empty() {
-                rows.insert(class, (Peers::new(), Vec::new()));
-            }
-        }
-        for (source, destination, ports) in &self.edges {
-            let (class, peers) = match about {
-                About::Destinations => (destination, of(&self.sources, *source)),
-                About::Sources => (source, of(&self.destinations, *destination)),
-            };
-            if let Some((row, _)) = rows.get_mut(class) {
-                row.entry(ports).or_default().extend(peers);
-            }
-        }
+    pub(super) fn blocks(&self) -> Vec<Block<'_>> {
+        let mut external: BTreeMap<ClassId, Vec<&Part>> = BTreeMap::new();
         for (class, direction, parts) in &self.outside {
-            let fits = *direction == about.direction();
-            if let Some((_, external)) = rows.get_mut(class).filter(|_| fits) {
-                external.extend(parts);
+            if *direction == self.about.direction() {
+                external.entry(*class).or_default().extend(parts);
             }
         }
-        let names = Names::new(&self.everyone, false);
-        let mut blocks: BTreeMap<(Peers<'_>, Vec<&Part>), BTreeSet<&Unit>> = BTreeMap::new();
-        for (class, (mut row, external)) in rows {
-            // A pod that is alone in its class and that reaches all others reaches every pod, for it
-            // reaches itself. Several pods of a class may not reach each other.
-            if let [own] = self.everyone.of(class)
-                && own.pods == 1
-            {
-                for peers in row.values_mut() {
-                    let with_itself: BTreeSet<&Unit> = peers.iter().copied().chain([own]).collect();
-                    if names.is_everyone(&with_itself) {
-                        *peers = with_itself;
-                    }
-                }
+        let mut blocks = Vec::new();
+        for (row, classes) in &self.rows {
+            let mut alike: BTreeMap<&[&Part], Vec<ClassId>> = BTreeMap::new();
+            for class in classes {
+                let parts = external.get(class).map_or(&[] as &[_], Vec::as_slice);
+                alike.entry(parts).or_default().push(*class);
             }
-            blocks.entry((row, external)).or_default().extend(of(subjects, class));
+            for (external, classes) in alike {
+                blocks.push(self.block(row, &classes, external.to_vec()));
+            }
         }
-        let block = |((peers, external), subjects)| Block { subjects, peers, external };
-        let mut blocks: Vec<Block<'_>> = blocks.into_iter().map(block).collect();
-        let is_open = |block: &Block<'_>| block.peers.keys().any(|ports| ports.is_everything());
-        blocks.sort_by(|left, right| {
-            (is_open(left), left.subjects.first()).cmp(&(is_open(right), right.subjects.first()))
-        });
+        let is_open =
+            |block: &Block<'_>| block.peers.iter().any(|(ports, _)| ports.is_everything());
+        blocks.sort_by_cached_key(|block| (is_open(block), block.subjects.first().copied()));
         blocks
+    }
+
+    fn block<'m>(
+        &'m self,
+        row: &'m Row,
+        classes: &[ClassId],
+        external: Vec<&'m Part>,
+    ) -> Block<'m> {
+        let mut peers: Vec<(&PortSet, &IdSet)> =
+            row.iter().map(|(id, peers)| (&self.ports[*id], peers)).collect();
+        peers.sort_unstable_by_key(|(ports, _)| *ports);
+        let subjects = classes.iter().flat_map(|class| of(&self.subjects, *class)).collect();
+        Block { subjects, peers, external }
     }
 }
 

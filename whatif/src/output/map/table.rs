@@ -13,10 +13,10 @@ use crate::output::json::{DirectionJson, Ports, Protocol};
 /// When the output cannot be written.
 pub fn csv(map: &Map, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "source,destination,protocol,from,to")?;
-    for entry in &map.entries {
+    for entry in map.entries.iter().flatten() {
         lines(out, &entry.source, &entry.destination, &entry.allowed)?;
     }
-    for external in &map.external {
+    for external in map.external.iter().flatten() {
         for cidr in external.cidrs.iter() {
             let (source, destination) = ends(external, cidr);
             lines(out, source, destination, &external.allowed)?;
@@ -46,10 +46,10 @@ pub fn markdown(map: &Map, out: &mut dyn Write) -> io::Result<()> {
     let mut line = |from: &str, to: &str, allowed: &[Ports]| {
         writeln!(out, "| {} | {} | {} |", escaped(from), escaped(to), short(allowed))
     };
-    for entry in &map.entries {
+    for entry in map.entries.iter().flatten() {
         line(&entry.source, &entry.destination, &entry.allowed)?;
     }
-    for external in &map.external {
+    for external in map.external.iter().flatten() {
         let cidrs = external.cidrs.join(", ");
         let (from, to) = ends(external, &cidrs);
         line(from, to, &external.allowed)?;

@@ -8,7 +8,7 @@ use policy_engine::reach::PortSet;
 use policy_engine::words::few;
 
 use super::json::{External, Map};
-use super::matrix::{Matrix, of};
+use super::matrix::Matrix;
 use super::rows::About;
 use super::table::short;
 use crate::model::Unit;
@@ -23,14 +23,14 @@ type Line = (String, String);
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn text(matrix: &Matrix, about: About, wide: bool, out: &mut dyn Write) -> io::Result<()> {
+pub fn text(matrix: &Matrix, wide: bool, out: &mut dyn Write) -> io::Result<()> {
     let names = Names::new(&matrix.everyone, wide);
-    let word = about.word();
+    let word = matrix.about.word();
     let mut blocks: Vec<(String, Vec<Line>)> = Vec::new();
-    for block in matrix.blocks(about) {
+    for block in matrix.blocks() {
         let mut lines: Vec<Line> = Vec::new();
         for (ports, peers) in &block.peers {
-            lines.push((words::ports(ports), format!("{word} {}", names.of(peers))));
+            lines.push((words::ports(ports), format!("{word} {}", names.of_classes(peers))));
         }
         for (addresses, ports) in &block.external {
             lines.push((words::ports(ports), format!("{word} {}", external(addresses, wide))));
@@ -40,27 +40,19 @@ pub fn text(matrix: &Matrix, about: About, wide: bool, out: &mut dyn Write) -> i
         }
         blocks.push((names.of(&block.subjects), lines));
     }
-    blocks.extend(at_external(matrix, about, &names, wide));
+    blocks.extend(at_external(matrix, &names, wide));
     write(&blocks, out)
 }
 
 /// A block for external addresses, where they are what pods connect to, or what connects to pods, and
 /// the pods are not the subjects of blocks.
-fn at_external(
-    matrix: &Matrix,
-    about: About,
-    names: &Names,
-    wide: bool,
-) -> Vec<(String, Vec<Line>)> {
-    let units = match about {
-        About::Destinations => &matrix.sources,
-        About::Sources => &matrix.destinations,
-    };
+fn at_external(matrix: &Matrix, names: &Names, wide: bool) -> Vec<(String, Vec<Line>)> {
+    let about = matrix.about;
     let mut found: BTreeMap<&CidrSet, BTreeMap<&PortSet, BTreeSet<&Unit>>> = BTreeMap::new();
     for (class, direction, parts) in &matrix.outside {
         for (addresses, ports) in parts.iter().filter(|_| *direction != about.direction()) {
             let row = found.entry(addresses).or_default();
-            row.entry(ports).or_default().extend(of(units, *class));
+            row.entry(ports).or_default().extend(matrix.units_at(*class, *direction));
         }
     }
     let line = |(ports, units): (&PortSet, BTreeSet<&Unit>)| {
@@ -87,7 +79,7 @@ fn external(addresses: &CidrSet, wide: bool) -> String {
 /// When the output cannot be written.
 pub fn namespaces(map: &Map, about: About, out: &mut dyn Write) -> io::Result<()> {
     let mut rows: BTreeMap<&str, BTreeMap<String, Vec<&str>>> = BTreeMap::new();
-    for entry in &map.entries {
+    for entry in map.entries.iter().flatten() {
         let (subject, other) = match about {
             About::Destinations => (&entry.destination, &entry.source),
             About::Sources => (&entry.source, &entry.destination),
@@ -102,7 +94,7 @@ pub fn namespaces(map: &Map, about: About, out: &mut dyn Write) -> io::Result<()
         blocks.insert(subject, row.into_iter().map(line).collect());
     }
     let mut at_external: BTreeMap<String, BTreeMap<String, Vec<&str>>> = BTreeMap::new();
-    for external in &map.external {
+    for external in map.external.iter().flatten() {
         let addresses = cidrs(external);
         if external.direction == DirectionJson::from(about.direction()) {
             let lines = blocks.entry(&external.workload).or_default();

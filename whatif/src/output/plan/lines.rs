@@ -101,10 +101,11 @@ fn outside<'p>(plan: &'p Plan<'_>) -> Vec<Outside<'p>> {
 pub(in crate::output) fn risks<'p>(plan: &'p Plan<'_>) -> Vec<(String, String, &'p Causes)> {
     let names = Names::new(&plan.units, false);
     let mut found: Vec<(String, BTreeSet<&Unit>, &Causes)> = Vec::new();
+    let mut known: BTreeMap<(String, &Causes), usize> = BTreeMap::new();
     for risk in &plan.risks {
         let (text, units) = (super::risk(risk), plan.units.of(risk.group));
-        let known = found.iter_mut().find(|(t, _, causes)| *t == text && *causes == &risk.because);
-        match known {
+        let at = *known.entry((text.clone(), &risk.because)).or_insert(found.len());
+        match found.get_mut(at) {
             Some((_, all, _)) => all.extend(units),
             None => found.push((text, units.iter().collect(), &risk.because)),
         }

@@ -1,10 +1,12 @@
 //! A plan for people: how much changes, what is dangerous, then each change under what did it.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::lines::{self, Line};
 use super::{Effect, Plan, because, cause, headline, word};
 use crate::output::words;
+use crate::plan::Causes;
 
 /// Writes a plan.
 ///
@@ -34,11 +36,13 @@ pub fn text(plan: &Plan<'_>, out: &mut dyn Write) -> io::Result<()> {
             write_line(&line, out)?;
         }
     }
+    let inside = plan.changes.iter().map(|change| &change.because);
+    let causes: BTreeSet<&Causes> =
+        inside.chain(plan.external.iter().map(|change| &change.because)).collect();
+    let causes: BTreeSet<usize> =
+        causes.into_iter().flat_map(|found| found.iter().copied()).collect();
     let mut idle: Vec<_> = plan.objects.iter().enumerate().collect();
-    idle.retain(|(number, _)| {
-        let inside = plan.changes.iter().all(|change| !change.because.contains(number));
-        inside && plan.external.iter().all(|change| !change.because.contains(number))
-    });
+    idle.retain(|(number, _)| !causes.contains(number));
     if !idle.is_empty() && !plan.is_same() {
         writeln!(out, "\nNo connection changes because of")?;
         for (_, object) in idle {

@@ -55,9 +55,9 @@ impl Data {
     pub(super) fn new(plan: &Plan<'_>) -> Self {
         let outside = plan.difference.groups.len();
         let mut tables = Tables::new();
-        tables.pairs(plan);
-        let after = Reach::new(&plan.after.world);
-        tables.outside(plan, &after, outside);
+        let (before, after) = (Reach::new(&plan.before.world), Reach::new(&plan.after.world));
+        tables.pairs(plan, &before, &after);
+        tables.outside(plan, &before, &after, outside);
         let nodes = nodes(plan);
         tables.nodes(plan, &after, &nodes, outside + 1);
         let groups = plan.isolation.iter().map(|Isolation { before, after }| Policies {
@@ -107,15 +107,15 @@ impl Tables {
         }
     }
 
-    fn pairs(&mut self, plan: &Plan<'_>) {
+    fn pairs(&mut self, plan: &Plan<'_>, old: &Reach<'_>, new: &Reach<'_>) {
         let because: BTreeMap<(GroupId, GroupId), &Causes> =
             plan.changes.iter().map(|c| ((c.source, c.destination), &c.because)).collect();
-        for pair in plan.difference.pairs() {
+        plan.difference.each_pair(old, new, |pair| {
             let (before, after) = (words::ports(pair.before), words::ports(pair.after));
             let kind = (pair.before != pair.after).then(|| Effect::of(pair.before, pair.after));
             let because = because.get(&(pair.source, pair.destination)).copied();
             self.cell((pair.source, pair.destination), [before, after], kind, because);
-        }
+        });
     }
 
     /// One cell for each group and class of nodes, the first of which is the group `first`.
@@ -147,12 +147,11 @@ impl Tables {
     }
 
     /// One cell for each group and direction, whatever the addresses.
-    fn outside(&mut self, plan: &Plan<'_>, new: &Reach<'_>, outside: GroupId) {
-        let old = Reach::new(&plan.before.world);
+    fn outside(&mut self, plan: &Plan<'_>, old: &Reach<'_>, new: &Reach<'_>, outside: GroupId) {
         for (id, group) in plan.difference.groups.iter().enumerate() {
             for direction in Direction::BOTH {
                 let (before, after) =
-                    (group.outside_before(&old, direction), group.outside_after(new, direction));
+                    (group.outside_before(old, direction), group.outside_after(new, direction));
                 if before.parts.is_empty() && after.parts.is_empty() {
                     continue;
                 }

@@ -1,0 +1,116 @@
+//! Groups: pods that policies treat alike, and what is allowed between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use policy_engine::cidr::CidrSet;
+use policy_engine::direction::Direction;
+use policy_engine::reach::{ClassId, IdSet, PortSet};
+
+use super::json::{Edge, ExternalEdge, Group};
+use super::matrix::{Matrix, Shared, of};
+use crate::model::Unit;
+
+/// All groups of an answer by number, and their edges.
+#[derive(Default)]
+pub(super) struct Groups {
+    pub(super) groups: Vec<Group>,
+    pub(super) edges: Vec<Edge>,
+    pub(super) external: Vec<ExternalEdge>,
+}
+
+/// The groups of the classes of one matrix.
+struct Numbers {
+    /// The units that are asked about.
+    subjects: BTreeMap<ClassId, usize>,
+    /// All units; a class of which only some are asked about is two groups.
+    everyone: Vec<Vec<usize>>,
+}
+
+impl Groups {
+    pub(super) fn new(matrices: &[Matrix]) -> Self {
+        let mut groups = Self::default();
+        let mut shared = Shared::default();
+        for matrix in matrices {
+            let numbers = groups.number(matrix);
+            groups.edges(matrix, &numbers, &mut shared);
+            groups.external(matrix, &numbers, &mut shared);
+        }
+        groups
+    }
+
+    fn number(&mut self, matrix: &Matrix) -> Numbers {
+        let mut numbers = Numbers { subjects: BTreeMap::new(), everyone: Vec::new() };
+        // Of those who are not asked about, only peers are told of.
+        let mut peers: BTreeSet<ClassId> = BTreeSet::new();
+        for row in matrix.rows.keys() {
+            peers.extend(IdSet::of_all(row.values()).iter());
+        }
+        let outside = matrix.outside.iter().filter(|(_, at, _)| *at != matrix.about.direction());
+        peers.extend(outside.map(|(class, ..)| *class));
+        let classes = matrix.subjects.len().max(matrix.everyone.of_class.len());
+        for class in 0..classes {
+            let (subjects, all) = (of(&matrix.subjects, class), matrix.everyone.of(class));
+            let mut own = Vec::new();
+            if !subjects.is_empty() {
+                let number = self.add(subjects.iter());
+                numbers.subjects.insert(class, number);
+                own.push(number);
+            }
+            let mut rest = all.iter().filter(|unit| !subjects.contains(unit)).peekable();
+            if rest.peek().is_some() && peers.contains(&class) {
+                own.push(self.add(rest));
+            }
+            numbers.everyone.push(if all.is_empty() { Vec::new() } else { own });
+        }
+        numbers
+    }
+
+    fn add<'u>(&mut self, units: impl Iterator<Item = &'u Unit>) -> usize {
+        let id = self.groups.len();
+        self.groups.push(Group { id, members: units.map(|unit| unit.name.clone()).collect() });
+        id
+    }
+
+    fn edges(&mut self, matrix: &Matrix, numbers: &Numbers, shared: &mut Shared) {
+        for (row, classes) in &matrix.rows {
+            let subjects = classes.iter().filter_map(|class| numbers.subjects.get(class));
+            let subjects: Arc<[usize]> = subjects.copied().collect();
+            for (ports, peers) in row {
+                let allowed = shared.ports(&matrix.ports[*ports]);
+                let peers = peers.iter().filter_map(|class| numbers.everyone.get(class));
+                let peers: Arc<[usize]> = peers.flatten().copied().collect();
+                // The contract has no word for protocols without ports alone.
+                if !allowed.is_empty() && !peers.is_empty() {
+                    let (from, to) = matrix.ends(subjects.clone(), peers);
+                    self.edges.push(Edge { from, to, allowed });
+                }
+            }
+        }
+    }
+
+    fn external(&mut self, matrix: &Matrix, numbers: &Numbers, shared: &mut Shared) {
+        let mut alike: BTreeMap<(Direction, &CidrSet, &PortSet), Vec<usize>> = BTreeMap::new();
+        for (class, direction, parts) in &matrix.outside {
+            let groups = if *direction == matrix.about.direction() {
+                numbers.subjects.get(class).into_iter().copied().collect()
+            } else {
+                numbers.everyone.get(*class).cloned().unwrap_or_default()
+            };
+            for (addresses, ports) in parts {
+                alike.entry((*direction, addresses, ports)).or_default().extend(&groups);
+            }
+        }
+        for ((direction, addresses, ports), groups) in alike {
+            let (cidrs, allowed) = (shared.cidrs(addresses), shared.ports(ports));
+            if !allowed.is_empty() {
+                self.external.push(ExternalEdge {
+                    groups,
+                    direction: direction.into(),
+                    cidrs,
+                    allowed,
+                });
+            }
+        }
+    }
+}
