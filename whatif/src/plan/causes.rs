@@ -18,21 +18,22 @@ use policy_engine::reach::outside_difference;
 use policy_engine::reach::{Group, GroupId, Outside, Pair, Piece, PortSet, Reach};
 use policy_engine::world::{Options, World};
 
+use super::trials::Trials;
 use super::{Causes, Changed};
 use crate::judge::groups::to_node;
 use crate::model::Cluster;
 use crate::source::Sources;
 
 /// Numbers of objects.
-type Numbers = BTreeSet<usize>;
+pub(super) type Numbers = BTreeSet<usize>;
 
 /// Finds causes.
 pub(super) struct Judge<'a> {
     sources: &'a Sources,
-    before: &'a Cluster,
-    after: &'a Cluster,
+    pub(super) before: &'a Cluster,
+    pub(super) after: &'a Cluster,
     options: Options,
-    objects: &'a [Changed],
+    pub(super) objects: &'a [Changed],
     groups: &'a [Group],
     /// Per group what has a say about it, by direction.
     having_a_say: Vec<[Numbers; 2]>,
@@ -59,11 +60,23 @@ impl<'a> Judge<'a> {
         let having_a_say = Vec::new();
         let mut judge =
             Self { sources, before, after, options, objects, groups, having_a_say, undone };
+        // Only objects of the pods' namespace, and those of the whole cluster, can concern a group.
+        let mut by_namespace: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (number, object) in objects.iter().enumerate() {
+            let name = &object.name;
+            let place = if name.kind == Kind::Namespace { &name.name } else { &name.namespace };
+            by_namespace.entry(place).or_default().push(number);
+        }
         let of_group = groups.iter().map(|group| {
+            let namespace = group.pods.first().map_or("", |pod| &pod.namespace);
+            let near = ["", namespace].into_iter().filter_map(|name| by_namespace.get(name));
+            let near: BTreeSet<usize> = near.flatten().copied().collect();
             Direction::BOTH.map(|direction| {
-                let numbered = objects.iter().enumerate();
-                let concerning = numbered.filter(|(_, o)| judge.concerns(o, group, direction));
-                concerning.map(|(number, _)| number).collect()
+                let concerning = near.iter().copied().filter(|number| {
+                    let object = objects.get(*number);
+                    object.is_some_and(|object| judge.concerns(object, group, direction))
+                });
+                concerning.collect()
             })
         });
         judge.having_a_say = of_group.collect();
@@ -77,13 +90,18 @@ impl<'a> Judge<'a> {
             .union(self.of_group(pair.destination, Direction::Ingress))
             .copied()
             .collect();
-        self.causes(concerned, |undone| {
-            let sides = self.group(pair.source).zip(self.group(pair.destination));
-            let Some((from, to)) = sides else { return false };
-            let Some(source) = from.pods.first() else { return false };
-            let Some(other) = to.pods.iter().find(|pod| *pod != source) else { return false };
-            between(undone, source, other) == *pair.before
-        })
+        let concerned = self.concerned(concerned);
+        let sides = self.group(pair.source).zip(self.group(pair.destination));
+        let pods = sides.and_then(|(from, to)| {
+            let source = from.pods.first()?;
+            Some((source, to.pods.iter().find(|pod| *pod != source)?))
+        });
+        match pods {
+            Some(pods) if concerned.len() > 1 => {
+                Trials::new(self, pods, pair.before, concerned).causes()
+            }
+            Some(_) | None => concerned.into_iter().collect(),
+        }
     }
 
     /// What changed between a group and addresses outside, cut by what did it.
@@ -247,7 +265,7 @@ impl<'a> Judge<'a> {
     }
 
     /// The cluster after, without the change of an object that is no policy.
-    fn cluster_without(&self, number: usize) -> Option<&Cluster> {
+    pub(super) fn cluster_without(&self, number: usize) -> Option<&Cluster> {
         let name = &self.objects.get(number)?.name;
         Some(self.undone.get(number)?.get_or_init(|| {
             let mut inventory = self.sources.after.clone();
@@ -332,18 +350,6 @@ fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
     }
     undone.policies.iter().for_each(|change| world.apply(change.clone()));
     world
-}
-
-fn between(undone: &Undone<'_>, source: &PodKey, destination: &PodKey) -> PortSet {
-    let world = small(undone, &[source, destination]);
-    let reach = Reach::new(&world);
-    let Some((from, to)) = reach.class_of(source).zip(reach.class_of(destination)) else {
-        return PortSet::default();
-    };
-    let edges = reach.edges();
-    let mut edges = edges.iter();
-    let edge = edges.find(|edge| edge.source == from && edge.destination == to);
-    edge.map(|edge| edge.allowed.clone()).unwrap_or_default()
 }
 
 fn outside(undone: &Undone<'_>, pod: &PodKey, direction: Direction) -> Outside {

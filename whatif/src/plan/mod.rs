@@ -11,6 +11,7 @@ mod causes;
 mod nodes;
 mod objects;
 mod risks;
+mod trials;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
