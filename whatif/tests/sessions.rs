@@ -94,6 +94,7 @@ golden!(
     "map -o json --by namespace -f examples/shop",
     "map -o yaml --by namespace -f whatif/tests/sources/running.yaml",
     "map -o csv -f examples/shop/world.yaml -f examples/shop/policies/4-stores.yaml --by namespace",
+    "who shop/db-1 -o json -f examples/shop",
     "who shop/db-1 -o md -f examples/shop",
     "who shop/db-1 -o dot -f examples/shop",
     "who shop/db-1 -o mermaid -f examples/shop",
