@@ -257,9 +257,11 @@ pub enum Danger {
 /// How `plan` answers.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum PlanFormat {
-    /// For people
+    /// For people; many changes are summed up by namespace
     #[default]
     Text,
+    /// For people, with every change and every name
+    Wide,
     /// `kind: Plan`
     Json,
     /// `kind: Plan`

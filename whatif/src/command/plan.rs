@@ -45,9 +45,9 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
     let plan = Plan::new(&question.sources, &before, &question.cluster, options);
     let unsure = before.gaps.iter().any(Gap::decides) || blind && !plan.objects.is_empty();
     match args.output {
-        PlanFormat::Text => {
+        PlanFormat::Text | PlanFormat::Wide => {
             question.tell_oddities(&[])?;
-            written::text(&plan, out)?;
+            written::text(&plan, args.output == PlanFormat::Wide, out)?;
         }
         PlanFormat::Json => {
             output::write_json(&written::json::Plan::new(&plan, question.diagnostics(&[])), out)?;

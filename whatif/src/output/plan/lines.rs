@@ -10,7 +10,7 @@ use super::{Effect, Plan, is_incoming};
 use crate::model::Unit;
 use crate::output::names::Names;
 use crate::output::words;
-use crate::plan::Causes;
+use crate::plan::{Causes, Risk};
 
 /// One line: who, to whom, and what was and is allowed.
 pub(super) struct Line {
@@ -97,18 +97,41 @@ fn outside<'p>(plan: &'p Plan<'_>) -> Vec<Outside<'p>> {
     merged.into_iter().map(line).collect()
 }
 
-/// Who the risks of one kind and cause are about: `(text, units, causes)`.
-pub(in crate::output) fn risks<'p>(plan: &'p Plan<'_>) -> Vec<(String, String, &'p Causes)> {
-    let names = Names::new(&plan.units, false);
-    let mut found: Vec<(String, BTreeSet<&Unit>, &Causes)> = Vec::new();
-    let mut known: BTreeMap<(String, &Causes), usize> = BTreeMap::new();
+/// More risks than this are folded.
+const RISKS: usize = 20;
+
+/// What a risk is, who it is about, and what did it.
+type RiskLine = (String, String, Causes);
+
+/// The risks, those that are equal as one: of the same text and causes, or, if these are many, of the
+/// same text. With `wide` every name is written.
+pub(in crate::output) fn risks(plan: &Plan<'_>, wide: bool) -> Vec<RiskLine> {
+    let found = folded(plan, |risk| Some(&risk.because));
+    let found = if found.len() > RISKS && !wide { folded(plan, |_| None) } else { found };
+    let names = Names::new(&plan.units, wide);
+    let line = |(text, units, causes): (String, BTreeSet<&Unit>, BTreeSet<usize>)| {
+        (text, names.of(&units), causes.into_iter().collect())
+    };
+    found.into_iter().map(line).collect()
+}
+
+/// The risks of the same text and the same `key`, in the order in which the first of them was found.
+fn folded<'p>(
+    plan: &'p Plan<'_>,
+    key: impl Fn(&'p Risk) -> Option<&'p Causes>,
+) -> Vec<(String, BTreeSet<&'p Unit>, BTreeSet<usize>)> {
+    let mut found: Vec<(String, BTreeSet<&Unit>, BTreeSet<usize>)> = Vec::new();
+    let mut known: BTreeMap<(String, Option<&Causes>), usize> = BTreeMap::new();
     for risk in &plan.risks {
         let (text, units) = (super::risk(risk), plan.units.of(risk.group));
-        let at = *known.entry((text.clone(), &risk.because)).or_insert(found.len());
-        match found.get_mut(at) {
-            Some((_, all, _)) => all.extend(units),
-            None => found.push((text, units.iter().collect(), &risk.because)),
+        let at = *known.entry((text.clone(), key(risk))).or_insert(found.len());
+        if at == found.len() {
+            found.push((text, BTreeSet::new(), BTreeSet::new()));
+        }
+        if let Some((_, all, causes)) = found.get_mut(at) {
+            all.extend(units);
+            causes.extend(risk.because.iter());
         }
     }
-    found.into_iter().map(|(text, units, causes)| (text, names.of(&units), causes)).collect()
+    found
 }

@@ -16,12 +16,12 @@ const ROWS: usize = 150;
 /// When the output cannot be written.
 pub fn markdown(plan: &Plan<'_>, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "### What if: {}", escaped(&headline(plan)))?;
-    let risks = lines::risks(plan);
+    let risks = lines::risks(plan, false);
     if !risks.is_empty() {
         writeln!(out, "\n**Risks**\n")?;
     }
     for (text, units, causes) in risks {
-        let because = escaped(&because(plan, causes));
+        let because = escaped(&because(plan, &causes));
         writeln!(out, "- :warning: **{}**: {}<br>{because}", escaped(&units), escaped(&text))?;
     }
     let blocks = lines::by_cause(plan, false);

@@ -4,6 +4,7 @@ pub mod html;
 pub mod json;
 mod lines;
 mod markdown;
+mod summary;
 mod text;
 
 use lines::risks as risk_lines;
@@ -13,6 +14,7 @@ pub use text::text;
 use std::collections::BTreeSet;
 
 use policy_engine::direction::Direction;
+use policy_engine::words::few;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -61,6 +63,10 @@ impl Counts {
         } += number;
     }
 
+    fn total(self) -> usize {
+        self.opened + self.closed + self.widened + self.narrowed + self.changed
+    }
+
     /// `2 opened, 1 closed`; kinds of which there is none are not said.
     fn words(self) -> String {
         let all = [
@@ -91,7 +97,7 @@ pub(super) fn headline(plan: &Plan<'_>) -> String {
             _ => format!("No connection changes; {objects}."),
         };
     }
-    let risks = match lines::risks(plan).len() {
+    let risks = match lines::risks(plan, false).len() {
         0 => "no risk found".to_owned(),
         1 => "1 risk".to_owned(),
         number => format!("{number} risks"),
@@ -118,12 +124,12 @@ fn how(how: How) -> &'static str {
     }
 }
 
-/// The names of what did it, without places: `networkpolicy/shop/db`.
+/// The names of what did it, without places: `networkpolicy/shop/db`; a few of many.
 pub(super) fn because(plan: &Plan<'_>, causes: &[usize]) -> String {
+    const SHOWN: usize = 10;
     let objects = causes.iter().filter_map(|number| plan.objects.get(*number));
-    let names: Vec<String> =
-        objects.map(|object| format!("{} {}", object.name, how(object.how))).collect();
-    names.join(", ")
+    let names = objects.map(|object| format!("{} {}", object.name, how(object.how)));
+    if causes.len() > SHOWN { few(names, SHOWN) } else { names.collect::<Vec<_>>().join(", ") }
 }
 
 /// What a risk means, without whom it is about.

@@ -4,26 +4,36 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::lines::{self, Line};
+use super::summary;
 use super::{Effect, Plan, because, cause, headline, word};
 use crate::output::words;
 use crate::plan::Causes;
 
-/// Writes a plan.
+/// More lines than this are summed up.
+const LINES: usize = 60;
+
+/// Writes a plan; `wide` with every change and every name.
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn text(plan: &Plan<'_>, out: &mut dyn Write) -> io::Result<()> {
+pub fn text(plan: &Plan<'_>, wide: bool, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", headline(plan))?;
-    let risks = lines::risks(plan);
+    let risks = lines::risks(plan, wide);
     if !risks.is_empty() {
         writeln!(out, "\nRisks")?;
     }
     for (text, units, causes) in risks {
         writeln!(out, "  {units}")?;
         writeln!(out, "    {text}")?;
-        writeln!(out, "    because of {}", because(plan, causes))?;
+        writeln!(out, "    because of {}", because(plan, &causes))?;
     }
-    for (causes, lines) in lines::by_cause(plan, false) {
+    let blocks = lines::by_cause(plan, wide);
+    if !wide
+        && blocks.iter().map(|(causes, lines)| causes.len() + lines.len()).sum::<usize>() > LINES
+    {
+        return summary::write(plan, out);
+    }
+    for (causes, lines) in blocks {
         writeln!(out)?;
         let objects: Vec<_> = causes.iter().filter_map(|n| plan.objects.get(*n)).collect();
         for object in &objects {

@@ -80,10 +80,10 @@ impl Data {
             units.extend(class.iter().map(unit));
         }
         let no_policies = iter::repeat_with(Policies::default).take(1 + nodes.len());
-        let risks = risk_lines(plan).into_iter();
+        let risks = risk_lines(plan, false).into_iter();
         Self {
             headline: headline(plan),
-            risks: risks.map(|(text, who, causes)| (text, who, because(plan, causes))).collect(),
+            risks: risks.map(|(text, who, causes)| (text, who, because(plan, &causes))).collect(),
             objects: plan.objects.iter().map(cause).collect(),
             units,
             groups: groups.chain(no_policies).collect(),
