@@ -49,7 +49,7 @@ impl<'r> Points<'r> {
             BTreeMap::new();
         for (place, class) in places.iter().enumerate() {
             let class = class.map(|id| &classes[id]);
-            for (at, address) in class.into_iter().flat_map(|class| class.points()) {
+            for (at, address) in class.into_iter().flat_map(Class::points) {
                 let point = place_of.len();
                 place_of.push(place);
                 families.entry(address.map(Family::of)).or_default().push(point);

@@ -10,12 +10,17 @@ use crate::model::{Unit, Units};
 /// How many names are written out before the rest is counted.
 const SHOWN: usize = 6;
 
+/// The word for all units.
+const EVERYONE: &str = "every pod";
+
 /// Knows everyone, so that whole namespaces and everyone have a word.
 pub(crate) struct Names<'u> {
     /// All units in order; those of a namespace follow each other.
     all: Vec<&'u Unit>,
-    /// By unit: the number of units of its namespace.
-    neighbours: Vec<usize>,
+    /// By unit: the number of its namespace.
+    namespace: Vec<usize>,
+    /// By namespace: how many units it has.
+    sizes: Vec<usize>,
     of_class: Vec<Vec<usize>>,
     wide: bool,
 }
@@ -26,19 +31,28 @@ impl<'u> Names<'u> {
         all.sort_unstable();
         all.dedup();
         let each = all.chunk_by(|one, next| one.namespace == next.namespace);
-        let neighbours = each.flat_map(|of| iter::repeat_n(of.len(), of.len())).collect();
+        let sizes: Vec<usize> = each.map(<[_]>::len).collect();
+        let numbered = sizes.iter().enumerate();
+        let namespace = numbered.flat_map(|(number, size)| iter::repeat_n(number, *size)).collect();
         let number = |unit: &Unit| all.binary_search(&unit).ok();
         let of_class = everyone.of_class.iter();
         let of_class = of_class.map(|units| units.iter().filter_map(number).collect()).collect();
-        Self { all, neighbours, of_class, wide }
+        Self { all, namespace, sizes, of_class, wide }
     }
 
     /// The names of all units of some classes.
     pub(crate) fn of_classes(&self, classes: &IdSet) -> String {
-        let units = classes.iter().filter_map(|class| self.of_class.get(class)).flatten();
-        let mut units: Vec<usize> = units.copied().collect();
-        units.sort_unstable();
-        units.dedup();
+        if !self.wide && classes.len() == self.of_class.len() {
+            return EVERYONE.to_owned();
+        }
+        let mut units: Vec<usize> = Vec::with_capacity(self.all.len());
+        for units_of_class in classes.iter().filter_map(|class| self.of_class.get(class)) {
+            units.extend_from_slice(units_of_class);
+        }
+        if !units.is_sorted_by(|one, next| one < next) {
+            units.sort_unstable();
+            units.dedup();
+        }
         self.words(&units, Vec::new())
     }
 
@@ -61,14 +75,13 @@ impl<'u> Names<'u> {
             return words.join(", ");
         }
         if words.is_empty() && units.len() == self.all.len() {
-            return "every pod".to_owned();
+            return EVERYONE.to_owned();
         }
         let mut count = words.len();
-        let together =
-            units.chunk_by(|one, next| self.all[*one].namespace == self.all[*next].namespace);
+        let together = units.chunk_by(|one, next| self.namespace[*one] == self.namespace[*next]);
         for units in together {
             let Some(first) = units.first() else { continue };
-            let whole = units.len() == self.neighbours[*first] && units.len() > 1;
+            let whole = units.len() == self.sizes[self.namespace[*first]] && units.len() > 1;
             count += if whole { 1 } else { units.len() };
             let room = (SHOWN + 1).saturating_sub(words.len());
             if whole && room > 0 {

@@ -14,7 +14,7 @@ use crate::model::Unit;
 /// All groups of an answer by number, and their edges.
 #[derive(Default)]
 pub(super) struct Groups {
-    pub(super) groups: Vec<Group>,
+    pub(super) all: Vec<Group>,
     pub(super) edges: Vec<Edge>,
     pub(super) external: Vec<ExternalEdge>,
 }
@@ -67,8 +67,8 @@ impl Groups {
     }
 
     fn add<'u>(&mut self, units: impl Iterator<Item = &'u Unit>) -> usize {
-        let id = self.groups.len();
-        self.groups.push(Group { id, members: units.map(|unit| unit.name.clone()).collect() });
+        let id = self.all.len();
+        self.all.push(Group { id, members: units.map(|unit| unit.name.clone()).collect() });
         id
     }
 

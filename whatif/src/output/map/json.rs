@@ -52,9 +52,9 @@ impl Map {
     /// The groups of matrices, and what is allowed between them.
     #[must_use]
     pub fn of_groups(matrices: &[Matrix], diagnostics: Vec<String>) -> Self {
-        let Groups { groups, edges, external } = Groups::new(matrices);
+        let Groups { all, edges, external } = Groups::new(matrices);
         Self {
-            groups: Some(groups),
+            groups: Some(all),
             edges: Some(edges),
             external_edges: Some(external),
             ..Self::empty(diagnostics)

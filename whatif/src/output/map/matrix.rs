@@ -69,7 +69,7 @@ impl Matrix {
     pub fn new(cluster: &Cluster, reach: &Reach<'_>, by: By, focus: &Focus) -> Self {
         let everyone = Units::new(cluster, reach, by);
         let subjects = restricted(cluster, reach, &everyone, focus.subjects.as_ref(), by);
-        let mut ports = Numbered::default();
+        let mut numbered = Numbered::default();
         let mut found: BTreeMap<Row, Vec<ClassId>> = BTreeMap::new();
         let mut of_class = reach.rows(focus.about.direction());
         for (class, _) in subjects.iter().enumerate().filter(|(_, units)| !units.is_empty()) {
@@ -78,14 +78,13 @@ impl Matrix {
             for (id, peers) in row {
                 let allowed = cut(of_class.ports(id), focus);
                 if !allowed.is_empty() {
-                    let known = own.entry(ports.number(&allowed)).or_default();
+                    let known = own.entry(numbered.number(&allowed)).or_default();
                     *known = known.union(&peers);
                 }
             }
             found.entry(own).or_default().push(class);
         }
         let rows = without_own(found, &everyone);
-        let ports = ports.sets;
         let mut outside = Vec::new();
         for class in 0..reach.classes().len() {
             for direction in &focus.outside_directions {
@@ -106,7 +105,8 @@ impl Matrix {
                 }
             }
         }
-        Self { everyone, subjects, about: focus.about, rows, ports, outside, by }
+        let (about, ports) = (focus.about, numbered.sets);
+        Self { everyone, subjects, about, rows, ports, outside, by }
     }
 
     /// The units of a class on the side that has external addresses of this direction.
