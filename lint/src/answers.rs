@@ -46,7 +46,14 @@ struct Named {
 impl<'w> Answers<'w> {
     /// No answers yet; `pods` are those of `world`.
     pub(crate) fn new(world: &'w World, pods: &'w Pods, names: Option<&'w Names<'w>>) -> Self {
-        Self { world, pods, names, peers: RefCell::default(), named: RefCell::default(), hints: RefCell::default() }
+        Self {
+            world,
+            pods,
+            names,
+            peers: RefCell::default(),
+            named: RefCell::default(),
+            hints: RefCell::default(),
+        }
     }
 
     /// What may help to correct a selector of pods: what comes nearest, or how to look.
