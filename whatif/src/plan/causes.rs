@@ -18,6 +18,7 @@ use policy_engine::reach::outside_difference;
 use policy_engine::reach::{Group, GroupId, Outside, Pair, Piece, PortSet, Reach};
 use policy_engine::world::{Options, World};
 
+use super::kinds::Kinds;
 use super::trials::Trials;
 use super::{Causes, Changed};
 use crate::judge::groups::to_node;
@@ -125,10 +126,19 @@ impl<'a> Judge<'a> {
         if concerned.len() < 2 {
             return vec![(piece.addresses.clone(), concerned.into_iter().collect())];
         }
+        // The addresses for which undoing some objects brings the old answer back.
+        let kinds = self.kinds(&concerned, pod, at);
+        let mut known: BTreeMap<Vec<(usize, bool)>, CidrSet> = BTreeMap::new();
+        let mut back = |numbers: &Numbers| {
+            let key = kinds.undone(numbers);
+            let found = known.entry(key).or_insert_with(|| {
+                self.undo(numbers).map(|undone| restored(&undone)).unwrap_or_default()
+            });
+            found.clone()
+        };
         let mut parts = vec![(piece.addresses.clone(), Numbers::new())];
         for number in &concerned {
-            let one = self.undo(&[*number].into());
-            let back = one.map(|undone| restored(&undone)).unwrap_or_default();
+            let back = back(&[*number].into());
             let halves = parts.into_iter().flat_map(|(addresses, alone)| {
                 let with = alone.iter().copied().chain([*number]).collect();
                 [(addresses.intersection(&back), with), (addresses.difference(&back), alone)]
@@ -145,37 +155,12 @@ impl<'a> Judge<'a> {
                 add(alone, &addresses);
                 continue;
             }
-            for (addresses, needed) in self.each_together(&addresses, &concerned, restored) {
+            for (addresses, needed) in each_together(&addresses, &concerned, &mut back) {
                 add(needed, &addresses);
             }
         }
         let found = found.into_iter();
         found.map(|(because, addresses)| (addresses, because.into_iter().collect())).collect()
-    }
-
-    /// As [`Self::together`], for each address by itself: parts of them, and those needed for each.
-    fn each_together(
-        &self,
-        addresses: &CidrSet,
-        concerned: &Numbers,
-        restored: impl Fn(&Undone<'_>) -> CidrSet,
-    ) -> Vec<(CidrSet, Numbers)> {
-        let mut parts = vec![(addresses.clone(), concerned.clone())];
-        loop {
-            let before = parts.clone();
-            for number in concerned {
-                let halves = parts.into_iter().flat_map(|(addresses, needed)| {
-                    let mut fewer = needed.clone();
-                    let back = fewer.remove(number).then(|| self.undo(&fewer)).flatten();
-                    let back = back.map(|undone| restored(&undone)).unwrap_or_default();
-                    [(addresses.intersection(&back), fewer), (addresses.difference(&back), needed)]
-                });
-                parts = halves.filter(|(addresses, _)| !addresses.is_empty()).collect();
-            }
-            if parts == before {
-                return parts;
-            }
-        }
     }
 
     /// What changed from a pod of a group to a node.
@@ -275,6 +260,23 @@ impl<'a> Judge<'a> {
         }))
     }
 
+    /// The kinds of objects for a pod. If one of them is no policy, undoing it is another cluster, in
+    /// which policies may decide otherwise.
+    fn kinds(&self, concerned: &Numbers, pod: Option<&PodKey>, at: Direction) -> Kinds {
+        let worlds = [&self.before.world, &self.after.world];
+        let pod = pod.and_then(|pod| self.after.world.pods().get(pod));
+        let name = |number: &usize| self.objects.get(*number).map(|object| &object.name);
+        let is_policy = |number: &usize| name(number).is_some_and(|name| name.kind.is_policy());
+        let Some(pod) = pod.filter(|_| concerned.iter().all(is_policy)) else {
+            return Kinds::alone(concerned);
+        };
+        let versions = concerned.iter().filter_map(|number| {
+            let name = name(number)?;
+            Some((*number, worlds.map(|world| world.policy(name).map(AsRef::as_ref))))
+        });
+        Kinds::new(&self.after.world, pod, at, versions)
+    }
+
     fn group(&self, id: GroupId) -> Option<&Group> {
         self.groups.get(id)
     }
@@ -305,6 +307,29 @@ impl<'a> Judge<'a> {
                 let controlled = matches!(kind, Kind::ReplicaSet | Kind::Job);
                 controlled || owners.any(|owner| is(owner, kind, &name.name))
             }
+        }
+    }
+}
+
+/// As [`Judge::together`], for each address by itself: parts of them, and those needed for each.
+fn each_together(
+    addresses: &CidrSet,
+    concerned: &Numbers,
+    mut back: impl FnMut(&Numbers) -> CidrSet,
+) -> Vec<(CidrSet, Numbers)> {
+    let mut parts = vec![(addresses.clone(), concerned.clone())];
+    loop {
+        let before = parts.clone();
+        for number in concerned {
+            let halves = parts.into_iter().flat_map(|(addresses, needed)| {
+                let mut fewer = needed.clone();
+                let back = if fewer.remove(number) { back(&fewer) } else { CidrSet::default() };
+                [(addresses.intersection(&back), fewer), (addresses.difference(&back), needed)]
+            });
+            parts = halves.filter(|(addresses, _)| !addresses.is_empty()).collect();
+        }
+        if parts == before {
+            return parts;
         }
     }
 }

@@ -8,6 +8,7 @@
 //! ```
 
 mod causes;
+mod kinds;
 mod nodes;
 mod objects;
 mod risks;
