@@ -68,6 +68,22 @@ fn json_of_a_map_has_edges_between_groups() {
     assert!(pairs.get("groups").is_none());
 }
 
+/// Each namespace allows every pod of the cluster a port of its own: the set of all pods is written once.
+#[test]
+fn json_writes_a_set_of_peers_once() {
+    let to_all =
+        policies().replace("podSelector: {matchLabels: {app: app-0}}", "namespaceSelector: {}");
+    let text = run("map -o json -f -", &(cluster() + &to_all));
+    let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let edges = found["edges"].as_array().expect("edges");
+    assert_eq!(edges.len(), NAMESPACES, "one for each policy");
+    let listed: usize =
+        edges.iter().map(|edge| edge["from"].as_array().expect("groups").len()).sum();
+    assert_eq!(listed, NAMESPACES, "each from the group of all pods");
+    let groups = found["groups"].as_array().expect("groups");
+    assert_eq!(groups.len(), NAMESPACES + 1, "the pods of each namespace, and all of them");
+}
+
 #[test]
 fn a_large_plan_is_summed_up_by_namespace() {
     let directory = tempfile::tempdir().expect("a directory");

@@ -153,9 +153,15 @@ pub(crate) fn groups(text: &str) -> Read {
         assert_eq!(group["id"], id, "groups are in the order of their numbers");
     }
     let members = |ids: &Value| -> Vec<String> {
-        let ids = ids.as_array().expect("groups").iter();
-        let ids = ids.map(|id| usize::try_from(id.as_u64().expect("a group")).expect("a group"));
-        let members = ids.flat_map(|id| groups[id]["members"].as_array().expect("members"));
+        let number = |id: &Value| usize::try_from(id.as_u64().expect("a group")).expect("a group");
+        let ids = ids.as_array().expect("groups").iter().map(number);
+        // A group may consist of others.
+        let of = |id: usize| match groups[id]["groups"].as_array() {
+            Some(parts) => parts.iter().map(number).collect(),
+            None => vec![id],
+        };
+        let members =
+            ids.flat_map(of).flat_map(|id| groups[id]["members"].as_array().expect("members"));
         members.map(|name| short(name.as_str().expect("a name"))).collect()
     };
     for edge in map["edges"].as_array().expect("edges") {

@@ -68,21 +68,47 @@ impl Groups {
 
     fn add<'u>(&mut self, units: impl Iterator<Item = &'u Unit>) -> usize {
         let id = self.all.len();
-        self.all.push(Group { id, members: units.map(|unit| unit.name.clone()).collect() });
+        let members = units.map(|unit| unit.name.clone()).collect();
+        self.all.push(Group { id, members, groups: Vec::new() });
         id
     }
 
+    /// A group for each set of several peers that several edges have, with the sets of the others.
+    fn sets<'m>(
+        &mut self,
+        matrix: &'m Matrix,
+        numbers: &Numbers,
+    ) -> BTreeMap<&'m IdSet, Arc<[usize]>> {
+        let mut times: BTreeMap<&IdSet, usize> = BTreeMap::new();
+        for peers in matrix.rows.keys().flat_map(BTreeMap::values) {
+            *times.entry(peers).or_default() += 1;
+        }
+        let set = |(peers, times): (&'m IdSet, usize)| {
+            let found = peers.iter().filter_map(|class| numbers.everyone.get(class));
+            let groups: Vec<usize> = found.flatten().copied().collect();
+            if times < 2 || groups.len() < 2 {
+                return (peers, groups.into());
+            }
+            let id = self.all.len();
+            self.all.push(Group { id, members: Vec::new(), groups });
+            (peers, [id].into())
+        };
+        times.into_iter().map(set).collect()
+    }
+
     fn edges(&mut self, matrix: &Matrix, numbers: &Numbers, shared: &mut Shared) {
+        let sets = self.sets(matrix, numbers);
         for (row, classes) in &matrix.rows {
             let subjects = classes.iter().filter_map(|class| numbers.subjects.get(class));
             let subjects: Arc<[usize]> = subjects.copied().collect();
             for (ports, peers) in row {
                 let allowed = shared.ports(&matrix.ports[*ports]);
-                let peers = peers.iter().filter_map(|class| numbers.everyone.get(class));
-                let peers: Arc<[usize]> = peers.flatten().copied().collect();
+                let Some(peers) = sets.get(peers).filter(|peers| !peers.is_empty()) else {
+                    continue;
+                };
                 // The contract has no word for protocols without ports alone.
-                if !allowed.is_empty() && !peers.is_empty() {
-                    let (from, to) = matrix.ends(subjects.clone(), peers);
+                if !allowed.is_empty() {
+                    let (from, to) = matrix.ends(subjects.clone(), peers.clone());
                     self.edges.push(Edge { from, to, allowed });
                 }
             }

@@ -82,6 +82,10 @@ pub struct Group {
     pub id: usize,
     /// `namespace/kind/name`; `node/NAME` of a node that is asked about.
     pub members: Vec<Arc<str>>,
+    /// The groups that this one consists of, ascending: several edges have them in common. Then there
+    /// are no members of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<usize>,
 }
 
 /// What each pod of some groups may open at each other pod of some groups. A group in `from` and `to`
