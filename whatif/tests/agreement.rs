@@ -17,6 +17,7 @@ use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::model::PodKey;
 use policy_engine::port::Protocol;
 use policy_engine::reach::Reach;
+use policy_engine::tier::View;
 use policy_engine::world::{Options, World};
 use portcullis_whatif::args::By;
 use portcullis_whatif::endpoint::{self, Resolved, Side, resolve};
@@ -172,6 +173,14 @@ fn agree(world: World) -> Result<usize, TestCaseError> {
             prop_assert_eq!(reached.get(&sides) == Some(&true), expected, "reach {:?}", &sides);
             let verdict = check.get(&sides) == Some(&Verdict::Allowed);
             prop_assert_eq!(verdict, expected, "check {:?}", &sides);
+            // The command looks at the pods only that it is asked about.
+            let both = [(*source).clone(), (*destination).clone()].into();
+            let few = Reach::among(world, View::Enforced, &both);
+            for from in pod(world, source) {
+                for to in pod(world, destination) {
+                    prop_assert_eq!(few.between(&from, &to), reach.between(&from, &to));
+                }
+            }
             asked += 1;
         }
     }
