@@ -1,6 +1,6 @@
 //! Groups: pods that policies treat alike, and what is allowed between them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use policy_engine::cidr::CidrSet;
@@ -42,12 +42,12 @@ impl Groups {
     fn number(&mut self, matrix: &Matrix) -> Numbers {
         let mut numbers = Numbers { subjects: BTreeMap::new(), everyone: Vec::new() };
         // Of those who are not asked about, only peers are told of.
-        let mut peers: BTreeSet<ClassId> = BTreeSet::new();
-        for row in matrix.rows.keys() {
-            peers.extend(IdSet::of_all(row.values()).iter());
+        let mut peers = IdSet::default();
+        for row in matrix.rows.keys().flat_map(BTreeMap::values) {
+            peers = peers.union(row);
         }
         let outside = matrix.outside.iter().filter(|(_, at, _)| *at != matrix.about.direction());
-        peers.extend(outside.map(|(class, ..)| *class));
+        peers = peers.union(&outside.map(|(class, ..)| *class).collect());
         let classes = matrix.subjects.len().max(matrix.everyone.of_class.len());
         for class in 0..classes {
             let (subjects, all) = (of(&matrix.subjects, class), matrix.everyone.of(class));
@@ -58,7 +58,7 @@ impl Groups {
                 own.push(number);
             }
             let mut rest = all.iter().filter(|unit| !subjects.contains(unit)).peekable();
-            if rest.peek().is_some() && peers.contains(&class) {
+            if rest.peek().is_some() && peers.contains(class) {
                 own.push(self.add(rest));
             }
             numbers.everyone.push(if all.is_empty() { Vec::new() } else { own });
