@@ -360,6 +360,7 @@ mod tests {
                 "portcullis_node_degraded{what=\"IPv6NotEnforced\"}",
                 "portcullis_node_degraded{what=\"NodeUnknown\"}",
                 "portcullis_node_degraded{what=\"ObjectsUnread\"}",
+                "portcullis_node_degraded{what=\"RulesRefused\"}",
                 "portcullis_node_state{state=\"Bypassed\"}",
                 "portcullis_node_state{state=\"Degraded\"}",
                 "portcullis_node_state{state=\"Enforcing\"}",
