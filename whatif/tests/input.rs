@@ -64,6 +64,10 @@ fn a_file_that_cannot_be_read_makes_an_answer_about_the_cluster_incomplete() {
     check(&format!("check else/a shop/db -f {WORLD} -f -"), broken, 3, missing);
     check(&format!("who else/a -f {WORLD} -f -"), broken, 3, "<stdin>:2:1");
     check(&format!("who else/a -f {WORLD}"), "", 2, "error: there is no namespace");
+    // A policy that denies it may be in it.
+    let allowed = "check shop/web shop/db";
+    check(&format!("{allowed} -f {WORLD}"), "", 0, "Allowed");
+    check(&format!("{allowed} -f {WORLD} -f -"), broken, 3, "Allowed");
 }
 
 #[test]

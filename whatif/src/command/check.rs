@@ -49,6 +49,8 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
         }
     }
     Ok(match answer.verdict {
+        // A policy that could not be read may deny it.
+        Verdict::Allowed if !question.sources.unread.is_empty() => MIXED,
         Verdict::Allowed => YES,
         Verdict::Denied => NO,
         Verdict::Mixed | Verdict::Undetermined => MIXED,
