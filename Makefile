@@ -76,6 +76,11 @@ bench-packets: setup ## Measure what a packet costs, beside a lone conntrack rul
 	$(CARGO) build --release --quiet --workspace --bins
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench packets
 
+.PHONY: soak
+soak: setup ## Make SOAK_CHANGES random changes on three nodes; kernel and memory are as they have to be at the end
+	$(CARGO) build --release --quiet --workspace --bins
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench soak
+
 # Seconds for each target of tests/fuzz, and which of them.
 FUZZ_SECONDS ?= 120
 FUZZ_TARGETS ?= cni conntrack endpoint http ipset iptables nflog objects yaml
