@@ -111,7 +111,7 @@ says() { grep -q -- "$1" "$2" || { cat "$2"; echo "image: $variant: nothing says
 # Waits until the agent's log $1 has $2 lines that say that policies are enforced.
 enforced() {
     for _ in $(seq 600); do
-        [ "$(grep -c 'policies are in force' "$1")" -lt "$2" ] || return 0
+        [ "$(grep -c 'policies are enforced' "$1")" -lt "$2" ] || return 0
         sleep 0.05
     done
     cat "$1" >&2

@@ -11,9 +11,9 @@ use crate::path::FieldPath;
 /// How much a diagnostic matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
-    /// What the author wrote is not what is in force.
+    /// What the author wrote is not what is enforced.
     Error,
-    /// It is in force as written, but an API server would complain.
+    /// It is enforced as written, but an API server would complain.
     Warning,
 }
 
@@ -113,7 +113,7 @@ pub struct Diagnostic {
     pub about: About,
     /// The field; empty for the object as a whole.
     pub field: FieldPath,
-    /// What is wrong, what is in force instead and, unless it is plain, what to do.
+    /// What is wrong, what is enforced instead and, unless it is plain, what to do.
     pub message: String,
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Pure: text and objects in, values and diagnostics out; no files, no network, no clock.
 //!
-//! An object that cannot be understood is still in force, as the most closed thing that it can
+//! An object that cannot be understood is still enforced, as the most closed thing that it can
 //! mean, and a [`diagnostic::Diagnostic`] says so. This happens at the smallest unit: a peer, a
 //! port, a rule, a selector.
 //!
@@ -18,7 +18,7 @@
 //! | [`lean`] | objects of an API server, cut down while they are decoded |
 //! | [`convert`] | a document or a lean object → a change for the engine |
 //! | [`intern`] | what many objects repeat, kept once |
-//! | [`diagnostic`], [`path`] | what is wrong, in which field, and what is in force instead |
+//! | [`diagnostic`], [`path`] | what is wrong, in which field, and what is enforced instead |
 //! | [`api`] | our own kinds, from which `deploy/crds/` is generated |
 //! | [`cidr`] | addresses and networks as Kubernetes has accepted them over the years |
 

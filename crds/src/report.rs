@@ -18,12 +18,12 @@ impl<'a> Report<'a> {
         Self { about: About::nothing(), document, diagnostics: Vec::new() }
     }
 
-    /// The part at `path` is not in force as written.
+    /// The part at `path` is not enforced as written.
     pub(crate) fn error(&mut self, path: &Path<'_>, message: impl Into<String>) {
         self.error_at(path.into(), message.into());
     }
 
-    /// The part at `path` is in force as written, and still not right.
+    /// The part at `path` is enforced as written, and still not right.
     pub(crate) fn warning(&mut self, path: &Path<'_>, message: impl Into<String>) {
         self.push(Severity::Warning, path.into(), message.into());
     }

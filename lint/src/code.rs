@@ -29,14 +29,14 @@ macro_rules! codes {
 }
 
 codes! { 23:
-    Unreadable "PCL001" "unreadable" Error "What was written is not what is in force."
-    Odd "PCL002" "odd" Warning "In force as written, and still not right."
+    Unreadable "PCL001" "unreadable" Error "What was written is not what is enforced."
+    Odd "PCL002" "odd" Warning "Enforced as written, and still not right."
     GivenTwice "PCL003" "given-twice" Warning "One object is given by several documents."
     SelectsNothing "PCL101" "selects-nothing" Warning "The policy selects no pod."
     SelectsHostNetwork "PCL102" "selects-host-network" Warning
         "The policy selects hostNetwork pods, which no policy is about."
     NoPolicy "PCL103" "no-policy" Note "No policy selects the workload."
-    InAudit "PCL104" "in-audit" Note "The policy is in audit, not in force."
+    InAudit "PCL104" "in-audit" Note "The policy is in audit, not enforced."
     NoSuchNamespace "PCL105" "no-such-namespace" Warning
         "The policy is in a namespace that nothing else in the source is in."
     PeerMatchesNothing "PCL201" "peer-matches-nothing" Warning "The peer matches no pod."
@@ -50,7 +50,7 @@ codes! { 23:
         "Pods of two nodes claim the address, so no selector matches it."
     PortNameUnknown "PCL301" "port-name-unknown" Warning "No pod has a port of that name."
     ServicePort "PCL302" "service-port" Warning "The port is the Service's, not the pod's."
-    DirectionNotInForce "PCL401" "direction-not-in-force" Warning
+    DirectionNotEnforced "PCL401" "direction-not-in-force" Warning
         "The policy speaks of a direction that it does not isolate for."
     EgressWithoutDns "PCL402" "egress-without-dns" Warning
         "Pods may open connections, and not look up names."

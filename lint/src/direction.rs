@@ -7,7 +7,7 @@ use crate::{Code, Context, Finding, finding, name_field, spec};
 
 /// Rules, or an empty list of them, for a direction that `policyTypes` lacks; or a name that says
 /// so.
-pub(super) fn not_in_force(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
+pub(super) fn not_enforced(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     for direction in Direction::BOTH {
         if policy.isolates(direction) {
@@ -38,7 +38,7 @@ pub(super) fn not_in_force(context: &Context<'_>, policy: &Policy) -> Vec<Findin
             ),
             None => continue,
         };
-        found.push(finding(Code::DirectionNotInForce, &policy.name, field, message));
+        found.push(finding(Code::DirectionNotEnforced, &policy.name, field, message));
     }
     found
 }

@@ -89,7 +89,7 @@ pub enum Severity {
     Note,
     /// Probably a mistake.
     Warning,
-    /// What was written is not what is in force.
+    /// What was written is not what is enforced.
     Error,
 }
 
@@ -181,7 +181,7 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     let network_policies: Vec<&Policy> = context.network_policies().collect();
     for policy in &network_policies {
-        found.extend(direction::not_in_force(&context, policy));
+        found.extend(direction::not_enforced(&context, policy));
     }
     found.extend(redundant::findings(&context));
     found.extend(tiers::findings(&context));

@@ -141,7 +141,7 @@ impl<'p> Alive<'p> {
         Self { world, by_label, gone: BTreeSet::new(), rules: BTreeSet::new() }
     }
 
-    /// The other policies that select every pod which `policy` selects, and are in force whenever it
+    /// The other policies that select every pod which `policy` selects, and are enforced whenever it
     /// is: one in audit stands for none that is enforced.
     fn wider(&self, policy: &'p Policy) -> Vec<&'p Policy> {
         let subject = policy.subject.any_pods();

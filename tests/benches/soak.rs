@@ -64,7 +64,7 @@ fn main() -> Result<()> {
         cluster.take_agent(node)?.kill()?;
         let agent = cluster.spawn_agent(node)?;
         let line: Value =
-            serde_json::from_str(&agent.wait_for("policies are in force", PATIENCE)?)?;
+            serde_json::from_str(&agent.wait_for("policies are enforced", PATIENCE)?)?;
         let count = |name: &str| line.get(name).and_then(Value::as_u64);
         for name in ["chains_changed", "sets_created", "members_changed"] {
             let count = count(name).with_context(|| format!("no {name} in {line}"))?;

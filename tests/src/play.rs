@@ -135,7 +135,7 @@ impl Player {
         self.become_world(base.clone(), &gone, &back)
     }
 
-    /// Waits until all agents have the world in force, and then probes everything once. Gives a
+    /// Waits until all agents have the world enforced, and then probes everything once. Gives a
     /// line for each probe that did not end as expected.
     ///
     /// # Errors

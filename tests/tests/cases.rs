@@ -92,7 +92,7 @@ impl Engines {
         differ.map(|(name, ..)| name).collect()
     }
 
-    /// Whether what the compiled sets would deny is what policies in audit deny and those in force
+    /// Whether what the compiled sets would deny is what policies in audit deny and those enforced
     /// allow, tier by tier.
     fn audits_agree(&self, probe: &Probe, enforced: &Evaluated, in_audit: &Evaluated) -> bool {
         let Judged { source, destination, traffic } = probe.judged;

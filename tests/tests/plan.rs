@@ -21,7 +21,7 @@ use proptest::prelude::*;
 /// The default of `proptest` is 256; this many run here unless `PROPTEST_CASES` says otherwise.
 const CASES: u32 = 300;
 
-/// What is in force then, or what would be were everything enforced.
+/// What is enforced then, or what would be were everything enforced.
 const VIEWS: [(View, View); 3] = [
     (View::Enforced, View::Enforced),
     (View::Audited, View::Audited),

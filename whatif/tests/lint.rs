@@ -118,7 +118,7 @@ fn db(name: &str, mode: &str) -> String {
 }
 
 #[test]
-fn a_policy_in_audit_makes_none_redundant_that_is_in_force() {
+fn a_policy_in_audit_makes_none_redundant_that_is_enforced() {
     let (tried, used) = (db("tried", "audit"), db("used", "enforce"));
     let disabled = "--disable PCL103,PCL104";
     let redundant = ("PCL502", "NetworkPolicy shop/tried");

@@ -106,7 +106,7 @@ fn defaults_leave_dns_to_whom_they_let_connect() {
     };
     check(&[&default("d", same)], &[]);
     check(&[&default("d", &format!("{same}, allowDNS: false"))], &[missing]);
-    // Nothing is opened, so no name is needed; nothing is in force, so none is missed.
+    // Nothing is opened, so no name is needed; nothing is enforced, so none is missed.
     check(&[&default("d", "allowDNS: false")], &[]);
     check(&[&default("d", &format!("{same}, allowDNS: false, mode: Audit"))], &[]);
     // Defaults are united, and a rule may say the same.

@@ -229,7 +229,7 @@ fn without(world: &World, parts: &BTreeSet<Part>) -> World {
     world
 }
 
-/// Every verdict between addresses, and between pods without one; as policies are in force, and as
+/// Every verdict between addresses, and between pods without one; as policies are enforced, and as
 /// if those in audit were.
 fn verdicts(world: &World) -> Vec<bool> {
     let mut sides: Vec<Endpoint> =

@@ -142,7 +142,7 @@ impl Definition {
             field: FieldPath::new(["spec", "versions"]),
             message: format!(
                 "serves {} and not {}, so no {} is read: those that were known before stay in \
-                 force until the next start, others are not in force",
+                 force until the next start, others are not enforced",
                 versions.join(", "),
                 self.versions.join(" or "),
                 self.kind

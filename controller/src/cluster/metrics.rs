@@ -25,11 +25,11 @@ pub struct Metrics {
     pub nodes_silent: Gauge,
     /// Nodes without a report.
     pub nodes_unreported: Gauge,
-    /// Policies that some node still has in force in an earlier generation.
+    /// Policies that some node still has enforced in an earlier generation.
     pub policies_behind: Gauge,
     /// What policies cannot mean.
     pub findings: Gauge,
-    /// Policies of the cluster, by kind and by how far they are in force.
+    /// Policies of the cluster, by kind and by how far they are enforced.
     pub cluster_policies: Family<Staged, Gauge>,
     /// Events written.
     pub events: Counter,
@@ -73,12 +73,12 @@ impl Metrics {
             ("nodes_enforcing", "Nodes whose agent enforces and reports", &self.nodes_enforcing),
             ("nodes_silent", "Nodes whose agent has stopped to report", &self.nodes_silent),
             ("nodes_unreported", "Nodes without a report", &self.nodes_unreported),
-            ("policies_behind", "Policies not in force everywhere yet", &self.policies_behind),
+            ("policies_behind", "Policies not enforced everywhere yet", &self.policies_behind),
             ("findings", "What is wrong with policies and nodes", &self.findings),
         ] {
             registry.register(name, help, gauge.clone());
         }
-        let staged = "Policies of the cluster, by how far they are in force";
+        let staged = "Policies of the cluster, by how far they are enforced";
         registry.register("cluster_policies", staged, self.cluster_policies.clone());
         let written = "Statuses of ClusterDefaultNetworkPolicies written";
         registry.register("status_writes", written, self.statuses.clone());

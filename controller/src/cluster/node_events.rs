@@ -71,7 +71,7 @@ mod tests {
             (name.to_owned(), Known::new(report, None, Instant::now()))
         };
         let reports = [
-            report("a", "Enforcing", "PoliciesInForce"),
+            report("a", "Enforcing", "PoliciesEnforced"),
             report("b", "Degraded", "NodeUnknown"),
             report("c", "Failing", "ApplyFailed"),
             report("d", "Enforcing", "Silent"),

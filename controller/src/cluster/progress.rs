@@ -1,4 +1,4 @@
-//! How far policies are in force, from what the nodes report. Pure.
+//! How far policies are enforced, from what the nodes report. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::reports::Known;
 /// How many nodes a message names.
 const NAMES_MAX: usize = 3;
 
-/// How far one generation of a policy is in force.
+/// How far one generation of a policy is enforced.
 ///
 /// A policy of the cluster concerns every node with a pod that it selects, a NetworkPolicy those that
 /// report it: of these only the numbers are known.
@@ -21,7 +21,7 @@ const NAMES_MAX: usize = 3;
 pub struct Progress {
     /// How many nodes are concerned.
     pub concerned: usize,
-    /// How many of them say that they have its generation in force, and still write.
+    /// How many of them say that they have its generation enforced, and still write.
     pub realised: usize,
     /// Those that write, and have not.
     pub behind: Vec<Str>,
@@ -36,8 +36,8 @@ pub struct Progress {
 /// Where a policy of the cluster stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelValue)]
 pub enum Stage {
-    /// In force on every node that it concerns.
-    InForce,
+    /// Enforced on every node that it concerns.
+    Applied,
     /// Some node has not got it yet.
     Waiting,
     /// Some node says nothing.
@@ -48,11 +48,11 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::InForce, Self::Waiting, Self::Unknown, Self::Audit];
+    pub const ALL: [Self; 4] = [Self::Applied, Self::Waiting, Self::Unknown, Self::Audit];
 }
 
 impl Progress {
-    /// How far a policy of the cluster is in force; `speaks` says of a report that it is still written.
+    /// How far a policy of the cluster is enforced; `speaks` says of a report that it is still written.
     #[must_use]
     pub fn of<'n>(
         policy: &ObjectRef,
@@ -84,7 +84,7 @@ impl Progress {
             Mode::Audit => Stage::Audit,
             Mode::Enforce if self.waits() => Stage::Waiting,
             Mode::Enforce if !self.silent.is_empty() => Stage::Unknown,
-            Mode::Enforce => Stage::InForce,
+            Mode::Enforce => Stage::Applied,
         }
     }
 
@@ -92,7 +92,7 @@ impl Progress {
         [&self.behind, &self.failing, &self.unreported].into_iter().any(|nodes| !nodes.is_empty())
     }
 
-    /// Whether every node that it concerns has it, in force or in audit; there is at least one.
+    /// Whether every node that it concerns has it, enforced or in audit; there is at least one.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.concerned > 0 && self.concerned == self.realised
@@ -115,7 +115,7 @@ impl Progress {
     }
 }
 
-/// How far each NetworkPolicy that a node reports is in force. `generations` has the ones that are.
+/// How far each NetworkPolicy that a node reports is enforced. `generations` has the ones that are.
 #[must_use]
 pub fn of_reported<'r>(
     reports: impl Iterator<Item = &'r Known>,
@@ -124,7 +124,7 @@ pub fn of_reported<'r>(
     let mut found: BTreeMap<ObjectRef, (i64, Progress)> = BTreeMap::new();
     let listed = reports.flat_map(|report| &report.policies);
     for (policy, observed) in listed.filter(|(policy, _)| policy.kind.is_namespaced()) {
-        // A policy that is deleted is in force nowhere that matters.
+        // A policy that is deleted is enforced nowhere that matters.
         let Some(wanted) = generations(policy) else { continue };
         let (_, progress) = found.entry(policy.clone()).or_insert((wanted, Progress::default()));
         progress.concerned += 1;
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_in_force_when_all_nodes_that_report_it_have_its_generation() {
+    fn a_policy_is_enforced_when_all_nodes_that_report_it_have_its_generation() {
         let report = |policies: &[(&str, i64)]| {
             let policies = policies.iter().map(|(name, generation)| {
                 json!({"namespace": "shop", "name": name, "observedGeneration": generation})
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_has_a_policy_in_force_when_its_agent_still_writes_that_it_has_the_generation() {
+    fn a_node_has_a_policy_enforced_when_its_agent_still_writes_that_it_has_the_generation() {
         let report = |generation: i64, enforcing: &str| {
             let kind = "ClusterDefaultNetworkPolicy";
             let policy = json!({"kind": kind, "name": "deny", "observedGeneration": generation});

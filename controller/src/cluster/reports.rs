@@ -27,7 +27,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 pub struct Known {
     /// Which object it is.
     pub uid: String,
-    /// The policies that are in force on the node, and in which generation: by name.
+    /// The policies that are enforced on the node, and in which generation: by name.
     pub policies: Vec<(ObjectRef, Option<i64>)>,
     /// Whether its agent says that it enforces.
     pub enforcing: bool,
@@ -108,7 +108,7 @@ impl Known {
         self.seen.is_some_and(|seen| now < seen + patience)
     }
 
-    /// Whether a policy is in force on the node in this generation. A later one may be that of an
+    /// Whether a policy is enforced on the node in this generation. A later one may be that of an
     /// object which had the name before, and is gone.
     #[must_use]
     pub fn has(&self, policy: &ObjectRef, generation: i64) -> bool {

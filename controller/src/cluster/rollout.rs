@@ -1,4 +1,4 @@
-//! The reports of all nodes, summed up: metrics and log lines on how far policies are in force, and what
+//! The reports of all nodes, summed up: metrics and log lines on how far policies are enforced, and what
 //! the status of each ClusterDefaultNetworkPolicy is to say.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +31,7 @@ pub struct Rollout {
     /// Reports may be summed up from this moment on.
     sum_up_at: Instant,
     /// Logged already.
-    in_force: BTreeSet<Generation>,
+    enforced: BTreeSet<Generation>,
     unreported: usize,
     metrics: Metrics,
 }
@@ -45,7 +45,7 @@ impl Rollout {
             silent_after,
             standings: BTreeMap::new(),
             sum_up_at: now,
-            in_force: BTreeSet::new(),
+            enforced: BTreeSet::new(),
             unreported: 0,
             metrics,
         }
@@ -74,19 +74,19 @@ impl Rollout {
         let reported = of_reported(self.reports.get().values(), generation);
         let mut behind = reported.values().filter(|(_, progress)| !progress.is_complete()).count();
         let complete = reported.into_iter().filter(|(_, (_, progress))| progress.is_complete());
-        let mut in_force: BTreeMap<Generation, usize> = complete
+        let mut enforced: BTreeMap<Generation, usize> = complete
             .map(|(policy, (generation, progress))| ((policy, generation), progress.concerned))
             .collect();
-        behind += self.sum_up_cluster(analysis, now, &mut in_force);
+        behind += self.sum_up_cluster(analysis, now, &mut enforced);
         self.metrics.policies_behind.set(count(behind));
         if leads {
-            let is_news = |policy: &Generation| !self.in_force.contains(policy);
-            for ((policy, generation), nodes) in in_force.iter().filter(|(p, _)| is_news(p)) {
+            let is_news = |policy: &Generation| !self.enforced.contains(policy);
+            for ((policy, generation), nodes) in enforced.iter().filter(|(p, _)| is_news(p)) {
                 let policy = policy.short();
                 info!(policy, generation, nodes, "applied on all nodes that report it");
             }
         }
-        self.in_force = in_force.into_keys().collect();
+        self.enforced = enforced.into_keys().collect();
         if leads && self.is_synced(analysis) && unreported != self.unreported {
             info!(nodes = unreported, "nodes without a report");
             self.unreported = unreported;
@@ -112,12 +112,12 @@ impl Rollout {
     }
 
     /// Sums up the reports on policies of the cluster: what their status is to say, and which
-    /// generations are in force on how many nodes. How many are behind.
+    /// generations are enforced on how many nodes. How many are behind.
     fn sum_up_cluster(
         &mut self,
         analysis: &Analysis,
         now: Instant,
-        in_force: &mut BTreeMap<Generation, usize>,
+        enforced: &mut BTreeMap<Generation, usize>,
     ) -> usize {
         let speaks = |known: &Known| known.speaks(now, self.silent_after);
         let (nodes, reports) = (analysis.nodes(), self.reports.get());
@@ -133,7 +133,7 @@ impl Rollout {
                 *number += 1;
             }
             if progress.is_complete() {
-                in_force.insert((policy.clone(), judged.generation), progress.concerned);
+                enforced.insert((policy.clone(), judged.generation), progress.concerned);
             }
             if policy.kind == Kind::ClusterDefaultNetworkPolicy {
                 standings.insert(policy.clone(), Standing::new(judged, &progress));

@@ -149,8 +149,8 @@ fn accepted(failed: &[Finding]) -> Said {
 
 fn enforced(mode: Mode, progress: &Progress) -> Said {
     let (status, reason) = match progress.stage(mode) {
-        Stage::InForce if progress.concerned == 0 => ("True", "NothingSelected"),
-        Stage::InForce => ("True", "InForce"),
+        Stage::Applied if progress.concerned == 0 => ("True", "NothingSelected"),
+        Stage::Applied => ("True", "Applied"),
         Stage::Waiting => ("False", "Waiting"),
         Stage::Unknown => ("Unknown", "AgentSilent"),
         Stage::Audit => ("False", "Audit"),
@@ -202,7 +202,7 @@ mod tests {
             assert_eq!(said(&standing, ENFORCED), expected);
         };
         let enforce = Mode::Enforce;
-        check(enforce, progress(4, &[], &[]), "True InForce: 4 of 4 nodes");
+        check(enforce, progress(4, &[], &[]), "True Applied: 4 of 4 nodes");
         check(
             enforce,
             progress(0, &[], &[]),

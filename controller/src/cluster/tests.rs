@@ -150,7 +150,7 @@ fn a_status_is_written_when_all_reports_are_known_and_of_the_generation_that_was
     assert!(!is_due(&mut state, now), "what was judged is another generation");
     add_default(&mut state, 1);
     let reports = std::mem::take(&mut state.rollout.reports);
-    assert!(!is_due(&mut state, now), "nodes may have it in force, for all that is known");
+    assert!(!is_due(&mut state, now), "nodes may have it enforced, for all that is known");
     state.rollout.reports = reports;
     assert!(is_due(&mut state, now));
 }

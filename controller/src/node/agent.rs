@@ -9,7 +9,7 @@
 //! ```
 //!
 //! One task owns all state. Nothing is programmed before the source's first complete view; what an
-//! earlier run left in the kernel stays in force until then, and after this one ends.
+//! earlier run left in the kernel stays enforced until then, and after this one ends.
 
 mod findings;
 mod hooks;
@@ -72,7 +72,7 @@ pub struct Agent {
     state: State,
     diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
     diagnostics_changed: bool,
-    /// When the oldest change that is not in force yet came in.
+    /// When the oldest change that is not enforced yet came in.
     oldest: Option<Instant>,
     publisher: Publisher,
     /// Since when the kernel has unreferenced rules or sets.
@@ -118,14 +118,14 @@ enum State {
     /// then.
     Loaded { apply_at: Instant },
     /// The kernel does what the engine says.
-    InForce { cleanup_at: Option<Instant> },
+    Applied { cleanup_at: Option<Instant> },
     /// The last apply failed: for one family, or for all.
     Failing { retry_at: Instant, back_off: BackOff, family: Option<Family> },
 }
 
 /// The source has ended, which it never should.
 #[derive(Debug, thiserror::Error)]
-#[error("the source of objects ended; what is in the kernel stays in force")]
+#[error("the source of objects ended; what is in the kernel stays enforced")]
 pub struct SourceEnded;
 
 impl Agent {
@@ -258,8 +258,8 @@ impl Agent {
             if self.is_applied() {
                 self.connections.begin(&self.engine);
             }
-            if let State::InForce { .. } = self.state {
-                debug!("all that the source said so far is in force");
+            if let State::Applied { .. } = self.state {
+                debug!("all that the source said so far is enforced");
             }
         }
     }
@@ -267,7 +267,7 @@ impl Agent {
     /// Whether all changes are applied, to one family at least.
     fn is_applied(&self) -> bool {
         match self.state {
-            State::InForce { .. } => true,
+            State::Applied { .. } => true,
             State::Failing { family, .. } => family.is_some() && self.oldest.is_none(),
             State::Loading | State::Loaded { .. } => false,
         }
@@ -282,7 +282,7 @@ impl Agent {
         match self.state {
             State::Loading => None,
             State::Loaded { apply_at } => Some(apply_at),
-            State::InForce { cleanup_at } => {
+            State::Applied { cleanup_at } => {
                 let regular = self.verify_at.min(self.count_at);
                 let retry_at = self.refused_retry.map(|(at, _)| at);
                 [cleanup_at, retry_at].into_iter().flatten().chain([regular]).min()
@@ -330,13 +330,13 @@ impl Agent {
             State::Loaded { apply_at } if now < apply_at => {}
             State::Loaded { .. } => self.apply(BACK_OFF),
             State::Failing { retry_at, .. } if now < retry_at => {
-                // What is in force goes on to deny.
+                // What is enforced goes on to deny.
                 if now >= self.count_at {
                     self.count();
                 }
             }
             State::Failing { back_off, .. } => self.apply(back_off),
-            State::InForce { .. } => {
+            State::Applied { .. } => {
                 let update = self.engine.flush();
                 // Once a round: what it gives next must not be applied in the same one.
                 let is_attached_elsewhere = self.attach();
@@ -370,9 +370,9 @@ impl Agent {
                     self.connections.repaired(1);
                 }
                 self.marker.set();
-                self.log_in_force(&report);
+                self.log_applied(&report);
                 self.policies_changed();
-                self.in_force(&report, CLEANUP_AFTER);
+                self.enforced(&report, CLEANUP_AFTER);
             }
             Err(failure) => {
                 let (family, failure, wait) = (failure.family(), chain(&failure), back_off.wait());

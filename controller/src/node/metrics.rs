@@ -137,7 +137,7 @@ impl Metrics {
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The agent", version);
         let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
-        gauge("policies_in_force", "Policies in force for pods of the node", &self.policies);
+        gauge("policies_enforced", "Policies enforced for pods of the node", &self.policies);
         gauge("pods_local", "Pods of the node that policies can select", &self.pods);
         gauge("rulesets", "Rulesets in the kernel, shared by pods", &self.rulesets);
         gauge("sets", "Address sets in the kernel", &self.sets);
@@ -174,7 +174,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "sync_latency",
-            "Time from receiving the oldest change of a round until it was in force",
+            "Time from receiving the oldest change of a round until it was enforced",
             Unit::Seconds,
             self.latencies.clone(),
         );
@@ -201,7 +201,7 @@ impl Metrics {
         Arc::new(registry)
     }
 
-    pub(crate) fn in_force(&self, round: &Round) {
+    pub(crate) fn enforced(&self, round: &Round) {
         self.durations.observe(round.apply.as_secs_f64());
         if let Some(latency) = round.latency {
             self.latencies.observe(latency.as_secs_f64());
@@ -371,7 +371,7 @@ mod tests {
                 "portcullis_pods_local",
                 "portcullis_pods_over_budget",
                 "portcullis_pods_refused",
-                "portcullis_policies_in_force",
+                "portcullis_policies_enforced",
                 "portcullis_rulesets",
                 "portcullis_sets",
                 "portcullis_sync_duration_seconds_count",

@@ -56,9 +56,9 @@ impl Publisher {
         self.pulse.beat();
     }
 
-    /// A round is in force.
-    pub fn in_force(&mut self, round: Round) {
-        self.metrics.in_force(&round);
+    /// A round is enforced.
+    pub fn enforced(&mut self, round: Round) {
+        self.metrics.enforced(&round);
         if let Some(latency) = round.latency {
             if self.latencies.len() == LATENCIES {
                 self.latencies.pop_front();
@@ -178,7 +178,7 @@ impl Publisher {
 
     fn succeeded(&self, change: impl FnOnce(&mut Status)) {
         self.status.send_modify(|status| {
-            status.phase = Phase::InForce;
+            status.phase = Phase::Applied;
             status.last_success = Some(SystemTime::now());
             change(status);
         });
@@ -207,9 +207,9 @@ mod tests {
     async fn latencies_are_those_of_the_last_hundred_rounds_with_changes() {
         let mut publisher = Publisher::new(Metrics::default(), Pulse::default());
         let status = publisher.subscribe();
-        publisher.in_force(round(None));
+        publisher.enforced(round(None));
         assert_eq!(status.borrow().latency, None);
-        (0..=100).for_each(|n| publisher.in_force(round(Some(1000 - n))));
+        (0..=100).for_each(|n| publisher.enforced(round(Some(1000 - n))));
         let micros = Duration::from_micros;
         let expected =
             Latency { last: micros(900), p50: micros(949), max: micros(999), samples: 100 };

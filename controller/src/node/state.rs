@@ -86,7 +86,7 @@ impl State<'_> {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Loading => "Loading",
-            Self::Enforcing => "PoliciesInForce",
+            Self::Enforcing => "PoliciesEnforced",
             Self::Degraded { what } => what.first().map_or("Degraded", Lack::name),
             Self::Bypassed { how } => how.first().map_or("Bypassed", |found| found.conflict.name()),
             Self::Failing { why: Trouble::Apply(..) } => "ApplyFailed",
@@ -204,7 +204,7 @@ impl Status {
             Phase::Failing { error, family: None } => {
                 Some(Trouble::Apply(error, self.last_success.is_some()))
             }
-            Phase::Failing { family: Some(_), .. } | Phase::Loading | Phase::InForce => None,
+            Phase::Failing { family: Some(_), .. } | Phase::Loading | Phase::Applied => None,
         };
         if let Some(why) = stalled.or(failed) {
             return State::Failing { why };
@@ -223,7 +223,7 @@ impl Status {
         let node = self.node_unknown.as_deref().map(Lack::NodeUnknown);
         let family = match &self.phase {
             Phase::Failing { error, family: Some(family) } => Some(Lack::Family(*family, error)),
-            Phase::Failing { family: None, .. } | Phase::Loading | Phase::InForce => None,
+            Phase::Failing { family: None, .. } | Phase::Loading | Phase::Applied => None,
         };
         let unread = Some(&*self.diagnostics.unread).filter(|unread| !unread.is_empty());
         let refused = self.refused.as_deref().map(Lack::Refused);

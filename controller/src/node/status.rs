@@ -19,11 +19,11 @@ use crate::dataplane::examine::Examination;
 pub struct Status {
     /// Whether the kernel does what the policies say.
     pub phase: Phase,
-    /// Who is isolated by what: as it was put in force last.
+    /// Who is isolated by what: as it was applied last.
     pub selection: Arc<Selection>,
     /// When the kernel was last brought to, or found at, what the policies say.
     pub last_success: Option<SystemTime>,
-    /// How long changes took, once one was put in force.
+    /// How long changes took, once one was applied.
     pub latency: Option<Latency>,
     /// What was changed by others and repaired, since the agent started.
     pub drift_repairs: u64,
@@ -47,11 +47,11 @@ pub struct Status {
 /// Whether the kernel does what the policies say.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Phase {
-    /// Nothing was put in force yet.
+    /// Nothing was applied yet.
     Loading,
     /// It does.
-    InForce,
-    /// It does what the last good round put in force.
+    Applied,
+    /// It does what the last good round applied.
     Failing {
         /// What went wrong, in one line.
         error: Arc<str>,
@@ -60,7 +60,7 @@ pub enum Phase {
     },
 }
 
-/// From when the oldest change of a round was received until it was in force.
+/// From when the oldest change of a round was received until it was enforced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Latency {
     /// Of the last round that changed the kernel.
@@ -100,9 +100,9 @@ pub struct Amount {
 pub struct Round {
     /// Who is isolated by what, when it may have changed.
     pub selection: Option<Selection>,
-    /// How many rulesets are in force.
+    /// How many rulesets are enforced.
     pub rulesets: usize,
-    /// How many sets are in force.
+    /// How many sets are enforced.
     pub sets: usize,
     /// How long the kernel took.
     pub apply: Duration,

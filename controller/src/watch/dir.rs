@@ -8,8 +8,8 @@
 //! - A file is read when its writer closes it or renames it into place, never while it is written.
 //!   What is queued already becomes one batch; nothing waits for more to come.
 //! - What a rename moves within view is one batch. A file that is renamed to a name we do not read
-//!   (`a.yaml~`, as editors do before they write the file anew) stays in force for [`GRACE`].
-//! - When the directory itself goes away, what it defined stays in force and the loss is told;
+//!   (`a.yaml~`, as editors do before they write the file anew) stays enforced for [`GRACE`].
+//! - When the directory itself goes away, what it defined stays enforced and the loss is told;
 //!   it is watched again as soon as it is back.
 //! - Every [`RESCAN_EVERY`] files that changed unseen are found: those of a network file system,
 //!   and targets of links outside of the directory.
@@ -43,7 +43,7 @@ use search::Search;
 use signal::{Handler, Signal};
 pub use state::DirState;
 
-/// How long a file that an editor renamed away stays in force.
+/// How long a file that an editor renamed away stays enforced.
 pub const GRACE: Duration = Duration::from_millis(500);
 
 /// How often files are searched that changed without a notification.

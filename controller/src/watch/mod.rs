@@ -28,7 +28,7 @@ use portcullis_apiserver::client::{Access, AccessError};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// One batch of real changes, to be applied before the next flush: never empty. No state
-    /// between two changes of a batch was ever meant to be in force.
+    /// between two changes of a batch was ever meant to be enforced.
     Changes(Vec<Object>),
     /// The first complete view has been delivered. Sent once.
     Synced,

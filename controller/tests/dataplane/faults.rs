@@ -253,7 +253,7 @@ fn preflight_finds_what_the_node_lacks_and_leaves_nothing() {
 
 /// What `enforce` leaves out of reach changes nothing, and goes.
 #[test]
-fn a_change_is_in_force_before_what_it_replaces_is_gone() {
+fn a_change_is_enforced_before_what_it_replaces_is_gone() {
     each_variant(|variant, family| {
         let lab = Lab::new();
         let (a, b) = addresses(family);

@@ -64,7 +64,7 @@ pub fn every_shape() -> World {
                 }
             }
         }
-        // Only watched, with nothing in force.
+        // Only watched, with nothing enforced.
         world.audit(ip("10.1.0.30"), tiers).audit(ip("fd00:1::30"), tiers);
         world.endpoint(ip("::1.2.3.4"), none);
     }

@@ -48,7 +48,7 @@ pub const ENFORCED: &str = "Enforced";
     printcolumn(
         name = "Accepted",
         type_ = "string",
-        description = "Whether all of it is in force as written",
+        description = "Whether all of it is enforced as written",
         json_path = r#".status.conditions[?(@.type=="Accepted")].status"#
     ),
     printcolumn(
@@ -74,7 +74,7 @@ pub const ENFORCED: &str = "Enforced";
     printcolumn(
         name = "Message",
         type_ = "string",
-        description = "On how many nodes it is in force, and which are missing",
+        description = "On how many nodes it is enforced, and which are missing",
         json_path = r#".status.conditions[?(@.type=="Enforced")].message"#,
         priority = 1
     )
@@ -248,7 +248,7 @@ impl From<NetworkPolicyPeer> for Peer {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Default, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterDefaultNetworkPolicyStatus {
-    /// `Accepted`: whether all of it is in force as written, with the reason when not. `Enforced`:
+    /// `Accepted`: whether all of it is enforced as written, with the reason when not. `Enforced`:
     /// whether every node concerned does what it says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::conditions")]

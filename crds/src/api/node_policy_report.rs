@@ -60,7 +60,7 @@ pub const CURRENT: &str = "Current";
         name = "Policies",
         type_ = "integer",
         description = "Policies that are enforced for pods of the node",
-        json_path = ".status.policiesInForce"
+        json_path = ".status.policiesEnforced"
     ),
     printcolumn(
         name = "Isolated Pods",
@@ -125,8 +125,8 @@ pub struct NodePolicyReportSpec {
     validation = Rule::new(
         "(has(self.policies) ? size(self.policies) : 0) \
          + (has(self.policiesOmitted) ? self.policiesOmitted : 0) \
-         == (has(self.policiesInForce) ? self.policiesInForce : 0)"
-    ).message("policiesInForce counts the policies listed and the policiesOmitted"),
+         == (has(self.policiesEnforced) ? self.policiesEnforced : 0)"
+    ).message("policiesEnforced counts the policies listed and the policiesOmitted"),
     validation = Rule::new(
         "(has(self.diagnostics) ? size(self.diagnostics) : 0) \
          + (has(self.diagnosticsOmitted) ? self.diagnosticsOmitted : 0) \
@@ -149,15 +149,15 @@ pub struct NodePolicyReportStatus {
     /// Pods of the node that policies can select: those on the host network are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<Pods>,
-    /// The policies in force that select pods of the node, those of the cluster first, then in the
+    /// The enforced policies that select pods of the node, those of the cluster first, then in the
     /// order of namespace and name; at most 1000 of them. Those in mode Audit are among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = POLICIES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub policies: Vec<Policy>,
-    /// How many policies are in force that select pods of the node.
+    /// How many policies are enforced that select pods of the node.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
-    pub policies_in_force: Option<i64>,
+    pub policies_enforced: Option<i64>,
     /// How many of them are not listed in `policies`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
@@ -282,7 +282,7 @@ pub struct Pods {
     pub isolated_egress: i64,
 }
 
-/// A policy that is in force.
+/// A policy that is enforced.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
@@ -296,7 +296,7 @@ pub struct Policy {
     /// Its name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// The `metadata.generation` that is in force.
+    /// The `metadata.generation` that is enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
@@ -343,7 +343,7 @@ impl PolicyKind {
     }
 }
 
-/// What a policy in force does not do by itself.
+/// What an enforced policy does not do by itself.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PolicyMode {
     /// It decides nothing; what it would deny is reported.
@@ -362,7 +362,7 @@ pub struct Denials {
     pub would_deny: i64,
 }
 
-/// How long changes take until they are in force, in microseconds.
+/// How long changes take until they are enforced, in microseconds.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct SyncLatency {
@@ -392,7 +392,7 @@ pub struct Diagnostic {
     /// The field, as `spec.ingress[0].ports[1].endPort`; empty for the object as a whole.
     #[schemars(length(max = PLACE_LENGTH_MAX))]
     pub field: String,
-    /// What is wrong, and what is in force instead.
+    /// What is wrong, and what is enforced instead.
     #[schemars(length(max = MESSAGE_LENGTH_MAX))]
     pub message: String,
 }
@@ -402,8 +402,8 @@ pub struct Diagnostic {
     Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug,
 )]
 pub enum Severity {
-    /// What the author wrote is not what is in force.
+    /// What the author wrote is not what is enforced.
     Error,
-    /// It is in force as written, and still not right.
+    /// It is enforced as written, and still not right.
     Warning,
 }

@@ -44,7 +44,7 @@ pub use pod::assumed_namespace;
 /// What became of an object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Converted {
-    /// A change that puts the object in force.
+    /// A change that puts the object enforced.
     Object(Change),
     /// An object of a kind that policies do not speak about, such as a Deployment.
     Foreign {
@@ -56,7 +56,7 @@ pub enum Converted {
     /// A policy of one of our kinds in a version that is not known: it may mean anything. The object
     /// that it is stays as it was last understood.
     UnknownVersion(UnknownVersion),
-    /// What it is or what it is called cannot be told: nothing of it is in force.
+    /// What it is or what it is called cannot be told: nothing of it is enforced.
     Unusable,
 }
 
@@ -196,11 +196,11 @@ pub fn label_selector(value: &Value) -> Result<Selector, String> {
 fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Converted {
     let Some(fields) = value.as_object() else {
         let found = crate::decode::wanted("an object", value);
-        report.error(&Path::ROOT, format!("{found}; nothing of it is in force"));
+        report.error(&Path::ROOT, format!("{found}; nothing of it is enforced"));
         return Converted::Unusable;
     };
     let Some(name) = fields.get("kind").and_then(Value::as_str) else {
-        let message = "it has no `kind`, so nothing of it is in force";
+        let message = "it has no `kind`, so nothing of it is enforced";
         report.error(&Path::ROOT.key("kind"), message);
         return Converted::Unusable;
     };
@@ -228,7 +228,7 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
         Version::Foreign => {
             if kind.is_policy() {
                 report.about = About::Other(name.to_owned());
-                let message = format!("is a {name} of another project; it is not in force here");
+                let message = format!("is a {name} of another project; it is not enforced here");
                 report.warning(&Path::ROOT.key("apiVersion"), message);
             }
             foreign()
@@ -304,7 +304,7 @@ fn name_of(
     report: &mut Report<'_>,
 ) -> Option<ObjectRef> {
     report.about = About::Other(kind.as_str().to_owned());
-    let unusable = "nothing of the object is in force";
+    let unusable = "nothing of the object is enforced";
     let metadata = root.get("metadata").filter(|field| field.value.is_object());
     let name = metadata.as_ref().and_then(|metadata| metadata.get("name"));
     let Some((metadata, name)) = metadata.as_ref().zip(name) else {

@@ -1,4 +1,4 @@
-//! Whether a policy is in force or in audit, where an annotation says so.
+//! Whether a policy is enforced or in audit, where an annotation says so.
 
 use policy_engine::tier::Mode;
 

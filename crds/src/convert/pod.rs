@@ -42,7 +42,7 @@ pub(super) fn namespace(name: &str, root: &Field<'_>, report: &mut Report<'_>) -
     if labels.get(NAMESPACE_NAME_LABEL).is_some_and(|value| value.as_ref() != name) {
         let path = Path::ROOT.key("metadata");
         let path = path.key("labels");
-        let message = format!("must be the namespace's name; `{name}` is in force");
+        let message = format!("must be the namespace's name; `{name}` is enforced");
         report.error(&path.key(NAMESPACE_NAME_LABEL), message);
     }
     Namespace { labels: labels.with(NAMESPACE_NAME_LABEL, name) }

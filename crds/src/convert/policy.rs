@@ -72,7 +72,7 @@ fn isolating(
     Policy { mode, generation, ..Policy::network_policy(namespace, name, pods, rules) }
 }
 
-/// `metadata.generation`. Whatever else stands there changes nothing that is in force, so nothing
+/// `metadata.generation`. Whatever else stands there changes nothing that is enforced, so nothing
 /// is said of it.
 pub(super) fn generation(root: &Field<'_>) -> Option<i64> {
     root.value.get("metadata")?.get("generation")?.as_i64()

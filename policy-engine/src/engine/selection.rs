@@ -20,12 +20,12 @@ pub struct Selection {
     /// How many subjects have rules for egress.
     pub isolated_egress: usize,
     /// Every policy that selects a subject, as it was compiled.
-    pub policies: BTreeMap<ObjectRef, InForce>,
+    pub policies: BTreeMap<ObjectRef, Applied>,
 }
 
 /// A policy that selects subjects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct InForce {
+pub struct Applied {
     /// Whether the policy is enforced or audited.
     pub mode: Mode,
     /// `metadata.generation`.
@@ -54,7 +54,7 @@ impl Engine {
         }
         for (list, pods) in lists.into_values() {
             for (policy, _) in list {
-                let of = InForce { mode: policy.mode, generation: policy.generation, pods: 0 };
+                let of = Applied { mode: policy.mode, generation: policy.generation, pods: 0 };
                 selection.policies.entry(policy.name.clone()).or_insert(of).pods += pods;
             }
         }

@@ -36,7 +36,7 @@ use ink::Ink;
 use interrupt::{Interrupt, Pauses};
 use picture::Picture;
 use scene::{PolicyFile, Scene};
-use stage::{InForce, Stage};
+use stage::{Applied, Stage};
 use table::Table;
 
 /// What a shell gives a program that Ctrl-C ended.
@@ -138,8 +138,8 @@ fn show(args: &Args, interrupt: &Interrupt, out: &mut impl Write) -> Result<()> 
     for policy in &policies {
         pauses.wait(interrupt)?;
         scene.apply(policy);
-        let in_force = stage.put(policy, interrupt)?;
-        before = show.step(out, &scene, Some((policy, &in_force)), Some(&before))?;
+        let enforced = stage.put(policy, interrupt)?;
+        before = show.step(out, &scene, Some((policy, &enforced)), Some(&before))?;
         cells += before.len();
     }
     pauses.wait(interrupt)?;
@@ -163,7 +163,7 @@ impl Show<'_> {
         &self,
         out: &mut impl Write,
         scene: &Scene,
-        policy: Option<(&PolicyFile, &InForce)>,
+        policy: Option<(&PolicyFile, &Applied)>,
         before: Option<&Table>,
     ) -> Result<Table> {
         self.interrupt.check()?;

@@ -16,7 +16,7 @@ use policy_engine::cidr::Family;
 use super::changes::{Changed, changed, port_list};
 use super::ink::Ink;
 use super::scene::{Party, PolicyFile, Scene};
-use super::stage::InForce;
+use super::stage::Applied;
 use super::table::{Cell, Measured, Reading, Table};
 use super::{Iptables, Topology, millis};
 
@@ -97,7 +97,7 @@ impl Picture {
     pub(super) fn step(
         &self,
         scene: &Scene,
-        policy: Option<(&PolicyFile, &InForce)>,
+        policy: Option<(&PolicyFile, &Applied)>,
         table: &Table,
         before: Option<&Table>,
     ) -> String {
@@ -114,15 +114,15 @@ impl Picture {
         text
     }
 
-    fn heading(&self, policy: Option<(&PolicyFile, &InForce)>) -> String {
-        let Some((policy, in_force)) = policy else {
+    fn heading(&self, policy: Option<(&PolicyFile, &Applied)>) -> String {
+        let Some((policy, enforced)) = policy else {
             return format!("\n{}\n", self.ink.bold("── without policies"));
         };
         let each: Vec<String> =
-            in_force.iter().map(|(node, took)| format!("{node} {}", millis(*took))).collect();
-        let slowest = in_force.iter().map(|(_, took)| *took).max().unwrap_or_default();
+            enforced.iter().map(|(node, took)| format!("{node} {}", millis(*took))).collect();
+        let slowest = enforced.iter().map(|(_, took)| *took).max().unwrap_or_default();
         let name = self.ink.bold(&format!("── {}", policy.name));
-        let took = self.ink.green(&format!("in force after {} ms", millis(slowest)));
+        let took = self.ink.green(&format!("enforced after {} ms", millis(slowest)));
         format!("\n{name}  {took} ({})\n  {}\n", each.join(", "), policy.comment)
     }
 

@@ -17,11 +17,11 @@ use portcullis_tests::cases::{Place, Port};
 use portcullis_tests::cluster::{Agent, Cluster};
 use portcullis_tests::play::file;
 
-/// How long a change may take to be in force before the demo gives up.
+/// How long a change may take to be enforced before the demo gives up.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// What an agent logs after every change, whether or not it means something to its node.
-const DONE: &str = "all that the source said so far is in force";
+const DONE: &str = "all that the source said so far is enforced";
 
 /// The running cluster. Dropping it ends everything.
 pub(super) struct Stage {
@@ -29,7 +29,7 @@ pub(super) struct Stage {
 }
 
 /// How long each node took from the file to the kernel.
-pub(super) type InForce = Vec<(String, Duration)>;
+pub(super) type Applied = Vec<(String, Duration)>;
 
 impl Stage {
     /// Builds the lab, starts the agents and waits until they enforce.
@@ -55,7 +55,7 @@ impl Stage {
     ///
     /// Gives the time from before the file is written until the agent's log says that the kernel
     /// has it, or that nothing of it concerns the node.
-    pub(super) fn put(&self, policy: &PolicyFile, interrupt: &Interrupt) -> Result<InForce> {
+    pub(super) fn put(&self, policy: &PolicyFile, interrupt: &Interrupt) -> Result<Applied> {
         let agents: Vec<(&Agent, usize)> =
             self.cluster.agents().map(|agent| (agent, agent.logged())).collect();
         let nodes = self.cluster.lab.nodes().map(|node| node.name().to_owned());

@@ -235,7 +235,7 @@ impl Lab {
     }
 
     /// Repeats each probe until it agrees with its expectation or `limit` is over; what agreed once
-    /// is not sent again. For waiting until a policy is in force.
+    /// is not sent again. For waiting until a policy is enforced.
     ///
     /// One round is always made, and one that began within `limit` ends: this can take `limit` and
     /// one `timeout` more. The result has the order of `probes`.

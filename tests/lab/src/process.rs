@@ -10,7 +10,7 @@ use super::namespace::Namespace;
 /// Runs `commands`, one `ip` command a line, in `namespace` or else where this process runs.
 ///
 /// # Errors
-/// Names the line that `ip` refused; the lines before it stay in force.
+/// Names the line that `ip` refused; the lines before it stay enforced.
 pub(super) fn ip(namespace: Option<&str>, commands: &str) -> Result<()> {
     batch("ip", namespace, commands)
 }
@@ -18,7 +18,7 @@ pub(super) fn ip(namespace: Option<&str>, commands: &str) -> Result<()> {
 /// Runs `commands`, one `bridge` command a line, in `namespace`.
 ///
 /// # Errors
-/// Names the line that `bridge` refused; the lines before it stay in force.
+/// Names the line that `bridge` refused; the lines before it stay enforced.
 pub(super) fn bridge(namespace: &str, commands: &str) -> Result<()> {
     batch("bridge", Some(namespace), commands)
 }

@@ -19,7 +19,7 @@ pub struct Expectation {
     pub verdict: Verdict,
     /// The line of `tests` that says so, from 1; `None`: the default, or no policy can forbid it.
     pub line: Option<usize>,
-    /// What would come of it if policies in audit were in force.
+    /// What would come of it if policies in audit were enforced.
     pub audited: Verdict,
     /// The line of `audit` that says so, from 1; `None`: its default, or there is no `audit`.
     pub audited_line: Option<usize>,

@@ -174,7 +174,7 @@ impl Cluster {
             .with_context(|| format!("failed to remove {name}"))
     }
 
-    /// Waits until every agent has in force what the directory or the API server holds now.
+    /// Waits until every agent has enforced what the directory or the API server holds now.
     ///
     /// Agents take files in the order in which they were written. The last one here is a marker:
     /// a namespace of its own, and a document that cannot be read, for that is logged by name. An
@@ -196,7 +196,7 @@ impl Cluster {
         limit: Duration,
     ) -> Result<()> {
         let logged: Vec<_> = agents.into_iter().map(|agent| (agent, agent.logged())).collect();
-        let done = "all that the source said so far is in force";
+        let done = "all that the source said so far is enforced";
         let number = self.markers.fetch_add(1, Ordering::Relaxed) + 1;
         let markers = match &self.control_plane {
             Some(control_plane) => control_plane.mark(number)?,
@@ -224,7 +224,7 @@ impl Cluster {
         Ok(file)
     }
 
-    /// Starts an agent on every node and waits until each says that policies are in force.
+    /// Starts an agent on every node and waits until each says that policies are enforced.
     ///
     /// # Errors
     /// When one does not within a minute; its log is in the error.
@@ -235,7 +235,7 @@ impl Cluster {
             self.agents.insert(node.clone(), agent);
         }
         for agent in self.agents.values() {
-            agent.wait_for("policies are in force", START_LIMIT)?;
+            agent.wait_for("policies are enforced", START_LIMIT)?;
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ fn old_rules_are_few_however_fast_changes_come() -> Result<()> {
         // Another port, so another ruleset each time.
         let before = agent.logged();
         cluster.write("api.yaml", &admit("api", &["web"], &[ECHO, 1000 + change]))?;
-        agent.wait_for_after(before, "policies are in force", PATIENCE)?;
+        agent.wait_for_after(before, "policies are enforced", PATIENCE)?;
     }
     let rulesets =
         cluster.lab.node("n2")?.shell("iptables-nft -t mangle -S | grep -c '^-N PORTCULLIS-R'")?;

@@ -38,7 +38,7 @@ fn start(variant: IptablesVariant, setup: AgentSetup) -> Result<(Cluster, Agent)
     let mut flags = flags(&["--conflict-period=1"]);
     flags.extend(setup.flags);
     let agent = cluster.spawn_agent_as("n2", &AgentSetup { flags, ..setup })?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     wait_for(&cluster, "/readyz", 200)?;
     Ok((cluster, agent))
 }

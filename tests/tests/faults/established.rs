@@ -12,7 +12,7 @@ use portcullis_tests::cluster::Cluster;
 use serde_json::json;
 
 use crate::VARIANTS;
-use crate::shop::{ECHO, PATIENCE, admit, in_force, lab, shop, write_pod};
+use crate::shop::{ECHO, PATIENCE, admit, enforced, lab, shop, write_pod};
 use crate::traffic::Stop;
 
 const DNS: u16 = 53;
@@ -93,21 +93,21 @@ fn a_flow_ends_beside_another(variant: IptablesVariant) -> Result<()> {
                 Ok(asked)
             });
             let guard = Stop(&stop);
-            in_force(&cluster, cluster.agents(), || {
+            enforced(&cluster, cluster.agents(), || {
                 cluster.write("dns.yaml", &dns(&["stranger"]))
             })?;
             let took = ends(&flow)?;
-            println!("{variant:?} {to}: ended {took:.1?} after the policy was in force");
+            println!("{variant:?} {to}: ended {took:.1?} after the policy was enforced");
             drop(guard);
             allowed.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
         })?;
         ensure!(asked > 10, "too little traffic to tell: {asked}");
         // Without a rule that changes: a label goes, and a set loses a member.
         let stranger = lab.pod("shop/stranger")?;
-        in_force(&cluster, cluster.agents(), || write_pod(&cluster, stranger, "gone"))?;
+        enforced(&cluster, cluster.agents(), || write_pod(&cluster, stranger, "gone"))?;
         ends(&other).context("a label that is gone")?;
         write_pod(&cluster, stranger, "stranger")?;
-        in_force(&cluster, cluster.agents(), || {
+        enforced(&cluster, cluster.agents(), || {
             cluster.write("dns.yaml", &dns(&["web", "stranger"]))
         })?;
         ensure!(flow.ask(ANSWER)? && other.ask(ANSWER)?, "both are allowed again");
@@ -129,7 +129,7 @@ fn flows_go_on_where_the_flag_is_none() -> Result<()> {
     let to = *cluster.lab.pod("shop/dns")?.addresses().first().context("no address")?;
     let flow = Flow::open(&cluster.lab, "web", to, 5000)?;
     ensure!(flow.ask(ANSWER)?, "it is allowed");
-    in_force(&cluster, cluster.agents(), || cluster.write("dns.yaml", &dns(&[])))?;
+    enforced(&cluster, cluster.agents(), || cluster.write("dns.yaml", &dns(&[])))?;
     for _ in 0..5 {
         ensure!(flow.ask(ANSWER)?, "the flow ended");
         thread::sleep(Duration::from_millis(200));
@@ -163,11 +163,11 @@ fn tcp_connections_end_where_the_flag_is_all() -> Result<()> {
             let (mut held, mut allowed) = (connect("web")?, connect("stranger")?);
             held.exchange()?;
             allowed.exchange()?;
-            in_force(&cluster, cluster.agents(), || {
+            enforced(&cluster, cluster.agents(), || {
                 cluster.write("api.yaml", &only_answers(&["stranger"]))
             })?;
             if !goes_on {
-                // The pass begins once the change is in force.
+                // The pass begins once the change is enforced.
                 let start = Instant::now();
                 while held.exchange().is_ok() {
                     ensure!(start.elapsed() < PATIENCE, "the connection goes on");
@@ -177,7 +177,7 @@ fn tcp_connections_end_where_the_flag_is_all() -> Result<()> {
                 ensure!(held.exchange().is_ok() == goes_on, "{flags:?}: goes on: {}", !goes_on);
                 allowed.exchange().context("an allowed connection")?;
             }
-            in_force(&cluster, cluster.agents(), || {
+            enforced(&cluster, cluster.agents(), || {
                 cluster.write("api.yaml", &only_answers(&["web", "stranger"]))
             })?;
         }
@@ -210,7 +210,7 @@ fn a_connection_that_ended_stays_so_when_its_server_speaks_first() -> Result<()>
     for connection in &mut connections {
         ensure!(hears(connection)?, "it is allowed");
     }
-    in_force(&cluster, cluster.agents(), || cluster.write("api.yaml", &admit("api", &[], &[])))?;
+    enforced(&cluster, cluster.agents(), || cluster.write("api.yaml", &admit("api", &[], &[])))?;
     let start = Instant::now();
     for connection in &mut connections {
         while hears(connection)? {
@@ -252,7 +252,7 @@ fn an_address_is_used_again(variant: IptablesVariant) -> Result<()> {
     let next = PodSpec::new("shop", "second", "n2");
     let next = addresses.iter().fold(next, |next, address| next.address(*address));
     ensure!(cluster.lab.add_pod(next)?.addresses() == addresses, "another address");
-    in_force(&cluster, cluster.agents(), || {
+    enforced(&cluster, cluster.agents(), || {
         cluster.remove("pod-shop-first.json")?;
         write_pod(&cluster, cluster.lab.pod("shop/second")?, "second")
     })?;

@@ -24,7 +24,7 @@ fn guarded(variant: IptablesVariant) -> Result<Cluster> {
     cluster.write("api.yaml", &admit("api", &["web", "near"], &[WEB, ECHO]))?;
     let setup = AgentSetup { flags: flags(&[]), ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     cluster.put_agent(agent);
     probes::wait_for(&cluster, "/readyz", 200)?;
     Ok(cluster)

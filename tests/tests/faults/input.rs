@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use portcullis_lab::{IptablesVariant, Listener, PodSpec};
 use portcullis_tests::cluster::{Agent, Cluster};
 
-use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, in_force, lab, shop, start};
+use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, enforced, lab, shop, start};
 use crate::traffic::Route;
 
 /// A file with a mistake in what it says of the pod that has the file's name.
@@ -157,7 +157,7 @@ fn files_that_cannot_be_read_do_not_stop_the_others() -> Result<()> {
 }
 
 #[test]
-fn a_file_that_breaks_after_it_was_good_stays_in_force_as_it_was() -> Result<()> {
+fn a_file_that_breaks_after_it_was_good_stays_enforced_as_it_was() -> Result<()> {
     let cluster = mistaken(IptablesVariant::Nft)?;
     let good = admit("api", &["web"], &[WEB]);
     cluster.write("api.yaml", &good)?;
@@ -169,15 +169,15 @@ fn a_file_that_breaks_after_it_was_good_stays_in_force_as_it_was() -> Result<()>
         fs::write(cluster.directory().join("api.yaml"), bytes)?;
         let (_, told) = told.split_once(':').unwrap_or_default();
         agent.wait_for(&format!("api.yaml:{told}"), PATIENCE)?;
-        agent.wait_for("what it last defined stays in force: NetworkPolicy shop/api", PATIENCE)?;
+        agent.wait_for("what it last defined stays enforced: NetworkPolicy shop/api", PATIENCE)?;
         check(&cluster.lab, name, &open, &closed)?;
     }
     still_runs(&mut agent)?;
-    // A mistake inside a policy is no broken file: the policy is in force without that rule.
+    // A mistake inside a policy is no broken file: the policy is enforced without that rule.
     let worse = good.replace("{port: 80}", "{port: 80, endPort: 70}");
-    in_force(&cluster, [&agent], || cluster.write("api.yaml", &worse))?;
+    enforced(&cluster, [&agent], || cluster.write("api.yaml", &worse))?;
     check(&cluster.lab, "with a mistake", &[("stranger", "other", WEB)], &[open[0], closed[0]])?;
-    in_force(&cluster, [&agent], || cluster.write("api.yaml", &admit("api", &["near"], &[WEB])))?;
+    enforced(&cluster, [&agent], || cluster.write("api.yaml", &admit("api", &["near"], &[WEB])))?;
     check(&cluster.lab, "mended", &[("near", "api", WEB)], &[("web", "api", WEB)])?;
     still_runs(&mut agent)
 }
@@ -190,7 +190,7 @@ fn a_pod_selector_with_a_mistake_isolates_the_whole_namespace() -> Result<()> {
     check(&cluster.lab, "before", &all, &[])?;
     let wrong =
         admit("api", &["web"], &[WEB]).replace("matchLabels: {app: api}", "matchLabels: api");
-    in_force(&cluster, [&agent], || cluster.write("wrong.yaml", &wrong))?;
+    enforced(&cluster, [&agent], || cluster.write("wrong.yaml", &wrong))?;
     agent.wait_for("wrong.yaml:5:", PATIENCE)?;
     agent.wait_for("the policy selects every pod of the namespace", PATIENCE)?;
     let closed = [("stranger", "api", WEB), ("stranger", "other", WEB), ("web", "api", ADMIN)];

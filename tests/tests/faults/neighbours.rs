@@ -10,7 +10,7 @@ use portcullis_lab::{
 use portcullis_tests::cluster::{Agent, Cluster};
 
 use crate::VARIANTS;
-use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, in_force, lab, shop, start};
+use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, enforced, lab, shop, start};
 
 /// The service's address, IPv4.
 const VIP: &str = "10.96.0.10";
@@ -146,11 +146,11 @@ fn neighbours_stay(variant: IptablesVariant) -> Result<()> {
     let agent = start(&cluster, "n1")?;
     same("after the first apply")?;
     let egress = admit("web", &[], &[]).replace("Ingress", "Egress");
-    in_force(&cluster, [&agent], || cluster.write("web.yaml", &egress))?;
+    enforced(&cluster, [&agent], || cluster.write("web.yaml", &egress))?;
     same("after an update that makes chains and sets")?;
     let more = admit("stranger", &["web", "near"], &[WEB, ADMIN]);
-    in_force(&cluster, [&agent], || cluster.write("more.yaml", &more))?;
-    in_force(&cluster, [&agent], || cluster.remove("web.yaml"))?;
+    enforced(&cluster, [&agent], || cluster.write("more.yaml", &more))?;
+    enforced(&cluster, [&agent], || cluster.remove("web.yaml"))?;
     same("after an update that removes some")?;
     let saved = node.shell(&format!("{}-save", variant.program(Family::V4)))?;
     ensure!(saved.contains("-A PORTCULLIS-R"), "nothing was programmed:\n{saved}");

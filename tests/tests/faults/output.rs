@@ -49,7 +49,7 @@ fn policies_are_enforced_while_nobody_reads_stderr() -> Result<()> {
     });
     agent.terminate()?;
     let log = reading.join().ok().context("the reader panicked")??;
-    for line in ["\"watching\"", "policies are in force", "stopping"] {
+    for line in ["\"watching\"", "policies are enforced", "stopping"] {
         ensure!(log.contains(line), "{line} is not in\n{log}");
     }
     Ok(())

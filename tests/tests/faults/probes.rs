@@ -1,4 +1,4 @@
-//! Probes and metrics tell the truth: ready means in force, alive means that the agent goes on.
+//! Probes and metrics tell the truth: ready means enforced, alive means that the agent goes on.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -57,7 +57,7 @@ pub(crate) fn value(metrics: &str, series: &str) -> Result<f64> {
 }
 
 #[test]
-fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Result<()> {
+fn an_agent_is_ready_while_policies_are_enforced_and_alive_all_the_time() -> Result<()> {
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;
     let tools = tempfile::tempdir()?;
     // Of both families: otherwise one is enforced.
@@ -80,7 +80,7 @@ fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Res
     let (_, before) = ask(&cluster, METRICS, "/metrics")?;
     ensure!(value(&before, "portcullis_sync_failures_total")? >= 1.0, "{before}");
 
-    // Failing again: what is in force stays so, and the agent is not ready for more.
+    // Failing again: what is enforced stays so, and the agent is not ready for more.
     broken().try_for_each(|broken| fs::write(broken, ""))?;
     agent.kill_tools()?;
     cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
@@ -92,7 +92,7 @@ fn an_agent_is_ready_while_policies_are_in_force_and_alive_all_the_time() -> Res
 
     let (status, metrics) = ask(&cluster, METRICS, "/metrics")?;
     assert_eq!(status, 200);
-    assert_eq!(value(&metrics, "portcullis_policies_in_force")?.to_string(), "1");
+    assert_eq!(value(&metrics, "portcullis_policies_enforced")?.to_string(), "1");
     let isolated = value(&metrics, "portcullis_pods_isolated{direction=\"ingress\"}")?;
     assert_eq!(isolated.to_string(), "1");
     for about in ["policy", "other"] {
@@ -120,7 +120,7 @@ fn an_agent_whose_node_does_not_exist_is_never_ready() -> Result<()> {
     let agent =
         cluster.spawn_agent_as("n2", &AgentSetup { flags, node_name, ..AgentSetup::default() })?;
     agent.wait_for("no Node has the name `N2`", PATIENCE)?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     let why = wait_for(&cluster, "/readyz", 503)?;
     ensure!(
         why.contains("no Node has the name `N2`") && why.contains("did you mean `n2`"),
@@ -148,11 +148,11 @@ fn an_agent_that_cannot_read_a_manifest_is_not_ready_and_names_it() -> Result<()
     cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
     let setup = AgentSetup { flags: flags(&[]), ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     let why = wait_for(&cluster, "/readyz", 503)?;
     ensure!(why.starts_with("Degraded: ") && why.contains("lost.yaml:"), "{why}");
     let (_, metrics) = ask(&cluster, METRICS, "/metrics")?;
-    for series in ["portcullis_node_state{state=\"Degraded\"}", "portcullis_policies_in_force"] {
+    for series in ["portcullis_node_state{state=\"Degraded\"}", "portcullis_policies_enforced"] {
         assert_eq!(value(&metrics, series)?.to_string(), "1", "{series}");
     }
     cluster.write("lost.yaml", &(lost.to_owned() + "}}}"))?;
@@ -171,7 +171,7 @@ fn an_agent_whose_tool_hangs_is_not_alive() -> Result<()> {
     let flags = flags(&["--stalled-after=7"]);
     let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     wait_for(&cluster, "/readyz", 200)?;
 
     fs::write(&broken, "")?;
@@ -199,7 +199,7 @@ fn an_agent_is_unready_in_time_after_a_change_however_slowly_its_tools_fail() ->
         let flags = flags(&["--unready-after=6"]);
         let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
         let agent = cluster.spawn_agent_as("n2", &setup)?;
-        agent.wait_for("policies are in force", PATIENCE)?;
+        agent.wait_for("policies are enforced", PATIENCE)?;
         wait_for(&cluster, "/readyz", 200)?;
 
         fs::write(tools.path().join("ipset.broken"), "")?;

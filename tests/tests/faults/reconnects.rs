@@ -9,7 +9,7 @@ use portcullis_lab::{DEFAULT_TIMEOUT, Endpoint, IptablesVariant, Lab, Outcome, P
 use portcullis_tests::cluster::Cluster;
 
 use crate::VARIANTS;
-use crate::shop::{PATIENCE, RESET, WEB, admit, in_force, lab, shop, write_pod};
+use crate::shop::{PATIENCE, RESET, WEB, admit, enforced, lab, shop, write_pod};
 use crate::traffic::Stop;
 
 /// Connections of one volley, in each family: from any free port.
@@ -37,7 +37,7 @@ fn passed(outcome: &Outcome) -> bool {
     matches!(outcome, Outcome::Open(_) | Outcome::Reset)
 }
 
-/// Connects all the while; after `forbid` is in force, no connection succeeds.
+/// Connects all the while; after `forbid` is enforced, no connection succeeds.
 fn none_succeeds_after(cluster: &Cluster, forbid: impl FnOnce() -> Result<()>) -> Result<()> {
     let lab = &cluster.lab;
     let probes = volley(lab)?;
@@ -52,8 +52,8 @@ fn none_succeeds_after(cluster: &Cluster, forbid: impl FnOnce() -> Result<()>) -
         });
         let stop = Stop(&stop);
         wait_until(|| storm.is_finished() || before.load(Ordering::Relaxed) > 500)?;
-        in_force(cluster, cluster.agents(), forbid)?;
-        // The storm's last volley began before the change was in force, maybe.
+        enforced(cluster, cluster.agents(), forbid)?;
+        // The storm's last volley began before the change was enforced, maybe.
         drop(stop);
         storm.join().map_err(|_| anyhow::anyhow!("the storm panicked"))?
     })?;
@@ -85,7 +85,7 @@ fn no_reconnect_outlives_a_change(variant: IptablesVariant) -> Result<()> {
     cluster.start_agents()?;
     none_succeeds_after(&cluster, || cluster.write("api.yaml", &admit("api", &[], &[])))
         .context("a policy that allows nobody")?;
-    in_force(&cluster, cluster.agents(), || cluster.write("api.yaml", &open))?;
+    enforced(&cluster, cluster.agents(), || cluster.write("api.yaml", &open))?;
     // Another label: this changes the members of a set, and no rule.
     let web = cluster.lab.pod("shop/web")?;
     none_succeeds_after(&cluster, || write_pod(&cluster, web, "gone"))
@@ -93,6 +93,6 @@ fn no_reconnect_outlives_a_change(variant: IptablesVariant) -> Result<()> {
 }
 
 #[test]
-fn no_fast_reconnect_succeeds_once_a_forbidding_change_is_in_force() -> Result<()> {
+fn no_fast_reconnect_succeeds_once_a_forbidding_change_is_enforced() -> Result<()> {
     VARIANTS.into_iter().try_for_each(no_reconnect_outlives_a_change)
 }

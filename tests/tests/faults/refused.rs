@@ -67,7 +67,7 @@ impl Faulty {
             ..AgentSetup::default()
         };
         let agent = cluster.spawn_agent_as("n2", &setup)?;
-        agent.wait_for("policies are in force", PATIENCE)?;
+        agent.wait_for("policies are enforced", PATIENCE)?;
         wait_for(&cluster, "/readyz", 200)?;
         let faulty = Self { cluster, agent, tools, names };
         faulty.check(
@@ -147,7 +147,7 @@ fn one_set_is_refused(variant: IptablesVariant) -> Result<()> {
     let logged = faulty.agent.logged();
     // One batch: a set that is refused, and a set, an opening and a closing of another tenant.
     faulty.write(&policies(&["stranger"], WEB, &["near"]))?;
-    faulty.agent.wait_for_after(logged, "policies are in force", PATIENCE)?;
+    faulty.agent.wait_for_after(logged, "policies are enforced", PATIENCE)?;
     let (closed, stranger) = (("web", "api", WEB), ("stranger", "api", WEB));
     let both = [closed, stranger, ("web", "other", WEB)];
     faulty.check("the first round", &[("near", "other", WEB)], &both)?;
@@ -158,7 +158,7 @@ fn one_set_is_refused(variant: IptablesVariant) -> Result<()> {
     // Later changes do not wait for it, and it stays closed.
     let logged = faulty.agent.logged();
     faulty.write(&policies(&["stranger"], WEB, &["lurker"]))?;
-    faulty.agent.wait_for_after(logged, "policies are in force", PATIENCE)?;
+    faulty.agent.wait_for_after(logged, "policies are enforced", PATIENCE)?;
     let closed = [closed, stranger, ("near", "other", WEB)];
     faulty.check("the second round", &[("lurker", "other", WEB)], &closed)?;
     faulty.check_healed()?;
@@ -181,7 +181,7 @@ fn one_chain_is_refused(variant: IptablesVariant) -> Result<()> {
     faulty.begin()?;
     let logged = faulty.agent.logged();
     faulty.write(&policies(&["stranger"], ADMIN, &["near"]))?;
-    faulty.agent.wait_for_after(logged, "policies are in force", PATIENCE)?;
+    faulty.agent.wait_for_after(logged, "policies are enforced", PATIENCE)?;
     let stranger = ("stranger", "api", ADMIN);
     let closed = [stranger, ("web", "api", WEB), ("web", "other", WEB)];
     faulty.check("while it is refused", &[("near", "other", WEB)], &closed)?;
@@ -211,7 +211,7 @@ fn without_a_working_ipset_policies_still_close() -> Result<()> {
         faulty.begin()?;
         let logged = faulty.agent.logged();
         faulty.write(&policies(&["stranger"], WEB, &[]))?;
-        faulty.agent.wait_for_after(logged, "policies are in force", PATIENCE)?;
+        faulty.agent.wait_for_after(logged, "policies are enforced", PATIENCE)?;
         let stranger = ("stranger", "api", WEB);
         let closed = [stranger, ("web", "api", WEB), ("web", "other", WEB)];
         faulty.check(fault, &[], &closed)?;

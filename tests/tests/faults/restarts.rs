@@ -121,7 +121,7 @@ fn restarts(variant: IptablesVariant) -> Result<()> {
                 if turn % 2 == 0 {
                     agent.wait_for("opened the dataplane", PATIENCE)?;
                 } else {
-                    agent.wait_for("policies are in force", PATIENCE)?;
+                    agent.wait_for("policies are enforced", PATIENCE)?;
                 }
                 // Wherever in its work it is by then.
                 thread::sleep(Duration::from_millis(turn * 11 % 60));
@@ -152,7 +152,7 @@ fn change_of_table(variant: IptablesVariant) -> Result<()> {
     let start = |node: &str, action: &str, table: &str| -> Result<Agent> {
         let flags = vec![format!("--deny-action={action}")];
         let agent = cluster.spawn_agent_as(node, &AgentSetup { flags, ..AgentSetup::default() })?;
-        agent.wait_for("policies are in force", PATIENCE)?;
+        agent.wait_for("policies are enforced", PATIENCE)?;
         let iptables = variant.program(Family::V4);
         let saved = cluster.lab.node(node)?.shell(&format!("{iptables}-save -t {table}"))?;
         ensure!(saved.contains("-A FORWARD -j PORTCULLIS-FORWARD"), "not in {table}:\n{saved}");
@@ -191,16 +191,16 @@ fn rivals(variant: IptablesVariant) -> Result<()> {
         let second = cluster.spawn_agent("n2")?;
         second.wait_for("another agent runs on this node", PATIENCE)?;
         under_churn(&cluster, 20, || Ok(()))?;
-        anyhow::ensure!(second.said_after(0, "policies are in force").is_none(), "it waits");
+        anyhow::ensure!(second.said_after(0, "policies are enforced").is_none(), "it waits");
         agents.1.kill()?;
-        second.wait_for("policies are in force", PATIENCE)?;
+        second.wait_for("policies are enforced", PATIENCE)?;
         churn(&cluster, 1)?;
         cluster.settle_on([&second], PATIENCE)?;
         // Two that both think to be alone.
         let elsewhere = tempfile::tempdir()?;
         let setup = AgentSetup { lock_dir: Some(elsewhere.path().into()), ..AgentSetup::default() };
         let third = cluster.spawn_agent_as("n2", &setup)?;
-        third.wait_for("policies are in force", PATIENCE)?;
+        third.wait_for("policies are enforced", PATIENCE)?;
         under_churn(&cluster, 150, || Ok(()))?;
         third.terminate()?;
         second.terminate()

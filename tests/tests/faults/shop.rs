@@ -110,8 +110,8 @@ pub(crate) fn admit(target: &str, apps: &[&str], ports: &[u16]) -> String {
     text
 }
 
-/// Does `change` and waits until each of these agents has it in force.
-pub(crate) fn in_force<'a>(
+/// Does `change` and waits until each of these agents has it enforced.
+pub(crate) fn enforced<'a>(
     cluster: &Cluster,
     agents: impl IntoIterator<Item = &'a Agent>,
     change: impl FnOnce() -> Result<()>,
@@ -159,9 +159,9 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Starts an agent and waits until it says that policies are in force.
+/// Starts an agent and waits until it says that policies are enforced.
 pub(crate) fn start(cluster: &Cluster, node: &str) -> Result<Agent> {
     let agent = cluster.spawn_agent(node)?;
-    agent.wait_for("policies are in force", PATIENCE).context("start")?;
+    agent.wait_for("policies are enforced", PATIENCE).context("start")?;
     Ok(agent)
 }

@@ -1,4 +1,4 @@
-//! Before an agent knows everything it touches nothing: what an earlier one left stays in force.
+//! Before an agent knows everything it touches nothing: what an earlier one left stays enforced.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -44,10 +44,10 @@ fn nothing_before_the_first_view(variant: IptablesVariant) -> Result<()> {
     let agent = cluster.spawn_agent("n2")?;
     agent.wait_for("watching", PATIENCE)?;
     let early = ours(&cluster, "n2")?;
-    ensure!(agent.said_after(0, "in force").is_none(), "read too fast to tell");
+    ensure!(agent.said_after(0, "enforced").is_none(), "read too fast to tell");
     ensure!(early.is_empty(), "programmed before all was known:\n{early}");
     check(&cluster.lab, "before", open, &[])?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     let closed: &[_] = &[("web", "api", ADMIN), ("stranger", "api", WEB)];
     check(&cluster.lab, "after", &[("web", "api", WEB)], closed)?;
 
@@ -60,9 +60,9 @@ fn nothing_before_the_first_view(variant: IptablesVariant) -> Result<()> {
     agent.wait_for("watching", PATIENCE)?;
     check(&cluster.lab, "meanwhile", &[("web", "api", WEB)], closed)?;
     let meanwhile = ours(&cluster, "n2")?;
-    ensure!(agent.said_after(0, "in force").is_none(), "read too fast to tell");
+    ensure!(agent.said_after(0, "enforced").is_none(), "read too fast to tell");
     ensure!(meanwhile == before, "changed before all was known:\n{before}\n{meanwhile}");
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     check(&cluster.lab, "later", &[("stranger", "api", WEB)], &[("web", "api", WEB)])
 }
 
@@ -90,11 +90,11 @@ fn closed_after_a_reboot(variant: IptablesVariant) -> Result<()> {
     let agent = cluster.spawn_agent_as("n2", &setup)?;
     agent.wait_for("watching", PATIENCE)?;
     check(&cluster.lab, "first start", open, &[])?;
-    ensure!(agent.said_after(0, "in force").is_none(), "read too fast to tell");
-    agent.wait_for("policies are in force", PATIENCE)?;
+    ensure!(agent.said_after(0, "enforced").is_none(), "read too fast to tell");
+    agent.wait_for("policies are enforced", PATIENCE)?;
     let closed: &[_] = &[("stranger", "api", WEB)];
     let allowed: &[_] = &[("web", "api", WEB), ("near", "other", WEB)];
-    check(&cluster.lab, "in force", allowed, closed)?;
+    check(&cluster.lab, "enforced", allowed, closed)?;
 
     // The kernel forgets everything, the disk does not.
     agent.kill()?;
@@ -104,9 +104,9 @@ fn closed_after_a_reboot(variant: IptablesVariant) -> Result<()> {
     agent.wait_for("packets of pods are dropped until all objects are known", PATIENCE)?;
     agent.wait_for("watching", PATIENCE)?;
     check(&cluster.lab, "rebooted", &[], open)?;
-    ensure!(agent.said_after(0, "in force").is_none(), "read too fast to tell");
-    agent.wait_for("policies are in force", PATIENCE)?;
-    check(&cluster.lab, "in force again", allowed, closed)
+    ensure!(agent.said_after(0, "enforced").is_none(), "read too fast to tell");
+    agent.wait_for("policies are enforced", PATIENCE)?;
+    check(&cluster.lab, "enforced again", allowed, closed)
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_directory_that_goes_away_changes_nothing_until_it_is_back() -> Result<()> {
     copy(cluster.directory(), &here)?;
     let setup = AgentSetup { directory: Some(here.clone()), ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     fs::rename(&here, &away)?;
     agent.wait_for("the directory was removed", PATIENCE)?;
     check(&cluster.lab, "while away", &[("web", "api", WEB)], &[("stranger", "api", WEB)])?;

@@ -11,7 +11,7 @@ use portcullis_lab::{Connection, ConnectionSpec, End, Endpoint, IptablesVariant,
 use portcullis_tests::cluster::Cluster;
 
 use crate::shop::{
-    CLOSE_ON_DATA, ECHO, HALF_CLOSE, HOLD_OPEN, PATIENCE, RESET_ON_DATA, admit, in_force, lab, shop,
+    CLOSE_ON_DATA, ECHO, HALF_CLOSE, HOLD_OPEN, PATIENCE, RESET_ON_DATA, admit, enforced, lab, shop,
 };
 
 /// One way in which a connection ends.
@@ -127,7 +127,7 @@ fn forbidden_clients_stay_away(variant: IptablesVariant) -> Result<()> {
             connected.and_then(way.end).with_context(|| format!("{} to {}", way.name, spec.to))?;
         }
     }
-    in_force(&cluster, cluster.agents(), || cluster.write("api.yaml", &admit("api", &[], &[])))?;
+    enforced(&cluster, cluster.agents(), || cluster.write("api.yaml", &admit("api", &[], &[])))?;
     let passed = come_back(&cluster.lab)?;
     ensure!(passed.is_empty(), "got through: {passed:?}");
 
@@ -141,7 +141,7 @@ fn forbidden_clients_stay_away(variant: IptablesVariant) -> Result<()> {
 
     // The next agent puts it back.
     let agent = cluster.spawn_agent("n2")?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     let passed = come_back(&cluster.lab)?;
     ensure!(passed.is_empty(), "got through the repaired rules: {passed:?}");
     Ok(())

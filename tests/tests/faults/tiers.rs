@@ -5,7 +5,7 @@ use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{AgentSetup, Cluster};
 
 use crate::VARIANTS;
-use crate::shop::{PATIENCE, WEB, admit, check, in_force, lab, shop, start};
+use crate::shop::{PATIENCE, WEB, admit, check, enforced, lab, shop, start};
 
 const CLOSED: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: ClusterDefaultNetworkPolicy\n\
     metadata: {name: closed}\nspec: {policyTypes: [Ingress]}\n";
@@ -19,7 +19,7 @@ fn files_come_and_go(variant: IptablesVariant) -> Result<()> {
     let cluster = shop(lab(variant), &[])?;
     cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
     let agent = start(&cluster, "n2")?;
-    let then = |change: Result<()>| in_force(&cluster, [&agent], || change);
+    let then = |change: Result<()>| enforced(&cluster, [&agent], || change);
     let by_policy = [("stranger", "api", WEB), ("near", "api", WEB)];
     let (web, near, stranger) =
         (("web", "api", WEB), ("near", "other", WEB), ("stranger", "other", WEB));
@@ -53,6 +53,6 @@ fn defaults_leave_out_the_namespace_that_the_agent_is_told_to_be_its_own() -> Re
     agent.terminate()?;
     let flags = vec!["--own-namespace=shop".to_owned()];
     let agent = cluster.spawn_agent_as("n2", &AgentSetup { flags, ..AgentSetup::default() })?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     check(&cluster.lab, "in the shop", &route, &[])
 }

@@ -1,4 +1,4 @@
-//! Tools that fail for a while: the agent says so, keeps what was in force, and recovers.
+//! Tools that fail for a while: the agent says so, keeps what was enforced, and recovers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -49,7 +49,7 @@ fn recovers(variant: IptablesVariant, faults: &[&str]) -> Result<()> {
         cluster.write("api.yaml", &admit("api", &["web"], &[WEB, ECHO]))?;
         let setup = AgentSetup { tools: Some(tools.path().into()), ..AgentSetup::default() };
         let agent = cluster.spawn_agent_as("n2", &setup)?;
-        agent.wait_for("policies are in force", PATIENCE)?;
+        agent.wait_for("policies are enforced", PATIENCE)?;
         let web: Route = ("web", "api", WEB);
         let stranger: Route = ("stranger", "api", WEB);
         check(&cluster.lab, &what, &[web], &[stranger])?;
@@ -72,14 +72,14 @@ fn recovers(variant: IptablesVariant, faults: &[&str]) -> Result<()> {
                 ensure!(line.contains("-restore"), "which tool? {line}");
                 logged = agent.logged();
             }
-            let claimed = agent.said_after(since, "policies are in force");
+            let claimed = agent.said_after(since, "policies are enforced");
             ensure!(claimed.is_none(), "{what}: claimed while it was broken: {claimed:?}");
             Ok(())
         })
         .with_context(|| what.clone())?;
         let logged = agent.logged();
         broken().try_for_each(fs::remove_file)?;
-        agent.wait_for_after(logged, "policies are in force", PATIENCE)?;
+        agent.wait_for_after(logged, "policies are enforced", PATIENCE)?;
         check(&cluster.lab, &what, &[stranger], &[web])?;
         agent.terminate()?;
     }
@@ -87,12 +87,12 @@ fn recovers(variant: IptablesVariant, faults: &[&str]) -> Result<()> {
 }
 
 #[test]
-fn a_tool_that_fails_keeps_the_last_good_state_in_force_nft() -> Result<()> {
+fn a_tool_that_fails_keeps_the_last_good_state_enforced_nft() -> Result<()> {
     recovers(IptablesVariant::Nft, &[NO, KILLED])
 }
 
 #[test]
-fn a_tool_that_fails_keeps_the_last_good_state_in_force_legacy() -> Result<()> {
+fn a_tool_that_fails_keeps_the_last_good_state_enforced_legacy() -> Result<()> {
     recovers(IptablesVariant::Legacy, &[NO])
 }
 
@@ -119,9 +119,9 @@ fn a_read_back_that_is_cut_off_is_never_taken_for_the_whole() -> Result<()> {
         agent.wait_for("failed to apply policies", PATIENCE)?;
         let closed: &[Route] = &[("stranger", "api", WEB), ("near", "api", WEB)];
         check(&cluster.lab, tool, &[("web", "api", WEB)], closed)?;
-        ensure!(agent.said_after(0, "policies are in force").is_none(), "{tool}");
+        ensure!(agent.said_after(0, "policies are enforced").is_none(), "{tool}");
         broken().try_for_each(fs::remove_file)?;
-        agent.wait_for("policies are in force", PATIENCE)?;
+        agent.wait_for("policies are enforced", PATIENCE)?;
         check(&cluster.lab, tool, &[("near", "api", WEB)], &[("web", "api", WEB)])?;
     }
     Ok(())
@@ -140,7 +140,7 @@ fn what_judging_interfaces_needs_is_missed_only_where_it_is_on() -> Result<()> {
         let flags = vec![format!("--anti-spoofing={switch}")];
         let setup = AgentSetup { tools: Some(tools.path().into()), flags, ..AgentSetup::default() };
         let agent = cluster.spawn_agent_as("n2", &setup)?;
-        agent.wait_for("policies are in force", PATIENCE)?;
+        agent.wait_for("policies are enforced", PATIENCE)?;
         let missed = agent.said_after(0, "pods are judged by their addresses alone");
         ensure!(missed.is_some() == is_missed, "{switch}: {missed:?}");
         agent.terminate()?;
@@ -165,7 +165,7 @@ fn no_member_of_a_foreign_set_is_read() -> Result<()> {
     fs::write(tools.path().join("ipset.broken"), "")?;
     let setup = AgentSetup { tools: Some(tools.path().into()), ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
-    agent.wait_for("policies are in force", PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
     let printed = fs::read_to_string(tools.path().join("ipset.printed"))?;
     let ours = |line: &&str| line.starts_with("add PORTCULLIS-");
     ensure!(printed.lines().filter(ours).count() > 0, "{printed}");

@@ -89,10 +89,10 @@ fn agents_that_restart_one_after_the_other_are_not_noticed() -> Result<()> {
                 let node = agent.node().to_owned();
                 agent.terminate()?;
                 let agent = cluster.spawn_agent(&node)?;
-                agent.wait_for("policies are in force", PATIENCE)?;
+                agent.wait_for("policies are enforced", PATIENCE)?;
                 agent.kill()?;
                 let agent = cluster.spawn_agent(&node)?;
-                agent.wait_for("policies are in force", PATIENCE)?;
+                agent.wait_for("policies are enforced", PATIENCE)?;
                 new.push(agent);
             }
             Ok(())
@@ -107,7 +107,7 @@ fn agents_that_restart_one_after_the_other_are_not_noticed() -> Result<()> {
 }
 
 #[test]
-fn what_is_in_force_outlives_the_api_server_and_what_changed_is_enforced_after() -> Result<()> {
+fn what_is_enforced_outlives_the_api_server_and_what_changed_is_enforced_after() -> Result<()> {
     let mut cluster = shop()?;
     cluster.control_plane()?.server.kill();
     // Nothing is lost while it is away.

@@ -118,14 +118,14 @@ fn a_report_that_cannot_be_true_is_refused() -> Result<()> {
         let words = ["patch", "npr", "n1", "--subresource=status", "--type=merge", "-p", &patch];
         server.kubectl(&words, None)
     };
-    status(&json!({"policies": [{"namespace": "a", "name": "b"}], "policiesInForce": 1}))?;
+    status(&json!({"policies": [{"namespace": "a", "name": "b"}], "policiesEnforced": 1}))?;
     let diagnostic =
         |message: &str| json!({"severity": "Error", "object": "", "field": "", "message": message});
     for (refused, why) in [
         (apply(&object("n2", "n1")), "the report of a node has the name of the node"),
         (apply(&object("n1", "n2")), "a report stays with its node"),
-        (status(&json!({"policiesInForce": 2})), "policiesInForce counts the policies"),
-        (status(&json!({"policiesInForce": -1})), "greater than or equal to 0"),
+        (status(&json!({"policiesEnforced": 2})), "policiesEnforced counts the policies"),
+        (status(&json!({"policiesEnforced": -1})), "greater than or equal to 0"),
         (status(&json!({"diagnosticsFound": 1})), "diagnosticsFound counts the diagnostics"),
         (status(&json!({"backend": {"iptables": "ebtables", "families": []}})), "Unsupported"),
         (
@@ -198,7 +198,7 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     let head = "NAME STATE REASON REPORTING POLICIES ISOLATED PODS DIAGNOSTICS LAST SYNC AGE";
     assert_eq!(rows.first().map(|row| row.join(" ")).as_deref(), Some(head));
     let row = rows.get(1).context("no row")?;
-    let known = ["n1", "Enforcing", "PoliciesInForce", "True", "1", "1", "0"];
+    let known = ["n1", "Enforcing", "PoliciesEnforced", "True", "1", "1", "0"];
     assert_eq!(row.get(..7), Some(&known[..]), "{shown}");
     // Times and latencies have units.
     let has_unit = |cell: &str| cell.ends_with('s') || cell.ends_with('m');
@@ -227,7 +227,7 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     ensure!(writes <= 2 + periods, "{writes} writes in {:?}", changing.elapsed());
     assert_eq!(condition(&second, "Current")["reason"], "Fresh", "{second:#}");
     let since = |report: &Value| condition(report, "Enforcing")["lastTransitionTime"].clone();
-    assert_eq!(since(&first), since(&second), "it was in force all the time");
+    assert_eq!(since(&first), since(&second), "it was enforced all the time");
 
     // It comes back when it is deleted, and a new agent goes on with it.
     server.kubectl(&["delete", "npr", "n1"], None)?;
@@ -236,7 +236,7 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     report(&server, |report| report["status"]["policies"] == deny(generations))?;
     server.kubectl(&["delete", "npr", "n1"], None)?;
     server.kubectl(&["delete", "netpol", "deny", "-nshop"], None)?;
-    report(&server, |report| report["status"]["policiesInForce"] == 0)?;
+    report(&server, |report| report["status"]["policiesEnforced"] == 0)?;
     Ok(())
 }
 
@@ -254,9 +254,9 @@ fn a_node_with_a_second_enforcer_is_reported_as_not_enforcing() -> Result<()> {
     let shown = server.kubectl(&["get", "npr", "-o", "wide"], None)?;
     ensure!(shown.contains("Bypassed") && shown.contains("SecondEnforcer"), "{shown}");
     // Its policies are in the kernel all the same.
-    assert_eq!(first["status"]["policiesInForce"], 1);
+    assert_eq!(first["status"]["policiesEnforced"], 1);
     node.shell("iptables-nft -D FORWARD -j cali-FORWARD")?;
-    report(&server, |report| condition(report, "Enforcing")["reason"] == "PoliciesInForce")?;
+    report(&server, |report| condition(report, "Enforcing")["reason"] == "PoliciesEnforced")?;
     Ok(())
 }
 
@@ -273,7 +273,7 @@ fn a_kind_that_is_forbidden_keeps_no_other_from_being_enforced() -> Result<()> {
     };
     let is = |state: &'static str, policies: i64| {
         move |report: &Value| {
-            report["status"]["state"] == state && report["status"]["policiesInForce"] == policies
+            report["status"]["state"] == state && report["status"]["policiesEnforced"] == policies
         }
     };
     role(&["policy.networking.k8s.io"])?;
@@ -305,7 +305,7 @@ fn a_kind_that_is_forbidden_keeps_no_other_from_being_enforced() -> Result<()> {
 }
 
 #[test]
-fn without_the_kind_or_the_right_to_write_it_policies_are_in_force_all_the_same() -> Result<()> {
+fn without_the_kind_or_the_right_to_write_it_policies_are_enforced_all_the_same() -> Result<()> {
     let (cluster, server) = cluster()?;
     let node = "{apiVersion: v1, kind: Node, metadata: {name: n1}}";
     server.kubectl(&["apply", "-f", "-"], Some(&format!("{node}\n---{SHOP}")))?;
@@ -316,12 +316,12 @@ fn without_the_kind_or_the_right_to_write_it_policies_are_in_force_all_the_same(
         server.kubectl(&["apply", "-f", "-"], Some(&role))?;
         let kubeconfig = server.kubeconfig_for_service_account("default", "agent")?;
         let agent = agent(&cluster, &kubeconfig)?;
-        agent.wait_for("policies are in force", PATIENCE)?;
+        agent.wait_for("policies are enforced", PATIENCE)?;
         let told = agent.find_after(0, PATIENCE, |line| line.contains(advice))?;
         // It goes on with its work and says no more of it.
         let beat = agent.logged();
         server.kubectl(&["label", "ns", "shop", &format!("round={beat}"), "--overwrite"], None)?;
-        agent.wait_for_after(beat, "all that the source said so far is in force", PATIENCE)?;
+        agent.wait_for_after(beat, "all that the source said so far is enforced", PATIENCE)?;
         let again = agent.said_after(told, "failed to write the NodePolicyReport");
         ensure!(again.is_none(), "{again:?}");
         agent.terminate()?;

@@ -1,5 +1,5 @@
 //! What the status of a ClusterDefaultNetworkPolicy says, with the real controller and real agents:
-//! whether it is accepted, on how many nodes it is in force, and for how many pods it decides.
+//! whether it is accepted, on how many nodes it is enforced, and for how many pods it decides.
 
 use std::fs;
 use std::io::Read as _;
@@ -151,7 +151,7 @@ fn default(name: &str, spec: &str) -> String {
 }
 
 #[test]
-fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
+fn a_default_says_where_it_is_enforced_and_for_how_many_pods() -> Result<()> {
     let scene = Scene::new()?;
     scene.run_pod("shop", "a", "n1", "10.0.0.1")?;
     scene.run_pod("shop", "b", "n2", "10.0.0.2")?;
@@ -160,7 +160,7 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
     let started = Instant::now();
     scene.apply(&default("deny", "{policyTypes: [Ingress]}"))?;
     let accepted = "Accepted@1 True Understood";
-    let enforced = "Enforced@1 True InForce: 2 of 2 nodes";
+    let enforced = "Enforced@1 True Applied: 2 of 2 nodes";
     // `default` and `shop`; those of the system are left out.
     scene.until("deny", &[accepted, enforced, "namespaces 2, pods 2", "nodes 2 of 2"])?;
 
@@ -181,7 +181,7 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
     let waiting = "Enforced@2 False Waiting: 1 of 2 nodes; waiting for n2";
     scene.until("deny", &["Accepted@2 True", waiting, "nodes 1 of 2", "namespaces 3, pods 3"])?;
     let n2 = scene.agent("n2")?;
-    let last = scene.until("deny", &["Enforced@2 True InForce: 2 of 2 nodes", "nodes 2 of 2"])?;
+    let last = scene.until("deny", &["Enforced@2 True Applied: 2 of 2 nodes", "nodes 2 of 2"])?;
     assert_eq!(last["metadata"]["generation"], 2);
 
     scene.patch("deny", &json!({"mode": "Audit"}))?;
@@ -202,7 +202,7 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
     assert_eq!(head.join(" "), "NAME MODE TYPES ACCEPTED ENFORCED PODS AGE REASON MESSAGE");
     ensure!(wide.contains("Understood") && wide.contains("reported by 2 of 2 nodes"), "{wide}");
 
-    // Written seldom, and not at all without news; said once when in force everywhere.
+    // Written seldom, and not at all without news; said once when enforced everywhere.
     let periods = started.elapsed().as_secs() / WRITE_PERIOD_MIN.as_secs();
     let writes = scene.writes("deny")?;
     ensure!(writes <= 1 + usize::try_from(periods)?, "{writes} writes in {periods} periods");
@@ -217,7 +217,7 @@ fn a_default_says_where_it_is_in_force_and_for_how_many_pods() -> Result<()> {
         ensure!(said.count() >= 1, "{generation}:\n{log}");
     }
 
-    // Another one of that name is not in force where the one before it still is.
+    // Another one of that name is not enforced where the one before it still is.
     n2.terminate()?;
     scene.server.kubectl(&["delete", "cdnp", "deny"], None)?;
     scene.apply(&default("deny", "{policyTypes: [Ingress]}"))?;
@@ -265,10 +265,10 @@ fn a_default_that_is_broken_or_selects_nothing_says_so() -> Result<()> {
         format!("{{policyTypes: [Ingress], podSelector: {{matchLabels: {{{long}/b: x}}}}}}");
     scene.apply(&default("broken", &broken))?;
     let refused = "Accepted@1 False FailedClosed: spec.podSelector";
-    // It is in force, as the most closed thing that it can mean.
+    // It is enforced, as the most closed thing that it can mean.
     scene.until("broken", &[refused, "Enforced@1 True", "namespaces 2, pods 1"])?;
     scene.patch("broken", &json!({"podSelector": null}))?;
-    scene.until("broken", &["Accepted@2 True", "Enforced@2 True InForce: 1 of 1 nodes"])?;
+    scene.until("broken", &["Accepted@2 True", "Enforced@2 True Applied: 1 of 1 nodes"])?;
 
     let nobody = "{policyTypes: [Ingress], podSelector: {matchLabels: {app: nobody}}}";
     scene.apply(&default("nobody", nobody))?;
@@ -299,7 +299,7 @@ fn of_a_node_whose_agent_is_silent_nothing_is_claimed_whoever_leads() -> Result<
     scene.apply(&default("deny", "{policyTypes: [Ingress]}"))?;
     let agent = scene.agent("n1")?;
     let controller = scene.controller("first", "15")?;
-    scene.until("deny", &["Enforced@1 True InForce: 1 of 1 nodes"])?;
+    scene.until("deny", &["Enforced@1 True Applied: 1 of 1 nodes"])?;
     agent.kill()?;
     let silent = "Enforced@1 Unknown AgentSilent: 0 of 1 nodes; no word from n1, see its \
                   agent";
@@ -322,6 +322,6 @@ fn of_a_node_whose_agent_is_silent_nothing_is_claimed_whoever_leads() -> Result<
     assert_eq!(lines(&known["status"]).iter().filter(|line| line.starts_with(silent)).count(), 1);
     assert_eq!(since(&told), since(&known), "it was unknown all the time");
     let _agent = scene.agent("n1")?;
-    scene.until("deny", &["Enforced@1 True InForce: 1 of 1 nodes"])?;
+    scene.until("deny", &["Enforced@1 True Applied: 1 of 1 nodes"])?;
     Ok(())
 }

@@ -96,12 +96,12 @@ fn a_kind_that_is_installed_late_is_enforced_and_ends_with_its_crd() -> Result<(
     delete(cluster.server()?, &["crd", "clusterdefaultnetworkpolicies.portcullis.dev"])?;
     check(&cluster.lab, "without all of these kinds", &open, &closed)?;
 
-    // An agent that starts in a cluster that has neither is in force.
+    // An agent that starts in a cluster that has neither is enforced.
     let old = cluster.take_agent("n2")?;
     old.terminate()?;
     apply(cluster.server()?, &admit("api", &["web"], &[WEB]))?;
     let new = cluster.spawn_agent("n2")?;
-    new.wait_for("policies are in force", PATIENCE)?;
+    new.wait_for("policies are enforced", PATIENCE)?;
     let closed = [&closed[..], &[("near", "api", WEB)]].concat();
     check(&cluster.lab, "an agent that starts anew", &[open[0], open[2]], &closed)
 }
@@ -166,7 +166,7 @@ fn forbid(server: &ApiServer, is_forbidden: bool) -> Result<()> {
 }
 
 #[test]
-fn a_kind_that_agents_may_not_read_any_more_stays_in_force_and_holds_up_no_other() -> Result<()> {
+fn a_kind_that_agents_may_not_read_any_more_stays_enforced_and_holds_up_no_other() -> Result<()> {
     let mut cluster = shop()?;
     cluster.control_plane()?.server.install_cluster_network_policy()?;
     apply(cluster.server()?, &admin("deny", 1, "Deny", "other", &["lurker"]))?;

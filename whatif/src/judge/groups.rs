@@ -16,7 +16,7 @@ use super::Views;
 use crate::endpoint::{Party, PortAsked, Resolved, Side};
 use crate::model::Cluster;
 
-/// The class of pods as policies are in force, and with those in audit; and their node, where the
+/// The class of pods as policies are enforced, and with those in audit; and their node, where the
 /// other side is that node.
 type Class = (ClassId, Option<Option<ClassId>>, Option<Str>);
 

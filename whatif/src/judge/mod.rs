@@ -111,7 +111,7 @@ pub struct WouldBe {
     pub changed: Vec<Direction>,
 }
 
-/// Who reaches whom as policies are in force, and as they would be with those in audit.
+/// Who reaches whom as policies are enforced, and as they would be with those in audit.
 #[derive(Clone, Copy)]
 pub struct Views<'r, 'w> {
     /// What is.

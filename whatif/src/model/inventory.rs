@@ -159,7 +159,7 @@ impl Inventory {
         }
     }
 
-    /// Puts every policy in force, as if none were in audit; how many were.
+    /// Puts every policy enforced, as if none were in audit; how many were.
     pub fn enforce_all(&mut self) -> usize {
         let objects = self.objects.values_mut();
         let policies = objects.filter_map(|object| policy_mut(&mut object.item));

@@ -266,7 +266,7 @@ fn units(before: &Cluster, after: &Cluster, difference: &Difference) -> Units {
     Units { of_class: of_group.collect() }
 }
 
-/// The policies in force with a say about a pod in one direction, in the order of their tiers; what
+/// The enforced policies with a say about a pod in one direction, in the order of their tiers; what
 /// isolates ends it, as nothing below is asked.
 fn deciding(world: &World, pod: &Pod, direction: Direction) -> Vec<String> {
     let mut policies = world.selecting(pod);

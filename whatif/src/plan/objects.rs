@@ -32,10 +32,10 @@ pub enum How {
     Removed,
     /// It says something else.
     Modified,
-    /// It was in audit and is in force, and says the same; with `plan --audit` every policy in
+    /// It was in audit and is enforced, and says the same; with `plan --audit` every policy in
     /// audit.
     Enforced,
-    /// It was in force and is in audit, and says the same.
+    /// It was enforced and is in audit, and says the same.
     Audited,
 }
 

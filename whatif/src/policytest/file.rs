@@ -83,7 +83,7 @@ pub struct StepFile {
     pub audit: Option<AuditFile>,
 }
 
-/// `audit`: what would come of connections if policies in audit were in force.
+/// `audit`: what would come of connections if policies in audit were enforced.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(missing_docs)]

@@ -1,6 +1,6 @@
 //! Which pods the policies of the cluster select, and for which a default decides.
 //!
-//! A default decides for a pod and a direction that no NetworkPolicy in force isolates. Rules of
+//! A default decides for a pod and a direction that no enforced NetworkPolicy isolates. Rules of
 //! the tiers Admin and Baseline decide flows, not pods: they do not count here.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,11 +66,11 @@ fn covers(world: &World, subject: &Subject, namespace: &Str) -> bool {
     known.is_none_or(|(selector, namespace)| selector.matches(&namespace.labels))
 }
 
-/// In which directions a NetworkPolicy in force isolates each group of pods of a namespace.
+/// In which directions a enforced NetworkPolicy isolates each group of pods of a namespace.
 fn isolated_in(world: &World, namespace: &Str, index: &Index<Group>) -> Vec<PerDirection<bool>> {
     let mut found = vec![PerDirection::default(); index.len()];
-    let in_force = world.policies_in(namespace).filter(|policy| policy.mode == Mode::Enforce);
-    for policy in in_force {
+    let enforced = world.policies_in(namespace).filter(|policy| policy.mode == Mode::Enforce);
+    for policy in enforced {
         for (at, _) in index.matching(policy.subject.any_pods()) {
             let found = found.get_mut(at).expect("one for each group");
             for direction in Direction::BOTH {

@@ -243,7 +243,7 @@ fn default(name: &str, spec: &str) -> String {
 }
 
 #[test]
-fn a_default_decides_for_pods_and_directions_that_no_network_policy_in_force_isolates() {
+fn a_default_decides_for_pods_and_directions_that_no_enforced_network_policy_isolates() {
     let check = |spec: &str, counts: [usize; 3], nodes: &[&str]| {
         let (_, coverage) = with_defaults(&default("d", spec));
         let found = coverage.values().next().expect("it is covered");

@@ -34,7 +34,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn log_in_force(&mut self, report: &ApplyReport) {
+    pub(super) fn log_applied(&mut self, report: &ApplyReport) {
         let latency = self.oldest.take().map(|received| received.elapsed());
         let selection = self.engine.take_selection();
         let compiled = self.engine.compiled();
@@ -49,9 +49,9 @@ impl Agent {
             rulesets_refused = self.dataplane.denied().len(),
             apply_us = micros(report.total),
             since_us = latency.map(micros),
-            "policies are in force"
+            "policies are enforced"
         );
-        self.publisher.in_force(Round {
+        self.publisher.enforced(Round {
             selection,
             rulesets: compiled.rulesets.len(),
             sets: compiled.sets.len(),

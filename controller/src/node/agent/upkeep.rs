@@ -16,14 +16,14 @@ const RETRY_REST: u32 = 9;
 
 impl Agent {
     /// The kernel does what the engine says; unreferenced rules and sets are removed after `cleanup_after`.
-    pub(super) fn in_force(&mut self, report: &ApplyReport, cleanup_after: Duration) {
+    pub(super) fn enforced(&mut self, report: &ApplyReport, cleanup_after: Duration) {
         let now = Instant::now();
         let is_pending = self.local_pods.as_ref().is_some_and(LocalPods::is_changed);
         let unreferenced = report.postponed || report.sets_in_use > 0 || is_pending;
         self.unreferenced = unreferenced.then(|| self.unreferenced.unwrap_or(now));
         let cleanup_at =
             self.unreferenced.map(|since| (now + cleanup_after).min(since + CLEANUP_LIMIT));
-        self.state = State::InForce { cleanup_at };
+        self.state = State::Applied { cleanup_at };
         self.refused_retry = self.dataplane.has_refusals().then(|| {
             self.refused_retry.unwrap_or_else(|| {
                 let mut back_off = BACK_OFF;
@@ -42,9 +42,9 @@ impl Agent {
                 self.refused_retry = Some((Instant::now() + rest, back_off));
                 if !self.dataplane.has_refusals() {
                     info!("what was refused is applied now");
-                    self.log_in_force(&report);
+                    self.log_applied(&report);
                 }
-                self.in_force(&report, CLEANUP_AFTER);
+                self.enforced(&report, CLEANUP_AFTER);
             }
             Err(failure) => self.again(&failure, "failed to apply what was refused before"),
         }
@@ -52,7 +52,7 @@ impl Agent {
 
     /// Tidies, verifies or counts when it is time, however many changes come in.
     pub(super) fn look_after(&mut self, now: Instant) {
-        let State::InForce { cleanup_at } = self.state else { return };
+        let State::Applied { cleanup_at } = self.state else { return };
         if let Some((_, back_off)) = self.refused_retry.filter(|(at, _)| now >= *at) {
             self.retry_refused(back_off);
         } else if cleanup_at.is_some_and(|at| now >= at) {
@@ -70,7 +70,7 @@ impl Agent {
         match self.dataplane.remove_unreferenced(self.engine.compiled()) {
             Ok(report) => {
                 debug!(sets_in_use = report.sets_in_use, "removed unreferenced rules and sets");
-                self.in_force(&report, CLEANUP_LIMIT);
+                self.enforced(&report, CLEANUP_LIMIT);
             }
             Err(failure) => {
                 self.again(&failure, "failed to remove unreferenced rules and sets");
@@ -100,7 +100,7 @@ impl Agent {
                 self.publisher.hooks_restored(hooks);
                 drift.iter().for_each(|found| warn!("{found}"));
                 self.connections.repaired(drift.len());
-                self.in_force(&ApplyReport::default(), CLEANUP_AFTER);
+                self.enforced(&ApplyReport::default(), CLEANUP_AFTER);
             }
             Err(failure) => {
                 self.again(&failure, "failed to compare the kernel with the policies");

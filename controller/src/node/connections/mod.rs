@@ -118,7 +118,7 @@ impl Connections {
         }
     }
 
-    /// All changes are in force: starts a pass if it is needed and none runs.
+    /// All changes are enforced: starts a pass if it is needed and none runs.
     pub fn begin(&mut self, engine: &Engine) {
         self.pending.released.append(&mut self.owners.released(engine.world()));
         let Ok(link) = &self.link else { return };
@@ -139,7 +139,7 @@ impl Connections {
         self.current.is_none()
     }
 
-    /// Waits for the pass. To be handled while all changes are in force.
+    /// Waits for the pass. To be handled while all changes are enforced.
     pub async fn next(&mut self) -> Report {
         if let Ok(link) = &mut self.link
             && let Some(message) = link.messages.recv().await

@@ -25,7 +25,7 @@ pub struct Told {
     pub cause: Option<u64>,
 }
 
-/// Finds out who and why, by the policies as they are in force by now.
+/// Finds out who and why, by the policies as they are enforced by now.
 #[must_use]
 pub fn resolve(engine: &Engine, denial: Denial, packet: Packet) -> Told {
     let view = match denial.outcome {

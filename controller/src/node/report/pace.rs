@@ -27,7 +27,7 @@ pub const HOPELESS_PAUSE: Duration = Duration::from_mins(5);
 pub enum News {
     /// What was written is still so.
     None,
-    /// Nothing was put in force yet.
+    /// Nothing was applied yet.
     Loading,
     /// Something else than what was written.
     Some,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::cidr::Family;
-use policy_engine::engine::selection::{InForce, Selection};
+use policy_engine::engine::selection::{Applied, Selection};
 use policy_engine::object::ObjectRef;
 use policy_engine::tier::Mode;
 use portcullis_crds::api::node_policy_report as api;
@@ -91,7 +91,7 @@ pub fn render(
 ) -> api::NodePolicyReportStatus {
     let selection = &status.selection;
     let findings = &status.diagnostics;
-    let in_force = selection.policies.len();
+    let enforced = selection.policies.len();
     let policies: Vec<_> = policies(selection).take(api::POLICIES_MAX).collect();
     let first = findings.first.iter().take(api::DIAGNOSTICS_MAX);
     let diagnostics: Vec<_> = first.map(diagnostic).collect();
@@ -112,8 +112,8 @@ pub fn render(
         }),
         backend: Some(facts.backend.clone()),
         pods: known.then_some(pods),
-        policies_in_force: known.then_some(count(in_force)),
-        policies_omitted: known.then(|| count(in_force - policies.len())),
+        policies_enforced: known.then_some(count(enforced)),
+        policies_omitted: known.then(|| count(enforced - policies.len())),
         policies,
         last_successful_sync: status.last_success.map(time),
         sync_latency_microseconds: status.latency.map(latency),
@@ -157,7 +157,7 @@ fn condition(state: &State<'_>, before: Option<&Transition>, now: Time) -> Condi
 
 /// Those of the cluster first: they never are what a full list leaves out.
 fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
-    let of_cluster = |(name, _): &(&ObjectRef, &InForce)| name.namespace.is_empty();
+    let of_cluster = |(name, _): &(&ObjectRef, &Applied)| name.namespace.is_empty();
     let all = || selection.policies.iter();
     all()
         .filter(of_cluster)
@@ -166,7 +166,7 @@ fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
 }
 
 /// `None` for an object that is no policy.
-fn listed(object: &ObjectRef, policy: InForce) -> Option<api::Policy> {
+fn listed(object: &ObjectRef, policy: Applied) -> Option<api::Policy> {
     let ObjectRef { kind, namespace, name } = object;
     Some(api::Policy {
         kind: api::PolicyKind::of(*kind)?,

@@ -40,10 +40,10 @@ impl Agent {
         Self { publisher, metrics, signals }
     }
 
-    fn in_force(&mut self) {
+    fn enforced(&mut self) {
         let (selection, latency) = (None, None);
         let apply = Duration::ZERO;
-        self.publisher.in_force(Round { selection, rulesets: 0, sets: 0, apply, latency });
+        self.publisher.enforced(Round { selection, rulesets: 0, sets: 0, apply, latency });
     }
 
     fn examined(&mut self, conflicts: &[Conflict]) {
@@ -141,7 +141,7 @@ fn is_true(expression: &str, series: &[String]) -> bool {
 
 type Fact = fn(&mut Agent);
 
-const ENFORCING: &str = "Enforcing PoliciesInForce True |  | ";
+const ENFORCING: &str = "Enforcing PoliciesEnforced True |  | ";
 
 fn unread(agent: &mut Agent) {
     agent.found(&[About::Unread("Pod a".to_owned())]);
@@ -150,8 +150,8 @@ fn unread(agent: &mut Agent) {
 /// What happens, and the signals after it.
 const TABLE: [(&str, &[Fact], &str); 17] = [
     ("at the start", &[], "Loading Loading Unknown |  | NodeLoading"),
-    ("nobody looked at the node", &[Agent::in_force], "Loading Loading Unknown |  | NodeLoading"),
-    ("", &[Agent::in_force, |a| a.examined(&[])], ENFORCING),
+    ("nobody looked at the node", &[Agent::enforced], "Loading Loading Unknown |  | NodeLoading"),
+    ("", &[Agent::enforced, |a| a.examined(&[])], ENFORCING),
     (
         "a conflict while objects load",
         &[|a| a.examined(&[Conflict::KubeProxyIpvs])],
@@ -159,7 +159,7 @@ const TABLE: [(&str, &[Fact], &str); 17] = [
     ),
     (
         "a conflict",
-        &[Agent::in_force, |a| {
+        &[Agent::enforced, |a| {
             a.examined(&[Conflict::KubeProxyIpvs, Conflict::SecondEnforcer]);
         }],
         "Bypassed KubeProxyIpvs False |  | NodeBypassed",
@@ -171,17 +171,17 @@ const TABLE: [(&str, &[Fact], &str); 17] = [
     ),
     (
         "a displaced hook",
-        &[Agent::in_force, |a| a.examined(&[]), |a| a.displaced(true), |a| a.publisher.verified(0)],
+        &[Agent::enforced, |a| a.examined(&[]), |a| a.displaced(true), |a| a.publisher.verified(0)],
         "Bypassed HookDisplaced False |  | NodeBypassed",
     ),
     (
         "a hook that is back",
-        &[Agent::in_force, |a| a.examined(&[]), |a| a.displaced(true), |a| a.displaced(false)],
+        &[Agent::enforced, |a| a.examined(&[]), |a| a.displaced(true), |a| a.displaced(false)],
         ENFORCING,
     ),
     (
         "a failed round",
-        &[Agent::in_force, |a| a.examined(&[]), |a| a.publisher.failed("no tool", None)],
+        &[Agent::enforced, |a| a.examined(&[]), |a| a.publisher.failed("no tool", None)],
         "Failing ApplyFailed False |  | NodeFailing",
     ),
     (
@@ -200,13 +200,13 @@ const TABLE: [(&str, &[Fact], &str); 17] = [
     ),
     (
         "the node is unknown",
-        &[Agent::in_force, |a| a.publisher.node_unknown(Some("no Node".into()))],
+        &[Agent::enforced, |a| a.publisher.node_unknown(Some("no Node".into()))],
         "Degraded NodeUnknown False | NodeUnknown | NodeDegraded",
     ),
     (
         "the node is unknown, and nothing can be applied",
         &[
-            Agent::in_force,
+            Agent::enforced,
             |a| a.examined(&[]),
             |a| a.publisher.node_unknown(Some("no Node".into())),
             |a| a.publisher.failed("no tool", None),
@@ -215,12 +215,12 @@ const TABLE: [(&str, &[Fact], &str); 17] = [
     ),
     (
         "rules are refused",
-        &[Agent::in_force, |a| a.examined(&[]), |a| a.publisher.refused(2, Some("a set".into()))],
+        &[Agent::enforced, |a| a.examined(&[]), |a| a.publisher.refused(2, Some("a set".into()))],
         "Degraded RulesRefused False | RulesRefused | NodeDegraded",
     ),
     (
         "an object cannot be read",
-        &[Agent::in_force, |a| a.examined(&[]), unread],
+        &[Agent::enforced, |a| a.examined(&[]), unread],
         "Degraded ObjectsUnread False | ObjectsUnread | NodeDegraded ObjectErrors",
     ),
     (
@@ -230,8 +230,8 @@ const TABLE: [(&str, &[Fact], &str); 17] = [
     ),
     (
         "other errors",
-        &[Agent::in_force, |a| a.examined(&[]), |a| a.found(&[About::nothing()])],
-        "Enforcing PoliciesInForce True |  | ObjectErrors",
+        &[Agent::enforced, |a| a.examined(&[]), |a| a.found(&[About::nothing()])],
+        "Enforcing PoliciesEnforced True |  | ObjectErrors",
     ),
 ];
 
@@ -274,7 +274,7 @@ async fn the_text_of_a_state_says_what_it_means_for_packets() {
         "Failing: no tool; no rules were applied since the agent started: those of an earlier run \
          stay, and without any all packets pass"
     );
-    agent.in_force();
+    agent.enforced();
     agent.publisher.failed("no tool", None);
     assert_eq!(text(&agent), "Failing: no tool; the rules that were applied last stay");
     tokio::time::advance(PATIENCE + Duration::from_secs(1)).await;

@@ -5,10 +5,10 @@
 //! ```
 //!
 //! Rules:
-//! - Two files that define the same object: the last one in path order is in force, the other is
+//! - Two files that define the same object: the last one in path order is enforced, the other is
 //!   told, and takes over when the first one goes.
 //! - While a file cannot be read, or any document of it cannot be parsed or has no usable name,
-//!   the objects that the file defined before and does not show now stay in force.
+//!   the objects that the file defined before and does not show now stay enforced.
 //! - The same holds while the file is empty: a program that writes a file in place empties it first.
 //!   A file that is deleted, or that contains only comments, defines nothing.
 //! - What cannot be read is told as [`About::Unread`]: the agent is not ready until it is fixed.
@@ -41,11 +41,11 @@ const LISTED: usize = 5;
 #[derive(Default, Debug)]
 pub struct DirState {
     files: BTreeMap<PathBuf, File>,
-    /// Which files define an object; the last one is in force.
+    /// Which files define an object; the last one is enforced.
     definers: BTreeMap<ObjectRef, BTreeSet<PathBuf>>,
     /// What was last sent.
-    in_force: BTreeMap<ObjectRef, Change>,
-    /// How many objects in force live in a namespace.
+    enforced: BTreeMap<ObjectRef, Change>,
+    /// How many objects enforced live in a namespace.
     inhabitants: BTreeMap<Str, usize>,
     told: BTreeMap<PathBuf, Vec<Diagnostic>>,
     touched: BTreeSet<ObjectRef>,
@@ -170,7 +170,7 @@ impl DirState {
         }
     }
 
-    /// Brings `in_force` up to date for one object.
+    /// Brings `enforced` up to date for one object.
     fn settle(&mut self, key: &ObjectRef, changes: &mut BTreeMap<ObjectRef, Change>) {
         let now = self.defined(key).map(|defined| defined.change.clone()).or_else(|| {
             let name = &key.name;
@@ -179,12 +179,12 @@ impl DirState {
                 || Change::Namespace(name.clone(), Some(convert::assumed_namespace(name)));
             assumed.then(namespace)
         });
-        if self.in_force.get(key) == now.as_ref() {
+        if self.enforced.get(key) == now.as_ref() {
             return;
         }
         let before = match now.clone() {
-            Some(change) => self.in_force.insert(key.clone(), change),
-            None => self.in_force.remove(key),
+            Some(change) => self.enforced.insert(key.clone(), change),
+            None => self.enforced.remove(key),
         };
         if !key.namespace.is_empty() {
             self.count(&key.namespace, before.is_some(), now.is_some());
@@ -273,7 +273,7 @@ impl File {
             return;
         }
         let message = format!(
-            "until the file can be read as a whole, what it last defined stays in force: {}",
+            "until the file can be read as a whole, what it last defined stays enforced: {}",
             few(&kept, LISTED)
         );
         self.diagnostics.push(whole_file(name, Severity::Warning, message));

@@ -17,7 +17,7 @@ struct Watched {
     dir: TempDir,
     root: PathBuf,
     events: Receiver<Event>,
-    /// Policies in force, as `name:port`.
+    /// Policies enforced, as `name:port`.
     policies: BTreeSet<String>,
     told: BTreeMap<String, Vec<Diagnostic>>,
     /// How many batches came.
@@ -78,7 +78,7 @@ impl Watched {
         false
     }
 
-    /// Waits until exactly these policies are in force; no other state may come in between.
+    /// Waits until exactly these policies are enforced; no other state may come in between.
     async fn becomes(&mut self, expected: &[&str]) {
         let before = self.policies.clone();
         let expected: BTreeSet<String> = expected.iter().map(ToString::to_string).collect();
@@ -88,7 +88,7 @@ impl Watched {
         }
     }
 
-    /// Waits until these policies are in force, however many steps it takes.
+    /// Waits until these policies are enforced, however many steps it takes.
     async fn reaches(&mut self, expected: &[&str]) {
         let expected: BTreeSet<String> = expected.iter().map(ToString::to_string).collect();
         while self.policies != expected {

@@ -40,10 +40,10 @@ pub struct Known<K> {
 /// How far the list is that is being read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum List {
-    /// None was ever complete. Nothing is in force before one is, so parts of it may go out.
+    /// None was ever complete. Nothing is enforced before one is, so parts of it may go out.
     First,
     /// One was broken off or is being read, and another one was complete before. Between its parts
-    /// no state was ever meant to be in force: they wait for its end.
+    /// no state was ever meant to be enforced: they wait for its end.
     Again,
     /// The last one is complete.
     Complete,

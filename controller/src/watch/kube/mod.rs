@@ -13,7 +13,7 @@
 //!   that is forbidden: then the agent decides, for it knows what is in the kernel. After that
 //!   any order is safe: a policy isolates pods that come later, and a namespace that is not known
 //!   yet matches no selector. So no watch waits for another.
-//! - While a watch is broken, what is known stays in force.
+//! - While a watch is broken, what is known stays enforced.
 
 mod known;
 

@@ -28,12 +28,12 @@ fn an_agent_writes_the_report_of_its_own_node_only() -> Result<()> {
         let apply = ["apply", "--server-side", "-f", "-", &kubeconfig];
         server.kubectl(&apply, Some(&report.to_string()))
     };
-    // A policy is in force a moment after it was accepted.
+    // A policy is enforced a moment after it was accepted.
     let deadline = Instant::now() + LIMIT;
     let refused = loop {
         match write(&of_n1, "n2") {
             Err(refused) => break refused.to_string(),
-            Ok(_) => ensure!(Instant::now() < deadline, "the policy is not in force"),
+            Ok(_) => ensure!(Instant::now() < deadline, "the policy is not enforced"),
         }
     };
     ensure!(refused.contains("only the report of its own node, not n2"), "{refused}");

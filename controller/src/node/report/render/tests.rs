@@ -28,17 +28,17 @@ fn facts() -> Facts {
     }
 }
 
-fn policy(name: &str, generation: i64) -> (ObjectRef, InForce) {
-    let policy = InForce { mode: Mode::Enforce, generation: Some(generation), pods: 1 };
+fn policy(name: &str, generation: i64) -> (ObjectRef, Applied) {
+    let policy = Applied { mode: Mode::Enforce, generation: Some(generation), pods: 1 };
     (ObjectRef::new(Kind::NetworkPolicy, "shop", name), policy)
 }
 
-fn default(name: &str, mode: Mode) -> (ObjectRef, InForce) {
-    let policy = InForce { mode, generation: Some(7), pods: 3 };
+fn default(name: &str, mode: Mode) -> (ObjectRef, Applied) {
+    let policy = Applied { mode, generation: Some(7), pods: 3 };
     (ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name), policy)
 }
 
-fn selection(policies: impl IntoIterator<Item = (ObjectRef, InForce)>) -> Selection {
+fn selection(policies: impl IntoIterator<Item = (ObjectRef, Applied)>) -> Selection {
     Selection {
         pods: 3,
         isolated: 2,
@@ -48,9 +48,9 @@ fn selection(policies: impl IntoIterator<Item = (ObjectRef, InForce)>) -> Select
     }
 }
 
-fn in_force(selection: Selection) -> Status {
+fn enforced(selection: Selection) -> Status {
     Status {
-        phase: Phase::InForce,
+        phase: Phase::Applied,
         selection: Arc::new(selection),
         last_success: Some(NOW),
         examination: Some(Arc::default()),
@@ -81,7 +81,7 @@ fn denials(packets: [u64; 2]) -> Arc<BTreeMap<Denial, Counts>> {
 }
 
 #[test]
-fn a_report_names_what_is_in_force() {
+fn a_report_names_what_is_enforced() {
     let status = Status {
         latency: Some(Latency {
             last: Duration::from_micros(900),
@@ -91,7 +91,7 @@ fn a_report_names_what_is_in_force() {
         }),
         drift_repairs: 2,
         denials: denials([3, 5]),
-        ..in_force(selection([policy("b", 4), policy("a", 1)]))
+        ..enforced(selection([policy("b", 4), policy("a", 1)]))
     };
     let shown = serde_json::to_value(render(&facts(), &status, None, NOW)).expect("it is JSON");
     let expected = serde_json::json!({
@@ -106,7 +106,7 @@ fn a_report_names_what_is_in_force() {
             {"kind": "NetworkPolicy", "namespace": "shop", "name": "b", "observedGeneration": 4,
              "pods": 1},
         ],
-        "policiesInForce": 2,
+        "policiesEnforced": 2,
         "policiesOmitted": 0,
         "lastSuccessfulSync": "1970-01-01T00:00:00Z",
         "syncLatencyMicroseconds": {"last": 900, "p50": 1000, "max": 1_000_000, "samples": 7},
@@ -118,7 +118,7 @@ fn a_report_names_what_is_in_force() {
         "conditions": [{
             "type": "Enforcing",
             "status": "True",
-            "reason": "PoliciesInForce",
+            "reason": "PoliciesEnforced",
             "message": "the kernel does what the policies say",
             "lastTransitionTime": "1970-01-01T00:00:00Z",
         }],
@@ -133,9 +133,9 @@ fn policies_of_the_cluster_come_first_and_say_that_they_are_in_audit() {
     let of_cluster = [
         default("deny", Mode::Enforce),
         default("watch", Mode::Audit),
-        (guardrails, InForce { mode: Mode::Enforce, generation: None, pods: 2 }),
+        (guardrails, Applied { mode: Mode::Enforce, generation: None, pods: 2 }),
     ];
-    let status = in_force(selection(many.chain(of_cluster)));
+    let status = enforced(selection(many.chain(of_cluster)));
     let report = render(&facts(), &status, None, NOW);
     assert_eq!((report.policies.len(), report.policies_omitted), (api::POLICIES_MAX, Some(3)));
     let first = serde_json::to_value(report.policies.get(..4)).expect("it is JSON");
@@ -162,10 +162,10 @@ fn a_report_of_much_is_cut_and_says_how_much_it_leaves_out() {
     };
     let all: Vec<Diagnostic> = (0..100).map(found).collect();
     let diagnostics = Arc::new(Findings::of(all.iter()));
-    let status = Status { diagnostics, ..in_force(selection(many)) };
+    let status = Status { diagnostics, ..enforced(selection(many)) };
     let report = render(&facts(), &status, None, NOW);
     assert_eq!(report.policies.len(), api::POLICIES_MAX);
-    assert_eq!(report.policies_in_force, Some(1005));
+    assert_eq!(report.policies_enforced, Some(1005));
     assert_eq!(report.policies_omitted, Some(5));
     assert_eq!(report.diagnostics.len(), api::DIAGNOSTICS_MAX);
     assert_eq!((report.diagnostics_found, report.diagnostics_omitted), (Some(100), Some(50)));
@@ -181,7 +181,7 @@ fn a_report_of_much_is_cut_and_says_how_much_it_leaves_out() {
 fn before_the_first_round_nothing_is_claimed() {
     for status in [Status::default(), failing("no\ntool")] {
         let report = render(&facts(), &status, None, NOW);
-        assert_eq!((report.pods, report.policies_in_force), (None, None));
+        assert_eq!((report.pods, report.policies_enforced), (None, None));
         assert_eq!(report.last_successful_sync, None);
     }
     let report = render(&facts(), &failing("no\ntool"), None, NOW);
@@ -199,7 +199,7 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
         let report = render(&facts(), status, Some(&before), later);
         report.conditions.into_iter().next().map(|found| found.last_transition_time)
     };
-    assert_eq!(at(&in_force(Selection::default())), Some(since));
+    assert_eq!(at(&enforced(Selection::default())), Some(since));
     assert_eq!(at(&failing("")), Some(time(later)));
 }
 
@@ -218,13 +218,13 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
         apply: Duration::from_millis(1),
         latency: Some(Duration::from_millis(2)),
     };
-    publisher.in_force(round(Some(selection([policy("a", 1)]))));
+    publisher.enforced(round(Some(selection([policy("a", 1)]))));
     assert_eq!(news(None, &latest()), News::Some);
     let written = latest();
 
     // A peer that came and went, the same selection anew, a comparison without findings.
-    publisher.in_force(round(None));
-    publisher.in_force(round(Some(selection([policy("a", 1)]))));
+    publisher.enforced(round(None));
+    publisher.enforced(round(Some(selection([policy("a", 1)]))));
     publisher.verified(0);
     publisher.found(Findings::default());
     publisher.denied(BTreeMap::clone(&denials([1, 2])));

@@ -39,7 +39,7 @@ fn remove(
     Step { file, text: None, changes, told }
 }
 
-/// `+shop/a:80` for a policy that is in force, `-shop/a` for one that is gone.
+/// `+shop/a:80` for a policy that is enforced, `-shop/a` for one that is gone.
 fn shown(change: &Change) -> String {
     match change {
         Change::Policy(name, None) => format!("-{}", name.short()),

@@ -172,7 +172,7 @@ fn an_object_without_a_name_is_told_until_a_list_lacks_it() {
     known.applied(&pod("a", 1));
     known.end();
     let Batch { changes, diagnostics } = known.flush();
-    assert_eq!(changes.len(), 1, "the object beside it is in force");
+    assert_eq!(changes.len(), 1, "the object beside it is enforced");
     assert_eq!(diagnostics.len(), 1);
     list(&mut known, &[("a", 1)]);
     let told = Batch { changes: Vec::new(), diagnostics: vec![("Pod".into(), Vec::new())] };
