@@ -55,7 +55,7 @@ codes! { 23:
     EgressWithoutDns "PCL402" "egress-without-dns" Warning
         "Pods may open connections, and not look up names."
     HalfOpen "PCL403" "half-open" Warning "One side is opened and the other is closed."
-    RedundantRule "PCL501" "redundant-rule" Note "Other rules admit all that the rule admits."
+    RedundantRule "PCL501" "redundant-rule" Note "Other rules allow all that the rule allows."
     RedundantPolicy "PCL502" "redundant-policy" Note "Other policies do all that the policy does."
     SamePolicy "PCL503" "same-policy" Warning "Two policies say the same."
     EqualPriority "PCL504" "equal-priority" Warning

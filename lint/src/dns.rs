@@ -15,7 +15,7 @@ use policy_engine::tier::{Action, Mode, Tier};
 use policy_engine::world::World;
 use portcullis_crds::path::FieldPath;
 
-use crate::implies::{Ask, admits};
+use crate::implies::{Ask, allows};
 use crate::pods::{DNS_LABEL, Group};
 use crate::{Code, Context, Finding, Severity, few, finding, sides, spec};
 
@@ -78,7 +78,7 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     lacking.chain(denied).collect()
 }
 
-/// The field of a policy that admits too little, and what to do.
+/// The field of a policy that allows too little, and what to do.
 fn how_to_fix(context: &Context<'_>, policy: &ObjectRef) -> (&'static str, &'static str) {
     const RULE: &str = "add a rule to the DNS pods for port 53 over UDP and TCP";
     if policy.kind != Kind::ClusterDefaultNetworkPolicy {
@@ -151,8 +151,8 @@ impl<'c> Deciding<'c> {
 
     /// All rules that let something pass.
     fn rules(&self) -> impl Iterator<Item = &'c Rule> {
-        let admitted = self.isolating.iter().flat_map(|(_, rules)| *rules);
-        admitted.chain(self.accepted())
+        let allowed = self.isolating.iter().flat_map(|(_, rules)| *rules);
+        allowed.chain(self.accepted())
     }
 
     /// Whether some rule opens anything.
@@ -276,7 +276,7 @@ impl<'c> Servers<'c> {
                 .iter()
                 .any(|port| matches!(port, PortMatch::Named(known, name) if *known == protocol && name.contains("dns"))),
         };
-        let somewhere = || named || admits(&rule.ports, &Ask::Number(protocol, PORT));
+        let somewhere = || named || allows(&rule.ports, &Ask::Number(protocol, PORT));
         let Peers::Listed(peers) = &rule.peers else { return somewhere() };
         peers.iter().any(|peer| match peer {
             // A cache on the node, or a resolver outside.
@@ -318,12 +318,12 @@ fn flows(world: &World, from: &Pod, to: &Pod, traffic: Traffic) -> Vec<Flow> {
     flows
 }
 
-/// Whether a rule's ports admit this port of a group's pods.
+/// Whether a rule's ports allow this port of a group's pods.
 fn answers(ports: &Ports, group: &Group, protocol: Protocol, number: u16) -> bool {
     let mut named = group.ports().iter();
-    admits(ports, &Ask::Number(protocol, number))
+    allows(ports, &Ask::Number(protocol, number))
         || named.any(|port| {
             (port.protocol, port.number) == (protocol, number)
-                && admits(ports, &Ask::Name(protocol, port.name.clone()))
+                && allows(ports, &Ask::Name(protocol, port.name.clone()))
         })
 }

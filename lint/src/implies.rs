@@ -42,7 +42,7 @@ pub(super) fn peer(world: &World, narrow: &PodPeer, wide: &PodPeer) -> bool {
         }
 }
 
-/// One thing that a list of ports can admit.
+/// One thing that a list of ports can allow.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Ask {
     /// A port by number.
@@ -72,12 +72,12 @@ pub(super) fn asks<'p>(ports: &'p Ports, others: impl Iterator<Item = &'p Ports>
         }));
     }
     asks.extend(Protocol::ALL.map(|protocol| Ask::Number(protocol, 1)));
-    asks.retain(|ask| admits(ports, ask));
+    asks.retain(|ask| allows(ports, ask));
     asks
 }
 
-/// Whether a list of ports admits what is asked.
-pub(super) fn admits(ports: &Ports, ask: &Ask) -> bool {
+/// Whether a list of ports allows what is asked.
+pub(super) fn allows(ports: &Ports, ask: &Ask) -> bool {
     let Ports::Listed(items) = ports else { return true };
     items.iter().any(|item| match (item, ask) {
         (PortMatch::Numbers(protocol, range), Ask::Number(asked, number)) => {
@@ -189,9 +189,9 @@ mod tests {
         };
         let (whole, low, high) = (range(10, 30), range(10, 19), range(20, 40));
         let all = asks(&whole, [&low, &high].into_iter());
-        assert!(all.iter().all(|ask| admits(&low, ask) || admits(&high, ask)), "{all:?}");
+        assert!(all.iter().all(|ask| allows(&low, ask) || allows(&high, ask)), "{all:?}");
         let short = range(20, 29);
         let all = asks(&whole, [&low, &short].into_iter());
-        assert!(!all.iter().all(|ask| admits(&low, ask) || admits(&short, ask)), "{all:?}");
+        assert!(!all.iter().all(|ask| allows(&low, ask) || allows(&short, ask)), "{all:?}");
     }
 }

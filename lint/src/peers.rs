@@ -68,7 +68,7 @@ fn matches_nothing<'w>(
         && !selector.is_everything()
     {
         let hint = near::namespace(answers, selector);
-        let message = format!("matches no namespace, so this peer admits nothing; {hint}");
+        let message = format!("matches no namespace, so this peer allows nothing; {hint}");
         return finding("namespaceSelector", message);
     }
     // `{}` is every pod there will be: right where there is none today.
@@ -80,7 +80,7 @@ fn matches_nothing<'w>(
         let called = answers.names.map(|names| format!(" ({})", name(names, group.first())));
         let message = format!(
             "matches only pods with hostNetwork{}, whose traffic comes from their node, so this \
-             peer admits nothing; name the nodes' addresses with an ipBlock",
+             peer allows nothing; name the nodes' addresses with an ipBlock",
             called.unwrap_or_default()
         );
         return finding("podSelector", message);
@@ -97,7 +97,7 @@ fn matches_nothing<'w>(
             .unwrap_or_else(|| format!("no pod {there} has labels like these"))
     };
     let hint = answers.hint_for(peer, nearest, &option);
-    finding("podSelector", format!("matches no pod {there}, so this peer admits nothing; {hint}"))
+    finding("podSelector", format!("matches no pod {there}, so this peer allows nothing; {hint}"))
 }
 
 /// `- namespaceSelector` beside `- podSelector`, where the pods are in those namespaces only.
@@ -124,7 +124,7 @@ fn not_joined<'c>(
         }
         let message = format!(
             "is a peer of its own, for pods of namespace {own}, where none matches; the peer \
-             beside it admits every pod of its namespaces; {names} {are} what both together \
+             beside it allows every pod of its namespaces; {names} {are} what both together \
              match: make them one item, without the `-` before the second",
             names = context.names(there.iter().copied()),
             are = are(there.iter().map(|group| group.pods().len()).sum()),

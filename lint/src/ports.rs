@@ -76,7 +76,7 @@ pub(super) fn unknown<'w>(answers: &Answers<'w>, place: Place<'w>) -> Vec<Findin
     let finding = unknown.map(|(at, wanted)| {
         let (protocol, name) = &wanted;
         let message = format!(
-            "no pod {whose} has a {protocol} container port named `{name}`, so this port admits \
+            "no pod {whose} has a {protocol} container port named `{name}`, so this port allows \
              nothing; {}",
             correction(answers, place, &wanted)
         );
@@ -144,7 +144,7 @@ fn of_service(
         }
     }
     let (service, targets) = found?;
-    let admitted = |target: &u16| match &place.rule.ports {
+    let allowed = |target: &u16| match &place.rule.ports {
         Ports::Any => true,
         Ports::Listed(items) => items.iter().any(|item| match item {
             PortMatch::Numbers(known, range) => *known == protocol && range.contains(*target),
@@ -155,7 +155,7 @@ fn of_service(
             PortMatch::Invalid => false,
         }),
     };
-    if targets.iter().all(admitted) {
+    if targets.iter().all(allowed) {
         return None;
     }
     let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! Rules and policies that change nothing: others admit, and isolate for, all that they do.
+//! Rules and policies that change nothing: others allow, and isolate for, all that they do.
 //!
 //! Decided for every pod that there can be, not for those of today: peers, blocks and ports are
 //! compared as sets, see [`crate::implies`]. Each finding holds when all the others are followed
@@ -56,7 +56,7 @@ fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Fin
             let names = by.iter().map(|policy| policy.short()).collect();
             let s = if by.len() == 1 { "s" } else { "" };
             let message = format!(
-                "changes nothing: {} isolate{s} and admit{s} the same already; remove it, or narrow \
+                "changes nothing: {} isolate{s} and allow{s} the same already; remove it, or narrow \
                  those",
                 few(&names)
             );
@@ -81,12 +81,12 @@ fn redundant_rule(context: &Context<'_>, place: Place<'_>, by: &BTreeSet<RuleId<
     let names =
         by.iter().map(|(name, _, at)| format!("{} rule {}", name.short(), at + 1)).collect();
     let message = format!(
-        "changes nothing: {} admit{} all of it already; remove it, or narrow the other",
+        "changes nothing: {} allow{} all of it already; remove it, or narrow the other",
         few(&names),
         if by.len() == 1 { "s" } else { "" }
     );
     let related = by.iter().filter_map(|(name, direction, at)| {
-        context.related(name, &FieldPath::of_rule(*direction, at + 1), "admits it")
+        context.related(name, &FieldPath::of_rule(*direction, at + 1), "allows it")
     });
     let found = finding(Code::RedundantRule, &place.policy.name, place.field(), message);
     Finding { related: related.collect(), ..found }
@@ -197,7 +197,7 @@ impl<'p> Alive<'p> {
         (!by.is_empty()).then_some(by)
     }
 
-    /// The rules that together admit all that one rule admits.
+    /// The rules that together allow all that one rule allows.
     fn covers_rule(&self, place: Place<'p>) -> Option<BTreeSet<RuleId<'p>>> {
         let mut policies = self.wider(place.policy);
         policies.push(place.policy);
@@ -208,7 +208,7 @@ impl<'p> Alive<'p> {
     }
 }
 
-/// The rules among `others` that together admit all that `rule` admits; `None` when they do not.
+/// The rules among `others` that together allow all that `rule` allows; `None` when they do not.
 pub(super) fn covered<Id: Ord + Clone>(
     world: &World,
     rule: &Rule,
@@ -225,13 +225,13 @@ pub(super) fn covered<Id: Ord + Clone>(
         }
         let ports = relevant.iter().map(|(_, other)| &other.ports);
         for ask in implies::asks(&rule.ports, ports) {
-            used.extend(admitting(peer, &ask, &relevant)?);
+            used.extend(allowing(peer, &ask, &relevant)?);
         }
     }
     Some(used)
 }
 
-/// Whether a rule with these peers admits `peer` (`None`: everyone), or a part of its addresses.
+/// Whether a rule with these peers allows `peer` (`None`: everyone), or a part of its addresses.
 fn concerns(world: &World, peer: Option<&Peer>, others: &Peers) -> bool {
     let Peers::Listed(others) = others else { return true };
     others.iter().any(|other| match (peer, other) {
@@ -242,13 +242,13 @@ fn concerns(world: &World, peer: Option<&Peer>, others: &Peers) -> bool {
     })
 }
 
-/// The rules that admit `peer` on the port that is asked for; `None` when a part is left.
-fn admitting<Id: Clone>(
+/// The rules that allow `peer` on the port that is asked for; `None` when a part is left.
+fn allowing<Id: Clone>(
     peer: Option<&Peer>,
     ask: &Ask,
     relevant: &[&(Id, &Rule)],
 ) -> Option<Vec<Id>> {
-    let mut asked = relevant.iter().filter(|(_, rule)| implies::admits(&rule.ports, ask));
+    let mut asked = relevant.iter().filter(|(_, rule)| implies::allows(&rule.ports, ask));
     let Some(Peer::Block(block)) = peer else {
         return asked.next().map(|(id, _)| vec![id.clone()]);
     };

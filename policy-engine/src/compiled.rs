@@ -41,13 +41,13 @@ impl Compiled {
     pub fn allows(&self, source: IpAddr, destination: IpAddr, traffic: Traffic) -> bool {
         // A pod can always connect to itself.
         source == destination
-            || (self.admits(Direction::Egress, source, destination, traffic)
-                && self.admits(Direction::Ingress, destination, source, traffic))
+            || (self.allows_in(Direction::Egress, source, destination, traffic)
+                && self.allows_in(Direction::Ingress, destination, source, traffic))
     }
 
     /// Whether the ruleset of `subject` for one direction allows traffic with `peer`.
     #[must_use]
-    pub fn admits(
+    pub fn allows_in(
         &self,
         direction: Direction,
         subject: IpAddr,
@@ -59,7 +59,7 @@ impl Compiled {
         ruleset.is_none_or(|id| self.judge(id, peer, traffic) == Judged::Allowed)
     }
 
-    /// The tier whose policies in audit would deny traffic that [`Compiled::admits`] allows; `None`
+    /// The tier whose policies in audit would deny traffic that [`Compiled::allows`] allows; `None`
     /// when there is no such tier.
     #[must_use]
     pub fn would_deny(
@@ -71,7 +71,7 @@ impl Compiled {
     ) -> Option<Tier> {
         let audit = self.endpoints.get(&subject)?.audited.get(direction).as_ref()?;
         let denied = self.judge(audit, peer, traffic).denied();
-        denied.filter(|_| self.admits(direction, subject, peer, traffic))
+        denied.filter(|_| self.allows_in(direction, subject, peer, traffic))
     }
 
     /// The tier that denies a packet; `None` when it is allowed or the ruleset is missing.

@@ -62,7 +62,7 @@ impl Decision {
     /// Whether this direction allows the flow.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
-        !matches!(self.reason, Reason::NoRuleAdmits | Reason::RuleDenies)
+        !matches!(self.reason, Reason::NoRuleAllows | Reason::RuleDenies)
     }
 
     fn exempt(reason: Reason) -> Self {
@@ -79,7 +79,7 @@ pub enum Reason {
     /// Allowed: no policy isolates the pod in this direction, and no rule denies the flow.
     NotIsolated,
     /// Allowed: a rule of an isolating policy allows the flow.
-    RuleAdmits,
+    RuleAllows,
     /// Allowed: a rule of a ClusterNetworkPolicy accepts the flow.
     RuleAccepts,
     /// Allowed: a pod can always connect to itself.
@@ -89,7 +89,7 @@ pub enum Reason {
     /// Allowed: the peer is the pod's own node, and `allow_egress_to_own_node` is set.
     EgressToOwnNode,
     /// Denied: the pod is isolated, and no rule allows the flow.
-    NoRuleAdmits,
+    NoRuleAllows,
     /// Denied: a rule of a ClusterNetworkPolicy denies the flow.
     RuleDenies,
 }
@@ -186,7 +186,7 @@ fn decide(world: &World, flow: &Flow, direction: Direction, view: View) -> Decis
             // One matching rule of one of the policies is enough.
             decision.decided_by = matching.map(|(name, ..)| name).collect();
             let allowed = !decision.decided_by.is_empty();
-            decision.reason = if allowed { Reason::RuleAdmits } else { Reason::NoRuleAdmits };
+            decision.reason = if allowed { Reason::RuleAllows } else { Reason::NoRuleAllows };
             decision.isolated_by = isolated_by;
             decision.tier = Some(tier);
             return decision;

@@ -52,7 +52,7 @@ pub fn ports(set: &PortSet) -> String {
 #[must_use]
 pub fn decided(decision: &Decision) -> String {
     let verb = match decision.reason {
-        Reason::RuleAdmits => "admitted",
+        Reason::RuleAllows => "allowed",
         Reason::RuleDenies => "denied",
         _ => "accepted",
     };

@@ -203,7 +203,7 @@ fn namespace(number: u32) -> String {
     ))
 }
 
-/// Selects one workload of a namespace; admits another one there and another team's namespaces.
+/// Selects one workload of a namespace; allows another one there and another team's namespaces.
 fn policy(number: u32, namespaces: u32) -> String {
     let of = number % namespaces;
     let (team, workload, peer) =

@@ -49,7 +49,7 @@ fn namespace(number: u32) -> Change {
     Change::Namespace(name.into(), Some(Namespace { labels }))
 }
 
-/// Selects one app of a namespace; admits another app there and a team's namespaces, on one port.
+/// Selects one app of a namespace; allows another app there and a team's namespaces, on one port.
 fn policy(number: u32, namespaces: u32, port: u16) -> Change {
     let namespace = format!("ns-{}", number % namespaces);
     let peer = |namespaces, pods| Peer::Pods(PodPeer { namespaces, pods });

@@ -111,19 +111,19 @@ impl Engines {
     /// Whether the node of each side lets the probe pass.
     fn nodes_allow(&self, probe: &Probe) -> bool {
         let judged = probe.judged;
-        let admits = |node: Option<&String>, direction, subject, peer| {
+        let allows = |node: Option<&String>, direction, subject, peer| {
             node.is_none_or(|node| {
                 let compiled = self.nodes[node].compiled();
-                compiled.admits(direction, subject, peer, judged.traffic)
+                compiled.allows_in(direction, subject, peer, judged.traffic)
             })
         };
         judged.source == judged.destination
-            || admits(
+            || allows(
                 probe.source.node.as_ref(),
                 Direction::Egress,
                 judged.source,
                 judged.destination,
-            ) && admits(
+            ) && allows(
                 probe.destination.node.as_ref(),
                 Direction::Ingress,
                 judged.destination,

@@ -93,13 +93,18 @@ fn check_flow(
             continue;
         }
         if is_elsewhere(subject) {
-            prop_assert!(compiled.admits(direction, subject, peer, traffic));
+            prop_assert!(compiled.allows_in(direction, subject, peer, traffic));
             continue;
         }
         let about =
             format!("{direction} of {} from {} ({traffic:?})", flow.destination, flow.source);
         let allowed = decision.is_allowed();
-        prop_assert_eq!(compiled.admits(direction, subject, peer, traffic), allowed, "{}", about);
+        prop_assert_eq!(
+            compiled.allows_in(direction, subject, peer, traffic),
+            allowed,
+            "{}",
+            about
+        );
         let tier = decision.tier.filter(|_| !allowed);
         prop_assert_eq!(compiled.denied_by(direction, subject, peer, traffic), tier, "{}", about);
         // What policies in audit would deny besides.
@@ -339,12 +344,12 @@ fn check_refused(engine: &Engine) -> Result<(), TestCaseError> {
                     continue;
                 }
                 let traffic = worlds::traffic()[3];
-                let admitted = compiled.admits(direction, subject, peer, traffic);
+                let allowed = compiled.allows_in(direction, subject, peer, traffic);
                 let pod = world.subject(subject).map(|pod| pod.key.clone());
                 if pod.is_some_and(|pod| refused.contains(&(pod, direction))) {
-                    prop_assert!(admitted <= decision.is_allowed());
+                    prop_assert!(allowed <= decision.is_allowed());
                 } else {
-                    prop_assert_eq!(admitted, decision.is_allowed());
+                    prop_assert_eq!(allowed, decision.is_allowed());
                 }
             }
         }

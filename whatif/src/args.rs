@@ -100,7 +100,7 @@ pub struct Check {
     /// Who is asked; without a port, every allowed port is told
     #[arg(value_name = "DST")]
     pub destination: String,
-    /// Every rule that did not admit it, and the lines of the manifest
+    /// Every rule that did not allow it, and the lines of the manifest
     #[arg(long)]
     pub explain: bool,
     /// How the answer is written

@@ -1,5 +1,5 @@
 //! What `lint` calls redundant changes no verdict when it is removed, alone or all at once; neither
-//! does what it says to admit nothing, when it is closed.
+//! does what it says to allow nothing, when it is closed.
 //!
 //! Judged by `evaluate`, which shares no code with the checks, in random worlds.
 
@@ -134,7 +134,7 @@ fn removing_what_is_redundant_changes_no_verdict() {
 }
 
 #[test]
-fn closing_what_admits_nothing_changes_no_verdict() {
+fn closing_what_allows_nothing_changes_no_verdict() {
     let mut closed: BTreeMap<Code, usize> = BTreeMap::new();
     worlds_with_findings(1, |world, findings| {
         let mut before = None;

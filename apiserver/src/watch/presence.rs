@@ -141,8 +141,8 @@ impl Definition {
             about: About::Unread(self.origin()),
             field: FieldPath::new(["spec", "versions"]),
             message: format!(
-                "serves {} and not {}, so no {} is read: those that were known before stay in \
-                 force until the next start, others are not enforced",
+                "serves {} and not {}, so no {} is read: those that were known before stay \
+                 enforced until the next start, others are not enforced",
                 versions.join(", "),
                 self.versions.join(" or "),
                 self.kind

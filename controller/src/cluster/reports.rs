@@ -213,8 +213,8 @@ pub fn condition(name: &str, uid: &str, speaks: bool, wall: Timestamp) -> Value 
     let (status, reason, message) = if speaks {
         ("True", "Reporting", "the agent writes this report")
     } else {
-        let silent = "the agent has stopped to write this report; what it programmed last stays in \
-                      force; look at the agent's pod on this node";
+        let silent = "the agent has stopped to write this report; what it programmed last stays \
+                      enforced; look at the agent's pod on this node";
         ("False", "AgentSilent", silent)
     };
     let condition = Condition {

@@ -106,12 +106,12 @@ pub struct ClusterDefaultNetworkPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::label_selector")]
     pub pod_selector: Option<LabelSelector>,
-    /// The directions that the policy isolates, at least one: without a rule that admits it,
-    /// nothing passes in these directions.
+    /// The directions that the policy isolates, at least one: what no rule
+    /// allows is denied in these directions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "set"))]
     pub policy_types: Vec<PolicyType>,
-    /// What is admitted to the pods. Only with `Ingress` among the `policyTypes`.
+    /// The connections to the pods that are allowed. Only with `Ingress` among the `policyTypes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         with = "Vec<IngressRule>",
@@ -119,7 +119,7 @@ pub struct ClusterDefaultNetworkPolicySpec {
         extend("x-kubernetes-list-type" = "atomic")
     )]
     pub ingress: Option<Vec<IngressRule>>,
-    /// What the pods are admitted to. Only with `Egress` among the `policyTypes`.
+    /// The connections of the pods that are allowed. Only with `Egress` among the `policyTypes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         with = "Vec<EgressRule>",
@@ -127,7 +127,7 @@ pub struct ClusterDefaultNetworkPolicySpec {
         extend("x-kubernetes-list-type" = "atomic")
     )]
     pub egress: Option<Vec<EgressRule>>,
-    /// Whether the pods are admitted to the cluster's DNS besides: UDP and TCP 53 of the pods
+    /// Whether connections to the cluster's DNS are allowed as well: UDP and TCP 53 of the pods
     /// labelled `k8s-app: kube-dns` in `kube-system`, and of NodeLocal DNSCache. True unless it
     /// says false. Only with `Egress` among the `policyTypes`.
     #[serde(rename = "allowDNS", default, skip_serializing_if = "Option::is_none")]
@@ -164,7 +164,7 @@ pub enum Mode {
     Audit,
 }
 
-/// What is admitted to pods.
+/// Connections to pods that are allowed.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug)]
 pub struct IngressRule {
     /// From whom, one of these; from everywhere when it is missing or empty.
@@ -181,7 +181,7 @@ pub struct IngressRule {
     pub ports: Option<Vec<NetworkPolicyPort>>,
 }
 
-/// What pods are admitted to.
+/// Connections of pods that are allowed.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Debug)]
 pub struct EgressRule {
     /// To whom, one of these; to everywhere when it is missing or empty.

@@ -166,8 +166,8 @@ pub struct NodePolicyReportStatus {
     /// `observedAt`: a new value alone is no reason to write the report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_successful_sync: Option<Time>,
-    /// Microseconds from when the agent received the oldest change of a round until it was in
-    /// force in the kernel, over the last 100 rounds that changed the kernel. As of `observedAt`.
+    /// Microseconds from when the agent received the oldest change of a round until it was
+    /// enforced in the kernel, over the last 100 rounds that changed the kernel. As of `observedAt`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sync_latency_microseconds: Option<SyncLatency>,
     /// The median of `syncLatencyMicroseconds` with its unit, as `14.2ms`, for people. As of

@@ -1,7 +1,7 @@
 //! `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
 //!
 //! As in NetworkPolicy, what cannot be understood is closed where it stands: a port, peer or rule
-//! admits nothing, a subject isolates every pod that it may mean, `policyTypes` isolates both
+//! allows nothing, a subject isolates every pod that it may mean, `policyTypes` isolates both
 //! directions. Only what was never said isolates nothing: a spec without `policyTypes` must not
 //! cut off a cluster, nor must `includeSystemNamespaces` when it says neither yes nor no.
 
@@ -30,15 +30,15 @@ const SPEC_FIELDS: [&str; 8] = [
 ];
 
 const EVERY_NAMESPACE: &str =
-    "the policy isolates pods of every namespace but those of the system, and admits nothing there";
-const EVERY_POD: &str = "the policy isolates every pod of its namespaces, and admits nothing there";
+    "the policy isolates pods of every namespace but those of the system, and allows nothing there";
+const EVERY_POD: &str = "the policy isolates every pod of its namespaces, and allows nothing there";
 const ENFORCED: &str = "the policy is enforced";
-const NO_DNS: &str = "DNS is not admitted";
+const NO_DNS: &str = "DNS is not allowed";
 const NO_SYSTEM: &str = "namespaces of the system are left out";
 
 /// What [`closed`] is told as.
 const CLOSED_EFFECT: &str = "the policy isolates every pod outside namespaces of the system, for \
-                             ingress and egress, and admits nothing";
+                             ingress and egress, and allows nothing";
 
 /// The policy `name` as written at `root`.
 pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {

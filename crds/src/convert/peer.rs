@@ -92,7 +92,7 @@ fn pods(
     Some(Peer::Pods(PodPeer { namespaces: namespaces?, pods: pods? }))
 }
 
-/// An `except` that cannot be read costs the whole block: without it the block would admit more.
+/// An `except` that cannot be read costs the whole block: without it the block would allow more.
 fn block(block: &IPBlock, path: &Path<'_>, report: &mut Report<'_>) -> Option<IpBlock> {
     let excepts = path.key("except");
     let cidr = network(&block.cidr, &path.key("cidr"), report, MATCHES_NOTHING);

@@ -116,7 +116,7 @@ proptest! {
                     rules.iter().any(|rule| matches(rule, address, traffic))
                 });
                 let expected = first.map_or(otherwise, |(_, allow)| *allow);
-                let found = compiled.admits(Direction::Ingress, POD, address, traffic);
+                let found = compiled.allows_in(Direction::Ingress, POD, address, traffic);
                 prop_assert_eq!(found, expected, "{} {:?}", address, traffic);
             }
         }
@@ -141,7 +141,7 @@ fn a_connection_meets_few_of_a_thousand_rules() {
         let fits = Traffic::Port(Protocol::Tcp, 2 * count);
         let [high, low] = count.to_be_bytes();
         let address = Ipv4Addr::new(10, high, low, 200).into();
-        assert!(compiled.admits(Direction::Ingress, POD, address, fits));
+        assert!(compiled.allows_in(Direction::Ingress, POD, address, fits));
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use portcullis_tests::stream::{Becomes, until};
 
-use crate::world::{World, admit, isolate};
+use crate::world::{World, allow, isolate};
 
 /// Changes of each kind, a third of them on each node.
 const ROUNDS: usize = 99;
@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let mut opens = Vec::new();
     for round in 0..ROUNDS {
         let server = world.server("isolated", round);
-        let policy = admit(&server, "app", "client", server.port);
+        let policy = allow(&server, "app", "client", server.port);
         let way = world.path(&server, "client", round)?;
         opens.push(until(&way, Becomes::Open, || world.create(&policy))?);
         world.delete(&policy)?;

@@ -76,7 +76,7 @@ impl World {
             }
             world.create(&isolate(&world.server("isolated", round)))?;
             let peered = world.server("peered", round);
-            world.create(&admit(&peered, "app", "peer", PORT))?;
+            world.create(&allow(&peered, "app", "peer", PORT))?;
             world.create(&isolate(&world.server("fresh", round)))?;
         }
         Ok(world)
@@ -109,18 +109,18 @@ impl World {
         Ok(Instant::now())
     }
 
-    /// Creates many policies that select `server`, the last of which admits the clients.
+    /// Creates many policies that select `server`, the last of which allows the clients.
     pub(crate) fn create_many(&self, server: &Server, count: usize) -> Result<Instant> {
         let api: Api<NetworkPolicy> = Api::namespaced(self.client.clone(), NAMESPACE);
         let create = |number: usize| {
             let (api, port) = (api.clone(), 8000 + u16::try_from(number).unwrap_or_default());
-            let policy = admit(server, "app", "peer", port);
+            let policy = allow(server, "app", "peer", port);
             async move { api.create(&PostParams::default(), &policy).await.map(drop) }
         };
         self.runtime.block_on(async {
             let many = stream::iter((1..count).map(create));
             many.buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
-            let last = admit(server, "app", "client", server.port);
+            let last = allow(server, "app", "client", server.port);
             api.create(&PostParams::default(), &last).await
         })?;
         Ok(Instant::now())
@@ -177,13 +177,13 @@ pub(crate) fn isolate(server: &Server) -> NetworkPolicy {
     policy(&format!("isolate-{}", server.name), &server.name, &json!([]))
 }
 
-/// A policy that admits pods with a label on one port.
-pub(crate) fn admit(server: &Server, key: &str, value: &str, port: u16) -> NetworkPolicy {
+/// A policy that allows pods with a label on one port.
+pub(crate) fn allow(server: &Server, key: &str, value: &str, port: u16) -> NetworkPolicy {
     let rule = json!([{
         "from": [{ "podSelector": { "matchLabels": { key: value } } }],
         "ports": [{ "protocol": "UDP", "port": port }],
     }]);
-    policy(&format!("admit-{}-{port}", server.name), &server.name, &rule)
+    policy(&format!("allow-{}-{port}", server.name), &server.name, &rule)
 }
 
 fn name(role: &str, round: usize) -> String {

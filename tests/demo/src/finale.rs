@@ -105,11 +105,11 @@ fn reason(decision: &Decision) -> String {
         Reason::SamePod => "a pod reaches itself".to_owned(),
         Reason::OwnNode => "a node reaches its pods".to_owned(),
         Reason::EgressToOwnNode => "a pod reaches its node".to_owned(),
-        Reason::RuleAdmits => {
+        Reason::RuleAllows => {
             format!("{}; {}", words::isolated(decision), words::decided(decision))
         }
         Reason::RuleAccepts | Reason::RuleDenies => words::decided(decision),
-        Reason::NoRuleAdmits => format!("{}; no rule admits it", words::isolated(decision)),
+        Reason::NoRuleAllows => format!("{}; no rule allows it", words::isolated(decision)),
     };
     format!("{}{why}", words::passed(decision))
 }

@@ -65,13 +65,13 @@ fn why(denial: Denial, tier: Tier) -> String {
     };
     match tier {
         Tier::NetworkPolicy => {
-            format!("{would_be}isolated by shop/guard; no rule admits TCP {PORT} {peer}")
+            format!("{would_be}isolated by shop/guard; no rule allows TCP {PORT} {peer}")
         }
         Tier::Admin | Tier::Baseline => {
             format!("{would_be}denied by ClusterNetworkPolicy/guard rule 1")
         }
         Tier::Default => format!(
-            "{would_be}isolated by ClusterDefaultNetworkPolicy/guard; no rule admits TCP {PORT} \
+            "{would_be}isolated by ClusterDefaultNetworkPolicy/guard; no rule allows TCP {PORT} \
              {peer}{closest}"
         ),
     }
@@ -176,7 +176,7 @@ fn nodes_strangers_and_every_protocol_are_told_by_their_names() -> Result<()> {
                 ("destination", "shop/api".to_owned()),
                 ("destination_address", api.to_string()),
                 ("protocol", protocol.to_owned()),
-                ("why", format!("isolated by shop/closed; no rule admits {what} from {source}")),
+                ("why", format!("isolated by shop/closed; no rule allows {what} from {source}")),
             ],
         };
         let other = || Endpoint::pod("shop/other");
@@ -194,7 +194,7 @@ fn nodes_strangers_and_every_protocol_are_told_by_their_names() -> Result<()> {
                 ("destination", "node/n1".to_owned()),
                 ("direction", "Egress".to_owned()),
                 ("port", "10250".to_owned()),
-                ("why", "isolated by shop/no-exit; no rule admits TCP 10250 to node/n1".to_owned()),
+                ("why", "isolated by shop/no-exit; no rule allows TCP 10250 to node/n1".to_owned()),
             ],
         });
     }

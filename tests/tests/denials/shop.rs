@@ -50,7 +50,7 @@ pub(crate) fn shop(variant: IptablesVariant) -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// A NetworkPolicy that admits nothing to, or from, one pod.
+/// A NetworkPolicy that allows nothing to, or from, one pod.
 pub(crate) fn isolate(app: &str, types: &str) -> String {
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": "shop", "name": "closed"},

@@ -7,7 +7,7 @@ use portcullis_tests::cluster::Cluster;
 use serde_json::json;
 
 use crate::VARIANTS;
-use crate::shop::{PATIENCE, WEB, admit, check, enforced, lab, shop, start};
+use crate::shop::{PATIENCE, WEB, allow, check, enforced, lab, shop, start};
 
 /// A Pod object of `node` that claims the addresses of the pod `victim`, younger than all pods.
 fn claim(cluster: &Cluster, victim: &str, node: &str) -> Result<()> {
@@ -22,7 +22,7 @@ fn claim(cluster: &Cluster, victim: &str, node: &str) -> Result<()> {
 
 fn claims_of_other_nodes(variant: IptablesVariant) -> Result<()> {
     let cluster = shop(lab(variant), &[])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let agent = start(&cluster, "n2")?;
     let then = |change: Result<()>| enforced(&cluster, [&agent], || change);
     let (web, stranger) = (("web", "api", WEB), ("stranger", "api", WEB));

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::VARIANTS;
 use crate::bpf::object;
 use crate::probes::{HEALTH, METRICS, ask, flags, value, wait_for};
-use crate::shop::{PATIENCE, WEB, admit, check, lab, shop};
+use crate::shop::{PATIENCE, WEB, allow, check, lab, shop};
 
 /// What the agent logs when a conflict comes and when it goes.
 const DETECTED: &str = "policies are not enforced on this node";
@@ -34,7 +34,7 @@ fn case(conflict: &'static str, names: &str, make: String, undo: String) -> Case
 /// A lab whose agent of n2 looks for conflicts each second.
 fn start(variant: IptablesVariant, setup: AgentSetup) -> Result<(Cluster, Agent)> {
     let cluster = shop(lab(variant), &[])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let mut flags = flags(&["--conflict-period=1"]);
     flags.extend(setup.flags);
     let agent = cluster.spawn_agent_as("n2", &AgentSetup { flags, ..setup })?;
@@ -250,7 +250,7 @@ fn an_isolated_pod_on_macvlan_is_a_conflict() -> Result<()> {
         "status": {"phase": "Running", "podIPs": [{"ip": "198.18.5.5"}]}});
     until(&agent, DETECTED, || {
         cluster.write("pod-mac.json", &manifest.to_string())?;
-        cluster.write("mac.yaml", &admit("mac", &[], &[]))
+        cluster.write("mac.yaml", &allow("mac", &[], &[]))
     })?;
     let why = why_unready(&cluster)?;
     ensure!(why.starts_with("PodsBypassNode: ") && why.contains("198.18.5.5"), "{why}");

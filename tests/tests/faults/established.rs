@@ -12,7 +12,7 @@ use portcullis_tests::cluster::Cluster;
 use serde_json::json;
 
 use crate::VARIANTS;
-use crate::shop::{ECHO, PATIENCE, admit, enforced, lab, shop, write_pod};
+use crate::shop::{ECHO, PATIENCE, allow, enforced, lab, shop, write_pod};
 use crate::traffic::Stop;
 
 const DNS: u16 = 53;
@@ -23,7 +23,7 @@ const SILENCE: Duration = Duration::from_millis(300);
 
 /// A policy for the ingress of `shop/dns` from these apps, UDP.
 pub(crate) fn dns(apps: &[&str]) -> String {
-    admit("dns", apps, &[DNS]).replace("{port: 53}", "{protocol: UDP, port: 53}")
+    allow("dns", apps, &[DNS]).replace("{port: 53}", "{protocol: UDP, port: 53}")
 }
 
 /// The shop with a UDP server `dns` on n2 and another one, `far`, on n1.
@@ -140,7 +140,7 @@ fn flows_go_on_where_the_flag_is_none() -> Result<()> {
 /// A policy for `shop/api`: it answers these apps, and connects to nobody. If it could, its packets
 /// would open the connection again, the other way round.
 fn only_answers(apps: &[&str]) -> String {
-    admit("api", apps, &[ECHO]).replace("[Ingress]", "[Ingress, Egress]")
+    allow("api", apps, &[ECHO]).replace("[Ingress]", "[Ingress, Egress]")
 }
 
 /// TCP: ended by `all`, and not by default.
@@ -192,7 +192,7 @@ fn a_connection_that_ended_stays_so_when_its_server_speaks_first() -> Result<()>
     const OWN: u16 = 9000;
     let _alone = crate::alone();
     let mut cluster = shop(lab(IptablesVariant::Nft), &["--revoke-established=all"])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[OWN]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[OWN]))?;
     cluster.start_agents()?;
     let mut connections = Vec::new();
     for to in cluster.lab.pod("shop/api")?.addresses() {
@@ -210,7 +210,7 @@ fn a_connection_that_ended_stays_so_when_its_server_speaks_first() -> Result<()>
     for connection in &mut connections {
         ensure!(hears(connection)?, "it is allowed");
     }
-    enforced(&cluster, cluster.agents(), || cluster.write("api.yaml", &admit("api", &[], &[])))?;
+    enforced(&cluster, cluster.agents(), || cluster.write("api.yaml", &allow("api", &[], &[])))?;
     let start = Instant::now();
     for connection in &mut connections {
         while hears(connection)? {

@@ -9,7 +9,7 @@ use portcullis_tests::cluster::AgentSetup;
 
 use crate::established::{ANSWER, Flow, dns, ends, with_dns};
 use crate::probes::{METRICS, ask, flags, value, wait_for};
-use crate::shop::{PATIENCE, WEB, admit, check};
+use crate::shop::{PATIENCE, WEB, allow, check};
 use crate::tools::wrap;
 
 /// Fails unless `shop/{open}` becomes able to connect to the server by this family, and
@@ -27,7 +27,7 @@ fn check_family(lab: &Lab, family: Family, open: &str, closed: &str) -> Result<(
 
 fn other_family_is_enforced(variant: IptablesVariant, tool: &str, fault: &str) -> Result<()> {
     let cluster = with_dns(variant, &[])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let tools = tempfile::tempdir()?;
     wrap(tools.path(), tool, fault)?;
     let broken = tools.path().join(format!("{tool}.broken"));
@@ -53,7 +53,7 @@ fn other_family_is_enforced(variant: IptablesVariant, tool: &str, fault: &str) -
     cluster.write("dns.yaml", &dns(&[]))?;
     ends(&flow)?;
     // A change, and after that both again.
-    cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["stranger"], &[WEB]))?;
     check_family(&cluster.lab, Family::V4, "stranger", "web")?;
     fs::remove_file(&broken)?;
     wait_for(&cluster, "/readyz", 200)?;

@@ -8,7 +8,7 @@ use portcullis_lab::{Family, IptablesVariant, Node};
 use portcullis_tests::cluster::{AgentSetup, Cluster};
 
 use crate::probes::{self, METRICS, ask, flags};
-use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check, lab, shop};
+use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, allow, check, lab, shop};
 use crate::traffic::Traffic;
 
 const OPEN: &[(&str, &str, u16)] = &[("web", "api", WEB), ("near", "api", WEB)];
@@ -21,7 +21,7 @@ const PUSH_PERIOD: Duration = Duration::from_millis(50);
 fn guarded(variant: IptablesVariant) -> Result<Cluster> {
     // No comparison of everything gets in the way.
     let mut cluster = shop(lab(variant), &["--verify-period=3600"])?;
-    cluster.write("api.yaml", &admit("api", &["web", "near"], &[WEB, ECHO]))?;
+    cluster.write("api.yaml", &allow("api", &["web", "near"], &[WEB, ECHO]))?;
     let setup = AgentSetup { flags: flags(&[]), ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
     agent.wait_for("policies are enforced", PATIENCE)?;

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use portcullis_lab::{IptablesVariant, Listener, PodSpec};
 use portcullis_tests::cluster::{Agent, Cluster};
 
-use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, enforced, lab, shop, start};
+use crate::shop::{ADMIN, PATIENCE, WEB, allow, check, enforced, lab, shop, start};
 use crate::traffic::Route;
 
 /// A file with a mistake in what it says of the pod that has the file's name.
@@ -70,7 +70,7 @@ const MISTAKES: [Mistake; 9] = [
 ];
 
 fn policy(mistake: &Mistake) -> String {
-    admit(mistake.target, &["web"], &[ADMIN]) + "  - " + mistake.rule + "\n"
+    allow(mistake.target, &["web"], &[ADMIN]) + "  - " + mistake.rule + "\n"
 }
 
 /// The shop with a server for each mistake.
@@ -92,7 +92,7 @@ fn mistakes_let_nothing_through(variant: IptablesVariant) -> Result<()> {
     for mistake in &MISTAKES {
         cluster.write(&format!("bad-{}.yaml", mistake.target), &policy(mistake))?;
     }
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let mut agent = start(&cluster, "n2")?;
     for Mistake { target, told, .. } in &MISTAKES {
         let line = agent.wait_for(told, PATIENCE)?;
@@ -138,14 +138,14 @@ fn files_that_cannot_be_read_do_not_stop_the_others() -> Result<()> {
     }
     cluster.write("other-kinds.yaml", "{apiVersion: v1, kind: Secret, metadata: {name: x}}\n")?;
     // In one file with a document that is broken, and at the end of a very big one.
-    let broken = admit("port", &["web"], &[ADMIN]) + "---\n{[\n";
+    let broken = allow("port", &["web"], &[ADMIN]) + "---\n{[\n";
     cluster.write("half.yaml", &broken)?;
     let mut big = String::new();
     while big.len() < 5_000_000 {
         let _ = writeln!(big, "{{kind: ConfigMap, apiVersion: v1, data: {{x: {:900}}}}}\n---", 1);
     }
-    cluster.write("big.yaml", &(big + &admit("range", &["web"], &[ADMIN])))?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("big.yaml", &(big + &allow("range", &["web"], &[ADMIN])))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let mut agent = start(&cluster, "n2")?;
     for told in FILES.iter().map(|(_, _, told)| *told).chain(["half.yaml:"]) {
         agent.wait_for(told, PATIENCE)?;
@@ -159,7 +159,7 @@ fn files_that_cannot_be_read_do_not_stop_the_others() -> Result<()> {
 #[test]
 fn a_file_that_breaks_after_it_was_good_stays_enforced_as_it_was() -> Result<()> {
     let cluster = mistaken(IptablesVariant::Nft)?;
-    let good = admit("api", &["web"], &[WEB]);
+    let good = allow("api", &["web"], &[WEB]);
     cluster.write("api.yaml", &good)?;
     let mut agent = start(&cluster, "n2")?;
     let (open, closed) = ([("web", "api", WEB)], [("stranger", "api", WEB), ("near", "api", WEB)]);
@@ -177,7 +177,7 @@ fn a_file_that_breaks_after_it_was_good_stays_enforced_as_it_was() -> Result<()>
     let worse = good.replace("{port: 80}", "{port: 80, endPort: 70}");
     enforced(&cluster, [&agent], || cluster.write("api.yaml", &worse))?;
     check(&cluster.lab, "with a mistake", &[("stranger", "other", WEB)], &[open[0], closed[0]])?;
-    enforced(&cluster, [&agent], || cluster.write("api.yaml", &admit("api", &["near"], &[WEB])))?;
+    enforced(&cluster, [&agent], || cluster.write("api.yaml", &allow("api", &["near"], &[WEB])))?;
     check(&cluster.lab, "mended", &[("near", "api", WEB)], &[("web", "api", WEB)])?;
     still_runs(&mut agent)
 }
@@ -189,7 +189,7 @@ fn a_pod_selector_with_a_mistake_isolates_the_whole_namespace() -> Result<()> {
     let all = [("web", "api", WEB), ("stranger", "other", WEB)];
     check(&cluster.lab, "before", &all, &[])?;
     let wrong =
-        admit("api", &["web"], &[WEB]).replace("matchLabels: {app: api}", "matchLabels: api");
+        allow("api", &["web"], &[WEB]).replace("matchLabels: {app: api}", "matchLabels: api");
     enforced(&cluster, [&agent], || cluster.write("wrong.yaml", &wrong))?;
     agent.wait_for("wrong.yaml:5:", PATIENCE)?;
     agent.wait_for("the policy selects every pod of the namespace", PATIENCE)?;

@@ -10,7 +10,7 @@ use portcullis_lab::{
 use portcullis_tests::cluster::{Agent, Cluster};
 
 use crate::VARIANTS;
-use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, enforced, lab, shop, start};
+use crate::shop::{ADMIN, PATIENCE, WEB, allow, check, enforced, lab, shop, start};
 
 /// The service's address, IPv4.
 const VIP: &str = "10.96.0.10";
@@ -112,7 +112,7 @@ fn neighbours_stay(variant: IptablesVariant) -> Result<()> {
         node_port: None,
         backends: vec![backend],
     })?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let node = cluster.lab.node("n1")?;
     populate(node, variant)?;
     count_something(&cluster)?;
@@ -145,10 +145,10 @@ fn neighbours_stay(variant: IptablesVariant) -> Result<()> {
     };
     let agent = start(&cluster, "n1")?;
     same("after the first apply")?;
-    let egress = admit("web", &[], &[]).replace("Ingress", "Egress");
+    let egress = allow("web", &[], &[]).replace("Ingress", "Egress");
     enforced(&cluster, [&agent], || cluster.write("web.yaml", &egress))?;
     same("after an update that makes chains and sets")?;
-    let more = admit("stranger", &["web", "near"], &[WEB, ADMIN]);
+    let more = allow("stranger", &["web", "near"], &[WEB, ADMIN]);
     enforced(&cluster, [&agent], || cluster.write("more.yaml", &more))?;
     enforced(&cluster, [&agent], || cluster.remove("web.yaml"))?;
     same("after an update that removes some")?;
@@ -195,7 +195,7 @@ fn a_bridge_that_gets_past_all_rules_is_told_and_mended() -> Result<()> {
     // They are looked at in between.
     let flags = ["--conflict-period=3600"];
     let cluster = shop(lab(IptablesVariant::Nft), &flags)?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let agent = start(&cluster, "n2")?;
     let near: &[_] = &[("near", "api", WEB)];
     check(&cluster.lab, "with the bridge's packets judged", &[], near)?;

@@ -9,7 +9,7 @@ use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
 
 use crate::probes::{METRICS, ask, flags, value, wait_for};
-use crate::shop::{WEB, admit, check, lab, shop};
+use crate::shop::{WEB, allow, check, lab, shop};
 
 /// The smallest pipe that the kernel gives.
 const PIPE_BYTES: usize = 4096;
@@ -28,9 +28,9 @@ fn start(cluster: &Cluster) -> Result<(Agent, PipeReader)> {
 
 fn change(cluster: &Cluster, when: &str) -> Result<()> {
     let (web, stranger) = (("web", "api", WEB), ("stranger", "api", WEB));
-    cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["stranger"], &[WEB]))?;
     check(&cluster.lab, when, &[stranger], &[web])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     check(&cluster.lab, when, &[web], &[stranger])
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{AgentSetup, Cluster};
 
-use crate::shop::{PATIENCE, WEB, admit, lab, shop};
+use crate::shop::{PATIENCE, WEB, allow, lab, shop};
 use crate::tools::wrap;
 
 pub(crate) const HEALTH: u16 = 7001;
@@ -83,7 +83,7 @@ fn an_agent_is_ready_while_policies_are_enforced_and_alive_all_the_time() -> Res
     // Failing again: what is enforced stays so, and the agent is not ready for more.
     broken().try_for_each(|broken| fs::write(broken, ""))?;
     agent.kill_tools()?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let why = wait_for(&cluster, "/readyz", 503)?;
     ensure!(why.starts_with("Failing: ") && why.contains("out of order"), "{why}");
     assert_eq!(ask(&cluster, HEALTH, "/healthz")?, (200, "ok\n".to_owned()));
@@ -115,7 +115,7 @@ fn an_agent_is_ready_while_policies_are_enforced_and_alive_all_the_time() -> Res
 #[test]
 fn an_agent_whose_node_does_not_exist_is_never_ready() -> Result<()> {
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let (flags, node_name) = (flags(&[]), Some("N2".to_owned()));
     let agent =
         cluster.spawn_agent_as("n2", &AgentSetup { flags, node_name, ..AgentSetup::default() })?;
@@ -145,7 +145,7 @@ fn an_agent_that_cannot_read_a_manifest_is_not_ready_and_names_it() -> Result<()
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;
     let lost = "{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: lost, labels: {";
     cluster.write("lost.yaml", lost)?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let setup = AgentSetup { flags: flags(&[]), ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
     agent.wait_for("policies are enforced", PATIENCE)?;
@@ -163,7 +163,7 @@ fn an_agent_that_cannot_read_a_manifest_is_not_ready_and_names_it() -> Result<()
 #[test]
 fn an_agent_whose_tool_hangs_is_not_alive() -> Result<()> {
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let tools = tempfile::tempdir()?;
     // It ends as soon as the test removes the file.
     wrap(tools.path(), "ipset", "while [ -e \"$0.broken\" ]; do sleep 0.1; done")?;
@@ -176,7 +176,7 @@ fn an_agent_whose_tool_hangs_is_not_alive() -> Result<()> {
 
     fs::write(&broken, "")?;
     agent.kill_tools()?;
-    cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["stranger"], &[WEB]))?;
     let hung = Instant::now();
     let why = wait_for(&cluster, "/healthz", 503)?;
     ensure!(hung.elapsed() >= Duration::from_secs(6), "it takes time to tell: {why}");
@@ -193,7 +193,7 @@ fn an_agent_is_unready_in_time_after_a_change_however_slowly_its_tools_fail() ->
     let unready_after = Duration::from_secs(6);
     for slowness in ["sleep 4; echo out of order >&2; exit 1", "sleep 20"] {
         let cluster = shop(lab(IptablesVariant::Nft), &[])?;
-        cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+        cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
         let tools = tempfile::tempdir()?;
         wrap(tools.path(), "ipset", slowness)?;
         let flags = flags(&["--unready-after=6"]);
@@ -205,7 +205,7 @@ fn an_agent_is_unready_in_time_after_a_change_however_slowly_its_tools_fail() ->
         fs::write(tools.path().join("ipset.broken"), "")?;
         agent.kill_tools()?;
         let changed = Instant::now();
-        cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+        cluster.write("api.yaml", &allow("api", &["stranger"], &[WEB]))?;
         let why = wait_for(&cluster, "/readyz", 503)?;
         let took = changed.elapsed();
         ensure!(took < unready_after + Duration::from_secs(2), "{slowness}: {took:?}: {why}");

@@ -9,7 +9,7 @@ use portcullis_lab::{DEFAULT_TIMEOUT, Endpoint, IptablesVariant, Lab, Outcome, P
 use portcullis_tests::cluster::Cluster;
 
 use crate::VARIANTS;
-use crate::shop::{PATIENCE, RESET, WEB, admit, enforced, lab, shop, write_pod};
+use crate::shop::{PATIENCE, RESET, WEB, allow, enforced, lab, shop, write_pod};
 use crate::traffic::Stop;
 
 /// Connections of one volley, in each family: from any free port.
@@ -80,10 +80,10 @@ fn wait_until(mut condition: impl FnMut() -> bool) -> Result<()> {
 
 fn no_reconnect_outlives_a_change(variant: IptablesVariant) -> Result<()> {
     let mut cluster = shop(lab(variant), &[])?;
-    let open = admit("api", &["web"], &[WEB, RESET]);
+    let open = allow("api", &["web"], &[WEB, RESET]);
     cluster.write("api.yaml", &open)?;
     cluster.start_agents()?;
-    none_succeeds_after(&cluster, || cluster.write("api.yaml", &admit("api", &[], &[])))
+    none_succeeds_after(&cluster, || cluster.write("api.yaml", &allow("api", &[], &[])))
         .context("a policy that allows nobody")?;
     enforced(&cluster, cluster.agents(), || cluster.write("api.yaml", &open))?;
     // Another label: this changes the members of a set, and no rule.

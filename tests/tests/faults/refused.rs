@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::VARIANTS;
 use crate::probes::{METRICS, ask, flags, value, wait_for};
-use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, lab, shop};
+use crate::shop::{ADMIN, PATIENCE, WEB, allow, check, lab, shop};
 use crate::tools::wrap;
 use crate::traffic::Route;
 
@@ -135,7 +135,7 @@ impl Faulty {
 
 /// What two tenants allow: the first one on `port` of `api`, the second on `other`.
 fn policies(api: &[&str], port: u16, other: &[&str]) -> String {
-    [admit("api", api, &[port]), admit("other", other, &[WEB])].join("---\n")
+    [allow("api", api, &[port]), allow("other", other, &[WEB])].join("---\n")
 }
 
 fn one_set_is_refused(variant: IptablesVariant) -> Result<()> {

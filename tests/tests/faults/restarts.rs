@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use portcullis_lab::{Family, IptablesVariant};
 use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
 
-use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check, lab, shop, start};
+use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, allow, check, lab, shop, start};
 use crate::traffic::{Stop, Traffic};
 
 const TRAFFIC: Traffic = Traffic {
@@ -42,7 +42,7 @@ spec:
 
 fn guarded(variant: IptablesVariant, flags: &[&str]) -> Result<Cluster> {
     let cluster = shop(lab(variant), flags)?;
-    cluster.write("api.yaml", &admit("api", &["web", "near"], &[WEB, ECHO]))?;
+    cluster.write("api.yaml", &allow("api", &["web", "near"], &[WEB, ECHO]))?;
     cluster.write("egress.yaml", EGRESS)?;
     Ok(cluster)
 }
@@ -67,7 +67,7 @@ fn churn(cluster: &Cluster, turn: usize) -> Result<()> {
         9000 + turn % 100
     );
     // `other` is isolated by it as well, so it has to be let in.
-    cluster.write("other.yaml", &admit("other", &["stranger", "web", "near"], &[WEB]))?;
+    cluster.write("other.yaml", &allow("other", &["stranger", "web", "near"], &[WEB]))?;
     if turn.is_multiple_of(3) {
         cluster.write("more.yaml", "# no policy now\n")
     } else {

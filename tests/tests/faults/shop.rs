@@ -91,7 +91,7 @@ pub(crate) fn write_pod(cluster: &Cluster, pod: &Pod, app: &str) -> Result<()> {
 }
 
 /// A policy for the ingress of `shop/{target}`: from pods with one of these `app`s, to these ports.
-pub(crate) fn admit(target: &str, apps: &[&str], ports: &[u16]) -> String {
+pub(crate) fn allow(target: &str, apps: &[&str], ports: &[u16]) -> String {
     let mut text = format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
          metadata: {{namespace: shop, name: {target}}}\n\

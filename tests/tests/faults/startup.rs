@@ -8,7 +8,7 @@ use portcullis_lab::{Family, IptablesVariant};
 use portcullis_tests::cluster::{AgentSetup, Cluster};
 
 use crate::VARIANTS;
-use crate::shop::{ADMIN, PATIENCE, WEB, admit, check, lab, shop, start};
+use crate::shop::{ADMIN, PATIENCE, WEB, allow, check, lab, shop, start};
 
 /// Foreign objects that take a while to read.
 const OBJECTS: usize = 60_000;
@@ -38,7 +38,7 @@ fn write_much(cluster: &Cluster) -> Result<()> {
 
 fn nothing_before_the_first_view(variant: IptablesVariant) -> Result<()> {
     let cluster = shop(lab(variant), &[])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     write_much(&cluster)?;
     let open: &[_] = &[("web", "api", WEB), ("web", "api", ADMIN), ("stranger", "api", WEB)];
     let agent = cluster.spawn_agent("n2")?;
@@ -55,7 +55,7 @@ fn nothing_before_the_first_view(variant: IptablesVariant) -> Result<()> {
     agent.kill()?;
     let before = ours(&cluster, "n2")?;
     ensure!(before.contains("PORTCULLIS-FORWARD"), "nothing is left:\n{before}");
-    cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["stranger"], &[WEB]))?;
     let agent = cluster.spawn_agent("n2")?;
     agent.wait_for("watching", PATIENCE)?;
     check(&cluster.lab, "meanwhile", &[("web", "api", WEB)], closed)?;
@@ -79,7 +79,7 @@ fn nothing_is_programmed_before_the_first_complete_view_legacy() -> Result<()> {
 fn closed_after_a_reboot(variant: IptablesVariant) -> Result<()> {
     let mut cluster = shop(lab(variant), &[])?;
     cluster.write_cni_results()?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     write_much(&cluster)?;
     let state = tempfile::tempdir()?;
     let flags = vec![format!("--state-dir={}", state.path().display())];
@@ -123,7 +123,7 @@ fn after_a_reboot_pods_are_closed_until_policies_are_known_legacy() -> Result<()
 fn an_agent_without_its_directory_ends_and_changes_nothing() -> Result<()> {
     for variant in VARIANTS {
         let cluster = shop(lab(variant), &[])?;
-        cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+        cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
         let nowhere = cluster.directory().join("nowhere");
         let setup = AgentSetup { directory: Some(nowhere), ..AgentSetup::default() };
         let without = || -> Result<()> {
@@ -147,7 +147,7 @@ fn an_agent_without_its_directory_ends_and_changes_nothing() -> Result<()> {
 #[test]
 fn a_directory_that_goes_away_changes_nothing_until_it_is_back() -> Result<()> {
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let parent = tempfile::tempdir()?;
     let (here, away) = (parent.path().join("manifests"), parent.path().join("away"));
     copy(cluster.directory(), &here)?;
@@ -157,7 +157,7 @@ fn a_directory_that_goes_away_changes_nothing_until_it_is_back() -> Result<()> {
     fs::rename(&here, &away)?;
     agent.wait_for("the directory was removed", PATIENCE)?;
     check(&cluster.lab, "while away", &[("web", "api", WEB)], &[("stranger", "api", WEB)])?;
-    fs::write(away.join("api.yaml"), admit("api", &["stranger"], &[WEB]))?;
+    fs::write(away.join("api.yaml"), allow("api", &["stranger"], &[WEB]))?;
     fs::rename(&away, &here)?;
     check(&cluster.lab, "when back", &[("stranger", "api", WEB)], &[("web", "api", WEB)])
 }

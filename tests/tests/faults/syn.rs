@@ -11,7 +11,7 @@ use portcullis_lab::{Connection, ConnectionSpec, End, Endpoint, IptablesVariant,
 use portcullis_tests::cluster::Cluster;
 
 use crate::shop::{
-    CLOSE_ON_DATA, ECHO, HALF_CLOSE, HOLD_OPEN, PATIENCE, RESET_ON_DATA, admit, enforced, lab, shop,
+    CLOSE_ON_DATA, ECHO, HALF_CLOSE, HOLD_OPEN, PATIENCE, RESET_ON_DATA, allow, enforced, lab, shop,
 };
 
 /// One way in which a connection ends.
@@ -113,7 +113,7 @@ fn come_back(lab: &Lab) -> Result<Vec<String>> {
 fn forbidden_clients_stay_away(variant: IptablesVariant) -> Result<()> {
     let mut cluster = shop(lab(variant), &[])?;
     let ports: Vec<u16> = WAYS.iter().map(|way| way.port).collect();
-    cluster.write("api.yaml", &admit("api", &["web"], &ports))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &ports))?;
     cluster.start_agents()?;
     // What conntrack knows of a reset connection must outlast a busy machine.
     cluster
@@ -127,7 +127,7 @@ fn forbidden_clients_stay_away(variant: IptablesVariant) -> Result<()> {
             connected.and_then(way.end).with_context(|| format!("{} to {}", way.name, spec.to))?;
         }
     }
-    enforced(&cluster, cluster.agents(), || cluster.write("api.yaml", &admit("api", &[], &[])))?;
+    enforced(&cluster, cluster.agents(), || cluster.write("api.yaml", &allow("api", &[], &[])))?;
     let passed = come_back(&cluster.lab)?;
     ensure!(passed.is_empty(), "got through: {passed:?}");
 

@@ -5,7 +5,7 @@ use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{AgentSetup, Cluster};
 
 use crate::VARIANTS;
-use crate::shop::{PATIENCE, WEB, admit, check, enforced, lab, shop, start};
+use crate::shop::{PATIENCE, WEB, allow, check, enforced, lab, shop, start};
 
 const CLOSED: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: ClusterDefaultNetworkPolicy\n\
     metadata: {name: closed}\nspec: {policyTypes: [Ingress]}\n";
@@ -17,7 +17,7 @@ const STRANGER_IS_LET_IN: &str = "apiVersion: policy.networking.k8s.io/v1beta1\n
 
 fn files_come_and_go(variant: IptablesVariant) -> Result<()> {
     let cluster = shop(lab(variant), &[])?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let agent = start(&cluster, "n2")?;
     let then = |change: Result<()>| enforced(&cluster, [&agent], || change);
     let by_policy = [("stranger", "api", WEB), ("near", "api", WEB)];

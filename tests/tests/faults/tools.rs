@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::AgentSetup;
 
-use crate::shop::{ECHO, PATIENCE, WEB, admit, check, lab, shop, start};
+use crate::shop::{ECHO, PATIENCE, WEB, allow, check, lab, shop, start};
 use crate::traffic::{Route, Traffic};
 
 /// How a tool misbehaves, as a line of shell that stands before the real one.
@@ -46,7 +46,7 @@ fn recovers(variant: IptablesVariant, faults: &[&str]) -> Result<()> {
         let both = both.map(|command| format!("{command}-{}-restore", variant.name()));
         both.iter().try_for_each(|tool| wrap(tools.path(), tool, fault))?;
         let broken = || both.iter().map(|tool| tools.path().join(format!("{tool}.broken")));
-        cluster.write("api.yaml", &admit("api", &["web"], &[WEB, ECHO]))?;
+        cluster.write("api.yaml", &allow("api", &["web"], &[WEB, ECHO]))?;
         let setup = AgentSetup { tools: Some(tools.path().into()), ..AgentSetup::default() };
         let agent = cluster.spawn_agent_as("n2", &setup)?;
         agent.wait_for("policies are enforced", PATIENCE)?;
@@ -66,7 +66,7 @@ fn recovers(variant: IptablesVariant, faults: &[&str]) -> Result<()> {
         good.during(&cluster.lab, || {
             let since = logged;
             // Another chain: no way around the tool.
-            cluster.write("api.yaml", &admit("api", &["stranger"], &[WEB]))?;
+            cluster.write("api.yaml", &allow("api", &["stranger"], &[WEB]))?;
             for _ in 0..3 {
                 let line = agent.wait_for_after(logged, "failed to apply policies", PATIENCE)?;
                 ensure!(line.contains("-restore"), "which tool? {line}");
@@ -104,7 +104,7 @@ fn a_read_back_that_is_cut_off_is_never_taken_for_the_whole() -> Result<()> {
         (IptablesVariant::Legacy, "iptables-legacy-save"),
     ] {
         let cluster = shop(lab(variant), &[])?;
-        cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+        cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
         start(&cluster, "n2")?.kill()?;
         let tools = tempfile::tempdir()?;
         // Of both families: one that can be read is enforced.
@@ -113,7 +113,7 @@ fn a_read_back_that_is_cut_off_is_never_taken_for_the_whole() -> Result<()> {
         wrapped.iter().try_for_each(|tool| wrap(tools.path(), tool, HALF))?;
         let broken = || wrapped.iter().map(|tool| tools.path().join(format!("{tool}.broken")));
         broken().try_for_each(|broken| fs::write(broken, ""))?;
-        cluster.write("api.yaml", &admit("api", &["near"], &[WEB]))?;
+        cluster.write("api.yaml", &allow("api", &["near"], &[WEB]))?;
         let setup = AgentSetup { tools: Some(tools.path().into()), ..AgentSetup::default() };
         let agent = cluster.spawn_agent_as("n2", &setup)?;
         agent.wait_for("failed to apply policies", PATIENCE)?;
@@ -156,7 +156,7 @@ fn no_member_of_a_foreign_set_is_read() -> Result<()> {
         "ipset create block-list hash:ip
          seq 1 1000 | awk '{print \"add block-list 192.0.\" int($1 / 250) \".\" $1 % 250}' | ipset restore",
     )?;
-    cluster.write("api.yaml", &admit("api", &["web"], &[WEB]))?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     start(&cluster, "n2")?.kill()?;
 
     // The next agent reads what the first one has left.

@@ -10,7 +10,7 @@ use portcullis_tests::cluster::Cluster;
 use portcullis_tests::kube::ApiServer;
 use serde_json::json;
 
-use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check, lab};
+use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, allow, check, lab};
 use crate::traffic::{Stop, Traffic};
 
 const TRAFFIC: Traffic = Traffic {
@@ -41,7 +41,7 @@ pub(crate) fn pods(flags: &[&str]) -> Result<Cluster> {
 fn shop() -> Result<Cluster> {
     let mut cluster = pods(&[])?;
     let server = &cluster.control_plane()?.server;
-    apply(server, &admit("api", &["web", "near"], &[WEB, ECHO]))?;
+    apply(server, &allow("api", &["web", "near"], &[WEB, ECHO]))?;
     churn(server, 0)?;
     cluster.start_agents()?;
     cluster.settle(PATIENCE)?;
@@ -63,7 +63,7 @@ fn churn(server: &ApiServer, turn: usize) -> Result<()> {
     );
     // `other` is isolated by it as well, so it has to be let in; some turns let in more.
     let apps: &[&str] = if turn.is_multiple_of(2) { &["stranger"] } else { &["stranger", "web"] };
-    apply(server, &(admit("other", apps, &[WEB]) + "---\n" + &more))
+    apply(server, &(allow("other", apps, &[WEB]) + "---\n" + &more))
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn what_is_enforced_outlives_the_api_server_and_what_changed_is_enforced_after()
         api.server.restart()?;
         // Agents may not be back yet when these changes are made.
         let apps = if turn % 2 == 0 { ["web", "stranger"] } else { ["web", "near"] };
-        apply(&api.server, &admit("api", &apps, &[WEB, ECHO]))?;
+        apply(&api.server, &allow("api", &apps, &[WEB, ECHO]))?;
         if turn < 2 {
             api.server.kill();
         }

@@ -11,7 +11,7 @@ use portcullis_tests::kube::{ApiServer, CLUSTER_NETWORK_POLICY_CRD};
 use serde_json::{Value, json};
 
 use crate::faults::{apply, pods};
-use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, admit, check};
+use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, allow, check};
 use crate::traffic::Traffic;
 
 /// Agents look every second or two for kinds that the cluster lacks.
@@ -24,7 +24,7 @@ const CLOSED: &str = "apiVersion: portcullis.dev/v1alpha1\nkind: ClusterDefaultN
 /// The shop with its agents. NetworkPolicy lets `web` and `near` to `api`; `other` is open.
 fn shop() -> Result<Cluster> {
     let mut cluster = pods(FLAGS)?;
-    apply(cluster.server()?, &admit("api", &["web", "near"], &[WEB, ECHO]))?;
+    apply(cluster.server()?, &allow("api", &["web", "near"], &[WEB, ECHO]))?;
     cluster.start_agents()?;
     cluster.settle(PATIENCE)?;
     Ok(cluster)
@@ -99,7 +99,7 @@ fn a_kind_that_is_installed_late_is_enforced_and_ends_with_its_crd() -> Result<(
     // An agent that starts in a cluster that has neither is enforced.
     let old = cluster.take_agent("n2")?;
     old.terminate()?;
-    apply(cluster.server()?, &admit("api", &["web"], &[WEB]))?;
+    apply(cluster.server()?, &allow("api", &["web"], &[WEB]))?;
     let new = cluster.spawn_agent("n2")?;
     new.wait_for("policies are enforced", PATIENCE)?;
     let closed = [&closed[..], &[("near", "api", WEB)]].concat();
@@ -136,8 +136,8 @@ fn tiers_that_come_and_go_are_not_noticed_by_what_is_allowed_throughout() -> Res
             then(apply(server, &admin("deny", 3, "Deny", "api", &[])))?;
             // Another tier decides the same, and NetworkPolicy lets in nobody meanwhile.
             then(apply(server, &admin("pass", 2, "Accept", "api", &["web", "near"])))?;
-            then(apply(server, &admit("api", &[], &[])))?;
-            then(apply(server, &admit("api", &["web", "near"], &[WEB, ECHO])))?;
+            then(apply(server, &allow("api", &[], &[])))?;
+            then(apply(server, &allow("api", &["web", "near"], &[WEB, ECHO])))?;
             then(delete(server, &["clusternetworkpolicies", "deny"]))?;
             then(delete(server, &["clusternetworkpolicies", "pass"]))?;
             then(delete(server, &["clusterdefaultnetworkpolicies", "closed"]))?;
@@ -187,7 +187,7 @@ fn a_kind_that_agents_may_not_read_any_more_stays_enforced_and_holds_up_no_other
     }
     let server = cluster.server()?;
     delete(server, &["clusternetworkpolicies", "deny"])?;
-    apply(server, &admit("api", &["stranger"], &[WEB]))?;
+    apply(server, &allow("api", &["stranger"], &[WEB]))?;
     check(&cluster.lab, "unread", &[("stranger", "api", WEB)], &[("web", "api", WEB), kept[0]])?;
 
     forbid(server, false)?;

@@ -125,12 +125,12 @@ fn check(
             };
             let family = usize::from(source.is_ipv6());
             let allowed = without.map_or(by_policies.allowed, |without| {
-                let admits = |direction, subject: &IpAddr, peer: &IpAddr| {
-                    without[family].admits(direction, *subject, *peer, *traffic)
+                let allows = |direction, subject: &IpAddr, peer: &IpAddr| {
+                    without[family].allows_in(direction, *subject, *peer, *traffic)
                 };
                 source == destination
-                    || admits(Direction::Egress, source, destination)
-                        && (chain == "INPUT" || admits(Direction::Ingress, destination, source))
+                    || allows(Direction::Egress, source, destination)
+                        && (chain == "INPUT" || allows(Direction::Ingress, destination, source))
             });
             prop_assert!(by_policies.allowed || !allowed, "{:?} is forbidden", &flow);
             let mut packet = places.at_home(packet(*source, *destination, *traffic));

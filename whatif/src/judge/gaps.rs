@@ -1,6 +1,6 @@
 //! What an answer is worth when not all of the cluster could be read.
 //!
-//! A policy that nobody saw can isolate a pod, never admit to one that others isolate in a namespace
+//! A policy that nobody saw can isolate a pod, never allow to one that others isolate in a namespace
 //! that was read. So a denial by what was read stands, and what is allowed may not be; unless the
 //! policy is of a tier that is asked before. One direction that surely denies is enough.
 
@@ -99,7 +99,7 @@ fn may_be_otherwise(kind: Kind, decision: &Decision) -> bool {
             Kind::ClusterDefaultNetworkPolicy,
             Some(Tier::Admin | Tier::NetworkPolicy | Tier::Baseline),
         ) => false,
-        // What isolates unites its rules: one more may admit, and none takes that back.
+        // What isolates unites its rules: one more may allow, and none takes that back.
         (Kind::NetworkPolicy, Some(Tier::NetworkPolicy))
         | (Kind::ClusterDefaultNetworkPolicy, Some(Tier::Default)) => !decision.is_allowed(),
         // A ClusterNetworkPolicy may come first, and accept or deny whatever others say.
@@ -143,10 +143,10 @@ mod tests {
         check(Reason::NotIsolated, None, &all);
         check(Reason::RuleDenies, Some(Tier::Admin), &all[..1]);
         check(Reason::RuleAccepts, Some(Tier::Baseline), &all[..2]);
-        // Rules of what isolates are united: one more can admit, and cannot deny.
-        check(Reason::NoRuleAdmits, Some(Tier::NetworkPolicy), &all[..2]);
-        check(Reason::RuleAdmits, Some(Tier::NetworkPolicy), &all[..1]);
-        check(Reason::NoRuleAdmits, Some(Tier::Default), &all);
-        check(Reason::RuleAdmits, Some(Tier::Default), &all[..2]);
+        // Rules of what isolates are united: one more can allow, and cannot deny.
+        check(Reason::NoRuleAllows, Some(Tier::NetworkPolicy), &all[..2]);
+        check(Reason::RuleAllows, Some(Tier::NetworkPolicy), &all[..1]);
+        check(Reason::NoRuleAllows, Some(Tier::Default), &all);
+        check(Reason::RuleAllows, Some(Tier::Default), &all[..2]);
     }
 }

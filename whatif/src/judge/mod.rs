@@ -365,7 +365,7 @@ fn qualify(world: &World, part: &mut Part) {
         .any(|peer| matches!(peer, policy_engine::explain::PeerMiss::NoAddress));
     if unaddressed {
         part.notes.push(
-            "a pod has no address yet, so no ipBlock matches it; with one, a rule may admit it"
+            "a pod has no address yet, so no ipBlock matches it; with one, a rule may allow it"
                 .to_owned(),
         );
     }

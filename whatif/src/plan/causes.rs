@@ -282,7 +282,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Whether a change of `object` may matter to what the pods of a group allow, or to whether
-    /// they are admitted.
+    /// they are allowed.
     fn concerns(&self, object: &Changed, group: &Group, direction: Direction) -> bool {
         let Some(pod) = group.pods.first() else { return false };
         let name = &object.name;

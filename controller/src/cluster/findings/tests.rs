@@ -100,14 +100,14 @@ fn an_ingress_port_name_is_looked_up_on_the_selected_pods() {
         &ingress("api", "{port: http}"),
         &[
             "NamedPortUnresolved spec.ingress[1].ports[1].port: no pod that the policy selects has a \
-           TCP container port named `http`, so this port admits nothing; name it in",
+           TCP container port named `http`, so this port allows nothing; name it in",
         ],
     );
     check(
         &ingress("web", "{port: http, protocol: UDP}"),
         &[
             "NamedPortUnresolved spec.ingress[1].ports[1].port: no pod that the policy selects has a \
-           UDP container port named `http`, so this port admits nothing; there is one for TCP: set",
+           UDP container port named `http`, so this port allows nothing; there is one for TCP: set",
         ],
     );
 }

@@ -162,13 +162,13 @@ impl View<'_> {
         let Question { connection, from_node, to_node, .. } = question;
         let Connection { source, destination, .. } = *connection;
         let traffic = traffic(connection);
-        let admits =
-            |direction, subject, peer| self.compiled.admits(direction, subject, peer, traffic);
+        let allows =
+            |direction, subject, peer| self.compiled.allows_in(direction, subject, peer, traffic);
         source == destination
             || ((*to_node && self.choices.allow_egress_to_own_node
-                || admits(Direction::Egress, source, destination))
+                || allows(Direction::Egress, source, destination))
                 // What the node sends is never judged.
-                && (*from_node || admits(Direction::Ingress, destination, source)))
+                && (*from_node || allows(Direction::Ingress, destination, source)))
     }
 }
 

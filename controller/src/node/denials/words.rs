@@ -43,7 +43,7 @@ pub fn why(denial: Denial, transport: Transport, flow: &Flow, blame: Option<&Bla
     plain(&text, WHY_MAX)
 }
 
-/// What denies the packet, without what nearly admitted it.
+/// What denies the packet, without what nearly allowed it.
 #[must_use]
 pub fn cause(denial: Denial, transport: Transport, flow: &Flow, blame: &Blame) -> String {
     let would_be = match denial.outcome {
@@ -61,7 +61,7 @@ pub fn cause(denial: Denial, transport: Transport, flow: &Flow, blame: &Blame) -
                 Direction::Egress => ("to", &flow.destination),
             };
             let by = policies(&blame.isolated_by, blame.isolating);
-            format!("{would_be}isolated by {by}; no rule admits {transport} {towards} {peer}")
+            format!("{would_be}isolated by {by}; no rule allows {transport} {towards} {peer}")
         }
     }
 }

@@ -32,7 +32,7 @@ fn check_default_peer(peer: &str, expected: Peer, diagnostics: usize) {
 }
 
 #[test]
-fn a_default_without_more_isolates_every_pod_and_admits_dns() {
+fn a_default_without_more_isolates_every_pod_and_allows_dns() {
     let (policy, found) = default_policy("policyTypes: [Ingress, Egress]");
     let subject = Subject { spares_system: true, ..Subject::pods(Selector::everything()) };
     let rules = PerDirection::new(|_| Some(vec![]));

@@ -77,7 +77,7 @@ fn refused(engine: &Engine) -> Vec<(Budget, String)> {
 
 fn allows(engine: &Engine, from: u32, port: u16) -> bool {
     let traffic = Traffic::Port(Protocol::Tcp, port);
-    engine.compiled().admits(Direction::Ingress, address(0), address(from), traffic)
+    engine.compiled().allows_in(Direction::Ingress, address(0), address(from), traffic)
 }
 
 #[test]
@@ -270,5 +270,5 @@ fn a_set_of_addresses_and_ports_is_asked_before_groups_of_port_ranges() {
     }
     let outside: IpAddr = "192.0.2.7".parse().unwrap();
     let traffic = Traffic::Port(Protocol::Tcp, 75);
-    assert!(engine.compiled().admits(Direction::Ingress, address(0), outside, traffic));
+    assert!(engine.compiled().allows_in(Direction::Ingress, address(0), outside, traffic));
 }

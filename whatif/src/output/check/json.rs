@@ -118,13 +118,13 @@ pub struct DecisionJson {
     /// The policies of that tier that isolate the pod, as `namespace/name` or, those of the whole
     /// cluster, `Kind/name`.
     pub isolated_by: Vec<String>,
-    /// The rules that admit it; or the one rule of a ClusterNetworkPolicy that accepts or denies.
+    /// The rules that allow it; or the one rule of a ClusterNetworkPolicy that accepts or denies.
     pub decided_by: Vec<RuleJson>,
     /// The rules of ClusterNetworkPolicies that left it to the next tier, in order.
     pub passed_by: Vec<RuleJson>,
     /// Why.
     pub reason: ReasonJson,
-    /// When it is denied: every rule that could have admitted it, the closest first.
+    /// When it is denied: every rule that could have allowed it, the closest first.
     pub near_misses: Vec<NearMissJson>,
 }
 
@@ -166,8 +166,8 @@ pub enum ReasonJson {
     NoSubject,
     /// No policy isolates the pod in this direction.
     NotIsolated,
-    /// A rule of an isolating policy admits it.
-    RuleAdmits,
+    /// A rule of an isolating policy allows it.
+    RuleAllows,
     /// A pod always reaches itself.
     SamePod,
     /// A node always reaches its pods.
@@ -176,8 +176,8 @@ pub enum ReasonJson {
     EgressToOwnNode,
     /// A rule of a ClusterNetworkPolicy accepts it.
     RuleAccepts,
-    /// The pod is isolated, and no rule admits it.
-    NoRuleAdmits,
+    /// The pod is isolated, and no rule allows it.
+    NoRuleAllows,
     /// A rule of a ClusterNetworkPolicy denies it.
     RuleDenies,
 }
@@ -195,7 +195,7 @@ pub struct RuleJson {
     pub origin: Option<String>,
 }
 
-/// A rule that does not admit it, and every part that failed.
+/// A rule that does not allow it, and every part that failed.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
 #[schemars(rename = "NearMiss")]
 pub struct NearMissJson {
@@ -322,12 +322,12 @@ fn decision(
         reason: match decision.reason {
             Reason::NoSubject => ReasonJson::NoSubject,
             Reason::NotIsolated => ReasonJson::NotIsolated,
-            Reason::RuleAdmits => ReasonJson::RuleAdmits,
+            Reason::RuleAllows => ReasonJson::RuleAllows,
             Reason::SamePod => ReasonJson::SamePod,
             Reason::OwnNode => ReasonJson::OwnNode,
             Reason::EgressToOwnNode => ReasonJson::EgressToOwnNode,
             Reason::RuleAccepts => ReasonJson::RuleAccepts,
-            Reason::NoRuleAdmits => ReasonJson::NoRuleAdmits,
+            Reason::NoRuleAllows => ReasonJson::NoRuleAllows,
             Reason::RuleDenies => ReasonJson::RuleDenies,
         },
         near_misses: misses

@@ -217,11 +217,11 @@ fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
             }
         },
         Reason::NotIsolated => format!("no policy isolates {name}"),
-        Reason::RuleAdmits | Reason::RuleAccepts | Reason::RuleDenies => words::decided(decision),
+        Reason::RuleAllows | Reason::RuleAccepts | Reason::RuleDenies => words::decided(decision),
         Reason::SamePod => "a pod always reaches itself".to_owned(),
         Reason::OwnNode => "a node always reaches its pods".to_owned(),
         Reason::EgressToOwnNode => "egress to the own node is exempt, by choice".to_owned(),
-        Reason::NoRuleAdmits => format!("{}; no rule admits", words::isolated(decision)),
+        Reason::NoRuleAllows => format!("{}; no rule allows", words::isolated(decision)),
     };
     format!("{}{why}", words::passed(decision))
 }
@@ -235,7 +235,7 @@ fn would_be(decision: &Decision, name: &str, side: &Endpoint) -> String {
     }
 }
 
-/// Why a flow is allowed or denied: both directions, and the closest rule where none admits.
+/// Why a flow is allowed or denied: both directions, and the closest rule where none allows.
 #[must_use]
 pub fn reasons(
     cluster: &Cluster,
@@ -302,7 +302,7 @@ fn numbered<T>(items: impl Iterator<Item = T>) -> impl Iterator<Item = (usize, T
     items.enumerate().map(|(index, item)| (index + 1, item))
 }
 
-/// The lines of the closest rule, or of the rule that admits.
+/// The lines of the closest rule, or of the rule that allows.
 fn excerpts(
     cluster: &Cluster,
     direction: Direction,
@@ -334,7 +334,7 @@ fn excerpts(
         let (verb, does) = match decision.reason {
             Reason::RuleDenies => ("denied", "denies"),
             Reason::RuleAccepts => ("accepted", "accepts"),
-            _ => ("admitted", "admits"),
+            _ => ("allowed", "allows"),
         };
         mark(deciding, None, format!("this rule {does}"));
         format!("{verb} by {deciding} ({direction})")

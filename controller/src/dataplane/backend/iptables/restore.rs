@@ -1,8 +1,8 @@
 //! A restore tool that stays: one process takes script after script.
 //!
 //! Ending an `iptables-nft-restore` that removed rules takes 15 ms and more: when its socket
-//! closes, the kernel waits until no packet can be in the old rules any more. The new ones are in
-//! force after less than 1 ms. So the tool is not ended, and what tells that a script is done is
+//! closes, the kernel waits until no packet can be in the old rules any more. The new ones are
+//! enforced after less than 1 ms. So the tool is not ended, and what tells that a script is done is
 //! that the tool asks for more input:
 //!
 //! ```text

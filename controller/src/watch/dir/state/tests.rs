@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A policy in YAML whose one ingress rule admits `port`.
+/// A policy in YAML whose one ingress rule allows `port`.
 fn policy(name: &str, port: u16) -> String {
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
@@ -202,8 +202,8 @@ fn an_unreadable_file_keeps_what_it_defined() {
         told,
         [
             "x:1:1: error: it cannot be read; nothing of it is read",
-            "x:1:1: warning: until the file can be read as a whole, what it last defined stays in \
-             force: NetworkPolicy shop/a",
+            "x:1:1: warning: until the file can be read as a whole, what it last defined stays \
+             enforced: NetworkPolicy shop/a",
         ]
     );
     state.load(Path::new("x"), &policy("a", 1));
