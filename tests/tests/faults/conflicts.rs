@@ -81,7 +81,7 @@ fn is_detected(cluster: &Cluster, agent: &Agent, case: &Case) -> Result<()> {
     let node = cluster.lab.node("n2")?;
     until(agent, DETECTED, || script(node, &case.make))?;
     let why = why_unready(cluster)?;
-    ensure!(why.starts_with(&format!("{}: ", case.conflict)), "{why}");
+    ensure!(why.starts_with(&format!("Bypassed: {}: ", case.conflict)), "{why}");
     ensure!(why.contains(&case.names), "{why}");
     ensure!(is_counted(cluster, case.conflict, false)?);
     until(agent, OVER, || script(node, &case.undo))?;
@@ -219,7 +219,7 @@ fn a_bridge_past_iptables_that_the_agent_may_not_change_is_a_conflict() -> Resul
     for family in ["iptables", "ip6tables"] {
         until(&agent, DETECTED, || bridged_past(node, family, true))?;
         let why = why_unready(&cluster)?;
-        ensure!(why.starts_with("BridgeTrafficBypassesIptables: "), "{why}");
+        ensure!(why.starts_with("Bypassed: BridgeTrafficBypassesIptables: "), "{why}");
         ensure!(why.contains(&format!("sysctl -w net.bridge.bridge-nf-call-{family}=1")), "{why}");
         until(&agent, OVER, || bridged_past(node, family, false))?;
         is_ready(&cluster)?;
@@ -253,7 +253,7 @@ fn an_isolated_pod_on_macvlan_is_a_conflict() -> Result<()> {
         cluster.write("mac.yaml", &allow("mac", &[], &[]))
     })?;
     let why = why_unready(&cluster)?;
-    ensure!(why.starts_with("PodsBypassNode: ") && why.contains("198.18.5.5"), "{why}");
+    ensure!(why.starts_with("Bypassed: PodsBypassNode: ") && why.contains("198.18.5.5"), "{why}");
     until(&agent, OVER, || cluster.remove("pod-mac.json"))?;
     is_ready(&cluster)?;
     agent.terminate()
@@ -282,6 +282,9 @@ fn a_conflict_that_the_operator_ignores_is_reported_and_does_not_count() -> Resu
     let cilium = "ip link add cilium_host type veth peer name cilium_net";
     until(&agent, DETECTED, || script(node, cilium))?;
     let why = why_unready(&cluster)?;
-    ensure!(why.starts_with("EbpfDatapath: ") && !why.contains("SecondEnforcer"), "{why}");
+    ensure!(
+        why.starts_with("Bypassed: EbpfDatapath: ") && !why.contains("SecondEnforcer"),
+        "{why}"
+    );
     agent.terminate()
 }

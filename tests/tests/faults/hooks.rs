@@ -133,7 +133,10 @@ fn neighbour_in_front(variant: IptablesVariant) -> Result<()> {
         pushing.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
         why
     })?;
-    ensure!(why.starts_with("HookDisplaced: the jump to PORTCULLIS-FORWARD is behind"), "{why}");
+    ensure!(
+        why.starts_with("Bypassed: HookDisplaced: the jump to PORTCULLIS-FORWARD is behind"),
+        "{why}"
+    );
     ensure!(why.contains("`-j ACCEPT`"), "{why}");
     until_first(node, &iptables)?;
     probes::wait_for(&cluster, "/readyz", 200)?;
