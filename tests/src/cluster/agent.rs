@@ -133,7 +133,8 @@ impl Agent {
     pub fn kill_tools(&self) -> Result<()> {
         let process = format!("/proc/{}/task", self.child.id());
         for task in fs::read_dir(&process).with_context(|| process.clone())? {
-            let children = fs::read_to_string(task?.path().join("children"))?;
+            // A thread can end meanwhile.
+            let Ok(children) = fs::read_to_string(task?.path().join("children")) else { continue };
             for child in children.split_whitespace() {
                 match kill(Pid::from_raw(child.parse()?), Signal::SIGKILL) {
                     Ok(()) | Err(Errno::ESRCH) => {}
