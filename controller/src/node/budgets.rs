@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use policy_engine::engine::refused::Refused;
 use policy_engine::model::PodKey;
 use portcullis_crds::diagnostic::{About, Diagnostic};
-use portcullis_crds::path::FieldPath;
 
-use super::status::{LISTED_MAX, errors};
+use super::status::errors_of_pods;
 
 /// How many pods there are whose rules exceed a budget.
 #[must_use]
@@ -32,17 +31,7 @@ pub fn diagnostics(refused: &[Refused<'_>]) -> Vec<Diagnostic> {
         );
         pods.entry((about, why)).or_default().insert(pod);
     }
-    let others = pods.len().saturating_sub(LISTED_MAX);
-    let listed = pods.into_iter().take(LISTED_MAX).map(|((about, why), pods)| {
-        let one = pods.first().map(ToString::to_string).unwrap_or_default();
-        let pods = match pods.len() {
-            1 => format!("pod {one}"),
-            more => format!("{more} pods of this node, such as {one}"),
-        };
-        (about, format!("{why} {pods}"))
-    });
-    let message = format!("rules exceed a budget: {others} more policies");
-    errors(&FieldPath::default(), listed, (others > 0).then_some(("policies", message)))
+    errors_of_pods(pods, "rules exceed a budget")
 }
 
 #[cfg(test)]

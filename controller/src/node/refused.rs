@@ -12,9 +12,8 @@ use policy_engine::id::RulesetId;
 use policy_engine::model::PodKey;
 use policy_engine::tier::Tier;
 use portcullis_crds::diagnostic::{About, Diagnostic};
-use portcullis_crds::path::FieldPath;
 
-use super::status::{LISTED_MAX, errors};
+use super::status::errors_of_pods;
 
 /// A tier that denies more than the policies of a pod do, because a part of its rules was refused.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -101,17 +100,7 @@ pub fn diagnostics(engine: &Engine, denied: &BTreeSet<Denied>) -> Vec<Diagnostic
             pods.entry((about, why.clone())).or_default().insert(pod);
         }
     }
-    let others = pods.len().saturating_sub(LISTED_MAX);
-    let listed = pods.into_iter().take(LISTED_MAX).map(|((about, why), pods)| {
-        let one = pods.first().map(ToString::to_string).unwrap_or_default();
-        let pods = match pods.len() {
-            1 => format!("pod {one}"),
-            more => format!("{more} pods of this node, such as {one}"),
-        };
-        (about, format!("{why} {pods}"))
-    });
-    let message = format!("a part of the rules of {others} more policies was refused");
-    errors(&FieldPath::default(), listed, (others > 0).then_some(("policies", message)))
+    errors_of_pods(pods, "a part of the rules was refused")
 }
 
 #[cfg(test)]

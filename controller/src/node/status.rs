@@ -1,11 +1,12 @@
 //! The status of the agent: one value, replaced after each round. [`super::publisher`] writes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use policy_engine::cidr::Family;
 use policy_engine::engine::selection::Selection;
+use policy_engine::model::PodKey;
 use portcullis_crds::api::node_policy_report::DIAGNOSTICS_MAX;
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::path::FieldPath;
@@ -149,6 +150,26 @@ pub fn errors(
         message,
     };
     first.into_iter().chain(others).map(error).collect()
+}
+
+/// As [`errors`], for policies: why each of them is listed, in words that the names of the pods follow,
+/// and the pods. `what` is the message for the rest.
+#[must_use]
+pub fn errors_of_pods(
+    pods: BTreeMap<(About, String), BTreeSet<&PodKey>>,
+    what: &str,
+) -> Vec<Diagnostic> {
+    let others = pods.len().saturating_sub(LISTED_MAX);
+    let listed = pods.into_iter().take(LISTED_MAX).map(|((about, why), pods)| {
+        let one = pods.first().map(ToString::to_string).unwrap_or_default();
+        let pods = match pods.len() {
+            1 => format!("pod {one}"),
+            more => format!("{more} pods of this node, such as {one}"),
+        };
+        (about, format!("{why} {pods}"))
+    });
+    let message = format!("{what}: {others} more policies");
+    errors(&FieldPath::default(), listed, (others > 0).then_some(("policies", message)))
 }
 
 /// What is about this node, not about an object.
