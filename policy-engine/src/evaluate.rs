@@ -11,7 +11,8 @@ use crate::flow::{Endpoint, Flow, Traffic};
 use crate::model::Pod;
 use crate::object::ObjectRef;
 use crate::policy::{
-    ALLOW_DNS, EffectiveRule, Namespaces, Peer, Peers, Policy, PortMatch, Ports, Rule, Selected,
+    ALLOW_DNS, EffectiveRule, Namespaces, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule,
+    Selected,
 };
 use crate::tier::{Action, Tier, View};
 use crate::world::World;
@@ -270,21 +271,27 @@ pub(crate) fn peer_matches(world: &World, item: &Peer, peer: &Endpoint) -> bool 
             }
             Endpoint::Pod(..) | Endpoint::External(_) => false,
         },
-        Peer::Pods(item) => world.participant(peer).is_some_and(|pod| {
-            let in_namespace = match &item.namespaces {
-                Namespaces::Named(name) => *name == pod.key.namespace,
-                Namespaces::Selected(selector) => {
-                    let known = world.namespaces().get(&pod.key.namespace);
-                    // `{}` selects every namespace, also one whose labels are not known yet.
-                    selector.is_everything()
-                        || known.is_some_and(|namespace| selector.matches(&namespace.labels))
-                }
-                // `Rule::in_namespace` has replaced it.
-                Namespaces::Own => false,
-            };
-            in_namespace && item.pods.matches(&pod.labels)
-        }),
+        Peer::Pods(item) => {
+            world.participant(peer).is_some_and(|pod| pod_peer_matches(world, item, pod))
+        }
     }
+}
+
+/// Whether a peer selects a pod, which must take part in policies.
+#[must_use]
+pub fn pod_peer_matches(world: &World, item: &PodPeer, pod: &Pod) -> bool {
+    let in_namespace = match &item.namespaces {
+        Namespaces::Named(name) => *name == pod.key.namespace,
+        Namespaces::Selected(selector) => {
+            let known = world.namespaces().get(&pod.key.namespace);
+            // `{}` selects every namespace, also one whose labels are not known yet.
+            selector.is_everything()
+                || known.is_some_and(|namespace| selector.matches(&namespace.labels))
+        }
+        // `Rule::in_namespace` has replaced it.
+        Namespaces::Own => false,
+    };
+    in_namespace && item.pods.matches(&pod.labels)
 }
 
 pub(crate) fn port_matches(world: &World, item: &PortMatch, flow: &Flow) -> bool {

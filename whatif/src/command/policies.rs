@@ -24,7 +24,7 @@ pub(super) fn run(args: &PoliciesOf, out: &mut dyn Write) -> Result<u8> {
             bail!("{} is no pod: policies apply to pods only", party.name);
         };
         let pod = question.cluster.world.pods().get(key);
-        if pod.is_some_and(|pod| pod.takes_part() && !pod.host_network) {
+        if pod.is_some_and(|pod| pod.takes_part()) {
             pods.insert(key);
         } else {
             others += 1;

@@ -1,6 +1,6 @@
 //! The peers and ports of a rule in words.
 
-use policy_engine::labels::Labels;
+use policy_engine::evaluate::pod_peer_matches;
 use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, PortMatch, Ports};
 use policy_engine::port::PortRange;
 use policy_engine::selector::{Requirement, Selector};
@@ -50,21 +50,9 @@ fn pods(cluster: &Cluster, peer: &PodPeer) -> String {
         Some(labels) => format!("pods with {labels}"),
     };
     let world = &cluster.world;
-    let is_in = |namespace: &str| match &peer.namespaces {
-        Namespaces::Named(name) => **name == *namespace,
-        Namespaces::Selected(selector) => match world.namespaces().get(namespace) {
-            Some(known) => selector.matches(&known.labels),
-            None => selector.is_everything(),
-        },
-        Namespaces::Own => false,
-    };
-    let matches = |labels: &Labels, namespace: &str| peer.pods.matches(labels) && is_in(namespace);
-    let found = world.pods().values().filter(|pod| {
-        pod.takes_part() && !pod.host_network && matches(&pod.labels, &pod.key.namespace)
-    });
-    match found.count() {
+    let found = world.pods().values().filter(|pod| pod.takes_part());
+    match found.filter(|pod| pod_peer_matches(world, peer, pod)).count() {
         0 => format!("{pods} {namespaces} (none at present)"),
-        1 => format!("{pods} {namespaces} (1 at present)"),
         count => format!("{pods} {namespaces} ({count} at present)"),
     }
 }
