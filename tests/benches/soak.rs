@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use portcullis_lab::{Lab, PodSpec};
 use portcullis_tests::cluster::Cluster;
+use portcullis_tests::random::Random;
 use serde_json::{Value, json};
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
@@ -36,7 +37,7 @@ fn main() -> Result<()> {
         .map(|pod| PodSpec::new(namespace(pod), format!("pod-{pod}"), format!("n{}", pod % 3 + 1)));
     let lab = Lab::builder().nodes(3).pods(pods).build()?;
     let mut cluster = Cluster::new(lab, &[])?;
-    let mut soak = Soak { random: Random(seed.try_into()?), world: World::default() };
+    let mut soak = Soak { random: Random::new(seed.try_into()?), world: World::default() };
     for pod in 0..PODS {
         soak.relabel_pod(&cluster, pod)?;
     }
@@ -86,21 +87,8 @@ fn namespace(pod: usize) -> &'static str {
     NAMESPACES.get(pod / 3 % 3).copied().unwrap_or("a")
 }
 
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((bits ^ (bits >> 31)) % (end.max(1) as u64)).unwrap_or_default()
-    }
-
-    fn app(&mut self) -> String {
-        format!("app-{}", self.below(APPS))
-    }
+fn app(random: &mut Random) -> String {
+    format!("app-{}", random.below(APPS))
 }
 
 /// Which files there are.
@@ -186,7 +174,7 @@ impl Soak {
     fn pod(&mut self, namespace: &str, name: &str, node: &str, addresses: &[String]) -> Value {
         let ips: Vec<Value> = addresses.iter().map(|address| json!({"ip": address})).collect();
         json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": namespace, "name": name, "labels": {"app": self.random.app()}},
+            "metadata": {"namespace": namespace, "name": name, "labels": {"app": app(&mut self.random)}},
             "spec": {"nodeName": node, "containers": [{"name": "c", "ports": [
                 {"name": "web", "containerPort": 8000 + self.random.below(3)}]}]},
             "status": {"phase": "Running", "podIPs": ips}})
@@ -201,7 +189,7 @@ impl Soak {
 }
 
 fn selects(random: &mut Random) -> Value {
-    json!({"matchLabels": {"app": random.app()}})
+    json!({"matchLabels": {"app": app(random)}})
 }
 
 fn peer(random: &mut Random) -> Value {

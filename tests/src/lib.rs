@@ -4,7 +4,7 @@
 //! [`cluster`] runs a real agent on each node of a lab, and [`play`] plays cases on it;
 //! [`kube`] runs a real API server beside it;
 //! [`stream`] measures when a change reaches packets;
-//! [`worlds`] makes random objects for property tests, [`judging`] what these ask of them.
+//! [`random`] makes numbers of a seed, [`worlds`] random objects for property tests, [`judging`] what these ask of them.
 //!
 //! The lab, the interpreter of rules, the demo and the cluster of real nodes are crates of their own below
 //! this directory.
@@ -14,5 +14,6 @@ pub mod cluster;
 pub mod judging;
 pub mod kube;
 pub mod play;
+pub mod random;
 pub mod stream;
 pub mod worlds;

@@ -1,5 +1,7 @@
 //! Random documents: written in every style that YAML has, then broken a little.
 
+use portcullis_tests::random::Random;
+
 /// What scalars consist of: each means something to YAML 1.1, to Go, or to one of the styles.
 #[rustfmt::skip]
 const SCALARS: &[&str] = &[
@@ -32,36 +34,6 @@ const PIECES: &[&str] = &[
     "---", "...\n", "%YAML 1.1\n", "%TAG ! x\n", "\\", "\\\n", "\\x41", "\\u00e9", "\\ud83d",
     "\\/", "null", "~", "0", "é", "\u{1}", "{\"a\": 1}\n",
 ];
-
-/// Numbers that depend on the seed alone.
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(super) fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit.max(1) as u64).unwrap_or_default()
-    }
-
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[self.below(of.len())]
-    }
-}
 
 /// A file of one to three documents.
 pub(super) fn file(random: &mut Random) -> String {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use portcullis_crds::manifest::{Document, Manifest, decode};
 use serde_json::Value;
 
-use generate::Random;
+use portcullis_tests::random::Random;
 
 /// How many files are generated, unless `PROPTEST_CASES` says otherwise.
 const FILES: u64 = 3000;
