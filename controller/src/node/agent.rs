@@ -330,7 +330,7 @@ impl Agent {
             State::Loaded { apply_at } if now < apply_at => {}
             State::Loaded { .. } => self.apply(BACK_OFF),
             State::Failing { retry_at, .. } if now < retry_at => {
-                // What is enforced goes on to deny.
+                // What is enforced still denies.
                 if now >= self.count_at {
                     self.count();
                 }
@@ -367,7 +367,7 @@ impl Agent {
             Ok(report) => {
                 if matches!(self.state, State::Failing { .. }) {
                     // So far, connections of a family that failed were judged by its former rules.
-                    self.connections.repaired(1);
+                    self.connections.judge_all();
                 }
                 self.marker.set();
                 self.log_applied(&report);

@@ -108,8 +108,13 @@ impl Connections {
     /// Others changed so many of our rules: for some time, not all new connections were judged.
     pub fn repaired(&mut self, changes: usize) {
         if changes > 0 {
-            self.look_at(Order::all);
+            self.judge_all();
         }
+    }
+
+    /// All connections of isolated pods have to be judged again.
+    pub fn judge_all(&mut self) {
+        self.look_at(Order::all);
     }
 
     fn look_at(&mut self, order: impl FnOnce() -> Order) {
