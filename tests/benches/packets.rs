@@ -139,7 +139,7 @@ impl World {
         let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let before = self.received()?;
-            self.client.send(FIRST_PORT, 1, 9)?;
+            self.client.send(FIRST_PORT, 9)?;
             if self.received()? == before {
                 // Of a node whose agent has just begun, the first rules may be a moment away.
                 std::thread::sleep(Duration::from_secs(1));
@@ -249,11 +249,9 @@ impl Ends {
         Ok(packet)
     }
 
-    fn send(&self, port: u16, count: u16, destination: u16) -> Result<()> {
+    fn send(&self, port: u16, destination: u16) -> Result<()> {
         let to = SocketAddr::from((self.target, 0)).into();
-        for number in 0..count {
-            self.raw.send_to(&self.packet(port + number, destination)?, &to)?;
-        }
+        self.raw.send_to(&self.packet(port, destination)?, &to)?;
         Ok(())
     }
 }
