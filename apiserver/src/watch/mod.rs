@@ -191,7 +191,7 @@ where
         Ok(())
     }
 
-    /// What diagnostics about refusals are told apart by.
+    /// The origin of the diagnostics about refusals.
     fn refusal_origin(&self) -> String {
         format!("permission to read {}", self.kind)
     }

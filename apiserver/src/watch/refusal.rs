@@ -16,7 +16,7 @@ const MEANT_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct Refusal {
     since: Option<Instant>,
     /// Whether it is reported at present.
-    pub(super) is_reported: bool,
+    is_reported: bool,
 }
 
 impl Refusal {
@@ -54,7 +54,7 @@ impl Refusal {
         })
     }
 
-    /// The kind can be read. Whether something else is reported at present.
+    /// The kind can be read. Returns whether a refusal was reported, which is over now.
     pub(super) fn over(&mut self) -> bool {
         std::mem::take(self).is_reported
     }

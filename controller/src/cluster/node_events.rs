@@ -10,7 +10,7 @@ use super::events::ledger::ObjectFinding;
 use super::findings::{Finding, Reason};
 use super::reports::Known;
 
-/// What is to be told of `nodes`, by name with their uids, that have a report.
+/// What Events report of `nodes`, by name with their uids, that have a report.
 pub fn findings(
     nodes: &BTreeMap<Str, Str>,
     reports: &BTreeMap<String, Known>,

@@ -146,7 +146,7 @@ impl Rollout {
         behind
     }
 
-    /// What is to be told of Nodes.
+    /// What Events report of Nodes.
     #[must_use]
     pub fn node_findings(&self, analysis: &Analysis, now: Instant) -> BTreeSet<ObjectFinding> {
         let speaks = |known: &Known| known.speaks(now, self.silent_after);

@@ -9,7 +9,7 @@
 //!   What is queued already becomes one batch; nothing waits for more to come.
 //! - What a rename moves within view is one batch. A file that is renamed to a name we do not read
 //!   (`a.yaml~`, as editors do before they write the file anew) stays enforced for [`GRACE`].
-//! - When the directory itself goes away, what it defined stays enforced and the loss is told;
+//! - When the directory itself goes away, what it defined stays enforced, and the loss is reported;
 //!   it is watched again as soon as it is back.
 //! - Every [`RESCAN_EVERY`] files that changed unseen are found: those of a network file system,
 //!   and targets of links outside of the directory.

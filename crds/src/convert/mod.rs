@@ -56,7 +56,7 @@ pub enum Converted {
     /// A policy of one of our kinds in a version that is not known: it may mean anything. The object
     /// that it is stays as it was last understood.
     UnknownVersion(UnknownVersion),
-    /// What it is or what it is called cannot be told: nothing of it is enforced.
+    /// Its kind or its name is not known: nothing of it is enforced.
     Unusable,
 }
 

@@ -50,7 +50,7 @@ impl Class {
         *self.isolated_by.get(direction)
     }
 
-    /// The addresses that policies tell apart, by index.
+    /// The addresses that policies distinguish, by index.
     pub(super) fn points(&self) -> impl Iterator<Item = (usize, Option<IpAddr>)> {
         self.addresses.iter().copied().enumerate()
     }

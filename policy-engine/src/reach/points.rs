@@ -1,4 +1,4 @@
-//! Points: the addresses of places that policies tell apart, and what matches them.
+//! Points: the addresses of places that policies distinguish, and what matches them.
 //!
 //! A place is what a row has a value for: a class, or a group of a difference, which has no class in
 //! a world without its pods. Most places have one point.

@@ -140,7 +140,7 @@ fn reused_address(world: &mut World) -> Result<Verdict> {
             return Ok(verdict);
         }
         if start.elapsed() > Duration::from_secs(15) {
-            // Where it passes, these tell why.
+            // If it passes, these show why.
             let entries = world.cluster.lab.node("n1")?.shell(
                 "for family in ipv4 ipv6; do conntrack -L -f $family -p udp -o id 2>&1; done",
             )?;

@@ -1,4 +1,4 @@
-//! Probes and metrics tell the truth: ready means enforced, alive means that the agent goes on.
+//! Probes and metrics are right: ready means enforced, alive means that the agent makes progress.
 
 use std::fs;
 use std::io::{Read as _, Write as _};

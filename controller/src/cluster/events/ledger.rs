@@ -19,7 +19,7 @@ const BURST: u32 = 50;
 /// One Event per so long, in the long run: a cluster of 10,000 bad policies takes half an hour.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// What is to be told: one finding about one generation of one policy, or about a Node.
+/// What an Event reports: one finding about one generation of one policy, or about a Node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ObjectFinding {
     /// The policy or the Node.
@@ -50,7 +50,7 @@ impl Ledger {
         Self { delay, due: BTreeMap::new(), queue: BTreeSet::new(), full_at: None }
     }
 
-    /// Replaces what is found about objects of the kinds that are `concerned`. What is found anew waits
+    /// Replaces what is found about objects of the kinds that are `concerned`. What is new waits
     /// from `now` on.
     pub fn update(
         &mut self,

@@ -1,7 +1,7 @@
-//! Events on policies of all kinds and on Nodes: which finding is to be told when, and how it is written.
+//! Events on policies of all kinds and on Nodes: which finding is reported when, and how it is written.
 //!
 //! ```text
-//! findings ─► Ledger (old enough? told already? a token left?) ─► ObjectFinding ─► write ─► API server
+//! findings ─► Ledger (old enough? reported already? a token left?) ─► ObjectFinding ─► write ─► API server
 //! ```
 //!
 //! The name of an Event is a hash of what it says about which generation of which policy. So the

@@ -61,7 +61,7 @@ pub fn event(object_finding: &ObjectFinding, identity: &str, wall: Timestamp) ->
     }
 }
 
-/// The same for whoever tells the same thing: the object's name and a hash of all of it.
+/// The same for each writer of the same Event: the object's name and a hash of all of it.
 fn event_name(object_finding: &ObjectFinding) -> String {
     let finding = &object_finding.finding;
     let mut hash = ContentHasher::new("event");

@@ -74,7 +74,7 @@ impl Feed {
         Ok(Self { node: node.to_owned(), sightings, rest: Instant::now(), changes })
     }
 
-    /// Other policies are enforced now: what goes on may be denied by others.
+    /// Other policies are enforced now: packets may be denied by others than before.
     pub fn policies_changed(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }

@@ -11,7 +11,7 @@
 //!   the objects that the file defined before and does not show now stay enforced.
 //! - The same holds while the file is empty: a program that writes a file in place empties it first.
 //!   A file that is deleted, or that contains only comments, defines nothing.
-//! - What cannot be read is told as [`About::Unread`]: the agent is not ready until it is fixed.
+//! - What cannot be read is reported as [`About::Unread`]: the agent is not ready until it is fixed.
 //! - A policy in a version that is not known stays as the file last defined it in a known one.
 //! - A namespace that no file defines but an object lives in is assumed: it has the one label
 //!   that every namespace has.
@@ -45,7 +45,7 @@ pub struct DirState {
     definers: BTreeMap<ObjectRef, BTreeSet<PathBuf>>,
     /// What was last sent.
     enforced: BTreeMap<ObjectRef, Change>,
-    /// How many objects enforced live in a namespace.
+    /// How many enforced objects are in a namespace.
     inhabitants: BTreeMap<Str, usize>,
     told: BTreeMap<PathBuf, Vec<Diagnostic>>,
     touched: BTreeSet<ObjectRef>,
@@ -280,7 +280,7 @@ impl File {
     }
 }
 
-/// What cannot be read may be a pod of this node, or a policy that isolates one: nobody can tell.
+/// What cannot be read may be a pod of this node, or a policy that isolates one: that is not known.
 fn unread(found: Diagnostic) -> Diagnostic {
     match found.severity {
         Severity::Error => Diagnostic { about: About::Unread(found.about.to_string()), ..found },

@@ -17,7 +17,7 @@ struct Watched {
     dir: TempDir,
     root: PathBuf,
     events: Receiver<Event>,
-    /// Policies enforced, as `name:port`.
+    /// The enforced policies, as `name:port`.
     policies: BTreeSet<String>,
     told: BTreeMap<String, Vec<Diagnostic>>,
     /// How many batches came.
