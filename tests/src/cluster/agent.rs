@@ -126,7 +126,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Ends the tools that it keeps running, as an out-of-memory killer would.
+    /// Ends the tools that it keeps running, as an out-of-memory killer would, and waits for their end.
     ///
     /// # Errors
     /// When they cannot be found.
@@ -137,7 +137,8 @@ impl Agent {
             let Ok(children) = fs::read_to_string(task?.path().join("children")) else { continue };
             for child in children.split_whitespace() {
                 match kill(Pid::from_raw(child.parse()?), Signal::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Ok(()) => wait_for_end(child)?,
+                    Err(Errno::ESRCH) => {}
                     Err(error) => return Err(error).context("failed to kill a tool"),
                 }
             }
@@ -206,4 +207,19 @@ impl Log {
         }
         self.changed.notify_all();
     }
+}
+
+/// Waits until a process that was killed has ended: its parent may not have noticed yet.
+fn wait_for_end(process: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    // proc(5): the state follows the name, which is in parentheses.
+    let is_running = || {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    };
+    while is_running() {
+        ensure!(Instant::now() < deadline, "the tool {process} does not end");
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
