@@ -227,14 +227,14 @@ mod tests {
     use crate::direction::PerDirection;
     use crate::labels::Labels;
     use crate::object::Kind;
-    use crate::policy::{Body, Subject};
+    use crate::policy::{Body, Revision, Subject};
     use crate::selector::Selector;
     use crate::tier::Tier;
 
     fn policy(name: ObjectRef, subject: Subject) -> Policy {
         let body = Body::Isolating { rules: PerDirection::default(), allow_dns: false };
         let (tier, mode) = (Tier::Default, Mode::Enforce);
-        Policy { name, subject, tier, mode, body, generation: None }
+        Policy { name, subject, tier, mode, body, revision: Revision::default() }
     }
 
     /// Every evaluation starts with these lists.

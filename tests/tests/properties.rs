@@ -20,7 +20,7 @@ use policy_engine::flow::Traffic;
 use policy_engine::id::SetId;
 use policy_engine::model::{Change, Life, Pod};
 use policy_engine::object::Kind;
-use policy_engine::policy::Policy;
+use policy_engine::policy::{Policy, Revision};
 use policy_engine::tier::View;
 use policy_engine::world::{Options, World};
 use portcullis_tests::judging::config;
@@ -214,18 +214,19 @@ proptest! {
     }
 
     #[test]
-    fn a_generation_alone_changes_nothing_that_is_enforced(history in worlds::history(0..40)) {
+    fn another_revision_alone_changes_nothing_that_is_enforced(history in worlds::history(0..40)) {
         let mut engine = Engine::new(Scope::Cluster, Options::default());
         history.into_iter().for_each(|change| engine.apply(change));
         engine.flush();
         let policies: Vec<_> = engine.world().policies().cloned().collect();
         for policy in &policies {
-            let policy = Policy { generation: Some(7), ..policy.as_ref().clone() };
+            let revision = Revision { uid: Some("u".into()), generation: Some(7) };
+            let policy = Policy { revision, ..policy.as_ref().clone() };
             engine.apply(policy.into());
         }
         let update = engine.flush();
         prop_assert!(update.is_empty(), "{update:?}");
-        prop_assert!(engine.world().policies().all(|policy| policy.generation == Some(7)));
+        prop_assert!(engine.world().policies().all(|policy| policy.revision.generation == Some(7)));
     }
 
     #[test]

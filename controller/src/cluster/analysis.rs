@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use policy_engine::labels::Str;
 use policy_engine::model::Change;
 use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::Revision;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::{Meta, Object};
 use tokio::time::Instant;
@@ -111,10 +112,16 @@ impl Analysis {
         Some(object_findings)
     }
 
+    /// Which object a policy is; `None` when there is no such policy.
+    #[must_use]
+    pub fn revision(&self, policy: &ObjectRef) -> Option<&Revision> {
+        Some(&self.world.policy(policy)?.revision)
+    }
+
     /// The `metadata.generation` of a policy; `None` when there is no such policy.
     #[must_use]
     pub fn generation(&self, policy: &ObjectRef) -> Option<i64> {
-        Some(self.world.policy(policy)?.generation.unwrap_or_default())
+        Some(self.revision(policy)?.generation.unwrap_or_default())
     }
 
     /// The ClusterDefaultNetworkPolicies, and what the API server says of each.
@@ -137,7 +144,7 @@ fn judged(world: &World, analyst: &Analyst, findings: &Findings) -> BTreeMap<Obj
         let found = findings.get(name).into_iter().flatten();
         let failed = found.filter(|finding| finding.reason == Reason::FailedClosed);
         let judged = Judged {
-            generation: policy.generation.unwrap_or_default(),
+            revision: policy.revision.clone(),
             mode: policy.mode,
             coverage: coverage.clone(),
             failed: failed.cloned().collect(),

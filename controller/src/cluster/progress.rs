@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use policy_engine::labels::Str;
 use policy_engine::object::ObjectRef;
+use policy_engine::policy::Revision;
 use policy_engine::tier::Mode;
 use policy_engine::words::few;
 use prometheus_client::encoding::EncodeLabelValue;
@@ -56,7 +57,7 @@ impl Progress {
     #[must_use]
     pub fn of<'n>(
         policy: &ObjectRef,
-        generation: i64,
+        revision: &Revision,
         nodes: impl Iterator<Item = &'n Str>,
         reports: &BTreeMap<String, Known>,
         speaks: impl Fn(&Known) -> bool,
@@ -69,7 +70,7 @@ impl Progress {
                 Some(report) if !speaks(report) => progress.silent.push(node.clone()),
                 // It has the generation, perhaps, but not for the pods that came since.
                 Some(report) if !report.enforcing => progress.failing.push(node.clone()),
-                Some(report) if report.has(policy, generation) => progress.realised += 1,
+                Some(report) if report.has(policy, revision) => progress.realised += 1,
                 Some(_) => progress.behind.push(node.clone()),
                 None => progress.unreported.push(node.clone()),
             }
@@ -115,20 +116,22 @@ impl Progress {
     }
 }
 
-/// How far each NetworkPolicy that a node reports is enforced. `generations` has the ones that are.
+/// How far each NetworkPolicy that a node reports is enforced. `revisions` has the ones that exist.
 #[must_use]
-pub fn of_reported<'r>(
+pub fn of_reported<'r, 'w>(
     reports: impl Iterator<Item = &'r Known>,
-    generations: impl Fn(&ObjectRef) -> Option<i64>,
+    revisions: impl Fn(&ObjectRef) -> Option<&'w Revision>,
 ) -> BTreeMap<ObjectRef, (i64, Progress)> {
     let mut found: BTreeMap<ObjectRef, (i64, Progress)> = BTreeMap::new();
     let listed = reports.flat_map(|report| &report.policies);
     for (policy, observed) in listed.filter(|(policy, _)| policy.kind.is_namespaced()) {
         // A policy that is deleted is enforced nowhere that matters.
-        let Some(wanted) = generations(policy) else { continue };
-        let (_, progress) = found.entry(policy.clone()).or_insert((wanted, Progress::default()));
+        let Some(wanted) = revisions(policy) else { continue };
+        let generation = wanted.generation.unwrap_or_default();
+        let entry = found.entry(policy.clone());
+        let (_, progress) = entry.or_insert_with(|| (generation, Progress::default()));
         progress.concerned += 1;
-        progress.realised += usize::from(observed.is_some_and(|observed| observed >= wanted));
+        progress.realised += usize::from(observed.is(wanted));
     }
     found
 }
@@ -163,8 +166,9 @@ mod tests {
             report(&policies.collect(), "True")
         };
         let reports = [report(&[("a", 2), ("b", 1)]), report(&[("a", 2), ("b", 2), ("gone", 1)])];
-        let generation = |policy: &ObjectRef| (*policy.name != *"gone").then_some(2);
-        let found = of_reported(reports.iter(), generation);
+        let wanted = revision(2);
+        let revisions = |policy: &ObjectRef| (*policy.name != *"gone").then_some(&wanted);
+        let found = of_reported(reports.iter(), revisions);
         let seen: Vec<_> =
             found.iter().map(|(key, (_, progress))| (&*key.name, progress.is_complete())).collect();
         assert_eq!(seen, [("a", true), ("b", false)]);
@@ -172,14 +176,16 @@ mod tests {
 
     #[test]
     fn a_node_has_a_policy_enforced_when_its_agent_still_writes_that_it_has_the_generation() {
-        let report = |generation: i64, enforcing: &str| {
+        let reported = |uid: &str, generation: i64, enforcing: &str| {
             let kind = "ClusterDefaultNetworkPolicy";
-            let policy = json!({"kind": kind, "name": "deny", "observedGeneration": generation});
+            let policy =
+                json!({"kind": kind, "name": "deny", "uid": uid, "observedGeneration": generation});
             report(&json!([policy]), enforcing)
         };
+        let report = |generation, enforcing| reported("u", generation, enforcing);
         let reports: BTreeMap<String, Known> = [
             ("has", report(2, "True")),
-            ("of an earlier object", report(3, "True")),
+            ("of an earlier object", reported("v", 2, "True")),
             ("older", report(1, "True")),
             ("fails", report(2, "False")),
             ("silent", report(9, "True")),
@@ -190,14 +196,18 @@ mod tests {
         let nodes: Vec<Str> = ["has", "of an earlier object", "older", "fails", "silent", "none"]
             .map(Str::from)
             .into();
-        let speaks = |known: &Known| !known.has(&policy("deny"), 9);
-        let of = |name| Progress::of(&policy(name), 2, nodes.iter(), &reports, speaks);
+        let speaks = |known: &Known| !known.has(&policy("deny"), &revision(9));
+        let of = |name| Progress::of(&policy(name), &revision(2), nodes.iter(), &reports, speaks);
         let (failing, unreported) = (vec!["fails".into()], vec!["none".into()]);
         let behind = ["of an earlier object", "older"].map(Str::from).into();
         let (concerned, realised, silent) = (6, 1, vec!["silent".into()]);
         let expected = Progress { concerned, realised, behind, failing, unreported, silent };
         assert_eq!(of("deny"), expected);
         assert_eq!(of("other").realised, 0, "no node reports it");
+    }
+
+    fn revision(generation: i64) -> Revision {
+        Revision { uid: Some("u".into()), generation: Some(generation) }
     }
 
     fn policy(name: &str) -> ObjectRef {

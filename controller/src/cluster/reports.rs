@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use policy_engine::object::ObjectRef;
+use policy_engine::policy::Revision;
 use portcullis_apiserver::watch::Event;
 use portcullis_crds::api::node_policy_report::{
     CURRENT, ENFORCING, NodePolicyReport, NodePolicyReportStatus, State,
@@ -27,8 +28,8 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 pub struct Known {
     /// Which object it is.
     pub uid: String,
-    /// The policies that are enforced on the node, and in which generation: by name.
-    pub policies: Vec<(ObjectRef, Option<i64>)>,
+    /// The policies that are enforced on the node, and which objects they are: by name.
+    pub policies: Vec<(ObjectRef, Revision)>,
     /// Whether its agent says that it enforces.
     pub enforcing: bool,
     /// The state of the node, the most important reason for it, and since when it enforces or does not,
@@ -108,13 +109,13 @@ impl Known {
         self.seen.is_some_and(|seen| now < seen + patience)
     }
 
-    /// Whether a policy is enforced on the node in this generation. A later one may be that of an
-    /// object which had the name before, and is gone.
+    /// Whether a policy is enforced on the node in this revision. A later generation may be that of
+    /// an object which had the name before, and is gone.
     #[must_use]
-    pub fn has(&self, policy: &ObjectRef, generation: i64) -> bool {
+    pub fn has(&self, policy: &ObjectRef, revision: &Revision) -> bool {
         let found = self.policies.binary_search_by_key(&policy, |(name, _)| name);
         let found = found.ok().and_then(|at| self.policies.get(at));
-        found.is_some_and(|(_, observed)| *observed == Some(generation))
+        found.is_some_and(|(_, observed)| observed.is(revision))
     }
 
     /// What is to be done; `node` is the uid of the Node of that name, `None` when there is none.
@@ -144,11 +145,8 @@ impl Known {
 }
 
 /// The policies that a report lists, by name.
-fn policies(status: &NodePolicyReportStatus) -> Vec<(ObjectRef, Option<i64>)> {
-    let listed = status.policies.iter().map(|policy| {
-        let (namespace, name) = (policy.namespace.as_str(), policy.name.as_str());
-        (ObjectRef::new(policy.kind.kind(), namespace, name), policy.observed_generation)
-    });
+fn policies(status: &NodePolicyReportStatus) -> Vec<(ObjectRef, Revision)> {
+    let listed = status.policies.iter().map(|policy| (policy.object(), policy.revision()));
     let mut policies: Vec<_> = listed.collect();
     policies.sort();
     policies

@@ -70,8 +70,8 @@ impl Rollout {
         }
         let began = Instant::now();
         let unreported = self.sum_up_nodes(analysis, now);
-        let generation = |policy: &ObjectRef| analysis.generation(policy);
-        let reported = of_reported(self.reports.get().values(), generation);
+        let revisions = |policy: &ObjectRef| analysis.revision(policy);
+        let reported = of_reported(self.reports.get().values(), revisions);
         let mut behind = reported.values().filter(|(_, progress)| !progress.is_complete()).count();
         let complete = reported.into_iter().filter(|(_, (_, progress))| progress.is_complete());
         let mut enforced: BTreeMap<Generation, usize> = complete
@@ -126,14 +126,15 @@ impl Rollout {
         for (policy, judged) in &analysis.judged {
             let concerned = judged.coverage.nodes.iter();
             let concerned = concerned.filter(|node| nodes.contains_key(*node));
-            let progress = Progress::of(policy, judged.generation, concerned, reports, speaks);
+            let progress = Progress::of(policy, &judged.revision, concerned, reports, speaks);
             let stage = progress.stage(judged.mode);
             behind += usize::from(matches!(stage, Stage::Waiting | Stage::Unknown));
             if let Some(number) = stages.get_mut(&Staged::new(policy.kind, stage)) {
                 *number += 1;
             }
             if progress.is_complete() {
-                enforced.insert((policy.clone(), judged.generation), progress.concerned);
+                let generation = judged.revision.generation.unwrap_or_default();
+                enforced.insert((policy.clone(), generation), progress.concerned);
             }
             if policy.kind == Kind::ClusterDefaultNetworkPolicy {
                 standings.insert(policy.clone(), Standing::new(judged, &progress));

@@ -8,6 +8,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
+use policy_engine::policy::Revision;
 use policy_engine::tier::Mode;
 use portcullis_crds::api::cluster_default_network_policy::{ACCEPTED, ENFORCED};
 use serde_json::{Map, Value, json};
@@ -25,8 +26,8 @@ const MESSAGE_MAX: usize = 1000;
 /// What was found out about one generation of a policy of the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Judged {
-    /// Its `metadata.generation`.
-    pub generation: i64,
+    /// Which object it is.
+    pub revision: Revision,
     /// Whether it decides.
     pub mode: Mode,
     /// Whom it selects.
@@ -58,7 +59,7 @@ impl Standing {
     #[must_use]
     pub fn new(judged: &Judged, progress: &Progress) -> Self {
         Self {
-            generation: judged.generation,
+            generation: judged.revision.generation.unwrap_or_default(),
             conditions: [accepted(&judged.failed), enforced(judged.mode, progress)],
             counts: Map::from_iter([
                 ("namespaces".to_owned(), json!(judged.coverage.namespaces)),
@@ -178,7 +179,8 @@ mod tests {
     fn judged(mode: Mode) -> Judged {
         let nodes = ["n1", "n2"].into_iter().map(Str::from).collect();
         let coverage = Coverage { namespaces: 3, selected: 9, decided: 7, nodes };
-        Judged { generation: 2, mode, coverage, failed: Vec::new() }
+        let revision = Revision { uid: None, generation: Some(2) };
+        Judged { revision, mode, coverage, failed: Vec::new() }
     }
 
     fn progress(realised: usize, behind: &[&str], silent: &[&str]) -> Progress {

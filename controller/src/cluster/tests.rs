@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::Revision;
 use portcullis_apiserver::watch::Event as Watched;
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::convert::{self, Converted, Object};
@@ -162,5 +163,6 @@ fn add_default(state: &mut State, generation: i64) {
 
 fn judged() -> Judged {
     let (mode, coverage) = (policy_engine::tier::Mode::Enforce, Coverage::default());
-    Judged { generation: 1, mode, coverage, failed: Vec::new() }
+    let revision = Revision { uid: Some("u".into()), generation: Some(1) };
+    Judged { revision, mode, coverage, failed: Vec::new() }
 }

@@ -6,7 +6,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
-use policy_engine::object::Kind;
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::Revision;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -296,6 +297,11 @@ pub struct Policy {
     /// Its name.
     #[schemars(length(max = 253))]
     pub name: String,
+    /// Its `metadata.uid`: a policy that was deleted and created again is another object. Absent
+    /// for a policy from a file that has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub uid: Option<String>,
     /// The `metadata.generation` that is enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
@@ -307,6 +313,21 @@ pub struct Policy {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub pods: Option<i64>,
+}
+
+impl Policy {
+    /// The name of the policy.
+    #[must_use]
+    pub fn object(&self) -> ObjectRef {
+        ObjectRef::new(self.kind.kind(), self.namespace.as_str(), self.name.as_str())
+    }
+
+    /// Which object the node enforces.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        let uid = self.uid.as_deref().map(Into::into);
+        Revision { uid, generation: self.observed_generation }
+    }
 }
 
 /// A kind of policy.

@@ -22,7 +22,7 @@ use self::peer::NamespacedPods;
 use self::rule::{deny_everything, rule};
 use super::labels::typed_selector;
 use super::mode::annotated;
-use super::policy::{OBJECT_FIELDS, generation};
+use super::policy::{OBJECT_FIELDS, revision};
 use super::rules::spec_of;
 use crate::decode::{Field, Mapping};
 use crate::report::Report;
@@ -67,19 +67,19 @@ pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> P
     if place.is_none() {
         rules.ingress.iter_mut().chain(&mut rules.egress).for_each(accept_nothing);
     }
-    let (mode, generation) = (annotated(root, report), generation(root));
+    let (mode, revision) = (annotated(root, report), revision(root));
     let place = place.unwrap_or(BEFORE_ALL);
     let policy = Policy::cluster_network_policy(name.clone(), place, subject, rules);
-    Policy { mode, generation, ..policy }
+    Policy { mode, revision, ..policy }
 }
 
 /// The policy that one which cannot be understood at all counts as; in audit it stays there.
 fn closed(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
     let rules = PerDirection::new(|_| vec![deny_everything()]);
-    let (mode, generation) = (annotated(root, report), generation(root));
+    let (mode, revision) = (annotated(root, report), revision(root));
     let subject = Subject::unknown();
     let policy = Policy::cluster_network_policy(name.clone(), BEFORE_ALL, subject, rules);
-    Policy { mode, generation, ..policy }
+    Policy { mode, revision, ..policy }
 }
 
 /// The rule, in a policy of which nobody knows what it comes before.

@@ -12,7 +12,7 @@ use policy_engine::selector::Selector;
 use policy_engine::tier::Mode;
 
 use super::labels::selector;
-use super::policy::{OBJECT_FIELDS, UNLESS_LISTED, generation};
+use super::policy::{OBJECT_FIELDS, UNLESS_LISTED, revision};
 use super::rules::{rules, spec_of, types};
 use crate::decode::Field;
 use crate::lean::MODE_ANNOTATION;
@@ -60,9 +60,9 @@ pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> P
         spares_system: !truth(&spec, "includeSystemNamespaces", false, NO_SYSTEM, report),
     };
     let allow_dns = truth(&spec, "allowDNS", true, NO_DNS, report);
-    let (mode, generation) = (mode(&spec, report), generation(root));
+    let (mode, revision) = (mode(&spec, report), revision(root));
     let policy = Policy::cluster_default(name.clone(), subject, rules, allow_dns);
-    Policy { mode, generation, ..policy }
+    Policy { mode, revision, ..policy }
 }
 
 /// The policy that one which cannot be understood at all counts as.
@@ -70,7 +70,7 @@ fn closed(name: &Str, root: &Field<'_>) -> Policy {
     let subject = Subject { spares_system: true, ..Subject::unknown() };
     let rules = PerDirection::new(|_| Some(Vec::new()));
     let policy = Policy::cluster_default(name.clone(), subject, rules, false);
-    Policy { generation: generation(root), ..policy }
+    Policy { revision: revision(root), ..policy }
 }
 
 /// The directions that the policy isolates for.

@@ -4,8 +4,9 @@
 //! rule, a subject selects every pod of the namespace, `policyTypes` isolates both directions.
 
 use policy_engine::direction::{Direction, PerDirection};
+use policy_engine::labels::Str;
 use policy_engine::object::ObjectRef;
-use policy_engine::policy::{Namespaces, Policy, Rule};
+use policy_engine::policy::{Namespaces, Policy, Revision, Rule};
 use policy_engine::selector::Selector;
 use serde_json::Value;
 
@@ -67,16 +68,22 @@ fn isolating(
     root: &Field<'_>,
     report: &mut Report<'_>,
 ) -> Policy {
-    let (mode, generation) = (annotated(root, report), generation(root));
+    let (mode, revision) = (annotated(root, report), revision(root));
     let (namespace, name) = (name.namespace.clone(), name.name.clone());
-    Policy { mode, generation, ..Policy::network_policy(namespace, name, pods, rules) }
+    Policy { mode, revision, ..Policy::network_policy(namespace, name, pods, rules) }
 }
 
-/// `metadata.generation`. Whatever else stands there changes nothing that is enforced, so nothing
-/// is said of it.
-pub(super) fn generation(root: &Field<'_>) -> Option<i64> {
-    root.value.get("metadata")?.get("generation")?.as_i64()
+/// `metadata.uid` and `metadata.generation`. Whatever else stands there changes nothing that is
+/// enforced, so nothing is reported about it.
+pub(super) fn revision(root: &Field<'_>) -> Revision {
+    let metadata = |field: &str| root.value.get("metadata")?.get(field);
+    let uid = metadata("uid").and_then(Value::as_str).filter(|uid| uid.len() <= UID_LENGTH_MAX);
+    let generation = metadata("generation").and_then(Value::as_i64);
+    Revision { uid: uid.map(Str::from), generation }
 }
+
+/// An API server gives 36 characters. Only a file can say more, and no report repeats it.
+const UID_LENGTH_MAX: usize = 128;
 
 /// Defaulting of networking.k8s.io/v1: Ingress, and Egress when there are egress rules.
 fn default_types(spec: &Field<'_>, strange: bool, report: &Report<'_>) -> Vec<Direction> {

@@ -6,6 +6,7 @@ use super::Engine;
 use super::tiers::SelectedPolicy;
 use crate::direction::PerDirection;
 use crate::object::ObjectRef;
+use crate::policy::Revision;
 use crate::tier::Mode;
 
 /// The isolated subjects and the policies that select subjects, after a flush.
@@ -24,12 +25,12 @@ pub struct Selection {
 }
 
 /// A policy that selects subjects.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
     /// Whether the policy is enforced or audited.
     pub mode: Mode,
-    /// `metadata.generation`.
-    pub generation: Option<i64>,
+    /// Which object was compiled.
+    pub revision: Revision,
     /// How many subjects it selects.
     pub pods: usize,
 }
@@ -54,8 +55,9 @@ impl Engine {
         }
         for (list, pods) in lists.into_values() {
             for (policy, _) in list {
-                let of = Applied { mode: policy.mode, generation: policy.generation, pods: 0 };
-                selection.policies.entry(policy.name.clone()).or_insert(of).pods += pods;
+                let of =
+                    || Applied { mode: policy.mode, revision: policy.revision.clone(), pods: 0 };
+                selection.policies.entry(policy.name.clone()).or_insert_with(of).pods += pods;
             }
         }
         Some(selection)

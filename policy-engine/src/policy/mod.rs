@@ -26,8 +26,27 @@ pub struct Policy {
     pub mode: Mode,
     /// The rules for these pods.
     pub body: Body,
-    /// `metadata.generation`, for reports. It does not change what the policy means.
+    /// Which object it is, for reports. It does not change what the policy means.
+    pub revision: Revision,
+}
+
+/// Which object of an API server a value was read from, and in which version. A file need not say.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub struct Revision {
+    /// `metadata.uid`: an object that was deleted and created again has another one.
+    pub uid: Option<Str>,
+    /// `metadata.generation`: it grows with each change of the specification.
     pub generation: Option<i64>,
+}
+
+impl Revision {
+    /// Whether both are the same version of the same object. A uid that only one of them has decides
+    /// nothing.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let same_object = self.uid.as_ref().zip(other.uid.as_ref()).is_none_or(|(a, b)| a == b);
+        same_object && self.generation == other.generation
+    }
 }
 
 /// The rules of a policy, in one of two forms.
@@ -162,7 +181,7 @@ impl Policy {
     }
 
     fn enforced(name: ObjectRef, subject: Subject, tier: Tier, body: Body) -> Self {
-        Self { name, subject, tier, mode: Mode::Enforce, body, generation: None }
+        Self { name, subject, tier, mode: Mode::Enforce, body, revision: Revision::default() }
     }
 
     /// The priority in the tier: lower is evaluated first. 0 for an isolating policy.

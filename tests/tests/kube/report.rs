@@ -174,8 +174,10 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     assert_eq!(status["backend"]["iptables"], "nft");
     let pods = json!({"local": 1, "isolated": 1, "isolatedIngress": 1, "isolatedEgress": 0});
     assert_eq!(status["pods"], pods);
+    let jsonpath = "jsonpath={.metadata.uid}";
+    let policy = server.kubectl(&["get", "netpol", "deny", "-n", "shop", "-o", jsonpath], None)?;
     let deny = |generation| {
-        json!([{"kind": "NetworkPolicy", "namespace": "shop", "name": "deny",
+        json!([{"kind": "NetworkPolicy", "namespace": "shop", "name": "deny", "uid": policy,
                 "observedGeneration": generation, "pods": 1}])
     };
     assert_eq!(status["policies"], deny(1));

@@ -76,7 +76,7 @@ fn every_kind_arrives_first_as_a_whole_and_then_as_it_changes() -> Result<()> {
     assert_eq!((web.node.as_deref(), web.life), (Some("n1"), Life::Active));
     assert_eq!((web.addresses.len(), web.ports.len()), (1, 1));
     let generation = |seen: &Seen| match seen.objects.get("NetworkPolicy shop/p") {
-        Some(Change::Policy(_, Some(policy))) => policy.generation,
+        Some(Change::Policy(_, Some(policy))) => policy.revision.generation,
         _ => None,
     };
     assert_eq!(generation(&seen), Some(1));

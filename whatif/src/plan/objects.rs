@@ -2,6 +2,7 @@
 
 use policy_engine::model::Change;
 use policy_engine::object::ObjectRef;
+use policy_engine::policy::Revision;
 use policy_engine::tier::Mode;
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::diagnostic::Origin;
@@ -70,11 +71,11 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
     changed
 }
 
-/// What an object says, without the number of the edit that made it say so.
+/// What an object says, without which object it is and the number of the edit that made it say so.
 fn says(item: &Item) -> Item {
     let mut item = item.clone();
     if let Some(policy) = policy_mut(&mut item) {
-        policy.generation = None;
+        policy.revision = Revision::default();
     }
     item
 }

@@ -162,17 +162,18 @@ fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
     all()
         .filter(of_cluster)
         .chain(all().filter(move |policy| !of_cluster(policy)))
-        .filter_map(|(name, policy)| listed(name, *policy))
+        .filter_map(|(name, policy)| listed(name, policy))
 }
 
 /// `None` for an object that is no policy.
-fn listed(object: &ObjectRef, policy: Applied) -> Option<api::Policy> {
+fn listed(object: &ObjectRef, policy: &Applied) -> Option<api::Policy> {
     let ObjectRef { kind, namespace, name } = object;
     Some(api::Policy {
         kind: api::PolicyKind::of(*kind)?,
         namespace: bounded(namespace, 63),
         name: bounded(name, 253),
-        observed_generation: policy.generation,
+        uid: policy.revision.uid.as_deref().map(str::to_owned),
+        observed_generation: policy.revision.generation,
         mode: match policy.mode {
             Mode::Enforce => None,
             Mode::Audit => Some(api::PolicyMode::Audit),

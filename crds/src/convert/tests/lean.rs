@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use policy_engine::model::Life;
 use policy_engine::object::ObjectRef;
+use policy_engine::policy::Revision;
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 use serde_json::json;
@@ -284,16 +285,17 @@ fn an_object_without_a_name_is_told_and_not_enforced() {
 }
 
 #[test]
-fn a_policy_knows_its_generation() {
+fn a_policy_knows_which_object_it_is() {
     for (generation, expected) in [(json!(3), Some(3)), (json!("3"), None), (json!(null), None)] {
         for spec in [json!({}), json!("nothing that can be understood")] {
             let value = json!({
-                "metadata": {"name": "a", "namespace": "b", "generation": generation},
+                "metadata": {"name": "a", "namespace": "b", "uid": "1-2", "generation": generation},
                 "spec": spec,
             });
             let (converted, _) = super::super::lean(&decoded::<networking::NetworkPolicy>(&value));
             let policy = policy_of(converted);
-            assert_eq!(policy.generation, expected);
+            let uid = Some("1-2".into());
+            assert_eq!(policy.revision, Revision { uid, generation: expected });
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use policy_engine::direction::Direction;
 use policy_engine::object::Kind;
+use policy_engine::policy::Revision;
 use policy_engine::tier::Tier;
 use portcullis_crds::diagnostic::About;
 use portcullis_crds::path::FieldPath;
@@ -28,13 +29,17 @@ fn facts() -> Facts {
     }
 }
 
+fn revision(generation: Option<i64>) -> Revision {
+    Revision { uid: generation.map(|_| "u".into()), generation }
+}
+
 fn policy(name: &str, generation: i64) -> (ObjectRef, Applied) {
-    let policy = Applied { mode: Mode::Enforce, generation: Some(generation), pods: 1 };
+    let policy = Applied { mode: Mode::Enforce, revision: revision(Some(generation)), pods: 1 };
     (ObjectRef::new(Kind::NetworkPolicy, "shop", name), policy)
 }
 
 fn default(name: &str, mode: Mode) -> (ObjectRef, Applied) {
-    let policy = Applied { mode, generation: Some(7), pods: 3 };
+    let policy = Applied { mode, revision: revision(Some(7)), pods: 3 };
     (ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name), policy)
 }
 
@@ -101,9 +106,9 @@ fn a_report_names_what_is_enforced() {
         "backend": {"iptables": "nft", "families": ["IPv4"]},
         "pods": {"local": 3, "isolated": 2, "isolatedIngress": 2, "isolatedEgress": 0},
         "policies": [
-            {"kind": "NetworkPolicy", "namespace": "shop", "name": "a", "observedGeneration": 1,
+            {"kind": "NetworkPolicy", "namespace": "shop", "name": "a", "uid": "u", "observedGeneration": 1,
              "pods": 1},
-            {"kind": "NetworkPolicy", "namespace": "shop", "name": "b", "observedGeneration": 4,
+            {"kind": "NetworkPolicy", "namespace": "shop", "name": "b", "uid": "u", "observedGeneration": 4,
              "pods": 1},
         ],
         "policiesEnforced": 2,
@@ -133,7 +138,7 @@ fn policies_of_the_cluster_come_first_and_say_that_they_are_in_audit() {
     let of_cluster = [
         default("deny", Mode::Enforce),
         default("watch", Mode::Audit),
-        (guardrails, Applied { mode: Mode::Enforce, generation: None, pods: 2 }),
+        (guardrails, Applied { mode: Mode::Enforce, revision: revision(None), pods: 2 }),
     ];
     let status = enforced(selection(many.chain(of_cluster)));
     let report = render(&facts(), &status, None, NOW);
@@ -141,10 +146,10 @@ fn policies_of_the_cluster_come_first_and_say_that_they_are_in_audit() {
     let first = serde_json::to_value(report.policies.get(..4)).expect("it is JSON");
     let expected = serde_json::json!([
         {"kind": "ClusterNetworkPolicy", "name": "guardrails", "pods": 2},
-        {"kind": "ClusterDefaultNetworkPolicy", "name": "deny", "observedGeneration": 7, "pods": 3},
-        {"kind": "ClusterDefaultNetworkPolicy", "name": "watch", "observedGeneration": 7,
+        {"kind": "ClusterDefaultNetworkPolicy", "name": "deny", "uid": "u", "observedGeneration": 7, "pods": 3},
+        {"kind": "ClusterDefaultNetworkPolicy", "name": "watch", "uid": "u", "observedGeneration": 7,
          "mode": "Audit", "pods": 3},
-        {"kind": "NetworkPolicy", "namespace": "shop", "name": "p00000", "observedGeneration": 1,
+        {"kind": "NetworkPolicy", "namespace": "shop", "name": "p00000", "uid": "u", "observedGeneration": 1,
          "pods": 1},
     ]);
     assert_eq!(first, expected);
