@@ -1,6 +1,7 @@
 //! The command line. Everything here is a plain value: nothing is opened or asked yet.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -54,6 +55,9 @@ pub enum Command {
     /// What --with and --without, or --before and --after, change, and which object does it
     #[command(after_help = PLAN)]
     Plan(Plan),
+    /// On which nodes policies are applied, and which nodes lag; of a live cluster
+    #[command(after_help = STATUS)]
+    Status(Status),
     /// The JSON Schema of an output
     Schema {
         /// The `kind` of the output
@@ -86,6 +90,10 @@ code.";
 
 const PLAN: &str = "\
 Exit codes: 0 no connection changes, 1 some do; with --fail-on 1 only when one of these happens.";
+
+const STATUS: &str = "\
+Exit codes: 0 every node with a pod that a policy selects applies it, 1 some node does not, 2 the tool
+failed, 3 some node does not say. Only nodes in the state Enforcing count.";
 
 const COMPLETION: &str = "\
   source <(kubectl whatif completion bash)
@@ -202,6 +210,43 @@ pub struct Plan {
     pub from: SourceArgs,
 }
 
+/// `status`.
+#[derive(ClapArgs, Debug)]
+pub struct Status {
+    /// The policy: netpol/NAME, cnp/NAME or cdnp/NAME; without it, all policies
+    #[arg(value_name = "POLICY")]
+    pub policy: Option<String>,
+    /// Wait until every node applies the policy, or with `deleted` until it is deleted and no node reports
+    /// it
+    #[arg(
+        long,
+        value_enum,
+        value_name = "CONDITION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "applied"
+    )]
+    pub wait: Option<WaitFor>,
+    /// How long --wait waits, as `30s` or `2m`
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = source::duration)]
+    pub timeout: Duration,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CheckFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
+}
+
+/// What `status` waits for.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitFor {
+    /// Every node with a pod that the policy selects applies it
+    Applied,
+    /// The policy is deleted, and no node reports it
+    Deleted,
+}
+
 /// `snapshot`.
 #[derive(ClapArgs, Debug)]
 pub struct Snapshot {
@@ -298,13 +343,13 @@ pub enum By {
     Namespace,
 }
 
-/// How `check` and `policies` answer.
+/// How `check`, `policies` and `status` answer.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum CheckFormat {
     /// For people
     #[default]
     Text,
-    /// One object: `kind: Verdict` or `kind: Policies`
+    /// One object: `kind: Verdict`, `kind: Policies` or `kind: Status`
     Json,
     /// The same as YAML
     Yaml,
@@ -381,6 +426,8 @@ pub enum SchemaKind {
     TestReport,
     /// What `plan` answers
     Plan,
+    /// What `status` answers
+    Status,
 }
 
 /// Whom a completion script is for.

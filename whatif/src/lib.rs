@@ -21,6 +21,7 @@
 //! | [`lint`] | what is probably a mistake, found by `portcullis_lint` |
 //! | [`plan`] | what a change of objects changes, and which object does it |
 //! | [`policytest`] | test files: their format, and their lines against a cluster |
+//! | [`status`] | how far policies are applied, by what the nodes report |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
@@ -35,6 +36,7 @@ pub mod output;
 pub mod plan;
 pub mod policytest;
 pub mod source;
+pub mod status;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

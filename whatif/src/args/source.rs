@@ -102,7 +102,7 @@ impl Default for SourceArgs {
 }
 
 /// A duration as kubectl reads it: a number of seconds, or numbers with units.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, f64); 7] = [
         ("ns", 1e-9),
         ("us", 1e-6),
@@ -133,6 +133,17 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl SourceArgs {
+    /// A flag that is given and reads manifests.
+    #[must_use]
+    pub fn manifest_flag(&self) -> Option<&'static str> {
+        let flags = [
+            ("-f", !self.filename.is_empty()),
+            ("--with", !self.with.is_empty()),
+            ("--without", !self.without.is_empty()),
+        ];
+        flags.into_iter().find_map(|(flag, is_given)| is_given.then_some(flag))
+    }
+
     /// Whether a flag names a live cluster.
     #[must_use]
     pub fn names_cluster(&self) -> bool {

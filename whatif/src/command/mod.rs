@@ -12,6 +12,7 @@ mod plan;
 mod policies;
 mod schema;
 mod snapshot;
+mod status;
 mod test;
 
 use std::io::{self, Write};
@@ -41,6 +42,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Test(args) => test::run(&args, out),
         Command::Policies(args) => policies::run(&args, out),
         Command::Plan(args) => plan::run(&args, out),
+        Command::Status(args) => status::run(&args, out),
         Command::Schema { kind } => schema::run(kind, out),
         Command::Completion { shell } => completion::script(shell, out),
         Command::CompleteForKubectl { words } => completion::words(&words, out),

@@ -7,6 +7,7 @@ pub mod lint;
 pub mod map;
 pub mod plan;
 pub mod policies;
+pub mod status;
 pub mod test;
 pub mod words;
 

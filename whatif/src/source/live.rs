@@ -6,17 +6,23 @@
 //! kinds that a cluster may lack: in the version that discovery names, if any
 //! ```
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use kube::api::GetParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::Request;
 use kube::{Client, Config};
-use policy_engine::object::Kind;
+use policy_engine::labels::Str;
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::Revision;
 use portcullis_apiserver::failure::has_code;
 use portcullis_apiserver::pages::Pages;
 use portcullis_crds::lean;
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 use super::gap::{Cause, Gap, Place};
 use crate::args::SourceArgs;
@@ -81,6 +87,16 @@ pub struct Live {
     pub gaps: Vec<Gap>,
     /// The namespace of endpoints that name none.
     pub namespace: String,
+    /// Which object each policy is. This is not a part of `objects`: no other answer depends on it.
+    pub revisions: BTreeMap<ObjectRef, Revision>,
+}
+
+/// A connection to the cluster that the arguments name.
+pub struct Connection {
+    runtime: Runtime,
+    client: Client,
+    namespace: String,
+    limit: Duration,
 }
 
 /// Reads the cluster that the arguments name.
@@ -88,26 +104,108 @@ pub struct Live {
 /// # Errors
 /// When there is no way to it, or it answers with anything but objects or a refusal.
 pub fn read(args: &SourceArgs) -> Result<Live> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("failed to start")?;
-    runtime.block_on(async {
-        let config = config(args).await?;
-        let namespace = match &args.namespace {
-            Some(namespace) => namespace.clone(),
-            None => config.default_namespace.clone(),
-        };
-        let client = Client::try_from(config).context("failed to prepare a client")?;
+    Connection::new(args)?.read()
+}
+
+impl Connection {
+    /// Finds the cluster and prepares a client. Nothing is requested yet.
+    ///
+    /// # Errors
+    /// When no cluster is named, or the kubeconfig cannot be used.
+    pub fn new(args: &SourceArgs) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("failed to start")?;
+        let (client, namespace) = runtime.block_on(async {
+            let config = config(args).await?;
+            let namespace = args.namespace.clone();
+            let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+            let client = Client::try_from(config).context("failed to prepare a client")?;
+            anyhow::Ok((client, namespace))
+        })?;
         let limit = args.request_timeout.unwrap_or(REQUEST_LIMIT);
-        let mut reader = Reader { client, limit, objects: Vec::new(), progress: Progress::new() };
+        Ok(Self { runtime, client, namespace, limit })
+    }
+
+    /// The namespace of endpoints and objects that name none.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Reads all objects that answers depend on.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or answers with anything but objects or a refusal.
+    pub fn read(&self) -> Result<Live> {
+        let mut reader = Reader {
+            client: self.client.clone(),
+            limit: self.limit,
+            objects: Vec::new(),
+            revisions: BTreeMap::new(),
+            progress: Progress::new(),
+        };
         let mut gaps = Vec::new();
-        for resource in RESOURCES {
-            gaps.extend(reader.kind(resource, &namespace).await?);
-        }
+        self.runtime.block_on(async {
+            for resource in RESOURCES {
+                gaps.extend(reader.kind(resource, &self.namespace).await?);
+            }
+            anyhow::Ok(())
+        })?;
         reader.progress.clear();
-        Ok(Live { objects: reader.objects, gaps, namespace })
-    })
+        let Reader { objects, revisions, .. } = reader;
+        Ok(Live { objects, gaps, namespace: self.namespace.clone(), revisions })
+    }
+
+    /// Reads all objects at `path`, for example `/api/v1/pods`, page by page.
+    pub(super) fn list(&self, path: &str) -> Result<Vec<Value>, kube::Error> {
+        self.runtime.block_on(async {
+            let (mut objects, mut pages) = (Vec::new(), Pages::new(path, None));
+            loop {
+                let page = within(self.limit, pages.next::<Value>(&self.client)).await?;
+                objects.extend(page.items);
+                if page.last.is_some() {
+                    return Ok(objects);
+                }
+            }
+        })
+    }
+
+    /// Whether the cluster has a policy, in any of the versions that are understood.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn has(&self, policy: &ObjectRef) -> Result<bool> {
+        let plural =
+            RESOURCES.iter().find(|(_, kind)| *kind == policy.kind).map(|(plural, _)| plural);
+        let plural = plural.context("not a kind that is read")?;
+        for version in policy.kind.versions() {
+            let root = format!("/apis/{}", policy.kind.api_version_of(version));
+            let path = match &*policy.namespace {
+                "" => format!("{root}/{plural}"),
+                namespace => format!("{root}/namespaces/{namespace}/{plural}"),
+            };
+            let found = self.get(&path, &policy.name);
+            if found.with_context(|| format!("failed to read {policy}"))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads one object; `None` when there is none of this name.
+    pub(super) fn get(&self, path: &str, name: &str) -> Result<Option<Value>, kube::Error> {
+        self.runtime.block_on(async {
+            let request = Request::new(path).get(name, &GetParams::default());
+            let request = request.map_err(kube::Error::BuildRequest)?;
+            match within(self.limit, self.client.request::<Value>(request)).await {
+                Ok(object) => Ok(Some(object)),
+                Err(error) if has_code(&error, 404) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
 }
 
 /// Which server, as whom: the files of `--kubeconfig` or `KUBECONFIG`, else `~/.kube/config`, else
@@ -150,6 +248,7 @@ struct Reader {
     /// How long one request may take.
     limit: Duration,
     objects: Vec<Value>,
+    revisions: BTreeMap<ObjectRef, Revision>,
     progress: Progress,
 }
 
@@ -260,6 +359,9 @@ impl Reader {
                     fields.insert("apiVersion".to_owned(), api_version.into());
                     fields.insert("kind".to_owned(), kind.as_str().into());
                 }
+                if kind.is_policy() {
+                    self.revisions.extend(revision(kind, &item));
+                }
                 objects.extend(lean::snapshot(&item));
             }
             if page.last.is_some() {
@@ -267,6 +369,15 @@ impl Reader {
             }
         }
     }
+}
+
+/// Which object a policy of an API server is.
+fn revision(kind: Kind, policy: &Value) -> Option<(ObjectRef, Revision)> {
+    let metadata = policy.get("metadata")?;
+    let text = |field: &str| metadata.get(field).and_then(Value::as_str);
+    let name = ObjectRef::new(kind, text("namespace").unwrap_or_default(), text("name")?);
+    let generation = metadata.get("generation").and_then(Value::as_i64);
+    Some((name, Revision { uid: text("uid").map(Str::from), generation }))
 }
 
 /// A line on standard error that says what is being read, when someone looks.

@@ -7,6 +7,7 @@ pub mod files;
 pub mod gap;
 mod git;
 pub mod live;
+pub mod reports;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
