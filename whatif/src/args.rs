@@ -1,7 +1,6 @@
 //! The command line. Everything here is a plain value: nothing is opened or asked yet.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -10,9 +9,11 @@ use portcullis_lint::Code;
 
 mod side;
 mod source;
+mod status;
 
 pub use side::Side;
 pub use source::SourceArgs;
+pub use status::{Status, WaitFor};
 
 /// Ask before you apply, and learn why a connection fails.
 #[derive(Parser, Debug)]
@@ -56,7 +57,7 @@ pub enum Command {
     #[command(after_help = PLAN)]
     Plan(Plan),
     /// On which nodes policies are applied, and which nodes lag; of a live cluster
-    #[command(after_help = STATUS)]
+    #[command(after_help = status::HELP)]
     Status(Status),
     /// The JSON Schema of an output
     Schema {
@@ -90,10 +91,6 @@ code.";
 
 const PLAN: &str = "\
 Exit codes: 0 no connection changes, 1 some do; with --fail-on 1 only when one of these happens.";
-
-const STATUS: &str = "\
-Exit codes: 0 every node with a pod that a policy selects applies it, 1 some node does not, 2 the tool
-failed, 3 some node does not say. Only nodes in the state Enforcing count.";
 
 const COMPLETION: &str = "\
   source <(kubectl whatif completion bash)
@@ -208,43 +205,6 @@ pub struct Plan {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub from: SourceArgs,
-}
-
-/// `status`.
-#[derive(ClapArgs, Debug)]
-pub struct Status {
-    /// The policy: netpol/NAME, cnp/NAME or cdnp/NAME; without it, all policies
-    #[arg(value_name = "POLICY")]
-    pub policy: Option<String>,
-    /// Wait until every node applies the policy, or with `deleted` until it is deleted and no node reports
-    /// it
-    #[arg(
-        long,
-        value_enum,
-        value_name = "CONDITION",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "applied"
-    )]
-    pub wait: Option<WaitFor>,
-    /// How long --wait waits, as `30s` or `2m`
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = source::duration)]
-    pub timeout: Duration,
-    /// How the answer is written
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: CheckFormat,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub from: SourceArgs,
-}
-
-/// What `status` waits for.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WaitFor {
-    /// Every node with a pod that the policy selects applies it
-    Applied,
-    /// The policy is deleted, and no node reports it
-    Deleted,
 }
 
 /// `snapshot`.

@@ -4,6 +4,8 @@
 //! atomic, for one writer owns them: as maps, a thousand policies would be named once more in
 //! `managedFields`.
 
+use std::time::{Duration, SystemTime};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use policy_engine::object::{Kind, ObjectRef};
@@ -203,6 +205,21 @@ pub struct NodePolicyReportStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "super::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+impl NodePolicyReportStatus {
+    /// The condition of this type.
+    #[must_use]
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == kind)
+    }
+
+    /// How long ago the agent wrote this; `None` when it never did, zero when its clock is ahead.
+    #[must_use]
+    pub fn age(&self, now: SystemTime) -> Option<Duration> {
+        let written = SystemTime::from(self.observed_at.as_ref()?.0);
+        Some(now.duration_since(written).unwrap_or_default())
+    }
 }
 
 /// What a node does for packets.

@@ -114,13 +114,21 @@ impl Agent {
         Ok(kib.parse::<u64>()? * 1024)
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, signal).with_context(|| format!("failed to send {signal} to the agent"))
+    }
+
     /// Ends it as a kubelet does, and waits.
     ///
     /// # Errors
     /// When it does not end well.
     pub fn terminate(mut self) -> Result<()> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
-        kill(pid, Signal::SIGTERM).context("failed to signal the agent")?;
+        self.signal(Signal::SIGTERM)?;
         let status = self.child.wait()?;
         ensure!(status.success(), "the agent of {} ended with {status}", self.node);
         Ok(())

@@ -94,7 +94,7 @@ fn writes(server: &ApiServer) -> Result<usize> {
     Ok(of_agent.count())
 }
 
-fn agent(cluster: &Cluster, kubeconfig: &Path) -> Result<Agent> {
+pub(crate) fn agent(cluster: &Cluster, kubeconfig: &Path) -> Result<Agent> {
     let flags = ["--pod-name=portcullis-abcde", "--conflict-period=1"].map(str::to_owned).into();
     let kubeconfig = Some(kubeconfig.to_owned());
     cluster.spawn_agent_as("n1", &AgentSetup { kubeconfig, flags, ..AgentSetup::default() })
@@ -146,7 +146,7 @@ fn a_report_that_cannot_be_true_is_refused() -> Result<()> {
 }
 
 /// A cluster whose agents can report, with the pod and the policy of [`SHOP`]; and their kubeconfig.
-fn shop() -> Result<(Cluster, ApiServer, PathBuf)> {
+pub(crate) fn shop() -> Result<(Cluster, ApiServer, PathBuf)> {
     let (cluster, server) = cluster()?;
     server.install_crds()?;
     let node = "{apiVersion: v1, kind: Node, metadata: {name: n1}}";

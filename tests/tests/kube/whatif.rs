@@ -1,5 +1,6 @@
 //! `kubectl whatif` on a live cluster: what it answers, as whom, and what it may not read.
 
+mod status;
 mod tiers;
 
 use std::io::{BufRead as _, BufReader, Write as _};
