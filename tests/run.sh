@@ -27,6 +27,7 @@ trap 'rm -f "$log"' EXIT
 KUBEBUILDER_ASSETS=$(tests/kube/build.sh cluster | tail -n 1)
 export KUBEBUILDER_ASSETS
 tests/kube/yaml/build.sh >/dev/null
+tests/kube/helm/build.sh >/dev/null
 started=$SECONDS
 step "$cargo" test --workspace --no-fail-fast 2>&1 | tee "$log"
 

@@ -27,7 +27,7 @@ use prometheus_client::registry::Registry;
 use crate::root;
 
 /// Flags that the documents show of cargo, iptables, kubectl and the demo, and what clap adds.
-const FLAGS_OF_OTHERS: [&str; 25] = [
+const FLAGS_OF_OTHERS: [&str; 26] = [
     "bench",
     "cascade",
     "cleanup",
@@ -45,6 +45,7 @@ const FLAGS_OF_OTHERS: [&str; 25] = [
     "pause",
     "prefix",
     "release",
+    "set",
     "since",
     "tail",
     "test",

@@ -1,6 +1,7 @@
 //! deploy/ as a user installs it: accepted by a real API server without a warning, true to the
 //! binary, and with no right too many or too few ([`rights`]).
 
+mod helm;
 mod own_report;
 mod rights;
 
