@@ -14,6 +14,9 @@ mod status;
 pub use side::Side;
 pub use source::SourceArgs;
 pub use status::{Status, WaitFor};
+mod suggest;
+
+pub use suggest::{Suggest, SuggestFormat};
 
 /// Ask before you apply, and learn why a connection fails.
 #[derive(Parser, Debug)]
@@ -59,6 +62,9 @@ pub enum Command {
     /// On which nodes policies are applied, and which nodes lag; of a live cluster
     #[command(after_help = status::HELP)]
     Status(Status),
+    /// The least NetworkPolicies that allow given connections
+    #[command(after_help = suggest::HELP)]
+    Suggest(Suggest),
     /// The JSON Schema of an output
     Schema {
         /// The `kind` of the output
@@ -388,6 +394,8 @@ pub enum SchemaKind {
     Plan,
     /// What `status` answers
     Status,
+    /// What `suggest` answers
+    Suggestion,
 }
 
 /// Whom a completion script is for.

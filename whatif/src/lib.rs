@@ -20,6 +20,7 @@
 //! | [`advice`] | policies that would allow what is denied, tried before they are shown |
 //! | [`lint`] | what is probably a mistake, found by `portcullis_lint` |
 //! | [`plan`] | what a change of objects changes, and which object does it |
+//! | [`suggest`] | the least policies that allow given connections, from several kinds of lists |
 //! | [`policytest`] | test files: their format, and their lines against a cluster |
 //! | [`status`] | how far policies are applied, by what the nodes report |
 //! | [`command`] | one file per subcommand |
@@ -37,6 +38,7 @@ pub mod plan;
 pub mod policytest;
 pub mod source;
 pub mod status;
+pub mod suggest;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

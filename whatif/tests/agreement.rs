@@ -8,6 +8,7 @@ mod worlds;
 mod advice;
 mod formats;
 mod session;
+mod suggested;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -300,6 +301,12 @@ fn every_format_of_map_says_what_evaluate_says() {
 fn advice_allows_what_is_asked_and_says_what_else_changes() {
     let tried = in_random_worlds(CASES / 2, advice::is_worth_it);
     assert!(tried > 25, "{tried} connections prove little");
+}
+
+#[test]
+fn suggested_policies_allow_what_is_asked_and_no_rule_can_be_left_out() {
+    let tried = in_random_worlds(CASES, suggested::is_least);
+    assert!(tried > 60, "{tried} rules prove little");
 }
 
 /// Each question is denied; with the policies that the answer prints it is allowed.

@@ -66,6 +66,18 @@ golden!(
 );
 
 golden!(
+    suggest_writes_the_least_policies,
+    "suggest jobs/cleanup shop/db-1:5432 -f examples/shop",
+    "suggest shop/web-1 shop/api-1 8080 -f examples/shop",
+    "suggest -c whatif/tests/sources/connections.txt -f examples/shop",
+    "suggest --tests whatif/tests/sources/shop-tests.yaml -f examples/shop --without netpol/shop/db",
+    "suggest --denials whatif/tests/sources/agents.log -f whatif/tests/sources/running.yaml",
+    "suggest shop/web shop/db:5432 -o json -f whatif/tests/sources/running.yaml",
+    "suggest -f examples/shop",
+    "suggest red/web 169.254.169.254:80 -f examples/cluster/world.yaml -f examples/cluster/guardrails",
+);
+
+golden!(
     workloads_of_every_kind_stand_for_their_pods,
     "check -n shop nightly svc/api -f whatif/tests/sources/kinds.yaml",
     "check -n shop nightly svc/front:80 -f whatif/tests/sources/kinds.yaml",
@@ -391,6 +403,12 @@ fn outputs_are_what_their_schemas_say() {
         ("plan", "plan -o json -f examples/shop/world.yaml --with examples/shop/policies"),
         ("plan", "plan -o json -f examples/shop --without netpol/shop/db"),
         ("plan", "plan -o json -f examples/shop --with examples/shop"),
+        ("suggestion", "suggest default/shell shop/api-1 -o json -f examples/shop"),
+        (
+            "suggestion",
+            "suggest red/web 169.254.169.254 -o json -f examples/cluster/world.yaml \
+             -f examples/cluster/guardrails",
+        ),
     ];
     for (kind, line) in lines {
         let mut schema = json(&format!("schema {kind}"));

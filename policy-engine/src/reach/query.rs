@@ -112,7 +112,9 @@ impl<'w> Reach<'w> {
         allowed
     }
 
-    fn allowed(&self, direction: Direction, subject: &Endpoint, peer: &Endpoint) -> PortSet {
+    /// The ports that the policies of `subject` allow in `direction`, whatever those of `peer` do.
+    #[must_use]
+    pub fn allowed(&self, direction: Direction, subject: &Endpoint, peer: &Endpoint) -> PortSet {
         let Some((pod, class)) = self.participant(subject) else { return PortSet::everything() };
         let own_node = |name| pod.node.as_ref() == Some(name);
         let exempt = match (peer, direction) {

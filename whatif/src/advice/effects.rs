@@ -1,7 +1,9 @@
 //! What policies change beside the connection that they are for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use policy_engine::cidr::CidrSet;
 use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
 use policy_engine::model::PodKey;
@@ -9,9 +11,7 @@ use policy_engine::reach::{Difference, Group, PortSet, Reach, outside_difference
 use policy_engine::words::few;
 use policy_engine::world::World;
 
-use super::sides;
 use crate::endpoint::Side;
-use crate::judge::Part;
 use crate::judge::groups::{between, to_node};
 use crate::model::Cluster;
 use crate::output::words;
@@ -39,57 +39,109 @@ pub struct Effect {
 /// Pairs of pods by what changes: the ports, and whether they are allowed now.
 type Found = BTreeMap<(bool, PortSet), BTreeMap<PodKey, BTreeSet<PodKey>>>;
 
-struct Asked<'p> {
-    sources: BTreeSet<&'p PodKey>,
-    destinations: BTreeSet<&'p PodKey>,
-    ports: PortSet,
-    part: &'p Part,
+/// Connections that the policies are for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    /// Who connects.
+    pub(crate) sources: Arc<[Side]>,
+    /// Whom they connect to.
+    pub(crate) destinations: Arc<[Side]>,
+    /// The addresses that an external side stands for, if one is external.
+    pub(crate) outside: Option<CidrSet>,
+    /// The ports.
+    pub(crate) ports: PortSet,
 }
 
-impl<'p> Asked<'p> {
-    fn new(part: &'p Part) -> Self {
-        let pods = |sides: &'p [Side]| {
-            let key = |side: &'p Side| match side {
-                Side::Pod(key, _) => Some(key),
-                Side::Node(..) | Side::Outside(_) => None,
-            };
-            sides.iter().filter_map(key).collect()
+impl Wish {
+    /// The subjects of the policies of a direction, and their peers.
+    pub(crate) fn sides(&self, direction: Direction) -> (&[Side], &[Side]) {
+        match direction {
+            Direction::Ingress => (&self.destinations, &self.sources),
+            Direction::Egress => (&self.sources, &self.destinations),
+        }
+    }
+}
+
+/// The numbers of the wishes that a pod is a subject of.
+type Subjects<'w> = BTreeMap<&'w PodKey, BTreeSet<usize>>;
+
+struct Asked<'w> {
+    wishes: &'w [Wish],
+    sources: Subjects<'w>,
+    destinations: Subjects<'w>,
+}
+
+impl<'w> Asked<'w> {
+    fn new(wishes: &'w [Wish]) -> Self {
+        let of = |direction| {
+            let mut found = Subjects::new();
+            for (number, wish) in wishes.iter().enumerate() {
+                let (subjects, _) = wish.sides(direction);
+                for pod in subjects.iter().filter_map(Side::pod) {
+                    found.entry(pod).or_default().insert(number);
+                }
+            }
+            found
         };
-        let (sources, destinations) = &part.between;
-        let ports = PortSet::of(part.flow.traffic);
-        Self { sources: pods(sources), destinations: pods(destinations), ports, part }
+        Self { wishes, sources: of(Direction::Egress), destinations: of(Direction::Ingress) }
     }
 
-    /// The pods whose policies of a direction were asked about.
-    fn subjects(&self, direction: Direction) -> &BTreeSet<&'p PodKey> {
+    /// The wishes of pods whose policies of a direction were asked about.
+    fn subjects(&self, direction: Direction) -> &Subjects<'w> {
         match direction {
             Direction::Ingress => &self.destinations,
             Direction::Egress => &self.sources,
         }
     }
 
-    fn is_subject(&self, pod: &PodKey, direction: Direction) -> bool {
-        self.subjects(direction).contains(pod)
+    /// The ports that were asked for from one pod to another.
+    fn ports(&self, from: &PodKey, to: &PodKey) -> PortSet {
+        let mut ports = PortSet::default();
+        if let Some((from, to)) = self.sources.get(from).zip(self.destinations.get(to)) {
+            for wish in from.intersection(to).filter_map(|number| self.wishes.get(*number)) {
+                ports.add(&wish.ports);
+            }
+        }
+        ports
     }
 
-    fn namespaces(&self, direction: Direction) -> BTreeSet<&Str> {
-        self.subjects(direction).iter().map(|pod| &pod.namespace).collect()
+    /// Pods of a group, by the wishes that they are subjects of and whose peers `include`.
+    fn split(
+        &self,
+        pods: impl IntoIterator<Item = PodKey>,
+        direction: Direction,
+        include: impl Fn(&Side) -> bool,
+    ) -> Vec<(BTreeSet<PodKey>, Vec<&'w Wish>)> {
+        let mut found: BTreeMap<Vec<usize>, BTreeSet<PodKey>> = BTreeMap::new();
+        for pod in pods {
+            let numbers = self.subjects(direction).get(&pod).into_iter().flatten().copied();
+            let included = numbers.filter(|number| {
+                let wish = self.wishes.get(*number);
+                wish.is_some_and(|wish| wish.sides(direction).1.iter().any(&include))
+            });
+            found.entry(included.collect()).or_default().insert(pod);
+        }
+        let wishes = |numbers: Vec<usize>| {
+            numbers.into_iter().filter_map(|number| self.wishes.get(number)).collect()
+        };
+        found.into_iter().map(|(numbers, pods)| (pods, wishes(numbers))).collect()
     }
 }
 
 /// What `after` allows and denies that `before` does not, beside what was asked for.
-pub(super) fn effects(
+pub(crate) fn effects(
     cluster: &Cluster,
     before: &Reach<'_>,
     (world, after): (&World, &Reach<'_>),
-    part: &Part,
+    wishes: &[Wish],
 ) -> Effects {
-    let asked = Asked::new(part);
+    let asked = Asked::new(wishes);
     let difference = Difference::new(before, after);
     let mut effects = between_pods(cluster, &difference, &asked);
     for direction in Direction::BOTH {
         // The policies are in the namespaces of their subjects.
-        let namespaces = asked.namespaces(direction);
+        let subjects = asked.subjects(direction).keys();
+        let namespaces: BTreeSet<&Str> = subjects.map(|pod| &pod.namespace).collect();
         let concerned =
             |group: &&Group| group.pods.iter().any(|p| namespaces.contains(&p.namespace));
         for group in difference.groups.iter().filter(concerned) {
@@ -113,14 +165,12 @@ fn between_pods(cluster: &Cluster, difference: &Difference, asked: &Asked<'_>) -
             [pair.source, pair.destination].map(|id| difference.groups.get(id));
         let (Some(sources), Some(destinations)) = (sources, destinations) else { continue };
         for (allowed, ports) in changes.into_iter().filter(|(_, ports)| !ports.is_empty()) {
-            let more = ports.difference(&asked.ports);
             for from in &sources.pods {
-                let is_source = asked.sources.contains(from);
                 for to in destinations.pods.iter().filter(|to| *to != from) {
-                    let is_asked = allowed && is_source && asked.destinations.contains(to);
-                    let ports = if is_asked { &more } else { &ports };
+                    let asked = if allowed { asked.ports(from, to) } else { PortSet::default() };
+                    let ports = ports.difference(&asked);
                     if !ports.is_empty() {
-                        let row = found.entry((allowed, ports.clone())).or_default();
+                        let row = found.entry((allowed, ports)).or_default();
                         row.entry(from.clone()).or_default().insert(to.clone());
                     }
                 }
@@ -153,34 +203,30 @@ fn external(
 ) {
     let was = group.outside_before(before, direction);
     let is = group.outside_after(after, direction);
-    let asked_for = asked.part.outside.as_ref().filter(|_| {
-        let outside = |side: &Side| matches!(side, Side::Outside(_));
-        sides(asked.part, direction).1.iter().any(outside)
-    });
+    let parts =
+        asked.split(group.pods.iter().cloned(), direction, |side| matches!(side, Side::Outside(_)));
     for piece in outside_difference(&was, &is) {
         let gained = piece.after.difference(&piece.before);
-        let (own, other): (BTreeSet<PodKey>, BTreeSet<PodKey>) =
-            group.pods.iter().cloned().partition(|pod| asked.is_subject(pod, direction));
-        for (pods, is_asked) in [(own, true), (other, false)] {
-            let rest = match asked_for.filter(|_| is_asked) {
-                Some(set) if gained.difference(&asked.ports).is_empty() => {
-                    piece.addresses.difference(set)
-                }
-                _ => piece.addresses.clone(),
-            };
-            let who = names(cluster, &pods);
-            if !pods.is_empty() && !rest.is_empty() && !gained.is_empty() {
-                effects.allowed.push(effect(
-                    direction,
-                    &gained,
-                    who.clone(),
-                    words::external(&rest),
-                ));
+        let lost = piece.before.difference(&piece.after);
+        for (pods, wishes) in &parts {
+            let who = || names(cluster, pods);
+            // What of the piece nobody asked for.
+            let mut rest = vec![(piece.addresses.clone(), gained.clone())];
+            for wish in wishes {
+                let Some(set) = &wish.outside else { continue };
+                let cut = rest.iter().flat_map(|(addresses, ports)| {
+                    let inside = (addresses.intersection(set), ports.difference(&wish.ports));
+                    [inside, (addresses.difference(set), ports.clone())]
+                });
+                rest = cut.filter(|(set, ports)| !set.is_empty() && !ports.is_empty()).collect();
             }
-            let lost = piece.before.difference(&piece.after);
-            if !pods.is_empty() && !lost.is_empty() {
+            for (addresses, ports) in rest.iter().filter(|(_, ports)| !ports.is_empty()) {
+                let addresses = words::external(addresses);
+                effects.allowed.push(effect(direction, ports, who(), addresses));
+            }
+            if !lost.is_empty() {
                 let addresses = words::external(&piece.addresses);
-                effects.denied.push(effect(direction, &lost, who, addresses));
+                effects.denied.push(effect(direction, &lost, who(), addresses));
             }
         }
     }
@@ -220,17 +266,19 @@ fn nodes(
             }
             Side::Outside(_) => false,
         };
-        let is_asked = sides(asked.part, direction).1.iter().any(on_node)
-            && pods.iter().all(|pod| asked.is_subject(pod, direction));
-        let gained = is.difference(&was);
-        let gained = if is_asked { gained.difference(&asked.ports) } else { gained };
-        let lost = was.difference(&is);
-        let (who, node) = (names(cluster, &pods), format!("node/{node}"));
-        if !gained.is_empty() {
-            effects.allowed.push(effect(direction, &gained, who.clone(), node.clone()));
-        }
-        if !lost.is_empty() {
-            effects.denied.push(effect(direction, &lost, who, node));
+        for (pods, wishes) in asked.split(pods, direction, on_node) {
+            let mut gained = is.difference(&was);
+            for wish in wishes {
+                gained = gained.difference(&wish.ports);
+            }
+            let lost = was.difference(&is);
+            let (who, node) = (names(cluster, &pods), format!("node/{node}"));
+            if !gained.is_empty() {
+                effects.allowed.push(effect(direction, &gained, who.clone(), node.clone()));
+            }
+            if !lost.is_empty() {
+                effects.denied.push(effect(direction, &lost, who, node));
+            }
         }
     }
 }

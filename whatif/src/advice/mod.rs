@@ -8,9 +8,9 @@
 //!
 //! A new policy allows without changing one that is there, or the labels of pods.
 
-mod effects;
-mod select;
-mod yaml;
+pub(crate) mod effects;
+pub(crate) mod select;
+pub(crate) mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,17 +21,17 @@ use policy_engine::evaluate::{Decision, Reason, RuleRef, evaluate};
 use policy_engine::explain::PortMiss;
 use policy_engine::flow::{Flow, Traffic};
 use policy_engine::labels::Str;
-use policy_engine::model::PodKey;
+use policy_engine::model::{Change, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
-use policy_engine::reach::Reach;
+use policy_engine::reach::{PortSet, Reach};
 use policy_engine::tier::Tier;
 use policy_engine::world::World;
 use portcullis_crds::convert::inventory::{Item, item};
-use portcullis_crds::manifest::Manifest;
+use portcullis_crds::manifest::{Document, Manifest};
 
-use self::effects::effects;
 pub use self::effects::{Effect, Effects};
-use self::yaml::{Peer, Proposal, document};
+use self::effects::{Wish, effects};
+use self::yaml::{Peer, Proposal, Rule, document};
 use crate::endpoint::Side;
 use crate::judge::Part;
 use crate::judge::groups::flows;
@@ -89,7 +89,7 @@ pub fn advise(cluster: &Cluster, before: &Reach<'_>, part: &Part) -> Advice {
     let policies = policies(cluster, before, part, &open);
     let unknown = open.iter().flat_map(|direction| {
         let (_, others) = sides(part, *direction);
-        others.iter().filter(|side| split(cluster, part, &[(*side).clone()]).is_none())
+        others.iter().filter(|side| split(&cluster.world, &[(*side).clone()], None).is_none())
     });
     let unknown = unknown.map(|side| match side {
         Side::Pod(key, _) => cluster.pod_ref(key),
@@ -160,36 +160,52 @@ fn policies(
     if !allows(&part.flow) || !all_allowed {
         return None;
     }
-    let effects = effects(cluster, before, (&world, &Reach::new(&world)), part);
+    let wish = Wish {
+        sources: sources.clone(),
+        destinations: destinations.clone(),
+        outside: part.outside.clone(),
+        ports: PortSet::of(part.flow.traffic),
+    };
+    let after = Reach::new(&world);
+    let effects = effects(cluster, before, (&world, &after), &[wish]);
     Some(Policies { yaml, count: documents.len(), effects })
 }
 
 /// The world with the policies of a manifest; `None` if one of them is not read as it is meant.
-fn with(world: &World, yaml: &str) -> Option<World> {
+pub(crate) fn with(world: &World, yaml: &str) -> Option<World> {
     let mut world = world.clone();
+    changes(yaml)?.into_iter().for_each(|change| world.apply(change));
+    Some(world)
+}
+
+/// The policies of a manifest; `None` if one of them is not read as it is meant.
+pub(crate) fn changes(yaml: &str) -> Option<Vec<Change>> {
     let manifest = Manifest::parse("advice", yaml);
-    let mut odd = !manifest.diagnostics.is_empty();
-    for document in &manifest.documents {
-        let (found, diagnostics) = item(document.value(), Some(document), "default");
-        odd |= !diagnostics.is_empty();
-        match found {
-            Item::Object(change) => world.apply(change),
-            _ => odd = true,
-        }
+    if !manifest.diagnostics.is_empty() {
+        return None;
     }
-    (!odd).then_some(world)
+    let change = |document: &Document| {
+        let (found, diagnostics) = item(document.value(), Some(document), "default");
+        match found {
+            Item::Object(change) if diagnostics.is_empty() => Some(change),
+            _ => None,
+        }
+    };
+    manifest.documents.iter().map(change).collect()
 }
 
 /// One policy for each namespace of the pods whose policies deny; `None` if their peers cannot be
 /// written down.
 fn propose(cluster: &Cluster, part: &Part, direction: Direction) -> Option<Vec<String>> {
     let (subjects, others) = sides(part, direction);
-    let wanted = match part.flow.traffic {
-        Traffic::Port(protocol, number) => Some((protocol, number)),
-        Traffic::Other => None,
+    // Only a rule for every port allows protocols without ports.
+    let ports = match part.flow.traffic {
+        Traffic::Port(..) => PortSet::of(part.flow.traffic),
+        Traffic::Other => PortSet::everything(),
     };
-    let (pods, _) = split(cluster, part, subjects)?;
-    let (peers, addresses) = split(cluster, part, others)?;
+    let outside = part.outside.as_ref();
+    let (pods, _) = split(&cluster.world, subjects, outside)?;
+    let (peers, addresses) = split(&cluster.world, others, outside)?;
     let mut documents = Vec::new();
     for (namespace, pods) in by_namespace(pods) {
         let mut all = Vec::new();
@@ -208,10 +224,9 @@ fn propose(cluster: &Cluster, part: &Part, direction: Direction) -> Option<Vec<S
             };
             let mut numbered = (2..).map(|number| format!("{wish}-{number}"));
             let name = if taken(&wish) { numbered.find(|name| !taken(name))? } else { wish };
-            let peers = all.iter().map(Peer::clone).collect();
+            let rules = vec![Rule { peers: all.clone(), ports: ports.clone() }];
             let (namespace, text_name) = (namespace.clone(), name.clone());
-            let proposal =
-                Proposal { namespace, name: text_name, subject, direction, peers, port: wanted };
+            let proposal = Proposal { namespace, name: text_name, subject, direction, rules };
             documents.push((name, proposal.namespace.clone(), document(&proposal)));
         }
     }
@@ -227,9 +242,13 @@ fn sides(part: &Part, direction: Direction) -> (&[Side], &[Side]) {
     }
 }
 
-/// The pods of sides that labels match, and the addresses of the others; `None` if an address is
-/// not known.
-fn split(cluster: &Cluster, part: &Part, sides: &[Side]) -> Option<(BTreeSet<PodKey>, CidrSet)> {
+/// The pods of sides that labels match, and the addresses of the others, `outside` for external ones;
+/// `None` if an address is not known.
+pub(crate) fn split(
+    world: &World,
+    sides: &[Side],
+    outside: Option<&CidrSet>,
+) -> Option<(BTreeSet<PodKey>, CidrSet)> {
     let (mut pods, mut addresses) = (BTreeSet::new(), CidrSet::default());
     let mut add = |all: &[IpAddr]| {
         all.iter().for_each(|address| addresses.insert((*address).into()));
@@ -238,7 +257,7 @@ fn split(cluster: &Cluster, part: &Part, sides: &[Side]) -> Option<(BTreeSet<Pod
     for side in sides {
         match side {
             Side::Pod(key, _) => {
-                let pod = cluster.world.pods().get(key)?;
+                let pod = world.pods().get(key)?;
                 if pod.takes_part() {
                     pods.insert(key.clone());
                 } else {
@@ -247,18 +266,17 @@ fn split(cluster: &Cluster, part: &Part, sides: &[Side]) -> Option<(BTreeSet<Pod
                 }
             }
             Side::Node(_, Some(address)) => add(&[*address])?,
-            Side::Node(name, None) => add(&cluster.world.nodes().get(name)?.addresses)?,
+            Side::Node(name, None) => add(&world.nodes().get(name)?.addresses)?,
             Side::Outside(_) => {}
         }
     }
-    if let (Some(set), true) = (&part.outside, sides.iter().any(|s| matches!(s, Side::Outside(_))))
-    {
+    if let (Some(set), true) = (outside, sides.iter().any(|s| matches!(s, Side::Outside(_)))) {
         addresses.add(set);
     }
     Some((pods, addresses))
 }
 
-fn by_namespace(pods: BTreeSet<PodKey>) -> BTreeMap<Str, BTreeSet<PodKey>> {
+pub(crate) fn by_namespace(pods: BTreeSet<PodKey>) -> BTreeMap<Str, BTreeSet<PodKey>> {
     let mut found: BTreeMap<Str, BTreeSet<PodKey>> = BTreeMap::new();
     for pod in pods {
         found.entry(pod.namespace.clone()).or_default().insert(pod);
@@ -267,7 +285,7 @@ fn by_namespace(pods: BTreeSet<PodKey>) -> BTreeMap<Str, BTreeSet<PodKey>> {
 }
 
 /// A set of addresses as `ipBlock`s: the fewest networks, or one with exceptions if that is shorter.
-fn blocks(set: &CidrSet) -> Vec<(ipnet::IpNet, Vec<ipnet::IpNet>)> {
+pub(crate) fn blocks(set: &CidrSet) -> Vec<(ipnet::IpNet, Vec<ipnet::IpNet>)> {
     let mut found = Vec::new();
     for family in Family::BOTH {
         let networks = set.networks(family);
@@ -297,10 +315,12 @@ fn name(cluster: &Cluster, direction: Direction, subjects: &[Side], others: &[Si
         Direction::Ingress => "from",
         Direction::Egress => "to",
     };
-    let cut = |text: String| -> String {
-        let kept = text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '.');
-        let kept: String = kept.take(LONGEST).collect();
-        kept.trim_matches(|c| c == '-' || c == '.').to_lowercase()
-    };
-    format!("{}-{word}-{}", cut(of(subjects)), cut(of(others)))
+    format!("{}-{word}-{}", cut(&of(subjects), LONGEST), cut(&of(others), LONGEST))
+}
+
+/// The part of a text that the name of an object can have.
+pub(crate) fn cut(text: &str, longest: usize) -> String {
+    let kept = text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '.');
+    let kept: String = kept.take(longest).collect();
+    kept.trim_matches(|c| c == '-' || c == '.').to_lowercase()
 }

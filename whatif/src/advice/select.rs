@@ -27,7 +27,7 @@ const TRIED_TOGETHER: usize = 3;
 const MAX_CANDIDATES: usize = 16;
 
 /// The fewest selectors that match all `wanted` pods of a namespace, and as few others as labels allow.
-pub(super) fn selectors(
+pub(crate) fn selectors(
     world: &World,
     namespace: &Str,
     wanted: &BTreeSet<PodKey>,
@@ -39,7 +39,6 @@ pub(super) fn selectors(
             .map(AsRef::as_ref)
             .filter(|pod: &&Pod| pod.takes_part() && pod.key.namespace == *namespace)
     };
-    let usable = |pod: &Pod| pod.labels.filtered(|key| !is_generated(key));
     let own: BTreeSet<Labels> =
         here().filter(|pod| wanted.contains(&pod.key)).map(usable).collect();
     let others: BTreeSet<Labels> =
@@ -51,6 +50,11 @@ pub(super) fn selectors(
     let each = own.into_iter().map(|labels| selector(&[labels].into(), &others).0);
     let each: BTreeSet<Vec<Requirement>> = each.collect();
     each.into_iter().collect()
+}
+
+/// The labels of a pod that a selector may use: pods that have the same ones cannot be told apart.
+pub(crate) fn usable(pod: &Pod) -> Labels {
+    pod.labels.filtered(|key| !is_generated(key))
 }
 
 /// Whether a controller sets the label, so that the next pod has another value.

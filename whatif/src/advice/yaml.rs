@@ -5,25 +5,32 @@ use std::fmt::Write;
 use ipnet::IpNet;
 use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
-use policy_engine::port::Protocol;
+use policy_engine::port::PortRange;
+use policy_engine::reach::PortSet;
 use policy_engine::selector::{Operator, Requirement};
 
 use super::select::is_label;
 
-/// A NetworkPolicy with one rule.
-pub(super) struct Proposal {
-    pub(super) namespace: Str,
-    pub(super) name: String,
-    pub(super) subject: Vec<Requirement>,
-    pub(super) direction: Direction,
-    pub(super) peers: Vec<Peer>,
-    /// The port; `None` for a protocol without ports, which only a rule for every port allows.
-    pub(super) port: Option<(Protocol, u16)>,
+/// A NetworkPolicy for one direction.
+pub(crate) struct Proposal {
+    pub(crate) namespace: Str,
+    pub(crate) name: String,
+    pub(crate) subject: Vec<Requirement>,
+    pub(crate) direction: Direction,
+    pub(crate) rules: Vec<Rule>,
 }
 
-/// One peer of the rule.
+/// One rule of the policy.
 #[derive(Clone)]
-pub(super) enum Peer {
+pub(crate) struct Rule {
+    pub(crate) peers: Vec<Peer>,
+    /// The ports. Protocols without ports are allowed only by a rule for every port.
+    pub(crate) ports: PortSet,
+}
+
+/// One peer of a rule.
+#[derive(Clone)]
+pub(crate) enum Peer {
     /// Pods; `None` stands for the namespace of the policy.
     Pods(Option<Str>, Vec<Requirement>),
     /// Addresses, without some of them.
@@ -31,9 +38,9 @@ pub(super) enum Peer {
 }
 
 /// The document.
-pub(super) fn document(proposal: &Proposal) -> String {
-    let Proposal { namespace, name, subject, direction, peers, port } = proposal;
-    let (list, field) = (direction.as_str().to_lowercase(), direction.peers_field());
+pub(crate) fn document(proposal: &Proposal) -> String {
+    let Proposal { namespace, name, subject, direction, rules } = proposal;
+    let list = direction.as_str().to_lowercase();
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = write!(
@@ -41,35 +48,54 @@ pub(super) fn document(proposal: &Proposal) -> String {
         "apiVersion: networking.k8s.io/v1\n\
          kind: NetworkPolicy\n\
          metadata: {{name: {}, namespace: {}}}\n\
-         spec:\n  podSelector: {}\n  policyTypes: [{direction}]\n  {list}:\n  - {field}:\n",
+         spec:\n  podSelector: {}\n  policyTypes: [{direction}]\n  {list}:\n",
         scalar(name),
         scalar(namespace),
         selector(subject),
     );
-    for peer in peers {
-        let _ = match peer {
-            Peer::Pods(None, pods) => writeln!(text, "    - podSelector: {}", selector(pods)),
-            Peer::Pods(Some(namespace), pods) => writeln!(
-                text,
-                "    - namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {}}}}}\n      \
-                 podSelector: {}",
-                scalar(namespace),
-                selector(pods),
-            ),
-            Peer::Block(cidr, except) if except.is_empty() => {
-                writeln!(text, "    - ipBlock: {{cidr: \"{cidr}\"}}")
+    for rule in rules {
+        let _ = writeln!(text, "  - {}:", direction.peers_field());
+        rule.peers.iter().for_each(|peer| write_peer(peer, &mut text));
+        if !rule.ports.has_other() {
+            let _ = writeln!(text, "    ports:");
+            for (protocol, range) in rule.ports.iter() {
+                let _ = match (range.first(), range.last()) {
+                    _ if range == PortRange::FROM_ONE => {
+                        writeln!(text, "    - {{protocol: {protocol}}}")
+                    }
+                    (first, last) if first == last => {
+                        writeln!(text, "    - {{protocol: {protocol}, port: {first}}}")
+                    }
+                    (first, last) => writeln!(
+                        text,
+                        "    - {{protocol: {protocol}, port: {first}, endPort: {last}}}"
+                    ),
+                };
             }
-            Peer::Block(cidr, except) => {
-                let except: Vec<String> = except.iter().map(|net| format!("\"{net}\"")).collect();
-                let except = except.join(", ");
-                writeln!(text, "    - ipBlock: {{cidr: \"{cidr}\", except: [{except}]}}")
-            }
-        };
-    }
-    if let Some((protocol, number)) = port {
-        let _ = writeln!(text, "    ports:\n    - {{protocol: {protocol}, port: {number}}}");
+        }
     }
     text
+}
+
+fn write_peer(peer: &Peer, text: &mut String) {
+    let _ = match peer {
+        Peer::Pods(None, pods) => writeln!(text, "    - podSelector: {}", selector(pods)),
+        Peer::Pods(Some(namespace), pods) => writeln!(
+            text,
+            "    - namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {}}}}}\n      \
+             podSelector: {}",
+            scalar(namespace),
+            selector(pods),
+        ),
+        Peer::Block(cidr, except) if except.is_empty() => {
+            writeln!(text, "    - ipBlock: {{cidr: \"{cidr}\"}}")
+        }
+        Peer::Block(cidr, except) => {
+            let except: Vec<String> = except.iter().map(|net| format!("\"{net}\"")).collect();
+            let except = except.join(", ");
+            writeln!(text, "    - ipBlock: {{cidr: \"{cidr}\", except: [{except}]}}")
+        }
+    };
 }
 
 fn selector(requirements: &[Requirement]) -> String {

@@ -13,6 +13,7 @@ mod policies;
 mod schema;
 mod snapshot;
 mod status;
+mod suggest;
 mod test;
 
 use std::io::{self, Write};
@@ -43,6 +44,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Policies(args) => policies::run(&args, out),
         Command::Plan(args) => plan::run(&args, out),
         Command::Status(args) => status::run(&args, out),
+        Command::Suggest(args) => suggest::run(&args, out),
         Command::Schema { kind } => schema::run(kind, out),
         Command::Completion { shell } => completion::script(shell, out),
         Command::CompleteForKubectl { words } => completion::words(&words, out),
@@ -73,8 +75,12 @@ impl Question {
 
     /// Finds what a user named.
     fn resolve(&self, text: &str) -> Result<Resolved> {
-        let endpoint: Endpoint = text.parse()?;
-        let found = resolve(&self.cluster, &endpoint, &self.sources.namespace);
+        self.find(&text.parse()?)
+    }
+
+    /// Finds an endpoint.
+    fn find(&self, endpoint: &Endpoint) -> Result<Resolved> {
+        let found = resolve(&self.cluster, endpoint, &self.sources.namespace);
         let unread = self.sources.unread.iter().take(UNREAD_SHOWN).map(ToString::to_string);
         let gaps: Vec<String> =
             self.sources.after.hidden.iter().map(Gap::to_string).chain(unread).collect();

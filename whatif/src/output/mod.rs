@@ -8,6 +8,7 @@ pub mod map;
 pub mod plan;
 pub mod policies;
 pub mod status;
+pub mod suggest;
 pub mod test;
 pub mod words;
 

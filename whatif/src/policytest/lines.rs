@@ -141,8 +141,9 @@ impl Run<'_> {
     /// Asks about everything between two cells, once for each way in which members can be related.
     fn pair(&mut self, from: &Cell, to: &Cell) {
         for (source, destination, exempt) in related(from, to) {
-            let verdicts: Vec<Option<Verdict>> = (0..self.lines.len())
-                .map(|index| self.says(index, (from, source), (to, destination), exempt))
+            let lines = self.lines.iter().enumerate();
+            let verdicts: Vec<Option<Verdict>> = lines
+                .map(|(at, line)| says(line, at, (from, source), (to, destination), exempt))
                 .collect();
             let default = self.default.filter(|_| !exempt);
             if default.is_none() && verdicts.iter().all(Option::is_none) {
@@ -168,32 +169,6 @@ impl Run<'_> {
                 }
             }
         }
-    }
-
-    fn says(
-        &self,
-        index: usize,
-        (from, source): (&Cell, &Member),
-        (to, destination): (&Cell, &Member),
-        exempt: bool,
-    ) -> Option<Verdict> {
-        let line = self.lines.get(index)?;
-        let relative = |groups: &[Group], this, other| {
-            groups.iter().any(|group| is_relative(group) && group.holds_member(this, other))
-        };
-        let in_from = relative(&line.from, source, destination);
-        let in_to = relative(&line.to, destination, source);
-        if exempt {
-            let speaks =
-                |groups: &[Group], side| groups.iter().any(|group| group.names_exempt_pairs(side));
-            let by_source = in_from && speaks(&line.from, End::Source);
-            let by_destination = in_to && speaks(&line.to, End::Destination);
-            if !by_source && !by_destination {
-                return None;
-            }
-        }
-        let held = |all: &[bool]| *all.get(index).expect("one for each line");
-        line.says(in_from || held(&from.from), in_to || held(&to.to))
     }
 
     /// Of all lines that speak of a port of the flow the last one wins.
@@ -256,6 +231,32 @@ impl Run<'_> {
     }
 }
 
+/// What a line, the one at `index`, says about a connection between members of two cells.
+pub(super) fn says(
+    line: &Assertion,
+    index: usize,
+    (from, source): (&Cell, &Member),
+    (to, destination): (&Cell, &Member),
+    exempt: bool,
+) -> Option<Verdict> {
+    let relative = |groups: &[Group], this, other| {
+        groups.iter().any(|group| is_relative(group) && group.holds_member(this, other))
+    };
+    let in_from = relative(&line.from, source, destination);
+    let in_to = relative(&line.to, destination, source);
+    if exempt {
+        let speaks =
+            |groups: &[Group], side| groups.iter().any(|group| group.names_exempt_pairs(side));
+        let by_source = in_from && speaks(&line.from, End::Source);
+        let by_destination = in_to && speaks(&line.to, End::Destination);
+        if !by_source && !by_destination {
+            return None;
+        }
+    }
+    let held = |all: &[bool]| *all.get(index).expect("one for each line");
+    line.says(in_from || held(&from.from), in_to || held(&to.to))
+}
+
 fn failure(
     (cluster, view): (&Cluster, View),
     (source, destination): (&Endpoint, &Endpoint),
@@ -282,7 +283,7 @@ fn failure(
 
 /// The ways in which members of two cells can be related, a pair of members for each, and whether
 /// no policy can forbid it. Nothing is asked where no side is a pod.
-fn related<'c>(from: &'c Cell, to: &'c Cell) -> Vec<(&'c Member, &'c Member, bool)> {
+pub(super) fn related<'c>(from: &'c Cell, to: &'c Cell) -> Vec<(&'c Member, &'c Member, bool)> {
     let first = |cell: &'c Cell| cell.members.first();
     let on = |cell: &'c Cell, node: Option<&String>, own: bool| {
         cell.members.iter().find(|member| (member.node.as_ref() == node) == own)
@@ -317,7 +318,7 @@ fn related<'c>(from: &'c Cell, to: &'c Cell) -> Vec<(&'c Member, &'c Member, boo
 }
 
 /// The ports that a line is about; every one when it names none.
-fn wanted(line: &Assertion) -> PortSet {
+pub(super) fn wanted(line: &Assertion) -> PortSet {
     let Some(all) = &line.ports else { return PortSet::everything() };
     let mut set = PortSet::default();
     for ports in all {

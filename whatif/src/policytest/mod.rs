@@ -16,6 +16,7 @@ pub mod line;
 pub mod member;
 
 mod cells;
+mod expected;
 mod lines;
 mod steps;
 
@@ -27,6 +28,7 @@ use policy_engine::tier::View;
 use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::manifest::{Document, Manifest};
 
+pub use self::expected::expected;
 use self::file::{TestFile, Verdict};
 use crate::model::{Cluster, Inventory};
 
