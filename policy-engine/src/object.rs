@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use crate::labels::Str;
 
-/// The kinds of objects that policies depend on, and the kinds that create pods.
+/// The kinds of objects that policies depend on, the kinds that create pods, and the kinds that lead
+/// connections to pods.
 ///
 /// Lists of several kinds are in this order. Objects can be created in this order too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -38,11 +39,23 @@ pub enum Kind {
     ReplicationController,
     /// `apps/v1` StatefulSet.
     StatefulSet,
+    /// `v1` Endpoints.
+    Endpoints,
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice,
+    /// `networking.k8s.io/v1` Ingress.
+    Ingress,
+    /// `gateway.networking.k8s.io` HTTPRoute, `v1` or `v1beta1`.
+    HttpRoute,
+    /// `admissionregistration.k8s.io/v1` MutatingWebhookConfiguration.
+    MutatingWebhookConfiguration,
+    /// `admissionregistration.k8s.io/v1` ValidatingWebhookConfiguration.
+    ValidatingWebhookConfiguration,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::Node,
         Self::Namespace,
         Self::Service,
@@ -57,6 +70,12 @@ impl Kind {
         Self::ReplicaSet,
         Self::ReplicationController,
         Self::StatefulSet,
+        Self::Endpoints,
+        Self::EndpointSlice,
+        Self::Ingress,
+        Self::HttpRoute,
+        Self::MutatingWebhookConfiguration,
+        Self::ValidatingWebhookConfiguration,
     ];
 
     /// The name that the Kubernetes API uses, the singular and plural of the resource, and the
@@ -86,6 +105,24 @@ impl Kind {
                 ["ReplicationController", "replicationcontroller", "replicationcontrollers", "rc"]
             }
             Self::StatefulSet => ["StatefulSet", "statefulset", "statefulsets", "sts"],
+            Self::Endpoints => ["Endpoints", "endpoints", "endpoints", "ep"],
+            Self::EndpointSlice => {
+                ["EndpointSlice", "endpointslice", "endpointslices", "endpointslice"]
+            }
+            Self::Ingress => ["Ingress", "ingress", "ingresses", "ing"],
+            Self::HttpRoute => ["HTTPRoute", "httproute", "httproutes", "httproute"],
+            Self::MutatingWebhookConfiguration => [
+                "MutatingWebhookConfiguration",
+                "mutatingwebhookconfiguration",
+                "mutatingwebhookconfigurations",
+                "mutatingwebhookconfiguration",
+            ],
+            Self::ValidatingWebhookConfiguration => [
+                "ValidatingWebhookConfiguration",
+                "validatingwebhookconfiguration",
+                "validatingwebhookconfigurations",
+                "validatingwebhookconfiguration",
+            ],
         }
     }
 
@@ -120,7 +157,12 @@ impl Kind {
     #[must_use]
     pub fn group(self) -> &'static str {
         match self {
-            Self::NetworkPolicy => "networking.k8s.io",
+            Self::NetworkPolicy | Self::Ingress => "networking.k8s.io",
+            Self::HttpRoute => "gateway.networking.k8s.io",
+            Self::EndpointSlice => "discovery.k8s.io",
+            Self::MutatingWebhookConfiguration | Self::ValidatingWebhookConfiguration => {
+                "admissionregistration.k8s.io"
+            }
             Self::ClusterNetworkPolicy => "policy.networking.k8s.io",
             Self::ClusterDefaultNetworkPolicy => "portcullis.dev",
             Self::CronJob | Self::Job => "batch",
@@ -129,7 +171,8 @@ impl Kind {
             | Self::Namespace
             | Self::Service
             | Self::Pod
-            | Self::ReplicationController => "",
+            | Self::ReplicationController
+            | Self::Endpoints => "",
         }
     }
 
@@ -139,6 +182,7 @@ impl Kind {
         match self {
             Self::ClusterNetworkPolicy => &["v1beta1", "v1alpha2"],
             Self::ClusterDefaultNetworkPolicy => &["v1alpha1"],
+            Self::HttpRoute => &["v1", "v1beta1"],
             _ => &["v1"],
         }
     }
@@ -173,6 +217,23 @@ impl Kind {
                 | Self::Namespace
                 | Self::ClusterNetworkPolicy
                 | Self::ClusterDefaultNetworkPolicy
+                | Self::MutatingWebhookConfiguration
+                | Self::ValidatingWebhookConfiguration
+        )
+    }
+
+    /// Whether objects of this kind create pods from a template.
+    #[must_use]
+    pub fn creates_pods(self) -> bool {
+        matches!(
+            self,
+            Self::CronJob
+                | Self::DaemonSet
+                | Self::Deployment
+                | Self::Job
+                | Self::ReplicaSet
+                | Self::ReplicationController
+                | Self::StatefulSet
         )
     }
 

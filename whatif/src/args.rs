@@ -88,8 +88,8 @@ pub enum Command {
 
 const ENDPOINTS: &str = "\
 An endpoint is [NAMESPACE/][KIND/]NAME[:PORT[/PROTOCOL]] with KIND pod, deploy, sts, ds, rs, job,
-cronjob, svc; or node/NAME, an IP address or CIDR ([fd00::1]:80/tcp with a port), NAMESPACE/*,
-external (every address that no pod and no node has).";
+cronjob, svc; or NAME.NAMESPACE.svc, apiserver, node/NAME, an IP address or CIDR ([fd00::1]:80/tcp
+with a port), NAMESPACE/*, external (every address that no pod and no node has).";
 
 const LINT: &str = "\
 Exit codes: 0 nothing found that fails, 1 something, 2 the tool failed. docs/lint.md explains each
@@ -109,8 +109,11 @@ pub struct Check {
     #[arg(value_name = "SRC")]
     pub source: String,
     /// Who is asked; without a port, every allowed port is told
-    #[arg(value_name = "DST")]
-    pub destination: String,
+    #[arg(value_name = "DST", required_unless_present = "to_service")]
+    pub destination: Option<String>,
+    /// Ask for the pods behind a Service, in place of DST
+    #[arg(long, value_name = "NAME.NAMESPACE.svc[:PORT]", conflicts_with = "destination")]
+    pub to_service: Option<String>,
     /// Every rule that did not allow it, and the lines of the manifest
     #[arg(long)]
     pub explain: bool,

@@ -309,6 +309,18 @@ fn suggested_policies_allow_what_is_asked_and_no_rule_can_be_left_out() {
     assert!(tried > 60, "{tried} rules prove little");
 }
 
+#[test]
+fn pods_in_an_ip_block_of_a_suggestion_need_no_rule_of_their_own() {
+    let list = "10.0.0.0/8 shop/db:5432\nshop/web shop/db 5432\n192.168.0.0/16 shop/db:9187\n";
+    let line = "suggest -c - -o json -f whatif/tests/sources/running.yaml";
+    let answer = session::run(line, list);
+    let answer: serde_json::Value = serde_json::from_slice(&answer.stdout).expect("JSON");
+    let rules = answer["policies"][0]["spec"]["ingress"].as_array().expect("rules");
+    assert_eq!(rules.len(), 2, "{answer:#}");
+    let pods = rules.iter().any(|rule| rule.to_string().contains("podSelector"));
+    assert!(!pods, "{answer:#}");
+}
+
 /// Each question is denied; with the policies that the answer prints it is allowed.
 #[test]
 fn the_policies_of_an_answer_allow_what_was_denied() {

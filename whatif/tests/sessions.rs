@@ -66,6 +66,21 @@ golden!(
 );
 
 golden!(
+    services_and_the_api_server_have_names,
+    "check shop/web api.shop.svc.cluster.local:web -f whatif/tests/sources/services.yaml",
+    "check shop/web --to-service api.shop.svc:80 -f whatif/tests/sources/services.yaml",
+    "check shop/web --to-service api:80 -n shop -f whatif/tests/sources/services.yaml",
+    "check shop/web --to-service api.shop:81 -f whatif/tests/sources/services.yaml",
+    "check shop/web --to-service 10.1.0.2 -f whatif/tests/sources/services.yaml",
+    "check shop/web apiserver -f whatif/tests/sources/services.yaml",
+    "check shop/web apiserver:443 -f whatif/tests/sources/services.yaml",
+    "check shop/web kubernetes.default.svc:443 -f whatif/tests/sources/services.yaml",
+    "check shop/web billing.shop.svc -f whatif/tests/sources/services.yaml",
+    "check shop/web-1 apiserver -f examples/shop",
+    "suggest shop/web apiserver -f whatif/tests/sources/services.yaml",
+);
+
+golden!(
     suggest_writes_the_least_policies,
     "suggest jobs/cleanup shop/db-1:5432 -f examples/shop",
     "suggest shop/web-1 shop/api-1 8080 -f examples/shop",

@@ -7,6 +7,7 @@ use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
 use serde_json::Value;
 
+use super::entrance::{Endpoints, Entrance, endpoints, entrance};
 use super::service::{Service, service};
 use super::workload::{Owner, Workload, owner, workload};
 use super::{Converted, UnknownVersion, Version, is_read, name_of, version};
@@ -27,6 +28,10 @@ pub enum Item {
     Workload(Workload),
     /// A Service.
     Service(Service),
+    /// Addresses of a Service that selects no pods.
+    Endpoints(Endpoints),
+    /// An object that leads connections to Services.
+    Entrance(Entrance),
     /// An object of a kind that no question is about.
     Foreign {
         /// Its `apiVersion`, empty when it has none.
@@ -55,7 +60,11 @@ pub fn item(
     let kind = value.get("kind").and_then(Value::as_str).and_then(Kind::parse);
     // Workloads and Services, unless another group has a kind of that name.
     let kind = kind.filter(|kind| !is_read(*kind));
-    let known = kind.map(|kind| (kind, version(kind, api_version)));
+    // Of what policies do not depend on, another version is left out like another kind.
+    let counts = |(kind, version): &(Kind, Version)| {
+        kind.creates_pods() || *kind == Kind::Service || matches!(version, Version::Known)
+    };
+    let known = kind.map(|kind| (kind, version(kind, api_version))).filter(counts);
     if let Some((kind, version @ (Version::Known | Version::Unknown))) = known {
         let root = Field::root(value);
         let Some(object) = name_of(kind, &root, default_namespace, &mut report) else {
@@ -66,10 +75,15 @@ pub fn item(
             report.error(&Path::ROOT.key("apiVersion"), message);
         }
         let ObjectRef { namespace, name, .. } = object;
-        let item = if kind == Kind::Service {
-            Item::Service(self::service(namespace, name, &root, &mut report))
-        } else {
-            Item::Workload(workload(kind, PodKey { namespace, name }, &root, &mut report))
+        let item = match kind {
+            Kind::Service => Item::Service(self::service(namespace, name, &root, &mut report)),
+            Kind::Endpoints | Kind::EndpointSlice => {
+                Item::Endpoints(endpoints(ObjectRef { kind, namespace, name }, value))
+            }
+            kind if kind.creates_pods() => {
+                Item::Workload(workload(kind, PodKey { namespace, name }, &root, &mut report))
+            }
+            kind => Item::Entrance(entrance(ObjectRef { kind, namespace, name }, value)),
         };
         return (item, report.finish());
     }

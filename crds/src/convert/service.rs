@@ -24,6 +24,17 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Its virtual addresses; none for a headless one and in most files.
     pub addresses: Vec<IpAddr>,
+    /// How external clients reach it; `None` if only the cluster can.
+    pub exposure: Option<Exposure>,
+}
+
+/// How external clients reach a Service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exposure {
+    /// Its type is LoadBalancer, and not NodePort.
+    pub load_balancer: bool,
+    /// `externalTrafficPolicy: Local`: pods see the address of the client, and not that of a node.
+    pub keeps_client: bool,
 }
 
 /// A port of a Service.
@@ -107,7 +118,15 @@ pub(super) fn service(
         texts.filter_map(|text| Some(cidr::address(text)?.value)).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    Service { namespace, name, selector, ports, addresses }
+    let text = |pointer: &str| root.value.pointer(pointer).and_then(Value::as_str);
+    let load_balancer = match text("/spec/type") {
+        Some("LoadBalancer") => Some(true),
+        Some("NodePort") => Some(false),
+        _ => None,
+    };
+    let keeps_client = text("/spec/externalTrafficPolicy") == Some("Local");
+    let exposure = load_balancer.map(|load_balancer| Exposure { load_balancer, keeps_client });
+    Service { namespace, name, selector, ports, addresses, exposure }
 }
 
 fn port(value: &Value) -> Option<ServicePort> {

@@ -68,6 +68,10 @@ pub(super) const fn part(kind: Kind) -> &'static Part {
         | Kind::ReplicaSet
         | Kind::ReplicationController
         | Kind::StatefulSet => &WORKLOAD,
+        Kind::Endpoints => &ENDPOINTS,
+        Kind::EndpointSlice => &ENDPOINT_SLICE,
+        Kind::Ingress | Kind::HttpRoute => &ROUTE,
+        Kind::MutatingWebhookConfiguration | Kind::ValidatingWebhookConfiguration => &WEBHOOKS,
     }
 }
 
@@ -143,7 +147,18 @@ const NODE: Part =
 
 const SERVICE: Part = Fields(fields![
     "metadata": METADATA,
-    "spec": Fields(fields!["selector", "ports", "type", "clusterIP", "clusterIPs"]),
+    "spec": Fields(fields!["selector", "ports", "type", "clusterIP", "clusterIPs", "externalTrafficPolicy"]),
+]);
+
+const ENDPOINTS: Part = Fields(fields!["metadata": METADATA, "subsets"]);
+
+const ENDPOINT_SLICE: Part = Fields(fields!["metadata": METADATA, "endpoints", "ports"]);
+
+const ROUTE: Part = Fields(fields!["metadata": METADATA, "spec"]);
+
+const WEBHOOKS: Part = Fields(fields![
+    "metadata": METADATA,
+    "webhooks": Items(&Fields(fields!["name", "clientConfig": Fields(fields!["service"])])),
 ]);
 
 const TEMPLATE: Part = Fields(fields!["metadata": Fields(fields!["labels"]), "spec": POD_SPEC]);

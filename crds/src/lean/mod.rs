@@ -123,7 +123,7 @@ pub fn snapshot(object: &Value) -> Option<Value> {
     let api_version = object.get("apiVersion")?.as_str()?;
     let kind = Kind::parse(object.get("kind")?.as_str()?)?;
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    if (kind.is_policy() || kind == Kind::Service) && group != kind.group() {
+    if kind != Kind::Pod && !kind.creates_pods() && group != kind.group() {
         return None;
     }
     let seed = Kept { part: part(kind), purpose: Purpose::Snapshot, depth: 0 };

@@ -205,6 +205,8 @@ fn external(
     let is = group.outside_after(after, direction);
     let parts =
         asked.split(group.pods.iter().cloned(), direction, |side| matches!(side, Side::Outside(_)));
+    let nodes = cluster.world.nodes().values().flat_map(|node| &node.addresses);
+    let of_nodes: CidrSet = nodes.copied().map(ipnet::IpNet::from).collect();
     for piece in outside_difference(&was, &is) {
         let gained = piece.after.difference(&piece.before);
         let lost = piece.before.difference(&piece.after);
@@ -220,7 +222,11 @@ fn external(
                 });
                 rest = cut.filter(|(set, ports)| !set.is_empty() && !ports.is_empty()).collect();
             }
-            for (addresses, ports) in rest.iter().filter(|(_, ports)| !ports.is_empty()) {
+            // An address of a node is that node, which has lines of its own.
+            let is_external = |(set, ports): &&(CidrSet, PortSet)| {
+                !ports.is_empty() && !set.difference(&of_nodes).is_empty()
+            };
+            for (addresses, ports) in rest.iter().filter(is_external) {
                 let addresses = words::external(addresses);
                 effects.allowed.push(effect(direction, ports, who(), addresses));
             }

@@ -10,10 +10,24 @@ use policy_engine::tier::View;
 
 use super::Question;
 use crate::args::{Check, CheckFormat};
-use crate::endpoint::Side;
+use crate::endpoint::{Endpoint, Side, Target};
 use crate::judge::{Verdict, Views, judge};
 use crate::output::{self, check as written};
 use crate::{MIXED, NO, YES};
+
+/// A Service by its DNS name, or by its name alone in a namespace.
+fn of_service(text: &str, namespace: &str) -> Result<Endpoint> {
+    let mut endpoint: Endpoint = text.parse()?;
+    if let Target::Named { namespace: found, kind, name } = &mut endpoint.target {
+        if kind.as_deref() != Some("service") && found.is_none() {
+            let (service, of) = name.split_once('.').unwrap_or((name, namespace));
+            (*found, *name) = (Some(of.to_owned()), service.to_owned());
+        }
+        *kind = Some("service".to_owned());
+        return Ok(endpoint);
+    }
+    bail!("--to-service {text}: a Service is NAME.NAMESPACE.svc")
+}
 
 pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.from)?;
@@ -21,7 +35,11 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
     if source.parties.iter().any(|party| !party.ports.is_empty()) && args.source.contains(':') {
         bail!("{}: a port belongs to the destination", args.source);
     }
-    let destination = question.resolve(&args.destination)?;
+    let destination = match (&args.destination, &args.to_service) {
+        (_, Some(service)) => question.find(&of_service(service, &question.sources.namespace)?)?,
+        (Some(destination), None) => question.resolve(destination)?,
+        (None, None) => bail!("name a destination"),
+    };
     let sides = source.parties.iter().chain(&destination.parties).map(|party| &party.side);
     let pods: BTreeSet<PodKey> = sides.filter_map(Side::pod).cloned().collect();
     let among = |view| Reach::among(&question.cluster.world, view, &pods);

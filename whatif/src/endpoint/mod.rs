@@ -1,6 +1,7 @@
 //! The words by which a user names one side of a connection: read here, found in [`resolve`].
 
 mod resolve;
+mod service;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -98,6 +99,18 @@ pub enum EndpointError {
         /// What they can mean.
         candidates: Vec<String>,
     },
+    /// Nothing says which addresses a Service without a selector has.
+    #[error(
+        "the addresses of {service} are not known: it selects no pods, and the source has no \
+         EndpointSlice of it; add the output of `kubectl get endpointslices -n {namespace} -o yaml` \
+         with -f or --with, or name an address, as 192.0.2.1:6443"
+    )]
+    Unaddressed {
+        /// The Service: `default/service/kubernetes`.
+        service: String,
+        /// Its namespace.
+        namespace: String,
+    },
     /// Pods of two nodes claim the address.
     #[error("{0}; ask for one of the pods by name")]
     Contested(Box<Contest>),
@@ -160,7 +173,10 @@ fn target(path: &str) -> Result<Target, &'static str> {
         ["*" | "*/*"] | ["*", "*"] => Target::Pods(None),
         [namespace, "*"] => Target::Pods(Some((*namespace).to_owned())),
         ["node" | "no" | "nodes", name] => Target::Node((*name).to_owned()),
-        [name] => named(None, None, name),
+        [name] => match service_of(name) {
+            Some((service, namespace)) => named(Some(namespace), Some("service"), service),
+            None => named(None, None, name),
+        },
         [first, name] => match Kind::from_word(first) {
             Some(kind) => Target::KindOrNamespace {
                 word: (*first).to_owned(),
@@ -176,6 +192,15 @@ fn target(path: &str) -> Result<Target, &'static str> {
         }
         _ => return Err("it has more than three parts"),
     })
+}
+
+/// The Service that a DNS name means, and its namespace: `api.shop.svc`, `api.shop.svc.cluster.local`.
+fn service_of(name: &str) -> Option<(&str, &str)> {
+    let mut labels = name.strip_suffix('.').unwrap_or(name).split('.');
+    let (service, namespace) = (labels.next()?, labels.next()?);
+    // What follows is the domain of the cluster.
+    let is_service = labels.next() == Some("svc") && !labels.any(str::is_empty);
+    (is_service && !service.is_empty() && !namespace.is_empty()).then_some((service, namespace))
 }
 
 fn network(text: &str) -> Option<IpNet> {
@@ -264,6 +289,17 @@ mod tests {
         check("*/*", "pods of None");
         check("node/n1", "node n1");
         check("external:443", "external 443/TCP");
+    }
+
+    #[test]
+    fn dns_names_of_services_are_services() {
+        check("api.shop.svc", "shop/service/api");
+        check("api.shop.svc.cluster.local:http", "shop/service/api http/TCP");
+        check("api.shop.svc.example.org.:80", "shop/service/api 80/TCP");
+        // A pod can have such a name.
+        check("api.shop", "-/-/api.shop");
+        check("a.api.shop.svc", "-/-/a.api.shop.svc");
+        check("shop/api.shop.svc", "shop/-/api.shop.svc");
     }
 
     #[test]

@@ -11,9 +11,9 @@ use policy_engine::labels::Str;
 use policy_engine::model::{Life, Pod, PodKey};
 use policy_engine::port::Protocol;
 use policy_engine::words::few;
-use portcullis_crds::convert::service::{Service, ServicePort};
 use portcullis_lint::near;
 
+use super::service::{API_SERVER, api_server, behind};
 use super::{Endpoint, EndpointError, NumberOrName, PortWord, Target};
 use crate::model::{Cluster, WorkloadRef};
 
@@ -87,8 +87,15 @@ pub fn resolve(
     let port = endpoint.port.as_ref();
     match &endpoint.target {
         Target::Named { namespace, kind, name } => {
-            let namespace: Str = namespace.as_deref().unwrap_or(default_namespace).into();
-            named(cluster, &namespace, kind.as_deref(), name, port)
+            let own = namespace.as_deref().unwrap_or(default_namespace).into();
+            let found = named(cluster, &own, kind.as_deref(), name, port);
+            match (found, namespace, kind) {
+                // Unless a pod, workload or Service has this name.
+                (Err(EndpointError::Missing { .. }), None, None) if name == API_SERVER => {
+                    api_server(cluster, port)
+                }
+                (found, ..) => found,
+            }
         }
         Target::KindOrNamespace { word, kind, name } => {
             let as_kind = named(cluster, &default_namespace.into(), Some(kind), name, port);
@@ -239,7 +246,7 @@ fn pods(
     Ok(Resolved { name, parties, notes })
 }
 
-fn party(cluster: &Cluster, key: PodKey, ports: Vec<PortAsked>) -> Party {
+pub(super) fn party(cluster: &Cluster, key: PodKey, ports: Vec<PortAsked>) -> Party {
     let name = match cluster.workload_of(&key) {
         Some(workload) => workload.to_string(),
         None => cluster.pod_ref(&key),
@@ -257,52 +264,6 @@ fn ports_of(pod: &Pod, word: &PortWord) -> Vec<PortAsked> {
             named.map(|port| asked(port.number)).collect()
         }
     }
-}
-
-/// The pods behind a Service, each with the ports that answer for the Service's.
-fn behind(
-    cluster: &Cluster,
-    service: &Service,
-    port: Option<&PortWord>,
-) -> Result<Resolved, EndpointError> {
-    let name = format!("{}/service/{}", service.namespace, service.name);
-    let asked = |found: &&ServicePort| match port {
-        None => true,
-        Some(word) => {
-            word.protocol == found.protocol
-                && match &word.port {
-                    NumberOrName::Number(number) => *number == found.number,
-                    NumberOrName::Name(name) => found.name.as_deref() == Some(name),
-                }
-        }
-    };
-    let ports: Vec<&ServicePort> = service.ports.iter().filter(asked).collect();
-    if let (Some(word), true) = (port, ports.is_empty()) {
-        let shown = |port: &ServicePort| format!("{}/{}", port.number, port.protocol);
-        let candidates = service.ports.iter().map(shown).collect();
-        return Err(EndpointError::Missing { what: format!("port {word} of {name}"), candidates });
-    }
-    let mut parties = Vec::new();
-    for pod in cluster.world.pods().values() {
-        if !service.selects(pod) || pod.life == Life::Finished {
-            continue;
-        }
-        let found = ports.iter().flat_map(|port| {
-            let asked = |number| PortAsked {
-                protocol: port.protocol,
-                number,
-                service_port: Some(port.number),
-            };
-            port.resolve(pod).into_iter().map(asked).collect::<Vec<_>>()
-        });
-        parties.push(party(cluster, pod.key.clone(), found.collect()));
-    }
-    parties.retain(|party| !party.ports.is_empty());
-    if parties.is_empty() {
-        let what = format!("pod that answers for {name}");
-        return Err(EndpointError::Missing { what, candidates: Vec::new() });
-    }
-    Ok(Resolved { name, parties, notes: Vec::new() })
 }
 
 fn all_pods(
@@ -334,7 +295,7 @@ fn node(cluster: &Cluster, name: &str, port: Option<&PortWord>) -> Result<Resolv
     single(format!("node/{name}"), Side::Node(name.into(), None), port)
 }
 
-fn network(
+pub(super) fn network(
     cluster: &Cluster,
     net: IpNet,
     port: Option<&PortWord>,

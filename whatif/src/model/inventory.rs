@@ -286,6 +286,8 @@ fn name(item: &Item) -> Option<ObjectRef> {
         Item::Service(service) => {
             ObjectRef::new(Kind::Service, service.namespace.clone(), service.name.clone())
         }
+        Item::Endpoints(endpoints) => endpoints.object.clone(),
+        Item::Entrance(entrance) => entrance.object.clone(),
         Item::UnknownVersion(policy) => policy.object.clone(),
         Item::Foreign { .. } | Item::Unusable => return None,
     })

@@ -16,6 +16,7 @@ use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::words::few;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
+use portcullis_crds::convert::entrance::{Endpoints, Entrance};
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::convert::service::Service;
 use portcullis_crds::convert::workload::Workload as Template;
@@ -40,13 +41,17 @@ pub struct Cluster {
     pub workloads: BTreeMap<WorkloadRef, Workload>,
     /// All Services by namespace and name.
     pub services: BTreeMap<(Str, Str), Service>,
+    /// The addresses of Services that select no pods, by namespace and name of the Service.
+    pub endpoints: BTreeMap<(Str, Str), Vec<Endpoints>>,
+    /// The objects that lead connections to Services.
+    pub entrances: Vec<Entrance>,
     /// What was assumed, for people.
     pub notes: Vec<String>,
     /// What could not be read of a live cluster.
     pub gaps: Vec<Gap>,
     /// The namespaces of which nothing is known but their names.
     pub assumed: BTreeSet<Str>,
-    /// The policies that are written in files.
+    /// The policies, Services and entrances that are written in files.
     pub documents: BTreeMap<ObjectRef, Arc<Document>>,
     workload_of: BTreeMap<PodKey, WorkloadRef>,
 }
@@ -68,6 +73,8 @@ impl Cluster {
             world: World::new(options),
             workloads: BTreeMap::new(),
             services: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            entrances: Vec::new(),
             notes: inventory.hidden.iter().map(ToString::to_string).collect(),
             gaps: inventory.gaps(),
             assumed: BTreeSet::new(),
@@ -75,7 +82,12 @@ impl Cluster {
             workload_of: BTreeMap::new(),
         };
         let mut templates = Vec::new();
-        for (_, object) in inventory.objects() {
+        for (name, object) in inventory.objects() {
+            if let (Item::Service(_) | Item::Entrance(_), Some(document)) =
+                (&object.item, &object.document)
+            {
+                cluster.documents.insert(name.clone(), document.clone());
+            }
             match &object.item {
                 Item::Object(change) => cluster.add_object(change.clone(), object),
                 Item::Pod(pod, owner) => {
@@ -87,6 +99,11 @@ impl Cluster {
                     let key = (service.namespace.clone(), service.name.clone());
                     cluster.services.insert(key, service.clone());
                 }
+                Item::Endpoints(endpoints) => {
+                    let key = (endpoints.object.namespace.clone(), endpoints.service.clone());
+                    cluster.endpoints.entry(key).or_default().push(endpoints.clone());
+                }
+                Item::Entrance(entrance) => cluster.entrances.push(entrance.clone()),
                 // Each is a gap.
                 Item::UnknownVersion(_) | Item::Foreign { .. } | Item::Unusable => {}
             }

@@ -74,6 +74,16 @@ const RESOURCES: [(&str, Kind); 14] = [
     ("pods", Kind::Pod),
 ];
 
+/// What few answers depend on, and no verdict between pods: the addresses of the API server, and what
+/// leads connections to Services.
+const EXTRAS: [(&str, Kind); 5] = [
+    ("namespaces/default/endpointslices", Kind::EndpointSlice),
+    ("ingresses", Kind::Ingress),
+    ("httproutes", Kind::HttpRoute),
+    ("mutatingwebhookconfigurations", Kind::MutatingWebhookConfiguration),
+    ("validatingwebhookconfigurations", Kind::ValidatingWebhookConfiguration),
+];
+
 /// Whether a cluster may do without a kind, and may serve it in several versions.
 fn is_optional(kind: Kind) -> bool {
     kind.is_policy() && kind != Kind::NetworkPolicy
@@ -150,6 +160,9 @@ impl Connection {
         self.runtime.block_on(async {
             for resource in RESOURCES {
                 gaps.extend(reader.kind(resource, &self.namespace).await?);
+            }
+            for (plural, kind) in EXTRAS {
+                reader.extra(plural, kind).await?;
             }
             anyhow::Ok(())
         })?;
@@ -296,6 +309,18 @@ impl Reader {
             Err(error) if has_code(&error, 403) => Ok(forbidden(Place::Everywhere)),
             Err(error) => Err(error).context(format!("failed to list {plural}")),
         }
+    }
+
+    /// Reads a kind that the server may lack or refuse to list: then there is none of it.
+    async fn extra(&mut self, plural: &str, kind: Kind) -> Result<()> {
+        for version in kind.versions() {
+            match self.list(kind, version, plural).await {
+                Ok(()) => break,
+                Err(error) if has_code(&error, 403) || has_code(&error, 404) => {}
+                Err(error) => return Err(error).context(format!("failed to list {plural}")),
+            }
+        }
+        Ok(())
     }
 
     /// The version in which the server has a kind: the first one that is understood, else any other;

@@ -129,9 +129,7 @@ pub fn compare(args: &SourceArgs, sides: Sides<'_>) -> Result<Sources> {
 /// Whether a document is a pod, or creates pods.
 fn makes_pods(document: &Document) -> bool {
     let kind = document.kind().and_then(Kind::parse);
-    kind.is_some_and(|kind| {
-        !kind.is_policy() && !matches!(kind, Kind::Node | Kind::Namespace | Kind::Service)
-    })
+    kind.is_some_and(|kind| kind == Kind::Pod || kind.creates_pods())
 }
 
 /// One note about all documents that are not objects.

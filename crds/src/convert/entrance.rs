@@ -1,0 +1,250 @@
+//! Objects that lead connections to Services, and the addresses of Services that select no pods.
+//!
+//! Policies do not depend on them, so a part that cannot be understood is left out without a report:
+//! the API server and its controllers check them.
+
+use std::net::IpAddr;
+
+use policy_engine::labels::Str;
+use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::port::Protocol;
+use serde_json::Value;
+
+use crate::cidr;
+use crate::path::FieldPath;
+
+/// An Ingress, an HTTPRoute or the configuration of webhooks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entrance {
+    /// Its name.
+    pub object: ObjectRef,
+    /// The Services that it leads to, in the order in which they are written.
+    pub backends: Vec<Backend>,
+}
+
+/// A Service that an [`Entrance`] leads to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// The namespace of the Service.
+    pub namespace: Str,
+    /// The name of the Service.
+    pub service: Str,
+    /// The port of the Service.
+    pub port: BackendPort,
+    /// Where the entrance names it.
+    pub field: FieldPath,
+}
+
+/// A port of a Service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BackendPort {
+    /// By number.
+    Number(u16),
+    /// By name.
+    Name(Str),
+}
+
+/// Addresses of a Service: an Endpoints object, or an EndpointSlice.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoints {
+    /// Its name.
+    pub object: ObjectRef,
+    /// The name of the Service, which is in the same namespace.
+    pub service: Str,
+    /// Each address with each port, and the name of the port, which is empty if it has none.
+    pub addresses: Vec<(IpAddr, Protocol, u16, Str)>,
+}
+
+/// The entrance as written in `value`.
+pub(super) fn entrance(object: ObjectRef, value: &Value) -> Entrance {
+    let backends = match object.kind {
+        Kind::Ingress => ingress(&object.namespace, value),
+        Kind::HttpRoute => route(&object.namespace, value),
+        _ => webhooks(value),
+    };
+    Entrance { object, backends }
+}
+
+fn ingress(namespace: &Str, value: &Value) -> Vec<Backend> {
+    let backend = |value: &Value, field: FieldPath| {
+        let service = value.get("service")?;
+        let port = service.get("port")?;
+        Some(Backend {
+            namespace: namespace.clone(),
+            service: service.get("name")?.as_str()?.into(),
+            port: match port.get("name").and_then(Value::as_str) {
+                Some(name) => BackendPort::Name(name.into()),
+                None => BackendPort::Number(number(port.get("number")?)?),
+            },
+            field: field.key("service").key("name"),
+        })
+    };
+    let default = value.pointer("/spec/defaultBackend");
+    let field = FieldPath::new(["spec", "defaultBackend"]);
+    let mut found: Vec<Backend> =
+        default.and_then(|value| backend(value, field)).into_iter().collect();
+    for (rule_at, rule) in items(value.pointer("/spec/rules")) {
+        for (at, path) in items(rule.pointer("/http/paths")) {
+            let field = FieldPath::new(["spec", "rules"]).index(rule_at);
+            let field = field.key("http").key("paths").index(at).key("backend");
+            found.extend(path.get("backend").and_then(|value| backend(value, field)));
+        }
+    }
+    found
+}
+
+fn route(own: &Str, value: &Value) -> Vec<Backend> {
+    let mut found = Vec::new();
+    for (rule_at, rule) in items(value.pointer("/spec/rules")) {
+        for (at, backend) in items(rule.get("backendRefs")) {
+            let text = |key: &str| backend.get(key).and_then(Value::as_str);
+            let is_service = text("kind").unwrap_or("Service") == "Service"
+                && text("group").unwrap_or_default().is_empty();
+            // A backend of this weight gets no requests.
+            let is_used = backend.get("weight").and_then(Value::as_u64) != Some(0);
+            let port = backend.get("port").and_then(number);
+            let Some((service, port)) = text("name").zip(port) else { continue };
+            if is_service && is_used {
+                let field = FieldPath::new(["spec", "rules"]).index(rule_at);
+                found.push(Backend {
+                    namespace: text("namespace").map_or_else(|| own.clone(), Str::from),
+                    service: service.into(),
+                    port: BackendPort::Number(port),
+                    field: field.key("backendRefs").index(at).key("name"),
+                });
+            }
+        }
+    }
+    found
+}
+
+fn webhooks(value: &Value) -> Vec<Backend> {
+    let backend = |(at, webhook): (usize, &Value)| {
+        let service = webhook.pointer("/clientConfig/service")?;
+        let text = |key: &str| service.get(key).and_then(Value::as_str);
+        let field = FieldPath::new(["webhooks"]).index(at).key("clientConfig");
+        Some(Backend {
+            namespace: text("namespace")?.into(),
+            service: text("name")?.into(),
+            // admissionregistration.k8s.io/v1: the default is 443.
+            port: BackendPort::Number(service.get("port").map_or(Some(443), number)?),
+            field: field.key("service").key("name"),
+        })
+    };
+    items(value.get("webhooks")).filter_map(backend).collect()
+}
+
+/// The addresses as written in `value`.
+pub(super) fn endpoints(object: ObjectRef, value: &Value) -> Endpoints {
+    let label = value.pointer("/metadata/labels/kubernetes.io~1service-name");
+    let service = label.and_then(Value::as_str).map_or_else(|| object.name.clone(), Str::from);
+    let mut addresses = Vec::new();
+    let mut add = |hosts: Vec<&Value>, ports: &Value| {
+        for host in hosts.iter().filter_map(|host| Some(cidr::address(host.as_str()?)?.value)) {
+            for (_, port) in items(Some(ports)) {
+                let text = |key: &str| port.get(key).and_then(Value::as_str);
+                let protocol = text("protocol").unwrap_or("TCP");
+                let known = Protocol::ALL.into_iter().find(|known| known.as_str() == protocol);
+                if let Some((protocol, number)) = known.zip(port.get("port").and_then(number)) {
+                    let name = text("name").unwrap_or_default();
+                    addresses.push((host, protocol, number, Str::from(name)));
+                }
+            }
+        }
+    };
+    if object.kind == Kind::EndpointSlice {
+        let hosts = items(value.get("endpoints"));
+        let hosts = hosts.flat_map(|(_, one)| items(one.get("addresses"))).map(|(_, host)| host);
+        add(hosts.collect(), value.get("ports").unwrap_or(&Value::Null));
+    } else {
+        for (_, subset) in items(value.get("subsets")) {
+            let hosts = items(subset.get("addresses")).filter_map(|(_, one)| one.get("ip"));
+            add(hosts.collect(), subset.get("ports").unwrap_or(&Value::Null));
+        }
+    }
+    Endpoints { object, service, addresses }
+}
+
+fn items(list: Option<&Value>) -> impl Iterator<Item = (usize, &Value)> {
+    list.and_then(Value::as_array).into_iter().flatten().enumerate()
+}
+
+fn number(value: &Value) -> Option<u16> {
+    u16::try_from(value.as_u64()?).ok().filter(|number| *number > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::convert::inventory::{Item, item};
+
+    /// The backends of an object: `namespace/service:port` at a field.
+    fn check(value: &Value, expected: &[&str]) {
+        let (Item::Entrance(found), diagnostics) = item(value, None, "shop") else {
+            panic!("{value}")
+        };
+        assert_eq!(diagnostics, []);
+        let text = |one: &Backend| {
+            let port = match &one.port {
+                BackendPort::Number(number) => number.to_string(),
+                BackendPort::Name(name) => name.to_string(),
+            };
+            format!("{}/{}:{port} at {}", one.namespace, one.service, one.field)
+        };
+        assert_eq!(found.backends.iter().map(text).collect::<Vec<_>>(), expected, "{value}");
+    }
+
+    #[test]
+    fn backends_of_every_kind_are_read() {
+        check(
+            &json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+                "metadata": {"name": "a"}, "spec": {
+                    "defaultBackend": {"service": {"name": "web", "port": {"number": 80}}},
+                    "rules": [{"host": "x"}, {"http": {"paths": [
+                        {"backend": {"resource": {"kind": "Bucket"}}},
+                        {"backend": {"service": {"name": "api", "port": {"name": "http"}}}}]}}]}}),
+            &[
+                "shop/web:80 at spec.defaultBackend.service.name",
+                "shop/api:http at spec.rules[1].http.paths[1].backend.service.name",
+            ],
+        );
+        check(
+            &json!({"apiVersion": "gateway.networking.k8s.io/v1beta1", "kind": "HTTPRoute",
+                "metadata": {"name": "a"}, "spec": {"rules": [{"backendRefs": [
+                    {"name": "web", "port": 80}, {"name": "old", "port": 80, "weight": 0},
+                    {"name": "api", "namespace": "x", "port": 81}, {"kind": "Bucket", "name": "b"}]}]}}),
+            &[
+                "shop/web:80 at spec.rules[0].backendRefs[0].name",
+                "x/api:81 at spec.rules[0].backendRefs[2].name",
+            ],
+        );
+        check(
+            &json!({"apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "a"}, "webhooks": [
+                    {"clientConfig": {"url": "https://x"}},
+                    {"clientConfig": {"service": {"namespace": "y", "name": "hook"}}}]}),
+            &["y/hook:443 at webhooks[1].clientConfig.service.name"],
+        );
+    }
+
+    #[test]
+    fn addresses_of_both_kinds_are_read() {
+        let of = |value: &Value| match item(value, None, "default") {
+            (Item::Endpoints(found), _) => found,
+            (other, _) => panic!("{other:?}"),
+        };
+        let slice = of(&json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "endpoints": [{"addresses": ["192.0.2.1"]}, {"addresses": ["192.0.2.2"]}],
+            "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}]}));
+        let old = of(&json!({"apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {"name": "kubernetes"},
+            "subsets": [{"addresses": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2"}],
+                "ports": [{"name": "https", "port": 6443}]}]}));
+        assert_eq!(slice.service, old.service);
+        assert_eq!(slice.addresses, old.addresses);
+        assert_eq!(slice.addresses.len(), 2);
+    }
+}
