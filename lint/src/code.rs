@@ -28,7 +28,7 @@ macro_rules! codes {
     };
 }
 
-codes! { 23:
+codes! { 27:
     Unreadable "PCL001" "unreadable" Error "What was written is not what is enforced."
     Odd "PCL002" "odd" Warning "Enforced as written, and still not right."
     GivenTwice "PCL003" "given-twice" Warning "One object is given by several documents."
@@ -48,8 +48,11 @@ codes! { 23:
         "The ipBlock holds addresses of Services, which policies never see."
     ContestedAddress "PCL205" "contested-address" Warning
         "Pods of two nodes claim the address, so no selector matches it."
+    NullPeers "PCL206" "null-peers" Warning "The peers are null, so the rule allows everyone."
     PortNameUnknown "PCL301" "port-name-unknown" Warning "No pod has a port of that name."
     ServicePort "PCL302" "service-port" Warning "The port is the Service's, not the pod's."
+    AdminPortOpen "PCL303" "admin-port-open" Warning
+        "A port for administration is allowed from every address."
     DirectionNotEnforced "PCL401" "direction-not-in-force" Warning
         "The policy speaks of a direction that it does not isolate for."
     EgressWithoutDns "PCL402" "egress-without-dns" Warning
@@ -62,6 +65,10 @@ codes! { 23:
         "Two policies of one tier and priority decide about the same pods."
     NeverMatches "PCL505" "never-matches" Warning
         "Earlier rules of the policy match all that the rule matches."
+    BackendClosed "PCL601" "backend-closed" Warning
+        "Policies close the backend of an Ingress, HTTPRoute, LoadBalancer or webhook."
+    ClientAddressHidden "PCL602" "client-address-hidden" Warning
+        "The ipBlock is for clients whose addresses the pods do not see."
 }
 
 impl Code {

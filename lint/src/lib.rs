@@ -7,6 +7,7 @@
 //!   pairs      both sides together          redundant  what other policies already do
 //!   tiers      policies of the cluster,     dns        pods that cannot look up names
 //!              and policies in audit        addresses  addresses that pods of two nodes claim
+//!   entrances  what leads connections to pods, and is closed
 //! lint       everything, with hints that name what comes nearest: `kubectl whatif lint`
 //! mistakes   what policies cannot mean, in words that stay the same: Events of the controller
 //! ```
@@ -21,6 +22,7 @@ mod answers;
 mod code;
 mod direction;
 mod dns;
+mod entrances;
 mod implies;
 mod pairs;
 mod peers;
@@ -46,6 +48,7 @@ use policy_engine::reach::{ClassId, Reach};
 use policy_engine::tier::{Tier, View};
 use policy_engine::words;
 use policy_engine::world::World;
+use portcullis_crds::convert::entrance::Entrance;
 use portcullis_crds::convert::service::Service;
 use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity as Read};
 use portcullis_crds::manifest::Document;
@@ -67,10 +70,21 @@ pub struct Input<'c> {
     pub world: &'c World,
     /// The Services; none where they are not known.
     pub services: &'c Services,
+    /// The Ingresses, HTTPRoutes and webhooks; none where they are not known.
+    pub entrances: &'c [Entrance],
     /// What pods are called.
     pub names: &'c Names<'c>,
-    /// The policies that are written in files.
+    /// The policies, Services and entrances that are written in files.
     pub documents: &'c BTreeMap<ObjectRef, Arc<Document>>,
+}
+
+impl<'c> Input<'c> {
+    /// The Services of a namespace.
+    fn services_of(self, namespace: &Str) -> impl Iterator<Item = &'c Service> + use<'c> {
+        let (first, namespace) = ((namespace.clone(), Str::from("")), namespace.clone());
+        let all = self.services.range(first..);
+        all.take_while(move |((of, _), _)| *of == namespace).map(|(_, service)| service)
+    }
 }
 
 /// What a pod is called, and where that is written.
@@ -182,6 +196,8 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
     let network_policies: Vec<&Policy> = context.network_policies().collect();
     for policy in &network_policies {
         found.extend(direction::not_enforced(&context, policy));
+        found.extend(peers::null(&context, policy));
+        found.extend(ports::admin(policy));
     }
     found.extend(redundant::findings(&context));
     found.extend(tiers::findings(&context));
@@ -192,9 +208,11 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
             found.extend(peers::findings(&context, policy));
             found.extend(ports::findings(&context, policy));
             found.extend(pairs::half_open(&context, policy));
+            found.extend(entrances::hidden_clients(&context, policy));
         }
         found.extend(subjects::without_policy(&context));
         found.extend(addresses::contested(&context));
+        found.extend(entrances::findings(&context));
         found.extend(dns::findings(&context));
         found.extend(tiers::about_pods(&context));
     }
@@ -318,6 +336,18 @@ impl<'c> Context<'c> {
     fn peer(&self, peer: &'c PodPeer) -> Rc<[&'c Group]> {
         let mut known = self.peers.borrow_mut();
         known.entry(peer).or_insert_with(|| self.pods.peer(peer).collect()).clone()
+    }
+
+    /// The classes of a group, by the policies that are enforced.
+    fn classes_of(&self, group: &Group) -> BTreeSet<ClassId> {
+        let known = self.classes.first().and_then(|classes| classes.get(&group.first().key));
+        known.cloned().unwrap_or_default()
+    }
+
+    /// A pod that stands for its class.
+    fn pod_of(&self, class: ClassId) -> Option<&'c Pod> {
+        let key = self.reach.classes().get(class)?.pods.first()?;
+        self.world.pods().get(key).map(AsRef::as_ref)
     }
 
     /// Where a field of a policy is written, or the nearest thing around it.

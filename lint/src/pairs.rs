@@ -16,7 +16,7 @@ use policy_engine::words;
 use crate::pods::Group;
 use crate::{Code, Context, Finding, Place, few, finding, places, sides};
 
-/// So many pairs of classes are asked for one peer; of more, some pair will do.
+/// So many pairs of classes are asked for one peer; of more, some pair probably passes.
 const PAIRS: usize = 1000;
 
 /// Peers of a policy that it opens, and that are all closed on their side.
@@ -112,13 +112,16 @@ fn all_closed<'a>(
     rule: &Rule,
     [sources, destinations]: [BTreeSet<ClassId>; 2],
 ) -> Option<(PortSet, (&'a Pod, &'a Pod))> {
+    if sources.len() * destinations.len() > PAIRS {
+        return None;
+    }
     let pairs = sources.iter().flat_map(|from| destinations.iter().map(move |to| (*from, *to)));
     let mut asked = PortSet::default();
     let mut first = None;
-    for (count, (from, to)) in pairs.enumerate() {
+    for (from, to) in pairs {
         let (Some(from), Some(to)) = pods(context, reach, from, to) else { continue };
         let ports = ports(rule, to);
-        if count >= PAIRS || passes(context, reach, from, to, &ports)? {
+        if passes(context, reach, from, to, &ports)? {
             return None;
         }
         first = first.or(Some((from, to)));
@@ -147,9 +150,18 @@ fn other_side(
     denials.find(|decision| !decision.is_allowed())
 }
 
+/// The classes of groups; some of them if there are more than [`PAIRS`].
 fn classes(context: &Context<'_>, groups: &[&Group], view: usize) -> BTreeSet<ClassId> {
-    let Some(classes) = context.classes.get(view) else { return BTreeSet::new() };
-    groups.iter().filter_map(|group| classes.get(&group.first().key)).flatten().copied().collect()
+    let mut found = BTreeSet::new();
+    let Some(classes) = context.classes.get(view) else { return found };
+    let all = groups.iter().filter_map(|group| classes.get(&group.first().key)).flatten();
+    for class in all {
+        if found.len() > PAIRS {
+            break;
+        }
+        found.insert(*class);
+    }
+    found
 }
 
 /// A pod of each class; of one class two different ones.
@@ -168,7 +180,7 @@ fn pods<'a>(
 }
 
 /// The ports of a rule at a destination.
-fn ports(rule: &Rule, destination: &Pod) -> PortSet {
+pub(super) fn ports(rule: &Rule, destination: &Pod) -> PortSet {
     let Ports::Listed(items) = &rule.ports else { return PortSet::everything() };
     let mut set = PortSet::default();
     for item in items {

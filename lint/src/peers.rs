@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use policy_engine::direction::Direction;
 use policy_engine::flow::Endpoint;
 use policy_engine::labels::Str;
 use policy_engine::model::Pod;
@@ -32,6 +33,26 @@ pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Fin
         found.extend(joined.map(|(_, finding)| finding));
     }
     found
+}
+
+/// Peers that are there and null: the API server drops them, and the rule allows everyone.
+pub(super) fn null(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
+    let Some(document) = context.input.documents.get(&policy.name) else { return Vec::new() };
+    let found = places(policy).filter_map(|place| {
+        let name = place.direction.peers_field();
+        let rules = document.value().get("spec")?.get(place.direction.field())?;
+        rules.get(place.at)?.get(name).filter(|peers| peers.is_null())?;
+        let everyone = match place.direction {
+            Direction::Ingress => "every source, external ones included",
+            Direction::Egress => "every destination, external ones included",
+        };
+        let message = format!(
+            "is null, which means that this rule allows {everyone}; list the peers, or remove \
+             `{name}` if that is meant"
+        );
+        Some(finding(Code::NullPeers, &policy.name, place.field().key(name), message))
+    });
+    found.collect()
 }
 
 /// The peers of a rule that match no pod.
@@ -200,6 +221,11 @@ pub(super) struct Inside<'c> {
     first: Option<(IpAddr, &'c Pod)>,
     /// `except` takes out some others.
     left_out: bool,
+}
+
+/// Whether pods have addresses in a block.
+pub(super) fn holds_pods(context: &Context<'_>, block: &IpBlock) -> bool {
+    inside(context, block).first.is_some()
 }
 
 fn inside<'c>(context: &Context<'c>, block: &IpBlock) -> Inside<'c> {

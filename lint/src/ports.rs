@@ -33,6 +33,49 @@ pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Fin
     found
 }
 
+/// Ports by which machines are administered, and what listens there.
+const ADMIN_PORTS: [(u16, &str); 10] = [
+    (22, "SSH"),
+    (23, "Telnet"),
+    (2375, "the Docker API"),
+    (2376, "the Docker API"),
+    (2379, "etcd"),
+    (2380, "etcd"),
+    (3389, "RDP"),
+    (5900, "VNC"),
+    (10250, "the kubelet"),
+    (10255, "the kubelet"),
+];
+
+/// Ports for administration that a rule allows from every address.
+pub(super) fn admin(policy: &Policy) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for place in places(policy).filter(|place| place.direction == Direction::Ingress) {
+        let (Peers::Listed(peers), Ports::Listed(ports)) = (&place.rule.peers, &place.rule.ports)
+        else {
+            continue;
+        };
+        let whole = peers.iter().find_map(|peer| match peer {
+            Peer::Block(block) if block.cidr.prefix_len() == 0 => Some(block.cidr),
+            _ => None,
+        });
+        let Some(whole) = whole else { continue };
+        for (number, port) in ports.iter().enumerate() {
+            let PortMatch::Numbers(Protocol::Tcp, range) = port else { continue };
+            let admin = ADMIN_PORTS.iter().find(|(port, _)| *port == range.first());
+            // A range is not about this port.
+            let Some((port, what)) = admin.filter(|_| range.count() == 1) else { continue };
+            let message = format!(
+                "{port} is usually the port of {what}, and the rule allows it from {whole}: every \
+                 address; list the networks of those who administer it"
+            );
+            let field = place.port(number);
+            found.push(finding(Code::AdminPortOpen, &policy.name, field, message));
+        }
+    }
+    found
+}
+
 /// The pods whose ports a rule names.
 fn destinations<'c>(pods: &'c Pods, place: Place<'c>) -> Vec<&'c Group> {
     match (place.direction, &place.rule.peers) {
@@ -169,11 +212,8 @@ fn of_service(
 }
 
 /// The Services of the namespaces that pods are in.
-fn services<'a>(context: &'a Context<'_>, asked: &[&Group]) -> impl Iterator<Item = &'a Service> {
+fn services<'c>(context: &Context<'c>, asked: &[&Group]) -> impl Iterator<Item = &'c Service> {
+    let input = context.input;
     let namespaces: BTreeSet<Str> = asked.iter().map(|group| group.namespace().clone()).collect();
-    namespaces.into_iter().flat_map(|namespace| {
-        let first = (namespace.clone(), Str::from(""));
-        let all = context.input.services.range(first..);
-        all.take_while(move |((of, _), _)| *of == namespace).map(|(_, service)| service)
-    })
+    namespaces.into_iter().flat_map(move |namespace| input.services_of(&namespace))
 }
