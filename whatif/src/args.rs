@@ -7,10 +7,12 @@ use clap_complete::Shell;
 
 use portcullis_lint::Code;
 
+mod denials;
 mod side;
 mod source;
 mod status;
 
+pub use denials::{Denials, DenialsFormat};
 pub use side::Side;
 pub use source::SourceArgs;
 pub use status::{Status, WaitFor};
@@ -62,6 +64,9 @@ pub enum Command {
     /// On which nodes policies are applied, and which nodes lag; of a live cluster
     #[command(after_help = status::HELP)]
     Status(Status),
+    /// What the agents of a live cluster denied, and by which policies
+    #[command(after_help = denials::HELP)]
+    Denials(Denials),
     /// The least NetworkPolicies that allow given connections
     #[command(after_help = suggest::HELP)]
     Suggest(Suggest),
@@ -397,6 +402,8 @@ pub enum SchemaKind {
     Plan,
     /// What `status` answers
     Status,
+    /// A line of `denials`
+    Denial,
     /// What `suggest` answers
     Suggestion,
 }

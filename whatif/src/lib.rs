@@ -23,12 +23,14 @@
 //! | [`suggest`] | the least policies that allow given connections, from several kinds of lists |
 //! | [`policytest`] | test files: their format, and their lines against a cluster |
 //! | [`status`] | how far policies are applied, by what the nodes report |
+//! | [`denials`] | what agents log about denied connections |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
 pub mod advice;
 pub mod args;
 pub mod command;
+pub mod denials;
 pub mod endpoint;
 pub mod judge;
 pub mod lint;

@@ -6,6 +6,7 @@
 
 mod check;
 mod completion;
+mod denials;
 mod lint;
 mod list;
 mod plan;
@@ -43,6 +44,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Test(args) => test::run(&args, out),
         Command::Policies(args) => policies::run(&args, out),
         Command::Plan(args) => plan::run(&args, out),
+        Command::Denials(args) => denials::run(&args, out),
         Command::Status(args) => status::run(&args, out),
         Command::Suggest(args) => suggest::run(&args, out),
         Command::Schema { kind } => schema::run(kind, out),

@@ -7,6 +7,7 @@ use schemars::generate::SchemaSettings;
 
 use crate::YES;
 use crate::args::SchemaKind;
+use crate::denials::Record;
 use crate::output::{check, lint, map, plan, policies, status, suggest, test, write_json};
 
 pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
@@ -20,6 +21,7 @@ pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
         SchemaKind::Policies => generator.into_root_schema_for::<policies::Policies>(),
         SchemaKind::Status => generator.into_root_schema_for::<status::Status>(),
         SchemaKind::Suggestion => generator.into_root_schema_for::<suggest::Json>(),
+        SchemaKind::Denial => generator.into_root_schema_for::<Record>(),
         SchemaKind::Plan => generator.into_root_schema_for::<plan::json::Plan>(),
     };
     write_json(&schema, out)?;

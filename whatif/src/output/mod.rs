@@ -2,6 +2,7 @@
 //! in common is beside them.
 
 pub mod check;
+pub mod denials;
 pub mod json;
 pub mod lint;
 pub mod map;

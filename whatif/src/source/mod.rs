@@ -2,6 +2,8 @@
 //!
 //! The only place of this crate that reads files ([`files`]) and asks an API server ([`live`]).
 
+pub mod agents;
+pub mod connection;
 mod documents;
 pub mod files;
 pub mod gap;

@@ -8,7 +8,7 @@ use portcullis_apiserver::failure::has_code;
 use portcullis_crds::api::node_policy_report::{NodePolicyReport, NodePolicyReportStatus};
 use serde_json::Value;
 
-use super::live::Connection;
+use super::connection::Connection;
 
 const PATH: &str = "/apis/portcullis.dev/v1alpha1/nodepolicyreports";
 

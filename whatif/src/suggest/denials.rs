@@ -1,5 +1,4 @@
-//! The log lines of agents about denied connections, as text or JSON; docs/operations.md describes
-//! them.
+//! Denials that agents logged, as connections that policies can allow.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,8 +7,8 @@ use policy_engine::cidr::CidrSet;
 use policy_engine::flow::Traffic;
 use policy_engine::model::PodKey;
 use policy_engine::port::Protocol;
-use serde_json::Value;
 
+use crate::denials::Record;
 use crate::endpoint::{Party, Resolved, Side};
 use crate::model::{Cluster, Workload, WorkloadRef};
 
@@ -46,56 +45,23 @@ impl fmt::Display for Unreadable {
 
 /// The denial that a line is about; `None` if it is about something else.
 pub(super) fn read(line: &str) -> Result<Option<Denial>, Unreadable> {
-    // kubectl writes a prefix with `--prefix`, and a time with `--timestamps`.
-    let json = line.find('{').and_then(|at| serde_json::from_str::<Value>(line.get(at..)?).ok());
-    let field = |name: &str| -> Option<String> {
-        match &json {
-            Some(object) => match object.get(name)? {
-                Value::String(text) => Some(text.clone()),
-                Value::Number(number) => Some(number.to_string()),
-                _ => None,
-            },
-            None => text_field(line, name),
-        }
-    };
-    match field("verdict").as_deref() {
-        Some("Denied" | "WouldDeny") => {}
-        _ => return Ok(None),
-    }
-    if field("tier").as_deref() == Some("Address") {
+    let Some(record) = Record::read(line) else { return Ok(None) };
+    if record.tier.as_deref() == Some("Address") {
         return Err(Unreadable::ByAddress);
     }
-    let (Some(source), Some(destination)) = (field("source"), field("destination")) else {
+    let (Some(source), Some(destination)) = (record.source, record.destination) else {
         return Err(Unreadable::NotNamed);
     };
-    let protocol = field("protocol").ok_or(Unreadable::Malformed)?;
+    let protocol = record.protocol.ok_or(Unreadable::Malformed)?;
     let known = Protocol::ALL.into_iter().find(|known| known.as_str() == protocol);
     let traffic = match known {
         None => Traffic::Other,
         Some(protocol) => {
-            let port = field("port").and_then(|port| port.parse().ok());
-            let port = port.filter(|port| *port > 0).ok_or(Unreadable::Malformed)?;
+            let port = record.port.filter(|port| *port > 0).ok_or(Unreadable::Malformed)?;
             Traffic::Port(protocol, port)
         }
     };
     Ok(Some(Denial { source, destination, traffic }))
-}
-
-/// The value of `name=value` or `name="value"`.
-fn text_field(line: &str, name: &str) -> Option<String> {
-    let mut rest = line;
-    loop {
-        let at = rest.find(&format!("{name}="))?;
-        let begins = rest.get(..at)?.chars().next_back().is_none_or(char::is_whitespace);
-        rest = rest.get(at + name.len() + 1..)?;
-        // No name has quotation marks, so the first one ends the value.
-        if begins {
-            return match rest.strip_prefix('"') {
-                Some(quoted) => Some(quoted.split('"').next()?.to_owned()),
-                None => Some(rest.split_whitespace().next()?.to_owned()),
-            };
-        }
-    }
 }
 
 /// The two sides of a denial: all pods of a workload for one of them. The word that means nothing,

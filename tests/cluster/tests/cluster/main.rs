@@ -13,6 +13,7 @@ mod operators;
 mod pods;
 mod reuse;
 mod services;
+mod whatif;
 mod world;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ const SHARED: &[(&str, Shared)] = &[
     ("services::a_pod_reaches_itself_through_its_service", services::hairpin),
     ("services::host_port", services::host_port),
     ("services::node_port", services::node_port),
+    ("whatif::status_returns_when_every_node_obeys", whatif::status_returns_when_every_node_obeys),
+    ("whatif::denials_of_all_nodes_are_listed", whatif::denials_of_all_nodes_are_listed),
 ];
 
 /// Tests that no other may run beside, in this order, by name: they decide which address the next
