@@ -70,6 +70,13 @@ pub enum PortRef {
     Named(Str),
 }
 
+/// How many rulesets a packet may meet one after another, of all tiers. The dataplane has no room for
+/// more: `nf_tables` accepts only so many chains that lead from one to the next.
+pub const DEPTH_MAX: usize = 6;
+
+/// How many of these each tier can use, whatever the rules of the other tiers are.
+pub const DEPTH_OF_A_TIER: usize = 2;
+
 /// A ruleset with the definitions of the sets that it refers to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DefinedRuleset {
@@ -81,6 +88,8 @@ pub struct DefinedRuleset {
     pub sets: BTreeMap<SetId, SetDefinition>,
     /// The rulesets that targets of this ruleset lead to: of the same tier, and of the tiers below.
     pub children: Vec<Arc<DefinedRuleset>>,
+    /// How many rulesets a packet can meet one after another, this one included.
+    pub depth: usize,
 }
 
 /// What the rules of a tier are written to.
@@ -100,6 +109,8 @@ pub struct Bounds<'b> {
     pub budgets: &'b Budgets,
     /// Whether a set of addresses and ports by number is small enough to be used.
     pub may_fold: &'b dyn Fn(SetId) -> bool,
+    /// How many rulesets a packet may meet one after another, those of the tiers below included.
+    pub depth: usize,
 }
 
 /// Consecutive rules of one tier with the same target.
@@ -156,7 +167,7 @@ impl DefinedRuleset {
             return Ok(Written { top: Some(below.clone()), ..Written::default() });
         }
         check(&runs, bounds.budgets)?;
-        let mut builder = Builder::new(direction, tier, below, bounds.may_fold);
+        let mut builder = Builder::new(direction, tier, below, bounds);
         let top = Some(builder.build(&runs, otherwise));
         Ok(Written { top, candidates: builder.candidates() })
     }
@@ -164,7 +175,8 @@ impl DefinedRuleset {
     /// The ruleset of a tier whose rules exceed a budget: it denies everything.
     #[must_use]
     pub fn refused(direction: Direction, tier: Tier) -> Arc<Self> {
-        Builder::new(direction, tier, None, &|_| true).build(&[], Target::Deny)
+        let bounds = Bounds { budgets: &Budgets::default(), may_fold: &|_| true, depth: 1 };
+        Builder::new(direction, tier, None, bounds).build(&[], Target::Deny)
     }
 
     /// This ruleset and all rulesets that its targets lead to, each once.

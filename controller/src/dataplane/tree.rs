@@ -29,8 +29,8 @@ use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};
 /// How many chains may lie between a root and a ruleset.
 ///
 /// `nf_tables` refuses more than 15 chains in a row from a hook on, gotos included ("Too many
-/// links"). Three lie above the tree, the root included, and eight below: the chain of the pod, rulesets
-/// of Admin, Baseline and Default, each with a group of its rules, and what a denial goes to.
+/// links"). Three lie above the tree, the root included, and eight below: the chain of the pod,
+/// [`DEPTH_MAX`](policy_engine::ruleset::DEPTH_MAX) rulesets, and what a denial goes to.
 const LEVELS_MAX: usize = 4;
 
 /// How many addresses or subtrees a chain has at most above the lowest level.

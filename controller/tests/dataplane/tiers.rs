@@ -1,11 +1,12 @@
 //! Real packets through tiers and past policies in audit: what passes, what is counted.
 
 use std::collections::BTreeMap;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{Rule, Target};
 use policy_engine::direction::Direction;
+use policy_engine::ruleset::DEPTH_MAX;
 use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::denial::{Denial, Outcome};
 use portcullis_controller::dataplane::{AcceptAction, Dataplane, DenyAction, LogGroup, Options};
@@ -59,6 +60,48 @@ fn the_first_tier_that_decides_does() {
         // Rejected: each was tried once.
         let expected: BTreeMap<_, _> = expected.map(|kind| (kind.to_owned(), 1)).into();
         assert_eq!(counted(&lab.node, &mut dataplane), expected);
+    });
+}
+
+#[test]
+fn the_kernel_accepts_as_many_chains_in_a_row_as_there_can_be() {
+    each_variant(|variant, family| {
+        let lab = Lab::new();
+        let (_, b) = addresses(family);
+        let options = Options { variant, deny: DenyAction::Reject, ..Options::default() };
+        let mut dataplane = lab.node.enter(|| Dataplane::open(options).unwrap());
+        let mut world = World::default();
+        let (ingress, mut next) = (Direction::Ingress, Target::Deny);
+        let ports = 80..80 + u16::try_from(DEPTH_MAX).unwrap();
+        let mut top = None;
+        for port in ports.clone() {
+            let tier = Tier::NetworkPolicy;
+            let ruleset = world.tier(ingress, tier, vec![to_port(port, Target::Allow)], next);
+            (next, top) = (Target::Next(ruleset), Some(ruleset));
+        }
+        // So many addresses beside it that the tree of addresses has all its levels.
+        for host in 0..=255 {
+            let beside = match ip(b) {
+                IpAddr::V4(b) => {
+                    let [first, second, third, _] = b.octets();
+                    IpAddr::from([first, second, third, host])
+                }
+                IpAddr::V6(b) => {
+                    let mut octets = b.octets();
+                    octets[15] = host;
+                    IpAddr::from(octets)
+                }
+            };
+            if beside != ip(addresses(family).0) {
+                world.endpoint(beside, top.unwrap());
+            }
+        }
+        apply(&lab.node, &mut dataplane, &world);
+        assert!(!dataplane.has_refusals(), "{:?}", dataplane.denied());
+        let reached: Vec<u16> = (79..88).filter(|port| lab.a_reaches_b(family, *port)).collect();
+        assert_eq!(reached, ports.collect::<Vec<_>>());
+        let denied = BTreeMap::from([("Denied Ingress NetworkPolicy".to_owned(), 3)]);
+        assert_eq!(counted(&lab.node, &mut dataplane), denied);
     });
 }
 

@@ -19,7 +19,7 @@ use crate::labels::Str;
 use crate::model::{NamedPort, Pod};
 use crate::object::ObjectRef;
 use crate::policy::{Policy, Rule, Selected};
-use crate::ruleset::{Bounds, DefinedRuleset, Run, Written};
+use crate::ruleset::{Bounds, DEPTH_MAX, DEPTH_OF_A_TIER, DefinedRuleset, Run, Written};
 use crate::tier::{Action, Mode, Tier, View};
 use crate::world::World;
 
@@ -110,11 +110,13 @@ impl<'w> Selecting<'w> {
         if let Some(last) = isolating.map(|(policy, _)| policy.tier) {
             policies.retain(|(policy, _)| policy.tier <= last);
         }
-        let tiers = policies.chunk_by(|(one, _), (next, _)| one.tier == next.tier);
+        let tiers: Vec<_> =
+            policies.chunk_by(|(one, _), (next, _)| one.tier == next.tier).collect();
         let may_fold = |set| heavy.may_fold(set);
-        let bounds = Bounds { budgets, may_fold: &may_fold };
         let mut chain = Chain::default();
-        for policies in tiers.rev() {
+        for (above, policies) in tiers.into_iter().enumerate().rev() {
+            let depth = DEPTH_MAX.saturating_sub(above * DEPTH_OF_A_TIER);
+            let bounds = Bounds { budgets, may_fold: &may_fold, depth };
             let Some((first, _)) = policies.first() else { continue };
             let tier = first.tier;
             let refused = match self.tier(policies, direction, chain.top.as_ref(), bounds) {

@@ -1,21 +1,22 @@
 //! Writes the rules of one tier.
 //!
 //! A run with few rules is written as it is. If the last run has many port ranges, a new connection
-//! would be compared with all of them. They are written in groups instead: a rule for the ports of
-//! each group leads to the ruleset with its rules. So a connection meets about twice the square root
-//! of their number. There are two levels and not a tree, because `nf_tables` accepts only 16 chains
-//! that lead from one to the next.
+//! would be compared with all of them. They are written as a tree instead: a rule for the ports of each
+//! group leads to the ruleset with its rules, or with smaller groups. The tree has as few levels as
+//! keep the rules that a connection meets below a bound, since `nf_tables` accepts only 16 chains that
+//! lead from one to the next: see [`Bounds::depth`].
 //!
 //! ```text
-//! TCP 10-99 ─►   10: peers A, 20-30: peers B, …
-//! TCP 100-300 ─► 100: peers A, 200-300: peers C, …
+//! TCP 10-99 ─►   TCP 10-39 ─►  10: peers A, 20-30: peers B, …
+//!                TCP 40-99 ─►  …
+//! TCP 100-300 ─► TCP 100-150 ─► 100: peers A, 110-150: peers C, …
 //! ```
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{DefinedRuleset, PodMatch, PodPort, PortRef, Run, SetDefinition, hash};
+use super::{Bounds, DefinedRuleset, PodMatch, PodPort, PortRef, Run, SetDefinition, hash};
 use crate::allow_set::{AllowSet, PeerUnion, PortSets};
 use crate::cidr::CidrSet;
 use crate::compiled::{Match, Rule, Ruleset, Target, TrafficMatch};
@@ -29,6 +30,9 @@ use crate::tier::Tier;
 
 /// A last run with more rules than this is written in groups.
 const FLAT_RULES: usize = 8;
+
+/// At most about how many rules of a last run a new connection is to meet.
+const RULES_MET: usize = 24;
 
 /// How many ports the match of one rule can list; a range counts twice.
 const PORT_SLOTS: usize = 15;
@@ -49,7 +53,9 @@ const OWN_SETS: usize = 4;
 pub(super) struct Builder<'b> {
     direction: Direction,
     tier: Tier,
-    may_fold: &'b dyn Fn(SetId) -> bool,
+    bounds: Bounds<'b>,
+    /// How many rulesets of this tier may follow one another.
+    depth: usize,
     /// The rulesets that were written, and the one of the tiers below.
     known: BTreeMap<RulesetId, Arc<DefinedRuleset>>,
     /// The sets of addresses and ports by number that were wanted, whether they may be used or not.
@@ -95,10 +101,11 @@ impl<'b> Builder<'b> {
         direction: Direction,
         tier: Tier,
         below: Option<&Arc<DefinedRuleset>>,
-        may_fold: &'b dyn Fn(SetId) -> bool,
+        bounds: Bounds<'b>,
     ) -> Self {
         let known = below.into_iter().map(|below| (below.id, below.clone())).collect();
-        Self { direction, tier, may_fold, known, candidates: BTreeMap::new() }
+        let depth = bounds.depth.saturating_sub(below.map_or(0, |below| below.depth));
+        Self { direction, tier, bounds, depth, known, candidates: BTreeMap::new() }
     }
 
     /// Writes the runs, and the target of the traffic that none of them matches.
@@ -141,16 +148,17 @@ impl<'b> Builder<'b> {
                 Target::Allow | Target::Deny => None,
             })
             .collect();
-        let children = next.iter().filter_map(|id| self.known.get(id)).cloned().collect();
+        let children: Vec<_> = next.iter().filter_map(|id| self.known.get(id)).cloned().collect();
+        let depth = 1 + children.iter().map(|child| child.depth).max().unwrap_or(0);
         let (direction, tier) = (self.direction, self.tier);
         let ruleset = Ruleset { direction, tier, rules, otherwise };
         let id = hash::ruleset_id(&ruleset);
         let ruleset = Arc::new(ruleset);
-        let written = Arc::new(DefinedRuleset { id, ruleset, sets, children });
+        let written = Arc::new(DefinedRuleset { id, ruleset, sets, children, depth });
         self.known.entry(id).or_insert(written).clone()
     }
 
-    /// Writes the rules that lead to the groups. `otherwise` is the target of the traffic that no
+    /// Writes the tree of the port ranges of `unions`. `otherwise` is the target of the traffic that no
     /// rule of a group matches.
     fn grouped(
         &mut self,
@@ -159,32 +167,42 @@ impl<'b> Builder<'b> {
         target: Target,
         otherwise: Target,
     ) {
-        let mut pieces: BTreeMap<Protocol, Vec<(PortRange, &PeerUnion)>> = BTreeMap::new();
+        let mut pieces: BTreeMap<Protocol, Vec<Piece<'_>>> = BTreeMap::new();
         for (union, ports) in unions {
             for (protocol, ranges) in *ports {
                 let of_protocol = pieces.entry(*protocol).or_default();
                 of_protocol.extend(ranges.iter().map(|range| (*range, &**union)));
             }
         }
-        let count: usize = pieces.values().map(Vec::len).sum();
-        let size = count.isqrt().max(1);
+        let count: usize = pieces.values().flatten().map(|(_, union)| rules_for(union)).sum();
+        let (levels, width) = shape(count, self.depth);
         for (protocol, mut pieces) in pieces {
             pieces.sort_unstable_by_key(|(range, _)| *range);
-            for group in pieces.chunks(size) {
-                let mut of_group = Rules::default();
-                for (range, union) in group {
-                    of_group.peers(&ports(protocol, *range), union, target);
-                }
-                let all = group.iter().map(|(range, _)| *range);
-                let Some(all) = all.reduce(|first, last| PortRange { last: last.last, ..first })
-                else {
-                    continue;
-                };
-                let group = self.finish(of_group, otherwise).id;
-                let (traffic, cidrs) = (ports(protocol, all), CidrSet::everything());
-                let matches = Match::Peers { traffic, labelled: None, cidrs };
-                rules.push(matches, Target::Next(group));
+            let tree = Tree { protocol, width, target, otherwise };
+            self.tree(rules, &tree, &pieces, levels);
+        }
+    }
+
+    /// Writes `pieces` in so many levels: at the last one as they are, and else in groups.
+    fn tree(&mut self, rules: &mut Rules, tree: &Tree, pieces: &[Piece<'_>], levels: u32) {
+        let all: usize = pieces.iter().map(|(_, union)| rules_for(union)).sum();
+        if levels <= 1 || all <= tree.width {
+            for (range, union) in pieces {
+                rules.peers(&ports(tree.protocol, *range), union, tree.target);
             }
+            return;
+        }
+        for group in groups(pieces, tree.width.saturating_pow(levels - 1)) {
+            let mut of_group = Rules::default();
+            self.tree(&mut of_group, tree, group, levels - 1);
+            let all = group.iter().map(|(range, _)| *range);
+            let Some(all) = all.reduce(|first, last| PortRange { last: last.last, ..first }) else {
+                continue;
+            };
+            let group = self.finish(of_group, tree.otherwise).id;
+            let (traffic, cidrs) = (ports(tree.protocol, all), CidrSet::everything());
+            let matches = Match::Peers { traffic, labelled: None, cidrs };
+            rules.push(matches, Target::Next(group));
         }
     }
 
@@ -203,8 +221,55 @@ impl<'b> Builder<'b> {
         let definition = SetDefinition::PodPorts(ports.collect());
         let id = definition.id();
         self.candidates.insert(id, definition);
-        if (self.may_fold)(id) { found } else { Vec::new() }
+        if (self.bounds.may_fold)(id) { found } else { Vec::new() }
     }
+}
+
+/// What the levels of a tree of port ranges have in common.
+struct Tree {
+    protocol: Protocol,
+    /// About how many rules each ruleset has.
+    width: usize,
+    target: Target,
+    otherwise: Target,
+}
+
+/// A port range with its peers.
+type Piece<'u> = (PortRange, &'u PeerUnion);
+
+/// The levels and the width of a tree of `count` rules. It has two levels, or as many more as it takes
+/// until a connection meets few rules, but at most `depth`.
+fn shape(count: usize, depth: usize) -> (u32, usize) {
+    let deepest = u32::try_from(depth).unwrap_or(1).max(1);
+    let shape = |levels: u32| {
+        let width = (1..=count).find(|width| width.saturating_pow(levels) >= count);
+        (levels, width.unwrap_or(1))
+    };
+    let met = |(levels, width): (u32, usize)| width.saturating_mul(levels as usize);
+    let mut best = shape(deepest.min(2));
+    for deeper in (3..=deepest).map(shape) {
+        if met(best) > RULES_MET && met(deeper) < met(best) {
+            best = deeper;
+        }
+    }
+    best
+}
+
+/// `pieces` in order, in groups of at most `size` rules, or of one piece.
+fn groups<'p, 'u>(pieces: &'p [Piece<'u>], size: usize) -> Vec<&'p [Piece<'u>]> {
+    let (mut groups, mut rest, mut count, mut at) = (Vec::new(), pieces, 0, 0);
+    for (_, union) in pieces {
+        let rules = rules_for(union);
+        if at > 0 && count + rules > size {
+            let (group, others) = rest.split_at(at);
+            groups.push(group);
+            (rest, count, at) = (others, 0, 0);
+        }
+        count += rules;
+        at += 1;
+    }
+    groups.push(rest);
+    groups
 }
 
 /// A union of peers with its ports.

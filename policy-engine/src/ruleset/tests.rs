@@ -27,9 +27,9 @@ fn run(rules: &[policy::Rule], target: Target) -> Run {
     Run { matches: AllowSet::fold(rules, reading).unwrap(), target }
 }
 
-fn ruleset(runs: Vec<Run>, otherwise: Target) -> Option<Arc<DefinedRuleset>> {
+fn ruleset(runs: Vec<Run>, otherwise: Target, depth: usize) -> Option<Arc<DefinedRuleset>> {
     let tier = Tier::NetworkPolicy;
-    let bounds = Bounds { budgets: &Budgets::default(), may_fold: &|_| true };
+    let bounds = Bounds { budgets: &Budgets::default(), may_fold: &|_| true, depth };
     let written = DefinedRuleset::write(Direction::Ingress, tier, runs, otherwise, None, bounds);
     written.unwrap().top
 }
@@ -102,10 +102,12 @@ proptest! {
     fn a_ruleset_decides_as_its_runs_do(
         runs in prop::collection::vec((rules(), any::<bool>()), 0..4),
         otherwise in any::<bool>(),
+        depth in DEPTH_OF_A_TIER..=DEPTH_MAX,
     ) {
         let target = |allow| if allow { Target::Allow } else { Target::Deny };
         let made = runs.iter().map(|(rules, allow)| run(rules, target(*allow))).collect();
-        let top = ruleset(made, target(otherwise));
+        let top = ruleset(made, target(otherwise), depth);
+        prop_assert!(top.as_ref().is_none_or(|top| top.depth <= depth));
         let compiled = compiled(top.as_deref());
         let ports = (0..66).flat_map(|port| {
             [Traffic::Port(Protocol::Tcp, port), Traffic::Port(Protocol::Udp, port)]
@@ -132,17 +134,49 @@ fn a_connection_meets_few_of_a_thousand_rules() {
         let peers = Peers::Listed(peers.iter().map(|net| block(net)).collect());
         policy::Rule { peers, ports: tcp(n * 2, n * 2) }
     };
-    for (count, most) in [(8, 9), (16, 9), (100, 21), (1_000, 64)] {
+    let check = |count: u16, depth, most| {
         let rules: Vec<policy::Rule> = (1..=count).map(rule).collect();
-        let top = ruleset(vec![run(&rules, Target::Allow)], Target::Deny).unwrap();
+        let top = ruleset(vec![run(&rules, Target::Allow)], Target::Deny, depth).unwrap();
+        assert!(top.depth <= depth, "{count} ports: {} rulesets in a row", top.depth);
         let compiled = compiled(Some(&top));
         let longest = longest(&compiled, &top.id);
-        assert!(longest <= most, "{count} ports: {longest} rules");
-        let fits = Traffic::Port(Protocol::Tcp, 2 * count);
-        let [high, low] = count.to_be_bytes();
-        let address = Ipv4Addr::new(10, high, low, 200).into();
-        assert!(compiled.allows_in(Direction::Ingress, POD, address, fits));
+        assert!(longest <= most, "{count} ports, depth {depth}: {longest} rules");
+        for n in 1..=count {
+            let [high, low] = n.to_be_bytes();
+            let address = Ipv4Addr::new(10, high, low, 200).into();
+            let allows = |port| {
+                let traffic = Traffic::Port(Protocol::Tcp, port);
+                compiled.allows_in(Direction::Ingress, POD, address, traffic)
+            };
+            assert!(allows(2 * n) && !allows(2 * n + 1) && !allows(2 * n + 2), "port {n}");
+        }
+    };
+    for (count, most) in [(8, 9), (16, 9), (100, 21), (200, 25), (500, 25), (1_000, 25)] {
+        check(count, DEPTH_MAX, most);
     }
+    // Less room, because of the tiers above and below: as for a NetworkPolicy below Admin policies.
+    for (depth, most) in [(4, 25), (3, 31), (2, 65)] {
+        check(1_000, depth, most);
+    }
+}
+
+#[test]
+fn a_connection_meets_few_rules_of_ports_that_have_many_peers_each() {
+    let selected = |n: u16, key: u16| {
+        let selector = Selector::label(&format!("key-{key}"), &n.to_string());
+        let namespaces = policy::Namespaces::Selected(selector);
+        Peer::Pods(PodPeer { namespaces, pods: Selector::everything() })
+    };
+    let rule = |n: u16| {
+        let blocks = ["10.0.0.0/25", "10.0.1.0/25"].map(block);
+        let peers = (0..4).map(|key| selected(n, key)).chain(blocks).collect();
+        policy::Rule { peers: Peers::Listed(peers), ports: tcp(n * 40, n * 40 + 30) }
+    };
+    // As many as the budget of sets allows.
+    let rules: Vec<policy::Rule> = (1..=500).map(rule).collect();
+    let top = ruleset(vec![run(&rules, Target::Allow)], Target::Deny, DEPTH_MAX).unwrap();
+    let longest = longest(&compiled(Some(&top)), &top.id);
+    assert!(longest <= 27, "{longest} rules");
 }
 
 #[test]
@@ -160,7 +194,7 @@ fn a_selector_of_whole_namespaces_has_one_set_that_unions_share() {
         policy::Rule { peers, ports: tcp(n, n) }
     };
     let rules: Vec<policy::Rule> = (1..4).map(rule).collect();
-    let top = ruleset(vec![run(&rules, Target::Allow)], Target::Deny).unwrap();
+    let top = ruleset(vec![run(&rules, Target::Allow)], Target::Deny, DEPTH_MAX).unwrap();
     let labelled = |rule: &Rule| match &rule.matches {
         Match::Peers { labelled, .. } => *labelled,
         Match::PeerPorts { .. } => None,
@@ -182,7 +216,7 @@ fn too_many_networks_or_sets_exceed_their_budget() {
     let budgets = Budgets { networks: 100, sets: 3, ..Budgets::default() };
     let check = |runs| {
         let (direction, tier) = (Direction::Ingress, Tier::NetworkPolicy);
-        let bounds = Bounds { budgets: &budgets, may_fold: &|_| true };
+        let bounds = Bounds { budgets: &budgets, may_fold: &|_| true, depth: DEPTH_MAX };
         DefinedRuleset::write(direction, tier, runs, Target::Deny, None, bounds).map(drop)
     };
     assert_eq!(check(blocks(100)), Ok(()));
