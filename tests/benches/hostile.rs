@@ -4,6 +4,9 @@
 //!
 //! A shape that takes longer than [`LIMIT`] is not made larger: its growth is visible by then.
 
+#[path = "hostile/rulesets.rs"]
+mod rulesets;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -44,6 +47,7 @@ fn main() {
     grows("pods with named ports that no rule names, 5,000 policies", &[1, 10, 60], named_ports);
     grows("pods, and a policy with a label key that is new", &[10_000, 100_000], new_key);
     grows("pods of a namespace that is relabelled, 100 policies", &[1_000, 10_000], relabelled);
+    rulesets::print();
 }
 
 /// Runs a shape at each size. It returns the engine, and the work that is measured.

@@ -65,7 +65,7 @@ fn attachments(engine: &Engine) -> Attachments {
 }
 
 /// Calls `look` with what enforces what `engine` has compiled.
-fn with_desired<T>(engine: &Engine, options: &Options, look: impl FnOnce(&Desired<'_>) -> T) -> T {
+fn with_desired<T>(engine: &Engine, options: &Options, look: impl FnOnce(&Desired) -> T) -> T {
     let (attachments, refusals) = (attachments(engine), Refusals::default());
     let (compiled, attachments) = (engine.compiled(), &attachments);
     let wanted = Wanted { compiled, attachments, options, refusals: &refusals };
@@ -146,7 +146,8 @@ fn collect(engine: &Engine, options: &[Options], found: &mut BTreeSet<Part>) {
             for (family, chains) in &desired.tables {
                 let hooks: Vec<String> =
                     desired.hooks.iter().map(|hook| text::hook(*hook)).collect();
-                let rules = chains.values().flatten().map(text::rule).chain(hooks);
+                let rules =
+                    chains.values().flat_map(|rules| rules.iter()).map(text::rule).chain(hooks);
                 found.extend(rules.flat_map(|rule| parts(&rule)).map(|part| (*family, part)));
             }
         });

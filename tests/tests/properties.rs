@@ -2,6 +2,8 @@
 //!
 //! `PROPTEST_CASES` sets how many; `make test` runs thousands.
 
+#[path = "properties/desired.rs"]
+mod desired;
 #[path = "properties/yaml/mod.rs"]
 mod yaml;
 

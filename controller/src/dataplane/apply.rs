@@ -95,9 +95,10 @@ impl Dataplane {
 
     /// Reads back what is applied, and repairs what differs. Gives what differed.
     pub(super) fn compare(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
-        let (applied, unread) = self.kernel.read(&self.desired(compiled).tables)?;
+        self.follow(compiled, &Update::default());
+        let (applied, unread) = self.kernel.read(&self.desired.tables)?;
         // Only now: what cannot be read can still be changed.
-        self.applied = None;
+        (self.applied, self.touched) = (None, None);
         let mut attempt = Attempt::new(Extent::All, Some(applied), None);
         (attempt.was_read, attempt.is_comparison, attempt.failed) = (true, true, unread);
         Ok(self.converge(compiled, attempt)?.drifts)
@@ -131,7 +132,8 @@ impl Dataplane {
         let (plan, after, mut applied) = match attempt.applied.take() {
             Some(applied) if attempt.members_only => {
                 attempt.members_only = false;
-                let (plan, sets) = diff::diff_members(&applied, compiled, &self.terms(update));
+                let terms = self.terms(compiled, update);
+                let (plan, sets) = diff::diff_members(&applied, &terms);
                 (plan, Applied { sets, ..Applied::default() }, applied)
             }
             applied => self.plan_all(compiled, update, applied, attempt)?,
@@ -148,8 +150,15 @@ impl Dataplane {
         let rulesets: BTreeMap<Family, Vec<ChainName>> = plan.tables.iter().map(rulesets).collect();
         let evicts = !plan.evict.is_empty();
         let executed = self.execute(&plan, &applied);
+        let mut touched = self.touched.take();
+        if let Some(touched) = &mut touched {
+            touched.sets.extend(after.sets.keys());
+        }
         let (is_clean, is_last_stage) = (executed.is_clean(), executed.stages == STAGES);
         take_over(&mut applied, plan, after, &executed);
+        // What a pass that failed in part leaves is compared as a whole.
+        let touched = touched.filter(|_| is_clean);
+        self.touched = touched.map(|touched| self.desired.still_touched(touched, &applied));
         // Chains without the rules of an evicted set are known again once they are read.
         attempt.applied = Some(applied).filter(|_| is_clean || !evicts);
         if is_last_stage {
@@ -179,23 +188,28 @@ impl Dataplane {
         applied: Option<Applied>,
         attempt: &mut Attempt<'_>,
     ) -> Result<(Plan, Applied, Applied), Error> {
-        let mut desired = self.desired(compiled);
-        let denied = std::mem::take(&mut desired.denied);
+        self.follow(compiled, update);
         let applied = if let Some(applied) = applied {
             applied
         } else {
-            let (applied, unread) = self.kernel.read(&desired.tables)?;
+            let (applied, unread) = self.kernel.read(&self.desired.tables)?;
             attempt.was_read = true;
             attempt.failed.extend(unread);
+            self.touched = None;
             applied
         };
-        desired.tables.retain(|family, _| !attempt.failed.contains_key(family));
-        let (mut plan, mut after) = diff::diff(&applied, desired, &self.terms(update));
-        attempt.failed.keys().for_each(|family| plan.leave_out(*family));
+        let touched = self.touched.take();
+        let touched = touched.unwrap_or_else(|| self.desired.all_touched(&applied));
+        let terms = self.terms(compiled, update);
+        let (mut plan, mut after) = diff::diff(&applied, &self.desired, &touched, &terms);
+        self.touched = Some(touched);
+        for family in attempt.failed.keys() {
+            plan.leave_out(*family);
+            after.tables.remove(family);
+        }
         if std::mem::take(&mut attempt.is_comparison) {
             attempt.drifts = drift::list(&applied, &plan, self.table());
         }
-        self.denied = denied;
         self.postponed =
             attempt.extent == Extent::Urgent && self.postpone(&mut plan, &applied, &mut after);
         attempt.report.postponed = self.postponed;
@@ -294,8 +308,15 @@ impl Executed {
 
 /// Brings `applied` to what is in the kernel after so much of `plan`. All of it leads to `after`.
 fn take_over(applied: &mut Applied, plan: Plan, after: Applied, executed: &Executed) {
-    let tables = after.tables.into_iter();
-    applied.tables.extend(tables.filter(|(family, _)| executed.has_changed_chains(*family)));
+    for (family, table) in after.tables {
+        if executed.has_changed_chains(family) {
+            let now = applied.tables.entry(family).or_default();
+            now.chains.extend(table.chains);
+            now.hooks = table.hooks;
+            let deleted = plan.tables.get(&family).into_iter().flat_map(|change| &change.delete);
+            deleted.for_each(|chain| drop(now.chains.remove(chain)));
+        }
+    }
     let unknown = |shape, maxelem| AppliedSet { shape, maxelem, elements: Elements::Unknown };
     if executed.stages == STAGES {
         applied.sets.extend(after.sets);

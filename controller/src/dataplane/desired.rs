@@ -9,43 +9,67 @@
 //! R… of one tier ─► R… of the next that decides ─► DENY-… of the kind of denial
 //! A… for policies in audit, likewise            ─► AUDIT-…
 //! ```
+//!
+//! It is kept, and follows the policies: [`Desired::follow`] renders only rulesets that are new
+//! (`rulesets.rs`). The other chains depend on the pods of the node, which are few, and are made again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv6Net};
 use policy_engine::cidr::Family;
-use policy_engine::compiled::{Compiled, Endpoint};
+use policy_engine::compiled::{Compiled, Endpoint, Update};
 use policy_engine::direction::{Direction, PerDirection};
-use policy_engine::id::RulesetId;
+use policy_engine::id::{RulesetId, SetId};
 use policy_engine::tier::View;
 
+use super::applied::Applied;
 use super::attachment::{Attachment, Attachments};
-use super::denial::{Denial, deny_rules};
-use super::feature::Feature;
+use super::denial::Denial;
+use super::entry;
 use super::interface_chains::Interfaces;
 use super::name::{self, ChainName, SetName};
 use super::options::{AcceptAction, Options};
 use super::refusals::Refusals;
-use super::rule::{Chains, Hook, Is, IsInterface, Match, Rule, Side, Verdict};
-use super::ruleset::Renderer;
+use super::rule::{Chains, Hook};
+use super::rulesets::{Output, Root, Rulesets};
 use super::set::{DesiredSet, Element, Kind, Source};
 use super::tree::{self, Judges, Place};
 
-/// What the kernel should hold. Sets borrow their members from the engine.
-#[derive(Clone, Debug)]
-pub struct Desired<'a> {
+/// What the kernel should hold. The members of most sets stay in the engine.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Desired {
     /// Our chains of each family that is enforced.
     pub tables: BTreeMap<Family, Chains>,
     /// The hooks of each of these families.
     pub hooks: BTreeSet<Hook>,
     /// Our sets.
-    pub sets: BTreeMap<SetName, DesiredSet<'a>>,
+    pub sets: BTreeMap<SetName, DesiredSet>,
     /// Enforced rulesets whose rules deny more than the policies do, because something was refused:
     /// why.
     pub denied: BTreeMap<(Family, RulesetId), Arc<str>>,
+    /// What was refused when the chains were rendered.
+    refusals: Refusals,
+    /// The rulesets among the chains of each family.
+    rulesets: BTreeMap<Family, Rulesets>,
+    /// The chains that are none of a ruleset, and the sets of the pods of this node.
+    shared: BTreeMap<Family, Shared>,
+}
+
+/// Names of chains and sets that are made again each time.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+struct Shared {
+    chains: BTreeSet<ChainName>,
+    sets: BTreeSet<SetName>,
+}
+
+/// The chains and sets that may differ between what is desired and what is applied.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Touched {
+    /// Chains.
+    pub chains: BTreeSet<(Family, ChainName)>,
+    /// Sets.
+    pub sets: BTreeSet<SetName>,
 }
 
 /// What is enforced: the policies, and how the pods that they are about are attached.
@@ -61,156 +85,252 @@ pub struct Wanted<'a> {
     pub refusals: &'a Refusals,
 }
 
-impl<'a> Desired<'a> {
+/// The chains and sets of one family that are made again each time, and what they lead to.
+struct Made {
+    chains: Chains,
+    sets: BTreeMap<SetName, DesiredSet>,
+    roots: BTreeSet<Root>,
+    denials: BTreeSet<Denial>,
+}
+
+impl Desired {
     /// What enforces `wanted` for `families`.
     #[must_use]
-    pub fn new(wanted: Wanted<'a>, families: &[Family]) -> Self {
-        let mut desired = Self {
-            tables: BTreeMap::new(),
-            hooks: BTreeSet::from([Hook::Forward]),
-            sets: BTreeMap::new(),
-            denied: BTreeMap::new(),
-        };
-        if !wanted.options.allow_egress_to_own_node {
-            desired.hooks.insert(Hook::Input);
-        }
-        for family in families {
-            desired.add_family(*family, wanted);
-        }
+    pub fn new(wanted: Wanted<'_>, families: &[Family]) -> Self {
+        let mut desired = Self::nothing(families.iter().copied());
+        desired.hooks = wanted.options.hooks().into_iter().collect();
+        desired.refusals = wanted.refusals.clone();
+        desired.follow(wanted);
         desired
     }
 
-    fn add_family(&mut self, family: Family, wanted: Wanted<'a>) {
-        let Wanted { compiled, attachments, options, .. } = wanted;
-        let checks_addresses =
-            options.checks_interfaces() && *attachments != Attachments::default();
-        let mut chains = skeleton(family, wanted, checks_addresses);
-        let mut used = BTreeSet::new();
-        let mut judges_of =
-            |endpoint: &Endpoint, direction| judges(compiled, endpoint, direction, &mut used);
-        for direction in Direction::BOTH {
-            let mut places: BTreeMap<IpAddr, Place> = BTreeMap::new();
-            for (address, endpoint) in of_family(&compiled.endpoints, family) {
-                places.entry(*address).or_default().judges = judges_of(endpoint, direction);
-            }
-            if checks_addresses {
-                for (address, attachment) in of_family(&attachments.addresses, family) {
-                    places.entry(*address).or_default().attachment = Some(*attachment);
-                }
-            }
-            chains.extend(tree::chains(direction, &places));
-        }
-        let mut denials = BTreeSet::new();
-        if checks_addresses {
-            let mut by_interface: BTreeMap<Attachment, PerDirection<Judges>> = BTreeMap::new();
-            // Of both families: a pod of IPv4 alone has a link-local IPv6 address, too.
-            for (address, attachment) in &attachments.addresses {
-                let judges = by_interface.entry(*attachment).or_default();
-                if let Some(endpoint) = compiled.endpoints.get(address) {
-                    for direction in Direction::BOTH {
-                        *judges.get_mut(direction) = judges_of(endpoint, direction);
-                    }
-                }
-            }
-            let unattached = self.add_attached_sets(family, wanted);
-            let interfaces = Interfaces {
-                family,
-                attachments,
-                judges: &by_interface,
-                unknown_pods: options.unknown_pods,
-                unattached,
-            };
-            for direction in Direction::BOTH {
-                chains.extend(interfaces.chains(direction));
-                denials.insert(Denial::by_address(direction));
-            }
-        }
-        self.add_rulesets(family, wanted, used, denials, &mut chains);
-        if options.accept == AcceptAction::Accept {
-            // Policies in audit change nothing: not even what is accepted.
-            let isolated = |endpoint: &Endpoint| {
-                Direction::BOTH.iter().any(|d| endpoint.enforced.get(*d).is_some())
-            };
-            let isolated = of_family(&compiled.endpoints, family).filter(|(_, e)| isolated(e));
-            let elements = isolated.map(|(address, _)| Element::Address(*address)).collect();
-            self.sets.insert(name::local_set(family), local(Kind::Address, family, elements));
-        }
-        self.tables.insert(family, chains);
+    /// No chain, no set and no hook.
+    #[must_use]
+    pub fn nothing(families: impl IntoIterator<Item = Family>) -> Self {
+        let tables = families.into_iter().map(|family| (family, Chains::new())).collect();
+        Self { tables, ..Self::default() }
     }
 
-    /// Adds the set of attached addresses; gives the set of those that are not, if there are any.
-    fn add_attached_sets(&mut self, family: Family, wanted: Wanted<'_>) -> Option<SetName> {
-        let Wanted { compiled, attachments, .. } = wanted;
-        let elements = of_family(&attachments.addresses, family)
-            .map(|(address, _)| Element::Address(*address));
-        self.sets
-            .insert(name::attached_set(family), local(Kind::Address, family, elements.collect()));
-        let endpoints = of_family(&compiled.endpoints, family).map(|(address, _)| address);
-        let unattached = endpoints.filter(|address| !attachments.addresses.contains_key(address));
-        let others =
-            attachments.unattached.iter().filter(|address| Family::of(**address) == family);
-        let elements: BTreeSet<Element> =
-            unattached.chain(others).copied().map(Element::Address).collect();
-        if elements.is_empty() {
-            return None;
+    /// Changes it to what enforces `wanted`, with the same families and options as before. Gives
+    /// what changed: the members of sets of the engine are not compared.
+    ///
+    /// The result is only right if [`Desired::has_followed`] says so.
+    pub fn follow(&mut self, wanted: Wanted<'_>) -> Touched {
+        let mut touched = Touched::default();
+        let families: Vec<Family> = self.tables.keys().copied().collect();
+        for family in families {
+            let made = make(family, wanted);
+            self.follow_rulesets(family, wanted, &made, &mut touched);
+            self.replace_shared(family, wanted.options, made, &mut touched);
         }
-        let name = name::unattached_set(family);
-        self.sets.insert(name, local(Kind::Address, family, elements));
-        Some(name)
+        touched
     }
 
-    /// Adds the chains of the rulesets in `used`, and of all that they lead to.
-    fn add_rulesets(
+    /// Whether [`Desired::follow`] had all that it needs: `update` is what changed in `wanted.compiled`.
+    ///
+    /// Rules that were rendered while something was refused or missing are rendered again with all
+    /// others once that changes. Nothing is missing in what an engine compiles.
+    #[must_use]
+    pub fn has_followed(&self, wanted: Wanted<'_>, update: &Update) -> bool {
+        let is_used = |id: &SetId| {
+            let kinds = [Kind::Address, Kind::AddressPort];
+            let names = self
+                .tables
+                .keys()
+                .flat_map(|family| kinds.into_iter().map(move |kind| name::set(*family, kind, id)));
+            names.into_iter().any(|name| self.sets.contains_key(&name))
+        };
+        self.refusals == *wanted.refusals
+            && !self.rulesets.values().any(Rulesets::lack_something)
+            && !update.sets_removed.iter().any(is_used)
+    }
+
+    /// Everything that is desired or applied.
+    #[must_use]
+    pub fn all_touched(&self, applied: &Applied) -> Touched {
+        let applied_chains = applied.tables.iter().map(|(family, table)| (family, &table.chains));
+        let tables = applied_chains.chain(&self.tables);
+        let chains = tables.flat_map(|(family, chains)| chains.keys().map(|name| (*family, *name)));
+        let sets = applied.sets.keys().chain(self.sets.keys()).copied();
+        Touched { chains: chains.collect(), sets: sets.collect() }
+    }
+
+    /// What of `touched` differs from `applied` after an apply: what was left for later, and sets that
+    /// are still in use.
+    #[must_use]
+    pub fn still_touched(&self, mut touched: Touched, applied: &Applied) -> Touched {
+        touched.chains.retain(|(family, name)| {
+            let is = applied.tables.get(family).and_then(|table| table.chains.get(name));
+            is != self.tables.get(family).and_then(|chains| chains.get(name))
+        });
+        touched.sets.retain(|set| applied.sets.contains_key(set) != self.sets.contains_key(set));
+        touched
+    }
+
+    fn follow_rulesets(
         &mut self,
         family: Family,
-        wanted: Wanted<'a>,
-        mut used: BTreeSet<(View, RulesetId)>,
-        denials: BTreeSet<Denial>,
-        chains: &mut Chains,
+        wanted: Wanted<'_>,
+        made: &Made,
+        touched: &mut Touched,
     ) {
-        let Wanted { compiled, options, refusals, .. } = wanted;
-        let mut renderer = Renderer::new(family, compiled, refusals);
-        renderer.denials = denials;
-        while let Some((view, id)) = used.pop_first() {
-            let name = name::ruleset(view, &id);
-            if chains.contains_key(&name) {
-                continue;
-            }
-            let refused = refusals.chains.get(&(family, name));
-            let rules = match (compiled.rulesets.get(&id), refused) {
-                (Some(ruleset), None) => renderer.rules(view, ruleset),
-                (Some(ruleset), Some(_)) => renderer.deny(view, ruleset),
-                // Whose it was is not known either: it denies all, in nobody's name.
-                (None, _) => deny_rules(family, options.deny),
-            };
-            let refused = renderer.refused.take().or_else(|| refused.cloned());
-            if let (View::Enforced, Some(why)) = (view, refused) {
-                self.denied.insert((family, id), why);
-            }
-            chains.insert(name, rules);
-            used.extend(mem::take(&mut renderer.next).into_iter().map(|next| (view, next)));
-        }
-        for denial in renderer.denials {
+        let chains = self.tables.entry(family).or_default();
+        let rulesets = self.rulesets.entry(family).or_default();
+        let mut to =
+            Output { family, chains, sets: &mut self.sets, denied: &mut self.denied, touched };
+        rulesets.follow(wanted, &made.roots, &mut to);
+    }
+
+    /// Replaces the chains and sets that are made again each time.
+    fn replace_shared(
+        &mut self,
+        family: Family,
+        options: &Options,
+        mut made: Made,
+        touched: &mut Touched,
+    ) {
+        let denials = self.rulesets.get(&family).into_iter().flat_map(Rulesets::denials);
+        for denial in denials.chain(std::mem::take(&mut made.denials)) {
             let rules = denial.rules(family, options.deny, options.denial_log);
-            chains.insert(denial.chain(), rules);
+            made.chains.insert(denial.chain(), rules.into());
         }
-        self.sets.append(&mut renderer.needed);
+        let before = self.shared.entry(family).or_default();
+        let chains = self.tables.entry(family).or_default();
+        let now = Shared {
+            chains: made.chains.keys().copied().collect(),
+            sets: made.sets.keys().copied().collect(),
+        };
+        for name in before.chains.difference(&now.chains) {
+            chains.remove(name);
+            touched.chains.insert((family, *name));
+        }
+        for (name, rules) in made.chains {
+            if chains.get(&name) != Some(&rules) {
+                chains.insert(name, rules);
+                touched.chains.insert((family, name));
+            }
+        }
+        for name in before.sets.difference(&now.sets) {
+            self.sets.remove(name);
+            touched.sets.insert(*name);
+        }
+        for (name, set) in made.sets {
+            if self.sets.get(&name) != Some(&set) {
+                self.sets.insert(name, set);
+                touched.sets.insert(name);
+            }
+        }
+        *before = now;
     }
 }
 
-/// The judges of an endpoint's packets. The rulesets that they need are added to `used`.
+impl Touched {
+    /// What one of both touches.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.chains.extend(other.chains);
+        self.sets.extend(other.sets);
+        self
+    }
+}
+
+/// The chains and sets that depend on the pods of this node.
+fn make(family: Family, wanted: Wanted<'_>) -> Made {
+    let Wanted { compiled, attachments, options, .. } = wanted;
+    let checks_addresses = options.checks_interfaces() && *attachments != Attachments::default();
+    let mut made = Made {
+        chains: entry::skeleton(family, options, attachments, checks_addresses),
+        sets: BTreeMap::new(),
+        roots: BTreeSet::new(),
+        denials: BTreeSet::new(),
+    };
+    let roots = &mut made.roots;
+    let mut judges_of =
+        |endpoint: &Endpoint, direction| judges(compiled, endpoint, direction, roots);
+    for direction in Direction::BOTH {
+        let mut places: BTreeMap<IpAddr, Place> = BTreeMap::new();
+        for (address, endpoint) in of_family(&compiled.endpoints, family) {
+            places.entry(*address).or_default().judges = judges_of(endpoint, direction);
+        }
+        if checks_addresses {
+            for (address, attachment) in of_family(&attachments.addresses, family) {
+                places.entry(*address).or_default().attachment = Some(*attachment);
+            }
+        }
+        made.chains.extend(tree::chains(direction, &places));
+    }
+    if checks_addresses {
+        let mut by_interface: BTreeMap<Attachment, PerDirection<Judges>> = BTreeMap::new();
+        // Of both families: a pod of IPv4 alone has a link-local IPv6 address, too.
+        for (address, attachment) in &attachments.addresses {
+            let judges = by_interface.entry(*attachment).or_default();
+            if let Some(endpoint) = compiled.endpoints.get(address) {
+                for direction in Direction::BOTH {
+                    *judges.get_mut(direction) = judges_of(endpoint, direction);
+                }
+            }
+        }
+        let unattached = add_attached_sets(family, wanted, &mut made.sets);
+        let interfaces = Interfaces {
+            family,
+            attachments,
+            judges: &by_interface,
+            unknown_pods: options.unknown_pods,
+            unattached,
+        };
+        for direction in Direction::BOTH {
+            made.chains.extend(interfaces.chains(direction));
+            made.denials.insert(Denial::by_address(direction));
+        }
+    }
+    if options.accept == AcceptAction::Accept {
+        // Policies in audit change nothing: not even what is accepted.
+        let isolated = |endpoint: &Endpoint| {
+            Direction::BOTH.iter().any(|d| endpoint.enforced.get(*d).is_some())
+        };
+        let isolated = of_family(&compiled.endpoints, family).filter(|(_, e)| isolated(e));
+        let elements = isolated.map(|(address, _)| Element::Address(*address)).collect();
+        made.sets.insert(name::local_set(family), local(family, elements));
+    }
+    made
+}
+
+/// Adds the set of attached addresses; gives the set of those that are not, if there are any.
+fn add_attached_sets(
+    family: Family,
+    wanted: Wanted<'_>,
+    sets: &mut BTreeMap<SetName, DesiredSet>,
+) -> Option<SetName> {
+    let Wanted { compiled, attachments, .. } = wanted;
+    let elements =
+        of_family(&attachments.addresses, family).map(|(address, _)| Element::Address(*address));
+    sets.insert(name::attached_set(family), local(family, elements.collect()));
+    let endpoints = of_family(&compiled.endpoints, family).map(|(address, _)| address);
+    let unattached = endpoints.filter(|address| !attachments.addresses.contains_key(address));
+    let others = attachments.unattached.iter().filter(|address| Family::of(**address) == family);
+    let elements: BTreeSet<Element> =
+        unattached.chain(others).copied().map(Element::Address).collect();
+    if elements.is_empty() {
+        return None;
+    }
+    let name = name::unattached_set(family);
+    sets.insert(name, local(family, elements));
+    Some(name)
+}
+
+/// The judges of an endpoint's packets. The rulesets that they need are added to `roots`.
 fn judges(
     compiled: &Compiled,
     endpoint: &Endpoint,
     direction: Direction,
-    used: &mut BTreeSet<(View, RulesetId)>,
+    roots: &mut BTreeSet<Root>,
 ) -> Judges {
     let enforced = endpoint.enforced.get(direction).as_ref();
     // Without its ruleset nothing is known that audit could tell.
     let audited = endpoint.audited.get(direction).as_ref();
     let audited = audited.filter(|id| compiled.rulesets.contains_key(*id));
-    used.extend(enforced.map(|id| (View::Enforced, *id)));
-    used.extend(audited.map(|id| (View::Audited, *id)));
+    roots.extend(enforced.map(|id| (View::Enforced, *id)));
+    roots.extend(audited.map(|id| (View::Audited, *id)));
     Judges {
         enforced: enforced.map(|id| name::ruleset(View::Enforced, id)),
         audited: audited.map(|id| name::ruleset(View::Audited, id)),
@@ -226,116 +346,9 @@ fn of_family<T>(
     addresses.iter().filter(move |(address, _)| is_usable(address))
 }
 
-fn local<'a>(kind: Kind, family: Family, elements: BTreeSet<Element>) -> DesiredSet<'a> {
-    DesiredSet { kind, family, source: Source::Local(elements) }
+fn local(family: Family, elements: BTreeSet<Element>) -> DesiredSet {
+    DesiredSet { kind: Kind::Address, family, source: Source::Local(elements) }
 }
 
-/// The chains that are there whatever the policies are.
-fn skeleton(family: Family, wanted: Wanted<'_>, checks_addresses: bool) -> Chains {
-    let options = wanted.options;
-    let mut chains = Chains::new();
-    let accept = options.accept == AcceptAction::Accept;
-    let established = if accept { Verdict::Goto(name::ACCEPT) } else { Verdict::Return };
-    let routers = (checks_addresses && family == Family::V6).then_some(name::ROUTER);
-    chains.insert(name::FORWARD, entry(family, options, name::JUDGE, established, routers));
-    let [ingress, egress] = Direction::BOTH.map(name::root);
-    let unknown = |direction| {
-        let unknown = Match::NotInSet(name::attached_set(family), Side::of_subject(direction));
-        let chain = name::unknown_address(direction);
-        checks_addresses.then(|| Rule::new([unknown], Verdict::Jump(chain)))
-    };
-    if !options.allow_egress_to_own_node {
-        // Never a terminal accept here: the node's own firewall decides on.
-        chains.insert(name::INPUT, entry(family, options, name::NODE, Verdict::Return, routers));
-        let mut node = Vec::from_iter(unknown(Direction::Egress));
-        node.push(Rule::all(Verdict::Goto(egress)));
-        chains.insert(name::NODE, node);
-    }
-    let mut judge = Vec::from_iter(unknown(Direction::Egress));
-    judge.push(Rule::all(Verdict::Jump(egress)));
-    judge.extend(unknown(Direction::Ingress));
-    if accept {
-        let local = name::local_set(family);
-        let accept_local = |side| Rule::new([Match::Set(local, side)], Verdict::Accept);
-        let rules = [Side::Source, Side::Destination].map(accept_local);
-        chains.insert(name::ACCEPT, rules.into());
-        judge.extend([Verdict::Jump(ingress), Verdict::Goto(name::ACCEPT)].map(Rule::all));
-    } else {
-        judge.push(Rule::all(Verdict::Goto(ingress)));
-    }
-    chains.insert(name::JUDGE, judge);
-    chains.extend(routers.map(|chain| (chain, from_no_pod(wanted.attachments))));
-    chains
-}
-
-/// Which packets are judged at all. `routers` is the chain for what only routers send.
-fn entry(
-    family: Family,
-    options: &Options,
-    judge: ChainName,
-    established: Verdict,
-    routers: Option<ChainName>,
-) -> Vec<Rule> {
-    // A SYN or INIT opens a connection whatever conntrack remembers of its ports: an entry in state
-    // CLOSE or LAST_ACK would make it ESTABLISHED.
-    let mut rules = vec![Rule::new([Match::TcpSyn, Match::NotRelated], Verdict::Goto(judge))];
-    if options.has(Feature::SctpChunks) {
-        // In front of it: packets of other established connections are to meet two rules only.
-        let others = [Match::NotSctp, Match::RelatedOrEstablished];
-        rules.push(Rule::new(others, established.clone()));
-        rules.push(Rule::new([Match::SctpInit], Verdict::Goto(judge)));
-    }
-    rules.push(Rule::new([Match::RelatedOrEstablished], established));
-    if family == Family::V6 {
-        rules.push(Rule::new([Match::NotIcmpv6], Verdict::Goto(judge)));
-        let from_routers = routers.map_or(Verdict::Return, Verdict::Goto);
-        // Without these there is no IPv6. They never leave a link: only so they are what they say,
-        // and carry nothing further.
-        for kind in NEIGHBOUR_DISCOVERY {
-            let verdict = match kind {
-                ROUTER_ADVERTISEMENT | REDIRECT => from_routers.clone(),
-                _ => Verdict::Return,
-            };
-            rules.push(Rule::new(discovery(options, kind, 255), verdict));
-        }
-        for kind in MULTICAST_LISTENER_DISCOVERY {
-            let link = Match::Address(Side::Destination, Is::Within(link_scope()));
-            let matches = discovery(options, kind, 1).chain([link]);
-            rules.push(Rule::new(matches, Verdict::Return));
-        }
-    }
-    rules.push(Rule::all(Verdict::Goto(judge)));
-    rules
-}
-
-/// What a message of discovery has.
-fn discovery(options: &Options, kind: u8, hop_limit: u8) -> impl Iterator<Item = Match> {
-    let hop_limit = options.has(Feature::HopLimit).then_some(Match::HopLimit(hop_limit));
-    [Match::Icmpv6(kind)].into_iter().chain(hop_limit)
-}
-
-/// RFC 4861, 4.2.
-const ROUTER_ADVERTISEMENT: u8 = 134;
-/// RFC 4861, 4.5.
-const REDIRECT: u8 = 137;
-/// RFC 4861: all have hop limit 255, which no router passes on.
-const NEIGHBOUR_DISCOVERY: [u8; 5] = [133, ROUTER_ADVERTISEMENT, 135, 136, REDIRECT];
-/// RFC 2710 and RFC 3810: all have hop limit 1, and an address of this link as destination.
-const MULTICAST_LISTENER_DISCOVERY: [u8; 4] = [130, 131, 132, 143];
-
-/// `ff02::/16`: multicast on one link, RFC 4291, 2.7.
-fn link_scope() -> IpNet {
-    let first = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0);
-    Ipv6Net::new(first, 16).map(IpNet::from).expect("16 is a length of an IPv6 prefix")
-}
-
-/// Pods are no routers: what only routers send is dropped if it comes from a pod.
-fn from_no_pod(attachments: &Attachments) -> Vec<Rule> {
-    let deny = Denial::by_address(Direction::Egress).chain();
-    let from = |interface| Match::Interface(Side::Source, IsInterface::Named(interface));
-    let bridges: BTreeSet<_> =
-        attachments.addresses.values().filter_map(|attachment| attachment.bridge).collect();
-    // A routed pod is alone on its link: only its own node hears it.
-    let of_pods = bridges.intersection(&attachments.pod_interfaces).copied();
-    of_pods.map(|bridge| Rule::new([from(bridge)], Verdict::Goto(deny))).collect()
-}
+#[cfg(test)]
+mod tests;

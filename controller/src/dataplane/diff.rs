@@ -1,13 +1,15 @@
 //! The difference between what is applied and what is desired. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use policy_engine::cidr::Family;
-use policy_engine::compiled::{Compiled, Update};
+use policy_engine::compiled::{AddressSet, Update};
+use policy_engine::id::SetId;
 
 use super::applied::{Applied, AppliedSet, Elements, HookPlaces, Table};
-use super::desired::Desired;
-use super::name::{self, SetName};
+use super::desired::{Desired, Touched};
+use super::name::{self, ChainName, SetName};
 use super::plan::{Eviction, HookChange, NewSet, Plan, Swap, TableChange};
 use super::rule::{Chains, Hook};
 use super::set::{DesiredSet, Kind, Source};
@@ -17,42 +19,63 @@ use super::set::{DesiredSet, Kind, Source};
 pub struct Terms<'a> {
     /// What changed since the last apply. Only sets whose elements were not read back need it.
     pub update: &'a Update,
+    /// The sets of the engine.
+    pub sets: &'a BTreeMap<SetId, AddressSet>,
     /// The capacity of a small new set.
     pub initial_maxelem: u32,
 }
 
-/// The changes that lead from `applied` to `desired`, and what will be applied after them.
+/// The changes that lead from `applied` to `desired`, and the chains, hooks and sets as they will be
+/// after them. Chains that are deleted are in neither.
 ///
 /// Sets in `destroy` are still in the returned state, with unknown elements: they may be in use.
+///
+/// Only what is in `touched`, the hooks, and members of sets that `terms.update` names are compared:
+/// costs what these are.
 #[must_use]
-pub fn diff(applied: &Applied, desired: Desired<'_>, terms: &Terms<'_>) -> (Plan, Applied) {
+pub fn diff(
+    applied: &Applied,
+    desired: &Desired,
+    touched: &Touched,
+    terms: &Terms<'_>,
+) -> (Plan, Applied) {
     let mut plan = Plan::default();
     let mut after = Applied::default();
-    for (name, set) in &desired.sets {
+    let changed = changed_sets(terms).map(|(name, _)| name);
+    let changed = changed.filter(|name| desired.sets.contains_key(name));
+    let names: BTreeSet<SetName> = touched.sets.iter().copied().chain(changed).collect();
+    for name in &names {
         let now = applied.sets.get(name);
-        let state = diff_set(&mut plan, *name, now, set, terms);
-        after.sets.insert(*name, state);
-    }
-    for (name, state) in &applied.sets {
-        let right_type = state.shape == desired.sets.get(name).map(|set| (set.kind, set.family));
-        if !desired.sets.contains_key(name) {
-            after.sets.insert(*name, AppliedSet { elements: Elements::Unknown, ..state.clone() });
-            plan.destroy.insert(*name);
-        } else if !right_type {
-            plan.evict.push(evict(*name, applied));
+        match (desired.sets.get(name), now) {
+            (Some(set), _) => {
+                if now.is_some_and(|now| now.shape != Some((set.kind, set.family))) {
+                    plan.evict.push(evict(*name, applied));
+                }
+                let state = diff_set(&mut plan, *name, now, set, terms);
+                after.sets.insert(*name, state);
+            }
+            (None, Some(now)) => {
+                let unused = AppliedSet { elements: Elements::Unknown, ..now.clone() };
+                after.sets.insert(*name, unused);
+                plan.destroy.insert(*name);
+            }
+            (None, None) => {}
         }
     }
     temporaries(&mut plan, &applied.sets, &mut after.sets);
     let none = Table::default();
-    for (family, chains) in desired.tables {
-        let now = applied.tables.get(&family).unwrap_or(&none);
-        let (change, table) = diff_table(now, chains, &desired.hooks);
-        after.tables.insert(family, table);
+    for (family, chains) in &desired.tables {
+        let now = applied.tables.get(family).unwrap_or(&none);
+        let first = (*family, ChainName::short(""));
+        let names = touched.chains.range(first..).take_while(|(of, _)| of == family);
+        let names = names.map(|(_, name)| *name);
+        let (change, table) = diff_table(now, chains, &desired.hooks, names);
+        after.tables.insert(*family, table);
         if change != TableChange::default() {
-            plan.tables.insert(family, change);
+            plan.tables.insert(*family, change);
         }
     }
-    write_evicted(&mut plan, &after);
+    write_evicted(&mut plan, desired);
     (plan, after)
 }
 
@@ -60,28 +83,30 @@ pub fn diff(applied: &Applied, desired: Desired<'_>, terms: &Terms<'_>) -> (Plan
 ///
 /// Costs what the change costs: sets that `terms.update` does not name are not looked at.
 #[must_use]
-pub fn diff_members(
-    applied: &Applied,
-    compiled: &Compiled,
-    terms: &Terms<'_>,
-) -> (Plan, BTreeMap<SetName, AppliedSet>) {
+pub fn diff_members(applied: &Applied, terms: &Terms<'_>) -> (Plan, BTreeMap<SetName, AppliedSet>) {
     let (mut plan, mut after) = (Plan::default(), BTreeMap::new());
-    for id in terms.update.sets_changed.keys() {
-        let Some(set) = compiled.sets.get(id) else { continue };
-        let kind = Kind::from(set.kind);
-        for family in Family::BOTH {
-            let name = name::set(family, kind, id);
-            // Sets that no chain refers to are not in the kernel, or are about to be destroyed.
-            let now = applied.sets.get(&name);
-            if let Some(now) = now.filter(|set| set.elements != Elements::Unknown) {
-                let desired = DesiredSet { kind, family, source: Source::Engine(*id, set) };
-                let state = diff_set(&mut plan, name, Some(now), &desired, terms);
-                after.insert(name, state);
-            }
+    for (name, desired) in changed_sets(terms) {
+        // Sets that no chain refers to are not in the kernel, or are about to be destroyed.
+        let now = applied.sets.get(&name);
+        if let Some(now) = now.filter(|set| set.elements != Elements::Unknown) {
+            let state = diff_set(&mut plan, name, Some(now), &desired, terms);
+            after.insert(name, state);
         }
     }
     temporaries(&mut plan, &applied.sets, &mut after);
     (plan, after)
+}
+
+/// The sets of both families whose members changed.
+fn changed_sets(terms: &Terms<'_>) -> impl Iterator<Item = (SetName, DesiredSet)> {
+    let sets = terms.sets;
+    let changed = terms.update.sets_changed.keys().filter_map(|id| Some((id, sets.get(id)?.kind)));
+    changed.flat_map(|(id, kind)| {
+        let (kind, source) = (Kind::from(kind), Source::Engine(*id));
+        Family::BOTH.map(|family| {
+            (name::set(family, kind, id), DesiredSet { kind, family, source: source.clone() })
+        })
+    })
 }
 
 /// Plans what becomes of the names that sets are built under before a swap.
@@ -107,7 +132,7 @@ fn diff_set(
     plan: &mut Plan,
     name: SetName,
     now: Option<&AppliedSet>,
-    desired: &DesiredSet<'_>,
+    desired: &DesiredSet,
     terms: &Terms<'_>,
 ) -> AppliedSet {
     let shape = Some((desired.kind, desired.family));
@@ -119,11 +144,11 @@ fn diff_set(
             return create(plan, name, Swap::BeforeChains, desired, terms);
         }
         (Elements::Read(is), _) => {
-            let ought = desired.elements();
+            let ought = desired.elements(terms.sets);
             let added: BTreeSet<_> = ought.difference(is).cloned().collect();
             (added, is.difference(&ought).cloned().collect(), number(ought.len()))
         }
-        (Elements::AsDesired(count), Source::Engine(id, _)) => {
+        (Elements::AsDesired(count), Source::Engine(id)) => {
             let Some(delta) = terms.update.sets_changed.get(id) else { return now.clone() };
             let (added, removed): (BTreeSet<_>, BTreeSet<_>) = desired.delta(delta);
             let count = count.saturating_add(number(added.len()));
@@ -145,9 +170,9 @@ fn diff_set(
 }
 
 /// Local addresses are few and have no deltas: they are compared as a whole.
-fn known(desired: &DesiredSet<'_>, count: u32) -> Elements {
-    match desired.source {
-        Source::Local(_) => Elements::Read(desired.elements()),
+fn known(desired: &DesiredSet, count: u32) -> Elements {
+    match &desired.source {
+        Source::Local(elements) => Elements::Read(elements.clone()),
         Source::Engine(..) | Source::Networks(_) => Elements::AsDesired(count),
     }
 }
@@ -156,10 +181,10 @@ fn create(
     plan: &mut Plan,
     name: SetName,
     swap: Swap,
-    desired: &DesiredSet<'_>,
+    desired: &DesiredSet,
     terms: &Terms<'_>,
 ) -> AppliedSet {
-    let elements = desired.elements();
+    let elements = desired.elements(terms.sets);
     let count = number(elements.len());
     let maxelem = terms.initial_maxelem.max(count.checked_next_power_of_two().unwrap_or(u32::MAX));
     let (kind, family) = (desired.kind, desired.family);
@@ -171,7 +196,7 @@ fn evict(set: SetName, applied: &Applied) -> Eviction {
     let mut chains: BTreeMap<Family, Chains> = BTreeMap::new();
     for (family, table) in &applied.tables {
         for (name, rules) in &table.chains {
-            let others: Vec<_> =
+            let others: Arc<[_]> =
                 rules.iter().filter(|rule| !rule.refers_to(set)).cloned().collect();
             if others.len() < rules.len() {
                 chains.entry(*family).or_default().insert(*name, others);
@@ -182,9 +207,9 @@ fn evict(set: SetName, applied: &Applied) -> Eviction {
 }
 
 /// Plans that chains get the rules back without which they are while a set is evicted.
-fn write_evicted(plan: &mut Plan, after: &Applied) {
+fn write_evicted(plan: &mut Plan, desired: &Desired) {
     for (family, chains) in plan.evict.iter().flat_map(|eviction| &eviction.chains) {
-        let desired = after.tables.get(family).map(|table| &table.chains);
+        let desired = desired.tables.get(family);
         for name in chains.keys() {
             if let Some(rules) = desired.and_then(|chains| chains.get(name)) {
                 let change = plan.tables.entry(*family).or_default();
@@ -194,27 +219,29 @@ fn write_evicted(plan: &mut Plan, after: &Applied) {
     }
 }
 
-fn diff_table(now: &Table, desired: Chains, hooks: &BTreeSet<Hook>) -> (TableChange, Table) {
+/// The changes to the chains in `names` and to the hooks, and what they are afterwards.
+fn diff_table(
+    now: &Table,
+    desired: &Chains,
+    hooks: &BTreeSet<Hook>,
+    names: impl Iterator<Item = ChainName>,
+) -> (TableChange, Table) {
     let mut change = TableChange::default();
     let mut after = Table { wanted_by_others: now.wanted_by_others.clone(), ..Table::default() };
-    for (name, rules) in &desired {
-        if now.chains.get(name) != Some(rules) {
-            change.write.insert(*name, rules.clone());
-        }
-    }
-    after.chains = desired;
-    for (name, rules) in &now.chains {
-        if after.chains.contains_key(name) {
-            continue;
-        }
-        if now.wanted_by_others.contains(name) {
-            // It cannot be deleted, and must not refer to other chains and sets.
-            if !rules.is_empty() {
-                change.write.insert(*name, Vec::new());
+    for name in names {
+        let is = now.chains.get(&name);
+        // A chain that others use cannot be deleted, and must not refer to other chains and sets.
+        let empty =
+            now.wanted_by_others.contains(&name).then(Arc::default).filter(|_| is.is_some());
+        match (desired.get(&name).cloned().or(empty), is) {
+            (Some(rules), _) => {
+                if is != Some(&rules) {
+                    change.write.insert(name, rules.clone());
+                }
+                after.chains.insert(name, rules);
             }
-            after.chains.insert(*name, Vec::new());
-        } else {
-            change.delete.insert(*name);
+            (None, Some(_)) => drop(change.delete.insert(name)),
+            (None, None) => {}
         }
     }
     for hook in Hook::ALL {
@@ -243,7 +270,8 @@ mod tests {
 
     use policy_engine::cidr::CidrSet;
     use policy_engine::compiled::{
-        AddressSet, Endpoint, Match, Member, Rule, Ruleset, SetDelta, SetKind, Target, TrafficMatch,
+        AddressSet, Compiled, Endpoint, Match, Member, Rule, Ruleset, SetDelta, SetKind, Target,
+        TrafficMatch,
     };
     use policy_engine::direction::{Direction, PerDirection};
     use policy_engine::id::{ContentHasher, RulesetId, SetId};
@@ -293,7 +321,7 @@ mod tests {
         Update { sets_changed: BTreeMap::from([(id(), delta)]), ..Update::default() }
     }
 
-    fn desired(compiled: &Compiled) -> Desired<'_> {
+    fn desired(compiled: &Compiled) -> Desired {
         static OPTIONS: LazyLock<Options> = LazyLock::new(Options::default);
         static NOWHERE: LazyLock<Attachments> = LazyLock::new(Attachments::default);
         static NOTHING: LazyLock<Refusals> = LazyLock::new(Refusals::default);
@@ -303,8 +331,9 @@ mod tests {
 
     fn check(applied: &Applied, compiled: &Compiled, update: &Update) -> (String, Applied) {
         let desired = desired(compiled);
-        let terms = Terms { update, initial_maxelem: 2 };
-        let (plan, after) = diff(applied, desired, &terms);
+        let terms = Terms { update, sets: &compiled.sets, initial_maxelem: 2 };
+        let touched = desired.all_touched(applied);
+        let (plan, after) = diff(applied, &desired, &touched, &terms);
         let steps: String =
             render(&plan, TableName::Filter).concat().iter().map(ToString::to_string).collect();
         let set = name::set(Family::V4, Kind::Address, &id());
@@ -408,10 +437,12 @@ mod tests {
     fn only_the_members_that_changed_are_looked_at_when_no_rule_did() {
         let applied = first(&world(&["10.0.0.2"]));
         let update = change(&["10.0.0.3"], &[]);
-        let terms = Terms { update: &update, initial_maxelem: 2 };
         let compiled = world(&["10.0.0.2", "10.0.0.3"]);
-        let (plan, after) = diff_members(&applied, &compiled, &terms);
-        let (same, all) = diff(&applied, desired(&compiled), &terms);
+        let terms = Terms { update: &update, sets: &compiled.sets, initial_maxelem: 2 };
+        let (plan, after) = diff_members(&applied, &terms);
+        let desired = desired(&compiled);
+        let touched = desired.all_touched(&applied);
+        let (same, all) = diff(&applied, &desired, &touched, &terms);
         assert_eq!((plan, after), (same, all.sets));
     }
 }

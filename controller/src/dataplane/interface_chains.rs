@@ -59,7 +59,7 @@ impl Interfaces<'_> {
         }
         rules.extend(self.bridges(direction, &mut chains));
         rules.extend(self.routed(direction, &mut chains));
-        chains.insert(name::unknown_address(direction), rules);
+        chains.insert(name::unknown_address(direction), rules.into());
         chains
     }
 
@@ -91,7 +91,7 @@ impl Interfaces<'_> {
         }
         ports.extend_from_slice(&end);
         let chain = name::bridge_ports(direction);
-        chains.insert(chain, ports);
+        chains.insert(chain, ports.into());
         bridges.iter().map(|bridge| by(*bridge, chain)).collect()
     }
 
@@ -191,7 +191,7 @@ impl Tree<'_> {
         let chain: ChainName = name::interface_node(self.direction, self.is_port, beginning);
         let mut rules = self.level(beginning.as_str().len(), entries, level + 1);
         rules.extend_from_slice(self.end);
-        self.chains.insert(chain, rules);
+        self.chains.insert(chain, rules.into());
         Rule::new([self.matching(IsInterface::Begins(beginning))], Verdict::Goto(chain))
     }
 
@@ -281,7 +281,7 @@ mod tests {
 
     fn rules(chains: &Chains, chain: ChainName) -> Vec<String> {
         let short = |rule| text::rule(rule).replace(name::PREFIX, "");
-        chains.get(&chain).into_iter().flatten().map(short).collect()
+        chains.get(&chain).into_iter().flat_map(|rules| rules.iter()).map(short).collect()
     }
 
     fn bridge(family: Family, unknown_pods: UnknownPods) -> World {
@@ -388,7 +388,8 @@ mod tests {
         let (rules_max, chains_max) = steps;
         assert!(rules_max <= 2 + 17 + 17 + ENTRIES_MAX, "{rules_max} rules");
         assert!(chains_max <= LEVELS_MAX + 1, "{chains_max} chains");
-        let judged = chains.values().flatten().filter(|rule| rule.matches.len() == 2).count();
+        let judged = chains.values().flat_map(|rules| rules.iter());
+        let judged = judged.filter(|rule| rule.matches.len() == 2).count();
         assert_eq!(judged, 250);
         let deny = Verdict::Goto(Denial::by_address(Direction::Egress).chain());
         let source = name::unknown_address(Direction::Egress);
@@ -429,7 +430,8 @@ mod tests {
         walk(&chains, name::unknown_address(Direction::Egress), (0, 0), &mut steps);
         assert!(steps.1 <= LEVELS_MAX + 2, "{steps:?}");
         let deny = Verdict::Goto(Denial::by_address(Direction::Egress).chain());
-        let denied = chains.values().flatten().filter(|rule| rule.verdict == deny).count();
+        let denied = chains.values().flat_map(|rules| rules.iter());
+        let denied = denied.filter(|rule| rule.verdict == deny).count();
         assert_eq!(denied, count);
     }
 }

@@ -5,7 +5,7 @@
 //! | [`options`], [`feature`], [`name`] | what a user chooses; what a kernel may lack; the names of our chains and sets |
 //! | [`rule`], [`set`] | rules, chains, hooks and sets as values |
 //! | [`attachment`] | the interfaces of the node's pods |
-//! | [`desired`], `tree`, `interface_chains`, `ruleset` | chains and sets as they should be |
+//! | [`desired`], `entry`, `tree`, `interface_chains`, `rulesets`, `ruleset` | chains and sets as they should be, and which of them changed |
 //! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
 //! | [`applied`] | chains and sets as they are |
 //! | [`diff`](mod@diff), [`plan`] | the difference, and what changes because of it |
@@ -30,6 +30,7 @@ pub mod denial;
 pub mod desired;
 pub mod diff;
 pub mod drift;
+mod entry;
 pub mod examine;
 mod extra_ranges;
 pub mod feature;
@@ -45,6 +46,7 @@ pub mod preflight;
 pub mod refusals;
 pub mod rule;
 mod ruleset;
+mod rulesets;
 pub mod set;
 mod survey;
 mod tree;
@@ -66,7 +68,7 @@ pub use self::backend::iptables::cleanup::{CleanupReport, cleanup};
 use self::backend::iptables::{Kernel, Place, Variant, probe};
 use self::conflict::Conflict;
 use self::denial::{Counts, Denial, Totals};
-use self::desired::{Desired, Wanted};
+use self::desired::{Desired, Touched, Wanted};
 use self::diff::Terms;
 use self::drift::Drift;
 use self::examine::Examiner;
@@ -88,6 +90,10 @@ pub struct Dataplane {
     attachments_changed: bool,
     /// What the last apply left in the kernel; none when that is not known.
     applied: Option<Applied>,
+    /// What the kernel should hold, as of the last apply.
+    desired: Desired,
+    /// In what these two may differ; none when that is not known.
+    touched: Option<Touched>,
     /// Whether the other tables and the other variant are known to hold nothing of ours.
     elsewhere_clean: bool,
     /// Whether the last call left something to [`Dataplane::remove_unreferenced`].
@@ -95,8 +101,6 @@ pub struct Dataplane {
     denials: Totals,
     /// What the tools or the kernel refused since [`Dataplane::retry_refused`].
     refusals: Refusals,
-    /// The rulesets that deny more than policies do because of that, and why.
-    denied: BTreeMap<(Family, RulesetId), Arc<str>>,
 }
 
 /// How much of a change happens at once.
@@ -148,18 +152,27 @@ impl Dataplane {
         tracing::info!(
             variant = ?place.variant, table = %place.table, ?families, "opened the dataplane"
         );
+        let (attachments, refusals) = (Attachments::default(), Refusals::default());
+        let wanted = Wanted {
+            compiled: &Compiled::default(),
+            attachments: &attachments,
+            options: &options,
+            refusals: &refusals,
+        };
+        let desired = Desired::new(wanted, &families);
         Ok(Self {
             options,
             kernel,
             families,
-            attachments: Attachments::default(),
+            attachments,
             attachments_changed: false,
             applied: None,
+            desired,
+            touched: None,
             elsewhere_clean: false,
             postponed: false,
             denials: Totals::default(),
-            refusals: Refusals::default(),
-            denied: BTreeMap::new(),
+            refusals,
         })
     }
 
@@ -249,7 +262,7 @@ impl Dataplane {
     /// what they need: why.
     #[must_use]
     pub fn denied(&self) -> &BTreeMap<(Family, RulesetId), Arc<str>> {
-        &self.denied
+        &self.desired.denied
     }
 
     /// Tries again what was refused.
@@ -330,14 +343,22 @@ impl Dataplane {
         Examiner::new(Some(self.kernel.place.variant), self.kernel.lock_wait_seconds, ignored)
     }
 
-    fn desired<'a>(&'a self, compiled: &'a Compiled) -> Desired<'a> {
+    /// Brings what the kernel should hold to `compiled`; `update` is what changed in it.
+    fn follow(&mut self, compiled: &Compiled, update: &Update) {
         let (attachments, options) = (&self.attachments, &self.options);
         let wanted = Wanted { compiled, attachments, options, refusals: &self.refusals };
-        Desired::new(wanted, &self.families)
+        let touched = self.desired.follow(wanted);
+        if self.desired.has_followed(wanted, update) {
+            self.touched = self.touched.take().map(|before| before.and(touched));
+        } else {
+            self.desired = Desired::new(wanted, &self.families);
+            self.touched = None;
+        }
     }
 
-    fn terms<'a>(&self, update: &'a Update) -> Terms<'a> {
-        Terms { update, initial_maxelem: self.options.initial_maxelem }
+    fn terms<'a>(&self, compiled: &'a Compiled, update: &'a Update) -> Terms<'a> {
+        let initial_maxelem = self.options.initial_maxelem;
+        Terms { update, sets: &compiled.sets, initial_maxelem }
     }
 
     /// What cannot be enforced must not look as if it were.

@@ -1,6 +1,7 @@
 //! Rules, chains and hooks as values. How a backend writes and reads them is its own affair.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
@@ -11,8 +12,9 @@ use super::attachment::InterfaceName;
 use super::name::{self, ChainName, SetName};
 use super::options::LogGroup;
 
-/// Chains by name, with their rules.
-pub type Chains = BTreeMap<ChainName, Vec<Rule>>;
+/// Chains by name, with their rules. What is desired and what is applied share the rules of a chain:
+/// so they are compared by their address first.
+pub type Chains = BTreeMap<ChainName, Arc<[Rule]>>;
 
 /// A chain of the kernel's own that sends packets to ours, by its first rule.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

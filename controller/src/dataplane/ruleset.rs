@@ -25,19 +25,22 @@ pub(super) struct Renderer<'a> {
     pub family: Family,
     pub compiled: &'a Compiled,
     pub refusals: &'a Refusals,
-    pub needed: BTreeMap<SetName, DesiredSet<'a>>,
+    pub needed: BTreeMap<SetName, DesiredSet>,
     /// What they deny.
     pub denials: BTreeSet<Denial>,
     /// The rulesets that they lead to.
     pub next: BTreeSet<RulesetId>,
     /// Why the rules of the last ruleset deny more than it does: a set of it was refused.
     pub refused: Option<Arc<str>>,
+    /// Whether a set or ruleset that they refer to is missing.
+    pub lacks_something: bool,
 }
 
 impl<'a> Renderer<'a> {
     pub(super) fn new(family: Family, compiled: &'a Compiled, refusals: &'a Refusals) -> Self {
         let (needed, denials, next) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { family, compiled, refusals, needed, denials, next, refused: None }
+        let (refused, lacks_something) = (None, false);
+        Self { family, compiled, refusals, needed, denials, next, refused, lacks_something }
     }
 
     /// The rules of `ruleset`. In [`View::Audited`] what it denies is only told.
@@ -62,8 +65,9 @@ impl<'a> Renderer<'a> {
                 self.next.insert(next);
                 Verdict::Goto(name::ruleset(view, &next))
             }
-            // What should decide is missing: nothing may pass.
+            // If what should decide is missing, nothing may pass.
             Target::Next(_) | Target::Deny => {
+                self.lacks_something |= target != Target::Deny;
                 let outcome = match view {
                     View::Enforced => Outcome::Denied,
                     View::Audited => Outcome::WouldDeny,
@@ -137,12 +141,15 @@ impl<'a> Renderer<'a> {
     /// The name of an engine's set; an error when the engine has no such set of that kind, or when
     /// it was refused.
     fn engine_set(&mut self, id: &SetId, kind: SetKind) -> Result<SetName, Missing> {
-        let set = self.compiled.sets.get(id).filter(|set| set.kind == kind);
-        let set = set.ok_or(Missing { others: Vec::new() })?;
+        let is_there = self.compiled.sets.get(id).is_some_and(|set| set.kind == kind);
         let kind = Kind::from(kind);
         let name = name::set(self.family, kind, id);
         self.check_refused(name)?;
-        let source = Source::Engine(*id, set);
+        if !is_there {
+            self.lacks_something = true;
+            return Err(Missing { others: Vec::new() });
+        }
+        let source = Source::Engine(*id);
         self.needed.insert(name, DesiredSet { kind, family: self.family, source });
         Ok(name)
     }

@@ -1,6 +1,6 @@
 //! Sets and their elements as values.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -64,33 +64,36 @@ impl Element {
 }
 
 /// A set as it should be. Its members stay where they are: sets are as big as the cluster.
-#[derive(Clone, Debug)]
-pub struct DesiredSet<'a> {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DesiredSet {
     /// Its type.
     pub kind: Kind,
     /// Its family.
     pub family: Family,
     /// Where its members are.
-    pub source: Source<'a>,
+    pub source: Source,
 }
 
 /// Where the members of a desired set are.
-#[derive(Clone, Debug)]
-pub enum Source<'a> {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Source {
     /// In the engine's set, with those of the other family.
-    Engine(SetId, &'a AddressSet),
+    Engine(SetId),
     /// Here. The set's name is a hash of them: they never change.
     Networks(Vec<IpNet>),
     /// Here: addresses of the node's own pods.
     Local(BTreeSet<Element>),
 }
 
-impl DesiredSet<'_> {
-    /// All its elements.
+impl DesiredSet {
+    /// All its elements. `sets` are those of the engine.
     #[must_use]
-    pub fn elements(&self) -> BTreeSet<Element> {
+    pub fn elements(&self, sets: &BTreeMap<SetId, AddressSet>) -> BTreeSet<Element> {
         match &self.source {
-            Source::Engine(_, set) => of_family(&set.members, self.family).collect(),
+            Source::Engine(id) => {
+                let members = sets.get(id).map(|set| of_family(&set.members, self.family));
+                members.into_iter().flatten().collect()
+            }
             Source::Networks(networks) => networks.iter().copied().map(Element::Network).collect(),
             Source::Local(elements) => elements.clone(),
         }

@@ -119,7 +119,7 @@ impl Tree {
                 }
             }
         }
-        self.chains.insert(name, rules);
+        self.chains.insert(name, rules.into());
     }
 
     /// The rule for an address, if it needs any; several are in a chain of their own.
@@ -129,7 +129,7 @@ impl Tree {
         let mut rules = self.pod_rules(own, leaf.place);
         if rules.len() > 1 {
             let name = name::pod(self.direction, leaf.address);
-            self.chains.insert(name, rules);
+            self.chains.insert(name, rules.into());
             return Some(Rule::new([pod], Verdict::Goto(name)));
         }
         let only = rules.pop()?;
@@ -234,14 +234,14 @@ mod tests {
     fn leaves(chains: &Chains) -> usize {
         let judged = Rule::new([Match::NotTranslated], Verdict::Goto(chain("R")));
         let is_leaf = |rule: &&Rule| **rule == judged;
-        chains.values().flatten().filter(is_leaf).count()
+        chains.values().flat_map(|rules| rules.iter()).filter(is_leaf).count()
     }
 
     #[test]
     fn no_address_leaves_an_empty_root() {
         let chains = tree(Direction::Egress, &[]);
         let root = name::root(Direction::Egress);
-        assert_eq!(chains.into_iter().collect::<Vec<_>>(), [(root, vec![])]);
+        assert_eq!(chains.into_iter().collect::<Vec<_>>(), [(root, [].into())]);
     }
 
     /// The rules for 10.0.0.2, whose port is `veth2` or whose routed interface is `cali2`.

@@ -83,7 +83,7 @@ struct Split {
 fn split(change: &TableChange, table: &Table) -> Option<Split> {
     let mut split = Split { now: TableChange::default(), later: Chains::new() };
     for (name, rules) in &change.write {
-        let old = table.chains.get(name).map(Vec::as_slice).unwrap_or_default();
+        let old = table.chains.get(name).cloned().unwrap_or_default();
         if old.is_empty() {
             split.now.write.insert(*name, rules.clone());
             continue;
@@ -92,15 +92,15 @@ fn split(change: &TableChange, table: &Table) -> Option<Split> {
         let end = Rule::all(Verdict::Return);
         let in_front: Vec<Rule> = rules.iter().cloned().chain([end]).collect();
         if old.starts_with(&in_front) {
-            split.later.insert(*name, old.to_vec());
+            split.later.insert(*name, old);
             continue;
         }
-        let all = [in_front.as_slice(), old].concat();
+        let all = [in_front.as_slice(), &old].concat();
         if all.len() > RULES_MAX {
             return None;
         }
-        split.now.prepend.insert(*name, in_front);
-        split.later.insert(*name, all);
+        split.now.prepend.insert(*name, in_front.into());
+        split.later.insert(*name, all.into());
     }
     for name in &change.delete {
         split.later.insert(*name, table.chains.get(name).cloned().unwrap_or_default());
@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn chain(rules: &[Rule]) -> Chains {
-        Chains::from([(CHAIN, rules.to_vec())])
+        Chains::from([(CHAIN, rules.into())])
     }
 
     fn applied(chains: Chains) -> Applied {
@@ -147,7 +147,7 @@ mod tests {
         let change = TableChange { write: chain(rules), ..TableChange::default() };
         let (mut plan, mut after) = (plan(change), applied(chain(rules)));
         postpone(&mut plan, &applied(chain(old)), &mut after);
-        let after = after.tables[&Family::V4].chains[&CHAIN].clone();
+        let after = after.tables[&Family::V4].chains[&CHAIN].to_vec();
         (plan.tables.remove(&Family::V4), after)
     }
 

@@ -1,6 +1,6 @@
 //! Takes all that is ours out of the kernel, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,12 +94,8 @@ pub(in crate::dataplane) fn clean_tables(
 
 /// The way from `applied` to nothing.
 fn plan_nothing(applied: &Applied) -> (Plan, Applied) {
-    let desired = Desired {
-        tables: applied.tables.keys().map(|family| (*family, Chains::new())).collect(),
-        hooks: BTreeSet::new(),
-        sets: BTreeMap::new(),
-        denied: BTreeMap::new(),
-    };
-    let update = Update::default();
-    diff::diff(applied, desired, &Terms { update: &update, initial_maxelem: 0 })
+    let desired = Desired::nothing(applied.tables.keys().copied());
+    let (update, sets) = (Update::default(), BTreeMap::new());
+    let terms = Terms { update: &update, sets: &sets, initial_maxelem: 0 };
+    diff::diff(applied, &desired, &desired.all_touched(applied), &terms)
 }

@@ -67,9 +67,9 @@ impl Kernel {
 
     /// Reads what is applied of ours: the sets, and the tables of the families in `desired`. If one
     /// family cannot be read, gives the other, and why.
-    pub(in crate::dataplane) fn read(
+    pub(in crate::dataplane) fn read<'a>(
         &self,
-        desired: &BTreeMap<Family, Chains>,
+        desired: impl IntoIterator<Item = (&'a Family, &'a Chains)>,
     ) -> Result<(Applied, BTreeMap<Family, Error>), Error> {
         let (mut tables, mut failed) = (BTreeMap::new(), BTreeMap::new());
         for (family, chains) in desired {

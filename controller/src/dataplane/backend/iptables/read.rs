@@ -21,6 +21,7 @@ pub(super) fn parse_table(
     desired: &Chains,
 ) -> Result<Table, ParseError> {
     let mut table = Table::default();
+    let mut chains = BTreeMap::new();
     let mut state = State::Before;
     for line in dump.lines() {
         match (state, line) {
@@ -31,7 +32,8 @@ pub(super) fn parse_table(
             }
             (State::Within, "COMMIT") => state = State::After,
             (State::Within, line) => {
-                parse_line(&mut table, line).ok_or_else(|| unknown("iptables-save", line))?;
+                parse_line(&mut table, &mut chains, line)
+                    .ok_or_else(|| unknown("iptables-save", line))?;
             }
             _ => return Err(unknown("iptables-save", line)),
         }
@@ -40,20 +42,25 @@ pub(super) fn parse_table(
     if state != State::After || !dump.ends_with('\n') {
         return Err(ParseError::TableCutOff { lines: dump.lines().count() });
     }
-    recognise(&mut table.chains, desired);
+    recognise(&mut chains, desired);
+    table.chains = chains.into_iter().map(|(name, rules)| (name, rules.into())).collect();
     Ok(table)
 }
 
-fn parse_line(table: &mut Table, line: &str) -> Option<()> {
+fn parse_line(
+    table: &mut Table,
+    chains: &mut BTreeMap<ChainName, Vec<Rule>>,
+    line: &str,
+) -> Option<()> {
     if let Some(declaration) = line.strip_prefix(':') {
         let chain = declaration.split(' ').next().and_then(ChainName::parse);
-        table.chains.extend(chain.map(|chain| (chain, Vec::new())));
+        chains.extend(chain.map(|chain| (chain, Vec::new())));
         return Some(());
     }
     let (chain, rule) = line.strip_prefix("-A ")?.split_once(' ')?;
     if let Some(chain) = ChainName::parse(chain) {
         let rule = Rule::all(Verdict::Unknown(text::normalise(rule).into()));
-        table.chains.get_mut(&chain)?.push(rule);
+        chains.get_mut(&chain)?.push(rule);
     } else {
         foreign_rule(table, chain, rule);
     }
@@ -83,7 +90,7 @@ pub(super) fn parse_hooks(printed: &str) -> BTreeMap<Hook, HookPlaces> {
 }
 
 /// Replaces rules that are spelled like desired ones by these.
-fn recognise(chains: &mut Chains, desired: &Chains) {
+fn recognise(chains: &mut BTreeMap<ChainName, Vec<Rule>>, desired: &Chains) {
     // Ends the new rules of a chain that still has old ones.
     let end = Rule::all(Verdict::Return);
     for (name, rules) in chains {
@@ -172,9 +179,9 @@ mod tests {
     #[test]
     fn only_what_is_ours_is_read() {
         let goto = Rule::all(Verdict::Goto(name::JUDGE));
-        let desired = Chains::from([(name::FORWARD, vec![goto.clone()])]);
+        let desired = Chains::from([(name::FORWARD, [goto.clone()].into())]);
         let table = parse_table(DUMP, TableName::Filter, &desired).unwrap();
-        let chains = Chains::from([(name::FORWARD, vec![goto]), (name::JUDGE, vec![])]);
+        let chains = Chains::from([(name::FORWARD, [goto].into()), (name::JUDGE, [].into())]);
         assert_eq!(table.chains, chains);
         let forward = &table.hooks[&Hook::Forward];
         assert_eq!((forward.count, forward.in_front.len()), (2, 1));
@@ -187,7 +194,7 @@ mod tests {
     fn a_rule_that_is_not_desired_stays_text() {
         let table = parse_table(DUMP, TableName::Filter, &Chains::new()).unwrap();
         let unknown = Rule::all(Verdict::Unknown("-g PORTCULLIS-JUDGE".into()));
-        assert_eq!(table.chains[&name::FORWARD], [unknown]);
+        assert_eq!(table.chains[&name::FORWARD].as_ref(), [unknown]);
     }
 
     #[test]

@@ -210,7 +210,7 @@ pub(super) fn table(change: &TableChange, name: TableName) -> String {
 
 fn append(script: &mut String, chains: &Chains) {
     for (chain, rules) in chains {
-        for rule in rules {
+        for rule in rules.iter() {
             let _ = writeln!(script, "-A {chain} {}", text::rule(rule));
         }
     }

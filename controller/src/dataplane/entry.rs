@@ -1,0 +1,131 @@
+//! The chains that every packet enters, whatever the policies are. Pure.
+
+use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv6Net};
+use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
+
+use super::attachment::Attachments;
+use super::denial::Denial;
+use super::feature::Feature;
+use super::name::{self, ChainName};
+use super::options::{AcceptAction, Options};
+use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};
+
+/// The chains that are there whatever the policies are.
+pub(super) fn skeleton(
+    family: Family,
+    options: &Options,
+    attachments: &Attachments,
+    checks_addresses: bool,
+) -> Chains {
+    let mut chains = Chains::new();
+    let accept = options.accept == AcceptAction::Accept;
+    let established = if accept { Verdict::Goto(name::ACCEPT) } else { Verdict::Return };
+    let routers = (checks_addresses && family == Family::V6).then_some(name::ROUTER);
+    let forward = entry(family, options, name::JUDGE, established, routers);
+    chains.insert(name::FORWARD, forward.into());
+    let [ingress, egress] = Direction::BOTH.map(name::root);
+    let unknown = |direction| {
+        let unknown = Match::NotInSet(name::attached_set(family), Side::of_subject(direction));
+        let chain = name::unknown_address(direction);
+        checks_addresses.then(|| Rule::new([unknown], Verdict::Jump(chain)))
+    };
+    if !options.allow_egress_to_own_node {
+        // Never a terminal accept here: the node's own firewall decides on.
+        let input = entry(family, options, name::NODE, Verdict::Return, routers);
+        chains.insert(name::INPUT, input.into());
+        let mut node = Vec::from_iter(unknown(Direction::Egress));
+        node.push(Rule::all(Verdict::Goto(egress)));
+        chains.insert(name::NODE, node.into());
+    }
+    let mut judge = Vec::from_iter(unknown(Direction::Egress));
+    judge.push(Rule::all(Verdict::Jump(egress)));
+    judge.extend(unknown(Direction::Ingress));
+    if accept {
+        let local = name::local_set(family);
+        let accept_local = |side| Rule::new([Match::Set(local, side)], Verdict::Accept);
+        let rules = [Side::Source, Side::Destination].map(accept_local);
+        chains.insert(name::ACCEPT, rules.into());
+        judge.extend([Verdict::Jump(ingress), Verdict::Goto(name::ACCEPT)].map(Rule::all));
+    } else {
+        judge.push(Rule::all(Verdict::Goto(ingress)));
+    }
+    chains.insert(name::JUDGE, judge.into());
+    chains.extend(routers.map(|chain| (chain, from_no_pod(attachments).into())));
+    chains
+}
+
+/// Which packets are judged at all. `routers` is the chain for what only routers send.
+fn entry(
+    family: Family,
+    options: &Options,
+    judge: ChainName,
+    established: Verdict,
+    routers: Option<ChainName>,
+) -> Vec<Rule> {
+    // A SYN or INIT opens a connection whatever conntrack remembers of its ports: an entry in state
+    // CLOSE or LAST_ACK would make it ESTABLISHED.
+    let mut rules = vec![Rule::new([Match::TcpSyn, Match::NotRelated], Verdict::Goto(judge))];
+    if options.has(Feature::SctpChunks) {
+        // In front of it: packets of other established connections are to meet two rules only.
+        let others = [Match::NotSctp, Match::RelatedOrEstablished];
+        rules.push(Rule::new(others, established.clone()));
+        rules.push(Rule::new([Match::SctpInit], Verdict::Goto(judge)));
+    }
+    rules.push(Rule::new([Match::RelatedOrEstablished], established));
+    if family == Family::V6 {
+        rules.push(Rule::new([Match::NotIcmpv6], Verdict::Goto(judge)));
+        let from_routers = routers.map_or(Verdict::Return, Verdict::Goto);
+        // Without these there is no IPv6. They never leave a link: only so they are what they say,
+        // and carry nothing further.
+        for kind in NEIGHBOUR_DISCOVERY {
+            let verdict = match kind {
+                ROUTER_ADVERTISEMENT | REDIRECT => from_routers.clone(),
+                _ => Verdict::Return,
+            };
+            rules.push(Rule::new(discovery(options, kind, 255), verdict));
+        }
+        for kind in MULTICAST_LISTENER_DISCOVERY {
+            let link = Match::Address(Side::Destination, Is::Within(link_scope()));
+            let matches = discovery(options, kind, 1).chain([link]);
+            rules.push(Rule::new(matches, Verdict::Return));
+        }
+    }
+    rules.push(Rule::all(Verdict::Goto(judge)));
+    rules
+}
+
+/// What a message of discovery has.
+fn discovery(options: &Options, kind: u8, hop_limit: u8) -> impl Iterator<Item = Match> {
+    let hop_limit = options.has(Feature::HopLimit).then_some(Match::HopLimit(hop_limit));
+    [Match::Icmpv6(kind)].into_iter().chain(hop_limit)
+}
+
+/// RFC 4861, 4.2.
+const ROUTER_ADVERTISEMENT: u8 = 134;
+/// RFC 4861, 4.5.
+const REDIRECT: u8 = 137;
+/// RFC 4861: all have hop limit 255, which no router passes on.
+const NEIGHBOUR_DISCOVERY: [u8; 5] = [133, ROUTER_ADVERTISEMENT, 135, 136, REDIRECT];
+/// RFC 2710 and RFC 3810: all have hop limit 1, and an address of this link as destination.
+const MULTICAST_LISTENER_DISCOVERY: [u8; 4] = [130, 131, 132, 143];
+
+/// `ff02::/16`: multicast on one link, RFC 4291, 2.7.
+fn link_scope() -> IpNet {
+    let first = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0);
+    Ipv6Net::new(first, 16).map(IpNet::from).expect("16 is a length of an IPv6 prefix")
+}
+
+/// Pods are no routers: what only routers send is dropped if it comes from a pod.
+fn from_no_pod(attachments: &Attachments) -> Vec<Rule> {
+    let deny = Denial::by_address(Direction::Egress).chain();
+    let from = |interface| Match::Interface(Side::Source, IsInterface::Named(interface));
+    let bridges: BTreeSet<_> =
+        attachments.addresses.values().filter_map(|attachment| attachment.bridge).collect();
+    // A routed pod is alone on its link: only its own node hears it.
+    let of_pods = bridges.intersection(&attachments.pod_interfaces).copied();
+    of_pods.map(|bridge| Rule::new([from(bridge)], Verdict::Goto(deny))).collect()
+}
