@@ -21,6 +21,7 @@ mod refusal;
 mod sink;
 
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -46,11 +47,12 @@ pub use sink::{Closed, Sink};
 /// which the other kinds get their turn.
 const BATCH: usize = 128;
 
-/// The server ends a watch after so many seconds; it goes on in the next one.
-const WATCH_SECONDS: u32 = 290;
+/// The server ends a watch after so many seconds, which each watch draws: agents that lost their server
+/// at the same time do not come back together for ever.
+const WATCH_SECONDS: RangeInclusive<u32> = 145..=290;
 
 /// A watch that says nothing for longer than the server lets it live is dead.
-const WATCH_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
+const WATCH_LIMIT: Duration = Duration::from_secs(*WATCH_SECONDS.end() as u64 + 10);
 
 /// Within this time a list goes on, or there is none.
 const LIST_LIMIT: Duration = Duration::from_mins(1);
@@ -98,6 +100,10 @@ enum Lists {
 enum End {
     Failed(Failure),
     Closed,
+}
+
+fn watch_seconds() -> u32 {
+    fastrand::u32(WATCH_SECONDS)
 }
 
 impl<F: Into<Failure>> From<F> for End {
@@ -297,7 +303,7 @@ where
     /// server closes the watch, which it does after some minutes.
     async fn watch(&mut self) -> Result<(), End> {
         let opened = Instant::now();
-        let mut params = WatchParams::default().timeout(WATCH_SECONDS);
+        let mut params = WatchParams::default().timeout(watch_seconds());
         params.field_selector = self.fields.map(str::to_owned);
         params.send_initial_events = self.version.is_none();
         // Without a version the list is as new as the moment of asking: never older than what an
@@ -428,4 +434,18 @@ where
 fn silence(limit: Duration) -> Failure {
     let error = format!("nothing was heard for {} s", limit.as_secs());
     Failure::new(Reason::Connection, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn watches_end_at_different_times() {
+        let drawn: BTreeSet<u32> = (0..100).map(|_| watch_seconds()).collect();
+        assert!(drawn.len() > 20, "{drawn:?}");
+        assert!(drawn.iter().all(|seconds| WATCH_SECONDS.contains(seconds)), "{drawn:?}");
+    }
 }

@@ -68,6 +68,7 @@ impl Publisher {
         let latency = latency(&self.latencies);
         self.succeeded(|status| {
             status.latency = latency;
+            status.nodes = round.nodes;
             if let Some(selection) = round.selection {
                 status.selection = Arc::new(selection);
             }
@@ -200,7 +201,7 @@ mod tests {
 
     fn round(latency: Option<u64>) -> Round {
         let latency = latency.map(Duration::from_micros);
-        Round { selection: None, rulesets: 0, sets: 0, apply: Duration::ZERO, latency }
+        Round { selection: None, rulesets: 0, sets: 0, nodes: 0, apply: Duration::ZERO, latency }
     }
 
     #[tokio::test]

@@ -43,6 +43,8 @@ pub struct Status {
     pub stalled: Option<Arc<str>>,
     /// Which rules the tools or the kernel refused, in one line, if any.
     pub refused: Option<Arc<str>>,
+    /// How many nodes the cluster has: so many agents write reports.
+    pub nodes: u32,
 }
 
 /// Whether the kernel does what the policies say.
@@ -105,6 +107,8 @@ pub struct Round {
     pub rulesets: usize,
     /// How many sets are enforced.
     pub sets: usize,
+    /// How many nodes the cluster has.
+    pub nodes: u32,
     /// How long the kernel took.
     pub apply: Duration,
     /// Since the oldest change was received; `None` when no change led to this round.
@@ -126,6 +130,7 @@ impl Default for Status {
             node_unknown: None,
             stalled: None,
             refused: None,
+            nodes: 0,
         }
     }
 }

@@ -55,6 +55,7 @@ impl Agent {
             selection,
             rulesets: compiled.rulesets.len(),
             sets: compiled.sets.len(),
+            nodes: u32::try_from(self.engine.world().nodes().len()).unwrap_or(u32::MAX),
             apply: report.total,
             latency,
         });

@@ -1,7 +1,8 @@
 //! When a report is written. Pure: the caller tells the time and draws the jitter.
 //!
 //! An API server with a thousand nodes gets three writes a second from agents that have nothing
-//! new to say, and at most two hundred from agents that always have.
+//! new to say, and at most two hundred from agents that always have. A change that concerns all nodes
+//! causes at most 500 writes a second, or one for each node if there are fewer.
 
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 pub const WRITE_PERIOD_MIN: Duration = Duration::from_secs(5);
 /// A change is written at a random moment within this time: one policy can concern every node.
 pub const SPREAD: Duration = Duration::from_secs(1);
+/// In a large cluster, that time has so much for each node.
+pub const SPREAD_OF_A_NODE: Duration = Duration::from_millis(2);
 /// A report without news is written again after this time, give or take a tenth.
 pub const REFRESH_PERIOD: Duration = Duration::from_mins(5);
 /// An agent that is still loading says so after this time: what an earlier one wrote holds till
@@ -64,9 +67,10 @@ impl Pace {
         Self { earliest: now, latest, news_at: None, first: true, back_off: BACK_OFF }
     }
 
-    /// When to write. `jitter` is drawn from 0 to 1.
-    pub fn due(&mut self, now: Instant, news: News, jitter: f64) -> Instant {
-        let spread = if self.first { Duration::ZERO } else { SPREAD.mul_f64(jitter) };
+    /// When to write. `jitter` is drawn from 0 to 1, and `nodes` is how many nodes the cluster has.
+    pub fn due(&mut self, now: Instant, news: News, nodes: u32, jitter: f64) -> Instant {
+        let within = SPREAD.max(SPREAD_OF_A_NODE * nodes);
+        let spread = if self.first { Duration::ZERO } else { within.mul_f64(jitter) };
         match news {
             News::None => self.news_at = None,
             News::Loading if self.first => {}
@@ -110,9 +114,9 @@ mod tests {
     fn the_first_sync_is_written_at_once_and_loading_after_a_while() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        assert_eq!(pace.due(start, News::Loading, 0.5), start + LOADING_PATIENCE);
+        assert_eq!(pace.due(start, News::Loading, 10, 0.5), start + LOADING_PATIENCE);
         let now = start + SECOND;
-        assert_eq!(pace.due(now, News::Some, 0.5), now);
+        assert_eq!(pace.due(now, News::Some, 10, 0.5), now);
     }
 
     #[test]
@@ -121,14 +125,29 @@ mod tests {
         let mut pace = Pace::new(start);
         pace.wrote(start, 0.5);
         let now = start + SECOND;
-        assert_eq!(pace.due(now, News::Some, 0.5), start + WRITE_PERIOD_MIN);
-        assert_eq!(pace.due(now + SECOND, News::Some, 0.5), start + WRITE_PERIOD_MIN);
+        assert_eq!(pace.due(now, News::Some, 10, 0.5), start + WRITE_PERIOD_MIN);
+        assert_eq!(pace.due(now + SECOND, News::Some, 10, 0.5), start + WRITE_PERIOD_MIN);
         let now = start + 60 * SECOND;
         let mut later = pace.clone();
         later.wrote(start, 0.5);
-        assert_eq!(later.due(now, News::Some, 0.25), now + SPREAD / 4);
-        assert_eq!(later.due(now + SPREAD / 8, News::Some, 0.9), now + SPREAD / 4, "drawn once");
-        assert_eq!(later.due(now, News::None, 0.5), start + REFRESH_PERIOD, "taken back");
+        assert_eq!(later.due(now, News::Some, 10, 0.25), now + SPREAD / 4);
+        assert_eq!(
+            later.due(now + SPREAD / 8, News::Some, 10, 0.9),
+            now + SPREAD / 4,
+            "drawn once"
+        );
+        assert_eq!(later.due(now, News::None, 10, 0.5), start + REFRESH_PERIOD, "taken back");
+    }
+
+    #[test]
+    fn in_a_large_cluster_agents_do_not_write_at_the_same_time() {
+        let start = Instant::now();
+        let now = start + 60 * SECOND;
+        for (nodes, seconds) in [(10, 1), (500, 1), (5_000, 10)] {
+            let mut pace = Pace::new(start);
+            pace.wrote(start, 0.5);
+            assert_eq!(pace.due(now, News::Some, nodes, 1.0), now + seconds * SECOND);
+        }
     }
 
     #[test]
@@ -137,7 +156,7 @@ mod tests {
         for (jitter, percent) in [(0.0, 90), (1.0, 110)] {
             let mut pace = Pace::new(start);
             pace.wrote(start, jitter);
-            let due = pace.due(start, News::None, 0.5).duration_since(start);
+            let due = pace.due(start, News::None, 10, 0.5).duration_since(start);
             assert!(due.abs_diff(REFRESH_PERIOD * percent / 100) < SECOND / 1000, "{due:?}");
         }
     }
@@ -148,14 +167,14 @@ mod tests {
         let mut pace = Pace::new(start);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             pace.failed(start, Setback::Passing(Duration::ZERO), 0.5);
-            assert_eq!(pace.due(start, News::Some, 0.5), start + seconds * SECOND);
+            assert_eq!(pace.due(start, News::Some, 10, 0.5), start + seconds * SECOND);
         }
         pace.failed(start, Setback::Passing(90 * SECOND), 0.5);
-        assert_eq!(pace.due(start, News::Some, 0.5), start + 90 * SECOND);
+        assert_eq!(pace.due(start, News::Some, 10, 0.5), start + 90 * SECOND);
         pace.failed(start, Setback::Hopeless, 0.5);
-        assert_eq!(pace.due(start, News::Some, 0.5), start + HOPELESS_PAUSE);
+        assert_eq!(pace.due(start, News::Some, 10, 0.5), start + HOPELESS_PAUSE);
         pace.wrote(start, 0.5);
         pace.failed(start, Setback::Passing(Duration::ZERO), 0.5);
-        assert_eq!(pace.due(start, News::Some, 0.5), start + SECOND, "forgotten by a success");
+        assert_eq!(pace.due(start, News::Some, 10, 0.5), start + SECOND, "forgotten by a success");
     }
 }

@@ -80,7 +80,8 @@ impl Writer {
         let mut told: Option<Discriminant<Setback>> = None;
         loop {
             let latest = signals.latest();
-            let due = pace.due(Instant::now(), self.news(&latest), fastrand::f64());
+            let news = self.news(&latest);
+            let due = pace.due(Instant::now(), news, latest.nodes, fastrand::f64());
             tokio::select! {
                 biased;
                 changed = signals.changed() => match changed {

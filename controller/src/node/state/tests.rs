@@ -43,7 +43,14 @@ impl Agent {
     fn enforced(&mut self) {
         let (selection, latency) = (None, None);
         let apply = Duration::ZERO;
-        self.publisher.enforced(Round { selection, rulesets: 0, sets: 0, apply, latency });
+        self.publisher.enforced(Round {
+            selection,
+            rulesets: 0,
+            sets: 0,
+            nodes: 0,
+            apply,
+            latency,
+        });
     }
 
     fn examined(&mut self, conflicts: &[Conflict]) {

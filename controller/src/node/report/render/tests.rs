@@ -220,6 +220,7 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
         selection,
         rulesets: 1,
         sets: 1,
+        nodes: 1,
         apply: Duration::from_millis(1),
         latency: Some(Duration::from_millis(2)),
     };
