@@ -23,10 +23,21 @@ use super::denial::Denial;
 use super::drift::{self, Drift};
 use super::name::{self, ChainName};
 use super::plan::{Plan, Swap, TableChange};
+use super::waiting::{MEMBERS_AT_ONCE, Waiting};
 use super::{ApplyReport, Dataplane, Extent, diff};
 
 /// How often chains are tried in one apply. Those that are not known to be good then stay refused.
 const TRIALS_MAX: usize = 64;
+
+impl Extent {
+    /// How many members join sets in one pass.
+    fn members_at_once(self) -> usize {
+        match self {
+            Self::Urgent => MEMBERS_AT_ONCE,
+            Self::All => usize::MAX,
+        }
+    }
+}
 
 /// What one apply knows.
 struct Attempt<'a> {
@@ -99,8 +110,20 @@ impl Dataplane {
         let (applied, unread) = self.kernel.read(&self.desired.tables)?;
         // Only now: what cannot be read can still be changed.
         (self.applied, self.touched) = (None, None);
+        (self.waiting, self.changed_since_read) = (Waiting::default(), None);
         let mut attempt = Attempt::new(Extent::All, Some(applied), None);
         (attempt.was_read, attempt.is_comparison, attempt.failed) = (true, true, unread);
+        Ok(self.converge(compiled, attempt)?.drifts)
+    }
+
+    /// Repairs what differs in `applied`, of which a part was just read. Gives what differed.
+    pub(super) fn repair(
+        &mut self,
+        compiled: &Compiled,
+        applied: Option<Applied>,
+    ) -> Result<Vec<Drift>, Error> {
+        let mut attempt = Attempt::new(Extent::All, applied, None);
+        (attempt.was_read, attempt.is_comparison) = (true, true);
         Ok(self.converge(compiled, attempt)?.drifts)
     }
 
@@ -129,7 +152,7 @@ impl Dataplane {
     fn pass(&mut self, compiled: &Compiled, attempt: &mut Attempt<'_>) -> Result<bool, Error> {
         let nothing = Update::default();
         let update = attempt.update.unwrap_or(&nothing);
-        let (plan, after, mut applied) = match attempt.applied.take() {
+        let (mut plan, after, mut applied) = match attempt.applied.take() {
             Some(applied) if attempt.members_only => {
                 attempt.members_only = false;
                 let terms = self.terms(compiled, update);
@@ -138,11 +161,15 @@ impl Dataplane {
             }
             applied => self.plan_all(compiled, update, applied, attempt)?,
         };
+        self.waiting.retain(|set| self.desired.sets.contains_key(&set));
+        self.waiting.take_in(&mut plan, attempt.extent.members_at_once());
+        attempt.report.members_waiting = self.waiting.len();
         let report = ApplyReport::of(&plan);
         attempt.report.chains_changed += report.chains_changed;
         attempt.report.hooks_changed += report.hooks_changed;
         attempt.report.sets_created += report.sets_created;
         attempt.report.members_changed += report.members_changed;
+        self.note_changes(&plan);
         let rulesets = |(family, change): (&Family, &TableChange)| {
             let chains = change.write.keys().copied();
             (*family, chains.filter(|chain| name::is_ruleset(*chain)).collect())
@@ -159,8 +186,10 @@ impl Dataplane {
         // What a pass that failed in part leaves is compared as a whole.
         let touched = touched.filter(|_| is_clean);
         self.touched = touched.map(|touched| self.desired.still_touched(touched, &applied));
-        // Chains without the rules of an evicted set are known again once they are read.
-        attempt.applied = Some(applied).filter(|_| is_clean || !evicts);
+        // Chains without the rules of an evicted set are known again once they are read, and so is
+        // which members still wait.
+        let is_known = is_clean || !(evicts || self.waiting.len() > 0);
+        attempt.applied = Some(applied).filter(|_| is_known);
         if is_last_stage {
             attempt.update = None;
             attempt.report.sets_in_use = executed.in_use.len();
@@ -195,7 +224,8 @@ impl Dataplane {
             let (applied, unread) = self.kernel.read(&self.desired.tables)?;
             attempt.was_read = true;
             attempt.failed.extend(unread);
-            self.touched = None;
+            (self.touched, self.waiting) = (None, Waiting::default());
+            self.changed_since_read = None;
             applied
         };
         let touched = self.touched.take();

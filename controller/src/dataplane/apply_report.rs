@@ -16,6 +16,8 @@ pub struct ApplyReport {
     pub sets_created: usize,
     /// Members that joined or left existing sets.
     pub members_changed: usize,
+    /// Members that join sets in the next applies.
+    pub members_waiting: usize,
     /// Unreferenced sets that the kernel still uses. Each apply tries again to destroy them.
     pub sets_in_use: usize,
     /// Whether [`remove_unreferenced`](super::Dataplane::remove_unreferenced) has unreferenced rules, chains or sets to remove.

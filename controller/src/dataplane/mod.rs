@@ -10,7 +10,8 @@
 //! | [`applied`] | chains and sets as they are |
 //! | [`diff`](mod@diff), [`plan`] | the difference, and what changes because of it |
 //! | [`refusals`], `apply` | what the tools or the kernel refused; one apply, in passes, without that |
-//! | `urgent` | which part of a plan has to happen now, and which can wait |
+//! | `urgent`, `waiting` | which part of a plan has to happen now, and which can wait; members that wait |
+//! | `comparison` | a comparison with the kernel that no change waits for |
 //! | [`drift`] | the difference as sentences |
 //! | `hooks`, [`hook_watch`] | hooks that others moved or removed: found and put back; noticed |
 //! | [`backend`] | the tools and the kernel: text, writes, read-back, probes, cleanup |
@@ -25,6 +26,7 @@ mod apply;
 mod apply_report;
 pub mod attachment;
 pub mod backend;
+mod comparison;
 pub mod conflict;
 pub mod denial;
 pub mod desired;
@@ -51,6 +53,7 @@ pub mod set;
 mod survey;
 mod tree;
 mod urgent;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -66,6 +69,7 @@ pub use self::backend::iptables::Error;
 use self::backend::iptables::cleanup::clean_tables;
 pub use self::backend::iptables::cleanup::{CleanupReport, cleanup};
 use self::backend::iptables::{Kernel, Place, Variant, probe};
+pub use self::comparison::{Reader, Reading};
 use self::conflict::Conflict;
 use self::denial::{Counts, Denial, Totals};
 use self::desired::{Desired, Touched, Wanted};
@@ -79,6 +83,7 @@ use self::plan::Plan;
 use self::preflight::Finding;
 use self::refusals::Refusals;
 use self::rule::Chains;
+use self::waiting::Waiting;
 
 /// Keeps the kernel as the engine wants it.
 pub struct Dataplane {
@@ -94,6 +99,10 @@ pub struct Dataplane {
     desired: Desired,
     /// In what these two may differ; none when that is not known.
     touched: Option<Touched>,
+    /// What was changed since the last [`Dataplane::reader`] was made; none while nothing is compared.
+    changed_since_read: Option<Touched>,
+    /// Members that join sets in later applies.
+    waiting: Waiting,
     /// Whether the other tables and the other variant are known to hold nothing of ours.
     elsewhere_clean: bool,
     /// Whether the last call left something to [`Dataplane::remove_unreferenced`].
@@ -169,6 +178,8 @@ impl Dataplane {
             applied: None,
             desired,
             touched: None,
+            changed_since_read: None,
+            waiting: Waiting::default(),
             elsewhere_clean: false,
             postponed: false,
             denials: Totals::default(),
@@ -237,6 +248,9 @@ impl Dataplane {
 
     /// Makes the kernel enforce `compiled`, and leaves for [`Dataplane::remove_unreferenced`] what need not happen
     /// at once; `update` is what changed since the last call.
+    ///
+    /// If many members are to join sets, some of them wait for the next calls: see
+    /// [`ApplyReport::members_waiting`]. Members that leave never wait.
     ///
     /// The first call, and each one after a failure, reads back what is applied and changes only
     /// what differs; `update` is ignored then.

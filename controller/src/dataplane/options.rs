@@ -45,7 +45,9 @@ impl Default for Options {
             allow_egress_to_own_node: false,
             lacking: BTreeSet::new(),
             lock_wait_seconds: 10,
-            initial_maxelem: 65_536,
+            // As many as the budget of members allows, so that no set is replaced. Members that are not
+            // there need no memory.
+            initial_maxelem: 524_288,
         }
     }
 }

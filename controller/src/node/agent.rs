@@ -4,6 +4,7 @@
 //! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::enforce ─► one log line
 //!                                               ▲ failure: again, with back-off, until it is true
 //!                                               ▲ a set or chain was refused: that again, with back-off
+//!                                               ▲ many members join sets: some in each round
 //!                                               ▲ when it is quiet: remove unreferenced rules and sets
 //!                                               ▲ now and then: verify and repair
 //! ```
@@ -11,6 +12,7 @@
 //! One task owns all state. Nothing is programmed before the source's first complete view; what an
 //! earlier run left in the kernel stays enforced until then, and after this one ends.
 
+mod comparison;
 mod findings;
 mod hooks;
 mod interfaces;
@@ -46,6 +48,8 @@ use crate::node::publisher::Publisher;
 use crate::node::refused::Denied;
 use crate::watch::Event;
 
+use comparison::Comparison;
+
 /// The waits after failed applies.
 const BACK_OFF: BackOff = BackOff::new(Duration::from_millis(100), Duration::from_secs(10));
 
@@ -75,6 +79,10 @@ pub struct Agent {
     /// When the oldest change that is not enforced yet came in.
     oldest: Option<Instant>,
     publisher: Publisher,
+    /// What is compared with the kernel now.
+    comparison: Comparison,
+    /// Whether members still have to join sets: some of them in each round.
+    is_adding: bool,
     /// Since when the kernel has unreferenced rules or sets.
     unreferenced: Option<Instant>,
     /// When what was refused is tried again; none while nothing is.
@@ -147,6 +155,8 @@ impl Agent {
             diagnostics_changed: false,
             oldest: None,
             publisher,
+            comparison: Comparison::default(),
+            is_adding: false,
             unreferenced: None,
             refused_retry: None,
             refused: BTreeSet::new(),
@@ -236,6 +246,7 @@ impl Agent {
                     continue;
                 }
                 found = found(self.local_pods.as_mut()) => self.attached(found),
+                reading = self.comparison.next() => self.read(reading),
                 denial = next(log) => {
                     if let Some(denials) = &mut self.denials {
                         denials.tell(&denial, &self.engine);
@@ -282,6 +293,9 @@ impl Agent {
         match self.state {
             State::Loading => None,
             State::Loaded { apply_at } => Some(apply_at),
+            State::Applied { .. } if self.is_adding || self.comparison.is_read() => {
+                Some(Instant::now())
+            }
             State::Applied { cleanup_at } => {
                 let regular = self.verify_at.min(self.count_at);
                 let retry_at = self.refused_retry.map(|(at, _)| at);
@@ -340,7 +354,7 @@ impl Agent {
                 let update = self.engine.flush();
                 // Once a round: what it gives next must not be applied in the same one.
                 let is_attached_elsewhere = self.attach();
-                if update.is_empty() && !is_attached_elsewhere {
+                if update.is_empty() && !is_attached_elsewhere && !self.is_adding {
                     self.oldest = None; // Changes that do not concern this node.
                     if let Some(selection) = self.engine.take_selection() {
                         // Other policies with the same rules.
@@ -425,10 +439,6 @@ async fn next(denials: Option<&mut Feed>) -> Sighting {
         Some(denials) => denials.next().await,
         None => std::future::pending().await,
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// An error with all its causes, in one line.

@@ -213,3 +213,75 @@ fn wait_until(mut done: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_change_does_not_wait_for_the_members_of_a_large_set() {
+    for variant in VARIANTS {
+        let (mut world, large, _) = world();
+        let small = world.set("small", [pod("10.1.0.1")]);
+        let rule = allow(TrafficMatch::Any, Some(small), CidrSet::default());
+        let id = world.ruleset(Direction::Ingress, vec![rule]);
+        world.endpoint(ip("10.1.0.3"), id);
+        let node = Netns::new();
+        node.enter(|| {
+            let mut dataplane = Dataplane::open(Options { variant, ..Options::default() }).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
+            let many = |hosts: std::ops::Range<u32>| -> Vec<Member> {
+                let address = |host| std::net::Ipv4Addr::from(0x0a09_0000 + host).into();
+                hosts.map(|host| Member::Address(address(host))).collect()
+            };
+            let update = world.change(large, &many(0..25_000), &[]);
+            let report = dataplane.enforce(&world.compiled, &update).unwrap();
+            assert_eq!((report.members_changed, report.members_waiting), (10_000, 15_000));
+
+            // Another tenant's pod joins, and pods of the large set leave, some of which still wait.
+            let mut update = world.change(small, &[pod("10.1.0.9")], &[]);
+            let leaving = many(9_000..11_000);
+            update.sets_changed.extend(world.change(large, &[], &leaving).sets_changed);
+            let report = dataplane.enforce(&world.compiled, &update).unwrap();
+            assert_eq!((report.members_changed, report.members_waiting), (11_000, 4_001));
+            let [large, small] =
+                [large, small].map(|set| name::set(Family::V4, Kind::Address, &set));
+            assert!(members(&node, small).contains("10.1.0.9"));
+            let found = members(&node, large);
+            for member in &leaving {
+                assert!(!found.contains(&member.address().to_string()), "{member:?} left");
+            }
+
+            let report = dataplane.enforce(&world.compiled, &Update::default()).unwrap();
+            assert_eq!((report.members_changed, report.members_waiting), (4_001, 0));
+            assert_eq!(members(&node, large).len(), 25_000 - 2_000 + 1);
+            assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+        });
+    }
+}
+
+#[test]
+fn a_comparison_in_parts_repairs_what_others_changed_and_keeps_what_changed_since_it_read() {
+    for variant in VARIANTS {
+        let (mut world, pods, ports) = world();
+        let node = Netns::new();
+        node.enter(|| {
+            let mut dataplane = Dataplane::open(options(variant)).unwrap();
+            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
+            let [v4, v6] = Family::BOTH.map(|family| name::set(family, Kind::Address, &pods));
+            node.sh(&format!("ipset del {v6} fd00:1::1; ipset add {v6} fd00:1::66"));
+            let mut reading = dataplane.reader().read().unwrap();
+            // After it was read: a member joins, and a pod with rules of its own comes.
+            let update = world.change(pods, &[pod("10.1.0.9")], &[]);
+            dataplane.enforce(&world.compiled, &update).unwrap();
+            let rule = Match::PeerPorts { set: ports };
+            let id = world.ruleset(Direction::Egress, vec![rule]);
+            world.endpoint(ip("10.1.0.3"), id);
+            dataplane.enforce(&world.compiled, &rules_changed()).unwrap();
+            let mut drifts = Vec::new();
+            while !reading.is_compared() {
+                drifts.extend(dataplane.compare_part(&world.compiled, &mut reading).unwrap());
+            }
+            assert_eq!(drifts, [Drift::Members { set: v6, missing: 1, unexpected: 1 }]);
+            assert_eq!(members(&node, v6), ["fd00:1::1".to_owned()].into());
+            assert!(members(&node, v4).contains("10.1.0.9"));
+            assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+        });
+    }
+}

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use policy_engine::model::Life;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use portcullis_crds::path::FieldPath;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::{Agent, State, micros};
+use super::{Agent, State};
 use crate::dataplane::ApplyReport;
 use crate::dataplane::examine::Examination;
 use crate::node::budgets;
@@ -35,6 +36,11 @@ impl Agent {
     }
 
     pub(super) fn log_applied(&mut self, report: &ApplyReport) {
+        if report.members_waiting > 0 {
+            let (members_waiting, apply_us) = (report.members_waiting, micros(report.total));
+            debug!(members_waiting, apply_us, "members join sets in the next rounds");
+            return;
+        }
         let latency = self.oldest.take().map(|received| received.elapsed());
         let selection = self.engine.take_selection();
         let compiled = self.engine.compiled();
@@ -157,6 +163,10 @@ fn limited(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
         first.iter().cloned().chain(more)
     });
     limited.collect()
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

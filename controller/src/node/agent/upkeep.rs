@@ -1,4 +1,5 @@
-//! What the agent does when no policy changes: it removes what is unreferenced, compares, counts.
+//! What the agent does when no policy changes: it removes what is unreferenced, tries again what was
+//! refused, counts.
 
 use std::time::Duration;
 
@@ -7,7 +8,6 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::{Agent, BACK_OFF, CLEANUP_AFTER, CLEANUP_LIMIT, COUNT_PERIOD, State, chain};
-use crate::dataplane::drift::Drift;
 use crate::dataplane::{self, ApplyReport};
 use crate::node::local_pods::LocalPods;
 
@@ -18,6 +18,7 @@ impl Agent {
     /// The kernel does what the engine says; unreferenced rules and sets are removed after `cleanup_after`.
     pub(super) fn enforced(&mut self, report: &ApplyReport, cleanup_after: Duration) {
         let now = Instant::now();
+        self.is_adding = report.members_waiting > 0;
         let is_pending = self.local_pods.as_ref().is_some_and(LocalPods::is_changed);
         let unreferenced = report.postponed || report.sets_in_use > 0 || is_pending;
         self.unreferenced = unreferenced.then(|| self.unreferenced.unwrap_or(now));
@@ -53,12 +54,17 @@ impl Agent {
     /// Tidies, verifies or counts when it is time, however many changes come in.
     pub(super) fn look_after(&mut self, now: Instant) {
         let State::Applied { cleanup_at } = self.state else { return };
+        if self.is_adding {
+            return; // The next round follows at once.
+        }
         if let Some((_, back_off)) = self.refused_retry.filter(|(at, _)| now >= *at) {
             self.retry_refused(back_off);
         } else if cleanup_at.is_some_and(|at| now >= at) {
             self.remove_unreferenced();
+        } else if self.comparison.is_read() {
+            self.compare_part();
         } else if now >= self.verify_at {
-            self.verify();
+            self.begin_comparison();
         } else if now >= self.count_at {
             self.count();
         }
@@ -86,26 +92,6 @@ impl Agent {
         let mut back_off = BACK_OFF;
         self.state =
             State::Failing { retry_at: Instant::now() + back_off.wait(), back_off, family };
-    }
-
-    /// Compares everything with the kernel, and repairs what differs.
-    pub(super) fn verify(&mut self) {
-        let began = Instant::now();
-        (self.verified_at, self.verify_at) = (began, began + self.verify_period);
-        self.report_hooks();
-        match self.dataplane.verify(self.engine.compiled()) {
-            Ok(drift) => {
-                let hooks = drift.iter().filter(|found| matches!(found, Drift::Hook(_))).count();
-                self.publisher.verified(drift.len() - hooks);
-                self.publisher.hooks_restored(hooks);
-                drift.iter().for_each(|found| warn!("{found}"));
-                self.connections.repaired(drift.len());
-                self.enforced(&ApplyReport::default(), CLEANUP_AFTER);
-            }
-            Err(failure) => {
-                self.again(&failure, "failed to compare the kernel with the policies");
-            }
-        }
     }
 
     /// Asks the kernel how much it denied.
