@@ -4,6 +4,7 @@
 //! [`cluster`] runs a real agent on each node of a lab, and [`play`] plays cases on it;
 //! [`kube`] runs a real API server beside it;
 //! [`stream`] measures when a change reaches packets;
+//! [`shop`] is a small cluster that faults are tried on, and [`tool`] has its tools misbehave;
 //! [`random`] makes numbers of a seed, [`worlds`] random objects for property tests, [`judging`] what these ask of them.
 //!
 //! The lab, the interpreter of rules, the demo and the cluster of real nodes are crates of their own below
@@ -15,5 +16,7 @@ pub mod judging;
 pub mod kube;
 pub mod play;
 pub mod random;
+pub mod shop;
 pub mod stream;
+pub mod tool;
 pub mod worlds;

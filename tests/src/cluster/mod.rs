@@ -288,7 +288,8 @@ impl Cluster {
         command.arg(format!("--iptables={}", self.lab.iptables().name())).args(&self.flags);
         if let Some(tools) = &setup.tools {
             let path = std::env::var_os("PATH").unwrap_or_default();
-            let all = std::iter::once(tools.clone()).chain(std::env::split_paths(&path));
+            let others = std::env::split_paths(&path).filter(|_| !setup.only_these_tools);
+            let all = std::iter::once(tools.clone()).chain(others);
             command.env("PATH", std::env::join_paths(all)?);
         }
         let stderr = match &setup.stderr {
@@ -353,6 +354,8 @@ pub struct AgentSetup {
     pub lock_dir: Option<PathBuf>,
     /// Where it looks for tools first.
     pub tools: Option<PathBuf>,
+    /// Whether it finds no other tools.
+    pub only_these_tools: bool,
     /// The API server that it watches in place of a directory.
     pub kubeconfig: Option<PathBuf>,
     /// Flags besides those of its cluster.

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use portcullis_lab::{DEFAULT_TIMEOUT, Endpoint, Expected, Family, IptablesVariant, Lab, Probe};
 use portcullis_tests::cluster::AgentSetup;
+use portcullis_tests::tool::wrap;
 
 use crate::established::{ANSWER, Flow, dns, ends, with_dns};
 use crate::probes::{METRICS, ask, flags, value, wait_for};
 use crate::shop::{PATIENCE, WEB, allow, check};
-use crate::tools::wrap;
 
 /// Fails unless `shop/{open}` becomes able to connect to the server by this family, and
 /// `shop/{closed}` becomes unable to.

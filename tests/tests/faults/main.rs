@@ -15,7 +15,6 @@ mod probes;
 mod reconnects;
 mod refused;
 mod restarts;
-mod shop;
 mod startup;
 mod syn;
 mod tiers;
@@ -25,6 +24,7 @@ mod traffic;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use portcullis_lab::IptablesVariant;
+use portcullis_tests::shop;
 
 /// Held by tests that count lost packets, and by those that load the machine: side by side, a packet is
 /// lost in a queue of the kernel now and then.

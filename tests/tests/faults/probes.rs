@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{AgentSetup, Cluster};
+use portcullis_tests::tool::wrap;
 
 use crate::shop::{PATIENCE, WEB, allow, lab, shop};
-use crate::tools::wrap;
 
 pub(crate) const HEALTH: u16 = 7001;
 pub(crate) const METRICS: u16 = 7002;

@@ -6,12 +6,12 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
+use portcullis_tests::tool::wrap;
 use tempfile::TempDir;
 
 use crate::VARIANTS;
 use crate::probes::{METRICS, ask, flags, value, wait_for};
 use crate::shop::{ADMIN, PATIENCE, WEB, allow, check, lab, shop};
-use crate::tools::wrap;
 use crate::traffic::Route;
 
 /// Refuses each script for `ipset` with this text in it.

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::AgentSetup;
+use portcullis_tests::tool::wrap;
 
 use crate::shop::{ECHO, PATIENCE, WEB, allow, check, lab, shop, start};
 use crate::traffic::{Route, Traffic};
@@ -18,22 +17,6 @@ const NO: &str = "echo \"$0 is out of order\" >&2; exit 1";
 const KILLED: &str = "kill -9 $$";
 /// It prints half of what it should, and says that all is well.
 const HALF: &str = "\"$real\" \"$@\" | head -c 300; exit 0";
-
-/// Puts a wrapper around `tool` into `directory`: it misbehaves while a file `TOOL.broken` is there.
-pub(crate) fn wrap(directory: &Path, tool: &str, fault: &str) -> Result<()> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let real =
-        std::env::split_paths(&path).map(|place| place.join(tool)).find(|file| file.is_file());
-    let real = real.with_context(|| format!("no {tool}"))?;
-    let script = format!(
-        "#!/bin/sh\nreal={}\nif [ -e \"$0.broken\" ]; then {fault}; fi\nexec \"$real\" \"$@\"\n",
-        real.display()
-    );
-    let wrapper = directory.join(tool);
-    fs::write(&wrapper, script)?;
-    fs::set_permissions(wrapper, fs::Permissions::from_mode(0o755))?;
-    Ok(())
-}
 
 /// The restore tools of both families fail: of one, the other would be enforced.
 fn recovers(variant: IptablesVariant, faults: &[&str]) -> Result<()> {

@@ -7,36 +7,37 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::cluster::{Agent, Cluster};
 use anyhow::{Context, Result, bail};
 use portcullis_lab::{
     Behaviour, DEFAULT_TIMEOUT, Endpoint, Expected, IptablesVariant, Lab, LabBuilder, Listener,
     Pod, PodSpec, Probe,
 };
-use portcullis_tests::cluster::{Agent, Cluster};
 use serde_json::json;
 
 /// How long anything may take on a machine that is busy with other tests.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The port that the policies of these tests are about.
-pub(crate) const WEB: u16 = 80;
+pub const WEB: u16 = 80;
 /// A second one, which they rarely allow.
-pub(crate) const ADMIN: u16 = 81;
+pub const ADMIN: u16 = 81;
 /// Sends back what it gets.
-pub(crate) const ECHO: u16 = 7;
+pub const ECHO: u16 = 7;
 /// Resets each connection once it is open.
-pub(crate) const RESET: u16 = 1001;
+pub const RESET: u16 = 1001;
 /// Resets when it is asked something.
-pub(crate) const RESET_ON_DATA: u16 = 1002;
+pub const RESET_ON_DATA: u16 = 1002;
 /// Ends the connection when it is asked something.
-pub(crate) const CLOSE_ON_DATA: u16 = 1003;
+pub const CLOSE_ON_DATA: u16 = 1003;
 /// Ends its own direction only.
-pub(crate) const HALF_CLOSE: u16 = 1004;
+pub const HALF_CLOSE: u16 = 1004;
 /// Never answers and never ends.
-pub(crate) const HOLD_OPEN: u16 = 1005;
+pub const HOLD_OPEN: u16 = 1005;
 
 /// The lab without agents.
-pub(crate) fn lab(variant: IptablesVariant) -> LabBuilder {
+#[must_use]
+pub fn lab(variant: IptablesVariant) -> LabBuilder {
     let behaviours = [
         (ECHO, Behaviour::Echo),
         (RESET, Behaviour::ResetAfterAccept),
@@ -58,8 +59,12 @@ pub(crate) fn lab(variant: IptablesVariant) -> LabBuilder {
     Lab::builder().nodes(2).iptables(variant).pods(clients).pods([api, server("other")])
 }
 
-/// The cluster with its pods and nodes as manifests, without agents and policies.
-pub(crate) fn shop(lab: LabBuilder, flags: &[&str]) -> Result<Cluster> {
+/// The cluster with its pods and nodes as manifests, without agents and policies. `flags` are those of
+/// each agent.
+///
+/// # Errors
+/// When the lab cannot be built.
+pub fn shop(lab: LabBuilder, flags: &[&str]) -> Result<Cluster> {
     let cluster = Cluster::new(lab.build()?, flags)?;
     let nodes = cluster.lab.nodes().map(|node| {
         let addresses: Vec<_> = node
@@ -82,7 +87,10 @@ pub(crate) fn shop(lab: LabBuilder, flags: &[&str]) -> Result<Cluster> {
 }
 
 /// Writes the manifest of a pod, with the label `app`.
-pub(crate) fn write_pod(cluster: &Cluster, pod: &Pod, app: &str) -> Result<()> {
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_pod(cluster: &Cluster, pod: &Pod, app: &str) -> Result<()> {
     let ips: Vec<_> = pod.addresses().iter().map(|ip| json!({"ip": ip})).collect();
     let manifest = json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": pod.namespace(), "name": pod.name(), "labels": {"app": app}},
@@ -91,7 +99,8 @@ pub(crate) fn write_pod(cluster: &Cluster, pod: &Pod, app: &str) -> Result<()> {
 }
 
 /// A policy for the ingress of `shop/{target}`: from pods with one of these `app`s, to these ports.
-pub(crate) fn allow(target: &str, apps: &[&str], ports: &[u16]) -> String {
+#[must_use]
+pub fn allow(target: &str, apps: &[&str], ports: &[u16]) -> String {
     let mut text = format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
          metadata: {{namespace: shop, name: {target}}}\n\
@@ -111,7 +120,10 @@ pub(crate) fn allow(target: &str, apps: &[&str], ports: &[u16]) -> String {
 }
 
 /// Does `change` and waits until each of these agents has it enforced.
-pub(crate) fn enforced<'a>(
+///
+/// # Errors
+/// When the change fails, or an agent does not enforce it in time.
+pub fn enforced<'a>(
     cluster: &Cluster,
     agents: impl IntoIterator<Item = &'a Agent>,
     change: impl FnOnce() -> Result<()>,
@@ -121,7 +133,10 @@ pub(crate) fn enforced<'a>(
 }
 
 /// Probes of TCP connections from pods of the shop to pods of the shop, in each family.
-pub(crate) fn probes(lab: &Lab, routes: &[(&str, &str, u16)]) -> Result<Vec<Probe>> {
+///
+/// # Errors
+/// When there is no such pod.
+pub fn probes(lab: &Lab, routes: &[(&str, &str, u16)]) -> Result<Vec<Probe>> {
     let mut probes = Vec::new();
     for (from, to, port) in routes {
         for address in lab.pod(&format!("shop/{to}"))?.addresses() {
@@ -132,7 +147,10 @@ pub(crate) fn probes(lab: &Lab, routes: &[(&str, &str, u16)]) -> Result<Vec<Prob
 }
 
 /// Fails unless these routes become open and those closed, and stay so for one more round.
-pub(crate) fn check(
+///
+/// # Errors
+/// When they do not, or probes cannot be sent.
+pub fn check(
     lab: &Lab,
     when: &str,
     open: &[(&str, &str, u16)],
@@ -160,7 +178,10 @@ pub(crate) fn check(
 }
 
 /// Starts an agent and waits until it says that policies are enforced.
-pub(crate) fn start(cluster: &Cluster, node: &str) -> Result<Agent> {
+///
+/// # Errors
+/// When it does not.
+pub fn start(cluster: &Cluster, node: &str) -> Result<Agent> {
     let agent = cluster.spawn_agent(node)?;
     agent.wait_for("policies are enforced", PATIENCE).context("start")?;
     Ok(agent)
