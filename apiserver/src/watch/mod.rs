@@ -29,7 +29,6 @@ use futures_util::{Stream, StreamExt as _};
 use kube::api::{WatchEvent, WatchParams};
 use kube::core::Request;
 use kube::{Client, Resource};
-use portcullis_crds::diagnostic::Diagnostic;
 use portcullis_crds::lean::{Lean, Projected};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
@@ -56,6 +55,9 @@ const WATCH_LIMIT: Duration = Duration::from_secs(*WATCH_SECONDS.end() as u64 + 
 
 /// Within this time a list goes on, or there is none.
 const LIST_LIMIT: Duration = Duration::from_mins(1);
+
+/// How often a watch that waits looks whether others wait for it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A watch that is quiet for so long after it was opened works.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -171,21 +173,32 @@ where
                 info!(kind = self.kind, "the watch has expired; listing again");
                 continue;
             }
-            if let Some(found) = self.refusal.failed(self.kind, &failure, self.is_first)
-                && self.forbidden(found).await.is_err()
-            {
+            let wait = self.outage.failed(&failure, self.is_first);
+            if self.pause(wait, &failure).await.is_err() {
                 return;
             }
-            sleep(self.outage.failed(&failure, self.is_first)).await;
         }
     }
 
-    async fn forbidden(&mut self, found: Diagnostic) -> Result<(), Closed> {
-        self.sink.diagnose(self.refusal_origin(), vec![found]).await?;
-        if self.is_first && self.definition.is_some() {
-            self.sink.forbidden().await?;
+    /// Waits after a failure, and reports the failure once it has lasted.
+    async fn pause(&mut self, wait: Duration, failure: &Failure) -> Result<(), Closed> {
+        let end = Instant::now() + wait;
+        loop {
+            let is_awaited = self.is_first && self.definition.is_some();
+            let holds_up = is_awaited && self.sink.waits_for_optional_kinds();
+            if let Some(found) = self.refusal.failed(self.kind, failure, self.is_first, holds_up) {
+                self.sink.diagnose(self.refusal_origin(), vec![found]).await?;
+                if is_awaited {
+                    self.sink.unreadable().await?;
+                }
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            // Whether it holds up others can change meanwhile.
+            sleep(if is_awaited { left.min(LOOK_AGAIN) } else { left }).await;
         }
-        Ok(())
     }
 
     /// The server answers for the kind.

@@ -1,4 +1,4 @@
-//! Since when the API server forbids to read a kind, and what is reported of it.
+//! Since when a kind cannot be read, and what is reported of it.
 
 use std::time::Duration;
 
@@ -11,28 +11,39 @@ use crate::failure::{Failure, Reason};
 /// An API server that starts forbids everything for a moment. After this time it is meant.
 const MEANT_AFTER: Duration = Duration::from_secs(2);
 
-/// The refusals of one kind since it could be read last.
+/// After this time, what waits for nothing but kinds that the cluster may lack goes on without one that
+/// fails. An API server that starts, or a conversion webhook that restarts, is back by then.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
+
+/// The failures to read one kind since it could be read last.
 #[derive(Debug, Default)]
 pub(super) struct Refusal {
-    since: Option<Instant>,
+    /// Since when the API server forbids it.
+    forbidden: Option<Instant>,
+    /// Since when it holds up others, whatever the error is.
+    held_up: Option<Instant>,
     /// Whether it is reported at present.
     is_reported: bool,
 }
 
 impl Refusal {
-    /// Records a failure. Returns what to report, once: `is_first`, no object of the kind was read.
+    /// Records that reading the kind fails. Returns what to report, once: `is_first`, no object of the kind
+    /// was read; `holds_up`, others wait for nothing but kinds such as this one.
     pub(super) fn failed(
         &mut self,
         kind: &str,
         failure: &Failure,
         is_first: bool,
+        holds_up: bool,
     ) -> Option<Diagnostic> {
-        if failure.reason != Reason::Status(403) {
-            self.since = None;
-            return None;
-        }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        if self.is_reported || since.elapsed() < MEANT_AFTER {
+        let is_forbidden = failure.reason == Reason::Status(403);
+        let lasts = |since: &mut Option<Instant>, is_on: bool, limit| {
+            *since = since.filter(|_| is_on).or_else(|| is_on.then(Instant::now));
+            since.is_some_and(|since| since.elapsed() >= limit)
+        };
+        let is_meant = lasts(&mut self.forbidden, is_forbidden, MEANT_AFTER);
+        let is_given_up = lasts(&mut self.held_up, holds_up, GIVEN_UP_AFTER);
+        if self.is_reported || !(is_meant || is_given_up) {
             return None;
         }
         self.is_reported = true;
@@ -41,16 +52,17 @@ impl Refusal {
         } else {
             "the objects that were known before stay enforced, and changes of them are not applied"
         };
+        let remedy = if is_forbidden {
+            "grant the agent the permission to list and watch this kind, as deploy/ does"
+        } else {
+            "they are read as soon as the API server answers"
+        };
         Some(Diagnostic {
             severity: Severity::Error,
             source: None,
             about: About::Unread(kind.to_owned()),
             field: FieldPath::default(),
-            message: format!(
-                "{}: {effect}; grant the agent the permission to list and watch this kind, as deploy/ \
-                 does",
-                failure.error
-            ),
+            message: format!("{}: {effect}; {remedy}", failure.error),
         })
     }
 
@@ -64,12 +76,19 @@ impl Refusal {
 mod tests {
     use super::*;
 
+    fn forbidden() -> Failure {
+        Failure::new(Reason::Status(403), "403 Forbidden: no")
+    }
+
+    fn unavailable() -> Failure {
+        Failure::new(Reason::Status(503), "503")
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_reported_once_when_it_lasts_and_not_during_a_start_of_the_server() {
         let mut refusal = Refusal::default();
-        let forbidden = Failure::new(Reason::Status(403), "403 Forbidden: no");
-        let unavailable = Failure::new(Reason::Status(503), "503");
-        let mut reports = |failure, is_first| refusal.failed("Pod", failure, is_first);
+        let (forbidden, unavailable) = (forbidden(), unavailable());
+        let mut reports = |failure, is_first| refusal.failed("Pod", failure, is_first, false);
         assert_eq!(reports(&forbidden, true), None);
         tokio::time::advance(MEANT_AFTER / 2).await;
         assert_eq!(reports(&unavailable, true), None);
@@ -82,9 +101,30 @@ mod tests {
         assert_eq!(reports(&forbidden, true), None, "it is reported");
         assert!(refusal.over());
         assert!(!refusal.over());
-        assert_eq!(refusal.failed("Pod", &forbidden, false), None);
+        assert_eq!(refusal.failed("Pod", &forbidden, false, false), None);
         tokio::time::advance(MEANT_AFTER).await;
-        let found = refusal.failed("Pod", &forbidden, false).expect("again").to_string();
+        let found = refusal.failed("Pod", &forbidden, false, false).expect("again").to_string();
         assert!(found.contains("that were known before stay enforced"), "{found}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_failure_is_reported_when_it_holds_up_others_for_long() {
+        let mut refusal = Refusal::default();
+        let mut reports = |holds_up| refusal.failed("Pod", &unavailable(), true, holds_up);
+        for _ in 0..10 {
+            assert_eq!(reports(false), None, "others are not known either");
+            tokio::time::advance(GIVEN_UP_AFTER).await;
+        }
+        assert_eq!(reports(true), None, "others are known since a moment ago");
+        tokio::time::advance(GIVEN_UP_AFTER - Duration::from_millis(1)).await;
+        assert_eq!(reports(true), None);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let found = reports(true).expect("it lasts").to_string();
+        let expected =
+            "error: Pod: 503: no object of this kind is known, so none is enforced; they are read";
+        assert!(found.starts_with(expected), "{found}");
+        assert_eq!(reports(true), None, "it is reported");
+        assert!(refusal.over());
+        assert_eq!(refusal.failed("Pod", &unavailable(), true, true), None, "it begins again");
     }
 }

@@ -27,13 +27,19 @@ pub trait Sink<K>: Send {
         found: Vec<Diagnostic>,
     ) -> impl Future<Output = Result<(), Closed>> + Send;
 
-    /// The API server forbids to read a kind that the cluster may lack, and none of it was read yet:
-    /// nothing has to wait for it any longer. `diagnose` came before.
+    /// A kind that the cluster may lack cannot be read, and none of it was read yet: nothing has to wait
+    /// for it any longer. `diagnose` came before.
     ///
     /// # Errors
     /// As [`Sink::take`].
-    fn forbidden(&mut self) -> impl Future<Output = Result<(), Closed>> + Send {
+    fn unreadable(&mut self) -> impl Future<Output = Result<(), Closed>> + Send {
         std::future::ready(Ok(()))
+    }
+
+    /// Whether every kind that all clusters have was read, so that only kinds that the cluster may lack
+    /// hold up what takes the events.
+    fn waits_for_optional_kinds(&self) -> bool {
+        false
     }
 
     /// The number of objects of the kind that this sink knows; `None` for a sink that does not count.

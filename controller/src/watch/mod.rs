@@ -32,8 +32,9 @@ pub enum Event {
     Changes(Vec<Object>),
     /// The first complete view has been delivered. Sent once.
     Synced,
-    /// The first view has been delivered of all kinds but those that the API server forbids to read and
-    /// that a cluster may lack. Diagnostics name these. [`Event::Synced`] follows when they can be read.
+    /// The first view has been delivered of all kinds but those that a cluster may lack and that cannot be
+    /// read: the API server forbids it, or fails for long. Diagnostics name these. [`Event::Synced`] follows
+    /// when they can be read.
     SyncedInPart,
     /// What is wrong with one origin of objects (a file, or an object of an API server) now: replaces what was said of it before,
     /// and none takes it back.

@@ -10,7 +10,8 @@
 //!   which takes seconds, does not stand in the way of enforcing. What is read waits in the bounded
 //!   channel; when that is full the watch stops reading, so memory stays bounded.
 //! - Kinds arrive in any order. Nothing is programmed before all of them are there, except for a kind
-//!   that is forbidden: then the agent decides, for it knows what is in the kernel. After that
+//!   that the cluster may lack and that cannot be read: then the agent decides, for it knows what is in
+//!   the kernel. After that
 //!   any order is safe: a policy isolates pods that come later, and a namespace that is not known
 //!   yet matches no selector. So no watch waits for another.
 //! - While a watch is broken, what is known stays enforced.
@@ -59,14 +60,14 @@ pub fn start(
 /// The first four are part of every Kubernetes. The others come with CRDs, which may be installed
 /// later and may go: nothing waits for a kind that the cluster does not have.
 async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::Sender<Event>) {
-    let (lacking, forbidden) = (Arc::new(AtomicUsize::new(6)), Arc::default());
-    let outlet = Outlet { events: events.clone(), lacking, forbidden };
+    let [required, optional] = [4, 2].map(|kinds| Arc::new(AtomicUsize::new(kinds)));
+    let outlet = Outlet { events: events.clone(), required, optional, unreadable: Arc::default() };
     let (client, outlet) = (&client, &outlet);
     let mut watches = JoinSet::new();
-    watches.spawn(outlet.watch::<NetworkPolicy>(client).run());
-    watches.spawn(outlet.watch::<Namespace>(client).run());
-    watches.spawn(outlet.watch::<Node>(client).run());
-    watches.spawn(outlet.watch::<Pod>(client).fields(LIVE_PODS).run());
+    watches.spawn(outlet.required::<NetworkPolicy>(client).run());
+    watches.spawn(outlet.required::<Namespace>(client).run());
+    watches.spawn(outlet.required::<Node>(client).run());
+    watches.spawn(outlet.required::<Pod>(client).fields(LIVE_PODS).run());
     let period = missing_kind_period;
     watches.spawn(outlet.optional::<ClusterNetworkPolicy>(client, period).run());
     watches.spawn(outlet.optional::<ClusterDefaultNetworkPolicy>(client, period).run());
@@ -81,19 +82,28 @@ async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::
 #[derive(Clone)]
 struct Outlet {
     events: mpsc::Sender<Event>,
-    /// How many kinds have not delivered their first complete view.
-    lacking: Arc<AtomicUsize>,
-    /// How many of these the API server forbids to read, and nothing waits for.
-    forbidden: Arc<AtomicUsize>,
+    /// How many kinds that every cluster has have not delivered their first complete view.
+    required: Arc<AtomicUsize>,
+    /// The same for kinds that the cluster may lack.
+    optional: Arc<AtomicUsize>,
+    /// How many of these cannot be read, and nothing waits for.
+    unreadable: Arc<AtomicUsize>,
 }
 
 impl Outlet {
-    fn watch<K>(&self, client: &Client) -> Watch<K, Objects<K>>
+    fn required<K>(&self, client: &Client) -> Watch<K, Objects<K>>
     where
         K: LeanKind + Resource<DynamicType = ()>,
     {
-        let objects =
-            Objects { known: Known::default(), outlet: self.clone(), is_forbidden: false };
+        self.watch(client, &self.required)
+    }
+
+    fn watch<K>(&self, client: &Client, awaited: &Arc<AtomicUsize>) -> Watch<K, Objects<K>>
+    where
+        K: LeanKind + Resource<DynamicType = ()>,
+    {
+        let (known, awaited) = (Known::default(), Arc::clone(awaited));
+        let objects = Objects { known, outlet: self.clone(), awaited, is_unreadable: false };
         Watch::new(client.clone(), K::KIND.as_str(), objects)
     }
 
@@ -101,7 +111,7 @@ impl Outlet {
     where
         K: LeanKind + Resource<DynamicType = ()>,
     {
-        self.watch(client).optional(K::KIND.versions(), period)
+        self.watch(client, &self.optional).optional(K::KIND.versions(), period)
     }
 
     async fn put(&self, event: Event) -> Result<(), Closed> {
@@ -110,10 +120,11 @@ impl Outlet {
 
     /// Says so if no kind has to be waited for any longer. All watches run on one thread.
     async fn put_synced(&self) -> Result<(), Closed> {
-        let forbidden = self.forbidden.load(Ordering::Acquire);
-        match self.lacking.load(Ordering::Acquire) {
-            0 => self.put(Event::Synced).await,
-            lacking if lacking == forbidden => self.put(Event::SyncedInPart).await,
+        let count = |kinds: &AtomicUsize| kinds.load(Ordering::Acquire);
+        let unreadable = count(&self.unreadable);
+        match (count(&self.required), count(&self.optional)) {
+            (0, 0) => self.put(Event::Synced).await,
+            (0, optional) if optional == unreadable => self.put(Event::SyncedInPart).await,
             _ => Ok(()),
         }
     }
@@ -123,8 +134,10 @@ impl Outlet {
 struct Objects<K> {
     known: Known<K>,
     outlet: Outlet,
+    /// Where this kind counts until its first view.
+    awaited: Arc<AtomicUsize>,
     /// Whether nothing waits for the first view.
-    is_forbidden: bool,
+    is_unreadable: bool,
 }
 
 impl<K: LeanKind> Sink<K> for Objects<K> {
@@ -144,21 +157,25 @@ impl<K: LeanKind> Sink<K> for Objects<K> {
             self.outlet.put(event).await?;
         }
         if is_first_view {
-            self.outlet.lacking.fetch_sub(1, Ordering::AcqRel);
-            if std::mem::take(&mut self.is_forbidden) {
-                self.outlet.forbidden.fetch_sub(1, Ordering::AcqRel);
+            self.awaited.fetch_sub(1, Ordering::AcqRel);
+            if std::mem::take(&mut self.is_unreadable) {
+                self.outlet.unreadable.fetch_sub(1, Ordering::AcqRel);
             }
             self.outlet.put_synced().await?;
         }
         Ok(())
     }
 
-    async fn forbidden(&mut self) -> Result<(), Closed> {
-        if !std::mem::replace(&mut self.is_forbidden, true) {
-            self.outlet.forbidden.fetch_add(1, Ordering::AcqRel);
+    async fn unreadable(&mut self) -> Result<(), Closed> {
+        if !std::mem::replace(&mut self.is_unreadable, true) {
+            self.outlet.unreadable.fetch_add(1, Ordering::AcqRel);
             self.outlet.put_synced().await?;
         }
         Ok(())
+    }
+
+    fn waits_for_optional_kinds(&self) -> bool {
+        self.outlet.required.load(Ordering::Acquire) == 0
     }
 
     async fn diagnose(&mut self, origin: String, found: Vec<Diagnostic>) -> Result<(), Closed> {

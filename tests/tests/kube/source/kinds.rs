@@ -1,7 +1,7 @@
 //! Kinds that a cluster may lack: they come, go, come back, are there in another version, and a
 //! server that does not answer for them is none that lacks them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use portcullis_tests::kube::{ApiServer, Options};
 use serde_json::{Value, json};
 
@@ -156,6 +156,28 @@ fn a_kind_that_is_forbidden_is_named_and_nothing_waits_for_it() -> Result<()> {
     proxy.set(Mode::Pass);
     seen.until_change("-ClusterNetworkPolicy a")?;
     seen.until("the end of the refusal", |seen| !told(seen, ""))
+}
+
+/// For one, the webhook that converts a kind does not run.
+#[test]
+fn a_kind_for_which_the_server_fails_is_named_and_nothing_waits_for_it_for_ever() -> Result<()> {
+    let server = ApiServer::start(Options::default())?;
+    install(&server, &[("v1alpha2", true)])?;
+    apply(&server, &[&namespace("shop"), &policy("p"), &cluster_policy("a", "v1alpha2")])?;
+    for failure in [500, 503] {
+        let proxy = Proxy::start(&server, unbent)?;
+        proxy.set(Mode::RefuseSome("clusternetworkpolicies", failure));
+        let mut seen = Seen::start(proxy.kubeconfig())?;
+        seen.until("all kinds that can be read", |seen| seen.is_synced_in_part)?;
+        ensure!(has("NetworkPolicy shop/p")(&seen), "{:?}", seen.objects.keys());
+        let told = seen.diagnostics.get("permission to read ClusterNetworkPolicy");
+        let told = told.and_then(|told| told.first()).context("nothing is reported")?;
+        ensure!(told.contains(&failure.to_string()) && told.contains("none is enforced"), "{told}");
+        proxy.set(Mode::Pass);
+        seen.until_synced()?;
+        ensure!(has("ClusterNetworkPolicy a")(&seen), "{:?}", seen.objects.keys());
+    }
+    Ok(())
 }
 
 #[test]
