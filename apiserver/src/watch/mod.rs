@@ -171,6 +171,7 @@ where
             // The versions that it would go on from are gone.
             if failure.reason == Reason::Status(410) && self.version.take().is_some() {
                 info!(kind = self.kind, "the watch has expired; listing again");
+                sleep(self.outage.expired()).await;
                 continue;
             }
             let wait = self.outage.failed(&failure, self.is_first);

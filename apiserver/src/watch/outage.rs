@@ -16,6 +16,9 @@ use crate::failure::{Failure, Reason};
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(15);
 
+/// A watch that expires twice within this time is listed again only after a wait.
+const EXPIRES_RARELY: Duration = Duration::from_mins(1);
+
 /// What a failure means before the first complete view.
 const BEFORE_ALL: &str = "no change is applied until this works; what is applied stays";
 
@@ -26,11 +29,15 @@ pub(super) struct Outage {
     back_off: BackOff,
     began: Option<Instant>,
     reason: Option<Reason>,
+    /// When the versions to go on from had expired last, and the waits if that happens often.
+    expired: Option<Instant>,
+    expiry_back_off: BackOff,
 }
 
 impl Outage {
     pub(super) fn new(kind: &'static str) -> Self {
-        Self { kind, back_off: BackOff::new(FIRST, LONGEST), began: None, reason: None }
+        let back_off = BackOff::new(FIRST, LONGEST);
+        Self { kind, back_off, began: None, reason: None, expired: None, expiry_back_off: back_off }
     }
 
     /// Whether the last try failed.
@@ -50,6 +57,17 @@ impl Outage {
             warn!(kind, error, since_s, "cannot watch; {effect}");
         }
         self.back_off.wait().mul_f64(1.0 + fastrand::f64()).max(failure.retry_after)
+    }
+
+    /// The versions to go on from have expired. Returns how long to wait before all is listed again: no time,
+    /// unless it happened a moment ago, too. That lists succeed does not end these waits.
+    pub(super) fn expired(&mut self) -> Duration {
+        let is_rare = |last: Instant| last.elapsed() > EXPIRES_RARELY;
+        if self.expired.replace(Instant::now()).is_none_or(is_rare) {
+            self.expiry_back_off.reset();
+            return Duration::ZERO;
+        }
+        self.expiry_back_off.wait().mul_f64(1.0 + fastrand::f64())
     }
 
     /// It works again, if it did not.
@@ -80,5 +98,19 @@ mod tests {
         assert!(!outage.is_on());
         let refused = Failure::new(Reason::Status(429), "too many");
         assert!(outage.failed(&refused, true) <= 2 * FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_expires_each_watch_is_asked_less_and_less_often() {
+        let mut outage = Outage::new("Pod");
+        assert_eq!(outage.expired(), Duration::ZERO);
+        for wait in [FIRST, FIRST * 2, FIRST * 4] {
+            let waits = outage.expired();
+            assert!((wait..=wait * 2).contains(&waits), "{waits:?}");
+            outage.over();
+        }
+        tokio::time::advance(EXPIRES_RARELY * 2).await;
+        assert_eq!(outage.expired(), Duration::ZERO);
+        assert!(outage.expired() <= FIRST * 2);
     }
 }
