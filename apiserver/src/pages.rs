@@ -4,7 +4,7 @@ use kube::Client;
 use kube::api::ListParams;
 use kube::core::Request;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// Objects on one page, as in client-go and kubectl.
 const PAGE_LIMIT: u32 = 500;
@@ -39,6 +39,17 @@ struct Metadata {
     /// The token for the next page.
     #[serde(rename = "continue")]
     next: Option<String>,
+}
+
+/// The version of the cluster's data at this moment, as a list of the resource at `path` has it.
+///
+/// # Errors
+/// When the server cannot be reached, refuses, or sends no list.
+pub async fn current_version(client: &Client, path: &str) -> Result<String, kube::Error> {
+    let request = Request::new(path).list(&ListParams::default().limit(1));
+    let text = client.request_text(request.map_err(kube::Error::BuildRequest)?).await?;
+    let list: Answer<IgnoredAny> = serde_json::from_str(&text).map_err(kube::Error::SerdeError)?;
+    Ok(list.metadata.resource_version.unwrap_or_default())
 }
 
 impl Pages {

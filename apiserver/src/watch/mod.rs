@@ -15,6 +15,7 @@
 //! nobody learns of it), that its streaming list may be older than what it showed before (it asks for
 //! *any* version), and servers that have no streaming lists.
 
+mod lists;
 mod outage;
 mod presence;
 mod refusal;
@@ -31,12 +32,12 @@ use kube::core::Request;
 use kube::{Client, Resource};
 use portcullis_crds::lean::{Lean, Projected};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{debug, info};
+use tracing::info;
 
 pub use kube::runtime::watcher::Event;
 
-use crate::failure::{Failure, Reason, within};
-use crate::pages::Pages;
+use crate::failure::{Failure, Reason};
+use lists::Lists;
 use outage::Outage;
 use presence::{Definition, Presence};
 use refusal::Refusal;
@@ -73,6 +74,8 @@ pub struct Watch<K, S> {
     lists: Lists,
     /// Where to go on; `None`: the next step is a list.
     version: Option<String>,
+    /// The highest version that was read, if versions are numbers.
+    highest: Option<u64>,
     /// No view was complete yet.
     is_first: bool,
     outage: Outage,
@@ -83,19 +86,6 @@ pub struct Watch<K, S> {
     /// Whether the cluster lacks the kind, so that there is nothing to watch.
     away: bool,
     of: PhantomData<fn() -> K>,
-}
-
-/// How the next list is requested.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Lists {
-    /// As the first events of a watch: objects one by one, small for both sides.
-    Streamed,
-    /// In pages, since the streaming list before it failed: API servers on an etcd without progress
-    /// requests answer it with 500, others are only overloaded. The list after it is streamed again.
-    PagedOnce,
-    /// In pages: the server has no streaming lists (before Kubernetes 1.32, or with the feature
-    /// `WatchList` off).
-    Paged,
 }
 
 /// Why a step ended before its time.
@@ -135,6 +125,7 @@ where
             fields: None,
             lists: Lists::Streamed,
             version: None,
+            highest: None,
             is_first: true,
             outage: Outage::new(kind),
             refusal: Refusal::default(),
@@ -278,6 +269,9 @@ where
 
     /// One watch, with the list before it where one is needed.
     async fn round(&mut self) -> Result<(), End> {
+        if self.version.is_none() || self.outage.is_on() {
+            self.compare_versions().await?;
+        }
         if self.version.is_none() && self.lists != Lists::Streamed {
             if self.lists == Lists::PagedOnce {
                 self.lists = Lists::Streamed;
@@ -291,26 +285,6 @@ where
             }
             ended => ended,
         }
-    }
-
-    /// Decides what follows a streaming list that failed: a list in pages, whatever the error is, as
-    /// in client-go. At once where the server answered; where it did not, after the usual wait.
-    fn list_failed(&mut self, failure: Failure) -> Result<(), End> {
-        match failure.reason {
-            // A list in pages would get the same answer, or more load onto a server that has too much.
-            Reason::Status(401 | 403 | 404 | 429) => return Err(failure.into()),
-            // `sendInitialEvents` or its `resourceVersionMatch` is not allowed.
-            Reason::Status(400 | 422) => self.lists = Lists::Paged,
-            _ if self.lists == Lists::Streamed => self.lists = Lists::PagedOnce,
-            _ => {}
-        }
-        let (kind, error) = (self.kind, &failure.error);
-        match failure.reason {
-            Reason::Connection => return Err(failure.into()),
-            _ if self.outage.is_on() => debug!(kind, error, "the streaming list failed again"),
-            _ => info!(kind, error, "the streaming list failed; listing in pages"),
-        }
-        Ok(())
     }
 
     /// One watch, which begins with the list where one is needed. It returns `Ok` when the
@@ -417,31 +391,8 @@ where
     fn advance(&mut self, version: Option<&str>) {
         if let Some((known, version)) = self.version.as_mut().zip(version) {
             version.clone_into(known);
+            self.highest = self.highest.max(version.parse().ok());
         }
-    }
-
-    async fn list_pages(&mut self) -> Result<(), End> {
-        let mut events = vec![Event::Init];
-        let mut pages = Pages::new(&*self.path, self.fields);
-        loop {
-            let page = within(LIST_LIMIT, pages.next::<Lean<K>>(&self.client)).await?;
-            events.extend(page.items.into_iter().map(Event::InitApply));
-            if let Some(version) = page.last {
-                events.push(self.complete(version));
-                self.sink.take(events).await?;
-                return Ok(self.over().await?);
-            }
-            self.sink.take(std::mem::take(&mut events)).await?;
-        }
-    }
-
-    /// The list is complete as of `version`.
-    fn complete(&mut self, version: String) -> Event<Lean<K>> {
-        self.version = Some(version);
-        if std::mem::take(&mut self.is_first) {
-            debug!(kind = self.kind, "all objects are read for the first time");
-        }
-        Event::InitDone
     }
 }
 

@@ -36,6 +36,10 @@ pub trait Sink<K>: Send {
         std::future::ready(Ok(()))
     }
 
+    /// The server has an older state than it had, as after a restore of etcd from a backup: it gives the same
+    /// versions to other states of objects. What is listed next is news, whatever its version is.
+    fn restored(&mut self) {}
+
     /// Whether every kind that all clusters have was read, so that only kinds that the cluster may lack
     /// hold up what takes the events.
     fn waits_for_optional_kinds(&self) -> bool {

@@ -82,6 +82,13 @@ impl<K: LeanKind> Known<K> {
         };
     }
 
+    /// The versions that are known mean nothing any more: what is listed next is converted again.
+    pub fn forget_versions(&mut self) {
+        for entry in self.objects.values_mut().flat_map(BTreeMap::values_mut) {
+            entry.version = None;
+        }
+    }
+
     /// The list is complete: what was not in it is gone. Tells whether it is the first one.
     pub fn end(&mut self) -> bool {
         let round = self.round;

@@ -174,6 +174,10 @@ impl<K: LeanKind> Sink<K> for Objects<K> {
         Ok(())
     }
 
+    fn restored(&mut self) {
+        self.known.forget_versions();
+    }
+
     fn waits_for_optional_kinds(&self) -> bool {
         self.outlet.required.load(Ordering::Acquire) == 0
     }

@@ -73,6 +73,16 @@ fn a_list_after_an_outage_is_one_batch_with_just_the_difference() {
 }
 
 #[test]
+fn after_the_server_went_back_an_object_of_a_known_version_is_another_one() {
+    let mut known = Known::default();
+    list(&mut known, &[("a", 1), ("b", 2)]);
+    known.flush();
+    known.forget_versions();
+    list(&mut known, &[("a", 1)]);
+    assert_eq!(told(&known.flush()), [named("a", Some(1)), named("b", None)]);
+}
+
+#[test]
 fn a_list_that_was_broken_off_deletes_nothing() {
     let mut known = Known::default();
     list(&mut known, &[("a", 1), ("b", 2)]);
