@@ -25,6 +25,8 @@ pub struct ApplyReport {
     /// Whether our rules may still be in another table, or in the other variant of iptables.
     /// Each apply that may change chains tries again.
     pub elsewhere_unclean: bool,
+    /// Whether everything that was refused was tried again.
+    pub retried_all: bool,
     /// How long all of it took.
     pub total: Duration,
 }

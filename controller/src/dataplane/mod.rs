@@ -81,7 +81,7 @@ pub use self::options::{
 };
 use self::plan::Plan;
 use self::preflight::Finding;
-use self::refusals::Refusals;
+use self::refusals::{Refusals, Retries};
 use self::rule::Chains;
 use self::waiting::Waiting;
 
@@ -108,8 +108,10 @@ pub struct Dataplane {
     /// Whether the last call left something to [`Dataplane::remove_unreferenced`].
     postponed: bool,
     denials: Totals,
-    /// What the tools or the kernel refused since [`Dataplane::retry_refused`].
+    /// What the tools or the kernel refused.
     refusals: Refusals,
+    /// Which of it is tried again next.
+    retries: Retries,
 }
 
 /// How much of a change happens at once.
@@ -184,6 +186,7 @@ impl Dataplane {
             postponed: false,
             denials: Totals::default(),
             refusals,
+            retries: Retries::default(),
         })
     }
 
@@ -279,14 +282,17 @@ impl Dataplane {
         &self.desired.denied
     }
 
-    /// Tries again what was refused.
+    /// Tries again some of what was refused: a part that takes a few runs of a tool. The next call goes on
+    /// with others. [`ApplyReport::retried_all`] is whether all of it was tried since it was that before.
     ///
     /// # Errors
     /// As [`Dataplane::enforce`].
     pub fn retry_refused(&mut self, compiled: &Compiled) -> Result<ApplyReport, Error> {
-        self.refusals = Refusals::default();
+        let taken = self.retries.take(&mut self.refusals);
         let update = Update { rules_changed: true, ..Update::default() };
-        self.apply(compiled, &update, Extent::Urgent)
+        let report = self.apply(compiled, &update, Extent::Urgent)?;
+        let retried_all = self.retries.tried(&taken, &self.refusals);
+        Ok(ApplyReport { retried_all, ..report })
     }
 
     /// Does what [`Dataplane::enforce`] left.

@@ -1,6 +1,7 @@
 //! Sets and chains that the tools or the kernel refused. What needs them denies instead. Pure.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use policy_engine::cidr::Family;
@@ -21,5 +22,138 @@ impl Refusals {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sets.is_empty() && self.chains.is_empty()
+    }
+}
+
+/// So many refusals are tried again at once. If the tools refuse all of them, that takes twice as many
+/// runs of a tool, of some milliseconds each.
+const AT_ONCE: usize = 8;
+
+/// So many are tried at once as long as none is refused again.
+const AT_ONCE_MAX: usize = 32;
+
+/// Which refusals are tried again next. A round of retries comes to each of them once, a few at a time, so
+/// that hundreds of them do not hold up other changes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Retries {
+    /// The last one that was tried in this round.
+    last: Option<Refused>,
+    at_once: usize,
+}
+
+/// One set or chain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Refused {
+    Set(SetName),
+    Chain(Family, ChainName),
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { last: None, at_once: AT_ONCE }
+    }
+}
+
+impl Retries {
+    /// Takes the next refusals out of `refusals`, so that they are tried again.
+    pub fn take(&mut self, refusals: &mut Refusals) -> Taken {
+        let taken: Vec<Refused> = self.waiting(refusals).take(self.at_once).collect();
+        for refused in &taken {
+            match refused {
+                Refused::Set(set) => drop(refusals.sets.remove(set)),
+                Refused::Chain(family, chain) => drop(refusals.chains.remove(&(*family, *chain))),
+            }
+        }
+        self.last = taken.last().copied();
+        Taken(taken)
+    }
+
+    /// After those that were taken were tried: returns whether the round is over.
+    pub fn tried(&mut self, taken: &Taken, refusals: &Refusals) -> bool {
+        let is_refused = |refused: &Refused| match refused {
+            Refused::Set(set) => refusals.sets.contains_key(set),
+            Refused::Chain(family, chain) => refusals.chains.contains_key(&(*family, *chain)),
+        };
+        let is_refused_again = taken.0.iter().any(is_refused);
+        self.at_once = if is_refused_again { AT_ONCE } else { (self.at_once * 2).min(AT_ONCE_MAX) };
+        let is_over = self.waiting(refusals).next().is_none();
+        if is_over {
+            self.last = None;
+        }
+        is_over
+    }
+
+    /// The refusals that this round has not come to.
+    fn waiting<'a>(&self, refusals: &'a Refusals) -> impl Iterator<Item = Refused> + use<'a> {
+        let last = self.last;
+        let after_set = match last {
+            None => Some(Unbounded),
+            Some(Refused::Set(set)) => Some(Excluded(set)),
+            Some(Refused::Chain(..)) => None,
+        };
+        let after_chain = match last {
+            Some(Refused::Chain(family, chain)) => Excluded((family, chain)),
+            None | Some(Refused::Set(_)) => Unbounded,
+        };
+        let sets = after_set.map(|after| refusals.sets.range((after, Unbounded)));
+        let sets = sets.into_iter().flatten().map(|(set, _)| Refused::Set(*set));
+        let chains = refusals.chains.range((after_chain, Unbounded));
+        sets.chain(chains.map(|((family, chain), _)| Refused::Chain(*family, *chain)))
+    }
+}
+
+/// The refusals that are tried again.
+#[derive(Debug)]
+pub struct Taken(Vec<Refused>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(number: usize) -> SetName {
+        SetName::parse(&format!("PORTCULLIS-{number:04}")).unwrap()
+    }
+
+    /// Retries until a round is over, of so many sets of which those with these numbers stay refused;
+    /// how many were tried at once, and how many are refused after it.
+    fn round(count: usize, chains: bool, is_bad: impl Fn(usize) -> bool) -> (Vec<usize>, usize) {
+        let why: Arc<str> = "no".into();
+        let mut refusals = Refusals::default();
+        refusals.sets.extend((0..count).map(|number| (set(number), why.clone())));
+        if chains {
+            let chain = (Family::V4, ChainName::short("Rchain"));
+            refusals.chains.insert(chain, why.clone());
+        }
+        let (mut retries, mut tried) = (Retries::default(), Vec::new());
+        loop {
+            let taken = retries.take(&mut refusals);
+            tried.push(taken.0.len());
+            for (number, set) in (0..count).map(|number| (number, set(number))) {
+                if taken.0.contains(&Refused::Set(set)) && is_bad(number) {
+                    refusals.sets.insert(set, why.clone());
+                }
+            }
+            if retries.tried(&taken, &refusals) {
+                assert_eq!(retries.last, None, "the next round begins at the first");
+                return (tried, refusals.sets.len() + refusals.chains.len());
+            }
+        }
+    }
+
+    #[test]
+    fn each_refusal_is_tried_once_in_a_round_and_few_at_once_while_some_are_refused_again() {
+        let (tried, left) = round(500, true, |_| true);
+        assert_eq!((tried.iter().sum::<usize>(), left), (501, 500));
+        assert!(tried.iter().all(|count| *count <= AT_ONCE), "{tried:?}");
+        assert_eq!(round(3, false, |number| number == 1), (vec![3], 1));
+        assert_eq!(round(0, false, |_| true), (vec![0], 0));
+    }
+
+    #[test]
+    fn more_are_tried_at_once_while_none_is_refused_again() {
+        let (tried, left) = round(100, true, |_| false);
+        assert_eq!((tried, left), (vec![8, 16, 32, 32, 13], 0));
+        let (tried, _) = round(100, false, |number| number == 30);
+        assert_eq!(tried, [8, 16, 32, 8, 16, 20], "after one was refused again");
     }
 }

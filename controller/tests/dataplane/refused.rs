@@ -51,8 +51,13 @@ impl<'a> Foreign<'a> {
 
 /// Pods of two tenants: each has a set that an allow-rule of it needs.
 fn tenants() -> (World, [(SetId, RulesetId); 2]) {
+    let (world, tenants) = many_tenants(2);
+    (world, [tenants[0], tenants[1]])
+}
+
+fn many_tenants(count: u8) -> (World, Vec<(SetId, RulesetId)>) {
     let mut world = World::default();
-    let tenants = [1, 2].map(|tenant| {
+    let tenants = (1..=count).map(|tenant| {
         let members = [format!("10.9.{tenant}.1"), format!("fd00:9::{tenant}:1")];
         let set = world.set(&format!("{tenant}"), members.iter().map(|member| pod(member)));
         let rule = allow(TrafficMatch::Any, Some(set), CidrSet::default());
@@ -62,6 +67,7 @@ fn tenants() -> (World, [(SetId, RulesetId); 2]) {
         }
         (set, ruleset)
     });
+    let tenants = tenants.collect();
     (world, tenants)
 }
 
@@ -124,6 +130,37 @@ fn a_refused_set_denies_its_tenant_and_everything_else_is_applied_in_the_same_ro
             let saved = save(&node, variant);
             assert_eq!(rules(&saved, closed).len(), 4, "of both families: {saved}");
         });
+    });
+}
+
+/// Other changes wait for a retry, so it must not take long.
+#[test]
+fn of_many_refused_sets_a_retry_tries_a_few() {
+    const SETS: u8 = 40;
+    const AT_ONCE: usize = 8;
+    let (node, variant) = (Netns::new(), IptablesVariant::Nft);
+    let (world, tenants) = many_tenants(SETS);
+    let foreign: Vec<Foreign<'_>> =
+        tenants.iter().map(|(set, _)| Foreign::new(&node, variant, Family::V4, set)).collect();
+    node.enter(|| {
+        let mut dataplane = Dataplane::open(Options { variant, ..Options::default() }).unwrap();
+        settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
+        assert_eq!(denied(&dataplane).len(), usize::from(SETS));
+        for round in 0..2 {
+            let mut tried = Vec::new();
+            while !tried.last().is_some_and(|(_, is_last)| *is_last) {
+                let report = dataplane.retry_refused(&world.compiled).unwrap();
+                tried.push((report.sets_created, report.retried_all));
+            }
+            let counts: Vec<usize> = tried.iter().map(|(count, _)| *count).collect();
+            assert_eq!(counts, [AT_ONCE; 5], "round {round}");
+            assert_eq!(denied(&dataplane).len(), usize::from(SETS), "still refused");
+        }
+        foreign.into_iter().for_each(Foreign::remove);
+        while !dataplane.retry_refused(&world.compiled).unwrap().retried_all {}
+        assert!(!dataplane.has_refusals());
+        settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
+        assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
     });
 }
 

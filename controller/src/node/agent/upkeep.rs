@@ -33,13 +33,14 @@ impl Agent {
         });
     }
 
-    /// Tries again what the tools or the kernel refused. Nothing else waits for it.
+    /// Tries again a part of what the tools or the kernel refused. Nothing else waits for it for long.
     fn retry_refused(&mut self, mut back_off: BackOff) {
         let began = Instant::now();
         match self.dataplane.retry_refused(self.engine.compiled()) {
             Ok(report) => {
                 // Many refusals take long. Other changes must not wait for them most of the time.
-                let rest = (began.elapsed() * RETRY_REST).max(back_off.wait());
+                let rest = began.elapsed() * RETRY_REST;
+                let rest = if report.retried_all { rest.max(back_off.wait()) } else { rest };
                 self.refused_retry = Some((Instant::now() + rest, back_off));
                 if !self.dataplane.has_refusals() {
                     info!("what was refused is applied now");

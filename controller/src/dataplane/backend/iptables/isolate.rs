@@ -14,26 +14,36 @@ use crate::dataplane::name::SetName;
 /// How long a run may take. `ipset` waits for no lock, and adds a million members within 2 s.
 const RUN_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long each further run may take once one has failed.
+/// How long a run may take after one that has failed, or that did not end the last time.
 const HALF_LIMIT: Duration = Duration::from_secs(5);
 
 /// So long after the first failure, sets that were not tried yet are refused as well.
 const HALVES_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs these scripts; gives the sets that were refused, and why.
-pub(super) fn run(scripts: &[(SetName, String)]) -> BTreeMap<SetName, Arc<str>> {
-    isolate(scripts, |script, limit| {
+/// Runs these scripts; gives the sets that were refused, and why. `has_hung` is whether the tool did not
+/// end the last time: then it gets less time.
+pub(super) fn run(
+    scripts: &[(SetName, String)],
+    has_hung: &mut bool,
+) -> BTreeMap<SetName, Arc<str>> {
+    isolate(scripts, has_hung, |script, limit| {
         process::run("ipset", &["-exist", "restore"], script, limit).map(drop)
     })
 }
 
 fn isolate(
     scripts: &[(SetName, String)],
+    has_hung: &mut bool,
     mut run: impl FnMut(&str, Duration) -> Result<(), Error>,
 ) -> BTreeMap<SetName, Arc<str>> {
+    let mut limit = if *has_hung { HALF_LIMIT } else { RUN_LIMIT };
+    let mut run = |script: &str, limit| {
+        let done = run(script, limit);
+        *has_hung = matches!(done, Err(Error::TimedOut { .. }));
+        done
+    };
     let mut refused = BTreeMap::new();
     let mut groups = vec![scripts];
-    let mut limit = RUN_LIMIT;
     let mut end = None;
     while let Some(group) = groups.pop() {
         let script: String = group.iter().map(|(_, script)| script.as_str()).collect();
@@ -85,7 +95,7 @@ mod tests {
     ) -> (Vec<usize>, usize, Vec<usize>) {
         let scripts: Vec<_> = (0..count).map(|n| (name(n), format!("{n}\n"))).collect();
         let (mut runs, mut done) = (0, Vec::new());
-        let refused = isolate(&scripts, |script, limit| {
+        let refused = isolate(&scripts, &mut false, |script, limit| {
             runs += 1;
             if script.is_empty() {
                 return run(&[], limit);
@@ -119,6 +129,22 @@ mod tests {
     fn a_tool_that_does_not_work_is_not_run_for_each_set() {
         let (refused, runs, _) = check(1_000, |_, _| Err(failed()));
         assert_eq!((refused.len(), runs), (1_000, 2));
+    }
+
+    #[test]
+    fn a_tool_that_hung_the_last_time_has_less_time_until_it_ends_again() {
+        let scripts = [(name(0), "0\n".to_owned())];
+        let (mut has_hung, mut limits) = (false, Vec::new());
+        for hangs in [true, true, false, false] {
+            isolate(&scripts, &mut has_hung, |script, limit| {
+                if !script.is_empty() {
+                    limits.push(limit);
+                }
+                let timed_out = Error::TimedOut { command: "ipset".to_owned(), seconds: 1 };
+                if hangs { Err(timed_out) } else { Ok(()) }
+            });
+        }
+        assert_eq!(limits, [RUN_LIMIT, HALF_LIMIT, HALF_LIMIT, RUN_LIMIT]);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(in crate::dataplane) struct Kernel {
     pub lock_wait_seconds: u32,
     /// Those that are running.
     restores: BTreeMap<Family, Restore>,
+    /// Whether the last `ipset` that changed sets did not end.
+    ipset_has_hung: bool,
 }
 
 /// How far a plan was carried out.
@@ -62,7 +64,7 @@ impl Executed {
 impl Kernel {
     /// Starts nothing yet.
     pub(in crate::dataplane) fn new(place: Place, lock_wait_seconds: u32) -> Self {
-        Self { place, lock_wait_seconds, restores: BTreeMap::new() }
+        Self { place, lock_wait_seconds, restores: BTreeMap::new(), ipset_has_hung: false }
     }
 
     /// Reads what is applied of ours: the sets, and the tables of the families in `desired`. If one
@@ -210,7 +212,9 @@ impl Kernel {
 
     fn step(&mut self, step: &Step, done: &mut Executed) {
         match step {
-            Step::Sets(scripts) => done.refused.extend(isolate::run(scripts)),
+            Step::Sets(scripts) => {
+                done.refused.extend(isolate::run(scripts, &mut self.ipset_has_hung));
+            }
             Step::Members { set, change, addresses } => {
                 if let Err(error) = members::change(*set, *change, addresses) {
                     done.refused.insert(*set, error.to_string().into());
