@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use policy_engine::cidr::Family;
 
 use super::name::{ChainName, SetName};
-use super::rule::{Chains, Hook};
+use super::rule::{Chains, Hook, Rule};
 use super::set::{Element, Kind};
 
 /// What the kernel holds of ours.
@@ -41,6 +41,14 @@ pub struct Table {
     pub hooks: BTreeMap<Hook, HookPlaces>,
     /// Chains of ours that rules of others, or in chains of others, send packets to.
     pub wanted_by_others: BTreeSet<ChainName>,
+}
+
+impl Table {
+    /// Whether a rule of ours refers to a set.
+    #[must_use]
+    pub fn needs_sets(&self) -> bool {
+        self.chains.values().flat_map(|rules| rules.iter()).any(Rule::needs_a_set)
+    }
 }
 
 /// Where our rule in one of the kernel's own chains is.

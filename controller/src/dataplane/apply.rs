@@ -17,7 +17,7 @@ use std::time::Instant;
 use policy_engine::cidr::Family;
 use policy_engine::compiled::{Compiled, Update};
 
-use super::applied::{Applied, AppliedSet, Elements};
+use super::applied::{Applied, AppliedSet, Elements, Table};
 use super::backend::iptables::{Error, Executed, Kernel};
 use super::denial::Denial;
 use super::drift::{self, Drift};
@@ -53,6 +53,8 @@ struct Attempt<'a> {
     members_only: bool,
     /// Families that are left as they are.
     failed: BTreeMap<Family, Error>,
+    /// Families whose chains are made without sets, and why.
+    without_sets: BTreeMap<Family, Arc<str>>,
     /// Chains of rulesets that are refused as a group, and may be good.
     untried: Vec<Group>,
     /// The group that this pass tries.
@@ -73,6 +75,7 @@ impl<'a> Attempt<'a> {
             was_read: false,
             members_only: false,
             failed: BTreeMap::new(),
+            without_sets: BTreeMap::new(),
             untried: Vec::new(),
             trial: None,
             trials_left: TRIALS_MAX,
@@ -106,6 +109,7 @@ impl Dataplane {
 
     /// Reads back what is applied, and repairs what differs. Gives what differed.
     pub(super) fn compare(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
+        self.refusals.without_sets.clear();
         self.follow(compiled, &Update::default());
         let (applied, unread) = self.kernel.read(&self.desired.tables)?;
         // Only now: what cannot be read can still be changed.
@@ -136,6 +140,8 @@ impl Dataplane {
         let members_only = attempt.members_only;
         while !self.pass(compiled, &mut attempt)? {}
         self.attachments_changed = false;
+        let without_sets = std::mem::take(&mut attempt.without_sets).into_iter();
+        attempt.failed.extend(without_sets.map(|(family, why)| (family, Error::NoSets { why })));
         match attempt.failed.pop_first() {
             None => {}
             Some((_, error)) if attempt.failed.len() + 1 == self.families.len() => {
@@ -186,6 +192,11 @@ impl Dataplane {
         // What a pass that failed in part leaves is compared as a whole.
         let touched = touched.filter(|_| is_clean);
         self.touched = touched.map(|touched| self.desired.still_touched(touched, &applied));
+        // Looking at all rules takes long, and is only needed then.
+        let is_local_refused = executed.refused.keys().any(|set| name::is_local(*set));
+        let need_sets = applied.tables.iter().filter(|_| is_local_refused);
+        let need_sets = need_sets.filter(|(_, table)| table.needs_sets());
+        let need_sets: BTreeSet<Family> = need_sets.map(|(family, _)| *family).collect();
         // Chains without the rules of an evicted set are known again once they are read, and so is
         // which members still wait.
         let is_known = is_clean || !(evicts || self.waiting.len() > 0);
@@ -196,10 +207,14 @@ impl Dataplane {
         }
         for (set, why) in executed.refused {
             tracing::debug!(%set, %why, "a set was refused");
-            if name::is_local(set) {
-                attempt.failed.entry(name::family(set)).or_insert(Error::Set { set, why });
-            } else {
+            let family = name::family(set);
+            if !name::is_local(set) {
                 self.refusals.sets.insert(set, why);
+            } else if need_sets.contains(&family) {
+                attempt.failed.entry(family).or_insert(Error::Set { set, why });
+            } else {
+                self.refusals.without_sets.insert(family, why.clone());
+                attempt.without_sets.entry(family).or_insert(why);
             }
         }
         for (family, error) in executed.failed {
@@ -217,16 +232,11 @@ impl Dataplane {
         applied: Option<Applied>,
         attempt: &mut Attempt<'_>,
     ) -> Result<(Plan, Applied, Applied), Error> {
-        self.follow(compiled, update);
         let applied = if let Some(applied) = applied {
+            self.follow(compiled, update);
             applied
         } else {
-            let (applied, unread) = self.kernel.read(&self.desired.tables)?;
-            attempt.was_read = true;
-            attempt.failed.extend(unread);
-            (self.touched, self.waiting) = (None, Waiting::default());
-            self.changed_since_read = None;
-            applied
+            self.read(compiled, update, attempt)?
         };
         let touched = self.touched.take();
         let touched = touched.unwrap_or_else(|| self.desired.all_touched(&applied));
@@ -244,6 +254,35 @@ impl Dataplane {
             attempt.extent == Extent::Urgent && self.postpone(&mut plan, &applied, &mut after);
         attempt.report.postponed = self.postponed;
         Ok((plan, after, applied))
+    }
+
+    /// Reads back what is applied. If the sets cannot be read, and no chain needs one, the chains are from
+    /// now on desired without sets.
+    fn read(
+        &mut self,
+        compiled: &Compiled,
+        update: &Update,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Applied, Error> {
+        self.refusals.without_sets = attempt.without_sets.clone();
+        (self.touched, self.waiting) = (None, Waiting::default());
+        self.changed_since_read = None;
+        let sets = self.kernel.read_sets();
+        if let Err(error) = &sets {
+            let why: Arc<str> = error.to_string().into();
+            let all = self.families.iter().map(|family| (*family, why.clone()));
+            self.refusals.without_sets = all.collect();
+        }
+        self.follow(compiled, update);
+        let (tables, unread) = self.kernel.read_tables(&self.desired.tables)?;
+        let sets = match sets {
+            Err(error) if tables.values().any(Table::needs_sets) => return Err(error),
+            sets => sets.unwrap_or_default(),
+        };
+        attempt.was_read = true;
+        attempt.failed.extend(unread);
+        attempt.without_sets = self.refusals.without_sets.clone();
+        Ok(Applied { tables, sets })
     }
 
     /// Does `plan`, once what chains of denials that change have counted is read.

@@ -85,6 +85,30 @@ pub struct Wanted<'a> {
     pub refusals: &'a Refusals,
 }
 
+/// What is wanted for a family whose sets cannot be used: nothing that needs a set of the node's own
+/// addresses.
+struct WithoutSets {
+    attachments: Attachments,
+    options: Options,
+}
+
+impl WithoutSets {
+    /// Pods are judged by their addresses alone, and what policies allow goes on to the rules of others.
+    fn new(options: &Options) -> Self {
+        let options = Options { accept: AcceptAction::Return, ..options.clone() };
+        Self { attachments: Attachments::default(), options }
+    }
+
+    /// What is wanted for `family`.
+    fn of<'a>(&'a self, family: Family, wanted: Wanted<'a>) -> Wanted<'a> {
+        if wanted.refusals.without_sets.contains_key(&family) {
+            Wanted { attachments: &self.attachments, options: &self.options, ..wanted }
+        } else {
+            wanted
+        }
+    }
+}
+
 /// The chains and sets of one family that are made again each time, and what they lead to.
 struct Made {
     chains: Chains,
@@ -118,7 +142,9 @@ impl Desired {
     pub fn follow(&mut self, wanted: Wanted<'_>) -> Touched {
         let mut touched = Touched::default();
         let families: Vec<Family> = self.tables.keys().copied().collect();
+        let without_sets = WithoutSets::new(wanted.options);
         for family in families {
+            let wanted = without_sets.of(family, wanted);
             let made = make(family, wanted);
             self.follow_rulesets(family, wanted, &made, &mut touched);
             self.replace_shared(family, wanted.options, made, &mut touched);

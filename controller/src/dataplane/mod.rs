@@ -261,6 +261,10 @@ impl Dataplane {
     /// A set or the chain of a ruleset that the tools or the kernel refuse stops nothing else: what
     /// needs it denies ([`Dataplane::denied`]), until [`Dataplane::retry_refused`] succeeds.
     ///
+    /// If the sets of a family cannot be read, or one that all its chains need is refused, and no rule in the
+    /// kernel needs a set, the chains of the family are made without sets: what needs one is denied. The
+    /// family counts as failed, with [`Error::NoSets`].
+    ///
     /// # Errors
     /// When the chains that all pods share cannot be read or changed. Nothing is taken as done then. If
     /// [`Error::family`] names a family, all is done for the other one: this one cannot be read or

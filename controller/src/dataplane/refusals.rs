@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use policy_engine::cidr::Family;
 
-use super::name::{ChainName, SetName};
+use super::name::{self, ChainName, SetName};
 
 /// What was refused, and why. It is not desired until it is tried again.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -15,13 +15,21 @@ pub struct Refusals {
     pub sets: BTreeMap<SetName, Arc<str>>,
     /// Chains of rulesets. They deny everything.
     pub chains: BTreeMap<(Family, ChainName), Arc<str>>,
+    /// Families without any set, and why: every set of them counts as refused, and their chains need none.
+    pub without_sets: BTreeMap<Family, Arc<str>>,
 }
 
 impl Refusals {
-    /// Whether nothing was refused.
+    /// Whether no single set or chain was refused.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sets.is_empty() && self.chains.is_empty()
+    }
+
+    /// Why a set cannot be used; none if it can.
+    #[must_use]
+    pub fn of_set(&self, set: SetName) -> Option<&Arc<str>> {
+        self.sets.get(&set).or_else(|| self.without_sets.get(&name::family(set)))
     }
 }
 

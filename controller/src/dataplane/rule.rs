@@ -72,18 +72,31 @@ impl Rule {
         Self { matches, verdict }
     }
 
-    /// Whether the rule refers to a set.
+    /// Whether the rule refers to this set.
     #[must_use]
     pub fn refers_to(&self, set: SetName) -> bool {
         match &self.verdict {
             Verdict::Unknown(text) => text.split(' ').any(|word| SetName::parse(word) == Some(set)),
-            _ => self.matches.iter().any(|part| match part {
-                Match::Set(name, _) | Match::SetWithPort(name, _) | Match::NotInSet(name, _) => {
-                    *name == set
-                }
-                _ => false,
-            }),
+            _ => self.sets().any(|name| name == set),
         }
+    }
+
+    /// Whether the rule refers to any set.
+    #[must_use]
+    pub fn needs_a_set(&self) -> bool {
+        match &self.verdict {
+            Verdict::Unknown(text) => text.split(' ').any(|word| word == "--match-set"),
+            _ => self.sets().next().is_some(),
+        }
+    }
+
+    fn sets(&self) -> impl Iterator<Item = SetName> {
+        self.matches.iter().filter_map(|part| match part {
+            Match::Set(name, _) | Match::SetWithPort(name, _) | Match::NotInSet(name, _) => {
+                Some(*name)
+            }
+            _ => None,
+        })
     }
 }
 

@@ -164,7 +164,7 @@ impl<'a> Renderer<'a> {
     }
 
     fn check_refused(&mut self, set: SetName) -> Result<(), Missing> {
-        let Some(why) = self.refusals.sets.get(&set) else { return Ok(()) };
+        let Some(why) = self.refusals.of_set(set) else { return Ok(()) };
         self.refused = Some(why.clone());
         Err(Missing { others: Vec::new() })
     }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::hooks::detected;
 use super::metrics::Metrics;
-use super::status::{Findings, Latency, Phase, Round, Status};
+use super::status::{Findings, Latency, Phase, Round, Rules, Status};
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::drift::DisplacedHook;
 use crate::dataplane::examine::Examination;
@@ -83,9 +83,9 @@ impl Publisher {
 
     /// A round, or a comparison with the kernel, failed. If only one `family` failed, the other one is
     /// enforced.
-    pub fn failed(&self, error: &str, family: Option<Family>) {
+    pub fn failed(&self, error: &str, family: Option<Family>, rules: Rules) {
         self.metrics.failed();
-        let phase = Phase::Failing { error: error.into(), family };
+        let phase = Phase::Failing { error: error.into(), family, rules };
         self.status.send_modify(|status| status.phase = phase);
     }
 

@@ -13,7 +13,7 @@ use policy_engine::cidr::Family;
 use portcullis_crds::diagnostic::Diagnostic;
 
 use crate::dataplane::conflict::Detected;
-use crate::node::status::{Phase, Status};
+use crate::node::status::{Phase, Rules, Status};
 
 /// What the node does for packets now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,12 +56,23 @@ pub enum Lack<'a> {
 /// Why changes are not applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trouble<'a> {
-    /// The last round failed. Whether an earlier one succeeded.
-    Apply(&'a str, bool),
+    /// The last round failed.
+    Apply(&'a str, Held),
     /// The agent makes no progress, for example because a tool hangs.
     Stalled(&'a str),
     /// Objects cannot be read, and rules of an earlier agent hold what they said last.
     Unread(&'a [Diagnostic]),
+}
+
+/// The rules that judge packets while changes are not applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// Those that this agent applied last.
+    Last,
+    /// Those of an earlier run, if there are any.
+    Earlier,
+    /// Those of the policies, as far as they need no ipset.
+    WithoutSets,
 }
 
 impl State<'_> {
@@ -163,10 +174,11 @@ impl fmt::Display for Trouble<'_> {
         const LAST: &str = "; the rules that were applied last stay";
         const NONE: &str = "; no rules were applied since the agent started: those of an earlier run \
                             stay, and without any all packets pass";
+        const CLOSED: &str = "; everything else that policies deny is denied";
         match self {
-            Self::Apply(error, has_applied) => {
-                write!(formatter, "{error}{}", if *has_applied { LAST } else { NONE })
-            }
+            Self::Apply(error, Held::Last) => write!(formatter, "{error}{LAST}"),
+            Self::Apply(error, Held::Earlier) => write!(formatter, "{error}{NONE}"),
+            Self::Apply(error, Held::WithoutSets) => write!(formatter, "{error}{CLOSED}"),
             Self::Stalled(silence) => write!(formatter, "{silence}{LAST}"),
             Self::Unread(found) => {
                 joined(formatter, found)?;
@@ -201,8 +213,8 @@ impl Status {
             return State::Bypassed { how };
         }
         let failed = match &self.phase {
-            Phase::Failing { error, family: None } => {
-                Some(Trouble::Apply(error, self.last_success.is_some()))
+            Phase::Failing { error, family: None, rules } => {
+                Some(Trouble::Apply(error, self.held(*rules)))
             }
             Phase::Failing { family: Some(_), .. } | Phase::Loading | Phase::Applied => None,
         };
@@ -217,12 +229,23 @@ impl Status {
         }
     }
 
+    /// What judges packets after a round that failed.
+    fn held(&self, rules: Rules) -> Held {
+        match rules {
+            Rules::WithoutSets => Held::WithoutSets,
+            Rules::Last if self.last_success.is_some() => Held::Last,
+            Rules::Last => Held::Earlier,
+        }
+    }
+
     /// The parts that are not enforced, whatever else is wrong.
     #[must_use]
     pub fn lacks(&self) -> Vec<Lack<'_>> {
         let node = self.node_unknown.as_deref().map(Lack::NodeUnknown);
         let family = match &self.phase {
-            Phase::Failing { error, family: Some(family) } => Some(Lack::Family(*family, error)),
+            Phase::Failing { error, family: Some(family), .. } => {
+                Some(Lack::Family(*family, error))
+            }
             Phase::Failing { family: None, .. } | Phase::Loading | Phase::Applied => None,
         };
         let unread = Some(&*self.diagnostics.unread).filter(|unread| !unread.is_empty());

@@ -54,13 +54,24 @@ pub enum Phase {
     Loading,
     /// It does.
     Applied,
-    /// It does what the last good round applied.
+    /// It does not do all of it.
     Failing {
         /// What went wrong, in one line.
         error: Arc<str>,
         /// The only family that failed.
         family: Option<Family>,
+        /// What judges packets of what failed.
+        rules: Rules,
     },
+}
+
+/// The rules that judge packets after a round that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rules {
+    /// Those that were applied before.
+    Last,
+    /// Those of the policies, without ipsets: what needs one is denied.
+    WithoutSets,
 }
 
 /// From when the oldest change of a round was received until it was enforced.

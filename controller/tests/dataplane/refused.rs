@@ -3,6 +3,7 @@
 //! Another program has a set of the name that is needed, of another type, and uses it in a rule.
 
 use std::collections::BTreeSet;
+use std::error::Error as _;
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{Rule, Target, TrafficMatch};
@@ -165,7 +166,7 @@ fn of_many_refused_sets_a_retry_tries_a_few() {
 }
 
 #[test]
-fn a_refused_set_of_the_nodes_own_pods_fails_only_its_family() {
+fn without_the_set_of_the_nodes_own_pods_a_family_denies_what_needs_a_set() {
     each_variant(|variant, family| {
         let node = Netns::new();
         let (world, tenants) = tenants();
@@ -179,10 +180,17 @@ fn a_refused_set_of_the_nodes_own_pods_fails_only_its_family() {
             dataplane.set_attachments(Attachments { addresses, ..Attachments::default() });
             let error = dataplane.enforce(&world.compiled, &rules_changed()).unwrap_err();
             assert_eq!(error.family(), Some(family), "{error}");
-            let saved = save(&node, variant);
-            for (_, ruleset) in tenants {
-                assert_eq!(rules(&saved, ruleset).len(), 2, "of the other family: {saved}");
+            for of in Family::BOTH {
+                let expected = if of == family { 1 } else { 2 };
+                let saved = node.sh(&format!("{}-save", command(variant, of)));
+                for (_, ruleset) in tenants {
+                    assert_eq!(rules(&saved, ruleset).len(), expected, "{of:?}: {saved}");
+                }
+                let is_compared =
+                    saved.contains(&format!("--match-set {} src", name::attached_set(of)));
+                assert_eq!(is_compared, of != family, "{of:?}: {saved}");
             }
+            assert!(error.source().unwrap().to_string().starts_with("ipsets cannot be used"));
             foreign.remove();
             settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
             assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);

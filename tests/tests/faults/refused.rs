@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::{Agent, AgentSetup, Cluster};
-use portcullis_tests::tool::wrap;
+use portcullis_tests::tool::{wrap, wrap_all};
 use tempfile::TempDir;
 
 use crate::VARIANTS;
@@ -196,6 +196,61 @@ fn one_refused_chain_denies_its_tenant_and_stops_nobody_else() -> Result<()> {
     VARIANTS.into_iter().try_for_each(|variant| {
         one_chain_is_refused(variant).with_context(|| variant.name().to_owned())
     })
+}
+
+/// On a node without rules of an earlier run, what policies deny is denied, and what needs no set is
+/// allowed.
+#[test]
+fn an_agent_that_starts_without_a_working_ipset_closes_what_policies_close() -> Result<()> {
+    for (variant, fault) in [
+        (IptablesVariant::Nft, None),
+        (IptablesVariant::Nft, Some("case \"$*\" in *-exist*) echo no modules >&2; exit 1;; esac")),
+        (IptablesVariant::Legacy, Some("echo out of order >&2; exit 1")),
+    ] {
+        let what = fault.unwrap_or("no ipset");
+        let cluster = shop(lab(variant), &[])?;
+        let tools = tempfile::tempdir()?;
+        wrap_all(tools.path(), fault.unwrap_or("true"))?;
+        let (ipset, broken) = (tools.path().join("ipset"), tools.path().join("ipset.broken"));
+        fs::write(&broken, "")?;
+        if fault.is_none() {
+            fs::rename(&ipset, tools.path().join("gone"))?;
+        }
+        // All pods of the other node, by one network of each family.
+        let blocks: Vec<String> = cluster
+            .lab
+            .node("n1")?
+            .pod_cidrs()
+            .iter()
+            .map(|cidr| format!("{{ipBlock: {{cidr: '{cidr}'}}}}"))
+            .collect();
+        let other = allow("other", &["none"], &[WEB]);
+        let other = other.replace("from: [", &format!("from: [{}, ", blocks.join(", ")));
+        cluster.write("policies.yaml", &[allow("api", &["web"], &[WEB]), other].join("---\n"))?;
+        let setup = AgentSetup {
+            tools: Some(tools.path().into()),
+            only_these_tools: true,
+            flags: flags(&[]),
+            ..AgentSetup::default()
+        };
+        let agent = cluster.spawn_agent_as("n2", &setup)?;
+        agent.wait_for("only what needs no ipset is applied", PATIENCE)?;
+        let api = [("web", "api", WEB), ("stranger", "api", WEB), ("near", "api", WEB)];
+        let closed = [&api[..], &[("near", "other", WEB)]].concat();
+        check(&cluster.lab, what, &[("web", "other", WEB), ("stranger", "other", WEB)], &closed)?;
+        let why = wait_for(&cluster, "/readyz", 503)?;
+        ensure!(why.starts_with("Failing: ipsets cannot be used ("), "{what}: {why}");
+        ensure!(agent.said_after(0, "policies are enforced").is_none(), "{what}");
+
+        if fault.is_none() {
+            fs::rename(tools.path().join("gone"), &ipset)?;
+        }
+        fs::remove_file(&broken)?;
+        wait_for(&cluster, "/readyz", 200)?;
+        check(&cluster.lab, what, &api[..1], &[&api[1..], &[("near", "other", WEB)]].concat())?;
+        agent.terminate()?;
+    }
+    Ok(())
 }
 
 /// `ipset` fails, dies or hangs: no connection opens that needs a new set, but all that policies deny

@@ -7,7 +7,9 @@ use portcullis_apiserver::back_off::BackOff;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::{Agent, BACK_OFF, CLEANUP_AFTER, CLEANUP_LIMIT, COUNT_PERIOD, State, chain};
+use super::{
+    Agent, BACK_OFF, CLEANUP_AFTER, CLEANUP_LIMIT, COUNT_PERIOD, State, chain, rules_after,
+};
 use crate::dataplane::{self, ApplyReport};
 use crate::node::local_pods::LocalPods;
 
@@ -87,8 +89,9 @@ impl Agent {
 
     /// Reads back and repairs, soon.
     pub(super) fn again(&mut self, failure: &dataplane::Error, what: &'static str) {
-        let (family, failure) = (failure.family(), chain(failure));
-        self.publisher.failed(&failure, family);
+        let (family, rules) = (failure.family(), rules_after(failure));
+        let failure = chain(failure);
+        self.publisher.failed(&failure, family, rules);
         error!(error = failure, "{what}");
         let mut back_off = BACK_OFF;
         self.state =

@@ -173,7 +173,10 @@ const TABLE: [(&str, &[Fact], &str); 17] = [
     ),
     (
         "a conflict that was not put right by a failure",
-        &[|a| a.examined(&[Conflict::KubeProxyIpvs]), |a| a.publisher.failed("no tool", None)],
+        &[
+            |a| a.examined(&[Conflict::KubeProxyIpvs]),
+            |a| a.publisher.failed("no tool", None, Rules::Last),
+        ],
         "Bypassed KubeProxyIpvs False |  | NodeBypassed",
     ),
     (
@@ -188,21 +191,25 @@ const TABLE: [(&str, &[Fact], &str); 17] = [
     ),
     (
         "a failed round",
-        &[Agent::enforced, |a| a.examined(&[]), |a| a.publisher.failed("no tool", None)],
+        &[
+            Agent::enforced,
+            |a| a.examined(&[]),
+            |a| a.publisher.failed("no tool", None, Rules::Last),
+        ],
         "Failing ApplyFailed False |  | NodeFailing",
     ),
     (
         "a comparison without a failure after it",
         &[
             |a| a.examined(&[]),
-            |a| a.publisher.failed("no tool", None),
+            |a| a.publisher.failed("no tool", None, Rules::Last),
             |a| a.publisher.verified(0),
         ],
         ENFORCING,
     ),
     (
         "one family fails",
-        &[|a| a.examined(&[]), |a| a.publisher.failed("no tool", Some(Family::V6))],
+        &[|a| a.examined(&[]), |a| a.publisher.failed("no tool", Some(Family::V6), Rules::Last)],
         "Degraded IPv6NotEnforced False | IPv6NotEnforced | NodeDegraded",
     ),
     (
@@ -216,7 +223,7 @@ const TABLE: [(&str, &[Fact], &str); 17] = [
             Agent::enforced,
             |a| a.examined(&[]),
             |a| a.publisher.node_unknown(Some("no Node".into())),
-            |a| a.publisher.failed("no tool", None),
+            |a| a.publisher.failed("no tool", None, Rules::Last),
         ],
         "Failing ApplyFailed False | NodeUnknown | NodeFailing NodeDegraded",
     ),
@@ -275,22 +282,25 @@ async fn the_text_of_a_state_says_what_it_means_for_packets() {
     let mut agent = Agent::new();
     let text = |agent: &Agent| agent.signals.latest().state().ready().expect_err("not enforcing");
     agent.examined(&[]);
-    agent.publisher.failed("no tool", None);
+    agent.publisher.failed("no tool", None, Rules::Last);
     assert_eq!(
         text(&agent),
         "Failing: no tool; no rules were applied since the agent started: those of an earlier run \
          stay, and without any all packets pass"
     );
     agent.enforced();
-    agent.publisher.failed("no tool", None);
+    agent.publisher.failed("no tool", None, Rules::Last);
     assert_eq!(text(&agent), "Failing: no tool; the rules that were applied last stay");
+    agent.publisher.failed("no ipset", None, Rules::WithoutSets);
+    assert_eq!(text(&agent), "Failing: no ipset; everything else that policies deny is denied");
+    agent.publisher.failed("no tool", None, Rules::Last);
     tokio::time::advance(PATIENCE + Duration::from_secs(1)).await;
     assert_eq!(
         text(&agent),
         "Failing: no progress for 31 s; the rules that were applied last stay"
     );
     agent.publisher.beat();
-    agent.publisher.failed("no IPv6", Some(Family::V6));
+    agent.publisher.failed("no IPv6", Some(Family::V6), Rules::Last);
     agent.publisher.node_unknown(Some("no Node".into()));
     let both = "Degraded: no Node. changes are not applied to IPv6: no IPv6";
     assert_eq!(text(&agent), both);

@@ -40,6 +40,12 @@ pub enum Error {
     /// Pods have addresses of a family that cannot be enforced.
     #[error("{count} IPv6 addresses of pods are not enforced: {command} is not there; install it")]
     Unenforced { count: usize, command: &'static str },
+    /// The chains of a family are applied without sets, because these cannot be used.
+    #[error(
+        "ipsets cannot be used ({why}): connections to and from pods that policies isolate are denied if \
+         they need an ipset, and packets are not compared with the interface of their pod"
+    )]
+    NoSets { why: Arc<str> },
     /// One family failed. What was to be done is done for the other.
     #[error("policies are not enforced for {}", family.as_str())]
     Family {
@@ -66,8 +72,15 @@ impl Error {
             | Self::Member { .. }
             | Self::Set { .. }
             | Self::ReadBack(_)
+            | Self::NoSets { .. }
             | Self::NoIptables => None,
         }
+    }
+
+    /// Whether the policies are applied without sets, and not left as they were.
+    #[must_use]
+    pub fn is_without_sets(&self) -> bool {
+        matches!(self, Self::NoSets { .. })
     }
 
     /// Whether a tool refused its input and did nothing, as restore tools do. A tool that was killed

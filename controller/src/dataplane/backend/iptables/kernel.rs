@@ -73,6 +73,17 @@ impl Kernel {
         &self,
         desired: impl IntoIterator<Item = (&'a Family, &'a Chains)>,
     ) -> Result<(Applied, BTreeMap<Family, Error>), Error> {
+        let (tables, failed) = self.read_tables(desired)?;
+        let sets = self.read_sets()?;
+        Ok((Applied { tables, sets }, failed))
+    }
+
+    /// Reads our chains and hooks in the tables of the families in `desired`. If one family cannot be read,
+    /// gives the other, and why.
+    pub(in crate::dataplane) fn read_tables<'a>(
+        &self,
+        desired: impl IntoIterator<Item = (&'a Family, &'a Chains)>,
+    ) -> Result<(BTreeMap<Family, Table>, BTreeMap<Family, Error>), Error> {
         let (mut tables, mut failed) = (BTreeMap::new(), BTreeMap::new());
         for (family, chains) in desired {
             match self.read_table(*family, chains) {
@@ -85,13 +96,12 @@ impl Kernel {
         {
             return Err(error);
         }
-        let sets = self.read_sets()?;
-        Ok((Applied { tables, sets }, failed))
+        Ok((tables, failed))
     }
 
     /// Reads our sets and no others: those of other software can have millions of members. `save`
     /// takes one name, so one `ipset` reads a line for each set.
-    fn read_sets(&self) -> Result<BTreeMap<SetName, AppliedSet>, Error> {
+    pub(in crate::dataplane) fn read_sets(&self) -> Result<BTreeMap<SetName, AppliedSet>, Error> {
         let names = own_names(&self.run("ipset", &["list", "-name"], "")?);
         if names.is_empty() {
             return Ok(BTreeMap::new());

@@ -14,7 +14,7 @@ use crate::dataplane::denial::{Cause, Counts, Denial};
 use crate::dataplane::examine::Examination;
 use crate::node::metrics::Metrics;
 use crate::node::publisher::Publisher;
-use crate::node::status::{Findings, Phase, Round};
+use crate::node::status::{Findings, Phase, Round, Rules};
 use crate::serve::pulse::Pulse;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -70,7 +70,10 @@ pub(crate) fn condition(status: &Status) -> Condition {
 }
 
 fn failing(error: &str) -> Status {
-    Status { phase: Phase::Failing { error: error.into(), family: None }, ..Status::default() }
+    Status {
+        phase: Phase::Failing { error: error.into(), family: None, rules: Rules::Last },
+        ..Status::default()
+    }
 }
 
 /// So many packets denied, and so many that would have been, in each direction.
@@ -241,7 +244,7 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
     assert_eq!(news(Some(&written), &latest()), News::Some, "another generation");
     publisher.selected(selection([policy("a", 1)]));
     assert_eq!(news(Some(&written), &latest()), News::None);
-    publisher.failed("no tool", None);
+    publisher.failed("no tool", None, Rules::Last);
     assert_eq!(news(Some(&written), &latest()), News::Some, "it fails");
     publisher.verified(0);
     assert_eq!(news(Some(&written), &latest()), News::None);
