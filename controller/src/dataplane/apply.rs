@@ -103,6 +103,9 @@ impl Dataplane {
             attempt.applied.is_some() && !update.rules_changed && !self.attachments_changed;
         attempt.report.postponed = self.postponed;
         let report = self.converge(compiled, attempt)?.report;
+        if self.is_doubtful {
+            self.confirm(compiled)?;
+        }
         self.check_families(compiled)?;
         Ok(ApplyReport { total: start.elapsed(), ..report })
     }
@@ -129,6 +132,17 @@ impl Dataplane {
         let mut attempt = Attempt::new(Extent::All, applied, None);
         (attempt.was_read, attempt.is_comparison) = (true, true);
         Ok(self.converge(compiled, attempt)?.drifts)
+    }
+
+    /// Compares the kernel with what was just applied or repaired: a tool can report changes that it did not
+    /// make.
+    pub(super) fn confirm(&mut self, compiled: &Compiled) -> Result<(), Error> {
+        let drifts = self.compare(compiled)?;
+        let wrong = drifts.iter().find(|drift| drift.is_wrong());
+        self.is_doubtful = wrong.is_some();
+        let Some(wrong) = wrong else { return Ok(()) };
+        self.applied = None;
+        Err(Error::Unchanged { found: wrong.to_string() })
     }
 
     /// Passes until nothing more can be done.
@@ -249,6 +263,10 @@ impl Dataplane {
         }
         if std::mem::take(&mut attempt.is_comparison) {
             attempt.drifts = drift::list(&applied, &plan, self.table());
+            if attempt.drifts.iter().any(Drift::is_wrong) {
+                // It may have been one of them that did not do what it reported.
+                self.kernel.end_tools();
+            }
         }
         self.postponed =
             attempt.extent == Extent::Urgent && self.postpone(&mut plan, &applied, &mut after);

@@ -132,6 +132,9 @@ impl Dataplane {
         self.touched = self.touched.take().map(|before| before.and(touched));
         let applied = self.applied.take();
         let mut drifts = self.repair(compiled, applied)?;
+        if drifts.iter().any(Drift::is_wrong) {
+            self.confirm(compiled)?;
+        }
         drifts.retain(|drift| !matches!(drift, Drift::Set { set, .. } if known.contains(set)));
         if reading.is_compared() {
             self.changed_since_read = None;

@@ -44,6 +44,19 @@ pub enum Drift {
     },
 }
 
+impl Drift {
+    /// Whether something is not as it should be that a change of the agent would have made so. What others
+    /// do to the hooks is known elsewhere, and what is in use can stay.
+    #[must_use]
+    pub fn is_wrong(&self) -> bool {
+        match self {
+            Self::Chain { how, .. } | Self::Set { how, .. } => *how != How::Unexpected,
+            Self::Members { .. } => true,
+            Self::Hook(_) => false,
+        }
+    }
+}
+
 /// How a chain or set differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {

@@ -112,6 +112,8 @@ pub struct Dataplane {
     refusals: Refusals,
     /// Which of it is tried again next.
     retries: Retries,
+    /// Whether a tool has reported changes that it did not make. Each apply is compared with the kernel then.
+    is_doubtful: bool,
 }
 
 /// How much of a change happens at once.
@@ -187,6 +189,7 @@ impl Dataplane {
             denials: Totals::default(),
             refusals,
             retries: Retries::default(),
+            is_doubtful: false,
         })
     }
 
@@ -345,6 +348,9 @@ impl Dataplane {
         let applied = self.applied.as_ref();
         let known = applied.map(Applied::unreferenced_sets).unwrap_or_default();
         let mut drifts = self.compare(compiled)?;
+        if drifts.iter().any(Drift::is_wrong) {
+            self.confirm(compiled)?;
+        }
         drifts.retain(|drift| !matches!(drift, Drift::Set { set, .. } if known.contains(set)));
         Ok(drifts)
     }

@@ -40,6 +40,9 @@ pub enum Error {
     /// Pods have addresses of a family that cannot be enforced.
     #[error("{count} IPv6 addresses of pods are not enforced: {command} is not there; install it")]
     Unenforced { count: usize, command: &'static str },
+    /// A tool reported a change that it did not make.
+    #[error("a tool reported success, and the kernel was not changed: {found}")]
+    Unchanged { found: String },
     /// The chains of a family are applied without sets, because these cannot be used.
     #[error(
         "ipsets cannot be used ({why}): connections to and from pods that policies isolate are denied if \
@@ -73,6 +76,7 @@ impl Error {
             | Self::Set { .. }
             | Self::ReadBack(_)
             | Self::NoSets { .. }
+            | Self::Unchanged { .. }
             | Self::NoIptables => None,
         }
     }

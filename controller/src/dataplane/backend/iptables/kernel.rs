@@ -158,6 +158,11 @@ impl Kernel {
         self.restore(family, &script::table(&change, self.place.table))
     }
 
+    /// Ends the tools that are running: the next change starts others.
+    pub(in crate::dataplane) fn end_tools(&mut self) {
+        self.restores.clear();
+    }
+
     /// Whether a netlink port is that of a tool of ours that is running.
     pub(in crate::dataplane) fn is_own(&self, port: u32) -> bool {
         self.restores.values().any(|restore| restore.id() == port)
