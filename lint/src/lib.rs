@@ -280,6 +280,8 @@ struct Context<'c> {
     addresses: Vec<(IpAddr, &'c Pod)>,
     blocks: RefCell<BTreeMap<IpBlock, peers::Inside<'c>>>,
     peers: RefCell<BTreeMap<&'c PodPeer, Rc<[&'c Group]>>>,
+    /// The classes of the groups of a peer, in a view.
+    peer_classes: RefCell<BTreeMap<(&'c PodPeer, usize), Rc<BTreeSet<ClassId>>>>,
 }
 
 /// A rule, and where it stands.
@@ -318,6 +320,7 @@ impl<'c> Context<'c> {
             addresses,
             blocks: RefCell::default(),
             peers: RefCell::default(),
+            peer_classes: RefCell::default(),
         }
     }
 
@@ -339,9 +342,25 @@ impl<'c> Context<'c> {
     }
 
     /// The classes of a group, by the policies that are enforced.
-    fn classes_of(&self, group: &Group) -> BTreeSet<ClassId> {
-        let known = self.classes.first().and_then(|classes| classes.get(&group.first().key));
-        known.cloned().unwrap_or_default()
+    fn classes_of(&self, group: &'c Group) -> BTreeSet<ClassId> {
+        self.classes_in(&[group], 0)
+    }
+
+    /// The classes of groups, in a view.
+    fn classes_in(&self, groups: &[&'c Group], view: usize) -> BTreeSet<ClassId> {
+        let Some(classes) = self.classes.get(view) else { return BTreeSet::new() };
+        let found = groups.iter().filter_map(|group| classes.get(&group.first().key));
+        found.flatten().copied().collect()
+    }
+
+    /// The classes of the groups that a peer matches, in a view. Many policies have equal peers.
+    fn peer_classes(&self, peer: &'c PodPeer, view: usize) -> Rc<BTreeSet<ClassId>> {
+        if let Some(known) = self.peer_classes.borrow().get(&(peer, view)) {
+            return known.clone();
+        }
+        let found: Rc<BTreeSet<ClassId>> = self.classes_in(&self.peer(peer), view).into();
+        self.peer_classes.borrow_mut().insert((peer, view), found.clone());
+        found
     }
 
     /// A pod that stands for its class.

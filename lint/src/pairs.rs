@@ -1,6 +1,7 @@
 //! Both sides together: one names the other, which does not let it pass.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
@@ -54,22 +55,19 @@ fn closed<'c>(
     selected: &[&'c Group],
 ) -> Option<Finding> {
     let others = context.peer(peer);
-    let (from, to) = match place.direction {
-        Direction::Ingress => (others.as_ref(), selected),
-        Direction::Egress => (selected, others.as_ref()),
+    let sides = |view| {
+        let (own, others) = (context.classes_in(selected, view), context.peer_classes(peer, view));
+        match place.direction {
+            Direction::Ingress => [others, own.into()],
+            Direction::Egress => [own.into(), others],
+        }
     };
     let mut views = context.views().enumerate();
-    let (_, enforced) = views.next()?;
-    let (asked, first) = all_closed(
-        context,
-        enforced,
-        place.rule,
-        [from, to].map(|side| classes(context, side, 0)),
-    )?;
+    let (first, enforced) = views.next()?;
+    let (asked, first) = all_closed(context, enforced, place.rule, &sides(first))?;
     // What opens once that in audit is enforced is on its way, and no mistake.
     for (view, reach) in views {
-        let sides = [from, to].map(|side| classes(context, side, view));
-        all_closed(context, reach, place.rule, sides)?;
+        all_closed(context, reach, place.rule, &sides(view))?;
     }
     let denial = other_side(context, place.direction, first, &ports(place.rule, first.1))?;
     let names = context.names(others.iter().copied());
@@ -110,7 +108,7 @@ fn all_closed<'a>(
     context: &'a Context<'_>,
     reach: &Reach<'_>,
     rule: &Rule,
-    [sources, destinations]: [BTreeSet<ClassId>; 2],
+    [sources, destinations]: &[Rc<BTreeSet<ClassId>>; 2],
 ) -> Option<(PortSet, (&'a Pod, &'a Pod))> {
     if sources.len() * destinations.len() > PAIRS {
         return None;
@@ -148,20 +146,6 @@ fn other_side(
     let mut denials =
         flows.map(|flow| evaluate(context.world, &flow).decision(direction.opposite()).clone());
     denials.find(|decision| !decision.is_allowed())
-}
-
-/// The classes of groups; some of them if there are more than [`PAIRS`].
-fn classes(context: &Context<'_>, groups: &[&Group], view: usize) -> BTreeSet<ClassId> {
-    let mut found = BTreeSet::new();
-    let Some(classes) = context.classes.get(view) else { return found };
-    let all = groups.iter().filter_map(|group| classes.get(&group.first().key)).flatten();
-    for class in all {
-        if found.len() > PAIRS {
-            break;
-        }
-        found.insert(*class);
-    }
-    found
 }
 
 /// A pod of each class; of one class two different ones.
