@@ -1,5 +1,6 @@
 //! `plan --before … --after …`: an object that only the side before contains is removed.
 
+mod ci;
 mod session;
 
 use std::fs;
