@@ -8,7 +8,7 @@
 #   WHATIF_PATH          the directory of the manifests (default: .)
 #   WHATIF_CLUSTER       a file with the objects of the cluster, such as one of `kubectl whatif snapshot`
 #   WHATIF_TESTS         files of kind PolicyTest, separated by spaces
-#   WHATIF_FAIL_ON       what of the plan fails: opened,closed,dns,external
+#   WHATIF_FAIL_ON       what of the plan fails: opened,closed,dns,backend,external
 #   WHATIF_LINT_FAIL_ON  the least severity of a finding that fails: error, warning, note or never (default: warning)
 #   WHATIF_ANNOTATE      `github`: write findings as annotations to standard output
 #   WHATIF_OUTPUT        the Markdown file (default: whatif.md)

@@ -9,7 +9,7 @@ use policy_engine::direction::Direction;
 use policy_engine::evaluate::evaluate;
 use policy_engine::flow::{Endpoint, Flow, Traffic};
 use policy_engine::labels::Str;
-use policy_engine::model::Pod;
+use policy_engine::model::{Pod, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::{Peer, Peers, Policy};
 use policy_engine::reach::ClassId;
@@ -52,8 +52,42 @@ enum Clients<'c> {
     Proxies(&'c [&'c Pod]),
 }
 
+/// A port of a Service that an object leads connections to, and that policies close to all of its
+/// clients.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClosedBackend {
+    /// The Ingress, HTTPRoute or configuration of webhooks; or the Service of type LoadBalancer itself.
+    pub object: ObjectRef,
+    /// Where it names the Service, or the port.
+    pub field: FieldPath,
+    /// The namespace and name of the Service.
+    pub service: (Str, Str),
+    /// The port of the pods.
+    pub traffic: Traffic,
+    /// The pods behind the Service.
+    pub pods: BTreeSet<PodKey>,
+    /// Who cannot connect, and why, as the end of a sentence.
+    denied: String,
+}
+
 /// The backends that policies close to everything that an entrance leads to them.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
+    let finding = |closed: ClosedBackend| {
+        let ClosedBackend { object, field, service: (namespace, name), traffic, pods, denied } =
+            closed;
+        let names = pods.iter().filter_map(|key| context.world.pods().get(key));
+        let names = few(&names.map(|pod| context.name(pod)).collect());
+        let message = format!(
+            "Service {namespace}/{name} sends connections to {traffic} of {names}, and policies do \
+             {denied}; add an ingress rule for it"
+        );
+        finding(Code::BackendClosed, &object, field, message)
+    };
+    all(context).into_iter().map(finding).collect()
+}
+
+/// All backends that are closed.
+pub(super) fn all(context: &Context<'_>) -> Vec<ClosedBackend> {
     let controllers = controllers(context);
     let mut found = Vec::new();
     for entrance in context.input.entrances {
@@ -106,14 +140,14 @@ fn behind<'c>(context: &Context<'c>, service: &Service) -> Vec<&'c Group> {
     groups.filter(|group| !group.host_network && service.selects(group.first())).collect()
 }
 
-/// A finding if no client can connect to any of the pods behind a port of a Service.
+/// A port of a Service, if no client can connect to any of the pods behind it.
 fn closed(
     context: &Context<'_>,
     service: &Service,
     port: &ServicePort,
     clients: &Clients<'_>,
     (object, field): (&ObjectRef, FieldPath),
-) -> Option<Finding> {
+) -> Option<ClosedBackend> {
     let groups = behind(context, service);
     let own: BTreeSet<ClassId> =
         groups.iter().flat_map(|group| context.classes_of(group)).collect();
@@ -137,14 +171,16 @@ fn closed(
         Clients::Proxies(pods) => few(&pods.iter().map(|pod| context.name(pod)).collect()),
     };
     let verb = if matches!(clients, Clients::Proxies([])) { "neither" } else { "not" };
-    let names = context.names(groups.iter().copied());
     let why = reason(context, pod, traffic, clients);
-    let message = format!(
-        "Service {}/{} sends connections to {traffic} of {names}, and policies do {verb} allow them \
-         from {who}{why}; add an ingress rule for it",
-        service.namespace, service.name,
-    );
-    Some(finding(Code::BackendClosed, object, field, message))
+    let pods = groups.iter().flat_map(|group| group.pods()).map(|pod| pod.key.clone());
+    Some(ClosedBackend {
+        object: object.clone(),
+        field,
+        service: (service.namespace.clone(), service.name.clone()),
+        traffic,
+        pods: pods.collect(),
+        denied: format!("{verb} allow them from {who}{why}"),
+    })
 }
 
 /// Why a client cannot connect to a pod.

@@ -56,6 +56,7 @@ use portcullis_crds::path::FieldPath;
 
 pub use answers::Names;
 pub use code::Code;
+pub use entrances::ClosedBackend;
 
 use self::answers::Answers;
 use self::pods::{Group, Pods};
@@ -225,6 +226,19 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
     }
     found.sort_by(|left, right| left.order().cmp(&right.order()));
     found
+}
+
+/// The ports of Services that something leads connections to, and that policies close to all of its
+/// clients.
+#[must_use]
+pub fn closed_backends(input: Input<'_>) -> Vec<ClosedBackend> {
+    let exposed = |service: &Service| service.exposure.is_some_and(|found| found.load_balancer);
+    if input.entrances.is_empty() && !input.services.values().any(exposed) {
+        return Vec::new();
+    }
+    let mut pods = Pods::default();
+    pods.refresh(input.world, input.services);
+    entrances::all(&Context::new(input, &pods))
 }
 
 /// Where an object says what it is called.

@@ -269,6 +269,8 @@ pub enum Danger {
     Closed,
     /// Pods can no longer look up names
     Dns,
+    /// An Ingress, HTTPRoute, LoadBalancer or webhook loses its backend
+    Backend,
     /// Pods are newly reachable from external addresses
     External,
 }

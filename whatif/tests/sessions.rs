@@ -81,6 +81,14 @@ golden!(
 );
 
 golden!(
+    plan_tells_which_backends_are_lost,
+    "plan -f whatif/tests/sources/entrances.yaml --with whatif/tests/sources/plan-entrances.yaml",
+    "plan -f whatif/tests/sources/entrances.yaml --with whatif/tests/sources/plan-entrances.yaml --fail-on backend -o json",
+    "plan -f whatif/tests/sources/entrances.yaml --with whatif/tests/sources/plan-labels.yaml --fail-on backend",
+    "plan -f whatif/tests/sources/entrances.yaml -f whatif/tests/sources/plan-entrances.yaml --without netpol/shop/web --fail-on backend",
+);
+
+golden!(
     suggest_writes_the_least_policies,
     "suggest jobs/cleanup shop/db-1:5432 -f examples/shop",
     "suggest shop/web-1 shop/api-1 8080 -f examples/shop",
@@ -418,6 +426,11 @@ fn outputs_are_what_their_schemas_say() {
         ("plan", "plan -o json -f examples/shop/world.yaml --with examples/shop/policies"),
         ("plan", "plan -o json -f examples/shop --without netpol/shop/db"),
         ("plan", "plan -o json -f examples/shop --with examples/shop"),
+        (
+            "plan",
+            "plan -o json -f whatif/tests/sources/entrances.yaml \
+             --with whatif/tests/sources/plan-entrances.yaml",
+        ),
         ("suggestion", "suggest default/shell shop/api-1 -o json -f examples/shop"),
         (
             "suggestion",

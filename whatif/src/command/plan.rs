@@ -83,6 +83,7 @@ fn happens(plan: &Plan<'_>, danger: Danger) -> bool {
         Danger::Opened => inside.chain(outside).any(Effect::gains),
         Danger::Closed => inside.chain(outside).any(Effect::loses),
         Danger::Dns => risks.any(|risk| matches!(risk, RiskKind::DnsLost(_))),
+        Danger::Backend => risks.any(|risk| matches!(risk, RiskKind::BackendLost(..))),
         Danger::External => risks.any(|risk| matches!(risk, RiskKind::ExternalOpened(..))),
     }
 }

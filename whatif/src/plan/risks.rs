@@ -6,8 +6,11 @@ use policy_engine::cidr::CidrSet;
 use policy_engine::direction::Direction;
 use policy_engine::flow::Traffic;
 use policy_engine::model::{Pod, PodKey};
+use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::port::Protocol;
 use policy_engine::reach::{Group, GroupId, IdSet, PortSet, Reach};
+
+use portcullis_lint::{ClosedBackend, Input, Names, closed_backends};
 
 use super::causes::Judge;
 use super::{Causes, Change, Found};
@@ -31,6 +34,8 @@ pub enum RiskKind {
     DnsLost(PortSet),
     /// Reachable from outside the cluster where it was not: from where, and on which ports.
     ExternalOpened(CidrSet, PortSet),
+    /// This object leads connections to these ports of the pods, and no client can open them any more.
+    BackendLost(ObjectRef, PortSet),
     /// No policy isolates the pods in this direction any more.
     IsolationLost(Direction),
 }
@@ -43,6 +48,7 @@ pub(super) fn find(
     judge: &Judge<'_>,
 ) -> Vec<Risk> {
     let mut risks = dns(found, clusters, reaches);
+    risks.extend(backends(found, clusters));
     risks.extend(external(found));
     risks.extend(isolation(found, reaches, judge));
     risks
@@ -162,6 +168,65 @@ fn is_resolver(clusters: [&Cluster; 2], key: &PodKey) -> bool {
             .get(key)
             .is_some_and(|pod| labelled(pod) || service.is_some_and(|service| service.selects(pod)))
     })
+}
+
+/// What leads connections to pods before and after, and is closed only after.
+fn backends(found: &Found<'_>, [before, after]: [&Cluster; 2]) -> Vec<Risk> {
+    let names = Names::new();
+    let closed = |cluster: &Cluster| {
+        closed_backends(Input {
+            world: &cluster.world,
+            services: &cluster.services,
+            entrances: &cluster.entrances,
+            names: &names,
+            documents: &cluster.documents,
+        })
+    };
+    let is_closed = closed(after);
+    if is_closed.is_empty() {
+        return Vec::new();
+    }
+    let was_closed = closed(before);
+    let existed = |one: &ClosedBackend| {
+        before.services.contains_key(&one.service)
+            && (one.object.kind == Kind::Service
+                || before.entrances.iter().any(|entrance| entrance.object == one.object))
+    };
+    let is_same = |one: &ClosedBackend, other: &ClosedBackend| {
+        (&one.object, &one.service, one.traffic) == (&other.object, &other.service, other.traffic)
+    };
+    let mut risks = Vec::new();
+    for lost in is_closed.iter().filter(|one| existed(one)) {
+        if was_closed.iter().any(|other| is_same(lost, other)) {
+            continue;
+        }
+        for (group, pods) in found.difference.groups.iter().enumerate() {
+            let stays = pods.before.is_some() && pods.after.is_some();
+            if stays && pods.pods.iter().any(|pod| lost.pods.contains(pod)) {
+                let ports = PortSet::of(lost.traffic);
+                let because = closed_by(found, group, &ports);
+                let kind = RiskKind::BackendLost(lost.object.clone(), ports);
+                risks.push(Risk { kind, group, because });
+            }
+        }
+    }
+    risks
+}
+
+/// Every cause of a change that took some of these ports from clients of a group.
+fn closed_by(found: &Found<'_>, group: GroupId, lost: &PortSet) -> Causes {
+    let takes =
+        |before: &PortSet, after: &PortSet| !before.difference(after).intersection(lost).is_empty();
+    let pairs = found.changes.iter().filter(|change| change.destination == group);
+    let pairs = pairs.filter(|change| takes(&change.before, &change.after));
+    let outside = found.external.iter().filter(|change| {
+        change.group == group
+            && change.direction == Direction::Ingress
+            && takes(&change.before, &change.after)
+    });
+    let causes = pairs.map(|change| &change.because).chain(outside.map(|change| &change.because));
+    let causes: BTreeSet<usize> = causes.flat_map(|causes| causes.iter().copied()).collect();
+    causes.into_iter().collect()
 }
 
 fn external(found: &Found<'_>) -> Vec<Risk> {

@@ -118,10 +118,13 @@ pub struct Risk {
     /// The direction of the isolation that is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<DirectionJson>,
+    /// What leads connections to it, as `kind/namespace/name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrance: Option<String>,
     /// From where it is newly reachable.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cidrs: Vec<String>,
-    /// The ports of DNS that are lost, or those that are newly reachable.
+    /// The ports of DNS or of a backend that are lost, or those that are newly reachable.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Ports>,
     /// The objects that did it.
@@ -133,6 +136,8 @@ pub struct Risk {
 pub enum RiskWord {
     /// It can no longer look up names.
     DnsLost,
+    /// An Ingress, HTTPRoute, LoadBalancer or webhook leads to it, and no client can connect any more.
+    BackendLost,
     /// It is newly reachable from external addresses.
     ExternalOpened,
     /// No policy isolates it in this direction any more.
@@ -231,6 +236,7 @@ fn risks(plan: &plan::Plan<'_>) -> Vec<Risk> {
     let mut all = Vec::new();
     for found in &plan.risks {
         let (mut direction, mut cidrs, mut of_risk) = (None, Vec::new(), Vec::new());
+        let mut entrance = None;
         let risk = match &found.kind {
             RiskKind::DnsLost(lost) => {
                 of_risk = ports(lost);
@@ -240,6 +246,11 @@ fn risks(plan: &plan::Plan<'_>) -> Vec<Risk> {
                 (cidrs, of_risk) = (words::networks(addresses), ports(gained));
                 RiskWord::ExternalOpened
             }
+            RiskKind::BackendLost(object, lost) => {
+                entrance = Some(object.to_string());
+                of_risk = ports(lost);
+                RiskWord::BackendLost
+            }
             RiskKind::IsolationLost(lost) => {
                 direction = Some((*lost).into());
                 RiskWord::IsolationLost
@@ -248,8 +259,8 @@ fn risks(plan: &plan::Plan<'_>) -> Vec<Risk> {
         let because = because(plan, &found.because);
         for unit in plan.units.of(found.group) {
             let (workload, because) = (unit.name.clone(), because.clone());
-            let (cidrs, ports) = (cidrs.clone(), of_risk.clone());
-            all.push(Risk { risk, workload, direction, cidrs, ports, because });
+            let (entrance, cidrs, ports) = (entrance.clone(), cidrs.clone(), of_risk.clone());
+            all.push(Risk { risk, workload, direction, entrance, cidrs, ports, because });
         }
     }
     all

@@ -143,6 +143,11 @@ fn risk(risk: &Risk) -> String {
             words::ports(ports),
             words::addresses(addresses)
         ),
+        RiskKind::BackendLost(object, ports) => format!(
+            "{} loses its backend: no client can open {} any more",
+            object.titled(),
+            words::ports(ports)
+        ),
         RiskKind::IsolationLost(Direction::Ingress) => {
             "no policy isolates it for ingress any more: everyone may connect to it".to_owned()
         }
