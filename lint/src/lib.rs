@@ -7,7 +7,7 @@
 //!   pairs      both sides together          redundant  what other policies already do
 //!   tiers      policies of the cluster,     dns        pods that cannot look up names
 //!              and policies in audit        addresses  addresses that pods of two nodes claim
-//!   entrances  what leads connections to pods, and is closed
+//!   frontends  what leads connections to pods, and is closed
 //! lint       everything, with hints that name what comes nearest: `kubectl whatif lint`
 //! mistakes   what policies cannot mean, in words that stay the same: Events of the controller
 //! ```
@@ -22,7 +22,7 @@ mod answers;
 mod code;
 mod direction;
 mod dns;
-mod entrances;
+mod frontends;
 mod implies;
 mod pairs;
 mod peers;
@@ -48,7 +48,7 @@ use policy_engine::reach::{ClassId, Reach};
 use policy_engine::tier::{Tier, View};
 use policy_engine::words;
 use policy_engine::world::World;
-use portcullis_crds::convert::entrance::Entrance;
+use portcullis_crds::convert::frontend::Frontend;
 use portcullis_crds::convert::service::Service;
 use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity as Read};
 use portcullis_crds::manifest::Document;
@@ -56,7 +56,7 @@ use portcullis_crds::path::FieldPath;
 
 pub use answers::Names;
 pub use code::Code;
-pub use entrances::ClosedBackend;
+pub use frontends::ClosedBackend;
 
 use self::answers::Answers;
 use self::pods::{Group, Pods};
@@ -72,10 +72,10 @@ pub struct Input<'c> {
     /// The Services; none where they are not known.
     pub services: &'c Services,
     /// The Ingresses, HTTPRoutes and webhooks; none where they are not known.
-    pub entrances: &'c [Entrance],
+    pub frontends: &'c [Frontend],
     /// What pods are called.
     pub names: &'c Names<'c>,
-    /// The policies, Services and entrances that are written in files.
+    /// The policies, Services and frontends that are written in files.
     pub documents: &'c BTreeMap<ObjectRef, Arc<Document>>,
 }
 
@@ -209,11 +209,11 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
             found.extend(peers::findings(&context, policy));
             found.extend(ports::findings(&context, policy));
             found.extend(pairs::half_open(&context, policy));
-            found.extend(entrances::hidden_clients(&context, policy));
+            found.extend(frontends::hidden_clients(&context, policy));
         }
         found.extend(subjects::without_policy(&context));
         found.extend(addresses::contested(&context));
-        found.extend(entrances::findings(&context));
+        found.extend(frontends::findings(&context));
         found.extend(dns::findings(&context));
         found.extend(tiers::about_pods(&context));
     }
@@ -233,12 +233,12 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
 #[must_use]
 pub fn closed_backends(input: Input<'_>) -> Vec<ClosedBackend> {
     let exposed = |service: &Service| service.exposure.is_some_and(|found| found.load_balancer);
-    if input.entrances.is_empty() && !input.services.values().any(exposed) {
+    if input.frontends.is_empty() && !input.services.values().any(exposed) {
         return Vec::new();
     }
     let mut pods = Pods::default();
     pods.refresh(input.world, input.services);
-    entrances::all(&Context::new(input, &pods))
+    frontends::all(&Context::new(input, &pods))
 }
 
 /// Where an object says what it is called.

@@ -213,6 +213,9 @@ pub struct Plan {
     /// Exit with 1 only when one of these happens
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
     pub fail_on: Vec<Danger>,
+    /// In JSON and YAML, write every pair of workloads instead of groups
+    #[arg(long, value_enum)]
+    pub by: Option<PlanBy>,
     /// How the answer is written
     #[arg(short, long, value_enum, default_value_t)]
     pub output: PlanFormat,
@@ -273,6 +276,13 @@ pub enum Danger {
     Backend,
     /// Pods are newly reachable from external addresses
     External,
+}
+
+/// What one change of `plan` stands for in JSON and YAML.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlanBy {
+    /// A workload
+    Workload,
 }
 
 /// How `plan` answers.

@@ -18,7 +18,7 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
     let mut found = portcullis_lint::lint(Input {
         world: &cluster.world,
         services: &cluster.services,
-        entrances: &cluster.entrances,
+        frontends: &cluster.frontends,
         names: &names(sources, cluster),
         documents: &cluster.documents,
     });

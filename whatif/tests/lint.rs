@@ -1,7 +1,7 @@
 //! `lint` by its documentation: each bad example has its finding and no other, each good one none;
 //! and golden sessions of every format.
 
-mod entrances;
+mod frontends;
 mod linted;
 mod session;
 

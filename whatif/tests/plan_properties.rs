@@ -17,11 +17,13 @@ use policy_engine::policy::{Peer, Peers};
 use policy_engine::reach::{Outside, PortSet, Reach, outside_difference};
 use policy_engine::world::{Options, World};
 use portcullis_whatif::model::{Cluster, Inventory};
+use portcullis_whatif::output::plan::json;
 use portcullis_whatif::plan::{Causes, ExternalChange, Plan};
 use portcullis_whatif::source::Sources;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+use serde_json::Value;
 
 /// How many random worlds, unless `PROPTEST_CASES` says otherwise.
 const CASES: u32 = 150;
@@ -182,6 +184,89 @@ fn undoing_what_is_blamed_brings_the_old_answer_back() {
     let [alone, shared, outside] = told.get();
     println!("{alone} by one object each, {shared} by several together, {outside} outside");
     assert!(alone > 100 && shared > 10 && outside > 100, "{:?} prove little", told.get());
+}
+
+/// The connections between two different members that change, and what happens to each.
+type Told = BTreeSet<(String, String, String)>;
+
+#[test]
+fn groups_say_what_pairs_say() {
+    let told = std::cell::Cell::new(0);
+    let changes = (worlds::history(20..60), vec(worlds::change(), 1..6));
+    let checked = runner().run(&changes, |(history, more)| {
+        let mut sources = Sources::default();
+        history.into_iter().for_each(|change| sources.before.apply(change));
+        sources.after = sources.before.clone();
+        more.into_iter().for_each(|change| sources.after.apply(change));
+        let cluster = |inventory| Cluster::new(inventory, Options::default());
+        let (before, after) = (cluster(&sources.before), cluster(&sources.after));
+        let plan = Plan::new(&sources, &before, &after, Options::default());
+        let json = |plan| serde_json::to_value(plan).expect("JSON");
+        let pairs = json(json::Plan::of_pairs(&plan, Vec::new()));
+        let groups = json(json::Plan::of_groups(&plan, Vec::new()));
+        let (of_pairs, of_groups) = (in_pairs(&pairs), in_groups(&groups));
+        prop_assert_eq!(&of_pairs, &of_groups);
+        let count = groups["edges"].as_array().map_or(0, Vec::len);
+        prop_assert!(count <= pairs["changes"].as_array().map_or(0, Vec::len));
+        told.set(told.get() + of_pairs.len());
+        Ok(())
+    });
+    checked.expect("it holds in every world");
+    assert!(told.get() > 500, "{} changes prove little", told.get());
+}
+
+/// What happens: the ports, and what did it by name.
+fn what(change: &Value, because: Vec<&Value>) -> String {
+    let object = |cause: &Value| cause["object"].to_string();
+    let because: Vec<String> = because.into_iter().map(object).collect();
+    format!("{} {} {} {because:?}", change["change"], change["before"], change["after"])
+}
+
+fn list<'v>(value: &'v Value, field: &str) -> &'v [Value] {
+    value[field].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn in_pairs(plan: &Value) -> Told {
+    let mut told = Told::new();
+    for change in list(plan, "changes") {
+        let what = what(change, list(change, "because").iter().collect());
+        if change["source"] != change["destination"] {
+            told.insert((change["source"].to_string(), change["destination"].to_string(), what));
+        }
+    }
+    for change in list(plan, "external") {
+        let what = what(change, list(change, "because").iter().collect());
+        let peers = format!("{} {} {}", change["direction"], change["cidrs"], change["nodes"]);
+        told.insert((change["workload"].to_string(), peers, what));
+    }
+    told
+}
+
+fn in_groups(plan: &Value) -> Told {
+    let number = |value: &Value| usize::try_from(value.as_u64().expect("a number")).expect("small");
+    let members = |groups: &[Value]| -> Vec<String> {
+        let groups = groups.iter().map(|id| &plan["groups"][number(id)]);
+        groups.flat_map(|group| list(group, "members")).map(Value::to_string).collect()
+    };
+    let what = |edge: &Value| {
+        let because = list(edge, "because").iter().map(|id| &plan["objects"][number(id)]);
+        what(edge, because.collect())
+    };
+    let mut told = Told::new();
+    for edge in list(plan, "edges") {
+        for from in members(list(edge, "from")) {
+            for to in members(list(edge, "to")).into_iter().filter(|to| *to != from) {
+                told.insert((from.clone(), to, what(edge)));
+            }
+        }
+    }
+    for edge in list(plan, "externalEdges") {
+        let peers = format!("{} {} {}", edge["direction"], edge["cidrs"], edge["nodes"]);
+        for member in members(list(edge, "groups")) {
+            told.insert((member, peers.clone(), what(edge)));
+        }
+    }
+    told
 }
 
 /// Of a policy of any kind.

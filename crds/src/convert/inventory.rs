@@ -7,7 +7,7 @@ use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
 use serde_json::Value;
 
-use super::entrance::{Endpoints, Entrance, endpoints, entrance};
+use super::frontend::{Endpoints, Frontend, endpoints, frontend};
 use super::service::{Service, service};
 use super::workload::{Owner, Workload, owner, workload};
 use super::{Converted, UnknownVersion, Version, is_read, name_of, version};
@@ -31,7 +31,7 @@ pub enum Item {
     /// Addresses of a Service that selects no pods.
     Endpoints(Endpoints),
     /// An object that leads connections to Services.
-    Entrance(Entrance),
+    Frontend(Frontend),
     /// An object of a kind that no question is about.
     Foreign {
         /// Its `apiVersion`, empty when it has none.
@@ -83,7 +83,7 @@ pub fn item(
             kind if kind.creates_pods() => {
                 Item::Workload(workload(kind, PodKey { namespace, name }, &root, &mut report))
             }
-            kind => Item::Entrance(entrance(ObjectRef { kind, namespace, name }, value)),
+            kind => Item::Frontend(frontend(ObjectRef { kind, namespace, name }, value)),
         };
         return (item, report.finish());
     }

@@ -10,7 +10,7 @@
 
 mod cluster_policy;
 mod default_policy;
-pub mod entrance;
+pub mod frontend;
 pub mod inventory;
 pub mod labels;
 mod mode;

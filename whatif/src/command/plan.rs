@@ -6,7 +6,7 @@ use std::io::Write;
 use anyhow::{Result, bail};
 
 use super::Question;
-use crate::args::{Danger, Plan as Args, PlanFormat};
+use crate::args::{Danger, Plan as Args, PlanBy, PlanFormat};
 use crate::model::Cluster;
 use crate::output::{self, plan as written};
 use crate::plan::{Effect, Plan, RiskKind};
@@ -49,11 +49,16 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
             question.tell_oddities(&[])?;
             written::text(&plan, args.output == PlanFormat::Wide, out)?;
         }
-        PlanFormat::Json => {
-            output::write_json(&written::json::Plan::new(&plan, question.diagnostics(&[])), out)?;
-        }
-        PlanFormat::Yaml => {
-            output::write_yaml(&written::json::Plan::new(&plan, question.diagnostics(&[])), out)?;
+        PlanFormat::Json | PlanFormat::Yaml => {
+            let diagnostics = question.diagnostics(&[]);
+            let answer = match args.by {
+                Some(PlanBy::Workload) => written::json::Plan::of_pairs(&plan, diagnostics),
+                None => written::json::Plan::of_groups(&plan, diagnostics),
+            };
+            match args.output {
+                PlanFormat::Yaml => output::write_yaml(&answer, out)?,
+                _ => output::write_json(&answer, out)?,
+            }
         }
         PlanFormat::Md => {
             question.tell_oddities(&[])?;

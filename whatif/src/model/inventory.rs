@@ -287,7 +287,7 @@ fn name(item: &Item) -> Option<ObjectRef> {
             ObjectRef::new(Kind::Service, service.namespace.clone(), service.name.clone())
         }
         Item::Endpoints(endpoints) => endpoints.object.clone(),
-        Item::Entrance(entrance) => entrance.object.clone(),
+        Item::Frontend(frontend) => frontend.object.clone(),
         Item::UnknownVersion(policy) => policy.object.clone(),
         Item::Foreign { .. } | Item::Unusable => return None,
     })

@@ -16,7 +16,7 @@ use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::words::few;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
-use portcullis_crds::convert::entrance::{Endpoints, Entrance};
+use portcullis_crds::convert::frontend::{Endpoints, Frontend};
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::convert::service::Service;
 use portcullis_crds::convert::workload::Workload as Template;
@@ -44,14 +44,14 @@ pub struct Cluster {
     /// The addresses of Services that select no pods, by namespace and name of the Service.
     pub endpoints: BTreeMap<(Str, Str), Vec<Endpoints>>,
     /// The objects that lead connections to Services.
-    pub entrances: Vec<Entrance>,
+    pub frontends: Vec<Frontend>,
     /// What was assumed, for people.
     pub notes: Vec<String>,
     /// What could not be read of a live cluster.
     pub gaps: Vec<Gap>,
     /// The namespaces of which nothing is known but their names.
     pub assumed: BTreeSet<Str>,
-    /// The policies, Services and entrances that are written in files.
+    /// The policies, Services and frontends that are written in files.
     pub documents: BTreeMap<ObjectRef, Arc<Document>>,
     workload_of: BTreeMap<PodKey, WorkloadRef>,
 }
@@ -74,7 +74,7 @@ impl Cluster {
             workloads: BTreeMap::new(),
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            entrances: Vec::new(),
+            frontends: Vec::new(),
             notes: inventory.hidden.iter().map(ToString::to_string).collect(),
             gaps: inventory.gaps(),
             assumed: BTreeSet::new(),
@@ -83,7 +83,7 @@ impl Cluster {
         };
         let mut templates = Vec::new();
         for (name, object) in inventory.objects() {
-            if let (Item::Service(_) | Item::Entrance(_), Some(document)) =
+            if let (Item::Service(_) | Item::Frontend(_), Some(document)) =
                 (&object.item, &object.document)
             {
                 cluster.documents.insert(name.clone(), document.clone());
@@ -103,7 +103,7 @@ impl Cluster {
                     let key = (endpoints.object.namespace.clone(), endpoints.service.clone());
                     cluster.endpoints.entry(key).or_default().push(endpoints.clone());
                 }
-                Item::Entrance(entrance) => cluster.entrances.push(entrance.clone()),
+                Item::Frontend(frontend) => cluster.frontends.push(frontend.clone()),
                 // Each is a gap.
                 Item::UnknownVersion(_) | Item::Foreign { .. } | Item::Unusable => {}
             }

@@ -177,7 +177,7 @@ fn backends(found: &Found<'_>, [before, after]: [&Cluster; 2]) -> Vec<Risk> {
         closed_backends(Input {
             world: &cluster.world,
             services: &cluster.services,
-            entrances: &cluster.entrances,
+            frontends: &cluster.frontends,
             names: &names,
             documents: &cluster.documents,
         })
@@ -190,7 +190,7 @@ fn backends(found: &Found<'_>, [before, after]: [&Cluster; 2]) -> Vec<Risk> {
     let existed = |one: &ClosedBackend| {
         before.services.contains_key(&one.service)
             && (one.object.kind == Kind::Service
-                || before.entrances.iter().any(|entrance| entrance.object == one.object))
+                || before.frontends.iter().any(|frontend| frontend.object == one.object))
     };
     let is_same = |one: &ClosedBackend, other: &ClosedBackend| {
         (&one.object, &one.service, one.traffic) == (&other.object, &other.service, other.traffic)

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::groups::{Edge, ExternalEdge, Groups};
 use super::{Counts, Effect, words};
 use crate::output::json::{API_VERSION, DirectionJson, Ports, ports};
+use crate::output::map::json::Group;
 use crate::plan::{self, Causes, How, RiskKind};
 
 /// The answer to `plan`.
@@ -22,11 +24,25 @@ pub struct Plan {
     pub summary: Counts,
     /// What a reviewer must know first.
     pub risks: Vec<Risk>,
+    /// Pods that policies treat alike, before and after, and to which something happens. With
+    /// `--by workload`, `changes` and `external` are written instead of `groups`, `edges` and
+    /// `externalEdges`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<Group>>,
+    /// What changes between groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub edges: Option<Vec<Edge>>,
+    /// What changes between groups and addresses that no pod and no node has; and to nodes, where
+    /// policies name nodes by their labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_edges: Option<Vec<ExternalEdge>>,
     /// Every pair of workloads whose ports change; a pod always reaches itself, unsaid.
-    pub changes: Vec<Change>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Vec<Change>>,
     /// What changes to and from addresses that no pod and no node has; and to nodes, where policies
     /// name nodes by their labels.
-    pub external: Vec<ExternalChange>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<Vec<ExternalChange>>,
     /// Every object that differs, whether or not it changes a connection.
     pub objects: Vec<Cause>,
     /// What is wrong with what was read, and what was assumed.
@@ -120,7 +136,7 @@ pub struct Risk {
     pub direction: Option<DirectionJson>,
     /// What leads connections to it, as `kind/namespace/name`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub entrance: Option<String>,
+    pub frontend: Option<String>,
     /// From where it is newly reachable.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cidrs: Vec<String>,
@@ -157,16 +173,39 @@ impl From<Effect> for ChangeKind {
 }
 
 impl Plan {
-    /// The answer as the contract has it.
+    /// The answer with groups.
     #[must_use]
-    pub fn new(plan: &plan::Plan<'_>, diagnostics: Vec<String>) -> Self {
+    pub fn of_groups(plan: &plan::Plan<'_>, diagnostics: Vec<String>) -> Self {
+        let Groups { all, edges, external } = Groups::new(plan);
+        Self {
+            groups: Some(all),
+            edges: Some(edges),
+            external_edges: Some(external),
+            ..Self::empty(plan, diagnostics)
+        }
+    }
+
+    /// The answer with every pair of workloads.
+    #[must_use]
+    pub fn of_pairs(plan: &plan::Plan<'_>, diagnostics: Vec<String>) -> Self {
+        Self {
+            changes: Some(changes(plan)),
+            external: Some(external(plan)),
+            ..Self::empty(plan, diagnostics)
+        }
+    }
+
+    fn empty(plan: &plan::Plan<'_>, diagnostics: Vec<String>) -> Self {
         Self {
             api_version: API_VERSION,
             kind: "Plan",
             summary: Counts::new(plan),
             risks: risks(plan),
-            changes: changes(plan),
-            external: external(plan),
+            groups: None,
+            edges: None,
+            external_edges: None,
+            changes: None,
+            external: None,
             objects: plan.objects.iter().map(cause).collect(),
             diagnostics,
         }
@@ -236,7 +275,7 @@ fn risks(plan: &plan::Plan<'_>) -> Vec<Risk> {
     let mut all = Vec::new();
     for found in &plan.risks {
         let (mut direction, mut cidrs, mut of_risk) = (None, Vec::new(), Vec::new());
-        let mut entrance = None;
+        let mut frontend = None;
         let risk = match &found.kind {
             RiskKind::DnsLost(lost) => {
                 of_risk = ports(lost);
@@ -247,7 +286,7 @@ fn risks(plan: &plan::Plan<'_>) -> Vec<Risk> {
                 RiskWord::ExternalOpened
             }
             RiskKind::BackendLost(object, lost) => {
-                entrance = Some(object.to_string());
+                frontend = Some(object.to_string());
                 of_risk = ports(lost);
                 RiskWord::BackendLost
             }
@@ -259,8 +298,8 @@ fn risks(plan: &plan::Plan<'_>) -> Vec<Risk> {
         let because = because(plan, &found.because);
         for unit in plan.units.of(found.group) {
             let (workload, because) = (unit.name.clone(), because.clone());
-            let (entrance, cidrs, ports) = (entrance.clone(), cidrs.clone(), of_risk.clone());
-            all.push(Risk { risk, workload, direction, entrance, cidrs, ports, because });
+            let (frontend, cidrs, ports) = (frontend.clone(), cidrs.clone(), of_risk.clone());
+            all.push(Risk { risk, workload, direction, frontend, cidrs, ports, because });
         }
     }
     all

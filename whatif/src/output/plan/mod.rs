@@ -1,5 +1,6 @@
 //! A plan as JSON, for people at a terminal, and for a pull request.
 
+mod groups;
 pub mod html;
 pub mod json;
 mod lines;

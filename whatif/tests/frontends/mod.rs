@@ -66,9 +66,9 @@ fn an_ingress_needs_its_controller() {
 #[test]
 fn without_a_known_controller_any_client_counts() {
     let service = service("");
-    for (entrance, name) in [(INGRESS, "Ingress shop/a"), (ROUTE, "HTTPRoute infra/a")] {
+    for (frontend, name) in [(INGRESS, "Ingress shop/a"), (ROUTE, "HTTPRoute infra/a")] {
         let with = |rules: &str, expected: &[(&str, &str)]| {
-            check(&[&service, entrance, &policy(rules)], expected);
+            check(&[&service, frontend, &policy(rules)], expected);
         };
         with("", &[("PCL601", name)]);
         with("{ports: [{port: 80}]}", &[("PCL601", name)]);

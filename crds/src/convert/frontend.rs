@@ -15,14 +15,14 @@ use crate::path::FieldPath;
 
 /// An Ingress, an HTTPRoute or the configuration of webhooks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Entrance {
+pub struct Frontend {
     /// Its name.
     pub object: ObjectRef,
     /// The Services that it leads to, in the order in which they are written.
     pub backends: Vec<Backend>,
 }
 
-/// A Service that an [`Entrance`] leads to.
+/// A Service that a [`Frontend`] leads to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
     /// The namespace of the Service.
@@ -31,7 +31,7 @@ pub struct Backend {
     pub service: Str,
     /// The port of the Service.
     pub port: BackendPort,
-    /// Where the entrance names it.
+    /// Where the frontend names it.
     pub field: FieldPath,
 }
 
@@ -55,14 +55,14 @@ pub struct Endpoints {
     pub addresses: Vec<(IpAddr, Protocol, u16, Str)>,
 }
 
-/// The entrance as written in `value`.
-pub(super) fn entrance(object: ObjectRef, value: &Value) -> Entrance {
+/// The frontend as written in `value`.
+pub(super) fn frontend(object: ObjectRef, value: &Value) -> Frontend {
     let backends = match object.kind {
         Kind::Ingress => ingress(&object.namespace, value),
         Kind::HttpRoute => route(&object.namespace, value),
         _ => webhooks(value),
     };
-    Entrance { object, backends }
+    Frontend { object, backends }
 }
 
 fn ingress(namespace: &Str, value: &Value) -> Vec<Backend> {
@@ -182,7 +182,7 @@ mod tests {
 
     /// The backends of an object: `namespace/service:port` at a field.
     fn check(value: &Value, expected: &[&str]) {
-        let (Item::Entrance(found), diagnostics) = item(value, None, "shop") else {
+        let (Item::Frontend(found), diagnostics) = item(value, None, "shop") else {
             panic!("{value}")
         };
         assert_eq!(diagnostics, []);

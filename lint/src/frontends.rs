@@ -14,7 +14,7 @@ use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::{Peer, Peers, Policy};
 use policy_engine::reach::ClassId;
 use policy_engine::words;
-use portcullis_crds::convert::entrance::{Backend, BackendPort};
+use portcullis_crds::convert::frontend::{Backend, BackendPort};
 use portcullis_crds::convert::service::{Service, ServicePort};
 use portcullis_crds::path::FieldPath;
 
@@ -42,7 +42,7 @@ const CONTROLLERS: [&str; 14] = [
     "voyager",
 ];
 
-/// Who connects to the pods behind an entrance.
+/// Who connects to the pods behind a frontend.
 enum Clients<'c> {
     /// External clients, and nodes in place of them.
     External,
@@ -70,7 +70,7 @@ pub struct ClosedBackend {
     denied: String,
 }
 
-/// The backends that policies close to everything that an entrance leads to them.
+/// The backends that policies close to everything that a frontend leads to them.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let finding = |closed: ClosedBackend| {
         let ClosedBackend { object, field, service: (namespace, name), traffic, pods, denied } =
@@ -90,16 +90,16 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
 pub(super) fn all(context: &Context<'_>) -> Vec<ClosedBackend> {
     let controllers = controllers(context);
     let mut found = Vec::new();
-    for entrance in context.input.entrances {
-        let clients = match entrance.object.kind {
+    for frontend in context.input.frontends {
+        let clients = match frontend.object.kind {
             Kind::Ingress | Kind::HttpRoute => Clients::Proxies(&controllers),
             _ => Clients::ApiServer,
         };
-        for backend in &entrance.backends {
+        for backend in &frontend.backends {
             let key = (backend.namespace.clone(), backend.service.clone());
             let Some(service) = context.input.services.get(&key) else { continue };
             for port in service.ports.iter().filter(|port| is_for(backend, port)) {
-                let place = (&entrance.object, backend.field.clone());
+                let place = (&frontend.object, backend.field.clone());
                 found.extend(closed(context, service, port, &clients, place));
             }
         }

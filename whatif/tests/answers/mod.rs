@@ -1,0 +1,38 @@
+//! More golden sessions: suggested policies, Services by name, and backends that a plan closes.
+
+use super::session::session;
+
+golden!(
+    suggest_writes_the_least_policies,
+    "suggest jobs/cleanup shop/db-1:5432 -f examples/shop",
+    "suggest shop/web-1 shop/api-1 8080 -f examples/shop",
+    "suggest -c whatif/tests/sources/connections.txt -f examples/shop",
+    "suggest --tests whatif/tests/sources/shop-tests.yaml -f examples/shop --without netpol/shop/db",
+    "suggest --denials whatif/tests/sources/agents.log -f whatif/tests/sources/running.yaml",
+    "suggest shop/web shop/db:5432 -o json -f whatif/tests/sources/running.yaml",
+    "suggest -f examples/shop",
+    "suggest red/web 169.254.169.254:80 -f examples/cluster/world.yaml -f examples/cluster/guardrails",
+);
+
+golden!(
+    services_and_the_api_server_have_names,
+    "check shop/web api.shop.svc.cluster.local:web -f whatif/tests/sources/services.yaml",
+    "check shop/web --to-service api.shop.svc:80 -f whatif/tests/sources/services.yaml",
+    "check shop/web --to-service api:80 -n shop -f whatif/tests/sources/services.yaml",
+    "check shop/web --to-service api.shop:81 -f whatif/tests/sources/services.yaml",
+    "check shop/web --to-service 10.1.0.2 -f whatif/tests/sources/services.yaml",
+    "check shop/web apiserver -f whatif/tests/sources/services.yaml",
+    "check shop/web apiserver:443 -f whatif/tests/sources/services.yaml",
+    "check shop/web kubernetes.default.svc:443 -f whatif/tests/sources/services.yaml",
+    "check shop/web billing.shop.svc -f whatif/tests/sources/services.yaml",
+    "check shop/web-1 apiserver -f examples/shop",
+    "suggest shop/web apiserver -f whatif/tests/sources/services.yaml",
+);
+
+golden!(
+    plan_tells_which_backends_are_lost,
+    "plan -f whatif/tests/sources/frontends.yaml --with whatif/tests/sources/plan-frontends.yaml",
+    "plan -f whatif/tests/sources/frontends.yaml --with whatif/tests/sources/plan-frontends.yaml --fail-on backend -o json",
+    "plan -f whatif/tests/sources/frontends.yaml --with whatif/tests/sources/plan-labels.yaml --fail-on backend",
+    "plan -f whatif/tests/sources/frontends.yaml -f whatif/tests/sources/plan-frontends.yaml --without netpol/shop/web --fail-on backend",
+);
