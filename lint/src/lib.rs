@@ -278,6 +278,9 @@ fn name(names: &Names<'_>, pod: &Pod) -> String {
     }
 }
 
+/// Classes by peer and view.
+type PeerClasses<'c> = BTreeMap<(&'c PodPeer, usize), Rc<BTreeSet<ClassId>>>;
+
 /// What the checks look at.
 struct Context<'c> {
     input: Input<'c>,
@@ -295,7 +298,7 @@ struct Context<'c> {
     blocks: RefCell<BTreeMap<IpBlock, peers::Inside<'c>>>,
     peers: RefCell<BTreeMap<&'c PodPeer, Rc<[&'c Group]>>>,
     /// The classes of the groups of a peer, in a view.
-    peer_classes: RefCell<BTreeMap<(&'c PodPeer, usize), Rc<BTreeSet<ClassId>>>>,
+    peer_classes: RefCell<PeerClasses<'c>>,
 }
 
 /// A rule, and where it stands.

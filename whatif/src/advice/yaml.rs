@@ -59,17 +59,17 @@ pub(crate) fn document(proposal: &Proposal) -> String {
         if !rule.ports.has_other() {
             let _ = writeln!(text, "    ports:");
             for (protocol, range) in rule.ports.iter() {
-                let _ = match (range.first(), range.last()) {
+                let first = range.first();
+                let _ = match range.count() {
                     _ if range == PortRange::FROM_ONE => {
                         writeln!(text, "    - {{protocol: {protocol}}}")
                     }
-                    (first, last) if first == last => {
-                        writeln!(text, "    - {{protocol: {protocol}, port: {first}}}")
+                    1 => writeln!(text, "    - {{protocol: {protocol}, port: {first}}}"),
+                    _ => {
+                        let end = range.last();
+                        let ports = format!("port: {first}, endPort: {end}");
+                        writeln!(text, "    - {{protocol: {protocol}, {ports}}}")
                     }
-                    (first, last) => writeln!(
-                        text,
-                        "    - {{protocol: {protocol}, port: {first}, endPort: {last}}}"
-                    ),
                 };
             }
         }

@@ -29,7 +29,7 @@ pub struct Suggest {
     /// Read connections from a file, one per line, as SRC DST[:PORT] or SRC DST PORT
     #[arg(short, long, value_name = "FILE|-")]
     pub connections: Vec<PathBuf>,
-    /// Take the connections that the tests of a PolicyTest file expect to be allowed
+    /// Take the connections that the tests of a `PolicyTest` expect to be allowed
     #[arg(long, value_name = "FILE|-")]
     pub tests: Vec<PathBuf>,
     /// Take the connections of `denied` and `would be denied` lines in a log of agents, text or JSON

@@ -15,6 +15,12 @@ use crate::model::Cluster;
 /// The word for the API server of the cluster.
 pub(super) const API_SERVER: &str = "apiserver";
 
+/// The port of the Service `kubernetes`.
+const SERVICE_PORT: u16 = 443;
+
+/// Addresses of a Service that selects no pods, with the ports that are asked for.
+type Asked = BTreeMap<IpAddr, BTreeSet<PortAsked>>;
+
 /// The API server: the Service `kubernetes`, which need not be in the source.
 pub(super) fn api_server(
     cluster: &Cluster,
@@ -24,38 +30,39 @@ pub(super) fn api_server(
     if let (Some(service), None) = (cluster.services.get(&key), port) {
         return behind(cluster, service, None);
     }
-    at_addresses(cluster, &key, &|number, _, protocol| {
-        port.is_none_or(|word| {
-            let is = matches!(word.port, NumberOrName::Number(wanted) if wanted == number);
-            // 443 is the port of the Service.
-            let is = is || word.port == NumberOrName::Number(443);
-            is && word.protocol == protocol
-        })
-        .then_some(None)
-    })
-}
-
-/// The addresses of a Service that selects no pods, with the ports of which `asked` returns
-/// something: the port of the Service, if it has one.
-fn at_addresses(
-    cluster: &Cluster,
-    key: &(Str, Str),
-    asked: &dyn Fn(u16, &Str, Protocol) -> Option<Option<u16>>,
-) -> Result<Resolved, EndpointError> {
-    let name = format!("{}/service/{}", key.0, key.1);
-    let Some(all) = cluster.endpoints.get(key).filter(|all| !all.is_empty()) else {
-        let namespace = key.0.to_string();
-        return Err(EndpointError::Unaddressed { service: name, namespace });
-    };
-    let mut ports: BTreeMap<IpAddr, BTreeSet<PortAsked>> = BTreeMap::new();
-    for (address, protocol, number, port_name) in all.iter().flat_map(|one| &one.addresses) {
-        if let Some(service_port) = asked(*number, port_name, *protocol) {
-            let port = PortAsked { protocol: *protocol, number: *number, service_port };
-            ports.entry(*address).or_default().insert(port);
+    let mut asked = Asked::new();
+    for (address, protocol, number, _) in addresses(cluster, &key)? {
+        let is_asked = port.is_none_or(|word| {
+            let wanted = [*number, SERVICE_PORT].map(NumberOrName::Number);
+            word.protocol == *protocol && wanted.contains(&word.port)
+        });
+        if is_asked {
+            let port = PortAsked { protocol: *protocol, number: *number, service_port: None };
+            asked.entry(*address).or_default().insert(port);
         }
     }
+    at(cluster, &key, asked)
+}
+
+/// What EndpointSlices and Endpoints say of a Service that selects no pods.
+fn addresses<'c>(
+    cluster: &'c Cluster,
+    key: &(Str, Str),
+) -> Result<impl Iterator<Item = &'c (IpAddr, Protocol, u16, Str)>, EndpointError> {
+    match cluster.endpoints.get(key).filter(|all| !all.is_empty()) {
+        Some(all) => Ok(all.iter().flat_map(|one| &one.addresses)),
+        None => Err(EndpointError::Unaddressed {
+            service: format!("{}/service/{}", key.0, key.1),
+            namespace: key.0.to_string(),
+        }),
+    }
+}
+
+/// The pods, nodes and external addresses that addresses mean.
+fn at(cluster: &Cluster, key: &(Str, Str), asked: Asked) -> Result<Resolved, EndpointError> {
+    let name = format!("{}/service/{}", key.0, key.1);
     let mut found = Resolved { name: name.clone(), parties: Vec::new(), notes: Vec::new() };
-    for (address, ports) in ports {
+    for (address, ports) in asked {
         let mut one = network(cluster, address.into(), None)?;
         found.notes.append(&mut one.notes);
         for mut party in one.parties {
@@ -95,11 +102,18 @@ pub(super) fn behind(
     }
     if service.selector.is_none() {
         let key = (service.namespace.clone(), service.name.clone());
-        return at_addresses(cluster, &key, &|_, port_name, protocol| {
-            let mut ports = ports.iter().filter(|port| port.protocol == protocol);
-            let port = ports.find(|port| port.name.as_deref().unwrap_or_default() == &**port_name);
-            port.map(|port| Some(port.number))
-        });
+        let mut asked = Asked::new();
+        for (address, protocol, number, name) in addresses(cluster, &key)? {
+            let is_it = |port: &&&ServicePort| {
+                port.protocol == *protocol && port.name.as_deref().unwrap_or_default() == &**name
+            };
+            if let Some(port) = ports.iter().find(is_it) {
+                let (protocol, service_port) = (*protocol, Some(port.number));
+                let port = PortAsked { protocol, number: *number, service_port };
+                asked.entry(*address).or_default().insert(port);
+            }
+        }
+        return at(cluster, &key, asked);
     }
     let mut parties = Vec::new();
     for pod in cluster.world.pods().values() {

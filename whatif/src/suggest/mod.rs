@@ -115,7 +115,7 @@ pub fn suggest(cluster: &mut Cluster, asked: &[Asked]) -> Suggestion {
             break;
         }
         for (link, lacks) in links.iter_mut().zip(lacks) {
-            link.take(lacks, &mut suggestion.outcomes);
+            link.take(&lacks, &mut suggestion.outcomes);
         }
     }
     for link in &links {
@@ -302,9 +302,9 @@ impl Link {
     }
 
     /// Takes note of what is denied: it needs rules or, if it has them, cannot be allowed.
-    fn take(&mut self, lacks: Vec<Lack>, outcomes: &mut [Outcome]) {
+    fn take(&mut self, lacks: &[Lack], outcomes: &mut [Outcome]) {
         let had = self.needs.clone();
-        for lack in &lacks {
+        for lack in lacks {
             let denied = lack.ports.intersection(had.get(lack.direction));
             let denied = denied.intersection(&self.ports);
             if !denied.is_empty() {
@@ -312,7 +312,7 @@ impl Link {
                 impossible(outcomes, self.asked, &denied, lack.reason.clone());
             }
         }
-        for lack in &lacks {
+        for lack in lacks {
             let needed = match lack.direction {
                 Direction::Ingress => &mut self.needs.ingress,
                 Direction::Egress => &mut self.needs.egress,

@@ -98,9 +98,9 @@ fn the_action_and_the_template_set_only_what_the_script_reads() {
 fn the_manifest_of_krew_names_the_program() {
     let text = file(".krew.yaml");
     // krew-release-bot replaces these lines.
-    let lines = text.lines().map(|line| match line.trim_start().starts_with("{{addURIAndSha") {
-        true => "      uri: https://example.com",
-        false => line,
+    let lines = text.lines().map(|line| {
+        let is_replaced = line.trim_start().starts_with("{{addURIAndSha");
+        if is_replaced { "      uri: https://example.com" } else { line }
     });
     let manifest = yaml(&lines.flat_map(|line| [line, "\n"]).collect::<String>());
     assert_eq!(manifest["kind"], "Plugin");

@@ -125,14 +125,14 @@ fn asked(cluster: &Cluster) -> Vec<Asked> {
 /// What suggested policies are worth: they allow everything that was asked for and can be allowed,
 /// each of their rules is needed, and what else they allow or deny is reported. How many rules were
 /// tried.
-pub(crate) fn is_least(world: World) -> Result<usize, TestCaseError> {
+pub(crate) fn is_least(world: &World) -> Result<usize, TestCaseError> {
     let mut cluster = Cluster::new(&Inventory::default(), world.options.clone());
     cluster.world = world.clone();
     let asked = asked(&cluster);
     let suggestion = suggest(&mut cluster, &asked);
     let policies = documents(&suggestion.policies);
     let text = suggestion.policies.join("---\n");
-    let after = applied(&world, &policies);
+    let after = applied(world, &policies);
     let possible: Vec<&Asked> = asked
         .iter()
         .zip(&suggestion.outcomes)
@@ -156,13 +156,13 @@ pub(crate) fn is_least(world: World) -> Result<usize, TestCaseError> {
                 let list = fewer[number]["spec"][field].as_array_mut().expect("a list");
                 list.remove(rule);
                 let before = denied(&after, &all).len();
-                let is_denied = denied(&applied(&world, &fewer), &all).len();
+                let is_denied = denied(&applied(world, &fewer), &all).len();
                 prop_assert!(is_denied > before, "rule {rule} of {policy} is not needed\n{text}");
                 tried += 1;
             }
         }
     }
-    nothing_else_is_unsaid(&world, &after, &asked, &suggestion.effects)
+    nothing_else_is_unsaid(world, &after, &asked, &suggestion.effects)
         .map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
     Ok(tried)
 }
