@@ -26,7 +26,7 @@ pub struct Suggest {
     /// The port, as `8080`, `http` or `53/udp`, if DST has none
     #[arg(value_name = "PORT")]
     pub port: Option<String>,
-    /// Read connections from a file, one per line, as SRC DST[:PORT] or SRC DST PORT
+    /// Read connections from a file, one per line, as `SRC DST[:PORT]` or `SRC DST PORT`
     #[arg(short, long, value_name = "FILE|-")]
     pub connections: Vec<PathBuf>,
     /// Take the connections that the tests of a `PolicyTest` expect to be allowed
