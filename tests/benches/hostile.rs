@@ -3,6 +3,7 @@
 //! `cargo bench -p portcullis-tests --bench hostile`
 //!
 //! A shape that takes longer than [`LIMIT`] is not made larger: its growth is visible by then.
+//! With `-- rulesets`, only the last table is printed: one change on a node with many rulesets.
 
 #[path = "hostile/rulesets.rs"]
 mod rulesets;
@@ -28,6 +29,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 const PODS: u32 = 10_000;
 
 fn main() {
+    if std::env::args().any(|argument| argument == "rulesets") {
+        rulesets::print();
+        return;
+    }
     println!("{:<58} {:>8} {:>10} {:>9} {:>7}", "shape", "size", "CPU ms", "members", "rules");
     let rules = |rules: fn(u32) -> Vec<Rule>| move |size| policy(loaded(PODS), rules(size));
     grows(

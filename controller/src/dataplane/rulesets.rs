@@ -43,7 +43,7 @@ pub(super) struct Rulesets {
 /// What the chain of a ruleset needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Rendered {
-    /// How many endpoints' references (at most one for all) and rulesets lead to it.
+    /// How many rulesets lead to it; one more if endpoints do.
     uses: usize,
     sets: BTreeSet<SetName>,
     denials: BTreeSet<Denial>,

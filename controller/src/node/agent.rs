@@ -82,8 +82,8 @@ pub struct Agent {
     publisher: Publisher,
     /// What is compared with the kernel now.
     comparison: Comparison,
-    /// Whether members still have to join sets: some of them in each round.
-    is_adding: bool,
+    /// How many members still have to join sets: some of them in each round.
+    members_waiting: usize,
     /// Since when the kernel has unreferenced rules or sets.
     unreferenced: Option<Instant>,
     /// When what was refused is tried again; none while nothing is.
@@ -157,7 +157,7 @@ impl Agent {
             oldest: None,
             publisher,
             comparison: Comparison::default(),
-            is_adding: false,
+            members_waiting: 0,
             unreferenced: None,
             refused_retry: None,
             refused: BTreeSet::new(),
@@ -294,7 +294,7 @@ impl Agent {
         match self.state {
             State::Loading => None,
             State::Loaded { apply_at } => Some(apply_at),
-            State::Applied { .. } if self.is_adding || self.comparison.is_read() => {
+            State::Applied { .. } if self.members_waiting > 0 || self.comparison.is_read() => {
                 Some(Instant::now())
             }
             State::Applied { cleanup_at } => {
@@ -355,7 +355,7 @@ impl Agent {
                 let update = self.engine.flush();
                 // Once a round: what it gives next must not be applied in the same one.
                 let is_attached_elsewhere = self.attach();
-                if update.is_empty() && !is_attached_elsewhere && !self.is_adding {
+                if update.is_empty() && !is_attached_elsewhere && self.members_waiting == 0 {
                     self.oldest = None; // Changes that do not concern this node.
                     if let Some(selection) = self.engine.take_selection() {
                         // Other policies with the same rules.

@@ -5,6 +5,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::hooks::VERIFY_PAUSE;
 use super::{Agent, CLEANUP_AFTER, State};
 use crate::dataplane::drift::Drift;
 use crate::dataplane::{self, ApplyReport, Reading};
@@ -45,13 +46,16 @@ impl Comparison {
 }
 
 impl Agent {
-    /// Reads what is applied, unless the last comparison still goes on.
+    /// Reads what is applied. If the last comparison still goes on, it is read again after that: it may
+    /// have changed since.
     pub(super) fn begin_comparison(&mut self) {
-        self.comparison_begins();
-        if let Comparison::Idle = self.comparison {
-            let reader = self.dataplane.reader();
-            self.comparison = Comparison::Reads(spawn_blocking(move || reader.read()));
+        if !matches!(self.comparison, Comparison::Idle) {
+            self.verify_at = Instant::now() + VERIFY_PAUSE;
+            return;
         }
+        self.comparison_begins();
+        let reader = self.dataplane.reader();
+        self.comparison = Comparison::Reads(spawn_blocking(move || reader.read()));
     }
 
     fn comparison_begins(&mut self) {

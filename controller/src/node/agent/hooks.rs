@@ -10,7 +10,7 @@ use crate::dataplane::drift::DisplacedHook;
 use crate::dataplane::netlink::nft_events::{Touch, Touched};
 
 /// Between two comparisons of everything because others changed chains of ours.
-const VERIFY_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const VERIFY_PAUSE: Duration = Duration::from_secs(1);
 /// After this time, hooks are looked at again that could not be read, or did not stay.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 

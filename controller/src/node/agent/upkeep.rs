@@ -20,7 +20,7 @@ impl Agent {
     /// The kernel does what the engine says; unreferenced rules and sets are removed after `cleanup_after`.
     pub(super) fn enforced(&mut self, report: &ApplyReport, cleanup_after: Duration) {
         let now = Instant::now();
-        self.is_adding = report.members_waiting > 0;
+        self.members_waiting = report.members_waiting;
         let is_pending = self.local_pods.as_ref().is_some_and(LocalPods::is_changed);
         let unreferenced = report.postponed || report.sets_in_use > 0 || is_pending;
         self.unreferenced = unreferenced.then(|| self.unreferenced.unwrap_or(now));
@@ -57,7 +57,7 @@ impl Agent {
     /// Tidies, verifies or counts when it is time, however many changes come in.
     pub(super) fn look_after(&mut self, now: Instant) {
         let State::Applied { cleanup_at } = self.state else { return };
-        if self.is_adding {
+        if self.members_waiting > 0 {
             return; // The next round follows at once.
         }
         if let Some((_, back_off)) = self.refused_retry.filter(|(at, _)| now >= *at) {
