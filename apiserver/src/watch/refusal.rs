@@ -116,9 +116,9 @@ mod tests {
             tokio::time::advance(GIVEN_UP_AFTER).await;
         }
         assert_eq!(reports(true), None, "others are known since a moment ago");
-        tokio::time::advance(GIVEN_UP_AFTER - Duration::from_millis(1)).await;
+        tokio::time::advance(GIVEN_UP_AFTER / 2).await;
         assert_eq!(reports(true), None);
-        tokio::time::advance(Duration::from_millis(1)).await;
+        tokio::time::advance(GIVEN_UP_AFTER / 2).await;
         let found = reports(true).expect("it lasts").to_string();
         let expected =
             "error: Pod: 503: no object of this kind is known, so none is enforced; they are read";

@@ -103,7 +103,7 @@ impl Dataplane {
             attempt.applied.is_some() && !update.rules_changed && !self.attachments_changed;
         attempt.report.postponed = self.postponed;
         let report = self.converge(compiled, attempt)?.report;
-        if self.is_doubtful {
+        if self.unchanged.is_some() {
             self.confirm(compiled)?;
         }
         self.check_families(compiled)?;
@@ -138,11 +138,10 @@ impl Dataplane {
     /// make.
     pub(super) fn confirm(&mut self, compiled: &Compiled) -> Result<(), Error> {
         let drifts = self.compare(compiled)?;
-        let wrong = drifts.iter().find(|drift| drift.is_wrong());
-        self.is_doubtful = wrong.is_some();
-        let Some(wrong) = wrong else { return Ok(()) };
+        self.unchanged = drifts.iter().find(|drift| drift.is_wrong()).map(ToString::to_string);
+        let Some(found) = self.unchanged.clone() else { return Ok(()) };
         self.applied = None;
-        Err(Error::Unchanged { found: wrong.to_string() })
+        Err(Error::Unchanged { found })
     }
 
     /// Passes until nothing more can be done.

@@ -112,8 +112,8 @@ pub struct Dataplane {
     refusals: Refusals,
     /// Which of it is tried again next.
     retries: Retries,
-    /// Whether a tool has reported changes that it did not make. Each apply is compared with the kernel then.
-    is_doubtful: bool,
+    /// A change that a tool has reported and not made. Each apply is compared with the kernel until it is made.
+    unchanged: Option<String>,
 }
 
 /// How much of a change happens at once.
@@ -189,7 +189,7 @@ impl Dataplane {
             denials: Totals::default(),
             refusals,
             retries: Retries::default(),
-            is_doubtful: false,
+            unchanged: None,
         })
     }
 

@@ -19,6 +19,9 @@ use crate::dataplane::name::SetName;
 use crate::dataplane::plan::{HookChange, Plan, TableChange};
 use crate::dataplane::rule::{Chains, Hook};
 
+/// Our chains and hooks in the table of each family.
+pub(in crate::dataplane) type Tables = BTreeMap<Family, Table>;
+
 /// How long a tool may take beyond its wait for the lock.
 const TOOL_LIMIT: Duration = Duration::from_mins(1);
 
@@ -83,7 +86,7 @@ impl Kernel {
     pub(in crate::dataplane) fn read_tables<'a>(
         &self,
         desired: impl IntoIterator<Item = (&'a Family, &'a Chains)>,
-    ) -> Result<(BTreeMap<Family, Table>, BTreeMap<Family, Error>), Error> {
+    ) -> Result<(Tables, BTreeMap<Family, Error>), Error> {
         let (mut tables, mut failed) = (BTreeMap::new(), BTreeMap::new());
         for (family, chains) in desired {
             match self.read_table(*family, chains) {
