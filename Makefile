@@ -81,6 +81,11 @@ soak: setup ## Make SOAK_CHANGES random changes on three nodes; kernel and memor
 	$(CARGO) build --release --quiet --workspace --bins
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench soak
 
+.PHONY: faults
+faults: setup ## Try every fault under traffic, and print the table of docs/faults.md; FAULTS=ipset tries some
+	$(CARGO) build --release --quiet --workspace --bins
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench faults
+
 # Seconds for each target of tests/fuzz, and which of them.
 FUZZ_SECONDS ?= 120
 FUZZ_TARGETS ?= cni conntrack endpoint http ipset iptables nflog objects yaml

@@ -5,6 +5,7 @@
 //! [`kube`] runs a real API server beside it;
 //! [`stream`] measures when a change reaches packets;
 //! [`shop`] is a small cluster that faults are tried on, and [`tool`] has its tools misbehave;
+//! [`faults`] tries all faults and prints a table of what happens to packets;
 //! [`random`] makes numbers of a seed, [`worlds`] random objects for property tests, [`judging`] what these ask of them.
 //!
 //! The lab, the interpreter of rules, the demo and the cluster of real nodes are crates of their own below
@@ -12,6 +13,7 @@
 
 pub mod cases;
 pub mod cluster;
+pub mod faults;
 pub mod judging;
 pub mod kube;
 pub mod play;

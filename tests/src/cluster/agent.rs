@@ -114,6 +114,12 @@ impl Agent {
         Ok(kib.parse::<u64>()? * 1024)
     }
 
+    /// The number of its process.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ mod refused;
 mod restarts;
 mod startup;
 mod syn;
+mod table;
 mod tiers;
 mod tools;
 mod traffic;
