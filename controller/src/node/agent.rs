@@ -33,8 +33,8 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, trace};
 
+use crate::dataplane::Dataplane;
 use crate::dataplane::examine::Examination;
-use crate::dataplane::{self, Dataplane};
 use crate::node::attach::Found;
 use crate::node::boot::Marker;
 use crate::node::conflicts::Examinations;
@@ -390,7 +390,7 @@ impl Agent {
                 self.enforced(&report, CLEANUP_AFTER);
             }
             Err(failure) => {
-                let (family, rules) = (failure.family(), rules_after(&failure));
+                let (family, rules) = (failure.family(), Rules::after(&failure));
                 let (failure, wait) = (chain(&failure), back_off.wait());
                 self.publisher.failed(&failure, family, rules);
                 if family.is_some() {
@@ -401,11 +401,7 @@ impl Agent {
                     error = failure,
                     retry_in_ms = wait.as_millis(),
                     "failed to apply policies; {}",
-                    match (family, rules) {
-                        (None, Rules::Last) => "the last applied rules stay",
-                        (None, Rules::WithoutSets) => "only what needs no ipset is applied",
-                        (Some(_), _) => "they are applied to the other IP family",
-                    }
+                    rules.effect(family)
                 );
                 self.state = State::Failing { retry_at: Instant::now() + wait, back_off, family };
             }
@@ -442,11 +438,6 @@ async fn next(denials: Option<&mut Feed>) -> Sighting {
         Some(denials) => denials.next().await,
         None => std::future::pending().await,
     }
-}
-
-/// What judges packets after this failure.
-fn rules_after(failure: &dataplane::Error) -> Rules {
-    if failure.is_without_sets() { Rules::WithoutSets } else { Rules::Last }
 }
 
 /// An error with all its causes, in one line.

@@ -11,6 +11,7 @@ use portcullis_crds::api::node_policy_report::DIAGNOSTICS_MAX;
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::path::FieldPath;
 
+use crate::dataplane;
 use crate::dataplane::conflict::Detected;
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::examine::Examination;
@@ -72,6 +73,24 @@ pub enum Rules {
     Last,
     /// Those of the policies, without ipsets: what needs one is denied.
     WithoutSets,
+}
+
+impl Rules {
+    /// The rules that judge packets after this failure.
+    #[must_use]
+    pub fn after(failure: &dataplane::Error) -> Self {
+        if failure.is_without_sets() { Self::WithoutSets } else { Self::Last }
+    }
+
+    /// What of the policies is applied, if `family` failed, or both, for log lines.
+    #[must_use]
+    pub fn effect(self, family: Option<Family>) -> &'static str {
+        match (family, self) {
+            (None, Self::Last) => "the last applied rules stay",
+            (None, Self::WithoutSets) => "only what needs no ipset is applied",
+            (Some(_), _) => "they are applied to the other IP family",
+        }
+    }
 }
 
 /// From when the oldest change of a round was received until it was enforced.

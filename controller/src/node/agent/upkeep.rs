@@ -7,11 +7,10 @@ use portcullis_apiserver::back_off::BackOff;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::{
-    Agent, BACK_OFF, CLEANUP_AFTER, CLEANUP_LIMIT, COUNT_PERIOD, State, chain, rules_after,
-};
+use super::{Agent, BACK_OFF, CLEANUP_AFTER, CLEANUP_LIMIT, COUNT_PERIOD, State, chain};
 use crate::dataplane::{self, ApplyReport};
 use crate::node::local_pods::LocalPods;
+use crate::node::status::Rules;
 
 /// How much longer than it took, what was refused is not tried again.
 const RETRY_REST: u32 = 9;
@@ -89,7 +88,7 @@ impl Agent {
 
     /// Reads back and repairs, soon.
     pub(super) fn again(&mut self, failure: &dataplane::Error, what: &'static str) {
-        let (family, rules) = (failure.family(), rules_after(failure));
+        let (family, rules) = (failure.family(), Rules::after(failure));
         let failure = chain(failure);
         self.publisher.failed(&failure, family, rules);
         error!(error = failure, "{what}");
