@@ -56,9 +56,9 @@ pub(super) fn faults() -> Vec<Fault> {
             "etcd is restored: resourceVersions go back, and are given again",
             |stage| {
                 stage.api.back_up();
-                // Enforced, and then lost.
-                stage.close();
-                stage.until(super::stage::CLOSES, false, Duration::from_secs(10))?;
+                // Enforced, and then lost: versions that later changes do not reach.
+                (0..6).for_each(|turn| stage.churn(turn));
+                std::thread::sleep(Duration::from_millis(500));
                 stage.api.set(Mode::Gone);
                 stage.api.restore();
                 Ok(())

@@ -2,8 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-const FAULTS: [&str; 4] = [
-    "`ipset` fails",
+const FAULTS: [&str; 3] = [
     "`iptables-restore` takes all, and does nothing",
     "the API server ends each watch with 410",
     "etcd is restored: resourceVersions go back, and are given again",
