@@ -1,4 +1,4 @@
-//! The examples for a whole cluster: what each states about who reaches whom holds for
+//! The examples for a whole cluster, and those of docs/networking.md: what each states about who reaches whom holds for
 //! `kubectl whatif test`, and on real packets.
 
 use std::fmt::Write as _;
@@ -200,12 +200,20 @@ fn without_addresses(lines: &Value) -> Value {
 #[test]
 fn whatif_test_passes_every_example() -> Result<()> {
     let mut failures = String::new();
-    for example in &EXAMPLES {
+    let of_clusters = EXAMPLES.iter().map(|example| {
         let policies = example.policies.iter().map(|file| example.path(file));
-        let filename = [directory().join("world.yaml")].into_iter().chain(policies).collect();
+        let files = [directory().join("world.yaml")].into_iter().chain(policies).collect();
+        (files, example.path(example.test))
+    });
+    // Of docs/networking.md.
+    let networking = directory().join("../networking");
+    let of_networking = (
+        vec![networking.join("world.yaml"), networking.join("policies.yaml")],
+        networking.join("test.yaml"),
+    );
+    for (filename, path) in of_clusters.chain([of_networking]) {
         let sources = source::read(&SourceArgs { filename, ..SourceArgs::default() })?;
         let cluster = Cluster::new(&sources.after, Options::default());
-        let path = example.path(example.test);
         for suite in Suite::read(&path.to_string_lossy(), &fs::read_to_string(&path)?)? {
             for outcome in policytest::run(&suite, &sources.after, &cluster)? {
                 if !outcome.passed() {
