@@ -114,4 +114,23 @@ mod tests {
         let found = engine.take_selection().expect("the policy was removed");
         assert_eq!(found, Selection { pods: 2, ..Selection::default() });
     }
+
+    #[test]
+    fn a_policy_that_is_created_again_is_another_object_although_nothing_else_changes() {
+        let mut engine = Engine::new(Scope::Node("n1".into()), Options::default());
+        let created = |uid: &str| {
+            let Change::Policy(name, Some(policy)) = deny("shop", "deny") else { unreachable!() };
+            let revision = Revision { uid: Some(uid.into()), generation: Some(1) };
+            let policy = Policy { revision, ..policy.as_ref().clone() };
+            Change::Policy(name, Some(policy.into()))
+        };
+        [pod("a", "n1"), created("one")].into_iter().for_each(|change| engine.apply(change));
+        engine.flush();
+        engine.take_selection();
+        engine.apply(created("two"));
+        assert!(engine.flush().is_empty(), "the rules are the same");
+        let found = engine.take_selection().expect("another object is enforced");
+        let applied = found.policies.values().next().expect("one policy");
+        assert_eq!(applied.revision.uid.as_deref(), Some("two"));
+    }
 }
