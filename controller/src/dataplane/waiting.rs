@@ -1,7 +1,7 @@
 //! Members that are to join sets, and wait until it is their turn. Pure.
 //!
-//! A namespace with many pods can join many sets at once. So one apply adds only so many members: the
-//! next change, of whoever it is, comes after these. What closes never waits: members leave sets, and
+//! A namespace with many pods can join many sets at once. So one apply adds a limited number of
+//! members, and the next change of any tenant follows. What closes never waits: members leave sets, and
 //! chains change, in the first apply after a change.
 
 use std::collections::{BTreeMap, BTreeSet};

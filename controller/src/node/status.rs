@@ -55,7 +55,7 @@ pub enum Phase {
     Loading,
     /// It does.
     Applied,
-    /// It does not do all of it.
+    /// A part of the policies is not applied.
     Failing {
         /// What went wrong, in one line.
         error: Arc<str>,
