@@ -11,6 +11,8 @@ use policy_engine::world::World;
 use portcullis_crds::api::node_policy_report::{
     CURRENT, ENFORCING, NodePolicyReportStatus, POLICIES_MAX, Policy, State,
 };
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::source::reports::{Report, Reports};
 
@@ -47,15 +49,15 @@ pub struct NodeStatus {
 }
 
 /// Whether a node applies a policy.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
-    /// It enforces this version of the policy.
+    /// It enforces this generation.
     Applied,
-    /// It reports no version of the policy, or another one.
+    /// It reports another generation or an earlier object of the name, or does not report the policy.
     Waiting,
     /// It is not in the state Enforcing: changes may not be applied, or packets may get past them.
     NotEnforcing,
-    /// It does not say.
+    /// Its agent does not say: see the message.
     Unknown,
 }
 

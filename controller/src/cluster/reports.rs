@@ -83,19 +83,23 @@ impl Known {
         let owner = owner.into_iter().next();
         let status = report.status.unwrap_or_default();
         let seen = before.filter(|before| before.written == status.observed_at);
-        let condition = |wanted: &str| status.conditions.iter().find(|c| c.type_ == wanted);
-        let is_told = condition(CURRENT).is_some_and(|current| current.status == "False");
+        let is_told = status.condition(CURRENT).is_some_and(|current| current.status == "False");
         let first = (before.is_some() || !is_told).then_some(now);
         let policies = policies(&status);
         Self {
             uid,
             owner,
             version,
-            current: condition(CURRENT).cloned(),
-            enforcing: condition(ENFORCING).is_some_and(|found| found.status == "True"),
+            current: status.condition(CURRENT).cloned(),
+            enforcing: status.condition(ENFORCING).is_some_and(|found| found.status == "True"),
             state: status.state,
-            reason: condition(ENFORCING).map(|found| found.reason.clone()).unwrap_or_default(),
-            since: condition(ENFORCING).map_or(0, |found| found.last_transition_time.0.as_second()),
+            reason: status
+                .condition(ENFORCING)
+                .map(|found| found.reason.clone())
+                .unwrap_or_default(),
+            since: status
+                .condition(ENFORCING)
+                .map_or(0, |found| found.last_transition_time.0.as_second()),
             seen: seen.map_or(first, |before| before.seen),
             orphan_since: before.and_then(|before| before.orphan_since),
             policies,

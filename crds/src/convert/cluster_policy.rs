@@ -67,7 +67,7 @@ pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> P
     if place.is_none() {
         rules.ingress.iter_mut().chain(&mut rules.egress).for_each(accept_nothing);
     }
-    let (mode, revision) = (annotated(root, report), revision(root));
+    let (mode, revision) = (annotated(root, report), revision(root.value));
     let place = place.unwrap_or(BEFORE_ALL);
     let policy = Policy::cluster_network_policy(name.clone(), place, subject, rules);
     Policy { mode, revision, ..policy }
@@ -76,7 +76,7 @@ pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> P
 /// The policy that one which cannot be understood at all counts as; in audit it stays there.
 fn closed(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
     let rules = PerDirection::new(|_| vec![deny_everything()]);
-    let (mode, revision) = (annotated(root, report), revision(root));
+    let (mode, revision) = (annotated(root, report), revision(root.value));
     let subject = Subject::unknown();
     let policy = Policy::cluster_network_policy(name.clone(), BEFORE_ALL, subject, rules);
     Policy { mode, revision, ..policy }

@@ -60,7 +60,7 @@ pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> P
         spares_system: !truth(&spec, "includeSystemNamespaces", false, NO_SYSTEM, report),
     };
     let allow_dns = truth(&spec, "allowDNS", true, NO_DNS, report);
-    let (mode, revision) = (mode(&spec, report), revision(root));
+    let (mode, revision) = (mode(&spec, report), revision(root.value));
     let policy = Policy::cluster_default(name.clone(), subject, rules, allow_dns);
     Policy { mode, revision, ..policy }
 }
@@ -70,7 +70,7 @@ fn closed(name: &Str, root: &Field<'_>) -> Policy {
     let subject = Subject { spares_system: true, ..Subject::unknown() };
     let rules = PerDirection::new(|_| Some(Vec::new()));
     let policy = Policy::cluster_default(name.clone(), subject, rules, false);
-    Policy { revision: revision(root), ..policy }
+    Policy { revision: revision(root.value), ..policy }
 }
 
 /// The directions that the policy isolates for.

@@ -41,6 +41,7 @@ use crate::manifest::Document;
 use crate::path::{FieldPath, Path, Step};
 use crate::report::Report;
 pub use pod::assumed_namespace;
+pub use policy::revision;
 
 /// What became of an object.
 #[derive(Clone, PartialEq, Eq, Debug)]

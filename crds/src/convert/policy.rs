@@ -68,15 +68,16 @@ fn isolating(
     root: &Field<'_>,
     report: &mut Report<'_>,
 ) -> Policy {
-    let (mode, revision) = (annotated(root, report), revision(root));
+    let (mode, revision) = (annotated(root, report), revision(root.value));
     let (namespace, name) = (name.namespace.clone(), name.name.clone());
     Policy { mode, revision, ..Policy::network_policy(namespace, name, pods, rules) }
 }
 
 /// `metadata.uid` and `metadata.generation`. Whatever else stands there changes nothing that is
 /// enforced, so nothing is reported about it.
-pub(super) fn revision(root: &Field<'_>) -> Revision {
-    let metadata = |field: &str| root.value.get("metadata")?.get(field);
+#[must_use]
+pub fn revision(object: &Value) -> Revision {
+    let metadata = |field: &str| object.get("metadata")?.get(field);
     let uid = metadata("uid").and_then(Value::as_str).filter(|uid| uid.len() <= UID_LENGTH_MAX);
     let generation = metadata("generation").and_then(Value::as_i64);
     Revision { uid: uid.map(Str::from), generation }

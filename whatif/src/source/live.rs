@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use kube::Client;
-use policy_engine::labels::Str;
 use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::Revision;
 use portcullis_apiserver::failure::has_code;
 use portcullis_apiserver::pages::Pages;
+use portcullis_crds::convert::revision;
 use portcullis_crds::lean;
 use serde_json::Value;
 
@@ -261,7 +261,7 @@ impl Reader {
                     fields.insert("kind".to_owned(), kind.as_str().into());
                 }
                 if kind.is_policy() {
-                    self.revisions.extend(revision(kind, &item));
+                    self.revisions.extend(revision_of(kind, &item));
                 }
                 objects.extend(lean::snapshot(&item));
             }
@@ -273,12 +273,11 @@ impl Reader {
 }
 
 /// Which object a policy of an API server is.
-fn revision(kind: Kind, policy: &Value) -> Option<(ObjectRef, Revision)> {
+fn revision_of(kind: Kind, policy: &Value) -> Option<(ObjectRef, Revision)> {
     let metadata = policy.get("metadata")?;
     let text = |field: &str| metadata.get(field).and_then(Value::as_str);
     let name = ObjectRef::new(kind, text("namespace").unwrap_or_default(), text("name")?);
-    let generation = metadata.get("generation").and_then(Value::as_i64);
-    Some((name, Revision { uid: text("uid").map(Str::from), generation }))
+    Some((name, revision(policy)))
 }
 
 /// A line on standard error that says what is being read, when someone looks.

@@ -59,23 +59,10 @@ pub struct OnNode {
     /// How many of its pods the policy selects.
     pub pods: usize,
     /// Whether it applies the policy.
-    pub status: Applied,
+    pub status: Stage,
     /// Why not, or why that is not known.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-}
-
-/// Whether a node applies a policy.
-#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Applied {
-    /// It enforces this generation.
-    Applied,
-    /// It reports another generation or an earlier object of the name, or does not report the policy.
-    Waiting,
-    /// It is not in the state Enforcing.
-    NotEnforcing,
-    /// Its agent does not say: see the message.
-    Unknown,
 }
 
 /// What a node reports about itself.
@@ -113,7 +100,7 @@ impl From<&PolicyStatus> for Policy {
         let nodes = status.nodes.iter().map(|node| OnNode {
             node: node.node.to_string(),
             pods: node.pods,
-            status: node.stage.into(),
+            status: node.stage,
             message: node.why.clone(),
         });
         Self {
@@ -125,17 +112,6 @@ impl From<&PolicyStatus> for Policy {
             nodes_applied: status.applied(),
             pods_unscheduled: status.unscheduled,
             nodes: nodes.collect(),
-        }
-    }
-}
-
-impl From<Stage> for Applied {
-    fn from(stage: Stage) -> Self {
-        match stage {
-            Stage::Applied => Self::Applied,
-            Stage::Waiting => Self::Waiting,
-            Stage::NotEnforcing => Self::NotEnforcing,
-            Stage::Unknown => Self::Unknown,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use policy_engine::tier::Mode;
 use policy_engine::words::few;
 
-use crate::status::{NodeState, PolicyStatus, Stage};
+use crate::status::{NodeState, PolicyStatus};
 
 /// How many nodes a line names.
 const NODES_SHOWN: usize = 3;
@@ -56,13 +56,8 @@ fn one(policy: &PolicyStatus, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out, "{name}: applied on {applied} of {concerned} nodes{waiting}\n")?;
     let rows = policy.nodes.iter().map(|node| {
-        let status = match node.stage {
-            Stage::Applied => "Applied",
-            Stage::Waiting => "Waiting",
-            Stage::NotEnforcing => "NotEnforcing",
-            Stage::Unknown => "Unknown",
-        };
-        [node.node.to_string(), node.pods.to_string(), status.to_owned(), node.why.clone()]
+        let status = format!("{:?}", node.stage);
+        [node.node.to_string(), node.pods.to_string(), status, node.why.clone()]
     });
     table(["NODE", "PODS", "STATUS", "MESSAGE"], &rows.collect::<Vec<_>>(), out)
 }
