@@ -116,8 +116,8 @@ impl Dataplane {
         self.follow(compiled, &Update::default());
         let (applied, unread) = self.kernel.read(&self.desired.tables)?;
         // Only now: what cannot be read can still be changed.
-        (self.applied, self.touched) = (None, None);
-        (self.waiting, self.changed_since_read) = (Waiting::default(), None);
+        self.applied = None;
+        self.forget_differences();
         let mut attempt = Attempt::new(Extent::All, Some(applied), None);
         (attempt.was_read, attempt.is_comparison, attempt.failed) = (true, true, unread);
         Ok(self.converge(compiled, attempt)?.drifts)
@@ -205,11 +205,11 @@ impl Dataplane {
         // What a pass that failed in part leaves is compared as a whole.
         let touched = touched.filter(|_| is_clean);
         self.touched = touched.map(|touched| self.desired.still_touched(touched, &applied));
-        // Looking at all rules takes long, and is only needed then.
-        let is_local_refused = executed.refused.keys().any(|set| name::is_local(*set));
-        let need_sets = applied.tables.iter().filter(|_| is_local_refused);
-        let need_sets = need_sets.filter(|(_, table)| table.needs_sets());
-        let need_sets: BTreeSet<Family> = need_sets.map(|(family, _)| *family).collect();
+        // Looking at all rules takes long, so only those of families without their local sets are.
+        let refused = executed.refused.keys().filter(|set| name::is_local(**set));
+        let refused: BTreeSet<Family> = refused.map(|set| name::family(*set)).collect();
+        let refers = |family: &Family| applied.tables.get(family).is_some_and(Table::needs_sets);
+        let need_sets: BTreeSet<Family> = refused.into_iter().filter(refers).collect();
         // Chains without the rules of an evicted set are known again once they are read, and so is
         // which members still wait.
         let is_known = is_clean || !(evicts || self.waiting.len() > 0);
@@ -273,6 +273,12 @@ impl Dataplane {
         Ok((plan, after, applied))
     }
 
+    /// Forgets in what the kernel may differ, and what waits: all of it is compared with what is read.
+    fn forget_differences(&mut self) {
+        (self.touched, self.changed_since_read) = (None, None);
+        self.waiting = Waiting::default();
+    }
+
     /// Reads back what is applied. If the sets cannot be read, and no chain needs one, the chains are from
     /// now on desired without sets.
     fn read(
@@ -282,8 +288,7 @@ impl Dataplane {
         attempt: &mut Attempt<'_>,
     ) -> Result<Applied, Error> {
         self.refusals.without_sets = attempt.without_sets.clone();
-        (self.touched, self.waiting) = (None, Waiting::default());
-        self.changed_since_read = None;
+        self.forget_differences();
         let sets = self.kernel.read_sets();
         if let Err(error) = &sets {
             let why: Arc<str> = error.to_string().into();

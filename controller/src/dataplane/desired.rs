@@ -99,13 +99,9 @@ impl WithoutSets {
         Self { attachments: Attachments::default(), options }
     }
 
-    /// What is wanted for `family`.
-    fn of<'a>(&'a self, family: Family, wanted: Wanted<'a>) -> Wanted<'a> {
-        if wanted.refusals.without_sets.contains_key(&family) {
-            Wanted { attachments: &self.attachments, options: &self.options, ..wanted }
-        } else {
-            wanted
-        }
+    /// What of `wanted` needs no set.
+    fn of<'a>(&'a self, wanted: Wanted<'a>) -> Wanted<'a> {
+        Wanted { attachments: &self.attachments, options: &self.options, ..wanted }
     }
 }
 
@@ -142,9 +138,12 @@ impl Desired {
     pub fn follow(&mut self, wanted: Wanted<'_>) -> Touched {
         let mut touched = Touched::default();
         let families: Vec<Family> = self.tables.keys().copied().collect();
-        let without_sets = WithoutSets::new(wanted.options);
+        let is_without = |family: &Family| wanted.refusals.without_sets.contains_key(family);
+        let without_sets =
+            families.iter().any(is_without).then(|| WithoutSets::new(wanted.options));
         for family in families {
-            let wanted = without_sets.of(family, wanted);
+            let without_sets = without_sets.as_ref().filter(|_| is_without(&family));
+            let wanted = without_sets.map_or(wanted, |without| without.of(wanted));
             let made = make(family, wanted);
             self.follow_rulesets(family, wanted, &made, &mut touched);
             self.replace_shared(family, wanted.options, made, &mut touched);
