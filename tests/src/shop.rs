@@ -11,9 +11,9 @@ use crate::cluster::{Agent, Cluster};
 use anyhow::{Context, Result, bail};
 use portcullis_lab::{
     Behaviour, DEFAULT_TIMEOUT, Endpoint, Expected, IptablesVariant, Lab, LabBuilder, Listener,
-    Pod, PodSpec, Probe,
+    Node, Pod, PodSpec, Probe,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How long anything may take on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -59,6 +59,14 @@ pub fn lab(variant: IptablesVariant) -> LabBuilder {
     Lab::builder().nodes(2).iptables(variant).pods(clients).pods([api, server("other")])
 }
 
+/// A node of a lab as the object that an API server has.
+#[must_use]
+pub fn node_object(node: &Node) -> Value {
+    let address = |address| json!({"type": "InternalIP", "address": address});
+    json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()},
+        "status": {"addresses": node.addresses().iter().map(address).collect::<Vec<_>>()}})
+}
+
 /// The cluster with its pods and nodes as manifests, without agents and policies. `flags` are those of
 /// each agent.
 ///
@@ -66,15 +74,7 @@ pub fn lab(variant: IptablesVariant) -> LabBuilder {
 /// When the lab cannot be built.
 pub fn shop(lab: LabBuilder, flags: &[&str]) -> Result<Cluster> {
     let cluster = Cluster::new(lab.build()?, flags)?;
-    let nodes = cluster.lab.nodes().map(|node| {
-        let addresses: Vec<_> = node
-            .addresses()
-            .iter()
-            .map(|address| json!({"type": "InternalIP", "address": address}))
-            .collect();
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()},
-            "status": {"addresses": addresses}})
-    });
+    let nodes = cluster.lab.nodes().map(node_object);
     cluster.write(
         "nodes.json",
         &json!({"apiVersion": "v1", "kind": "List", "items": nodes.collect::<Vec<_>>()})

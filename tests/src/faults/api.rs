@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::stage::lock;
+use crate::kube::plain_kubeconfig;
 
 /// What becomes of requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,15 +129,7 @@ impl Api {
         let at = listener.local_addr()?;
         let directory = tempfile::tempdir()?;
         let kubeconfig = directory.path().join("kubeconfig");
-        std::fs::write(
-            &kubeconfig,
-            format!(
-                "{{apiVersion: v1, kind: Config, current-context: a, \
-                 clusters: [{{name: a, cluster: {{server: 'http://{at}'}}}}], \
-                 users: [{{name: a, user: {{}}}}], \
-                 contexts: [{{name: a, context: {{cluster: a, user: a}}}}]}}"
-            ),
-        )?;
+        std::fs::write(&kubeconfig, plain_kubeconfig(at))?;
         let (news, _) = watch::channel(());
         let (mode, _) = watch::channel(Mode::Serve);
         let (store, peers) = (Arc::<Mutex<Store>>::default(), Arc::<Mutex<Vec<_>>>::default());
@@ -154,7 +147,7 @@ impl Api {
                 let mut gone = mode.subscribe();
                 tokio::spawn(async move {
                     tokio::select! {
-                        // That a connection fails is what a row is about.
+                        // A row may break connections on purpose.
                         _ = request.serve(stream) => {}
                         _ = gone.wait_for(|mode| *mode == Mode::Gone) => {}
                     }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::api::Api;
 use super::traffic::Route;
 use crate::cluster::{Agent, AgentSetup, Cluster};
-use crate::shop::{ECHO, PATIENCE, WEB, lab, probes};
+use crate::shop::{ECHO, PATIENCE, WEB, lab, node_object, probes};
 use crate::tool::wrap_all;
 
 const HEALTH: u16 = 7001;
@@ -43,17 +43,8 @@ impl Stage {
         let lab = lab(variant).pods([spare, third]).build()?;
         let address = lab.fabric_addresses().into_iter().next().context("the fabric's address")?;
         let api = Api::start(lab.fabric(), address)?;
-        let node = |node: &portcullis_lab::Node| {
-            let addresses: Vec<_> = node
-                .addresses()
-                .iter()
-                .map(|address| json!({"type": "InternalIP", "address": address}))
-                .collect();
-            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()},
-                "status": {"addresses": addresses}})
-        };
         let shop = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-        api.put(lab.nodes().map(node).chain([shop]));
+        api.put(lab.nodes().map(node_object).chain([shop]));
         for pod in lab.pods() {
             api.put([pod_object(pod.name(), pod.node(), pod.addresses(), pod.name())]);
         }
@@ -112,7 +103,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends the agent in the middle of whatever it does.
+    /// Kills the agent, whatever it is doing.
     pub(super) fn kill(&self) -> Result<()> {
         lock(&self.agent).take().map_or(Ok(()), Agent::kill)
     }

@@ -25,5 +25,6 @@ mod shared;
 pub use api_server::{ApiServer, Options};
 pub use cluster_network_policy::CLUSTER_NETWORK_POLICY_CRD;
 pub use guard::Guarded;
+pub use kubeconfig::plain_kubeconfig;
 pub use kubelet::{ADDRESSES, Kubelet};
 pub use shared::Shared;

@@ -19,6 +19,7 @@ use portcullis_lab::{
     Namespace, PodSpec, Probe, Topology, internet,
 };
 use portcullis_tests::cluster::Cluster;
+use portcullis_tests::shop::node_object;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -143,15 +144,7 @@ impl World {
 
     fn write_manifests(&self) -> Result<()> {
         let lab = &self.cluster.lab;
-        let mut items: Vec<Value> = lab
-            .nodes()
-            .map(|node| {
-                let address = |address| json!({"type": "InternalIP", "address": address});
-                let addresses: Vec<Value> = node.addresses().iter().map(address).collect();
-                json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()},
-                    "status": {"addresses": addresses}})
-            })
-            .collect();
+        let mut items: Vec<Value> = lab.nodes().map(node_object).collect();
         for pod in lab.pods().filter(|pod| pod.name() != "unborn") {
             let mut manifest = pod_manifest(pod.name(), pod.node(), "2026-01-01", pod.addresses());
             let ranges = self.extra_source_ranges(pod.name())?;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use portcullis_controller::dataplane::denial::Denial;
 use portcullis_lab::{Family, IptablesVariant, Lab, Listener, PodSpec};
 use portcullis_tests::cluster::{Agent, Cluster};
+use portcullis_tests::shop::node_object;
 use serde_json::{Value, json};
 
 /// How long anything may take on a machine that is busy with other tests.
@@ -34,11 +35,7 @@ pub(crate) fn shop(variant: IptablesVariant) -> Result<Cluster> {
     let cluster = Cluster::new(lab, &[&metrics])?;
     let mut items = vec![json!({"apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "shop", "labels": {"kubernetes.io/metadata.name": "shop"}}})];
-    items.extend(cluster.lab.nodes().map(|node| {
-        let address = |address| json!({"type": "InternalIP", "address": address});
-        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()},
-            "status": {"addresses": node.addresses().iter().map(address).collect::<Vec<_>>()}})
-    }));
+    items.extend(cluster.lab.nodes().map(node_object));
     items.extend(cluster.lab.pods().map(|pod| {
         let ips: Vec<_> = pod.addresses().iter().map(|ip| json!({"ip": ip})).collect();
         json!({"apiVersion": "v1", "kind": "Pod",

@@ -1,7 +1,6 @@
 //! A way to the API server that a test can cut, close and bend: plain HTTP on this machine's
 //! loopback, every request passed on to the real server as its administrator.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +8,7 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt as _;
 use futures_util::io::AsyncBufReadExt as _;
 use kube::Client;
-use portcullis_tests::kube::ApiServer;
+use portcullis_tests::kube::{ApiServer, plain_kubeconfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -67,7 +66,7 @@ impl Proxy {
         })?;
         let directory = tempfile::tempdir()?;
         let kubeconfig = directory.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, render(listener.local_addr()?))?;
+        std::fs::write(&kubeconfig, plain_kubeconfig(listener.local_addr()?))?;
         let (mode, modes) = watch::channel(Mode::Pass);
         let requests = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&requests);
@@ -170,13 +169,4 @@ async fn answer(stream: &mut BufReader<TcpStream>, code: u16, text: &str) -> Res
 /// The answer ends with the connection.
 fn head_of(code: u16) -> String {
     format!("HTTP/1.1 {code} -\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n")
-}
-
-fn render(address: SocketAddr) -> String {
-    format!(
-        "{{apiVersion: v1, kind: Config, current-context: a, \
-         clusters: [{{name: a, cluster: {{server: 'http://{address}'}}}}], \
-         users: [{{name: a, user: {{}}}}], \
-         contexts: [{{name: a, context: {{cluster: a, user: a}}}}]}}"
-    )
 }
