@@ -2,22 +2,23 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, ColorChoice, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use portcullis_lint::Code;
 
 mod denials;
+mod format;
 mod side;
 mod source;
 mod status;
+mod suggest;
 
 pub use denials::{Denials, DenialsFormat};
+pub use format::{CheckFormat, LintFormat, MapFormat, PlanFormat, TestFormat};
 pub use side::Side;
 pub use source::SourceArgs;
 pub use status::{Status, WaitFor};
-mod suggest;
-
 pub use suggest::{Suggest, SuggestFormat};
 
 /// Ask before you apply, and learn why a connection fails.
@@ -31,6 +32,9 @@ pub struct Args {
     /// What is asked.
     #[command(subcommand)]
     pub command: Command,
+    /// Use colors; `auto` uses them on a terminal, unless the environment variable NO_COLOR is set
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorChoice,
 }
 
 /// The subcommands.
@@ -89,6 +93,25 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+}
+
+impl Command {
+    /// Whether the answer is text for people, which may be colored and wrapped to a terminal.
+    #[must_use]
+    pub fn is_for_people(&self) -> bool {
+        match self {
+            Self::Check(args) => args.output == CheckFormat::Text,
+            Self::Policies(args) => args.output == CheckFormat::Text,
+            Self::Status(args) => args.output == CheckFormat::Text,
+            Self::Who(args) => args.list.output.is_for_people(),
+            Self::Reach(args) => args.list.output.is_for_people(),
+            Self::Map(args) => args.list.output.is_for_people(),
+            Self::Lint(args) => matches!(args.output, LintFormat::Text | LintFormat::Wide),
+            Self::Test(args) => args.output == TestFormat::Text,
+            Self::Plan(args) => matches!(args.output, PlanFormat::Text | PlanFormat::Wide),
+            _ => false,
+        }
+    }
 }
 
 const ENDPOINTS: &str = "\
@@ -285,24 +308,6 @@ pub enum PlanBy {
     Workload,
 }
 
-/// How `plan` answers.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum PlanFormat {
-    /// For people; many changes are summed up by namespace
-    #[default]
-    Text,
-    /// For people, with every change and every name
-    Wide,
-    /// `kind: Plan`
-    Json,
-    /// `kind: Plan`
-    Yaml,
-    /// A comment for a pull request
-    Md,
-    /// One page to look through, which needs no network
-    Html,
-}
-
 /// What `who`, `reach` and `map` have in common.
 #[derive(ClapArgs, Debug)]
 pub struct ListArgs {
@@ -327,74 +332,6 @@ pub enum By {
     Workload,
     /// A namespace: what some pod of one may open at some pod of the other
     Namespace,
-}
-
-/// How `check`, `policies` and `status` answer.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum CheckFormat {
-    /// For people
-    #[default]
-    Text,
-    /// One object: `kind: Verdict`, `kind: Policies` or `kind: Status`
-    Json,
-    /// The same as YAML
-    Yaml,
-}
-
-/// How `who`, `reach` and `map` answer.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum MapFormat {
-    /// For people
-    #[default]
-    Text,
-    /// For people, with every name
-    Wide,
-    /// `kind: Map`
-    Json,
-    /// `kind: Map`
-    Yaml,
-    /// One line per entry
-    Csv,
-    /// A table for a pull request
-    Md,
-    /// A graph for Graphviz
-    Dot,
-    /// A graph for Markdown
-    Mermaid,
-}
-
-/// How `lint` answers.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum LintFormat {
-    /// For people; findings that differ only in the object are one
-    #[default]
-    Text,
-    /// For people, with every finding
-    Wide,
-    /// `kind: Lint`
-    Json,
-    /// `kind: Lint`
-    Yaml,
-    /// SARIF 2.1.0, for code hosts and editors
-    Sarif,
-    /// Workflow commands of GitHub Actions
-    Github,
-}
-
-/// How `test` answers.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum TestFormat {
-    /// For people
-    #[default]
-    Text,
-    /// `kind: TestReport`
-    Json,
-    /// `kind: TestReport`
-    Yaml,
-    /// The Test Anything Protocol, version 14
-    Tap,
-    /// The XML that CI systems read
-    Junit,
 }
 
 /// The outputs that have a schema.

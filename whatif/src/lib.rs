@@ -67,7 +67,9 @@ pub fn main() -> ExitCode {
             return if error.print().is_ok() { code.into() } else { FAILED.into() };
         }
     };
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let stdout = io::stdout().lock();
+    let style = output::terminal::Style::of(args.color, args.command.is_for_people(), &stdout);
+    let mut out = output::terminal::Terminal::new(io::BufWriter::new(stdout), style);
     let answered = command::run(args, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
     match answered {
         Ok(code) => code.into(),

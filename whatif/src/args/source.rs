@@ -8,45 +8,55 @@ use policy_engine::labels::Str;
 use policy_engine::world::{OWN_NAMESPACE, Options};
 use portcullis_crds::convert::labels::namespace_name;
 
+/// The headings of these flags in the help.
+const OBJECTS: &str = "Objects";
+const CLUSTER: &str = "Cluster";
+const AGENTS: &str = "Settings of the agents";
+
 /// Where objects come from, and the hypothesis on top of them.
 #[derive(ClapArgs, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct SourceArgs {
     /// Read manifests from a file, a directory and all below it, or `-` for standard input; without
     /// it, the cluster of the kubeconfig
-    #[arg(short, long = "filename", value_name = "FILE|DIR|-")]
+    #[arg(short, long = "filename", value_name = "FILE|DIR|-", help_heading = OBJECTS)]
     pub filename: Vec<PathBuf>,
     /// Add or replace objects before asking
-    #[arg(long, value_name = "FILE|DIR|-")]
+    #[arg(long, value_name = "FILE|DIR|-", help_heading = OBJECTS)]
     pub with: Vec<PathBuf>,
     /// Remove an object before asking: KIND/NAMESPACE/NAME, or KIND/NAME; cnp/NAME and cdnp/NAME
     /// for policies of the whole cluster
-    #[arg(long, value_name = "KIND/NS/NAME")]
+    #[arg(long, value_name = "KIND/NS/NAME", help_heading = OBJECTS)]
     pub without: Vec<String>,
     /// The namespace of objects and endpoints that name none
-    #[arg(short, long, value_name = "NAMESPACE")]
+    #[arg(short, long, value_name = "NAMESPACE", help_heading = OBJECTS)]
     pub namespace: Option<String>,
     /// All namespaces are always read; taken because kubectl's users write it
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    #[arg(short = 'A', long, conflicts_with = "namespace", help_heading = OBJECTS)]
     pub all_namespaces: bool,
     /// The context of the kubeconfig
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = CLUSTER)]
     pub context: Option<String>,
     /// The kubeconfig file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = CLUSTER)]
     pub kubeconfig: Option<PathBuf>,
     /// Read the cluster as this user
-    #[arg(long = "as", value_name = "USER")]
+    #[arg(long = "as", value_name = "USER", help_heading = CLUSTER)]
     pub impersonate: Option<String>,
     /// Read the cluster as a member of this group
-    #[arg(long = "as-group", value_name = "GROUP", requires = "impersonate")]
+    #[arg(
+        long = "as-group",
+        value_name = "GROUP",
+        requires = "impersonate",
+        help_heading = CLUSTER
+    )]
     pub impersonate_group: Vec<String>,
     /// How long the API server may take to answer one request, as `30s`, `2m` or `1m30s`; a number
     /// without a unit counts seconds, and 0 means no limit [default: 1m]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = CLUSTER)]
     pub request_timeout: Option<Duration>,
     /// Fail when something that is read cannot be understood
-    #[arg(long)]
+    #[arg(long, help_heading = OBJECTS)]
     pub strict: bool,
     /// Fail when a file, a directory or standard input contains no Kubernetes object: what should have
     /// written it probably failed
@@ -57,15 +67,21 @@ pub struct SourceArgs {
         num_args = 0..=1,
         require_equals = true,
         default_value_t = true,
-        default_missing_value = "true"
+        default_missing_value = "true",
+        help_heading = OBJECTS
     )]
     pub fail_on_empty: bool,
     /// Egress from a pod to its own node is not subject to policy (as the agents' flag)
-    #[arg(long)]
+    #[arg(long, help_heading = AGENTS)]
     pub allow_egress_to_own_node: bool,
     /// The namespace that Portcullis is installed in: a system namespace, as are kube-system,
     /// kube-public and kube-node-lease
-    #[arg(long, value_name = "NAMESPACE", default_value = OWN_NAMESPACE)]
+    #[arg(
+        long,
+        value_name = "NAMESPACE",
+        default_value = OWN_NAMESPACE,
+        help_heading = AGENTS
+    )]
     pub own_namespace: String,
     /// More system namespaces, as in the agents' flag: a ClusterDefaultNetworkPolicy selects none
     /// of them unless it includes system namespaces
@@ -74,7 +90,8 @@ pub struct SourceArgs {
         env = "PORTCULLIS_SYSTEM_NAMESPACES",
         value_name = "NAMES",
         value_delimiter = ',',
-        value_parser = namespace_name
+        value_parser = namespace_name,
+        help_heading = AGENTS
     )]
     pub system_namespaces: Vec<Str>,
 }

@@ -10,6 +10,7 @@ pub mod plan;
 pub mod policies;
 pub mod status;
 pub mod suggest;
+pub mod terminal;
 pub mod test;
 pub mod words;
 

@@ -1,0 +1,95 @@
+//! How each subcommand writes its answer.
+
+use clap::ValueEnum;
+
+/// How `check`, `policies` and `status` answer.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum CheckFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One object: `kind: Verdict`, `kind: Policies` or `kind: Status`
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+/// How `who`, `reach` and `map` answer.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum MapFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For people, with every name
+    Wide,
+    /// `kind: Map`
+    Json,
+    /// `kind: Map`
+    Yaml,
+    /// One line per entry
+    Csv,
+    /// A table for a pull request
+    Md,
+    /// A graph for Graphviz
+    Dot,
+    /// A graph for Markdown
+    Mermaid,
+}
+
+impl MapFormat {
+    pub(super) fn is_for_people(self) -> bool {
+        matches!(self, Self::Text | Self::Wide)
+    }
+}
+
+/// How `lint` answers.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LintFormat {
+    /// For people; findings that differ only in the object are one
+    #[default]
+    Text,
+    /// For people, with every finding
+    Wide,
+    /// `kind: Lint`
+    Json,
+    /// `kind: Lint`
+    Yaml,
+    /// SARIF 2.1.0, for code hosts and editors
+    Sarif,
+    /// Workflow commands of GitHub Actions
+    Github,
+}
+
+/// How `test` answers.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum TestFormat {
+    /// For people
+    #[default]
+    Text,
+    /// `kind: TestReport`
+    Json,
+    /// `kind: TestReport`
+    Yaml,
+    /// The Test Anything Protocol, version 14
+    Tap,
+    /// The XML that CI systems read
+    Junit,
+}
+
+/// How `plan` answers.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum PlanFormat {
+    /// For people; many changes are summed up by namespace
+    #[default]
+    Text,
+    /// For people, with every change and every name
+    Wide,
+    /// `kind: Plan`
+    Json,
+    /// `kind: Plan`
+    Yaml,
+    /// A comment for a pull request
+    Md,
+    /// One page to look through, which needs no network
+    Html,
+}
