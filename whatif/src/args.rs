@@ -32,7 +32,7 @@ pub struct Args {
     /// What is asked.
     #[command(subcommand)]
     pub command: Command,
-    /// Use colors; `auto` uses them on a terminal, unless the environment variable NO_COLOR is set
+    /// Use colors; `auto` uses them on a terminal, unless the environment variable `NO_COLOR` is set
     #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColorChoice,
 }

@@ -117,8 +117,8 @@ fn wrapped(line: &str, width: usize) -> String {
     let indent = line.len() - line.trim_start().len();
     let begins = |three: &&[u8]| three.starts_with(b"  ") && three[2] != b' ';
     let columns = line.as_bytes().windows(3).enumerate().filter(|(_, three)| begins(three));
-    let columns = columns.map(|(at, _)| at + 2);
-    let column = columns.filter(|at| line[..*at].chars().count() <= width / 2).last();
+    let mut columns = columns.map(|(at, _)| at + 2);
+    let column = columns.rfind(|at| line[..*at].chars().count() <= width / 2);
     let hanging = column.map_or(indent + 4, |at| line[..at].chars().count());
     let hanging = " ".repeat(hanging.max(indent + 2));
     let (start, text) = line.split_at(indent);
