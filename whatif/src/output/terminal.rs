@@ -142,7 +142,8 @@ fn colored(line: &str) -> String {
     if matches!(&line[start..end], "egress" | "ingress") {
         (start, end) = word(end);
     }
-    let color = COLORED.iter().find(|(words, _)| words.contains(&&line[start..end]));
+    let is_word = line[end..].chars().next().is_none_or(|next| matches!(next, ' ' | ':' | '['));
+    let color = COLORED.iter().find(|(words, _)| is_word && words.contains(&&line[start..end]));
     let Some((_, color)) = color else { return line.to_owned() };
     let style = color.on_default().effects(Effects::BOLD);
     format!("{}{style}{}{style:#}{}", &line[..start], &line[start..end], &line[end..])
