@@ -71,6 +71,9 @@ pub enum Command {
     /// What the agents of a live cluster denied, and by which policies
     #[command(after_help = denials::HELP)]
     Denials(Denials),
+    /// What policies allow to and from pods that do not exist yet
+    #[command(after_help = ENDPOINTS)]
+    Exposure(Exposure),
     /// The least NetworkPolicies that allow given connections
     #[command(after_help = suggest::HELP)]
     Suggest(Suggest),
@@ -102,6 +105,7 @@ impl Command {
         match self {
             Self::Check(args) => args.output == CheckFormat::Text,
             Self::Policies(args) => args.output == CheckFormat::Text,
+            Self::Exposure(args) => args.output == CheckFormat::Text,
             Self::Status(args) => args.output == CheckFormat::Text,
             Self::Who(args) => args.list.output.is_for_people(),
             Self::Reach(args) => args.list.output.is_for_people(),
@@ -181,6 +185,20 @@ pub struct PoliciesOf {
     /// A pod, or a workload, a Service or a namespace for all of its pods
     #[arg(value_name = "POD")]
     pub pod: String,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CheckFormat,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub from: SourceArgs,
+}
+
+/// `exposure`.
+#[derive(ClapArgs, Debug)]
+pub struct Exposure {
+    /// A pod, a workload, a Service or NAMESPACE/*; without it, all pods
+    #[arg(value_name = "PODS")]
+    pub pods: Option<String>,
     /// How the answer is written
     #[arg(short, long, value_enum, default_value_t)]
     pub output: CheckFormat,
@@ -349,6 +367,8 @@ pub enum SchemaKind {
     TestReport,
     /// What `plan` answers
     Plan,
+    /// What `exposure` answers
+    Exposure,
     /// What `status` answers
     Status,
     /// A line of `denials`

@@ -21,6 +21,7 @@
 //! | [`lint`] | what is probably a mistake, found by `portcullis_lint` |
 //! | [`plan`] | what a change of objects changes, and which object does it |
 //! | [`suggest`] | the least policies that allow given connections, from several kinds of lists |
+//! | [`exposure`] | what is allowed to and from pods that do not exist yet |
 //! | [`policytest`] | test files: their format, and their lines against a cluster |
 //! | [`status`] | how far policies are applied, by what the nodes report |
 //! | [`denials`] | what agents log about denied connections |
@@ -32,6 +33,7 @@ pub mod args;
 pub mod command;
 pub mod denials;
 pub mod endpoint;
+pub mod exposure;
 pub mod judge;
 pub mod lint;
 pub mod model;

@@ -6,6 +6,7 @@
 mod worlds;
 
 mod advice;
+mod exposed;
 mod formats;
 mod session;
 mod suggested;
@@ -307,6 +308,12 @@ fn advice_allows_what_is_asked_and_says_what_else_changes() {
 fn suggested_policies_allow_what_is_asked_and_no_rule_can_be_left_out() {
     let tried = in_random_worlds(CASES, |world| suggested::is_least(&world));
     assert!(tried > 60, "{tried} rules prove little");
+}
+
+#[test]
+fn new_pods_can_connect_to_what_exposure_says_and_to_nothing_else() {
+    let tried = in_random_worlds(CASES, |world| exposed::is_true(&world));
+    assert!(tried > 2_000, "{tried} connections prove little");
 }
 
 #[test]

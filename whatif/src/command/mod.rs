@@ -7,6 +7,7 @@
 mod check;
 mod completion;
 mod denials;
+mod exposure;
 mod lint;
 mod list;
 mod plan;
@@ -43,6 +44,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Snapshot(args) => snapshot::run(&args, out),
         Command::Test(args) => test::run(&args, out),
         Command::Policies(args) => policies::run(&args, out),
+        Command::Exposure(args) => exposure::run(&args, out),
         Command::Plan(args) => plan::run(&args, out),
         Command::Denials(args) => denials::run(&args, out),
         Command::Status(args) => status::run(&args, out),
@@ -51,6 +53,14 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Completion { shell } => completion::script(shell, out),
         Command::CompleteForKubectl { words } => completion::words(&words, out),
     }
+}
+
+/// What is said of pods that policies neither select nor match.
+fn without_policies(pods: usize, name: &str) -> String {
+    format!(
+        "policies do not apply to {pods} pods of {name}: they use the network of their node, or have \
+         finished"
+    )
 }
 
 /// How many parts of files that could not be read an error lists.

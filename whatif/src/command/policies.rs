@@ -31,11 +31,7 @@ pub(super) fn run(args: &PoliciesOf, out: &mut dyn Write) -> Result<u8> {
         }
     }
     if others > 0 {
-        notes.push(format!(
-            "policies do not apply to {others} pods of {}: they use the network of their node, or \
-             have finished",
-            resolved.name
-        ));
+        notes.push(super::without_policies(others, &resolved.name));
     }
     let diagnostics = question.diagnostics(&notes);
     let answer = policies::Policies::new(&question.cluster, pods, diagnostics);

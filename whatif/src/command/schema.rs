@@ -8,7 +8,9 @@ use schemars::generate::SchemaSettings;
 use crate::YES;
 use crate::args::SchemaKind;
 use crate::denials::Record;
-use crate::output::{check, lint, map, plan, policies, status, suggest, test, write_json};
+use crate::output::{
+    check, exposure, lint, map, plan, policies, status, suggest, test, write_json,
+};
 
 pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
     // What is written, which need not be what could be read: fields that may be left out.
@@ -19,6 +21,7 @@ pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
         SchemaKind::Lint => generator.into_root_schema_for::<lint::Lint>(),
         SchemaKind::TestReport => generator.into_root_schema_for::<test::TestReport>(),
         SchemaKind::Policies => generator.into_root_schema_for::<policies::Policies>(),
+        SchemaKind::Exposure => generator.into_root_schema_for::<exposure::Exposure>(),
         SchemaKind::Status => generator.into_root_schema_for::<status::Status>(),
         SchemaKind::Suggestion => generator.into_root_schema_for::<suggest::Json>(),
         SchemaKind::Denial => generator.into_root_schema_for::<Record>(),

@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod denials;
+pub mod exposure;
 pub mod json;
 pub mod lint;
 pub mod map;

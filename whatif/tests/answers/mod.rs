@@ -15,6 +15,17 @@ golden!(
 );
 
 golden!(
+    exposure_tells_what_pods_to_come_could_do,
+    "exposure -f examples/shop",
+    "exposure jobs/* -f examples/shop",
+    "exposure shop/db-1 -o json -f examples/shop",
+    "exposure -f examples/cluster/world.yaml -f examples/cluster/guardrails",
+    "exposure shop/web-1:80 -f examples/shop",
+    "exposure external -f examples/shop",
+    "exposure shop/db -o yaml -f whatif/tests/sources/running.yaml",
+);
+
+golden!(
     services_and_the_api_server_have_names,
     "check shop/web api.shop.svc.cluster.local:web -f whatif/tests/sources/services.yaml",
     "check shop/web --to-service api.shop.svc:80 -f whatif/tests/sources/services.yaml",

@@ -7,7 +7,7 @@
 //!
 //! Pods to which the same policies apply share an entry.
 
-mod rule;
+pub(super) mod rule;
 pub mod text;
 
 use std::collections::BTreeMap;

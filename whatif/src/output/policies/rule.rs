@@ -37,6 +37,16 @@ fn peer(cluster: &Cluster, peer: &Peer) -> String {
 
 /// The pods that a peer selects, and how many of the cluster these are.
 fn pods(cluster: &Cluster, peer: &PodPeer) -> String {
+    let world = &cluster.world;
+    let found = world.pods().values().filter(|pod| pod.takes_part());
+    match found.filter(|pod| pod_peer_matches(world, peer, pod)).count() {
+        0 => format!("{} (none at present)", selected(peer)),
+        count => format!("{} ({count} at present)", selected(peer)),
+    }
+}
+
+/// The pods that a peer selects.
+pub(in crate::output) fn selected(peer: &PodPeer) -> String {
     let namespaces = match &peer.namespaces {
         Namespaces::Named(name) => format!("in namespace {name}"),
         Namespaces::Selected(selector) => match labels(selector) {
@@ -49,12 +59,7 @@ fn pods(cluster: &Cluster, peer: &PodPeer) -> String {
         None => "every pod".to_owned(),
         Some(labels) => format!("pods with {labels}"),
     };
-    let world = &cluster.world;
-    let found = world.pods().values().filter(|pod| pod.takes_part());
-    match found.filter(|pod| pod_peer_matches(world, peer, pod)).count() {
-        0 => format!("{pods} {namespaces} (none at present)"),
-        count => format!("{pods} {namespaces} ({count} at present)"),
-    }
+    format!("{pods} {namespaces}")
 }
 
 fn labels(selector: &Selector) -> Option<String> {
