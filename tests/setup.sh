@@ -45,6 +45,7 @@ ipset ipset
 iptables iptables-legacy iptables-nft ip6tables-legacy ip6tables-nft
 libc6-dev /usr/include/stdio.h
 libclang-dev /usr/lib/*/libclang.so* /usr/lib/*/libclang-[0-9]*.so* /usr/lib/llvm-*/lib/libclang.so* /usr/lib/llvm-*/lib/libclang-[0-9]*.so* /usr/lib64/libclang.so* /usr/lib64/libclang-[0-9]*.so*
+libfaketime /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/lib64/faketime/libfaketimeMT.so.1
 libipset-dev /usr/include/libipset/session.h
 nftables nft
 procps sysctl

@@ -107,10 +107,19 @@ impl Agent {
     /// # Errors
     /// When it has ended.
     pub fn resident_bytes(&self) -> Result<u64> {
+        self.memory_bytes("VmRSS:")
+    }
+
+    /// One of the sizes that `/proc/PID/status` has, such as `VmHWM:`, the highest resident memory so far.
+    ///
+    /// # Errors
+    /// When the agent has ended, or there is no such line.
+    pub fn memory_bytes(&self, name: &str) -> Result<u64> {
         let status = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(&status).with_context(|| status.clone())?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        let kib = kib.with_context(|| format!("no {name}"))?;
         Ok(kib.parse::<u64>()? * 1024)
     }
 

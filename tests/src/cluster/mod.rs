@@ -253,13 +253,15 @@ impl Cluster {
     /// # Errors
     /// When it cannot start.
     pub fn spawn_agent_as(&self, node: &str, setup: &AgentSetup) -> Result<Agent> {
+        let binary = setup.binary.clone().map_or_else(portcullis, Ok)?;
         let mut command = if setup.read_only_sysctls {
             let mut command = Command::new("unshare");
-            command.args(["--mount", "sh", "-ec", READ_ONLY_SYSCTLS, "sh"]).arg(portcullis()?);
+            command.args(["--mount", "sh", "-ec", READ_ONLY_SYSCTLS, "sh"]).arg(binary);
             command
         } else {
-            Command::new(portcullis()?)
+            Command::new(binary)
         };
+        command.envs(setup.environment.iter().map(|(name, value)| (name, value)));
         let node_name = setup.node_name.as_deref().unwrap_or(node);
         command.args(["node", "--log-format=json", "--node-name", node_name]);
         let kubeconfig = match (&setup.kubeconfig, &self.control_plane) {
@@ -346,6 +348,10 @@ impl Cluster {
 /// What an agent has of its own instead of what the others of its cluster have.
 #[derive(Default, Debug)]
 pub struct AgentSetup {
+    /// The binary that runs; that of this build if there is none.
+    pub binary: Option<PathBuf>,
+    /// Variables of its environment besides those of the test.
+    pub environment: Vec<(String, String)>,
     /// What it takes for the name of its node.
     pub node_name: Option<String>,
     /// The directory that it watches.

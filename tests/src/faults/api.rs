@@ -39,6 +39,8 @@ pub(super) enum Mode {
     CutOff,
     /// Watches end with the event 410; lists are answered.
     Expire,
+    /// Streaming lists are answered with 500; lists and watches are answered.
+    NoStreaming,
     /// No answer comes, and nothing on watches that are open; these end with the fault.
     Silent,
     /// Each line of an answer comes this much later.
@@ -248,7 +250,10 @@ impl Request {
                 self.mode.wait_for(|mode| *mode != Mode::Silent).await?;
                 return Ok(());
             }
-            Mode::Serve | Mode::CutOff | Mode::Expire | Mode::Slow(_) => {}
+            Mode::NoStreaming if query.contains("sendInitialEvents=true") => {
+                return answer(&mut stream, 500, &status(500).to_string()).await;
+            }
+            Mode::Serve | Mode::CutOff | Mode::Expire | Mode::NoStreaming | Mode::Slow(_) => {}
         }
         let known = KINDS.iter().find(|(list, _, _)| *list == path);
         let Some((_, version, kind)) = known.filter(|_| head.starts_with("GET ")) else {
@@ -292,7 +297,9 @@ impl Request {
                 Mode::Say(text) => vec![text.to_owned() + "\n"],
                 Mode::Silent => Vec::new(),
                 Mode::Gone => return Ok(()),
-                Mode::Serve | Mode::CutOff | Mode::Slow(_) => self.news_of(version, kind, &mut at),
+                Mode::Serve | Mode::CutOff | Mode::NoStreaming | Mode::Slow(_) => {
+                    self.news_of(version, kind, &mut at)
+                }
             };
             for line in lines {
                 if let Mode::Slow(late) = mode {

@@ -12,9 +12,12 @@
 //! | `stage`, `api` | the lab with its agent and tools; an API server that can lie |
 //! | `traffic` | connections all the time |
 //! | `row` | one fault from beginning to end, and its promises |
-//! | `tools`, `process`, `server`, `neighbours` | the faults |
+//! | `memory` | what an agent of a large cluster uses |
+//! | `tools`, `process`, `server`, `neighbours`, `machine`, `versions` | the faults |
 
 mod api;
+mod machine;
+pub mod memory;
 mod neighbours;
 mod process;
 mod row;
@@ -22,6 +25,7 @@ mod server;
 mod stage;
 mod tools;
 mod traffic;
+mod versions;
 
 use anyhow::{Context as _, Result, ensure};
 use portcullis_lab::IptablesVariant;
@@ -35,7 +39,14 @@ use self::stage::Stage;
 /// When one breaks a promise, after all were tried, or when a row cannot be set up.
 pub fn run(is_wanted: impl Fn(&str) -> bool) -> Result<usize> {
     let all = || {
-        let lists = [tools::faults(), process::faults(), server::faults(), neighbours::faults()];
+        let lists = [
+            tools::faults(),
+            process::faults(),
+            versions::faults(),
+            server::faults(),
+            neighbours::faults(),
+            machine::faults(),
+        ];
         lists.into_iter().flatten().filter(|fault| is_wanted(&fault.name))
     };
     let (mut count, mut broken) = (0, Vec::new());

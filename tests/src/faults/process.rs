@@ -85,10 +85,14 @@ fn killed_in_applies(stage: &Stage) -> Result<()> {
 }
 
 fn rival(stage: &Stage) -> Result<()> {
-    let locks = stage.tools.path().join("another-lock");
+    start_beside(stage, AgentSetup::default())
+}
+
+/// One more agent, which does not wait until the first one stops.
+pub(super) fn start_beside(stage: &Stage, setup: AgentSetup) -> Result<()> {
+    let lock_dir = Some(stage.tools.path().join("another-lock"));
     let flags = vec!["--health-address=127.0.0.1:7003".to_owned()];
-    let rival =
-        stage.spawn(AgentSetup { lock_dir: Some(locks), flags, ..AgentSetup::default() })?;
+    let rival = stage.spawn(AgentSetup { lock_dir, flags, ..setup })?;
     rival.wait_for("policies are enforced", PATIENCE)?;
     *lock(&stage.other) = Some(rival);
     Ok(())

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::api::Mode;
 use super::row::{Exception, Fault};
 use super::stage::{Stage, pod_object};
+use crate::cluster::AgentSetup;
 
 /// How long the answers of the API server are wrong.
 const HOLD: Duration = Duration::from_secs(3);
@@ -31,6 +32,15 @@ pub(super) fn faults() -> Vec<Fault> {
         mode("the API server ends each watch with 410", Mode::Expire),
         mode("the API server accepts connections, and does not answer", Mode::Silent),
     ];
+    // An agent that starts has to list.
+    all.push(Fault::new(
+        "the API server answers 500 to streaming lists",
+        |stage| {
+            stage.api.set(Mode::NoStreaming);
+            stage.restart(AgentSetup::default())
+        },
+        |_| Ok(()),
+    ));
     // It is late, and changes arrive.
     let slow = |stage: &Stage| {
         stage.api.set(Mode::Slow(Duration::from_millis(300)));

@@ -161,8 +161,10 @@ impl Stage {
 
     fn ask(&self) -> Result<String> {
         self.lab().node("n2")?.netns().run(|| -> Result<String> {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, HEALTH))?;
-            stream.set_read_timeout(Some(Duration::from_millis(500)))?;
+            let limit = Duration::from_millis(500);
+            let address = (Ipv4Addr::LOCALHOST, HEALTH).into();
+            let mut stream = TcpStream::connect_timeout(&address, limit)?;
+            stream.set_read_timeout(Some(limit))?;
             write!(stream, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;

@@ -126,16 +126,17 @@ fn lock_is_held() -> Fault {
             .collect()
     };
     Fault::new(
-        "the xtables lock is held for 5 s",
+        "the xtables lock is held for a minute",
         move |stage| {
             let lock = stage.tools.path().join("xtables.lock");
             let lock = lock.display();
             let held = format!("export XTABLES_LOCKFILE={lock}");
             stage.break_tools(&tools(stage), &held)?;
-            hold(&format!("flock {lock} sleep 5"))
+            hold(&format!("flock {lock} sleep 60"))
         },
         move |stage| stage.fix_tools(&tools(stage)),
     )
+    .lasting(Duration::from_mins(1))
     .legacy()
 }
 

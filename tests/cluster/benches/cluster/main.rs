@@ -8,6 +8,7 @@
 //! kubectl's own requests, by a client that keeps its connection. CPU time and memory are those of
 //! the agent on the node of the servers.
 
+mod hostile;
 mod new_pods;
 
 use std::net::IpAddr;
@@ -58,6 +59,9 @@ fn main() -> Result<()> {
         bench.many_policies()?;
         bench.usage("with these policies")?;
         rounds("a policy that closes, with 500 policies of one pod", &|_| bench.closes())?;
+    }
+    if selected("beside a hostile tenant") {
+        hostile::run(&bench)?;
     }
     bench.usage("at the end")
 }
