@@ -194,7 +194,7 @@ impl Dataplane {
             (*family, chains.filter(|chain| name::is_ruleset(*chain)).collect())
         };
         let rulesets: BTreeMap<Family, Vec<ChainName>> = plan.tables.iter().map(rulesets).collect();
-        let evicts = !plan.evict.is_empty();
+        let evicts = plan.evict.iter().any(|eviction| !eviction.chains.is_empty());
         let executed = self.execute(&plan, &applied);
         let mut touched = self.touched.take();
         if let Some(touched) = &mut touched {

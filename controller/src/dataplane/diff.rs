@@ -11,7 +11,7 @@ use super::applied::{Applied, AppliedSet, Elements, HookPlaces, Table};
 use super::desired::{Desired, Touched};
 use super::name::{self, ChainName, SetName};
 use super::plan::{Eviction, HookChange, NewSet, Plan, Swap, TableChange};
-use super::rule::{Chains, Hook};
+use super::rule::{Chains, Hook, Rule};
 use super::set::{DesiredSet, Kind, Source};
 
 /// What a diff depends on, beside what is applied and what is desired.
@@ -195,12 +195,10 @@ fn create(
 fn evict(set: SetName, applied: &Applied) -> Eviction {
     let mut chains: BTreeMap<Family, Chains> = BTreeMap::new();
     for (family, table) in &applied.tables {
-        for (name, rules) in &table.chains {
-            let others: Arc<[_]> =
-                rules.iter().filter(|rule| !rule.refers_to(set)).cloned().collect();
-            if others.len() < rules.len() {
-                chains.entry(*family).or_default().insert(*name, others);
-            }
+        let referring = |rules: &[Rule]| rules.iter().any(|rule| rule.refers_to(set));
+        for (name, rules) in table.chains.iter().filter(|(_, rules)| referring(rules)) {
+            let others = rules.iter().filter(|rule| !rule.refers_to(set)).cloned().collect();
+            chains.entry(*family).or_default().insert(*name, others);
         }
     }
     Eviction { set, chains }

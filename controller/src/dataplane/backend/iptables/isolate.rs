@@ -1,7 +1,8 @@
 //! Runs the scripts of many sets, so that one which `ipset` refuses does not stop the others.
 //!
-//! All scripts are one run. If it fails, each half is a run of its own, and so on, until the sets are
-//! known whose scripts fail alone.
+//! All scripts are one run. If it fails, `ipset` usually names the line: its set is refused, and the run goes
+//! on behind it. Otherwise each half is a run of its own, and so on, until the sets are known whose scripts
+//! fail alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,10 @@ const RUN_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long a run may take after one that has failed, or that did not end the last time.
 const HALF_LIMIT: Duration = Duration::from_secs(5);
+
+/// A line behind each script: `ipset` does what it has read up to here before it reads on. So all scripts
+/// before one that fails are done.
+const DONE: &str = "COMMIT\n";
 
 /// So long after the first failure, sets that were not tried yet are refused as well.
 const HALVES_LIMIT: Duration = Duration::from_secs(10);
@@ -46,7 +51,7 @@ fn isolate(
     let mut groups = vec![scripts];
     let mut end = None;
     while let Some(group) = groups.pop() {
-        let script: String = group.iter().map(|(_, script)| script.as_str()).collect();
+        let script: String = group.iter().flat_map(|(_, script)| [script.as_str(), DONE]).collect();
         let Err(mut error) = run(&script, limit) else { continue };
         limit = HALF_LIMIT;
         let is_first = end.is_none();
@@ -55,12 +60,18 @@ fn isolate(
         let broken = if is_first { run("", limit).err() } else { None };
         let is_over = broken.is_some() || Instant::now() >= end;
         error = broken.unwrap_or(error);
+        let why: Arc<str> = error.to_string().into();
         if let ([_, _, ..], false) = (group, is_over) {
-            let (first, second) = group.split_at(group.len() / 2);
-            groups.extend([second, first]);
+            let named = failed(&error, group).and_then(|at| group.get(at..)?.split_first());
+            if let Some(((set, _), rest)) = named {
+                refused.insert(*set, why);
+                groups.extend((!rest.is_empty()).then_some(rest));
+            } else {
+                let (first, second) = group.split_at(group.len() / 2);
+                groups.extend([second, first]);
+            }
             continue;
         }
-        let why: Arc<str> = error.to_string().into();
         let untried = if is_over { std::mem::take(&mut groups) } else { Vec::new() };
         for (set, _) in untried.into_iter().chain([group]).flatten() {
             refused.insert(*set, why.clone());
@@ -69,8 +80,22 @@ fn isolate(
     refused
 }
 
+/// Which of these scripts has the line that `ipset` names.
+fn failed(error: &Error, group: &[(SetName, String)]) -> Option<usize> {
+    let Error::Failed { stderr, .. } = error else { return None };
+    let number = stderr.split_once("Error in line ")?.1.split(':').next()?;
+    let mut line: usize = number.parse().ok()?;
+    group.iter().position(|(_, script)| {
+        let lines = script.lines().count() + DONE.lines().count();
+        let is_here = (1..=lines).contains(&line);
+        line = line.saturating_sub(lines);
+        is_here
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::ExitStatus;
 
@@ -83,7 +108,11 @@ mod tests {
     }
 
     fn failed() -> Error {
-        let (command, stderr) = ("ipset".to_owned(), "no".to_owned());
+        failed_with("no")
+    }
+
+    fn failed_with(stderr: &str) -> Error {
+        let (command, stderr) = ("ipset".to_owned(), stderr.to_owned());
         Error::Failed { command, status: ExitStatus::from_raw(256), stderr }
     }
 
@@ -100,7 +129,8 @@ mod tests {
             if script.is_empty() {
                 return run(&[], limit);
             }
-            let sets: Vec<usize> = script.lines().map(|line| line.parse().unwrap()).collect();
+            let sets = script.lines().filter(|line| *line != "COMMIT");
+            let sets: Vec<usize> = sets.map(|line| line.parse().unwrap()).collect();
             run(&sets, limit)?;
             done.extend(sets);
             Ok(())
@@ -123,6 +153,50 @@ mod tests {
             // 64 = 2⁶: at most two runs for each level, one of all, and one of none.
             prop_assert!(runs <= 2 + bad.len() * 2 * 6, "{} runs", runs);
         }
+    }
+
+    proptest! {
+        /// Each script has two lines; `ipset` does one after another, and names the line that fails.
+        #[test]
+        fn where_the_line_is_named_each_refused_set_costs_one_run(
+            bad in prop::collection::btree_set(0_usize..64, 0..64),
+        ) {
+            let scripts: Vec<_> = (0..64).map(|n| (name(n), format!("create {n}\nadd {n}\n"))).collect();
+            let (mut runs, mut done) = (0, BTreeSet::new());
+            let refused = isolate(&scripts, &mut false, |script, _| {
+                runs += 1;
+                let mut added = Vec::new();
+                for (number, line) in (1..).zip(script.lines()) {
+                    let set = line.split_once(' ').map(|(_, set)| set.parse::<usize>().unwrap());
+                    match set {
+                        Some(set) if line.starts_with("add") && bad.contains(&set) => {
+                            return Err(failed_with(&format!("ipset v7.17: Error in line {number}: no")));
+                        }
+                        Some(set) => added.push(set),
+                        None => done.extend(added.drain(..)),
+                    }
+                }
+                Ok(())
+            });
+            let refused: BTreeSet<usize> = (0..64).filter(|n| refused.contains_key(&name(*n))).collect();
+            prop_assert_eq!(&refused, &bad);
+            prop_assert_eq!(done, (0..64).filter(|set| !bad.contains(set)).collect::<BTreeSet<_>>());
+            // One of all, and one of none after the first failure.
+            prop_assert!(runs <= 2 + bad.len(), "{} runs", runs);
+        }
+    }
+
+    #[test]
+    fn a_line_that_no_script_has_is_not_believed() {
+        let group = [(name(0), "create\nadd\n".to_owned()), (name(1), "create\n".to_owned())];
+        let at = |line: &str| super::failed(&failed_with(line), &group);
+        for (line, expected) in
+            [(0, None), (1, Some(0)), (3, Some(0)), (4, Some(1)), (5, Some(1)), (6, None)]
+        {
+            assert_eq!(at(&format!("ipset v7.17: Error in line {line}: no")), expected, "{line}");
+        }
+        assert_eq!(at("Error in line -1: no"), None);
+        assert_eq!(at("no"), None);
     }
 
     #[test]
