@@ -151,6 +151,19 @@ mod tests {
     }
 
     #[test]
+    fn a_set_matches_nothing_everything_or_something() {
+        let is = |rules: &[Rule]| {
+            let set = fold(rules).unwrap();
+            (set.is_nothing(), set.is_everything())
+        };
+        let rule = |peers, ports| [Rule { peers, ports }];
+        assert_eq!(is(&[]), (true, false));
+        assert_eq!(is(&rule(Peers::Any, Ports::Any)), (false, true));
+        assert_eq!(is(&rule(Peers::Any, tcp(80, 80))), (false, false));
+        assert_eq!(is(&rule(pods("a"), Ports::Any)), (false, false));
+    }
+
+    #[test]
     fn overlapping_ranges_are_cut_and_equal_unions_joined() {
         let rules = [(pods("a"), tcp(80, 90)), (pods("b"), tcp(85, 85)), (pods("c"), Ports::Any)];
         assert_eq!(shown(&rules), "TCP 80-84, TCP 86-90: a | TCP 85: a+b | any: c");

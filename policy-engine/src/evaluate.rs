@@ -310,3 +310,6 @@ pub(crate) fn port_matches(world: &World, item: &PortMatch, flow: &Flow) -> bool
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
