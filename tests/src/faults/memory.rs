@@ -7,14 +7,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use portcullis_lab::IptablesVariant;
 use serde_json::{Value, json};
 
 use super::api::Mode;
-use super::stage::Stage;
+use super::stage::{CLOSES, Stage, pod_object};
 use crate::cluster::AgentSetup;
 
 const PODS: u32 = 100_000;
@@ -23,6 +23,8 @@ const POLICIES: u32 = 10_000;
 const LOCAL_PODS: u32 = 110;
 /// What the agent's process may use at most, in megabytes (10⁶ bytes).
 const LIMIT_MB: u64 = 150;
+/// Memory that stays the same for so long is that after all that was sent.
+const SETTLES: Duration = Duration::from_secs(4);
 /// A large cluster takes longer than the small one of the other faults.
 const LARGE: Duration = Duration::from_mins(5);
 
@@ -72,19 +74,30 @@ fn restore(stage: &Stage) -> Vec<String> {
     ["iptables", "ip6tables"].map(|tool| format!("{tool}-{}-restore", stage.variant())).into()
 }
 
-/// Waits until the agent is ready, and changes of a policy are enforced; gives its peak in megabytes.
+/// Waits until changes that follow all others reach packets; gives the agent's peak in megabytes.
 fn print(stage: &Stage, name: &str) -> Result<u64> {
-    let end = Instant::now() + LARGE;
-    while stage.readyz() != "200" {
-        ensure!(Instant::now() < end, "{name}: not ready: {}", stage.why());
-        thread::sleep(Duration::from_millis(50));
+    for is_open in [false, true] {
+        if is_open {
+            stage.reset()
+        } else {
+            stage.close()
+        }
+        let took = stage.until(CLOSES, is_open, LARGE)?;
+        ensure!(took.is_some(), "{name}: a change is not applied: {}", stage.why());
     }
-    let logged = stage.with_agent(|agent| Ok(agent.logged()))?;
-    stage.churn(0);
-    stage.churn(1);
-    stage.with_agent(|agent| agent.wait_for_after(logged, "policies are enforced", LARGE))?;
-    thread::sleep(Duration::from_secs(1));
+    // The same for a pod, whose events come behind those of all others.
+    let near = stage.lab().pod("shop/near")?;
+    for (app, is_open) in [("moved", false), ("near", true)] {
+        stage.api.put([pod_object(near.name(), near.node(), near.addresses(), app)]);
+        let took = stage.until(&CLOSES[..1], is_open, LARGE)?;
+        ensure!(took.is_some(), "{name}: a pod's label is not applied: {}", stage.why());
+    }
     let megabytes = |name| stage.with_agent(|agent| Ok(agent.memory_bytes(name)? / 1_000_000));
+    let mut before = 0;
+    while megabytes("VmRSS:")? != before {
+        before = megabytes("VmRSS:")?;
+        thread::sleep(SETTLES);
+    }
     let (resident, peak) = (megabytes("VmRSS:")?, megabytes("VmHWM:")?);
     println!("| {name} | {resident} | {peak} |");
     Ok(peak)
