@@ -86,6 +86,29 @@ faults: setup ## Try every fault under traffic, and print the table of docs/faul
 	$(CARGO) build --release --quiet --workspace --bins
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench faults
 
+.PHONY: bench-memory
+bench-memory: setup ## Measure the memory of an agent at 100,000 pods and 10,000 policies, with hostile objects and faults
+	$(CARGO) build --release --quiet --workspace --bins
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench memory
+
+.PHONY: bench-hostile
+bench-hostile: ## Measure changes of an ordinary tenant on a real cluster beside a hostile one, with faults
+	@tests/setup.sh --cluster
+	$(CARGO) build --release --quiet --package portcullis-controller
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-cluster --bench cluster -- 'beside a hostile tenant'
+
+# Which files are mutated, and which part of the mutants is tried: all of them take hours.
+MUTANTS_PACKAGE ?= policy-engine
+MUTANTS_FILES ?= policy-engine/src/{evaluate,tier,allow_set}.rs
+MUTANTS_SHARD ?= 0/1
+
+.PHONY: mutants
+mutants: setup ## Change the code of MUTANTS_FILES in many ways, one at a time, and list the changes that no unit test notices
+	command -v cargo-mutants > /dev/null || $(CARGO) install --locked cargo-mutants
+	CARGO_PROFILE_DEV_DEBUG=0 PROPTEST_CASES=64 $(CARGO) mutants --package $(MUTANTS_PACKAGE) --file '$(MUTANTS_FILES)' \
+	    --jobs 1 --timeout 120 --shard $(MUTANTS_SHARD) --sharding round-robin --output target \
+	    --cargo-arg=--config=profile.dev.package.policy-engine.opt-level=0 -- --lib
+
 # Seconds for each target of tests/fuzz, and which of them.
 FUZZ_SECONDS ?= 120
 FUZZ_TARGETS ?= cni conntrack endpoint http ipset iptables nflog objects yaml
