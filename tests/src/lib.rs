@@ -8,7 +8,7 @@
 //! [`faults`] tries all faults and prints a table of what happens to packets;
 //! [`random`] makes numbers of a seed, [`worlds`] random objects for property tests, [`judging`] what these ask of them.
 //!
-//! The lab, the interpreter of rules, the demo and the cluster of real nodes are crates of their own below
+//! The lab, the demo and the cluster of real nodes are crates of their own below
 //! this directory.
 
 pub mod cases;
