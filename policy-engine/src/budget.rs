@@ -5,6 +5,7 @@
 //! compiled normally. So a policy can cost its own pods their traffic, but it cannot delay the others.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// A bound on the rules of one pod, direction and tier.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -125,6 +126,49 @@ impl fmt::Display for Exceeded {
     }
 }
 
+/// As `NAME=NUMBER` with commas between, all limits.
+impl fmt::Display for Budgets {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limits = [
+            self.port_ranges,
+            self.peers,
+            self.networks,
+            self.sets,
+            self.members,
+            self.members_with_ports,
+        ];
+        let texts = Self::NAMES.iter().zip(limits).map(|(name, limit)| format!("{name}={limit}"));
+        formatter.write_str(&texts.collect::<Vec<_>>().join(","))
+    }
+}
+
+/// The text is not a list of limits.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ParseBudgetsError {
+    #[error("a limit is NAME=NUMBER")]
+    Form,
+    #[error("{0:?} is not a number")]
+    Number(String),
+    #[error("no limit is named {0:?}; there are {names}", names = Budgets::NAMES.join(", "))]
+    Name(String),
+}
+
+/// Reads `NAME=NUMBER` with commas between; limits that are not named have their defaults.
+impl FromStr for Budgets {
+    type Err = ParseBudgetsError;
+
+    fn from_str(text: &str) -> Result<Self, ParseBudgetsError> {
+        let limits = text.split(',').filter(|limit| !limit.is_empty());
+        limits.into_iter().try_fold(Self::default(), |all, limit| {
+            let (name, number) = limit.split_once('=').ok_or(ParseBudgetsError::Form)?;
+            let limit = number.parse();
+            let limit = limit.map_err(|_| ParseBudgetsError::Number(number.to_owned()))?;
+            all.with(name, limit).ok_or_else(|| ParseBudgetsError::Name(name.to_owned()))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +188,8 @@ mod tests {
             members_with_ports: 5,
         };
         assert_eq!(all, expected);
+        assert_eq!(all.to_string().parse(), Ok(all));
+        assert!("peers".parse::<Budgets>().is_err() && "x=1".parse::<Budgets>().is_err());
         assert_eq!(all.with("rules", 1), None);
     }
 }

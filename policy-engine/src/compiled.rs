@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -256,6 +257,18 @@ impl Member {
     pub fn address(&self) -> IpAddr {
         match self {
             Self::Address(address) | Self::AddressPort(address, _, _) => *address,
+        }
+    }
+}
+
+/// As ipset writes it, with the protocol as a number: `10.0.0.1`, or `10.0.0.1,6:80`.
+impl fmt::Display for Member {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(formatter),
+            Self::AddressPort(address, protocol, port) => {
+                write!(formatter, "{address},{}:{port}", protocol.number())
+            }
         }
     }
 }

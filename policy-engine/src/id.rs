@@ -110,6 +110,14 @@ impl ContentHasher {
     }
 }
 
+/// The hash of a list of texts, such as the members of a set in their order.
+#[must_use]
+pub fn digest(texts: impl IntoIterator<Item = impl AsRef<str>>) -> ContentId {
+    let mut hasher = ContentHasher::new("list");
+    texts.into_iter().for_each(|text| hasher.text(text.as_ref()));
+    hasher.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

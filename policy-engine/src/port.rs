@@ -28,6 +28,16 @@ impl Protocol {
             Self::Sctp => "SCTP",
         }
     }
+
+    /// The number that IANA has assigned to it.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
 }
 
 impl fmt::Display for Protocol {

@@ -6,8 +6,9 @@ use std::fmt::Display;
 use crate::evaluate::{Decision, Reason, RuleRef};
 use crate::labels::Str;
 use crate::object::ObjectRef;
+use crate::policy::{Namespaces, PodPeer};
 use crate::reach::PortSet;
-use crate::selector::{Operator, Requirement};
+use crate::selector::{Operator, Requirement, Selector};
 use crate::tier::Tier;
 
 /// `a, b, c and 2 more`: the first `shown` of the names, and how many others there are.
@@ -74,6 +75,36 @@ pub fn rules(all: &[RuleRef]) -> String {
 pub fn isolated(decision: &Decision) -> String {
     let names: Vec<String> = decision.isolated_by.iter().map(ObjectRef::short).collect();
     format!("isolated by {}", names.join(", "))
+}
+
+/// The pods that a peer matches: `pods with app=web in namespace shop`.
+#[must_use]
+pub fn pod_peer(peer: &PodPeer) -> String {
+    let namespaces = match &peer.namespaces {
+        Namespaces::Named(name) => format!("in namespace {name}"),
+        Namespaces::Selected(selector) => match selected(selector) {
+            None => "in every namespace".to_owned(),
+            Some(labels) => format!("in namespaces with {labels}"),
+        },
+        Namespaces::Own => "in the namespace of the pod".to_owned(),
+    };
+    match selected(&peer.pods) {
+        None => format!("every pod {namespaces}"),
+        Some(labels) => format!("pods with {labels} {namespaces}"),
+    }
+}
+
+/// The nodes that a selector matches: `nodes with zone=a`.
+#[must_use]
+pub fn nodes(selector: &Selector) -> String {
+    selected(selector)
+        .map_or_else(|| "every node".to_owned(), |labels| format!("nodes with {labels}"))
+}
+
+/// A selector as kubectl writes it; `None` where it matches everything.
+fn selected(selector: &Selector) -> Option<String> {
+    let all: Vec<Requirement> = selector.requirements().cloned().collect();
+    (!all.is_empty()).then(|| requirements(&all))
 }
 
 /// Requirements as kubectl writes selectors: `app=web,tier in (a,b),!canary`.

@@ -115,6 +115,12 @@ impl World {
         }
     }
 
+    /// The node from which the world is seen; `None` for all nodes.
+    #[must_use]
+    pub fn node(&self) -> Option<&Str> {
+        self.node.as_ref()
+    }
+
     /// All pods by key.
     #[must_use]
     pub fn pods(&self) -> &BTreeMap<PodKey, Arc<Pod>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::identities::Identity;
 use super::terms::TermId;
-use crate::cidr::CidrSet;
+use crate::cidr::{CidrSet, Family};
 use crate::compiled::{AddressSet, Member, SetKind};
 use crate::flow::Endpoint;
 use crate::model::Pod;
@@ -14,7 +14,11 @@ use crate::policy::PodPeer;
 use crate::port::Protocol;
 use crate::ruleset::{PodMatch, PodPort, PortRef, SetDefinition};
 use crate::selector::Selector;
+use crate::words;
 use crate::world::World;
+
+/// How many networks of a definition are written out.
+const NETWORKS_NAMED: usize = 4;
 
 /// Whether a member was in its set at the last flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,6 +103,31 @@ impl LiveSet {
     /// The peers in the definition.
     pub(super) fn terms(&self) -> impl Iterator<Item = TermId> {
         self.terms.keys().copied()
+    }
+
+    /// The definition in words, one for each item. `peer` gives the peer of a number.
+    pub(super) fn words<'t>(&'t self, peer: impl Fn(TermId) -> &'t PodPeer) -> Vec<String> {
+        let port = |protocol: &Protocol, port: &PortRef| match port {
+            PortRef::Number(number) => format!("{number}/{protocol}"),
+            PortRef::Named(name) => format!("{name}/{protocol}"),
+        };
+        let pods = self.terms.iter().map(|(term, ports)| {
+            let pods = words::pod_peer(peer(*term));
+            match self.kind {
+                SetKind::Addresses => pods,
+                SetKind::AddressPorts => {
+                    let ports = ports.iter().map(|(protocol, number)| port(protocol, number));
+                    format!("{pods} at {}", ports.collect::<Vec<_>>().join(", "))
+                }
+            }
+        });
+        let nodes = self.nodes.iter().map(|selector| words::nodes(selector));
+        let blocks = self.blocks.iter().map(|(cidrs, protocol, name)| {
+            let networks = Family::BOTH.into_iter().flat_map(|family| cidrs.networks(family));
+            let networks = words::few(networks, NETWORKS_NAMED);
+            format!("pods with an address in {networks} at {}", port(protocol, name))
+        });
+        pods.chain(nodes).chain(blocks).collect()
     }
 
     /// Whether one of the peers matches pods.

@@ -227,6 +227,11 @@ impl Members {
         }
     }
 
+    /// The definition of a set in words; `None` when there is no such set.
+    pub(super) fn words(&self, id: &SetId) -> Option<Vec<String>> {
+        Some(self.sets.get(id)?.words(|term| &self.terms.get(term).peer))
+    }
+
     /// How many pods changed the peers that match them, since the start.
     pub(super) fn changes(&self) -> usize {
         self.changes

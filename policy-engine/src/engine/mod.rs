@@ -12,6 +12,7 @@
 
 pub mod blame;
 mod identities;
+mod inspect;
 mod live_set;
 mod members;
 pub mod refused;

@@ -1,10 +1,9 @@
 //! The peers and ports of a rule in words.
 
 use policy_engine::evaluate::pod_peer_matches;
-use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, PortMatch, Ports};
+use policy_engine::policy::{Peer, Peers, PodPeer, PortMatch, Ports};
 use policy_engine::port::PortRange;
-use policy_engine::selector::{Requirement, Selector};
-use policy_engine::words::requirements;
+use policy_engine::words;
 
 use crate::model::Cluster;
 
@@ -27,44 +26,20 @@ fn peer(cluster: &Cluster, peer: &Peer) -> String {
             let except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
             format!("{} except {}", block.cidr, except.join(", "))
         }
-        Peer::Nodes(nodes) => match labels(nodes) {
-            None => "every node".to_owned(),
-            Some(labels) => format!("nodes with {labels}"),
-        },
+        Peer::Nodes(nodes) => words::nodes(nodes),
         Peer::Invalid => NOTHING.to_owned(),
     }
 }
 
 /// The pods that a peer selects, and how many of the cluster these are.
 fn pods(cluster: &Cluster, peer: &PodPeer) -> String {
+    let pods = words::pod_peer(peer);
     let world = &cluster.world;
     let found = world.pods().values().filter(|pod| pod.takes_part());
     match found.filter(|pod| pod_peer_matches(world, peer, pod)).count() {
-        0 => format!("{} (none at present)", selected(peer)),
-        count => format!("{} ({count} at present)", selected(peer)),
+        0 => format!("{pods} (none at present)"),
+        count => format!("{pods} ({count} at present)"),
     }
-}
-
-/// The pods that a peer selects.
-pub(in crate::output) fn selected(peer: &PodPeer) -> String {
-    let namespaces = match &peer.namespaces {
-        Namespaces::Named(name) => format!("in namespace {name}"),
-        Namespaces::Selected(selector) => match labels(selector) {
-            None => "in every namespace".to_owned(),
-            Some(labels) => format!("in namespaces with {labels}"),
-        },
-        Namespaces::Own => "in the namespace of the pod".to_owned(),
-    };
-    let pods = match labels(&peer.pods) {
-        None => "every pod".to_owned(),
-        Some(labels) => format!("pods with {labels}"),
-    };
-    format!("{pods} {namespaces}")
-}
-
-fn labels(selector: &Selector) -> Option<String> {
-    let all: Vec<Requirement> = selector.requirements().cloned().collect();
-    (!all.is_empty()).then(|| requirements(&all))
 }
 
 /// The ports: one of these.
