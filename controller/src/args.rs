@@ -1,24 +1,27 @@
 //! The command line: pure values, read before the world is touched.
 
+mod controller;
+mod inspect;
+mod node;
+
 use std::convert::Infallible;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use ipnet::IpNet;
-use policy_engine::budget::Budgets;
-use policy_engine::cidr::Family;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use policy_engine::labels::Str;
 use policy_engine::world;
 
+pub use self::controller::ControllerArgs;
+pub use self::inspect::{
+    InspectArgs, InspectPodArgs, Inspected, OutputFormat, SocketArgs, TraceArgs, TraceProtocol,
+    VerifyArgs,
+};
+pub use self::node::NodeArgs;
 use crate::dataplane::conflict::Conflict;
-use crate::dataplane::{AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods};
-use crate::node::connections::judge::RevokeEstablished;
+use crate::dataplane::{IptablesVariant, Options};
 use crate::serve::http::Listen;
-use crate::watch::Source;
-use portcullis_apiserver::client::Access;
 use portcullis_crds::convert::labels::namespace_name;
 
 /// Kubernetes NetworkPolicy on every node, beside any routing CNI.
@@ -48,105 +51,13 @@ pub enum Command {
     Cleanup(KernelArgs),
     /// Say whether this node can enforce policies, and what to do where it can't.
     Preflight(PreflightArgs),
-}
-
-/// Flags of `portcullis node`.
-#[derive(Args, Debug)]
-pub struct NodeArgs {
-    /// Where the objects come from: `kube`, the API server, or `dir:PATH`, a directory of manifests
-    /// that is watched.
-    #[arg(long, env = "PORTCULLIS_SOURCE", default_value = "kube")]
-    pub source: Source,
-    /// How to reach the API server; without it, by the ServiceAccount of the pod that this is.
-    #[arg(long, env = "KUBECONFIG", value_name = "PATH")]
-    pub kubeconfig: Option<OsString>,
-    /// The name of this node: its pods are the ones to protect.
-    #[arg(long, env = "NODE_NAME")]
-    pub node_name: String,
-    /// Where the container runtime keeps the results of CNI plugins, or `off`.
-    #[arg(long, env = "PORTCULLIS_CNI_RESULTS_DIR", default_value = "/var/lib/cni/results")]
-    pub cni_results_dir: Directory,
-    /// Whether a packet of a pod is dropped unless it comes and goes by the interface of that pod: no
-    /// pod can use another address than its own.
-    #[arg(long, env = "PORTCULLIS_ANTI_SPOOFING", value_enum, default_value = "on")]
-    pub anti_spoofing: Switch,
-    /// What happens to packets of interfaces that lead to pods, if their address is none of a known
-    /// pod. Without --anti-spoofing they pass.
-    #[arg(long, env = "PORTCULLIS_UNKNOWN_PODS", value_enum, default_value = "deny")]
-    pub unknown_pods: UnknownPods,
-    /// Networks, with commas between, whose addresses a pod also sends from and receives at if its
-    /// annotation portcullis.dev/extra-source-ranges lists them. Without this flag, the annotation
-    /// is ignored.
-    #[arg(
-        long,
-        env = "PORTCULLIS_EXTRA_SOURCE_RANGES",
-        value_name = "CIDRS",
-        value_delimiter = ',',
-        value_parser = network
-    )]
-    pub extra_source_ranges: Vec<IpNet>,
-    /// Do not apply egress policies to what pods send to their own node.
-    #[arg(long, env = "PORTCULLIS_ALLOW_EGRESS_TO_OWN_NODE")]
-    pub allow_egress_to_own_node: bool,
-    /// What happens to packets that policy denies.
-    #[arg(long, env = "PORTCULLIS_DENY_ACTION", value_enum, default_value = "drop")]
-    pub deny_action: DenyAction,
-    /// What happens to packets of pods that policy allows: on to the rules behind ours, or past
-    /// them.
-    #[arg(long, env = "PORTCULLIS_ACCEPT_ACTION", value_enum, default_value = "return")]
-    pub accept_action: AcceptAction,
-    /// Which connections end when policies no longer allow them: of every protocol but TCP, of all
-    /// protocols, or none.
-    #[arg(long, env = "PORTCULLIS_REVOKE_ESTABLISHED", value_enum, default_value = "udp")]
-    pub revoke_established: RevokeEstablished,
-    /// Whether to say what is denied, and what policies in audit would deny: log lines and metrics.
-    #[arg(long, env = "PORTCULLIS_DENIAL_LOG", value_enum, default_value = "on")]
-    pub denial_log: DenialLog,
-    /// The group of NFLOG that denied packets come from, 1 to 65535: one that nothing else on the
-    /// node listens to.
-    #[arg(long, env = "PORTCULLIS_DENIAL_LOG_GROUP", default_value_t)]
-    pub denial_log_group: LogGroup,
-    /// Limits of what the policies of one pod, direction and tier can cost, as NAME=NUMBER with commas
-    /// between. The names are port-ranges, peers, networks, sets, members and members-with-ports.
-    /// Rules beyond a limit are not applied: the pod is denied that traffic.
-    #[arg(long, env = "PORTCULLIS_BUDGETS", value_name = "LIMITS", value_parser = budgets, default_value = "")]
-    pub budgets: Budgets,
-    /// Compare the kernel with what should be there this often, in seconds, and repair it.
-    #[arg(long, env = "PORTCULLIS_VERIFY_PERIOD", value_parser = seconds, default_value = "60")]
-    pub verify_period: Duration,
-    /// Do not start unless these can be enforced: IPv4, IPv6, or both with a comma between.
-    #[arg(long, env = "PORTCULLIS_REQUIRE_FAMILIES", value_delimiter = ',', value_parser = family)]
-    pub require_families: Vec<Family>,
-    /// Where the lock is that lets only one agent program a network namespace.
-    #[arg(long, env = "PORTCULLIS_LOCK_DIR", default_value = "/run/portcullis")]
-    pub lock_dir: PathBuf,
-    /// Where the agent remembers that it has enforced policies on this node: after a reboot it drops
-    /// packets of pods until it has all objects. Or `off`.
-    #[arg(long, env = "PORTCULLIS_STATE_DIR", default_value = "/var/lib/portcullis")]
-    pub state_dir: Directory,
-    /// The pod that this agent runs in, for its report.
-    #[arg(long, env = "POD_NAME")]
-    pub pod_name: Option<String>,
-    /// Which namespaces are system namespaces.
-    #[command(flatten)]
-    pub system: SystemArgs,
-    /// How often a kind is looked for that the cluster may lack (its CRD is not installed), in
-    /// seconds. Up to as much again is added by chance.
-    #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
-    pub missing_kind_period: Duration,
-    /// How often the node is examined for conflicts, in seconds: other software that makes the
-    /// enforcement of policies void.
-    #[arg(long, env = "PORTCULLIS_CONFLICT_PERIOD", value_parser = seconds, default_value = "10")]
-    pub conflict_period: Duration,
-    /// Which conflicts are ignored.
-    #[command(flatten)]
-    pub conflicts: ConflictArgs,
-    /// Flags of the probes and metrics.
-    #[command(flatten)]
-    pub http: HttpArgs,
-    /// Flags that all commands share.
-    #[command(flatten)]
-    pub kernel: KernelArgs,
+    /// Show what is enforced for a pod of this node, and compare it with the kernel. Changes nothing.
+    Inspect(InspectArgs),
+    /// Walk the rules that are in the kernel as the first packet of a connection does, and name the
+    /// one that decides. Changes nothing.
+    Trace(TraceArgs),
+    /// Compare all rules and sets in the kernel with those that the agent wants. Changes nothing.
+    Verify(VerifyArgs),
 }
 
 /// Which namespaces are system namespaces, besides those of Kubernetes: kube-system, kube-public
@@ -207,60 +118,6 @@ pub struct ConflictArgs {
         value_enum
     )]
     pub ignore_conflicts: Vec<Conflict>,
-}
-
-/// Flags of `portcullis controller`.
-#[derive(Args, Debug)]
-pub struct ControllerArgs {
-    /// How to reach the API server; without it, by the ServiceAccount of the pod that this is.
-    #[arg(long, env = "KUBECONFIG", value_name = "PATH")]
-    pub kubeconfig: Option<OsString>,
-    /// Whether to write only while holding the Lease. Without, run one replica and no more.
-    #[arg(long, env = "PORTCULLIS_LEADER_ELECT", action = ArgAction::Set, default_value_t = true)]
-    pub leader_elect: bool,
-    /// The namespace of the Lease; without it, that of the pod that this is.
-    #[arg(long, env = "POD_NAMESPACE")]
-    pub lease_namespace: Option<String>,
-    /// The name of the Lease.
-    #[arg(long, env = "PORTCULLIS_LEASE_NAME", default_value = "portcullis-controller")]
-    pub lease_name: String,
-    /// Who this is, in the Lease and in Events; a random end is added. Without it, the host name.
-    #[arg(long, env = "POD_NAME")]
-    pub identity: Option<String>,
-    /// Another replica takes over when the Lease has not changed for this long, in seconds.
-    #[arg(long, env = "PORTCULLIS_LEASE_DURATION", value_parser = seconds, default_value = "15")]
-    pub lease_duration: Duration,
-    /// A leader that cannot renew for this long, in seconds, stops to lead.
-    #[arg(long, env = "PORTCULLIS_RENEW_DEADLINE", value_parser = seconds, default_value = "10")]
-    pub renew_deadline: Duration,
-    /// How often to try to become or to stay leader, in seconds.
-    #[arg(long, env = "PORTCULLIS_RETRY_PERIOD", value_parser = seconds, default_value = "2")]
-    pub retry_period: Duration,
-    /// How long a selector may match nothing before an Event says so, in seconds.
-    #[arg(long, env = "PORTCULLIS_EVENT_DELAY", value_parser = seconds, default_value = "600")]
-    pub event_delay: Duration,
-    /// An agent is silent when its report has not changed for this long, in seconds. Agents write
-    /// at least every 5 to 6 minutes.
-    #[arg(long, env = "PORTCULLIS_SILENT_AFTER", value_parser = seconds, default_value = "750")]
-    pub silent_after: Duration,
-    /// Which namespaces are system namespaces.
-    #[command(flatten)]
-    pub system: SystemArgs,
-    /// How often a kind is looked for that the cluster may lack (its CRD is not installed), in
-    /// seconds. Up to as much again is added by chance.
-    #[arg(long, env = "PORTCULLIS_MISSING_KIND_PERIOD", value_parser = seconds, default_value = "30")]
-    pub missing_kind_period: Duration,
-    /// Flags of the probes and metrics.
-    #[command(flatten)]
-    pub http: HttpArgs,
-}
-
-impl ControllerArgs {
-    /// The way to the API server.
-    #[must_use]
-    pub fn access(&self) -> Access {
-        Access { kubeconfig: self.kubeconfig.clone(), component: "controller" }
-    }
 }
 
 /// Flags of the probes and metrics.
@@ -331,31 +188,6 @@ pub enum LogFormat {
     Json,
 }
 
-impl NodeArgs {
-    /// The way to the API server.
-    #[must_use]
-    pub fn access(&self) -> Access {
-        Access { kubeconfig: self.kubeconfig.clone(), component: "node" }
-    }
-
-    /// What the dataplane needs to know of these.
-    #[must_use]
-    pub fn dataplane_options(&self) -> Options {
-        Options {
-            deny: self.deny_action,
-            accept: self.accept_action,
-            denial_log: match self.denial_log {
-                DenialLog::On => Some(self.denial_log_group),
-                DenialLog::Off => None,
-            },
-            anti_spoofing: self.anti_spoofing == Switch::On,
-            unknown_pods: self.unknown_pods,
-            allow_egress_to_own_node: self.allow_egress_to_own_node,
-            ..self.kernel.dataplane_options()
-        }
-    }
-}
-
 impl KernelArgs {
     /// What the dataplane needs to know of these; the rest as it is by default.
     #[must_use]
@@ -366,31 +198,6 @@ impl KernelArgs {
             ..Options::default()
         }
     }
-}
-
-fn family(text: &str) -> Result<Family, String> {
-    match text {
-        "IPv4" => Ok(Family::V4),
-        "IPv6" => Ok(Family::V6),
-        _ => Err("IPv4 or IPv6".to_owned()),
-    }
-}
-
-fn budgets(text: &str) -> Result<Budgets, String> {
-    let limits = text.split(',').filter(|limit| !limit.is_empty());
-    limits.into_iter().try_fold(Budgets::default(), |all, limit| {
-        let (name, number) = limit.split_once('=').ok_or("a limit is NAME=NUMBER")?;
-        let number = number.parse().map_err(|_| format!("{number:?} is not a number"))?;
-        let names =
-            || format!("no limit is named {name:?}; there are {}", Budgets::NAMES.join(", "));
-        all.with(name, number).ok_or_else(names)
-    })
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
-    let read: Option<IpNet> = text.parse().ok();
-    read.filter(|network| network.trunc() == *network)
-        .ok_or_else(|| "a network without host bits, such as 192.0.2.0/24".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

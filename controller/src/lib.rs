@@ -1,12 +1,13 @@
 //! The programs of the binary `portcullis`: the node agent, and what looks after its node.
 //!
 //! `node` is the agent, `cluster` the controller. Both take objects from `watch`, answer probes by
-//! `serve` and write what happens to `log`. The agent's rules go to the kernel by `dataplane`, which
+//! `serve` and write what happens to `log`. `inspect` has the programs that ask a running agent. The agent's rules go to the kernel by `dataplane`, which
 //! never sees an API object.
 
 pub mod args;
 pub mod cluster;
 pub mod dataplane;
+pub mod inspect;
 pub mod log;
 pub mod node;
 pub mod serve;
@@ -19,7 +20,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
-use self::args::{Cli, Command, KernelArgs, PreflightArgs};
+use self::args::{Cli, Command, Inspected, KernelArgs, PreflightArgs};
 use self::dataplane::CleanupReport;
 use self::dataplane::preflight::{Finding, Severity};
 use self::log::Log;
@@ -41,6 +42,11 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Controller(args) => cluster::run(args, &log.lost()),
         Command::Cleanup(args) => cleanup(args),
         Command::Preflight(args) => Ok(preflight(args)),
+        Command::Inspect(args) => match &args.what {
+            Inspected::Pod(args) => inspect::pod(args),
+        },
+        Command::Trace(args) => inspect::trace(args),
+        Command::Verify(args) => inspect::verify(args),
     };
     result.unwrap_or_else(|failure| {
         error!("{failure:#}");

@@ -66,6 +66,12 @@ impl HookPlaces {
     pub fn first() -> Self {
         Self { count: 1, in_front: Vec::new() }
     }
+
+    /// Whether it is in the first place, and nowhere else.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        *self == Self::first()
+    }
 }
 
 /// A set in the kernel.

@@ -13,6 +13,7 @@
 //! | `urgent`, `waiting` | which part of a plan has to happen now, and which can wait; members that wait |
 //! | `comparison` | a comparison with the kernel that no change waits for |
 //! | [`drift`] | the difference as sentences |
+//! | [`inspection`], [`words`], [`kernel_text`] | for people: what is desired as texts and in words; what the kernel holds |
 //! | `hooks`, [`hook_watch`] | hooks that others moved or removed: found and put back; noticed |
 //! | [`backend`] | the tools and the kernel: text, writes, read-back, probes, cleanup |
 //! | [`preflight`](mod@preflight) | what a node needs |
@@ -38,8 +39,10 @@ mod extra_ranges;
 pub mod feature;
 pub mod hook_watch;
 mod hooks;
+pub mod inspection;
 mod interface_chains;
 pub mod interfaces;
+pub mod kernel_text;
 pub mod name;
 pub mod netlink;
 pub mod options;
@@ -54,6 +57,7 @@ mod survey;
 mod tree;
 mod urgent;
 mod waiting;
+pub mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -68,7 +72,8 @@ use self::attachment::{Attachments, InterfaceName};
 pub use self::backend::iptables::Error;
 use self::backend::iptables::cleanup::clean_tables;
 pub use self::backend::iptables::cleanup::{CleanupReport, cleanup};
-use self::backend::iptables::{Kernel, Place, Variant, probe};
+use self::backend::iptables::{Kernel, probe};
+pub use self::backend::iptables::{Place, Variant};
 pub use self::comparison::{Reader, Reading};
 use self::conflict::Conflict;
 use self::denial::{Counts, Denial, Totals};

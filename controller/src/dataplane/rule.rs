@@ -90,7 +90,8 @@ impl Rule {
         }
     }
 
-    fn sets(&self) -> impl Iterator<Item = SetName> {
+    /// The sets that the rule refers to.
+    pub fn sets(&self) -> impl Iterator<Item = SetName> {
         self.matches.iter().filter_map(|part| match part {
             Match::Set(name, _) | Match::SetWithPort(name, _) | Match::NotInSet(name, _) => {
                 Some(*name)

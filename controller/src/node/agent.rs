@@ -12,6 +12,8 @@
 //! One task owns all state. Nothing is programmed before the source's first complete view; what an
 //! earlier run left in the kernel stays enforced until then, and after this one ends.
 
+mod answers;
+mod awaited;
 mod comparison;
 mod findings;
 mod hooks;
@@ -34,13 +36,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, trace};
 
 use crate::dataplane::Dataplane;
-use crate::dataplane::examine::Examination;
-use crate::node::attach::Found;
+use crate::node::answers::Inquiries;
 use crate::node::boot::Marker;
 use crate::node::conflicts::Examinations;
 use crate::node::connections::Connections;
 use crate::node::denials::Feed;
-use crate::node::denials::table::Sighting;
 use crate::node::hooks::{History, HookTouches};
 use crate::node::local_pods::LocalPods;
 use crate::node::node_name::NodeName;
@@ -49,6 +49,7 @@ use crate::node::refused::Denied;
 use crate::node::status::Rules;
 use crate::watch::Event;
 
+use awaited::{examination, found, next};
 use comparison::Comparison;
 
 /// The waits after failed applies.
@@ -116,6 +117,8 @@ pub struct Agent {
     count_at: Instant,
     /// Whether the last count failed: that is said once.
     uncounted: bool,
+    /// Questions of programs beside the agent; none when nobody can ask.
+    inquiries: Option<Inquiries>,
 }
 
 /// How far the agent is.
@@ -174,6 +177,7 @@ impl Agent {
             node_name: None,
             count_at: Instant::now(),
             uncounted: false,
+            inquiries: None,
         }
     }
 
@@ -214,6 +218,12 @@ impl Agent {
         Self { node_name: Some(node_name), ..self }
     }
 
+    /// The same, which also answers questions about what it enforces.
+    #[must_use]
+    pub fn answering(self, inquiries: Inquiries) -> Self {
+        Self { inquiries: Some(inquiries), ..self }
+    }
+
     /// Enforces until `shutdown`. What is in the kernel stays there.
     ///
     /// # Errors
@@ -252,6 +262,10 @@ impl Agent {
                     if let Some(denials) = &mut self.denials {
                         denials.tell(&denial, &self.engine);
                     }
+                    continue;
+                }
+                inquiry = answers::next(self.inquiries.as_mut()) => {
+                    self.answer(inquiry);
                     continue;
                 }
             }
@@ -413,30 +427,6 @@ impl Agent {
         if let Some(denials) = &self.denials {
             denials.policies_changed();
         }
-    }
-}
-
-/// What is found on the node next; never, where nobody looks.
-async fn examination(examinations: Option<&mut Examinations>) -> Examination {
-    match examinations {
-        Some(examinations) => examinations.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The interfaces of pods next time they change; never, where nobody looks.
-async fn found(local_pods: Option<&mut LocalPods>) -> Found {
-    match local_pods {
-        Some(local_pods) => local_pods.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The next denial; never, where none are told.
-async fn next(denials: Option<&mut Feed>) -> Sighting {
-    match denials {
-        Some(denials) => denials.next().await,
-        None => std::future::pending().await,
     }
 }
 

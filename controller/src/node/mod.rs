@@ -8,9 +8,11 @@
 //!
 //! One agent at a time programs a node (`lock`). `denials` names the policies behind denied packets;
 //! `conflicts` looks for what else on the node makes enforcement void; `hooks` notices when packets no
-//! longer come to the rules; `connections` ends what policies no longer allow.
+//! longer come to the rules; `connections` ends what policies no longer allow; `answers` tells programs
+//! beside the agent what it enforces.
 
 pub mod agent;
+pub mod answers;
 pub mod attach;
 pub mod boot;
 pub mod budgets;
@@ -133,6 +135,7 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
         allow_egress_to_own_node: args.allow_egress_to_own_node,
     };
     let connections = Connections::start(&args.node_name, ended, metrics.connections.clone());
+    let inquiries = answers::socket::start(&args.lock_dir);
     let touches =
         HookTouches::start(dataplane.hook_watch()).context("failed to start to watch the hooks")?;
     let agent = Agent::new(Engine::new(scope, choices), dataplane, args.verify_period, publisher)
@@ -142,7 +145,8 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
         .closed_after_reboot(Marker::new(args.state_dir.0.as_deref()))
         .watched_by(touches)
         .on(NodeName::new(&args.node_name, args.source == Source::Kube))
-        .ending(connections);
+        .ending(connections)
+        .answering(inquiries);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);

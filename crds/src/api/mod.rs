@@ -5,6 +5,7 @@
 #[expect(clippy::duplicated_attributes, reason = "each printcolumn has a type_")]
 pub mod cluster_default_network_policy;
 pub mod cluster_network_policy;
+pub mod inspection;
 #[expect(unreachable_pub, reason = "KubeSchema derives from a copy inside a function")]
 pub mod node_policy_report;
 mod parts;

@@ -332,6 +332,21 @@ impl Cluster {
         self.agents.values()
     }
 
+    /// Runs a program of the binary that asks the agent of a node.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn ask(&self, node: &str, arguments: &[&str]) -> Result<Asked> {
+        let mut command = Command::new(portcullis()?);
+        command.args(arguments).arg("--lock-dir").arg(self.locks.path());
+        let output = self.lab.node(node)?.netns().output(&mut command)?;
+        Ok(Asked {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            said: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
     /// Runs the binary on a node to its end; what it printed on standard output.
     ///
     /// # Errors
@@ -343,6 +358,17 @@ impl Cluster {
         ensure!(output.status.success(), "portcullis {arguments:?}: {}: {said}", output.status);
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// What a program answered.
+#[derive(Debug)]
+pub struct Asked {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub out: String,
+    /// What it said on standard error.
+    pub said: String,
 }
 
 /// What an agent has of its own instead of what the others of its cluster have.

@@ -90,7 +90,11 @@ fn converters_do_no_io_and_know_no_controller() -> Result<()> {
 #[test]
 fn the_interpreter_shares_nothing_with_what_renders_rules() -> Result<()> {
     assert_eq!(dependencies("interpreter")?, ["ipnet", "thiserror"]);
-    nobody_says("interpreter/src", |_| false, &["std::fs", "std::env", "std::process", "std::net::Tcp"])?;
+    nobody_says(
+        "interpreter/src",
+        |_| false,
+        &["std::fs", "std::env", "std::process", "std::net::Tcp"],
+    )?;
     let inspects = |path: &Path| path.to_string_lossy().contains("/src/inspect/");
     nobody_says("controller/src", inspects, &["portcullis_interpreter"])
 }

@@ -29,4 +29,5 @@ pub mod variant;
 
 pub use self::error::Error;
 pub(in crate::dataplane) use self::kernel::{Executed, Kernel};
+pub(in crate::dataplane) use self::read::{counted_rules, hooks_of};
 pub use self::variant::{Place, Variant};

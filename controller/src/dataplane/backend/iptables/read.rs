@@ -6,6 +6,7 @@ use super::error::{ParseError, unknown};
 use super::text;
 use crate::dataplane::applied::{HookPlaces, Table};
 use crate::dataplane::denial::{Counts, Denial};
+use crate::dataplane::kernel_text::CountedRule;
 use crate::dataplane::name::ChainName;
 use crate::dataplane::options::TableName;
 use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
@@ -143,6 +144,42 @@ pub(super) fn parse_counts(dump: &str) -> Result<BTreeMap<Denial, Counts>, Parse
     Ok(counts)
 }
 
+/// Reads our chains and the counters of their rules from what `iptables-save -c -t TABLE` printed.
+///
+/// # Errors
+/// When the dump is cut off, or has a rule without counters.
+pub(in crate::dataplane) fn counted_rules(
+    dump: &str,
+) -> Result<BTreeMap<String, Vec<CountedRule>>, ParseError> {
+    if !dump.lines().any(|line| line == "COMMIT") {
+        return Err(ParseError::TableCutOff { lines: dump.lines().count() });
+    }
+    let mut chains: BTreeMap<String, Vec<CountedRule>> = BTreeMap::new();
+    for line in dump.lines() {
+        if let Some(declaration) = line.strip_prefix(':') {
+            let chain = declaration.split(' ').next().and_then(ChainName::parse);
+            chains.extend(chain.map(|chain| (chain.to_string(), Vec::new())));
+        }
+        let rule = line.strip_prefix('[').and_then(|rest| rest.split_once("] -A "));
+        let Some((counters, rule)) = rule else { continue };
+        let (chain, rule) = rule.split_once(' ').unwrap_or((rule, ""));
+        let Some(rules) = chains.get_mut(chain) else { continue };
+        let counters = counters.split_once(':').and_then(|(packets, bytes)| read(packets, bytes));
+        let Counts { packets, .. } = counters.ok_or_else(|| unknown("iptables-save", line))?;
+        rules.push(CountedRule { rule: text::normalise(rule), packets });
+    }
+    Ok(chains)
+}
+
+/// Where our hooks are, in what `iptables-save -c` printed.
+pub(in crate::dataplane) fn hooks_of(dump: &str) -> BTreeMap<Hook, HookPlaces> {
+    let rules = dump.lines().filter_map(|line| {
+        let (_, rule) = line.strip_prefix('[')?.split_once("] ")?;
+        Some(format!("{rule}\n"))
+    });
+    parse_hooks(&rules.collect::<String>())
+}
+
 /// Reads the counters of the one rule that `iptables -nvxL CHAIN 1` printed.
 ///
 /// # Errors
@@ -206,6 +243,23 @@ mod tests {
         }
         assert!(parse_table(&DUMP[..end], TableName::Filter, &Chains::new()).is_ok());
         assert!(parse_table(DUMP, TableName::Mangle, &Chains::new()).is_err(), "another table");
+    }
+
+    #[test]
+    fn rules_are_read_with_their_counters() {
+        let dump = "*mangle\n:FORWARD ACCEPT [0:0]\n:PORTCULLIS-FORWARD - [0:0]\n\
+            :PORTCULLIS-JUDGE - [0:0]\n[1:60] -A FORWARD -j DOCKER\n\
+            [3:180] -A FORWARD -j PORTCULLIS-FORWARD\n\
+            [2:120] -A PORTCULLIS-FORWARD -p 58 -g PORTCULLIS-JUDGE\nCOMMIT\n";
+        let rule = CountedRule { rule: "-p ipv6-icmp -g PORTCULLIS-JUDGE".to_owned(), packets: 2 };
+        let chains = [(name::FORWARD.to_string(), vec![rule]), (name::JUDGE.to_string(), vec![])];
+        assert_eq!(counted_rules(dump).unwrap(), BTreeMap::from(chains));
+        let forward = &hooks_of(dump)[&Hook::Forward];
+        assert_eq!(
+            (forward.count, forward.in_front.as_slice()),
+            (1, ["-j DOCKER".to_owned()].as_slice())
+        );
+        assert!(counted_rules(&dump.replace("COMMIT\n", "")).is_err());
     }
 
     #[test]

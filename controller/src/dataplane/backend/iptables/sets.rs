@@ -38,7 +38,7 @@ pub fn element(element: &Element) -> String {
         Element::Address(address) => address.to_string(),
         // ipset looks names up in /etc/protocols, which minimal images lack.
         Element::AddressPort(address, protocol, port) => {
-            format!("{address},{}:{port}", protocol_number(*protocol))
+            format!("{address},{}:{port}", protocol.number())
         }
         Element::Network(network) => network.to_string(),
         Element::Unknown(text) => text.clone(),
@@ -76,15 +76,6 @@ pub(super) fn parse_protocol(text: &str) -> Option<Protocol> {
         "udp" | "17" => Some(Protocol::Udp),
         "sctp" | "132" => Some(Protocol::Sctp),
         _ => None,
-    }
-}
-
-/// The number that IANA has assigned to `protocol`.
-fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
     }
 }
 

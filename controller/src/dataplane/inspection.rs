@@ -1,0 +1,246 @@
+//! What the kernel should hold, as texts: for people, and for programs that compare it with the
+//! kernel. Everything is given in parts of a limited size, since the agent applies no change while it
+//! collects a part.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+
+use policy_engine::cidr::Family;
+use policy_engine::compiled::AddressSet;
+use policy_engine::direction::Direction;
+use policy_engine::id::{SetId, digest};
+use serde::{Deserialize, Serialize};
+
+use super::Dataplane;
+use super::attachment::Attachment;
+use super::backend::iptables::{Place, sets, text};
+use super::name::{self, ChainName, SetName};
+use super::rule::{Is, Match, Rule, Side, Verdict};
+use super::set::{DesiredSet, Source};
+use super::words;
+
+/// How many rules one part has, unless one chain has more.
+const RULES_AT_ONCE: usize = 2_000;
+/// How many members of sets are read for one part, unless one set has more.
+const MEMBERS_AT_ONCE: usize = 20_000;
+/// How many members of a set are listed.
+const MEMBERS_LISTED: usize = 10;
+
+/// A chain as it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChainText {
+    /// Its name.
+    pub name: String,
+    /// Its rules.
+    pub rules: Vec<RuleText>,
+}
+
+/// A rule as it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RuleText {
+    /// What follows `-A CHAIN` in the output of `iptables-save`.
+    pub rule: String,
+    /// What it does.
+    pub words: String,
+    /// Whether it can match a packet of the pod that was asked for.
+    pub concerns_pod: bool,
+}
+
+/// A set as it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SetText {
+    /// Its name in the kernel.
+    pub name: String,
+    /// The name that the engine has for it; none if its members do not depend on labels.
+    pub id: Option<String>,
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// Whose addresses it holds.
+    pub words: String,
+    /// How many members it has.
+    pub members: usize,
+    /// The first members.
+    pub first: Vec<String>,
+    /// A hash of all members, as [`digest`] makes it.
+    pub digest: String,
+}
+
+/// What people and programs want to know of the rules of a pod.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct PodRules {
+    /// By family (`IPv4`, `IPv6`): the chains that a packet of the pod can meet, in this order.
+    pub chains: BTreeMap<String, Vec<ChainText>>,
+    /// The sets that these refer to.
+    pub sets: Vec<SetText>,
+}
+
+/// The definition of a set of the engine.
+pub type Describe<'a> = &'a dyn Fn(&SetId) -> Option<Vec<String>>;
+
+/// The members of the sets of the engine.
+pub type Sets = BTreeMap<SetId, AddressSet>;
+
+impl Dataplane {
+    /// Which variant and table hold our chains.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.kernel.place
+    }
+
+    /// How an address of a pod of this node is attached; `None` when that is not known.
+    #[must_use]
+    pub fn attachment(&self, address: IpAddr) -> Option<Attachment> {
+        self.attachments.addresses.get(&address).copied()
+    }
+
+    /// The desired chains of a family that follow `after`, as many as one part may have.
+    #[must_use]
+    pub fn chain_texts(
+        &self,
+        family: Family,
+        after: Option<&str>,
+        describe: Describe<'_>,
+    ) -> Vec<ChainText> {
+        let mut part = Vec::new();
+        let mut rules = 0;
+        for (name, chain) in self.desired.tables.get(&family).into_iter().flatten() {
+            if after.is_some_and(|after| name.to_string().as_str() <= after) {
+                continue;
+            }
+            if rules > 0 && rules + chain.len() > RULES_AT_ONCE {
+                break;
+            }
+            rules += chain.len();
+            part.push(self.chain_text(*name, chain, &|_| false, describe));
+        }
+        part
+    }
+
+    /// The desired chains of a family that have these names.
+    #[must_use]
+    pub fn named_chains(
+        &self,
+        family: Family,
+        names: &BTreeSet<String>,
+        describe: Describe<'_>,
+    ) -> Vec<ChainText> {
+        let chains = self.desired.tables.get(&family);
+        let named = names.iter().filter_map(|name| ChainName::parse(name));
+        let found = named.filter_map(|name| Some((name, chains?.get(&name)?)));
+        found.map(|(name, rules)| self.chain_text(name, rules, &|_| false, describe)).collect()
+    }
+
+    /// The desired sets that follow `after`, as many as one part may have.
+    #[must_use]
+    pub fn set_texts(
+        &self,
+        after: Option<&str>,
+        members: &Sets,
+        describe: Describe<'_>,
+    ) -> Vec<SetText> {
+        let (mut part, mut read) = (Vec::new(), 0);
+        for (name, set) in &self.desired.sets {
+            if after.is_some_and(|after| name.to_string().as_str() <= after) {
+                continue;
+            }
+            let text = self.set_text(*name, set, members, describe);
+            read += text.members + 1;
+            part.push(text);
+            if read > MEMBERS_AT_ONCE {
+                break;
+            }
+        }
+        part
+    }
+
+    /// What a packet of a pod with these addresses can meet.
+    #[must_use]
+    pub fn pod_rules(
+        &self,
+        addresses: &[IpAddr],
+        members: &Sets,
+        describe: Describe<'_>,
+    ) -> PodRules {
+        let mut found = PodRules::default();
+        let mut sets = BTreeSet::new();
+        for address in addresses {
+            let family = Family::of(*address);
+            let Some(chains) = self.desired.tables.get(&family) else { continue };
+            let texts = found.chains.entry(family.as_str().to_owned()).or_default();
+            for direction in Direction::BOTH {
+                let side = Side::of_subject(direction);
+                let concerns = |rule: &Rule| concerns(rule, side, *address);
+                let mut waiting = VecDeque::from([name::root(direction)]);
+                let mut seen = BTreeSet::new();
+                while let Some(name) = waiting.pop_front() {
+                    let Some(rules) = chains.get(&name).filter(|_| seen.insert(name)) else {
+                        continue;
+                    };
+                    for rule in rules.iter().filter(|rule| concerns(rule)) {
+                        sets.extend(rule.sets());
+                        if let Verdict::Jump(next) | Verdict::Goto(next) = rule.verdict {
+                            waiting.push_back(next);
+                        }
+                    }
+                    let text = self.chain_text(name, rules, &concerns, describe);
+                    if !texts.iter().any(|known| known.name == text.name) {
+                        texts.push(text);
+                    }
+                }
+            }
+        }
+        let desired =
+            sets.into_iter().filter_map(|name| Some((name, self.desired.sets.get(&name)?)));
+        found.sets =
+            desired.map(|(name, set)| self.set_text(name, set, members, describe)).collect();
+        found
+    }
+
+    fn chain_text(
+        &self,
+        name: ChainName,
+        rules: &[Rule],
+        concerns: &dyn Fn(&Rule) -> bool,
+        describe: Describe<'_>,
+    ) -> ChainText {
+        let set = |name: SetName| words::set(name, self.desired.sets.get(&name), describe);
+        let rule = |rule: &Rule| RuleText {
+            rule: text::rule(rule),
+            words: words::rule(name, rule, &set),
+            concerns_pod: concerns(rule),
+        };
+        ChainText { name: name.to_string(), rules: rules.iter().map(rule).collect() }
+    }
+
+    fn set_text(
+        &self,
+        name: SetName,
+        set: &DesiredSet,
+        members: &Sets,
+        describe: Describe<'_>,
+    ) -> SetText {
+        let id = match &set.source {
+            Source::Engine(id) => Some(id.to_string()),
+            Source::Networks(_) | Source::Local(_) => None,
+        };
+        let elements: Vec<String> = set.elements(members).iter().map(sets::element).collect();
+        SetText {
+            name: name.to_string(),
+            id,
+            family: set.family.as_str().to_owned(),
+            words: words::set(name, Some(set), describe),
+            members: elements.len(),
+            first: elements.iter().take(MEMBERS_LISTED).cloned().collect(),
+            digest: digest(elements).to_string(),
+        }
+    }
+}
+
+/// Whether a rule can match packets with this address on one side.
+fn concerns(rule: &Rule, side: Side, address: IpAddr) -> bool {
+    rule.matches.iter().all(|part| match part {
+        Match::Address(of, Is::Within(network)) if *of == side => network.contains(&address),
+        Match::Address(of, Is::Outside(network)) if *of == side => !network.contains(&address),
+        _ => true,
+    })
+}

@@ -1,0 +1,144 @@
+//! In what the rules of a chain differ from those that should be there. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::dataplane::inspection::RuleText;
+use crate::dataplane::kernel_text::CountedRule;
+
+/// A rule, and whether it is where it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(super) struct ComparedRule {
+    /// Its number in the kernel's chain, from 1; none if it is missing.
+    pub number: Option<usize>,
+    /// What follows `-A CHAIN`.
+    pub rule: String,
+    /// What it does; its text, if it should not be there.
+    pub words: String,
+    /// How many packets it has matched.
+    pub packets: u64,
+    /// Whether it should be there, and is.
+    pub state: RuleState,
+    /// Whether it can match a packet of the pod that was asked for.
+    pub concerns_pod: bool,
+}
+
+/// Whether a rule is where it should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum RuleState {
+    /// It is.
+    AsDesired,
+    /// It is not in the kernel.
+    Missing,
+    /// It is in the kernel, and should not be.
+    Unexpected,
+    /// It is in the kernel, and in another order.
+    Misplaced,
+}
+
+/// Compares a chain with the kernel; `kernel` is `None` where the chain is missing there.
+pub(super) fn compare(desired: &[RuleText], kernel: Option<&[CountedRule]>) -> Vec<ComparedRule> {
+    let kernel = kernel.unwrap_or_default();
+    // The agent inserts new rules in front of old ones, ends them by RETURN, and removes the old ones
+    // soon after.
+    let is_prefix = kernel.len() > desired.len()
+        && desired.iter().zip(kernel).all(|(desired, is)| desired.rule == is.rule);
+    let ends = kernel.get(desired.len()).is_some_and(|next| next.rule == "-j RETURN");
+    let kernel = if is_prefix && ends { &kernel[..desired.len()] } else { kernel };
+    let in_order = desired.iter().map(|rule| &rule.rule).eq(kernel.iter().map(|rule| &rule.rule));
+    let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (place, rule) in kernel.iter().enumerate().rev() {
+        places.entry(&rule.rule).or_default().push(place);
+    }
+    let mut compared = Vec::new();
+    for RuleText { rule, words, concerns_pod } in desired {
+        let place = places.get_mut(rule.as_str()).and_then(Vec::pop);
+        compared.push(ComparedRule {
+            number: place.map(|place| place + 1),
+            rule: rule.clone(),
+            words: words.clone(),
+            packets: place.and_then(|place| kernel.get(place)).map_or(0, |rule| rule.packets),
+            state: if place.is_some() { RuleState::AsDesired } else { RuleState::Missing },
+            concerns_pod: *concerns_pod,
+        });
+    }
+    let mut unexpected: Vec<usize> = places.into_values().flatten().collect();
+    unexpected.sort_unstable();
+    let complete =
+        unexpected.is_empty() && compared.iter().all(|rule| rule.state == RuleState::AsDesired);
+    if complete && !in_order {
+        for (index, rule) in compared.iter_mut().enumerate() {
+            if rule.number != Some(index + 1) {
+                rule.state = RuleState::Misplaced;
+            }
+        }
+    }
+    let rules = unexpected.into_iter().filter_map(|place| Some((place, kernel.get(place)?)));
+    compared.extend(rules.map(|(place, rule)| ComparedRule {
+        number: Some(place + 1),
+        rule: rule.rule.clone(),
+        words: rule.rule.clone(),
+        packets: rule.packets,
+        state: RuleState::Unexpected,
+        concerns_pod: true,
+    }));
+    compared
+}
+
+impl ComparedRule {
+    /// What is wrong with it; `None` if nothing is.
+    pub(super) fn what(&self) -> Option<String> {
+        let Self { rule, words, .. } = self;
+        match self.state {
+            RuleState::AsDesired => None,
+            RuleState::Missing => Some(format!("lacks the rule `{rule}` ({words})")),
+            RuleState::Unexpected => {
+                Some(format!("has the rule `{rule}`, which is not the agent's"))
+            }
+            RuleState::Misplaced => Some(format!("has the rule `{rule}` in another place")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(desired: &[&str], kernel: &[&str], expected: &[(&str, RuleState)]) {
+        let desired: Vec<RuleText> = desired
+            .iter()
+            .map(|rule| RuleText {
+                rule: (*rule).to_owned(),
+                words: String::new(),
+                concerns_pod: true,
+            })
+            .collect();
+        let kernel: Vec<CountedRule> = kernel
+            .iter()
+            .map(|rule| CountedRule { rule: (*rule).to_owned(), packets: 1 })
+            .collect();
+        let compared = compare(&desired, Some(&kernel));
+        let found: Vec<_> = compared.iter().map(|rule| (rule.rule.as_str(), rule.state)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn each_rule_is_there_missing_or_of_others() {
+        use RuleState::{AsDesired, Misplaced, Missing, Unexpected};
+        check(&["a", "b"], &["a", "b"], &[("a", AsDesired), ("b", AsDesired)]);
+        check(&["a", "b"], &["a"], &[("a", AsDesired), ("b", Missing)]);
+        check(&["a", "a"], &["a"], &[("a", AsDesired), ("a", Missing)]);
+        check(&["a"], &["x", "a"], &[("a", AsDesired), ("x", Unexpected)]);
+        check(&["a", "b"], &["b", "a"], &[("a", Misplaced), ("b", Misplaced)]);
+        assert_eq!(compare(&[], None), []);
+    }
+
+    #[test]
+    fn old_rules_behind_new_ones_are_not_met_by_packets() {
+        use RuleState::{AsDesired, Unexpected};
+        check(&["a"], &["a", "-j RETURN", "old"], &[("a", AsDesired)]);
+        check(&["a"], &["a", "old"], &[("a", AsDesired), ("old", Unexpected)]);
+    }
+}

@@ -1,0 +1,123 @@
+//! `portcullis inspect`, `trace` and `verify`: programs beside a running agent that read what it enforces
+//! and what the kernel holds. They change nothing.
+//!
+//! ```text
+//! agent ─ socket ─► what should be there ┐
+//! iptables-save, ipset save ─► what is ──┴─► compare, trace ─► text or JSON
+//! ```
+//!
+//! `trace` judges a packet by the text of the kernel's rules with `portcullis_interpreter`, which shares
+//! nothing with what renders rules.
+
+mod compare;
+mod pod;
+mod trace;
+mod verify;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use policy_engine::cidr::Family;
+use portcullis_crds::api::inspection::NodeFacts;
+use serde::Serialize;
+
+pub use self::pod::run as pod;
+pub use self::trace::run as trace;
+pub use self::verify::run as verify;
+
+use crate::args::{OutputFormat, SocketArgs};
+use crate::dataplane::drift::DisplacedHook;
+use crate::dataplane::kernel_text::{KernelText, TableText};
+use crate::dataplane::{Place, TableName, Variant};
+use crate::node::answers::socket;
+use crate::node::answers::{Answer, Question};
+
+/// The answer is yes, or nothing differs.
+const YES: u8 = 0;
+/// The answer is no, or something differs.
+const NO: u8 = 1;
+
+/// The agent of this node, and what the kernel holds.
+struct Node<'a> {
+    args: &'a SocketArgs,
+    facts: NodeFacts,
+    table: TableName,
+    kernel: KernelText,
+}
+
+impl<'a> Node<'a> {
+    /// Asks the agent where its rules are.
+    fn find(args: &'a SocketArgs) -> Result<Self> {
+        let Answer::Node(facts) = socket::ask(&args.lock_dir, &Question::Node)? else {
+            bail!(OTHER_VERSION);
+        };
+        let variant = match facts.variant.as_str() {
+            "legacy" => Variant::Legacy,
+            "nft" => Variant::Nft,
+            _ => bail!(OTHER_VERSION),
+        };
+        let table = TableName::BOTH.into_iter().find(|table| table.name() == facts.table);
+        let table = table.context(OTHER_VERSION)?;
+        let kernel = KernelText::new(Place { variant, table }, args.xtables_wait);
+        Ok(Self { args, facts, table, kernel })
+    }
+
+    fn ask(&self, question: &Question) -> Result<Answer> {
+        socket::ask(&self.args.lock_dir, question)
+    }
+
+    /// The families that are enforced.
+    fn families(&self) -> impl Iterator<Item = Family> {
+        let names = &self.facts.families;
+        Family::BOTH.into_iter().filter(|family| names.iter().any(|name| name == family.as_str()))
+    }
+
+    /// Reads the table of one family.
+    fn table(&self, family: Family) -> Result<TableText> {
+        let table = self.kernel.table(family);
+        table.with_context(|| format!("failed to read the {} rules", family.as_str()))
+    }
+
+    /// The rules that should send packets to our chains, and are not where they should be.
+    fn displaced(&self, family: Family, table: &TableText) -> Vec<DisplacedHook> {
+        let hooks = table.hooks_of_own_chains();
+        let name = self.table;
+        let displaced = hooks.filter(|(_, places)| !places.is_first());
+        displaced
+            .map(|(hook, places)| DisplacedHook { family, table: name, hook, places })
+            .collect()
+    }
+
+    /// What to tell of an agent that has not applied everything yet.
+    fn note(&self) -> Option<String> {
+        (!self.facts.is_applied).then(|| {
+            format!(
+                "the agent of {} has not applied all changes: the kernel may differ from them",
+                self.facts.node
+            )
+        })
+    }
+}
+
+/// What is to be said of an agent that answers in another way.
+const OTHER_VERSION: &str = "the agent answers in an unknown way: it is of another version";
+
+/// Writes an answer, and gives the exit code.
+fn write<T: Serialize>(
+    format: OutputFormat,
+    answer: &T,
+    text: impl FnOnce(&T) -> String,
+    code: u8,
+) -> Result<ExitCode> {
+    let text = match format {
+        OutputFormat::Text => text(answer),
+        OutputFormat::Json => serde_json::to_string(answer)? + "\n",
+    };
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
+    Ok(ExitCode::from(code))
+}

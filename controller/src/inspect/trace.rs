@@ -1,0 +1,313 @@
+//! `portcullis trace`: the way of the first packet of a connection through the rules that are in the
+//! kernel, beside what the policies say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use policy_engine::cidr::Family;
+use portcullis_interpreter::error::Unanswerable;
+use portcullis_interpreter::{JudgeError, Judgement, Packet, Sets, Tables, Transport, Verdict};
+use serde::Serialize;
+
+use super::{NO, Node, OTHER_VERSION, YES, write};
+use crate::args::{TraceArgs, TraceProtocol};
+use crate::dataplane::kernel_text::TableText;
+use crate::dataplane::name;
+use crate::node::answers::{Answer, FlowFacts, ProtocolName, Question, Said, SideFacts};
+
+/// The exit code when the kernel does other than the policies say.
+const DISAGREES: u8 = 3;
+/// The source port of the packet. No rule matches source ports.
+const SOURCE_PORT: u16 = 40_000;
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Trace {
+    node: String,
+    connection: String,
+    /// One for each IP family that both sides have.
+    ways: Vec<Way>,
+    notes: Vec<String>,
+}
+
+/// The way of one packet.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Way {
+    family: String,
+    source: SideFacts,
+    destination: SideFacts,
+    /// The rules that matched, in their order.
+    steps: Vec<Step>,
+    kernel_allows: bool,
+    /// The rule that decides; none if no rule does.
+    decided_by: Option<Step>,
+    /// What the policies of this node's pods say.
+    egress: Option<Said>,
+    ingress: Option<Said>,
+    policies_allow: bool,
+    agrees: bool,
+}
+
+/// A rule that matched.
+#[derive(Clone, Debug, Serialize)]
+struct Step {
+    chain: String,
+    number: usize,
+    rule: String,
+    /// What it does; none if it is not a rule of the agent.
+    words: Option<String>,
+}
+
+/// Answers `portcullis trace`.
+///
+/// # Errors
+/// When the agent cannot be asked, no side is a pod of its node, or the kernel cannot be read.
+pub fn run(args: &TraceArgs) -> Result<ExitCode> {
+    let protocol = match args.proto {
+        TraceProtocol::Tcp => Some(ProtocolName::Tcp),
+        TraceProtocol::Udp => Some(ProtocolName::Udp),
+        TraceProtocol::Sctp => Some(ProtocolName::Sctp),
+        TraceProtocol::Icmp => None,
+    };
+    let port = match (protocol, args.port) {
+        (Some(protocol), Some(port)) => Some((protocol, port)),
+        (None, None) => None,
+        (Some(_), None) => bail!("name the destination port"),
+        (None, Some(_)) => bail!("ICMP has no ports"),
+    };
+    let node = Node::find(&args.socket)?;
+    let question =
+        Question::Flow { source: args.source.clone(), destination: args.destination.clone(), port };
+    let Answer::Flow(flows) = node.ask(&question)? else { bail!(OTHER_VERSION) };
+    let mut trace = Trace {
+        node: node.facts.node.clone(),
+        connection: format!("{} → {} {}", args.source, args.destination, words_of(port)),
+        ways: Vec::new(),
+        notes: Vec::from_iter(node.note()),
+    };
+    for flow in flows {
+        trace.ways.push(way(&node, flow, port, &mut trace.notes)?);
+    }
+    let code = if trace.ways.iter().any(|way| !way.agrees) {
+        DISAGREES
+    } else if trace.ways.iter().all(|way| way.kernel_allows) {
+        YES
+    } else {
+        NO
+    };
+    write(args.socket.output, &trace, text, code)
+}
+
+fn words_of(port: Option<(ProtocolName, u16)>) -> String {
+    match port {
+        Some((ProtocolName::Tcp, port)) => format!("TCP {port}"),
+        Some((ProtocolName::Udp, port)) => format!("UDP {port}"),
+        Some((ProtocolName::Sctp, port)) => format!("SCTP {port}"),
+        None => "ICMP".to_owned(),
+    }
+}
+
+fn way(
+    node: &Node<'_>,
+    flow: FlowFacts,
+    port: Option<(ProtocolName, u16)>,
+    notes: &mut Vec<String>,
+) -> Result<Way> {
+    let FlowFacts { source, destination, egress, ingress } = flow;
+    if !source.is_local_pod && !destination.is_local_pod {
+        let nodes: BTreeSet<&str> =
+            [&source, &destination].into_iter().filter_map(|side| side.node.as_deref()).collect();
+        let where_to = if nodes.is_empty() {
+            String::new()
+        } else {
+            format!(": ask the agents of {}", nodes.into_iter().collect::<Vec<_>>().join(" and "))
+        };
+        bail!(
+            "neither {} nor {} is a pod of node {} to which policies can apply{where_to}",
+            source.name,
+            destination.name,
+            node.facts.node
+        );
+    }
+    let family = Family::of(source.at.address);
+    let table = node.table(family)?;
+    let displaced = node.displaced(family, &table);
+    notes.extend(displaced.iter().map(ToString::to_string));
+    let to_node = destination.is_this_node;
+    let first = if to_node { name::INPUT } else { name::FORWARD }.to_string();
+    let is_reached = table.chains.contains_key(&first)
+        && !displaced.iter().any(|hook| hook.is_missing() && hook.hook.target().to_string() == first)
+        // What the node itself sends comes by no rule of ours.
+        && !source.is_this_node;
+    let judgement = if is_reached {
+        let packet = packet(&source, &destination, port);
+        Some(judge(node, &table, &first, &packet)?)
+    } else {
+        notes.push(format!(
+            "no {} packet of this kind comes to the rules of the agent",
+            family.as_str()
+        ));
+        None
+    };
+    let steps = match &judgement {
+        Some(judgement) => steps(node, family, &table, judgement)?,
+        None => Vec::new(),
+    };
+    let kernel_allows = judgement
+        .as_ref()
+        .is_none_or(|found| matches!(found.verdict, Verdict::Accept | Verdict::Return));
+    let policies_allow = [&egress, &ingress].into_iter().flatten().all(|said| said.is_allowed);
+    Ok(Way {
+        family: family.as_str().to_owned(),
+        decided_by: decisive(&steps, kernel_allows),
+        steps,
+        kernel_allows,
+        policies_allow,
+        agrees: kernel_allows == policies_allow,
+        source,
+        destination,
+        egress,
+        ingress,
+    })
+}
+
+/// The first packet of the connection, as the node's rules see it.
+fn packet(
+    source: &SideFacts,
+    destination: &SideFacts,
+    port: Option<(ProtocolName, u16)>,
+) -> Packet {
+    let (from, to) = (&source.at, &destination.at);
+    let transport = match port {
+        Some((ProtocolName::Tcp, port)) => Transport::syn(SOURCE_PORT, port),
+        Some((ProtocolName::Udp, port)) => {
+            Transport::Udp { source_port: SOURCE_PORT, destination_port: port }
+        }
+        Some((ProtocolName::Sctp, port)) => {
+            Transport::Sctp { source_port: SOURCE_PORT, destination_port: port, init: true }
+        }
+        None if from.address.is_ipv6() => Transport::Icmp { kind: 128, code: 0 },
+        None => Transport::Icmp { kind: 8, code: 0 },
+    };
+    let mut packet = Packet::new(from.address, to.address, transport);
+    // A packet comes by the bridge if its interface is a port of one.
+    packet.in_interface = from.bridge.clone().or_else(|| from.interface.clone());
+    packet.in_port = from.bridge.as_ref().and_then(|_| from.interface.clone());
+    if !destination.is_this_node {
+        packet.out_interface = to.bridge.clone().or_else(|| to.interface.clone());
+        let is_bridged = from.bridge.is_some() && from.bridge == to.bridge;
+        packet.out_port = to.interface.clone().filter(|_| is_bridged);
+    }
+    // A pod comes to itself only by a Service.
+    packet.destination_translated = from.address == to.address;
+    packet
+}
+
+/// Judges a packet. Only the sets that it meets are read: a node can have large ones.
+fn judge(node: &Node<'_>, table: &TableText, first: &str, packet: &Packet) -> Result<Judgement> {
+    let save = table.save(&node.facts.table);
+    let tables = Tables::parse(&save).map_err(|error| {
+        let problem = error.source().map(ToString::to_string).unwrap_or_default();
+        anyhow::anyhow!("the kernel has a rule that cannot be read: {error}: {problem}")
+    })?;
+    let (mut saved, mut known) = (String::new(), BTreeSet::new());
+    loop {
+        let sets = Sets::parse(&saved).context("the kernel has a set that cannot be read")?;
+        match tables.judge(&sets, first, packet) {
+            Ok(judgement) => return Ok(judgement),
+            Err(JudgeError::Rule { reason: Unanswerable::NoSet(name), .. })
+                if known.insert(name.clone()) =>
+            {
+                let set = node.kernel.save_set(&name);
+                saved += &set.with_context(|| format!("failed to read the set {name}"))?;
+            }
+            Err(error) => return Err(error).context("the way of the packet cannot be told"),
+        }
+    }
+}
+
+/// The rules that matched, with their texts and words.
+fn steps(
+    node: &Node<'_>,
+    family: Family,
+    table: &TableText,
+    judgement: &Judgement,
+) -> Result<Vec<Step>> {
+    let names: BTreeSet<String> = judgement.path.iter().map(|hit| hit.chain.clone()).collect();
+    let question = Question::NamedChains {
+        family: family.as_str().to_owned(),
+        names: names.into_iter().collect(),
+    };
+    let Answer::Chains(chains) = node.ask(&question)? else { bail!(OTHER_VERSION) };
+    let words: BTreeMap<(&str, &str), &str> = chains
+        .iter()
+        .flat_map(|chain| {
+            let rules = chain.rules.iter();
+            rules.map(|rule| ((chain.name.as_str(), rule.rule.as_str()), rule.words.as_str()))
+        })
+        .collect();
+    let steps = judgement.path.iter().map(|hit| {
+        let rules = table.chains.get(&hit.chain);
+        let rule = rules.and_then(|rules| rules.get(hit.rule - 1));
+        let rule = rule.map(|rule| rule.rule.clone()).unwrap_or_default();
+        Step {
+            words: words.get(&(hit.chain.as_str(), rule.as_str())).map(|words| (*words).to_owned()),
+            chain: hit.chain.clone(),
+            number: hit.rule,
+            rule,
+        }
+    });
+    Ok(steps.collect())
+}
+
+/// The rule that decides: the one that leads to a chain of denials, or the last one that matched.
+fn decisive(steps: &[Step], is_allowed: bool) -> Option<Step> {
+    let denies = |step: &&Step| step.chain.starts_with("PORTCULLIS-DENY-");
+    let last = match steps.iter().position(|step| denies(&step)) {
+        Some(first) if !is_allowed => first.checked_sub(1).and_then(|index| steps.get(index)),
+        _ => steps.last(),
+    };
+    last.cloned()
+}
+
+fn text(trace: &Trace) -> String {
+    let mut text = format!("{}, by the rules in the kernel of {}\n", trace.connection, trace.node);
+    for way in &trace.ways {
+        let side = |side: &SideFacts| match (&side.at.interface, side.is_local_pod) {
+            (Some(interface), _) => format!("{} ({interface})", side.at.address),
+            (None, true) => format!("{} (interface not known)", side.at.address),
+            (None, false) => side.at.address.to_string(),
+        };
+        // Writing to memory cannot fail.
+        let _ =
+            writeln!(text, "{}: {} → {}", way.family, side(&way.source), side(&way.destination));
+        for Step { chain, number, rule, words } in &way.steps {
+            let words = words.as_deref().unwrap_or("not a rule of the agent");
+            let _ = writeln!(text, "  {chain} {number}: {words}");
+            let _ = writeln!(text, "      {rule}");
+        }
+        let verdict = if way.kernel_allows { "Allowed" } else { "Denied" };
+        let by = match &way.decided_by {
+            Some(Step { chain, number, .. }) => format!("rule {number} of {chain}"),
+            None => "no rule: none matches".to_owned(),
+        };
+        let _ = writeln!(text, "  kernel: {verdict} by {by}");
+        for (direction, said) in [("egress", &way.egress), ("ingress", &way.ingress)] {
+            let Some(Said { is_allowed, why }) = said else { continue };
+            let verdict = if *is_allowed { "Allowed" } else { "Denied" };
+            let why = why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+            let _ = writeln!(text, "  policies, {direction}: {verdict}{why}");
+        }
+        if !way.agrees {
+            text.push_str("  DIFFERS: the kernel does other than the policies say\n");
+        }
+    }
+    for note in &trace.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    text
+}

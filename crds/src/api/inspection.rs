@@ -1,0 +1,163 @@
+//! What `portcullis verify` writes with `-o json`, and `kubectl whatif verify` reads: the compiled state
+//! of a node, and in what the kernel differs from it.
+
+use std::net::IpAddr;
+
+use policy_engine::budget::Budgets;
+use policy_engine::compiled::Compiled;
+use policy_engine::id::digest;
+use policy_engine::labels::Str;
+use policy_engine::world;
+use serde::{Deserialize, Serialize};
+
+/// The compiled state of a node, and in what the kernel differs from it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// The node.
+    pub node: NodeFacts,
+    /// A hash of `endpoints` and of the members of `sets` that have an `id`.
+    pub hash: String,
+    /// Which rulesets the addresses of the node's pods have.
+    pub endpoints: Vec<EndpointFacts>,
+    /// The sets that the rules refer to.
+    pub sets: Vec<SetFacts>,
+    /// How many chains of the kernel were compared.
+    pub chains_compared: usize,
+    /// How many rules of the kernel were compared.
+    pub rules_compared: usize,
+    /// In what the kernel differs.
+    pub differences: Vec<Difference>,
+}
+
+/// What an agent is, and how far it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeFacts {
+    /// The name of the node.
+    pub node: String,
+    /// `legacy` or `nft`.
+    pub variant: String,
+    /// The table that has the chains.
+    pub table: String,
+    /// `IPv4`, `IPv6`.
+    pub families: Vec<String>,
+    /// Whether all changes that the agent knows are applied.
+    pub is_applied: bool,
+    /// What the compiled rules depend on beside the objects.
+    pub options: OptionFacts,
+}
+
+/// The options of an agent that change verdicts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct OptionFacts {
+    pub allow_egress_to_own_node: bool,
+    pub own_namespace: String,
+    pub system_namespaces: Vec<String>,
+    /// As `--budgets` takes them.
+    pub budgets: String,
+}
+
+/// The rulesets of an address of a pod. They are named by a hash of their rules.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct EndpointFacts {
+    pub address: IpAddr,
+    pub pod: String,
+    pub ingress: Option<String>,
+    pub egress: Option<String>,
+    pub audited_ingress: Option<String>,
+    pub audited_egress: Option<String>,
+}
+
+/// A set as it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SetFacts {
+    /// Its name in the kernel.
+    pub name: String,
+    /// A hash of its definition; none if its members do not depend on labels.
+    pub id: Option<String>,
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    /// Whose addresses it holds.
+    pub words: String,
+    /// How many members it has.
+    pub members: usize,
+    /// The first members.
+    pub first: Vec<String>,
+    /// A hash of all members.
+    pub digest: String,
+}
+
+/// Something in the kernel that is not as it should be.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Difference {
+    /// `IPv4` or `IPv6`; none for sets.
+    pub family: Option<String>,
+    /// The chain or set.
+    pub name: String,
+    /// What is wrong.
+    pub what: String,
+    /// The pods whose packets it concerns.
+    pub pods: Vec<String>,
+}
+
+impl OptionFacts {
+    /// The facts about these options.
+    #[must_use]
+    pub fn new(options: &world::Options) -> Self {
+        Self {
+            allow_egress_to_own_node: options.allow_egress_to_own_node,
+            own_namespace: options.own_namespace.to_string(),
+            system_namespaces: options.system_namespaces.iter().map(ToString::to_string).collect(),
+            budgets: options.budgets.to_string(),
+        }
+    }
+
+    /// The options; `None` if the budgets are those of another version.
+    #[must_use]
+    pub fn options(&self) -> Option<world::Options> {
+        let names = self.system_namespaces.iter();
+        Some(world::Options {
+            allow_egress_to_own_node: self.allow_egress_to_own_node,
+            own_namespace: self.own_namespace.as_str().into(),
+            system_namespaces: names.map(|name| Str::from(name.as_str())).collect(),
+            budgets: self.budgets.parse::<Budgets>().ok()?,
+        })
+    }
+}
+
+impl EndpointFacts {
+    /// The facts about all addresses that have rulesets.
+    #[must_use]
+    pub fn all(compiled: &Compiled) -> Vec<Self> {
+        let endpoints = compiled.endpoints.iter();
+        let facts = endpoints.map(|(address, endpoint)| {
+            let (enforced, audited) = (endpoint.enforced, endpoint.audited);
+            Self {
+                address: *address,
+                pod: endpoint.pod.to_string(),
+                ingress: enforced.ingress.map(|id| id.to_string()),
+                egress: enforced.egress.map(|id| id.to_string()),
+                audited_ingress: audited.ingress.map(|id| id.to_string()),
+                audited_egress: audited.egress.map(|id| id.to_string()),
+            }
+        });
+        facts.collect()
+    }
+}
+
+/// The hash of a compiled state: equal states have equal hashes.
+#[must_use]
+pub fn hash(endpoints: &[EndpointFacts], sets: &[SetFacts]) -> String {
+    let mut lines: Vec<String> = endpoints.iter().map(|found| format!("{found:?}")).collect();
+    lines.extend(
+        sets.iter()
+            .filter_map(|set| Some(format!("{} {} {}", set.id.as_ref()?, set.family, set.digest))),
+    );
+    lines.sort_unstable();
+    digest(lines).to_string()
+}
