@@ -7,15 +7,19 @@ use clap_complete::Shell;
 
 use portcullis_lint::Code;
 
+mod agents;
 mod denials;
 mod format;
+mod plan;
 mod side;
 mod source;
 mod status;
 mod suggest;
 
+pub use agents::{AgentFormat, Inspect, Trace, TraceProtocol, Verify};
 pub use denials::{Denials, DenialsFormat};
-pub use format::{CheckFormat, LintFormat, MapFormat, PlanFormat, TestFormat};
+pub use format::{CheckFormat, LintFormat, MapFormat, TestFormat};
+pub use plan::{Danger, Plan, PlanBy, PlanFormat};
 pub use side::Side;
 pub use source::SourceArgs;
 pub use status::{Status, WaitFor};
@@ -63,7 +67,7 @@ pub enum Command {
     /// Write what the source holds to a file that -f reads, without anything that answers do not need
     Snapshot(Snapshot),
     /// What --with and --without, or --before and --after, change, and which object does it
-    #[command(after_help = PLAN)]
+    #[command(after_help = plan::HELP)]
     Plan(Plan),
     /// On which nodes policies are applied, and which nodes lag; of a live cluster
     #[command(after_help = status::HELP)]
@@ -74,6 +78,15 @@ pub enum Command {
     /// What policies allow to and from pods that do not exist yet
     #[command(after_help = ENDPOINTS)]
     Exposure(Exposure),
+    /// What is enforced for a pod, and whether the kernel of its node holds it; of a live cluster
+    #[command(after_help = agents::HELP)]
+    Inspect(Inspect),
+    /// Which rule in the kernel decides about a connection; of a live cluster
+    #[command(after_help = agents::TRACE)]
+    Trace(Trace),
+    /// Whether each node enforces what the API objects say, and its kernel holds it; of a live cluster
+    #[command(after_help = agents::HELP)]
+    Verify(Verify),
     /// The least NetworkPolicies that allow given connections
     #[command(after_help = suggest::HELP)]
     Suggest(Suggest),
@@ -126,9 +139,6 @@ with a port), NAMESPACE/*, external (every address that no pod and no node has).
 const LINT: &str = "\
 Exit codes: 0 nothing found that fails, 1 something, 2 the tool failed. docs/lint.md explains each
 code.";
-
-const PLAN: &str = "\
-Exit codes: 0 no connection changes, 1 some do; with --fail-on 1 only when one of these happens.";
 
 const COMPLETION: &str = "\
   source <(kubectl whatif completion bash)
@@ -238,33 +248,6 @@ pub struct Lint {
     pub from: SourceArgs,
 }
 
-/// `plan`.
-#[derive(ClapArgs, Debug)]
-pub struct Plan {
-    /// Compare two sets of manifests: the objects as they are. FILE, DIR, `-`, or git:REV:PATH for
-    /// files of a git revision
-    #[arg(long, value_name = "PATH|git:REV:PATH", requires = "after")]
-    pub before: Vec<Side>,
-    /// The objects as they will be: what --before contains and --after does not is removed
-    #[arg(long, value_name = "PATH|git:REV:PATH", requires = "before")]
-    pub after: Vec<Side>,
-    /// Compare with what would be if policies in audit were enforced, those of --with included
-    #[arg(long)]
-    pub audit: bool,
-    /// Exit with 1 only when one of these happens
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT")]
-    pub fail_on: Vec<Danger>,
-    /// In JSON and YAML, write every pair of workloads instead of groups
-    #[arg(long, value_enum)]
-    pub by: Option<PlanBy>,
-    /// How the answer is written
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: PlanFormat,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub from: SourceArgs,
-}
-
 /// `snapshot`.
 #[derive(ClapArgs, Debug)]
 pub struct Snapshot {
@@ -302,28 +285,6 @@ pub struct Test {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub from: SourceArgs,
-}
-
-/// What a pipeline may want to stop at.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Danger {
-    /// Something is allowed that was not
-    Opened,
-    /// Something is not allowed that was
-    Closed,
-    /// Pods can no longer look up names
-    Dns,
-    /// An Ingress, HTTPRoute, LoadBalancer or webhook loses its backend
-    Backend,
-    /// Pods are newly reachable from external addresses
-    External,
-}
-
-/// What one change of `plan` stands for in JSON and YAML.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlanBy {
-    /// A workload
-    Workload,
 }
 
 /// What `who`, `reach` and `map` have in common.

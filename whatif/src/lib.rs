@@ -25,6 +25,7 @@
 //! | [`policytest`] | test files: their format, and their lines against a cluster |
 //! | [`status`] | how far policies are applied, by what the nodes report |
 //! | [`denials`] | what agents log about denied connections |
+//! | [`verify`] | what nodes enforce, compared with what the API objects say |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
@@ -43,6 +44,7 @@ pub mod policytest;
 pub mod source;
 pub mod status;
 pub mod suggest;
+pub mod verify;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

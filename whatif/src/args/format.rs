@@ -75,21 +75,3 @@ pub enum TestFormat {
     /// The XML that CI systems read
     Junit,
 }
-
-/// How `plan` answers.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum PlanFormat {
-    /// For people; many changes are summed up by namespace
-    #[default]
-    Text,
-    /// For people, with every change and every name
-    Wide,
-    /// `kind: Plan`
-    Json,
-    /// `kind: Plan`
-    Yaml,
-    /// A comment for a pull request
-    Md,
-    /// One page to look through, which needs no network
-    Html,
-}

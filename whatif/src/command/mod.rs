@@ -4,6 +4,7 @@
 //! [`crate::output`]. `plan` compares two [`Cluster`]s, of [`Sources::before`] and
 //! [`Sources::after`]; `test` and `lint` ask one.
 
+mod agents;
 mod check;
 mod completion;
 mod denials;
@@ -48,6 +49,9 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Plan(args) => plan::run(&args, out),
         Command::Denials(args) => denials::run(&args, out),
         Command::Status(args) => status::run(&args, out),
+        Command::Inspect(args) => agents::inspect(&args, out),
+        Command::Trace(args) => agents::trace(&args, out),
+        Command::Verify(args) => agents::verify(&args, out),
         Command::Suggest(args) => suggest::run(&args, out),
         Command::Schema { kind } => schema::run(kind, out),
         Command::Completion { shell } => completion::script(shell, out),

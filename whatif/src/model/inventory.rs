@@ -107,6 +107,15 @@ impl Inventory {
         self.add(item, Written::Served(Arc::new(value.clone())), diagnostics);
     }
 
+    /// The objects that an engine compiles, as changes of an empty world.
+    pub fn changes(&self) -> impl Iterator<Item = Change> {
+        self.objects.values().filter_map(|object| match &object.item {
+            Item::Object(change) => Some(change.clone()),
+            Item::Pod(pod, _) => Some(Change::Pod(pod.key.clone(), Some(pod.clone()))),
+            _ => None,
+        })
+    }
+
     /// Adds, replaces or removes what a change is about, as if an API server had said so.
     pub fn apply(&mut self, change: Change) {
         let name = change.object();

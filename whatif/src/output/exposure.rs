@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use policy_engine::direction::Direction;
 use policy_engine::labels::Labels;
-use policy_engine::words::few;
+use policy_engine::words::{few, pod_peer};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::json::{API_VERSION, Ports, ports};
-use super::policies::rule::selected;
 use super::{short, words};
 use crate::exposure::{Allowed, Example, Exposed, NewPods};
 
@@ -109,7 +108,7 @@ fn new_pods(pods: &NewPods) -> String {
     match pods {
         NewPods::Anywhere => "pods without labels in a new namespace".to_owned(),
         NewPods::Beside(namespace) => format!("pods without labels in namespace {namespace}"),
-        NewPods::Matched(peer) => selected(peer),
+        NewPods::Matched(peer) => pod_peer(peer),
     }
 }
 

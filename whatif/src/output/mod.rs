@@ -13,6 +13,7 @@ pub mod status;
 pub mod suggest;
 pub mod terminal;
 pub mod test;
+pub mod verify;
 pub mod words;
 
 mod names;

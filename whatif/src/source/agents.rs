@@ -18,9 +18,10 @@ use super::connection::{Connection, within};
 use crate::denials::Record;
 
 /// The labels of the agents' pods.
-const AGENTS: &str = "app.kubernetes.io/name=portcullis,app.kubernetes.io/component=node";
+pub(super) const AGENTS: &str =
+    "app.kubernetes.io/name=portcullis,app.kubernetes.io/component=node";
 /// The container that the agent is in.
-const CONTAINER: &str = "node";
+pub(super) const CONTAINER: &str = "node";
 /// How much of one log is read at most.
 const LOG_BYTES_MAX: i64 = 256 << 20;
 /// How much of one line is kept: a record is far shorter.

@@ -117,6 +117,17 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Reads a pod; `None` when there is none of this name.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn pod(&self, namespace: &str, name: &str) -> Result<Option<Value>> {
+        let pod = self.get(&format!("/api/v1/namespaces/{namespace}/pods"), name);
+        pod.with_context(|| format!("failed to read the pod {namespace}/{name}"))
+    }
+}
+
 /// Which server, as whom: the files of `--kubeconfig` or `KUBECONFIG`, else `~/.kube/config`, else
 /// the pod's ServiceAccount; as kubectl does it.
 async fn config(args: &SourceArgs) -> Result<Config> {

@@ -5,6 +5,7 @@
 pub mod agents;
 pub mod connection;
 mod documents;
+pub mod exec;
 pub mod files;
 pub mod gap;
 mod git;

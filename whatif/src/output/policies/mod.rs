@@ -7,7 +7,7 @@
 //!
 //! Pods to which the same policies apply share an entry.
 
-pub(super) mod rule;
+mod rule;
 pub mod text;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,201 @@
+//! `inspect`, `trace` and `verify`: programs of the agents of a live cluster, asked in their pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use policy_engine::model::Change;
+use portcullis_crds::api::inspection::Verification;
+
+use crate::args::{AgentFormat, Inspect, SourceArgs, Trace, TraceProtocol, Verify};
+use crate::model::Inventory;
+use crate::output::verify as written;
+use crate::source::connection::Connection;
+use crate::source::exec::{self, Ran};
+use crate::source::gap::Gap;
+use crate::verify::{self, Finding};
+use crate::{FAILED, MIXED, NO, YES};
+
+/// A node that differs is asked again after this time: objects and rules change meanwhile.
+const RETRY_PAUSE: Duration = Duration::from_secs(3);
+
+pub(super) fn inspect(args: &Inspect, out: &mut dyn Write) -> Result<u8> {
+    refuse_manifests(&args.from)?;
+    let connection = Connection::new(&args.from)?;
+    let pod = full(&args.pod, connection.namespace());
+    let node = node_of(&connection, &pod)?;
+    let node = node.with_context(|| format!("pod {pod} does not run on a node yet"))?;
+    let mut line = vec!["portcullis", "inspect", "pod", pod.as_str()];
+    if args.output == AgentFormat::Json {
+        line.extend(["-o", "json"]);
+    }
+    let agents = exec::agents(&connection, &args.from.own_namespace)?;
+    let ran = ask(&connection, args.from.own_namespace.as_str(), &agents, &node, &line)?;
+    pass_on(&ran, out)?;
+    Ok(if ran.code == 0 { YES } else { NO })
+}
+
+pub(super) fn trace(args: &Trace, out: &mut dyn Write) -> Result<u8> {
+    refuse_manifests(&args.from)?;
+    if args.port.is_none() && args.proto != TraceProtocol::Icmp {
+        bail!("name the destination port");
+    }
+    let connection = Connection::new(&args.from)?;
+    let sides = [&args.source, &args.destination].map(|side| full(side, connection.namespace()));
+    let mut nodes = BTreeSet::new();
+    for side in &sides {
+        nodes.extend(node_of(&connection, side)?);
+    }
+    if nodes.is_empty() {
+        bail!("neither {} nor {} is a pod that runs on a node", sides[0], sides[1]);
+    }
+    let port = args.port.map(|port| port.to_string());
+    let mut line = vec!["portcullis", "trace", sides[0].as_str(), sides[1].as_str()];
+    line.extend(port.as_deref());
+    line.extend(["--proto", args.proto.as_str()]);
+    let agents = exec::agents(&connection, &args.from.own_namespace)?;
+    let mut worst = YES;
+    for node in &nodes {
+        let ran = ask(&connection, &args.from.own_namespace, &agents, node, &line)?;
+        pass_on(&ran, out)?;
+        worst = worst.max(match ran.code {
+            0 => YES,
+            1 => NO,
+            _ => MIXED,
+        });
+    }
+    Ok(worst)
+}
+
+/// Runs a program of the agent of one node.
+fn ask(
+    connection: &Connection,
+    namespace: &str,
+    agents: &BTreeMap<String, String>,
+    node: &str,
+    line: &[&str],
+) -> Result<Ran> {
+    let pod = agents.get(node).with_context(|| format!("no agent runs on node {node}"))?;
+    let line: Vec<String> = line.iter().map(|word| (*word).to_owned()).collect();
+    let mut answers = exec::run_in_each(connection, namespace, std::slice::from_ref(pod), &line);
+    let ran = answers.pop().context("the agent gave no answer")??;
+    if ran.code == i32::from(FAILED) {
+        bail!("the agent of {node}: {}", ran.said.trim());
+    }
+    Ok(ran)
+}
+
+fn pass_on(ran: &Ran, out: &mut dyn Write) -> Result<()> {
+    out.write_all(ran.out.as_bytes())?;
+    Ok(std::io::stderr().write_all(ran.said.as_bytes())?)
+}
+
+fn refuse_manifests(from: &SourceArgs) -> Result<()> {
+    match from.manifest_flag() {
+        Some(flag) => {
+            bail!("{flag} reads manifests, and only the agents of a live cluster know its nodes")
+        }
+        None => Ok(()),
+    }
+}
+
+/// A pod with its namespace; what is a node or an address stays as it is.
+fn full(text: &str, namespace: &str) -> String {
+    if text.contains('/') || text.parse::<std::net::IpAddr>().is_ok() {
+        text.to_owned()
+    } else {
+        format!("{namespace}/{text}")
+    }
+}
+
+/// The node of a pod, or the node that is named; none for an address.
+fn node_of(connection: &Connection, side: &str) -> Result<Option<String>> {
+    let Some((namespace, name)) = side.split_once('/') else { return Ok(None) };
+    if namespace == "node" {
+        return Ok(Some(name.to_owned()));
+    }
+    let pod = connection.pod(namespace, name)?;
+    let pod = pod.with_context(|| format!("the cluster has no pod {side}"))?;
+    Ok(pod["spec"]["nodeName"].as_str().map(ToOwned::to_owned))
+}
+
+pub(super) fn verify(args: &Verify, out: &mut dyn Write) -> Result<u8> {
+    refuse_manifests(&args.from)?;
+    let connection = Connection::new(&args.from)?;
+    let agents = exec::agents(&connection, &args.from.own_namespace)?;
+    if let Some(missing) = args.node.iter().find(|node| !agents.contains_key(*node)) {
+        bail!("no agent runs on node {missing}");
+    }
+    let mut nodes: Vec<String> = agents.keys().cloned().collect();
+    if !args.node.is_empty() {
+        nodes.retain(|node| args.node.contains(node));
+    }
+    let question = Question { args, connection, agents };
+    let mut findings = question.ask(&nodes)?;
+    // What was changing is right a little later.
+    let differ: Vec<String> =
+        findings.iter().filter(|found| !found.agrees()).map(|found| found.node.clone()).collect();
+    if !differ.is_empty() {
+        thread::sleep(RETRY_PAUSE);
+        findings.retain(Finding::agrees);
+        findings.extend(question.ask(&differ)?);
+        findings.sort_by(|a, b| a.node.cmp(&b.node));
+    }
+    written::text(&findings, out)?;
+    Ok(if findings.iter().any(|found| !found.differences.is_empty()) {
+        NO
+    } else if findings.iter().any(|found| !found.agrees()) {
+        MIXED
+    } else {
+        YES
+    })
+}
+
+struct Question<'a> {
+    args: &'a Verify,
+    connection: Connection,
+    agents: BTreeMap<String, String>,
+}
+
+impl Question<'_> {
+    /// Asks the agents of these nodes, and compares what they enforce with the objects.
+    fn ask(&self, nodes: &[String]) -> Result<Vec<Finding>> {
+        let command = ["portcullis", "verify", "-o", "json"].map(ToOwned::to_owned);
+        let pods: Vec<String> =
+            nodes.iter().filter_map(|node| self.agents.get(node)).cloned().collect();
+        let namespace = &self.args.from.own_namespace;
+        let answers = exec::run_in_each(&self.connection, namespace, &pods, &command);
+        let live = self.connection.read()?;
+        let mut inventory = Inventory::default();
+        for object in &live.objects {
+            inventory.add_value(object, &live.namespace);
+        }
+        inventory.hidden = live.gaps;
+        let gaps: Vec<String> =
+            inventory.gaps().iter().filter(|gap| gap.decides()).map(Gap::to_string).collect();
+        let changes: Vec<Change> = inventory.changes().collect();
+        let findings = nodes.iter().zip(answers).map(|(node, answer)| {
+            let answer = answer.and_then(|ran| understood(&ran));
+            match answer {
+                Ok(theirs) if gaps.is_empty() => verify::compare(&theirs, &changes),
+                Ok(theirs) => Finding::unknown(
+                    node,
+                    format!("not all objects can be read: {}", gaps.join("; ")),
+                    Some(theirs.hash),
+                ),
+                Err(error) => Finding::unknown(node, format!("{error:#}"), None),
+            }
+        });
+        Ok(findings.collect())
+    }
+}
+
+fn understood(ran: &Ran) -> Result<Verification> {
+    if ran.code == i32::from(FAILED) {
+        bail!("{}", ran.said.trim());
+    }
+    serde_json::from_str(&ran.out)
+        .context("the agent answers in an unknown way: it is of another version")
+}

@@ -1,0 +1,170 @@
+//! Whether a node enforces what the API objects say: its compiled state, compared with the one that the
+//! same engine compiles here. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use policy_engine::cidr::Family;
+use policy_engine::engine::{Engine, Scope};
+use policy_engine::id::digest;
+use policy_engine::model::Change;
+use policy_engine::words::few;
+use portcullis_crds::api::inspection::{Difference, EndpointFacts, Verification};
+
+/// How many pods a difference names.
+const PODS_NAMED: usize = 5;
+
+/// What was found about a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// The node.
+    pub node: String,
+    /// The hash of the compiled state that it enforces, if it could be asked.
+    pub hash: Option<String>,
+    /// How many rules and sets of its kernel were compared.
+    pub compared: Option<(usize, usize)>,
+    /// In what it differs, one sentence each.
+    pub differences: Vec<String>,
+    /// Why it is not known whether it agrees.
+    pub unknown: Option<String>,
+}
+
+impl Finding {
+    /// A node of which it is not known whether it agrees.
+    #[must_use]
+    pub fn unknown(node: &str, why: String, hash: Option<String>) -> Self {
+        let (node, unknown) = (node.to_owned(), Some(why));
+        Self { node, hash, compared: None, differences: Vec::new(), unknown }
+    }
+
+    /// Whether the node enforces what the objects say, and its kernel holds it.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        self.differences.is_empty() && self.unknown.is_none()
+    }
+}
+
+/// Compares what a node enforces with what follows from these objects, and with its kernel.
+#[must_use]
+pub fn compare(theirs: &Verification, objects: &[Change]) -> Finding {
+    let node = &theirs.node.node;
+    let Some(options) = theirs.node.options.options() else {
+        let why = "the agent is of another version: its budgets are not known";
+        return Finding::unknown(node, why.to_owned(), Some(theirs.hash.clone()));
+    };
+    let mut engine = Engine::new(Scope::Node(node.as_str().into()), options);
+    objects.iter().for_each(|change| engine.apply(change.clone()));
+    engine.flush();
+    let mut differences = endpoints(&engine, &theirs.endpoints);
+    differences.extend(sets(&engine, theirs));
+    differences.extend(theirs.differences.iter().map(|found| {
+        let Difference { family, name, what, pods } = found;
+        let family = family.as_deref().map(|family| format!("{family} ")).unwrap_or_default();
+        let pods = match pods.as_slice() {
+            [] => String::new(),
+            pods => format!("; pods: {}", few(pods, PODS_NAMED)),
+        };
+        format!("kernel: {family}{name} {what}{pods}")
+    }));
+    if !theirs.node.is_applied {
+        differences.push("the agent has not applied all changes that it knows".to_owned());
+    }
+    Finding {
+        node: node.clone(),
+        hash: Some(theirs.hash.clone()),
+        compared: Some((theirs.rules_compared, theirs.sets.len())),
+        differences,
+        unknown: None,
+    }
+}
+
+fn endpoints(engine: &Engine, theirs: &[EndpointFacts]) -> Vec<String> {
+    let ours = EndpointFacts::all(engine.compiled());
+    let by_address = |all: &[EndpointFacts]| -> BTreeMap<_, _> {
+        all.iter().map(|found| (found.address, found.clone())).collect()
+    };
+    let (ours, theirs) = (by_address(&ours), by_address(theirs));
+    let mut pods: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for address in ours.keys().chain(theirs.keys()) {
+        let (own, other) = (ours.get(address), theirs.get(address));
+        let Some(pod) = own.or(other).map(|found| found.pod.clone()) else { continue };
+        let directions = [
+            ("ingress", own.map(|own| &own.ingress), other.map(|other| &other.ingress)),
+            ("egress", own.map(|own| &own.egress), other.map(|other| &other.egress)),
+            (
+                "audited ingress",
+                own.map(|own| &own.audited_ingress),
+                other.map(|other| &other.audited_ingress),
+            ),
+            (
+                "audited egress",
+                own.map(|own| &own.audited_egress),
+                other.map(|other| &other.audited_egress),
+            ),
+        ];
+        // An address without rules is not listed.
+        let none = None;
+        for (direction, own, other) in directions {
+            if own.unwrap_or(&none) != other.unwrap_or(&none) {
+                pods.entry(pod.clone()).or_default().insert(direction);
+            }
+        }
+        if own.map(|own| &own.pod) != other.map(|other| &other.pod)
+            && own.is_some()
+            && other.is_some()
+        {
+            pods.entry(pod).or_default().insert("address");
+        }
+    }
+    let sentence = |(pod, what): (String, BTreeSet<&str>)| {
+        let policies: BTreeSet<String> = pod
+            .split_once('/')
+            .map(|(namespace, name)| policy_engine::model::PodKey::new(namespace, name))
+            .into_iter()
+            .flat_map(|key| {
+                engine
+                    .policies_selecting(&key)
+                    .map(|policy| policy.name.short())
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let by = match policies.len() {
+            0 => "no policy selects it by the API objects".to_owned(),
+            _ => format!("policies that select it: {}", few(policies, PODS_NAMED)),
+        };
+        let what = what.into_iter().collect::<Vec<_>>().join(" and ");
+        format!("pod {pod}: the node enforces other {what} rules than the API objects say; {by}")
+    };
+    pods.into_iter().map(sentence).collect()
+}
+
+fn sets(engine: &Engine, theirs: &Verification) -> Vec<String> {
+    let compiled = engine.compiled();
+    let mut ours: BTreeMap<(String, &str), (usize, String)> = BTreeMap::new();
+    for (id, set) in &compiled.sets {
+        for family in Family::BOTH {
+            let members = set.members.iter();
+            let members: Vec<String> = members
+                .filter(|member| {
+                    Family::of(member.address()) == family && !member.address().is_unspecified()
+                })
+                .map(ToString::to_string)
+                .collect();
+            let found = (members.len(), digest(&members).to_string());
+            ours.insert((id.to_string(), family.as_str()), found);
+        }
+    }
+    let mut sentences = Vec::new();
+    for set in &theirs.sets {
+        let Some(id) = &set.id else { continue };
+        let own = ours.get(&(id.clone(), set.family.as_str()));
+        // A set that no rule needs any more is named by the pods whose rules need it.
+        let Some((count, own)) = own else { continue };
+        if *own != set.digest {
+            sentences.push(format!(
+                "{} set {} ({}): the node has {} members, and {count} follow from the API objects",
+                set.family, set.name, set.words, set.members
+            ));
+        }
+    }
+    sentences
+}
