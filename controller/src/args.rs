@@ -48,7 +48,7 @@ pub enum Command {
     /// reports of nodes. One of several replicas leads.
     Controller(Box<ControllerArgs>),
     /// Remove every rule, chain and set of Portcullis from this node, and nothing else.
-    Cleanup(KernelArgs),
+    Cleanup(CleanupArgs),
     /// Say whether this node can enforce policies, and what to do where it can't.
     Preflight(PreflightArgs),
     /// Show what is enforced for a pod of this node, and compare it with the kernel. Changes nothing.
@@ -89,6 +89,17 @@ impl SystemArgs {
             ..world::Options::default()
         }
     }
+}
+
+/// Flags of `portcullis cleanup`.
+#[derive(Args, Debug)]
+pub struct CleanupArgs {
+    /// Where agents have their lock: one that runs would put the rules back.
+    #[arg(long, env = "PORTCULLIS_LOCK_DIR", default_value = "/run/portcullis")]
+    pub lock_dir: PathBuf,
+    /// Flags that all commands share.
+    #[command(flatten)]
+    pub kernel: KernelArgs,
 }
 
 /// Flags of `portcullis preflight`.
@@ -168,6 +179,15 @@ impl FromStr for Directory {
         let is_off = matches!(text, "" | "off");
         Ok(Self((!is_off).then(|| text.into())))
     }
+}
+
+/// Whether policies are enforced.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AgentMode {
+    /// They are.
+    Enforce,
+    /// They are only audited.
+    Audit,
 }
 
 /// Whether something is done.

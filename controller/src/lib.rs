@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::error;
 
-use self::args::{Cli, Command, Inspected, KernelArgs, PreflightArgs};
+use self::args::{CleanupArgs, Cli, Command, Inspected, PreflightArgs};
 use self::dataplane::CleanupReport;
 use self::dataplane::preflight::{Finding, Severity};
 use self::log::Log;
@@ -54,16 +54,24 @@ pub fn run(cli: &Cli) -> ExitCode {
     })
 }
 
-fn cleanup(args: &KernelArgs) -> anyhow::Result<ExitCode> {
-    let report = dataplane::cleanup(&args.dataplane_options())
+fn cleanup(args: &CleanupArgs) -> anyhow::Result<ExitCode> {
+    let report = dataplane::cleanup(&args.kernel.dataplane_options())
         .context("failed to remove all of it; run it again once the cause is mended")?;
     let CleanupReport { chains_deleted, sets_destroyed, kept } = report;
     println!("removed {chains_deleted} chains and {sets_destroyed} sets");
-    if kept.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+    let holder = node::lock::holder(&args.lock_dir);
+    if let Some(holder) = &holder {
+        println!(
+            "an agent runs on this node ({holder}), and puts its rules back with its next comparison: \
+             end it first (`kubectl delete daemonset -n portcullis-system portcullis-node`), and run \
+             this again"
+        );
     }
-    println!("kept, for rules that are not ours use them: {}", kept.join(", "));
-    Ok(ExitCode::from(1))
+    if !kept.is_empty() {
+        println!("kept, for rules that are not ours use them: {}", kept.join(", "));
+    }
+    let is_clean = holder.is_none() && kept.is_empty();
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn preflight(args: &PreflightArgs) -> ExitCode {

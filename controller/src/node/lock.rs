@@ -34,9 +34,8 @@ impl NodeLock {
             move |source| Error { what, path, source }
         };
         let namespace = Path::new("/proc/self/ns/net");
-        let inode = fs::metadata(namespace).map_err(failed("read", namespace))?.ino();
+        let path = path(directory).map_err(failed("read", namespace))?;
         fs::create_dir_all(directory).map_err(failed("create", directory))?;
-        let path = directory.join(format!("node-{inode}.lock"));
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -53,5 +52,65 @@ impl NodeLock {
             Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
         }
         Ok(Self(file))
+    }
+}
+
+/// The lock of the network namespace of this process.
+fn path(directory: &Path) -> io::Result<PathBuf> {
+    let inode = fs::metadata("/proc/self/ns/net")?.ino();
+    Ok(directory.join(format!("node-{inode}.lock")))
+}
+
+/// Who has the lock of this network namespace: the file, and the process if it can be told. `None` if
+/// nobody has it.
+#[must_use]
+pub fn holder(directory: &Path) -> Option<String> {
+    let path = path(directory).ok()?;
+    let file = File::open(&path).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {}
+        Ok(()) | Err(TryLockError::Error(_)) => return None,
+    }
+    let inode = file.metadata().ok()?.ino().to_string();
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let process = process_of(&locks, &inode);
+    let process = process.map(|process| format!("process {process}, ")).unwrap_or_default();
+    Some(format!("{process}lock {}", path.display()))
+}
+
+/// The process that has an exclusive lock on the file of this inode, by what `/proc/locks` says. Processes
+/// of other PID namespaces are 0 there.
+fn process_of(locks: &str, inode: &str) -> Option<u32> {
+    // 1: FLOCK  ADVISORY  WRITE 1234 00:1a:5678 0 EOF
+    let mut lines = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines.find_map(|words| {
+        let at = words.iter().position(|word| *word == "WRITE")?;
+        let file = words.get(at + 2)?;
+        let process: u32 = words.get(at + 1)?.parse().ok()?;
+        (file.rsplit(':').next() == Some(inode) && process > 0).then_some(process)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_held_has_a_holder_until_it_is_released() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(holder(directory.path()), None);
+        let lock = NodeLock::acquire(directory.path(), |_| {}).unwrap();
+        let found = holder(directory.path()).unwrap();
+        assert!(found.contains("lock ") && found.contains(".lock"), "{found}");
+        drop(lock);
+        assert_eq!(holder(directory.path()), None);
+    }
+
+    #[test]
+    fn the_process_of_a_lock_is_in_the_list_of_the_kernel() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 77 00:1a:5678 0 EOF\n\
+            2: -> FLOCK  ADVISORY  WRITE 88 00:1a:9 0 EOF\n3: POSIX ADVISORY READ 9 08:01:1 0 EOF\n";
+        assert_eq!(process_of(locks, "5678"), Some(77));
+        assert_eq!(process_of(locks, "1"), None);
     }
 }
