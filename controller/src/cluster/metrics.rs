@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::progress::Stage;
+use crate::serve::process::ProcessMetrics;
 
 /// The controller's figures. Clones count together.
 #[derive(Clone, Default, Debug)]
@@ -66,7 +67,9 @@ impl Metrics {
     /// All of them under their names.
     #[must_use]
     pub fn registry(&self) -> Arc<Registry> {
-        let mut registry = Registry::with_prefix("portcullis_controller");
+        let mut root = Registry::default();
+        root.register_collector(Box::new(ProcessMetrics));
+        let registry = root.sub_registry_with_prefix("portcullis_controller");
         for (name, help, gauge) in [
             ("leading", "1 while this process leads", &self.leading),
             ("nodes", "Nodes of the cluster", &self.nodes),
@@ -84,8 +87,8 @@ impl Metrics {
         registry.register("status_writes", written, self.statuses.clone());
         registry.register("events", "Events written", self.events.clone());
         registry.register("write_failures", "Writes that failed", self.failures.clone());
-        log::register(&mut registry, &self.log_lines_lost);
-        Arc::new(registry)
+        log::register(registry, &self.log_lines_lost);
+        Arc::new(root)
     }
 }
 

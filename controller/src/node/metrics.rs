@@ -18,6 +18,7 @@ use crate::log;
 use crate::node::signals::Signals;
 use crate::node::status::{Findings, Round};
 use crate::node::{connections, denials};
+use crate::serve::process::ProcessMetrics;
 
 /// Upper bounds in seconds: from one set member to a lock that is waited for.
 const BOUNDS: [f64; 13] =
@@ -132,7 +133,9 @@ impl Metrics {
     /// All of them under their names, with the state of the node.
     #[must_use]
     pub fn registry(&self, signals: Signals) -> Arc<Registry> {
-        let mut registry = Registry::with_prefix("portcullis");
+        let mut root = Registry::default();
+        root.register_collector(Box::new(ProcessMetrics));
+        let registry = root.sub_registry_with_prefix("portcullis");
         registry.register_collector(Box::new(signals));
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The agent", version);
@@ -195,10 +198,10 @@ impl Metrics {
             Unit::Seconds,
             self.last_success.clone(),
         );
-        log::register(&mut registry, &self.log_lines_lost);
-        self.connections.register(&mut registry);
-        self.denials.register(&mut registry);
-        Arc::new(registry)
+        log::register(registry, &self.log_lines_lost);
+        self.connections.register(registry);
+        self.denials.register(registry);
+        Arc::new(root)
     }
 
     pub(crate) fn enforced(&self, round: &Round) {
@@ -307,6 +310,7 @@ mod tests {
         let mut series: Vec<String> = text
             .lines()
             .filter(|line| !line.starts_with('#') && !line.contains("_bucket"))
+            .filter(|line| !line.starts_with("process_"))
             .filter_map(|line| line.split(' ').next())
             .map(str::to_owned)
             .collect();

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! health address:   GET /healthz  200 or 503, and why    GET /readyz  200 or 503, and why
-//! metrics address:  GET /metrics  OpenMetrics text
+//! metrics address:  GET /metrics  OpenMetrics text, or the older format for `Accept: text/plain`
 //! ```
 //!
 //! Nothing here ends the program. An address that is in use is tried again: the agent that is
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -34,6 +34,8 @@ use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
+
+use super::plain;
 
 /// The limits of the probes and of the metrics, each.
 const LIMITS: Limits = Limits {
@@ -50,6 +52,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The media type of the answer to `/metrics`.
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+/// The media type of the older format.
+const PLAIN_METRICS: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Where to listen, as a flag names it: `HOST:PORT`, `:PORT` for every address of the machine, or
@@ -130,7 +135,8 @@ pub async fn serve_one(served: Arc<Served>, stream: impl AsyncRead + AsyncWrite 
     Server { limits: LIMITS, served, answer: probe }.serve(stream).await;
 }
 
-type Answer = fn(&Served, &str) -> Response<Full<Bytes>>;
+/// The answer to a path, for somebody who accepts these media types.
+type Answer = fn(&Served, &str, &str) -> Response<Full<Bytes>>;
 
 /// What one address serves.
 #[derive(Clone)]
@@ -199,7 +205,8 @@ impl Server {
         let service = service_fn(|request: Request<Incoming>| async move {
             let known = [Method::GET, Method::HEAD].contains(request.method());
             Ok::<_, Infallible>(if known {
-                (self.answer)(&self.served, request.uri().path())
+                let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+                (self.answer)(&self.served, request.uri().path(), accept.unwrap_or_default())
             } else {
                 respond(StatusCode::METHOD_NOT_ALLOWED, PLAIN_TEXT, "GET only\n".to_owned())
             })
@@ -211,7 +218,7 @@ impl Server {
     }
 }
 
-fn probe(served: &Served, path: &str) -> Response<Full<Bytes>> {
+fn probe(served: &Served, path: &str, _accept: &str) -> Response<Full<Bytes>> {
     let result = match path {
         "/healthz" => (served.live)(),
         // What does not go on is not ready for anything either.
@@ -224,12 +231,15 @@ fn probe(served: &Served, path: &str) -> Response<Full<Bytes>> {
     }
 }
 
-fn scrape(served: &Served, path: &str) -> Response<Full<Bytes>> {
+fn scrape(served: &Served, path: &str, accept: &str) -> Response<Full<Bytes>> {
     if path != "/metrics" {
         return not_found();
     }
     let mut body = String::new();
     match text::encode(&mut body, &served.registry) {
+        Ok(()) if plain::is_wanted(accept) => {
+            respond(StatusCode::OK, PLAIN_METRICS, plain::of_open_metrics(&body))
+        }
         Ok(()) => respond(StatusCode::OK, OPEN_METRICS, body),
         Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, PLAIN_TEXT, format!("{error}\n")),
     }
@@ -289,6 +299,20 @@ mod tests {
         }
         for bad in ["9466", "on", ":", ":99999", "localhost:1", "::1"] {
             assert_eq!(bad.parse::<Listen>(), Err(UnknownAddress(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_scrape_gets_the_format_that_it_asks_for() {
+        let live = || -> Check { Box::new(|| Ok(())) };
+        let registry = Arc::new(Registry::default());
+        let served = Served { live: live(), ready: live(), registry };
+        for (accept, expected) in [
+            ("", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+            ("text/plain", "text/plain; version=0.0.4; charset=utf-8"),
+        ] {
+            let response = scrape(&served, "/metrics", accept);
+            assert_eq!(response.headers()[CONTENT_TYPE], expected, "{accept:?}");
         }
     }
 

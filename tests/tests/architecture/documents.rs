@@ -85,7 +85,7 @@ fn paths(below: &str, found: &mut BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-fn read(path: &str) -> Result<String> {
+pub(super) fn read(path: &str) -> Result<String> {
     fs::read_to_string(root().join(path)).with_context(|| format!("failed to read {path}"))
 }
 
@@ -107,7 +107,7 @@ fn docs() -> Result<String> {
 }
 
 /// The words of `text` made of letters and of what `also` accepts.
-fn words(text: &str, also: impl Fn(char) -> bool) -> BTreeSet<&str> {
+pub(super) fn words(text: &str, also: impl Fn(char) -> bool) -> BTreeSet<&str> {
     text.split(|letter: char| !letter.is_ascii_alphanumeric() && !also(letter)).collect()
 }
 
@@ -122,7 +122,7 @@ fn flags(command: &clap::Command, found: &mut BTreeSet<String>) {
 }
 
 /// The names under which `/metrics` shows a registry, without those of a histogram's parts.
-fn metrics(registry: &Registry) -> Result<BTreeSet<String>> {
+pub(super) fn metrics(registry: &Registry) -> Result<BTreeSet<String>> {
     let mut shown = String::new();
     text::encode(&mut shown, registry)?;
     let mut names = BTreeSet::new();
@@ -141,7 +141,7 @@ fn metrics(registry: &Registry) -> Result<BTreeSet<String>> {
 }
 
 /// Those of the agent and of the controller.
-fn registries() -> [Arc<Registry>; 2] {
+pub(super) fn registries() -> [Arc<Registry>; 2] {
     let of_controller = cluster::metrics::Metrics::default();
     for staged in cluster::metrics::Staged::all() {
         of_controller.cluster_policies.get_or_create(&staged).set(0);

@@ -1,6 +1,7 @@
 //! The arrows of ARCHITECTURE.md, held: which crate may know which (who touches the kernel is held
-//! by `controller/clippy.toml`); and that the [`documents`] and the [`probes`] are true.
+//! by `controller/clippy.toml`); and that the [`documents`], the [`dashboard`] and the [`probes`] are true.
 
+mod dashboard;
 mod documents;
 mod probes;
 
