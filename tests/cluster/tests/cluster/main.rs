@@ -7,6 +7,7 @@
 //!
 //! `CLUSTER_ARGS`, as the flags of `cluster up`, asks for another cluster.
 
+mod agents;
 mod conformance;
 mod first_ten_minutes;
 mod operators;
@@ -50,6 +51,9 @@ const ALONE: &[(&str, Alone)] = &[
     ("reuse::address_of_a_deleted_pod", |cluster| reuse::address_of_a_deleted_pod(cluster)),
     ("reuse::address_of_a_finished_job", |cluster| reuse::address_of_a_finished_job(cluster)),
     ("reuse::stateful_set_restarts_with_its_address", |cluster| reuse::stateful_set(cluster)),
+    ("whatif::kernels_are_inspected_traced_and_verified", |cluster| {
+        agents::kernels_are_inspected_traced_and_verified(cluster)
+    }),
     ("operators::first_ten_minutes", first_ten_minutes::first_ten_minutes),
     ("operators::rollout_loses_no_request", operators::rollout_loses_no_request),
     ("operators::agents_are_updated_under_traffic", operators::agents_are_updated_under_traffic),

@@ -20,13 +20,13 @@ const ROUNDS: usize = 2;
 /// How long anything may take on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn command(cluster: &Cluster, line: &str) -> Result<Command> {
+pub(crate) fn command(cluster: &Cluster, line: &str) -> Result<Command> {
     let mut command = Command::new(kubectl_whatif()?);
     command.args(line.split_whitespace()).env("KUBECONFIG", cluster.kubeconfig());
     Ok(command)
 }
 
-fn ask(cluster: &Cluster, line: &str) -> Result<String> {
+pub(crate) fn ask(cluster: &Cluster, line: &str) -> Result<String> {
     let output = command(cluster, line)?.output()?;
     let (out, error) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{line}: {}: {out}{error}", output.status);
