@@ -20,7 +20,7 @@ pub use self::inspect::{
 };
 pub use self::node::NodeArgs;
 use crate::dataplane::conflict::Conflict;
-use crate::dataplane::{IptablesVariant, Options};
+use crate::dataplane::{Backend, IptablesVariant, Options};
 use crate::serve::http::Listen;
 use portcullis_crds::convert::labels::namespace_name;
 
@@ -151,6 +151,9 @@ pub struct HttpArgs {
 /// Flags of everything that programs the kernel.
 #[derive(Args, Debug)]
 pub struct KernelArgs {
+    /// What enforces policies; auto: iptables where it works together with ipset, otherwise nftables.
+    #[arg(long, env = "PORTCULLIS_BACKEND", value_enum, default_value = "auto")]
+    pub backend: Backend,
     /// Which iptables to use; auto: where kube-proxy and the CNI have their chains.
     #[arg(long, env = "PORTCULLIS_IPTABLES", value_enum, default_value = "auto")]
     pub iptables: IptablesVariant,
@@ -213,6 +216,7 @@ impl KernelArgs {
     #[must_use]
     pub fn dataplane_options(&self) -> Options {
         Options {
+            backend: self.backend,
             variant: self.iptables,
             lock_wait_seconds: self.xtables_wait,
             ..Options::default()

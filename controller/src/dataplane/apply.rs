@@ -18,7 +18,8 @@ use policy_engine::cidr::Family;
 use policy_engine::compiled::{Compiled, Update};
 
 use super::applied::{Applied, AppliedSet, Elements, Table};
-use super::backend::iptables::{Error, Executed, Kernel};
+use super::backend::iptables::Kernel;
+use super::backend::{Error, Executed};
 use super::denial::Denial;
 use super::drift::{self, Drift};
 use super::name::{self, ChainName};
@@ -200,8 +201,10 @@ impl Dataplane {
         if let Some(touched) = &mut touched {
             touched.sets.extend(after.sets.keys());
         }
-        let (is_clean, is_last_stage) = (executed.is_clean(), executed.stages == STAGES);
-        take_over(&mut applied, plan, after, &executed);
+        let (is_clean, is_last_stage) = (executed.is_clean(), executed.stages == Executed::STAGES);
+        if !executed.is_undone {
+            take_over(&mut applied, plan, after, &executed);
+        }
         // What a pass that failed in part leaves is compared as a whole.
         let touched = touched.filter(|_| is_clean);
         self.touched = touched.map(|touched| self.desired.still_touched(touched, &applied));
@@ -212,7 +215,7 @@ impl Dataplane {
         let need_sets: BTreeSet<Family> = refused.into_iter().filter(refers).collect();
         // Chains without the rules of an evicted set are known again once they are read, and so is
         // which members still wait.
-        let is_known = is_clean || !(evicts || self.waiting.len() > 0);
+        let is_known = is_clean || !(executed.is_undone || evicts || self.waiting.len() > 0);
         attempt.applied = Some(applied).filter(|_| is_known);
         if is_last_stage {
             attempt.update = None;
@@ -314,6 +317,9 @@ impl Dataplane {
             change.denials().map(move |kind| (family, kind)).collect::<Vec<_>>()
         };
         let mut anew: BTreeSet<(Family, Denial)> = plan.tables.iter().flat_map(kinds).collect();
+        if !self.kernel.counts_with_rules() {
+            anew.clear();
+        }
         if anew.iter().any(|(family, kind)| applied.has_chain(*family, kind.chain())) {
             match self.kernel.read_denials(&self.families, Some(applied)) {
                 Ok(reading) => drop(self.denials.add(reading)),
@@ -387,9 +393,6 @@ impl Dataplane {
     }
 }
 
-/// How many stages a plan has.
-const STAGES: usize = 3;
-
 impl Executed {
     /// Whether the chains of a family are as planned.
     fn has_changed_chains(&self, family: Family) -> bool {
@@ -409,7 +412,7 @@ fn take_over(applied: &mut Applied, plan: Plan, after: Applied, executed: &Execu
         }
     }
     let unknown = |shape, maxelem| AppliedSet { shape, maxelem, elements: Elements::Unknown };
-    if executed.stages == STAGES {
+    if executed.stages == Executed::STAGES {
         applied.sets.extend(after.sets);
         for set in plan.destroy.difference(&executed.in_use) {
             applied.sets.remove(set);

@@ -14,7 +14,7 @@ use policy_engine::compiled::Compiled;
 
 use super::Dataplane;
 use super::applied::{Applied, AppliedSet, Elements, Table};
-use super::backend::iptables::{Error, Kernel};
+use super::backend::{Error, Kernel};
 use super::desired::Touched;
 use super::drift::Drift;
 use super::name::{self, ChainName, SetName};
@@ -65,7 +65,7 @@ impl Dataplane {
     /// Begins a comparison: something that reads what is applied, for [`Dataplane::compare_part`].
     pub fn reader(&mut self) -> Reader {
         self.changed_since_read = Some(Touched::default());
-        let kernel = Kernel::new(self.kernel.place, self.kernel.lock_wait_seconds);
+        let kernel = Kernel::new(self.kernel.place(), self.options.lock_wait_seconds);
         Reader { kernel, desired: self.desired.tables.clone() }
     }
 

@@ -282,7 +282,7 @@ fn make(family: Family, wanted: Wanted<'_>) -> Made {
                 places.entry(*address).or_default().attachment = Some(*attachment);
             }
         }
-        made.chains.extend(tree::chains(direction, &places));
+        made.chains.extend(tree::chains(direction, &places, options.finds_pods_in_maps()));
     }
     if checks_addresses {
         let mut by_interface: BTreeMap<Attachment, PerDirection<Judges>> = BTreeMap::new();

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use policy_engine::cidr::Family;
 
 use super::TableName;
-use super::backend::iptables::{Kernel, Place, Variant};
+use super::backend::iptables::Variant;
+use super::backend::{Kernel, Place};
 use super::netlink::nft_events::{Events, Touched};
 use super::rule::Hook;
 
@@ -38,17 +39,12 @@ impl HookWatch {
         families: &[Family],
         hooks: Vec<Hook>,
     ) -> Self {
-        let events = match place.variant {
-            Variant::Legacy => None,
-            Variant::Nft => Self::listen(place.table, families),
+        let kernel = Kernel::new(place, lock_wait_seconds);
+        let events = match place {
+            Place::Iptables(place) if place.variant == Variant::Legacy => None,
+            Place::Iptables(_) | Place::Nftables => Self::listen(kernel.table(), families),
         };
-        Self {
-            kernel: Kernel::new(place, lock_wait_seconds),
-            families: families.to_vec(),
-            hooks,
-            events,
-            looked_at: Instant::now(),
-        }
+        Self { kernel, families: families.to_vec(), hooks, events, looked_at: Instant::now() }
     }
 
     fn listen(table: TableName, families: &[Family]) -> Option<Events> {

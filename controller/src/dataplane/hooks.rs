@@ -7,7 +7,7 @@ use policy_engine::cidr::Family;
 
 use super::Dataplane;
 use super::applied::HookPlaces;
-use super::backend::iptables::Error;
+use super::backend::Error;
 use super::drift::DisplacedHook;
 use super::hook_watch::HookWatch;
 use super::rule::Hook;
@@ -53,7 +53,7 @@ impl Dataplane {
     /// Something that waits for changes of the hooks and chains by others.
     #[must_use]
     pub fn hook_watch(&self) -> HookWatch {
-        let (place, wait) = (self.kernel.place, self.kernel.lock_wait_seconds);
+        let (place, wait) = (self.kernel.place(), self.options.lock_wait_seconds);
         HookWatch::new(place, wait, &self.families, self.options.hooks())
     }
 }

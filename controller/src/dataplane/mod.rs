@@ -16,6 +16,7 @@
 //! | [`inspection`], [`words`], [`kernel_text`] | for people: what is desired as texts and in words; what the kernel holds |
 //! | `hooks`, [`hook_watch`] | hooks that others moved or removed: found and put back; noticed |
 //! | [`backend`] | the tools and the kernel: text, writes, read-back, probes, cleanup |
+//! | `open`, `clean` | which backend a node uses; what is removed where it is not used |
 //! | [`preflight`](mod@preflight) | what a node needs |
 //! | [`conflict`], `survey`, [`examine`] | what else on the node voids enforcement: judged; looked for; both |
 //!
@@ -27,6 +28,7 @@ mod apply;
 mod apply_report;
 pub mod attachment;
 pub mod backend;
+mod clean;
 mod comparison;
 pub mod conflict;
 pub mod denial;
@@ -45,6 +47,7 @@ pub mod interfaces;
 pub mod kernel_text;
 pub mod name;
 pub mod netlink;
+mod open;
 pub mod options;
 pub mod plan;
 pub mod preflight;
@@ -69,11 +72,11 @@ use policy_engine::id::RulesetId;
 use self::applied::Applied;
 pub use self::apply_report::ApplyReport;
 use self::attachment::{Attachments, InterfaceName};
-pub use self::backend::iptables::Error;
-use self::backend::iptables::cleanup::clean_tables;
-pub use self::backend::iptables::cleanup::{CleanupReport, cleanup};
-use self::backend::iptables::{Kernel, probe};
-pub use self::backend::iptables::{Place, Variant};
+pub use self::backend::Error;
+use self::backend::Kernel;
+pub use self::backend::Place;
+use self::backend::iptables::{Variant, probe};
+pub use self::clean::{CleanupReport, cleanup};
 pub use self::comparison::{Reader, Reading};
 use self::conflict::Conflict;
 use self::denial::{Counts, Denial, Totals};
@@ -81,11 +84,11 @@ use self::desired::{Desired, Touched, Wanted};
 use self::diff::Terms;
 use self::drift::Drift;
 use self::examine::Examiner;
+pub use self::open::{examiner, preflight};
 pub use self::options::{
-    AcceptAction, DenyAction, IptablesVariant, LogGroup, Options, TableName, UnknownPods,
+    AcceptAction, Backend, DenyAction, IptablesVariant, LogGroup, Options, TableName, UnknownPods,
 };
 use self::plan::Plan;
-use self::preflight::Finding;
 use self::refusals::{Refusals, Retries};
 use self::rule::Chains;
 use self::waiting::Waiting;
@@ -131,83 +134,25 @@ enum Extent {
 }
 
 impl Dataplane {
-    /// Finds the tools. Changes nothing, but for a chain of ours that lasts as long as a probe.
-    ///
-    /// Where the kernel refuses to log, denials are not logged: that must not keep policies from
-    /// being enforced. See [`Dataplane::denial_log`].
-    ///
-    /// Without IPv6 in the kernel, or without ip6tables, only IPv4 is enforced: see
-    /// [`Dataplane::families`].
-    ///
-    /// # Errors
-    /// When no iptables is installed, or what it holds cannot be read.
-    pub fn open(mut options: Options) -> Result<Self, Error> {
-        let lock_wait_seconds = options.lock_wait_seconds;
-        let place = Place { variant: variant(&options)?, table: options.table() };
-        let kernel = Kernel::new(place, lock_wait_seconds);
-        let mut families = vec![Family::V4];
-        if probe::has_ipv6() && kernel.installed(Family::V6) {
-            families.push(Family::V6);
+    /// The variant of iptables that holds our rules; none if nftables does.
+    #[must_use]
+    pub fn variant(&self) -> Option<Variant> {
+        match self.kernel.place() {
+            Place::Iptables(place) => Some(place.variant),
+            Place::Nftables => None,
         }
-        let (log, deny) = (options.denial_log, options.deny);
-        let mut refused = None;
-        for family in &families {
-            let saved = probe::own_rules(&kernel, *family);
-            if let Some(group) = log.filter(|_| refused.is_none()) {
-                refused = probe::try_log(&kernel, *family, group, deny, &saved).err();
-            }
-            for (feature, why) in probe::lacking(&kernel, *family, &options, &saved) {
-                if options.lacking.insert(feature) {
-                    let (what_is_lost, what_to_do) = (feature.what_is_lost(), feature.what_to_do());
-                    tracing::error!(?feature, why, "{what_is_lost}; {what_to_do}");
-                }
-            }
-        }
-        if let Some(why) = refused {
-            tracing::error!(why, "the kernel cannot log denials; they are enforced and counted");
-            options.denial_log = None;
-        }
-        tracing::info!(
-            variant = ?place.variant, table = %place.table, ?families, "opened the dataplane"
-        );
-        let (attachments, refusals) = (Attachments::default(), Refusals::default());
-        let wanted = Wanted {
-            compiled: &Compiled::default(),
-            attachments: &attachments,
-            options: &options,
-            refusals: &refusals,
-        };
-        let desired = Desired::new(wanted, &families);
-        Ok(Self {
-            options,
-            kernel,
-            families,
-            attachments,
-            attachments_changed: false,
-            applied: None,
-            desired,
-            touched: None,
-            changed_since_read: None,
-            waiting: Waiting::default(),
-            elsewhere_clean: false,
-            postponed: false,
-            denials: Totals::default(),
-            refusals,
-            retries: Retries::default(),
-            unchanged: None,
-        })
     }
 
-    /// The variant that holds our rules.
+    /// What rules of `family` are written with.
     #[must_use]
-    pub fn variant(&self) -> Variant {
-        self.kernel.place.variant
+    pub fn command(&self, family: Family) -> &'static str {
+        self.variant().map_or("nf_tables", |variant| variant.command(family))
     }
 
     /// The table that holds our chains.
     #[must_use]
     pub fn table(&self) -> TableName {
-        self.kernel.place.table
+        self.kernel.table()
     }
 
     /// Where denials are logged to.
@@ -323,24 +268,6 @@ impl Dataplane {
         kept || postponed
     }
 
-    /// Removes our rules from the table and the variant that are not in use, once they are applied
-    /// in the one that is. Gives whether some may still be there.
-    fn clean_elsewhere(&mut self) -> bool {
-        if self.elsewhere_clean {
-            return false;
-        }
-        let mut clean = true;
-        for place in Place::all().filter(|place| *place != self.kernel.place) {
-            if let Err(error) = clean_tables(Kernel::new(place, self.kernel.lock_wait_seconds)) {
-                let Place { variant, table } = place;
-                tracing::warn!(?variant, %table, %error, "failed to remove rules that are not used");
-                clean = false;
-            }
-        }
-        self.elsewhere_clean = clean;
-        !clean
-    }
-
     /// Reads back what is applied, and repairs what differs from `compiled`. Gives what differed.
     ///
     /// # Errors
@@ -375,7 +302,7 @@ impl Dataplane {
     /// An examiner of this node.
     #[must_use]
     pub fn examiner(&self, ignored: &[Conflict]) -> Examiner {
-        Examiner::new(Some(self.kernel.place.variant), self.kernel.lock_wait_seconds, ignored)
+        Examiner::new(self.variant(), self.options.lock_wait_seconds, ignored)
     }
 
     /// Brings what the kernel should hold to `compiled`; `update` is what changed in it.
@@ -404,27 +331,6 @@ impl Dataplane {
         if count == 0 || !probe::has_ipv6() {
             return Ok(());
         }
-        Err(Error::Unenforced { count, command: self.variant().command(Family::V6) })
-    }
-}
-
-/// What this node lacks for enforcement, and what else is good to know. Changes nothing, but for a
-/// chain and a set of ours that last as long as the probe.
-#[must_use]
-pub fn preflight(options: &Options) -> Vec<Finding> {
-    preflight::judge(&probe::facts(variant(options), options))
-}
-
-/// An examiner of this node, for which a dataplane need not be open.
-#[must_use]
-pub fn examiner(options: &Options, ignored: &[Conflict]) -> Examiner {
-    Examiner::new(variant(options).ok(), options.lock_wait_seconds, ignored)
-}
-
-fn variant(options: &Options) -> Result<Variant, Error> {
-    match options.variant {
-        IptablesVariant::Legacy => Ok(Variant::Legacy),
-        IptablesVariant::Nft => Ok(Variant::Nft),
-        IptablesVariant::Auto => probe::choose_variant(options.lock_wait_seconds),
+        Err(Error::Unenforced { count, command: self.command(Family::V6) })
     }
 }

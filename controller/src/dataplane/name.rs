@@ -210,6 +210,12 @@ pub fn is_ruleset(chain: ChainName) -> bool {
     chain.text().strip_prefix(['R', 'A']).is_some_and(is_hash)
 }
 
+/// Whether a set has the name of one that is being built.
+#[must_use]
+pub fn is_temporary(set: SetName) -> bool {
+    set.text().ends_with('~')
+}
+
 /// The name a set has while it is being built to take the place of `name`.
 #[must_use]
 pub fn temporary(name: SetName) -> SetName {

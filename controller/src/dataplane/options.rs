@@ -5,13 +5,16 @@ use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use super::backend::nftables;
 use super::feature::Feature;
 use super::rule::Hook;
 
 /// How to enforce.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Which iptables holds our chains.
+    /// What enforces; once a dataplane is open, it is not `Auto`.
+    pub backend: Backend,
+    /// Which iptables holds our chains, if iptables does.
     pub variant: IptablesVariant,
     /// What happens to packets that no rule allows.
     pub deny: DenyAction,
@@ -36,6 +39,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            backend: Backend::Auto,
             variant: IptablesVariant::Auto,
             deny: DenyAction::Drop,
             accept: AcceptAction::Return,
@@ -81,7 +85,13 @@ impl Options {
         [Hook::Forward].into_iter().chain(input).collect()
     }
 
-    /// The table that our chains are in.
+    /// Whether a pod is found by one look-up in a map, not in a tree of chains.
+    #[must_use]
+    pub fn finds_pods_in_maps(&self) -> bool {
+        self.backend == Backend::Nftables
+    }
+
+    /// The table of iptables that our chains are in.
     ///
     /// In `mangle`, an ACCEPT of other software in `filter` comes too late to let a packet past our
     /// rules. But the kernel takes REJECT only in `filter`, and an ACCEPT in `mangle` leaves the
@@ -95,25 +105,28 @@ impl Options {
     }
 }
 
-/// A table of iptables.
+/// A table that our chains are in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum TableName {
     /// `mangle`: packets pass it before `filter`.
     Mangle,
     /// `filter`.
     Filter,
+    /// The table of nftables that is ours alone.
+    Own,
 }
 
 impl TableName {
-    /// Both.
+    /// Those of iptables.
     pub const BOTH: [Self; 2] = [Self::Mangle, Self::Filter];
 
-    /// The name, as iptables has it.
+    /// The name, as iptables or nftables has it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Mangle => "mangle",
             Self::Filter => "filter",
+            Self::Own => nftables::TABLE,
         }
     }
 }
@@ -122,6 +135,17 @@ impl fmt::Display for TableName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
     }
+}
+
+/// What enforces policies.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backend {
+    /// iptables where it works together with ipset, otherwise nftables.
+    Auto,
+    /// iptables, with sets of ipset.
+    Iptables,
+    /// Tables of nftables that are ours alone, without iptables and ipset.
+    Nftables,
 }
 
 /// Which of the two iptables implementations.

@@ -71,11 +71,17 @@ pub(super) struct Place {
 /// The chains that send packets of each address in `places` to its judges, the root included.
 ///
 /// `places` are of one family. A packet of no such address comes back from the root.
-pub(super) fn chains(direction: Direction, places: &BTreeMap<IpAddr, Place>) -> Chains {
+///
+/// With `in_map`, the root lists all addresses, and each has a chain: the backend looks an address up.
+pub(super) fn chains(
+    direction: Direction,
+    places: &BTreeMap<IpAddr, Place>,
+    in_map: bool,
+) -> Chains {
     let leaves: Vec<Leaf> =
         places.iter().map(|(address, place)| Leaf { address: *address, place: *place }).collect();
     let own_side = Side::of_subject(direction);
-    let mut tree = Tree { direction, own_side, chains: Chains::new() };
+    let mut tree = Tree { direction, own_side, in_map, chains: Chains::new() };
     tree.fill(name::root(direction), &leaves, 0);
     tree.chains
 }
@@ -89,6 +95,7 @@ struct Leaf {
 struct Tree {
     direction: Direction,
     own_side: Side,
+    in_map: bool,
     chains: Chains,
 }
 
@@ -96,7 +103,7 @@ impl Tree {
     /// Writes chain `name` for `leaves`, ascending, and those below it.
     fn fill(&mut self, name: ChainName, leaves: &[Leaf], level: usize) {
         let mut rules = Vec::new();
-        if leaves.len() <= ENTRIES_MAX || level == LEVELS_MAX {
+        if self.in_map || leaves.len() <= ENTRIES_MAX || level == LEVELS_MAX {
             for leaf in leaves {
                 rules.extend(self.leaf(leaf));
             }
@@ -127,7 +134,7 @@ impl Tree {
         let own = IpNet::from(leaf.address);
         let pod = Match::Address(self.own_side, Is::Within(own));
         let mut rules = self.pod_rules(own, leaf.place);
-        if rules.len() > 1 {
+        if rules.len() > 1 || self.in_map && !rules.is_empty() {
             let name = name::pod(self.direction, leaf.address);
             self.chains.insert(name, rules.into());
             return Some(Rule::new([pod], Verdict::Goto(name)));
@@ -212,7 +219,7 @@ mod tests {
     fn tree(direction: Direction, addresses: &[&str]) -> Chains {
         let place = Place { judges: judges(Some("R"), None), attachment: None };
         let leaf = |address: &&str| (address.parse().unwrap(), place);
-        chains(direction, &addresses.iter().map(leaf).collect())
+        chains(direction, &addresses.iter().map(leaf).collect(), false)
     }
 
     fn rules(chains: &Chains, name: ChainName) -> Vec<String> {
@@ -251,7 +258,7 @@ mod tests {
         let attachment = Some(Attachment { interface, bridge: bridge.map(name) });
         let address = "10.0.0.2".parse().unwrap();
         let place = Place { judges, attachment };
-        let chains = chains(direction, &BTreeMap::from([(address, place)]));
+        let chains = chains(direction, &BTreeMap::from([(address, place)]), false);
         let own = name::pod(direction, address);
         let root = root(&chains, direction);
         if chains.contains_key(&own) { rules(&chains, own) } else { root }
@@ -279,7 +286,8 @@ mod tests {
         let place = |enforced| Place { judges: judges(enforced, Some("A")), attachment: None };
         let (both, audit) = (place(Some("R")), place(None));
         let [first, second] = ["10.0.0.2", "10.0.0.3"].map(|address| address.parse().unwrap());
-        let chains = chains(Direction::Egress, &BTreeMap::from([(first, both), (second, audit)]));
+        let places = BTreeMap::from([(first, both), (second, audit)]);
+        let chains = chains(Direction::Egress, &places, false);
         assert_eq!(
             rules(&chains, name::pod(Direction::Egress, first)),
             [

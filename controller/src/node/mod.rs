@@ -97,7 +97,7 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
         anyhow::bail!(
             "IP{family:?}, which --require-families asks for, cannot be enforced: the kernel lacks it, \
              or {} is not installed",
-            dataplane.variant().command(*family)
+            dataplane.command(*family)
         );
     }
     if args.source == Source::Kube {

@@ -269,6 +269,8 @@ pub enum Iptables {
     Legacy,
     /// The same rules through `nf_tables`.
     Nft,
+    /// None: nftables enforces, without iptables.
+    None,
 }
 
 /// An address family, as Kubernetes writes it.

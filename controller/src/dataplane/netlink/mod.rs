@@ -9,6 +9,7 @@ pub mod addresses;
 pub mod conntrack;
 pub mod nflog;
 pub mod nft_events;
+pub mod nftables;
 pub(super) mod request;
 
 use std::io;

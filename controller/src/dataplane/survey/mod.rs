@@ -19,8 +19,9 @@ use serde_json::Value;
 
 use self::links::{links, routes};
 use self::nft_tables::nft_tables;
+use super::backend::Error;
 use super::backend::iptables::probe::has_ipv6;
-use super::backend::iptables::{Error, Kernel, Place, Variant};
+use super::backend::iptables::{Kernel, Place, Variant};
 use super::conflict::IPVS_LINKS;
 use super::conflict::facts::{BridgeNetfilter, BridgeSwitch, Facts, FilterTable, NftTable};
 use super::options::TableName;

@@ -46,8 +46,9 @@ impl Facts {
             Family::V6 => api::Family::IPv6,
         });
         let iptables = match dataplane.variant() {
-            Variant::Legacy => api::Iptables::Legacy,
-            Variant::Nft => api::Iptables::Nft,
+            Some(Variant::Legacy) => api::Iptables::Legacy,
+            Some(Variant::Nft) => api::Iptables::Nft,
+            None => api::Iptables::None,
         };
         Self {
             agent: api::Agent { version: env!("CARGO_PKG_VERSION").to_owned(), pod_name },

@@ -1,16 +1,17 @@
 //! Takes all that is ours out of the kernel, and nothing else.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use policy_engine::cidr::Family;
 use policy_engine::compiled::Update;
 
-use super::error::Error;
 use super::kernel::Kernel;
 use super::variant::{Place, Variant};
 use crate::dataplane::applied::Applied;
+use crate::dataplane::backend::error::Error;
 use crate::dataplane::desired::Desired;
 use crate::dataplane::diff::{self, Terms};
 use crate::dataplane::options::{Options, TableName};
@@ -25,7 +26,7 @@ const SET_RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a cleanup did.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct CleanupReport {
+pub struct Cleaned {
     /// Chains deleted, of both variants, tables and families.
     pub chains_deleted: usize,
     /// Sets destroyed.
@@ -38,8 +39,8 @@ pub struct CleanupReport {
 ///
 /// # Errors
 /// When a table or the sets cannot be read or written; what could be removed is gone then.
-pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
-    let mut report = CleanupReport::default();
+pub fn cleanup(options: &Options) -> Result<Cleaned, Error> {
+    let mut report = Cleaned::default();
     let mut failed = None;
     let lock_wait_seconds = options.lock_wait_seconds;
     for place in Place::all() {
@@ -51,10 +52,27 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
             Err(error) => failed = Some(error),
         }
     }
+    let (destroyed, kept) = clean_sets(lock_wait_seconds)?;
+    report.sets_destroyed = destroyed;
+    report.kept.extend(kept);
+    failed.map_or(Ok(report), Err)
+}
+
+/// Destroys our sets; gives how many went, and which stay.
+pub(in crate::dataplane) fn clean_sets(
+    lock_wait_seconds: u32,
+) -> Result<(usize, Vec<String>), Error> {
     // The sets do not depend on the variant.
     let anywhere = Place { variant: Variant::Nft, table: TableName::Mangle };
     let mut kernel = Kernel::new(anywhere, lock_wait_seconds);
-    let (mut applied, _) = kernel.read(&BTreeMap::new())?;
+    let sets = match kernel.read_sets() {
+        // Only nftables is used here.
+        Err(Error::Start { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            return Ok((0, Vec::new()));
+        }
+        sets => sets?,
+    };
+    let mut applied = Applied { sets, ..Applied::default() };
     let count = applied.sets.len();
     let end = Instant::now() + SET_RELEASE_LIMIT;
     loop {
@@ -67,9 +85,8 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
         }
         thread::sleep(SET_RELEASE_PAUSE);
     }
-    report.sets_destroyed = count - applied.sets.len();
-    report.kept.extend(applied.sets.keys().map(ToString::to_string));
-    failed.map_or(Ok(report), Err)
+    let kept = applied.sets.keys().map(ToString::to_string);
+    Ok((count - applied.sets.len(), kept.collect()))
 }
 
 /// Removes our hooks and chains of one table; gives how many chains went, and which stay.

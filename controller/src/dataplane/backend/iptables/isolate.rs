@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::error::Error;
 use super::process;
+use crate::dataplane::backend::error::Error;
 use crate::dataplane::name::SetName;
 
 /// How long a run may take. `ipset` waits for no lock, and adds a million members within 2 s.

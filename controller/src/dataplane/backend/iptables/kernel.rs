@@ -1,12 +1,10 @@
 //! Runs the tools of one variant of iptables, and ipset.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use policy_engine::cidr::Family;
 
-use super::error::{Error, ParseError};
 use super::read::{parse_count, parse_counts, parse_hooks, parse_table};
 use super::restore::Restore;
 use super::script::{self, Step, render};
@@ -14,13 +12,12 @@ use super::sets::{own_names, parse_sets};
 use super::variant::{Place, Variant};
 use super::{isolate, members, process};
 use crate::dataplane::applied::{Applied, AppliedSet, HookPlaces, Table};
+use crate::dataplane::backend::Executed;
+use crate::dataplane::backend::error::{Error, ParseError};
 use crate::dataplane::denial::{Denial, Reading};
 use crate::dataplane::name::SetName;
 use crate::dataplane::plan::{HookChange, Plan, TableChange};
 use crate::dataplane::rule::{Chains, Hook};
-
-/// Our chains and hooks in the table of each family.
-pub(in crate::dataplane) type Tables = BTreeMap<Family, Table>;
 
 /// How long a tool may take beyond its wait for the lock.
 const TOOL_LIMIT: Duration = Duration::from_mins(1);
@@ -36,70 +33,10 @@ pub(in crate::dataplane) struct Kernel {
     ipset_has_hung: bool,
 }
 
-/// How far a plan was carried out.
-#[derive(Debug, Default)]
-pub(in crate::dataplane) struct Executed {
-    /// How many of the three stages were begun; see [`script::render`].
-    pub stages: usize,
-    /// Sets that were refused, and why.
-    pub refused: BTreeMap<SetName, Arc<str>>,
-    /// Families whose chains could not be changed.
-    pub failed: BTreeMap<Family, Error>,
-    /// Sets that could not be destroyed because they are in use.
-    pub in_use: BTreeSet<SetName>,
-}
-
-impl Executed {
-    /// Whether nothing was refused.
-    pub(in crate::dataplane) fn is_clean(&self) -> bool {
-        self.refused.is_empty() && self.failed.is_empty()
-    }
-
-    /// The sets that are still in use.
-    ///
-    /// # Errors
-    /// When the chains of a family could not be changed.
-    pub(in crate::dataplane) fn in_use(mut self) -> Result<BTreeSet<SetName>, Error> {
-        self.failed.pop_first().map_or(Ok(self.in_use), |(_, error)| Err(error))
-    }
-}
-
 impl Kernel {
     /// Starts nothing yet.
     pub(in crate::dataplane) fn new(place: Place, lock_wait_seconds: u32) -> Self {
         Self { place, lock_wait_seconds, restores: BTreeMap::new(), ipset_has_hung: false }
-    }
-
-    /// Reads what is applied of ours: the sets, and the tables of the families in `desired`. If one
-    /// family cannot be read, gives the other, and why.
-    pub(in crate::dataplane) fn read<'a>(
-        &self,
-        desired: impl IntoIterator<Item = (&'a Family, &'a Chains)>,
-    ) -> Result<(Applied, BTreeMap<Family, Error>), Error> {
-        let (tables, failed) = self.read_tables(desired)?;
-        let sets = self.read_sets()?;
-        Ok((Applied { tables, sets }, failed))
-    }
-
-    /// Reads our chains and hooks in the tables of the families in `desired`. If one family cannot be read,
-    /// gives the other, and why.
-    pub(in crate::dataplane) fn read_tables<'a>(
-        &self,
-        desired: impl IntoIterator<Item = (&'a Family, &'a Chains)>,
-    ) -> Result<(Tables, BTreeMap<Family, Error>), Error> {
-        let (mut tables, mut failed) = (BTreeMap::new(), BTreeMap::new());
-        for (family, chains) in desired {
-            match self.read_table(*family, chains) {
-                Ok(table) => drop(tables.insert(*family, table)),
-                Err(error) => drop(failed.insert(*family, error)),
-            }
-        }
-        if tables.is_empty()
-            && let Some((_, error)) = failed.pop_first()
-        {
-            return Err(error);
-        }
-        Ok((tables, failed))
     }
 
     /// Reads our sets and no others: those of other software can have millions of members. `save`

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use ipset::Session;
 use ipset::types::HashIp;
 
-use super::error::Error;
 use super::script::Joins;
+use crate::dataplane::backend::error::Error;
 use crate::dataplane::name::SetName;
 
 /// libipset keeps its list of set types in a global without a lock.

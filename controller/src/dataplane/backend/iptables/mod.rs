@@ -13,7 +13,6 @@
 #![expect(clippy::disallowed_types, reason = "the backend is what changes the kernel's tables")]
 
 pub mod cleanup;
-mod error;
 mod isolate;
 mod kernel;
 mod members;
@@ -27,7 +26,6 @@ pub mod sets;
 pub mod text;
 pub mod variant;
 
-pub use self::error::Error;
-pub(in crate::dataplane) use self::kernel::{Executed, Kernel};
+pub(in crate::dataplane) use self::kernel::Kernel;
 pub(in crate::dataplane) use self::read::{counted_rules, hooks_of};
 pub use self::variant::{Place, Variant};

@@ -7,12 +7,12 @@ use iptables::IPTables;
 use policy_engine::cidr::Family;
 use policy_engine::port::{PortRange, Protocol};
 
-use super::error::Error;
 use super::kernel::Kernel;
 use super::sets::{family_name, type_name};
 use super::text;
 use super::variant::{Evidence, Place, Variant, choose};
 use crate::dataplane::attachment::InterfaceName;
+use crate::dataplane::backend::error::Error;
 use crate::dataplane::denial::Denial;
 use crate::dataplane::feature::Feature;
 use crate::dataplane::name::{ChainName, SetName};
@@ -159,7 +159,7 @@ fn forwarding(family: Family) -> bool {
 }
 
 /// Whether the kernel takes the matches that our rules have: in a chain that nothing jumps to.
-fn try_rules(kernel: &Kernel, family: Family) -> Result<(), String> {
+pub(in crate::dataplane) fn try_rules(kernel: &Kernel, family: Family) -> Result<(), String> {
     let set = SET.to_string();
     let kind = type_name(Kind::Address);
     let create = ["-exist", "create", &set, kind, "family", family_name(family)];

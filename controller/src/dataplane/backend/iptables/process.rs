@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::error::Error;
+use crate::dataplane::backend::error::Error;
 
 /// Runs `program` with `input` on its standard input; gives what it printed.
 ///

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::error::{ParseError, unknown};
 use super::text;
 use crate::dataplane::applied::{HookPlaces, Table};
+use crate::dataplane::backend::error::{ParseError, unknown};
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::kernel_text::CountedRule;
 use crate::dataplane::name::ChainName;

@@ -23,7 +23,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::error::Error;
+use crate::dataplane::backend::error::Error;
 
 /// After so many scripts a new process takes over, lest what a tool leaks adds up.
 const SCRIPTS_MAX: u32 = 10_000;

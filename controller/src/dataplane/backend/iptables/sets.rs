@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use policy_engine::cidr::Family;
 use policy_engine::port::Protocol;
 
-use super::error::{ParseError, unknown};
 use crate::dataplane::applied::{AppliedSet, Elements};
+use crate::dataplane::backend::error::{ParseError, unknown};
 use crate::dataplane::name::SetName;
 use crate::dataplane::set::{Element, Kind};
 

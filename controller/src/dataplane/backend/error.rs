@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use policy_engine::cidr::Family;
 
 use crate::dataplane::name::SetName;
@@ -28,6 +29,16 @@ pub enum Error {
         "`{command}` did not end within {seconds} s and was killed; who holds the xtables lock?"
     )]
     TimedOut { command: String, seconds: u64 },
+    /// Netlink failed: it is not known what was done.
+    #[error("failed to {what}")]
+    Netlink {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    /// nftables refused a transaction, because of this part of it.
+    #[error("nftables refused {what}: {}", errno.desc())]
+    Refused { what: String, errno: Errno },
     /// The kernel refused a member.
     #[error("failed to change {address} in set {set}: {message}")]
     Member { set: SetName, address: IpAddr, message: String },
@@ -72,6 +83,8 @@ impl Error {
             Self::Start { .. }
             | Self::Failed { .. }
             | Self::TimedOut { .. }
+            | Self::Netlink { .. }
+            | Self::Refused { .. }
             | Self::Member { .. }
             | Self::Set { .. }
             | Self::ReadBack(_)
@@ -90,7 +103,11 @@ impl Error {
     /// Whether a tool refused its input and did nothing, as restore tools do. A tool that was killed
     /// may have done it.
     pub(in crate::dataplane) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Failed { status, .. } if status.code().is_some())
+        match self {
+            Self::Failed { status, .. } => status.code().is_some(),
+            Self::Refused { .. } => true,
+            _ => false,
+        }
     }
 
     /// The error of a family if it is the only one of these that failed.

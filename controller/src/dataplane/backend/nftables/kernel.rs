@@ -1,0 +1,230 @@
+//! Our tables of nftables, over netlink.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use nix::errno::Errno;
+use policy_engine::cidr::Family;
+
+use super::message::Writer;
+use super::transaction::{About, Kept, Transaction};
+use super::{read, sets};
+use crate::dataplane::applied::{AppliedSet, Elements, HookPlaces, Table};
+use crate::dataplane::backend::{Error, Executed};
+use crate::dataplane::denial::Reading;
+use crate::dataplane::name::SetName;
+use crate::dataplane::netlink::nftables::{Connection, Message, Refusal};
+use crate::dataplane::plan::Plan;
+use crate::dataplane::rule::{Chains, Hook};
+
+/// Writes and reads our tables.
+#[derive(Default, Debug)]
+pub(in crate::dataplane) struct Kernel {
+    /// The socket that changes are made by: none before the first one, and after a failure.
+    connection: Option<Connection>,
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Netlink { what, source }
+}
+
+fn list(request: &Message) -> Result<Vec<Vec<u8>>, Error> {
+    let listed = Connection::open().and_then(|mut connection| connection.list(request));
+    match listed {
+        // There is no such table.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(Vec::new()),
+        listed => listed.map_err(failed("list nftables")),
+    }
+}
+
+/// Whether the kernel has no such table, or no nftables for it.
+fn is_absent(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    errno.is_some_and(|errno| {
+        [Errno::ENOENT, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT].contains(&errno)
+    })
+}
+
+impl Kernel {
+    /// Reads our chains and hooks of one family.
+    pub(in crate::dataplane) fn read_table(
+        &self,
+        family: Family,
+        desired: &Chains,
+    ) -> Result<Table, Error> {
+        let writer = Writer::of(family);
+        let (chains, rules) = (list(&writer.list_chains())?, list(&writer.list_rules(None))?);
+        Ok(read::table(family, &chains, &rules, desired))
+    }
+
+    /// Reads our sets of both families.
+    pub(in crate::dataplane) fn read_sets(&self) -> Result<BTreeMap<SetName, AppliedSet>, Error> {
+        let mut applied = BTreeMap::new();
+        for family in Family::BOTH {
+            let writer = Writer::of(family);
+            for set in list(&writer.list_sets())? {
+                let Some((name, shape)) = read::set(family, &set) else { continue };
+                let mut elements = BTreeSet::new();
+                if let Some((kind, _)) = shape {
+                    let listed = list(&writer.list_elements(&name.to_string()))?;
+                    elements =
+                        sets::read_elements(kind, listed.iter().flat_map(|it| read::elements(it)));
+                }
+                let elements = Elements::Read(elements);
+                applied.insert(name, AppliedSet { shape, maxelem: u32::MAX, elements });
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Where those of `hooks` are that are not as they should be.
+    pub(in crate::dataplane) fn displaced_hooks(
+        &self,
+        family: Family,
+        hooks: &[Hook],
+    ) -> Result<BTreeMap<Hook, HookPlaces>, Error> {
+        let writer = Writer::of(family);
+        let chains = list(&writer.list_chains())?;
+        let mut found = BTreeMap::new();
+        for hook in hooks {
+            let base = super::message::base_chain(*hook);
+            let rules = list(&writer.list_rules(Some(base)))?;
+            let mut table = read::table(family, &chains, &rules, &Chains::new());
+            found.insert(*hook, table.hooks.remove(hook).unwrap_or_default());
+        }
+        found.retain(|_, places| *places != HookPlaces::first());
+        Ok(found)
+    }
+
+    /// Puts hooks in their place.
+    pub(in crate::dataplane) fn restore_hooks(
+        &mut self,
+        family: Family,
+        hooks: &BTreeMap<Hook, HookPlaces>,
+    ) -> Result<(), Error> {
+        let transaction = Transaction::of_hooks(family, hooks.keys().copied());
+        match self.commit(&transaction)?.first() {
+            None => Ok(()),
+            Some(refusal) => Err(refused(&transaction, *refusal)),
+        }
+    }
+
+    /// Whether a netlink port is the one that changes are made by.
+    pub(in crate::dataplane) fn is_own(&self, port: u32) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.port() == port)
+    }
+
+    /// Reads the counters of kinds of denial.
+    pub(in crate::dataplane) fn read_denials(&self, families: &[Family]) -> Result<Reading, Error> {
+        let mut reading = Reading::new();
+        for family in families {
+            let counters = list(&Writer::of(*family).list_counters())?;
+            let counts = counters.iter().filter_map(|counter| read::counts(counter));
+            reading.extend(counts.map(|(kind, counts)| ((*family, kind), counts)));
+        }
+        Ok(reading)
+    }
+
+    /// Carries out `plan`: for each family all of it, or nothing.
+    pub(in crate::dataplane) fn execute(&mut self, plan: &Plan) -> Executed {
+        let mut done = Executed { stages: Executed::STAGES, ..Executed::default() };
+        for family in Family::BOTH {
+            let mut kept = Kept::new();
+            loop {
+                let transaction = Transaction::of(plan, family, &kept);
+                let refusals = match self.commit(&transaction) {
+                    Ok(refusals) => refusals,
+                    Err(error) => {
+                        done.failed.insert(family, error);
+                        break;
+                    }
+                };
+                let about = |(index, errno): &Refusal| {
+                    let about = transaction.about.get(*index).copied().unwrap_or(About::Table);
+                    (about, *errno)
+                };
+                let refusals: BTreeMap<About, Errno> = refusals.iter().map(about).collect();
+                // What others still use stays. Everything else is done without that.
+                let in_use = |(about, errno): (&About, &Errno)| {
+                    *errno == Errno::EBUSY
+                        && matches!(about, About::EndOfSet(_) | About::EndOfChain(_))
+                        && !kept.contains(about)
+                };
+                if !refusals.is_empty() && refusals.iter().all(in_use) {
+                    kept.extend(refusals.into_keys());
+                    continue;
+                }
+                for (about, errno) in refusals {
+                    done.refuse(family, about, errno);
+                }
+                break;
+            }
+            done.keep(&kept);
+        }
+        done.is_undone = !done.is_clean();
+        done
+    }
+
+    /// Removes our table of each family; gives how many chains went with them.
+    pub(in crate::dataplane) fn remove_tables(&mut self) -> Result<usize, Error> {
+        let mut removed = 0;
+        for family in Family::BOTH {
+            let writer = Writer::of(family);
+            match Connection::open().and_then(|mut it| it.list(&writer.list_table())) {
+                Ok(tables) if tables.is_empty() => continue,
+                Ok(_) => {}
+                // Neither a table nor nftables is there.
+                Err(error) if is_absent(&error) => continue,
+                Err(error) => return Err(failed("list nftables")(error)),
+            }
+            let chains = self.read_table(family, &Chains::new())?.chains.len();
+            let mut transaction = Transaction::default();
+            transaction.messages.push(writer.delete_table());
+            match self.commit(&transaction)?.first() {
+                None => removed += chains,
+                Some(refusal) => return Err(refused(&transaction, *refusal)),
+            }
+        }
+        Ok(removed)
+    }
+
+    pub(super) fn commit(&mut self, transaction: &Transaction) -> Result<Vec<Refusal>, Error> {
+        if transaction.messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Taken out: one that failed is not used again, its answers may come late.
+        let running = self.connection.take().map_or_else(Connection::open, Ok);
+        let mut connection = running.map_err(failed("open a netlink socket for nftables"))?;
+        let refusals = connection.commit(&transaction.messages);
+        let refusals = refusals.map_err(failed("change nftables"))?;
+        self.connection = Some(connection);
+        Ok(refusals)
+    }
+}
+
+pub(super) fn refused(transaction: &Transaction, (index, errno): Refusal) -> Error {
+    let about = transaction.about.get(index).copied().unwrap_or(About::Table);
+    Error::Refused { what: about.to_string(), errno }
+}
+
+impl Executed {
+    /// Notes that a part was refused. A set that is refused keeps no rule from being made without it.
+    fn refuse(&mut self, family: Family, about: About, errno: Errno) {
+        match about {
+            About::Set(set) => {
+                self.refused.insert(set, errno.to_string().into());
+            }
+            about => {
+                let error = || Error::Refused { what: about.to_string(), errno };
+                self.failed.entry(family).or_insert_with(error);
+            }
+        }
+    }
+
+    fn keep(&mut self, kept: &Kept) {
+        self.in_use.extend(kept.iter().filter_map(|about| match about {
+            About::EndOfSet(set) => Some(*set),
+            _ => None,
+        }));
+    }
+}

@@ -1,0 +1,242 @@
+//! Messages that make, change and remove objects of our tables. Pure.
+
+use policy_engine::cidr::Family;
+
+use super::attributes::Attributes;
+use super::encode::KernelRule;
+use super::sets::{self, ANONYMOUS, EVAL, KeyType, TIMEOUT};
+use crate::dataplane::netlink::nftables::Message;
+use crate::dataplane::rule::Hook;
+
+/// The name of our table in each family.
+pub const TABLE: &str = "portcullis";
+
+/// `NLM_F_CREATE` and `NLM_F_APPEND`.
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
+
+/// Packets are judged after `mangle` of others would be, and before `filter`. A drop is final, wherever
+/// it happens, so an accept of others does not let a packet past our rules.
+const PRIORITY: i32 = -150;
+
+/// What the kernel remembers of an address that sends nothing, in milliseconds.
+const RATE_TIMEOUT_MILLISECONDS: u64 = 60_000;
+
+/// The name by which the kernel finds a name for a set of one rule.
+const OWN_SET: &str = "__set%d";
+
+/// `NFTNL_UDATA_RULE_COMMENT`.
+const COMMENT: u8 = 0;
+
+/// Types of messages: `NFT_MSG_…`.
+pub(super) mod kind {
+    pub(in super::super) const NEW_TABLE: u8 = 0;
+    pub(in super::super) const LIST_TABLES: u8 = 1;
+    pub(in super::super) const DELETE_TABLE: u8 = 2;
+    pub(in super::super) const NEW_CHAIN: u8 = 3;
+    pub(in super::super) const LIST_CHAINS: u8 = 4;
+    pub(in super::super) const DELETE_CHAIN: u8 = 5;
+    pub(in super::super) const NEW_RULE: u8 = 6;
+    pub(in super::super) const LIST_RULES: u8 = 7;
+    pub(in super::super) const DELETE_RULES: u8 = 8;
+    pub(in super::super) const NEW_SET: u8 = 9;
+    pub(in super::super) const LIST_SETS: u8 = 10;
+    pub(in super::super) const DELETE_SET: u8 = 11;
+    pub(in super::super) const NEW_ELEMENTS: u8 = 12;
+    pub(in super::super) const LIST_ELEMENTS: u8 = 13;
+    pub(in super::super) const DELETE_ELEMENTS: u8 = 14;
+    pub(in super::super) const NEW_OBJECT: u8 = 18;
+    pub(in super::super) const LIST_OBJECTS: u8 = 19;
+}
+
+/// `NFPROTO_…`.
+pub(super) fn protocol(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
+/// The name of the chain that the kernel sends packets to.
+pub(super) fn base_chain(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Forward => "forward",
+        Hook::Input => "input",
+    }
+}
+
+/// `NF_INET_LOCAL_IN` and `NF_INET_FORWARD`, and the priority.
+pub(super) fn hook_place(hook: Hook) -> (u32, i32) {
+    match hook {
+        Hook::Forward => (2, PRIORITY),
+        Hook::Input => (1, PRIORITY),
+    }
+}
+
+/// Makes messages for our table of one family.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writer {
+    pub family: Family,
+    pub table: &'static str,
+}
+
+impl Writer {
+    /// For the table that holds our rules.
+    pub(super) fn of(family: Family) -> Self {
+        Self { family, table: TABLE }
+    }
+
+    fn message(self, kind: u8, flags: u16, attributes: Attributes) -> Message {
+        Message { kind, flags, family: protocol(self.family), attributes: attributes.0 }
+    }
+
+    /// What most messages begin with.
+    fn of_table(self) -> Attributes {
+        Attributes::default().text(1, self.table)
+    }
+
+    pub(super) fn new_table(self) -> Message {
+        self.message(kind::NEW_TABLE, CREATE, self.of_table().number(2, 0))
+    }
+
+    /// The table, if it is there.
+    pub(super) fn list_table(self) -> Message {
+        self.message(kind::LIST_TABLES, 0, self.of_table())
+    }
+
+    pub(super) fn delete_table(self) -> Message {
+        self.message(kind::DELETE_TABLE, 0, self.of_table())
+    }
+
+    pub(super) fn new_chain(self, name: &str) -> Message {
+        self.message(kind::NEW_CHAIN, CREATE, self.of_table().text(3, name))
+    }
+
+    pub(super) fn new_base_chain(self, hook: Hook) -> Message {
+        let (number, priority) = hook_place(hook);
+        let place = Attributes::default().number(1, number).bytes(2, &priority.to_be_bytes());
+        let chain = self.of_table().text(3, base_chain(hook)).nest(4, place);
+        // The verdict for packets that pass it is to go on.
+        self.message(kind::NEW_CHAIN, CREATE, chain.number(5, 1).text(7, "filter"))
+    }
+
+    pub(super) fn delete_chain(self, name: &str) -> Message {
+        self.message(kind::DELETE_CHAIN, 0, self.of_table().text(3, name))
+    }
+
+    /// Removes all rules of a chain.
+    pub(super) fn flush_chain(self, name: &str) -> Message {
+        self.message(kind::DELETE_RULES, 0, self.of_table().text(2, name))
+    }
+
+    /// A rule behind those of a chain, or in front of them, and the sets of its own. These take their
+    /// numbers from `next`, which no two sets of a transaction share.
+    pub(super) fn new_rule(
+        self,
+        chain: &str,
+        rule: &KernelRule,
+        in_front: bool,
+        next: &mut u32,
+    ) -> Vec<Message> {
+        let first = *next;
+        let mut messages = Vec::new();
+        for set in &rule.own_sets {
+            let header = sets::header(self.of_table().text(2, OWN_SET), set.key, set.flags);
+            messages.push(self.message(kind::NEW_SET, CREATE, header.number(10, *next)));
+            messages.extend(set.parts().into_iter().map(|part| {
+                let elements = self.of_table().text(2, OWN_SET).nest(3, part).number(4, *next);
+                self.message(kind::NEW_ELEMENTS, CREATE, elements)
+            }));
+            *next += 1;
+        }
+        let mut expressions = rule.expressions.list.clone();
+        for (place, set) in &rule.expressions.own_sets {
+            let number = first.saturating_add(u32::try_from(*set).unwrap_or(u32::MAX));
+            if let Some(bytes) = expressions.0.get_mut(*place..place + 4) {
+                bytes.copy_from_slice(&number.to_be_bytes());
+            }
+        }
+        let text = [rule.comment.as_bytes(), &[0]].concat();
+        let length = u8::try_from(text.len()).expect("a hash is short");
+        let comment = [[COMMENT, length].as_slice(), &text].concat();
+        let attributes = self.of_table().text(2, chain).nest(4, expressions).bytes(7, &comment);
+        let flags = if in_front { CREATE } else { CREATE | APPEND };
+        messages.push(self.message(kind::NEW_RULE, flags, attributes));
+        messages
+    }
+
+    pub(super) fn new_set(self, name: &str, key: KeyType, flags: u32, id: u32) -> Message {
+        let header = sets::header(self.of_table().text(2, name), key, flags);
+        self.message(kind::NEW_SET, CREATE, header.number(10, id))
+    }
+
+    /// A set that remembers the rates of addresses.
+    pub(super) fn new_rate_set(self, name: &str, addresses_max: u32, id: u32) -> Message {
+        let key = KeyType::Address(self.family);
+        let header = sets::header(self.of_table().text(2, name), key, EVAL | TIMEOUT);
+        let size = Attributes::default().number(1, addresses_max);
+        let header = header.nest(9, size).number(10, id).long(11, RATE_TIMEOUT_MILLISECONDS);
+        self.message(kind::NEW_SET, CREATE, header)
+    }
+
+    pub(super) fn delete_set(self, name: &str) -> Message {
+        self.message(kind::DELETE_SET, 0, self.of_table().text(2, name))
+    }
+
+    /// Removes all elements of a set.
+    pub(super) fn flush_set(self, name: &str) -> Message {
+        self.message(kind::DELETE_ELEMENTS, 0, self.of_table().text(2, name))
+    }
+
+    pub(super) fn new_elements(self, set: &str, part: Attributes) -> Message {
+        self.message(kind::NEW_ELEMENTS, CREATE, self.of_table().text(2, set).nest(3, part))
+    }
+
+    pub(super) fn delete_elements(self, set: &str, part: Attributes) -> Message {
+        self.message(kind::DELETE_ELEMENTS, 0, self.of_table().text(2, set).nest(3, part))
+    }
+
+    pub(super) fn new_counter(self, name: &str) -> Message {
+        let nothing = Attributes::default().long(1, 0).long(2, 0);
+        let counter = self.of_table().text(2, name).number(3, 1).nest(4, nothing);
+        self.message(kind::NEW_OBJECT, CREATE, counter)
+    }
+
+    pub(super) fn list_chains(self) -> Message {
+        self.message(kind::LIST_CHAINS, 0, Attributes::default())
+    }
+
+    /// The rules of all chains, or of one.
+    pub(super) fn list_rules(self, chain: Option<&str>) -> Message {
+        let of = self.of_table();
+        let of = match chain {
+            Some(chain) => of.text(2, chain),
+            None => of,
+        };
+        self.message(kind::LIST_RULES, 0, of)
+    }
+
+    pub(super) fn list_sets(self) -> Message {
+        self.message(kind::LIST_SETS, 0, self.of_table())
+    }
+
+    pub(super) fn list_elements(self, set: &str) -> Message {
+        self.message(kind::LIST_ELEMENTS, 0, self.of_table().text(2, set))
+    }
+
+    pub(super) fn list_counters(self) -> Message {
+        self.message(kind::LIST_OBJECTS, 0, self.of_table().number(3, 1))
+    }
+}
+
+/// The comment in the user data of a rule.
+pub(super) fn comment(user_data: &[u8]) -> Option<&str> {
+    let [COMMENT, length, rest @ ..] = user_data else { return None };
+    let text = rest.get(..usize::from(*length))?;
+    str::from_utf8(text).ok().map(|text| text.trim_end_matches('\0'))
+}
+
+/// Whether a set with these flags belongs to one rule.
+pub(super) fn is_own_set(flags: u32) -> bool {
+    flags & ANONYMOUS != 0
+}

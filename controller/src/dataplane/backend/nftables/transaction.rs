@@ -1,0 +1,260 @@
+//! What of a plan is for one family, as one transaction. Pure.
+//!
+//! The kernel makes all of it at once, so the order is only the one in which its parts can follow one
+//! another: sets and chains before the rules that name them, rules before these go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use policy_engine::cidr::Family;
+
+use super::encode::{lines, rate_sets};
+use super::message::{Writer, base_chain};
+use super::sets::{element_parts, shape};
+use crate::dataplane::denial::Denial;
+use crate::dataplane::name::{self, ChainName, SetName};
+use crate::dataplane::netlink::nftables::Message;
+use crate::dataplane::plan::{HookChange, NewSet, Plan, Swap, TableChange};
+use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
+use crate::dataplane::set::Element;
+
+/// What a message of a transaction is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum About {
+    /// The whole table.
+    Table,
+    /// A set, and its elements.
+    Set(SetName),
+    /// The end of a set.
+    EndOfSet(SetName),
+    /// A chain, and its rules.
+    Chain(ChainName),
+    /// The end of a chain.
+    EndOfChain(ChainName),
+    /// A chain that the kernel sends packets to.
+    Hook(Hook),
+}
+
+impl fmt::Display for About {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table => formatter.write_str("the table"),
+            Self::Set(set) => write!(formatter, "set {set}"),
+            Self::EndOfSet(set) => write!(formatter, "to delete set {set}"),
+            Self::Chain(chain) => write!(formatter, "chain {chain}"),
+            Self::EndOfChain(chain) => write!(formatter, "to delete chain {chain}"),
+            Self::Hook(hook) => write!(formatter, "base chain {}", base_chain(*hook)),
+        }
+    }
+}
+
+/// Messages, and what they are for.
+#[derive(Default)]
+pub(super) struct Transaction {
+    pub messages: Vec<Message>,
+    pub about: Vec<About>,
+    /// The number of the next set that is made.
+    next_set: u32,
+}
+
+/// The name of a table that is never there when a transaction is over.
+const PROBE_TABLE: &str = "portcullis-probe";
+
+/// Sets and chains that others use: they cannot go.
+pub(super) type Kept = BTreeSet<About>;
+
+impl Transaction {
+    /// What of `plan` is for `family`; empty if there is nothing.
+    pub(super) fn of(plan: &Plan, family: Family, kept: &Kept) -> Self {
+        let mut transaction = Self { next_set: 1, ..Self::default() };
+        let writer = Writer::of(family);
+        transaction.plan(writer, plan, kept);
+        if transaction.messages.len() > 1 { transaction } else { Self::default() }
+    }
+
+    /// Makes `plan` in a table of another name, and removes it: whether the kernel can.
+    pub(super) fn of_probe(plan: &Plan, family: Family) -> Self {
+        let mut transaction = Self { next_set: 1, ..Self::default() };
+        let writer = Writer { family, table: PROBE_TABLE };
+        transaction.plan(writer, plan, &Kept::new());
+        transaction.add(About::Table, [writer.delete_table()]);
+        transaction
+    }
+
+    fn plan(&mut self, writer: Writer, plan: &Plan, kept: &Kept) {
+        let (transaction, family) = (self, writer.family);
+        let nothing = TableChange::default();
+        let change = plan.tables.get(&family).unwrap_or(&nothing);
+        let is_of = |set: &&SetName| name::family(**set) == family;
+        transaction.add(About::Table, [writer.new_table()]);
+        transaction.make_chains(writer, change);
+        for eviction in plan.evict.iter().filter(|eviction| is_of(&&eviction.set)) {
+            let chains = eviction.chains.get(&family).into_iter().flat_map(BTreeMap::keys);
+            for chain in chains {
+                let name = chain.to_string();
+                transaction.add(About::Chain(*chain), [writer.flush_chain(&name)]);
+            }
+            let set = eviction.set;
+            transaction.add(About::Set(set), [writer.delete_set(&set.to_string())]);
+        }
+        plan.create.iter().filter(|set| set.family == family).for_each(|set| {
+            transaction.create(writer, set);
+        });
+        for (set, elements) in plan.remove.iter().filter(|(set, _)| is_of(set)) {
+            transaction.elements(writer, *set, elements, Writer::delete_elements);
+        }
+        transaction.rules(writer, change);
+        for (set, elements) in plan.add.iter().filter(|(set, _)| is_of(set)) {
+            transaction.elements(writer, *set, elements, Writer::new_elements);
+        }
+        transaction.remove(writer, change, plan.destroy.iter().filter(is_of), kept);
+    }
+
+    /// Puts hooks in their place.
+    pub(super) fn of_hooks(family: Family, hooks: impl IntoIterator<Item = Hook>) -> Self {
+        let mut transaction = Self { next_set: 1, ..Self::default() };
+        for hook in hooks {
+            let change = HookChange { remove: 1, insert: true };
+            transaction.hook(Writer::of(family), hook, &change);
+        }
+        transaction
+    }
+
+    fn add(&mut self, about: About, messages: impl IntoIterator<Item = Message>) {
+        self.messages.extend(messages);
+        self.about.resize(self.messages.len(), about);
+    }
+
+    /// Makes the chains that get rules, and what these rules refer to beside sets of members.
+    fn make_chains(&mut self, writer: Writer, change: &TableChange) {
+        let written = || change.write.iter().chain(&change.prepend);
+        for (chain, rules) in written() {
+            let name = chain.to_string();
+            self.add(About::Chain(*chain), [writer.new_chain(&name)]);
+            if rules.iter().any(|rule| rule.verdict == Verdict::Continue) {
+                self.add(About::Chain(*chain), [writer.new_counter(&name)]);
+            }
+        }
+        for (chain, rules) in written() {
+            for (set, addresses_max) in rate_sets(rules.iter()) {
+                let id = self.number();
+                let made = writer.new_rate_set(&set, addresses_max, id);
+                self.add(About::Chain(*chain), [made]);
+            }
+        }
+        for chain in change.write.keys().chain(&change.delete) {
+            self.add(About::Chain(*chain), [writer.flush_chain(&chain.to_string())]);
+        }
+    }
+
+    fn number(&mut self) -> u32 {
+        self.next_set += 1;
+        self.next_set - 1
+    }
+
+    fn create(&mut self, writer: Writer, set: &NewSet) {
+        let name = set.name.to_string();
+        if set.swap == Swap::Never {
+            let ((key, flags), id) = (shape(set.kind, set.family), self.number());
+            self.add(About::Set(set.name), [writer.new_set(&name, key, flags, id)]);
+        } else {
+            self.add(About::Set(set.name), [writer.flush_set(&name)]);
+        }
+        self.elements(writer, set.name, &set.elements, Writer::new_elements);
+    }
+
+    fn elements(
+        &mut self,
+        writer: Writer,
+        set: SetName,
+        elements: &BTreeSet<Element>,
+        message: impl Fn(Writer, &str, super::attributes::Attributes) -> Message,
+    ) {
+        let name = set.to_string();
+        let parts = element_parts(elements.iter()).into_iter();
+        self.add(About::Set(set), parts.map(|part| message(writer, &name, part)));
+    }
+
+    fn rules(&mut self, writer: Writer, change: &TableChange) {
+        self.append(writer, &change.write);
+        for (chain, rules) in &change.prepend {
+            let lines = lines(writer.family, *chain, rules);
+            let kernel = lines.iter().flat_map(|line| &line.kernel);
+            for rule in kernel.rev() {
+                self.rule(writer, *chain, rule, true);
+            }
+        }
+        for (hook, change) in &change.hooks {
+            self.hook(writer, *hook, change);
+        }
+    }
+
+    fn append(&mut self, writer: Writer, chains: &Chains) {
+        for (chain, rules) in chains {
+            for line in lines(writer.family, *chain, rules) {
+                for rule in &line.kernel {
+                    self.rule(writer, *chain, rule, false);
+                }
+            }
+        }
+    }
+
+    fn rule(
+        &mut self,
+        writer: Writer,
+        chain: ChainName,
+        rule: &super::encode::KernelRule,
+        in_front: bool,
+    ) {
+        let messages = writer.new_rule(&chain.to_string(), rule, in_front, &mut self.next_set);
+        self.add(About::Chain(chain), messages);
+    }
+
+    fn hook(&mut self, writer: Writer, hook: Hook, change: &HookChange) {
+        let name = base_chain(hook);
+        if change.insert {
+            self.add(About::Hook(hook), [writer.new_base_chain(hook)]);
+        }
+        self.add(About::Hook(hook), [writer.flush_chain(name)]);
+        if !change.insert {
+            self.add(About::Hook(hook), [writer.delete_chain(name)]);
+            return;
+        }
+        for rule in hook_rules(writer.family, hook) {
+            let messages = writer.new_rule(name, &rule, false, &mut self.next_set);
+            self.add(About::Hook(hook), messages);
+        }
+    }
+
+    fn remove<'a>(
+        &mut self,
+        writer: Writer,
+        change: &TableChange,
+        sets: impl Iterator<Item = &'a SetName>,
+        kept: &Kept,
+    ) {
+        for chain in &change.delete {
+            let about = About::EndOfChain(*chain);
+            if !kept.contains(&about) {
+                self.add(about, [writer.delete_chain(&chain.to_string())]);
+            }
+        }
+        for set in sets.filter(|set| !name::is_temporary(**set)) {
+            let about = About::EndOfSet(*set);
+            if !kept.contains(&about) {
+                self.add(about, [writer.delete_set(&set.to_string())]);
+            }
+        }
+    }
+}
+
+/// The rules of the chain that the kernel sends packets to.
+pub(super) fn hook_rules(family: Family, hook: Hook) -> Vec<super::encode::KernelRule> {
+    let jump = [Rule::all(Verdict::Jump(hook.target()))];
+    lines(family, hook.target(), &jump).into_iter().flat_map(|line| line.kernel).collect()
+}
+
+/// The counter of a kind of denial has the name of its chain.
+pub(super) fn denial_of(counter: &str) -> Option<Denial> {
+    Denial::all().find(|kind| kind.chain().to_string() == counter)
+}

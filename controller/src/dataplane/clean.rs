@@ -1,0 +1,58 @@
+//! Removes what is ours: all of it, or where it is not used any more.
+
+use super::Dataplane;
+use super::backend::iptables::cleanup::{self, clean_sets, clean_tables};
+use super::backend::iptables::{self, cleanup::Cleaned};
+use super::backend::{Error, Kernel, Place, nftables};
+use super::options::Options;
+
+/// What a cleanup did.
+pub type CleanupReport = Cleaned;
+
+/// Removes all that is ours: of both backends, in all tables and families.
+///
+/// # Errors
+/// When something cannot be read or written; what could be removed is gone then.
+pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
+    let tables = nftables::Kernel::default().remove_tables();
+    let mut report = cleanup::cleanup(options)?;
+    report.chains_deleted += tables?;
+    Ok(report)
+}
+
+impl Dataplane {
+    /// Removes our rules from where they are not used, once they are applied where they are. Gives
+    /// whether some may still be there.
+    pub(super) fn clean_elsewhere(&mut self) -> bool {
+        if self.elsewhere_clean {
+            return false;
+        }
+        let used = self.kernel.place();
+        let wait = self.options.lock_wait_seconds;
+        let (mut clean, mut chains_deleted) = (true, 0);
+        for place in iptables::Place::all().filter(|place| Place::Iptables(*place) != used) {
+            match clean_tables(iptables::Kernel::new(place, wait)) {
+                Ok((deleted, _)) => chains_deleted += deleted,
+                Err(error) => {
+                    let iptables::Place { variant, table } = place;
+                    tracing::warn!(
+                        ?variant, %table, %error, "failed to remove rules that are not used"
+                    );
+                    clean = false;
+                }
+            }
+        }
+        let others = match self.kernel {
+            Kernel::Iptables(_) => nftables::Kernel::default().remove_tables().map(drop),
+            // Without chains of ours there are no sets of ours: ipset need not be there.
+            Kernel::Nftables(_) if chains_deleted == 0 => Ok(()),
+            Kernel::Nftables(_) => clean_sets(wait).map(drop),
+        };
+        if let Err(error) = others {
+            tracing::warn!(%error, "failed to remove tables or sets that are not used");
+            clean = false;
+        }
+        self.elsewhere_clean = clean;
+        !clean
+    }
+}

@@ -1,0 +1,246 @@
+//! nftables over netlink: one transaction of many messages, and lists of what is there.
+//!
+//! ```text
+//! begin │ message 0 │ message 1 │ … │ end     one datagram: the kernel makes all of it, or nothing
+//! ```
+//!
+//! The kernel has done, or refused, a transaction when it has taken the datagram. Then only its
+//! answers are left to be read.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use netlink_packet_core::NetlinkBuffer;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{RcvBufForce, SndBuf, SndBufForce};
+
+use super::request::Messages;
+use super::{Received, Socket};
+
+/// `NFNL_SUBSYS_NFTABLES`.
+const SUBSYSTEM: u16 = 10;
+/// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
+const BEGIN: u16 = 0x10;
+const END: u16 = 0x11;
+/// `NLMSG_ERROR` and `NLMSG_DONE`.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// `NLM_F_REQUEST`, `NLM_F_ACK`, `NLM_F_DUMP_INTR` and `NLM_F_DUMP`.
+const REQUEST: u16 = 1;
+const ACKNOWLEDGE: u16 = 4;
+const INTERRUPTED: u16 = 0x10;
+const DUMP: u16 = 0x300;
+/// The headers of netlink and of nfnetlink.
+const HEADER_BYTES: usize = 16;
+const FAMILY_BYTES: usize = 4;
+/// What may wait to be read: an answer for each message that is refused, or a part of a list.
+const ANSWER_BYTES: usize = 4 << 20;
+/// The kernel answers a transaction before it returns, and a list in parts that it has at once.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How often a list is asked for while others change what it lists.
+const TRIES: usize = 8;
+
+/// What is asked of nftables: the type of a message, its flags, family and attributes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// `NFT_MSG_…`.
+    pub kind: u8,
+    /// `NLM_F_…`, beside those that all requests have.
+    pub flags: u16,
+    /// `NFPROTO_…`.
+    pub family: u8,
+    /// Its attributes.
+    pub attributes: Vec<u8>,
+}
+
+/// A message of a transaction that was refused, by its place in it, and why.
+pub type Refusal = (usize, Errno);
+
+/// A socket for transactions and lists, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Connection {
+    socket: Socket,
+    /// Its number, which the kernel names as the author of changes.
+    port: u32,
+}
+
+impl Connection {
+    /// Opens a socket.
+    ///
+    /// # Errors
+    /// When the process may not, or the kernel has no netfilter.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::open(NETLINK_NETFILTER)?;
+        let mut address = netlink_sys::SocketAddr::new(0, 0);
+        socket.netlink.get_address(&mut address)?;
+        // Without the permission, the usual limit stays.
+        let _ = setsockopt(&socket.netlink.as_fd(), RcvBufForce, &ANSWER_BYTES);
+        socket.sequence = 0;
+        Ok(Self { socket, port: address.port_number() })
+    }
+
+    /// The number of the socket.
+    #[must_use]
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Makes all changes at once; gives the refusals, if there are any: then nothing is changed.
+    ///
+    /// # Errors
+    /// When it is not known what was done.
+    pub fn commit(&mut self, messages: &[Message]) -> io::Result<Vec<Refusal>> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let first = self.socket.sequence.wrapping_add(1);
+        let last = messages.len() - 1;
+        let mut bytes = Vec::new();
+        self.write(&mut bytes, BEGIN, 0, 0, SUBSYSTEM, &[]);
+        for (index, message) in messages.iter().enumerate() {
+            let kind = SUBSYSTEM << 8 | u16::from(message.kind);
+            // The answer to the last one says that all are done.
+            let flags = message.flags | if index == last { ACKNOWLEDGE } else { 0 };
+            self.write(&mut bytes, kind, flags, message.family, 0, &message.attributes);
+        }
+        self.write(&mut bytes, END, 0, 0, SUBSYSTEM, &[]);
+        self.make_room(bytes.len())?;
+        self.socket.netlink.send(&bytes, 0)?;
+        self.answers(first, last)
+    }
+
+    /// Reads the answers to the transaction whose first message, its beginning, has this number.
+    fn answers(&mut self, first: u32, last: usize) -> io::Result<Vec<Refusal>> {
+        let (mut refusals, mut is_acknowledged) = (Vec::new(), false);
+        loop {
+            // All answers are there; without any, the kernel is asked no more.
+            let is_over = is_acknowledged || !refusals.is_empty();
+            let limit = if is_over { Duration::ZERO } else { ANSWER_LIMIT };
+            if !self.socket.wait(limit)? {
+                break;
+            }
+            let datagram = match self.socket.receive()? {
+                Received::Nothing => continue,
+                Received::Overrun if is_over => break,
+                Received::Overrun => return Err(Errno::ENOBUFS.into()),
+                Received::Datagram(datagram) => datagram,
+            };
+            for message in Messages::of(datagram) {
+                let message = message?;
+                if message.message_type() != ERROR {
+                    continue;
+                }
+                let number = message.sequence_number().wrapping_sub(first);
+                // The beginning stands for all: its error is that of the transaction as a whole.
+                let index = usize::try_from(number).map_or(0, |n| n.saturating_sub(1));
+                match error(&message)? {
+                    Some(errno) if index <= last => refusals.push((index, errno)),
+                    Some(_) => {}
+                    None => is_acknowledged |= index == last,
+                }
+            }
+        }
+        if refusals.is_empty() && !is_acknowledged {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(refusals)
+    }
+
+    /// Lists objects: the attributes of each. `request` narrows down which ones.
+    ///
+    /// # Errors
+    /// What the kernel answers instead, and when others change what is listed all the time.
+    pub fn list(&mut self, request: &Message) -> io::Result<Vec<Vec<u8>>> {
+        for _ in 0..TRIES {
+            if let Some(listed) = self.try_list(request)? {
+                return Ok(listed);
+            }
+        }
+        Err(io::ErrorKind::Interrupted.into())
+    }
+
+    /// None when it was changed while it was listed.
+    fn try_list(&mut self, request: &Message) -> io::Result<Option<Vec<Vec<u8>>>> {
+        let mut bytes = Vec::new();
+        let kind = SUBSYSTEM << 8 | u16::from(request.kind);
+        self.write(&mut bytes, kind, request.flags | DUMP, request.family, 0, &request.attributes);
+        let own = self.socket.sequence;
+        self.socket.netlink.send(&bytes, 0)?;
+        let (mut listed, mut is_whole) = (Vec::new(), true);
+        loop {
+            if !self.socket.wait(ANSWER_LIMIT)? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let datagram = match self.socket.receive()? {
+                Received::Nothing => continue,
+                Received::Overrun => return Err(Errno::ENOBUFS.into()),
+                Received::Datagram(datagram) => datagram,
+            };
+            for message in Messages::of(datagram) {
+                let message = message?;
+                if message.sequence_number() != own {
+                    continue;
+                }
+                is_whole &= message.flags() & INTERRUPTED == 0;
+                match message.message_type() {
+                    DONE => return Ok(is_whole.then_some(listed)),
+                    ERROR => match error(&message)? {
+                        Some(errno) => return Err(errno.into()),
+                        None => return Ok(is_whole.then_some(listed)),
+                    },
+                    _ => {
+                        let attributes = message.payload().get(FAMILY_BYTES..).unwrap_or_default();
+                        listed.push(attributes.to_vec());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Appends a message with the next number.
+    fn write(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        kind: u16,
+        flags: u16,
+        family: u8,
+        resource: u16,
+        attributes: &[u8],
+    ) {
+        self.socket.sequence = self.socket.sequence.wrapping_add(1);
+        let length = HEADER_BYTES + FAMILY_BYTES + attributes.len();
+        let length = u32::try_from(length).expect("attributes have 64 KiB at most");
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((flags | REQUEST).to_ne_bytes());
+        bytes.extend(self.socket.sequence.to_ne_bytes());
+        bytes.extend(0_u32.to_ne_bytes());
+        bytes.extend([family, 0]);
+        bytes.extend(resource.to_be_bytes());
+        bytes.extend(attributes);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+
+    /// A datagram has to fit into what the socket may hold.
+    fn make_room(&self, length: usize) -> io::Result<()> {
+        let socket = self.socket.netlink.as_fd();
+        // The kernel counts its own bookkeeping, too.
+        let length = length.saturating_add(length / 4).max(1 << 18);
+        setsockopt(&socket, SndBufForce, &length)
+            .or_else(|_| setsockopt(&socket, SndBuf, &length))
+            .map_err(Into::into)
+    }
+}
+
+/// The error that a message reports; none if it reports success.
+fn error(message: &NetlinkBuffer<&[u8]>) -> io::Result<Option<Errno>> {
+    let code = message.payload().first_chunk().copied().map(i32::from_ne_bytes);
+    match code {
+        None => Err(io::ErrorKind::InvalidData.into()),
+        Some(0) => Ok(None),
+        Some(code) => Ok(Some(Errno::from_raw(-code))),
+    }
+}

@@ -1,0 +1,194 @@
+//! Opens the dataplane: which backend a node uses, and what its kernel lacks.
+
+use policy_engine::cidr::Family;
+use policy_engine::compiled::Compiled;
+
+use super::Dataplane;
+use super::attachment::Attachments;
+use super::backend::iptables::{self, Variant, probe};
+use super::backend::{Error, Kernel, Place, nftables};
+use super::conflict::Conflict;
+use super::denial::Totals;
+use super::desired::{Desired, Wanted};
+use super::examine::Examiner;
+use super::feature::Feature;
+use super::options::{AcceptAction, Backend, IptablesVariant, Options};
+use super::preflight::{self, Finding};
+use super::refusals::{Refusals, Retries};
+use super::waiting::Waiting;
+
+/// The backend of a node, and why it is this one.
+struct Choice {
+    place: Place,
+    reason: String,
+}
+
+impl Dataplane {
+    /// Finds the backend. Changes nothing, but for a chain of ours that lasts as long as a probe.
+    ///
+    /// Where the kernel refuses to log, denials are not logged: that must not keep policies from
+    /// being enforced. See [`Dataplane::denial_log`].
+    ///
+    /// Without IPv6 in the kernel, or without ip6tables, only IPv4 is enforced: see
+    /// [`Dataplane::families`].
+    ///
+    /// # Errors
+    /// When no backend can be used, or what it holds cannot be read.
+    pub fn open(mut options: Options) -> Result<Self, Error> {
+        let Choice { place, reason } = choose(&options)?;
+        let kernel = Kernel::new(place, options.lock_wait_seconds);
+        let mut families = vec![Family::V4];
+        if probe::has_ipv6() && kernel.installed(Family::V6) {
+            families.push(Family::V6);
+        }
+        match &kernel {
+            Kernel::Iptables(kernel) => {
+                options.backend = Backend::Iptables;
+                probe_iptables(kernel, &families, &mut options);
+            }
+            Kernel::Nftables(_) => {
+                options.backend = Backend::Nftables;
+                probe_nftables(&families, &mut options);
+            }
+        }
+        match place {
+            Place::Iptables(place) => tracing::info!(
+                backend = "iptables", variant = ?place.variant, table = %place.table, reason,
+                ?families, "opened the dataplane"
+            ),
+            Place::Nftables => tracing::info!(
+                backend = "nftables",
+                table = nftables::TABLE,
+                reason,
+                ?families,
+                "opened the dataplane"
+            ),
+        }
+        let (attachments, refusals) = (Attachments::default(), Refusals::default());
+        let wanted = Wanted {
+            compiled: &Compiled::default(),
+            attachments: &attachments,
+            options: &options,
+            refusals: &refusals,
+        };
+        let desired = Desired::new(wanted, &families);
+        Ok(Self {
+            options,
+            kernel,
+            families,
+            attachments,
+            attachments_changed: false,
+            applied: None,
+            desired,
+            touched: None,
+            changed_since_read: None,
+            waiting: Waiting::default(),
+            elsewhere_clean: false,
+            postponed: false,
+            denials: Totals::default(),
+            refusals,
+            retries: Retries::default(),
+            unchanged: None,
+        })
+    }
+}
+
+fn probe_iptables(kernel: &iptables::Kernel, families: &[Family], options: &mut Options) {
+    let (log, deny) = (options.denial_log, options.deny);
+    let mut refused = None;
+    for family in families {
+        let saved = probe::own_rules(kernel, *family);
+        if let Some(group) = log.filter(|_| refused.is_none()) {
+            refused = probe::try_log(kernel, *family, group, deny, &saved).err();
+        }
+        lacks(options, probe::lacking(kernel, *family, options, &saved));
+    }
+    if let Some(why) = refused {
+        cannot_log(options, &why);
+    }
+}
+
+fn cannot_log(options: &mut Options, why: &str) {
+    tracing::error!(why, "the kernel cannot log denials; they are enforced and counted");
+    options.denial_log = None;
+}
+
+fn probe_nftables(families: &[Family], options: &mut Options) {
+    if options.accept == AcceptAction::Accept {
+        tracing::error!(
+            "nftables cannot accept packets for rules of others; --accept-action=return is used"
+        );
+        options.accept = AcceptAction::Return;
+    }
+    for family in families {
+        if let Some(group) = options.denial_log
+            && let Err(why) = nftables::try_log(*family, group, options.deny)
+        {
+            cannot_log(options, &why);
+        }
+        lacks(options, nftables::lacking(*family));
+    }
+    let why = "the nftables backend does not compare packets with ports of bridges".to_owned();
+    lacks(options, vec![(Feature::PodInterfaces, why)]);
+}
+
+/// Notes what the kernel lacks.
+fn lacks(options: &mut Options, lacking: Vec<(Feature, String)>) {
+    for (feature, why) in lacking {
+        if options.lacking.insert(feature) {
+            let (what_is_lost, what_to_do) = (feature.what_is_lost(), feature.what_to_do());
+            tracing::error!(?feature, why, "{what_is_lost}; {what_to_do}");
+        }
+    }
+}
+
+/// The backend of this node.
+fn choose(options: &Options) -> Result<Choice, Error> {
+    let iptables = |variant, reason| {
+        let place = iptables::Place { variant, table: options.table() };
+        Choice { place: Place::Iptables(place), reason }
+    };
+    let nftables = |reason| Choice { place: Place::Nftables, reason };
+    match options.backend {
+        Backend::Iptables => Ok(iptables(variant(options)?, "chosen by --backend".to_owned())),
+        Backend::Nftables => Ok(nftables("chosen by --backend".to_owned())),
+        Backend::Auto => {
+            let variant = match variant(options) {
+                Ok(variant) => variant,
+                Err(error @ Error::NoIptables) => return Ok(nftables(error.to_string())),
+                Err(error) => return Err(error),
+            };
+            let place = iptables::Place { variant, table: options.table() };
+            let kernel = iptables::Kernel::new(place, options.lock_wait_seconds);
+            match probe::try_rules(&kernel, Family::V4) {
+                Ok(()) => Ok(iptables(variant, "iptables and ipset work".to_owned())),
+                Err(why) => match nftables::probe(Family::V4) {
+                    Ok(()) => Ok(nftables(format!("iptables and ipset do not work: {why}"))),
+                    // What iptables lacks is reported as it always was.
+                    Err(_) => Ok(iptables(variant, format!("nftables does not work: {why}"))),
+                },
+            }
+        }
+    }
+}
+
+/// What this node lacks for enforcement, and what else is good to know. Changes nothing, but for a
+/// chain and a set of ours that last as long as the probe.
+#[must_use]
+pub fn preflight(options: &Options) -> Vec<Finding> {
+    preflight::judge(&probe::facts(variant(options), options))
+}
+
+/// An examiner of this node, for which a dataplane need not be open.
+#[must_use]
+pub fn examiner(options: &Options, ignored: &[Conflict]) -> Examiner {
+    Examiner::new(variant(options).ok(), options.lock_wait_seconds, ignored)
+}
+
+fn variant(options: &Options) -> Result<Variant, Error> {
+    match options.variant {
+        IptablesVariant::Legacy => Ok(Variant::Legacy),
+        IptablesVariant::Nft => Ok(Variant::Nft),
+        IptablesVariant::Auto => probe::choose_variant(options.lock_wait_seconds),
+    }
+}
