@@ -25,6 +25,7 @@ use policy_engine::tier::View;
 
 use super::applied::Applied;
 use super::attachment::{Attachment, Attachments};
+use super::bridge_chains::Ports;
 use super::denial::Denial;
 use super::entry;
 use super::interface_chains::Interfaces;
@@ -295,16 +296,23 @@ fn make(family: Family, wanted: Wanted<'_>) -> Made {
                 }
             }
         }
-        let unattached = add_attached_sets(family, wanted, &mut made.sets);
+        let unattached = unattached(family, wanted);
+        let unattached_set = add_attached_sets(family, wanted, &unattached, &mut made.sets);
         let interfaces = Interfaces {
             family,
             attachments,
             judges: &by_interface,
             unknown_pods: options.unknown_pods,
-            unattached,
+            unattached: unattached_set,
+            in_map: options.finds_pods_in_maps(),
         };
+        let ports =
+            Ports { family, options, attachments, judges: &by_interface, unattached: &unattached };
         for direction in Direction::BOTH {
             made.chains.extend(interfaces.chains(direction));
+            if options.finds_pods_in_maps() {
+                made.chains.extend(ports.chains(direction));
+            }
             made.denials.insert(Denial::by_address(direction));
         }
     }
@@ -324,23 +332,29 @@ fn make(family: Family, wanted: Wanted<'_>) -> Made {
 fn add_attached_sets(
     family: Family,
     wanted: Wanted<'_>,
+    unattached: &BTreeSet<IpAddr>,
     sets: &mut BTreeMap<SetName, DesiredSet>,
 ) -> Option<SetName> {
-    let Wanted { compiled, attachments, .. } = wanted;
+    let Wanted { attachments, .. } = wanted;
     let elements =
         of_family(&attachments.addresses, family).map(|(address, _)| Element::Address(*address));
     sets.insert(name::attached_set(family), local(family, elements.collect()));
-    let endpoints = of_family(&compiled.endpoints, family).map(|(address, _)| address);
-    let unattached = endpoints.filter(|address| !attachments.addresses.contains_key(address));
-    let others = attachments.unattached.iter().filter(|address| Family::of(**address) == family);
-    let elements: BTreeSet<Element> =
-        unattached.chain(others).copied().map(Element::Address).collect();
-    if elements.is_empty() {
+    if unattached.is_empty() {
         return None;
     }
     let name = name::unattached_set(family);
+    let elements = unattached.iter().copied().map(Element::Address).collect();
     sets.insert(name, local(family, elements));
     Some(name)
+}
+
+/// The addresses of pods whose interface is not known.
+fn unattached(family: Family, wanted: Wanted<'_>) -> BTreeSet<IpAddr> {
+    let Wanted { compiled, attachments, .. } = wanted;
+    let endpoints = of_family(&compiled.endpoints, family).map(|(address, _)| address);
+    let unattached = endpoints.filter(|address| !attachments.addresses.contains_key(address));
+    let others = attachments.unattached.iter().filter(|address| Family::of(**address) == family);
+    unattached.chain(others).copied().collect()
 }
 
 /// The judges of an endpoint's packets. The rulesets that they need are added to `roots`.

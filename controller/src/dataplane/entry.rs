@@ -78,23 +78,28 @@ fn entry(
     rules.push(Rule::new([Match::RelatedOrEstablished], established));
     if family == Family::V6 {
         rules.push(Rule::new([Match::NotIcmpv6], Verdict::Goto(judge)));
-        let from_routers = routers.map_or(Verdict::Return, Verdict::Goto);
-        // Without these there is no IPv6. They never leave a link: only so they are what they say,
-        // and carry nothing further.
-        for kind in NEIGHBOUR_DISCOVERY {
-            let verdict = match kind {
-                ROUTER_ADVERTISEMENT | REDIRECT => from_routers.clone(),
-                _ => Verdict::Return,
-            };
-            rules.push(Rule::new(discovery(options, kind, 255), verdict));
-        }
-        for kind in MULTICAST_LISTENER_DISCOVERY {
-            let link = Match::Address(Side::Destination, Is::Within(link_scope()));
-            let matches = discovery(options, kind, 1).chain([link]);
-            rules.push(Rule::new(matches, Verdict::Return));
-        }
+        rules.extend(discovery_rules(options, &routers.map_or(Verdict::Return, Verdict::Goto)));
     }
     rules.push(Rule::all(Verdict::Goto(judge)));
+    rules
+}
+
+/// The rules for messages without which there is no IPv6. They never leave a link: only so they are
+/// what they say, and carry nothing further.
+pub(super) fn discovery_rules(options: &Options, from_routers: &Verdict) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for kind in NEIGHBOUR_DISCOVERY {
+        let verdict = match kind {
+            ROUTER_ADVERTISEMENT | REDIRECT => from_routers.clone(),
+            _ => Verdict::Return,
+        };
+        rules.push(Rule::new(discovery(options, kind, 255), verdict));
+    }
+    for kind in MULTICAST_LISTENER_DISCOVERY {
+        let link = Match::Address(Side::Destination, Is::Within(link_scope()));
+        let matches = discovery(options, kind, 1).chain([link]);
+        rules.push(Rule::new(matches, Verdict::Return));
+    }
     rules
 }
 

@@ -1,20 +1,20 @@
-//! Packets that the node routes to a bridge, and whose destination is an address that a pod of this
-//! bridge uses beside its own. It is not known by which port they leave: so all pods judge them that
-//! have the address. Pure.
+//! Packets at a bridge whose address is one that a pod of this bridge uses beside its own, where it is
+//! not known by which port they come or leave: so all pods judge them that have the address. Pure.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
-use policy_engine::direction::PerDirection;
+use policy_engine::direction::{Direction, PerDirection};
 
 use super::attachment::Attachment;
 use super::rule::{Is, IsInterface, Match, Rule, Side, Verdict};
 use super::tree::Judges;
 
 /// The rules for these packets. Without them, they would be of no known pod.
-pub(super) fn routed_to_bridges(
+pub(super) fn of_bridges(
+    direction: Direction,
     family: Family,
     ranges: &BTreeMap<Attachment, BTreeSet<IpNet>>,
     judges: &BTreeMap<Attachment, PerDirection<Judges>>,
@@ -35,14 +35,16 @@ pub(super) fn routed_to_bridges(
     for (_, network, bridge) in networks {
         let having =
             bridged().filter(|(_, other, range)| *other == bridge && range.contains(&network));
-        let having = having.filter_map(|(at, ..)| judges.get(at)).map(|judges| judges.ingress);
+        let having =
+            having.filter_map(|(at, ..)| judges.get(at)).map(|judges| *judges.get(direction));
         let having: Vec<Judges> = having.collect();
         // Policies in audit are asked about what all others let pass.
         let enforced: BTreeSet<_> = having.iter().filter_map(|judges| judges.enforced).collect();
         let audited: BTreeSet<_> = having.iter().filter_map(|judges| judges.audited).collect();
+        let side = Side::of_subject(direction);
         let matches = [
-            Match::Address(Side::Destination, Is::Within(network)),
-            Match::Interface(Side::Destination, IsInterface::Named(bridge)),
+            Match::Address(side, Is::Within(network)),
+            Match::Interface(side, IsInterface::Named(bridge)),
             Match::NotBridged,
         ];
         let jumps = enforced.into_iter().chain(audited).map(Verdict::Jump);
@@ -77,7 +79,7 @@ mod tests {
             let ingress = Judges { enforced, audited };
             judges.insert(at, PerDirection { ingress, egress: Judges::default() });
         }
-        let rules = routed_to_bridges(Family::V4, &ranges, &judges);
+        let rules = of_bridges(Direction::Ingress, Family::V4, &ranges, &judges);
         let rules: Vec<String> = rules.iter().map(text::rule).collect();
         let (seven, all) = ("-d 192.0.2.7/32 -o cni0", "-d 192.0.2.0/24 -o cni0");
         let not_bridged = "-m physdev ! --physdev-is-bridged";

@@ -37,9 +37,11 @@ impl Feature {
     #[must_use]
     pub fn what_to_do(self) -> &'static str {
         match self {
-            Self::PodInterfaces => "load xt_physdev",
-            Self::HopLimit => "load xt_hl",
-            Self::SctpChunks => "load xt_sctp",
+            Self::PodInterfaces => {
+                "load xt_physdev; with nftables, use a kernel with CONFIG_NF_TABLES_BRIDGE"
+            }
+            Self::HopLimit => "load xt_hl; nftables needs no module for it",
+            Self::SctpChunks => "load xt_sctp; with nftables, use Linux 5.14 or later",
         }
     }
 }

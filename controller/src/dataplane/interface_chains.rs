@@ -47,6 +47,8 @@ pub(super) struct Interfaces<'a> {
     pub unknown_pods: UnknownPods,
     /// Addresses of pods whose interface is not known; none when there are no such addresses.
     pub unattached: Option<SetName>,
+    /// Whether an interface is found in a map, and ports of bridges in chains of their own.
+    pub in_map: bool,
 }
 
 impl Interfaces<'_> {
@@ -80,14 +82,19 @@ impl Interfaces<'_> {
         let deny = covered.map(|bridge| by(*bridge, Denial::by_address(direction).chain()));
         let end: Vec<Rule> = deny.collect();
         let entries: Vec<_> = entries.filter(|(_, rules)| !rules.is_empty()).collect();
+        let (ranges, pods) = (&self.attachments.extra_ranges, self.judges);
+        if self.in_map {
+            let mut rules = extra_ranges::of_bridges(direction, self.family, ranges, pods);
+            rules.extend(end);
+            return rules;
+        }
         if entries.is_empty() {
             return end;
         }
-        let mut tree = Tree { direction, side, is_port: true, end: &end, chains };
+        let mut tree = Tree { direction, side, is_port: true, in_map: false, end: &end, chains };
         let mut ports = tree.rules(&entries);
         if direction == Direction::Ingress {
-            let (ranges, judges) = (&self.attachments.extra_ranges, self.judges);
-            ports.extend(extra_ranges::routed_to_bridges(self.family, ranges, judges));
+            ports.extend(extra_ranges::of_bridges(direction, self.family, ranges, pods));
         }
         ports.extend_from_slice(&end);
         let chain = name::bridge_ports(direction);
@@ -113,7 +120,8 @@ impl Interfaces<'_> {
         entries.retain(|_, rules| !rules.is_empty());
         let side = Side::of_subject(direction);
         let entries: Vec<_> = entries.into_iter().collect();
-        Tree { direction, side, is_port: false, end: &[], chains }.rules(&entries)
+        let in_map = self.in_map;
+        Tree { direction, side, is_port: false, in_map, end: &[], chains }.rules(&entries)
     }
 
     /// Whether every packet of `interface` that is of no known pod is denied.
@@ -164,6 +172,8 @@ struct Tree<'a> {
     direction: Direction,
     side: Side,
     is_port: bool,
+    /// Whether each interface has a chain, and all are listed: the backend looks an interface up.
+    in_map: bool,
     /// The last rules of each chain: who is sent to one by `-g` does not come back.
     end: &'a [Rule],
     chains: &'a mut Chains,
@@ -172,6 +182,9 @@ struct Tree<'a> {
 impl Tree<'_> {
     /// The rules of the chain that the tree begins in; `entries` are sorted by name.
     fn rules(&mut self, entries: &[(InterfaceName, Vec<Rule>)]) -> Vec<Rule> {
+        if self.in_map {
+            return entries.iter().map(|entry| self.own_chain(entry)).collect();
+        }
         match InterfaceName::common_beginning(entries.iter().map(|(name, _)| *name)) {
             // Packets of other interfaces are to meet one rule.
             Some(beginning) if entries.len() > ENTRIES_MAX => {
@@ -217,6 +230,13 @@ impl Tree<'_> {
             }
         }
         rules
+    }
+
+    /// The rule for one interface, and the chain that it leads to.
+    fn own_chain(&mut self, (name, rules): &(InterfaceName, Vec<Rule>)) -> Rule {
+        let chain = name::interface_node(self.direction, self.is_port, *name);
+        self.chains.insert(chain, rules.as_slice().into());
+        Rule::new([self.matching(IsInterface::Named(*name))], Verdict::Goto(chain))
     }
 
     fn leaf(&self, (name, rules): &(InterfaceName, Vec<Rule>)) -> Vec<Rule> {
@@ -275,6 +295,7 @@ mod tests {
             judges: &judges.collect(),
             unknown_pods: world.unknown_pods,
             unattached: None,
+            in_map: false,
         }
         .chains(direction)
     }

@@ -5,7 +5,7 @@
 //! | [`options`], [`feature`], [`name`] | what a user chooses; what a kernel may lack; the names of our chains and sets |
 //! | [`rule`], [`set`] | rules, chains, hooks and sets as values |
 //! | [`attachment`] | the interfaces of the node's pods |
-//! | [`desired`], `entry`, `tree`, `interface_chains`, `rulesets`, `ruleset` | chains and sets as they should be, and which of them changed |
+//! | [`desired`], `entry`, `tree`, `interface_chains`, `bridge_chains`, `rulesets`, `ruleset` | chains and sets as they should be, and which of them changed |
 //! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
 //! | [`applied`] | chains and sets as they are |
 //! | [`diff`](mod@diff), [`plan`] | the difference, and what changes because of it |
@@ -28,6 +28,7 @@ mod apply;
 mod apply_report;
 pub mod attachment;
 pub mod backend;
+mod bridge_chains;
 mod clean;
 mod comparison;
 pub mod conflict;

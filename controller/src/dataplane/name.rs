@@ -30,6 +30,9 @@ pub const ROUTER: ChainName = Name::short("ROUTER");
 /// Ends packets of local pods in ACCEPT; only with [`super::AcceptAction::Accept`].
 pub const ACCEPT: ChainName = Name::short("ACCEPT");
 
+/// Drops what is sent to pods at other ports of a bridge.
+pub const BRIDGE_PODS: ChainName = Name::short("BRIDGE-PODS");
+
 /// The name of a chain. iptables takes 28 characters.
 pub type ChainName = Name<17>;
 
@@ -110,6 +113,40 @@ pub fn bridge_ports(direction: Direction) -> ChainName {
         Direction::Egress => Name::short("PORT-IN"),
         Direction::Ingress => Name::short("PORT-OUT"),
     }
+}
+
+/// The chain for frames that come in by ports of bridges from pods, or that leave by them, for one
+/// direction.
+#[must_use]
+pub fn bridge(direction: Direction) -> ChainName {
+    match direction {
+        Direction::Egress => Name::short("BRIDGE-IN"),
+        Direction::Ingress => Name::short("BRIDGE-OUT"),
+    }
+}
+
+/// The chain for the denials of frames, for one direction.
+#[must_use]
+pub fn bridge_denial(direction: Direction) -> ChainName {
+    match direction {
+        Direction::Egress => Name::short("BRIDGE-DENY-OUT"),
+        Direction::Ingress => Name::short("BRIDGE-DENY-IN"),
+    }
+}
+
+/// The chain of one port of a bridge, for one direction.
+#[must_use]
+pub fn bridge_port(direction: Direction, port: InterfaceName) -> ChainName {
+    let mut hasher = ContentHasher::new("bridge port");
+    hasher.text(direction.as_str());
+    hasher.text(port.as_str());
+    Name::written(format_args!("B{}", hasher.finish()))
+}
+
+/// Whether a chain is for frames of bridges, not for packets of an IP family.
+#[must_use]
+pub fn is_of_bridge(chain: ChainName) -> bool {
+    chain.text().starts_with('B')
 }
 
 /// The chain for interfaces whose names begin with `beginning`: ports of bridges, or others.

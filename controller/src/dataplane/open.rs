@@ -126,10 +126,9 @@ fn probe_nftables(families: &[Family], options: &mut Options) {
         {
             cannot_log(options, &why);
         }
-        lacks(options, nftables::lacking(*family));
+        let lacking = nftables::lacking(*family).into_iter();
+        lacks(options, lacking.filter(|(feature, _)| options.needs(*feature)).collect());
     }
-    let why = "the nftables backend does not compare packets with ports of bridges".to_owned();
-    lacks(options, vec![(Feature::PodInterfaces, why)]);
 }
 
 /// Notes what the kernel lacks.

@@ -162,6 +162,8 @@ impl Tree {
         let at = |interface| Rule::new([Match::Interface(side, interface)], deny());
         match (bridge, self.direction) {
             (None, _) => vec![at(port)],
+            // The ports are compared in chains of the bridge.
+            (Some(bridge), _) if self.in_map => vec![at(IsInterface::NotNamed(bridge))],
             // A packet that comes in by a port comes in by the bridge.
             (Some(_), Direction::Egress) => {
                 vec![Rule::new([Match::BridgePort(side, port)], deny())]

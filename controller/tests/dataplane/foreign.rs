@@ -179,7 +179,7 @@ fn the_variant_is_where_kubernetes_is() {
     for variant in VARIANTS {
         let node = Netns::new();
         populate(&node, variant);
-        let opened = node.enter(|| Dataplane::open(Options::default()).unwrap().variant());
+        let opened = node.enter(|| Dataplane::open(Options::default()).unwrap().variant().unwrap());
         assert_eq!(opened.command(Family::V6), command(variant, Family::V6));
     }
 }

@@ -10,6 +10,7 @@ mod faults;
 mod foreign;
 mod hooks;
 mod netns;
+mod nftables;
 mod packets;
 mod protocols;
 mod refused;

@@ -119,7 +119,7 @@ fn every_shape_of_rule_reads_back_as_it_was_written() {
 }
 
 /// All pods of `world`, each at a port of one bridge.
-fn on_a_bridge(world: &World) -> Attachments {
+pub fn on_a_bridge(world: &World) -> Attachments {
     let name = |text: &str| InterfaceName::new(text).unwrap();
     let bridge = name("cni0");
     let ports = world.compiled.endpoints.keys().enumerate().map(|(number, address)| {

@@ -145,7 +145,7 @@ fn drift_is_found_and_repaired() {
         node.enter(|| {
             let mut dataplane = Dataplane::open(options(variant)).unwrap();
             settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
-            let iptables = format!("{} -t mangle", dataplane.variant().command(Family::V4));
+            let iptables = format!("{} -t mangle", dataplane.command(Family::V4));
             let set = name::set(Family::V4, Kind::Address, &pods);
             let ports = name::set(Family::V6, Kind::AddressPort, &ports);
             node.sh(&format!(
@@ -183,7 +183,7 @@ fn a_set_of_the_wrong_type_is_replaced_while_in_use() {
             let open = || Dataplane::open(options(variant)).unwrap();
             settle(&mut open(), &world.compiled, &rules_changed()).unwrap();
             let name = name::set(Family::V4, Kind::Address, &pods);
-            let iptables = format!("{} -t mangle", open().variant().command(Family::V4));
+            let iptables = format!("{} -t mangle", open().command(Family::V4));
             let chain = node.sh(&format!("{iptables} -S | grep {name} | cut -d' ' -f2"));
             let chain = chain.trim();
             node.sh(&format!("{iptables} -F {chain}"));

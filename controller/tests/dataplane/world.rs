@@ -14,8 +14,7 @@ use policy_engine::id::{ContentHasher, RulesetId, SetId};
 use policy_engine::model::PodKey;
 use policy_engine::port::{PortRange, Protocol};
 use policy_engine::tier::Tier;
-use portcullis_controller::dataplane::backend::iptables::Error;
-use portcullis_controller::dataplane::{ApplyReport, Dataplane};
+use portcullis_controller::dataplane::{ApplyReport, Dataplane, Error};
 
 #[derive(Clone, Default)]
 pub struct World {

@@ -9,6 +9,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use policy_engine::cidr::Family;
 
 use super::{Received, Socket};
+use crate::dataplane::backend::nftables::TABLE as OWN_TABLE;
 use crate::dataplane::name::ChainName;
 use crate::dataplane::rule::Hook;
 
@@ -122,10 +123,16 @@ fn touch(kind: u16, body: &[u8], table: &str, families: &[Family]) -> Option<Tou
         return None;
     }
     let family = match body.first()? {
-        2 => Family::V4,
-        10 => Family::V6,
+        2 => Some(Family::V4),
+        10 => Some(Family::V6),
+        // A bridge, of which only tables of our own matter.
+        7 => None,
         _ => return None,
     };
+    if table == OWN_TABLE {
+        return touch_of_own_table(kind, body);
+    }
+    let family = family?;
     // The attributes that name the table, and the chain: linux/netfilter/nf_tables.h.
     let (table_name, chain_name) = match kind & 0xff {
         // NFT_MSG_NEWTABLE, NFT_MSG_DELTABLE
@@ -145,6 +152,18 @@ fn touch(kind: u16, body: &[u8], table: &str, families: &[Family]) -> Option<Tou
         Some(chain) if Hook::ALL.iter().any(|hook| hook.chain() == chain) => Some(Touch::Hook),
         Some(chain) => ChainName::parse(chain).map(|_| Touch::Chain),
     }
+}
+
+/// As [`touch`], where the tables are ours alone: everything in them matters, also members of sets.
+fn touch_of_own_table(kind: u16, body: &[u8]) -> Option<Touch> {
+    // Messages about tables, chains, rules, sets, their elements and objects: all begin with the table.
+    if !matches!(kind & 0xff, 0..=14 | 18..=20) {
+        return None;
+    }
+    let table = text(body.get(FAMILY_BYTES..)?, 1)?;
+    let is_ours =
+        table.strip_prefix(OWN_TABLE).is_some_and(|rest| matches!(rest, "" | "-ip" | "-ip6"));
+    is_ours.then_some(Touch::Chain)
 }
 
 /// The text of the first attribute of this kind.

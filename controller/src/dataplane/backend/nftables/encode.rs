@@ -114,7 +114,10 @@ impl Key {
             [Match::Address(side, Is::Within(network))] if is_host(*network) => {
                 Self::Address(*side, *network)
             }
-            [Match::Interface(side, IsInterface::Named(name))] => Self::Interface(*side, *name),
+            [
+                Match::Interface(side, IsInterface::Named(name))
+                | Match::BridgePort(side, IsInterface::Named(name)),
+            ] => Self::Interface(*side, *name),
             _ => return None,
         };
         Some((key, outcome(&rule.verdict)?))
@@ -195,6 +198,15 @@ fn single(family: Family, name: ChainName, rule: &Rule) -> Vec<KernelRule> {
 }
 
 impl KernelRule {
+    /// The rule that sends frames with packets of `family` to `chain`, and gets them back.
+    pub(super) fn jump_of_protocol(family: Family, chain: ChainName) -> Self {
+        let mut expressions = Expressions::default();
+        expressions.load(Field::PROTOCOL);
+        expressions.compare(Holds::Equal, &ether_type(family).to_be_bytes());
+        expressions.verdict(&Outcome::Jump(chain.to_string()));
+        Self::new(expressions, Vec::new())
+    }
+
     fn new(expressions: Expressions, own_sets: Vec<OwnSet>) -> Self {
         let mut hasher = ContentHasher::new("nftables rule");
         hasher.bytes(&expressions.list.0);
@@ -387,6 +399,14 @@ fn interface_bytes(name: InterfaceName) -> Vec<u8> {
     let mut bytes = name.as_str().as_bytes().to_vec();
     bytes.resize(INTERFACE_BYTES, 0);
     bytes
+}
+
+/// `ETH_P_IP` and `ETH_P_IPV6`.
+fn ether_type(family: Family) -> u16 {
+    match family {
+        Family::V4 => 0x0800,
+        Family::V6 => 0x86dd,
+    }
 }
 
 /// The number that IANA has assigned to `protocol`.

@@ -6,12 +6,12 @@ use std::io;
 use nix::errno::Errno;
 use policy_engine::cidr::Family;
 
-use super::message::Writer;
+use super::message::{Base, Writer};
 use super::transaction::{About, Kept, Transaction};
 use super::{read, sets};
 use crate::dataplane::applied::{AppliedSet, Elements, HookPlaces, Table};
 use crate::dataplane::backend::{Error, Executed};
-use crate::dataplane::denial::Reading;
+use crate::dataplane::denial::{Counts, Reading};
 use crate::dataplane::name::SetName;
 use crate::dataplane::netlink::nftables::{Connection, Message, Refusal};
 use crate::dataplane::plan::Plan;
@@ -52,9 +52,12 @@ impl Kernel {
         family: Family,
         desired: &Chains,
     ) -> Result<Table, Error> {
-        let writer = Writer::of(family);
-        let (chains, rules) = (list(&writer.list_chains())?, list(&writer.list_rules(None))?);
-        Ok(read::table(family, &chains, &rules, desired))
+        let mut table = Table::default();
+        for writer in [Writer::of(family), Writer::of(family).of_bridge()] {
+            let (chains, rules) = (list(&writer.list_chains())?, list(&writer.list_rules(None))?);
+            read::chains(&mut table, writer, &chains, &rules, desired);
+        }
+        Ok(table)
     }
 
     /// Reads our sets of both families.
@@ -87,9 +90,9 @@ impl Kernel {
         let chains = list(&writer.list_chains())?;
         let mut found = BTreeMap::new();
         for hook in hooks {
-            let base = super::message::base_chain(*hook);
-            let rules = list(&writer.list_rules(Some(base)))?;
-            let mut table = read::table(family, &chains, &rules, &Chains::new());
+            let rules = list(&writer.list_rules(Some(Base::of(*hook).name)))?;
+            let mut table = Table::default();
+            read::chains(&mut table, writer, &chains, &rules, &Chains::new());
             found.insert(*hook, table.hooks.remove(hook).unwrap_or_default());
         }
         found.retain(|_, places| *places != HookPlaces::first());
@@ -118,9 +121,14 @@ impl Kernel {
     pub(in crate::dataplane) fn read_denials(&self, families: &[Family]) -> Result<Reading, Error> {
         let mut reading = Reading::new();
         for family in families {
-            let counters = list(&Writer::of(*family).list_counters())?;
-            let counts = counters.iter().filter_map(|counter| read::counts(counter));
-            reading.extend(counts.map(|(kind, counts)| ((*family, kind), counts)));
+            for writer in [Writer::of(*family), Writer::of(*family).of_bridge()] {
+                let counters = list(&writer.list_counters())?;
+                for (kind, counts) in counters.iter().filter_map(|it| read::counts(writer, it)) {
+                    let sum: &mut Counts = reading.entry((*family, kind)).or_default();
+                    sum.packets += counts.packets;
+                    sum.bytes += counts.bytes;
+                }
+            }
         }
         Ok(reading)
     }
@@ -168,16 +176,17 @@ impl Kernel {
     /// Removes our table of each family; gives how many chains went with them.
     pub(in crate::dataplane) fn remove_tables(&mut self) -> Result<usize, Error> {
         let mut removed = 0;
-        for family in Family::BOTH {
-            let writer = Writer::of(family);
+        for writer in Writer::all() {
             match Connection::open().and_then(|mut it| it.list(&writer.list_table())) {
-                Ok(tables) if tables.is_empty() => continue,
+                Ok(tables) if !tables.iter().any(|table| read::is_of(writer, table)) => continue,
                 Ok(_) => {}
                 // Neither a table nor nftables is there.
                 Err(error) if is_absent(&error) => continue,
                 Err(error) => return Err(failed("list nftables")(error)),
             }
-            let chains = self.read_table(family, &Chains::new())?.chains.len();
+            let mut table = Table::default();
+            read::chains(&mut table, writer, &list(&writer.list_chains())?, &[], &Chains::new());
+            let chains = table.chains.len();
             let mut transaction = Transaction::default();
             transaction.messages.push(writer.delete_table());
             match self.commit(&transaction)?.first() {

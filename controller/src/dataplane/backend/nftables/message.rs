@@ -1,10 +1,12 @@
 //! Messages that make, change and remove objects of our tables. Pure.
 
 use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
 
 use super::attributes::Attributes;
 use super::encode::KernelRule;
 use super::sets::{self, ANONYMOUS, EVAL, KeyType, TIMEOUT};
+use crate::dataplane::name::{self, ChainName};
 use crate::dataplane::netlink::nftables::Message;
 use crate::dataplane::rule::Hook;
 
@@ -49,50 +51,118 @@ pub(super) mod kind {
     pub(in super::super) const LIST_OBJECTS: u8 = 19;
 }
 
+/// The name of a table that is never there when a transaction is over.
+const PROBE_TABLE: &str = "portcullis-probe";
+
+/// `NFPROTO_BRIDGE`.
+const BRIDGE: u8 = 7;
+
+/// `NF_BR_PRE_ROUTING` and `NF_BR_FORWARD`.
+const BRIDGE_PRE_ROUTING: u32 = 0;
+const BRIDGE_FORWARD: u32 = 2;
+
+/// In front of what hands frames to the IP families.
+const BRIDGE_PRIORITY: i32 = -300;
+
 /// `NFPROTO_…`.
-pub(super) fn protocol(family: Family) -> u8 {
+fn protocol(family: Family) -> u8 {
     match family {
         Family::V4 => 2,
         Family::V6 => 10,
     }
 }
 
-/// The name of the chain that the kernel sends packets to.
-pub(super) fn base_chain(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Forward => "forward",
-        Hook::Input => "input",
-    }
+/// A chain that the kernel sends packets or frames to: its name, and its hook.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Base {
+    pub name: &'static str,
+    pub hook: u32,
+    pub priority: i32,
 }
 
-/// `NF_INET_LOCAL_IN` and `NF_INET_FORWARD`, and the priority.
-pub(super) fn hook_place(hook: Hook) -> (u32, i32) {
-    match hook {
-        Hook::Forward => (2, PRIORITY),
-        Hook::Input => (1, PRIORITY),
+impl Base {
+    /// The one for packets.
+    pub(super) fn of(hook: Hook) -> Self {
+        match hook {
+            // `NF_INET_FORWARD` and `NF_INET_LOCAL_IN`.
+            Hook::Forward => Self { name: "forward", hook: 2, priority: PRIORITY },
+            Hook::Input => Self { name: "input", hook: 1, priority: PRIORITY },
+        }
+    }
+
+    /// The one for frames from which packets go to the chain of a direction.
+    pub(super) fn of_bridge(direction: Direction) -> Self {
+        let priority = BRIDGE_PRIORITY;
+        match direction {
+            Direction::Egress => Self { name: "prerouting", hook: BRIDGE_PRE_ROUTING, priority },
+            Direction::Ingress => Self { name: "forward", hook: BRIDGE_FORWARD, priority },
+        }
     }
 }
 
 /// Makes messages for our table of one family.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Writer {
+    /// Of the packets.
     pub family: Family,
-    pub table: &'static str,
+    /// Whether it is the table for frames of bridges.
+    is_bridge: bool,
+    /// Whether it is a table that a probe makes and removes.
+    is_probe: bool,
 }
 
 impl Writer {
     /// For the table that holds our rules.
     pub(super) fn of(family: Family) -> Self {
-        Self { family, table: TABLE }
+        Self { family, is_bridge: false, is_probe: false }
+    }
+
+    /// For a table that a probe makes and removes.
+    pub(super) fn of_probe(family: Family) -> Self {
+        Self { is_probe: true, ..Self::of(family) }
+    }
+
+    /// For the table of frames of bridges beside it.
+    pub(super) fn of_bridge(self) -> Self {
+        Self { is_bridge: true, ..self }
+    }
+
+    /// For the table that a chain is in.
+    pub(super) fn of_chain(self, chain: ChainName) -> Self {
+        if name::is_of_bridge(chain) { self.of_bridge() } else { self }
+    }
+
+    pub(super) fn is_bridge(self) -> bool {
+        self.is_bridge
+    }
+
+    /// The name of the table.
+    pub(super) fn table(self) -> &'static str {
+        match (self.is_probe, self.is_bridge, self.family) {
+            (true, _, _) => PROBE_TABLE,
+            (false, false, _) => TABLE,
+            // Tables of the bridge family have names of their own for each IP family.
+            (false, true, Family::V4) => "portcullis-ip",
+            (false, true, Family::V6) => "portcullis-ip6",
+        }
+    }
+
+    /// The tables of both families, with those for frames.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Family::BOTH.into_iter().flat_map(|family| [Self::of(family), Self::of(family).of_bridge()])
+    }
+
+    fn protocol(self) -> u8 {
+        if self.is_bridge { BRIDGE } else { protocol(self.family) }
     }
 
     fn message(self, kind: u8, flags: u16, attributes: Attributes) -> Message {
-        Message { kind, flags, family: protocol(self.family), attributes: attributes.0 }
+        Message { kind, flags, family: self.protocol(), attributes: attributes.0 }
     }
 
     /// What most messages begin with.
     fn of_table(self) -> Attributes {
-        Attributes::default().text(1, self.table)
+        Attributes::default().text(1, self.table())
     }
 
     pub(super) fn new_table(self) -> Message {
@@ -112,10 +182,10 @@ impl Writer {
         self.message(kind::NEW_CHAIN, CREATE, self.of_table().text(3, name))
     }
 
-    pub(super) fn new_base_chain(self, hook: Hook) -> Message {
-        let (number, priority) = hook_place(hook);
-        let place = Attributes::default().number(1, number).bytes(2, &priority.to_be_bytes());
-        let chain = self.of_table().text(3, base_chain(hook)).nest(4, place);
+    pub(super) fn new_base_chain(self, base: Base) -> Message {
+        let place = Attributes::default().number(1, base.hook);
+        let place = place.bytes(2, &base.priority.to_be_bytes());
+        let chain = self.of_table().text(3, base.name).nest(4, place);
         // The verdict for packets that pass it is to go on.
         self.message(kind::NEW_CHAIN, CREATE, chain.number(5, 1).text(7, "filter"))
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
 use policy_engine::port::{PortRange, Protocol};
 
 use super::kernel::{Kernel, refused};
@@ -10,13 +11,16 @@ use super::transaction::Transaction;
 use crate::dataplane::attachment::InterfaceName;
 use crate::dataplane::denial::Denial;
 use crate::dataplane::feature::Feature;
-use crate::dataplane::name::{ChainName, SetName};
+use crate::dataplane::name::{self, ChainName, SetName};
 use crate::dataplane::options::{DenyAction, LogGroup};
 use crate::dataplane::plan::{HookChange, NewSet, Plan, Swap, TableChange};
 use crate::dataplane::rule::{Hook, IsInterface, Match, Rule, Side, Verdict};
 use crate::dataplane::set::Kind;
 
 const CHAIN: ChainName = ChainName::short("PROBE");
+
+/// An interface that every node has.
+const LOOPBACK: IsInterface = IsInterface::Named(InterfaceName::LOOPBACK);
 
 /// Whether the kernel takes the rules that every node needs, or why not.
 pub(in crate::dataplane) fn probe(family: Family) -> Result<(), String> {
@@ -43,7 +47,7 @@ pub(in crate::dataplane) fn probe(family: Family) -> Result<(), String> {
         Match::NotTranslated,
         Match::TcpSyn,
         Match::Ports(Protocol::Tcp, ports.into()),
-        Match::Interface(Side::Source, IsInterface::Named(InterfaceName::LOOPBACK)),
+        Match::Interface(Side::Source, LOOPBACK),
     ];
     let hooks = Hook::ALL.map(|hook| (hook, HookChange { remove: 0, insert: true }));
     let mut plan = returning(family, matches);
@@ -63,11 +67,17 @@ pub(in crate::dataplane) fn lacking(family: Family) -> Vec<(Feature, String)> {
     let needs = |feature| match feature {
         Feature::HopLimit if family == Family::V6 => Some(Match::HopLimit(255)),
         Feature::SctpChunks => Some(Match::SctpInit),
-        Feature::HopLimit | Feature::PodInterfaces => None,
+        Feature::PodInterfaces => Some(Match::BridgePort(Side::Source, LOOPBACK)),
+        Feature::HopLimit => None,
     };
     let try_out = |feature| {
-        let part = needs(feature)?;
-        attempt(&returning(family, [part]), family).err().map(|why| (feature, why))
+        let rule = Rule::new([needs(feature)?], Verdict::Return);
+        let chain = match feature {
+            Feature::PodInterfaces => name::bridge(Direction::Egress),
+            Feature::HopLimit | Feature::SctpChunks => CHAIN,
+        };
+        let plan = writing(family, chain, vec![rule]);
+        attempt(&plan, family).err().map(|why| (feature, why))
     };
     Feature::ALL.into_iter().filter_map(try_out).collect()
 }
@@ -80,16 +90,16 @@ pub(in crate::dataplane) fn try_log(
 ) -> Result<(), String> {
     // One kind stands for all: they differ in numbers only.
     let Some(kind) = Denial::all().next() else { return Ok(()) };
-    attempt(&writing(family, kind.rules(family, deny, Some(group))), family)
+    attempt(&writing(family, CHAIN, kind.rules(family, deny, Some(group))), family)
 }
 
 fn returning(family: Family, matches: impl IntoIterator<Item = Match>) -> Plan {
     let rules = matches.into_iter().map(|part| Rule::new([part], Verdict::Return));
-    writing(family, rules.collect())
+    writing(family, CHAIN, rules.collect())
 }
 
-fn writing(family: Family, rules: Vec<Rule>) -> Plan {
-    let write = BTreeMap::from([(CHAIN, rules.into())]);
+fn writing(family: Family, chain: ChainName, rules: Vec<Rule>) -> Plan {
+    let write = BTreeMap::from([(chain, rules.into())]);
     let change = TableChange { write, ..TableChange::default() };
     Plan { tables: BTreeMap::from([(family, change)]), ..Plan::default() }
 }

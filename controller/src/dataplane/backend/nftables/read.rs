@@ -3,56 +3,83 @@
 use std::collections::{BTreeMap, HashMap};
 
 use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
 
 use super::attributes::{find, long, number, read, text};
-use super::encode::{Line, lines};
-use super::message::{TABLE, base_chain, comment, hook_place, is_own_set};
+use super::encode::{KernelRule, Line, lines};
+use super::message::{Base, Writer, comment, is_own_set};
 use super::sets::shape;
-use super::transaction::{denial_of, hook_rules};
+use super::transaction::{bridge_hook_rule, denial_of, hook_rules};
 use crate::dataplane::applied::{HookPlaces, Table};
 use crate::dataplane::denial::{Counts, Denial};
-use crate::dataplane::name::{ChainName, SetName};
+use crate::dataplane::name::{self, ChainName, SetName};
 use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
 use crate::dataplane::set::Kind;
 
-/// Reads our table of `family`. Rules that have the comment of a rule of `desired` are these.
-pub(super) fn table(
-    family: Family,
+/// Adds our chains in the table of `writer` to `table`. Rules that have the comment of a rule of `desired`
+/// are these.
+pub(super) fn chains(
+    table: &mut Table,
+    writer: Writer,
     chains: &[Vec<u8>],
     rules: &[Vec<u8>],
     desired: &Chains,
-) -> Table {
-    let mut table = Table::default();
+) {
+    let family = writer.family;
     let mut comments: BTreeMap<&str, Vec<Comment<'_>>> = BTreeMap::new();
-    for rule in rules.iter().filter(|rule| is_ours(rule)) {
+    for rule in rules.iter().filter(|rule| is_of(writer, rule)) {
         if let Some(chain) = find(rule, 2).and_then(text) {
             comments.entry(chain).or_default().push(Comment::of(rule));
         }
     }
-    for chain in chains.iter().filter(|chain| is_ours(chain)) {
-        let Some(name) = find(chain, 3).and_then(text) else { continue };
-        let of_chain = comments.get(name).map(Vec::as_slice).unwrap_or_default();
-        if let Some(own) = ChainName::parse(name) {
-            let desired = desired.get(&own).map(|rules| lines(family, own, rules));
-            let rules = recognise(of_chain, &desired.unwrap_or_default());
-            table.chains.insert(own, rules.into());
-        } else if let Some(hook) = Hook::ALL.into_iter().find(|hook| base_chain(*hook) == name) {
-            table.hooks.insert(hook, hook_places(family, hook, chain, of_chain));
+    let of_chain = |name| comments.get(name).map(Vec::as_slice).unwrap_or_default();
+    let is_in_place = |base: Base, expected: &[KernelRule]| {
+        let chains = chains.iter().filter(|chain| is_of(writer, chain));
+        let mut places = chains.filter_map(|chain| place(base, chain));
+        let expected = expected.iter().map(|rule| Some(rule.comment.as_str()));
+        places.next() == Some((base.hook, base.priority))
+            && expected.eq(of_chain(base.name).iter().map(|comment| comment.text))
+    };
+    for chain in chains.iter().filter(|chain| is_of(writer, chain)) {
+        let own = find(chain, 3).and_then(text).and_then(ChainName::parse);
+        let Some(name) = own.filter(|name| name::is_of_bridge(*name) == writer.is_bridge()) else {
+            continue;
+        };
+        let desired = desired.get(&name).map(|rules| lines(family, name, rules));
+        let comments = comments.get(name.to_string().as_str());
+        let comments = comments.map(Vec::as_slice).unwrap_or_default();
+        let rules = recognise(comments, &desired.unwrap_or_default());
+        table.chains.insert(name, rules.into());
+    }
+    if writer.is_bridge() {
+        for direction in Direction::BOTH {
+            let (chain, base) = (name::bridge(direction), Base::of_bridge(direction));
+            // Without what sends frames to it, it is as if it were not there: it is written again.
+            if !is_in_place(base, &[bridge_hook_rule(family, chain)]) {
+                table.chains.remove(&chain);
+            }
+        }
+        return;
+    }
+    for hook in Hook::ALL {
+        let is_right = is_in_place(Base::of(hook), &hook_rules(family, hook));
+        let is_there = chains
+            .iter()
+            .any(|chain| is_of(writer, chain) && place(Base::of(hook), chain).is_some());
+        // A chain that is there and wrong has to be replaced, one that is not wanted to go.
+        let count = if is_right { 1 } else { 2 };
+        if is_right || is_there {
+            table.hooks.insert(hook, HookPlaces { count, in_front: Vec::new() });
         }
     }
-    table
 }
 
-/// Where the hook is whose chain has these attributes and rules.
-fn hook_places(family: Family, hook: Hook, chain: &[u8], rules: &[Comment<'_>]) -> HookPlaces {
-    let place = find(chain, 4).and_then(|place| {
-        let priority = find(place, 2)?.try_into().ok().map(i32::from_be_bytes)?;
-        Some((number(find(place, 1)?)?, priority))
-    });
-    let expected = hook_rules(family, hook);
-    let expected = expected.iter().map(|rule| Some(rule.comment.as_str()));
-    let is_right = place == Some(hook_place(hook)) && expected.eq(rules.iter().map(|it| it.text));
-    if is_right { HookPlaces::first() } else { HookPlaces::default() }
+/// The hook and priority of a chain, if it has the name of `base`.
+fn place(base: Base, chain: &[u8]) -> Option<(u32, i32)> {
+    find(chain, 3).and_then(text).filter(|name| *name == base.name)?;
+    let place = find(chain, 4)?;
+    let priority = find(place, 2)?.try_into().ok().map(i32::from_be_bytes)?;
+    Some((number(find(place, 1)?)?, priority))
 }
 
 /// What a rule in the kernel is recognised by.
@@ -88,7 +115,7 @@ fn recognise(comments: &[Comment<'_>], desired: &[Line<'_>]) -> Vec<Rule> {
         rest = after;
         let line = first.text.and_then(|text| known.get(text));
         let others = line.map(|line| line.kernel.get(1..).unwrap_or_default());
-        let is_line = |others: &[super::encode::KernelRule]| {
+        let is_line = |others: &[KernelRule]| {
             let expected = others.iter().map(|rule| Some(rule.comment.as_str()));
             expected.eq(after.iter().take(others.len()).map(|it| it.text))
         };
@@ -103,13 +130,17 @@ fn recognise(comments: &[Comment<'_>], desired: &[Line<'_>]) -> Vec<Rule> {
     rules
 }
 
-fn is_ours(attributes: &[u8]) -> bool {
-    find(attributes, 1).and_then(text) == Some(TABLE)
+/// Whether an object is in the table of `writer`, or is this table.
+pub(super) fn is_of(writer: Writer, attributes: &[u8]) -> bool {
+    find(attributes, 1).and_then(text) == Some(writer.table())
 }
 
 /// The name of a set of members, and its kind and family; none for a set that we would not make so.
 pub(super) fn set(family: Family, set: &[u8]) -> Option<(SetName, Option<(Kind, Family)>)> {
-    let name = find(set, 2).and_then(text).and_then(SetName::parse).filter(|_| is_ours(set))?;
+    let name = find(set, 2).and_then(text).and_then(SetName::parse)?;
+    if !is_of(Writer::of(family), set) {
+        return None;
+    }
     let get = |kind| find(set, kind).and_then(number);
     let flags = get(3).unwrap_or(0);
     let found = (get(4), get(5), flags, find(set, 11).is_some());
@@ -129,9 +160,9 @@ pub(super) fn elements(message: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What a counter of a kind of denial has counted.
-pub(super) fn counts(counter: &[u8]) -> Option<(Denial, Counts)> {
+pub(super) fn counts(writer: Writer, counter: &[u8]) -> Option<(Denial, Counts)> {
     let kind = find(counter, 2).and_then(text).and_then(denial_of)?;
     let data = find(counter, 4)?;
     let get = |kind| find(data, kind).and_then(long);
-    is_ours(counter).then_some((kind, Counts { packets: get(2)?, bytes: get(1)? }))
+    is_of(writer, counter).then_some((kind, Counts { packets: get(2)?, bytes: get(1)? }))
 }

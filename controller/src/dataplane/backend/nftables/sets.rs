@@ -35,8 +35,6 @@ pub(super) enum KeyType {
     AddressPort(Family),
     Port,
     Interface,
-    /// An interface, and an address behind it.
-    InterfaceAddress(Family),
 }
 
 impl KeyType {
@@ -54,10 +52,6 @@ impl KeyType {
             }
             Self::Port => (13, 2),
             Self::Interface => (41, 16),
-            Self::InterfaceAddress(family) => {
-                let (kind, bytes) = address(family);
-                (41 << 6 | kind, bytes + 16)
-            }
         }
     }
 }

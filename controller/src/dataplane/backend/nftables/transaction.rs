@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use policy_engine::cidr::Family;
+use policy_engine::direction::Direction;
 
-use super::encode::{lines, rate_sets};
-use super::message::{Writer, base_chain};
+use super::encode::{KernelRule, lines, rate_sets};
+use super::message::{Base, Writer};
 use super::sets::{element_parts, shape};
 use crate::dataplane::denial::Denial;
 use crate::dataplane::name::{self, ChainName, SetName};
@@ -43,7 +44,7 @@ impl fmt::Display for About {
             Self::EndOfSet(set) => write!(formatter, "to delete set {set}"),
             Self::Chain(chain) => write!(formatter, "chain {chain}"),
             Self::EndOfChain(chain) => write!(formatter, "to delete chain {chain}"),
-            Self::Hook(hook) => write!(formatter, "base chain {}", base_chain(*hook)),
+            Self::Hook(hook) => write!(formatter, "base chain {}", Base::of(*hook).name),
         }
     }
 }
@@ -56,9 +57,6 @@ pub(super) struct Transaction {
     /// The number of the next set that is made.
     next_set: u32,
 }
-
-/// The name of a table that is never there when a transaction is over.
-const PROBE_TABLE: &str = "portcullis-probe";
 
 /// Sets and chains that others use: they cannot go.
 pub(super) type Kept = BTreeSet<About>;
@@ -75,9 +73,12 @@ impl Transaction {
     /// Makes `plan` in a table of another name, and removes it: whether the kernel can.
     pub(super) fn of_probe(plan: &Plan, family: Family) -> Self {
         let mut transaction = Self { next_set: 1, ..Self::default() };
-        let writer = Writer { family, table: PROBE_TABLE };
+        let writer = Writer::of_probe(family);
         transaction.plan(writer, plan, &Kept::new());
         transaction.add(About::Table, [writer.delete_table()]);
+        if has_bridge_chains(plan, family) {
+            transaction.add(About::Table, [writer.of_bridge().delete_table()]);
+        }
         transaction
     }
 
@@ -87,12 +88,15 @@ impl Transaction {
         let change = plan.tables.get(&family).unwrap_or(&nothing);
         let is_of = |set: &&SetName| name::family(**set) == family;
         transaction.add(About::Table, [writer.new_table()]);
+        if has_bridge_chains(plan, family) {
+            transaction.add(About::Table, [writer.of_bridge().new_table()]);
+        }
         transaction.make_chains(writer, change);
         for eviction in plan.evict.iter().filter(|eviction| is_of(&&eviction.set)) {
             let chains = eviction.chains.get(&family).into_iter().flat_map(BTreeMap::keys);
             for chain in chains {
-                let name = chain.to_string();
-                transaction.add(About::Chain(*chain), [writer.flush_chain(&name)]);
+                let flush = writer.of_chain(*chain).flush_chain(&chain.to_string());
+                transaction.add(About::Chain(*chain), [flush]);
             }
             let set = eviction.set;
             transaction.add(About::Set(set), [writer.delete_set(&set.to_string())]);
@@ -129,7 +133,7 @@ impl Transaction {
     fn make_chains(&mut self, writer: Writer, change: &TableChange) {
         let written = || change.write.iter().chain(&change.prepend);
         for (chain, rules) in written() {
-            let name = chain.to_string();
+            let (name, writer) = (chain.to_string(), writer.of_chain(*chain));
             self.add(About::Chain(*chain), [writer.new_chain(&name)]);
             if rules.iter().any(|rule| rule.verdict == Verdict::Continue) {
                 self.add(About::Chain(*chain), [writer.new_counter(&name)]);
@@ -138,12 +142,13 @@ impl Transaction {
         for (chain, rules) in written() {
             for (set, addresses_max) in rate_sets(rules.iter()) {
                 let id = self.number();
-                let made = writer.new_rate_set(&set, addresses_max, id);
+                let made = writer.of_chain(*chain).new_rate_set(&set, addresses_max, id);
                 self.add(About::Chain(*chain), [made]);
             }
         }
         for chain in change.write.keys().chain(&change.delete) {
-            self.add(About::Chain(*chain), [writer.flush_chain(&chain.to_string())]);
+            let flush = writer.of_chain(*chain).flush_chain(&chain.to_string());
+            self.add(About::Chain(*chain), [flush]);
         }
     }
 
@@ -187,6 +192,11 @@ impl Transaction {
         for (hook, change) in &change.hooks {
             self.hook(writer, *hook, change);
         }
+        for direction in Direction::BOTH {
+            if change.write.contains_key(&name::bridge(direction)) {
+                self.bridge_hook(writer, direction);
+            }
+        }
     }
 
     fn append(&mut self, writer: Writer, chains: &Chains) {
@@ -199,21 +209,28 @@ impl Transaction {
         }
     }
 
-    fn rule(
-        &mut self,
-        writer: Writer,
-        chain: ChainName,
-        rule: &super::encode::KernelRule,
-        in_front: bool,
-    ) {
-        let messages = writer.new_rule(&chain.to_string(), rule, in_front, &mut self.next_set);
+    fn rule(&mut self, writer: Writer, chain: ChainName, rule: &KernelRule, in_front: bool) {
+        let (name, writer) = (chain.to_string(), writer.of_chain(chain));
+        let messages = writer.new_rule(&name, rule, in_front, &mut self.next_set);
         self.add(About::Chain(chain), messages);
     }
 
+    /// Makes the chain that the kernel sends frames to for `direction`.
+    fn bridge_hook(&mut self, writer: Writer, direction: Direction) {
+        let (chain, base) = (name::bridge(direction), Base::of_bridge(direction));
+        let writer = writer.of_bridge();
+        let about = About::Chain(chain);
+        self.add(about, [writer.new_base_chain(base), writer.flush_chain(base.name)]);
+        let rule = bridge_hook_rule(writer.family, chain);
+        let messages = writer.new_rule(base.name, &rule, false, &mut self.next_set);
+        self.add(about, messages);
+    }
+
     fn hook(&mut self, writer: Writer, hook: Hook, change: &HookChange) {
-        let name = base_chain(hook);
+        let base = Base::of(hook);
+        let name = base.name;
         if change.insert {
-            self.add(About::Hook(hook), [writer.new_base_chain(hook)]);
+            self.add(About::Hook(hook), [writer.new_base_chain(base)]);
         }
         self.add(About::Hook(hook), [writer.flush_chain(name)]);
         if !change.insert {
@@ -233,10 +250,19 @@ impl Transaction {
         sets: impl Iterator<Item = &'a SetName>,
         kept: &Kept,
     ) {
+        for direction in Direction::BOTH {
+            let chain = name::bridge(direction);
+            if change.delete.contains(&chain) {
+                let (base, writer) = (Base::of_bridge(direction).name, writer.of_bridge());
+                let messages = [writer.flush_chain(base), writer.delete_chain(base)];
+                self.add(About::Chain(chain), messages);
+            }
+        }
         for chain in &change.delete {
             let about = About::EndOfChain(*chain);
             if !kept.contains(&about) {
-                self.add(about, [writer.delete_chain(&chain.to_string())]);
+                let end = writer.of_chain(*chain).delete_chain(&chain.to_string());
+                self.add(about, [end]);
             }
         }
         for set in sets.filter(|set| !name::is_temporary(**set)) {
@@ -249,12 +275,31 @@ impl Transaction {
 }
 
 /// The rules of the chain that the kernel sends packets to.
-pub(super) fn hook_rules(family: Family, hook: Hook) -> Vec<super::encode::KernelRule> {
+pub(super) fn hook_rules(family: Family, hook: Hook) -> Vec<KernelRule> {
     let jump = [Rule::all(Verdict::Jump(hook.target()))];
     lines(family, hook.target(), &jump).into_iter().flat_map(|line| line.kernel).collect()
 }
 
+/// The rule of the chain that the kernel sends frames to: those of `family` go to `chain`.
+pub(super) fn bridge_hook_rule(family: Family, chain: ChainName) -> KernelRule {
+    KernelRule::jump_of_protocol(family, chain)
+}
+
+/// Whether `plan` is about chains for frames of bridges.
+fn has_bridge_chains(plan: &Plan, family: Family) -> bool {
+    let change = plan.tables.get(&family);
+    let written = change.into_iter().flat_map(|it| it.write.keys().chain(it.prepend.keys()));
+    let deleted = change.into_iter().flat_map(|it| &it.delete);
+    written.chain(deleted).any(|chain| name::is_of_bridge(*chain))
+}
+
 /// The counter of a kind of denial has the name of its chain.
 pub(super) fn denial_of(counter: &str) -> Option<Denial> {
-    Denial::all().find(|kind| kind.chain().to_string() == counter)
+    let is_named = |kind: &Denial| {
+        let of_bridge =
+            Direction::BOTH.into_iter().find(|direction| *kind == Denial::by_address(*direction));
+        let names = [Some(kind.chain()), of_bridge.map(name::bridge_denial)];
+        names.into_iter().flatten().any(|name| name.to_string() == counter)
+    };
+    Denial::all().find(is_named)
 }
