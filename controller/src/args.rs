@@ -2,6 +2,7 @@
 
 mod controller;
 mod inspect;
+mod kernel;
 mod node;
 
 use std::convert::Infallible;
@@ -18,9 +19,9 @@ pub use self::inspect::{
     InspectArgs, InspectPodArgs, Inspected, OutputFormat, SocketArgs, TraceArgs, TraceProtocol,
     VerifyArgs,
 };
+pub use self::kernel::KernelArgs;
 pub use self::node::NodeArgs;
 use crate::dataplane::conflict::Conflict;
-use crate::dataplane::{Backend, IptablesVariant, Options};
 use crate::serve::http::Listen;
 use portcullis_crds::convert::labels::namespace_name;
 
@@ -148,20 +149,6 @@ pub struct HttpArgs {
     pub unready_after: Duration,
 }
 
-/// Flags of everything that programs the kernel.
-#[derive(Args, Debug)]
-pub struct KernelArgs {
-    /// What enforces policies; auto: iptables where it works together with ipset, otherwise nftables.
-    #[arg(long, env = "PORTCULLIS_BACKEND", value_enum, default_value = "auto")]
-    pub backend: Backend,
-    /// Which iptables to use; auto: where kube-proxy and the CNI have their chains.
-    #[arg(long, env = "PORTCULLIS_IPTABLES", value_enum, default_value = "auto")]
-    pub iptables: IptablesVariant,
-    /// How long to wait for the lock of iptables, in seconds.
-    #[arg(long, env = "PORTCULLIS_XTABLES_WAIT", default_value = "10")]
-    pub xtables_wait: u32,
-}
-
 /// Whether denials are logged.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DenialLog {
@@ -209,19 +196,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-impl KernelArgs {
-    /// What the dataplane needs to know of these; the rest as it is by default.
-    #[must_use]
-    pub fn dataplane_options(&self) -> Options {
-        Options {
-            backend: self.backend,
-            variant: self.iptables,
-            lock_wait_seconds: self.xtables_wait,
-            ..Options::default()
-        }
-    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -22,3 +22,9 @@ pub mod shop;
 pub mod stream;
 pub mod tool;
 pub mod worlds;
+
+/// Whether the agents of this run enforce by nftables: `PORTCULLIS_BACKEND`, which they inherit, says so.
+#[must_use]
+pub fn enforces_by_nftables() -> bool {
+    std::env::var("PORTCULLIS_BACKEND").is_ok_and(|backend| backend == "nftables")
+}

@@ -19,6 +19,16 @@ fn play(
     families: Families,
     wanted: impl Fn(&Case) -> bool,
 ) -> Result<()> {
+    play_with(lab, underlay, families, &[], wanted)
+}
+
+fn play_with(
+    lab: &LabBuilder,
+    underlay: Underlay,
+    families: Families,
+    flags: &[&str],
+    wanted: impl Fn(&Case) -> bool,
+) -> Result<()> {
     let base = cases::world(families)?;
     let all = cases::all()?;
     let picked = all
@@ -28,7 +38,8 @@ fn play(
     let (plain, special): (Vec<&Case>, Vec<&Case>) =
         picked.partition(|case| !case.options.allow_egress_to_own_node);
     let (mut probes, mut failed) = (0, Vec::new());
-    for (cases, flags) in [(&plain, vec![]), (&special, vec!["--allow-egress-to-own-node"])] {
+    for (cases, more) in [(&plain, None), (&special, Some("--allow-egress-to-own-node"))] {
+        let flags: Vec<&str> = flags.iter().copied().chain(more).collect();
         if cases.is_empty() {
             continue;
         }
@@ -63,6 +74,13 @@ fn can_tell(underlay: Underlay, expectation: &Expectation) -> bool {
 fn bridge_host_gw_nft() -> Result<()> {
     let lab = lab(Topology::Bridge, IptablesVariant::Nft);
     play(&lab, Underlay::HostGw, Families::Dual, |_| true)
+}
+
+/// `make test-nftables` plays all of them so.
+#[test]
+fn bridge_nftables() -> Result<()> {
+    let lab = lab(Topology::Bridge, IptablesVariant::Nft);
+    play_with(&lab, Underlay::HostGw, Families::Dual, &["--backend=nftables"], tells_families_apart)
 }
 
 #[test]

@@ -24,8 +24,7 @@ use policy_engine::direction::{Direction, PerDirection};
 
 use super::attachment::{Attachment, Attachments};
 use super::denial::Denial;
-use super::entry;
-use super::interface_chains::link_local;
+use super::entry::{self, link_local};
 use super::name;
 use super::options::{DenyAction, Options};
 use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};

@@ -118,6 +118,12 @@ const NEIGHBOUR_DISCOVERY: [u8; 5] = [133, ROUTER_ADVERTISEMENT, 135, 136, REDIR
 /// RFC 2710 and RFC 3810: all have hop limit 1, and an address of this link as destination.
 const MULTICAST_LISTENER_DISCOVERY: [u8; 4] = [130, 131, 132, 143];
 
+/// `fe80::/10`, RFC 4291, 2.5.6.
+pub(super) fn link_local() -> IpNet {
+    let first = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
+    Ipv6Net::new(first, 10).map(IpNet::from).expect("10 is a length of an IPv6 prefix")
+}
+
 /// `ff02::/16`: multicast on one link, RFC 4291, 2.7.
 fn link_scope() -> IpNet {
     let first = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0);

@@ -18,19 +18,18 @@
 //! attached addresses. So a usual packet never meets them, however many pods there are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv6Addr;
 
-use ipnet::{IpNet, Ipv6Net};
 use policy_engine::cidr::Family;
 use policy_engine::direction::{Direction, PerDirection};
 
 use super::attachment::{Attachment, Attachments, InterfaceName};
 use super::denial::Denial;
-use super::extra_ranges;
+
 use super::name::{self, ChainName, SetName};
 use super::options::UnknownPods;
 use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};
 use super::tree::Judges;
+use super::{entry, extra_ranges};
 
 /// How many interfaces or groups of them a chain lists before it is split by the next letter.
 const ENTRIES_MAX: usize = 4;
@@ -119,8 +118,7 @@ impl Interfaces<'_> {
         }
         entries.retain(|_, rules| !rules.is_empty());
         let side = Side::of_subject(direction);
-        let entries: Vec<_> = entries.into_iter().collect();
-        let in_map = self.in_map;
+        let (entries, in_map): (Vec<_>, _) = (entries.into_iter().collect(), self.in_map);
         Tree { direction, side, is_port: false, in_map, end: &[], chains }.rules(&entries)
     }
 
@@ -142,7 +140,7 @@ impl Interfaces<'_> {
         match direction {
             Direction::Egress => {
                 let mut rules = Vec::new();
-                let link_local = (self.family == Family::V6).then(link_local);
+                let link_local = (self.family == Family::V6).then(entry::link_local);
                 let extra = self.attachments.extra_ranges.get(&attachment).into_iter().flatten();
                 let extra = extra.copied().filter(|range| Family::of(range.addr()) == self.family);
                 for network in link_local.into_iter().chain(extra) {
@@ -159,12 +157,6 @@ impl Interfaces<'_> {
             Direction::Ingress => judges.rules(&[]),
         }
     }
-}
-
-/// `fe80::/10`, RFC 4291, 2.5.6.
-pub(super) fn link_local() -> IpNet {
-    let first = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
-    Ipv6Net::new(first, 10).map(IpNet::from).expect("10 is a length of an IPv6 prefix")
 }
 
 /// Finds an interface by the letters of its name.

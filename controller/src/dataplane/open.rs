@@ -13,7 +13,7 @@ use super::desired::{Desired, Wanted};
 use super::examine::Examiner;
 use super::feature::Feature;
 use super::options::{AcceptAction, Backend, IptablesVariant, Options};
-use super::preflight::{self, Finding};
+use super::preflight::{self, Facts, FamilyFacts, Finding};
 use super::refusals::{Refusals, Retries};
 use super::waiting::Waiting;
 
@@ -175,7 +175,29 @@ fn choose(options: &Options) -> Result<Choice, Error> {
 /// chain and a set of ours that last as long as the probe.
 #[must_use]
 pub fn preflight(options: &Options) -> Vec<Finding> {
-    preflight::judge(&probe::facts(variant(options), options))
+    match choose(options) {
+        Ok(Choice { place: Place::Nftables, .. }) => preflight::judge(&nftables_facts(options)),
+        Ok(_) | Err(_) => preflight::judge(&probe::facts(variant(options), options)),
+    }
+}
+
+/// What preflight asks for where nftables enforces.
+fn nftables_facts(options: &Options) -> Facts {
+    let here = Family::BOTH.into_iter().filter(|f| *f == Family::V4 || probe::has_ipv6());
+    let families = here.map(|family| {
+        let lacking = nftables::lacking(family).into_iter();
+        let group = options.denial_log;
+        FamilyFacts {
+            family,
+            forwarding: probe::forwarding(family),
+            rules_work: nftables::probe(family),
+            log_works: group.map_or(Ok(()), |it| nftables::try_log(family, it, options.deny)),
+            lacking: lacking.filter(|(feature, _)| options.needs(*feature)).collect(),
+        }
+    });
+    let families = families.collect();
+    let kernel = probe::kernel_facts();
+    Facts { command: Some("nftables"), families, is_nftables: true, ..kernel }
 }
 
 /// An examiner of this node, for which a dataplane need not be open.

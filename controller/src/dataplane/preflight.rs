@@ -51,7 +51,9 @@ impl fmt::Display for Finding {
 pub struct Facts {
     /// Tools with their versions, or why they did not say.
     pub tools: Vec<(String, Result<String, String>)>,
-    /// The iptables in use, once there is one.
+    /// Whether nftables enforces, and not iptables.
+    pub is_nftables: bool,
+    /// What rules are written with, once there is something.
     pub command: Option<&'static str>,
     /// By family.
     pub families: Vec<FamilyFacts>,
@@ -112,21 +114,30 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         findings.push(finding(Severity::Warning, &what, "load nf_conntrack_netlink"));
     }
     for family in &facts.families {
-        judge_family(&mut findings, family);
+        judge_family(&mut findings, family, facts.is_nftables);
     }
     findings
 }
 
-fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts) {
+fn judge_family(findings: &mut Vec<Finding>, facts: &FamilyFacts, is_nftables: bool) {
     let name = facts.family.as_str();
     if let Err(why) = &facts.rules_work {
         let what = format!("{name} rules of ours are refused: {why}");
-        let what_to_do = "load xt_set, xt_conntrack, xt_multiport and ip_set_hash_ip";
+        let what_to_do = if is_nftables {
+            "run as root or with CAP_NET_ADMIN, and use Linux 5.14 or later with CONFIG_NF_TABLES, \
+             CONFIG_NF_TABLES_INET, CONFIG_NFT_CT and CONFIG_NFT_REJECT"
+        } else {
+            "load xt_set, xt_conntrack, xt_multiport and ip_set_hash_ip"
+        };
         findings.push(finding(Severity::Error, &what, what_to_do));
     }
     if let Err(why) = &facts.log_works {
         let what = format!("{name} denials are enforced and counted, but not logged: {why}");
-        let what_to_do = "load nfnetlink_log, xt_NFLOG (nft_log), xt_hashlimit and xt_limit";
+        let what_to_do = if is_nftables {
+            "load nfnetlink_log, nft_log and nft_limit"
+        } else {
+            "load nfnetlink_log, xt_NFLOG (nft_log), xt_hashlimit and xt_limit"
+        };
         findings.push(finding(Severity::Warning, &what, what_to_do));
     }
     for (feature, why) in &facts.lacking {

@@ -187,7 +187,8 @@ fn first_view(world: &mut World) -> Result<Verdict> {
             .shell(&format!("{iptables}-save | grep -v PORTCULLIS | {iptables}-restore -w 20"))?;
     }
     world.cluster.lab.node("n1")?.shell(
-        "for set in $(ipset list -name | grep '^PORTCULLIS'); do ipset destroy $set; done",
+        "for set in $(ipset list -name | grep '^PORTCULLIS'); do ipset destroy $set; done
+         nft list tables | grep portcullis | while read -r table; do nft delete $table; done",
     )?;
     control(world, &probes)?;
     // It looks for an API server where there is none, and so never has a first view.

@@ -51,8 +51,8 @@ pub(super) fn link_local_sockets() -> Vec<Attack> {
         tcp(from_pod).on(BRIDGE),
         udp(to_node),
         tcp(to_node),
-        udp((Who::Mallory, Who::Bystander)).on(BRIDGE).passes(),
-        tcp((Who::Mallory, Who::Bystander)).on(BRIDGE).passes(),
+        udp((Who::Mallory, Who::Bystander)).on(BRIDGE).passes_with_iptables(),
+        tcp((Who::Mallory, Who::Bystander)).on(BRIDGE).passes_with_iptables(),
     ];
     all.into_iter().map(|attack| attack.families(V6)).collect()
 }
@@ -88,7 +88,7 @@ fn to_many() -> Vec<Attack> {
         };
         all.push(attack((Who::Mallory, Who::Victim)));
         all.push(attack((Who::Caged, Who::Bystander)));
-        all.push(attack((Who::Mallory, Who::Bystander)).passes());
+        all.push(attack((Who::Mallory, Who::Bystander)).passes_with_iptables());
     }
     let to_one = Attack::raw("to many: the broadcast address, in a frame to one", |shot| {
         let group = Ipv4Addr::new(10, 244, 1, 255).into();

@@ -145,12 +145,20 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
         command: variant.map(|variant| variant.command(Family::V4)),
         families: here.map(family_facts).collect(),
         // Looked for last: the rules above have loaded it where it is a module.
-        conntrack: fs::exists("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or(false),
-        lasting: conntrack::probe().err().map(|error| error.to_string()),
+        ..kernel_facts()
     }
 }
 
-fn forwarding(family: Family) -> bool {
+/// What preflight asks for whatever the backend.
+pub(in crate::dataplane) fn kernel_facts() -> Facts {
+    Facts {
+        conntrack: fs::exists("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or(false),
+        lasting: conntrack::probe().err().map(|error| error.to_string()),
+        ..Facts::default()
+    }
+}
+
+pub(in crate::dataplane) fn forwarding(family: Family) -> bool {
     let file = match family {
         Family::V4 => "/proc/sys/net/ipv4/ip_forward",
         Family::V6 => "/proc/sys/net/ipv6/conf/all/forwarding",
