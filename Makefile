@@ -31,6 +31,12 @@ test: ## Run every check and test, as CI does
 	@tests/setup.sh --tests
 	@tests/run.sh
 
+.PHONY: test-nftables
+test-nftables: setup ## Run the suites on packets with the nftables backend
+	$(CARGO) build --quiet --workspace --bin portcullis
+	$(SUDO) PORTCULLIS_BACKEND=nftables $(CARGO) test --quiet --package portcullis-tests \
+	    --test kernel --test attacks --test denials -- nft ipv
+
 .PHONY: cluster
 cluster: ## Start a throwaway cluster of two real nodes with Portcullis; ARGS='--cni ptp --families ipv6', ARGS=--help
 	@tests/setup.sh --cluster

@@ -1,9 +1,11 @@
 #!/bin/sh
 # Installs the programs that the agent calls, and copies the files of the image to the directory $1: these
 # programs, the binary, the libraries that they load, and the list of their packages. It needs root, and
-# installs packages in the Debian system in which it runs.
+# installs packages in the Debian system in which it runs. With `nftables` as $2, the directory has neither
+# iptables nor ipset.
 set -eu
 root=$1
+backend=${2:-iptables}
 
 # The tested upstream versions. The revision of Debian can change with security fixes.
 apt-get update -q
@@ -25,8 +27,8 @@ gather() {
 }
 
 # deploy/cleanup uses sleep, because its pods must keep running.
-for program in \
-    /usr/bin/portcullis /usr/bin/sleep /usr/sbin/ipset \
+for program in /usr/bin/portcullis /usr/bin/sleep; do gather "$program"; done
+[ "$backend" = nftables ] || for program in /usr/sbin/ipset \
     $(dpkg -L iptables | grep -E '/sbin/(xtables|ip6?tables)-(legacy|nft)') \
     $(for name in iptables ip6tables; do for verb in '' -save -restore; do
         echo "/usr/sbin/$name$verb" "/etc/alternatives/$name$verb"; done; done) \

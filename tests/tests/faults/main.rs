@@ -10,6 +10,7 @@ mod families;
 mod hooks;
 mod input;
 mod neighbours;
+mod nftables;
 mod output;
 mod probes;
 mod reconnects;

@@ -1,0 +1,78 @@
+//! Nodes that enforce by nftables: without the tools of iptables, and when others flush all rules.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use portcullis_lab::IptablesVariant;
+use portcullis_tests::cluster::AgentSetup;
+
+use crate::shop::{PATIENCE, WEB, allow, check, lab, shop};
+use crate::traffic::Route;
+
+const ALLOWED: &[Route] = &[("web", "api", WEB)];
+const DENIED: &[Route] = &[("stranger", "api", WEB)];
+
+/// What the agent's PATH has: nothing. So nothing calls iptables or ipset by accident.
+#[test]
+fn a_node_without_iptables_and_ipset_enforces_by_nftables() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
+    let nothing = tempfile::tempdir()?;
+    let setup = AgentSetup {
+        tools: Some(nothing.path().into()),
+        only_these_tools: true,
+        ..AgentSetup::default()
+    };
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
+    ensure!(agent.said_after(0, "backend=\"nftables\"").is_some(), "the backend and its reason");
+    check(&cluster.lab, "without tools", ALLOWED, DENIED)?;
+    ensure!(fs::read_dir(nothing.path())?.next().is_none());
+    agent.terminate()
+}
+
+#[test]
+fn a_flush_of_all_rules_is_repaired_at_once() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
+    let flags = vec!["--backend=nftables".to_owned()];
+    let setup = AgentSetup { flags, ..AgentSetup::default() };
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
+    let node = cluster.lab.node("n2")?;
+    for what in ["flush ruleset", "delete table ip portcullis", "flush chain ip portcullis forward"]
+    {
+        // A program that changes rules again and again is answered less often.
+        std::thread::sleep(Duration::from_secs(2));
+        node.shell(&format!("nft {what}"))?;
+        let begin = Instant::now();
+        let hook = "nft list chain ip portcullis forward 2>/dev/null | grep -q jump && \
+                    nft list chain ip portcullis PORTCULLIS-JUDGE 2>/dev/null | grep -q goto";
+        while node.shell(hook).is_err() {
+            ensure!(begin.elapsed() < PATIENCE, "{what}: not repaired");
+        }
+        println!("{what}: repaired after {:?}", begin.elapsed());
+        check(&cluster.lab, what, ALLOWED, DENIED)?;
+    }
+    agent.terminate()
+}
+
+/// The rules of the new backend are complete before those of the old one go: what is denied stays so.
+#[test]
+fn a_change_of_the_backend_keeps_policies_enforced() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
+    for backend in ["iptables", "nftables", "iptables"] {
+        let flags = vec![format!("--backend={backend}")];
+        let setup = AgentSetup { flags, ..AgentSetup::default() };
+        let agent = cluster.spawn_agent_as("n2", &setup)?;
+        agent.wait_for("policies are enforced", PATIENCE)?;
+        check(&cluster.lab, backend, ALLOWED, DENIED)?;
+        let is_nftables =
+            cluster.lab.node("n2")?.shell("nft list tables | grep -q portcullis").is_ok();
+        ensure!(is_nftables == (backend == "nftables"), "{backend}");
+        agent.terminate()?;
+    }
+    Ok(())
+}
