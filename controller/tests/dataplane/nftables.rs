@@ -78,6 +78,8 @@ fn all_that_others_change_in_our_tables_is_repaired() {
             "nft flush chain ip portcullis forward",
             "nft delete table ip portcullis",
             "nft flush ruleset",
+            "nft delete chain ip portcullis forward
+             nft 'add chain ip portcullis forward { type filter hook output priority 0; }'",
             "nft flush chain bridge portcullis-ip prerouting",
             "nft delete table bridge portcullis-ip6",
             &format!("nft add element ip portcullis {set} '{{ 192.0.2.1 }}'"),

@@ -245,6 +245,22 @@ mod tests {
     }
 
     #[test]
+    fn everything_in_a_table_of_our_own_matters() {
+        let check = |messages: Vec<u8>, is_ours: bool| {
+            let mut touched = Touched::default();
+            collect(&messages, OWN_TABLE, &Family::BOTH, &mut touched);
+            assert_eq!(touched.by.contains_key(&7), is_ours);
+        };
+        check(rule(6, 7, "portcullis", "forward"), true);
+        check(rule(8, 7, "portcullis", "PORTCULLIS-JUDGE"), true);
+        let elements = |family, table| message(12, 7, family, &[attribute(1, table)]);
+        check(elements(2, "portcullis"), true);
+        check(elements(7, "portcullis-ip6"), true);
+        check(elements(2, "portcullis-of-others"), false);
+        check(rule(6, 7, "mangle", "PORTCULLIS-JUDGE"), false);
+    }
+
+    #[test]
     fn a_datagram_that_is_cut_anywhere_is_no_panic() {
         let whole = rule(6, 7, "mangle", "FORWARD");
         for length in 0..whole.len() {

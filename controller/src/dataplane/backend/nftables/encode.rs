@@ -417,3 +417,6 @@ pub(super) fn protocol_number(protocol: Protocol) -> u8 {
         Protocol::Sctp => 132,
     }
 }
+
+#[cfg(test)]
+mod tests;

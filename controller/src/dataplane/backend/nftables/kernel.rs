@@ -105,7 +105,7 @@ impl Kernel {
         family: Family,
         hooks: &BTreeMap<Hook, HookPlaces>,
     ) -> Result<(), Error> {
-        let transaction = Transaction::of_hooks(family, hooks.keys().copied());
+        let transaction = Transaction::of_hooks(family, hooks);
         match self.commit(&transaction)?.first() {
             None => Ok(()),
             Some(refusal) => Err(refused(&transaction, *refusal)),

@@ -12,6 +12,7 @@ use policy_engine::direction::Direction;
 use super::encode::{KernelRule, lines, rate_sets};
 use super::message::{Base, Writer};
 use super::sets::{element_parts, shape};
+use crate::dataplane::applied::HookPlaces;
 use crate::dataplane::denial::Denial;
 use crate::dataplane::name::{self, ChainName, SetName};
 use crate::dataplane::netlink::nftables::Message;
@@ -115,11 +116,11 @@ impl Transaction {
     }
 
     /// Puts hooks in their place.
-    pub(super) fn of_hooks(family: Family, hooks: impl IntoIterator<Item = Hook>) -> Self {
+    pub(super) fn of_hooks(family: Family, hooks: &BTreeMap<Hook, HookPlaces>) -> Self {
         let mut transaction = Self { next_set: 1, ..Self::default() };
-        for hook in hooks {
-            let change = HookChange { remove: 1, insert: true };
-            transaction.hook(Writer::of(family), hook, &change);
+        for (hook, places) in hooks {
+            let change = HookChange { remove: places.count, insert: true };
+            transaction.hook(Writer::of(family), *hook, &change);
         }
         transaction
     }
@@ -229,14 +230,15 @@ impl Transaction {
     fn hook(&mut self, writer: Writer, hook: Hook, change: &HookChange) {
         let base = Base::of(hook);
         let name = base.name;
-        if change.insert {
-            self.add(About::Hook(hook), [writer.new_base_chain(base)]);
+        if change.remove > 1 || !change.insert {
+            let messages = [writer.flush_chain(name), writer.delete_chain(name)];
+            self.add(About::Hook(hook), messages);
         }
-        self.add(About::Hook(hook), [writer.flush_chain(name)]);
         if !change.insert {
-            self.add(About::Hook(hook), [writer.delete_chain(name)]);
             return;
         }
+        let messages = [writer.new_base_chain(base), writer.flush_chain(name)];
+        self.add(About::Hook(hook), messages);
         for rule in hook_rules(writer.family, hook) {
             let messages = writer.new_rule(name, &rule, false, &mut self.next_set);
             self.add(About::Hook(hook), messages);
