@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Dataplane;
 use super::attachment::Attachment;
-use super::backend::iptables::{Place, sets, text};
+use super::backend::iptables::{sets, text};
 use super::name::{self, ChainName, SetName};
 use super::rule::{Is, Match, Rule, Side, Verdict};
 use super::set::{DesiredSet, Source};
@@ -81,12 +81,6 @@ pub type Describe<'a> = &'a dyn Fn(&SetId) -> Option<Vec<String>>;
 pub type Sets = BTreeMap<SetId, AddressSet>;
 
 impl Dataplane {
-    /// Which variant and table hold our chains.
-    #[must_use]
-    pub fn place(&self) -> Place {
-        self.kernel.place
-    }
-
     /// How an address of a pod of this node is attached; `None` when that is not known.
     #[must_use]
     pub fn attachment(&self, address: IpAddr) -> Option<Attachment> {

@@ -7,7 +7,8 @@ use policy_engine::cidr::Family;
 use policy_engine::id::digest;
 
 use super::applied::{AppliedSet, Elements, HookPlaces};
-use super::backend::iptables::{Error, Kernel, Place, counted_rules, hooks_of, sets};
+use super::backend::Error;
+use super::backend::iptables::{Kernel, Place, counted_rules, hooks_of, sets};
 use super::name::SetName;
 use super::rule::Hook;
 

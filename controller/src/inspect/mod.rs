@@ -27,9 +27,10 @@ pub use self::trace::run as trace;
 pub use self::verify::run as verify;
 
 use crate::args::{OutputFormat, SocketArgs};
+use crate::dataplane::TableName;
+use crate::dataplane::backend::iptables::{Place, Variant};
 use crate::dataplane::drift::DisplacedHook;
 use crate::dataplane::kernel_text::{KernelText, TableText};
-use crate::dataplane::{Place, TableName, Variant};
 use crate::node::answers::socket;
 use crate::node::answers::{Answer, Question};
 
@@ -55,6 +56,7 @@ impl<'a> Node<'a> {
         let variant = match facts.variant.as_str() {
             "legacy" => Variant::Legacy,
             "nft" => Variant::Nft,
+            "nftables" => bail!(NFTABLES),
             _ => bail!(OTHER_VERSION),
         };
         let table = TableName::BOTH.into_iter().find(|table| table.name() == facts.table);
@@ -99,6 +101,10 @@ impl<'a> Node<'a> {
         })
     }
 }
+
+/// What is to be said of an agent whose rules only `nft` prints.
+const NFTABLES: &str = "the agent enforces with nftables, which this command does not read yet; \
+     `nft list table ip portcullis` prints its rules";
 
 /// What is to be said of an agent that answers in another way.
 const OTHER_VERSION: &str = "the agent answers in an unknown way: it is of another version";

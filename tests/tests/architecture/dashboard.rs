@@ -29,9 +29,9 @@ fn every_panel_of_the_dashboard_shows_metrics_that_exist() -> Result<()> {
             let query = target["expr"].as_str().context("no query")?;
             queries += 1;
             let named = words(query, |letter| letter == '_');
-            let named = named.into_iter().filter(|word| {
-                word.starts_with("portcullis_") || word.starts_with("process_")
-            });
+            let named = named
+                .into_iter()
+                .filter(|word| word.starts_with("portcullis_") || word.starts_with("process_"));
             let mut count = 0;
             for name in named {
                 count += 1;

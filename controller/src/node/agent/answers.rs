@@ -17,7 +17,7 @@ use policy_engine::words::and_more;
 use portcullis_crds::api::inspection::{EndpointFacts, NodeFacts, OptionFacts, SetFacts};
 
 use super::Agent;
-use crate::dataplane::Variant;
+use crate::dataplane::backend::iptables::Variant;
 use crate::dataplane::inspection::SetText;
 use crate::node::answers::{
     AddressFacts, Answer, FlowFacts, Inquiries, Inquiry, PodFacts, PolicyFacts, Question, Said,
@@ -73,15 +73,16 @@ impl Agent {
     }
 
     fn node_facts(&self) -> NodeFacts {
-        let (place, options) = (self.dataplane.place(), &self.engine.world().options);
+        let options = &self.engine.world().options;
         let families = self.dataplane.families().iter();
         NodeFacts {
             node: self.engine.world().node().map(ToString::to_string).unwrap_or_default(),
-            variant: match place.variant {
-                Variant::Legacy => "legacy".to_owned(),
-                Variant::Nft => "nft".to_owned(),
+            variant: match self.dataplane.variant() {
+                Some(Variant::Legacy) => "legacy".to_owned(),
+                Some(Variant::Nft) => "nft".to_owned(),
+                None => "nftables".to_owned(),
             },
-            table: place.table.to_string(),
+            table: self.dataplane.table().to_string(),
             families: families.map(|family| family.as_str().to_owned()).collect(),
             is_applied: self.is_applied(),
             options: OptionFacts::new(options),
