@@ -150,7 +150,7 @@ pub(crate) fn reading<'w>(
     let policies = world.policies_in("").chain(world.policies_in(&pod.key.namespace));
     let mut policies: Vec<&Policy> = policies
         .map(AsRef::as_ref)
-        .filter(|policy| policy.tier == tier && view.counts(policy.mode))
+        .filter(|policy| policy.tier == tier && view.counts(world.mode(policy, &pod.key.namespace)))
         .collect();
     policies.sort_by_key(|policy| policy.order());
     for policy in policies {

@@ -1,8 +1,11 @@
 //! Label selectors in canonical form: equal selectors are equal values.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
 
 use crate::labels::{Labels, Str};
+use crate::words;
 
 /// One requirement of a label selector.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -115,6 +118,76 @@ impl Requirement {
     }
 }
 
+/// As kubectl takes it, and [`Selector::from_str`] reads it.
+impl fmt::Display for Selector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all: Vec<Requirement> = self.requirements().cloned().collect();
+        formatter.write_str(&words::requirements(&all))
+    }
+}
+
+/// The text is not a label selector.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "`{0}` is not a label selector as kubectl takes it: key=value, key!=value, key in (a,b), key notin (a,b), key, !key"
+)]
+pub struct ParseSelectorError(String);
+
+/// Reads requirements as kubectl takes them, with commas between. An empty text matches everything.
+impl FromStr for Selector {
+    type Err = ParseSelectorError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSelectorError> {
+        let parts = split(text).filter(|_| !text.trim().is_empty());
+        let read = |part: &str| {
+            requirement(part.trim()).ok_or_else(|| ParseSelectorError(part.trim().to_owned()))
+        };
+        parts.map(read).collect()
+    }
+}
+
+/// The parts between commas that are not in parentheses.
+fn split(text: &str) -> impl Iterator<Item = &str> {
+    let mut depth = 0;
+    text.split(move |letter| {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        letter == ',' && depth == 0
+    })
+}
+
+fn requirement(text: &str) -> Option<Requirement> {
+    let is_plain = |word: &str| {
+        word.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_./".contains(letter))
+    };
+    let key = |word: &str| {
+        let word = word.trim();
+        (!word.is_empty() && is_plain(word)).then(|| Str::from(word))
+    };
+    let value = |word: &str| Some(word.trim()).filter(|word| is_plain(word)).map(Str::from);
+    let one = |word: &str| Some(BTreeSet::from([value(word)?]));
+    let list = |words: &str| -> Option<BTreeSet<Str>> {
+        words.trim().strip_prefix('(')?.strip_suffix(')')?.split(',').map(value).collect()
+    };
+    let (key, operator) = if let Some((name, values)) = text.split_once(" notin ") {
+        (key(name)?, Operator::NotIn(list(values)?))
+    } else if let Some((name, values)) = text.split_once(" in ") {
+        (key(name)?, Operator::In(list(values)?))
+    } else if let Some((name, other)) = text.split_once("!=") {
+        (key(name)?, Operator::NotIn(one(other)?))
+    } else if let Some((name, same)) = text.split_once("==").or_else(|| text.split_once('=')) {
+        (key(name)?, Operator::In(one(same)?))
+    } else if let Some(name) = text.strip_prefix('!') {
+        (key(name)?, Operator::DoesNotExist)
+    } else {
+        (key(text)?, Operator::Exists)
+    };
+    Some(Requirement { key, operator })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,5 +225,21 @@ mod tests {
         check(Operator::In(values(&[""])), &[("k", "")], true);
         check(Operator::In(values(&[""])), &[], false);
         check(Operator::In(values(&[""])), &[("k", "x")], false);
+    }
+
+    #[test]
+    fn selectors_are_read_as_kubectl_takes_them() {
+        for text in
+            ["app=web", "app=web,tier in (a,b)", "!canary", "env notin (a,b)", "env!=prod", "app"]
+        {
+            let read: Selector = text.parse().unwrap();
+            let again = read.to_string();
+            assert_eq!(again.parse(), Ok(read), "{text} {again}");
+        }
+        assert_eq!(" ".parse(), Ok(Selector::everything()));
+        assert_eq!("a==b".parse::<Selector>(), "a=b".parse());
+        for bad in ["=x", "a in b", "a in (b", "a b", ",", "a=b=c", "a,"] {
+            assert!(bad.parse::<Selector>().is_err(), "{bad}");
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! All objects as they are now. Which pod or node has an address: [`owner`].
 
+pub mod enforcement;
 pub mod owner;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::enforcement::Enforcement;
 use self::owner::Claims;
 use crate::budget::Budgets;
 use crate::flow::Endpoint;
@@ -25,6 +27,8 @@ pub struct Options {
     pub system_namespaces: BTreeSet<Str>,
     /// The bounds on what the rules of a pod can cost.
     pub budgets: Budgets,
+    /// In which namespaces policies decide about traffic.
+    pub enforcement: Enforcement,
 }
 
 impl Default for Options {
@@ -34,6 +38,7 @@ impl Default for Options {
             own_namespace: OWN_NAMESPACE.into(),
             system_namespaces: BTreeSet::new(),
             budgets: Budgets::default(),
+            enforcement: Enforcement::default(),
         }
     }
 }
@@ -156,10 +161,11 @@ impl World {
         self.policies.get(&name.namespace)?.get(name)
     }
 
-    /// Whether some policy is in mode Audit.
+    /// Whether some policy is in mode Audit, for some pods at least.
     #[must_use]
     pub fn has_audit(&self) -> bool {
-        self.policies().any(|policy| policy.mode == Mode::Audit)
+        self.options.enforcement != Enforcement::Everywhere
+            || self.policies().any(|policy| policy.mode == Mode::Audit)
     }
 
     /// The policies that apply, or may apply, to `pod`, in the order in which they are evaluated.

@@ -129,9 +129,10 @@ proptest! {
     fn compiled_sets_say_what_evaluate_says(
         history in worlds::history(0..40),
         one_node in any::<bool>(),
+        enforcement in worlds::enforcement(),
     ) {
         let (scope, node) = scope(one_node);
-        let mut engine = Engine::new(scope, Options::default());
+        let mut engine = Engine::new(scope, Options { enforcement, ..Options::default() });
         for change in history {
             engine.apply(change);
         }
@@ -166,9 +167,11 @@ proptest! {
         history in worlds::history(1..60),
         flush_every in 1..8_usize,
         one_node in any::<bool>(),
+        enforcement in worlds::enforcement(),
     ) {
         let (scope, _) = scope(one_node);
-        let mut engine = Engine::new(scope.clone(), Options::default());
+        let mut engine =
+            Engine::new(scope.clone(), Options { enforcement, ..Options::default() });
         let mut mirror = BTreeMap::new();
         for (index, change) in history.into_iter().enumerate() {
             engine.apply(change);

@@ -8,10 +8,13 @@ use clap::Args;
 use ipnet::IpNet;
 use policy_engine::budget::Budgets;
 use policy_engine::cidr::Family;
+use policy_engine::selector::Selector;
+use policy_engine::world::enforcement::Enforcement;
 use portcullis_apiserver::client::Access;
 
 use super::{
-    ConflictArgs, DenialLog, Directory, HttpArgs, KernelArgs, Switch, SystemArgs, seconds,
+    AgentMode, ConflictArgs, DenialLog, Directory, HttpArgs, KernelArgs, Switch, SystemArgs,
+    seconds,
 };
 use crate::dataplane::{AcceptAction, DenyAction, LogGroup, Options, UnknownPods};
 use crate::node::connections::judge::RevokeEstablished;
@@ -55,6 +58,14 @@ pub struct NodeArgs {
     /// Do not apply egress policies to what pods send to their own node.
     #[arg(long, env = "PORTCULLIS_ALLOW_EGRESS_TO_OWN_NODE")]
     pub allow_egress_to_own_node: bool,
+    /// Whether policies are enforced, or everywhere in audit: nothing is denied, and what policies would
+    /// deny is logged and counted.
+    #[arg(long, env = "PORTCULLIS_MODE", value_enum, default_value = "enforce")]
+    pub mode: AgentMode,
+    /// Enforce policies only for pods of namespaces with these labels, as `env=prod,team in (a,b)`; in
+    /// all others they are in audit. Without this flag, they are enforced in every namespace.
+    #[arg(long, env = "PORTCULLIS_ENFORCE_NAMESPACES", value_name = "SELECTOR")]
+    pub enforce_namespaces: Option<Selector>,
     /// What happens to packets that policy denies.
     #[arg(long, env = "PORTCULLIS_DENY_ACTION", value_enum, default_value = "drop")]
     pub deny_action: DenyAction,
@@ -123,6 +134,22 @@ impl NodeArgs {
         Access { kubeconfig: self.kubeconfig.clone(), component: "node" }
     }
 
+    /// In which namespaces policies are enforced.
+    #[must_use]
+    pub fn enforcement(&self) -> Enforcement {
+        match (self.mode, &self.enforce_namespaces) {
+            (AgentMode::Audit, _) => Enforcement::Nowhere,
+            (AgentMode::Enforce, None) => Enforcement::Everywhere,
+            (AgentMode::Enforce, Some(selector)) => Enforcement::Namespaces(selector.clone()),
+        }
+    }
+
+    /// Whether packets are denied because of their addresses: not where nothing is denied.
+    #[must_use]
+    pub fn checks_addresses(&self) -> bool {
+        self.anti_spoofing == Switch::On && self.mode == AgentMode::Enforce
+    }
+
     /// What the dataplane needs to know of these.
     #[must_use]
     pub fn dataplane_options(&self) -> Options {
@@ -133,7 +160,8 @@ impl NodeArgs {
                 DenialLog::On => Some(self.denial_log_group),
                 DenialLog::Off => None,
             },
-            anti_spoofing: self.anti_spoofing == Switch::On,
+            // It denies packets whatever the policies are.
+            anti_spoofing: self.checks_addresses(),
             unknown_pods: self.unknown_pods,
             allow_egress_to_own_node: self.allow_egress_to_own_node,
             ..self.kernel.dataplane_options()

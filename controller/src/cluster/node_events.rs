@@ -19,7 +19,8 @@ pub fn findings(
     let of_node = |(name, known): (&String, &Known)| {
         let (name, uid) = nodes.get_key_value(name.as_str())?;
         let message = if speaks(known) {
-            let state = known.state.filter(|state| *state != State::Enforcing)?;
+            let state =
+                known.state.filter(|state| ![State::Enforcing, State::Auditing].contains(state))?;
             format!(
                 "{state:?} ({}): {}; `kubectl describe npr {name}` shows why",
                 known.reason,
@@ -45,6 +46,7 @@ fn meaning(state: State) -> &'static str {
     match state {
         State::Loading => "the agent does not know all objects yet; rules of an earlier run stay",
         State::Enforcing => "the node does what the policies say",
+        State::Auditing => "nothing is denied on this node",
         State::Degraded => "a part of the policies is not enforced on this node",
         State::Bypassed => "packets can get past the policies on this node",
         State::Failing => "changes of policies and pods are not applied on this node",

@@ -58,7 +58,7 @@ use self::node_name::NodeName;
 use self::publisher::Publisher;
 use self::report::render::Facts;
 use self::signals::Signals;
-use crate::args::{HttpArgs, NodeArgs, Switch};
+use crate::args::{AgentMode, HttpArgs, NodeArgs};
 use crate::dataplane::preflight::Severity;
 use crate::dataplane::{self, Dataplane};
 use crate::serve::http::{self, Served};
@@ -85,6 +85,7 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
     let metrics = Metrics::default().counting_lost_log_lines_by(log_lines_lost.clone());
     let pulse = Pulse::default();
     let publisher = Publisher::new(metrics.clone(), pulse.clone());
+    publisher.enforcing(&args.enforcement());
     let signals = Signals::new(publisher.subscribe(), pulse.clone(), args.http.unready_after);
     serve(&args.http, &signals, &metrics, pulse.clone())?;
     let _lock = NodeLock::acquire(&args.lock_dir, |path| {
@@ -109,6 +110,7 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
     let choices = world::Options {
         allow_egress_to_own_node: args.allow_egress_to_own_node,
         budgets: args.budgets,
+        enforcement: args.enforcement(),
         ..args.system.options()
     };
     let denials = match dataplane.denial_log() {
@@ -118,14 +120,13 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
             Some(feed.context("failed to start to read the log of denials")?)
         }
     };
-    let local_pods = match args.anti_spoofing {
-        Switch::Off => None,
-        Switch::On => {
-            let finder = Finder::start(args.cni_results_dir.0.as_deref());
-            let finder = finder.context("failed to start to look for the interfaces of pods")?;
-            let extra_ranges = ExtraRanges::within(args.extra_source_ranges.clone());
-            Some(LocalPods::new(&args.node_name, finder, extra_ranges))
-        }
+    let local_pods = if args.checks_addresses() {
+        let finder = Finder::start(args.cni_results_dir.0.as_deref());
+        let finder = finder.context("failed to start to look for the interfaces of pods")?;
+        let extra_ranges = ExtraRanges::within(args.extra_source_ranges.clone());
+        Some(LocalPods::new(&args.node_name, finder, extra_ranges))
+    } else {
+        None
     };
     let examiner = dataplane.examiner(&args.conflicts.ignore_conflicts);
     let examinations = Examinations::start(examiner, args.conflict_period)
@@ -135,6 +136,9 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
         allow_egress_to_own_node: args.allow_egress_to_own_node,
     };
     let connections = Connections::start(&args.node_name, ended, metrics.connections.clone());
+    // Where nothing is denied, nothing is denied after a reboot either.
+    let state_dir = args.state_dir.0.as_deref().filter(|_| args.mode == AgentMode::Enforce);
+    let marker = Marker::new(state_dir);
     let inquiries = answers::socket::start(&args.lock_dir);
     let touches =
         HookTouches::start(dataplane.hook_watch()).context("failed to start to watch the hooks")?;
@@ -142,7 +146,7 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
         .logging(denials)
         .examined_by(examinations)
         .judging_interfaces_of(local_pods)
-        .closed_after_reboot(Marker::new(args.state_dir.0.as_deref()))
+        .closed_after_reboot(marker)
         .watched_by(touches)
         .on(NodeName::new(&args.node_name, args.source == Source::Kube))
         .ending(connections)

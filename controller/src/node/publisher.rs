@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use policy_engine::cidr::Family;
 use policy_engine::engine::selection::Selection;
+use policy_engine::world::enforcement::Enforcement;
 use tokio::sync::watch;
 
 use super::hooks::detected;
@@ -133,6 +134,11 @@ impl Publisher {
             status.refused = why.map(Arc::from);
             news
         });
+    }
+
+    /// Where policies are enforced, by the flags of the agent.
+    pub fn enforcing(&self, enforcement: &Enforcement) {
+        self.status.send_modify(|status| status.extent = enforcement.into());
     }
 
     /// Why no pods of this node can be known; `None` if they can.

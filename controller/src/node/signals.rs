@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
 
 use crate::node::state::{Lack, State};
-use crate::node::status::Status;
+use crate::node::status::{Extent, Status};
 use crate::serve::pulse::Pulse;
 
 /// The status of the agent, for those who report it.
@@ -58,6 +58,9 @@ impl Collector for Signals {
         };
         let help = "1 for the state that the node is in";
         family("node_state", help, "state", &State::NAMES, &|name| name == state)?;
+        let (help, extent) =
+            ("1 for where policies are enforced, by the flags", status.extent.name());
+        family("node_enforcement", help, "namespaces", &Extent::NAMES, &|name| name == extent)?;
         let help = "1 for each part of the policies that is not enforced, in any state";
         family("node_degraded", help, "what", &Lack::NAMES, &|name| lacks.contains(&name))
     }

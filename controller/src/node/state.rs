@@ -13,7 +13,7 @@ use policy_engine::cidr::Family;
 use portcullis_crds::diagnostic::Diagnostic;
 
 use crate::dataplane::conflict::Detected;
-use crate::node::status::{Phase, Rules, Status};
+use crate::node::status::{Extent, Phase, Rules, Status};
 
 /// What the node does for packets now.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,6 +22,8 @@ pub enum State<'a> {
     Loading,
     /// The kernel does what the policies say.
     Enforcing,
+    /// The agent is to deny nothing: the kernel reports what the policies would deny.
+    Auditing,
     /// The policies are applied, except for these parts.
     Degraded {
         /// What is not enforced: at least one.
@@ -77,8 +79,8 @@ pub enum Held {
 
 impl State<'_> {
     /// The names of all states, as metrics and reports have them.
-    pub const NAMES: [&'static str; 5] =
-        ["Loading", "Enforcing", "Degraded", "Bypassed", "Failing"];
+    pub const NAMES: [&'static str; 6] =
+        ["Loading", "Enforcing", "Auditing", "Degraded", "Bypassed", "Failing"];
 
     /// The name of the state.
     #[must_use]
@@ -86,6 +88,7 @@ impl State<'_> {
         match self {
             Self::Loading => "Loading",
             Self::Enforcing => "Enforcing",
+            Self::Auditing => "Auditing",
             Self::Degraded { .. } => "Degraded",
             Self::Bypassed { .. } => "Bypassed",
             Self::Failing { .. } => "Failing",
@@ -98,6 +101,7 @@ impl State<'_> {
         match self {
             Self::Loading => "Loading",
             Self::Enforcing => "PoliciesEnforced",
+            Self::Auditing => "AuditOnly",
             Self::Degraded { what } => what.first().map_or("Degraded", Lack::name),
             Self::Bypassed { how } => how.first().map_or("Bypassed", |found| found.conflict.name()),
             Self::Failing { why: Trouble::Apply(..) } => "ApplyFailed",
@@ -106,13 +110,14 @@ impl State<'_> {
         }
     }
 
-    /// Whether the node does what the policies say. If not: state and reasons, in one line.
+    /// Whether the node does what the policies say, or only reports it because it is to. If not: state
+    /// and reasons, in one line.
     ///
     /// # Errors
-    /// In every other state than [`State::Enforcing`].
+    /// In every other state than [`State::Enforcing`] and [`State::Auditing`].
     pub fn ready(&self) -> Result<(), String> {
         match self {
-            Self::Enforcing => Ok(()),
+            Self::Enforcing | Self::Auditing => Ok(()),
             Self::Loading
             | Self::Degraded { .. }
             | Self::Bypassed { .. }
@@ -130,6 +135,10 @@ impl fmt::Display for State<'_> {
                  an earlier run stay, and without any all packets pass",
             ),
             Self::Enforcing => formatter.write_str("the kernel does what the policies say"),
+            Self::Auditing => formatter.write_str(
+                "the agent runs with --mode=audit: nothing is denied, and what policies would deny is \
+                 logged and counted",
+            ),
             Self::Degraded { what } => joined(formatter, what),
             Self::Bypassed { how } => joined(formatter, how),
             Self::Failing { why } => why.fmt(formatter),
@@ -225,6 +234,7 @@ impl Status {
         match &self.examination {
             _ if !what.is_empty() => State::Degraded { what },
             None => State::Loading,
+            Some(_) if self.extent == Extent::Nowhere => State::Auditing,
             Some(_) => State::Enforcing,
         }
     }

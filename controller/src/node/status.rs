@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use policy_engine::cidr::Family;
 use policy_engine::engine::selection::Selection;
 use policy_engine::model::PodKey;
+use policy_engine::world::enforcement::Enforcement;
 use portcullis_crds::api::node_policy_report::DIAGNOSTICS_MAX;
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::path::FieldPath;
@@ -44,8 +45,47 @@ pub struct Status {
     pub stalled: Option<Arc<str>>,
     /// Which rules the tools or the kernel refused, in one line, if any.
     pub refused: Option<Arc<str>>,
+    /// Where policies are enforced, by the flags of the agent.
+    pub extent: Extent,
     /// How many nodes the cluster has: so many agents write reports.
     pub nodes: u32,
+}
+
+/// Where policies are enforced.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Extent {
+    /// In all namespaces.
+    #[default]
+    Everywhere,
+    /// In those that the flags select.
+    Namespaces,
+    /// In none.
+    Nowhere,
+}
+
+impl Extent {
+    /// The names of all, as metrics have them.
+    pub const NAMES: [&'static str; 3] = ["everywhere", "namespaces", "nowhere"];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Everywhere => "everywhere",
+            Self::Namespaces => "namespaces",
+            Self::Nowhere => "nowhere",
+        }
+    }
+}
+
+impl From<&Enforcement> for Extent {
+    fn from(enforcement: &Enforcement) -> Self {
+        match enforcement {
+            Enforcement::Everywhere => Self::Everywhere,
+            Enforcement::Namespaces(_) => Self::Namespaces,
+            Enforcement::Nowhere => Self::Nowhere,
+        }
+    }
 }
 
 /// Whether the kernel does what the policies say.
@@ -158,6 +198,7 @@ impl Default for Status {
             displaced: Arc::default(),
             examination: None,
             node_unknown: None,
+            extent: Extent::default(),
             stalled: None,
             refused: None,
             nodes: 0,

@@ -8,6 +8,7 @@ use policy_engine::compiled::Compiled;
 use policy_engine::id::digest;
 use policy_engine::labels::Str;
 use policy_engine::world;
+use policy_engine::world::enforcement::Enforcement;
 use serde::{Deserialize, Serialize};
 
 /// The compiled state of a node, and in what the kernel differs from it.
@@ -58,6 +59,12 @@ pub struct OptionFacts {
     pub system_namespaces: Vec<String>,
     /// As `--budgets` takes them.
     pub budgets: String,
+    /// In which namespaces policies are enforced: a label selector; none for all of them.
+    #[serde(default)]
+    pub enforce_namespaces: Option<String>,
+    /// Whether they are enforced nowhere.
+    #[serde(default)]
+    pub is_audit: bool,
 }
 
 /// The rulesets of an address of a pod. They are named by a hash of their rules.
@@ -114,6 +121,11 @@ impl OptionFacts {
             own_namespace: options.own_namespace.to_string(),
             system_namespaces: options.system_namespaces.iter().map(ToString::to_string).collect(),
             budgets: options.budgets.to_string(),
+            enforce_namespaces: match &options.enforcement {
+                Enforcement::Namespaces(selector) => Some(selector.to_string()),
+                Enforcement::Everywhere | Enforcement::Nowhere => None,
+            },
+            is_audit: options.enforcement == Enforcement::Nowhere,
         }
     }
 
@@ -126,6 +138,11 @@ impl OptionFacts {
             own_namespace: self.own_namespace.as_str().into(),
             system_namespaces: names.map(|name| Str::from(name.as_str())).collect(),
             budgets: self.budgets.parse::<Budgets>().ok()?,
+            enforcement: match &self.enforce_namespaces {
+                _ if self.is_audit => Enforcement::Nowhere,
+                None => Enforcement::Everywhere,
+                Some(selector) => Enforcement::Namespaces(selector.parse().ok()?),
+            },
         })
     }
 }

@@ -229,6 +229,8 @@ pub enum State {
     Loading,
     /// The kernel does what the policies say.
     Enforcing,
+    /// The agent is to deny nothing: what policies would deny is only reported.
+    Auditing,
     /// The policies are applied, except for a part that the condition names.
     Degraded,
     /// Packets can get past the rules, or are judged by others.

@@ -63,8 +63,9 @@ impl Engine {
         let left = Cell::new(EFFORT_MAX);
         let search = Search { engine: self, flow, peer, pod, direction, left };
         let policies = subject.policies.iter();
-        let policies =
-            policies.filter(|(policy, _)| policy.tier == tier && view.counts(policy.mode));
+        let policies = policies.filter(|(policy, _)| {
+            policy.tier == tier && view.counts(self.world.mode(policy, &key.namespace))
+        });
         let isolating = policies.clone().filter(|(policy, _)| policy.isolates(direction));
         let isolated_by = isolating.clone().take(POLICIES_NAMED);
         Some(Blame {

@@ -41,6 +41,7 @@ use crate::model::{Change, Node, Pod, PodKey};
 use crate::object::ObjectRef;
 use crate::policy::{Policy, Selected};
 use crate::tier::Tier;
+use crate::world::enforcement::Enforcement;
 use crate::world::owner::Contest;
 use crate::world::{Options, World};
 
@@ -156,7 +157,10 @@ impl Engine {
                 }
                 self.world.apply(Change::Namespace(name.clone(), namespace));
                 self.members.rematch(&self.world, &mut self.compiled.sets, &name);
-                if self.world.policies_in("").next().is_some() {
+                let enforcement = &self.world.options.enforcement;
+                if matches!(enforcement, Enforcement::Namespaces(_))
+                    || self.world.policies_in("").next().is_some()
+                {
                     self.dirty.extend(self.subjects_in(&name).cloned().collect::<Vec<_>>());
                 }
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::Engine;
 use super::tiers::SelectedPolicy;
 use crate::direction::PerDirection;
+use crate::labels::Str;
 use crate::object::ObjectRef;
 use crate::policy::Revision;
 use crate::tier::Mode;
@@ -27,7 +28,7 @@ pub struct Selection {
 /// A policy that selects subjects.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
-    /// Whether the policy is enforced or audited.
+    /// Whether the policy is enforced, for some subjects at least, or only audited.
     pub mode: Mode,
     /// Which object was compiled.
     pub revision: Revision,
@@ -44,20 +45,25 @@ impl Engine {
         }
         let mut selection = Selection { pods: self.subjects.len(), ..Selection::default() };
         // Pods that were compiled together share one list of policies.
-        let mut lists: HashMap<*const SelectedPolicy, (&[SelectedPolicy], usize)> = HashMap::new();
-        for subject in self.subjects.values() {
+        let mut lists: HashMap<*const SelectedPolicy, (&[SelectedPolicy], &Str, usize)> =
+            HashMap::new();
+        for (key, subject) in &self.subjects {
             let PerDirection { ingress, egress } = subject.enforced.map(|found| found.is_some());
             selection.isolated += usize::from(ingress || egress);
             selection.isolated_ingress += usize::from(ingress);
             selection.isolated_egress += usize::from(egress);
             let list = subject.policies.as_ref();
-            lists.entry(list.as_ptr()).or_insert((list, 0)).1 += 1;
+            lists.entry(list.as_ptr()).or_insert((list, &key.namespace, 0)).2 += 1;
         }
-        for (list, pods) in lists.into_values() {
+        for (list, namespace, pods) in lists.into_values() {
             for (policy, _) in list {
-                let of =
-                    || Applied { mode: policy.mode, revision: policy.revision.clone(), pods: 0 };
-                selection.policies.entry(policy.name.clone()).or_insert_with(of).pods += pods;
+                let mode = self.world.mode(policy, namespace);
+                let of = || Applied { mode, revision: policy.revision.clone(), pods: 0 };
+                let applied = selection.policies.entry(policy.name.clone()).or_insert_with(of);
+                applied.pods += pods;
+                if mode == Mode::Enforce {
+                    applied.mode = mode;
+                }
             }
         }
         Some(selection)

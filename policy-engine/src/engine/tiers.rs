@@ -31,6 +31,8 @@ pub(super) struct Selecting<'w> {
     /// The policies in the order in which they are evaluated.
     policies: Vec<(&'w Arc<Policy>, Selected)>,
     namespace: &'w Str,
+    /// Whether policies are enforced in that namespace.
+    is_enforced: bool,
     /// The ports of the pod that a rule names, sorted.
     ports: Vec<&'w NamedPort>,
 }
@@ -52,6 +54,7 @@ pub(super) struct Key<'w> {
     policies: Vec<(&'w ObjectRef, Selected)>,
     /// The namespace of the pod, when a rule differs from namespace to namespace.
     namespace: Option<&'w Str>,
+    is_enforced: bool,
     ports: Vec<&'w NamedPort>,
 }
 
@@ -72,7 +75,8 @@ impl<'w> Selecting<'w> {
             ports.extend(pod.ports.iter().filter(|port| names.contains(&port.name)));
             ports.sort_unstable();
         }
-        Self { policies, namespace: &pod.key.namespace, ports }
+        let namespace = &pod.key.namespace;
+        Self { policies, namespace, is_enforced: world.enforces_in(namespace), ports }
     }
 
     pub(super) fn key(&self) -> Key<'w> {
@@ -80,7 +84,8 @@ impl<'w> Selecting<'w> {
         let mut all = self.policies.iter();
         let by_namespace = all.any(|(policy, _)| policy.depends_on_namespace());
         let namespace = by_namespace.then_some(self.namespace);
-        Key { policies: policies.collect(), namespace, ports: self.ports.clone() }
+        let (is_enforced, ports) = (self.is_enforced, self.ports.clone());
+        Key { policies: policies.collect(), namespace, is_enforced, ports }
     }
 
     /// The policies that the rules are compiled from, for reports and for the log of denials.
@@ -88,9 +93,14 @@ impl<'w> Selecting<'w> {
         self.policies.iter().map(|(policy, selected)| (Arc::clone(policy), *selected)).collect()
     }
 
-    /// Whether one of the policies is in audit.
+    /// Whether one of the policies is in audit for the pod.
     pub(super) fn has_audit(&self) -> bool {
-        self.policies.iter().any(|(policy, _)| policy.mode == Mode::Audit)
+        self.policies.iter().any(|(policy, _)| self.mode(policy) == Mode::Audit)
+    }
+
+    /// The mode in which a policy applies to the pod.
+    fn mode(&self, policy: &Policy) -> Mode {
+        if self.is_enforced { policy.mode } else { Mode::Audit }
     }
 
     /// The chain of rulesets for one direction. The rules of a tier that exceed a budget, or whose
@@ -102,7 +112,7 @@ impl<'w> Selecting<'w> {
         budgets: &Budgets,
         heavy: &Weights,
     ) -> Chain {
-        let counts = |policy: &Policy| view.counts(policy.mode) && policy.applies(direction);
+        let counts = |policy: &Policy| view.counts(self.mode(policy)) && policy.applies(direction);
         let mut policies = self.policies.clone();
         policies.retain(|(policy, _)| counts(policy));
         // A tier that isolates the pod is the last one that is evaluated.

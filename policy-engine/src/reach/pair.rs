@@ -73,11 +73,10 @@ impl<'w> PodPair<'w> {
     /// What a policy contributes, which need not be one of the world; `None` if nothing depends on it.
     #[must_use]
     pub fn contribution(&self, policy: &Policy) -> Option<Contribution> {
-        if !View::Enforced.counts(policy.mode) {
-            return None;
-        }
         let selected = PerDirection::new(|direction| {
-            let applies = policy.applies(direction);
+            let namespace = &self.subject(direction).key.namespace;
+            let counts = View::Enforced.counts(self.world.mode(policy, namespace));
+            let applies = counts && policy.applies(direction);
             if applies {
                 self.world.selected(policy, self.subject(direction))
             } else {

@@ -76,7 +76,8 @@ impl<'w> Subjects<'w> {
             return *rules;
         }
         let mut policies = self.world.selecting(pod);
-        policies.retain(|(policy, _)| self.view.counts(policy.mode));
+        policies
+            .retain(|(policy, _)| self.view.counts(self.world.mode(policy, &pod.key.namespace)));
         let rules = PerDirection::new(|direction| {
             let ports = match direction {
                 Direction::Ingress => key.2.as_slice(),

@@ -18,6 +18,7 @@ use policy_engine::policy::{
 use policy_engine::port::{PortRange, Protocol};
 use policy_engine::selector::{Operator, Requirement, Selector};
 use policy_engine::tier::Mode;
+use policy_engine::world::enforcement::Enforcement;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -211,6 +212,15 @@ fn selector() -> impl Strategy<Value = Selector> {
     let requirement =
         (label_key(), operator).prop_map(|(key, operator)| Requirement { key, operator });
     vec(requirement, 0..3).prop_map(Selector::from_iter)
+}
+
+/// In which namespaces policies are enforced.
+pub fn enforcement() -> impl Strategy<Value = Enforcement> {
+    prop_oneof![
+        4 => Just(Enforcement::Everywhere),
+        1 => Just(Enforcement::Nowhere),
+        3 => selector().prop_map(Enforcement::Namespaces),
+    ]
 }
 
 fn labels() -> impl Strategy<Value = Labels> {

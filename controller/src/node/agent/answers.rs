@@ -109,7 +109,9 @@ impl Agent {
             pod: key.to_string(),
             addresses: owned.iter().map(|address| self.address_facts(*address)).collect(),
             isolated: (rulesets.ingress.is_some(), rulesets.egress.is_some()),
-            policies: policies.map(|policy| policy_facts(policy)).collect(),
+            policies: policies
+                .map(|policy| policy_facts(policy, world.mode(policy, &key.namespace)))
+                .collect(),
             rules: self.dataplane.pod_rules(&owned, &self.engine.compiled().sets, &describe),
         })
     }
@@ -233,13 +235,13 @@ fn family(text: &str) -> Result<Family, String> {
     found.ok_or_else(|| format!("{text} is no IP family"))
 }
 
-fn policy_facts(policy: &Policy) -> PolicyFacts {
+fn policy_facts(policy: &Policy, mode: Mode) -> PolicyFacts {
     let directions = Direction::BOTH.into_iter().filter(|direction| policy.applies(*direction));
     PolicyFacts {
         name: policy.name.short(),
         tier: policy.tier.to_string(),
         directions: directions.map(|direction| direction.to_string()).collect(),
-        is_audited: policy.mode == Mode::Audit,
+        is_audited: mode == Mode::Audit,
     }
 }
 

@@ -133,6 +133,7 @@ fn state(state: &State<'_>) -> api::State {
     match state {
         State::Loading => api::State::Loading,
         State::Enforcing => api::State::Enforcing,
+        State::Auditing => api::State::Auditing,
         State::Degraded { .. } => api::State::Degraded,
         State::Bypassed { .. } => api::State::Bypassed,
         State::Failing { .. } => api::State::Failing,
@@ -143,7 +144,10 @@ fn condition(state: &State<'_>, before: Option<&Transition>, now: Time) -> Condi
     let status = match state {
         State::Loading => "Unknown",
         State::Enforcing => "True",
-        State::Degraded { .. } | State::Bypassed { .. } | State::Failing { .. } => "False",
+        State::Auditing
+        | State::Degraded { .. }
+        | State::Bypassed { .. }
+        | State::Failing { .. } => "False",
     };
     let since = before.filter(|before| before.status == status).map(|before| before.since.clone());
     Condition {

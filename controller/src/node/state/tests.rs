@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::world::enforcement::Enforcement;
 use portcullis_crds::diagnostic::{About, Severity};
 use portcullis_crds::path::FieldPath;
 
@@ -103,7 +104,9 @@ impl Agent {
         let condition = condition(&status);
         assert_eq!(condition.reason, state.reason());
         assert_eq!(condition.message, state.to_string());
-        assert_eq!(state.ready().is_ok(), condition.status == "True", "{state:?}");
+        // A node that is to deny nothing is ready, and enforces nothing.
+        let is_ready = condition.status == "True" || state == State::Auditing;
+        assert_eq!(state.ready().is_ok(), is_ready, "{state:?}");
         let own = series.iter().filter_map(|name| name.strip_prefix("portcullis_node_state"));
         let own: Vec<&str> = own.collect();
         assert_eq!(own, [format!("{{state=\"{}\"}}", state.name())]);
@@ -206,6 +209,20 @@ const TABLE: [(&str, &[Fact], &str); 17] = [
             |a| a.publisher.verified(0),
         ],
         ENFORCING,
+    ),
+    (
+        "nothing is to be denied",
+        &[|a| a.publisher.enforcing(&Enforcement::Nowhere), Agent::enforced, |a| a.examined(&[])],
+        "Auditing AuditOnly False |  | ",
+    ),
+    (
+        "nothing is to be denied, and one family fails",
+        &[
+            |a| a.publisher.enforcing(&Enforcement::Nowhere),
+            |a| a.examined(&[]),
+            |a| a.publisher.failed("no tool", Some(Family::V6), Rules::Last),
+        ],
+        "Degraded IPv6NotEnforced False | IPv6NotEnforced | NodeDegraded",
     ),
     (
         "one family fails",
