@@ -164,7 +164,8 @@ impl<'a> Pods<'a> {
         pod.map(|pod| (*pod).to_owned()).into_iter().collect()
     }
 
-    /// The pods of the rules that lead to a chain, directly or by others.
+    /// The pods of the rules that lead to a chain, directly or by others. A chain that packets meet
+    /// before it is known whose they are concerns all pods.
     fn of(&self, chain: &str) -> Vec<String> {
         let (mut pods, mut seen) = (BTreeSet::new(), BTreeSet::new());
         let mut waiting = vec![chain.to_owned()];
@@ -179,6 +180,9 @@ impl<'a> Pods<'a> {
                 }
                 pods.extend(named);
             }
+        }
+        if pods.is_empty() {
+            pods.extend(self.by_address.values().map(|pod| (*pod).to_owned()));
         }
         pods.into_iter().collect()
     }
@@ -256,7 +260,7 @@ mod tests {
         let pods = Pods::new(&chains, &endpoints);
         assert_eq!(pods.of("P"), ["a/one"]);
         assert_eq!(pods.of("DENY"), ["a/one", "a/two"]);
-        assert_eq!(pods.of("ROOT"), [""; 0]);
+        assert_eq!(pods.of("ROOT"), ["a/one", "a/two"], "every packet meets it");
         assert_eq!(pods.in_rule("-s 10.0.0.2/32 -g R"), ["a/two"]);
     }
 }
