@@ -49,9 +49,9 @@ const FAULTS: [(&str, &str); 6] = [
         "nobody reads the log of the agent for 2 s",
         "shim=$(ps -o ppid= -p $AGENT); kill -STOP $shim; sleep 2; kill -CONT $shim",
     ),
-    ("the connections to the API server end", "ss -K state established '( dport = :6443 )' > /dev/null"),
+    ("the connections to the API server end", "ss -K state established '( dport = :443 )' > /dev/null"),
     (
-        "all chains of mangle of the agent that nothing refers to are listed 20 times",
+        "another program reads all rules 20 times",
         "for i in $(seq 20); do iptables-nft-save -t mangle > /dev/null; done",
     ),
 ];
@@ -67,6 +67,12 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         let tenant = scope.spawn(|| attack(bench, &stop, &changes));
         let neighbour = scope.spawn(|| inject(bench, &agent, &stop, &faults));
         let measured = measure(bench, "beside a hostile tenant, with faults");
+        let measured = measured.with_context(|| {
+            let logs =
+                ["-n", "portcullis-system", "logs", "daemonset/portcullis-node", "--tail=10"];
+            let logs = bench.cluster.kubectl(&logs).unwrap_or_default();
+            format!("{}\n{logs}", readyz(bench).unwrap_or_default())
+        });
         stop.store(true, Ordering::Relaxed);
         for thread in [tenant, neighbour] {
             thread.join().map_err(|_| anyhow!("a thread panicked"))??;
