@@ -32,6 +32,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 const FAULT_PAUSE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Makes a change; how long it took until packets obeyed it.
+type Change = fn(&Bench) -> Result<Duration>;
+
 /// What a fault is called, and what causes it: shell on the node, in which `$AGENT` is the agent's process.
 const FAULTS: [(&str, &str); 6] = [
     ("the tools that the agent keeps are killed", "for tool in $(pgrep -P $AGENT); do kill -9 $tool; done"),
@@ -95,7 +98,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
 
 /// The 99th percentile of each kind of change.
 fn measure(bench: &Bench, when: &str) -> Result<Vec<(String, Duration)>> {
-    let kinds: [(&str, fn(&Bench) -> Result<Duration>); 2] =
+    let kinds: [(&str, Change); 2] =
         [("a policy that closes", Bench::closes), ("a policy that opens", Bench::opens)];
     let rounds = kinds.into_iter().map(|(kind, change)| {
         let mut took = (0..ROUNDS).map(|_| change(bench)).collect::<Result<Vec<Duration>>>()?;
