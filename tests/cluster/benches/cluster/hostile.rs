@@ -158,7 +158,8 @@ fn attack(bench: &Bench, stop: &AtomicBool, changes: &AtomicUsize) -> Result<()>
         if round >= 5 {
             delete(bench, &name)?;
         }
-        let of = PODS.get(usize::try_from(round)? % PODS.len()).copied().unwrap_or_default();
+        // Not the first one: if its policies exceeded a budget, it would no longer need the refused ipset.
+        let of = PODS.get(1 + usize::try_from(round)? % 3).copied().unwrap_or_default();
         create(bench, &policy(&name, of, &shape(round)))?;
         changes.fetch_add(1, Ordering::Relaxed);
         thread::sleep(PAUSE);
