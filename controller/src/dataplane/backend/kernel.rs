@@ -108,7 +108,7 @@ impl Kernel {
     ) -> Result<Table, Error> {
         match self {
             Self::Iptables(kernel) => kernel.read_table(family, desired),
-            Self::Nftables(kernel) => kernel.read_table(family, desired),
+            Self::Nftables(_) => nftables::Kernel::read_table(family, desired),
         }
     }
 
@@ -116,7 +116,7 @@ impl Kernel {
     pub(in crate::dataplane) fn read_sets(&self) -> Result<BTreeMap<SetName, AppliedSet>, Error> {
         match self {
             Self::Iptables(kernel) => kernel.read_sets(),
-            Self::Nftables(kernel) => kernel.read_sets(),
+            Self::Nftables(_) => nftables::Kernel::read_sets(),
         }
     }
 
@@ -128,7 +128,7 @@ impl Kernel {
     ) -> Result<BTreeMap<Hook, HookPlaces>, Error> {
         match self {
             Self::Iptables(kernel) => kernel.displaced_hooks(family, hooks),
-            Self::Nftables(kernel) => kernel.displaced_hooks(family, hooks),
+            Self::Nftables(_) => nftables::Kernel::displaced_hooks(family, hooks),
         }
     }
 
@@ -168,7 +168,7 @@ impl Kernel {
     ) -> Result<Reading, Error> {
         match self {
             Self::Iptables(kernel) => kernel.read_denials(families, applied),
-            Self::Nftables(kernel) => kernel.read_denials(families),
+            Self::Nftables(_) => nftables::Kernel::read_denials(families),
         }
     }
 

@@ -24,7 +24,8 @@ impl Attributes {
 
     /// Appends an attribute that consists of attributes.
     pub(super) fn nest(self, kind: u16, inner: Self) -> Self {
-        self.bytes(kind | NESTED, &inner.0)
+        let Self(bytes) = inner;
+        self.bytes(kind | NESTED, &bytes)
     }
 
     /// Appends a text, with the zero at its end.

@@ -48,7 +48,6 @@ fn is_absent(error: &io::Error) -> bool {
 impl Kernel {
     /// Reads our chains and hooks of one family.
     pub(in crate::dataplane) fn read_table(
-        &self,
         family: Family,
         desired: &Chains,
     ) -> Result<Table, Error> {
@@ -61,7 +60,7 @@ impl Kernel {
     }
 
     /// Reads our sets of both families.
-    pub(in crate::dataplane) fn read_sets(&self) -> Result<BTreeMap<SetName, AppliedSet>, Error> {
+    pub(in crate::dataplane) fn read_sets() -> Result<BTreeMap<SetName, AppliedSet>, Error> {
         let mut applied = BTreeMap::new();
         for family in Family::BOTH {
             let writer = Writer::of(family);
@@ -82,7 +81,6 @@ impl Kernel {
 
     /// Where those of `hooks` are that are not as they should be.
     pub(in crate::dataplane) fn displaced_hooks(
-        &self,
         family: Family,
         hooks: &[Hook],
     ) -> Result<BTreeMap<Hook, HookPlaces>, Error> {
@@ -118,7 +116,7 @@ impl Kernel {
     }
 
     /// Reads the counters of kinds of denial.
-    pub(in crate::dataplane) fn read_denials(&self, families: &[Family]) -> Result<Reading, Error> {
+    pub(in crate::dataplane) fn read_denials(families: &[Family]) -> Result<Reading, Error> {
         let mut reading = Reading::new();
         for family in families {
             for writer in [Writer::of(*family), Writer::of(*family).of_bridge()] {

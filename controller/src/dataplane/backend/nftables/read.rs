@@ -37,7 +37,7 @@ pub(super) fn chains(
         let chains = chains.iter().filter(|chain| is_of(writer, chain));
         let mut places = chains.filter_map(|chain| named(base, chain));
         let expected = expected.iter().map(|rule| Some(rule.comment.as_str()));
-        places.next() == Some(Some((base.hook, base.priority)))
+        places.next() == Some((base.hook, base.priority))
             && expected.eq(of_chain(base.name).iter().map(|comment| comment.text))
     };
     for chain in chains.iter().filter(|chain| is_of(writer, chain)) {
@@ -63,13 +63,13 @@ pub(super) fn chains(
     }
     for hook in Hook::ALL {
         let is_right = is_in_place(Base::of(hook), &hook_rules(family, hook));
-        let chains = chains.iter().filter(|chain| is_of(writer, chain));
-        let found = chains.filter_map(|chain| named(Base::of(hook), chain)).next();
+        let mut chains = chains.iter().filter(|chain| is_of(writer, chain));
+        let found = chains.find_map(|chain| named(Base::of(hook), chain));
         // A chain without the right rules is as if it were not there. One with this name at another hook is
         // in the way of the right one.
         match found {
             _ if is_right => drop(table.hooks.insert(hook, HookPlaces::first())),
-            Some(found) if found != Some((Base::of(hook).hook, Base::of(hook).priority)) => {
+            Some(found) if found != (Base::of(hook).hook, Base::of(hook).priority) => {
                 table.hooks.insert(hook, HookPlaces { count: 2, in_front: Vec::new() });
             }
             _ => {}
@@ -77,14 +77,14 @@ pub(super) fn chains(
     }
 }
 
-/// The hook and priority of a chain, if it has the name of `base`, and has them.
-fn named(base: Base, chain: &[u8]) -> Option<Option<(u32, i32)>> {
+/// The hook and priority of a chain that has the name of `base`. A chain without a hook has no hook's number.
+fn named(base: Base, chain: &[u8]) -> Option<(u32, i32)> {
     find(chain, 3).and_then(text).filter(|name| *name == base.name)?;
     let read = |place| {
         let priority = find(place, 2)?.try_into().ok().map(i32::from_be_bytes)?;
         Some((number(find(place, 1)?)?, priority))
     };
-    Some(find(chain, 4).and_then(read))
+    Some(find(chain, 4).and_then(read).unwrap_or((u32::MAX, 0)))
 }
 
 /// What a rule in the kernel is recognised by.

@@ -1,6 +1,7 @@
 //! Sets and their elements as nftables holds them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -25,6 +26,10 @@ const INTERVAL_END: u32 = 1;
 /// `NFT_DATA_VERDICT`.
 const VERDICTS: u32 = 0xffff_ff00;
 
+/// The numbers by which `nft` knows protocols and ports.
+const INET_PROTO: u32 = 12;
+const INET_SERVICE: u32 = 13;
+
 /// How many bytes of elements go into one message; an attribute has 64 KiB at most.
 const ELEMENTS_BYTES: usize = 48 * 1024;
 
@@ -48,9 +53,9 @@ impl KeyType {
             Self::Address(family) => address(family),
             Self::AddressPort(family) => {
                 let (kind, bytes) = address(family);
-                (kind << 12 | 12 << 6 | 13, bytes + 8)
+                (kind << 12 | INET_PROTO << 6 | INET_SERVICE, bytes + 8)
             }
-            Self::Port => (13, 2),
+            Self::Port => (INET_SERVICE, 2),
             Self::Interface => (41, 16),
         }
     }
@@ -199,7 +204,13 @@ pub(super) fn read_elements<'a>(
 }
 
 fn read(key: &[u8], element: Option<Element>) -> Element {
-    let hex = || key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = || {
+        key.iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    };
     element.unwrap_or_else(|| Element::Unknown(hex()))
 }
 
