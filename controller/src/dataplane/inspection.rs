@@ -119,8 +119,8 @@ impl Dataplane {
         describe: Describe<'_>,
     ) -> Vec<ChainText> {
         let chains = self.desired.tables.get(&family);
-        let named = names.iter().filter_map(|name| ChainName::parse(name));
-        let found = named.filter_map(|name| Some((name, chains?.get(&name)?)));
+        let wanted = names.iter().filter_map(|name| ChainName::parse(name));
+        let found = wanted.filter_map(|name| Some((name, chains?.get(&name)?)));
         found.map(|(name, rules)| self.chain_text(name, rules, &|_| false, describe)).collect()
     }
 
@@ -132,19 +132,19 @@ impl Dataplane {
         members: &Sets,
         describe: Describe<'_>,
     ) -> Vec<SetText> {
-        let (mut part, mut read) = (Vec::new(), 0);
+        let (mut found, mut count) = (Vec::new(), 0);
         for (name, set) in &self.desired.sets {
             if after.is_some_and(|after| name.to_string().as_str() <= after) {
                 continue;
             }
-            let text = self.set_text(*name, set, members, describe);
-            read += text.members + 1;
-            part.push(text);
-            if read > MEMBERS_AT_ONCE {
+            let text = set_text(*name, set, members, describe);
+            count += text.members + 1;
+            found.push(text);
+            if count > MEMBERS_AT_ONCE {
                 break;
             }
         }
-        part
+        found
     }
 
     /// What a packet of a pod with these addresses can meet.
@@ -185,8 +185,7 @@ impl Dataplane {
         }
         let desired =
             sets.into_iter().filter_map(|name| Some((name, self.desired.sets.get(&name)?)));
-        found.sets =
-            desired.map(|(name, set)| self.set_text(name, set, members, describe)).collect();
+        found.sets = desired.map(|(name, set)| set_text(name, set, members, describe)).collect();
         found
     }
 
@@ -205,28 +204,22 @@ impl Dataplane {
         };
         ChainText { name: name.to_string(), rules: rules.iter().map(rule).collect() }
     }
+}
 
-    fn set_text(
-        &self,
-        name: SetName,
-        set: &DesiredSet,
-        members: &Sets,
-        describe: Describe<'_>,
-    ) -> SetText {
-        let id = match &set.source {
-            Source::Engine(id) => Some(id.to_string()),
-            Source::Networks(_) | Source::Local(_) => None,
-        };
-        let elements: Vec<String> = set.elements(members).iter().map(sets::element).collect();
-        SetText {
-            name: name.to_string(),
-            id,
-            family: set.family.as_str().to_owned(),
-            words: words::set(name, Some(set), describe),
-            members: elements.len(),
-            first: elements.iter().take(MEMBERS_LISTED).cloned().collect(),
-            digest: digest(elements).to_string(),
-        }
+fn set_text(name: SetName, set: &DesiredSet, members: &Sets, describe: Describe<'_>) -> SetText {
+    let id = match &set.source {
+        Source::Engine(id) => Some(id.to_string()),
+        Source::Networks(_) | Source::Local(_) => None,
+    };
+    let elements: Vec<String> = set.elements(members).iter().map(sets::element).collect();
+    SetText {
+        name: name.to_string(),
+        id,
+        family: set.family.as_str().to_owned(),
+        words: words::set(name, Some(set), describe),
+        members: elements.len(),
+        first: elements.iter().take(MEMBERS_LISTED).cloned().collect(),
+        digest: digest(elements).to_string(),
     }
 }
 

@@ -67,13 +67,13 @@ struct Step {
 /// # Errors
 /// When the agent cannot be asked, no side is a pod of its node, or the kernel cannot be read.
 pub fn run(args: &TraceArgs) -> Result<ExitCode> {
-    let protocol = match args.proto {
+    let ported = match args.proto {
         TraceProtocol::Tcp => Some(ProtocolName::Tcp),
         TraceProtocol::Udp => Some(ProtocolName::Udp),
         TraceProtocol::Sctp => Some(ProtocolName::Sctp),
         TraceProtocol::Icmp => None,
     };
-    let port = match (protocol, args.port) {
+    let port = match (ported, args.port) {
         (Some(protocol), Some(port)) => Some((protocol, port)),
         (None, None) => None,
         (Some(_), None) => bail!("name the destination port"),
@@ -119,12 +119,12 @@ fn way(
 ) -> Result<Way> {
     let FlowFacts { source, destination, egress, ingress } = flow;
     if !source.is_local_pod && !destination.is_local_pod {
-        let nodes: BTreeSet<&str> =
+        let others: BTreeSet<&str> =
             [&source, &destination].into_iter().filter_map(|side| side.node.as_deref()).collect();
-        let where_to = if nodes.is_empty() {
+        let where_to = if others.is_empty() {
             String::new()
         } else {
-            format!(": ask the agents of {}", nodes.into_iter().collect::<Vec<_>>().join(" and "))
+            format!(": ask the agents of {}", others.into_iter().collect::<Vec<_>>().join(" and "))
         };
         bail!(
             "neither {} nor {} is a pod of node {} to which policies can apply{where_to}",

@@ -158,7 +158,7 @@ fn unread(agent: &mut Agent) {
 }
 
 /// What happens, and the signals after it.
-const TABLE: [(&str, &[Fact], &str); 17] = [
+const TABLE: [(&str, &[Fact], &str); 19] = [
     ("at the start", &[], "Loading Loading Unknown |  | NodeLoading"),
     ("nobody looked at the node", &[Agent::enforced], "Loading Loading Unknown |  | NodeLoading"),
     ("", &[Agent::enforced, |a| a.examined(&[])], ENFORCING),
