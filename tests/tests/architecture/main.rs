@@ -90,9 +90,9 @@ fn converters_do_no_io_and_know_no_controller() -> Result<()> {
 /// It is one of the independent checks of verdicts: it must not repeat an error of what renders rules.
 #[test]
 fn the_interpreter_shares_nothing_with_what_renders_rules() -> Result<()> {
-    assert_eq!(dependencies("interpreter")?, ["ipnet", "thiserror"]);
+    assert_eq!(dependencies("controller/interpreter")?, ["ipnet", "thiserror"]);
     nobody_says(
-        "interpreter/src",
+        "controller/interpreter/src",
         |_| false,
         &["std::fs", "std::env", "std::process", "std::net::Tcp"],
     )?;
@@ -177,7 +177,7 @@ fn files_stay_small_enough_to_read() -> Result<()> {
     const LINES_MAX: usize = 450;
     const TESTS: [&str; 4] = ["tests/src", "tests/lab/src", "tests/demo/src", "tests/cluster/src"];
     let product = [
-        "interpreter/src",
+        "controller/interpreter/src",
         "policy-engine/src",
         "crds/src",
         "lint/src",
