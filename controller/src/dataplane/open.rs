@@ -159,6 +159,10 @@ fn choose(options: &Options) -> Result<Choice, Error> {
             };
             let place = iptables::Place { variant, table: options.table() };
             let kernel = iptables::Kernel::new(place, options.lock_wait_seconds);
+            // An agent that starts again finds its rules: then there is nothing to try, and to write.
+            if !probe::own_rules(&kernel, Family::V4).is_empty() {
+                return Ok(iptables(variant, "iptables holds rules of ours".to_owned()));
+            }
             match probe::try_rules(&kernel, Family::V4) {
                 Ok(()) => Ok(iptables(variant, "iptables and ipset work".to_owned())),
                 Err(why) => match nftables::probe(Family::V4) {
