@@ -1,8 +1,7 @@
 //! `NodePolicyReport`: what one node enforces, written by its agent.
 //!
 //! Every limit of a list or a text is a constant here, so that a writer can keep to it. Lists are
-//! atomic, for one writer owns them: as maps, a thousand policies would be named once more in
-//! `managedFields`.
+//! atomic: as maps, a thousand policies would be named once more in `managedFields`.
 
 use std::time::{Duration, SystemTime};
 
@@ -44,7 +43,7 @@ pub const CURRENT: &str = "Current";
     printcolumn(
         name = "State",
         type_ = "string",
-        description = "What the node does for packets: Loading, Enforcing, Degraded, Bypassed or Failing",
+        description = "What the node does for packets: Loading, Enforcing, Auditing, Degraded, Bypassed or Failing",
         json_path = ".status.state"
     ),
     printcolumn(

@@ -1,3 +1,5 @@
+//! Rules in the form of nftables, one of each kind.
+
 use policy_engine::port::PortRange;
 
 use super::*;
