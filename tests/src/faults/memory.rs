@@ -31,7 +31,7 @@ const LARGE: Duration = Duration::from_mins(5);
 /// Prints the memory of an agent after each step.
 ///
 /// # Errors
-/// When it used more than [`LIMIT_MB`], or does not become ready.
+/// When it used more than `LIMIT_MB`, or does not become ready.
 pub fn run() -> Result<()> {
     let stage = Stage::new(IptablesVariant::Nft)?;
     stage.api.put((0..PODS / PODS_OF_A_NAMESPACE).map(namespace));
