@@ -15,7 +15,8 @@ pub enum Budget {
     /// Peers of all disjoint port ranges, where a peer counts once for each range: what merging the
     /// rules costs.
     Peers,
-    /// Networks of all `ipBlock` peers after `except` was subtracted.
+    /// Networks of all `ipBlock` peers after `except` was subtracted. They count once for every 15 ports,
+    /// for which a rule is needed.
     Networks,
     /// Address sets.
     Sets,

@@ -204,9 +204,12 @@ impl DefinedRuleset {
 fn check(runs: &[Run], budgets: &Budgets) -> Result<(), Exceeded> {
     let (mut networks, mut sets) = (0, 0);
     for run in runs {
-        let unions = run.matches.ports.keys().chain(run.matches.named.values());
-        for union in unions.chain([&run.matches.anything]) {
-            networks += union.cidrs.count_networks();
+        // A rule matches a few port ranges, and has all networks of its union.
+        let numbered =
+            run.matches.ports.iter().map(|(union, ports)| (union, build::matches(ports)));
+        let others = run.matches.named.values().chain([&run.matches.anything]);
+        for (union, rules) in numbered.chain(others.map(|union| (union, 1))) {
+            networks += union.cidrs.count_networks().saturating_mul(rules);
             sets += union.pods.len().min(1) + usize::from(!union.cidrs.is_empty());
             budgets.check(Budget::Networks, networks)?;
             budgets.check(Budget::Sets, sets)?;

@@ -295,11 +295,12 @@ fn rest<'u>(matches: &'u AllowSet, folded: &[UnionPorts<'u>]) -> Vec<RestPorts<'
 
 /// How many rules the unions need where each is written as it is.
 fn flat_rules(unions: &[RestPorts<'_>]) -> usize {
-    let rules = unions.iter().map(|(union, ports)| {
-        let matches = ports.values().map(|ranges| slots(ranges).div_ceil(PORT_SLOTS));
-        rules_for(union) * matches.sum::<usize>()
-    });
-    rules.sum()
+    unions.iter().map(|(union, ports)| rules_for(union) * matches(ports)).sum()
+}
+
+/// How many matches the ports need: a rule has one.
+pub(super) fn matches(ports: &PortSets) -> usize {
+    ports.values().map(|ranges| slots(ranges).div_ceil(PORT_SLOTS)).sum()
 }
 
 fn ports(protocol: Protocol, range: PortRange) -> TrafficMatch {

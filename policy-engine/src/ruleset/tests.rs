@@ -222,6 +222,18 @@ fn too_many_networks_or_sets_exceed_their_budget() {
     assert_eq!(check(blocks(100)), Ok(()));
     let exceeded = |budget, limit| Err(Exceeded { budget, limit });
     assert_eq!(check(blocks(101)), exceeded(Budget::Networks, 100));
+    // 16 ports need a second rule, with the same networks.
+    let with_ports = |count: u32, ports: u16| {
+        let net = |n: u32| block(&format!("{}/32", Ipv4Addr::from(n * 2)));
+        let peers = Peers::Listed((0..count).map(net).collect());
+        let port =
+            |n: u16| PortMatch::Numbers(Protocol::Tcp, PortRange { first: 2 * n, last: 2 * n });
+        let ports = Ports::Listed((1..=ports).map(port).collect());
+        vec![run(&[policy::Rule { peers, ports }], Target::Allow)]
+    };
+    assert_eq!(check(with_ports(100, 15)), Ok(()));
+    assert_eq!(check(with_ports(50, 16)), Ok(()));
+    assert_eq!(check(with_ports(51, 16)), exceeded(Budget::Networks, 100));
     let rule = |n: u16| {
         let peers = Peers::Listed(vec![block(&format!("10.0.0.{n}/32"))]);
         policy::Rule { peers, ports: tcp(n, n) }
