@@ -300,7 +300,8 @@ impl ApiServer {
     pub fn kubectl(&self, arguments: &[&str], stdin: Option<&str>) -> Result<String> {
         let mut command = Command::new(self.binaries.join("kubectl"));
         command.args(arguments).env("KUBECONFIG", self.admin_kubeconfig());
-        command.arg("--cache-dir").arg(self.directory.path().join("kubectl-cache"));
+        // Not a flag: arguments may end with a command for `exec`.
+        command.env("KUBECACHEDIR", self.directory.path().join("kubectl-cache"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("failed to start kubectl")?;
         let mut pipe = child.stdin.take().context("kubectl's input is piped")?;
