@@ -121,6 +121,8 @@ impl Stage {
         }
         flags.extend(
             [
+                // The faults are those of its tools.
+                "--backend=iptables",
                 "--metrics-address=off",
                 "--unready-after=2",
                 "--verify-period=5",

@@ -25,7 +25,7 @@ fn a_node_without_iptables_and_ipset_enforces_by_nftables() -> Result<()> {
         ..AgentSetup::default()
     };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
-    agent.wait_for("opened the dataplane backend=\"nftables\"", PATIENCE)?;
+    agent.wait_for("\"backend\":\"nftables\"", PATIENCE)?;
     agent.wait_for("policies are enforced", PATIENCE)?;
     check(&cluster.lab, "without tools", ALLOWED, DENIED)?;
     ensure!(fs::read_dir(nothing.path())?.next().is_none());

@@ -230,7 +230,8 @@ fn an_agent_that_starts_without_a_working_ipset_closes_what_policies_close() -> 
         let setup = AgentSetup {
             tools: Some(tools.path().into()),
             only_these_tools: true,
-            flags: flags(&[]),
+            // Otherwise nftables enforces, which needs no ipset.
+            flags: flags(&["--backend=iptables"]),
             ..AgentSetup::default()
         };
         let agent = cluster.spawn_agent_as("n2", &setup)?;

@@ -2,15 +2,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use portcullis_cluster::Cluster;
-use serde_json::Value;
 
 use crate::whatif::{ask, command};
 use crate::world::{apply, create_namespace, default_deny, delete_namespace, server};
 
-/// How often a rule is removed by hand: the agent may repair it before it is looked for.
-const TRIES: usize = 3;
-
-/// The rules of a pod are shown, traced, and a rule that is removed by hand is named.
+/// The rules of a pod are shown, traced, and a member of a set that is removed by hand is named.
 pub(crate) fn kernels_are_inspected_traced_and_verified(cluster: &Cluster) -> Result<()> {
     let namespace = "inspect";
     create_namespace(cluster, namespace)?;
@@ -40,46 +36,31 @@ pub(crate) fn kernels_are_inspected_traced_and_verified(cluster: &Cluster) -> Re
     eprintln!("{verified}");
     ensure!(code == Some(0), "{code:?}: {verified}");
 
-    let mut verified = String::new();
-    for _ in 0..TRIES {
-        let (chain, number, variant) = decisive(cluster)?;
-        let iptables = format!("iptables-{variant} -w -t mangle");
-        cluster.node("n2")?.shell(&format!("{iptables} -D {chain} {number}"))?;
-        let (code, said) = answer(cluster, "verify --node n2")?;
-        verified = said;
-        if code == Some(1) {
-            break;
-        }
-    }
+    // Not a rule: with iptables-nft the agent puts it back before anybody can ask.
+    let set = set_with_a(cluster)?;
+    let (set, member) = set.trim().split_once(' ').with_context(|| format!("no set: {set:?}"))?;
+    cluster.node("n2")?.shell(&format!("ipset del {set} {member}"))?;
+    let (code, verified) = answer(cluster, "verify --node n2")?;
     eprintln!("{verified}");
-    ensure!(verified.contains("lacks the rule") && verified.contains("inspect/b"), "{verified}");
+    ensure!(code == Some(1), "{code:?}: {verified}");
+    for word in ["DIFFERS", set, "has other members in the kernel: 0 instead of 1"] {
+        ensure!(verified.contains(word), "no {word:?}: {verified}");
+    }
     delete_namespace(cluster, namespace)
 }
 
-/// The rule in the kernel of n2 that denies a connection of IPv4: its chain, its number, and the
-/// variant of iptables.
-fn decisive(cluster: &Cluster) -> Result<(String, u64, String)> {
-    let agents = "get pods -n portcullis-system -l app.kubernetes.io/component=node -o \
-                  jsonpath={.items[?(@.spec.nodeName==\"n2\")].metadata.name}";
-    let agent = cluster.kubectl(&agents.split_whitespace().collect::<Vec<_>>())?;
-    let exec = ["exec", "-n", "portcullis-system", agent.trim(), "-c", "node", "--"];
-    let program = ["portcullis", "inspect", "pod", "inspect/b", "-o", "json"];
-    let shown = cluster.kubectl(&[exec.as_slice(), program.as_slice()].concat())?;
-    let shown: Value = serde_json::from_str(&shown)?;
-    let variant = shown["variant"].as_str().context("no variant")?.to_owned();
-    for (_, chains) in shown["chains"].as_object().context("no chains")? {
-        for chain in chains.as_array().into_iter().flatten() {
-            for rule in chain["rules"].as_array().into_iter().flatten() {
-                let is_denial =
-                    rule["words"].as_str().is_some_and(|w| w.starts_with("deny: Ingress"));
-                if let (true, Some(number)) = (is_denial, rule["number"].as_u64()) {
-                    let name = chain["name"].as_str().context("no name")?;
-                    return Ok((name.to_owned(), number, variant));
-                }
-            }
-        }
-    }
-    anyhow::bail!("no rule denies ingress: {shown}")
+/// Lets a connect to b; gives the set in the kernel of n2 that has the address of a, and the address.
+fn set_with_a(cluster: &Cluster) -> Result<String> {
+    let allow = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                 metadata: {name: from-a, namespace: inspect}\n\
+                 spec:\n  podSelector: {}\n  ingress:\n  - from: [{podSelector: {matchLabels: {app: a}}}]\n";
+    apply(cluster, allow)?;
+    ask(cluster, "status netpol/from-a -n inspect --wait --timeout=2m")?;
+    let address = ["get", "pod", "-n", "inspect", "a", "-o", "jsonpath={.status.podIPs[0].ip}"];
+    let address = cluster.kubectl(&address)?;
+    let find = "$1 == \"add\" && $2 ~ /^PORTCULLIS/ && $3 == address {print $2, $3; exit}";
+    let address = address.trim();
+    cluster.node("n2")?.shell(&format!("ipset save | awk -v address={address} '{find}'"))
 }
 
 /// The exit code and the output.
