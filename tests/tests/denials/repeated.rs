@@ -23,9 +23,18 @@ fn a_denial_that_goes_on_is_one_line_and_then_a_count() -> Result<()> {
         (0..times)
             .try_for_each(|_| cluster.lab.probe_all(&once, Duration::from_millis(50)).map(|_| ()))
     };
-    send(1)?;
     let fields = [("source", "shop/web"), ("port", "81")];
-    let (first, lines) = told(agent, 0, &fields, PATIENCE)?;
+    // On a machine that is busy, one packet may get lost on its way.
+    let soon = Duration::from_secs(20);
+    let mut first = Err(anyhow::anyhow!("nothing was sent"));
+    for _ in 0..3 {
+        send(1)?;
+        first = told(agent, 0, &fields, soon);
+        if first.is_ok() {
+            break;
+        }
+    }
+    let (first, lines) = first?;
     ensure!(first["message"] == "denied" && first["count"] == 1, "{first}");
     send(BURST / 2)?;
     let (again, lines) = told(agent, lines, &fields, PATIENCE * 2)?;
