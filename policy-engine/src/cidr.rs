@@ -29,6 +29,12 @@ impl Family {
         }
     }
 
+    /// The family that [`Family::as_str`] calls so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::BOTH.into_iter().find(|family| family.as_str() == name)
+    }
+
     /// The family of `address`.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {

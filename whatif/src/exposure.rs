@@ -24,12 +24,10 @@ use policy_engine::selector::{Operator, Requirement, Selector};
 use policy_engine::tier::View;
 use policy_engine::world::World;
 use portcullis_crds::convert::assumed_namespace;
+use portcullis_crds::convert::labels::NAMESPACE_NAME_LABEL;
 
 use crate::args::By;
 use crate::model::{Cluster, Units};
-
-/// The label of a namespace that is its name.
-const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// Pods that are treated alike, and what new pods could connect to or be connected from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -299,7 +297,8 @@ fn next(address: IpAddr) -> Option<IpAddr> {
 
 /// An existing namespace that a selector names and matches.
 fn named(selector: &Selector, world: &World) -> Option<Str> {
-    let by_name = selector.requirements().find(|requirement| *requirement.key == *NAME_LABEL)?;
+    let by_name =
+        selector.requirements().find(|requirement| *requirement.key == *NAMESPACE_NAME_LABEL)?;
     let Operator::In(names) = &by_name.operator else { return None };
     let matches = |name: &&Str| {
         let known = world.namespaces().get(*name);

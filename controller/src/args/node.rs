@@ -170,11 +170,7 @@ impl NodeArgs {
 }
 
 fn family(text: &str) -> Result<Family, String> {
-    match text {
-        "IPv4" => Ok(Family::V4),
-        "IPv6" => Ok(Family::V6),
-        _ => Err("IPv4 or IPv6".to_owned()),
-    }
+    Family::named(text).ok_or_else(|| "IPv4 or IPv6".to_owned())
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

@@ -316,19 +316,18 @@ impl Dataplane {
             let family = *family;
             change.denials().map(move |kind| (family, kind)).collect::<Vec<_>>()
         };
-        let mut anew: BTreeSet<(Family, Denial)> = plan.tables.iter().flat_map(kinds).collect();
-        if !self.kernel.counts_with_rules() {
-            anew.clear();
-        }
-        if anew.iter().any(|(family, kind)| applied.has_chain(*family, kind.chain())) {
+        let counts_go = self.kernel.counts_with_rules();
+        let tables = plan.tables.iter().filter(|_| counts_go);
+        let mut rewritten: BTreeSet<(Family, Denial)> = tables.flat_map(kinds).collect();
+        if rewritten.iter().any(|(family, kind)| applied.has_chain(*family, kind.chain())) {
             match self.kernel.read_denials(&self.families, Some(applied)) {
                 Ok(reading) => drop(self.denials.add(reading)),
                 Err(error) => tracing::warn!(%error, "failed to count denials before a change"),
             }
         }
         let executed = self.kernel.execute(plan);
-        anew.retain(|(family, _)| executed.has_changed_chains(*family));
-        self.denials.begin_anew(&anew);
+        rewritten.retain(|(family, _)| executed.has_changed_chains(*family));
+        self.denials.begin_anew(&rewritten);
         executed
     }
 

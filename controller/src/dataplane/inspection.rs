@@ -40,7 +40,7 @@ pub struct ChainText {
 pub struct RuleText {
     /// What follows `-A CHAIN` in the output of `iptables-save`.
     pub rule: String,
-    /// What it does.
+    /// The effect of the rule, in words.
     pub words: String,
     /// Whether it can match a packet of the pod that was asked for.
     pub concerns_pod: bool,

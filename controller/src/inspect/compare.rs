@@ -14,7 +14,7 @@ pub(super) struct ComparedRule {
     pub number: Option<usize>,
     /// What follows `-A CHAIN`.
     pub rule: String,
-    /// What it does; its text, if it should not be there.
+    /// The effect of the rule, in words; its text, if it should not be there.
     pub words: String,
     /// How many packets it has matched.
     pub packets: u64,

@@ -76,7 +76,7 @@ fn report(node: &Node<'_>, facts: PodFacts) -> Result<PodReport> {
     let mut chains = BTreeMap::new();
     let mut hooks_are_right = true;
     for (family, desired) in facts.rules.chains {
-        let of = Family::BOTH.into_iter().find(|of| of.as_str() == family);
+        let of = Family::named(&family);
         let of = of.context(OTHER_VERSION)?;
         let table: TableText = node.table(of)?;
         for displaced in node.displaced(of, &table) {

@@ -58,7 +58,7 @@ struct Step {
     chain: String,
     number: usize,
     rule: String,
-    /// What it does; none if it is not a rule of the agent.
+    /// The effect of the rule, in words; none if it is not a rule of the agent.
     words: Option<String>,
 }
 
@@ -225,7 +225,9 @@ fn judge(node: &Node<'_>, table: &TableText, first: &str, packet: &Packet) -> Re
                 let set = node.kernel.save_set(&name);
                 saved += &set.with_context(|| format!("failed to read the set {name}"))?;
             }
-            Err(error) => return Err(error).context("the way of the packet cannot be told"),
+            Err(error) => {
+                return Err(error).context("the path of the packet through the rules is not known");
+            }
         }
     }
 }

@@ -21,8 +21,8 @@ use crate::node::answers::{Answer, Question};
 const TRIES: usize = 3;
 /// How long to wait before that. The agent removes old rules 0.2 s after a change.
 const PAUSE: Duration = Duration::from_millis(700);
-/// How many rules of a chain are told as different.
-const RULES_TOLD: usize = 5;
+/// How many rules of a chain are listed as different.
+const RULES_LISTED: usize = 5;
 /// How many pods are named.
 const PODS_NAMED: usize = 5;
 
@@ -55,29 +55,29 @@ fn verify(args: &VerifyArgs) -> Result<Verification> {
         let desired = all_chains(&node, family.as_str())?;
         let table = node.table(family)?;
         let pods = Pods::new(&desired, &endpoints);
-        let mut tell = |name: &str, what: String, pods: Vec<String>| {
+        let mut add = |name: &str, what: String, pods: Vec<String>| {
             let family = Some(family.as_str().to_owned());
             differences.push(Difference { family, name: name.to_owned(), what, pods });
         };
         for displaced in node.displaced(family, &table) {
             let all = endpoints.iter().map(|found| found.pod.clone()).collect::<BTreeSet<_>>();
             let chain = displaced.hook.chain();
-            tell(chain, displaced.to_string(), all.into_iter().collect());
+            add(chain, displaced.to_string(), all.into_iter().collect());
         }
         for chain in &desired {
             let is = table.chains.get(&chain.name);
             chains_compared += 1;
             rules_compared += chain.rules.len();
             if is.is_none() {
-                tell(&chain.name, "is missing in the kernel".to_owned(), pods.of(&chain.name));
+                add(&chain.name, "is missing in the kernel".to_owned(), pods.of(&chain.name));
                 continue;
             }
             let compared = compare(&chain.rules, is.map(Vec::as_slice));
             let wrong = compared.iter().filter_map(|rule| Some((rule, rule.what()?)));
-            for (rule, what) in wrong.take(RULES_TOLD) {
+            for (rule, what) in wrong.take(RULES_LISTED) {
                 let named = pods.in_rule(&rule.rule);
                 let named = if named.is_empty() { pods.of(&chain.name) } else { named };
-                tell(&chain.name, what, named);
+                add(&chain.name, what, named);
             }
         }
     }

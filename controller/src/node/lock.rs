@@ -61,7 +61,7 @@ fn path(directory: &Path) -> io::Result<PathBuf> {
     Ok(directory.join(format!("node-{inode}.lock")))
 }
 
-/// Who has the lock of this network namespace: the file, and the process if it can be told. `None` if
+/// Who has the lock of this network namespace: the file, and the process if it is known. `None` if
 /// nobody has it.
 #[must_use]
 pub fn holder(directory: &Path) -> Option<String> {

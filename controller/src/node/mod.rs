@@ -8,8 +8,8 @@
 //!
 //! One agent at a time programs a node (`lock`). `denials` names the policies behind denied packets;
 //! `conflicts` looks for what else on the node makes enforcement void; `hooks` notices when packets no
-//! longer come to the rules; `connections` ends what policies no longer allow; `answers` tells programs
-//! beside the agent what it enforces.
+//! longer come to the rules; `connections` ends what policies no longer allow; `answers` answers
+//! programs beside the agent that ask what it enforces.
 
 pub mod agent;
 pub mod answers;

@@ -9,7 +9,7 @@ use crate::path::Path;
 use crate::report::Report;
 
 /// The label that the API server puts on every namespace.
-pub(super) const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// `metadata.labels` of the object at `root`, label by label.
 ///

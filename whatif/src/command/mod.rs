@@ -19,12 +19,14 @@ mod status;
 mod suggest;
 mod test;
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use policy_engine::model::PodKey;
 
 use crate::args::{Args, Command, SourceArgs};
-use crate::endpoint::{Endpoint, EndpointError, Resolved, resolve};
+use crate::endpoint::{Endpoint, EndpointError, Resolved, Side, resolve};
 use crate::model::Cluster;
 use crate::output::{self, json};
 use crate::source::gap::{Gap, Unread};
@@ -57,14 +59,6 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Completion { shell } => completion::script(shell, out),
         Command::CompleteForKubectl { words } => completion::words(&words, out),
     }
-}
-
-/// What is said of pods that policies neither select nor match.
-fn without_policies(pods: usize, name: &str) -> String {
-    format!(
-        "policies do not apply to {pods} pods of {name}: they use the network of their node, or have \
-         finished"
-    )
 }
 
 /// How many parts of files that could not be read an error lists.
@@ -106,6 +100,31 @@ impl Question {
             }
             _ => missing.into(),
         })
+    }
+
+    /// The pods that were named and to which policies apply, with notes: the last one counts those
+    /// to which none apply.
+    fn pods_with_policies(&self, resolved: &Resolved) -> Result<(BTreeSet<PodKey>, Vec<String>)> {
+        let (mut pods, mut others) = (BTreeSet::new(), 0);
+        for party in &resolved.parties {
+            let Side::Pod(key, _) = &party.side else {
+                bail!("{} is no pod: policies apply to pods only", party.name);
+            };
+            if self.cluster.world.pods().get(key).is_some_and(|pod| pod.takes_part()) {
+                pods.insert(key.clone());
+            } else {
+                others += 1;
+            }
+        }
+        let mut notes = resolved.notes.clone();
+        if others > 0 {
+            notes.push(format!(
+                "policies do not apply to {others} pods of {}: they use the network of their node, or \
+                 have finished",
+                resolved.name
+            ));
+        }
+        Ok((pods, notes))
     }
 
     /// The exit code of an answer about the whole cluster, of which not all may have been read.

@@ -11,13 +11,15 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use netlink_packet_core::NetlinkBuffer;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBufForce, SndBuf, SndBufForce};
 
-use super::request::Messages;
+use super::request::{HEADER_BYTES, Messages};
 use super::{Received, Socket};
 
 /// `NFNL_SUBSYS_NFTABLES`.
@@ -25,16 +27,7 @@ const SUBSYSTEM: u16 = 10;
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
 const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
-/// `NLMSG_ERROR` and `NLMSG_DONE`.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// `NLM_F_REQUEST`, `NLM_F_ACK`, `NLM_F_DUMP_INTR` and `NLM_F_DUMP`.
-const REQUEST: u16 = 1;
-const ACKNOWLEDGE: u16 = 4;
-const INTERRUPTED: u16 = 0x10;
-const DUMP: u16 = 0x300;
-/// The headers of netlink and of nfnetlink.
-const HEADER_BYTES: usize = 16;
+/// The header of nfnetlink, behind that of netlink.
 const FAMILY_BYTES: usize = 4;
 /// What may wait to be read: an answer for each message that is refused, or a part of a list.
 const ANSWER_BYTES: usize = 4 << 20;
@@ -103,7 +96,7 @@ impl Connection {
         for (index, message) in messages.iter().enumerate() {
             let kind = SUBSYSTEM << 8 | u16::from(message.kind);
             // The answer to the last one says that all are done.
-            let flags = message.flags | if index == last { ACKNOWLEDGE } else { 0 };
+            let flags = message.flags | if index == last { NLM_F_ACK } else { 0 };
             self.write(&mut bytes, kind, flags, message.family, 0, &message.attributes);
         }
         self.write(&mut bytes, END, 0, 0, SUBSYSTEM, &[]);
@@ -130,7 +123,7 @@ impl Connection {
             };
             for message in Messages::of(datagram) {
                 let message = message?;
-                if message.message_type() != ERROR {
+                if message.message_type() != NLMSG_ERROR {
                     continue;
                 }
                 let number = message.sequence_number().wrapping_sub(first);
@@ -166,7 +159,14 @@ impl Connection {
     fn try_list(&mut self, request: &Message) -> io::Result<Option<Vec<Vec<u8>>>> {
         let mut bytes = Vec::new();
         let kind = SUBSYSTEM << 8 | u16::from(request.kind);
-        self.write(&mut bytes, kind, request.flags | DUMP, request.family, 0, &request.attributes);
+        self.write(
+            &mut bytes,
+            kind,
+            request.flags | NLM_F_DUMP,
+            request.family,
+            0,
+            &request.attributes,
+        );
         let own = self.socket.sequence;
         self.socket.netlink.send(&bytes, 0)?;
         let (mut listed, mut is_whole) = (Vec::new(), true);
@@ -184,10 +184,10 @@ impl Connection {
                 if message.sequence_number() != own {
                     continue;
                 }
-                is_whole &= message.flags() & INTERRUPTED == 0;
+                is_whole &= message.flags() & NLM_F_DUMP_INTR == 0;
                 match message.message_type() {
-                    DONE => return Ok(is_whole.then_some(listed)),
-                    ERROR => match error(&message)? {
+                    NLMSG_DONE => return Ok(is_whole.then_some(listed)),
+                    NLMSG_ERROR => match error(&message)? {
                         Some(errno) => return Err(errno.into()),
                         None => return Ok(is_whole.then_some(listed)),
                     },
@@ -215,7 +215,7 @@ impl Connection {
         let length = u32::try_from(length).expect("attributes have 64 KiB at most");
         bytes.extend(length.to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
-        bytes.extend((flags | REQUEST).to_ne_bytes());
+        bytes.extend((flags | NLM_F_REQUEST).to_ne_bytes());
         bytes.extend(self.socket.sequence.to_ne_bytes());
         bytes.extend(0_u32.to_ne_bytes());
         bytes.extend([family, 0]);

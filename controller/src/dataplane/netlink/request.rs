@@ -13,7 +13,7 @@ use super::{Received, Socket};
 /// How long the kernel may take for all answers to one request.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// What every message begins with.
-const HEADER_BYTES: usize = 16;
+pub(super) const HEADER_BYTES: usize = 16;
 
 /// How much a request asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]

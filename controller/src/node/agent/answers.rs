@@ -37,7 +37,7 @@ pub(super) async fn next(inquiries: Option<&mut Inquiries>) -> Inquiry {
 impl Agent {
     pub(super) fn answer(&self, inquiry: Inquiry) {
         let answer = self.answer_to(inquiry.question).unwrap_or_else(Answer::Unknown);
-        // Whoever asked may have ended.
+        // The program that asked may have ended.
         let _ = inquiry.answer.send(answer);
     }
 
@@ -231,8 +231,7 @@ fn set_facts(set: SetText) -> SetFacts {
 }
 
 fn family(text: &str) -> Result<Family, String> {
-    let found = Family::BOTH.into_iter().find(|family| family.as_str() == text);
-    found.ok_or_else(|| format!("{text} is no IP family"))
+    Family::named(text).ok_or_else(|| format!("{text} is no IP family"))
 }
 
 fn policy_facts(policy: &Policy, mode: Mode) -> PolicyFacts {

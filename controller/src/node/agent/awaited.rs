@@ -23,7 +23,7 @@ pub(super) async fn found(local_pods: Option<&mut LocalPods>) -> Found {
     }
 }
 
-/// The next denial; never, where none are told.
+/// The next denial; never, where denials are not logged.
 pub(super) async fn next(denials: Option<&mut Feed>) -> Sighting {
     match denials {
         Some(denials) => denials.next().await,

@@ -26,7 +26,7 @@ const QUESTION_BYTES_MAX: u64 = 256 << 10;
 /// The socket of the agent that programs the network namespace of this process.
 ///
 /// # Errors
-/// When the namespace cannot be told.
+/// When the namespace cannot be read.
 pub fn path(directory: &Path) -> io::Result<PathBuf> {
     let inode = fs::metadata("/proc/self/ns/net")?.ino();
     Ok(directory.join(format!("node-{inode}.sock")))

@@ -53,7 +53,7 @@ pub(super) struct Line<'a> {
 /// A rule of the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct KernelRule {
-    /// What it does.
+    /// What it matches, and its verdict.
     pub expressions: Expressions,
     /// The sets that no other rule uses.
     pub own_sets: Vec<OwnSet>,

@@ -1,5 +1,6 @@
 //! Messages that make, change and remove objects of our tables. Pure.
 
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 
@@ -12,10 +13,6 @@ use crate::dataplane::rule::Hook;
 
 /// The name of our table in each family.
 pub const TABLE: &str = "portcullis";
-
-/// `NLM_F_CREATE` and `NLM_F_APPEND`.
-const CREATE: u16 = 0x400;
-const APPEND: u16 = 0x800;
 
 /// Packets are judged after `mangle` of others would be, and before `filter`. A drop is final, wherever
 /// it happens, so an accept of others does not let a packet past our rules.
@@ -166,7 +163,7 @@ impl Writer {
     }
 
     pub(super) fn new_table(self) -> Message {
-        self.message(kind::NEW_TABLE, CREATE, self.of_table().number(2, 0))
+        self.message(kind::NEW_TABLE, NLM_F_CREATE, self.of_table().number(2, 0))
     }
 
     /// The table, if it is there.
@@ -179,7 +176,7 @@ impl Writer {
     }
 
     pub(super) fn new_chain(self, name: &str) -> Message {
-        self.message(kind::NEW_CHAIN, CREATE, self.of_table().text(3, name))
+        self.message(kind::NEW_CHAIN, NLM_F_CREATE, self.of_table().text(3, name))
     }
 
     pub(super) fn new_base_chain(self, base: Base) -> Message {
@@ -187,7 +184,7 @@ impl Writer {
         let place = place.bytes(2, &base.priority.to_be_bytes());
         let chain = self.of_table().text(3, base.name).nest(4, place);
         // The verdict for packets that pass it is to go on.
-        self.message(kind::NEW_CHAIN, CREATE, chain.number(5, 1).text(7, "filter"))
+        self.message(kind::NEW_CHAIN, NLM_F_CREATE, chain.number(5, 1).text(7, "filter"))
     }
 
     pub(super) fn delete_chain(self, name: &str) -> Message {
@@ -212,10 +209,10 @@ impl Writer {
         let mut messages = Vec::new();
         for set in &rule.own_sets {
             let header = sets::header(self.of_table().text(2, OWN_SET), set.key, set.flags);
-            messages.push(self.message(kind::NEW_SET, CREATE, header.number(10, *next)));
+            messages.push(self.message(kind::NEW_SET, NLM_F_CREATE, header.number(10, *next)));
             messages.extend(set.parts().into_iter().map(|part| {
                 let elements = self.of_table().text(2, OWN_SET).nest(3, part).number(4, *next);
-                self.message(kind::NEW_ELEMENTS, CREATE, elements)
+                self.message(kind::NEW_ELEMENTS, NLM_F_CREATE, elements)
             }));
             *next += 1;
         }
@@ -230,14 +227,14 @@ impl Writer {
         let length = u8::try_from(text.len()).expect("a hash is short");
         let comment = [[COMMENT, length].as_slice(), &text].concat();
         let attributes = self.of_table().text(2, chain).nest(4, expressions).bytes(7, &comment);
-        let flags = if in_front { CREATE } else { CREATE | APPEND };
+        let flags = if in_front { NLM_F_CREATE } else { NLM_F_CREATE | NLM_F_APPEND };
         messages.push(self.message(kind::NEW_RULE, flags, attributes));
         messages
     }
 
     pub(super) fn new_set(self, name: &str, key: KeyType, flags: u32, id: u32) -> Message {
         let header = sets::header(self.of_table().text(2, name), key, flags);
-        self.message(kind::NEW_SET, CREATE, header.number(10, id))
+        self.message(kind::NEW_SET, NLM_F_CREATE, header.number(10, id))
     }
 
     /// A set that remembers the rates of addresses.
@@ -246,7 +243,7 @@ impl Writer {
         let header = sets::header(self.of_table().text(2, name), key, EVAL | TIMEOUT);
         let size = Attributes::default().number(1, addresses_max);
         let header = header.nest(9, size).number(10, id).long(11, RATE_TIMEOUT_MILLISECONDS);
-        self.message(kind::NEW_SET, CREATE, header)
+        self.message(kind::NEW_SET, NLM_F_CREATE, header)
     }
 
     pub(super) fn delete_set(self, name: &str) -> Message {
@@ -259,7 +256,7 @@ impl Writer {
     }
 
     pub(super) fn new_elements(self, set: &str, part: Attributes) -> Message {
-        self.message(kind::NEW_ELEMENTS, CREATE, self.of_table().text(2, set).nest(3, part))
+        self.message(kind::NEW_ELEMENTS, NLM_F_CREATE, self.of_table().text(2, set).nest(3, part))
     }
 
     pub(super) fn delete_elements(self, set: &str, part: Attributes) -> Message {
@@ -269,7 +266,7 @@ impl Writer {
     pub(super) fn new_counter(self, name: &str) -> Message {
         let nothing = Attributes::default().long(1, 0).long(2, 0);
         let counter = self.of_table().text(2, name).number(3, 1).nest(4, nothing);
-        self.message(kind::NEW_OBJECT, CREATE, counter)
+        self.message(kind::NEW_OBJECT, NLM_F_CREATE, counter)
     }
 
     pub(super) fn list_chains(self) -> Message {
