@@ -130,6 +130,12 @@ impl Analysis {
         self.policies.iter().filter(move |(policy, _)| policy.kind == kind)
     }
 
+    /// The nodes of the pods that each policy in a namespace selects.
+    #[must_use]
+    pub fn concerned(&self) -> &BTreeMap<ObjectRef, BTreeSet<Str>> {
+        self.analyst.nodes()
+    }
+
     /// The uid of each node.
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<Str, Str> {

@@ -12,6 +12,7 @@
 //! packet depends on it.
 
 pub mod analysis;
+pub mod applied;
 pub mod events;
 pub mod findings;
 pub mod lease;
@@ -167,6 +168,7 @@ impl Controller {
             self.outbox.update(found, now);
         }
         self.rollout.sum_up(&self.analysis, now, self.writer.leadership.holds());
+        self.outbox.update_applied(self.rollout.applied(now), now);
         self.outbox.update_nodes(self.rollout.node_findings(&self.analysis, now), now);
         self.synced.store(self.analysis.is_synced(), Ordering::Relaxed);
         self.pump();

@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 
 use super::analysis::Analysis;
 use super::events::ledger::{Ledger, ObjectFinding};
+use super::findings::Reason;
 use super::metrics::{Metrics, count};
 use super::pace::{self, Pace};
 use super::reports::Action;
@@ -27,6 +28,9 @@ const ECHO: Duration = Duration::from_secs(2);
 /// What is to be written.
 pub struct Outbox {
     ledger: Ledger,
+    /// Which policies are applied on all nodes. It has a rate of its own: a change of all policies must
+    /// not hold up what is wrong with one.
+    applied: Ledger,
     /// When statuses of ClusterDefaultNetworkPolicies are written.
     pace: Pace,
     /// Reports that are being written, or wait until they may be tried again.
@@ -50,6 +54,7 @@ impl Outbox {
     pub fn new(event_delay: Duration, metrics: Metrics, now: Instant) -> Self {
         Self {
             ledger: Ledger::new(event_delay),
+            applied: Ledger::new(event_delay),
             pace: Pace::default(),
             held: BTreeMap::new(),
             quiet_until: now,
@@ -68,6 +73,11 @@ impl Outbox {
     pub fn update_nodes(&mut self, found: BTreeSet<ObjectFinding>, now: Instant) {
         self.ledger.update(|kind| kind == Kind::Node, found, now);
         self.metrics.findings.set(count(self.ledger.len()));
+    }
+
+    /// Replaces which policies were applied on all nodes of late.
+    pub fn update_applied(&mut self, found: BTreeSet<ObjectFinding>, now: Instant) {
+        self.applied.update(|_| true, found, now);
     }
 
     /// The next write that is due.
@@ -93,7 +103,15 @@ impl Outbox {
             return Some(write);
         }
         let may_tell = analysis.is_synced() && is_allowed(self, Write::EVENT);
-        may_tell.then(|| self.ledger.next(now)).flatten().map(Write::Event)
+        let next = may_tell.then(|| self.ledger.next(now).or_else(|| self.applied.next(now)));
+        next.flatten().map(Write::Event)
+    }
+
+    fn ledger_of(&mut self, object_finding: &ObjectFinding) -> &mut Ledger {
+        match object_finding.finding.reason {
+            Reason::Applied => &mut self.applied,
+            _ => &mut self.ledger,
+        }
     }
 
     fn next_report(
@@ -207,9 +225,11 @@ impl Outbox {
             }
         };
         match (write, retry) {
-            (Write::Event(object_finding), None) => self.ledger.reported(object_finding, now),
+            (Write::Event(object_finding), None) => {
+                self.ledger_of(object_finding).reported(object_finding, now);
+            }
             (Write::Event(object_finding), Some(retry)) => {
-                self.ledger.failed(object_finding, retry);
+                self.ledger_of(object_finding).failed(object_finding, retry);
             }
             (Write::Report(name, _), retry) => {
                 let until = retry.unwrap_or(now + ECHO);

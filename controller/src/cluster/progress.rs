@@ -16,8 +16,7 @@ const NAMES_MAX: usize = 3;
 
 /// How far one generation of a policy is enforced.
 ///
-/// A policy of the cluster concerns every node with a pod that it selects, a NetworkPolicy those that
-/// report it: of these only the numbers are known.
+/// A policy concerns every node with a pod that it selects.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Progress {
     /// How many nodes are concerned.
@@ -116,26 +115,6 @@ impl Progress {
     }
 }
 
-/// How far each NetworkPolicy that a node reports is enforced. `revisions` has the ones that exist.
-#[must_use]
-pub fn of_reported<'r, 'w>(
-    reports: impl Iterator<Item = &'r Known>,
-    revisions: impl Fn(&ObjectRef) -> Option<&'w Revision>,
-) -> BTreeMap<ObjectRef, (i64, Progress)> {
-    let mut found: BTreeMap<ObjectRef, (i64, Progress)> = BTreeMap::new();
-    let listed = reports.flat_map(|report| &report.policies);
-    for (policy, observed) in listed.filter(|(policy, _)| policy.kind.is_namespaced()) {
-        // A policy that is deleted is enforced nowhere that matters.
-        let Some(wanted) = revisions(policy) else { continue };
-        let generation = wanted.generation.unwrap_or_default();
-        let entry = found.entry(policy.clone());
-        let (_, progress) = entry.or_insert_with(|| (generation, Progress::default()));
-        progress.concerned += 1;
-        progress.realised += usize::from(observed.is(wanted));
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use policy_engine::object::Kind;
@@ -155,23 +134,6 @@ mod tests {
         });
         let report = serde_json::from_value(report).expect("a report");
         Known::new(report, None, tokio::time::Instant::now())
-    }
-
-    #[test]
-    fn a_policy_is_enforced_when_all_nodes_that_report_it_have_its_generation() {
-        let report = |policies: &[(&str, i64)]| {
-            let policies = policies.iter().map(|(name, generation)| {
-                json!({"namespace": "shop", "name": name, "observedGeneration": generation})
-            });
-            report(&policies.collect(), "True")
-        };
-        let reports = [report(&[("a", 2), ("b", 1)]), report(&[("a", 2), ("b", 2), ("gone", 1)])];
-        let wanted = revision(2);
-        let revisions = |policy: &ObjectRef| (*policy.name != *"gone").then_some(&wanted);
-        let found = of_reported(reports.iter(), revisions);
-        let seen: Vec<_> =
-            found.iter().map(|(key, (_, progress))| (&*key.name, progress.is_complete())).collect();
-        assert_eq!(seen, [("a", true), ("b", false)]);
     }
 
     #[test]

@@ -10,16 +10,14 @@ use tracing::info;
 
 use super::SHARE;
 use super::analysis::Analysis;
+use super::applied::{Applied, Complete};
 use super::events::ledger::ObjectFinding;
 use super::metrics::{Metrics, Staged, count};
 use super::node_events;
-use super::progress::{Progress, Stage, of_reported};
+use super::progress::{Progress, Stage};
 use super::report_watch::Reported;
 use super::reports::{Action, Known, Reports};
 use super::standing::Standing;
-
-/// One generation of a policy.
-type Generation = (ObjectRef, i64);
 
 /// What the nodes report.
 pub struct Rollout {
@@ -30,8 +28,7 @@ pub struct Rollout {
     pub(super) standings: BTreeMap<ObjectRef, Standing>,
     /// Reports may be summed up from this moment on.
     sum_up_at: Instant,
-    /// Logged already.
-    enforced: BTreeSet<Generation>,
+    applied: Applied,
     unreported: usize,
     metrics: Metrics,
 }
@@ -45,7 +42,7 @@ impl Rollout {
             silent_after,
             standings: BTreeMap::new(),
             sum_up_at: now,
-            enforced: BTreeSet::new(),
+            applied: Applied::default(),
             unreported: 0,
             metrics,
         }
@@ -70,23 +67,21 @@ impl Rollout {
         }
         let began = Instant::now();
         let unreported = self.sum_up_nodes(analysis, now);
-        let revisions = |policy: &ObjectRef| analysis.revision(policy);
-        let reported = of_reported(self.reports.get().values(), revisions);
-        let mut behind = reported.values().filter(|(_, progress)| !progress.is_complete()).count();
-        let complete = reported.into_iter().filter(|(_, (_, progress))| progress.is_complete());
-        let mut enforced: BTreeMap<Generation, usize> = complete
-            .map(|(policy, (generation, progress))| ((policy, generation), progress.concerned))
-            .collect();
-        behind += self.sum_up_cluster(analysis, now, &mut enforced);
+        let mut complete = Vec::new();
+        let behind = self.sum_up_namespaces(analysis, now, &mut complete)
+            + self.sum_up_cluster(analysis, now, &mut complete);
         self.metrics.policies_behind.set(count(behind));
-        if leads {
-            let is_news = |policy: &Generation| !self.enforced.contains(policy);
-            for ((policy, generation), nodes) in enforced.iter().filter(|(p, _)| is_news(p)) {
-                let policy = policy.short();
-                info!(policy, generation, nodes, "applied on all nodes that report it");
+        if self.is_synced(analysis) {
+            for (policy, revision, nodes) in self.applied.update(complete, analysis, now) {
+                let (policy, generation) = (policy.short(), revision.generation);
+                if leads {
+                    info!(
+                        policy,
+                        generation, nodes, "applied on all nodes with pods that it selects"
+                    );
+                }
             }
         }
-        self.enforced = enforced.into_keys().collect();
         if leads && self.is_synced(analysis) && unreported != self.unreported {
             info!(nodes = unreported, "nodes without a report");
             self.unreported = unreported;
@@ -111,13 +106,35 @@ impl Rollout {
         unreported
     }
 
+    /// Sums up the reports on policies in namespaces. How many are behind.
+    fn sum_up_namespaces(
+        &self,
+        analysis: &Analysis,
+        now: Instant,
+        complete: &mut Complete,
+    ) -> usize {
+        let speaks = |known: &Known| known.speaks(now, self.silent_after);
+        let (nodes, reports) = (analysis.nodes(), self.reports.get());
+        let mut behind = 0;
+        for (policy, concerned) in analysis.concerned() {
+            let Some(revision) = analysis.revision(policy) else { continue };
+            let concerned = concerned.iter().filter(|node| nodes.contains_key(*node));
+            let progress = Progress::of(policy, revision, concerned, reports, speaks);
+            if progress.is_complete() {
+                complete.push((policy.clone(), revision.clone(), progress.concerned));
+            }
+            behind += usize::from(progress.concerned > progress.realised);
+        }
+        behind
+    }
+
     /// Sums up the reports on policies of the cluster: what their status is to say, and which
     /// generations are enforced on how many nodes. How many are behind.
     fn sum_up_cluster(
         &mut self,
         analysis: &Analysis,
         now: Instant,
-        enforced: &mut BTreeMap<Generation, usize>,
+        complete: &mut Complete,
     ) -> usize {
         let speaks = |known: &Known| known.speaks(now, self.silent_after);
         let (nodes, reports) = (analysis.nodes(), self.reports.get());
@@ -133,8 +150,7 @@ impl Rollout {
                 *number += 1;
             }
             if progress.is_complete() {
-                let generation = judged.revision.generation.unwrap_or_default();
-                enforced.insert((policy.clone(), generation), progress.concerned);
+                complete.push((policy.clone(), judged.revision.clone(), progress.concerned));
             }
             if policy.kind == Kind::ClusterDefaultNetworkPolicy {
                 standings.insert(policy.clone(), Standing::new(judged, &progress));
@@ -145,6 +161,12 @@ impl Rollout {
         }
         self.standings = standings;
         behind
+    }
+
+    /// What Events report of policies that all nodes have applied.
+    #[must_use]
+    pub fn applied(&self, now: Instant) -> BTreeSet<ObjectFinding> {
+        self.applied.findings(now)
     }
 
     /// What Events report of Nodes.

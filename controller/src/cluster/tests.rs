@@ -1,6 +1,7 @@
 //! What the controller decides to write, and how often it looks.
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
 use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::Revision;
@@ -10,7 +11,9 @@ use portcullis_crds::convert::{self, Converted, Object};
 use portcullis_crds::lean::{Lean, LeanKind};
 use serde_json::{Value, json};
 
+use super::events::ledger::ObjectFinding;
 use super::findings::coverage::Coverage;
+use super::findings::{Finding, Reason};
 use super::outbox::FORBIDDEN_FIRST;
 use super::progress::Progress;
 use super::standing::{Judged, Standing};
@@ -134,6 +137,114 @@ fn a_node_that_is_gone_is_not_waited_for() {
     let standing = state.rollout.standings.get(&deny).expect("it is summed up");
     let told = standing.patch("deny", "u", &Value::Null, Timestamp::UNIX_EPOCH);
     assert_eq!(told["status"]["nodes"], json!({"concerned": 1, "realised": 0}));
+}
+
+#[test]
+fn a_policy_that_all_nodes_with_its_pods_have_applied_is_reported_once_per_generation() {
+    let (mut state, mut now) = state(3);
+    for (name, node) in [("a", "n0"), ("b", "n1")] {
+        add_pod(&mut state, name, node);
+    }
+    add_policy(&mut state, "before", 1);
+    for node in ["n0", "n1"] {
+        add_report(&mut state, node, &[("before", 1)], now);
+    }
+    let applied = |state: &mut State, now: &mut Instant| -> Vec<String> {
+        *now += Duration::from_mins(1);
+        let now = *now;
+        state.analysis.round(now);
+        state.sum_up(now, true);
+        let found = state.rollout.applied(now).into_iter();
+        found.map(|found| format!("{} {}", found.object.short(), found.finding.message)).collect()
+    };
+    assert_eq!(
+        applied(&mut state, &mut now),
+        [""; 0],
+        "it was applied before this process started"
+    );
+
+    add_policy(&mut state, "deny", 1);
+    add_report(&mut state, "n0", &[("before", 1), ("deny", 1)], now);
+    assert_eq!(applied(&mut state, &mut now), [""; 0], "a node with a pod does not report it yet");
+    add_report(&mut state, "n1", &[("before", 1), ("deny", 1)], now);
+    let first = "shop/deny generation 1 is applied on all 2 nodes with pods that it selects";
+    assert_eq!(applied(&mut state, &mut now), [first]);
+    assert_eq!(applied(&mut state, &mut now), [first], "until it was written");
+
+    // A node that is concerned later has its own time.
+    add_pod(&mut state, "c", "n2");
+    assert_eq!(applied(&mut state, &mut now), [first]);
+    for _ in 0..10 {
+        for node in ["n0", "n1", "n2"] {
+            add_report(&mut state, node, &[("before", 1), ("deny", 1)], now);
+        }
+        applied(&mut state, &mut now);
+    }
+    assert_eq!(applied(&mut state, &mut now), [""; 0], "it is not recent any more");
+
+    add_policy(&mut state, "deny", 2);
+    assert_eq!(applied(&mut state, &mut now), [""; 0]);
+    for node in ["n0", "n1", "n2"] {
+        add_report(&mut state, node, &[("before", 1), ("deny", 2)], now);
+    }
+    assert_eq!(
+        applied(&mut state, &mut now),
+        ["shop/deny generation 2 is applied on all 3 nodes with pods that it selects"]
+    );
+}
+
+#[test]
+fn news_of_applied_policies_do_not_hold_up_what_is_wrong() {
+    let (mut state, now) = state(0);
+    let finding = |name: String, reason| ObjectFinding {
+        object: ObjectRef::new(Kind::NetworkPolicy, "shop", name),
+        uid: "u".to_owned(),
+        generation: 1,
+        finding: Finding { reason, field: String::new(), message: String::new() },
+    };
+    let many = (0..1_000).map(|at| finding(format!("p{at}"), Reason::Applied));
+    state.outbox.update_applied(many.collect(), now);
+    while let Some(write) = state.next(now) {
+        state.done(&write, Outcome::Written, now);
+    }
+    let later = now + Duration::from_secs(1);
+    state.outbox.update([finding("bad".to_owned(), Reason::FailedClosed)].into(), now);
+    let Some(Write::Event(next)) = state.next(later) else { panic!("one is due") };
+    assert_eq!(next.finding.reason, Reason::FailedClosed);
+}
+
+fn add_pod(state: &mut State, name: &str, node: &str) {
+    add::<Pod>(
+        state,
+        json!({"metadata": {"namespace": "shop", "name": name, "uid": name},
+            "spec": {"nodeName": node, "containers": []}}),
+    );
+}
+
+fn add_policy(state: &mut State, name: &str, generation: i64) {
+    add::<NetworkPolicy>(
+        state,
+        json!({"metadata": {"namespace": "shop", "name": name, "uid": name, "generation": generation},
+            "spec": {"podSelector": {}}}),
+    );
+}
+
+/// The report of a node that enforces these policies, by name and generation.
+fn add_report(state: &mut State, node: &str, policies: &[(&str, i64)], now: Instant) {
+    let policies = policies.iter().map(|(name, generation)| {
+        json!({"kind": "NetworkPolicy", "namespace": "shop", "name": name, "uid": name,
+            "observedGeneration": generation})
+    });
+    let conditions = json!([{"type": "Enforcing", "status": "True", "reason": "R", "message": "",
+        "lastTransitionTime": "1970-01-01T00:00:00Z"}]);
+    let report: Lean<_> = serde_json::from_value(json!({
+        "apiVersion": "portcullis.dev/v1alpha1", "kind": "NodePolicyReport",
+        "metadata": {"name": node, "uid": node}, "spec": {"nodeName": node},
+        "status": {"policies": policies.collect::<Vec<_>>(), "conditions": conditions,
+            "observedAt": format!("2026-01-01T00:00:00.{:06}Z", fastrand::u32(..1_000_000))},
+    }))
+    .expect("a report");
+    state.rollout.take(vec![Watched::Apply(report)], now);
 }
 
 #[test]

@@ -174,6 +174,14 @@ fn a_default_says_where_it_is_enforced_and_for_how_many_pods() -> Result<()> {
          namespace: shop}, spec: {podSelector: {matchLabels: {app: a}}}}",
     )?;
     scene.until("deny", &[enforced, "namespaces 3, pods 2", "nodes 2 of 2"])?;
+    // An Event says the same of the NetworkPolicy. Its only pod is on one node.
+    let said = "generation 1 is applied on the node with pods that it selects";
+    let deadline = Instant::now() + PATIENCE;
+    let events = || scene.server.kubectl(&["events", "-n", "shop", "--for", "netpol/a"], None);
+    while !events()?.lines().any(|line| line.contains("Normal") && line.contains(said)) {
+        ensure!(Instant::now() < deadline, "{}", events()?);
+        std::thread::sleep(ASK_EVERY);
+    }
 
     // Another generation, which one node does not hear of until its agent is back.
     n2.terminate()?;

@@ -124,6 +124,7 @@ impl Ledger {
 
     fn patience(&self, reason: Reason) -> Duration {
         match reason {
+            Reason::Applied => Duration::ZERO,
             Reason::FailedClosed | Reason::Suspicious => SETTLE.min(self.delay),
             Reason::NamedPortUnresolved | Reason::NotEnforcing => PORT_DELAY.min(self.delay),
             Reason::SelectsNothing | Reason::PeerMatchesNothing => self.delay,

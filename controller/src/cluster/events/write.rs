@@ -8,6 +8,7 @@ use kube::api::ObjectMeta;
 use policy_engine::id::ContentHasher;
 
 use super::ledger::ObjectFinding;
+use crate::cluster::findings::Reason;
 
 /// Who writes, as Events and field managers name it.
 pub const CONTROLLER: &str = "portcullis.dev/controller";
@@ -31,6 +32,8 @@ pub fn namespace(object_finding: &ObjectFinding) -> &str {
 pub fn event(object_finding: &ObjectFinding, identity: &str, wall: Timestamp) -> Event {
     let object = &object_finding.object;
     let finding = &object_finding.finding;
+    let is_applied = finding.reason == Reason::Applied;
+    let validates = object.kind.is_policy() && !is_applied;
     let note = if finding.field.is_empty() {
         finding.message.clone()
     } else {
@@ -43,9 +46,9 @@ pub fn event(object_finding: &ObjectFinding, identity: &str, wall: Timestamp) ->
             ..ObjectMeta::default()
         },
         event_time: Some(MicroTime(wall)),
-        type_: Some("Warning".to_owned()),
+        type_: Some(if is_applied { "Normal" } else { "Warning" }.to_owned()),
         reason: Some(finding.reason.as_str().to_owned()),
-        action: Some(if object.kind.is_policy() { "Validate" } else { "Enforce" }.to_owned()),
+        action: Some(if validates { "Validate" } else { "Enforce" }.to_owned()),
         note: Some(cut(&note, NOTE_MAX).to_owned()),
         regarding: Some(ObjectReference {
             api_version: Some(object.kind.api_version()),
@@ -91,7 +94,7 @@ mod tests {
     use policy_engine::object::{Kind, ObjectRef};
 
     use super::*;
-    use crate::cluster::findings::{Finding, Reason};
+    use crate::cluster::findings::Finding;
 
     fn object_finding(name: &str, message: &str) -> ObjectFinding {
         let (field, message) = ("spec.podSelector".to_owned(), message.to_owned());

@@ -1,4 +1,5 @@
-//! Which pods the policies of the cluster select, and for which a default decides.
+//! Which pods the policies of the cluster select, for which a default decides, and on which nodes the
+//! pods of all policies are.
 //!
 //! A default decides for a pod and a direction that no enforced NetworkPolicy isolates. Rules of
 //! the tiers Admin and Baseline decide flows, not pods: they do not count here.
@@ -57,6 +58,21 @@ pub(super) fn coverage(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, Covera
         }
     }
     all.into_iter().map(|(policy, coverage)| (policy.name.clone(), coverage)).collect()
+}
+
+/// The nodes of the pods that each policy in a namespace selects. `pods` are those of `world`.
+pub(super) fn nodes(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, BTreeSet<Str>> {
+    let of_policy = |policy: &Policy, index: &Index<Group>| {
+        let groups = index.matching(policy.subject.any_pods());
+        let groups = groups.filter(|(_, group)| !group.host_network);
+        (policy.name.clone(), groups.flat_map(|(_, group)| group.nodes.iter().cloned()).collect())
+    };
+    let namespaces = pods.by_namespace();
+    namespaces
+        .flat_map(|(namespace, index)| {
+            world.policies_in(namespace).map(move |policy| of_policy(policy, index))
+        })
+        .collect()
 }
 
 /// Whether a subject may have pods in a namespace; one that is not known yet may be any.

@@ -15,9 +15,10 @@ pub mod coverage;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use policy_engine::labels::Str;
 use policy_engine::model::Change;
 use policy_engine::object::ObjectRef;
 use policy_engine::world::World;
@@ -56,6 +57,8 @@ pub enum Reason {
     Suspicious,
     /// A node does not do what the policies say.
     NotEnforcing,
+    /// Nothing is wrong: all nodes that it concerns have applied this generation.
+    Applied,
 }
 
 impl Reason {
@@ -69,6 +72,7 @@ impl Reason {
             Self::PeerMatchesNothing => "PeerMatchesNothing",
             Self::Suspicious => "Suspicious",
             Self::NotEnforcing => "NotEnforcing",
+            Self::Applied => "Applied",
         }
     }
 }
@@ -88,6 +92,7 @@ pub struct Analyst {
     pods: Pods,
     diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
     coverage: BTreeMap<ObjectRef, Coverage>,
+    nodes: BTreeMap<ObjectRef, BTreeSet<Str>>,
 }
 
 impl Analyst {
@@ -111,6 +116,7 @@ impl Analyst {
     pub fn findings(&mut self, world: &World) -> Findings {
         self.pods.refresh(world, &Services::new());
         self.coverage = coverage::coverage(world, &self.pods);
+        self.nodes = coverage::nodes(world, &self.pods);
         let mut found = Findings::new();
         let read = self.diagnostics.values().flatten().map(lint::Finding::from);
         for finding in lint::mistakes(world, &self.pods).into_iter().chain(read) {
@@ -134,6 +140,13 @@ impl Analyst {
     #[must_use]
     pub fn coverage(&self) -> &BTreeMap<ObjectRef, Coverage> {
         &self.coverage
+    }
+
+    /// The nodes of the pods that each policy in a namespace selects, as of the last call of
+    /// [`Analyst::findings`].
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<ObjectRef, BTreeSet<Str>> {
+        &self.nodes
     }
 }
 
