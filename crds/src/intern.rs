@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use policy_engine::labels::{Labels, Str};
-use policy_engine::model::Change;
+use policy_engine::model::{Change, PodKey};
 
 /// Below this many entries nothing is swept.
 const SWEEP_FLOOR: usize = 1024;
@@ -32,7 +32,9 @@ impl Interner {
     pub fn share(&mut self, change: &mut Change) {
         match change {
             Change::Pod(key, pod) => {
-                self.text(&mut key.namespace);
+                let mut namespace = key.namespace.clone();
+                self.text(&mut namespace);
+                *key = PodKey::of(namespace, key.name.clone());
                 // Nobody else has it yet; if somebody did, it would stay as it is.
                 if let Some(pod) = pod.as_mut().and_then(Arc::get_mut) {
                     pod.key = key.clone();
@@ -99,7 +101,7 @@ impl Interner {
 
 #[cfg(test)]
 mod tests {
-    use policy_engine::model::{Life, Pod, PodKey};
+    use policy_engine::model::{Life, Pod};
 
     use super::*;
 

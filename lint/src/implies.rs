@@ -113,8 +113,8 @@ impl States {
         let mut states = Self { missing: true, values: Values::AllBut(BTreeSet::new()) };
         for requirement in requirements {
             let (missing, values) = match &requirement.operator {
-                Operator::In(values) => (false, Values::Only(values.clone())),
-                Operator::NotIn(values) => (true, Values::AllBut(values.clone())),
+                Operator::In(values) => (false, Values::Only(values.iter().cloned().collect())),
+                Operator::NotIn(values) => (true, Values::AllBut(values.iter().cloned().collect())),
                 Operator::Exists => (false, Values::AllBut(BTreeSet::new())),
                 Operator::DoesNotExist => (true, Values::Only(BTreeSet::new())),
             };
@@ -155,13 +155,15 @@ impl Values {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::sorted::SortedSet;
+
     use super::*;
 
     fn only(operator: Operator) -> Selector {
         Selector::from_iter([Requirement { key: "k".into(), operator }])
     }
 
-    fn values(list: &[&str]) -> BTreeSet<Str> {
+    fn values(list: &[&str]) -> SortedSet<Str> {
         list.iter().map(|value| Str::from(*value)).collect()
     }
 

@@ -1,7 +1,5 @@
 //! What comes nearest to a name or to labels that nothing has.
 
-use std::collections::BTreeSet;
-
 use policy_engine::labels::{Labels, Str};
 use policy_engine::selector::{Operator, Requirement, Selector};
 use policy_engine::words::requirements;
@@ -37,7 +35,7 @@ pub(crate) fn labels<'n>(
     selector: &Selector,
     known: impl IntoIterator<Item = (String, &'n Labels)>,
 ) -> Option<String> {
-    let wanted = selector.requirements().count();
+    let wanted = selector.requirements().len();
     let mut best: Option<(usize, f64, String, Vec<Requirement>, &Labels)> = None;
     for (name, labels) in known {
         let failed: Vec<Requirement> =
@@ -60,7 +58,7 @@ pub(crate) fn labels<'n>(
 
 /// How alike a failed requirement and the labels are, 0 to 1.
 fn likeness(requirement: &Requirement, labels: &Labels) -> f64 {
-    let of_values = |values: &BTreeSet<Str>, had: &str| {
+    let of_values = |values: &[Str], had: &str| {
         values.iter().map(|wanted| strsim::jaro_winkler(wanted, had)).fold(0.0, f64::max)
     };
     let key = &requirement.key;

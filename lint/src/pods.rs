@@ -224,7 +224,7 @@ impl Pods {
     }
 
     fn index(&self, world: &World, namespace: &Str) -> Index<Group> {
-        let first = PodKey { namespace: namespace.clone(), name: Str::from("") };
+        let first = PodKey::new(namespace, "");
         let pods = world.pods().range(first..).map(|(_, pod)| pod);
         let pods = pods.take_while(|pod| pod.key.namespace == *namespace);
         let pods = pods.filter(|pod| pod.life != Life::Finished);

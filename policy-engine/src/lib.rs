@@ -44,6 +44,7 @@ pub mod ranges;
 pub mod reach;
 pub mod ruleset;
 pub mod selector;
+pub mod sorted;
 pub mod tier;
 pub mod words;
 pub mod world;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -11,9 +12,13 @@ use crate::object::{Kind, ObjectRef};
 use crate::policy::Policy;
 use crate::port::Protocol;
 
-/// The name of a pod.
+/// The name of a pod. It is a single pointer, since a pod is found by its name in several maps.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PodKey {
+pub struct PodKey(Arc<PodName>);
+
+/// What a [`PodKey`] points to.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PodName {
     /// Its namespace.
     pub namespace: Str,
     /// Its name in that namespace.
@@ -24,7 +29,21 @@ impl PodKey {
     /// The key of `namespace/name`.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self::of(namespace.into(), name.into())
+    }
+
+    /// The key of a pod in `namespace`, which shares both texts.
+    #[must_use]
+    pub fn of(namespace: Str, name: Str) -> Self {
+        Self(Arc::new(PodName { namespace, name }))
+    }
+}
+
+impl Deref for PodKey {
+    type Target = PodName;
+
+    fn deref(&self) -> &PodName {
+        &self.0
     }
 }
 
@@ -153,7 +172,7 @@ impl Change {
     pub fn removal(object: ObjectRef) -> Option<Self> {
         let ObjectRef { kind, namespace, name } = object;
         Some(match kind {
-            Kind::Pod => Self::Pod(PodKey { namespace, name }, None),
+            Kind::Pod => Self::Pod(PodKey::of(namespace, name), None),
             Kind::Namespace => Self::Namespace(name, None),
             Kind::Node => Self::Node(name, None),
             _ if kind.is_policy() => Self::Policy(ObjectRef { kind, namespace, name }, None),

@@ -1,10 +1,11 @@
 //! Label selectors in canonical form: equal selectors are equal values.
 
-use std::collections::BTreeSet;
 use std::fmt;
+use std::slice;
 use std::str::FromStr;
 
 use crate::labels::{Labels, Str};
+use crate::sorted::SortedSet;
 use crate::words;
 
 /// One requirement of a label selector.
@@ -20,9 +21,9 @@ pub struct Requirement {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Operator {
     /// The key is present with one of these values.
-    In(BTreeSet<Str>),
+    In(SortedSet<Str>),
     /// The key is missing, or present with none of these values.
-    NotIn(BTreeSet<Str>),
+    NotIn(SortedSet<Str>),
     /// The key is present.
     Exists,
     /// The key is missing.
@@ -32,7 +33,7 @@ pub enum Operator {
 impl Operator {
     /// The name of the operator in `matchExpressions`, and its values if it has any.
     #[must_use]
-    pub fn name_and_values(&self) -> (&'static str, Option<&BTreeSet<Str>>) {
+    pub fn name_and_values(&self) -> (&'static str, Option<&[Str]>) {
         match self {
             Self::In(values) => ("In", Some(values)),
             Self::NotIn(values) => ("NotIn", Some(values)),
@@ -45,12 +46,9 @@ impl Operator {
 /// A label selector: it matches when all requirements hold. Without requirements it matches
 /// everything.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-pub struct Selector(BTreeSet<Requirement>);
+pub struct Selector(SortedSet<Requirement>);
 
 impl Selector {
-    /// The selector that matches every object.
-    pub(crate) const EVERYTHING: Self = Self(BTreeSet::new());
-
     /// The selector that matches every object: `{}`.
     #[must_use]
     pub fn everything() -> Self {
@@ -79,7 +77,7 @@ impl Selector {
     }
 
     /// The requirements in canonical order.
-    pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
+    pub fn requirements(&self) -> slice::Iter<'_, Requirement> {
         self.0.iter()
     }
 
@@ -121,8 +119,7 @@ impl Requirement {
 /// As kubectl takes it, and [`Selector::from_str`] reads it.
 impl fmt::Display for Selector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all: Vec<Requirement> = self.requirements().cloned().collect();
-        formatter.write_str(&words::requirements(&all))
+        formatter.write_str(&words::requirements(&self.0))
     }
 }
 
@@ -168,8 +165,8 @@ fn requirement(text: &str) -> Option<Requirement> {
         (!word.is_empty() && is_plain(word)).then(|| Str::from(word))
     };
     let value = |word: &str| Some(word.trim()).filter(|word| is_plain(word)).map(Str::from);
-    let one = |word: &str| Some(BTreeSet::from([value(word)?]));
-    let list = |words: &str| -> Option<BTreeSet<Str>> {
+    let one = |word: &str| Some(SortedSet::from([value(word)?]));
+    let list = |words: &str| -> Option<SortedSet<Str>> {
         words.trim().strip_prefix('(')?.strip_suffix(')')?.split(',').map(value).collect()
     };
     let (key, operator) = if let Some((name, values)) = text.split_once(" notin ") {
@@ -198,7 +195,7 @@ mod tests {
         assert_eq!(selector.matches(&labels), expected, "{selector:?} on {labels:?}");
     }
 
-    fn values(list: &[&str]) -> BTreeSet<Str> {
+    fn values(list: &[&str]) -> SortedSet<Str> {
         list.iter().map(|value| Str::from(*value)).collect()
     }
 

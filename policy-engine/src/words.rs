@@ -1,6 +1,5 @@
 //! Words for messages: lists of names, ports, decisions and selectors, the same in every output.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use crate::evaluate::{Decision, Reason, RuleRef};
@@ -103,8 +102,7 @@ pub fn nodes(selector: &Selector) -> String {
 
 /// A selector as kubectl writes it; `None` where it matches everything.
 fn selected(selector: &Selector) -> Option<String> {
-    let all: Vec<Requirement> = selector.requirements().cloned().collect();
-    (!all.is_empty()).then(|| requirements(&all))
+    (!selector.is_everything()).then(|| requirements(selector.requirements().as_slice()))
 }
 
 /// Requirements as kubectl writes selectors: `app=web,tier in (a,b),!canary`.
@@ -115,8 +113,7 @@ pub fn requirements(all: &[Requirement]) -> String {
 
 fn requirement(requirement: &Requirement) -> String {
     let key = &requirement.key;
-    let list =
-        |values: &BTreeSet<Str>| values.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(",");
+    let list = |values: &[Str]| values.join(",");
     match &requirement.operator {
         Operator::In(values) if values.len() == 1 => format!("{key}={}", list(values)),
         Operator::In(values) => format!("{key} in ({})", list(values)),

@@ -337,13 +337,15 @@ fn matched(selector: &Selector) -> Option<Labels> {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::sorted::SortedSet;
+
     use super::*;
 
     fn requirement(key: &str, operator: Operator) -> Requirement {
         Requirement { key: key.into(), operator }
     }
 
-    fn values(values: &[&str]) -> BTreeSet<Str> {
+    fn values(values: &[&str]) -> SortedSet<Str> {
         values.iter().map(|value| Str::from(*value)).collect()
     }
 

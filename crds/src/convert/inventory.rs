@@ -81,7 +81,7 @@ pub fn item(
                 Item::Endpoints(endpoints(ObjectRef { kind, namespace, name }, value))
             }
             kind if kind.creates_pods() => {
-                Item::Workload(workload(kind, PodKey { namespace, name }, &root, &mut report))
+                Item::Workload(workload(kind, PodKey::of(namespace, name), &root, &mut report))
             }
             kind => Item::Frontend(frontend(ObjectRef { kind, namespace, name }, value)),
         };

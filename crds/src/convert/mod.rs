@@ -250,7 +250,7 @@ fn known(kind: Kind, value: &Value, default_namespace: &str, report: &mut Report
         Kind::ClusterNetworkPolicy => cluster_policy::policy(name, &root, report).into(),
         Kind::ClusterDefaultNetworkPolicy => default_policy::policy(name, &root, report).into(),
         Kind::Pod => {
-            let key = PodKey { namespace: object.namespace, name: object.name };
+            let key = PodKey::of(object.namespace, object.name);
             Change::Pod(key.clone(), Some(Arc::new(pod::pod(key, &root, report))))
         }
         Kind::Namespace => {

@@ -11,7 +11,7 @@ use crate::model::PodKey;
 
 /// The number of a live identity. It is used again after the identity was removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct IdentityId(usize);
+pub(super) struct IdentityId(u32);
 
 /// All pods of a namespace with the same labels.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Identity {
 struct Place {
     identity: IdentityId,
     /// The index in [`Identity::pods`].
-    index: usize,
+    index: u32,
 }
 
 /// All identities, and the identity of each pod.
@@ -97,15 +97,16 @@ impl Identities {
         }
         self.remove(pod);
         let pods = &mut self.slots.get_mut(id.0).pods;
-        self.of_pod.insert(pod.clone(), Place { identity: id, index: pods.len() });
+        let index = u32::try_from(pods.len()).expect("fewer than 2^32 pods are alive");
+        self.of_pod.insert(pod.clone(), Place { identity: id, index });
         pods.push(pod.clone());
     }
 
     pub(super) fn remove(&mut self, pod: &PodKey) {
         let Some(Place { identity: id, index }) = self.of_pod.remove(pod) else { return };
         let pods = &mut self.slots.get_mut(id.0).pods;
-        pods.swap_remove(index);
-        if let Some(place) = pods.get(index).and_then(|moved| self.of_pod.get_mut(moved)) {
+        pods.swap_remove(index as usize);
+        if let Some(place) = pods.get(index as usize).and_then(|moved| self.of_pod.get_mut(moved)) {
             place.index = index;
         }
         if !pods.is_empty() {

@@ -171,7 +171,7 @@ impl Engine {
 
     /// The subjects of one namespace.
     fn subjects_in<'a>(&'a self, namespace: &'a Str) -> impl Iterator<Item = &'a PodKey> {
-        let first = PodKey { namespace: namespace.clone(), name: Str::from("") };
+        let first = PodKey::new(namespace, "");
         let from = self.subjects.range(first..).map(|(pod, _)| pod);
         from.take_while(move |pod| pod.namespace == *namespace)
     }

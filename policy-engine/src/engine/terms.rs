@@ -10,7 +10,7 @@ use crate::policy::{Namespaces, PodPeer};
 
 /// The number of a live peer. It is used again after the peer was removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct TermId(usize);
+pub(super) struct TermId(u32);
 
 /// A peer in the definition of at least one live set.
 #[derive(Debug)]

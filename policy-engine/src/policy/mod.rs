@@ -6,6 +6,8 @@
 
 mod rule;
 
+use std::sync::LazyLock;
+
 use crate::direction::{Direction, PerDirection};
 use crate::labels::Str;
 use crate::object::{Kind, ObjectRef};
@@ -117,7 +119,7 @@ impl Subject {
     /// A selector that matches every pod that the policy may apply to, in any namespace.
     #[must_use]
     pub fn any_pods(&self) -> &Selector {
-        static EVERYTHING: Selector = Selector::EVERYTHING;
+        static EVERYTHING: LazyLock<Selector> = LazyLock::new(Selector::everything);
         self.pods.as_ref().unwrap_or(&EVERYTHING)
     }
 }

@@ -1,7 +1,5 @@
 //! Hashes of definitions and rules, from which sets and rulesets have their names.
 
-use std::collections::BTreeSet;
-
 use super::{PodMatch, PodPort, PortRef, SetDefinition};
 use crate::cidr::{CidrSet, Family};
 use crate::compiled::{Match, Ruleset, Target, TrafficMatch};
@@ -126,12 +124,12 @@ fn hash_peer(hasher: &mut ContentHasher, peer: &PodPeer) {
 }
 
 fn hash_selector(hasher: &mut ContentHasher, selector: &Selector) {
-    hasher.number(selector.requirements().count());
+    hasher.number(selector.requirements().len());
     for requirement in selector.requirements() {
         hasher.text(&requirement.key);
         let (operator, values) = requirement.operator.name_and_values();
         hasher.text(operator);
-        hasher.number(values.map_or(0, BTreeSet::len));
+        hasher.number(values.map_or(0, <[_]>::len));
         values.into_iter().flatten().for_each(|value| hasher.text(value));
     }
 }

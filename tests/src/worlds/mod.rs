@@ -204,8 +204,8 @@ fn named_port() -> impl Strategy<Value = NamedPort> {
 
 fn selector() -> impl Strategy<Value = Selector> {
     let operator = prop_oneof![
-        3 => btree_set(label_value(), 1..3).prop_map(Operator::In),
-        2 => btree_set(label_value(), 1..3).prop_map(Operator::NotIn),
+        3 => btree_set(label_value(), 1..3).prop_map(|values| Operator::In(values.into())),
+        2 => btree_set(label_value(), 1..3).prop_map(|values| Operator::NotIn(values.into())),
         1 => Just(Operator::Exists),
         1 => Just(Operator::DoesNotExist),
     ];

@@ -124,7 +124,7 @@ fn candidate(key: &Str, own: &BTreeSet<Labels>, others: &[&Labels]) -> Option<Ca
     };
     let (operator, cost) = if all_have {
         let more = if values.len() > 1 { 10 } else { 0 };
-        (Operator::In(values), label_cost + more)
+        (Operator::In(values.into()), label_cost + more)
     } else if values.is_empty() {
         (Operator::DoesNotExist, label_cost + 30)
     } else {
@@ -134,7 +134,7 @@ fn candidate(key: &Str, own: &BTreeSet<Labels>, others: &[&Labels]) -> Option<Ca
         if refused.is_empty() {
             return None;
         }
-        (Operator::NotIn(refused), label_cost + 40)
+        (Operator::NotIn(refused.into()), label_cost + 40)
     };
     let requirement = Requirement { key: key.clone(), operator };
     let numbered = others.iter().enumerate();

@@ -130,8 +130,7 @@ fn named(
     port: Option<&PortWord>,
 ) -> Result<Resolved, EndpointError> {
     let name: Str = name.into();
-    let pod =
-        || cluster.world.pods().get(&PodKey { namespace: namespace.clone(), name: name.clone() });
+    let pod = || cluster.world.pods().get(&PodKey::of(namespace.clone(), name.clone()));
     let service = || cluster.services.get(&(namespace.clone(), name.clone()));
     match kind {
         Some("pod") => {

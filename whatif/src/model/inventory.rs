@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use policy_engine::model::{Change, PodKey};
+use policy_engine::model::Change;
 use policy_engine::object::{Kind, ObjectRef, ParseObjectError};
 use policy_engine::policy::Policy;
 use policy_engine::tier::Mode;
@@ -289,8 +289,8 @@ fn name(item: &Item) -> Option<ObjectRef> {
         Item::Object(change) => change.object(),
         Item::Pod(pod, _) => (&pod.key).into(),
         Item::Workload(workload) => {
-            let PodKey { namespace, name } = workload.template.key.clone();
-            ObjectRef::new(workload.kind, namespace, name)
+            let key = &workload.template.key;
+            ObjectRef::new(workload.kind, key.namespace.clone(), key.name.clone())
         }
         Item::Service(service) => {
             ObjectRef::new(Kind::Service, service.namespace.clone(), service.name.clone())
