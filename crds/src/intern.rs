@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use policy_engine::labels::{Labels, Str};
-use policy_engine::model::{Change, PodKey};
+use policy_engine::model::{Change, NamedPort, PodKey};
 
 /// Below this many entries nothing is swept.
 const SWEEP_FLOOR: usize = 1024;
@@ -18,12 +18,14 @@ const SWEEP_FLOOR: usize = 1024;
 pub struct Interner {
     texts: HashSet<Str>,
     labels: HashSet<Labels>,
+    ports: HashSet<Arc<[NamedPort]>>,
     sweep_at: usize,
 }
 
 impl Default for Interner {
     fn default() -> Self {
-        Self { texts: HashSet::new(), labels: HashSet::new(), sweep_at: SWEEP_FLOOR }
+        let (texts, labels, ports) = (HashSet::new(), HashSet::new(), HashSet::new());
+        Self { texts, labels, ports, sweep_at: SWEEP_FLOOR }
     }
 }
 
@@ -40,8 +42,7 @@ impl Interner {
                     pod.key = key.clone();
                     self.labels(&mut pod.labels);
                     pod.node.iter_mut().for_each(|node| self.text(node));
-                    pod.ports.iter_mut().for_each(|port| self.text(&mut port.name));
-                    pod.ports.shrink_to_fit();
+                    self.ports(&mut pod.ports);
                     pod.addresses.shrink_to_fit();
                 }
             }
@@ -64,7 +65,7 @@ impl Interner {
                 }
             }
         }
-        if self.texts.len() + self.labels.len() > self.sweep_at {
+        if self.len() > self.sweep_at {
             self.sweep();
         }
     }
@@ -92,10 +93,26 @@ impl Interner {
         self.labels.insert(labels.clone());
     }
 
+    fn ports(&mut self, ports: &mut Arc<[NamedPort]>) {
+        if let Some(known) = self.ports.get(ports) {
+            *ports = known.clone();
+            return;
+        }
+        let mut own = ports.to_vec();
+        own.iter_mut().for_each(|port| self.text(&mut port.name));
+        *ports = own.into();
+        self.ports.insert(ports.clone());
+    }
+
     fn sweep(&mut self) {
         self.labels.retain(Labels::is_shared);
+        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);
-        self.sweep_at = SWEEP_FLOOR.max(2 * (self.texts.len() + self.labels.len()));
+        self.sweep_at = SWEEP_FLOOR.max(2 * self.len());
+    }
+
+    fn len(&self) -> usize {
+        self.texts.len() + self.labels.len() + self.ports.len()
     }
 }
 
@@ -112,7 +129,7 @@ mod tests {
             labels: Labels::from_iter([("app", "web"), ("version", version)]),
             node: Some("node-1".into()),
             addresses: Vec::new(),
-            ports: Vec::new(),
+            ports: Arc::default(),
             host_network: false,
             life: Life::Active,
             created: 0,
@@ -149,7 +166,7 @@ mod tests {
         for number in 0..10 * SWEEP_FLOOR {
             interner.share(&mut pod(number, &format!("version-{number}")));
         }
-        let entries = interner.texts.len() + interner.labels.len();
+        let entries = interner.len();
         assert!(entries <= 2 * SWEEP_FLOOR, "{entries} entries");
         assert!(interner.texts.contains("held"));
     }

@@ -274,7 +274,7 @@ fn port_miss(world: &World, item: &PortMatch, flow: &Flow) -> PortMiss {
         PortMatch::Numbers(_, range) => PortMiss::OutsideRange(*range),
         PortMatch::Named(_, name) => {
             let pod = world.participant(&flow.destination);
-            let had: Vec<NamedPort> = pod.map(|pod| pod.ports.clone()).unwrap_or_default();
+            let had: Vec<NamedPort> = pod.map(|pod| pod.ports.to_vec()).unwrap_or_default();
             let same = had.iter().filter(|port| port.name == *name && port.protocol == protocol);
             let numbers: Vec<u16> = same.map(|port| port.number).collect();
             if numbers.is_empty() {
@@ -299,7 +299,7 @@ mod tests {
 
     fn pod(name: &str, address: &str, ports: Vec<NamedPort>) -> Change {
         let pod = Pod::new(PodKey::new("shop", name), Labels::from_iter([("app", name)]));
-        Pod { addresses: vec![address.parse().unwrap()], ports, ..pod }.into()
+        Pod { addresses: vec![address.parse().unwrap()], ports: ports.into(), ..pod }.into()
     }
 
     /// Why a rule with this peer and port does not allow `client` to connect to TCP 80 of `server`.

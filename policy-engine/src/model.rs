@@ -64,8 +64,8 @@ pub struct Pod {
     pub node: Option<Str>,
     /// `status.podIPs`: none while pending.
     pub addresses: Vec<IpAddr>,
-    /// Container ports that have a name, of containers and sidecars.
-    pub ports: Vec<NamedPort>,
+    /// Container ports that have a name, of containers and sidecars. Replicas share them.
+    pub ports: Arc<[NamedPort]>,
     /// `spec.hostNetwork`: its traffic is the traffic of its node; policies neither select nor
     /// match it.
     pub host_network: bool,
@@ -87,7 +87,7 @@ impl Pod {
             labels,
             node: None,
             addresses: Vec::new(),
-            ports: Vec::new(),
+            ports: Arc::default(),
             host_network: false,
             life: Life::Active,
             created: 0,

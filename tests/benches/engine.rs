@@ -31,7 +31,7 @@ fn pod(number: u32, namespaces: u32, app: u32) -> Change {
         ]),
         node: Some(node.into()),
         addresses: vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number))],
-        ports: Vec::new(),
+        ports: [].into(),
         host_network: false,
         life: Life::Active,
         created: i64::from(number),

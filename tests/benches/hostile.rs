@@ -203,7 +203,8 @@ fn named_ports(count: u32) -> (Engine, impl FnOnce(&mut Engine)) {
         for number in 0..count {
             let name = format!("port-{number}").as_str().into();
             let port = NamedPort { name, protocol: Protocol::Tcp, number: 80 };
-            let pod = Pod { ports: vec![port], node: Some("node-1".into()), ..pod(number, "shop") };
+            let pod =
+                Pod { ports: [port].into(), node: Some("node-1".into()), ..pod(number, "shop") };
             engine.apply(pod.into());
         }
         engine.flush();

@@ -4,6 +4,7 @@
 //! policies still apply to it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeAddress, PodIP};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -26,7 +27,7 @@ pub(super) fn pod(key: PodKey, root: &Field<'_>, report: &mut Report<'_>) -> Pod
     let spec = mapping(root, "spec", "the pod counts as on no node and without ports", report);
     let status = mapping(root, "status", "the pod counts as without addresses", report);
     let (node, host_network, ports) = match &spec {
-        None => (None, false, Vec::new()),
+        None => (None, false, Arc::default()),
         Some(spec) => (node_name(spec, report), host_network(spec, report), ports(spec, report)),
     };
     let addresses = status.as_ref().map(|status| pod_addresses(status, report)).unwrap_or_default();
@@ -101,7 +102,7 @@ fn host_network(spec: &Field<'_>, report: &mut Report<'_>) -> bool {
 }
 
 /// NetworkPolicy v1: named ports of containers, and of init containers that keep running.
-fn ports(spec: &Field<'_>, report: &mut Report<'_>) -> Vec<NamedPort> {
+fn ports(spec: &Field<'_>, report: &mut Report<'_>) -> Arc<[NamedPort]> {
     let effect = "policies cannot name their ports";
     let mut named = Vec::new();
     for list in ["containers", "initContainers"] {
@@ -116,7 +117,7 @@ fn ports(spec: &Field<'_>, report: &mut Report<'_>) -> Vec<NamedPort> {
     }
     named.sort();
     named.dedup();
-    named
+    named.into()
 }
 
 fn pod_addresses(status: &Field<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {

@@ -10,7 +10,7 @@ use crate::selector::Selector;
 use crate::world::Options;
 
 fn web() -> Pod {
-    let ports = vec![NamedPort { name: "http".into(), protocol: Protocol::Tcp, number: 8080 }];
+    let ports = [NamedPort { name: "http".into(), protocol: Protocol::Tcp, number: 8080 }].into();
     let pod = Pod::new(PodKey::new("shop", "web"), Labels::from_iter([("app", "web")]));
     Pod { ports, node: Some("n1".into()), ..pod }
 }

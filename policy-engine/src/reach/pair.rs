@@ -143,7 +143,7 @@ impl<'w> PodPair<'w> {
             Direction::Ingress => Some(subject),
             Direction::Egress => self.world.participant(peer),
         };
-        let named = destination.map_or(&[] as &[_], |pod| &pod.ports);
+        let named = destination.map_or(&[][..], |pod| &*pod.ports);
         let reading = Reading { direction, ports: named, named: NamedPeers::of(policy) };
         let steps = policy.effective(direction, selected).map(|found| {
             let rule = found.rule.in_namespace(&subject.key.namespace);

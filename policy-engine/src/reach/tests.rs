@@ -34,7 +34,7 @@ fn world(policies: impl IntoIterator<Item = Change>) -> World {
         let number = 8000 + u16::from(host);
         let pod = Pod::new(PodKey::new(namespace, name), Labels::from_iter([label]));
         let addresses = vec![IpAddr::from([10, 0, 0, host])];
-        let ports = vec![NamedPort { name: "http".into(), protocol: Protocol::Tcp, number }];
+        let ports = [NamedPort { name: "http".into(), protocol: Protocol::Tcp, number }].into();
         world.apply(Pod { addresses, ports, ..pod }.into());
     }
     policies.into_iter().for_each(|change| world.apply(change));

@@ -15,6 +15,8 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::slice;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -28,11 +30,28 @@ use crate::model::{Life, Pod, PodKey};
 /// The claims to all addresses.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Claims {
-    /// The claims to each address, sorted. Nearly always there is one: a vector of exactly one
-    /// claim needs a tenth of the memory of a tree.
-    by_address: BTreeMap<IpAddr, Vec<Claim>>,
+    /// The claims to each address.
+    by_address: BTreeMap<IpAddr, Claimed>,
     /// The addresses that live pods of two nodes claim: see [`World::is_contested`].
     contested: BTreeSet<IpAddr>,
+}
+
+/// The claims to one address, sorted. Nearly always there is one, which needs no memory of its own.
+#[derive(Clone, Debug)]
+enum Claimed {
+    One(Claim),
+    Several(Vec<Claim>),
+}
+
+impl Deref for Claimed {
+    type Target = [Claim];
+
+    fn deref(&self) -> &[Claim] {
+        match self {
+            Self::One(claim) => slice::from_ref(claim),
+            Self::Several(claims) => claims,
+        }
+    }
 }
 
 /// An object that has an address in its status. When several objects have one address, the order of
@@ -41,8 +60,8 @@ pub(super) struct Claims {
 enum Claim {
     /// A pod with an address of its own.
     Pod(PodKey),
-    /// A node.
-    Node(Str),
+    /// A node. Boxed, so that a claim of a pod is not larger than it has to be.
+    Node(Box<Str>),
     /// A hostNetwork pod: the address is its node's.
     HostPod(PodKey),
 }
@@ -156,7 +175,7 @@ impl World {
     /// All pods that claim an address.
     pub fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Pod>> {
         let claims = self.claims.by_address.get(&address);
-        claims.into_iter().flatten().filter_map(|claim| match claim {
+        claims.into_iter().flat_map(|claims| &**claims).filter_map(|claim| match claim {
             Claim::Pod(key) => self.pods.get(key),
             Claim::HostPod(_) | Claim::Node(_) => None,
         })
@@ -179,11 +198,11 @@ impl World {
         if let Some(pod) = self.subject(address) {
             return Endpoint::Pod(pod.key.clone(), Some(address));
         }
-        let claims = self.claims.by_address.get(&address).into_iter().flatten();
+        let claims = self.claims.by_address.get(&address).into_iter().flat_map(|claims| &**claims);
         let mut nodes = claims.filter_map(|claim| match claim {
             Claim::Pod(_) => None,
             Claim::HostPod(key) => self.pods.get(key).and_then(|pod| pod.node.clone()),
-            Claim::Node(name) => Some(name.clone()),
+            Claim::Node(name) => Some(Str::clone(name)),
         });
         match nodes.next() {
             Some(name) => Endpoint::Node(name, Some(address)),
@@ -250,24 +269,22 @@ impl World {
     pub(super) fn set_node_claims(&mut self, name: &Str, present: bool) {
         let addresses = self.nodes.get(name).map(|node| node.addresses.clone());
         for address in addresses.into_iter().flatten() {
-            self.set_claim(address, Claim::Node(name.clone()), present);
+            self.set_claim(address, Claim::Node(name.clone().into()), present);
         }
     }
 
     fn set_claim(&mut self, address: IpAddr, claim: Claim, present: bool) {
-        let claims = self.claims.by_address.entry(address).or_default();
+        let claimed = self.claims.by_address.remove(&address);
+        let mut claims = claimed.map(|claims| claims.to_vec()).unwrap_or_default();
         match (claims.binary_search(&claim), present) {
-            (Err(at), true) => {
-                claims.reserve_exact(1);
-                claims.insert(at, claim);
-            }
+            (Err(at), true) => claims.insert(at, claim),
             (Ok(at), false) => drop(claims.remove(at)),
             (Ok(_), true) | (Err(_), false) => {}
         }
         let several = claims.len() > 1;
-        if claims.is_empty() {
-            self.claims.by_address.remove(&address);
-        }
+        let claimed =
+            if several { Some(Claimed::Several(claims)) } else { claims.pop().map(Claimed::One) };
+        self.claims.by_address.extend(claimed.map(|claimed| (address, claimed)));
         if several && self.has_live_claims_of_two_nodes(address) {
             self.claims.contested.insert(address);
         } else {

@@ -108,7 +108,7 @@ pub fn pod() -> impl Strategy<Value = Pod> {
                 let addresses = addresses_of(v4, v6);
                 let key = PodKey::new(&namespace, &name);
                 let pod = Pod::new(key, labels);
-                Pod { node, addresses, ports, host_network, life, created, ..pod }
+                Pod { node, addresses, ports: ports.into(), host_network, life, created, ..pod }
             },
         )
 }

@@ -329,7 +329,7 @@ fn big_node(engine: &mut Engine, pods: u16, policies: u16) {
             labels: Labels::default(),
             node: Some("n1".into()),
             addresses: vec![IpAddr::from([10, 0, high, low])],
-            ports: Vec::new(),
+            ports: [].into(),
             host_network: false,
             life: Life::Active,
             created: 0,

@@ -311,7 +311,7 @@ fn telling(world: &World, source: &Endpoint, destination: &Endpoint, allowed: &P
         Endpoint::Pod(key, _) => world.pods().get(key),
         Endpoint::Node(..) | Endpoint::External(_) => None,
     };
-    let named = pod.into_iter().flat_map(|pod| &pod.ports);
+    let named = pod.into_iter().flat_map(|pod| pod.ports.iter());
     let named = named.map(|port| Traffic::Port(port.protocol, port.number));
     let denials = |traffic: &Traffic| {
         let (source, destination) = (source.clone(), destination.clone());

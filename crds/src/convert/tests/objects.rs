@@ -72,11 +72,12 @@ fn whole_pod() -> Pod {
         labels: [("app", "web")].into_iter().collect(),
         node: Some("n1".into()),
         addresses: addresses(&["10.0.0.1", "fd00::1"]),
-        ports: vec![
+        ports: [
             port("dns", Protocol::Udp, 53),
             port("http", Protocol::Tcp, 80),
             port("http", Protocol::Tcp, 8080),
-        ],
+        ]
+        .into(),
         host_network: false,
         life: Life::Active,
         created: 60,

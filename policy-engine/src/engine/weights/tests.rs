@@ -238,7 +238,7 @@ fn pods_that_differ_in_ports_that_no_rule_names_share_their_rules() {
         };
         let labels = Labels::from_iter([("app", "app-0")]);
         let (node, addresses) = (Some(NODE.into()), vec![address(number.into())]);
-        engine.apply(Pod { node, addresses, ports: vec![port], ..Pod::new(key, labels) }.into());
+        engine.apply(Pod { node, addresses, ports: [port].into(), ..Pod::new(key, labels) }.into());
     }
     let named = |name: &str| Ports::Listed(vec![PortMatch::Named(Protocol::Tcp, name.into())]);
     engine.apply(policy("named", vec![Rule { peers: app(1), ports: named("p7") }]));
