@@ -26,7 +26,8 @@ pub struct Record {
     /// `Ingress` or `Egress`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<String>,
-    /// The tier that denies it, or `Address` if the packet has an address that its pod does not have.
+    /// The tier that denies it; `Address` if the packet has an address that its pod does not have,
+    /// `Connection` if conntrack does not know its TCP connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
     /// `namespace/pod`, `node/NAME` or an address; absent if the agent had no room to name it.

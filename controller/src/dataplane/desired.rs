@@ -27,7 +27,7 @@ use super::applied::Applied;
 use super::attachment::{Attachment, Attachments};
 use super::bridge_chains::Ports;
 use super::denial::Denial;
-use super::entry;
+use super::entry::{self, Checks};
 use super::interface_chains::Interfaces;
 use super::name::{self, ChainName, SetName};
 use super::options::{AcceptAction, Options};
@@ -264,8 +264,12 @@ impl Touched {
 fn make(family: Family, wanted: Wanted<'_>) -> Made {
     let Wanted { compiled, attachments, options, .. } = wanted;
     let checks_addresses = options.checks_interfaces() && *attachments != Attachments::default();
+    let checks = Checks {
+        addresses: checks_addresses,
+        midstream: !wanted.refusals.without_sets.contains_key(&family),
+    };
     let mut made = Made {
-        chains: entry::skeleton(family, options, attachments, checks_addresses),
+        chains: entry::skeleton(family, options, attachments, checks),
         sets: BTreeMap::new(),
         roots: BTreeSet::new(),
         denials: BTreeSet::new(),
@@ -316,16 +320,26 @@ fn make(family: Family, wanted: Wanted<'_>) -> Made {
             made.denials.insert(Denial::by_address(direction));
         }
     }
+    if checks.midstream {
+        for direction in Direction::BOTH {
+            let isolated = isolated(compiled, family, &[direction]);
+            made.sets.insert(name::isolated_set(family, direction), isolated);
+            made.denials.insert(Denial::by_connection(direction));
+        }
+    }
     if options.accept == AcceptAction::Accept {
-        // Policies in audit change nothing: not even what is accepted.
-        let isolated = |endpoint: &Endpoint| {
-            Direction::BOTH.iter().any(|d| endpoint.enforced.get(*d).is_some())
-        };
-        let isolated = of_family(&compiled.endpoints, family).filter(|(_, e)| isolated(e));
-        let elements = isolated.map(|(address, _)| Element::Address(*address)).collect();
-        made.sets.insert(name::local_set(family), local(family, elements));
+        let isolated = isolated(compiled, family, &Direction::BOTH);
+        made.sets.insert(name::local_set(family), isolated);
     }
     made
+}
+
+/// The set of the pods that are isolated in one of these directions. Policies in audit isolate nobody.
+fn isolated(compiled: &Compiled, family: Family, directions: &[Direction]) -> DesiredSet {
+    let is_isolated =
+        |endpoint: &Endpoint| directions.iter().any(|d| endpoint.enforced.get(*d).is_some());
+    let isolated = of_family(&compiled.endpoints, family).filter(|(_, e)| is_isolated(e));
+    local(family, isolated.map(|(address, _)| Element::Address(*address)).collect())
 }
 
 /// Adds the set of attached addresses; gives the set of those that are not, if there are any.

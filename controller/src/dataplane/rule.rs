@@ -113,6 +113,10 @@ pub enum Match {
     Ports(Protocol, Box<[PortRange]>),
     /// A TCP SYN without ACK, FIN and RST: it opens a connection.
     TcpSyn,
+    /// A TCP segment of a connection that conntrack did not know before it.
+    TcpOfUnknown,
+    /// A TCP segment from a port that kernels give to clients, to a port that they give to none.
+    TcpFromClient,
     /// An SCTP packet with an INIT chunk: it opens an association.
     SctpInit,
     /// An `ICMPv6` message of this type.
@@ -157,6 +161,9 @@ pub enum Match {
     /// A rate that all packets have together.
     Rate(Rate),
 }
+
+/// The first port that Linux gives to clients unless `ip_local_port_range` says otherwise.
+pub(super) const FIRST_CLIENT_PORT: u16 = 32_768;
 
 /// Where an address has to be.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

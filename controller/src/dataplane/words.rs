@@ -41,6 +41,8 @@ fn matching(part: &Match, set: &dyn Fn(SetName) -> String) -> Option<String> {
             format!("{protocol} {}", ranges.join(", "))
         }
         Match::TcpSyn => "TCP SYN".to_owned(),
+        Match::TcpOfUnknown => "TCP of a connection that conntrack does not know".to_owned(),
+        Match::TcpFromClient => "TCP from a port of clients to another port".to_owned(),
         Match::SctpInit => "SCTP INIT".to_owned(),
         Match::Icmpv6(kind) => format!("ICMPv6 type {kind}"),
         Match::NotSctp => "not SCTP".to_owned(),
@@ -113,6 +115,9 @@ fn denial(Denial { outcome, direction, cause }: Denial) -> String {
         (Cause::Address, Direction::Ingress) => {
             format!("{verb}: the destination is not an address of a known pod at that interface")
         }
+        (Cause::Connection, _) => {
+            format!("{verb}: conntrack does not know the TCP connection, and who has opened it")
+        }
     }
 }
 
@@ -141,6 +146,10 @@ fn local(name: SetName) -> String {
         "pods of this node whose interface is known"
     } else if name == name::unattached_set(family) {
         "pods of this node whose interface is not known"
+    } else if name == name::isolated_set(family, Direction::Ingress) {
+        "pods of this node that are isolated for ingress"
+    } else if name == name::isolated_set(family, Direction::Egress) {
+        "pods of this node that are isolated for egress"
     } else {
         "isolated pods of this node"
     };

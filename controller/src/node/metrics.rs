@@ -325,7 +325,7 @@ mod tests {
         Publisher::new(metrics.clone(), Pulse::default()).denied(BTreeMap::new());
         let mut counted = series(&metrics);
         let kinds = counted.extract_if(.., |name| name.starts_with("portcullis_denials_total{"));
-        assert_eq!(kinds.count(), 18);
+        assert_eq!(kinds.count(), 20);
         assert_eq!(counted, from_the_start);
         assert_eq!(
             counted,

@@ -2,6 +2,7 @@
 //! with both variants of iptables. The table states what has to become of each.
 
 mod attack;
+mod forgotten;
 mod packet;
 mod run;
 mod sequences;

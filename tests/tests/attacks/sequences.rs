@@ -13,6 +13,7 @@ use portcullis_tests::cluster::AgentSetup;
 use serde_json::json;
 
 use crate::attack::{Verdict, WEB};
+use crate::forgotten::forgotten;
 use crate::world::{NAMESPACE, PATIENCE, World, pod_manifest, policy};
 
 /// An attack that has to be dropped.
@@ -24,7 +25,7 @@ pub(crate) struct Sequence {
 }
 
 /// All of them, in an order in which one does not disturb the next.
-pub(crate) const SEQUENCES: [Sequence; 4] = [
+pub(crate) const SEQUENCES: [Sequence; 5] = [
     Sequence {
         name: "an INIT of SCTP from the port of an association that was allowed",
         attack: association,
@@ -33,6 +34,11 @@ pub(crate) const SEQUENCES: [Sequence; 4] = [
     Sequence {
         name: "a flow of UDP to an address that another pod has now",
         attack: reused_address,
+        open_until: "",
+    },
+    Sequence {
+        name: "a connection of TCP that conntrack has forgotten",
+        attack: forgotten,
         open_until: "",
     },
     Sequence {

@@ -297,7 +297,8 @@ fn a_thousand_policies_for_one_port_are_one_rule() -> Result<()> {
             rulesets.chains == 1 && rulesets.rules == 2,
             "one allow and one goto: {rulesets:?}"
         );
-        ensure!(printed.sets.sizes("PORTCULLIS-4").sets == 2, "the peers, and the pods");
+        let sets = printed.sets.sizes("PORTCULLIS-4").sets;
+        ensure!(sets == 4, "the peers, the pods, and those isolated in each direction: {sets}");
         let first =
             Packet::new("10.1.3.3".parse()?, "10.0.0.7".parse()?, Transport::syn(40_000, 80));
         let first = places.at_home(first);

@@ -29,6 +29,8 @@ pub(super) enum Unreadable {
     NotNamed,
     /// The packet had an address that its pod does not have.
     ByAddress,
+    /// Conntrack did not know its TCP connection.
+    ByConnection,
     /// A field is missing or has an unknown value.
     Malformed,
 }
@@ -38,6 +40,9 @@ impl fmt::Display for Unreadable {
         formatter.write_str(match self {
             Self::NotNamed => "the agent had no room to name the source and the destination",
             Self::ByAddress => "it was denied because of a forged or unknown address",
+            Self::ByConnection => {
+                "it is in the middle of a TCP connection that conntrack does not know"
+            }
             Self::Malformed => "a field is missing, or has a value that is not known",
         })
     }
@@ -46,8 +51,10 @@ impl fmt::Display for Unreadable {
 /// The denial that a line is about; `None` if it is about something else.
 pub(super) fn read(line: &str) -> Result<Option<Denial>, Unreadable> {
     let Some(record) = Record::read(line) else { return Ok(None) };
-    if record.tier.as_deref() == Some("Address") {
-        return Err(Unreadable::ByAddress);
+    match record.tier.as_deref() {
+        Some("Address") => return Err(Unreadable::ByAddress),
+        Some("Connection") => return Err(Unreadable::ByConnection),
+        _ => {}
     }
     let (Some(source), Some(destination)) = (record.source, record.destination) else {
         return Err(Unreadable::NotNamed);
@@ -159,6 +166,8 @@ mod tests {
         let line =
             r#"INFO denied verdict="Denied" tier="Address" source="10.0.0.1" destination="x/a""#;
         check(line, Err(Unreadable::ByAddress));
+        let line = line.replace("Address", "Connection");
+        check(&line, Err(Unreadable::ByConnection));
         check(r#"INFO denied verdict="Denied" tier="Admin" count=3"#, Err(Unreadable::NotNamed));
         check(&TEXT.replace("port=5432", ""), Err(Unreadable::Malformed));
     }

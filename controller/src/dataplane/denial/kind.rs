@@ -38,15 +38,19 @@ pub enum Cause {
     Policies(Tier),
     /// Its address on the pod's side: none of a known pod behind that interface.
     Address,
+    /// It is in the middle of a TCP connection that conntrack does not know, and may be an answer to
+    /// what policies do not allow.
+    Connection,
 }
 
 impl Cause {
-    /// The name that users see: the tier, or `Address`.
+    /// The name that users see: the tier, `Address` or `Connection`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Policies(tier) => tier.as_str(),
             Self::Address => "Address",
+            Self::Connection => "Connection",
         }
     }
 }
@@ -71,13 +75,20 @@ impl Denial {
                 causes.map(move |cause| Self { outcome, direction, cause })
             })
         });
-        by_policies.chain(Direction::BOTH.map(Self::by_address))
+        let others = [Self::by_address, Self::by_connection];
+        by_policies.chain(others.into_iter().flat_map(|kind| Direction::BOTH.map(kind)))
     }
 
     /// Packets whose address on the pod's side is none of a known pod behind that interface.
     #[must_use]
     pub fn by_address(direction: Direction) -> Self {
         Self { outcome: Outcome::Denied, direction, cause: Cause::Address }
+    }
+
+    /// Segments of TCP connections that conntrack does not know, which may be answers.
+    #[must_use]
+    pub fn by_connection(direction: Direction) -> Self {
+        Self { outcome: Outcome::Denied, direction, cause: Cause::Connection }
     }
 
     /// What the kernel puts in front of a logged packet.
@@ -116,6 +127,7 @@ impl Denial {
             Cause::Policies(Tier::Baseline) => "BASE",
             Cause::Policies(Tier::Default) => "DEFAULT",
             Cause::Address => "ADDRESS",
+            Cause::Connection => "TCP",
         };
         Name::written(format_args!("{outcome}-{direction}-{cause}"))
     }
@@ -134,9 +146,9 @@ mod tests {
             assert_eq!(Denial::of_prefix(&kind.prefix()), Some(kind));
             chains.insert(kind.chain());
         }
-        assert_eq!(chains.len(), 18);
+        assert_eq!(chains.len(), 20);
         for other in
-            ["", "portcullis ", "portcullis 18", "portcullis +1", "portcullis 01", "calico 1"]
+            ["", "portcullis ", "portcullis 20", "portcullis +1", "portcullis 01", "calico 1"]
         {
             assert_eq!(Denial::of_prefix(other), None);
         }

@@ -14,6 +14,9 @@ use super::packet::Transport;
 use crate::dataplane::denial::{Cause, Denial, Outcome};
 
 const CHANGED: &str = "policies have changed since, or a part of their rules was refused";
+const BY_CONNECTION: &str = "denied because conntrack does not know this TCP connection, and the packet may be \
+                             an answer to a client that policies do not allow; if they allow it, the \
+                             connection goes on when the client sends";
 /// The longest name that the API server lets through is 253 + 1 + 253 characters.
 const NAME_MAX: usize = 512;
 /// Four policies, a peer and a rule.
@@ -28,8 +31,10 @@ pub fn name(of: &impl Display) -> String {
 /// Why the packet was, or would be, denied: as the policies are by now; `None` when it passes by now.
 #[must_use]
 pub fn why(denial: Denial, transport: Transport, flow: &Flow, blame: Option<&Blame>) -> String {
-    if denial.cause == Cause::Address {
-        return by_address(denial.direction).to_owned();
+    match denial.cause {
+        Cause::Policies(_) => {}
+        Cause::Address => return by_address(denial.direction).to_owned(),
+        Cause::Connection => return BY_CONNECTION.to_owned(),
     }
     let Some(blame) = blame else { return CHANGED.to_owned() };
     let mut text = cause(denial, transport, flow, blame);

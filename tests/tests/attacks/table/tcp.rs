@@ -2,7 +2,7 @@
 //! `nf_conntrack_tcp_loose`, which is on by default, conntrack takes some for the middle of a
 //! connection that it does not know.
 
-use crate::attack::{Attack, BOTH, Shot, WEB};
+use crate::attack::{Attack, Shot, WEB};
 use crate::packet::{Numbers, Packet, TCP, tcp};
 
 const FIN: u8 = 0x01;
@@ -49,13 +49,11 @@ pub(super) fn attacks() -> Vec<Attack> {
         shot.send(&[segment(shot, PSH | ACK)?.bytes()?])
     })
     .after(|shot| {
-        // What a server sends on a connection that conntrack has forgotten because of another
-        // program: a limit that docs/semantics.md states. The agent makes conntrack forget none.
+        // What a server sends on a connection that conntrack has forgotten.
         let (server, client) = ((shot.target(), WEB), (shot.source(), shot.port));
         let body = tcp(server, client, PSH | ACK, SERVER, GREETING)?;
         shot.reply(&Packet::new(server.0, client.0, TCP, body).bytes()?)
-    })
-    .open_until(BOTH, "conntrack tells who opened a connection that it has forgotten");
+    });
     segments.into_iter().chain([first_word]).collect()
 }
 

@@ -8,7 +8,9 @@ use policy_engine::cidr::Family;
 use policy_engine::port::{PortRange, Protocol};
 
 use super::sets::parse_protocol;
-use crate::dataplane::rule::{Hook, Is, IsInterface, Match, Rate, Rule, Side, Verdict};
+use crate::dataplane::rule::{
+    FIRST_CLIENT_PORT, Hook, Is, IsInterface, Match, Rate, Rule, Side, Verdict,
+};
 
 /// A rule behind `-A CHAIN`.
 #[must_use]
@@ -46,6 +48,11 @@ fn matching(part: &Match) -> String {
             }
         }
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN".to_owned(),
+        Match::TcpOfUnknown => "-p tcp -m conntrack --ctstate NEW".to_owned(),
+        Match::TcpFromClient => {
+            let last = FIRST_CLIENT_PORT - 1;
+            format!("-p tcp -m tcp --sport {FIRST_CLIENT_PORT}:65535 --dport 0:{last}")
+        }
         Match::SctpInit => "-p sctp -m sctp --chunk-types any INIT".to_owned(),
         Match::Icmpv6(kind) => format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind}"),
         Match::NotSctp => "! -p sctp".to_owned(),

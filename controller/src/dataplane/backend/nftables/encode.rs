@@ -23,7 +23,7 @@ use super::expression::{Expressions, Field, Holds, Outcome, SetReference, addres
 use super::sets::{KeyType, OwnSet};
 use crate::dataplane::attachment::InterfaceName;
 use crate::dataplane::name::ChainName;
-use crate::dataplane::rule::{Is, IsInterface, Match, Rule, Side, Verdict};
+use crate::dataplane::rule::{FIRST_CLIENT_PORT, Is, IsInterface, Match, Rule, Side, Verdict};
 
 /// So many rules that could be a map are one.
 const MAP_MIN: usize = 3;
@@ -32,6 +32,7 @@ const MAP_MIN: usize = 3;
 const NO_CONNECTION: u32 = 1 | 64;
 const ESTABLISHED: u32 = 2;
 const RELATED: u32 = 4;
+const NEW: u32 = 8;
 /// `IPS_DST_NAT`.
 const TRANSLATED: u32 = 1 << 5;
 /// FIN, SYN, RST and ACK.
@@ -237,6 +238,19 @@ impl Encoder {
                 self.expressions.load(Field::TCP_FLAGS);
                 self.expressions.mask(&[TCP_FLAGS]);
                 self.expressions.compare(Holds::Equal, &[TCP_SYN]);
+            }
+            Match::TcpOfUnknown => {
+                self.transport(Holds::Equal, protocol_number(Protocol::Tcp));
+                self.state(NEW);
+            }
+            Match::TcpFromClient => {
+                self.transport(Holds::Equal, protocol_number(Protocol::Tcp));
+                let [first, last] = [FIRST_CLIENT_PORT, u16::MAX].map(u16::to_be_bytes);
+                self.expressions.load(Field::SOURCE_PORT);
+                self.expressions.within(&first, &last);
+                let [first, last] = [0, FIRST_CLIENT_PORT - 1].map(u16::to_be_bytes);
+                self.expressions.load(Field::PORT);
+                self.expressions.within(&first, &last);
             }
             Match::SctpInit => {
                 self.transport(Holds::Equal, protocol_number(Protocol::Sctp));

@@ -63,6 +63,8 @@ impl Field {
     pub(super) const STATUS: Self = Self::Conntrack(2);
     /// The destination port of TCP, UDP and SCTP.
     pub(super) const PORT: Self = Self::Transport { offset: 2, length: 2 };
+    /// The source port of TCP, UDP and SCTP.
+    pub(super) const SOURCE_PORT: Self = Self::Transport { offset: 0, length: 2 };
     /// The flags of TCP.
     pub(super) const TCP_FLAGS: Self = Self::Transport { offset: 13, length: 1 };
     /// The type of an ICMP message.
