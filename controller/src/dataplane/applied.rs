@@ -18,10 +18,10 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// Whether a chain of ours is there.
+    /// Whether a chain of ours is there, and was not flushed.
     #[must_use]
-    pub fn has_chain(&self, family: Family, chain: ChainName) -> bool {
-        self.tables.get(&family).is_some_and(|table| table.chains.contains_key(&chain))
+    pub fn has_rules(&self, family: Family, chain: ChainName) -> bool {
+        self.tables.get(&family).is_some_and(|table| table.has_rules(chain))
     }
 
     /// Sets that nothing of ours refers to, to be destroyed.
@@ -44,6 +44,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// Whether a chain of ours is there, and was not flushed.
+    #[must_use]
+    pub fn has_rules(&self, chain: ChainName) -> bool {
+        self.chains.get(&chain).is_some_and(|rules| !rules.is_empty())
+    }
+
     /// Whether a rule of ours refers to a set.
     #[must_use]
     pub fn needs_sets(&self) -> bool {

@@ -319,7 +319,7 @@ impl Dataplane {
         let counts_go = self.kernel.counts_with_rules();
         let tables = plan.tables.iter().filter(|_| counts_go);
         let mut rewritten: BTreeSet<(Family, Denial)> = tables.flat_map(kinds).collect();
-        if rewritten.iter().any(|(family, kind)| applied.has_chain(*family, kind.chain())) {
+        if rewritten.iter().any(|(family, kind)| applied.has_rules(*family, kind.chain())) {
             match self.kernel.read_denials(&self.families, Some(applied)) {
                 Ok(reading) => drop(self.denials.add(reading)),
                 Err(error) => tracing::warn!(%error, "failed to count denials before a change"),

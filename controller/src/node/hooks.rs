@@ -32,6 +32,10 @@ const QUIET: Duration = Duration::from_mins(1);
 /// A hook that is put back more than [`REPAIRS_MAX`] times in this time is contested.
 const CONTESTED_PERIOD: Duration = Duration::from_mins(10);
 const REPAIRS_MAX: usize = 3;
+/// Chains are read and repaired at once so many times in [`CHAIN_PERIOD`]: a program may change each
+/// family on its own. After that, they wait for the next comparison.
+const CHAIN_REPAIRS_MAX: usize = 4;
+const CHAIN_PERIOD: Duration = Duration::from_secs(1);
 /// How often the thread looks whether the agent still listens.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
 /// What is announced and not taken yet. The thread waits then, and the kernel counts what is lost.
@@ -83,14 +87,17 @@ pub(super) struct History {
     move_at: Option<Instant>,
     /// The latest repairs, one more than are allowed.
     repairs: VecDeque<Instant>,
+    /// When chains were repaired at once, in the last [`CHAIN_PERIOD`].
+    chain_repairs: VecDeque<Instant>,
     /// What was wrong last.
     last: String,
 }
 
 impl Default for History {
     fn default() -> Self {
-        let (displaced_at, move_at, repairs) = (None, None, VecDeque::new());
-        Self { back_off: MOVES, displaced_at, move_at, repairs, last: String::new() }
+        let (displaced_at, move_at, last) = (None, None, String::new());
+        let (repairs, chain_repairs) = (VecDeque::new(), VecDeque::new());
+        Self { back_off: MOVES, displaced_at, move_at, repairs, chain_repairs, last }
     }
 }
 
@@ -115,6 +122,16 @@ impl History {
         if let Some(hook) = hooks.first() {
             self.last = hook.to_string();
         }
+    }
+
+    /// Whether chains may be repaired at once now, which counts as done.
+    pub(super) fn may_repair(&mut self, now: Instant) -> bool {
+        self.chain_repairs.retain(|at| now - *at < CHAIN_PERIOD);
+        let may = self.chain_repairs.len() < CHAIN_REPAIRS_MAX;
+        if may {
+            self.chain_repairs.push_back(now);
+        }
+        may
     }
 
     /// Whether somebody displaces the hooks again and again.
@@ -192,6 +209,15 @@ mod tests {
         let found = history.diagnostics(now);
         assert!(found.iter().any(|found| found.message.contains("`-j ACCEPT`")), "{found:?}");
         assert_eq!(history.diagnostics(now + CONTESTED_PERIOD), [], "10 minutes later");
+    }
+
+    #[test]
+    fn chains_are_repaired_at_once_a_few_times_in_a_second() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let times = [0, 30, 60, 90, 120, 999, 1000, 1001, 1031];
+        let may: Vec<bool> = times.iter().map(|ms| history.may_repair(at(*ms))).collect();
+        assert_eq!(may, [true, true, true, true, false, false, true, false, true]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use policy_engine::cidr::Family;
+use portcullis_controller::dataplane::drift::{Drift, How};
 use portcullis_controller::dataplane::hook_watch::HookWatch;
 use portcullis_controller::dataplane::netlink::nft_events::{Touch, Touched};
 use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options};
@@ -56,6 +57,29 @@ fn hooks_that_are_missing_doubled_or_behind_others_are_put_back_alone() {
                 node.sh(&format!("{iptables} -F INPUT; {iptables} -I INPUT -j PORTCULLIS-INPUT"));
             }
             assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+        });
+    }
+}
+
+#[test]
+fn chains_that_others_flush_are_repaired_without_a_look_at_sets() {
+    for variant in VARIANTS {
+        let node = Netns::new();
+        node.enter(|| {
+            let (mut dataplane, world) = open(variant);
+            assert_eq!(dataplane.repair_chains(&world.compiled).unwrap(), []);
+            node.sh(&format!("{} -t mangle -F", command(variant, Family::V4)));
+            node.sh("ipset flush $(ipset list -name | grep PORTCULLIS-4a | head -1)");
+            let drift = dataplane.repair_chains(&world.compiled).unwrap();
+            let hooks = drift.iter().filter(|found| matches!(found, Drift::Hook(_))).count();
+            let is_chain = |found: &&Drift| {
+                matches!(found, Drift::Chain { family: Family::V4, how: How::Changed, .. })
+            };
+            let chains = drift.iter().filter(is_chain).count();
+            assert!(hooks == 2 && chains > 5 && hooks + chains == drift.len(), "{drift:?}");
+            assert_eq!(dataplane.repair_chains(&world.compiled).unwrap(), []);
+            let left = dataplane.verify(&world.compiled).unwrap();
+            assert!(matches!(left.as_slice(), [Drift::Members { .. }]), "{left:?}");
         });
     }
 }

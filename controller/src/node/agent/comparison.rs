@@ -115,7 +115,7 @@ impl Agent {
     }
 
     /// Reports what a comparison has repaired; gives how much, without the hooks.
-    fn repaired(&mut self, drift: &[Drift]) -> usize {
+    pub(super) fn repaired(&mut self, drift: &[Drift]) -> usize {
         let hooks = drift.iter().filter(|found| matches!(found, Drift::Hook(_))).count();
         self.publisher.hooks_restored(hooks);
         drift.iter().for_each(|found| warn!("{found}"));

@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{Agent, State, chain};
-use crate::dataplane::drift::DisplacedHook;
+use super::{Agent, CLEANUP_AFTER, State, chain};
+use crate::dataplane::ApplyReport;
+use crate::dataplane::drift::{DisplacedHook, Drift};
 use crate::dataplane::netlink::nft_events::{Touch, Touched};
 
 /// Between two comparisons of everything because others changed chains of ours.
@@ -25,8 +26,37 @@ impl Agent {
         debug!("others changed the tables of iptables; looking at the hooks");
         if touched.overrun || worst == Some(Touch::Chain) {
             self.verify_at = self.verify_at.min(self.verified_at + VERIFY_PAUSE);
+            if matches!(self.state, State::Applied { .. }) && self.hooks.may_repair(Instant::now())
+            {
+                self.repair_chains();
+                return;
+            }
         }
         self.check_hooks();
+    }
+
+    /// Repairs chains and hooks before anything else is read: nothing may be enforced until then.
+    fn repair_chains(&mut self) {
+        match self.dataplane.repair_chains(self.engine.compiled()) {
+            Ok(drift) => {
+                let chains = self.repaired(&drift);
+                if chains > 0 {
+                    self.publisher.verified(chains);
+                }
+                let hooks = drift.into_iter().filter_map(|found| match found {
+                    Drift::Hook(hook) => Some(hook),
+                    Drift::Chain { .. } | Drift::Set { .. } | Drift::Members { .. } => None,
+                });
+                let hooks: Vec<DisplacedHook> = hooks.collect();
+                if !hooks.is_empty() {
+                    self.hooks.repaired(&hooks, Instant::now());
+                    self.report_hooks();
+                }
+                self.publisher.displaced(&[]);
+                self.enforced(&ApplyReport::default(), CLEANUP_AFTER);
+            }
+            Err(failure) => self.again(&failure, "failed to repair chains that were changed"),
+        }
     }
 
     /// Puts hooks back that are not in the first place. Those that are only moved may have to wait.

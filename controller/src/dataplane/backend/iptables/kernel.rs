@@ -125,7 +125,7 @@ impl Kernel {
             let table = applied.and_then(|applied| applied.tables.get(family));
             let counts = match (variant, table) {
                 (Variant::Nft, Some(table)) => {
-                    let is_there = |kind: &Denial| table.chains.contains_key(&kind.chain());
+                    let is_there = |kind: &Denial| table.has_rules(kind.chain());
                     let list = |kind: Denial| {
                         let chain = kind.chain().to_string();
                         let rule = self.run(command, &["-t", name, "-nvxL", &chain, "1"], "")?;
