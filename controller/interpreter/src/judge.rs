@@ -64,7 +64,11 @@ impl fmt::Display for Judgement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} after", self.verdict)?;
         for hit in &self.path {
-            let table = if hit.table == Table::Mangle { "mangle " } else { "" };
+            let table = match hit.table {
+                Table::Mangle => "mangle ",
+                Table::Bridge => "bridge ",
+                Table::Filter | Table::Nftables => "",
+            };
             write!(f, " {table}{}:{}", hit.chain, hit.rule)?;
         }
         write!(f, " ({} rules, {} sets)", self.rules_evaluated, self.set_lookups)
@@ -73,7 +77,8 @@ impl fmt::Display for Judgement {
 
 impl Tables {
     /// Judges a packet by a chain, with rate limits that are fresh: by a built-in chain in mangle
-    /// and then in filter, by another one in the table that has it.
+    /// and then in filter, by another one in the table that has it. With nftables, `FORWARD` and `INPUT`
+    /// are the hooks of these names.
     ///
     /// # Errors
     ///
@@ -106,10 +111,9 @@ impl Tables {
         }
         let mut around = Surroundings { sets, rate_limit, mark: packet.mark, set_lookups: 0 };
         let (mut seen, mut verdict) = (Seen::default(), None);
-        for (table, chains) in &self.chains {
-            // A table that lacks the chain has no rules there.
-            let Ok(position) = enter(chains, chain) else { continue };
-            let (table, callers) = (*table, Vec::new());
+        for (table, name) in self.entries(chain, packet) {
+            let Some(chains) = self.chains.get(&table) else { continue };
+            let (position, callers) = (enter(chains, name)?, Vec::new());
             let walk = Walk { table, chains, packet, around: &mut around, callers, position };
             let found = walk.run(&mut seen)?;
             verdict = Some(found);
@@ -121,6 +125,38 @@ impl Tables {
         let Surroundings { mark, set_lookups, .. } = around;
         let Seen { path, logged, rules: rules_evaluated } = seen;
         Ok(Judgement { verdict, path, logged, mark, rules_evaluated, set_lookups })
+    }
+}
+
+impl Tables {
+    /// The chains that a packet enters one after another: `chain` in each table that has it; of
+    /// nftables, the base chains at the hook of this name, and those of bridges that it passes before.
+    fn entries<'a>(&'a self, chain: &'a str, packet: &Packet) -> Vec<(Table, &'a str)> {
+        let mut entries = Vec::new();
+        for (table, chains) in &self.chains {
+            let hook = chain.to_lowercase();
+            let hooks = match table {
+                Table::Mangle | Table::Filter => Vec::new(),
+                Table::Nftables => vec![hook],
+                Table::Bridge => {
+                    let enters = packet.in_port.iter().map(|_| "prerouting".to_owned());
+                    enters.chain(packet.out_port.iter().map(|_| "forward".to_owned())).collect()
+                }
+            };
+            for hook in hooks {
+                let bases = chains.iter().filter_map(|(name, chain)| {
+                    let base = chain.base.as_ref().filter(|base| base.hook == hook)?;
+                    Some((base.priority, name.as_str()))
+                });
+                let mut bases: Vec<_> = bases.collect();
+                bases.sort_unstable();
+                entries.extend(bases.into_iter().map(|(_, name)| (*table, name)));
+            }
+            if chains.get(chain).is_some_and(|chain| chain.base.is_none()) {
+                entries.push((*table, chain));
+            }
+        }
+        entries
     }
 }
 

@@ -1,9 +1,10 @@
-//! Judges packets by the text of `iptables-save` and `ipset save`.
+//! Judges packets by the text of `iptables-save` and `ipset save`, or of `nft -j list table`.
 //!
 //! ```text
 //! iptables-save ──► words ──► rule ──► tables ─┐
 //!                                              ├─► judge(chain, packet) ──► Judgement
-//! ipset save    ──► words ──────────► sets ────┘
+//! ipset save    ──► words ──────────► sets ────┤
+//! nft -j list   ──► nft ──────► tables, sets ──┘
 //! ```
 //!
 //! It is an independent road to a verdict: tests compare its answer with the engine's and with
@@ -14,6 +15,7 @@ pub mod error;
 pub mod judge;
 mod limits;
 mod matches;
+mod nft;
 mod options;
 pub mod packet;
 mod rule;
@@ -24,6 +26,7 @@ mod words;
 
 pub use error::{JudgeError, ParseError, Problem};
 pub use judge::{Hit, Judgement, RateLimit, Verdict};
+pub use nft::NftRule;
 pub use packet::{ConntrackState, Family, Packet, TcpFlags, Transport};
 pub use sets::Sets;
 pub use tables::{Table, Tables};

@@ -36,6 +36,7 @@ pub(crate) enum Question {
     },
     IsBridged,
     Protocol(u8),
+    Family(Family),
     SctpInit,
     HopLimit(u8),
     Ports {
@@ -126,6 +127,7 @@ impl Question {
             }
             Self::IsBridged => packet.out_port.is_some(),
             Self::Protocol(number) => packet.protocol() == *number,
+            Self::Family(family) => packet.family() == *family,
             Self::SctpInit => matches!(packet.transport, Transport::Sctp { init: true, .. }),
             Self::HopLimit(limit) => packet.hop_limit == *limit,
             Self::Ports { of, ranges } => packet.ports().is_some_and(|(source, destination)| {
@@ -221,6 +223,14 @@ impl InterfaceName {
             None => Self::Exactly(word),
             Some(beginning) => Self::Beginning(beginning.to_owned()),
         })
+    }
+
+    /// The interface of this name, whatever characters it has.
+    pub(crate) fn exactly(word: &str) -> Result<Self, Problem> {
+        if word.is_empty() || word.len() > INTERFACE_LENGTH_MAX {
+            return Err(Problem::Bad { what: "an interface", word: word.to_owned() });
+        }
+        Ok(Self::Exactly(word.to_owned()))
     }
 
     /// The kernel compares with an empty name where a packet has no interface.

@@ -1,4 +1,4 @@
-//! The sets of `ipset save`, and whether a packet is in one.
+//! The sets of `ipset save` and of nftables, and whether a packet is in one.
 //!
 //! Reads `hash:ip`, `hash:net`, `hash:ip,port`, `hash:net,port` and `hash:net,iface` in both
 //! families. A member is a prefix, with a protocol and port, or an interface, where the type has
@@ -85,14 +85,24 @@ impl Sets {
     /// element that comes twice; what the kernel would refuse.
     pub fn parse(ipset_save: &str) -> Result<Self, ParseError> {
         let mut sets = Self::default();
+        sets.add(ipset_save)?;
+        Ok(sets)
+    }
+
+    /// Adds the sets in another text of `ipset save`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sets::parse`].
+    pub fn add(&mut self, ipset_save: &str) -> Result<(), ParseError> {
         for (index, text) in ipset_save.lines().enumerate() {
-            sets.read(text).map_err(|problem| ParseError {
+            self.read(text).map_err(|problem| ParseError {
                 line: index + 1,
                 text: text.to_owned(),
                 problem,
             })?;
         }
-        Ok(sets)
+        Ok(())
     }
 
     /// The sizes of the sets whose names begin with `prefix`.
@@ -137,6 +147,27 @@ impl Sets {
         }
     }
 
+    /// Adds a set of networks, with protocols and ports if `has_ports`.
+    pub(crate) fn insert(
+        &mut self,
+        name: String,
+        family: Family,
+        has_ports: bool,
+        elements: Vec<(IpNet, Option<(u8, u16)>)>,
+    ) -> Result<(), Problem> {
+        let kind =
+            Kind { prefixes: true, second: if has_ports { Second::Port } else { Second::Nothing } };
+        let mut set = Set::empty(kind, family, usize::MAX);
+        for (prefix, port) in elements {
+            let port = port.map(|(protocol, port)| ProtocolPort { protocol, port });
+            set.insert(Element { prefix, port, interface: None }, Sense::Match)?;
+        }
+        match self.0.insert(name.clone(), set) {
+            None => Ok(()),
+            Some(_) => Err(Problem::Duplicate { what: "set", name }),
+        }
+    }
+
     fn read(&mut self, text: &str) -> Result<(), Problem> {
         let mut words = Words::of_ipset(text)?;
         let Some(command) = words.next() else { return Ok(()) };
@@ -168,6 +199,11 @@ impl Sets {
 }
 
 impl Set {
+    fn empty(kind: Kind, family: Family, elements_max: usize) -> Self {
+        let (elements, lengths) = (BTreeMap::new(), BTreeMap::new());
+        Self { kind, family, elements_max, elements, lengths }
+    }
+
     /// What follows `create NAME`.
     fn read(words: &mut Words) -> Result<Self, Problem> {
         let kind = words.take("the set's type")?;
@@ -179,9 +215,7 @@ impl Set {
             "hash:net,iface" => Kind { prefixes: true, second: Second::Interface },
             _ => return Err(Problem::Unknown { what: "type of set", word: kind }),
         };
-        let (elements, lengths) = (BTreeMap::new(), BTreeMap::new());
-        let elements_max = ELEMENTS_MAX_DEFAULT;
-        let mut set = Self { kind, family: Family::V4, elements_max, elements, lengths };
+        let mut set = Self::empty(kind, Family::V4, ELEMENTS_MAX_DEFAULT);
         while let Some(option) = words.next() {
             match option.as_str() {
                 "family" => set.family = family(&words.take("the family")?)?,

@@ -14,10 +14,13 @@
 //! nothing is urgent: the plan for that is the ordinary difference between applied and desired.
 
 use std::collections::BTreeMap;
-use std::mem;
+use std::{iter, mem};
+
+use policy_engine::direction::Direction;
 
 use super::applied::{Applied, Table};
 use super::denial::Denial;
+use super::name;
 use super::plan::{Plan, TableChange};
 use super::rule::{Chains, Rule, Verdict};
 
@@ -103,7 +106,16 @@ fn split(change: &TableChange, table: &Table) -> Option<Split> {
         split.later.insert(*name, all.into());
     }
     for name in &change.delete {
-        split.later.insert(*name, table.chains.get(name).cloned().unwrap_or_default());
+        let old = table.chains.get(name).cloned().unwrap_or_default();
+        // Frames enter it as long as it is there: no rule in front of it sends them elsewhere.
+        let is_entered = Direction::BOTH.into_iter().any(|it| *name == name::bridge(it));
+        let end = Rule::all(Verdict::Return);
+        if !is_entered || old.is_empty() || old.first() == Some(&end) {
+            split.later.insert(*name, old);
+            continue;
+        }
+        split.later.insert(*name, iter::once(&end).chain(old.iter()).cloned().collect());
+        split.now.prepend.insert(*name, [end].into());
     }
     Some(split)
 }
@@ -185,6 +197,22 @@ mod tests {
         let held = applied(chain(&[Rule::all(Verdict::Drop)]));
         assert!(postpone(&mut plan, &held, &mut after));
         assert_eq!((plan, after), (Plan::default(), held));
+    }
+
+    /// Otherwise it would go on with addresses that pods have no more.
+    #[test]
+    fn a_chain_that_frames_enter_ends_before_it_is_removed() {
+        let entry = name::bridge(Direction::Egress);
+        let chains = |rules: &[Rule]| Chains::from([(entry, rules.into())]);
+        let change = TableChange { delete: BTreeSet::from([entry]), ..TableChange::default() };
+        let (mut plan, mut after) = (plan(change.clone()), applied(Chains::new()));
+        let held = applied(chains(&[jump("OLD")]));
+        assert!(postpone(&mut plan, &held, &mut after));
+        assert_eq!(plan.tables[&Family::V4].prepend, chains(&[end()]));
+        assert_eq!(after, applied(chains(&[end(), jump("OLD")])));
+        let (mut again, held) = (super::tests::plan(change), after.clone());
+        assert!(postpone(&mut again, &held, &mut after));
+        assert_eq!((again, after), (Plan::default(), held), "once");
     }
 
     #[test]

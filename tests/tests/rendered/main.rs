@@ -1,7 +1,7 @@
 //! The rules as the kernel prints them, read by an interpreter of our own, say what `evaluate` says.
 //!
 //! Random worlds go through the real dataplane into a real kernel (a network namespace of the
-//! test's own), which prints them with `iptables-save` and `ipset save`.
+//! test's own), which prints them with `iptables-save` and `ipset save`, or with `nft -j list table`.
 
 mod places;
 mod ranges;
@@ -24,7 +24,7 @@ use policy_engine::tier::View;
 use policy_engine::world::{self, World};
 use portcullis_controller::dataplane::denial::{Cause, Denial, Outcome};
 use portcullis_controller::dataplane::{
-    AcceptAction, Dataplane, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods,
+    AcceptAction, Backend, Dataplane, DenyAction, IptablesVariant, LogGroup, Options, UnknownPods,
 };
 use portcullis_interpreter::{ConntrackState, Packet, Sets, Tables, Transport, Verdict};
 use portcullis_tests::worlds;
@@ -40,7 +40,37 @@ struct Printed {
     sets: Sets,
 }
 
+/// What enforces the rules of a test.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tool {
+    Iptables(IptablesVariant),
+    Nftables,
+}
+
 impl Printed {
+    fn read_with(tool: Tool, address: IpAddr) -> Result<Self> {
+        match tool {
+            Tool::Iptables(IptablesVariant::Legacy) => Self::read("legacy", address),
+            Tool::Iptables(_) => Self::read("nft", address),
+            Tool::Nftables => Self::read_nftables(address),
+        }
+    }
+
+    fn read_nftables(address: IpAddr) -> Result<Self> {
+        let family = if address.is_ipv4() { "ip" } else { "ip6" };
+        let own = output("nft", &["-j", "list", "table", family, "portcullis"])?;
+        let bridge = format!("portcullis-{family}");
+        let listed = output("nft", &["list", "tables", "bridge"])?;
+        let is_there = listed.lines().any(|line| line == format!("table bridge {bridge}"));
+        let bridge = is_there.then(|| output("nft", &["-j", "list", "table", "bridge", &bridge]));
+        let bridge = bridge.transpose()?;
+        let mut sets = Sets::default();
+        sets.add_nftables(&own)?;
+        let listings: Vec<&str> =
+            [Some(&own), bridge.as_ref()].into_iter().flatten().map(String::as_str).collect();
+        Ok(Self { tables: Tables::parse_nftables(&listings)?, sets })
+    }
+
     fn read(variant: &str, address: IpAddr) -> Result<Self> {
         let program = if address.is_ipv4() { "iptables" } else { "ip6tables" };
         let tables = output(&format!("{program}-{variant}-save"), &[])?;
@@ -157,6 +187,7 @@ struct Case<'a> {
     flows: &'a [(IpAddr, IpAddr, Traffic)],
     places: &'a Places,
     options: &'a Options,
+    tool: Tool,
 }
 
 impl Case<'_> {
@@ -165,6 +196,12 @@ impl Case<'_> {
         self.printed[usize::from(packet.source.is_ipv6())]
             .says(chain, packet)
             .map_err(|failure| fail(&failure))
+    }
+
+    /// The way of a packet, for the message of a failure.
+    fn way(&self, chain: &str, packet: &Packet) -> String {
+        let Printed { tables, sets } = &self.printed[usize::from(packet.source.is_ipv6())];
+        tables.judge(sets, chain, packet).map_or_else(|e| e.to_string(), |it| it.to_string())
     }
 }
 
@@ -182,7 +219,8 @@ fn check(case: Case<'_>) -> Result<(), TestCaseError> {
         // A Service sent it back: nothing else does.
         packet.destination_translated = source == destination;
         let says = |packet: &Packet| case.says(chain, packet);
-        prop_assert_eq!(&says(&packet)?, &expected, "{:?} in {}", &flow, chain);
+        let way = case.way(chain, &packet);
+        prop_assert_eq!(&says(&packet)?, &expected, "{:?}: {:?} {}", flow, packet, way);
         packet = packet.in_state(ConntrackState::Established);
         if let Traffic::Port(Protocol::Tcp | Protocol::Sctp, _) = traffic {
             // Whatever conntrack remembers of the ports, a SYN or INIT opens a connection.
@@ -204,14 +242,21 @@ fn flows() -> impl Strategy<Value = Vec<(IpAddr, IpAddr, Traffic)>> {
     prop::collection::vec(flow.prop_map(|((from, to), traffic)| (from, to, traffic)), 300)
 }
 
-fn options(variant: IptablesVariant) -> impl Strategy<Value = Options> {
+fn options(tool: Tool) -> impl Strategy<Value = Options> {
     let deny = prop::sample::select(vec![DenyAction::Drop, DenyAction::Reject]);
-    let accept = prop::sample::select(vec![AcceptAction::Return, AcceptAction::Accept]);
+    let (backend, variant, accepts) = match tool {
+        Tool::Iptables(variant) => {
+            (Backend::Iptables, variant, vec![AcceptAction::Return, AcceptAction::Accept])
+        }
+        Tool::Nftables => (Backend::Nftables, IptablesVariant::Auto, vec![AcceptAction::Return]),
+    };
+    let accept = prop::sample::select(accepts);
     let log = prop::option::weighted(0.8, Just(LogGroup::default()));
     let unknown_pods = prop::sample::select(vec![UnknownPods::Deny, UnknownPods::Allow]);
     let anti_spoofing = prop::bool::weighted(0.8);
     (deny, accept, log, anti_spoofing, unknown_pods).prop_map(
         move |(deny, accept, denial_log, anti_spoofing, unknown_pods)| Options {
+            backend,
             variant,
             deny,
             accept,
@@ -223,16 +268,14 @@ fn options(variant: IptablesVariant) -> impl Strategy<Value = Options> {
     )
 }
 
-fn rendered_rules_say_what_evaluate_says(
-    variant: IptablesVariant,
-    name: &'static str,
-) -> Result<()> {
+fn rendered_rules_say_what_evaluate_says(tool: Tool) -> Result<()> {
     in_namespace(move || {
         let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok());
         // Thousands of pure cases are hundreds that program a kernel.
-        let cases = cases.map_or(CASES, |cases: u32| (cases / 10).max(1));
+        let usual = if tool == Tool::Nftables { CASES / 3 } else { CASES };
+        let cases = cases.map_or(usual, |cases: u32| (cases / 10).max(1));
         let config = ProptestConfig { cases, failure_persistence: None, ..Default::default() };
-        let strategy = (worlds::history(0..30), worlds::history(1..10), flows(), options(variant));
+        let strategy = (worlds::history(0..30), worlds::history(1..10), flows(), options(tool));
         let mut runner = TestRunner::new(config);
         runner.run(&strategy, |(first, then, flows, options)| {
             let fail = |failure: anyhow::Error| fail(&failure);
@@ -248,13 +291,13 @@ fn rendered_rules_say_what_evaluate_says(
                 let report = dataplane.enforce(engine.compiled(), &update);
                 report.map_err(|failure| fail(failure.into()))?;
                 let family = |address: &str| {
-                    Printed::read(name, address.parse().expect("an address")).map_err(fail)
+                    Printed::read_with(tool, address.parse().expect("an address")).map_err(fail)
                 };
                 // With all that is out of reach but still there.
                 let printed = [family("0.0.0.0")?, family("::")?];
                 let (printed, flows) = (&printed, flows.as_slice());
                 let (world, places, options) = (engine.world(), &places, &options);
-                let case = Case { world, printed, flows, places, options };
+                let case = Case { world, printed, flows, places, options, tool };
                 check(case)?;
                 if options.anti_spoofing {
                     places::check(case)?;
@@ -271,12 +314,17 @@ fn rendered_rules_say_what_evaluate_says(
 
 #[test]
 fn rendered_rules_say_what_evaluate_says_nft() -> Result<()> {
-    rendered_rules_say_what_evaluate_says(IptablesVariant::Nft, "nft")
+    rendered_rules_say_what_evaluate_says(Tool::Iptables(IptablesVariant::Nft))
 }
 
 #[test]
 fn rendered_rules_say_what_evaluate_says_legacy() -> Result<()> {
-    rendered_rules_say_what_evaluate_says(IptablesVariant::Legacy, "legacy")
+    rendered_rules_say_what_evaluate_says(Tool::Iptables(IptablesVariant::Legacy))
+}
+
+#[test]
+fn rendered_rules_say_what_evaluate_says_nftables() -> Result<()> {
+    rendered_rules_say_what_evaluate_says(Tool::Nftables)
 }
 
 /// The rule set of a node stays as small as its content: what follows is counted, not guessed.

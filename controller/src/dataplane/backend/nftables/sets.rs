@@ -30,6 +30,13 @@ const VERDICTS: u32 = 0xffff_ff00;
 const INET_PROTO: u32 = 12;
 const INET_SERVICE: u32 = 13;
 
+/// User data by which `nft` prints names in the order of their bytes: `NFTNL_UDATA_SET_KEYBYTEORDER`, four
+/// bytes, and the number that `nft` has for the order of the host. The kernel only keeps it.
+const NAMES_OF_THE_HOST: [u8; 6] = {
+    let [a, b, c, d] = 1_u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
+
 /// How many bytes of elements go into one message; an attribute has 64 KiB at most.
 const ELEMENTS_BYTES: usize = 48 * 1024;
 
@@ -74,6 +81,7 @@ pub(super) fn shape(kind: Kind, family: Family) -> (KeyType, u32) {
 pub(super) fn header(to: Attributes, key: KeyType, flags: u32) -> Attributes {
     let (kind, bytes) = key.number();
     let to = to.number(3, flags).number(4, kind).number(5, bytes);
+    let to = if key == KeyType::Interface { to.bytes(13, &NAMES_OF_THE_HOST) } else { to };
     if flags & MAP == 0 { to } else { to.number(6, VERDICTS).number(7, 0) }
 }
 
