@@ -10,7 +10,7 @@ backend=${2:-iptables}
 # The tested upstream versions. The revision of Debian can change with security fixes.
 apt-get update -q
 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-    'iptables=1.8.9-*' 'ipset=7.17-*'
+    'iptables=1.8.9-*' 'ipset=7.17-*' 'nftables=1.0.6-*'
 
 # The links of a merged /usr, as in Debian.
 mkdir -p "$root/usr/bin" "$root/usr/sbin" "$root/usr/lib" "$root/usr/lib64" "$root/var/lib/dpkg/status.d"
@@ -26,8 +26,8 @@ gather() {
     [ -z "$package" ] || dpkg -s "$package" >"$root/var/lib/dpkg/status.d/$package"
 }
 
-# deploy/cleanup uses sleep, because its pods must keep running.
-for program in /usr/bin/portcullis /usr/bin/sleep; do gather "$program"; done
+# deploy/cleanup uses sleep, because its pods must keep running. `portcullis inspect` and `trace` run nft.
+for program in /usr/bin/portcullis /usr/bin/sleep /usr/sbin/nft; do gather "$program"; done
 [ "$backend" = nftables ] || for program in /usr/sbin/ipset \
     $(dpkg -L iptables | grep -E '/sbin/(xtables|ip6?tables)-(legacy|nft)') \
     $(for name in iptables ip6tables; do for verb in '' -save -restore; do

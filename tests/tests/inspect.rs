@@ -8,8 +8,13 @@ use portcullis_tests::shop::{ADMIN, PATIENCE, WEB, allow, lab, probes, shop};
 use serde_json::Value;
 
 fn guarded(variant: IptablesVariant, topology: Topology) -> Result<Cluster> {
+    guarded_with(variant, topology, "--backend=iptables")
+}
+
+fn guarded_with(variant: IptablesVariant, topology: Topology, backend: &str) -> Result<Cluster> {
     // The agents do not repair what the test changes before it has asked.
-    let mut cluster = shop(lab(variant).topology(topology), &["--verify-period=3600"])?;
+    let flags = ["--verify-period=3600", backend];
+    let mut cluster = shop(lab(variant).topology(topology), &flags)?;
     cluster.write("api.yaml", &allow("api", &["web", "near"], &[WEB]))?;
     cluster.write_cni_results()?;
     cluster.start_agents()?;
@@ -39,6 +44,29 @@ fn decisive(cluster: &Cluster, node: &str, line: &str, code: i32) -> Result<(Str
 
 fn inspected(variant: IptablesVariant, topology: Topology) -> Result<()> {
     let cluster = guarded(variant, topology)?;
+    shown_and_traced(&cluster)?;
+    if variant == IptablesVariant::Nft {
+        // The kernel announces changes, and the agent repairs them before anybody can ask.
+        return Ok(());
+    }
+    // A rule that is removed by hand.
+    let (chain, number) = decisive(&cluster, "n2", "trace shop/stranger shop/api 80", 1)?;
+    let iptables = format!("{} -w -t mangle", variant.program(Family::V4));
+    cluster.lab.node("n2")?.shell(&format!("{iptables} -D {chain} {number}"))?;
+    let traced = expect(&cluster, "n2", "trace shop/stranger shop/api 80", 3, &["DIFFERS"])?;
+    print!("{}", traced.out);
+    let lacks = ["DIFFERS: missing in the kernel", "The kernel DIFFERS"];
+    expect(&cluster, "n2", "inspect pod shop/api", 1, &lacks)?;
+    let named = [&format!("DIFFERS: IPv4 {chain} lacks the rule `"), "; pods: shop/api"];
+    let verified = expect(&cluster, "n2", "verify", 1, &named)?;
+    print!("{}", verified.out);
+    // The agent on the other node holds what it wants.
+    expect(&cluster, "n1", "verify", 0, &[])?;
+    Ok(())
+}
+
+/// What is shown of a pod is complete, and what a trace says is what packets do.
+fn shown_and_traced(cluster: &Cluster) -> Result<()> {
     let pod = [
         "shop/api on node n2",
         "shop/api  (tier NetworkPolicy, Ingress)",
@@ -46,15 +74,15 @@ fn inspected(variant: IptablesVariant, topology: Topology) -> Result<()> {
         "deny: Ingress, tier NetworkPolicy",
         "The kernel holds these rules and sets",
     ];
-    let shown = expect(&cluster, "n2", "inspect pod shop/api", 0, &pod)?;
+    let shown = expect(cluster, "n2", "inspect pod shop/api", 0, &pod)?;
     print!("{}", shown.out);
     let interface = "at an interface that is not known";
     ensure!(!shown.out.contains(interface), "{}", shown.out);
     let nothing = ["No policy selects it: all its connections are allowed."];
-    expect(&cluster, "n1", "inspect pod shop/web", 0, &nothing)?;
-    expect(&cluster, "n1", "inspect pod shop/api", 2, &["shop/api runs on node n2"])?;
-    expect(&cluster, "n1", "inspect pod shop/none", 2, &["there is no pod shop/none"])?;
-    expect(&cluster, "n2", "verify", 0, &["The kernel holds what the agent wants."])?;
+    expect(cluster, "n1", "inspect pod shop/web", 0, &nothing)?;
+    expect(cluster, "n1", "inspect pod shop/api", 2, &["shop/api runs on node n2"])?;
+    expect(cluster, "n1", "inspect pod shop/none", 2, &["there is no pod shop/none"])?;
+    expect(cluster, "n2", "verify", 0, &["The kernel holds what the agent wants."])?;
 
     // What a trace says is what packets do, on either node.
     for (client, port) in [
@@ -78,41 +106,23 @@ fn inspected(variant: IptablesVariant, topology: Topology) -> Result<()> {
                 ],
             )
         };
-        let traced = expect(&cluster, "n2", &line, code, &words)?;
+        let traced = expect(cluster, "n2", &line, code, &words)?;
         print!("{}", traced.out);
         for probe in probes(&cluster.lab, &[(client, "api", port)])? {
             let outcome = cluster.lab.probe(&probe, DEFAULT_TIMEOUT)?;
             ensure!(outcome.is_open() == is_open, "{line}: {outcome:?}");
         }
     }
-    expect(&cluster, "n1", "trace shop/web shop/api 80", 0, &["n1", "kernel: Allowed"])?;
+    expect(cluster, "n1", "trace shop/web shop/api 80", 0, &["n1", "kernel: Allowed"])?;
     let own_node =
         ["kernel: Allowed", "policies, ingress: Allowed: the peer is the pod's own node"];
-    expect(&cluster, "n2", "trace node/n2 shop/api 80", 0, &own_node)?;
-    expect(&cluster, "n2", "trace shop/api node/n2 80", 0, &["policies, egress: Allowed"])?;
-    expect(&cluster, "n2", "trace shop/stranger shop/api --proto icmp", 1, &["ICMP", "Denied"])?;
-    expect(&cluster, "n2", "trace shop/api shop/other 80", 0, &["policies, ingress: Allowed"])?;
+    expect(cluster, "n2", "trace node/n2 shop/api 80", 0, &own_node)?;
+    expect(cluster, "n2", "trace shop/api node/n2 80", 0, &["policies, egress: Allowed"])?;
+    expect(cluster, "n2", "trace shop/stranger shop/api --proto icmp", 1, &["ICMP", "Denied"])?;
+    expect(cluster, "n2", "trace shop/api shop/other 80", 0, &["policies, ingress: Allowed"])?;
     let neither = ["is a pod of node n1", "ask the agents of n2"];
-    expect(&cluster, "n1", "trace shop/near shop/api 80", 2, &neither)?;
-    expect(&cluster, "n1", "trace web shop/api 80", 2, &["web is not NAMESPACE/POD"])?;
-
-    if variant == IptablesVariant::Nft {
-        // The kernel announces changes, and the agent repairs them before anybody can ask.
-        return Ok(());
-    }
-    // A rule that is removed by hand.
-    let (chain, number) = decisive(&cluster, "n2", "trace shop/stranger shop/api 80", 1)?;
-    let iptables = format!("{} -w -t mangle", variant.program(Family::V4));
-    cluster.lab.node("n2")?.shell(&format!("{iptables} -D {chain} {number}"))?;
-    let traced = expect(&cluster, "n2", "trace shop/stranger shop/api 80", 3, &["DIFFERS"])?;
-    print!("{}", traced.out);
-    let lacks = ["DIFFERS: missing in the kernel", "The kernel DIFFERS"];
-    expect(&cluster, "n2", "inspect pod shop/api", 1, &lacks)?;
-    let named = [&format!("DIFFERS: IPv4 {chain} lacks the rule `"), "; pods: shop/api"];
-    let verified = expect(&cluster, "n2", "verify", 1, &named)?;
-    print!("{}", verified.out);
-    // The agent on the other node holds what it wants.
-    expect(&cluster, "n1", "verify", 0, &[])?;
+    expect(cluster, "n1", "trace shop/near shop/api 80", 2, &neither)?;
+    expect(cluster, "n1", "trace web shop/api 80", 2, &["web is not NAMESPACE/POD"])?;
     Ok(())
 }
 
@@ -124,6 +134,21 @@ fn what_is_in_the_kernel_is_shown_traced_and_compared_with_nft() -> Result<()> {
 #[test]
 fn what_is_in_the_kernel_is_shown_traced_and_compared_with_legacy() -> Result<()> {
     inspected(IptablesVariant::Legacy, Topology::Routed)
+}
+
+/// The kernel announces changes of others, and the agent repairs them before anybody can ask.
+#[test]
+fn what_is_in_the_kernel_is_shown_traced_and_compared_with_nftables() -> Result<()> {
+    for topology in [Topology::Bridge, Topology::Routed] {
+        let cluster = guarded_with(IptablesVariant::Nft, topology, "--backend=nftables")?;
+        shown_and_traced(&cluster)?;
+        let pod =
+            ["rules (nftables, table portcullis)", "TCP 80, from pods with app in (near,web)"];
+        expect(&cluster, "n2", "inspect pod shop/api", 0, &pod)?;
+        let handle = [" goto PORTCULLIS-DENY-IN-POLICY", "kernel: Denied by rule"];
+        expect(&cluster, "n2", "trace shop/stranger shop/api 80", 1, &handle)?;
+    }
+    Ok(())
 }
 
 #[test]

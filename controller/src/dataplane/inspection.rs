@@ -15,6 +15,8 @@ use super::Dataplane;
 use super::attachment::Attachment;
 use super::backend::iptables::{sets, text};
 use super::name::{self, ChainName, SetName};
+use super::nft_text;
+use super::options::Backend;
 use super::rule::{Is, Match, Rule, Side, Verdict};
 use super::set::{DesiredSet, Source};
 use super::words;
@@ -38,7 +40,8 @@ pub struct ChainText {
 /// A rule as it should be.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RuleText {
-    /// What follows `-A CHAIN` in the output of `iptables-save`.
+    /// What follows `-A CHAIN` in the output of `iptables-save`; with nftables, what `nft list` prints. An
+    /// element of a map of verdicts is a rule.
     pub rule: String,
     /// The effect of the rule, in words.
     pub words: String,
@@ -105,7 +108,7 @@ impl Dataplane {
                 break;
             }
             rules += chain.len();
-            part.push(self.chain_text(*name, chain, &|_| false, describe));
+            part.push(self.chain_text(family, *name, chain, &|_| false, describe));
         }
         part
     }
@@ -121,7 +124,9 @@ impl Dataplane {
         let chains = self.desired.tables.get(&family);
         let wanted = names.iter().filter_map(|name| ChainName::parse(name));
         let found = wanted.filter_map(|name| Some((name, chains?.get(&name)?)));
-        found.map(|(name, rules)| self.chain_text(name, rules, &|_| false, describe)).collect()
+        let text =
+            |name, rules: &[Rule]| self.chain_text(family, name, rules, &|_| false, describe);
+        found.map(|(name, rules)| text(name, rules)).collect()
     }
 
     /// The desired sets that follow `after`, as many as one part may have.
@@ -176,7 +181,7 @@ impl Dataplane {
                             waiting.push_back(next);
                         }
                     }
-                    let text = self.chain_text(name, rules, &concerns, describe);
+                    let text = self.chain_text(family, name, rules, &concerns, describe);
                     if !texts.iter().any(|known| known.name == text.name) {
                         texts.push(text);
                     }
@@ -191,18 +196,22 @@ impl Dataplane {
 
     fn chain_text(
         &self,
+        family: Family,
         name: ChainName,
         rules: &[Rule],
         concerns: &dyn Fn(&Rule) -> bool,
         describe: Describe<'_>,
     ) -> ChainText {
         let set = |name: SetName| words::set(name, self.desired.sets.get(&name), describe);
-        let rule = |rule: &Rule| RuleText {
-            rule: text::rule(rule),
-            words: words::rule(name, rule, &set),
-            concerns_pod: concerns(rule),
-        };
-        ChainText { name: name.to_string(), rules: rules.iter().map(rule).collect() }
+        let rules = rules.iter().flat_map(|rule| {
+            let texts = match self.options.backend {
+                Backend::Nftables => nft_text::rules(family, name, rule),
+                Backend::Auto | Backend::Iptables => vec![text::rule(rule)],
+            };
+            let (words, concerns_pod) = (words::rule(name, rule, &set), concerns(rule));
+            texts.into_iter().map(move |rule| RuleText { rule, words: words.clone(), concerns_pod })
+        });
+        ChainText { name: name.to_string(), rules: rules.collect() }
     }
 }
 

@@ -8,29 +8,44 @@ use policy_engine::id::digest;
 
 use super::applied::{AppliedSet, Elements, HookPlaces};
 use super::backend::Error;
-use super::backend::iptables::{Kernel, Place, counted_rules, hooks_of, sets};
-use super::name::SetName;
+use super::backend::iptables::{Kernel, Place, counted_rules, hooks_of, run_tool, sets};
+use super::backend::nftables::{self, TABLE};
+use super::name::{self, SetName};
 use super::rule::Hook;
 
-/// Reads the tables and sets of one place.
-pub struct KernelText(Kernel);
+/// How long `nft` may take: it prints a table of a full node in less than a second.
+const NFT_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// Our chains in the table of one family.
+/// Reads what one backend has written.
+pub struct KernelText(Source);
+
+enum Source {
+    /// The tables and sets of one place, by the tools of iptables and ipset.
+    Iptables(Kernel),
+    /// Our tables of nftables: rules by `nft`, hooks and sets by netlink.
+    Nftables,
+}
+
+/// Our chains in the tables of one family.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct TableText {
-    /// By name, with their rules in order.
+    /// By name, with their rules in order. Not yet those that are in `listings`.
     pub chains: BTreeMap<String, Vec<CountedRule>>,
     /// Where the rules are that send packets to our chains.
     pub hooks: BTreeMap<Hook, HookPlaces>,
+    /// Our tables of nftables, as `nft -j` lists them without the elements of sets.
+    pub listings: Vec<String>,
 }
 
-/// A rule as `iptables-save -c` prints it.
+/// A rule in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CountedRule {
-    /// What follows `-A CHAIN`.
+    /// What `iptables-save` prints behind `-A CHAIN`, or `nft list` for the rule.
     pub rule: String,
-    /// How many packets it has matched.
-    pub packets: u64,
+    /// Its number in its chain, from 1; with nftables, its handle.
+    pub number: usize,
+    /// How many packets it has matched; none if they are not counted.
+    pub packets: Option<u64>,
 }
 
 /// The members of a set in the kernel.
@@ -43,10 +58,22 @@ pub struct KernelSet {
 }
 
 impl KernelText {
-    /// A reader of this place.
+    /// A reader of this place of iptables.
     #[must_use]
     pub fn new(place: Place, lock_wait_seconds: u32) -> Self {
-        Self(Kernel::new(place, lock_wait_seconds))
+        Self(Source::Iptables(Kernel::new(place, lock_wait_seconds)))
+    }
+
+    /// A reader of our tables of nftables.
+    #[must_use]
+    pub fn nftables() -> Self {
+        Self(Source::Nftables)
+    }
+
+    /// Whether it reads nftables.
+    #[must_use]
+    pub fn is_nftables(&self) -> bool {
+        matches!(self.0, Source::Nftables)
     }
 
     /// Reads our chains and hooks of a family.
@@ -54,10 +81,28 @@ impl KernelText {
     /// # Errors
     /// When the tool fails, or what it prints is cut off.
     pub fn table(&self, family: Family) -> Result<TableText, Error> {
-        let Place { variant, table } = self.0.place;
-        let save = format!("{}-save", variant.command(family));
-        let dump = self.0.run(&save, &["-c", "-t", table.name()], "")?;
-        Ok(TableText { chains: counted_rules(&dump)?, hooks: hooks_of(&dump) })
+        match &self.0 {
+            Source::Iptables(kernel) => {
+                let Place { variant, table } = kernel.place;
+                let save = format!("{}-save", variant.command(family));
+                let dump = kernel.run(&save, &["-c", "-t", table.name()], "")?;
+                let (chains, hooks) = (counted_rules(&dump)?, hooks_of(&dump));
+                Ok(TableText { chains, hooks, listings: Vec::new() })
+            }
+            Source::Nftables => {
+                let displaced = nftables::Kernel::displaced_hooks(family, &Hook::ALL)?;
+                let place = |hook| displaced.get(&hook).cloned().unwrap_or_else(HookPlaces::first);
+                let hooks = Hook::ALL.map(|hook| (hook, place(hook))).into();
+                let known = nft(&["list", "tables"])?;
+                let listings = nftables::tables(family)
+                    .filter(|of| {
+                        known.lines().any(|line| line == format!("table {}", of.join(" ")))
+                    })
+                    .map(|[family, table]| nft(&["-j", "-t", "list", "table", family, table]));
+                let listings = listings.collect::<Result<_, _>>()?;
+                Ok(TableText { chains: BTreeMap::new(), hooks, listings })
+            }
+        }
     }
 
     /// Reads all our sets, by name.
@@ -65,18 +110,33 @@ impl KernelText {
     /// # Errors
     /// When the tool fails, or what it prints is cut off.
     pub fn sets(&self) -> Result<BTreeMap<String, KernelSet>, Error> {
-        let sets = self.0.read_sets()?;
+        let sets = match &self.0 {
+            Source::Iptables(kernel) => kernel.read_sets()?,
+            Source::Nftables => nftables::Kernel::read_sets()?,
+        };
         Ok(sets.iter().map(|(name, set)| (name.to_string(), KernelSet::new(set))).collect())
     }
 
-    /// What `ipset save` prints for one of our sets.
+    /// What `ipset save` or `nft -j list set` prints for one of our sets.
     ///
     /// # Errors
     /// When there is no such set, or the tool fails.
     pub fn save_set(&self, name: &str) -> Result<String, Error> {
-        let known = SetName::parse(name).map_or_else(String::new, |name| name.to_string());
-        self.0.run("ipset", &["save", &known], "")
+        let set = SetName::parse(name);
+        let known = set.map_or_else(String::new, |name| name.to_string());
+        match &self.0 {
+            Source::Iptables(kernel) => kernel.run("ipset", &["save", &known], ""),
+            Source::Nftables => {
+                let is_six = set.is_some_and(|set| name::family(set) == Family::V6);
+                let family = if is_six { "ip6" } else { "ip" };
+                nft(&["-j", "list", "set", family, TABLE, &known])
+            }
+        }
     }
+}
+
+fn nft(arguments: &[&str]) -> Result<String, Error> {
+    run_tool("nft", arguments, "", NFT_LIMIT)
 }
 
 impl KernelSet {

@@ -48,6 +48,7 @@ pub mod interfaces;
 pub mod kernel_text;
 pub mod name;
 pub mod netlink;
+pub mod nft_text;
 mod open;
 pub mod options;
 pub mod plan;
@@ -97,6 +98,8 @@ use self::waiting::Waiting;
 pub struct Dataplane {
     options: Options,
     kernel: Kernel,
+    /// Why it is this backend.
+    reason: String,
     families: Vec<Family>,
     attachments: Attachments,
     /// Whether these have changed since the last apply.
@@ -134,6 +137,12 @@ enum Extent {
 }
 
 impl Dataplane {
+    /// Why it is this backend, in a few words.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
     /// The variant of iptables that holds our rules; none if nftables does.
     #[must_use]
     pub fn variant(&self) -> Option<Variant> {

@@ -15,6 +15,7 @@ use super::feature::Feature;
 use super::options::{AcceptAction, Backend, IptablesVariant, Options};
 use super::preflight::{self, Facts, FamilyFacts, Finding};
 use super::refusals::{Refusals, Retries};
+use super::survey;
 use super::waiting::Waiting;
 
 /// The backend of a node, and why it is this one.
@@ -75,6 +76,7 @@ impl Dataplane {
         Ok(Self {
             options,
             kernel,
+            reason,
             families,
             attachments,
             attachments_changed: false,
@@ -163,6 +165,14 @@ fn choose(options: &Options) -> Result<Choice, Error> {
             if !probe::own_rules(&kernel, Family::V4).is_empty() {
                 return Ok(iptables(variant, "iptables holds rules of ours".to_owned()));
             }
+            if survey::kube_proxy_uses_nftables()
+                && probe::is_unused_by_others(options.lock_wait_seconds)
+                && nftables::probe(Family::V4).is_ok()
+            {
+                return Ok(nftables(
+                    "kube-proxy runs in nftables mode, and nothing uses iptables".to_owned(),
+                ));
+            }
             match probe::try_rules(&kernel, Family::V4) {
                 Ok(()) => Ok(iptables(variant, "iptables and ipset work".to_owned())),
                 Err(why) => match nftables::probe(Family::V4) {
@@ -180,8 +190,13 @@ fn choose(options: &Options) -> Result<Choice, Error> {
 #[must_use]
 pub fn preflight(options: &Options) -> Vec<Finding> {
     match choose(options) {
-        Ok(Choice { place: Place::Nftables, .. }) => preflight::judge(&nftables_facts(options)),
-        Ok(_) | Err(_) => preflight::judge(&probe::facts(variant(options), options)),
+        Ok(Choice { place: Place::Nftables, reason }) => {
+            preflight::judge(&Facts { reason, ..nftables_facts(options) })
+        }
+        Ok(Choice { place: Place::Iptables(_), reason }) => {
+            preflight::judge(&Facts { reason, ..probe::facts(variant(options), options) })
+        }
+        Err(_) => preflight::judge(&probe::facts(variant(options), options)),
     }
 }
 

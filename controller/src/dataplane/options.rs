@@ -119,6 +119,8 @@ pub enum TableName {
 impl TableName {
     /// Those of iptables.
     pub const BOTH: [Self; 2] = [Self::Mangle, Self::Filter];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Mangle, Self::Filter, Self::Own];
 
     /// The name, as iptables or nftables has it.
     #[must_use]
@@ -140,7 +142,8 @@ impl fmt::Display for TableName {
 /// What enforces policies.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Backend {
-    /// iptables where it works together with ipset, otherwise nftables.
+    /// iptables where it works together with ipset, otherwise nftables; nftables also where kube-proxy runs in
+    /// nftables mode and no other program has rules of iptables.
     Auto,
     /// iptables, with sets of ipset.
     Iptables,

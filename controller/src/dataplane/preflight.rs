@@ -55,6 +55,8 @@ pub struct Facts {
     pub is_nftables: bool,
     /// What rules are written with, once there is something.
     pub command: Option<&'static str>,
+    /// Why it is that; empty where nothing was chosen.
+    pub reason: String,
     /// By family.
     pub families: Vec<FamilyFacts>,
     /// Whether the kernel tracks connections.
@@ -99,7 +101,10 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
         });
     }
     if let Some(command) = facts.command {
-        let what = format!("rules go to {command}");
+        let what = match facts.reason.as_str() {
+            "" => format!("rules go to {command}"),
+            reason => format!("rules go to {command}: {reason}"),
+        };
         findings.push(finding(Severity::Info, &what, ""));
     } else {
         let what_to_do = "install iptables, and run as root or with CAP_NET_ADMIN";
@@ -168,6 +173,15 @@ mod tests {
 
     fn worst(facts: &Facts) -> Option<Severity> {
         judge(facts).into_iter().map(|finding| finding.severity).max()
+    }
+
+    #[test]
+    fn the_reason_for_a_backend_is_reported() {
+        let chosen = Facts { reason: "chosen by --backend".to_owned(), ..facts() };
+        let said = judge(&chosen).into_iter().map(|finding| finding.what);
+        assert!(
+            said.into_iter().any(|what| what == "rules go to iptables-nft: chosen by --backend")
+        );
     }
 
     #[test]

@@ -10,14 +10,14 @@ use crate::dataplane::kernel_text::CountedRule;
 /// A rule, and whether it is where it should be.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(super) struct ComparedRule {
-    /// Its number in the kernel's chain, from 1; none if it is missing.
+    /// Its number in the kernel's chain, from 1, or its handle with nftables; none if it is missing.
     pub number: Option<usize>,
-    /// What follows `-A CHAIN`.
+    /// What follows `-A CHAIN`, or what `nft list` prints.
     pub rule: String,
     /// The effect of the rule, in words; its text, if it should not be there.
     pub words: String,
-    /// How many packets it has matched.
-    pub packets: u64,
+    /// How many packets it has matched; none if the kernel does not count them.
+    pub packets: Option<u64>,
     /// Whether it should be there, and is.
     pub state: RuleState,
     /// Whether it can match a packet of the pod that was asked for.
@@ -45,7 +45,7 @@ pub(super) fn compare(desired: &[RuleText], kernel: Option<&[CountedRule]>) -> V
     // soon after.
     let is_prefix = kernel.len() > desired.len()
         && desired.iter().zip(kernel).all(|(desired, is)| desired.rule == is.rule);
-    let ends = kernel.get(desired.len()).is_some_and(|next| next.rule == "-j RETURN");
+    let ends = kernel.get(desired.len()).is_some_and(|next| is_return(&next.rule));
     let kernel = if is_prefix && ends { &kernel[..desired.len()] } else { kernel };
     let in_order = desired.iter().map(|rule| &rule.rule).eq(kernel.iter().map(|rule| &rule.rule));
     let mut places: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
@@ -56,10 +56,10 @@ pub(super) fn compare(desired: &[RuleText], kernel: Option<&[CountedRule]>) -> V
     for RuleText { rule, words, concerns_pod } in desired {
         let place = places.get_mut(rule.as_str()).and_then(Vec::pop);
         compared.push(ComparedRule {
-            number: place.map(|place| place + 1),
+            number: place.and_then(|place| kernel.get(place)).map(|rule| rule.number),
             rule: rule.clone(),
             words: words.clone(),
-            packets: place.and_then(|place| kernel.get(place)).map_or(0, |rule| rule.packets),
+            packets: place.and_then(|place| kernel.get(place)).and_then(|rule| rule.packets),
             state: if place.is_some() { RuleState::AsDesired } else { RuleState::Missing },
             concerns_pod: *concerns_pod,
         });
@@ -69,15 +69,15 @@ pub(super) fn compare(desired: &[RuleText], kernel: Option<&[CountedRule]>) -> V
     let complete =
         unexpected.is_empty() && compared.iter().all(|rule| rule.state == RuleState::AsDesired);
     if complete && !in_order {
-        for (index, rule) in compared.iter_mut().enumerate() {
-            if rule.number != Some(index + 1) {
+        for (rule, is) in compared.iter_mut().zip(kernel) {
+            if rule.rule != is.rule {
                 rule.state = RuleState::Misplaced;
             }
         }
     }
-    let rules = unexpected.into_iter().filter_map(|place| Some((place, kernel.get(place)?)));
-    compared.extend(rules.map(|(place, rule)| ComparedRule {
-        number: Some(place + 1),
+    let rules = unexpected.into_iter().filter_map(|place| kernel.get(place));
+    compared.extend(rules.map(|rule| ComparedRule {
+        number: Some(rule.number),
         rule: rule.rule.clone(),
         words: rule.rule.clone(),
         packets: rule.packets,
@@ -85,6 +85,11 @@ pub(super) fn compare(desired: &[RuleText], kernel: Option<&[CountedRule]>) -> V
         concerns_pod: true,
     }));
     compared
+}
+
+/// Whether a rule of either backend returns every packet.
+fn is_return(rule: &str) -> bool {
+    ["-j RETURN", "return"].contains(&rule)
 }
 
 impl ComparedRule {
@@ -117,7 +122,12 @@ mod tests {
             .collect();
         let kernel: Vec<CountedRule> = kernel
             .iter()
-            .map(|rule| CountedRule { rule: (*rule).to_owned(), packets: 1 })
+            .enumerate()
+            .map(|(index, rule)| CountedRule {
+                rule: (*rule).to_owned(),
+                number: index + 1,
+                packets: Some(1),
+            })
             .collect();
         let compared = compare(&desired, Some(&kernel));
         let found: Vec<_> = compared.iter().map(|rule| (rule.rule.as_str(), rule.state)).collect();
@@ -139,6 +149,7 @@ mod tests {
     fn old_rules_behind_new_ones_are_not_met_by_packets() {
         use RuleState::{AsDesired, Unexpected};
         check(&["a"], &["a", "-j RETURN", "old"], &[("a", AsDesired)]);
+        check(&["a"], &["a", "return", "old"], &[("a", AsDesired)]);
         check(&["a"], &["a", "old"], &[("a", AsDesired), ("old", Unexpected)]);
     }
 }

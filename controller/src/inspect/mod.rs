@@ -4,22 +4,26 @@
 //! ```text
 //! agent ─ socket ─► what should be there ┐
 //! iptables-save, ipset save ─► what is ──┴─► compare, trace ─► text or JSON
+//! nft -j list ────────────────────┘
 //! ```
 //!
 //! `trace` judges a packet by the text of the kernel's rules with `portcullis_interpreter`, which shares
 //! nothing with what renders rules.
 
 mod compare;
+mod nftables;
 mod pod;
 mod trace;
 mod verify;
 
+use std::error::Error as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use policy_engine::cidr::Family;
 use portcullis_crds::api::inspection::NodeFacts;
+use portcullis_interpreter::{ParseError, Tables};
 use serde::Serialize;
 
 pub use self::pod::run as pod;
@@ -53,15 +57,15 @@ impl<'a> Node<'a> {
         let Answer::Node(facts) = socket::ask(&args.lock_dir, &Question::Node)? else {
             bail!(OTHER_VERSION);
         };
-        let variant = match facts.variant.as_str() {
-            "legacy" => Variant::Legacy,
-            "nft" => Variant::Nft,
-            "nftables" => bail!(NFTABLES),
+        let table = TableName::ALL.into_iter().find(|table| table.name() == facts.table);
+        let table = table.context(OTHER_VERSION)?;
+        let iptables = |variant| KernelText::new(Place { variant, table }, args.xtables_wait);
+        let kernel = match facts.variant.as_str() {
+            "legacy" => iptables(Variant::Legacy),
+            "nft" => iptables(Variant::Nft),
+            "nftables" => KernelText::nftables(),
             _ => bail!(OTHER_VERSION),
         };
-        let table = TableName::BOTH.into_iter().find(|table| table.name() == facts.table);
-        let table = table.context(OTHER_VERSION)?;
-        let kernel = KernelText::new(Place { variant, table }, args.xtables_wait);
         Ok(Self { args, facts, table, kernel })
     }
 
@@ -78,7 +82,12 @@ impl<'a> Node<'a> {
     /// Reads the table of one family.
     fn table(&self, family: Family) -> Result<TableText> {
         let table = self.kernel.table(family);
-        table.with_context(|| format!("failed to read the {} rules", family.as_str()))
+        let mut table =
+            table.with_context(|| format!("failed to read the {} rules", family.as_str()))?;
+        if !table.listings.is_empty() {
+            table.chains = nftables::chains(&tables(Tables::parse_nftables(&table.listings))?);
+        }
+        Ok(table)
     }
 
     /// The rules that should send packets to our chains, and are not where they should be.
@@ -102,9 +111,13 @@ impl<'a> Node<'a> {
     }
 }
 
-/// What is to be said of an agent whose rules only `nft` prints.
-const NFTABLES: &str = "the agent enforces with nftables, which this command does not read yet; \
-     `nft list table ip portcullis` prints its rules";
+/// The tables that the interpreter has read, or what it does not understand in them.
+fn tables(read: Result<Tables, ParseError>) -> Result<Tables> {
+    read.map_err(|error| {
+        let problem = error.source().map(ToString::to_string).unwrap_or_default();
+        anyhow::anyhow!("the kernel has a rule that cannot be read: {error}: {problem}")
+    })
+}
 
 /// What is to be said of an agent that answers in another way.
 const OTHER_VERSION: &str = "the agent answers in an unknown way: it is of another version";

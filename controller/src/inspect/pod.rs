@@ -152,7 +152,10 @@ fn text(report: &PodReport) -> String {
         let _ = writeln!(text, "  {name}  (tier {tier}, {}{audit})", directions.join(" and "));
     }
     for (family, chains) in &report.chains {
-        let command = format!("iptables-{}", report.variant);
+        let command = match report.variant.as_str() {
+            "nftables" => "nftables".to_owned(),
+            variant => format!("iptables-{variant}"),
+        };
         let _ = writeln!(text, "{family} rules ({command}, table {}):", report.table);
         chains.iter().for_each(|chain| chain_text(chain, &mut text));
     }
@@ -188,14 +191,17 @@ fn chain_text(chain: &ComparedChain, text: &mut String) {
     let _ = writeln!(text, "  {}{missing}", chain.name);
     for rule in chain.rules.iter().filter(|rule| rule.concerns_pod) {
         let number = rule.number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-        let packets = if rule.packets == 1 { "packet" } else { "packets" };
+        let packets = match rule.packets {
+            None => String::new(),
+            Some(1) => " [1 packet]".to_owned(),
+            Some(packets) => format!(" [{packets} packets]"),
+        };
         let state = match rule.state {
             RuleState::AsDesired => "",
             RuleState::Missing => "  DIFFERS: missing in the kernel",
             RuleState::Unexpected => "  DIFFERS: not a rule of the agent",
             RuleState::Misplaced => "  DIFFERS: in another place",
         };
-        let _ =
-            writeln!(text, "    {number:>3}  {} [{} {packets}]{state}", rule.words, rule.packets);
+        let _ = writeln!(text, "    {number:>3}  {}{packets}{state}", rule.words);
     }
 }

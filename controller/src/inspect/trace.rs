@@ -2,7 +2,6 @@
 //! kernel, beside what the policies say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as _;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -16,6 +15,7 @@ use super::{NO, Node, OTHER_VERSION, YES, write};
 use crate::args::{TraceArgs, TraceProtocol};
 use crate::dataplane::kernel_text::TableText;
 use crate::dataplane::name;
+use crate::dataplane::rule::Hook;
 use crate::node::answers::{Answer, FlowFacts, ProtocolName, Question, Said, SideFacts};
 
 /// The exit code when the kernel does other than the policies say.
@@ -56,6 +56,7 @@ struct Way {
 #[derive(Clone, Debug, Serialize)]
 struct Step {
     chain: String,
+    /// Its number in the chain, from 1; with nftables, its handle.
     number: usize,
     rule: String,
     /// The effect of the rule, in words; none if it is not a rule of the agent.
@@ -137,15 +138,14 @@ fn way(
     let table = node.table(family)?;
     let displaced = node.displaced(family, &table);
     notes.extend(displaced.iter().map(ToString::to_string));
-    let to_node = destination.is_this_node;
-    let first = if to_node { name::INPUT } else { name::FORWARD }.to_string();
-    let is_reached = table.chains.contains_key(&first)
-        && !displaced.iter().any(|hook| hook.is_missing() && hook.hook.target().to_string() == first)
+    let hook = if destination.is_this_node { Hook::Input } else { Hook::Forward };
+    let is_reached = table.chains.contains_key(&hook.target().to_string())
+        && !displaced.iter().any(|other| other.is_missing() && other.hook == hook)
         // What the node itself sends comes by no rule of ours.
         && !source.is_this_node;
     let judgement = if is_reached {
         let packet = packet(&source, &destination, port);
-        Some(judge(node, &table, &first, &packet)?)
+        Some(judge(node, &table, hook, &packet)?)
     } else {
         notes.push(format!(
             "no {} packet of this kind comes to the rules of the agent",
@@ -208,22 +208,25 @@ fn packet(
 }
 
 /// Judges a packet. Only the sets that it meets are read: a node can have large ones.
-fn judge(node: &Node<'_>, table: &TableText, first: &str, packet: &Packet) -> Result<Judgement> {
-    let save = table.save(&node.facts.table);
-    let tables = Tables::parse(&save).map_err(|error| {
-        let problem = error.source().map(ToString::to_string).unwrap_or_default();
-        anyhow::anyhow!("the kernel has a rule that cannot be read: {error}: {problem}")
-    })?;
-    let (mut saved, mut known) = (String::new(), BTreeSet::new());
+fn judge(node: &Node<'_>, table: &TableText, hook: Hook, packet: &Packet) -> Result<Judgement> {
+    let is_nftables = node.kernel.is_nftables();
+    let (tables, first) = if is_nftables {
+        (Tables::parse_nftables(&table.listings), hook.chain().to_owned())
+    } else {
+        (Tables::parse(&table.save(&node.facts.table)), hook.target().to_string())
+    };
+    let tables = super::tables(tables)?;
+    let (mut sets, mut known) = (Sets::default(), BTreeSet::new());
     loop {
-        let sets = Sets::parse(&saved).context("the kernel has a set that cannot be read")?;
-        match tables.judge(&sets, first, packet) {
+        match tables.judge(&sets, &first, packet) {
             Ok(judgement) => return Ok(judgement),
             Err(JudgeError::Rule { reason: Unanswerable::NoSet(name), .. })
                 if known.insert(name.clone()) =>
             {
                 let set = node.kernel.save_set(&name);
-                saved += &set.with_context(|| format!("failed to read the set {name}"))?;
+                let set = set.with_context(|| format!("failed to read the set {name}"))?;
+                let read = if is_nftables { sets.add_nftables(&set) } else { sets.add(&set) };
+                read.context("the kernel has a set that cannot be read")?;
             }
             Err(error) => {
                 return Err(error).context("the path of the packet through the rules is not known");
@@ -239,7 +242,8 @@ fn steps(
     table: &TableText,
     judgement: &Judgement,
 ) -> Result<Vec<Step>> {
-    let names: BTreeSet<String> = judgement.path.iter().map(|hit| hit.chain.clone()).collect();
+    let own = || judgement.path.iter().filter(|hit| hit.chain.starts_with(name::PREFIX));
+    let names: BTreeSet<String> = own().map(|hit| hit.chain.clone()).collect();
     let question = Question::NamedChains {
         family: family.as_str().to_owned(),
         names: names.into_iter().collect(),
@@ -252,14 +256,15 @@ fn steps(
             rules.map(|rule| ((chain.name.as_str(), rule.rule.as_str()), rule.words.as_str()))
         })
         .collect();
-    let steps = judgement.path.iter().map(|hit| {
+    let steps = own().map(|hit| {
         let rules = table.chains.get(&hit.chain);
         let rule = rules.and_then(|rules| rules.get(hit.rule - 1));
+        let number = rule.map_or(hit.rule, |rule| rule.number);
         let rule = rule.map(|rule| rule.rule.clone()).unwrap_or_default();
         Step {
             words: words.get(&(hit.chain.as_str(), rule.as_str())).map(|words| (*words).to_owned()),
             chain: hit.chain.clone(),
-            number: hit.rule,
+            number,
             rule,
         }
     });
@@ -268,7 +273,11 @@ fn steps(
 
 /// The rule that decides: the one that leads to a chain of denials, or the last one that matched.
 fn decisive(steps: &[Step], is_allowed: bool) -> Option<Step> {
-    let denies = |step: &&Step| step.chain.starts_with("PORTCULLIS-DENY-");
+    let denies = |step: &&Step| {
+        ["PORTCULLIS-DENY-", "PORTCULLIS-BRIDGE-DENY-"]
+            .iter()
+            .any(|beginning| step.chain.starts_with(beginning))
+    };
     let last = match steps.iter().position(|step| denies(&step)) {
         Some(first) if !is_allowed => first.checked_sub(1).and_then(|index| steps.get(index)),
         _ => steps.last(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -157,7 +158,7 @@ impl<'a> Pods<'a> {
     fn in_rule(&self, rule: &str) -> Vec<String> {
         let words: Vec<&str> = rule.split(' ').collect();
         let address = words.windows(2).find_map(|pair| match pair {
-            ["-s" | "-d", network] => host(network),
+            ["-s" | "-d" | "saddr" | "daddr", network] => host(network),
             _ => None,
         });
         let pod = address.and_then(|address| self.by_address.get(&address));
@@ -190,13 +191,15 @@ impl<'a> Pods<'a> {
 
 /// The address, if the network is one.
 fn host(network: &str) -> Option<String> {
-    let network: IpNet = network.parse().ok()?;
+    let address = network.parse::<IpAddr>().map(IpNet::from);
+    let network: IpNet = address.or_else(|_| network.parse()).ok()?;
     let is_host = network.prefix_len() == network.max_prefix_len();
     is_host.then(|| network.addr().to_string())
 }
 
 fn target(rule: &str) -> Option<&str> {
-    let mut words = rule.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g"));
+    let mut words =
+        rule.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g" | "jump" | "goto"));
     words.nth(1)
 }
 
@@ -261,6 +264,8 @@ mod tests {
         assert_eq!(pods.of("P"), ["a/one"]);
         assert_eq!(pods.of("DENY"), ["a/one", "a/two"]);
         assert_eq!(pods.of("ROOT"), ["a/one", "a/two"], "every packet meets it");
-        assert_eq!(pods.in_rule("-s 10.0.0.2/32 -g R"), ["a/two"]);
+        for rule in ["-s 10.0.0.2/32 -g R", "ip saddr 10.0.0.2 goto R"] {
+            assert_eq!((pods.in_rule(rule), target(rule)), (vec!["a/two".to_owned()], Some("R")));
+        }
     }
 }

@@ -55,7 +55,7 @@ fn every_shape_of_rule_reads_back_from_nftables_as_it_was_written() {
         for text in ["@PORTCULLIS-4a", "vmap {", "ct status ! dnat", "sctp chunk init"] {
             assert!(printed[0].contains(text), "{text}: {}", printed[0]);
         }
-        for text in ["iifname vmap {", "oifname vmap {"] {
+        for text in ["iifname vmap { \"veth", "oifname vmap { \"veth"] {
             assert!(printed[2].contains(text), "{text}: {}", printed[2]);
         }
         assert!(printed[3].contains("meta protocol ip6 jump"), "{}", printed[3]);
@@ -130,6 +130,26 @@ fn without_the_tools_of_iptables_nftables_is_chosen() {
     let options = Options { accept: AcceptAction::Accept, ..options() };
     let opened = node.enter(|| Dataplane::open(options).unwrap());
     assert_eq!(opened.families(), Family::BOTH);
+}
+
+#[test]
+fn nftables_is_chosen_beside_kube_proxy_in_nftables_mode_unless_iptables_is_used() {
+    let chosen = |commands: &str| {
+        let node = Netns::new();
+        node.sh(commands);
+        let variant = node.enter(|| Dataplane::open(Options::default()).unwrap().variant());
+        variant.map_or("nftables", |_| "iptables")
+    };
+    let kube_proxy = "nft add table ip kube-proxy";
+    // What the kubelet makes wherever it finds iptables.
+    let kubelet = "iptables-nft -t mangle -N KUBE-IPTABLES-HINT";
+    assert_eq!(chosen(kube_proxy), "nftables");
+    assert_eq!(chosen(&format!("{kube_proxy}; {kubelet}")), "nftables");
+    assert_eq!(chosen(&format!("{kube_proxy}; iptables-nft -A FORWARD -j ACCEPT")), "iptables");
+    let legacy = "iptables-legacy -t nat -A POSTROUTING -j MASQUERADE";
+    assert_eq!(chosen(&format!("{kube_proxy}; {legacy}")), "iptables");
+    assert_eq!(chosen("nft add table inet kube-proxy"), "iptables");
+    assert_eq!(chosen("true"), "iptables");
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub struct Verification {
 pub struct NodeFacts {
     /// The name of the node.
     pub node: String,
-    /// `legacy` or `nft`.
+    /// `legacy` or `nft`, or `nftables` where no iptables is used.
     pub variant: String,
     /// The table that has the chains.
     pub table: String,

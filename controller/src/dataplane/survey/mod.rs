@@ -71,6 +71,12 @@ pub(super) fn survey(variant: Option<Variant>, lock_wait_seconds: u32, pods: &[I
     facts
 }
 
+/// Whether kube-proxy runs in its nftables mode: it has a table of its own then.
+pub(super) fn kube_proxy_uses_nftables() -> bool {
+    let is_its = |table: &NftTable| table.family.is_some() && table.name == "kube-proxy";
+    nft_tables().is_ok_and(|tables| tables.iter().any(is_its))
+}
+
 /// The filter table, without the rules of other chains than FORWARD; `None` where there is none.
 fn filter_table(
     kernel: &Kernel,

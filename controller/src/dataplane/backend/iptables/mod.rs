@@ -27,5 +27,6 @@ pub mod text;
 pub mod variant;
 
 pub(in crate::dataplane) use self::kernel::Kernel;
+pub(in crate::dataplane) use self::process::run as run_tool;
 pub(in crate::dataplane) use self::read::{counted_rules, hooks_of};
 pub use self::variant::{Place, Variant};

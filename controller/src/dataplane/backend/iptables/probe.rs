@@ -34,24 +34,36 @@ const INTERFACE: InterfaceName = InterfaceName::LOOPBACK;
 /// Of the thread, not the process: tests run threads in network namespaces of their own.
 const PROC_NET: &str = "/proc/thread-self/net";
 
+/// What is in the tables of a variant; none if it is not installed.
+fn evidence(variant: Variant, lock_wait_seconds: u32) -> Result<Option<Evidence>, Error> {
+    let kernel = tools(variant, lock_wait_seconds);
+    if !kernel.installed(Family::V4) {
+        return Ok(None);
+    }
+    let mut evidence = Evidence::default();
+    for family in [Family::V4, Family::V6] {
+        if kernel.may_have_tables(family) && kernel.installed(family) {
+            let save = format!("{}-save", variant.command(family));
+            let found = Evidence::count(&kernel.run(&save, &[], "")?);
+            evidence.kube_chains += found.kube_chains;
+            evidence.rules += found.rules;
+        }
+    }
+    Ok(Some(evidence))
+}
+
+/// Whether no other program has rules in either variant. The kubelet makes chains without rules.
+pub(in crate::dataplane) fn is_unused_by_others(lock_wait_seconds: u32) -> bool {
+    let has_none = |variant| {
+        evidence(variant, lock_wait_seconds)
+            .is_ok_and(|found| found.is_none_or(|found| found.rules == 0))
+    };
+    Variant::BOTH.into_iter().all(has_none)
+}
+
 /// The variant to use on this node.
 pub(in crate::dataplane) fn choose_variant(lock_wait_seconds: u32) -> Result<Variant, Error> {
-    let evidence = |variant| {
-        let kernel = tools(variant, lock_wait_seconds);
-        if !kernel.installed(Family::V4) {
-            return Ok(None);
-        }
-        let mut evidence = Evidence::default();
-        for family in [Family::V4, Family::V6] {
-            if kernel.may_have_tables(family) && kernel.installed(family) {
-                let save = format!("{}-save", variant.command(family));
-                let found = Evidence::count(&kernel.run(&save, &[], "")?);
-                evidence.kube_chains += found.kube_chains;
-                evidence.rules += found.rules;
-            }
-        }
-        Ok::<_, Error>(Some(evidence))
-    };
+    let evidence = |variant| evidence(variant, lock_wait_seconds);
     let any = tools(Variant::Nft, lock_wait_seconds);
     let default = any.run("iptables", &["--version"], "").ok();
     let default = default.as_deref().map(Variant::of_version);

@@ -15,7 +15,7 @@ use crate::dataplane::backend::error::Error;
 ///
 /// # Errors
 /// When it does not start, does not end within `limit`, or ends with another code than 0.
-pub(super) fn run(
+pub(in crate::dataplane) fn run(
     program: &str,
     arguments: &[&str],
     input: &str,

@@ -166,7 +166,8 @@ pub(in crate::dataplane) fn counted_rules(
         let Some(rules) = chains.get_mut(chain) else { continue };
         let counters = counters.split_once(':').and_then(|(packets, bytes)| read(packets, bytes));
         let Counts { packets, .. } = counters.ok_or_else(|| unknown("iptables-save", line))?;
-        rules.push(CountedRule { rule: text::normalise(rule), packets });
+        let (rule, number) = (text::normalise(rule), rules.len() + 1);
+        rules.push(CountedRule { rule, number, packets: Some(packets) });
     }
     Ok(chains)
 }
@@ -251,7 +252,8 @@ mod tests {
             :PORTCULLIS-JUDGE - [0:0]\n[1:60] -A FORWARD -j DOCKER\n\
             [3:180] -A FORWARD -j PORTCULLIS-FORWARD\n\
             [2:120] -A PORTCULLIS-FORWARD -p 58 -g PORTCULLIS-JUDGE\nCOMMIT\n";
-        let rule = CountedRule { rule: "-p ipv6-icmp -g PORTCULLIS-JUDGE".to_owned(), packets: 2 };
+        let rule = "-p ipv6-icmp -g PORTCULLIS-JUDGE".to_owned();
+        let rule = CountedRule { rule, number: 1, packets: Some(2) };
         let chains = [(name::FORWARD.to_string(), vec![rule]), (name::JUDGE.to_string(), vec![])];
         assert_eq!(counted_rules(dump).unwrap(), BTreeMap::from(chains));
         let forward = &hooks_of(dump)[&Hook::Forward];

@@ -14,6 +14,13 @@ use crate::dataplane::rule::Hook;
 /// The name of our table in each family.
 pub const TABLE: &str = "portcullis";
 
+/// Our tables for packets of one family, as `nft` names them.
+pub fn tables(family: Family) -> impl Iterator<Item = [&'static str; 2]> {
+    let ip = if family == Family::V4 { "ip" } else { "ip6" };
+    let own = Writer::of(family);
+    [["bridge", own.of_bridge().table()], [ip, own.table()]].into_iter()
+}
+
 /// Packets are judged after `mangle` of others would be, and before `filter`. A drop is final, wherever
 /// it happens, so an accept of others does not let a packet past our rules.
 const PRIORITY: i32 = -150;
