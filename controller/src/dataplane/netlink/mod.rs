@@ -14,7 +14,7 @@ pub(super) mod request;
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NetlinkMessage, NetlinkSerializable};
 use nix::errno::Errno;
@@ -71,7 +71,13 @@ impl Socket {
         self.netlink.send(&bytes, 0).map(drop)
     }
 
-    /// Waits until there is something to receive; whether there is.
+    /// Waits until there is something to receive, but not after `end`; whether there is. A wait that a signal
+    /// interrupts goes on.
+    fn wait_until(&self, end: Instant) -> io::Result<bool> {
+        until(end, |left| self.wait(left))
+    }
+
+    /// Waits until there is something to receive; whether there is. A signal ends the wait.
     ///
     /// # Errors
     /// When the kernel cannot wait.
@@ -101,5 +107,36 @@ impl Socket {
                 _ => Err(error),
             },
         }
+    }
+}
+
+/// Calls `wait` with the time that is left until `end`, until it is over or something is there.
+fn until(end: Instant, mut wait: impl FnMut(Duration) -> io::Result<bool>) -> io::Result<bool> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if wait(left)? {
+            return Ok(true);
+        }
+        if left.is_zero() {
+            return Ok(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_is_interrupted_goes_on_until_its_end() {
+        let end = Instant::now() + Duration::from_mins(1);
+        let mut interruptions = 3;
+        let found = until(end, |left| {
+            assert!(left > Duration::from_secs(30));
+            interruptions -= 1;
+            Ok(interruptions == 0)
+        });
+        assert!(found.unwrap() && interruptions == 0);
+        assert!(!until(Instant::now(), |_| Ok(false)).unwrap());
     }
 }

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
@@ -108,11 +108,11 @@ impl Connection {
     /// Reads the answers to the transaction whose first message, its beginning, has this number.
     fn answers(&mut self, first: u32, last: usize) -> io::Result<Vec<Refusal>> {
         let (mut refusals, mut is_acknowledged) = (Vec::new(), false);
+        let end = Instant::now() + ANSWER_LIMIT;
         loop {
-            // All answers are there; without any, the kernel is asked no more.
+            // All answers are there at once. So after the first one, the wait is over.
             let is_over = is_acknowledged || !refusals.is_empty();
-            let limit = if is_over { Duration::ZERO } else { ANSWER_LIMIT };
-            if !self.socket.wait(limit)? {
+            if !self.socket.wait_until(if is_over { Instant::now() } else { end })? {
                 break;
             }
             let datagram = match self.socket.receive()? {
@@ -170,34 +170,20 @@ impl Connection {
         let own = self.socket.sequence;
         self.socket.netlink.send(&bytes, 0)?;
         let (mut listed, mut is_whole) = (Vec::new(), true);
-        loop {
-            if !self.socket.wait(ANSWER_LIMIT)? {
-                return Err(io::ErrorKind::TimedOut.into());
+        self.socket.each_answer(Instant::now() + ANSWER_LIMIT, |message| {
+            if message.sequence_number() != own {
+                return Ok(false);
             }
-            let datagram = match self.socket.receive()? {
-                Received::Nothing => continue,
-                Received::Overrun => return Err(Errno::ENOBUFS.into()),
-                Received::Datagram(datagram) => datagram,
-            };
-            for message in Messages::of(datagram) {
-                let message = message?;
-                if message.sequence_number() != own {
-                    continue;
-                }
-                is_whole &= message.flags() & NLM_F_DUMP_INTR == 0;
-                match message.message_type() {
-                    NLMSG_DONE => return Ok(is_whole.then_some(listed)),
-                    NLMSG_ERROR => match error(&message)? {
-                        Some(errno) => return Err(errno.into()),
-                        None => return Ok(is_whole.then_some(listed)),
-                    },
-                    _ => {
-                        let attributes = message.payload().get(FAMILY_BYTES..).unwrap_or_default();
-                        listed.push(attributes.to_vec());
-                    }
-                }
+            is_whole &= message.flags() & NLM_F_DUMP_INTR == 0;
+            match message.message_type() {
+                NLMSG_DONE => return Ok(true),
+                NLMSG_ERROR => return error(&message)?.map_or(Ok(true), |errno| Err(errno.into())),
+                _ => {}
             }
-        }
+            listed.push(message.payload().get(FAMILY_BYTES..).unwrap_or_default().to_vec());
+            Ok(false)
+        })?;
+        Ok(is_whole.then_some(listed))
     }
 
     /// Appends a message with the next number.

@@ -44,25 +44,52 @@ impl Socket {
         let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
         message.finalize();
         self.send(&message)?;
-        let end = Instant::now() + ANSWER_LIMIT;
+        let sequence = self.sequence;
         let (mut answers, mut unreadable) = (Vec::new(), 0);
+        self.each_answer(Instant::now() + ANSWER_LIMIT, |message| {
+            if message.sequence_number() != sequence {
+                return Ok(false);
+            }
+            let is_last = message.flags() & NLM_F_MULTIPART == 0;
+            let message = message.into_inner();
+            match NetlinkMessage::<M>::deserialize(message).map(|message| message.payload) {
+                Ok(NetlinkPayload::Done(_)) => return Ok(true),
+                Ok(NetlinkPayload::Error(error)) if error.code.is_some() => {
+                    return Err(error.to_io());
+                }
+                Ok(NetlinkPayload::InnerMessage(answer)) => answers.push(answer),
+                Ok(_) => {}
+                Err(_) => unreadable += 1,
+            }
+            Ok(is_last)
+        })?;
+        self.unreadable += unreadable;
+        Ok(answers)
+    }
+
+    /// Receives messages until `is_last` says that one was the last.
+    ///
+    /// # Errors
+    /// That of `is_last`, and when messages are lost or the last one has not come until `end`.
+    pub(super) fn each_answer(
+        &mut self,
+        end: Instant,
+        mut is_last: impl FnMut(NetlinkBuffer<&[u8]>) -> io::Result<bool>,
+    ) -> io::Result<()> {
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if !self.wait_until(end)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            self.wait(left)?;
-            let sequence = self.sequence;
-            let is_last = match self.receive()? {
-                Received::Nothing => false,
+            match self.receive()? {
+                Received::Nothing => {}
                 Received::Overrun => return Err(nix::errno::Errno::ENOBUFS.into()),
                 Received::Datagram(datagram) => {
-                    collect(datagram, sequence, &mut answers, &mut unreadable)?
+                    for message in Messages::of(datagram) {
+                        if is_last(message?)? {
+                            return Ok(());
+                        }
+                    }
                 }
-            };
-            if is_last {
-                self.unreadable += unreadable;
-                return Ok(answers);
             }
         }
     }
@@ -102,33 +129,4 @@ impl<'a> Iterator for Messages<'a> {
         }
         Some(message.ok_or_else(|| io::ErrorKind::InvalidData.into()))
     }
-}
-
-/// Takes the answers out of one datagram; gives whether it was the last one.
-fn collect<M: NetlinkDeserializable>(
-    datagram: &[u8],
-    sequence: u32,
-    answers: &mut Vec<M>,
-    unreadable: &mut usize,
-) -> io::Result<bool> {
-    let mut is_last = !datagram.is_empty();
-    for message in Messages::of(datagram) {
-        let message = message?;
-        let is_answer = message.sequence_number() == sequence;
-        is_last = is_answer && message.flags() & NLM_F_MULTIPART == 0;
-        if !is_answer {
-            continue;
-        }
-        let message = message.into_inner();
-        match NetlinkMessage::<M>::deserialize(message).map(|message| message.payload) {
-            Ok(NetlinkPayload::Done(_)) => return Ok(true),
-            Ok(NetlinkPayload::Error(error)) if error.code.is_some() => {
-                return Err(error.to_io());
-            }
-            Ok(NetlinkPayload::InnerMessage(answer)) => answers.push(answer),
-            Ok(_) => {}
-            Err(_) => *unreadable += 1,
-        }
-    }
-    Ok(is_last)
 }
