@@ -13,6 +13,7 @@ use policy_engine::flow::Traffic;
 use policy_engine::port::Protocol;
 use portcullis_whatif::output::words;
 
+use super::Backend;
 use super::ink::Ink;
 use super::picture::wrap;
 use super::scene::Scene;
@@ -131,6 +132,9 @@ fn near_miss(miss: &NearMiss, asked: Traffic) -> String {
 
 /// How much of the first node's tables and sets is ours.
 fn rules(stage: &Stage) -> Result<String> {
+    if stage.backend == Backend::Nftables {
+        return nftables(stage);
+    }
     let lab = &stage.cluster.lab;
     let node = lab.nodes().next().context("a lab has nodes")?;
     let mut parts = Vec::new();
@@ -147,4 +151,19 @@ fn rules(stage: &Stage) -> Result<String> {
     let (sets, members) = (begin(format!("create {OURS}")), begin(format!("add {OURS}")));
     let rules = parts.join(", ");
     Ok(format!("Rules of {}: {rules}; {sets} ipsets with {members} members.", node.name()))
+}
+
+/// How much our tables of nftables on the first node hold.
+fn nftables(stage: &Stage) -> Result<String> {
+    let node = stage.cluster.lab.nodes().next().context("a lab has nodes")?;
+    let mut parts = Vec::new();
+    for (family, table) in [(Family::V4, "ip portcullis"), (Family::V6, "ip6 portcullis")] {
+        let listed = node.netns().shell(&format!("nft list table {table}"))?;
+        let count = |begin: &str| listed.lines().filter(|line| line.starts_with(begin)).count();
+        let rules = listed.lines().filter(|line| line.contains(" comment \"")).count();
+        let (chains, sets) = (count("\tchain "), count(&format!("\tset {OURS}")));
+        parts
+            .push(format!("{} {rules} rules in {chains} chains, {sets} sets", family_name(family)));
+    }
+    Ok(format!("Rules of {}: {}.", node.name(), parts.join("; ")))
 }

@@ -51,6 +51,9 @@ pub struct Args {
     /// The kernel interface behind iptables, for lab and agents.
     #[arg(long, value_enum, default_value = "nft")]
     pub iptables: Iptables,
+    /// What the agents enforce with.
+    #[arg(long, value_enum, default_value = "iptables")]
+    pub backend: Backend,
     /// How pods hang on their node: on a bridge (flannel, kubenet), or each by a route (Calico).
     #[arg(long, value_enum, default_value = "bridge")]
     pub topology: Topology,
@@ -66,6 +69,25 @@ pub enum Iptables {
     Legacy,
     /// `iptables-nft`.
     Nft,
+}
+
+/// The choices of `--backend`.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backend {
+    /// iptables and ipset.
+    Iptables,
+    /// Tables of nftables, without iptables and ipset.
+    Nftables,
+}
+
+impl Backend {
+    /// The flag of the agents.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Iptables => "--backend=iptables",
+            Self::Nftables => "--backend=nftables",
+        }
+    }
 }
 
 /// The choices of `--topology`.
@@ -128,9 +150,10 @@ fn show(args: &Args, interrupt: &Interrupt, out: &mut impl Write) -> Result<()> 
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty()),
     );
     let (mut scene, policies) = scene::load()?;
-    let stage = Stage::build(&scene, args.topology.into(), args.iptables.into(), interrupt)?;
+    let lab = (args.topology.into(), args.iptables.into());
+    let stage = Stage::build(&scene, lab, args.backend, interrupt)?;
     let picture = Picture::new(&scene, ink);
-    write!(out, "{}", picture.opening(args.topology, args.iptables, started.elapsed()))?;
+    write!(out, "{}", picture.opening(args, started.elapsed()))?;
 
     let show = Show { picture, stage: &stage, interrupt };
     let mut before = show.step(out, &scene, None, None)?;
@@ -194,7 +217,7 @@ mod tests {
         let interrupt = Interrupt::watch()?;
         let (topology, iptables) =
             (portcullis_lab::Topology::Bridge, portcullis_lab::IptablesVariant::Nft);
-        let stage = Stage::build(&scene, topology, iptables, &interrupt)?;
+        let stage = Stage::build(&scene, (topology, iptables), Backend::Iptables, &interrupt)?;
         let picture = Picture::new(&scene, Ink::new(false));
         let show = Show { picture, stage: &stage, interrupt: &interrupt };
         scene.apply(policies.first().context("there are policies")?);

@@ -18,7 +18,7 @@ use super::ink::Ink;
 use super::scene::{Party, PolicyFile, Scene};
 use super::stage::Applied;
 use super::table::{Cell, Measured, Reading, Table};
-use super::{Iptables, Topology, millis};
+use super::{Args, Backend, Iptables, Topology, millis};
 
 const OPEN: &str = "●";
 const CLOSED: &str = "·";
@@ -65,21 +65,22 @@ impl Picture {
     }
 
     /// What there is to see, and how to read it.
-    pub(super) fn opening(&self, topology: Topology, iptables: Iptables, took: Duration) -> String {
-        let topology = match topology {
+    pub(super) fn opening(&self, args: &Args, took: Duration) -> String {
+        let topology = match args.topology {
             Topology::Bridge => "bridge",
             Topology::Routed => "routed",
         };
-        let iptables = match iptables {
-            Iptables::Legacy => "iptables-legacy",
-            Iptables::Nft => "iptables-nft",
+        let backend = match (args.backend, args.iptables) {
+            (Backend::Nftables, _) => "nftables",
+            (Backend::Iptables, Iptables::Legacy) => "iptables-legacy",
+            (Backend::Iptables, Iptables::Nft) => "iptables-nft",
         };
         let pods: usize = self.nodes.values().map(Vec::len).sum();
         let nodes = self.nodes.len();
         let title = format!("A shop: {pods} pods on {nodes} nodes, a Portcullis agent on each");
         let seconds = took.as_secs_f64();
         let mut text =
-            format!("{} ({topology}, {iptables}, up in {seconds:.1} s)\n", self.ink.bold(&title));
+            format!("{} ({topology}, {backend}, up in {seconds:.1} s)\n", self.ink.bold(&title));
         for (node, pods) in &self.nodes {
             let _ = writeln!(text, "  {node}  {}", pods.join("  "));
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use policy_engine::port::Protocol;
 
+use super::Backend;
 use super::interrupt::{Interrupt, PATIENCE};
 use super::scene::{Party, PolicyFile, Scene};
 use super::table::{Cell, Measured, Reading, Table};
@@ -26,6 +27,7 @@ const DONE: &str = "all that the source said so far is enforced";
 /// The running cluster. Dropping it ends everything.
 pub(super) struct Stage {
     pub(super) cluster: Cluster,
+    pub(super) backend: Backend,
 }
 
 /// How long each node took from the file to the kernel.
@@ -35,20 +37,20 @@ impl Stage {
     /// Builds the lab, starts the agents and waits until they enforce.
     pub(super) fn build(
         scene: &Scene,
-        topology: Topology,
-        iptables: IptablesVariant,
+        (topology, iptables): (Topology, IptablesVariant),
+        backend: Backend,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let lab = Lab::builder().topology(topology).iptables(iptables).families(Families::Dual);
         // The pods see the address of the host outside, as the engine is told.
         let lab = lab.direct_internet(true).pods(scene.parties.iter().filter_map(pod)).build()?;
         interrupt.check()?;
-        let mut cluster = Cluster::new(lab, &[])?;
+        let mut cluster = Cluster::new(lab, &[backend.flag()])?;
         for manifest in &scene.manifests {
             cluster.write(&file(&manifest.object), &manifest.text())?;
         }
         cluster.start_agents()?;
-        Ok(Self { cluster })
+        Ok(Self { cluster, backend })
     }
 
     /// Puts a policy file into the watched directory and waits for every agent.

@@ -92,6 +92,11 @@ fn every_cell_agrees_on_routes_with_legacy() -> Result<()> {
     check_agrees(&["--topology=routed", "--iptables=legacy"])
 }
 
+#[test]
+fn every_cell_agrees_with_nftables() -> Result<()> {
+    check_agrees(&["--backend=nftables"])
+}
+
 fn check_interrupted(signal: Signal, arguments: &[&str]) -> Result<()> {
     let mut demo = Demo::start(arguments)?;
     let mut lines = demo.output()?;
