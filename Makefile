@@ -22,9 +22,9 @@ build: setup ## Build the agent
 	$(CARGO) build --release --package portcullis-controller
 
 .PHONY: demo
-demo: setup ## Show packets obeying policies: three nodes, twelve pods, real connections
+demo: setup ## Show packets obeying policies: three nodes, twelve pods, real connections; BACKEND=nftables
 	$(CARGO) build --quiet --package portcullis-controller --package portcullis-demo --bins
-	@$(SUDO) target/debug/demo
+	@$(SUDO) target/debug/demo $(BACKEND:%=--backend=%)
 
 .PHONY: test
 test: ## Run every check and test, as CI does
@@ -35,7 +35,7 @@ test: ## Run every check and test, as CI does
 test-nftables: setup ## Run the suites on packets with the nftables backend
 	$(CARGO) build --quiet --workspace --bin portcullis
 	$(SUDO) PORTCULLIS_BACKEND=nftables $(CARGO) test --quiet --package portcullis-tests \
-	    --test kernel --test attacks --test denials -- nft ipv
+	    --test kernel --test attacks --test denials --test inspect --test rendered -- nft ipv
 
 .PHONY: cluster
 cluster: ## Start a throwaway cluster of two real nodes with Portcullis; ARGS='--cni ptp --families ipv6', ARGS=--help
@@ -81,6 +81,11 @@ bench: setup ## Measure the engine, the agent, the dataplane and a cluster of th
 bench-packets: setup ## Measure what a packet costs, beside a lone conntrack rule; PORTCULLIS_OTHER=PATH adds another agent
 	$(CARGO) build --release --quiet --workspace --bins
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench packets
+
+.PHONY: bench-backends
+bench-backends: setup ## Measure what changes take with iptables and with nftables, side by side
+	$(SUDO) PORTCULLIS_BENCH=1 $(CARGO) test --release --quiet --package portcullis-controller --test dataplane side_by_side -- \
+	    --nocapture --test-threads 1
 
 .PHONY: soak
 soak: setup ## Make SOAK_CHANGES random changes on three nodes; kernel and memory are as they have to be at the end

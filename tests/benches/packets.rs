@@ -51,9 +51,10 @@ fn main() -> Result<()> {
     });
     for kind in kinds {
         let mut worlds = vec![World::start(kind, "a lone conntrack rule", None)?];
-        worlds.push(World::start(kind, "this portcullis", Some(&own))?);
+        worlds.push(World::start(kind, "iptables backend", Some((&own, &["--backend=iptables"])))?);
+        worlds.push(World::start(kind, "nftables backend", Some((&own, &["--backend=nftables"])))?);
         if let Some(other) = &other {
-            worlds.push(World::start(kind, "PORTCULLIS_OTHER", Some(other))?);
+            worlds.push(World::start(kind, "PORTCULLIS_OTHER", Some((other, &[])))?);
         }
         for turn in 0..TURNS {
             for world in &mut worlds {
@@ -97,7 +98,8 @@ struct Ends {
 }
 
 impl World {
-    fn start(kind: Kind, name: &'static str, binary: Option<&Path>) -> Result<Self> {
+    /// `agent` is a binary with flags of its own; without one, there is a lone rule.
+    fn start(kind: Kind, name: &'static str, agent: Option<(&Path, &[&str])>) -> Result<Self> {
         let Kind { variant, topology } = kind;
         let pods = ["client", "server"].map(|name| PodSpec::new(NAMESPACE, name, "n1"));
         let lab = Lab::builder().nodes(1).topology(topology).families(Families::V4);
@@ -108,7 +110,7 @@ impl World {
         fs::create_dir(&manifests)?;
         fs::write(manifests.join("all.json"), objects(&lab)?.to_string())?;
         let node = lab.node("n1")?;
-        let agent = match binary {
+        let agent = match agent {
             None => {
                 let iptables = lab.iptables().program(Family::V4);
                 node.shell(&format!(
@@ -117,11 +119,11 @@ impl World {
                 ))?;
                 None
             }
-            Some(binary) => {
+            Some((binary, flags)) => {
                 let mut command = Command::new(binary);
                 command.args(["node", "--node-name=n1", "--metrics-address=127.0.0.1:9000"]);
                 command.arg(format!("--source=dir:{}", manifests.display()));
-                command.arg("--lock-dir").arg(files.path()).stdin(Stdio::null());
+                command.args(flags).arg("--lock-dir").arg(files.path()).stdin(Stdio::null());
                 let log = fs::File::create(files.path().join("log"))?;
                 Some(node.netns().spawn(command.stderr(log))?)
             }

@@ -16,6 +16,7 @@ mod protocols;
 mod refused;
 mod rules;
 mod sets;
+mod side_by_side;
 mod speed;
 mod tiers;
 mod world;
