@@ -1,7 +1,7 @@
 //! What is found wrong with one object while it is converted.
 
 use crate::diagnostic::{About, Diagnostic, Severity};
-use crate::manifest::Document;
+use crate::manifest::{Document, Mark};
 use crate::path::{FieldPath, Path, Step};
 
 /// Collects the diagnostics of one object.
@@ -37,22 +37,23 @@ impl<'a> Report<'a> {
     pub(crate) fn is_repeated(&self, path: &Path<'_>) -> bool {
         let path = FieldPath::from(path);
         let Some((Step::Key(key), parent)) = path.steps().split_last() else { return false };
-        let mark = self.document.and_then(|document| document.mark().get(parent));
+        let mark = self.document.and_then(|document| document.repeating()?.get(parent));
         mark.is_some_and(|mark| mark.repetition(key).is_some())
     }
 
     /// The first key that is given more than once below `path`.
     pub(crate) fn repeated_below(&self, path: &Path<'_>) -> Option<FieldPath> {
         let path = FieldPath::from(path);
-        let (below, _) =
-            self.document?.mark().get(path.steps())?.repetitions().into_iter().next()?;
+        let mark = self.document?.repeating()?.get(path.steps())?;
+        let (below, _) = mark.repetitions().into_iter().next()?;
         Some(path.join(below))
     }
 
     /// Reports every repeated key that `skip` does not claim.
     pub(crate) fn repeated_keys(&mut self, skip: impl Fn(&[Step]) -> bool) {
         let Some(document) = self.document else { return };
-        for (steps, place) in document.mark().repetitions() {
+        let repeated = document.repeating().map(Mark::repetitions);
+        for (steps, place) in repeated.into_iter().flatten() {
             if !skip(&steps) {
                 self.diagnostics.push(Diagnostic {
                     severity: Severity::Error,

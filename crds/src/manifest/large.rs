@@ -10,6 +10,7 @@ use policy_engine::object::Kind;
 use serde_json::{Value, json};
 
 use super::items::{Piece, Pieces, split};
+use super::json::Places;
 use super::mark::{Mark, Place};
 use super::stream::{self, Content};
 use super::tree::{self, Tree, TreeError};
@@ -94,7 +95,8 @@ impl Manifest {
         if let Some(kept) = kept(&value) {
             (value, mark) = (kept, Mark::leaf(mark.place));
         }
-        self.push(Document { file: Arc::clone(file), value, mark, first_line });
+        let places = Places::Known(mark);
+        self.push(Document { file: Arc::clone(file), value, places, first_line });
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 //! so that no file takes an agent down.
 
 mod items;
+mod json;
 mod large;
 mod mark;
 mod scalar;
@@ -24,6 +25,7 @@ use serde_json::Value;
 
 use crate::diagnostic::{About, Diagnostic, Origin, Severity};
 use crate::path::FieldPath;
+use json::Places;
 pub(crate) use mark::Mark;
 use mark::{Inner, Place};
 pub use stream::decode;
@@ -47,7 +49,7 @@ pub struct Manifest {
 pub struct Document {
     file: Arc<str>,
     value: Value,
-    mark: Mark,
+    places: Places,
     /// Line of the file that is line 1 of the part the marks count in, minus one.
     first_line: usize,
 }
@@ -93,10 +95,16 @@ impl Manifest {
             self.lose(file, Place { line: first_line + 1, column: 1 }, message);
             return;
         }
-        match if is_json { json(text) } else { tree::read(text) } {
+        if is_json && let Some(value) = json::plain_object(text) {
+            let places = Places::of_json(text);
+            self.push(Document { file: Arc::clone(file), value, places, first_line });
+            return;
+        }
+        match if is_json { json::read(text) } else { tree::read(text) } {
             Ok(Read { tree, unread }) => {
                 if let Some(Tree { value, mark, .. }) = tree {
-                    self.push(Document { file: Arc::clone(file), value, mark, first_line });
+                    let places = Places::Known(mark);
+                    self.push(Document { file: Arc::clone(file), value, places, first_line });
                 }
                 if let Some(place) = unread {
                     let message = "a second document begins without a line `---` before it; \
@@ -153,17 +161,18 @@ impl Document {
     /// Where the object begins.
     #[must_use]
     pub fn origin(&self) -> Origin {
-        self.at(self.mark.place)
+        self.at(self.places.start())
     }
 
     /// Where a field is written, or the nearest thing around it that exists.
     #[must_use]
     pub fn origin_at(&self, field: &FieldPath) -> Origin {
-        self.at(self.mark.locate(field.steps()))
+        self.at(self.places.mark().locate(field.steps()))
     }
 
-    pub(crate) fn mark(&self) -> &Mark {
-        &self.mark
+    /// The places of its fields; `None` if no key is given more than once.
+    pub(crate) fn repeating(&self) -> Option<&Mark> {
+        self.places.repeating()
     }
 
     pub(crate) fn at(&self, place: Place) -> Origin {
@@ -179,12 +188,12 @@ impl Document {
             _ => return Err(Box::new(self)),
         };
         let api_version = self.api_version().map(str::to_owned);
-        let Self { file, mut value, mark, first_line } = self;
+        let Self { file, mut value, places, first_line } = self;
         let items = match value.get_mut("items").map(Value::take) {
             Some(Value::Array(items)) => items,
             _ => Vec::new(),
         };
-        let mut marks = items_marks(mark, items.len()).into_iter();
+        let mut marks = items_marks(places.into_mark(), items.len()).into_iter();
         let mut documents = Vec::with_capacity(items.len());
         for mut value in items {
             if let (Value::Object(fields), false) = (&mut value, item_kind.is_empty()) {
@@ -192,7 +201,8 @@ impl Document {
                 fields.entry("apiVersion").or_insert_with(|| api_version.as_deref().into());
             }
             let mark = marks.next().unwrap_or(Mark::leaf(Place { line: 1, column: 1 }));
-            documents.push(Self { file: Arc::clone(&file), value, mark, first_line });
+            let places = Places::Known(mark);
+            documents.push(Self { file: Arc::clone(&file), value, places, first_line });
         }
         Ok(documents)
     }
@@ -207,22 +217,4 @@ fn items_marks(mark: Mark, count: usize) -> Vec<Mark> {
         return marks;
     }
     vec![Mark::leaf(place); count]
-}
-
-/// Reads one JSON value. As far as it is YAML too, its fields have places. It is not with escapes
-/// such as `\ud83d\ude00`, and where a line break of YAML stands in a string.
-fn json(text: &str) -> Result<Read, tree::TreeError> {
-    let is_yaml = !text.contains(['\u{85}', '\u{2028}', '\u{2029}']);
-    let read = tree::read(text);
-    if is_yaml && matches!(read, Ok(Read { unread: None, .. })) {
-        return read;
-    }
-    match serde_json::from_str::<Value>(text) {
-        Ok(Value::Null) => Ok(Read { tree: None, unread: None }),
-        Ok(value) => {
-            let mark = Mark::leaf(Place { line: 1, column: 1 });
-            Ok(Read { tree: Some(Tree::new(value, mark)), unread: None })
-        }
-        Err(_) => read,
-    }
 }

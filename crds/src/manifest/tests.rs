@@ -189,7 +189,7 @@ fn a_repeated_key_keeps_the_last_value_and_is_remembered() {
     let manifest = Manifest::parse("a.yaml", "a:\n  b: 1\n  b: 2\n");
     let document = &manifest.documents[0];
     assert_eq!(document.value(), &json!({"a": {"b": 2}}));
-    let found = document.mark().repetitions();
+    let found = document.repeating().expect("YAML").repetitions();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].0, FieldPath::new(["a", "b"]).steps());
     assert_eq!(document.at(found[0].1).to_string(), "a.yaml:3:3");
