@@ -205,10 +205,8 @@ impl Pods {
     }
 
     /// The groups that a peer matches, without hostNetwork pods. `sameNamespace` matches none here.
-    pub(crate) fn peer<'p>(
-        &'p self,
-        peer: &'p PodPeer,
-    ) -> Box<dyn Iterator<Item = &'p Group> + 'p> {
+    #[must_use]
+    pub fn peer<'p>(&'p self, peer: &'p PodPeer) -> Box<dyn Iterator<Item = &'p Group> + 'p> {
         match &peer.namespaces {
             Namespaces::Own => Box::new(std::iter::empty()),
             Namespaces::Named(name) => Box::new(self.matching(name, &peer.pods)),

@@ -14,17 +14,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy_engine::direction::{Direction, PerDirection};
-use policy_engine::evaluate::pod_peer_matches;
 use policy_engine::flow::Endpoint;
 use policy_engine::labels::{Labels, Str};
 use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::policy::{Namespaces, Peer, PodPeer};
-use policy_engine::reach::{PortSet, Reach};
+use policy_engine::reach::{ClassId, PortSet, Reach};
 use policy_engine::selector::{Operator, Requirement, Selector};
 use policy_engine::tier::View;
 use policy_engine::world::World;
 use portcullis_crds::convert::assumed_namespace;
 use portcullis_crds::convert::labels::NAMESPACE_NAME_LABEL;
+use portcullis_lint::pods::Pods;
 
 use crate::args::By;
 use crate::model::{Cluster, Units};
@@ -39,7 +39,7 @@ pub struct Exposed {
 }
 
 /// What is allowed between a pod and new pods.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Allowed {
     /// Which new pods.
     pub pods: NewPods,
@@ -108,43 +108,65 @@ impl Example {
 /// What new pods could connect to these pods, and the other way round.
 #[must_use]
 pub fn exposed(cluster: &Cluster, pods: &BTreeSet<PodKey>) -> Vec<Exposed> {
+    let asked = Asked::of_all(&cluster.world, pods);
     let mut tried = Tried::new(cluster);
-    let own: BTreeMap<&PodKey, PerDirection<Vec<NewPods>>> = pods
-        .iter()
-        .filter_map(|key| Some((key, cluster.world.pods().get(key)?)))
-        .map(|(key, pod)| (key, PerDirection::new(|side| asked(&cluster.world, pod, side))))
-        .collect();
-    for pods in own.values().flat_map(|own| own.ingress.iter().chain(&own.egress)) {
+    for pods in asked.of_pods.values().flat_map(|own| own.ingress.iter().chain(&own.egress)) {
         tried.add(pods);
     }
     let world = &tried.world;
     let everyone = pods.iter().chain(tried.examples.values().map(|(key, _)| key)).cloned();
     let reach = Reach::among(world, View::Enforced, &everyone.collect());
-    let mut of_class: Vec<Vec<&PodKey>> = vec![Vec::new(); reach.classes().len()];
-    for key in own.keys().copied() {
-        if let Some(pods) = reach.class_of(key).and_then(|class| of_class.get_mut(class)) {
-            pods.push(key);
+    // Two pods of one class have different answers if only one is in the namespace of a new pod.
+    let mut alike: BTreeMap<(ClassId, &Str), Vec<&PodKey>> = BTreeMap::new();
+    for key in pods {
+        if let Some(class) = reach.class_of(key) {
+            alike.entry((class, &key.namespace)).or_default().push(key);
         }
     }
-    let classes: Vec<_> = of_class.iter().map(Vec::as_slice).collect();
+    let classes: Vec<&[&PodKey]> = alike.values().map(Vec::as_slice).collect();
     let units = Units::of_classes(cluster, &classes, By::Workload);
-    let mut found: Vec<Exposed> = Vec::new();
-    for (class, pods) in of_class.iter().enumerate() {
-        let Some(first) = pods.first() else { continue };
+    let mut found: BTreeMap<PerDirection<Vec<Allowed>>, Vec<Arc<str>>> = BTreeMap::new();
+    for (number, pods) in classes.iter().enumerate() {
+        let first = pods.first().and_then(|key| cluster.world.pods().get(*key));
+        let Some((first, own)) = first.and_then(|pod| Some((pod, asked.of(pod)?))) else {
+            continue;
+        };
         let allowed = PerDirection::new(|direction| {
-            let asked = own[*first].get(direction).iter();
-            let all = asked.filter_map(|pods| tried.allowed(&reach, first, pods, direction));
+            let asked = own.get(direction).iter();
+            let all = asked.filter_map(|pods| tried.allowed(&reach, &first.key, pods, direction));
             without_special(&all.collect::<Vec<_>>())
         });
-        let names = units.of(class).iter().map(|unit| unit.name.clone());
-        match found.iter_mut().find(|known| known.allowed == allowed) {
-            Some(known) => known.names.extend(names),
-            None => found.push(Exposed { names: names.collect(), allowed }),
-        }
+        let names = units.of(number).iter().map(|unit| unit.name.clone());
+        found.entry(allowed).or_default().extend(names);
     }
-    found.iter_mut().for_each(|exposed| exposed.names.sort_unstable());
+    let exposed = |(allowed, mut names): (_, Vec<_>)| {
+        names.sort_unstable();
+        Exposed { names, allowed }
+    };
+    let mut found: Vec<Exposed> = found.into_iter().map(exposed).collect();
     found.sort_by(|a, b| a.names.cmp(&b.names));
     found
+}
+
+/// The new pods that are tried for pods.
+struct Asked<'w> {
+    /// By what policies select pods by: the namespace and the labels.
+    of_pods: BTreeMap<(&'w Str, &'w Labels), PerDirection<Vec<NewPods>>>,
+}
+
+impl<'w> Asked<'w> {
+    fn of_all(world: &'w World, pods: &BTreeSet<PodKey>) -> Self {
+        let mut of_pods = BTreeMap::new();
+        for pod in pods.iter().filter_map(|key| world.pods().get(key)) {
+            let own = || PerDirection::new(|direction| asked(world, pod, direction));
+            of_pods.entry((&pod.key.namespace, &pod.labels)).or_insert_with(own);
+        }
+        Self { of_pods }
+    }
+
+    fn of(&self, pod: &'w Pod) -> Option<&PerDirection<Vec<NewPods>>> {
+        self.of_pods.get(&(&pod.key.namespace, &pod.labels))
+    }
 }
 
 /// The new pods that are tried for a pod: those that its policies name, and those that none does.
@@ -186,6 +208,8 @@ fn without_special(all: &[Allowed]) -> Vec<Allowed> {
 /// A world that has new pods, by what they stand for.
 struct Tried {
     world: World,
+    /// The pods at present.
+    pods: Pods,
     examples: BTreeMap<NewPods, (PodKey, Allowed)>,
     /// The next addresses that no pod has, one of each family that pods have.
     free: Vec<IpAddr>,
@@ -193,8 +217,10 @@ struct Tried {
 
 impl Tried {
     fn new(cluster: &Cluster) -> Self {
-        let mut tried =
-            Self { world: cluster.world.clone(), examples: BTreeMap::new(), free: Vec::new() };
+        let mut pods = Pods::default();
+        pods.refresh(&cluster.world, &cluster.services);
+        let (world, examples) = (cluster.world.clone(), BTreeMap::new());
+        let mut tried = Self { world, pods, examples, free: Vec::new() };
         let addresses = || cluster.world.pods().values().flat_map(|pod| &pod.addresses);
         let last = [
             addresses().filter(|address| address.is_ipv4()).max(),
@@ -218,11 +244,7 @@ impl Tried {
         }
         let Some(mut example) = Example::of(pods, &self.world) else { return };
         let at_present = match pods {
-            NewPods::Matched(peer) => {
-                let all = self.world.pods().values().filter(|pod| pod.takes_part());
-                let real = all.filter(|pod| !is_new(&pod.key));
-                real.filter(|pod| pod_peer_matches(&self.world, peer, pod)).count()
-            }
+            NewPods::Matched(peer) => self.pods.peer(peer).map(|group| group.pods().len()).sum(),
             NewPods::Anywhere | NewPods::Beside(_) => 0,
         };
         // No object can be called so: names have no `#`.
@@ -280,10 +302,6 @@ impl Tried {
     }
 }
 
-fn is_new(key: &PodKey) -> bool {
-    key.name.starts_with('#')
-}
-
 fn next(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(address) => {
@@ -338,8 +356,11 @@ fn matched(selector: &Selector) -> Option<Labels> {
 #[cfg(test)]
 mod tests {
     use policy_engine::sorted::SortedSet;
+    use policy_engine::world::Options;
+    use portcullis_crds::manifest::Manifest;
 
     use super::*;
+    use crate::model::Inventory;
 
     fn requirement(key: &str, operator: Operator) -> Requirement {
         Requirement { key: key.into(), operator }
@@ -347,6 +368,35 @@ mod tests {
 
     fn values(values: &[&str]) -> SortedSet<Str> {
         values.iter().map(|value| Str::from(*value)).collect()
+    }
+
+    #[test]
+    fn pods_that_are_treated_alike_in_two_namespaces_have_neighbors_of_their_own() {
+        let object = |name: &str| {
+            let labels = format!("{{team: t, kubernetes.io/metadata.name: {name}}}");
+            let peer = "{namespaceSelector: {matchLabels: {team: t}}}";
+            format!(
+                "---\n{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {labels}}}}}\n\
+                 ---\n{{apiVersion: v1, kind: Pod, metadata: {{name: x, namespace: {name}}}}}\n\
+                 ---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p, \
+                 namespace: {name}}}, spec: {{podSelector: {{}}, ingress: [{{from: [{peer}]}}]}}}}\n"
+            )
+        };
+        let text = ["a", "b"].map(object).concat();
+        let mut inventory = Inventory::default();
+        inventory.add_path(Manifest::parse("f", &text).documents, "default");
+        let cluster = Cluster::new(&inventory, Options::default());
+        let found = exposed(&cluster, &cluster.world.pods().keys().cloned().collect());
+        let said = found.iter().map(|one| {
+            let near = one.allowed.ingress.iter().filter_map(|entry| match &entry.pods {
+                NewPods::Beside(namespace) => Some(namespace.to_string()),
+                NewPods::Anywhere | NewPods::Matched(_) => None,
+            });
+            (one.names.join(" "), near.collect::<Vec<_>>().join(" "))
+        });
+        let expected = [("a/pod/x", "a"), ("b/pod/x", "b")];
+        let expected = expected.map(|(name, near)| (name.to_owned(), near.to_owned()));
+        assert_eq!(said.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use policy_engine::direction::Direction;
+use policy_engine::direction::{Direction, PerDirection};
 use policy_engine::flow::Traffic;
 use policy_engine::labels::{Labels, Str};
 use policy_engine::model::{Change, Namespace, Pod, PodKey};
@@ -10,7 +10,7 @@ use policy_engine::policy::Peer;
 use policy_engine::port::Protocol;
 use policy_engine::reach::PortSet;
 use policy_engine::world::World;
-use portcullis_whatif::exposure::{Example, NewPods, exposed};
+use portcullis_whatif::exposure::{Allowed, Example, Exposed, NewPods, exposed};
 use portcullis_whatif::model::{Cluster, Inventory};
 use proptest::prelude::*;
 
@@ -54,6 +54,12 @@ fn ports_of_interest(allowed: &PortSet) -> Vec<Traffic> {
     edges.chain(fixed).chain([Traffic::Port(Protocol::Udp, 53), Traffic::Other]).collect()
 }
 
+/// Which new pods, and which ports.
+fn said(one: &Exposed) -> PerDirection<Vec<(NewPods, PortSet)>> {
+    let of = |entry: &Allowed| (entry.pods.clone(), entry.ports.clone());
+    PerDirection::new(|direction| one.allowed.get(direction).iter().map(of).collect())
+}
+
 /// How many entries were tried.
 pub(super) fn is_true(world: &World) -> Result<usize, TestCaseError> {
     let mut cluster = Cluster::new(&Inventory::default(), world.options.clone());
@@ -68,11 +74,19 @@ pub(super) fn is_true(world: &World) -> Result<usize, TestCaseError> {
     let mut peers = peers.flat_map(|rule| rule.peers.listed());
     let has_blocks = peers.any(|peer| matches!(peer, Peer::Block(_)));
     let mut tried = 0;
-    let subjects = world.pods().values().filter(|pod| pod.takes_part()).take(ASKED);
+    let subjects: Vec<_> =
+        world.pods().values().filter(|pod| pod.takes_part()).take(ASKED).collect();
+    let together = exposed(&cluster, &subjects.iter().map(|pod| pod.key.clone()).collect());
     for subject in subjects {
         let all = exposed(&cluster, &[subject.key.clone()].into());
         prop_assert_eq!(all.len(), 1);
         let allowed = &all[0].allowed;
+        if !has_blocks {
+            // Only the addresses of new pods depend on who else is asked about.
+            let name = cluster.pod_ref(&subject.key);
+            let group = together.iter().find(|one| one.names.iter().any(|known| **known == *name));
+            prop_assert_eq!(group.map(said), Some(said(&all[0])), "{}", name);
+        }
         // Whether an `ipBlock` contains it depends on which address a pod gets.
         let addresses = allowed.ingress.iter().chain(&allowed.egress).find(|_| !has_blocks);
         let addresses = addresses.map(|entry| entry.example.addresses.clone());
