@@ -1,8 +1,9 @@
-//! The page of `plan -o html` in a real browser: what it shows, what it answers, what it refuses.
+//! The pages of `plan` and `map` in a real browser: what it shows, what it answers, what it refuses.
 //!
 //! Needs `chromium` in `PATH`; `tests/setup.sh` installs it.
 
 mod browser;
+mod pictures;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -89,8 +90,12 @@ fn a_page_opens_toggles_filters_and_explains() {
         "1 opened, 3 closed, 2 narrowed; 2 risks; 2 objects differ."
     );
     assert!(text(&mut browser, "#risks").contains("DNS lost"));
+    let about = text(&mut browser, "#about");
+    for said in ["before.yaml --with", "change.yaml", env!("CARGO_PKG_VERSION"), "2 objects"] {
+        assert!(about.contains(said), "{said} is not in: {about}");
+    }
     // jobs, kube-system, shop, external addresses
-    assert_eq!(row(&mut browser, "jobs"), serde_json::json!(["−1", "−1", "▼1", "−1"]));
+    assert_eq!(row(&mut browser, "jobs"), serde_json::json!(["−1/1", "−1/1", "▼1/3", "−1/1"]));
 
     click(&mut browser, "[data-mode=before]");
     assert_eq!(row(&mut browser, "jobs"), serde_json::json!(["1/1", "1/1", "1/3", "1/1"]));
@@ -99,7 +104,10 @@ fn a_page_opens_toggles_filters_and_explains() {
     click(&mut browser, "[data-mode=changed]");
 
     click(&mut browser, "tbody button[data-space=shop]");
-    assert_eq!(row(&mut browser, "deployment/web"), serde_json::json!(["", "", "▼1", "▼", "", ""]));
+    assert_eq!(
+        row(&mut browser, "deployment/web"),
+        serde_json::json!(["", "", "▼1/2", "▼", "", ""])
+    );
     click(&mut browser, "td[aria-label^='from shop/deployment/web to shop/deployment/api']");
     let why = text(&mut browser, "#why");
     for said in ["narrowed", "8080/TCP, 9090/TCP", "networkpolicy/shop/api modified", "shop/api"] {
@@ -120,7 +128,7 @@ fn nodes_have_columns_of_their_own() {
     let page = Page::of_tiers_without("cnp/edge");
     let mut browser = page.open();
     // Only the edge node n1 is told, by the DNS pod; `the nodes` is a column, and no row.
-    assert_eq!(row(&mut browser, "kube-system"), serde_json::json!(["+1"]));
+    assert_eq!(row(&mut browser, "kube-system"), serde_json::json!(["+1/1"]));
     assert_eq!(row(&mut browser, "the nodes"), Value::Null);
     click(&mut browser, "#open-all");
     click(&mut browser, "td[aria-label^='from kube-system/pod/coredns to node/n1: opened']");
@@ -174,7 +182,7 @@ fn a_page_is_read_by_keyboard_alone() {
     browser.press("ArrowDown");
     browser.press("ArrowRight");
     browser.press("ArrowRight");
-    assert_eq!(browser.evaluate(focused), "from shop/* to shop/*: 1 narrowed");
+    assert_eq!(browser.evaluate(focused), "from shop/* to shop/*: 1 narrowed of 6 pairs");
     browser.press("Enter");
     assert!(text(&mut browser, "#why").contains("shop/deployment/web → shop/deployment/api"));
     let roles = browser.evaluate(

@@ -34,6 +34,10 @@ pub enum MapFormat {
     Dot,
     /// A graph for Markdown
     Mermaid,
+    /// `map` only: one page that works without a network
+    Html,
+    /// `map` only: a graph of namespaces and workloads as a picture
+    Svg,
 }
 
 impl MapFormat {

@@ -14,14 +14,27 @@ use super::Question;
 use crate::YES;
 use crate::args::{By, ListArgs, Map, MapFormat, Reach, Who};
 use crate::endpoint::{Resolved, Side};
-use crate::output;
 use crate::output::map::hosts::Host;
 use crate::output::map::json;
 use crate::output::map::matrix::{Focus, Matrix};
-use crate::output::map::{About, graph, namespaces, table, text};
+use crate::output::map::{About, graph, namespaces, svg, table, text};
+use crate::output::{self, page};
+use crate::plan::Plan;
+use crate::source::Sides;
+
+/// These show whole clusters.
+const MAP_ONLY: &str = "-o html and -o svg are formats of `kubectl whatif map` only";
 
 pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.list.from)?;
+    if args.list.output == MapFormat::Html {
+        let (cluster, sides) = (&question.cluster, Sides { before: &[], after: &[] });
+        let same = Plan::new(&question.sources, cluster, cluster, args.list.from.options());
+        let about = page::About::new(true, &args.list.from, sides, &question.sources);
+        question.tell_oddities(&[])?;
+        page::page(&same, &about, out)?;
+        return Ok(question.code(YES));
+    }
     let outside_directions = Direction::BOTH.to_vec();
     let focus = Focus { outside_directions, ..Focus::all(About::Destinations) };
     let matrix = |classes: &Classes<'_>| {
@@ -53,6 +66,9 @@ fn list(
     side: About,
     out: &mut dyn Write,
 ) -> Result<u8> {
+    if matches!(args.output, MapFormat::Html | MapFormat::Svg) {
+        bail!(MAP_ONLY);
+    }
     let (cluster, by, ports) = (&question.cluster, args.by.unwrap_or_default(), asked(resolved));
     let subject = Subject::new(question, resolved);
     let (own, others) = match side {
@@ -206,6 +222,8 @@ fn write(
         MapFormat::Md => table::markdown(&map(), out)?,
         MapFormat::Dot => graph::dot(&map(), out)?,
         MapFormat::Mermaid => graph::mermaid(&map(), out)?,
+        MapFormat::Svg => matrices.iter().try_for_each(|matrix| svg(matrix, out))?,
+        MapFormat::Html => bail!(MAP_ONLY),
     }
     Ok(question.code(YES))
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use super::Question;
 use crate::args::{Danger, Plan as Args, PlanBy, PlanFormat};
 use crate::model::Cluster;
-use crate::output::{self, plan as written};
+use crate::output::{self, page, plan as written};
 use crate::plan::{Effect, Plan, RiskKind};
 use crate::source::gap::Gap;
 use crate::source::{self, Sides};
@@ -66,7 +66,8 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
         }
         PlanFormat::Html => {
             question.tell_oddities(&[])?;
-            written::html::page(&plan, out)?;
+            let about = page::About::new(false, &args.from, sides, &question.sources);
+            page::page(&plan, &about, out)?;
         }
     }
     let fails = if args.fail_on.is_empty() {

@@ -7,6 +7,7 @@ pub mod exposure;
 pub mod json;
 pub mod lint;
 pub mod map;
+pub mod page;
 pub mod plan;
 pub mod policies;
 pub mod status;
@@ -18,7 +19,7 @@ pub mod words;
 
 mod names;
 
-pub(crate) use names::short;
+pub(crate) use names::{middle, short};
 
 use std::io::{self, Write};
 

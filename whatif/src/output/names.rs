@@ -99,6 +99,17 @@ impl<'u> Names<'u> {
     }
 }
 
+/// A long name without its middle: the end of a name tells as much as its beginning.
+pub(crate) fn middle(text: &str, most: usize) -> String {
+    let count = text.chars().count();
+    if count <= most {
+        return text.to_owned();
+    }
+    let half = most.saturating_sub(1) / 2;
+    let (begin, end) = (text.chars().take(half), text.chars().skip(count - half));
+    begin.chain(['…']).chain(end).collect()
+}
+
 /// A reference without the kind where that is a pod: what `check` takes.
 pub(crate) fn short(name: &str) -> String {
     name.replacen("/pod/", "/", 1)

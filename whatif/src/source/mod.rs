@@ -44,6 +44,8 @@ pub struct Sources {
     pub misplaced: Vec<Diagnostic>,
     /// What was left out on purpose.
     pub notes: Vec<String>,
+    /// Whether objects come from an API server.
+    pub is_live: bool,
 }
 
 /// How many places a note lists.
@@ -87,6 +89,7 @@ pub fn compare(args: &SourceArgs, sides: Sides<'_>) -> Result<Sources> {
             sources.before.add_value(object, &live.namespace);
         }
         sources.before.hidden = live.gaps;
+        sources.is_live = true;
         live.namespace
     } else {
         args.namespace.clone().unwrap_or_else(|| "default".to_owned())

@@ -305,13 +305,18 @@ fn cut(ports: &PortSet, focus: &Focus) -> PortSet {
 }
 
 /// Sets of ports by number.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub(super) struct Numbered {
     numbers: BTreeMap<PortSet, usize>,
     pub(super) sets: Vec<PortSet>,
 }
 
 impl Numbered {
+    /// The set of a number that comes from here.
+    pub(super) fn get(&self, number: usize) -> &PortSet {
+        &self.sets[number]
+    }
+
     pub(super) fn number(&mut self, set: &PortSet) -> usize {
         if let Some(known) = self.numbers.get(set) {
             return *known;

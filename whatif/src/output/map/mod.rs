@@ -8,7 +8,9 @@ pub mod table;
 
 mod groups;
 mod rows;
+mod svg;
 mod text;
 
 pub use rows::About;
+pub use svg::svg;
 pub use text::{namespaces, text};

@@ -1,14 +1,13 @@
 //! A plan as JSON, for people at a terminal, and for a pull request.
 
 mod groups;
-pub mod html;
 pub mod json;
 mod lines;
 mod markdown;
 mod summary;
 mod text;
 
-use lines::risks as risk_lines;
+pub(super) use lines::risks as risk_lines;
 pub use markdown::markdown;
 pub use text::text;
 

@@ -9,14 +9,16 @@ use policy_engine::labels::Str;
 use policy_engine::reach::{GroupId, Outside, Reach};
 use serde::Serialize;
 
-use super::super::{because, cause, headline, risk_lines};
+use super::About;
 use crate::judge::groups::to_node;
+use crate::output::plan::{because, cause, headline, risk_lines};
 use crate::output::words;
 use crate::plan::{Causes, Effect, Isolation, Plan};
 
 /// The data block of the page.
 #[derive(Serialize)]
-pub(super) struct Data {
+pub(super) struct Data<'a> {
+    about: &'a About,
     headline: String,
     /// What is wrong, with whom, because of what.
     risks: Vec<(String, String, String)>,
@@ -51,8 +53,8 @@ struct Tables {
     cells: Vec<i64>,
 }
 
-impl Data {
-    pub(super) fn new(plan: &Plan<'_>) -> Self {
+impl<'a> Data<'a> {
+    pub(super) fn new(plan: &Plan<'_>, about: &'a About) -> Self {
         let outside = plan.difference.groups.len();
         let mut tables = Tables::new();
         let (before, after) = (Reach::new(&plan.before.world), Reach::new(&plan.after.world));
@@ -82,7 +84,8 @@ impl Data {
         let no_policies = iter::repeat_with(Policies::default).take(1 + nodes.len());
         let risks = risk_lines(plan, false).into_iter();
         Self {
-            headline: headline(plan),
+            about,
+            headline: if about.is_map { workloads(plan) } else { headline(plan) },
             risks: risks.map(|(text, who, causes)| (text, who, because(plan, &causes))).collect(),
             objects: plan.objects.iter().map(cause).collect(),
             units,
@@ -224,6 +227,17 @@ impl Tables {
         }
         signed(number)
     }
+}
+
+/// How many workloads and namespaces there are.
+fn workloads(plan: &Plan<'_>) -> String {
+    let units = || plan.units.of_class.iter().flatten();
+    let spaces: BTreeSet<&Str> = units().map(|unit| &unit.namespace).collect();
+    let many = |count: usize, noun: &str| match count {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
+    };
+    format!("{} in {}", many(units().count(), "workload"), many(spaces.len(), "namespace"))
 }
 
 /// The nodes towards which something changes, those together that no change tells apart.

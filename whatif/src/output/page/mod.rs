@@ -1,8 +1,9 @@
-//! A plan as one page to look through: no network, nothing runs but the script that is built in.
+//! A map or a plan as one page to look through: no network, nothing runs but the script that is built in.
 //!
 //! Names of a cluster reach the page as JSON in a data block and are inserted as text; the
 //! Content-Security-Policy allows exactly this script and this style by their hashes.
 
+mod about;
 mod data;
 
 use std::io::Write;
@@ -12,17 +13,19 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest as _, Sha256};
 
+pub use about::About;
+
 use crate::plan::Plan;
 
 const PAGE: &str = include_str!("page.html");
-const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
+const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("script.js");
 
-/// Writes the page.
+/// Writes the page of a plan, or of a map: a plan of which both sides are the same cluster.
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn page(plan: &Plan<'_>, out: &mut dyn Write) -> Result<()> {
+pub fn page(plan: &Plan<'_>, about: &About, out: &mut dyn Write) -> Result<()> {
     for piece in PAGE.split("{{") {
         let Some((name, text)) = piece.split_once("}}") else {
             out.write_all(piece.as_bytes())?;
@@ -34,7 +37,7 @@ pub fn page(plan: &Plan<'_>, out: &mut dyn Write) -> Result<()> {
             "script" => write!(out, "{SCRIPT}")?,
             _ => {
                 // Whatever a name holds, it cannot end the data block or open a comment in it.
-                let data = serde_json::to_string(&data::Data::new(plan))?;
+                let data = serde_json::to_string(&data::Data::new(plan, about))?;
                 write!(out, "{}", data.replace('<', "\\u003c"))?;
             }
         }

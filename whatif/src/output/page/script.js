@@ -11,7 +11,7 @@
   const LISTED = 60;
 
   const state = {
-    mode: "changed", filter: "", open: new Set(), row: 0, column: 0, chosen: null, focus: null,
+    mode: data.about.isMap ? "after" : "changed", filter: "", open: new Set(), row: 0, column: 0, chosen: null, focus: null,
   };
 
   // ---- the data as it is asked for --------------------------------------------------------
@@ -75,7 +75,13 @@
     element.append(...children);
     return element;
   };
-  const short = (name) => name.split("/").slice(1).join("/") || name;
+  // The end of a name tells as much as its beginning: the middle is cut.
+  const NAME = 34;
+  const middle = (text) => {
+    const half = Math.floor((NAME - 1) / 2);
+    return text.length > NAME ? `${text.slice(0, half)}…${text.slice(-half)}` : text;
+  };
+  const short = (name) => middle(name.split("/").slice(1).join("/") || name);
 
   // ---- rows and columns -------------------------------------------------------------------
   const isOfInterest = (cell) => {
@@ -167,9 +173,11 @@
     if (total.pairs === 0) return { text: "", style: "self", say: "nobody else is there" };
     if (state.mode === "changed") {
       const found = [1, 2, 3, 4, 5].filter((kind) => total.kinds[kind] > 0);
-      const text = found.map((kind) => `${SIGNS[kind]}${total.kinds[kind]}`).join(" ");
-      const say = found.map((kind) => `${total.kinds[kind]} ${KINDS[kind]}`).join(", ");
-      return { text, style: found.length ? `${KINDS[found[0]]} wide` : "none wide", say: say || "unchanged" };
+      if (found.length === 0) return { text: "", style: "none wide", say: "unchanged" };
+      const signs = found.map((kind) => `${SIGNS[kind]}${total.kinds[kind]}`).join(" ");
+      const said = found.map((kind) => `${total.kinds[kind]} ${KINDS[kind]}`).join(", ");
+      const [text, say] = [`${signs}/${total.pairs}`, `${said} of ${total.pairs} pairs`];
+      return { text, style: `${KINDS[found[0]]} wide`, say };
     }
     const number = total[state.mode];
     const style = number === 0 ? "none" : number === total.pairs ? "all" : "some";
@@ -214,7 +222,7 @@
       const sign = item.open ? "▾" : "▸";
       cell.append(make("button", {
         type: "button", "aria-expanded": String(item.open), "data-space": item.space, on: { click: toggle },
-      }, `${sign} ${item.space} (${item.size})`));
+      }, `${sign} ${middle(item.space)} (${item.size})`));
     }
     return cell;
   };
@@ -276,6 +284,12 @@
       return;
     }
     const kind = KINDS[found.kind];
+    if (data.about.isMap) {
+      $("why").replaceChildren(title, make("p", {}, data.ports[found.after]));
+      isolation("Egress", from, 1);
+      isolation("Ingress", to, 0);
+      return;
+    }
     const facts = make("dl", {},
       make("dt", {}, "before"), make("dd", {}, data.ports[found.before]),
       make("dt", {}, "after"), make("dd", {}, data.ports[found.after]));
@@ -294,7 +308,12 @@
     const group = data.groups[unit.group];
     if (unit.group >= data.outside) return;
     const say = (policies) => (policies.length ? `decided by ${policies.join(", ")}` : "no policy: every connection passes");
-    $("why").append(make("h3", {}, `${word} of ${unit.name}`), make("dl", {},
+    const heading = make("h3", {}, `${word} of ${unit.name}`);
+    if (data.about.isMap) {
+      $("why").append(heading, make("p", {}, say(group.after[direction])));
+      return;
+    }
+    $("why").append(heading, make("dl", {},
       make("dt", {}, "before"), make("dd", {}, say(group.before[direction])),
       make("dt", {}, "after"), make("dd", {}, say(group.after[direction]))));
   };
@@ -375,14 +394,27 @@
       : [["all", "all", "every port"], ["some", "some", "some ports, or some pairs"], ["none", "", "nothing"]];
     $("legend").replaceChildren(...of.map(([style, sign, word]) => make("li", {}, make("i", { class: style }, sign || " "), word)));
   };
-  $("headline").textContent = data.headline;
+  const title = data.about.isMap ? "What if: the map" : "What if: connections before and after";
+  [document.title, $("title").textContent, $("headline").textContent] = [title, title, data.headline];
+  const fact = (word, ...values) => {
+    $("about").append(make("div", {}, make("dt", {}, word), make("dd", {}, ...values)));
+  };
+  fact("Source", data.about.source);
+  fact("Written", data.about.time);
+  fact("Version", data.about.version);
+  if (data.objects.length > 0) {
+    const items = data.objects.map((object) => make("li", {}, object));
+    const count = data.objects.length === 1 ? "1 object" : `${data.objects.length} objects`;
+    fact("Changed", make("details", {}, make("summary", {}, count), make("ul", {}, ...items)));
+  }
   if (data.risks.length > 0) {
     const items = data.risks.map(([text, who, because]) =>
       make("li", {}, make("b", {}, who), text, make("br"), make("small", {}, `because of ${because}`)));
     $("risks").append(make("ul", {}, ...items));
     $("risks").hidden = false;
   }
-  $("why").append(make("p", { class: "hint" }, "Choose a cell to learn what it is and what did it. In the matrix, arrow keys move and Enter chooses; a namespace opens into its workloads."));
-  setMode("changed");
+  $("why").append(make("p", { class: "hint" }, `Choose a cell to learn what it is${data.about.isMap ? "" : " and what did it"}. In the matrix, arrow keys move and Enter chooses; a namespace opens into its workloads.`));
+  $("modes").hidden = data.about.isMap;
+  setMode(state.mode);
   document.documentElement.dataset.ready = "yes";
 })();
