@@ -6,7 +6,7 @@ use policy_engine::cidr::Family;
 use policy_engine::port::{PortRange, Protocol};
 
 use super::name::{self, ChainName, SetName};
-use super::rule::{Is, IsInterface, Match, Rate, Rule, Side, Verdict};
+use super::rule::{FIRST_CLIENT_PORT, Is, IsInterface, Match, Rate, Rule, Side, Verdict};
 
 /// What the kernel has for a rule of `chain`: one rule, or two where one cannot say it.
 #[must_use]
@@ -54,6 +54,11 @@ fn matching(family: Family, part: &Match) -> Option<String> {
             }
         }
         Match::TcpSyn => "tcp flags & (fin | syn | rst | ack) == syn".to_owned(),
+        Match::TcpOfUnknown => "meta l4proto tcp ct state new".to_owned(),
+        Match::TcpFromClient => {
+            let last = FIRST_CLIENT_PORT - 1;
+            format!("tcp sport {FIRST_CLIENT_PORT}-65535 tcp dport 0-{last}")
+        }
         Match::SctpInit => "sctp chunk init exists".to_owned(),
         Match::Icmpv6(kind) => format!("icmpv6 type {kind}"),
         Match::NotSctp => "meta l4proto != sctp".to_owned(),
