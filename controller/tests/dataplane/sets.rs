@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 
 use policy_engine::cidr::{CidrSet, Family};
-use policy_engine::compiled::{Match, Member, Rule, Target, TrafficMatch, Update};
+use policy_engine::compiled::{Match, Member, TrafficMatch, Update};
 use policy_engine::direction::Direction;
 use policy_engine::id::SetId;
 use policy_engine::port::Protocol;
-use policy_engine::tier::Tier;
 use portcullis_controller::dataplane::backend::iptables::sets;
 use portcullis_controller::dataplane::drift::{Drift, How};
 use portcullis_controller::dataplane::name::{self, SetName};
@@ -252,36 +251,6 @@ fn a_change_does_not_wait_for_the_members_of_a_large_set() {
             let report = dataplane.enforce(&world.compiled, &Update::default()).unwrap();
             assert_eq!((report.members_changed, report.members_waiting), (4_001, 0));
             assert_eq!(members(&node, large).len(), 25_000 - 2_000 + 1);
-            assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
-        });
-    }
-}
-
-#[test]
-fn a_new_set_gets_its_members_in_slices_and_a_set_that_denies_gets_all_at_once() {
-    let many: Vec<Member> = (0..25_000)
-        .map(|host| Member::Address(std::net::Ipv4Addr::from(0x0a09_0000 + host).into()))
-        .collect();
-    for (target, created, waiting) in [(Target::Allow, 10_000, 15_000), (Target::Deny, 25_000, 0)] {
-        let (mut world, ..) = world();
-        let node = Netns::new();
-        node.enter(|| {
-            let mut dataplane = Dataplane::open(Options::default()).unwrap();
-            settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap();
-            let set = world.set("new", many.clone());
-            let matches = allow(TrafficMatch::Any, Some(set), CidrSet::default());
-            let rules = vec![Rule { matches, target }];
-            let id = world.tier(Direction::Ingress, Tier::Admin, rules, Target::Allow);
-            world.endpoint(ip("10.1.0.4"), id);
-            let report = dataplane.enforce(&world.compiled, &rules_changed()).unwrap();
-            assert_eq!(report.members_waiting, waiting, "{target:?}");
-            let name = name::set(Family::V4, Kind::Address, &set);
-            assert_eq!(members(&node, name).len(), created, "{target:?}");
-            while dataplane.enforce(&world.compiled, &Update::default()).unwrap().members_waiting
-                > 0
-            {}
-            assert_eq!(members(&node, name).len(), many.len());
-            dataplane.remove_unreferenced(&world.compiled).unwrap();
             assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
         });
     }
