@@ -15,6 +15,7 @@
 //! | [`args`] | the command line, and nothing that acts on it |
 //! | [`source`] | where objects come from; the only place that reads files and asks an API server |
 //! | [`model`] | objects by name, and the cluster that they make: pods, workloads, Services |
+//! | [`gap`] | what could not be read, and why |
 //! | [`endpoint`] | the words by which a user names one side of a connection |
 //! | [`judge`] | one question between two sides: verdict, decisions, near misses |
 //! | [`advice`] | policies that would allow what is denied, tried before they are shown |
@@ -35,6 +36,7 @@ pub mod command;
 pub mod denials;
 pub mod endpoint;
 pub mod exposure;
+pub mod gap;
 pub mod judge;
 pub mod lint;
 pub mod model;
@@ -79,7 +81,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code.into(),
         // Whoever reads had enough, as `head` does.
         Err(error) if is_broken_pipe(&error) => YES.into(),
-        Err(error) if error.is::<source::gap::Unread>() => {
+        Err(error) if error.is::<endpoint::Unread>() => {
             let _ = writeln!(io::stderr(), "{error}");
             MIXED.into()
         }

@@ -10,11 +10,11 @@ use policy_engine::model::Change;
 use portcullis_crds::api::inspection::Verification;
 
 use crate::args::{AgentFormat, Inspect, SourceArgs, Trace, TraceProtocol, Verify};
+use crate::gap::Gap;
 use crate::model::Inventory;
 use crate::output::verify as written;
 use crate::source::connection::Connection;
 use crate::source::exec::{self, Ran};
-use crate::source::gap::Gap;
 use crate::verify::{self, Finding};
 use crate::{FAILED, MIXED, NO, YES};
 

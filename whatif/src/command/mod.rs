@@ -26,10 +26,10 @@ use anyhow::{Result, bail};
 use policy_engine::model::PodKey;
 
 use crate::args::{Args, Command, SourceArgs};
-use crate::endpoint::{Endpoint, EndpointError, Resolved, Side, resolve};
+use crate::endpoint::{Endpoint, EndpointError, Resolved, Side, Unread, resolve};
+use crate::gap::Gap;
 use crate::model::Cluster;
 use crate::output::{self, json};
-use crate::source::gap::{Gap, Unread};
 use crate::source::{self, Sources};
 use crate::{MIXED, YES};
 

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 
 use super::Question;
 use crate::args::{Danger, Plan as Args, PlanBy, PlanFormat};
+use crate::gap::Gap;
 use crate::model::Cluster;
 use crate::output::{self, page, plan as written};
 use crate::plan::{Effect, Plan, RiskKind};
-use crate::source::gap::Gap;
 use crate::source::{self, Sides};
 use crate::{MIXED, NO, YES};
 

@@ -20,10 +20,10 @@ use policy_engine::policy::Revision;
 use policy_engine::words::few;
 
 use crate::args::{CheckFormat, Status, WaitFor};
+use crate::gap::Gap;
 use crate::model::{Cluster, Inventory};
 use crate::output::{self, status as written};
 use crate::source::connection::Connection;
-use crate::source::gap::Gap;
 use crate::source::reports::{self, Reports};
 use crate::status::{self, NodeState, PolicyStatus, Stage};
 use crate::{MIXED, NO, YES};

@@ -72,6 +72,16 @@ pub enum NumberOrName {
     Name(String),
 }
 
+/// A side of a question was not found, and may be among what could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("Undetermined: {missing}, but not all could be read: {gaps}")]
+pub struct Unread {
+    /// What was not found.
+    pub missing: EndpointError,
+    /// What could not be read.
+    pub gaps: String,
+}
+
 /// Why words name nothing.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EndpointError {

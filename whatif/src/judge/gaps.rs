@@ -15,8 +15,8 @@ use policy_engine::policy::Policy;
 use policy_engine::tier::Tier;
 
 use super::{Part, Verdict};
+use crate::gap::Gap;
 use crate::model::Cluster;
-use crate::source::gap::Gap;
 
 /// Says so where the answer depends on what could not be read.
 pub(super) fn qualify(cluster: &Cluster, part: &mut Part) {

@@ -18,7 +18,7 @@ use portcullis_lint::near;
 use serde_json::Value;
 
 use super::reference::WorkloadRef;
-use crate::source::gap::{Cause, Gap, Place};
+use crate::gap::{Cause, Gap, Place};
 
 /// One object, and where it is written.
 #[derive(Clone, Debug)]

@@ -24,7 +24,7 @@ use portcullis_crds::diagnostic::Origin;
 use portcullis_crds::manifest::Document;
 use portcullis_crds::path::FieldPath;
 
-use crate::source::gap::Gap;
+use crate::gap::Gap;
 
 pub use inventory::{Inventory, Object, policy_mut};
 pub use reference::WorkloadRef;

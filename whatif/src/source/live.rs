@@ -21,8 +21,8 @@ use portcullis_crds::lean;
 use serde_json::Value;
 
 use super::connection::{Connection, within};
-use super::gap::{Cause, Gap, Place};
 use crate::args::SourceArgs;
+use crate::gap::{Cause, Gap, Place};
 
 /// How often one kind is read again when its pages expired on the way.
 const ATTEMPTS: usize = 3;

@@ -7,7 +7,6 @@ pub mod connection;
 mod documents;
 pub mod exec;
 pub mod files;
-pub mod gap;
 mod git;
 pub mod live;
 pub mod reports;

@@ -5,8 +5,6 @@ use std::fmt;
 use policy_engine::labels::Str;
 use policy_engine::object::Kind;
 
-use crate::endpoint::EndpointError;
-
 /// Objects of one kind that are missing.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Gap {
@@ -60,16 +58,6 @@ impl Gap {
                 Place::Only(unread) => &**unread == namespace,
             }
     }
-}
-
-/// A side of a question was not found, and may be among what could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("Undetermined: {missing}, but not all could be read: {gaps}")]
-pub struct Unread {
-    /// What was not found.
-    pub missing: EndpointError,
-    /// What could not be read.
-    pub gaps: String,
 }
 
 impl fmt::Display for Gap {
