@@ -167,17 +167,18 @@ impl<'b> Builder<'b> {
         target: Target,
         otherwise: Target,
     ) {
-        let mut pieces: BTreeMap<Protocol, Vec<Piece<'_>>> = BTreeMap::new();
+        let mut ranges_of: BTreeMap<Protocol, Vec<(PortRange, &PeerUnion)>> = BTreeMap::new();
         for (union, ports) in unions {
             for (protocol, ranges) in *ports {
-                let of_protocol = pieces.entry(*protocol).or_default();
+                let of_protocol = ranges_of.entry(*protocol).or_default();
                 of_protocol.extend(ranges.iter().map(|range| (*range, &**union)));
             }
         }
-        let count: usize = pieces.values().flatten().map(|(_, union)| rules_for(union)).sum();
+        let pieces: BTreeMap<Protocol, Vec<Piece<'_>>> =
+            ranges_of.into_iter().map(|(protocol, ranges)| (protocol, joined(ranges))).collect();
+        let count: usize = pieces.values().flatten().map(|piece| rules_for(piece.union)).sum();
         let (levels, width) = shape(count, self.depth);
-        for (protocol, mut pieces) in pieces {
-            pieces.sort_unstable_by_key(|(range, _)| *range);
+        for (protocol, pieces) in pieces {
             let tree = Tree { protocol, width, target, otherwise };
             self.tree(rules, &tree, &pieces, levels);
         }
@@ -185,22 +186,24 @@ impl<'b> Builder<'b> {
 
     /// Writes `pieces` in so many levels: at the last one as they are, and else in groups.
     fn tree(&mut self, rules: &mut Rules, tree: &Tree, pieces: &[Piece<'_>], levels: u32) {
-        let all: usize = pieces.iter().map(|(_, union)| rules_for(union)).sum();
+        let all: usize = pieces.iter().map(|piece| rules_for(piece.union)).sum();
         if levels <= 1 || all <= tree.width {
-            for (range, union) in pieces {
-                rules.peers(&ports(tree.protocol, *range), union, tree.target);
+            for Piece { ranges, union } in pieces {
+                let traffic = TrafficMatch::Ports(tree.protocol, ranges.clone());
+                rules.peers(&traffic, union, tree.target);
             }
             return;
         }
         for group in groups(pieces, tree.width.saturating_pow(levels - 1)) {
             let mut of_group = Rules::default();
             self.tree(&mut of_group, tree, group, levels - 1);
-            let all = group.iter().map(|(range, _)| *range);
+            let all = group.iter().flat_map(|piece| &piece.ranges).copied();
             let Some(all) = all.reduce(|first, last| PortRange { last: last.last, ..first }) else {
                 continue;
             };
             let group = self.finish(of_group, tree.otherwise).id;
-            let (traffic, cidrs) = (ports(tree.protocol, all), CidrSet::everything());
+            let traffic = TrafficMatch::Ports(tree.protocol, vec![all]);
+            let cidrs = CidrSet::everything();
             let matches = Match::Peers { traffic, labelled: None, cidrs };
             rules.push(matches, Target::Next(group));
         }
@@ -234,8 +237,30 @@ struct Tree {
     otherwise: Target,
 }
 
-/// A port range with its peers.
-type Piece<'u> = (PortRange, &'u PeerUnion);
+/// Port ranges with their peers, as many as the match of one rule can list. No port of other peers is
+/// between them.
+struct Piece<'u> {
+    ranges: Vec<PortRange>,
+    union: &'u PeerUnion,
+}
+
+/// The pieces for `ranges`, in order.
+fn joined(mut ranges: Vec<(PortRange, &PeerUnion)>) -> Vec<Piece<'_>> {
+    ranges.sort_unstable_by_key(|(range, _)| *range);
+    let (mut pieces, mut free): (Vec<Piece<'_>>, usize) = (Vec::new(), 0);
+    for (range, union) in ranges {
+        let slots = slots_of(range);
+        match pieces.last_mut() {
+            Some(piece) if piece.union == union && slots <= free => piece.ranges.push(range),
+            _ => {
+                pieces.push(Piece { ranges: vec![range], union });
+                free = PORT_SLOTS;
+            }
+        }
+        free -= slots;
+    }
+    pieces
+}
 
 /// The levels and the width of a tree of `count` rules. It has two levels, or as many more as it takes
 /// until a connection meets few rules, but at most `depth`.
@@ -258,8 +283,8 @@ fn shape(count: usize, depth: usize) -> (u32, usize) {
 /// `pieces` in order, in groups of at most `size` rules, or of one piece.
 fn groups<'p, 'u>(pieces: &'p [Piece<'u>], size: usize) -> Vec<&'p [Piece<'u>]> {
     let (mut groups, mut rest, mut count, mut at) = (Vec::new(), pieces, 0, 0);
-    for (_, union) in pieces {
-        let rules = rules_for(union);
+    for piece in pieces {
+        let rules = rules_for(piece.union);
         if at > 0 && count + rules > size {
             let (group, others) = rest.split_at(at);
             groups.push(group);
@@ -303,10 +328,6 @@ pub(super) fn matches(ports: &PortSets) -> usize {
     ports.values().map(|ranges| slots(ranges).div_ceil(PORT_SLOTS)).sum()
 }
 
-fn ports(protocol: Protocol, range: PortRange) -> TrafficMatch {
-    TrafficMatch::Ports(protocol, vec![range])
-}
-
 /// Writes one rule for the ports by name and for the pods of `foldable`.
 fn fold(rules: &mut Rules, run: &Run, foldable: &[UnionPorts<'_>]) {
     let mut folded: BTreeSet<PodPort> = run.matches.named.iter().flat_map(named_ports).collect();
@@ -320,7 +341,11 @@ fn fold(rules: &mut Rules, run: &Run, foldable: &[UnionPorts<'_>]) {
 }
 
 fn slots(ranges: &Ranges<u16>) -> usize {
-    ranges.iter().map(|range| if range.count() == 1 { 1 } else { 2 }).sum()
+    ranges.iter().copied().map(slots_of).sum()
+}
+
+fn slots_of(range: PortRange) -> usize {
+    if range.count() == 1 { 1 } else { 2 }
 }
 
 /// At most how many rules a union needs for one match of ports.

@@ -161,6 +161,31 @@ fn a_connection_meets_few_of_a_thousand_rules() {
 }
 
 #[test]
+fn ports_of_the_same_peers_share_rules_where_no_port_of_others_is_between() {
+    let rule = |peers: &str, first: u16, count: u16| {
+        let port = |n: u16| PortMatch::Numbers(Protocol::Tcp, PortRange::single(first + 2 * n));
+        let ports = Ports::Listed((0..count).map(port).collect());
+        policy::Rule { peers: Peers::Listed(vec![block(peers)]), ports }
+    };
+    let rules = [rule("10.0.0.0/28", 100, 300), rule("10.0.0.16/28", 1_000, 300)];
+    let top = ruleset(vec![run(&rules, Target::Allow)], Target::Deny, DEPTH_MAX).unwrap();
+    let all: usize = top.reachable().iter().map(|found| found.ruleset.rules.len()).sum();
+    // 15 ports a rule, and a rule for each group.
+    assert!((40..=50).contains(&all), "{all} rules");
+    let compiled = compiled(Some(&top));
+    let longest = longest(&compiled, &top.id);
+    assert!(longest <= 15, "{longest} rules");
+    for port in 90..1_610 {
+        let is = |range: std::ops::Range<u16>| range.contains(&port) && port % 2 == 0;
+        for (number, expected) in [(1, is(100..700)), (17, is(1_000..1_600))] {
+            let traffic = Traffic::Port(Protocol::Tcp, port);
+            let found = compiled.allows_in(Direction::Ingress, POD, peer(number), traffic);
+            assert_eq!(found, expected, "port {port} from {}", peer(number));
+        }
+    }
+}
+
+#[test]
 fn a_connection_meets_few_rules_of_ports_that_have_many_peers_each() {
     let selected = |n: u16, key: u16| {
         let selector = Selector::label(&format!("key-{key}"), &n.to_string());
