@@ -1,11 +1,14 @@
 //! Neighbours that remove our hooks, or put rules in front of them.
 
+use std::fs;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use portcullis_lab::{Family, IptablesVariant, Node};
 use portcullis_tests::cluster::{AgentSetup, Cluster};
+use portcullis_tests::tool::wrap;
 
 use crate::probes::{self, METRICS, ask, flags};
 use crate::shop::{ADMIN, ECHO, PATIENCE, WEB, allow, check, lab, shop};
@@ -19,10 +22,15 @@ const TRAFFIC: Traffic = Traffic { held: &[("web", "api")], allowed: OPEN, forbi
 const PUSH_PERIOD: Duration = Duration::from_millis(50);
 
 fn guarded(variant: IptablesVariant) -> Result<Cluster> {
+    guarded_with(variant, None)
+}
+
+/// As [`guarded`]; the agent looks for tools in this directory first.
+fn guarded_with(variant: IptablesVariant, tools: Option<PathBuf>) -> Result<Cluster> {
     // No comparison of everything gets in the way.
     let mut cluster = shop(lab(variant), &["--verify-period=3600"])?;
     cluster.write("api.yaml", &allow("api", &["web", "near"], &[WEB, ECHO]))?;
-    let setup = AgentSetup { flags: flags(&[]), ..AgentSetup::default() };
+    let setup = AgentSetup { flags: flags(&[]), tools, ..AgentSetup::default() };
     let agent = cluster.spawn_agent_as("n2", &setup)?;
     agent.wait_for("policies are enforced", PATIENCE)?;
     cluster.put_agent(agent);
@@ -89,6 +97,25 @@ fn a_flush_of_everything_is_repaired_at_once() -> Result<()> {
         println!("repaired after {took:?}");
     }
     check(&cluster.lab, "after the flushes", OPEN, CLOSED)
+}
+
+#[test]
+fn flushed_chains_are_repaired_before_any_set_is_read() -> Result<()> {
+    let _alone = crate::alone();
+    let tools = tempfile::tempdir()?;
+    wrap(tools.path(), "ipset", "sleep 20")?;
+    let cluster = guarded_with(IptablesVariant::Nft, Some(tools.path().to_owned()))?;
+    let broken = tools.path().join("ipset.broken");
+    fs::write(&broken, "")?;
+    let node = cluster.lab.node("n2")?;
+    let start = Instant::now();
+    node.shell("iptables-nft -w -t mangle -F PORTCULLIS-JUDGE")?;
+    while !node.shell("iptables-nft -t mangle -S PORTCULLIS-JUDGE")?.contains("-A ") {
+        ensure!(start.elapsed() < Duration::from_secs(10), "the chain is empty still");
+    }
+    println!("repaired after {:?}", start.elapsed());
+    fs::remove_file(&broken)?;
+    check(&cluster.lab, "after the flush", OPEN, CLOSED)
 }
 
 /// Puts an ACCEPT in front of FORWARD again and again, as a program that wants to be first.
