@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_types, reason = "netlink is one of the two ways to the kernel")]
 
 pub mod addresses;
+pub(super) mod attributes;
 pub mod conntrack;
 pub mod nflog;
 pub mod nft_events;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
 
-use super::attributes::Attributes;
+use crate::dataplane::netlink::attributes::Attributes;
 
 /// The first register, which all keys and values are loaded into.
 const REGISTER: u32 = 1;

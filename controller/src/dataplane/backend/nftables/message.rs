@@ -4,10 +4,10 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 
-use super::attributes::Attributes;
 use super::encode::KernelRule;
 use super::sets::{self, ANONYMOUS, EVAL, KeyType, TIMEOUT};
 use crate::dataplane::name::{self, ChainName};
+use crate::dataplane::netlink::attributes::Attributes;
 use crate::dataplane::netlink::nftables::Message;
 use crate::dataplane::rule::Hook;
 

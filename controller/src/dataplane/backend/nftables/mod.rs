@@ -2,14 +2,13 @@
 //!
 //! ```text
 //! Plan ─ transaction ─► messages ─ kernel ─► netlink        one transaction for each family
-//!          └ encode ─ expression: rules;  sets: elements;  message, attributes: their bytes
+//!          └ encode ─ expression: rules;  sets: elements;  message: their bytes
 //! netlink ─ read ─► Applied
 //! ```
 //!
 //! A chain, set or rule of the plan is one of nftables with the same name. So what is desired, its
 //! difference and its report are those of every backend.
 
-mod attributes;
 mod encode;
 mod expression;
 mod kernel;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 
-use super::attributes::{find, long, number, read, text};
 use super::encode::{KernelRule, Line, lines};
 use super::message::{Base, Writer, comment, is_own_set};
 use super::sets::shape;
@@ -13,6 +12,7 @@ use super::transaction::{bridge_hook_rule, denial_of, hook_rules};
 use crate::dataplane::applied::{HookPlaces, Table};
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::name::{self, ChainName, SetName};
+use crate::dataplane::netlink::attributes::{find, long, number, read, text};
 use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
 use crate::dataplane::set::Kind;
 

@@ -9,9 +9,9 @@ use policy_engine::cidr::Family;
 use policy_engine::id::ContentHasher;
 use policy_engine::port::{PortRange, Protocol};
 
-use super::attributes::{self, Attributes};
 use super::encode::protocol_number;
 use super::expression::{Outcome, address_bytes, value};
+use crate::dataplane::netlink::attributes::{self, Attributes};
 use crate::dataplane::set::{Element, Kind};
 
 /// `NFT_SET_ANONYMOUS`, `_CONSTANT`, `_INTERVAL`, `_MAP`, `_TIMEOUT`, `_EVAL`.

@@ -15,6 +15,7 @@ use super::sets::{element_parts, shape};
 use crate::dataplane::applied::HookPlaces;
 use crate::dataplane::denial::Denial;
 use crate::dataplane::name::{self, ChainName, SetName};
+use crate::dataplane::netlink::attributes::Attributes;
 use crate::dataplane::netlink::nftables::Message;
 use crate::dataplane::plan::{HookChange, NewSet, Plan, Swap, TableChange};
 use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
@@ -174,7 +175,7 @@ impl Transaction {
         writer: Writer,
         set: SetName,
         elements: &BTreeSet<Element>,
-        message: impl Fn(Writer, &str, super::attributes::Attributes) -> Message,
+        message: impl Fn(Writer, &str, Attributes) -> Message,
     ) {
         let name = set.to_string();
         let parts = element_parts(elements.iter()).into_iter();

@@ -9,11 +9,11 @@ const HEADER_BYTES: usize = 4;
 
 /// Attributes, one after another.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub(super) struct Attributes(pub Vec<u8>);
+pub(in crate::dataplane) struct Attributes(pub Vec<u8>);
 
 impl Attributes {
     /// Appends an attribute.
-    pub(super) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(in crate::dataplane) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(HEADER_BYTES + value.len()).expect("callers keep them short");
         self.0.extend(length.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
@@ -23,29 +23,29 @@ impl Attributes {
     }
 
     /// Appends an attribute that consists of attributes.
-    pub(super) fn nest(self, kind: u16, inner: Self) -> Self {
+    pub(in crate::dataplane) fn nest(self, kind: u16, inner: Self) -> Self {
         let Self(bytes) = inner;
         self.bytes(kind | NESTED, &bytes)
     }
 
     /// Appends a text, with the zero at its end.
-    pub(super) fn text(self, kind: u16, text: &str) -> Self {
+    pub(in crate::dataplane) fn text(self, kind: u16, text: &str) -> Self {
         self.bytes(kind, &[text.as_bytes(), &[0]].concat())
     }
 
     /// Appends a number, as nftables has them.
-    pub(super) fn number(self, kind: u16, number: u32) -> Self {
+    pub(in crate::dataplane) fn number(self, kind: u16, number: u32) -> Self {
         self.bytes(kind, &number.to_be_bytes())
     }
 
     /// Appends a number of 64 bits.
-    pub(super) fn long(self, kind: u16, number: u64) -> Self {
+    pub(in crate::dataplane) fn long(self, kind: u16, number: u64) -> Self {
         self.bytes(kind, &number.to_be_bytes())
     }
 }
 
 /// The attributes in `bytes`: their types and values. What is cut off is left out.
-pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(in crate::dataplane) fn read(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let [a, b, c, d, ..] = *rest else { return None };
@@ -57,22 +57,22 @@ pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The value of the first attribute of this type.
-pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(in crate::dataplane) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     read(bytes).find_map(|(found, value)| (found == kind).then_some(value))
 }
 
 /// A text without the zero at its end.
-pub(super) fn text(value: &[u8]) -> Option<&str> {
+pub(in crate::dataplane) fn text(value: &[u8]) -> Option<&str> {
     str::from_utf8(value).ok().map(|text| text.trim_end_matches('\0'))
 }
 
 /// A number, as nftables has them.
-pub(super) fn number(value: &[u8]) -> Option<u32> {
+pub(in crate::dataplane) fn number(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// A number of 64 bits.
-pub(super) fn long(value: &[u8]) -> Option<u64> {
+pub(in crate::dataplane) fn long(value: &[u8]) -> Option<u64> {
     value.try_into().ok().map(u64::from_be_bytes)
 }
 
