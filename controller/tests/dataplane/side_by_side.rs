@@ -2,7 +2,7 @@
 //!
 //! `make bench-backends` runs it in its whole size, built for speed. Otherwise it is small.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use policy_engine::cidr::CidrSet;
@@ -36,18 +36,23 @@ fn member(number: u32) -> Member {
     Member::Address(address([10, 0, 0, 1], number).into())
 }
 
-/// Isolated pods with rulesets of their own: each allows a set of ten peers on two ranges of ports.
-fn node(pods: u32, rulesets: u32) -> World {
+/// Dual-stack pods that are isolated in both directions, with a ruleset of their own for each direction and
+/// family: it allows a set of ten peers on two ranges of ports.
+fn node(pods: u32) -> World {
     let mut world = World::default();
-    for number in 0..rulesets {
+    for number in 0..pods * 4 {
         let peers = (0..10).map(|peer| member(number * 10 + peer));
         let set = world.set(&format!("peers {number}"), peers);
         // The same port for several pods: what differs is the set.
         let port = u16::try_from(1_000 + number % 30_000).unwrap();
         let rule = allow(tcp(&[(port, port), (80, 90)]), Some(set), CidrSet::default());
-        let direction = Direction::BOTH[number as usize % 2];
-        let id = world.ruleset(direction, vec![rule]);
-        world.endpoint(pod(number / 2 % pods).into(), id);
+        let id = world.ruleset(Direction::BOTH[number as usize % 2], vec![rule]);
+        let own: IpAddr = if number < pods * 2 {
+            pod(number / 2).into()
+        } else {
+            Ipv6Addr::from((0xfd00 << 112) + u128::from(number / 2)).into()
+        };
+        world.endpoint(own, id);
     }
     world
 }
@@ -88,19 +93,23 @@ fn policy_changes(dataplane: &mut Dataplane, world: &mut World, changes: u16) ->
 fn backends_side_by_side() {
     let _alone = crate::alone();
     let bench = is_bench();
-    let (rulesets, members, networks, changes) =
-        if bench { (1_000, 100_000, 10_000, 200) } else { (50, 1_000, 100, 5) };
+    let (pods, members, networks, changes) =
+        if bench { (250, 100_000, 10_000, 200) } else { (10, 1_000, 100, 5) };
     for backend in BACKENDS {
         let name = backend.0;
         Netns::new().enter(|| {
-            let mut world = node(250, rulesets);
+            let mut world = node(pods);
             let large = world.set("large", (0..members).map(|number| member(500_000 + number)));
             let rule = allow(tcp(&[(443, 443)]), Some(large), CidrSet::default());
             let id = world.ruleset(Direction::Ingress, vec![rule]);
             world.endpoint(pod(300).into(), id);
             let mut dataplane = open(backend);
-            let first = timed(|| drop(settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap()));
-            println!("{name}: first apply, 250 pods, {rulesets} rulesets, a set of {members}: {first:.1?}");
+            let first =
+                timed(|| drop(settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap()));
+            println!(
+                "{name}: first apply, {pods} pods, {} rulesets, a set of {members}: {first:.1?}",
+                pods * 4
+            );
             let joins = (0..u32::from(changes)).map(|number| {
                 let update = world.change(large, &[member(900_000 + number)], &[]);
                 timed(|| drop(dataplane.enforce(&world.compiled, &update).unwrap()))
@@ -132,23 +141,18 @@ fn backends_side_by_side() {
 #[test]
 fn growth_of_backends_side_by_side() {
     let _alone = crate::alone();
-    let (sizes, changes): (&[(u32, u32)], _) = if is_bench() {
-        let by_pods = [(10, 1_000), (100, 1_000), (250, 1_000), (1_000, 1_000)];
-        let by_rulesets = [(250, 10), (250, 100), (250, 1_000), (250, 10_000)];
-        (&[by_pods, by_rulesets].concat(), 50)
-    } else {
-        (&[(10, 20)], 3)
-    };
-    for (pods, rulesets) in sizes {
+    let (sizes, changes): (&[u32], _) =
+        if is_bench() { (&[10, 100, 250, 1_000, 2_500], 50) } else { (&[10], 3) };
+    for pods in sizes {
         for backend in BACKENDS {
             Netns::new().enter(|| {
-                let mut world = node(*pods, *rulesets);
+                let mut world = node(*pods);
                 let mut dataplane = open(backend);
                 let first =
                     timed(|| drop(settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap()));
                 let policy = policy_changes(&mut dataplane, &mut world, changes);
                 let name = backend.0;
-                println!("{pods} pods, {rulesets} rulesets, {name}: first apply {first:.1?}, the policy of one pod {policy}");
+                println!("{pods} pods, {} rulesets, {name}: first apply {first:.1?}, the policy of one pod {policy}", pods * 4);
             });
         }
     }
