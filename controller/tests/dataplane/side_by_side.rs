@@ -61,7 +61,7 @@ fn open((_, backend, variant): (&str, Backend, IptablesVariant)) -> Dataplane {
     Dataplane::open(Options { backend, variant, ..Options::default() }).unwrap()
 }
 
-fn timed(work: impl FnOnce()) -> Duration {
+fn timed<T>(work: impl FnOnce() -> T) -> Duration {
     let begin = Instant::now();
     work();
     begin.elapsed()
@@ -82,7 +82,7 @@ fn policy_changes(dataplane: &mut Dataplane, world: &mut World, changes: u16) ->
         let rule = allow(tcp(&[(port, port)]), Some(set), CidrSet::default());
         let id = world.ruleset(Direction::Ingress, vec![rule]);
         world.endpoint(pod(3).into(), id);
-        let taken = timed(|| drop(dataplane.enforce(&world.compiled, &rules_changed()).unwrap()));
+        let taken = timed(|| dataplane.enforce(&world.compiled, &rules_changed()).unwrap());
         dataplane.remove_unreferenced(&world.compiled).unwrap();
         taken
     };
@@ -105,14 +105,14 @@ fn backends_side_by_side() {
             world.endpoint(pod(300).into(), id);
             let mut dataplane = open(backend);
             let first =
-                timed(|| drop(settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap()));
+                timed(|| settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap());
             println!(
                 "{name}: first apply, {pods} pods, {} rulesets, a set of {members}: {first:.1?}",
                 pods * 4
             );
             let joins = (0..u32::from(changes)).map(|number| {
                 let update = world.change(large, &[member(900_000 + number)], &[]);
-                timed(|| drop(dataplane.enforce(&world.compiled, &update).unwrap()))
+                timed(|| dataplane.enforce(&world.compiled, &update).unwrap())
             });
             let joins = quantiles(joins.collect());
             println!("{name}: one member more of {members}: {joins}");
@@ -126,8 +126,7 @@ fn backends_side_by_side() {
                 let rule = allow(tcp(&[(444, 444)]), None, blocks);
                 let id = world.ruleset(Direction::Ingress, vec![rule]);
                 world.endpoint(pod(301).into(), id);
-                let taken =
-                    timed(|| drop(dataplane.enforce(&world.compiled, &rules_changed()).unwrap()));
+                let taken = timed(|| dataplane.enforce(&world.compiled, &rules_changed()).unwrap());
                 dataplane.remove_unreferenced(&world.compiled).unwrap();
                 taken
             });
@@ -149,7 +148,7 @@ fn growth_of_backends_side_by_side() {
                 let mut world = node(*pods);
                 let mut dataplane = open(backend);
                 let first =
-                    timed(|| drop(settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap()));
+                    timed(|| settle(&mut dataplane, &world.compiled, &rules_changed()).unwrap());
                 let policy = policy_changes(&mut dataplane, &mut world, changes);
                 let name = backend.0;
                 println!("{pods} pods, {} rulesets, {name}: first apply {first:.1?}, the policy of one pod {policy}", pods * 4);
