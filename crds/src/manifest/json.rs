@@ -47,6 +47,14 @@ impl Places {
         }
     }
 
+    /// The text that the value can be read from again, by [`plain_object`].
+    pub(super) fn json(&self) -> Option<&str> {
+        match self {
+            Self::Known(_) => None,
+            Self::OfJson(text, _) => Some(text),
+        }
+    }
+
     /// Where the document begins.
     pub(super) fn start(&self) -> Place {
         match self {

@@ -96,7 +96,7 @@ impl Manifest {
             (value, mark) = (kept, Mark::leaf(mark.place));
         }
         let places = Places::Known(mark);
-        self.push(Document { file: Arc::clone(file), value, places, first_line });
+        self.push(Document::new(file, value, places, first_line));
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -48,7 +48,8 @@ pub struct Manifest {
 #[derive(Debug)]
 pub struct Document {
     file: Arc<str>,
-    value: Value,
+    /// Empty after [`Document::release`], until somebody asks for it.
+    value: OnceLock<Value>,
     places: Places,
     /// Line of the file that is line 1 of the part the marks count in, minus one.
     first_line: usize,
@@ -97,14 +98,14 @@ impl Manifest {
         }
         if is_json && let Some(value) = json::plain_object(text) {
             let places = Places::of_json(text);
-            self.push(Document { file: Arc::clone(file), value, places, first_line });
+            self.push(Document::new(file, value, places, first_line));
             return;
         }
         match if is_json { json::read(text) } else { tree::read(text) } {
             Ok(Read { tree, unread }) => {
                 if let Some(Tree { value, mark, .. }) = tree {
                     let places = Places::Known(mark);
-                    self.push(Document { file: Arc::clone(file), value, places, first_line });
+                    self.push(Document::new(file, value, places, first_line));
                 }
                 if let Some(place) = unread {
                     let message = "a second document begins without a line `---` before it; \
@@ -140,22 +141,38 @@ impl Manifest {
 }
 
 impl Document {
+    fn new(file: &Arc<str>, value: Value, places: Places, first_line: usize) -> Self {
+        Self { file: Arc::clone(file), value: OnceLock::from(value), places, first_line }
+    }
+
+    /// Frees the memory of the value if it can be read again. A cluster has many objects, and few of
+    /// them are looked at twice.
+    pub fn release(&mut self) {
+        if self.places.json().is_some() {
+            self.value.take();
+        }
+    }
+
     /// The object as JSON, as kubectl would send it.
     #[must_use]
     pub fn value(&self) -> &Value {
-        &self.value
+        self.value.get_or_init(|| {
+            let value = self.places.json().and_then(json::plain_object);
+            // Only what can be read again is released.
+            value.unwrap_or_default()
+        })
     }
 
     /// `apiVersion`, if it is text.
     #[must_use]
     pub fn api_version(&self) -> Option<&str> {
-        self.value.get("apiVersion")?.as_str()
+        self.value().get("apiVersion")?.as_str()
     }
 
     /// `kind`, if it is text.
     #[must_use]
     pub fn kind(&self) -> Option<&str> {
-        self.value.get("kind")?.as_str()
+        self.value().get("kind")?.as_str()
     }
 
     /// Where the object begins.
@@ -183,13 +200,16 @@ impl Document {
     /// The items of a List, or the document itself when it is none.
     fn into_items(self) -> Result<Vec<Self>, Box<Self>> {
         let item_kind = match self.kind().and_then(|kind| kind.strip_suffix("List")) {
-            Some(kind) if self.value.get("items").is_some_and(Value::is_array) => kind.to_owned(),
-            Some("") if self.value.get("items").is_none_or(Value::is_null) => return Ok(Vec::new()),
+            Some(kind) if self.value().get("items").is_some_and(Value::is_array) => kind.to_owned(),
+            Some("") if self.value().get("items").is_none_or(Value::is_null) => {
+                return Ok(Vec::new());
+            }
             _ => return Err(Box::new(self)),
         };
         let api_version = self.api_version().map(str::to_owned);
-        let Self { file, mut value, places, first_line } = self;
-        let items = match value.get_mut("items").map(Value::take) {
+        let Self { file, value, places, first_line } = self;
+        let mut value = value.into_inner();
+        let items = match value.as_mut().and_then(|value| value.get_mut("items")).map(Value::take) {
             Some(Value::Array(items)) => items,
             _ => Vec::new(),
         };
@@ -202,7 +222,7 @@ impl Document {
             }
             let mark = marks.next().unwrap_or(Mark::leaf(Place { line: 1, column: 1 }));
             let places = Places::Known(mark);
-            documents.push(Self { file: Arc::clone(&file), value, places, first_line });
+            documents.push(Self::new(&file, value, places, first_line));
         }
         Ok(documents)
     }

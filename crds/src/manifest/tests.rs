@@ -195,6 +195,19 @@ fn a_repeated_key_keeps_the_last_value_and_is_remembered() {
     assert_eq!(document.at(found[0].1).to_string(), "a.yaml:3:3");
 }
 
+#[test]
+fn a_released_value_is_read_again() {
+    let text = "{\"kind\": \"Pod\", \"a\": [1, \"b\"]}\n{\"a\": 1.5}\n";
+    let mut manifest = Manifest::parse("a.json", text);
+    let before: Vec<_> = manifest.documents.iter().map(|one| one.value().clone()).collect();
+    manifest.documents.iter_mut().for_each(Document::release);
+    // A number that YAML may read in another way is kept.
+    let kept: Vec<_> = manifest.documents.iter().map(|one| one.value.get().is_some()).collect();
+    assert_eq!(kept, [false, true]);
+    let after: Vec<_> = manifest.documents.iter().map(|one| one.value().clone()).collect();
+    assert_eq!(after, before);
+}
+
 /// A mapping that nests `depth` levels by indentation.
 fn indented(depth: usize) -> String {
     (0..depth).flat_map(|level| [" ".repeat(level), "a:\n".to_owned()]).collect()

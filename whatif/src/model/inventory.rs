@@ -83,8 +83,9 @@ impl Inventory {
     /// reported; from path to path objects are replaced on purpose.
     pub fn add_path(&mut self, documents: Vec<Document>, default_namespace: &str) {
         self.paths += 1;
-        for document in documents {
+        for mut document in documents {
             let (item, diagnostics) = item(document.value(), Some(&document), default_namespace);
+            document.release();
             self.add(item, Written::Here(Arc::new(document)), diagnostics);
         }
     }
@@ -180,7 +181,8 @@ impl Inventory {
     /// All objects in the order of their names, kinds in alphabetical order.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectRef, &Object)> {
         let mut all: Vec<_> = self.objects.iter().collect();
-        all.sort_unstable_by_key(|(name, _)| name.alphabetical());
+        // The objects of each kind are in order already, which a stable sort makes use of.
+        all.sort_by_key(|(name, _)| name.alphabetical());
         all.into_iter()
     }
 
