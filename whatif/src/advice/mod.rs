@@ -8,10 +8,12 @@
 //!
 //! A new policy allows without changing one that is there, or the labels of pods.
 
+mod concerned;
 pub(crate) mod effects;
 pub(crate) mod select;
 pub(crate) mod yaml;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -24,11 +26,12 @@ use policy_engine::labels::Str;
 use policy_engine::model::{Change, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::reach::{PortSet, Reach};
-use policy_engine::tier::Tier;
+use policy_engine::tier::{Tier, View};
 use policy_engine::world::World;
 use portcullis_crds::convert::inventory::{Item, item};
 use portcullis_crds::manifest::{Document, Manifest};
 
+use self::concerned::concerned;
 pub use self::effects::{Effect, Effects};
 use self::effects::{Wish, effects};
 use self::yaml::{Peer, Proposal, Rule, document};
@@ -73,9 +76,10 @@ pub struct Policies {
     pub effects: Effects,
 }
 
-/// What would allow a part that is denied.
+/// What would allow a part that is denied. `whole` is the reachability of the cluster, which is computed
+/// only if the policies may change connections of any pod.
 #[must_use]
-pub fn advise(cluster: &Cluster, before: &Reach<'_>, part: &Part) -> Advice {
+pub fn advise<'c>(cluster: &'c Cluster, whole: &OnceCell<Reach<'c>>, part: &Part) -> Advice {
     let denies = |direction: &Direction| !part.decisions().decision(*direction).is_allowed();
     let (mut blocked, mut open) = (Vec::new(), Vec::new());
     for direction in Direction::BOTH.into_iter().filter(denies) {
@@ -86,7 +90,7 @@ pub fn advise(cluster: &Cluster, before: &Reach<'_>, part: &Part) -> Advice {
             None => open.push(direction),
         }
     }
-    let policies = policies(cluster, before, part, &open);
+    let policies = policies(cluster, whole, part, &open);
     let unknown = open.iter().flat_map(|direction| {
         let (_, others) = sides(part, *direction);
         others.iter().filter(|side| split(&cluster.world, &[(*side).clone()], None).is_none())
@@ -125,9 +129,9 @@ fn service_port(part: &Part) -> Option<(RuleRef, u16, u16)> {
     Some((found.rule.clone(), service, asked.number))
 }
 
-fn policies(
-    cluster: &Cluster,
-    before: &Reach<'_>,
+fn policies<'c>(
+    cluster: &'c Cluster,
+    whole: &OnceCell<Reach<'c>>,
     part: &Part,
     open: &[Direction],
 ) -> Option<Policies> {
@@ -139,7 +143,10 @@ fn policies(
         return None;
     }
     let yaml = documents.join("---\n");
-    let world = with(&cluster.world, &yaml)?;
+    let changes = changes(&yaml)?;
+    let concerned = concerned(&cluster.world, &changes);
+    let mut world = cluster.world.clone();
+    changes.into_iter().for_each(|change| world.apply(change));
     let allows = |flow: &Flow| {
         let verdict = evaluate(&world, flow);
         open.iter().all(|direction| verdict.decision(*direction).is_allowed())
@@ -166,8 +173,14 @@ fn policies(
         outside: part.outside.clone(),
         ports: PortSet::of(part.flow.traffic),
     };
-    let after = Reach::new(&world);
-    let effects = effects(cluster, before, (&world, &after), &[wish]);
+    let effects = if let Some(pods) = concerned {
+        let [before, after] =
+            [&cluster.world, &world].map(|of| Reach::among(of, View::Enforced, &pods));
+        effects(cluster, &before, (&world, &after), &[wish])
+    } else {
+        let before = whole.get_or_init(|| Reach::new(&cluster.world));
+        effects(cluster, before, (&world, &Reach::new(&world)), &[wish])
+    };
     Some(Policies { yaml, count: documents.len(), effects })
 }
 

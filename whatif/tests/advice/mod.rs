@@ -2,6 +2,8 @@
 
 #![allow(clippy::panic)] // all of it is test code
 
+use std::cell::OnceCell;
+
 use policy_engine::evaluate::evaluate;
 use policy_engine::flow::Traffic;
 use policy_engine::labels::Labels;
@@ -47,6 +49,7 @@ pub(crate) fn is_worth_it(world: World) -> Result<usize, TestCaseError> {
     let mut cluster = Cluster::new(&Inventory::default(), world.options.clone());
     cluster.world = world;
     let (world, reach) = (&cluster.world, Reach::new(&cluster.world));
+    let whole = OnceCell::new();
     let pods: Vec<&PodKey> =
         world.pods().values().filter(|pod| pod.takes_part()).map(|pod| &pod.key).collect();
     let pairs = pods.iter().flat_map(|from| pods.iter().map(move |to| (*from, *to)));
@@ -63,7 +66,7 @@ pub(crate) fn is_worth_it(world: World) -> Result<usize, TestCaseError> {
             &resolved(&cluster, &format!("{destination}:{PORT}")),
         );
         for part in answer.parts.iter().filter(|part| part.verdict == Verdict::Denied) {
-            let advice = advise(&cluster, &reach, part);
+            let advice = advise(&cluster, &whole, part);
             let Some(policies) = &advice.policies else { continue };
             let after = applied(world, &policies.yaml);
             if advice.blocked.is_empty() {

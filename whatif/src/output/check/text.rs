@@ -36,7 +36,7 @@ pub fn text(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let (source, destination) = (short(&answer.source), short(&answer.destination));
-    // Only advice looks at the whole cluster.
+    // Only advice may look at the whole cluster.
     let whole = OnceCell::new();
     if let [part] = answer.parts.as_slice() {
         writeln!(out, "{}", headline(part))?;
@@ -196,7 +196,6 @@ fn details<'c>(
     }
     if !passes {
         writeln!(out)?;
-        let whole = whole.get_or_init(|| Reach::new(&cluster.world));
         let advice = advise(cluster, whole, part);
         lines(part, &advice).iter().try_for_each(|line| writeln!(out, "  {line}"))?;
     }
