@@ -61,7 +61,7 @@ fn a_change_costs_what_changes() {
             });
             time("denial counts", 2_000, &mut || {
                 let counts = dataplane.denial_counts().unwrap();
-                assert_eq!(counts.len(), 2, "one kind a direction");
+                assert_eq!(counts.len(), 4, "by policies and by connection in each direction");
             });
             let mut host = 0;
             time("ten times one peer more in one set", 1_000, &mut || {
