@@ -260,7 +260,7 @@ impl Agent {
                 reading = self.comparison.next() => self.read(reading),
                 denial = next(log) => {
                     if let Some(denials) = &mut self.denials {
-                        denials.tell(&denial, &self.engine);
+                        denials.log(&denial, &self.engine);
                     }
                     continue;
                 }

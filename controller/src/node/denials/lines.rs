@@ -1,4 +1,4 @@
-//! The agent's side: a denial becomes one line of the log.
+//! The part of the denial log that runs in the agent: it writes one log line for a denial.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -11,23 +11,23 @@ use super::table::{Occasion, Sighting};
 use super::words;
 use crate::dataplane::denial::{Cause, Denial, Outcome};
 
-/// What a line says of a packet.
+/// What a log line reports about a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Told {
+pub struct Line {
     /// `namespace/pod`, `node/NAME`, or an address.
     pub source: String,
-    /// Likewise.
+    /// In the same format as `source`.
     pub destination: String,
-    /// Which policies, and what they lack.
+    /// The policies that deny the packet, and what they do not allow.
     pub why: String,
-    /// Stands for who, to whom, and by which policies; `None` when nothing of that kind denies the
-    /// packet by now.
+    /// A hash of source, destination and denying policies; `None` when no policy of the denial's
+    /// tier denies the packet now.
     pub cause: Option<u64>,
 }
 
-/// Finds out who and why, by the policies as they are enforced by now.
+/// Finds the source, the destination and the reason, with the policies that are enforced now.
 #[must_use]
-pub fn resolve(engine: &Engine, denial: Denial, packet: Packet) -> Told {
+pub fn resolve(engine: &Engine, denial: Denial, packet: Packet) -> Line {
     let view = match denial.outcome {
         Outcome::Denied => View::Enforced,
         Outcome::WouldDeny => View::Audited,
@@ -46,22 +46,22 @@ pub fn resolve(engine: &Engine, denial: Denial, packet: Packet) -> Told {
         hasher.finish()
     });
     let why = words::why(denial, packet.transport, &flow, blame);
-    Told { source, destination, why, cause }
+    Line { source, destination, why, cause }
 }
 
-/// Logs a sighting, unless it was said before.
+/// Logs a sighting, unless it was logged before.
 pub fn log(node: &str, engine: &Engine, sighting: &Sighting) {
-    let Sighting { denial, packet, packets, occasion, said } = sighting;
-    let told = packet.map(|packet| resolve(engine, *denial, packet));
-    let cause = told.as_ref().and_then(|told| told.cause);
+    let Sighting { denial, packet, packets, occasion, reported } = sighting;
+    let line = packet.map(|packet| resolve(engine, *denial, packet));
+    let cause = line.as_ref().and_then(|line| line.cause);
     let is_news = match (occasion, cause) {
         (Occasion::PoliciesChanged, None) => return,
-        (_, cause) => said.is_news(cause.unwrap_or_default()),
+        (_, cause) => reported.is_news(cause.unwrap_or_default()),
     };
     if *occasion == Occasion::PoliciesChanged && !is_news {
         return;
     }
-    let count = said.count(*packets);
+    let count = reported.count(*packets);
     if count == 0 {
         return;
     }
@@ -73,7 +73,7 @@ pub fn log(node: &str, engine: &Engine, sighting: &Sighting) {
         Occasion::First | Occasion::PoliciesChanged => None,
     };
     let message = message(sighting);
-    let Some((packet, told)) = packet.zip(told) else {
+    let Some((packet, line)) = packet.zip(line) else {
         info!(node, verdict, direction, tier, count, seconds, "{message}");
         return;
     };
@@ -83,13 +83,13 @@ pub fn log(node: &str, engine: &Engine, sighting: &Sighting) {
         direction,
         tier,
         // Values of type str: the text format quotes them.
-        source = told.source,
+        source = line.source,
         source_address = %packet.source,
-        destination = told.destination,
+        destination = line.destination,
         destination_address = %packet.destination,
         protocol = packet.transport.protocol(),
         port = packet.transport.port(),
-        why = told.why,
+        why = line.why,
         count,
         seconds,
         "{message}"

@@ -1,4 +1,4 @@
-//! One datagram of the kernel's log, read. Nothing in it is trusted to be well-formed.
+//! Parses one datagram of the kernel's log. Malformed messages are returned as unreadable.
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::nflog::{PacketNla, ULogMessage};
@@ -7,12 +7,12 @@ use netlink_packet_netfilter::{NetfilterMessage, NetfilterMessageInner};
 use super::packet::Packet;
 use crate::dataplane::denial::Denial;
 
-/// What a message says.
+/// What one message of the kernel contains.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Logged {
-    /// Which kind of denial, and of which packet; `None` when it cannot be told.
+    /// The kind of denial and the packet; `None` when they cannot be read.
     pub what: Option<(Denial, Packet)>,
-    /// Its number: the kernel counts messages, those that it could not deliver too.
+    /// The message's number: the kernel also counts the messages that it could not deliver.
     pub sequence: Option<u32>,
 }
 
@@ -40,7 +40,7 @@ pub fn read(datagram: &[u8]) -> Vec<Logged> {
 /// The length of a netlink header.
 const HEADER: usize = 16;
 
-/// `None` for messages about the connection itself.
+/// Reads the attributes of a packet; `None` for control messages of netlink.
 fn logged(payload: &NetlinkPayload<NetfilterMessage>) -> Option<Logged> {
     let NetlinkPayload::InnerMessage(message) = payload else { return None };
     let NetfilterMessageInner::ULog(ULogMessage::Packet(attributes)) = &message.inner else {
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_holds_several_messages_and_each_is_told() {
+    fn a_datagram_holds_several_messages_and_each_is_returned() {
         let packet = Packet::parse(&syn()).expect("it is one");
         let ours = vec![prefix(denial().prefix()), PacketNla::Payload(syn()), PacketNla::Seq(7)];
         let foreign =

@@ -1,4 +1,4 @@
-//! What is counted of denials. Labels come from closed sets alone.
+//! The metrics of denials. The values of labels come from closed sets only.
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 
 use crate::dataplane::denial::Denial;
 
-/// The counters of denials and of their log. Clones count together.
+/// The counters of denials and of their log. Clones share their counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     denials: Family<Kind, Counter>,
@@ -46,14 +46,14 @@ struct Reason {
     reason: &'static str,
 }
 
-/// Why a logged packet is not told by its name.
+/// Why a denied packet that the kernel logged has no log line with its addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lost {
-    /// The kernel could not hand it over: they came faster than they were read.
+    /// The kernel could not deliver it: packets arrived faster than the agent read them.
     Overrun,
-    /// It is no packet of ours, or none that can be read.
+    /// The message has no prefix of ours, or its packet cannot be parsed.
     Unreadable,
-    /// Too many different ones at a time: it is counted by kind.
+    /// The table of denials is full: the packet is counted by kind only.
     NoRoom,
 }
 
@@ -79,16 +79,16 @@ impl Default for Metrics {
             lost: Family::default(),
             listening: Gauge::default(),
         };
-        // Every series is there from the start: an alert can tell 0 from silence. Not so those of
-        // denials: an agent that starts again goes on with the kernel's counts, and a 0 in between
-        // would make them look like as many more.
+        // These series exist from the start: an alert can distinguish 0 from a missing series. The
+        // series of denials do not: an agent that restarts continues with the kernel's counts, and
+        // a 0 before them would look like an increase by the whole count.
         Lost::ALL.into_iter().for_each(|reason| metrics.lost(reason, 0));
         metrics
     }
 }
 
 impl Metrics {
-    /// Puts all of them under their names.
+    /// Registers all metrics of denials.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "denials",
@@ -112,29 +112,29 @@ impl Metrics {
         );
     }
 
-    /// So many packets so far; never fewer than the last time.
+    /// Sets the number of denied packets of a kind; a smaller number than before is ignored.
     pub fn denied(&self, denial: Denial, packets: u64) {
         let counter = self.denials.get_or_create(&Kind::from(denial));
         counter.inc_by(packets.saturating_sub(counter.get()));
     }
 
-    /// The kernel handed a packet over.
+    /// Counts a message that the kernel delivered.
     pub fn message(&self) {
         self.messages.inc();
     }
 
-    /// So many packets are told by no name.
+    /// Counts packets that have no log line with their addresses.
     pub fn lost(&self, reason: Lost, packets: u64) {
         self.lost.get_or_create(&reason.reason()).inc_by(packets);
     }
 
-    /// How many so far.
+    /// Returns how many packets were lost for this reason so far.
     #[must_use]
     pub fn lost_so_far(&self, reason: Lost) -> u64 {
         self.lost.get_or_create(&reason.reason()).get()
     }
 
-    /// Whether the log is read.
+    /// Sets whether the kernel's log is read.
     pub fn listening(&self, listening: bool) {
         self.listening.set(i64::from(listening));
     }

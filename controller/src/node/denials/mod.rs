@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! kernel: NFLOG, limited ─► reader ─► message ─► packet ─► table ─ Sighting ─┐
-//!         chain counters ─┐ (its own thread, waits for nobody)                      │ try_send
-//!                         └─► agent's task: metrics, Status                         │
-//!                                             lines ─► log       ◄──────────────────┘
+//!         chain counters ─┐ (its own thread, never blocked by the agent)     │ try_send
+//!                         └─► agent's task: metrics, Status                  │
+//!                                             lines ─► log       ◄───────────┘
 //! ```
 //!
 //! | file | what it contains |
@@ -15,8 +15,8 @@
 //! | [`lines`], [`words`] | write source, destination and policies of a denial |
 //! | [`metrics`] | the metrics of denials and of this log |
 //!
-//! Enforcement hardly waits for any of it: the channel has an end, each round of the agent spends
-//! [`ROUND_BUDGET`] here, and all of them together a tenth of its time.
+//! The log delays enforcement little: the channel is bounded, a round of the agent spends at most
+//! [`ROUND_BUDGET`] on log lines, and all rounds together spend at most a tenth of its time.
 
 pub mod lines;
 pub mod message;
@@ -40,32 +40,32 @@ use self::metrics::Metrics;
 use self::reader::Reader;
 use self::table::Sighting;
 
-/// How many sightings may wait for the agent; what does not fit waits in the table.
+/// The most sightings that wait for the agent in the channel; further ones wait in the table.
 const QUEUED: usize = 256;
 
-/// How long a round of the agent may take over lines; the one that it is at is finished. What a line
-/// costs has an end: see [`policy_engine::engine::blame`].
+/// How long a round of the agent may write log lines; a line that has begun is finished. The cost
+/// of one line is bounded: see [`policy_engine::engine::blame`].
 pub const ROUND_BUDGET: Duration = Duration::from_millis(2);
 
 /// After writing lines, the agent writes none for this many times as long as that took.
 const REST: u32 = 9;
 
-/// The agent's end of the log.
+/// The receiving end of the log, which the agent owns.
 #[derive(Debug)]
 pub struct Feed {
     node: String,
     sightings: Receiver<Sighting>,
-    /// Until when nothing is told.
+    /// No line is logged before this time.
     rest: Instant,
-    /// How often policies have changed.
+    /// How many times policies have changed.
     changes: Arc<AtomicU64>,
 }
 
 impl Feed {
-    /// Starts to read the log of a group of NFLOG, on a thread of its own.
+    /// Starts a thread that reads the log of an NFLOG group.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// When the thread cannot be started.
     pub fn start(node: &str, group: u16, metrics: &Metrics) -> io::Result<Self> {
         let (sender, sightings) = mpsc::channel(QUEUED);
         let changes = Arc::<AtomicU64>::default();
@@ -74,12 +74,12 @@ impl Feed {
         Ok(Self { node: node.to_owned(), sightings, rest: Instant::now(), changes })
     }
 
-    /// Other policies are enforced now: packets may be denied by others than before.
+    /// Records that the enforced policies changed: other policies may deny the same packets now.
     pub fn policies_changed(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits for the next sighting; for ever, once none will come.
+    /// Waits for the next sighting; never returns after the reading thread has ended.
     pub async fn next(&mut self) -> Sighting {
         sleep_until(self.rest).await;
         match self.sightings.recv().await {
@@ -88,8 +88,8 @@ impl Feed {
         }
     }
 
-    /// Logs a sighting, and others that wait while the budget of a round lasts.
-    pub fn tell(&mut self, first: &Sighting, engine: &Engine) {
+    /// Logs a sighting, and then the waiting ones until the budget of a round is spent.
+    pub fn log(&mut self, first: &Sighting, engine: &Engine) {
         let start = Instant::now();
         lines::log(&self.node, engine, first);
         while start.elapsed() < ROUND_BUDGET
@@ -109,7 +109,7 @@ mod tests {
     use policy_engine::world::Options;
 
     use super::packet::{Packet, Transport};
-    use super::table::{Occasion, Said};
+    use super::table::{Occasion, Reported};
     use super::*;
     use crate::dataplane::denial::Denial;
 
@@ -120,12 +120,12 @@ mod tests {
             transport: Transport::Other(port),
         };
         let denial = Denial::all().next().expect("there are some");
-        let said = Arc::<Said>::default();
-        Sighting { denial, packet: Some(packet), packets: 1, occasion: Occasion::First, said }
+        let reported = Arc::<Reported>::default();
+        Sighting { denial, packet: Some(packet), packets: 1, occasion: Occasion::First, reported }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_lines_the_agent_is_left_alone_for_longer_than_they_took() {
+    async fn after_lines_no_line_is_written_for_longer_than_they_took() {
         let (sender, sightings) = mpsc::channel(2);
         let (rest, changes) = (Instant::now(), Arc::default());
         let mut feed = Feed { node: "n1".into(), sightings, rest, changes };
@@ -133,9 +133,9 @@ mod tests {
         let start = Instant::now();
         sender.send(sighting(1)).await.expect("there is room");
         assert_eq!(feed.next().await.packet, sighting(1).packet);
-        assert_eq!(start.elapsed(), Duration::ZERO, "the first one is told at once");
-        feed.tell(&sighting(1), &engine);
-        // The clock stands still in this test: as if it had taken a millisecond.
+        assert_eq!(start.elapsed(), Duration::ZERO, "the first one is returned at once");
+        feed.log(&sighting(1), &engine);
+        // The clock is paused in this test: add the rest after one millisecond of writing.
         feed.rest += Duration::from_millis(1) * REST;
         sender.send(sighting(2)).await.expect("there is room");
         assert_eq!(feed.next().await.packet, sighting(2).packet);

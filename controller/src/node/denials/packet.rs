@@ -1,6 +1,6 @@
-//! The beginning of a logged packet, read: who, to whom, with which protocol and port.
+//! Parses the beginning of a logged packet: source, destination, protocol and port.
 //!
-//! The bytes come from whoever sends packets here: any of them may be anything.
+//! The bytes come from any host that sends packets to this node: every value is possible.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,24 +8,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use policy_engine::flow::Traffic;
 use policy_engine::port::Protocol;
 
-/// Extension headers that are looked through at most: more than any packet needs.
+/// The most extension headers that are skipped: more than any packet needs.
 const EXTENSIONS_MAX: usize = 8;
 
-/// What the log tells packets apart by.
+/// What distinguishes packets in the log: two packets with equal values are counted together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Packet {
-    /// Who sent it; behind source translation of its own node.
+    /// The source address, after source NAT (SNAT) of the sender's node.
     pub source: IpAddr,
-    /// To whom, after service translation.
+    /// The destination address, after the translation of a Service address (DNAT).
     pub destination: IpAddr,
-    /// With which protocol, and to which port.
+    /// The protocol, and the destination port where the protocol has ports.
     pub transport: Transport,
 }
 
-/// A protocol, with what of it matters here.
+/// A protocol, with its destination port or its ICMP type.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Transport {
-    /// To a port.
+    /// A protocol with ports, and the destination port.
     Port(Protocol, u16),
     /// ICMP, with its type.
     Icmp(u8),
@@ -36,7 +36,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// What the engine is asked with.
+    /// The traffic in the terms of the engine.
     #[must_use]
     pub fn traffic(self) -> Traffic {
         match self {
@@ -45,7 +45,7 @@ impl Transport {
         }
     }
 
-    /// The port, where there is one.
+    /// The destination port; `None` for a protocol without ports.
     #[must_use]
     pub fn port(self) -> Option<u16> {
         match self {
@@ -81,7 +81,7 @@ impl fmt::Display for Transport {
     }
 }
 
-/// The protocols that we look into.
+/// The protocols whose header is parsed.
 #[derive(Clone, Copy)]
 enum Carried {
     Ports(Protocol),
@@ -111,7 +111,7 @@ impl Carried {
 }
 
 impl Packet {
-    /// Reads the beginning of an IP packet; `None` when not even the addresses are there.
+    /// Parses the beginning of an IP packet; `None` when it does not contain the addresses.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         match bytes.first()? >> 4 {
@@ -145,7 +145,7 @@ impl Packet {
     }
 }
 
-/// `N` bytes of a header; both numbers are constants of the format.
+/// Returns `N` bytes of a header from the offset `at`; both are constants of the format.
 fn array<const HEADER: usize, const N: usize>(header: &[u8; HEADER], at: usize) -> [u8; N] {
     let mut found = [0; N];
     found.iter_mut().zip(header.iter().skip(at)).for_each(|(to, from)| *to = *from);
@@ -159,14 +159,14 @@ fn behind_extensions(mut number: u8, mut rest: &[u8]) -> (u8, Option<&[u8]>) {
         let length = match number {
             // Hop by hop, routing, destination options, mobility, HIP, shim6.
             0 | 43 | 60 | 135 | 139 | 140 => (usize::from(*size) + 1) * 8,
-            // Fragment: only the first one holds what comes behind.
+            // Fragment: only the first fragment contains the next header.
             44 => match more {
                 [high, low, ..] if u16::from_be_bytes([*high, *low]) & 0xfff8 != 0 => {
                     return (*next, None);
                 }
                 _ => 8,
             },
-            // Authentication counts differently.
+            // The authentication header gives its length in other units.
             51 => (usize::from(*size) + 2) * 4,
             _ => return (number, Some(rest)),
         };
@@ -194,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// An IPv4 packet from 10.0.0.1 to 10.0.0.2 with so many words of options.
+    /// An IPv4 packet from 10.0.0.1 to 10.0.0.2 with this many words of options.
     fn v4(protocol: u8, options: u8, fragment: u16, rest: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0x45 + options, 0, 0, 0, 0, 0];
         bytes.extend(fragment.to_be_bytes());

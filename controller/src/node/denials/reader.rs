@@ -1,5 +1,5 @@
-//! The thread that reads the kernel's log. It waits for nobody: what the agent has no time for
-//! stays in a table of bounded size.
+//! The thread that reads the kernel's log. It never waits for the agent: denials that the agent
+//! has not received yet stay in a table of bounded size.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,27 +15,28 @@ use super::table::{Moment, Noted, Sighting, Table};
 use crate::dataplane::netlink::nflog::{self, Error};
 use crate::dataplane::netlink::{Received, Socket};
 
-/// How often what is due is looked for: a period's end, and what waits for the agent.
+/// How often the table is searched for denials that are due.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+/// The same, while denials wait for room in the agent's channel.
 const BACKLOG_PERIOD: Duration = Duration::from_millis(100);
-/// How often it is tried to get at a log that cannot be read.
+/// The time between two attempts to open a log that cannot be read.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
-/// Datagrams that are taken before the clock is looked at.
+/// The most datagrams that are read before the clock is read again.
 const BATCH: usize = 64;
 
-/// Reads the log of one group until nobody listens.
+/// Reads the log of one NFLOG group until the listener is dropped.
 pub struct Reader {
     group: u16,
     listener: Sender<Sighting>,
     metrics: Metrics,
-    /// How often policies have changed.
+    /// How many times policies have changed.
     changes: Arc<AtomicU64>,
     table: Table,
     sweep_at: Instant,
-    /// The number that the next message should have.
+    /// The sequence number that the next message has if no message is lost.
     expected: Option<u32>,
-    /// What was said last about a log that cannot be read.
-    complaint: Option<Arc<str>>,
+    /// The failure that was logged last, while the log cannot be read.
+    last_failure: Option<Arc<str>>,
 }
 
 impl Reader {
@@ -48,17 +49,17 @@ impl Reader {
         changes: Arc<AtomicU64>,
     ) -> Self {
         let (table, sweep_at) = (Table::default(), Instant::now());
-        let (expected, complaint) = (None, None);
-        Self { group, listener, metrics, changes, table, sweep_at, expected, complaint }
+        let (expected, last_failure) = (None, None);
+        Self { group, listener, metrics, changes, table, sweep_at, expected, last_failure }
     }
 
-    /// Reads until the listener is gone.
+    /// Reads until the listener is dropped.
     pub fn run(mut self) {
         while !self.listener.is_closed() {
             let failure = match nflog::open(self.group) {
                 Ok(mut socket) => {
                     info!(group = self.group, "reading the log of denials");
-                    (self.expected, self.complaint) = (None, None);
+                    (self.expected, self.last_failure) = (None, None);
                     self.metrics.listening(true);
                     let ended = self.read(&mut socket);
                     self.metrics.listening(false);
@@ -67,22 +68,22 @@ impl Reader {
                 Err(failure) => Some(failure),
             };
             if let Some(failure) = failure {
-                self.complain(&failure);
+                self.log_failure(&failure);
                 self.wait_to_retry();
             }
         }
     }
 
-    /// Says it once, and again when the reason is another one.
-    fn complain(&mut self, failure: &Error) {
+    /// Logs a failure once, and again when its text changes.
+    fn log_failure(&mut self, failure: &Error) {
         let failure = failure.to_string();
-        if self.complaint.as_deref() != Some(&*failure) {
+        if self.last_failure.as_deref() != Some(&*failure) {
             error!(
                 error = failure,
                 group = self.group,
                 "denials are not logged; policies are still enforced; retrying every 10 s"
             );
-            self.complaint = Some(failure.into());
+            self.last_failure = Some(failure.into());
         }
     }
 
@@ -107,7 +108,7 @@ impl Reader {
                             .into_iter()
                             .for_each(|logged| self.note(logged, now));
                     }
-                    // How many is told by the number of the next one.
+                    // The next sequence number shows how many messages were lost.
                     Received::Overrun => {}
                     Received::Nothing => break,
                 }
@@ -123,7 +124,7 @@ impl Reader {
         self.metrics.message();
         if let Some(number) = logged.sequence {
             let missing = self.expected.map_or(0, |expected| number.wrapping_sub(expected));
-            // A number from the past is none that was lost.
+            // A number below the expected one is no loss.
             if missing <= u32::MAX / 2 {
                 self.metrics.lost(Lost::Overrun, missing.into());
             }
@@ -133,7 +134,8 @@ impl Reader {
             return self.metrics.lost(Lost::Unreadable, 1);
         };
         let (listener, at) = (&self.listener, self.moment(now));
-        let noted = self.table.note(denial, packet, at, |told| listener.try_send(told).is_ok());
+        let noted =
+            self.table.note(denial, packet, at, |sighting| listener.try_send(sighting).is_ok());
         if noted == Noted::Merged {
             self.metrics.lost(Lost::NoRoom, 1);
         }
@@ -148,7 +150,7 @@ impl Reader {
 
     fn sweep(&mut self, now: Instant) {
         let (listener, at) = (&self.listener, self.moment(now));
-        self.table.sweep(at, |told| listener.try_send(told).is_ok());
+        self.table.sweep(at, |sighting| listener.try_send(sighting).is_ok());
         let backlog = self.table.has_backlog();
         self.sweep_at = now + if backlog { BACKLOG_PERIOD } else { SWEEP_PERIOD };
     }
@@ -178,10 +180,10 @@ mod tests {
         assert_eq!(lost(6), 0);
         assert_eq!(lost(10), 3);
         assert_eq!(lost(11), 0);
-        assert_eq!(lost(9), 0, "one from the past");
+        assert_eq!(lost(9), 0, "a number below the expected one");
         assert_eq!(lost(u32::MAX / 2), u64::from(u32::MAX / 2 - 10));
         assert_eq!(lost(u32::MAX), u64::from(u32::MAX / 2));
-        assert_eq!(lost(0), 0, "they start over");
+        assert_eq!(lost(0), 0, "the numbers wrap around");
         assert_eq!(metrics.lost_so_far(Lost::Unreadable), 8);
     }
 }

@@ -1,14 +1,14 @@
-//! Which denials were told and which are to be: the first of a kind at once, then a count.
+//! Which denials were reported and which are due: the first packet at once, later ones as counts.
 //!
 //! ```text
-//! packet ─► known: counted               told: at once when new,
-//!           new: told                          at once when policies changed and another denies it,
-//!           no room: counted by kind           once a period while it goes on,
-//!                                              forgotten after a quiet period
+//! packet ─► known: counted             reported: at once when new,
+//!           new: reported                when policies changed and another policy denies it,
+//!           no room: counted by kind     once a period while packets arrive;
+//!                                      removed after a period without packets
 //! ```
 //!
-//! Pure, and of bounded size, whatever comes in. What the listener has no room for stays in the
-//! table and is told later.
+//! Pure, and of bounded size for any input. What the listener has no room for stays in the table
+//! and is reported later.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,82 +21,82 @@ use policy_engine::direction::Direction;
 use super::packet::Packet;
 use crate::dataplane::denial::Denial;
 
-/// How many denials are told one by one at a time.
+/// The most denials that have an entry at a time.
 pub const ENTRIES_MAX: usize = 4096;
-/// How many of them may have the same source: one that tries every port must not hide the others.
+/// The most entries of one source: a source that scans all ports must not hide other denials.
 pub const ENTRIES_PER_SOURCE_MAX: usize = 256;
-/// How many of them may be about the same pod: nor must one that forges its address.
+/// The most entries of one pod: a sender that forges source addresses must not hide other denials.
 pub const ENTRIES_PER_POD_MAX: usize = 1024;
-/// How long a denial that goes on is only counted.
+/// The time between two reports of a denial whose packets continue; they are counted meanwhile.
 pub const PERIOD: Duration = Duration::from_mins(1);
 
-/// Something to be told.
+/// A denial to be logged.
 #[derive(Clone, Debug)]
 pub struct Sighting {
-    /// Of which kind.
+    /// The kind of denial.
     pub denial: Denial,
-    /// Of which packets; `None` for all that there was no room for.
+    /// The denied packet; `None` for all packets that had no room for an entry.
     pub packet: Option<Packet>,
-    /// How many packets so far.
+    /// How many packets were denied so far.
     pub packets: u64,
-    /// Why now.
+    /// Why the denial is reported now.
     pub occasion: Occasion,
-    /// What was said of it before.
-    pub said: Arc<Said>,
+    /// What was reported of this denial before.
+    pub reported: Arc<Reported>,
 }
 
-/// Why something is to be told.
+/// Why a denial is reported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Occasion {
-    /// It is new.
+    /// The denial is new.
     First,
-    /// It went on since it was told, so long ago.
+    /// More packets were denied since the last report; contains the time since then.
     Again(Duration),
-    /// It goes on, and policies have changed: to be told when others deny it now.
+    /// Policies have changed: the denial is logged only when other policies deny it now.
     PoliciesChanged,
 }
 
-/// What was said of a denial so far. The table, and whoever tells it, share it.
+/// What was reported of a denial so far. The table and the agent, which logs it, share this.
 #[derive(Default, Debug)]
-pub struct Said {
+pub struct Reported {
     packets: AtomicU64,
     cause: AtomicU64,
 }
 
-impl Said {
-    /// So many packets are told by now; gives how many of them were not before.
+impl Reported {
+    /// Notes that `packets` are reported; returns how many of them were not reported before.
     #[must_use]
     pub fn count(&self, packets: u64) -> u64 {
         packets.saturating_sub(self.packets.fetch_max(packets, Ordering::Relaxed))
     }
 
-    /// What denies it by now, as some number; gives whether that is another than was said.
+    /// Notes a hash of what denies the packets now; returns whether it has changed.
     pub fn is_news(&self, cause: u64) -> bool {
         self.cause.swap(cause, Ordering::Relaxed) != cause
     }
 }
 
-/// What became of a packet.
+/// Where a packet was counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Noted {
-    /// It is told, or counted under its own name.
+    /// In an entry of its own denial.
     Counted,
-    /// There is no room for another name: it is counted by kind.
+    /// With all denials of its kind, because there is no room for another entry.
     Merged,
 }
 
-/// When a packet came.
+/// When a packet arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// By the clock.
+    /// The time of the clock.
     pub now: Instant,
-    /// After how many changes of policies.
+    /// How many times policies had changed.
     pub changes: u64,
 }
 
 type Key = (Denial, Packet);
 
-/// Whose entries are counted: those of a source, and those of the pod that was judged.
+/// What the number of entries is limited for: a source, and the pod that policies isolate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Share {
     Source(IpAddr),
@@ -122,16 +122,16 @@ impl Share {
 
 #[derive(Default, Debug)]
 struct Entry {
-    /// Packets so far.
+    /// The number of packets so far.
     packets: u64,
-    /// When it was told last; `None` before the first time.
-    told: Option<Instant>,
-    /// After how many changes of policies it was looked into last.
+    /// The time of the last report; `None` before the first one.
+    reported_at: Option<Instant>,
+    /// How many times policies had changed at the last report.
     changes: u64,
-    said: Arc<Said>,
+    reported: Arc<Reported>,
 }
 
-/// All denials of late.
+/// The denials of the last period.
 #[derive(Default, Debug)]
 pub struct Table {
     entries: BTreeMap<Key, Entry>,
@@ -141,20 +141,20 @@ pub struct Table {
 }
 
 impl Table {
-    /// A packet was denied. `tell` gives whether the listener took it.
+    /// Counts a denied packet. `send` returns whether the listener took the sighting.
     pub fn note(
         &mut self,
         denial: Denial,
         packet: Packet,
         at: Moment,
-        tell: impl FnOnce(Sighting) -> bool,
+        send: impl FnOnce(Sighting) -> bool,
     ) -> Noted {
         let key = (denial, packet);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.packets = entry.packets.saturating_add(1);
-            // Whoever waits is told first, in `sweep`.
-            if !self.backlog && entry.told.is_some() && entry.changes != at.changes {
-                entry.ask_again(denial, packet, at, tell);
+            // Entries that wait are reported first, in `sweep`.
+            if !self.backlog && entry.reported_at.is_some() && entry.changes != at.changes {
+                entry.send_policies_changed(denial, packet, at, send);
             }
             return Noted::Counted;
         }
@@ -168,25 +168,25 @@ impl Table {
         }
         shares.into_iter().for_each(|share| *self.shares.entry(share).or_default() += 1);
         let mut entry = Entry { packets: 1, ..Entry::default() };
-        if self.backlog || !entry.tell(denial, Some(packet), at, tell) {
+        if self.backlog || !entry.send(denial, Some(packet), at, send) {
             self.backlog = true;
         }
         self.entries.insert(key, entry);
         Noted::Counted
     }
 
-    /// Tells what is due, until the listener takes no more, and forgets what is over.
-    pub fn sweep(&mut self, at: Moment, mut tell: impl FnMut(Sighting) -> bool) {
+    /// Reports what is due until the listener takes no more, and removes entries without news.
+    pub fn sweep(&mut self, at: Moment, mut send: impl FnMut(Sighting) -> bool) {
         self.backlog = false;
         let backlog = &mut self.backlog;
         let mut keep = |denial: Denial, packet: Option<Packet>, entry: &mut Entry| {
             if !entry.is_due(at.now) {
                 return true;
             }
-            if entry.is_told() {
+            if entry.is_reported() {
                 return false;
             }
-            *backlog |= *backlog || !entry.tell(denial, packet, at, &mut tell);
+            *backlog |= *backlog || !entry.send(denial, packet, at, &mut send);
             true
         };
         let shares = &mut self.shares;
@@ -203,7 +203,7 @@ impl Table {
         self.merged.retain(|denial, entry| keep(*denial, None, entry));
     }
 
-    /// Whether something waits for the listener.
+    /// Whether an entry waits for room in the listener's channel.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
         self.backlog
@@ -212,46 +212,46 @@ impl Table {
 
 impl Entry {
     fn is_due(&self, now: Instant) -> bool {
-        self.told.is_none_or(|told| now.saturating_duration_since(told) >= PERIOD)
+        self.reported_at.is_none_or(|then| now.saturating_duration_since(then) >= PERIOD)
     }
 
-    /// Whether all its packets were told.
-    fn is_told(&self) -> bool {
-        self.told.is_some() && self.said.packets.load(Ordering::Relaxed) >= self.packets
+    /// Whether all packets of the entry were reported.
+    fn is_reported(&self) -> bool {
+        self.reported_at.is_some() && self.reported.packets.load(Ordering::Relaxed) >= self.packets
     }
 
-    fn tell(
+    fn send(
         &mut self,
         denial: Denial,
         packet: Option<Packet>,
         at: Moment,
-        tell: impl FnOnce(Sighting) -> bool,
+        send: impl FnOnce(Sighting) -> bool,
     ) -> bool {
-        let occasion = self.told.map_or(Occasion::First, |told| {
-            Occasion::Again(at.now.saturating_duration_since(told))
+        let occasion = self.reported_at.map_or(Occasion::First, |then| {
+            Occasion::Again(at.now.saturating_duration_since(then))
         });
-        let taken = tell(self.sighting(denial, packet, occasion));
+        let taken = send(self.sighting(denial, packet, occasion));
         if taken {
-            (self.told, self.changes) = (Some(at.now), at.changes);
+            (self.reported_at, self.changes) = (Some(at.now), at.changes);
         }
         taken
     }
 
-    fn ask_again(
+    fn send_policies_changed(
         &mut self,
         denial: Denial,
         packet: Packet,
         at: Moment,
-        tell: impl FnOnce(Sighting) -> bool,
+        send: impl FnOnce(Sighting) -> bool,
     ) {
-        if tell(self.sighting(denial, Some(packet), Occasion::PoliciesChanged)) {
+        if send(self.sighting(denial, Some(packet), Occasion::PoliciesChanged)) {
             self.changes = at.changes;
         }
     }
 
     fn sighting(&self, denial: Denial, packet: Option<Packet>, occasion: Occasion) -> Sighting {
-        let (packets, said) = (self.packets, self.said.clone());
-        Sighting { denial, packet, packets, occasion, said }
+        let (packets, reported) = (self.packets, self.reported.clone());
+        Sighting { denial, packet, packets, occasion, reported }
     }
 }
 
@@ -264,11 +264,11 @@ mod tests {
     use super::super::packet::Transport;
     use super::*;
 
-    /// A table with a clock, and what it told as `kind source:port count seconds`.
+    /// A table with a clock, and what it sent, as `source:port count occasion`.
     struct Play {
         table: Table,
         now: Instant,
-        told: Vec<String>,
+        sent: Vec<String>,
         room: usize,
         changes: u64,
     }
@@ -278,23 +278,23 @@ mod tests {
             Self {
                 table: Table::default(),
                 now: Instant::now(),
-                told: Vec::new(),
+                sent: Vec::new(),
                 room: usize::MAX,
                 changes: 0,
             }
         }
 
         fn note(&mut self, source: u32, port: u16) -> Noted {
-            let Self { table, now, told, room, changes } = self;
+            let Self { table, now, sent, room, changes } = self;
             let at = Moment { now: *now, changes: *changes };
-            table.note(denial(), packet(source, port), at, |sighting| take(&sighting, told, room))
+            table.note(denial(), packet(source, port), at, |sighting| take(&sighting, sent, room))
         }
 
         fn sweep(&mut self) -> Vec<String> {
-            let Self { table, now, told, room, changes } = self;
+            let Self { table, now, sent, room, changes } = self;
             let at = Moment { now: *now, changes: *changes };
-            table.sweep(at, |sighting| take(&sighting, told, room));
-            std::mem::take(told)
+            table.sweep(at, |sighting| take(&sighting, sent, room));
+            std::mem::take(sent)
         }
 
         fn after(&mut self, seconds: u64) -> Vec<String> {
@@ -315,29 +315,29 @@ mod tests {
         }
     }
 
-    fn take(sighting: &Sighting, told: &mut Vec<String>, room: &mut usize) -> bool {
+    fn take(sighting: &Sighting, sent: &mut Vec<String>, room: &mut usize) -> bool {
         let Some(left) = room.checked_sub(1) else { return false };
         *room = left;
         let name = sighting.packet.map_or("others".to_owned(), |packet| {
             format!("{}:{}", packet.source, packet.transport.port().unwrap_or_default())
         });
         let (count, when) = match sighting.occasion {
-            Occasion::First => (sighting.said.count(sighting.packets), "first".to_owned()),
+            Occasion::First => (sighting.reported.count(sighting.packets), "first".to_owned()),
             Occasion::Again(after) => {
-                (sighting.said.count(sighting.packets), format!("{} s", after.as_secs()))
+                (sighting.reported.count(sighting.packets), format!("{} s", after.as_secs()))
             }
-            // As one who finds that nothing else denies it.
+            // The same policies still deny the packets: none is logged.
             Occasion::PoliciesChanged => (0, "changed".to_owned()),
         };
-        told.push(format!("{name} {count} {when}"));
+        sent.push(format!("{name} {count} {when}"));
         true
     }
 
     #[test]
-    fn the_first_is_told_at_once_and_the_others_are_counted_by_period() {
+    fn the_first_is_reported_at_once_and_the_others_are_counted_by_period() {
         let mut play = Play::new();
         (0..5).for_each(|_| assert_eq!(play.note(1, 80), Noted::Counted));
-        assert_eq!(play.told, ["0.0.0.1:80 1 first"]);
+        assert_eq!(play.sent, ["0.0.0.1:80 1 first"]);
         play.note(1, 81);
         assert_eq!(play.sweep(), ["0.0.0.1:80 1 first", "0.0.0.1:81 1 first"]);
         assert_eq!(play.after(59), [""; 0]);
@@ -347,11 +347,11 @@ mod tests {
         assert_eq!(play.after(60), [""; 0]);
         assert!(play.table.entries.is_empty() && play.table.shares.is_empty());
         play.note(1, 80);
-        assert_eq!(play.told, ["0.0.0.1:80 1 first"], "it is new again");
+        assert_eq!(play.sent, ["0.0.0.1:80 1 first"], "it is new again");
     }
 
     #[test]
-    fn what_the_listener_has_no_room_for_is_told_later_with_its_count() {
+    fn what_the_listener_has_no_room_for_is_reported_later_with_its_count() {
         let mut play = Play::new();
         play.room = 1;
         for port in 80..83 {
@@ -372,25 +372,25 @@ mod tests {
         let mut play = Play::new();
         play.note(1, 80);
         play.note(1, 80);
-        assert_eq!(std::mem::take(&mut play.told), ["0.0.0.1:80 1 first"]);
+        assert_eq!(std::mem::take(&mut play.sent), ["0.0.0.1:80 1 first"]);
         play.changes += 1;
         play.room = 0;
         play.note(1, 80);
-        assert!(play.told.is_empty() && !play.table.has_backlog(), "there is no room to ask");
+        assert!(play.sent.is_empty() && !play.table.has_backlog(), "there is no room to ask");
         play.room = usize::MAX;
         play.note(1, 80);
         play.note(1, 80);
-        assert_eq!(std::mem::take(&mut play.told), ["0.0.0.1:80 0 changed"]);
-        assert_eq!(play.after(60), ["0.0.0.1:80 4 60 s"], "none of them was told");
+        assert_eq!(std::mem::take(&mut play.sent), ["0.0.0.1:80 0 changed"]);
+        assert_eq!(play.after(60), ["0.0.0.1:80 4 60 s"], "none of them was reported");
         play.changes += 1;
-        assert_eq!(play.after(60), [""; 0], "it is over");
+        assert_eq!(play.after(60), [""; 0], "no packets follow");
     }
 
     #[test]
-    fn packets_that_were_told_in_between_are_not_counted_again() {
-        let said = Said::default();
-        assert_eq!([1, 5, 5, 9].map(|packets| said.count(packets)), [1, 4, 0, 4]);
-        assert_eq!([7, 7, 8, 7].map(|cause| said.is_news(cause)), [true, false, true, true]);
+    fn packets_that_were_reported_in_between_are_not_counted_again() {
+        let reported = Reported::default();
+        assert_eq!([1, 5, 5, 9].map(|packets| reported.count(packets)), [1, 4, 0, 4]);
+        assert_eq!([7, 7, 8, 7].map(|cause| reported.is_news(cause)), [true, false, true, true]);
     }
 
     #[test]
@@ -402,14 +402,14 @@ mod tests {
         assert_eq!(play.note(1, all + 1), Noted::Merged);
         assert_eq!(play.note(1, 0), Noted::Counted, "it is known");
         assert_eq!(play.note(2, 80), Noted::Counted);
-        let told = play.sweep();
-        assert_eq!(told.len(), ENTRIES_PER_SOURCE_MAX + 2);
-        assert!(told.ends_with(&["0.0.0.2:80 1 first".to_owned(), "others 2 first".to_owned()]));
+        let sent = play.sweep();
+        assert_eq!(sent.len(), ENTRIES_PER_SOURCE_MAX + 2);
+        assert!(sent.ends_with(&["0.0.0.2:80 1 first".to_owned(), "others 2 first".to_owned()]));
         play.note(1, all);
         assert_eq!(play.after(60), ["0.0.0.1:0 1 60 s", "others 1 60 s"]);
         play.after(60);
         play.note(1, all);
-        assert_eq!(play.told, [format!("0.0.0.1:{all} 1 first")], "there is room again");
+        assert_eq!(play.sent, [format!("0.0.0.1:{all} 1 first")], "there is room again");
     }
 
     #[test]
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_an_end_whatever_comes() {
+    fn the_table_is_bounded_for_any_input() {
         let mut play = Play::new();
         let at = Moment { now: play.now, changes: 0 };
         for source in 0..100_000 {
@@ -434,7 +434,7 @@ mod tests {
                 denial(),
                 Packet { destination, ..packet(source, 80) },
                 at,
-                |sighting| sighting.said.count(1) == 1,
+                |sighting| sighting.reported.count(1) == 1,
             );
         }
         assert_eq!(play.table.entries.len(), ENTRIES_MAX);

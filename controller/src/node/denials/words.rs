@@ -1,5 +1,5 @@
-//! Why a packet was denied, in words. Names in them may come from files that nobody validated: all
-//! that leaves here is one line of printable ASCII, of bounded length.
+//! Why a packet was denied, as text. Names in it may come from files that were not validated: every
+//! text returned here is one line of printable ASCII, of bounded length.
 
 use std::fmt::{Display, Write as _};
 
@@ -17,18 +17,19 @@ const CHANGED: &str = "policies have changed since, or a part of their rules was
 const BY_CONNECTION: &str = "denied because conntrack does not know this TCP connection, and the packet may be \
                              an answer to a client that policies do not allow; if they allow it, the \
                              connection goes on when the client sends";
-/// The longest name that the API server lets through is 253 + 1 + 253 characters.
+/// The longest name that the API server accepts has 253 + 1 + 253 characters.
 const NAME_MAX: usize = 512;
-/// Four policies, a peer and a rule.
+/// Room for four policies, a peer, a rule and some text.
 const WHY_MAX: usize = 7 * NAME_MAX;
 
-/// A name as it may be logged.
+/// A name in a form that is safe in a log line.
 #[must_use]
 pub fn name(of: &impl Display) -> String {
     plain(&of.to_string(), NAME_MAX)
 }
 
-/// Why the packet was, or would be, denied: as the policies are by now; `None` when it passes by now.
+/// Why the packet was or would be denied. `blame` is what the current policies find; `None` when
+/// they allow the packet.
 #[must_use]
 pub fn why(denial: Denial, transport: Transport, flow: &Flow, blame: Option<&Blame>) -> String {
     match denial.cause {
@@ -48,7 +49,7 @@ pub fn why(denial: Denial, transport: Transport, flow: &Flow, blame: Option<&Bla
     plain(&text, WHY_MAX)
 }
 
-/// What denies the packet, without what nearly allowed it.
+/// What denies the packet, without the rule that comes closest to allowing it.
 #[must_use]
 pub fn cause(denial: Denial, transport: Transport, flow: &Flow, blame: &Blame) -> String {
     let would_be = match denial.outcome {
@@ -89,7 +90,7 @@ fn policies(named: &[ObjectRef], all: usize) -> String {
     and_more(text, all.saturating_sub(named.len()))
 }
 
-/// One line of printable ASCII: everything else, and what would end a quotation, is escaped.
+/// One line of printable ASCII: all other characters, `"` and `\` are escaped.
 fn plain(text: &str, length_max: usize) -> String {
     let mut plain = String::new();
     for letter in text.chars() {
@@ -134,7 +135,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_in_is_printable(text in any::<String>()) {
+        fn every_text_is_printable(text in any::<String>()) {
             let plain = plain(&text, 64);
             prop_assert!(plain.len() <= 64 + 16);
             prop_assert!(plain.chars().all(|letter| (' '..='~').contains(&letter)), "{plain}");
