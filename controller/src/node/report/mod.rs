@@ -1,14 +1,14 @@
-//! The node's `NodePolicyReport`: what it says, and when and how it is written.
+//! The node's `NodePolicyReport`: its contents, and when and how it is written.
 //!
 //! ```text
-//! agent ─ watch channel: the latest Status ─► writer, on a thread of its own
+//! agent ─ watch channel: the latest Status ─► writer, on its own thread
 //!                                               ├─ pace: is it time?
-//!                                               ├─ render: what to say
+//!                                               ├─ render: the contents
 //!                                               └─ server-side apply, field manager portcullis-node
 //! ```
 //!
-//! A report is for people and for the cluster controller; nothing that is enforced depends on it.
-//! Writing it neither blocks nor delays the agent, and no failure here ends anything.
+//! People and the cluster controller read the report; enforcement does not depend on it. Writing it
+//! neither blocks nor delays the agent, and a failure to write it ends no process.
 
 pub mod pace;
 pub mod render;

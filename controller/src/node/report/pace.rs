@@ -1,8 +1,8 @@
-//! When a report is written. Pure: the caller tells the time and draws the jitter.
+//! When a report is written. Pure: the caller passes the time and the jitter.
 //!
-//! An API server with a thousand nodes gets three writes a second from agents that have nothing
-//! new to say, and at most two hundred from agents that always have. A change that concerns all nodes
-//! causes at most 500 writes a second, or one for each node if there are fewer.
+//! An API server with a thousand nodes gets three writes a second while no report changes, and at
+//! most two hundred while all reports change all the time. A change that concerns all nodes causes
+//! at most 500 writes a second, or one for each node if there are fewer.
 
 use std::time::Duration;
 
@@ -13,61 +13,61 @@ use tokio::time::Instant;
 pub const WRITE_PERIOD_MIN: Duration = Duration::from_secs(5);
 /// A change is written at a random moment within this time: one policy can concern every node.
 pub const SPREAD: Duration = Duration::from_secs(1);
-/// In a large cluster, that time has so much for each node.
+/// The part of that time for each node, in clusters of more than 500 nodes.
 pub const SPREAD_OF_A_NODE: Duration = Duration::from_millis(2);
-/// A report without news is written again after this time, give or take a tenth.
+/// An unchanged report is written again after this time, 10 % more or less.
 pub const REFRESH_PERIOD: Duration = Duration::from_mins(5);
-/// An agent that is still loading says so after this time: what an earlier one wrote holds till
-/// then, as does what it left in the kernel.
+/// An agent that is still loading reports that after this time. Until then the report of the agent
+/// before it stays, and so do the rules that it left in the kernel.
 pub const LOADING_PATIENCE: Duration = Duration::from_secs(10);
-/// The waits after failures that time alone can fix, give or take a half.
+/// The waits after failures that can pass without a change of the cluster, 50 % more or less.
 pub const BACK_OFF: BackOff = BackOff::new(Duration::from_secs(1), Duration::from_mins(1));
-/// The wait after a failure that only an administrator can mend, give or take a tenth.
-pub const HOPELESS_PAUSE: Duration = Duration::from_mins(5);
+/// The wait after a failure that only an administrator can fix, 10 % more or less.
+pub const PERMANENT_PAUSE: Duration = Duration::from_mins(5);
 
-/// What there is to say.
+/// What has changed since the report was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum News {
-    /// What was written is still so.
+    /// Nothing: the written report is still correct.
     None,
-    /// Nothing was applied yet.
+    /// No report was written yet, and the agent has not applied any rules.
     Loading,
-    /// Something else than what was written.
+    /// The contents of the report.
     Some,
 }
 
-/// Why a write failed, as far as the next one is concerned.
+/// How a write failed, which decides when the next attempt follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Setback {
-    /// Time may fix it; the API server may ask for this much.
-    Passing(Duration),
-    /// The kind is not installed, or not granted.
-    Hopeless,
+    /// The failure may pass; the API server asks to wait at least this long (zero if it does not).
+    Transient(Duration),
+    /// The CRD is not installed, or RBAC does not allow the write.
+    Permanent,
 }
 
 /// Decides when to write.
 #[derive(Clone, Debug)]
 pub struct Pace {
-    /// No write before this.
+    /// No write happens before this time.
     earliest: Instant,
-    /// A write then, whatever there is to say.
+    /// A write happens at this time even without news.
     latest: Instant,
-    /// When the news that waits is written; drawn once.
+    /// When waiting news is written; drawn once for each change.
     news_at: Option<Instant>,
-    /// Whether nothing was written yet.
+    /// Whether no report was written yet.
     first: bool,
     back_off: BackOff,
 }
 
 impl Pace {
-    /// A pace for a report that was not written yet.
+    /// The pace of a report that was not written yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         let latest = now + LOADING_PATIENCE;
         Self { earliest: now, latest, news_at: None, first: true, back_off: BACK_OFF }
     }
 
-    /// When to write. `jitter` is drawn from 0 to 1, and `nodes` is how many nodes the cluster has.
+    /// When to write next. `jitter` is a random number from 0 to 1; the cluster has `nodes` nodes.
     pub fn due(&mut self, now: Instant, news: News, nodes: u32, jitter: f64) -> Instant {
         let within = SPREAD.max(SPREAD_OF_A_NODE * nodes);
         let spread = if self.first { Duration::ZERO } else { within.mul_f64(jitter) };
@@ -82,7 +82,7 @@ impl Pace {
         wanted.max(self.earliest)
     }
 
-    /// A write succeeded.
+    /// Records a write that succeeded.
     pub fn wrote(&mut self, now: Instant, jitter: f64) {
         *self = Self {
             earliest: now + WRITE_PERIOD_MIN,
@@ -93,11 +93,11 @@ impl Pace {
         };
     }
 
-    /// A write failed.
+    /// Records a write that failed.
     pub fn failed(&mut self, now: Instant, setback: Setback, jitter: f64) {
         let wait = match setback {
-            Setback::Hopeless => HOPELESS_PAUSE.mul_f64(0.9 + 0.2 * jitter),
-            Setback::Passing(asked) => self.back_off.wait().mul_f64(0.5 + jitter).max(asked),
+            Setback::Permanent => PERMANENT_PAUSE.mul_f64(0.9 + 0.2 * jitter),
+            Setback::Transient(asked) => self.back_off.wait().mul_f64(0.5 + jitter).max(asked),
         };
         self.earliest = now + wait;
         self.latest = self.earliest;
@@ -136,7 +136,11 @@ mod tests {
             now + SPREAD / 4,
             "drawn once"
         );
-        assert_eq!(later.due(now, News::None, 10, 0.5), start + REFRESH_PERIOD, "taken back");
+        assert_eq!(
+            later.due(now, News::None, 10, 0.5),
+            start + REFRESH_PERIOD,
+            "the change was undone"
+        );
     }
 
     #[test]
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_without_news_is_refreshed_so_that_silence_is_not_quiet() {
+    fn a_report_without_news_is_refreshed() {
         let start = Instant::now();
         for (jitter, percent) in [(0.0, 90), (1.0, 110)] {
             let mut pace = Pace::new(start);
@@ -166,15 +170,19 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new(start);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
-            pace.failed(start, Setback::Passing(Duration::ZERO), 0.5);
+            pace.failed(start, Setback::Transient(Duration::ZERO), 0.5);
             assert_eq!(pace.due(start, News::Some, 10, 0.5), start + seconds * SECOND);
         }
-        pace.failed(start, Setback::Passing(90 * SECOND), 0.5);
+        pace.failed(start, Setback::Transient(90 * SECOND), 0.5);
         assert_eq!(pace.due(start, News::Some, 10, 0.5), start + 90 * SECOND);
-        pace.failed(start, Setback::Hopeless, 0.5);
-        assert_eq!(pace.due(start, News::Some, 10, 0.5), start + HOPELESS_PAUSE);
+        pace.failed(start, Setback::Permanent, 0.5);
+        assert_eq!(pace.due(start, News::Some, 10, 0.5), start + PERMANENT_PAUSE);
         pace.wrote(start, 0.5);
-        pace.failed(start, Setback::Passing(Duration::ZERO), 0.5);
-        assert_eq!(pace.due(start, News::Some, 10, 0.5), start + SECOND, "forgotten by a success");
+        pace.failed(start, Setback::Transient(Duration::ZERO), 0.5);
+        assert_eq!(
+            pace.due(start, News::Some, 10, 0.5),
+            start + SECOND,
+            "a success resets the back-off"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What a report says, from what the agent publishes. Pure, and the same for the same status.
+//! Renders the report from the status that the agent publishes. Pure and deterministic.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,21 +19,21 @@ use crate::dataplane::denial::Outcome;
 use crate::node::state::State;
 use crate::node::status::{Latency, Status};
 
-/// What of a report does not change while the agent runs.
+/// The parts of a report that do not change while the agent runs.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Facts {
     /// The agent's version and pod.
     pub agent: api::Agent,
-    /// What the node is programmed with.
+    /// How the agent programs the node.
     pub backend: api::Backend,
 }
 
-/// The condition that the agent writes, without its text.
+/// The condition that the agent writes, without reason and message.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Transition {
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// Since when.
+    /// The time since which the condition has this status.
     pub since: Time,
 }
 
@@ -57,11 +57,10 @@ impl Facts {
     }
 }
 
-/// What `now` has to say to one who knows `written`.
+/// What has changed from `written`, the status in the report, to `now`.
 ///
-/// Times, latencies and counts of denials are no news: they change with every pod of the cluster or
-/// with every packet, and a write for each of those from every node is what an API server cannot
-/// bear.
+/// Times, latencies and counts of denials are no news. They change with every pod of the cluster or
+/// with every packet, and the API server could not handle a write from every node for each change.
 #[must_use]
 pub fn news(written: Option<&Status>, now: &Status) -> News {
     let Some(written) = written else {
@@ -82,7 +81,8 @@ fn same<T>(a: &Arc<T>, b: &Arc<T>, equal: impl FnOnce(&T, &T) -> bool) -> bool {
     Arc::ptr_eq(a, b) || equal(a, b)
 }
 
-/// The report on `status`. `before` is the condition as it was written last, by whichever agent.
+/// The report of `status`. `before` is the condition in the report that was written last, by this
+/// agent or by an earlier one.
 #[must_use]
 pub fn render(
     facts: &Facts,
@@ -103,7 +103,7 @@ pub fn render(
         isolated_ingress: count(selection.isolated_ingress),
         isolated_egress: count(selection.isolated_egress),
     };
-    // Before the first round nothing is known of pods and policies: 0 would be a lie.
+    // Before the first round the numbers of pods and policies are unknown: 0 would be wrong.
     let known = status.last_success.is_some();
     api::NodePolicyReportStatus {
         observed_at: Some(time(now)),
@@ -160,7 +160,7 @@ fn condition(state: &State<'_>, before: Option<&Transition>, now: Time) -> Condi
     }
 }
 
-/// Those of the cluster first: they never are what a full list leaves out.
+/// Cluster-scoped policies first, so that a list that is full never omits them.
 fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
     let of_cluster = |(name, _): &(&ObjectRef, &Applied)| name.namespace.is_empty();
     let all = || selection.policies.iter();
@@ -170,7 +170,7 @@ fn policies(selection: &Selection) -> impl Iterator<Item = api::Policy> {
         .filter_map(|(name, policy)| listed(name, policy))
 }
 
-/// `None` for an object that is no policy.
+/// The entry of a policy; `None` for an object that is no policy.
 fn listed(object: &ObjectRef, policy: &Applied) -> Option<api::Policy> {
     let ObjectRef { kind, namespace, name } = object;
     Some(api::Policy {
@@ -218,7 +218,7 @@ fn latency(latency: Latency) -> api::SyncLatency {
     }
 }
 
-/// A latency for people: `0.4ms`, `14.2ms`, `1.5s`.
+/// A latency with its unit: `0.4ms`, `14.2ms`, `1.5s`.
 fn with_unit(time: Duration) -> String {
     if time < Duration::from_secs(1) {
         format!("{:.1}ms", time.as_secs_f64() * 1000.0)
@@ -227,7 +227,7 @@ fn with_unit(time: Duration) -> String {
     }
 }
 
-/// At most `limit` characters on one line; what is cut off leaves an ellipsis.
+/// At most `limit` characters on one line; an ellipsis replaces the rest.
 fn bounded(text: &str, limit: usize) -> String {
     let plain = |character: char| if character.is_control() { ' ' } else { character };
     if text.chars().nth(limit).is_none() {
@@ -236,7 +236,7 @@ fn bounded(text: &str, limit: usize) -> String {
     text.chars().take(limit.saturating_sub(1)).map(plain).chain(['…']).collect()
 }
 
-/// Whole seconds, as all times of the API are.
+/// A time in whole seconds, like all times of the Kubernetes API.
 fn time(time: SystemTime) -> Time {
     let now = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))

@@ -1,7 +1,7 @@
-//! Writes the node's report, with server-side apply: what other writers own stays as it is.
+//! Writes the node's report with server-side apply, which keeps the fields of other writers.
 //!
-//! It needs `get` on nodes, `create` and `patch` on nodepolicyreports, and `patch` on
-//! nodepolicyreports/status.
+//! The writer needs the permissions (RBAC) `get` on nodes, `create` and `patch` on
+//! nodepolicyreports, and `patch` on nodepolicyreports/status.
 
 use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, SystemTime};
@@ -21,11 +21,11 @@ use super::render::{Facts, Transition, news, render};
 use crate::node::signals::Signals;
 use crate::node::status::Status;
 
-/// Who owns what the agent writes, for server-side apply.
+/// The field manager of the agent's fields, for server-side apply.
 pub const FIELD_MANAGER: &str = "portcullis-node";
 
-/// How often it is looked whether the agent makes progress.
-const LOOK_PERIOD: Duration = Duration::from_secs(2);
+/// The time between two checks whether the agent makes progress.
+const CHECK_PERIOD: Duration = Duration::from_secs(2);
 
 /// How long one request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -35,15 +35,15 @@ pub struct Writer {
     client: Client,
     node: String,
     facts: Facts,
-    /// Whether the object is known to be there.
+    /// Whether the object exists, as far as this agent knows.
     ensured: bool,
-    /// The agent's condition as it is in the object.
+    /// The agent's condition in the object.
     transition: Option<Transition>,
-    /// What the object says, when this agent wrote it.
+    /// The status that this agent wrote last; `None` before its first write.
     written: Option<Status>,
 }
 
-/// A report was not written.
+/// Why a report was not written.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("failed to get node {0}, which the report belongs to")]
@@ -54,10 +54,10 @@ enum Error {
     Status(#[source] Failure),
 }
 
-/// Starts to report on `node`, on a thread of its own, until the agent behind `signals` is gone.
+/// Starts a thread that writes the report of `node` until the agent behind `signals` ends.
 ///
 /// # Errors
-/// When it cannot begin.
+/// When the thread cannot be started.
 pub fn start(
     access: Access,
     node: String,
@@ -74,10 +74,10 @@ impl Writer {
         Self { client, node, facts, ensured: false, transition: None, written: None }
     }
 
-    /// Writes until the agent is gone.
+    /// Writes the report until the agent ends.
     pub async fn run(mut self, mut signals: Signals) {
         let mut pace = Pace::new(Instant::now());
-        let mut told: Option<Discriminant<Setback>> = None;
+        let mut logged: Option<Discriminant<Setback>> = None;
         loop {
             let latest = signals.latest();
             let news = self.news(&latest);
@@ -90,11 +90,11 @@ impl Writer {
                 },
                 () = sleep_until(due) => {}
                 // An agent that makes no progress publishes nothing.
-                () = sleep(LOOK_PERIOD) => continue,
+                () = sleep(CHECK_PERIOD) => continue,
             }
             match self.write(&latest).await {
                 Ok(()) => {
-                    if told.take().is_some() {
+                    if logged.take().is_some() {
                         info!("the NodePolicyReport is written again");
                     }
                     pace.wrote(Instant::now(), fastrand::f64());
@@ -103,12 +103,12 @@ impl Writer {
                 Err(error) => {
                     let setback = error.setback();
                     pace.failed(Instant::now(), setback, fastrand::f64());
-                    // The object may have gone, with its node, or with all of its kind.
+                    // The object may have been deleted, with its node or with the CRD.
                     self.ensured = false;
                     let (advice, error) = (error.advice(), format!("{error}: {}", error.cause()));
-                    // Two setbacks of a kind are told once.
+                    // Consecutive setbacks of one kind are logged as a warning once.
                     let kind = discriminant(&setback);
-                    if told.replace(kind) == Some(kind) {
+                    if logged.replace(kind) == Some(kind) {
                         debug!(error, "still no NodePolicyReport");
                     } else {
                         warn!(error, advice, "failed to write the NodePolicyReport");
@@ -144,7 +144,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the object, or sees to it that it belongs to the node as it is now.
+    /// Creates the object, or sets its owner reference to the current Node object.
     async fn ensure(&mut self) -> Result<(), Error> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let found = within(REQUEST_LIMIT, nodes.get_metadata(&self.node)).await;
@@ -176,7 +176,7 @@ impl Writer {
     }
 }
 
-/// Nobody else has a say in what the agent writes.
+/// The agent takes its fields over from other managers.
 fn parameters() -> PatchParams {
     PatchParams::apply(FIELD_MANAGER).force()
 }
@@ -197,11 +197,11 @@ impl Error {
     fn setback(&self) -> Setback {
         let Failure { reason, retry_after, .. } = self.cause();
         match (self, reason) {
-            // Refused, or not understood: by this API server it will be refused again.
+            // Forbidden or invalid: this API server will reject the next attempt too.
             (_, Reason::Status(400 | 403 | 422)) | (Self::Create(_), Reason::Status(404)) => {
-                Setback::Hopeless
+                Setback::Permanent
             }
-            _ => Setback::Passing(*retry_after),
+            _ => Setback::Transient(*retry_after),
         }
     }
 
