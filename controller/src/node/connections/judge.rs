@@ -1,7 +1,7 @@
 //! Decides which connections end. Pure.
 //!
-//! Rules let packets of an established connection pass before they judge any. So a connection that
-//! lost its permission goes on until its entry is deleted; then its packets are judged as new.
+//! The rules accept packets of established connections first. So a connection that policies no
+//! longer allow continues until its entry is deleted; then its packets are judged as new ones.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ impl RevokeEstablished {
     }
 }
 
-/// What the flags say about connections.
+/// What the flags set for connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Choices {
     /// The protocols whose connections end when policies no longer allow them.
@@ -60,7 +60,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 2] = [Self::AddressReleased, Self::PolicyChanged];
 
     /// The value of the metric's label.
@@ -76,28 +76,28 @@ impl Reason {
 /// How a connection ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Means {
-    /// Its entry is deleted: what comes of it then is judged as the first packet of a connection.
+    /// Its entry is deleted: its next packet is judged as the first packet of a connection.
     Delete,
-    /// Its entry is halted: where the server could open a connection to the client, an answer would
-    /// do so without an entry.
+    /// Its entry stays, but the client's packets are judged again. Without the entry, an answer of
+    /// the server would open a new connection where the server may connect to the client.
     Halt,
 }
 
-/// What is known of a connection beside the policies.
+/// What is known of a connection, apart from the policies.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Question {
     /// Its addresses and ports.
     pub connection: Connection,
-    /// Whether a helper expected it, as the data connection of FTP.
+    /// Whether a conntrack helper expected it, for example as the data connection of FTP.
     pub is_expected: bool,
-    /// Whether an answer to a connection that has just ended opened it: the other way round.
+    /// Whether an answer to a connection that has just ended opened it, in the reverse direction.
     pub is_revived: bool,
-    /// Whether it was halted before.
+    /// Whether its entry was halted before.
     pub is_halted: bool,
     /// Whether the node itself opened it.
     pub from_node: bool,
-    /// Whether it goes to the node itself.
+    /// Whether its destination is the node itself.
     pub to_node: bool,
 }
 
@@ -108,7 +108,7 @@ impl Question {
     }
 }
 
-/// What decides.
+/// What the decision depends on.
 pub struct View<'a> {
     /// The policies.
     pub compiled: &'a Compiled,
@@ -116,12 +116,12 @@ pub struct View<'a> {
     pub released: &'a BTreeSet<IpAddr>,
     /// Whether a pod has this address now.
     pub is_owned: &'a dyn Fn(IpAddr) -> bool,
-    /// What the flags say.
+    /// The flags.
     pub choices: Choices,
 }
 
 impl View<'_> {
-    /// Why a connection ends, and how; `None` when it goes on or has been halted.
+    /// Why a connection ends, and how; `None` when it continues or has been halted before.
     #[must_use]
     pub fn ending(&self, question: &Question) -> Option<(Reason, Means)> {
         let reason = self.end(question)?;
@@ -148,8 +148,8 @@ impl View<'_> {
         if question.is_expected || allows {
             return None;
         }
-        // Another pod has the address already. What it may do can be its own connection, and its
-        // NAT must not be forgotten; the rest was the former pod's.
+        // Another pod has the address already. An allowed connection can be its own one, and must
+        // keep its NAT; a connection that is not allowed was the former pod's.
         if addresses.iter().any(is_released) {
             return Some(Reason::AddressReleased);
         }
@@ -167,7 +167,7 @@ impl View<'_> {
         source == destination
             || ((*to_node && self.choices.allow_egress_to_own_node
                 || allows(Direction::Egress, source, destination))
-                // What the node sends is never judged.
+                // Packets that the node sends are never judged.
                 && (*from_node || allows(Direction::Ingress, destination, source)))
     }
 }
@@ -282,7 +282,7 @@ mod tests {
         };
         let masqueraded = {
             let asked = udp(OTHER, API, 53);
-            // What the rules see is the address before SNAT.
+            // The rules match the address before SNAT.
             let connection = Connection { answered: ip(WEB), ..asked.connection };
             Question { connection, ..asked }
         };

@@ -1,4 +1,4 @@
-//! What is counted of connections that end. Labels come from closed sets alone.
+//! The metrics of connections that end. The values of labels come from closed sets only.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 
 use super::judge::Reason;
 
-/// The counters of connections that ended. Clones count together.
+/// The counters of connections that ended. Clones share their counters.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     ended: Family<Labels, Counter>,
@@ -22,14 +22,14 @@ struct Labels {
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self { ended: Family::default(), failures: Counter::default() };
-        // Every series is there from the start: an alert can tell 0 from silence.
+        // Every series exists from the start: an alert can distinguish 0 from a missing series.
         Reason::ALL.into_iter().for_each(|reason| metrics.ended(reason, 0));
         metrics
     }
 }
 
 impl Metrics {
-    /// Puts all of them under their names.
+    /// Registers all metrics of connections.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "connections_ended",
@@ -43,12 +43,12 @@ impl Metrics {
         );
     }
 
-    /// So many connections ended.
+    /// Counts connections that ended for a reason.
     pub fn ended(&self, reason: Reason, connections: u64) {
         self.ended.get_or_create(&Labels { reason: reason.as_str() }).inc_by(connections);
     }
 
-    /// Connections that had to end were not found, or did not end.
+    /// Counts a failure to find or to end connections.
     pub fn failed(&self) {
         self.failures.inc();
     }

@@ -15,9 +15,9 @@
 //! | `pass` | the thread that reads and deletes entries |
 //! | [`metrics`] | how many ended |
 //!
-//! A pass reads all entries once, so its cost follows the size of the kernel's table. It begins
+//! A pass reads all entries once, so its cost depends on the size of the kernel's table. It begins
 //! when a change is applied, and at most five passes begin in a second. One pass serves all changes
-//! that came during the one before. Applying policies waits for none of it.
+//! that came during the pass before. Policies are applied without waiting for a pass.
 
 pub mod judge;
 pub mod metrics;
@@ -44,23 +44,23 @@ use self::pass::{Candidate, Ending, Message, Outcome, Worker};
 use crate::dataplane::netlink::conntrack;
 use crate::node::status::node_warning;
 
-/// Batches that wait for the agent.
+/// The most messages that wait for the agent.
 const QUEUED: usize = 4;
 
-/// The agent's end.
+/// The agent's side: keeps what has to be judged, starts passes and judges connections.
 #[derive(Debug)]
 pub struct Connections {
     choices: Choices,
     owners: Owners,
-    /// What the next pass looks at.
+    /// What the next pass reads.
     pending: Order,
-    /// What the pass that runs looks at.
+    /// What the running pass reads; `None` while no pass runs.
     current: Option<Order>,
-    /// The way to the thread; where there is none, why.
+    /// The channels of the thread; without a thread, why it was not started (`None`: turned off).
     link: Result<Link, Option<io::Error>>,
 }
 
-/// The way to the thread.
+/// The channels of the thread.
 #[derive(Debug)]
 struct Link {
     orders: std_mpsc::Sender<Filter>,
@@ -68,20 +68,20 @@ struct Link {
     endings: std_mpsc::Sender<Ending>,
 }
 
-/// What a pass says to the agent.
+/// A message of a pass to the agent.
 #[derive(Debug)]
 pub struct Report(Message);
 
 impl Connections {
-    /// Ends no connections.
+    /// A value that ends no connections.
     #[must_use]
     pub fn off() -> Self {
         let choices = Choices { revoke: RevokeEstablished::None, allow_egress_to_own_node: false };
         Self::new("", choices, Err(None))
     }
 
-    /// Starts the thread in this network namespace, which waits for changes. Where the kernel does
-    /// not list or delete its entries for this process, [`Connections::diagnostics`] says so.
+    /// Starts the thread in this network namespace, which waits for changes. If the kernel does not
+    /// let this process list or delete entries, [`Connections::diagnostics`] reports that.
     #[must_use]
     pub fn start(node: &str, choices: Choices, metrics: Metrics) -> Self {
         let started = conntrack::probe().and_then(|()| Link::start(metrics));
@@ -93,26 +93,27 @@ impl Connections {
         Self { choices, owners, pending, current: None, link }
     }
 
-    /// A change is about to be applied to `world`.
+    /// Notes a change that will be applied to `world` next.
     pub fn note(&mut self, world: &World, change: &Change) {
         if self.link.is_ok() {
             self.owners.note(world, change);
         }
     }
 
-    /// An update of the rules is about to be applied.
+    /// Notes an update of the rules that will be applied next.
     pub fn update(&mut self, update: &Update, compiled: &Compiled) {
         self.look_at(|| Order::of(update, compiled));
     }
 
-    /// Others changed so many of our rules: for some time, not all new connections were judged.
+    /// Notes how many rules were repaired after another program changed them: for some time, not
+    /// all new connections were judged.
     pub fn repaired(&mut self, changes: usize) {
         if changes > 0 {
             self.judge_all();
         }
     }
 
-    /// All connections of isolated pods have to be judged again.
+    /// Lets the next pass judge all connections of isolated pods.
     pub fn judge_all(&mut self) {
         self.look_at(Order::all);
     }
@@ -123,7 +124,7 @@ impl Connections {
         }
     }
 
-    /// All changes are enforced: starts a pass if it is needed and none runs.
+    /// Starts a pass if one is needed and none runs. All changes must be enforced before.
     pub fn begin(&mut self, engine: &Engine) {
         self.pending.released.append(&mut self.owners.released(engine.world()));
         let Ok(link) = &self.link else { return };
@@ -144,7 +145,8 @@ impl Connections {
         self.current.is_none()
     }
 
-    /// Waits for the pass. To be handled while all changes are enforced.
+    /// Waits for a message of the pass, which [`Connections::handle`] takes while all changes are
+    /// enforced.
     pub async fn next(&mut self) -> Report {
         if let Ok(link) = &mut self.link
             && let Some(message) = link.messages.recv().await
@@ -154,7 +156,7 @@ impl Connections {
         std::future::pending().await
     }
 
-    /// Judges a batch of connections, or notes that a pass is over.
+    /// Judges a batch of connections, or notes that a pass has ended.
     pub fn handle(&mut self, Report(message): Report, engine: &Engine) {
         let Ok(link) = &self.link else { return };
         match message {
@@ -170,7 +172,7 @@ impl Connections {
                     let (reason, means) = view.ending(&found.question)?;
                     Some((reason, means, found))
                 };
-                // As above.
+                // The thread does not end before this value is dropped.
                 let _ = link.endings.send(candidates.into_iter().filter_map(ends).collect());
             }
             Message::Done(outcome) => {
@@ -185,7 +187,7 @@ impl Connections {
         }
     }
 
-    /// What the report lists where connections cannot be ended.
+    /// The warning for the node's report when connections cannot be ended.
     #[must_use]
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         let Err(Some(why)) = &self.link else { return Vec::new() };

@@ -12,13 +12,13 @@ use crate::dataplane::netlink::conntrack::Entry;
 /// With more peers than this, the connections of all isolated pods are judged.
 const PEERS_MAX: usize = 10_000;
 
-/// What has to be looked at in one pass over the kernel's connections. Orders that wait for a pass
-/// become one.
+/// What one pass over the kernel's connections has to judge. Orders that wait for the same pass are
+/// merged.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Order {
     /// Addresses that pods of this node have lost.
     pub released: BTreeSet<IpAddr>,
-    /// Addresses that joined or left a set, in a way that can deny something.
+    /// Addresses that joined or left a set, where this can deny a connection.
     peers: BTreeSet<IpAddr>,
     /// Whether all connections of isolated pods are judged.
     all: bool,
@@ -33,20 +33,20 @@ impl Order {
         Self { all: true, ..Self::default() }
     }
 
-    /// Looks for connections that an answer opened again.
+    /// Judges connections that an answer opened again.
     #[must_use]
     pub fn revived() -> Self {
         Self { revived: true, ..Self::default() }
     }
 
-    /// What an update can deny.
+    /// Judges the connections that an update of the rules can deny.
     #[must_use]
     pub fn of(update: &Update, compiled: &Compiled) -> Self {
         let mut order = Self { all: update.rules_changed, ..Self::default() };
         let mut denying = None;
         for (id, delta) in &update.sets_changed {
             order.peers.extend(delta.removed.iter().map(Member::address));
-            // More members deny something only where a rule does not allow.
+            // A new member is denied something only by a rule that does not allow.
             let denies = |id| denying.get_or_insert_with(|| not_allowing(compiled)).contains(id);
             if !delta.added.is_empty() && !order.all && { denies }(id) {
                 order.peers.extend(delta.added.iter().map(Member::address));
@@ -64,13 +64,13 @@ impl Order {
         *self = std::mem::take(self).limited();
     }
 
-    /// Whether there is nothing to look at.
+    /// Whether there is no connection to judge.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The connections that are looked at, when policies are `compiled`.
+    /// The filter for the connections to judge, with the policies of `compiled`.
     #[must_use]
     pub fn filter(&self, compiled: &Compiled, revoke: RevokeEstablished) -> Filter {
         let endpoints = compiled.endpoints.keys().filter(|_| self.all);
@@ -86,7 +86,7 @@ impl Order {
     }
 }
 
-/// The sets of which a member can be denied by a rule.
+/// The sets in rules that do not allow.
 fn not_allowing(compiled: &Compiled) -> BTreeSet<SetId> {
     let rules = compiled.rulesets.values().flat_map(|ruleset| &ruleset.rules);
     let denying = rules.filter(|rule| rule.target != Target::Allow);
@@ -98,11 +98,11 @@ fn not_allowing(compiled: &Compiled) -> BTreeSet<SetId> {
         .collect()
 }
 
-/// Finds the connections that are looked at. It is asked once for each entry of the kernel.
+/// Finds the connections to judge. It is asked once for each entry of the kernel.
 #[derive(Debug)]
 pub struct Filter {
     released: HashSet<IpAddr>,
-    /// Of these, as source or as destination after DNAT.
+    /// Connections with one of these as source, or as destination after DNAT.
     judged: HashSet<IpAddr>,
     revoke: RevokeEstablished,
 }
@@ -112,7 +112,7 @@ impl Filter {
     #[must_use]
     pub fn concerns(&self, entry: &Entry<'_>) -> bool {
         let connection = &entry.connection;
-        // Other zones are other networks, with the same addresses maybe.
+        // Other zones are other networks, which may use the same addresses.
         if entry.zone != 0 {
             return false;
         }

@@ -1,4 +1,4 @@
-//! Which addresses pods of this node have lost. Pure: the cost follows the changes.
+//! Which addresses pods of this node have lost. Pure; the cost depends on the number of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,10 +7,10 @@ use policy_engine::labels::Str;
 use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::world::World;
 
-/// A pod: one that was created again under the same name is another one.
+/// The identity of a pod: a pod that was created again under the same name is a different one.
 type Identity = (PodKey, i64);
 
-/// The pods of this node that owned an address before it changed hands, maybe.
+/// The pods of this node that owned the addresses of changed pods before the change.
 #[derive(Debug)]
 pub struct Owners {
     node: Str,
@@ -18,13 +18,13 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Nothing has changed yet on `node`.
+    /// A value for `node`, without changes.
     #[must_use]
     pub fn new(node: &str) -> Self {
         Self { node: node.into(), before: BTreeMap::new() }
     }
 
-    /// Remembers whose the addresses are that `change` is about to touch.
+    /// Notes the owners of the addresses that `change` will touch when it is applied.
     pub fn note(&mut self, world: &World, change: &Change) {
         let Change::Pod(key, pod) = change else { return };
         let old = world.pods().get(key);
@@ -69,7 +69,7 @@ mod tests {
         Pod { node, addresses, created, ..Pod::new(PodKey::new("shop", name), Labels::default()) }
     }
 
-    fn gone(name: &str) -> Change {
+    fn deleted(name: &str) -> Change {
         Change::Pod(PodKey::new("shop", name), None)
     }
 
@@ -81,15 +81,15 @@ mod tests {
         let moved = Pod { addresses: vec!["10.0.0.2".parse().unwrap()], ..pod("web", "n1", 1) };
         let labelled = Pod { labels: [("a", "b")].into_iter().collect(), ..pod("web", "n1", 1) };
         let cases: [(&str, Vec<Change>, bool); 11] = [
-            ("deleted", vec![gone("web")], true),
+            ("deleted", vec![deleted("web")], true),
             ("finished", vec![finished.into()], true),
             ("still terminating", vec![terminating.clone().into()], false),
-            ("terminating, then deleted", vec![terminating.into(), gone("web")], true),
+            ("terminating, then deleted", vec![terminating.into(), deleted("web")], true),
             ("another address", vec![moved.into()], true),
             ("the node's network", vec![host.into()], true),
             ("other labels", vec![labelled.into()], false),
-            ("created again", vec![gone("web"), pod("web", "n1", 2).into()], true),
-            ("listed again", vec![gone("web"), pod("web", "n1", 1).into()], false),
+            ("created again", vec![deleted("web"), pod("web", "n1", 2).into()], true),
+            ("listed again", vec![deleted("web"), pod("web", "n1", 1).into()], false),
             ("taken over by a younger pod", vec![pod("api", "n1", 2).into()], true),
             ("claimed by an older pod of another node", vec![pod("api", "n2", 0).into()], false),
         ];
@@ -115,7 +115,7 @@ mod tests {
     fn addresses_of_pods_of_other_nodes_are_not_watched() {
         let (mut world, mut owners) =
             (World::of_node("n1".into(), Options::default()), Owners::new("n1"));
-        for change in [pod("far", "n2", 1).into(), gone("far")] {
+        for change in [pod("far", "n2", 1).into(), deleted("far")] {
             owners.note(&world, &change);
             world.apply(change);
         }

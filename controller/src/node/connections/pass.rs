@@ -1,5 +1,5 @@
-//! The thread that reads the kernel's connections and ends some. It never judges: the agent does,
-//! a few hundred connections at a time, and between them it attends to changes.
+//! The thread that reads the kernel's connections and ends some. It never judges: the agent judges
+//! a few hundred connections at a time, and handles changes between the batches.
 
 use std::collections::HashSet;
 use std::io;
@@ -18,18 +18,18 @@ use super::order::Filter;
 use crate::dataplane::netlink::addresses;
 use crate::dataplane::netlink::conntrack::{Connection, Deleter, Entry, Handle, Reader};
 
-/// Connections that the agent judges at a time. It takes a fraction of a millisecond.
+/// How many connections the agent judges at a time, in a fraction of a millisecond.
 const BATCH: usize = 256;
-/// From the begin of a pass to the next one, at least. Changes meanwhile share the next pass.
+/// The least time between the starts of two passes. Changes in between share the next pass.
 const PASS_PERIOD: Duration = Duration::from_millis(200);
-/// A pass may take one of so many parts of the time, however large the kernel's table is.
+/// Passes take at most one part in this many of the time, however large the kernel's table is.
 const SHARE: u32 = 5;
-/// From a pass that failed to the next one.
+/// The least time between the start of a pass that failed and the next pass.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
-/// Passes after one that ended something. An answer that was on its way opens a connection again,
-/// the other way round, where policies allow that; each pass ends it again.
+/// How many passes follow a pass that ended a connection. A late answer opens the connection again
+/// in the reverse direction where policies allow that; each of these passes ends it again.
 const REPEATS: u32 = 10;
-/// So many connections are looked for in them.
+/// The most connections that these passes search for.
 const REVIVED_MAX: usize = 100_000;
 
 /// One connection for the agent to judge, with the entry of the kernel.
@@ -39,26 +39,26 @@ pub(super) struct Candidate {
     pub(super) entry: Handle,
 }
 
-/// The candidates of a batch that end, why, and how.
+/// The candidates of a batch that end, with reason and means.
 pub(super) type Ending = Vec<(Reason, Means, Candidate)>;
 
-/// What came of a pass.
+/// The result of a pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
-    /// All that had to end has ended.
+    /// All connections that had to end have ended.
     Ended,
-    /// So has this, but answers on their way may have opened some of it again.
+    /// The same, but late answers may have opened some of them again.
     Again,
-    /// It has to be repeated.
+    /// The pass has to be repeated.
     Failed,
 }
 
-/// From the thread to the agent.
+/// A message from the thread to the agent.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// To be judged: the agent answers with those that end.
+    /// Connections to judge: the agent answers with those that end.
     Judge(Vec<Candidate>),
-    /// A pass is over, and the next one can begin.
+    /// The pass has ended, and the next one can begin.
     Done(Outcome),
 }
 
@@ -68,23 +68,23 @@ pub(super) struct Worker {
     messages: Sender<Message>,
     endings: Receiver<Ending>,
     metrics: Metrics,
-    /// What was logged last about a pass that failed.
-    complaint: Option<String>,
-    /// What answers would make of the connections that ended.
+    /// The failure that was logged last; `None` after a pass that succeeded.
+    last_failure: Option<String>,
+    /// The connections that late answers to ended connections would open.
     revived: HashSet<Connection>,
-    /// Passes that still look for these.
+    /// How many passes still search for these.
     repeats: u32,
 }
 
-/// What came of a pass so far.
+/// The counts of a pass so far.
 #[derive(Default)]
 struct Tally {
     tracked: u64,
     judged: u64,
-    /// By the position in [`Reason::ALL`].
+    /// The number of ended connections, by the position of the reason in [`Reason::ALL`].
     ended: [u64; 2],
     refused: Option<io::Error>,
-    /// What answers would make of those that ended because policies changed.
+    /// The connections that late answers could open, of those that ended by a change of policies.
     new: Vec<Connection>,
 }
 
@@ -98,8 +98,8 @@ impl Worker {
         endings: Receiver<Ending>,
         metrics: Metrics,
     ) -> Self {
-        let (complaint, revived, repeats) = (None, HashSet::new(), 0);
-        Self { orders, messages, endings, metrics, complaint, revived, repeats }
+        let (last_failure, revived, repeats) = (None, HashSet::new(), 0);
+        Self { orders, messages, endings, metrics, last_failure, revived, repeats }
     }
 
     /// Starts the thread, which ends with the agent.
@@ -131,7 +131,7 @@ impl Worker {
         }
     }
 
-    /// Reads all entries, has those judged that `filter` finds, and deletes those that end.
+    /// Reads all entries, lets the agent judge those that `filter` finds, and ends what must end.
     fn pass(&self, filter: &Filter, tally: &mut Tally) -> io::Result<Result<(), AgentEnded>> {
         let node = addresses::local()?;
         let (mut reader, mut deleter) = (Reader::open()?, Deleter::open()?);
@@ -170,7 +170,7 @@ impl Worker {
         read.map(|()| if agent_ended { Err(AgentEnded) } else { Ok(()) })
     }
 
-    /// Notes what answers may open again.
+    /// Notes the connections that late answers may open.
     fn follow(&mut self, tally: &mut Tally) {
         self.repeats = self.repeats.saturating_sub(1);
         if tally.new.is_empty() && self.repeats == 0 {
@@ -201,10 +201,10 @@ impl Worker {
                 "ended connections that lost their permission"
             );
         }
-        let complaint = failure.map(ToString::to_string);
-        if let Some(error) = &complaint {
+        let last_failure = failure.map(ToString::to_string);
+        if let Some(error) = &last_failure {
             self.metrics.failed();
-            if self.complaint.as_ref() != Some(error) {
+            if self.last_failure.as_ref() != Some(error) {
                 warn!(
                     error,
                     "failed to end connections that lost their permission; new connections are \
@@ -212,7 +212,7 @@ impl Worker {
                 );
             }
         }
-        self.complaint = complaint;
+        self.last_failure = last_failure;
     }
 }
 
@@ -238,7 +238,7 @@ impl Tally {
     }
 }
 
-/// The ends of a connection, whatever NAT made of them.
+/// A connection without NAT: its dialled and answered addresses are its source and destination.
 fn seen(connection: Connection) -> Connection {
     let Connection { source, destination, .. } = connection;
     Connection { dialled: destination, answered: source, ..connection }
