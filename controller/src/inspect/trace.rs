@@ -1,5 +1,5 @@
-//! `portcullis trace`: the way of the first packet of a connection through the rules that are in the
-//! kernel, beside what the policies say.
+//! `portcullis trace`: the path of a connection's first packet through the rules in the kernel, and
+//! the verdict of the policies for comparison.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,9 +16,9 @@ use crate::args::{TraceArgs, TraceProtocol};
 use crate::dataplane::kernel_text::TableText;
 use crate::dataplane::name;
 use crate::dataplane::rule::Hook;
-use crate::node::answers::{Answer, FlowFacts, ProtocolName, Question, Said, SideFacts};
+use crate::node::answers::{Answer, FlowFacts, ProtocolName, Question, SideFacts, VerdictFacts};
 
-/// The exit code when the kernel does other than the policies say.
+/// The exit code when the verdicts of the kernel and of the policies differ.
 const DISAGREES: u8 = 3;
 /// The source port of the packet. No rule matches source ports.
 const SOURCE_PORT: u16 = 40_000;
@@ -28,12 +28,12 @@ const SOURCE_PORT: u16 = 40_000;
 struct Trace {
     node: String,
     connection: String,
-    /// One for each IP family that both sides have.
+    /// The path of one packet for each IP family that both sides have.
     ways: Vec<Way>,
     notes: Vec<String>,
 }
 
-/// The way of one packet.
+/// The path of one packet through the rules.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Way {
@@ -43,11 +43,11 @@ struct Way {
     /// The rules that matched, in their order.
     steps: Vec<Step>,
     kernel_allows: bool,
-    /// The rule that decides; none if no rule does.
+    /// The rule that decides; `None` if no rule matches.
     decided_by: Option<Step>,
-    /// What the policies of this node's pods say.
-    egress: Option<Said>,
-    ingress: Option<Said>,
+    /// The verdicts of the policies of this node's pods.
+    egress: Option<VerdictFacts>,
+    ingress: Option<VerdictFacts>,
     policies_allow: bool,
     agrees: bool,
 }
@@ -56,17 +56,17 @@ struct Way {
 #[derive(Clone, Debug, Serialize)]
 struct Step {
     chain: String,
-    /// Its number in the chain, from 1; with nftables, its handle.
+    /// The number of the rule in the chain, from 1; with nftables, its handle.
     number: usize,
     rule: String,
-    /// The effect of the rule, in words; none if it is not a rule of the agent.
+    /// The effect of the rule as text for people; `None` if it is not a rule of the agent.
     words: Option<String>,
 }
 
 /// Answers `portcullis trace`.
 ///
 /// # Errors
-/// When the agent cannot be asked, no side is a pod of its node, or the kernel cannot be read.
+/// When the agent does not answer, no side is a pod of its node, or the kernel cannot be read.
 pub fn run(args: &TraceArgs) -> Result<ExitCode> {
     let ported = match args.proto {
         TraceProtocol::Tcp => Some(ProtocolName::Tcp),
@@ -141,7 +141,7 @@ fn way(
     let hook = if destination.is_this_node { Hook::Input } else { Hook::Forward };
     let is_reached = table.chains.contains_key(&hook.target().to_string())
         && !displaced.iter().any(|other| other.is_missing() && other.hook == hook)
-        // What the node itself sends comes by no rule of ours.
+        // Packets that the node itself sends do not reach the agent's rules.
         && !source.is_this_node;
     let judgement = if is_reached {
         let packet = packet(&source, &destination, port);
@@ -160,7 +160,7 @@ fn way(
     let kernel_allows = judgement
         .as_ref()
         .is_none_or(|found| matches!(found.verdict, Verdict::Accept | Verdict::Return));
-    let policies_allow = [&egress, &ingress].into_iter().flatten().all(|said| said.is_allowed);
+    let policies_allow = [&egress, &ingress].into_iter().flatten().all(|facts| facts.is_allowed);
     Ok(Way {
         family: family.as_str().to_owned(),
         decided_by: decisive(&steps, kernel_allows),
@@ -175,7 +175,7 @@ fn way(
     })
 }
 
-/// The first packet of the connection, as the node's rules see it.
+/// The first packet of the connection, with the values that the node's rules match.
 fn packet(
     source: &SideFacts,
     destination: &SideFacts,
@@ -194,7 +194,7 @@ fn packet(
         None => Transport::Icmp { kind: 8, code: 0 },
     };
     let mut packet = Packet::new(from.address, to.address, transport);
-    // A packet comes by the bridge if its interface is a port of one.
+    // If the interface is a port of a bridge, the packet arrives through the bridge.
     packet.in_interface = from.bridge.clone().or_else(|| from.interface.clone());
     packet.in_port = from.bridge.as_ref().and_then(|_| from.interface.clone());
     if !destination.is_this_node {
@@ -202,12 +202,12 @@ fn packet(
         let is_bridged = from.bridge.is_some() && from.bridge == to.bridge;
         packet.out_port = to.interface.clone().filter(|_| is_bridged);
     }
-    // A pod comes to itself only by a Service.
+    // A pod connects to itself only through a Service.
     packet.destination_translated = from.address == to.address;
     packet
 }
 
-/// Judges a packet. Only the sets that it meets are read: a node can have large ones.
+/// Judges a packet. Reads only the sets of rules that the packet reaches: sets can be large.
 fn judge(node: &Node<'_>, table: &TableText, hook: Hook, packet: &Packet) -> Result<Judgement> {
     let is_nftables = node.kernel.is_nftables();
     let (tables, first) = if is_nftables {
@@ -235,7 +235,7 @@ fn judge(node: &Node<'_>, table: &TableText, hook: Hook, packet: &Packet) -> Res
     }
 }
 
-/// The rules that matched, with their texts and words.
+/// The rules that matched, with their effects as text.
 fn steps(
     node: &Node<'_>,
     family: Family,
@@ -307,8 +307,8 @@ fn text(trace: &Trace) -> String {
             None => "no rule: none matches".to_owned(),
         };
         let _ = writeln!(text, "  kernel: {verdict} by {by}");
-        for (direction, said) in [("egress", &way.egress), ("ingress", &way.ingress)] {
-            let Some(Said { is_allowed, why }) = said else { continue };
+        for (direction, facts) in [("egress", &way.egress), ("ingress", &way.ingress)] {
+            let Some(VerdictFacts { is_allowed, why }) = facts else { continue };
             let verdict = if *is_allowed { "Allowed" } else { "Denied" };
             let why = why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
             let _ = writeln!(text, "  policies, {direction}: {verdict}{why}");

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! source ─ Event ─► Engine::apply … flush ─► Update ─► Dataplane::enforce ─► one log line
-//!                                               ▲ failure: again, with back-off, until it is true
-//!                                               ▲ a set or chain was refused: that again, with back-off
+//!                                               ▲ failure: again, with back-off, until it succeeds
+//!                                               ▲ a set or chain was refused: retry, with back-off
 //!                                               ▲ many members join sets: some in each round
-//!                                               ▲ when it is quiet: remove unreferenced rules and sets
-//!                                               ▲ now and then: verify and repair
+//!                                               ▲ no changes: remove unreferenced rules and sets
+//!                                               ▲ once a period: verify and repair
 //! ```
 //!
-//! One task owns all state. Nothing is programmed before the source's first complete view; what an
-//! earlier run left in the kernel stays enforced until then, and after this one ends.
+//! One task owns all state. Nothing is programmed before the source's first complete view. Rules of
+//! an earlier agent stay enforced until then, and the rules of this agent stay after it ends.
 
 mod answers;
 mod awaited;
@@ -55,18 +55,18 @@ use comparison::Comparison;
 /// The waits after failed applies.
 const BACK_OFF: BackOff = BackOff::new(Duration::from_millis(100), Duration::from_secs(10));
 
-/// Changes that come while only one family fails are applied to the other one after this time.
+/// Changes that come while only one IP family fails are applied to the other one after this time.
 const OTHER_FAMILY_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often an agent that has nothing to do shows that it goes on.
+/// How often an idle agent shows that it is alive.
 const BEAT_PERIOD: Duration = Duration::from_secs(5);
 
 /// Unreferenced rules and sets are removed once nothing has changed for this time.
 const CLEANUP_AFTER: Duration = Duration::from_millis(200);
-/// They are removed after this time at the latest. Sets that are still in use are tried again as often.
+/// They are removed after this time at the latest; the removal of sets in use is retried as often.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often the kernel is asked how much it denied. It takes some 5 ms a kind of denial.
+/// How often the denied packets are read from the kernel, which takes about 5 ms a kind of denial.
 const COUNT_PERIOD: Duration = Duration::from_secs(10);
 
 /// The agent of one node.
@@ -78,24 +78,24 @@ pub struct Agent {
     state: State,
     diagnostics: BTreeMap<Arc<str>, Vec<Diagnostic>>,
     diagnostics_changed: bool,
-    /// When the oldest change that is not enforced yet came in.
+    /// When the oldest change that is not enforced yet was received.
     oldest: Option<Instant>,
     publisher: Publisher,
-    /// What is compared with the kernel now.
+    /// The running comparison of the kernel with the policies.
     comparison: Comparison,
-    /// How many members still have to join sets: some of them in each round.
+    /// How many members still have to join sets; each round adds some of them.
     members_waiting: usize,
-    /// Since when the kernel has unreferenced rules or sets.
+    /// The time since which the kernel has unreferenced rules or sets.
     unreferenced: Option<Instant>,
-    /// When what was refused is tried again; none while nothing is.
+    /// When refused rules are tried again; `None` while no rules are refused.
     refused_retry: Option<(Instant, BackOff)>,
-    /// Pods that are denied connections because of that.
+    /// Pods that are denied connections because rules were refused.
     refused: BTreeSet<Denied>,
-    /// Denied packets; none when nobody logs them.
+    /// Denied packets; `None` when they are not logged.
     denials: Option<Feed>,
-    /// What else is found on the node; none when nobody looks.
+    /// Examinations of the node for conflicts; `None` when it is not examined.
     examinations: Option<Examinations>,
-    /// The interfaces of the node's pods; none when pods are judged by their addresses alone.
+    /// The interfaces of the node's pods; `None` when pods are judged by their addresses only.
     local_pods: Option<LocalPods>,
     /// Records on disk that policies were enforced on this node.
     marker: Marker,
@@ -103,39 +103,39 @@ pub struct Agent {
     is_closed: bool,
     /// Connections that must end.
     connections: Connections,
-    /// What others do that may concern our hooks; none when nobody watches.
+    /// Changes by other programs that may concern the hooks; `None` when they are not watched.
     touches: Option<HookTouches>,
-    /// What happened to the hooks.
+    /// When the hooks were displaced and repaired.
     hooks: History,
-    /// When the hooks are looked at next; none while they are in place.
+    /// When the hooks are checked next; `None` while they are in place.
     hooks_at: Option<Instant>,
-    /// When everything was compared last.
+    /// When the last comparison of everything began.
     verified_at: Instant,
-    /// The name of the node; none when nobody asks whether such a node exists.
+    /// The name of the node; `None` when its existence is not checked.
     node_name: Option<NodeName>,
     /// When denials are counted next.
     count_at: Instant,
-    /// Whether the last count failed: that is said once.
-    uncounted: bool,
-    /// Questions of programs beside the agent; none when nobody can ask.
+    /// Whether the last count failed: the failure is logged once.
+    count_failed: bool,
+    /// Questions of other programs on the node; `None` when there is no socket for them.
     inquiries: Option<Inquiries>,
 }
 
-/// How far the agent is.
+/// The progress of the agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     /// The source has not delivered all objects yet.
     Loading,
-    /// All objects are known, and nothing was applied yet. The interfaces of pods are awaited until
-    /// then.
+    /// All objects are known, and nothing was applied yet. The agent waits for the interfaces of
+    /// pods until `apply_at`.
     Loaded { apply_at: Instant },
-    /// The kernel does what the engine says.
+    /// The kernel enforces the rules of the engine.
     Applied { cleanup_at: Option<Instant> },
-    /// The last apply failed: for one family, or for all.
+    /// The last apply failed for `family`, or for all families.
     Failing { retry_at: Instant, back_off: BackOff, family: Option<Family> },
 }
 
-/// The source has ended, which it never should.
+/// The source of objects ended although the agent was not asked to stop.
 #[derive(Debug, thiserror::Error)]
 #[error("the source of objects ended; what is in the kernel stays enforced")]
 pub struct SourceEnded;
@@ -176,7 +176,7 @@ impl Agent {
             verified_at: Instant::now(),
             node_name: None,
             count_at: Instant::now(),
-            uncounted: false,
+            count_failed: false,
             inquiries: None,
         }
     }
@@ -187,47 +187,47 @@ impl Agent {
         Self { denials, ..self }
     }
 
-    /// The same, reporting conflicts on the node.
+    /// The same agent, which also reports conflicts on the node.
     #[must_use]
     pub fn examined_by(self, examinations: Examinations) -> Self {
         Self { examinations: Some(examinations), ..self }
     }
 
-    /// The same, judging pods by their interfaces, too.
+    /// The same agent, which also judges pods by their interfaces.
     #[must_use]
     pub fn judging_interfaces_of(self, local_pods: Option<LocalPods>) -> Self {
         Self { local_pods, ..self }
     }
 
-    /// The same, which also ends connections that lost their permission.
+    /// The same agent, which also ends connections that policies no longer allow.
     #[must_use]
     pub fn ending(mut self, connections: Connections) -> Self {
         self.report("connections".into(), connections.diagnostics());
         Self { connections, ..self }
     }
 
-    /// The same, told when others may have changed our hooks.
+    /// The same agent, which also checks the hooks when other programs may have changed them.
     #[must_use]
     pub fn watched_by(self, touches: HookTouches) -> Self {
         Self { touches: Some(touches), ..self }
     }
 
-    /// The same, which reports it when no Node has this name.
+    /// The same agent, which also reports when no Node has this name.
     #[must_use]
     pub fn on(self, node_name: NodeName) -> Self {
         Self { node_name: Some(node_name), ..self }
     }
 
-    /// The same, which also answers questions about what it enforces.
+    /// The same agent, which also answers questions about what it enforces.
     #[must_use]
     pub fn answering(self, inquiries: Inquiries) -> Self {
         Self { inquiries: Some(inquiries), ..self }
     }
 
-    /// Enforces until `shutdown`. What is in the kernel stays there.
+    /// Enforces policies until `shutdown` completes. The rules in the kernel stay enforced.
     ///
     /// # Errors
-    /// When the source ends by itself.
+    /// When the source ends before `shutdown` completes.
     pub async fn run(
         mut self,
         mut events: Receiver<Event>,
@@ -237,14 +237,14 @@ impl Agent {
         loop {
             self.publisher.beat();
             let (alarm, is_applied) = (self.alarm(), self.is_applied());
-            // Who is who is not known before all objects are.
+            // The pods behind the addresses are unknown until all objects are known.
             let log = self.denials.as_mut().filter(|_| self.state != State::Loading);
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
                 touched = HookTouches::next_of(self.touches.as_mut()) => self.touched(&touched),
                 event = events.recv() => self.take(event.ok_or(SourceEnded)?),
-                // Before what may be ready again and again: a pass waits for each answer.
+                // Before branches that are often ready: a pass waits for each answer.
                 report = self.connections.next(), if is_applied => {
                     self.connections.handle(report, &self.engine);
                     continue;
@@ -269,11 +269,11 @@ impl Agent {
                     continue;
                 }
             }
-            // Whatever has come meanwhile goes into the same round.
+            // Events that came meanwhile belong to the same round.
             while let Ok(event) = events.try_recv() {
                 self.take(event);
             }
-            // First: an agent that lacks something is never ready, not for a moment.
+            // Before `sync`, so that an agent that lacks something is never ready for a moment.
             self.report_node_name();
             self.publish_diagnostics();
             self.sync();
@@ -290,7 +290,7 @@ impl Agent {
         }
     }
 
-    /// Whether all changes are applied, to one family at least.
+    /// Whether all changes are applied to at least one family.
     fn is_applied(&self) -> bool {
         match self.state {
             State::Applied { .. } => true,
@@ -348,7 +348,7 @@ impl Agent {
         }
     }
 
-    /// Brings the kernel to where the engine is, when it is not there.
+    /// Applies the rules of the engine that the kernel does not enforce yet.
     fn sync(&mut self) {
         let now = Instant::now();
         if self.hooks_at.is_some_and(|at| now >= at) {
@@ -359,7 +359,7 @@ impl Agent {
             State::Loaded { apply_at } if now < apply_at => {}
             State::Loaded { .. } => self.apply(BACK_OFF),
             State::Failing { retry_at, .. } if now < retry_at => {
-                // What is enforced still denies.
+                // The rules in the kernel still deny packets.
                 if now >= self.count_at {
                     self.count();
                 }
@@ -367,19 +367,19 @@ impl Agent {
             State::Failing { back_off, .. } => self.apply(back_off),
             State::Applied { .. } => {
                 let update = self.engine.flush();
-                // Once a round: what it gives next must not be applied in the same one.
+                // Once a round: the next attachments must not be applied in the same round.
                 let is_attached_elsewhere = self.attach();
                 if update.is_empty() && !is_attached_elsewhere && self.members_waiting == 0 {
                     self.oldest = None; // Changes that do not concern this node.
                     if let Some(selection) = self.engine.take_selection() {
-                        // Other policies with the same rules.
+                        // Other policies select the pods, with the same rules.
                         self.publisher.selected(selection);
                         self.policies_changed();
                     }
                 } else {
                     self.apply_update(&update, BACK_OFF);
                 }
-                self.look_after(now);
+                self.maintain(now);
             }
         }
     }
@@ -395,7 +395,7 @@ impl Agent {
         match self.dataplane.enforce(self.engine.compiled(), update) {
             Ok(report) => {
                 if matches!(self.state, State::Failing { .. }) {
-                    // So far, connections of a family that failed were judged by its former rules.
+                    // Until now, a family that failed judged connections by its former rules.
                     self.connections.judge_all();
                 }
                 self.marker.set();
@@ -409,7 +409,7 @@ impl Agent {
                 self.publisher.failed(&failure, family, rules);
                 if family.is_some() {
                     self.marker.set();
-                    self.oldest = None; // Applied to the other one.
+                    self.oldest = None; // Applied to the other family.
                 }
                 error!(
                     error = failure,
@@ -422,7 +422,7 @@ impl Agent {
         }
     }
 
-    /// What is denied may be denied by others now.
+    /// Notes that other policies may deny the same packets now.
     fn policies_changed(&self) {
         if let Some(denials) = &self.denials {
             denials.policies_changed();

@@ -1,25 +1,26 @@
-//! Remembers on disk that policies were enforced on this node.
+//! Records on disk that policies were enforced on this node.
 //!
 //! After a reboot there are no rules in the kernel, and pods may run before the agent has all objects.
-//! With this memory the agent can tell a reboot from its first start on a node whose pods have been
-//! open all the time: then it must not interrupt them.
+//! With this record the agent can distinguish a reboot from its first start on a node, where pods
+//! were not restricted before: it must not interrupt them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-/// The file that is there once policies were enforced.
+/// The name of the file that exists after policies were enforced.
 const FILE: &str = "enforced";
 
-/// The memory that policies were enforced.
+/// The record that policies were enforced.
 #[derive(Default, Debug)]
 pub struct Marker {
     file: Option<PathBuf>,
 }
 
 impl Marker {
-    /// The memory in a directory that outlives reboots, if there is one. It need not exist.
+    /// The record in a directory that persists over reboots, which need not exist yet. Without a
+    /// directory, nothing is recorded.
     #[must_use]
     pub fn new(directory: Option<&Path>) -> Self {
         Self { file: directory.map(|directory| directory.join(FILE)) }
@@ -31,7 +32,7 @@ impl Marker {
         self.file.as_ref().is_some_and(|file| file.exists())
     }
 
-    /// Remembers that policies are enforced. Tries once.
+    /// Records that policies are enforced. A failure is logged, and not retried.
     pub fn set(&mut self) {
         let Some(file) = self.file.take() else { return };
         let write = || {
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_is_there_for_whoever_starts_next() {
+    fn a_marker_is_set_for_the_next_agent() {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("new");
         let mut marker = Marker::new(Some(&state));

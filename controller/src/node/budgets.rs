@@ -1,4 +1,4 @@
-//! What the report lists about pods whose rules exceed a budget. Values only.
+//! Diagnostics of pods whose rules exceed a budget. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,8 @@ pub fn pods(refused: &[Refused<'_>]) -> usize {
     refused.iter().map(|refused| refused.pod).collect::<BTreeSet<_>>().len()
 }
 
-/// A diagnostic for each policy that is the largest of the policies of such pods, and one for the
-/// others.
+/// A diagnostic for each policy that is the largest one of such a pod, and one that counts further
+/// policies.
 #[must_use]
 pub fn diagnostics(refused: &[Refused<'_>]) -> Vec<Diagnostic> {
     let mut pods: BTreeMap<(About, String), BTreeSet<&PodKey>> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! Examines the node for conflicts again and again, on a thread beside the agent's: nothing that
-//! enforces waits for it.
+//! Examines the node for conflicts once a period, on its own thread: enforcement never waits for
+//! it.
 //!
 //! ```text
 //! thread: examine, wait for a period ── Examination ──► agent ─► status, metrics, log
@@ -20,10 +20,10 @@ use crate::dataplane::examine::{Examination, Examiner};
 use crate::dataplane::preflight;
 use crate::node::status::node_warning;
 
-/// How often the settings of bridges are looked at: one that is off lets packets past all rules.
+/// How often the settings of bridges are read: one that is off lets packets bypass all rules.
 const NEWS_PERIOD: Duration = Duration::from_secs(1);
 
-/// The agent's end.
+/// The agent's side of the thread that examines the node.
 #[derive(Debug)]
 pub struct Examinations {
     results: mpsc::Receiver<Examination>,
@@ -33,10 +33,10 @@ pub struct Examinations {
 }
 
 impl Examinations {
-    /// Starts to examine the node, at once and then each `period`, until this value is dropped.
+    /// Starts to examine the node, now and then once a `period`, until this value is dropped.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// When the thread cannot be started.
     pub fn start(mut examiner: Examiner, period: Duration) -> io::Result<Self> {
         let (sender, results) = mpsc::channel(1);
         let (pods, latest_pods) = watch::channel(Vec::new());
@@ -65,7 +65,7 @@ impl Examinations {
         }
     }
 
-    /// Sets the addresses of pods whose attachment is examined from now on.
+    /// Sets the addresses of the pods whose attachments the next examinations check.
     pub fn set_pods(&self, pods: Vec<IpAddr>) {
         self.pods.send_replace(pods);
     }
@@ -104,7 +104,7 @@ fn wait(examiner: &Examiner, period: Duration) {
     }
 }
 
-/// What the report lists beside policies: conflicts that are ignored, and what may become one.
+/// The warnings for the node's report: conflicts that are ignored, and what may become a conflict.
 #[must_use]
 pub fn diagnostics(found: &Examination) -> Vec<Diagnostic> {
     let ignored = found.ignored.iter();

@@ -1,4 +1,4 @@
-//! What the report lists about addresses that pods of two nodes claim. Values only.
+//! Diagnostics of addresses that pods of two nodes claim. Pure.
 
 use policy_engine::world::owner::Contest;
 use portcullis_crds::diagnostic::{About, Diagnostic};
@@ -6,7 +6,7 @@ use portcullis_crds::path::FieldPath;
 
 use super::status::errors;
 
-/// A diagnostic for each of the `first` contested addresses, and one for the others of `all`.
+/// A diagnostic for each of the `first` contested addresses, and one that counts the rest of `all`.
 #[must_use]
 pub fn diagnostics(first: &[Contest], all: usize) -> Vec<Diagnostic> {
     let listed = first.iter().map(|contest| {
@@ -36,25 +36,25 @@ mod tests {
         Pod { node: Some(node.into()), addresses: vec![IpAddr::from(address)], ..pod }.into()
     }
 
-    fn told(engine: &mut Engine) -> Option<Vec<String>> {
+    fn reported(engine: &mut Engine) -> Option<Vec<String>> {
         let (first, all) = engine.take_contests(LISTED_MAX)?;
         Some(diagnostics(&first, all).iter().map(ToString::to_string).collect())
     }
 
     #[test]
-    fn an_address_that_pods_of_two_nodes_claim_is_reported_until_one_pod_is_gone() {
+    fn an_address_that_pods_of_two_nodes_claim_is_reported_until_one_pod_is_deleted() {
         let mut engine = Engine::new(Scope::Node("n1".into()), Options::default());
         engine.apply(pod("a", "n1", [10, 0, 0, 5]));
-        assert_eq!(told(&mut engine), None, "one pod");
+        assert_eq!(reported(&mut engine), None, "one pod");
         engine.apply(pod("b", "n2", [10, 0, 0, 5]));
         let message = "error: Pod shop/a: status.podIPs: address 10.0.0.5 is claimed by pods \
                        shop/a on node n1 and shop/b on node n2; as a peer it belongs to neither \
                        until one of them is gone";
-        assert_eq!(told(&mut engine), Some(vec![message.to_owned()]));
+        assert_eq!(reported(&mut engine), Some(vec![message.to_owned()]));
         engine.apply(pod("c", "n2", [10, 0, 0, 6]));
-        assert_eq!(told(&mut engine), None, "another address");
+        assert_eq!(reported(&mut engine), None, "another address");
         engine.apply(Change::Pod(PodKey::new("shop", "b"), None));
-        assert_eq!(told(&mut engine), Some(Vec::new()));
+        assert_eq!(reported(&mut engine), Some(Vec::new()));
     }
 
     #[test]
@@ -64,8 +64,8 @@ mod tests {
             engine.apply(pod(&format!("a{number}"), "n1", [10, 0, 0, number]));
             engine.apply(pod(&format!("b{number}"), "n2", [10, 0, 0, number]));
         }
-        let told = told(&mut engine).unwrap();
-        assert_eq!(told.len(), LISTED_MAX + 1);
-        assert!(told[LISTED_MAX].ends_with("12 more addresses"), "{told:?}");
+        let reported = reported(&mut engine).unwrap();
+        assert_eq!(reported.len(), LISTED_MAX + 1);
+        assert!(reported[LISTED_MAX].ends_with("12 more addresses"), "{reported:?}");
     }
 }

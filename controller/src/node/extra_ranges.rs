@@ -1,6 +1,6 @@
-//! Which addresses a pod may use beside its own. The annotation of the pod requests networks. The flag
-//! of the agent limits which of them are granted. Addresses of other pods and of nodes are never
-//! granted. Pure.
+//! Which addresses a pod may use in addition to its own. The annotation of the pod requests
+//! networks. The flag of the agent limits which of them are granted. Addresses of other pods and of
+//! nodes are never granted. Pure.
 //!
 //! ```text
 //! annotation ∩ flag − addresses of pods and nodes ─► networks of the pod's interface
@@ -24,30 +24,30 @@ use crate::dataplane::attachment::{Attachment, Attachments};
 /// How many networks a pod can have. Each one costs rules.
 const NETWORKS_MAX: usize = 32;
 
-/// The networks within which annotations are honoured.
+/// The networks that the agent's flag allows: annotations are honoured within them.
 #[derive(Clone, Default, Debug)]
 pub struct ExtraRanges {
     allowed: Vec<IpNet>,
 }
 
-/// What the annotations of the node's pods come to.
+/// The networks that the node's pods get.
 #[derive(Default, Debug)]
 pub struct Granted {
     /// The networks of each interface.
     pub ranges: BTreeMap<Attachment, BTreeSet<IpNet>>,
-    /// What is not granted.
+    /// An error for each requested network that is not granted.
     pub diagnostics: Vec<Diagnostic>,
 }
 
 impl ExtraRanges {
-    /// Annotations are honoured within `allowed`.
+    /// Honours annotations within `allowed`.
     #[must_use]
     pub fn within(allowed: Vec<IpNet>) -> Self {
         Self { allowed }
     }
 
-    /// Whether a change, which is about to be applied to `world`, can change what is granted to
-    /// other pods: by an address of a pod or node.
+    /// Whether a change that will be applied to `world` next can change what is granted to other
+    /// pods, because it adds or removes an address of a pod or node.
     #[must_use]
     pub fn concerns(&self, change: &Change, world: &World) -> bool {
         let is_within = |addresses: &[IpAddr]| {
@@ -68,7 +68,7 @@ impl ExtraRanges {
         }
     }
 
-    /// Decides for the pods of the node, which have the addresses in `known`.
+    /// Grants networks to the pods of the node, which have the addresses in `known`.
     #[must_use]
     pub fn grant(&self, world: &World, known: &BTreeSet<IpAddr>, found: &Attachments) -> Granted {
         let (mut granted, mut refused) = (Granted::default(), Vec::new());
@@ -205,14 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn pods_and_nodes_that_come_to_an_allowed_network_concern_the_ranges() {
+    fn pods_and_nodes_in_an_allowed_network_concern_the_ranges() {
         let ranges = ExtraRanges::within(vec!["192.0.2.0/24".parse().unwrap()]);
         let mut world = World::of_node("n1".into(), Options::default());
         let inside: Change = pod("far", "n2", "192.0.2.3", &[]).into();
-        assert!(ranges.concerns(&inside, &world), "comes");
+        assert!(ranges.concerns(&inside, &world), "added");
         assert!(!ExtraRanges::default().concerns(&inside, &world), "nothing is allowed");
         assert!(!ranges.concerns(&pod("far", "n2", "10.0.0.3", &[]).into(), &world), "elsewhere");
         world.apply(inside);
-        assert!(ranges.concerns(&Change::Pod(PodKey::new("shop", "far"), None), &world), "goes");
+        assert!(ranges.concerns(&Change::Pod(PodKey::new("shop", "far"), None), &world), "deleted");
     }
 }

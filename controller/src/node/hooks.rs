@@ -1,12 +1,12 @@
-//! Hooks that others move or remove: a thread that notices, and when they are put back.
+//! Hooks that other programs move or remove: a thread detects this, and the agent restores them.
 //!
 //! ```text
-//! thread: HookWatch ── Touched ──► agent ─► displaced? ─► put back, now or after a wait
+//! thread: HookWatch ── Touched ──► agent ─► displaced? ─► restore, now or after a wait
 //! ```
 //!
-//! A hook that is missing is put back at once. One that others got in front of is put back at
-//! once, too, and then after waits that double: where two programs both want to be first, neither
-//! keeps the node busy.
+//! A missing hook is restored at once. A hook behind rules of another program is moved to the first
+//! place at once, and after that with waits that double, so that two programs that both want the
+//! first place do not keep the node busy.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,30 +26,30 @@ use crate::dataplane::preflight::{self, Finding};
 use crate::node::status::node_warning;
 
 /// The waits before a hook is moved to the first place again.
-const MOVES: BackOff = BackOff::new(Duration::from_millis(100), Duration::from_secs(10));
-/// Hooks that stayed in place for this time are moved back at once again.
+const MOVE_BACK_OFF: BackOff = BackOff::new(Duration::from_millis(100), Duration::from_secs(10));
+/// After hooks stayed in place for this time, the next move happens at once again.
 const QUIET: Duration = Duration::from_mins(1);
-/// A hook that is put back more than [`REPAIRS_MAX`] times in this time is contested.
+/// A hook that is restored more than [`REPAIRS_MAX`] times in this time is contested.
 const CONTESTED_PERIOD: Duration = Duration::from_mins(10);
 const REPAIRS_MAX: usize = 3;
-/// Chains are read and repaired at once so many times in [`CHAIN_PERIOD`]: a program may change each
-/// family on its own. After that, they wait for the next comparison.
+/// The most immediate repairs of chains in [`CHAIN_PERIOD`]: a program may change each IP family in
+/// a step of its own. Further repairs wait for the next comparison.
 const CHAIN_REPAIRS_MAX: usize = 4;
 const CHAIN_PERIOD: Duration = Duration::from_secs(1);
-/// How often the thread looks whether the agent still listens.
+/// How often the thread checks whether the agent still listens.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
-/// What is announced and not taken yet. The thread waits then, and the kernel counts what is lost.
+/// The most changes that wait for the agent. Then the thread waits, and the kernel counts the rest.
 const QUEUED_MAX: usize = 4;
 
-/// The agent's end of the thread that watches the hooks.
+/// The agent's side of the thread that watches the hooks.
 #[derive(Debug)]
 pub struct HookTouches(mpsc::Receiver<Touched>);
 
 impl HookTouches {
-    /// Starts to watch, until this value is dropped.
+    /// Starts to watch the hooks, until this value is dropped.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// When the thread cannot be started.
     pub fn start(mut watch: HookWatch) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(QUEUED_MAX);
         let work = move || {
@@ -65,8 +65,8 @@ impl HookTouches {
         Ok(Self(receiver))
     }
 
-    /// Waits for the next change that may concern our hooks and chains; for ever where nobody
-    /// watches.
+    /// Waits for the next change that may concern our hooks and chains; never returns when they are
+    /// not watched.
     pub async fn next_of(watched: Option<&mut Self>) -> Touched {
         let Some(Self(receiver)) = watched else { return std::future::pending().await };
         match receiver.recv().await {
@@ -77,19 +77,19 @@ impl HookTouches {
     }
 }
 
-/// What happened to the hooks.
+/// When the hooks were displaced and repaired.
 #[derive(Debug)]
 pub(super) struct History {
     back_off: BackOff,
     /// When hooks were found displaced last.
     displaced_at: Option<Instant>,
-    /// Before this time, no hook that is still there is moved.
+    /// Before this time, no hook that still exists is moved.
     move_at: Option<Instant>,
-    /// The latest repairs, one more than are allowed.
+    /// The times of the latest repairs, at most [`REPAIRS_MAX`] + 1.
     repairs: VecDeque<Instant>,
     /// When chains were repaired at once, in the last [`CHAIN_PERIOD`].
     chain_repairs: VecDeque<Instant>,
-    /// What was wrong last.
+    /// The displaced hook that was repaired last, as text.
     last: String,
 }
 
@@ -97,12 +97,12 @@ impl Default for History {
     fn default() -> Self {
         let (displaced_at, move_at, last) = (None, None, String::new());
         let (repairs, chain_repairs) = (VecDeque::new(), VecDeque::new());
-        Self { back_off: MOVES, displaced_at, move_at, repairs, chain_repairs, last }
+        Self { back_off: MOVE_BACK_OFF, displaced_at, move_at, repairs, chain_repairs, last }
     }
 }
 
 impl History {
-    /// Hooks are displaced. Gives when they are to be put back, if not now.
+    /// Notes displaced hooks; returns when to restore them, `None` for now.
     pub(super) fn displaced(&mut self, hooks: &[DisplacedHook], now: Instant) -> Option<Instant> {
         if self.displaced_at.replace(now).is_none_or(|last| now - last >= QUIET) {
             self.back_off.reset();
@@ -112,7 +112,7 @@ impl History {
         self.move_at.filter(|at| now < *at && !is_missing)
     }
 
-    /// These were put back.
+    /// Notes that these hooks were restored.
     pub(super) fn repaired(&mut self, hooks: &[DisplacedHook], now: Instant) {
         self.move_at = Some(now + self.back_off.wait());
         self.repairs.push_back(now);
@@ -124,7 +124,7 @@ impl History {
         }
     }
 
-    /// Whether chains may be repaired at once now, which counts as done.
+    /// Whether chains may be repaired now; if so, counts a repair.
     pub(super) fn may_repair(&mut self, now: Instant) -> bool {
         self.chain_repairs.retain(|at| now - *at < CHAIN_PERIOD);
         let may = self.chain_repairs.len() < CHAIN_REPAIRS_MAX;
@@ -134,13 +134,13 @@ impl History {
         may
     }
 
-    /// Whether somebody displaces the hooks again and again.
+    /// Whether another program displaces the hooks repeatedly.
     pub(super) fn is_contested(&self, now: Instant) -> bool {
         let oldest = self.repairs.front().filter(|_| self.repairs.len() > REPAIRS_MAX);
         oldest.is_some_and(|oldest| now - *oldest < CONTESTED_PERIOD)
     }
 
-    /// What the report says of it.
+    /// The warning for the node's report while the hooks are contested.
     pub(super) fn diagnostics(&self, now: Instant) -> Vec<Diagnostic> {
         if !self.is_contested(now) {
             return Vec::new();
@@ -155,7 +155,7 @@ impl History {
     }
 }
 
-/// What probes and the report say while these hooks are displaced.
+/// The conflict that probes and the report show while these hooks are displaced.
 pub(super) fn detected(hooks: &[DisplacedHook]) -> Vec<Detected> {
     let what = hooks.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let what_to_do =

@@ -1,4 +1,4 @@
-//! The pods of this node: which of their addresses are known, and by which interface they send.
+//! The pods of this node: their addresses, and the interfaces through which they send.
 //!
 //! ```text
 //! attach ─ Found ─► addresses that the API server does not show yet ─► engine
@@ -18,19 +18,19 @@ use crate::dataplane::attachment::{Attachments, InterfaceName};
 use crate::node::attach::{Finder, Found};
 use crate::node::extra_ranges::ExtraRanges;
 
-/// What is known of the pods of this node beside what the engine knows.
+/// What the agent knows of the pods of this node in addition to the engine.
 #[derive(Debug)]
 pub struct LocalPods {
     node: Str,
     finder: Finder,
     found: Found,
-    /// Which addresses pods may use beside their own.
+    /// Which addresses pods may use in addition to their own.
     extra_ranges: ExtraRanges,
-    /// Pods of this node that have no address by the API server.
+    /// Pods of this node for which the API server shows no address.
     waiting: BTreeMap<PodKey, Arc<Pod>>,
-    /// What was given last, without what was in both sets.
+    /// The attachments that were returned last, without addresses that were in two sets.
     given: Attachments,
-    /// Whether the attachments may differ from those that were given last.
+    /// Whether the attachments may differ from those that were returned last.
     is_changed: bool,
 }
 
@@ -50,12 +50,12 @@ impl LocalPods {
         }
     }
 
-    /// Waits until other interfaces are found.
+    /// Waits until the interfaces of pods change.
     pub async fn next(&mut self) -> Found {
         self.finder.next().await
     }
 
-    /// Asks for the interfaces of the pods that `engine` knows; whether there are any.
+    /// Asks for the interfaces of the pods that `engine` knows; returns whether it knows any pods.
     #[must_use]
     pub fn ask(&self, engine: &Engine) -> bool {
         let known: BTreeSet<IpAddr> = engine.subject_addresses().collect();
@@ -71,8 +71,8 @@ impl LocalPods {
         engine.subject_addresses().all(|address| found.contains_key(&address))
     }
 
-    /// Takes over what was found: gives the changes that follow for pods without an address by the
-    /// API server, and what is wrong.
+    /// Stores the interfaces that were found. Returns the changes for pods without an address in
+    /// the API server, and the diagnostics of the search.
     pub fn take(&mut self, found: Found) -> (Vec<Change>, Vec<Diagnostic>) {
         let before = std::mem::replace(&mut self.found, found);
         self.is_changed = true;
@@ -86,8 +86,8 @@ impl LocalPods {
         (changes, self.found.diagnostics.clone())
     }
 
-    /// The change with the addresses that the container runtime has given to the pod, if it is a pod
-    /// of this node and the API server does not show an address yet.
+    /// Returns the change, with the addresses from the container runtime if it concerns a pod of
+    /// this node for which the API server does not show an address yet.
     pub fn complete(&mut self, change: Change, engine: &Engine) -> Change {
         self.is_changed |= self.extra_ranges.concerns(&change, engine.world());
         let Change::Pod(key, pod) = change else { return change };
@@ -104,8 +104,8 @@ impl LocalPods {
         }
     }
 
-    /// The attachments of the pods that `engine` knows, if they may have changed, and what is wrong
-    /// with the ranges that pods ask for.
+    /// The attachments of the pods that `engine` knows, and the diagnostics of the ranges that pods
+    /// request; `None` if the attachments have not changed.
     pub fn attachments(&mut self, engine: &Engine) -> Option<(Attachments, Vec<Diagnostic>)> {
         if !std::mem::take(&mut self.is_changed) {
             return None;
@@ -118,8 +118,8 @@ impl LocalPods {
         attachments.addresses.retain(|address, _| known.contains(address));
         attachments.unattached =
             known.into_iter().filter(|known| !attachments.addresses.contains_key(known)).collect();
-        // Elements leave sets before others join, and packets of an address that moves from one set to
-        // the other would be dropped in between. So this time it is in both.
+        // Elements leave sets before others join: packets of an address that moves to another set
+        // would be dropped in between. So the address is in both sets until the next call.
         let Attachments { addresses, unattached, .. } =
             std::mem::replace(&mut self.given, attachments.clone());
         let no_longer = |address: &IpAddr| attachments.unattached.contains(address);
@@ -133,20 +133,20 @@ impl LocalPods {
         Some((attachments, granted.diagnostics))
     }
 
-    /// The interfaces by which packets of pods come in, whether the pods are known or not.
+    /// The interfaces on which packets of pods arrive, also of pods that are not known.
     #[must_use]
     pub fn pod_interfaces(&self) -> BTreeSet<InterfaceName> {
         self.found.attachments.pod_interfaces.clone()
     }
 
-    /// Whether [`LocalPods::attachments`] has others to give.
+    /// Whether [`LocalPods::attachments`] returns new attachments at the next call.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         self.is_changed
     }
 }
 
-/// The addresses that the container runtime has given to a pod; none if it has two of this name.
+/// The addresses of a pod from the container runtime; empty if it has two pods of this name.
 fn addresses(found: &Found, key: &PodKey) -> Vec<IpAddr> {
     let is_named = |name: &str, namespace: &str| *name == *key.name && *namespace == *key.namespace;
     let mut pods = found.pods.iter().filter(|pod| is_named(&pod.name, &pod.namespace));

@@ -1,18 +1,18 @@
-//! One agent programs a network namespace at a time; another waits until it may.
+//! One agent at a time programs a network namespace; another agent waits until the lock is free.
 //!
-//! The lock is on a file that only root can open, named by the namespace, and the kernel drops it
-//! when its holder ends, however it ends.
+//! The lock is on a file that only root can open and that has the namespace in its name. The kernel
+//! releases the lock when its holder ends for any reason.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Held for as long as the value lives.
+/// The lock of a network namespace, held until the value is dropped.
 #[derive(Debug)]
 pub struct NodeLock(#[allow(dead_code)] File);
 
-/// The lock could not be had.
+/// Why the lock could not be acquired.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {what} {path}; --lock-dir names another place", path = path.display())]
 pub struct Error {
@@ -24,10 +24,10 @@ pub struct Error {
 
 impl NodeLock {
     /// Waits until no other agent has the lock of this network namespace in `directory`.
-    /// `waiting` is called once, when it has to wait.
+    /// Calls `waiting` once if it has to wait.
     ///
     /// # Errors
-    /// When the directory or the file cannot be made or locked.
+    /// When the directory or the file cannot be created or locked.
     pub fn acquire(directory: &Path, waiting: impl FnOnce(&Path)) -> Result<Self, Error> {
         let failed = |what, path: &Path| {
             let path = path.to_owned();
@@ -55,14 +55,14 @@ impl NodeLock {
     }
 }
 
-/// The lock of the network namespace of this process.
+/// The path of the lock file of this process's network namespace.
 fn path(directory: &Path) -> io::Result<PathBuf> {
     let inode = fs::metadata("/proc/self/ns/net")?.ino();
     Ok(directory.join(format!("node-{inode}.lock")))
 }
 
-/// Who has the lock of this network namespace: the file, and the process if it is known. `None` if
-/// nobody has it.
+/// The holder of the lock of this network namespace: the process if it is known, and the file.
+/// `None` if the lock is free.
 #[must_use]
 pub fn holder(directory: &Path) -> Option<String> {
     let path = path(directory).ok()?;
@@ -78,7 +78,7 @@ pub fn holder(directory: &Path) -> Option<String> {
     Some(format!("{process}lock {}", path.display()))
 }
 
-/// The process that has an exclusive lock on the file of this inode, by what `/proc/locks` says. Processes
+/// The process that has an exclusive lock on the file of this inode, from `/proc/locks`. Processes
 /// of other PID namespaces are 0 there.
 fn process_of(locks: &str, inode: &str) -> Option<u32> {
     // 1: FLOCK  ADVISORY  WRITE 1234 00:1a:5678 0 EOF

@@ -1,4 +1,4 @@
-//! The agent's metrics. Labels come from closed enums alone: no name of an object is one.
+//! The agent's metrics. The values of labels come from closed enums only, never from object names.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,16 +20,16 @@ use crate::node::status::{Findings, Round};
 use crate::node::{connections, denials};
 use crate::serve::process::ProcessMetrics;
 
-/// Upper bounds in seconds: from one set member to a lock that is waited for.
+/// The upper bounds of buckets in seconds: from adding one set member to waiting for a lock.
 const BOUNDS: [f64; 13] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
-/// What the agent counts. Clones count together.
+/// The counters and gauges of the agent. Clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     policies: Gauge,
     pods: Gauge,
-    isolated: Family<Way, Gauge>,
+    isolated: Family<DirectionLabels, Gauge>,
     rulesets: Gauge,
     sets: Gauge,
     durations: Histogram,
@@ -40,17 +40,17 @@ pub struct Metrics {
     last_success: Gauge,
     over_budget: Gauge,
     refused: Gauge,
-    diagnostics: Family<Weight, Gauge>,
-    conflicts: Family<Conflicting, Gauge>,
+    diagnostics: Family<DiagnosticLabels, Gauge>,
+    conflicts: Family<ConflictLabels, Gauge>,
     log_lines_lost: Counter,
-    /// Of connections that end.
+    /// The metrics of connections that end.
     pub connections: connections::metrics::Metrics,
-    /// Of denials and their log.
+    /// The metrics of denials and their log.
     pub denials: denials::metrics::Metrics,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Way {
+struct DirectionLabels {
     direction: Direction,
 }
 
@@ -63,7 +63,7 @@ enum Direction {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Weight {
+struct DiagnosticLabels {
     severity: Severity,
     about: About,
 }
@@ -85,7 +85,7 @@ enum Severity {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct Conflicting {
+struct ConflictLabels {
     /// The name of a [`Conflict`].
     conflict: &'static str,
     /// Whether the operator has decided to ignore it.
@@ -114,7 +114,7 @@ impl Default for Metrics {
             connections: connections::metrics::Metrics::default(),
             denials: denials::metrics::Metrics::default(),
         };
-        // Every series is there from the start: an alert can tell 0 from silence.
+        // Every series exists from the start: an alert can distinguish 0 from a missing series.
         metrics.selected(&Selection::default());
         metrics.found(&Findings::default());
         metrics.examined(&Examination::default());
@@ -124,13 +124,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The same, with the counter of log lines that were not written.
+    /// The same metrics, with the counter of log lines that were not written.
     #[must_use]
     pub fn counting_lost_log_lines_by(self, log_lines_lost: Counter) -> Self {
         Self { log_lines_lost, ..self }
     }
 
-    /// All of them under their names, with the state of the node.
+    /// A registry of all metrics, with the state of the node.
     #[must_use]
     pub fn registry(&self, signals: Signals) -> Arc<Registry> {
         let mut root = Registry::default();
@@ -224,7 +224,7 @@ impl Metrics {
             (Direction::ingress, selection.isolated_ingress),
             (Direction::egress, selection.isolated_egress),
         ] {
-            self.isolated.get_or_create(&Way { direction }).set(count(pods));
+            self.isolated.get_or_create(&DirectionLabels { direction }).set(count(pods));
         }
     }
 
@@ -251,7 +251,9 @@ impl Metrics {
             for (severity, number) in
                 [(Severity::error, amount.errors), (Severity::warning, amount.warnings)]
             {
-                self.diagnostics.get_or_create(&Weight { severity, about }).set(count(number));
+                self.diagnostics
+                    .get_or_create(&DiagnosticLabels { severity, about })
+                    .set(count(number));
             }
         }
     }
@@ -261,18 +263,18 @@ impl Metrics {
         for conflict in examined {
             for (ignored, detected) in [(false, &found.conflicts), (true, &found.ignored)] {
                 let is_there = detected.iter().any(|detected| detected.conflict == conflict);
-                let labels = Conflicting { conflict: conflict.name(), ignored };
+                let labels = ConflictLabels { conflict: conflict.name(), ignored };
                 self.conflicts.get_or_create(&labels).set(is_there.into());
             }
         }
     }
 
     pub(crate) fn displaced(&self, is_displaced: bool) {
-        let labels = Conflicting { conflict: Conflict::HookDisplaced.name(), ignored: false };
+        let labels = ConflictLabels { conflict: Conflict::HookDisplaced.name(), ignored: false };
         self.conflicts.get_or_create(&labels).set(is_displaced.into());
     }
 
-    /// Counts hooks that were put back, beside what was repaired otherwise.
+    /// Counts restored hooks, both as repairs and separately.
     pub(crate) fn hooks_restored(&self, hooks: usize) {
         let hooks = u64::try_from(hooks).unwrap_or(u64::MAX);
         self.drift_repairs.inc_by(hooks);
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn every_series_is_there_from_the_start_and_those_of_denials_once_they_are_counted() {
+    fn every_series_exists_from_the_start_and_those_of_denials_once_they_are_counted() {
         let metrics = Metrics::default();
         let from_the_start = series(&metrics);
         Publisher::new(metrics.clone(), Pulse::default()).denied(BTreeMap::new());

@@ -6,10 +6,10 @@
 //!                     └─────► metrics ───────────────► serve (metrics)
 //! ```
 //!
-//! One agent at a time programs a node (`lock`). `denials` names the policies behind denied packets;
-//! `conflicts` looks for what else on the node makes enforcement void; `hooks` notices when packets no
-//! longer come to the rules; `connections` ends what policies no longer allow; `answers` answers
-//! programs beside the agent that ask what it enforces.
+//! One agent at a time programs a node (`lock`). `denials` names the policies that denied packets;
+//! `conflicts` finds other software on the node that makes enforcement void; `hooks` detects when
+//! packets no longer reach the rules; `connections` ends connections that policies no longer allow;
+//! `answers` answers questions of other programs on the node about what the agent enforces.
 
 pub mod agent;
 pub mod answers;
@@ -65,11 +65,11 @@ use crate::serve::http::{self, Served};
 use crate::serve::pulse::Pulse;
 use crate::watch::Source;
 
-/// Batches of changes that may wait for the agent; a source that is faster has to wait.
+/// The most batches of changes that wait for the agent; then the source has to wait.
 const QUEUED_EVENTS: usize = 1024;
 
-/// Runs until the process is asked to end. What is in the kernel stays enforced after it. Serves
-/// `log_lines_lost` as a metric.
+/// Runs the agent until the process is asked to stop. The rules in the kernel stay enforced after
+/// that. Serves `log_lines_lost` as a metric.
 ///
 /// # Errors
 /// When the node cannot be programmed at all, or the flags do not fit it.
@@ -136,7 +136,7 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
         allow_egress_to_own_node: args.allow_egress_to_own_node,
     };
     let connections = Connections::start(&args.node_name, ended, metrics.connections.clone());
-    // Where nothing is denied, nothing is denied after a reboot either.
+    // An agent that denies nothing must not deny packets after a reboot either.
     let state_dir = args.state_dir.0.as_deref().filter(|_| args.mode == AgentMode::Enforce);
     let marker = Marker::new(state_dir);
     let inquiries = answers::socket::start(&args.lock_dir);
@@ -162,8 +162,8 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
     })
 }
 
-/// Starts to serve probes and metrics: before the lock, so that an agent that waits for it is seen
-/// to live.
+/// Starts to serve probes and metrics. This comes before the lock, so that the liveness probe of an
+/// agent that waits for the lock succeeds.
 fn serve(
     args: &HttpArgs,
     signals: &Signals,

@@ -1,38 +1,38 @@
-//! Whether the node of the agent exists. Values only.
+//! Whether the Node of the agent exists. Pure.
 //!
-//! An agent whose `--node-name` is the name of no Node finds no pods of its node and enforces
-//! nothing, however well everything else works.
+//! An agent whose `--node-name` is not the name of a Node finds no pods of its node and enforces
+//! nothing, even if everything else works.
 
 use policy_engine::labels::Str;
 use policy_engine::world::World;
 
-/// The name that the agent was given for its node.
+/// The name of the agent's node, from its flags.
 #[derive(Debug)]
 pub struct NodeName {
     name: Str,
-    /// Whether the source has all Nodes of the cluster. A directory may have none.
+    /// Whether the source has all Nodes of the cluster. A directory may contain no Nodes.
     lists_nodes: bool,
 }
 
-/// What the objects of the cluster say about the name.
+/// Whether the name is correct, by the objects of the cluster.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Standing {
-    /// A Node has it, or nothing is known against it.
+    /// A Node has the name, or no object contradicts it.
     Plausible,
-    /// There are no Nodes to compare it with, and no Pod is on a node of this name. Why it matters.
+    /// No Nodes are known, and no Pod is on a node of this name. Contains the message for users.
     Doubtful(String),
-    /// No Node has it. What that means.
+    /// No Node has the name. Contains the message for users.
     Unknown(String),
 }
 
 impl NodeName {
-    /// The name of `--node-name`. `lists_nodes`: the source has all Nodes of the cluster.
+    /// The name in `--node-name`. `lists_nodes` is whether the source has all Nodes of the cluster.
     #[must_use]
     pub fn new(name: &str, lists_nodes: bool) -> Self {
         Self { name: name.into(), lists_nodes }
     }
 
-    /// What `world`, which is complete, says about the name.
+    /// Whether the name is correct, by all objects, which are in `world`.
     #[must_use]
     pub fn standing(&self, world: &World) -> Standing {
         let (name, nodes) = (&self.name, world.nodes());
@@ -66,7 +66,8 @@ impl NodeName {
     }
 }
 
-/// Whether one is probably meant where the other is written: in capitals, or with a domain.
+/// Whether two names differ only in upper and lower case or in a domain, so that a user may have
+/// confused them.
 fn is_similar(one: &str, other: &str) -> bool {
     let host = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
     host(one) == host(other)

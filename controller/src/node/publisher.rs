@@ -1,4 +1,4 @@
-//! Publishes the agent's status for all who report it.
+//! Publishes the agent's status for the report, the probes and the metrics.
 //!
 //! ```text
 //! agent ─► Publisher ─► watch channel: Status ─► report (API server), http (probes)
@@ -6,7 +6,7 @@
 //!             └───────► Pulse ─────────────────► http (probes)
 //! ```
 //!
-//! Publishing never waits: a reader that is slow sees the latest value only.
+//! Publishing never waits: a slow reader sees only the latest value.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,10 +25,10 @@ use crate::dataplane::drift::DisplacedHook;
 use crate::dataplane::examine::Examination;
 use crate::serve::pulse::Pulse;
 
-/// How many latencies the figures are taken from.
+/// How many of the latest latencies the median and the maximum are computed from.
 const LATENCIES: usize = 100;
 
-/// The agent's end: it alone writes.
+/// The agent's side, the only writer of the status.
 #[derive(Debug)]
 pub struct Publisher {
     status: watch::Sender<Status>,
@@ -52,12 +52,12 @@ impl Publisher {
         self.status.subscribe()
     }
 
-    /// The agent goes on.
+    /// Notes that the agent is alive.
     pub fn beat(&self) {
         self.pulse.beat();
     }
 
-    /// A round is enforced.
+    /// Publishes a round that succeeded.
     pub fn enforced(&mut self, round: Round) {
         self.metrics.enforced(&round);
         if let Some(latency) = round.latency {
@@ -76,21 +76,21 @@ impl Publisher {
         });
     }
 
-    /// Who is isolated by what changed, and the kernel needs no change for it.
+    /// Publishes which policies isolate which pods, after a change that leaves the rules unchanged.
     pub fn selected(&self, selection: Selection) {
         self.metrics.selected(&selection);
         self.status.send_modify(|status| status.selection = Arc::new(selection));
     }
 
-    /// A round, or a comparison with the kernel, failed. If only one `family` failed, the other one is
-    /// enforced.
+    /// Publishes that a round or a comparison with the kernel failed. If only one `family` failed,
+    /// the other family is enforced.
     pub fn failed(&self, error: &str, family: Option<Family>, rules: Rules) {
         self.metrics.failed();
         let phase = Phase::Failing { error: error.into(), family, rules };
         self.status.send_modify(|status| status.phase = phase);
     }
 
-    /// The kernel was compared with the policies, and so much was put right.
+    /// Publishes a comparison of the kernel with the policies, and the number of its repairs.
     pub fn verified(&self, repairs: usize) {
         self.metrics.verified(repairs);
         self.succeeded(|status| {
@@ -99,7 +99,7 @@ impl Publisher {
         });
     }
 
-    /// So many hooks were put back.
+    /// Publishes how many hooks were restored.
     pub fn hooks_restored(&self, hooks: usize) {
         self.metrics.hooks_restored(hooks);
         let hooks = u64::try_from(hooks).unwrap_or(u64::MAX);
@@ -108,7 +108,7 @@ impl Publisher {
         });
     }
 
-    /// These hooks are not where they should be; all others are.
+    /// Publishes which hooks are displaced; all other hooks are in place.
     pub fn displaced(&self, hooks: &[DisplacedHook]) {
         let displaced = detected(hooks);
         self.metrics.displaced(!displaced.is_empty());
@@ -121,12 +121,12 @@ impl Publisher {
         });
     }
 
-    /// The rules of so many pods of the node exceed a budget.
+    /// Publishes how many pods of the node have rules that exceed a budget.
     pub fn over_budget(&self, pods: usize) {
         self.metrics.over_budget(pods);
     }
 
-    /// A part of the rules of so many pods was refused: what, in one line.
+    /// Publishes for how many pods a part of the rules was refused, and what in one line.
     pub fn refused(&self, pods: usize, why: Option<String>) {
         self.metrics.refused(pods);
         self.status.send_if_modified(|status| {
@@ -136,12 +136,12 @@ impl Publisher {
         });
     }
 
-    /// Where policies are enforced, by the flags of the agent.
+    /// Publishes in which namespaces policies are enforced, by the flags of the agent.
     pub fn enforcing(&self, enforcement: &Enforcement) {
         self.status.send_modify(|status| status.extent = enforcement.into());
     }
 
-    /// Why no pods of this node can be known; `None` if they can.
+    /// Publishes why no pods of this node are known, if no Node has its name.
     pub fn node_unknown(&self, why: Option<Arc<str>>) {
         self.status.send_if_modified(|status| {
             let news = status.node_unknown != why;
@@ -150,13 +150,13 @@ impl Publisher {
         });
     }
 
-    /// What is wrong with objects changed.
+    /// Publishes the diagnostics of objects after they changed.
     pub fn found(&self, findings: Findings) {
         self.metrics.found(&findings);
         self.status.send_modify(|status| status.diagnostics = Arc::new(findings));
     }
 
-    /// The node was examined for conflicts.
+    /// Publishes an examination of the node for conflicts.
     pub fn examined(&self, found: &Examination) {
         self.metrics.examined(found);
         self.status.send_if_modified(|status| {
@@ -168,7 +168,7 @@ impl Publisher {
         });
     }
 
-    /// So many packets were denied so far.
+    /// Publishes how many packets were denied so far.
     pub fn denied(&self, counts: BTreeMap<Denial, Counts>) {
         for denial in Denial::all() {
             let packets = counts.get(&denial).map_or(0, |counts| counts.packets);

@@ -1,4 +1,4 @@
-//! What the report lists about rules that the tools or the kernel refused. Values only.
+//! Diagnostics of rules that the tools or the kernel refused. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,11 +24,11 @@ pub struct Denied {
     pub direction: Direction,
     /// The tier.
     pub tier: Tier,
-    /// What the tool or the kernel returned.
+    /// The error of the tool or the kernel.
     pub why: Arc<str>,
 }
 
-/// The pods that are judged by one of these rulesets, which deny more than they should.
+/// The pods and tiers that rulesets in `denied` judge: these deny more than the policies do.
 #[must_use]
 pub fn pods(
     compiled: &Compiled,
@@ -72,7 +72,7 @@ fn of_endpoint(
     found
 }
 
-/// What the node does for these pods, in one line; `None` if there are none.
+/// What the node does for these pods, in one line; `None` if `denied` is empty.
 #[must_use]
 pub fn in_one_line(denied: &BTreeSet<Denied>) -> Option<String> {
     let why = &denied.first()?.why;
@@ -83,7 +83,7 @@ pub fn in_one_line(denied: &BTreeSet<Denied>) -> Option<String> {
     ))
 }
 
-/// A diagnostic for each policy of these pods that may need what was refused, and one for the others.
+/// A diagnostic for each policy that may need the refused rules, and one that counts further ones.
 #[must_use]
 pub fn diagnostics(engine: &Engine, denied: &BTreeSet<Denied>) -> Vec<Diagnostic> {
     let mut pods: BTreeMap<(About, String), BTreeSet<&PodKey>> = BTreeMap::new();

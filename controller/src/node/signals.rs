@@ -1,4 +1,4 @@
-//! What the probes and the metrics say of the state of the node. Both are made when they are asked.
+//! The state of the node for the probes and the metrics, computed at each request.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,32 +13,33 @@ use crate::node::state::{Lack, State};
 use crate::node::status::{Extent, Status};
 use crate::serve::pulse::Pulse;
 
-/// The status of the agent, for those who report it.
+/// The status of the agent, for the report, the probes and the metrics.
 #[derive(Clone, Debug)]
 pub struct Signals {
     status: watch::Receiver<Status>,
     pulse: Pulse,
-    patience: Duration,
+    unready_after: Duration,
 }
 
 impl Signals {
-    /// What is reported of an agent with this `pulse`, which may make no progress for `patience`.
+    /// The status of an agent with this `pulse`, which is stalled after `unready_after` without
+    /// progress.
     #[must_use]
-    pub fn new(status: watch::Receiver<Status>, pulse: Pulse, patience: Duration) -> Self {
-        Self { status, pulse, patience }
+    pub fn new(status: watch::Receiver<Status>, pulse: Pulse, unready_after: Duration) -> Self {
+        Self { status, pulse, unready_after }
     }
 
-    /// The latest status, with what only others can notice: that the agent makes no progress.
+    /// The latest status, and whether the agent is stalled, which the agent cannot publish.
     #[must_use]
     pub fn latest(&self) -> Status {
-        let stalled = self.pulse.alive(self.patience).err().map(Into::into);
+        let stalled = self.pulse.alive(self.unready_after).err().map(Into::into);
         Status { stalled, ..self.status.borrow().clone() }
     }
 
-    /// Waits until the agent publishes something else.
+    /// Waits until the agent publishes another status.
     ///
     /// # Errors
-    /// When the agent is gone.
+    /// When the agent has ended.
     pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         self.status.changed().await
     }

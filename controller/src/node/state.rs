@@ -1,11 +1,11 @@
-//! The state of the node: one small closed set, and the one function from facts to state.
+//! The state of the node: a small closed set, and the only function from facts to the state.
 //!
 //! ```text
 //! Status (facts) ─► state() ─► State ─► readyz, condition and column of the report, metrics, Events
 //! ```
 //!
-//! No signal looks at the facts itself. A new fact is a field of [`Status`], and a line in
-//! [`Status::state`] or, if it leaves only a part unenforced, a [`Lack`].
+//! Probes, reports and metrics never read the facts. A new fact is a field of [`Status`] and a line
+//! in [`Status::state`] or, if it leaves only a part unenforced, a [`Lack`].
 
 use std::fmt;
 
@@ -18,25 +18,25 @@ use crate::node::status::{Extent, Phase, Rules, Status};
 /// What the node does for packets now.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum State<'a> {
-    /// Not all objects are known, or the node was not examined yet. Rules of an earlier agent stay.
+    /// Not all objects are known, or the node was not examined yet. An earlier agent's rules stay.
     Loading,
-    /// The kernel does what the policies say.
+    /// The kernel enforces the policies.
     Enforcing,
-    /// The agent is to deny nothing: the kernel reports what the policies would deny.
+    /// The agent runs in audit mode: the kernel reports what the policies would deny.
     Auditing,
     /// The policies are applied, except for these parts.
     Degraded {
         /// What is not enforced: at least one.
         what: Vec<Lack<'a>>,
     },
-    /// The rules may be in the kernel, and packets can get past them or be judged otherwise.
+    /// Packets can bypass the rules in the kernel, or be judged by rules of other software.
     Bypassed {
         /// The conflicts, the most important one first: at least one.
         how: &'a [Detected],
     },
-    /// Changes are not applied: the kernel does what was applied last.
+    /// Changes are not applied: the kernel enforces the rules that were applied last.
     Failing {
-        /// What goes wrong.
+        /// Why changes are not applied.
         why: Trouble<'a>,
     },
 }
@@ -44,14 +44,14 @@ pub enum State<'a> {
 /// A part of the policies that is not enforced, while the rest is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lack<'a> {
-    /// No Node has the name of this one: no pod of it is known. Why that is.
+    /// No Node has the name of this node, so no pod of it is known. Contains the message.
     NodeUnknown(&'a str),
-    /// Changes are not applied to one IP family.
+    /// Changes are not applied to one IP family. Contains the error.
     Family(Family, &'a str),
-    /// Objects that may hold policies or pods of this node cannot be read.
+    /// Objects that may contain policies or pods of this node cannot be read.
     Unread(&'a [Diagnostic]),
     /// The tools or the kernel refused a part of the rules, and the pods concerned are denied more
-    /// connections. What was refused.
+    /// connections. Contains what was refused.
     Refused(&'a str),
 }
 
@@ -62,23 +62,23 @@ pub enum Trouble<'a> {
     Apply(&'a str, Held),
     /// The agent makes no progress, for example because a tool hangs.
     Stalled(&'a str),
-    /// Objects cannot be read, and rules of an earlier agent hold what they said last.
+    /// Objects cannot be read. The rules of an earlier agent enforce their last known contents.
     Unread(&'a [Diagnostic]),
 }
 
 /// The rules that judge packets while changes are not applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Held {
-    /// Those that this agent applied last.
+    /// The rules that this agent applied last.
     Last,
-    /// Those of an earlier run, if there are any.
+    /// The rules of an earlier agent, if there are any.
     Earlier,
-    /// Those of the policies, as far as they need no ipset.
+    /// The current rules, as far as they need no ipset.
     WithoutSets,
 }
 
 impl State<'_> {
-    /// The names of all states, as metrics and reports have them.
+    /// The names of all states in metrics and reports.
     pub const NAMES: [&'static str; 6] =
         ["Loading", "Enforcing", "Auditing", "Degraded", "Bypassed", "Failing"];
 
@@ -110,11 +110,11 @@ impl State<'_> {
         }
     }
 
-    /// Whether the node does what the policies say, or only reports it because it is to. If not: state
-    /// and reasons, in one line.
+    /// Whether the node enforces the policies, or audits them as its flags ask. The error contains
+    /// the state and the reasons, in one line.
     ///
     /// # Errors
-    /// In every other state than [`State::Enforcing`] and [`State::Auditing`].
+    /// In all states except [`State::Enforcing`] and [`State::Auditing`].
     pub fn ready(&self) -> Result<(), String> {
         match self {
             Self::Enforcing | Self::Auditing => Ok(()),
@@ -149,11 +149,11 @@ impl fmt::Display for State<'_> {
 const UNREAD: &str = "ObjectsUnread";
 
 impl Lack<'_> {
-    /// The names of all parts that can lack, as metrics and reports have them.
+    /// The names of all lacks in metrics and reports.
     pub const NAMES: [&'static str; 5] =
         ["NodeUnknown", "IPv4NotEnforced", "IPv6NotEnforced", UNREAD, "RulesRefused"];
 
-    /// The name of what lacks.
+    /// The name of the lack.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -197,7 +197,7 @@ impl fmt::Display for Trouble<'_> {
     }
 }
 
-/// One after the other, as sentences.
+/// Writes the values as sentences, in order.
 fn joined(formatter: &mut fmt::Formatter<'_>, all: &[impl fmt::Display]) -> fmt::Result {
     all.iter().enumerate().try_for_each(|(number, one)| {
         write!(formatter, "{}{one}", if number == 0 { "" } else { ". " })
@@ -205,8 +205,8 @@ fn joined(formatter: &mut fmt::Formatter<'_>, all: &[impl fmt::Display]) -> fmt:
 }
 
 impl Status {
-    /// What the node does for packets now. The worst comes first: what lets packets past all rules,
-    /// then what stops all changes, then what stops some.
+    /// What the node does for packets now. The worst reason decides: first what lets packets bypass
+    /// all rules, then what stops all changes, then what stops some changes.
     #[must_use]
     pub fn state(&self) -> State<'_> {
         let stalled = self.stalled.as_deref().map(Trouble::Stalled);
@@ -215,7 +215,7 @@ impl Status {
             let why = stalled.or_else(|| unread.map(Trouble::Unread));
             return why.map_or(State::Loading, |why| State::Failing { why });
         }
-        // Until a displaced hook is back, no packet comes to the rules.
+        // Until a displaced hook is restored, packets may not reach the rules.
         let displaced = Some(&*self.displaced).filter(|displaced| !displaced.is_empty());
         let found = self.examination.as_ref().map(|found| found.conflicts.as_slice());
         if let Some(how @ [_, ..]) = displaced.or(found) {
@@ -239,7 +239,7 @@ impl Status {
         }
     }
 
-    /// What judges packets after a round that failed.
+    /// The rules that judge packets after a round that failed.
     fn held(&self, rules: Rules) -> Held {
         match rules {
             Rules::WithoutSets => Held::WithoutSets,
@@ -248,7 +248,7 @@ impl Status {
         }
     }
 
-    /// The parts that are not enforced, whatever else is wrong.
+    /// The parts that are not enforced, in any state.
     #[must_use]
     pub fn lacks(&self) -> Vec<Lack<'_>> {
         let node = self.node_unknown.as_deref().map(Lack::NodeUnknown);

@@ -17,37 +17,37 @@ use crate::dataplane::conflict::Detected;
 use crate::dataplane::denial::{Counts, Denial};
 use crate::dataplane::examine::Examination;
 
-/// Where the agent stands.
+/// What the agent has enforced and found so far.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Status {
-    /// Whether the kernel does what the policies say.
+    /// Whether the kernel enforces the policies.
     pub phase: Phase,
-    /// Who is isolated by what: as it was applied last.
+    /// Which policies isolate which pods, as applied last.
     pub selection: Arc<Selection>,
-    /// When the kernel was last brought to, or found at, what the policies say.
+    /// When the kernel last enforced the policies, after an apply or a comparison.
     pub last_success: Option<SystemTime>,
-    /// How long changes took, once one was applied.
+    /// How long changes took; `None` before the first applied change.
     pub latency: Option<Latency>,
-    /// What was changed by others and repaired, since the agent started.
+    /// How many changes of other programs were repaired since the agent started.
     pub drift_repairs: u64,
-    /// What is wrong with objects.
+    /// The diagnostics of objects.
     pub diagnostics: Arc<Findings>,
-    /// How many packets policies denied, and those in audit would have.
+    /// How many packets policies denied, and how many policies in audit would have denied.
     pub denials: Arc<BTreeMap<Denial, Counts>>,
-    /// Hooks of ours that are not in their place: one conflict, or none.
+    /// The displaced hooks of Portcullis, as one conflict; empty when all are in place.
     pub displaced: Arc<[Detected]>,
-    /// What else was found on the node; `None` before it was examined.
+    /// The last examination of the node; `None` before the first one.
     pub examination: Option<Arc<Examination>>,
-    /// Why no pods of this node can be known, if no Node has its name.
+    /// Why no pods of this node are known, if no Node has its name.
     pub node_unknown: Option<Arc<str>>,
-    /// Since when the agent makes no progress, if that is too long. Only readers can notice it:
-    /// [`Signals::latest`](super::signals::Signals::latest).
+    /// How long the agent has made no progress, if that is too long. Only readers can detect this,
+    /// in [`Signals::latest`](super::signals::Signals::latest).
     pub stalled: Option<Arc<str>>,
     /// Which rules the tools or the kernel refused, in one line, if any.
     pub refused: Option<Arc<str>>,
     /// Where policies are enforced, by the flags of the agent.
     pub extent: Extent,
-    /// How many nodes the cluster has: so many agents write reports.
+    /// How many nodes the cluster has, and so how many agents write reports.
     pub nodes: u32,
 }
 
@@ -57,17 +57,17 @@ pub enum Extent {
     /// In all namespaces.
     #[default]
     Everywhere,
-    /// In those that the flags select.
+    /// In the namespaces that the flags select.
     Namespaces,
-    /// In none.
+    /// In no namespace: policies are only audited.
     Nowhere,
 }
 
 impl Extent {
-    /// The names of all, as metrics have them.
+    /// The names of all extents in metrics.
     pub const NAMES: [&'static str; 3] = ["everywhere", "namespaces", "nowhere"];
 
-    /// Its name.
+    /// The name in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -88,20 +88,20 @@ impl From<&Enforcement> for Extent {
     }
 }
 
-/// Whether the kernel does what the policies say.
+/// Whether the kernel enforces the policies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Phase {
     /// Nothing was applied yet.
     Loading,
-    /// It does.
+    /// The kernel enforces all policies.
     Applied,
     /// A part of the policies is not applied.
     Failing {
         /// What went wrong, in one line.
         error: Arc<str>,
-        /// The only family that failed.
+        /// The family that failed; `None` if all families failed.
         family: Option<Family>,
-        /// What judges packets of what failed.
+        /// The rules that judge packets of the families that failed.
         rules: Rules,
     },
 }
@@ -109,9 +109,9 @@ pub enum Phase {
 /// The rules that judge packets after a round that failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rules {
-    /// Those that were applied before.
+    /// The rules that were applied before.
     Last,
-    /// Those of the policies, without ipsets: what needs one is denied.
+    /// The current rules without ipsets: connections that need a rule with a set are denied.
     WithoutSets,
 }
 
@@ -122,7 +122,8 @@ impl Rules {
         if failure.is_without_sets() { Self::WithoutSets } else { Self::Last }
     }
 
-    /// What of the policies is applied, if `family` failed, or both, for log lines.
+    /// Which part of the policies is applied after a failure of `family`, or of both families if
+    /// `None`; for log lines.
     #[must_use]
     pub fn effect(self, family: Option<Family>) -> &'static str {
         match (family, self) {
@@ -133,33 +134,33 @@ impl Rules {
     }
 }
 
-/// From when the oldest change of a round was received until it was enforced.
+/// The time from receiving the oldest change of a round until the round was enforced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Latency {
-    /// Of the last round that changed the kernel.
+    /// The latency of the last round that changed the kernel.
     pub last: Duration,
-    /// The median of the last 100.
+    /// The median of the last 100 rounds.
     pub p50: Duration,
-    /// The longest of the last 100.
+    /// The longest latency of the last 100 rounds.
     pub max: Duration,
-    /// How many these are taken from.
+    /// How many rounds the median and the maximum are computed from, at most 100.
     pub samples: usize,
 }
 
-/// What is wrong with objects: the first of it, and how much there is.
+/// The diagnostics of objects: the first ones, and the number of all.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Findings {
     /// The first [`DIAGNOSTICS_MAX`], errors before warnings, then in the order of their objects.
     pub first: Vec<Diagnostic>,
-    /// How many of them are about policies.
+    /// How many diagnostics concern policies.
     pub policies: Amount,
-    /// How many are about anything else: other objects, files, the node.
+    /// How many concern other objects, files or the node.
     pub others: Amount,
-    /// The first [`LISTED_MAX`] about what cannot be read, so that it may be not enforced.
+    /// The first [`LISTED_MAX`] about objects that cannot be read and may not be enforced.
     pub unread: Vec<Diagnostic>,
 }
 
-/// How much is wrong.
+/// A number of diagnostics by severity.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Amount {
     /// How many errors there are.
@@ -171,7 +172,7 @@ pub struct Amount {
 /// What one successful round did.
 #[derive(Debug)]
 pub struct Round {
-    /// Who is isolated by what, when it may have changed.
+    /// Which policies isolate which pods; `None` if this has not changed.
     pub selection: Option<Selection>,
     /// How many rulesets are enforced.
     pub rulesets: usize,
@@ -179,9 +180,9 @@ pub struct Round {
     pub sets: usize,
     /// How many nodes the cluster has.
     pub nodes: u32,
-    /// How long the kernel took.
+    /// How long the kernel took to apply the round.
     pub apply: Duration,
-    /// Since the oldest change was received; `None` when no change led to this round.
+    /// The time since the oldest change was received; `None` when no change led to this round.
     pub latency: Option<Duration>,
 }
 
@@ -209,8 +210,8 @@ impl Default for Status {
 /// How many errors of one kind are reported one by one: users can cause many.
 pub const LISTED_MAX: usize = 8;
 
-/// An error at `field` for each of the `first` objects, and one about `others` for the rest if there
-/// are any: their kind, and the message.
+/// An error at `field` for each of the `first` objects, with its message. `others` are the kind and
+/// the message of one more error, for all further objects.
 #[must_use]
 pub fn errors(
     field: &FieldPath,
@@ -228,8 +229,8 @@ pub fn errors(
     first.into_iter().chain(others).map(error).collect()
 }
 
-/// As [`errors`], for policies: why each of them is listed, in words that the names of the pods follow,
-/// and the pods. `what` is the message for the rest.
+/// Like [`errors`], for policies: the message of each policy, to which the names of its pods are
+/// appended, and these pods. `what` begins the message for all further policies.
 #[must_use]
 pub fn errors_of_pods(
     pods: BTreeMap<(About, String), BTreeSet<&PodKey>>,
@@ -248,21 +249,21 @@ pub fn errors_of_pods(
     errors(&FieldPath::default(), listed, (others > 0).then_some(("policies", message)))
 }
 
-/// What is about this node, not about an object.
+/// A diagnostic that concerns this node, not an object.
 #[must_use]
 pub fn node_finding(severity: Severity, message: String) -> Diagnostic {
     let (about, field) = (About::Other("this node".to_owned()), FieldPath::default());
     Diagnostic { severity, source: None, about, field, message }
 }
 
-/// A warning that is about this node, not about an object.
+/// A warning that concerns this node, not an object.
 #[must_use]
 pub fn node_warning(message: String) -> Diagnostic {
     node_finding(Severity::Warning, message)
 }
 
 impl Findings {
-    /// The findings among `all`.
+    /// Sorts and counts all diagnostics.
     pub fn of<'a>(all: impl Iterator<Item = &'a Diagnostic>) -> Self {
         let mut sorted: Vec<&Diagnostic> = all.collect();
         sorted.sort_unstable();
@@ -280,7 +281,7 @@ impl Findings {
         Self { first, policies, others, unread }
     }
 
-    /// How many there are.
+    /// The number of all diagnostics.
     #[must_use]
     pub fn count(&self) -> usize {
         [self.policies, self.others].map(|amount| amount.errors + amount.warnings).iter().sum()

@@ -1,5 +1,5 @@
-//! Answers to programs beside the agent: see [`crate::node::answers`]. Each is collected from what the
-//! agent knows, in a part of limited size.
+//! Answers to questions of other programs on the node, see [`crate::node::answers`]. Each answer
+//! is a part of what the agent knows, of limited size.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,11 +20,11 @@ use super::Agent;
 use crate::dataplane::backend::iptables::Variant;
 use crate::dataplane::inspection::SetText;
 use crate::node::answers::{
-    AddressFacts, Answer, FlowFacts, Inquiries, Inquiry, PodFacts, PolicyFacts, Question, Said,
-    SideFacts,
+    AddressFacts, Answer, FlowFacts, Inquiries, Inquiry, PodFacts, PolicyFacts, Question,
+    SideFacts, VerdictFacts,
 };
 
-/// The next question; never, where nobody can ask.
+/// Waits for the next question; never returns where there is no socket.
 pub(super) async fn next(inquiries: Option<&mut Inquiries>) -> Inquiry {
     if let Some(inquiries) = inquiries
         && let Some(inquiry) = inquiries.recv().await
@@ -142,8 +142,8 @@ impl Agent {
             flows.push(FlowFacts {
                 source: self.side(&from),
                 destination: self.side(&to),
-                egress: self.said(&flow, Direction::Egress),
-                ingress: self.said(&flow, Direction::Ingress),
+                egress: self.verdict(&flow, Direction::Egress),
+                ingress: self.verdict(&flow, Direction::Ingress),
             });
         }
         if flows.is_empty() {
@@ -152,7 +152,7 @@ impl Agent {
         Ok(flows)
     }
 
-    /// The addresses of what a user named.
+    /// The endpoints and addresses for the text of a user: a pod, a node or an address.
     fn sides(&self, text: &str) -> Result<Vec<(Endpoint, IpAddr)>, String> {
         let world = self.engine.world();
         if let Ok(address) = text.parse::<IpAddr>() {
@@ -198,21 +198,22 @@ impl Agent {
         }
     }
 
-    /// What the policies of the subject of one direction say, if it is a pod of this node.
-    fn said(&self, flow: &Flow, direction: Direction) -> Option<Said> {
+    /// The verdict of the policies of a flow's subject in one direction; `None` if the subject is
+    /// not a pod of this node.
+    fn verdict(&self, flow: &Flow, direction: Direction) -> Option<VerdictFacts> {
         let (subject, peer) = flow.sides(direction);
         let Endpoint::Pod(key, Some(address)) = subject else { return None };
         if !self.engine.is_subject(key) {
             return None;
         }
         let compiled = self.engine.compiled();
-        // What a node sends to its own pods is not judged.
+        // Packets from a node to its own pods are not judged.
         let own = self.engine.world().node();
         if matches!(peer, Endpoint::Node(name, _) if own == Some(name))
             && (direction == Direction::Ingress
                 || self.engine.world().options.allow_egress_to_own_node)
         {
-            return Some(Said {
+            return Some(VerdictFacts {
                 is_allowed: true,
                 why: Some("the peer is the pod's own node".to_owned()),
             });
@@ -221,7 +222,7 @@ impl Agent {
         let is_allowed = compiled.allows_in(direction, *address, other, flow.traffic);
         let view = if is_allowed { View::Audited } else { View::Enforced };
         let blame = self.engine.blame(flow, direction, view);
-        Some(Said { is_allowed, why: blame.map(|blame| because(&blame, view)) })
+        Some(VerdictFacts { is_allowed, why: blame.map(|blame| because(&blame, view)) })
     }
 }
 

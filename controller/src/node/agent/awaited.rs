@@ -1,4 +1,4 @@
-//! What the agent waits for, where it may be that nobody brings it.
+//! Waits for events of optional parts of the agent: without the part, a wait never returns.
 
 use crate::dataplane::examine::Examination;
 use crate::node::attach::Found;
@@ -7,7 +7,7 @@ use crate::node::denials::Feed;
 use crate::node::denials::table::Sighting;
 use crate::node::local_pods::LocalPods;
 
-/// What is found on the node next; never, where nobody looks.
+/// Waits for the next examination of the node; never returns where it is not examined.
 pub(super) async fn examination(examinations: Option<&mut Examinations>) -> Examination {
     match examinations {
         Some(examinations) => examinations.next().await,
@@ -15,7 +15,7 @@ pub(super) async fn examination(examinations: Option<&mut Examinations>) -> Exam
     }
 }
 
-/// The interfaces of pods next time they change; never, where nobody looks.
+/// Waits until the interfaces of pods change; never returns where they are not searched.
 pub(super) async fn found(local_pods: Option<&mut LocalPods>) -> Found {
     match local_pods {
         Some(local_pods) => local_pods.next().await,
@@ -23,7 +23,7 @@ pub(super) async fn found(local_pods: Option<&mut LocalPods>) -> Found {
     }
 }
 
-/// The next denial; never, where denials are not logged.
+/// Waits for the next denial; never returns where denials are not logged.
 pub(super) async fn next(denials: Option<&mut Feed>) -> Sighting {
     match denials {
         Some(denials) => denials.next().await,

@@ -1,5 +1,5 @@
-//! Comparing the kernel with the policies, and repairing what differs. No change waits for it: the kernel
-//! is read on another thread, and compared in parts.
+//! Compares the kernel with the policies and repairs differences. Changes do not wait for it:
+//! another thread reads the kernel, and the agent compares in parts.
 
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
@@ -10,19 +10,19 @@ use super::{Agent, CLEANUP_AFTER, State};
 use crate::dataplane::drift::Drift;
 use crate::dataplane::{self, ApplyReport, Reading};
 
-/// A comparison that goes on.
+/// The state of the comparison.
 #[derive(Default)]
 pub(super) enum Comparison {
-    /// There is none.
+    /// No comparison runs.
     #[default]
     Idle,
-    /// What is applied is being read.
+    /// A thread reads the applied rules and sets.
     Reads(JoinHandle<Result<Reading, dataplane::Error>>),
-    /// It was read, and is compared in parts.
+    /// The applied rules and sets were read, and are compared in parts.
     Compares {
-        /// What is left to compare.
+        /// What remains to be compared.
         reading: Reading,
-        /// How much differed so far.
+        /// How many differences were repaired so far.
         repaired: usize,
     },
 }
@@ -33,7 +33,7 @@ impl Comparison {
         matches!(self, Self::Compares { .. })
     }
 
-    /// What was read, once it is; `None` if that failed.
+    /// Waits for the result of the thread; `None` if reading failed.
     pub(super) async fn next(&mut self) -> Option<Reading> {
         let Self::Reads(reader) = self else { return std::future::pending().await };
         match reader.await {
@@ -46,8 +46,8 @@ impl Comparison {
 }
 
 impl Agent {
-    /// Reads what is applied. If the last comparison still goes on, it is read again after that: it may
-    /// have changed since.
+    /// Starts to read the applied rules and sets. If the last comparison still runs, reads them
+    /// after it, because they may have changed since it began.
     pub(super) fn begin_comparison(&mut self) {
         if !matches!(self.comparison, Comparison::Idle) {
             self.verify_at = Instant::now() + VERIFY_PAUSE;
@@ -64,19 +64,19 @@ impl Agent {
         self.report_hooks();
     }
 
-    /// What is applied was read, unless that failed.
+    /// Takes the applied rules and sets from the thread; `None` if reading failed.
     pub(super) fn read(&mut self, reading: Option<Reading>) {
         self.comparison = match reading {
             Some(reading) => Comparison::Compares { reading, repaired: 0 },
             None => Comparison::Idle,
         };
-        // Reports why, and finds what can be read. While applies fail, each reads all.
+        // `verify` reports why, and compares what can be read. While applies fail, each reads all.
         if !self.comparison.is_read() && matches!(self.state, State::Applied { .. }) {
             self.verify();
         }
     }
 
-    /// Compares a part of what was read, and repairs what differs.
+    /// Compares a part of the applied rules and sets, and repairs differences.
     pub(super) fn compare_part(&mut self) {
         let comparison = std::mem::take(&mut self.comparison);
         let Comparison::Compares { mut reading, repaired } = comparison else {
@@ -94,12 +94,12 @@ impl Agent {
                 self.enforced(&ApplyReport::default(), CLEANUP_AFTER);
             }
             Err(failure) => {
-                self.again(&failure, "failed to compare the kernel with the policies");
+                self.fail(&failure, "failed to compare the kernel with the policies");
             }
         }
     }
 
-    /// Compares everything with the kernel at once, and repairs what differs.
+    /// Compares everything with the kernel in one step, and repairs differences.
     pub(super) fn verify(&mut self) {
         self.comparison_begins();
         match self.dataplane.verify(self.engine.compiled()) {
@@ -109,12 +109,12 @@ impl Agent {
                 self.enforced(&ApplyReport::default(), CLEANUP_AFTER);
             }
             Err(failure) => {
-                self.again(&failure, "failed to compare the kernel with the policies");
+                self.fail(&failure, "failed to compare the kernel with the policies");
             }
         }
     }
 
-    /// Reports what a comparison has repaired; gives how much, without the hooks.
+    /// Reports the repairs of a comparison; returns how many there were, without hooks.
     pub(super) fn repaired(&mut self, drift: &[Drift]) -> usize {
         let hooks = drift.iter().filter(|found| matches!(found, Drift::Hook(_))).count();
         self.publisher.hooks_restored(hooks);

@@ -1,4 +1,4 @@
-//! What the agent says of what it did, and of what is wrong.
+//! What the agent logs and reports: its rounds, and its diagnostics.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::node::refused;
 use crate::node::status::{Findings, LISTED_MAX, Round, node_finding};
 
 impl Agent {
-    /// Publishes what was found on the node, and says which pods to look for next.
+    /// Publishes an examination of the node, and sets the pods that the next one checks.
     pub(super) fn examined(&mut self, found: Examination) {
         self.publisher.examined(&found);
         self.report("conflicts".into(), diagnostics(&found));
@@ -67,7 +67,7 @@ impl Agent {
         });
     }
 
-    /// Logs what an origin says now and did not say before.
+    /// Replaces the diagnostics of an origin, and logs those that are new.
     pub(super) fn report(&mut self, origin: Arc<str>, diagnostics: Vec<Diagnostic>) {
         let diagnostics = limited(diagnostics);
         let before = self.diagnostics.remove(&origin).unwrap_or_default();
@@ -83,20 +83,20 @@ impl Agent {
         }
     }
 
-    /// Reports addresses that pods of two nodes claim, when a change affected one.
+    /// Reports addresses that pods of two nodes claim, after a change that affected one of them.
     pub(super) fn report_contests(&mut self) {
         if self.state == State::Loading {
-            return; // The pods are not all known.
+            return; // Not all pods are known yet.
         }
         if let Some((first, all)) = self.engine.take_contests(LISTED_MAX) {
             self.report("addresses".into(), contests::diagnostics(&first, all));
         }
     }
 
-    /// Reports pods whose rules exceed a budget, when a flush changed which ones these are.
+    /// Reports pods whose rules exceed a budget, after a flush that changed which pods these are.
     pub(super) fn report_budgets(&mut self) {
         if self.state == State::Loading {
-            return; // Nothing was compiled.
+            return; // Nothing was compiled yet.
         }
         if let Some(refused) = self.engine.take_refused() {
             let (pods, diagnostics) = (budgets::pods(&refused), budgets::diagnostics(&refused));
@@ -105,7 +105,7 @@ impl Agent {
         }
     }
 
-    /// Reports pods whose rules the tools or the kernel refused, when these changed.
+    /// Reports pods whose rules the tools or the kernel refused, after these pods changed.
     pub(super) fn report_refused(&mut self) {
         let denied = refused::pods(self.engine.compiled(), self.dataplane.denied());
         if denied == self.refused {
@@ -121,7 +121,7 @@ impl Agent {
     pub(super) fn report_node_name(&mut self) {
         let Some(node_name) = self.node_name.as_ref().filter(|_| self.state != State::Loading)
         else {
-            return; // The Nodes are not all known.
+            return; // Not all Nodes are known yet.
         };
         let standing = node_name.standing(self.engine.world());
         let (unknown, found) = match standing {
@@ -142,10 +142,10 @@ impl Agent {
     }
 }
 
-/// How many diagnostics of one object are kept and logged: one object can have tens of thousands.
+/// The most diagnostics of one object that are kept and logged; it can have tens of thousands.
 const PER_OBJECT_MAX: usize = 16;
 
-/// The first diagnostics of each object, errors first, and one for its others.
+/// The first diagnostics of each object, errors first, and one that counts the rest.
 fn limited(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     if diagnostics.len() <= PER_OBJECT_MAX {
         return diagnostics;

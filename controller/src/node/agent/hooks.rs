@@ -1,4 +1,4 @@
-//! What the agent does about what others changed to its hooks.
+//! How the agent reacts when other programs change its hooks and chains.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::dataplane::ApplyReport;
 use crate::dataplane::drift::{DisplacedHook, Drift};
 use crate::dataplane::netlink::nft_events::{Touch, Touched};
 
-/// Between two comparisons of everything because others changed chains of ours.
+/// The least time between two comparisons of everything after other programs changed our chains.
 pub(super) const VERIFY_PAUSE: Duration = Duration::from_secs(1);
-/// After this time, hooks are looked at again that could not be read, or did not stay.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Hooks that were displaced again after a repair are checked after this time.
+const RECHECK_PAUSE: Duration = Duration::from_millis(100);
 
 impl Agent {
-    /// Somebody changed what may concern us.
+    /// Checks the hooks after another program changed the tables.
     pub(super) fn touched(&mut self, touched: &Touched) {
         let others = touched.by.iter().filter(|(port, _)| !self.dataplane.is_own(**port));
         let worst = others.map(|(_, touch)| *touch).max();
@@ -35,7 +35,8 @@ impl Agent {
         self.check_hooks();
     }
 
-    /// Repairs chains and hooks before anything else is read: nothing may be enforced until then.
+    /// Repairs chains and hooks before anything else is read, because policies may not be enforced
+    /// until then.
     fn repair_chains(&mut self) {
         match self.dataplane.repair_chains(self.engine.compiled()) {
             Ok(drift) => {
@@ -55,11 +56,11 @@ impl Agent {
                 self.publisher.displaced(&[]);
                 self.enforced(&ApplyReport::default(), CLEANUP_AFTER);
             }
-            Err(failure) => self.again(&failure, "failed to repair chains that were changed"),
+            Err(failure) => self.fail(&failure, "failed to repair chains that were changed"),
         }
     }
 
-    /// Puts hooks back that are not in the first place. Those that are only moved may have to wait.
+    /// Restores hooks that are missing or not in the first place; the latter may have to wait.
     pub(super) fn check_hooks(&mut self) {
         self.hooks_at = None;
         if matches!(self.state, State::Loading | State::Loaded { .. }) {
@@ -90,18 +91,18 @@ impl Agent {
             self.verify();
         }
         if self.displaced_hooks().is_some_and(|displaced| !displaced.is_empty()) {
-            self.hooks_at = Some(Instant::now() + LOOK_AGAIN);
+            self.hooks_at = Some(Instant::now() + RECHECK_PAUSE);
         }
         self.report_hooks();
     }
 
-    /// Reports hooks that others displace again and again.
+    /// Reports hooks that other programs displace repeatedly.
     pub(super) fn report_hooks(&mut self) {
         let diagnostics = self.hooks.diagnostics(Instant::now());
         self.report("hooks".into(), diagnostics);
     }
 
-    /// The hooks that are displaced, as they are published; `None` when that cannot be read.
+    /// Publishes and returns the displaced hooks; `None` when the hooks cannot be read.
     fn displaced_hooks(&mut self) -> Option<Vec<DisplacedHook>> {
         match self.dataplane.displaced_hooks() {
             Ok(displaced) => {
@@ -109,7 +110,7 @@ impl Agent {
                 Some(displaced)
             }
             Err(failure) => {
-                // A comparison of everything says so too, if it lasts.
+                // A comparison of everything reports a failure that lasts.
                 let error = chain(&failure);
                 debug!(error, "failed to look at the hooks; looking again");
                 self.hooks_at = Some(Instant::now() + VERIFY_PAUSE);

@@ -1,4 +1,4 @@
-//! What the agent does with the interfaces of pods.
+//! How the agent uses the interfaces of pods.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use super::{Agent, State, chain};
 use crate::node::attach::Found;
 use crate::node::boot::Marker;
 
-/// How long the first rules wait for the interfaces of pods.
+/// How long the first apply waits for the interfaces of pods.
 const INTERFACES_LIMIT: Duration = Duration::from_secs(1);
 
 impl Agent {
-    /// The same, dropping packets of pods until all objects are known, if nothing of ours is in the
-    /// kernel although `marker` is set: after a reboot.
+    /// The same agent. After a reboot, it drops packets of pods until all objects are known: when
+    /// `marker` is set but the kernel has no rules of Portcullis.
     #[must_use]
     pub fn closed_after_reboot(self, marker: Marker) -> Self {
         let is_closed = marker.is_set() && self.dataplane.holds_nothing();
@@ -27,26 +27,26 @@ impl Agent {
         Self { marker, is_closed, ..self }
     }
 
-    /// All objects are known. The first rules are to know the interfaces of pods: an earlier agent's
-    /// do, and nothing may pass, or be dropped, because this one begins.
+    /// Notes that all objects are known. The first apply waits for the interfaces of pods: rules of
+    /// an earlier agent use them, and a restart must not change which packets pass.
     pub(super) fn loaded(&mut self) {
-        // Compiled once more by the first apply, from the same state: nothing is lost.
+        // Nothing is lost: the first apply compiles the same state again.
         let _ = self.engine.flush();
         let asked = self.local_pods.as_ref().is_some_and(|local| local.ask(&self.engine));
         let wait = if asked { INTERFACES_LIMIT } else { Duration::ZERO };
         self.state = State::Loaded { apply_at: Instant::now() + wait };
     }
 
-    /// All objects are known but those of kinds that may not be read. Where rules of an earlier run are
-    /// in the kernel, they may hold policies of these kinds: they stay. Elsewhere, everything that is
-    /// known is better than nothing.
+    /// Notes that all objects are known except those of kinds that are forbidden (RBAC). Rules of
+    /// an earlier agent stay, because they may contain policies of these kinds. Without such rules,
+    /// the known policies are enforced.
     pub(super) fn loaded_in_part(&mut self) {
         if self.state == State::Loading && (self.is_closed || self.dataplane.holds_nothing()) {
             self.loaded();
         }
     }
 
-    /// Gives the dataplane the attachments of the pods that are known; whether that is news for it.
+    /// Gives the dataplane the attachments of the known pods; returns whether they have changed.
     pub(super) fn attach(&mut self) -> bool {
         let local_pods = self.local_pods.as_mut();
         let given = local_pods.and_then(|local_pods| local_pods.attachments(&self.engine));
@@ -55,7 +55,7 @@ impl Agent {
         self.dataplane.set_attachments(attachments)
     }
 
-    /// Takes over what was found about the interfaces of pods.
+    /// Uses the interfaces of pods that were found.
     pub(super) fn attached(&mut self, found: Found) {
         let Some(local_pods) = &mut self.local_pods else { return };
         let (changes, diagnostics) = local_pods.take(found);
@@ -74,7 +74,7 @@ impl Agent {
                     error!(error = failure, "failed to drop packets of pods");
                 }
             }
-            // It may be a result of before the pods were asked for.
+            // The result may be older than the request for these pods.
             State::Loaded { apply_at } if local_pods.knows_all(&self.engine) => {
                 *apply_at = Instant::now();
             }

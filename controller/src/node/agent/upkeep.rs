@@ -1,5 +1,5 @@
-//! What the agent does when no policy changes: it removes what is unreferenced, tries again what was
-//! refused, counts.
+//! What the agent does when no policy changes: it removes unreferenced rules and sets, retries
+//! refused rules, compares the kernel with the policies and counts denials.
 
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use crate::dataplane::{self, ApplyReport};
 use crate::node::local_pods::LocalPods;
 use crate::node::status::Rules;
 
-/// How much longer than it took, what was refused is not tried again.
+/// After a retry, the next one waits at least this many times as long as the retry took.
 const RETRY_REST: u32 = 9;
 
 impl Agent {
-    /// The kernel does what the engine says; unreferenced rules and sets are removed after `cleanup_after`.
+    /// Notes that the kernel enforces the rules of the engine. Unreferenced rules and sets are
+    /// removed after `cleanup_after`.
     pub(super) fn enforced(&mut self, report: &ApplyReport, cleanup_after: Duration) {
         let now = Instant::now();
         self.members_waiting = report.members_waiting;
@@ -34,12 +35,13 @@ impl Agent {
         });
     }
 
-    /// Tries again a part of what the tools or the kernel refused. Nothing else waits for it for long.
+    /// Retries a part of the rules that the tools or the kernel refused. The part is limited, so
+    /// that changes need not wait for long.
     fn retry_refused(&mut self, mut back_off: BackOff) {
         let began = Instant::now();
         match self.dataplane.retry_refused(self.engine.compiled()) {
             Ok(report) => {
-                // Many refusals take long. Other changes must not wait for them most of the time.
+                // Many refusals take long: other changes must not wait for them most of the time.
                 let rest = began.elapsed() * RETRY_REST;
                 let rest = if report.retried_all { rest.max(back_off.wait()) } else { rest };
                 self.refused_retry = Some((Instant::now() + rest, back_off));
@@ -49,12 +51,12 @@ impl Agent {
                 }
                 self.enforced(&report, CLEANUP_AFTER);
             }
-            Err(failure) => self.again(&failure, "failed to apply what was refused before"),
+            Err(failure) => self.fail(&failure, "failed to apply what was refused before"),
         }
     }
 
-    /// Tidies, verifies or counts when it is time, however many changes come in.
-    pub(super) fn look_after(&mut self, now: Instant) {
+    /// Does one task of upkeep that is due, even while many changes come.
+    pub(super) fn maintain(&mut self, now: Instant) {
         let State::Applied { cleanup_at } = self.state else { return };
         if self.members_waiting > 0 {
             return; // The next round follows at once.
@@ -81,13 +83,13 @@ impl Agent {
                 self.enforced(&report, CLEANUP_LIMIT);
             }
             Err(failure) => {
-                self.again(&failure, "failed to remove unreferenced rules and sets");
+                self.fail(&failure, "failed to remove unreferenced rules and sets");
             }
         }
     }
 
-    /// Reads back and repairs, soon.
-    pub(super) fn again(&mut self, failure: &dataplane::Error, what: &'static str) {
+    /// Logs and publishes a failure. Soon everything is read from the kernel and repaired.
+    pub(super) fn fail(&mut self, failure: &dataplane::Error, what: &'static str) {
         let (family, rules) = (failure.family(), Rules::after(failure));
         let failure = chain(failure);
         self.publisher.failed(&failure, family, rules);
@@ -97,15 +99,15 @@ impl Agent {
             State::Failing { retry_at: Instant::now() + back_off.wait(), back_off, family };
     }
 
-    /// Asks the kernel how much it denied.
+    /// Reads from the kernel how many packets it denied, and publishes the counts.
     pub(super) fn count(&mut self) {
         self.count_at = Instant::now() + COUNT_PERIOD;
         match self.dataplane.denial_counts() {
             Ok(counts) => {
-                self.uncounted = false;
+                self.count_failed = false;
                 self.publisher.denied(counts);
             }
-            Err(failure) if !std::mem::replace(&mut self.uncounted, true) => {
+            Err(failure) if !std::mem::replace(&mut self.count_failed, true) => {
                 let failure = chain(&failure);
                 warn!(error = failure, "failed to count denials; retrying every 10 s");
             }

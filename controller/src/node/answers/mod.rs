@@ -1,12 +1,13 @@
-//! Answers of a running agent to `portcullis inspect`, `trace` and `verify`, which run beside it.
+//! Answers of a running agent to `portcullis inspect`, `trace` and `verify` on the same node.
 //!
 //! ```text
 //! inspect, trace, verify ─ socket ─► thread ─ Inquiry ─► agent's task: one part of an answer
-//!            └─► what the kernel holds, read by themselves
+//!            └─► the rules and sets in the kernel, which they read without the agent
 //! ```
 //!
-//! The socket is a file beside the lock that only root can open: no pod can. One question is answered
-//! at a time, and each answer is a part of limited size, so that questions delay no change for long.
+//! The socket is a file in the directory of the lock that only root can open; pods cannot. One
+//! question is answered at a time, and each answer has a limited size, so that questions delay
+//! changes little.
 
 pub mod socket;
 
@@ -22,22 +23,22 @@ use crate::dataplane::inspection::{ChainText, PodRules};
 /// A question to the agent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Question {
-    /// What the agent is, and how far it is.
+    /// Facts of the agent: node, backend and options, and whether all changes are applied.
     Node,
-    /// A pod of this node, and its rules.
+    /// Facts of a pod of this node, and its rules.
     Pod {
         /// Its namespace.
         namespace: String,
         /// Its name.
         name: String,
     },
-    /// Two sides of a connection, and what the policies say of it.
+    /// The two sides of a connection, and whether the policies allow it.
     Flow {
         /// A pod as `NAMESPACE/NAME`, `node/NAME`, or an address.
         source: String,
-        /// The same.
+        /// In the same format as `source`.
         destination: String,
-        /// The protocol and the port; ICMP if there is none.
+        /// The protocol and the port; `None` for ICMP.
         port: Option<(ProtocolName, u16)>,
     },
     /// The desired chains of a family with these names.
@@ -51,15 +52,15 @@ pub enum Question {
     Chains {
         /// `IPv4` or `IPv6`.
         family: String,
-        /// The last chain of the part before.
+        /// The last chain of the part before; `None` for the first part.
         after: Option<String>,
     },
     /// A part of all desired sets.
     Sets {
-        /// The last set of the part before.
+        /// The last set of the part before; `None` for the first part.
         after: Option<String>,
     },
-    /// Which rulesets the addresses of this node's pods have.
+    /// The rulesets of the addresses of this node's pods.
     Endpoints,
 }
 
@@ -83,7 +84,7 @@ impl From<ProtocolName> for Protocol {
     }
 }
 
-/// An answer; of the same name as its question, except for failures.
+/// An answer; its variant has the name of the question's variant, except for failures.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Answer {
@@ -93,7 +94,7 @@ pub enum Answer {
     Chains(Vec<ChainText>),
     Sets(Vec<SetFacts>),
     Endpoints(Vec<EndpointFacts>),
-    /// The question has no answer: why.
+    /// The question has no answer. Contains the reason.
     Unknown(String),
 }
 
@@ -103,9 +104,9 @@ pub enum Answer {
 pub struct PodFacts {
     /// `NAMESPACE/NAME`.
     pub pod: String,
-    /// Its addresses for which policies are enforced.
+    /// The addresses of the pod for which policies are enforced.
     pub addresses: Vec<AddressFacts>,
-    /// Whether its ingress is restricted, and its egress.
+    /// Whether policies isolate its ingress, and its egress.
     pub isolated: (bool, bool),
     /// The policies that select it.
     pub policies: Vec<PolicyFacts>,
@@ -133,7 +134,7 @@ pub struct PolicyFacts {
     pub tier: String,
     /// `Ingress`, `Egress`.
     pub directions: Vec<String>,
-    /// Whether it only reports what it would deny.
+    /// Whether the policy is in audit mode: it only reports what it would deny.
     pub is_audited: bool,
 }
 
@@ -141,39 +142,39 @@ pub struct PolicyFacts {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowFacts {
-    /// Who connects.
+    /// The side that opens the connection.
     pub source: SideFacts,
-    /// To whom.
+    /// The side that accepts the connection.
     pub destination: SideFacts,
-    /// What the policies of the source say, if it is a pod of this node.
-    pub egress: Option<Said>,
-    /// What the policies of the destination say, if it is a pod of this node.
-    pub ingress: Option<Said>,
+    /// The verdict of the source's policies, if it is a pod of this node.
+    pub egress: Option<VerdictFacts>,
+    /// The verdict of the destination's policies, if it is a pod of this node.
+    pub ingress: Option<VerdictFacts>,
 }
 
 /// One side of a connection.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SideFacts {
-    /// What it is: a pod, a node, or an address.
+    /// The name of the pod or node, or the address.
     pub name: String,
-    /// Its node, if it is a pod or a node.
+    /// The node, if the side is a pod or a node.
     pub node: Option<String>,
-    /// The address, and how it is attached if it is one of a pod of this node.
+    /// The address, and its interface if it belongs to a pod of this node.
     pub at: AddressFacts,
-    /// Whether policies are enforced for it on this node.
+    /// Whether this node enforces policies for the side.
     pub is_local_pod: bool,
-    /// Whether it is this node.
+    /// Whether the side is this node.
     pub is_this_node: bool,
 }
 
-/// What the policies of one side say.
+/// The verdict of the policies of one side.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Said {
-    /// Whether they allow the connection.
+pub struct VerdictFacts {
+    /// Whether the policies allow the connection.
     pub is_allowed: bool,
-    /// Why not, or that policies in audit would deny it.
+    /// Why policies deny it, or would deny it in audit mode.
     pub why: Option<String>,
 }
 
@@ -182,7 +183,7 @@ pub struct Said {
 pub struct Inquiry {
     /// The question.
     pub question: Question,
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub answer: oneshot::Sender<Answer>,
 }
 

@@ -1,4 +1,4 @@
-//! The socket of the agent, and how programs beside it ask.
+//! The socket of the agent, and how other programs on the node send questions to it.
 //!
 //! A connection has one question, a line of JSON, and one answer, JSON until its end.
 
@@ -16,14 +16,14 @@ use tracing::{debug, warn};
 
 use super::{Answer, Inquiries, Inquiry, Question};
 
-/// How long a program may take to send its question, and to take its answer.
-const TALK_LIMIT: Duration = Duration::from_secs(5);
-/// How long a program waits: the agent may be busy with a change.
+/// How long a program may take to send its question, and to read its answer.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a program waits for the answer: the agent may be busy with a change.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// How long a question may be.
+/// The maximum size of a question.
 const QUESTION_BYTES_MAX: u64 = 256 << 10;
 
-/// The socket of the agent that programs the network namespace of this process.
+/// The path of the socket of the agent that programs this process's network namespace.
 ///
 /// # Errors
 /// When the namespace cannot be read.
@@ -32,10 +32,10 @@ pub fn path(directory: &Path) -> io::Result<PathBuf> {
     Ok(directory.join(format!("node-{inode}.sock")))
 }
 
-/// Starts to take questions, as long as the process lives. The caller has the lock of the node: a
-/// socket that is there belongs to an agent that has ended.
+/// Starts to accept questions until the process ends. The caller has the lock of the node, so an
+/// existing socket belongs to an agent that has ended, and is replaced.
 ///
-/// Nothing that fails here keeps policies from being enforced, so it is only logged.
+/// Policies are enforced even if this fails, so a failure is only logged.
 #[must_use]
 pub fn start(directory: &Path) -> Inquiries {
     let (sender, inquiries) = mpsc::channel(1);
@@ -57,18 +57,19 @@ pub fn start(directory: &Path) -> Inquiries {
 
 fn serve(listener: &UnixListener, sender: &mpsc::Sender<Inquiry>) {
     for stream in listener.incoming() {
-        let answered = stream.map_err(anyhow::Error::from).and_then(|stream| talk(stream, sender));
+        let answered =
+            stream.map_err(anyhow::Error::from).and_then(|stream| exchange(stream, sender));
         if let Err(error) = answered {
             debug!(error = format!("{error:#}"), "a question was not answered");
-            // For want of descriptors, for one.
+            // For example, the process has no free file descriptors: do not retry in a busy loop.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
 
-fn talk(mut stream: UnixStream, sender: &mpsc::Sender<Inquiry>) -> Result<()> {
-    stream.set_read_timeout(Some(TALK_LIMIT))?;
-    stream.set_write_timeout(Some(TALK_LIMIT))?;
+fn exchange(mut stream: UnixStream, sender: &mpsc::Sender<Inquiry>) -> Result<()> {
+    stream.set_read_timeout(Some(TRANSFER_LIMIT))?;
+    stream.set_write_timeout(Some(TRANSFER_LIMIT))?;
     let mut line = String::new();
     BufReader::new((&stream).take(QUESTION_BYTES_MAX)).read_line(&mut line)?;
     let answer = match serde_json::from_str::<Question>(&line) {
@@ -98,7 +99,7 @@ pub fn ask(directory: &Path, question: &Question) -> Result<Answer> {
     };
     let mut stream = UnixStream::connect(&path).with_context(no_agent)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-    stream.set_write_timeout(Some(TALK_LIMIT))?;
+    stream.set_write_timeout(Some(TRANSFER_LIMIT))?;
     let mut line = serde_json::to_vec(question)?;
     line.push(b'\n');
     stream.write_all(&line).context("the agent does not take the question")?;
