@@ -1,4 +1,4 @@
-//! In what the rules of a chain differ from those that should be there. Pure.
+//! Compares the rules of a chain in the kernel with the desired rules. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,42 +7,42 @@ use serde::Serialize;
 use crate::dataplane::inspection::RuleText;
 use crate::dataplane::kernel_text::CountedRule;
 
-/// A rule, and whether it is where it should be.
+/// A rule, and whether the kernel has it in the right place.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub(super) struct ComparedRule {
-    /// Its number in the kernel's chain, from 1, or its handle with nftables; none if it is missing.
+    /// The number in the kernel's chain, from 1, or the nftables handle; `None` if it is missing.
     pub number: Option<usize>,
     /// What follows `-A CHAIN`, or what `nft list` prints.
     pub rule: String,
-    /// The effect of the rule, in words; its text, if it should not be there.
+    /// The effect of the rule as text for people; for an unexpected rule, the rule itself.
     pub words: String,
-    /// How many packets it has matched; none if the kernel does not count them.
+    /// How many packets the rule has matched; `None` if the kernel does not count them.
     pub packets: Option<u64>,
-    /// Whether it should be there, and is.
+    /// Whether the kernel has the rule in the right place.
     pub state: RuleState,
-    /// Whether it can match a packet of the pod that was asked for.
+    /// Whether the rule can match a packet of the inspected pod.
     pub concerns_pod: bool,
 }
 
-/// Whether a rule is where it should be.
+/// Whether the kernel has a rule in the right place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum RuleState {
-    /// It is.
+    /// The kernel has the rule, in the right place.
     AsDesired,
-    /// It is not in the kernel.
+    /// The kernel does not have the rule.
     Missing,
-    /// It is in the kernel, and should not be.
+    /// The kernel has the rule, but it is not desired.
     Unexpected,
-    /// It is in the kernel, and in another order.
+    /// The kernel has the rule, but in another order.
     Misplaced,
 }
 
-/// Compares a chain with the kernel; `kernel` is `None` where the chain is missing there.
+/// Compares a chain with the kernel; `kernel` is `None` if the kernel has no such chain.
 pub(super) fn compare(desired: &[RuleText], kernel: Option<&[CountedRule]>) -> Vec<ComparedRule> {
     let kernel = kernel.unwrap_or_default();
-    // The agent inserts new rules in front of old ones, ends them by RETURN, and removes the old ones
-    // soon after.
+    // The agent inserts new rules and a RETURN in front of the old rules, which it removes soon
+    // after.
     let is_prefix = kernel.len() > desired.len()
         && desired.iter().zip(kernel).all(|(desired, is)| desired.rule == is.rule);
     let ends = kernel.get(desired.len()).is_some_and(|next| is_return(&next.rule));
@@ -93,7 +93,7 @@ fn is_return(rule: &str) -> bool {
 }
 
 impl ComparedRule {
-    /// What is wrong with it; `None` if nothing is.
+    /// How the chain differs at this rule; `None` if it does not.
     pub(super) fn what(&self) -> Option<String> {
         let Self { rule, words, .. } = self;
         match self.state {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_is_there_missing_or_of_others() {
+    fn each_rule_is_as_desired_missing_or_unexpected() {
         use RuleState::{AsDesired, Misplaced, Missing, Unexpected};
         check(&["a", "b"], &["a", "b"], &[("a", AsDesired), ("b", AsDesired)]);
         check(&["a", "b"], &["a"], &[("a", AsDesired), ("b", Missing)]);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn old_rules_behind_new_ones_are_not_met_by_packets() {
+    fn old_rules_behind_new_ones_are_ignored_because_no_packet_reaches_them() {
         use RuleState::{AsDesired, Unexpected};
         check(&["a"], &["a", "-j RETURN", "old"], &[("a", AsDesired)]);
         check(&["a"], &["a", "return", "old"], &[("a", AsDesired)]);

@@ -1,14 +1,14 @@
-//! `portcullis inspect`, `trace` and `verify`: programs beside a running agent that read what it enforces
-//! and what the kernel holds. They change nothing.
+//! `portcullis inspect`, `trace` and `verify`: commands that ask the running agent of the node for
+//! its desired rules, and compare them with the rules in the kernel. They change nothing.
 //!
 //! ```text
-//! agent ─ socket ─► what should be there ┐
-//! iptables-save, ipset save ─► what is ──┴─► compare, trace ─► text or JSON
+//! agent ─ socket ─► desired rules and sets ──┐
+//! iptables-save, ipset save ─► applied rules ┴─► compare, trace ─► text or JSON
 //! nft -j list ────────────────────┘
 //! ```
 //!
-//! `trace` judges a packet by the text of the kernel's rules with `portcullis_interpreter`, which shares
-//! nothing with what renders rules.
+//! `trace` judges a packet by the text of the kernel's rules with `portcullis_interpreter`, which
+//! shares no code with the rendering of rules.
 
 mod compare;
 mod nftables;
@@ -38,12 +38,12 @@ use crate::dataplane::kernel_text::{KernelText, TableText};
 use crate::node::answers::socket;
 use crate::node::answers::{Answer, Question};
 
-/// The answer is yes, or nothing differs.
+/// The exit code when the answer is yes, or nothing differs.
 const YES: u8 = 0;
-/// The answer is no, or something differs.
+/// The exit code when the answer is no, or something differs.
 const NO: u8 = 1;
 
-/// The agent of this node, and what the kernel holds.
+/// The facts of this node's agent, and access to the rules and sets in the kernel.
 struct Node<'a> {
     args: &'a SocketArgs,
     facts: NodeFacts,
@@ -52,7 +52,7 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// Asks the agent where its rules are.
+    /// Asks the agent which backend and table it uses.
     fn find(args: &'a SocketArgs) -> Result<Self> {
         let Answer::Node(facts) = socket::ask(&args.lock_dir, &Question::Node)? else {
             bail!(OTHER_VERSION);
@@ -73,7 +73,7 @@ impl<'a> Node<'a> {
         socket::ask(&self.args.lock_dir, question)
     }
 
-    /// The families that are enforced.
+    /// The IP families for which policies are enforced.
     fn families(&self) -> impl Iterator<Item = Family> {
         let names = &self.facts.families;
         Family::BOTH.into_iter().filter(|family| names.iter().any(|name| name == family.as_str()))
@@ -90,7 +90,7 @@ impl<'a> Node<'a> {
         Ok(table)
     }
 
-    /// The rules that should send packets to our chains, and are not where they should be.
+    /// The displaced hooks: jumps to the agent's chains that are missing or not in the first place.
     fn displaced(&self, family: Family, table: &TableText) -> Vec<DisplacedHook> {
         let hooks = table.hooks_of_own_chains();
         let name = self.table;
@@ -100,7 +100,7 @@ impl<'a> Node<'a> {
             .collect()
     }
 
-    /// What to tell of an agent that has not applied everything yet.
+    /// A note for users if the agent has not applied all changes yet.
     fn note(&self) -> Option<String> {
         (!self.facts.is_applied).then(|| {
             format!(
@@ -111,7 +111,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// The tables that the interpreter has read, or what it does not understand in them.
+/// The tables that the interpreter parsed, or an error with the rule that it cannot parse.
 fn tables(read: Result<Tables, ParseError>) -> Result<Tables> {
     read.map_err(|error| {
         let problem = error.source().map(ToString::to_string).unwrap_or_default();
@@ -119,10 +119,10 @@ fn tables(read: Result<Tables, ParseError>) -> Result<Tables> {
     })
 }
 
-/// What is to be said of an agent that answers in another way.
+/// The error for an agent whose answers this program cannot parse.
 const OTHER_VERSION: &str = "the agent answers in an unknown way: it is of another version";
 
-/// Writes an answer, and gives the exit code.
+/// Writes an answer to standard output, and returns `code` as the exit code.
 fn write<T: Serialize>(
     format: OutputFormat,
     answer: &T,

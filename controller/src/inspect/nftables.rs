@@ -1,4 +1,4 @@
-//! Our chains of nftables, as the interpreter reads them. Pure.
+//! The agent's nftables chains, as the interpreter parses them. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use portcullis_interpreter::{NftRule, Table, Tables};
 use crate::dataplane::kernel_text::CountedRule;
 use crate::dataplane::name::PREFIX;
 
-/// Our chains by name. A chain for frames of bridges that no base chain jumps to is left out: no frame
-/// enters it.
+/// The agent's chains by name, without chains for frames of bridges that no base chain jumps to: no
+/// frame enters them.
 pub(super) fn chains(tables: &Tables) -> BTreeMap<String, Vec<CountedRule>> {
     let rules = tables.nft_rules();
     let is_own = |name: &str| name.starts_with(PREFIX);
@@ -39,7 +39,7 @@ pub(super) fn chains(tables: &Tables) -> BTreeMap<String, Vec<CountedRule>> {
 mod tests {
     use super::*;
 
-    /// The names of our chains in a table for bridges, with a base chain that jumps to `jump`.
+    /// The names of the agent's chains in a bridge table, with a base chain that jumps to `jump`.
     fn names(jump: &str) -> Vec<String> {
         let of = r#""family": "bridge", "table": "portcullis-ip""#;
         let chain = |name: &str| format!(r#"{{"chain": {{{of}, "name": "{name}", "handle": 1}}}}"#);

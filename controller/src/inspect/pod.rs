@@ -1,5 +1,5 @@
-//! `portcullis inspect pod`: a pod of this node, what should be enforced for it, and what the kernel
-//! holds.
+//! `portcullis inspect pod`: a pod of this node, its desired rules and sets, and how the kernel
+//! differs from them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use crate::dataplane::inspection::SetText;
 use crate::dataplane::kernel_text::TableText;
 use crate::node::answers::{AddressFacts, Answer, PodFacts, PolicyFacts, Question};
 
-/// A pod, its policies, and its rules as they are.
+/// A pod, its policies, and its rules and sets compared with the kernel.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PodReport {
@@ -28,10 +28,10 @@ struct PodReport {
     restricts_egress: bool,
     variant: String,
     table: String,
-    /// By family.
+    /// The chains of each IP family.
     chains: BTreeMap<String, Vec<ComparedChain>>,
     sets: Vec<ComparedSet>,
-    /// What else is not as it should be.
+    /// Other problems, in one line each.
     notes: Vec<String>,
     is_as_desired: bool,
 }
@@ -51,7 +51,7 @@ struct ComparedSet {
     words: String,
     members: usize,
     first: Vec<String>,
-    /// `None` where the kernel has no such set.
+    /// The number of members in the kernel; `None` if the kernel has no such set.
     members_in_kernel: Option<usize>,
     is_as_desired: bool,
 }
@@ -59,7 +59,7 @@ struct ComparedSet {
 /// Answers `portcullis inspect pod`.
 ///
 /// # Errors
-/// When the agent cannot be asked, the pod is not one of its node, or the kernel cannot be read.
+/// When the agent does not answer, the pod does not run on its node, or the kernel cannot be read.
 pub fn run(args: &InspectPodArgs) -> Result<ExitCode> {
     let (namespace, name) =
         args.pod.split_once('/').with_context(|| format!("{} is not NAMESPACE/POD", args.pod))?;
@@ -131,7 +131,7 @@ fn report(node: &Node<'_>, facts: PodFacts) -> Result<PodReport> {
     })
 }
 
-/// The report for people. Writing to memory cannot fail.
+/// The report as text. Writing to memory cannot fail.
 fn text(report: &PodReport) -> String {
     let mut text = format!("{} on node {}\n", report.pod, report.node);
     for AddressFacts { address, interface, bridge } in &report.addresses {

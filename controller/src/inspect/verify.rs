@@ -1,4 +1,4 @@
-//! `portcullis verify`: all rules and sets in the kernel, compared with those that the agent wants.
+//! `portcullis verify`: compares all rules and sets in the kernel with the desired ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -18,19 +18,19 @@ use crate::args::VerifyArgs;
 use crate::dataplane::inspection::ChainText;
 use crate::node::answers::{Answer, Question};
 
-/// How often is compared again what differs: the agent may be changing it.
+/// The most comparisons while differences are found: the agent may be applying a change.
 const TRIES: usize = 3;
-/// How long to wait before that. The agent removes old rules 0.2 s after a change.
+/// The time between two comparisons. The agent removes old rules 0.2 s after a change.
 const PAUSE: Duration = Duration::from_millis(700);
-/// How many rules of a chain are listed as different.
+/// The most differing rules that are listed for a chain.
 const RULES_LISTED: usize = 5;
-/// How many pods are named.
+/// The most pods that are named for a difference.
 const PODS_NAMED: usize = 5;
 
 /// Answers `portcullis verify`.
 ///
 /// # Errors
-/// When the agent cannot be asked, or the kernel cannot be read.
+/// When the agent does not answer, or the kernel cannot be read.
 pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
     let mut found = verify(args)?;
     for _ in 1..TRIES {
@@ -132,9 +132,9 @@ fn all_chains(node: &Node<'_>, family: &str) -> Result<Vec<ChainText>> {
     }
 }
 
-/// Which pods' packets meet a chain.
+/// Finds the pods whose packets reach a chain.
 struct Pods<'a> {
-    /// The rules that lead to each chain, with the chain that they are in.
+    /// The rules that jump to each chain, with the chain that contains them.
     callers: BTreeMap<&'a str, Vec<(&'a str, &'a str)>>,
     by_address: BTreeMap<String, &'a str>,
 }
@@ -165,8 +165,8 @@ impl<'a> Pods<'a> {
         pod.map(|pod| (*pod).to_owned()).into_iter().collect()
     }
 
-    /// The pods of the rules that lead to a chain, directly or by others. A chain that packets meet
-    /// before it is known whose they are concerns all pods.
+    /// The pods of the rules that jump to a chain, directly or through other chains. All pods for a
+    /// chain that packets reach before a rule matches the address of a pod.
     fn of(&self, chain: &str) -> Vec<String> {
         let (mut pods, mut seen) = (BTreeSet::new(), BTreeSet::new());
         let mut waiting = vec![chain.to_owned()];
@@ -189,7 +189,7 @@ impl<'a> Pods<'a> {
     }
 }
 
-/// The address, if the network is one.
+/// The address in `network`; `None` if the network has more than one address.
 fn host(network: &str) -> Option<String> {
     let address = network.parse::<IpAddr>().map(IpNet::from);
     let network: IpNet = address.or_else(|_| network.parse()).ok()?;
@@ -263,7 +263,7 @@ mod tests {
         let pods = Pods::new(&chains, &endpoints);
         assert_eq!(pods.of("P"), ["a/one"]);
         assert_eq!(pods.of("DENY"), ["a/one", "a/two"]);
-        assert_eq!(pods.of("ROOT"), ["a/one", "a/two"], "every packet meets it");
+        assert_eq!(pods.of("ROOT"), ["a/one", "a/two"], "every packet reaches it");
         for rule in ["-s 10.0.0.2/32 -g R", "ip saddr 10.0.0.2 goto R"] {
             assert_eq!((pods.in_rule(rule), target(rule)), (vec!["a/two".to_owned()], Some("R")));
         }
