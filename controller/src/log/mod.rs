@@ -32,8 +32,7 @@ use crate::args::{Cli, LogFormat};
 /// How long the end of the program waits until all lines are written.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
-/// The log while it is written. When it is dropped, what is queued is written, if that takes at most
-/// two seconds.
+/// The running log. When dropped, it waits at most two seconds until queued lines are written.
 #[derive(Debug)]
 pub struct Log {
     queue: Arc<Queue>,
@@ -43,22 +42,22 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts to log as the flags of `cli` say.
+    /// Starts to log with the flags of `cli`.
     ///
     /// # Errors
-    /// When the filter cannot be read, or no thread can be started.
+    /// When the filter cannot be parsed, or the thread cannot be started.
     pub fn start(cli: &Cli) -> anyhow::Result<Self> {
         let (queue, lost) = (Arc::new(Queue::default()), Counter::default());
-        let sink = Sink { queue: queue.clone(), lost: lost.clone() };
+        let sink = QueueWriter { queue: queue.clone(), lost: lost.clone() };
         let main = subscriber(cli, move || sink.clone())?;
-        let page = Page::default();
-        let writer = page.clone();
-        let aside = subscriber(cli, move || writer.clone())?;
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let notices = subscriber(cli, move || writer.clone())?;
         let mut printer = Printer::new(io::stderr(), lost.clone(), move |lines| {
-            dispatcher::with_default(&aside, || {
+            dispatcher::with_default(&notices, || {
                 warn!(lines, "log lines were lost: standard error was not read or not writable");
             });
-            page.take()
+            buffer.take()
         });
         let (done, written) = mpsc::channel();
         let from = queue.clone();
@@ -73,7 +72,7 @@ impl Log {
         Ok(Self { queue, lost, written })
     }
 
-    /// Counts lines that were not written.
+    /// The counter of lines that were not written.
     #[must_use]
     pub fn lost(&self) -> Counter {
         self.lost.clone()
@@ -102,7 +101,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     error!(thread = std::thread::current().name(), backtrace, "{panic}");
 }
 
-/// Formats events as the flags say, for `writer`.
+/// A subscriber that formats events by the flags of `cli`, for `writer`.
 fn subscriber<W>(cli: &Cli, writer: W) -> anyhow::Result<Dispatch>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -119,15 +118,15 @@ where
     })
 }
 
-/// Where events become lines of the queue. Never fails and never waits for a reader.
+/// Adds each event as a line to the queue. Never fails and never waits for a reader.
 #[derive(Clone)]
-struct Sink {
+struct QueueWriter {
     queue: Arc<Queue>,
     lost: Counter,
 }
 
-impl io::Write for Sink {
-    /// A line: the subscriber writes each event at once.
+impl io::Write for QueueWriter {
+    /// Adds a line: the subscriber writes each event in one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if !self.queue.push(line) {
             self.lost.inc();
@@ -140,17 +139,17 @@ impl io::Write for Sink {
     }
 }
 
-/// Where the lines of the thread that writes are formatted: it must not wait for itself.
+/// A buffer for the lines that the thread `log` itself logs: it must not wait for its own queue.
 #[derive(Clone, Default)]
-struct Page(Arc<Mutex<Vec<u8>>>);
+struct Buffer(Arc<Mutex<Vec<u8>>>);
 
-impl Page {
+impl Buffer {
     fn take(&self) -> Vec<u8> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl io::Write for Page {
+impl io::Write for Buffer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(line);
         Ok(line.len())

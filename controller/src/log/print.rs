@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Printer<W, N> {
     output: W,
     lost: Counter,
-    /// The line that reports so many lost lines.
+    /// Formats the line that reports a number of lost lines.
     notice: N,
     /// Lost lines that no line has reported yet.
     unreported: u64,
@@ -48,7 +48,7 @@ impl<W: Write, N: Fn(u64) -> Vec<u8>> Printer<W, N> {
         }
     }
 
-    /// Reports what was lost, if the output works.
+    /// Reports lost lines, if the output works.
     fn report(&mut self) {
         if write(&mut self.output, &(self.notice)(self.unreported)).is_ok() {
             self.unreported = 0;
@@ -56,8 +56,8 @@ impl<W: Write, N: Fn(u64) -> Vec<u8>> Printer<W, N> {
     }
 }
 
-/// As `write_all`, also if the output is non-blocking: the process that started this one shares it, and
-/// may have set that.
+/// Like `write_all`, also if the output is non-blocking: the process that started this one shares
+/// the output, and may have set that mode.
 fn write(output: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match output.write(line) {
@@ -91,7 +91,7 @@ mod tests {
             if let Some(Some(fault)) = self.faults.borrow_mut().pop_front() {
                 return Err(fault.into());
             }
-            // Two bytes at a time at most: a pipe takes what it has room for.
+            // At most two bytes at a time: a pipe accepts only as many bytes as it has room for.
             let some = &line[..line.len().min(2)];
             self.written.borrow_mut().push_str(std::str::from_utf8(some).unwrap());
             Ok(some.len())

@@ -1,11 +1,11 @@
-//! Lines that wait to be written. Bounded: a line that has no room is counted, and not kept.
+//! Lines that wait to be written. Bounded: a line without room is counted and dropped.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// How many bytes of lines may wait. Lines that are being written are as many again at most.
+/// The most bytes of waiting lines. Lines that are being written can have as many bytes again.
 pub(super) const BYTES_MAX: usize = 4 << 20;
 
-/// Lines of any thread, for the one that writes them. Nobody holds its lock while anything is written.
+/// Lines of all threads, for the thread that writes them. It is not locked during a write.
 #[derive(Default, Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -27,11 +27,11 @@ pub(super) struct Batch {
 }
 
 impl Queue {
-    /// Adds a line. `false` if there is no room for it, or nobody writes any more.
+    /// Adds a line. Returns `false` if there is no room for it, or the queue is closed.
     pub(super) fn push(&self, line: &[u8]) -> bool {
         let mut waiting = self.lock();
         self.changed.notify_one();
-        // After a line that was lost, none is kept: the report of the loss has the right place.
+        // Lines after a lost line are dropped too, so that the loss is reported in the right place.
         let has_room = waiting.batch.lost == 0 && waiting.bytes + line.len() <= BYTES_MAX;
         if waiting.is_closed || !has_room {
             waiting.batch.lost = waiting.batch.lost.saturating_add(1);
@@ -42,7 +42,7 @@ impl Queue {
         true
     }
 
-    /// Waits for lines and takes all of them. `None` once it is closed and empty.
+    /// Waits for lines and takes all of them. Returns `None` when the queue is closed and empty.
     pub(super) fn take(&self) -> Option<Batch> {
         let is_idle =
             |waiting: &mut Waiting| waiting.batch == Batch::default() && !waiting.is_closed;
@@ -53,7 +53,7 @@ impl Queue {
         (batch != Batch::default()).then_some(batch)
     }
 
-    /// Takes no more lines. What waits can still be taken.
+    /// Closes the queue: it accepts no more lines, and waiting lines can still be taken.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.changed.notify_one();

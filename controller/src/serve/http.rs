@@ -1,16 +1,16 @@
-//! Probes and metrics over HTTP, on a thread of their own: what the program does in the kernel or
+//! Probes and metrics over HTTP, on their own thread: the work of the program in the kernel and
 //! with the API server neither delays an answer nor is delayed by one.
 //!
 //! ```text
-//! health address:   GET /healthz  200 or 503, and why    GET /readyz  200 or 503, and why
+//! health address:   GET /healthz  200, or 503 and why    GET /readyz  200, or 503 and why
 //! metrics address:  GET /metrics  OpenMetrics text, or the older format for `Accept: text/plain`
 //! ```
 //!
-//! Nothing here ends the program. An address that is in use is tried again: the agent that is
-//! being replaced may still hold it.
+//! A failure here never ends the program. An address that is in use is tried again: the agent that
+//! is being replaced may still use it.
 //!
-//! A connection serves one request. When there are too many, the oldest is closed: however many
-//! connections others open and however slowly they send, a probe gets its answer.
+//! A connection serves one request. When there are too many connections, the oldest is closed, so
+//! that probes are answered although other clients open many connections or send slowly.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -46,7 +46,7 @@ const LIMITS: Limits = Limits {
 };
 /// How long to wait before an address is tried again.
 const BIND_PAUSE: Duration = Duration::from_secs(2);
-/// How long to wait after a connection could not be accepted, for one for want of descriptors.
+/// How long to wait after a failure to accept a connection, such as too many open descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The media type of the answer to `/metrics`.
@@ -57,53 +57,53 @@ const PLAIN_METRICS: HeaderValue =
     HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Where to listen, as a flag names it: `HOST:PORT`, `:PORT` for every address of the machine, or
+/// Where to listen, from a flag: `HOST:PORT`, `:PORT` for every address of the machine, or
 /// `off`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Listen {
-    /// Nowhere.
+    /// Do not listen.
     Off,
-    /// On every address, of both families where the machine has both.
+    /// Listen on this port of every address, of both IP families where the machine has both.
     Everywhere(u16),
-    /// On this address.
+    /// Listen on this address.
     At(SocketAddr),
 }
 
-/// The text of an address is not understood.
+/// The text of an address that cannot be parsed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("`{0}` is no address; write ADDRESS:PORT, :PORT for every address, or off")]
 pub struct UnknownAddress(String);
 
-/// A question to the program: `Err` says in one line why the answer is no.
+/// A check of the program: `Err` contains in one line why it fails.
 pub type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// What is served.
 pub struct Served {
-    /// Whether the program goes on; the kubelet restarts one that does not.
+    /// The check for liveness: the kubelet restarts a program that makes no progress.
     pub live: Check,
-    /// Whether it does what it is there for.
+    /// The check for readiness: whether the program does its task.
     pub ready: Check,
-    /// What it counts.
+    /// The metrics of the program.
     pub registry: Arc<Registry>,
 }
 
-/// How much others can take of one address.
+/// The limits for the clients of one address.
 #[derive(Clone, Copy)]
 struct Limits {
-    /// Connections at a time. One more closes the oldest.
+    /// The most connections at a time. One more closes the oldest.
     connections: usize,
     /// How long a connection may take to send the head of its request.
     head: Duration,
-    /// How long it may take from the first byte to the last.
+    /// How long a connection may take from the first byte to the last.
     whole: Duration,
-    /// How many bytes of it are kept at most. No body of a request is read.
+    /// The most bytes that are buffered for a connection. No body of a request is read.
     buffer_bytes: usize,
 }
 
-/// Starts to serve, as long as the process lives.
+/// Starts to serve until the process ends.
 ///
 /// # Errors
-/// When no thread can be started.
+/// When the thread cannot be started.
 pub fn start(health: Listen, metrics: Listen, served: Served) -> std::io::Result<()> {
     start_within(LIMITS, health, metrics, served)
 }
@@ -135,7 +135,7 @@ pub async fn serve_one(served: Arc<Served>, stream: impl AsyncRead + AsyncWrite 
     Server { limits: LIMITS, served, answer: probe }.serve(stream).await;
 }
 
-/// The answer to a path, for somebody who accepts these media types.
+/// Returns the answer to a path, for a client that accepts these media types.
 type Answer = fn(&Served, &str, &str) -> Response<Full<Bytes>>;
 
 /// What one address serves.
@@ -147,15 +147,15 @@ struct Server {
 }
 
 async fn listen(what: &'static str, address: Listen, server: Server) {
-    let mut told = false;
+    let mut logged = false;
     let listener = loop {
         match bind(address).await {
             Ok(None) => return,
             Ok(Some(listener)) => break listener,
-            Err(error) if told => debug!(what, %error, "still no address to listen on"),
+            Err(error) if logged => debug!(what, %error, "still no address to listen on"),
             Err(error) => {
                 warn!(what, %address, %error, "failed to listen; retrying");
-                told = true;
+                logged = true;
             }
         }
         sleep(BIND_PAUSE).await;
@@ -186,7 +186,7 @@ async fn bind(address: Listen) -> std::io::Result<Option<TcpListener>> {
         Listen::Off => Ok(None),
         Listen::At(address) => TcpListener::bind(address).await.map(Some),
         Listen::Everywhere(port) => {
-            // Where there is IPv6, this one takes IPv4 too.
+            // Where the machine has IPv6, this address also accepts IPv4.
             let both = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
             match TcpListener::bind((both, port)).await {
                 Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
@@ -200,7 +200,7 @@ async fn bind(address: Listen) -> std::io::Result<Option<TcpListener>> {
 }
 
 impl Server {
-    /// One request, one answer. Those who ask are few, and ask seconds apart.
+    /// Serves one request of a connection. Clients are few, and send requests seconds apart.
     async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let service = service_fn(|request: Request<Incoming>| async move {
             let known = [Method::GET, Method::HEAD].contains(request.method());
@@ -221,7 +221,7 @@ impl Server {
 fn probe(served: &Served, path: &str, _accept: &str) -> Response<Full<Bytes>> {
     let result = match path {
         "/healthz" => (served.live)(),
-        // What does not go on is not ready for anything either.
+        // A program that makes no progress is not ready either.
         "/readyz" => (served.live)().and_then(|()| (served.ready)()),
         _ => return not_found(),
     };
@@ -316,8 +316,8 @@ mod tests {
         }
     }
 
-    /// Limits that no test waits for.
-    const PATIENT: Limits =
+    /// Limits with timeouts that no test reaches.
+    const LONG_TIMEOUTS: Limits =
         Limits { head: Duration::from_hours(1), whole: Duration::from_hours(1), ..LIMITS };
 
     /// Serves on a free port of the loopback address.
@@ -338,7 +338,7 @@ mod tests {
         loop {
             match TcpStream::connect(address).await {
                 Ok(stream) => return stream,
-                // It does not listen yet.
+                // The server does not listen yet.
                 Err(_) => tokio::task::yield_now().await,
             }
         }
@@ -353,8 +353,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_is_answered_beside_any_number_of_idle_and_slow_connections() {
-        let address = serve(PATIENT).await;
+    async fn a_probe_is_answered_despite_any_number_of_idle_and_slow_connections() {
+        let address = serve(LONG_TIMEOUTS).await;
         let mut others = Vec::new();
         for number in 0..200 {
             let mut other = connect(address).await;
@@ -375,7 +375,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_is_too_slow_to_ask_is_closed() {
-        let address = serve(Limits { head: Duration::from_millis(50), ..PATIENT }).await;
+        let address = serve(Limits { head: Duration::from_millis(50), ..LONG_TIMEOUTS }).await;
         let mut slow = connect(address).await;
         slow.write_all(b"GET /readyz HTTP/1.1\r\n").await.expect("it listens");
         let mut answer = Vec::new();
@@ -386,8 +386,8 @@ mod tests {
 
     #[tokio::test]
     async fn no_body_is_read_and_no_endless_head() {
-        let address = serve(PATIENT).await;
-        // A body that never comes.
+        let address = serve(LONG_TIMEOUTS).await;
+        // A body that is never sent.
         for method in ["GET", "POST"] {
             let request =
                 format!("{method} /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 999999\r\n\r\n");

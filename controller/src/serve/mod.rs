@@ -1,4 +1,4 @@
-//! What both long-running programs serve over HTTP: probes and metrics.
+//! The HTTP servers of both long-running programs, for probes and metrics.
 
 pub mod http;
 mod plain;

@@ -1,11 +1,12 @@
-//! `OpenMetrics` as the older text format of Prometheus, 0.0.4, for those who ask for `text/plain`. Pure.
+//! Converts `OpenMetrics` to the older text format of Prometheus, 0.0.4, for clients that request
+//! `text/plain`. Pure.
 
 use std::fmt::Write as _;
 
-/// The same metrics in the older format.
+/// Converts metrics to the older format.
 ///
-/// There, the lines `HELP` and `TYPE` name a counter as its samples do, there are neither units nor a
-/// last line, and fewer types are known.
+/// In the older format, the lines `HELP` and `TYPE` use the name of a counter's samples, there are
+/// no units and no last line, and there are fewer types.
 #[must_use]
 pub(super) fn of_open_metrics(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
@@ -37,8 +38,8 @@ pub(super) fn of_open_metrics(text: &str) -> String {
     plain
 }
 
-/// Whether the header `Accept` of a request asks for the older format: it names `text/plain`, and
-/// `OpenMetrics` not at all or with less weight.
+/// Whether the header `Accept` of a request asks for the older format: it contains `text/plain`,
+/// and `OpenMetrics` is missing or has less weight.
 #[must_use]
 pub(super) fn is_wanted(accept: &str) -> bool {
     let weight = |wanted: &str| {

@@ -1,5 +1,5 @@
-//! `process_*` metrics, as Prometheus' own clients have them: read from `/proc/self` when they are asked
-//! for.
+//! `process_*` metrics, with the names of Prometheus' own clients: read from `/proc/self` at each
+//! scrape.
 
 use std::fmt;
 use std::fs;
@@ -17,7 +17,7 @@ use prometheus_client::registry::Unit;
 #[derive(Debug)]
 pub struct ProcessMetrics;
 
-/// What `/proc/self` says.
+/// The values from `/proc/self`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Process {
     cpu_seconds: f64,
@@ -28,7 +28,7 @@ struct Process {
 }
 
 impl Process {
-    /// Reads the texts of `/proc/self/stat` and `/proc/stat`; `None` if they are of another form.
+    /// Parses the texts of `/proc/self/stat` and `/proc/stat`; `None` if their format is unknown.
     fn read(stat: &str, kernel: &str, ticks: f64, page_bytes: i64) -> Option<Self> {
         // proc(5): the name of the program is in parentheses, and can contain anything.
         let (_, fields) = stat.rsplit_once(") ")?;

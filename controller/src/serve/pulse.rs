@@ -1,4 +1,4 @@
-//! Tells a task that goes on from one that hangs: what the liveness probe reports.
+//! Detects a task that hangs, for the liveness probe.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,27 +21,27 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// The task goes on.
+    /// Records that the task makes progress.
     pub fn beat(&self) {
         let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now.saturating_add(1), Ordering::Relaxed);
     }
 
-    /// How long ago the last beat was; `None` before the first.
+    /// The time since the last beat; `None` before the first.
     #[must_use]
     pub fn age(&self) -> Option<Duration> {
         let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.epoch.elapsed().saturating_sub(Duration::from_millis(last)))
     }
 
-    /// Whether the last beat is at most `patience` old. A task that has not begun is none that
-    /// hangs.
+    /// Whether the last beat is at most `age_max` old. A task that has not begun does not count as
+    /// hanging.
     ///
     /// # Errors
-    /// Says how long it has been silent.
-    pub fn alive(&self, patience: Duration) -> Result<(), String> {
+    /// When the last beat is older; the error contains the time since then.
+    pub fn alive(&self, age_max: Duration) -> Result<(), String> {
         match self.age() {
-            Some(age) if age > patience => Err(format!("no progress for {} s", age.as_secs())),
+            Some(age) if age > age_max => Err(format!("no progress for {} s", age.as_secs())),
             Some(_) | None => Ok(()),
         }
     }
@@ -51,17 +51,17 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const AGE_MAX: Duration = Duration::from_secs(30);
 
     #[tokio::test(start_paused = true)]
     async fn a_task_without_a_beat_for_long_hangs() {
         let pulse = Pulse::default();
-        tokio::time::advance(PATIENCE * 2).await;
-        assert_eq!(pulse.alive(PATIENCE), Ok(()), "it has not begun");
+        tokio::time::advance(AGE_MAX * 2).await;
+        assert_eq!(pulse.alive(AGE_MAX), Ok(()), "it has not begun");
         pulse.beat();
-        tokio::time::advance(PATIENCE).await;
-        assert_eq!(pulse.alive(PATIENCE), Ok(()));
+        tokio::time::advance(AGE_MAX).await;
+        assert_eq!(pulse.alive(AGE_MAX), Ok(()));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(pulse.alive(PATIENCE), Err("no progress for 31 s".to_owned()));
+        assert_eq!(pulse.alive(AGE_MAX), Err("no progress for 31 s".to_owned()));
     }
 }
