@@ -1,21 +1,21 @@
 //! A directory of manifests as a source: `*.yaml`, `*.yml` and `*.json`, recursively.
 //!
 //! ```text
-//! inotify ──signal──► what to look at ──► read ──► DirState ──flush──► one batch of events
+//! inotify ──signal──► paths to read ──► read ──► DirState ──flush──► one batch of events
 //! ```
 //!
-//! - Directories are watched first and read then, so nothing is missed in between.
+//! - A directory is watched before it is read, so no change is missed in between.
 //! - A file is read when its writer closes it or renames it into place, never while it is written.
-//!   What is queued already becomes one batch; nothing waits for more to come.
-//! - What a rename moves within view is one batch. A file that is renamed to a name we do not read
-//!   (`a.yaml~`, as editors do before they write the file anew) stays enforced for [`GRACE`].
-//! - When the directory itself goes away, what it defined stays enforced, and the loss is reported;
-//!   it is watched again as soon as it is back.
-//! - Every [`RESCAN_EVERY`] files that changed unseen are found: those of a network file system,
-//!   and targets of links outside of the directory.
-//! - Names that begin with a dot are not read, except that `..data`, the link that Kubernetes swaps
-//!   to update a mounted `ConfigMap`, makes its directory be read again. Links to files are followed,
-//!   links to directories are not.
+//!   Changes that are already queued become one batch, without waiting for more.
+//! - A rename within the directory is one batch. A file that is renamed to a name that is not read
+//!   (`a.yaml~`, as editors do before they write the file again) stays enforced for [`GRACE`].
+//! - When the directory itself is removed, its objects stay enforced, and the removal is reported;
+//!   the directory is watched again as soon as it exists again.
+//! - Every [`RESCAN_EVERY`], files that changed without a notification are found: files of a
+//!   network file system, and targets of links outside of the directory.
+//! - Names that begin with a dot are not read. But a change of `..data`, the link that Kubernetes
+//!   replaces to update a mounted `ConfigMap`, causes a new read of its directory. Links to files
+//!   are followed, links to directories are not.
 
 mod file;
 mod search;
@@ -43,22 +43,22 @@ use search::Search;
 use signal::{Handler, Signal};
 pub use state::DirState;
 
-/// How long a file that an editor renamed away stays enforced.
+/// How long a file stays enforced after an editor renamed it.
 pub const GRACE: Duration = Duration::from_millis(500);
 
-/// How often files are searched that changed without a notification.
+/// The time between two searches for files that changed without a notification.
 pub const RESCAN_EVERY: Duration = Duration::from_secs(30);
 
 /// How long the second half of a rename may take: the kernel queues both at once.
 const RENAME_PAIR: Duration = Duration::from_millis(5);
 
-/// How often a directory that is gone is looked for.
+/// The time between two attempts to open a removed directory again.
 const ROOT_RETRY: Duration = Duration::from_millis(100);
 
-/// How many signals may wait; what is more becomes one search of the whole directory.
+/// The most waiting signals; after more, the whole directory is searched.
 const MAX_SIGNALS: usize = 16_384;
 
-/// A directory cannot be watched.
+/// Why a directory cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no such directory.
@@ -66,29 +66,29 @@ pub enum StartError {
     NotADirectory {
         /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The error of the file system.
         #[source]
         source: io::Error,
     },
-    /// The kernel refuses to watch.
+    /// The kernel refuses to watch the directory.
     #[error("failed to watch {}", path.display())]
     Watch {
         /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The error of the watcher.
         #[source]
         source: notify::Error,
     },
-    /// No thread could be started.
+    /// The thread cannot be started.
     #[error("failed to start the thread that watches a directory")]
     Thread(#[source] io::Error),
 }
 
-/// Watches the directory `root` from a thread of its own and sends what its files define: first
-/// everything and [`Event::Synced`], then what changes, until the receiver of `events` is dropped.
+/// Starts a thread that watches the directory `root` and sends the objects of its files: first all
+/// objects and [`Event::Synced`], then changes, until the receiver of `events` is dropped.
 ///
 /// # Errors
-/// When `root` is no directory, or cannot be watched.
+/// When `root` is not a directory, or cannot be watched.
 pub fn start(root: &Path, events: mpsc::Sender<Event>) -> Result<(), StartError> {
     let path = || root.to_owned();
     fs::read_dir(root).map_err(|source| StartError::NotADirectory { path: path(), source })?;
@@ -128,25 +128,25 @@ struct Watch {
     overflowed: Arc<AtomicBool>,
     events: mpsc::Sender<Event>,
     watched: BTreeSet<PathBuf>,
-    /// What a file looked like when it was read.
+    /// The stamp of each file when it was read.
     stamps: BTreeMap<PathBuf, Stamp>,
-    /// What could not be read.
+    /// The files and directories that could not be read.
     failed: BTreeSet<PathBuf>,
-    /// Files that an editor renamed away, and until when they stay.
+    /// Files that an editor renamed, and until when they stay enforced.
     held: BTreeMap<PathBuf, Instant>,
-    /// Device and inode of the root that is watched; `None` while there is none.
+    /// Device and inode of the watched root; `None` while it does not exist.
     root_id: Option<(u64, u64)>,
     next_rescan: Instant,
 }
 
 impl Watch {
     fn run(mut self) {
-        self.reestablish();
+        self.watch_root();
         if !self.send() || self.events.blocking_send(Event::Synced).is_err() {
             return;
         }
         loop {
-            match self.signals.recv_timeout(self.patience()) {
+            match self.signals.recv_timeout(self.wait_time()) {
                 Ok(first) => {
                     let signals = self.drain(first);
                     self.round(&signals);
@@ -161,8 +161,8 @@ impl Watch {
         }
     }
 
-    /// How long there is nothing to do unless something happens.
-    fn patience(&self) -> Duration {
+    /// The time until the next task, if no signal comes before.
+    fn wait_time(&self) -> Duration {
         if self.root_id.is_none() {
             return ROOT_RETRY;
         }
@@ -170,7 +170,7 @@ impl Watch {
         next.saturating_duration_since(Instant::now())
     }
 
-    /// `first` and what is queued behind it; a rename is never torn apart.
+    /// `first` and all queued signals; both signals of a rename are always in the same round.
     fn drain(&self, first: Signal) -> Vec<Signal> {
         let mut signals = vec![first];
         signals.extend(self.signals.try_iter().take(MAX_SIGNALS));
@@ -191,7 +191,7 @@ impl Watch {
             _ => false,
         };
         if self.root_id.is_none() || signals.iter().any(root_signal) || !self.root.is_dir() {
-            return self.reestablish();
+            return self.watch_root();
         }
         if self.overflowed.swap(false, Ordering::AcqRel) {
             tracing::warn!(root = %self.root.display(), "file notifications were lost; reading all");
@@ -202,18 +202,18 @@ impl Watch {
         }
     }
 
-    /// The paths whose content is complete now, each once.
+    /// The paths whose content is complete now.
     fn settled(&mut self, signals: &[Signal]) -> BTreeSet<PathBuf> {
         let mut paths = BTreeSet::new();
         for signal in signals {
             match signal {
                 Signal::Settled(path) | Signal::MovedIn(path, _) | Signal::SelfMoved(path) => {
-                    // Kubernetes swaps this link to change all files of a directory at once.
+                    // Kubernetes replaces this link to change all files of a directory at once.
                     let swapped = path.parent().filter(|_| path.ends_with("..data"));
                     paths.insert(swapped.unwrap_or(path).to_owned());
                 }
                 Signal::Created(path) => {
-                    // A link is complete at once; of another file the close is awaited.
+                    // A link is complete at once; any other file is complete when it is closed.
                     if is_link(path) {
                         paths.insert(path.clone());
                     } else {
@@ -249,11 +249,11 @@ impl Watch {
         paths
     }
 
-    /// What time brings: files that an editor did not bring back, and the periodic search.
+    /// Does what is due by time: removes files that an editor did not write again, and searches.
     fn due(&mut self) {
         let now = Instant::now();
         if self.root_id.is_none() {
-            return self.reestablish();
+            return self.watch_root();
         }
         let due = self.held.iter().filter(|(_, until)| **until <= now);
         for path in due.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
@@ -264,15 +264,15 @@ impl Watch {
             if root_id(&self.root).ok() == self.root_id {
                 self.search(&self.root.clone(), Search::Changed);
             } else {
-                self.reestablish();
+                self.watch_root();
             }
         }
     }
 
-    /// Watches the root anew, whatever directory has its name now; without one, keeps everything.
-    fn reestablish(&mut self) {
+    /// Watches the directory that has the name of the root now; without one, keeps all objects.
+    fn watch_root(&mut self) {
         for path in std::mem::take(&mut self.watched) {
-            // It fails when the directory is gone, and its watch with it.
+            // This fails when the directory was removed, and its watch with it.
             let _ = self.watcher.unwatch(&path);
         }
         self.overflowed.store(false, Ordering::Release);
@@ -294,7 +294,7 @@ impl Watch {
         }
     }
 
-    /// Sends what is new; `false` when nobody listens any more.
+    /// Sends changes; returns `false` when the receiver was dropped.
     fn send(&mut self) -> bool {
         let mut events = self.state.flush().into_events();
         events.all(|event| self.events.blocking_send(event).is_ok()) && !self.events.is_closed()

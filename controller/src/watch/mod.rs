@@ -1,4 +1,4 @@
-//! Where the objects of a cluster come from.
+//! The sources of a cluster's objects: a directory, or the API server.
 //!
 //! ```text
 //! directory ───► dir ───┐
@@ -6,8 +6,8 @@
 //! API server ──► kube ──┘
 //! ```
 //!
-//! A source is something that sends [`Event`]s; what receives them does not know which source it
-//! has. Nothing here decides what a policy means: the `crds` crate does.
+//! A source sends [`Event`]s; the receiver does not know which source it has. Sources never
+//! interpret policies: the `crds` crate does.
 
 pub mod dir;
 pub mod kube;
@@ -24,34 +24,34 @@ use tokio::sync::mpsc;
 
 use portcullis_apiserver::client::{Access, AccessError};
 
-/// What a source has to say.
+/// A message of a source to the owner of the engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// One batch of real changes, to be applied before the next flush: never empty. No state
-    /// between two changes of a batch was ever meant to be enforced.
+    /// One batch of changes, never empty, to be applied before the next flush. No state between two
+    /// changes of a batch may be enforced.
     Changes(Vec<Object>),
     /// The first complete view has been delivered. Sent once.
     Synced,
-    /// The first view has been delivered of all kinds but those that a cluster may lack and that cannot be
-    /// read: the API server forbids it, or fails for long. Diagnostics name these. [`Event::Synced`] follows
-    /// when they can be read.
+    /// The first complete view has been delivered, except for optional kinds that cannot be read
+    /// because the API server forbids it or fails for long. Diagnostics name these kinds.
+    /// [`Event::Synced`] follows when they can be read.
     SyncedInPart,
-    /// What is wrong with one origin of objects (a file, or an object of an API server) now: replaces what was said of it before,
-    /// and none takes it back.
+    /// All current diagnostics of one origin: a file, or an object of the API server. They replace
+    /// the former diagnostics of the origin; an empty list removes them.
     Diagnostics(Arc<str>, Vec<Diagnostic>),
 }
 
-/// What a source sends at once.
+/// The changes and diagnostics that a source sends together.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Batch {
-    /// The objects that are another than before.
+    /// The objects that were added, changed or removed.
     pub changes: Vec<Object>,
-    /// The origins of objects with which something else is wrong than before.
+    /// The origins of objects whose diagnostics changed, with all their diagnostics.
     pub diagnostics: Vec<(Arc<str>, Vec<Diagnostic>)>,
 }
 
 impl Batch {
-    /// The same as events.
+    /// The batch as events.
     pub fn into_events(self) -> impl Iterator<Item = Event> {
         let changes = Some(self.changes).filter(|changes| !changes.is_empty());
         let diagnostics = self.diagnostics.into_iter();
@@ -62,7 +62,7 @@ impl Batch {
     }
 }
 
-/// A source, as the flag `--source` names it.
+/// A source, from the flag `--source`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
     /// `kube`: the API server.
@@ -71,18 +71,18 @@ pub enum Source {
     Dir(PathBuf),
 }
 
-/// The text of a `--source` flag is not understood.
+/// A text of the flag `--source` that cannot be parsed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("`{0}` is no source; write kube or dir:PATH")]
 pub struct UnknownSource(String);
 
-/// A source cannot be watched at all.
+/// Why a source cannot be watched at all.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The directory.
+    /// The directory cannot be watched.
     #[error(transparent)]
     Dir(#[from] dir::StartError),
-    /// The API server.
+    /// The client of the API server cannot be created.
     #[error(transparent)]
     Kube(#[from] AccessError),
 }
@@ -109,11 +109,11 @@ impl FromStr for Source {
 }
 
 impl Source {
-    /// Starts to send events, from a thread of its own, until the receiver is dropped. The API
-    /// server is reached by `access`; kinds that it lacks are looked for every `missing_kind_period`.
+    /// Starts a thread that sends events until the receiver is dropped. `access` gives access to
+    /// the API server; kinds that it lacks are searched every `missing_kind_period`.
     ///
     /// # Errors
-    /// When the source cannot be watched at all, for one when it does not exist.
+    /// When the source cannot be watched at all, for example because it does not exist.
     pub fn start(
         &self,
         access: &Access,

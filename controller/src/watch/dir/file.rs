@@ -1,4 +1,4 @@
-//! One file at a time: what is read, what is not, and how a change is noticed.
+//! Functions of one file: whether it is read, its text, and the stamp that shows a change.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -10,10 +10,10 @@ use portcullis_crds::manifest::decode;
 /// The largest file that is read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-/// Device, inode, size, and the times of the last change of content and of anything.
+/// Device, inode, size, time of the last change of content (mtime) and of metadata (ctime).
 pub(super) type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 
-/// The text of a regular file, or what is wrong with it.
+/// The text of a regular file, or why it is not read.
 pub(super) fn text(path: &Path, found: &Metadata) -> Result<String, String> {
     if !found.is_file() {
         return Err("it is not a regular file".to_owned());
@@ -25,7 +25,7 @@ pub(super) fn text(path: &Path, found: &Metadata) -> Result<String, String> {
     Ok(decode(bytes))
 }
 
-/// What tells whether a file was changed.
+/// The stamp of a file, which differs after a change.
 pub(super) fn stamp(found: &Metadata) -> Stamp {
     let modified = (found.mtime(), found.mtime_nsec());
     (found.dev(), found.ino(), found.len(), modified, (found.ctime(), found.ctime_nsec()))
@@ -45,7 +45,7 @@ pub(super) fn is_link(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink() || found.nlink() > 1)
 }
 
-/// Whether the name is one that we read.
+/// Whether files of this name are read.
 pub(super) fn is_manifest(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
     !is_hidden(path) && matches!(extension, Some("yaml" | "yml" | "json"))

@@ -1,4 +1,4 @@
-//! Looking at files and directories: what is there is loaded, what is not any more is dropped.
+//! Reads files and directories: loads those that exist, and removes those that no longer exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,20 +14,20 @@ use super::file::{is_hidden, is_manifest, stamp, text};
 /// How deep directories may nest below the root.
 const MAX_DIR_DEPTH: usize = 32;
 
-/// How long a file must rest before a periodic search reads it: it may still be written.
+/// A periodic search reads files only this long after a change: they may still be written.
 const AT_REST: Duration = Duration::from_secs(2);
 
 /// Which files a search reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Search {
-    /// All.
+    /// All files.
     Everything,
-    /// Those that changed since they were read, and rest.
+    /// Files that changed since they were read, but not in the last [`AT_REST`].
     Changed,
 }
 
 impl Watch {
-    /// Reads what is at `path` now.
+    /// Reads the file or directory at `path`, or removes its objects if it does not exist.
     pub(super) fn look(&mut self, path: &Path) {
         if path != self.root && is_hidden(path) {
             return;
@@ -81,7 +81,7 @@ impl Watch {
         }
         self.watched.insert(dir.to_owned());
         if let Err(error) = self.watcher.watch(dir, RecursiveMode::NonRecursive) {
-            // Not fatal: the periodic search finds what changes.
+            // Not fatal: the periodic search finds changes.
             tracing::error!(dir = %dir.display(), %error, "failed to watch a directory");
         }
         let entries = fs::read_dir(dir).map_err(|error| format!("it cannot be listed: {error}"))?;
@@ -140,17 +140,17 @@ impl Watch {
         self.state.remove(path);
     }
 
-    /// A file or a directory is gone.
+    /// Removes the objects of a file or directory that no longer exists.
     fn forget(&mut self, path: &Path) {
         self.held.remove(path);
         for path in self.state.paths_below(path) {
             self.drop_file(&path);
         }
-        let gone: Vec<_> =
+        let removed: Vec<_> =
             self.watched.iter().filter(|dir| dir.starts_with(path)).cloned().collect();
-        for dir in gone {
+        for dir in removed {
             self.watched.remove(&dir);
-            // It fails when the watch is gone with its directory.
+            // This fails when the watch was removed with its directory.
             let _ = self.watcher.unwatch(&dir);
         }
     }

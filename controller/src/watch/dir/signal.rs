@@ -1,4 +1,4 @@
-//! What inotify says → what may have to be read again.
+//! Converts events of inotify to signals: paths that may have to be read again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,27 +7,28 @@ use std::sync::mpsc::SyncSender;
 
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RenameMode};
 
-/// One thing that happened below the directory.
+/// One change below the directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Signal {
-    /// What is at the path is complete, or gone: look at it.
+    /// The file or directory at the path is complete, or was removed: read the path.
     Settled(PathBuf),
-    /// A file was created: who created it may still be writing.
+    /// A file was created: its writer may not have finished.
     Created(PathBuf),
-    /// Modes or links changed.
+    /// The mode or the number of links changed.
     Attributes(PathBuf),
-    /// Renamed away; a [`Signal::MovedIn`] with the same cookie follows if it stays in view.
+    /// Renamed from this path; if the new path is in a watched directory, a [`Signal::MovedIn`]
+    /// with the same cookie follows.
     MovedAway(PathBuf, usize),
-    /// Renamed to here.
+    /// Renamed to this path.
     MovedIn(PathBuf, usize),
-    /// A watched directory itself is moved or deleted.
+    /// A watched directory itself was moved or deleted.
     SelfMoved(PathBuf),
     /// The watcher failed.
     Failed(String),
 }
 
 impl Signal {
-    /// What `event` says; `None` for what does not matter (reads, and writes in progress).
+    /// The signal of `event`; `None` for events without effect (reads, and writes in progress).
     fn of(event: &notify::Event) -> Option<Self> {
         let path = event.paths.first()?.clone();
         match event.kind {
@@ -49,8 +50,8 @@ impl Signal {
     }
 }
 
-/// Passes signals from the watcher's thread on to ours; never blocks, for our thread may be
-/// waiting for the watcher's at this moment.
+/// Passes signals from the watcher's thread to ours. Never blocks, because our thread may wait for
+/// the watcher's thread at the same time.
 pub(super) struct Handler {
     pub(super) signals: SyncSender<Signal>,
     /// Set when signals were lost: everything has to be read again.

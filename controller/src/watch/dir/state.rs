@@ -1,19 +1,20 @@
-//! What the files of a directory define: a synchronous core without a file system.
+//! The objects that the files of a directory define: a synchronous core without a file system.
 //!
 //! ```text
-//! load | remove | unreadable ──► files ──flush──► real changes + what to tell of each file
+//! load | remove | unreadable ──► files ──flush──► changes + diagnostics of each file
 //! ```
 //!
 //! Rules:
-//! - Two files that define the same object: the last one in path order is enforced, the other is
-//!   told, and takes over when the first one goes.
-//! - While a file cannot be read, or any document of it cannot be parsed or has no usable name,
-//!   the objects that the file defined before and does not show now stay enforced.
+//! - If two files define the same object, the last one in path order is enforced. The other one is
+//!   reported, and is enforced when the last one is removed.
+//! - While a file cannot be read, or one of its documents cannot be parsed or has no usable name,
+//!   the objects that the file defined before and does not contain now stay enforced.
 //! - The same holds while the file is empty: a program that writes a file in place empties it first.
 //!   A file that is deleted, or that contains only comments, defines nothing.
-//! - What cannot be read is reported as [`About::Unread`]: the agent is not ready until it is fixed.
-//! - A policy in a version that is not known stays as the file last defined it in a known one.
-//! - A namespace that no file defines but an object lives in is assumed: it has the one label
+//! - Files and documents that cannot be read are reported as [`About::Unread`]: the agent is not
+//!   ready until they are fixed.
+//! - A policy in an unknown API version stays as the file last defined it in a known version.
+//! - A namespace that no file defines but that contains an object is assumed: it has only the label
 //!   that every namespace has.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,13 +44,16 @@ pub struct DirState {
     files: BTreeMap<PathBuf, File>,
     /// Which files define an object; the last one is enforced.
     definers: BTreeMap<ObjectRef, BTreeSet<PathBuf>>,
-    /// What was last sent.
+    /// The enforced objects, as sent at the last flush.
     enforced: BTreeMap<ObjectRef, Change>,
-    /// How many enforced objects are in a namespace.
+    /// How many enforced objects each namespace contains.
     inhabitants: BTreeMap<Str, usize>,
-    told: BTreeMap<PathBuf, Vec<Diagnostic>>,
+    /// The diagnostics of each file, as sent at the last flush.
+    reported: BTreeMap<PathBuf, Vec<Diagnostic>>,
+    /// Objects whose definitions changed since the last flush.
     touched: BTreeSet<ObjectRef>,
-    retell: BTreeSet<PathBuf>,
+    /// Files whose diagnostics may have changed since the last flush.
+    to_report: BTreeSet<PathBuf>,
 }
 
 #[derive(Default, Debug)]
@@ -65,7 +69,7 @@ struct Defined {
 }
 
 impl DirState {
-    /// Takes `text` as what the file `path` holds now.
+    /// Stores `text` as the current content of the file `path`.
     pub fn load(&mut self, path: &Path, text: &str) {
         if text.trim_start_matches('\u{feff}').trim().is_empty() {
             return self.unreadable(path, "it is empty; delete it if it defines nothing");
@@ -100,7 +104,7 @@ impl DirState {
         self.replace(path, Some(file));
     }
 
-    /// Takes note that `path` cannot be read: what it defined stays.
+    /// Notes that `path` cannot be read: its objects stay.
     pub fn unreadable(&mut self, path: &Path, problem: &str) {
         let name = path.to_string_lossy();
         let mut file = File::default();
@@ -110,14 +114,14 @@ impl DirState {
         self.replace(path, Some(file));
     }
 
-    /// Takes note that the file `path` is gone.
+    /// Removes the file `path` and its objects.
     pub fn remove(&mut self, path: &Path) {
         if self.files.contains_key(path) {
             self.replace(path, None);
         }
     }
 
-    /// The files at or below `path` that are known.
+    /// The known files at or below `path`.
     #[must_use]
     pub fn paths_below(&self, path: &Path) -> Vec<PathBuf> {
         let from = self
@@ -127,7 +131,7 @@ impl DirState {
         below.cloned().collect()
     }
 
-    /// What is other than at the last flush.
+    /// The changes since the last flush.
     pub fn flush(&mut self) -> Batch {
         let mut changes = BTreeMap::new();
         // Objects first: whether a namespace is assumed depends on them.
@@ -141,8 +145,9 @@ impl DirState {
         for key in std::mem::take(&mut self.touched) {
             self.settle(&key, &mut changes);
         }
-        let retell = std::mem::take(&mut self.retell);
-        let diagnostics = retell.iter().filter_map(|path| self.retell(path)).collect();
+        let to_report = std::mem::take(&mut self.to_report);
+        let diagnostics =
+            to_report.iter().filter_map(|path| self.changed_diagnostics(path)).collect();
         Batch { changes: changes.into_values().map(Object::from).collect(), diagnostics }
     }
 
@@ -151,11 +156,11 @@ impl DirState {
             Some(file) => self.files.insert(path.to_owned(), file),
             None => self.files.remove(path),
         };
-        self.retell.insert(path.to_owned());
+        self.to_report.insert(path.to_owned());
         for key in before.into_iter().flat_map(|file| file.objects.into_keys()) {
             if let Some(definers) = self.definers.get_mut(&key) {
                 definers.remove(path);
-                self.retell.extend(definers.iter().cloned());
+                self.to_report.extend(definers.iter().cloned());
                 if definers.is_empty() {
                     self.definers.remove(&key);
                 }
@@ -165,12 +170,12 @@ impl DirState {
         for key in self.files.get(path).into_iter().flat_map(|file| file.objects.keys()) {
             let definers = self.definers.entry(key.clone()).or_default();
             definers.insert(path.to_owned());
-            self.retell.extend(definers.iter().cloned());
+            self.to_report.extend(definers.iter().cloned());
             self.touched.insert(key.clone());
         }
     }
 
-    /// Brings `enforced` up to date for one object.
+    /// Updates `enforced` for one object, and adds the change to `changes`.
     fn settle(&mut self, key: &ObjectRef, changes: &mut BTreeMap<ObjectRef, Change>) {
         let now = self.defined(key).map(|defined| defined.change.clone()).or_else(|| {
             let name = &key.name;
@@ -208,13 +213,13 @@ impl DirState {
         self.files.get(path)?.objects.get(key)
     }
 
-    /// What to tell of a file, if it is something else than before.
-    fn retell(&mut self, path: &Path) -> Option<(Arc<str>, Vec<Diagnostic>)> {
+    /// The diagnostics of a file, if they changed since the last flush.
+    fn changed_diagnostics(&mut self, path: &Path) -> Option<(Arc<str>, Vec<Diagnostic>)> {
         let diagnostics = self.diagnostics(path);
         let before = if diagnostics.is_empty() {
-            self.told.remove(path)
+            self.reported.remove(path)
         } else {
-            self.told.insert(path.to_owned(), diagnostics.clone())
+            self.reported.insert(path.to_owned(), diagnostics.clone())
         };
         let is_news = before.unwrap_or_default() != diagnostics;
         is_news.then(|| (path.to_string_lossy().into(), diagnostics))
@@ -260,7 +265,7 @@ impl File {
         }
     }
 
-    /// Takes over the objects of the last good state that are not defined now.
+    /// Keeps the objects of the last complete content that the file does not define now.
     fn keep_missing(&mut self, before: Option<&File>, name: &str) {
         let mut kept = Vec::new();
         for (key, defined) in before.into_iter().flat_map(|file| &file.objects) {
@@ -280,7 +285,7 @@ impl File {
     }
 }
 
-/// What cannot be read may be a pod of this node, or a policy that isolates one: that is not known.
+/// Marks an error as unread: the unread part may be a pod of this node, or a policy for one.
 fn unread(found: Diagnostic) -> Diagnostic {
     match found.severity {
         Severity::Error => Diagnostic { about: About::Unread(found.about.to_string()), ..found },

@@ -12,15 +12,15 @@ use super::*;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A watched directory and what came of it so far.
+/// A watched directory, and the events that it has sent so far.
 struct Watched {
     dir: TempDir,
     root: PathBuf,
     events: Receiver<Event>,
     /// The enforced policies, as `name:port`.
     policies: BTreeSet<String>,
-    told: BTreeMap<String, Vec<Diagnostic>>,
-    /// How many batches came.
+    reported: BTreeMap<String, Vec<Diagnostic>>,
+    /// How many batches were received.
     batches: usize,
 }
 
@@ -40,8 +40,8 @@ impl Watched {
         prepare(&root);
         let (sender, events) = mpsc::channel(16);
         start(&root, sender).unwrap();
-        let (policies, told) = (BTreeSet::new(), BTreeMap::new());
-        let mut watched = Self { dir, root, events, policies, told, batches: 0 };
+        let (policies, reported) = (BTreeSet::new(), BTreeMap::new());
+        let mut watched = Self { dir, root, events, policies, reported, batches: 0 };
         while !watched.next().await {}
         watched
     }
@@ -54,11 +54,13 @@ impl Watched {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// Takes one event; whether it was `Synced`.
+    /// Takes one event; returns whether it was `Synced`.
     async fn next(&mut self) -> bool {
         match timeout(LIMIT, self.events.recv()).await.unwrap().unwrap() {
             Event::Synced | Event::SyncedInPart => return true,
-            Event::Diagnostics(file, told) => drop(self.told.insert(file.to_string(), told)),
+            Event::Diagnostics(file, reported) => {
+                self.reported.insert(file.to_string(), reported);
+            }
             Event::Changes(changes) => {
                 assert!(!changes.is_empty());
                 self.batches += 1;
@@ -96,19 +98,19 @@ impl Watched {
         }
     }
 
-    /// Waits until something, or nothing, is told of the file `name`.
-    async fn tells(&mut self, name: &str, something: bool) -> String {
+    /// Waits until the file `name` has diagnostics, or has none, and returns the first one.
+    async fn reports(&mut self, name: &str, has_diagnostics: bool) -> String {
         let file = self.path(name).to_string_lossy().trim_end_matches('/').to_owned();
         loop {
-            let told = self.told.get(&file).map(Vec::as_slice).unwrap_or_default();
-            if told.is_empty() != something {
-                return told.first().map(ToString::to_string).unwrap_or_default();
+            let reported = self.reported.get(&file).map(Vec::as_slice).unwrap_or_default();
+            if reported.is_empty() != has_diagnostics {
+                return reported.first().map(ToString::to_string).unwrap_or_default();
             }
             self.next().await;
         }
     }
 
-    /// Whatever was done before has been looked at when a marker file arrives.
+    /// Waits until a marker file is read: all changes before it have been read then.
     async fn nothing_happened(&mut self) {
         let before = self.policies.clone();
         self.write("marker.yaml", &policy("marker", 1));
@@ -208,7 +210,7 @@ async fn an_editor_that_renames_the_file_away_first_never_opens_it() {
 }
 
 #[tokio::test]
-async fn directories_are_followed_when_they_come_move_and_go() {
+async fn directories_are_followed_when_they_are_created_moved_and_removed() {
     let mut watched = empty().await;
     fs::create_dir_all(watched.path("x/y")).unwrap();
     watched.write("x/y/a.yaml", &policy("a", 1));
@@ -255,20 +257,20 @@ async fn a_config_map_volume_changes_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_link_to_a_file_is_followed_and_to_a_directory_is_told() {
+async fn a_link_to_a_file_is_followed_and_to_a_directory_is_reported() {
     let mut watched = empty().await;
     let outside = watched.dir.path().join("outside.yaml");
     fs::write(&outside, policy("a", 1)).unwrap();
     symlink(&outside, watched.path("link.yaml")).unwrap();
     watched.becomes(&["a:1"]).await;
     fs::hard_link(&outside, watched.path("hard.yaml")).unwrap();
-    watched.tells("hard.yaml", true).await;
+    watched.reports("hard.yaml", true).await;
     fs::remove_file(watched.path("link.yaml")).unwrap();
-    watched.tells("hard.yaml", false).await;
+    watched.reports("hard.yaml", false).await;
     symlink(watched.dir.path(), watched.path("dir")).unwrap();
-    assert!(watched.tells("dir", true).await.contains("not followed"));
+    assert!(watched.reports("dir", true).await.contains("not followed"));
     symlink("nowhere", watched.path("dangling.yaml")).unwrap();
-    assert!(watched.tells("dangling.yaml", true).await.contains("cannot be opened"));
+    assert!(watched.reports("dangling.yaml", true).await.contains("cannot be opened"));
     watched.becomes(&["a:1"]).await;
 }
 
@@ -278,34 +280,34 @@ async fn a_file_that_becomes_unreadable_keeps_its_last_good_state() {
     watched.write("a.yaml", &policy("a", 1));
     watched.becomes(&["a:1"]).await;
     watched.write("a.yaml", "a: [");
-    watched.tells("a.yaml", true).await;
+    watched.reports("a.yaml", true).await;
     watched.becomes(&["a:1"]).await;
     watched.write("a.yaml", "a: \u{1}");
-    while !watched.tells("a.yaml", true).await.contains("control characters") {
+    while !watched.reports("a.yaml", true).await.contains("control characters") {
         watched.next().await;
     }
     watched.becomes(&["a:1"]).await;
     watched.write("a.yaml", &policy("a", 2));
     watched.becomes(&["a:2"]).await;
-    watched.tells("a.yaml", false).await;
+    watched.reports("a.yaml", false).await;
 }
 
 #[tokio::test]
-async fn a_directory_that_goes_away_keeps_its_objects_until_it_is_back() {
+async fn a_directory_that_is_removed_keeps_its_objects_until_it_exists_again() {
     let mut watched = empty().await;
     watched.write("a.yaml", &policy("a", 1));
     watched.write("b.yaml", &policy("b", 1));
     watched.reaches(&["a:1", "b:1"]).await;
     let elsewhere = watched.dir.path().join("elsewhere");
     fs::rename(&watched.root, &elsewhere).unwrap();
-    assert!(watched.tells("", true).await.contains("the directory was removed"));
+    assert!(watched.reports("", true).await.contains("the directory was removed"));
     watched.becomes(&["a:1", "b:1"]).await;
     let new = watched.dir.path().join("new");
     fs::create_dir(&new).unwrap();
     fs::write(new.join("a.yaml"), policy("a", 2)).unwrap();
     fs::rename(&new, &watched.root).unwrap();
     watched.becomes(&["a:2"]).await;
-    watched.tells("", false).await;
+    watched.reports("", false).await;
     watched.write("a.yaml", &policy("a", 3));
     watched.becomes(&["a:3"]).await;
 }
@@ -314,7 +316,7 @@ async fn a_directory_that_goes_away_keeps_its_objects_until_it_is_back() {
 async fn many_files_become_few_batches() {
     let mut watched = empty().await;
     let names: Vec<String> = (0..500).map(|number| format!("p{number}")).collect();
-    // Nobody takes the events meanwhile: what fits into the channel is sent, the rest is gathered.
+    // The test takes no events meanwhile: the channel fills, and further changes become one batch.
     for name in &names {
         watched.write(&format!("{name}.yaml"), &policy(name, 1));
     }
@@ -335,8 +337,8 @@ async fn many_files_become_few_batches() {
 }
 
 #[tokio::test]
-async fn lost_signals_are_made_up_for() {
-    // Nobody takes the events: the thread stands still while signals pile up beyond their limit.
+async fn after_lost_signals_everything_is_read_again() {
+    // The test takes no events: the thread is blocked while signals exceed their limit.
     let mut watched = empty().await;
     for round in 0..20 {
         watched.write("a.yaml", &policy("a", round + 1));

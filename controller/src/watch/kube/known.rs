@@ -1,13 +1,13 @@
-//! What is known of one kind: a pure value that turns what a watch says into changes.
+//! The known objects of one kind: a pure value that turns the events of a watch into changes.
 //!
 //! ```text
-//! begin, listed …, end     a list: what is new, and what is missing from it, is one batch
-//! applied, deleted         events after it
+//! begin, applied …, end    a list: its new and its missing objects are one batch
+//! applied, deleted         events after the list
 //!        └────────────► flush ─► Batch
 //! ```
 //!
-//! Of an object only its name and version are kept. One that is listed again in the version that
-//! is known is not even converted: a list after an outage costs what changed meanwhile.
+//! Only the name and the version of an object are kept. An object that is listed again in the known
+//! version is not converted: the cost of a list after an outage depends on the changes meanwhile.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -25,37 +25,37 @@ use crate::watch::Batch;
 /// The objects of one kind that the server is known to have.
 #[derive(Debug)]
 pub struct Known<K> {
-    /// By namespace (empty for kinds that have none) and name.
+    /// The objects by namespace (empty for cluster-scoped kinds) and name.
     objects: BTreeMap<Str, BTreeMap<Str, Entry>>,
     interner: Interner,
     list: List,
     /// Counts lists: an object whose entry has another number was not in the last one.
     round: u32,
-    /// The list that had an object without a name, while that is told.
+    /// The list that had an object without a name, while that is reported.
     nameless: Option<u32>,
     pending: Batch,
     kind: PhantomData<fn() -> K>,
 }
 
-/// How far the list is that is being read.
+/// The progress of the current list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum List {
-    /// None was ever complete. Nothing is enforced before one is, so parts of it may go out.
+    /// No list was complete yet. Nothing is enforced before that, so parts of it may be sent.
     First,
-    /// One was broken off or is being read, and another one was complete before. Between its parts
-    /// no state was ever meant to be enforced: they wait for its end.
-    Again,
-    /// The last one is complete.
+    /// A list is being read, or has failed, after an earlier one was complete. No state between its
+    /// parts may be enforced: they are sent when it is complete.
+    Repeated,
+    /// The last list is complete.
     Complete,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// The version that was converted. `None` where it is no number: then it equals no other.
+    /// The version that was converted; `None` if it is not a number, which equals no version.
     version: Option<NonZeroU64>,
     round: u32,
-    /// Whether there is something to tell of the object.
-    told: bool,
+    /// Whether diagnostics of the object were reported.
+    has_diagnostics: bool,
 }
 
 impl<K: LeanKind> Default for Known<K> {
@@ -73,23 +73,24 @@ impl<K: LeanKind> Default for Known<K> {
 }
 
 impl<K: LeanKind> Known<K> {
-    /// A list begins, whether or not an earlier one came to its end.
+    /// Begins a list, even if the list before was not complete.
     pub fn begin(&mut self) {
         self.round = self.round.wrapping_add(1);
         self.list = match self.list {
             List::First => List::First,
-            List::Again | List::Complete => List::Again,
+            List::Repeated | List::Complete => List::Repeated,
         };
     }
 
-    /// The versions that are known mean nothing any more: what is listed next is converted again.
+    /// Removes all versions after the server was restored: the next list converts all objects.
     pub fn forget_versions(&mut self) {
         for entry in self.objects.values_mut().flat_map(BTreeMap::values_mut) {
             entry.version = None;
         }
     }
 
-    /// The list is complete: what was not in it is gone. Tells whether it is the first one.
+    /// Completes the list: removes objects that it did not contain. Returns whether it is the first
+    /// complete list.
     pub fn end(&mut self) -> bool {
         let round = self.round;
         for (namespace, names) in &mut self.objects {
@@ -97,7 +98,7 @@ impl<K: LeanKind> Known<K> {
                 let stays = entry.round == round;
                 if !stays {
                     let object = ObjectRef::new(K::KIND, namespace.clone(), name.clone());
-                    gone(&mut self.pending, object, entry.told);
+                    push_removal(&mut self.pending, object, entry.has_diagnostics);
                 }
                 stays
             });
@@ -121,42 +122,42 @@ impl<K: LeanKind> Known<K> {
         self.objects.is_empty()
     }
 
-    /// An object of the list, or one that was created or changed.
+    /// Stores an object of the list, or one that was created or changed.
     pub fn applied(&mut self, object: &Lean<K>) {
         let version = object.resource_version().and_then(|text| text.parse().ok());
         let names = object.names();
-        let (round, mut was_told) = (self.round, false);
+        let (round, mut had_diagnostics) = (self.round, false);
         if let Some(entry) = names.and_then(|(namespace, name)| self.entry(namespace, name)) {
             if version.is_some() && entry.version == version {
                 entry.round = round;
                 return;
             }
-            was_told = entry.told;
+            had_diagnostics = entry.has_diagnostics;
         }
         let (converted, diagnostics) = convert::lean(object);
-        let told = !diagnostics.is_empty();
+        let has_diagnostics = !diagnostics.is_empty();
         let Some((namespace, name)) = names else {
             self.nameless = Some(round);
             return self.pending.diagnostics.push((K::KIND.as_str().into(), diagnostics));
         };
-        if told || was_told {
+        if has_diagnostics || had_diagnostics {
             let origin = ObjectRef::new(K::KIND, namespace, name).titled();
             self.pending.diagnostics.push((origin.into(), diagnostics));
         }
         let Converted::Object(mut change) = converted else { return };
         self.interner.share(&mut change);
-        let entry = Entry { version, round, told };
+        let entry = Entry { version, round, has_diagnostics };
         if let Some(known) = self.entry(namespace, name) {
             *known = entry;
         } else {
-            // It shares the storage of the change.
+            // The names share the storage of the change.
             let ObjectRef { namespace, name, .. } = change.object();
             self.objects.entry(namespace).or_default().insert(name, entry);
         }
         self.pending.changes.push(Object { change, meta: convert::meta(object) });
     }
 
-    /// An object that was deleted.
+    /// Removes an object that was deleted.
     pub fn deleted(&mut self, object: &Lean<K>) {
         let Some((namespace, name)) = object.names() else { return };
         let Some(names) = self.objects.get_mut(namespace) else { return };
@@ -164,14 +165,18 @@ impl<K: LeanKind> Known<K> {
         if names.is_empty() {
             self.objects.remove(namespace);
         }
-        gone(&mut self.pending, ObjectRef::new(K::KIND, namespace, name), entry.told);
+        push_removal(
+            &mut self.pending,
+            ObjectRef::new(K::KIND, namespace, name),
+            entry.has_diagnostics,
+        );
     }
 
-    /// What is to be sent now: nothing while a list is being read anew.
+    /// The changes to send now; empty while a list after the first one is not complete.
     pub fn flush(&mut self) -> Batch {
         match self.list {
             List::First | List::Complete => std::mem::take(&mut self.pending),
-            List::Again => Batch::default(),
+            List::Repeated => Batch::default(),
         }
     }
 
@@ -180,8 +185,8 @@ impl<K: LeanKind> Known<K> {
     }
 }
 
-fn gone(batch: &mut Batch, object: ObjectRef, told: bool) {
-    if told {
+fn push_removal(batch: &mut Batch, object: ObjectRef, has_diagnostics: bool) {
+    if has_diagnostics {
         batch.diagnostics.push((object.titled().into(), Vec::new()));
     }
     batch.changes.extend(Change::removal(object).map(Object::from));

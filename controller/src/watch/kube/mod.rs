@@ -5,16 +5,15 @@
 //!                                                (what is new)
 //! ```
 //!
-//! - All watches run on a thread of their own. The agent's thread writes rules for some 10 ms at a
-//!   time; meanwhile events go on being read and decoded, and decoding the list of a large cluster,
-//!   which takes seconds, does not stand in the way of enforcing. What is read waits in the bounded
-//!   channel; when that is full the watch stops reading, so memory stays bounded.
-//! - Kinds arrive in any order. Nothing is programmed before all of them are there, except for a kind
-//!   that the cluster may lack and that cannot be read: then the agent decides, for it knows what is in
-//!   the kernel. After that
-//!   any order is safe: a policy isolates pods that come later, and a namespace that is not known
-//!   yet matches no selector. So no watch waits for another.
-//! - While a watch is broken, what is known stays enforced.
+//! - All watches run on their own thread. While the agent's thread writes rules, for about 10 ms at
+//!   a time, events are read and decoded; and decoding the list of a large cluster, which takes
+//!   seconds, does not delay enforcement. Events wait in the bounded channel; when it is full, the
+//!   watch stops reading, so memory stays bounded.
+//! - Kinds arrive in any order. Nothing is programmed before all kinds have arrived, except for an
+//!   optional kind that cannot be read: then the agent decides, because it knows the rules in the
+//!   kernel. After that any order is safe: a policy isolates pods that come later, and a namespace
+//!   that is not known yet matches no selector. So no watch waits for another.
+//! - While a watch fails, the known objects stay enforced.
 
 mod known;
 
@@ -37,16 +36,17 @@ use tokio::task::JoinSet;
 use super::Event;
 pub use known::Known;
 
-/// Pods that have ended take no part. The server leaves them out: one that ends is deleted here.
+/// Policies do not apply to pods that have ended. The server does not send them: a pod that ends is
+/// a deletion in the watch.
 const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
-/// Watches the API server from a thread of its own until the receiver of `events` is dropped:
-/// first everything and [`Event::Synced`], then what changes.
+/// Starts a thread that watches the API server until the receiver of `events` is dropped. It sends
+/// all objects and [`Event::Synced`] first, then changes.
 ///
 /// # Errors
-/// When it is not clear which server to watch. That it does not answer is no error: it is tried
-/// again until it does. Nor is it one that the cluster lacks a kind which a CRD brings: such a kind
-/// has no objects, and is looked for every `missing_kind_period`.
+/// When the configuration does not name a server. A server that does not answer is no error:
+/// requests are retried. A kind of a CRD that is not installed is no error either: it has no
+/// objects, and is searched every `missing_kind_period`.
 pub fn start(
     access: Access,
     missing_kind_period: Duration,
@@ -57,8 +57,8 @@ pub fn start(
 
 /// The kinds that are watched. A new kind is one line here and one `LeanKind` in the `crds` crate.
 ///
-/// The first four are part of every Kubernetes. The others come with CRDs, which may be installed
-/// later and may go: nothing waits for a kind that the cluster does not have.
+/// The first four are part of every Kubernetes cluster. The others have CRDs, which may be
+/// installed or removed at any time: nothing waits for a kind that the cluster does not have.
 async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::Sender<Event>) {
     let [required, optional] = [4, 2].map(|kinds| Arc::new(AtomicUsize::new(kinds)));
     let outlet = Outlet { events: events.clone(), required, optional, unreadable: Arc::default() };
@@ -73,20 +73,20 @@ async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::
     watches.spawn(outlet.optional::<ClusterDefaultNetworkPolicy>(client, period).run());
     tokio::select! {
         () = events.closed() => {}
-        // It cannot end while somebody listens; if one broke, the agent must not go on without it.
+        // A watch never ends while the receiver exists. If one fails, the agent must not continue.
         _ = watches.join_next() => {}
     }
 }
 
-/// Where watches send what they found.
+/// Sends the events of all watches, and counts the kinds that have not arrived.
 #[derive(Clone)]
 struct Outlet {
     events: mpsc::Sender<Event>,
-    /// How many kinds that every cluster has have not delivered their first complete view.
+    /// How many required kinds have not delivered their first complete view.
     required: Arc<AtomicUsize>,
-    /// The same for kinds that the cluster may lack.
+    /// How many optional kinds, which the cluster may lack, have not delivered it.
     optional: Arc<AtomicUsize>,
-    /// How many of these cannot be read, and nothing waits for.
+    /// How many optional kinds cannot be read; nothing waits for these.
     unreadable: Arc<AtomicUsize>,
 }
 
@@ -118,7 +118,7 @@ impl Outlet {
         self.events.send(event).await.map_err(|_| Closed)
     }
 
-    /// Says so if no kind has to be waited for any longer. All watches run on one thread.
+    /// Sends an event when no kind is missing any longer. All watches run on one thread.
     async fn put_synced(&self) -> Result<(), Closed> {
         let count = |kinds: &AtomicUsize| kinds.load(Ordering::Acquire);
         let unreadable = count(&self.unreadable);
@@ -130,13 +130,13 @@ impl Outlet {
     }
 }
 
-/// The objects of one kind, and where changes of them are sent.
+/// The objects of one kind, and the outlet for their changes.
 struct Objects<K> {
     known: Known<K>,
     outlet: Outlet,
-    /// Where this kind counts until its first view.
+    /// The counter of missing kinds that includes this kind until its first view.
     awaited: Arc<AtomicUsize>,
-    /// Whether nothing waits for the first view.
+    /// Whether the kind cannot be read, so that nothing waits for its first view.
     is_unreadable: bool,
 }
 

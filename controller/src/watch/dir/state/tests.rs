@@ -13,33 +13,33 @@ fn policy(name: &str, port: u16) -> String {
 const NAMESPACE: &str =
     "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {a: b}}\n";
 
-/// A step, and what must come out of it.
+/// A step, and its expected batch.
 struct Step {
     file: &'static str,
     text: Option<String>,
     changes: &'static [&'static str],
-    /// `file: how many diagnostics`, of the files of which something new is told.
-    told: &'static [(&'static str, usize)],
+    /// The number of diagnostics of each file whose diagnostics changed.
+    reported: &'static [(&'static str, usize)],
 }
 
 fn step(
     file: &'static str,
     text: impl Into<String>,
     changes: &'static [&'static str],
-    told: &'static [(&'static str, usize)],
+    reported: &'static [(&'static str, usize)],
 ) -> Step {
-    Step { file, text: Some(text.into()), changes, told }
+    Step { file, text: Some(text.into()), changes, reported }
 }
 
 fn remove(
     file: &'static str,
     changes: &'static [&'static str],
-    told: &'static [(&'static str, usize)],
+    reported: &'static [(&'static str, usize)],
 ) -> Step {
-    Step { file, text: None, changes, told }
+    Step { file, text: None, changes, reported }
 }
 
-/// `+shop/a:80` for a policy that is enforced, `-shop/a` for one that is gone.
+/// `+shop/a:80` for a policy that is enforced, `-shop/a` for one that is removed.
 fn shown(change: &Change) -> String {
     match change {
         Change::Policy(name, None) => format!("-{}", name.short()),
@@ -66,9 +66,12 @@ fn check(steps: &[Step]) {
         let batch = state.flush();
         let changes: Vec<_> = batch.changes.iter().map(|object| shown(&object.change)).collect();
         assert_eq!(changes, step.changes, "step {at}: {:#?}", batch.diagnostics);
-        let told: Vec<_> =
-            batch.diagnostics.iter().map(|(file, told)| (file.as_ref(), told.len())).collect();
-        assert_eq!(told, step.told, "step {at}: {:#?}", batch.diagnostics);
+        let reported: Vec<_> = batch
+            .diagnostics
+            .iter()
+            .map(|(file, reported)| (file.as_ref(), reported.len()))
+            .collect();
+        assert_eq!(reported, step.reported, "step {at}: {:#?}", batch.diagnostics);
         assert_eq!(state.flush(), Batch::default(), "step {at}: a second flush is empty");
     }
 }
@@ -134,7 +137,7 @@ fn a_document_that_cannot_be_parsed_keeps_what_the_file_defined() {
 
 /// A file that is written in place is empty first, and stays so if its writer fails.
 #[test]
-fn an_empty_file_keeps_what_it_defined_and_is_told() {
+fn an_empty_file_keeps_what_it_defined_and_is_reported() {
     check(&[
         step("x", policy("a", 1), &["+shop/1", "+shop/a:1"], &[]),
         step("x", "", &[], &[("x", 2)]),
@@ -162,7 +165,7 @@ fn a_pod_whose_document_is_cut_is_still_known() {
     }
 }
 
-/// A later version may mean anything: it is told, and the policy stays as it was last understood.
+/// The meaning of a later API version is unknown: it is reported, and the last known policy stays.
 #[test]
 fn a_policy_in_a_version_that_is_not_known_stays_as_it_was() {
     let later =
@@ -170,7 +173,7 @@ fn a_policy_in_a_version_that_is_not_known_stays_as_it_was() {
     check(&[
         step("x", later("a", 1) + &policy("b", 1), &["+shop/1", "+shop/b:1"], &[("x", 1)]),
         step("x", policy("a", 2) + &policy("b", 1), &["+shop/a:2"], &[("x", 0)]),
-        // Of the rest of the file what is there counts, and what is not is gone.
+        // The rest of the file is applied: an object that it no longer contains is removed.
         step("x", later("a", 3), &["-shop/b"], &[("x", 1)]),
         step("x", later("a", 4), &[], &[]),
         step("x", policy("a", 5), &["+shop/a:5"], &[("x", 0)]),
@@ -197,9 +200,9 @@ fn an_unreadable_file_keeps_what_it_defined() {
     state.unreadable(Path::new("x"), "it cannot be read");
     let batch = state.flush();
     assert_eq!((batch.changes.len(), batch.diagnostics.len()), (0, 1));
-    let told: Vec<_> = batch.diagnostics[0].1.iter().map(ToString::to_string).collect();
+    let reported: Vec<_> = batch.diagnostics[0].1.iter().map(ToString::to_string).collect();
     assert_eq!(
-        told,
+        reported,
         [
             "x:1:1: error: it cannot be read; nothing of it is read",
             "x:1:1: warning: until the file can be read as a whole, what it last defined stays \
@@ -226,17 +229,18 @@ fn the_same_definition_twice_is_a_warning_that_names_both() {
     let mut state = DirState::default();
     state.load(Path::new("a"), &policy("a", 1));
     state.load(Path::new("b"), &policy("a", 1));
-    let told: Vec<_> = state.flush().diagnostics.into_iter().flat_map(|(_, told)| told).collect();
-    assert_eq!(told.len(), 1);
+    let reported: Vec<_> =
+        state.flush().diagnostics.into_iter().flat_map(|(_, reported)| reported).collect();
+    assert_eq!(reported.len(), 1);
     assert_eq!(
-        told[0].to_string(),
+        reported[0].to_string(),
         "a:2:1: warning: NetworkPolicy shop/a: this definition is the same as the one at b:2:1, \
          the last in path order; delete one"
     );
 }
 
 #[test]
-fn what_cannot_be_read_is_told_as_unread_with_its_file_and_a_mistake_in_an_object_is_not() {
+fn what_cannot_be_read_is_reported_as_unread_with_its_file_and_a_mistake_in_an_object_is_not() {
     let good = policy("a", 1);
     for (text, unread) in [
         (good.clone() + "---\nkind: Pod\n metadata: {\n", 1),
@@ -249,10 +253,13 @@ fn what_cannot_be_read_is_told_as_unread_with_its_file_and_a_mistake_in_an_objec
     ] {
         let mut state = DirState::default();
         state.load(Path::new("x.yaml"), &text);
-        let told: Vec<Diagnostic> =
-            state.flush().diagnostics.into_iter().flat_map(|(_, told)| told).collect();
-        let found = told.iter().filter(|told| matches!(told.about, About::Unread(_)));
-        assert_eq!(found.clone().count(), unread, "{text}: {told:?}");
-        assert!(found.clone().all(|found| found.to_string().starts_with("x.yaml:")), "{told:?}");
+        let reported: Vec<Diagnostic> =
+            state.flush().diagnostics.into_iter().flat_map(|(_, reported)| reported).collect();
+        let found = reported.iter().filter(|reported| matches!(reported.about, About::Unread(_)));
+        assert_eq!(found.clone().count(), unread, "{text}: {reported:?}");
+        assert!(
+            found.clone().all(|found| found.to_string().starts_with("x.yaml:")),
+            "{reported:?}"
+        );
     }
 }

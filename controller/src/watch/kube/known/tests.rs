@@ -1,4 +1,4 @@
-//! What a watch says, as sentences: lists, events and what is sent of them.
+//! The events of a watch and the batches that follow, one rule a test.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -21,7 +21,7 @@ fn pod(name: &str, version: u32) -> Lean<Pod> {
 }
 
 /// What a batch does to pods: the last byte of their address, or `None` for a deletion.
-fn told(batch: &Batch) -> Vec<(String, Option<u8>)> {
+fn pod_changes(batch: &Batch) -> Vec<(String, Option<u8>)> {
     let each = batch.changes.iter().map(|object| match &object.change {
         Change::Pod(key, pod) => {
             let last = |address: &std::net::IpAddr| match address {
@@ -47,14 +47,14 @@ fn named(name: &str, address: Option<u8>) -> (String, Option<u8>) {
 }
 
 #[test]
-fn parts_of_the_first_list_go_out_at_once() {
+fn parts_of_the_first_list_are_sent_at_once() {
     let mut known = Known::default();
     known.begin();
     known.applied(&pod("a", 1));
-    assert_eq!(told(&known.flush()), [named("a", Some(1))]);
+    assert_eq!(pod_changes(&known.flush()), [named("a", Some(1))]);
     known.applied(&pod("b", 2));
     assert!(known.end(), "it is the first list");
-    assert_eq!(told(&known.flush()), [named("b", Some(2))]);
+    assert_eq!(pod_changes(&known.flush()), [named("b", Some(2))]);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_list_after_an_outage_is_one_batch_with_just_the_difference() {
     }
     assert!(!known.end(), "it is not the first list");
     let expected = [named("c", Some(4)), named("d", Some(5)), named("b", None)];
-    assert_eq!(told(&known.flush()), expected);
+    assert_eq!(pod_changes(&known.flush()), expected);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn after_the_server_went_back_an_object_of_a_known_version_is_another_one() {
     known.flush();
     known.forget_versions();
     list(&mut known, &[("a", 1)]);
-    assert_eq!(told(&known.flush()), [named("a", Some(1)), named("b", None)]);
+    assert_eq!(pod_changes(&known.flush()), [named("a", Some(1)), named("b", None)]);
 }
 
 #[test]
@@ -90,23 +90,23 @@ fn a_list_that_was_broken_off_deletes_nothing() {
     known.begin();
     known.applied(&pod("c", 3));
     assert!(!list(&mut known, &[("a", 1), ("b", 2), ("c", 3)]));
-    assert_eq!(told(&known.flush()), [named("c", Some(3))]);
+    assert_eq!(pod_changes(&known.flush()), [named("c", Some(3))]);
 }
 
 #[test]
-fn a_kind_that_is_gone_takes_its_objects_along_and_comes_back_as_one_batch() {
+fn a_removed_kind_removes_its_objects_and_comes_back_as_one_batch() {
     let mut known = Known::default();
     assert!(list(&mut known, &[("a", 1), ("b", 2)]), "it is the first list");
     known.flush();
     assert_eq!(known.len(), 2);
     assert!(!list(&mut known, &[]), "it is not the first list");
     assert!(known.is_empty());
-    assert_eq!(told(&known.flush()), [named("a", None), named("b", None)]);
+    assert_eq!(pod_changes(&known.flush()), [named("a", None), named("b", None)]);
     known.begin();
     known.applied(&pod("b", 3));
     assert_eq!(known.flush(), Batch::default(), "a part was sent");
     known.end();
-    assert_eq!(told(&known.flush()), [named("b", Some(3))]);
+    assert_eq!(pod_changes(&known.flush()), [named("b", Some(3))]);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn an_object_that_the_broken_first_list_had_and_the_next_has_not_is_deleted() {
     known.applied(&pod("a", 1));
     known.flush();
     assert!(list(&mut known, &[("b", 2)]), "no list was complete before");
-    assert_eq!(told(&known.flush()), [named("b", Some(2)), named("a", None)]);
+    assert_eq!(pod_changes(&known.flush()), [named("b", Some(2)), named("a", None)]);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn events_follow_the_list_and_repeated_ones_are_silent() {
     assert_eq!(known.flush(), Batch::default());
     known.applied(&pod("a", 3));
     known.deleted(&pod("a", 4));
-    assert_eq!(told(&known.flush()), [named("a", Some(3)), named("a", None)]);
+    assert_eq!(pod_changes(&known.flush()), [named("a", Some(3)), named("a", None)]);
     known.deleted(&pod("a", 4));
     assert_eq!(known.flush(), Batch::default());
 }
@@ -148,7 +148,7 @@ fn a_version_that_is_no_number_equals_none() {
 }
 
 #[test]
-fn what_is_wrong_with_an_object_is_told_until_it_is_right_or_gone() {
+fn diagnostics_of_an_object_are_reported_until_it_is_correct_or_deleted() {
     let policy = |version: u32, ingress: Value| {
         lean::<NetworkPolicy>(&json!({
             "metadata": {"name": "a", "namespace": "shop", "resourceVersion": version.to_string()},
@@ -157,24 +157,24 @@ fn what_is_wrong_with_an_object_is_told_until_it_is_right_or_gone() {
     };
     let mut known = Known::default();
     list_nothing(&mut known);
-    let said = |known: &mut Known<NetworkPolicy>| {
-        let told = known.flush().diagnostics.into_iter();
-        told.map(|(origin, told)| (origin.to_string(), told.len())).collect::<Vec<_>>()
+    let diagnostics_of = |known: &mut Known<NetworkPolicy>| {
+        let changed = known.flush().diagnostics.into_iter();
+        changed.map(|(origin, found)| (origin.to_string(), found.len())).collect::<Vec<_>>()
     };
     let origin = || "NetworkPolicy shop/a".to_owned();
     known.applied(&policy(1, json!("everything")));
-    assert_eq!(said(&mut known), [(origin(), 1)]);
+    assert_eq!(diagnostics_of(&mut known), [(origin(), 1)]);
     known.applied(&policy(2, json!([])));
-    assert_eq!(said(&mut known), [(origin(), 0)]);
+    assert_eq!(diagnostics_of(&mut known), [(origin(), 0)]);
     known.applied(&policy(3, json!([])));
-    assert_eq!(said(&mut known), []);
+    assert_eq!(diagnostics_of(&mut known), []);
     known.applied(&policy(4, json!(7)));
     known.deleted(&policy(5, json!(7)));
-    assert_eq!(said(&mut known), [(origin(), 1), (origin(), 0)]);
+    assert_eq!(diagnostics_of(&mut known), [(origin(), 1), (origin(), 0)]);
 }
 
 #[test]
-fn an_object_without_a_name_is_told_until_a_list_lacks_it() {
+fn an_object_without_a_name_is_reported_until_a_list_lacks_it() {
     let nameless = lean::<Pod>(&json!({"metadata": {"resourceVersion": "1"}}));
     let mut known = Known::default();
     known.begin();
@@ -182,11 +182,11 @@ fn an_object_without_a_name_is_told_until_a_list_lacks_it() {
     known.applied(&pod("a", 1));
     known.end();
     let Batch { changes, diagnostics } = known.flush();
-    assert_eq!(changes.len(), 1, "the object beside it is enforced");
+    assert_eq!(changes.len(), 1, "the other object is enforced");
     assert_eq!(diagnostics.len(), 1);
     list(&mut known, &[("a", 1)]);
-    let told = Batch { changes: Vec::new(), diagnostics: vec![("Pod".into(), Vec::new())] };
-    assert_eq!(known.flush(), told);
+    let expected = Batch { changes: Vec::new(), diagnostics: vec![("Pod".into(), Vec::new())] };
+    assert_eq!(known.flush(), expected);
 }
 
 fn list_nothing<K: LeanKind>(known: &mut Known<K>) {
@@ -195,7 +195,7 @@ fn list_nothing<K: LeanKind>(known: &mut Known<K>) {
     known.flush();
 }
 
-/// What may happen to a watch: the server's state changes and is seen, or it is listed.
+/// A step of the server or the watch: an event that is seen or missed, or a list.
 #[derive(Clone, Debug)]
 enum Step {
     Event { pod: u8, exists: bool },
@@ -225,17 +225,17 @@ proptest! {
         let mut known = Known::default();
         let mut mirror = BTreeMap::new();
         let name = |pod: u8| format!("pod-{pod}");
-        // Events after something went unseen come only after a list.
+        // After a missed event, events come only after a list.
         let mut blind = true;
         for step in steps.into_iter().chain([Step::List]) {
             match step {
                 Step::Event { pod, exists } | Step::Unseen { pod, exists } => {
                     version += 1;
-                    let gone = if exists { server.insert(pod, version); None } else { server.remove(&pod) };
+                    let old = if exists { server.insert(pod, version) } else { server.remove(&pod) };
                     blind |= matches!(step, Step::Unseen { .. });
                     if blind { continue }
                     if exists { known.applied(&super::tests::pod(&name(pod), version)) }
-                    else if gone.is_some() { known.deleted(&super::tests::pod(&name(pod), version)) }
+                    else if old.is_some() { known.deleted(&super::tests::pod(&name(pod), version)) }
                 }
                 Step::BrokenList(upto) => {
                     known.begin();
@@ -249,7 +249,7 @@ proptest! {
                     blind = false;
                 }
             }
-            for (pod, address) in told(&known.flush()) {
+            for (pod, address) in pod_changes(&known.flush()) {
                 mirror.insert(pod, address);
             }
         }
