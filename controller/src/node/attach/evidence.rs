@@ -5,19 +5,19 @@ use std::net::IpAddr;
 
 use crate::dataplane::interfaces::Snapshot;
 
-/// What is judged.
+/// The input of [`Evidence::judge`].
 pub(super) struct Evidence<'a> {
-    /// What the kernel reports.
+    /// The interfaces, routes and addresses in the kernel.
     pub(super) snapshot: &'a Snapshot,
-    /// Interfaces whose addresses the cache knows: they have no others.
+    /// Interfaces whose addresses are in the cache: these have no other addresses.
     pub(super) taken: &'a BTreeSet<u32>,
     /// The addresses to find.
     pub(super) wanted: &'a BTreeSet<IpAddr>,
 }
 
 impl Evidence<'_> {
-    /// The interface of each wanted address that exactly one interface has, and what is
-    /// contradictory.
+    /// The interface of each wanted address that exactly one interface has, and messages about
+    /// contradictions.
     pub(super) fn judge(&self) -> (BTreeMap<IpAddr, u32>, Vec<String>) {
         let mut found = BTreeMap::new();
         let mut problems = Vec::new();
@@ -43,7 +43,7 @@ impl Evidence<'_> {
         (found, problems)
     }
 
-    /// Host routes to wanted addresses, whatever interface they lead to.
+    /// The interfaces of host routes to wanted addresses.
     fn routes(&self) -> BTreeMap<IpAddr, BTreeSet<u32>> {
         let mut routes: BTreeMap<IpAddr, BTreeSet<u32>> = BTreeMap::new();
         for (address, index) in &self.snapshot.host_routes {
@@ -54,8 +54,8 @@ impl Evidence<'_> {
         routes
     }
 
-    /// Wanted addresses that the other ends of pairs have. A host route is better evidence, for
-    /// its address and for its interface.
+    /// The interfaces whose veth peers have wanted addresses. A host route is better evidence, both
+    /// for its address and for its interface.
     fn peers(
         &self,
         routes: &BTreeMap<IpAddr, BTreeSet<u32>>,
@@ -94,7 +94,7 @@ impl Evidence<'_> {
         peers
     }
 
-    /// Whether an interface leads to another namespace, and not to gateways.
+    /// Whether an interface leads to another network namespace, and not to gateways.
     fn leads_to_pod(&self, index: u32) -> bool {
         let interface = self.snapshot.interfaces.get(&index);
         let is_pair = interface.is_some_and(|interface| interface.peer.is_some());

@@ -1,5 +1,4 @@
-//! Finds the interface of each pod of this node, on a thread beside the agent's, and reports it
-//! whenever it changes.
+//! Finds the interface of each pod of this node, on its own thread, and reports every change.
 //!
 //! ```text
 //! libcni's cache ── inotify ─┐                       ┌─ cache: entries ─────┐
@@ -9,8 +8,8 @@
 //!
 //! A container runtime writes its result to the cache 240 ms or more before the first process of
 //! the pod starts, while the API server may show the address later: so the agent knows the pod, its
-//! addresses and its interface before the pod can send a packet. Without a cache, host routes and
-//! the addresses at the other ends of veth pairs are used, for addresses that the API server knows.
+//! addresses and its interface before the pod can send a packet. Without a cache, the interfaces of
+//! addresses in the API server are found by host routes and by the addresses of veth peers.
 
 mod cache;
 mod evidence;
@@ -40,33 +39,33 @@ pub struct CniPod {
     pub namespace: String,
     /// The name of the pod.
     pub name: String,
-    /// The uid that the kubelet uses; `None` with old runtimes. For a static pod it is not that of
+    /// The uid that the kubelet uses; `None` with old runtimes. For a static pod it is not the uid of
     /// the API object, but its annotation `kubernetes.io/config.hash`.
     pub uid: Option<String>,
-    /// The addresses that the pod has by the result of the plugin.
+    /// The addresses of the pod in the result of the plugin.
     pub addresses: BTreeSet<IpAddr>,
     /// The node's end of the pod's interface.
     pub interface: InterfaceName,
 }
 
-/// Whether `text` can be read as a file of the cache of libcni.
+/// Whether `text` can be parsed as a file of libcni's cache.
 #[must_use]
 pub fn is_readable(text: &[u8]) -> bool {
     cache::is_readable(text)
 }
 
-/// Everything that is known of the interfaces of this node's pods.
+/// The interfaces of this node's pods.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Found {
-    /// The interface of each address, and the interfaces by which only pods send.
+    /// The interface of each address, and the interfaces on which only packets of pods arrive.
     pub attachments: Attachments,
     /// The pods of the cache whose interface exists, in the order of the names of interfaces.
     pub pods: Vec<CniPod>,
-    /// What could not be read or contradicts itself.
+    /// Warnings of files that cannot be read, and of contradictory evidence.
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// The agent's end.
+/// The agent's side of the thread that finds interfaces.
 #[derive(Debug)]
 pub struct Finder {
     found: watch::Receiver<Found>,
@@ -75,10 +74,11 @@ pub struct Finder {
 }
 
 impl Finder {
-    /// Starts to look at libcni's cache, if there is a directory, and at the network namespace of the calling thread, until this value is dropped.
+    /// Starts to scan libcni's cache, if a directory is given, and the network namespace of the
+    /// calling thread, until this value is dropped.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// When a thread cannot be started.
     pub fn start(cni_results: Option<&Path>) -> io::Result<Self> {
         let wake = Arc::new(Wake::default());
         let (pods, latest_pods) = watch::channel(BTreeSet::new());
@@ -89,7 +89,7 @@ impl Finder {
         Ok(Self { found, pods, wake })
     }
 
-    /// Waits until the result changes, and at first for the first result.
+    /// Waits until the result changes; the first call waits for the first result.
     pub async fn next(&mut self) -> Found {
         match self.found.changed().await {
             Ok(()) => self.found.borrow_and_update().clone(),
@@ -99,7 +99,7 @@ impl Finder {
     }
 
     /// Sets the addresses of all pods of this node that the API server knows, except for pods with
-    /// hostNetwork. The result that follows was read after this call if an address is new.
+    /// hostNetwork. If an address is new, the next result was read after this call.
     pub fn set_pods(&self, pods: BTreeSet<IpAddr>) {
         let is_new = self.pods.send_if_modified(|known| {
             let is_new = *known != pods;

@@ -1,4 +1,4 @@
-//! Notices that something may be new: changes of links and routes, and of files of the cache.
+//! Wakes the scan after changes of links and routes, and of files of the cache.
 
 use std::io;
 use std::path::Path;
@@ -12,14 +12,14 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use super::wake::{Reason, Wake};
 use crate::dataplane::interfaces::{Changes, Watch};
 
-/// How often the thread looks whether it is still needed, if nothing changes.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How often the thread checks whether the agent still needs it, and the wait after a failure.
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// Starts a thread that wakes when links or routes of this network namespace change. If the kernel
-/// refuses, scans are periodic only.
+/// Starts a thread that wakes the scan when links or routes of this network namespace change. If
+/// the kernel refuses the subscription, scans are periodic only.
 ///
 /// # Errors
-/// When no thread can be started.
+/// When the thread cannot be started.
 pub(super) fn start(wake: Arc<Wake>) -> io::Result<()> {
     let mut watch = match Watch::open() {
         Ok(watch) => watch,
@@ -30,13 +30,13 @@ pub(super) fn start(wake: Arc<Wake>) -> io::Result<()> {
     };
     let work = move || {
         while !wake.is_closed() {
-            match watch.wait(PATIENCE) {
+            match watch.wait(CHECK_PERIOD) {
                 Ok(Changes::None) => {}
                 Ok(Changes::Routes) => wake.raise(Reason::Routes),
                 Ok(Changes::Links) => wake.raise(Reason::Links),
                 Err(error) => {
                     tracing::warn!(%error, "failed to receive changes of interfaces; retrying");
-                    thread::sleep(PATIENCE);
+                    thread::sleep(CHECK_PERIOD);
                 }
             }
         }
@@ -44,7 +44,7 @@ pub(super) fn start(wake: Arc<Wake>) -> io::Result<()> {
     thread::Builder::new().name("attach-links".to_owned()).spawn(work).map(drop)
 }
 
-/// Starts to wake when a file of `directory` is complete, moved or removed.
+/// Starts to wake the scan when a file of `directory` is complete, moved or removed.
 ///
 /// # Errors
 /// When the directory does not exist or the kernel refuses.
@@ -52,7 +52,7 @@ pub(super) fn files(directory: &Path, wake: Arc<Wake>) -> notify::Result<Recomme
     let handler = move |event: notify::Result<notify::Event>| match event {
         Ok(event) if event.need_rescan() => wake.raise(Reason::Directory),
         Ok(event) => match event.kind {
-            // A read would be the scan's own.
+            // Reads are ignored: the scan itself reads files.
             EventKind::Access(AccessKind::Close(AccessMode::Write))
             | EventKind::Create(_)
             | EventKind::Remove(_)

@@ -1,15 +1,15 @@
-//! Which interface is a pod's: a function of what libcni's cache, the kernel and the API server
-//! report. No I/O.
+//! Finds the interface of each pod, from the contents of libcni's cache, of the kernel and of the
+//! API server. Pure.
 //!
 //! ```text
-//! cache entry whose interface exists ─► its addresses, and no others, are on that interface
+//! cache entry whose interface exists ─► exactly its addresses are on that interface
 //! otherwise a host route             ─► the interface that the route leads to
-//! otherwise an address of the peer   ─► the interface whose other end has the address
+//! otherwise an address of the peer   ─► the interface whose veth peer has the address
 //! ```
 //!
-//! A pod with `NET_ADMIN` can add any address to its own interface, so that is the weakest
-//! evidence; only the runtime writes the cache, and only the node's plugins write routes. Where
-//! evidence of one sort contradicts itself, the address is left out.
+//! A pod with `NET_ADMIN` can add any address to its own interface, so the address of a peer is the
+//! weakest evidence; only the runtime writes the cache, and only the node's plugins write routes.
+//! An address with contradictory evidence of one sort has no interface.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,22 +20,22 @@ use super::evidence::Evidence;
 use crate::dataplane::attachment::{Attachment, Attachments, InterfaceName};
 use crate::dataplane::interfaces::{Interface, InterfaceKind, Snapshot, is_pod_address};
 
-/// What was concluded.
+/// The result of [`resolve`].
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Resolved {
-    /// Where the pods are attached.
+    /// The interfaces of the pods.
     pub(super) attachments: Attachments,
     /// The pods of the cache whose interface exists.
     pub(super) pods: Vec<CniPod>,
-    /// What is contradictory or cannot be used.
+    /// Messages about contradictions, and about interfaces that cannot be used.
     pub(super) problems: Vec<String>,
     /// Files of the cache that name an interface that does not exist.
     pub(super) stale: Vec<String>,
 }
 
-/// Concludes where pods are attached. `pods` are the addresses of this node's pods that the API
-/// server knows: an address that is neither one of them nor in the cache is not a pod's, but for
-/// example that of a container that Kubernetes did not create.
+/// Finds the interfaces of pods. `pods` are the addresses of this node's pods in the API server. An
+/// address that is neither in `pods` nor in the cache does not belong to a pod, but for example to
+/// a container that Kubernetes did not create.
 pub(super) fn resolve<'a>(
     snapshot: &Snapshot,
     entries: impl Iterator<Item = &'a Entry>,
@@ -58,7 +58,7 @@ pub(super) fn resolve<'a>(
 /// Entries of the cache, and the interface that each of them names.
 #[derive(Default)]
 struct Claims<'a> {
-    /// By the index of the interface.
+    /// The entries by the index of the interface that they name.
     by_interface: BTreeMap<u32, Vec<&'a Entry>>,
     /// Entries whose result names no interface of the node.
     unnamed: Vec<&'a Entry>,
@@ -115,8 +115,8 @@ impl Resolver<'_> {
         claims
     }
 
-    /// Leaves one entry for each interface: a plugin that gives interfaces the same name again (as
-    /// Calico does) makes an old file look current. The one that host routes agree with counts.
+    /// Keeps one entry for each interface: the one that agrees with host routes. If a plugin uses
+    /// the name of an interface again (as Calico does), an old file looks current.
     fn without_contradictions<'e>(&mut self, mut claims: Claims<'e>) -> Claims<'e> {
         let routes = &self.snapshot.host_routes;
         for (index, entries) in &mut claims.by_interface {
@@ -139,7 +139,7 @@ impl Resolver<'_> {
         claims
     }
 
-    /// Takes the addresses of the cache; one that two interfaces claim is nobody's.
+    /// Takes the addresses of the cache; an address for two interfaces belongs to none of them.
     fn claim_addresses(&mut self, claims: &Claims<'_>) {
         let mut files: BTreeMap<IpAddr, BTreeMap<u32, &str>> = BTreeMap::new();
         for (index, entries) in &claims.by_interface {
@@ -163,7 +163,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// Finds addresses that the cache does not know by what the kernel reports.
+    /// Finds the interfaces of addresses that are not in the cache, from the kernel.
     fn find_others(&mut self, claims: &Claims<'_>, pods: &BTreeSet<IpAddr>) {
         let unnamed = claims.unnamed.iter().flat_map(|entry| &entry.addresses);
         let wanted = pods.iter().chain(unnamed).copied();
@@ -181,7 +181,7 @@ impl Resolver<'_> {
         self.resolved.problems.extend(problems);
     }
 
-    /// States the result: names of interfaces instead of indexes.
+    /// Stores the result, with names of interfaces instead of indexes.
     fn attach(&mut self, claims: &Claims<'_>) {
         let mut used: BTreeSet<u32> = claims.by_interface.keys().copied().collect();
         let mut refused: BTreeSet<u32> = BTreeSet::new();
@@ -225,7 +225,7 @@ impl Resolver<'_> {
         if master_interface.master.is_some() {
             return Err(format!("bridge {} is part of another interface", master_interface.name));
         }
-        // Packets that are routed come in from the VLAN, bridged ones from the bridge.
+        // Routed packets arrive from the VLAN, bridged packets from the bridge.
         self.carries_no_vlan(master)?;
         Ok(Attachment { interface: name, bridge: Some(self.name(master)?) })
     }
@@ -267,8 +267,8 @@ impl Resolver<'_> {
         })
     }
 
-    /// The interfaces by which packets of pods come in, and no others. `used` are the pairs that
-    /// lead to a pod.
+    /// The interfaces on which only packets of pods arrive. `used` are the veth pairs that lead to
+    /// a pod.
     fn pod_interfaces(&self, used: &BTreeSet<u32>) -> BTreeSet<InterfaceName> {
         let mut names = BTreeSet::new();
         for index in used {
@@ -285,7 +285,7 @@ impl Resolver<'_> {
         names
     }
 
-    /// Whether each port of a bridge leads to another namespace, and no gateway is behind it.
+    /// Whether all ports of a bridge lead to other network namespaces, and it leads to no gateway.
     fn has_pods_only(&self, bridge: u32) -> bool {
         let interfaces = self.snapshot.interfaces.values();
         let mut ports = interfaces.filter(|interface| interface.master == Some(bridge));

@@ -1,12 +1,12 @@
-//! The thread that looks: when to scan, and what to scan again.
+//! The thread that scans for interfaces of pods: when it scans, and what it reads.
 //!
 //! | reason | what is read |
 //! |---|---|
 //! | a file of the cache changed | the cache and a snapshot |
-//! | a link changed | a snapshot at once, and after 50, 200 and 1000 ms: a plugin goes on after it |
+//! | a link changed | a snapshot at once, and after 50, 200 and 1000 ms: a plugin may still work |
 //! | a route changed | a snapshot |
 //! | the agent knows other pods | a snapshot, with the addresses of all pairs if one is missing |
-//! | every 10 s | all of it |
+//! | every 10 s | everything |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,22 +27,22 @@ use super::{CniPod, Found};
 use crate::dataplane::interfaces::{Interface, Reader, Refresh, Snapshot};
 use crate::node::status::node_warning;
 
-/// When to look again after a link has changed.
+/// The times of further scans after a link has changed.
 const AFTER_LINK: [Duration; 3] =
     [Duration::from_millis(50), Duration::from_millis(200), Duration::from_secs(1)];
 
-/// How often everything is read, whatever was reported.
+/// How often everything is read, even without a reason.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// How often the files of the cache are listed, whatever was reported.
+/// How often the files of the cache are listed, even without a reason.
 const FILES_PERIOD: Duration = Duration::from_secs(5);
 
-/// How often a cache that does not exist or cannot be watched is looked for, and a file that is
-/// being written is read again.
+/// How often a cache that does not exist or cannot be watched is read, and a file that is being
+/// written is read again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// The shortest and the longest pause after a scan: in between, as long as four scans, so that an
-/// unending series of changes costs a fifth of a core.
+/// The shortest and the longest pause after a scan. Between these limits, the pause is four times
+/// as long as the scan, so that endless changes cost at most a fifth of a core.
 const PAUSE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(50)];
 
 /// A file whose interface does not exist is reported after this time: when a pod ends, its
@@ -62,18 +62,18 @@ pub(super) struct Scanner {
     reader: Reader,
     /// The last snapshot; empty until one could be read.
     snapshot: Snapshot,
-    /// Why no newer one could be read.
+    /// Why no newer snapshot could be read.
     failure: Option<String>,
-    /// Since when files have been stale.
+    /// The times since which files have been stale.
     stale: BTreeMap<String, Instant>,
     timetable: Timetable,
 }
 
-/// When something is due.
+/// When scans are due.
 struct Timetable {
     everything: Instant,
     files: Instant,
-    /// Looks that a changed link has made necessary.
+    /// Scans after changes of links.
     links: BTreeSet<Instant>,
 }
 
@@ -104,7 +104,7 @@ impl Scanner {
         }
     }
 
-    /// Scans until nobody listens any more.
+    /// Scans until the agent drops its [`Finder`](super::Finder).
     pub(super) fn run(mut self, found: &watch::Sender<Found>) {
         let mut is_first = true;
         let mut reasons = BTreeSet::new();
@@ -133,7 +133,7 @@ impl Scanner {
             self.timetable.everything = now + PERIOD;
         }
         if is_due(Reason::Links) {
-            // Later looks stay: a plugin may go on for longer than the next one begins.
+            // Scans that are already due later stay: a plugin may still be working then.
             self.timetable.links.extend(AFTER_LINK.map(|after| now + after));
         }
         self.timetable.links.retain(|due| *due > now);
@@ -166,7 +166,7 @@ impl Scanner {
             self.timetable.files = Instant::now() + PERIOD;
             return;
         };
-        // Watched first and read then, so nothing is missed in between.
+        // The directory is watched before it is read, so no change is missed in between.
         let id = fs::metadata(cache.directory()).ok().map(|found| (found.dev(), found.ino()));
         let is_watched = self.watched.as_ref().map(|(_, id)| *id) == id && !is_directory_new;
         if !is_watched || id.is_none() {
@@ -192,7 +192,7 @@ impl Scanner {
                 self.snapshot = snapshot;
                 self.failure = None;
             }
-            // What was known stays. The next look is never far.
+            // The last snapshot stays. The next scan follows soon.
             Err(error) => {
                 self.failure = Some(format!("failed to list interfaces and routes: {error}"));
                 self.timetable.links.insert(Instant::now() + RETRY);
@@ -217,8 +217,8 @@ impl Scanner {
         Found { attachments, pods, diagnostics }
     }
 
-    /// Reports files that have been stale for long, all in one: a node that lost its power has as
-    /// many as it had pods.
+    /// Reports all files that have been stale for long in one message: after a power failure, a
+    /// node has as many as it had pods.
     fn stale_files(&mut self, files: Vec<String>) -> Option<String> {
         let now = Instant::now();
         let mut before = std::mem::take(&mut self.stale);

@@ -1,11 +1,11 @@
-//! What has happened since the last look: any thread raises it, one waits for it. Equal reasons
-//! become one, so nothing is ever full.
+//! The reasons for the next scan: any thread adds reasons, and the scanning thread waits for them.
+//! Equal reasons are merged, so the set is bounded.
 
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Why there may be something new.
+/// Why a scan may find changes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Reason {
     /// A file of the cache changed.
@@ -18,11 +18,11 @@ pub(super) enum Reason {
     Routes,
     /// The agent knows other pods.
     Pods,
-    /// Nobody listens any more. This reason stays.
+    /// The agent dropped its [`Finder`](super::Finder). This reason is never removed.
     Closed,
 }
 
-/// Where reasons are collected.
+/// The set of reasons for the next scan.
 #[derive(Default, Debug)]
 pub(super) struct Wake {
     reasons: Mutex<BTreeSet<Reason>>,
@@ -36,7 +36,7 @@ impl Wake {
         self.raised.notify_all();
     }
 
-    /// Takes all reasons, once there is one or it is `deadline`.
+    /// Waits for a reason until `deadline`, and takes all reasons.
     pub(super) fn wait_until(&self, deadline: Instant) -> BTreeSet<Reason> {
         let left = deadline.saturating_duration_since(Instant::now());
         let none = |reasons: &mut BTreeSet<Reason>| reasons.is_empty();
@@ -47,13 +47,13 @@ impl Wake {
         taken
     }
 
-    /// Whether nobody listens any more.
+    /// Whether the agent dropped its [`Finder`](super::Finder).
     pub(super) fn is_closed(&self) -> bool {
         self.lock().contains(&Reason::Closed)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<Reason>> {
-        // A thread that panicked left a set that is whole.
+        // A thread that panicked cannot have left the set in an invalid state.
         self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,8 +6,8 @@
 //! every 5 s ────────┴─► list the directory ─► files that changed ─► parse ─► entries, problems
 //! ```
 //!
-//! Nothing is ever written there. A file that cannot be read is a problem that names it; all
-//! others count all the same.
+//! The agent never writes to the cache. A file that cannot be read is reported by its name, and all
+//! other files are used.
 
 mod parse;
 
@@ -23,9 +23,9 @@ use nix::fcntl::OFlag;
 pub(super) use self::parse::Entry;
 use self::parse::parse;
 
-/// The largest file that is read. Ordinary ones have 2 KiB, but containerd also writes the
-/// annotations of the pod there: up to 256 KiB, of which JSON can make six times as many. A pod must
-/// not escape by its annotations.
+/// The largest file that is read. Most files have 2 KiB, but containerd also writes the annotations
+/// of the pod to them: up to 256 KiB, which JSON can make six times as long. A pod must not escape
+/// its policies by long annotations.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The most files that are read.
@@ -34,10 +34,10 @@ const FILES_MAX: usize = 10_000;
 /// A file that changed less than this ago may still be written.
 const AT_REST: Duration = Duration::from_secs(2);
 
-/// What the name of a file of a loopback interface ends with: half of all files.
+/// The end of the names of files for loopback interfaces, which are half of all files.
 const LOOPBACK: &str = "-lo";
 
-/// What tells that a file has changed: inode, size, and when its content and anything changed.
+/// The stamp of a file, which differs after a change: inode, size, mtime and ctime.
 type Stamp = (u64, u64, (i64, i64), (i64, i64));
 
 /// The files of one directory, as they were last read.
@@ -47,7 +47,7 @@ pub(super) struct Cache {
     files: BTreeMap<String, Known>,
     /// Why the directory cannot be read.
     failure: Option<String>,
-    /// How many files were not looked at, as there are too many.
+    /// How many files are ignored because there are too many.
     left_out: usize,
 }
 
@@ -58,7 +58,7 @@ struct Known {
     content: Result<Option<Entry>, String>,
 }
 
-/// Whether `text` can be read as one of the files.
+/// Whether `text` can be parsed as one of the files.
 pub(super) fn is_readable(text: &[u8]) -> bool {
     parse::parse("", text).is_ok()
 }
@@ -74,12 +74,12 @@ impl Cache {
         &self.directory
     }
 
-    /// What the files report, in the order of their names.
+    /// The entries of all files, in the order of file names.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.files.values().filter_map(|known| known.content.as_ref().ok()?.as_ref())
     }
 
-    /// What cannot be read, without files that are being written.
+    /// Messages about files that cannot be read, without files that are being written.
     pub(super) fn problems(&self) -> Vec<String> {
         let directory = self.directory.display();
         let failure = self.failure.iter().map(|why| format!("failed to list {directory}: {why}"));
@@ -97,20 +97,20 @@ impl Cache {
         failure.chain(left_out).chain(unread).collect()
     }
 
-    /// Whether a file has to be read again soon: it could not be understood, and may still be
+    /// Whether a file has to be read again soon, because it could not be parsed and may still be
     /// written.
     pub(super) fn is_being_written(&self) -> bool {
         self.files.values().any(|known| known.stamp.is_none() && known.content.is_err())
     }
 
-    /// Reads the files that changed since they were last read. A directory that does not exist is
-    /// an empty one.
+    /// Reads the files that changed since they were last read. A directory that does not exist
+    /// counts as empty.
     pub(super) fn scan(&mut self) {
         let names = match self.list() {
             Ok(names) => names,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => {
-                // What was known stays: nothing tells that the pods are gone.
+                // The known entries stay: their pods may still exist.
                 self.failure = Some(error.to_string());
                 return;
             }
@@ -139,7 +139,7 @@ impl Cache {
         }
     }
 
-    /// The names of the files, in order, as many as are read.
+    /// The first [`FILES_MAX`] names of files, in order.
     fn list(&mut self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
@@ -157,17 +157,17 @@ impl Cache {
 }
 
 /// The stamp of a file; `None` if it changed a moment ago. libcni truncates a file and then writes
-/// it, and times of files are too coarse to tell the two apart.
+/// it, and times of files are too coarse to distinguish the two.
 fn stamp(found: &Metadata) -> Option<Stamp> {
     let age = SystemTime::now().duration_since(found.modified().ok()?);
-    // A time in the future is as good as any: the clock was set back.
+    // A time in the future counts as old: the clock was set back.
     age.map_or(true, |age| age > AT_REST).then(|| {
         let modified = (found.mtime(), found.mtime_nsec());
         (found.ino(), found.len(), modified, (found.ctime(), found.ctime_nsec()))
     })
 }
 
-/// The content of a regular file. Neither follows a link nor waits for the writer of a pipe.
+/// Reads a regular file. Neither follows a link nor waits for the writer of a pipe.
 fn text(path: &Path, found: &Metadata) -> Result<Vec<u8>, String> {
     if !found.is_file() {
         return Err("it is not a regular file".to_owned());

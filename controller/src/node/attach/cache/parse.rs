@@ -21,7 +21,7 @@ const PRIMARY: &str = "eth0";
 /// The most interfaces, addresses and arguments that a result is read with.
 const ITEMS_MAX: usize = 64;
 
-/// What one file reports of one pod.
+/// The content of one file: the primary interface of one pod.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::node::attach) struct Entry {
     /// The name of the file.
@@ -83,11 +83,11 @@ struct OldIp {
     ip: String,
 }
 
-/// Reads one file. `None` if it describes no pod's primary interface: another network of a pod, or
-/// a container that Kubernetes did not create.
+/// Parses one file. `None` if it does not describe the primary interface of a pod, but another
+/// network of a pod, or a container that Kubernetes did not create.
 ///
 /// # Errors
-/// What is wrong with it.
+/// When the text is not valid; the error is the reason.
 pub(super) fn parse(file: &str, text: &[u8]) -> Result<Option<Entry>, String> {
     let read: File = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     if read.kind != KIND {
@@ -151,14 +151,14 @@ fn bounded<T>(what: &str, items: Option<Vec<T>>) -> Result<Vec<T>, String> {
     Ok(items)
 }
 
-/// An address with its prefix length, as `10.1.0.5/24`.
+/// The address in a text with a prefix length, such as `10.1.0.5/24`.
 fn address(text: &str) -> Result<IpAddr, String> {
     let network = text.parse::<ipnet::IpNet>();
     let network = network.map_err(|_| format!("{:?} is not an address", shortened(text)))?;
     Ok(network.addr().to_canonical())
 }
 
-/// Whether it consists of the characters of names and uids.
+/// Whether a text has only characters of names and uids, and at most `bytes_max` bytes.
 fn is_plain(text: &str, bytes_max: usize) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
     text.len() <= bytes_max && text.bytes().all(is_allowed)

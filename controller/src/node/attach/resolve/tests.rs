@@ -168,7 +168,7 @@ fn a_pod_that_adds_the_address_of_another_is_not_attached_to_it() {
         pod 10.1.0.5
         pod 10.1.0.6
         ";
-    // It loses its own, as nobody knows which one that is.
+    // The pod loses its own address too, because it is not known which one that is.
     check_problem(node, "10.1.0.5=veth1@cni0 [cni0]", "two pods, 10.1.0.5 and 10.1.0.6");
     check(
         &format!("{node}\nfile a shop/attacker veth2 10.1.0.6"),
@@ -181,7 +181,7 @@ fn a_pod_that_adds_the_address_of_another_is_not_attached_to_it() {
 }
 
 #[test]
-fn an_address_that_two_interfaces_have_is_nobodys() {
+fn an_address_that_two_interfaces_have_belongs_to_neither() {
     check_problem(
         "cni0 bridge
          veth1 pair cni0 | 10.1.0.5
@@ -213,7 +213,7 @@ fn a_route_is_better_evidence_than_an_address_of_the_other_end() {
          pod 10.1.0.7",
         "10.1.0.5=cali1 10.1.0.6=cali2 [cali1] [cali2]",
     );
-    // A routed pod cannot take an address that nobody has, either.
+    // A routed pod cannot take an unused address either.
     check(
         "cali2 pair | 10.1.0.6 10.1.0.7
          route 10.1.0.6 cali2
@@ -247,7 +247,7 @@ fn the_file_of_an_interface_that_does_not_exist_is_stale() {
 }
 
 #[test]
-fn an_address_that_two_files_claim_is_nobodys() {
+fn an_address_that_two_files_claim_belongs_to_neither() {
     check_problem(
         "veth1 pair | 10.1.0.5
          veth2 pair
