@@ -9,7 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::watch;
 
-use crate::node::state::{Lack, State};
+use crate::node::state::{State, Unenforced};
 use crate::node::status::{Extent, Status};
 use crate::serve::pulse::Pulse;
 
@@ -49,7 +49,7 @@ impl Collector for Signals {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let status = self.latest();
         let state = status.state().name();
-        let lacks: Vec<&str> = status.lacks().iter().map(Lack::name).collect();
+        let unenforced: Vec<&str> = status.unenforced().iter().map(Unenforced::name).collect();
         let mut family = |name, help, label, names: &[&'static str], is: &dyn Fn(&str) -> bool| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             names.iter().try_for_each(|name| {
@@ -63,6 +63,8 @@ impl Collector for Signals {
             ("1 for where policies are enforced, by the flags", status.extent.name());
         family("node_enforcement", help, "namespaces", &Extent::NAMES, &|name| name == extent)?;
         let help = "1 for each part of the policies that is not enforced, in any state";
-        family("node_degraded", help, "what", &Lack::NAMES, &|name| lacks.contains(&name))
+        family("node_degraded", help, "what", &Unenforced::NAMES, &|name| {
+            unenforced.contains(&name)
+        })
     }
 }

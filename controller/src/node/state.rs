@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Probes, reports and metrics never read the facts. A new fact is a field of [`Status`] and a line
-//! in [`Status::state`] or, if it leaves only a part unenforced, a [`Lack`].
+//! in [`Status::state`] or, if only a part is not enforced, of [`Unenforced`].
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ pub enum State<'a> {
     /// The policies are applied, except for these parts.
     Degraded {
         /// What is not enforced: at least one.
-        what: Vec<Lack<'a>>,
+        what: Vec<Unenforced<'a>>,
     },
     /// Packets can bypass the rules in the kernel, or be judged by rules of other software.
     Bypassed {
@@ -37,13 +37,13 @@ pub enum State<'a> {
     /// Changes are not applied: the kernel enforces the rules that were applied last.
     Failing {
         /// Why changes are not applied.
-        why: Trouble<'a>,
+        why: FailureReason<'a>,
     },
 }
 
 /// A part of the policies that is not enforced, while the rest is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Lack<'a> {
+pub enum Unenforced<'a> {
     /// No Node has the name of this node, so no pod of it is known. Contains the message.
     NodeUnknown(&'a str),
     /// Changes are not applied to one IP family. Contains the error.
@@ -57,9 +57,9 @@ pub enum Lack<'a> {
 
 /// Why changes are not applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trouble<'a> {
+pub enum FailureReason<'a> {
     /// The last round failed.
-    Apply(&'a str, Held),
+    Apply(&'a str, CurrentRules),
     /// The agent makes no progress, for example because a tool hangs.
     Stalled(&'a str),
     /// Objects cannot be read. The rules of an earlier agent enforce their last known contents.
@@ -68,7 +68,7 @@ pub enum Trouble<'a> {
 
 /// The rules that judge packets while changes are not applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Held {
+pub enum CurrentRules {
     /// The rules that this agent applied last.
     Last,
     /// The rules of an earlier agent, if there are any.
@@ -102,11 +102,11 @@ impl State<'_> {
             Self::Loading => "Loading",
             Self::Enforcing => "PoliciesEnforced",
             Self::Auditing => "AuditOnly",
-            Self::Degraded { what } => what.first().map_or("Degraded", Lack::name),
+            Self::Degraded { what } => what.first().map_or("Degraded", Unenforced::name),
             Self::Bypassed { how } => how.first().map_or("Bypassed", |found| found.conflict.name()),
-            Self::Failing { why: Trouble::Apply(..) } => "ApplyFailed",
-            Self::Failing { why: Trouble::Stalled(_) } => "Stalled",
-            Self::Failing { why: Trouble::Unread(_) } => UNREAD,
+            Self::Failing { why: FailureReason::Apply(..) } => "ApplyFailed",
+            Self::Failing { why: FailureReason::Stalled(_) } => "Stalled",
+            Self::Failing { why: FailureReason::Unread(_) } => UNREAD,
         }
     }
 
@@ -148,12 +148,12 @@ impl fmt::Display for State<'_> {
 
 const UNREAD: &str = "ObjectsUnread";
 
-impl Lack<'_> {
-    /// The names of all lacks in metrics and reports.
+impl Unenforced<'_> {
+    /// The names of all parts in metrics and reports.
     pub const NAMES: [&'static str; 5] =
         ["NodeUnknown", "IPv4NotEnforced", "IPv6NotEnforced", UNREAD, "RulesRefused"];
 
-    /// The name of the lack.
+    /// The name of the part.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -166,7 +166,7 @@ impl Lack<'_> {
     }
 }
 
-impl fmt::Display for Lack<'_> {
+impl fmt::Display for Unenforced<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NodeUnknown(why) | Self::Refused(why) => formatter.write_str(why),
@@ -178,16 +178,16 @@ impl fmt::Display for Lack<'_> {
     }
 }
 
-impl fmt::Display for Trouble<'_> {
+impl fmt::Display for FailureReason<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         const LAST: &str = "; the rules that were applied last stay";
         const NONE: &str = "; no rules were applied since the agent started: those of an earlier run \
                             stay, and without any all packets pass";
         const CLOSED: &str = "; everything else that policies deny is denied";
         match self {
-            Self::Apply(error, Held::Last) => write!(formatter, "{error}{LAST}"),
-            Self::Apply(error, Held::Earlier) => write!(formatter, "{error}{NONE}"),
-            Self::Apply(error, Held::WithoutSets) => write!(formatter, "{error}{CLOSED}"),
+            Self::Apply(error, CurrentRules::Last) => write!(formatter, "{error}{LAST}"),
+            Self::Apply(error, CurrentRules::Earlier) => write!(formatter, "{error}{NONE}"),
+            Self::Apply(error, CurrentRules::WithoutSets) => write!(formatter, "{error}{CLOSED}"),
             Self::Stalled(silence) => write!(formatter, "{silence}{LAST}"),
             Self::Unread(found) => {
                 joined(formatter, found)?;
@@ -209,10 +209,10 @@ impl Status {
     /// all rules, then what stops all changes, then what stops some changes.
     #[must_use]
     pub fn state(&self) -> State<'_> {
-        let stalled = self.stalled.as_deref().map(Trouble::Stalled);
+        let stalled = self.stalled.as_deref().map(FailureReason::Stalled);
         if self.phase == Phase::Loading {
             let unread = Some(&*self.diagnostics.unread).filter(|unread| !unread.is_empty());
-            let why = stalled.or_else(|| unread.map(Trouble::Unread));
+            let why = stalled.or_else(|| unread.map(FailureReason::Unread));
             return why.map_or(State::Loading, |why| State::Failing { why });
         }
         // Until a displaced hook is restored, packets may not reach the rules.
@@ -223,14 +223,14 @@ impl Status {
         }
         let failed = match &self.phase {
             Phase::Failing { error, family: None, rules } => {
-                Some(Trouble::Apply(error, self.held(*rules)))
+                Some(FailureReason::Apply(error, self.current_rules(*rules)))
             }
             Phase::Failing { family: Some(_), .. } | Phase::Loading | Phase::Applied => None,
         };
         if let Some(why) = stalled.or(failed) {
             return State::Failing { why };
         }
-        let what = self.lacks();
+        let what = self.unenforced();
         match &self.examination {
             _ if !what.is_empty() => State::Degraded { what },
             None => State::Loading,
@@ -240,27 +240,27 @@ impl Status {
     }
 
     /// The rules that judge packets after a round that failed.
-    fn held(&self, rules: Rules) -> Held {
+    fn current_rules(&self, rules: Rules) -> CurrentRules {
         match rules {
-            Rules::WithoutSets => Held::WithoutSets,
-            Rules::Last if self.last_success.is_some() => Held::Last,
-            Rules::Last => Held::Earlier,
+            Rules::WithoutSets => CurrentRules::WithoutSets,
+            Rules::Last if self.last_success.is_some() => CurrentRules::Last,
+            Rules::Last => CurrentRules::Earlier,
         }
     }
 
     /// The parts that are not enforced, in any state.
     #[must_use]
-    pub fn lacks(&self) -> Vec<Lack<'_>> {
-        let node = self.node_unknown.as_deref().map(Lack::NodeUnknown);
+    pub fn unenforced(&self) -> Vec<Unenforced<'_>> {
+        let node = self.node_unknown.as_deref().map(Unenforced::NodeUnknown);
         let family = match &self.phase {
             Phase::Failing { error, family: Some(family), .. } => {
-                Some(Lack::Family(*family, error))
+                Some(Unenforced::Family(*family, error))
             }
             Phase::Failing { family: None, .. } | Phase::Loading | Phase::Applied => None,
         };
         let unread = Some(&*self.diagnostics.unread).filter(|unread| !unread.is_empty());
-        let refused = self.refused.as_deref().map(Lack::Refused);
-        [node, family, unread.map(Lack::Unread), refused].into_iter().flatten().collect()
+        let refused = self.refused.as_deref().map(Unenforced::Refused);
+        [node, family, unread.map(Unenforced::Unread), refused].into_iter().flatten().collect()
     }
 }
 

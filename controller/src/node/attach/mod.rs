@@ -39,7 +39,7 @@ pub struct CniPod {
     pub namespace: String,
     /// The name of the pod.
     pub name: String,
-    /// The uid that the kubelet uses; `None` with old runtimes. For a static pod it is not the uid of
+    /// The uid that the kubelet uses; `None` with old runtimes. For a static pod it is not that of
     /// the API object, but its annotation `kubernetes.io/config.hash`.
     pub uid: Option<String>,
     /// The addresses of the pod in the result of the plugin.

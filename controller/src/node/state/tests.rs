@@ -1,4 +1,4 @@
-//! For each fact, what each signal says.
+//! The signals for each fact: state, condition, metrics and alerts.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::node::signals::Signals;
 use crate::node::status::{Findings, Round};
 use crate::serve::pulse::Pulse;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const UNREADY_AFTER: Duration = Duration::from_secs(30);
 
 /// The facts that an agent publishes, and its signals.
 struct Agent {
@@ -36,7 +36,7 @@ impl Agent {
     fn new() -> Self {
         let (metrics, pulse) = (Metrics::default(), Pulse::default());
         let publisher = Publisher::new(metrics.clone(), pulse.clone());
-        let signals = Signals::new(publisher.subscribe(), pulse, PATIENCE);
+        let signals = Signals::new(publisher.subscribe(), pulse, UNREADY_AFTER);
         publisher.beat();
         Self { publisher, metrics, signals }
     }
@@ -97,14 +97,14 @@ impl Agent {
         set.map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// The signals in one line: state, reason, condition, what lacks, and the alerts that fire.
+    /// The signals in one line: state, reason, condition, unenforced parts, and firing alerts.
     fn signals(&self) -> String {
         let (status, series) = (self.signals.latest(), self.series());
         let state = status.state();
         let condition = condition(&status);
         assert_eq!(condition.reason, state.reason());
         assert_eq!(condition.message, state.to_string());
-        // A node that is to deny nothing is ready, and enforces nothing.
+        // A node in audit mode is ready, and enforces nothing.
         let is_ready = condition.status == "True" || state == State::Auditing;
         assert_eq!(state.ready().is_ok(), is_ready, "{state:?}");
         let own = series.iter().filter_map(|name| name.strip_prefix("portcullis_node_state"));
@@ -112,14 +112,14 @@ impl Agent {
         assert_eq!(own, [format!("{{state=\"{}\"}}", state.name())]);
         let what =
             |name: &&str| series.contains(&format!("portcullis_node_degraded{{what=\"{name}\"}}"));
-        let lacks: Vec<&str> = Lack::NAMES.into_iter().filter(what).collect();
+        let unenforced: Vec<&str> = Unenforced::NAMES.into_iter().filter(what).collect();
         let alerts = alerts(&series).join(" ");
-        let (state, lacks) = (state.name(), lacks.join(" "));
-        format!("{state} {} {} | {lacks} | {alerts}", condition.reason, condition.status)
+        let (state, unenforced) = (state.name(), unenforced.join(" "));
+        format!("{state} {} {} | {unenforced} | {alerts}", condition.reason, condition.status)
     }
 }
 
-/// The alerts of deploy/alerts.yaml that are about the state or objects, and fire for these series.
+/// The alerts of deploy/alerts.yaml that concern the state or objects, and fire for these series.
 fn alerts(series: &[String]) -> Vec<&'static str> {
     let text = include_str!("../../../../deploy/alerts.yaml");
     let about = ["portcullis_node_", "portcullis_conflicts", "portcullis_diagnostics"];
@@ -157,10 +157,10 @@ fn unread(agent: &mut Agent) {
     agent.found(&[About::Unread("Pod a".to_owned())]);
 }
 
-/// What happens, and the signals after it.
+/// The name of a case, its facts, and the signals after them.
 const TABLE: [(&str, &[Fact], &str); 19] = [
     ("at the start", &[], "Loading Loading Unknown |  | NodeLoading"),
-    ("nobody looked at the node", &[Agent::enforced], "Loading Loading Unknown |  | NodeLoading"),
+    ("the node is not examined", &[Agent::enforced], "Loading Loading Unknown |  | NodeLoading"),
     ("", &[Agent::enforced, |a| a.examined(&[])], ENFORCING),
     (
         "a conflict while objects load",
@@ -175,7 +175,7 @@ const TABLE: [(&str, &[Fact], &str); 19] = [
         "Bypassed KubeProxyIpvs False |  | NodeBypassed",
     ),
     (
-        "a conflict that was not put right by a failure",
+        "a conflict, and then a failure",
         &[
             |a| a.examined(&[Conflict::KubeProxyIpvs]),
             |a| a.publisher.failed("no tool", None, Rules::Last),
@@ -188,7 +188,7 @@ const TABLE: [(&str, &[Fact], &str); 19] = [
         "Bypassed HookDisplaced False |  | NodeBypassed",
     ),
     (
-        "a hook that is back",
+        "a restored hook",
         &[Agent::enforced, |a| a.examined(&[]), |a| a.displaced(true), |a| a.displaced(false)],
         ENFORCING,
     ),
@@ -211,12 +211,12 @@ const TABLE: [(&str, &[Fact], &str); 19] = [
         ENFORCING,
     ),
     (
-        "nothing is to be denied",
+        "audit mode",
         &[|a| a.publisher.enforcing(&Enforcement::Nowhere), Agent::enforced, |a| a.examined(&[])],
         "Auditing AuditOnly False |  | ",
     ),
     (
-        "nothing is to be denied, and one family fails",
+        "audit mode, and one family fails",
         &[
             |a| a.publisher.enforcing(&Enforcement::Nowhere),
             |a| a.examined(&[]),
@@ -282,8 +282,8 @@ async fn every_signal_follows_from_the_state_and_the_state_from_the_facts() {
         let signals = agent.signals();
         let is_enforcing = signals.starts_with("Enforcing");
         assert_eq!(signals.contains("PolicyFailedClosed"), is_enforcing, "{name}: {signals}");
-        // Whatever else is wrong: an agent that hangs applies nothing. Packets past all rules are worse.
-        tokio::time::advance(PATIENCE + Duration::from_secs(1)).await;
+        // An agent that hangs is Failing in any state but Bypassed, which is worse.
+        tokio::time::advance(UNREADY_AFTER + Duration::from_secs(1)).await;
         let stalled = agent.signals();
         assert!(
             stalled.starts_with("Failing Stalled") || stalled.starts_with("Bypassed"),
@@ -295,7 +295,7 @@ async fn every_signal_follows_from_the_state_and_the_state_from_the_facts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_text_of_a_state_says_what_it_means_for_packets() {
+async fn the_text_of_a_state_describes_its_effect_on_packets() {
     let mut agent = Agent::new();
     let text = |agent: &Agent| agent.signals.latest().state().ready().expect_err("not enforcing");
     agent.examined(&[]);
@@ -311,7 +311,7 @@ async fn the_text_of_a_state_says_what_it_means_for_packets() {
     agent.publisher.failed("no ipset", None, Rules::WithoutSets);
     assert_eq!(text(&agent), "Failing: no ipset; everything else that policies deny is denied");
     agent.publisher.failed("no tool", None, Rules::Last);
-    tokio::time::advance(PATIENCE + Duration::from_secs(1)).await;
+    tokio::time::advance(UNREADY_AFTER + Duration::from_secs(1)).await;
     assert_eq!(
         text(&agent),
         "Failing: no progress for 31 s; the rules that were applied last stay"

@@ -1,4 +1,4 @@
-//! Snapshots, caches and pods as text → what is concluded.
+//! Cases of snapshots, caches and pods as text, and the resolved interfaces.
 
 use super::*;
 use crate::dataplane::interfaces::Peer;
@@ -6,12 +6,12 @@ use crate::dataplane::interfaces::Peer;
 /// A node, a line for each fact:
 ///
 /// ```text
-/// veth1 pair cni0 | 10.1.0.5      an interface: name, kind, bridge; addresses of its other end
+/// veth1 pair cni0 | 10.1.0.5      an interface: name, kind, bridge; addresses of its peer
 /// route 10.1.0.5 veth1            a host route
 /// uplink eth0                     a gateway is behind it
 /// on cni0 cni0.5                  a VLAN
 /// file a shop/db veth1 10.1.0.5   an entry of the cache
-/// pod 10.1.0.5                    the API server knows it
+/// pod 10.1.0.5                    an address of a pod in the API server
 /// ```
 fn conclude(text: &str) -> Resolved {
     let mut snapshot = Snapshot::default();
@@ -301,7 +301,7 @@ fn a_bridge_with_another_port_or_a_gateway_is_not_only_of_pods() {
     for port in ["eth1 other br0", "vxlan0 other br0", "tap0 other br0"] {
         check(&format!("{pod}\n{port}"), expected);
     }
-    // The node's own way out is a veth, as that of a node that is a container.
+    // The uplink of the node is a veth, as in a node that is a container.
     check(&format!("{pod}\neth0 pair br0\nuplink br0"), expected);
 }
 

@@ -1,4 +1,4 @@
-//! What a report says of each state of an agent, and what is no news.
+//! The report in each state of an agent, and the changes that are no news.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ fn enforced(selection: Selection) -> Status {
     }
 }
 
-/// The condition of a report on `status`.
+/// The condition of the report of `status`.
 pub(crate) fn condition(status: &Status) -> Condition {
     let report = render(&facts(), status, None, NOW);
     report.conditions.into_iter().next().expect("there is one")
@@ -76,7 +76,7 @@ fn failing(error: &str) -> Status {
     }
 }
 
-/// So many packets denied, and so many that would have been, in each direction.
+/// The counts for `packets` that were denied, and that would have been denied, in each direction.
 fn denials(packets: [u64; 2]) -> Arc<BTreeMap<Denial, Counts>> {
     let outcomes = Outcome::ALL.into_iter().zip(packets);
     let all = outcomes.flat_map(|(outcome, packets)| {
@@ -212,7 +212,7 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
 }
 
 #[test]
-fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
+fn a_round_that_does_not_change_the_report_is_no_news() {
     let mut publisher = Publisher::new(Metrics::default(), Pulse::default());
     let status = publisher.subscribe();
     let latest = || status.borrow().clone();
@@ -231,13 +231,13 @@ fn a_round_that_changes_nothing_that_a_report_says_is_no_news() {
     assert_eq!(news(None, &latest()), News::Some);
     let written = latest();
 
-    // A peer that came and went, the same selection anew, a comparison without findings.
+    // A peer that was added and removed, the same selection again, a comparison without repairs.
     publisher.enforced(round(None));
     publisher.enforced(round(Some(selection([policy("a", 1)]))));
     publisher.verified(0);
     publisher.found(Findings::default());
     publisher.denied(BTreeMap::clone(&denials([1, 2])));
-    assert_ne!(latest(), written, "times and latencies went on");
+    assert_ne!(latest(), written, "times and latencies changed");
     assert_eq!(news(Some(&written), &latest()), News::None);
 
     publisher.selected(selection([policy("a", 2)]));
