@@ -63,7 +63,8 @@ const BEAT_PERIOD: Duration = Duration::from_secs(5);
 
 /// Unreferenced rules and sets are removed once nothing has changed for this time.
 const CLEANUP_AFTER: Duration = Duration::from_millis(200);
-/// They are removed after this time at the latest; the removal of sets in use is retried as often.
+/// Unreferenced rules and sets are removed after this time at the latest; the removal of sets in
+/// use is retried as often.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often the denied packets are read from the kernel, which takes about 5 ms a kind of denial.

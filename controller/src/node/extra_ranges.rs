@@ -150,7 +150,7 @@ mod tests {
         Pod { node, addresses, extra_source_ranges, ..pod }
     }
 
-    /// What the pod `gateway`, 10.0.0.1 at `veth1`, gets of `ranges`, and what is reported.
+    /// The networks of `ranges` that the pod `gateway`, 10.0.0.1 at `veth1`, gets, and the errors.
     fn granted(allowed: &[&str], ranges: &[&str]) -> (Vec<String>, Vec<String>) {
         let mut world = World::of_node("n1".into(), Options::default());
         world.apply(pod("gateway", "n1", "10.0.0.1", ranges).into());

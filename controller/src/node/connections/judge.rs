@@ -87,7 +87,7 @@ pub enum Means {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Question {
-    /// Its addresses and ports.
+    /// The addresses and ports of the connection.
     pub connection: Connection,
     /// Whether a conntrack helper expected it, for example as the data connection of FTP.
     pub is_expected: bool,

@@ -47,7 +47,7 @@ pub(super) type Ending = Vec<(Reason, Means, Candidate)>;
 pub(super) enum Outcome {
     /// All connections that had to end have ended.
     Ended,
-    /// The same, but late answers may have opened some of them again.
+    /// All of them have ended, but late answers may have opened some again.
     Again,
     /// The pass has to be repeated.
     Failed,

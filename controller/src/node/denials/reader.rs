@@ -17,7 +17,7 @@ use crate::dataplane::netlink::{Received, Socket};
 
 /// How often the table is searched for denials that are due.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
-/// The same, while denials wait for room in the agent's channel.
+/// How often the table is searched while denials wait for room in the agent's channel.
 const BACKLOG_PERIOD: Duration = Duration::from_millis(100);
 /// The time between two attempts to open a log that cannot be read.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);

@@ -76,7 +76,7 @@ impl Reported {
     }
 }
 
-/// Where a packet was counted.
+/// Which entry of the table counts a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Noted {
     /// In an entry of its own denial.

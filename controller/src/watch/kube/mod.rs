@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! API server ─► Watch (one task per kind) ─► Known ─► one batch ─► Event ─► channel
-//!                                                (what is new)
+//!                                                (changes only)
 //! ```
 //!
 //! - All watches run on their own thread. While the agent's thread writes rules, for about 10 ms at
