@@ -1,4 +1,4 @@
-//! What is known of the cluster's objects, and what was found out about its policies.
+//! The objects of the cluster, and the findings about its policies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,19 +23,20 @@ pub struct Analysis {
     world: World,
     analyst: Analyst,
     synced: bool,
-    /// What the API server says of each policy.
+    /// The metadata and the status of each policy, as the API server sent them.
     policies: BTreeMap<ObjectRef, Meta>,
     /// The uid of each node.
     nodes: BTreeMap<Str, Str>,
-    /// What was found out about the policies of the cluster.
+    /// The findings about each policy of the cluster, and the pods that it selects.
     pub(super) judged: BTreeMap<ObjectRef, Judged>,
-    /// Findings are out of date, and may be computed from this moment on.
+    /// Whether an object has changed since the findings were computed.
     changed: bool,
+    /// The findings are not computed again before this moment.
     compute_at: Instant,
 }
 
 impl Analysis {
-    /// Nothing is known.
+    /// An analysis without objects.
     #[must_use]
     pub fn new(options: Options, now: Instant) -> Self {
         Self {
@@ -56,7 +57,7 @@ impl Analysis {
         self.synced
     }
 
-    /// Takes in what the source sent.
+    /// Applies an event of the watch.
     pub fn take(&mut self, event: Event) {
         self.changed = true;
         match event {
@@ -87,7 +88,7 @@ impl Analysis {
         self.world.apply(change);
     }
 
-    /// Computes what is out of date: all that is found now, or `None` when nothing was computed.
+    /// Computes all findings if an object has changed; `None` if they are not computed now.
     pub fn round(&mut self, now: Instant) -> Option<BTreeSet<ObjectFinding>> {
         if !self.synced || !self.changed || now < self.compute_at {
             return None;
@@ -112,7 +113,7 @@ impl Analysis {
         Some(object_findings)
     }
 
-    /// Which object a policy is; `None` when there is no such policy.
+    /// The uid and generation of a policy; `None` when there is no such policy.
     #[must_use]
     pub fn revision(&self, policy: &ObjectRef) -> Option<&Revision> {
         Some(&self.world.policy(policy)?.revision)
@@ -124,7 +125,7 @@ impl Analysis {
         Some(self.revision(policy)?.generation.unwrap_or_default())
     }
 
-    /// The ClusterDefaultNetworkPolicies, and what the API server says of each.
+    /// The ClusterDefaultNetworkPolicies, with their metadata and status.
     pub fn defaults(&self) -> impl Iterator<Item = (&ObjectRef, &Meta)> {
         let kind = Kind::ClusterDefaultNetworkPolicy;
         self.policies.iter().filter(move |(policy, _)| policy.kind == kind)
@@ -143,7 +144,7 @@ impl Analysis {
     }
 }
 
-/// What is known of the policies of the cluster.
+/// The findings about the policies of the cluster, and the pods that they select.
 fn judged(world: &World, analyst: &Analyst, findings: &Findings) -> BTreeMap<ObjectRef, Judged> {
     let judge = |(name, coverage): (&ObjectRef, &Coverage)| {
         let policy = world.policy(name)?;

@@ -1,7 +1,7 @@
 //! Which generations of policies are applied on all nodes, and since when. Pure.
 //!
-//! Each generation is reported once, also when another node is concerned later. What was applied before
-//! this process started is not reported: another process has done that.
+//! Each generation is reported once, also when it applies to another node later. What was applied
+//! before this process started is not reported: another process has done that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use super::analysis::Analysis;
 use super::events::ledger::ObjectFinding;
 use super::findings::{Finding, Reason};
 
-/// An Event is written within this time, or not at all: the rate of Events may not allow it.
+/// An Event that the rate limit delays for longer than this is not written.
 const RECENT: Duration = Duration::from_mins(10);
 
-/// Policies that all nodes have applied: name, revision, and how many nodes are concerned.
+/// Policies that all nodes have applied: name, revision, and the number of nodes with such pods.
 pub type Complete = Vec<(ObjectRef, Revision, usize)>;
 
-/// The generations that were applied on all nodes once.
+/// The generations that have been applied on all nodes.
 #[derive(Default, Debug)]
 pub struct Applied {
     revisions: BTreeMap<ObjectRef, Known>,
@@ -37,7 +37,7 @@ struct Known {
 }
 
 impl Applied {
-    /// Takes in what is applied on all nodes now. Returns what is new.
+    /// Replaces what is applied on all nodes now. Returns the policies that were added.
     pub fn update(&mut self, complete: Complete, analysis: &Analysis, now: Instant) -> Complete {
         self.revisions.retain(|policy, known| analysis.revision(policy) == Some(&known.revision));
         let since = self.has_begun.then_some(now);

@@ -1,4 +1,4 @@
-//! What the controller counts. No name of an object is a label.
+//! The metrics of the controller. No name of an object is a label.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use prometheus_client::registry::Registry;
 use super::progress::Stage;
 use crate::serve::process::ProcessMetrics;
 
-/// The controller's figures. Clones count together.
+/// The metrics of the controller. All clones share their values.
 #[derive(Clone, Default, Debug)]
 pub struct Metrics {
     /// 1 while this process leads.
     pub leading: Gauge,
     /// Nodes of the cluster.
     pub nodes: Gauge,
-    /// Nodes whose agent says that it enforces, and still writes.
+    /// Nodes whose agent reports that it enforces, and still writes.
     pub nodes_enforcing: Gauge,
     /// Nodes whose agent has stopped to write.
     pub nodes_silent: Gauge,
@@ -28,7 +28,7 @@ pub struct Metrics {
     pub nodes_unreported: Gauge,
     /// Policies that some node still has enforced in an earlier generation.
     pub policies_behind: Gauge,
-    /// What policies cannot mean.
+    /// Findings about policies and Nodes.
     pub findings: Gauge,
     /// Policies of the cluster, by kind and by how far they are enforced.
     pub cluster_policies: Family<Staged, Gauge>,
@@ -56,7 +56,7 @@ impl Staged {
         Self { kind: kind.as_str(), stage }
     }
 
-    /// All that there can be.
+    /// All combinations of labels.
     pub fn all() -> impl Iterator<Item = Self> {
         let kinds = [Kind::ClusterNetworkPolicy, Kind::ClusterDefaultNetworkPolicy];
         kinds.into_iter().flat_map(|kind| Stage::ALL.map(|stage| Self::new(kind, stage)))
@@ -64,7 +64,7 @@ impl Staged {
 }
 
 impl Metrics {
-    /// All of them under their names.
+    /// A registry of all metrics with their names.
     #[must_use]
     pub fn registry(&self) -> Arc<Registry> {
         let mut root = Registry::default();
@@ -92,7 +92,7 @@ impl Metrics {
     }
 }
 
-/// A number of things, as a gauge takes it.
+/// A number of things as the value of a gauge.
 pub(super) fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

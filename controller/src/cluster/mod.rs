@@ -7,9 +7,8 @@
 //!                                └─► Write, while we lead ─► API server
 //! ```
 //!
-//! Every replica watches and computes, so a new leader knows what the last one knew, and since
-//! when; only the leader writes. Nothing here touches a node's kernel, and nothing on the way of a
-//! packet depends on it.
+//! Every replica watches and computes, so a new leader has the same state as the last one. Only the
+//! leader writes. The controller changes no node's kernel, and no packet depends on it.
 
 pub mod analysis;
 pub mod applied;
@@ -55,21 +54,21 @@ use crate::serve::http::{self, Served};
 use crate::serve::pulse::Pulse;
 use crate::watch::Source;
 
-/// How often it is looked whether something is due.
+/// How often the controller checks whether a write or a computation is due.
 const TICK: Duration = Duration::from_millis(500);
-/// Findings take at most this share of the time, and so does summing up: one part in so many.
+/// Findings take at most one part in so many of the time, and so does summing up the reports.
 const SHARE: u32 = 20;
 /// Writes that are under way at a time.
 const WRITES_MAX: usize = 4;
-/// What may wait in a channel; a watch that is faster has to wait.
+/// Events that may wait in a channel; a watch that is faster has to wait.
 const QUEUED: usize = 1024;
-/// Where a pod finds its namespace.
+/// The file that holds the namespace of the pod.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
-/// Runs until the process is asked to end. Serves `log_lines_lost` as a metric.
+/// Runs the controller until the process gets a signal to end. Serves `log_lines_lost` as a metric.
 ///
 /// # Errors
-/// When the flags are unusable. That the API server does not answer is no error.
+/// When the flags are unusable. An API server that does not answer is not an error.
 pub fn run(args: &ControllerArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode> {
     let timing = Timing {
         duration: args.lease_duration,
@@ -108,7 +107,7 @@ pub fn run(args: &ControllerArgs, log_lines_lost: &Counter) -> anyhow::Result<Ex
             synced,
         };
         controller.run(source, reports, crate::shutdown()?).await?;
-        // No write of ours is under way any more: another may lead.
+        // No write is under way any more: another replica may lead.
         if let Some(election) = election {
             election.release();
         }
@@ -156,7 +155,7 @@ impl Controller {
                 }
             }
         }
-        // What was asked for already may still arrive at the server: it is safe to write twice.
+        // A request that was sent may still reach the server: each write is safe to send twice.
         self.writes.shutdown().await;
         Ok(())
     }
@@ -209,7 +208,7 @@ fn serve(
         .context("failed to serve probes and metrics")
 }
 
-/// A name that no other process has, not even this one's next run.
+/// A unique name for this process, different in each run.
 fn identity(name: Option<&str>) -> String {
     let host = || std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let name = name.map_or_else(host, str::to_owned);

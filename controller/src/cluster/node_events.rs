@@ -1,4 +1,4 @@
-//! What Events on Nodes say: the state of the node, as its agent reports it. Pure.
+//! The Events on Nodes: the state of the node, as its agent reports it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,15 +10,15 @@ use super::events::ledger::ObjectFinding;
 use super::findings::{Finding, Reason};
 use super::reports::Known;
 
-/// What Events report of `nodes`, by name with their uids, that have a report.
+/// The findings about those `nodes` that have a report. `nodes` are uids by name.
 pub fn findings(
     nodes: &BTreeMap<Str, Str>,
     reports: &BTreeMap<String, Known>,
-    speaks: impl Fn(&Known) -> bool,
+    still_reports: impl Fn(&Known) -> bool,
 ) -> BTreeSet<ObjectFinding> {
     let of_node = |(name, known): (&String, &Known)| {
         let (name, uid) = nodes.get_key_value(name.as_str())?;
-        let message = if speaks(known) {
+        let message = if still_reports(known) {
             let state =
                 known.state.filter(|state| ![State::Enforcing, State::Auditing].contains(state))?;
             format!(

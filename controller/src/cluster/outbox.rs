@@ -17,25 +17,25 @@ use super::reports::Action;
 use super::rollout::Rollout;
 use super::write::{NewStanding, Outcome, Write};
 
-/// Writes of a kind that is forbidden rest for so long at first, for a server that starts refuses
-/// everybody; then each time twice as long. The others go on.
+/// The first pause after a write was forbidden, for writes of its kind only: a server that starts
+/// forbids all requests for a moment. Each further pause is twice as long.
 pub(super) const FORBIDDEN_FIRST: Duration = Duration::from_secs(5);
-/// They rest for so long at most.
+/// The longest pause after a write was forbidden.
 const FORBIDDEN_LONGEST: Duration = Duration::from_mins(1);
-/// What was written comes back by the watch within this time.
+/// The watch returns a written object within this time.
 const ECHO: Duration = Duration::from_secs(2);
 
-/// What is to be written.
+/// The writes that are to be sent, and when.
 pub struct Outbox {
     ledger: Ledger,
-    /// Which policies are applied on all nodes. It has a rate of its own: a change of all policies must
-    /// not hold up what is wrong with one.
+    /// Policies that are applied on all nodes. They have a rate limit of their own: a change of all
+    /// policies must not delay a finding about one.
     applied: Ledger,
     /// When statuses of ClusterDefaultNetworkPolicies are written.
     pace: Pace,
     /// Reports that are being written, or wait until they may be tried again.
     held: BTreeMap<String, Option<Instant>>,
-    /// Nothing is sent before this moment: the API server has asked for it, or does not answer.
+    /// No write is sent before this moment: the API server asked to wait, or does not answer.
     quiet_until: Instant,
     /// Kinds of writes that are forbidden.
     forbidden: BTreeMap<&'static str, Rest>,
@@ -49,7 +49,7 @@ struct Rest {
 }
 
 impl Outbox {
-    /// Nothing is to be written. `event_delay`: see [`Ledger::new`].
+    /// An outbox without writes. `event_delay`: see [`Ledger::new`].
     #[must_use]
     pub fn new(event_delay: Duration, metrics: Metrics, now: Instant) -> Self {
         Self {
@@ -63,19 +63,19 @@ impl Outbox {
         }
     }
 
-    /// Replaces what is found about policies.
+    /// Replaces the findings about policies.
     pub fn update(&mut self, found: BTreeSet<ObjectFinding>, now: Instant) {
         self.ledger.update(Kind::is_policy, found, now);
         self.metrics.findings.set(count(self.ledger.len()));
     }
 
-    /// Replaces what is found about Nodes.
+    /// Replaces the findings about Nodes.
     pub fn update_nodes(&mut self, found: BTreeSet<ObjectFinding>, now: Instant) {
         self.ledger.update(|kind| kind == Kind::Node, found, now);
         self.metrics.findings.set(count(self.ledger.len()));
     }
 
-    /// Replaces which policies were applied on all nodes of late.
+    /// Replaces the policies that were applied on all nodes lately.
     pub fn update_applied(&mut self, found: BTreeSet<ObjectFinding>, now: Instant) {
         self.applied.update(|_| true, found, now);
     }
@@ -102,8 +102,8 @@ impl Outbox {
         {
             return Some(write);
         }
-        let may_tell = analysis.is_synced() && is_allowed(self, Write::EVENT);
-        let next = may_tell.then(|| self.ledger.next(now).or_else(|| self.applied.next(now)));
+        let may_report = analysis.is_synced() && is_allowed(self, Write::EVENT);
+        let next = may_report.then(|| self.ledger.next(now).or_else(|| self.applied.next(now)));
         next.flatten().map(Write::Event)
     }
 
@@ -144,7 +144,7 @@ impl Outbox {
         pace.retain(|name| known.contains(name));
         let period = pace::detail_period(known.len(), analysis.nodes().len());
         let mut due = analysis.defaults().filter_map(|(policy, meta)| {
-            // What was judged may be an earlier generation.
+            // The summed-up status may be of an earlier generation.
             let is_current = |generation| analysis.generation(policy) == Some(generation);
             let standing = standings.get(policy).filter(|found| is_current(found.generation))?;
             let difference = standing.differs_from(&meta.status);
@@ -158,13 +158,13 @@ impl Outbox {
         due.next().map(|new| Write::Standing(Box::new(new)))
     }
 
-    /// Lets a kind of writes rest that is forbidden; gives until when.
+    /// Pauses a kind of writes that is forbidden. Returns when the pause ends.
     fn rest(&mut self, what: &'static str, why: &str, now: Instant) -> Instant {
         let rest = self.forbidden.entry(what).or_insert_with(|| {
             let back_off = BackOff::new(FORBIDDEN_FIRST, FORBIDDEN_LONGEST);
             Rest { until: now, back_off }
         });
-        // Two may have been under way at once.
+        // Two writes may have been under way at once.
         if rest.until <= now {
             let pause = rest.back_off.wait();
             let retry_in_s = pause.as_secs();
@@ -174,7 +174,7 @@ impl Outbox {
         rest.until
     }
 
-    /// Takes in what became of a write.
+    /// Records the outcome of a write.
     pub fn done(&mut self, write: &Write, outcome: Outcome, now: Instant) {
         let retry = match outcome {
             Outcome::Written => {
@@ -188,10 +188,10 @@ impl Outbox {
                     Write::Report(node, Action::Delete { .. }) => {
                         info!(node, "deleted the report of a node that no longer exists");
                     }
-                    Write::Report(node, Action::Tell { speaks, .. }) => {
+                    Write::Report(node, Action::SetCurrent { still_reports, .. }) => {
                         info!(
                             node,
-                            current = speaks,
+                            current = still_reports,
                             "updated the condition Reporting of a NodePolicyReport"
                         );
                     }

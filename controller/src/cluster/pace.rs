@@ -1,35 +1,36 @@
-//! When a status is written. Pure; time is given, and monotonic.
+//! When a status is written. Pure; the caller passes the time, which is monotonic.
 //!
-//! A difference is written a moment after it arose, so that what belongs together arrives first,
-//! and each object at most once in a while, however busy its cluster is. Every agent watches the
-//! objects, so a write costs one message a node: what is no news waits the longer the more there are.
+//! A difference is written a moment after it arose, so that one write has all of what belongs
+//! together. Each object is written at most once in [`PERIOD_MIN`], however busy its cluster is.
+//! Every agent watches the objects, so a write costs one message a node: details wait longer in a
+//! cluster of more objects and nodes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a difference waits for what belongs to it.
+/// How long a difference waits for others that belong to it.
 pub const SETTLE: Duration = Duration::from_secs(1);
 /// The least time between two writes of one object.
 pub const PERIOD_MIN: Duration = Duration::from_secs(5);
-/// Details wait so long at most.
+/// The longest time between two writes of one object for a detail.
 const DETAIL_PERIOD_MAX: Duration = Duration::from_mins(5);
 /// How many messages a second details may cost, over all objects and nodes.
 const MESSAGES_PER_SECOND: usize = 200;
 
-/// How much a status differs from what it is to say.
+/// How much the status of an object differs from the one to be written.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Difference {
-    /// It says all.
+    /// They are equal.
     None,
-    /// In figures and words, as with every pod that comes or goes.
+    /// In counts and messages only, as for every pod that is created or deleted.
     Detail,
-    /// In what somebody waits for: a generation, a condition, its reason.
+    /// In what users wait for: a generation, or the status or reason of a condition.
     News,
 }
 
-/// The least time between two writes of one of `objects` for a detail, with so many `nodes`.
+/// The least time between two writes of one object for a detail, in a cluster of this size.
 #[must_use]
 pub fn detail_period(objects: usize, nodes: usize) -> Duration {
     let messages = objects.saturating_mul(nodes);
@@ -49,18 +50,18 @@ struct Object {
     not_before: Option<Instant>,
     /// When the last write ended.
     ended: Option<Instant>,
-    /// A write of it is under way.
+    /// Whether a write of the object is under way.
     busy: bool,
 }
 
 impl Pace {
-    /// Forgets what is gone.
+    /// Forgets the objects that do not exist any more.
     pub fn retain(&mut self, exists: impl Fn(&str) -> bool) {
         self.objects.retain(|name, object| object.busy || exists(name));
     }
 
-    /// Whether the status of `name` is to be written now; when it is, it is taken to be under way.
-    /// `detail_period`: see [`detail_period`].
+    /// Whether the status of `name` is to be written now. If so, the write counts as under way
+    /// until [`Pace::done`]. `detail_period`: see [`detail_period`].
     pub fn is_due(
         &mut self,
         name: &str,
@@ -87,7 +88,7 @@ impl Pace {
         is_due
     }
 
-    /// The write has ended; the next one may be after `not_before`.
+    /// Records that a write has ended; the next one may begin at `not_before`.
     pub fn done(&mut self, name: &str, now: Instant, not_before: Instant) {
         if let Some(object) = self.objects.get_mut(name) {
             let (not_before, ended) = (Some(not_before), Some(now));
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_that_goes_away_is_not_written() {
+    fn a_difference_that_disappears_is_not_written() {
         let (start, mut pace) = (Instant::now(), Pace::default());
         let mut is_due = |difference, now| pace.is_due("a", difference, PERIOD_MIN, now);
         assert!(!is_due(News, start));
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn details_wait_the_longer_the_more_nodes_hear_of_them() {
+    fn details_wait_longer_in_a_cluster_of_more_nodes() {
         for (objects, nodes, seconds) in
             [(3, 20, 5), (1, 1_000, 5), (10, 1_000, 50), (50, 1_000, 250), (1_000, 5_000, 300)]
         {

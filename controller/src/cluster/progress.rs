@@ -16,58 +16,58 @@ const NAMES_MAX: usize = 3;
 
 /// How far one generation of a policy is enforced.
 ///
-/// A policy concerns every node with a pod that it selects.
+/// A policy concerns every node with a pod that the policy selects.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Progress {
     /// How many nodes are concerned.
     pub concerned: usize,
-    /// How many of them say that they have its generation enforced, and still write.
+    /// How many of these nodes report that they have applied the generation, and still write.
     pub realised: usize,
-    /// Those that write, and have not.
+    /// Nodes that still write, and have not applied the generation.
     pub behind: Vec<Str>,
-    /// Those that say that they cannot program the kernel.
+    /// Nodes that report that they do not enforce.
     pub failing: Vec<Str>,
-    /// Those without a report: perhaps no agent runs there.
+    /// Nodes without a report: perhaps no agent runs there.
     pub unreported: Vec<Str>,
-    /// Those that have stopped to write.
+    /// Nodes whose agent has stopped to write.
     pub silent: Vec<Str>,
 }
 
-/// Where a policy of the cluster stands.
+/// How far a policy of the cluster is enforced, in one word.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, EncodeLabelValue)]
 pub enum Stage {
-    /// Enforced on every node that it concerns.
+    /// Every node that the policy concerns enforces it.
     Applied,
-    /// Some node has not got it yet.
+    /// A node has not applied the policy yet.
     Waiting,
-    /// Some node says nothing.
+    /// The agent of a node does not report any more.
     Unknown,
-    /// It decides nothing, wherever it is.
+    /// The policy is in audit: no node enforces it.
     Audit,
 }
 
 impl Stage {
-    /// All of them.
+    /// All stages.
     pub const ALL: [Self; 4] = [Self::Applied, Self::Waiting, Self::Unknown, Self::Audit];
 }
 
 impl Progress {
-    /// How far a policy of the cluster is enforced; `speaks` says of a report that it is still written.
+    /// How far a policy is enforced on `nodes`. `still_reports`: whether a report is still written.
     #[must_use]
     pub fn of<'n>(
         policy: &ObjectRef,
         revision: &Revision,
         nodes: impl Iterator<Item = &'n Str>,
         reports: &BTreeMap<String, Known>,
-        speaks: impl Fn(&Known) -> bool,
+        still_reports: impl Fn(&Known) -> bool,
     ) -> Self {
         let mut progress = Self::default();
         for node in nodes {
             progress.concerned += 1;
             let report = reports.get(&**node);
             match report {
-                Some(report) if !speaks(report) => progress.silent.push(node.clone()),
-                // It has the generation, perhaps, but not for the pods that came since.
+                Some(report) if !still_reports(report) => progress.silent.push(node.clone()),
+                // It may have applied the generation, but not for pods that were created since.
                 Some(report) if !report.enforcing => progress.failing.push(node.clone()),
                 Some(report) if report.has(policy, revision) => progress.realised += 1,
                 Some(_) => progress.behind.push(node.clone()),
@@ -77,7 +77,7 @@ impl Progress {
         progress
     }
 
-    /// Where a policy of this mode stands.
+    /// The stage of a policy of this mode.
     #[must_use]
     pub fn stage(&self, mode: Mode) -> Stage {
         match mode {
@@ -92,13 +92,13 @@ impl Progress {
         [&self.behind, &self.failing, &self.unreported].into_iter().any(|nodes| !nodes.is_empty())
     }
 
-    /// Whether every node that it concerns has it, enforced or in audit; there is at least one.
+    /// Whether the policy concerns a node, and each such node has applied it, enforced or in audit.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.concerned > 0 && self.concerned == self.realised
     }
 
-    /// How many nodes have it, and which have not, and why: for people.
+    /// How many nodes have applied the policy, which have not, and why: a message for people.
     #[must_use]
     pub fn sentence(&self) -> String {
         let missing = [
@@ -158,8 +158,9 @@ mod tests {
         let nodes: Vec<Str> = ["has", "of an earlier object", "older", "fails", "silent", "none"]
             .map(Str::from)
             .into();
-        let speaks = |known: &Known| !known.has(&policy("deny"), &revision(9));
-        let of = |name| Progress::of(&policy(name), &revision(2), nodes.iter(), &reports, speaks);
+        let still_reports = |known: &Known| !known.has(&policy("deny"), &revision(9));
+        let of =
+            |name| Progress::of(&policy(name), &revision(2), nodes.iter(), &reports, still_reports);
         let (failing, unreported) = (vec!["fails".into()], vec!["none".into()]);
         let behind = ["of an earlier object", "older"].map(Str::from).into();
         let (concerned, realised, silent) = (6, 1, vec!["silent".into()]);

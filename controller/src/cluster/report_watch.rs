@@ -10,17 +10,17 @@ use portcullis_crds::lean::Lean;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-/// Events of reports, in order, as many as came at once.
+/// A batch of events of the watch, in order.
 pub type Reported = Vec<Event<Lean<NodePolicyReport>>>;
 
 /// Batches that may wait. The watch is not read further while they do.
 const QUEUED: usize = 16;
 
-/// The versions that are understood.
+/// The versions of `NodePolicyReport` that the controller reads.
 const VERSIONS: &[&str] = &["v1alpha1"];
 
-/// Follows all reports until the receiver is dropped. What fails is tried again, with back-off; while
-/// the cluster lacks the kind, it is looked for every `missing_kind_period`.
+/// Watches all reports until the receiver is dropped. Failed requests are tried again with
+/// back-off. While the cluster lacks the kind, its CRD is requested every `missing_kind_period`.
 #[must_use]
 pub fn start(client: Client, missing_kind_period: Duration) -> mpsc::Receiver<Reported> {
     let (sender, receiver) = mpsc::channel(QUEUED);

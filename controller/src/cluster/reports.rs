@@ -1,7 +1,7 @@
-//! What is known of the reports: which are to be deleted, and which agents are silent. No I/O.
+//! The reports of the nodes: which are to be deleted, and which agents are silent. No I/O.
 //!
-//! An agent is silent when its report did not change for a while of *our* monotonic clock: the
-//! times in reports are other machines'.
+//! An agent is silent when its report did not change for a while by *our* monotonic clock: the
+//! times in reports come from the clocks of other machines.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,54 +20,54 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::warn;
 
-/// A report whose Node seems to be gone waits for so long: the Node may not have been seen yet.
+/// A report without a Node is deleted after this time: the watch may not have seen the Node yet.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 
 /// What is kept of a report.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// Which object it is.
+    /// The uid of the report.
     pub uid: String,
-    /// The policies that are enforced on the node, and which objects they are: by name.
+    /// The policies that are applied on the node, with their uids and generations, sorted by name.
     pub policies: Vec<(ObjectRef, Revision)>,
-    /// Whether its agent says that it enforces.
+    /// Whether its agent reports that it enforces.
     pub enforcing: bool,
-    /// The state of the node, the most important reason for it, and since when it enforces or does not,
-    /// in seconds since 1970.
+    /// The state of the node.
     pub state: Option<State>,
-    /// See `state`.
+    /// The most important reason for `state`.
     pub reason: String,
-    /// See `state`.
+    /// Since when the node enforces or does not enforce, in seconds since 1970.
     pub since: i64,
-    /// The Node that it belongs to.
+    /// The uid of the Node that owns the report.
     owner: Option<String>,
     version: String,
     current: Option<Condition>,
-    /// What the agent writes anew each time.
+    /// `observedAt`, which the agent changes with each write.
     written: Option<Time>,
-    /// When the agent was last seen to write; `None` when it was told silent before we came.
+    /// When the agent was last seen to write; `None` when the report already had `Current: False`
+    /// at the start of this process.
     seen: Option<Instant>,
     orphan_since: Option<Instant>,
 }
 
-/// What is to be done about a report.
+/// A write that a report needs.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Action {
-    /// Its Node is gone.
+    /// Delete the report: its Node does not exist.
     Delete {
-        /// Which version of which object.
+        /// The uid of the report.
         uid: String,
-        /// The version that was judged.
+        /// The resource version of the report that was judged.
         version: String,
-        /// The uid that its Node would have to have; without one, any Node will do.
+        /// The uid of the Node that owns the report; `None`: any Node of this name.
         owner: Option<String>,
     },
-    /// Whether the agent still writes has changed.
-    Tell {
-        /// Which object.
+    /// Set the condition `Current`: whether the agent still writes has changed.
+    SetCurrent {
+        /// The uid of the report.
         uid: String,
-        /// Whether it still writes.
-        speaks: bool,
+        /// Whether the agent still writes the report.
+        still_reports: bool,
     },
 }
 
@@ -83,8 +83,8 @@ impl Known {
         let owner = owner.into_iter().next();
         let status = report.status.unwrap_or_default();
         let seen = before.filter(|before| before.written == status.observed_at);
-        let is_told = status.condition(CURRENT).is_some_and(|current| current.status == "False");
-        let first = (before.is_some() || !is_told).then_some(now);
+        let was_silent = status.condition(CURRENT).is_some_and(|current| current.status == "False");
+        let first = (before.is_some() || !was_silent).then_some(now);
         let policies = policies(&status);
         Self {
             uid,
@@ -109,12 +109,12 @@ impl Known {
 
     /// Whether the agent was last seen to write at most `patience` ago.
     #[must_use]
-    pub fn speaks(&self, now: Instant, patience: Duration) -> bool {
+    pub fn still_reports(&self, now: Instant, patience: Duration) -> bool {
         self.seen.is_some_and(|seen| now < seen + patience)
     }
 
-    /// Whether a policy is enforced on the node in this revision. A later generation may be that of
-    /// an object which had the name before, and is gone.
+    /// Whether the node has applied a policy in this revision. A later generation does not count:
+    /// it may be of a deleted object of the same name.
     #[must_use]
     pub fn has(&self, policy: &ObjectRef, revision: &Revision) -> bool {
         let found = self.policies.binary_search_by_key(&policy, |(name, _)| name);
@@ -122,7 +122,8 @@ impl Known {
         found.is_some_and(|(_, observed)| observed.is(revision))
     }
 
-    /// What is to be done; `node` is the uid of the Node of that name, `None` when there is none.
+    /// The write that the report needs now. `node` is the uid of the Node of that name, `None` when
+    /// there is none.
     pub fn judge(
         &mut self,
         node: Option<&str>,
@@ -141,10 +142,10 @@ impl Known {
             return (now >= since + ORPHAN_GRACE).then_some(Action::Delete { uid, version, owner });
         }
         self.orphan_since = None;
-        let speaks = self.speaks(now, patience);
-        let status = if speaks { "True" } else { "False" };
-        let is_told = self.current.as_ref().is_some_and(|current| current.status == status);
-        (!is_told).then(|| Action::Tell { uid: self.uid.clone(), speaks })
+        let still_reports = self.still_reports(now, patience);
+        let status = if still_reports { "True" } else { "False" };
+        let is_set = self.current.as_ref().is_some_and(|current| current.status == status);
+        (!is_set).then(|| Action::SetCurrent { uid: self.uid.clone(), still_reports })
     }
 }
 
@@ -160,15 +161,14 @@ fn policies(status: &NodePolicyReportStatus) -> Vec<(ObjectRef, Revision)> {
 #[derive(Default, Debug)]
 pub struct Reports {
     now: BTreeMap<String, Known>,
-    /// What a list that is being read has brought so far; until it is complete, `now` is what was
-    /// known before.
+    /// The reports of a list that is not complete yet. Until then `now` has the earlier ones.
     listed: Option<BTreeMap<String, Known>>,
     /// Whether the first list is complete.
     pub synced: bool,
 }
 
 impl Reports {
-    /// Takes in one event of the watch.
+    /// Applies one event of the watch.
     pub fn take(&mut self, event: Event<Lean<NodePolicyReport>>, now: Instant) {
         match event {
             Event::Init => self.listed = Some(BTreeMap::new()),
@@ -196,23 +196,23 @@ impl Reports {
         &self.now
     }
 
-    /// The same, to be judged.
+    /// Each report by the name of its node, for [`Known::judge`].
     pub fn get_mut(&mut self) -> &mut BTreeMap<String, Known> {
         &mut self.now
     }
 }
 
-/// A report that is none by its own CRD counts as missing.
+/// A report that does not match its own CRD counts as missing.
 fn read(report: Lean<NodePolicyReport>) -> Option<NodePolicyReport> {
     let report = serde_json::from_value(report.into_value());
     report.inspect_err(|error| warn!(%error, "cannot read a NodePolicyReport")).ok()
 }
 
-/// The patch that sets the condition `Current`, for server-side apply. It applies to this very
-/// object alone.
+/// The patch that sets the condition `Current`, for server-side apply. The server refuses it for
+/// another object of the same name.
 #[must_use]
-pub fn condition(name: &str, uid: &str, speaks: bool, wall: Timestamp) -> Value {
-    let (status, reason, message) = if speaks {
+pub fn condition(name: &str, uid: &str, still_reports: bool, wall: Timestamp) -> Value {
+    let (status, reason, message) = if still_reports {
         ("True", "Reporting", "the agent writes this report")
     } else {
         let silent = "the agent has stopped to write this report; what it programmed last stays \
@@ -267,38 +267,38 @@ mod tests {
     fn an_agent_is_silent_when_its_report_stays_the_same_whatever_times_it_names() {
         let (start, node) = (Instant::now(), "node-1");
         let mut known = Known::new(report(0, &[]), None, start);
-        let tell = |speaks| Some(Action::Tell { uid: "r".to_owned(), speaks });
-        assert_eq!(known.judge(Some(node), at(start, 749), PATIENCE), tell(true));
-        assert_eq!(known.judge(Some(node), at(start, 750), PATIENCE), tell(false));
-        // The same again, for one after a new list: nobody wrote.
+        let set = |still_reports| Some(Action::SetCurrent { uid: "r".to_owned(), still_reports });
+        assert_eq!(known.judge(Some(node), at(start, 749), PATIENCE), set(true));
+        assert_eq!(known.judge(Some(node), at(start, 750), PATIENCE), set(false));
+        // A new list brings the same report again: the agent has not written it.
         let mut same = Known::new(report(0, &[]), Some(&known), at(start, 760));
-        assert_eq!(same.judge(Some(node), at(start, 760), PATIENCE), tell(false));
-        // The node's clock was set back: it wrote nevertheless.
-        let mut spoken = Known::new(report(-9, &[]), Some(&same), at(start, 770));
-        assert_eq!(spoken.judge(Some(node), at(start, 770), PATIENCE), tell(true));
+        assert_eq!(same.judge(Some(node), at(start, 760), PATIENCE), set(false));
+        // The node's clock was set back, but the agent has written the report.
+        let mut written = Known::new(report(-9, &[]), Some(&same), at(start, 770));
+        assert_eq!(written.judge(Some(node), at(start, 770), PATIENCE), set(true));
     }
 
     #[test]
-    fn an_agent_that_was_told_silent_stays_so_for_a_new_controller_until_it_writes() {
+    fn an_agent_that_was_reported_silent_stays_so_for_a_new_controller_until_it_writes() {
         let (start, node) = (Instant::now(), "node-1");
-        let told = |speaks, written| {
+        let reported = |still_reports, written| {
             let mut report = report(written, &[]);
-            let patch = condition("n", "r", speaks, Timestamp::UNIX_EPOCH);
+            let patch = condition("n", "r", still_reports, Timestamp::UNIX_EPOCH);
             let conditions = patch.pointer("/status/conditions").cloned().expect("it has one");
             report.status.as_mut().expect("it has one").conditions =
                 serde_json::from_value(conditions).expect("conditions");
             report
         };
-        let mut known = Known::new(told(false, 0), None, start);
-        assert!(!known.speaks(start, PATIENCE));
+        let mut known = Known::new(reported(false, 0), None, start);
+        assert!(!known.still_reports(start, PATIENCE));
         assert_eq!(known.judge(Some(node), start, PATIENCE), None);
-        let known = Known::new(told(false, 1), Some(&known), at(start, 1));
-        assert!(known.speaks(at(start, 1), PATIENCE));
-        assert!(Known::new(told(true, 0), None, start).speaks(start, PATIENCE));
+        let known = Known::new(reported(false, 1), Some(&known), at(start, 1));
+        assert!(known.still_reports(at(start, 1), PATIENCE));
+        assert!(Known::new(reported(true, 0), None, start).still_reports(start, PATIENCE));
     }
 
     #[test]
-    fn a_report_goes_with_its_node_after_a_moment() {
+    fn a_report_is_deleted_a_moment_after_its_node() {
         let (start, other) = (Instant::now(), "node-2");
         for node in [None, Some(other)] {
             let mut known = Known::new(report(0, &[]), None, start);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_stands_is_not_written_again() {
+    fn a_condition_that_is_set_is_not_written_again() {
         let (start, node) = (Instant::now(), "node-1");
         let mut written = report(0, &[]);
         let patch = condition("n", "r", true, Timestamp::UNIX_EPOCH);

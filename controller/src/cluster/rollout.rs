@@ -1,5 +1,5 @@
-//! The reports of all nodes, summed up: metrics and log lines on how far policies are enforced, and what
-//! the status of each ClusterDefaultNetworkPolicy is to say.
+//! The reports of all nodes, summed up: metrics and log lines on how far policies are enforced, and
+//! the status of each ClusterDefaultNetworkPolicy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,14 +19,14 @@ use super::report_watch::Reported;
 use super::reports::{Action, Known, Reports};
 use super::standing::Standing;
 
-/// What the nodes report.
+/// The reports of the nodes, and what follows from them.
 pub struct Rollout {
     pub(super) reports: Reports,
-    /// An agent that did not write for so long is silent.
+    /// An agent that did not write for this long is silent.
     silent_after: Duration,
-    /// What the status of each ClusterDefaultNetworkPolicy is to say.
+    /// The status that each ClusterDefaultNetworkPolicy is to have.
     pub(super) standings: BTreeMap<ObjectRef, Standing>,
-    /// Reports may be summed up from this moment on.
+    /// The reports are not summed up again before this moment.
     sum_up_at: Instant,
     applied: Applied,
     unreported: usize,
@@ -34,7 +34,7 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// No report is known.
+    /// A roll-out without reports.
     #[must_use]
     pub fn new(silent_after: Duration, metrics: Metrics, now: Instant) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Rollout {
         }
     }
 
-    /// Takes in what the watch of reports sent.
+    /// Applies a batch of events of the watch of reports.
     pub fn take(&mut self, events: Reported, now: Instant) {
         events.into_iter().for_each(|event| self.reports.take(event, now));
     }
@@ -59,7 +59,7 @@ impl Rollout {
         analysis.is_synced() && self.reports.synced
     }
 
-    /// Sums up the reports: metrics for everybody, log lines for the leader.
+    /// Sums up the reports. Every replica sets the metrics; only the leader writes log lines.
     pub fn sum_up(&mut self, analysis: &Analysis, now: Instant, leads: bool) {
         self.metrics.leading.set(i64::from(leads));
         if now < self.sum_up_at {
@@ -86,18 +86,19 @@ impl Rollout {
             info!(nodes = unreported, "nodes without a report");
             self.unreported = unreported;
         }
-        // What all nodes say of all policies is a lot to look at twice a second.
+        // All nodes report all policies: that is too much to sum up twice a second.
         self.sum_up_at = now + began.elapsed() * SHARE;
     }
 
-    /// Counts the nodes; how many have no report.
+    /// Counts the nodes. Returns how many have no report.
     fn sum_up_nodes(&self, analysis: &Analysis, now: Instant) -> usize {
         let metrics = &self.metrics;
         let (nodes, reports) = (analysis.nodes(), self.reports.get());
         let of_nodes = || reports.iter().filter(|(name, _)| nodes.contains_key(name.as_str()));
-        let speaks = |known: &Known| known.speaks(now, self.silent_after);
-        let enforcing = of_nodes().filter(|(_, known)| known.enforcing && speaks(known)).count();
-        let silent = of_nodes().filter(|(_, known)| !speaks(known)).count();
+        let still_reports = |known: &Known| known.still_reports(now, self.silent_after);
+        let enforcing =
+            of_nodes().filter(|(_, known)| known.enforcing && still_reports(known)).count();
+        let silent = of_nodes().filter(|(_, known)| !still_reports(known)).count();
         let unreported = nodes.len() - of_nodes().count();
         metrics.nodes.set(count(nodes.len()));
         metrics.nodes_enforcing.set(count(enforcing));
@@ -106,20 +107,20 @@ impl Rollout {
         unreported
     }
 
-    /// Sums up the reports on policies in namespaces. How many are behind.
+    /// Sums up the reports on policies in namespaces. Returns how many policies are behind.
     fn sum_up_namespaces(
         &self,
         analysis: &Analysis,
         now: Instant,
         complete: &mut Complete,
     ) -> usize {
-        let speaks = |known: &Known| known.speaks(now, self.silent_after);
+        let still_reports = |known: &Known| known.still_reports(now, self.silent_after);
         let (nodes, reports) = (analysis.nodes(), self.reports.get());
         let mut behind = 0;
         for (policy, concerned) in analysis.concerned() {
             let Some(revision) = analysis.revision(policy) else { continue };
             let concerned = concerned.iter().filter(|node| nodes.contains_key(*node));
-            let progress = Progress::of(policy, revision, concerned, reports, speaks);
+            let progress = Progress::of(policy, revision, concerned, reports, still_reports);
             if progress.is_complete() {
                 complete.push((policy.clone(), revision.clone(), progress.concerned));
             }
@@ -128,22 +129,23 @@ impl Rollout {
         behind
     }
 
-    /// Sums up the reports on policies of the cluster: what their status is to say, and which
-    /// generations are enforced on how many nodes. How many are behind.
+    /// Sums up the reports on policies of the cluster: their status, and on how many nodes their
+    /// generations are enforced. Returns how many policies are behind.
     fn sum_up_cluster(
         &mut self,
         analysis: &Analysis,
         now: Instant,
         complete: &mut Complete,
     ) -> usize {
-        let speaks = |known: &Known| known.speaks(now, self.silent_after);
+        let still_reports = |known: &Known| known.still_reports(now, self.silent_after);
         let (nodes, reports) = (analysis.nodes(), self.reports.get());
         let (mut standings, mut behind) = (BTreeMap::new(), 0);
         let mut stages: BTreeMap<Staged, i64> = Staged::all().map(|staged| (staged, 0)).collect();
         for (policy, judged) in &analysis.judged {
             let concerned = judged.coverage.nodes.iter();
             let concerned = concerned.filter(|node| nodes.contains_key(*node));
-            let progress = Progress::of(policy, &judged.revision, concerned, reports, speaks);
+            let progress =
+                Progress::of(policy, &judged.revision, concerned, reports, still_reports);
             let stage = progress.stage(judged.mode);
             behind += usize::from(matches!(stage, Stage::Waiting | Stage::Unknown));
             if let Some(number) = stages.get_mut(&Staged::new(policy.kind, stage)) {
@@ -163,20 +165,20 @@ impl Rollout {
         behind
     }
 
-    /// What Events report of policies that all nodes have applied.
+    /// The findings for Events on policies that all nodes have applied.
     #[must_use]
     pub fn applied(&self, now: Instant) -> BTreeSet<ObjectFinding> {
         self.applied.findings(now)
     }
 
-    /// What Events report of Nodes.
+    /// The findings for Events on Nodes.
     #[must_use]
     pub fn node_findings(&self, analysis: &Analysis, now: Instant) -> BTreeSet<ObjectFinding> {
-        let speaks = |known: &Known| known.speaks(now, self.silent_after);
-        node_events::findings(analysis.nodes(), self.reports.get(), speaks)
+        let still_reports = |known: &Known| known.still_reports(now, self.silent_after);
+        node_events::findings(analysis.nodes(), self.reports.get(), still_reports)
     }
 
-    /// A report about which something is to be done, among those that are `free` for it.
+    /// The next report that needs a write, and the write, among the reports that are `free`.
     pub fn due(
         &mut self,
         analysis: &Analysis,

@@ -1,9 +1,9 @@
-//! What a ClusterDefaultNetworkPolicy's status says, from what is known of it. Pure.
+//! The status of a ClusterDefaultNetworkPolicy, from its findings and its roll-out. Pure.
 //!
 //! ```text
-//! Judged (whom it selects, what failed closed) ─┐
-//!                                               ├─► Standing ─► patch, when it says something new
-//! Progress (of the roll-out) ───────────────────┘
+//! Judged (pods that it selects, what failed closed) ─┐
+//!                                                    ├─► Standing ─► patch, when it differs
+//! Progress (of the roll-out) ────────────────────────┘
 //! ```
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -18,36 +18,36 @@ use super::findings::coverage::Coverage;
 use super::pace::Difference;
 use super::progress::{Progress, Stage};
 
-/// What is said when no node is concerned.
-const NOBODY: &str = "no node has a pod that it selects";
+/// The message of `Enforced` when no node is concerned.
+const NO_NODE: &str = "no node has a pod that it selects";
 /// How long a message may be, in characters.
 const MESSAGE_MAX: usize = 1000;
 
-/// What was found out about one generation of a policy of the cluster.
+/// The findings about one generation of a policy of the cluster, and the pods that it selects.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Judged {
-    /// Which object it is.
+    /// The uid and generation of the policy.
     pub revision: Revision,
-    /// Whether it decides.
+    /// Whether the policy is enforced or in audit.
     pub mode: Mode,
-    /// Whom it selects.
+    /// The namespaces, pods and nodes that the policy applies to.
     pub coverage: Coverage,
-    /// What of it could not be understood.
+    /// The parts of the policy that could not be understood.
     pub failed: Vec<Finding>,
 }
 
-/// The status of a ClusterDefaultNetworkPolicy, but for times.
+/// The status of a ClusterDefaultNetworkPolicy without times.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Standing {
-    /// The generation that all of it is about.
+    /// The `observedGeneration` of the conditions.
     pub generation: i64,
-    conditions: [Said; 2],
+    conditions: [Content; 2],
     counts: Map<String, Value>,
 }
 
-/// What a condition says.
+/// A condition without times.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Said {
+struct Content {
     kind: &'static str,
     status: &'static str,
     reason: &'static str,
@@ -55,7 +55,7 @@ struct Said {
 }
 
 impl Standing {
-    /// Where the policy stands.
+    /// The status that follows from the findings and the roll-out.
     #[must_use]
     pub fn new(judged: &Judged, progress: &Progress) -> Self {
         Self {
@@ -72,43 +72,43 @@ impl Standing {
         }
     }
 
-    /// How much a status, whenever it was written, differs from this.
+    /// How much an object's status differs from this one. Times do not count.
     #[must_use]
     pub fn differs_from(&self, status: &Value) -> Difference {
         let counted = |field: &str| status.get(field) == self.counts.get(field);
         let counted = ["namespaces", "pods", "nodes"].into_iter().all(counted);
-        let said = self.conditions.iter().map(|said| {
-            let Some(found) = find(status, said.kind) else { return Difference::News };
+        let differences = self.conditions.iter().map(|wanted| {
+            let Some(found) = find(status, wanted.kind) else { return Difference::News };
             let text = |field: &str| found.get(field).and_then(Value::as_str);
             let generation = found.get("observedGeneration").and_then(Value::as_i64);
             if (text("status"), text("reason"), generation)
-                != (Some(said.status), Some(said.reason), Some(self.generation))
+                != (Some(wanted.status), Some(wanted.reason), Some(self.generation))
             {
                 Difference::News
-            } else if text("message") == Some(&said.message) {
+            } else if text("message") == Some(&wanted.message) {
                 Difference::None
             } else {
                 Difference::Detail
             }
         });
-        let worst = said.max().unwrap_or(Difference::None);
+        let worst = differences.max().unwrap_or(Difference::None);
         if counted { worst } else { worst.max(Difference::Detail) }
     }
 
-    /// The patch that makes it so, for server-side apply to this very object alone. `before` is its
-    /// status as it was.
+    /// The patch that sets this status, for server-side apply. The server refuses it for another
+    /// object than that of `uid`. `before` is the object's status until now.
     #[must_use]
     pub fn patch(&self, name: &str, uid: &str, before: &Value, wall: Timestamp) -> Value {
-        let conditions = self.conditions.iter().map(|said| {
-            let found = find(before, said.kind);
-            let found = found.filter(|found| found.get("status") == Some(&said.status.into()));
+        let conditions = self.conditions.iter().map(|wanted| {
+            let found = find(before, wanted.kind);
+            let found = found.filter(|found| found.get("status") == Some(&wanted.status.into()));
             let since = found.and_then(|found| found.get("lastTransitionTime").cloned());
             let since = since.and_then(|since| serde_json::from_value::<Time>(since).ok());
             Condition {
-                type_: said.kind.to_owned(),
-                status: said.status.to_owned(),
-                reason: said.reason.to_owned(),
-                message: said.message.clone(),
+                type_: wanted.kind.to_owned(),
+                status: wanted.status.to_owned(),
+                reason: wanted.reason.to_owned(),
+                message: wanted.message.clone(),
                 last_transition_time: since.unwrap_or(Time(wall)),
                 observed_generation: Some(self.generation),
             }
@@ -130,25 +130,25 @@ fn find<'s>(status: &'s Value, kind: &str) -> Option<&'s Value> {
     conditions.iter().find(|condition| condition.get("type") == Some(&kind.into()))
 }
 
-fn accepted(failed: &[Finding]) -> Said {
+fn accepted(failed: &[Finding]) -> Content {
     let Some(first) = failed.first() else {
         let message = "every part of it is understood".to_owned();
-        return Said { kind: ACCEPTED, status: "True", reason: "Understood", message };
+        return Content { kind: ACCEPTED, status: "True", reason: "Understood", message };
     };
     let more = match failed.len() - 1 {
         0 => String::new(),
         more => format!("; and {more} more, see its Events"),
     };
     let place = if first.field.is_empty() { "" } else { ": " };
-    let mut said = format!("{}{place}{}", first.field, first.message);
-    if let Some((end, _)) = said.char_indices().nth(MESSAGE_MAX) {
-        said.truncate(end);
+    let mut message = format!("{}{place}{}", first.field, first.message);
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX) {
+        message.truncate(end);
     }
-    let message = said + &more;
-    Said { kind: ACCEPTED, status: "False", reason: "FailedClosed", message }
+    message += &more;
+    Content { kind: ACCEPTED, status: "False", reason: "FailedClosed", message }
 }
 
-fn enforced(mode: Mode, progress: &Progress) -> Said {
+fn enforced(mode: Mode, progress: &Progress) -> Content {
     let (status, reason) = match progress.stage(mode) {
         Stage::Applied if progress.concerned == 0 => ("True", "NothingSelected"),
         Stage::Applied => ("True", "Applied"),
@@ -157,7 +157,7 @@ fn enforced(mode: Mode, progress: &Progress) -> Said {
         Stage::Audit => ("False", "Audit"),
     };
     let message = match mode {
-        _ if progress.concerned == 0 => NOBODY.to_owned(),
+        _ if progress.concerned == 0 => NO_NODE.to_owned(),
         Mode::Audit => {
             format!(
                 "Audit: nothing is dropped; what it would deny is reported by {}",
@@ -166,7 +166,7 @@ fn enforced(mode: Mode, progress: &Progress) -> Said {
         }
         Mode::Enforce => progress.sentence(),
     };
-    Said { kind: ENFORCED, status, reason, message }
+    Content { kind: ENFORCED, status, reason, message }
 }
 
 #[cfg(test)]
@@ -191,17 +191,17 @@ mod tests {
     }
 
     /// Status, reason and message of a condition.
-    fn said(standing: &Standing, kind: &str) -> String {
-        let found = standing.conditions.iter().find(|said| said.kind == kind);
+    fn text(standing: &Standing, kind: &str) -> String {
+        let found = standing.conditions.iter().find(|condition| condition.kind == kind);
         let found = found.expect("it has both conditions");
         format!("{} {}: {}", found.status, found.reason, found.message)
     }
 
     #[test]
-    fn enforced_says_which_nodes_are_missing_and_why() {
+    fn enforced_names_the_nodes_that_are_missing_and_why() {
         let check = |mode, progress, expected: &str| {
             let standing = Standing::new(&judged(mode), &progress);
-            assert_eq!(said(&standing, ENFORCED), expected);
+            assert_eq!(text(&standing, ENFORCED), expected);
         };
         let enforce = Mode::Enforce;
         check(enforce, progress(4, &[], &[]), "True Applied: 4 of 4 nodes");
@@ -245,7 +245,7 @@ mod tests {
         };
         let mut judged = judged(Mode::Enforce);
         let accepted =
-            |judged: &Judged| said(&Standing::new(judged, &Progress::default()), ACCEPTED);
+            |judged: &Judged| text(&Standing::new(judged, &Progress::default()), ACCEPTED);
         assert_eq!(accepted(&judged), "True Understood: every part of it is understood");
         judged.failed.push(finding("spec.ingress[0]", "is no rule; write one"));
         assert_eq!(accepted(&judged), "False FailedClosed: spec.ingress[0]: is no rule; write one");
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_told_and_a_condition_keeps_its_time_until_its_status_changes() {
+    fn what_is_written_does_not_differ_and_a_condition_keeps_its_time_until_its_status_changes() {
         let early = Timestamp::UNIX_EPOCH;
         let late = Timestamp::from_second(60).expect("in range");
         let waiting = Standing::new(&judged(Mode::Enforce), &progress(1, &["n2"], &[]));
@@ -279,7 +279,7 @@ mod tests {
         let patch = done.patch("deny", "u", status, late);
         assert_eq!(done.differs_from(&patch["status"]), Difference::None);
         let since =
-            |kind| find(&patch["status"], kind).map(|said| said["lastTransitionTime"].clone());
+            |kind| find(&patch["status"], kind).map(|found| found["lastTransitionTime"].clone());
         assert_eq!(since(ACCEPTED), Some(json!(early)), "it was accepted all the time");
         assert_eq!(since(ENFORCED), Some(json!(late)));
         let newer = Standing { generation: 3, ..done };

@@ -1,4 +1,4 @@
-//! What the controller decides to write, and how often it looks.
+//! What the controller decides to write, and how often it checks whether a write is due.
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -23,7 +23,7 @@ use crate::watch::Event;
 
 const SILENT_AFTER: Duration = Duration::from_mins(10);
 
-/// What the controller knows, without what it asks and writes.
+/// The state of the controller, without its watches and writes.
 struct State {
     analysis: Analysis,
     rollout: Rollout,
@@ -45,7 +45,7 @@ impl State {
     }
 }
 
-/// A state that knows `nodes` nodes, and the report of each, that nobody told current.
+/// A state of `nodes` nodes, each with a report that lacks the condition `Current`.
 fn state(nodes: usize) -> (State, Instant) {
     let options = policy_engine::world::Options::default();
     let (metrics, now) = (Metrics::default(), Instant::now());
@@ -103,7 +103,7 @@ fn a_write_that_is_forbidden_holds_up_its_own_kind_alone() {
         before: Value::Null,
     }));
     state.done(&standing, Outcome::Forbidden("403".to_owned()), now);
-    let next = state.next(now).expect("a report is to be told current");
+    let next = state.next(now).expect("the condition Current of a report is to be set");
     assert_eq!(next.kind(), Write::REPORT);
     let (mut now, forbidden) = (now, || Outcome::Forbidden("403".to_owned()));
     for seconds in [5, 10, 20, 40, 60, 60] {
@@ -120,7 +120,7 @@ fn a_write_that_is_forbidden_holds_up_its_own_kind_alone() {
     now += FORBIDDEN_FIRST;
     assert!(state.next(now).is_some(), "it was allowed in between");
 
-    // A server that cannot answer is left alone.
+    // A server that cannot answer gets no further request for a while.
     let failed = Outcome::Failed("503".to_owned(), Duration::from_secs(5));
     state.done(&standing, failed, now);
     assert!(state.next(now + Duration::from_secs(4)).is_none());
@@ -135,8 +135,8 @@ fn a_node_that_is_gone_is_not_waited_for() {
     state.analysis.judged.insert(deny.clone(), judged);
     state.sum_up(now, true);
     let standing = state.rollout.standings.get(&deny).expect("it is summed up");
-    let told = standing.patch("deny", "u", &Value::Null, Timestamp::UNIX_EPOCH);
-    assert_eq!(told["status"]["nodes"], json!({"concerned": 1, "realised": 0}));
+    let patch = standing.patch("deny", "u", &Value::Null, Timestamp::UNIX_EPOCH);
+    assert_eq!(patch["status"]["nodes"], json!({"concerned": 1, "realised": 0}));
 }
 
 #[test]

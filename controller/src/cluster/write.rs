@@ -19,11 +19,11 @@ use super::lease::election::Leadership;
 use super::reports::{Action, condition};
 use super::standing::Standing;
 
-/// Who owns the fields that we write.
+/// The field manager of server-side apply, which owns the fields that the controller writes.
 const FIELD_MANAGER: &str = "portcullis-controller";
 /// How long a write may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait after a failure that came without advice.
+/// How long to wait after a failure whose answer had no `Retry-After`.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// One write.
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub enum Write {
     /// An Event.
     Event(ObjectFinding),
-    /// Something about the report of a node.
+    /// A change or the deletion of the report of the node with this name.
     Report(String, Action),
     /// The status of a ClusterDefaultNetworkPolicy.
     Standing(Box<NewStanding>),
@@ -40,7 +40,7 @@ pub enum Write {
 impl Write {
     /// The kind of an Event.
     pub const EVENT: &'static str = "Event";
-    /// The kind of what concerns the report of a node.
+    /// The kind of a change or deletion of a report.
     pub const REPORT: &'static str = "NodePolicyReport";
     /// The kind of a status.
     pub const STANDING: &'static str = "status of a ClusterDefaultNetworkPolicy";
@@ -61,39 +61,39 @@ impl Write {
 pub struct NewStanding {
     /// The ClusterDefaultNetworkPolicy.
     pub name: String,
-    /// Which object of that name.
+    /// The uid of the policy.
     pub uid: String,
-    /// What its status is to say.
+    /// The status to write.
     pub standing: Standing,
-    /// Its status as it is.
+    /// The status that the policy has now.
     pub before: Value,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It is so now, by us.
+    /// The API server accepted the write.
     Written,
-    /// It was so, or there is nothing left that it is about.
+    /// The object exists already, has changed, or does not exist any more.
     Needless,
-    /// The server will never take it.
+    /// The API server refuses the object as invalid; another attempt would fail too.
     Refused(String),
-    /// We are not allowed to.
+    /// The controller lacks the permission (RBAC).
     Forbidden(String),
-    /// To be tried again after so long.
+    /// The write failed, and is to be tried again after this time.
     Failed(String, Duration),
-    /// We do not lead any more.
+    /// The write was not sent: this process does not lead any more.
     NotLeading,
 }
 
-/// Sends writes while we lead.
+/// Sends writes while this process leads.
 #[derive(Clone)]
 pub struct Writer {
-    /// The way to the API server.
+    /// The client of the API server.
     pub client: Client,
-    /// Who we are.
+    /// The name of this process.
     pub identity: String,
-    /// Whether we lead.
+    /// Whether this process leads.
     pub leadership: Leadership,
 }
 
@@ -124,13 +124,13 @@ impl Writer {
     async fn report(&self, name: &str, action: &Action) -> Result<Outcome, Error> {
         let reports: Api<NodePolicyReport> = Api::all(self.client.clone());
         match action {
-            Action::Tell { uid, speaks } => {
-                let patch = condition(name, uid, *speaks, Timestamp::now());
+            Action::SetCurrent { uid, still_reports } => {
+                let patch = condition(name, uid, *still_reports, Timestamp::now());
                 let params = PatchParams::apply(FIELD_MANAGER).force();
                 reports.patch_status(name, &params, &Patch::Apply(patch)).await?;
             }
             Action::Delete { uid, version, owner } => {
-                // Watches of two kinds may be apart by any time: the Node itself is asked for.
+                // The watches of Nodes and reports may differ by any time, so the Node is read.
                 let nodes: Api<Node> = Api::all(self.client.clone());
                 let node = nodes.get_opt(name).await?;
                 if node.is_some_and(|node| owner.is_none() || node.uid() == *owner) {
@@ -149,7 +149,7 @@ impl Writer {
     }
 
     async fn standing(&self, new: &NewStanding) -> Result<Outcome, Error> {
-        // In no type: no status that somebody else has written can fail to decode.
+        // Without a type, since the status that another client has written may not decode.
         let resource = ApiResource::erase::<ClusterDefaultNetworkPolicy>(&());
         let policies: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
         let patch = new.standing.patch(&new.name, &new.uid, &new.before, Timestamp::now());
@@ -162,7 +162,7 @@ impl Writer {
 fn outcome(failure: Failure) -> Outcome {
     let Failure { reason, error, retry_after } = failure;
     match reason {
-        // Somebody wrote it before, the object has changed, or it is gone.
+        // The object exists already, has changed, or does not exist any more.
         Reason::Status(404 | 409) => Outcome::Needless,
         Reason::Status(400 | 422) => Outcome::Refused(error),
         Reason::Status(403) if error.contains("being terminated") => Outcome::Needless,

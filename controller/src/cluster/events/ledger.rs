@@ -1,4 +1,4 @@
-//! Which finding is to be told when. Pure; time is given, and monotonic.
+//! Which finding is reported when. Pure; the caller passes the time, which is monotonic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,15 +8,15 @@ use tokio::time::Instant;
 
 use crate::cluster::findings::{Finding, Reason};
 
-/// An API server keeps Events for an hour; what is still true then is told again.
+/// An API server keeps Events for an hour; a finding that still holds then is reported again.
 const AGAIN: Duration = Duration::from_mins(65);
-/// A port that no pod has yet may come with a roll-out that is under way, and a node may recover.
+/// A roll-out in progress may bring the port that no pod has yet, and a node may recover.
 const PORT_DELAY: Duration = Duration::from_secs(30);
-/// Time for what belongs together to arrive.
+/// Objects that belong together arrive within this time.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Events that may be written at once, before the rate counts.
+/// Events that may be written at once, before the rate limit applies.
 const BURST: u32 = 50;
-/// One Event per so long, in the long run: a cluster of 10,000 bad policies takes half an hour.
+/// The average time between two Events: a cluster of 10,000 bad policies takes half an hour.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// What an Event reports: one finding about one generation of one policy, or about a Node.
@@ -24,11 +24,11 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub struct ObjectFinding {
     /// The policy or the Node.
     pub object: ObjectRef,
-    /// Which object of that name.
+    /// The uid of the object.
     pub uid: String,
     /// Its `metadata.generation`.
     pub generation: i64,
-    /// What it cannot mean.
+    /// The finding that the Event reports.
     pub finding: Finding,
 }
 
@@ -44,14 +44,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// An empty ledger. What may be true for a while without being wrong waits for `delay`.
+    /// An empty ledger. Findings that a roll-out may cause for a while wait for `delay`.
     #[must_use]
     pub fn new(delay: Duration) -> Self {
         Self { delay, due: BTreeMap::new(), queue: BTreeSet::new(), full_at: None }
     }
 
-    /// Replaces what is found about objects of the kinds that are `concerned`. What is new waits
-    /// from `now` on.
+    /// Replaces the findings about objects of the kinds that are `concerned`. The delay of a new
+    /// finding begins at `now`.
     pub fn update(
         &mut self,
         concerned: impl Fn(Kind) -> bool,
@@ -76,8 +76,8 @@ impl Ledger {
         }
     }
 
-    /// The next one to tell, if one is due and the rate allows it. It comes again only after
-    /// [`Ledger::reported`] or [`Ledger::failed`].
+    /// The next finding to report, if one is due and the rate limit allows it. The same finding is
+    /// returned again only after [`Ledger::reported`] or [`Ledger::failed`].
     pub fn next(&mut self, now: Instant) -> Option<ObjectFinding> {
         self.queue.first().filter(|(due, _)| *due <= now)?;
         let full_at = self.full_at.unwrap_or(now).max(now) + INTERVAL;
@@ -90,12 +90,12 @@ impl Ledger {
         Some(object_finding)
     }
 
-    /// It was written, by us or somebody else.
+    /// Records that the Event was written, by this process or another.
     pub fn reported(&mut self, object_finding: &ObjectFinding, now: Instant) {
         self.again(object_finding, now + AGAIN);
     }
 
-    /// It could not be written; it is due again at `retry`.
+    /// Records that the Event could not be written; the finding is due again at `retry`.
     pub fn failed(&mut self, object_finding: &ObjectFinding, retry: Instant) {
         self.again(object_finding, retry);
     }
@@ -113,7 +113,7 @@ impl Ledger {
     }
 
     fn again(&mut self, object_finding: &ObjectFinding, at: Instant) {
-        // Its cause may be gone by now.
+        // The finding may have been removed while its Event was written.
         if let Some(due) = self.due.get_mut(object_finding)
             && due.is_none()
         {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_that_selects_nothing_is_told_after_ten_minutes_and_then_hourly() {
+    fn a_selector_that_selects_nothing_is_reported_after_ten_minutes_and_then_hourly() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
         let one = object_finding("a", Reason::SelectsNothing);
         ledger.update(Kind::is_policy, [one.clone()].into(), start);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mended_is_not_told_and_starts_anew_when_it_comes_back() {
+    fn what_is_fixed_is_not_reported_and_waits_again_when_it_comes_back() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
         let one = object_finding("a", Reason::SelectsNothing);
         ledger.update(Kind::is_policy, [one.clone()].into(), start);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unparsable_part_is_told_at_once_and_a_port_half_a_minute_later() {
+    fn an_unparsable_part_is_reported_at_once_and_a_port_half_a_minute_later() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(TEN_MINUTES));
         let closed = object_finding("a", Reason::FailedClosed);
         let port = object_finding("b", Reason::NamedPortUnresolved);
@@ -209,12 +209,12 @@ mod tests {
         let (start, mut ledger) = (Instant::now(), Ledger::new(Duration::ZERO));
         let all = (0..10_000).map(|at| object_finding(&format!("{at}"), Reason::FailedClosed));
         ledger.update(Kind::is_policy, all.collect(), start);
-        let told = |ledger: &mut Ledger, now| std::iter::from_fn(|| ledger.next(now)).count();
-        assert_eq!(told(&mut ledger, start), 50);
-        assert_eq!(told(&mut ledger, start), 0);
-        assert_eq!(told(&mut ledger, after(start, 1)), 5);
-        let later = (2..3_000).map(|at| told(&mut ledger, after(start, at))).sum::<usize>();
-        assert_eq!(later, 10_000 - 55, "each is told once");
+        let due = |ledger: &mut Ledger, now| std::iter::from_fn(|| ledger.next(now)).count();
+        assert_eq!(due(&mut ledger, start), 50);
+        assert_eq!(due(&mut ledger, start), 0);
+        assert_eq!(due(&mut ledger, after(start, 1)), 5);
+        let later = (2..3_000).map(|at| due(&mut ledger, after(start, at))).sum::<usize>();
+        assert_eq!(later, 10_000 - 55, "each is reported once");
     }
 
     #[test]

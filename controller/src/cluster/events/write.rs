@@ -10,7 +10,7 @@ use policy_engine::id::ContentHasher;
 use super::ledger::ObjectFinding;
 use crate::cluster::findings::Reason;
 
-/// Who writes, as Events and field managers name it.
+/// The name of the controller in `reportingController` of Events.
 pub const CONTROLLER: &str = "portcullis.dev/controller";
 
 /// Limits of the Events API: bytes of `note` and `reportingInstance`, and of an object's name.
@@ -18,7 +18,7 @@ const NOTE_MAX: usize = 1024;
 const INSTANCE_MAX: usize = 128;
 const NAME_MAX: usize = 253;
 
-/// The namespace of the Event that tells it: Events on what has no namespace are in `default`.
+/// The namespace of the Event on an object: `default` for an object without a namespace.
 #[must_use]
 pub fn namespace(object_finding: &ObjectFinding) -> &str {
     match &*object_finding.object.namespace {
@@ -27,7 +27,7 @@ pub fn namespace(object_finding: &ObjectFinding) -> &str {
     }
 }
 
-/// The Event that tells it, written by the process `identity`.
+/// The Event that reports a finding; `identity` names the process that writes it.
 #[must_use]
 pub fn event(object_finding: &ObjectFinding, identity: &str, wall: Timestamp) -> Event {
     let object = &object_finding.object;
@@ -64,7 +64,7 @@ pub fn event(object_finding: &ObjectFinding, identity: &str, wall: Timestamp) ->
     }
 }
 
-/// The same for each writer of the same Event: the object's name and a hash of all of it.
+/// The object's name and a hash of the finding, so that every process gives an Event one name.
 fn event_name(object_finding: &ObjectFinding) -> String {
     let finding = &object_finding.finding;
     let mut hash = ContentHasher::new("event");

@@ -14,20 +14,20 @@ use policy_engine::tier::Mode;
 use policy_engine::world::World;
 use portcullis_lint::pods::{Group, Index, Pods};
 
-/// Whom one policy of the cluster is about.
+/// The namespaces, pods and nodes that one policy of the cluster applies to.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Coverage {
     /// How many namespaces it covers, those without a pod among them.
     pub namespaces: usize,
     /// How many pods it selects.
     pub selected: usize,
-    /// For how many of these it is the last word in a direction, where that makes sense.
+    /// For how many of these pods it decides in a direction: no NetworkPolicy isolates them there.
     pub decided: usize,
     /// The nodes of the pods that it selects.
     pub nodes: BTreeSet<Str>,
 }
 
-/// Whom each policy of the cluster is about. `pods` are those of `world`.
+/// The pods that each policy of the cluster applies to. `pods` are those of `world`.
 pub(super) fn coverage(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, Coverage> {
     let mut all: Vec<(&Policy, Coverage)> =
         world.policies_in("").map(|policy| (policy.as_ref(), Coverage::default())).collect();
@@ -45,7 +45,7 @@ pub(super) fn coverage(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, Covera
         let mut isolated = None;
         for (policy, coverage) in covering {
             let isolated = isolated.get_or_insert_with(|| isolated_in(world, namespace, index));
-            // What could not be understood may be any pod, and is closed for all.
+            // A part that could not be understood may mean any pod: all traffic of all is denied.
             let groups = index.matching(policy.subject.any_pods());
             for (at, group) in groups.filter(|(_, group)| !group.host_network) {
                 let isolated = isolated.get(at).expect("one for each group");
@@ -75,14 +75,14 @@ pub(super) fn nodes(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, BTreeSet<
         .collect()
 }
 
-/// Whether a subject may have pods in a namespace; one that is not known yet may be any.
+/// Whether a subject may have pods in a namespace; a selector may match one that is not known yet.
 fn covers(world: &World, subject: &Subject, namespace: &Str) -> bool {
     let selector = subject.namespaces.as_ref();
     let known = selector.zip(world.namespaces().get(namespace));
     known.is_none_or(|(selector, namespace)| selector.matches(&namespace.labels))
 }
 
-/// In which directions a enforced NetworkPolicy isolates each group of pods of a namespace.
+/// In which directions an enforced NetworkPolicy isolates each group of pods of a namespace.
 fn isolated_in(world: &World, namespace: &Str, index: &Index<Group>) -> Vec<PerDirection<bool>> {
     let mut found = vec![PerDirection::default(); index.len()];
     let enforced = world.policies_in(namespace).filter(|policy| policy.mode == Mode::Enforce);

@@ -1,10 +1,10 @@
 //! The findings about policies that the controller reports as Events: those of [`portcullis_lint`]
-//! that tell what a policy cannot mean, and what reading it found.
+//! that are mistakes, and the problems that were found while a policy was read.
 //!
 //! ```text
 //! Change ─► Analyst::note ─► which namespaces to index again
 //! World  ─► Analyst::findings ─► lint::mistakes: subject, ports, peers of each policy
-//!                            └─► coverage: whom each policy of the cluster selects, and decides for
+//!                            └─► coverage: pods that each policy of the cluster applies to
 //! ```
 //!
 //! Whether a finding is old enough to be reported, and whether it was reported already, is decided
@@ -28,36 +28,36 @@ use portcullis_lint::{self as lint, Code, Services};
 
 use self::coverage::Coverage;
 
-/// More findings of one policy than this wait until some of them are fixed.
+/// At most so many findings of one policy are reported; further ones follow as these are fixed.
 const FINDINGS_PER_POLICY: usize = 10;
 
-/// One thing that a policy says and cannot mean, or that is wrong with a Node.
+/// One probable mistake in a policy, or a problem of a Node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Finding {
     /// What kind of mistake it is.
     pub reason: Reason,
     /// The field, as `spec.ingress[0].ports[1].port`; empty for the policy as a whole.
     pub field: String,
-    /// What is wrong, what that means, and what to do. The same as long as the policy is.
+    /// What is wrong, what that means, and what to do. Constant while the policy does not change.
     pub message: String,
 }
 
 /// The kinds of findings, as an Event's `reason` names them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Reason {
-    /// A part could not be understood, and is closed where it stands.
+    /// A part of the policy could not be understood; what it may apply to is denied.
     FailedClosed,
-    /// No pod that it could mean has a port of that name and protocol.
+    /// No pod that the rule matches has a port of that name and protocol.
     NamedPortUnresolved,
-    /// It selects no pod.
+    /// The policy selects no pod.
     SelectsNothing,
     /// A peer matches no pod.
     PeerMatchesNothing,
-    /// In force as written, and still not right.
+    /// The policy is enforced as written, and is probably a mistake.
     Suspicious,
-    /// A node does not do what the policies say.
+    /// A node does not enforce the policies.
     NotEnforcing,
-    /// Nothing is wrong: all nodes that it concerns have applied this generation.
+    /// Not a mistake: all nodes with pods of the policy have applied this generation.
     Applied,
 }
 
@@ -80,13 +80,13 @@ impl Reason {
 /// Findings by policy; no policy has an empty list.
 pub type Findings = BTreeMap<ObjectRef, Vec<Finding>>;
 
-/// What the policies of a world cannot mean, from nothing.
+/// The findings about the policies of a world, computed without an earlier result.
 #[must_use]
 pub fn findings(world: &World) -> Findings {
     Analyst::default().findings(world)
 }
 
-/// Computes findings again and again, and keeps what did not change in between.
+/// Computes findings repeatedly, and keeps the results of what did not change.
 #[derive(Default, Debug)]
 pub struct Analyst {
     pods: Pods,
@@ -96,12 +96,12 @@ pub struct Analyst {
 }
 
 impl Analyst {
-    /// Says that an object changes.
+    /// Records that an object changes. The next findings consider it.
     pub fn note(&mut self, change: &Change) {
         self.pods.note(change);
     }
 
-    /// Replaces what is wrong with one origin of objects.
+    /// Replaces the diagnostics about the objects of one origin.
     pub fn diagnose(&mut self, origin: Arc<str>, diagnostics: Vec<Diagnostic>) {
         if diagnostics.is_empty() {
             self.diagnostics.remove(&origin);
@@ -110,9 +110,9 @@ impl Analyst {
         }
     }
 
-    /// What the policies of `world` cannot mean.
+    /// The findings about the policies of `world`.
     ///
-    /// Assumption: every change of `world` since the last call was noted.
+    /// Assumption: [`Analyst::note`] was called for each change of `world` since the last call.
     pub fn findings(&mut self, world: &World) -> Findings {
         self.pods.refresh(world, &Services::new());
         self.coverage = coverage::coverage(world, &self.pods);
@@ -136,7 +136,8 @@ impl Analyst {
         found
     }
 
-    /// Whom each policy of the cluster selects, as of the last call of [`Analyst::findings`].
+    /// The pods that each policy of the cluster selects, at the last call of
+    /// [`Analyst::findings`].
     #[must_use]
     pub fn coverage(&self) -> &BTreeMap<ObjectRef, Coverage> {
         &self.coverage

@@ -1,4 +1,4 @@
-//! What policies say that they cannot mean, one sentence each, over small worlds.
+//! The findings about mistakes in policies, one test each, over small worlds.
 
 use std::fmt::Write as _;
 
@@ -74,18 +74,18 @@ fn line(finding: &Finding) -> String {
 }
 
 #[test]
-fn a_policy_that_means_what_it_says_is_left_alone() {
+fn a_policy_without_a_mistake_has_no_finding() {
     check("{podSelector: {}}", &[]);
     check("{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}]}]}", &[]);
     check("{podSelector: {matchExpressions: [{key: app, operator: Exists}]}}", &[]);
 }
 
 #[test]
-fn a_pod_selector_that_selects_nothing_is_told() {
-    let said = "SelectsNothing spec.podSelector: selects no pod";
-    check("{podSelector: {matchLabels: {app: wbe}}}", &[said]);
-    check("{podSelector: {matchLabels: {app: dns}}}", &[said]);
-    check("{podSelector: {matchExpressions: [{key: app, operator: DoesNotExist}]}}", &[said]);
+fn a_pod_selector_that_selects_nothing_is_reported() {
+    let found = "SelectsNothing spec.podSelector: selects no pod";
+    check("{podSelector: {matchLabels: {app: wbe}}}", &[found]);
+    check("{podSelector: {matchLabels: {app: dns}}}", &[found]);
+    check("{podSelector: {matchExpressions: [{key: app, operator: DoesNotExist}]}}", &[found]);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn an_ingress_port_name_is_looked_up_on_the_selected_pods() {
 }
 
 #[test]
-fn a_port_name_is_not_told_where_there_is_no_pod_to_have_it() {
+fn a_port_name_is_not_reported_where_there_is_no_pod_to_have_it() {
     check(
         "{podSelector: {matchLabels: {app: later}}, ingress: [{ports: [{port: http}]}]}",
         &["SelectsNothing spec.podSelector:"],
@@ -147,7 +147,7 @@ fn an_egress_port_name_is_looked_up_on_the_peers() {
 }
 
 #[test]
-fn a_peer_that_matches_nothing_is_told_with_the_half_that_does_not() {
+fn a_peer_that_matches_nothing_is_reported_with_the_half_that_does_not() {
     let from = |peer: &str| format!("{{podSelector: {{}}, ingress: [{{from: [{peer}]}}]}}");
     check(&from("{namespaceSelector: {matchLabels: {team: shop}}}"), &[]);
     check(
@@ -168,12 +168,12 @@ fn a_peer_that_matches_nothing_is_told_with_the_half_that_does_not() {
             "PeerMatchesNothing spec.ingress[0].from[0].podSelector: matches no pod of namespace shop, so",
         ],
     );
-    // The namespace is empty, and the peer is about whatever will be in it.
+    // The namespace is empty, and the peer applies to the pods that it will have.
     check(&from("{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: empty}}}"), &[]);
 }
 
 #[test]
-fn what_failed_closed_is_told_with_its_field() {
+fn what_failed_closed_is_reported_with_its_field() {
     check(
         "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.300/8}}]}]}",
         &["FailedClosed spec.ingress[0].from[0].ipBlock.cidr: `10.0.0.300/8` is no network"],
@@ -261,12 +261,12 @@ fn a_default_decides_for_pods_and_directions_that_no_enforced_network_policy_iso
     check(&format!("{{policyTypes: [Ingress], {shop}}}"), [1, 3, 2], &["n1", "n2"]);
     let db = "podSelector: {matchLabels: {app: db}}";
     check(&format!("{{policyTypes: [Ingress], {db}}}"), [3, 1, 1], &["n2"]);
-    // What cannot be understood may be any pod, and is closed for all.
+    // A part that cannot be understood may mean any pod: all traffic of all is denied.
     check("{policyTypes: [Ingress], podSelector: 7}", [3, 4, 3], &["n1", "n2"]);
 }
 
 #[test]
-fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
+fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_reported() {
     let check = |text: &str, expected: &str| {
         let (found, _) = with_defaults(text);
         let of_cluster = |(policy, _): &(&ObjectRef, _)| policy.namespace.is_empty();
@@ -277,8 +277,8 @@ fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
             })
             .collect();
         assert_eq!(lines.len(), usize::from(!expected.is_empty()), "{text}\n{lines:#?}");
-        let said = lines.first().cloned().unwrap_or_default();
-        assert!(said.starts_with(expected), "{text}\n{said}\n{expected}");
+        let first = lines.first().cloned().unwrap_or_default();
+        assert!(first.starts_with(expected), "{text}\n{first}\n{expected}");
     };
     let check_default = |spec: &str, expected: &str| {
         let expected = match expected {
@@ -289,7 +289,7 @@ fn a_policy_of_the_cluster_that_selects_nothing_or_failed_closed_is_told() {
     };
     check_default("podSelector: {}", "");
     check_default("podSelector: {matchLabels: {app: web}}", "");
-    // It is about whatever will be in it.
+    // The policy applies to the pods that the namespace will have.
     check_default("namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: empty}}", "");
     check_default(
         "podSelector: {matchLabels: {app: wbe}}",

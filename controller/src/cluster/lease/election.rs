@@ -1,5 +1,5 @@
-//! The election against a real API server, on a thread of its own: however long the controller
-//! thinks, its lease is renewed.
+//! The election against a real API server. It has a thread of its own, so that the lease is renewed
+//! however long the controller computes.
 
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
@@ -23,15 +23,15 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(3);
 pub struct Leadership(watch::Receiver<Option<Instant>>);
 
 impl Leadership {
-    /// Leads for ever, without a Lease.
+    /// A leadership without a Lease, which does not end.
     #[must_use]
     pub fn always() -> Self {
         let far = Instant::now() + Duration::from_hours(10 * 365 * 24);
         Self(watch::channel(Some(far)).1)
     }
 
-    /// Whether it leads now. To be asked just before each write: a process that was stopped for a
-    /// while learns here that its term is over.
+    /// Whether this process leads now. Call it just before each write: the term may have ended
+    /// while the process was stopped.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.0.borrow().is_some_and(|until| Instant::now() < until)
@@ -48,17 +48,17 @@ impl Election {
     /// Starts to compete for a Lease in `namespace`.
     ///
     /// # Errors
-    /// When it cannot begin.
+    /// When there is no client for the API server, or no thread can be started.
     pub fn start(
         access: Access,
         namespace: String,
         contender: Contender,
     ) -> Result<Self, AccessError> {
-        let (tell, leadership) = watch::channel(None);
+        let (sender, leadership) = watch::channel(None);
         let (end, ending) = oneshot::channel();
         access.spawn("lease", move |client| {
             let leases = Api::namespaced(client, &namespace);
-            Round { leases, contender, tell }.compete(ending)
+            Round { leases, contender, sender }.compete(ending)
         })?;
         Ok(Self { leadership: Leadership(leadership), end: Some(end) })
     }
@@ -69,7 +69,7 @@ impl Election {
         self.leadership.clone()
     }
 
-    /// Releases the lease. Nothing may be written as leader any more.
+    /// Releases the lease. The caller must not write as leader any more.
     pub fn release(mut self) {
         let (done, released) = sync_channel(1);
         if self.end.take().is_some_and(|end| end.send(done).is_ok()) {
@@ -81,7 +81,7 @@ impl Election {
 struct Round {
     leases: Api<Lease>,
     contender: Contender,
-    tell: watch::Sender<Option<Instant>>,
+    sender: watch::Sender<Option<Instant>>,
 }
 
 impl Round {
@@ -104,7 +104,7 @@ impl Round {
         }
     }
 
-    /// Lets go of the lease, and says so to whoever waits for it.
+    /// Releases the lease, then notifies the caller of [`Election::release`].
     async fn end(&mut self, done: Result<SyncSender<()>, oneshot::error::RecvError>) {
         self.release().await;
         if let Ok(done) = done {
@@ -112,13 +112,13 @@ impl Round {
         }
     }
 
-    /// One attempt, given up when an answer would come too late to be of use.
+    /// One attempt, which is given up when an answer would come too late.
     async fn attempt_in_time(&mut self, known: bool) -> Result<(), String> {
         let now = Instant::now();
         let limit = now + self.contender.timing().deadline / 2;
         let limit = match self.contender.leads_until() {
             Some(until) if until <= now => {
-                // Stopped, or unable to renew: whatever comes, this term is over.
+                // The process was stopped, or could not renew: this term is over in any case.
                 return Err("the term is over".to_owned());
             }
             Some(until) => until.min(limit),
@@ -130,7 +130,8 @@ impl Round {
         }
     }
 
-    /// Looks at the Lease, unless what is `known` of it is what we wrote last, and tries to hold it.
+    /// Tries to acquire or renew the Lease. Reads it first, unless it is `known` to be as we wrote
+    /// it last.
     async fn attempt(&mut self, known: bool) -> Result<(), kube::Error> {
         if !(known && self.contender.leads_until().is_some()) {
             let found = self.leases.get_opt(&self.contender.name).await?;
@@ -148,10 +149,10 @@ impl Round {
         Ok(())
     }
 
-    /// Tells what came of an attempt; whether the Lease is as we wrote it.
+    /// Publishes and logs the result of an attempt. Returns whether the Lease is as we wrote it.
     fn settle(&mut self, result: Result<(), String>) -> bool {
         let now = Instant::now();
-        let led = self.tell.borrow().is_some();
+        let led = self.sender.borrow().is_some();
         let expired = self.contender.leads_until().is_some_and(|until| until <= now);
         if expired {
             self.contender.give_up();
@@ -169,12 +170,12 @@ impl Round {
         if !led && until.is_some() {
             info!(identity = self.contender.identity, "leading");
         }
-        self.tell.send_replace(until);
+        self.sender.send_replace(until);
         is_well
     }
 
     async fn release(&mut self) {
-        self.tell.send_replace(None);
+        self.sender.send_replace(None);
         let Some(lease) = self.contender.release(Timestamp::now()) else { return };
         let (name, params) = (self.contender.name.clone(), PostParams::default());
         let write = self.leases.replace(&name, &params, &lease);

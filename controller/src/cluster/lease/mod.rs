@@ -1,17 +1,17 @@
 //! One leader at a time, by a Lease (client-go's algorithm): pure. `election` asks the API server.
 //!
 //! ```text
-//! GET ─► observe ─► attempt ─► Create | Replace (only if nobody wrote meanwhile) ─► written
+//! GET ─► observe ─► attempt ─► Create | Replace (if no other has written it since) ─► written
 //!                       └────► Wait
 //! ```
 //!
-//! - Guarantee: a leader stops to lead before another may begin. It counts from when it *sent* its
-//!   last renewal, for the renew deadline; others count from when they *saw* the Lease change, for
-//!   the longer lease duration.
-//! - All of it is counted by each machine's own monotonic clock. The times in the Lease are for
+//! - Guarantee: a leader stops to lead before another may begin. Its term ends one renew deadline
+//!   after it *sent* its last renewal. Other contenders wait for the lease duration, which is
+//!   longer, after they *saw* the Lease change.
+//! - Each machine measures these times with its own monotonic clock. The times in the Lease are for
 //!   people: clocks may step and differ.
 //! - Assumption: clocks run at about the same speed, and no machine is suspended as a whole while
-//!   it leads. What a leader writes is safe to write twice for that reason too.
+//!   it leads. For that reason too, each write of a leader is safe to send twice.
 
 pub mod election;
 
@@ -26,12 +26,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use tokio::time::Instant;
 
-/// How long the phases of a lease are.
+/// The durations of a lease.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
-    /// Others take over when the Lease has not changed for so long.
+    /// Another contender may lead when the Lease has not changed for this long.
     pub duration: Duration,
-    /// A leader that could not renew for so long does not lead any more.
+    /// A leader that could not renew the Lease for this long does not lead any more.
     pub deadline: Duration,
     /// How often to try to become or to stay leader.
     pub retry: Duration,
@@ -51,10 +51,10 @@ pub enum UnusableTiming {
 }
 
 impl Timing {
-    /// Whether these durations keep the promise.
+    /// Checks that these durations give at most one leader at a time.
     ///
     /// # Errors
-    /// When they do not.
+    /// When there may be two leaders, or one failed attempt would end the term.
     pub fn check(&self) -> Result<(), UnusableTiming> {
         if self.duration <= self.deadline {
             return Err(UnusableTiming::Duration);
@@ -66,11 +66,11 @@ impl Timing {
 /// What to do next about the Lease.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Attempt {
-    /// There is none: make it.
+    /// The Lease does not exist: create it.
     Create(Lease),
-    /// Write it over the version that it names, and no other.
+    /// Replace the Lease, only in the version that this one names.
     Replace(Lease),
-    /// Somebody else leads.
+    /// Another contender leads.
     Wait,
 }
 
@@ -81,11 +81,11 @@ pub struct Contender {
     identity: String,
     timing: Timing,
     seen: Option<Seen>,
-    /// When the request was sent that last made us leader.
+    /// When the last request was sent that acquired or renewed the Lease.
     renewed: Option<Instant>,
 }
 
-/// A version of the Lease, and since when it is known.
+/// A version of the Lease, and when it was seen first.
 #[derive(Clone, Debug)]
 struct Seen {
     lease: Lease,
@@ -93,39 +93,39 @@ struct Seen {
 }
 
 impl Contender {
-    /// A contender for the Lease `name`, who has not looked at it yet. No other has `identity`.
+    /// A contender for the Lease `name`, which has not read it yet. `identity` must be unique.
     #[must_use]
     pub fn new(name: &str, identity: &str, timing: Timing) -> Self {
         let (name, identity) = (name.to_owned(), identity.to_owned());
         Self { name, identity, timing, seen: None, renewed: None }
     }
 
-    /// How long the phases are.
+    /// The durations of the lease.
     #[must_use]
     pub fn timing(&self) -> Timing {
         self.timing
     }
 
-    /// Until when we lead unless we renew; `None` when we do not lead at all.
+    /// When the term ends unless the Lease is renewed; `None` when this contender does not lead.
     #[must_use]
     pub fn leads_until(&self) -> Option<Instant> {
         self.renewed.map(|renewed| renewed + self.timing.deadline)
     }
 
-    /// Who the Lease says leads.
+    /// The identity of the holder in the Lease.
     #[must_use]
     pub fn holder(&self) -> Option<&str> {
         let spec = self.seen.as_ref()?.lease.spec.as_ref()?;
         spec.holder_identity.as_deref().filter(|holder| !holder.is_empty())
     }
 
-    /// Takes in the Lease as it is, asked for after `now`; `None` when there is none.
+    /// Records the Lease as it was read after `now`; `None` when it does not exist.
     pub fn observe(&mut self, found: Option<Lease>, now: Instant) {
         let version = |lease: &Lease| lease.metadata.resource_version.clone();
         match found {
             None => self.seen = None,
             Some(lease) => {
-                // Any change proves that its writer lives, whatever clock it goes by.
+                // Any change shows that its writer runs, whatever the times in it.
                 let known = self.seen.as_ref().filter(|s| version(&s.lease) == version(&lease));
                 let since = known.map_or(now, |seen| seen.since);
                 self.seen = Some(Seen { lease, since });
@@ -136,12 +136,12 @@ impl Contender {
         }
     }
 
-    /// The term is over: it was not renewed in time.
+    /// Ends the term, since the Lease was not renewed in time.
     pub fn give_up(&mut self) {
         self.renewed = None;
     }
 
-    /// What to do now. `wall` is written down for people.
+    /// What to do at `now`. `wall` is written to the Lease for people.
     #[must_use]
     pub fn attempt(&self, now: Instant, wall: Timestamp) -> Attempt {
         let Some(seen) = &self.seen else {
@@ -161,13 +161,14 @@ impl Contender {
         Attempt::Replace(Lease { spec: Some(spec), ..seen.lease.clone() })
     }
 
-    /// Our attempt, sent at `sent`, was accepted as `lease`.
+    /// Records that the API server accepted the attempt, sent at `sent`, as `lease`.
     pub fn written(&mut self, lease: Lease, sent: Instant) {
         self.seen = Some(Seen { lease, since: sent });
         self.renewed = (self.holder() == Some(&self.identity)).then_some(sent);
     }
 
-    /// Ends the term; the Lease to write so that another may lead at once, if we held it.
+    /// Ends the term. Returns the Lease to write so that another contender may lead at once; `None`
+    /// when this one did not hold it.
     pub fn release(&mut self, wall: Timestamp) -> Option<Lease> {
         self.renewed = None;
         if self.holder() != Some(&self.identity) {
@@ -186,11 +187,10 @@ impl Contender {
         Some(Lease { spec: Some(spec), ..seen.lease })
     }
 
-    /// How long a Lease lasts from its last change: what its writer said, never less than what we
-    /// would say.
+    /// How long a Lease lasts from its last change: the longer of the duration in it and our own.
     fn lasts(&self, spec: &LeaseSpec) -> Duration {
-        let said = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-        self.timing.duration.max(Duration::from_secs(said.unwrap_or_default()))
+        let seconds = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        self.timing.duration.max(Duration::from_secs(seconds.unwrap_or_default()))
     }
 
     fn spec(&self, wall: Timestamp, acquired: MicroTime, transitions: i32) -> LeaseSpec {

@@ -1,4 +1,4 @@
-//! The election as sentences: paused clocks, several contenders, and what goes wrong between them.
+//! Tests of the election with paused clocks, several contenders, and faults between them.
 
 use super::*;
 
@@ -10,7 +10,7 @@ struct Server {
 }
 
 impl Server {
-    /// Accepts a write, unless somebody else wrote first.
+    /// Accepts a write, unless another contender wrote first.
     fn write(&mut self, lease: &Lease) -> Option<Lease> {
         let is = |lease: &Lease| lease.metadata.resource_version.clone();
         if is(lease) != self.lease.as_ref().and_then(is) {
@@ -34,7 +34,7 @@ fn contender(identity: &str) -> Contender {
     Contender::new("lease", identity, TIMING)
 }
 
-/// A whole attempt; whether the contender leads afterwards. `hours` is how wrong its clock is.
+/// A whole attempt. Returns whether the contender leads afterwards. Its clock is wrong by `hours`.
 fn attempt(contender: &mut Contender, server: &mut Server, hours: i64) -> bool {
     let now = Instant::now();
     contender.observe(server.lease.clone(), now);
@@ -142,7 +142,7 @@ async fn a_released_lease_is_taken_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_somebody_deleted_is_made_again() {
+async fn a_lease_that_was_deleted_is_created_again() {
     let (mut server, mut a, mut b) = (Server::default(), contender("a"), contender("b"));
     assert!(attempt(&mut a, &mut server, 0));
     server = Server { version: server.version, lease: None };
