@@ -1,10 +1,10 @@
-//! How long to wait between tries of something that fails.
+//! How long to wait between attempts of an operation that fails.
 
 use std::time::Duration;
 
 /// Waits that double from the first to the longest.
 ///
-/// They are not random: what shares a server with a thousand others adds its own jitter.
+/// They are not random: a caller that shares a server with a thousand others adds jitter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BackOff {
     first: Duration,
@@ -26,7 +26,7 @@ impl BackOff {
         wait
     }
 
-    /// A try succeeded: after the next failure the first wait follows.
+    /// An attempt succeeded: after the next failure the first wait follows.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

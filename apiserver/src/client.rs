@@ -1,9 +1,9 @@
-//! How this process reaches the API server.
+//! The connection of this process to the API server.
 //!
 //! The HTTP stack is kube's own, layer by layer, with three differences that matter to a process
-//! that mostly waits: a connection that died unseen is noticed by the kernel within
-//! [`DEAD_AFTER`], no write waits for an earlier one to be acknowledged (Nagle), and no request is
-//! repeated below the code that asked for it, which knows best when to try again.
+//! that mostly waits: the kernel detects a dead connection within [`DEAD_AFTER`], no write waits
+//! for an earlier one to be acknowledged (Nagle), and the stack repeats no request, since the
+//! caller decides when to try again.
 //!
 //! HTTP/1.1: each watch has a connection of its own, so no big list delays the events of another.
 //! Nothing is compressed: `gzip` is not compiled in, and events are small.
@@ -21,25 +21,25 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
-/// A peer that says nothing for so long, not even to the kernel, is gone.
+/// A connection is dead when the peer does not respond to the kernel's probes for this long.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a TCP connection may take to be made.
+/// How long a TCP connection may take to be established.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long an answer may take to begin. It may go on for as long as it likes.
+/// How long a response may take to begin. How long it takes to end is not limited.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// Which API server, as whom, for what.
+/// The API server, the credentials, and the component that uses them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Access {
     /// Kubeconfig files, separated as in `KUBECONFIG`; `None`: the pod's own ServiceAccount.
     pub kubeconfig: Option<OsString>,
-    /// The part of Portcullis that asks, for the server's logs: `node`, `controller`.
+    /// The component of Portcullis, for the logs of the server: `node`, `controller`.
     pub component: &'static str,
 }
 
-/// There is no way to the API server.
+/// Why there is no client for the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
     /// A kubeconfig is unusable.
@@ -51,10 +51,10 @@ pub enum AccessError {
         #[source]
         source: kube::config::KubeconfigError,
     },
-    /// Neither a kubeconfig was given, nor is this a pod with a ServiceAccount.
+    /// No kubeconfig was given, and this process is not in a pod with a ServiceAccount.
     #[error("not in a pod with a ServiceAccount token; --kubeconfig says how to reach the cluster")]
     NotInCluster(#[source] kube::config::InClusterError),
-    /// What is configured cannot be used, for one a broken certificate.
+    /// The configuration cannot be used, for example because of an invalid certificate.
     #[error("failed to prepare a client of the API server")]
     Client(#[source] kube::Error),
     /// No thread could be started.
@@ -63,11 +63,11 @@ pub enum AccessError {
 }
 
 impl Access {
-    /// Runs `work` with a client on a thread of its own: nothing that it waits for or decodes holds up
-    /// the caller.
+    /// Runs `work` with a client on a thread of its own, so that its waits and its decoding do not
+    /// delay the caller.
     ///
     /// # Errors
-    /// When no thread can be started, or it is not clear which server to ask, or as whom.
+    /// When no thread can be started, or the configuration names no server or no credentials.
     pub fn spawn<F: Future<Output = ()>>(
         self,
         thread: &str,
@@ -95,12 +95,12 @@ impl Access {
         starting.recv().map_err(|_| ended())?
     }
 
-    /// A client. Nothing is sent yet; its tasks run on the runtime that this is called on.
+    /// A client, which has not sent a request yet. Its tasks run on the runtime of the caller.
     ///
-    /// Tokens that are files are read again as they are rotated.
+    /// Tokens in files are read again when they are rotated.
     ///
     /// # Errors
-    /// When it is not clear which server to ask, or as whom.
+    /// When the configuration names no server or no credentials.
     pub async fn client(&self) -> Result<Client, AccessError> {
         let mut config = self.config().await?;
         config.headers.push((USER_AGENT, self.user_agent()));
@@ -123,7 +123,7 @@ impl Access {
     }
 }
 
-/// All files that `paths` lists, the first one's word counting where two disagree.
+/// All files that `paths` lists, merged as `kubectl` does: the first one wins where two differ.
 fn read(paths: &OsStr) -> Result<Kubeconfig, kube::config::KubeconfigError> {
     let mut merged = Kubeconfig::default();
     for path in std::env::split_paths(paths).filter(|path| !path.as_os_str().is_empty()) {

@@ -1,15 +1,15 @@
-//! Why a request failed, from what the client and the API server said.
+//! Why a request failed, from the error of the client or the answer of the API server.
 
 use std::time::Duration;
 
 use kube::core::Status;
 use tokio::time::timeout;
 
-/// A server may ask to be left alone for so long; a longer time is cut to this.
+/// The longest `Retry-After` that is respected; a longer one is cut to this.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 
-/// Why a request failed. Its text is one line: what the server answered, or else the client's error
-/// with all its causes.
+/// Why a request failed. Its text is one line: the server's answer, or else the client's error with
+/// all its causes.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct Failure {
@@ -17,7 +17,7 @@ pub struct Failure {
     pub reason: Reason,
     /// What happened.
     pub error: String,
-    /// How long the server asks to be left alone: it may say so with 429 and 503.
+    /// How long the server asks to wait, in an answer of status 429 or 503; zero otherwise.
     pub retry_after: Duration,
 }
 
@@ -26,14 +26,14 @@ pub struct Failure {
 pub enum Reason {
     /// The server could not be reached, or the connection was lost.
     Connection,
-    /// The server refuses, with this HTTP status.
+    /// The server refused the request with this HTTP status.
     Status(u16),
-    /// The server answers with something else than what was requested.
+    /// The server's answer is not what was requested.
     Answer,
 }
 
 impl Failure {
-    /// A failure about which the server said nothing more.
+    /// A failure without `Retry-After`.
     #[must_use]
     pub fn new(reason: Reason, error: impl Into<String>) -> Self {
         Self { reason, error: error.into(), retry_after: Duration::ZERO }
@@ -76,7 +76,7 @@ impl From<&Status> for Failure {
 /// Sends a request and waits for all of its answer, for at most `limit`.
 ///
 /// # Errors
-/// When there is no answer in time, or another one than was requested.
+/// When there is no answer in time, or it is not what was requested.
 pub async fn within<T>(
     limit: Duration,
     request: impl Future<Output = Result<T, kube::Error>>,

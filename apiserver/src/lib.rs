@@ -10,7 +10,7 @@
 //!                       └ outage:   when is it tried again (BackOff), what is logged?
 //! ```
 //!
-//! Nothing here decides what an object means.
+//! This crate does not interpret objects.
 
 pub mod back_off;
 pub mod client;

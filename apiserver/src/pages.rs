@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 /// Objects on one page, as in client-go and kubectl.
 const PAGE_LIMIT: u32 = 500;
 
-/// A list, read page by page. All pages show the objects as they were when the first one was
+/// A list, read page by page. All pages show the objects as they were when the first page was
 /// requested; the server answers 410 where that is too long ago.
 pub struct Pages {
     request: Request,
@@ -20,7 +20,7 @@ pub struct Pages {
 pub struct Page<T> {
     /// Its objects.
     pub items: Vec<T>,
-    /// Set on the last page: the resource version of the list, from which a watch continues.
+    /// On the last page only: the resource version of the list, from which a watch continues.
     pub last: Option<String>,
 }
 
@@ -53,8 +53,8 @@ pub async fn current_version(client: &Client, path: &str) -> Result<String, kube
 }
 
 impl Pages {
-    /// The list of the resource at `path`, for example `/api/v1/pods`; only of objects that have
-    /// these `fields`, where they are given. It is not older than this moment.
+    /// The list of the resource at `path`, for example `/api/v1/pods`. With `fields`, only objects
+    /// that match this field selector. It is not older than this moment.
     #[must_use]
     pub fn new(path: impl Into<String>, fields: Option<&str>) -> Self {
         let mut params = ListParams::default().limit(PAGE_LIMIT);

@@ -1,4 +1,4 @@
-//! How the objects of a kind are listed, and what happens when a list fails or is of an older state.
+//! How the objects of a kind are listed, and what happens if a list fails or is of an older state.
 
 use kube::Resource;
 use portcullis_crds::lean::{Lean, Projected};
@@ -14,7 +14,7 @@ pub(super) enum Lists {
     /// As the first events of a watch: objects one by one, small for both sides.
     Streamed,
     /// In pages, since the streaming list before it failed: API servers on an etcd without progress
-    /// requests answer it with 500, others are only overloaded. The list after it is streamed again.
+    /// requests answer it with 500, others are overloaded. The list after it is streamed again.
     PagedOnce,
     /// In pages: the server has no streaming lists (before Kubernetes 1.32, or with the feature
     /// `WatchList` off).
@@ -26,8 +26,8 @@ where
     K: Projected + Resource<DynamicType = ()>,
     S: Sink<K>,
 {
-    /// Notices that the server has gone back to an older state. A watch from a version that it has not come
-    /// to would say nothing, and an object in a version that is known may be another one.
+    /// Detects that the server has gone back to an older state. A watch from a version that the
+    /// server has not reached would return no events, and a known version may be of another object.
     pub(super) async fn compare_versions(&mut self) -> Result<(), End> {
         let Some(highest) = self.highest else { return Ok(()) };
         let current = within(LIST_LIMIT, current_version(&self.client, &self.path)).await?;

@@ -1,4 +1,4 @@
-//! One kind, followed for ever.
+//! The watch of one kind, which never ends while its events are read.
 //!
 //! ```text
 //!            ┌── 410, an answer that makes no sense ──┐
@@ -10,10 +10,10 @@
 //! version that is understood
 //! ```
 //!
-//! It sends the events of `kube_runtime::watcher`, and does on kube's requests what that does, for
-//! what that hides: whether a quiet watch works again after an outage (its back-off is never reset and
-//! nobody learns of it), that its streaming list may be older than what it showed before (it asks for
-//! *any* version), and servers that have no streaming lists.
+//! It sends the events of `kube_runtime::watcher`, and does the same with kube's requests. It also
+//! handles three cases that the watcher does not: a quiet watch that works again after an outage
+//! (the watcher neither resets its back-off nor reports it), a streaming list that is older than
+//! what was shown before (the watcher requests *any* version), and servers without streaming lists.
 
 mod lists;
 mod outage;
@@ -43,24 +43,24 @@ use presence::{Definition, Presence};
 use refusal::Refusal;
 pub use sink::{Closed, Sink};
 
-/// Events of one batch at most: what waits already, never more. Some 2 ms of decoding, after
-/// which the other kinds get their turn.
+/// The most events of one batch, which has only events that were received already. After some 2 ms
+/// of decoding, the watches of the other kinds can run.
 const BATCH: usize = 128;
 
-/// The server ends a watch after so many seconds, which each watch draws: agents that lost their server
-/// at the same time do not come back together for ever.
+/// The server ends a watch after so many seconds. Each watch chooses at random, so that agents
+/// which lost their server at the same time do not reconnect at the same time for ever.
 const WATCH_SECONDS: RangeInclusive<u32> = 145..=290;
 
-/// A watch that says nothing for longer than the server lets it live is dead.
+/// A watch without an event for longer than the server keeps it open is dead.
 const WATCH_LIMIT: Duration = Duration::from_secs(*WATCH_SECONDS.end() as u64 + 10);
 
-/// Within this time a list goes on, or there is none.
+/// A list fails when the next object or page does not arrive within this time.
 const LIST_LIMIT: Duration = Duration::from_mins(1);
 
-/// How often a watch that waits looks whether others wait for it.
+/// How often a waiting watch checks whether other kinds wait for it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A watch that is quiet for so long after it was opened works.
+/// A watch without a failure for this long after it was opened works.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// The watch of one kind.
@@ -72,11 +72,11 @@ pub struct Watch<K, S> {
     path: String,
     fields: Option<&'static str>,
     lists: Lists,
-    /// Where to go on; `None`: the next step is a list.
+    /// The version from which the watch continues; `None`: the next step is a list.
     version: Option<String>,
-    /// The highest version that was read, if versions are numbers.
+    /// The highest resource version that was read, if versions are numbers.
     highest: Option<u64>,
-    /// No view was complete yet.
+    /// Whether no list has been complete yet.
     is_first: bool,
     outage: Outage,
     refusal: Refusal,
@@ -115,7 +115,7 @@ where
     K: Projected + Resource<DynamicType = ()>,
     S: Sink<K>,
 {
-    /// A watch of all objects of the kind `K`, which logs call `kind`.
+    /// A watch of all objects of the kind `K`, which is named `kind` in logs.
     pub fn new(client: Client, kind: &'static str, sink: S) -> Self {
         Self {
             client,
@@ -136,14 +136,14 @@ where
         }
     }
 
-    /// Only objects that have these fields.
+    /// Restricts the watch to objects that match this field selector.
     #[must_use]
     pub fn fields(self, selector: &'static str) -> Self {
         Self { fields: Some(selector), ..self }
     }
 
-    /// The kind comes with a CRD, which the cluster may lack: then it is looked for every `period`.
-    /// `versions` are those that are understood, the preferred one first.
+    /// Declares that the kind has a CRD that the cluster may lack: then it is requested every
+    /// `period`. `versions` are those that can be read, the preferred one first.
     #[must_use]
     pub fn optional(self, versions: &'static [&'static str], period: Duration) -> Self {
         let served_version = versions.first().copied().unwrap_or_default();
@@ -151,7 +151,7 @@ where
         Self { served_version, definition, ..self }
     }
 
-    /// Follows until nobody listens.
+    /// Watches until the sink is closed.
     pub async fn run(mut self) {
         loop {
             let failure = match self.step().await {
@@ -159,7 +159,7 @@ where
                 Err(End::Closed) => return,
                 Err(End::Failed(failure)) => failure,
             };
-            // The versions that it would go on from are gone.
+            // The server does not have the version any more from which the watch would continue.
             if failure.reason == Reason::Status(410) && self.version.take().is_some() {
                 info!(kind = self.kind, "the watch has expired; listing again");
                 sleep(self.outage.expired()).await;
@@ -188,12 +188,12 @@ where
             if left.is_zero() {
                 return Ok(());
             }
-            // Whether it holds up others can change meanwhile.
+            // Whether other kinds wait for this one can change meanwhile.
             sleep(if is_awaited { left.min(LOOK_AGAIN) } else { left }).await;
         }
     }
 
-    /// The server answers for the kind.
+    /// Records that the kind can be read.
     async fn over(&mut self) -> Result<(), Closed> {
         self.outage.over();
         if self.refusal.over() {
@@ -221,7 +221,7 @@ where
         }
     }
 
-    /// Asks the cluster whether it has the kind, and waits when it lacks it.
+    /// Requests the CRD of the kind, and waits when the cluster lacks the kind.
     async fn look(&mut self) -> Result<(), End> {
         let Some(definition) = &mut self.definition else { return Ok(()) };
         let request = self.client.request_text(definition.request()?);
@@ -241,7 +241,7 @@ where
         if is_news {
             presence.log(self.kind, self.is_first, self.sink.known());
         }
-        // Without its CRD no object exists. Of one that is there unread, nothing new is known.
+        // Without the CRD no object exists. If the CRD exists, the objects known before stay.
         if presence == Presence::Absent || self.is_first {
             self.is_first = false;
             self.version = None;
@@ -256,7 +256,7 @@ where
         let is_other = std::mem::replace(&mut self.served_version, version) != version;
         if is_other {
             self.path = format!("/apis/{}/{version}/{}", K::group(&()), K::plural(&()));
-            // The same objects, with the versions that are known: what is listed again is no news.
+            // The objects and their resource versions are the same: the list brings no changes.
             self.version = None;
         }
         if std::mem::take(&mut self.away) || is_other {
@@ -294,8 +294,8 @@ where
         let mut params = WatchParams::default().timeout(watch_seconds());
         params.field_selector = self.fields.map(str::to_owned);
         params.send_initial_events = self.version.is_none();
-        // Without a version the list is as new as the moment of asking: never older than what an
-        // earlier one, or another API server, has shown.
+        // Without a version the list is as new as the request: never older than an earlier list,
+        // also of another API server.
         let version = self.version.clone().unwrap_or_default();
         let request = Request::new(&*self.path).watch(&params, &version)?;
         let stream = self.client.request_events::<Lean<K>>(request).await?;
@@ -310,7 +310,7 @@ where
         Ok(())
     }
 
-    /// Takes what comes, as much at once as is there already, until the stream ends.
+    /// Passes events to the sink until the stream ends; a batch has all that were received already.
     async fn follow(
         &mut self,
         stream: impl Stream<Item = Result<WatchEvent<Lean<K>>, kube::Error>>,
@@ -335,14 +335,14 @@ where
                     continue;
                 }
                 Err(_) => {
-                    // A server that does not know streaming lists never marks their end.
+                    // A server without streaming lists never sends the bookmark that ends them.
                     self.lists = if listing { Lists::Paged } else { self.lists };
                     return Err(silence(limit).into());
                 }
             };
             let mut events = Vec::with_capacity(batch.len());
             let ended = batch.into_iter().try_for_each(|event| self.read(event, &mut events));
-            // What came before a failure is true.
+            // The events before a failure are valid.
             self.sink.take(events).await?;
             ended?;
             if self.version.is_some() {
@@ -351,7 +351,7 @@ where
         }
     }
 
-    /// Reads one event of the server into `events`.
+    /// Decodes one event of the server into `events`.
     fn read(
         &mut self,
         event: Result<WatchEvent<Lean<K>>, kube::Error>,
@@ -359,7 +359,7 @@ where
     ) -> Result<(), Failure> {
         let event = event.inspect_err(|error| {
             if let kube::Error::SerdeError(_) = error {
-                // Which object it was is unknown, so all are looked at again.
+                // The object of the event is unknown, so all objects are listed again.
                 self.version = None;
             }
         })?;
@@ -387,7 +387,7 @@ where
         Ok(())
     }
 
-    /// The watch can go on behind this version, once the list is complete.
+    /// Records the version after which the watch continues, once the list is complete.
     fn advance(&mut self, version: Option<&str>) {
         if let Some((known, version)) = self.version.as_mut().zip(version) {
             version.clone_into(known);

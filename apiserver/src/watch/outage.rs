@@ -1,7 +1,7 @@
-//! When a watch that failed is tried again, and what the log says about it.
+//! When a watch that failed is tried again, and what is logged.
 //!
-//! An outage is one line when it begins, one more when its reason changes, and one when it is over;
-//! retries in between are silent.
+//! One line is logged when an outage begins, one when its reason changes, and one when it is over;
+//! retries in between are not logged.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) struct Outage {
     back_off: BackOff,
     began: Option<Instant>,
     reason: Option<Reason>,
-    /// When the versions to go on from had expired last, and the waits if that happens often.
+    /// When the version to continue from had expired last, and the waits if that happens often.
     expired: Option<Instant>,
     expiry_back_off: BackOff,
 }
@@ -40,12 +40,12 @@ impl Outage {
         Self { kind, back_off, began: None, reason: None, expired: None, expiry_back_off: back_off }
     }
 
-    /// Whether the last try failed.
+    /// Whether the last attempt failed.
     pub(super) fn is_on(&self) -> bool {
         self.began.is_some()
     }
 
-    /// Records a failure and returns how long to wait. `is_first`: no complete view came before it.
+    /// Records a failure and returns how long to wait. `is_first`: no list was complete before it.
     pub(super) fn failed(&mut self, failure: &Failure, is_first: bool) -> Duration {
         let (kind, error) = (self.kind, &failure.error);
         let began = *self.began.get_or_insert_with(Instant::now);
@@ -59,8 +59,9 @@ impl Outage {
         self.back_off.wait().mul_f64(1.0 + fastrand::f64()).max(failure.retry_after)
     }
 
-    /// The versions to go on from have expired. Returns how long to wait before all is listed again: no time,
-    /// unless it happened a moment ago, too. That lists succeed does not end these waits.
+    /// Records that the version to continue from has expired. Returns how long to wait before the
+    /// next list: zero, unless a version expired shortly before. A list that succeeds does not end
+    /// these waits.
     pub(super) fn expired(&mut self) -> Duration {
         let is_rare = |last: Instant| last.elapsed() > EXPIRES_RARELY;
         if self.expired.replace(Instant::now()).is_none_or(is_rare) {
@@ -70,7 +71,7 @@ impl Outage {
         self.expiry_back_off.wait().mul_f64(1.0 + fastrand::f64())
     }
 
-    /// It works again, if it did not.
+    /// Records that the watch works; logs the end of an outage.
     pub(super) fn over(&mut self) {
         if let Some(began) = self.began.take() {
             info!(kind = self.kind, after_ms = began.elapsed().as_millis(), "watching again");

@@ -1,15 +1,15 @@
 //! Whether the API server has a kind that a CRD brings.
 //!
 //! ```text
-//! watch ─ 404 ─► the CRD itself: ─ served as watched ─────► a 404 that means nothing: an outage
+//! watch ─ 404 ─► the CRD itself: ─ served as watched ─────► the 404 is no proof: an outage
 //!                                ─ in another known version ► the watch goes on in that version
 //!                                ─ 404, of this CRD ──────► Absent: no object of it exists
 //!                                ─ in other versions only ► Elsewhere: there are objects, unread
 //!                                ─ any other answer ──────► an outage: what is known stays
 //! ```
 //!
-//! 404 alone says little: proxies answer so, and so does a server that has not heard of the CRD yet.
-//! The CRD by its name comes from etcd as it is now, so its 404 is the cluster's.
+//! A 404 alone proves nothing: proxies answer it too, and so does a server that has not read the
+//! CRD yet. The server reads a CRD by its name from etcd, so a 404 of the CRD means it is absent.
 
 use std::time::Duration;
 
@@ -25,41 +25,41 @@ use tracing::{info, warn};
 
 const GROUP: &str = "apiextensions.k8s.io";
 
-/// What the cluster has of a kind.
+/// Whether the cluster has a kind, and in which versions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Presence {
-    /// It has no such kind, so no object of it.
+    /// The cluster lacks the kind, so it has no object of the kind.
     Absent,
-    /// It has the kind, and does not serve it yet, or not in any version.
+    /// The cluster has the kind, and does not serve it yet, or not in any version.
     Unserved,
-    /// It has the kind in these versions, and not in ours: its objects cannot be read.
+    /// The cluster serves the kind in these versions only, which cannot be read.
     Elsewhere(Vec<String>),
-    /// It serves the kind in a version that is understood: the preferred one of these.
+    /// The cluster serves the kind in this version: the preferred one of those that can be read.
     Served(&'static str),
 }
 
 impl Presence {
-    /// Logs what the cluster has of `kind`, when that has changed; `objects` of it were known.
+    /// Logs that the presence of `kind` has changed. `objects`: how many were known before.
     pub(super) fn log(&self, kind: &str, is_first: bool, objects: Option<usize>) {
         match self {
             Self::Absent if is_first => {
                 info!(kind, "the cluster lacks this kind; it is used when it comes");
             }
-            // The server deletes objects before their kind: those it did are not among them.
+            // The server deletes objects before their kind: `objects` does not count those.
             Self::Absent => warn!(kind, objects, "the CRD of this kind was deleted"),
             Self::Unserved => warn!(kind, "the cluster does not serve this kind"),
-            Self::Elsewhere(_) | Self::Served(_) => {} // A diagnostic, and a line of its own.
+            Self::Elsewhere(_) | Self::Served(_) => {} // A diagnostic or a line of its own.
         }
     }
 }
 
-/// The CRD of a kind that a cluster may lack, and what was last found out about it.
+/// The CRD of a kind that a cluster may lack, and whether it was found last.
 #[derive(Debug)]
 pub(super) struct Definition {
     /// For example `clusternetworkpolicies.policy.networking.k8s.io`.
     name: String,
     kind: &'static str,
-    /// The versions that are understood, the preferred one first.
+    /// The versions that can be read, the preferred one first.
     versions: &'static [&'static str],
     /// What the log and the diagnostics report at present.
     pub(super) reported: Presence,
@@ -67,7 +67,7 @@ pub(super) struct Definition {
 }
 
 impl Definition {
-    /// That of `K`, to be looked for every `period`.
+    /// The CRD of `K`, to be requested every `period`.
     pub(super) fn of<K: Resource<DynamicType = ()>>(
         kind: &'static str,
         versions: &'static [&'static str],
@@ -78,22 +78,22 @@ impl Definition {
         Self { name, kind, versions, reported, period }
     }
 
-    /// How long to wait before it is looked for again: the period and up to as much again, for a
-    /// thousand nodes were started at the same moment.
+    /// How long to wait before the next request: the period and up to as much again at random,
+    /// since a thousand nodes may have started at the same moment.
     pub(super) fn wait(&self) -> Duration {
         self.period.mul_f64(1.0 + fastrand::f64())
     }
 
-    /// The request for it, which the server answers from etcd.
+    /// The request for the CRD, which the server answers from etcd.
     pub(super) fn request(&self) -> Result<http::Request<Vec<u8>>, kube::core::request::Error> {
         let path = CustomResourceDefinition::url_path(&(), None);
         Request::new(path).get(&self.name, &GetParams::default())
     }
 
-    /// What the answer means.
+    /// Whether the cluster has the kind, from the answer to the request.
     ///
     /// # Errors
-    /// When it does not say whether the kind is there.
+    /// When the answer does not show whether the kind exists.
     pub(super) fn read(
         &self,
         answer: Result<String, kube::Error>,
@@ -124,7 +124,7 @@ impl Definition {
         })
     }
 
-    /// Whether it is the API server that says so, and of this very CRD: not something before it.
+    /// Whether a 404 is from the API server and of this very CRD, and not from a proxy.
     fn is_denied_by(&self, status: &Status) -> bool {
         let details = status.details.as_ref();
         status.code == 404
@@ -132,7 +132,7 @@ impl Definition {
             && details.is_some_and(|details| details.name == self.name && details.group == GROUP)
     }
 
-    /// What is reported as long as this is how it is.
+    /// The diagnostics to report while the kind has this presence.
     pub(super) fn diagnostics(&self, presence: &Presence) -> Vec<Diagnostic> {
         let Presence::Elsewhere(versions) = presence else { return Vec::new() };
         vec![Diagnostic {
@@ -150,7 +150,7 @@ impl Definition {
         }]
     }
 
-    /// What its diagnostics are about.
+    /// The origin that the diagnostics name: the CRD.
     pub(super) fn origin(&self) -> String {
         format!("CustomResourceDefinition {}", self.name)
     }
@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// Stands for a kind that a CRD brings, in v1.
+    /// The definition of a kind with a CRD, in v1.
     fn definition() -> Definition {
         Definition::of::<NetworkPolicy>("NetworkPolicy", &["v1"], Duration::from_secs(1))
     }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_crd_says_whether_the_kind_is_served() {
+    fn the_crd_shows_whether_the_kind_is_served() {
         let read = |versions: &Value, established| {
             let presence = definition().read(Ok(found(&definition(), versions, established)));
             presence.expect("a CRD can be read")
@@ -200,7 +200,7 @@ mod tests {
         let other = json!([{"name": "v1", "served": false}, {"name": "v2", "served": true}]);
         assert_eq!(read(&other, "True"), Presence::Elsewhere(vec!["v2".to_owned()]));
         assert_eq!(read(&json!([{"name": "v1", "served": false}]), "True"), Presence::Unserved);
-        // One that was made a moment ago has no status.
+        // A CRD that was created a moment ago has no status.
         let new = json!({"metadata": {"name": definition().name}, "spec": {"versions": both}});
         assert!(matches!(definition().read(Ok(new.to_string())), Ok(Presence::Unserved)));
     }
@@ -223,8 +223,8 @@ mod tests {
         assert_eq!(read(&["v1alpha2", "v1"]), Presence::Served("v1alpha2"));
         let unknown = Presence::Elsewhere(vec!["v1".to_owned()]);
         assert_eq!(read(&["v1"]), unknown);
-        let told = definition.diagnostics(&unknown)[0].to_string();
-        assert!(told.contains("serves v1 and not v1beta1 or v1alpha2"), "{told}");
+        let text = definition.diagnostics(&unknown)[0].to_string();
+        assert!(text.contains("serves v1 and not v1beta1 or v1alpha2"), "{text}");
     }
 
     #[test]
@@ -263,10 +263,10 @@ mod tests {
 
     #[test]
     fn a_version_that_is_not_read_is_reported_as_an_error() {
-        let told = definition().diagnostics(&Presence::Elsewhere(vec!["v2".to_owned()]));
-        let told: Vec<String> = told.iter().map(ToString::to_string).collect();
-        assert_eq!(told.len(), 1);
-        assert!(told[0].contains("serves v2 and not v1"), "{told:?}");
+        let found = definition().diagnostics(&Presence::Elsewhere(vec!["v2".to_owned()]));
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].contains("serves v2 and not v1"), "{found:?}");
         assert_eq!(definition().diagnostics(&Presence::Absent), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Since when a kind cannot be read, and what is reported of it.
+//! Since when a kind cannot be read, and what is reported.
 
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use crate::failure::{Failure, Reason};
 
-/// An API server that starts forbids everything for a moment. After this time it is meant.
+/// An API server that starts forbids all requests for a moment. A refusal is reported after this
+/// time.
 const MEANT_AFTER: Duration = Duration::from_secs(2);
 
-/// After this time, what waits for nothing but kinds that the cluster may lack goes on without one that
-/// fails. An API server that starts, or a conversion webhook that restarts, is back by then.
+/// How long a sink that waits only for kinds that the cluster may lack waits for one that fails. An
+/// API server that starts, or a conversion webhook that restarts, answers before that.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
 
 /// The failures to read one kind since it could be read last.
@@ -20,15 +21,15 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct Refusal {
     /// Since when the API server forbids it.
     forbidden: Option<Instant>,
-    /// Since when it holds up others, whatever the error is.
+    /// Since when the sink waits only for kinds such as this one, whatever the error is.
     held_up: Option<Instant>,
-    /// Whether it is reported at present.
+    /// Whether the refusal is reported at present.
     is_reported: bool,
 }
 
 impl Refusal {
-    /// Records that reading the kind fails. Returns what to report, once: `is_first`, no object of the kind
-    /// was read; `holds_up`, others wait for nothing but kinds such as this one.
+    /// Records that reading the kind failed. Returns what to report, once. `is_first`: no object of
+    /// the kind was read. `holds_up`: the sink waits only for kinds such as this one.
     pub(super) fn failed(
         &mut self,
         kind: &str,
@@ -66,7 +67,7 @@ impl Refusal {
         })
     }
 
-    /// The kind can be read. Returns whether a refusal was reported, which is over now.
+    /// Records that the kind can be read. Returns whether a refusal was reported until now.
     pub(super) fn over(&mut self) -> bool {
         std::mem::take(self).is_reported
     }

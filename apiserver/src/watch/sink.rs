@@ -1,23 +1,22 @@
-//! What a watch hands its events to.
+//! The receiver of the events of a watch.
 
 use portcullis_crds::diagnostic::Diagnostic;
 use portcullis_crds::lean::Lean;
 
 use super::Event;
 
-/// What takes the events of a watch.
+/// Receives the events of a watch.
 pub trait Sink<K>: Send {
-    /// Takes what happened, in order, as much at once as was there.
+    /// Takes a batch of events, in order.
     ///
     /// # Errors
-    /// When nobody listens any more: that ends the watch.
+    /// When the receiver is closed: that ends the watch.
     fn take(
         &mut self,
         events: Vec<Event<Lean<K>>>,
     ) -> impl Future<Output = Result<(), Closed>> + Send;
 
-    /// Takes what is wrong with the kind itself, which `origin` names; it replaces what was wrong
-    /// with it before.
+    /// Replaces the diagnostics about the kind itself, which `origin` names.
     ///
     /// # Errors
     /// As [`Sink::take`].
@@ -27,8 +26,8 @@ pub trait Sink<K>: Send {
         found: Vec<Diagnostic>,
     ) -> impl Future<Output = Result<(), Closed>> + Send;
 
-    /// A kind that the cluster may lack cannot be read, and none of it was read yet: nothing has to wait
-    /// for it any longer. `diagnose` came before.
+    /// Ends the wait for a kind that the cluster may lack: it cannot be read, and no object of it
+    /// was read yet. [`Sink::diagnose`] is called before.
     ///
     /// # Errors
     /// As [`Sink::take`].
@@ -36,12 +35,13 @@ pub trait Sink<K>: Send {
         std::future::ready(Ok(()))
     }
 
-    /// The server has an older state than it had, as after a restore of etcd from a backup: it gives the same
-    /// versions to other states of objects. What is listed next is news, whatever its version is.
+    /// Records that the server has an older state than before, as after a restore of etcd from a
+    /// backup. It gives the same versions to other states of objects, so that all objects of the
+    /// next list count as changed.
     fn restored(&mut self) {}
 
-    /// Whether every kind that all clusters have was read, so that only kinds that the cluster may lack
-    /// hold up what takes the events.
+    /// Whether every kind that all clusters have was read, so that the sink waits only for kinds
+    /// that the cluster may lack.
     fn waits_for_optional_kinds(&self) -> bool {
         false
     }
@@ -50,6 +50,6 @@ pub trait Sink<K>: Send {
     fn known(&self) -> Option<usize>;
 }
 
-/// Nobody listens any more.
+/// The receiver of the events is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Closed;
