@@ -1,4 +1,4 @@
-//! What the kernel holds of ours, as values.
+//! Our chains, hooks and sets in the kernel, as values.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,12 @@ use super::name::{ChainName, SetName};
 use super::rule::{Chains, Hook, Rule};
 use super::set::{Element, Kind};
 
-/// What the kernel holds of ours.
+/// Our chains, hooks and sets in the kernel.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Applied {
-    /// By family.
+    /// Our chains and hooks, by family.
     pub tables: BTreeMap<Family, Table>,
-    /// By name.
+    /// Our sets, by name.
     pub sets: BTreeMap<SetName, AppliedSet>,
 }
 
@@ -24,7 +24,7 @@ impl Applied {
         self.tables.get(&family).is_some_and(|table| table.has_rules(chain))
     }
 
-    /// Sets that nothing of ours refers to, to be destroyed.
+    /// Sets that no chain of ours refers to, to be destroyed.
     #[must_use]
     pub fn unreferenced_sets(&self) -> BTreeSet<SetName> {
         let unknown = |(_, set): &(&SetName, &AppliedSet)| set.elements == Elements::Unknown;
@@ -32,14 +32,14 @@ impl Applied {
     }
 }
 
-/// What the table of one family holds of ours.
+/// Our chains and hooks in the table of one family.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Table {
     /// Our chains.
     pub chains: Chains,
     /// Where our rules in the kernel's own chains are.
     pub hooks: BTreeMap<Hook, HookPlaces>,
-    /// Chains of ours that rules of others, or in chains of others, send packets to.
+    /// Chains of ours to which rules of other programs, or in chains of other programs, jump.
     pub wanted_by_others: BTreeSet<ChainName>,
 }
 
@@ -57,12 +57,12 @@ impl Table {
     }
 }
 
-/// Where our rule in one of the kernel's own chains is.
+/// The position of our rule in one of the kernel's own chains.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct HookPlaces {
-    /// How often it is there.
+    /// How many copies of the rule the chain has.
     pub count: usize,
-    /// The rules of others before its first place; all rules when it is not there.
+    /// How many rules of other programs precede the first copy; all rules when there is none.
     pub in_front: Vec<String>,
 }
 
@@ -73,7 +73,7 @@ impl HookPlaces {
         Self { count: 1, in_front: Vec::new() }
     }
 
-    /// Whether it is in the first place, and nowhere else.
+    /// Whether the rule is the first of the chain, and has no second copy.
     #[must_use]
     pub fn is_first(&self) -> bool {
         *self == Self::first()
@@ -83,9 +83,9 @@ impl HookPlaces {
 /// A set in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AppliedSet {
-    /// Its type and family; none when it is none that we make.
+    /// Its type and family; `None` if we create no sets of this shape.
     pub shape: Option<(Kind, Family)>,
-    /// How many elements it takes.
+    /// The most elements that it can have (`maxelem`).
     pub maxelem: u32,
     /// What is known of its elements.
     pub elements: Elements,
@@ -94,10 +94,10 @@ pub struct AppliedSet {
 /// What is known of the elements of a set in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Elements {
-    /// All of them, as read.
+    /// All elements, as they were read.
     Read(BTreeSet<Element>),
-    /// They are what was desired at the last apply, so many. Kept current by deltas.
+    /// The elements that were desired at the last apply, which deltas keep current: their number.
     AsDesired(u32),
-    /// Nothing: no rule referred to the set when it was last looked at.
+    /// The elements are not known: no rule referred to the set when it was last read.
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! One apply: passes, until the kernel does what is desired without what it refuses.
+//! One apply: passes, until the kernel holds what is desired, except for what it refuses.
 //!
 //! ```text
 //! desired without refusals ─► diff ─► execute ─► done
@@ -7,8 +7,8 @@
 //!      └──────────── deny, and are tried again in halves; otherwise the family fails ─┘
 //! ```
 //!
-//! Each pass closes before it opens: members leave sets, chains change, members join. What a pass
-//! could not do does not keep the next one from doing the rest.
+//! Each pass denies before it allows: members leave sets, chains change, members join. A step that
+//! fails in one pass does not stop the next pass from doing the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use super::plan::{Plan, Swap, TableChange};
 use super::waiting::{MEMBERS_AT_ONCE, Waiting};
 use super::{ApplyReport, Dataplane, Extent, diff};
 
-/// How often chains are tried in one apply. Those that are not known to be good then stay refused.
+/// How often groups of refused chains are tried in one apply. The rest stays refused.
 const TRIALS_MAX: usize = 64;
 
 impl Extent {
@@ -40,28 +40,28 @@ impl Extent {
     }
 }
 
-/// What one apply knows.
+/// The state of one apply.
 struct Attempt<'a> {
     /// What changed since the last apply; none once all members have joined and left, but for those of
     /// sets that were refused.
     update: Option<&'a Update>,
     extent: Extent,
-    /// What is in the kernel; none when it has to be read.
+    /// What is in the kernel; `None` when it has to be read.
     applied: Option<Applied>,
-    /// Whether it was read in this apply, with what other programs have changed.
+    /// Whether `applied` was read in this apply, with the changes of other programs.
     was_read: bool,
     /// Whether only members of sets can differ.
     members_only: bool,
-    /// Families that are left as they are.
+    /// Families whose chains this apply does not change any more, and why.
     failed: BTreeMap<Family, Error>,
-    /// Families whose chains are made without sets, and why.
+    /// Families whose chains are written without sets, and why.
     without_sets: BTreeMap<Family, Arc<str>>,
-    /// Chains of rulesets that are refused as a group, and may be good.
+    /// Groups of refused chains of rulesets, of which the kernel may accept some.
     untried: Vec<Group>,
     /// The group that this pass tries.
     trial: Option<Group>,
     trials_left: usize,
-    /// Whether the first pass lists what others have changed.
+    /// Whether the first pass lists the changes of other programs.
     is_comparison: bool,
     drifts: Vec<Drift>,
     report: ApplyReport,
@@ -98,7 +98,7 @@ impl Dataplane {
         extent: Extent,
     ) -> Result<ApplyReport, Error> {
         let start = Instant::now();
-        // Taken: whatever fails from here on, the next call reads back.
+        // Taken, so that the next call reads back after any failure from here on.
         let mut attempt = Attempt::new(extent, self.applied.take(), Some(update));
         attempt.members_only =
             attempt.applied.is_some() && !update.rules_changed && !self.attachments_changed;
@@ -111,12 +111,12 @@ impl Dataplane {
         Ok(ApplyReport { total: start.elapsed(), ..report })
     }
 
-    /// Reads back what is applied, and repairs what differs. Gives what differed.
+    /// Reads back what is applied, and repairs what differs. Returns what differed.
     pub(super) fn compare(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
         self.refusals.without_sets.clear();
         self.follow(compiled, &Update::default());
         let (applied, unread) = self.kernel.read(&self.desired.tables)?;
-        // Only now: what cannot be read can still be changed.
+        // Not before the pass: what cannot be read can still be changed.
         self.applied = None;
         self.forget_differences();
         let mut attempt = Attempt::new(Extent::All, Some(applied), None);
@@ -124,7 +124,7 @@ impl Dataplane {
         Ok(self.converge(compiled, attempt)?.drifts)
     }
 
-    /// Repairs what differs in `applied`, of which a part was just read. Gives what differed.
+    /// Repairs what differs in `applied`, of which a part was just read. Returns what differed.
     pub(super) fn repair(
         &mut self,
         compiled: &Compiled,
@@ -135,8 +135,8 @@ impl Dataplane {
         Ok(self.converge(compiled, attempt)?.drifts)
     }
 
-    /// Compares the kernel with what was just applied or repaired: a tool can report changes that it did not
-    /// make.
+    /// Compares the kernel with what was just applied or repaired: a tool can report a change that
+    /// it did not make.
     pub(super) fn confirm(&mut self, compiled: &Compiled) -> Result<(), Error> {
         let drifts = self.compare(compiled)?;
         self.unchanged = drifts.iter().find(|drift| drift.is_wrong()).map(ToString::to_string);
@@ -145,7 +145,7 @@ impl Dataplane {
         Err(Error::Unchanged { found })
     }
 
-    /// Passes until nothing more can be done.
+    /// Runs passes until nothing more can be done.
     fn converge<'a>(
         &mut self,
         compiled: &Compiled,
@@ -168,7 +168,7 @@ impl Dataplane {
         Ok(attempt)
     }
 
-    /// One pass; gives whether it was the last one.
+    /// Runs one pass. Returns whether it was the last one.
     fn pass(&mut self, compiled: &Compiled, attempt: &mut Attempt<'_>) -> Result<bool, Error> {
         let nothing = Update::default();
         let update = attempt.update.unwrap_or(&nothing);
@@ -205,10 +205,10 @@ impl Dataplane {
         if !executed.is_undone {
             take_over(&mut applied, plan, after, &executed);
         }
-        // What a pass that failed in part leaves is compared as a whole.
+        // After a pass that failed in part, everything is compared.
         let touched = touched.filter(|_| is_clean);
         self.touched = touched.map(|touched| self.desired.still_touched(touched, &applied));
-        // Looking at all rules takes long, so only those of families without their local sets are.
+        // Checking all rules takes long, so only families without their local sets are checked.
         let refused = executed.refused.keys().filter(|set| name::is_local(**set));
         let refused: BTreeSet<Family> = refused.map(|set| name::family(*set)).collect();
         let refers = |family: &Family| applied.tables.get(family).is_some_and(Table::needs_sets);
@@ -266,7 +266,7 @@ impl Dataplane {
         if std::mem::take(&mut attempt.is_comparison) {
             attempt.drifts = drift::list(&applied, &plan, self.table());
             if attempt.drifts.iter().any(Drift::is_wrong) {
-                // It may have been one of them that did not do what it reported.
+                // The running tool may have reported a change that it did not make.
                 self.kernel.end_tools();
             }
         }
@@ -276,14 +276,14 @@ impl Dataplane {
         Ok((plan, after, applied))
     }
 
-    /// Forgets in what the kernel may differ, and what waits: all of it is compared with what is read.
+    /// Forgets known differences and waiting members: everything is compared with what is read.
     fn forget_differences(&mut self) {
         (self.touched, self.changed_since_read) = (None, None);
         self.waiting = Waiting::default();
     }
 
-    /// Reads back what is applied. If the sets cannot be read, and no chain needs one, the chains are from
-    /// now on desired without sets.
+    /// Reads back what is applied. If the sets cannot be read, and no chain needs one, the chains
+    /// are desired without sets from now on.
     fn read(
         &mut self,
         compiled: &Compiled,
@@ -310,7 +310,7 @@ impl Dataplane {
         Ok(Applied { tables, sets })
     }
 
-    /// Does `plan`, once what chains of denials that change have counted is read.
+    /// Executes `plan`. Before that, reads the counters of the chains of denials that change.
     fn execute(&mut self, plan: &Plan, applied: &Applied) -> Executed {
         let kinds = |(family, change): (&Family, &TableChange)| {
             let family = *family;
@@ -327,12 +327,12 @@ impl Dataplane {
         }
         let executed = self.kernel.execute(plan);
         rewritten.retain(|(family, _)| executed.has_changed_chains(*family));
-        self.denials.begin_anew(&rewritten);
+        self.denials.reset(&rewritten);
         executed
     }
 
-    /// The chains of `family` could not be changed. If it may be because of the chain of a ruleset
-    /// among `rulesets`, these are refused, and tried again in groups.
+    /// Records that the chains of `family` could not be changed. If the chain of one of `rulesets`
+    /// may be the cause, these are refused, and tried again in groups.
     fn chains_failed(
         &mut self,
         family: Family,
@@ -344,7 +344,7 @@ impl Dataplane {
         if !error.is_refusal() {
             attempt.failed.insert(family, error);
         } else if attempt.extent == Extent::Urgent || !attempt.was_read {
-            // What is unreferenced counts for the kernel's limits, too, and others may use it now.
+            // Unreferenced chains count for the kernel's limits too, and others may use them now.
             attempt.extent = Extent::All;
             attempt.applied = None;
         } else if let Some((_, chains)) = attempt.trial.take_if(|(of, _)| *of == family) {
@@ -352,7 +352,7 @@ impl Dataplane {
         } else if rulesets.iter().any(|chain| !self.is_refused(family, *chain)) {
             self.refuse(family, rulesets, &error, attempt);
         } else {
-            // It is not because of one of them.
+            // No chain of a ruleset is the cause.
             self.refusals.chains.retain(|(of, _), _| *of != family);
             attempt.untried.retain(|(of, _)| *of != family);
             attempt.failed.insert(family, error);
@@ -379,7 +379,7 @@ impl Dataplane {
         }
     }
 
-    /// After a pass without a failure: whether there is another group to try.
+    /// Takes the next group to try after a pass without a failure. Returns whether there is one.
     fn try_next(&mut self, attempt: &mut Attempt<'_>) -> bool {
         let next = attempt.untried.pop().filter(|_| attempt.trials_left > 0);
         attempt.trials_left = attempt.trials_left.saturating_sub(1);
@@ -399,7 +399,8 @@ impl Executed {
     }
 }
 
-/// Brings `applied` to what is in the kernel after so much of `plan`. All of it leads to `after`.
+/// Updates `applied` to what is in the kernel after the executed part of `plan`. The whole plan
+/// leads to `after`.
 fn take_over(applied: &mut Applied, plan: Plan, after: Applied, executed: &Executed) {
     for (family, table) in after.tables {
         if executed.has_changed_chains(family) {
@@ -432,7 +433,7 @@ fn take_over(applied: &mut Applied, plan: Plan, after: Applied, executed: &Execu
         }
     }
     for refused in executed.refused.keys() {
-        // It may have been made, and has some of its members.
+        // The set may have been created, and has some of its members.
         for set in [*refused, name::temporary(*refused)] {
             if Kernel::discard(set) {
                 applied.sets.remove(&set);

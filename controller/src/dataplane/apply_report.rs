@@ -16,7 +16,7 @@ pub struct ApplyReport {
     pub sets_created: usize,
     /// Members that joined or left existing sets.
     pub members_changed: usize,
-    /// Members that join sets in the next applies.
+    /// Members that wait to join sets in the next applies.
     pub members_waiting: usize,
     /// Unreferenced sets that the kernel still uses. Each apply tries again to destroy them.
     pub sets_in_use: usize,
@@ -25,9 +25,9 @@ pub struct ApplyReport {
     /// Whether our rules may still be in another table, or in the other variant of iptables.
     /// Each apply that may change chains tries again.
     pub elsewhere_unclean: bool,
-    /// Whether everything that was refused was tried again.
+    /// Whether everything that was refused has been tried again.
     pub retried_all: bool,
-    /// How long all of it took.
+    /// How long the apply took.
     pub total: Duration,
 }
 
@@ -39,7 +39,7 @@ impl ApplyReport {
         [chains_changed, hooks_changed, sets_created, members_changed].into_iter().all(|n| *n == 0)
     }
 
-    /// What `plan` does.
+    /// The report of an apply that executes `plan`.
     pub(super) fn of(plan: &Plan) -> Self {
         let tables = || plan.tables.values();
         let members = plan.remove.values().chain(plan.add.values());

@@ -53,7 +53,7 @@ impl InterfaceName {
     /// The name as text.
     ///
     /// # Panics
-    /// Never: names are ASCII.
+    /// It never panics: names are ASCII.
     #[must_use]
     pub fn as_str(&self) -> &str {
         let text = self.0.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -82,7 +82,7 @@ pub struct Attachment {
     pub bridge: Option<InterfaceName>,
 }
 
-/// What is known of the interfaces of this node's pods.
+/// The known interfaces and addresses of this node's pods.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Attachments {
     /// The attachment of each address of a pod. An address is missing if it is not known for certain
@@ -91,7 +91,7 @@ pub struct Attachments {
     /// The interfaces by which packets of pods come in, and no others: the node's ends of routed
     /// pods, and bridges of which each port leads to a pod.
     pub pod_interfaces: BTreeSet<InterfaceName>,
-    /// The networks whose addresses the pod behind an interface may use beside its own. None of them
+    /// The networks whose addresses the pod behind an interface may use beside its own. No network
     /// contains an address of another pod.
     pub extra_ranges: BTreeMap<Attachment, BTreeSet<IpNet>>,
     /// Addresses of pods that are accepted at each interface, unless `addresses` has them too: it is

@@ -1,10 +1,10 @@
-//! What compares packets of pods on bridges with their ports, where the chains of IP families do not
-//! know ports: chains of the bridge family. Pure.
+//! The chains of the bridge family, which compare frames of pods with ports of bridges: the chains
+//! of IP families cannot match ports. Pure.
 //!
 //! ```text
 //! BRIDGE-IN:  iifname "veth1" -g B…       frames that come in by a port
-//! B…:         -s 10.0.0.2/32 -j RETURN    what the pod behind the port may send goes on: it is judged
-//!             -g BRIDGE-DENY-OUT          by the chains of its IP family
+//! B…:         -s 10.0.0.2/32 -j RETURN    an address of the pod behind the port: judged by the
+//!             -g BRIDGE-DENY-OUT          chains of its IP family; any other address: dropped
 //! BRIDGE-OUT: oifname "veth1" -g B…       frames that a bridge sends from one port to another
 //! B…:         -d 10.0.0.2/32 -j RETURN
 //!             -j BRIDGE-PODS              a bridge that does not know where a pod is sends to all ports
@@ -12,8 +12,8 @@
 //! BRIDGE-PODS: -d 10.0.0.3/32 -j DROP
 //! ```
 //!
-//! These chains know no connections, and no policies. So where a policy would have to decide about
-//! link-local, multicast or broadcast addresses, they deny.
+//! These chains match neither connections nor policies. So they deny link-local, multicast and
+//! broadcast addresses where a policy would have to decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ use super::options::{DenyAction, Options};
 use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};
 use super::tree::Judges;
 
-/// What the chains of one family are made of.
+/// The input of the chains of one family.
 pub(super) struct Ports<'a> {
     pub family: Family,
     pub options: &'a Options,
@@ -62,14 +62,14 @@ impl Ports<'_> {
             rules.push(Rule::new([port], Verdict::Goto(chain)));
             chains.insert(chain, self.port(direction, *at, *judges.get(direction)).into());
         }
-        // A port of which nothing is known leads to no known pod.
+        // An unknown port does not lead to a known pod.
         let deny = Verdict::Goto(name::bridge_denial(direction));
         let all = |verdict: &Verdict| {
             self.bridged().map(|own| at_address(side, (*own).into(), verdict.clone())).collect()
         };
         match direction {
             Direction::Egress => rules.extend::<Vec<Rule>>(all(&deny)),
-            // No denial to report: a bridge sends to all ports what it does not know the port of.
+            // Not reported as denial: a bridge sends a frame to all ports if its port is unknown.
             Direction::Ingress => {
                 rules.push(Rule::all(Verdict::Goto(name::BRIDGE_PODS)));
                 let others: Vec<Rule> = all(&Verdict::Drop);

@@ -1,4 +1,4 @@
-//! Removes what is ours: all of it, or where it is not used any more.
+//! Removes our rules and sets: all of them, or those in places that are not used any more.
 
 use super::Dataplane;
 use super::backend::iptables::cleanup::{self, clean_sets, clean_tables};
@@ -6,13 +6,13 @@ use super::backend::iptables::{self, cleanup::Cleaned};
 use super::backend::{Error, Kernel, Place, nftables};
 use super::options::Options;
 
-/// What a cleanup did.
+/// The result of a cleanup.
 pub type CleanupReport = Cleaned;
 
-/// Removes all that is ours: of both backends, in all tables and families.
+/// Removes all our rules and sets: of both backends, in all tables and families.
 ///
 /// # Errors
-/// When something cannot be read or written; what could be removed is gone then.
+/// When a table or a set cannot be read or written; the rest is removed all the same.
 pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     let tables = nftables::Kernel::default().remove_tables();
     let mut report = cleanup::cleanup(options)?;
@@ -21,8 +21,8 @@ pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
 }
 
 impl Dataplane {
-    /// Removes our rules from where they are not used, once they are applied where they are. Gives
-    /// whether some may still be there.
+    /// Removes our rules from the tables and variants that are not used, once they are applied in
+    /// the one that is. Returns whether such rules may still be there.
     pub(super) fn clean_elsewhere(&mut self) -> bool {
         if self.elsewhere_clean {
             return false;
@@ -44,7 +44,7 @@ impl Dataplane {
         }
         let others = match self.kernel {
             Kernel::Iptables(_) => nftables::Kernel::default().remove_tables().map(drop),
-            // Without chains of ours there are no sets of ours: ipset need not be there.
+            // Without chains of ours there are no sets of ours: ipset is not needed.
             Kernel::Nftables(_) if chains_deleted == 0 => Ok(()),
             Kernel::Nftables(_) => clean_sets(wait).map(drop),
         };

@@ -1,5 +1,5 @@
-//! A comparison with the kernel that no change waits for: it is read on another thread, and compared in
-//! parts.
+//! A comparison with the kernel that delays no change: another thread reads, and the result is
+//! compared in parts.
 //!
 //! ```text
 //! reader ─ thread ─► Reading ─► compare_part, until all is compared ─► what differed, and is repaired
@@ -27,15 +27,15 @@ const MEMBERS_AT_ONCE: usize = 20_000;
 /// Reads what is applied, on any thread.
 pub struct Reader {
     kernel: Kernel,
-    /// What should be applied: rules that are spelled like these are these.
+    /// The desired chains: a rule with the same text is taken for the same rule.
     desired: BTreeMap<Family, Chains>,
 }
 
 impl Reader {
-    /// Reads all that is applied of ours.
+    /// Reads all our chains, hooks and sets.
     ///
     /// # Errors
-    /// When something cannot be read, of any family.
+    /// When the tables of a family or the sets cannot be read.
     pub fn read(self) -> Result<Reading, Error> {
         let (Applied { tables, sets }, mut failed) = self.kernel.read(&self.desired)?;
         match failed.pop_first() {
@@ -45,16 +45,16 @@ impl Reader {
     }
 }
 
-/// What was applied at some time, as far as it is not compared yet.
+/// What a [`Reader`] has read, as far as it is not compared yet.
 pub struct Reading {
     tables: BTreeMap<Family, Table>,
     sets: BTreeMap<SetName, AppliedSet>,
-    /// The sets that are still to be compared; none before the first part.
+    /// The sets that are still to be compared; `None` before the first part.
     names: Option<BTreeSet<SetName>>,
 }
 
 impl Reading {
-    /// Whether all of it is compared.
+    /// Whether everything is compared.
     #[must_use]
     pub fn is_compared(&self) -> bool {
         self.names.as_ref().is_some_and(BTreeSet::is_empty)
@@ -62,15 +62,15 @@ impl Reading {
 }
 
 impl Dataplane {
-    /// Begins a comparison: something that reads what is applied, for [`Dataplane::compare_part`].
+    /// Begins a comparison: a reader of what is applied, for [`Dataplane::compare_part`].
     pub fn reader(&mut self) -> Reader {
         self.changed_since_read = Some(Touched::default());
         let kernel = Kernel::new(self.kernel.place(), self.options.lock_wait_seconds);
         Reader { kernel, desired: self.desired.tables.clone() }
     }
 
-    /// Compares a part of what the last [`Dataplane::reader`] has read, and repairs what differs from
-    /// `compiled`. Gives what differed.
+    /// Compares a part of what the last [`Dataplane::reader`] has read, and repairs what differs
+    /// from `compiled`. Returns what differed.
     ///
     /// # Errors
     /// When a repair fails.
@@ -84,7 +84,7 @@ impl Dataplane {
         }
         let hooks = self.displaced_hooks()?;
         let (Some(applied), Some(changed)) = (&mut self.applied, &self.changed_since_read) else {
-            // All was read back and repaired in the meantime.
+            // Everything was read back and repaired in the meantime.
             reading.names = Some(BTreeSet::new());
             return Ok(Vec::new());
         };
@@ -142,7 +142,7 @@ impl Dataplane {
         Ok(drifts)
     }
 
-    /// Notes what `plan` changes: what is being read may be older.
+    /// Records what `plan` changes: the reader may read an older state.
     pub(super) fn note_changes(&mut self, plan: &Plan) {
         let Some(changed) = &mut self.changed_since_read else { return };
         for (family, change) in &plan.tables {

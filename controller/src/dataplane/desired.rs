@@ -7,11 +7,11 @@
 //!                                           INGRESS tree ─────► R…
 //! INPUT 1   ─► PORTCULLIS-INPUT ───► NODE:  unknown source ─► SOURCE, EGRESS tree ─► R…
 //! R… of one tier ─► R… of the next that decides ─► DENY-… of the kind of denial
-//! A… for policies in audit, likewise            ─► AUDIT-…
+//! A… for policies in audit, in the same way      ─► AUDIT-…
 //! ```
 //!
-//! It is kept, and follows the policies: [`Desired::follow`] renders only rulesets that are new
-//! (`rulesets.rs`). The other chains depend on the pods of the node, which are few, and are made again.
+//! The desired state is kept: when policies change, [`Desired::follow`] renders only new rulesets
+//! (`rulesets.rs`). The other chains depend on the few pods of the node, and are rendered again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -46,18 +46,18 @@ pub struct Desired {
     pub hooks: BTreeSet<Hook>,
     /// Our sets.
     pub sets: BTreeMap<SetName, DesiredSet>,
-    /// Enforced rulesets whose rules deny more than the policies do, because something was refused:
-    /// why.
+    /// Why the rules of an enforced ruleset deny more than the policies do: a set or chain was
+    /// refused.
     pub denied: BTreeMap<(Family, RulesetId), Arc<str>>,
-    /// What was refused when the chains were rendered.
+    /// The sets and chains that were refused when the chains were rendered.
     refusals: Refusals,
     /// The rulesets among the chains of each family.
     rulesets: BTreeMap<Family, Rulesets>,
-    /// The chains that are none of a ruleset, and the sets of the pods of this node.
+    /// The chains that are not of a ruleset, and the sets of the pods of this node.
     shared: BTreeMap<Family, Shared>,
 }
 
-/// Names of chains and sets that are made again each time.
+/// Names of chains and sets that are rendered again each time.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 struct Shared {
     chains: BTreeSet<ChainName>,
@@ -73,40 +73,41 @@ pub struct Touched {
     pub sets: BTreeSet<SetName>,
 }
 
-/// What is enforced: the policies, and how the pods that they are about are attached.
+/// The input of the desired state: the policies, and how the pods of this node are attached.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     /// The compiled policies.
     pub compiled: &'a Compiled,
-    /// How the pods that are known are attached.
+    /// How the known pods are attached.
     pub attachments: &'a Attachments,
-    /// What the user has chosen.
+    /// The options that the user has chosen.
     pub options: &'a Options,
-    /// What the tools or the kernel refused.
+    /// The sets and chains that the tools or the kernel refused.
     pub refusals: &'a Refusals,
 }
 
-/// What is wanted for a family whose sets cannot be used: nothing that needs a set of the node's own
-/// addresses.
+/// The input for a family whose sets cannot be used: without what needs a set of the node's own
+/// pods.
 struct WithoutSets {
     attachments: Attachments,
     options: Options,
 }
 
 impl WithoutSets {
-    /// Pods are judged by their addresses alone, and what policies allow goes on to the rules of others.
+    /// Pods are judged by their addresses alone, and the rules of other programs decide about
+    /// packets that policies allow.
     fn new(options: &Options) -> Self {
         let options = Options { accept: AcceptAction::Return, ..options.clone() };
         Self { attachments: Attachments::default(), options }
     }
 
-    /// What of `wanted` needs no set.
+    /// The part of `wanted` that needs no set.
     fn of<'a>(&'a self, wanted: Wanted<'a>) -> Wanted<'a> {
         Wanted { attachments: &self.attachments, options: &self.options, ..wanted }
     }
 }
 
-/// The chains and sets of one family that are made again each time, and what they lead to.
+/// The chains and sets of one family that are rendered again each time, and what they lead to.
 struct Made {
     chains: Chains,
     sets: BTreeMap<SetName, DesiredSet>,
@@ -115,7 +116,7 @@ struct Made {
 }
 
 impl Desired {
-    /// What enforces `wanted` for `families`.
+    /// The desired state that enforces `wanted` for `families`.
     #[must_use]
     pub fn new(wanted: Wanted<'_>, families: &[Family]) -> Self {
         let mut desired = Self::nothing(families.iter().copied());
@@ -125,17 +126,17 @@ impl Desired {
         desired
     }
 
-    /// No chain, no set and no hook.
+    /// A desired state without chains, sets and hooks.
     #[must_use]
     pub fn nothing(families: impl IntoIterator<Item = Family>) -> Self {
         let tables = families.into_iter().map(|family| (family, Chains::new())).collect();
         Self { tables, ..Self::default() }
     }
 
-    /// Changes it to what enforces `wanted`, with the same families and options as before. Gives
-    /// what changed: the members of sets of the engine are not compared.
+    /// Changes the desired state to enforce `wanted`, with the same families and options as before.
+    /// Returns what changed: the members of sets of the engine are not compared.
     ///
-    /// The result is only right if [`Desired::has_followed`] says so.
+    /// The result is valid only if [`Desired::has_followed`] returns true.
     pub fn follow(&mut self, wanted: Wanted<'_>) -> Touched {
         let mut touched = Touched::default();
         let families: Vec<Family> = self.tables.keys().copied().collect();
@@ -154,8 +155,8 @@ impl Desired {
 
     /// Whether [`Desired::follow`] had all that it needs: `update` is what changed in `wanted.compiled`.
     ///
-    /// Rules that were rendered while something was refused or missing are rendered again with all
-    /// others once that changes. Nothing is missing in what an engine compiles.
+    /// Once the refused or missing sets and rulesets change, all rules are rendered again. An
+    /// engine compiles no ruleset without its sets.
     #[must_use]
     pub fn has_followed(&self, wanted: Wanted<'_>, update: &Update) -> bool {
         let is_used = |id: &SetId| {
@@ -171,7 +172,7 @@ impl Desired {
             && !update.sets_removed.iter().any(is_used)
     }
 
-    /// Everything that is desired or applied.
+    /// All chains and sets that are desired or applied.
     #[must_use]
     pub fn all_touched(&self, applied: &Applied) -> Touched {
         let applied_chains = applied.tables.iter().map(|(family, table)| (family, &table.chains));
@@ -181,8 +182,8 @@ impl Desired {
         Touched { chains: chains.collect(), sets: sets.collect() }
     }
 
-    /// What of `touched` differs from `applied` after an apply: what was left for later, and sets that
-    /// are still in use.
+    /// The part of `touched` that differs from `applied` after an apply: postponed changes, and
+    /// sets that are still in use.
     #[must_use]
     pub fn still_touched(&self, mut touched: Touched, applied: &Applied) -> Touched {
         touched.chains.retain(|(family, name)| {
@@ -207,7 +208,7 @@ impl Desired {
         rulesets.follow(wanted, &made.roots, &mut to);
     }
 
-    /// Replaces the chains and sets that are made again each time.
+    /// Replaces the chains and sets that are rendered again each time.
     fn replace_shared(
         &mut self,
         family: Family,
@@ -251,7 +252,7 @@ impl Desired {
 }
 
 impl Touched {
-    /// What one of both touches.
+    /// The union of both.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.chains.extend(other.chains);
@@ -291,7 +292,7 @@ fn make(family: Family, wanted: Wanted<'_>) -> Made {
     }
     if checks_addresses {
         let mut by_interface: BTreeMap<Attachment, PerDirection<Judges>> = BTreeMap::new();
-        // Of both families: a pod of IPv4 alone has a link-local IPv6 address, too.
+        // The pods of both families: a pod with IPv4 only has a link-local IPv6 address too.
         for (address, attachment) in &attachments.addresses {
             let judges = by_interface.entry(*attachment).or_default();
             if let Some(endpoint) = compiled.endpoints.get(address) {
@@ -334,7 +335,7 @@ fn make(family: Family, wanted: Wanted<'_>) -> Made {
     made
 }
 
-/// The set of the pods that are isolated in one of these directions. Policies in audit isolate nobody.
+/// The set of the pods that are isolated in one of these directions. Audit isolates no pod.
 fn isolated(compiled: &Compiled, family: Family, directions: &[Direction]) -> DesiredSet {
     let is_isolated =
         |endpoint: &Endpoint| directions.iter().any(|d| endpoint.enforced.get(*d).is_some());
@@ -342,7 +343,7 @@ fn isolated(compiled: &Compiled, family: Family, directions: &[Direction]) -> De
     local(family, isolated.map(|(address, _)| Element::Address(*address)).collect())
 }
 
-/// Adds the set of attached addresses; gives the set of those that are not, if there are any.
+/// Adds the set of attached addresses. Returns the set of those that are not, if there are any.
 fn add_attached_sets(
     family: Family,
     wanted: Wanted<'_>,
@@ -379,7 +380,7 @@ fn judges(
     roots: &mut BTreeSet<Root>,
 ) -> Judges {
     let enforced = endpoint.enforced.get(direction).as_ref();
-    // Without its ruleset nothing is known that audit could tell.
+    // Without its ruleset, audit cannot report what it would deny.
     let audited = endpoint.audited.get(direction).as_ref();
     let audited = audited.filter(|id| compiled.rulesets.contains_key(*id));
     roots.extend(enforced.map(|id| (View::Enforced, *id)));

@@ -14,7 +14,7 @@ use super::plan::{Eviction, HookChange, NewSet, Plan, Swap, TableChange};
 use super::rule::{Chains, Hook, Rule};
 use super::set::{DesiredSet, Kind, Source};
 
-/// What a diff depends on, beside what is applied and what is desired.
+/// The input of a diff beside what is applied and what is desired.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
     /// What changed since the last apply. Only sets whose elements were not read back need it.
@@ -26,12 +26,12 @@ pub struct Terms<'a> {
 }
 
 /// The changes that lead from `applied` to `desired`, and the chains, hooks and sets as they will be
-/// after them. Chains that are deleted are in neither.
+/// after them. Chains that are deleted are not among these.
 ///
 /// Sets in `destroy` are still in the returned state, with unknown elements: they may be in use.
 ///
-/// Only what is in `touched`, the hooks, and members of sets that `terms.update` names are compared:
-/// costs what these are.
+/// Compares only what is in `touched`, the hooks, and members of sets that `terms.update` names:
+/// the cost is in proportion to these.
 #[must_use]
 pub fn diff(
     applied: &Applied,
@@ -79,9 +79,9 @@ pub fn diff(
     (plan, after)
 }
 
-/// The changes when only members of sets changed, and what becomes of these sets.
+/// The changes when only members of sets changed, and these sets after them.
 ///
-/// Costs what the change costs: sets that `terms.update` does not name are not looked at.
+/// The cost is in proportion to the change: only sets that `terms.update` names are read.
 #[must_use]
 pub fn diff_members(applied: &Applied, terms: &Terms<'_>) -> (Plan, BTreeMap<SetName, AppliedSet>) {
     let (mut plan, mut after) = (Plan::default(), BTreeMap::new());
@@ -109,7 +109,7 @@ fn changed_sets(terms: &Terms<'_>) -> impl Iterator<Item = (SetName, DesiredSet)
     })
 }
 
-/// Plans what becomes of the names that sets are built under before a swap.
+/// Plans the removal of sets under the temporary names that sets are built under before a swap.
 fn temporaries(
     plan: &mut Plan,
     applied: &BTreeMap<SetName, AppliedSet>,
@@ -127,7 +127,7 @@ fn temporaries(
     }
 }
 
-/// Plans the changes to one desired set. Gives the set as it will be.
+/// Plans the changes to one desired set. Returns the set as it will be.
 fn diff_set(
     plan: &mut Plan,
     name: SetName,
@@ -204,7 +204,7 @@ fn evict(set: SetName, applied: &Applied) -> Eviction {
     Eviction { set, chains }
 }
 
-/// Plans that chains get the rules back without which they are while a set is evicted.
+/// Plans that chains get back the rules that they lack while a set is evicted.
 fn write_evicted(plan: &mut Plan, desired: &Desired) {
     for (family, chains) in plan.evict.iter().flat_map(|eviction| &eviction.chains) {
         let desired = desired.tables.get(family);
@@ -228,7 +228,7 @@ fn diff_table(
     let mut after = Table { wanted_by_others: now.wanted_by_others.clone(), ..Table::default() };
     for name in names {
         let is = now.chains.get(&name);
-        // A chain that others use cannot be deleted, and must not refer to other chains and sets.
+        // A chain that other programs use cannot be deleted: it must refer to no chain or set.
         let empty =
             now.wanted_by_others.contains(&name).then(Arc::default).filter(|_| is.is_some());
         match (desired.get(&name).cloned().or(empty), is) {

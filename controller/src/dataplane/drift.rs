@@ -15,38 +15,38 @@ use super::set::Element;
 /// One difference that a read-back found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Drift {
-    /// A chain is missing, has other rules, or should not be there.
+    /// A chain is missing, has other rules, or should not exist.
     Chain {
-        /// In which table.
+        /// The family of the table.
         family: Family,
-        /// Its name.
+        /// The name of the chain.
         chain: ChainName,
-        /// In what way.
+        /// How the chain differs.
         how: How,
     },
-    /// The rule that sends packets to us is missing, doubled, or behind rules of others.
+    /// The rule that jumps to our chains is missing, doubled, or behind rules of other programs.
     Hook(DisplacedHook),
-    /// A set is missing, is of another type, or should not be there.
+    /// A set is missing, is of another type, or should not exist.
     Set {
-        /// Its name.
+        /// The name of the set.
         set: SetName,
-        /// In what way.
+        /// How the set differs.
         how: How,
     },
-    /// Members of a set are missing, or should not be there.
+    /// Members of a set are missing, or should not exist.
     Members {
         /// The set.
         set: SetName,
         /// How many are missing.
         missing: usize,
-        /// How many should not be there.
+        /// How many should not exist.
         unexpected: usize,
     },
 }
 
 impl Drift {
-    /// Whether something is not as it should be that a change of the agent would have made so. What others
-    /// do to the hooks is known elsewhere, and what is in use can stay.
+    /// Whether a change that the agent made is missing. Changed hooks do not count, since other
+    /// programs move them, nor do unreferenced chains and sets, which may be in use.
     #[must_use]
     pub fn is_wrong(&self) -> bool {
         match self {
@@ -60,11 +60,11 @@ impl Drift {
 /// How a chain or set differs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
-    /// It is not there.
+    /// It is missing.
     Missing,
-    /// It is there and differs.
+    /// It exists and differs.
     Changed,
-    /// It is there without a use.
+    /// It exists and is unreferenced.
     Unexpected,
 }
 
@@ -78,27 +78,27 @@ impl fmt::Display for How {
     }
 }
 
-/// A rule that sends packets to us, where it should not be.
+/// A rule that jumps to our chains, in a wrong place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DisplacedHook {
-    /// Of which family.
+    /// The family of the table.
     pub family: Family,
-    /// In which table.
+    /// The name of the table.
     pub table: TableName,
-    /// Which one.
+    /// The hook.
     pub hook: Hook,
-    /// Where it is.
+    /// The position of the rule.
     pub places: HookPlaces,
 }
 
 impl DisplacedHook {
-    /// Whether it is not there at all.
+    /// Whether the rule is missing.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         self.places.count == 0
     }
 
-    /// `missing from IPv4 mangle FORWARD`, for one.
+    /// A text such as `missing from IPv4 mangle FORWARD`.
     fn how(&self) -> String {
         let Self { family, table, hook, places } = self;
         let chain = format!("{} {table} {}", family.as_str(), hook.chain());
@@ -148,7 +148,7 @@ impl fmt::Display for Drift {
     }
 }
 
-/// What `plan` is going to repair in `applied`. `name` is the table of our chains.
+/// The differences that `plan` repairs in `applied`. `name` is the table of our chains.
 #[must_use]
 pub fn list(applied: &Applied, plan: &Plan, name: TableName) -> Vec<Drift> {
     let mut drifts = Vec::new();

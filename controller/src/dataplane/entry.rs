@@ -1,4 +1,4 @@
-//! The chains that every packet enters, whatever the policies are. Pure.
+//! The chains that every packet enters, which do not depend on the policies. Pure.
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
@@ -15,7 +15,7 @@ use super::name::{self, ChainName};
 use super::options::{AcceptAction, Options};
 use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};
 
-/// What the chains depend on, beside the family and the options.
+/// The input of the chains beside the family and the options.
 #[derive(Clone, Copy)]
 pub(super) struct Checks {
     /// Whether the interfaces of pods are compared with their addresses.
@@ -24,7 +24,7 @@ pub(super) struct Checks {
     pub midstream: bool,
 }
 
-/// The chains that are there whatever the policies are.
+/// The chains that exist for any policies.
 pub(super) fn skeleton(
     family: Family,
     options: &Options,
@@ -50,7 +50,7 @@ pub(super) fn skeleton(
         checks_addresses.then(|| Rule::new([unknown], Verdict::Jump(chain)))
     };
     if !options.allow_egress_to_own_node {
-        // Never a terminal accept here: the node's own firewall decides on.
+        // Never a terminal accept here: the node's own firewall decides next.
         let mut input = opening_or_established(options, name::NODE, Verdict::Return);
         input.extend(others(family, options, name::NODE, routers));
         chains.insert(name::INPUT, input.into());
@@ -75,16 +75,16 @@ pub(super) fn skeleton(
     chains
 }
 
-/// The rules for packets that open a connection, which are judged, and for those of established ones.
+/// The rules for packets that open a connection, which are judged, and of established connections.
 fn opening_or_established(options: &Options, judge: ChainName, established: Verdict) -> Vec<Rule> {
-    // A SYN or INIT opens a connection whatever conntrack remembers of its ports: an entry in state
-    // CLOSE or LAST_ACK would make it ESTABLISHED.
+    // A SYN or INIT opens a connection even if conntrack has an entry for its ports: an entry in
+    // state CLOSE or LAST_ACK would make it ESTABLISHED.
     let mut rules = vec![Rule::new([Match::TcpSyn, Match::NotRelated], Verdict::Goto(judge))];
     // The rules below are for other protocols.
     let udp = Match::Ports(Protocol::Udp, Box::default());
     let udp = Rule::new([udp], Verdict::Goto(judge));
     if options.has(Feature::SctpChunks) {
-        // In front of it: packets of other established connections are to meet two rules only.
+        // Before this rule, since packets of other established connections are to meet two rules.
         let others = [Match::NotSctp, Match::RelatedOrEstablished];
         rules.push(Rule::new(others, established.clone()));
         rules.extend([udp, Rule::new([Match::SctpInit], Verdict::Goto(judge))]);
@@ -95,7 +95,7 @@ fn opening_or_established(options: &Options, judge: ChainName, established: Verd
     rules
 }
 
-/// The rules for all other packets. `routers` is the chain for what only routers send.
+/// The rules for all other packets. `routers` is the chain for messages that only routers send.
 fn others(
     family: Family,
     options: &Options,
@@ -111,13 +111,14 @@ fn others(
     rules
 }
 
-/// Denies segments in the middle of TCP connections that conntrack does not know, where they may be
-/// answers to what policies forbid by now. conntrack would take them for the first packets of connections
-/// the other way round, and what the client sends for answers.
+/// Denies segments in the middle of TCP connections without a conntrack entry where they may be
+/// answers to connections that policies do not allow any more. conntrack would take such an answer
+/// for the first packet of a connection in the reverse direction, and the client's packets for
+/// answers.
 ///
-/// A segment from a port of clients is judged as the first packet of its sender, and so is one where
-/// everything is allowed the other way round: the sender is not isolated for ingress, nor the receiver for
-/// egress.
+/// A segment from a port of clients is judged as the first packet of its sender. So is a segment
+/// whose reverse direction is allowed as a whole: the sender is not isolated for ingress, and the
+/// receiver is not isolated for egress.
 fn midstream(family: Family) -> Vec<Rule> {
     let isolated = |direction: Direction, packet: Direction| {
         let set = name::isolated_set(family, direction);
@@ -131,8 +132,8 @@ fn midstream(family: Family) -> Vec<Rule> {
     ]
 }
 
-/// The rules for messages without which there is no IPv6. They never leave a link: only so they are
-/// what they say, and carry nothing further.
+/// The rules for messages that IPv6 requires. Routers do not forward them: the rules match only
+/// messages that cannot have come from another link, nor leave this one.
 pub(super) fn discovery_rules(options: &Options, from_routers: &Verdict) -> Vec<Rule> {
     let mut rules = Vec::new();
     for kind in NEIGHBOUR_DISCOVERY {
@@ -150,7 +151,7 @@ pub(super) fn discovery_rules(options: &Options, from_routers: &Verdict) -> Vec<
     rules
 }
 
-/// What a message of discovery has.
+/// The matches of a discovery message.
 fn discovery(options: &Options, kind: u8, hop_limit: u8) -> impl Iterator<Item = Match> {
     let hop_limit = options.has(Feature::HopLimit).then_some(Match::HopLimit(hop_limit));
     [Match::Icmpv6(kind)].into_iter().chain(hop_limit)
@@ -177,13 +178,13 @@ fn link_scope() -> IpNet {
     Ipv6Net::new(first, 16).map(IpNet::from).expect("16 is a length of an IPv6 prefix")
 }
 
-/// Pods are no routers: what only routers send is dropped if it comes from a pod.
+/// Pods are not routers: a message that only routers send is dropped if it comes from a pod.
 fn from_no_pod(attachments: &Attachments) -> Vec<Rule> {
     let deny = Denial::by_address(Direction::Egress).chain();
     let from = |interface| Match::Interface(Side::Source, IsInterface::Named(interface));
     let bridges: BTreeSet<_> =
         attachments.addresses.values().filter_map(|attachment| attachment.bridge).collect();
-    // A routed pod is alone on its link: only its own node hears it.
+    // A routed pod is alone on its link: only its own node receives the message.
     let of_pods = bridges.intersection(&attachments.pod_interfaces).copied();
     of_pods.map(|bridge| Rule::new([from(bridge)], Verdict::Goto(deny))).collect()
 }

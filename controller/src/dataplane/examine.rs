@@ -1,4 +1,4 @@
-//! Examines the node for conflicts: gathers facts, judges them.
+//! Examines the node for conflicts: gathers facts and judges them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,31 +9,31 @@ use super::conflict::{Conflict, Detected, Judgement, judge};
 use super::preflight::{Finding, Severity};
 use super::survey::{bridge_switches_off, survey};
 
-/// Examines one node again and again.
+/// Examines one node repeatedly.
 #[derive(Debug)]
 pub struct Examiner {
     variant: Option<Variant>,
     lock_wait_seconds: u32,
     ignored: BTreeSet<Conflict>,
-    /// The pods' addresses that were attached past the node when it was last examined.
+    /// The addresses of pods that were attached past the node at the last examination.
     past: BTreeSet<IpAddr>,
-    /// The settings of bridges that were off when it was last examined.
+    /// The settings of bridges that were off at the last examination.
     off: BTreeSet<BridgeSwitch>,
 }
 
-/// What was found on the node.
+/// The result of an examination of the node.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Examination {
     /// The conflicts because of which the node does not enforce policies.
     pub conflicts: Vec<Detected>,
-    /// Those that the operator has decided to ignore.
+    /// The conflicts that the operator has decided to ignore.
     pub ignored: Vec<Detected>,
-    /// What is good to know.
+    /// Notes about the node that do not affect enforcement.
     pub notes: Vec<Finding>,
 }
 
 impl Examiner {
-    /// An examiner that does not count conflicts which are `ignored`.
+    /// An examiner that does not count the conflicts in `ignored`.
     pub(super) fn new(
         variant: Option<Variant>,
         lock_wait_seconds: u32,
@@ -43,8 +43,8 @@ impl Examiner {
         Self { variant, lock_wait_seconds, ignored, past: BTreeSet::new(), off: BTreeSet::new() }
     }
 
-    /// Whether a setting of bridges was turned off or on since the node was last examined. Takes
-    /// some microseconds.
+    /// Whether a setting of bridges was turned off or on since the last examination. Takes some
+    /// microseconds.
     #[must_use]
     pub fn has_news(&self) -> bool {
         self.off != bridge_switches_off()
@@ -67,7 +67,7 @@ impl Examiner {
 }
 
 impl Examination {
-    /// All of it as a list: conflicts, then notes.
+    /// All findings as a list: conflicts, then notes.
     pub fn findings(self) -> impl Iterator<Item = Finding> {
         let detected = self.conflicts.into_iter().chain(self.ignored);
         let named = detected.map(|Detected { conflict, finding }| Finding {

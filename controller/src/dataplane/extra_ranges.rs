@@ -1,5 +1,5 @@
-//! Packets at a bridge whose address is one that a pod of this bridge uses beside its own, where it is
-//! not known by which port they come or leave: so all pods judge them that have the address. Pure.
+//! Packets at a bridge with an address that a pod of this bridge uses beside its own, if the port
+//! by which they come or leave is not known: all pods that have the address judge them. Pure.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use super::attachment::Attachment;
 use super::rule::{Is, IsInterface, Match, Rule, Side, Verdict};
 use super::tree::Judges;
 
-/// The rules for these packets. Without them, they would be of no known pod.
+/// The rules for these packets. Without the rules, the packets would be of no known pod.
 pub(super) fn of_bridges(
     direction: Direction,
     family: Family,
@@ -38,7 +38,7 @@ pub(super) fn of_bridges(
         let having =
             having.filter_map(|(at, ..)| judges.get(at)).map(|judges| *judges.get(direction));
         let having: Vec<Judges> = having.collect();
-        // Policies in audit are asked about what all others let pass.
+        // Policies in audit judge the packets that all enforced policies allow.
         let enforced: BTreeSet<_> = having.iter().filter_map(|judges| judges.enforced).collect();
         let audited: BTreeSet<_> = having.iter().filter_map(|judges| judges.audited).collect();
         let side = Side::of_subject(direction);

@@ -1,5 +1,5 @@
-//! Features of the kernel that only some rules need. Where one is missing, these rules are left out,
-//! loudly, and everything else is enforced.
+//! Features of the kernel that only some rules need. Without a feature, its rules are left out and
+//! reported, and everything else is enforced.
 
 /// A feature of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -13,10 +13,10 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// All of them.
+    /// All features.
     pub const ALL: [Self; 3] = [Self::PodInterfaces, Self::HopLimit, Self::SctpChunks];
 
-    /// What is not enforced without it.
+    /// What is not enforced without the feature.
     #[must_use]
     pub fn what_is_lost(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl Feature {
         }
     }
 
-    /// What to load.
+    /// The kernel module to load.
     #[must_use]
     pub fn what_to_do(self) -> &'static str {
         match self {

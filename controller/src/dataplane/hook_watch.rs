@@ -1,7 +1,7 @@
-//! Waits until somebody may have changed our hooks or chains.
+//! Waits until another program may have changed our hooks or chains.
 //!
-//! nftables announces every change. iptables-legacy announces none, so there the hooks are looked
-//! at again and again.
+//! nftables announces every change. iptables-legacy announces none, so its hooks are read
+//! periodically.
 
 use std::io;
 use std::thread;
@@ -15,11 +15,11 @@ use super::backend::{Kernel, Place};
 use super::netlink::nft_events::{Events, Touched};
 use super::rule::Hook;
 
-/// How often hooks are looked at where nothing announces changes: two dumps, which take about 6 ms
-/// of a CPU each with 1,800 rules.
+/// How often hooks are read if changes are not announced: two dumps, which take about 6 ms of a
+/// CPU each with 1,800 rules.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
-/// After changes were announced, others are collected for this time.
+/// How long further changes are collected after one was announced.
 const COLLECT: Duration = Duration::from_millis(10);
 
 /// Watches the hooks of one dataplane.
@@ -27,7 +27,7 @@ pub struct HookWatch {
     kernel: Kernel,
     families: Vec<Family>,
     hooks: Vec<Hook>,
-    /// None where changes are not announced.
+    /// `None` if changes are not announced.
     events: Option<Events>,
     looked_at: Instant,
 }
@@ -54,13 +54,13 @@ impl HookWatch {
         Events::open(table.name(), families).inspect_err(failed).ok()
     }
 
-    /// Waits at most `limit` for something that may concern our hooks or chains.
+    /// Waits at most `limit` for a change that may concern our hooks or chains.
     pub fn next(&mut self, limit: Duration) -> Option<Touched> {
         let Some(events) = &mut self.events else { return self.look(limit) };
         match events.next(limit) {
             Ok(touched) if touched == Touched::default() => None,
             Ok(touched) => {
-                // A program mostly makes several changes, each in a transaction of its own.
+                // Most programs make several changes, each in a transaction of its own.
                 thread::sleep(COLLECT);
                 let more = events.next(Duration::ZERO).unwrap_or_default();
                 Some(touched.and(more))

@@ -1,5 +1,5 @@
-//! What others have just changed: the hooks alone, or all chains. Reads and writes nothing else, so it
-//! takes less time than a comparison of everything: no set is read.
+//! Repairs what other programs have just changed: the hooks alone, or all chains. It reads no set,
+//! so it takes less time than a comparison of everything.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::name::ChainName;
 use super::rule::Hook;
 
 impl Dataplane {
-    /// The hooks that are missing, doubled, or behind rules of others.
+    /// The hooks that are missing, doubled, or behind rules of other programs.
     ///
     /// # Errors
     /// When a chain cannot be read.
@@ -37,7 +37,7 @@ impl Dataplane {
     /// Puts these hooks in the first place.
     ///
     /// # Errors
-    /// When it cannot be done: the chains of ours may be gone as well, which
+    /// When the kernel refuses them: our chains may be missing as well, which
     /// [`Dataplane::verify`] repairs.
     pub fn restore_hooks(&mut self, displaced: &[DisplacedHook]) -> Result<(), Error> {
         let mut families: BTreeMap<Family, BTreeMap<Hook, HookPlaces>> = BTreeMap::new();
@@ -47,16 +47,17 @@ impl Dataplane {
         families.iter().try_for_each(|(family, hooks)| self.kernel.restore_hooks(*family, hooks))
     }
 
-    /// Reads chains and hooks, and repairs those that others have changed. Gives what they have changed.
+    /// Reads chains and hooks, and repairs those that other programs have changed. Returns what had
+    /// changed.
     ///
     /// # Errors
-    /// When something cannot be read or repaired.
+    /// When a chain or hook cannot be read or repaired.
     pub fn repair_chains(&mut self, compiled: &Compiled) -> Result<Vec<Drift>, Error> {
         let (tables, mut unread) = self.kernel.read_tables(&self.desired.tables)?;
         if let Some(failed) = unread.pop_first() {
             return Err(Error::of_family(failed));
         }
-        // If it is not known what is applied, the next apply reads it.
+        // If the applied state is not known, the next apply reads it.
         let Some(mut applied) = self.applied.take() else { return Ok(Vec::new()) };
         let mut touched = Touched::default();
         for (family, table) in &tables {
@@ -72,7 +73,7 @@ impl Dataplane {
         let changed = touched.chains.clone();
         self.touched = self.touched.take().map(|before| before.and(touched));
         let mut drifts = self.repair(compiled, Some(applied))?;
-        // What a change of policies has left for later is none of others.
+        // A postponed part of a change of policies is not a change of other programs.
         drifts.retain(|drift| match drift {
             Drift::Chain { family, chain, .. } => changed.contains(&(*family, *chain)),
             Drift::Hook(_) => true,
@@ -81,13 +82,13 @@ impl Dataplane {
         Ok(drifts)
     }
 
-    /// Whether a netlink port is one that this dataplane changes rules by.
+    /// Whether this dataplane changes rules by a netlink port.
     #[must_use]
     pub fn is_own(&self, port: u32) -> bool {
         self.kernel.is_own(port)
     }
 
-    /// Something that waits for changes of the hooks and chains by others.
+    /// A watch for changes of the hooks and chains by other programs.
     #[must_use]
     pub fn hook_watch(&self) -> HookWatch {
         let (place, wait) = (self.kernel.place(), self.options.lock_wait_seconds);

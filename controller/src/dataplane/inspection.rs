@@ -1,5 +1,5 @@
-//! What the kernel should hold, as texts: for people, and for programs that compare it with the
-//! kernel. Everything is given in parts of a limited size, since the agent applies no change while it
+//! The desired chains and sets as texts: for people, and for programs that compare them with the
+//! kernel. Each answer is a part of limited size, since the agent applies no change while it
 //! collects a part.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -28,39 +28,39 @@ const MEMBERS_AT_ONCE: usize = 20_000;
 /// How many members of a set are listed.
 const MEMBERS_LISTED: usize = 10;
 
-/// A chain as it should be.
+/// A desired chain.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChainText {
     /// Its name.
     pub name: String,
-    /// Its rules.
+    /// The rules of the chain, in order.
     pub rules: Vec<RuleText>,
 }
 
-/// A rule as it should be.
+/// A desired rule.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RuleText {
-    /// What follows `-A CHAIN` in the output of `iptables-save`; with nftables, what `nft list` prints. An
-    /// element of a map of verdicts is a rule.
+    /// The text behind `-A CHAIN` in the output of `iptables-save`, or that `nft list` prints. An
+    /// element of a map of verdicts counts as a rule.
     pub rule: String,
     /// The effect of the rule, in words.
     pub words: String,
-    /// Whether it can match a packet of the pod that was asked for.
+    /// Whether the rule can match a packet of the requested pod.
     pub concerns_pod: bool,
 }
 
-/// A set as it should be.
+/// A desired set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SetText {
     /// Its name in the kernel.
     pub name: String,
-    /// The name that the engine has for it; none if its members do not depend on labels.
+    /// The engine's name of the set; `None` if its members do not depend on labels.
     pub id: Option<String>,
     /// `IPv4` or `IPv6`.
     pub family: String,
-    /// Whose addresses it holds.
+    /// A description of the members, in words.
     pub words: String,
-    /// How many members it has.
+    /// How many members the set has.
     pub members: usize,
     /// The first members.
     pub first: Vec<String>,
@@ -68,12 +68,12 @@ pub struct SetText {
     pub digest: String,
 }
 
-/// What people and programs want to know of the rules of a pod.
+/// The chains and sets that apply to a pod.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct PodRules {
-    /// By family (`IPv4`, `IPv6`): the chains that a packet of the pod can meet, in this order.
+    /// By family (`IPv4`, `IPv6`): the chains that a packet of the pod can enter, in this order.
     pub chains: BTreeMap<String, Vec<ChainText>>,
-    /// The sets that these refer to.
+    /// The sets that these chains refer to.
     pub sets: Vec<SetText>,
 }
 
@@ -84,7 +84,7 @@ pub type Describe<'a> = &'a dyn Fn(&SetId) -> Option<Vec<String>>;
 pub type Sets = BTreeMap<SetId, AddressSet>;
 
 impl Dataplane {
-    /// How an address of a pod of this node is attached; `None` when that is not known.
+    /// How the address of a pod of this node is attached; `None` when that is not known.
     #[must_use]
     pub fn attachment(&self, address: IpAddr) -> Option<Attachment> {
         self.attachments.addresses.get(&address).copied()
@@ -152,7 +152,7 @@ impl Dataplane {
         found
     }
 
-    /// What a packet of a pod with these addresses can meet.
+    /// The chains and sets that a packet of a pod with these addresses can meet.
     #[must_use]
     pub fn pod_rules(
         &self,

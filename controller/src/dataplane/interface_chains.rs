@@ -1,21 +1,21 @@
-//! Finds the pod behind an interface, for packets whose address does not tell: link-local addresses,
-//! broadcast and multicast, forged addresses, and those of pods that are not known yet.
+//! Finds the pod behind an interface, for packets whose address names no known pod: link-local
+//! addresses, broadcast and multicast, forged addresses, and those of pods not known yet.
 //!
 //! ```text
 //! SOURCE:      -i cni0 -g PORT-IN                 the bridge of pods
 //!              -i cali+ -g I…                     routed pods; I… has one rule per interface
 //! PORT-IN:     -m physdev --physdev-in veth1+ -g I…       the ports of bridges
 //!              -s fe80::/10 -m physdev --physdev-in veth7 -g R…    judged as the pod
-//!              -i cni0 -g DENY-OUT-ADDRESS        whatever else pods send, also at the end of I…
-//! DESTINATION: -o cni0 -g PORT-OUT                as SOURCE, for what is sent to pods
+//!              -i cni0 -g DENY-OUT-ADDRESS        any other packet of pods, also at the end of I…
+//! DESTINATION: -o cni0 -g PORT-OUT                as SOURCE, for packets to pods
 //! PORT-OUT:    -m physdev --physdev-out veth7 --physdev-is-bridged -g R…
 //!              -d 192.0.2.7/32 -o cni0 -m physdev ! --physdev-is-bridged -j R…
 //! ```
 //!
 //! The addresses that a pod may use beside its own are treated as its link-local address.
 //!
-//! The chains are entered only with packets whose address and interface are not in the set of
-//! attached addresses. So a usual packet never meets them, however many pods there are.
+//! Only packets whose address and interface are not in the set of attached addresses enter these
+//! chains. So most packets never meet them, however many pods there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,14 +37,14 @@ const ENTRIES_MAX: usize = 4;
 /// How many chains may follow one another: see `tree::LEVELS_MAX`.
 const LEVELS_MAX: usize = 5;
 
-/// What the chains of one family are made of.
+/// The input of the chains of one family.
 pub(super) struct Interfaces<'a> {
     pub family: Family,
     pub attachments: &'a Attachments,
     /// The judges of the pod behind each interface.
     pub judges: &'a BTreeMap<Attachment, PerDirection<Judges>>,
     pub unknown_pods: UnknownPods,
-    /// Addresses of pods whose interface is not known; none when there are no such addresses.
+    /// The set of addresses of pods whose interface is not known; `None` if there are none.
     pub unattached: Option<SetName>,
     /// Whether an interface is found in a map, and ports of bridges in chains of their own.
     pub in_map: bool,
@@ -166,7 +166,7 @@ struct Tree<'a> {
     is_port: bool,
     /// Whether each interface has a chain, and all are listed: the backend looks an interface up.
     in_map: bool,
-    /// The last rules of each chain: who is sent to one by `-g` does not come back.
+    /// The last rules of each chain: a packet that enters by `-g` does not return to its caller.
     end: &'a [Rule],
     chains: &'a mut Chains,
 }

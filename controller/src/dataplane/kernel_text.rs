@@ -1,4 +1,4 @@
-//! What the kernel holds of ours, as texts: read by programs beside the agent, which change nothing.
+//! Our chains and sets in the kernel as texts, for programs beside the agent. They change nothing.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use super::rule::Hook;
 /// How long `nft` may take: it prints a table of a full node in less than a second.
 const NFT_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// Reads what one backend has written.
+/// Reads the chains and sets of one backend.
 pub struct KernelText(Source);
 
 enum Source {
@@ -29,9 +29,9 @@ enum Source {
 /// Our chains in the tables of one family.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct TableText {
-    /// By name, with their rules in order. Not yet those that are in `listings`.
+    /// The rules of each chain in order, by its name. The chains in `listings` are not among them.
     pub chains: BTreeMap<String, Vec<CountedRule>>,
-    /// Where the rules are that send packets to our chains.
+    /// The positions of the rules that jump to our chains.
     pub hooks: BTreeMap<Hook, HookPlaces>,
     /// Our tables of nftables, as `nft -j` lists them without the elements of sets.
     pub listings: Vec<String>,
@@ -40,20 +40,20 @@ pub struct TableText {
 /// A rule in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CountedRule {
-    /// What `iptables-save` prints behind `-A CHAIN`, or `nft list` for the rule.
+    /// The text behind `-A CHAIN` in the output of `iptables-save`, or that `nft list` prints.
     pub rule: String,
     /// Its number in its chain, from 1; with nftables, its handle.
     pub number: usize,
-    /// How many packets it has matched; none if they are not counted.
+    /// How many packets the rule has matched; `None` if they are not counted.
     pub packets: Option<u64>,
 }
 
 /// The members of a set in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KernelSet {
-    /// How many there are.
+    /// How many members the set has.
     pub members: usize,
-    /// A hash of all, as [`digest`] makes it.
+    /// A hash of all members, made by [`digest`].
     pub digest: String,
 }
 
@@ -70,7 +70,7 @@ impl KernelText {
         Self(Source::Nftables)
     }
 
-    /// Whether it reads nftables.
+    /// Whether this reader reads nftables.
     #[must_use]
     pub fn is_nftables(&self) -> bool {
         matches!(self.0, Source::Nftables)
@@ -117,10 +117,10 @@ impl KernelText {
         Ok(sets.iter().map(|(name, set)| (name.to_string(), KernelSet::new(set))).collect())
     }
 
-    /// What `ipset save` or `nft -j list set` prints for one of our sets.
+    /// The output of `ipset save` or `nft -j list set` for one of our sets.
     ///
     /// # Errors
-    /// When there is no such set, or the tool fails.
+    /// When the set does not exist, or the tool fails.
     pub fn save_set(&self, name: &str) -> Result<String, Error> {
         let set = SetName::parse(name);
         let known = set.map_or_else(String::new, |name| name.to_string());
@@ -150,8 +150,8 @@ impl KernelSet {
 }
 
 impl TableText {
-    /// Where the hooks are that lead to chains which exist, or should exist: to the one of forwarded
-    /// packets always.
+    /// The positions of the hooks whose chains exist or should exist; that of forwarded packets
+    /// always should.
     pub fn hooks_of_own_chains(&self) -> impl Iterator<Item = (Hook, HookPlaces)> {
         let is_used = |hook: &Hook| {
             *hook == Hook::Forward || self.chains.contains_key(&hook.target().to_string())
@@ -160,8 +160,8 @@ impl TableText {
         hooks.map(|hook| (hook, self.hooks.get(&hook).cloned().unwrap_or_default()))
     }
 
-    /// Our chains as `iptables-save` prints a table of this name, without counters and without chains
-    /// of others.
+    /// Our chains as `iptables-save` prints a table of this name, without counters and without
+    /// chains of other programs.
     #[must_use]
     pub fn save(&self, table: &str) -> String {
         let mut text = format!("*{table}\n");

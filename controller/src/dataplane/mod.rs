@@ -2,25 +2,25 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`options`], [`feature`], [`name`] | what a user chooses; what a kernel may lack; the names of our chains and sets |
+//! | [`options`], [`feature`], [`name`] | the user's options; features that a kernel may lack; names of our chains and sets |
 //! | [`rule`], [`set`] | rules, chains, hooks and sets as values |
 //! | [`attachment`] | the interfaces of the node's pods |
 //! | [`desired`], `entry`, `tree`, `interface_chains`, `bridge_chains`, `rulesets`, `ruleset` | chains and sets as they should be, and which of them changed |
 //! | [`denial`] | kinds of denial: their chains, prefixes in the log, and counters |
 //! | [`applied`] | chains and sets as they are |
 //! | [`diff`](mod@diff), [`plan`] | the difference, and what changes because of it |
-//! | [`refusals`], `apply` | what the tools or the kernel refused; one apply, in passes, without that |
-//! | `urgent`, `waiting` | which part of a plan has to happen now, and which can wait; members that wait |
-//! | `comparison` | a comparison with the kernel that no change waits for |
+//! | [`refusals`], `apply` | refused sets and chains; one apply, in passes, without these |
+//! | `urgent`, `waiting` | which part of a plan is urgent, and which can wait; members that wait |
+//! | `comparison` | a comparison with the kernel that delays no change |
 //! | [`drift`] | the difference as sentences |
-//! | [`inspection`], [`words`], [`kernel_text`] | for people: what is desired as texts and in words; what the kernel holds |
-//! | `hooks`, [`hook_watch`] | hooks that others moved or removed: found and put back; noticed |
+//! | [`inspection`], [`words`], [`kernel_text`] | for people: the desired state as texts and in words; the kernel's state |
+//! | `hooks`, [`hook_watch`] | hooks that other programs moved or removed: repaired; detected |
 //! | [`backend`] | the tools and the kernel: text, writes, read-back, probes, cleanup |
-//! | `open`, `clean` | which backend a node uses; what is removed where it is not used |
+//! | `open`, `clean` | which backend a node uses; removal of rules from the places that are not used |
 //! | [`preflight`](mod@preflight) | what a node needs |
-//! | [`conflict`], `survey`, [`examine`] | what else on the node voids enforcement: judged; looked for; both |
+//! | [`conflict`], `survey`, [`examine`] | other software that voids enforcement: judged; searched; both |
 //!
-//! Invariants: nothing of other software is read as ours, rewritten or reordered; a set is
+//! Invariants: no rule of other software is read as ours, rewritten or reordered; a set is
 //! complete before a chain refers to it; elements leave before chains change and join after.
 
 pub mod applied;
@@ -94,56 +94,57 @@ use self::refusals::{Refusals, Retries};
 use self::rule::Chains;
 use self::waiting::Waiting;
 
-/// Keeps the kernel as the engine wants it.
+/// Keeps chains, hooks and sets of the kernel as the engine's policies require.
 pub struct Dataplane {
     options: Options,
     kernel: Kernel,
-    /// Why it is this backend.
+    /// Why this backend is used.
     reason: String,
     families: Vec<Family>,
     attachments: Attachments,
-    /// Whether these have changed since the last apply.
+    /// Whether the attachments have changed since the last apply.
     attachments_changed: bool,
-    /// What the last apply left in the kernel; none when that is not known.
+    /// The state of the kernel after the last apply; `None` when that is not known.
     applied: Option<Applied>,
-    /// What the kernel should hold, as of the last apply.
+    /// The desired state at the last apply.
     desired: Desired,
-    /// In what these two may differ; none when that is not known.
+    /// The chains and sets in which these two may differ; `None` when that is not known.
     touched: Option<Touched>,
-    /// What was changed since the last [`Dataplane::reader`] was made; none while nothing is compared.
+    /// What has changed since the last [`Dataplane::reader`] call; `None` without a comparison.
     changed_since_read: Option<Touched>,
     /// Members that join sets in later applies.
     waiting: Waiting,
-    /// Whether the other tables and the other variant are known to hold nothing of ours.
+    /// Whether the tables and the variant that are not used are known to have no rule of ours.
     elsewhere_clean: bool,
-    /// Whether the last call left something to [`Dataplane::remove_unreferenced`].
+    /// Whether the last call left changes to [`Dataplane::remove_unreferenced`].
     postponed: bool,
     denials: Totals,
-    /// What the tools or the kernel refused.
+    /// The sets and chains that the tools or the kernel refused.
     refusals: Refusals,
-    /// Which of it is tried again next.
+    /// Which of these are tried again next.
     retries: Retries,
-    /// A change that a tool has reported and not made. Each apply is compared with the kernel until it is made.
+    /// A change that a tool reported but did not make. Each apply is compared with the kernel until
+    /// the change is made.
     unchanged: Option<String>,
 }
 
 /// How much of a change happens at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Extent {
-    /// What enforces it.
+    /// The part that enforces it.
     Urgent,
-    /// All of it.
+    /// The whole change.
     All,
 }
 
 impl Dataplane {
-    /// Why it is this backend, in a few words.
+    /// Why this backend is used, in a few words.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// The variant of iptables that holds our rules; none if nftables does.
+    /// The variant of iptables that has our rules; `None` if nftables has them.
     #[must_use]
     pub fn variant(&self) -> Option<Variant> {
         match self.kernel.place() {
@@ -152,7 +153,7 @@ impl Dataplane {
         }
     }
 
-    /// What rules of `family` are written with.
+    /// The name of the tool or backend that writes rules of `family`.
     #[must_use]
     pub fn command(&self, family: Family) -> &'static str {
         self.variant().map_or("nf_tables", |variant| variant.command(family))
@@ -164,7 +165,7 @@ impl Dataplane {
         self.kernel.table()
     }
 
-    /// Where denials are logged to.
+    /// The group to which denials are logged.
     #[must_use]
     pub fn denial_log(&self) -> Option<LogGroup> {
         self.options.denial_log
@@ -176,8 +177,8 @@ impl Dataplane {
         &self.families
     }
 
-    /// Sets how the known pods of this node are attached, for the next [`Dataplane::enforce`]. Gives
-    /// whether that is news.
+    /// Sets how the known pods of this node are attached, for the next [`Dataplane::enforce`].
+    /// Returns whether that has changed.
     pub fn set_attachments(&mut self, attachments: Attachments) -> bool {
         let is_news = self.options.checks_interfaces() && self.attachments != attachments;
         if is_news {
@@ -187,7 +188,7 @@ impl Dataplane {
         is_news
     }
 
-    /// Whether nothing of ours is known to be in the kernel.
+    /// Whether the kernel is known to have no rule of ours.
     #[must_use]
     pub fn holds_nothing(&self) -> bool {
         let nothing = |family: &Family| {
@@ -197,8 +198,8 @@ impl Dataplane {
         self.families.iter().all(nothing)
     }
 
-    /// Makes the kernel drop all packets of pods that come or go by these interfaces and open a
-    /// connection.
+    /// Makes the kernel drop all packets that open a connection and enter or leave by these
+    /// interfaces of pods.
     ///
     /// # Errors
     /// When any step fails.
@@ -206,13 +207,13 @@ impl Dataplane {
         self.set_attachments(Attachments { pod_interfaces, ..Attachments::default() });
         let update = Update { rules_changed: true, ..Update::default() };
         self.apply(&Compiled::default(), &update, Extent::All)?;
-        // The engine has more to say than what changes from here on.
+        // The first update of the engine is not the only difference: everything is compared.
         self.applied = None;
         Ok(())
     }
 
-    /// Makes the kernel enforce `compiled`, and leaves for [`Dataplane::remove_unreferenced`] what need not happen
-    /// at once; `update` is what changed since the last call.
+    /// Makes the kernel enforce `compiled`, and leaves changes that are not urgent for
+    /// [`Dataplane::remove_unreferenced`]; `update` is what changed since the last call.
     ///
     /// If many members are to join sets, some of them wait for the next calls: see
     /// [`ApplyReport::members_waiting`]. Members that leave never wait.
@@ -220,36 +221,37 @@ impl Dataplane {
     /// The first call, and each one after a failure, reads back what is applied and changes only
     /// what differs; `update` is ignored then.
     ///
-    /// A set or the chain of a ruleset that the tools or the kernel refuse stops nothing else: what
-    /// needs it denies ([`Dataplane::denied`]), until [`Dataplane::retry_refused`] succeeds.
+    /// If the tools or the kernel refuse a set or the chain of a ruleset, everything else is
+    /// applied. What needs it denies ([`Dataplane::denied`]), until [`Dataplane::retry_refused`]
+    /// succeeds.
     ///
-    /// If the sets of a family cannot be read, or one that all its chains need is refused, and no rule in the
-    /// kernel needs a set, the chains of the family are made without sets: what needs one is denied. The
-    /// family counts as failed, with [`Error::NoSets`].
+    /// If the sets of a family cannot be read, or one that all its chains need is refused, and no
+    /// rule in the kernel needs a set, the chains of the family are written without sets: rules
+    /// that need a set deny. The family counts as failed, with [`Error::NoSets`].
     ///
     /// # Errors
-    /// When the chains that all pods share cannot be read or changed. Nothing is taken as done then. If
-    /// [`Error::family`] names a family, all is done for the other one: this one cannot be read or
-    /// changed, or pods have IPv6 addresses and only IPv4 can be enforced.
+    /// When the chains that all pods share cannot be read or changed. The next call reads
+    /// everything then. If [`Error::family`] names a family, only this one failed: it cannot be
+    /// read or changed, or pods have IPv6 addresses and only IPv4 can be enforced.
     pub fn enforce(&mut self, compiled: &Compiled, update: &Update) -> Result<ApplyReport, Error> {
         self.apply(compiled, update, Extent::Urgent)
     }
 
-    /// Whether something was refused, and waits for [`Dataplane::retry_refused`].
+    /// Whether a set or chain was refused, and waits for [`Dataplane::retry_refused`].
     #[must_use]
     pub fn has_refusals(&self) -> bool {
         !self.refusals.is_empty()
     }
 
-    /// The enforced rulesets that deny more than policies do, because the tools or the kernel refused
-    /// what they need: why.
+    /// Why enforced rulesets deny more than the policies do: the tools or the kernel refused a set
+    /// or chain that they need.
     #[must_use]
     pub fn denied(&self) -> &BTreeMap<(Family, RulesetId), Arc<str>> {
         &self.desired.denied
     }
 
-    /// Tries again some of what was refused: a part that takes a few runs of a tool. The next call goes on
-    /// with others. [`ApplyReport::retried_all`] is whether all of it was tried since it was that before.
+    /// Tries some of the refused sets and chains again, as many as take a few runs of a tool. The
+    /// next call tries the next ones. [`ApplyReport::retried_all`] marks the end of a round.
     ///
     /// # Errors
     /// As [`Dataplane::enforce`].
@@ -261,23 +263,23 @@ impl Dataplane {
         Ok(ApplyReport { retried_all, ..report })
     }
 
-    /// Does what [`Dataplane::enforce`] left.
+    /// Makes the changes that [`Dataplane::enforce`] postponed.
     ///
     /// # Errors
-    /// When any step fails. Nothing is taken as done then.
+    /// When any step fails. The next call reads everything then.
     pub fn remove_unreferenced(&mut self, compiled: &Compiled) -> Result<ApplyReport, Error> {
         let update = Update { rules_changed: true, ..Update::default() };
         self.apply(compiled, &update, Extent::All)
     }
 
-    /// Takes out of `plan` what can wait; gives whether anything does.
+    /// Takes out of `plan` what can wait. Returns whether anything does.
     fn postpone(&self, plan: &mut Plan, applied: &Applied, after: &mut Applied) -> bool {
         let kept = urgent::keep_denials(plan, applied, after);
         let postponed = self.kernel.removes_slowly() && urgent::postpone(plan, applied, after);
         kept || postponed
     }
 
-    /// Reads back what is applied, and repairs what differs from `compiled`. Gives what differed.
+    /// Reads back what is applied, and repairs what differs from `compiled`. Returns what differed.
     ///
     /// # Errors
     /// When the read-back or a repair fails.
@@ -296,8 +298,8 @@ impl Dataplane {
         Ok(drifts)
     }
 
-    /// How many packets were denied, or would have been by policies in audit: since their chains
-    /// were made, and going on when these are made again. Kinds that never had a chain are not there.
+    /// How many packets were denied, or would have been by policies in audit, since their chains
+    /// were created first. Kinds that never had a chain are missing.
     ///
     /// Takes 5 ms a kind and family with iptables-nft, and as long as `iptables-save` with legacy.
     ///
@@ -314,7 +316,7 @@ impl Dataplane {
         Examiner::new(self.variant(), self.options.lock_wait_seconds, ignored)
     }
 
-    /// Brings what the kernel should hold to `compiled`; `update` is what changed in it.
+    /// Updates the desired state to `compiled`; `update` is what changed in it.
     fn follow(&mut self, compiled: &Compiled, update: &Update) {
         let (attachments, options) = (&self.attachments, &self.options);
         let wanted = Wanted { compiled, attachments, options, refusals: &self.refusals };
@@ -332,11 +334,11 @@ impl Dataplane {
         Terms { update, sets: &compiled.sets, initial_maxelem }
     }
 
-    /// What cannot be enforced must not look as if it were.
+    /// An error if pods have addresses that cannot be enforced, so that the agent reports it.
     fn check_families(&self, compiled: &Compiled) -> Result<(), Error> {
         let missing = |address: &&std::net::IpAddr| !self.families.contains(&Family::of(**address));
         let count = compiled.endpoints.keys().filter(missing).count();
-        // Without IPv6 in the kernel there are no packets to be enforced either.
+        // Without IPv6 in the kernel there are no IPv6 packets either.
         if count == 0 || !probe::has_ipv6() {
             return Ok(());
         }

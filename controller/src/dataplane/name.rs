@@ -1,6 +1,7 @@
-//! Names of our chains and sets. Whatever begins with [`PREFIX`] is ours, nothing else is.
+//! Names of our chains and sets. Exactly the chains and sets whose names begin with [`PREFIX`] are
+//! ours.
 //!
-//! A name is kept without the prefix, in place: rules are compared and copied without allocating.
+//! A name is stored without the prefix, in place: rules are compared and copied without allocating.
 
 use std::fmt;
 use std::io::Write as _;
@@ -15,24 +16,24 @@ use policy_engine::tier::View;
 use super::attachment::InterfaceName;
 use super::set::Kind;
 
-/// What every chain and set of ours begins with.
+/// The beginning of the name of each of our chains and sets.
 pub const PREFIX: &str = "PORTCULLIS-";
-/// What a forwarded packet enters first.
+/// The chain that a forwarded packet enters first.
 pub const FORWARD: ChainName = Name::short("FORWARD");
-/// What a packet to this node enters first.
+/// The chain that a packet to this node enters first.
 pub const INPUT: ChainName = Name::short("INPUT");
-/// Both directions, one after the other.
+/// The chain that judges a forwarded packet: for egress, then for ingress.
 pub const JUDGE: ChainName = Name::short("JUDGE");
-/// A packet to this node, judged as what its sender sends.
+/// The chain that judges a packet to this node: for the egress of its sender.
 pub const NODE: ChainName = Name::short("NODE");
-/// The middle of a TCP connection that conntrack does not know.
+/// The chain for segments in the middle of a TCP connection without a conntrack entry.
 pub const MIDSTREAM: ChainName = Name::short("MIDSTREAM");
-/// What only IPv6 routers send.
+/// The chain for messages that only IPv6 routers send.
 pub const ROUTER: ChainName = Name::short("ROUTER");
-/// Ends packets of local pods in ACCEPT; only with [`super::AcceptAction::Accept`].
+/// The chain that accepts packets of local pods; only with [`super::AcceptAction::Accept`].
 pub const ACCEPT: ChainName = Name::short("ACCEPT");
 
-/// Drops what is sent to pods at other ports of a bridge.
+/// The chain that drops packets to pods at other ports of a bridge.
 pub const BRIDGE_PODS: ChainName = Name::short("BRIDGE-PODS");
 
 /// The name of a chain. iptables takes 28 characters.
@@ -69,7 +70,7 @@ impl<const MAX: usize> Name<MAX> {
         str::from_utf8(text).expect("names are made of text")
     }
 
-    /// Reads a name that the kernel printed; none when it is not one of ours.
+    /// Reads a name that the kernel printed; `None` when it is not one of ours.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let text = name.strip_prefix(PREFIX)?;
@@ -98,7 +99,7 @@ pub fn root(direction: Direction) -> ChainName {
     }
 }
 
-/// The chain for packets whose address on the pod's side is none that is known to be behind their
+/// The chain for packets whose address on the pod's side is not a known address behind their
 /// interface, for one direction.
 #[must_use]
 pub fn unknown_address(direction: Direction) -> ChainName {
@@ -179,7 +180,7 @@ pub fn tree_node(direction: Direction, prefix: IpNet) -> ChainName {
     Name::written(format_args!("T{}", hasher.finish()))
 }
 
-/// The chain of a ruleset: as it is enforced, or as it is only watched.
+/// The chain of a ruleset: enforced, or in audit.
 #[must_use]
 pub fn ruleset(view: View, id: &RulesetId) -> ChainName {
     let letter = match view {
@@ -261,7 +262,7 @@ pub fn is_ruleset(chain: ChainName) -> bool {
     chain.text().strip_prefix(['R', 'A']).is_some_and(is_hash)
 }
 
-/// Whether a chain is the one of a ruleset that is enforced, and not only watched.
+/// Whether a chain is the one of a ruleset that is enforced, and not in audit.
 #[must_use]
 pub fn is_enforced_ruleset(chain: ChainName) -> bool {
     is_ruleset(chain) && chain.text().starts_with('R')
@@ -273,7 +274,7 @@ pub fn is_temporary(set: SetName) -> bool {
     set.text().ends_with('~')
 }
 
-/// The name a set has while it is being built to take the place of `name`.
+/// The temporary name of a set while it is built to replace the set `name`.
 #[must_use]
 pub fn temporary(name: SetName) -> SetName {
     Name::written(format_args!("{}~", name.text()))
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_tells_what_it_names() {
+    fn a_name_contains_what_it_names() {
         let id = || ContentHasher::new("x").finish();
         for family in Family::BOTH {
             let of_policy = set(family, Kind::Address, &SetId::new(id()));

@@ -1,6 +1,6 @@
 //! Rules as `nft` prints them, for people and for programs that compare them with the kernel. Pure.
 //!
-//! No rule is written by these texts, or read by them: the backend writes and recognises bytes.
+//! The backend does not use these texts to write or read rules: it writes and recognises bytes.
 
 use policy_engine::cidr::Family;
 use policy_engine::port::{PortRange, Protocol};
@@ -8,7 +8,7 @@ use policy_engine::port::{PortRange, Protocol};
 use super::name::{self, ChainName, SetName};
 use super::rule::{FIRST_CLIENT_PORT, Is, IsInterface, Match, Rate, Rule, Side, Verdict};
 
-/// What the kernel has for a rule of `chain`: one rule, or two where one cannot say it.
+/// The texts of a rule of `chain`: one rule of nftables, or two where one cannot express it.
 #[must_use]
 pub fn rules(family: Family, chain: ChainName, rule: &Rule) -> Vec<String> {
     let written = |without_connection| {

@@ -18,23 +18,23 @@ use super::refusals::{Refusals, Retries};
 use super::survey;
 use super::waiting::Waiting;
 
-/// The backend of a node, and why it is this one.
+/// The backend of a node, and why it is used.
 struct Choice {
     place: Place,
     reason: String,
 }
 
 impl Dataplane {
-    /// Finds the backend. Changes nothing, but for a chain of ours that lasts as long as a probe.
+    /// Finds the backend. Changes nothing, except for a chain of ours that exists during a probe.
     ///
-    /// Where the kernel refuses to log, denials are not logged: that must not keep policies from
-    /// being enforced. See [`Dataplane::denial_log`].
+    /// If the kernel refuses to log, policies are enforced and denials are not logged: see
+    /// [`Dataplane::denial_log`].
     ///
     /// Without IPv6 in the kernel, or without ip6tables, only IPv4 is enforced: see
     /// [`Dataplane::families`].
     ///
     /// # Errors
-    /// When no backend can be used, or what it holds cannot be read.
+    /// When no backend can be used, or its rules cannot be read.
     pub fn open(mut options: Options) -> Result<Self, Error> {
         let Choice { place, reason } = choose(&options)?;
         let kernel = Kernel::new(place, options.lock_wait_seconds);
@@ -133,7 +133,7 @@ fn probe_nftables(families: &[Family], options: &mut Options) {
     }
 }
 
-/// Notes what the kernel lacks.
+/// Records and logs the features that the kernel lacks.
 fn lacks(options: &mut Options, lacking: Vec<(Feature, String)>) {
     for (feature, why) in lacking {
         if options.lacking.insert(feature) {
@@ -161,7 +161,7 @@ fn choose(options: &Options) -> Result<Choice, Error> {
             };
             let place = iptables::Place { variant, table: options.table() };
             let kernel = iptables::Kernel::new(place, options.lock_wait_seconds);
-            // An agent that starts again finds its rules: then there is nothing to try, and to write.
+            // An agent that restarts finds its rules: then no rule has to be tried or written.
             if !probe::own_rules(&kernel, Family::V4).is_empty() {
                 return Ok(iptables(variant, "iptables holds rules of ours".to_owned()));
             }
@@ -177,7 +177,7 @@ fn choose(options: &Options) -> Result<Choice, Error> {
                 Ok(()) => Ok(iptables(variant, "iptables and ipset work".to_owned())),
                 Err(why) => match nftables::probe(Family::V4) {
                     Ok(()) => Ok(nftables(format!("iptables and ipset do not work: {why}"))),
-                    // What iptables lacks is reported as it always was.
+                    // Neither works: the errors of iptables are reported when rules are applied.
                     Err(_) => Ok(iptables(variant, format!("nftables does not work: {why}"))),
                 },
             }
@@ -185,8 +185,8 @@ fn choose(options: &Options) -> Result<Choice, Error> {
     }
 }
 
-/// What this node lacks for enforcement, and what else is good to know. Changes nothing, but for a
-/// chain and a set of ours that last as long as the probe.
+/// The problems of this node for enforcement, and notes. Changes nothing, except for a chain and a
+/// set of ours that exist during the probe.
 #[must_use]
 pub fn preflight(options: &Options) -> Vec<Finding> {
     match choose(options) {
@@ -200,7 +200,7 @@ pub fn preflight(options: &Options) -> Vec<Finding> {
     }
 }
 
-/// What preflight asks for where nftables enforces.
+/// The facts for preflight on a node where nftables enforces.
 fn nftables_facts(options: &Options) -> Facts {
     let here = Family::BOTH.into_iter().filter(|f| *f == Family::V4 || probe::has_ipv6());
     let families = here.map(|family| {

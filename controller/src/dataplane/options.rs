@@ -1,4 +1,4 @@
-//! What a user can choose about enforcement. Values only.
+//! The user's options of enforcement. Values only.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,26 +9,26 @@ use super::backend::nftables;
 use super::feature::Feature;
 use super::rule::Hook;
 
-/// How to enforce.
+/// The options of enforcement.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// What enforces; once a dataplane is open, it is not `Auto`.
+    /// The backend that enforces; not `Auto` any more once a dataplane is open.
     pub backend: Backend,
-    /// Which iptables holds our chains, if iptables does.
+    /// The variant of iptables that has our chains, with the iptables backend.
     pub variant: IptablesVariant,
     /// What happens to packets that no rule allows.
     pub deny: DenyAction,
     /// What happens to packets that are allowed.
     pub accept: AcceptAction,
-    /// Where denials are logged to; none: they are counted, not logged.
+    /// The group to which denials are logged; `None`: they are counted, not logged.
     pub denial_log: Option<LogGroup>,
     /// Whether addresses are accepted only at the interfaces of their pods.
     pub anti_spoofing: bool,
     /// What happens to packets of pods that are not known.
     pub unknown_pods: UnknownPods,
-    /// Whether pods reach their own node whatever their egress policy says: no hook in INPUT.
+    /// Whether pods reach their own node even if their egress policies deny it: no hook in INPUT.
     pub allow_egress_to_own_node: bool,
-    /// What the kernel lacks.
+    /// The features that the kernel lacks.
     pub lacking: BTreeSet<Feature>,
     /// How long a tool waits for the xtables lock, in seconds.
     pub lock_wait_seconds: u32,
@@ -49,8 +49,8 @@ impl Default for Options {
             allow_egress_to_own_node: false,
             lacking: BTreeSet::new(),
             lock_wait_seconds: 10,
-            // As many as the budget of members allows, so that no set is replaced. Members that are not
-            // there need no memory.
+            // As many as the budget of members allows, so that no set is replaced. Unused capacity
+            // needs no memory.
             initial_maxelem: 524_288,
         }
     }
@@ -93,9 +93,9 @@ impl Options {
 
     /// The table of iptables that our chains are in.
     ///
-    /// In `mangle`, an ACCEPT of other software in `filter` comes too late to let a packet past our
-    /// rules. But the kernel takes REJECT only in `filter`, and an ACCEPT in `mangle` leaves the
-    /// packet to the rules of `filter`.
+    /// In `mangle`, our rules come before an ACCEPT of other software in `filter`, so no packet
+    /// passes them. But the kernel takes REJECT only in `filter`, and a packet enters `filter`
+    /// after an ACCEPT in `mangle`.
     #[must_use]
     pub fn table(&self) -> TableName {
         match (self.deny, self.accept) {
@@ -117,9 +117,9 @@ pub enum TableName {
 }
 
 impl TableName {
-    /// Those of iptables.
+    /// The tables of iptables.
     pub const BOTH: [Self; 2] = [Self::Mangle, Self::Filter];
-    /// All of them.
+    /// All tables.
     pub const ALL: [Self; 3] = [Self::Mangle, Self::Filter, Self::Own];
 
     /// The name, as iptables or nftables has it.
@@ -139,7 +139,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// What enforces policies.
+/// The backend that enforces policies.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Backend {
     /// iptables where it works together with ipset, otherwise nftables; nftables also where kube-proxy runs in
@@ -151,10 +151,10 @@ pub enum Backend {
     Nftables,
 }
 
-/// Which of the two iptables implementations.
+/// The variant of iptables to use.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IptablesVariant {
-    /// Where the cluster's own chains are, else where more rules are, else what `iptables` is.
+    /// The one that has Kubernetes' chains, else the one with more rules, else that of `iptables`.
     Auto,
     /// `iptables-legacy`.
     Legacy,
@@ -165,33 +165,33 @@ pub enum IptablesVariant {
 /// What happens to packets that no rule allows.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DenyAction {
-    /// They vanish.
+    /// They are dropped without an answer.
     Drop,
     /// The sender gets an ICMP port unreachable.
     Reject,
 }
 
-/// What happens to packets of an interface that leads to pods, if their address on the pod's side is
-/// none of a known pod.
+/// What happens to packets of an interface that leads to pods, if their address on the pod's side
+/// is not of a known pod.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UnknownPods {
     /// They are dropped.
     Deny,
-    /// They pass, unless the interface is one of a known pod.
+    /// They pass, unless the interface is that of a known pod.
     Allow,
 }
 
 /// What happens to packets that are allowed.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AcceptAction {
-    /// The rules behind ours decide on.
+    /// The rules behind ours decide about them.
     Return,
     /// Forwarded packets from or to a pod with rules are accepted once both directions passed.
     Accept,
 }
 
-/// A group of NFLOG: the kernel hands packets to whoever listens to it. Never 0, which is the group
-/// of all who chose none.
+/// A group of NFLOG: the kernel hands packets to the process that subscribes to it. Never 0, the
+/// default of NFLOG rules without a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogGroup(NonZeroU16);
 
@@ -203,7 +203,7 @@ impl LogGroup {
     }
 }
 
-/// 9466, as the port of our metrics: others count from 0 or 1 (ulogd, Calico) or take 100
+/// 9466, as the port of our metrics: other programs count from 0 or 1 (ulogd, Calico) or take 100
 /// (kube-router).
 impl Default for LogGroup {
     fn default() -> Self {

@@ -1,4 +1,4 @@
-//! What changes, as values: see [`super::diff`] for how it is found.
+//! The changes of one apply as values; [`super::diff`] computes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::set::{Element, Kind};
 
 /// All changes of one apply, in the order in which they happen.
 ///
-/// Isolation comes before what opens: elements leave sets before chains change, and join them
+/// What denies comes before what allows: elements leave sets before chains change, and join them
 /// after.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Plan {
@@ -27,13 +27,13 @@ pub struct Plan {
     pub tables: BTreeMap<Family, TableChange>,
     /// 4. Elements that join existing sets.
     pub add: BTreeMap<SetName, BTreeSet<Element>>,
-    /// 5. Sets that nothing of ours refers to any more.
+    /// 5. Sets that none of our chains refers to any more.
     pub destroy: BTreeSet<SetName>,
 }
 
 impl Plan {
-    /// Takes out what is for a family of which the chains cannot change. Members of policies leave
-    /// its sets all the same: that only closes.
+    /// Removes the changes of a family whose chains cannot change. Members still leave its sets of
+    /// policies, since that denies only.
     pub fn leave_out(&mut self, family: Family) {
         let is_other = |set: &SetName| name::family(*set) != family;
         self.evict.retain(|eviction| is_other(&eviction.set));
@@ -58,28 +58,28 @@ pub struct Eviction {
 /// A set to make.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewSet {
-    /// Its name in the end.
+    /// Its final name.
     pub name: SetName,
-    /// When it takes the place of a set of that name.
+    /// When it replaces a set of that name.
     pub swap: Swap,
     /// Its type.
     pub kind: Kind,
     /// Its family.
     pub family: Family,
-    /// How many elements it takes.
+    /// The most elements that it can have (`maxelem`).
     pub maxelem: u32,
     /// Its elements.
     pub elements: BTreeSet<Element>,
 }
 
-/// When a new set takes the place of another.
+/// When a new set replaces another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Swap {
-    /// There is no other.
+    /// No set is replaced.
     Never,
-    /// Before chains refer to it: what it held is unknown.
+    /// Before chains refer to it: the elements of the replaced set are unknown.
     BeforeChains,
-    /// With the additions: it is full.
+    /// When members join: the replaced set is full.
     WithAdditions,
 }
 
@@ -88,7 +88,7 @@ pub enum Swap {
 pub struct TableChange {
     /// Chains that are new or differ, with all their rules.
     pub write: Chains,
-    /// Chains whose rules stay, behind these: nothing gets past the last of them.
+    /// New rules in front of those that a chain has. No packet passes the last new rule.
     pub prepend: Chains,
     /// Chains to delete.
     pub delete: BTreeSet<ChainName>,
@@ -117,8 +117,8 @@ impl TableChange {
 /// What happens to a hook.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HookChange {
-    /// How often it is there, and goes.
+    /// How many copies of the rule are removed.
     pub remove: usize,
-    /// Whether it goes in at the first place.
+    /// Whether the rule is inserted at the first place.
     pub insert: bool,
 }

@@ -1,5 +1,5 @@
-//! What a node needs before policies can be enforced on it. Pure: judges facts. What else is on it
-//! that makes enforcement void is in [`conflict`](super::conflict).
+//! The requirements of a node before policies can be enforced. Pure: judges facts. Software that
+//! makes enforcement void is in [`conflict`](super::conflict).
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ use super::feature::Feature;
 /// Something about the node that a user should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// How much it matters.
+    /// How much the finding matters.
     pub severity: Severity,
     /// What was found.
     pub what: String,
-    /// What to do about it; empty when nothing.
+    /// What to do about it; empty if nothing is to be done.
     pub what_to_do: String,
 }
 
 /// How much a finding matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
-    /// Good to know.
+    /// A note that does not affect enforcement.
     Info,
     /// Some policies may not be enforced, or soon not.
     Warning,
@@ -46,55 +46,55 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What was found out about a node.
+/// The facts about a node.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Facts {
-    /// Tools with their versions, or why they did not say.
+    /// Tools with their versions, or the error of the tool.
     pub tools: Vec<(String, Result<String, String>)>,
     /// Whether nftables enforces, and not iptables.
     pub is_nftables: bool,
-    /// What rules are written with, once there is something.
+    /// The backend that writes rules, once it is chosen.
     pub command: Option<&'static str>,
-    /// Why it is that; empty where nothing was chosen.
+    /// Why this backend is used; empty if none was chosen.
     pub reason: String,
-    /// By family.
+    /// The facts about each family.
     pub families: Vec<FamilyFacts>,
     /// Whether the kernel tracks connections.
     pub conntrack: bool,
-    /// Why connections that lose their permission cannot be ended; `None` when they can.
+    /// Why connections that are not allowed any more cannot be ended; `None` when they can.
     pub lasting: Option<String>,
 }
 
-/// What was found out about one family.
+/// The facts about one family.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FamilyFacts {
-    /// Which one.
+    /// The family.
     pub family: Family,
     /// Whether the kernel forwards its packets.
     pub forwarding: bool,
-    /// Whether a rule of each sort that we need was accepted, or what was said instead.
+    /// Whether a rule of each required sort was accepted, or the error.
     pub rules_work: Result<(), String>,
-    /// Whether denials can be logged, or what was said instead.
+    /// Whether denials can be logged, or the error.
     pub log_works: Result<(), String>,
-    /// The features that the kernel lacks, and what was said instead.
+    /// The features that the kernel lacks, each with the error.
     pub lacking: Vec<(Feature, String)>,
 }
 
-/// Whether a tool failed for who called it.
-fn lacks_rights(why: &str) -> bool {
+/// Whether a tool failed because its caller lacks a permission.
+fn lacks_permission(why: &str) -> bool {
     ["not permitted", "ermission denied"].iter().any(|text| why.contains(text))
 }
 
-/// What the facts mean.
+/// The findings that follow from the facts.
 #[must_use]
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (tool, version) in &facts.tools {
         findings.push(match version {
             Ok(version) => finding(Severity::Info, version, ""),
-            // One variant is enough; that none is there shows below.
+            // One variant is enough; a finding below reports that both are missing.
             Err(why) if tool.contains("tables") => finding(Severity::Info, why, ""),
-            Err(why) if lacks_rights(why) => {
+            Err(why) if lacks_permission(why) => {
                 finding(Severity::Error, why, "run as root, or with CAP_NET_ADMIN")
             }
             Err(why) => finding(Severity::Error, why, &format!("install {tool}")),
@@ -178,19 +178,20 @@ mod tests {
     #[test]
     fn the_reason_for_a_backend_is_reported() {
         let chosen = Facts { reason: "chosen by --backend".to_owned(), ..facts() };
-        let said = judge(&chosen).into_iter().map(|finding| finding.what);
+        let found = judge(&chosen).into_iter().map(|finding| finding.what);
         assert!(
-            said.into_iter().any(|what| what == "rules go to iptables-nft: chosen by --backend")
+            found.into_iter().any(|what| what == "rules go to iptables-nft: chosen by --backend")
         );
     }
 
     #[test]
-    fn a_node_that_cannot_log_denials_enforces_and_says_so() {
+    fn a_node_that_cannot_log_denials_enforces_and_reports_it() {
         let mut facts = facts();
         facts.families[0].log_works = Err("No chain/target/match by that name.".to_owned());
         assert_eq!(worst(&facts), Some(Severity::Warning));
-        let said = judge(&facts).iter().any(|finding| finding.what_to_do.contains("nfnetlink_log"));
-        assert!(said, "{facts:?}");
+        let names_it =
+            judge(&facts).iter().any(|finding| finding.what_to_do.contains("nfnetlink_log"));
+        assert!(names_it, "{facts:?}");
     }
 
     #[test]
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_cannot_end_connections_enforces_and_says_so() {
+    fn a_node_that_cannot_end_connections_enforces_and_reports_it() {
         let facts = Facts { lasting: Some("not supported".to_owned()), ..facts() };
         assert_eq!(worst(&facts), Some(Severity::Warning));
         let named = |finding: &Finding| finding.what_to_do.contains("nf_conntrack_netlink");

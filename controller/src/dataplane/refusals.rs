@@ -1,4 +1,4 @@
-//! Sets and chains that the tools or the kernel refused. What needs them denies instead. Pure.
+//! Sets and chains that the tools or the kernel refused. Rules that need them deny instead. Pure.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -8,14 +8,15 @@ use policy_engine::cidr::Family;
 
 use super::name::{self, ChainName, SetName};
 
-/// What was refused, and why. It is not desired until it is tried again.
+/// The refused sets and chains, and why. They are not desired until they are tried again.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Refusals {
-    /// Sets. A rule that allows their members is left out, and every other rule that needs them denies.
+    /// Sets. A rule that allows their members is left out; any other rule that needs them denies.
     pub sets: BTreeMap<SetName, Arc<str>>,
-    /// Chains of rulesets. They deny everything.
+    /// Chains of rulesets. Until they are accepted, they deny everything.
     pub chains: BTreeMap<(Family, ChainName), Arc<str>>,
-    /// Families without any set, and why: every set of them counts as refused, and their chains need none.
+    /// Families without any set, and why: each of their sets counts as refused, and their chains
+    /// need none.
     pub without_sets: BTreeMap<Family, Arc<str>>,
 }
 
@@ -26,22 +27,22 @@ impl Refusals {
         self.sets.is_empty() && self.chains.is_empty()
     }
 
-    /// Why a set cannot be used; none if it can.
+    /// Why a set cannot be used; `None` if it can.
     #[must_use]
     pub fn of_set(&self, set: SetName) -> Option<&Arc<str>> {
         self.sets.get(&set).or_else(|| self.without_sets.get(&name::family(set)))
     }
 }
 
-/// So many refusals are tried again at once. If the tools refuse all of them, that takes twice as many
-/// runs of a tool, of some milliseconds each.
+/// How many refusals are tried again at once. If the tools refuse all of them, that takes twice as
+/// many runs of a tool, of some milliseconds each.
 const AT_ONCE: usize = 8;
 
-/// So many are tried at once as long as none is refused again.
+/// How many are tried at once as long as none is refused again.
 const AT_ONCE_MAX: usize = 32;
 
-/// Which refusals are tried again next. A round of retries comes to each of them once, a few at a time, so
-/// that hundreds of them do not hold up other changes.
+/// Which refusals are tried again next. A round of retries tries each of them once, a few at a
+/// time, so that hundreds of them do not delay other changes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Retries {
     /// The last one that was tried in this round.
@@ -76,7 +77,7 @@ impl Retries {
         Taken(taken)
     }
 
-    /// After those that were taken were tried: returns whether the round is over.
+    /// Records that the taken refusals were tried. Returns whether the round is over.
     pub fn tried(&mut self, taken: &Taken, refusals: &Refusals) -> bool {
         let is_refused = |refused: &Refused| match refused {
             Refused::Set(set) => refusals.sets.contains_key(set),
@@ -91,7 +92,7 @@ impl Retries {
         is_over
     }
 
-    /// The refusals that this round has not come to.
+    /// The refusals that this round has not tried yet.
     fn waiting<'a>(&self, refusals: &'a Refusals) -> impl Iterator<Item = Refused> + use<'a> {
         let last = self.last;
         let after_set = match last {
@@ -122,8 +123,8 @@ mod tests {
         SetName::parse(&format!("PORTCULLIS-{number:04}")).unwrap()
     }
 
-    /// Retries until a round is over, of so many sets of which those with these numbers stay refused;
-    /// how many were tried at once, and how many are refused after it.
+    /// Retries `count` sets until a round is over; `is_bad` ones stay refused. Returns how many
+    /// were tried at once, and how many are refused afterwards.
     fn round(count: usize, chains: bool, is_bad: impl Fn(usize) -> bool) -> (Vec<usize>, usize) {
         let why: Arc<str> = "no".into();
         let mut refusals = Refusals::default();

@@ -1,4 +1,4 @@
-//! Rules, chains and hooks as values. How a backend writes and reads them is its own affair.
+//! Rules, chains and hooks as values. The backends define how they are written and read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use super::attachment::InterfaceName;
 use super::name::{self, ChainName, SetName};
 use super::options::LogGroup;
 
-/// Chains by name, with their rules. What is desired and what is applied share the rules of a chain:
-/// so they are compared by their address first.
+/// Chains by name, with their rules. The desired and the applied state share the rules of a chain,
+/// so that a comparison can compare their addresses first.
 pub type Chains = BTreeMap<ChainName, Arc<[Rule]>>;
 
 /// A chain of the kernel's own that sends packets to ours, by its first rule.
@@ -26,7 +26,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// Both.
+    /// Both hooks.
     pub const ALL: [Self; 2] = [Self::Forward, Self::Input];
 
     /// The kernel's chain.
@@ -51,9 +51,10 @@ impl Hook {
 /// One rule of a chain: packets that match everything in `matches` get the verdict.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
-    /// Ascending, so that equal rules are equal values. None: every packet matches.
+    /// The matches, ascending, so that equal rules are equal values. If empty, every packet
+    /// matches.
     pub matches: Box<[Match]>,
-    /// What becomes of these packets.
+    /// The verdict for packets that match.
     pub verdict: Verdict,
 }
 
@@ -101,7 +102,7 @@ impl Rule {
     }
 }
 
-/// Something that a packet can have. The order is the one in which iptables prints matches.
+/// A property of a packet. The order is the one in which iptables prints matches.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Match {
     /// The address of one side.
@@ -113,9 +114,9 @@ pub enum Match {
     Ports(Protocol, Box<[PortRange]>),
     /// A TCP SYN without ACK, FIN and RST: it opens a connection.
     TcpSyn,
-    /// A TCP segment of a connection that conntrack did not know before it.
+    /// A TCP segment of a connection that had no conntrack entry before.
     TcpOfUnknown,
-    /// A TCP segment from a port that kernels give to clients, to a port that they give to none.
+    /// A TCP segment from a port that kernels assign to clients, to one that they do not assign.
     TcpFromClient,
     /// An SCTP packet with an INIT chunk: it opens an association.
     SctpInit,
@@ -130,7 +131,7 @@ pub enum Match {
     /// The port of a bridge by which it came in (source) or by which the bridge sends it out
     /// (destination; only a packet that is not routed has one).
     BridgePort(Side, IsInterface),
-    /// No bridge sends it from one of its ports to another: the node routes it, or sends it.
+    /// The packet does not pass from one port of a bridge to another: the node routes or sends it.
     NotBridged,
     /// Its connection is established, or related to one that is.
     RelatedOrEstablished,
@@ -144,58 +145,58 @@ pub enum Match {
     NotInSet(SetName, Side),
     /// A set holds the address of one side with the packet's protocol and destination port.
     SetWithPort(SetName, Side),
-    /// Nothing: a text for people.
+    /// A comment for people, which every packet matches.
     Comment(Box<str>),
-    /// A rate that each address of one side has on its own. A packet for which there is no room is
-    /// dropped.
+    /// A rate for each address of one side. A packet of a new address is dropped when the table of
+    /// addresses is full.
     RatePerAddress {
         /// The rate.
         rate: Rate,
-        /// Whose address.
+        /// The side whose addresses are counted.
         by: Side,
-        /// How many addresses there is room for.
+        /// The most addresses in the table.
         addresses_max: u32,
-        /// Rules with equal numbers share what they remember.
+        /// Rules with equal numbers share a table.
         number: u32,
     },
-    /// A rate that all packets have together.
+    /// A rate for all packets together.
     Rate(Rate),
 }
 
-/// The first port that Linux gives to clients unless `ip_local_port_range` says otherwise.
+/// The first port that Linux assigns to clients unless `ip_local_port_range` is changed.
 pub(super) const FIRST_CLIENT_PORT: u16 = 32_768;
 
-/// Where an address has to be.
+/// Which addresses match.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Is {
-    /// Inside.
+    /// An address inside the network.
     Within(IpNet),
-    /// Anywhere else.
+    /// An address outside the network.
     Outside(IpNet),
 }
 
-/// Which interface it has to be.
+/// Which interfaces match.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum IsInterface {
-    /// The one of this name.
+    /// The interface of this name.
     Named(InterfaceName),
-    /// Any other one, or none.
+    /// Any other interface, or none.
     NotNamed(InterfaceName),
-    /// One whose name begins so.
+    /// An interface whose name begins with this text.
     Begins(InterfaceName),
 }
 
-/// One end of a packet's way.
+/// One end of a packet's path.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Side {
-    /// Where it comes from.
+    /// The sender.
     Source,
-    /// Where it is sent to.
+    /// The receiver.
     Destination,
 }
 
 impl Side {
-    /// Where the pod is whose rules apply.
+    /// The side of the pod whose rules apply.
     #[must_use]
     pub fn of_subject(direction: Direction) -> Self {
         match direction {
@@ -204,51 +205,51 @@ impl Side {
         }
     }
 
-    /// Where the pod's peer is.
+    /// The side of the pod's peer.
     #[must_use]
     pub fn of_peer(direction: Direction) -> Self {
         Self::of_subject(direction.opposite())
     }
 }
 
-/// How many packets a second, and how many at once after a quiet time.
+/// A rate of packets, and a burst after a time without packets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Rate {
-    /// In the long run.
+    /// Packets a second in the long run.
     pub per_second: u32,
-    /// At once.
+    /// Packets at once.
     pub burst: u32,
 }
 
-/// What becomes of a packet.
+/// The verdict on a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It is counted, and the next rule is asked.
+    /// The packet is counted, and goes to the next rule.
     Continue,
-    /// It goes back to where its chain was jumped to from.
+    /// The packet returns to the chain that jumped to this one.
     Return,
-    /// It passes.
+    /// The packet is accepted.
     Accept,
-    /// It vanishes.
+    /// The packet is dropped without an answer.
     Drop,
-    /// It is dropped, and answered by a TCP RST.
+    /// The packet is dropped, and answered by a TCP RST.
     RejectTcp,
-    /// It is dropped, and answered by an ICMP "port unreachable" of its family.
+    /// The packet is dropped, and answered by an ICMP "port unreachable" of its family.
     Reject(Family),
-    /// The other chain is asked, and then the next rule.
+    /// The packet enters this chain, and then the next rule.
     Jump(ChainName),
-    /// The other chain is asked instead of this one.
+    /// The packet enters this chain, and does not return (`-g`).
     Goto(ChainName),
-    /// It is logged, and the next rule is asked.
+    /// The packet is logged, and goes to the next rule.
     Log {
-        /// What the kernel puts in front of it.
+        /// The prefix of the log message.
         prefix: Box<str>,
-        /// Where to.
+        /// The group of NFLOG.
         group: LogGroup,
-        /// How much of the packet.
+        /// How many bytes of the packet are logged.
         bytes: u32,
     },
-    /// The text of a whole rule that is not ours: it is only ever removed.
+    /// The text of a whole rule that is not ours. Such a rule is only removed.
     Unknown(Box<str>),
 }
 

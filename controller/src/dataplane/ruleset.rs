@@ -1,5 +1,5 @@
-//! A ruleset as the rules of one chain: what is allowed returns, what is denied goes to the chain
-//! of that kind of denial, what is left to the tiers below goes to the chain of their ruleset.
+//! A ruleset as the rules of one chain: allowed packets return, denied packets enter the chain of
+//! that kind of denial, and passed packets enter the chain of the ruleset of the next tier.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use super::refusals::Refusals;
 use super::rule::{self, Is, Rule, Side, Verdict};
 use super::set::{DesiredSet, Kind, Source};
 
-/// How many ports one match takes; a range takes two slots.
+/// How many ports one match can have; a range takes two slots.
 const PORT_SLOTS: usize = 15;
 
-/// What rulesets of one family are rendered with, and what they turned out to need.
+/// The input that rulesets of one family are rendered with, and what their rules need.
 pub(super) struct Renderer<'a> {
     pub family: Family,
     pub compiled: &'a Compiled,
     pub refusals: &'a Refusals,
     pub needed: BTreeMap<SetName, DesiredSet>,
-    /// What they deny.
+    /// The kinds of denial that the rules lead to.
     pub denials: BTreeSet<Denial>,
-    /// The rulesets that they lead to.
+    /// The rulesets that the rules lead to.
     pub next: BTreeSet<RulesetId>,
-    /// Why the rules of the last ruleset deny more than it does: a set of it was refused.
+    /// Why the rules of the last ruleset deny more than the ruleset: one of its sets was refused.
     pub refused: Option<Arc<str>>,
-    /// Whether a set or ruleset that they refer to is missing.
+    /// Whether a set or ruleset that the rules refer to is missing.
     pub lacks_something: bool,
 }
 
@@ -43,7 +43,7 @@ impl<'a> Renderer<'a> {
         Self { family, compiled, refusals, needed, denials, next, refused, lacks_something }
     }
 
-    /// The rules of `ruleset`. In [`View::Audited`] what it denies is only told.
+    /// The rules of `ruleset`. In [`View::Audited`] denials are reported and not enforced.
     pub(super) fn rules(&mut self, view: View, ruleset: &Ruleset) -> Vec<Rule> {
         let mut rules = Vec::new();
         for rule in &ruleset.rules {
@@ -65,7 +65,7 @@ impl<'a> Renderer<'a> {
                 self.next.insert(next);
                 Verdict::Goto(name::ruleset(view, &next))
             }
-            // If what should decide is missing, nothing may pass.
+            // If the ruleset that should decide is missing, every packet is denied.
             Target::Next(_) | Target::Deny => {
                 self.lacks_something |= target != Target::Deny;
                 let outcome = match view {
@@ -99,7 +99,7 @@ impl<'a> Renderer<'a> {
         let (target, peers) = match (rule.target, peers) {
             (target, Ok(peers)) => (target, peers),
             (Target::Allow, Err(Missing { others })) => (Target::Allow, others),
-            // Who is meant is not known: it may be anybody.
+            // The peers are not known: the rule applies to any peer.
             (Target::Deny | Target::Next(_), Err(Missing { .. })) => {
                 (Target::Deny, vec![Peer::Any])
             }
@@ -117,7 +117,7 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    /// The peers of one family. None: the rule is of no use in this family.
+    /// The peers of one family. `None`: the rule matches no packet of this family.
     fn peers(&mut self, labelled: Option<&SetId>, cidrs: &CidrSet) -> Result<Vec<Peer>, Missing> {
         if cidrs.is_whole(self.family) {
             return Ok(vec![Peer::Any]);
@@ -138,8 +138,8 @@ impl<'a> Renderer<'a> {
         if is_complete { Ok(peers) } else { Err(Missing { others: peers }) }
     }
 
-    /// The name of an engine's set; an error when the engine has no such set of that kind, or when
-    /// it was refused.
+    /// The name of an engine's set; an error when the engine has no such set of that kind, or the
+    /// set was refused.
     fn engine_set(&mut self, id: &SetId, kind: SetKind) -> Result<SetName, Missing> {
         let is_there = self.compiled.sets.get(id).is_some_and(|set| set.kind == kind);
         let kind = Kind::from(kind);
@@ -170,7 +170,7 @@ impl<'a> Renderer<'a> {
     }
 }
 
-/// A set that a rule refers to is not there.
+/// A set that a rule refers to is missing.
 struct Missing {
     /// The rule's peers without it.
     others: Vec<Peer>,
@@ -185,7 +185,7 @@ enum Peer {
 }
 
 impl Peer {
-    /// What a packet has with this peer at `side`.
+    /// The match of packets with this peer at `side`.
     fn matched_at(&self, side: Side) -> Option<rule::Match> {
         Some(match self {
             Self::Any => return None,
@@ -365,7 +365,7 @@ mod tests {
             let rules = render(View::Enforced, Family::V4, &ruleset);
             assert_eq!(rules, [expected, &["-g PORTCULLIS-DENY-IN-POLICY"]].concat());
         };
-        // Who is to be denied is not known: everybody, then.
+        // The peers to deny are not known, so all are denied.
         for target in [Target::Deny, Target::Next(below())] {
             check(&unknown, target, &["-g PORTCULLIS-DENY-IN-POLICY"]);
             let ports = Match::PeerPorts { set: id("missing") };
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn audit_only_tells_and_leads_to_audit() {
+    fn audit_only_reports_and_leads_to_audit() {
         let all = peers(TrafficMatch::Any, None, &["10.0.0.0/8"]);
         let ruleset = ruleset(Direction::Egress, all, Target::Next(below()));
         let check = |view, letter, deny: &str| {

@@ -5,8 +5,8 @@
 //!                            └─► sets, kinds of denial: counted by the rulesets that need them
 //! ```
 //!
-//! The identifier of a ruleset is a hash of its rules. So the rules of a chain never change while it is
-//! needed, and only rulesets that nothing needed before are rendered.
+//! The identifier of a ruleset is a hash of its rules. So the rules of a chain never change while
+//! it is needed, and only rulesets that were not needed before are rendered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,29 +28,29 @@ pub(super) type Root = (View, RulesetId);
 /// The rulesets of one family that have chains.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Rulesets {
-    /// Those that endpoints refer to.
+    /// The rulesets that endpoints refer to.
     roots: BTreeSet<Root>,
-    /// All, with what their chains need.
+    /// All rulesets, with the sets and chains that their chains need.
     rendered: BTreeMap<Root, Rendered>,
-    /// How many of them need a set.
+    /// How many rulesets need each set.
     sets: BTreeMap<SetName, usize>,
-    /// How many of them lead to the chain of a kind of denial.
+    /// How many rulesets lead to the chain of each kind of denial.
     denials: BTreeMap<Denial, usize>,
-    /// Those of which something was missing when they were rendered.
+    /// The rulesets of which a set or ruleset was missing when they were rendered.
     lacking: BTreeSet<Root>,
 }
 
-/// What the chain of a ruleset needs.
+/// The sets and chains that the chain of a ruleset needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Rendered {
-    /// How many rulesets lead to it; one more if endpoints do.
+    /// How many rulesets lead to this one; one more if endpoints do.
     uses: usize,
     sets: BTreeSet<SetName>,
     denials: BTreeSet<Denial>,
     next: BTreeSet<RulesetId>,
 }
 
-/// What follows the rulesets.
+/// The state that changes with the rulesets.
 pub(super) struct Output<'a> {
     pub family: Family,
     pub chains: &'a mut Chains,
@@ -60,7 +60,7 @@ pub(super) struct Output<'a> {
 }
 
 impl Rulesets {
-    /// Renders what `roots` lead to and has no chain, and removes the chains that they do not lead to.
+    /// Renders the rulesets that `roots` lead to and that have no chain. Removes all other chains.
     pub(super) fn follow(
         &mut self,
         wanted: Wanted<'_>,
@@ -68,14 +68,14 @@ impl Rulesets {
         to: &mut Output<'_>,
     ) {
         let before = std::mem::replace(&mut self.roots, roots.clone());
-        // Before others are released: a set that both need stays.
+        // Before others are released, so that a set which both need stays.
         self.acquire(wanted, roots.difference(&before).copied().collect(), to);
         self.release(before.difference(roots).copied().collect(), to);
         let is_missing = |(_, id): &&Root| !wanted.compiled.rulesets.contains_key(id);
         self.lacking.extend(roots.iter().filter(is_missing));
     }
 
-    /// Whether something that the rulesets need was missing when they were rendered, or is now.
+    /// Whether a set or ruleset that is needed was missing when the rules were rendered, or is now.
     pub(super) fn lack_something(&self) -> bool {
         !self.lacking.is_empty()
     }
@@ -113,7 +113,7 @@ impl Rulesets {
         let rules: Vec<Rule> = match (compiled.rulesets.get(&id), refused) {
             (Some(ruleset), None) => renderer.rules(view, ruleset),
             (Some(ruleset), Some(_)) => renderer.deny(view, ruleset),
-            // Whose it was is not known either: it denies all, in nobody's name.
+            // The tier of a missing ruleset is not known: all is denied, and no kind is counted.
             (None, _) => deny_rules(family, options.deny),
         };
         let Renderer { needed, denials, next, refused: set_refused, lacks_something, .. } =
@@ -165,7 +165,7 @@ impl Rulesets {
     }
 }
 
-/// Counts one use less; gives whether it was the last one.
+/// Counts one use less. Returns whether it was the last one.
 fn count_down<K: Ord>(uses: &mut BTreeMap<K, usize>, key: &K) -> bool {
     let Some(count) = uses.get_mut(key) else { return false };
     *count -= 1;

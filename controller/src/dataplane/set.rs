@@ -12,16 +12,16 @@ use policy_engine::port::Protocol;
 /// A type of set.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
-    /// Of addresses.
+    /// A set of addresses.
     Address,
-    /// Of addresses with a protocol and a port.
+    /// A set of addresses with a protocol and a port.
     AddressPort,
-    /// Of networks.
+    /// A set of networks.
     Network,
 }
 
 impl Kind {
-    /// All types that are ever created.
+    /// All types that are created.
     pub const ALL: [Self; 3] = [Self::Address, Self::AddressPort, Self::Network];
 }
 
@@ -37,18 +37,18 @@ impl From<SetKind> for Kind {
 /// One element of a set in the kernel.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Element {
-    /// In a [`Kind::Address`].
+    /// An element of a [`Kind::Address`].
     Address(IpAddr),
-    /// In a [`Kind::AddressPort`].
+    /// An element of a [`Kind::AddressPort`].
     AddressPort(IpAddr, Protocol, u16),
-    /// In a [`Kind::Network`].
+    /// An element of a [`Kind::Network`].
     Network(IpNet),
-    /// What somebody else put there and we would not: it only ever gets deleted.
+    /// An element of another program that we would not add. Such an element is only deleted.
     Unknown(String),
 }
 
 impl Element {
-    /// The element for `member`; none for the address zero, which the kernel does not store.
+    /// The element for `member`; `None` for the address zero, which the kernel does not store.
     #[must_use]
     pub fn of(member: &Member) -> Option<Self> {
         if member.address().is_unspecified() {
@@ -63,7 +63,7 @@ impl Element {
     }
 }
 
-/// A set as it should be. Its members stay where they are: sets are as big as the cluster.
+/// A desired set. Its members are not copied: a set may be as big as the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DesiredSet {
     /// Its type.
@@ -77,16 +77,16 @@ pub struct DesiredSet {
 /// Where the members of a desired set are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// In the engine's set, with those of the other family.
+    /// In the engine's set, which has the members of both families.
     Engine(SetId),
-    /// Here. The set's name is a hash of them: they never change.
+    /// Networks, in this value. The set's name is a hash of them, so they never change.
     Networks(Vec<IpNet>),
-    /// Here: addresses of the node's own pods.
+    /// Addresses of the node's own pods, in this value.
     Local(BTreeSet<Element>),
 }
 
 impl DesiredSet {
-    /// All its elements. `sets` are those of the engine.
+    /// All elements of the set. `sets` are those of the engine.
     #[must_use]
     pub fn elements(&self, sets: &BTreeMap<SetId, AddressSet>) -> BTreeSet<Element> {
         match &self.source {
@@ -99,7 +99,7 @@ impl DesiredSet {
         }
     }
 
-    /// What of `delta` concerns this set: added and removed elements.
+    /// The changes of this set in `delta`: added and removed elements.
     #[must_use]
     pub fn delta(&self, delta: &SetDelta) -> (BTreeSet<Element>, BTreeSet<Element>) {
         let added = of_family(&delta.added, self.family).collect();

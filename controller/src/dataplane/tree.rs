@@ -6,8 +6,8 @@
 //! T…:   -s 10.1.0.17/32 -g P…
 //!       -s 10.1.0.18/32 -m physdev ! --physdev-in veth18 -g DENY-OUT-ADDRESS
 //! P…:   -m physdev ! --physdev-in veth17 -g DENY-OUT-ADDRESS
-//!       ! -d 10.1.0.17/32 -j R…                 what it lets pass comes back,
-//!       ! -d 10.1.0.17/32 -g A…                 and policies in audit are asked
+//!       ! -d 10.1.0.17/32 -j R…                 packets that it allows return,
+//!       ! -d 10.1.0.17/32 -g A…                 and policies in audit judge them
 //!       -m conntrack ! --ctstate DNAT -j R…     the same for a packet from the pod to itself
 //! ```
 //!
@@ -30,23 +30,24 @@ use super::rule::{Chains, Is, IsInterface, Match, Rule, Side, Verdict};
 ///
 /// `nf_tables` refuses more than 15 chains in a row from a hook on, gotos included ("Too many
 /// links"). Three lie above the tree, the root included, and eight below: the chain of the pod,
-/// [`DEPTH_MAX`](policy_engine::ruleset::DEPTH_MAX) rulesets, and what a denial goes to.
+/// [`DEPTH_MAX`](policy_engine::ruleset::DEPTH_MAX) rulesets, and the chain of a kind of denial.
 const LEVELS_MAX: usize = 4;
 
-/// How many addresses or subtrees a chain has at most above the lowest level.
+/// The most addresses or subtrees of a chain above the lowest level.
 const ENTRIES_MAX: usize = 4;
 
-/// Where packets of one address go: to one of these chains, or to both.
+/// The chains that judge packets of one address: one of these, or both.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Judges {
-    /// What decides.
+    /// The chain that decides.
     pub enforced: Option<ChainName>,
-    /// What is asked about packets that pass it.
+    /// The chain of audit, which judges packets that pass `enforced`.
     pub audited: Option<ChainName>,
 }
 
 impl Judges {
-    /// The rules that send packets which match all of `matches` to them; none where nobody judges.
+    /// The rules that send packets which match all of `matches` to the judges; empty without
+    /// judges.
     pub(super) fn rules(self, matches: &[Match]) -> Vec<Rule> {
         let send = |verdict| Rule::new(matches.iter().cloned(), verdict);
         match (self.enforced, self.audited) {
@@ -59,12 +60,12 @@ impl Judges {
     }
 }
 
-/// What becomes of packets of one address of a pod.
+/// How packets of one address of a pod are judged.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Place {
-    /// Where they go to.
+    /// The chains that judge the packets.
     pub judges: Judges,
-    /// By which interface they come and go; none when that is not checked.
+    /// The interface by which the packets come and leave; `None` when that is not checked.
     pub attachment: Option<Attachment>,
 }
 
@@ -168,8 +169,8 @@ impl Tree {
             (Some(_), Direction::Egress) => {
                 vec![Rule::new([Match::BridgePort(side, port)], deny())]
             }
-            // A bridge that does not know where the pod is sends its packets to all ports: no denial
-            // to report, unless another pod answers for the address.
+            // A bridge that does not know the pod's port sends its packets to all ports. That is
+            // not reported as denial, unless another pod answers for the address.
             (Some(bridge), Direction::Ingress) => vec![
                 at(IsInterface::NotNamed(bridge)),
                 Rule::new([Match::BridgePort(side, port)], Verdict::Drop),
@@ -331,13 +332,13 @@ mod tests {
 
     #[test]
     fn a_pod_that_no_policy_selects_is_bound_to_its_interface_too() {
-        let nobody = Judges::default();
+        let unjudged = Judges::default();
         assert_eq!(
-            pod(Direction::Egress, nobody, Some("cni0")),
+            pod(Direction::Egress, unjudged, Some("cni0")),
             ["-s 10.0.0.2/32 -m physdev ! --physdev-in veth2 -g PORTCULLIS-DENY-OUT-ADDRESS"]
         );
         assert_eq!(
-            pod(Direction::Ingress, nobody, None),
+            pod(Direction::Ingress, unjudged, None),
             ["-d 10.0.0.2/32 ! -o cali2 -g PORTCULLIS-DENY-IN-ADDRESS"]
         );
     }

@@ -1,8 +1,8 @@
-//! Which part of a plan has to happen now, and which can wait. Pure.
+//! Which part of a plan is urgent, and which can wait. Pure.
 //!
-//! `nf_tables` takes rules in within 1 ms, but the transaction after one that removed rules waits
-//! 7 to 17 ms, until no packet can be in them any more: also the one for the other family. So
-//! what enforces a change removes nothing: a chain gets its new rules in front of the old ones.
+//! `nf_tables` adds rules within 1 ms, but the transaction after one that removed rules waits 7 to
+//! 17 ms, until no packet can be in these any more, also if it is for the second family. So the
+//! urgent part removes no rule: a chain gets its new rules in front of the old ones.
 //!
 //! ```text
 //! PORTCULLIS-INGRESS   ! -s 10.0.0.1/32 -d 10.0.0.1/32 -g R…new
@@ -24,10 +24,10 @@ use super::name;
 use super::plan::{Plan, TableChange};
 use super::rule::{Chains, Rule, Verdict};
 
-/// A chain with more rules than this, reachable or not, is written again at once.
+/// A chain with more rules than this, reachable or not, is written again immediately.
 const RULES_MAX: usize = 256;
 
-/// Takes out of `plan` what can wait; gives whether anything does. `after` is what is applied then.
+/// Takes out of `plan` what can wait. Returns whether anything does. `after` is the state after it.
 pub(super) fn postpone(plan: &mut Plan, applied: &Applied, after: &mut Applied) -> bool {
     let in_order =
         plan.evict.is_empty() && plan.tables.values().all(|table| table.hooks.is_empty());
@@ -57,8 +57,8 @@ pub(super) fn postpone(plan: &mut Plan, applied: &Applied, after: &mut Applied) 
     postponed
 }
 
-/// Leaves the chains of denials that are to go for later; gives whether there are any. Packets may be
-/// in them until the others have changed: only then they have counted all.
+/// Postpones the deletion of chains of denials. Returns whether there are any. Packets may enter
+/// them until all other chains have changed: only then their counters are complete.
 pub(super) fn keep_denials(plan: &mut Plan, applied: &Applied, after: &mut Applied) -> bool {
     let mut kept = false;
     for (family, change) in &mut plan.tables {
@@ -78,11 +78,11 @@ pub(super) fn keep_denials(plan: &mut Plan, applied: &Applied, after: &mut Appli
 
 struct Split {
     now: TableChange,
-    /// Chains that are not as desired afterwards, as they are then.
+    /// Chains that differ from the desired ones afterwards, with their rules.
     later: Chains,
 }
 
-/// None when a chain would get too long.
+/// `None` when a chain would get too long.
 fn split(change: &TableChange, table: &Table) -> Option<Split> {
     let mut split = Split { now: TableChange::default(), later: Chains::new() };
     for (name, rules) in &change.write {
@@ -91,7 +91,7 @@ fn split(change: &TableChange, table: &Table) -> Option<Split> {
             split.now.write.insert(*name, rules.clone());
             continue;
         }
-        // Nothing gets past the last of them.
+        // No packet passes the last of these rules.
         let end = Rule::all(Verdict::Return);
         let in_front: Vec<Rule> = rules.iter().cloned().chain([end]).collect();
         if old.starts_with(&in_front) {
@@ -107,7 +107,7 @@ fn split(change: &TableChange, table: &Table) -> Option<Split> {
     }
     for name in &change.delete {
         let old = table.chains.get(name).cloned().unwrap_or_default();
-        // Frames enter it as long as it is there: no rule in front of it sends them elsewhere.
+        // Frames enter the chain while it exists: no rule before it sends them to another chain.
         let is_entered = Direction::BOTH.into_iter().any(|it| *name == name::bridge(it));
         let end = Rule::all(Verdict::Return);
         if !is_entered || old.is_empty() || old.first() == Some(&end) {
@@ -154,7 +154,8 @@ mod tests {
         Plan { tables: BTreeMap::from([(Family::V4, change)]), ..Plan::default() }
     }
 
-    /// Writes `rules` into the chain that holds `old`; gives the change, and what it holds then.
+    /// Writes `rules` into the chain with the rules `old`. Returns the change, and the rules after
+    /// it.
     fn write(old: &[Rule], rules: &[Rule]) -> (Option<TableChange>, Vec<Rule>) {
         let change = TableChange { write: chain(rules), ..TableChange::default() };
         let (mut plan, mut after) = (plan(change), applied(chain(rules)));
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_chain_is_filled_and_a_long_one_written_anew() {
+    fn an_empty_chain_is_filled_and_a_long_one_written_again() {
         for old in [vec![], vec![jump("OLD"); RULES_MAX]] {
             let (change, after) = write(&old, &[jump("NEW")]);
             let expected = (chain(&[jump("NEW")]), vec![jump("NEW")]);
@@ -199,7 +200,7 @@ mod tests {
         assert_eq!((plan, after), (Plan::default(), held));
     }
 
-    /// Otherwise it would go on with addresses that pods have no more.
+    /// Otherwise the chain would keep addresses that no pod has any more.
     #[test]
     fn a_chain_that_frames_enter_ends_before_it_is_removed() {
         let entry = name::bridge(Direction::Egress);

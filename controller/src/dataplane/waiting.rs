@@ -1,8 +1,8 @@
-//! Members that are to join sets, and wait until it is their turn. Pure.
+//! Members that are to join sets in a later apply. Pure.
 //!
 //! A namespace with many pods can join many sets at once. So one apply adds a limited number of
-//! members, and the next change of any tenant follows. What closes never waits: members leave sets, and
-//! chains change, in the first apply after a change.
+//! members, and the next change of any tenant follows. What denies never waits: members leave sets,
+//! and chains change, in the first apply after a change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use super::set::Element;
 /// How many members join sets in one apply, of all sets. `ipset` takes some 30 ms for them.
 pub(super) const MEMBERS_AT_ONCE: usize = 10_000;
 
-/// Members that are desired, and are not in the kernel yet.
+/// Desired members that are not in the kernel yet.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Waiting {
     sets: BTreeMap<SetName, BTreeSet<Element>>,
@@ -25,15 +25,15 @@ impl Waiting {
         self.sets.values().map(BTreeSet::len).sum()
     }
 
-    /// Forgets the members of sets that are not wanted.
+    /// Forgets the members of sets that are not desired any more.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(SetName) -> bool) {
         self.sets.retain(|set, _| is_wanted(*set));
     }
 
-    /// Leaves so many of the members that are to join sets in `plan`, those that waited before included,
-    /// and lets all others wait. Sets that few members join come first: a large one delays no small one.
+    /// Keeps at most so many joining members in `plan`, among them those that waited before. All
+    /// others wait. Sets that few members join come first, so that a large set delays no small one.
     pub(super) fn take_in(&mut self, plan: &mut Plan, limit: usize) {
-        // These are filled with all their members.
+        // New sets are filled with all their members.
         plan.create.iter().for_each(|set| drop(self.sets.remove(&set.name)));
         for (set, leaving) in &mut plan.remove {
             if let Some(waiting) = self.sets.get_mut(set) {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_is_made_has_all_its_members_and_one_that_is_gone_has_none() {
+    fn a_new_set_has_all_its_members_and_a_removed_set_has_none() {
         let mut waiting = Waiting::default();
         waiting.take_in(&mut adding(&[("GONE", 0..20), ("MADE", 0..20)]), 0);
         let (kind, family, swap) = (Kind::Address, Family::V4, Swap::WithAdditions);

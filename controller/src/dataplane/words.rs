@@ -9,11 +9,11 @@ use super::name::{self, ChainName, SetName};
 use super::rule::{Is, IsInterface, Match, Rate, Rule, Side, Verdict};
 use super::set::{DesiredSet, Source};
 
-/// How many networks of a set, and how many items of its definition, are written out.
+/// The most networks of a set, and items of its definition, that are written out.
 const NAMED: usize = 4;
 
-/// What a rule of `chain` does: `TCP 80 from pods with app=web in namespace shop: allow`. `set` gives
-/// the words for a set.
+/// What a rule of `chain` does: `TCP 80 from pods with app=web in namespace shop: allow`. `set`
+/// returns the words for a set.
 #[must_use]
 pub fn rule(chain: ChainName, rule: &Rule, set: &dyn Fn(SetName) -> String) -> String {
     let matches: Vec<String> = rule.matches.iter().filter_map(|part| matching(part, set)).collect();
@@ -94,7 +94,7 @@ fn verdict(chain: ChainName, verdict: &Verdict) -> String {
     }
 }
 
-/// What a jump to a chain means.
+/// The meaning of a jump to a chain, in words.
 fn to(chain: ChainName) -> String {
     Denial::all()
         .find(|kind| kind.chain() == chain)
@@ -121,7 +121,7 @@ fn denial(Denial { outcome, direction, cause }: Denial) -> String {
     }
 }
 
-/// A set in words. `describe` gives the definition of a set of the engine.
+/// A set in words. `describe` returns the definition of a set of the engine.
 #[must_use]
 pub fn set(
     name: SetName,

@@ -1,14 +1,14 @@
-//! The chain of one kind of denial: counts, logs a part, then drops; or lets go, in audit.
+//! The chain of one kind of denial: counts all packets, logs some, then drops; in audit, returns.
 //!
 //! ```text
 //! PORTCULLIS-DENY-IN-POLICY   -m comment --comment "denied: ingress, NetworkPolicy"      counts all
 //!                             -m hashlimit … -m limit … -j NFLOG --nflog-prefix "portcullis 1" …
 //!                             -j DROP
-//! PORTCULLIS-AUDIT-IN-POLICY  the same two, and no DROP: the packet goes on
+//! PORTCULLIS-AUDIT-IN-POLICY  the same two rules without DROP: the packet returns
 //! ```
 //!
-//! Two limits keep a flood from costing much: each sender has a share, and all of them together
-//! have one. A sender above its share hides only itself.
+//! Two limits keep a flood from costing much: one for each sender, and one for all senders
+//! together. If a sender exceeds its limit, only its own packets are not logged.
 
 use policy_engine::cidr::Family;
 use policy_engine::port::Protocol;
@@ -17,16 +17,16 @@ use super::kind::{Denial, Outcome};
 use crate::dataplane::options::{DenyAction, LogGroup};
 use crate::dataplane::rule::{Match, Rate, Rule, Side, Verdict};
 
-/// What is logged of one sender.
+/// The rate at which packets of one sender are logged.
 const SENDER_RATE: Rate = Rate { per_second: 10, burst: 20 };
 
-/// How many senders are told apart.
+/// The most senders that have a limit of their own.
 const SENDERS_MAX: u32 = 16_384;
 
-/// What is logged of one kind of denial.
+/// The rate at which packets of one kind of denial are logged.
 const TOTAL_RATE: Rate = Rate { per_second: 100, burst: 200 };
 
-/// What is logged of a packet: enough for the headers of IPv6 and TCP with all options.
+/// How many bytes of a packet are logged: the headers of IPv6 and TCP with all options.
 const LOGGED_BYTES: u32 = 128;
 
 impl Denial {
@@ -45,7 +45,8 @@ impl Denial {
         rules
     }
 
-    /// Comes first: a limit that has no room for another sender drops the packet right there.
+    /// The counting rule is the first one: a limit without room for another sender drops the
+    /// packet.
     fn count(self) -> Rule {
         let what = match self.outcome {
             Outcome::Denied => "denied",
@@ -56,14 +57,15 @@ impl Denial {
     }
 
     fn log(self, group: LogGroup) -> Rule {
-        // A sender of denied packets may forge its address, and more of them than there is room
-        // for are dropped, which is right there only. In audit a limit must never run out of room:
-        // there it is by the address that led here, which is a pod's of this node.
+        // A sender may forge many addresses. Packets of more addresses than the limit has room for
+        // are dropped, which is correct for denied packets only. In audit, the limit is by the
+        // address of a pod of this node, so that it always has room.
         let by = match self.outcome {
             Outcome::Denied => Side::Source,
             Outcome::WouldDeny => Side::of_subject(self.direction),
         };
-        // The kernel keeps the rate of the first rule of a number: another rate, another number.
+        // The kernel keeps the rate of the first rule with a number, so each rate has its own
+        // number.
         let number = self.number();
         let each =
             Match::RatePerAddress { rate: SENDER_RATE, by, addresses_max: SENDERS_MAX, number };
@@ -72,12 +74,12 @@ impl Denial {
     }
 }
 
-/// The rules that deny whatever comes to them.
+/// The rules that deny all packets.
 pub(in crate::dataplane) fn deny_rules(family: Family, deny: DenyAction) -> Vec<Rule> {
     match deny {
         DenyAction::Drop => vec![Rule::all(Verdict::Drop)],
         DenyAction::Reject => vec![
-            // A reset needs no address of the node's own, an ICMP error does.
+            // An ICMP error needs an address of the node's own; a reset does not.
             Rule::new([Match::Ports(Protocol::Tcp, Box::default())], Verdict::RejectTcp),
             Rule::all(Verdict::Reject(family)),
         ],

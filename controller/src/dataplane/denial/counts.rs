@@ -1,8 +1,9 @@
 //! How many packets were denied, as the kernel counted them in the chains of denials. Pure.
 //!
-//! The first rule of such a chain sees all packets; the log is limited. Counters begin anew with
-//! the chain: when its last ruleset went, or when the deny action is another. What it counted is read
-//! before that. They also do when somebody resets them (`iptables -Z`), which shows when they say less.
+//! The first rule of such a chain counts all packets; the log is limited. Counters start from zero
+//! when the chain is deleted with its last ruleset, or is written again for another deny action.
+//! They are read before that. They also start again when a user resets them (`iptables -Z`): then
+//! they decrease.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,10 +20,10 @@ pub struct Counts {
     pub bytes: u64,
 }
 
-/// What the kernel's counters say now, by family.
+/// The values of the kernel's counters, by family.
 pub(in crate::dataplane) type Reading = BTreeMap<(Family, Denial), Counts>;
 
-/// Counts that go on where the kernel's begin anew.
+/// Counts that continue where the kernel's counters start again.
 #[derive(Default, Debug)]
 pub(in crate::dataplane) struct Totals {
     before: Reading,
@@ -30,12 +31,12 @@ pub(in crate::dataplane) struct Totals {
 }
 
 impl Totals {
-    /// Adds what `now` says beyond the last reading; gives the sums of both families.
+    /// Adds the increase of `now` since the last reading. Returns the sums of both families.
     pub(in crate::dataplane) fn add(&mut self, now: Reading) -> BTreeMap<Denial, Counts> {
         for (key, counts) in &now {
             let before = self.before.get(key).copied().unwrap_or_default();
-            let anew = counts.packets < before.packets || counts.bytes < before.bytes;
-            let before = if anew { Counts::default() } else { before };
+            let was_reset = counts.packets < before.packets || counts.bytes < before.bytes;
+            let before = if was_reset { Counts::default() } else { before };
             let sum = self.sum.entry(key.1).or_default();
             sum.packets += counts.packets.saturating_sub(before.packets);
             sum.bytes += counts.bytes.saturating_sub(before.bytes);
@@ -44,8 +45,8 @@ impl Totals {
         self.sum.clone()
     }
 
-    /// These chains were written anew, or went: whatever they count from now on is more.
-    pub(in crate::dataplane) fn begin_anew(&mut self, chains: &BTreeSet<(Family, Denial)>) {
+    /// Records that these chains were written again or deleted: their counters start from zero.
+    pub(in crate::dataplane) fn reset(&mut self, chains: &BTreeSet<(Family, Denial)>) {
         self.before.retain(|chain, _| !chains.contains(chain));
     }
 }
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_go_on_where_counters_begin_anew() {
+    fn totals_continue_where_counters_start_again() {
         let mut totals = Totals::default();
         let mut read = |v4, v6| {
             let reading = [(Family::V4, v4), (Family::V6, v6)].map(|(family, packets)| {
@@ -81,22 +82,22 @@ mod tests {
         };
         assert_eq!(read(Some(5), None), Some((5, 50)));
         assert_eq!(read(Some(7), Some(1)), Some((8, 80)));
-        // One family anew, the other goes on.
+        // The counter of IPv4 starts again, that of IPv6 continues.
         assert_eq!(read(Some(2), Some(3)), Some((12, 120)));
-        assert_eq!(read(None, Some(3)), Some((12, 120)), "a chain that went");
+        assert_eq!(read(None, Some(3)), Some((12, 120)), "a chain that was deleted");
         assert_eq!(read(Some(1), Some(3)), Some((13, 130)), "and came back");
     }
 
     #[test]
-    fn a_chain_that_was_made_anew_counts_from_nought_however_much_it_counted_since() {
+    fn a_chain_that_was_written_again_counts_from_zero_however_much_it_counted_since() {
         let mut totals = Totals::default();
         let chain = (Family::V4, DENIED);
         let add = |totals: &mut Totals, packets, bytes| {
             totals.add(BTreeMap::from([(chain, counts(packets, bytes))]))[&DENIED]
         };
         add(&mut totals, 5, 50);
-        totals.begin_anew(&BTreeSet::from([chain]));
+        totals.reset(&BTreeSet::from([chain]));
         assert_eq!(add(&mut totals, 7, 70), counts(12, 120));
-        assert_eq!(add(&mut totals, 7, 60), counts(19, 180), "somebody reset it");
+        assert_eq!(add(&mut totals, 7, 60), counts(19, 180), "a user reset it");
     }
 }

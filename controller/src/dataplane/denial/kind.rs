@@ -1,24 +1,24 @@
-//! A kind of denial, the number that the log has for it, and the name of its chain.
+//! A kind of denial, its number in the log, and the name of its chain.
 
 use policy_engine::direction::Direction;
 use policy_engine::tier::Tier;
 
 use crate::dataplane::name::{ChainName, Name};
 
-/// What every prefix of ours begins with.
+/// The beginning of each prefix of ours in the log.
 const PREFIX: &str = "portcullis ";
 
 /// Whether a packet was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Outcome {
-    /// It was.
+    /// It was dropped.
     Denied,
     /// It passed; policies in audit would have dropped it.
     WouldDeny,
 }
 
 impl Outcome {
-    /// Both.
+    /// Both outcomes.
     pub const ALL: [Self; 2] = [Self::Denied, Self::WouldDeny];
 
     /// The name that users see.
@@ -31,15 +31,15 @@ impl Outcome {
     }
 }
 
-/// What denies a packet.
+/// Why a packet is denied.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Cause {
     /// Policies of this tier.
     Policies(Tier),
-    /// Its address on the pod's side: none of a known pod behind that interface.
+    /// Its address on the pod's side is not that of a known pod behind that interface.
     Address,
-    /// It is in the middle of a TCP connection that conntrack does not know, and may be an answer to
-    /// what policies do not allow.
+    /// It is in the middle of a TCP connection without a conntrack entry, and may be an answer to a
+    /// connection that policies do not allow.
     Connection,
 }
 
@@ -60,9 +60,9 @@ impl Cause {
 pub struct Denial {
     /// Whether the packet was dropped.
     pub outcome: Outcome,
-    /// Whose traffic was judged: the destination's or the source's.
+    /// The direction that denies it: ingress of the destination, or egress of the source.
     pub direction: Direction,
-    /// What denies it.
+    /// Why it is denied.
     pub cause: Cause,
 }
 
@@ -79,19 +79,19 @@ impl Denial {
         by_policies.chain(others.into_iter().flat_map(|kind| Direction::BOTH.map(kind)))
     }
 
-    /// Packets whose address on the pod's side is none of a known pod behind that interface.
+    /// Packets whose address on the pod's side is not that of a known pod behind that interface.
     #[must_use]
     pub fn by_address(direction: Direction) -> Self {
         Self { outcome: Outcome::Denied, direction, cause: Cause::Address }
     }
 
-    /// Segments of TCP connections that conntrack does not know, which may be answers.
+    /// Segments of TCP connections without a conntrack entry, which may be answers.
     #[must_use]
     pub fn by_connection(direction: Direction) -> Self {
         Self { outcome: Outcome::Denied, direction, cause: Cause::Connection }
     }
 
-    /// What the kernel puts in front of a logged packet.
+    /// The prefix of the kernel's log messages.
     #[must_use]
     pub fn prefix(self) -> String {
         format!("{PREFIX}{}", self.number())
@@ -102,11 +102,11 @@ impl Denial {
         known.expect("`all` lists every kind").0
     }
 
-    /// The kind that a prefix stands for; `None` for prefixes of others.
+    /// The kind that a prefix names; `None` for prefixes of other programs.
     #[must_use]
     pub fn of_prefix(prefix: &str) -> Option<Self> {
         let number: usize = prefix.strip_prefix(PREFIX)?.parse().ok()?;
-        // Numbers have one spelling.
+        // A number with leading zeros or a sign is not ours.
         Self::all().nth(number).filter(|kind| kind.prefix() == prefix)
     }
 
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_told_by_its_prefix_and_has_a_chain_of_its_own() {
+    fn every_kind_has_a_prefix_and_a_chain_of_its_own() {
         let mut chains = BTreeSet::new();
         for kind in Denial::all() {
             assert_eq!(Denial::of_prefix(&kind.prefix()), Some(kind));

@@ -1,7 +1,7 @@
 //! Kinds of denial: what a chain of ours logs and drops, as a short number in the log's prefix.
 //!
 //! One chain per kind, shared by all rulesets. The kernel's counters of that chain are the numbers
-//! of the kind; the packet's own addresses and ports tell the rest.
+//! of the kind. The addresses and ports of a logged packet identify the connection.
 
 mod chain;
 mod counts;
