@@ -1,4 +1,4 @@
-//! What the tools and the kernel fail with.
+//! The errors of the tools and the kernel.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,42 +10,42 @@ use policy_engine::cidr::Family;
 
 use crate::dataplane::name::SetName;
 
-/// A tool or the kernel did not do what it was asked for. The messages say what the fields are.
+/// A request to a tool or the kernel failed. The messages explain the fields.
 #[allow(missing_docs)]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The tool is not there, or cannot be started.
+    /// The tool is not installed, or cannot be started.
     #[error("failed to start `{command}`; install iptables and ipset")]
     Start {
         command: String,
         #[source]
         source: io::Error,
     },
-    /// The tool said no.
+    /// The tool ended with an error.
     #[error("`{command}` failed ({status}): {stderr}")]
     Failed { command: String, status: ExitStatus, stderr: String },
-    /// The tool did not end.
+    /// The tool did not end in time, and was killed.
     #[error(
         "`{command}` did not end within {seconds} s and was killed; who holds the xtables lock?"
     )]
     TimedOut { command: String, seconds: u64 },
-    /// Netlink failed: it is not known what was done.
+    /// Netlink failed: whether the change was made is not known.
     #[error("failed to {what}")]
     Netlink {
         what: &'static str,
         #[source]
         source: io::Error,
     },
-    /// nftables refused a transaction, because of this part of it.
+    /// nftables refused a transaction because of this part.
     #[error("nftables refused {what}: {}", errno.desc())]
     Refused { what: String, errno: Errno },
-    /// The kernel refused a member.
+    /// The kernel refused to add or remove a member.
     #[error("failed to change {address} in set {set}: {message}")]
     Member { set: SetName, address: IpAddr, message: String },
     /// A set that the chains of a family need was refused.
     #[error("failed to change set {set}: {why}")]
     Set { set: SetName, why: Arc<str> },
-    /// What was read back makes no sense.
+    /// The output of a tool that was read back cannot be parsed.
     #[error("failed to read back what is applied")]
     ReadBack(#[from] ParseError),
     /// Pods have addresses of a family that cannot be enforced.
@@ -60,7 +60,7 @@ pub enum Error {
          they need an ipset, and packets are not compared with the interface of their pod"
     )]
     NoSets { why: Arc<str> },
-    /// One family failed. What was to be done is done for the other.
+    /// One family failed. The change is made for the second family.
     #[error("policies are not enforced for {}", family.as_str())]
     Family {
         family: Family,
@@ -73,7 +73,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The only family that failed. `None` if nothing, or not all, is done for the other.
+    /// The only family that failed. `None` if the change is not made, or only in part, for the
+    /// second family too.
     #[must_use]
     pub fn family(&self) -> Option<Family> {
         match self {
@@ -94,14 +95,14 @@ impl Error {
         }
     }
 
-    /// Whether the policies are applied without sets, and not left as they were.
+    /// Whether the policies are applied, but without sets.
     #[must_use]
     pub fn is_without_sets(&self) -> bool {
         matches!(self, Self::NoSets { .. })
     }
 
-    /// Whether a tool refused its input and did nothing, as restore tools do. A tool that was killed
-    /// may have done it.
+    /// Whether a tool refused its input and changed nothing, as restore tools do. A tool that was
+    /// killed may have made the change.
     pub(in crate::dataplane) fn is_refusal(&self) -> bool {
         match self {
             Self::Failed { status, .. } => status.code().is_some(),
@@ -110,17 +111,17 @@ impl Error {
         }
     }
 
-    /// The error of a family if it is the only one of these that failed.
+    /// The error of a family, if only that family failed.
     pub(in crate::dataplane) fn of_family((family, error): (Family, Self)) -> Self {
         Self::Family { family, source: Box::new(error) }
     }
 }
 
-/// What a tool printed is not what it prints when it succeeds. The messages say what the fields are.
+/// The output of a tool is incomplete or unknown. The messages explain the fields.
 #[allow(missing_docs)]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseError {
-    /// The dump of the table does not end as it should, or there is none.
+    /// The dump of the table lacks its end, or is empty.
     #[error("the table was cut off after {lines} lines; it is read again on the next try")]
     TableCutOff { lines: usize },
     /// A line that no version of the tool should print.
@@ -131,7 +132,7 @@ pub enum ParseError {
     SetsCutOff { saved: usize, listed: usize },
 }
 
-/// The error for a line of a tool's output that makes no sense.
+/// The error for an unknown line in a tool's output.
 pub(super) fn unknown(tool: &'static str, line: &str) -> ParseError {
     ParseError::Line { tool, line: line.to_owned() }
 }

@@ -1,4 +1,4 @@
-//! How far a plan was carried out, as a value.
+//! The result of the execution of a plan, as a value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use policy_engine::cidr::Family;
 use super::Error;
 use crate::dataplane::name::SetName;
 
-/// How far a plan was carried out.
+/// How far a plan was executed.
 #[derive(Debug, Default)]
 pub(in crate::dataplane) struct Executed {
-    /// How many of the three stages were begun: what closes, chains, what opens.
+    /// How many of the three stages were begun: what denies, chains, what allows.
     pub stages: usize,
     /// Sets that were refused, and why.
     pub refused: BTreeMap<SetName, Arc<str>>,
@@ -19,7 +19,7 @@ pub(in crate::dataplane) struct Executed {
     pub failed: BTreeMap<Family, Error>,
     /// Sets that could not be destroyed because they are in use.
     pub in_use: BTreeSet<SetName>,
-    /// Whether what is in the kernel is to be read: a part failed, and it is not known what was done.
+    /// Whether the kernel has to be read: a part failed, and whether it was done is not known.
     pub is_undone: bool,
 }
 

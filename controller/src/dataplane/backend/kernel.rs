@@ -1,4 +1,4 @@
-//! What a node's rules are written with: one of the backends.
+//! The backend that writes a node's rules.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::dataplane::rule::{Chains, Hook};
 /// Our chains and hooks in the table of each family.
 type Tables = BTreeMap<Family, Table>;
 
-/// Where our rules are.
+/// The place of our rules.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::dataplane) enum Place {
     /// In a table of iptables, with sets of ipset.
@@ -24,7 +24,7 @@ pub(in crate::dataplane) enum Place {
     Nftables,
 }
 
-/// What the rules of a place are written with.
+/// The backend that writes the rules of a place.
 #[derive(Debug)]
 pub(in crate::dataplane) enum Kernel {
     /// The tools of a variant of iptables, and ipset.
@@ -34,7 +34,7 @@ pub(in crate::dataplane) enum Kernel {
 }
 
 impl Kernel {
-    /// Starts nothing yet.
+    /// The backend of a place. No tool is started, and no socket is opened yet.
     pub(in crate::dataplane) fn new(place: Place, lock_wait_seconds: u32) -> Self {
         match place {
             Place::Iptables(place) => {
@@ -44,7 +44,7 @@ impl Kernel {
         }
     }
 
-    /// Where it writes.
+    /// The place that the backend writes to.
     pub(in crate::dataplane) fn place(&self) -> Place {
         match self {
             Self::Iptables(kernel) => Place::Iptables(kernel.place),
@@ -68,8 +68,8 @@ impl Kernel {
         }
     }
 
-    /// Reads what is applied of ours: the sets, and the tables of the families in `desired`. If one
-    /// family cannot be read, gives the other, and why.
+    /// Reads our sets, and our chains and hooks of the families in `desired`. If one family cannot
+    /// be read, returns the second one and the error.
     pub(in crate::dataplane) fn read<'a>(
         &self,
         desired: impl IntoIterator<Item = (&'a Family, &'a Chains)>,
@@ -79,8 +79,8 @@ impl Kernel {
         Ok((Applied { tables, sets }, failed))
     }
 
-    /// Reads our chains and hooks in the tables of the families in `desired`. If one family cannot be read,
-    /// gives the other, and why.
+    /// Reads our chains and hooks of the families in `desired`. If one family cannot be read,
+    /// returns the second one and the error.
     pub(in crate::dataplane) fn read_tables<'a>(
         &self,
         desired: impl IntoIterator<Item = (&'a Family, &'a Chains)>,
@@ -100,7 +100,7 @@ impl Kernel {
         Ok((tables, failed))
     }
 
-    /// Reads our chains and hooks of one family. Rules that are those of `desired` are read as these.
+    /// Reads our chains and hooks of one family. Rules that equal one of `desired` share its value.
     pub(in crate::dataplane) fn read_table(
         &self,
         family: Family,
@@ -120,7 +120,7 @@ impl Kernel {
         }
     }
 
-    /// Where those of `hooks` are that are not as they should be.
+    /// The positions of those of `hooks` that are missing, doubled or not first.
     pub(in crate::dataplane) fn displaced_hooks(
         &self,
         family: Family,
@@ -132,7 +132,7 @@ impl Kernel {
         }
     }
 
-    /// Puts hooks, which are now in these places, where they should be.
+    /// Moves hooks from these positions to where they should be.
     pub(in crate::dataplane) fn restore_hooks(
         &mut self,
         family: Family,
@@ -144,7 +144,7 @@ impl Kernel {
         }
     }
 
-    /// Ends the tools that are running: the next change starts others.
+    /// Ends the tools that are running. The next change starts new ones.
     pub(in crate::dataplane) fn end_tools(&mut self) {
         match self {
             Self::Iptables(kernel) => kernel.end_tools(),
@@ -152,7 +152,7 @@ impl Kernel {
         }
     }
 
-    /// Whether a netlink port is one that changes are made by.
+    /// Whether this backend makes changes by a netlink port.
     pub(in crate::dataplane) fn is_own(&self, port: u32) -> bool {
         match self {
             Self::Iptables(kernel) => kernel.is_own(port),
@@ -172,12 +172,12 @@ impl Kernel {
         }
     }
 
-    /// Whether what a chain of denials has counted is lost when its rules change.
+    /// Whether the counters of a chain of denials are lost when its rules change.
     pub(in crate::dataplane) fn counts_with_rules(&self) -> bool {
         matches!(self, Self::Iptables(_))
     }
 
-    /// Whether rules that are removed hold up the next change.
+    /// Whether the removal of rules delays the next change.
     pub(in crate::dataplane) fn removes_slowly(&self) -> bool {
         match self {
             Self::Iptables(kernel) => kernel.removes_slowly(),
@@ -185,7 +185,7 @@ impl Kernel {
         }
     }
 
-    /// Carries out `plan`. After a stage of which a part fails, nothing more is done.
+    /// Executes `plan`. If a part of a stage fails, the stages after it are not executed.
     pub(in crate::dataplane) fn execute(&mut self, plan: &Plan) -> Executed {
         match self {
             Self::Iptables(kernel) => kernel.execute(plan),

@@ -1,4 +1,4 @@
-//! Takes all that is ours out of the kernel, and nothing else.
+//! Removes all our hooks, chains and sets from the kernel, and no others.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -18,27 +18,27 @@ use crate::dataplane::options::{Options, TableName};
 use crate::dataplane::plan::Plan;
 use crate::dataplane::rule::Chains;
 
-/// How long a cleanup waits for the kernel to let go of sets after their last rule went.
+/// How long a cleanup waits for the kernel to release sets after their last rule was removed.
 const SET_RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long it waits between two tries.
+/// How long it waits between two attempts.
 const SET_RELEASE_PAUSE: Duration = Duration::from_millis(20);
 
-/// What a cleanup did.
+/// The result of a cleanup.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Cleaned {
     /// Chains deleted, of both variants, tables and families.
     pub chains_deleted: usize,
     /// Sets destroyed.
     pub sets_destroyed: usize,
-    /// Chains and sets of ours that rules of others use. The chains are empty.
+    /// Chains and sets of ours that rules of other programs use. The chains are empty.
     pub kept: Vec<String>,
 }
 
-/// Removes all that is ours: hooks, chains and sets, in both variants, tables and families.
+/// Removes all our hooks, chains and sets, in both variants, tables and families.
 ///
 /// # Errors
-/// When a table or the sets cannot be read or written; what could be removed is gone then.
+/// When a table or the sets cannot be read or written; the rest is removed all the same.
 pub fn cleanup(options: &Options) -> Result<Cleaned, Error> {
     let mut report = Cleaned::default();
     let mut failed = None;
@@ -58,7 +58,7 @@ pub fn cleanup(options: &Options) -> Result<Cleaned, Error> {
     failed.map_or(Ok(report), Err)
 }
 
-/// Destroys our sets; gives how many went, and which stay.
+/// Destroys our sets. Returns how many were destroyed, and which are in use.
 pub(in crate::dataplane) fn clean_sets(
     lock_wait_seconds: u32,
 ) -> Result<(usize, Vec<String>), Error> {
@@ -89,7 +89,8 @@ pub(in crate::dataplane) fn clean_sets(
     Ok((count - applied.sets.len(), kept.collect()))
 }
 
-/// Removes our hooks and chains of one table; gives how many chains went, and which stay.
+/// Removes our hooks and chains of one table. Returns how many chains were removed, and which are
+/// in use.
 pub(in crate::dataplane) fn clean_tables(
     mut kernel: Kernel,
 ) -> Result<(usize, Vec<String>), Error> {
@@ -109,7 +110,7 @@ pub(in crate::dataplane) fn clean_tables(
     Ok((deleted, kept))
 }
 
-/// The way from `applied` to nothing.
+/// The plan that removes all of `applied`.
 fn plan_nothing(applied: &Applied) -> (Plan, Applied) {
     let desired = Desired::nothing(applied.tables.keys().copied());
     let (update, sets) = (Update::default(), BTreeMap::new());

@@ -1,8 +1,8 @@
 //! Runs the scripts of many sets, so that one which `ipset` refuses does not stop the others.
 //!
-//! All scripts are one run. If it fails, `ipset` usually names the line: its set is refused, and the run goes
-//! on behind it. Otherwise each half is a run of its own, and so on, until the sets are known whose scripts
-//! fail alone.
+//! All scripts are one run. If it fails, `ipset` usually names the line: its set is refused, and
+//! the next run begins behind it. Otherwise each half is a run of its own, and so on, until the
+//! sets are known whose scripts fail alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,15 +18,15 @@ const RUN_LIMIT: Duration = Duration::from_secs(20);
 /// How long a run may take after one that has failed, or that did not end the last time.
 const HALF_LIMIT: Duration = Duration::from_secs(5);
 
-/// A line behind each script: `ipset` does what it has read up to here before it reads on. So all scripts
-/// before one that fails are done.
+/// A line behind each script: `ipset` executes what it has read up to here before it continues. So
+/// all scripts before one that fails are executed.
 const DONE: &str = "COMMIT\n";
 
-/// So long after the first failure, sets that were not tried yet are refused as well.
+/// Sets that were not tried this long after the first failure are refused as well.
 const HALVES_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs these scripts; gives the sets that were refused, and why. `has_hung` is whether the tool did not
-/// end the last time: then it gets less time.
+/// Runs these scripts. Returns the sets that were refused, and why. `has_hung`: the tool did not
+/// end the last time, so it gets less time.
 pub(super) fn run(
     scripts: &[(SetName, String)],
     has_hung: &mut bool,
@@ -56,7 +56,7 @@ fn isolate(
         limit = HALF_LIMIT;
         let is_first = end.is_none();
         let end = *end.get_or_insert_with(|| Instant::now() + HALVES_LIMIT);
-        // If it cannot even do nothing, it is not because of a set.
+        // If an empty script fails, the cause is not a set.
         let broken = if is_first { run("", limit).err() } else { None };
         let is_over = broken.is_some() || Instant::now() >= end;
         error = broken.unwrap_or(error);

@@ -27,14 +27,14 @@ const TOOL_LIMIT: Duration = Duration::from_mins(1);
 pub(in crate::dataplane) struct Kernel {
     pub place: Place,
     pub lock_wait_seconds: u32,
-    /// Those that are running.
+    /// The restore tools that are running.
     restores: BTreeMap<Family, Restore>,
     /// Whether the last `ipset` that changed sets did not end.
     ipset_has_hung: bool,
 }
 
 impl Kernel {
-    /// Starts nothing yet.
+    /// The tools of `place`. No tool is started yet.
     pub(in crate::dataplane) fn new(place: Place, lock_wait_seconds: u32) -> Self {
         Self { place, lock_wait_seconds, restores: BTreeMap::new(), ipset_has_hung: false }
     }
@@ -61,7 +61,7 @@ impl Kernel {
         Ok(parse_table(&self.run(&save, &["-t", table.name()], "")?, table, desired)?)
     }
 
-    /// Where those of `hooks` are that are not only in the first place.
+    /// The positions of those of `hooks` that are not only in the first place.
     pub(in crate::dataplane) fn displaced_hooks(
         &self,
         family: Family,
@@ -69,7 +69,7 @@ impl Kernel {
     ) -> Result<BTreeMap<Hook, HookPlaces>, Error> {
         let (command, table) = (self.place.variant.command(family), self.place.table.name());
         let mut found = match self.place.variant {
-            // Reads all rules whatever it is asked for, and unlike `-S` it needs no lock.
+            // It always reads all rules, and unlike `-S` it needs no lock.
             Variant::Legacy => {
                 let dump = self.run(&format!("{command}-save"), &["-t", table], "")?;
                 if !dump.lines().any(|line| line == "COMMIT") {
@@ -86,7 +86,7 @@ impl Kernel {
         Ok(places.filter(|(_, places)| *places != HookPlaces::first()).collect())
     }
 
-    /// Puts hooks in the first place, which are now in these places.
+    /// Moves hooks from these positions to the first place.
     pub(in crate::dataplane) fn restore_hooks(
         &mut self,
         family: Family,
@@ -98,12 +98,12 @@ impl Kernel {
         self.restore(family, &script::table(&change, self.place.table))
     }
 
-    /// Ends the tools that are running: the next change starts others.
+    /// Ends the tools that are running. The next change starts new ones.
     pub(in crate::dataplane) fn end_tools(&mut self) {
         self.restores.clear();
     }
 
-    /// Whether a netlink port is that of a tool of ours that is running.
+    /// Whether a netlink port belongs to a running tool of this process.
     pub(in crate::dataplane) fn is_own(&self, port: u32) -> bool {
         self.restores.values().any(|restore| restore.id() == port)
     }
@@ -143,13 +143,13 @@ impl Kernel {
         Ok(reading)
     }
 
-    /// Whether rules that are removed hold up the next change. iptables-legacy replaces whole
-    /// tables, removals or not.
+    /// Whether the removal of rules delays the next change. iptables-legacy replaces whole tables
+    /// in any case.
     pub(in crate::dataplane) fn removes_slowly(&self) -> bool {
         self.place.variant == Variant::Nft
     }
 
-    /// Carries out `plan`. After a stage of which a part fails, nothing more is done.
+    /// Executes `plan`. If a part of a stage fails, the stages after it are not executed.
     pub(in crate::dataplane) fn execute(&mut self, plan: &Plan) -> Executed {
         let mut done = Executed::default();
         for stage in render(plan, self.place.table) {
@@ -183,18 +183,18 @@ impl Kernel {
             Step::Destroy(sets) => {
                 done.in_use.extend(sets.iter().filter(|set| !members::destroy(**set)));
             }
-            // If it stays, the set that needs its name is refused.
+            // If the set is in use, the new set that needs its name is refused.
             Step::Clear(set) => drop(members::destroy(*set)),
         }
     }
 
-    /// Destroys a set that was refused, if it is there; gives whether it is gone.
+    /// Destroys a set that was refused, if it exists. Returns false if the set is in use.
     pub(in crate::dataplane) fn discard(set: SetName) -> bool {
         members::destroy(set)
     }
 
     fn restore(&mut self, family: Family, script: &str) -> Result<(), Error> {
-        // Taken out: one that failed is not used again.
+        // Taken out, so that a tool that failed is not used again.
         let running = self.restores.remove(&family).and_then(Restore::usable);
         let start = || {
             let program = format!("{}-restore", self.place.variant.command(family));

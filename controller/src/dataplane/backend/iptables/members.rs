@@ -1,4 +1,4 @@
-//! Sets over netlink, with libipset: members, and the end of a set.
+//! Sets over netlink, with libipset: changes members, and destroys sets.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,10 @@ fn lock() -> MutexGuard<'static, ()> {
     LIBIPSET.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Adds or removes `addresses`; one that is there, or gone, already is fine.
+/// Adds or removes `addresses`. An address that is already added or removed is no error.
 ///
 /// # Errors
-/// When the kernel refuses one. Those before it are done.
+/// When the kernel refuses an address. Those before it are changed.
 pub(super) fn change(set: SetName, joins: Joins, addresses: &[IpAddr]) -> Result<(), Error> {
     let _lock = lock();
     let mut session = Session::<HashIp>::new(set.to_string());
@@ -38,9 +38,9 @@ pub(super) fn change(set: SetName, joins: Joins, addresses: &[IpAddr]) -> Result
     Ok(())
 }
 
-/// Destroys `set`; gives whether it is gone.
+/// Destroys `set`. Returns false if the set is in use.
 ///
-/// It can be in use for a while after its last rule went: `nf_tables` lets go of rules later.
+/// A set can be in use for a while after its last rule was removed: `nf_tables` frees rules later.
 pub(super) fn destroy(set: SetName) -> bool {
     let _lock = lock();
     match Session::<HashIp>::new(set.to_string()).destroy() {

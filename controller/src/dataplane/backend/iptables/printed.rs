@@ -1,4 +1,4 @@
-//! What reads the text of the tools, for tests that give it any text. Nothing else uses it.
+//! The parsers of the tools' output, for tests with any text. Only tests use this module.
 
 use super::{read, sets};
 use crate::dataplane::options::TableName;

@@ -1,4 +1,4 @@
-//! Finds out what a node has: variants, families, and what preflight asks for.
+//! Probes a node: variants, families, and the facts for preflight.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -22,10 +22,10 @@ use crate::dataplane::preflight::{Facts, FamilyFacts};
 use crate::dataplane::rule::{IsInterface, Match, Rule, Side, Verdict};
 use crate::dataplane::set::Kind;
 
-/// A set that lives for the time of a probe.
+/// A set that exists during a probe.
 const SET: SetName = SetName::short("PROBE");
 
-/// A chain that lives for the time of a probe. One that stays behind is removed by the next apply.
+/// A chain that exists during a probe. If a probe is killed, the next apply removes it.
 const CHAIN: ChainName = ChainName::short("PROBE");
 
 /// An interface that every node has.
@@ -34,7 +34,7 @@ const INTERFACE: InterfaceName = InterfaceName::LOOPBACK;
 /// Of the thread, not the process: tests run threads in network namespaces of their own.
 const PROC_NET: &str = "/proc/thread-self/net";
 
-/// What is in the tables of a variant; none if it is not installed.
+/// The chains and rules of a variant; `None` if it is not installed.
 fn evidence(variant: Variant, lock_wait_seconds: u32) -> Result<Option<Evidence>, Error> {
     let kernel = tools(variant, lock_wait_seconds);
     if !kernel.installed(Family::V4) {
@@ -52,7 +52,7 @@ fn evidence(variant: Variant, lock_wait_seconds: u32) -> Result<Option<Evidence>
     Ok(Some(evidence))
 }
 
-/// Whether no other program has rules in either variant. The kubelet makes chains without rules.
+/// Whether no other program has rules in either variant. The kubelet creates chains without rules.
 pub(in crate::dataplane) fn is_unused_by_others(lock_wait_seconds: u32) -> bool {
     let has_none = |variant| {
         evidence(variant, lock_wait_seconds)
@@ -69,15 +69,15 @@ pub(in crate::dataplane) fn choose_variant(lock_wait_seconds: u32) -> Result<Var
     let default = default.as_deref().map(Variant::of_version);
     match (evidence(Variant::Legacy), evidence(Variant::Nft)) {
         (Ok(legacy), Ok(nft)) => choose(legacy, nft, default).ok_or(Error::NoIptables),
-        // The nft tool can have put rules into one that iptables-save cannot show. Where
-        // Kubernetes is, the other one does not matter.
+        // The `nft` tool can have added rules that iptables-save cannot show. If one variant has
+        // Kubernetes' chains, an error of the second one does not matter.
         (Ok(Some(legacy)), Err(_)) if legacy.kube_chains > 0 => Ok(Variant::Legacy),
         (Err(_), Ok(Some(nft))) if nft.kube_chains > 0 => Ok(Variant::Nft),
         (Err(error), _) | (_, Err(error)) => Err(error),
     }
 }
 
-/// The tools of a variant, whichever the table.
+/// The tools of a variant, for any table.
 fn tools(variant: Variant, lock_wait_seconds: u32) -> Kernel {
     Kernel::new(Place { variant, table: TableName::Filter }, lock_wait_seconds)
 }
@@ -88,17 +88,17 @@ pub(in crate::dataplane) fn has_ipv6() -> bool {
 }
 
 impl Kernel {
-    /// Whether the variant's command for `family` is there.
+    /// Whether the variant's command for `family` is installed.
     pub(in crate::dataplane) fn installed(&self, family: Family) -> bool {
-        // Any other failure shows again when the command is used: loudly then.
+        // Any other failure is reported when the command is used.
         let missing = |error: &Error| matches!(error, Error::Start { source, .. } if source.kind() == ErrorKind::NotFound);
         !self
             .run(self.place.variant.command(family), &["--version"], "")
             .is_err_and(|e| missing(&e))
     }
 
-    /// Whether the table can have rules. To ask iptables-legacy would load its modules, and make
-    /// tables, on nodes that do not use them.
+    /// Whether the table can have rules. A run of iptables-legacy would load its modules and create
+    /// tables on nodes that do not use them.
     pub(in crate::dataplane) fn may_have_rules(&self, family: Family) -> bool {
         let table = self.place.table.name();
         self.tables(family).is_none_or(|names| names.lines().any(|name| name == table))
@@ -120,12 +120,12 @@ impl Kernel {
     }
 }
 
-/// Everything that preflight asks for, but for conflicts.
+/// The facts for preflight, without conflicts.
 pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Options) -> Facts {
     let lock_wait = options.lock_wait_seconds;
     let kernel = |variant| Kernel::new(Place { variant, table: options.table() }, lock_wait);
     let version = |tool: &str| {
-        // The one spelling that all of them know.
+        // The only spelling that all tools know.
         let version = kernel(Variant::Nft).run(tool, &["-V"], "");
         let line = version.map(|text| text.lines().next().unwrap_or_default().to_owned());
         (tool.to_owned(), line.map_err(|error| error.to_string()))
@@ -156,12 +156,12 @@ pub(in crate::dataplane) fn facts(variant: Result<Variant, Error>, options: &Opt
         tools: commands.chain(["ipset"]).map(version).collect(),
         command: variant.map(|variant| variant.command(Family::V4)),
         families: here.map(family_facts).collect(),
-        // Looked for last: the rules above have loaded it where it is a module.
+        // Checked last: the rules above have loaded it if it is a module.
         ..kernel_facts()
     }
 }
 
-/// What preflight asks for whatever the backend.
+/// The facts for preflight that do not depend on the backend.
 pub(in crate::dataplane) fn kernel_facts() -> Facts {
     Facts {
         conntrack: fs::exists("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or(false),
@@ -178,7 +178,7 @@ pub(in crate::dataplane) fn forwarding(family: Family) -> bool {
     fs::read_to_string(file).is_ok_and(|value| value.trim() != "0")
 }
 
-/// Whether the kernel takes the matches that our rules have: in a chain that nothing jumps to.
+/// Whether the kernel accepts the matches of our rules, in a chain that no rule jumps to.
 pub(in crate::dataplane) fn try_rules(kernel: &Kernel, family: Family) -> Result<(), String> {
     let set = SET.to_string();
     let kind = type_name(Kind::Address);
@@ -196,7 +196,7 @@ pub(in crate::dataplane) fn try_rules(kernel: &Kernel, family: Family) -> Result
     added
 }
 
-/// The features that the kernel lacks of those that `options` need, and what it says instead.
+/// The features that `options` need and the kernel lacks, each with the error.
 ///
 /// `saved` are [`own_rules`].
 pub(in crate::dataplane) fn lacking(
@@ -208,7 +208,7 @@ pub(in crate::dataplane) fn lacking(
     let of_family = |feature: &Feature| *feature != Feature::HopLimit || family == Family::V6;
     let features = Feature::ALL.into_iter().filter(|feature| options.needs(*feature));
     let features: Vec<Feature> = features.filter(of_family).collect();
-    // An agent that starts again finds its rules: then there is nothing to try, and to write.
+    // An agent that restarts finds its rules: then no rule has to be tried or written.
     let is_used = |feature: &Feature| {
         let option = match feature {
             Feature::HopLimit => " --hl-eq ",
@@ -224,7 +224,7 @@ pub(in crate::dataplane) fn lacking(
     features.into_iter().filter_map(why).collect()
 }
 
-/// What a rule can match only with a feature.
+/// A match that needs a feature.
 fn needs(feature: Feature) -> Vec<Match> {
     match feature {
         Feature::HopLimit => vec![Match::HopLimit(255)],
@@ -245,7 +245,7 @@ fn try_features(kernel: &Kernel, family: Family, features: &[Feature]) -> Result
     try_in_chain(kernel, family, matches.map(|part| Rule::new([part], Verdict::Return)))
 }
 
-/// Whether the kernel takes the rules that log denials, and can hand packets over.
+/// Whether the kernel accepts the rules that log denials, and can hand packets over.
 ///
 /// `saved` are [`own_rules`].
 pub(in crate::dataplane) fn try_log(
@@ -255,21 +255,21 @@ pub(in crate::dataplane) fn try_log(
     deny: DenyAction,
     saved: &[String],
 ) -> Result<(), String> {
-    // As above.
+    // An agent that restarts finds its rules, as in `lacking`.
     if !saved.iter().any(|rule| rule.contains(" -j NFLOG ")) {
-        // One kind stands for all: they differ in numbers only.
+        // One kind is enough: the kinds differ in numbers only.
         let kinds = Denial::all().take(1);
         let rules = kinds.flat_map(|kind| kind.rules(family, deny, Some(group)));
         try_in_chain(kernel, family, rules)?;
     }
-    // The rules may be there without what they hand packets to, and then hand over nothing.
+    // The rules may exist without the module that they hand packets to, which loses the packets.
     match fs::exists(format!("{PROC_NET}/netfilter/nfnetlink_log")) {
         Ok(false) => Err("the kernel has no nfnetlink_log".to_owned()),
         Ok(true) | Err(_) => Ok(()),
     }
 }
 
-/// The rules of our chains. What cannot be read holds none.
+/// The rules of our chains; none if they cannot be read.
 pub(in crate::dataplane) fn own_rules(kernel: &Kernel, family: Family) -> Vec<String> {
     let save = format!("{}-save", kernel.place.variant.command(family));
     let is_own = |line: &&str| {
@@ -280,7 +280,7 @@ pub(in crate::dataplane) fn own_rules(kernel: &Kernel, family: Family) -> Vec<St
     saved.lines().filter(is_own).map(str::to_owned).collect()
 }
 
-/// Adds rules to a chain that nothing jumps to, and removes it.
+/// Adds rules to a chain that no rule jumps to, and removes the chain.
 fn try_in_chain(
     kernel: &Kernel,
     family: Family,
@@ -297,7 +297,7 @@ fn try_in_chain(
         Err(error) => Err(error.to_string()),
     };
     let add = |rule: Rule| execute(&format!("-A {CHAIN} {}", text::rule(&rule)));
-    // An agent that was killed can have left the chain: then it is there, and emptied.
+    // The chain of an agent that was killed may still exist: it is flushed.
     let _ = execute(&format!("-N {CHAIN}"));
     let added = execute(&format!("-F {CHAIN}")).and_then(|()| rules.into_iter().try_for_each(add));
     for command in ["-F", "-X"] {

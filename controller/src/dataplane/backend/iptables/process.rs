@@ -11,10 +11,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::dataplane::backend::error::Error;
 
-/// Runs `program` with `input` on its standard input; gives what it printed.
+/// Runs `program` with `input` on its standard input. Returns its standard output.
 ///
 /// # Errors
-/// When it does not start, does not end within `limit`, or ends with another code than 0.
+/// When the program does not start, does not end within `limit`, or ends with a code other than 0.
 pub(in crate::dataplane) fn run(
     program: &str,
     arguments: &[&str],
@@ -33,7 +33,7 @@ pub(in crate::dataplane) fn run(
         .map_err(start)?;
     let output = talk(&mut child, limit);
     let Ok(Some((stdout, stderr))) = output else {
-        // It hangs, or its pipes broke: it must not go on by itself either way.
+        // The tool hangs, or its pipes broke. It is killed, so that it makes no change later.
         let _ = child.kill();
         let _ = child.wait();
         return Err(match output {
@@ -59,14 +59,14 @@ fn whole(input: &str) -> io::Result<Stdio> {
     Ok(file.into())
 }
 
-/// Reads both outputs to their ends; none when that takes longer than `limit`.
+/// Reads both outputs to their ends; `None` when that takes longer than `limit`.
 fn talk(child: &mut Child, limit: Duration) -> io::Result<Option<(String, String)>> {
     let (done, outputs) = mpsc::channel();
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let errors = thread::Builder::new().spawn(move || read(stderr))?;
     thread::Builder::new().spawn(move || {
         let output = read(stdout);
-        // Nobody waits any more when the time is over.
+        // The receiver does not wait any more when the time is over.
         let _ = done.send((output, errors.join().unwrap_or_default()));
     })?;
     Ok(outputs.recv_timeout(limit).ok())

@@ -1,4 +1,4 @@
-//! Reads the table of our chains and its counters from what the iptables tools print. Pure.
+//! Reads the table of our chains and its counters from the output of the iptables tools. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,11 +11,11 @@ use crate::dataplane::name::ChainName;
 use crate::dataplane::options::TableName;
 use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
 
-/// Reads what `iptables-save -t TABLE` printed for the table `name`. Rules of our chains that are spelled like rules of
-/// `desired` are these.
+/// Reads the output of `iptables-save -t TABLE` for the table `name`. A rule of our chains with the
+/// same text as one in `desired` is that rule.
 ///
 /// # Errors
-/// When the dump is empty, cut off, or holds a line that is none of a dump.
+/// When the dump is empty, cut off, or has an unknown line.
 pub(super) fn parse_table(
     dump: &str,
     name: TableName,
@@ -82,7 +82,7 @@ fn foreign_rule(table: &mut Table, chain: &str, rule: &str) {
     table.wanted_by_others.extend(target_of(rule).and_then(ChainName::parse));
 }
 
-/// Reads where our hooks are from what `iptables -S CHAIN` or `iptables-save` printed.
+/// Reads the positions of our hooks from the output of `iptables -S CHAIN` or `iptables-save`.
 pub(super) fn parse_hooks(printed: &str) -> BTreeMap<Hook, HookPlaces> {
     let mut table = Table::default();
     let rules = printed.lines().filter_map(|line| line.strip_prefix("-A ")?.split_once(' '));
@@ -90,7 +90,7 @@ pub(super) fn parse_hooks(printed: &str) -> BTreeMap<Hook, HookPlaces> {
     table.hooks
 }
 
-/// Replaces rules that are spelled like desired ones by these.
+/// Replaces rules by the desired rules with the same text.
 fn recognise(chains: &mut BTreeMap<ChainName, Vec<Rule>>, desired: &Chains) {
     // Ends the new rules of a chain that still has old ones.
     let end = Rule::all(Verdict::Return);
@@ -114,13 +114,13 @@ enum State {
     After,
 }
 
-/// The chain or target that a rule of others sends packets to.
+/// The chain or target of a rule of another program.
 fn target_of(rule: &str) -> Option<&str> {
     let mut words = rule.split(' ').skip_while(|word| !matches!(*word, "-j" | "-g"));
     words.nth(1)
 }
 
-/// Reads the counters of all kinds from what `iptables-save -c -t TABLE` printed.
+/// Reads the counters of all kinds from the output of `iptables-save -c -t TABLE`.
 ///
 /// # Errors
 /// When the dump is cut off.
@@ -138,13 +138,13 @@ pub(super) fn parse_counts(dump: &str) -> Result<BTreeMap<Denial, Counts>, Parse
         let Some(kind) = chain.and_then(|chain| kinds.get(&chain)) else { continue };
         let counters = counters.split_once(':').and_then(|(packets, bytes)| read(packets, bytes));
         let counters = counters.ok_or_else(|| unknown("iptables-save", line))?;
-        // Only the first rule sees all packets.
+        // Only the first rule counts all packets.
         counts.entry(*kind).or_insert(counters);
     }
     Ok(counts)
 }
 
-/// Reads our chains and the counters of their rules from what `iptables-save -c -t TABLE` printed.
+/// Reads our chains and the counters of their rules from the output of `iptables-save -c -t TABLE`.
 ///
 /// # Errors
 /// When the dump is cut off, or has a rule without counters.
@@ -172,7 +172,7 @@ pub(in crate::dataplane) fn counted_rules(
     Ok(chains)
 }
 
-/// Where our hooks are, in what `iptables-save -c` printed.
+/// The positions of our hooks in the output of `iptables-save -c`.
 pub(in crate::dataplane) fn hooks_of(dump: &str) -> BTreeMap<Hook, HookPlaces> {
     let rules = dump.lines().filter_map(|line| {
         let (_, rule) = line.strip_prefix('[')?.split_once("] ")?;
@@ -181,10 +181,10 @@ pub(in crate::dataplane) fn hooks_of(dump: &str) -> BTreeMap<Hook, HookPlaces> {
     parse_hooks(&rules.collect::<String>())
 }
 
-/// Reads the counters of the one rule that `iptables -nvxL CHAIN 1` printed.
+/// Reads the counters of the rule in the output of `iptables -nvxL CHAIN 1`.
 ///
 /// # Errors
-/// When there is no such rule.
+/// When the output has no rule.
 pub(super) fn parse_count(rule: &str) -> Result<Counts, ParseError> {
     let mut words = rule.split_whitespace();
     let counters = words.next().zip(words.next()).and_then(|(packets, bytes)| read(packets, bytes));

@@ -1,16 +1,16 @@
-//! A restore tool that stays: one process takes script after script.
+//! A restore tool that keeps running: one process executes script after script.
 //!
 //! Ending an `iptables-nft-restore` that removed rules takes 15 ms and more: when its socket
 //! closes, the kernel waits until no packet can be in the old rules any more. The new ones are
-//! enforced after less than 1 ms. So the tool is not ended, and what tells that a script is done is
-//! that the tool asks for more input:
+//! enforced after less than 1 ms. So the tool is not ended. A script is known to be applied when
+//! the tool reads more input:
 //!
 //! ```text
 //! script … COMMIT | comments, more than pipe and tool together can hold
 //!                 ▲ done when the last of them fits into the pipe
 //! ```
 //!
-//! A script that is cut off, for one because the agent was killed, has no COMMIT: the tool then
+//! A script that is cut off, for example because the agent was killed, has no COMMIT: the tool then
 //! changes nothing.
 
 use std::fs::File;
@@ -25,13 +25,15 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::dataplane::backend::error::Error;
 
-/// After so many scripts a new process takes over, lest what a tool leaks adds up.
+/// A new process is started after so many scripts, so that memory that a tool leaks does not add
+/// up.
 const SCRIPTS_MAX: u32 = 10_000;
 
-/// What the pipe is asked to hold: little, for the filler has to fill it. The kernel gives a page.
+/// The requested size of the pipe in bytes: small, since the comments have to fill it. The kernel
+/// makes it one page.
 const PIPE_BYTES: i32 = 4096;
 
-/// A line that no restore tool does anything about.
+/// A comment line, which restore tools ignore.
 const COMMENT_BYTES: usize = 1024;
 
 /// One running tool.
@@ -39,7 +41,7 @@ const COMMENT_BYTES: usize = 1024;
 pub(super) struct Restore {
     command: String,
     child: Child,
-    /// None once its end was closed.
+    /// The end of the pipe that scripts are written to; `None` once it is closed.
     input: Option<PipeWriter>,
     errors: File,
     filler: String,
@@ -50,7 +52,7 @@ impl Restore {
     /// Starts `program`.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When the program cannot be started.
     pub(super) fn start(program: &str, arguments: &[&str]) -> Result<Self, Error> {
         let command = [&[program], arguments].concat().join(" ");
         Self::spawn(program, arguments, command.clone())
@@ -65,7 +67,7 @@ impl Restore {
         // A tool reads a pipe by the page as well.
         let comments = 2 * held / COMMENT_BYTES + 2;
         let filler = format!("#{:width$}\n", "", width = COMMENT_BYTES - 2).repeat(comments);
-        // A file takes any number of warnings without anybody reading along.
+        // A file takes any number of warnings without a reader.
         let errors = File::from(memfd_create("portcullis", MFdFlags::MFD_CLOEXEC)?);
         let child = Command::new(program)
             .args(arguments)
@@ -78,22 +80,23 @@ impl Restore {
         Ok(Self { command, child, input, errors, filler, scripts_left: SCRIPTS_MAX })
     }
 
-    /// Its process id.
+    /// The process id of the tool.
     pub(super) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Itself, unless it should be replaced by a new one: it has ended meanwhile, or is worn out.
+    /// The tool itself; `None` if it has ended, or has executed so many scripts that a new one is
+    /// needed.
     pub(super) fn usable(mut self) -> Option<Self> {
         let is_running = matches!(self.child.try_wait(), Ok(None));
         (is_running && self.scripts_left > 0).then_some(self)
     }
 
-    /// Does `script`, which ends with COMMIT; it is applied when this returns.
+    /// Executes `script`, which ends with COMMIT; it is applied when this returns.
     ///
     /// # Errors
-    /// When the tool refuses it, or is not done within `limit`. It has ended then, and is of no
-    /// more use.
+    /// When the tool refuses the script, or is not done within `limit`. The tool has ended then,
+    /// and cannot be used again.
     pub(super) fn run(&mut self, script: &str, limit: Duration) -> Result<(), Error> {
         self.scripts_left = self.scripts_left.saturating_sub(1);
         let text = [script, &self.filler].concat();
@@ -108,7 +111,7 @@ impl Restore {
         }
     }
 
-    /// Writes all of `bytes`; gives false when that takes longer than `limit`.
+    /// Writes all of `bytes`. Returns false when that takes longer than `limit`.
     fn feed(&mut self, mut bytes: &[u8], limit: Duration) -> io::Result<bool> {
         let Some(input) = &mut self.input else { return Err(ErrorKind::BrokenPipe.into()) };
         let end = Instant::now() + limit;
@@ -133,20 +136,20 @@ impl Restore {
         Ok(true)
     }
 
-    /// Why the tool does not read on.
+    /// Why the tool does not read any more.
     fn ended(&mut self, source: io::Error) -> Error {
         let command = self.command.clone();
         self.input = None;
         let Ok(status) = self.child.wait() else { return Error::Start { command, source } };
         let mut stderr = String::new();
-        // Without its words there is still its status.
+        // If its output cannot be read, the error still has its status.
         let _ = self.errors.rewind().and_then(|()| self.errors.read_to_string(&mut stderr));
         Error::Failed { command, status, stderr: stderr.trim_end().to_owned() }
     }
 }
 
 impl Drop for Restore {
-    /// At the end of its input the tool ends by itself; it is idle, or was killed.
+    /// The tool ends at the end of its input, since it is idle or was killed.
     fn drop(&mut self) {
         self.input = None;
         let _ = self.child.wait();
@@ -159,7 +162,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    /// A tool that takes lines as restore tools do; `on_commit` is what COMMIT does.
+    /// A tool that reads lines as restore tools do; `on_commit` is what it does at COMMIT.
     fn tool(on_commit: &str) -> Restore {
         let script = format!(
             "while read -r line; do case $line in COMMIT) {on_commit};; esac; done; exit 0"
@@ -179,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_that_refuses_is_told_with_its_words() {
+    fn the_error_of_a_tool_that_refuses_has_its_output() {
         let mut tool = tool("echo no such chain >&2; exit 3");
         let error = tool.run("COMMIT\n", LIMIT).unwrap_err().to_string();
         assert!(error.contains("no such chain") && error.contains('3'), "{error}");

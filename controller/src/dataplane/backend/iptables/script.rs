@@ -17,10 +17,11 @@ use crate::dataplane::set::Element;
 /// Above this many changes of members, one `ipset restore` is quicker than netlink one by one.
 const NETLINK_MEMBERS_MAX: usize = 128;
 
-/// The smallest number of hash buckets that the kernel takes; it grows by itself.
+/// The smallest number of hash buckets that the kernel accepts; the kernel adds more as a set
+/// grows.
 const HASHSIZE_MIN: usize = 64;
 
-/// One thing to do.
+/// One step of the execution of a plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     /// Scripts for `ipset -exist restore`, each for one set. A script that was run in part, or
@@ -30,25 +31,25 @@ pub enum Step {
     Members {
         /// The set.
         set: SetName,
-        /// Whether they join or leave.
+        /// Whether the members join or leave.
         change: Joins,
-        /// Which ones.
+        /// The members.
         addresses: Vec<IpAddr>,
     },
     /// A script for `iptables-restore --noflush`.
     Table(Family, String),
-    /// Sets to destroy. Those that are in use stay until a later apply.
+    /// Sets to destroy. Sets that are in use are destroyed by a later apply.
     Destroy(Vec<SetName>),
-    /// A set that goes because what follows needs its name.
+    /// A set to destroy because a later step needs its name.
     Clear(SetName),
 }
 
-/// Which way members go.
+/// Whether members join or leave a set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Joins {
-    /// Into the set.
+    /// They join the set.
     Add,
-    /// Out of the set.
+    /// They leave the set.
     Remove,
 }
 
@@ -133,7 +134,7 @@ fn create(set: &NewSet) -> (SetName, String) {
         family_name(*family),
     );
     if !is_new {
-        // If the script is run again, this is what the other set had.
+        // If the script is run again, the temporary name has the elements of the replaced set.
         let _ = writeln!(script, "flush {built}");
     }
     for element in elements {
@@ -150,7 +151,7 @@ fn line(script: &mut String, change: Joins, name: SetName, element: &Element) {
     let _ = writeln!(script, "{} {name} {}", change.command(), sets::element(element));
 }
 
-/// Few addresses over netlink, everything else as scripts, and `then` behind them.
+/// Few addresses over netlink, everything else as scripts, and then the steps of `then`.
 fn members(
     steps: &mut Vec<Step>,
     changes: &BTreeMap<SetName, BTreeSet<Element>>,
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_hook_goes_in_the_transaction_that_brings_the_new_one() {
+    fn an_old_hook_is_removed_in_the_transaction_that_inserts_the_new_one() {
         let hooks = BTreeMap::from([(Hook::Forward, HookChange { remove: 2, insert: true })]);
         let delete = BTreeSet::from([ChainName::short("Told")]);
         let change = TableChange { delete, hooks, ..TableChange::default() };

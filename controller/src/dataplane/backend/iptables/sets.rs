@@ -68,8 +68,7 @@ fn parse_address_port(text: &str) -> Option<Element> {
     Some(Element::AddressPort(address.parse().ok()?, protocol, port.parse().ok()?))
 }
 
-/// The protocol that ipset or iptables printed: by name where /etc/protocols lists it, else by
-/// number.
+/// The protocol that ipset or iptables printed: by name if /etc/protocols lists it, else by number.
 pub(super) fn parse_protocol(text: &str) -> Option<Protocol> {
     match text {
         "tcp" | "6" => Some(Protocol::Tcp),
@@ -79,15 +78,15 @@ pub(super) fn parse_protocol(text: &str) -> Option<Protocol> {
     }
 }
 
-/// The names of our sets in what `ipset list -name` printed.
+/// The names of our sets in the output of `ipset list -name`.
 pub(super) fn own_names(listed: &str) -> BTreeSet<SetName> {
     listed.lines().filter_map(SetName::parse).collect()
 }
 
-/// Reads the sets with these names from what `ipset save` printed for each.
+/// Reads the sets with these names from the outputs of `ipset save` for each.
 ///
 /// # Errors
-/// When one of them is missing, or a line is neither `create` nor `add`.
+/// When a set is missing, or a line is neither `create` nor `add`.
 pub(super) fn parse_sets(
     save: &str,
     names: &BTreeSet<SetName>,
@@ -138,7 +137,7 @@ fn parse_header(rest: &str) -> AppliedSet {
             "hashsize" | "bucketsize" | "initval" => {
                 words.next();
             }
-            // Timeouts, counters, netmasks and the like: not a set of our making.
+            // Timeouts, counters, netmasks and the like: we do not create such sets.
             _ => plain = false,
         }
     }

@@ -1,7 +1,7 @@
 //! Rules in the order and spelling of `iptables-save`. Pure.
 //!
-//! A rule has one spelling only, for read-back compares it as text. It is the same for
-//! iptables-legacy and iptables-nft (a kernel test holds that for every shape of rule).
+//! A rule has one spelling only, since read-back compares texts. The spelling is the same for
+//! iptables-legacy and iptables-nft (a kernel test checks that for every shape of rule).
 
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
@@ -143,8 +143,8 @@ fn protocol_name(protocol: Protocol) -> &'static str {
 
 /// A saved rule in our spelling: addresses as Rust writes them, protocols by name.
 ///
-/// C libraries and iptables versions differ in how they print `::1.2.3.4` or protocol 58; a
-/// rule must not look changed for that.
+/// C libraries and iptables versions differ in how they print `::1.2.3.4` or protocol 58. Such a
+/// rule must not count as changed.
 pub(super) fn normalise(rule: &str) -> String {
     let mut before = "";
     let words = rule.split(' ').map(|word| {

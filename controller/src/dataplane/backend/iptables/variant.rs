@@ -15,7 +15,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// Both.
+    /// Both implementations.
     pub const BOTH: [Self; 2] = [Self::Legacy, Self::Nft];
 
     /// The name of the command for `family`, such as `ip6tables-nft`.
@@ -29,10 +29,10 @@ impl Variant {
         }
     }
 
-    /// Which one a command is that printed `version` for `--version`.
+    /// The implementation of a command that printed `version` for `--version`.
     #[must_use]
     pub fn of_version(version: &str) -> Self {
-        // Before 1.8 there was legacy only, and it did not say so.
+        // Before 1.8 there was legacy only, and `--version` did not name it.
         if version.contains("nf_tables") { Self::Nft } else { Self::Legacy }
     }
 }
@@ -54,7 +54,7 @@ impl Place {
     }
 }
 
-/// What was found of a variant on the node.
+/// The chains and rules of a variant on the node.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Evidence {
     /// Chains of Kubernetes' own, such as `KUBE-IPTABLES-HINT`.
@@ -64,7 +64,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Counts in what `iptables-save` printed for all tables.
+    /// Counts chains and rules in the output of `iptables-save` for all tables.
     #[must_use]
     pub fn count(dump: &str) -> Self {
         let mut evidence = Self::default();
@@ -79,9 +79,10 @@ impl Evidence {
     }
 }
 
-/// The variant to use: where Kubernetes is, else where more rules are, else `default`.
+/// The variant to use: the one with Kubernetes' chains, else the one with more rules, else
+/// `default`.
 ///
-/// A variant that is not installed has no evidence. None when neither is installed.
+/// The evidence of a variant that is not installed is `None`, and so is the result if neither is.
 #[must_use]
 pub fn choose(
     legacy: Option<Evidence>,

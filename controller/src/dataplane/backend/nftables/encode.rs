@@ -1,7 +1,7 @@
 //! The rules of a chain as nftables holds them. Pure.
 //!
-//! Rules that each send one address or one interface elsewhere become one rule with a map: a packet
-//! meets one look-up, however many there are.
+//! Rules that each send one address or one interface to another chain become one rule with a map: a
+//! packet meets one look-up, however many rules there are.
 //!
 //! ```text
 //! -s 10.0.0.2/32 -g P1
@@ -9,8 +9,8 @@
 //! …
 //! ```
 //!
-//! A rule in the kernel has its hash as comment. Read back, a rule with this comment is this rule:
-//! nobody can change a rule in place, only put another one there.
+//! A rule in the kernel has its hash as comment. A rule that is read back with this comment is this
+//! rule: no program can change a rule in place, only replace it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ use crate::dataplane::attachment::InterfaceName;
 use crate::dataplane::name::ChainName;
 use crate::dataplane::rule::{FIRST_CLIENT_PORT, Is, IsInterface, Match, Rule, Side, Verdict};
 
-/// So many rules that could be a map are one.
+/// The fewest rules that become a map.
 const MAP_MIN: usize = 3;
 
 /// `NF_CT_STATE_BIT` of packets without a connection, and of those that are not tracked.
@@ -42,23 +42,23 @@ const SCTP_INIT: u8 = 1;
 const ICMPV6: u8 = 58;
 const INTERFACE_BYTES: usize = 16;
 
-/// Some rules of a chain, one after another, and what the kernel has for them.
+/// Consecutive rules of a chain, and the rules of the kernel for them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Line<'a> {
     /// The rules.
     pub rules: &'a [Rule],
-    /// What the kernel has: mostly one rule.
+    /// The rules of the kernel: mostly one.
     pub kernel: Vec<KernelRule>,
 }
 
 /// A rule of the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct KernelRule {
-    /// What it matches, and its verdict.
+    /// The matches and the verdict.
     pub expressions: Expressions,
     /// The sets that no other rule uses.
     pub own_sets: Vec<OwnSet>,
-    /// What it is recognised by.
+    /// The comment that it is recognised by.
     pub comment: String,
 }
 
@@ -102,7 +102,7 @@ fn rate_set(number: u32) -> String {
     format!("rate-{number}")
 }
 
-/// What is looked up in a map: something that a packet has one of.
+/// The key of a map: a property of which a packet has one value.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Key {
     Address(Side, IpNet),
@@ -139,7 +139,7 @@ fn is_host(network: IpNet) -> bool {
     network.prefix_len() == network.max_prefix_len()
 }
 
-/// How many of the first rules one map can stand for.
+/// How many of the first rules can become one map.
 fn mappable(rules: &[Rule]) -> usize {
     let Some((first, _)) = rules.first().and_then(Key::of) else { return 0 };
     let mut keys = BTreeSet::new();
@@ -190,7 +190,7 @@ fn single(family: Family, name: ChainName, rule: &Rule) -> Vec<KernelRule> {
         KernelRule::new(encoder.expressions, encoder.own_sets)
     };
     match &rule.verdict {
-        // It is only ever removed.
+        // A rule that is not ours is only removed.
         Verdict::Unknown(_) => Vec::new(),
         // A packet without a connection has no status that could be compared.
         _ if rule.matches.contains(&Match::NotTranslated) => vec![encode(false), encode(true)],
@@ -199,7 +199,7 @@ fn single(family: Family, name: ChainName, rule: &Rule) -> Vec<KernelRule> {
 }
 
 impl KernelRule {
-    /// The rule that sends frames with packets of `family` to `chain`, and gets them back.
+    /// The rule that sends frames with packets of `family` to `chain`, from which they return.
     pub(super) fn jump_of_protocol(family: Family, chain: ChainName) -> Self {
         let mut expressions = Expressions::default();
         expressions.load(Field::PROTOCOL);
@@ -268,7 +268,7 @@ impl Encoder {
                 to.load(Field::HOP_LIMIT);
                 to.compare(Holds::Equal, &[*limit]);
             }
-            // Those that a bridge sends on have been judged in its own chains.
+            // Packets from one port of a bridge to another are judged in the bridge's own chains.
             Match::NotBridged | Match::Comment(_) => {}
             Match::RelatedOrEstablished => self.state(ESTABLISHED | RELATED),
             Match::NotRelated => {
@@ -302,7 +302,7 @@ impl Encoder {
         }
     }
 
-    /// Goes on for packets of which connection tracking knows no connection.
+    /// Continues for packets without a tracked connection.
     fn has_no_connection(&mut self) {
         self.state(NO_CONNECTION);
     }
@@ -362,7 +362,7 @@ impl Encoder {
 
     fn verdict(&mut self, verdict: &Verdict, chain: ChainName) {
         match verdict {
-            // What the chain of a kind of denial counts goes on when its rules are others.
+            // The counter of a kind of denial is kept when the rules of its chain change.
             Verdict::Continue => self.expressions.count(&chain.to_string()),
             Verdict::RejectTcp => self.expressions.reject_tcp(),
             Verdict::Reject(family) => self.expressions.reject(*family),
@@ -378,7 +378,7 @@ impl Encoder {
     }
 }
 
-/// The verdict as one that a map can give; none for what is not a verdict of nftables.
+/// The verdict as a value of a map; `None` for what is not a verdict of nftables.
 fn outcome(verdict: &Verdict) -> Option<Outcome> {
     Some(match verdict {
         Verdict::Return => Outcome::Return,

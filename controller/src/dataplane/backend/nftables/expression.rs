@@ -1,4 +1,4 @@
-//! The expressions that nftables runs for a rule: each loads, compares or does one thing. Pure.
+//! The expressions that nftables runs for a rule: each loads, compares or acts. Pure.
 //!
 //! Numbers are those of `linux/netfilter/nf_tables.h`, and the order of expressions is the one in which
 //! `nft` writes them, so that `nft list` prints rules as a person would write them.
@@ -16,7 +16,7 @@ const REGISTER_WORDS: u32 = 8;
 /// The register whose content is a verdict.
 const REGISTER_VERDICT: u32 = 0;
 
-/// Whether a comparison or a look-up is for what is equal, or for all else.
+/// Whether a comparison or a look-up matches equal values, or all others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Holds {
     Equal,
@@ -33,7 +33,7 @@ impl Holds {
     }
 }
 
-/// Something of a packet that can be loaded.
+/// A field of a packet that can be loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Field {
     /// Bytes of the network header.
@@ -88,7 +88,7 @@ impl Field {
         }
     }
 
-    /// How many registers of four bytes it takes.
+    /// How many registers of four bytes the field takes.
     fn words(self) -> u32 {
         match self {
             Self::Network { length, .. } | Self::Transport { length, .. } => length.div_ceil(4),
@@ -106,12 +106,12 @@ pub(super) fn address_bytes(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A set that a rule looks something up in.
+/// A set that a rule looks up a key in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum SetReference {
     /// A set with a name.
     Named(String),
-    /// The set of the rule's own with this place among these.
+    /// The rule's own set with this index.
     Own(usize),
 }
 
@@ -154,7 +154,7 @@ pub(super) fn value(bytes: &[u8]) -> Attributes {
 pub(super) struct Expressions {
     /// All of them.
     pub list: Attributes,
-    /// Where the number of a set of the rule's own has to be put in, and which set it is.
+    /// The offsets where the number of one of the rule's own sets has to be written, and which set.
     pub own_sets: Vec<(usize, usize)>,
 }
 
@@ -197,19 +197,19 @@ impl Expressions {
         }
     }
 
-    /// Goes on if the register holds `bytes`, or holds something else.
+    /// Continues if the register equals `bytes`, or if it differs.
     pub(super) fn compare(&mut self, holds: Holds, bytes: &[u8]) {
         let data = Attributes::default().number(1, REGISTER).number(2, holds.number());
         self.add("cmp", data.nest(3, value(bytes)));
     }
 
-    /// Goes on if the register is between both, these included.
+    /// Continues if the register is between both values, these included.
     pub(super) fn within(&mut self, first: &[u8], last: &[u8]) {
         let data = Attributes::default().number(1, REGISTER).number(2, Holds::Equal.number());
         self.add("range", data.nest(3, value(first)).nest(4, value(last)));
     }
 
-    /// Leaves only these bits in the register.
+    /// Keeps only these bits of the register.
     pub(super) fn mask(&mut self, mask: &[u8]) {
         let length = u32::try_from(mask.len()).unwrap_or(0);
         let data = Attributes::default().number(1, REGISTER).number(2, REGISTER).number(3, length);
@@ -217,7 +217,7 @@ impl Expressions {
         self.add("bitwise", data.nest(4, value(mask)).nest(5, value(&zeros)));
     }
 
-    /// Goes on if the loaded key is in a set, or is not.
+    /// Continues if the loaded key is in a set, or if it is not.
     pub(super) fn look_up(&mut self, set: &SetReference, holds: Holds, fields: usize) {
         self.lookup(set, fields, |data| match holds {
             Holds::Equal => data,
@@ -225,7 +225,7 @@ impl Expressions {
         });
     }
 
-    /// Takes the verdict that a map has for the loaded key; goes on if it has none.
+    /// Applies the verdict that a map has for the loaded key; continues if the map has no such key.
     pub(super) fn verdict_of(&mut self, map: &SetReference) {
         self.lookup(map, 1, |data| data.number(3, REGISTER_VERDICT));
     }
@@ -245,23 +245,23 @@ impl Expressions {
             SetReference::Own(index) => {
                 let data = more(data.text(1, "__set%d").number(2, register)).number(4, 0);
                 self.add("lookup", data);
-                // The number is the last thing in it.
+                // The number is at the end of the expression.
                 self.own_sets.push((self.list.0.len() - 4, *index));
             }
         }
     }
 
-    /// Adds to a counter that has a name.
+    /// Counts the packet in a counter with a name.
     pub(super) fn count(&mut self, counter: &str) {
         self.add("objref", Attributes::default().number(1, 1).text(2, counter));
     }
 
-    /// Goes on while there are no more packets than this; `packets_per_second`, and so many at once.
+    /// Continues while the rate of packets is not above this limit, which allows a burst.
     pub(super) fn limit(&mut self, per_second: u32, burst: u32) {
         self.add("limit", limit(per_second, burst));
     }
 
-    /// As [`Self::limit`], for each key on its own: the set remembers them.
+    /// As [`Self::limit`], for each key on its own: the set has the rate of each.
     pub(super) fn limit_each(&mut self, set: &str, per_second: u32, burst: u32) {
         // NFT_DYNSET_OP_UPDATE, the key in the first register.
         let data = Attributes::default().text(1, set).number(3, 1).number(4, REGISTER);

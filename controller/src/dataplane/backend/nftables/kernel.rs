@@ -20,7 +20,7 @@ use crate::dataplane::rule::{Chains, Hook};
 /// Writes and reads our tables.
 #[derive(Default, Debug)]
 pub(in crate::dataplane) struct Kernel {
-    /// The socket that changes are made by: none before the first one, and after a failure.
+    /// The socket that changes are made by; `None` before the first change, and after a failure.
     connection: Option<Connection>,
 }
 
@@ -31,7 +31,7 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 fn list(request: &Message) -> Result<Vec<Vec<u8>>, Error> {
     let listed = Connection::open().and_then(|mut connection| connection.list(request));
     match listed {
-        // There is no such table.
+        // The table does not exist.
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(Vec::new()),
         listed => listed.map_err(failed("list nftables")),
     }
@@ -79,7 +79,7 @@ impl Kernel {
         Ok(applied)
     }
 
-    /// Where those of `hooks` are that are not as they should be.
+    /// The positions of those of `hooks` that are missing or wrong.
     pub(in crate::dataplane) fn displaced_hooks(
         family: Family,
         hooks: &[Hook],
@@ -97,7 +97,7 @@ impl Kernel {
         Ok(found)
     }
 
-    /// Puts hooks in their place.
+    /// Creates these hooks again.
     pub(in crate::dataplane) fn restore_hooks(
         &mut self,
         family: Family,
@@ -110,7 +110,7 @@ impl Kernel {
         }
     }
 
-    /// Whether a netlink port is the one that changes are made by.
+    /// Whether this backend makes changes by a netlink port.
     pub(in crate::dataplane) fn is_own(&self, port: u32) -> bool {
         self.connection.as_ref().is_some_and(|connection| connection.port() == port)
     }
@@ -131,7 +131,7 @@ impl Kernel {
         Ok(reading)
     }
 
-    /// Carries out `plan`: for each family all of it, or nothing.
+    /// Executes `plan`: for each family completely, or not at all.
     pub(in crate::dataplane) fn execute(&mut self, plan: &Plan) -> Executed {
         let mut done = Executed { stages: Executed::STAGES, ..Executed::default() };
         for family in Family::BOTH {
@@ -150,7 +150,7 @@ impl Kernel {
                     (about, *errno)
                 };
                 let refusals: BTreeMap<About, Errno> = refusals.iter().map(about).collect();
-                // What others still use stays. Everything else is done without that.
+                // Objects that other rules use are not deleted. The rest of the plan is executed.
                 let in_use = |(about, errno): (&About, &Errno)| {
                     *errno == Errno::EBUSY
                         && matches!(about, About::EndOfSet(_) | About::EndOfChain(_))
@@ -171,14 +171,14 @@ impl Kernel {
         done
     }
 
-    /// Removes our table of each family; gives how many chains went with them.
+    /// Removes our table of each family. Returns how many chains these tables had.
     pub(in crate::dataplane) fn remove_tables(&mut self) -> Result<usize, Error> {
         let mut removed = 0;
         for writer in Writer::all() {
             match Connection::open().and_then(|mut it| it.list(&writer.list_table())) {
                 Ok(tables) if !tables.iter().any(|table| read::is_of(writer, table)) => continue,
                 Ok(_) => {}
-                // Neither a table nor nftables is there.
+                // The kernel has no such table, or no nftables.
                 Err(error) if is_absent(&error) => continue,
                 Err(error) => return Err(failed("list nftables")(error)),
             }
@@ -199,7 +199,7 @@ impl Kernel {
         if transaction.messages.is_empty() {
             return Ok(Vec::new());
         }
-        // Taken out: one that failed is not used again, its answers may come late.
+        // Taken out, so that a socket that failed is not used again: its answers may come late.
         let running = self.connection.take().map_or_else(Connection::open, Ok);
         let mut connection = running.map_err(failed("open a netlink socket for nftables"))?;
         let refusals = connection.commit(&transaction.messages);
@@ -215,7 +215,7 @@ pub(super) fn refused(transaction: &Transaction, (index, errno): Refusal) -> Err
 }
 
 impl Executed {
-    /// Notes that a part was refused. A set that is refused keeps no rule from being made without it.
+    /// Records that a part was refused. After a refused set, rules are written without the set.
     fn refuse(&mut self, family: Family, about: About, errno: Errno) {
         match about {
             About::Set(set) => {

@@ -1,4 +1,4 @@
-//! Messages that make, change and remove objects of our tables. Pure.
+//! Messages that create, change and remove objects of our tables. Pure.
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use policy_engine::cidr::Family;
@@ -21,11 +21,11 @@ pub fn tables(family: Family) -> impl Iterator<Item = [&'static str; 2]> {
     [["bridge", own.of_bridge().table()], [ip, own.table()]].into_iter()
 }
 
-/// Packets are judged after `mangle` of others would be, and before `filter`. A drop is final, wherever
-/// it happens, so an accept of others does not let a packet past our rules.
+/// The priority of our chains: behind `mangle`, and before `filter` of other programs. A drop is
+/// final in any chain, so no accept of other programs lets a packet bypass our rules.
 const PRIORITY: i32 = -150;
 
-/// What the kernel remembers of an address that sends nothing, in milliseconds.
+/// How long the kernel keeps the rate of an address that sends nothing, in milliseconds.
 const RATE_TIMEOUT_MILLISECONDS: u64 = 60_000;
 
 /// The name by which the kernel finds a name for a set of one rule.
@@ -55,7 +55,7 @@ pub(super) mod kind {
     pub(in super::super) const LIST_OBJECTS: u8 = 19;
 }
 
-/// The name of a table that is never there when a transaction is over.
+/// The name of a table that does not exist after a transaction.
 const PROBE_TABLE: &str = "portcullis-probe";
 
 /// `NFPROTO_BRIDGE`.
@@ -65,7 +65,7 @@ const BRIDGE: u8 = 7;
 const BRIDGE_PRE_ROUTING: u32 = 0;
 const BRIDGE_FORWARD: u32 = 2;
 
-/// In front of what hands frames to the IP families.
+/// A priority before the kernel hands frames to the IP families.
 const BRIDGE_PRIORITY: i32 = -300;
 
 /// `NFPROTO_…`.
@@ -85,7 +85,7 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// The one for packets.
+    /// The base chain for packets.
     pub(super) fn of(hook: Hook) -> Self {
         match hook {
             // `NF_INET_FORWARD` and `NF_INET_LOCAL_IN`.
@@ -94,7 +94,7 @@ impl Base {
         }
     }
 
-    /// The one for frames from which packets go to the chain of a direction.
+    /// The base chain for frames, which sends them to the chain of a direction.
     pub(super) fn of_bridge(direction: Direction) -> Self {
         let priority = BRIDGE_PRIORITY;
         match direction {
@@ -107,31 +107,31 @@ impl Base {
 /// Makes messages for our table of one family.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Writer {
-    /// Of the packets.
+    /// The family of the packets.
     pub family: Family,
-    /// Whether it is the table for frames of bridges.
+    /// Whether the table is for frames of bridges.
     is_bridge: bool,
-    /// Whether it is a table that a probe makes and removes.
+    /// Whether the table is one that a probe creates and removes.
     is_probe: bool,
 }
 
 impl Writer {
-    /// For the table that holds our rules.
+    /// A writer for the table of our rules.
     pub(super) fn of(family: Family) -> Self {
         Self { family, is_bridge: false, is_probe: false }
     }
 
-    /// For a table that a probe makes and removes.
+    /// A writer for a table that a probe creates and removes.
     pub(super) fn of_probe(family: Family) -> Self {
         Self { is_probe: true, ..Self::of(family) }
     }
 
-    /// For the table of frames of bridges beside it.
+    /// A writer for the table of frames of bridges beside this one.
     pub(super) fn of_bridge(self) -> Self {
         Self { is_bridge: true, ..self }
     }
 
-    /// For the table that a chain is in.
+    /// A writer for the table of a chain.
     pub(super) fn of_chain(self, chain: ChainName) -> Self {
         if name::is_of_bridge(chain) { self.of_bridge() } else { self }
     }
@@ -164,7 +164,7 @@ impl Writer {
         Message { kind, flags, family: self.protocol(), attributes: attributes.0 }
     }
 
-    /// What most messages begin with.
+    /// The beginning of most messages: the name of the table.
     fn of_table(self) -> Attributes {
         Attributes::default().text(1, self.table())
     }
@@ -173,7 +173,7 @@ impl Writer {
         self.message(kind::NEW_TABLE, NLM_F_CREATE, self.of_table().number(2, 0))
     }
 
-    /// The table, if it is there.
+    /// Requests the table, if it exists.
     pub(super) fn list_table(self) -> Message {
         self.message(kind::LIST_TABLES, 0, self.of_table())
     }
@@ -190,7 +190,7 @@ impl Writer {
         let place = Attributes::default().number(1, base.hook);
         let place = place.bytes(2, &base.priority.to_be_bytes());
         let chain = self.of_table().text(3, base.name).nest(4, place);
-        // The verdict for packets that pass it is to go on.
+        // The policy of the chain: packets that pass it are accepted.
         self.message(kind::NEW_CHAIN, NLM_F_CREATE, chain.number(5, 1).text(7, "filter"))
     }
 
@@ -203,8 +203,8 @@ impl Writer {
         self.message(kind::DELETE_RULES, 0, self.of_table().text(2, name))
     }
 
-    /// A rule behind those of a chain, or in front of them, and the sets of its own. These take their
-    /// numbers from `next`, which no two sets of a transaction share.
+    /// Appends or prepends a rule to a chain, and creates its own sets. Their numbers come from
+    /// `next`, and are unique in a transaction.
     pub(super) fn new_rule(
         self,
         chain: &str,
@@ -244,7 +244,7 @@ impl Writer {
         self.message(kind::NEW_SET, NLM_F_CREATE, header.number(10, id))
     }
 
-    /// A set that remembers the rates of addresses.
+    /// Creates a set with the rates of addresses.
     pub(super) fn new_rate_set(self, name: &str, addresses_max: u32, id: u32) -> Message {
         let key = KeyType::Address(self.family);
         let header = sets::header(self.of_table().text(2, name), key, EVAL | TIMEOUT);

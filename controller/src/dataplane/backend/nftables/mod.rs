@@ -6,8 +6,8 @@
 //! netlink ─ read ─► Applied
 //! ```
 //!
-//! A chain, set or rule of the plan is one of nftables with the same name. So what is desired, its
-//! difference and its report are those of every backend.
+//! A chain, set or rule of the plan is one of nftables with the same name. So the desired state,
+//! the difference and the report are the same values as for every backend.
 
 mod encode;
 mod expression;

@@ -1,4 +1,4 @@
-//! Finds out whether a kernel takes our rules: by transactions that leave nothing.
+//! Probes whether a kernel accepts our rules, by transactions that change nothing in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ const CHAIN: ChainName = ChainName::short("PROBE");
 /// An interface that every node has.
 const LOOPBACK: IsInterface = IsInterface::Named(InterfaceName::LOOPBACK);
 
-/// Whether the kernel takes the rules that every node needs, or why not.
+/// Whether the kernel accepts the rules that every node needs, or why not.
 pub(in crate::dataplane) fn probe(family: Family) -> Result<(), String> {
     let digit = match family {
         Family::V4 => '4',
@@ -82,13 +82,13 @@ pub(in crate::dataplane) fn lacking(family: Family) -> Vec<(Feature, String)> {
     Feature::ALL.into_iter().filter_map(try_out).collect()
 }
 
-/// Whether the kernel takes the rules that log denials.
+/// Whether the kernel accepts the rules that log denials.
 pub(in crate::dataplane) fn try_log(
     family: Family,
     group: LogGroup,
     deny: DenyAction,
 ) -> Result<(), String> {
-    // One kind stands for all: they differ in numbers only.
+    // One kind is enough: the kinds differ in numbers only.
     let Some(kind) = Denial::all().next() else { return Ok(()) };
     attempt(&writing(family, CHAIN, kind.rules(family, deny, Some(group))), family)
 }

@@ -1,4 +1,4 @@
-//! Reads what nftables holds of ours from the attributes that the kernel lists. Pure.
+//! Reads our chains, rules and sets of nftables from the attributes that the kernel lists. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,8 +16,8 @@ use crate::dataplane::netlink::attributes::{find, long, number, read, text};
 use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
 use crate::dataplane::set::Kind;
 
-/// Adds our chains in the table of `writer` to `table`. Rules that have the comment of a rule of `desired`
-/// are these.
+/// Adds our chains in the table of `writer` to `table`. A rule with the comment of a rule of
+/// `desired` is that rule.
 pub(super) fn chains(
     table: &mut Table,
     writer: Writer,
@@ -54,7 +54,8 @@ pub(super) fn chains(
     if writer.is_bridge() {
         for direction in Direction::BOTH {
             let (chain, base) = (name::bridge(direction), Base::of_bridge(direction));
-            // Without what sends frames to it, it is as if it were not there: it is written again.
+            // Without the rule that sends frames to it, the chain counts as missing, so that it is
+            // written again.
             if !is_in_place(base, &[bridge_hook_rule(family, chain)]) {
                 table.chains.remove(&chain);
             }
@@ -65,8 +66,8 @@ pub(super) fn chains(
         let is_right = is_in_place(Base::of(hook), &hook_rules(family, hook));
         let mut chains = chains.iter().filter(|chain| is_of(writer, chain));
         let found = chains.find_map(|chain| named(Base::of(hook), chain));
-        // A chain without the right rules is as if it were not there. One with this name at another hook is
-        // in the way of the right one.
+        // A base chain without the right rules counts as missing. A chain with this name at another
+        // hook has to be deleted before the right one is created.
         match found {
             _ if is_right => drop(table.hooks.insert(hook, HookPlaces::first())),
             Some(found) if found != (Base::of(hook).hook, Base::of(hook).priority) => {
@@ -87,7 +88,7 @@ fn named(base: Base, chain: &[u8]) -> Option<(u32, i32)> {
     Some(find(chain, 4).and_then(read).unwrap_or((u32::MAX, 0)))
 }
 
-/// What a rule in the kernel is recognised by.
+/// The comment by which a rule in the kernel is recognised.
 struct Comment<'a> {
     text: Option<&'a str>,
     handle: u64,
@@ -140,7 +141,8 @@ pub(super) fn is_of(writer: Writer, attributes: &[u8]) -> bool {
     find(attributes, 1).and_then(text) == Some(writer.table())
 }
 
-/// The name of a set of members, and its kind and family; none for a set that we would not make so.
+/// The name of a set of members, and its kind and family; `None` if we create no sets of this
+/// shape.
 pub(super) fn set(family: Family, set: &[u8]) -> Option<(SetName, Option<(Kind, Family)>)> {
     let name = find(set, 2).and_then(text).and_then(SetName::parse)?;
     if !is_of(Writer::of(family), set) {
@@ -164,7 +166,7 @@ pub(super) fn elements(message: &[u8]) -> impl Iterator<Item = &[u8]> {
     read(elements).map(|(_, element)| element)
 }
 
-/// What a counter of a kind of denial has counted.
+/// The value of the counter of a kind of denial.
 pub(super) fn counts(writer: Writer, counter: &[u8]) -> Option<(Denial, Counts)> {
     let kind = find(counter, 2).and_then(text).and_then(denial_of)?;
     let data = find(counter, 4)?;

@@ -40,7 +40,7 @@ const NAMES_OF_THE_HOST: [u8; 6] = {
 /// How many bytes of elements go into one message; an attribute has 64 KiB at most.
 const ELEMENTS_BYTES: usize = 48 * 1024;
 
-/// What the keys of a set are.
+/// The type of the keys of a set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum KeyType {
     Address(Family),
@@ -50,7 +50,7 @@ pub(super) enum KeyType {
 }
 
 impl KeyType {
-    /// The number by which `nft` knows the type, and its bytes. The kernel keeps the former only.
+    /// The number of the type in `nft`, and the bytes of a key. The kernel only stores the number.
     pub(super) fn number(self) -> (u32, u32) {
         let address = |family| match family {
             Family::V4 => (7, 4),
@@ -77,7 +77,7 @@ pub(super) fn shape(kind: Kind, family: Family) -> (KeyType, u32) {
     }
 }
 
-/// What makes a set: `NFTA_SET_…`, behind the table and the name.
+/// The attributes that create a set: `NFTA_SET_…`, behind the table and the name.
 pub(super) fn header(to: Attributes, key: KeyType, flags: u32) -> Attributes {
     let (kind, bytes) = key.number();
     let to = to.number(3, flags).number(4, kind).number(5, bytes);
@@ -115,7 +115,7 @@ impl OwnSet {
         Self { key: KeyType::Port, flags: ANONYMOUS | CONSTANT | INTERVAL, elements }
     }
 
-    /// Adds what makes the set to a hash.
+    /// Adds the definition and the elements of the set to a hash.
     pub(super) fn hash(&self, hasher: &mut ContentHasher) {
         hasher.number(self.elements.len());
         hasher.bytes(&self.flags.to_be_bytes());
@@ -162,7 +162,7 @@ fn parts(elements: impl Iterator<Item = Attributes>) -> Vec<Attributes> {
     parts
 }
 
-/// What the kernel holds for an element: its key, or the two ends of an interval.
+/// The kernel's form of an element: its key, or the two ends of an interval.
 fn keys(element: &Element) -> Vec<(Vec<u8>, u32)> {
     match element {
         Element::Address(address) => vec![(address_bytes(*address), 0)],

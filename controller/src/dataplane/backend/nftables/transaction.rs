@@ -1,7 +1,7 @@
-//! What of a plan is for one family, as one transaction. Pure.
+//! The changes of a plan for one family, as one transaction. Pure.
 //!
-//! The kernel makes all of it at once, so the order is only the one in which its parts can follow one
-//! another: sets and chains before the rules that name them, rules before these go.
+//! The kernel makes all changes at once. They are ordered only so that each is valid: sets and
+//! chains are created before the rules that name them, and deleted after these rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,18 +21,18 @@ use crate::dataplane::plan::{HookChange, NewSet, Plan, Swap, TableChange};
 use crate::dataplane::rule::{Chains, Hook, Rule, Verdict};
 use crate::dataplane::set::Element;
 
-/// What a message of a transaction is for.
+/// The purpose of a message of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum About {
     /// The whole table.
     Table,
     /// A set, and its elements.
     Set(SetName),
-    /// The end of a set.
+    /// The deletion of a set.
     EndOfSet(SetName),
     /// A chain, and its rules.
     Chain(ChainName),
-    /// The end of a chain.
+    /// The deletion of a chain.
     EndOfChain(ChainName),
     /// A chain that the kernel sends packets to.
     Hook(Hook),
@@ -51,20 +51,20 @@ impl fmt::Display for About {
     }
 }
 
-/// Messages, and what they are for.
+/// Messages with their purposes.
 #[derive(Default)]
 pub(super) struct Transaction {
     pub messages: Vec<Message>,
     pub about: Vec<About>,
-    /// The number of the next set that is made.
+    /// The number of the next set that is created.
     next_set: u32,
 }
 
-/// Sets and chains that others use: they cannot go.
+/// Sets and chains that other rules use: they cannot be deleted.
 pub(super) type Kept = BTreeSet<About>;
 
 impl Transaction {
-    /// What of `plan` is for `family`; empty if there is nothing.
+    /// The changes of `plan` for `family`; empty if there are none.
     pub(super) fn of(plan: &Plan, family: Family, kept: &Kept) -> Self {
         let mut transaction = Self { next_set: 1, ..Self::default() };
         let writer = Writer::of(family);
@@ -72,7 +72,7 @@ impl Transaction {
         if transaction.messages.len() > 1 { transaction } else { Self::default() }
     }
 
-    /// Makes `plan` in a table of another name, and removes it: whether the kernel can.
+    /// A test of whether the kernel accepts `plan`: in a table of another name, which it deletes.
     pub(super) fn of_probe(plan: &Plan, family: Family) -> Self {
         let mut transaction = Self { next_set: 1, ..Self::default() };
         let writer = Writer::of_probe(family);
@@ -116,7 +116,7 @@ impl Transaction {
         transaction.remove(writer, change, plan.destroy.iter().filter(is_of), kept);
     }
 
-    /// Puts hooks in their place.
+    /// Creates hooks again.
     pub(super) fn of_hooks(family: Family, hooks: &BTreeMap<Hook, HookPlaces>) -> Self {
         let mut transaction = Self { next_set: 1, ..Self::default() };
         for (hook, places) in hooks {
@@ -131,7 +131,8 @@ impl Transaction {
         self.about.resize(self.messages.len(), about);
     }
 
-    /// Makes the chains that get rules, and what these rules refer to beside sets of members.
+    /// Creates the chains that get rules, and the objects that these rules refer to beside sets of
+    /// members.
     fn make_chains(&mut self, writer: Writer, change: &TableChange) {
         let written = || change.write.iter().chain(&change.prepend);
         for (chain, rules) in written() {
@@ -217,7 +218,7 @@ impl Transaction {
         self.add(About::Chain(chain), messages);
     }
 
-    /// Makes the chain that the kernel sends frames to for `direction`.
+    /// Creates the chain that the kernel sends frames to for `direction`.
     fn bridge_hook(&mut self, writer: Writer, direction: Direction) {
         let (chain, base) = (name::bridge(direction), Base::of_bridge(direction));
         let writer = writer.of_bridge();
@@ -283,12 +284,12 @@ pub(super) fn hook_rules(family: Family, hook: Hook) -> Vec<KernelRule> {
     lines(family, hook.target(), &jump).into_iter().flat_map(|line| line.kernel).collect()
 }
 
-/// The rule of the chain that the kernel sends frames to: those of `family` go to `chain`.
+/// The rule of the chain that the kernel sends frames to: frames of `family` enter `chain`.
 pub(super) fn bridge_hook_rule(family: Family, chain: ChainName) -> KernelRule {
     KernelRule::jump_of_protocol(family, chain)
 }
 
-/// Whether `plan` is about chains for frames of bridges.
+/// Whether `plan` changes chains for frames of bridges.
 fn has_bridge_chains(plan: &Plan, family: Family) -> bool {
     let change = plan.tables.get(&family);
     let written = change.into_iter().flat_map(|it| it.write.keys().chain(it.prepend.keys()));

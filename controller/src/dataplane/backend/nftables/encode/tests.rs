@@ -15,7 +15,7 @@ fn to(address: &str, chain: &'static str) -> Rule {
     Rule::new([Match::Address(Side::Destination, network)], goto(chain))
 }
 
-/// How many rules each line of the kernel stands for.
+/// How many rules each rule of the kernel stands for.
 fn check(rules: &[Rule], expected: &[usize]) {
     let lines = lines(Family::V4, CHAIN, rules);
     assert_eq!(lines.iter().map(|line| line.rules.len()).collect::<Vec<_>>(), expected);
