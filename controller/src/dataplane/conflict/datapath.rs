@@ -1,4 +1,4 @@
-//! Ways on which packets of pods never reach iptables, or reach it with other addresses.
+//! Datapaths on which packets of pods do not reach iptables, or reach it with other addresses.
 
 use super::enforcer;
 use super::facts::{BridgeNetfilter, BridgeSwitch, Facts, Link};
@@ -12,8 +12,7 @@ const EBPF: [(&str, &[&str], &[&str]); 2] = [
     ("Calico", &["bpfin.cali", "bpfout.cali"], &["cali"]),
 ];
 
-/// Programs that watch packets and pass them on: of `NetObserv`, and of Retina, whose names the
-/// kernel has cut.
+/// Programs that only observe packets: of `NetObserv`, and of Retina, whose names the kernel cuts.
 const OBSERVERS: [&str; 4] =
     ["tc/tc_ingress_flow_parse", "tc/tc_egress_flow_parse", "endpoint_ingres", "endpoint_egress"];
 
@@ -41,7 +40,7 @@ fn ebpf(facts: &Facts, judgement: &mut Judgement) {
         let own = facts.links.iter().filter(|link| starts_with(&link.name, interfaces));
         let mut found: Vec<&str> = own.map(|link| link.name.as_str()).collect();
         if found.is_empty() {
-            // They come and go with pods, so that a message which names them changes often.
+            // Programs appear and disappear with pods: a message which names them changes often.
             let is_marked =
                 |link: &&Link| link.tc_programs.iter().any(|p| starts_with(p, programs));
             found = of_pods().filter(is_marked).map(|link| link.name.as_str()).collect();
@@ -120,7 +119,7 @@ fn bridges(facts: &Facts, judgement: &mut Judgement) {
     };
     for (switch, netfilter) in &facts.bridge_netfilter {
         let passes_none = |bridge: &&Link| {
-            // A bridge can hand packets to iptables by a switch of its own.
+            // A bridge can hand packets to iptables by a setting of its own.
             *netfilter == BridgeNetfilter::NotLoaded || !bridge.has_own(*switch)
         };
         let bridges = facts.links.iter().filter(|link| link.kind == "bridge");
@@ -140,7 +139,7 @@ fn bridge(
     let (packets, name) = (switch.packets(), switch.name());
     let (cause, what_to_do) = match netfilter {
         BridgeNetfilter::On => return,
-        // The other two say so.
+        // Reported for the settings of both families already.
         BridgeNetfilter::NotLoaded if switch == BridgeSwitch::FilterVlanTagged => return,
         BridgeNetfilter::TurnedOn => {
             let what = format!("net.bridge.{name} was 0 on a node with a bridge; it was set to 1");

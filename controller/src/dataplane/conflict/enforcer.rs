@@ -1,4 +1,4 @@
-//! Other programs that enforce NetworkPolicy, by what they leave in the kernel.
+//! Other programs that enforce NetworkPolicy, recognised by their objects in the kernel.
 
 use super::facts::Facts;
 use super::judgement::{Conflict, Judgement, list, starts_with};
@@ -8,13 +8,13 @@ use crate::dataplane::preflight::Severity;
 /// rules and its own.
 struct Enforcer {
     name: &'static str,
-    /// What the names of its iptables chains start with.
+    /// The beginnings of the names of its iptables chains.
     chains: &'static [&'static str],
     /// Its tables of nftables.
     tables: &'static [&'static str],
     /// Its BPF programs on the interfaces of pods.
     programs: &'static [&'static str],
-    /// How to stop it.
+    /// How to stop the program.
     stop: &'static str,
 }
 
@@ -65,7 +65,7 @@ const ENFORCERS: [Enforcer; 6] = [
     },
 ];
 
-/// The AWS agent's programs are known here, so that they are no unknown datapath.
+/// The AWS agent's programs are listed, so that they do not count as unknown datapath.
 pub(super) fn is_enforcers_program(program: &str) -> bool {
     ENFORCERS.iter().any(|enforcer| starts_with(program, enforcer.programs))
 }
@@ -83,12 +83,12 @@ pub(super) fn judge(facts: &Facts, judgement: &mut Judgement) {
             judgement.conflict(Conflict::SecondEnforcer, what, enforcer.stop);
             continue;
         }
-        let left = enforcer.leftover(facts);
-        if !left.is_empty() {
+        let inactive = enforcer.inactive(facts);
+        if !inactive.is_empty() {
             let what = format!(
                 "{} left {} behind: no packet gets there, so policies are enforced all the same",
                 enforcer.name,
-                list(&left)
+                list(&inactive)
             );
             judgement.note(Severity::Info, what, "");
         }
@@ -96,7 +96,7 @@ pub(super) fn judge(facts: &Facts, judgement: &mut Judgement) {
 }
 
 impl Enforcer {
-    /// What of it packets get to.
+    /// The objects of the program that packets pass.
     fn active(&self, facts: &Facts) -> Vec<String> {
         let chains = facts.filters.iter().filter_map(|filter| {
             let chain = filter.hooked.iter().find(|chain| starts_with(chain, self.chains))?;
@@ -114,8 +114,8 @@ impl Enforcer {
         chains.chain(tables).chain(programs).collect()
     }
 
-    /// What of it is there, and no packet gets there.
-    fn leftover(&self, facts: &Facts) -> Vec<String> {
+    /// The objects of the program that exist and that no packet passes.
+    fn inactive(&self, facts: &Facts) -> Vec<String> {
         let chains = facts.filters.iter().filter_map(|filter| {
             let is_own = |chain: &String| starts_with(chain, self.chains);
             filter.chains.iter().any(is_own).then(|| format!("chains in {}", filter.command))

@@ -1,11 +1,11 @@
-//! What was found on a node, as values. How it is found is in `apply/`.
+//! The facts about a node, as values. `survey` collects them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
 
-/// What was found on a node.
+/// The facts about a node.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Facts {
     /// The interfaces of the node's network namespace.
@@ -20,7 +20,7 @@ pub struct Facts {
     pub routes: Vec<PodRoute>,
     /// The type of the CNI plugin that attaches pods, where its configuration can be read.
     pub cni_plugin: Option<String>,
-    /// What could not be found out, and why.
+    /// The facts that could not be read, and why.
     pub failures: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ impl Facts {
     #[must_use]
     pub fn is_past_the_node(&self, route: &PodRoute) -> bool {
         let Some(link) = self.link(route.link) else { return false };
-        // Other kinds, and the loopback of a node that has the address itself, are left alone.
+        // Other kinds are ignored, and so is the loopback of a node that has the address.
         let is_uplink = match link.kind.as_str() {
             "" => link.name != "lo",
             "macvlan" | "macvtap" | "ipvlan" | "ipvtap" | "vlan" | "bond" | "team" => true,
@@ -46,28 +46,28 @@ impl Facts {
 /// An interface.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Link {
-    /// Its number.
+    /// The index of the interface.
     pub index: u32,
     /// Its name.
     pub name: String,
     /// Its kind, as `ip -d link` names it: `veth`, `bridge`; empty for hardware.
     pub kind: String,
-    /// The bridge or switch that it is a port of.
+    /// The bridge or switch of which it is a port.
     pub master: Option<u32>,
     /// Whether its other end, or its parent, is in another network namespace.
     pub leads_elsewhere: bool,
-    /// Whether it has addresses. Found out of the interfaces of IPVS only.
+    /// Whether it has addresses. Read for the interfaces of IPVS only.
     pub has_addresses: bool,
     /// Whether an XDP program is attached.
     pub xdp: bool,
     /// The names of the BPF programs that its tc filters run; empty for a program without a name.
     pub tc_programs: Vec<String>,
-    /// Of a bridge: the families whose packets pass iptables whatever the node's switch says.
+    /// For a bridge: the families whose packets pass iptables even if the node's setting is off.
     pub calls_iptables: Vec<Family>,
 }
 
 impl Link {
-    /// Whether it is a bridge that does what a switch is for whatever the switch says.
+    /// Whether it is a bridge with a setting of its own that replaces the node's setting `switch`.
     pub(super) fn has_own(&self, switch: BridgeSwitch) -> bool {
         matches!(switch, BridgeSwitch::Calls(family) if self.calls_iptables.contains(&family))
     }
@@ -86,19 +86,19 @@ pub struct FilterTable {
     pub command: String,
     /// All chains; those that are built in may be missing.
     pub chains: BTreeSet<String>,
-    /// Those that a rule of FORWARD leads to.
+    /// The chains that a rule of FORWARD leads to.
     pub hooked: BTreeSet<String>,
 }
 
 impl FilterTable {
-    /// Reads what `iptables-save -t filter` or `iptables -S FORWARD` printed. Lines of another form
-    /// are of no interest.
+    /// Reads the output of `iptables-save -t filter` or `iptables -S FORWARD`. Lines of another
+    /// form are ignored.
     #[must_use]
     pub fn parse(command: &str, save: &str) -> Self {
         let mut table = Self { command: command.to_owned(), ..Self::default() };
         for line in save.lines() {
             if let Some(declared) = line.strip_prefix(':') {
-                // A built-in chain has a policy, another one has `-`.
+                // A built-in chain has a policy, and a user-defined chain has `-`.
                 let mut words = declared.split(' ');
                 if let (Some(chain), Some("-")) = (words.next(), words.next()) {
                     table.chains.insert(chain.to_owned());
@@ -111,7 +111,7 @@ impl FilterTable {
     }
 }
 
-/// The chain or target of a rule. The last one that it names: comments are printed in front of it.
+/// The chain or target of a rule: the last one in the text, since a comment before it may have one.
 fn target(rule: &str) -> Option<&str> {
     let words: Vec<&str> = rule.split(' ').collect();
     let at = words.iter().rposition(|word| matches!(*word, "-j" | "-g"))?;
@@ -121,11 +121,11 @@ fn target(rule: &str) -> Option<&str> {
 /// A table of nftables. Those of iptables-nft are among them.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct NftTable {
-    /// Whose packets it sees; `None` for both and for others.
+    /// The family of its packets; `None` for a table of both families or of another one.
     pub family: Option<Family>,
     /// Its name.
     pub name: String,
-    /// Whether a base chain of it sees packets.
+    /// Whether packets enter one of its base chains.
     pub hooked: bool,
     /// Its chains.
     pub chains: BTreeSet<String>,
@@ -134,15 +134,15 @@ pub struct NftTable {
 /// A setting in `net.bridge` that decides which packets on bridges pass iptables.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum BridgeSwitch {
-    /// Those of a family.
+    /// Packets of a family.
     Calls(Family),
-    /// Also those with a VLAN tag. A pod may send frames with VLAN id 0, which its peer takes for
-    /// untagged ones.
+    /// Packets with a VLAN tag. A pod may send frames with VLAN id 0, which its peer treats as
+    /// untagged.
     FilterVlanTagged,
 }
 
 impl BridgeSwitch {
-    /// All of them.
+    /// All settings.
     pub const ALL: [Self; 3] =
         [Self::Calls(Family::V4), Self::Calls(Family::V6), Self::FilterVlanTagged];
 
@@ -156,7 +156,7 @@ impl BridgeSwitch {
         }
     }
 
-    /// Which packets skip iptables while it is off.
+    /// The packets that bypass iptables while the setting is off.
     #[must_use]
     pub fn packets(self) -> &'static str {
         match self {
@@ -170,11 +170,11 @@ impl BridgeSwitch {
 /// Whether packets on a bridge pass iptables.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BridgeNetfilter {
-    /// They do.
+    /// They pass iptables.
     On,
-    /// They did not; they do now.
+    /// The setting was off, and was turned on.
     TurnedOn,
-    /// They do not, and this is why it could not be turned on.
+    /// The setting is off, and could not be turned on for this reason.
     Off(String),
     /// The module is not loaded.
     NotLoaded,
@@ -185,8 +185,8 @@ pub enum BridgeNetfilter {
 pub struct PodRoute {
     /// The address.
     pub address: IpAddr,
-    /// The interface that packets to it leave by.
+    /// The interface by which packets to the address leave.
     pub link: u32,
-    /// Whether they go to a router first.
+    /// Whether these packets go to a router first.
     pub has_gateway: bool,
 }

@@ -1,4 +1,4 @@
-//! What was detected on a node, and what that means.
+//! The conflicts that were detected on a node, and their consequences.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use policy_engine::words::few;
 
 use crate::dataplane::preflight::{Finding, Severity};
 
-/// Why a node does not enforce policies although our rules are in its kernel. The order is that of
-/// importance: where there are several, the first one is the reason in the node's report.
+/// Why a node does not enforce policies although our rules are in its kernel. The most important
+/// conflict is first: of several, the first one is the reason in the node's report.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Conflict {
-    /// Packets do not come to our rules: another program removed or moved the jump to them.
+    /// Packets do not reach our rules: another program removed or moved the jump to them.
     HookDisplaced,
     /// eBPF programs forward the packets of pods.
     EbpfDatapath,
@@ -29,7 +29,7 @@ pub enum Conflict {
 }
 
 impl Conflict {
-    /// All of them, the most important first.
+    /// All conflicts, the most important first.
     pub const ALL: [Self; 7] = [
         Self::HookDisplaced,
         Self::EbpfDatapath,
@@ -63,7 +63,7 @@ impl fmt::Display for Conflict {
 
 impl ValueEnum for Conflict {
     fn value_variants<'a>() -> &'a [Self] {
-        // A displaced hook is put back at once, and cannot be ignored.
+        // A displaced hook is repaired at once, and cannot be ignored.
         let [Self::HookDisplaced, ignorable @ ..] = &Self::ALL else { return &[] };
         ignorable
     }
@@ -76,7 +76,7 @@ impl ValueEnum for Conflict {
 /// A conflict that was detected on a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Detected {
-    /// Which one.
+    /// The kind of conflict.
     pub conflict: Conflict,
     /// What was found, and what to do about it.
     pub finding: Finding,
@@ -88,13 +88,13 @@ impl fmt::Display for Detected {
     }
 }
 
-/// What the facts mean.
+/// The result of judging the facts.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Judgement {
     /// The conflicts, the most important first.
     pub conflicts: Vec<Detected>,
-    /// What does not keep policies from being enforced: what other programs left behind, what could
-    /// not be examined.
+    /// Notes that do not affect enforcement: inactive objects of other programs, and facts that
+    /// could not be read.
     pub notes: Vec<Finding>,
 }
 

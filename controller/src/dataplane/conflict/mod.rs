@@ -1,15 +1,15 @@
-//! What else on a node makes the enforcement of policies void, or contests it. Pure: judges facts.
+//! Other software on a node that voids or contests the enforcement of policies. Pure: judges facts.
 //!
 //! ```text
 //! examine ─► Facts ─► judge ─► Judgement: conflicts and notes ─► status, preflight
 //! ```
 //!
-//! | file | what lives there |
+//! | file | content |
 //! |---|---|
-//! | [`facts`] | what was found on the node, as values |
-//! | `judgement` | the conflicts by name, and what came of judging |
-//! | `enforcer` | other programs that enforce NetworkPolicy, by what they leave in the kernel |
-//! | `datapath` | ways on which packets of pods never reach iptables |
+//! | [`facts`] | the facts about the node, as values |
+//! | `judgement` | the conflicts by name, and the result of judging |
+//! | `enforcer` | other programs that enforce NetworkPolicy, by their objects in the kernel |
+//! | `datapath` | datapaths on which packets of pods do not reach iptables |
 
 mod datapath;
 mod enforcer;

@@ -1,4 +1,5 @@
-//! Each conflict by what it leaves on a node, as recorded; and what looks like one and is none.
+//! Each conflict by the facts that were recorded on a node, and facts that only look like a
+//! conflict.
 
 use clap::ValueEnum as _;
 use policy_engine::cidr::Family;
@@ -40,7 +41,7 @@ fn table(name: &str, hooked: bool) -> NftTable {
     NftTable { name: name.to_owned(), hooked, ..NftTable::default() }
 }
 
-/// What is found on `facts`: the names of conflicts, and the severities of notes.
+/// The result of judging `facts`: the names of conflicts, and the severities of notes.
 fn check(what: &str, facts: &Facts, conflicts: &[Conflict], notes: &[Severity]) {
     let judgement = judge(facts);
     let found: Vec<Conflict> = judgement.conflicts.iter().map(|found| found.conflict).collect();
@@ -116,12 +117,13 @@ fn a_second_enforcer_is_known_by_the_chains_that_forward_leads_to() {
 }
 
 #[test]
-fn chains_that_nothing_leads_to_are_left_over_and_no_conflict() {
+fn chains_that_no_rule_leads_to_are_unreferenced_and_no_conflict() {
     for (name, lines) in ENFORCERS {
         let chains = lines.lines().filter(|line| line.starts_with(':'));
         let chains: String = chains.flat_map(|line| [line, "\n"]).collect();
         let mut facts = node();
-        // Hooked in INPUT only, and named in a comment only: no packet of a pod gets there.
+        // The chain is hooked in INPUT only, or named in a comment only: no packet of a pod enters
+        // it.
         let save = format!(
             "*filter\n:FORWARD ACCEPT [0:0]\n{chains}-A INPUT -j cali-INPUT\n\
              -A FORWARD -m comment --comment \"-j cali-FORWARD -j KUBE-ROUTER-FORWARD\" -j ACCEPT\n"
@@ -169,7 +171,7 @@ fn an_ebpf_datapath_is_known_by_its_interfaces_and_by_programs_on_those_of_pods(
         let mut facts = node();
         facts.links[3].tc_programs = vec![program.to_owned()];
         check(program, &facts, conflicts, notes);
-        // On another interface than a pod's it forwards no packet between pods.
+        // On an interface that is not a pod's, the program forwards no packet between pods.
         let mut facts = node();
         facts.links[1].tc_programs = vec![program.to_owned()];
         check(program, &facts, &[], &[]);
@@ -298,7 +300,7 @@ fn the_most_important_conflict_comes_first_and_names_read_back() {
     check("three at once", &facts, &expected, &[]);
     assert!(Conflict::ALL.is_sorted());
     for conflict in Conflict::ALL {
-        // What is put back at once is nothing to ignore.
+        // A hook that is repaired at once cannot be ignored.
         let ignorable = conflict != Conflict::HookDisplaced;
         assert_eq!(Conflict::from_str(conflict.name(), false).ok(), ignorable.then_some(conflict));
     }

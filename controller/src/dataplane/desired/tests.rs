@@ -55,7 +55,7 @@ fn world(shared: u32) -> Compiled {
     compiled
 }
 
-/// With the defaults of everything else.
+/// The input of the desired state, with defaults for everything else.
 fn wanted(compiled: &Compiled) -> Wanted<'_> {
     static ATTACHMENTS: LazyLock<Attachments> = LazyLock::new(Attachments::default);
     static OPTIONS: LazyLock<Options> = LazyLock::new(Options::default);
@@ -64,7 +64,7 @@ fn wanted(compiled: &Compiled) -> Wanted<'_> {
     Wanted { compiled, attachments, options, refusals }
 }
 
-/// Gives one pod another ruleset. Counts the chains that are rendered and compared because of it.
+/// Gives one pod another ruleset. Returns how many chains are rendered and compared.
 fn one_change(shared: u32) -> (usize, usize) {
     let mut compiled = world(shared);
     let mut desired = Desired::new(wanted(&compiled), &Family::BOTH);

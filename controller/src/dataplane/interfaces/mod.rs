@@ -1,10 +1,10 @@
-//! What the kernel knows of the ways to pods: interfaces, host routes, and the addresses at the
-//! other ends of pairs of interfaces. Facts only: `node/attach` judges them.
+//! The kernel's facts about how pods are reached: interfaces, host routes, and the addresses of the
+//! peers of interfaces. `node/attach` judges them.
 //!
 //! ```text
 //! read: GETLINK ─► interfaces and their peers ─► GETADDR in the peer's namespace ─┐
 //!       GETROUTE ─► host routes, uplinks ─────────────────────────────────────────┴─► Snapshot
-//! watch: a change of a link or route ─► wakes the thread that reads
+//! watch: a change of a link or route ─► wakes the reading thread
 //! ```
 
 mod read;
@@ -16,7 +16,7 @@ use std::net::IpAddr;
 pub use self::read::{Reader, Refresh};
 pub use self::watch::{Changes, Watch};
 
-/// What an interface is, as far as it matters for finding pods.
+/// The kind of an interface, as far as it matters for finding pods.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum InterfaceKind {
     /// One end of a pair: veth or netkit.
@@ -30,12 +30,12 @@ pub enum InterfaceKind {
     Other,
 }
 
-/// The other end of a pair, in another network namespace.
+/// The peer of an interface, in another network namespace.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Peer {
-    /// The id of that namespace, as this namespace counts.
+    /// The id of that namespace in this namespace.
     pub namespace: i32,
-    /// The index of the interface there.
+    /// The index of the peer there.
     pub index: u32,
 }
 
@@ -44,17 +44,17 @@ pub struct Peer {
 pub struct Interface {
     /// The name.
     pub name: String,
-    /// What it is.
+    /// The kind of the interface.
     pub kind: InterfaceKind,
     /// The index of the interface that it is a port of.
     pub master: Option<u32>,
-    /// The other end, if it is in another network namespace.
+    /// The peer, if it is in another network namespace.
     pub peer: Option<Peer>,
-    /// The index of the interface of this namespace that it is on, as a VLAN is.
+    /// For a VLAN, the index of its parent interface in this namespace.
     pub lower: Option<u32>,
 }
 
-/// All of it at one moment. Interfaces are named by their indexes.
+/// All facts at one moment. Interfaces are named by their indexes.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Snapshot {
     /// The interfaces of this network namespace.
@@ -63,7 +63,7 @@ pub struct Snapshot {
     pub host_routes: BTreeSet<(IpAddr, u32)>,
     /// The interfaces by which gateways are reached: they lead to other hosts.
     pub uplinks: BTreeSet<u32>,
-    /// The addresses of the other end of each pair, without those that any interface may have
+    /// The addresses of the peer of each interface, without those that any interface may have
     /// (loopback, link-local).
     pub peer_addresses: BTreeMap<u32, BTreeSet<IpAddr>>,
 }

@@ -1,7 +1,7 @@
 //! Reads a [`Snapshot`] by rtnetlink.
 //!
-//! The addresses at the other end of a pair are read by its index in its own namespace
-//! (`IFA_TARGET_NETNSID`): no namespace is entered, and `NET_ADMIN` is enough.
+//! The addresses of a peer are read by its index in its own namespace (`IFA_TARGET_NETNSID`): no
+//! namespace is entered, and `NET_ADMIN` is enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,18 +20,18 @@ use super::{Interface, InterfaceKind, Peer, Snapshot, is_pod_address};
 use crate::dataplane::netlink::Socket;
 use crate::dataplane::netlink::request::Scope;
 
-/// The addresses of a pair are read with each snapshot for this time after it appeared: a plugin
-/// creates the pair first, and sets its addresses and the namespace of its other end later.
+/// How long after a pair appeared its addresses are read with each snapshot: a plugin creates the
+/// pair first, and sets its addresses and the namespace of its peer later.
 const NEW_FOR: Duration = Duration::from_secs(2);
 
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
-/// Of which pairs the addresses are read.
+/// The pairs of which the addresses are read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Refresh {
-    /// Of those that appeared a moment ago. The others have the addresses that they had.
+    /// Pairs that appeared a moment ago. For the others, the last reading is used.
     New,
-    /// Of all.
+    /// All pairs.
     All,
 }
 
@@ -41,7 +41,7 @@ pub struct Reader {
     peers: BTreeMap<u32, Known>,
 }
 
-/// What was read of the other end of one pair.
+/// The last reading of the peer of one pair.
 #[derive(Debug)]
 struct Known {
     peer: Peer,
@@ -50,10 +50,10 @@ struct Known {
 }
 
 impl Reader {
-    /// Reads everything; of the interfaces that `skip` names, not the addresses of the other end.
+    /// Reads everything, except the addresses of the peers of interfaces that `skip` names.
     ///
     /// With 250 pods and a debug build, a snapshot takes 15 ms of a CPU, and 7 ms more if the
-    /// addresses of all other ends are read (`controller/tests/dataplane/attach.rs` prints it).
+    /// addresses of all peers are read (`controller/tests/dataplane/attach.rs` prints it).
     ///
     /// # Errors
     /// When the kernel does not list interfaces or routes. An interface that disappears meanwhile
@@ -64,7 +64,7 @@ impl Reader {
         skip: impl Fn(&Interface) -> bool,
     ) -> io::Result<Snapshot> {
         let mut netlink = Socket::open(NETLINK_ROUTE)?;
-        // Without it the kernel ignores which namespace, interface and table are asked for.
+        // Without this option, the kernel ignores the requested namespace, interface and table.
         netlink.check_strictly()?;
         let mut snapshot =
             Snapshot { interfaces: interfaces(&mut netlink)?, ..Snapshot::default() };
@@ -150,7 +150,7 @@ fn interface_kind(kind: &str) -> InterfaceKind {
     }
 }
 
-/// The addresses of an interface of another namespace; none if it is gone by now.
+/// The addresses of an interface of another namespace; none if it does not exist any more.
 fn addresses(netlink: &mut Socket, peer: Peer) -> BTreeSet<IpAddr> {
     let mut addresses = BTreeSet::new();
     for family in FAMILIES {
@@ -161,7 +161,7 @@ fn addresses(netlink: &mut Socket, peer: Peer) -> BTreeSet<IpAddr> {
         let request = RouteNetlinkMessage::GetAddress(request);
         for answer in netlink.request(Scope::All, request).unwrap_or_default() {
             let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
-            // Another interface's would be an answer to another question.
+            // The kernel may list the addresses of other interfaces too.
             if message.header.index == peer.index {
                 addresses.extend(address(&message.attributes));
             }
@@ -171,7 +171,7 @@ fn addresses(netlink: &mut Socket, peer: Peer) -> BTreeSet<IpAddr> {
     addresses
 }
 
-/// The address itself: `IFA_ADDRESS` is that of the far end where the two differ.
+/// The address of the interface: `IFA_ADDRESS` is that of its peer where the two differ.
 fn address(attributes: &[AddressAttribute]) -> Option<IpAddr> {
     let local = attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),

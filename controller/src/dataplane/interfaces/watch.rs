@@ -1,7 +1,7 @@
-//! Hears of changes of links and routes in this network namespace. Their content is not read: a
-//! change only says that it is time for another snapshot.
+//! Watches for changes of links and routes in this network namespace. The content of a change is
+//! not read: it only triggers another snapshot.
 //!
-//! The kernel does not report what happens at the other end of a pair.
+//! The kernel does not report changes of the peers of interfaces.
 
 use std::io;
 use std::time::Duration;
@@ -16,10 +16,10 @@ const GROUPS: [u32; 3] = [1, 7, 11];
 /// `RTM_NEWLINK` and `RTM_DELLINK`.
 const LINK_MESSAGES: [u16; 2] = [16, 17];
 
-/// What has changed.
+/// The objects that have changed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Changes {
-    /// Nothing.
+    /// No link and no route.
     None,
     /// Routes.
     Routes,
@@ -27,13 +27,13 @@ pub enum Changes {
     Links,
 }
 
-/// A subscription to changes in the network namespace of the thread that made it.
+/// A subscription to changes in the network namespace of the thread that created it.
 pub struct Watch {
     netlink: Socket,
 }
 
 impl Watch {
-    /// Subscribes.
+    /// Subscribes to the changes.
     ///
     /// # Errors
     /// When the kernel refuses a socket or a group.
@@ -43,7 +43,7 @@ impl Watch {
         Ok(Self { netlink })
     }
 
-    /// Waits for a change, for `limit` at the most.
+    /// Waits for a change, at most for `limit`.
     ///
     /// # Errors
     /// When the socket is broken.

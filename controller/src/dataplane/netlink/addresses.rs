@@ -14,7 +14,7 @@ use super::request::Scope;
 /// Every address of an interface in this network namespace.
 ///
 /// # Errors
-/// When the kernel does not say.
+/// When the kernel does not list them.
 pub fn local() -> io::Result<HashSet<IpAddr>> {
     let mut netlink = Socket::open(NETLINK_ROUTE)?;
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());

@@ -2,7 +2,7 @@
 
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
-/// What a type is without its flags.
+/// The bits of a type without its flags.
 const KIND: u16 = 0x3fff;
 /// The header of an attribute.
 const HEADER_BYTES: usize = 4;
@@ -44,7 +44,7 @@ impl Attributes {
     }
 }
 
-/// The attributes in `bytes`: their types and values. What is cut off is left out.
+/// The attributes in `bytes`: their types and values. An attribute that is cut off is left out.
 pub(in crate::dataplane) fn read(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {

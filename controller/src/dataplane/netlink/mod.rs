@@ -1,7 +1,7 @@
-//! Netlink: the agent's sockets, which never block and hear nobody but the kernel.
+//! Netlink: the agent's sockets, which never block and receive only from the kernel.
 //!
-//! [`nflog`] opens the log of denials; [`conntrack`] reads and ends connections; [`nft_events`] hears
-//! of changes of nftables; [`addresses`] are the node's own; `request` asks the kernel for what it has.
+//! [`nflog`] opens the log of denials; [`conntrack`] reads and ends connections; [`nft_events`]
+//! receives changes of nftables; [`addresses`] are the node's own; `request` reads from the kernel.
 
 #![expect(clippy::disallowed_types, reason = "netlink is one of the two ways to the kernel")]
 
@@ -31,18 +31,18 @@ pub struct Socket {
     datagram: Vec<u8>,
     /// The number of the last request.
     sequence: u32,
-    /// Answers that were not understood so far.
+    /// How many answers could not be parsed so far.
     pub(super) unreadable: usize,
 }
 
-/// What came of looking for a datagram.
+/// The result of receiving without waiting.
 #[derive(Debug)]
 pub enum Received<'a> {
-    /// One from the kernel.
+    /// A datagram from the kernel.
     Datagram(&'a [u8]),
-    /// Some were lost: they came faster than they were read.
+    /// Datagrams were lost, since they came faster than they were read.
     Overrun,
-    /// None so far.
+    /// There is no datagram yet.
     Nothing,
 }
 
@@ -55,8 +55,7 @@ impl Socket {
         Ok(Self { netlink, datagram, sequence: 0, unreadable: 0 })
     }
 
-    /// Makes the kernel refuse a request that it would not answer as asked, instead of ignoring a
-    /// part of it.
+    /// Makes the kernel refuse a request of which it would otherwise ignore a part.
     pub(super) fn check_strictly(&mut self) -> io::Result<()> {
         self.netlink.set_netlink_get_strict_chk(true)
     }
@@ -72,13 +71,13 @@ impl Socket {
         self.netlink.send(&bytes, 0).map(drop)
     }
 
-    /// Waits until there is something to receive, but not after `end`; whether there is. A wait that a signal
-    /// interrupts goes on.
+    /// Waits for a datagram until `end`. Returns whether there is one. A wait that a signal
+    /// interrupts continues.
     fn wait_until(&self, end: Instant) -> io::Result<bool> {
         until(end, |left| self.wait(left))
     }
 
-    /// Waits until there is something to receive; whether there is. A signal ends the wait.
+    /// Waits at most `limit` for a datagram. Returns whether there is one. A signal ends the wait.
     ///
     /// # Errors
     /// When the kernel cannot wait.
@@ -111,7 +110,7 @@ impl Socket {
     }
 }
 
-/// Calls `wait` with the time that is left until `end`, until it is over or something is there.
+/// Calls `wait` with the remaining time until `end`, until the time is over or `wait` returns true.
 fn until(end: Instant, mut wait: impl FnMut(Duration) -> io::Result<bool>) -> io::Result<bool> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_that_is_interrupted_goes_on_until_its_end() {
+    fn a_wait_that_is_interrupted_continues_until_its_end() {
         let end = Instant::now() + Duration::from_mins(1);
         let mut interruptions = 3;
         let found = until(end, |left| {

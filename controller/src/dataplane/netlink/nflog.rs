@@ -1,4 +1,4 @@
-//! The kernel's log of packets: the socket that one NFLOG group comes out of.
+//! The kernel's log of packets: the socket that receives one NFLOG group.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,9 +12,9 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::{Received, Socket};
 
-/// So much of a packet is copied: addresses, options and ports.
+/// How many bytes of a packet are copied: addresses, options and ports.
 const COPIED_BYTES: u32 = 128;
-/// What may wait to be read, in the kernel's own count; it takes at most `net.core.rmem_max`.
+/// The receive buffer in bytes, as the kernel counts them; at most `net.core.rmem_max`.
 const BUFFER_BYTES: i32 = 1 << 20;
 /// How long the kernel may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,15 +27,15 @@ pub enum Error {
     Taken {
         /// The group.
         group: u16,
-        /// Its netlink port, which mostly is its process id.
+        /// The netlink port of that process: in most cases its process id.
         port: u32,
     },
-    /// The kernel said no.
+    /// The kernel returned an error.
     #[error("failed to {what}: {said}")]
     Kernel {
         /// What was attempted.
         what: &'static str,
-        /// What it said.
+        /// The error of the kernel.
         said: io::Error,
     },
 }
@@ -46,25 +46,25 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 
 /// Opens a socket that gets the packets of one group of this network namespace, of both families.
 ///
-/// The group is told to the kernel once, for it is the same in both families. The kernel's
-/// `PF_BIND` is not used: rules of NFLOG need none, and it would turn every other log of the
-/// node's kernel (`LOG` rules, invalid packets) towards netlink.
+/// The socket binds to the group once, since a group is the same in both families. `PF_BIND` is
+/// not used: rules of NFLOG do not need it, and it would redirect all other logs of the node's
+/// kernel (`LOG` rules, invalid packets) to netlink.
 ///
 /// # Errors
-/// When another process has it, the process may not, or the kernel has no such log.
+/// When another process has the group, the process lacks the permission, or the kernel lacks NFLOG.
 pub fn open(group: u16) -> Result<Socket, Error> {
     let mut socket =
         Socket::open(NETLINK_NETFILTER).map_err(failed("open a netfilter netlink socket"))?;
     socket.netlink.set_rx_buf_sz(BUFFER_BYTES).map_err(failed("size a netlink socket"))?;
     if let Err(said) = configure(&mut socket, group, vec![ConfigCmd::Bind.into()]) {
-        // The kernel calls it "not permitted" when another has the group, too.
+        // The kernel also answers "not permitted" when another process has the group.
         let taken = reader_of(group).map(|port| Error::Taken { group, port });
         return Err(taken.unwrap_or_else(|| failed("bind to the NFLOG group")(said)));
     }
     let options = vec![
         ConfigMode::new_packet(COPIED_BYTES).into(),
         ConfigFlags::SEQ.into(),
-        // Each at once: rules of ours limit how many there are.
+        // Each packet at once: our rules limit their number.
         ConfigNla::QThresh(1),
     ];
     configure(&mut socket, group, options).map_err(failed("set up the NFLOG group"))?;
@@ -75,7 +75,7 @@ fn configure(socket: &mut Socket, group: u16, attributes: Vec<ConfigNla>) -> io:
     socket.send(&config_request(NetfilterProtoFamily::Unspec, group, attributes))?;
     let end = Instant::now() + ANSWER_TIMEOUT;
     loop {
-        // Packets may come in without end, and the answer be lost among them.
+        // Packets may arrive continuously, and the answer may be lost among them.
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() || !socket.wait(left)? {
             return Err(io::ErrorKind::TimedOut.into());
@@ -87,7 +87,7 @@ fn configure(socket: &mut Socket, group: u16, attributes: Vec<ConfigNla>) -> io:
     }
 }
 
-/// What a datagram answers to a request; `None` when it is something else.
+/// The answer to a request in a datagram; `None` when the datagram is not an answer.
 fn answer(datagram: &[u8]) -> Option<io::Result<()>> {
     let message = NetlinkMessage::<NetfilterMessage>::deserialize(datagram).ok()?;
     match message.payload {

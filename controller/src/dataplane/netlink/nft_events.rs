@@ -1,4 +1,4 @@
-//! Changes of nftables by anybody, as the kernel announces them: those that concern our chains.
+//! Changes of nftables that concern our chains, as the kernel announces them for all programs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,26 +17,26 @@ use crate::dataplane::rule::Hook;
 const GROUP: u32 = 7;
 /// `NFNL_SUBSYS_NFTABLES`, the upper byte of a message's type.
 const SUBSYSTEM: u16 = 10;
-/// What may wait to be read, in the kernel's own count; it takes at most `net.core.rmem_max`.
+/// The receive buffer in bytes, as the kernel counts them; at most `net.core.rmem_max`.
 const BUFFER_BYTES: i32 = 1 << 20;
-/// So many datagrams are read before what they say is given on.
+/// How many datagrams are read before their changes are returned.
 const DATAGRAMS_MAX: usize = 4096;
 
 /// The headers of netlink and of nfnetlink.
 const HEADER_BYTES: usize = 16;
 const FAMILY_BYTES: usize = 4;
 
-/// What changed that concerns us.
+/// The changes that concern our chains.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Touched {
-    /// Who changed something, by netlink port, which mostly is the process id.
+    /// The changes of each process, by its netlink port: in most cases its process id.
     pub by: BTreeMap<u32, Touch>,
-    /// Whether the kernel had more to say than there was room for.
+    /// Whether events were lost, since the receive buffer was full.
     pub overrun: bool,
 }
 
 impl Touched {
-    /// Both together.
+    /// Adds the changes of `other`.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.overrun |= other.overrun;
@@ -52,16 +52,16 @@ impl Touched {
     }
 }
 
-/// What one process changed.
+/// The most important object that one process changed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Touch {
-    /// A chain of the kernel's own from which packets come to ours.
+    /// A built-in chain with a jump to ours.
     Hook,
     /// A chain of ours, or the whole table.
     Chain,
 }
 
-/// Listens.
+/// A subscription to the kernel's events of nftables.
 pub struct Events {
     socket: Socket,
     /// The name of the table that our chains are in.
@@ -70,10 +70,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// Listens from now on to changes in this network namespace.
+    /// Subscribes to changes in this network namespace.
     ///
     /// # Errors
-    /// When the kernel has no nftables, or the process may not listen.
+    /// When the kernel has no nftables, or the process lacks the permission.
     pub fn open(table: &'static str, families: &[Family]) -> io::Result<Self> {
         let socket = Socket::open(NETLINK_NETFILTER)?;
         socket.netlink.set_rx_buf_sz(BUFFER_BYTES)?;
@@ -81,7 +81,7 @@ impl Events {
         Ok(Self { socket, table, families: families.to_vec() })
     }
 
-    /// Waits at most `limit` for changes; gives those that concern us.
+    /// Waits at most `limit` for changes. Returns those that concern our chains.
     ///
     /// # Errors
     /// When the socket is broken.
@@ -103,7 +103,7 @@ impl Events {
     }
 }
 
-/// Adds what the messages of one datagram say.
+/// Adds the changes in the messages of one datagram.
 fn collect(datagram: &[u8], table: &str, families: &[Family], touched: &mut Touched) {
     let mut rest = datagram;
     while let Ok(header) = NetlinkBuffer::new_checked(rest) {
@@ -117,7 +117,7 @@ fn collect(datagram: &[u8], table: &str, families: &[Family], touched: &mut Touc
     }
 }
 
-/// What a message reports as changed; `None` if it is not about our chains or hooks.
+/// The object that a message reports as changed; `None` if it is not one of our chains or hooks.
 fn touch(kind: u16, body: &[u8], table: &str, families: &[Family]) -> Option<Touch> {
     if kind >> 8 != SUBSYSTEM {
         return None;
@@ -125,7 +125,7 @@ fn touch(kind: u16, body: &[u8], table: &str, families: &[Family]) -> Option<Tou
     let family = match body.first()? {
         2 => Some(Family::V4),
         10 => Some(Family::V6),
-        // A bridge, of which only tables of our own matter.
+        // The bridge family, of which only our own tables matter.
         7 => None,
         _ => return None,
     };
@@ -154,9 +154,10 @@ fn touch(kind: u16, body: &[u8], table: &str, families: &[Family]) -> Option<Tou
     }
 }
 
-/// As [`touch`], where the tables are ours alone: everything in them matters, also members of sets.
+/// As [`touch`], for tables that are ours alone: every object in them matters, also members of
+/// sets.
 fn touch_of_own_table(kind: u16, body: &[u8]) -> Option<Touch> {
-    // Messages about tables, chains, rules, sets, their elements and objects: all begin with the table.
+    // Messages on tables, chains, rules, sets, their elements and objects all begin with the table.
     if !matches!(kind & 0xff, 0..=14 | 18..=20) {
         return None;
     }
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_our_table_are_told_apart_from_all_others() {
+    fn changes_of_our_table_are_distinguished_from_all_others() {
         check(&[rule(8, 7, "mangle", "FORWARD")], &[(7, Touch::Hook)]);
         check(&[rule(6, 7, "mangle", "INPUT")], &[(7, Touch::Hook)]);
         check(&[rule(6, 7, "mangle", "PORTCULLIS-JUDGE")], &[(7, Touch::Chain)]);

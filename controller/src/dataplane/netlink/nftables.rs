@@ -1,11 +1,11 @@
-//! nftables over netlink: one transaction of many messages, and lists of what is there.
+//! nftables over netlink: transactions of many messages, and lists of objects.
 //!
 //! ```text
 //! begin │ message 0 │ message 1 │ … │ end     one datagram: the kernel makes all of it, or nothing
 //! ```
 //!
-//! The kernel has done, or refused, a transaction when it has taken the datagram. Then only its
-//! answers are left to be read.
+//! The kernel executes, or refuses, a transaction while it takes the datagram. Then only its
+//! answers have to be read.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -29,19 +29,20 @@ const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 /// The header of nfnetlink, behind that of netlink.
 const FAMILY_BYTES: usize = 4;
-/// What may wait to be read: an answer for each message that is refused, or a part of a list.
+/// The receive buffer in bytes: for an answer for each message that is refused, or a part of a
+/// list.
 const ANSWER_BYTES: usize = 4 << 20;
-/// The kernel answers a transaction before it returns, and a list in parts that it has at once.
+/// The kernel answers a transaction before the send returns, and each part of a list immediately.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How often a list is asked for while others change what it lists.
+/// How often a list is requested while other programs change the listed objects.
 const TRIES: usize = 8;
 
-/// What is asked of nftables: the type of a message, its flags, family and attributes.
+/// A request to nftables: the type of a message, its flags, family and attributes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
     /// `NFT_MSG_…`.
     pub kind: u8,
-    /// `NLM_F_…`, beside those that all requests have.
+    /// `NLM_F_…`, beside the flags that all requests have.
     pub flags: u16,
     /// `NFPROTO_…`.
     pub family: u8,
@@ -56,7 +57,7 @@ pub type Refusal = (usize, Errno);
 #[derive(Debug)]
 pub struct Connection {
     socket: Socket,
-    /// Its number, which the kernel names as the author of changes.
+    /// Its netlink port, which the kernel names as the author of changes.
     port: u32,
 }
 
@@ -64,7 +65,7 @@ impl Connection {
     /// Opens a socket.
     ///
     /// # Errors
-    /// When the process may not, or the kernel has no netfilter.
+    /// When the process lacks the permission, or the kernel has no netfilter.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::open(NETLINK_NETFILTER)?;
         let mut address = netlink_sys::SocketAddr::new(0, 0);
@@ -75,16 +76,16 @@ impl Connection {
         Ok(Self { socket, port: address.port_number() })
     }
 
-    /// The number of the socket.
+    /// The netlink port of the socket.
     #[must_use]
     pub fn port(&self) -> u32 {
         self.port
     }
 
-    /// Makes all changes at once; gives the refusals, if there are any: then nothing is changed.
+    /// Makes all changes at once. Returns the refusals: if there are any, nothing is changed.
     ///
     /// # Errors
-    /// When it is not known what was done.
+    /// When it is not known whether the changes were made.
     pub fn commit(&mut self, messages: &[Message]) -> io::Result<Vec<Refusal>> {
         if messages.is_empty() {
             return Ok(Vec::new());
@@ -95,7 +96,7 @@ impl Connection {
         self.write(&mut bytes, BEGIN, 0, 0, SUBSYSTEM, &[]);
         for (index, message) in messages.iter().enumerate() {
             let kind = SUBSYSTEM << 8 | u16::from(message.kind);
-            // The answer to the last one says that all are done.
+            // The answer to the last message acknowledges all.
             let flags = message.flags | if index == last { NLM_F_ACK } else { 0 };
             self.write(&mut bytes, kind, flags, message.family, 0, &message.attributes);
         }
@@ -127,7 +128,7 @@ impl Connection {
                     continue;
                 }
                 let number = message.sequence_number().wrapping_sub(first);
-                // The beginning stands for all: its error is that of the transaction as a whole.
+                // An error of the beginning is the error of the transaction as a whole.
                 let index = usize::try_from(number).map_or(0, |n| n.saturating_sub(1));
                 match error(&message)? {
                     Some(errno) if index <= last => refusals.push((index, errno)),
@@ -142,10 +143,10 @@ impl Connection {
         Ok(refusals)
     }
 
-    /// Lists objects: the attributes of each. `request` narrows down which ones.
+    /// Lists objects: the attributes of each. `request` selects the objects.
     ///
     /// # Errors
-    /// What the kernel answers instead, and when others change what is listed all the time.
+    /// When the kernel answers with an error, or other programs change the objects all the time.
     pub fn list(&mut self, request: &Message) -> io::Result<Vec<Vec<u8>>> {
         for _ in 0..TRIES {
             if let Some(listed) = self.try_list(request)? {
@@ -155,7 +156,7 @@ impl Connection {
         Err(io::ErrorKind::Interrupted.into())
     }
 
-    /// None when it was changed while it was listed.
+    /// `None` when the objects were changed while they were listed.
     fn try_list(&mut self, request: &Message) -> io::Result<Option<Vec<Vec<u8>>>> {
         let mut bytes = Vec::new();
         let kind = SUBSYSTEM << 8 | u16::from(request.kind);
@@ -210,10 +211,10 @@ impl Connection {
         bytes.resize(bytes.len().next_multiple_of(4), 0);
     }
 
-    /// A datagram has to fit into what the socket may hold.
+    /// A datagram has to fit into the send buffer of the socket.
     fn make_room(&self, length: usize) -> io::Result<()> {
         let socket = self.socket.netlink.as_fd();
-        // The kernel counts its own bookkeeping, too.
+        // The kernel counts its own overhead too.
         let length = length.saturating_add(length / 4).max(1 << 18);
         setsockopt(&socket, SndBufForce, &length)
             .or_else(|_| setsockopt(&socket, SndBuf, &length))
@@ -221,7 +222,7 @@ impl Connection {
     }
 }
 
-/// The error that a message reports; none if it reports success.
+/// The error that a message reports; `None` if it reports success.
 fn error(message: &NetlinkBuffer<&[u8]>) -> io::Result<Option<Errno>> {
     let code = message.payload().first_chunk().copied().map(i32::from_ne_bytes);
     match code {

@@ -1,4 +1,4 @@
-//! Asks the kernel: one request, all of its answers. Nothing is changed by it.
+//! Requests that read from the kernel: one request and all of its answers.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use super::{Received, Socket};
 
 /// How long the kernel may take for all answers to one request.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// What every message begins with.
+/// The header of every message.
 pub(super) const HEADER_BYTES: usize = 16;
 
-/// How much a request asks for.
+/// How many objects a request reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::dataplane) enum Scope {
     /// One object.
@@ -28,7 +28,7 @@ impl Socket {
     /// Sends a request and collects what the kernel answers.
     ///
     /// # Errors
-    /// What the kernel says instead, and when it does not answer in time.
+    /// When the kernel answers with an error, or does not answer in time.
     pub(in crate::dataplane) fn request<M>(
         &mut self,
         scope: Scope,
@@ -67,10 +67,11 @@ impl Socket {
         Ok(answers)
     }
 
-    /// Receives messages until `is_last` says that one was the last.
+    /// Receives messages until `is_last` returns true for one.
     ///
     /// # Errors
-    /// That of `is_last`, and when messages are lost or the last one has not come until `end`.
+    /// The error of `is_last`, and when messages are lost or the last one does not arrive until
+    /// `end`.
     pub(super) fn each_answer(
         &mut self,
         end: Instant,

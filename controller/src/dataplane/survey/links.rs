@@ -21,14 +21,14 @@ use crate::dataplane::conflict::facts::{Link, PodRoute};
 use crate::dataplane::netlink::Socket;
 use crate::dataplane::netlink::request::Scope;
 
-/// Both places where tc filters see packets of an interface.
+/// Both hooks of an interface where tc filters run.
 const FILTER_PLACES: [u16; 2] = [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS];
 
 /// The interfaces of this network namespace; of those in `with_addresses`, whether they have
-/// addresses. Also how many answers of the kernel were not understood.
+/// addresses. Also returns how many answers of the kernel could not be parsed.
 ///
 /// # Errors
-/// When the kernel does not say.
+/// When the kernel does not list them.
 pub(super) fn links(with_addresses: &[&str]) -> io::Result<(Vec<Link>, usize)> {
     let mut netlink = Socket::open(NETLINK_ROUTE)?;
     let mut links: Vec<Link> = Vec::new();
@@ -105,7 +105,7 @@ fn add_filters(netlink: &mut Socket, links: &mut [Link]) -> io::Result<()> {
             let mut request = TcMessage::with_index(index);
             request.header.parent = TcHandle { major: u16::MAX, minor: place };
             let request = RouteNetlinkMessage::GetTrafficFilter(request);
-            // An interface that is gone by now has no filters.
+            // An interface that does not exist any more has no filters.
             let answers = netlink.request(Scope::All, request).unwrap_or_default();
             link.tc_programs.extend(answers.iter().filter_map(program));
         }
@@ -132,10 +132,10 @@ fn program(answer: &RouteNetlinkMessage) -> Option<String> {
     Some(name.unwrap_or_default())
 }
 
-/// How this node reaches `addresses`. Those that it has no route to are left out.
+/// How this node reaches `addresses`. Addresses without a route are left out.
 ///
 /// # Errors
-/// When no netlink socket can be had.
+/// When no netlink socket can be opened.
 pub(super) fn routes(addresses: &[IpAddr]) -> io::Result<Vec<PodRoute>> {
     if addresses.is_empty() {
         return Ok(Vec::new());
@@ -150,7 +150,7 @@ pub(super) fn routes(addresses: &[IpAddr]) -> io::Result<Vec<PodRoute>> {
         request.header.address_family = family;
         request.header.destination_prefix_length = bits;
         request.attributes.push(RouteAttribute::Destination(destination));
-        // An error is the answer where there is no route.
+        // The kernel answers with an error if there is no route.
         let answers = netlink.request(Scope::One, RouteNetlinkMessage::GetRoute(request)).ok()?;
         answers.into_iter().find_map(|answer| pod_route(*address, answer))
     };

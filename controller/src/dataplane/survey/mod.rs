@@ -1,8 +1,8 @@
-//! Finds out what else is on the node: [`Facts`] for the detection of conflicts.
+//! Collects the [`Facts`] about other software on the node, for the detection of conflicts.
 //!
-//! What is there is read by netlink and iptables. Changes nothing, but for
-//! `net.bridge.bridge-nf-call-*` and `bridge-nf-filter-vlan-tagged`, which are set to 1 where there
-//! is a bridge.
+//! The facts are read by netlink and iptables. Nothing is changed, except for
+//! `net.bridge.bridge-nf-call-*` and `bridge-nf-filter-vlan-tagged`, which are set to 1 if there is
+//! a bridge.
 
 mod links;
 
@@ -26,14 +26,14 @@ use super::conflict::IPVS_LINKS;
 use super::conflict::facts::{BridgeNetfilter, BridgeSwitch, Facts, FilterTable, NftTable};
 use super::options::TableName;
 
-/// Where the kubelet's container runtime finds the configuration of CNI plugins. In the agent's
-/// container it is not there.
+/// The directory of the container runtime with the configuration of CNI plugins. The agent's
+/// container does not have it.
 const CNI_DIRECTORY: &str = "/etc/cni/net.d";
 
-/// Where the settings of bridges are, of the network namespace of the thread.
+/// The directory with the settings of bridges of the thread's network namespace.
 const BRIDGE_SETTINGS: &str = "/proc/sys/net/bridge";
 
-/// What is on this node. `variant` is the one in use, `pods` the addresses of pods to look for.
+/// The facts about this node. `variant` is the one in use, `pods` are addresses of isolated pods.
 pub(super) fn survey(variant: Option<Variant>, lock_wait_seconds: u32, pods: &[IpAddr]) -> Facts {
     let mut facts = Facts { cni_plugin: cni_plugin(), ..Facts::default() };
     match links(&IPVS_LINKS) {
@@ -60,7 +60,7 @@ pub(super) fn survey(variant: Option<Variant>, lock_wait_seconds: u32, pods: &[I
             // Other programs enforce in filter.
             let place = Place { variant: candidate, table: TableName::Filter };
             let kernel = Kernel::new(place, lock_wait_seconds);
-            // The kernel applies the rules of both variants. The one that is not in use may not work here.
+            // The kernel applies the rules of both variants. The unused one may not work here.
             match filter_table(&kernel, family, &facts.nft_tables) {
                 Ok(table) => facts.filters.extend(table),
                 Err(error) if variant == Some(candidate) => facts.failures.push(error),
@@ -71,7 +71,7 @@ pub(super) fn survey(variant: Option<Variant>, lock_wait_seconds: u32, pods: &[I
     facts
 }
 
-/// Whether kube-proxy runs in its nftables mode: it has a table of its own then.
+/// Whether kube-proxy runs in its nftables mode: then it has a table of its own.
 pub(super) fn kube_proxy_uses_nftables() -> bool {
     let is_its = |table: &NftTable| table.family.is_some() && table.name == "kube-proxy";
     nft_tables().is_ok_and(|tables| tables.iter().any(is_its))
@@ -88,7 +88,7 @@ fn filter_table(
     }
     let command = kernel.place.variant.command(family);
     let printed = match kernel.place.variant {
-        // Takes as long as all rules do, whichever are asked for.
+        // Takes as long as a listing of all rules.
         Variant::Legacy => kernel.run(&format!("{command}-save"), &["-t", "filter"], ""),
         Variant::Nft => kernel.run(command, &["-S", "FORWARD"], ""),
     };
@@ -126,7 +126,7 @@ pub(super) fn bridge_switches_off() -> BTreeSet<BridgeSwitch> {
     bridge_switches().filter(is_off).collect()
 }
 
-/// Whether the packets that a setting is for pass iptables; sees to it when `turn_on`.
+/// Whether the packets of a setting pass iptables. With `turn_on`, turns the setting on.
 fn bridge_netfilter(switch: BridgeSwitch, turn_on: bool) -> BridgeNetfilter {
     let file = bridge_file(switch);
     match fs::read_to_string(&file) {
@@ -140,8 +140,8 @@ fn bridge_netfilter(switch: BridgeSwitch, turn_on: bool) -> BridgeNetfilter {
     }
 }
 
-/// The type of the plugin that attaches pods: the first one of the first configuration by name,
-/// which is the one that container runtimes take.
+/// The type of the plugin that attaches pods: the first plugin of the first configuration by name,
+/// which is the one that container runtimes use.
 fn cni_plugin() -> Option<String> {
     let is_configuration = |file: &PathBuf| {
         let ending = file.extension().and_then(|ending| ending.to_str());

@@ -1,4 +1,4 @@
-//! The tables of nftables that are in the kernel, whoever made them. Their rules are not read.
+//! The tables of nftables of all programs in the kernel. Their rules are not read.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +19,7 @@ use crate::dataplane::netlink::request::Scope;
 /// All tables of this network namespace, with their chains.
 ///
 /// # Errors
-/// When the kernel does not say.
+/// When the kernel does not list them.
 pub(super) fn nft_tables() -> io::Result<Vec<NftTable>> {
     let mut netlink = Socket::open(NETLINK_NETFILTER)?;
     let header = || NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! original  10.0.1.2:40000 → 10.96.0.1:53      what the client sent
-//! reply     10.0.2.7:53    → 10.0.1.2:40000    what the answer looks like: after DNAT, before SNAT
+//! reply     10.0.2.7:53    → 10.0.1.2:40000    the answer: after DNAT, before SNAT
 //! ```
 
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
-/// The entry belongs to another one: a helper expected it.
+/// The entry belongs to another entry: a helper expected it.
 const IPS_EXPECTED: u32 = 1;
 /// There were packets of both directions.
 const IPS_SEEN_REPLY: u32 = 1 << 1;
@@ -42,22 +42,22 @@ const ATTRIBUTE_HEADER_BYTES: usize = 4;
 /// The addresses, protocol and ports of a connection that the kernel tracks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Connection {
-    /// The address that opened it.
+    /// The address that opened the connection.
     pub source: IpAddr,
-    /// The address that it was opened to: of a Service, maybe.
+    /// The address that the connection was opened to, for example that of a Service.
     pub dialled: IpAddr,
-    /// The address that it goes to, after DNAT.
+    /// The address that receives its packets, after DNAT.
     pub destination: IpAddr,
-    /// The address that `destination` answers to: not `source` where SNAT changed it.
+    /// The address that `destination` answers: differs from `source` after SNAT.
     pub answered: IpAddr,
     /// The number of the protocol.
     pub protocol: u8,
-    /// The port of `source`, and that of `destination`; none of protocols without ports.
+    /// The port of `source`, and that of `destination`; `None` for protocols without ports.
     pub ports: Option<(u16, u16)>,
 }
 
 impl Connection {
-    /// The same one as if the other side had opened it, for the side that sees no NAT.
+    /// The same connection as if its receiver had opened it, for the side without NAT.
     #[must_use]
     pub fn reversed(&self) -> Self {
         let Self { source, destination, protocol, .. } = *self;
@@ -72,7 +72,7 @@ impl Connection {
         }
     }
 
-    /// Every address in it.
+    /// All addresses of the connection.
     #[must_use]
     pub fn addresses(&self) -> [IpAddr; 4] {
         [self.source, self.dialled, self.destination, self.answered]
@@ -82,21 +82,21 @@ impl Connection {
 /// An entry, which borrows from the message that it was read from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry<'a> {
-    /// What it tracks.
+    /// The connection that the entry tracks.
     pub connection: Connection,
-    /// Whether a helper expected it, as the data connection of FTP.
+    /// Whether a helper expected the connection, as the data connection of FTP.
     pub is_expected: bool,
-    /// Whether it is one of TCP that was halted, see [`Deleter::halt`](super::Deleter::halt).
+    /// Whether it is a TCP connection that was halted, see [`Deleter::halt`](super::Deleter::halt).
     pub is_halted: bool,
-    /// Its zone. Nearly all entries are in zone 0; Open vSwitch uses others.
+    /// The zone of the entry. Nearly all entries are in zone 0; Open vSwitch uses others.
     pub zone: u16,
     family: u8,
     tuple: &'a [u8],
     id: [u8; 4],
 }
 
-/// Names one entry. A later entry with the same tuple mostly has another id: the kernel makes the id of
-/// the place in memory, too.
+/// Names one entry. A later entry with the same tuple has another id in most cases, since the
+/// kernel derives the id from its address in memory too.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Handle {
     pub(super) family: u8,
@@ -133,12 +133,12 @@ impl<'a> Entry<'a> {
         };
         let zone = [zone, original.zone, reply.zone].into_iter().max().unwrap_or_default();
         let is_expected = status & IPS_EXPECTED != 0;
-        // Nobody has answered yet where a client has really sent nothing but a SYN.
+        // If a client has really sent only a SYN, no packet has answered it yet.
         let is_halted = status & IPS_SEEN_REPLY != 0 && tcp_state == Some(TCP_CONNTRACK_SYN_SENT);
         Some(Self { connection, is_expected, is_halted, zone, family, tuple, id: id? })
     }
 
-    /// What names it.
+    /// The handle that names the entry.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle { family: self.family, tuple: self.tuple.into(), id: self.id }

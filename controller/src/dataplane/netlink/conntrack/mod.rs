@@ -1,11 +1,11 @@
 //! The connections that the kernel tracks: reads them and deletes them, by ctnetlink.
 //!
 //! ```text
-//! Reader: one dump ─► Entry, Entry, …     Deleter: Handle ─► deleted or halted, or was gone already
+//! Reader: one dump ─► Entry, Entry, …     Deleter: Handle ─► deleted or halted, or did not exist
 //! ```
 //!
-//! Reading takes time in proportion to the table: about a second for a million entries. Nothing
-//! here keeps what was read.
+//! Reading takes time in proportion to the table: about a second for a million entries. Entries are
+//! not kept after they are read.
 
 mod entry;
 
@@ -26,9 +26,9 @@ pub use self::entry::{Connection, Entry, Handle};
 use super::request::Messages;
 use super::{Received, Socket};
 
-/// How long the kernel may be silent.
+/// How long the kernel may take for the next datagram.
 const SILENCE_LIMIT: Duration = Duration::from_secs(5);
-/// A request for how many entries there are: it needs all that reading and deleting need.
+/// A request for the number of entries, which needs the same permissions as reading and deleting.
 const IPCTNL_MSG_CT_GET_STATS: u8 = 5;
 
 /// Reads the entries of this network namespace.
@@ -49,7 +49,7 @@ pub fn probe() -> io::Result<()> {
         ConntrackMessage::Other { message_type: IPCTNL_MSG_CT_GET_STATS, attributes: Vec::new() };
     socket.ask(NetfilterProtoFamily::Unspec, NLM_F_ACK, request)?;
     let answered = socket.answers(|_| ControlFlow::Continue(()));
-    // An old kernel module behind a newer nfnetlink: the kernel's words are about an argument.
+    // An old kernel module behind a newer nfnetlink: the kernel reports an invalid argument.
     answered.map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
         Errno::EINVAL | Errno::EOPNOTSUPP => io::Error::other("the kernel has no ctnetlink"),
         _ => error,
@@ -65,11 +65,11 @@ impl Reader {
         Socket::open(NETLINK_NETFILTER).map(Self)
     }
 
-    /// Visits each entry of both families once, or until `visit` breaks. An entry can be missing
-    /// or come twice when the table changes meanwhile; then it is new, or was there all the time.
+    /// Visits each entry of both families once, or until `visit` breaks. If the table changes
+    /// meanwhile, a new entry can be missing, and an old one can be visited twice.
     ///
     /// # Errors
-    /// What the kernel says instead of entries.
+    /// When the kernel answers with an error.
     pub fn each(&mut self, mut visit: impl FnMut(Entry<'_>) -> ControlFlow<()>) -> io::Result<()> {
         let request = ConntrackMessage::Get(Vec::new());
         self.0.ask(NetfilterProtoFamily::Unspec, NLM_F_DUMP, request)?;
@@ -83,7 +83,7 @@ impl Reader {
         answered
     }
 
-    /// How many messages were not understood so far.
+    /// How many messages could not be parsed so far.
     #[must_use]
     pub fn unreadable(&self) -> usize {
         self.0.unreadable
@@ -99,8 +99,8 @@ impl Deleter {
         Socket::open(NETLINK_NETFILTER).map(Self)
     }
 
-    /// Deletes one entry; whether it was still there. A later entry with the same tuple stays, unless
-    /// the kernel has given it the same id.
+    /// Deletes one entry. Returns whether it existed. A later entry with the same tuple stays,
+    /// unless it has the same id.
     ///
     /// # Errors
     /// When the kernel refuses: entries in a flow table of the hardware are busy.
@@ -112,10 +112,10 @@ impl Deleter {
         self.change(entry, ConntrackMessage::Delete(attributes))
     }
 
-    /// Halts a TCP connection; whether its entry was still there. As if its client had sent nothing
-    /// but a SYN: what the client sends then, other than a SYN, belongs to no connection and is
-    /// judged. What the server sends is an answer still, and so it opens no connection, which it
-    /// would do without the entry. The kernel does not look at the id.
+    /// Halts a TCP connection. Returns whether its entry existed. The entry is as if the client had
+    /// sent only a SYN: any other packet of the client belongs to no connection and is judged. A
+    /// packet of the server is still an answer; without the entry it would open a connection. The
+    /// kernel does not compare the id.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -132,7 +132,7 @@ impl Deleter {
         let information = nested(entry::CTA_PROTOINFO, bytes(tcp));
         let tuple = nested(entry::CTA_TUPLE_ORIG, entry.tuple.to_vec());
         let attributes = [tuple, information].map(ConntrackAttribute::Other).into();
-        // Without NLM_F_CREATE: an entry that is gone stays so.
+        // Without NLM_F_CREATE, so that a deleted entry is not created again.
         self.change(entry, ConntrackMessage::New(attributes))
     }
 
@@ -163,12 +163,12 @@ impl Socket {
         self.send(&message)
     }
 
-    /// Gives the payload of each answer to the last request, up to its end or acknowledgement.
+    /// Passes the payload of each answer to the last request, up to its end or acknowledgement.
     fn answers(&mut self, mut each: impl FnMut(&[u8]) -> ControlFlow<()>) -> io::Result<()> {
         let sequence = self.sequence;
         let mut end = Instant::now() + SILENCE_LIMIT;
         loop {
-            // Mostly there is one: the kernel answers while it is asked.
+            // Most often there is one: the kernel answers during the request.
             match self.receive()? {
                 Received::Nothing => {
                     let left = end.saturating_duration_since(Instant::now());
@@ -198,7 +198,7 @@ impl Socket {
     }
 }
 
-/// What the end of a dump or an acknowledgement says: 0, or the negative number of an error.
+/// The code in the end of a dump or an acknowledgement: 0, or the negative number of an error.
 fn acknowledged(payload: &[u8]) -> io::Result<()> {
     let code = payload.first_chunk().copied().map(i32::from_ne_bytes);
     match code {
