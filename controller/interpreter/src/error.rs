@@ -1,4 +1,4 @@
-//! What the interpreter refuses: one error for text, one for judging.
+//! The errors of the interpreter: one for texts, one for packets that cannot be judged.
 
 use crate::packet::Family;
 
@@ -40,21 +40,21 @@ pub enum Problem {
         /// The word.
         word: String,
     },
-    /// A `!` stands before something that cannot be inverted.
+    /// A `!` precedes an option that cannot be inverted.
     #[error("`{0}` cannot be inverted")]
     Inverted(String),
-    /// Something needs something else in the same place, as `-m tcp` needs `-p tcp`.
+    /// A part of the line requires another part, as `-m tcp` requires `-p tcp`.
     #[error("{what} needs {needs}")]
     Needs {
-        /// What stands on the line.
+        /// The part that is on the line.
         what: String,
-        /// What it needs.
+        /// The part that it requires.
         needs: &'static str,
     },
-    /// A chain, set, element or option comes a second time.
+    /// A chain, set, element or option is defined a second time.
     #[error("{what} `{name}` is there already")]
     Duplicate {
-        /// What comes twice.
+        /// The kind of the duplicate.
         what: &'static str,
         /// Its name.
         name: String,
@@ -62,12 +62,12 @@ pub enum Problem {
     /// A chain, set or element that is named does not exist.
     #[error("no {what} `{name}`")]
     Absent {
-        /// What is missing.
+        /// The kind of the missing object.
         what: &'static str,
         /// Its name.
         name: String,
     },
-    /// More than the kernel or the command line tool takes.
+    /// More than the kernel or the command line tool accepts.
     #[error("{what} exceeds {limit}")]
     Exceeds {
         /// What is too long, too many or too deep.
@@ -78,7 +78,7 @@ pub enum Problem {
     /// A chain leads back to itself.
     #[error("chain `{0}` leads back to itself")]
     Loop(String),
-    /// An address of the other family.
+    /// An address of the wrong family.
     #[error("`{0}` is an address of the other family")]
     OtherFamily(String),
 }
@@ -86,13 +86,13 @@ pub enum Problem {
 /// Why a packet could not be judged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JudgeError {
-    /// There is no such chain to begin with.
+    /// The chain to begin with does not exist.
     #[error("no chain `{0}`")]
     NoChain(String),
     /// The packet's addresses are of two families, or its transport cannot be in that family.
     #[error("the packet's source, destination and transport are not of one family")]
     MixedPacket,
-    /// A rule asks something that has no answer.
+    /// A match of a rule cannot be evaluated for the packet.
     #[error("failed to evaluate rule {rule} of chain {chain}: `{text}`")]
     Rule {
         /// The chain.
@@ -101,22 +101,22 @@ pub enum JudgeError {
         rule: usize,
         /// The rule's text.
         text: String,
-        /// Why.
+        /// Why the match cannot be evaluated.
         #[source]
         reason: Unanswerable,
     },
 }
 
-/// Why a match has no answer.
+/// Why a match cannot be evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswerable {
-    /// The rule compares with an address of the other family; such text cannot be loaded.
+    /// The rule compares with an address of the wrong family; the kernel would not load it.
     #[error("the packet is {0}, the rule's address is not")]
     AddressFamily(Family),
     /// No set has this name.
     #[error("no set `{0}`")]
     NoSet(String),
-    /// The kernel answers "no" to every packet, which a rule can hardly mean.
+    /// The set has addresses of the wrong family: in the kernel, the rule would match no packet.
     #[error("set `{set}` holds addresses of the other family than the {packet} packet")]
     SetFamily {
         /// The set.
@@ -124,7 +124,8 @@ pub enum Unanswerable {
         /// The packet's family.
         packet: Family,
     },
-    /// The kernel answers "no" to every packet when there are fewer directions than dimensions.
+    /// The rule has fewer directions than the set has dimensions: in the kernel, it would match no
+    /// packet.
     #[error("set `{set}` has {dimensions} dimensions, the rule names {given} directions")]
     Dimensions {
         /// The set.

@@ -1,4 +1,4 @@
-//! A packet's way through the chains.
+//! Evaluates the chains that a packet passes.
 
 use std::fmt;
 
@@ -9,26 +9,26 @@ use crate::rule::Target;
 use crate::sets::Sets;
 use crate::tables::{Chain, Chains, Line, Policy, Table, Tables};
 
-/// What becomes of a packet.
+/// The verdict on a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// It goes on to the next table or hook.
+    /// The packet passes to the next table or hook.
     Accept,
-    /// It vanishes.
+    /// The packet is dropped without an answer.
     Drop,
-    /// It vanishes, and the sender is told.
+    /// The packet is dropped, and the sender gets an error.
     Reject,
-    /// The judgement began in a user-defined chain, which gave the packet back to its caller.
+    /// The judgement began in a user-defined chain, from which the packet returned.
     Return,
 }
 
 /// What a rate-limited rule does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RateLimit {
-    /// It matches: no packet came before this one.
+    /// The rule matches: no packet came before this one.
     #[default]
     Fresh,
-    /// It does not match: too many packets came before this one.
+    /// The rule does not match: too many packets came before this one.
     Spent,
 }
 
@@ -39,14 +39,14 @@ pub struct Hit {
     pub table: Table,
     /// The chain.
     pub chain: String,
-    /// The rule in it, counted from 1 as `iptables -L --line-numbers` does.
+    /// The number of the rule in the chain, from 1, as `iptables -L --line-numbers` prints it.
     pub rule: usize,
 }
 
-/// A verdict, how it came about and what it cost.
+/// A verdict, the rules that led to it, and its cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// What becomes of the packet.
+    /// The verdict on the packet.
     pub verdict: Verdict,
     /// The rules that matched, in their order; the last one decided unless a policy did.
     pub path: Vec<Hit>,
@@ -56,7 +56,7 @@ pub struct Judgement {
     pub mark: u32,
     /// How many rules were compared with the packet.
     pub rules_evaluated: usize,
-    /// How many sets were asked.
+    /// How many sets were looked up.
     pub set_lookups: usize,
 }
 
@@ -76,15 +76,15 @@ impl fmt::Display for Judgement {
 }
 
 impl Tables {
-    /// Judges a packet by a chain, with rate limits that are fresh: by a built-in chain in mangle
-    /// and then in filter, by another one in the table that has it. With nftables, `FORWARD` and `INPUT`
-    /// are the hooks of these names.
+    /// Judges a packet by a chain, with fresh rate limits: by a built-in chain in mangle and then
+    /// in filter, by a user-defined chain in the table that has it. With nftables, `FORWARD` and
+    /// `INPUT` are the hooks of these names.
     ///
     /// # Errors
     ///
-    /// There is no such chain, the packet mixes families, or a rule on its way has no answer: an
-    /// address of the other family, a set that is absent, of the other family, or asked with too
-    /// few directions.
+    /// The chain does not exist, the packet mixes families, or a rule that the packet meets cannot
+    /// be evaluated: it has an address of the wrong family, or a set that does not exist, is of the
+    /// wrong family, or has more dimensions than the rule has directions.
     pub fn judge(
         &self,
         sets: &Sets,
@@ -129,8 +129,8 @@ impl Tables {
 }
 
 impl Tables {
-    /// The chains that a packet enters one after another: `chain` in each table that has it; of
-    /// nftables, the base chains at the hook of this name, and those of bridges that it passes before.
+    /// The chains that a packet enters one after another: `chain` in each table that has it. With
+    /// nftables, the base chains at the hook of this name, after those of bridges.
     fn entries<'a>(&'a self, chain: &'a str, packet: &Packet) -> Vec<(Table, &'a str)> {
         let mut entries = Vec::new();
         for (table, chains) in &self.chains {
@@ -167,7 +167,7 @@ fn enter<'a>(chains: &'a Chains, name: &'a str) -> Result<Position<'a>, JudgeErr
     }
 }
 
-/// A chain and the rule of it that comes next.
+/// A chain, and its next rule.
 #[derive(Debug, Clone, Copy)]
 struct Position<'a> {
     name: &'a str,
@@ -181,8 +181,8 @@ struct Walk<'a, 'b> {
     chains: &'a Chains,
     packet: &'a Packet,
     around: &'b mut Surroundings<'a>,
-    /// Where jumps came from. A chain that was entered by `-g` is not a caller, so the stack is
-    /// bounded by the depth that `Tables::parse` checked.
+    /// The callers of the chain. A chain that was left by `-g` is not a caller, so the depth that
+    /// `Tables::parse` checked limits the stack.
     callers: Vec<Position<'a>>,
     position: Position<'a>,
 }

@@ -7,9 +7,9 @@
 //! nft -j list   ──► nft ──────► tables, sets ──┘
 //! ```
 //!
-//! It is an independent road to a verdict: tests compare its answer with the engine's and with
-//! the kernel's. So it shares no code with what renders rules, touches no kernel, and is strict:
-//! text that it does not understand is an error that names the line, never a rule left out.
+//! It computes verdicts independently: tests compare them with those of the engine and of the
+//! kernel. So it shares no code with the renderer of rules, does no I/O, and is strict: text that
+//! it does not understand is an error that names the line, and never a rule that is left out.
 
 pub mod error;
 pub mod judge;

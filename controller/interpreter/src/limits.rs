@@ -1,5 +1,5 @@
-//! The matches that count packets over time. A [`RateLimit`](super::RateLimit) answers for them;
-//! the question itself stands since `-m`.
+//! The matches that count packets over time. A [`RateLimit`](super::RateLimit) decides whether they
+//! match; the condition is added where `-m` is read.
 
 use crate::error::Problem;
 use crate::matches::Question;

@@ -1,4 +1,4 @@
-//! The questions that a rule asks about a packet, and their answers.
+//! The conditions of a rule, and whether a packet meets them.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use crate::words::parse;
 /// The kernel's `IFNAMSIZ` less its terminator.
 const INTERFACE_LENGTH_MAX: usize = 15;
 
-/// A question, inverted by `!`.
+/// A comparison, which `!` inverts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Condition {
     pub(crate) negated: bool,
@@ -89,7 +89,7 @@ pub(crate) enum InterfaceName {
     Beginning(String),
 }
 
-/// What a packet meets on its way through the rules.
+/// The input of conditions beside the packet.
 #[derive(Debug)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) sets: &'a Sets,
@@ -225,7 +225,7 @@ impl InterfaceName {
         })
     }
 
-    /// The interface of this name, whatever characters it has.
+    /// The interface of this name, which may have any characters.
     pub(crate) fn exactly(word: &str) -> Result<Self, Problem> {
         if word.is_empty() || word.len() > INTERFACE_LENGTH_MAX {
             return Err(Problem::Bad { what: "an interface", word: word.to_owned() });

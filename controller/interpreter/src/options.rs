@@ -14,7 +14,7 @@ const MULTIPORT_MAX: usize = 15;
 const SIDES_MAX: usize = 3;
 /// The kernel's `XT_MAX_COMMENT_LEN` less its terminator.
 const COMMENT_LENGTH_MAX: usize = 255;
-/// What the next options belong to.
+/// The match or target that the next options belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Module {
     Tcp,
@@ -89,7 +89,7 @@ impl Module {
         })
     }
 
-    /// What is wrong with a module that has no option at all.
+    /// The problem of a module without options.
     pub(crate) fn must_have(self) -> Option<&'static str> {
         match self {
             Self::Multiport => Some("ports"),
@@ -114,7 +114,7 @@ impl Module {
         }
     }
 
-    /// Whether `!` may stand before an option of this module.
+    /// Whether `!` may precede an option of this module.
     pub(crate) fn inverts(self) -> bool {
         match self {
             Self::Limit
@@ -139,7 +139,7 @@ impl Module {
         }
     }
 
-    /// What `-m` alone asks, and what it demands of the rule.
+    /// Adds the condition of `-m` without options, and checks that the rule has what it requires.
     pub(crate) fn begin(self, draft: &mut Draft) -> Result<(), Problem> {
         let (protocols, needs): (&[u8], _) = match self {
             Self::Tcp => (&[TCP], "-p tcp"),
@@ -201,7 +201,7 @@ impl Module {
             Self::ToReject => return targets::reject(draft, option, words),
         };
         if question.is_none() && negated {
-            // The kernel's `any` inverted matches nothing; nobody means that.
+            // The kernel's `any` inverted matches no packet: such a rule is a mistake.
             return Err(Problem::Inverted(option.to_owned()));
         }
         draft.matches.extend(question.map(|question| Condition { negated, question }));
@@ -266,7 +266,7 @@ fn multiport(option: &str, words: &mut Words) -> Result<Question, Problem> {
     Ok(Question::Ports { of, ranges })
 }
 
-/// `TYPE`, `TYPE/CODE`, or a name that rules are written with; `any` asks nothing.
+/// `TYPE`, `TYPE/CODE`, or a name of a type; `any` adds no condition.
 fn icmp(option: &str, known: &str, words: &mut Words) -> Result<Option<Question>, Problem> {
     known_only(option, known)?;
     let word = words.take("an ICMP type")?;

@@ -1,4 +1,4 @@
-//! A packet as rules see it: header fields, conntrack's opinion, interfaces, mark.
+//! A packet as rules see it: header fields, conntrack's state, interfaces, mark.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -72,7 +72,7 @@ impl TcpFlags {
         Self(self.0 & mask.0)
     }
 
-    /// The flags as they stand in a TCP header.
+    /// The flags as in a TCP header.
     #[must_use]
     pub const fn bits(self) -> u8 {
         self.0
@@ -126,18 +126,19 @@ impl Transport {
     }
 }
 
-/// What conntrack says about a packet.
+/// The conntrack state of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConntrackState {
-    /// It fits no connection that was answered.
+    /// NEW: the packet belongs to no connection that was answered.
     New,
-    /// It belongs to a connection that was answered, in either direction.
+    /// ESTABLISHED: the packet belongs to a connection that was answered, in either direction.
     Established,
-    /// It starts a connection that another one announced, or is an error about one.
+    /// RELATED: the packet starts a connection that another one announced, or is an error about a
+    /// connection.
     Related,
-    /// It fits nothing.
+    /// INVALID: the packet belongs to no connection and cannot start one.
     Invalid,
-    /// A rule of the raw table took it out of conntrack's sight.
+    /// UNTRACKED: a rule of the raw table excluded the packet from conntrack.
     Untracked,
 }
 
@@ -150,21 +151,21 @@ pub struct Packet {
     pub destination: IpAddr,
     /// What follows the IP header.
     pub transport: Transport,
-    /// What conntrack says about it.
+    /// The conntrack state.
     pub state: ConntrackState,
-    /// Where it came in; nowhere in OUTPUT.
+    /// The interface by which it came in; `None` in OUTPUT.
     pub in_interface: Option<String>,
-    /// Where it will leave; nowhere in INPUT.
+    /// The interface by which it will leave; `None` in INPUT.
     pub out_interface: Option<String>,
-    /// The port of a bridge by which it came in; none where it came in by no bridge.
+    /// The port of a bridge by which it came in; `None` if it came in by no bridge.
     pub in_port: Option<String>,
-    /// The port by which a bridge sends it out; none where it is routed.
+    /// The port by which a bridge sends it out; `None` if it is routed.
     pub out_port: Option<String>,
     /// The hop limit or time to live.
     pub hop_limit: u8,
-    /// Whether conntrack has another destination for it than it was sent to.
+    /// Whether conntrack has translated its destination (DNAT).
     pub destination_translated: bool,
-    /// The mark it carries before the first rule.
+    /// The mark before the first rule.
     pub mark: u32,
 }
 
@@ -234,7 +235,8 @@ impl Packet {
         }
     }
 
-    /// Whether it can exist: one family, and `Other` is not a protocol that has its own variant.
+    /// Whether the packet can exist: one family, and `Other` not of a protocol with its own
+    /// variant.
     #[must_use]
     pub fn is_consistent(&self) -> bool {
         let own_variant = match self.family() {

@@ -5,8 +5,8 @@
 //! └── header ──────────┘ └── a match and its options ─┘ └── target and its options
 //! ```
 //!
-//! A match's options follow it directly, as `iptables-save` writes them; where a rule goes on
-//! with an option of an earlier match, that is an error here although the tools take it.
+//! A match's options follow it directly, as `iptables-save` writes them. A later option of an
+//! earlier match is an error here, although the tools accept it.
 
 use crate::error::Problem;
 use crate::matches::{Block, Condition, InterfaceName, Question};
@@ -17,7 +17,7 @@ use crate::words::{Words, protocol};
 /// The kernel's `XT_EXTENSION_MAXNAMELEN` less its terminator.
 pub(crate) const CHAIN_LENGTH_MAX: usize = 28;
 
-/// Conditions that all must hold, and what happens then.
+/// Conditions that all must hold, and the target for packets that meet them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) conditions: Vec<Condition>,
@@ -29,7 +29,7 @@ pub(crate) struct Rule {
 /// What a rule does with a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// Count it.
+    /// Count the packet.
     Nothing,
     Accept,
     Drop,
@@ -168,7 +168,7 @@ impl Draft {
         }
     }
 
-    /// Whether the rule is about one of these protocols and no other.
+    /// Whether the rule applies to one of these protocols only.
     pub(crate) fn is_about(&self, protocols: &[u8]) -> bool {
         self.protocol.is_some_and(|(number, negated)| !negated && protocols.contains(&number))
     }

@@ -14,14 +14,14 @@ use crate::words::{Words, parse, port_range, protocol};
 
 /// The kernel's `IPSET_MAXNAMELEN` without its terminator.
 const NAME_LENGTH_MAX: usize = 31;
-/// What a set holds when its `create` line does not say.
+/// The most elements of a set whose `create` line has no `maxelem`.
 const ELEMENTS_MAX_DEFAULT: usize = 65_536;
 
 /// All sets of one `ipset save`, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sets(BTreeMap<String, Set>);
 
-/// How much there is of something, for reports.
+/// The number of sets and elements, for reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SetSizes {
     /// How many sets.
@@ -46,7 +46,7 @@ struct Kind {
     second: Second,
 }
 
-/// What an element has beside its prefix.
+/// The dimensions of an element beside its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Second {
     Nothing,
@@ -68,7 +68,7 @@ struct ProtocolPort {
     port: u16,
 }
 
-/// What it means when an element is the most specific one that fits.
+/// The effect of an element if it is the most specific one that matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sense {
     Match,
@@ -236,7 +236,7 @@ impl Set {
         while let Some(option) = words.next() {
             match option.as_str() {
                 "nomatch" if self.kind.prefixes => sense = Sense::NoMatch,
-                // It is a member until the kernel lets it go; the text tells one moment.
+                // The element is a member until its timeout; the text is a snapshot.
                 "timeout" => _ = words.parse::<u32>("a number of seconds")?,
                 "packets" | "bytes" => _ = words.parse::<u64>("a counter")?,
                 "comment" => _ = words.take("the comment")?,
@@ -304,7 +304,7 @@ impl Set {
         Ok(())
     }
 
-    /// The most specific element that fits decides, as in the kernel's `mtype_test_cidrs`.
+    /// The most specific element that matches decides, as in the kernel's `mtype_test_cidrs`.
     fn contains(
         &self,
         packet: &Packet,
@@ -332,7 +332,7 @@ fn family(word: &str) -> Result<Family, Problem> {
     }
 }
 
-/// What the kernel's `ip_set_get_ip_port` finds in a packet.
+/// The protocol and port of a packet, as the kernel's `ip_set_get_ip_port` reads them.
 fn protocol_port(packet: &Packet, side: Side) -> ProtocolPort {
     let port = match (packet.transport, packet.ports(), side) {
         (_, Some((source, _)), Side::Source) => source,

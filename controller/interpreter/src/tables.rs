@@ -1,7 +1,7 @@
 //! The tables mangle and filter of `iptables-save` or `ip6tables-save`: chains, policies, rules.
 //!
-//! Other tables in the text are skipped, apart from their frame. What the kernel would refuse is
-//! refused here: a target that is no chain, chains that lead back, chains too deep.
+//! Rules of other tables are skipped. Text that the kernel would refuse is refused here: a target
+//! that is not a chain, chains in a loop, chains that are too deep.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::words::{Words, parse};
 /// no such limit, but rules must load in both.
 pub const CHAIN_DEPTH_MAX: usize = 15;
 
-/// The tables that decide about a packet.
+/// The tables that judge a packet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
     pub(crate) chains: BTreeMap<Table, Chains>,
@@ -54,7 +54,7 @@ impl Table {
 pub(crate) struct Chain {
     pub(crate) policy: Option<Policy>,
     pub(crate) rules: Vec<Line>,
-    /// Where the kernel sends packets to it: only for chains of nftables.
+    /// The hook from which packets enter the chain: only for chains of nftables.
     pub(crate) base: Option<Base>,
 }
 
@@ -65,25 +65,25 @@ pub(crate) struct Base {
     pub(crate) priority: i32,
 }
 
-/// What a built-in chain does with a packet that no rule decided.
+/// The policy of a built-in chain: the verdict on a packet that no rule decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Policy {
     Accept,
     Drop,
 }
 
-/// A rule and where it stands.
+/// A rule and its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) rule: Rule,
     pub(crate) text: String,
-    /// None where nothing counts them.
+    /// How many packets the rule has matched; `None` if they are not counted.
     pub(crate) packets: Option<u64>,
     /// The line of the text; for nftables, the handle of the rule.
     pub(crate) number: usize,
 }
 
-/// How much there is of something, for reports.
+/// The number of chains and rules, for reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ChainSizes {
     /// How many chains.
@@ -92,7 +92,7 @@ pub struct ChainSizes {
     pub rules: usize,
 }
 
-/// Where in the text a line stands.
+/// The place of a line in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Outside,
@@ -106,8 +106,8 @@ impl Tables {
     ///
     /// # Errors
     ///
-    /// Anything in these tables that the interpreter does not understand or that the kernel would
-    /// refuse, by the line it stands on. A text without either has no chains.
+    /// Text in these tables that the interpreter does not understand or the kernel would refuse, by
+    /// its line. A text without these tables has no chains and is no error.
     pub fn parse(iptables_save: &str) -> Result<Self, ParseError> {
         let mut tables = Self::default();
         let mut place = Place::Outside;
@@ -123,7 +123,7 @@ impl Tables {
         Ok(tables)
     }
 
-    /// The family of the text, where its addresses or its heading tell.
+    /// The family of the text, if its addresses or its heading show it.
     #[must_use]
     pub fn family(&self) -> Option<Family> {
         self.family
@@ -258,7 +258,7 @@ impl Tables {
     }
 }
 
-/// Every target is a user-defined chain of its table, none leads back, none is too deep.
+/// Checks that each target is a user-defined chain of its table, in no loop and not too deep.
 pub(crate) fn check_targets(chains: &Chains) -> Result<(), ParseError> {
     let mut depths = BTreeMap::new();
     for name in chains.keys() {

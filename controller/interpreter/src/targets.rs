@@ -1,4 +1,4 @@
-//! The targets that have options, and how each option reads.
+//! The targets that have options, and the parsers of each option.
 
 use crate::error::Problem;
 use crate::packet::TCP;
@@ -25,7 +25,7 @@ pub(crate) fn log(draft: &mut Draft, option: &str, words: &mut Words) -> Result<
     Ok(())
 }
 
-/// `NFLOG`, to whoever listens to its group.
+/// `NFLOG`, to the process that subscribes to its group.
 pub(crate) fn nflog(draft: &mut Draft, option: &str, words: &mut Words) -> Result<(), Problem> {
     match option {
         "--nflog-prefix" => {

@@ -15,7 +15,8 @@ impl Words {
         Self::cut(line, Some('\\'))
     }
 
-    /// Cuts a line of `ipset save` at blanks; it knows quotes, but no way to escape one.
+    /// Cuts a line of `ipset save` at blanks. Double quotes hold a word together, and cannot be
+    /// escaped.
     pub(crate) fn of_ipset(line: &str) -> Result<Self, Problem> {
         Self::cut(line, None)
     }

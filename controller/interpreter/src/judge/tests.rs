@@ -1,4 +1,4 @@
-//! Verdicts and ways of single packets, one rule text at a time.
+//! Verdicts and paths of single packets, one rule text at a time.
 
 use std::net::IpAddr;
 

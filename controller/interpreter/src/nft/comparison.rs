@@ -1,4 +1,4 @@
-//! What a rule compares, as conditions and as text.
+//! The comparisons of a rule, as conditions and as text.
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::error::Problem;
 use crate::matches::{Block, Condition, InterfaceName, PortOf, Question};
 use crate::packet::{ConntrackState, Family, ICMP, ICMPV6, SCTP, Side, TCP, TcpFlags, UDP};
 
-/// What is compared, and how it is written.
+/// A comparison as conditions and as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Comparison {
     pub(super) conditions: Vec<Condition>,
@@ -24,7 +24,7 @@ impl Comparison {
         Self { conditions: conditions.into_iter().collect(), text, network: None }
     }
 
-    /// How the comparison of the protocol is written that this one contains.
+    /// The text of the comparison of the protocol that this one implies.
     pub(super) fn implied_protocol(&self) -> Option<String> {
         match self.conditions.as_slice() {
             [Condition { negated: false, question: Question::Protocol(number) }, _, ..] => {
@@ -55,7 +55,7 @@ impl Operator {
         }
     }
 
-    /// Whether it asks for what is unequal; only for values that are compared as a whole.
+    /// Whether unequal values match; only for values that are compared as a whole.
     fn negated(self) -> Result<bool, Problem> {
         match self {
             Self::Equal => Ok(false),
@@ -83,7 +83,7 @@ pub(super) fn read(comparison: &Match) -> Result<Comparison, Problem> {
     equal(&comparison.left, Operator::read(&comparison.op)?, &comparison.right)
 }
 
-/// Reads what leads to one element of a map.
+/// Reads the comparison with the key of one element of a map.
 pub(super) fn element(key: &Expression, value: &Value) -> Result<Comparison, Problem> {
     equal(key, Operator::Equal, value)
 }
@@ -108,7 +108,7 @@ fn equal(left: &Expression, operator: Operator, right: &Value) -> Result<Compari
     }
 }
 
-/// Whose address an expression is.
+/// The side whose address an expression loads.
 pub(super) fn address_of(expression: &Expression) -> Option<(Family, Side)> {
     match expression {
         Expression::Payload(Payload::Named { protocol, field }) => {
@@ -174,7 +174,7 @@ fn compared_network(family: Family, left: &Expression, right: &Value) -> Result<
         Expression::Masked(masked) => (&masked.0, Some(number(&masked.1)?)),
         payload => (payload, None),
     };
-    // Elements of a map are addresses, whatever looks them up.
+    // Elements of a map are addresses for any expression.
     let is_network =
         right.is_object() || right.as_str().is_some_and(|word| !word.starts_with("0x"));
     let (false, Expression::Payload(Payload::Bits { len, .. })) = (is_network, payload) else {
@@ -304,7 +304,7 @@ fn meta(key: &str, operator: Operator, right: &Value) -> Result<Comparison, Prob
     }
 }
 
-/// A protocol has the same text whether `nft` knows its name or not.
+/// The text of a protocol, which does not depend on whether `nft` knows its name.
 fn protocol_text(number: u8) -> String {
     match number {
         TCP => "tcp".to_owned(),
@@ -338,7 +338,7 @@ fn conntrack(key: &str, operator: Operator, right: &Value) -> Result<Comparison,
             let question = Question::State { states, or_translated: false };
             Ok(Comparison::new([Condition { negated, question }], text))
         }
-        // A packet without a connection has no status: the rule ends, whatever it compares.
+        // A packet without a connection has no status: the rule does not match.
         ("status", Operator::Any | Operator::None) if words == ["dnat"] => {
             let tracked =
                 [ConntrackState::New, ConntrackState::Established, ConntrackState::Related];

@@ -1,4 +1,5 @@
-//! The JSON of `nft -j list`, as libnftables-json(5) describes it: the parts that the interpreter knows.
+//! The JSON of `nft -j list`, as libnftables-json(5) describes it: the parts that the interpreter
+//! reads.
 
 use std::collections::BTreeMap;
 
@@ -52,14 +53,14 @@ pub(super) struct SetObject {
     pub(super) timeout: Option<u64>,
 }
 
-/// One part of a rule. What is not listed here is refused.
+/// One part of a rule. Parts of other types are refused.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Statement {
     Match(Match),
     Vmap(VerdictMap),
     Counter(Value),
-    /// Adds to a set, with a condition for each element.
+    /// Adds an element to a set, with a condition for each element.
     Set(Update),
     Limit(Limit),
     Log(Log),
@@ -133,7 +134,7 @@ pub(super) struct Chain {
     pub(super) target: String,
 }
 
-/// Something of a packet.
+/// A field of a packet.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) enum Expression {
     #[serde(rename = "payload")]
@@ -155,7 +156,7 @@ pub(super) enum Expression {
 pub(super) enum Payload {
     /// A field that `nft` has a name for.
     Named { protocol: String, field: String },
-    /// So many bits: in tables for bridges, `nft` has no names for those of IP headers.
+    /// A number of bits: in tables for bridges, `nft` has no names for fields of IP headers.
     Bits { base: String, offset: u32, len: u32 },
 }
 

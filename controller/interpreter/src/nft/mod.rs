@@ -25,9 +25,9 @@ use crate::tables::{Base, Chain, Chains, Line, Policy, Table, Tables, check_targ
 pub struct NftRule {
     /// The handle of the rule.
     pub handle: usize,
-    /// Its text.
+    /// The text of the rule.
     pub text: String,
-    /// How many packets its counter with a name has counted; none without such a counter.
+    /// How many packets its named counter has counted; `None` without such a counter.
     pub packets: Option<u64>,
 }
 
@@ -37,8 +37,8 @@ impl Tables {
     ///
     /// # Errors
     ///
-    /// Anything that the interpreter does not understand or that the kernel would refuse, by the number
-    /// of the object in its text.
+    /// Text that the interpreter does not understand or the kernel would refuse, by the number of
+    /// the object in its text.
     pub fn parse_nftables(listings: &[impl AsRef<str>]) -> Result<Self, ParseError> {
         let mut tables = Self::default();
         for listing in listings {
@@ -150,8 +150,8 @@ impl Tables {
 }
 
 impl Sets {
-    /// Adds the sets in the JSON of `nft -j list table` or `nft -j list set`. Sets whose elements expire
-    /// are left out: rules add to them, and look nothing up.
+    /// Adds the sets in the JSON of `nft -j list table` or `nft -j list set`. Sets whose elements
+    /// expire are left out: rules only add elements to them.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! A rule: its statements, one after another.
+//! Reads the statements of a rule, one after another.
 
 use std::fmt::Write as _;
 
@@ -125,7 +125,7 @@ impl Draft {
         Ok(())
     }
 
-    /// A rate that each key has on its own.
+    /// A rate for each key of its own.
     fn update(&mut self, update: &Update) -> Result<(), Problem> {
         let unknown = || unknown("update", &format!("{update:?}"));
         let (family, side) = address_of(&update.elem).ok_or_else(unknown)?;

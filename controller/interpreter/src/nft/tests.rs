@@ -235,7 +235,7 @@ fn a_reset_answers_tcp_alone() {
     assert_eq!(judge(other, &udp).verdict, Verdict::Reject);
 }
 
-/// Ports are interfaces there, and only packets that a bridge handles pass the chains.
+/// In tables for bridges, ports are interfaces, and only packets of a bridge pass the chains.
 #[test]
 fn a_bridge_judges_what_comes_in_by_its_ports() {
     let drop = |hook: &str, key: &str, port: &str| {

@@ -92,7 +92,7 @@ pub(super) fn has_ports(kind: &Value, family: Family) -> Result<bool, Problem> {
     }
 }
 
-/// What an element of a set means: a range of addresses is several networks.
+/// The networks of an element of a set: a range of addresses is several networks.
 pub(super) fn element(value: &Value, has_ports: bool) -> Result<Vec<Element>, Problem> {
     if has_ports {
         let parts = value.get("concat").and_then(Value::as_array).map(Vec::as_slice);
