@@ -45,9 +45,9 @@ pub enum AccessError {
     /// A kubeconfig is unusable.
     #[error("failed to use the kubeconfig {}", paths.display())]
     Kubeconfig {
-        /// What was asked for.
+        /// The kubeconfig files, as in `KUBECONFIG`.
         paths: OsString,
-        /// Why not.
+        /// Why it cannot be used.
         #[source]
         source: kube::config::KubeconfigError,
     },

@@ -13,15 +13,15 @@ const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct Failure {
-    /// What kind of failure it is.
+    /// The kind of the failure.
     pub reason: Reason,
-    /// What happened.
+    /// The text of the failure.
     pub error: String,
     /// How long the server asks to wait, in an answer of status 429 or 503; zero otherwise.
     pub retry_after: Duration,
 }
 
-/// What kind of failure it is.
+/// The kind of a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {
     /// The server could not be reached, or the connection was lost.

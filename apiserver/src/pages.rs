@@ -18,7 +18,7 @@ pub struct Pages {
 
 /// One page of a list.
 pub struct Page<T> {
-    /// Its objects.
+    /// The objects of the page.
     pub items: Vec<T>,
     /// On the last page only: the resource version of the list, from which a watch continues.
     pub last: Option<String>,

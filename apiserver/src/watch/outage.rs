@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// A watch that expires twice within this time is listed again only after a wait.
 const EXPIRES_RARELY: Duration = Duration::from_mins(1);
 
-/// What a failure means before the first complete view.
+/// The consequence of a failure before the first complete list.
 const BEFORE_ALL: &str = "no change is applied until this works; what is applied stays";
 
 /// The failures of one watch since it last worked.

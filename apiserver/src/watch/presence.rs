@@ -61,7 +61,7 @@ pub(super) struct Definition {
     kind: &'static str,
     /// The versions that can be read, the preferred one first.
     versions: &'static [&'static str],
-    /// What the log and the diagnostics report at present.
+    /// The presence that the log and the diagnostics report now.
     pub(super) reported: Presence,
     period: Duration,
 }

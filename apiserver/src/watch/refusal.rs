@@ -10,7 +10,7 @@ use crate::failure::{Failure, Reason};
 
 /// An API server that starts forbids all requests for a moment. A refusal is reported after this
 /// time.
-const MEANT_AFTER: Duration = Duration::from_secs(2);
+const REPORTED_AFTER: Duration = Duration::from_secs(2);
 
 /// How long a sink that waits only for kinds that the cluster may lack waits for one that fails. An
 /// API server that starts, or a conversion webhook that restarts, answers before that.
@@ -42,9 +42,9 @@ impl Refusal {
             *since = since.filter(|_| is_on).or_else(|| is_on.then(Instant::now));
             since.is_some_and(|since| since.elapsed() >= limit)
         };
-        let is_meant = lasts(&mut self.forbidden, is_forbidden, MEANT_AFTER);
+        let has_lasted = lasts(&mut self.forbidden, is_forbidden, REPORTED_AFTER);
         let is_given_up = lasts(&mut self.held_up, holds_up, GIVEN_UP_AFTER);
-        if self.is_reported || !(is_meant || is_given_up) {
+        if self.is_reported || !(has_lasted || is_given_up) {
             return None;
         }
         self.is_reported = true;
@@ -91,11 +91,11 @@ mod tests {
         let (forbidden, unavailable) = (forbidden(), unavailable());
         let mut reports = |failure, is_first| refusal.failed("Pod", failure, is_first, false);
         assert_eq!(reports(&forbidden, true), None);
-        tokio::time::advance(MEANT_AFTER / 2).await;
+        tokio::time::advance(REPORTED_AFTER / 2).await;
         assert_eq!(reports(&unavailable, true), None);
-        tokio::time::advance(MEANT_AFTER).await;
+        tokio::time::advance(REPORTED_AFTER).await;
         assert_eq!(reports(&forbidden, true), None, "it was something else in between");
-        tokio::time::advance(MEANT_AFTER).await;
+        tokio::time::advance(REPORTED_AFTER).await;
         let found = reports(&forbidden, true).expect("it lasts").to_string();
         let expected = "error: Pod: 403 Forbidden: no: no object of this kind is known";
         assert!(found.starts_with(expected), "{found}");
@@ -103,7 +103,7 @@ mod tests {
         assert!(refusal.over());
         assert!(!refusal.over());
         assert_eq!(refusal.failed("Pod", &forbidden, false, false), None);
-        tokio::time::advance(MEANT_AFTER).await;
+        tokio::time::advance(REPORTED_AFTER).await;
         let found = refusal.failed("Pod", &forbidden, false, false).expect("again").to_string();
         assert!(found.contains("that were known before stay enforced"), "{found}");
     }

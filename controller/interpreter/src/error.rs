@@ -10,12 +10,12 @@ pub struct ParseError {
     pub line: usize,
     /// The line as it was read.
     pub text: String,
-    /// What is wrong with it.
+    /// The problem of the line.
     #[source]
     pub problem: Problem,
 }
 
-/// What is wrong with a line.
+/// The problem of a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// A quote is not closed, or a backslash ends the line.
@@ -27,7 +27,7 @@ pub enum Problem {
     /// A word is not in the language that the interpreter reads.
     #[error("unknown {what} `{word}`")]
     Unknown {
-        /// What the word stands for.
+        /// The kind of word that was expected.
         what: &'static str,
         /// The word.
         word: String,

@@ -22,7 +22,7 @@ pub enum Verdict {
     Return,
 }
 
-/// What a rate-limited rule does.
+/// Whether rules with a rate limit match.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RateLimit {
     /// The rule matches: no packet came before this one.

@@ -18,7 +18,7 @@ pub(crate) struct Condition {
     pub(crate) question: Question,
 }
 
-/// One thing that a rule compares.
+/// One comparison of a rule with a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Question {
     Address {
@@ -66,7 +66,7 @@ pub(crate) enum Question {
     RateLimit,
 }
 
-/// Which ports of a packet a rule compares.
+/// The ports of a packet that a rule compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PortOf {
     Source,

@@ -302,7 +302,7 @@ fn set(option: &str, words: &mut Words) -> Result<Question, Problem> {
     }
 }
 
-/// Of chunks, only whether any is INIT.
+/// Reads a condition on chunks: only whether any is INIT.
 fn sctp(option: &str, words: &mut Words) -> Result<Question, Problem> {
     if option != "--chunk-types" {
         return port(option, words);

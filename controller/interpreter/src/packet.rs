@@ -57,7 +57,7 @@ impl TcpFlags {
     pub const ACK: Self = Self(0x10);
     /// URG.
     pub const URG: Self = Self(0x20);
-    /// All six.
+    /// All six flags.
     pub const ALL: Self = Self(0x3f);
 
     /// The flags of both.
@@ -79,7 +79,7 @@ impl TcpFlags {
     }
 }
 
-/// What follows the IP header.
+/// The protocol and its header behind the IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
     /// A TCP segment.
@@ -149,7 +149,7 @@ pub struct Packet {
     pub source: IpAddr,
     /// The destination address; of the source's family.
     pub destination: IpAddr,
-    /// What follows the IP header.
+    /// The protocol and its header.
     pub transport: Transport,
     /// The conntrack state.
     pub state: ConntrackState,

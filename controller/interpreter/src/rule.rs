@@ -26,7 +26,7 @@ pub(crate) struct Rule {
     pub(crate) family: Option<Family>,
 }
 
-/// What a rule does with a packet.
+/// The target of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     /// Count the packet.

@@ -58,8 +58,8 @@ impl Applied {
         news
     }
 
-    /// What Events report: the generations that were applied lately. The status of a
-    /// ClusterDefaultNetworkPolicy has a condition instead.
+    /// The findings for Events: the generations that were applied lately. A
+    /// ClusterDefaultNetworkPolicy has a condition in its status instead.
     #[must_use]
     pub fn findings(&self, now: Instant) -> BTreeSet<ObjectFinding> {
         let is_recent = |known: &Known| known.since.is_some_and(|since| now < since + RECENT);

@@ -1,4 +1,4 @@
-//! Which write is sent next, and when one that failed is tried again.
+//! The order of writes, and when a failed write is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -23,7 +23,7 @@ use tracing::warn;
 /// A report without a Node is deleted after this time: the watch may not have seen the Node yet.
 const ORPHAN_GRACE: Duration = Duration::from_secs(5);
 
-/// What is kept of a report.
+/// The part of a report that is kept.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The uid of the report.
@@ -72,7 +72,7 @@ pub enum Action {
 }
 
 impl Known {
-    /// What is kept of `report`; `before` is what was kept of its last version.
+    /// The part of `report` that is kept; `before` is that of its last version.
     #[must_use]
     pub fn new(report: NodePolicyReport, before: Option<&Self>, now: Instant) -> Self {
         let uid = report.uid().unwrap_or_default();

@@ -127,7 +127,7 @@ fn a_write_that_is_forbidden_holds_up_its_own_kind_alone() {
 }
 
 #[test]
-fn a_node_that_is_gone_is_not_waited_for() {
+fn a_deleted_node_is_not_waited_for() {
     let (mut state, now) = state(1);
     let mut judged = judged();
     judged.coverage.nodes = ["n0", "gone"].into_iter().map(Into::into).collect();

@@ -45,7 +45,7 @@ impl Write {
     /// The kind of a status.
     pub const STANDING: &'static str = "status of a ClusterDefaultNetworkPolicy";
 
-    /// What kind of object it writes.
+    /// The kind of object that is written.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

@@ -37,7 +37,7 @@ impl Applied {
 pub struct Table {
     /// Our chains.
     pub chains: Chains,
-    /// Where our rules in the kernel's own chains are.
+    /// The positions of our rules in the kernel's own chains.
     pub hooks: BTreeMap<Hook, HookPlaces>,
     /// Chains of ours to which rules of other programs, or in chains of other programs, jump.
     pub wanted_by_others: BTreeSet<ChainName>,
@@ -87,11 +87,11 @@ pub struct AppliedSet {
     pub shape: Option<(Kind, Family)>,
     /// The most elements that it can have (`maxelem`).
     pub maxelem: u32,
-    /// What is known of its elements.
+    /// The known elements of the set.
     pub elements: Elements,
 }
 
-/// What is known of the elements of a set in the kernel.
+/// The known elements of a set in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Elements {
     /// All elements, as they were read.

@@ -42,11 +42,11 @@ impl Extent {
 
 /// The state of one apply.
 struct Attempt<'a> {
-    /// What changed since the last apply; none once all members have joined and left, but for those of
-    /// sets that were refused.
+    /// The changes since the last apply; `None` once all members have joined and left, except for
+    /// those of refused sets.
     update: Option<&'a Update>,
     extent: Extent,
-    /// What is in the kernel; `None` when it has to be read.
+    /// The state of the kernel; `None` when it has to be read.
     applied: Option<Applied>,
     /// Whether `applied` was read in this apply, with the changes of other programs.
     was_read: bool,

@@ -1,11 +1,11 @@
-//! What an apply did, as a value.
+//! The changes of an apply, as a value.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::plan::{Plan, TableChange};
 
-/// What an apply did.
+/// The changes of an apply.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct ApplyReport {
     /// Chains written or deleted, both families.

@@ -1,4 +1,4 @@
-//! What the kernel should hold for a [`Compiled`]: chains, hooks and sets as values. Pure.
+//! The desired state of the kernel for a [`Compiled`]: chains, hooks and sets as values. Pure.
 //!
 //! ```text
 //! FORWARD 1 ─► PORTCULLIS-FORWARD ─► JUDGE: unknown source ─► SOURCE
@@ -37,7 +37,7 @@ use super::rulesets::{Output, Root, Rulesets};
 use super::set::{DesiredSet, Element, Kind, Source};
 use super::tree::{self, Judges, Place};
 
-/// What the kernel should hold. The members of most sets stay in the engine.
+/// The desired state of the kernel. The members of most sets stay in the engine.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Desired {
     /// Our chains of each family that is enforced.

@@ -17,7 +17,7 @@ use super::set::{DesiredSet, Kind, Source};
 /// The input of a diff beside what is applied and what is desired.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a> {
-    /// What changed since the last apply. Only sets whose elements were not read back need it.
+    /// The changes since the last apply, for sets whose elements were not read back.
     pub update: &'a Update,
     /// The sets of the engine.
     pub sets: &'a BTreeMap<SetId, AddressSet>,

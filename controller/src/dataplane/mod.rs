@@ -110,7 +110,7 @@ pub struct Dataplane {
     desired: Desired,
     /// The chains and sets in which these two may differ; `None` when that is not known.
     touched: Option<Touched>,
-    /// What has changed since the last [`Dataplane::reader`] call; `None` without a comparison.
+    /// The changes since the last [`Dataplane::reader`] call; `None` without a comparison.
     changed_since_read: Option<Touched>,
     /// Members that join sets in later applies.
     waiting: Waiting,
@@ -121,7 +121,7 @@ pub struct Dataplane {
     denials: Totals,
     /// The sets and chains that the tools or the kernel refused.
     refusals: Refusals,
-    /// Which of these are tried again next.
+    /// The refused sets and chains that are tried again next.
     retries: Retries,
     /// A change that a tool reported but did not make. Each apply is compared with the kernel until
     /// the change is made.

@@ -83,7 +83,7 @@ pub enum Swap {
     WithAdditions,
 }
 
-/// What changes in the table of one family.
+/// The changes of the table of one family.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct TableChange {
     /// Chains that are new or differ, with all their rules.
@@ -114,7 +114,7 @@ impl TableChange {
     }
 }
 
-/// What happens to a hook.
+/// The change of a hook.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HookChange {
     /// How many copies of the rule are removed.

@@ -12,7 +12,7 @@ use super::feature::Feature;
 pub struct Finding {
     /// How much the finding matters.
     pub severity: Severity,
-    /// What was found.
+    /// The finding as a sentence.
     pub what: String,
     /// What to do about it; empty if nothing is to be done.
     pub what_to_do: String,

@@ -41,8 +41,8 @@ const AT_ONCE: usize = 8;
 /// How many are tried at once as long as none is refused again.
 const AT_ONCE_MAX: usize = 32;
 
-/// Which refusals are tried again next. A round of retries tries each of them once, a few at a
-/// time, so that hundreds of them do not delay other changes.
+/// The order in which refusals are tried again. A round of retries tries each of them once, a few
+/// at a time, so that hundreds of them do not delay other changes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Retries {
     /// The last one that was tried in this round.

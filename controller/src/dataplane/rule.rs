@@ -133,11 +133,11 @@ pub enum Match {
     BridgePort(Side, IsInterface),
     /// The packet does not pass from one port of a bridge to another: the node routes or sends it.
     NotBridged,
-    /// Its connection is established, or related to one that is.
+    /// A packet whose connection is established, or related to one that is.
     RelatedOrEstablished,
-    /// Its connection is not related to another one.
+    /// A packet whose connection is not related to another one.
     NotRelated,
-    /// Its destination was not translated.
+    /// A packet whose destination was not translated.
     NotTranslated,
     /// A set holds the address of one side.
     Set(SetName, Side),

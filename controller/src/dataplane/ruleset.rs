@@ -172,14 +172,14 @@ impl<'a> Renderer<'a> {
 
 /// A set that a rule refers to is missing.
 struct Missing {
-    /// The rule's peers without it.
+    /// The rule's peers without the missing set.
     others: Vec<Peer>,
 }
 
 enum Peer {
     Any,
     Set(SetName),
-    /// In a set of addresses with ports.
+    /// The peers of a set of addresses with ports.
     WithPort(SetName),
     Network(IpNet),
 }

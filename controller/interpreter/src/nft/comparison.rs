@@ -137,7 +137,7 @@ pub(super) fn address_of(expression: &Expression) -> Option<(Family, Side)> {
     }
 }
 
-/// How the address of one side is written.
+/// The text of the address of one side.
 pub(super) fn address_text(family: Family, side: Side) -> String {
     let protocol = if family == Family::V4 { "ip" } else { "ip6" };
     format!("{protocol} {}", if side == Side::Source { "saddr" } else { "daddr" })

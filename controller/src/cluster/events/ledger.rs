@@ -1,4 +1,4 @@
-//! Which finding is reported when. Pure; the caller passes the time, which is monotonic.
+//! When each finding is reported. Pure; the caller passes the time, which is monotonic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +19,7 @@ const BURST: u32 = 50;
 /// The average time between two Events: a cluster of 10,000 bad policies takes half an hour.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// What an Event reports: one finding about one generation of one policy, or about a Node.
+/// The content of an Event: one finding about one generation of one policy, or about a Node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ObjectFinding {
     /// The policy or the Node.

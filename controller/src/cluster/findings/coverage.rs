@@ -1,5 +1,5 @@
-//! Which pods the policies of the cluster select, for which a default decides, and on which nodes the
-//! pods of all policies are.
+//! The pods that the policies of the cluster select, those for which a default decides, and the
+//! nodes of the pods of all policies.
 //!
 //! A default decides for a pod and a direction that no enforced NetworkPolicy isolates. Rules of
 //! the tiers Admin and Baseline decide flows, not pods: they do not count here.

@@ -34,7 +34,7 @@ const FINDINGS_PER_POLICY: usize = 10;
 /// One probable mistake in a policy, or a problem of a Node.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Finding {
-    /// What kind of mistake it is.
+    /// The kind of the mistake.
     pub reason: Reason,
     /// The field, as `spec.ingress[0].ports[1].port`; empty for the policy as a whole.
     pub field: String,

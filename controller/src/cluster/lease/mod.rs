@@ -1,4 +1,4 @@
-//! One leader at a time, by a Lease (client-go's algorithm): pure. `election` asks the API server.
+//! One leader at a time, by a Lease (client-go's algorithm): pure. `election` sends the requests.
 //!
 //! ```text
 //! GET ─► observe ─► attempt ─► Create | Replace (if no other has written it since) ─► written
@@ -63,7 +63,7 @@ impl Timing {
     }
 }
 
-/// What to do next about the Lease.
+/// The next request for the Lease.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Attempt {
     /// The Lease does not exist: create it.
@@ -141,7 +141,7 @@ impl Contender {
         self.renewed = None;
     }
 
-    /// What to do at `now`. `wall` is written to the Lease for people.
+    /// The request to send at `now`. `wall` is written to the Lease for people.
     #[must_use]
     pub fn attempt(&self, now: Instant, wall: Timestamp) -> Attempt {
         let Some(seen) = &self.seen else {

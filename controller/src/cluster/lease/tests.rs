@@ -84,7 +84,7 @@ async fn of_two_who_write_at_once_one_loses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_renews_stays_whatever_the_clocks_say() {
+async fn a_leader_that_renews_stays_with_any_wall_clocks() {
     let (mut server, mut a, mut b) = (Server::default(), contender("a"), contender("b"));
     for round in 0..100 {
         // One clock runs years ahead, the other jumps back and forth.
@@ -151,7 +151,7 @@ async fn a_lease_that_was_deleted_is_created_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_two_leaders_whoever_stops_and_is_cut_off() {
+async fn never_two_leaders_when_some_are_stopped_or_cut_off() {
     let mut seed = 7_u64;
     let mut random = |below: u64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -4,8 +4,8 @@ use super::facts::Facts;
 use super::judgement::{Conflict, Judgement, list, starts_with};
 use crate::dataplane::preflight::Severity;
 
-/// A program that enforces NetworkPolicy beside the routing of others, so that packets pass our
-/// rules and its own.
+/// A program that enforces NetworkPolicy and does not route, so that packets pass our rules and its
+/// own.
 struct Enforcer {
     name: &'static str,
     /// The beginnings of the names of its iptables chains.

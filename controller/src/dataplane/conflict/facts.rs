@@ -14,7 +14,7 @@ pub struct Facts {
     pub filters: Vec<FilterTable>,
     /// The tables of nftables.
     pub nft_tables: Vec<NftTable>,
-    /// Which packets on bridges pass iptables.
+    /// Whether packets on bridges pass iptables, for each setting.
     pub bridge_netfilter: Vec<(BridgeSwitch, BridgeNetfilter)>,
     /// How the node reaches the addresses of its isolated pods.
     pub routes: Vec<PodRoute>,

@@ -80,7 +80,7 @@ fn isolate(
     refused
 }
 
-/// Which of these scripts has the line that `ipset` names.
+/// The index of the script with the line that `ipset` names.
 fn failed(error: &Error, group: &[(SetName, String)]) -> Option<usize> {
     let Error::Failed { stderr, .. } = error else { return None };
     let number = stderr.split_once("Error in line ")?.1.split(':').next()?;
@@ -116,8 +116,8 @@ mod tests {
         Error::Failed { command, status: ExitStatus::from_raw(256), stderr }
     }
 
-    /// Which of `count` sets are refused, the runs, and the sets that were done, where `run` says what
-    /// becomes of a script with these sets.
+    /// Runs the scripts of `count` sets; `run` is the result of a script with these sets. Returns
+    /// the refused sets, the number of runs, and the sets that were changed.
     fn check(
         count: usize,
         run: impl Fn(&[usize], Duration) -> Result<(), Error>,

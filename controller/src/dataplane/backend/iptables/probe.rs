@@ -31,7 +31,7 @@ const CHAIN: ChainName = ChainName::short("PROBE");
 /// An interface that every node has.
 const INTERFACE: InterfaceName = InterfaceName::LOOPBACK;
 
-/// Of the thread, not the process: tests run threads in network namespaces of their own.
+/// The directory of the thread, not the process: tests run threads in their own network namespaces.
 const PROC_NET: &str = "/proc/thread-self/net";
 
 /// The chains and rules of a variant; `None` if it is not installed.

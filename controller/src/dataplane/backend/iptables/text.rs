@@ -170,7 +170,7 @@ mod tests {
     use crate::dataplane::name;
 
     #[test]
-    fn parts_stand_in_the_order_of_iptables_save() {
+    fn parts_are_in_the_order_of_iptables_save() {
         let net: IpNet = "10.0.0.1/32".parse().unwrap();
         let source = |is: fn(IpNet) -> Is| Match::Address(Side::Source, is(net));
         let sides = [Match::Address(Side::Destination, Is::Within(net)), source(Is::Outside)];

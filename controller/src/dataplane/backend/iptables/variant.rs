@@ -1,4 +1,4 @@
-//! Which of the two iptables implementations holds the node's rules. Pure.
+//! The choice between the two implementations of iptables. Pure.
 
 use policy_engine::cidr::Family;
 
@@ -37,7 +37,7 @@ impl Variant {
     }
 }
 
-/// Where rules are: a table of one implementation.
+/// A place of rules: a table of one implementation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Place {
     /// The implementation.
@@ -47,7 +47,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Every place where rules of ours can be.
+    /// All places where our rules can be.
     pub fn all() -> impl Iterator<Item = Self> {
         let tables = |variant| TableName::BOTH.map(|table| Self { variant, table });
         Variant::BOTH.into_iter().flat_map(tables)

@@ -11,7 +11,7 @@ use crate::dataplane::netlink::attributes::Attributes;
 
 /// The first register, which all keys and values are loaded into.
 const REGISTER: u32 = 1;
-/// The same place, as the first of registers with four bytes each.
+/// The first register, by its number among registers with four bytes each.
 const REGISTER_WORDS: u32 = 8;
 /// The register whose content is a verdict.
 const REGISTER_VERDICT: u32 = 0;
@@ -152,7 +152,7 @@ pub(super) fn value(bytes: &[u8]) -> Attributes {
 /// The expressions of one rule.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(super) struct Expressions {
-    /// All of them.
+    /// All expressions, as attributes.
     pub list: Attributes,
     /// The offsets where the number of one of the rule's own sets has to be written, and which set.
     pub own_sets: Vec<(usize, usize)>,
