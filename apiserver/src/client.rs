@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_a_cluster_the_error_says_what_to_do() {
+    async fn without_a_cluster_the_error_names_the_flag() {
         for none in [None, Some(OsString::new())] {
             let error = access(none).client().await.map(drop).unwrap_err();
             assert!(error.to_string().contains("--kubeconfig"), "{error}");

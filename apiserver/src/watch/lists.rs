@@ -11,7 +11,7 @@ use crate::pages::{Pages, current_version};
 /// How the next list is requested.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lists {
-    /// As the first events of a watch: objects one by one, small for both sides.
+    /// As the first events of a watch: one object an event, which needs little memory.
     Streamed,
     /// In pages, since the streaming list before it failed: API servers on an etcd without progress
     /// requests answer it with 500, others are overloaded. The list after it is streamed again.
@@ -40,11 +40,11 @@ where
         Ok(())
     }
 
-    /// Decides what follows a streaming list that failed: a list in pages, whatever the error is, as
-    /// in client-go. At once where the server answered; where it did not, after the usual wait.
+    /// Chooses what follows a streaming list that failed: a list in pages after any error, as in
+    /// client-go. It follows at once if the server answered, else after the usual wait.
     pub(super) fn list_failed(&mut self, failure: Failure) -> Result<(), End> {
         match failure.reason {
-            // A list in pages would get the same answer, or more load onto a server that has too much.
+            // A list in pages would get the same answer, or add load to an overloaded server.
             Reason::Status(401 | 403 | 404 | 429) => return Err(failure.into()),
             // `sendInitialEvents` or its `resourceVersionMatch` is not allowed.
             Reason::Status(400 | 422) => self.lists = Lists::Paged,

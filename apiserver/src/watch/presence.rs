@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! watch ─ 404 ─► the CRD itself: ─ served as watched ─────► the 404 is no proof: an outage
-//!                                ─ in another known version ► the watch goes on in that version
+//!                                ─ in another known version ► the watch continues in that version
 //!                                ─ 404, of this CRD ──────► Absent: no object of it exists
-//!                                ─ in other versions only ► Elsewhere: there are objects, unread
-//!                                ─ any other answer ──────► an outage: what is known stays
+//!                                ─ in other versions only ► Elsewhere: its objects cannot be read
+//!                                ─ any other answer ──────► an outage: the known objects stay
 //! ```
 //!
 //! A 404 alone proves nothing: proxies answer it too, and so does a server that has not read the

@@ -143,12 +143,12 @@ impl Rulesets {
             if known.uses > 0 {
                 continue;
             }
-            let Some(gone) = self.rendered.remove(&root) else { continue };
-            unwanted.extend(gone.next.iter().map(|next| (view, *next)));
-            for denial in &gone.denials {
+            let Some(removed) = self.rendered.remove(&root) else { continue };
+            unwanted.extend(removed.next.iter().map(|next| (view, *next)));
+            for denial in &removed.denials {
                 count_down(&mut self.denials, denial);
             }
-            for set in &gone.sets {
+            for set in &removed.sets {
                 if count_down(&mut self.sets, set) {
                     to.sets.remove(set);
                     to.touched.sets.insert(*set);

@@ -132,7 +132,7 @@ async fn a_released_lease_is_taken_at_once() {
     assert!(!attempt(&mut b, &mut server, 0));
     let released = a.release(Timestamp::UNIX_EPOCH).expect("a holds it");
     assert!(!leads(&a));
-    server.write(&released).expect("nobody wrote meanwhile");
+    server.write(&released).expect("no other contender has written");
     assert!(attempt(&mut b, &mut server, 0));
     assert_eq!(
         b.release(Timestamp::UNIX_EPOCH).and_then(|l| l.spec).and_then(|s| s.holder_identity),

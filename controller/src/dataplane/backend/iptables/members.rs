@@ -47,11 +47,11 @@ pub(super) fn destroy(set: SetName) -> bool {
         Ok(_) => true,
         Err(error) => {
             let message = error.to_string();
-            let is_gone = message.contains("does not exist");
-            if !is_gone {
+            let is_missing = message.contains("does not exist");
+            if !is_missing {
                 tracing::debug!(%set, message, "a set is still in use and is removed later");
             }
-            is_gone
+            is_missing
         }
     }
 }
