@@ -19,11 +19,11 @@ pub struct Gap {
 /// In which namespaces objects are missing.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Place {
-    /// Anywhere in the cluster.
+    /// In the whole cluster.
     Everywhere,
-    /// Anywhere but in this namespace.
+    /// In all namespaces but this one.
     Except(Str),
-    /// In this namespace alone.
+    /// Only in this namespace.
     Only(Str),
 }
 
@@ -42,7 +42,7 @@ pub enum Cause {
 }
 
 impl Gap {
-    /// Whether what pods may do depends on it; otherwise it only names them.
+    /// Whether missing objects of this kind can change which connections are allowed.
     #[must_use]
     pub fn decides(&self) -> bool {
         self.kind.is_policy() || matches!(self.kind, Kind::Namespace | Kind::Pod)

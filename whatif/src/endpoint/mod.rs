@@ -1,4 +1,4 @@
-//! The words by which a user names one side of a connection: read here, found in [`resolve`].
+//! The words by which a user names one side of a connection: parsed here, looked up in [`resolve`].
 
 mod resolve;
 mod service;
@@ -17,13 +17,13 @@ pub use resolve::{Party, PortAsked, Resolved, Side, resolve};
 /// One side as a user wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
-    /// Who.
+    /// The endpoint.
     pub target: Target,
-    /// Which port of it.
+    /// Its port, if the user names one.
     pub port: Option<PortWord>,
 }
 
-/// Who is meant.
+/// The endpoint that a user names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
     /// A pod, a workload or a Service.
@@ -35,11 +35,11 @@ pub enum Target {
         /// The name.
         name: String,
     },
-    /// `jobs/report`: the Job `report`, or `report` in a namespace that is called as a kind is.
+    /// `jobs/report`: the Job `report`, or `report` in a namespace that has the name of a kind.
     KindOrNamespace {
         /// The word as written.
         word: String,
-        /// The kind that it is for kubectl.
+        /// The kind that kubectl takes the word for.
         kind: String,
         /// The name.
         name: String,
@@ -66,13 +66,13 @@ pub struct PortWord {
 /// A port by number or by name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NumberOrName {
-    /// By number.
+    /// A port number.
     Number(u16),
-    /// By the name that containers, or a Service, give it.
+    /// A port name, which containers or a Service define.
     Name(String),
 }
 
-/// A side of a question was not found, and may be among what could not be read.
+/// The error for a side that was not found, but may be in a part that could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("Undetermined: {missing}, but not all could be read: {gaps}")]
 pub struct Unread {
@@ -82,7 +82,7 @@ pub struct Unread {
     pub gaps: String,
 }
 
-/// Why words name nothing.
+/// The reason why words name no endpoint.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The words have no meaning.
@@ -90,7 +90,7 @@ pub enum EndpointError {
     Syntax {
         /// The words.
         text: String,
-        /// What is wrong with them.
+        /// The error in the words.
         problem: String,
     },
     /// Nothing has this name.
@@ -109,7 +109,7 @@ pub enum EndpointError {
         /// What they can mean.
         candidates: Vec<String>,
     },
-    /// Nothing says which addresses a Service without a selector has.
+    /// No object lists the addresses of a Service without a selector.
     #[error(
         "the addresses of {service} are not known: it selects no pods, and the source has no \
          EndpointSlice of it; add the output of `kubectl get endpointslices -n {namespace} -o yaml` \
@@ -306,7 +306,7 @@ mod tests {
         check("api.shop.svc", "shop/service/api");
         check("api.shop.svc.cluster.local:http", "shop/service/api http/TCP");
         check("api.shop.svc.example.org.:80", "shop/service/api 80/TCP");
-        // A pod can have such a name.
+        // A pod can have this name.
         check("api.shop", "-/-/api.shop");
         check("a.api.shop.svc", "-/-/a.api.shop.svc");
         check("shop/api.shop.svc", "shop/-/api.shop.svc");

@@ -1,4 +1,4 @@
-//! Who and what the words of a user mean in a cluster.
+//! Finds what the words of a user mean in a cluster.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,31 +23,31 @@ const NAMES_SHOWN: usize = 5;
 /// One side of a question, found in a cluster.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// What it is called in answers.
+    /// The name of the side in answers.
     pub name: String,
-    /// Everyone it stands for; never empty.
+    /// All pods, nodes and addresses that the side stands for; never empty.
     pub parties: Vec<Party>,
-    /// What was odd about it, for people.
+    /// Notes about the side, for people.
     pub notes: Vec<String>,
 }
 
-/// One of those that a side stands for.
+/// One pod, node or set of addresses that a side stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Party {
-    /// What it is called in answers.
+    /// The name of the party in answers.
     pub name: String,
-    /// Who it is.
+    /// The endpoint of the engine.
     pub side: Side,
-    /// The ports that are asked for; empty: every one.
+    /// The ports that are asked for; empty for every port.
     pub ports: Vec<PortAsked>,
 }
 
-/// Who a party is to the engine.
+/// A party as the engine knows it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Side {
-    /// A pod, by this address or by any of its own.
+    /// A pod, by this address or by any of its addresses.
     Pod(PodKey, Option<IpAddr>),
-    /// A node, by this address or by any of its own.
+    /// A node, by this address or by any of its addresses.
     Node(Str, Option<IpAddr>),
     /// External addresses.
     Outside(CidrSet),
@@ -90,7 +90,7 @@ pub fn resolve(
             let own = namespace.as_deref().unwrap_or(default_namespace).into();
             let found = named(cluster, &own, kind.as_deref(), name, port);
             match (found, namespace, kind) {
-                // Unless a pod, workload or Service has this name.
+                // A pod, workload or Service of this name takes precedence.
                 (Err(EndpointError::Missing { .. }), None, None) if name == API_SERVER => {
                     api_server(cluster, port)
                 }
@@ -188,7 +188,7 @@ fn missing(cluster: &Cluster, namespace: &Str, kind: Option<&str>, name: &Str) -
     for (namespace, name) in cluster.services.keys() {
         known.insert((namespace.clone(), name.clone(), format!("{namespace}/svc/{name}")));
     }
-    // The same name elsewhere is likelier than a name that is only alike.
+    // An equal name in another namespace is likelier than a similar name.
     let elsewhere = known.iter().filter(|(_, other, _)| other == name);
     let mut candidates: Vec<String> = elsewhere.map(|(.., shown)| shown.clone()).collect();
     if candidates.is_empty() {

@@ -44,7 +44,7 @@ pub(super) fn api_server(
     at(cluster, &key, asked)
 }
 
-/// What EndpointSlices and Endpoints say of a Service that selects no pods.
+/// The addresses that EndpointSlices and Endpoints list for a Service that selects no pods.
 fn addresses<'c>(
     cluster: &'c Cluster,
     key: &(Str, Str),
@@ -77,7 +77,7 @@ fn at(cluster: &Cluster, key: &(Str, Str), asked: Asked) -> Result<Resolved, End
     Ok(found)
 }
 
-/// The pods behind a Service, each with the ports that answer for the Service's.
+/// The pods behind a Service, each with its ports for the ports of the Service.
 pub(super) fn behind(
     cluster: &Cluster,
     service: &Service,

@@ -1,8 +1,9 @@
-//! What an answer is worth when not all of the cluster could be read.
+//! How far an answer can be trusted when a part of the cluster could not be read.
 //!
-//! A policy that nobody saw can isolate a pod, never allow to one that others isolate in a namespace
-//! that was read. So a denial by what was read stands, and what is allowed may not be; unless the
-//! policy is of a tier that is asked before. One direction that surely denies is enough.
+//! An unread policy of an earlier tier can change any decision. An unread policy of the deciding
+//! tier can isolate a pod that no policy isolates; if some policy isolates the pod, it can only
+//! allow more. A policy of a later tier changes nothing. One direction that certainly denies is
+//! enough.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use super::{Part, Verdict};
 use crate::gap::Gap;
 use crate::model::Cluster;
 
-/// Says so where the answer depends on what could not be read.
+/// Marks the part as undetermined where the answer depends on what could not be read.
 pub(super) fn qualify(cluster: &Cluster, part: &mut Part) {
     let unsure: Vec<&Gap> = cluster.gaps.iter().filter(|gap| hides(cluster, gap, part)).collect();
     for gap in unsure {
@@ -65,7 +66,7 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
                 unknown && (tiers || isolated && (decision.is_allowed() || by_labels))
             })
         }
-        // An address may be that of a pod.
+        // An address may be the address of an unread pod.
         Kind::Pod => part.outside.as_ref().is_some_and(|set| {
             let nets = policy_engine::cidr::Family::BOTH.map(|family| set.networks(family));
             let nets: Vec<_> = nets.into_iter().flatten().collect();
@@ -75,7 +76,7 @@ fn hides(cluster: &Cluster, gap: &Gap, part: &Part) -> bool {
     }
 }
 
-/// Whether a policy of the cluster may be about a pod, by labels of its namespace that nobody saw.
+/// Whether an unread label of the namespace may make a policy of the cluster apply to a pod.
 fn is_subject_unsure(cluster: &Cluster, pod: &PodKey) -> bool {
     let world = &cluster.world;
     let by_labels = |policy: &Arc<Policy>| {
@@ -85,7 +86,7 @@ fn is_subject_unsure(cluster: &Cluster, pod: &PodKey) -> bool {
     cluster.assumed.contains(&pod.namespace) && world.policies_in("").any(by_labels)
 }
 
-/// Whether policies of a kind that nobody saw may have made another decision of this one.
+/// Whether an unread policy of this kind could change a decision.
 fn may_be_otherwise(kind: Kind, decision: &Decision) -> bool {
     let exempt = matches!(
         decision.reason,
@@ -93,16 +94,16 @@ fn may_be_otherwise(kind: Kind, decision: &Decision) -> bool {
     );
     match (kind, decision.tier) {
         _ if exempt => false,
-        // What comes before decided already.
+        // A tier that is evaluated earlier has decided.
         (Kind::NetworkPolicy, Some(Tier::Admin))
         | (
             Kind::ClusterDefaultNetworkPolicy,
             Some(Tier::Admin | Tier::NetworkPolicy | Tier::Baseline),
         ) => false,
-        // What isolates unites its rules: one more may allow, and none takes that back.
+        // The rules of isolating policies are united: one more can allow, and cannot deny.
         (Kind::NetworkPolicy, Some(Tier::NetworkPolicy))
         | (Kind::ClusterDefaultNetworkPolicy, Some(Tier::Default)) => !decision.is_allowed(),
-        // A ClusterNetworkPolicy may come first, and accept or deny whatever others say.
+        // An unread ClusterNetworkPolicy may be evaluated first, and accept or deny the connection.
         _ => true,
     }
 }
@@ -126,7 +127,7 @@ mod tests {
         Decision { reason, tier, isolated_by, decided_by, passed_by }
     }
 
-    /// The kinds of which an unseen policy may have decided otherwise.
+    /// Checks for which kinds an unread policy could change a decision.
     #[track_caller]
     fn check(reason: Reason, tier: Option<Tier>, unsure: &[Kind]) {
         let decision = decision(reason, tier);
@@ -143,7 +144,7 @@ mod tests {
         check(Reason::NotIsolated, None, &all);
         check(Reason::RuleDenies, Some(Tier::Admin), &all[..1]);
         check(Reason::RuleAccepts, Some(Tier::Baseline), &all[..2]);
-        // Rules of what isolates are united: one more can allow, and cannot deny.
+        // The rules of isolating policies are united: one more can allow, and cannot deny.
         check(Reason::NoRuleAllows, Some(Tier::NetworkPolicy), &all[..2]);
         check(Reason::RuleAllows, Some(Tier::NetworkPolicy), &all[..1]);
         check(Reason::NoRuleAllows, Some(Tier::Default), &all);

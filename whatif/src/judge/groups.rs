@@ -1,4 +1,4 @@
-//! Who is treated alike: one flow stands for all of them.
+//! Groups of endpoints that policies treat alike: one flow stands for all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,14 +16,14 @@ use super::Views;
 use crate::endpoint::{Party, PortAsked, Resolved, Side};
 use crate::model::Cluster;
 
-/// The class of pods as policies are enforced, and with those in audit; and their node, where the
-/// other side is that node.
+/// The class of pods by the enforced policies, and with those in audit; and the node of the pods,
+/// where the peer is that node.
 type Class = (ClassId, Option<Option<ClassId>>, Option<Str>);
 
 /// Flows as their two sides.
 type Flows = Vec<(Endpoint, Endpoint)>;
 
-/// A group of sources and one of destinations, and the flows that stand for all between them.
+/// A group of sources, a group of destinations, and the flows that stand for all between them.
 pub(crate) struct Pair {
     pub(crate) sources: Vec<String>,
     pub(crate) destinations: Vec<String>,
@@ -32,9 +32,9 @@ pub(crate) struct Pair {
     pub(crate) ports: Vec<PortAsked>,
     /// The addresses that an external side stands for, if one is external.
     pub(crate) outside: Option<CidrSet>,
-    /// Whether any address of the one side can meet one of the other: of one family.
+    /// Whether some address of each side is of the same family.
     pub(crate) meets: bool,
-    /// One per pair of addresses that can meet; where none can, one for the explanation.
+    /// One flow per pair of addresses of one family; without such a pair, one for the explanation.
     pub(crate) flows: Flows,
 }
 
@@ -91,8 +91,8 @@ fn nodes(cluster: &Cluster, side: &Resolved) -> BTreeSet<Str> {
     side.parties.iter().filter_map(node).collect()
 }
 
-/// The parties of a side by what policies tell apart. A pod on one of the `others`, the nodes of the
-/// other side, is treated otherwise there than one that is not.
+/// The parties of a side, grouped by what policies distinguish. A pod on one of `others`, the nodes
+/// of the peer, is treated differently from a pod that is not.
 fn groups<'p>(
     cluster: &Cluster,
     views: Views<'_, '_>,
@@ -134,7 +134,7 @@ fn groups<'p>(
     groups
 }
 
-/// One name cannot stand for two answers: pods of a workload in several groups go by their own.
+/// Names pods instead of their workload where the workload is in several groups.
 fn name_pods_of_split_workloads(cluster: &Cluster, groups: &mut [Group<'_>]) {
     let mut times: BTreeMap<String, usize> = BTreeMap::new();
     for name in groups.iter().flat_map(|group| &group.names) {
@@ -224,7 +224,7 @@ fn strangers(
     })
 }
 
-/// What one side may open at the other, by any of their addresses.
+/// The ports on which one side can connect to the peer, over any pair of addresses.
 pub(crate) fn between(
     reach: &Reach<'_>,
     world: &World,
@@ -238,12 +238,12 @@ pub(crate) fn between(
     ports
 }
 
-/// What a pod may open at a node, at any of its addresses.
+/// The ports on which a pod can connect to a node, at any of its addresses.
 pub(crate) fn to_node(reach: &Reach<'_>, world: &World, pod: &PodKey, node: &Str) -> PortSet {
     between(reach, world, &Side::Pod(pod.clone(), None), &Side::Node(node.clone(), None))
 }
 
-/// The flows from one side to the other: one for each pair of addresses that can meet.
+/// The flows from the source to the destination: one for each pair of addresses of one family.
 pub(crate) fn flows(world: &World, source: &Side, destination: &Side) -> Flows {
     let mut flows = Flows::new();
     for from in endpoints(world, source) {
@@ -256,7 +256,7 @@ pub(crate) fn flows(world: &World, source: &Side, destination: &Side) -> Flows {
     flows
 }
 
-/// The endpoints as which a pod or node takes part in flows.
+/// The endpoints of a pod, a node or external addresses in flows.
 fn endpoints(world: &World, side: &Side) -> Vec<Endpoint> {
     match side {
         Side::Pod(key, Some(address)) => vec![Endpoint::Pod(key.clone(), Some(*address))],
@@ -267,7 +267,7 @@ fn endpoints(world: &World, side: &Side) -> Vec<Endpoint> {
         }
         Side::Pod(key, None) => {
             let Some(pod) = world.pods().get(key) else { return Vec::new() };
-            // The traffic of a hostNetwork pod is its node's.
+            // A hostNetwork pod sends and receives with the addresses of its node.
             match pod.node.as_ref().filter(|_| pod.host_network) {
                 Some(node) => {
                     each(pod.addresses.clone(), |address| Endpoint::Node(node.clone(), address))
@@ -305,8 +305,8 @@ fn nobody(cluster: &Cluster, set: &CidrSet, other: &Side) -> Flows {
     outside.zip(other).into_iter().collect()
 }
 
-/// `set` cut by what the pod's rules say of it: names of each piece, flows of the pod with it, and
-/// the piece.
+/// `set`, cut into pieces that the rules of the pod treat alike. Each item has the names of the
+/// piece, the flows between it and the pod, and its addresses.
 fn pieces(
     cluster: &Cluster,
     views: Views<'_, '_>,
@@ -346,7 +346,7 @@ fn pieces(
     cut.into_iter().map(piece).collect()
 }
 
-/// The addresses of `set` that the pod can meet at all.
+/// The addresses of `set` in the families that the pod has.
 fn in_families(set: &CidrSet, sides: &[Endpoint]) -> CidrSet {
     let mut met = CidrSet::default();
     for family in Family::BOTH {

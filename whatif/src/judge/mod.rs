@@ -46,26 +46,26 @@ pub enum Verdict {
 /// The answer to one question.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Who connects.
+    /// The name of the source.
     pub source: String,
-    /// Who is asked.
+    /// The name of the destination.
     pub destination: String,
     /// The verdict of all parts together.
     pub verdict: Verdict,
     /// One for each pair of groups that policies tell apart; never empty.
     pub parts: Vec<Part>,
-    /// What was odd or assumed.
+    /// Assumptions and warnings.
     pub notes: Vec<String>,
 }
 
 /// The answer for sources and destinations that policies treat alike.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// Who connects.
+    /// The names of the sources.
     pub sources: Vec<String>,
-    /// Who is asked.
+    /// The names of the destinations.
     pub destinations: Vec<String>,
-    /// The port that was asked for; `None`: every one.
+    /// The port that was asked for; `None` for every port.
     pub asked: Option<PortAsked>,
     /// The verdict.
     pub verdict: Verdict,
@@ -73,17 +73,18 @@ pub struct Part {
     pub allowed: PortSet,
     /// The flow that stands for the part.
     pub flow: Flow,
-    /// Why.
+    /// The reasons for the verdict.
     pub explanation: Explanation,
     /// The addresses that an external side stands for, if one is external.
     pub outside: Option<CidrSet>,
-    /// All sources, and all destinations.
+    /// The sources, and the destinations.
     pub between: (Arc<[Side]>, Arc<[Side]>),
-    /// The addresses that the answer holds for, where others of the same pods are treated otherwise.
+    /// The addresses that the answer holds for, if other addresses of the pods are treated
+    /// differently.
     pub over: Option<Over>,
-    /// What would be if policies in audit were enforced; `None` when it is the same.
+    /// The result if policies in audit were enforced; `None` when it is the same.
     pub would_be: Option<WouldBe>,
-    /// What was odd about it.
+    /// Assumptions and warnings about the part.
     pub notes: Vec<String>,
 }
 
@@ -92,31 +93,31 @@ pub struct Part {
 pub enum Over {
     /// All of one family.
     Family(Family),
-    /// These two: others of the same family are treated otherwise.
+    /// These two addresses: others of the same family are treated differently.
     Addresses(IpAddr, IpAddr),
 }
 
-/// What would be of a part if policies in audit were enforced.
+/// The result of a part if policies in audit were enforced.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WouldBe {
     /// The verdict.
     pub verdict: Verdict,
     /// What would be allowed of all that was asked for.
     pub allowed: PortSet,
-    /// A flow that would fare differently: that of the part, if it does.
+    /// A flow with another result: that of the part, if its result differs.
     pub flow: Flow,
-    /// Why it would.
+    /// The reasons for the verdict.
     pub explanation: Explanation,
-    /// The directions that would say otherwise.
+    /// The directions with another decision.
     pub changed: Vec<Direction>,
 }
 
-/// Who reaches whom as policies are enforced, and as they would be with those in audit.
+/// The reachability by the enforced policies, and with the policies in audit as if enforced.
 #[derive(Clone, Copy)]
 pub struct Views<'r, 'w> {
-    /// What is.
+    /// By the enforced policies.
     pub enforced: &'r Reach<'w>,
-    /// What would be; `None` when no policy is in audit, or nobody asks.
+    /// By all policies; `None` when no policy is in audit, or the question does not need it.
     pub audited: Option<&'r Reach<'w>>,
 }
 
@@ -127,14 +128,14 @@ impl<'r, 'w> From<&'r Reach<'w>> for Views<'r, 'w> {
 }
 
 impl Part {
-    /// What both sides decided.
+    /// The decisions of both directions.
     #[must_use]
     pub fn decisions(&self) -> &Flowed {
         &self.explanation.verdict
     }
 }
 
-/// Judges everything that was asked between two sides.
+/// Judges every connection between two sides that was asked for.
 #[must_use]
 pub fn judge(
     cluster: &Cluster,
@@ -150,7 +151,7 @@ pub fn judge(
             notes.push(format!("{from} and {to} have no address family in common"));
         }
         for part in judge_pair(cluster, views, &pair) {
-            // Families that fare alike are one part.
+            // Families with the same result are one part.
             let same = parts.iter_mut().find(|known| {
                 (&known.sources, &known.destinations) == (&part.sources, &part.destinations)
                     && known.asked == part.asked
@@ -170,7 +171,7 @@ pub fn judge(
     Answer { source, destination, verdict, parts, notes }
 }
 
-/// Says for which addresses each part holds, where several parts are about the same pods.
+/// Sets the addresses that each part holds for, where several parts have the same pods.
 fn name_addresses(parts: &mut [Part]) {
     let same = |one: &Part, other: &Part| {
         (&one.sources, &one.destinations, &one.asked)
@@ -208,7 +209,7 @@ fn overall(parts: &[Part]) -> Verdict {
         (true, _) => Verdict::Mixed,
         (false, true) => Verdict::Undetermined,
         (false, false) if allowed => Verdict::Allowed,
-        // Without any pair of addresses nothing can be opened.
+        // Without a pair of addresses of one family, no connection can be opened.
         (false, false) => Verdict::Denied,
     }
 }
@@ -273,7 +274,7 @@ fn verdict(allowed: &PortSet, one_port: bool) -> Verdict {
     }
 }
 
-/// What differs when `then` would be allowed of what is asked for, where `now` is.
+/// The result with policies in audit, which allow `then`; `None` if that is the same as `now`.
 fn would_be(
     world: &World,
     flow: &Flow,
@@ -301,8 +302,8 @@ fn would_be(
     Some(WouldBe { verdict: verdict(&then, one_port), allowed: then, flow, explanation, changed })
 }
 
-/// The port that tells most when none was asked for: one that is allowed, else of those that the
-/// destination has a name for the one that fails least, else one that a rule speaks of.
+/// The port that explains most when no port was asked for: an allowed port; else the port that the
+/// destination has a name for with the fewest denials; else a port that a rule lists.
 fn telling(world: &World, source: &Endpoint, destination: &Endpoint, allowed: &PortSet) -> Traffic {
     if let Some((protocol, range)) = allowed.iter().next().filter(|_| !allowed.is_everything()) {
         return Traffic::Port(protocol, range.first());
@@ -338,7 +339,7 @@ fn rules_of<'w>(world: &'w World, pod: &'w Pod) -> impl Iterator<Item = &'w Port
     rules.flat_map(|rule| rule.ports.listed())
 }
 
-/// Says what the answer depends on that is not known.
+/// Adds notes about unknown facts that the answer depends on.
 fn qualify(world: &World, part: &mut Part) {
     let pod = |side: &Endpoint| match side {
         Endpoint::Pod(key, _) => world.pods().get(key),

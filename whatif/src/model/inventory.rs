@@ -1,4 +1,4 @@
-//! Objects by kind and name, as they were read: what `--with` and `--without` change.
+//! Objects by kind and name, as they were read. `--with` and `--without` change them.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -20,21 +20,21 @@ use serde_json::Value;
 use super::reference::WorkloadRef;
 use crate::gap::{Cause, Gap, Place};
 
-/// One object, and where it is written.
+/// One object, and the place where it is written.
 #[derive(Clone, Debug)]
 pub struct Object {
-    /// What it is.
+    /// The parsed object.
     pub item: Item,
-    /// Where it is written; `None` for an object of an API server.
+    /// The document that contains it; `None` for an object of an API server.
     pub document: Option<Arc<Document>>,
-    /// What an API server said; `None` for an object of a file.
+    /// The response of the API server; `None` for an object of a file.
     served: Option<Arc<Value>>,
     diagnostics: Vec<Diagnostic>,
-    /// The path of the command line that it was read from, by number.
+    /// The number of the path on the command line that it was read from.
     path: usize,
 }
 
-/// Where an object comes from.
+/// The place that an object comes from.
 enum Written {
     Here(Arc<Document>),
     Served(Arc<Value>),
@@ -53,17 +53,17 @@ impl Object {
 #[derive(Clone, Default, Debug)]
 pub struct Inventory {
     objects: BTreeMap<ObjectRef, Object>,
-    /// What could not be listed of a live cluster.
+    /// Objects of a live cluster that could not be listed.
     pub hidden: Vec<Gap>,
-    /// What is wrong with objects that have no name.
+    /// Diagnostics of objects without a name.
     nameless: Vec<Diagnostic>,
-    /// Objects that several documents give: each with what is to be said of the later one.
+    /// Objects that several documents contain: each with a diagnostic of the later one.
     repeated: Vec<Diagnostic>,
     /// How many paths of the command line were read.
     paths: usize,
 }
 
-/// Kinds of policies that are not enforced, and what is to be said of that.
+/// Kinds of policies that are not enforced, each with its message.
 const OTHER_POLICIES: [(&str, &str); 5] = [
     ("AdminNetworkPolicy", SUPERSEDED),
     ("BaselineAdminNetworkPolicy", SUPERSEDED),
@@ -79,8 +79,8 @@ const SUPERSEDED: &str = "is not supported: answers leave it out, and Portcullis
                           write a ClusterNetworkPolicy of policy.networking.k8s.io/v1beta1";
 
 impl Inventory {
-    /// Adds or replaces the objects of one path of the command line. An object that is there twice is
-    /// reported; from path to path objects are replaced on purpose.
+    /// Adds or replaces the objects of one path of the command line. An object that the path
+    /// contains twice is reported. Objects of an earlier path are replaced on purpose.
     pub fn add_path(&mut self, documents: Vec<Document>, default_namespace: &str) {
         self.paths += 1;
         for mut document in documents {
@@ -97,7 +97,7 @@ impl Inventory {
         self.repeated.extend(other.repeated);
     }
 
-    /// Removes every object that another inventory has, in whatever state.
+    /// Removes every object that another inventory contains, whatever its content is.
     pub fn remove_all(&mut self, other: &Self) {
         self.objects.retain(|name, _| !other.objects.contains_key(name));
     }
@@ -117,7 +117,7 @@ impl Inventory {
         })
     }
 
-    /// Adds, replaces or removes what a change is about, as if an API server had said so.
+    /// Adds, replaces or removes the object of a change, as after an event of an API server.
     pub fn apply(&mut self, change: Change) {
         let name = change.object();
         let item = match change {
@@ -134,11 +134,11 @@ impl Inventory {
         self.put(name, object);
     }
 
-    /// Removes the object that is named `KIND/NAMESPACE/NAME`; one that names no namespace is in
-    /// `namespace` where its kind needs one.
+    /// Removes the object that is named `KIND/NAMESPACE/NAME`. Without a namespace in the name, a
+    /// namespaced object is in `namespace`.
     ///
     /// # Errors
-    /// When it is not there; names the nearest one that is.
+    /// When there is no such object; the error names the nearest one.
     pub fn remove(&mut self, text: &str, namespace: &str) -> Result<()> {
         let mut wanted = text.to_owned();
         match text.parse::<ObjectRef>() {
@@ -151,7 +151,7 @@ impl Inventory {
                 }
                 wanted = name.to_string();
             }
-            // An object of such a kind is never there.
+            // An inventory has no object of such a kind.
             Err(ParseObjectError::Kind(..)) => {}
             Err(error @ ParseObjectError::Parts(_)) => bail!(error),
         }
@@ -169,7 +169,7 @@ impl Inventory {
         }
     }
 
-    /// Puts every policy enforced, as if none were in audit; how many were.
+    /// Sets every policy in audit to enforced; returns how many were in audit.
     pub fn enforce_all(&mut self) -> usize {
         let objects = self.objects.values_mut();
         let policies = objects.filter_map(|object| policy_mut(&mut object.item));
@@ -181,7 +181,7 @@ impl Inventory {
     /// All objects in the order of their names, kinds in alphabetical order.
     pub fn objects(&self) -> impl Iterator<Item = (&ObjectRef, &Object)> {
         let mut all: Vec<_> = self.objects.iter().collect();
-        // The objects of each kind are in order already, which a stable sort makes use of.
+        // The objects of each kind are already in order, which makes a stable sort fast.
         all.sort_by_key(|(name, _)| name.alphabetical());
         all.into_iter()
     }
@@ -192,14 +192,14 @@ impl Inventory {
         self.objects.get(name)
     }
 
-    /// The object that a workload is; none of a kind that is not known here.
+    /// The object of a workload; `None` for a kind that is not known here.
     #[must_use]
     pub fn workload(&self, workload: &WorkloadRef) -> Option<&Object> {
         let WorkloadRef { namespace, kind, name } = workload;
         self.get(&ObjectRef::new(Kind::from_word(kind)?, namespace.clone(), name.clone()))
     }
 
-    /// What could not be read: what could not be listed, and policies in versions that are not understood.
+    /// The objects that could not be listed, and the policies in versions that are not understood.
     #[must_use]
     pub fn gaps(&self) -> Vec<Gap> {
         let unknown = self.objects.values().filter_map(|object| match &object.item {
@@ -220,14 +220,14 @@ impl Inventory {
         self.hidden.iter().cloned().chain(unknown.map(gap)).collect()
     }
 
-    /// What is wrong with the objects.
+    /// The diagnostics of the objects.
     #[must_use]
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         let objects = self.objects().flat_map(|(_, object)| &object.diagnostics);
         self.nameless.iter().chain(objects).cloned().collect()
     }
 
-    /// The documents that give an object which an earlier one gave already, in whatever file.
+    /// One diagnostic for each document with an object that an earlier document contains.
     #[must_use]
     pub fn repeated(&self) -> &[Diagnostic] {
         &self.repeated
@@ -278,7 +278,7 @@ impl Inventory {
     }
 }
 
-/// The policy that an object is, to be changed.
+/// The policy of an object, for changing it.
 pub fn policy_mut(item: &mut Item) -> Option<&mut Policy> {
     match item {
         Item::Object(Change::Policy(_, Some(policy))) => Some(Arc::make_mut(policy)),

@@ -1,4 +1,4 @@
-//! Policies in a namespace that nothing else in the source is in: probably a misspelled namespace.
+//! Policies in a namespace without any other object: the namespace is probably misspelled.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ impl Inventory {
     /// One warning for each NetworkPolicy of a file whose namespace no Namespace, pod, workload or
     /// Service is in.
     ///
-    /// Nothing is reported if the source has no namespace at all (policies alone), or if parts of
-    /// the cluster could not be read: then nobody knows which namespaces there are.
+    /// The list is empty if the source has no namespace at all (policies alone), or if parts of the
+    /// cluster could not be read: then the namespaces are not known.
     #[must_use]
     pub fn misplaced(&self) -> Vec<Diagnostic> {
         if !self.hidden.is_empty() {
@@ -28,7 +28,7 @@ impl Inventory {
         let misplaced = self.objects().filter(|(name, _)| {
             name.kind == Kind::NetworkPolicy && !known.contains(&*name.namespace)
         });
-        // What a policy in an unknown version selects is not known.
+        // A policy in an unknown version may select any pods.
         let misplaced = misplaced.filter(|(_, object)| matches!(object.item, Item::Object(_)));
         let warning = |(name, object): (&ObjectRef, &super::Object)| {
             let namespace = &name.namespace;
@@ -54,7 +54,7 @@ impl Inventory {
     }
 }
 
-/// The namespace that an object shows to exist.
+/// The namespace whose existence follows from an object.
 fn place(name: &ObjectRef) -> Option<&str> {
     match name.kind {
         Kind::Namespace => Some(&name.name),

@@ -1,4 +1,4 @@
-//! The cluster that objects make: a world for the engine, and the workloads that people speak of.
+//! The cluster that objects describe: a world for the engine, and the workloads that users name.
 
 mod inventory;
 mod misplaced;
@@ -33,9 +33,9 @@ pub use units::{Unit, Units};
 /// How many names a note writes out.
 const NAMES_SHOWN: usize = 5;
 
-/// A cluster as questions see it.
+/// A cluster as questions use it.
 pub struct Cluster {
-    /// What the engine judges by.
+    /// The objects that the engine evaluates.
     pub world: World,
     /// Every workload, and every pod without one, with its pods.
     pub workloads: BTreeMap<WorkloadRef, Workload>,
@@ -45,11 +45,11 @@ pub struct Cluster {
     pub endpoints: BTreeMap<(Str, Str), Vec<Endpoints>>,
     /// The objects that lead connections to Services.
     pub frontends: Vec<Frontend>,
-    /// What was assumed, for people.
+    /// Assumptions, for people.
     pub notes: Vec<String>,
     /// What could not be read of a live cluster.
     pub gaps: Vec<Gap>,
-    /// The namespaces of which nothing is known but their names.
+    /// The namespaces of which only the name is known.
     pub assumed: BTreeSet<Str>,
     /// The policies, Services and frontends that are written in files.
     pub documents: BTreeMap<ObjectRef, Arc<Document>>,
@@ -61,7 +61,7 @@ pub struct Cluster {
 pub struct Workload {
     /// The pods in the world.
     pub pods: Vec<PodKey>,
-    /// Whether they do not run: they stand for what the template would make.
+    /// Whether the pods do not run, and were made from the template.
     pub would_be: bool,
 }
 
@@ -104,7 +104,7 @@ impl Cluster {
                     cluster.endpoints.entry(key).or_default().push(endpoints.clone());
                 }
                 Item::Frontend(frontend) => cluster.frontends.push(frontend.clone()),
-                // Each is a gap.
+                // These are reported as gaps or in diagnostics.
                 Item::UnknownVersion(_) | Item::Foreign { .. } | Item::Unusable => {}
             }
         }
@@ -115,13 +115,13 @@ impl Cluster {
         cluster
     }
 
-    /// What a pod is called: its workload, unless that is the pod itself.
+    /// The name of a pod in answers: its workload, unless that is the pod itself.
     #[must_use]
     pub fn workload_of(&self, pod: &PodKey) -> Option<&WorkloadRef> {
         self.workload_of.get(pod)
     }
 
-    /// A pod by itself: `shop/pod/a`; one that does not run yet is called as its workload.
+    /// The name of one pod, `shop/pod/a`; that of its workload if the pod does not run yet.
     #[must_use]
     pub fn pod_ref(&self, pod: &PodKey) -> String {
         let workload = self.workload_of.get(pod);
@@ -171,9 +171,9 @@ impl Cluster {
         self.world.apply(Change::Pod(key, Some(pod)));
     }
 
-    /// Lets a template stand for the pods that it would make, unless some of them are here.
+    /// Adds pods from a template, unless some of its pods run.
     ///
-    /// Two replicas stand for all: what one of them may open at another is a question too.
+    /// Two replicas are enough: whether a replica can connect to another one is a question too.
     fn add_template(&mut self, inventory: &Inventory, template: &Template) {
         let key = &template.template.key;
         let own = WorkloadRef::new(&key.namespace, template.kind.lower(), &key.name);
@@ -182,14 +182,14 @@ impl Cluster {
             let pods = known.pods.iter().filter_map(|pod| self.world.pods().get(pod));
             known.would_be || pods.into_iter().any(|pod| pod.host_network || pod.takes_part())
         });
-        // Old ReplicaSets of a Deployment, and Jobs that are done, make no more pods.
+        // Old ReplicaSets of a Deployment, and finished Jobs, create no more pods.
         let left_over = workload != own && inventory.workload(&workload).is_some();
         if runs || left_over || template.finished {
             return;
         }
         let replicas = if template.replicas == Some(1) { 1 } else { 2 };
         for number in 1..=replicas {
-            // No object can be called so: names have no `/`.
+            // The name cannot be that of an object: names have no `/`.
             let name = format!("{}/{}#{number}", template.kind.lower(), key.name);
             let key = PodKey::new(&key.namespace, &name);
             let pod = Pod { key, ..template.template.clone() };

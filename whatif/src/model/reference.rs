@@ -1,4 +1,4 @@
-//! References: how pods, workloads and the rest are called in answers and by users.
+//! References: the names of pods, workloads and other objects in answers and in questions.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Units: what one entry of a map stands for, each in one class of the engine.
+//! Units: the workloads or pods of an entry of a map, each in one class of the engine.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +16,9 @@ use crate::args::By;
 pub struct Unit {
     /// The namespace.
     pub namespace: Str,
-    /// What it is called.
+    /// The name in answers.
     pub name: Arc<str>,
-    /// How many pods it stands for, as far as the world has them.
+    /// The number of its pods in the world.
     pub pods: usize,
 }
 
@@ -40,7 +40,7 @@ impl Unit {
 
 /// All units, by the class of their pods.
 pub struct Units {
-    /// Per class: its units in the order of their names.
+    /// Per class: its units, sorted by name.
     pub of_class: Vec<Vec<Unit>>,
 }
 
@@ -52,8 +52,8 @@ impl Units {
         Self::of_classes(cluster, &classes, by)
     }
 
-    /// The units of pods in classes. Workloads whose pods are of different classes are told pod by
-    /// pod, for one name cannot stand for two answers.
+    /// The units of pods in classes. A workload with pods of different classes is listed pod by
+    /// pod, because one name cannot stand for two answers.
     pub(crate) fn of_classes<P: Borrow<PodKey>>(
         cluster: &Cluster,
         classes: &[&[P]],
