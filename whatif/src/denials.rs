@@ -59,7 +59,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record that a line contains; `None` if the line is about something else.
+    /// The record that a line contains; `None` if the line is not a record of a denial.
     #[must_use]
     pub fn read(line: &str) -> Option<Self> {
         // kubectl writes a prefix with `--prefix`, and a time with `--timestamps`.

@@ -1,4 +1,4 @@
-//! `kubectl whatif`: who reaches whom, and why, before anything is applied.
+//! `kubectl whatif`: which connections policies allow, and why, before anything is applied.
 //!
 //! ```text
 //! args ──► source: files, or a live cluster ────────► model::Inventory   objects by name
@@ -24,7 +24,7 @@
 //! | [`suggest`] | the least policies that allow given connections, from several kinds of lists |
 //! | [`exposure`] | what is allowed to and from pods that do not exist yet |
 //! | [`policytest`] | test files: their format, and their lines against a cluster |
-//! | [`status`] | how far policies are applied, by what the nodes report |
+//! | [`status`] | how far policies are applied, according to the reports of the nodes |
 //! | [`denials`] | what agents log about denied connections |
 //! | [`verify`] | what nodes enforce, compared with what the API objects say |
 //! | [`command`] | one file per subcommand |
@@ -53,22 +53,22 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-/// The answer is yes, or there is nothing to tell.
+/// The answer is yes, or there is nothing to report.
 pub const YES: u8 = 0;
 /// The answer is no.
 pub const NO: u8 = 1;
 /// The tool failed: no answer.
 pub const FAILED: u8 = 2;
-/// Neither yes nor no: it depends, or it cannot be told.
+/// The answer is neither yes nor no: it depends on the connection, or could not be determined.
 pub const MIXED: u8 = 3;
 
-/// Reads the command line, answers on standard output, tells on standard error what was odd.
+/// Reads the command line, and writes the answer to standard output and warnings to standard error.
 #[must_use]
 pub fn main() -> ExitCode {
     let args = match args::Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // Help and version are answers; everything else is a question that was not understood.
+            // Help and version are answers. Every other error means a wrong question.
             let code = if error.use_stderr() { FAILED } else { YES };
             return if error.print().is_ok() { code.into() } else { FAILED.into() };
         }
@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
     let answered = command::run(args, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
     match answered {
         Ok(code) => code.into(),
-        // Whoever reads had enough, as `head` does.
+        // The reader has closed the pipe, as `head` does.
         Err(error) if is_broken_pipe(&error) => YES.into(),
         Err(error) if error.is::<endpoint::Unread>() => {
             let _ = writeln!(io::stderr(), "{error}");

@@ -1,4 +1,4 @@
-//! The objects of a question as [`portcullis_lint`] looks at them, and what reading them found.
+//! Passes the objects of a question to [`portcullis_lint`], and adds what reading them reported.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ pub use ignore::{annotated, known};
 use crate::model::{Cluster, WorkloadRef};
 use crate::source::Sources;
 
-/// Finds what is probably a mistake in the objects of `sources`, which make `cluster`.
+/// Finds probable mistakes in the objects of `sources`, from which `cluster` was made.
 #[must_use]
 pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
     let mut found = portcullis_lint::lint(Input {
@@ -22,7 +22,7 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
         names: &names(sources, cluster),
         documents: &cluster.documents,
     });
-    // In a namespace that nothing is in, no selector matches: this is reported once.
+    // No selector matches in an empty namespace: this is reported once, for the namespace.
     let misplaced: BTreeSet<&About> = sources.misplaced.iter().map(|found| &found.about).collect();
     let selectors = [Code::SelectsNothing, Code::PeerMatchesNothing, Code::PortNameUnknown];
     found.retain(|one| !selectors.contains(&one.code) || !misplaced.contains(&one.about));
@@ -31,7 +31,7 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
     found
 }
 
-/// What pods are called: their workload.
+/// The name of each pod: that of its workload.
 fn names<'c>(sources: &Sources, cluster: &'c Cluster) -> Names<'c> {
     let called = |workload: &WorkloadRef| {
         let document = sources.after.workload(workload).and_then(|found| found.document.as_ref());
@@ -43,12 +43,12 @@ fn names<'c>(sources: &Sources, cluster: &'c Cluster) -> Names<'c> {
     workloads.flat_map(|(called, pods)| pods.iter().map(move |pod| (pod, called.clone()))).collect()
 }
 
-/// One finding for each diagnostic, and for each object that is given again.
+/// One finding for each diagnostic, and for each object that several documents contain.
 fn read(sources: &Sources) -> Vec<Finding> {
-    // What `--with` replaces is replaced on purpose.
+    // `--with` replaces objects on purpose.
     let repeated = sources.before.repeated();
     let others = sources.diagnostics.iter().filter(|told| !repeated.contains(told));
-    // The same file named twice repeats everything in it, and means nothing.
+    // A file that is named twice repeats every object in it, which is not a mistake.
     let itself = |told: &Diagnostic| {
         told.source.as_ref().is_some_and(|origin| told.message.contains(&format!(" {origin};")))
     };

@@ -1,4 +1,4 @@
-//! How far policies are applied: what the nodes with pods that they select report. Pure.
+//! How far policies are applied, from the reports of the nodes with pods that they select. Pure.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use crate::source::reports::{Report, Reports};
 
-/// An agent writes its report at least every 6 minutes. One that did not for so long has ended, or
-/// cannot reach the API server; clocks may differ by the rest.
+/// An agent writes its report at least every 6 minutes. If a report is older, the agent has ended
+/// or cannot reach the API server. The rest of the limit is for differences between clocks.
 const SILENT_AFTER: Duration = Duration::from_mins(13);
 
 /// How far one policy is applied.
@@ -25,7 +25,7 @@ const SILENT_AFTER: Duration = Duration::from_mins(13);
 pub struct PolicyStatus {
     /// The policy.
     pub policy: ObjectRef,
-    /// Which object it is.
+    /// The identity of the object.
     pub revision: Revision,
     /// Whether it is enforced or only audited.
     pub mode: Mode,
@@ -44,7 +44,7 @@ pub struct NodeStatus {
     pub pods: usize,
     /// Whether the node applies it.
     pub stage: Stage,
-    /// Why it does not, or why that is not known; empty when it does.
+    /// Why the policy is not applied, or why this is not known; empty when it is applied.
     pub why: String,
 }
 
@@ -66,11 +66,11 @@ pub enum Stage {
 pub struct NodeState {
     /// The node.
     pub node: Str,
-    /// Its state; `None` when it has no report that is still written.
+    /// The state; `None` without a current report.
     pub state: Option<State>,
     /// The most important reason for the state.
     pub reason: String,
-    /// The reason in a sentence.
+    /// The sentence that explains the reason.
     pub message: String,
 }
 
@@ -81,12 +81,12 @@ impl PolicyStatus {
         self.nodes.iter().filter(|node| node.stage == Stage::Applied).count()
     }
 
-    /// The nodes that do not apply it, or do not say.
+    /// The nodes that do not apply the policy, or do not report it.
     pub fn lagging(&self) -> impl Iterator<Item = &NodeStatus> {
         self.nodes.iter().filter(|node| node.stage != Stage::Applied)
     }
 
-    /// Judges one node again, by a new report.
+    /// Evaluates one node again, with a new report.
     pub fn judge_again(&mut self, node: &str, reports: &Reports, now: SystemTime) {
         let (policy, revision) = (&self.policy, &self.revision);
         for status in self.nodes.iter_mut().filter(|status| *status.node == *node) {
@@ -154,7 +154,7 @@ pub fn nodes(world: &World, reports: &Reports, now: SystemTime) -> Vec<NodeState
     world.nodes().keys().map(node).collect()
 }
 
-/// The nodes that still report a policy.
+/// The nodes whose report still contains a policy.
 #[must_use]
 pub fn reporting<'r>(policy: &ObjectRef, reports: &'r Reports) -> Vec<&'r Str> {
     let lists = |status: &NodePolicyReportStatus| {
@@ -167,7 +167,7 @@ pub fn reporting<'r>(policy: &ObjectRef, reports: &'r Reports) -> Vec<&'r Str> {
     found.map(|(node, _)| node).collect()
 }
 
-/// The report of a node, if its agent still writes it; else why it says nothing.
+/// The current report of a node; else the reason why there is none.
 fn heard<'r>(
     node: &str,
     reports: &'r Reports,

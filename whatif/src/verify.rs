@@ -1,4 +1,4 @@
-//! Whether a node enforces what the API objects say: its compiled state, compared with the one that the
+//! Compares what a node enforces with the API objects: its compiled state, with the state that the
 //! same engine compiles here. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,30 +13,30 @@ use portcullis_crds::api::inspection::{Difference, EndpointFacts, Verification};
 /// How many pods a difference names.
 const PODS_NAMED: usize = 5;
 
-/// What was found about a node.
+/// The result for a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     /// The node.
     pub node: String,
-    /// The hash of the compiled state that it enforces, if it could be asked.
+    /// The hash of the compiled state that the node enforces; `None` if its agent did not answer.
     pub hash: Option<String>,
-    /// How many rules and sets of its kernel were compared.
+    /// How many rules and sets in its kernel were compared.
     pub compared: Option<(usize, usize)>,
-    /// In what it differs, one sentence each.
+    /// The differences, one sentence each.
     pub differences: Vec<String>,
-    /// Why it is not known whether it agrees.
+    /// The reason why the comparison was not possible.
     pub unknown: Option<String>,
 }
 
 impl Finding {
-    /// A node of which it is not known whether it agrees.
+    /// A node for which the comparison was not possible.
     #[must_use]
     pub fn unknown(node: &str, why: String, hash: Option<String>) -> Self {
         let (node, unknown) = (node.to_owned(), Some(why));
         Self { node, hash, compared: None, differences: Vec::new(), unknown }
     }
 
-    /// Whether the node enforces what the objects say, and its kernel holds it.
+    /// Whether the node enforces the policies of the objects, and its kernel has the same rules.
     #[must_use]
     pub fn agrees(&self) -> bool {
         self.differences.is_empty() && self.unknown.is_none()
@@ -157,7 +157,7 @@ fn sets(engine: &Engine, theirs: &Verification) -> Vec<String> {
     for set in &theirs.sets {
         let Some(id) = &set.id else { continue };
         let own = ours.get(&(id.clone(), set.family.as_str()));
-        // A set that no rule needs any more is named by the pods whose rules need it.
+        // A set that only the node has is not listed: the pods whose rules refer to it are.
         let Some((count, own)) = own else { continue };
         if *own != set.digest {
             sentences.push(format!(

@@ -18,7 +18,7 @@ use crate::source::exec::{self, Ran};
 use crate::verify::{self, Finding};
 use crate::{FAILED, MIXED, NO, YES};
 
-/// A node that differs is asked again after this time: objects and rules change meanwhile.
+/// A node that differs is asked again after this time, because objects and rules change meanwhile.
 const RETRY_PAUSE: Duration = Duration::from_secs(3);
 
 pub(super) fn inspect(args: &Inspect, out: &mut dyn Write) -> Result<u8> {
@@ -101,7 +101,7 @@ fn refuse_manifests(from: &SourceArgs) -> Result<()> {
     }
 }
 
-/// A pod with its namespace; what is a node or an address stays as it is.
+/// A pod with its namespace; the name of a node or an address is not changed.
 fn full(text: &str, namespace: &str) -> String {
     if text.contains('/') || text.parse::<std::net::IpAddr>().is_ok() {
         text.to_owned()
@@ -134,7 +134,7 @@ pub(super) fn verify(args: &Verify, out: &mut dyn Write) -> Result<u8> {
     }
     let question = Question { args, connection, agents };
     let mut findings = question.ask(&nodes)?;
-    // What was changing is right a little later.
+    // A node that was applying a change agrees shortly after.
     let differ: Vec<String> =
         findings.iter().filter(|found| !found.agrees()).map(|found| found.node.clone()).collect();
     if !differ.is_empty() {

@@ -28,11 +28,11 @@ pub(super) fn script(shell: CompletionFor, out: &mut dyn Write) -> Result<u8> {
     Ok(YES)
 }
 
-/// Writes the words that may stand where the last of `words` begins.
+/// Writes the words with which the last of `words` can continue.
 pub(super) fn words(words: &[String], out: &mut dyn Write) -> Result<u8> {
-    /// Nothing but these words.
+    /// Only these words.
     const NO_FILES: u8 = 4;
-    /// Files, as the shell knows them.
+    /// Names of files, which the shell completes.
     const FILES: u8 = 0;
     let mut command = Args::command();
     command.build();

@@ -28,7 +28,7 @@ pub(super) fn run(args: &Exposure, out: &mut dyn Write) -> Result<u8> {
     Ok(question.code(YES))
 }
 
-/// The pods that are asked about, all if none is named, and what is to be said of others.
+/// The pods that the question names, or all pods; and the notes about names that are left out.
 fn pods(question: &Question, asked: Option<&str>) -> Result<(BTreeSet<PodKey>, Vec<String>)> {
     let Some(asked) = asked else {
         let all = question.cluster.world.pods().iter().filter(|(_, pod)| pod.takes_part());

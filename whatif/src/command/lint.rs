@@ -19,7 +19,7 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.from)?;
     let mut findings = lint(&question.sources, &question.cluster);
     findings.retain(|finding| !args.disable.contains(&finding.code));
-    // What is wrong with the source is a finding; what was assumed is not.
+    // Problems of the source are findings. Assumptions are not.
     let mut notes = question.cluster.notes.clone();
     let ignored = annotated(&mut findings, &question.sources.after);
     notes.extend(accepted(ignored, "ignored by annotations"));

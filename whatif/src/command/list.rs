@@ -22,7 +22,7 @@ use crate::output::{self, page};
 use crate::plan::Plan;
 use crate::source::Sides;
 
-/// These show whole clusters.
+/// These outputs show whole clusters.
 const MAP_ONLY: &str = "-o html and -o svg are formats of `kubectl whatif map` only";
 
 pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
@@ -58,7 +58,7 @@ pub(super) fn reach(args: &Reach, out: &mut dyn Write) -> Result<u8> {
     list(&question, &args.list, &resolved, About::Sources, out)
 }
 
-/// Everyone at the other side of what was resolved, which is the destination or the source.
+/// The peers of the side that was resolved, which is the destination or the source.
 fn list(
     question: &Question,
     args: &ListArgs,
@@ -76,7 +76,7 @@ fn list(
         About::Sources => (Direction::Egress, Direction::Ingress),
     };
     let about = match (&subject, side) {
-        // Who can reach an external address: each pod, by its egress.
+        // The pods that can connect to an external address, by their egress rules.
         (Subject::External(_), About::Destinations) => About::Sources,
         (Subject::External(_), About::Sources) => About::Destinations,
         (Subject::Inside { .. }, side) => side,
@@ -116,7 +116,7 @@ fn list(
     write(question, args, matrices, about, &notes, out)
 }
 
-/// Whom `who` and `reach` are about.
+/// The side that `who` and `reach` were asked about.
 enum Subject {
     /// Pods, and nodes with the pods that use their network.
     Inside {
@@ -146,7 +146,7 @@ impl Subject {
         Self::Inside { pods, hosts }
     }
 
-    /// What people should know of a side to which policies do not apply.
+    /// The note about a side to which policies do not apply.
     fn notes(&self, question: &Question, resolved: &Resolved, side: About) -> Vec<String> {
         let hosts = match self {
             Self::Inside { hosts, .. } if !hosts.is_empty() => hosts,

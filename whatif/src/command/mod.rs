@@ -127,7 +127,7 @@ impl Question {
         Ok((pods, notes))
     }
 
-    /// The exit code of an answer about the whole cluster, of which not all may have been read.
+    /// The exit code of an answer about the whole cluster, which may have been read only in part.
     fn code(&self, code: u8) -> u8 {
         if code == YES && (self.has_gaps() || !self.sources.unread.is_empty()) {
             MIXED
@@ -141,14 +141,14 @@ impl Question {
         self.cluster.gaps.iter().any(Gap::decides)
     }
 
-    /// Everything that was odd, for outputs that machines read.
+    /// All notes and warnings, for outputs that programs read.
     fn diagnostics(&self, notes: &[String]) -> Vec<String> {
         let mut all = json::diagnostics(&self.sources.diagnostics, &self.cluster.notes);
         all.extend(json::diagnostics(&[], notes));
         all
     }
 
-    /// Tells people what was odd, on standard error.
+    /// Writes notes and warnings to standard error.
     fn tell_oddities(&self, notes: &[String]) -> Result<()> {
         let mut error = io::stderr().lock();
         let all: Vec<String> = self.cluster.notes.iter().chain(notes).cloned().collect();

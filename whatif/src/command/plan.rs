@@ -1,5 +1,5 @@
-//! `plan --with … --without …` and `plan --before … --after …`: what a change of objects changes for
-//! connections; with `--audit`, what enforcing the policies in audit would.
+//! `plan --with … --without …` and `plan --before … --after …`: how a change of objects changes
+//! connections; with `--audit`, how enforcing the policies in audit changes them.
 
 use std::io::Write;
 
@@ -14,7 +14,7 @@ use crate::plan::{Effect, Plan, RiskKind};
 use crate::source::{self, Sides};
 use crate::{MIXED, NO, YES};
 
-/// Without pods nothing can change, and this is not an answer.
+/// Without pods, an empty plan would not be an answer.
 const NO_PODS: &str = "the source has no pods and no workloads, so no connection can change; add them, \
                        for example with -f and a file of `kubectl whatif snapshot`";
 

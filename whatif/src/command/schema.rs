@@ -13,7 +13,7 @@ use crate::output::{
 };
 
 pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
-    // What is written, which need not be what could be read: fields that may be left out.
+    // The schema is for the output as it is written: fields that may be left out are optional.
     let generator = SchemaSettings::draft2020_12().for_serialize().into_generator();
     let schema = match kind {
         SchemaKind::Verdict => generator.into_root_schema_for::<check::json::Verdict>(),

@@ -1,7 +1,7 @@
 //! `snapshot -o FILE`: the objects of the source, cut down to what answers depend on.
 //!
-//! What is written is JSON and so YAML, whatever the file is called; one object a line, for `diff`
-//! and `grep`. JSON quotes every text, so nothing is a number or a boolean to some reader of YAML.
+//! The output is JSON and so also YAML, whatever the name of the file is. It has one object a line,
+//! for `diff` and `grep`. JSON quotes every text, so no YAML reader takes it for another type.
 
 use std::io::Write;
 
@@ -14,7 +14,7 @@ use crate::YES;
 use crate::args::Snapshot;
 use crate::source::files;
 
-/// After so many bytes a new List begins: readers refuse documents without end.
+/// A new List begins after so many bytes: readers limit the size of a document.
 const LIST_BYTES: usize = 8 << 20;
 
 pub(super) fn run(args: &Snapshot, out: &mut dyn Write) -> Result<u8> {
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Snapshot, out: &mut dyn Write) -> Result<u8> {
     Ok(YES)
 }
 
-/// An object without a namespace is in the one that it was read for.
+/// Sets the namespace of an object that is written without one.
 fn complete(value: &mut Value, namespace: &str) {
     let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
     if let Some(metadata) = metadata.filter(|_| !namespace.is_empty()) {

@@ -32,7 +32,7 @@ use crate::{MIXED, NO, YES};
 const POLL_PERIOD: Duration = Duration::from_millis(500);
 /// How many reports are read each time.
 const POLL_MAX: usize = 20;
-/// Everything is read again after so long, and not before ten times as long as that took.
+/// The least time between complete reads. If a read is slow, the time is ten times as long as it.
 const REREAD_PERIOD: Duration = Duration::from_secs(10);
 /// How many names of nodes a line lists.
 const NODES_SHOWN: usize = 5;
@@ -89,7 +89,7 @@ struct Question<'a> {
 struct Answer {
     policies: Vec<PolicyStatus>,
     nodes: Vec<NodeState>,
-    /// What could not be read, and what follows from that.
+    /// The notes about what could not be read, and what follows from it.
     notes: Vec<String>,
     is_complete: bool,
 }
@@ -122,7 +122,7 @@ impl Answer {
 impl Question<'_> {
     /// Reads everything once.
     fn read(&self) -> Result<Answer> {
-        // The reports after the objects: what they say is about these objects or later ones.
+        // Reports are read after the objects, so that they are about these objects or later ones.
         let live = self.connection.read()?;
         let mut inventory = Inventory::default();
         for object in &live.objects {
@@ -142,7 +142,7 @@ impl Question<'_> {
         Ok(Answer { policies, nodes: status::nodes(world, &reports, now), notes, is_complete })
     }
 
-    /// Reads until every node that is concerned applies the policies, or the time is over.
+    /// Reads until every node that is concerned applies the policies, or the time limit is reached.
     fn wait_until_applied(&self) -> Result<Answer> {
         let end = Instant::now() + self.args.timeout;
         loop {
@@ -166,7 +166,7 @@ impl Question<'_> {
                 thread::sleep(POLL_PERIOD.min(end - now));
                 self.poll(&mut answer, lagging.keys())?;
             }
-            // Yes is only said of what was read in one piece.
+            // The answer yes needs one complete read.
             if answer.lagging().next().is_none() {
                 let last = self.read()?;
                 if last.lagging().next().is_none() {
@@ -202,7 +202,7 @@ impl Question<'_> {
         Ok(answer)
     }
 
-    /// Reads until the policy is deleted and no node reports it, or the time is over.
+    /// Reads until the policy is deleted and no node reports it, or the time limit is reached.
     fn wait_until_deleted(&self, out: &mut dyn Write) -> Result<u8> {
         let Some(policy) = &self.policy else {
             bail!("--wait=deleted needs a policy, as netpol/NAME, cnp/NAME or cdnp/NAME");
@@ -241,7 +241,7 @@ fn must_exist(
     bail!("{policy} was not found; {}", few(hidden, NODES_SHOWN))
 }
 
-/// Says what is waited for, to people.
+/// Writes to standard error what the command waits for.
 fn tell(lagging: &BTreeMap<Str, String>) {
     if let Some((node, why)) = lagging.first_key_value().filter(|_| std::io::stderr().is_terminal())
     {

@@ -38,7 +38,7 @@ pub(super) fn run(args: &Suggest, out: &mut dyn Write) -> Result<u8> {
     Ok(question.code(if all { YES } else { NO }))
 }
 
-/// All connections that are asked for.
+/// All connections that the question asks to allow.
 fn found(args: &Suggest, question: &Question) -> Result<Found> {
     let mut notes: Vec<String> = Vec::new();
     let mut asked: Vec<Asked> = Vec::new();

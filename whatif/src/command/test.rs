@@ -1,4 +1,4 @@
-//! `test FILE…`: what files state, held against the cluster.
+//! `test FILE…`: compares the statements of test files with the cluster.
 
 use std::io::Write;
 

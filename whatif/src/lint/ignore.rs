@@ -1,4 +1,4 @@
-//! Findings that were accepted: by an annotation of the object, or by a report from earlier.
+//! Findings that users accepted, in an annotation of the object or in an earlier report.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -53,8 +53,8 @@ pub fn annotated(findings: &mut Vec<Finding>, objects: &Inventory) -> usize {
     ignored
 }
 
-/// Removes the findings that a report of `lint -o json` has, wherever they are written now; returns
-/// how many.
+/// Removes the findings that a report of `lint -o json` contains, wherever they are written now;
+/// returns how many.
 ///
 /// # Errors
 /// When the file cannot be read, or is not such a report.
