@@ -1,5 +1,6 @@
-//! Which object did it: each is undone alone, and where that brings the old answer back, it did.
-//! Where none does alone, the fewest that do together.
+//! Finds the objects that cause a change. Each object is undone alone; if this restores the old
+//! result, the object is a cause. If no object alone does, the cause is the smallest set that does
+//! together.
 //!
 //! Only objects that concern a pair are tried, in a world of just that pair and its policies, so
 //! the cost of one change follows the policies of two pods, not the size of the cluster.
@@ -36,9 +37,9 @@ pub(super) struct Judge<'a> {
     options: Options,
     pub(super) objects: &'a [Changed],
     groups: &'a [Group],
-    /// Per group what has a say about it, by direction.
+    /// Per group, the objects that can affect it, by direction.
     having_a_say: Vec<[Numbers; 2]>,
-    /// Per object that is no policy: the cluster without its change.
+    /// Per object that is not a policy: the cluster without its change.
     undone: Vec<OnceCell<Cluster>>,
 }
 
@@ -84,7 +85,7 @@ impl<'a> Judge<'a> {
         judge
     }
 
-    /// What changed between two groups.
+    /// The causes of a change between two groups.
     pub(super) fn of_pair(&self, pair: &Pair<'_>) -> Causes {
         let concerned = self
             .of_group(pair.source, Direction::Egress)
@@ -105,7 +106,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// What changed between a group and addresses outside, cut by what did it.
+    /// The causes of a change between a group and external addresses, which are split by cause.
     pub(super) fn of_outside(
         &self,
         group: GroupId,
@@ -126,7 +127,7 @@ impl<'a> Judge<'a> {
         if concerned.len() < 2 {
             return vec![(piece.addresses.clone(), concerned.into_iter().collect())];
         }
-        // The addresses for which undoing some objects brings the old answer back.
+        // The addresses for which undoing some objects restores the old result.
         let kinds = self.kinds(&concerned, pod, at);
         let mut known: BTreeMap<Vec<(usize, bool)>, CidrSet> = BTreeMap::new();
         let mut back = |numbers: &Numbers| {
@@ -163,7 +164,7 @@ impl<'a> Judge<'a> {
         found.map(|(because, addresses)| (addresses, because.into_iter().collect())).collect()
     }
 
-    /// What changed from a pod of a group to a node.
+    /// The causes of a change from a pod of a group to a node.
     pub(super) fn of_node(
         &self,
         pod: &PodKey,
@@ -181,7 +182,7 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// The objects with a say about a group in one direction.
+    /// The objects that can affect a group in one direction.
     pub(super) fn of_group(&self, group: GroupId, direction: Direction) -> &Numbers {
         static NONE: Numbers = BTreeSet::new();
         let of_group = self.having_a_say.get(group);
@@ -191,18 +192,20 @@ impl<'a> Judge<'a> {
         })
     }
 
-    /// The objects that can have done it, where `known` have a say.
+    /// The objects that can be causes: `known`, or all objects that are not policies if `known` is
+    /// empty.
     fn concerned(&self, known: Numbers) -> Numbers {
         if !known.is_empty() {
             return known;
         }
-        // An address went from one pod to another: some object that is no policy did that.
+        // An address was moved from one pod to another, which only objects that are not policies
+        // can cause.
         let others = self.objects.iter().enumerate();
         let others = others.filter(|(_, object)| !object.name.kind.is_policy());
         others.map(|(number, _)| number).collect()
     }
 
-    /// Those with a say that did it alone, each for itself; else those that did it together.
+    /// The objects that are causes each alone; if there are none, those that are a cause together.
     fn causes(&self, known: Numbers, restores: impl Fn(&Undone<'_>) -> bool) -> Causes {
         let concerned = self.concerned(known);
         if concerned.len() < 2 {
@@ -214,9 +217,10 @@ impl<'a> Judge<'a> {
         if alone.is_empty() { self.together(concerned, restores) } else { alone }
     }
 
-    /// Those of `concerned` that are needed to bring the old answer back.
+    /// The objects of `concerned` that are needed to restore the old result.
     fn together(&self, mut concerned: Numbers, restores: impl Fn(&Undone<'_>) -> bool) -> Causes {
-        // One that was needed may not be when others are left out: until all that are left are.
+        // An object may become unneeded when others are removed: repeat until all that remain are
+        // needed.
         while let Some(fewer) = concerned.iter().find_map(|number| {
             let mut fewer = concerned.clone();
             fewer.remove(number);
@@ -227,8 +231,8 @@ impl<'a> Judge<'a> {
         concerned.into_iter().collect()
     }
 
-    /// The world after, without the changes of some objects; `None` when more than one of these is
-    /// no policy, for that is another cluster altogether.
+    /// The world after, without the changes of some objects. `None` when several of these are not
+    /// policies, because each of them needs a cluster of its own.
     fn undo(&self, numbers: &Numbers) -> Option<Undone<'_>> {
         let mut undone = Undone { base: &self.after.world, policies: Vec::new() };
         let mut others = Vec::new();
@@ -249,7 +253,7 @@ impl<'a> Judge<'a> {
         Some(undone)
     }
 
-    /// The cluster after, without the change of an object that is no policy.
+    /// The cluster after, without the change of an object that is not a policy.
     pub(super) fn cluster_without(&self, number: usize) -> Option<&Cluster> {
         let name = &self.objects.get(number)?.name;
         Some(self.undone.get(number)?.get_or_init(|| {
@@ -260,8 +264,8 @@ impl<'a> Judge<'a> {
         }))
     }
 
-    /// The kinds of objects for a pod. If one of them is no policy, undoing it is another cluster, in
-    /// which policies may decide otherwise.
+    /// The kinds of objects for a pod. If one of them is not a policy, undoing it makes another
+    /// cluster, in which policies may decide differently.
     fn kinds(&self, concerned: &Numbers, pod: Option<&PodKey>, at: Direction) -> Kinds {
         let worlds = [&self.before.world, &self.after.world];
         let pod = pod.and_then(|pod| self.after.world.pods().get(pod));
@@ -281,14 +285,14 @@ impl<'a> Judge<'a> {
         self.groups.get(id)
     }
 
-    /// Whether a change of `object` may matter to what the pods of a group allow, or to whether
-    /// they are allowed.
+    /// Whether a change of `object` may affect what policies allow to or from the pods of a group.
     fn concerns(&self, object: &Changed, group: &Group, direction: Direction) -> bool {
         let Some(pod) = group.pods.first() else { return false };
         let name = &object.name;
         if name.kind.is_policy() {
             let worlds = [&self.before.world, &self.after.world];
-            // The pod may have other labels then: what selects either of the two counts.
+            // The pod may have had other labels before: a policy that selects the old or the new
+            // ones counts.
             return worlds.into_iter().any(|world| {
                 let pods =
                     worlds.into_iter().filter_map(|known| Some((known, known.pods().get(pod)?)));
@@ -299,7 +303,7 @@ impl<'a> Judge<'a> {
             Kind::Namespace => name.name == pod.namespace,
             Kind::Node => true,
             Kind::Pod => group.pods.contains(&PodKey::new(&name.namespace, &name.name)),
-            // A workload, or one that another one controls and that goes by the other's name.
+            // A workload, or its ReplicaSet or Job, which has another name than the workload.
             _ if name.namespace != pod.namespace => false,
             kind => {
                 let owners = [self.before, self.after].map(|cluster| cluster.workload_of(pod));
@@ -311,7 +315,7 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// As [`Judge::together`], for each address by itself: parts of them, and those needed for each.
+/// As [`Judge::together`], for each address separately: sets of addresses, with the needed objects.
 fn each_together(
     addresses: &CidrSet,
     concerned: &Numbers,
@@ -338,8 +342,8 @@ fn is(owner: &crate::model::WorkloadRef, kind: Kind, name: &Str) -> bool {
     owner.kind.as_ref() == kind.lower() && owner.name == *name
 }
 
-/// Whether a policy of `world` has a say about a pod in one direction; the pod's namespace is as in
-/// `known`.
+/// Whether a policy of `world` applies to a pod in one direction. The labels of the pod's namespace
+/// are those in `known`.
 fn is_about(
     world: &World,
     policy: &ObjectRef,
@@ -352,7 +356,7 @@ fn is_about(
     })
 }
 
-/// A world of these pods only, which decides about them as the whole does.
+/// A world with only these pods, in which the same policies decide about them.
 fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
     let base = undone.base;
     let mut world = World::new(base.options.clone());
@@ -360,7 +364,7 @@ fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
         let Some(pod) = base.pods().get(*key).filter(|pod| pod.takes_part()) else { continue };
         let addresses: Vec<_> = base.owned_addresses(pod).collect();
         for address in addresses.iter().filter(|address| base.is_contested(**address)) {
-            // Without the other pods that claim it, it would be an address of this one.
+            // The other pods that claim the address are needed, so that it stays contested.
             for other in base.claimants(*address).filter(|other| !pods.contains(&&other.key)) {
                 world.apply(Change::Pod(other.key.clone(), Some(other.clone())));
             }

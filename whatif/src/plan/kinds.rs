@@ -1,5 +1,5 @@
-//! Kinds of objects: those that decide alike about addresses outside. It makes no difference which
-//! objects of a kind are undone.
+//! Kinds of objects: objects of a kind have the same effect on external addresses. It makes no
+//! difference which objects of a kind are undone.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +18,8 @@ pub(super) struct Kinds {
     sizes: BTreeMap<usize, usize>,
 }
 
-/// What a policy decides about addresses outside for a pod; equal if exchanging two policies makes no
-/// difference.
+/// The decisions of a policy about external addresses for a pod. Two policies have equal values if
+/// exchanging them makes no difference.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Decides {
     tier: Tier,
@@ -47,7 +47,7 @@ impl Kinds {
         Self::of(of_policy.collect())
     }
 
-    /// Objects of which each is a kind.
+    /// Kinds with one object each.
     pub(super) fn alone(objects: &Numbers) -> Self {
         Self::of(objects.iter().map(|number| (*number, *number)).collect())
     }
@@ -60,7 +60,7 @@ impl Kinds {
         Self { of, sizes }
     }
 
-    /// The kinds of which some objects are undone, and whether all are.
+    /// The kinds of the objects that are undone, and whether these are all objects of the kind.
     pub(super) fn undone(&self, numbers: &Numbers) -> Vec<(usize, bool)> {
         let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
         for kind in numbers.iter().filter_map(|number| self.of.get(number)) {

@@ -1,10 +1,10 @@
-//! What a change of objects changes for connections, and which object does it.
+//! Finds what a change of objects changes for connections, and which objects cause each change.
 //!
 //! ```text
 //! cluster before ┐                                       ┌► changes of pairs, and outside
 //!                ├► Difference: pairs of groups of pods ─┤
 //! cluster after  ┘                                       └► risks
-//! objects that differ ► causes: undo one alone, or the fewest that it takes; what comes back, it did
+//! objects that differ ► causes: undone alone or together, they restore the old result
 //! ```
 
 mod causes;
@@ -31,7 +31,7 @@ use crate::source::Sources;
 pub use objects::{Changed, How};
 pub use risks::{Risk, RiskKind};
 
-/// The numbers of the objects that did it, in [`Plan::objects`].
+/// The numbers of the objects that cause a change, in [`Plan::objects`].
 pub type Causes = Arc<[usize]>;
 
 /// The difference that a hypothesis makes.
@@ -42,51 +42,51 @@ pub struct Plan<'c> {
     pub after: &'c Cluster,
     /// The groups of pods, and all pairs of them.
     pub difference: Difference,
-    /// What each group is called.
+    /// The names of the pods of each group.
     pub units: Units,
     /// Every object that is added, removed or modified.
     pub objects: Vec<Changed>,
     /// What changes between pods.
     pub changes: Vec<Change>,
-    /// What changes between pods and addresses outside.
+    /// What changes between pods and external addresses.
     pub external: Vec<ExternalChange>,
-    /// What a reviewer must know first.
+    /// Risks that a reviewer has to know first.
     pub risks: Vec<Risk>,
-    /// Per group: the policies with a say about it.
+    /// Per group: the policies that apply to it.
     pub isolation: Vec<Isolation>,
 }
 
 /// What changes from one group of pods to another.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Who connects.
+    /// The group that connects.
     pub source: GroupId,
-    /// Who is asked.
+    /// The group that it connects to.
     pub destination: GroupId,
-    /// What was allowed.
+    /// The ports that were allowed.
     pub before: PortSet,
-    /// What is allowed then.
+    /// The ports that are allowed after the change.
     pub after: PortSet,
-    /// What did it.
+    /// The objects that cause it.
     pub because: Causes,
 }
 
-/// What changes between a group of pods and addresses outside, or from it to nodes.
+/// What changes between a group of pods and external addresses, or from the group to nodes.
 #[derive(Clone, Debug)]
 pub struct ExternalChange {
     /// The pods.
     pub group: GroupId,
-    /// Ingress: from outside to the pods.
+    /// Ingress: from external addresses to the pods.
     pub direction: Direction,
     /// The addresses.
     pub addresses: CidrSet,
-    /// The nodes whose addresses these are, where policies name nodes; else none: outside.
+    /// The nodes that have the addresses, where policies name nodes; empty for external addresses.
     pub nodes: BTreeSet<Str>,
-    /// What was allowed.
+    /// The ports that were allowed.
     pub before: PortSet,
-    /// What is allowed then.
+    /// The ports that are allowed after the change.
     pub after: PortSet,
-    /// What did it.
+    /// The objects that cause it.
     pub because: Causes,
 }
 
@@ -97,11 +97,11 @@ pub enum Effect {
     Opened,
     /// More is allowed than before.
     Widened,
-    /// Some is allowed that was not, and some is not that was.
+    /// Some ports are newly allowed, and some are no longer allowed.
     Changed,
     /// Less is allowed than before.
     Narrowed,
-    /// Nothing is allowed any more.
+    /// Nothing is allowed after the change.
     Closed,
 }
 
@@ -120,20 +120,20 @@ impl Effect {
         }
     }
 
-    /// Whether something is allowed that was not.
+    /// Whether ports are newly allowed.
     #[must_use]
     pub fn gains(self) -> bool {
         matches!(self, Self::Opened | Self::Widened | Self::Changed)
     }
 
-    /// Whether something is not allowed any more.
+    /// Whether ports are no longer allowed.
     #[must_use]
     pub fn loses(self) -> bool {
         matches!(self, Self::Closed | Self::Narrowed | Self::Changed)
     }
 }
 
-/// The policies with a say about a group, per direction: ingress first.
+/// The policies that apply to a group, per direction: ingress first.
 #[derive(Clone, Default, Debug)]
 pub struct Isolation {
     /// Before.
@@ -191,7 +191,7 @@ pub fn unit_pairs(
     pairs.filter(|(from, to)| from.name != to.name || from.pods > 1)
 }
 
-/// What was found so far.
+/// The changes that were found so far.
 struct Found<'p> {
     difference: &'p Difference,
     changes: &'p [Change],
@@ -241,7 +241,7 @@ fn external(
     found
 }
 
-/// What each group is called. A workload whose pods are of different groups is told pod by pod.
+/// The names of each group. A workload with pods of different groups is listed pod by pod.
 fn units(before: &Cluster, after: &Cluster, difference: &Difference) -> Units {
     let workload = |pod: &PodKey| after.workload_of(pod).or_else(|| before.workload_of(pod));
     let mut groups_of: BTreeMap<_, BTreeSet<GroupId>> = BTreeMap::new();
@@ -255,7 +255,7 @@ fn units(before: &Cluster, after: &Cluster, difference: &Difference) -> Units {
         _ if after.workload_of(pod).is_some() => after.pod_ref(pod),
         _ => before.pod_ref(pod),
     };
-    // Replicas that do not run yet share one name: more of them than before are nothing new.
+    // Replicas that do not run yet share one name, so a larger number of them is not a change.
     let stays = |group: &Group| group.before.is_some() && group.after.is_some();
     let staying = difference.groups.iter().filter(|group| stays(group));
     let known: BTreeSet<String> = staying.flat_map(|group| group.pods.iter().map(name)).collect();
@@ -266,8 +266,8 @@ fn units(before: &Cluster, after: &Cluster, difference: &Difference) -> Units {
     Units { of_class: of_group.collect() }
 }
 
-/// The enforced policies with a say about a pod in one direction, in the order of their tiers; what
-/// isolates ends it, as nothing below is asked.
+/// The enforced policies that apply to a pod in one direction, in the order of their tiers. The
+/// list ends with a tier that isolates the pod, since lower tiers are not evaluated.
 fn deciding(world: &World, pod: &Pod, direction: Direction) -> Vec<String> {
     let mut policies = world.selecting(pod);
     policies.retain(|(policy, _)| policy.mode == Mode::Enforce && policy.applies(direction));

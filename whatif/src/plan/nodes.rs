@@ -1,4 +1,5 @@
-//! What changes from pods to nodes, where policies name nodes by labels: no address outside tells.
+//! Changes from pods to nodes, where policies name nodes by labels: external addresses do not show
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ use super::causes::Judge;
 use crate::judge::groups::to_node;
 use crate::model::{Cluster, Units};
 
-/// Every change from a group to nodes that fare alike.
+/// Every change from a group to nodes that policies treat alike.
 pub(super) fn changes(
     [before, after]: [&Cluster; 2],
     reaches: [&Reach<'_>; 2],
@@ -55,13 +56,13 @@ pub(super) fn changes(
     found
 }
 
-/// Those of `nodes` at which policies judge some pod of the group.
+/// The nodes of `nodes` at which policies apply to some pod of the group.
 fn judged(worlds: [&World; 2], group: &Group, nodes: &BTreeSet<Str>) -> BTreeSet<Str> {
     let is_judged = |node: &&Str| group.pods.iter().any(|pod| !is_exempt(worlds, pod, node));
     nodes.iter().filter(is_judged).cloned().collect()
 }
 
-/// Whether egress from the pod to the node is exempt, as to its own node, by choice.
+/// Whether an option exempts egress from the pod to the node, because it is the pod's own node.
 fn is_exempt(worlds: [&World; 2], pod: &PodKey, node: &Str) -> bool {
     worlds.into_iter().any(|world| {
         let own = world.pods().get(pod).and_then(|pod| pod.node.as_ref());
@@ -74,11 +75,12 @@ fn addresses(world: &World, nodes: &BTreeSet<Str>) -> CidrSet {
     nodes.flat_map(|node| &node.addresses).copied().map(IpNet::from).collect()
 }
 
-/// What tells one node from another in one world: labels that rules ask for; and of its addresses
-/// which family they have, for not every pod has one to meet it, and which blocks hold them.
+/// The properties of a node by which rules of one world distinguish it: the labels that rules ask
+/// for, and per address its family and the blocks that contain it. Pods can connect only over a
+/// family that both have.
 type Told = (Vec<(Str, Str)>, BTreeSet<(Family, Vec<bool>)>);
 
-/// The nodes of both worlds that no rule tells apart; none where no rule names nodes.
+/// Sets of nodes that no rule of both worlds distinguishes; empty where no rule names nodes.
 fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
     let (mut keys, mut blocks) = (BTreeSet::new(), BTreeSet::new());
     for rule in worlds.into_iter().flat_map(egress) {

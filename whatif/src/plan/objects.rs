@@ -15,11 +15,11 @@ use crate::source::Sources;
 /// One object that differs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Changed {
-    /// What it is called.
+    /// The name of the object.
     pub name: ObjectRef,
-    /// What happened to it.
+    /// How it changes.
     pub how: How,
-    /// Where it is written now, or was written when it is gone.
+    /// Where it is written; for an object that is removed, where it was written.
     pub origin: Option<Origin>,
 }
 
@@ -71,7 +71,7 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
     changed
 }
 
-/// What an object says, without which object it is and the number of the edit that made it say so.
+/// The content of an object, without its identity and the number of the edit that changed it.
 fn says(item: &Item) -> Item {
     let mut item = item.clone();
     if let Some(policy) = policy_mut(&mut item) {
@@ -80,7 +80,7 @@ fn says(item: &Item) -> Item {
     item
 }
 
-/// What an object says, without its mode.
+/// The content of an object, without its mode.
 fn decides(item: &Item) -> Item {
     let mut item = says(item);
     if let Some(policy) = policy_mut(&mut item) {

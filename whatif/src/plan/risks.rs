@@ -1,4 +1,5 @@
-//! What a reviewer must know first: names no longer looked up, doors open to outside, policies gone.
+//! Risks that a reviewer has to know first: DNS is lost, ports are opened to external addresses,
+//! policies are removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,25 +17,25 @@ use super::causes::Judge;
 use super::{Causes, Change, Found};
 use crate::model::Cluster;
 
-/// Something that probably nobody wants.
+/// A change that is probably not intended.
 #[derive(Clone, Debug)]
 pub struct Risk {
-    /// What it is.
+    /// The kind of the risk.
     pub kind: RiskKind,
-    /// Whom it is about.
+    /// The pods at risk.
     pub group: GroupId,
-    /// What did it.
+    /// The objects that cause it.
     pub because: Causes,
 }
 
-/// What can be wrong with a change.
+/// A kind of risk, with its details.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RiskKind {
-    /// Names can no longer be looked up: these ports are lost.
+    /// DNS look-ups are no longer possible: these ports are no longer allowed.
     DnsLost(PortSet),
-    /// Reachable from outside the cluster where it was not: from where, and on which ports.
+    /// External addresses can connect that could not before: the addresses, and the ports.
     ExternalOpened(CidrSet, PortSet),
-    /// This object leads connections to these ports of the pods, and no client can open them any more.
+    /// No client can connect any more to these ports, to which this object leads connections.
     BackendLost(ObjectRef, PortSet),
     /// No policy isolates the pods in this direction any more.
     IsolationLost(Direction),
@@ -54,7 +55,7 @@ pub(super) fn find(
     risks
 }
 
-/// The protocols of DNS that a group may use.
+/// The protocols over which a group can do DNS look-ups.
 type Lookups = BTreeSet<Protocol>;
 
 fn dns(found: &Found<'_>, clusters: [&Cluster; 2], [old, new]: [&Reach<'_>; 2]) -> Vec<Risk> {
@@ -65,14 +66,14 @@ fn dns(found: &Found<'_>, clusters: [&Cluster; 2], [old, new]: [&Reach<'_>; 2]) 
         .filter(|(_, group)| group.pods.iter().any(|pod| is_resolver(clusters, pod)))
         .map(|(id, _)| id)
         .collect();
-    // A cluster whose DNS pods are not known may have them anywhere, and outside.
+    // A cluster whose DNS pods are not known may have them anywhere, or DNS at external addresses.
     let answers = |group: GroupId| resolvers.is_empty() || resolvers.contains(&group);
     let mut lookups: BTreeMap<GroupId, [Lookups; 2]> = BTreeMap::new();
     let rows = [found.difference.rows_before(old), found.difference.rows_after(new)];
     for (at, mut rows) in rows.into_iter().enumerate() {
         let mut sources: BTreeMap<Protocol, IdSet> = BTreeMap::new();
         for destination in (0..groups.len()).filter(|group| answers(*group)) {
-            // That a lone pod is its own peer says nothing.
+            // That a lone pod is its own peer has no meaning.
             let own = groups.get(destination).filter(|group| group.pods.len() < 2);
             let own: IdSet = own.map(|_| destination).into_iter().collect();
             for (ports, others) in rows.row(destination) {
@@ -106,7 +107,7 @@ fn dns(found: &Found<'_>, clusters: [&Cluster; 2], [old, new]: [&Reach<'_>; 2]) 
     }
     let mut risks = Vec::new();
     for (group, [before, after]) in lookups {
-        // UDP is what every lookup tries first; TCP alone is missed only where nothing is left.
+        // Every look-up tries UDP first. The loss of TCP alone matters only if no protocol is left.
         let udp = before.contains(&Protocol::Udp) && !after.contains(&Protocol::Udp);
         let all = !before.is_empty() && after.is_empty();
         if (udp || all) && !resolvers.contains(&group) && groups.get(group).is_some_and(stays) {
@@ -129,7 +130,7 @@ fn dns_of(ports: &PortSet) -> impl Iterator<Item = Protocol> {
     protocols.filter(|protocol| ports.contains(Traffic::Port(*protocol, DNS)))
 }
 
-/// Every cause of a change that took some of these ports from a group, which is the source of
+/// Every cause of a change that removed some of these ports from a group, which is the source of
 /// `changes`.
 fn lost_by(found: &Found<'_>, group: GroupId, lost: &PortSet, changes: &[&Change]) -> Causes {
     let takes =
@@ -148,7 +149,7 @@ fn lost_by(found: &Found<'_>, group: GroupId, lost: &PortSet, changes: &[&Change
     causes.into_iter().collect()
 }
 
-/// Whether a pod answers for the cluster's names, as kubeadm, k3s, kops and the clouds label it.
+/// Whether a pod is a DNS server of the cluster, by the labels of common distributions.
 fn is_resolver(clusters: [&Cluster; 2], key: &PodKey) -> bool {
     const LABELS: [(&str, &str); 4] = [
         ("k8s-app", "kube-dns"),
@@ -170,7 +171,7 @@ fn is_resolver(clusters: [&Cluster; 2], key: &PodKey) -> bool {
     })
 }
 
-/// What leads connections to pods before and after, and is closed only after.
+/// Backends that objects lead connections to before and after, and that are closed only after.
 fn backends(found: &Found<'_>, [before, after]: [&Cluster; 2]) -> Vec<Risk> {
     let names = Names::new();
     let closed = |cluster: &Cluster| {
@@ -213,7 +214,7 @@ fn backends(found: &Found<'_>, [before, after]: [&Cluster; 2]) -> Vec<Risk> {
     risks
 }
 
-/// Every cause of a change that took some of these ports from clients of a group.
+/// Every cause of a change that removed some of these ports from clients of a group.
 fn closed_by(found: &Found<'_>, group: GroupId, lost: &PortSet) -> Causes {
     let takes =
         |before: &PortSet, after: &PortSet| !before.difference(after).intersection(lost).is_empty();

@@ -1,7 +1,8 @@
-//! Trials of one pair of pods: which objects, undone, bring back what was allowed between them.
+//! Trials for one pair of pods: which objects restore the old result when they are undone.
 //!
-//! Each policy contributes something to the pair. Objects that contribute alike before and after are
-//! one kind: it makes no difference which of them is undone. So there are as many trials as kinds.
+//! Each policy contributes something to the pair. Objects with equal contributions, before and
+//! after, are one kind: it makes no difference which of them is undone. So there are as many trials
+//! as kinds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,10 +14,10 @@ use policy_engine::world::World;
 use super::Causes;
 use super::causes::{Judge, Numbers};
 
-/// What a policy contributes before and after; `None` if nothing.
+/// The contributions of a policy before and after; `None` for none.
 type Contributions = [Option<Contribution>; 2];
 
-/// Which kinds are undone: not, in part, or all of them.
+/// How many policies of a kind are undone: none, some, or all.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Undone {
     Nothing,
@@ -29,7 +30,7 @@ pub(super) struct Trials<'a> {
     judge: &'a Judge<'a>,
     pods: (&'a PodKey, &'a PodKey),
     before: &'a PortSet,
-    /// The objects that are not policies: each makes another cluster.
+    /// The objects that are not policies: undoing each makes another cluster.
     others: Numbers,
     policies: BTreeMap<usize, &'a ObjectRef>,
     /// Per policy its kind.
@@ -43,7 +44,7 @@ pub(super) struct Trials<'a> {
     worlds: BTreeMap<Option<usize>, Option<InWorld<'a>>>,
 }
 
-/// What policies contribute in one world.
+/// The contributions of policies in one world.
 struct InWorld<'a> {
     pair: PodPair<'a>,
     /// Of policies that are never undone.
@@ -83,7 +84,7 @@ impl<'a> Trials<'a> {
         trials
     }
 
-    /// Policies that contribute alike, if all trials are in one world; else each is a kind.
+    /// Sorts policies by equal contributions. If trials need several worlds, each is a kind.
     fn sort_into_kinds(&mut self) {
         let alone = !self.others.is_empty();
         let pair = PodPair::new(&self.judge.after.world, self.pods.0, self.pods.1);
@@ -112,7 +113,7 @@ impl<'a> Trials<'a> {
         })
     }
 
-    /// Those that did it alone, each for itself; else those that did it together.
+    /// The objects that are causes each alone; if there are none, those that are a cause together.
     pub(super) fn causes(mut self) -> Causes {
         let all: Vec<usize> = self.policies.keys().chain(&self.others).copied().collect();
         let mut all: Numbers = all.into_iter().collect();
@@ -132,14 +133,15 @@ impl<'a> Trials<'a> {
             return alone.into();
         }
         all.retain(|number| !self.idle.contains(number));
-        // One that was needed may not be when others are left out: until all that are left are.
+        // An object may become unneeded when others are removed: repeat until all that remain are
+        // needed.
         while let Some(unneeded) = self.unneeded(&all) {
             all.remove(&unneeded);
         }
         all.into_iter().collect()
     }
 
-    /// The first that need not be undone.
+    /// The first object that need not be undone.
     fn unneeded(&mut self, undone: &Numbers) -> Option<usize> {
         let mut needed = Numbers::new();
         for number in undone {
@@ -157,12 +159,12 @@ impl<'a> Trials<'a> {
         None
     }
 
-    /// Whether undoing these brings back what was allowed.
+    /// Whether undoing these objects restores the old result.
     fn restores(&mut self, numbers: &Numbers) -> bool {
         let mut others = numbers.intersection(&self.others).copied();
         let other = others.next();
         if others.next().is_some() {
-            // That is another cluster altogether.
+            // Each of them needs a cluster of its own.
             return false;
         }
         let mut counts = vec![0; self.sizes.len()];
@@ -197,7 +199,7 @@ impl<'a> Trials<'a> {
         world.pair.allowed(world.fixed.iter().chain(of_kinds))
     }
 
-    /// What policies contribute in the world after, without the change of `other`.
+    /// The contributions of policies in the world after, without the change of `other`.
     fn in_world(&self, other: Option<usize>) -> Option<InWorld<'a>> {
         let world = match other {
             Some(number) => &self.judge.cluster_without(number)?.world,
