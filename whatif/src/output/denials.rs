@@ -4,14 +4,14 @@ use std::io::{self, Write};
 
 use crate::denials::Record;
 
-/// Writes a record for people: when, where, who to whom, and why.
+/// Writes a record for people: the time, the node, the source and destination, and the reason.
 ///
 /// # Errors
 /// When the output cannot be written.
 pub fn text(record: &Record, out: &mut dyn Write) -> io::Result<()> {
     let or = |text: &Option<String>, other: &str| text.clone().unwrap_or_else(|| other.to_owned());
     let time = or(&record.time, "-");
-    // Whole seconds are enough to read.
+    // People need no fractions of a second.
     let time = time.split('.').next().unwrap_or_default();
     let side = |name: &Option<String>| or(name, "(not named)");
     let port = match (&record.protocol, record.port) {

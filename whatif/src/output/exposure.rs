@@ -103,7 +103,7 @@ fn entry(allowed: &Allowed) -> Entry {
     }
 }
 
-/// New pods in words.
+/// The words for a kind of new pods.
 fn new_pods(pods: &NewPods) -> String {
     match pods {
         NewPods::Anywhere => "pods without labels in a new namespace".to_owned(),

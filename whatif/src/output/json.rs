@@ -1,5 +1,5 @@
-//! The JSON contract, `whatif.portcullis.dev/v1alpha1`: what several answers hold. Fields are added,
-//! never changed.
+//! The JSON contract, `whatif.portcullis.dev/v1alpha1`: the parts that several answers contain.
+//! Fields are added, never changed.
 
 use policy_engine::direction::Direction;
 use policy_engine::reach::PortSet;
@@ -71,7 +71,7 @@ pub fn ports(set: &PortSet) -> Vec<Ports> {
     .collect()
 }
 
-/// What is wrong and what was assumed, one text each.
+/// The diagnostics and the notes, one text each.
 #[must_use]
 pub fn diagnostics(diagnostics: &[Diagnostic], notes: &[String]) -> Vec<String> {
     let found = diagnostics.iter().map(ToString::to_string);

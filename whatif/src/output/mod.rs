@@ -1,5 +1,5 @@
-//! How answers are written: a room for each question, with the formats of its answer; what they have
-//! in common is beside them.
+//! How answers are written: a module for each question, with the formats of its answer. What
+//! several answers share is in other modules here.
 
 pub mod check;
 pub mod denials;
@@ -47,7 +47,7 @@ pub fn write_yaml(value: &impl Serialize, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// Tells on standard error what was odd about the source, a few of many.
+/// Writes notes and the first diagnostics about the source to standard error.
 ///
 /// # Errors
 /// When it cannot be written.

@@ -1,4 +1,4 @@
-//! Many names in few words.
+//! Shortens lists of many names.
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -13,7 +13,7 @@ const SHOWN: usize = 6;
 /// The word for all units.
 const EVERYONE: &str = "every pod";
 
-/// Knows everyone, so that whole namespaces and everyone have a word.
+/// Finds short words for whole namespaces and for all pods.
 pub(crate) struct Names<'u> {
     /// All units in order; those of a namespace follow each other.
     all: Vec<&'u Unit>,
@@ -99,7 +99,7 @@ impl<'u> Names<'u> {
     }
 }
 
-/// A long name without its middle: the end of a name tells as much as its beginning.
+/// A long name without its middle: its end identifies it as well as its beginning.
 pub(crate) fn middle(text: &str, most: usize) -> String {
     let count = text.chars().count();
     if count <= most {
@@ -110,7 +110,7 @@ pub(crate) fn middle(text: &str, most: usize) -> String {
     begin.chain(['…']).chain(end).collect()
 }
 
-/// A reference without the kind where that is a pod: what `check` takes.
+/// A reference without the kind `pod`, which `check` can read.
 pub(crate) fn short(name: &str) -> String {
     name.replacen("/pod/", "/", 1)
 }

@@ -75,8 +75,8 @@ pub struct Side {
     pub ports: Vec<Ports>,
 }
 
-/// What became of each name, in the order in which they were asked about, with the ports that cannot
-/// be allowed and why.
+/// The result for each name, in the order of the question, with the ports that cannot be allowed
+/// and the reason.
 fn outcomes(asked: &[Asked], suggestion: &Suggestion) -> Vec<(Connection, PortSet)> {
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     let mut all: Vec<(Connection, PortSet)> = Vec::new();

@@ -1,6 +1,6 @@
 //! Text on a terminal: verdicts in color, and long lines wrapped below the column that they continue.
 //!
-//! The texts themselves know nothing of it, so a file or a pipe gets the lines as they are.
+//! The texts do not depend on it, so a file or a pipe gets the lines unchanged.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Effects};
 use clap::ColorChoice;
 use textwrap::{Options, WordSplitter};
 
-/// Narrower terminals are not wrapped for: nothing would be readable.
+/// For a narrower terminal, lines are not wrapped: the result could not be read.
 const NARROWEST: usize = 40;
 
 /// The words that have a color where they begin a line, or follow a direction.
@@ -30,7 +30,7 @@ pub struct Style {
 }
 
 impl Style {
-    /// The style for an output. What programs read is never changed.
+    /// The style for an output. Output for programs is never changed.
     #[must_use]
     pub fn of<S: RawStream>(color: ColorChoice, is_for_people: bool, stream: &S) -> Self {
         let is_colored = match color {
@@ -43,7 +43,7 @@ impl Style {
         if is_for_people { Self { is_colored, width } } else { Self::PLAIN }
     }
 
-    /// Every line as it is.
+    /// Every line is written unchanged.
     pub const PLAIN: Self = Self { is_colored: false, width: None };
 }
 
@@ -52,7 +52,7 @@ impl Style {
 pub struct Terminal<W: Write> {
     inner: W,
     style: Style,
-    /// A line that is not whole yet.
+    /// The beginning of a line that is not complete yet.
     line: Vec<u8>,
 }
 
@@ -102,13 +102,13 @@ impl Style {
     }
 }
 
-/// Whether a line shows lines of a manifest, where columns have a meaning.
+/// Whether a line is a line of a manifest, where columns have a meaning.
 fn is_excerpt(line: &str) -> bool {
     let start = line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit());
     start.starts_with(['|', '#']) || start.starts_with("-->")
 }
 
-/// Lines that are not longer than `width`. What continues is written below the last column that
+/// Lines that are not longer than `width`. The rest of a line is written below the last column that
 /// begins in the first half of the line.
 fn wrapped(line: &str, width: usize) -> String {
     if line.chars().count() <= width {
@@ -122,7 +122,7 @@ fn wrapped(line: &str, width: usize) -> String {
     let hanging = column.map_or(indent + 4, |at| line[..at].chars().count());
     let hanging = " ".repeat(hanging.max(indent + 2));
     let (start, text) = line.split_at(indent);
-    // Names are not cut: a name that is copied has to be whole.
+    // Names are not broken, so that a user can copy them.
     let options = Options::new(width)
         .initial_indent(start)
         .subsequent_indent(&hanging)

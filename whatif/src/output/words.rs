@@ -18,7 +18,7 @@ pub fn port(protocol: Protocol, number: u16) -> String {
     format!("{number}/{protocol}")
 }
 
-/// External addresses as one side of a connection: all of them in one word.
+/// External addresses as one side of a connection; one word for all of them.
 #[must_use]
 pub fn external(set: &CidrSet) -> String {
     if set.is_everything() {
@@ -72,8 +72,8 @@ pub fn networks(set: &CidrSet) -> Vec<String> {
     nets.map(|net| net.to_string()).collect()
 }
 
-/// Which rules left it to the next tier, to stand before why that decided: `passed on by
-/// ClusterNetworkPolicy/guard rule 1; `. Nothing when none did.
+/// The rules that passed the flow on to the next tier, for use before the reason of that tier:
+/// `passed on by ClusterNetworkPolicy/guard rule 1; `. Empty when no rule did.
 #[must_use]
 pub fn passed(decision: &Decision) -> String {
     match decision.passed_by.as_slice() {
@@ -82,7 +82,7 @@ pub fn passed(decision: &Decision) -> String {
     }
 }
 
-/// Why a peer does not match: what it wanted and what there is.
+/// The reason why a peer does not match: what the rule requires, and what the endpoint has.
 #[must_use]
 pub fn peer_miss(miss: &PeerMiss) -> String {
     match miss {
@@ -117,7 +117,7 @@ pub fn peer_miss(miss: &PeerMiss) -> String {
     }
 }
 
-/// Why a port does not match.
+/// The reason why a port does not match.
 #[must_use]
 pub fn port_miss(miss: &PortMiss, asked: Traffic) -> String {
     match miss {
@@ -151,7 +151,7 @@ pub fn port_miss(miss: &PortMiss, asked: Traffic) -> String {
     }
 }
 
-/// What labels have of the keys that requirements ask for.
+/// The labels under the keys that requirements name.
 fn had_of(failed: &[Requirement], labels: &Labels) -> String {
     let had = failed.iter().map(|requirement| match labels.get(&requirement.key) {
         Some(value) if value.is_empty() => format!("{}=\"\"", requirement.key),

@@ -1,4 +1,4 @@
-//! What to do about a connection that is denied, in words and as YAML.
+//! The advice for a connection that is denied, in words and as YAML.
 
 use policy_engine::flow::Traffic;
 use policy_engine::words::few;
@@ -7,10 +7,10 @@ use crate::advice::{Advice, Effect};
 use crate::judge::Part;
 use crate::output::words;
 
-/// How many other changes are written out before the rest is counted.
+/// How many other changes are listed before the rest is counted.
 const SHOWN: usize = 12;
 
-/// Lines that say what would allow the connection, and what else that would change.
+/// Lines with the change that would allow the connection, and with its other effects.
 pub(super) fn lines(part: &Part, advice: &Advice) -> Vec<String> {
     let asked = match part.flow.traffic {
         Traffic::Port(protocol, number) => words::port(protocol, number),
@@ -19,7 +19,7 @@ pub(super) fn lines(part: &Part, advice: &Advice) -> Vec<String> {
     let mut lines = Vec::new();
     for blocked in &advice.blocked {
         let rules = words::rules(&blocked.rules);
-        // Its place is not known, so nothing comes before it.
+        // The policy cannot be understood, so no rule can be placed before its rules.
         let how = if blocked.misplaced {
             "correct its policy, which cannot be understood".to_owned()
         } else {

@@ -4,16 +4,16 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use portcullis_crds::diagnostic::Origin;
 
-/// A place in a file with what is to be said about it.
+/// A place in a file with a message about it.
 pub(super) struct Mark<'a> {
-    /// Where.
+    /// The place.
     pub(super) origin: &'a Origin,
-    /// What.
+    /// The message.
     pub(super) label: String,
 }
 
-/// `title` over an excerpt of `text` with all marks; the first is what it is about. `None` when
-/// there is no mark, or none of them lies in the text.
+/// `title` over an excerpt of `text` with all marks; the title refers to the first mark. `None`
+/// when there is no mark, or none of them lies in the text.
 pub(super) fn excerpt(title: &str, text: &str, marks: &[Mark<'_>]) -> Option<String> {
     let file = marks.first()?.origin.file.to_string();
     let mut snippet = Snippet::source(text).path(file).line_start(1);

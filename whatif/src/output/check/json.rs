@@ -248,7 +248,7 @@ impl Verdict {
     /// The answer as the contract has it.
     #[must_use]
     pub fn new(cluster: &Cluster, answer: &Answer, diagnostics: Vec<String>) -> Option<Self> {
-        // The worst part explains the whole: what people ask for is why something fails.
+        // The worst part explains the whole answer: users ask why a connection fails.
         let worst = answer.parts.iter().find(|part| part.verdict == judge::Verdict::Denied);
         let telling = worst.or(answer.parts.first())?;
         let mut judgement = judgement(cluster, telling);

@@ -1,4 +1,4 @@
-//! The answer to `check`: one verdict, why, and what to do.
+//! The answer to `check`: one verdict, the reasons for it, and advice.
 
 pub mod json;
 

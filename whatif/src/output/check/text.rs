@@ -22,7 +22,7 @@ use crate::model::Cluster;
 use crate::output::names::short;
 use crate::output::words;
 
-/// How many parts are told before the rest is counted.
+/// How many parts are written before the rest is counted.
 const PARTS_SHOWN: usize = 8;
 
 /// Writes an answer; with `explain` every rule, and excerpts of the manifests in `texts`.
@@ -36,7 +36,7 @@ pub fn text(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let (source, destination) = (short(&answer.source), short(&answer.destination));
-    // Only advice may look at the whole cluster.
+    // Only the advice may need the reachability of the whole cluster.
     let whole = OnceCell::new();
     if let [part] = answer.parts.as_slice() {
         writeln!(out, "{}", headline(part))?;
@@ -48,7 +48,7 @@ pub fn text(
             answer.verdict,
             answer.parts.len()
         )?;
-        // What fails comes first: it is what people look for.
+        // Denied connections come first, because users look for them.
         let mut parts: Vec<&Part> = answer.parts.iter().collect();
         parts.sort_by_key(|part| part.verdict == Verdict::Allowed);
         for part in parts.iter().take(PARTS_SHOWN) {
@@ -96,7 +96,7 @@ fn headline(part: &Part) -> String {
     }
 }
 
-/// The addresses that a part holds for, where others are treated otherwise.
+/// The addresses that a part holds for, if other addresses are treated differently.
 fn over(part: &Part) -> String {
     match part.over {
         None => String::new(),
@@ -188,7 +188,7 @@ fn details<'c>(
     }
     let passes = judged.is_allowed();
     for (direction, decision, misses, ..) in &sides {
-        // Of a connection that fails, only what makes it fail.
+        // For a denied connection, only the directions that deny it.
         let tells = passes || !decision.is_allowed();
         if let Some(texts) = texts.filter(|_| tells) {
             excerpts(cluster, *direction, decision, misses, part.flow.traffic, texts, out)?;
@@ -225,7 +225,7 @@ fn why(decision: &Decision, name: &str, side: &Endpoint) -> String {
     format!("{}{why}", words::passed(decision))
 }
 
-/// What would be if policies in audit were enforced.
+/// The result if the policies in audit were enforced.
 fn would_be(decision: &Decision, name: &str, side: &Endpoint) -> String {
     let why = why(decision, name, side);
     match decision.reason {
@@ -234,7 +234,7 @@ fn would_be(decision: &Decision, name: &str, side: &Endpoint) -> String {
     }
 }
 
-/// Why a flow is allowed or denied: both directions, and the closest rule where none allows.
+/// The reasons why a flow is allowed or denied: both directions, and the closest rule for a denial.
 #[must_use]
 pub fn reasons(
     cluster: &Cluster,
@@ -270,7 +270,7 @@ pub fn reasons(
     lines
 }
 
-/// Where the rule that denies is written.
+/// The place of the rule that denies.
 fn denied_at(cluster: &Cluster, direction: Direction, decision: &Decision) -> Option<Origin> {
     let denying = decision.decided_by.first().filter(|_| !decision.is_allowed())?;
     cluster.rule_origin(&denying.policy, direction, denying.rule)

@@ -1,4 +1,4 @@
-//! What the documentation says of a code.
+//! The documentation of a code.
 
 use portcullis_lint::Code;
 

@@ -1,5 +1,5 @@
-//! Findings that differ only in the object are one for people: a chart with one mistake in a
-//! template has it in every object.
+//! Folds findings that differ only in the object into one, for people: a chart with one mistake in
+//! a template has the mistake in every object.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use portcullis_lint::Finding;
 /// So many findings of one pattern are shown as one.
 const MANY: usize = 3;
 
-/// How many of the others are named.
+/// How many of the other objects are named.
 const NAMES_SHOWN: usize = 3;
 
 /// The findings in their order; those of one pattern are together at the place of the first one.
@@ -25,7 +25,7 @@ pub(super) fn groups(findings: &[Finding]) -> Vec<Vec<&Finding>> {
                 groups.extend(alike.remove(&pattern(finding)));
             }
             Some(_) => groups.push(vec![finding]),
-            // Part of a group that is there already.
+            // The finding is part of a group that is already in the list.
             None => {}
         }
     }
@@ -61,13 +61,13 @@ fn name(finding: &Finding) -> String {
     }
 }
 
-/// What a finding says, without the names of its object and without numbers.
+/// The message of a finding, without the names of its object and without numbers.
 fn pattern(finding: &Finding) -> (portcullis_lint::Code, portcullis_lint::Severity, String) {
     let about = finding.about.object();
     let own = |word: &str| {
         about.is_some_and(|object| word == &*object.name || word == &*object.namespace)
     };
-    // What that means, and what to do, follows the first `; ` and names other objects.
+    // The consequence and the fix follow the first `; ` and name other objects.
     let what = finding.message.split("; ").next().unwrap_or_default();
     let is_name = |c: char| c.is_alphanumeric() || "-._".contains(c);
     let mut text = String::new();
@@ -106,7 +106,7 @@ mod tests {
         }
     }
 
-    /// The sizes of the groups, and what the first of them says of its others.
+    /// Checks the sizes of the groups, and what the first of them names.
     #[track_caller]
     fn check(findings: &[Finding], sizes: &[usize], first: Option<&str>) {
         let groups = groups(findings);

@@ -35,7 +35,7 @@ pub fn text(
     let starts = texts.iter().map(|(file, text)| (file, starts(text))).collect();
     for group in groups {
         let Some(finding) = group.first() else { continue };
-        // What is wrong in the title; what that means, and what to do, below.
+        // The title is the mistake; the consequence and the fix are below it.
         let (what, rest) = split(&finding.message);
         let shown = excerpt(finding, what, texts, &starts);
         let shown = shown.unwrap_or_else(|| {
@@ -79,7 +79,7 @@ fn excerpt(
     texts: &BTreeMap<Arc<str>, String>,
     starts: &Starts<'_>,
 ) -> Option<String> {
-    // The lines show which field it is.
+    // The excerpt shows the field.
     let whole =
         Finding { message: what.to_owned(), field: FieldPath::default(), ..finding.clone() };
     let title = escaped(&sentence(&whole));
@@ -116,7 +116,7 @@ fn snippet<'t>(
     if written.is_empty() {
         return None;
     }
-    // The file may be a dump of a cluster: the renderer gets the lines that it shows.
+    // The file may be a dump of a cluster, so the renderer gets only the lines that it shows.
     let first = at.saturating_sub(AROUND);
     let window = lines(starts, text, first, at + AROUND)?;
     let before = starts.get(at)?.checked_sub(window.start)? + column;

@@ -21,9 +21,9 @@ pub(super) struct Groups {
 
 /// The groups of the classes of one matrix.
 struct Numbers {
-    /// The units that are asked about.
+    /// The units that the question names.
     subjects: BTreeMap<ClassId, usize>,
-    /// All units; a class of which only some are asked about is two groups.
+    /// All units. A class of which the question names only some units has two groups.
     everyone: Vec<Vec<usize>>,
 }
 
@@ -41,7 +41,7 @@ impl Groups {
 
     fn number(&mut self, matrix: &Matrix) -> Numbers {
         let mut numbers = Numbers { subjects: BTreeMap::new(), everyone: Vec::new() };
-        // Of those who are not asked about, only peers are told of.
+        // Units that the question does not name are listed only as peers.
         let mut peers = IdSet::default();
         for row in matrix.rows.keys().flat_map(BTreeMap::values) {
             peers = peers.union(row);
@@ -73,7 +73,8 @@ impl Groups {
         id
     }
 
-    /// A group for each set of several peers that several edges have, with the sets of the others.
+    /// Adds a group for each set of several peers that several edges share; returns the groups of
+    /// each set.
     fn sets<'m>(
         &mut self,
         matrix: &'m Matrix,
@@ -106,7 +107,7 @@ impl Groups {
                 let Some(peers) = sets.get(peers).filter(|peers| !peers.is_empty()) else {
                     continue;
                 };
-                // The contract has no word for protocols without ports alone.
+                // The contract has no notation for only the protocols without ports.
                 if !allowed.is_empty() {
                     let (from, to) = matrix.ends(subjects.clone(), peers.clone());
                     self.edges.push(Edge { from, to, allowed });

@@ -1,5 +1,5 @@
-//! Nodes, and the pods that use their network, in a matrix: policies apply only to the pods at the
-//! other side of their connections.
+//! Nodes, and the pods that use the network of their node, in a matrix. Policies apply only to the
+//! pods that are their peers.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +19,9 @@ use crate::model::{Cluster, Unit, Units};
 /// A node, or a pod that uses the network of its node.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// What it is to the engine.
+    /// The endpoint of the engine.
     pub side: Side,
-    /// What it is called in answers.
+    /// The name in answers.
     pub name: String,
 }
 
@@ -37,7 +37,7 @@ impl Host {
 }
 
 impl Matrix {
-    /// Who can connect to hosts (`Egress`: of the pods), or to whom hosts can (`Ingress`).
+    /// The connections that pods can open to hosts (`Egress`), or hosts to pods (`Ingress`).
     #[must_use]
     pub fn of_hosts(
         cluster: &Cluster,
@@ -70,7 +70,7 @@ impl Matrix {
         let classes: Vec<&[&PodKey]> = alike.values().map(Vec::as_slice).collect();
         let everyone = Units::of_classes(cluster, &classes, by);
         let rows: Vec<Vec<PortSet>> = alike.into_keys().collect();
-        // Hosts that are treated alike are one class, behind those of the pods.
+        // Hosts that are treated alike are one class. Their classes follow those of the pods.
         let mut columns: BTreeMap<Vec<&PortSet>, Vec<&Host>> = BTreeMap::new();
         for (at, host) in hosts.iter().enumerate() {
             let column = rows.iter().filter_map(|row| row.get(at)).collect();
@@ -113,7 +113,7 @@ fn numbered_pods<'r>(reach: &'r Reach<'_>) -> impl Iterator<Item = (ClassId, &'r
     classes.flat_map(|(id, class)| class.pods.iter().map(move |pod| (id, pod)))
 }
 
-/// The names of hosts by class: a workload whose pods are all in one class by its own.
+/// The names of hosts by class: the workload's name if all its pods are in one class.
 fn host_names(cluster: &Cluster, by: By, classes: &[&[&Host]]) -> Vec<Vec<Unit>> {
     let keys = |hosts: &&[&Host]| -> Vec<PodKey> {
         let key = |host: &&Host| match &host.side {
@@ -131,7 +131,7 @@ fn host_names(cluster: &Cluster, by: By, classes: &[&[&Host]]) -> Vec<Vec<Unit>>
         let node =
             |host: &&Host| Unit { namespace: "".into(), name: host.name.as_str().into(), pods: 1 };
         units.extend(nodes.map(node));
-        // They are in no namespace as peers: what they send comes from their nodes.
+        // As peers, hosts are in no namespace: their packets have the addresses of nodes.
         units.iter_mut().for_each(|unit| unit.namespace = "".into());
     }
     of_pods

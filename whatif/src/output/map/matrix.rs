@@ -1,4 +1,4 @@
-//! Reachability as rows for every output: who, to whom, on which ports.
+//! Reachability as rows for every output: the sources, the destinations and the ports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::model::{Cluster, Unit, Units};
 use crate::output::json::{self, Ports};
 use crate::output::words;
 
-/// What of all reachability is asked for.
+/// The part of the reachability that a question asks for.
 #[derive(Clone, Debug)]
 pub struct Focus {
-    /// Which side the blocks are about.
+    /// The side that the blocks are for.
     pub about: About,
     /// Only these pods on that side.
     pub subjects: Option<BTreeSet<PodKey>>,
@@ -47,11 +47,11 @@ pub(super) type Row = BTreeMap<usize, IdSet>;
 
 /// All connections that are asked for, between units.
 pub struct Matrix {
-    /// Everyone there is, by class: the peers.
+    /// All units, by class: the peers.
     pub everyone: Units,
-    /// Who is asked about, by class.
+    /// The units that the question names, by class.
     pub subjects: Vec<Vec<Unit>>,
-    /// Which side these are.
+    /// The side of the subjects.
     pub about: About,
     /// The subjects with equal rows, by row.
     pub(super) rows: BTreeMap<Row, Vec<ClassId>>,
@@ -137,14 +137,14 @@ impl Matrix {
         for (row, classes) in &self.rows {
             for (ports, peers) in row {
                 let allowed = shared.ports(&self.ports[*ports]);
-                // The contract has no word for protocols without ports alone.
+                // The contract has no notation for only the protocols without ports.
                 if allowed.is_empty() {
                     continue;
                 }
                 let peers: Vec<&Unit> = peers.iter().flat_map(|c| self.everyone.of(c)).collect();
                 for subject in classes.iter().flat_map(|class| of(&self.subjects, *class)) {
                     for peer in &peers {
-                        // A pod always reaches itself; that is not said.
+                        // A pod can always connect to itself, so this is not listed.
                         if peer.name == subject.name && is_alone(peer) {
                             continue;
                         }
@@ -168,7 +168,7 @@ impl Matrix {
                 for subject in namespaces(of(&self.subjects, *class).iter()).into_keys() {
                     let found = united.entry(subject).or_default();
                     for (ports, peers) in row {
-                        // One pod that always reaches itself is not two pods of a namespace.
+                        // One pod that can connect to itself is not two pods of a namespace.
                         let others =
                             peers.iter().filter(|c| c != class || !is_lone(&self.everyone, *c));
                         let others = others.filter_map(|class| of_class.get(class));
@@ -217,7 +217,7 @@ impl Matrix {
                 }
                 for workload in &names {
                     let key = (workload.clone(), *direction, addresses.clone(), ports.clone());
-                    // Two classes of one namespace may say the same.
+                    // Two classes of one namespace may have the same connections.
                     if self.by != By::Namespace || seen.insert(key) {
                         all.push(External {
                             workload: workload.clone(),
@@ -252,7 +252,7 @@ fn namespaces<'u>(units: impl Iterator<Item = &'u Unit>) -> BTreeMap<Arc<str>, V
     found
 }
 
-/// The namespaces of everyone by number, and the numbers of those of each class.
+/// All namespaces by number, and the numbers of the namespaces of each class.
 fn namespace_numbers(everyone: &Units) -> (Vec<Arc<str>>, Vec<Vec<usize>>) {
     let mut numbers: BTreeMap<Arc<str>, usize> = BTreeMap::new();
     let (mut names, mut of_class) = (Vec::new(), Vec::new());
@@ -268,13 +268,13 @@ fn namespace_numbers(everyone: &Units) -> (Vec<Arc<str>>, Vec<Vec<usize>>) {
     (names, of_class)
 }
 
-/// Whether a class is one pod, for which to be its own peer says nothing.
+/// Whether a class is one pod. Then it means nothing that the class is its own peer.
 fn is_lone(everyone: &Units, class: ClassId) -> bool {
     matches!(everyone.of(class), [unit] if is_alone(unit))
 }
 
-/// Rows in which a lone pod that no other shares its row with is not its own peer. But one that reaches
-/// all others reaches every pod, for it reaches itself.
+/// Removes a pod from its own row, if it has a class and a row of its own. If the row has all other
+/// units, the pod stays: the row then means every pod, and a pod can always connect to itself.
 fn without_own(rows: BTreeMap<Row, Vec<ClassId>>, everyone: &Units) -> BTreeMap<Row, Vec<ClassId>> {
     let others = everyone.of_class.len().saturating_sub(1);
     let mut found: BTreeMap<Row, Vec<ClassId>> = BTreeMap::new();
@@ -312,7 +312,7 @@ pub(super) struct Numbered {
 }
 
 impl Numbered {
-    /// The set of a number that comes from here.
+    /// The set of a number that this value returned.
     pub(super) fn get(&self, number: usize) -> &PortSet {
         &self.sets[number]
     }
@@ -327,7 +327,7 @@ impl Numbered {
     }
 }
 
-/// Units of these pods only; a unit that is asked for in part is told as a whole.
+/// Units of these pods only. A unit of which the question names some pods is listed as a whole.
 fn restricted(
     cluster: &Cluster,
     reach: &Reach<'_>,

@@ -5,7 +5,7 @@
 //!                  └─► entries ──► json, yaml, csv, md, dot, mermaid, and all of them by namespace
 //! ```
 //!
-//! A row may list a pod as its own peer only if that says nothing: a pod can always connect to itself.
+//! That a row lists a pod as its own peer has no meaning: a pod can always connect to itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,18 +15,18 @@ use policy_engine::reach::{ClassId, IdSet, PortSet};
 use super::matrix::{Matrix, Part, Row, of};
 use crate::model::Unit;
 
-/// Which side the blocks are about.
+/// The side that the blocks are for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum About {
-    /// Who reaches each destination.
+    /// The sources that can connect to each destination.
     Destinations,
-    /// What each source reaches.
+    /// The destinations that each source can connect to.
     Sources,
 }
 
 /// Units with equal rows, and what is allowed between them and all others.
 pub(super) struct Block<'m> {
-    /// The units that the block is about.
+    /// The units that the block is for.
     pub(super) subjects: BTreeSet<&'m Unit>,
     /// The peers, as classes, by the ports that are allowed.
     pub(super) peers: Vec<(&'m PortSet, &'m IdSet)>,
@@ -44,7 +44,7 @@ impl About {
         }
     }
 
-    /// What stands before the peers.
+    /// The word before the peers.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Destinations => "from",
@@ -54,9 +54,9 @@ impl About {
 }
 
 impl Matrix {
-    /// Every unit that is asked about, in blocks of units with equal rows. In the order of their
-    /// first names, but those to whom some have every port last: people look for what policies
-    /// restrict.
+    /// Every unit that the question names, in blocks of units with equal rows. Blocks are in the
+    /// order of their first names, but those with every port for some peer come last: users look
+    /// for what policies restrict.
     pub(super) fn blocks(&self) -> Vec<Block<'_>> {
         let mut external: BTreeMap<ClassId, Vec<&Part>> = BTreeMap::new();
         for (class, direction, parts) in &self.outside {
@@ -95,7 +95,7 @@ impl Matrix {
     }
 }
 
-/// Whether a row may name this unit as its own peer without meaning anything.
+/// Whether a row may list this unit as its own peer, because this has no meaning.
 pub(super) fn is_alone(unit: &Unit) -> bool {
     unit.pods < 2
 }

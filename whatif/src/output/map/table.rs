@@ -7,7 +7,7 @@ use crate::output::json::{DirectionJson, Ports, Protocol};
 
 /// One line per entry and range of ports: `source,destination,protocol,from,to`.
 ///
-/// Addresses outside stand where a workload would; names hold neither commas nor quotes.
+/// External addresses are written where a workload would be. Names have neither commas nor quotes.
 ///
 /// # Errors
 /// When the output cannot be written.
@@ -57,7 +57,7 @@ pub fn markdown(map: &Map, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Source and destination of a line about addresses outside.
+/// Source and destination of a line for external addresses.
 pub(super) fn ends<'a>(external: &'a External, outside: &'a str) -> (&'a str, &'a str) {
     match external.direction {
         DirectionJson::Ingress => (outside, &external.workload),
@@ -90,7 +90,7 @@ fn name(protocol: Protocol) -> &'static str {
     }
 }
 
-/// Names of files may hold what Markdown reads as markup; those of a cluster cannot.
+/// Names of files may contain Markdown markup; names of a cluster cannot.
 pub(in crate::output) fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace('*', "\\*")
 }

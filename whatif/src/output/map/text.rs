@@ -16,7 +16,7 @@ use crate::output::json::DirectionJson;
 use crate::output::names::Names;
 use crate::output::words;
 
-/// A line of a block: ports, and with whom.
+/// A line of a block: ports and peers.
 type Line = (String, String);
 
 /// Writes a matrix; `wide` with every name.
@@ -73,7 +73,7 @@ fn external(addresses: &CidrSet, wide: bool) -> String {
     }
 }
 
-/// Writes a map of namespaces: what some pod of one may open at some pod of the other.
+/// Writes a map of namespaces: the ports on which one of the pods can connect to one of another.
 ///
 /// # Errors
 /// When the output cannot be written.
@@ -114,7 +114,7 @@ pub fn namespaces(map: &Map, about: About, out: &mut dyn Write) -> io::Result<()
     write(&blocks, out)
 }
 
-/// The external addresses of an entry: all of them in one word.
+/// The external addresses of an entry; one word for all of them.
 fn cidrs(external: &External) -> String {
     const SHOWN: usize = 4;
     match external.cidrs.as_ref() {

@@ -1,4 +1,4 @@
-//! What the head of a page tells: what was asked, of which objects, when, and by which version.
+//! The head of a page: the question, the objects, the time and the version.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -12,9 +12,9 @@ use crate::source::{Sides, Sources};
 pub struct About {
     /// Whether it shows one state, and not a change.
     pub is_map: bool,
-    /// What the objects were read from.
+    /// The source of the objects.
     source: String,
-    /// When, in RFC 3339.
+    /// The time of the question, in RFC 3339.
     time: String,
     /// The version of this program.
     version: &'static str,
@@ -30,7 +30,7 @@ impl About {
     }
 }
 
-/// The flags that name what was read.
+/// The flags that name the source.
 fn source(args: &SourceArgs, sides: Sides<'_>, is_live: bool) -> String {
     let cluster = match &args.context {
         _ if !is_live => None,

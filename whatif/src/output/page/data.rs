@@ -20,17 +20,17 @@ use crate::plan::{Causes, Effect, Isolation, Plan};
 pub(super) struct Data<'a> {
     about: &'a About,
     headline: String,
-    /// What is wrong, with whom, because of what.
+    /// The text of each risk, the pods, and the objects that cause it.
     risks: Vec<(String, String, String)>,
     objects: Vec<String>,
-    /// Name, namespace, pods, group. After those of pods the one that stands for outside, then the
-    /// nodes towards which something changes.
+    /// Name, namespace, number of pods, group. The units of pods are first, then the unit for
+    /// external addresses, then the nodes to which something changes.
     units: Vec<(Arc<str>, Str, usize, GroupId)>,
-    /// Who isolates each group.
+    /// The policies that isolate each group.
     groups: Vec<Policies>,
-    /// The group that stands for outside; nodes have those after it.
+    /// The group for external addresses; those of nodes follow it.
     outside: GroupId,
-    /// Sets of ports; the first is nothing.
+    /// Sets of ports; the first is the empty set.
     ports: Vec<String>,
     causes: Vec<Causes>,
     /// Per pair of groups: source, destination, ports before and after, kind, cause or -1.
@@ -39,7 +39,7 @@ pub(super) struct Data<'a> {
 
 #[derive(Serialize, Default)]
 struct Policies {
-    /// Of ingress, of egress.
+    /// For ingress, for egress.
     before: [Vec<String>; 2],
     after: [Vec<String>; 2],
 }
@@ -74,7 +74,7 @@ impl<'a> Data<'a> {
         });
         let mut units: Vec<_> = named.collect();
         units.sort();
-        // No namespace is called so: their names have a space.
+        // No namespace can have this name, because it has a space.
         units.push(("external addresses".into(), "external addresses".into(), 1, outside));
         for (at, class) in nodes.iter().enumerate() {
             let node = |name: &Str| format!("node/{name}").as_str().into();
@@ -137,7 +137,7 @@ impl Tables {
                 let change = changes.find(|change| change.nodes.contains(node));
                 let pod = pods.pods.first().filter(|_| pods.after.is_some());
                 let is = pod.map(|pod| to_node(reach, world, pod, node)).unwrap_or_default();
-                // Of pods that come or go the plan does not tell what becomes of nodes.
+                // The plan has no connections to nodes of pods that are added or removed.
                 let (before, after) = match change {
                     Some(change) => (&change.before, &change.after),
                     None => (&is, &is),
@@ -149,7 +149,7 @@ impl Tables {
         }
     }
 
-    /// One cell for each group and direction, whatever the addresses.
+    /// One cell for each group and direction, for all addresses together.
     fn outside(&mut self, plan: &Plan<'_>, old: &Reach<'_>, new: &Reach<'_>, outside: GroupId) {
         for (id, group) in plan.difference.groups.iter().enumerate() {
             for direction in Direction::BOTH {
@@ -240,7 +240,7 @@ fn workloads(plan: &Plan<'_>) -> String {
     format!("{} in {}", many(units().count(), "workload"), many(spaces.len(), "namespace"))
 }
 
-/// The nodes towards which something changes, those together that no change tells apart.
+/// The nodes to which something changes, in sets with the same changes.
 fn nodes(plan: &Plan<'_>) -> Vec<BTreeSet<Str>> {
     let named: BTreeSet<&BTreeSet<Str>> = plan.external.iter().map(|c| &c.nodes).collect();
     let mut classes: BTreeMap<Vec<bool>, BTreeSet<Str>> = BTreeMap::new();
@@ -251,7 +251,7 @@ fn nodes(plan: &Plan<'_>) -> Vec<BTreeSet<Str>> {
     classes.into_values().collect()
 }
 
-/// All that is allowed outside: `every port`, or `443/TCP with 10.0.0.0/8; …`.
+/// All connections with external addresses: `every port`, or `443/TCP with 10.0.0.0/8; …`.
 fn all(outside: &Outside) -> String {
     let part = |(addresses, ports): &(_, _)| {
         let ports = words::ports(ports);

@@ -1,4 +1,4 @@
-//! A map or a plan as one page to look through: no network, nothing runs but the script that is built in.
+//! A map or a plan as one interactive page: it uses no network, and runs only its built-in script.
 //!
 //! Names of a cluster reach the page as JSON in a data block and are inserted as text; the
 //! Content-Security-Policy allows exactly this script and this style by their hashes.
@@ -36,7 +36,7 @@ pub fn page(plan: &Plan<'_>, about: &About, out: &mut dyn Write) -> Result<()> {
             "style" => write!(out, "{STYLE}")?,
             "script" => write!(out, "{SCRIPT}")?,
             _ => {
-                // Whatever a name holds, it cannot end the data block or open a comment in it.
+                // Whatever a name contains, it cannot end the data block or open a comment in it.
                 let data = serde_json::to_string(&data::Data::new(plan, about))?;
                 write!(out, "{}", data.replace('<', "\\u003c"))?;
             }

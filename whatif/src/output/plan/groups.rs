@@ -1,5 +1,5 @@
-//! Changes between groups of pods that policies treat alike: their number follows what differs, and
-//! not the pairs of pods.
+//! Changes between groups of pods that policies treat alike: the number of edges follows the number
+//! of differences, not the number of pairs of pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl Difference {
     }
 }
 
-/// The groups of a plan to which something happens, and what.
+/// The groups of a plan with changes, and the changes.
 pub(super) struct Groups {
     pub(super) all: Vec<Group>,
     pub(super) edges: Vec<Edge>,

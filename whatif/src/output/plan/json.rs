@@ -173,7 +173,7 @@ impl From<Effect> for ChangeKind {
 }
 
 impl Plan {
-    /// The answer with groups.
+    /// The answer by groups.
     #[must_use]
     pub fn of_groups(plan: &plan::Plan<'_>, diagnostics: Vec<String>) -> Self {
         let Groups { all, edges, external } = Groups::new(plan);
@@ -185,7 +185,7 @@ impl Plan {
         }
     }
 
-    /// The answer with every pair of workloads.
+    /// The answer by pairs of workloads.
     #[must_use]
     pub fn of_pairs(plan: &plan::Plan<'_>, diagnostics: Vec<String>) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! The changes of a plan in few lines: what changes alike, for the same reason, is one line.
+//! The changes of a plan in few lines: equal changes with the same cause are one line.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::output::names::Names;
 use crate::output::words;
 use crate::plan::{Causes, Risk};
 
-/// One line: who, to whom, and what was and is allowed.
+/// One line: the sources, the destinations, and the allowed ports before and after.
 pub(super) struct Line {
     pub(super) kind: Effect,
     pub(super) from: String,
@@ -21,10 +21,10 @@ pub(super) struct Line {
     pub(super) after: PortSet,
 }
 
-/// Equal in all but who it is about.
+/// The parts of a change that must be equal for two changes to share a line.
 type Alike<'p> = (Effect, &'p PortSet, &'p PortSet);
 
-/// All lines by what did it. Risky kinds first: what opens, before what closes.
+/// All lines by their causes. Risky kinds come first: connections that open, then those that close.
 pub(super) fn by_cause(plan: &Plan<'_>, wide: bool) -> Vec<(Causes, Vec<Line>)> {
     let names = Names::new(&plan.units, wide);
     let mut blocks: BTreeMap<&Causes, Vec<Line>> = BTreeMap::new();
@@ -55,7 +55,7 @@ pub(super) fn by_cause(plan: &Plan<'_>, wide: bool) -> Vec<(Causes, Vec<Line>)> 
 
 type Inside<'p> = (&'p Causes, Alike<'p>, BTreeSet<&'p Unit>, BTreeSet<&'p Unit>);
 
-/// Pairs as rectangles: destinations that change alike for the same sources are taken together.
+/// Pairs as rectangles: destinations with the same change for the same sources are one line.
 fn inside<'p>(plan: &'p Plan<'_>) -> Vec<Inside<'p>> {
     let mut sources: BTreeMap<(&Causes, Alike<'_>, GroupId), BTreeSet<GroupId>> = BTreeMap::new();
     for change in &plan.changes {
@@ -63,7 +63,7 @@ fn inside<'p>(plan: &'p Plan<'_>) -> Vec<Inside<'p>> {
         let key = (&change.because, alike, change.destination);
         sources.entry(key).or_default().insert(change.source);
     }
-    // Whoever changes towards all others of its own group is among the sources too.
+    // A group that changes towards all other pods of its own group is also one of the sources.
     let mut merged: BTreeMap<(&Causes, Alike<'_>, BTreeSet<GroupId>), BTreeSet<GroupId>> =
         BTreeMap::new();
     for ((causes, alike, destination), from) in sources {
@@ -78,7 +78,7 @@ fn inside<'p>(plan: &'p Plan<'_>) -> Vec<Inside<'p>> {
         .collect()
 }
 
-/// Addresses outside, or those of nodes and which nodes that are.
+/// External addresses, or the names of the nodes that have the addresses.
 type Beyond<'p> = (&'p CidrSet, &'p BTreeSet<Str>);
 
 type Outside<'p> = (&'p Causes, Alike<'p>, Beyond<'p>, bool, BTreeSet<&'p Unit>);
@@ -100,11 +100,11 @@ fn outside<'p>(plan: &'p Plan<'_>) -> Vec<Outside<'p>> {
 /// More risks than this are folded.
 const RISKS: usize = 20;
 
-/// What a risk is, who it is about, and what did it.
+/// A risk, the names of its pods, and its causes.
 type RiskLine = (String, String, Causes);
 
-/// The risks, those that are equal as one: of the same text and causes, or, if these are many, of the
-/// same text. With `wide` every name is written.
+/// The risks, of which equal ones are one line: those with the same text and causes or, if these
+/// are many, with the same text. With `wide`, every name is written.
 pub(in crate::output) fn risks(plan: &Plan<'_>, wide: bool) -> Vec<RiskLine> {
     let found = folded(plan, |risk| Some(&risk.because));
     let found = if found.len() > RISKS && !wide { folded(plan, |_| None) } else { found };

@@ -34,14 +34,14 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts the changes of a plan: each workload with each other one, and with outside.
+    /// Counts the changes of a plan: between workloads, and with external addresses.
     #[must_use]
     pub fn new(plan: &Plan<'_>) -> Self {
         let mut counts = Self::default();
         for change in &plan.changes {
             counts.add(kind(change), plan.unit_pairs(change).count());
         }
-        // Addresses that fare alike are one partner, whatever did it to some of them.
+        // Addresses with the same change are one partner, whatever the causes are.
         let partner = |change: &ExternalChange| {
             let (before, after) = (change.before.clone(), change.after.clone());
             (change.group, change.direction, change.nodes.clone(), before, after)
@@ -67,7 +67,7 @@ impl Counts {
         self.opened + self.closed + self.widened + self.narrowed + self.changed
     }
 
-    /// `2 opened, 1 closed`; kinds of which there is none are not said.
+    /// `2 opened, 1 closed`; kinds without changes are left out.
     fn words(self) -> String {
         let all = [
             (self.opened, "opened"),
@@ -105,7 +105,7 @@ pub(super) fn headline(plan: &Plan<'_>) -> String {
     format!("{}; {risks}; {objects}.", Counts::new(plan).words())
 }
 
-/// `networkpolicy/shop/db`, what happened to it, and where it is written.
+/// An object, how it changes, and where it is written: `networkpolicy/shop/db, …`.
 pub(super) fn cause(object: &Changed) -> String {
     let how = how(object.how);
     match &object.origin {
@@ -124,7 +124,7 @@ fn how(how: How) -> &'static str {
     }
 }
 
-/// The names of what did it, without places: `networkpolicy/shop/db`; a few of many.
+/// The names of the causes, without places: `networkpolicy/shop/db`; a few of many.
 pub(super) fn because(plan: &Plan<'_>, causes: &[usize]) -> String {
     const SHOWN: usize = 10;
     let objects = causes.iter().filter_map(|number| plan.objects.get(*number));
@@ -132,7 +132,7 @@ pub(super) fn because(plan: &Plan<'_>, causes: &[usize]) -> String {
     if causes.len() > SHOWN { few(names, SHOWN) } else { names.collect::<Vec<_>>().join(", ") }
 }
 
-/// What a risk means, without whom it is about.
+/// The meaning of a risk, without its pods.
 fn risk(risk: &Risk) -> String {
     match &risk.kind {
         RiskKind::DnsLost(ports) => {

@@ -1,4 +1,4 @@
-//! A plan for people: how much changes, what is dangerous, then each change under what did it.
+//! A plan for people: the number of changes, the risks, then each change below its cause.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};

@@ -104,7 +104,7 @@ impl Policies {
         pods: impl IntoIterator<Item = &'p PodKey>,
         diagnostics: Vec<String>,
     ) -> Self {
-        // By what applies, in the order in which the first pod of each group was named.
+        // By the policies that apply, in the order in which the first pod of each group was named.
         let mut groups: Vec<Group> = Vec::new();
         let mut seen: BTreeMap<Vec<(String, Selected, String)>, usize> = BTreeMap::new();
         for pod in pods.into_iter().filter_map(|key| cluster.world.pods().get(key)) {

@@ -10,7 +10,7 @@ use crate::status::{NodeState, PolicyStatus};
 /// How many nodes a line names.
 const NODES_SHOWN: usize = 3;
 
-/// Writes the answer: with every node if one policy `was_named`, else a line for each policy, and the
+/// Writes the answer: every node if one policy `was_named`; else a line for each policy, and the
 /// nodes that do not enforce.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Test reports in words: what failed first, and why.
+//! Test reports in words: the failures and their reasons first.
 
 use std::io::{self, Write};
 
@@ -7,10 +7,10 @@ use crate::output::words;
 use crate::policytest::file::Verdict;
 use crate::policytest::{Failure, Outcome};
 
-/// How many failures of one test are told before the rest is counted.
+/// How many failures of one test are written before the rest is counted.
 const FAILURES_SHOWN: usize = 3;
 
-/// Writes what came of all tests.
+/// Writes the results of all tests.
 ///
 /// # Errors
 /// When the output cannot be written.
@@ -39,7 +39,7 @@ pub fn text(outcomes: &[Outcome], out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{verdict}; {connections} connections were asked about.")
 }
 
-/// What is wrong, line by line.
+/// The failures of a test, line by line.
 #[must_use]
 pub(super) fn details(outcome: &Outcome) -> Vec<String> {
     let mut lines: Vec<String> = outcome.problem.iter().cloned().collect();

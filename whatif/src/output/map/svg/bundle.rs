@@ -1,4 +1,4 @@
-//! Arrows between workloads, joined as far as they say the same.
+//! Arrows between workloads, joined where they show the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,10 +12,10 @@ use policy_engine::words::few;
 use super::super::matrix::{Matrix, Numbered};
 use crate::model::Unit;
 
-/// With more ends, a whole namespace is one: nobody could read more.
+/// With more ends, each namespace is one end: a picture with more ends cannot be read.
 const LEAVES_SHOWN: usize = 1_500;
 
-/// What external addresses are called.
+/// The name of the end for external addresses.
 const EXTERNAL: &str = "external";
 
 /// Workloads of one namespace that are treated alike.
@@ -115,7 +115,7 @@ impl Bundle {
         bundle
     }
 
-    /// What an end is called.
+    /// The name of an end.
     pub(super) fn name(&self, end: End) -> String {
         match end {
             End::Space(space) if self.spaces[space].is_external => EXTERNAL.to_owned(),
@@ -142,7 +142,7 @@ impl Bundle {
                 }
             }
         }
-        // Leaves with equal sources are asked about together.
+        // Leaves with equal sources are evaluated together.
         let mut alike: BTreeMap<(usize, IdSet), Vec<usize>> = BTreeMap::new();
         for (leaf, mut sources) in of_leaf {
             // One pod that always reaches itself is not its own source.
@@ -195,7 +195,7 @@ impl Bundle {
         }
     }
 
-    /// Arrows from and to external addresses, whichever these are.
+    /// Adds arrows from and to external addresses, without their networks.
     fn external(&mut self, matrix: &Matrix, of_class: &[Vec<usize>]) {
         let mut alike: BTreeMap<(Direction, &PortSet), Vec<usize>> = BTreeMap::new();
         for (class, direction, parts) in &matrix.outside {

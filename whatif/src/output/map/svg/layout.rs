@@ -1,4 +1,4 @@
-//! Where everything is: ends on a circle, each namespace an arc of it.
+//! The positions in the picture: ends are on a circle, and each namespace is an arc of it.
 
 use std::f64::consts::{PI, TAU};
 
@@ -123,7 +123,7 @@ impl Layout {
         self.place(self.leaves[leaf])
     }
 
-    /// The name of a namespace.
+    /// The position of the name of a namespace.
     pub(super) fn heading(&self, space: usize) -> Place {
         self.place(self.headings[space])
     }
@@ -131,7 +131,7 @@ impl Layout {
     fn place(&self, angle: f64) -> Place {
         let (center, distance) = (self.point(0.0, 0.0), self.radius + 10.0);
         if angle.cos() < 0.0 {
-            // On the left, so that no text stands on its head.
+            // On the left, the text is turned so that it is not upside down.
             let turn = (angle + PI).to_degrees();
             return Place { center, turn, x: -distance, anchor: "end" };
         }

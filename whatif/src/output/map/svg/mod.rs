@@ -167,7 +167,7 @@ fn local(name: &str) -> String {
     short.split_once('/').map_or(short.clone(), |(_, rest)| rest.to_owned())
 }
 
-/// Whatever a name contains, it is text.
+/// A name is written as text, whatever it contains.
 fn text(raw: &str) -> String {
     raw.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
