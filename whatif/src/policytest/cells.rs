@@ -1,5 +1,5 @@
-//! Cells: pods that neither the lines of a file nor policies tell apart, each host, and the pieces
-//! that lines cut the outside into.
+//! Cells: pods that neither the lines of a file nor policies distinguish, each host, and the parts
+//! into which the networks of lines cut the external addresses.
 
 use std::collections::BTreeMap;
 
@@ -13,23 +13,23 @@ use super::member::{Member, Place};
 use crate::endpoint::Side;
 use crate::model::Cluster;
 
-/// Those that one question stands for.
+/// Endpoints for which one question is enough.
 pub(super) struct Cell {
     pub(super) kind: CellKind,
-    /// Per line: whether a group of its source, of its destination, holds the members.
+    /// Per line: whether a group of its source contains the members, and of its destination.
     pub(super) from: Vec<bool>,
     pub(super) to: Vec<bool>,
     pub(super) members: Vec<Member>,
 }
 
-/// What the members of a cell are.
+/// The kind of the members of a cell.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum CellKind {
     /// Pods of a class.
     Pods(Option<ClassId>),
     /// A node, or a hostNetwork pod; by its position.
     Host(usize),
-    /// Addresses outside; by their position.
+    /// External addresses; by their position.
     Outside(usize, CidrSet),
 }
 
@@ -47,7 +47,7 @@ impl Cell {
     }
 }
 
-/// All cells, and per line and word (those of `from`, then those of `to`) whether it holds anyone.
+/// All cells; and per line and word (those of `from`, then those of `to`) whether it has a member.
 pub(super) fn cells(
     cluster: &Cluster,
     reach: &Reach<'_>,
@@ -76,7 +76,7 @@ pub(super) fn cells(
     (cells.into_iter().map(cell).collect(), found)
 }
 
-/// Whether the meaning of a group depends on the other side of the connection.
+/// Whether the members of a group depend on the peer of the connection.
 pub(super) fn is_relative(group: &Group) -> bool {
     matches!(group, Group::Itself | Group::OwnNode | Group::OtherNodes)
 }
@@ -129,7 +129,7 @@ fn everyone(cluster: &Cluster, reach: &Reach<'_>, lines: &[Assertion]) -> Vec<(C
     all
 }
 
-/// The outside, cut by every network that a line names.
+/// The external addresses, cut by every network that a line names.
 fn outside(lines: &[Assertion]) -> Vec<CidrSet> {
     let mut pieces = vec![CidrSet::everything()];
     for group in lines.iter().flat_map(|line| line.from.iter().chain(&line.to)) {

@@ -37,7 +37,7 @@ pub fn expected(suite: &Suite, cluster: &Cluster) -> Result<Vec<Asked>> {
                         continue;
                     };
                     let ports = wanted(line).intersection(&rest);
-                    // A line about one family denies nothing of the other one.
+                    // A line about one family denies nothing of the other family.
                     if verdict == Verdict::Allowed || line.family.is_none() {
                         rest = rest.difference(&ports);
                     }
@@ -56,7 +56,7 @@ pub fn expected(suite: &Suite, cluster: &Cluster) -> Result<Vec<Asked>> {
     Ok(asked)
 }
 
-/// The members of a cell that are related to `other` as `member` is: on its node, or not.
+/// The members of a cell with the same relation to `other` as `member`: on its node, or not.
 fn alike(cell: &Cell, member: &Member, other: &Member) -> Resolved {
     let own = |one: &Member| one.node == other.node;
     let is_alike = |one: &&Member| {

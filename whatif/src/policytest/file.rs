@@ -1,4 +1,4 @@
-//! A test file as it is written: the types that serde fills, and nothing that interprets them.
+//! A test file as it is written: the types for serde, without their interpretation.
 //! `tests/cases/README.md` describes the fields.
 
 use std::fmt;
@@ -56,7 +56,7 @@ impl TestFile {
     }
 }
 
-/// `options`: what the agents are started with.
+/// `options`: options of the agents.
 #[derive(Clone, Copy, Default, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -83,7 +83,7 @@ pub struct StepFile {
     pub audit: Option<AuditFile>,
 }
 
-/// `audit`: what would come of connections if policies in audit were enforced.
+/// `audit`: the verdicts if policies in audit were enforced.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(missing_docs)]
@@ -108,11 +108,11 @@ pub struct Line {
     pub expect: Option<Verdict>,
 }
 
-/// What a connection is expected to do.
+/// The expected verdict for a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// The packet reaches its destination, whether or not something listens there.
+    /// The packet reaches its destination, whether or not a program listens there.
     Allowed,
     /// The packet is dropped.
     Denied,
@@ -129,17 +129,17 @@ pub enum FamilyName {
     V6,
 }
 
-/// A thing, or a list of them.
+/// One item, or a list of items.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrMany<T> {
-    /// A thing.
+    /// One item.
     One(T),
     /// A list.
     Many(Vec<T>),
 }
 
-/// A text; `80` is as good as `"80"`.
+/// A text; the number `80` is read as `"80"`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Text {
@@ -215,7 +215,7 @@ impl fmt::Display for Verdict {
 }
 
 impl Line {
-    /// The word of a group, counted through those of the source and then the destination's.
+    /// The word of a group, by its position among the words of the source, then of the destination.
     #[must_use]
     pub fn word(&self, position: usize) -> Option<String> {
         let sides = [[&self.from, &self.only_from], [&self.to, &self.only_to]];

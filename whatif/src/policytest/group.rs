@@ -24,30 +24,30 @@ pub enum Group {
     Workload(Pattern, String, Pattern),
     /// `{namespaceSelector: …, podSelector: …}`: pods by their labels and their namespace's.
     Labels(Option<String>, Selector, Selector),
-    /// `10.0.0.0/8`: who has an address in it.
+    /// `10.0.0.0/8`: every endpoint with an address in the network.
     Network(IpNet),
     /// `node/*`, `node/n1`: nodes and the hostNetwork pods there.
     Nodes(Pattern),
-    /// `node/own`: the node of the pod on the other side, and hostNetwork pods there.
+    /// `node/own`: the node of the peer, which is a pod, and hostNetwork pods on the node.
     OwnNode,
-    /// `node/other`: all nodes but that one.
+    /// `node/other`: all nodes but the node of the peer.
     OtherNodes,
-    /// `self`: the pod on the other side.
+    /// `self`: the pod that is the peer.
     Itself,
     /// `external`: the host outside of the cluster.
     External,
     /// `x/svc/web`, `x/svc/web:80`: the virtual address of a service.
     Service(String, String, Option<u16>),
-    /// `node/n1:30080`: a port of a node, as a service has it.
+    /// `node/n1:30080`: a port of a node, for a Service.
     NodePort(Pattern, u16),
 }
 
 /// A name, or `*` for every name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Pattern {
-    /// `*`.
+    /// Any name.
     Any,
-    /// This one.
+    /// This name.
     Exact(String),
 }
 
@@ -103,7 +103,7 @@ impl FromStr for Group {
 }
 
 impl Group {
-    /// The group that is written so.
+    /// The group of a word or of labels.
     pub(super) fn read(written: &Who) -> Result<Self> {
         let value = match written {
             Who::Word(word) => return word.parse(),
@@ -129,14 +129,14 @@ impl Group {
 /// An end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// Who connects.
+    /// The source.
     Source,
-    /// Who is asked.
+    /// The destination.
     Destination,
 }
 
 impl Group {
-    /// Whether the group holds `this`, which is on one side of a connection with `other`.
+    /// Whether the group contains `this`, which is one end of a connection with `other`.
     #[must_use]
     pub fn holds_member(&self, this: &Member, other: &Member) -> bool {
         match self {
@@ -164,7 +164,7 @@ impl Group {
         }
     }
 
-    /// Whether the group is one of those that speak of pairs which no policy can forbid.
+    /// Whether the group names pairs whose connections no policy can deny.
     #[must_use]
     pub fn names_exempt_pairs(&self, side: End) -> bool {
         match self {
@@ -175,7 +175,7 @@ impl Group {
     }
 }
 
-/// A hostNetwork pod is its node to every policy, so only its full name means it.
+/// A hostNetwork pod has the addresses of its node, so only its full name selects it.
 fn holds_pod(namespace: &Pattern, name: &Pattern, endpoint: &Member) -> bool {
     let Place::Pod(key) = &endpoint.place else { return false };
     let wide = *namespace == Pattern::Any || *name == Pattern::Any;
@@ -204,7 +204,7 @@ pub enum LinePorts {
     One(Port),
     /// From the first to the last.
     Range(Protocol, u16, u16),
-    /// All of a protocol.
+    /// All ports of a protocol.
     All(Protocol),
 }
 
@@ -227,7 +227,7 @@ impl FromStr for LinePorts {
 }
 
 impl LinePorts {
-    /// Whether this port is among them.
+    /// Whether this port is one of them.
     #[must_use]
     pub fn holds(self, port: Port) -> bool {
         match self {

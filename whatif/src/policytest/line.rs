@@ -1,4 +1,4 @@
-//! A line of `tests`, parsed: who, to whom, on which ports, and what is expected.
+//! A parsed line of `tests`: the sources, the destinations, the ports and the expectation.
 
 use anyhow::{Context, Result, bail};
 use policy_engine::cidr::Family;
@@ -15,9 +15,9 @@ pub struct Assertion {
     pub to: Vec<Group>,
     /// The sources (`onlyFrom`) or destinations (`onlyTo`) that are left out are denied.
     only: Option<End>,
-    /// Its ports; `None`: all.
+    /// The ports; `None` for all.
     pub ports: Option<Vec<LinePorts>>,
-    /// The family that it is about; `None`: both.
+    /// The family that the line applies to; `None` for both.
     pub family: Option<Family>,
     verdict: Verdict,
 }
@@ -44,7 +44,7 @@ impl Assertion {
         Ok(Self { from, to, only, ports: ports.transpose()?, family, verdict })
     }
 
-    /// What the line says about a connection, by whether its groups hold the two sides.
+    /// The verdict that the line states, by whether its groups contain the two ends.
     #[must_use]
     pub fn says(&self, from: bool, to: bool) -> Option<Verdict> {
         match (self.only, from, to) {

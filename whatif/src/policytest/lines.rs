@@ -1,4 +1,4 @@
-//! Lines about the cluster of the sources.
+//! Evaluates lines for the cluster of the sources.
 
 use anyhow::{Context, Result, ensure};
 use policy_engine::cidr::Family;
@@ -22,12 +22,12 @@ use crate::output::check::reasons;
 
 /// Lines of a file or step about one view of the cluster.
 pub(super) struct Block<'f> {
-    /// Where the file has them.
+    /// The place of the lines in the file.
     pub(super) at: FieldPath,
-    /// What stands before the names of outcomes: the step.
+    /// The start of the names of outcomes: the step.
     pub(super) prefix: String,
     pub(super) view: View,
-    /// What is asked.
+    /// The ports that are evaluated.
     pub(super) ports: PortSet,
     pub(super) tests: &'f [Line],
     pub(super) default: Option<Verdict>,
@@ -128,7 +128,7 @@ struct Run<'a> {
     ports: PortSet,
     reach: Reach<'a>,
     lines: &'a [Assertion],
-    /// The ports that each line is about.
+    /// The ports that each line applies to.
     wanted: Vec<PortSet>,
     families: Vec<Family>,
     default: Option<Verdict>,
@@ -138,7 +138,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Asks about everything between two cells, once for each way in which members can be related.
+    /// Evaluates all connections between two cells, once for each relation that members can have.
     fn pair(&mut self, from: &Cell, to: &Cell) {
         for (source, destination, exempt) in related(from, to) {
             let lines = self.lines.iter().enumerate();
@@ -171,7 +171,7 @@ impl Run<'_> {
         }
     }
 
-    /// Of all lines that speak of a port of the flow the last one wins.
+    /// Compares a flow with the lines. For each port, the last line that applies to it counts.
     fn flow(
         &mut self,
         (source, destination): &(Endpoint, Endpoint),
@@ -219,7 +219,7 @@ impl Run<'_> {
         }
     }
 
-    /// What a member is called, and how many are like it.
+    /// The name of a member, and how many members are similar.
     fn name(&self, cell: &Cell, member: &Member) -> String {
         let more = cell.members.len() - 1;
         let name = match (&member.place, &cell.kind) {
@@ -231,7 +231,7 @@ impl Run<'_> {
     }
 }
 
-/// What a line, the one at `index`, says about a connection between members of two cells.
+/// The verdict that line `index` states for a connection between members of two cells.
 pub(super) fn says(
     line: &Assertion,
     index: usize,
@@ -281,8 +281,8 @@ fn failure(
     }
 }
 
-/// The ways in which members of two cells can be related, a pair of members for each, and whether
-/// no policy can forbid it. Nothing is asked where no side is a pod.
+/// One pair of members for each relation that members of two cells can have, and whether no policy
+/// can deny its connections. Empty where neither end is a pod.
 pub(super) fn related<'c>(from: &'c Cell, to: &'c Cell) -> Vec<(&'c Member, &'c Member, bool)> {
     let first = |cell: &'c Cell| cell.members.first();
     let on = |cell: &'c Cell, node: Option<&String>, own: bool| {
@@ -317,7 +317,7 @@ pub(super) fn related<'c>(from: &'c Cell, to: &'c Cell) -> Vec<(&'c Member, &'c 
     }
 }
 
-/// The ports that a line is about; every one when it names none.
+/// The ports that a line applies to: every port when it names none.
 pub(super) fn wanted(line: &Assertion) -> PortSet {
     let Some(all) = &line.ports else { return PortSet::everything() };
     let mut set = PortSet::default();

@@ -1,4 +1,4 @@
-//! Who a line of a test can name, and which ports.
+//! The endpoints and ports that a line of a test can name.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,12 +11,12 @@ use policy_engine::labels::{Labels, Str};
 use policy_engine::model::PodKey;
 use policy_engine::port::Protocol;
 
-/// One that can open connections and be asked: a running pod, a node, or the host outside.
+/// An endpoint that can open and accept connections: a running pod, a node, or the external host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
-    /// Where it runs.
+    /// The place where it runs.
     pub place: Place,
-    /// The node that it is on, or is.
+    /// The node that it is on, or its own name if it is a node.
     pub node: Option<String>,
     /// Whether it has its node's addresses: a node, or a pod with hostNetwork.
     pub on_host: bool,
@@ -42,7 +42,7 @@ pub enum Place {
 }
 
 impl Member {
-    /// One at a place without addresses, labels and a node.
+    /// A member without addresses, labels and a node.
     #[must_use]
     pub fn nobody(place: Place) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is asked for: written `80/tcp`, `80/udp`, `80/sctp` or `icmp`; `80` is `80/tcp`.
+/// A port or protocol: written `80/tcp`, `80/udp`, `80/sctp` or `icmp`; `80` is `80/tcp`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Port {
     /// A protocol with ports.
@@ -83,7 +83,7 @@ pub enum Port {
 }
 
 impl Port {
-    /// What the engine calls it.
+    /// The traffic of such a flow in the engine.
     #[must_use]
     pub fn traffic(self) -> Traffic {
         match self {
@@ -125,9 +125,9 @@ impl fmt::Display for Port {
     }
 }
 
-/// What steps ask of every pod, besides the `ports` of their file.
+/// The probes that steps send to every pod, besides the `ports` of their file.
 ///
-/// Nodes, hostNetwork pods and the host outside are not asked for SCTP.
+/// Nodes, hostNetwork pods and the external host are not probed with SCTP.
 pub const PORTS: [Port; 6] = [
     Port::Number(Protocol::Tcp, 80),
     Port::Number(Protocol::Tcp, 81),

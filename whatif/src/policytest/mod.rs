@@ -1,4 +1,4 @@
-//! `kind: PolicyTest`: what the lines of a test file state, held against what the engine says.
+//! `kind: PolicyTest`: compares the lines of a test file with the verdicts of the engine.
 //!
 //! ```text
 //! file ─► Suite ─┬─ tests: lines about the cluster of the sources ─► cells: those that neither
@@ -7,8 +7,7 @@
 //!        both ─► Outcome, one per line
 //! ```
 //!
-//! The format is also that of `tests/cases`, whose steps a lab plays in a world with addresses of
-//! its own.
+//! `tests/cases` has the same format. A lab runs its steps in a world with addresses of its own.
 
 pub mod file;
 pub mod group;
@@ -60,52 +59,52 @@ impl Suite {
         manifest.documents.into_iter().map(suite).collect()
     }
 
-    /// Whether it states worlds of its own, step by step.
+    /// Whether it defines its own worlds, step by step.
     #[must_use]
     pub fn has_steps(&self) -> bool {
         !self.file.steps.is_empty()
     }
 
-    /// Whether egress to the own node is exempt in it.
+    /// Whether it exempts egress from a pod to its own node.
     #[must_use]
     pub fn allow_egress_to_own_node(&self) -> bool {
         self.file.options.allow_egress_to_own_node
     }
 }
 
-/// What came of one line.
+/// The result of one line.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// What the line states.
+    /// The statement of the line.
     pub name: String,
     /// Where it is written.
     pub origin: Origin,
-    /// How many connections were asked about; those that nothing tells apart count as one.
+    /// How many connections were evaluated; those that nothing distinguishes count as one.
     pub connections: usize,
-    /// Why the line cannot mean what it says.
+    /// The reason why the line cannot be tested.
     pub problem: Option<String>,
-    /// Connections that are not as the line states, the first few.
+    /// The first connections that differ from what the line states.
     pub failures: Vec<Failure>,
-    /// How many there are.
+    /// How many connections differ.
     pub failed: usize,
 }
 
-/// A connection that is not as expected.
+/// A connection that differs from what a line states.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Who connects.
+    /// The source.
     pub source: String,
-    /// Who is asked.
+    /// The destination.
     pub destination: String,
-    /// What was expected of the ports.
+    /// The expected verdict for the ports.
     pub expected: Verdict,
-    /// The ports of which the opposite is true.
+    /// The ports with the opposite verdict.
     pub ports: PortSet,
-    /// A flow that stands for them.
+    /// A flow that stands for the ports.
     pub flow: Flow,
-    /// Why.
+    /// The reasons for the verdict.
     pub explanation: Explanation,
-    /// Where the rules are written that decide, in the order of their names.
+    /// The places of the rules that decide, in the order of the names of the rules.
     pub why: Vec<String>,
 }
 
@@ -114,7 +113,7 @@ impl Outcome {
         Self { name, origin, connections: 0, problem: None, failures: Vec::new(), failed: 0 }
     }
 
-    /// Whether everything is as the line states. A line that asks nothing does not pass.
+    /// Whether all connections are as the line states. A line without connections does not pass.
     #[must_use]
     pub fn passed(&self) -> bool {
         self.problem.is_none() && self.failed == 0
@@ -127,7 +126,7 @@ impl Outcome {
         }
     }
 
-    /// A line that speaks of nothing, or has the last word about nothing, proves nothing.
+    /// Reports a line that applies to no connection, or that later lines override completely.
     fn finish(&mut self, speaks: bool, decides: bool) {
         if self.problem.is_some() {
             return;
@@ -140,7 +139,7 @@ impl Outcome {
     }
 }
 
-/// What a line states, of a view.
+/// The results of the lines of a view.
 fn in_view(view: View, stated: String) -> String {
     match view {
         View::Enforced => stated,

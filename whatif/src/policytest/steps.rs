@@ -1,4 +1,4 @@
-//! Steps: objects are applied and deleted on top of the sources, and lines held against each state.
+//! Steps: objects are applied to the sources or deleted, and lines are evaluated after each step.
 
 use anyhow::{Context, Result, ensure};
 use policy_engine::object::ObjectRef;
@@ -18,7 +18,7 @@ const NAMESPACE: &str = "default";
 /// One outcome per line of every step, and one for its default.
 ///
 /// # Errors
-/// When a step deletes what is not there, or has an address that only a lab can fill in.
+/// When a step deletes an object that does not exist, or has an address that only a lab can set.
 pub(super) fn run(suite: &Suite, inventory: &Inventory, cluster: &Cluster) -> Result<Vec<Outcome>> {
     let place = suite.document.origin();
     let is_empty = inventory.objects().next().is_none();
@@ -43,7 +43,7 @@ pub(super) fn run(suite: &Suite, inventory: &Inventory, cluster: &Cluster) -> Re
             let (ports, default) = (ports.clone(), Some(default));
             let block = Block { at, prefix, view, ports, tests, default };
             let mut block = run_block(suite, &cluster, &block)?;
-            // What holds in general comes first.
+            // The outcome of the default comes first.
             block.rotate_right(1);
             outcomes.append(&mut block);
         }
