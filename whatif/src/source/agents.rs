@@ -24,16 +24,16 @@ pub(super) const AGENTS: &str =
 pub(super) const CONTAINER: &str = "node";
 /// How much of one log is read at most.
 const LOG_BYTES_MAX: i64 = 256 << 20;
-/// How much of one line is kept: a record is far shorter.
+/// How much of one line is read: a record is far shorter.
 const LINE_BYTES_MAX: u64 = 64 << 10;
 /// How many logs are read at the same time.
 const AT_ONCE: usize = 16;
 /// How often new agents are looked for while logs are followed.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
-/// How many records may wait until they are written.
+/// How many records may wait to be written.
 const QUEUE: usize = 1024;
 
-/// What comes from the logs that are followed.
+/// An event of the logs that are followed.
 pub enum News {
     /// A record.
     Record(Box<Record>),
@@ -95,8 +95,8 @@ pub fn denials(
     })
 }
 
-/// Gives the denials that all agents log from `since` ago on, as they come, until `take` says that it
-/// wants no more. Agents that start later are followed too.
+/// Passes the denials that all agents log, starting `since` ago, to `take` as they are logged,
+/// until `take` fails. Agents that start later are followed too.
 ///
 /// # Errors
 /// When the agents cannot be listed at first, or `take` fails.
@@ -156,7 +156,7 @@ pub fn follow(
                     }
                     Err(failure) => take(News::Failed(failure))?,
                 },
-                // It is followed again after the next look, if the agent still runs.
+                // The log is followed again after the next list of agents, if the agent still runs.
                 Some(Ok(pod)) = reading.join_next() => {
                     agents.retain(|agent| *agent != pod);
                     followed.remove(&pod);
@@ -208,7 +208,7 @@ fn params(since: Duration, follow: bool) -> LogParams {
     }
 }
 
-/// Reads the records of one log until it ends, or nobody takes them any more.
+/// Reads the records of one log until it ends, or the receiver is closed.
 async fn read(
     client: &Client,
     namespace: &str,

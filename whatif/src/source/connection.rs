@@ -1,4 +1,4 @@
-//! A connection to a live cluster: which one, as whom, and how long a request may take.
+//! A connection to a live cluster: the server, the credentials, and the time limit of a request.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ struct TimedOut {
     limit: Duration,
 }
 
-/// Waits for the answer to one request, at most for `limit`; zero means for ever.
+/// Waits for the response to one request, at most for `limit`; zero means without a limit.
 pub(super) async fn within<T>(
     limit: Duration,
     request: impl Future<Output = Result<T, kube::Error>>,
@@ -128,8 +128,8 @@ impl Connection {
     }
 }
 
-/// Which server, as whom: the files of `--kubeconfig` or `KUBECONFIG`, else `~/.kube/config`, else
-/// the pod's ServiceAccount; as kubectl does it.
+/// The server and credentials, as kubectl finds them: the files of `--kubeconfig` or `KUBECONFIG`,
+/// else `~/.kube/config`, else the ServiceAccount of the pod.
 async fn config(args: &SourceArgs) -> Result<Config> {
     let hint = "no source: name manifests with -f, or a cluster with a kubeconfig";
     let kubeconfig = match &args.kubeconfig {

@@ -6,7 +6,7 @@ use serde_json::Value;
 /// The API group of `kustomization.yaml`: kustomize reads these objects, and no API server does.
 const KUSTOMIZE: &str = "kustomize.config.k8s.io/";
 
-/// Whether a document is meant to be a Kubernetes object, also if it is a wrong one.
+/// Whether a document is meant to be a Kubernetes object, even if it is not valid.
 ///
 /// Helm values, `Chart.yaml`, `kustomization.yaml`, JSON patches and compose files are not. A
 /// document that lacks only `kind` or only `apiVersion` is: `kubectl apply` refuses it, and so it

@@ -1,4 +1,4 @@
-//! Programs that run in the pods of the agents, as `kubectl exec` starts them.
+//! Runs programs in the pods of the agents, as `kubectl exec` does.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use super::agents::{AGENTS, CONTAINER};
 use super::connection::{Connection, within};
 
-/// How much a program may print.
+/// How many bytes of output a program may write.
 const OUTPUT_BYTES_MAX: u64 = 256 << 20;
-/// How much of it may wait until it is read.
+/// How many bytes of output may wait to be read.
 const BUFFER_BYTES: usize = 64 << 10;
 /// How many programs run at the same time.
 const AT_ONCE: usize = 16;
@@ -60,14 +60,14 @@ impl Resource for AgentPod {
 
 impl Execute for AgentPod {}
 
-/// What a program answered.
+/// The result of a program.
 #[derive(Clone, Debug)]
 pub struct Ran {
     /// Its exit code.
     pub code: i32,
-    /// What it printed.
+    /// What it wrote to standard output.
     pub out: String,
-    /// What it said on standard error.
+    /// What it wrote to standard error.
     pub said: String,
 }
 
@@ -103,8 +103,8 @@ pub fn agents(connection: &Connection, namespace: &str) -> Result<BTreeMap<Strin
     Ok(agents)
 }
 
-/// Runs `command` in each of these pods. Gives what each answered, in the order of the pods; or why it
-/// could not be asked.
+/// Runs `command` in each of these pods. Returns each result, or why there is none, in the order of
+/// the pods.
 #[must_use]
 pub fn run_in_each(
     connection: &Connection,
@@ -138,7 +138,7 @@ pub fn run_in_each(
             match running.join_next().await {
                 None => return answers.into_values().collect(),
                 Some(Ok((index, ran))) => drop(answers.insert(index, ran)),
-                // A panic, which the caller must not take for an answer.
+                // A task panicked: the caller must not take this for an answer.
                 Some(Err(error)) => drop(answers.insert(answers.len(), Err(error.into()))),
             }
         }

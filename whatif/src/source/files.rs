@@ -18,10 +18,10 @@ use super::git;
 use crate::args::Side;
 use crate::model::Inventory;
 
-/// How deep directories are followed: links may lead in circles.
+/// How deep directories are followed, because links may form a cycle.
 const MAX_DEPTH: usize = 32;
 
-/// How standard input is called in diagnostics.
+/// The name of standard input in diagnostics.
 const STDIN: &str = "<stdin>";
 
 /// How many bytes all files of one question may have.
@@ -57,7 +57,7 @@ impl Reader {
         }
     }
 
-    /// Adds the objects of all `paths` in order; of two with one name the later stays.
+    /// Adds the objects of all `paths` in order. An object replaces an earlier one of its name.
     ///
     /// # Errors
     /// When a path cannot be read, or contains no object.
@@ -85,7 +85,7 @@ impl Reader {
             Side::Git { revision, path } => self.revision(side, revision, path)?,
         };
         let documents = mem::take(&mut self.documents);
-        // What cannot be read is reported where it is written.
+        // A document that cannot be read is reported at its place.
         if self.fail_on_empty && documents.is_empty() && self.diagnostics.len() == before {
             bail!("{contains}. To allow this, set --fail-on-empty=false");
         }
@@ -190,7 +190,7 @@ impl Reader {
     }
 }
 
-/// That `count` files of a directory contain no object.
+/// The message that `count` files of a directory contain no object.
 fn nothing_in(directory: &impl Display, count: usize) -> String {
     let files = if count == 1 { "file" } else { "files" };
     match count {
@@ -202,7 +202,7 @@ fn nothing_in(directory: &impl Display, count: usize) -> String {
     }
 }
 
-/// The text of one file, or of standard input for `-`, and what diagnostics call it.
+/// The text of one file, or of standard input for `-`, and its name in diagnostics.
 ///
 /// # Errors
 /// When it cannot be read.

@@ -5,8 +5,8 @@
 //! REV ─ rev-parse ─► tree ─ ls-tree PATH ─► names and ids ─ cat-file --batch ─► contents
 //! ```
 //!
-//! No shell, no checkout, nothing is written and nothing is fetched. Each call has a time limit, and
-//! what it may print is limited.
+//! It uses no shell and no checkout, and neither writes nor fetches anything. Each call has a time
+//! limit and a limit for its output.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -136,7 +136,7 @@ fn run(mut command: Command, input: String, max_bytes: u64, limit: Duration) -> 
     let shown = [vec![command.get_program().to_string_lossy().into_owned()], words.collect()];
     let shown = shown.concat().join(" ");
     let mut child = command
-        // Never a question, a lock or a download.
+        // `git` must not prompt, lock or download.
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_NO_LAZY_FETCH", "1")
@@ -146,7 +146,7 @@ fn run(mut command: Command, input: String, max_bytes: u64, limit: Duration) -> 
         .spawn()
         .with_context(|| format!("failed to run {program}; install it, or name files instead"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // It may end without reading; its exit code then says why.
+        // The process may exit before it reads its input; its exit code then has the reason.
         thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
     }
     let output = child.stdout.take().map(|pipe| read_all(pipe, max_bytes));

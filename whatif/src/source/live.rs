@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kubeconfig ─► Config ─► Client ─► Pages ─► lean::snapshot ─► objects
-//!                                   403: only the namespace at hand, and a Gap
+//!                                   403: only the given namespace, and a Gap
 //! kinds that a cluster may lack: in the version that discovery names, if any
 //! ```
 
@@ -42,12 +42,12 @@ const RESOURCES: [(&str, Kind); 14] = [
     ("replicationcontrollers", Kind::ReplicationController),
     ("jobs", Kind::Job),
     ("cronjobs", Kind::CronJob),
-    // Last: what made a pod is there before it is.
+    // Pods are read last, so that their owners are read before them.
     ("pods", Kind::Pod),
 ];
 
-/// What few answers depend on, and no verdict between pods: the addresses of the API server, and what
-/// leads connections to Services.
+/// Kinds that few answers depend on, and no verdict between pods: the addresses of the API server,
+/// and objects that lead connections to Services.
 const EXTRAS: [(&str, Kind); 5] = [
     ("namespaces/default/endpointslices", Kind::EndpointSlice),
     ("ingresses", Kind::Ingress),
@@ -56,7 +56,7 @@ const EXTRAS: [(&str, Kind); 5] = [
     ("validatingwebhookconfigurations", Kind::ValidatingWebhookConfiguration),
 ];
 
-/// Whether a cluster may do without a kind, and may serve it in several versions.
+/// Whether a cluster may lack a kind, or serve it in several versions.
 fn is_optional(kind: Kind) -> bool {
     kind.is_policy() && kind != Kind::NetworkPolicy
 }
@@ -69,14 +69,14 @@ pub struct Live {
     pub gaps: Vec<Gap>,
     /// The namespace of endpoints that name none.
     pub namespace: String,
-    /// Which object each policy is. This is not a part of `objects`: no other answer depends on it.
+    /// The revision of each policy. It is not a part of `objects`: no other answer depends on it.
     pub revisions: BTreeMap<ObjectRef, Revision>,
 }
 
 /// Reads the cluster that the arguments name.
 ///
 /// # Errors
-/// When there is no way to it, or it answers with anything but objects or a refusal.
+/// When the server cannot be reached, or its response is neither objects nor 403 Forbidden.
 pub fn read(args: &SourceArgs) -> Result<Live> {
     Connection::new(args)?.read()
 }
@@ -85,7 +85,7 @@ impl Connection {
     /// Reads all objects that answers depend on.
     ///
     /// # Errors
-    /// When the server cannot be reached, or answers with anything but objects or a refusal.
+    /// When the server cannot be reached, or its response is neither objects nor 403 Forbidden.
     pub fn read(&self) -> Result<Live> {
         let mut reader = Reader {
             client: self.client(),
@@ -142,7 +142,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Reads one kind; what may not be listed everywhere is listed in `namespace` alone.
+    /// Reads one kind. If it may not be listed in all namespaces, only `namespace` is listed.
     async fn kind(&mut self, (plural, kind): (&str, Kind), namespace: &str) -> Result<Option<Gap>> {
         let forbidden = |place| {
             let (resource, group) = (plural.to_owned(), kind.group().to_owned());
@@ -165,7 +165,7 @@ impl Reader {
             return refused.map_or(Ok(None), |error| Err(error).context(failed()));
         }
         if optional {
-            // Who may not list is refused what there is not, too.
+            // Without permission to list, the response is 403 also for a kind that does not exist.
             return match (self.version(kind, plural).await, refused) {
                 (Ok(None), _) => Ok(None),
                 (_, Some(_)) => Ok(forbidden(Place::Everywhere)),
@@ -187,7 +187,7 @@ impl Reader {
         }
     }
 
-    /// Reads a kind that the server may lack or refuse to list: then there is none of it.
+    /// Reads a kind that the server may lack or forbid to list: then it has no objects.
     async fn extra(&mut self, plural: &str, kind: Kind) -> Result<()> {
         for version in kind.versions() {
             match self.list(kind, version, plural).await {
@@ -199,8 +199,8 @@ impl Reader {
         Ok(())
     }
 
-    /// The version in which the server has a kind: the first one that is understood, else any other;
-    /// none where it lacks the kind. Anyone may ask which versions there are.
+    /// The version in which the server has a kind: the first one that is understood, else any
+    /// other; `None` if the server lacks the kind. Discovery needs no permissions.
     async fn version(&self, kind: Kind, plural: &str) -> Result<Option<String>, kube::Error> {
         let groups = within(self.limit, self.client.list_api_groups()).await?.groups.into_iter();
         let group =
@@ -224,7 +224,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// Reads what a version of a kind's group has at `resource`.
+    /// Reads the objects of a version of a kind's group at the path `resource`.
     async fn list(&mut self, kind: Kind, version: &str, resource: &str) -> Result<(), kube::Error> {
         let api_version = kind.api_version_of(version);
         let root = if kind.group().is_empty() { "api" } else { "apis" };
@@ -236,7 +236,7 @@ impl Reader {
                     self.objects.extend(objects);
                     return Ok(());
                 }
-                // The pages are of one moment, and it is too long ago.
+                // All pages are from one point in time, which has expired.
                 Err(kube::Error::Api(status)) if status.code == 410 && attempts < ATTEMPTS => {
                     attempts += 1;
                 }
@@ -272,7 +272,7 @@ impl Reader {
     }
 }
 
-/// Which object a policy of an API server is.
+/// The name and revision of a policy of an API server.
 fn revision_of(kind: Kind, policy: &Value) -> Option<(ObjectRef, Revision)> {
     let metadata = policy.get("metadata")?;
     let text = |field: &str| metadata.get(field).and_then(Value::as_str);
@@ -280,7 +280,7 @@ fn revision_of(kind: Kind, policy: &Value) -> Option<(ObjectRef, Revision)> {
     Some((name, revision(policy)))
 }
 
-/// A line on standard error that says what is being read, when someone looks.
+/// A line on standard error with the kind that is being read, if standard error is a terminal.
 struct Progress {
     shown: bool,
 }
@@ -304,7 +304,7 @@ impl Progress {
     }
 }
 
-/// What a kubeconfig can be missing is told by [`read`]; this only says that there must be one.
+/// Rejects flags for a live cluster if manifests are read. [`read`] reports errors of a kubeconfig.
 pub(super) fn needs_cluster(args: &SourceArgs) -> Result<()> {
     if args.filename.is_empty() {
         return Ok(());

@@ -1,6 +1,6 @@
-//! Where objects come from. Whatever the source, it ends as one [`Inventory`].
+//! The sources of objects. Every source is read into an [`Inventory`].
 //!
-//! The only place of this crate that reads files ([`files`]) and asks an API server ([`live`]).
+//! Only this module reads files ([`files`]) and sends requests to an API server ([`live`]).
 
 pub mod agents;
 pub mod connection;
@@ -23,25 +23,24 @@ use portcullis_crds::manifest::Document;
 use crate::args::{Side, SourceArgs};
 use crate::model::Inventory;
 
-/// The objects as they are, as they would be, and the files that they were read from.
+/// The objects before and after the hypothesis, and the files that they were read from.
 #[derive(Default)]
 pub struct Sources {
     /// The objects without the hypothesis.
     pub before: Inventory,
     /// The objects with what `--with` adds and `--without` removes.
     pub after: Inventory,
-    /// What each file holds, for excerpts.
+    /// The text of each file, for excerpts.
     pub texts: BTreeMap<Arc<str>, String>,
     /// The namespace of endpoints and objects that name none.
     pub namespace: String,
-    /// What is wrong with files, and with the objects of `after`.
+    /// Diagnostics of files, and of the objects of `after`.
     pub diagnostics: Vec<Diagnostic>,
-    /// The part of it that reports files and documents which could not be read: any object may be
-    /// in them.
+    /// The diagnostics of files and documents that could not be read and may contain any object.
     pub unread: Vec<Diagnostic>,
-    /// The part of it that reports policies in a namespace that nothing else is in.
+    /// The diagnostics of policies in a namespace without any other object.
     pub misplaced: Vec<Diagnostic>,
-    /// What was left out on purpose.
+    /// Notes about what was left out on purpose.
     pub notes: Vec<String>,
     /// Whether objects come from an API server.
     pub is_live: bool,
@@ -53,9 +52,9 @@ const PLACES_SHOWN: usize = 3;
 /// The two sides of `plan --before … --after …`.
 #[derive(Clone, Copy, Debug)]
 pub struct Sides<'a> {
-    /// What was there.
+    /// The manifests before.
     pub before: &'a [Side],
-    /// What is there instead.
+    /// The manifests that replace them.
     pub after: &'a [Side],
 }
 
@@ -68,8 +67,8 @@ pub fn read(args: &SourceArgs) -> Result<Sources> {
     compare(args, Sides { before: &[], after: &[] })
 }
 
-/// The same, with two sides: what `sides.before` contains is added to the objects before, and removed
-/// from those after, to which what `sides.after` contains is added.
+/// As [`read`], with two sides: the objects of `sides.before` are added to those before and removed
+/// from those after; the objects of `sides.after` are added to those after.
 ///
 /// # Errors
 /// As [`read`].

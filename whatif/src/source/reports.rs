@@ -1,4 +1,4 @@
-//! What the nodes of a live cluster report: its `NodePolicyReport` objects.
+//! The `NodePolicyReport` objects of a live cluster, in which nodes report what they enforce.
 
 use std::collections::BTreeMap;
 
@@ -18,9 +18,9 @@ pub type Reports = BTreeMap<Str, Report>;
 /// The report of a node.
 #[derive(Debug)]
 pub enum Report {
-    /// What the node reports.
+    /// The status of the report.
     Status(Box<NodePolicyReportStatus>),
-    /// An agent of another version wrote something that this program does not know.
+    /// An agent of another version wrote a report that this version cannot read.
     NotUnderstood,
 }
 
