@@ -5,9 +5,9 @@
 //!                                                                              ──► Reach::between
 //! ```
 //!
-//! A selector without a pod matches nobody today, and whoever may create a pod with these labels
-//! tomorrow. Each answer is about one pod that could be created, in a world that has it, so the policies
-//! that would select the new pod count too.
+//! A selector that matches no pod today matches any pod that a user creates with these labels
+//! tomorrow. Each answer is for one pod that could be created, in a world that contains it. So it
+//! takes into account the policies that would select the new pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -34,27 +34,27 @@ use crate::model::{Cluster, Units};
 pub struct Exposed {
     /// The workloads, or pods.
     pub names: Vec<Arc<str>>,
-    /// What is allowed from new pods, and to them.
+    /// What is allowed from new pods, and what is allowed to them.
     pub allowed: PerDirection<Vec<Allowed>>,
 }
 
 /// What is allowed between a pod and new pods.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Allowed {
-    /// Which new pods.
+    /// The new pods.
     pub pods: NewPods,
-    /// One of them, as it was tried.
+    /// One of the new pods, as it was tried.
     pub example: Example,
-    /// How many pods are so at present.
+    /// The number of such pods at present.
     pub at_present: usize,
     /// The ports.
     pub ports: PortSet,
 }
 
-/// New pods that a question is about.
+/// A kind of new pods.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum NewPods {
-    /// Pods without labels, in a namespace that has none either.
+    /// Pods without labels, in a namespace without labels.
     Anywhere,
     /// Pods without labels, in the namespace of the pod that is asked about.
     Beside(Str),
@@ -71,7 +71,7 @@ pub struct Example {
     pub namespace_labels: Labels,
     /// The labels of the pod.
     pub labels: Labels,
-    /// Its addresses: free ones behind those of other pods, for an `ipBlock` may contain them.
+    /// Addresses that no other pod has, because an `ipBlock` may contain them.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -105,7 +105,7 @@ impl Example {
     }
 }
 
-/// What new pods could connect to these pods, and the other way round.
+/// What new pods could connect to these pods, and what these pods could connect to new pods.
 #[must_use]
 pub fn exposed(cluster: &Cluster, pods: &BTreeSet<PodKey>) -> Vec<Exposed> {
     let asked = Asked::of_all(&cluster.world, pods);
@@ -150,7 +150,7 @@ pub fn exposed(cluster: &Cluster, pods: &BTreeSet<PodKey>) -> Vec<Exposed> {
 
 /// The new pods that are tried for pods.
 struct Asked<'w> {
-    /// By what policies select pods by: the namespace and the labels.
+    /// By the fields that policies select pods by: the namespace and the labels.
     of_pods: BTreeMap<(&'w Str, &'w Labels), PerDirection<Vec<NewPods>>>,
 }
 
@@ -169,7 +169,7 @@ impl<'w> Asked<'w> {
     }
 }
 
-/// The new pods that are tried for a pod: those that its policies name, and those that none does.
+/// The new pods that are tried for a pod: those that its policies match, and pods without labels.
 fn asked(world: &World, pod: &Pod, direction: Direction) -> Vec<NewPods> {
     let mut all = BTreeSet::from([NewPods::Anywhere, NewPods::Beside(pod.key.namespace.clone())]);
     for (policy, _) in world.selecting(pod) {
@@ -185,7 +185,7 @@ fn asked(world: &World, pod: &Pod, direction: Direction) -> Vec<NewPods> {
     all.into_iter().collect()
 }
 
-/// The entries that say more than those about pods without labels.
+/// The entries that differ from the entries for pods without labels.
 fn without_special(all: &[Allowed]) -> Vec<Allowed> {
     let general = |pods: &NewPods| {
         all.iter().find(|entry| entry.pods == *pods).map(|entry| entry.ports.clone())
@@ -205,7 +205,7 @@ fn without_special(all: &[Allowed]) -> Vec<Allowed> {
     all.iter().filter(|entry| !entry.ports.is_empty() && says_more(entry)).cloned().collect()
 }
 
-/// A world that has new pods, by what they stand for.
+/// A world with new pods.
 struct Tried {
     world: World,
     /// The pods at present.
@@ -247,7 +247,7 @@ impl Tried {
             NewPods::Matched(peer) => self.pods.peer(peer).map(|group| group.pods().len()).sum(),
             NewPods::Anywhere | NewPods::Beside(_) => 0,
         };
-        // No object can be called so: names have no `#`.
+        // The name cannot be that of an object: names have no `#`.
         let name = format!("#{}", self.examples.len());
         let namespace = example.namespace.clone().unwrap_or_else(|| name.as_str().into());
         if !self.world.namespaces().contains_key(&namespace) {
@@ -278,7 +278,7 @@ impl Tried {
         direction: Direction,
     ) -> Option<Allowed> {
         let (key, known) = self.examples.get(pods)?;
-        // A pod without an address may get any.
+        // A pod without an address may get any address.
         let addresses = |key| -> Option<Vec<Option<IpAddr>>> {
             let owned = self.world.owned_addresses(self.world.pods().get(key)?).map(Some);
             let owned: Vec<_> = owned.collect();
@@ -345,7 +345,7 @@ fn matched(selector: &Selector) -> Option<Labels> {
             })
         };
         let listed = own.iter().filter_map(|operator| operator.name_and_values().1).flatten();
-        // One of these is in no list of values to avoid.
+        // At least one of these values is in no list of values to avoid.
         let any = (0..=listed.clone().count()).map(|number| Str::from(format!("any{number}")));
         let value = listed.cloned().chain(any).find(fits)?;
         labels = labels.with(key, &value);

@@ -1,4 +1,4 @@
-//! Which pods the connections are between that new policies change: mostly few, in a cluster of many.
+//! Finds the pods between which new policies change connections: mostly few, in a cluster of many.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use policy_engine::policy::{Peer, Peers, Policy, Rule, Selected};
 use policy_engine::tier::{Mode, Tier};
 use policy_engine::world::World;
 
-/// The pods that new NetworkPolicies select, and those that their rules match. `None` if the policies
-/// may change connections of others: where a pod is isolated by none of the policies of `world`, every
+/// The pods that new NetworkPolicies select, and those that their rules match. `None` if the
+/// policies may change connections of other pods: where no policy of `world` isolates a pod, every
 /// pod may lose its connections to it.
 pub(super) fn concerned(world: &World, changes: &[Change]) -> Option<BTreeSet<PodKey>> {
     let mut found = BTreeSet::new();
@@ -36,7 +36,7 @@ pub(super) fn concerned(world: &World, changes: &[Change]) -> Option<BTreeSet<Po
     Some(found)
 }
 
-/// Whether an enforced NetworkPolicy isolates a pod: another one only allows more.
+/// Whether an enforced NetworkPolicy isolates a pod; if so, another one only allows more.
 fn is_isolated(world: &World, pod: &Pod, direction: Direction) -> bool {
     let isolates = |policy: &Policy| {
         policy.tier == Tier::NetworkPolicy
@@ -70,7 +70,7 @@ mod tests {
     use crate::model::{Cluster, Inventory};
     use portcullis_crds::manifest::Manifest;
 
-    /// Whose connections a new policy of namespace `a` changes.
+    /// Checks for which pods a new policy of namespace `a` may change connections.
     #[track_caller]
     fn check(spec: &str, expected: Option<&[&str]>) {
         let pod = |namespace: &str, name: &str| {
@@ -101,15 +101,15 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_isolates_nobody_anew_concerns_those_that_it_names() {
+    fn a_policy_that_isolates_no_other_pod_concerns_only_its_pods() {
         let x = "podSelector: {matchLabels: {app: x}}";
         let z = "podSelector: {matchLabels: {app: zzz}}, namespaceSelector: {}";
         check(&format!("{{{x}, ingress: [{{from: [{{{z}}}]}}]}}"), Some(&["a/x", "b/zzz"]));
         let block = "ipBlock: {cidr: 10.0.0.4/30}";
         check(&format!("{{{x}, ingress: [{{from: [{{{block}}}]}}]}}"), Some(&["a/x", "b/other"]));
-        // It isolates yy, from which all others lose their connections.
+        // The policy also isolates yy, so all other pods may lose their connections to it.
         check(&format!("{{podSelector: {{}}, ingress: [{{from: [{{{z}}}]}}]}}"), None);
-        // Nobody is isolated for egress yet.
+        // No policy isolates a pod for egress yet.
         check(&format!("{{{x}, policyTypes: [Egress], egress: [{{to: [{{{z}}}]}}]}}"), None);
         check(&format!("{{{x}, ingress: [{{}}]}}"), None);
     }

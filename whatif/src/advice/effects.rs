@@ -1,4 +1,4 @@
-//! What policies change beside the connection that they are for.
+//! What policies change besides the connection that they are for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::judge::groups::{between, to_node};
 use crate::model::Cluster;
 use crate::output::words;
 
-/// What policies change beside the connection that they are for.
+/// What policies change besides the connection that they are for.
 #[derive(Clone, Default, Debug)]
 pub struct Effects {
-    /// What else is allowed.
+    /// Other connections that become allowed.
     pub allowed: Vec<Effect>,
-    /// What is not allowed any more, because a pod is isolated that was not.
+    /// Connections that are no longer allowed, because the policies isolate a pod that was not.
     pub denied: Vec<Effect>,
 }
 
@@ -30,21 +30,21 @@ pub struct Effects {
 pub struct Effect {
     /// The ports.
     pub ports: PortSet,
-    /// Who connects.
+    /// The sources.
     pub from: String,
-    /// Whom it connects to.
+    /// The destinations.
     pub to: String,
 }
 
-/// Pairs of pods by what changes: the ports, and whether they are allowed now.
+/// Pairs of pods by the change: whether ports become allowed or denied, and the ports.
 type Found = BTreeMap<(bool, PortSet), BTreeMap<PodKey, BTreeSet<PodKey>>>;
 
 /// Connections that the policies are for.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
-    /// Who connects.
+    /// The sources.
     pub(crate) sources: Arc<[Side]>,
-    /// Whom they connect to.
+    /// The destinations.
     pub(crate) destinations: Arc<[Side]>,
     /// The addresses that an external side stands for, if one is external.
     pub(crate) outside: Option<CidrSet>,
@@ -86,7 +86,7 @@ impl<'w> Asked<'w> {
         Self { wishes, sources: of(Direction::Egress), destinations: of(Direction::Ingress) }
     }
 
-    /// The wishes of pods whose policies of a direction were asked about.
+    /// The wishes by pod, for the pods whose policies of a direction they concern.
     fn subjects(&self, direction: Direction) -> &Subjects<'w> {
         match direction {
             Direction::Ingress => &self.destinations,
@@ -128,7 +128,7 @@ impl<'w> Asked<'w> {
     }
 }
 
-/// What `after` allows and denies that `before` does not, beside what was asked for.
+/// What `after` allows and denies and `before` does not, besides what was asked for.
 pub(crate) fn effects(
     cluster: &Cluster,
     before: &Reach<'_>,
@@ -212,7 +212,7 @@ fn external(
         let lost = piece.before.difference(&piece.after);
         for (pods, wishes) in &parts {
             let who = || names(cluster, pods);
-            // What of the piece nobody asked for.
+            // The part of the piece that no wish asked for.
             let mut rest = vec![(piece.addresses.clone(), gained.clone())];
             for wish in wishes {
                 let Some(set) = &wish.outside else { continue };

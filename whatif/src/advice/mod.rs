@@ -6,7 +6,7 @@
 //!                                                    └─► effects: what else changes?
 //! ```
 //!
-//! A new policy allows without changing one that is there, or the labels of pods.
+//! A new policy allows connections without a change of existing policies or of the labels of pods.
 
 mod concerned;
 pub(crate) mod effects;
@@ -43,7 +43,7 @@ use crate::model::Cluster;
 /// How many pairs of a part are tried; pods that policies treat alike need no more.
 const PAIRS_TRIED: usize = 400;
 
-/// What to do about a connection that is denied.
+/// The steps that would allow a connection that is denied.
 #[derive(Clone, Debug)]
 pub struct Advice {
     /// The rules that come before every NetworkPolicy, if one of them denies.
@@ -68,11 +68,11 @@ pub struct Blocked {
 /// NetworkPolicies that were tried.
 #[derive(Clone, Debug)]
 pub struct Policies {
-    /// The documents, as YAML.
+    /// The YAML documents.
     pub yaml: String,
     /// How many documents there are.
     pub count: usize,
-    /// What else they change.
+    /// The other connections that the policies change.
     pub effects: Effects,
 }
 
@@ -84,7 +84,7 @@ pub fn advise<'c>(cluster: &'c Cluster, whole: &OnceCell<Reach<'c>>, part: &Part
     let (mut blocked, mut open) = (Vec::new(), Vec::new());
     for direction in Direction::BOTH.into_iter().filter(denies) {
         match blocking(cluster, part.decisions().decision(direction)) {
-            // One rule may deny both.
+            // One rule may deny both directions.
             Some(by) if blocked.contains(&by) => {}
             Some(by) => blocked.push(by),
             None => open.push(direction),

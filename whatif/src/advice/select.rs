@@ -10,7 +10,7 @@ use policy_engine::world::World;
 /// The keys that usually name what a pod is, the best first.
 const NAMES: [&str; 4] = ["app.kubernetes.io/name", "app", "k8s-app", "name"];
 
-/// Keys whose values change with a release, not with what the pod is.
+/// Keys whose values change with a release, and not with the program that the pod runs.
 const UNSTABLE: [&str; 6] = [
     "app.kubernetes.io/managed-by",
     "app.kubernetes.io/version",
@@ -72,7 +72,7 @@ fn is_generated(key: &str) -> bool {
         || key.ends_with("pod-template-hash")
 }
 
-/// A requirement that all wanted pods meet, what it costs a reader, and which others fail it.
+/// A requirement that all wanted pods meet, how hard it is to read, and which other pods fail it.
 struct Candidate {
     requirement: Requirement,
     cost: u32,
@@ -92,7 +92,7 @@ fn selector(own: &BTreeSet<Labels>, others: &BTreeSet<Labels>) -> (Vec<Requireme
         keys.into_iter().filter_map(|key| candidate(key, own, &others)).collect();
     candidates.sort_by(|a, b| (a.cost, &a.requirement).cmp(&(b.cost, &b.requirement)));
     if others.is_empty() {
-        // Any label keeps pods out that are still to come.
+        // Any label also excludes pods that are created later.
         let first = candidates.into_iter().find(|one| is_label(&one.requirement));
         return (first.into_iter().map(|one| one.requirement).collect(), 0);
     }
@@ -104,7 +104,7 @@ fn selector(own: &BTreeSet<Labels>, others: &BTreeSet<Labels>) -> (Vec<Requireme
     }
     let mut chosen: Vec<Requirement> = chosen.iter().map(|one| one.requirement.clone()).collect();
     if chosen.is_empty() {
-        // No label tells them apart: one that all have keeps others out that are still to come.
+        // No label distinguishes them. A label that all have excludes pods that are created later.
         let first = own.iter().next().into_iter().flat_map(Labels::iter).map(|(key, _)| key);
         let shared = first.filter_map(|key| candidate(key, own, &[]));
         let best = shared.filter(|one| is_label(&one.requirement)).min_by_key(|one| one.cost);
@@ -163,7 +163,7 @@ fn cheapest(candidates: &[Candidate], others: usize) -> Option<Vec<&Candidate>> 
     best.map(|(_, set)| set)
 }
 
-/// Candidates until no other one excludes more.
+/// Adds candidates until none excludes more of the other pods.
 fn greedy(candidates: &[Candidate]) -> Vec<&Candidate> {
     let (mut chosen, mut done) = (Vec::new(), BTreeSet::new());
     loop {
@@ -175,7 +175,7 @@ fn greedy(candidates: &[Candidate]) -> Vec<&Candidate> {
     }
 }
 
-/// Whether `matchLabels` can say it.
+/// Whether `matchLabels` can express the requirement.
 pub(super) fn is_label(requirement: &Requirement) -> bool {
     matches!(&requirement.operator, Operator::In(values) if values.len() == 1)
 }

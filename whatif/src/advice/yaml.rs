@@ -1,4 +1,4 @@
-//! A NetworkPolicy as YAML that kubectl reads as it is meant: `true` as a label is a string.
+//! A NetworkPolicy as YAML that kubectl reads as intended: a label value `true` stays a string.
 
 use std::fmt::Write;
 
@@ -124,7 +124,7 @@ fn selector(requirements: &[Requirement]) -> String {
     format!("{{{}}}", fields.join(", "))
 }
 
-/// A string as YAML: in quotes where any reader could take it for something else.
+/// A string as YAML: in quotes where a reader could take it for a value of another type.
 fn scalar(text: &str) -> String {
     const WORDS: [&str; 9] = ["y", "yes", "n", "no", "on", "off", "true", "false", "null"];
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);

@@ -1,5 +1,5 @@
-//! The connections that `suggest` is asked to allow: words of a user, lists, tests, and denials that
-//! agents logged.
+//! The connections that `suggest` is asked to allow: from the command line, lists, tests, and
+//! denials that agents logged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,19 +17,19 @@ use crate::policytest::{Suite, expected};
 /// How many names a note writes out.
 const SHOWN: usize = 5;
 
-/// What a list, a test or a log asks for.
+/// The connections of a list, a test or a log.
 #[derive(Default)]
 pub struct Found {
     /// The connections.
     pub asked: Vec<Asked>,
-    /// What was left out, for people.
+    /// Notes about what was left out.
     pub notes: Vec<String>,
 }
 
-/// A connection as a user names it; the port can be a part of the destination or a word of its own.
+/// A connection as a user names it. The port is a part of the destination, or separate.
 ///
 /// # Errors
-/// When a name means nothing.
+/// When a name does not exist.
 pub fn words(
     source: &str,
     destination: &str,
@@ -53,7 +53,7 @@ pub fn words(
         _ => format!("{source} → {destination}"),
     };
     let (source, destination) = (resolve(&from)?, resolve(&to)?);
-    // Behind a Service, each pod can have another port.
+    // Each pod of a Service can have another port.
     let mut by_ports: BTreeMap<Vec<PortAsked>, Resolved> = BTreeMap::new();
     for party in &destination.parties {
         let same = by_ports.entry(party.ports.clone()).or_insert_with(|| Resolved {
@@ -102,7 +102,7 @@ pub fn list(
 /// The connections that the lines of a test file expect to be allowed.
 ///
 /// # Errors
-/// When the file cannot be understood, or brings a world of its own.
+/// When the file cannot be understood, or defines its own world.
 pub fn tests(name: &str, text: &str, cluster: &Cluster) -> Result<Vec<Asked>> {
     let mut all = Vec::new();
     for suite in Suite::read(name, text)? {

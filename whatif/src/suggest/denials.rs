@@ -12,17 +12,17 @@ use crate::denials::Record;
 use crate::endpoint::{Party, Resolved, Side};
 use crate::model::{Cluster, Workload, WorkloadRef};
 
-/// Who could not connect to whom.
+/// A connection that was denied.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Denial {
     /// `namespace/pod`, `node/NAME` or an address.
     pub(super) source: String,
-    /// Likewise.
+    /// As `source`.
     pub(super) destination: String,
     pub(super) traffic: Traffic,
 }
 
-/// Why a denial cannot be allowed by a policy.
+/// The reason why a policy cannot allow a denial.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Unreadable {
     /// The agent had no room to name the two sides.
@@ -48,7 +48,7 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// The denial that a line is about; `None` if it is about something else.
+/// The denial that a line reports; `None` if the line is no record of a denial.
 pub(super) fn read(line: &str) -> Result<Option<Denial>, Unreadable> {
     let Some(record) = Record::read(line) else { return Ok(None) };
     match record.tier.as_deref() {
@@ -71,8 +71,8 @@ pub(super) fn read(line: &str) -> Result<Option<Denial>, Unreadable> {
     Ok(Some(Denial { source, destination, traffic }))
 }
 
-/// The two sides of a denial: all pods of a workload for one of them. The word that means nothing,
-/// if there is one.
+/// The two sides of a denial: all pods of a workload for one of them. The error is the word that no
+/// endpoint has as its name.
 pub(super) fn sides(cluster: &Cluster, denial: &Denial) -> Result<(Resolved, Resolved), String> {
     let side = |word: &str| side(cluster, word).ok_or_else(|| word.to_owned());
     Ok((side(&denial.source)?, side(&denial.destination)?))
@@ -98,7 +98,7 @@ fn side(cluster: &Cluster, word: &str) -> Option<Resolved> {
             None => one(cluster.pod_ref(&key), Side::Pod(key, None)),
         };
     }
-    // The pod is gone: the workload whose name the pod's begins with made it.
+    // The pod was deleted. Its workload is the one with whose name the pod's name begins.
     let made = |(workload, _): &(&WorkloadRef, &Workload)| {
         let suffix = name.strip_prefix(&*workload.name).and_then(|rest| rest.strip_prefix('-'));
         let parts = suffix.map_or(0, |suffix| suffix.split('-').count());

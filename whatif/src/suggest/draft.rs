@@ -1,7 +1,7 @@
-//! Policies for what is denied: one for each workload and direction, in the fewest rules.
+//! Drafts policies for denied connections: one per workload and direction, with the fewest rules.
 //!
-//! Selectors cannot tell pods with the same labels apart. Such pods have one *look*, and everything
-//! here is written for looks.
+//! Selectors cannot distinguish pods with the same labels. Such pods have one *look*, and rules are
+//! written for looks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,7 +67,7 @@ pub(super) fn drafts(cluster: &Cluster, looks: &Looks, needs: &[Need<'_>]) -> Ve
     for need in needs {
         need.add_to(&cluster.world, &mut subjects);
     }
-    // Looks of one workload that need the same are one policy.
+    // Looks of one workload with equal needs share a policy.
     let mut groups: BTreeMap<(Str, String, Direction, Peers), BTreeSet<PodKey>> = BTreeMap::new();
     for ((direction, look), mut peers) in subjects {
         peers.leave_out_pods_in_blocks(&cluster.world, looks);
@@ -92,7 +92,7 @@ pub(super) fn drafts(cluster: &Cluster, looks: &Looks, needs: &[Need<'_>]) -> Ve
     documents
 }
 
-/// A name that says what the policy is for, and that no other policy has: `api-ingress`.
+/// A name that describes the policy, and that no other policy has: `api-ingress`.
 fn free_name(
     world: &World,
     namespace: &Str,
@@ -120,7 +120,7 @@ impl Need<'_> {
             resolved.parties.iter().map(|party| party.side.clone()).collect()
         };
         let found = split(world, &sides(self.peers), self.outside);
-        // Without an address there is nothing to write.
+        // Without an address there is no peer to write.
         let Some((pods, addresses)) = found else { return };
         // Only a rule for every port allows protocols without ports.
         let ports = if self.ports.has_other() { PortSet::everything() } else { self.ports.clone() };
@@ -154,7 +154,7 @@ impl Peers {
         self.addresses = cut;
     }
 
-    /// Leaves out pods of which the `ipBlock`s contain every address, with their ports.
+    /// Removes pods if the `ipBlock`s contain all their addresses, with their ports.
     fn leave_out_pods_in_blocks(&mut self, world: &World, looks: &Looks) {
         let addresses = &self.addresses;
         let allows = |address, ports: &PortSet| {
@@ -187,7 +187,7 @@ impl Peers {
             }
             let blocks = blocks(&addresses).into_iter();
             peers.extend(blocks.map(|(cidr, except)| Peer::Block(cidr, except)));
-            // A rule without peers would allow all of them.
+            // A rule without peers would allow all peers.
             (!peers.is_empty()).then(|| Rule { peers, ports: ports.clone() })
         };
         by_ports.into_iter().filter_map(rule).collect()

@@ -7,8 +7,9 @@
 //!             └── lacking again ◄── the world with the policies
 //! ```
 //!
-//! A policy isolates the pods that it selects, so what they were allowed before may need rules too.
-//! What a rule was written for and is still denied no NetworkPolicy can allow.
+//! A policy isolates the pods that it selects, so connections that were allowed before may need
+//! rules too. If a connection is denied although a rule was written for it, no NetworkPolicy can
+//! allow it.
 
 pub mod ask;
 mod denials;
@@ -37,11 +38,11 @@ use crate::model::Cluster;
 /// Connections that have to be allowed.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// What answers call them.
+    /// Their name in answers.
     pub name: String,
-    /// Who connects.
+    /// The sources.
     pub source: Resolved,
-    /// Whom they connect to; its own ports do not count.
+    /// The destinations; their own ports do not count.
     pub destination: Resolved,
     /// The ports.
     pub ports: PortSet,
@@ -50,28 +51,28 @@ pub struct Asked {
 /// NetworkPolicies that allow what was asked for.
 #[derive(Clone, Default, Debug)]
 pub struct Suggestion {
-    /// The documents, as YAML.
+    /// The YAML documents.
     pub policies: Vec<String>,
-    /// What became of each that was asked for, in the order in which it was.
+    /// The result for each question, in their order.
     pub outcomes: Vec<Outcome>,
-    /// What else the policies change.
+    /// The other connections that the policies change.
     pub effects: Effects,
 }
 
-/// What became of a connection that was asked for.
+/// The result for a connection that was asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It was allowed, and still is.
+    /// It was allowed, and still is allowed.
     Unchanged,
     /// The policies allow it.
     Added,
-    /// No NetworkPolicy can allow it, or these ports of it, for these reasons.
+    /// No NetworkPolicy can allow it, or these ports of it. The texts are the reasons.
     Impossible(PortSet, BTreeSet<String>),
 }
 
 /// Sources and destinations that policies treat alike.
 struct Link {
-    /// The number of what was asked.
+    /// The index of the question.
     asked: usize,
     source: Resolved,
     destination: Resolved,
@@ -82,14 +83,14 @@ struct Link {
     needs: PerDirection<PortSet>,
 }
 
-/// What one direction of a link denies.
+/// The ports that one direction of a link denies.
 struct Lack {
     direction: Direction,
     ports: PortSet,
     reason: String,
 }
 
-/// The fewest policies that allow `asked`, as policies are and as they would be with those in audit.
+/// The fewest policies that allow `asked`, now and if the policies in audit were enforced.
 #[must_use]
 pub fn suggest(cluster: &mut Cluster, asked: &[Asked]) -> Suggestion {
     let pods: BTreeSet<PodKey> = asked
@@ -129,7 +130,7 @@ pub fn suggest(cluster: &mut Cluster, asked: &[Asked]) -> Suggestion {
     suggestion
 }
 
-/// What the policies change beside what was asked for.
+/// What the policies change besides the connections that were asked for.
 fn changes(cluster: &Cluster, policies: &[String], links: &[Link]) -> Effects {
     let Some(world) = advice::with(&cluster.world, &policies.join("---\n")) else {
         return Effects::default();
@@ -146,7 +147,7 @@ fn changes(cluster: &Cluster, policies: &[String], links: &[Link]) -> Effects {
     effects(cluster, &before, (&world, &after), &wishes)
 }
 
-/// Asks about the cluster with some policies, and removes them again.
+/// Runs a question in the cluster with some policies, and removes them again.
 fn in_world_with<T>(
     cluster: &mut Cluster,
     policies: &[String],
@@ -242,7 +243,7 @@ impl Link {
         }
     }
 
-    /// What is denied, in each direction.
+    /// The denied ports of a link, in each direction.
     fn lacks(&self, cluster: &Cluster, views: Views<'_, '_>) -> Vec<Lack> {
         let mut lacks = Vec::new();
         let all = pairs(cluster, views, &self.source, &self.destination);
@@ -268,7 +269,7 @@ impl Link {
         lacks
     }
 
-    /// Why a flow is denied.
+    /// The reason why a flow is denied.
     fn reason(
         &self,
         world: &World,
@@ -301,7 +302,7 @@ impl Link {
         }
     }
 
-    /// Takes note of what is denied: it needs rules or, if it has them, cannot be allowed.
+    /// Records the denied ports: they need rules. If they have rules, they cannot be allowed.
     fn take(&mut self, lacks: &[Lack], outcomes: &mut [Outcome]) {
         let had = self.needs.clone();
         for lack in lacks {
