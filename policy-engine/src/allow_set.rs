@@ -122,7 +122,7 @@ mod tests {
         Ports::Listed(vec![PortMatch::Numbers(Protocol::Tcp, range)])
     }
 
-    /// `anything` and each union with its ports, in short.
+    /// A short text with `anything` and each union with its ports.
     fn shown(rules: &[(Peers, Ports)]) -> String {
         let rules: Vec<Rule> = rules
             .iter()

@@ -12,8 +12,8 @@ use std::str::FromStr;
 pub enum Budget {
     /// Disjoint port ranges after overlapping ranges were cut: each is a rule.
     PortRanges,
-    /// Peers of all disjoint port ranges, where a peer counts once for each range: what merging the
-    /// rules costs.
+    /// Peers of all disjoint port ranges, where a peer counts once for each range. This is the cost
+    /// of merging the rules.
     Peers,
     /// Networks of all `ipBlock` peers after `except` was subtracted. They count once for every 15 ports,
     /// for which a rule is needed.
@@ -127,7 +127,7 @@ impl fmt::Display for Exceeded {
     }
 }
 
-/// As `NAME=NUMBER` with commas between, all limits.
+/// The text `NAME=NUMBER` for all limits, separated by commas.
 impl fmt::Display for Budgets {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limits = [
@@ -143,7 +143,7 @@ impl fmt::Display for Budgets {
     }
 }
 
-/// The text is not a list of limits.
+/// The error for a text that is not a list of limits.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ParseBudgetsError {

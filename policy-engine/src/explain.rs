@@ -1,4 +1,4 @@
-//! Why a flow is denied: the parts that did not match, of every rule that could have allowed it.
+//! Explains why a flow is denied: for every rule that could have allowed it, what did not match.
 
 use std::net::IpAddr;
 

@@ -29,7 +29,7 @@ impl Labels {
         self.0.is_empty()
     }
 
-    /// Whether another value shares the storage.
+    /// Whether another value shares its storage with this one.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1

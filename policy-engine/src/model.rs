@@ -109,7 +109,7 @@ impl Pod {
 pub enum Life {
     /// Phase `Succeeded` or `Failed`: policies neither select nor match it.
     Finished,
-    /// Being deleted: policies select and match it until the object is gone.
+    /// The pod is being deleted: policies select and match it until the object is removed.
     Terminating,
     /// Every other pod.
     Active,

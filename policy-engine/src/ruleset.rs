@@ -92,7 +92,7 @@ pub struct DefinedRuleset {
     pub depth: usize,
 }
 
-/// What the rules of a tier are written to.
+/// The result of writing the rules of a tier.
 #[derive(Clone, Default, Debug)]
 pub struct Written {
     /// The first ruleset; `None` when all traffic is allowed.

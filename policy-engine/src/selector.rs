@@ -116,14 +116,14 @@ impl Requirement {
     }
 }
 
-/// As kubectl takes it, and [`Selector::from_str`] reads it.
+/// The text that kubectl accepts, and [`Selector::from_str`] reads.
 impl fmt::Display for Selector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&words::requirements(&self.0))
     }
 }
 
-/// The text is not a label selector.
+/// The error for a text that is not a label selector.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "`{0}` is not a label selector as kubectl takes it: key=value, key!=value, key in (a,b), key notin (a,b), key, !key"

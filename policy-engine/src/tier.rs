@@ -26,7 +26,7 @@ impl Tier {
     /// All tiers, in the order in which they are evaluated.
     pub const ALL: [Self; 4] = [Self::Admin, Self::NetworkPolicy, Self::Baseline, Self::Default];
 
-    /// The name that users see.
+    /// The name of the tier in messages.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -27,7 +27,7 @@ pub struct Options {
     pub system_namespaces: BTreeSet<Str>,
     /// The bounds on what the rules of a pod can cost.
     pub budgets: Budgets,
-    /// In which namespaces policies decide about traffic.
+    /// The namespaces in which policies decide about traffic.
     pub enforcement: Enforcement,
 }
 
@@ -46,7 +46,7 @@ impl Default for Options {
 /// The namespace in which Portcullis is installed by default.
 pub const OWN_NAMESPACE: &str = "portcullis-system";
 
-/// The namespaces that every Kubernetes cluster has for itself.
+/// The namespaces that Kubernetes itself uses in every cluster.
 const KUBERNETES_NAMESPACES: [&str; 3] = ["kube-node-lease", "kube-public", "kube-system"];
 
 /// All objects as they are now.
@@ -186,8 +186,8 @@ impl World {
     /// or one of [`Options::system_namespaces`]. Defaults do not apply there unless they ask for
     /// it.
     ///
-    /// Names are compared exactly, and labels do not count: whoever may create or label a namespace
-    /// must not be able to take it out of the defaults.
+    /// Names are compared exactly, and labels do not count: a user with permission to create or
+    /// label namespaces must not be able to exempt a namespace from the defaults.
     #[must_use]
     pub fn is_system(&self, namespace: &str) -> bool {
         KUBERNETES_NAMESPACES.contains(&namespace)

@@ -24,7 +24,7 @@ pub struct Reading<'a> {
     /// The ports of the subject, which resolve the port names of ingress rules; port names of egress
     /// rules stay.
     pub subject_ports: &'a [&'a NamedPort],
-    /// The bounds.
+    /// The budgets that the rules must not exceed.
     pub budgets: &'a Budgets,
 }
 
@@ -130,7 +130,7 @@ struct Merged {
     ports: PortSets,
 }
 
-/// The peers of the rules read so far.
+/// The unions of the peers of the rules that were read so far.
 #[derive(Default)]
 struct Fold {
     anything: Unions,

@@ -26,7 +26,7 @@ pub const POLICIES_NAMED: usize = 4;
 /// millisecond.
 const EFFORT_MAX: usize = 2048;
 
-/// Why a packet is denied.
+/// The reason why a packet is denied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Blame {
     /// The tier that denies it.
@@ -37,7 +37,7 @@ pub struct Blame {
     /// The first [`POLICIES_NAMED`] policies of the tier that isolate the subject in this
     /// direction, sorted by name.
     pub isolated_by: Vec<ObjectRef>,
-    /// How many policies of the tier do so.
+    /// The number of policies of the tier that isolate the subject in this direction.
     pub isolating: usize,
     /// The rule of an isolating policy that nearly matches, among those read before the search
     /// ended.

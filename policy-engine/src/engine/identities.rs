@@ -18,7 +18,7 @@ pub(super) struct IdentityId(u32);
 pub(super) struct Identity {
     pub(super) namespace: Str,
     pub(super) labels: Labels,
-    /// In no order.
+    /// The pods, in no order.
     pub(super) pods: Vec<PodKey>,
     /// The live peers that match these pods, ascending.
     pub(super) terms: Vec<TermId>,

@@ -1,4 +1,4 @@
-//! What an engine has compiled for one pod, for people who inspect a node.
+//! The compiled state of an engine for one pod, for people who inspect a node.
 
 use std::sync::Arc;
 

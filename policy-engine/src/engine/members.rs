@@ -175,7 +175,7 @@ impl Members {
         }
     }
 
-    /// Counts one reference less to each set. Sets without references are forgotten.
+    /// Counts one reference less to each set. Sets without references are removed.
     pub(super) fn forget(&mut self, world: &World, ids: impl IntoIterator<Item = SetId>) {
         for id in ids {
             let Some(set) = self.sets.get_mut(&id) else { continue };

@@ -77,7 +77,7 @@ pub struct Engine {
     refused_changed: bool,
 }
 
-/// The rulesets of one subject.
+/// The rulesets of one subject, and what they were compiled from.
 #[derive(Clone, Default, Debug)]
 struct Subject {
     /// `None` where all traffic is allowed.
@@ -141,7 +141,7 @@ impl Engine {
         self.subjects.contains_key(pod)
     }
 
-    /// The addresses of all subjects, as of the last [`Engine::flush`]. Costs what the subjects are.
+    /// The addresses of all subjects, as of the last [`Engine::flush`]. Visits all subjects.
     pub fn subject_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let pods = self.subjects.keys().filter_map(|key| self.world.pods().get(key));
         pods.flat_map(|pod| self.world.owned_addresses(pod))
@@ -211,8 +211,8 @@ impl Engine {
         Update { rules_changed, ..self.members.take_update(&self.compiled.sets) }
     }
 
-    /// Compiles pods and acquires the weights of their rules. Where a weight turns out to exceed its
-    /// limit, other rules follow from it, which may have other weights.
+    /// Compiles pods and acquires the weights of their rules. If a weight exceeds its limit, pods
+    /// are compiled again, to rules that may have other weights.
     fn compile_within_budgets(&mut self, mut keys: Vec<PodKey>) -> Vec<(PodKey, Verdicts)> {
         let (mut done, mut superseded) = (Vec::new(), Vec::new());
         while !keys.is_empty() {

@@ -30,7 +30,7 @@ pub struct Selection {
 pub struct Applied {
     /// Whether the policy is enforced, for some subjects at least, or only audited.
     pub mode: Mode,
-    /// Which object was compiled.
+    /// The object and version that was compiled.
     pub revision: Revision,
     /// How many subjects it selects.
     pub pods: usize,

@@ -1,4 +1,4 @@
-//! What the policies of one pod compile to.
+//! The rulesets that the policies of one pod compile to.
 
 use std::sync::Arc;
 

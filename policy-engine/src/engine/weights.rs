@@ -1,4 +1,4 @@
-//! How many members sets have at most, and what follows from it.
+//! The weights of sets: upper bounds on their members, and the decisions that depend on them.
 //!
 //! The weight of sets is the number of pods that each of their peers matches, times the ports of the
 //! peer where the set has ports. It is known before a set is filled, so that sets that are too large
@@ -52,7 +52,7 @@ impl Weight {
 struct Weighed {
     uses: usize,
     sets: Vec<SetId>,
-    /// How much one change to a pod adds or takes at most.
+    /// The most that one change to a pod can add or remove.
     step: usize,
     exceeds: bool,
     /// The number of changes after which it has to be compared again.

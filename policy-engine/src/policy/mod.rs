@@ -28,11 +28,11 @@ pub struct Policy {
     pub mode: Mode,
     /// The rules for these pods.
     pub body: Body,
-    /// Which object it is, for reports. It does not change what the policy means.
+    /// The object that the policy was read from, for reports. Verdicts do not depend on it.
     pub revision: Revision,
 }
 
-/// Which object of an API server a value was read from, and in which version. A file need not say.
+/// The object of an API server that a value was read from, and its version. Optional in a file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct Revision {
     /// `metadata.uid`: an object that was deleted and created again has another one.
@@ -42,8 +42,8 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// Whether both are the same version of the same object. A uid that only one of them has decides
-    /// nothing.
+    /// Whether both are the same version of the same object. If only one of them has a uid, the uid
+    /// is not compared.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         let same_object = self.uid.as_ref().zip(other.uid.as_ref()).is_none_or(|(a, b)| a == b);

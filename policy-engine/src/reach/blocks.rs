@@ -1,4 +1,4 @@
-//! Which blocks contain an address, as a number: equal for addresses in the same blocks.
+//! Numbers the sets of blocks that contain an address: the same blocks have the same number.
 //!
 //! ```text
 //! block 1   ├───────────────┤

@@ -3,7 +3,7 @@
 use super::ports::PortSet;
 use crate::tier::Action;
 
-/// What is known of each port so far. A port in none of the sets is denied.
+/// The decisions about each port so far. A port in none of the sets is denied.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Course {
     pub(super) allowed: PortSet,

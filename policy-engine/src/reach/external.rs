@@ -20,7 +20,7 @@ pub struct Outside {
     pub parts: Vec<(CidrSet, PortSet)>,
 }
 
-/// All addresses, cut into parts by what is known of them.
+/// All addresses, cut into parts by the decisions about their ports.
 type Parts<K> = BTreeMap<K, CidrSet>;
 
 /// What the ordered tiers decide about all addresses. Many pods have the same ordered tiers: each
@@ -83,8 +83,8 @@ fn matched(matches: &Matches, atoms: &Atoms) -> Parts<PortSet> {
     parts
 }
 
-/// Cuts each part by `pieces`, which are disjoint, and applies `change` to what is known of the
-/// addresses in each piece. Addresses in no piece stay as they are.
+/// Cuts each part by `pieces`, which are disjoint, and applies `change` to the decisions about the
+/// addresses in each piece. Addresses in no piece are not changed.
 fn cut<K: Ord + Clone>(
     parts: Parts<K>,
     pieces: &Parts<PortSet>,
@@ -109,7 +109,7 @@ fn cut<K: Ord + Clone>(
     found
 }
 
-/// Replaces what is known of each part, and joins parts that become equal.
+/// Replaces the decisions of each part, and joins parts that become equal.
 fn each<K, L: Ord>(parts: Parts<K>, replace: impl Fn(K) -> L) -> Parts<L> {
     let mut found = Parts::new();
     for (known, addresses) in parts {

@@ -1,4 +1,4 @@
-//! Sets of numbers: which of many classes, groups or addresses something applies to.
+//! Sets of numbers, such as the numbers of classes, groups or addresses.
 
 /// A set of numbers, as words of 64 bits. Words without a number are left out, so a small set is
 /// small, and operations on large sets take a step for 64 numbers.

@@ -1,5 +1,5 @@
-//! Two pods, and what each policy contributes to what one can open at the other. So it costs little
-//! to ask what would be allowed with other policies.
+//! Two pods, and the contribution of each policy to the ports on which one can connect to the
+//! other. With contributions it costs little to evaluate other sets of policies.
 
 use super::course::Course;
 use super::ports::PortSet;
@@ -20,18 +20,18 @@ pub struct PodPair<'w> {
     world: &'w World,
     source: &'w Pod,
     destination: &'w Pod,
-    /// One for each pair of addresses that can connect.
+    /// The flows: one for each pair of addresses that can connect.
     flows: Vec<Flow>,
 }
 
-/// What a policy contributes to what is allowed between two pods.
+/// The contribution of a policy to the ports that are allowed between two pods.
 ///
 /// Contributions are equal if exchanging their policies makes no difference.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Contribution {
     tier: Tier,
     priority: i32,
-    /// The name, where it decides the order of rules.
+    /// The name, if it decides the order of rules.
     name: Option<ObjectRef>,
     isolates: PerDirection<bool>,
     /// For each direction and flow: what its rules match, in order.
@@ -70,7 +70,7 @@ impl<'w> PodPair<'w> {
         by_name.into_values()
     }
 
-    /// What a policy contributes, which need not be one of the world; `None` if nothing depends on it.
+    /// The contribution of a policy, of the world or not; `None` if the policy has no effect.
     #[must_use]
     pub fn contribution(&self, policy: &Policy) -> Option<Contribution> {
         let selected = PerDirection::new(|direction| {
@@ -128,7 +128,7 @@ impl<'w> PodPair<'w> {
         }
     }
 
-    /// What the rules of a policy match of a flow.
+    /// The parts of the flow that the rules of a policy match.
     fn steps(
         &self,
         policy: &Policy,

@@ -1,7 +1,7 @@
 //! Points: the addresses of places that policies distinguish, and what matches them.
 //!
-//! A place is what a row has a value for: a class, or a group of a difference, which has no class in
-//! a world without its pods. Most places have one point.
+//! A place is a class, or a group of a difference, which has no class in a world without its pods.
+//! A row has one value per place. Most places have one point.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,9 +29,9 @@ pub(super) struct Points<'r> {
     first: Vec<PointId>,
     /// Whether each place has one point.
     are_places: bool,
-    /// All points.
+    /// The set of all points.
     pub(super) all: IdSet,
-    /// By family; `None` for those without an address.
+    /// The points by family; `None` for those without an address.
     of_family: BTreeMap<Option<Family>, IdSet>,
     /// The points that pod peers and blocks match.
     matched: BTreeMap<Atom, IdSet>,
@@ -128,8 +128,8 @@ impl<'r> Points<'r> {
         points.iter().map(|point| self.place_of[point]).collect()
     }
 
-    /// The points that can connect with a point: they are of its family, or one of the two has no
-    /// address yet.
+    /// The points that can connect with a point: those of its family, and those without an address.
+    /// A point without an address can connect with all points.
     pub(super) fn meeting(&self, point: PointId) -> IdSet {
         let address = self.class(point).and_then(|(class, at)| class.addresses[at]);
         let Some(family) = address.map(Family::of) else { return self.all.clone() };

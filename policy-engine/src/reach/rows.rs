@@ -1,12 +1,12 @@
-//! Rows: with whom the pods of one place can connect, on which ports.
+//! Rows: the places that the pods of one place can connect to, or be connected from, by ports.
 //!
 //! ```text
 //! row of a destination = its ingress rules over all sources ∩ the egress rules of all sources at it
 //!                        (direct: a set per peer)             (inverted: who mentions what it is)
 //! ```
 //!
-//! Both sides are sets of points. So a row costs what its rules mention, not how many pods there are,
-//! and no row is kept.
+//! Both sides are sets of points. So the cost of a row follows what its rules mention, not the
+//! number of pods. Rows are not kept.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ pub struct Rows<'r> {
     sets: PortSets,
 }
 
-/// The rules of all points in one direction, by what they mention.
+/// The rules of all points in one direction, by the peers that they mention.
 struct Mentions<'r> {
     /// The points that are not isolated.
     open: IdSet,
@@ -108,7 +108,7 @@ impl<'r> Rows<'r> {
         self.sets
     }
 
-    /// What rules allow for each point as a peer.
+    /// The ports that the rules allow for each point as a peer.
     fn direct(&mut self, rules: RulesId) -> Parts {
         if let Some(known) = self.known.get(&rules) {
             return known.clone();
@@ -158,7 +158,7 @@ impl<'r> Rows<'r> {
         parts
     }
 
-    /// What the rules of each other point allow for a point as their peer.
+    /// The ports that the rules of each other point allow for a point as their peer.
     fn inverted(&mut self, point: PointId) -> Parts {
         let (peers, named) = self.points.content(point);
         let atoms = self.mentions.matching(point, peers, &self.points);
@@ -178,7 +178,7 @@ impl<'r> Rows<'r> {
         }
     }
 
-    /// What all stages allow for a point, where the last ones, if they isolate, allow `last`.
+    /// The ports that all stages allow for a point. The last stages, if they isolate, allow `last`.
     fn after_ordered(&mut self, point: PointId, named: &[NamedPort], last: &Parts) -> Parts {
         let mut found = Parts::default();
         let mut rest = self.points.all.clone();
@@ -298,8 +298,8 @@ fn union(by_ports: BTreeMap<PortsId, Vec<&IdSet>>, sets: &mut PortSets) -> Parts
     parts
 }
 
-/// Cuts each set by parts, and applies `change` to what is known of the points in each part, with no
-/// ports for points in no part.
+/// Cuts each set by parts, and applies `change` to the decisions about the points in each part,
+/// with no ports for points in no part.
 fn cut(
     courses: BTreeMap<Course, IdSet>,
     parts: &Parts,

@@ -44,7 +44,7 @@ pub(super) struct WantedPorts {
     pub(super) names: BTreeSet<(Protocol, Str)>,
 }
 
-/// What the meaning of a rule depends on.
+/// The values that the meaning of a rule depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading<'a> {
     pub(super) direction: Direction,

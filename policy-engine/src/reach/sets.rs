@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::atoms::Interned;
 use super::ports::PortSet;
 
-/// The number of a [`PortSet`], where it comes from.
+/// The number of a [`PortSet`] in the table that returned the number.
 pub type PortsId = usize;
 
 pub(super) const NOTHING: PortsId = 0;
@@ -51,13 +51,13 @@ impl PortSets {
         }
     }
 
-    /// The set of a number that comes from here.
+    /// The set of a number that this table returned.
     pub(super) fn get(&self, id: PortsId) -> &PortSet {
         self.sets.get(id)
     }
 }
 
-/// The result of `join`, which is the same in both orders, from `known` if it is there.
+/// The result of `join`, from `known` if it is there. The order of the arguments does not matter.
 fn once(
     sets: &mut Interned<PortSet>,
     known: &mut BTreeMap<(PortsId, PortsId), PortsId>,

@@ -58,7 +58,7 @@ pub(super) struct Builder<'b> {
     depth: usize,
     /// The rulesets that were written, and the one of the tiers below.
     known: BTreeMap<RulesetId, Arc<DefinedRuleset>>,
-    /// The sets of addresses and ports by number that were wanted, whether they may be used or not.
+    /// The sets of addresses and ports by number that the rules ask for, also if they are not used.
     candidates: BTreeMap<SetId, SetDefinition>,
 }
 
@@ -115,7 +115,7 @@ impl<'b> Builder<'b> {
             let target = run.target;
             rules.peers(&TrafficMatch::Any, &run.matches.anything, target);
             let folded = self.foldable(&run.matches);
-            // In front of the groups: what comes to a group does not come back.
+            // In front of the groups, because a packet does not return from a group.
             fold(&mut rules, run, &folded);
             let rest = rest(&run.matches, &folded);
             let is_last = at + 1 == runs.len();
@@ -300,14 +300,14 @@ fn groups<'p, 'u>(pieces: &'p [Piece<'u>], size: usize) -> Vec<&'p [Piece<'u>]> 
 /// A union of peers with its ports.
 type UnionPorts<'u> = (&'u PeerUnion, &'u PortSets);
 
-/// What is left of a union of peers, with its ports.
+/// The remainder of a union of peers, with its ports.
 type RestPorts<'u> = (Cow<'u, PeerUnion>, &'u PortSets);
 
 fn count(ports: &PortSets) -> u32 {
     ports.values().flatten().map(|range| range.count()).sum()
 }
 
-/// What `folded` leaves of all unions.
+/// The remainders of all unions without `folded`.
 fn rest<'u>(matches: &'u AllowSet, folded: &[UnionPorts<'u>]) -> Vec<RestPorts<'u>> {
     let folded: BTreeSet<&PeerUnion> = folded.iter().map(|(union, _)| *union).collect();
     let rest = matches.ports.iter().map(|(union, ports)| {

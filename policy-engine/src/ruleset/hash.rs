@@ -36,7 +36,7 @@ pub(super) fn ruleset_id(ruleset: &Ruleset) -> RulesetId {
             Match::Peers { traffic, labelled, cidrs } => {
                 hasher.text("peers");
                 hash_traffic(&mut hasher, traffic);
-                // No set is hashed as an empty text, which no set has as its name.
+                // A missing set is hashed as an empty text, because no set has an empty name.
                 hasher.text(&labelled.map_or_else(String::new, |set| set.to_string()));
                 hash_cidrs(&mut hasher, cidrs);
             }

@@ -1,25 +1,25 @@
-//! In which namespaces policies decide about traffic: in the others, all policies are in audit.
+//! The namespaces in which policies decide about traffic. Elsewhere, all policies are in audit.
 
 use crate::policy::Policy;
 use crate::selector::Selector;
 use crate::tier::Mode;
 use crate::world::World;
 
-/// In which namespaces policies decide about the traffic of pods.
+/// The namespaces in which policies decide about the traffic of pods.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum Enforcement {
-    /// In all of them.
+    /// All namespaces.
     #[default]
     Everywhere,
-    /// In those whose labels match.
+    /// The namespaces whose labels match.
     Namespaces(Selector),
-    /// In none.
+    /// No namespace.
     Nowhere,
 }
 
 impl World {
-    /// Whether policies decide about the traffic of pods in a namespace. They do in a namespace that
-    /// is not known yet, unless they do nowhere: fail closed.
+    /// Whether policies decide about the traffic of pods in a namespace. A namespace that is not
+    /// known yet counts as selected, unless no namespace is: fail closed.
     #[must_use]
     pub fn enforces_in(&self, namespace: &str) -> bool {
         match &self.options.enforcement {

@@ -1,4 +1,4 @@
-//! Which pod or node has an address.
+//! Finds the pod or node that has an address.
 //!
 //! An address has two meanings. As a *subject* it stands for a pod whose policies a node enforces
 //! for the address. As a *peer* it stands for the pod that selectors match. The two differ when
@@ -298,7 +298,7 @@ impl World {
     }
 }
 
-/// The pod with the greater value has an address, where no other rule decides.
+/// The order that decides which pod has an address, where no other rule decides: the greater value.
 fn rank(pod: &Pod) -> (Life, i64, &PodKey) {
     (pod.life, pod.created, &pod.key)
 }
@@ -369,7 +369,7 @@ mod tests {
         for thief in [pod("thief", Some("n2"), Active, 9), pod("thief", None, Active, 9)] {
             check(&[local.clone(), thief], ["local", "thief", "nobody"]);
         }
-        // A pod that terminates still runs.
+        // A pod that is terminating still runs.
         let local = Pod { life: Terminating, ..local };
         check(&[local, pod("thief", Some("n2"), Active, 9)], ["local", "thief", "thief"]);
     }
