@@ -1,4 +1,4 @@
-//! Answers about one state of the world that several checks ask for, each worked out once.
+//! Answers about one state of the world that several checks need. Each is computed once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -17,34 +17,34 @@ use crate::{Called, Place};
 /// A port that a policy gives by name.
 pub(crate) type PortName = (Protocol, Str);
 
-/// What pods are called in messages; a pod that is missing is called by its own name.
+/// The names of pods in messages. A pod without an entry has its own name.
 pub type Names<'c> = BTreeMap<&'c PodKey, Called>;
 
-/// The world, its pods in groups, and what was asked of them before.
+/// The world, its groups of pods, and the answers that were computed so far.
 pub(crate) struct Answers<'w> {
     pub(crate) world: &'w World,
     pub(crate) pods: &'w Pods,
-    /// `None` where a message must stay the same as long as its policy is.
+    /// `None` for messages that must not change unless their policy changes.
     pub(crate) names: Option<&'w Names<'w>>,
     /// Whether a peer matches a pod, and a pod with a port of that name.
     peers: RefCell<HashMap<(&'w PodPeer, Option<PortName>), bool>>,
     named: RefCell<HashMap<PortName, Named>>,
-    /// What comes nearest to a peer that matches nothing; many policies can have the same one.
+    /// The hint for each peer that matches nothing, because many policies can have the same peer.
     hints: RefCell<BTreeMap<&'w PodPeer, String>>,
 }
 
-/// Where pods are that have a port of one name.
+/// The pods that have a port of one name.
 #[derive(Default)]
 struct Named {
     anywhere: bool,
-    /// Some of them have no address yet.
+    /// Whether some of the pods have no address yet.
     unknown: bool,
-    /// Ascending.
+    /// Sorted in ascending order.
     addresses: Vec<IpAddr>,
 }
 
 impl<'w> Answers<'w> {
-    /// No answers yet; `pods` are those of `world`.
+    /// A table without answers; `pods` are those of `world`.
     pub(crate) fn new(world: &'w World, pods: &'w Pods, names: Option<&'w Names<'w>>) -> Self {
         Self {
             world,
@@ -56,7 +56,7 @@ impl<'w> Answers<'w> {
         }
     }
 
-    /// What may help to correct a selector of pods: what comes nearest, or how to look.
+    /// A hint for the correction of a selector of pods: the nearest labels, or how to look them up.
     pub(crate) fn hint(&self, nearest: impl FnOnce(&Names<'w>) -> String, place: &str) -> String {
         match self.names {
             Some(names) => nearest(names),
@@ -87,7 +87,7 @@ impl<'w> Answers<'w> {
         self.pods.matching(&policy.name.namespace, policy.subject.any_pods())
     }
 
-    /// Whether a rule applies to any pod on the side that its ports are of.
+    /// Whether a rule applies to any pod as the destination, which has the ports.
     pub(crate) fn has_destinations(&self, place: Place<'w>) -> bool {
         let anyone = || self.pods.subjects().next().is_some();
         match (place.direction, &place.rule.peers) {
@@ -101,14 +101,14 @@ impl<'w> Answers<'w> {
         }
     }
 
-    /// Whether the name stands for a port of at least one pod that the rule lets be reached.
+    /// Whether at least one pod that the rule allows as the destination has a port of this name.
     pub(crate) fn resolves(&self, place: Place<'w>, wanted: &PortName) -> bool {
         match (place.direction, &place.rule.peers) {
             (Direction::Ingress, _) => self.subjects(place.policy).any(|group| has(group, wanted)),
             (Direction::Egress, Peers::Any) => self.named(wanted, |named| named.anywhere),
             (Direction::Egress, Peers::Listed(peers)) => peers.iter().any(|peer| match peer {
                 Peer::Pods(peer) => self.peer(peer, Some(wanted)),
-                // Manifests are for pods to come too, whose addresses nobody knows.
+                // Manifests also apply to later pods, whose addresses are not known.
                 Peer::Block(block) => self.named(wanted, |named| {
                     named.anywhere && (self.names.is_some() || named.may_be_in(block))
                 }),
@@ -117,7 +117,7 @@ impl<'w> Answers<'w> {
         }
     }
 
-    /// Whether a peer matches a pod; of those with the port `wanted`, when one is given.
+    /// Whether a peer matches a pod; with `wanted`, only pods that have this port count.
     pub(crate) fn peer(&self, peer: &'w PodPeer, wanted: Option<&PortName>) -> bool {
         let key = (peer, wanted.cloned());
         *self.peers.borrow_mut().entry(key).or_insert_with(|| {

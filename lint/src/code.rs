@@ -1,4 +1,4 @@
-//! The kinds of findings: code, name, how much it matters, and one sentence for rule lists.
+//! The kinds of findings: code, name, severity, and one sentence for lists of rules.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,14 +9,14 @@ use crate::Severity;
 /// `docs/lint.md`.
 macro_rules! codes {
     ($count:literal: $($variant:ident $code:literal $name:literal $severity:ident $summary:literal)*) => {
-        /// What kind of mistake a finding is. Codes are stable: they are never given a new meaning.
+        /// The kind of a finding. Codes are stable: a code never gets a new meaning.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub enum Code {
             $(#[doc = $summary] $variant,)*
         }
 
         impl Code {
-            /// All of them, in the order of their codes.
+            /// All codes, in their order.
             pub const ALL: [Self; $count] = [$(Self::$variant),*];
 
             fn about(self) -> (&'static str, &'static str, Severity, &'static str) {
@@ -84,7 +84,7 @@ impl Code {
         self.about().1
     }
 
-    /// How much such a finding matters, unless it says otherwise itself.
+    /// The severity of such findings, unless a finding has its own.
     #[must_use]
     pub fn severity(self) -> Severity {
         self.about().2
@@ -96,7 +96,7 @@ impl Code {
         self.about().3
     }
 
-    /// Where it is explained: a section of the documentation.
+    /// The section of the documentation about such findings.
     #[must_use]
     pub fn docs(self) -> String {
         format!("docs/lint.md#{}-{}", self.as_str().to_lowercase(), self.name())

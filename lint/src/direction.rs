@@ -5,8 +5,8 @@ use policy_engine::policy::Policy;
 
 use crate::{Code, Context, Finding, finding, name_field, spec};
 
-/// Rules, or an empty list of them, for a direction that `policyTypes` lacks; or a name that says
-/// so.
+/// Findings for a direction that `policyTypes` lacks, although the policy has a list of rules for
+/// it or a name such as `deny-all-egress`.
 pub(super) fn not_enforced(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     for direction in Direction::BOTH {
@@ -43,7 +43,7 @@ pub(super) fn not_enforced(context: &Context<'_>, policy: &Policy) -> Vec<Findin
     found
 }
 
-/// Whether a name such as `deny-all-egress` is about denying this direction alone.
+/// Whether a name such as `deny-all-egress` states that only this direction is denied.
 fn says_deny(name: &str, direction: Direction) -> bool {
     let other = direction.opposite();
     let says = |word: &str| name.contains(word);

@@ -1,4 +1,4 @@
-//! Pods that may open connections, and cannot look up the names of whom they connect to.
+//! Pods that may open connections, but not look up the DNS names of their destinations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,26 +21,25 @@ use crate::{Code, Context, Finding, Severity, few, finding, sides, spec};
 
 const NAMES: [&str; 2] = ["kube-dns", "coredns"];
 
-/// The port at which names are asked for; pods behind a Service may listen elsewhere.
+/// The port for DNS queries; pods behind a Service may listen on another one.
 const PORT: u16 = 53;
 
-/// The pods that answer for names, as far as the source has them: on which ports by protocol.
+/// The DNS servers of the source, with their ports by protocol.
 struct Servers<'c>(Vec<(&'c Group, Listening)>);
 
 type Listening = BTreeSet<(Protocol, u16)>;
 
-/// What decides whom pods may ask.
+/// The policies that decide which DNS servers pods can connect to.
 struct Deciding<'c> {
-    /// NetworkPolicies, or defaults where none isolates.
+    /// NetworkPolicies, or defaults where no NetworkPolicy isolates.
     isolating: Vec<(&'c Policy, &'c [Rule])>,
-    /// Those asked before them, some of whose rules may accept.
+    /// Policies that are evaluated before those, some of whose rules may accept.
     accepting: Vec<&'c Policy>,
-    /// Of the pods: `sameNamespace` means it.
+    /// The namespace of the pods, which `sameNamespace` stands for.
     namespace: &'c Str,
 }
 
-/// One finding for each policy whose pods lack UDP, or TCP, or both; and for each rule that denies
-/// them.
+/// One finding for each policy whose pods lack UDP, TCP or both; and for each rule that denies DNS.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let servers = Servers::new(context);
     let mut answers: BTreeMap<_, Lack> = BTreeMap::new();
@@ -78,7 +77,7 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     lacking.chain(denied).collect()
 }
 
-/// The field of a policy that allows too little, and what to do.
+/// The field of a policy that allows too little, and the fix.
 fn how_to_fix(context: &Context<'_>, policy: &ObjectRef) -> (&'static str, &'static str) {
     const RULE: &str = "add a rule to the DNS pods for port 53 over UDP and TCP";
     if policy.kind != Kind::ClusterDefaultNetworkPolicy {
@@ -117,7 +116,7 @@ fn lacks(
     found
 }
 
-/// The policy to mend, and the protocols that are missing.
+/// The policy to fix, and the protocols that are missing.
 type Lack = Option<(ObjectRef, Vec<Protocol>)>;
 
 impl<'c> Deciding<'c> {
@@ -138,7 +137,7 @@ impl<'c> Deciding<'c> {
         Self { isolating, accepting, namespace: &pod.key.namespace }
     }
 
-    /// Equal where the answer is.
+    /// The policies and the namespace that the answer depends on.
     fn key(&self) -> (Vec<&'c ObjectRef>, Vec<&'c ObjectRef>, &'c Str) {
         let isolating = self.isolating.iter().map(|(policy, _)| &policy.name).collect();
         (isolating, self.accepting.iter().map(|policy| &policy.name).collect(), self.namespace)
@@ -149,19 +148,19 @@ impl<'c> Deciding<'c> {
         rules.filter(|rule| rule.action == Action::Accept).map(|rule| &rule.rule)
     }
 
-    /// All rules that let something pass.
+    /// All rules that allow connections.
     fn rules(&self) -> impl Iterator<Item = &'c Rule> {
         let allowed = self.isolating.iter().flat_map(|(_, rules)| *rules);
         allowed.chain(self.accepted())
     }
 
-    /// Whether some rule opens anything.
+    /// Whether some rule allows a connection.
     fn opens(&self) -> bool {
         self.rules().any(opens)
     }
 
     fn lack(&self, context: &Context<'c>, servers: &Servers<'c>) -> Lack {
-        // Without any rule nothing is opened, so no name is needed.
+        // Without such a rule the pod opens no connection, so it needs no DNS.
         let (mend, _) = self.isolating.iter().find(|(_, rules)| rules.iter().any(opens))?;
         let allows_dns = |(policy, _): &(&Policy, _)| policy.allows_dns(Direction::Egress);
         if servers.are_usual() && self.isolating.iter().any(allows_dns) {
@@ -207,7 +206,7 @@ impl<'c> Servers<'c> {
                 ports.extend([(Protocol::Udp, PORT), (Protocol::Tcp, PORT)]);
             }
             if ports.iter().any(|(protocol, _)| *protocol == Protocol::Udp) {
-                // Whoever answers over UDP answers over TCP, declared or not.
+                // A server that answers over UDP also answers over TCP, declared or not.
                 let also: Vec<_> = ports.iter().map(|(_, port)| (Protocol::Tcp, *port)).collect();
                 ports.extend(also);
                 found.push((group, ports));
@@ -220,7 +219,7 @@ impl<'c> Servers<'c> {
         self.0.iter().any(|(group, _)| group.pods().iter().any(|known| known.key == *pod))
     }
 
-    /// Whether some of them are where `allowDNS` looks for them, or may be.
+    /// Whether `allowDNS` allows some of the servers, or may do so.
     fn are_usual(&self) -> bool {
         let usual = |group: &Group| {
             let label = group.labels.get(DNS_LABEL).map(AsRef::as_ref);
@@ -229,8 +228,7 @@ impl<'c> Servers<'c> {
         self.0.is_empty() || self.0.iter().any(|(group, _)| usual(group))
     }
 
-    /// The rule of a ClusterNetworkPolicy that denies the pod to ask any of them, and over which
-    /// protocols.
+    /// The rule of a ClusterNetworkPolicy that denies the pod all DNS servers, and the protocols.
     fn denied(&self, context: &Context<'c>, pod: &Pod) -> Option<(RuleRef, Vec<Protocol>)> {
         let world = context.world;
         let denies = |policy: &Policy| {
@@ -262,7 +260,7 @@ impl<'c> Servers<'c> {
         Some((rule, by.into_iter().flatten().map(|(_, protocol)| protocol).collect()))
     }
 
-    /// Whether a rule for pods of `namespace` lets names be asked for over `protocol`.
+    /// Whether a rule for pods of `namespace` allows DNS queries over `protocol`.
     fn reached(
         &self,
         context: &Context<'c>,
@@ -279,7 +277,7 @@ impl<'c> Servers<'c> {
         let somewhere = || named || allows(&rule.ports, &Ask::Number(protocol, PORT));
         let Peers::Listed(peers) = &rule.peers else { return somewhere() };
         peers.iter().any(|peer| match peer {
-            // A cache on the node, or a resolver outside.
+            // The peer may be a cache on the node, or an external resolver.
             Peer::Block(_) | Peer::Nodes(_) => somewhere(),
             Peer::Pods(_) if self.0.is_empty() => somewhere(),
             Peer::Pods(peer) => {

@@ -1,5 +1,5 @@
-//! What leads connections to pods from outside of their namespace: Ingresses, HTTPRoutes, webhooks
-//! and Services for external clients, whose backends policies close.
+//! Objects that lead connections to pods from outside of their namespace, and whose backends
+//! policies close: Ingresses, HTTPRoutes, webhooks, and Services for external clients.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -42,13 +42,13 @@ const CONTROLLERS: [&str; 14] = [
     "voyager",
 ];
 
-/// Who connects to the pods behind a frontend.
+/// The clients of the pods behind a frontend.
 enum Clients<'c> {
-    /// External clients, and nodes in place of them.
+    /// External clients, or nodes that replace their addresses.
     External,
-    /// The API server, which is on nodes or external.
+    /// The API server, which is on a node or external.
     ApiServer,
-    /// The pods of ingress controllers; if there are none in the source, anything may be one.
+    /// The pods of ingress controllers; if the source has none, any client may be one.
     Proxies(&'c [&'c Pod]),
 }
 
@@ -58,7 +58,7 @@ enum Clients<'c> {
 pub struct ClosedBackend {
     /// The Ingress, HTTPRoute or configuration of webhooks; or the Service of type LoadBalancer itself.
     pub object: ObjectRef,
-    /// Where it names the Service, or the port.
+    /// The field that names the Service, or the port.
     pub field: FieldPath,
     /// The namespace and name of the Service.
     pub service: (Str, Str),
@@ -66,11 +66,11 @@ pub struct ClosedBackend {
     pub traffic: Traffic,
     /// The pods behind the Service.
     pub pods: BTreeSet<PodKey>,
-    /// Who cannot connect, and why, as the end of a sentence.
+    /// The clients that cannot connect, and the reason, as the end of a sentence.
     denied: String,
 }
 
-/// The backends that policies close to everything that a frontend leads to them.
+/// One finding for each backend that policies close to all clients of a frontend.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let finding = |closed: ClosedBackend| {
         let ClosedBackend { object, field, service: (namespace, name), traffic, pods, denied } =
@@ -140,7 +140,7 @@ fn behind<'c>(context: &Context<'c>, service: &Service) -> Vec<&'c Group> {
     groups.filter(|group| !group.host_network && service.selects(group.first())).collect()
 }
 
-/// A port of a Service, if no client can connect to any of the pods behind it.
+/// A port of a Service, if no client can connect to any of the pods behind the Service.
 fn closed(
     context: &Context<'_>,
     service: &Service,
@@ -183,7 +183,7 @@ fn closed(
     })
 }
 
-/// Why a client cannot connect to a pod.
+/// The reason why a client cannot connect to a pod.
 fn reason(context: &Context<'_>, pod: &Pod, traffic: Traffic, clients: &Clients<'_>) -> String {
     let Some(destination) = sides(context.world, pod).into_iter().next() else {
         return String::new();
@@ -206,7 +206,7 @@ fn reason(context: &Context<'_>, pod: &Pod, traffic: Traffic, clients: &Clients<
     }
 }
 
-/// The endpoints as which a client connects: a hostNetwork pod is its node.
+/// The endpoints of a client: for a hostNetwork pod, those of its node.
 fn endpoints(context: &Context<'_>, pod: &Pod) -> Vec<Endpoint> {
     match pod.node.as_ref().filter(|_| pod.host_network) {
         Some(node) => {
@@ -251,7 +251,7 @@ fn from_outside(context: &Context<'_>, class: ClassId, pod: &Pod, traffic: Traff
         || from_node(context, pod, traffic)
 }
 
-/// Whether some node can connect to a pod. The node of the pod always can, and does not count.
+/// Whether some other node can connect to a pod. The pod's own node always can, and does not count.
 fn from_node(context: &Context<'_>, pod: &Pod, traffic: Traffic) -> bool {
     let others = context.world.nodes().iter().filter(|(name, _)| pod.node.as_ref() != Some(*name));
     let mut sources = others.flat_map(|(name, node)| {

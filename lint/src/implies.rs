@@ -1,7 +1,7 @@
-//! Whether one selector, peer or port list holds another one, whatever pods there will be.
+//! Whether one selector, peer or port list contains another one, for all possible pods.
 //!
-//! Decided by meaning, not by text: `app in (a)` holds in `app in (a, b)`, in `app` and in
-//! `app!=c`. Sound always; complete for selectors, and for ports but for named ones.
+//! Decided by meaning, not by text: `app in (a)` is in `app in (a, b)`, in `app` and in `app!=c`.
+//! Always sound; complete for selectors, and for ports except named ones.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use policy_engine::world::World;
 /// The label by which every namespace has its name.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
-/// Whether whatever `narrow` matches is matched by `wide`.
+/// Whether `wide` matches every object that `narrow` matches.
 pub(super) fn selector(narrow: &Selector, wide: &Selector) -> bool {
     wide.requirements().all(|wanted| {
         let given = narrow.requirements().filter(|given| given.key == wanted.key);
@@ -22,7 +22,7 @@ pub(super) fn selector(narrow: &Selector, wide: &Selector) -> bool {
     })
 }
 
-/// Whether every pod that `narrow` matches is matched by `wide`, with the namespaces of `world`.
+/// Whether `wide` matches every pod that `narrow` matches, with the namespaces of `world`.
 pub(super) fn peer(world: &World, narrow: &PodPeer, wide: &PodPeer) -> bool {
     selector(&narrow.pods, &wide.pods)
         && match (&narrow.namespaces, &wide.namespaces) {
@@ -53,7 +53,7 @@ pub(super) enum Ask {
     Other,
 }
 
-/// What has to be asked to compare `ports` with other lists: the first port of every stretch that
+/// The values with which to compare `ports` with other lists: the first port of every range that
 /// all of `others` treat alike.
 pub(super) fn asks<'p>(ports: &'p Ports, others: impl Iterator<Item = &'p Ports>) -> BTreeSet<Ask> {
     let mut asks: BTreeSet<Ask> = BTreeSet::from([Ask::Other]);
@@ -76,7 +76,7 @@ pub(super) fn asks<'p>(ports: &'p Ports, others: impl Iterator<Item = &'p Ports>
     asks
 }
 
-/// Whether a list of ports allows what is asked.
+/// Whether a list of ports allows a value.
 pub(super) fn allows(ports: &Ports, ask: &Ask) -> bool {
     let Ports::Listed(items) = ports else { return true };
     items.iter().any(|item| match (item, ask) {
@@ -96,7 +96,7 @@ pub(super) fn allows(ports: &Ports, ask: &Ask) -> bool {
     })
 }
 
-/// What a label may be: missing or not, and which values.
+/// The possible states of a label: missing or present, and its values.
 struct States {
     missing: bool,
     values: Values,
@@ -146,7 +146,7 @@ impl Values {
         match (self, wide) {
             (Self::Only(few), Self::Only(many)) => few.is_subset(many),
             (Self::Only(few), Self::AllBut(not)) => few.is_disjoint(not),
-            // There are more values than any list has.
+            // There are more values than any list contains.
             (Self::AllBut(_), Self::Only(_)) => false,
             (Self::AllBut(one), Self::AllBut(two)) => two.is_subset(one),
         }

@@ -1,15 +1,15 @@
-//! What in policies is probably a mistake: pure, from objects to findings.
+//! Finds probable mistakes in policies. Pure: from objects to findings.
 //!
 //! ```text
-//! Input ─► Pods (groups of pods that nothing tells apart) ─► one file a question:
-//!   subjects   whom a policy selects        peers      whom a rule names
-//!   ports      which ports it names         direction  directions that are not isolated
-//!   pairs      both sides together          redundant  what other policies already do
+//! Input ─► Pods (groups of pods that no policy distinguishes) ─► one file per question:
+//!   subjects   pods that policies select    peers      pods and blocks that rules name
+//!   ports      ports that rules name        direction  directions that are not isolated
+//!   pairs      connections with two sides   redundant  policies and rules without an effect
 //!   tiers      policies of the cluster,     dns        pods that cannot look up names
 //!              and policies in audit        addresses  addresses that pods of two nodes claim
-//!   frontends  what leads connections to pods, and is closed
-//! lint       everything, with hints that name what comes nearest: `kubectl whatif lint`
-//! mistakes   what policies cannot mean, in words that stay the same: Events of the controller
+//!   frontends  Services and Ingresses whose pods policies close to clients
+//! lint       all findings, with hints that contain the nearest names: `kubectl whatif lint`
+//! mistakes   policies without an effect, with constant messages: Events of the controller
 //! ```
 //!
 //! The cost follows the number of policies and of groups, not of pods or of pairs of pods.
@@ -64,16 +64,16 @@ use self::pods::{Group, Pods};
 /// All Services by namespace and name.
 pub type Services = BTreeMap<(Str, Str), Service>;
 
-/// The objects that are looked at.
+/// The objects that are checked.
 #[derive(Clone, Copy)]
 pub struct Input<'c> {
-    /// What policies are judged by.
+    /// The objects that policies are evaluated for.
     pub world: &'c World,
-    /// The Services; none where they are not known.
+    /// The Services; empty where they are not known.
     pub services: &'c Services,
-    /// The Ingresses, HTTPRoutes and webhooks; none where they are not known.
+    /// The Ingresses, HTTPRoutes and webhooks; empty where they are not known.
     pub frontends: &'c [Frontend],
-    /// What pods are called.
+    /// The names of pods in messages.
     pub names: &'c Names<'c>,
     /// The policies, Services and frontends that are written in files.
     pub documents: &'c BTreeMap<ObjectRef, Arc<Document>>,
@@ -88,28 +88,28 @@ impl<'c> Input<'c> {
     }
 }
 
-/// What a pod is called, and where that is written.
+/// The name of a pod in messages, and the place where it is written.
 #[derive(Clone, Debug)]
 pub struct Called {
-    /// Its workload, or itself: `shop/deployment/api`.
+    /// The workload of the pod, or the pod itself: `shop/deployment/api`.
     pub name: Str,
-    /// Where the workload's name is written, when in a file.
+    /// The place of the workload's name, when it is in a file.
     pub origin: Option<Origin>,
 }
 
-/// How much a finding matters, the least first.
+/// The severity of a finding, the least first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
-    /// Worth knowing.
+    /// Information.
     Note,
     /// Probably a mistake.
     Warning,
-    /// What was written is not what is enforced.
+    /// The policy is not enforced as written.
     Error,
 }
 
 impl Severity {
-    /// In lower case, as SARIF and people write it.
+    /// The severity in lower case, as SARIF and people write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -120,22 +120,22 @@ impl Severity {
     }
 }
 
-/// One thing that is probably a mistake.
+/// A probable mistake.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// What kind of mistake.
+    /// The kind of mistake.
     pub code: Code,
-    /// How much it matters.
+    /// The severity.
     pub severity: Severity,
-    /// What it is about.
+    /// The object, or what else the finding is about.
     pub about: About,
     /// The field; empty for the object as a whole.
     pub field: FieldPath,
-    /// What is wrong, what that means, and what to do.
+    /// The mistake, the consequence and the fix.
     pub message: String,
-    /// Where it is written; `None` for an object of an API server.
+    /// The place in a file; `None` for an object of an API server.
     pub origin: Option<Origin>,
-    /// Other places that belong to it, each with what it is.
+    /// Other places that belong to the finding, each with a description.
     pub related: Vec<(Origin, String)>,
 }
 
@@ -152,7 +152,7 @@ impl Finding {
     }
 }
 
-/// What reading an object found is a finding too.
+/// A diagnostic from reading an object is a finding too.
 impl From<&Diagnostic> for Finding {
     fn from(read: &Diagnostic) -> Self {
         let code = match read.severity {
@@ -165,10 +165,10 @@ impl From<&Diagnostic> for Finding {
     }
 }
 
-/// What the policies of `world` cannot mean: subjects and peers that match no pod, port names that
-/// no pod has. `pods` are those of `world`.
+/// Policies in `world` that cannot have an effect: subjects and peers that match no pod, port names
+/// that no pod has. `pods` are those of `world`.
 ///
-/// A message stays the same as long as its policy does.
+/// A message does not change unless its policy does.
 #[must_use]
 pub fn mistakes(world: &World, pods: &Pods) -> Vec<Finding> {
     let answers = Answers::new(world, pods, None);
@@ -187,7 +187,7 @@ pub fn mistakes(world: &World, pods: &Pods) -> Vec<Finding> {
     found
 }
 
-/// What is probably a mistake in the policies of `input`, in the order of [`Finding::order`].
+/// The probable mistakes in the policies of `input`, in the order of [`Finding::order`].
 #[must_use]
 pub fn lint(input: Input<'_>) -> Vec<Finding> {
     let mut pods = Pods::default();
@@ -202,7 +202,7 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
     }
     found.extend(redundant::findings(&context));
     found.extend(tiers::findings(&context));
-    // Without any pod there is nobody to select: only what policies say among themselves counts.
+    // Without any pod, only findings that do not depend on pods are useful.
     if pods.all().next().is_some() {
         for policy in network_policies {
             found.extend(subjects::findings(&context, policy));
@@ -219,7 +219,7 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
     }
     for finding in &mut found {
         if let (Some(policy), None) = (finding.about.object(), &finding.origin) {
-            // The name tells more than the first line of a document, `apiVersion`.
+            // The name of the object is a better place than its first line, `apiVersion`.
             let field = if finding.field.is_empty() { &name_field() } else { &finding.field };
             finding.origin = context.origin(policy, field);
         }
@@ -228,7 +228,7 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
     found
 }
 
-/// The ports of Services that something leads connections to, and that policies close to all of its
+/// The ports of Services that objects lead connections to, and that policies close to all of their
 /// clients.
 #[must_use]
 pub fn closed_backends(input: Input<'_>) -> Vec<ClosedBackend> {
@@ -241,7 +241,7 @@ pub fn closed_backends(input: Input<'_>) -> Vec<ClosedBackend> {
     frontends::all(&Context::new(input, &pods))
 }
 
-/// Where an object says what it is called.
+/// The field with the name of an object.
 #[must_use]
 pub fn name_field() -> FieldPath {
     FieldPath::new(["metadata", "name"])
@@ -252,10 +252,10 @@ fn spec(field: &str) -> FieldPath {
     FieldPath::new(["spec", field])
 }
 
-/// How many names a message writes out.
+/// How many names a message lists.
 const NAMES_SHOWN: usize = 4;
 
-/// A few of the names, and how many more there are.
+/// The first names, and how many more there are.
 fn few(names: &BTreeSet<String>) -> String {
     words::few(names, NAMES_SHOWN)
 }
@@ -270,7 +270,7 @@ fn finding(code: Code, policy: &ObjectRef, field: FieldPath, message: String) ->
     Finding::new(code, About::Object(policy.clone()), field, message)
 }
 
-/// What a pod is called: its workload, else itself.
+/// The name of a pod in messages: its workload, else its own name.
 fn name(names: &Names<'_>, pod: &Pod) -> String {
     match names.get(&pod.key) {
         Some(called) => called.name.to_string(),
@@ -281,19 +281,19 @@ fn name(names: &Names<'_>, pod: &Pod) -> String {
 /// Classes by peer and view.
 type PeerClasses<'c> = BTreeMap<(&'c PodPeer, usize), Rc<BTreeSet<ClassId>>>;
 
-/// What the checks look at.
+/// The state that the checks share.
 struct Context<'c> {
     input: Input<'c>,
     world: &'c World,
     pods: &'c Pods,
     answers: Answers<'c>,
     reach: Reach<'c>,
-    /// As if policies in audit were enforced; `None` where there are none.
+    /// The reachability if policies in audit were enforced; `None` where no policy is in audit.
     audited: Option<Reach<'c>>,
-    /// Per view the classes of the pods of a group, which addresses may tell apart; by its first
-    /// pod. None with hostNetwork.
+    /// Per view the classes of the pods of a group, which may differ by address; by the first pod
+    /// of the group. Empty for hostNetwork pods.
     classes: Vec<BTreeMap<&'c PodKey, BTreeSet<ClassId>>>,
-    /// Of the pods that can be peers, ascending.
+    /// The addresses of the pods that can be peers, ascending.
     addresses: Vec<(IpAddr, &'c Pod)>,
     blocks: RefCell<BTreeMap<IpBlock, peers::Inside<'c>>>,
     peers: RefCell<BTreeMap<&'c PodPeer, Rc<[&'c Group]>>>,
@@ -301,7 +301,7 @@ struct Context<'c> {
     peer_classes: RefCell<PeerClasses<'c>>,
 }
 
-/// A rule, and where it stands.
+/// A rule, and its place in the policy.
 #[derive(Clone, Copy)]
 struct Place<'c> {
     policy: &'c Policy,
@@ -386,12 +386,12 @@ impl<'c> Context<'c> {
         self.world.pods().get(key).map(AsRef::as_ref)
     }
 
-    /// Where a field of a policy is written, or the nearest thing around it.
+    /// The place of a field of a policy, or of the nearest field around it.
     fn origin(&self, policy: &ObjectRef, field: &FieldPath) -> Option<Origin> {
         Some(self.input.documents.get(policy)?.origin_at(field))
     }
 
-    /// The same as a place that belongs to a finding.
+    /// The same place, with a description, as a related place of a finding.
     fn related(
         &self,
         policy: &ObjectRef,
@@ -401,12 +401,12 @@ impl<'c> Context<'c> {
         Some((self.origin(policy, field)?, what.to_owned()))
     }
 
-    /// What a pod is called.
+    /// The name of a pod in messages.
     fn name(&self, pod: &Pod) -> String {
         name(self.input.names, pod)
     }
 
-    /// The workloads of groups, a few by name.
+    /// The names of the workloads of groups, the first few.
     fn names<'g>(&self, groups: impl IntoIterator<Item = &'g Group>) -> String {
         let pods = groups.into_iter().flat_map(Group::pods);
         few(&pods.map(|pod| self.name(pod)).collect())
@@ -421,7 +421,7 @@ fn places(policy: &Policy) -> impl Iterator<Item = Place<'_>> {
     })
 }
 
-/// The endpoints as which a pod takes part in flows.
+/// The endpoints of a pod in flows.
 fn sides(world: &World, pod: &Pod) -> Vec<Endpoint> {
     let owned = world.owned_addresses(pod);
     let mut sides: Vec<_> =
@@ -433,17 +433,17 @@ fn sides(world: &World, pod: &Pod) -> Vec<Endpoint> {
 }
 
 impl Place<'_> {
-    /// The rule.
+    /// The field of the rule.
     fn field(&self) -> FieldPath {
         spec(self.direction.field()).index(self.at)
     }
 
-    /// A peer of it.
+    /// The field of a peer of the rule.
     fn peer(&self, number: usize) -> FieldPath {
         self.field().key(self.direction.peers_field()).index(number)
     }
 
-    /// A port of it.
+    /// The field of a port of the rule.
     fn port(&self, number: usize) -> FieldPath {
         self.field().key("ports").index(number).key("port")
     }

@@ -1,4 +1,4 @@
-//! What comes nearest to a name or to labels that nothing has.
+//! Finds the names and labels that are nearest to a name or a selector without a match.
 
 use policy_engine::labels::{Labels, Str};
 use policy_engine::selector::{Operator, Requirement, Selector};
@@ -6,11 +6,10 @@ use policy_engine::words::requirements;
 
 use crate::answers::Answers;
 
-/// Two values that share this much are a slip of the pen.
+/// Two values with this similarity differ by a typing error.
 const ALIKE: f64 = 0.75;
 
-/// The names that are nearest to `wanted`, the nearest first; at most three, and none that is
-/// nothing like it.
+/// The names that are nearest to `wanted`, the nearest first; at most three, and only similar ones.
 pub fn names<'n>(wanted: &str, known: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
     const ALIKE: f64 = 0.7;
     let scored = known.into_iter().map(|name| (strsim::jaro_winkler(wanted, name), name));
@@ -19,7 +18,7 @@ pub fn names<'n>(wanted: &str, known: impl IntoIterator<Item = &'n str>) -> Vec<
     near.into_iter().take(3).map(|(_, name)| name).collect()
 }
 
-/// A hint for a selector that matches no Namespace: what comes nearest, or how to look.
+/// A hint for a selector that matches no Namespace: the nearest labels, or how to look them up.
 pub(crate) fn namespace(answers: &Answers<'_>, selector: &Selector) -> String {
     if answers.names.is_none() {
         return "compare it with `kubectl get namespaces --show-labels`".to_owned();
@@ -29,8 +28,8 @@ pub(crate) fn namespace(answers: &Answers<'_>, selector: &Selector) -> String {
         .unwrap_or_else(|| "no Namespace has labels like these".to_owned())
 }
 
-/// What comes nearest to a selector that matches nothing: `nearest is X, which has app=api, not
-/// app=apo`. `None` when nothing is there, or nothing is anything like it.
+/// The nearest labels for a selector without a match: `nearest is X, with app=api instead of
+/// app=apo`. `None` when there are no labels, or no similar ones.
 pub(crate) fn labels<'n>(
     selector: &Selector,
     known: impl IntoIterator<Item = (String, &'n Labels)>,
@@ -56,7 +55,7 @@ pub(crate) fn labels<'n>(
     Some(format!("nearest is {name}, with {} instead of {}", had.join(", "), requirements(&failed)))
 }
 
-/// How alike a failed requirement and the labels are, 0 to 1.
+/// The similarity of a failed requirement and the labels, 0 to 1.
 fn likeness(requirement: &Requirement, labels: &Labels) -> f64 {
     let of_values = |values: &[Str], had: &str| {
         values.iter().map(|wanted| strsim::jaro_winkler(wanted, had)).fold(0.0, f64::max)
@@ -64,7 +63,7 @@ fn likeness(requirement: &Requirement, labels: &Labels) -> f64 {
     let key = &requirement.key;
     let by_key = |(near, had): (&Str, &Str)| match &requirement.operator {
         Operator::In(values) if *near == *key => of_values(values, had),
-        // The key may be what is wrong: `name: web` where `app: web` is.
+        // The key may be wrong: `name: web` instead of `app: web`.
         Operator::In(values) if values.contains(had) => strsim::jaro_winkler(near, key).max(ALIKE),
         Operator::Exists => strsim::jaro_winkler(near, key),
         Operator::In(_) | Operator::NotIn(_) | Operator::DoesNotExist => 0.0,

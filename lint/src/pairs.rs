@@ -1,4 +1,4 @@
-//! Both sides together: one names the other, which does not let it pass.
+//! Connections of which one side allows what the peer denies.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -17,13 +17,13 @@ use policy_engine::words;
 use crate::pods::Group;
 use crate::{Code, Context, Finding, Place, few, finding, places, sides};
 
-/// So many pairs of classes are asked for one peer; of more, some pair probably passes.
+/// The most pairs of classes that are evaluated for a peer. Of more pairs, one probably passes.
 const PAIRS: usize = 1000;
 
-/// Peers of a policy that it opens, and that are all closed on their side.
+/// Peers that a policy allows, and whose own policies deny the connection.
 pub(super) fn half_open<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Finding> {
     let mut found = Vec::new();
-    // One in audit opens nothing.
+    // A policy in audit allows nothing.
     if policy.mode == Mode::Audit {
         return found;
     }
@@ -36,7 +36,7 @@ pub(super) fn half_open<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Fi
         let Peers::Listed(peers) = &place.rule.peers else { continue };
         for (number, peer) in peers.iter().enumerate() {
             match peer {
-                // A whole namespace is a place, and not somebody that is named.
+                // A selector of a whole namespace does not name particular pods.
                 Peer::Pods(peer) if !peer.pods.is_everything() => {
                     found.extend(closed(context, place, number, peer, &selected));
                 }
@@ -65,7 +65,7 @@ fn closed<'c>(
     let mut views = context.views().enumerate();
     let (first, enforced) = views.next()?;
     let (asked, first) = all_closed(context, enforced, place.rule, &sides(first))?;
-    // What opens once that in audit is enforced is on its way, and no mistake.
+    // What passes once policies in audit are enforced is not a mistake.
     for (view, reach) in views {
         all_closed(context, reach, place.rule, &sides(view))?;
     }
@@ -102,8 +102,8 @@ fn closed<'c>(
     Some(finding(Code::HalfOpen, &place.policy.name, place.peer(number), message))
 }
 
-/// The ports that the rule opens and all pairs of classes keep closed, and the first such pair of
-/// pods; `None` when some pair passes, or nobody knows.
+/// The ports that the rule allows and that are denied for all pairs of classes, and the first such
+/// pair of pods; `None` when some pair passes, or this is not known.
 fn all_closed<'a>(
     context: &'a Context<'_>,
     reach: &Reach<'_>,
@@ -128,7 +128,7 @@ fn all_closed<'a>(
     first.filter(|_| !asked.is_empty()).map(|first| (asked, first))
 }
 
-/// What the other side says of the first of the ports; `None` when it lets it pass.
+/// The denial by the peer's policies for the first of the ports; `None` when they allow it.
 fn other_side(
     context: &Context<'_>,
     direction: Direction,
@@ -148,7 +148,7 @@ fn other_side(
     denials.find(|decision| !decision.is_allowed())
 }
 
-/// A pod of each class; of one class two different ones.
+/// A pod of each class; two different pods if the classes are the same.
 fn pods<'a>(
     context: &'a Context<'_>,
     reach: &Reach<'_>,
@@ -182,7 +182,7 @@ pub(super) fn ports(rule: &Rule, destination: &Pod) -> PortSet {
     set
 }
 
-/// Whether any of the ports can be opened; `None` when the two have no family in common.
+/// Whether any of the ports can be opened; `None` when the pods have no family in common.
 fn passes(
     context: &Context<'_>,
     reach: &Reach<'_>,

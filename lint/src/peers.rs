@@ -1,4 +1,4 @@
-//! Whom rules name: peers that match nothing, that belong together, and blocks over the cluster.
+//! Peers of rules: those that match nothing or belong together, and blocks with cluster addresses.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::answers::Answers;
 use crate::pods::Group;
 use crate::{Code, Context, Finding, Place, are, finding, name, near, places};
 
-/// What is wrong with the peers of a policy.
+/// The findings about the peers of a policy.
 pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     for place in places(policy) {
@@ -21,7 +21,7 @@ pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Fin
         let joined = not_joined(context, place, peers);
         for (number, peer) in peers.iter().enumerate() {
             match peer {
-                // Another finding tells that it is one half of a peer.
+                // Another finding reports it as one half of a peer.
                 Peer::Pods(_) if joined.as_ref().is_some_and(|(half, _)| *half == number) => {}
                 Peer::Pods(peer) => {
                     found.extend(matches_nothing(&context.answers, place, number, peer));
@@ -35,7 +35,7 @@ pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Fin
     found
 }
 
-/// Peers that are there and null: the API server drops them, and the rule allows everyone.
+/// Peers that are null: the API server drops the field, and the rule allows every peer.
 pub(super) fn null(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
     let Some(document) = context.input.documents.get(&policy.name) else { return Vec::new() };
     let found = places(policy).filter_map(|place| {
@@ -80,7 +80,7 @@ fn matches_nothing<'w>(
     };
     let mut namespaces: Vec<&Str> = match &peer.namespaces {
         Namespaces::Named(name) => vec![name],
-        // With `sameNamespace` it depends on the pod.
+        // With `sameNamespace`, the namespace depends on the pod.
         Namespaces::Own => return None,
         Namespaces::Selected(selector) => answers.pods.namespaces(selector).collect(),
     };
@@ -92,7 +92,7 @@ fn matches_nothing<'w>(
         let message = format!("matches no namespace, so this peer allows nothing; {hint}");
         return finding("namespaceSelector", message);
     }
-    // `{}` is every pod there will be: right where there is none today.
+    // `{}` also matches later pods, so it is correct when there is no pod today.
     if peer.pods.is_everything() {
         return None;
     }
@@ -108,7 +108,7 @@ fn matches_nothing<'w>(
     }
     let (there, option) = match (&peer.namespaces, namespaces.as_slice()) {
         (Namespaces::Named(name), _) => (format!("of namespace {name}"), format!("-n {name}")),
-        // Which namespaces it selects may change, and the text of an Event must not.
+        // The selected namespaces may change, and the text of an Event must not.
         (_, [one]) if answers.names.is_some() => (format!("of namespace {one}"), String::new()),
         _ => ("of the namespaces that it selects".to_owned(), "-A".to_owned()),
     };
@@ -121,7 +121,7 @@ fn matches_nothing<'w>(
     finding("podSelector", format!("matches no pod {there}, so this peer allows nothing; {hint}"))
 }
 
-/// `- namespaceSelector` beside `- podSelector`, where the pods are in those namespaces only.
+/// `- namespaceSelector` beside `- podSelector`, where only those namespaces have the pods.
 fn not_joined<'c>(
     context: &Context<'c>,
     place: Place<'c>,
@@ -156,7 +156,7 @@ fn not_joined<'c>(
     None
 }
 
-/// The namespaces of a peer without pods, or the pods of one without namespaces.
+/// The namespaces of a peer for all their pods, or the pods of a peer without namespaces.
 fn halves(peer: &PodPeer) -> (Option<&Selector>, Option<&Selector>) {
     match &peer.namespaces {
         Namespaces::Selected(selector) => {
@@ -166,7 +166,7 @@ fn halves(peer: &PodPeer) -> (Option<&Selector>, Option<&Selector>) {
     }
 }
 
-/// A block over addresses of Services or pods.
+/// The finding about a block that contains addresses of Services or pods.
 fn over(
     context: &Context<'_>,
     place: Place<'_>,
@@ -178,7 +178,7 @@ fn over(
     let Inside { first, left_out } = inside(context, block);
     let whole = block.cidr.prefix_len() == 0;
     match first {
-        // `0.0.0.0/0` says anywhere and means it; with some pods taken out, all were meant.
+        // `0.0.0.0/0` intends every address. If `except` has some pods, it should have all of them.
         Some((address, pod)) if !whole || left_out => {
             let name = context.name(pod);
             let other = if left_out {
@@ -219,7 +219,7 @@ fn over(
 #[derive(Clone, Copy)]
 pub(super) struct Inside<'c> {
     first: Option<(IpAddr, &'c Pod)>,
-    /// `except` takes out some others.
+    /// Whether `except` contains other pods.
     left_out: bool,
 }
 
@@ -243,7 +243,7 @@ fn inside<'c>(context: &Context<'c>, block: &IpBlock) -> Inside<'c> {
     found
 }
 
-/// Whether nothing but a Service has the address.
+/// Whether only a Service has the address.
 fn is_virtual(context: &Context<'_>, address: IpAddr) -> bool {
     matches!(context.world.endpoint(address), Endpoint::External(_))
 }

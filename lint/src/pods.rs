@@ -1,8 +1,8 @@
-//! Pods in groups that no policy and no Service tells apart, indexed by namespace and label.
+//! Pods in groups that no policy and no Service distinguishes, indexed by namespace and label.
 //!
-//! Labels are cut down to the keys that some policy or Service mentions, so that ten thousand pods
-//! are a few hundred groups; a selector asks an index of them, never every pod. The index is kept
-//! from one look at the world to the next, but for the namespaces that changed.
+//! Labels are reduced to the keys that some policy or Service mentions, so that ten thousand pods
+//! are a few hundred groups. A selector is looked up in an index of the groups and never visits
+//! every pod. The index is kept when the world changes, except for the namespaces that changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::Services;
 /// The label by which clusters mark their DNS pods.
 pub(crate) const DNS_LABEL: &str = "k8s-app";
 
-/// Pods of one namespace that nothing tells apart.
+/// Pods of one namespace that no policy and no Service distinguishes.
 #[derive(Debug)]
 pub struct Group {
-    /// Those that somebody mentions.
+    /// The labels whose keys policies or Services mention.
     pub labels: Labels,
-    /// NetworkPolicies do not apply to them.
+    /// Whether the pods have hostNetwork, so that NetworkPolicies do not apply to them.
     pub host_network: bool,
-    /// The nodes that they are on.
+    /// The nodes of the pods.
     pub nodes: BTreeSet<Str>,
-    /// At least one.
+    /// At least one pod.
     pods: Vec<Arc<Pod>>,
 }
 
@@ -43,18 +43,18 @@ impl Group {
         self.pods.first().expect("a group has a pod")
     }
 
-    /// The namespace that they are in.
+    /// The namespace of the pods.
     pub(crate) fn namespace(&self) -> &Str {
         &self.first().key.namespace
     }
 
-    /// The ports that they name.
+    /// The named ports of the pods.
     pub(crate) fn ports(&self) -> &[NamedPort] {
         &self.first().ports
     }
 }
 
-/// Things with labels, found by selectors.
+/// Items with labels, which selectors find.
 #[derive(Debug)]
 pub struct Index<T> {
     items: Vec<(Labels, T)>,
@@ -85,7 +85,7 @@ impl<T> Index<T> {
         &'i self,
         selector: &'i Selector,
     ) -> impl Iterator<Item = (usize, &'i T)> + use<'i, T> {
-        // One label that every match must have cuts the search down to those that have it.
+        // If every match must have one label, only the items that have it are compared.
         let (few, all) = match selector.required_label() {
             Some((key, value)) => {
                 let few = self.by_label.get(key).and_then(|values| values.get(value));
@@ -100,19 +100,19 @@ impl<T> Index<T> {
     }
 }
 
-/// The pods of all namespaces but finished ones, as policies tell them apart.
+/// The pods of all namespaces except finished ones, in groups.
 #[derive(Default, Debug)]
 pub struct Pods {
-    /// The label keys that policies and Services ask for.
+    /// The label keys that policies and Services mention.
     mentioned: BTreeSet<Str>,
-    /// Per namespace; one that is missing has to be looked at.
+    /// The groups per namespace. A namespace without an entry has to be indexed.
     groups: BTreeMap<Str, Index<Group>>,
     /// The names of the namespaces, by their labels.
     namespaces: Option<Index<Vec<Str>>>,
 }
 
 impl Pods {
-    /// Notes that an object changes: what it concerns is indexed again by [`Pods::refresh`].
+    /// Records that an object changes: [`Pods::refresh`] indexes its namespace again.
     pub fn note(&mut self, change: &Change) {
         match change {
             Change::Pod(key, _) => drop(self.groups.remove(&key.namespace)),
@@ -121,9 +121,9 @@ impl Pods {
         }
     }
 
-    /// Indexes what changed, and everything when policies or Services mention another label.
+    /// Indexes what changed, or everything when policies or Services mention another label.
     ///
-    /// Assumption: every change of `world` since the last call was noted.
+    /// Assumption: [`Pods::note`] was called for every change of `world` since the last call.
     pub fn refresh(&mut self, world: &World, services: &Services) {
         let mentioned = mentioned(world, services);
         if self.mentioned != mentioned {
@@ -141,7 +141,7 @@ impl Pods {
             if !self.groups.contains_key(&namespace) {
                 self.groups.insert(namespace.clone(), self.index(world, &namespace));
             }
-            // No name is sorted between a namespace and the same with a zero behind it.
+            // No name is sorted between a namespace and the same name with a zero byte behind it.
             let behind = PodKey::new(&format!("{namespace}\0"), "");
             next = world.pods().range(behind..).next().map(|(key, _)| key.namespace.clone());
         }
@@ -241,12 +241,12 @@ impl Pods {
     }
 }
 
-/// What makes pods one group.
+/// The properties that all pods of a group share.
 fn told_by<'p>((labels, pod): &'p (Labels, &Arc<Pod>)) -> (&'p Labels, &'p [NamedPort], bool) {
     (labels, &pod.ports, pod.host_network)
 }
 
-/// The label keys that policies and Services ask for.
+/// The label keys that policies and Services mention.
 fn mentioned(world: &World, services: &Services) -> BTreeSet<Str> {
     let mut keys = BTreeSet::new();
     let mut selector = |selector: &Selector| {

@@ -1,4 +1,4 @@
-//! Which ports rules name: names that no pod knows, and ports that only a Service has.
+//! Ports of rules: names that no pod has, and numbers that only a Service has.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::answers::{Answers, PortName};
 use crate::pods::{Group, Pods};
 use crate::{Code, Context, Finding, Place, finding, near, places};
 
-/// What is wrong with the ports of a policy.
+/// The findings about the ports of a policy.
 pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Finding> {
     let mut found = Vec::new();
     for place in places(policy) {
@@ -33,7 +33,7 @@ pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Vec<Fin
     found
 }
 
-/// Ports by which machines are administered, and what listens there.
+/// Ports by which machines are administered, and the programs that listen there.
 const ADMIN_PORTS: [(u16, &str); 10] = [
     (22, "SSH"),
     (23, "Telnet"),
@@ -63,7 +63,7 @@ pub(super) fn admin(policy: &Policy) -> Vec<Finding> {
         for (number, port) in ports.iter().enumerate() {
             let PortMatch::Numbers(Protocol::Tcp, range) = port else { continue };
             let admin = ADMIN_PORTS.iter().find(|(port, _)| *port == range.first());
-            // A range is not about this port.
+            // A range of ports is not meant for this port.
             let Some((port, what)) = admin.filter(|_| range.count() == 1) else { continue };
             let message = format!(
                 "{port} is usually the port of {what}, and the rule allows it from {whole}: every \
@@ -89,7 +89,7 @@ fn destinations<'c>(pods: &'c Pods, place: Place<'c>) -> Vec<&'c Group> {
             for peer in peers {
                 match peer {
                     Peer::Pods(peer) => found.extend(pods.peer(peer)),
-                    // Whose address it is may not be known yet.
+                    // The pods that will have the address may not be known yet.
                     Peer::Block(_) => return pods.subjects().collect(),
                     Peer::Nodes(_) | Peer::Invalid => {}
                 }
@@ -107,7 +107,7 @@ pub(super) fn unknown<'w>(answers: &Answers<'w>, place: Place<'w>) -> Vec<Findin
         PortMatch::Numbers(..) | PortMatch::Invalid => None,
     });
     let mut named = named.peekable();
-    // Where there is no pod at all, another finding says so.
+    // If there is no pod at all, another finding reports it.
     if named.peek().is_none() || !answers.has_destinations(place) {
         return Vec::new();
     }
@@ -128,7 +128,7 @@ pub(super) fn unknown<'w>(answers: &Answers<'w>, place: Place<'w>) -> Vec<Findin
     finding.collect()
 }
 
-/// What to write instead of a port name that no pod has.
+/// The correction of a port name that no pod has.
 fn correction<'w>(answers: &Answers<'w>, place: Place<'w>, (protocol, name): &PortName) -> String {
     let mut others = Protocol::ALL.into_iter().filter(|other| other != protocol);
     if let Some(other) = others.find(|other| answers.resolves(place, &(*other, name.clone()))) {
@@ -157,7 +157,7 @@ fn of_service(
     (protocol, port): (Protocol, u16),
     asked: &[&Group],
 ) -> Option<Finding> {
-    // Outside the cluster the number is right.
+    // For destinations outside the cluster, the number is correct.
     let all_pods = match (place.direction, &place.rule.peers) {
         (Direction::Ingress, _) => true,
         (Direction::Egress, Peers::Any) => false,
@@ -177,7 +177,7 @@ fn of_service(
         let pods = || asked.iter().map(|group| group.first()).filter(|pod| service.selects(pod));
         for known in service.ports.iter().filter(|known| known.protocol == protocol) {
             let targets: BTreeSet<u16> = pods().flat_map(|pod| known.resolve(pod)).collect();
-            // Somebody does answer there.
+            // A pod listens on this port.
             if targets.contains(&port) {
                 return None;
             }

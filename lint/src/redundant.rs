@@ -1,11 +1,11 @@
-//! Rules and policies that change nothing: others allow, and isolate for, all that they do.
+//! Rules and policies without an effect: others isolate the same pods and allow the same.
 //!
-//! Decided for every pod that there can be, not for those of today: peers, blocks and ports are
-//! compared as sets, see [`crate::implies`]. Each finding holds when all the others are followed
-//! too: what is found is taken away before the next one is looked at.
+//! Decided for all possible pods, not for those of today: peers, blocks and ports are compared as
+//! sets, see [`crate::implies`]. All findings can be followed together: a policy or rule that is
+//! found is removed before the next one is evaluated.
 //!
-//! Policies of the whole cluster need no look: what goes leaves every pod as isolated as it was, so
-//! the tiers before and after this one are asked as before.
+//! The result holds whatever the policies of the cluster are: a removed policy leaves every pod as
+//! isolated as before, so the other tiers are evaluated as before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ use portcullis_crds::path::FieldPath;
 use crate::implies::{self, Ask};
 use crate::{Code, Context, Finding, Place, few, finding, name_field, places};
 
-/// What is redundant in all policies.
+/// The findings about redundant rules and policies.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     let all: Vec<&Policy> = context.network_policies().collect();
@@ -46,7 +46,7 @@ fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Fin
             found.push(Finding { related: related.into_iter().collect(), ..same });
         }
     }
-    // The later of two that cover each other goes.
+    // Of two policies that cover each other, the later one is redundant.
     for policy in policies.iter().rev() {
         if alive.gone.contains(&policy.name) || !is_understood(policy) {
             continue;
@@ -92,7 +92,7 @@ fn redundant_rule(context: &Context<'_>, place: Place<'_>, by: &BTreeSet<RuleId<
     Finding { related: related.collect(), ..found }
 }
 
-/// What a policy means, with its rules sorted.
+/// The meaning of a policy, with its rules sorted.
 type Content<'p> = (&'p Selector, Mode, Option<Vec<&'p Rule>>, Option<Vec<&'p Rule>>);
 
 fn content(policy: &Policy) -> Content<'_> {
@@ -105,7 +105,7 @@ fn content(policy: &Policy) -> Content<'_> {
     (policy.subject.any_pods(), policy.mode, rules(Direction::Ingress), rules(Direction::Egress))
 }
 
-/// Whether all of a policy is what its author wrote; else other findings come first.
+/// Whether a policy was understood completely. If not, other findings are reported first.
 fn is_understood(policy: &Policy) -> bool {
     places(policy).all(|place| {
         let peers = match &place.rule.peers {
@@ -126,7 +126,7 @@ type RuleId<'p> = (&'p ObjectRef, Direction, usize);
 /// The policies of a namespace, without those that were found to be redundant.
 struct Alive<'p> {
     world: &'p World,
-    /// By one label that every pod they select has; `None`: there is no such label.
+    /// By one label that every pod they select has; `None` if there is no such label.
     by_label: BTreeMap<Option<(&'p Str, &'p Str)>, Vec<&'p Policy>>,
     gone: BTreeSet<&'p ObjectRef>,
     rules: BTreeSet<RuleId<'p>>,
@@ -141,8 +141,8 @@ impl<'p> Alive<'p> {
         Self { world, by_label, gone: BTreeSet::new(), rules: BTreeSet::new() }
     }
 
-    /// The other policies that select every pod which `policy` selects, and are enforced whenever it
-    /// is: one in audit stands for none that is enforced.
+    /// The other policies that select every pod of `policy` and are enforced whenever it is: a
+    /// policy in audit cannot replace an enforced one.
     fn wider(&self, policy: &'p Policy) -> Vec<&'p Policy> {
         let subject = policy.subject.any_pods();
         let labels = subject.requirements().filter_map(|one| match &one.operator {
@@ -158,7 +158,7 @@ impl<'p> Alive<'p> {
             .collect()
     }
 
-    /// The rules of policies for a direction that are still there.
+    /// The rules of policies for a direction, without those that were found to be redundant.
     fn rules_of<'a>(
         &'a self,
         policies: &'a [&'p Policy],
@@ -171,14 +171,14 @@ impl<'p> Alive<'p> {
         })
     }
 
-    /// The policies that together do all that `policy` does.
+    /// The policies that together have the effect of `policy`; `None` if they do not.
     fn covers_policy(&self, policy: &'p Policy) -> Option<BTreeSet<&'p ObjectRef>> {
         let wider = self.wider(policy);
         let mut by: BTreeSet<&ObjectRef> = BTreeSet::new();
         for direction in Direction::BOTH {
             let Some(rules) = policy.isolating(direction) else { continue };
-            // A policy without rules is there to deny: one that opens something is no substitute,
-            // though it isolates as well.
+            // A policy without rules is meant to deny everything: a policy that allows connections
+            // cannot replace it, although it isolates the pods too.
             let mut isolating = wider.iter().filter(|other| {
                 let others = other.isolating(direction);
                 others.is_some_and(|others| !rules.is_empty() || others.is_empty())
@@ -231,7 +231,7 @@ pub(super) fn covered<Id: Ord + Clone>(
     Some(used)
 }
 
-/// Whether a rule with these peers allows `peer` (`None`: everyone), or a part of its addresses.
+/// Whether a rule with these peers allows `peer` (`None`: every peer), or a part of its addresses.
 fn concerns(world: &World, peer: Option<&Peer>, others: &Peers) -> bool {
     let Peers::Listed(others) = others else { return true };
     others.iter().any(|other| match (peer, other) {
@@ -242,7 +242,7 @@ fn concerns(world: &World, peer: Option<&Peer>, others: &Peers) -> bool {
     })
 }
 
-/// The rules that allow `peer` on the port that is asked for; `None` when a part is left.
+/// The rules that allow `peer` on the given port; `None` when they allow only a part of it.
 fn allowing<Id: Clone>(
     peer: Option<&Peer>,
     ask: &Ask,

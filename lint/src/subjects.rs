@@ -1,4 +1,4 @@
-//! Whom policies select, and whom none selects.
+//! The pods that policies select, and pods that no policy selects.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::{Code, Context, Finding, Severity, are, few, finding, name, near, spe
 
 const SELECTOR: &str = "podSelector";
 
-/// Whether the policy selects nothing, or pods to which no policy applies.
+/// The finding that the policy selects no pod, or pods to which policies do not apply.
 pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Option<Finding> {
     let (namespace, subject) = (&policy.name.namespace, policy.subject.any_pods());
     let on_host: Vec<&Group> = context.pods.on_host(namespace, subject).collect();
@@ -30,17 +30,17 @@ pub(super) fn findings<'c>(context: &Context<'c>, policy: &'c Policy) -> Option<
         context.names(on_host)
     );
     let mut found = finding(Code::SelectsHostNetwork, &policy.name, spec(SELECTOR), message);
-    // `{}` means every pod that can be protected.
+    // `{}` means every pod to which policies apply.
     if subject.is_everything() {
         found.severity = Severity::Note;
     }
     Some(found)
 }
 
-/// Whether the policy selects no pod to which it applies.
+/// The finding that the policy selects no pod to which it applies.
 pub(super) fn selects_nothing<'w>(answers: &Answers<'w>, policy: &'w Policy) -> Option<Finding> {
     let (namespace, subject) = (&policy.name.namespace, policy.subject.any_pods());
-    // `{}` is right in a namespace that is empty today.
+    // `{}` is correct in a namespace that is empty today.
     if subject.is_everything() || answers.selects(policy) {
         return None;
     }
@@ -60,14 +60,14 @@ pub(super) fn selects_nothing<'w>(answers: &Answers<'w>, policy: &'w Policy) -> 
     Some(finding(Code::SelectsNothing, &policy.name, spec(SELECTOR), message))
 }
 
-/// Whether a policy is there for the pod: its own, or one for pods that no NetworkPolicy isolates.
+/// Whether a policy applies to the pod: a NetworkPolicy, or one of the tiers Baseline and Default.
 fn has_policy(world: &World, pod: &Pod) -> bool {
     world.selecting(pod).iter().any(|(policy, _)| policy.tier != Tier::Admin)
 }
 
 /// The workloads that no policy selects, one finding for each namespace.
 ///
-/// System namespaces are the cluster's own, and nearly nobody writes policies for them.
+/// System namespaces are part of the cluster, and users rarely write policies for them.
 pub(super) fn without_policy(context: &Context<'_>) -> Vec<Finding> {
     let mut found: BTreeMap<&Str, BTreeMap<String, Option<Origin>>> = BTreeMap::new();
     for group in context.pods.subjects() {

@@ -1,5 +1,5 @@
-//! Policies of the whole cluster, and policies in audit: whom they select, and in which order they
-//! are asked.
+//! Policies of the whole cluster, and policies in audit: the pods that they select, and the order
+//! in which they are evaluated.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::pods::Group;
 use crate::redundant::covered;
 use crate::{Code, Context, Finding, finding, name, near, spec};
 
-/// What policies say by themselves, whoever they select.
+/// The findings that do not depend on the selected pods.
 pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     let mut found = in_audit(context);
     for policy in context.world.policies_in("") {
@@ -27,7 +27,7 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
     found
 }
 
-/// Whom they select.
+/// The findings about the selected pods.
 pub(super) fn about_pods(context: &Context<'_>) -> Vec<Finding> {
     let policies = context.world.policies_in("");
     let mut found: Vec<Finding> =
@@ -54,7 +54,7 @@ fn in_audit(context: &Context<'_>) -> Vec<Finding> {
 
 /// Rules all of whose flows are matched by earlier rules of the policy.
 fn never_matching(context: &Context<'_>, policy: &Policy, direction: Direction) -> Vec<Finding> {
-    // Of a subject that could not be understood another finding tells first.
+    // Another finding reports a subject that could not be understood.
     if policy.subject.namespaces.is_none() || policy.subject.pods.is_none() {
         return Vec::new();
     }
@@ -81,7 +81,7 @@ fn never_matching(context: &Context<'_>, policy: &Policy, direction: Direction) 
     found
 }
 
-/// Whether a policy of the cluster selects no pod.
+/// The finding that a policy of the cluster selects no pod.
 pub(super) fn selects_nothing(answers: &Answers<'_>, policy: &Policy) -> Option<Finding> {
     let subject = &policy.subject;
     let (namespaces, pods) = (subject.namespaces.as_ref()?, subject.pods.as_ref()?);
@@ -92,8 +92,8 @@ pub(super) fn selects_nothing(answers: &Answers<'_>, policy: &Policy) -> Option<
     Some(finding(Code::SelectsNothing, &policy.name, spec(field), message))
 }
 
-/// The field because of which a subject selects nobody, and what comes nearest. `None` when it
-/// selects somebody, or is right for pods and namespaces to come.
+/// The field because of which a subject selects no pod, and a hint. `None` when the subject selects
+/// pods, or is correct for later pods and namespaces.
 fn nobody(
     answers: &Answers<'_>,
     namespaces: &Selector,
@@ -114,7 +114,7 @@ fn nobody(
                     `includeSystemNamespaces: true`";
         return Some(("namespaceSelector", hint.to_owned()));
     }
-    // `{}` is every pod there will be: right where there is none today.
+    // `{}` also matches later pods, so it is correct when there is no pod today.
     let mut here = counting.iter().flat_map(|name| answers.pods.matching(name, pods));
     if pods.is_everything() || here.next().is_some() {
         return None;
@@ -127,7 +127,7 @@ fn nobody(
     Some(("podSelector", answers.hint(nearest, "-A")))
 }
 
-/// Pairs of one tier and priority that decide differently about the same pods.
+/// Pairs of policies of one tier and priority that decide differently about the same pods.
 fn equal_priorities(context: &Context<'_>) -> Vec<Finding> {
     let policies = context.world.policies_in("");
     let all: Vec<&Policy> = policies.map(AsRef::as_ref).collect();
@@ -136,7 +136,7 @@ fn equal_priorities(context: &Context<'_>) -> Vec<Finding> {
         let same = all.iter().take(at).filter(|one| {
             (one.tier, one.priority(), one.mode) == (later.tier, later.priority(), later.mode)
         });
-        // One is enough to be told.
+        // One such policy is enough for a finding.
         let clash = same.filter(|one| matters(one, later)).find_map(|one| {
             let both = selected_by_both(context, one, later);
             (!both.is_empty()).then_some((one, both))
@@ -159,7 +159,7 @@ fn equal_priorities(context: &Context<'_>) -> Vec<Finding> {
     found
 }
 
-/// Whether the order of two policies can make a difference: their rules do different things.
+/// Whether the order of two policies can make a difference, because their actions differ.
 fn matters(one: &Policy, other: &Policy) -> bool {
     Direction::BOTH.into_iter().any(|direction| {
         let (left, right) = (one.ordered(direction), other.ordered(direction));
