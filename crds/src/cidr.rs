@@ -1,4 +1,4 @@
-//! Addresses and networks as Kubernetes accepts them in objects that already exist.
+//! Addresses and networks in the forms that Kubernetes accepts in existing objects.
 //!
 //! Go read `010.001.000.005` as 10.1.0.5 (decimal) and an IPv4-mapped `::ffff:10.0.0.1` as
 //! 10.0.0.1; old objects still carry such forms (`ParseIPSloppy`, `ParseCIDRSloppy`).
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// What was read, and whether it was written in the one form that new objects must use.
+/// A parsed value, and whether it was written in the one form that new objects must use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sloppy<T> {
     /// The value: of a network, with its host bits cleared.
@@ -18,7 +18,7 @@ pub struct Sloppy<T> {
 
 /// Reads an address: leading zeros are decimal, an IPv4-mapped IPv6 address is IPv4.
 ///
-/// `None` when it is no address.
+/// `None` if it is not an address.
 #[must_use]
 pub fn address(text: &str) -> Option<Sloppy<IpAddr>> {
     let value = ip(text)?.to_canonical();
@@ -27,7 +27,7 @@ pub fn address(text: &str) -> Option<Sloppy<IpAddr>> {
 
 /// Reads a network: host bits are cleared, an IPv4-mapped network of 96 bits or more is IPv4.
 ///
-/// `None` when it is no network. So is an IPv4-mapped one of fewer than 96 bits.
+/// `None` if it is not a network, or an IPv4-mapped network of fewer than 96 bits.
 #[must_use]
 pub fn network(text: &str) -> Option<Sloppy<IpNet>> {
     let (address, length) = text.split_once('/')?;
@@ -53,7 +53,7 @@ fn ip(text: &str) -> Option<IpAddr> {
     if let Some(address) = ipv4(text) {
         return Some(IpAddr::V4(address));
     }
-    // `::ffff:010.0.0.1`: the part after the last colon may be sloppy too.
+    // `::ffff:010.0.0.1`: the part after the last colon may have leading zeros too.
     let (head, tail) = text.rsplit_once(':')?;
     format!("{head}:{}", ipv4(tail)?).parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }

@@ -1,9 +1,9 @@
 //! `policy.networking.k8s.io` ClusterNetworkPolicy: v1beta1 and v1alpha2, which have one schema.
 //!
-//! What cannot be understood is closed where it stands: see [`self::rule`] for rules. A
-//! subject may be any pod. A policy whose place in the order cannot be told (no tier, no priority)
-//! is asked before all others, and accepts nothing: an Accept at the wrong place would overrule
-//! what denies.
+//! A part that cannot be understood fails closed: see [`self::rule`] for rules. A subject may be
+//! any pod. A policy whose place in the order is not known (no tier, no priority) is evaluated
+//! before all others, and accepts nothing: an Accept at the wrong place would override policies
+//! that deny.
 
 use policy_engine::direction::{Direction, PerDirection};
 use policy_engine::labels::Str;
@@ -36,13 +36,13 @@ const ANY_POD: &str =
 const FIRST: &str = "the policy is asked before all others; its Accept rules match nothing, its \
                      Pass rules deny";
 
-/// What [`closed`] is told as.
+/// The message for [`closed`].
 const CLOSED_EFFECT: &str = "the policy denies everything, to and from every pod";
 
-/// The place of a policy that is asked before all others.
+/// The place of a policy that is evaluated before all others.
 const BEFORE_ALL: (Tier, i32) = (Tier::Admin, i32::MIN);
 
-/// The priorities that the API has.
+/// The priorities that the API allows.
 const PRIORITIES: std::ops::RangeInclusive<i32> = 0..=1000;
 
 /// `spec.subject`: exactly one of these.
@@ -54,7 +54,7 @@ struct SubjectFields {
 
 /// The policy `name` as written at `root`.
 pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
-    // A field at the wrong level (`egress` beside `spec`) may have been meant to deny.
+    // A field at the wrong level (`egress` beside `spec`) may be meant to deny.
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_WRITTEN);
     let Some(spec) = spec_of(root, CLOSED_EFFECT, report) else {
         return closed(name, root, report);
@@ -73,7 +73,7 @@ pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> P
     Policy { mode, revision, ..policy }
 }
 
-/// The policy that one which cannot be understood at all counts as; in audit it stays there.
+/// The policy that replaces one that cannot be understood at all. A policy in audit stays in audit.
 fn closed(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
     let rules = PerDirection::new(|_| vec![deny_everything()]);
     let (mode, revision) = (annotated(root, report), revision(root.value));
@@ -82,7 +82,7 @@ fn closed(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
     Policy { mode, revision, ..policy }
 }
 
-/// The rule, in a policy of which nobody knows what it comes before.
+/// Changes a rule of a policy whose place in the order is not known.
 fn accept_nothing(rule: &mut OrderedRule) {
     match rule.action {
         Action::Accept => rule.rule.peers = Peers::Listed(Vec::new()),
@@ -113,7 +113,7 @@ fn priority(spec: &Field<'_>, report: &mut Report<'_>) -> Option<i32> {
     None
 }
 
-/// A field that must be there, once.
+/// A required field, which may be given only once.
 fn wanted_field<'a>(
     spec: &'a Field<'a>,
     name: &'a str,

@@ -1,9 +1,9 @@
 //! `portcullis.dev/v1alpha1` ClusterDefaultNetworkPolicy.
 //!
-//! As in NetworkPolicy, what cannot be understood is closed where it stands: a port, peer or rule
-//! allows nothing, a subject isolates every pod that it may mean, `policyTypes` isolates both
-//! directions. Only what was never said isolates nothing: a spec without `policyTypes` must not
-//! cut off a cluster, nor must `includeSystemNamespaces` when it says neither yes nor no.
+//! As in NetworkPolicy, a part that cannot be understood fails closed: a port, peer or rule allows
+//! nothing, a subject isolates every pod that it may mean, `policyTypes` isolates both directions.
+//! A missing part isolates nothing: a spec without `policyTypes` must not isolate a whole cluster,
+//! nor must `includeSystemNamespaces` with a value that is neither true nor false.
 
 use policy_engine::direction::{Direction, PerDirection};
 use policy_engine::labels::Str;
@@ -36,7 +36,7 @@ const ENFORCED: &str = "the policy is enforced";
 const NO_DNS: &str = "DNS is not allowed";
 const NO_SYSTEM: &str = "namespaces of the system are left out";
 
-/// What [`closed`] is told as.
+/// The message for [`closed`].
 const CLOSED_EFFECT: &str = "the policy isolates every pod outside namespaces of the system, for \
                              ingress and egress, and allows nothing";
 
@@ -65,7 +65,7 @@ pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> P
     Policy { mode, revision, ..policy }
 }
 
-/// The policy that one which cannot be understood at all counts as.
+/// The policy that replaces one that cannot be understood at all.
 fn closed(name: &Str, root: &Field<'_>) -> Policy {
     let subject = Subject { spares_system: true, ..Subject::unknown() };
     let rules = PerDirection::new(|_| Some(Vec::new()));
@@ -78,7 +78,7 @@ fn isolated(spec: &Field<'_>, strange: bool, report: &mut Report<'_>) -> Vec<Dir
     if let Some(listed) = types(spec, report) {
         return listed;
     }
-    // A field that is not known may have been meant to be this one.
+    // A field that is not known may be meant as this field.
     if strange {
         return Direction::BOTH.to_vec();
     }
@@ -104,7 +104,7 @@ fn warn_of_rules(spec: &Field<'_>, direction: Direction, report: &mut Report<'_>
     }
 }
 
-/// A selector of the subject: everything when it is missing, `None` when it is not understood.
+/// A selector of the subject: everything if it is missing, `None` if it was not understood.
 fn part(spec: &Field<'_>, name: &str, effect: &str, report: &mut Report<'_>) -> Option<Selector> {
     if spec.repeats(name, report, effect) {
         return None;
@@ -115,7 +115,7 @@ fn part(spec: &Field<'_>, name: &str, effect: &str, report: &mut Report<'_>) -> 
     }
 }
 
-/// A field that is true or false; false when it is neither.
+/// A boolean field; `false` if the value is not a boolean.
 fn truth(
     spec: &Field<'_>,
     name: &str,

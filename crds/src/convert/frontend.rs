@@ -31,7 +31,7 @@ pub struct Backend {
     pub service: Str,
     /// The port of the Service.
     pub port: BackendPort,
-    /// Where the frontend names it.
+    /// The field of the frontend that names the Service.
     pub field: FieldPath,
 }
 
@@ -100,7 +100,7 @@ fn route(own: &Str, value: &Value) -> Vec<Backend> {
             let text = |key: &str| backend.get(key).and_then(Value::as_str);
             let is_service = text("kind").unwrap_or("Service") == "Service"
                 && text("group").unwrap_or_default().is_empty();
-            // A backend of this weight gets no requests.
+            // A backend with this weight receives no requests.
             let is_used = backend.get("weight").and_then(Value::as_u64) != Some(0);
             let port = backend.get("port").and_then(number);
             let Some((service, port)) = text("name").zip(port) else { continue };

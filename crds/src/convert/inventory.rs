@@ -1,5 +1,5 @@
-//! Objects as questions about a cluster need them: besides what policies see, who owns a pod, what
-//! a workload would run, and which pods and ports a Service stands for.
+//! Objects for questions about a cluster. Besides the objects of policies, these are the owners of
+//! pods, the pods that a workload would run, and the pods and ports of Services.
 
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ use crate::manifest::Document;
 use crate::path::Path;
 use crate::report::Report;
 
-/// What an object is to a question about a cluster.
+/// The role of an object in questions about a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Item {
     /// A namespace, a node or a policy; never a pod.
     Object(Change),
     /// A pod, and the object that controls it.
     Pod(Arc<Pod>, Option<Owner>),
-    /// An object that makes pods.
+    /// An object that creates pods.
     Workload(Workload),
     /// A Service.
     Service(Service),
@@ -32,7 +32,7 @@ pub enum Item {
     Endpoints(Endpoints),
     /// An object that leads connections to Services.
     Frontend(Frontend),
-    /// An object of a kind that no question is about.
+    /// An object of a kind that no question depends on.
     Foreign {
         /// Its `apiVersion`, empty when it has none.
         api_version: String,
@@ -41,14 +41,14 @@ pub enum Item {
     },
     /// A policy in a version that is not known: it may mean anything.
     UnknownVersion(UnknownVersion),
-    /// What it is or what it is called cannot be told.
+    /// An object whose kind or name cannot be read.
     Unusable,
 }
 
 /// Reads one object, of a file (then with the `document` that holds it) or of an API server.
 ///
-/// `default_namespace` is where an object without a namespace is. What is wrong is told as
-/// [`super::document`] tells it.
+/// `default_namespace` is the namespace of an object without one. Diagnostics are those of
+/// [`super::document`].
 #[must_use]
 pub fn item(
     value: &Value,
@@ -58,9 +58,9 @@ pub fn item(
     let mut report = Report::new(document);
     let api_version = value.get("apiVersion").and_then(Value::as_str);
     let kind = value.get("kind").and_then(Value::as_str).and_then(Kind::parse);
-    // Workloads and Services, unless another group has a kind of that name.
+    // The kind of a workload or a Service, unless the object is of another group with such a kind.
     let kind = kind.filter(|kind| !is_read(*kind));
-    // Of what policies do not depend on, another version is left out like another kind.
+    // A version that is not known matters only for policies, workloads and Services.
     let counts = |(kind, version): &(Kind, Version)| {
         kind.creates_pods() || *kind == Kind::Service || matches!(version, Version::Known)
     };

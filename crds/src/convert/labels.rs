@@ -13,8 +13,8 @@ pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// `metadata.labels` of the object at `root`, label by label.
 ///
-/// A label whose value is not text is left out: the others still make the object a subject.
-/// A label that the API would refuse is kept: it is text, so selectors can be asked about it.
+/// A label whose value is not text is left out: policies can still select the other labels. A label
+/// that the API would reject is kept, because selectors can be compared with any text.
 pub(super) fn labels(root: &Field<'_>, report: &mut Report<'_>) -> Labels {
     let Some(metadata) = root.get("metadata") else { return Labels::default() };
     let Some(labels) = metadata.get("labels") else { return Labels::default() };
@@ -49,7 +49,7 @@ pub(super) fn selector(
     typed_selector(&selector, &field.path, report, effect)
 }
 
-/// `selector`, or `None` after a report when the API would refuse it.
+/// `selector`, or `None` after a report when the API would reject it.
 pub(super) fn typed_selector(
     selector: &LabelSelector,
     path: &Path<'_>,
@@ -113,7 +113,7 @@ fn requirement(
     Ok(Requirement { key: expression.key.as_str().into(), operator })
 }
 
-/// What is wrong with a label key (`IsQualifiedName`).
+/// The error in a label key (`IsQualifiedName`); `None` if it is valid.
 fn key_problem(key: &str) -> Option<String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
@@ -123,7 +123,7 @@ fn key_problem(key: &str) -> Option<String> {
     (!good).then(|| format!("`{key}` is no label key"))
 }
 
-/// What is wrong with a label value (`IsValidLabelValue`).
+/// The error in a label value (`IsValidLabelValue`); `None` if it is valid.
 fn value_problem(value: &str) -> Option<String> {
     let good = value.is_empty() || is_label_text(value);
     (!good).then(|| {
@@ -138,7 +138,7 @@ fn is_label_text(text: &str) -> bool {
     bytes.len() <= 63 && edge(bytes.first()) && edge(bytes.last()) && text.bytes().all(inside)
 }
 
-/// Whether `text` is a DNS subdomain as names of most objects must be.
+/// Whether `text` is a DNS subdomain, as the names of most objects must be.
 pub(super) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
 }
@@ -146,7 +146,7 @@ pub(super) fn is_subdomain(text: &str) -> bool {
 /// The name of a namespace, which is a DNS label.
 ///
 /// # Errors
-/// Returns what is wrong with a text that no namespace can have as its name.
+/// When the text is not a valid name of a namespace.
 pub fn namespace_name(text: &str) -> Result<Str, String> {
     if text.len() <= 63 && is_dns_label(text) {
         return Ok(text.into());

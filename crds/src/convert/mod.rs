@@ -6,7 +6,7 @@
 //! Lean ─────┘
 //! ```
 //!
-//! One road for files and API servers: both mean the same by construction.
+//! Files and API servers use the same conversion, so an object means the same from both.
 
 mod cluster_policy;
 mod default_policy;
@@ -43,38 +43,38 @@ use crate::report::Report;
 pub use pod::assumed_namespace;
 pub use policy::revision;
 
-/// What became of an object.
+/// The result of the conversion of an object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Converted {
-    /// A change that puts the object enforced.
+    /// A change that applies the object.
     Object(Change),
-    /// An object of a kind that policies do not speak about, such as a Deployment.
+    /// An object of a kind that policies do not depend on, such as a Deployment.
     Foreign {
         /// Its `apiVersion`, empty when it has none.
         api_version: String,
         /// Its `kind`.
         kind: String,
     },
-    /// A policy of one of our kinds in a version that is not known: it may mean anything. The object
-    /// that it is stays as it was last understood.
+    /// A policy of one of our kinds in a version that is not known: it may mean anything. The last
+    /// version that was understood stays applied.
     UnknownVersion(UnknownVersion),
-    /// Its kind or its name is not known: nothing of it is enforced.
+    /// An object whose kind or name is not known: no part of it is applied.
     Unusable,
 }
 
-/// What becomes of one object, and which object it is where the API server has told.
+/// The change for one object, and its identity if it is from an API server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Object {
-    /// What it means.
+    /// The change for the engine.
     pub change: Change,
-    /// Of policies and nodes of an API server, as long as they are there.
+    /// For policies and nodes of an API server that exist; else `None`.
     pub meta: Option<Box<Meta>>,
 }
 
-/// What an API server says of an object beside what it means.
+/// Metadata of an object from an API server, besides its change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Meta {
-    /// Tells it from others that had its name.
+    /// The uid, which distinguishes the object from others that had its name.
     pub uid: Str,
     /// The status of a policy; null where it has none.
     pub status: Value,
@@ -98,9 +98,9 @@ pub struct UnknownVersion {
 /// How the version of an object of our kinds relates to the one we know.
 enum Version {
     Known,
-    /// Same kind and group, another version: it may mean something else.
+    /// Same kind and group, another version: it may have another meaning.
     Unknown,
-    /// Another group's kind of the same name, such as Calico's NetworkPolicy.
+    /// A kind of the same name in another group, such as Calico's NetworkPolicy.
     Foreign,
 }
 
@@ -117,15 +117,15 @@ fn version(kind: Kind, api_version: Option<&str>) -> Version {
         return if is_known { Version::Known } else { Version::Unknown };
     }
     match group {
-        // `extensions` was their group before `networking.k8s.io` and `apps`.
+        // `extensions` was the group of these kinds before `networking.k8s.io` and `apps`.
         "extensions" if ["networking.k8s.io", "apps"].contains(&kind.group()) => Version::Unknown,
         "" => Version::Unknown,
         _ => Version::Foreign,
     }
 }
 
-/// The kind that was probably meant by a word that differs from it only in case, or is its plural or
-/// short name: `networkPolicy`, `NetworkPolicies`. A kind of another API group may have any name.
+/// The kind that a word probably means, if it differs only in case, or is the plural or short name:
+/// `networkPolicy`, `NetworkPolicies`. A kind of another API group may have any name.
 fn misspelled(word: &str, api_version: Option<&str>) -> Option<Kind> {
     let kind = Kind::from_word(word).filter(|kind| kind.as_str() != word)?;
     let group = api_version.and_then(|found| Some(found.split_once('/')?.0));
@@ -134,13 +134,13 @@ fn misspelled(word: &str, api_version: Option<&str>) -> Option<Kind> {
 
 /// Converts one object of a file.
 ///
-/// Objects that an API server would reject are converted too, closed where they are wrong.
+/// Objects that an API server would reject are converted too. Their invalid parts fail closed.
 #[must_use]
 pub fn document(document: &Document) -> (Converted, Vec<Diagnostic>) {
     convert(document.value(), Some(document), DEFAULT_NAMESPACE)
 }
 
-/// Where an object without a namespace is, unless someone says otherwise.
+/// The namespace of an object without one, unless an option sets another.
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// Converts one object of a file, or of an API server as JSON.
@@ -152,7 +152,7 @@ fn convert(
     let mut report = Report::new(document);
     let converted = any(value, default_namespace, &mut report);
     if matches!(converted, Converted::Object(_)) {
-        // The parts of a policy's spec tell about their repeated keys themselves.
+        // The conversion of a policy's spec reports repeated keys in it.
         let kind = value.get("kind").and_then(Value::as_str).and_then(Kind::parse);
         let is_policy = kind.is_some_and(Kind::is_policy);
         let mode = FieldPath::new(["metadata", "annotations", MODE_ANNOTATION]);
@@ -166,7 +166,7 @@ fn convert(
 
 /// Converts an object of an API server.
 ///
-/// Which version it has is known from where it was asked for.
+/// Its version is known from the request.
 #[must_use]
 pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
     let mut report = Report::new(None);
@@ -174,7 +174,7 @@ pub fn lean<K: LeanKind>(object: &Lean<K>) -> (Converted, Vec<Diagnostic>) {
     (converted, report.finish())
 }
 
-/// What the API server says of the object beside what it means, where that is kept.
+/// The metadata of an object of an API server, for kinds whose metadata is kept.
 #[must_use]
 pub fn meta<K: LeanKind>(object: &Lean<K>) -> Option<Box<Meta>> {
     let uid = object.value().get("metadata")?.get("uid")?.as_str()?;
@@ -182,10 +182,10 @@ pub fn meta<K: LeanKind>(object: &Lean<K>) -> Option<Box<Meta>> {
     Some(Box::new(Meta { uid: uid.into(), status: status.cloned().unwrap_or_default() }))
 }
 
-/// A label selector by itself, by the rules that hold in policies.
+/// Parses a label selector outside of an object, by the rules for policies.
 ///
 /// # Errors
-/// What is wrong with it.
+/// When the selector is not valid.
 pub fn label_selector(value: &Value) -> Result<Selector, String> {
     let mut report = Report::new(None);
     let selector = labels::selector(&Field::root(value), &mut report, "it selects nothing");
@@ -257,15 +257,15 @@ fn known(kind: Kind, value: &Value, default_namespace: &str, report: &mut Report
             Change::Namespace(name.clone(), Some(pod::namespace(name, &root, report)))
         }
         Kind::Node => Change::Node(name.clone(), Some(pod::node(&root, report))),
-        // Those that are not read.
+        // Objects of other kinds have no value in the engine.
         _ => return Converted::Unusable,
     })
 }
 
 /// Reports an object of one of our kinds in a version that is not understood, or without one.
 ///
-/// A later version may mean anything. To close what such a policy may select would be the end of
-/// traffic in the whole cluster on the day on which somebody upgrades a CRD.
+/// A later version may mean anything. To isolate the pods that such a policy may select would stop
+/// the traffic of the whole cluster when a CRD is upgraded.
 fn unknown(
     kind: Kind,
     value: &Value,
@@ -297,8 +297,8 @@ fn unknown(
 const UNREAD_EFFECT: &str =
     "the policy is not enforced as it stands here; what was enforced of it before stays";
 
-/// The name of the object at `root`; `None` after a report when it cannot be told. What is
-/// reported from now on is about that object.
+/// The name of the object at `root`; `None` after a report when it cannot be read. Later reports
+/// are about this object.
 fn name_of(
     kind: Kind,
     root: &Field<'_>,

@@ -1,4 +1,4 @@
-//! Whether a policy is enforced or in audit, where an annotation says so.
+//! Whether a policy is enforced or in audit, according to its annotation.
 
 use policy_engine::tier::Mode;
 
@@ -8,7 +8,7 @@ use crate::report::Report;
 
 const ENFORCED: &str = "the policy is enforced";
 
-/// The mode that the annotations of the policy at `root` say; what is not understood is enforced.
+/// The mode in the annotations of the policy at `root`. An unknown mode means enforced.
 pub(super) fn annotated(root: &Field<'_>, report: &mut Report<'_>) -> Mode {
     let Some(metadata) = root.get("metadata") else { return Mode::Enforce };
     let Some(annotations) = metadata.mapping("annotations", report, ENFORCED) else {

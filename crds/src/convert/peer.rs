@@ -16,8 +16,8 @@ const MATCHES_NOTHING: &str = "this peer matches nothing";
 
 /// The peer at `field`; one that cannot be understood matches nothing.
 ///
-/// `own` is where a peer without a `namespaceSelector` is: the namespace of a NetworkPolicy, or
-/// [`Namespaces::Own`] in a default, whose peers may say `sameNamespace` besides.
+/// `own` is the namespace of a peer without a `namespaceSelector`: that of the NetworkPolicy, or
+/// [`Namespaces::Own`] in a default, whose peers may also have `sameNamespace`.
 pub(super) fn peer(field: &Field<'_>, own: &Namespaces, report: &mut Report<'_>) -> Peer {
     let peer = if *own == Namespaces::Own {
         field.decode::<Mapping<DefaultPeer>>(report, MATCHES_NOTHING).map(|Mapping(peer)| peer)
@@ -92,7 +92,7 @@ fn pods(
     Some(Peer::Pods(PodPeer { namespaces: namespaces?, pods: pods? }))
 }
 
-/// An `except` that cannot be read costs the whole block: without it the block would allow more.
+/// If an `except` cannot be read, the whole block matches nothing: without it, it would allow more.
 fn block(block: &IPBlock, path: &Path<'_>, report: &mut Report<'_>) -> Option<IpBlock> {
     let excepts = path.key("except");
     let cidr = network(&block.cidr, &path.key("cidr"), report, MATCHES_NOTHING);
@@ -122,7 +122,7 @@ fn judge_except(cidr: IpNet, except: IpNet, path: &Path<'_>, report: &mut Report
     }
 }
 
-/// The network `text`, or `None` after a report with what follows from that.
+/// The network `text`, or `None` after a report with the `effect`.
 pub(super) fn network(
     text: &str,
     path: &Path<'_>,

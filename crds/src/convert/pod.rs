@@ -1,7 +1,7 @@
-//! Pods, namespaces and nodes: what policies can see of them.
+//! The fields of pods, namespaces and nodes that policies depend on.
 //!
-//! Parts that cannot be understood are left out one by one and reported; the object stays, so that
-//! policies still apply to it.
+//! Parts that cannot be understood are reported and left out one by one. The object is kept, so
+//! that policies still apply to it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub(super) fn namespace(name: &str, root: &Field<'_>, report: &mut Report<'_>) -
     Namespace { labels: labels.with(NAMESPACE_NAME_LABEL, name) }
 }
 
-/// The namespace `name` as far as it is known from nothing but its name.
+/// The namespace `name` if only its name is known.
 #[must_use]
 pub fn assumed_namespace(name: &str) -> Namespace {
     Namespace { labels: [(NAMESPACE_NAME_LABEL, name)].into_iter().collect() }
@@ -94,7 +94,7 @@ fn node_name(spec: &Field<'_>, report: &mut Report<'_>) -> Option<Str> {
     (!text.is_empty()).then(|| text.into())
 }
 
-/// A pod stays a subject unless it says clearly that its traffic is its node's.
+/// Policies apply to a pod unless `hostNetwork` is clearly true.
 fn host_network(spec: &Field<'_>, report: &mut Report<'_>) -> bool {
     let Some(field) = spec.get("hostNetwork") else { return false };
     let effect = "the pod counts as one with its own network";
@@ -130,7 +130,7 @@ fn pod_addresses(status: &Field<'_>, report: &mut Report<'_>) -> Vec<IpAddr> {
             }
         }
     }
-    // Objects of before Kubernetes 1.16, and hand-written ones.
+    // Objects from before Kubernetes 1.16, and objects that are written by hand.
     if addresses.is_empty()
         && let Some(field) = status.get("podIP")
         && let Some(text) = field.text(report, NO_ADDRESS)

@@ -1,7 +1,7 @@
 //! `networking.k8s.io/v1` NetworkPolicy.
 //!
-//! What cannot be understood is closed where it stands: a port or peer matches nothing, so does a
-//! rule, a subject selects every pod of the namespace, `policyTypes` isolates both directions.
+//! A part that cannot be understood fails closed: a port, peer or rule matches nothing, a subject
+//! selects every pod of the namespace, `policyTypes` isolates both directions.
 
 use policy_engine::direction::{Direction, PerDirection};
 use policy_engine::labels::Str;
@@ -16,7 +16,7 @@ use super::rules::{rules, types};
 use crate::decode::{Field, wanted};
 use crate::report::Report;
 
-/// What stands beside the spec of any object.
+/// The fields of any object with a spec.
 pub(super) const OBJECT_FIELDS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
 const SPEC_FIELDS: [&str; 4] = ["podSelector", "policyTypes", "ingress", "egress"];
 
@@ -27,7 +27,7 @@ const CLOSED: &str = "the policy isolates every pod of the namespace, for ingres
 
 /// The policy `name` as written at `root`.
 pub(super) fn policy(name: &ObjectRef, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
-    // A field at the wrong level (`egress` beside `spec`) may have been meant to isolate.
+    // A field at the wrong level (`egress` beside `spec`) may be meant to isolate.
     let strange = root.has_unknown(&OBJECT_FIELDS, report, UNLESS_LISTED);
     if root.repeats("spec", report, CLOSED) {
         return closed(name, root, report);
@@ -56,7 +56,7 @@ pub(super) fn policy(name: &ObjectRef, root: &Field<'_>, report: &mut Report<'_>
     isolating(name, pods, rules, root, report)
 }
 
-/// The policy that a policy which cannot be understood at all counts as; in audit it stays there.
+/// The policy that replaces one that cannot be understood at all. A policy in audit stays in audit.
 fn closed(name: &ObjectRef, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
     isolating(name, Selector::everything(), PerDirection::new(|_| Some(Vec::new())), root, report)
 }
@@ -73,8 +73,8 @@ fn isolating(
     Policy { mode, revision, ..Policy::network_policy(namespace, name, pods, rules) }
 }
 
-/// `metadata.uid` and `metadata.generation`. Whatever else stands there changes nothing that is
-/// enforced, so nothing is reported about it.
+/// `metadata.uid` and `metadata.generation`. Nothing that is enforced depends on them, so errors in
+/// them are not reported.
 #[must_use]
 pub fn revision(object: &Value) -> Revision {
     let metadata = |field: &str| object.get("metadata")?.get(field);
@@ -83,7 +83,7 @@ pub fn revision(object: &Value) -> Revision {
     Revision { uid: uid.map(Str::from), generation }
 }
 
-/// An API server gives 36 characters. Only a file can say more, and no report repeats it.
+/// An API server writes 36 characters. A longer uid can only be in a file, and is ignored.
 const UID_LENGTH_MAX: usize = 128;
 
 /// Defaulting of networking.k8s.io/v1: Ingress, and Egress when there are egress rules.

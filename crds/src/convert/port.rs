@@ -50,7 +50,7 @@ fn understand(port: &NetworkPolicyPort) -> Result<PortMatch, (&'static str, Stri
     }
 }
 
-/// The named ports of the container at `container`; ports without a name are not looked at.
+/// The named ports of the container at `container`; ports without a name are skipped.
 pub(super) fn named_ports(
     container: &Field<'_>,
     report: &mut Report<'_>,
@@ -98,7 +98,7 @@ pub(super) fn number(number: i32) -> Result<u16, String> {
     }
 }
 
-/// What is wrong with the name of a port (`IsValidPortName`, an `IANA_SVC_NAME`).
+/// The error in the name of a port (`IsValidPortName`, an `IANA_SVC_NAME`); `None` if it is valid.
 pub(super) fn name_problem(name: &str) -> Option<String> {
     let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {

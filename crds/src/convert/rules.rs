@@ -1,5 +1,5 @@
-//! What kinds of policies have in common: the rules of NetworkPolicy, which
-//! ClusterDefaultNetworkPolicy shares, and the `spec` of policies of the cluster.
+//! Parts that several kinds of policies share: the rules of NetworkPolicy and
+//! ClusterDefaultNetworkPolicy, and the `spec` of policies of the cluster.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ const BOTH: &str = "the policy isolates for ingress and egress";
 const NO_RULE: &str = "nothing is allowed in this direction";
 const RULE: &str = "this rule matches nothing";
 
-/// The directions that `policyTypes` lists, both where it cannot be understood; `None` when it is
+/// The directions that `policyTypes` lists; both if it cannot be understood; `None` if it is
 /// missing or empty.
 pub(super) fn types(spec: &Field<'_>, report: &mut Report<'_>) -> Option<Vec<Direction>> {
     let both = Direction::BOTH.to_vec();
@@ -40,7 +40,7 @@ pub(super) fn types(spec: &Field<'_>, report: &mut Report<'_>) -> Option<Vec<Dir
     (!directions.is_empty()).then_some(directions)
 }
 
-/// The rules for `direction`; `own` is where a peer without a `namespaceSelector` is.
+/// The rules for `direction`; `own` is the namespace of a peer without a `namespaceSelector`.
 pub(super) fn rules(
     spec: &Field<'_>,
     direction: Direction,
@@ -98,13 +98,13 @@ fn rule(
     Rule { peers: if strange { Peers::Listed(Vec::new()) } else { peers }, ports }
 }
 
-/// A list of a rule.
+/// The value of a list in a rule.
 enum Items<'a> {
-    /// Missing or empty: no restriction.
+    /// The list is missing or empty: no restriction.
     Absent,
-    /// Not a list: reported.
+    /// The value is not a list, which was reported.
     Broken,
-    /// At least one item.
+    /// The list has at least one item.
     Found(Field<'a>, &'a [Value]),
 }
 
@@ -117,11 +117,11 @@ fn items<'a>(rule: &'a Field<'a>, name: &'a str, report: &mut Report<'_>) -> Ite
     }
 }
 
-/// Where there is no `spec`, one without fields.
+/// The spec of an object without a `spec`: one without fields.
 static NO_SPEC: LazyLock<Value> = LazyLock::new(|| Value::Object(serde_json::Map::new()));
 
-/// The `spec` of a policy of the cluster; none, after a report of the `effect`, when its fields
-/// cannot be told.
+/// The `spec` of a policy of the cluster; `None`, after a report of the `effect`, when its fields
+/// cannot be read.
 pub(super) fn spec_of<'a>(
     root: &'a Field<'a>,
     effect: &str,

@@ -1,4 +1,4 @@
-//! Services: which pods they stand for, and which of their ports.
+//! Services: the pods that they select, and their ports.
 
 use std::net::IpAddr;
 
@@ -18,22 +18,22 @@ pub struct Service {
     pub namespace: Str,
     /// Its name.
     pub name: Str,
-    /// The labels that its pods have; `None` when it selects no pods itself.
+    /// The labels of its pods; `None` when it selects no pods.
     pub selector: Option<Labels>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// Its virtual addresses; none for a headless one and in most files.
+    /// Its virtual addresses; empty for a headless Service and in most files.
     pub addresses: Vec<IpAddr>,
-    /// How external clients reach it; `None` if only the cluster can.
+    /// The access for external clients; `None` if only clients in the cluster can connect.
     pub exposure: Option<Exposure>,
 }
 
-/// How external clients reach a Service.
+/// The access for external clients to a Service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exposure {
-    /// Its type is LoadBalancer, and not NodePort.
+    /// Whether its type is LoadBalancer, and not NodePort.
     pub load_balancer: bool,
-    /// `externalTrafficPolicy: Local`: pods see the address of the client, and not that of a node.
+    /// `externalTrafficPolicy: Local`: pods see the address of the client, and not of a node.
     pub keeps_client: bool,
 }
 
@@ -46,7 +46,7 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// The port at the virtual address.
     pub number: u16,
-    /// The port of the pods that answers.
+    /// The port of the pods.
     pub target: TargetPort,
 }
 
@@ -55,7 +55,7 @@ pub struct ServicePort {
 pub enum TargetPort {
     /// By number.
     Number(u16),
-    /// By the name that each pod's containers give it.
+    /// By the name in the containers of each pod.
     Named(Str),
 }
 
@@ -72,7 +72,7 @@ impl Service {
 }
 
 impl ServicePort {
-    /// The ports of `pod` that answer for this one.
+    /// The ports of `pod` to which this port leads.
     #[must_use]
     pub fn resolve(&self, pod: &Pod) -> Vec<u16> {
         match &self.target {

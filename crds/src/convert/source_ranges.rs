@@ -1,5 +1,5 @@
-//! The networks that a pod also sends from and receives at, by its annotation. Whether the pod may is
-//! for an administrator to say: the annotation only asks.
+//! The networks that a pod also sends from and receives at, by its annotation. The annotation is
+//! only a request: an administrator decides which networks are allowed.
 
 use ipnet::IpNet;
 
@@ -8,12 +8,12 @@ use crate::decode::Field;
 use crate::lean::EXTRA_SOURCE_RANGES_ANNOTATION;
 use crate::report::Report;
 
-/// How many networks an annotation can list. Each one costs rules, and users can annotate their pods.
+/// How many networks an annotation can list. Each network costs rules, and users can annotate pods.
 const RANGES_MAX: usize = 16;
 
 const IGNORED: &str = "the annotation is ignored";
 
-/// The networks that the annotation of the pod at `root` lists; items that are none are left out.
+/// The networks in the annotation of the pod at `root`; invalid items are left out.
 pub(super) fn annotated(root: &Field<'_>, report: &mut Report<'_>) -> Vec<IpNet> {
     let Some(metadata) = root.get("metadata") else { return Vec::new() };
     let Some(annotations) = metadata.mapping("annotations", report, IGNORED) else {

@@ -1,4 +1,4 @@
-//! Objects that make pods, and who owns what.
+//! Objects that create pods, and owners of objects.
 
 use policy_engine::labels::Str;
 use policy_engine::model::{Pod, PodKey};
@@ -18,18 +18,18 @@ pub struct Owner {
     pub name: Str,
 }
 
-/// An object that makes pods, and what each of them would be.
+/// An object that creates pods, and the pod that it creates.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Workload {
-    /// What makes them.
+    /// The kind of the object.
     pub kind: Kind,
-    /// A pod as the template makes it: without an address, named after the workload.
+    /// A pod from the template: without an address, with the name of the workload.
     pub template: Pod,
-    /// How many there should be; `None` when that depends on the nodes or on time.
+    /// The number of pods; `None` when it depends on the nodes or on time.
     pub replicas: Option<i64>,
-    /// What controls the workload: the Deployment of a ReplicaSet, the CronJob of a Job.
+    /// The owner of the workload: the Deployment of a ReplicaSet, the CronJob of a Job.
     pub owner: Option<Owner>,
-    /// Whether it will make no more pods: a Job that is done.
+    /// Whether it creates no more pods, because it is a finished Job.
     pub finished: bool,
 }
 
@@ -87,7 +87,7 @@ fn template(key: PodKey, here: &Field<'_>, way: &[&str], report: &mut Report<'_>
             }
         };
     }
-    // Nothing runs yet, whatever a hand-written template says.
+    // No pod runs yet, even if a hand-written template has a status.
     Pod { addresses: Vec::new(), node: None, ..pod(key, here, report) }
 }
 

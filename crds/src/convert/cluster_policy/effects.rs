@@ -1,11 +1,11 @@
-//! What becomes of a rule whose parts are not understood.
+//! The effect of a rule with parts that were not understood.
 
 use policy_engine::tier::Action;
 
-/// What a part other than an Accept rule's does when it is not understood.
+/// The message for a part that was not understood, unless it is in an Accept rule.
 pub(super) const EVERYTHING: &str = "this rule denies everything";
 
-/// What becomes of what is not understood in a rule, as it is told.
+/// The messages for the parts of a rule that were not understood.
 pub(super) struct Effects {
     pub(super) rule: &'static str,
     pub(super) peer: &'static str,
@@ -13,7 +13,7 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    /// `None` is an action that was not understood.
+    /// The messages for a rule; `None` is an action that was not understood.
     pub(super) fn of(action: Option<Action>) -> Self {
         match action {
             Some(Action::Accept) => Self {

@@ -85,14 +85,14 @@ pub(super) fn peers(
     peers
 }
 
-/// Unlike in NetworkPolicy, no list of peers does not mean every peer: the API refuses it.
+/// Unlike in NetworkPolicy, a missing list of peers does not mean every peer: the API rejects it.
 fn empty(path: &Path<'_>, effects: &Effects, report: &mut Report<'_>) -> Vec<Peer> {
     let hint = "write `namespaces: {}` as its item for all pods";
     report.error(path, format!("has no peer; {}; {hint}", effects.rule));
     vec![Peer::Invalid]
 }
 
-/// What one item stands for; `None` after a report when it was not understood.
+/// The peer of one item; `None` after a report when the item was not understood.
 fn peer(
     field: &Field<'_>,
     direction: Direction,
@@ -145,7 +145,7 @@ fn peer(
     }
 }
 
-/// Whether a peer of ingress is one that only egress has.
+/// Whether a peer of ingress has a field that only egress has.
 fn tell_of_egress_peers(field: &Field<'_>, effects: &Effects, report: &mut Report<'_>) -> bool {
     let mut found = false;
     for name in ["nodes", "networks", "domainNames"] {
@@ -158,7 +158,7 @@ fn tell_of_egress_peers(field: &Field<'_>, effects: &Effects, report: &mut Repor
     found
 }
 
-/// Whether a name is as the CRD wants it: `*.` or nothing, then two labels or more.
+/// Whether a name is valid in the CRD: an optional `*.`, then at least two labels.
 fn is_domain_name(name: &str) -> bool {
     let name = name.strip_prefix("*.").unwrap_or(name);
     let name = name.strip_suffix('.').unwrap_or(name);

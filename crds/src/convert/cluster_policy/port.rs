@@ -10,7 +10,7 @@ use crate::decode::{Field, Mapping};
 use crate::path::Path;
 use crate::report::Report;
 
-/// Exactly one of these.
+/// The ports of one protocol, or a port by name: exactly one of these.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ProtocolFields {
@@ -26,7 +26,7 @@ struct TransportFields {
     destination_port: Option<Mapping<PortFields>>,
 }
 
-/// Exactly one of these.
+/// A number or a range: exactly one of these.
 #[derive(Deserialize)]
 struct PortFields {
     number: Option<i32>,
@@ -65,7 +65,7 @@ pub(super) fn ports(
     Ports::Listed(ports)
 }
 
-/// What one item stands for; `None` after a report when it was not understood.
+/// The port of one item; `None` after a report when the item was not understood.
 fn protocol(field: &Field<'_>, effect: &str, report: &mut Report<'_>) -> Option<Vec<PortMatch>> {
     let Mapping(fields) = field.decode::<Mapping<ProtocolFields>>(report, effect)?;
     let path = &field.path;
@@ -88,7 +88,7 @@ fn protocol(field: &Field<'_>, effect: &str, report: &mut Report<'_>) -> Option<
                 report.error(&path, format!("{problem}; {effect}"));
                 return None;
             }
-            // Whatever protocol the container declares for the name.
+            // With any protocol that the container declares for the name.
             let named = |protocol| PortMatch::Named(protocol, name.as_str().into());
             return Some(Protocol::ALL.into_iter().map(named).collect());
         }

@@ -1,8 +1,8 @@
 //! One rule of a ClusterNetworkPolicy.
 //!
-//! A part that cannot be understood matches nothing in an Accept rule. In a Deny or Pass rule, where
-//! that would open something, and in a rule whose action cannot be understood, the rule denies
-//! everything.
+//! A part that cannot be understood matches nothing in an Accept rule. In a Deny or Pass rule this
+//! would allow connections, so the rule denies everything. So does a rule whose action cannot be
+//! understood.
 
 use policy_engine::direction::Direction;
 use policy_engine::policy::{OrderedRule, Peer, Peers, PortMatch, Ports, Rule};
@@ -18,7 +18,7 @@ use crate::report::Report;
 const DENIES: &str = "this rule denies what it matches";
 const ACTIONS: [Action; 3] = [Action::Accept, Action::Deny, Action::Pass];
 
-/// The rule that one which cannot be understood counts as.
+/// The rule that replaces one that cannot be understood.
 pub(super) fn deny_everything() -> OrderedRule {
     OrderedRule { action: Action::Deny, rule: Rule { peers: Peers::Any, ports: Ports::Any } }
 }
@@ -82,7 +82,7 @@ fn action(rule: &Field<'_>, report: &mut Report<'_>) -> Option<Action> {
     found
 }
 
-/// SEMANTICS of ports by name: pods have them, networks and nodes do not.
+/// SEMANTICS of ports by name: pods have names for ports, networks and nodes do not.
 fn tell_of_useless_names(peers: &[Peer], ports: &Ports, path: &Path<'_>, report: &mut Report<'_>) {
     let has_name = match ports {
         Ports::Any => false,

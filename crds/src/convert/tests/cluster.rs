@@ -32,7 +32,7 @@ fn deny_everything() -> OrderedRule {
     OrderedRule { action: Action::Deny, rule: ALLOW_ALL }
 }
 
-/// What `peer` of an egress rule becomes, and its number of diagnostics.
+/// Checks the value of `peer` in an egress rule, and its number of diagnostics.
 fn check_peer(peer: &str, expected: &[Peer], diagnostics: usize) {
     let (rule, found) = rule_of(&format!("{{action: Accept, to: [{peer}]}}"), Direction::Egress);
     let peers = Peers::Listed(expected.to_vec());
@@ -41,7 +41,7 @@ fn check_peer(peer: &str, expected: &[Peer], diagnostics: usize) {
     assert_eq!(found.len(), diagnostics, "{peer}: {found:#?}");
 }
 
-/// What `protocol` becomes, and its number of diagnostics.
+/// Checks the value of `protocol`, and its number of diagnostics.
 fn check_protocol(protocol: &str, expected: &[PortMatch], diagnostics: usize) {
     let rule = format!("{{action: Accept, from: [{{namespaces: {{}}}}], protocols: [{protocol}]}}");
     let (rule, found) = rule_of(&rule, Direction::Ingress);
@@ -279,7 +279,7 @@ fn a_subject_is_namespaces_or_pods_and_any_pod_where_it_cannot_be_understood() {
     }
 }
 
-/// Where an Accept belongs is not known, so it must not overrule anything.
+/// The place of an Accept is not known, so it must not override any policy.
 #[test]
 fn a_policy_of_no_known_place_comes_first_and_accepts_nothing() {
     let rules = "ingress: [{action: Accept, from: [{namespaces: {}}]}, \
@@ -330,7 +330,7 @@ fn a_spec_that_cannot_be_understood_denies_and_an_empty_one_does_nothing() {
     }
 }
 
-/// What is in audit is never enforced, least of all as more than it says.
+/// A policy in audit is never enforced, in particular not as a wider policy.
 #[test]
 fn what_cannot_be_understood_at_all_stays_in_audit_where_it_is() {
     let audit = "annotations: {portcullis.dev/mode: audit}";
@@ -354,7 +354,7 @@ fn what_cannot_be_understood_at_all_stays_in_audit_where_it_is() {
     }
 }
 
-/// The annotation of a NetworkPolicy or ClusterNetworkPolicy, and what is said of it.
+/// Checks the annotation of a NetworkPolicy or ClusterNetworkPolicy, and its diagnostics.
 #[test]
 fn an_annotation_puts_a_policy_into_audit() {
     for (annotations, mode, diagnostics) in [

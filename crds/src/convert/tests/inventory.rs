@@ -1,4 +1,4 @@
-//! Objects that make pods, own them, or lead to them.
+//! Objects that create pods, own pods, or lead connections to pods.
 
 use policy_engine::model::Change;
 use policy_engine::object::Kind;

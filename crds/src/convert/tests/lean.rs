@@ -1,4 +1,4 @@
-//! Lean objects: any JSON becomes one, and it means what the whole object means.
+//! Lean objects: any JSON can be decoded to one, and it means the same as the whole object.
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
@@ -20,17 +20,17 @@ fn decoded<K: LeanKind>(value: &Value) -> Lean<K> {
     serde_json::from_str(&value.to_string()).expect("every JSON value has a lean form")
 }
 
-/// What the object means when all of it is looked at.
+/// The result of the conversion of the whole object.
 fn converted_whole(kind: Kind, value: &Value) -> (Converted, Vec<Diagnostic>) {
     let mut report = Report::new(None);
     let converted = known(kind, value, DEFAULT_NAMESPACE, &mut report);
     (converted, report.finish())
 }
 
-/// Checks that nothing which matters was cut off, and what the names of the object are.
+/// Checks that no field that matters was removed, and the names of the object.
 fn check<K: LeanKind>(value: &Value) {
     let lean = decoded::<K>(value);
-    // Read from the same text: numbers may lose their last digit on the way.
+    // Both are read from the same text, because numbers may lose their last digit.
     let value = &serde_json::from_str(&value.to_string()).expect("what was written can be read");
     let whole = converted_whole(K::KIND, value);
     assert_eq!(super::super::lean(&lean), whole, "{value}");
@@ -51,7 +51,7 @@ fn check_every_kind(value: &Value) {
     check::<ClusterDefaultNetworkPolicy>(value);
 }
 
-/// A pod as an API server sends it, with what nobody here looks at.
+/// A pod as an API server sends it, with fields that are not needed.
 fn pod() -> Value {
     json!({
         "kind": "Pod", "apiVersion": "v1",
@@ -140,7 +140,7 @@ fn default_policy() -> Value {
     })
 }
 
-/// Any JSON, with fields of the API more often than chance has them.
+/// Any JSON, in which fields of the API are more frequent than by chance.
 fn anything() -> impl Strategy<Value = Value> {
     let number = any::<f64>().prop_filter("JSON has no other numbers", |value| value.is_finite());
     let leaf = prop_oneof![
@@ -181,7 +181,7 @@ fn key() -> impl Strategy<Value = String> {
     prop_oneof![4 => prop::sample::select(&KNOWN[..]).prop_map(str::to_owned), 1 => ".{0,4}"]
 }
 
-/// `value` with something else where `way` leads to.
+/// `value` with another value at the end of `way`.
 fn replaced(value: Value, way: &[prop::sample::Index], by: Value) -> Value {
     let Some((step, rest)) = way.split_first() else { return by };
     match value {

@@ -58,7 +58,7 @@ fn check_port(port: &str, expected: PortMatch, diagnostics: usize) {
     check(&format!("[{{ports: [{port}]}}]"), &[rule], diagnostics);
 }
 
-/// Checks who a policy selects, which directions it isolates, and its number of diagnostics.
+/// Checks the selected pods, the isolated directions, and the number of diagnostics of a policy.
 fn check_isolation(spec: &str, everything: bool, ingress: bool, egress: bool, diagnostics: usize) {
     let (policy, found) = policy(spec);
     assert_eq!(policy.subject.any_pods().is_everything(), everything, "{spec}: subject");

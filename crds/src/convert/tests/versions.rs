@@ -1,11 +1,11 @@
-//! Versions of the kinds: which are read, and what becomes of others.
+//! Versions of the kinds: those that are understood, and the results for others.
 
 use super::super::*;
 use super::convert;
 
 const HEAD: &str = "tier: Baseline, priority: 7, subject: {namespaces: {}}";
 
-/// A later version may mean anything: to close what it may select would end all traffic on the day of an upgrade.
+/// A later version may mean anything: failing closed would stop all traffic when a CRD is upgraded.
 #[test]
 fn an_unknown_version_is_not_read_and_a_namesake_is_foreign() {
     for (known, others, kind, namespace) in [
