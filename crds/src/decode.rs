@@ -1,6 +1,6 @@
-//! Reading one part of an object through the API type of that part.
+//! Decodes one part of an object with the API type of the part.
 //!
-//! Parts are read one by one, so that a mistake in one costs the others nothing.
+//! Parts are decoded one by one, so that an error in one part does not affect the others.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,7 +13,7 @@ use serde_path_to_error::{Segment, Track};
 use crate::path::{FieldPath, Path, Step};
 use crate::report::Report;
 
-/// A part of an object: a value and the way to it.
+/// A part of an object: a value and its path.
 #[derive(Clone, Copy)]
 pub(crate) struct Field<'a> {
     pub(crate) path: Path<'a>,
@@ -32,7 +32,7 @@ impl<'a> Field<'a> {
         Some(Self { path: self.path.key(key), value })
     }
 
-    /// The mapping under a key; anything else is reported with what follows from it.
+    /// The mapping under a key; any other value is reported with its `effect`.
     pub(crate) fn mapping(
         &'a self,
         key: &'a str,
@@ -48,7 +48,7 @@ impl<'a> Field<'a> {
         Some(field)
     }
 
-    /// The text here; anything else is reported with what follows from it.
+    /// The text of the value; any other value is reported with its `effect`.
     pub(crate) fn text(&self, report: &mut Report<'_>, effect: &str) -> Option<&'a str> {
         let text = self.value.as_str();
         if text.is_none() {
@@ -57,7 +57,7 @@ impl<'a> Field<'a> {
         text
     }
 
-    /// The list here; anything else is reported with what follows from it.
+    /// The list of the value; any other value is reported with its `effect`.
     pub(crate) fn list(&self, report: &mut Report<'_>, effect: &str) -> Option<&'a [Value]> {
         let list = self.value.as_array();
         if list.is_none() {
@@ -66,8 +66,8 @@ impl<'a> Field<'a> {
         list.map(Vec::as_slice)
     }
 
-    /// The value here as a `T` without unknown and repeated fields; all that is wrong is reported
-    /// with what follows from it.
+    /// The value as a `T` without unknown and repeated fields; all errors are reported with their
+    /// `effect`.
     pub(crate) fn decode<T: DeserializeOwned>(
         &self,
         report: &mut Report<'_>,
@@ -97,7 +97,7 @@ impl<'a> Field<'a> {
         decoded.ok().filter(|_| !is_strange)
     }
 
-    /// Whether the mapping here has fields other than `known`: each is reported.
+    /// Whether the mapping has fields other than `known`: each is reported.
     pub(crate) fn has_unknown(
         &self,
         known: &[&str],
@@ -115,7 +115,7 @@ impl<'a> Field<'a> {
         !unknown.is_empty()
     }
 
-    /// Whether the mapping here gives `key` more than once, which is reported.
+    /// Whether the mapping has `key` more than once, which is reported.
     pub(crate) fn repeats(&self, key: &str, report: &mut Report<'_>, effect: &str) -> bool {
         let path = self.path.key(key);
         let repeats = report.is_repeated(&path);
@@ -129,8 +129,8 @@ impl<'a> Field<'a> {
 
 /// A `T` that is written as a mapping.
 ///
-/// What `derive` makes of a struct reads a list as well, its fields in a row: `range: [80, 90]`. An
-/// API server refuses that.
+/// The `Deserialize` that `derive` generates for a struct also accepts a list of the fields in
+/// order: `range: [80, 90]`. An API server rejects this.
 #[derive(Debug)]
 pub(crate) struct Mapping<T>(pub(crate) T);
 
@@ -154,7 +154,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for MappingVisitor<T> {
     }
 }
 
-/// `wants a list, not text`: what the API has there and what was found.
+/// `wants a list, not text`: the type in the API, and the type of the value.
 pub(crate) fn wanted(wanted: &str, found: &Value) -> String {
     let found = match found {
         Value::Null => "null",
@@ -167,7 +167,7 @@ pub(crate) fn wanted(wanted: &str, found: &Value) -> String {
     format!("must be {wanted}, not {found}")
 }
 
-/// The decoder's words, with the cure of the commonest mistake: YAML 1.1 reads `y` as a boolean.
+/// The decoder's message, with the fix of the most frequent error: YAML 1.1 reads `y` as a boolean.
 fn type_error(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let is_text = message.ends_with("expected a string");

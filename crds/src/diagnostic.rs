@@ -1,4 +1,4 @@
-//! What is wrong with an object: data for people, never a log line.
+//! Errors and warnings about an object: data for people, and not a log line.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -8,12 +8,12 @@ use policy_engine::object::ObjectRef;
 
 use crate::path::FieldPath;
 
-/// How much a diagnostic matters.
+/// The severity of a diagnostic.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
-    /// What the author wrote is not what is enforced.
+    /// The object is not enforced as written.
     Error,
-    /// It is enforced as written, but an API server would complain.
+    /// The object is enforced as written, but an API server would report an error.
     Warning,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Severity {
 /// A place in a file. Lines and columns count from 1; a column is a character, not a byte.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Origin {
-    /// The file, as its reader named it.
+    /// The name of the file, as its reader was given it.
     pub file: Arc<str>,
     /// The line.
     pub line: usize,
@@ -43,20 +43,20 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What a diagnostic is about. In order, objects come by the text of their kind.
+/// The subject of a diagnostic. Objects are sorted by the text of their kind.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum About {
     /// An object of a kind that the engine or the command line tool knows.
     Object(ObjectRef),
-    /// A kind or an object that cannot be read, so that what it holds may be not enforced. An agent
-    /// with such a diagnostic is not ready.
+    /// A kind or an object that cannot be read, so that it may not be enforced. An agent with such
+    /// a diagnostic is not ready.
     Unread(String),
-    /// Anything else: an object of another kind or without a name, a node; empty for a file.
+    /// Another subject: an object of another kind or without a name, a node; empty for a file.
     Other(String),
 }
 
 impl About {
-    /// Nothing that has a name.
+    /// The subject without a name.
     #[must_use]
     pub fn nothing() -> Self {
         Self::Other(String::new())
@@ -80,7 +80,7 @@ impl About {
     }
 }
 
-/// Kind and name, as `NetworkPolicy shop/db`; empty when even that is not known.
+/// Kind and name, as `NetworkPolicy shop/db`; empty when both are unknown.
 impl fmt::Display for About {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -102,18 +102,18 @@ impl PartialOrd for About {
     }
 }
 
-/// One thing that is wrong with one object.
+/// An error or a warning about one object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Diagnostic {
-    /// How much it matters.
+    /// The severity.
     pub severity: Severity,
-    /// Where it is written; `None` for an object that came from an API server.
+    /// The place in a file; `None` for an object from an API server.
     pub source: Option<Origin>,
-    /// What it is about.
+    /// The subject.
     pub about: About,
     /// The field; empty for the object as a whole.
     pub field: FieldPath,
-    /// What is wrong, what is enforced instead and, unless it is plain, what to do.
+    /// The problem, what is enforced instead and, unless it is obvious, the fix.
     pub message: String,
 }
 
@@ -135,7 +135,7 @@ impl fmt::Display for Diagnostic {
     }
 }
 
-/// Text of a stranger on one line of a terminal.
+/// Text from an untrusted source, on one line of a terminal.
 struct Shown<'a>(&'a str);
 
 impl fmt::Display for Shown<'_> {

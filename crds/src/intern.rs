@@ -1,4 +1,4 @@
-//! Texts that many objects repeat, kept once.
+//! Texts that many objects repeat are stored once.
 //!
 //! The pods of a large cluster repeat few namespaces, nodes, label keys and values, and the
 //! replicas of a workload their whole label sets. Sharing them is most of what makes a Pod cost
@@ -10,10 +10,10 @@ use std::sync::Arc;
 use policy_engine::labels::{Labels, Str};
 use policy_engine::model::{Change, NamedPort, PodKey};
 
-/// Below this many entries nothing is swept.
+/// Entries are removed only in tables with at least so many entries.
 const SWEEP_FLOOR: usize = 1024;
 
-/// What is shared. Entries that nothing else holds go when the table has doubled.
+/// The shared values. Entries without other references are removed when the table has doubled.
 #[derive(Debug)]
 pub struct Interner {
     texts: HashSet<Str>,
@@ -30,14 +30,14 @@ impl Default for Interner {
 }
 
 impl Interner {
-    /// Lets `change`, as conversion made it, share what other objects have too.
+    /// Replaces values of `change`, which conversion has just created, by equal shared ones.
     pub fn share(&mut self, change: &mut Change) {
         match change {
             Change::Pod(key, pod) => {
                 let mut namespace = key.namespace.clone();
                 self.text(&mut namespace);
                 *key = PodKey::of(namespace, key.name.clone());
-                // Nobody else has it yet; if somebody did, it would stay as it is.
+                // The pod has no other reference yet. If it had one, it would not be changed.
                 if let Some(pod) = pod.as_mut().and_then(Arc::get_mut) {
                     pod.key = key.clone();
                     self.labels(&mut pod.labels);

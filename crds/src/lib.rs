@@ -6,11 +6,11 @@
 //! JSON of an API server ──► lean::Lean ──────┘
 //! ```
 //!
-//! Pure: text and objects in, values and diagnostics out; no files, no network, no clock.
+//! Pure: from text and objects to values and diagnostics; no files, no network, no clock.
 //!
-//! An object that cannot be understood is still enforced, as the most closed thing that it can
-//! mean, and a [`diagnostic::Diagnostic`] says so. This happens at the smallest unit: a peer, a
-//! port, a rule, a selector.
+//! An object that cannot be understood is still enforced, with the most restrictive meaning that it
+//! can have, and a [`diagnostic::Diagnostic`] reports this. The unit is as small as possible: a
+//! peer, a port, a rule, a selector.
 //!
 //! | module | what lives there |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Field paths: on the stack while an object is walked, as a value once something is wrong there.
+//! Field paths: on the stack while an object is visited, and as a value in diagnostics.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub enum Step {
     Index(usize),
 }
 
-/// The way from the root of an object to a field; empty for the object itself.
+/// The path from the root of an object to a field; empty for the object itself.
 ///
 /// Its text is `spec.ingress[0]`, and `metadata.labels[app.kubernetes.io/name]` for a key that is
 /// not a plain field name.
@@ -22,13 +22,13 @@ pub enum Step {
 pub struct FieldPath(Vec<Step>);
 
 impl FieldPath {
-    /// The way through these fields.
+    /// The path through these fields.
     #[must_use]
     pub fn new<'k>(keys: impl IntoIterator<Item = &'k str>) -> Self {
         Self(keys.into_iter().map(|key| Step::Key(key.to_owned())).collect())
     }
 
-    /// A rule of a policy; rules count from 1. The rule that `allowDNS` adds is at that field.
+    /// The path of a rule, which count from 1; for the rule that `allowDNS` adds, of that field.
     #[must_use]
     pub fn of_rule(direction: Direction, rule: usize) -> Self {
         match rule {
@@ -37,14 +37,14 @@ impl FieldPath {
         }
     }
 
-    /// The field `name` of the mapping here.
+    /// The path of the field `name` of this mapping.
     #[must_use]
     pub fn key(mut self, name: &str) -> Self {
         self.0.push(Step::Key(name.to_owned()));
         self
     }
 
-    /// The item `at` of the list here.
+    /// The path of the item `at` of this list.
     #[must_use]
     pub fn index(mut self, at: usize) -> Self {
         self.0.push(Step::Index(at));
@@ -57,13 +57,13 @@ impl FieldPath {
         &self.0
     }
 
-    /// Whether this is the object as a whole.
+    /// Whether this is the path of the whole object.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// `below` the field here.
+    /// The path of `below`, which is relative to this field.
     pub(crate) fn join(mut self, below: impl IntoIterator<Item = Step>) -> Self {
         self.0.extend(below);
         self
@@ -94,7 +94,7 @@ fn is_field_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// A [`FieldPath`] while an object is walked: it costs no allocation.
+/// A [`FieldPath`] while an object is visited, without an allocation.
 #[derive(Clone, Copy)]
 pub(crate) struct Path<'a>(Option<(&'a Path<'a>, Here<'a>)>);
 
@@ -108,12 +108,12 @@ impl<'a> Path<'a> {
     /// The object itself.
     pub(crate) const ROOT: Path<'static> = Path(None);
 
-    /// The field `name` of the mapping here.
+    /// The path of the field `name` of this mapping.
     pub(crate) fn key(&'a self, name: &'a str) -> Self {
         Self(Some((self, Here::Key(name))))
     }
 
-    /// The item `at` of the list here.
+    /// The path of the item `at` of this list.
     pub(crate) fn index(&'a self, at: usize) -> Self {
         Self(Some((self, Here::Index(at))))
     }

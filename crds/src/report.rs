@@ -1,4 +1,4 @@
-//! What is found wrong with one object while it is converted.
+//! Collects the errors and warnings about one object during its conversion.
 
 use crate::diagnostic::{About, Diagnostic, Severity};
 use crate::manifest::{Document, Mark};
@@ -6,14 +6,14 @@ use crate::path::{FieldPath, Path, Step};
 
 /// Collects the diagnostics of one object.
 pub(crate) struct Report<'a> {
-    /// What is being converted.
+    /// The object that is being converted.
     pub(crate) about: About,
     document: Option<&'a Document>,
     diagnostics: Vec<Diagnostic>,
 }
 
 impl<'a> Report<'a> {
-    /// An empty report on an object that is written in `document` unless it came from an API.
+    /// An empty report about an object in `document`; without it, of an API server.
     pub(crate) fn new(document: Option<&'a Document>) -> Self {
         Self { about: About::nothing(), document, diagnostics: Vec::new() }
     }
@@ -23,7 +23,7 @@ impl<'a> Report<'a> {
         self.error_at(path.into(), message.into());
     }
 
-    /// The part at `path` is enforced as written, and still not right.
+    /// The part at `path` is enforced as written, but it is not correct.
     pub(crate) fn warning(&mut self, path: &Path<'_>, message: impl Into<String>) {
         self.push(Severity::Warning, path.into(), message.into());
     }
@@ -49,7 +49,7 @@ impl<'a> Report<'a> {
         Some(path.join(below))
     }
 
-    /// Reports every repeated key that `skip` does not claim.
+    /// Reports every repeated key that `skip` does not exclude.
     pub(crate) fn repeated_keys(&mut self, skip: impl Fn(&[Step]) -> bool) {
         let Some(document) = self.document else { return };
         let repeated = document.repeating().map(Mark::repetitions);
@@ -67,7 +67,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// The diagnostics, in the order they were found.
+    /// The diagnostics, in the order in which they were found.
     pub(crate) fn finish(self) -> Vec<Diagnostic> {
         self.diagnostics
     }

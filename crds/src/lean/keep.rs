@@ -1,4 +1,4 @@
-//! What is kept of the objects of each kind: static data.
+//! The parts of the objects of each kind that are kept: static data.
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -9,33 +9,33 @@ use crate::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use crate::api::cluster_network_policy::ClusterNetworkPolicy;
 use crate::api::node_policy_report::NodePolicyReport;
 
-/// What is kept of one part of an object.
+/// Which parts of a value are kept.
 #[derive(Debug)]
 pub enum Part {
-    /// All of it.
+    /// The whole value.
     Whole,
-    /// Of a mapping these fields; anything else is kept as it is, but empty.
+    /// These fields of a mapping; any other value is kept as an empty value of its type.
     Fields(&'static [(&'static str, Part)]),
-    /// The same, and for conversion every other field too.
+    /// As `Fields`; for conversion, all other fields are kept too.
     Open(&'static [(&'static str, Part)]),
-    /// Of each item of a list this; anything else is kept as it is, but empty.
+    /// This part of each item of a list; any other value is kept as an empty value of its type.
     Items(&'static Part),
-    /// Of a field this, for one purpose, and for others nothing.
+    /// This part for one purpose; nothing for other purposes.
     Only(Purpose, &'static Part),
 }
 
-/// For what an object is cut down.
+/// The purpose for which an object is reduced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
-    /// It is converted into an engine value, and compared with what the API server had before.
+    /// The object is converted into an engine value, and compared with its state in the API server.
     Conversion,
-    /// It is written into a file, from which the CLI answers later.
+    /// The object is written into a file, which the CLI reads later.
     Snapshot,
 }
 
 use Part::{Fields, Items, Only, Open, Whole};
 
-/// Fields, each kept as it is said, else whole.
+/// Fields, each with the part that is given, or else whole.
 macro_rules! fields {
     (@part) => { Whole };
     (@part $part:expr) => { $part };
@@ -51,7 +51,7 @@ pub const EXTRA_SOURCE_RANGES_ANNOTATION: &str = "portcullis.dev/extra-source-ra
 /// The annotation that names codes of `kubectl whatif lint` which do not apply to the object.
 pub const LINT_IGNORE_ANNOTATION: &str = "portcullis.dev/lint-ignore";
 
-/// What is kept of an object of this kind.
+/// The parts that are kept of an object of this kind.
 pub(super) const fn part(kind: Kind) -> &'static Part {
     match kind {
         Kind::Node => &NODE,
@@ -89,7 +89,7 @@ impl Projected for NodePolicyReport {
     ]);
 }
 
-/// What only an object of an API server has, or what only matters there.
+/// Fields that only objects of an API server have, or that are needed only for these.
 const SERVED: Part = Only(Purpose::Conversion, &Whole);
 
 const OWNERS: Part = Items(&Fields(fields!["apiVersion", "kind", "name", "controller"]));
@@ -104,11 +104,11 @@ const POD_METADATA: Part = Fields(fields![
     "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp",
     "resourceVersion": SERVED, "generation": SERVED,
     "ownerReferences": Only(Purpose::Snapshot, &OWNERS),
-    // The answers of the CLI do not depend on it.
+    // The answers of the CLI do not depend on these annotations.
     "annotations": Only(Purpose::Conversion, &Fields(&[(EXTRA_SOURCE_RANGES_ANNOTATION, Whole)])),
 ]);
 
-/// With what tells a node from an earlier one of its name.
+/// Also the uid, which distinguishes a node from an earlier one of its name.
 const NODE_METADATA: Part = Fields(fields![
     "name", "namespace", "labels", "creationTimestamp", "deletionTimestamp",
     "uid": SERVED, "resourceVersion": SERVED,
@@ -124,8 +124,8 @@ const POLICY_METADATA: Part = Fields(fields![
     ]),
 ]);
 
-/// Fields that conversion does not know may have been meant to isolate: it must see them. The status
-/// is compared with what it should be, and means nothing.
+/// Fields that conversion does not know may be meant to isolate, so it must see them. The status is
+/// compared with the wanted one, and has no meaning for policies.
 const POLICY: Part = Open(fields!["metadata": POLICY_METADATA, "spec", "status": SERVED]);
 
 const CONTAINERS: Part = Items(&Fields(fields![

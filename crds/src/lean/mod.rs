@@ -1,15 +1,15 @@
-//! Objects cut down to what Portcullis looks at: while they are decoded from an API server, and for a
-//! snapshot of the CLI. `keep.rs` lists what is kept of each kind.
+//! Objects reduced to the fields that Portcullis reads: while they are decoded from an API server,
+//! and for a snapshot of the CLI. `keep.rs` lists the fields of each kind.
 //!
 //! ```text
 //! JSON of a watch or list ──Deserialize──► Lean: the wanted parts, as they stand ──► convert::lean
 //! an object of any source ──snapshot─────► the parts that answers depend on
 //! ```
 //!
-//! Decoding well-formed JSON into a [`Lean`] never fails, whatever the object holds: a part of an
-//! unexpected shape is kept as far as its shape can be told, and conversion reports it and fails
-//! closed. So one strange object never stalls a watch, nor the list that it is in. A Pod of 6 KB
-//! becomes some hundred bytes, and what is not wanted is skipped without being built.
+//! Decoding well-formed JSON into a [`Lean`] never fails, whatever the object contains: of a value
+//! with an unexpected type, the type is kept, and conversion reports it and fails closed. So one
+//! invalid object never blocks a watch, or the list that contains it. A Pod of 6 KB becomes some
+//! hundred bytes, and fields that are not kept are skipped without being built.
 
 mod keep;
 #[cfg(test)]
@@ -26,23 +26,22 @@ use serde_json::{Map, Number, Value};
 pub use keep::{EXTRA_SOURCE_RANGES_ANNOTATION, LINT_IGNORE_ANNOTATION, MODE_ANNOTATION};
 use keep::{Part, Purpose, part};
 
-/// Deeper than this nothing is kept. No field of the API is half as deep; the JSON reader itself
-/// gives up at 128, and that would be the end of a whole list.
+/// Deeper values are not kept. Fields of the API are less than half as deep. The JSON reader has a
+/// limit of 128, and exceeding it would fail a whole list.
 const MAX_DEPTH: usize = 48;
 
-/// What stands where an object is nested deeper than [`MAX_DEPTH`]: no part of an object accepts
-/// it, so it fails closed.
+/// Replaces a value below [`MAX_DEPTH`]. No part of an object accepts it: it fails closed.
 const TOO_DEEP: &str = "(nested too deeply)";
 
-/// A kind that policies depend on, as its API type names it.
+/// A kind that policies depend on, for its API type.
 pub trait LeanKind {
-    /// Which kind.
+    /// The kind.
     const KIND: Kind;
 }
 
-/// An API type whose objects are cut down while they are decoded.
+/// An API type whose objects are reduced while they are decoded.
 pub trait Projected {
-    /// What is kept of one.
+    /// The parts of an object that are kept.
     const KEEP: &'static Part;
 }
 
@@ -50,15 +49,15 @@ impl<K: LeanKind> Projected for K {
     const KEEP: &'static Part = part(K::KIND);
 }
 
-/// An object of kind `K`, cut down.
+/// An object of kind `K`, reduced to the parts that are kept.
 pub struct Lean<K> {
     value: Value,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K: LeanKind> Lean<K> {
-    /// Namespace and name, as conversion reads them; `None` when they cannot be told. The
-    /// namespace is empty where the kind has none.
+    /// Namespace and name, as conversion reads them; `None` when they cannot be read. The namespace
+    /// is empty if the kind is not namespaced.
     #[must_use]
     pub fn names(&self) -> Option<(&str, &str)> {
         let metadata = self.value.get("metadata")?;
@@ -76,19 +75,19 @@ impl<K: LeanKind> Lean<K> {
 }
 
 impl<K> Lean<K> {
-    /// The parts that were kept.
+    /// The parts that are kept.
     #[must_use]
     pub fn value(&self) -> &Value {
         &self.value
     }
 
-    /// The same, as a value of its own.
+    /// The parts that are kept, as an owned value.
     #[must_use]
     pub fn into_value(self) -> Value {
         self.value
     }
 
-    /// `metadata.resourceVersion`, if it is text that says something.
+    /// `metadata.resourceVersion`, if it is a text that is not empty.
     #[must_use]
     pub fn resource_version(&self) -> Option<&str> {
         let version = self.value.get("metadata")?.get("resourceVersion")?.as_str();
@@ -116,8 +115,8 @@ impl<'de, K: Projected> Deserialize<'de> for Lean<K> {
 }
 
 /// The parts of an object that answers about a cluster depend on: names, labels, owners, addresses,
-/// ports and policies. No environment or arguments of containers, no annotations but a policy's own of this project;
-/// `None` for kinds on which no answer depends.
+/// ports and policies. It has no environment or arguments of containers, and no annotations except
+/// those of this project on policies. `None` for kinds that no answer depends on.
 #[must_use]
 pub fn snapshot(object: &Value) -> Option<Value> {
     let api_version = object.get("apiVersion")?.as_str()?;
@@ -134,7 +133,7 @@ pub fn snapshot(object: &Value) -> Option<Value> {
     Some(kept)
 }
 
-/// Reads a value, keeping what `part` says.
+/// Reads a value and keeps what `part` lists.
 #[derive(Clone, Copy)]
 struct Kept {
     part: &'static Part,
@@ -224,7 +223,7 @@ impl<'de> Visitor<'de> for Kept {
     }
 }
 
-/// Reads a key: its text and what is kept below it, or `None`, without a copy, when nothing is.
+/// Reads a key: its text and the part that is kept below it; `None`, without a copy, for no part.
 struct Key(Kept);
 
 impl<'de> DeserializeSeed<'de> for Key {

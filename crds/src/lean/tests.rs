@@ -1,4 +1,4 @@
-//! What a snapshot keeps. That conversion sees all that matters is tested in `convert`.
+//! The parts that a snapshot keeps. The parts that conversion needs are tested in `convert`.
 
 use serde_json::json;
 

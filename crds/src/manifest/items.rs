@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-/// The pieces of a List.
+/// The parts of a List.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Pieces {
     /// The text without its items: `kind`, `apiVersion`, `metadata`.
@@ -32,7 +32,7 @@ pub(super) struct Piece {
     pub(super) is_block: bool,
 }
 
-/// The pieces of a List; `None` if the text is something else, or is not complete.
+/// The parts of a List; `None` if the text is not a List, or is not complete.
 pub(super) fn split(text: &str) -> Option<Pieces> {
     if text.trim_start().starts_with('{') { json(text) } else { yaml(text) }
 }
@@ -73,7 +73,7 @@ fn json(text: &str) -> Option<Pieces> {
                         is_block: false,
                     }),
                     (1, Some(start)) => {
-                        // Two lists of items are nothing that a program writes.
+                        // No program writes two lists of items.
                         if outside.replace(start..at).is_some() {
                             return None;
                         }

@@ -1,8 +1,8 @@
-//! Objects that are written as JSON: their values at once, the places of their fields only when
-//! somebody asks for one.
+//! Objects that are written as JSON: their values are read at once, the places of their fields only
+//! when a place is needed.
 //!
-//! Most files with many objects are written by programs, and most of their objects are never named
-//! in a diagnostic. To read them as YAML, only for the places, takes many times as long.
+//! Programs write most files with many objects, and diagnostics name few of these objects. To read
+//! the files as YAML, only for the places, takes many times as long.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -16,9 +16,9 @@ use super::tree::{self, Read, Tree};
 /// The place of each field of a document.
 #[derive(Debug)]
 pub(super) enum Places {
-    /// They are known.
+    /// The places are known.
     Known(Mark),
-    /// They are found in the text, in which no key is repeated, when they are asked for.
+    /// The places are found in the text when they are needed. No key is repeated in the text.
     OfJson(Box<str>, OnceLock<Mark>),
 }
 
@@ -55,7 +55,7 @@ impl Places {
         }
     }
 
-    /// Where the document begins.
+    /// The place where the document begins.
     pub(super) fn start(&self) -> Place {
         match self {
             Self::Known(mark) => mark.place,
@@ -75,8 +75,8 @@ impl Places {
 /// The text of a JSON value begins with the value.
 const START: Place = Place { line: 1, column: 1 };
 
-/// Reads one JSON value. As far as it is YAML too, its fields have places. It is not with escapes
-/// such as `\ud83d\ude00`, and where a line break of YAML stands in a string.
+/// Reads one JSON value. If it is also YAML, its fields have places. It is not YAML if it has
+/// escapes such as `\ud83d\ude00`, or a line break of YAML in a string.
 pub(super) fn read(text: &str) -> Result<Read, tree::TreeError> {
     let is_yaml = !text.contains(['\u{85}', '\u{2028}', '\u{2029}']);
     let read = tree::read(text);
@@ -90,10 +90,10 @@ pub(super) fn read(text: &str) -> Result<Read, tree::TreeError> {
     }
 }
 
-/// The object that a JSON text is, if [`read`] certainly returns the same value, and no key in it is
+/// The object of a JSON text, if [`read`] certainly returns the same value, and no key in it is
 /// repeated.
 ///
-/// JSON and YAML read some numbers and escapes in different ways; of these, nothing is read here.
+/// `None` for texts with numbers or escapes that JSON and YAML read in different ways.
 pub(super) fn plain_object(text: &str) -> Option<Value> {
     let is_plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t');
     if !text.starts_with('{') || !text.bytes().all(is_plain) || text.contains("\\u") {
@@ -105,7 +105,7 @@ pub(super) fn plain_object(text: &str) -> Option<Value> {
     Some(value)
 }
 
-/// Reads a value, and refuses what [`plain_object`] does not read.
+/// Reads a value, and rejects values that [`plain_object`] does not read.
 #[derive(Clone, Copy)]
 struct Plain;
 
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether the value is read at once. It is then the one that [`read`] returns.
+    /// Checks whether the value is read at once. If so, [`read`] must return the same value.
     #[track_caller]
     fn check(text: &str, is_plain: bool) {
         let found = plain_object(text);

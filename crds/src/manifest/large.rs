@@ -1,8 +1,8 @@
-//! Files of any size: the items of a large List are read one at a time, and of each object that is
-//! not a policy only those parts are kept that answers depend on.
+//! Files of any size: the items of a large List are read one at a time, and objects that are not
+//! policies are reduced to the parts that answers depend on.
 //!
 //! So `kubectl get pods -A -o json` of a cluster with many pods takes little more memory than its
-//! text. The place of such an object is the line where it begins, not that of each field.
+//! text. All fields of such an object have the place where the object begins.
 
 use std::sync::Arc;
 
@@ -22,19 +22,19 @@ use crate::path::FieldPath;
 /// A List with more bytes is read one item at a time.
 const WHOLE_BYTES: usize = 4 << 20;
 
-/// So far to the right, the column of an item in JSON is exact.
+/// The last column up to which the column of an item in JSON is exact.
 const MAX_COLUMN: usize = 400;
 
 impl Manifest {
     /// Reads YAML or JSON `text` as [`Manifest::parse`] does, but of any size if it consists of Lists.
     ///
     /// # Errors
-    /// When a part is too large to be read and is not a List: what is in it is not known.
+    /// When a part is too large to be read and is not a List, because its objects are not known.
     pub fn parse_large(file: &str, text: &str) -> Result<Self, Box<Diagnostic>> {
         Self::parse_in_pieces(file, text, WHOLE_BYTES)
     }
 
-    /// The same, with the size above which Lists are split.
+    /// As [`Manifest::parse_large`], with the size above which Lists are split.
     fn parse_in_pieces(
         file: &str,
         text: &str,
@@ -108,7 +108,7 @@ fn list(pieces: &Pieces) -> Option<(String, Value)> {
     Some((kind.to_owned(), value.get("apiVersion").cloned().unwrap_or_default()))
 }
 
-/// The item as it is written, with the places of its fields in lines of the file.
+/// The item, with the places of its fields in lines of the file.
 fn read(text: &str, piece: &Piece) -> Result<Option<Tree>, TreeError> {
     if piece.is_block {
         return Ok(tree::read(&text.replacen('-', " ", 1))?.tree);
@@ -129,8 +129,8 @@ fn read(text: &str, piece: &Piece) -> Result<Option<Tree>, TreeError> {
     }
 }
 
-/// What is kept of an object that is not a policy; `None` for a policy, a List, and what is not an
-/// object.
+/// The parts of an object that are kept, if it is not a policy; `None` for a policy, a List, and a
+/// value that is not an object.
 fn kept(value: &Value) -> Option<Value> {
     let text = |pointer| value.pointer(pointer).and_then(Value::as_str);
     let (api_version, kind) = (text("/apiVersion")?, text("/kind")?);
@@ -140,7 +140,7 @@ fn kept(value: &Value) -> Option<Value> {
                 json!({"apiVersion": api_version, "kind": kind.as_str(), "metadata": name(value)?}),
             )
         }),
-        // Those of other projects have names that a warning prints.
+        // A warning prints the names of policies of other projects.
         None if Kind::from_word(kind).is_none() && !kind.ends_with("List") => {
             Some(json!({"apiVersion": api_version, "kind": kind, "metadata": name(value)?}))
         }
@@ -181,7 +181,7 @@ mod tests {
       "metadata": {"name": "p"}, "spec": {"podSelector": {}, "ingress": [{"ports":
       [{"port": "80"}]}]}}"#;
 
-    /// What the objects of a file mean, and what is wrong with them.
+    /// The meaning of the objects of a file, and the diagnostics.
     fn meaning(manifest: &Manifest) -> Vec<String> {
         let items = manifest.documents.iter().map(|document| {
             let (item, diagnostics) = item(document.value(), Some(document), "default");

@@ -1,4 +1,4 @@
-//! Where each field of a document is written.
+//! The place of each field of a document.
 
 use std::collections::BTreeMap;
 
@@ -18,28 +18,28 @@ pub(crate) struct Mark {
     pub(crate) inner: Inner,
 }
 
-/// What is below a node.
+/// The places below a node.
 #[derive(Clone, Debug)]
 pub(crate) enum Inner {
-    /// Nothing, or nothing whose place is known.
+    /// No places: the node has no parts, or their places are not known.
     Leaf,
     /// The items of a list.
     Items(Vec<Mark>),
     /// The fields of a mapping, each with the place of its key.
     Fields {
         fields: BTreeMap<Box<str>, (Place, Mark)>,
-        /// Keys that are given again, each with its place.
+        /// Keys that are given more than once, each with the place of the repetition.
         repeated: Vec<(Box<str>, Place)>,
     },
 }
 
 impl Mark {
-    /// A node whose inside has no places.
+    /// A node without places below it.
     pub(crate) fn leaf(place: Place) -> Self {
         Self { place, inner: Inner::Leaf }
     }
 
-    /// The place of the field at `steps`, or of the nearest thing around it that exists.
+    /// The place of the field at `steps`, or of the nearest existing field around it.
     pub(crate) fn locate(&self, steps: &[Step]) -> Place {
         let mut place = self.place;
         let mut here = self;

@@ -4,8 +4,8 @@
 //! text ──stream──► parts ──tree──► value + places ──flatten Lists──► Documents
 //! ```
 //!
-//! Every step reads what kubectl reads and refuses what it refuses. A part that cannot be read costs the other parts nothing. Size, nesting and aliases are limited,
-//! so that no file takes an agent down.
+//! Every step accepts and rejects the same texts as kubectl. A part that cannot be read does not
+//! affect the other parts. Size, nesting and aliases are limited, so that no file stops an agent.
 
 mod items;
 mod json;
@@ -35,12 +35,12 @@ use tree::{Read, Tree};
 /// The largest part between two `---` lines that is read, in bytes: a List of some 5,000 whole pods.
 pub const MAX_DOCUMENT_BYTES: usize = 32 << 20;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug)]
 pub struct Manifest {
     /// The objects in the order they are written, Lists flattened.
     pub documents: Vec<Document>,
-    /// One error for each part that could not be read; empty when the whole file was.
+    /// One error for each part that could not be read; empty if the whole file was read.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -48,7 +48,7 @@ pub struct Manifest {
 #[derive(Debug)]
 pub struct Document {
     file: Arc<str>,
-    /// Empty after [`Document::release`], until somebody asks for it.
+    /// Empty after [`Document::release`], until the value is needed again.
     value: OnceLock<Value>,
     places: Places,
     /// Line of the file that is line 1 of the part the marks count in, minus one.
@@ -56,11 +56,12 @@ pub struct Document {
 }
 
 impl Manifest {
-    /// Reads YAML or JSON `text`; diagnostics call it `file`.
+    /// Reads YAML or JSON `text`; `file` is its name in diagnostics.
     ///
-    /// Documents, scalars, anchors, aliases, tags and merge keys mean what they mean to kubectl.
-    /// Empty documents are left out. `kind: List` and every `…List` with `items` stand for their
-    /// items; an item without a kind takes it from its list, as an API server's answers want it.
+    /// Documents, scalars, anchors, aliases, tags and merge keys have the same meaning as in
+    /// kubectl. Empty documents are left out. `kind: List` and every `…List` with `items` are
+    /// replaced by their items. An item without a kind gets the kind from its list, as in responses
+    /// of an API server.
     #[must_use]
     pub fn parse(file: &str, text: &str) -> Self {
         let file: Arc<str> = file.into();
@@ -145,8 +146,8 @@ impl Document {
         Self { file: Arc::clone(file), value: OnceLock::from(value), places, first_line }
     }
 
-    /// Frees the memory of the value if it can be read again. A cluster has many objects, and few of
-    /// them are looked at twice.
+    /// Frees the memory of the value if it can be read again. A cluster has many objects, and few
+    /// of them are needed twice.
     pub fn release(&mut self) {
         if self.places.json().is_some() {
             self.value.take();
@@ -158,7 +159,7 @@ impl Document {
     pub fn value(&self) -> &Value {
         self.value.get_or_init(|| {
             let value = self.places.json().and_then(json::plain_object);
-            // Only what can be read again is released.
+            // The value is released only if it can be read again.
             value.unwrap_or_default()
         })
     }
@@ -175,13 +176,13 @@ impl Document {
         self.value().get("kind")?.as_str()
     }
 
-    /// Where the object begins.
+    /// The place where the object begins.
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.at(self.places.start())
     }
 
-    /// Where a field is written, or the nearest thing around it that exists.
+    /// The place of a field, or of the nearest existing field around it.
     #[must_use]
     pub fn origin_at(&self, field: &FieldPath) -> Origin {
         self.at(self.places.mark().locate(field.steps()))
@@ -197,7 +198,7 @@ impl Document {
         Origin { file: Arc::clone(&self.file), line, column: place.column }
     }
 
-    /// The items of a List, or the document itself when it is none.
+    /// The items of a List; the document itself if it is not a List.
     fn into_items(self) -> Result<Vec<Self>, Box<Self>> {
         let item_kind = match self.kind().and_then(|kind| kind.strip_suffix("List")) {
             Some(kind) if self.value().get("items").is_some_and(Value::is_array) => kind.to_owned(),

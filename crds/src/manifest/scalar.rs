@@ -1,8 +1,8 @@
-//! What a YAML scalar means to kubectl: YAML 1.1, as `sigs.k8s.io/yaml` reads it
-//! (`resolve.go` of `go.yaml.in/yaml/v2`).
+//! The values of YAML scalars in kubectl: YAML 1.1, as `sigs.k8s.io/yaml` reads it (`resolve.go` of
+//! `go.yaml.in/yaml/v2`).
 //!
 //! `no` is a boolean, `0x50` is 80, `010` is 8, a date is text. A number with a fraction of zero
-//! becomes an integer, for Go writes the float 80.0 as `80` on the way to the API server.
+//! becomes an integer, because Go writes the float 80.0 as `80` on the way to the API server.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -23,23 +23,23 @@ pub(super) enum Resolved {
     /// An integer that is too large for an `i64`.
     Uint(u64),
     Float(f64),
-    /// The text as it is.
+    /// The text as it is written.
     Text,
-    /// What the text encodes.
+    /// The decoded text.
     Decoded(String),
 }
 
 /// Finds the type of the scalar `text`, which is not in quotes or has a `tag`.
 ///
 /// # Errors
-/// When the text is not of the type that the tag says.
+/// When the text is not of the type of the tag.
 pub(super) fn resolve(tag: Option<&str>, text: &str) -> Result<Resolved, String> {
     let Some(tag) = tag else { return Ok(plain(text)) };
     let name = tag.strip_prefix(TAGS).unwrap_or_default();
     let found = match name {
         "bool" | "int" | "float" | "null" => plain(text),
         "timestamp" if timestamp::is_timestamp(text) => return Ok(Resolved::Text),
-        // A scalar in quotes is text, and so is every tag of one's own.
+        // A scalar in quotes is text, and so is a scalar with an application's own tag.
         "timestamp" => return Err(format!("`{text}` is not a !!timestamp")),
         "binary" => {
             let bytes = base64(text.as_bytes());
@@ -84,7 +84,7 @@ impl Resolved {
     /// The key of a JSON object; `text` is the text of the scalar.
     ///
     /// # Errors
-    /// When kubectl accepts no such key.
+    /// When kubectl does not accept such a key.
     pub(super) fn into_key(self, text: impl Into<String>) -> Result<String, &'static str> {
         match self {
             Self::Bool(value) => Ok(value.to_string()),
@@ -211,7 +211,7 @@ fn float_key(float: f64) -> String {
     let scientific = format!("{float:e}");
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    // As C's %g does with its default precision.
+    // C's %g writes so with its default precision.
     if !(-4..6).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{mantissa}e{sign}{:02}", exponent.abs());

@@ -1,15 +1,15 @@
 //! The text of a file → its documents, split as kubectl splits them
 //! (`YAMLOrJSONDecoder` of `k8s.io/apimachinery`).
 //!
-//! A file that begins with `{` is a row of JSON values for as long as it is JSON. Everything else
-//! is YAML, split at lines that begin with `---` before anything else is known about it.
+//! A file that begins with `{` is a sequence of JSON values for as long as it is JSON. Everything
+//! else is YAML, split at lines that begin with `---` before the text is parsed.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::de::IgnoredAny;
 
-/// One document of a file, not read yet.
+/// One document of a file, before it is parsed.
 pub(super) struct Part<'text> {
     /// How many lines of the file are before it.
     pub(super) first_line: usize,
@@ -20,7 +20,7 @@ pub(super) enum Content<'text> {
     /// One JSON value.
     Json(&'text str),
     Yaml(Cow<'text, str>),
-    /// What kubectl refuses before it looks for YAML.
+    /// A text that kubectl rejects before it looks for YAML.
     Refused {
         line: usize,
         message: &'static str,
@@ -88,7 +88,7 @@ impl Lines<'_> {
     }
 }
 
-/// Where the JSON values are, and where there is something else behind them.
+/// The places of the JSON values, and the place of other text behind them.
 fn json_values(text: &str) -> (Vec<Range<usize>>, Option<usize>) {
     let mut values = Vec::new();
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
@@ -106,8 +106,8 @@ fn json_values(text: &str) -> (Vec<Range<usize>>, Option<usize>) {
     }
 }
 
-/// Where YAML begins behind JSON that ends at `at`: behind the blanks there and one line break.
-/// kubectl wants four more bytes to look at.
+/// The place where YAML begins behind JSON that ends at `at`: behind the blanks there and one line
+/// break. kubectl needs four more bytes for this.
 fn behind_line(text: &str, mut at: usize) -> Option<usize> {
     for char in text.get(at..)?.chars() {
         if text.len() - at < 4 {
@@ -134,7 +134,7 @@ fn yaml_parts(text: &str, lines_before: usize) -> Vec<Part<'_>> {
         let content = match (text, refused.take()) {
             (None, _) => return,
             (Some(_), Some(line)) => Content::Refused { line, message },
-            // kubectl ends the last line too.
+            // kubectl also ends the last line.
             (Some(text), None) if text.ends_with('\n') => Content::Yaml(Cow::Borrowed(text)),
             (Some(text), None) => Content::Yaml(Cow::Owned(format!("{text}\n"))),
         };

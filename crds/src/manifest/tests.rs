@@ -1,4 +1,4 @@
-//! What a file means, and that none takes the reader down.
+//! The content of files, and that no file stops the reader.
 
 use serde_json::{Value, json};
 
@@ -172,7 +172,7 @@ fn a_billion_laughs_end_at_the_limit() {
     }
     let error = &errors(&lines.join("\n"))[0];
     assert!(error.contains("excessive aliasing"), "{error}");
-    // Go allows it where most of a file is no alias.
+    // Go allows it if most of a file does not come from aliases.
     lines.insert(0, format!("others: [{}]", vec!["1"; 5_000].join(", ")));
     let error = &errors(&lines.join("\n"))[0];
     assert!(error.contains("expand to more than 100000 nodes"), "{error}");
@@ -201,7 +201,7 @@ fn a_released_value_is_read_again() {
     let mut manifest = Manifest::parse("a.json", text);
     let before: Vec<_> = manifest.documents.iter().map(|one| one.value().clone()).collect();
     manifest.documents.iter_mut().for_each(Document::release);
-    // A number that YAML may read in another way is kept.
+    // A number that YAML may read differently is kept.
     let kept: Vec<_> = manifest.documents.iter().map(|one| one.value.get().is_some()).collect();
     assert_eq!(kept, [false, true]);
     let after: Vec<_> = manifest.documents.iter().map(|one| one.value().clone()).collect();

@@ -1,4 +1,4 @@
-//! Which texts `!!timestamp` accepts (`parseTimestamp` of `go.yaml.in/yaml/v2`).
+//! The texts that `!!timestamp` accepts (`parseTimestamp` of `go.yaml.in/yaml/v2`).
 //!
 //! Without this tag, a date is text as any other.
 

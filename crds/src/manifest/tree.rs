@@ -11,28 +11,28 @@ use super::mark::{Inner, Mark, Place};
 use super::scalar::{self, Resolved};
 use crate::yaml::{Event, EventKind, Parser, Spot, YamlError};
 
-/// How deep a document may nest. Objects of the kinds we read nest less than 20 levels; every
-/// walk over a value recurses, so this is what keeps an agent's stack.
+/// How deep a document may nest. Objects of the kinds we read nest less than 20 levels. Every
+/// function that visits a value recurses, so this limit protects the agent's stack.
 pub(super) const MAX_DEPTH: usize = 100;
 
-/// How many nodes the aliases of one document may copy: a "billion laughs" ends here.
+/// How many nodes the aliases of one document may copy: the limit against a "billion laughs".
 pub(super) const MAX_ALIASED_NODES: usize = 100_000;
 
 const MERGE_TAG: &str = "tag:yaml.org,2002:merge";
 
-/// Why a document could not be read.
+/// The reason why a document could not be read.
 #[derive(Clone, Debug)]
 pub(super) struct TreeError {
     pub(super) place: Place,
     pub(super) message: String,
 }
 
-/// A value and where it is written.
+/// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     pub(super) value: Value,
     pub(super) mark: Mark,
-    /// Why JSON has no such value. It is no error where a later field of the same name replaces it.
+    /// Why JSON has no such value. It is no error if a later field of the same name replaces it.
     pub(super) refused: Option<Box<TreeError>>,
 }
 
@@ -43,19 +43,19 @@ impl Tree {
     }
 }
 
-/// What is in a text.
+/// The content of a text.
 #[derive(Debug)]
 pub(super) struct Read {
-    /// The first document, unless it is empty.
+    /// The first document; `None` if it is empty.
     pub(super) tree: Option<Tree>,
-    /// Where a second document begins, which kubectl does not read.
+    /// The place where a second document begins, which kubectl does not read.
     pub(super) unread: Option<Place>,
 }
 
 /// Reads the first document of `text`.
 ///
 /// # Errors
-/// When Go's YAML package refuses it, or it goes over a limit.
+/// When Go's YAML package rejects it, or it exceeds a limit.
 pub(super) fn read(text: &str) -> Result<Read, TreeError> {
     let mut reader = Reader {
         parser: Parser::new(text)?,
@@ -87,9 +87,9 @@ pub(super) fn read(text: &str) -> Result<Read, TreeError> {
 struct Reader<'text> {
     parser: Parser<'text>,
     anchors: HashMap<String, Anchored>,
-    /// Nodes that were read, those of aliases included.
+    /// The number of nodes that were read, including those of aliases.
     nodes: usize,
-    /// How many of them came by aliases.
+    /// The number of these nodes that came from aliases.
     aliased: usize,
     /// How many nodes were copied for anchors and aliases.
     copied: usize,
@@ -97,7 +97,7 @@ struct Reader<'text> {
 
 /// The node with an anchor.
 enum Anchored {
-    /// The node that has this number is not read as a whole yet.
+    /// The node with this number is not complete yet.
     Open(usize),
     Node(Built),
 }
@@ -105,9 +105,9 @@ enum Anchored {
 #[derive(Clone)]
 struct Built {
     tree: Tree,
-    /// Levels below this node.
+    /// The number of levels below this node.
     height: usize,
-    /// Nodes, this one included.
+    /// The number of nodes, including this one.
     nodes: usize,
 }
 
@@ -136,7 +136,7 @@ impl<'text> Reader<'text> {
                 let resolved = resolved.map_err(|message| error(spot, message))?;
                 let (value, refused) = match resolved.into_value(text) {
                     Ok(value) => (value, None),
-                    // Not null: a document of this alone is not empty.
+                    // Not null, because a document with only this value is not empty.
                     Err(message) => (false.into(), Some(Box::new(error(spot, message)))),
                 };
                 (anchor, Tree { value, mark: Mark::leaf(place(spot)), refused }, 0)
@@ -156,7 +156,7 @@ impl<'text> Reader<'text> {
         let is_collection = !matches!(tree.mark.inner, Inner::Leaf);
         let built = Built { tree, height, nodes: self.nodes - before };
         if let Some(name) = anchor {
-            // The name may have been given again inside of the node.
+            // The name may have been defined again inside the node.
             let stays = is_collection
                 && !matches!(self.anchors.get(&*name), Some(Anchored::Open(n)) if *n == before);
             if !stays {
@@ -204,7 +204,7 @@ impl<'text> Reader<'text> {
         self.check_ratio(spot)
     }
 
-    /// As `unmarshal` in Go's `decode.go`, for documents up to our limit.
+    /// As `unmarshal` in Go's `decode.go`, for documents within our limit.
     fn check_ratio(&self, spot: Spot) -> Result<(), TreeError> {
         // More than 99 % of the nodes.
         let excessive = self.aliased > 100 && self.nodes > 1000;
@@ -299,12 +299,12 @@ struct Mapping {
     repeated: Vec<(Box<str>, Place)>,
     /// The keys that the mapping has by `<<` only.
     merged: BTreeSet<Box<str>>,
-    /// The keys whose values JSON does not have.
+    /// The keys whose values JSON cannot represent.
     refused: BTreeMap<Box<str>, Box<TreeError>>,
 }
 
 impl Mapping {
-    /// Of two equal keys the later one is in the value, as in kubectl.
+    /// Of two equal keys, the value of the later one counts, as in kubectl.
     fn insert(&mut self, key: String, at: Place, tree: Tree) {
         let name: Box<str> = key.as_str().into();
         self.values.insert(key, tree.value);
@@ -323,8 +323,8 @@ impl Mapping {
         }
     }
 
-    /// Takes in what `<<` names, where it stands: it replaces keys above it, and keys below replace
-    /// it. YAML would let keys above win too; kubectl (go.yaml.in/yaml/v2) does not.
+    /// Merges the mappings of `<<` at its place: they replace keys above it, and keys below replace
+    /// them. In YAML, keys above would win too; in kubectl (go.yaml.in/yaml/v2) they do not.
     fn merge(&mut self, tree: Tree, allows_list: bool, spot: Spot) -> Result<(), TreeError> {
         if let Some(refused) = tree.refused {
             return Err(*refused);
@@ -339,7 +339,7 @@ impl Mapping {
                 Ok(())
             }
             (Value::Array(values), Inner::Items(marks)) if allows_list => {
-                // The first of them is the strongest.
+                // The first mapping has precedence.
                 let mut items = values.into_iter().zip(marks).rev();
                 items.try_for_each(|(value, mark)| self.merge(Tree::new(value, mark), false, spot))
             }
@@ -358,7 +358,7 @@ fn resolve(tag: Option<&str>, text: &str, plain: bool) -> Result<Resolved, Strin
     if tag.is_none() && !plain { Ok(Resolved::Text) } else { scalar::resolve(tag, text) }
 }
 
-/// The key that an alias or a scalar with an anchor stands for.
+/// The key of an alias or of a scalar with an anchor.
 fn key_of(value: Value) -> Result<String, &'static str> {
     match value {
         Value::String(text) => Ok(text),

@@ -1,7 +1,7 @@
 //! `%YAML` and `%TAG` lines (`scannerc.go`).
 //!
-//! They are only checked. kubectl splits a file at its `---` lines first, so no directive has ever
-//! a document behind it, and what it declares never matters.
+//! They are only checked. kubectl splits a file at its `---` lines first, so no document ever
+//! follows a directive, and its content never matters.
 
 use super::YamlError;
 use super::scanner::Scanner;

@@ -4,12 +4,11 @@
 //! text ──source──► characters ──scanner──► tokens ──parser──► events
 //! ```
 //!
-//! kubectl and the API machinery read manifests with that package, which is a port of libyaml that
-//! has gone its own way since. Other parsers follow YAML 1.2 and differ from it in both
-//! directions, and a document that kubectl reads and we refuse is a Pod or a policy that is
-//! missing here. So this is a port of its scanner and parser (v2.4.3: `readerc.go`, `scannerc.go`,
-//! `parserc.go`), function by function; a test compares it with the original. What an event means
-//! is the business of `manifest/`.
+//! kubectl and the API machinery read manifests with that package, a port of libyaml that has been
+//! changed since. Other parsers follow YAML 1.2 and differ from it in both directions. If we
+//! rejected a document that kubectl reads, its Pod or policy would be missing here. So this is a
+//! port of the scanner and parser (v2.4.3: `readerc.go`, `scannerc.go`, `parserc.go`), function by
+//! function; a test compares it with the original. `manifest/` interprets the events.
 //!
 //! The original is by Gustavo Niemeyer and Canonical Ltd. (Apache License 2.0), and by Kirill Simonov
 //! (MIT License, `LICENSE.libyaml` beside this file).
@@ -30,7 +29,7 @@ use std::borrow::Cow;
 pub(crate) use parser::Parser;
 pub(crate) use source::{Spot, lossy};
 
-/// Why the text is not YAML, and where that shows.
+/// The error in a text that is not YAML, and its place.
 #[derive(Debug)]
 pub(crate) struct YamlError {
     pub(crate) spot: Spot,
@@ -44,7 +43,7 @@ pub(crate) struct Event<'text> {
     pub(crate) kind: EventKind<'text>,
 }
 
-/// What begins or ends at the place of an [`Event`].
+/// The part that begins or ends at the place of an [`Event`].
 #[derive(PartialEq, Debug)]
 pub(crate) enum EventKind<'text> {
     StreamEnd,
@@ -56,7 +55,7 @@ pub(crate) enum EventKind<'text> {
         anchor: Option<Cow<'text, str>>,
         /// The whole tag, as `tag:yaml.org,2002:str`.
         tag: Option<String>,
-        /// Whether the text alone decides the type: a scalar without quotes and without a tag.
+        /// Whether only the text decides the type: a scalar without quotes and without a tag.
         plain: bool,
     },
     SequenceStart {

@@ -7,7 +7,7 @@ use super::source::{Source, Spot};
 use super::token::Kind;
 use super::{Event, EventKind, YamlError};
 
-/// What is expected next.
+/// The part that is expected next.
 #[derive(Clone, Copy, Debug)]
 enum State {
     ImplicitDocumentStart,
@@ -31,7 +31,7 @@ enum State {
     End,
 }
 
-/// Where a node stands.
+/// The position of a node.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Flow,
@@ -61,7 +61,7 @@ impl<'text> Parser<'text> {
         Ok(Self { scanner, state: State::ImplicitDocumentStart, states: Vec::new() })
     }
 
-    /// The next event; after the end, the end again.
+    /// The next event; the end is returned again and again.
     pub(crate) fn next_event(&mut self) -> Result<Event<'text>, YamlError> {
         match self.state {
             State::ImplicitDocumentStart => self.document_start(true),
@@ -115,14 +115,14 @@ impl<'text> Parser<'text> {
         self.state = self.states.pop().unwrap_or(State::End);
     }
 
-    /// A scalar that is not written.
+    /// A scalar without a text.
     fn empty(&mut self, state: State, spot: Spot) -> Event<'text> {
         self.state = state;
         let text = Cow::Borrowed("");
         Event { spot, kind: EventKind::Scalar { text, anchor: None, tag: None, plain: true } }
     }
 
-    /// A node, and `then` what follows it.
+    /// Reads a node; `then` is the state after it.
     fn node_then(&mut self, then: State, place: Place) -> Result<Event<'text>, YamlError> {
         self.states.push(then);
         self.node(place)

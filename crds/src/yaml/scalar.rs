@@ -7,11 +7,11 @@ use super::scanner::Scanner;
 use super::source::Spot;
 use super::token::{Kind, Token};
 
-/// The text of a scalar: a piece of the source for as long as nothing in it is changed.
+/// The text of a scalar: a slice of the source as long as no character in it is changed.
 struct Builder {
-    /// What comes before the piece.
+    /// The text before the slice.
     done: String,
-    /// Where the piece begins.
+    /// The start of the slice.
     from: usize,
     is_changed: bool,
 }
@@ -21,7 +21,7 @@ impl Builder {
         Self { done: String::new(), from, is_changed: false }
     }
 
-    /// Ends the piece at `to`, and adds `more`, which is not in the source.
+    /// Ends the slice at `to`, and adds `more`, which is not in the source.
     fn change(&mut self, scanner: &Scanner, to: usize, more: &str) {
         self.done.push_str(scanner.source.slice(self.from, to));
         self.done.push_str(more);
@@ -46,7 +46,7 @@ struct Breaks<'text> {
 }
 
 impl Breaks<'_> {
-    /// What they stand for: one line break is a space, others remain.
+    /// The text that they mean: one line break is a space; of several, the first is removed.
     fn folded(&self) -> Cow<'_, str> {
         match self.first {
             "\n" if self.others.is_empty() => Cow::Borrowed(" "),
@@ -163,8 +163,8 @@ impl<'text> Scanner<'text> {
         Ok(Token::with_text(Kind::OtherScalar, start, self.source.spot(), text))
     }
 
-    /// Goes on to a blank, a line break or the end of the scalar. Returns whether that was an
-    /// escaped line break, and goes on behind it.
+    /// Moves to a blank, a line break or the end of the scalar. Returns whether it moved over an
+    /// escaped line break.
     fn scan_quoted_words(&mut self, quote: u8, builder: &mut Builder) -> Result<bool, YamlError> {
         while !self.source.is_blank_or_end(0) {
             let at = self.source.position();
@@ -290,8 +290,8 @@ impl<'text> Scanner<'text> {
         Ok((chomping, increment))
     }
 
-    /// Skips indentation and collects line breaks; an indentation of 0 is determined by what is
-    /// there. Returns where the last line break ends.
+    /// Skips indentation and collects line breaks; an indentation of 0 is set to the one that is
+    /// found. Returns where the last line break ends.
     fn scan_block_breaks(
         &mut self,
         indent: &mut usize,

@@ -1,7 +1,7 @@
 //! Characters → tokens: indentation, keys and flow collections (`scannerc.go`).
 //!
-//! A key without `?` is noticed at its `:` only. So the scanner remembers where a simple key may
-//! have begun, and inserts the tokens for it in front of those that it has found since.
+//! A key without `?` is recognized only at its `:`. So the scanner records where a simple key may
+//! have begun, and inserts the tokens for the key before the tokens that follow it.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use super::YamlError;
 use super::source::{Source, Spot};
 use super::token::{Kind, Token};
 
-/// How many characters may lie between the beginning of a simple key and its `:`.
+/// How many characters may be between the beginning of a simple key and its `:`.
 const SIMPLE_KEY_CHARACTERS: usize = 1024;
 
 pub(super) struct Scanner<'text> {
@@ -30,7 +30,7 @@ pub(super) struct Scanner<'text> {
 
 struct SimpleKey {
     possible: bool,
-    /// Whether a key must be here, for nothing else can be.
+    /// Whether there must be a key here, because no other token is possible.
     required: bool,
     /// Whether its token waits until it is known whether it is a key.
     waits: bool,
@@ -71,9 +71,9 @@ impl<'text> Scanner<'text> {
         Ok(first.map_or((Kind::StreamEnd, end, end), |token| (token.kind, token.start, token.end)))
     }
 
-    /// Takes the token that was peeked at.
+    /// Removes and returns the token that `peek` returned.
     pub(super) fn take(&mut self) -> Option<Token<'text>> {
-        // Nothing comes after the end.
+        // No token follows the end.
         self.available = self.tokens.front().is_some_and(|token| token.kind == Kind::StreamEnd);
         if self.available {
             return None;
@@ -247,7 +247,7 @@ impl<'text> Scanner<'text> {
 
     fn insert(&mut self, before: Option<usize>, token: Token<'text>) {
         let last = self.tokens.len();
-        // What would stand before a token that was taken comes last, as in Go.
+        // A token that would be before a token already taken is added at the end, as in Go.
         let at = before.and_then(|number| number.checked_sub(self.taken)).unwrap_or(last).min(last);
         self.tokens.insert(at, token);
     }
@@ -305,8 +305,8 @@ impl<'text> Scanner<'text> {
         self.remove_simple_key()?;
         if self.in_flow() {
             let inner = self.simple_keys.pop().map(|key| key.token);
-            // In Go the two share an entry until a key begins inside, and it is removed here: an
-            // empty collection that turns out to be a key is no key any more.
+            // In Go, both share an entry until a key begins inside. The entry is removed here: so
+            // an empty collection that turns out to be a key is not a key any more.
             if let Some(outer) = self.simple_keys.last_mut().filter(|key| Some(key.token) == inner)
             {
                 outer.waits = false;

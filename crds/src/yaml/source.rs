@@ -9,7 +9,7 @@ pub(crate) struct Spot {
     pub(crate) column: usize,
 }
 
-/// A position in a text. Behind its end there are NUL characters without end.
+/// A position in a text. After the end of the text, every byte is NUL.
 pub(super) struct Source<'text> {
     text: &'text str,
     at: usize,
@@ -51,7 +51,7 @@ impl<'text> Source<'text> {
         self.at
     }
 
-    /// The text from a position to another.
+    /// The text between two positions.
     pub(super) fn slice(&self, from: usize, to: usize) -> &'text str {
         self.text.get(from..to).unwrap_or_default()
     }
@@ -122,7 +122,7 @@ impl<'text> Source<'text> {
         (0..3).all(|ahead| self.byte(ahead) == mark) && self.is_blank_or_end(3)
     }
 
-    /// Goes on by one character that is no line break.
+    /// Moves over one character that is not a line break.
     #[inline]
     pub(super) fn skip(&mut self) {
         let width = match self.byte(0) {
@@ -145,7 +145,7 @@ impl<'text> Source<'text> {
         }
     }
 
-    /// Goes on behind a comment, if there is one here.
+    /// Moves over a comment, if there is one here.
     pub(super) fn skip_comment(&mut self) {
         if self.byte(0) == b'#' {
             while !self.is_break_or_end(0) {
@@ -154,7 +154,7 @@ impl<'text> Source<'text> {
         }
     }
 
-    /// Goes on behind the letters, digits, `_` and `-` here, and returns them.
+    /// Moves over the letters, digits, `_` and `-` here, and returns them.
     pub(super) fn take_word(&mut self) -> &'text str {
         let from = self.at;
         while self.byte(0).is_ascii_alphanumeric() || matches!(self.byte(0), b'_' | b'-') {
@@ -163,7 +163,7 @@ impl<'text> Source<'text> {
         self.slice(from, self.at)
     }
 
-    /// Goes on behind the line break here, and returns what it stands for in a scalar.
+    /// Moves over the line break here, and returns its text in a scalar.
     pub(super) fn take_break(&mut self) -> &'text str {
         let from = self.at;
         let (width, text) = match self.byte(0) {

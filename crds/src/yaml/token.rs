@@ -1,4 +1,4 @@
-//! What the scanner finds in the text.
+//! The tokens that the scanner finds in the text.
 
 use std::borrow::Cow;
 
@@ -36,7 +36,7 @@ pub(super) struct Token<'text> {
     pub(super) end: Spot,
     /// The text of a scalar, the name of an anchor or alias, or a tag without its handle.
     pub(super) text: Cow<'text, str>,
-    /// What a tag begins with: empty, `!`, `!!` or `!name!`.
+    /// The beginning of a tag: empty, `!`, `!!` or `!name!`.
     pub(super) handle: &'text str,
 }
 
