@@ -161,7 +161,7 @@ impl<'c> Deciding<'c> {
 
     fn lack(&self, context: &Context<'c>, servers: &Servers<'c>) -> Lack {
         // Without such a rule the pod opens no connection, so it needs no DNS.
-        let (mend, _) = self.isolating.iter().find(|(_, rules)| rules.iter().any(opens))?;
+        let (opening, _) = self.isolating.iter().find(|(_, rules)| rules.iter().any(opens))?;
         let allows_dns = |(policy, _): &(&Policy, _)| policy.allows_dns(Direction::Egress);
         if servers.are_usual() && self.isolating.iter().any(allows_dns) {
             return None;
@@ -171,7 +171,7 @@ impl<'c> Deciding<'c> {
             .into_iter()
             .filter(|protocol| !self.rules().any(|rule| reached(rule, *protocol)))
             .collect();
-        (!lacks.is_empty()).then(|| (mend.name.clone(), lacks))
+        (!lacks.is_empty()).then(|| (opening.name.clone(), lacks))
     }
 }
 

@@ -263,8 +263,8 @@ fn from_node(context: &Context<'_>, pod: &Pod, traffic: Traffic) -> bool {
 fn meets(context: &Context<'_>, source: &Endpoint, pod: &Pod, traffic: Traffic) -> bool {
     sides(context.world, pod).iter().any(|destination| {
         let families = [source, destination].map(|side| side.address().map(Family::of));
-        let strangers = matches!(families, [Some(one), Some(other)] if one != other);
-        !strangers && context.reach.between(source, destination).contains(traffic)
+        let are_of_two_families = matches!(families, [Some(one), Some(other)] if one != other);
+        !are_of_two_families && context.reach.between(source, destination).contains(traffic)
     })
 }
 

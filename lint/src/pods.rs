@@ -228,8 +228,8 @@ impl Pods {
         let pods = pods.filter(|pod| pod.life != Life::Finished);
         let mut pods: Vec<(Labels, &Arc<Pod>)> =
             pods.map(|pod| (self.cut(&pod.labels), pod)).collect();
-        pods.sort_by(|one, other| told_by(one).cmp(&told_by(other)));
-        let groups = pods.chunk_by(|one, other| told_by(one) == told_by(other));
+        pods.sort_by(|one, other| properties(one).cmp(&properties(other)));
+        let groups = pods.chunk_by(|one, other| properties(one) == properties(other));
         let groups = groups.filter_map(|members| {
             let (labels, first) = members.first()?;
             let (labels, host_network) = (labels.clone(), first.host_network);
@@ -242,7 +242,7 @@ impl Pods {
 }
 
 /// The properties that all pods of a group share.
-fn told_by<'p>((labels, pod): &'p (Labels, &Arc<Pod>)) -> (&'p Labels, &'p [NamedPort], bool) {
+fn properties<'p>((labels, pod): &'p (Labels, &Arc<Pod>)) -> (&'p Labels, &'p [NamedPort], bool) {
     (labels, &pod.ports, pod.host_network)
 }
 

@@ -33,12 +33,12 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
 }
 
 fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Finding>) {
-    let mut alive = Alive::new(context.world, policies);
+    let mut remaining = Remaining::new(context.world, policies);
     let mut first: BTreeMap<Content<'_>, &Policy> = BTreeMap::new();
     for policy in policies {
         let original = *first.entry(content(policy)).or_insert(policy);
         if original.name != policy.name {
-            alive.gone.insert(&policy.name);
+            remaining.removed.insert(&policy.name);
             let message = format!("says what {} says; remove one of them", original.name.short());
             let related = context.related(&original.name, &name_field(), "the other");
             let whole = FieldPath::default();
@@ -48,11 +48,11 @@ fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Fin
     }
     // Of two policies that cover each other, the later one is redundant.
     for policy in policies.iter().rev() {
-        if alive.gone.contains(&policy.name) || !is_understood(policy) {
+        if remaining.removed.contains(&policy.name) || !is_understood(policy) {
             continue;
         }
-        if let Some(by) = alive.covers_policy(policy) {
-            alive.gone.insert(&policy.name);
+        if let Some(by) = remaining.covers_policy(policy) {
+            remaining.removed.insert(&policy.name);
             let names = by.iter().map(|policy| policy.short()).collect();
             let s = if by.len() == 1 { "s" } else { "" };
             let message = format!(
@@ -70,8 +70,8 @@ fn of_namespace(context: &Context<'_>, policies: &[&Policy], found: &mut Vec<Fin
         }
         let all: Vec<Place<'_>> = places(policy).collect();
         for place in all.into_iter().rev() {
-            let Some(by) = alive.covers_rule(place) else { continue };
-            alive.rules.insert((&policy.name, place.direction, place.at));
+            let Some(by) = remaining.covers_rule(place) else { continue };
+            remaining.rules.insert((&policy.name, place.direction, place.at));
             found.push(redundant_rule(context, place, &by));
         }
     }
@@ -124,21 +124,21 @@ fn is_understood(policy: &Policy) -> bool {
 type RuleId<'p> = (&'p ObjectRef, Direction, usize);
 
 /// The policies of a namespace, without those that were found to be redundant.
-struct Alive<'p> {
+struct Remaining<'p> {
     world: &'p World,
     /// By one label that every pod they select has; `None` if there is no such label.
     by_label: BTreeMap<Option<(&'p Str, &'p Str)>, Vec<&'p Policy>>,
-    gone: BTreeSet<&'p ObjectRef>,
+    removed: BTreeSet<&'p ObjectRef>,
     rules: BTreeSet<RuleId<'p>>,
 }
 
-impl<'p> Alive<'p> {
+impl<'p> Remaining<'p> {
     fn new(world: &'p World, policies: &[&'p Policy]) -> Self {
         let mut by_label: BTreeMap<_, Vec<&Policy>> = BTreeMap::new();
         for policy in policies {
             by_label.entry(policy.subject.any_pods().required_label()).or_default().push(*policy);
         }
-        Self { world, by_label, gone: BTreeSet::new(), rules: BTreeSet::new() }
+        Self { world, by_label, removed: BTreeSet::new(), rules: BTreeSet::new() }
     }
 
     /// The other policies that select every pod of `policy` and are enforced whenever it is: a
@@ -152,7 +152,7 @@ impl<'p> Alive<'p> {
         let keys = labels.map(Some).chain([None]);
         let found = keys.filter_map(|key| self.by_label.get(&key)).flatten().copied();
         found
-            .filter(|other| other.name != policy.name && !self.gone.contains(&other.name))
+            .filter(|other| other.name != policy.name && !self.removed.contains(&other.name))
             .filter(|other| other.mode == Mode::Enforce || policy.mode == Mode::Audit)
             .filter(|other| implies::selector(subject, other.subject.any_pods()))
             .collect()

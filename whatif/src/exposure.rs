@@ -191,7 +191,7 @@ fn without_special(all: &[Allowed]) -> Vec<Allowed> {
         all.iter().find(|entry| entry.pods == *pods).map(|entry| entry.ports.clone())
     };
     let anywhere = general(&NewPods::Anywhere).unwrap_or_default();
-    let says_more = |entry: &Allowed| match &entry.pods {
+    let differs = |entry: &Allowed| match &entry.pods {
         NewPods::Anywhere => true,
         NewPods::Beside(_) => entry.ports != anywhere,
         NewPods::Matched(peer) => {
@@ -202,7 +202,7 @@ fn without_special(all: &[Allowed]) -> Vec<Allowed> {
             entry.ports != beside.unwrap_or_else(|| anywhere.clone())
         }
     };
-    all.iter().filter(|entry| !entry.ports.is_empty() && says_more(entry)).cloned().collect()
+    all.iter().filter(|entry| !entry.ports.is_empty() && differs(entry)).cloned().collect()
 }
 
 /// A world with new pods.

@@ -47,17 +47,21 @@ fn names<'c>(sources: &Sources, cluster: &'c Cluster) -> Names<'c> {
 fn read(sources: &Sources) -> Vec<Finding> {
     // `--with` replaces objects on purpose.
     let repeated = sources.before.repeated();
-    let others = sources.diagnostics.iter().filter(|told| !repeated.contains(told));
+    let others = sources.diagnostics.iter().filter(|diagnostic| !repeated.contains(diagnostic));
     // A file that is named twice repeats every object in it, which is not a mistake.
-    let itself = |told: &Diagnostic| {
-        told.source.as_ref().is_some_and(|origin| told.message.contains(&format!(" {origin};")))
+    let itself = |diagnostic: &Diagnostic| {
+        diagnostic
+            .source
+            .as_ref()
+            .is_some_and(|origin| diagnostic.message.contains(&format!(" {origin};")))
     };
-    let twice = repeated.iter().filter(|told| !itself(told)).map(|told| Finding {
-        code: Code::GivenTwice,
-        severity: Code::GivenTwice.severity(),
-        message: format!("{}; rename one of them, or remove it", told.message),
-        ..Finding::from(told)
-    });
+    let twice =
+        repeated.iter().filter(|diagnostic| !itself(diagnostic)).map(|diagnostic| Finding {
+            code: Code::GivenTwice,
+            severity: Code::GivenTwice.severity(),
+            message: format!("{}; rename one of them, or remove it", diagnostic.message),
+            ..Finding::from(diagnostic)
+        });
     let coded = |diagnostic: &Diagnostic| {
         let finding = Finding::from(diagnostic);
         if !sources.misplaced.contains(diagnostic) {

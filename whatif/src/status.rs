@@ -136,7 +136,7 @@ pub fn policies(
 /// What each node of the cluster reports about itself.
 #[must_use]
 pub fn nodes(world: &World, reports: &Reports, now: SystemTime) -> Vec<NodeState> {
-    let node = |node: &Str| match heard(node, reports, now) {
+    let node = |node: &Str| match current_report(node, reports, now) {
         Ok(report) => {
             let condition = report.condition(ENFORCING);
             let text = |of: fn(&_) -> &String| condition.map(of).cloned().unwrap_or_default();
@@ -168,7 +168,7 @@ pub fn reporting<'r>(policy: &ObjectRef, reports: &'r Reports) -> Vec<&'r Str> {
 }
 
 /// The current report of a node; else the reason why there is none.
-fn heard<'r>(
+fn current_report<'r>(
     node: &str,
     reports: &'r Reports,
     now: SystemTime,
@@ -183,8 +183,8 @@ fn heard<'r>(
         );
     };
     let age = report.age(now);
-    let told = report.condition(CURRENT).is_some_and(|current| current.status == "False");
-    if told || age.is_none_or(|age| age > SILENT_AFTER) {
+    let is_silent = report.condition(CURRENT).is_some_and(|current| current.status == "False");
+    if is_silent || age.is_none_or(|age| age > SILENT_AFTER) {
         let time =
             age.map_or_else(String::new, |age| format!(" for {} minutes", age.as_secs() / 60));
         return Err(format!("its agent has not written a report{time}; see whether it runs"));
@@ -199,7 +199,7 @@ fn stage(
     reports: &Reports,
     now: SystemTime,
 ) -> (Stage, String) {
-    let report = match heard(node, reports, now) {
+    let report = match current_report(node, reports, now) {
         Ok(report) => report,
         Err(why) => return (Stage::Unknown, why),
     };
@@ -338,10 +338,10 @@ mod tests {
         unknown(None, "the node has no report");
         unknown(Some(Report::NotUnderstood), "cannot be understood");
         unknown(Some(report(14, "Enforcing", &has("u", 2))), "for 14 minutes");
-        let mut told = has("u", 2);
-        told["conditions"] = json!([{"type": "Current", "status": "False", "reason": "AgentSilent",
+        let mut silent = has("u", 2);
+        silent["conditions"] = json!([{"type": "Current", "status": "False", "reason": "AgentSilent",
             "message": "", "lastTransitionTime": "1970-01-01T00:00:00Z"}]);
-        unknown(Some(report(1, "Enforcing", &told)), "its agent has not written a report");
+        unknown(Some(report(1, "Enforcing", &silent)), "its agent has not written a report");
     }
 
     #[test]

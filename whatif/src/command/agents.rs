@@ -82,14 +82,14 @@ fn ask(
     let mut answers = exec::run_in_each(connection, namespace, std::slice::from_ref(pod), &line);
     let ran = answers.pop().context("the agent gave no answer")??;
     if ran.code == i32::from(FAILED) {
-        bail!("the agent of {node}: {}", ran.said.trim());
+        bail!("the agent of {node}: {}", ran.stderr.trim());
     }
     Ok(ran)
 }
 
 fn pass_on(ran: &Ran, out: &mut dyn Write) -> Result<()> {
-    out.write_all(ran.out.as_bytes())?;
-    Ok(std::io::stderr().write_all(ran.said.as_bytes())?)
+    out.write_all(ran.stdout.as_bytes())?;
+    Ok(std::io::stderr().write_all(ran.stderr.as_bytes())?)
 }
 
 fn refuse_manifests(from: &SourceArgs) -> Result<()> {
@@ -194,8 +194,8 @@ impl Question<'_> {
 
 fn understood(ran: &Ran) -> Result<Verification> {
     if ran.code == i32::from(FAILED) {
-        bail!("{}", ran.said.trim());
+        bail!("{}", ran.stderr.trim());
     }
-    serde_json::from_str(&ran.out)
+    serde_json::from_str(&ran.stdout)
         .context("the agent answers in an unknown way: it is of another version")
 }

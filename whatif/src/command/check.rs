@@ -49,7 +49,7 @@ pub(super) fn run(args: &Check, out: &mut dyn Write) -> Result<u8> {
     let answer = judge(&question.cluster, views, &source, &destination);
     match args.output {
         CheckFormat::Text => {
-            question.tell_oddities(&answer.notes)?;
+            question.write_notes(&answer.notes)?;
             let texts = args.explain.then_some(&question.sources.texts);
             written::text(&question.cluster, &answer, texts, out)?;
         }

@@ -19,7 +19,7 @@ pub(super) fn run(args: &Exposure, out: &mut dyn Write) -> Result<u8> {
     let answer = || exposure::Exposure::new(&all, question.diagnostics(&notes));
     match args.output {
         CheckFormat::Text => {
-            question.tell_oddities(&notes)?;
+            question.write_notes(&notes)?;
             exposure::text(&all, out)?;
         }
         CheckFormat::Json => output::write_json(&answer(), out)?,

@@ -35,7 +35,7 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
     }
     match args.output {
         LintFormat::Text | LintFormat::Wide => {
-            output::oddities(&[], &notes, &mut std::io::stderr().lock())?;
+            output::write_notes(&[], &notes, &mut std::io::stderr().lock())?;
             let is_wide = args.output == LintFormat::Wide;
             written::text(&findings, &question.sources.texts, is_wide, out)?;
         }

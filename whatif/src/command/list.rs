@@ -31,7 +31,7 @@ pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
         let (cluster, sides) = (&question.cluster, Sides { before: &[], after: &[] });
         let same = Plan::new(&question.sources, cluster, cluster, args.list.from.options());
         let about = page::About::new(true, &args.list.from, sides, &question.sources);
-        question.tell_oddities(&[])?;
+        question.write_notes(&[])?;
         page::page(&same, &about, out)?;
         return Ok(question.code(YES));
     }
@@ -203,7 +203,7 @@ fn write(
     };
     match args.output {
         MapFormat::Text | MapFormat::Wide => {
-            question.tell_oddities(notes)?;
+            question.write_notes(notes)?;
             match args.by.unwrap_or_default() {
                 By::Namespace => namespaces(&map(), about, out)?,
                 By::Pod | By::Workload => {

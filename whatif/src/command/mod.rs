@@ -149,9 +149,9 @@ impl Question {
     }
 
     /// Writes notes and warnings to standard error.
-    fn tell_oddities(&self, notes: &[String]) -> Result<()> {
+    fn write_notes(&self, notes: &[String]) -> Result<()> {
         let mut error = io::stderr().lock();
         let all: Vec<String> = self.cluster.notes.iter().chain(notes).cloned().collect();
-        Ok(output::oddities(&self.sources.diagnostics, &all, &mut error)?)
+        Ok(output::write_notes(&self.sources.diagnostics, &all, &mut error)?)
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
     let unsure = before.gaps.iter().any(Gap::decides) || blind && !plan.objects.is_empty();
     match args.output {
         PlanFormat::Text | PlanFormat::Wide => {
-            question.tell_oddities(&[])?;
+            question.write_notes(&[])?;
             written::text(&plan, args.output == PlanFormat::Wide, out)?;
         }
         PlanFormat::Json | PlanFormat::Yaml => {
@@ -61,11 +61,11 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<u8> {
             }
         }
         PlanFormat::Md => {
-            question.tell_oddities(&[])?;
+            question.write_notes(&[])?;
             written::markdown(&plan, out)?;
         }
         PlanFormat::Html => {
-            question.tell_oddities(&[])?;
+            question.write_notes(&[])?;
             let about = page::About::new(false, &args.from, sides, &question.sources);
             page::page(&plan, &about, out)?;
         }

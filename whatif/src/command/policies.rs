@@ -20,7 +20,7 @@ pub(super) fn run(args: &PoliciesOf, out: &mut dyn Write) -> Result<u8> {
     let answer = policies::Policies::new(&question.cluster, &pods, diagnostics);
     match args.output {
         CheckFormat::Text => {
-            question.tell_oddities(&notes)?;
+            question.write_notes(&notes)?;
             policies::text::text(&answer, out)?;
         }
         CheckFormat::Json => output::write_json(&answer, out)?,

@@ -19,7 +19,7 @@ const LIST_BYTES: usize = 8 << 20;
 
 pub(super) fn run(args: &Snapshot, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.from)?;
-    question.tell_oddities(&[])?;
+    question.write_notes(&[])?;
     let mut text = String::new();
     let (mut written, mut left_out, mut in_list) = (0, 0, 0);
     for (name, object) in question.sources.after.objects() {

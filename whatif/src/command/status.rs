@@ -55,7 +55,7 @@ pub(super) fn run(args: &Status, out: &mut dyn Write) -> Result<u8> {
     let (nodes, diagnostics) = (&answer.nodes, &answer.notes);
     match args.output {
         CheckFormat::Text => {
-            output::oddities(&[], diagnostics, &mut std::io::stderr().lock())?;
+            output::write_notes(&[], diagnostics, &mut std::io::stderr().lock())?;
             written::text(&answer.policies, nodes, question.policy.is_some(), out)?;
         }
         CheckFormat::Json => {
@@ -149,12 +149,12 @@ impl Question<'_> {
             let began = Instant::now();
             let mut answer = self.read()?;
             let reread_at = Instant::now() + REREAD_PERIOD.max(began.elapsed() * 10);
-            let mut told = 0;
+            let mut shown = 0;
             loop {
                 let lagging = answer.lagging_nodes();
-                if lagging.len() != told {
-                    told = lagging.len();
-                    tell(&lagging);
+                if lagging.len() != shown {
+                    shown = lagging.len();
+                    show_waiting(&lagging);
                 }
                 let now = Instant::now();
                 if now >= end {
@@ -242,7 +242,7 @@ fn must_exist(
 }
 
 /// Writes to standard error what the command waits for.
-fn tell(lagging: &BTreeMap<Str, String>) {
+fn show_waiting(lagging: &BTreeMap<Str, String>) {
     if let Some((node, why)) = lagging.first_key_value().filter(|_| std::io::stderr().is_terminal())
     {
         let others = lagging.len() - 1;

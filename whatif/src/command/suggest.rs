@@ -25,7 +25,7 @@ pub(super) fn run(args: &Suggest, out: &mut dyn Write) -> Result<u8> {
     let suggestion = suggest(&mut question.cluster, &asked);
     match args.output {
         SuggestFormat::Yaml => {
-            question.tell_oddities(&notes)?;
+            question.write_notes(&notes)?;
             written::yaml(&asked, &suggestion, out)?;
         }
         SuggestFormat::Json => {

@@ -41,7 +41,7 @@ pub(super) fn run(args: &Test, out: &mut dyn Write) -> Result<u8> {
     match args.output {
         TestFormat::Text => {
             if !only_steps {
-                question.tell_oddities(&[])?;
+                question.write_notes(&[])?;
             }
             written::text(&outcomes, out)?;
         }

@@ -71,7 +71,7 @@ pub(crate) fn pairs(
             if found.iter().any(|pair| !pair.flows.is_empty()) {
                 pairs.extend(found);
             } else {
-                pairs.extend(strangers(cluster, (from, first), (to, second)));
+                pairs.extend(without_common_family(cluster, (from, first), (to, second)));
             }
         }
     }
@@ -172,11 +172,11 @@ fn pair(
     match (source, destination) {
         (Side::Outside(set), Side::Outside(_) | Side::Node(..)) => {
             // Policies apply to neither side.
-            let flows = nobody(cluster, set, destination);
+            let flows = flow_without_pod(cluster, set, destination);
             vec![made(from.names.clone(), to.names.clone(), flows)]
         }
         (Side::Node(..), Side::Outside(set)) => {
-            let mut flows = nobody(cluster, set, source);
+            let mut flows = flow_without_pod(cluster, set, source);
             flows.iter_mut().for_each(|(from, to)| std::mem::swap(from, to));
             vec![made(from.names.clone(), to.names.clone(), flows)]
         }
@@ -206,7 +206,7 @@ fn pair(
 }
 
 /// Two sides without an address family in common.
-fn strangers(
+fn without_common_family(
     cluster: &Cluster,
     (from, source): (&Group<'_>, &Side),
     (to, destination): (&Group<'_>, &Side),
@@ -299,7 +299,7 @@ fn can_meet(source: Option<IpAddr>, destination: Option<IpAddr>) -> bool {
 }
 
 /// One flow from an external address to a side to which policies do not apply.
-fn nobody(cluster: &Cluster, set: &CidrSet, other: &Side) -> Flows {
+fn flow_without_pod(cluster: &Cluster, set: &CidrSet, other: &Side) -> Flows {
     let outside = endpoints(&cluster.world, &Side::Outside(set.clone())).into_iter().next();
     let other = endpoints(&cluster.world, other).into_iter().next();
     outside.zip(other).into_iter().collect()

@@ -227,7 +227,7 @@ fn judge_pair(cluster: &Cluster, views: Views<'_, '_>, pair: &Pair) -> Vec<Part>
         for port in asked {
             let traffic = match port {
                 Some(port) => Traffic::Port(port.protocol, port.number),
-                None => telling(&cluster.world, source, destination, &reachable),
+                None => explaining_port(&cluster.world, source, destination, &reachable),
             };
             let flow = Flow { source: source.clone(), destination: destination.clone(), traffic };
             let explanation = explain(&cluster.world, &flow);
@@ -304,7 +304,12 @@ fn would_be(
 
 /// The port that explains most when no port was asked for: an allowed port; else the port that the
 /// destination has a name for with the fewest denials; else a port that a rule lists.
-fn telling(world: &World, source: &Endpoint, destination: &Endpoint, allowed: &PortSet) -> Traffic {
+fn explaining_port(
+    world: &World,
+    source: &Endpoint,
+    destination: &Endpoint,
+    allowed: &PortSet,
+) -> Traffic {
     if let Some((protocol, range)) = allowed.iter().next().filter(|_| !allowed.is_everything()) {
         return Traffic::Port(protocol, range.first());
     }

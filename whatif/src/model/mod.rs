@@ -183,8 +183,8 @@ impl Cluster {
             known.would_be || pods.into_iter().any(|pod| pod.host_network || pod.takes_part())
         });
         // Old ReplicaSets of a Deployment, and finished Jobs, create no more pods.
-        let left_over = workload != own && inventory.workload(&workload).is_some();
-        if runs || left_over || template.finished {
+        let is_superseded = workload != own && inventory.workload(&workload).is_some();
+        if runs || is_superseded || template.finished {
             return;
         }
         let replicas = if template.replicas == Some(1) { 1 } else { 2 };

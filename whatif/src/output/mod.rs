@@ -51,7 +51,7 @@ pub fn write_yaml(value: &impl Serialize, out: &mut dyn Write) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn oddities(
+pub fn write_notes(
     diagnostics: &[Diagnostic],
     notes: &[String],
     out: &mut dyn Write,

@@ -38,7 +38,7 @@ pub(super) struct Judge<'a> {
     pub(super) objects: &'a [Changed],
     groups: &'a [Group],
     /// Per group, the objects that can affect it, by direction.
-    having_a_say: Vec<[Numbers; 2]>,
+    by_group: Vec<[Numbers; 2]>,
     /// Per object that is not a policy: the cluster without its change.
     undone: Vec<OnceCell<Cluster>>,
 }
@@ -59,9 +59,8 @@ impl<'a> Judge<'a> {
         groups: &'a [Group],
     ) -> Self {
         let undone = objects.iter().map(|_| OnceCell::new()).collect();
-        let having_a_say = Vec::new();
-        let mut judge =
-            Self { sources, before, after, options, objects, groups, having_a_say, undone };
+        let by_group = Vec::new();
+        let mut judge = Self { sources, before, after, options, objects, groups, by_group, undone };
         // Only objects of the pods' namespace, and those of the whole cluster, can concern a group.
         let mut by_namespace: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (number, object) in objects.iter().enumerate() {
@@ -81,7 +80,7 @@ impl<'a> Judge<'a> {
                 concerning.collect()
             })
         });
-        judge.having_a_say = of_group.collect();
+        judge.by_group = of_group.collect();
         judge
     }
 
@@ -185,7 +184,7 @@ impl<'a> Judge<'a> {
     /// The objects that can affect a group in one direction.
     pub(super) fn of_group(&self, group: GroupId, direction: Direction) -> &Numbers {
         static NONE: Numbers = BTreeSet::new();
-        let of_group = self.having_a_say.get(group);
+        let of_group = self.by_group.get(group);
         of_group.map_or(&NONE, |[ingress, egress]| match direction {
             Direction::Ingress => ingress,
             Direction::Egress => egress,
@@ -296,7 +295,7 @@ impl<'a> Judge<'a> {
             return worlds.into_iter().any(|world| {
                 let pods =
                     worlds.into_iter().filter_map(|known| Some((known, known.pods().get(pod)?)));
-                pods.into_iter().any(|(known, pod)| is_about(world, name, known, pod, direction))
+                pods.into_iter().any(|(known, pod)| applies_to(world, name, known, pod, direction))
             });
         }
         match name.kind {
@@ -344,7 +343,7 @@ fn is(owner: &crate::model::WorkloadRef, kind: Kind, name: &Str) -> bool {
 
 /// Whether a policy of `world` applies to a pod in one direction. The labels of the pod's namespace
 /// are those in `known`.
-fn is_about(
+fn applies_to(
     world: &World,
     policy: &ObjectRef,
     known: &World,

@@ -199,7 +199,7 @@ struct Found<'p> {
 }
 
 fn changes(difference: &Difference, units: &Units, judge: &Judge<'_>) -> Vec<Change> {
-    let told = |pair: &policy_engine::reach::Pair<'_>| {
+    let is_listed = |pair: &policy_engine::reach::Pair<'_>| {
         unit_pairs(units, pair.source, pair.destination).next().is_some()
     };
     let change = |pair: policy_engine::reach::Pair<'_>| Change {
@@ -209,7 +209,7 @@ fn changes(difference: &Difference, units: &Units, judge: &Judge<'_>) -> Vec<Cha
         after: pair.after.clone(),
         because: judge.of_pair(&pair),
     };
-    difference.changes().filter(told).map(change).collect()
+    difference.changes().filter(is_listed).map(change).collect()
 }
 
 fn external(

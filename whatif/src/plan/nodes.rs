@@ -78,7 +78,7 @@ fn addresses(world: &World, nodes: &BTreeSet<Str>) -> CidrSet {
 /// The properties of a node by which rules of one world distinguish it: the labels that rules ask
 /// for, and per address its family and the blocks that contain it. Pods can connect only over a
 /// family that both have.
-type Told = (Vec<(Str, Str)>, BTreeSet<(Family, Vec<bool>)>);
+type Traits = (Vec<(Str, Str)>, BTreeSet<(Family, Vec<bool>)>);
 
 /// Sets of nodes that no rule of both worlds distinguishes; empty where no rule names nodes.
 fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
@@ -99,7 +99,7 @@ fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
     if keys.is_empty() {
         return Vec::new();
     }
-    let told = |world: &World, name: &Str| -> Option<Told> {
+    let traits = |world: &World, name: &Str| -> Option<Traits> {
         let node = world.nodes().get(name)?;
         let labels = node.labels.iter();
         let labels = labels.filter(|(key, _)| keys.contains(&Some((*key).clone())));
@@ -110,10 +110,10 @@ fn alike(worlds: [&World; 2]) -> Vec<BTreeSet<Str>> {
         });
         Some((labels, addresses.collect()))
     };
-    let mut classes: BTreeMap<(Told, Told), BTreeSet<Str>> = BTreeMap::new();
+    let mut classes: BTreeMap<(Traits, Traits), BTreeSet<Str>> = BTreeMap::new();
     let [before, after] = worlds;
     for name in after.nodes().keys() {
-        if let Some(class) = told(before, name).zip(told(after, name)) {
+        if let Some(class) = traits(before, name).zip(traits(after, name)) {
             classes.entry(class).or_default().insert(name.clone());
         }
     }

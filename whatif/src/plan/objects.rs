@@ -52,7 +52,7 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
     for name in names {
         let (old, new) = (before.get(name), after.get(name));
         let how = match (old, new) {
-            (Some(old), Some(new)) if says(&old.item) != says(&new.item) => {
+            (Some(old), Some(new)) if content(&old.item) != content(&new.item) => {
                 match [&old.item, &new.item].map(mode) {
                     _ if decides(&old.item) != decides(&new.item) => How::Modified,
                     [Some(Mode::Audit), _] => How::Enforced,
@@ -72,7 +72,7 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
 }
 
 /// The content of an object, without its identity and the number of the edit that changed it.
-fn says(item: &Item) -> Item {
+fn content(item: &Item) -> Item {
     let mut item = item.clone();
     if let Some(policy) = policy_mut(&mut item) {
         policy.revision = Revision::default();
@@ -82,7 +82,7 @@ fn says(item: &Item) -> Item {
 
 /// The content of an object, without its mode.
 fn decides(item: &Item) -> Item {
-    let mut item = says(item);
+    let mut item = content(item);
     if let Some(policy) = policy_mut(&mut item) {
         policy.mode = Mode::Enforce;
     }

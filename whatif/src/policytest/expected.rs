@@ -7,7 +7,7 @@ use super::Suite;
 use super::cells::{Cell, CellKind, cells};
 use super::file::Verdict;
 use super::line;
-use super::lines::{related, says, wanted};
+use super::lines::{related, verdict_of, wanted};
 use super::member::Member;
 use crate::endpoint::{Party, Resolved};
 use crate::model::Cluster;
@@ -32,7 +32,8 @@ pub fn expected(suite: &Suite, cluster: &Cluster) -> Result<Vec<Asked>> {
                 }
                 let mut rest = PortSet::everything();
                 for (index, line) in lines.iter().enumerate().rev() {
-                    let Some(verdict) = says(line, index, (from, source), (to, destination), false)
+                    let Some(verdict) =
+                        verdict_of(line, index, (from, source), (to, destination), false)
                     else {
                         continue;
                     };

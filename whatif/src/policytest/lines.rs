@@ -94,7 +94,7 @@ pub(super) fn run_block(
         ports: block.ports.clone(),
         reach: Reach::new_as(&cluster.world, block.view),
         wanted: lines.iter().map(wanted).collect(),
-        speaks: vec![false; outcomes.len()],
+        applies: vec![false; outcomes.len()],
         decides: vec![false; outcomes.len()],
         families,
         lines: &lines,
@@ -116,8 +116,8 @@ pub(super) fn run_block(
             outcome.problem = Some(format!("tests nothing: {word} matches nothing"));
         }
     }
-    for (outcome, says) in run.outcomes.iter_mut().zip(run.speaks.iter().zip(&run.decides)) {
-        outcome.finish(*says.0, *says.1);
+    for (outcome, flags) in run.outcomes.iter_mut().zip(run.applies.iter().zip(&run.decides)) {
+        outcome.finish(*flags.0, *flags.1);
     }
     Ok(run.outcomes)
 }
@@ -133,7 +133,7 @@ struct Run<'a> {
     families: Vec<Family>,
     default: Option<Verdict>,
     outcomes: Vec<Outcome>,
-    speaks: Vec<bool>,
+    applies: Vec<bool>,
     decides: Vec<bool>,
 }
 
@@ -143,7 +143,7 @@ impl Run<'_> {
         for (source, destination, exempt) in related(from, to) {
             let lines = self.lines.iter().enumerate();
             let verdicts: Vec<Option<Verdict>> = lines
-                .map(|(at, line)| says(line, at, (from, source), (to, destination), exempt))
+                .map(|(at, line)| verdict_of(line, at, (from, source), (to, destination), exempt))
                 .collect();
             let default = self.default.filter(|_| !exempt);
             if default.is_none() && verdicts.iter().all(Option::is_none) {
@@ -195,8 +195,8 @@ impl Run<'_> {
         });
         let stated: Vec<_> = stated.chain(own_default).collect();
         for (index, verdict, wanted) in stated {
-            if let Some(speaks) = self.speaks.get_mut(index) {
-                *speaks = true;
+            if let Some(applies) = self.applies.get_mut(index) {
+                *applies = true;
             }
             let wanted = wanted.intersection(&rest);
             if wanted.is_empty() {
@@ -232,7 +232,7 @@ impl Run<'_> {
 }
 
 /// The verdict that line `index` states for a connection between members of two cells.
-pub(super) fn says(
+pub(super) fn verdict_of(
     line: &Assertion,
     index: usize,
     (from, source): (&Cell, &Member),
@@ -245,10 +245,10 @@ pub(super) fn says(
     let in_from = relative(&line.from, source, destination);
     let in_to = relative(&line.to, destination, source);
     if exempt {
-        let speaks =
+        let exempts =
             |groups: &[Group], side| groups.iter().any(|group| group.names_exempt_pairs(side));
-        let by_source = in_from && speaks(&line.from, End::Source);
-        let by_destination = in_to && speaks(&line.to, End::Destination);
+        let by_source = in_from && exempts(&line.from, End::Source);
+        let by_destination = in_to && exempts(&line.to, End::Destination);
         if !by_source && !by_destination {
             return None;
         }

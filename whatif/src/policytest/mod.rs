@@ -127,11 +127,11 @@ impl Outcome {
     }
 
     /// Reports a line that applies to no connection, or that later lines override completely.
-    fn finish(&mut self, speaks: bool, decides: bool) {
+    fn finish(&mut self, applies: bool, decides: bool) {
         if self.problem.is_some() {
             return;
         }
-        if !speaks {
+        if !applies {
             self.problem = Some("tests nothing: no connection matches it".to_owned());
         } else if !decides {
             self.problem = Some("tests nothing: later lines undo all that it says".to_owned());

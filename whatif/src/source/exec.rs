@@ -66,9 +66,9 @@ pub struct Ran {
     /// Its exit code.
     pub code: i32,
     /// What it wrote to standard output.
-    pub out: String,
+    pub stdout: String,
     /// What it wrote to standard error.
-    pub said: String,
+    pub stderr: String,
 }
 
 /// The pods of the agents that run, by the name of their node.
@@ -160,24 +160,24 @@ async fn run(client: Client, namespace: &str, pod: &str, command: &[String]) -> 
         let error = anyhow::Error::from(error);
         if forbidden { error.context("`create` and `get` on pods/exec are needed") } else { error }
     })?;
-    let (out, said, status) = (process.stdout(), process.stderr(), process.take_status());
-    let (Some(out), Some(said), Some(status)) = (out, said, status) else {
+    let (stdout, stderr, status) = (process.stdout(), process.stderr(), process.take_status());
+    let (Some(stdout), Some(stderr), Some(status)) = (stdout, stderr, status) else {
         bail!("the connection has no output");
     };
-    let (mut out_text, mut said_text) = (String::new(), String::new());
-    let (mut out, mut said) = (out.take(OUTPUT_BYTES_MAX), said.take(OUTPUT_BYTES_MAX));
-    let (read, read_said, status) = tokio::join!(
-        out.read_to_string(&mut out_text),
-        said.read_to_string(&mut said_text),
+    let (mut stdout_text, mut stderr_text) = (String::new(), String::new());
+    let (mut stdout, mut stderr) = (stdout.take(OUTPUT_BYTES_MAX), stderr.take(OUTPUT_BYTES_MAX));
+    let (read_stdout, read_stderr, status) = tokio::join!(
+        stdout.read_to_string(&mut stdout_text),
+        stderr.read_to_string(&mut stderr_text),
         status
     );
-    read.and(read_said).context("the connection was lost")?;
+    read_stdout.and(read_stderr).context("the connection was lost")?;
     let status = serde_json::to_value(status.context("the connection ended without a result")?)?;
     let code = exit_code(&status).with_context(|| {
         let message = status["message"].as_str().unwrap_or("unknown");
         format!("the program did not run: {message}")
     })?;
-    Ok(Ran { code, out: out_text, said: said_text })
+    Ok(Ran { code, stdout: stdout_text, stderr: stderr_text })
 }
 
 /// The exit code in the status that ends the connection; `None` when the program did not run.

@@ -99,7 +99,7 @@ fn peer(
     effects: &Effects,
     report: &mut Report<'_>,
 ) -> Option<Vec<Peer>> {
-    if direction == Direction::Ingress && tell_of_egress_peers(field, effects, report) {
+    if direction == Direction::Ingress && report_egress_peers(field, effects, report) {
         return None;
     }
     let effect = effects.peer;
@@ -146,7 +146,7 @@ fn peer(
 }
 
 /// Whether a peer of ingress has a field that only egress has.
-fn tell_of_egress_peers(field: &Field<'_>, effects: &Effects, report: &mut Report<'_>) -> bool {
+fn report_egress_peers(field: &Field<'_>, effects: &Effects, report: &mut Report<'_>) -> bool {
     let mut found = false;
     for name in ["nodes", "networks", "domainNames"] {
         if field.get(name).is_some() {

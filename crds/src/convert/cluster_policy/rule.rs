@@ -44,7 +44,7 @@ pub(super) fn rule(
     }
     let peers = peers(field, direction, &effects, report);
     let ports = ports(field, protocols, &effects, report);
-    tell_of_useless_names(&peers, &ports, &field.path.key(protocols), report);
+    report_useless_names(&peers, &ports, &field.path.key(protocols), report);
     let invalid_port = match &ports {
         Ports::Any => false,
         Ports::Listed(ports) => ports.contains(&PortMatch::Invalid),
@@ -83,7 +83,7 @@ fn action(rule: &Field<'_>, report: &mut Report<'_>) -> Option<Action> {
 }
 
 /// SEMANTICS of ports by name: pods have names for ports, networks and nodes do not.
-fn tell_of_useless_names(peers: &[Peer], ports: &Ports, path: &Path<'_>, report: &mut Report<'_>) {
+fn report_useless_names(peers: &[Peer], ports: &Ports, path: &Path<'_>, report: &mut Report<'_>) {
     let has_name = match ports {
         Ports::Any => false,
         Ports::Listed(ports) => ports.iter().any(|port| matches!(port, PortMatch::Named(..))),

@@ -250,8 +250,8 @@ impl Verdict {
     pub fn new(cluster: &Cluster, answer: &Answer, diagnostics: Vec<String>) -> Option<Self> {
         // The worst part explains the whole answer: users ask why a connection fails.
         let worst = answer.parts.iter().find(|part| part.verdict == judge::Verdict::Denied);
-        let telling = worst.or(answer.parts.first())?;
-        let mut judgement = judgement(cluster, telling);
+        let worst_part = worst.or(answer.parts.first())?;
+        let mut judgement = judgement(cluster, worst_part);
         judgement.verdict = answer.verdict;
         judgement.source.clone_from(&answer.source);
         judgement.destination.clone_from(&answer.destination);

@@ -189,8 +189,8 @@ fn details<'c>(
     let passes = judged.is_allowed();
     for (direction, decision, misses, ..) in &sides {
         // For a denied connection, only the directions that deny it.
-        let tells = passes || !decision.is_allowed();
-        if let Some(texts) = texts.filter(|_| tells) {
+        let is_relevant = passes || !decision.is_allowed();
+        if let Some(texts) = texts.filter(|_| is_relevant) {
             excerpts(cluster, *direction, decision, misses, part.flow.traffic, texts, out)?;
         }
     }

@@ -245,8 +245,8 @@ fn nodes(plan: &Plan<'_>) -> Vec<BTreeSet<Str>> {
     let named: BTreeSet<&BTreeSet<Str>> = plan.external.iter().map(|c| &c.nodes).collect();
     let mut classes: BTreeMap<Vec<bool>, BTreeSet<Str>> = BTreeMap::new();
     for node in named.iter().copied().flatten() {
-        let told = named.iter().map(|nodes| nodes.contains(node)).collect();
-        classes.entry(told).or_default().insert(node.clone());
+        let changed_with = named.iter().map(|nodes| nodes.contains(node)).collect();
+        classes.entry(changed_with).or_default().insert(node.clone());
     }
     classes.into_values().collect()
 }
