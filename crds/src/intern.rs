@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_holds_any_more_is_forgotten() {
+    fn entries_without_other_references_are_removed() {
         let mut interner = Interner::default();
         let mut held = pod(0, "held");
         interner.share(&mut held);

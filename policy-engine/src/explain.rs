@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_understood_says_so() {
+    fn parts_that_were_not_understood_are_listed() {
         check(Peer::Invalid, PortMatch::Invalid, &[PeerMiss::Invalid], &[PortMiss::Invalid]);
     }
 }

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_names_no_object_says_why() {
+    fn the_error_for_a_text_that_names_no_object_has_a_reason() {
         let read = |text: &str| text.parse::<ObjectRef>().unwrap_err().to_string();
         assert_eq!(read("a"), "`a` is not the name of an object: write KIND/NAMESPACE/NAME");
         assert_eq!(read("frob/a/b"), "`frob/a/b`: unknown kind `frob`");

@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_does_not_enforce_or_does_not_say_does_not_count() {
+    fn a_node_that_does_not_enforce_or_does_not_report_does_not_count() {
         for state in ["Loading", "Degraded", "Bypassed", "Failing"] {
             let expected = format!("the node is in state {state}: Why (words)");
             assert_eq!(

@@ -86,7 +86,7 @@ fn what_other_parsers_refuse_is_read() {
 }
 
 #[test]
-fn a_document_that_kubectl_ignores_is_told() {
+fn a_document_that_kubectl_ignores_is_reported() {
     let manifest = Manifest::parse("a.yaml", "a: 1\n...\nb: 1\n");
     assert_eq!(manifest.documents.len(), 1);
     assert!(!manifest.is_whole());
@@ -125,7 +125,7 @@ fn keys_and_tags_mean_what_they_mean_to_kubectl() {
 }
 
 #[test]
-fn what_is_not_yaml_is_told_with_its_place() {
+fn text_that_is_not_yaml_is_reported_with_its_place() {
     for (text, expected) in [
         ("a: 1\n b: 2\n", "a.yaml:2:"),
         ("a: [1\n", "a.yaml:2:1: error: "),

@@ -54,7 +54,7 @@ fn nothing() -> Ports {
 }
 
 #[test]
-fn a_pod_and_its_node_are_exempt_and_nobody_else() {
+fn only_a_pod_and_its_node_are_exempt() {
     let isolated = |own_node| {
         let mut world = world(own_node);
         world.apply(isolating("closed", nothing()).into());

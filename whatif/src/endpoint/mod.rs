@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn words_without_meaning_say_why() {
+    fn errors_of_words_without_meaning_have_a_reason() {
         check("a/b/c/d", "`a/b/c/d` is no endpoint: it has more than three parts");
         check("shop/", "`shop/` is no endpoint: a part of it is empty");
         check("api:80/quic", "`api:80/quic` is no endpoint: `quic` is not tcp, udp or sctp");

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_saw_matters_from_its_tier_on() {
+    fn unread_policies_matter_from_their_tier_on() {
         let all = KINDS;
         check(Reason::SamePod, None, &[]);
         check(Reason::NoSubject, None, &[]);

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_when_who_whom_how_often_and_why() {
+    fn a_line_has_the_time_both_sides_the_count_and_the_reason() {
         let mut out = Vec::new();
         for line in [
             r#"2026-11-21T13:54:34.167696Z  INFO denied again node="n2" verdict="Denied" direction="Ingress" tier="NetworkPolicy" source="shop/web" destination="shop/api" protocol="TCP" port=80 why="isolated by shop/api" count=7 seconds=60"#,

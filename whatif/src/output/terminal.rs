@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_goes_on_below_its_last_column() {
+    fn a_long_line_continues_below_its_last_column() {
         let style = Style { is_colored: false, width: Some(40) };
         let text = written(style, &["  8080/TCP  from shop/web-1, shop/web-2, shop/web-3\n"]);
         assert_eq!(text, "  8080/TCP  from shop/web-1, shop/web-2,\n            shop/web-3\n");

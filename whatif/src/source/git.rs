@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_of_a_batch_are_told_apart_by_their_size() {
+    fn objects_of_a_batch_are_split_by_their_size() {
         let mut rest = b"1a blob 3\na\n\n\n2b blob 0\n\n".as_slice();
         assert_eq!(blob(&mut rest), Some(b"a\n\n".to_vec()));
         assert_eq!(blob(&mut rest), Some(Vec::new()));

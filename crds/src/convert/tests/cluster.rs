@@ -230,7 +230,7 @@ fn ingress_has_no_nodes_networks_or_domains() {
 }
 
 #[test]
-fn a_port_by_name_of_networks_or_nodes_is_told() {
+fn a_port_by_name_of_networks_or_nodes_is_reported() {
     for (peer, diagnostics) in
         [("{nodes: {}}", 1), ("{networks: [10.0.0.0/8]}", 1), ("{namespaces: {}}", 0)]
     {

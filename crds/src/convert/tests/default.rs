@@ -41,7 +41,7 @@ fn a_default_without_more_isolates_every_pod_and_allows_dns() {
 }
 
 #[test]
-fn a_default_says_everything_that_it_can_say() {
+fn a_default_can_have_every_field() {
     let (policy, found) = default_policy(
         "policyTypes: [Egress], namespaceSelector: {matchLabels: {a: b}}, \
          podSelector: {matchLabels: {c: d}}, egress: [{}], allowDNS: false, \
@@ -59,7 +59,7 @@ fn a_default_says_everything_that_it_can_say() {
 }
 
 #[test]
-fn an_empty_spec_isolates_nothing_and_says_so() {
+fn an_empty_spec_isolates_nothing_and_is_reported() {
     for rest in [
         "status: {}",
         "spec: null",
@@ -91,7 +91,7 @@ fn policy_types_that_cannot_be_understood_isolate_both_directions() {
 }
 
 #[test]
-fn rules_of_a_direction_that_is_not_listed_are_told() {
+fn rules_of_a_direction_that_is_not_listed_are_reported() {
     for (spec, field) in [
         ("policyTypes: [Egress], ingress: [{}]", "spec.ingress"),
         ("policyTypes: [Ingress], egress: [{}]", "spec.egress"),
@@ -192,7 +192,7 @@ fn a_default_that_cannot_be_understood_at_all_isolates_all_but_the_system() {
 }
 
 #[test]
-fn the_annotation_for_other_kinds_is_told() {
+fn the_annotation_for_other_kinds_is_reported() {
     let (converted, found) = convert(
         "{apiVersion: portcullis.dev/v1alpha1, kind: ClusterDefaultNetworkPolicy, \
          metadata: {name: base, annotations: {portcullis.dev/mode: audit}}, \

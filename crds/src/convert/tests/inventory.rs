@@ -93,7 +93,7 @@ fn objects_that_policies_see_are_changes_as_ever() {
 }
 
 #[test]
-fn a_template_that_is_missing_is_told_with_its_place() {
+fn a_missing_template_is_reported_with_its_place() {
     let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec:\n  replicas: 1\n";
     let manifest = Manifest::parse("d.yaml", text);
     let document = &manifest.documents[0];

@@ -276,7 +276,7 @@ fn nesting_that_would_end_the_reader_ends_one_field() {
 }
 
 #[test]
-fn an_object_without_a_name_is_told_and_not_enforced() {
+fn an_object_without_a_name_is_reported_and_not_enforced() {
     for metadata in [json!(null), json!([]), json!({}), json!({"name": 5}), json!({"name": ""})] {
         let lean = decoded::<core::Pod>(&json!({"metadata": metadata}));
         let (converted, found) = super::super::lean(&lean);

@@ -254,7 +254,7 @@ fn selectors_are_validated_by_operator() {
 }
 
 #[test]
-fn sloppy_networks_are_read_with_a_warning() {
+fn networks_in_old_forms_are_read_with_a_warning() {
     check_peer(
         "{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}",
         block("10.0.0.0/8", &["10.1.0.0/16"]),
@@ -270,7 +270,7 @@ fn sloppy_networks_are_read_with_a_warning() {
 }
 
 #[test]
-fn an_except_that_is_not_strictly_inside_is_kept_and_told() {
+fn an_except_that_is_not_strictly_inside_is_kept_and_reported() {
     check_peer(
         "{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/8]}}",
         block("10.0.0.0/8", &["11.0.0.0/8"]),

@@ -139,7 +139,7 @@ fn texts(all: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn addresses_fall_back_to_pod_ip_and_may_be_sloppy() {
+fn addresses_fall_back_to_pod_ip_and_may_have_old_forms() {
     for (status, expected, diagnostics) in [
         ("podIP: 10.0.0.1", &["10.0.0.1"][..], 0),
         ("podIP: 10.0.0.1, podIPs: []", &["10.0.0.1"], 0),

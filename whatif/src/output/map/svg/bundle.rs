@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn arrows_that_say_the_same_are_one() {
+    fn equal_arrows_are_one() {
         let (all, x) = ("{}", "{matchLabels: {app: x}}");
         let everything: &[&str] = &["a/pod/w, a/pod/x, a/pod/z", "b/pod/x, b/pod/z", "c/pod/x"];
         check("", [&[], &[], everything]);
