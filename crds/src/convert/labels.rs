@@ -13,8 +13,8 @@ pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// `metadata.labels` of the object at `root`, label by label.
 ///
-/// A label whose value is not text is left out: policies can still select the other labels. A label
-/// that the API would reject is kept, because selectors can be compared with any text.
+/// A label whose value is not text is left out: policies still match the other labels. A label that
+/// the API would reject is kept, because selectors can be compared with any text.
 pub(super) fn labels(root: &Field<'_>, report: &mut Report<'_>) -> Labels {
     let Some(metadata) = root.get("metadata") else { return Labels::default() };
     let Some(labels) = metadata.get("labels") else { return Labels::default() };

@@ -297,8 +297,8 @@ fn unknown(
 const UNREAD_EFFECT: &str =
     "the policy is not enforced as it stands here; what was enforced of it before stays";
 
-/// The name of the object at `root`; `None` after a report when it cannot be read. Later reports
-/// are about this object.
+/// The name of the object at `root`; `None` after a report when it cannot be read. Later
+/// diagnostics name this object.
 fn name_of(
     kind: Kind,
     root: &Field<'_>,

@@ -112,7 +112,7 @@ impl<'text> Source<'text> {
         }
     }
 
-    /// Whether `---` or `...` stands alone at the beginning of the line.
+    /// Whether `---` or `...` is at the beginning of the line, followed by a blank or the end.
     pub(super) fn is_document_marker(&self) -> bool {
         self.column() == 0 && (self.is_marker(b'-') || self.is_marker(b'.'))
     }

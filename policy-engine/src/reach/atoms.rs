@@ -121,7 +121,7 @@ pub(super) struct Matcher<'a> {
     named: BTreeMap<&'a Str, Vec<AtomId>>,
     /// By a label that the namespace must have, and one that the pod must have.
     selected: BTreeMap<(Option<Anchor<'a>>, Option<Anchor<'a>>), Vec<AtomId>>,
-    /// The keys that pod selectors mention; only labels with these keys are looked at.
+    /// The keys that pod selectors mention; only labels with these keys are compared.
     keys: BTreeSet<&'a Str>,
     found: BTreeMap<(Str, Labels), Vec<AtomId>>,
 }

@@ -1,4 +1,4 @@
-//! Classes: pods that no policy can tell apart, neither as subjects nor as peers.
+//! Classes: pods that no policy can distinguish, neither as subjects nor as peers.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,8 +16,8 @@ use crate::world::World;
 /// The number of a class, from 0, in [`Reach::classes`](super::Reach::classes).
 pub type ClassId = usize;
 
-/// Pods that no policy tells apart: all of them can connect to the same peers, and the same peers
-/// can connect to them.
+/// Pods that no policy distinguishes: they can connect to the same peers, and the same peers can
+/// connect to them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Class {
     /// The pods by name; never empty.
@@ -26,7 +26,7 @@ pub struct Class {
     isolated_by: PerDirection<Option<Tier>>,
     /// The pod peers that match these pods, ascending.
     pub(super) peers: Vec<AtomId>,
-    /// One address of each kind that policies tell apart, of the first pod; `None` in place of an
+    /// One address of each kind that policies distinguish, of the first pod; `None` in place of an
     /// address for a pod without one.
     pub(super) addresses: Vec<Option<IpAddr>>,
     /// For each address whether it is contested: then no peer in [`Class::peers`] matches it.

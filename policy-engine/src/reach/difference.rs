@@ -22,7 +22,7 @@ use crate::model::PodKey;
 /// The number of a group, from 0, in [`Difference::groups`].
 pub type GroupId = usize;
 
-/// Pods that no policy tells apart, in neither of the two worlds.
+/// Pods that no policy distinguishes in either of the two worlds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
     /// The pods by name; never empty.

@@ -21,8 +21,8 @@ use crate::world::World;
 ///
 /// A pod without an address counts as a pod that will get an address of any family, which no
 /// `ipBlock` matches. A pod with several addresses can connect to another one when it can do so
-/// between one pair of addresses of one family. A pod can always connect to itself; no edge says
-/// so. hostNetwork pods and finished pods have no class: no policy selects or matches them.
+/// between one pair of addresses of one family. A pod can always connect to itself, without an
+/// edge. hostNetwork pods and finished pods have no class: no policy selects or matches them.
 pub struct Reach<'w> {
     pub(super) world: &'w World,
     atoms: Atoms,

@@ -25,7 +25,7 @@ use crate::model::NamedPort;
 /// The connections of one place that are allowed: places by the ports that are allowed, in the
 /// order of the ports' numbers. The sets are disjoint.
 ///
-/// A place can be in its own row. If it has one pod only, this says nothing: a pod can always
+/// A place can be in its own row. If it has only one pod, this has no meaning: a pod can always
 /// connect to itself.
 pub type Row = Vec<(PortsId, IdSet)>;
 

@@ -24,9 +24,9 @@ use crate::world::World;
 pub(super) struct Subjects<'w> {
     world: &'w World,
     view: View,
-    /// The label keys that subjects mention; only labels with these keys are looked at.
+    /// The label keys that subjects mention; only labels with these keys are compared.
     keys: BTreeSet<&'w Str>,
-    /// The port names that ingress rules mention; only ports with these names are looked at.
+    /// The port names that ingress rules mention; only ports with these names are compared.
     names: BTreeSet<&'w Str>,
     pub(super) atoms: Atoms,
     pub(super) stages: Interned<Stage>,
@@ -65,7 +65,7 @@ impl<'w> Subjects<'w> {
         }
     }
 
-    /// The rules of a pod for ingress and egress. Pods that policies cannot tell apart as subjects
+    /// The rules of a pod for ingress and egress. Pods that policies cannot distinguish as subjects
     /// share the work.
     pub(super) fn rules(&mut self, pod: &Pod) -> PerDirection<RulesId> {
         let labels = pod.labels.filtered(|key| self.keys.contains(key));

@@ -313,7 +313,7 @@ pub(crate) fn blocks(set: &CidrSet) -> Vec<(ipnet::IpNet, Vec<ipnet::IpNet>)> {
     found
 }
 
-/// A name that says what the policy is for: `db-1-from-cleanup`.
+/// A name that describes the policy: `db-1-from-cleanup`.
 fn name(cluster: &Cluster, direction: Direction, subjects: &[Side], others: &[Side]) -> String {
     const LONGEST: usize = 100;
     let of = |sides: &[Side]| match sides.first() {

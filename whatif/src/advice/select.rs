@@ -1,4 +1,4 @@
-//! Label selectors that match some pods of a namespace and, where labels can tell them apart, no others.
+//! Label selectors that match given pods of a namespace and, if labels permit, no other pods.
 
 use std::collections::BTreeSet;
 
@@ -52,7 +52,7 @@ pub(crate) fn selectors(
     each.into_iter().collect()
 }
 
-/// The labels of a pod that a selector may use: pods that have the same ones cannot be told apart.
+/// The labels of a pod that a selector may use. Pods with equal labels cannot be distinguished.
 pub(crate) fn usable(pod: &Pod) -> Labels {
     pod.labels.filtered(|key| !is_generated(key))
 }

@@ -31,7 +31,7 @@ pub(crate) struct Rule {
 /// One peer of a rule.
 #[derive(Clone)]
 pub(crate) enum Peer {
-    /// Pods; `None` stands for the namespace of the policy.
+    /// Pods by namespace and labels; `None` for the namespace of the policy.
     Pods(Option<Str>, Vec<Requirement>),
     /// Addresses, without some of them.
     Block(IpNet, Vec<IpNet>),

@@ -64,7 +64,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
 /// How many parts of files that could not be read an error lists.
 const UNREAD_SHOWN: usize = 3;
 
-/// The sources that a question is about, and the cluster that they make.
+/// The sources of a question, and the cluster of their objects.
 struct Question {
     sources: Sources,
     cluster: Cluster,

@@ -52,7 +52,7 @@ pub struct Answer {
     pub destination: String,
     /// The verdict of all parts together.
     pub verdict: Verdict,
-    /// One for each pair of groups that policies tell apart; never empty.
+    /// One part for each pair of groups that policies distinguish; never empty.
     pub parts: Vec<Part>,
     /// Assumptions and warnings.
     pub notes: Vec<String>,

@@ -9,7 +9,7 @@ const KUSTOMIZE: &str = "kustomize.config.k8s.io/";
 /// Whether a document is meant to be a Kubernetes object, even if it is not valid.
 ///
 /// Helm values, `Chart.yaml`, `kustomization.yaml`, JSON patches and compose files are not. A
-/// document that lacks only `kind` or only `apiVersion` is: `kubectl apply` refuses it, and so it
+/// document that lacks only `kind` or only `apiVersion` is: `kubectl apply` rejects it, and so it
 /// must be reported.
 pub(super) fn is_object(document: &Document) -> bool {
     let value = document.value();

@@ -150,7 +150,7 @@ impl From<&Origin> for Location {
     }
 }
 
-/// What a finding is about, in one sentence: `NetworkPolicy shop/db: spec.ingress: message`.
+/// A finding in one sentence: `NetworkPolicy shop/db: spec.ingress: message`.
 fn sentence(finding: &Finding) -> String {
     let (about, field) = (finding.about.to_string(), finding.field.to_string());
     let parts = [&about, &field, &finding.message];

@@ -1,4 +1,4 @@
-//! Findings for people, each over the lines that it is about.
+//! Findings for people, each above the lines that contain the mistake.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use portcullis_crds::path::FieldPath;
 use super::{fold, sentence};
 use portcullis_lint::{Finding, Severity};
 
-/// So many lines stand above and below the one that is marked.
+/// How many lines are shown above and below the line that is marked.
 const AROUND: usize = 1;
 
 /// The findings with their lines, and how many there are; without `is_wide`, those that differ only in

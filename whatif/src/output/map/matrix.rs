@@ -24,7 +24,7 @@ pub struct Focus {
     pub subjects: Option<BTreeSet<PodKey>>,
     /// Only these external addresses, and no pods.
     pub outside: Option<CidrSet>,
-    /// The directions in which external addresses are looked at.
+    /// The directions in which external addresses are evaluated.
     pub outside_directions: Vec<Direction>,
     /// Only these ports.
     pub ports: Option<PortSet>,

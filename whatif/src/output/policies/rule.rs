@@ -10,7 +10,7 @@ use crate::model::Cluster;
 /// What a part that could not be understood matches.
 const NOTHING: &str = "nothing: this part could not be understood";
 
-/// Who is at the other side: one of these.
+/// The peers of a rule: one of these.
 pub(super) fn peers(cluster: &Cluster, peers: &Peers) -> Vec<String> {
     match peers {
         Peers::Any => vec!["every address".to_owned()],

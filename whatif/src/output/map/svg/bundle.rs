@@ -230,7 +230,7 @@ impl Bundle {
         behind - first > 1 && (first..behind).all(|leaf| leaves.contains(leaf))
     }
 
-    /// As few ends as possible that stand for these leaves.
+    /// The fewest ends that contain exactly these leaves.
     fn ends(&self, leaves: &IdSet) -> Vec<End> {
         let mut found = BTreeSet::new();
         let mut whole: BTreeMap<usize, bool> = BTreeMap::new();

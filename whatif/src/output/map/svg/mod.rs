@@ -161,7 +161,7 @@ fn label(
     )
 }
 
-/// A name without its namespace: that stands beside it.
+/// A name without its namespace, which is written beside the arc.
 fn local(name: &str) -> String {
     let short = short(name);
     short.split_once('/').map_or(short.clone(), |(_, rest)| rest.to_owned())
