@@ -42,7 +42,7 @@ pub(super) fn peer(world: &World, narrow: &PodPeer, wide: &PodPeer) -> bool {
         }
 }
 
-/// One thing that a list of ports can allow.
+/// A port or protocol that a list of ports can allow.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Ask {
     /// A port by number.

@@ -81,7 +81,7 @@ impl Budgets {
     pub const NAMES: [&'static str; 6] =
         ["port-ranges", "peers", "networks", "sets", "members", "members-with-ports"];
 
-    /// The same with another limit; `None` when no limit has this name.
+    /// These budgets with another limit; `None` when no limit has this name.
     #[must_use]
     pub fn with(mut self, name: &str, limit: usize) -> Option<Self> {
         let field = match name {
@@ -99,7 +99,7 @@ impl Budgets {
 }
 
 impl Budget {
-    /// What is counted, in the plural.
+    /// The name of the counted items, in the plural.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -38,7 +38,7 @@ pub struct NearMiss {
     pub ports: Vec<PortMiss>,
 }
 
-/// Why a peer does not match.
+/// The reason why a peer does not match.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerMiss {
     /// The peer selects pods, and the flow's peer is a node or an external address.
@@ -84,7 +84,7 @@ pub enum PeerMiss {
     Invalid,
 }
 
-/// Why a port does not match.
+/// The reason why a port does not match.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PortMiss {
     /// The port is of another protocol.
@@ -302,7 +302,7 @@ mod tests {
         Pod { addresses: vec![address.parse().unwrap()], ports: ports.into(), ..pod }.into()
     }
 
-    /// Why a rule with this peer and port does not allow `client` to connect to TCP 80 of `server`.
+    /// Checks why a rule with this peer and port does not allow TCP 80 from `client` to `server`.
     fn check(peer: Peer, port: PortMatch, peers: &[PeerMiss], ports: &[PortMiss]) {
         let mut world = World::new(Options::default());
         let web = NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: 81 };

@@ -10,13 +10,13 @@ use policy_engine::object::Kind;
 pub struct Gap {
     /// The kind that is missing.
     pub kind: Kind,
-    /// Where they are missing.
+    /// The namespaces in which they are missing.
     pub place: Place,
-    /// Why they are.
+    /// The reason why they are missing.
     pub cause: Cause,
 }
 
-/// In which namespaces objects are missing.
+/// The namespaces in which objects are missing.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Place {
     /// In the whole cluster.
@@ -27,7 +27,7 @@ pub enum Place {
     Only(Str),
 }
 
-/// Why objects are missing.
+/// The reason why objects are missing.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Cause {
     /// The user may not list them.

@@ -38,9 +38,9 @@ pub struct Backend {
 /// A port of a Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BackendPort {
-    /// By number.
+    /// A port number.
     Number(u16),
-    /// By name.
+    /// A port name.
     Name(Str),
 }
 

@@ -14,7 +14,7 @@ pub(super) struct Source<'text> {
     text: &'text str,
     at: usize,
     line: usize,
-    /// Where the line begins, moved on by the bytes that do not count as columns.
+    /// The offset of the line, plus the bytes in it that do not count as columns.
     line_start: usize,
 }
 
@@ -35,7 +35,7 @@ impl<'text> Source<'text> {
         }
     }
 
-    /// The same text further on.
+    /// This source, moved to the position `at`.
     fn ahead(mut self, at: usize) -> Self {
         while self.at < at {
             if self.is_break(0) {

@@ -14,7 +14,7 @@ use crate::policy::{Peer, Peers, PodPeer, PortMatch, Ports, Rule};
 use crate::port::{PortRange, Protocol};
 use crate::ranges::Step;
 
-/// How rules are read.
+/// The parameters for reading rules.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading<'a> {
     /// The direction of the rules.
@@ -134,7 +134,7 @@ struct Merged {
 #[derive(Default)]
 struct Fold {
     anything: Unions,
-    /// By port range; ranges may still overlap.
+    /// The unions by port range; ranges may still overlap.
     ranges: BTreeMap<Protocol, BTreeMap<PortRange, Unions>>,
     named: BTreeMap<(Protocol, Str), Unions>,
 }

@@ -40,7 +40,7 @@ impl Identity {
     }
 }
 
-/// Where a pod is kept.
+/// The place of a pod.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     identity: IdentityId,

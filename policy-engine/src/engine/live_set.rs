@@ -31,9 +31,9 @@ pub(super) enum Before {
 #[derive(Debug)]
 pub(super) struct LiveSet {
     pub(super) kind: SetKind,
-    /// How many weights have it in their sum.
+    /// How many weights contain the set in their sum.
     pub(super) references: usize,
-    /// How many rulesets refer to it: it has members if there is one.
+    /// How many rulesets refer to the set: it has members if there is one.
     pub(super) uses: usize,
     /// The peers in the definition, for address-port sets each with its ports.
     terms: BTreeMap<TermId, Vec<(Protocol, PortRef)>>,

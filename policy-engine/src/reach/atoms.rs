@@ -92,7 +92,7 @@ impl Atoms {
         self.names.extend(names.iter().cloned());
     }
 
-    /// Those of a pod's named ports that some egress rule mentions.
+    /// The named ports of a pod that some egress rule mentions.
     pub(super) fn mentioned(&self, ports: &[NamedPort]) -> Vec<NamedPort> {
         let known = |port: &&NamedPort| self.names.contains(&(port.protocol, port.name.clone()));
         ports.iter().filter(known).cloned().collect()
@@ -119,7 +119,7 @@ pub(super) struct Matcher<'a> {
     world: &'a World,
     atoms: &'a Atoms,
     named: BTreeMap<&'a Str, Vec<AtomId>>,
-    /// By a label that the namespace must have, and one that the pod must have.
+    /// The peers by a label that the namespace must have, and one that the pod must have.
     selected: BTreeMap<(Option<Anchor<'a>>, Option<Anchor<'a>>), Vec<AtomId>>,
     /// The keys that pod selectors mention; only labels with these keys are compared.
     keys: BTreeSet<&'a Str>,

@@ -17,7 +17,7 @@ pub(super) type BlockSetId = usize;
 
 /// The address space, cut wherever a block begins or ends.
 pub(super) struct BlockSets {
-    /// Where each part begins.
+    /// The first address of each part.
     parts: BTreeMap<IpAddr, BlockSetId>,
 }
 

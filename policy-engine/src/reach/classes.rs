@@ -60,7 +60,7 @@ impl Class {
     }
 }
 
-/// What the pods of one class have in common.
+/// The properties that all pods of one class share.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Content {
     /// The rules of each direction.
@@ -126,7 +126,7 @@ pub(super) fn classify<'w>(
         Class { pods, rules: of_class, isolated_by, peers, addresses, contested, ports }
     };
     let mut classes: Vec<Class> = found.into_iter().map(class).collect();
-    // In the order in which a reader meets the pods.
+    // In the order of the first pods of the classes.
     classes.sort_by(|left, right| left.pods.cmp(&right.pods));
     Classified { atoms, stages, rules, classes }
 }

@@ -29,7 +29,7 @@ type Parts<K> = BTreeMap<K, CidrSet>;
 pub(super) struct Courses(RefCell<BTreeMap<Vec<StageId>, Parts<Course>>>);
 
 impl Courses {
-    /// What `rules` allow for addresses outside the cluster.
+    /// The ports that `rules` allow for addresses outside the cluster.
     pub(super) fn outside(&self, rules: &[StageId], stages: &[Stage], atoms: &Atoms) -> Outside {
         let parts = match rules.split_last().map(|(last, above)| (&stages[*last], above)) {
             Some((Stage::Isolating(_, matches), above)) => {
@@ -44,7 +44,7 @@ impl Courses {
         Outside { parts }
     }
 
-    /// What ordered stages decide about all addresses.
+    /// The decisions of ordered stages about all addresses.
     fn ordered(&self, rules: &[StageId], stages: &[Stage], atoms: &Atoms) -> Parts<Course> {
         let start = || [(Course::start(), CidrSet::everything())].into();
         let Some((last, above)) = rules.split_last() else { return start() };

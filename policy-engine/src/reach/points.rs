@@ -21,11 +21,11 @@ pub(super) type PointId = usize;
 /// All points, and which of them a peer matches.
 pub(super) struct Points<'r> {
     classes: &'r [Class],
-    /// By place: its class.
+    /// The class of each place.
     pub(super) class_of: Vec<Option<ClassId>>,
-    /// By point: its place.
+    /// The place of each point.
     place_of: Vec<usize>,
-    /// By place: its first point; at the end the number of points.
+    /// The first point of each place; at the end the number of points.
     first: Vec<PointId>,
     /// Whether each place has one point.
     are_places: bool,
@@ -35,7 +35,7 @@ pub(super) struct Points<'r> {
     of_family: BTreeMap<Option<Family>, IdSet>,
     /// The points that pod peers and blocks match.
     matched: BTreeMap<Atom, IdSet>,
-    /// By name of a port: its numbers, and the points at which it has them.
+    /// By name of a port: its numbers, and the points at which the port has each number.
     named: BTreeMap<(Protocol, Str), Vec<(PortSet, IdSet)>>,
 }
 
@@ -54,7 +54,7 @@ impl<'r> Points<'r> {
                 place_of.push(place);
                 families.entry(address.map(Family::of)).or_default().push(point);
                 addresses.extend(address.map(|address| (address, point)));
-                // No peer matches a contested address, except blocks; nor is a port there by name.
+                // Only blocks match a contested address, and ports by name do not count there.
                 let class = class.filter(|class| !class.contested[at]);
                 for peer in class.into_iter().flat_map(|class| &class.peers) {
                     matched.entry(Atom::Pods(*peer)).or_default().push(point);

@@ -96,14 +96,14 @@ impl PortSet {
         }
     }
 
-    /// What is in this set, in `other` or in both.
+    /// The ports and protocols that are in this set, in `other` or in both.
     #[must_use]
     pub fn union(mut self, other: &Self) -> Self {
         self.add(other);
         self
     }
 
-    /// What is in both sets.
+    /// The ports and protocols that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         let common = |(protocol, ranges): (&Protocol, &Ranges<u16>)| {
@@ -114,7 +114,7 @@ impl PortSet {
         Self { ranges, other: self.other && other.other }
     }
 
-    /// What is in this set and not in `other`.
+    /// The ports and protocols that are in this set and not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         let rest = |(protocol, ranges): (&Protocol, &Ranges<u16>)| {

@@ -34,14 +34,14 @@ pub struct Rows<'r> {
     stages: &'r [Stage],
     rules: &'r [Rules],
     classes: &'r [Class],
-    /// Of the subjects: `Ingress` if rows are those of destinations.
+    /// The direction of the subjects: `Ingress` if rows are those of destinations.
     direction: Direction,
     points: Points<'r>,
     /// The rules of the peers.
     mentions: Mentions<'r>,
     /// How many places have the same rules.
     times: BTreeMap<RulesId, usize>,
-    /// What the rules of several places allow.
+    /// The ports that the rules of several places allow.
     known: BTreeMap<RulesId, Parts>,
     sets: PortSets,
 }
@@ -50,7 +50,7 @@ pub struct Rows<'r> {
 struct Mentions<'r> {
     /// The points that are not isolated.
     open: IdSet,
-    /// What isolating stages allow for a peer, and the points that have such a stage.
+    /// The traffic that isolating stages allow for a peer, and the points that have such a stage.
     allowed: BTreeMap<Atom, Vec<(&'r WantedPorts, IdSet)>>,
     /// The points by their ordered stages.
     ordered: Vec<(&'r [StageId], IdSet)>,

@@ -88,7 +88,7 @@ impl<'w> Subjects<'w> {
                 let stage = self.stage(tier, direction, &key.0, ports);
                 rules.extend(stage);
                 if stage.is_some_and(|id| self.stages.get(id).isolating().is_some()) {
-                    // It decides about all ports that the stages above left undecided.
+                    // The tier decides about all ports that the stages above left undecided.
                     break;
                 }
             }

@@ -228,7 +228,7 @@ impl<'b> Builder<'b> {
     }
 }
 
-/// What the levels of a tree of port ranges have in common.
+/// The values that all levels of a tree of port ranges share.
 struct Tree {
     protocol: Protocol,
     /// About how many rules each ruleset has.

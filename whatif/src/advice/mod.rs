@@ -154,7 +154,7 @@ fn policies<'c>(
     let (sources, destinations) = &part.between;
     let pairs = sources.iter().flat_map(|from| destinations.iter().map(move |to| (from, to)));
     let others = pairs.filter(|(from, to)| {
-        // Of external addresses only some belong to the part.
+        // Only some external addresses belong to the part.
         from != to && ![*from, *to].iter().any(|side| matches!(side, Side::Outside(_)))
     });
     let all_allowed = others.take(PAIRS_TRIED).all(|(from, to)| {

@@ -47,7 +47,7 @@ pub struct Cluster {
     pub frontends: Vec<Frontend>,
     /// Assumptions, for people.
     pub notes: Vec<String>,
-    /// What could not be read of a live cluster.
+    /// The objects of a live cluster that could not be read.
     pub gaps: Vec<Gap>,
     /// The namespaces of which only the name is known.
     pub assumed: BTreeSet<Str>,
@@ -132,7 +132,7 @@ impl Cluster {
         }
     }
 
-    /// Where a rule of a policy is written; its rules count from 1.
+    /// The place of a rule of a policy; the rules count from 1.
     #[must_use]
     pub fn rule_origin(
         &self,
@@ -143,13 +143,13 @@ impl Cluster {
         self.field_origin(policy, &FieldPath::of_rule(direction, rule))
     }
 
-    /// Where a field of a policy is written, or the nearest thing around it.
+    /// The place of a field of a policy, or of the nearest field around it.
     #[must_use]
     pub fn field_origin(&self, policy: &ObjectRef, field: &FieldPath) -> Option<Origin> {
         Some(self.documents.get(policy)?.origin_at(field))
     }
 
-    /// Where a policy is written.
+    /// The place of a policy.
     #[must_use]
     pub fn policy_origin(&self, policy: &ObjectRef) -> Option<Origin> {
         Some(self.documents.get(policy)?.origin())

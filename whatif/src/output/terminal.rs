@@ -21,7 +21,7 @@ const COLORED: [(&[&str], AnsiColor); 4] = [
     (&["note"], AnsiColor::Cyan),
 ];
 
-/// How text is written.
+/// The style of written text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Style {
     is_colored: bool,

@@ -90,7 +90,7 @@ pub struct ExternalChange {
     pub because: Causes,
 }
 
-/// How what is allowed changes.
+/// The kind of a change of the allowed ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Effect {
     /// Nothing was allowed before.
@@ -106,7 +106,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// How `after` differs from `before`.
+    /// The kind of the change from `before` to `after`.
     #[must_use]
     pub fn of(before: &PortSet, after: &PortSet) -> Self {
         let gains = !after.difference(before).is_empty();

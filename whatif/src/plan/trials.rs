@@ -40,16 +40,16 @@ pub(super) struct Trials<'a> {
     /// By kind: how many policies there are.
     sizes: Vec<usize>,
     known: BTreeMap<(Option<usize>, Vec<Undone>), bool>,
-    /// By the object that is undone, if it is not a policy.
+    /// The worlds by the object that is undone, if it is not a policy.
     worlds: BTreeMap<Option<usize>, Option<InWorld<'a>>>,
 }
 
 /// The contributions of policies in one world.
 struct InWorld<'a> {
     pair: PodPair<'a>,
-    /// Of policies that are never undone.
+    /// The contributions of policies that are never undone.
     fixed: Vec<Contribution>,
-    /// By kind.
+    /// The contributions by kind.
     of_kinds: Vec<Contributions>,
 }
 

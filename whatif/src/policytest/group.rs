@@ -56,7 +56,7 @@ impl Pattern {
         if text == "*" { Self::Any } else { Self::Exact(text.to_owned()) }
     }
 
-    /// Whether it is this name.
+    /// Whether the pattern matches a name.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         match self {
@@ -202,7 +202,7 @@ fn network(text: &str) -> Option<IpNet> {
 pub enum LinePorts {
     /// One port.
     One(Port),
-    /// From the first to the last.
+    /// A range of ports of a protocol, from the first to the last.
     Range(Protocol, u16, u16),
     /// All ports of a protocol.
     All(Protocol),

@@ -30,7 +30,7 @@ pub struct Member {
     pub workload: Option<(Str, Str)>,
 }
 
-/// Where a connection starts or ends.
+/// The place where a connection starts or ends.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Place {
     /// A pod, in the network namespace that it has.

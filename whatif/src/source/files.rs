@@ -37,9 +37,9 @@ pub struct Reader {
     documents: Vec<Document>,
     /// Documents that are not Kubernetes objects, by the place where they begin.
     pub others: Vec<Origin>,
-    /// What each file holds.
+    /// The text of each file.
     pub texts: BTreeMap<Arc<str>, String>,
-    /// What could not be read as YAML or JSON.
+    /// Diagnostics of texts that could not be read as YAML or JSON.
     pub diagnostics: Vec<Diagnostic>,
 }
 

@@ -36,7 +36,7 @@ pub(super) struct File {
 
 /// The files of a revision.
 pub(super) struct Tree {
-    /// In the order of their paths.
+    /// The files, in the order of their paths.
     pub files: Vec<File>,
     /// Symbolic links and submodules, which are not followed.
     pub skipped: Vec<String>,

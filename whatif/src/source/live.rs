@@ -61,11 +61,11 @@ fn is_optional(kind: Kind) -> bool {
     kind.is_policy() && kind != Kind::NetworkPolicy
 }
 
-/// What was read.
+/// The objects of a live cluster.
 pub struct Live {
     /// The objects, cut down.
     pub objects: Vec<Value>,
-    /// What could not be read.
+    /// The kinds of objects that could not be read.
     pub gaps: Vec<Gap>,
     /// The namespace of endpoints that name none.
     pub namespace: String,

@@ -35,7 +35,7 @@ pub(super) struct Need<'l> {
     pub(super) ports: &'l PortSet,
 }
 
-/// What the pods of a look need in one direction.
+/// The peers that the pods of a look need in one direction.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct Peers {
     pods: BTreeMap<Look, PortSet>,

@@ -29,7 +29,7 @@ pub(super) fn excerpt(title: &str, text: &str, marks: &[Mark<'_>]) -> Option<Str
     found.then(|| renderer.render(&[group]))
 }
 
-/// From the place to the end of what is written on its line, comments left out.
+/// The range from the place to the end of the text on its line, without comments.
 fn span(text: &str, origin: &Origin) -> Option<std::ops::Range<usize>> {
     let mut lines = text.split_inclusive('\n');
     let before: usize = lines.by_ref().take(origin.line.checked_sub(1)?).map(str::len).sum();

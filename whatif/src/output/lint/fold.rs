@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use policy_engine::words::few;
 use portcullis_lint::Finding;
 
-/// So many findings of one pattern are shown as one.
+/// The least number of findings of one pattern that are shown as one.
 const MANY: usize = 3;
 
 /// How many of the other objects are named.

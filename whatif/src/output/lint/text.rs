@@ -110,7 +110,7 @@ fn snippet<'t>(
     let at = origin.line.checked_sub(1)?;
     let line = text.get(lines(starts, text, at, at)?)?;
     let (column, _) = line.char_indices().nth(origin.column.checked_sub(1)?)?;
-    // To the end of what is written, comments left out.
+    // To the end of the text on the line, without comments.
     let rest = line.get(column..)?;
     let written = rest.split(" #").next().unwrap_or(rest).trim_end();
     if written.is_empty() {
@@ -126,13 +126,13 @@ fn snippet<'t>(
     Some(snippet.fold(false).annotation(annotation))
 }
 
-/// Where each line begins.
+/// The offset at which each line begins.
 fn starts(text: &str) -> Vec<usize> {
     let ends = text.match_indices('\n').map(|(at, _)| at + 1);
     [0].into_iter().chain(ends).collect()
 }
 
-/// From the beginning of one line to the end of another, without its line break.
+/// The range from the beginning of one line to the end of another, without its line break.
 fn lines(starts: &[usize], text: &str, first: usize, last: usize) -> Option<Range<usize>> {
     let start = *starts.get(first)?;
     let end = starts.get(last + 1).map_or(text.len(), |next| next - 1);

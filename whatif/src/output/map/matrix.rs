@@ -59,7 +59,7 @@ pub struct Matrix {
     pub(super) ports: Vec<PortSet>,
     /// Per class and direction what is allowed between it and external addresses.
     pub outside: Vec<(ClassId, Direction, Vec<Part>)>,
-    /// What one entry stands for.
+    /// The unit of one entry: pods, workloads or namespaces.
     pub by: By,
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::args::SourceArgs;
 use crate::source::{Sides, Sources};
 
-/// Where a page comes from.
+/// The origin of a page.
 #[derive(Serialize, Clone, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct About {

@@ -7,7 +7,7 @@ use policy_engine::words;
 
 use crate::model::Cluster;
 
-/// What a part that could not be understood matches.
+/// The word for the peers or ports of a part that could not be understood.
 const NOTHING: &str = "nothing: this part could not be understood";
 
 /// The peers of a rule: one of these.

@@ -35,7 +35,7 @@ pub(super) struct Space {
     pub(super) is_external: bool,
 }
 
-/// Where an arrow begins or ends.
+/// The place where an arrow begins or ends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum End {
     Leaf(usize),
@@ -145,7 +145,7 @@ impl Bundle {
         // Leaves with equal sources are evaluated together.
         let mut alike: BTreeMap<(usize, IdSet), Vec<usize>> = BTreeMap::new();
         for (leaf, mut sources) in of_leaf {
-            // One pod that always reaches itself is not its own source.
+            // A single pod, which can always connect to itself, is not its own source.
             let own =
                 sources.remove(&leaf).filter(|_| pods.get(leaf).is_some_and(|pods| *pods > 1));
             if own.is_some() {

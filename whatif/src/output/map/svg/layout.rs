@@ -33,7 +33,7 @@ pub(super) struct Point {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) center: Point,
-    /// In degrees.
+    /// The rotation in degrees.
     pub(super) turn: f64,
     pub(super) x: f64,
     pub(super) anchor: &'static str,
