@@ -89,13 +89,13 @@ impl<'w> Answers<'w> {
 
     /// Whether a rule applies to any pod as the destination, which has the ports.
     pub(crate) fn has_destinations(&self, place: Place<'w>) -> bool {
-        let anyone = || self.pods.subjects().next().is_some();
+        let any_pod = || self.pods.subjects().next().is_some();
         match (place.direction, &place.rule.peers) {
             (Direction::Ingress, _) => self.selects(place.policy),
-            (Direction::Egress, Peers::Any) => anyone(),
+            (Direction::Egress, Peers::Any) => any_pod(),
             (Direction::Egress, Peers::Listed(peers)) => peers.iter().any(|peer| match peer {
                 Peer::Pods(peer) => self.peer(peer, None),
-                Peer::Block(_) => anyone(),
+                Peer::Block(_) => any_pod(),
                 Peer::Nodes(_) | Peer::Invalid => false,
             }),
         }

@@ -32,7 +32,7 @@ pub(super) fn not_enforced(context: &Context<'_>, policy: &Policy) -> Vec<Findin
                      {rules}"
                 ),
             ),
-            None if says_deny(&policy.name.name, direction) => (
+            None if names_denial(&policy.name.name, direction) => (
                 name_field(),
                 format!("the name says that {rules} is denied, and it is not; {how}"),
             ),
@@ -44,8 +44,8 @@ pub(super) fn not_enforced(context: &Context<'_>, policy: &Policy) -> Vec<Findin
 }
 
 /// Whether a name such as `deny-all-egress` states that only this direction is denied.
-fn says_deny(name: &str, direction: Direction) -> bool {
+fn names_denial(name: &str, direction: Direction) -> bool {
     let other = direction.opposite();
-    let says = |word: &str| name.contains(word);
-    says("deny") && says(direction.field()) && !says(other.field()) && !says("allow")
+    let has = |word: &str| name.contains(word);
+    has("deny") && has(direction.field()) && !has(other.field()) && !has("allow")
 }

@@ -180,7 +180,7 @@ pub fn mistakes(world: &World, pods: &Pods) -> Vec<Finding> {
         }
         found.extend(subjects::selects_nothing(&answers, policy));
         for place in places(policy) {
-            found.extend(peers::nobody(&answers, place));
+            found.extend(peers::unmatched(&answers, place));
             found.extend(ports::unknown(&answers, place));
         }
     }

@@ -56,7 +56,7 @@ pub(super) fn null(context: &Context<'_>, policy: &Policy) -> Vec<Finding> {
 }
 
 /// The peers of a rule that match no pod.
-pub(super) fn nobody<'w>(answers: &Answers<'w>, place: Place<'w>) -> Vec<Finding> {
+pub(super) fn unmatched<'w>(answers: &Answers<'w>, place: Place<'w>) -> Vec<Finding> {
     let Peers::Listed(peers) = &place.rule.peers else { return Vec::new() };
     let found = peers.iter().enumerate().filter_map(|(number, peer)| match peer {
         Peer::Pods(peer) => matches_nothing(answers, place, number, peer),

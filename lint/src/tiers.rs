@@ -86,7 +86,7 @@ pub(super) fn selects_nothing(answers: &Answers<'_>, policy: &Policy) -> Option<
     let subject = &policy.subject;
     let (namespaces, pods) = (subject.namespaces.as_ref()?, subject.pods.as_ref()?);
     let counts = |name: &Str| !(subject.spares_system && answers.world.is_system(name));
-    let (field, hint) = nobody(answers, namespaces, pods, counts)?;
+    let (field, hint) = without_pods(answers, namespaces, pods, counts)?;
     let field = if policy.name.kind == Kind::ClusterNetworkPolicy { "subject" } else { field };
     let message = format!("selects no pod, so it decides nothing; {hint}");
     Some(finding(Code::SelectsNothing, &policy.name, spec(field), message))
@@ -94,7 +94,7 @@ pub(super) fn selects_nothing(answers: &Answers<'_>, policy: &Policy) -> Option<
 
 /// The field because of which a subject selects no pod, and a hint. `None` when the subject selects
 /// pods, or is correct for later pods and namespaces.
-fn nobody(
+fn without_pods(
     answers: &Answers<'_>,
     namespaces: &Selector,
     pods: &Selector,

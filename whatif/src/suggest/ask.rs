@@ -140,7 +140,7 @@ pub fn denials(name: &str, text: &str, cluster: &Cluster) -> Result<Found> {
         let what = if count == 1 { "1 denial is" } else { &format!("{count} denials are") };
         found.notes.push(format!("{name}: {what} left out: {why}"));
     }
-    let mut gone = BTreeSet::new();
+    let mut unknown = BTreeSet::new();
     for record in &records {
         match sides(cluster, record) {
             Ok((source, destination)) => found.asked.push(Asked {
@@ -149,14 +149,14 @@ pub fn denials(name: &str, text: &str, cluster: &Cluster) -> Result<Found> {
                 destination,
                 ports: PortSet::of(record.traffic),
             }),
-            Err(missing) => drop(gone.insert(missing)),
+            Err(missing) => drop(unknown.insert(missing)),
         }
     }
-    if !gone.is_empty() {
+    if !unknown.is_empty() {
         found.notes.push(format!(
             "{name}: denials of {} are left out: no such pod or node exists, and no workload of \
              that name",
-            few(&gone, SHOWN)
+            few(&unknown, SHOWN)
         ));
     }
     // Pods of one workload are one connection.

@@ -33,7 +33,7 @@ fn pod(number: u32, node: &str) -> Change {
     Pod { node, addresses, ..Pod::new(key, labels) }.into()
 }
 
-fn gone(number: u32) -> Change {
+fn deleted(number: u32) -> Change {
     Change::Pod(PodKey::new("shop", &format!("pod-{number}")), None)
 }
 
@@ -43,7 +43,7 @@ fn app(number: usize) -> Peers {
 }
 
 /// All pods of the namespaces with a label of one of so many values, or without it.
-fn everybody(values: usize) -> Peers {
+fn all_pods(values: usize) -> Peers {
     use crate::selector::{Operator, Requirement};
     let values = (0..=values).map(|value| value.to_string().as_str().into()).collect();
     let other = Requirement { key: "no".into(), operator: Operator::NotIn(values) };
@@ -84,7 +84,7 @@ fn allows(engine: &Engine, from: u32, port: u16) -> bool {
 fn rules_with_too_many_members_deny_until_the_pods_are_fewer() {
     let mut engine = engine(Budgets { members: 20, ..Budgets::default() });
     engine.apply(pod(0, NODE));
-    engine.apply(policy("all", vec![Rule { peers: everybody(0), ports: tcp(80, 80) }]));
+    engine.apply(policy("all", vec![Rule { peers: all_pods(0), ports: tcp(80, 80) }]));
     (1..20).for_each(|number| engine.apply(pod(number, "node-2")));
     engine.flush();
     assert!(refused(&engine).is_empty() && allows(&engine, 7, 80));
@@ -94,7 +94,7 @@ fn rules_with_too_many_members_deny_until_the_pods_are_fewer() {
     assert!(!allows(&engine, 7, 80));
     assert!(engine.compiled().sets.is_empty(), "what is not used is not kept");
     assert!(engine.flush().is_empty());
-    engine.apply(gone(3));
+    engine.apply(deleted(3));
     let update = engine.flush();
     assert!(refused(&engine).is_empty() && allows(&engine, 7, 80) && !allows(&engine, 3, 80));
     assert_eq!((update.sets_created.len(), update.rules_changed), (1, true));
@@ -119,7 +119,7 @@ fn a_large_set_of_addresses_and_ports_becomes_rules_and_the_reverse() {
     engine.flush();
     assert_eq!(kinds(&engine), vec![SetKind::Addresses; 6]);
     assert!(allows(&engine, 13, 30) && allows(&engine, 33, 31) && !allows(&engine, 13, 40));
-    engine.apply(gone(13));
+    engine.apply(deleted(13));
     engine.flush();
     assert_eq!(kinds(&engine), [SetKind::AddressPorts]);
     assert!(allows(&engine, 33, 31) && !allows(&engine, 13, 30));
@@ -171,7 +171,7 @@ fn of_a_hostile_policy_few_rules_and_members_are_made() {
         (
             "ranges that follow each other, each with a peer that matches all pods",
             (0..1_000)
-                .map(|n| Rule { peers: everybody(n.into()), ports: tcp(n * 20, n * 20 + 18) })
+                .map(|n| Rule { peers: all_pods(n.into()), ports: tcp(n * 20, n * 20 + 18) })
                 .collect(),
             Some(Budget::Members),
         ),
@@ -190,7 +190,7 @@ fn of_a_hostile_policy_few_rules_and_members_are_made() {
             (0..5_u16)
                 .map(|n| {
                     let ports = each((0..15).map(|at| n * 100 + at * 2));
-                    Rule { peers: everybody(n.into()), ports }
+                    Rule { peers: all_pods(n.into()), ports }
                 })
                 .collect(),
             None,
