@@ -126,13 +126,13 @@ impl<K: LeanKind> Known<K> {
     pub fn applied(&mut self, object: &Lean<K>) {
         let version = object.resource_version().and_then(|text| text.parse().ok());
         let names = object.names();
-        let (round, mut had_diagnostics) = (self.round, false);
+        let (round, mut reported_before) = (self.round, false);
         if let Some(entry) = names.and_then(|(namespace, name)| self.entry(namespace, name)) {
             if version.is_some() && entry.version == version {
                 entry.round = round;
                 return;
             }
-            had_diagnostics = entry.has_diagnostics;
+            reported_before = entry.has_diagnostics;
         }
         let (converted, diagnostics) = convert::lean(object);
         let has_diagnostics = !diagnostics.is_empty();
@@ -140,7 +140,7 @@ impl<K: LeanKind> Known<K> {
             self.nameless = Some(round);
             return self.pending.diagnostics.push((K::KIND.as_str().into(), diagnostics));
         };
-        if has_diagnostics || had_diagnostics {
+        if has_diagnostics || reported_before {
             let origin = ObjectRef::new(K::KIND, namespace, name).titled();
             self.pending.diagnostics.push((origin.into(), diagnostics));
         }
