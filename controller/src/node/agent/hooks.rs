@@ -26,11 +26,15 @@ impl Agent {
         debug!("others changed the tables of iptables; looking at the hooks");
         if touched.overrun || worst == Some(Touch::Chain) {
             self.verify_at = self.verify_at.min(self.verified_at + VERIFY_PAUSE);
-            if matches!(self.state, State::Applied { .. }) && self.hooks.may_repair(Instant::now())
-            {
-                self.repair_chains();
-                return;
-            }
+        }
+        // Not after an overrun, which stands for hooks that are displaced with iptables-legacy: while
+        // another program displaces them again and again, this has to be reported.
+        if worst == Some(Touch::Chain)
+            && matches!(self.state, State::Applied { .. })
+            && self.hooks.may_repair(Instant::now())
+        {
+            self.repair_chains();
+            return;
         }
         self.check_hooks();
     }
