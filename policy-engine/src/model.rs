@@ -13,7 +13,7 @@ use crate::policy::Policy;
 use crate::port::Protocol;
 
 /// The name of a pod. It is a single pointer, since a pod is found by its name in several maps.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodKey(Arc<PodName>);
 
 /// What a [`PodKey`] points to.
@@ -44,6 +44,13 @@ impl Deref for PodKey {
 
     fn deref(&self) -> &PodName {
         &self.0
+    }
+}
+
+impl fmt::Debug for PodKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PodName { namespace, name } = &**self;
+        formatter.debug_struct("PodKey").field("namespace", namespace).field("name", name).finish()
     }
 }
 

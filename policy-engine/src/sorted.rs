@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::Deref;
 use std::slice;
 
@@ -9,7 +10,7 @@ use std::slice;
 ///
 /// Nearly all selectors have one requirement with one value, and a cluster has many selectors. A
 /// `BTreeSet` with one value allocates memory for eleven.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SortedSet<T>(Box<[T]>);
 
 impl<T: Ord> SortedSet<T> {
@@ -34,6 +35,12 @@ impl<T> Deref for SortedSet<T> {
 
     fn deref(&self) -> &[T] {
         &self.0
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for SortedSet<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self).finish()
     }
 }
 
