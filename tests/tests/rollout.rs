@@ -45,10 +45,17 @@ fn nothing_is_denied_in_audit_and_what_would_be_is_logged() -> Result<()> {
         ensure!(line.contains(word), "no {word:?}: {line}");
     }
     ensure!(is_audited(&cluster)?, "the policy is shown as enforced");
-    // Not by their addresses either.
-    let chains = cluster.lab.node("n2")?.shell("iptables-nft-save -t mangle")?;
+    // Not by their addresses either, and not by their connections: no pod is isolated.
+    let node = cluster.lab.node("n2")?;
+    let chains = node.shell("iptables-nft-save -t mangle")?;
     ensure!(chains.contains("PORTCULLIS-AUDIT-IN-POLICY"), "{chains}");
-    ensure!(!chains.contains("PORTCULLIS-DENY-"), "{chains}");
+    for direction in ["IN", "OUT"] {
+        let others = chains.replace(&format!("PORTCULLIS-DENY-{direction}-TCP"), "");
+        ensure!(!others.contains(&format!("PORTCULLIS-DENY-{direction}-")), "{chains}");
+    }
+    let sets = node.shell("ipset save")?;
+    let mut isolated = sets.lines().filter(|line| line.contains("isolated-"));
+    ensure!(isolated.all(|line| line.starts_with("create ")), "{sets}");
     Ok(())
 }
 
