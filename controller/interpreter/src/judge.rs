@@ -134,10 +134,9 @@ impl Tables {
     fn entries<'a>(&'a self, chain: &'a str, packet: &Packet) -> Vec<(Table, &'a str)> {
         let mut entries = Vec::new();
         for (table, chains) in &self.chains {
-            let hook = chain.to_lowercase();
             let hooks = match table {
                 Table::Mangle | Table::Filter => Vec::new(),
-                Table::Nftables => vec![hook],
+                Table::Nftables => vec![chain.to_lowercase()],
                 Table::Bridge => {
                     let enters = packet.in_port.iter().map(|_| "prerouting".to_owned());
                     enters.chain(packet.out_port.iter().map(|_| "forward".to_owned())).collect()

@@ -37,7 +37,8 @@ struct Known {
 }
 
 impl Applied {
-    /// Replaces what is applied on all nodes now. Returns the policies that were added.
+    /// Adds the policies that all nodes have applied, and removes those that no longer exist in this
+    /// revision. Returns what was added since the first call.
     pub fn update(&mut self, complete: Complete, analysis: &Analysis, now: Instant) -> Complete {
         self.revisions.retain(|policy, known| analysis.revision(policy) == Some(&known.revision));
         let since = self.has_begun.then_some(now);

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use policy_engine::labels::Str;
 use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::Revision;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -114,19 +116,33 @@ impl Rollout {
         now: Instant,
         complete: &mut Complete,
     ) -> usize {
-        let still_reports = |known: &Known| known.still_reports(now, self.silent_after);
-        let (nodes, reports) = (analysis.nodes(), self.reports.get());
         let mut behind = 0;
         for (policy, concerned) in analysis.concerned() {
             let Some(revision) = analysis.revision(policy) else { continue };
-            let concerned = concerned.iter().filter(|node| nodes.contains_key(*node));
-            let progress = Progress::of(policy, revision, concerned, reports, still_reports);
-            if progress.is_complete() {
-                complete.push((policy.clone(), revision.clone(), progress.concerned));
-            }
+            let progress = self.progress((policy, revision), concerned, analysis, now, complete);
             behind += usize::from(progress.concerned > progress.realised);
         }
         behind
+    }
+
+    /// How far one policy is enforced on the nodes in `concerned` that exist. Adds it to `complete`
+    /// if all of them have applied it.
+    fn progress(
+        &self,
+        (policy, revision): (&ObjectRef, &Revision),
+        concerned: &BTreeSet<Str>,
+        analysis: &Analysis,
+        now: Instant,
+        complete: &mut Complete,
+    ) -> Progress {
+        let still_reports = |known: &Known| known.still_reports(now, self.silent_after);
+        let concerned = concerned.iter().filter(|node| analysis.nodes().contains_key(*node));
+        let reports = self.reports.get();
+        let progress = Progress::of(policy, revision, concerned, reports, still_reports);
+        if progress.is_complete() {
+            complete.push((policy.clone(), revision.clone(), progress.concerned));
+        }
+        progress
     }
 
     /// Sums up the reports on policies of the cluster: their status, and on how many nodes their
@@ -137,22 +153,15 @@ impl Rollout {
         now: Instant,
         complete: &mut Complete,
     ) -> usize {
-        let still_reports = |known: &Known| known.still_reports(now, self.silent_after);
-        let (nodes, reports) = (analysis.nodes(), self.reports.get());
         let (mut standings, mut behind) = (BTreeMap::new(), 0);
         let mut stages: BTreeMap<Staged, i64> = Staged::all().map(|staged| (staged, 0)).collect();
         for (policy, judged) in &analysis.judged {
-            let concerned = judged.coverage.nodes.iter();
-            let concerned = concerned.filter(|node| nodes.contains_key(*node));
-            let progress =
-                Progress::of(policy, &judged.revision, concerned, reports, still_reports);
+            let (of, concerned) = ((policy, &judged.revision), &judged.coverage.nodes);
+            let progress = self.progress(of, concerned, analysis, now, complete);
             let stage = progress.stage(judged.mode);
             behind += usize::from(matches!(stage, Stage::Waiting | Stage::Unknown));
             if let Some(number) = stages.get_mut(&Staged::new(policy.kind, stage)) {
                 *number += 1;
-            }
-            if progress.is_complete() {
-                complete.push((policy.clone(), judged.revision.clone(), progress.concerned));
             }
             if policy.kind == Kind::ClusterDefaultNetworkPolicy {
                 standings.insert(policy.clone(), Standing::new(judged, &progress));

@@ -9,7 +9,7 @@ use policy_engine::id::digest;
 use super::applied::{AppliedSet, Elements, HookPlaces};
 use super::backend::Error;
 use super::backend::iptables::{Kernel, Place, counted_rules, hooks_of, run_tool, sets};
-use super::backend::nftables::{self, TABLE};
+use super::backend::nftables;
 use super::name::{self, SetName};
 use super::rule::Hook;
 
@@ -127,9 +127,8 @@ impl KernelText {
         match &self.0 {
             Source::Iptables(kernel) => kernel.run("ipset", &["save", &known], ""),
             Source::Nftables => {
-                let is_six = set.is_some_and(|set| name::family(set) == Family::V6);
-                let family = if is_six { "ip6" } else { "ip" };
-                nft(&["-j", "list", "set", family, TABLE, &known])
+                let [family, table] = nftables::table(set.map_or(Family::V4, name::family));
+                nft(&["-j", "list", "set", family, table, &known])
             }
         }
     }

@@ -3,10 +3,12 @@
 //! The backend does not use these texts to write or read rules: it writes and recognises bytes.
 
 use policy_engine::cidr::Family;
-use policy_engine::port::{PortRange, Protocol};
+use policy_engine::port::Protocol;
 
 use super::name::{self, ChainName, SetName};
-use super::rule::{FIRST_CLIENT_PORT, Is, IsInterface, Match, Rate, Rule, Side, Verdict};
+use super::rule::{
+    FIRST_CLIENT_PORT, Is, IsInterface, Match, Rate, Rule, Side, Verdict, protocol_name,
+};
 
 /// The texts of a rule of `chain`: one rule of nftables, or two where one cannot express it.
 #[must_use]
@@ -47,7 +49,7 @@ fn matching(family: Family, part: &Match) -> Option<String> {
         Match::Interface(side, is) | Match::BridgePort(side, is) => interface(*side, *is),
         Match::Ports(protocol, ranges) => {
             let protocol = protocol_name(*protocol);
-            match ranges.iter().copied().map(ports).collect::<Vec<_>>().as_slice() {
+            match ranges.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice() {
                 [] => format!("meta l4proto {protocol}"),
                 [one] => format!("{protocol} dport {one}"),
                 many => format!("{protocol} dport {{ {} }}", many.join(", ")),
@@ -99,21 +101,6 @@ fn interface(side: Side, is: IsInterface) -> String {
         IsInterface::Named(name) => format!("{key} \"{name}\""),
         IsInterface::NotNamed(name) => format!("{key} != \"{name}\""),
         IsInterface::Begins(beginning) => format!("{key} \"{beginning}*\""),
-    }
-}
-
-fn protocol_name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
-    }
-}
-
-fn ports(range: PortRange) -> String {
-    match (range.first(), range.last()) {
-        (first, last) if first == last => first.to_string(),
-        (first, last) => format!("{first}-{last}"),
     }
 }
 

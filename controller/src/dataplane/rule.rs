@@ -166,6 +166,15 @@ pub enum Match {
 /// The first port that Linux assigns to clients unless `ip_local_port_range` is changed.
 pub(super) const FIRST_CLIENT_PORT: u16 = 32_768;
 
+/// The name of `protocol` that is built into iptables and nftables.
+pub(super) fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    }
+}
+
 /// Which addresses match.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Is {

@@ -5,11 +5,11 @@
 
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
-use policy_engine::port::{PortRange, Protocol};
+use policy_engine::port::PortRange;
 
 use super::sets::parse_protocol;
 use crate::dataplane::rule::{
-    FIRST_CLIENT_PORT, Hook, Is, IsInterface, Match, Rate, Rule, Side, Verdict,
+    FIRST_CLIENT_PORT, Hook, Is, IsInterface, Match, Rate, Rule, Side, Verdict, protocol_name,
 };
 
 /// A rule behind `-A CHAIN`.
@@ -132,15 +132,6 @@ fn verdict(verdict: &Verdict) -> Option<String> {
     })
 }
 
-/// The name of `protocol` that is built into iptables, for `-p` and `-m`.
-fn protocol_name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
-    }
-}
-
 /// A saved rule in our spelling: addresses as Rust writes them, protocols by name.
 ///
 /// C libraries and iptables versions differ in how they print `::1.2.3.4` or protocol 58. Such a
@@ -166,6 +157,8 @@ pub(super) fn normalise(rule: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::port::Protocol;
+
     use super::*;
     use crate::dataplane::name;
 

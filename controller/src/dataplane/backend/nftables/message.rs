@@ -16,9 +16,14 @@ pub const TABLE: &str = "portcullis";
 
 /// Our tables for packets of one family, as `nft` names them.
 pub fn tables(family: Family) -> impl Iterator<Item = [&'static str; 2]> {
-    let ip = if family == Family::V4 { "ip" } else { "ip6" };
-    let own = Writer::of(family);
-    [["bridge", own.of_bridge().table()], [ip, own.table()]].into_iter()
+    let bridge = Writer::of(family).of_bridge();
+    [["bridge", bridge.table()], table(family)].into_iter()
+}
+
+/// Our table of one family that has the sets, as `nft` names it.
+#[must_use]
+pub fn table(family: Family) -> [&'static str; 2] {
+    [if family == Family::V4 { "ip" } else { "ip6" }, TABLE]
 }
 
 /// The priority of our chains: behind `mangle`, and before `filter` of other programs. A drop is

@@ -19,5 +19,5 @@ mod sets;
 mod transaction;
 
 pub(in crate::dataplane) use self::kernel::Kernel;
-pub use self::message::{TABLE, tables};
+pub use self::message::{TABLE, table, tables};
 pub(in crate::dataplane) use self::probe::{lacking, probe, try_log};

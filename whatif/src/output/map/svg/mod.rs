@@ -54,7 +54,7 @@ pub fn svg(matrix: &Matrix, out: &mut dyn Write) -> io::Result<()> {
             false => "space some",
         };
         let name = &space.name;
-        let said = match own.as_slice() {
+        let title = match own.as_slice() {
             [] => name.to_string(),
             all => few(all.iter().map(|ports| format!("{} within {name}", words::ports(ports))), 3),
         };
@@ -62,7 +62,7 @@ pub fn svg(matrix: &Matrix, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
             "<path class=\"{class}\" d=\"{path}\"><title>{}</title></path>",
-            text(&said)
+            text(&title)
         )?;
     }
     for arrow in &bundle.arrows {
@@ -99,12 +99,12 @@ fn arrow(bundle: &Bundle, layout: &Layout, arrow: &Arrow, out: &mut dyn Write) -
     let ports = bundle.ports.get(arrow.ports);
     let class = if ports.is_everything() { "all" } else { "some" };
     let (from, to) = (bundle.name(arrow.from), bundle.name(arrow.to));
-    let said = format!("{} from {from} to {to}", words::ports(ports));
+    let title = format!("{} from {from} to {to}", words::ports(ports));
     writeln!(
         out,
         "<path class=\"arrow {class}\" d=\"{}\" marker-end=\"url(#end)\"><title>{}</title></path>",
         layout.curve(arrow.from, arrow.to),
-        text(&said)
+        text(&title)
     )
 }
 
