@@ -332,6 +332,8 @@ pub enum SchemaKind {
     Exposure,
     /// What `status` answers
     Status,
+    /// What `verify` answers
+    Verification,
     /// A line of `denials`
     Denial,
     /// What `suggest` answers

@@ -9,6 +9,8 @@ use policy_engine::id::digest;
 use policy_engine::model::Change;
 use policy_engine::words::few;
 use portcullis_crds::api::inspection::{Difference, EndpointFacts, Verification};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// How many pods a difference names.
 const PODS_NAMED: usize = 5;
@@ -28,6 +30,17 @@ pub struct Finding {
     pub unknown: Option<String>,
 }
 
+/// Whether a node and the API objects agree.
+#[derive(Serialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Agreement {
+    /// The node enforces the policies of the objects, and its kernel has the same rules.
+    Agrees,
+    /// The node enforces something else, or its kernel has other rules.
+    Differs,
+    /// The comparison was not possible.
+    Unknown,
+}
+
 impl Finding {
     /// A node for which the comparison was not possible.
     #[must_use]
@@ -36,10 +49,14 @@ impl Finding {
         Self { node, hash, compared: None, differences: Vec::new(), unknown }
     }
 
-    /// Whether the node enforces the policies of the objects, and its kernel has the same rules.
+    /// The result.
     #[must_use]
-    pub fn agrees(&self) -> bool {
-        self.differences.is_empty() && self.unknown.is_none()
+    pub fn agreement(&self) -> Agreement {
+        match (&self.unknown, self.differences.is_empty()) {
+            (Some(_), _) => Agreement::Unknown,
+            (None, true) => Agreement::Agrees,
+            (None, false) => Agreement::Differs,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-use super::SourceArgs;
+use super::{CheckFormat, SourceArgs};
 
 pub(super) const HELP: &str = "\
 It runs `portcullis` in the pod of the agent: `create` and `get` on pods/exec in the namespace of
@@ -54,6 +54,9 @@ pub struct Verify {
     /// Only these nodes, with commas between
     #[arg(long, value_name = "NODES", value_delimiter = ',')]
     pub node: Vec<String>,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CheckFormat,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub from: SourceArgs,

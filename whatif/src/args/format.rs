@@ -2,13 +2,13 @@
 
 use clap::ValueEnum;
 
-/// How `check`, `policies`, `exposure` and `status` answer.
+/// How `check`, `policies`, `exposure`, `status` and `verify` answer.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum CheckFormat {
     /// For people
     #[default]
     Text,
-    /// One object: `kind: Verdict`, `kind: Policies`, `kind: Exposure` or `kind: Status`
+    /// One object: `kind: Verdict`, `Policies`, `Exposure`, `Status` or `Verification`
     Json,
     /// The same as YAML
     Yaml,

@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, bail};
 use policy_engine::model::Change;
 use portcullis_crds::api::inspection::Verification;
 
-use crate::args::{AgentFormat, Inspect, SourceArgs, Trace, TraceProtocol, Verify};
+use crate::args::{AgentFormat, CheckFormat, Inspect, SourceArgs, Trace, TraceProtocol, Verify};
 use crate::gap::Gap;
 use crate::model::Inventory;
-use crate::output::verify as written;
+use crate::output::{self, verify as written};
 use crate::source::connection::Connection;
 use crate::source::exec::{self, Ran};
-use crate::verify::{self, Finding};
+use crate::verify::{self, Agreement, Finding};
 use crate::{FAILED, MIXED, NO, YES};
 
 /// A node that differs is asked again after this time, because objects and rules change meanwhile.
@@ -135,21 +135,29 @@ pub(super) fn verify(args: &Verify, out: &mut dyn Write) -> Result<u8> {
     let question = Question { args, connection, agents };
     let mut findings = question.ask(&nodes)?;
     // A node that was applying a change agrees shortly after.
+    let agrees = |found: &Finding| found.agreement() == Agreement::Agrees;
     let differ: Vec<String> =
-        findings.iter().filter(|found| !found.agrees()).map(|found| found.node.clone()).collect();
+        findings.iter().filter(|found| !agrees(found)).map(|found| found.node.clone()).collect();
     if !differ.is_empty() {
         thread::sleep(RETRY_PAUSE);
-        findings.retain(Finding::agrees);
+        findings.retain(agrees);
         findings.extend(question.ask(&differ)?);
         findings.sort_by(|a, b| a.node.cmp(&b.node));
     }
-    written::text(&findings, out)?;
-    Ok(if findings.iter().any(|found| !found.differences.is_empty()) {
-        NO
-    } else if findings.iter().any(|found| !found.agrees()) {
-        MIXED
-    } else {
-        YES
+    match args.output {
+        CheckFormat::Text => written::text(&findings, out)?,
+        CheckFormat::Json => {
+            output::write_json(&written::Verification::new(&findings), out)?;
+        }
+        CheckFormat::Yaml => {
+            output::write_yaml(&written::Verification::new(&findings), out)?;
+        }
+    }
+    let has = |agreement| findings.iter().any(|found| found.agreement() == agreement);
+    Ok(match () {
+        () if has(Agreement::Differs) => NO,
+        () if has(Agreement::Unknown) => MIXED,
+        () => YES,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::YES;
 use crate::args::SchemaKind;
 use crate::denials::Record;
 use crate::output::{
-    check, exposure, lint, map, plan, policies, status, suggest, test, write_json,
+    check, exposure, lint, map, plan, policies, status, suggest, test, verify, write_json,
 };
 
 pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
@@ -23,6 +23,7 @@ pub(super) fn run(kind: SchemaKind, out: &mut dyn Write) -> Result<u8> {
         SchemaKind::Policies => generator.into_root_schema_for::<policies::Policies>(),
         SchemaKind::Exposure => generator.into_root_schema_for::<exposure::Exposure>(),
         SchemaKind::Status => generator.into_root_schema_for::<status::Status>(),
+        SchemaKind::Verification => generator.into_root_schema_for::<verify::Verification>(),
         SchemaKind::Suggestion => generator.into_root_schema_for::<suggest::Json>(),
         SchemaKind::Denial => generator.into_root_schema_for::<Record>(),
         SchemaKind::Plan => generator.into_root_schema_for::<plan::json::Plan>(),

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use portcullis_cluster::Cluster;
+use serde_json::Value;
 
 use crate::whatif::{ask, command};
 use crate::world::{apply, create_namespace, default_deny, delete_namespace, server};
@@ -35,6 +36,8 @@ pub(crate) fn kernels_are_inspected_traced_and_verified(cluster: &Cluster) -> Re
     let (code, verified) = answer(cluster, "verify")?;
     eprintln!("{verified}");
     ensure!(code == Some(0), "{code:?}: {verified}");
+    let answered: Value = serde_json::from_str(&ask(cluster, "verify --node n1 -o json")?)?;
+    ensure!(answered["nodes"][0]["result"] == "Agrees", "{answered}");
 
     // Not a rule: with iptables-nft the agent puts it back before anybody can ask.
     let set = set_with_a(cluster)?;
