@@ -91,6 +91,8 @@ pub struct Attachments {
     /// The interfaces by which packets of pods come in, and no others: the node's ends of routed
     /// pods, and bridges of which each port leads to a pod.
     pub pod_interfaces: BTreeSet<InterfaceName>,
+    /// The ports of bridges that lead to pods, also to pods that are not known.
+    pub bridge_ports: BTreeSet<InterfaceName>,
     /// The networks whose addresses the pod behind an interface may use beside its own. No network
     /// contains an address of another pod.
     pub extra_ranges: BTreeMap<Attachment, BTreeSet<IpNet>>,

@@ -3,6 +3,7 @@
 use super::Dataplane;
 use super::backend::iptables::cleanup::{self, clean_sets, clean_tables};
 use super::backend::iptables::{self, cleanup::Cleaned};
+use super::backend::nftables::two_tags;
 use super::backend::{Error, Kernel, Place, nftables};
 use super::options::Options;
 
@@ -15,8 +16,10 @@ pub type CleanupReport = Cleaned;
 /// When a table or a set cannot be read or written; the rest is removed all the same.
 pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     let tables = nftables::Kernel::default().remove_tables();
+    let tags = two_tags::remove();
     let mut report = cleanup::cleanup(options)?;
     report.chains_deleted += tables?;
+    report.chains_deleted += usize::from(tags?);
     Ok(report)
 }
 

@@ -138,6 +138,7 @@ impl Dataplane {
         drifts.retain(|drift| !matches!(drift, Drift::Set { set, .. } if known.contains(set)));
         if reading.is_compared() {
             self.changed_since_read = None;
+            self.verify_two_tags()?;
         }
         Ok(drifts)
     }

@@ -10,11 +10,14 @@ pub enum Feature {
     HopLimit,
     /// Matches of the chunks of SCTP.
     SctpChunks,
+    /// Chains of nftables for frames of bridges.
+    TwoTags,
 }
 
 impl Feature {
     /// All features.
-    pub const ALL: [Self; 3] = [Self::PodInterfaces, Self::HopLimit, Self::SctpChunks];
+    pub const ALL: [Self; 4] =
+        [Self::PodInterfaces, Self::HopLimit, Self::SctpChunks, Self::TwoTags];
 
     /// What is not enforced without the feature.
     #[must_use]
@@ -30,6 +33,10 @@ impl Feature {
             Self::SctpChunks => {
                 "an SCTP association can be opened again from a port that was allowed before"
             }
+            Self::TwoTags => {
+                "on a bridge, frames with two VLAN tags, which pods with NET_RAW can send, pass without \
+                 being judged"
+            }
         }
     }
 
@@ -42,6 +49,7 @@ impl Feature {
             }
             Self::HopLimit => "load xt_hl; nftables needs no module for it",
             Self::SctpChunks => "load xt_sctp; with nftables, use Linux 5.14 or later",
+            Self::TwoTags => "use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_BRIDGE",
         }
     }
 }

@@ -14,6 +14,7 @@
 //! | `comparison` | a comparison with the kernel that delays no change |
 //! | [`drift`] | the difference as sentences |
 //! | [`inspection`], [`words`], [`kernel_text`] | for people: the desired state as texts and in words; the kernel's state |
+//! | `two_tags` | frames with two VLAN tags, which no chain of an IP family sees |
 //! | `hooks`, [`hook_watch`] | hooks that other programs moved or removed: repaired; detected |
 //! | [`backend`] | the tools and the kernel: text, writes, read-back, probes, cleanup |
 //! | `open`, `clean` | which backend a node uses; removal of rules from the places that are not used |
@@ -60,6 +61,7 @@ mod rulesets;
 pub mod set;
 mod survey;
 mod tree;
+mod two_tags;
 mod urgent;
 mod waiting;
 pub mod words;
@@ -126,6 +128,8 @@ pub struct Dataplane {
     /// A change that a tool reported but did not make. Each apply is compared with the kernel until
     /// the change is made.
     unchanged: Option<String>,
+    /// The ports of bridges whose frames with two VLAN tags are dropped; `None` when that is not known.
+    two_tags: Option<BTreeSet<InterfaceName>>,
 }
 
 /// How much of a change happens at once.
@@ -199,14 +203,16 @@ impl Dataplane {
     }
 
     /// Makes the kernel drop all packets that open a connection and enter or leave by these
-    /// interfaces of pods.
+    /// interfaces of pods, which are given without addresses.
     ///
     /// # Errors
     /// When any step fails.
-    pub fn close(&mut self, pod_interfaces: BTreeSet<InterfaceName>) -> Result<(), Error> {
-        self.set_attachments(Attachments { pod_interfaces, ..Attachments::default() });
+    pub fn close(&mut self, interfaces: Attachments) -> Result<(), Error> {
+        self.set_attachments(interfaces);
         let update = Update { rules_changed: true, ..Update::default() };
+        let tags = self.drop_two_tags();
         self.apply(&Compiled::default(), &update, Extent::All)?;
+        tags?;
         // The first update of the engine is not the only difference: everything is compared.
         self.applied = None;
         Ok(())
@@ -234,7 +240,9 @@ impl Dataplane {
     /// everything then. If [`Error::family`] names a family, only this one failed: it cannot be
     /// read or changed, or pods have IPv6 addresses and only IPv4 can be enforced.
     pub fn enforce(&mut self, compiled: &Compiled, update: &Update) -> Result<ApplyReport, Error> {
-        self.apply(compiled, update, Extent::Urgent)
+        let tags = self.drop_two_tags();
+        let report = self.apply(compiled, update, Extent::Urgent)?;
+        tags.map(|()| report)
     }
 
     /// Whether a set or chain was refused, and waits for [`Dataplane::retry_refused`].
@@ -287,6 +295,7 @@ impl Dataplane {
         if self.postponed {
             self.remove_unreferenced(compiled)?;
         }
+        self.verify_two_tags()?;
         // Sets that could not be destroyed yet are no drift.
         let applied = self.applied.as_ref();
         let known = applied.map(Applied::unreferenced_sets).unwrap_or_default();

@@ -6,6 +6,7 @@ use policy_engine::compiled::Compiled;
 use super::Dataplane;
 use super::attachment::Attachments;
 use super::backend::iptables::{self, Variant, probe};
+use super::backend::nftables::two_tags;
 use super::backend::{Error, Kernel, Place, nftables};
 use super::conflict::Conflict;
 use super::denial::Totals;
@@ -52,6 +53,8 @@ impl Dataplane {
                 probe_nftables(&families, &mut options);
             }
         }
+        let two_tags = lacks_two_tags(&options);
+        lacks(&mut options, two_tags);
         match place {
             Place::Iptables(place) => tracing::info!(
                 backend = "iptables", variant = ?place.variant, table = %place.table, reason,
@@ -91,6 +94,7 @@ impl Dataplane {
             refusals,
             retries: Retries::default(),
             unchanged: None,
+            two_tags: None,
         })
     }
 }
@@ -131,6 +135,14 @@ fn probe_nftables(families: &[Family], options: &mut Options) {
         let lacking = nftables::lacking(*family).into_iter();
         lacks(options, lacking.filter(|(feature, _)| options.needs(*feature)).collect());
     }
+}
+
+/// [`Feature::TwoTags`], if the kernel lacks it and `options` need it, with the error.
+fn lacks_two_tags(options: &Options) -> Vec<(Feature, String)> {
+    if !options.needs(Feature::TwoTags) {
+        return Vec::new();
+    }
+    two_tags::probe().err().map(|why| (Feature::TwoTags, why)).into_iter().collect()
 }
 
 /// Records and logs the features that the kernel lacks.
@@ -189,15 +201,19 @@ fn choose(options: &Options) -> Result<Choice, Error> {
 /// set of ours that exist during the probe.
 #[must_use]
 pub fn preflight(options: &Options) -> Vec<Finding> {
-    match choose(options) {
+    let mut facts = match choose(options) {
         Ok(Choice { place: Place::Nftables, reason }) => {
-            preflight::judge(&Facts { reason, ..nftables_facts(options) })
+            Facts { reason, ..nftables_facts(options) }
         }
         Ok(Choice { place: Place::Iptables(_), reason }) => {
-            preflight::judge(&Facts { reason, ..probe::facts(variant(options), options) })
+            Facts { reason, ..probe::facts(variant(options), options) }
         }
-        Err(_) => preflight::judge(&probe::facts(variant(options), options)),
+        Err(_) => probe::facts(variant(options), options),
+    };
+    if let Some(family) = facts.families.first_mut() {
+        family.lacking.extend(lacks_two_tags(options));
     }
+    preflight::judge(&facts)
 }
 
 /// The facts for preflight on a node where nftables enforces.

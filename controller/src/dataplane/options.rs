@@ -67,7 +67,7 @@ impl Options {
     #[must_use]
     pub fn needs(&self, feature: Feature) -> bool {
         match feature {
-            Feature::PodInterfaces => self.anti_spoofing,
+            Feature::PodInterfaces | Feature::TwoTags => self.anti_spoofing,
             Feature::HopLimit | Feature::SctpChunks => true,
         }
     }

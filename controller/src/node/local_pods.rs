@@ -113,6 +113,7 @@ impl LocalPods {
         let known: BTreeSet<IpAddr> = engine.subject_addresses().collect();
         self.finder.set_pods(known.clone());
         let mut attachments = self.found.attachments.clone();
+        attachments.bridge_ports = self.bridge_ports();
         let granted = self.extra_ranges.grant(engine.world(), &known, &attachments);
         attachments.extra_ranges = granted.ranges;
         attachments.addresses.retain(|address, _| known.contains(address));
@@ -133,10 +134,19 @@ impl LocalPods {
         Some((attachments, granted.diagnostics))
     }
 
-    /// The interfaces on which packets of pods arrive, also of pods that are not known.
+    /// The interfaces on which packets of pods arrive, without the addresses of pods.
     #[must_use]
-    pub fn pod_interfaces(&self) -> BTreeSet<InterfaceName> {
-        self.found.attachments.pod_interfaces.clone()
+    pub fn interfaces(&self) -> Attachments {
+        Attachments {
+            pod_interfaces: self.found.attachments.pod_interfaces.clone(),
+            bridge_ports: self.bridge_ports(),
+            ..Attachments::default()
+        }
+    }
+
+    fn bridge_ports(&self) -> BTreeSet<InterfaceName> {
+        let found = self.found.attachments.addresses.values();
+        found.filter(|at| at.bridge.is_some()).map(|at| at.interface).collect()
     }
 
     /// Whether [`LocalPods::attachments`] returns new attachments at the next call.

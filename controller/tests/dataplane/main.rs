@@ -19,6 +19,7 @@ mod sets;
 mod side_by_side;
 mod speed;
 mod tiers;
+mod two_tags;
 mod world;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,7 @@
 //! Every shape of rule reads back as it was written, so nothing is written twice.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{Match, Rule, Target, TrafficMatch, Update};
@@ -126,8 +127,10 @@ pub fn on_a_bridge(world: &World) -> Attachments {
         let interface = name(&format!("veth{number}"));
         (*address, Attachment { interface, bridge: Some(bridge) })
     });
-    let addresses = ports.collect();
-    Attachments { addresses, pod_interfaces: [bridge].into(), ..Attachments::default() }
+    let addresses: BTreeMap<IpAddr, Attachment> = ports.collect();
+    let bridge_ports = addresses.values().map(|at| at.interface).collect();
+    let pod_interfaces = [bridge].into();
+    Attachments { addresses, pod_interfaces, bridge_ports, ..Attachments::default() }
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Agent {
         }
         match &mut self.state {
             State::Loading if self.is_closed => {
-                let interfaces = local_pods.pod_interfaces();
+                let interfaces = local_pods.interfaces();
                 if let Err(failure) = self.dataplane.close(interfaces) {
                     let failure = chain(&failure);
                     error!(error = failure, "failed to drop packets of pods");

@@ -8,9 +8,6 @@ use anyhow::Result;
 use crate::attack::{ANY_TCP, ANY_UDP, Answer, Attack, BRIDGE, ROUTED, Shot, V4, V6, Who};
 use crate::packet::{HOP_BY_HOP, ICMPV6, Packet, icmpv6};
 
-/// The kernel looks behind one tag only: a limit that docs/semantics.md states.
-const TWO_TAGS: &str = "Linux sends frames with two tags through iptables";
-
 /// Every host of a link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Routers that listen for version 2 of MLD.
@@ -103,14 +100,24 @@ fn to_many() -> Vec<Attack> {
 
 /// Frames with the tag of no VLAN, which hosts treat as frames without a tag.
 fn tagged() -> Vec<Attack> {
-    let tags: [(&str, &[u16]); 3] = [("802.1Q", &[Q]), ("802.1ad", &[AD]), ("both", &[AD, Q])];
-    let tags = tags.map(|(name, tags)| {
+    let tags: [(&str, &[u16]); 6] = [
+        ("802.1Q", &[Q]),
+        ("802.1ad", &[AD]),
+        // The kernel hands none of these to the chains of IP families.
+        ("802.1ad and 802.1Q", &[AD, Q]),
+        ("802.1Q and 802.1ad", &[Q, AD]),
+        ("802.1Q twice", &[Q, Q]),
+        ("802.1Q three times", &[Q, Q, Q]),
+    ];
+    let attack = |(name, tags): (&str, &'static [u16]), (from, to): (Who, Who)| {
         let attack = Attack::raw(format!("tagged as VLAN 0: {name}"), move |shot| {
             shot.send_tagged(tags, &[shot.datagram(shot.source(), shot.target())?.bytes()?])
         });
-        if tags.len() > 1 { attack.open_until(BRIDGE, TWO_TAGS) } else { attack.on(BRIDGE) }
-    });
-    tags.into()
+        attack.between(from, to).on(BRIDGE)
+    };
+    let sides = [(Who::Mallory, Who::Victim), (Who::Caged, Who::Bystander)];
+    let all = tags.into_iter().flat_map(|tags| sides.map(|sides| attack(tags, sides)));
+    all.collect()
 }
 
 /// Sends a message of `ICMPv6` whose body is the token.

@@ -205,12 +205,18 @@ pub(in crate::dataplane) fn lacking(
     options: &Options,
     saved: &[String],
 ) -> Vec<(Feature, String)> {
-    let of_family = |feature: &Feature| *feature != Feature::HopLimit || family == Family::V6;
+    let of_family = |feature: &Feature| match feature {
+        Feature::HopLimit => family == Family::V6,
+        Feature::SctpChunks | Feature::PodInterfaces => true,
+        // No rule of iptables needs it.
+        Feature::TwoTags => false,
+    };
     let features = Feature::ALL.into_iter().filter(|feature| options.needs(*feature));
     let features: Vec<Feature> = features.filter(of_family).collect();
     // An agent that restarts finds its rules: then no rule has to be tried or written.
     let is_used = |feature: &Feature| {
         let option = match feature {
+            Feature::TwoTags => return true,
             Feature::HopLimit => " --hl-eq ",
             Feature::SctpChunks => " --chunk-types ",
             Feature::PodInterfaces => " --physdev-out ",
@@ -227,6 +233,7 @@ pub(in crate::dataplane) fn lacking(
 /// A match that needs a feature.
 fn needs(feature: Feature) -> Vec<Match> {
     match feature {
+        Feature::TwoTags => Vec::new(),
         Feature::HopLimit => vec![Match::HopLimit(255)],
         Feature::SctpChunks => vec![Match::SctpInit],
         Feature::PodInterfaces => {

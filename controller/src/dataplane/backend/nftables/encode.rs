@@ -199,12 +199,21 @@ fn single(family: Family, name: ChainName, rule: &Rule) -> Vec<KernelRule> {
 }
 
 impl KernelRule {
-    /// The rule that sends frames with packets of `family` to `chain`, from which they return.
-    pub(super) fn jump_of_protocol(family: Family, chain: ChainName) -> Self {
+    /// The rule that sends frames of an Ethernet type to `chain`, from which they return.
+    pub(super) fn jump_of_type(ether_type: u16, chain: &str) -> Self {
         let mut expressions = Expressions::default();
         expressions.load(Field::PROTOCOL);
-        expressions.compare(Holds::Equal, &ether_type(family).to_be_bytes());
-        expressions.verdict(&Outcome::Jump(chain.to_string()));
+        expressions.compare(Holds::Equal, &ether_type.to_be_bytes());
+        expressions.verdict(&Outcome::Jump(chain.to_owned()));
+        Self::new(expressions, Vec::new())
+    }
+
+    /// The rule that drops frames which come in by `port`.
+    pub(super) fn drop_from(port: InterfaceName) -> Self {
+        let mut expressions = Expressions::default();
+        expressions.load(Field::INPUT_INTERFACE);
+        expressions.compare(Holds::Equal, &interface_bytes(port));
+        expressions.verdict(&Outcome::Drop);
         Self::new(expressions, Vec::new())
     }
 
@@ -416,7 +425,7 @@ fn interface_bytes(name: InterfaceName) -> Vec<u8> {
 }
 
 /// `ETH_P_IP` and `ETH_P_IPV6`.
-fn ether_type(family: Family) -> u16 {
+pub(super) fn ether_type(family: Family) -> u16 {
     match family {
         Family::V4 => 0x0800,
         Family::V6 => 0x86dd,

@@ -24,11 +24,11 @@ pub(in crate::dataplane) struct Kernel {
     connection: Option<Connection>,
 }
 
-fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Netlink { what, source }
 }
 
-fn list(request: &Message) -> Result<Vec<Vec<u8>>, Error> {
+pub(super) fn list(request: &Message) -> Result<Vec<Vec<u8>>, Error> {
     let listed = Connection::open().and_then(|mut connection| connection.list(request));
     match listed {
         // The table does not exist.
@@ -38,7 +38,7 @@ fn list(request: &Message) -> Result<Vec<Vec<u8>>, Error> {
 }
 
 /// Whether the kernel has no such table, or no nftables for it.
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     errno.is_some_and(|errno| {
         [Errno::ENOENT, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT].contains(&errno)

@@ -114,26 +114,45 @@ impl Base {
 pub(super) struct Writer {
     /// The family of the packets.
     pub family: Family,
-    /// Whether the table is for frames of bridges.
-    is_bridge: bool,
+    /// For frames of bridges: which table. `None` for packets.
+    frames: Option<Frames>,
     /// Whether the table is one that a probe creates and removes.
     is_probe: bool,
+}
+
+/// A table for frames of bridges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Frames {
+    /// Compares frames of the family of the writer with ports.
+    Compared,
+    /// Drops frames with two VLAN tags.
+    Tagged,
 }
 
 impl Writer {
     /// A writer for the table of our rules.
     pub(super) fn of(family: Family) -> Self {
-        Self { family, is_bridge: false, is_probe: false }
+        Self { family, frames: None, is_probe: false }
     }
 
     /// A writer for a table that a probe creates and removes.
     pub(super) fn of_probe(family: Family) -> Self {
-        Self { is_probe: true, ..Self::of(family) }
+        Self::of(family).probing()
     }
 
     /// A writer for the table of frames of bridges beside this one.
     pub(super) fn of_bridge(self) -> Self {
-        Self { is_bridge: true, ..self }
+        Self { frames: Some(Frames::Compared), ..self }
+    }
+
+    /// A writer for the table that drops frames with two VLAN tags.
+    pub(super) fn of_two_tags() -> Self {
+        Self { frames: Some(Frames::Tagged), ..Self::of(Family::V4) }
+    }
+
+    /// The same writer, for a table that a probe creates and removes.
+    pub(super) fn probing(self) -> Self {
+        Self { is_probe: true, ..self }
     }
 
     /// A writer for the table of a chain.
@@ -142,27 +161,28 @@ impl Writer {
     }
 
     pub(super) fn is_bridge(self) -> bool {
-        self.is_bridge
+        self.frames.is_some()
     }
 
     /// The name of the table.
     pub(super) fn table(self) -> &'static str {
-        match (self.is_probe, self.is_bridge, self.family) {
+        match (self.is_probe, self.frames, self.family) {
             (true, _, _) => PROBE_TABLE,
-            (false, false, _) => TABLE,
+            (false, None, _) => TABLE,
             // Tables of the bridge family have names of their own for each IP family.
-            (false, true, Family::V4) => "portcullis-ip",
-            (false, true, Family::V6) => "portcullis-ip6",
+            (false, Some(Frames::Compared), Family::V4) => "portcullis-ip",
+            (false, Some(Frames::Compared), Family::V6) => "portcullis-ip6",
+            (false, Some(Frames::Tagged), _) => "portcullis-tags",
         }
     }
 
-    /// The tables of both families, with those for frames.
+    /// The tables of both families, with those that compare frames with ports.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         Family::BOTH.into_iter().flat_map(|family| [Self::of(family), Self::of(family).of_bridge()])
     }
 
     fn protocol(self) -> u8 {
-        if self.is_bridge { BRIDGE } else { protocol(self.family) }
+        if self.is_bridge() { BRIDGE } else { protocol(self.family) }
     }
 
     fn message(self, kind: u8, flags: u16, attributes: Attributes) -> Message {

@@ -17,6 +17,7 @@ mod probe;
 mod read;
 mod sets;
 mod transaction;
+pub(in crate::dataplane) mod two_tags;
 
 pub(in crate::dataplane) use self::kernel::Kernel;
 pub use self::message::{TABLE, table, tables};

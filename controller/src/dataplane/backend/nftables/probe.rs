@@ -68,13 +68,14 @@ pub(in crate::dataplane) fn lacking(family: Family) -> Vec<(Feature, String)> {
         Feature::HopLimit if family == Family::V6 => Some(Match::HopLimit(255)),
         Feature::SctpChunks => Some(Match::SctpInit),
         Feature::PodInterfaces => Some(Match::BridgePort(Side::Source, LOOPBACK)),
-        Feature::HopLimit => None,
+        // Probed for all backends in the same way.
+        Feature::HopLimit | Feature::TwoTags => None,
     };
     let try_out = |feature| {
         let rule = Rule::new([needs(feature)?], Verdict::Return);
         let chain = match feature {
             Feature::PodInterfaces => name::bridge(Direction::Egress),
-            Feature::HopLimit | Feature::SctpChunks => CHAIN,
+            Feature::HopLimit | Feature::SctpChunks | Feature::TwoTags => CHAIN,
         };
         let plan = writing(family, chain, vec![rule]);
         attempt(&plan, family).err().map(|why| (feature, why))

@@ -79,7 +79,7 @@ pub(super) fn chains(
 }
 
 /// The hook and priority of a chain that has the name of `base`. A chain without a hook has no hook's number.
-fn named(base: Base, chain: &[u8]) -> Option<(u32, i32)> {
+pub(super) fn named(base: Base, chain: &[u8]) -> Option<(u32, i32)> {
     find(chain, 3).and_then(text).filter(|name| *name == base.name)?;
     let read = |place| {
         let priority = find(place, 2)?.try_into().ok().map(i32::from_be_bytes)?;

@@ -9,7 +9,7 @@ use std::fmt;
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
 
-use super::encode::{KernelRule, lines, rate_sets};
+use super::encode::{KernelRule, ether_type, lines, rate_sets};
 use super::message::{Base, Writer};
 use super::sets::{element_parts, shape};
 use crate::dataplane::applied::HookPlaces;
@@ -124,6 +124,11 @@ impl Transaction {
             transaction.hook(Writer::of(family), *hook, &change);
         }
         transaction
+    }
+
+    /// A transaction that concerns a whole table.
+    pub(super) fn of_table(messages: Vec<Message>) -> Self {
+        Self { messages, ..Self::default() }
     }
 
     fn add(&mut self, about: About, messages: impl IntoIterator<Item = Message>) {
@@ -286,7 +291,7 @@ pub(super) fn hook_rules(family: Family, hook: Hook) -> Vec<KernelRule> {
 
 /// The rule of the chain that the kernel sends frames to: frames of `family` enter `chain`.
 pub(super) fn bridge_hook_rule(family: Family, chain: ChainName) -> KernelRule {
-    KernelRule::jump_of_protocol(family, chain)
+    KernelRule::jump_of_type(ether_type(family), &chain.to_string())
 }
 
 /// Whether `plan` changes chains for frames of bridges.
