@@ -3,9 +3,10 @@
 use super::Dataplane;
 use super::backend::iptables::cleanup::{self, clean_sets, clean_tables};
 use super::backend::iptables::{self, cleanup::Cleaned};
-use super::backend::nftables::two_tags;
+use super::backend::nftables::{boot, two_tags};
 use super::backend::{Error, Kernel, Place, nftables};
 use super::options::Options;
+use policy_engine::cidr::Family;
 
 /// The result of a cleanup.
 pub type CleanupReport = Cleaned;
@@ -16,14 +17,32 @@ pub type CleanupReport = Cleaned;
 /// When a table or a set cannot be read or written; the rest is removed all the same.
 pub fn cleanup(options: &Options) -> Result<CleanupReport, Error> {
     let tables = nftables::Kernel::default().remove_tables();
-    let tags = two_tags::remove();
+    let others = [two_tags::remove(), boot::remove(Family::V4), boot::remove(Family::V6)];
     let mut report = cleanup::cleanup(options)?;
     report.chains_deleted += tables?;
-    report.chains_deleted += usize::from(tags?);
+    for removed in others {
+        report.chains_deleted += usize::from(removed?);
+    }
     Ok(report)
 }
 
 impl Dataplane {
+    /// Ends what drops packets of pods of a family since the boot of the node, if a service of the
+    /// node loaded it (`deploy/boot/portcullis-boot.nft`).
+    ///
+    /// # Errors
+    /// When the table cannot be removed.
+    pub fn end_boot(family: Family) -> Result<(), Error> {
+        if boot::remove(family)? {
+            tracing::info!(
+                ?family,
+                table = boot::TABLE,
+                "policies are enforced; removed the table that dropped packets of pods since the boot"
+            );
+        }
+        Ok(())
+    }
+
     /// Removes our rules from the tables and variants that are not used, once they are applied in
     /// the one that is. Returns whether such rules may still be there.
     pub(super) fn clean_elsewhere(&mut self) -> bool {

@@ -400,6 +400,9 @@ impl Agent {
                     self.connections.judge_all();
                 }
                 self.marker.set();
+                if !matches!(self.state, State::Applied { .. }) {
+                    Self::end_boot(None);
+                }
                 self.log_applied(&report);
                 self.policies_changed();
                 self.enforced(&report, CLEANUP_AFTER);
@@ -410,6 +413,7 @@ impl Agent {
                 self.publisher.failed(&failure, family, rules);
                 if family.is_some() {
                     self.marker.set();
+                    Self::end_boot(family);
                     self.oldest = None; // Applied to the other family.
                 }
                 error!(

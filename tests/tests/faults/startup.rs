@@ -109,6 +109,38 @@ fn closed_after_a_reboot(variant: IptablesVariant) -> Result<()> {
     check(&cluster.lab, "enforced again", allowed, closed)
 }
 
+/// A service of the node drops packets of pods before any agent runs, until one enforces policies.
+fn closed_since_the_boot(variant: IptablesVariant) -> Result<()> {
+    let cluster = shop(lab(variant), &[])?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
+    let all: &[_] = &[("web", "api", WEB), ("stranger", "api", WEB), ("near", "other", WEB)];
+    check(&cluster.lab, "before the boot", all, &[])?;
+    let table = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/boot/portcullis-boot.nft");
+    // As often as the service is started.
+    for _ in 0..2 {
+        cluster.lab.node("n2")?.shell(&format!("nft -f {table}"))?;
+    }
+    check(&cluster.lab, "booted, without an agent", &[], all)?;
+    let agent = cluster.spawn_agent_as("n2", &AgentSetup::default())?;
+    agent.wait_for("removed the table that dropped packets of pods since the boot", PATIENCE)?;
+    let allowed: &[_] = &[("web", "api", WEB), ("near", "other", WEB)];
+    check(&cluster.lab, "enforced", allowed, &[("stranger", "api", WEB)])?;
+    agent.terminate()?;
+    cluster.lab.node("n2")?.shell(&format!("nft -f {table}"))?;
+    cluster.portcullis("n2", &["cleanup"])?;
+    check(&cluster.lab, "cleaned", all, &[])
+}
+
+#[test]
+fn pods_are_closed_since_the_boot_until_an_agent_enforces_policies_nft() -> Result<()> {
+    closed_since_the_boot(IptablesVariant::Nft)
+}
+
+#[test]
+fn pods_are_closed_since_the_boot_until_an_agent_enforces_policies_legacy() -> Result<()> {
+    closed_since_the_boot(IptablesVariant::Legacy)
+}
+
 #[test]
 fn after_a_reboot_pods_are_closed_until_policies_are_known_nft() -> Result<()> {
     closed_after_a_reboot(IptablesVariant::Nft)

@@ -62,6 +62,9 @@ impl Agent {
         let began = Instant::now();
         (self.verified_at, self.verify_at) = (began, began + self.verify_period);
         self.report_hooks();
+        if let State::Applied { .. } = self.state {
+            Self::end_boot(None);
+        }
     }
 
     /// Takes the applied rules and sets from the thread; `None` if reading failed.

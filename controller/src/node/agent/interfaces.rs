@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use policy_engine::cidr::Family;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::{Agent, State, chain};
+use crate::dataplane::Dataplane;
 use crate::node::attach::Found;
 use crate::node::boot::Marker;
 
@@ -25,6 +27,22 @@ impl Agent {
             );
         }
         Self { marker, is_closed, ..self }
+    }
+
+    /// Ends what drops packets of pods since the boot of the node, for all families
+    /// except for the one whose policies could not be applied. Each comparison with the kernel tries it
+    /// again: the service of the node may have been started again.
+    pub(super) fn end_boot(failed: Option<Family>) {
+        for family in Family::BOTH.into_iter().filter(|family| Some(*family) != failed) {
+            if let Err(failure) = Dataplane::end_boot(family) {
+                let failure = chain(&failure);
+                error!(
+                    error = failure,
+                    ?family,
+                    "failed to remove the table that drops packets of pods since the boot"
+                );
+            }
+        }
     }
 
     /// Notes that all objects are known. The first apply waits for the interfaces of pods: rules of

@@ -74,7 +74,7 @@ const BRIDGE_FORWARD: u32 = 2;
 const BRIDGE_PRIORITY: i32 = -300;
 
 /// `NFPROTO_…`.
-fn protocol(family: Family) -> u8 {
+pub(super) fn protocol(family: Family) -> u8 {
     match family {
         Family::V4 => 2,
         Family::V6 => 10,

@@ -9,6 +9,7 @@
 //! A chain, set or rule of the plan is one of nftables with the same name. So the desired state,
 //! the difference and the report are the same values as for every backend.
 
+pub(in crate::dataplane) mod boot;
 mod encode;
 mod expression;
 mod kernel;
