@@ -202,13 +202,16 @@ impl Node {
     }
 
     /// Restarts the node as a machine: its processes are killed, its kernel forgets rules, sets,
-    /// connections and the links of pods, and its processes start again.
+    /// connections and the links of pods, and its processes start again. Before these, it runs a
+    /// script, as a service that the kubelet waits for.
     ///
     /// # Errors
-    /// When the kernel's state cannot be removed, or the first process cannot be started.
-    pub fn reboot(&mut self) -> Result<()> {
+    /// When the kernel's state cannot be removed, the script fails, or the first process cannot be
+    /// started.
+    pub fn reboot(&mut self, service: &str) -> Result<()> {
         self.kill();
         self.netns.shell(FORGET)?;
+        self.netns.shell(service)?;
         self.start()
     }
 

@@ -8,8 +8,10 @@
 //! `CLUSTER_ARGS`, as the flags of `cluster up`, asks for another cluster.
 
 mod agents;
+mod boot;
 mod conformance;
 mod first_ten_minutes;
+mod new_pods;
 mod operators;
 mod pods;
 mod reuse;
@@ -61,8 +63,14 @@ const ALONE: &[(&str, Alone)] = &[
     ("operators::a_namespace_is_deleted", operators::a_namespace_is_deleted),
     ("operators::controller_failover", operators::controller_failover),
     ("operators::an_agent_restart_opens_nothing", operators::an_agent_restart_opens_nothing),
-    ("operators::a_node_is_drained_and_restarted", operators::a_node_is_drained_and_restarted),
+    ("boot::a_node_is_drained_and_restarted", boot::a_node_is_drained_and_restarted),
+    ("new_pods::no_packet_passes_before_isolation", |cluster| {
+        new_pods::no_packet_passes_before_isolation(cluster)
+    }),
     ("operators::uninstall_leaves_nodes_clean", operators::uninstall_leaves_nodes_clean),
+    ("new_pods::no_packet_is_lost_without_a_policy", |cluster| {
+        new_pods::no_packet_is_lost_without_a_policy(cluster)
+    }),
 ];
 
 fn main() -> ExitCode {

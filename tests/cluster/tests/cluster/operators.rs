@@ -1,12 +1,12 @@
 //! What operators do, while clients go on: allowed requests are answered, denied ones never are.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use portcullis_cluster::Cluster;
-use portcullis_cluster::probe::{Answer, Probe, expect_closed, expect_open, get};
+use portcullis_cluster::probe::{Probe, expect_closed, expect_open};
 use serde_json::Value;
 
 use crate::world::{
@@ -266,104 +266,6 @@ fn restarts(cluster: &Cluster) -> Result<usize> {
     Ok(usize::try_from(counts.sum::<u64>())?)
 }
 
-/// n2 is drained, loses its power, and starts again. What policy forbids stays forbidden while its
-/// agent is ready; the time from its start to that is printed.
-pub(crate) fn a_node_is_drained_and_restarted(cluster: &mut Cluster) -> Result<()> {
-    let traffic = Traffic::start(cluster, "beside")?;
-    let namespace = "drained";
-    create_namespace(cluster, namespace)?;
-    let world = "
----
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: server, namespace: drained}
-spec:
-  selector: {matchLabels: {app: server}}
-  template:
-    metadata: {labels: {app: server}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers: [{name: server, image: IMAGE, args: [netexec, --http-port=8080]}]
-";
-    apply(cluster, &format!("{world}{}", default_deny(namespace)))?;
-    traffic.stop(cluster, "before the drain")?;
-    let drain = [
-        "drain",
-        "n2",
-        "--ignore-daemonsets",
-        "--force",
-        "--timeout=60s",
-        "--delete-emptydir-data",
-    ];
-    cluster.kubectl(&drain)?;
-    let started = Instant::now();
-    cluster.node_mut("n2")?.reboot()?;
-    let client = cluster.lab.netns(&portcullis_lab::Endpoint::Internet)?.try_clone()?;
-    let protected = boot(cluster, namespace, &client)?;
-    eprintln!(
-        "  from the start of the node to protection: {:.1} s; {} before that",
-        protected.ready.duration_since(started).as_secs_f64(),
-        protected.before
-    );
-    cluster.kubectl(&["uncordon", "n2"])?;
-    cluster.wait_until_nodes_are_ready()?;
-    cluster.wait_for_rollout("daemonset/portcullis-node")?;
-    delete_namespace(cluster, namespace)
-}
-
-struct Boot {
-    /// When the agent reported that it enforces.
-    ready: Instant,
-    /// What came of requests to the isolated pod before.
-    before: String,
-}
-
-/// Asks the isolated pod on n2, wherever its new sandbox is, until the agent has been ready for a
-/// while.
-fn boot(cluster: &Cluster, namespace: &str, client: &portcullis_lab::Namespace) -> Result<Boot> {
-    let deadline = Instant::now() + RECOVERS_WITHIN;
-    let (mut answered, mut dropped) = (0, 0);
-    let mut ready = None;
-    let mut after = 0;
-    while after < 30 {
-        ensure!(
-            Instant::now() < deadline,
-            "the agent of n2 is not ready after {RECOVERS_WITHIN:?}"
-        );
-        // First whether the agent was ready, then the request.
-        let was_ready = ready.is_some() || agent_is_ready(cluster)?;
-        if was_ready && ready.is_none() {
-            ready = Some(Instant::now());
-        }
-        for address in addresses_on(cluster, namespace, "n2")? {
-            let answer = get(client, SocketAddr::new(address, 8080), "/hostname")?;
-            match (was_ready, answer.is_body()) {
-                (true, true) => bail!("{address} answered after the agent was ready"),
-                (true, false) => after += 1,
-                (false, true) => answered += 1,
-                (false, false) => dropped += 1,
-            }
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    let ready = ready.context("the loop ends after the agent was ready")?;
-    Ok(Boot { ready, before: format!("{answered} requests answered and {dropped} not") })
-}
-
-fn addresses_on(cluster: &Cluster, namespace: &str, node: &str) -> Result<Vec<IpAddr>> {
-    let field = format!("--field-selector=spec.nodeName={node}");
-    let pods = cluster.get(&["pods", "-n", namespace, &field])?;
-    let pods = pods["items"].as_array().into_iter().flatten();
-    let ips = pods.flat_map(|pod| pod["status"]["podIPs"].as_array().into_iter().flatten());
-    Ok(ips.filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect())
-}
-
-/// Asks the agent of n2 itself: what the API server has may be from before the restart.
-fn agent_is_ready(cluster: &Cluster) -> Result<bool> {
-    let health = SocketAddr::from(([127, 0, 0, 1], 9467));
-    Ok(matches!(get(cluster.node("n2")?.netns(), health, "/readyz")?, Answer::Body(_)))
-}
-
 /// As docs/install.md says: agents first, then the rest, then what is left in kernels.
 pub(crate) fn uninstall_leaves_nodes_clean(cluster: &mut Cluster) -> Result<()> {
     let namespace = "uninstall";
@@ -374,13 +276,31 @@ pub(crate) fn uninstall_leaves_nodes_clean(cluster: &mut Cluster) -> Result<()> 
     let client = cluster.pod_netns(namespace, "a")?;
     let addresses = cluster.pod_addresses(namespace, "b")?;
     expect_closed("isolated", &client, &addresses, 8080)?;
-    let deploy = deploy();
-    let (deploy, cleanup) =
-        (deploy.display().to_string(), deploy.join("cleanup").display().to_string());
+    remove(cluster)?;
+    expect_closed("after the agents are gone", &client, &addresses, 8080)?;
+    clean(cluster)?;
+    expect_open("after the clean-up", &client, &addresses, 8080)?;
+    delete_namespace(cluster, namespace)
+}
+
+/// Removes Portcullis from the cluster, and what it made from the nodes.
+pub(crate) fn uninstall(cluster: &Cluster) -> Result<()> {
+    remove(cluster)?;
+    clean(cluster)
+}
+
+/// Removes the objects. The rules stay in the kernels of the nodes.
+fn remove(cluster: &Cluster) -> Result<()> {
+    let deploy = deploy().display().to_string();
     let agents = ["-n", SYSTEM, "delete", "daemonset", "portcullis-node", "--cascade=foreground"];
     cluster.kubectl(&agents)?;
-    cluster.kubectl(&["delete", "-k", &deploy, "--ignore-not-found", "--timeout=60s"])?;
-    expect_closed("after the agents are gone", &client, &addresses, 8080)?;
+    let rest = ["delete", "-k", &deploy, "--ignore-not-found", "--timeout=60s"];
+    cluster.kubectl(&rest).map(drop)
+}
+
+/// Removes what is left in the kernels of the nodes.
+fn clean(cluster: &Cluster) -> Result<()> {
+    let cleanup = deploy().join("cleanup").display().to_string();
     cluster.kubectl(&["apply", "-k", &cleanup])?;
     let status = [
         "-n",
@@ -397,12 +317,12 @@ pub(crate) fn uninstall_leaves_nodes_clean(cluster: &mut Cluster) -> Result<()> 
             "for save in iptables-nft-save iptables-legacy-save ip6tables-nft-save ip6tables-legacy-save; do
                  $save 2>/dev/null | grep PORTCULLIS || true
              done
-             ipset list -n | grep PORTCULLIS || true",
+             ipset list -n | grep PORTCULLIS || true
+             nft list tables | grep portcullis || true",
         )?;
         ensure!(left.is_empty(), "{} still has: {left}", node.name());
     }
-    expect_open("after the clean-up", &client, &addresses, 8080)?;
-    delete_namespace(cluster, namespace)
+    Ok(())
 }
 
 /// Waits for a condition of the cluster.

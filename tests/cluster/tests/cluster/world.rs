@@ -11,6 +11,9 @@ use portcullis_tests::cluster::portcullis;
 pub(crate) const TAG: &str = "0.1.0";
 pub(crate) const NEXT_TAG: &str = "next";
 
+/// The image whose first process connects at once: src/bin/first-packets.rs.
+pub(crate) const PROBE_IMAGE: &str = "docker.io/library/portcullis:first-packets";
+
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
@@ -29,6 +32,8 @@ pub(crate) fn start() -> Result<Cluster> {
     for tag in [TAG, NEXT_TAG] {
         images.push(binaries::product_image(&portcullis, tag)?);
     }
+    let probe = env!("CARGO_BIN_EXE_first-packets");
+    images.push(binaries::product_image(probe.as_ref(), "first-packets")?);
     let cluster = Cluster::start(options, &kubernetes, &images)?;
     // The channel with all features, which the conformance suite tries.
     install_cluster_network_policies(&cluster, "experimental")?;
