@@ -63,6 +63,8 @@ pub struct World {
     /// Policies by their namespace; policies of the whole cluster are in the namespace `""`.
     policies: BTreeMap<Str, BTreeMap<ObjectRef, Arc<Policy>>>,
     claims: Claims,
+    /// How many pods are on each node.
+    pods_by_node: BTreeMap<Str, usize>,
     /// The node from which the world is seen; `None` for all nodes.
     node: Option<Str>,
 }
@@ -85,10 +87,12 @@ impl World {
         match change {
             Change::Pod(key, pod) => {
                 self.set_claims(&key, false);
-                match pod {
+                let node = pod.as_ref().and_then(|pod| pod.node.clone());
+                let old = match pod {
                     Some(pod) => self.pods.insert(key.clone(), pod),
                     None => self.pods.remove(&key),
                 };
+                self.move_pod(old.as_ref().and_then(|pod| pod.node.as_ref()), node);
                 self.set_claims(&key, true);
             }
             Change::Namespace(name, Some(namespace)) => {
@@ -118,6 +122,31 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Counts a pod on another node than before.
+    fn move_pod(&mut self, from: Option<&Str>, to: Option<Str>) {
+        if from == to.as_ref() {
+            return;
+        }
+        if let Some(name) = from
+            && let Some(pods) = self.pods_by_node.get_mut(name)
+        {
+            *pods -= 1;
+            if *pods == 0 {
+                self.pods_by_node.remove(name);
+            }
+        }
+        if let Some(name) = to {
+            *self.pods_by_node.entry(name).or_default() += 1;
+        }
+    }
+
+    /// How many pods are on each node, by the name of the node. Nodes without pods are missing; a
+    /// Node object need not exist.
+    #[must_use]
+    pub fn pods_by_node(&self) -> &BTreeMap<Str, usize> {
+        &self.pods_by_node
     }
 
     /// The node from which the world is seen; `None` for all nodes.
@@ -305,6 +334,24 @@ mod tests {
             let policy = policy(ObjectRef::cluster(Kind::ClusterNetworkPolicy, "x"), subject);
             assert_eq!(world.selected(&policy, &pod()), selected, "{policy:?}");
         }
+    }
+
+    #[test]
+    fn pods_are_counted_on_their_nodes() {
+        let mut world = World::new(Options::default());
+        let mut place = |name: &str, node: Option<&str>| {
+            let pod = Pod::new(PodKey::new("shop", name), Labels::default());
+            world.apply(Pod { node: node.map(Str::from), ..pod }.into());
+            let counts = world.pods_by_node().iter();
+            counts.map(|(node, pods)| format!("{node}:{pods}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(place("a", None), "");
+        assert_eq!(place("a", Some("n1")), "n1:1");
+        assert_eq!(place("b", Some("n1")), "n1:2");
+        assert_eq!(place("b", Some("n1")), "n1:2");
+        assert_eq!(place("b", Some("n2")), "n1:1 n2:1");
+        world.apply(Change::Pod(PodKey::new("shop", "a"), None));
+        assert_eq!(world.pods_by_node().len(), 1);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub struct Watch<K, S> {
     /// The version that is watched, and the path of the resource in it.
     served_version: &'static str,
     path: String,
-    fields: Option<&'static str>,
+    fields: Option<String>,
     lists: Lists,
     /// The version from which the watch continues; `None`: the next step is a list.
     version: Option<String>,
@@ -138,8 +138,8 @@ where
 
     /// Restricts the watch to objects that match this field selector.
     #[must_use]
-    pub fn fields(self, selector: &'static str) -> Self {
-        Self { fields: Some(selector), ..self }
+    pub fn fields(self, selector: impl Into<String>) -> Self {
+        Self { fields: Some(selector.into()), ..self }
     }
 
     /// Declares that the kind has a CRD that the cluster may lack: then it is requested every
@@ -292,7 +292,7 @@ where
     async fn watch(&mut self) -> Result<(), End> {
         let opened = Instant::now();
         let mut params = WatchParams::default().timeout(watch_seconds());
-        params.field_selector = self.fields.map(str::to_owned);
+        params.field_selector.clone_from(&self.fields);
         params.send_initial_events = self.version.is_none();
         // Without a version the list is as new as the request: never older than an earlier list,
         // also of another API server.

@@ -34,6 +34,7 @@ pub mod state;
 pub mod status;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use policy_engine::cidr::Family;
@@ -63,10 +64,14 @@ use crate::dataplane::preflight::Severity;
 use crate::dataplane::{self, Dataplane};
 use crate::serve::http::{self, Served};
 use crate::serve::pulse::Pulse;
-use crate::watch::Source;
+use crate::watch::{Needs, Nodes, Source};
 
 /// The most batches of changes that wait for the agent; then the source has to wait.
 const QUEUED_EVENTS: usize = 1024;
+
+/// How long all Nodes stay watched after the last policy that names nodes has gone: one that comes
+/// back soon needs no new list.
+const NODES_KEPT: Duration = Duration::from_mins(1);
 
 /// Runs the agent until the process is asked to stop. The rules in the kernel stay enforced after
 /// that. Serves `log_lines_lost` as a metric.
@@ -154,12 +159,23 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
-        args.source.start(&args.access(), args.missing_kind_period, sender)?;
+        args.source.start(&args.access(), needs(args), args.missing_kind_period, sender)?;
         info!(node = args.node_name, source = %args.source, "watching");
         agent.run(events, crate::shutdown()?).await?;
         info!("stopping; the rules in the kernel stay applied");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// The objects that the agent needs.
+fn needs(args: &NodeArgs) -> Needs {
+    let nodes = if args.extra_source_ranges.is_empty() {
+        Nodes::Named { own: args.node_name.clone(), kept: NODES_KEPT }
+    } else {
+        // A pod must not get the address of another node as an additional address.
+        Nodes::All
+    };
+    Needs { nodes }
 }
 
 /// Starts to serve probes and metrics. This comes before the lock, so that the liveness probe of an

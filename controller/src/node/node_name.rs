@@ -10,7 +10,7 @@ use policy_engine::world::World;
 #[derive(Debug)]
 pub struct NodeName {
     name: Str,
-    /// Whether the source has all Nodes of the cluster. A directory may contain no Nodes.
+    /// Whether the source has the Node of this name if it exists. A directory may contain no Nodes.
     lists_nodes: bool,
 }
 
@@ -26,7 +26,8 @@ pub enum Standing {
 }
 
 impl NodeName {
-    /// The name in `--node-name`. `lists_nodes` is whether the source has all Nodes of the cluster.
+    /// The name in `--node-name`. `lists_nodes` is whether the source has the Node of this name if
+    /// the cluster has it.
     #[must_use]
     pub fn new(name: &str, lists_nodes: bool) -> Self {
         Self { name: name.into(), lists_nodes }
@@ -35,15 +36,16 @@ impl NodeName {
     /// Whether the name is correct, by all objects, which are in `world`.
     #[must_use]
     pub fn standing(&self, world: &World) -> Standing {
-        let (name, nodes) = (&self.name, world.nodes());
+        let (name, nodes, pods) = (&self.name, world.nodes(), world.pods_by_node());
         if nodes.contains_key(name) {
             return Standing::Plausible;
         }
         if self.lists_nodes || !nodes.is_empty() {
-            let similar = nodes.keys().find(|node| is_similar(node, name));
+            // The other Nodes need not be known, but pods name them.
+            let known = nodes.keys().chain(pods.keys().filter(|node| *node != name));
+            let similar = known.into_iter().find(|node| is_similar(node, name));
             let similar = similar.map(|node| format!("; did you mean `{node}`?"));
-            let has_pods = world.pods().values().any(|pod| pod.node.as_ref() == Some(name));
-            let effect = if has_pods {
+            let effect = if pods.contains_key(name) {
                 "policies are enforced only for the Pods that still name it"
             } else {
                 "no pod of this node is known, and no policy is enforced here"
@@ -54,9 +56,7 @@ impl NodeName {
                 similar.unwrap_or_default()
             ));
         }
-        let mut nodes_of_pods =
-            world.pods().values().filter_map(|pod| pod.node.as_ref()).peekable();
-        if nodes_of_pods.peek().is_none() || nodes_of_pods.any(|node| node == name) {
+        if pods.is_empty() || pods.contains_key(name) {
             return Standing::Plausible;
         }
         Standing::Doubtful(format!(
@@ -118,6 +118,10 @@ mod tests {
             let why = unknown("n9", lists_nodes, &nodes);
             assert!(why.contains("only for the Pods that still name it"), "{why}");
             assert!(why.ends_with("of the Node"), "{why}");
+        }
+        for (wrong, similar) in [("N2", "n2.example.com"), ("n9.example.com", "n9")] {
+            let why = unknown(wrong, true, &world(&[], &["n1", "n2.example.com", "n9"]));
+            assert!(why.ends_with(&format!("did you mean `{similar}`?")), "by pods: {why}");
         }
         let why = unknown("n1", true, &world(&[], &["n1"]));
         assert!(why.contains("no Node has the name `n1`"), "an API server without Nodes: {why}");

@@ -62,6 +62,28 @@ impl Batch {
     }
 }
 
+/// Which objects a receiver needs. A source may send others too.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Needs {
+    /// Which Nodes.
+    pub nodes: Nodes,
+}
+
+/// Which Nodes a receiver needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Nodes {
+    /// All of them.
+    All,
+    /// The Node of this name, and all others only while a policy names nodes. Until these are
+    /// known, such a policy is sent in a form that is decided closed.
+    Named {
+        /// The name of the Node.
+        own: String,
+        /// How long the others stay watched after the last policy that names nodes has gone.
+        kept: Duration,
+    },
+}
+
 /// A source, from the flag `--source`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Source {
@@ -109,19 +131,21 @@ impl FromStr for Source {
 }
 
 impl Source {
-    /// Starts a thread that sends events until the receiver is dropped. `access` gives access to
-    /// the API server; kinds that it lacks are searched every `missing_kind_period`.
+    /// Starts a thread that sends the objects that `needs` asks for until the receiver is dropped.
+    /// `access` gives access to the API server; kinds that it lacks are searched every
+    /// `missing_kind_period`.
     ///
     /// # Errors
     /// When the source cannot be watched at all, for example because it does not exist.
     pub fn start(
         &self,
         access: &Access,
+        needs: Needs,
         missing_kind_period: Duration,
         events: mpsc::Sender<Event>,
     ) -> Result<(), StartError> {
         match self {
-            Self::Kube => Ok(kube::start(access.clone(), missing_kind_period, events)?),
+            Self::Kube => Ok(kube::start(access.clone(), needs, missing_kind_period, events)?),
             Self::Dir(path) => Ok(dir::start(path, events)?),
         }
     }

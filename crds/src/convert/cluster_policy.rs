@@ -19,7 +19,7 @@ mod rule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use self::peer::NamespacedPods;
-use self::rule::{deny_everything, rule};
+use self::rule::rule;
 use super::labels::typed_selector;
 use super::mode::annotated;
 use super::policy::{OBJECT_FIELDS, revision};
@@ -75,7 +75,7 @@ pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> P
 
 /// The policy that replaces one that cannot be understood at all. A policy in audit stays in audit.
 fn closed(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> Policy {
-    let rules = PerDirection::new(|_| vec![deny_everything()]);
+    let rules = PerDirection::new(|_| vec![OrderedRule::deny_everything()]);
     let (mode, revision) = (annotated(root, report), revision(root.value));
     let subject = Subject::unknown();
     let policy = Policy::cluster_network_policy(name.clone(), BEFORE_ALL, subject, rules);
@@ -168,12 +168,12 @@ fn rules(
 ) -> Vec<OrderedRule> {
     let name = direction.field();
     if spec.repeats(name, report, ALL) {
-        return vec![deny_everything()];
+        return vec![OrderedRule::deny_everything()];
     }
     let Some(list) = spec.get(name) else {
-        return if strange { vec![deny_everything()] } else { Vec::new() };
+        return if strange { vec![OrderedRule::deny_everything()] } else { Vec::new() };
     };
-    let Some(items) = list.list(report, ALL) else { return vec![deny_everything()] };
+    let Some(items) = list.list(report, ALL) else { return vec![OrderedRule::deny_everything()] };
     let fields = items.iter().enumerate().map(|(at, value)| (list.path.index(at), value));
     fields.map(|(path, value)| rule(&Field { path, value }, direction, report)).collect()
 }

@@ -87,6 +87,26 @@ pub struct OrderedRule {
     pub rule: Rule,
 }
 
+impl OrderedRule {
+    /// The rule that denies everything: it replaces a Deny or Pass rule that is not understood.
+    #[must_use]
+    pub fn deny_everything() -> Self {
+        Self { action: Action::Deny, rule: Rule { peers: Peers::Any, ports: Ports::Any } }
+    }
+
+    /// Fails closed because the nodes are not known: see [`Policy::without_nodes`].
+    fn close(&mut self) {
+        match (self.action, &mut self.rule.peers) {
+            (Action::Deny | Action::Pass, _) => *self = Self::deny_everything(),
+            (Action::Accept, Peers::Any) => {}
+            (Action::Accept, Peers::Listed(peers)) => {
+                let nodes = peers.iter_mut().filter(|peer| matches!(peer, Peer::Nodes(_)));
+                nodes.for_each(|peer| *peer = Peer::Invalid);
+            }
+        }
+    }
+}
+
 /// The pods that a policy applies to.
 ///
 /// The labels of a pod's namespace may not be known yet. Then a selector of namespaces may match,
@@ -243,6 +263,27 @@ impl Policy {
         Direction::BOTH.into_iter().flat_map(|direction| self.rules(direction))
     }
 
+    /// Whether a rule has nodes as peers.
+    #[must_use]
+    pub fn names_nodes(&self) -> bool {
+        self.all_rules().any(Rule::names_nodes)
+    }
+
+    /// The policy while it is not known which nodes there are. It fails closed as a policy does
+    /// whose `nodes` cannot be understood: in Accept rules they match nothing, and Deny and Pass
+    /// rules with `nodes` deny everything.
+    #[must_use]
+    pub fn without_nodes(&self) -> Self {
+        let mut policy = self.clone();
+        if let Body::Ordered { rules, .. } = &mut policy.body {
+            for direction in Direction::BOTH {
+                let rules = rules.get_mut(direction).iter_mut();
+                rules.filter(|found| found.rule.names_nodes()).for_each(OrderedRule::close);
+            }
+        }
+        policy
+    }
+
     /// Whether its rules differ from namespace to namespace: see [`Namespaces::Own`].
     #[must_use]
     pub fn depends_on_namespace(&self) -> bool {
@@ -313,6 +354,42 @@ mod tests {
         assert_eq!(effective(&policy, Selected::Yes), written);
         assert_eq!(effective(&policy, Selected::Unsure), [(2, Action::Deny), (3, Action::Deny)]);
         assert_eq!(effective(&policy, Selected::No), []);
+    }
+
+    #[test]
+    fn while_nodes_are_not_known_a_policy_that_names_them_accepts_none_and_opens_nothing() {
+        let listed = |peers: &[Peer]| Peers::Listed(peers.to_vec());
+        let nodes = Peer::Nodes(Selector::label("role", "plane"));
+        let pods = Peer::Pods(PodPeer {
+            namespaces: Namespaces::Named("a".into()),
+            pods: Selector::everything(),
+        });
+        let rule = |action, peers| OrderedRule { action, rule: Rule { peers, ..everything() } };
+        let (both, others) = (listed(&[nodes, pods.clone()]), listed(std::slice::from_ref(&pods)));
+        let rules = [
+            rule(Action::Accept, both.clone()),
+            rule(Action::Deny, both.clone()),
+            rule(Action::Pass, both),
+            rule(Action::Deny, others.clone()),
+            rule(Action::Accept, Peers::Any),
+        ];
+        let policy = |rules: &[OrderedRule]| {
+            let rules = PerDirection { ingress: Vec::new(), egress: rules.to_vec() };
+            Policy::cluster_network_policy("a", (Tier::Admin, 1), Subject::unknown(), rules)
+        };
+        let closed = [
+            rule(Action::Accept, listed(&[Peer::Invalid, pods])),
+            OrderedRule::deny_everything(),
+            OrderedRule::deny_everything(),
+            rule(Action::Deny, others),
+            rule(Action::Accept, Peers::Any),
+        ];
+        let written = policy(&rules);
+        assert!(written.names_nodes());
+        assert_eq!(written.without_nodes(), policy(&closed));
+        let other = policy(&closed);
+        assert!(!other.names_nodes());
+        assert_eq!(other.without_nodes(), other);
     }
 
     #[test]

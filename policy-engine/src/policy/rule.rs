@@ -62,6 +62,11 @@ impl Rule {
         })
     }
 
+    /// Whether one of its peers is nodes.
+    pub(super) fn names_nodes(&self) -> bool {
+        self.peers.listed().iter().any(|peer| matches!(peer, Peer::Nodes(_)))
+    }
+
     /// Whether the rule differs from namespace to namespace: see [`Namespaces::Own`].
     pub(super) fn depends_on_namespace(&self) -> bool {
         let own =

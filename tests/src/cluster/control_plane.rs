@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::Api;
 use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams,
 };
+use kube::{Api, ResourceExt as _};
 use policy_engine::object::{Kind, ObjectRef};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
@@ -162,52 +163,99 @@ impl ControlPlane {
         })
     }
 
-    /// Changes one object of each kind that agents watch and that the cluster has; gives what the
-    /// name or label of each is.
-    pub(super) fn mark(&self, number: usize) -> Result<Vec<String>> {
+    /// Changes one object of each kind that agents watch and that the cluster has, and all Nodes.
+    pub(super) fn mark(&self, number: usize) -> Result<Markers> {
         let old = number.checked_sub(1).filter(|old| *old > 0);
-        let mut markers = self.mark_kubernetes_kinds(number, old)?;
+        let mut of_all = self.mark_kubernetes_kinds(number, old)?;
+        let mut of_nodes = BTreeMap::new();
+        let mut all_nodes = false;
         self.kubelet.block_on(async {
             let client = self.kubelet.client();
             // They select nothing.
             let nobody = json!({"matchLabels": {MARKERS: "nobody"}});
             let defaults: Api<ClusterDefaultNetworkPolicy> = Api::all(client.clone());
             let spec = json!({"namespaceSelector": nobody, "policyTypes": ["Ingress"]});
-            markers.extend(mark_if_installed(&defaults, "default", number, old, spec).await?);
+            of_all.extend(mark_if_installed(&defaults, "default", number, old, spec).await?);
             let policies: Api<ClusterNetworkPolicy> = Api::all(client.clone());
             let spec = json!({"tier": "Baseline", "priority": 1000,
                 "subject": {"namespaces": nobody}});
-            markers.extend(mark_if_installed(&policies, "cluster", number, old, spec).await?);
+            of_all.extend(mark_if_installed(&policies, "cluster", number, old, spec).await?);
+            let found = policies.list(&ListParams::default()).await.map(Some);
+            if let Some(policies) = found.or_else(none_if_absent)? {
+                all_nodes = policies.items.iter().any(names_nodes);
+            }
+            let nodes: Api<Node> = Api::all(client.clone());
+            for node in nodes.list_metadata(&ListParams::default()).await? {
+                let name = node.name_any();
+                let marker = marker(&format!("node-{name}"), number);
+                put(&nodes, &name, json!({"metadata": {"labels": {"marker": marker}}})).await?;
+                of_nodes.insert(name, marker);
+            }
             anyhow::Ok(())
         })?;
-        Ok(markers)
+        Ok(Markers { of_all, of_nodes, all_nodes })
     }
 
     fn mark_kubernetes_kinds(&self, number: usize, old: Option<usize>) -> Result<Vec<String>> {
-        let [pod, policy, node, namespace] =
-            ["pod", "policy", "node", "namespace"].map(|kind| marker(kind, number));
+        let [pod, policy, namespace] =
+            ["pod", "policy", "namespace"].map(|kind| marker(kind, number));
         self.kubelet.block_on(async {
             let client = self.kubelet.client();
             let namespaces: Api<Namespace> = Api::all(client.clone());
-            let nodes: Api<Node> = Api::all(client.clone());
             let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), MARKERS);
             let pods: Api<Pod> = Api::namespaced(client.clone(), MARKERS);
             put(&namespaces, MARKERS, json!({"metadata": {"labels": {"marker": namespace}}}))
                 .await?;
-            put(&nodes, &node, json!({})).await?;
             put(&policies, &policy, json!({"spec": {"podSelector": {}}})).await?;
             // Without a node: no kubelet is responsible, and it can go at once.
             let container = json!({"name": "main", "image": "none"});
             put(&pods, &pod, json!({"spec": {"containers": [container]}})).await?;
             if let Some(old) = old {
                 let at_once = DeleteParams::default().grace_period(0);
-                nodes.delete(&marker("node", old), &at_once).await?;
                 policies.delete(&marker("policy", old), &at_once).await?;
                 pods.delete(&marker("pod", old), &at_once).await?;
             }
             anyhow::Ok(())
         })?;
-        Ok(vec![pod, policy, node, namespace])
+        Ok(vec![pod, policy, namespace])
+    }
+}
+
+/// What agents log when they come to the markers.
+pub(super) struct Markers {
+    /// What all agents log.
+    pub(super) of_all: Vec<String>,
+    /// What the agents that watch a Node log, by its name: its own agent always.
+    pub(super) of_nodes: BTreeMap<String, String>,
+    /// Whether a policy names nodes, so that all agents watch all Nodes.
+    pub(super) all_nodes: bool,
+}
+
+impl Markers {
+    /// Markers that all agents come to.
+    pub(super) fn of_all(of_all: Vec<String>) -> Self {
+        Self { of_all, of_nodes: BTreeMap::new(), all_nodes: false }
+    }
+
+    /// What the agent of `node` logs.
+    pub(super) fn of(&self, node: &str) -> impl Iterator<Item = &String> {
+        let watched = move |name: &String| self.all_nodes || name == node;
+        let of_nodes = self.of_nodes.iter().filter(move |(name, _)| watched(name));
+        self.of_all.iter().chain(of_nodes.map(|(_, marker)| marker))
+    }
+}
+
+/// Whether a rule has nodes as peers.
+fn names_nodes(policy: &ClusterNetworkPolicy) -> bool {
+    let rules = policy.spec["egress"].as_array().into_iter().flatten();
+    let mut peers = rules.flat_map(|rule| rule["to"].as_array().into_iter().flatten());
+    peers.any(|peer| !peer["nodes"].is_null())
+}
+
+fn none_if_absent<T>(error: kube::Error) -> Result<Option<T>, kube::Error> {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => Ok(None),
+        error => Err(error),
     }
 }
 

@@ -26,6 +26,7 @@ use tempfile::TempDir;
 pub use self::agent::Agent;
 pub use self::binary::{kubectl_whatif, portcullis};
 pub use self::control_plane::ControlPlane;
+use self::control_plane::Markers;
 use crate::cases::Manifest;
 use crate::kube::{ApiServer, Kubelet};
 use portcullis_lab::{Lab, Listener};
@@ -200,11 +201,11 @@ impl Cluster {
         let number = self.markers.fetch_add(1, Ordering::Relaxed) + 1;
         let markers = match &self.control_plane {
             Some(control_plane) => control_plane.mark(number)?,
-            None => vec![self.mark(number)?],
+            None => Markers::of_all(vec![self.mark(number)?]),
         };
         for (agent, logged) in logged {
             let mut last = logged;
-            for marker in &markers {
+            for marker in markers.of(agent.node()) {
                 last = last.max(agent.find_after(logged, limit, |line| line.contains(marker))?);
             }
             agent.find_after(last, limit, |line| line.contains(done))?;

@@ -1,6 +1,7 @@
 //! The API server as a source of objects: what it has arrives, whatever happens in between.
 
 mod kinds;
+mod nodes;
 mod proxy;
 mod seen;
 

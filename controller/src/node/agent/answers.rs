@@ -162,7 +162,12 @@ impl Agent {
             .split_once('/')
             .ok_or_else(|| format!("{text} is not NAMESPACE/POD, node/NAME, or an address"))?;
         if namespace == "node" {
-            let node = world.nodes().get(name).ok_or_else(|| format!("there is no node {name}"))?;
+            let node = world.nodes().get(name).ok_or_else(|| {
+                format!(
+                    "the agent does not know node {name}: unless a policy names nodes, it knows only \
+                     its own; use an address of the node instead"
+                )
+            })?;
             let addresses = node.addresses.iter();
             return Ok(addresses
                 .map(|address| (Endpoint::Node(name.into(), Some(*address)), *address))

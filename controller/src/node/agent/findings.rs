@@ -61,7 +61,8 @@ impl Agent {
             selection,
             rulesets: compiled.rulesets.len(),
             sets: compiled.sets.len(),
-            nodes: u32::try_from(self.engine.world().nodes().len()).unwrap_or(u32::MAX),
+            // Not all Nodes need be known, but each has pods.
+            nodes: u32::try_from(self.engine.world().pods_by_node().len()).unwrap_or(u32::MAX),
             apply: report.total,
             latency,
         });

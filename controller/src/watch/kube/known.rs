@@ -16,6 +16,7 @@ use std::num::NonZeroU64;
 use policy_engine::labels::Str;
 use policy_engine::model::Change;
 use policy_engine::object::ObjectRef;
+use portcullis_apiserver::watch::Event;
 use portcullis_crds::convert::{self, Converted, Object};
 use portcullis_crds::intern::Interner;
 use portcullis_crds::lean::{Lean, LeanKind};
@@ -73,6 +74,20 @@ impl<K: LeanKind> Default for Known<K> {
 }
 
 impl<K: LeanKind> Known<K> {
+    /// Takes the events of a watch, in order. Returns whether the first list is complete with them.
+    pub fn take(&mut self, events: Vec<Event<Lean<K>>>) -> bool {
+        let mut is_first_view = false;
+        for event in events {
+            match event {
+                Event::Init => self.begin(),
+                Event::InitApply(object) | Event::Apply(object) => self.applied(&object),
+                Event::Delete(object) => self.deleted(&object),
+                Event::InitDone => is_first_view |= self.end(),
+            }
+        }
+        is_first_view
+    }
+
     /// Begins a list, even if the list before was not complete.
     pub fn begin(&mut self) {
         self.round = self.round.wrapping_add(1);

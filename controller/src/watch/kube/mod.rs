@@ -14,8 +14,13 @@
 //!   kernel. After that any order is safe: a policy isolates pods that come later, and a namespace
 //!   that is not known yet matches no selector. So no watch waits for another.
 //! - While a watch fails, the known objects stay enforced.
+//! - An agent gets its own Node, and all others only while a policy names nodes: see
+//!   `other_nodes`.
 
+mod fields;
 mod known;
+mod naming;
+mod other_nodes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,15 +38,19 @@ use portcullis_crds::lean::{Lean, LeanKind};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::Event;
+use super::{Event, Needs, Nodes};
 pub use known::Known;
+use other_nodes::OtherNodes;
 
 /// Policies do not apply to pods that have ended. The server does not send them: a pod that ends is
 /// a deletion in the watch.
 const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
+/// The events that wait between the watches and the task that passes them on to the agent.
+const QUEUED_EVENTS: usize = 16;
+
 /// Starts a thread that watches the API server until the receiver of `events` is dropped. It sends
-/// all objects and [`Event::Synced`] first, then changes.
+/// all objects that `needs` asks for and [`Event::Synced`] first, then changes.
 ///
 /// # Errors
 /// When the configuration does not name a server. A server that does not answer is no error:
@@ -49,24 +58,45 @@ const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// objects, and is searched every `missing_kind_period`.
 pub fn start(
     access: Access,
+    needs: Needs,
     missing_kind_period: Duration,
     events: mpsc::Sender<Event>,
 ) -> Result<(), AccessError> {
-    access.spawn("watch-kube", move |client| watch_all(client, missing_kind_period, events))
+    access.spawn("watch-kube", move |client| watch_all(client, needs, missing_kind_period, events))
 }
 
 /// The kinds that are watched. A new kind is one line here and one `LeanKind` in the `crds` crate.
 ///
 /// The first four are part of every Kubernetes cluster. The others have CRDs, which may be
 /// installed or removed at any time: nothing waits for a kind that the cluster does not have.
-async fn watch_all(client: Client, missing_kind_period: Duration, events: mpsc::Sender<Event>) {
+async fn watch_all(
+    client: Client,
+    needs: Needs,
+    missing_kind_period: Duration,
+    events: mpsc::Sender<Event>,
+) {
     let [required, optional] = [4, 2].map(|kinds| Arc::new(AtomicUsize::new(kinds)));
     let outlet = Outlet { events: events.clone(), required, optional, unreadable: Arc::default() };
-    let (client, outlet) = (&client, &outlet);
     let mut watches = JoinSet::new();
+    let (outlet, nodes) = match needs.nodes {
+        Nodes::All => {
+            let nodes = outlet.required::<Node>(&client);
+            (outlet, nodes)
+        }
+        Nodes::Named { own, kept } => {
+            let (sender, received) = mpsc::channel(QUEUED_EVENTS);
+            let others = fields::differs("metadata.name", &own);
+            let others = OtherNodes::new(client.clone(), others, kept, events.clone());
+            watches.spawn(others.run(received));
+            let outlet = Outlet { events: sender, ..outlet };
+            let nodes = outlet.required::<Node>(&client).fields(fields::is("metadata.name", &own));
+            (outlet, nodes)
+        }
+    };
+    let (client, outlet) = (&client, &outlet);
     watches.spawn(outlet.required::<NetworkPolicy>(client).run());
     watches.spawn(outlet.required::<Namespace>(client).run());
-    watches.spawn(outlet.required::<Node>(client).run());
+    watches.spawn(nodes.run());
     watches.spawn(outlet.required::<Pod>(client).fields(LIVE_PODS).run());
     let period = missing_kind_period;
     watches.spawn(outlet.optional::<ClusterNetworkPolicy>(client, period).run());
@@ -142,17 +172,7 @@ struct Objects<K> {
 
 impl<K: LeanKind> Sink<K> for Objects<K> {
     async fn take(&mut self, events: Vec<watch::Event<Lean<K>>>) -> Result<(), Closed> {
-        let mut is_first_view = false;
-        for event in events {
-            match event {
-                watch::Event::Init => self.known.begin(),
-                watch::Event::InitApply(object) | watch::Event::Apply(object) => {
-                    self.known.applied(&object);
-                }
-                watch::Event::Delete(object) => self.known.deleted(&object),
-                watch::Event::InitDone => is_first_view |= self.known.end(),
-            }
-        }
+        let is_first_view = self.known.take(events);
         for event in self.known.flush().into_events() {
             self.outlet.put(event).await?;
         }

@@ -18,11 +18,6 @@ use crate::report::Report;
 const DENIES: &str = "this rule denies what it matches";
 const ACTIONS: [Action; 3] = [Action::Accept, Action::Deny, Action::Pass];
 
-/// The rule that replaces one that cannot be understood.
-pub(super) fn deny_everything() -> OrderedRule {
-    OrderedRule { action: Action::Deny, rule: Rule { peers: Peers::Any, ports: Ports::Any } }
-}
-
 /// The rule at `field`.
 pub(super) fn rule(
     field: &Field<'_>,
@@ -32,7 +27,7 @@ pub(super) fn rule(
     if !field.value.is_object() {
         let found = wanted("a mapping", field.value);
         report.error(&field.path, format!("{found}; {EVERYTHING}"));
-        return deny_everything();
+        return OrderedRule::deny_everything();
     }
     let action = action(field, report);
     let effects = Effects::of(action);
@@ -55,7 +50,7 @@ pub(super) fn rule(
             let peers = Peers::Listed(if strange { Vec::new() } else { peers });
             OrderedRule { action: Action::Accept, rule: Rule { peers, ports } }
         }
-        Some(Action::Deny | Action::Pass) | None if !understood => deny_everything(),
+        Some(Action::Deny | Action::Pass) | None if !understood => OrderedRule::deny_everything(),
         Some(Action::Deny) | None => {
             OrderedRule { action: Action::Deny, rule: Rule { peers: Peers::Listed(peers), ports } }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use policy_engine::model::Change;
 use portcullis_apiserver::client::Access;
-use portcullis_controller::watch::{Event, Source};
+use portcullis_controller::watch::{Event, Needs, Nodes, Source};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::{Instant, timeout_at};
@@ -16,6 +16,8 @@ use tokio::time::{Instant, timeout_at};
 const LIMIT: Duration = Duration::from_mins(1);
 /// How often the source looks for a kind that the cluster lacks.
 const MISSING_KIND_PERIOD: Duration = Duration::from_millis(200);
+/// How long Nodes stay watched after the last policy that names nodes.
+const NODES_KEPT: Duration = Duration::from_millis(500);
 
 /// All that the source has sent.
 pub(super) struct Seen {
@@ -34,12 +36,13 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Starts the source with this kubeconfig.
+    /// Starts the source for the agent of node n1, with this kubeconfig.
     pub(super) fn start(kubeconfig: &Path) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sender, events) = channel(64);
         let access = Access { kubeconfig: Some(kubeconfig.into()), component: "node" };
-        Source::Kube.start(&access, MISSING_KIND_PERIOD, sender)?;
+        let needs = Needs { nodes: Nodes::Named { own: "n1".to_owned(), kept: NODES_KEPT } };
+        Source::Kube.start(&access, needs, MISSING_KIND_PERIOD, sender)?;
         Ok(Self {
             runtime,
             events,

@@ -1,0 +1,273 @@
+//! The Nodes besides the agent's own, which are watched only while a policy names nodes.
+//!
+//! ```text
+//! all other watches ─ Event ─► OtherNodes ─ Event ─► agent
+//!                                  ▲ │ the first policy that names nodes comes, the last one goes
+//!                 Nodes that changed │ ▼
+//!                          the watch of the other Nodes
+//! ```
+//!
+//! [`Naming`] decides what the agent receives. All events pass through one task, so their order
+//! stays.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Client;
+use portcullis_apiserver::watch::{self, Closed, Sink, Watch};
+use portcullis_crds::diagnostic::Diagnostic;
+use portcullis_crds::lean::{Lean, LeanKind as _};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use super::known::Known;
+use super::naming::Naming;
+use crate::watch::{Batch, Event};
+
+/// After this time without the Nodes, it is reported that policies are decided closed, and an agent
+/// that starts does not wait any longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the watch of the other Nodes sends.
+enum Sent {
+    /// Nodes that changed, and whether the first list is complete.
+    Nodes(Batch, bool),
+    /// The diagnostics about the kind itself.
+    Diagnostics(String, Vec<Diagnostic>),
+}
+
+/// The task between the watches and the agent.
+pub(super) struct OtherNodes {
+    client: Client,
+    /// The field selector of the other Nodes.
+    fields: String,
+    /// How long the Nodes stay watched after the last policy that names nodes has gone.
+    kept: Duration,
+    events: mpsc::Sender<Event>,
+    naming: Naming,
+    watch: Option<Running>,
+    /// When the watch ends, if no policy names nodes until then.
+    stop_at: Option<Instant>,
+    /// When missing Nodes count as late; `None` when they are late or known.
+    late_at: Option<Instant>,
+    /// What is reported of policies that are decided closed.
+    reported: Vec<Diagnostic>,
+    /// The origins of the diagnostics that are reported of the watch.
+    origins: Vec<String>,
+    /// [`Event::Synced`] was received and is not sent yet: an agent with rules of an earlier agent
+    /// waits for the Nodes, so that the rules do not close and open again.
+    holds_synced: bool,
+}
+
+/// The watch of the other Nodes. It ends when this is dropped.
+struct Running {
+    _task: JoinSet<()>,
+    sent: mpsc::Receiver<Sent>,
+}
+
+impl OtherNodes {
+    /// Watches Nodes that match the field selector `fields` while a policy names nodes, and for
+    /// `kept` after that.
+    pub(super) fn new(
+        client: Client,
+        fields: String,
+        kept: Duration,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        let naming = Naming::default();
+        Self {
+            client,
+            fields,
+            kept,
+            events,
+            naming,
+            watch: None,
+            stop_at: None,
+            late_at: None,
+            reported: Vec::new(),
+            origins: Vec::new(),
+            holds_synced: false,
+        }
+    }
+
+    /// Passes the events of `received` on until one of the two ends.
+    pub(super) async fn run(mut self, mut received: mpsc::Receiver<Event>) {
+        while let Ok(()) = self.step(&mut received).await {}
+    }
+
+    async fn step(&mut self, received: &mut mpsc::Receiver<Event>) -> Result<(), Closed> {
+        let (stop_at, late_at) = (self.stop_at, self.late_at);
+        tokio::select! {
+            event = received.recv() => {
+                self.pass(event.ok_or(Closed)?).await?;
+                self.follow_need().await
+            }
+            sent = next(&mut self.watch) => self.take(sent).await,
+            () = sleep_until(stop_at.unwrap_or_else(Instant::now)), if stop_at.is_some() => {
+                self.stop().await
+            }
+            () = sleep_until(late_at.unwrap_or_else(Instant::now)), if late_at.is_some() => {
+                self.late_at = None;
+                self.report().await?;
+                self.release_synced().await
+            }
+        }
+    }
+
+    async fn pass(&mut self, event: Event) -> Result<(), Closed> {
+        match event {
+            Event::Changes(changes) => {
+                let changes = self.naming.pass(changes);
+                self.put(Event::Changes(changes)).await
+            }
+            Event::Synced if self.naming.is_closed() && self.late_at.is_some() => {
+                self.holds_synced = true;
+                // An agent without rules of an earlier agent need not wait.
+                self.put(Event::SyncedInPart).await
+            }
+            event => self.put(event).await,
+        }
+    }
+
+    /// Starts the watch with the first policy that names nodes, and sets the time when it stops
+    /// with the last one.
+    async fn follow_need(&mut self) -> Result<(), Closed> {
+        match (self.naming.is_needed(), &self.watch) {
+            (true, Some(_)) => self.stop_at = None,
+            (true, None) => self.start(),
+            (false, Some(_)) => {
+                self.stop_at = self.stop_at.or_else(|| Some(Instant::now() + self.kept));
+            }
+            (false, None) => {}
+        }
+        self.report().await?;
+        if self.naming.is_closed() { Ok(()) } else { self.release_synced().await }
+    }
+
+    fn start(&mut self) {
+        debug!("a policy names nodes; watching all Nodes");
+        let (sender, sent) = mpsc::channel(1);
+        let watch = Watch::new(self.client.clone(), Node::KIND.as_str(), Nodes::new(sender));
+        let mut task = JoinSet::new();
+        task.spawn(watch.fields(&*self.fields).run());
+        self.watch = Some(Running { _task: task, sent });
+        self.late_at = Some(Instant::now() + PATIENCE);
+    }
+
+    async fn stop(&mut self) -> Result<(), Closed> {
+        debug!("no policy names nodes any more; watching only the Node of this agent");
+        (self.watch, self.stop_at, self.late_at) = (None, None, None);
+        let removals = self.naming.forget_nodes();
+        self.put(Event::Changes(removals)).await?;
+        for origin in std::mem::take(&mut self.origins) {
+            self.put(Event::Diagnostics(origin.into(), Vec::new())).await?;
+        }
+        self.report().await
+    }
+
+    async fn take(&mut self, sent: Sent) -> Result<(), Closed> {
+        match sent {
+            Sent::Nodes(batch, is_complete) => {
+                let was_closed = self.naming.is_closed();
+                let changes = self.naming.nodes(batch.changes, is_complete);
+                self.put(Event::Changes(changes)).await?;
+                for (origin, found) in batch.diagnostics {
+                    self.diagnose(&origin, found).await?;
+                }
+                if is_complete {
+                    self.late_at = None;
+                    if was_closed {
+                        debug!("all Nodes are known");
+                    }
+                    self.report().await?;
+                    self.release_synced().await?;
+                }
+                Ok(())
+            }
+            Sent::Diagnostics(origin, found) => self.diagnose(&origin, found).await,
+        }
+    }
+
+    /// Reports which policies are decided closed because the Nodes are not known.
+    async fn report(&mut self) -> Result<(), Closed> {
+        let found = match self.late_at {
+            Some(_) => Vec::new(),
+            None => self.naming.diagnostics(),
+        };
+        if found == self.reported {
+            return Ok(());
+        }
+        self.reported.clone_from(&found);
+        self.put(Event::Diagnostics("policies that name nodes".into(), found)).await
+    }
+
+    async fn diagnose(&mut self, origin: &str, found: Vec<Diagnostic>) -> Result<(), Closed> {
+        self.origins.retain(|known| known != origin);
+        if !found.is_empty() {
+            self.origins.push(origin.to_owned());
+        }
+        self.put(Event::Diagnostics(origin.into(), found)).await
+    }
+
+    async fn release_synced(&mut self) -> Result<(), Closed> {
+        if std::mem::take(&mut self.holds_synced) {
+            return self.put(Event::Synced).await;
+        }
+        Ok(())
+    }
+
+    async fn put(&self, event: Event) -> Result<(), Closed> {
+        if matches!(&event, Event::Changes(changes) if changes.is_empty()) {
+            return Ok(());
+        }
+        self.events.send(event).await.map_err(|_| Closed)
+    }
+}
+
+/// What the watch sends next; never, while there is none.
+async fn next(watch: &mut Option<Running>) -> Sent {
+    if let Some(Running { sent, .. }) = watch
+        && let Some(sent) = sent.recv().await
+    {
+        return sent;
+    }
+    std::future::pending().await
+}
+
+/// The sink of the watch.
+struct Nodes {
+    known: Known<Node>,
+    sender: mpsc::Sender<Sent>,
+}
+
+impl Nodes {
+    fn new(sender: mpsc::Sender<Sent>) -> Self {
+        Self { known: Known::default(), sender }
+    }
+
+    async fn send(&self, sent: Sent) -> Result<(), Closed> {
+        self.sender.send(sent).await.map_err(|_| Closed)
+    }
+}
+
+impl Sink<Node> for Nodes {
+    async fn take(&mut self, events: Vec<watch::Event<Lean<Node>>>) -> Result<(), Closed> {
+        let is_complete = self.known.take(events);
+        let batch = self.known.flush();
+        self.send(Sent::Nodes(batch, is_complete)).await
+    }
+
+    async fn diagnose(&mut self, origin: String, found: Vec<Diagnostic>) -> Result<(), Closed> {
+        self.send(Sent::Diagnostics(origin, found)).await
+    }
+
+    fn restored(&mut self) {
+        self.known.forget_versions();
+    }
+
+    fn known(&self) -> Option<usize> {
+        Some(self.known.len())
+    }
+}
