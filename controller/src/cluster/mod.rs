@@ -52,7 +52,7 @@ use self::write::{Outcome, Write, Writer};
 use crate::args::ControllerArgs;
 use crate::serve::http::{self, Served};
 use crate::serve::pulse::Pulse;
-use crate::watch::{Needs, Nodes, Source};
+use crate::watch::{Needs, Source};
 
 /// How often the controller checks whether a write or a computation is due.
 const TICK: Duration = Duration::from_millis(500);
@@ -85,8 +85,7 @@ pub fn run(args: &ControllerArgs, log_lines_lost: &Counter) -> anyhow::Result<Ex
     runtime.block_on(async {
         let client = args.access().client().await?;
         let (sender, source) = mpsc::channel(QUEUED);
-        let needs = Needs { nodes: Nodes::All };
-        Source::Kube.start(&args.access(), needs, args.missing_kind_period, sender)?;
+        Source::Kube.start(&args.access(), Needs::All, args.missing_kind_period, sender)?;
         let reports = report_watch::start(client.clone(), args.missing_kind_period);
         let election = if args.leader_elect {
             let namespace = namespace(args.lease_namespace.as_deref())?;

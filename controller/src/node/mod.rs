@@ -64,7 +64,7 @@ use crate::dataplane::preflight::Severity;
 use crate::dataplane::{self, Dataplane};
 use crate::serve::http::{self, Served};
 use crate::serve::pulse::Pulse;
-use crate::watch::{Needs, Nodes, Source};
+use crate::watch::{Needs, Source};
 
 /// The most batches of changes that wait for the agent; then the source has to wait.
 const QUEUED_EVENTS: usize = 1024;
@@ -169,13 +169,12 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
 
 /// The objects that the agent needs.
 fn needs(args: &NodeArgs) -> Needs {
-    let nodes = if args.extra_source_ranges.is_empty() {
-        Nodes::Named { own: args.node_name.clone(), kept: NODES_KEPT }
+    if args.extra_source_ranges.is_empty() {
+        Needs::OfNode { name: args.node_name.clone(), nodes_kept: NODES_KEPT }
     } else {
-        // A pod must not get the address of another node as an additional address.
-        Nodes::All
-    };
-    Needs { nodes }
+        // A pod must not get the address of a node as an additional address.
+        Needs::All
+    }
 }
 
 /// Starts to serve probes and metrics. This comes before the lock, so that the liveness probe of an

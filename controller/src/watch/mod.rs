@@ -64,23 +64,17 @@ impl Batch {
 
 /// Which objects a receiver needs. A source may send others too.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Needs {
-    /// Which Nodes.
-    pub nodes: Nodes,
-}
-
-/// Which Nodes a receiver needs.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Nodes {
-    /// All of them.
+pub enum Needs {
+    /// All objects, except for pods that have ended.
     All,
-    /// The Node of this name, and all others only while a policy names nodes. Until these are
-    /// known, such a policy is sent in a form that is decided closed.
-    Named {
-        /// The name of the Node.
-        own: String,
-        /// How long the others stay watched after the last policy that names nodes has gone.
-        kept: Duration,
+    /// The objects that the agent of a node needs: of Nodes its own, and all others only while a
+    /// policy names nodes; of the pods of other nodes those that have an address. Until all Nodes
+    /// are known, a policy that names nodes is sent in a form that is decided closed.
+    OfNode {
+        /// The name of the node.
+        name: String,
+        /// How long the other Nodes stay watched after the last policy that names nodes has gone.
+        nodes_kept: Duration,
     },
 }
 

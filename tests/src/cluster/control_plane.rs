@@ -14,9 +14,12 @@ use kube::api::{
     PostParams,
 };
 use kube::{Api, ResourceExt as _};
+use policy_engine::model::Change;
 use policy_engine::object::{Kind, ObjectRef};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
+use portcullis_crds::convert::{self, Converted};
+use portcullis_crds::lean::Lean;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -28,7 +31,10 @@ use portcullis_lab::{Lab, Listener};
 const POD_LIMIT: Duration = Duration::from_secs(30);
 
 /// The namespace of the markers.
-const MARKERS: &str = "portcullis-marker";
+pub(crate) const MARKERS: &str = "portcullis-marker";
+
+/// The address of a marker. Nothing has it.
+const ADDRESS: &str = "203.0.113.250";
 
 /// An API server beside a lab, and what works on it besides the agents.
 pub struct ControlPlane {
@@ -167,7 +173,7 @@ impl ControlPlane {
     pub(super) fn mark(&self, number: usize) -> Result<Markers> {
         let old = number.checked_sub(1).filter(|old| *old > 0);
         let mut of_all = self.mark_kubernetes_kinds(number, old)?;
-        let mut of_nodes = BTreeMap::new();
+        let (mut of_nodes, mut of_pods) = (BTreeMap::new(), BTreeMap::new());
         let mut all_nodes = false;
         self.kubelet.block_on(async {
             let client = self.kubelet.client();
@@ -189,11 +195,27 @@ impl ControlPlane {
                 let name = node.name_any();
                 let marker = marker(&format!("node-{name}"), number);
                 put(&nodes, &name, json!({"metadata": {"labels": {"marker": marker}}})).await?;
-                of_nodes.insert(name, marker);
+                of_nodes.insert(name.clone(), marker);
+                of_pods.insert(
+                    name.clone(),
+                    self.mark_pod(&format!("pod-{name}"), &name, number).await?,
+                );
             }
             anyhow::Ok(())
         })?;
-        Ok(Markers { of_all, of_nodes, all_nodes })
+        Ok(Markers { of_all, of_nodes, of_pods, all_nodes })
+    }
+
+    /// Creates a pod that policies do not apply to. No kubelet runs the pods of this namespace.
+    async fn mark_pod(&self, kind: &str, node: &str, number: usize) -> Result<String> {
+        let pods: Api<Pod> = Api::namespaced(self.kubelet.client(), MARKERS);
+        let name = marker(kind, number);
+        let node = Some(node).filter(|node| !node.is_empty());
+        let spec = json!({"nodeName": node, "hostNetwork": true,
+            "containers": [{"name": "main", "image": "none"}]});
+        let labels = json!({MARKERS: number.to_string()});
+        put(&pods, &name, json!({"metadata": {"labels": labels}, "spec": spec})).await?;
+        Ok(name)
     }
 
     fn mark_kubernetes_kinds(&self, number: usize, old: Option<usize>) -> Result<Vec<String>> {
@@ -207,13 +229,15 @@ impl ControlPlane {
             put(&namespaces, MARKERS, json!({"metadata": {"labels": {"marker": namespace}}}))
                 .await?;
             put(&policies, &policy, json!({"spec": {"podSelector": {}}})).await?;
-            // Without a node: no kubelet is responsible, and it can go at once.
-            let container = json!({"name": "main", "image": "none"});
-            put(&pods, &pod, json!({"spec": {"containers": [container]}})).await?;
+            // Without a node: agents look for it among the pods of other nodes.
+            self.mark_pod("pod", "", number).await?;
+            let status = json!({"status": {"podIP": ADDRESS, "podIPs": [{"ip": ADDRESS}]}});
+            pods.patch_status(&pod, &PatchParams::default(), &Patch::Merge(status)).await?;
             if let Some(old) = old {
                 let at_once = DeleteParams::default().grace_period(0);
                 policies.delete(&marker("policy", old), &at_once).await?;
-                pods.delete(&marker("pod", old), &at_once).await?;
+                let all_old = ListParams::default().labels(&format!("{MARKERS}={old}"));
+                pods.delete_collection(&at_once, &all_old).await?;
             }
             anyhow::Ok(())
         })?;
@@ -227,6 +251,8 @@ pub(super) struct Markers {
     pub(super) of_all: Vec<String>,
     /// What the agents that watch a Node log, by its name: its own agent always.
     pub(super) of_nodes: BTreeMap<String, String>,
+    /// What the agent of a node logs of a pod there.
+    pub(super) of_pods: BTreeMap<String, String>,
     /// Whether a policy names nodes, so that all agents watch all Nodes.
     pub(super) all_nodes: bool,
 }
@@ -234,22 +260,28 @@ pub(super) struct Markers {
 impl Markers {
     /// Markers that all agents come to.
     pub(super) fn of_all(of_all: Vec<String>) -> Self {
-        Self { of_all, of_nodes: BTreeMap::new(), all_nodes: false }
+        Self { of_all, of_nodes: BTreeMap::new(), of_pods: BTreeMap::new(), all_nodes: false }
     }
 
     /// What the agent of `node` logs.
     pub(super) fn of(&self, node: &str) -> impl Iterator<Item = &String> {
         let watched = move |name: &String| self.all_nodes || name == node;
         let of_nodes = self.of_nodes.iter().filter(move |(name, _)| watched(name));
-        self.of_all.iter().chain(of_nodes.map(|(_, marker)| marker))
+        let of_pods = self.of_pods.get(node);
+        self.of_all.iter().chain(of_nodes.map(|(_, marker)| marker)).chain(of_pods)
     }
 }
 
-/// Whether a rule has nodes as peers.
+/// Whether a rule has nodes as peers, as agents understand it.
 fn names_nodes(policy: &ClusterNetworkPolicy) -> bool {
-    let rules = policy.spec["egress"].as_array().into_iter().flatten();
-    let mut peers = rules.flat_map(|rule| rule["to"].as_array().into_iter().flatten());
-    peers.any(|peer| !peer["nodes"].is_null())
+    let value = serde_json::to_value(policy).unwrap_or_default();
+    let Ok(lean) = serde_json::from_value::<Lean<ClusterNetworkPolicy>>(value) else {
+        return false;
+    };
+    match convert::lean(&lean).0 {
+        Converted::Object(Change::Policy(_, Some(policy))) => policy.names_nodes(),
+        _ => false,
+    }
 }
 
 fn none_if_absent<T>(error: kube::Error) -> Result<Option<T>, kube::Error> {

@@ -26,6 +26,7 @@ use tempfile::TempDir;
 pub use self::agent::Agent;
 pub use self::binary::{kubectl_whatif, portcullis};
 pub use self::control_plane::ControlPlane;
+pub(crate) use self::control_plane::MARKERS;
 use self::control_plane::Markers;
 use crate::cases::Manifest;
 use crate::kube::{ApiServer, Kubelet};

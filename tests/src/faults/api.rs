@@ -97,8 +97,9 @@ impl Store {
         self.events.push((self.version, key.0.clone(), "DELETED", object));
     }
 
-    fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
-        self.objects.iter().filter(move |((of, _), _)| of == kind).map(|(_, object)| object)
+    fn of_kind<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = &'a Value> {
+        let of_kind = self.objects.iter().filter(move |((of, _), _)| of == wanted.kind);
+        of_kind.map(|(_, object)| object).filter(|object| wanted.selects(object))
     }
 }
 
@@ -106,6 +107,33 @@ fn key(object: &Value) -> Key {
     let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let name = format!("{}/{}", text("/metadata/namespace"), text("/metadata/name"));
     (text("/kind").to_owned(), name)
+}
+
+/// The objects that a request asks for.
+struct Wanted {
+    version: &'static str,
+    kind: &'static str,
+    /// Pointer to a field, whether it is to have this value or another one, and the value.
+    fields: Vec<(String, bool, String)>,
+}
+
+impl Wanted {
+    /// Of a field selector, only fields that never change count: the node of a pod, and names.
+    fn new(version: &'static str, kind: &'static str, selector: &str) -> Self {
+        let selector = selector.replace("%3D", "=").replace("%21", "!").replace("%2C", ",");
+        let fields = selector.split(',').filter_map(|term| {
+            let (field, value) = term.split_once('=')?;
+            let (name, is) = field.strip_suffix('!').map_or((field, true), |name| (name, false));
+            let counts = ["spec.nodeName", "metadata.name"].contains(&name);
+            counts.then(|| (format!("/{}", name.replace('.', "/")), is, value.to_owned()))
+        });
+        Self { version, kind, fields: fields.collect() }
+    }
+
+    fn selects(&self, object: &Value) -> bool {
+        let found = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
+        self.fields.iter().all(|(at, is, value)| (found(at) == value) == *is)
+    }
 }
 
 /// The running server; dropping it ends all connections.
@@ -263,28 +291,29 @@ impl Request {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
         };
+        let selector = parameter("fieldSelector").unwrap_or_default();
+        let wanted = Wanted::new(version, kind, &selector);
         if parameter("watch").is_none() {
-            let list = self.list(version, kind);
+            let list = self.list(&wanted);
             let cut = if mode == Mode::CutOff { list.len() / 2 } else { list.len() };
             return answer(&mut stream, 200, list.get(..cut).unwrap_or_default()).await;
         }
         let from = parameter("resourceVersion").and_then(|text| text.parse().ok());
-        self.watch(&mut stream, version, kind, from).await
+        self.watch(&mut stream, &wanted, from).await
     }
 
-    fn list(&self, version: &str, kind: &str) -> String {
-        let store = lock(&self.store);
+    fn list(&self, wanted: &Wanted) -> String {
+        let (store, Wanted { version, kind, .. }) = (lock(&self.store), wanted);
         json!({"apiVersion": version, "kind": format!("{kind}List"),
             "metadata": {"resourceVersion": store.version.to_string()},
-            "items": store.of_kind(kind).collect::<Vec<_>>()})
+            "items": store.of_kind(wanted).collect::<Vec<_>>()})
         .to_string()
     }
 
     async fn watch(
         &mut self,
         stream: &mut BufReader<TcpStream>,
-        version: &str,
-        kind: &str,
+        wanted: &Wanted,
         from: Option<u64>,
     ) -> Result<()> {
         stream.write_all(head_of(200).as_bytes()).await?;
@@ -298,7 +327,7 @@ impl Request {
                 Mode::Silent => Vec::new(),
                 Mode::Gone => return Ok(()),
                 Mode::Serve | Mode::CutOff | Mode::NoStreaming | Mode::Slow(_) => {
-                    self.news_of(version, kind, &mut at)
+                    self.news_of(wanted, &mut at)
                 }
             };
             for line in lines {
@@ -335,12 +364,12 @@ impl Request {
     }
 
     /// The lines of a watch that has come to version `at`: the initial view when there is none.
-    fn news_of(&self, version: &str, kind: &str, at: &mut Option<u64>) -> Vec<String> {
-        let store = lock(&self.store);
+    fn news_of(&self, wanted: &Wanted, at: &mut Option<u64>) -> Vec<String> {
+        let (store, Wanted { version, kind, .. }) = (lock(&self.store), wanted);
         let lines = match *at {
             None => {
                 let mut lines: Vec<String> =
-                    store.of_kind(kind).map(|object| event("ADDED", object)).collect();
+                    store.of_kind(wanted).map(|object| event("ADDED", object)).collect();
                 let end = json!({"apiVersion": version, "kind": kind, "metadata": {
                     "resourceVersion": store.version.to_string(),
                     "annotations": {"k8s.io/initial-events-end": "true"}}});
@@ -348,7 +377,9 @@ impl Request {
                 lines
             }
             Some(at) => {
-                let news = store.events.iter().filter(|(of, its, ..)| *of > at && its == kind);
+                let news = store.events.iter().filter(|(of, its, _, object)| {
+                    *of > at && its == kind && wanted.selects(object)
+                });
                 news.map(|(_, _, what, object)| event(what, object)).collect()
             }
         };

@@ -28,6 +28,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::ApiServer;
+use crate::cluster::MARKERS;
 use portcullis_lab::{Lab, Listener, PodSpec};
 
 /// The annotation of a Pod with the addresses that it is to get, separated by commas. Without it
@@ -138,7 +139,8 @@ impl Kubelet {
                     let key = key(&pod);
                     self.listed.insert(key.clone());
                     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-                    if node.is_none_or(|node| lab.node(node).is_err()) {
+                    let is_marker = pod.namespace().as_deref() == Some(MARKERS);
+                    if is_marker || node.is_none_or(|node| lab.node(node).is_err()) {
                         continue;
                     }
                     if pod.metadata.deletion_timestamp.is_some() {

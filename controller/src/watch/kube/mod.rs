@@ -14,13 +14,14 @@
 //!   kernel. After that any order is safe: a policy isolates pods that come later, and a namespace
 //!   that is not known yet matches no selector. So no watch waits for another.
 //! - While a watch fails, the known objects stay enforced.
-//! - An agent gets its own Node, and all others only while a policy names nodes: see
-//!   `other_nodes`.
+//! - An agent gets its own Node, and all others only while a policy names nodes; and all pods of its
+//!   own node, and those of others that have an address: see `passage`.
 
 mod fields;
 mod known;
 mod naming;
-mod other_nodes;
+mod passage;
+mod pods;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,21 +34,26 @@ use portcullis_apiserver::client::{Access, AccessError};
 use portcullis_apiserver::watch::{self, Closed, Sink, Watch};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
+use portcullis_crds::convert::Object;
 use portcullis_crds::diagnostic::Diagnostic;
 use portcullis_crds::lean::{Lean, LeanKind};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Event, Needs, Nodes};
+use super::{Event, Needs};
 pub use known::Known;
-use other_nodes::OtherNodes;
+use passage::Passage;
+use pods::Place;
 
 /// Policies do not apply to pods that have ended. The server does not send them: a pod that ends is
 /// a deletion in the watch.
 const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
-/// The events that wait between the watches and the task that passes them on to the agent.
-const QUEUED_EVENTS: usize = 16;
+/// Selects pods that have an address.
+const WITH_ADDRESS: &str = "status.podIP!=";
+
+/// The messages that wait between the watches and the task that passes them on.
+const QUEUED_MESSAGES: usize = 16;
 
 /// Starts a thread that watches the API server until the receiver of `events` is dropped. It sends
 /// all objects that `needs` asks for and [`Event::Synced`] first, then changes.
@@ -75,29 +81,41 @@ async fn watch_all(
     missing_kind_period: Duration,
     events: mpsc::Sender<Event>,
 ) {
-    let [required, optional] = [4, 2].map(|kinds| Arc::new(AtomicUsize::new(kinds)));
-    let outlet = Outlet { events: events.clone(), required, optional, unreadable: Arc::default() };
-    let mut watches = JoinSet::new();
-    let (outlet, nodes) = match needs.nodes {
-        Nodes::All => {
-            let nodes = outlet.required::<Node>(&client);
-            (outlet, nodes)
-        }
-        Nodes::Named { own, kept } => {
-            let (sender, received) = mpsc::channel(QUEUED_EVENTS);
-            let others = fields::differs("metadata.name", &own);
-            let others = OtherNodes::new(client.clone(), others, kept, events.clone());
-            watches.spawn(others.run(received));
-            let outlet = Outlet { events: sender, ..outlet };
-            let nodes = outlet.required::<Node>(&client).fields(fields::is("metadata.name", &own));
-            (outlet, nodes)
-        }
+    let (messages, received) = mpsc::channel(QUEUED_MESSAGES);
+    let outlet = Outlet {
+        messages,
+        place: None,
+        required: Arc::default(),
+        optional: Arc::default(),
+        unreadable: Arc::default(),
     };
+    let mut watches = JoinSet::new();
     let (client, outlet) = (&client, &outlet);
+    match needs {
+        Needs::All => {
+            watches.spawn(forward(received, events.clone()));
+            watches.spawn(outlet.required::<Node>(client).run());
+            watches.spawn(outlet.required::<Pod>(client).fields(LIVE_PODS).run());
+        }
+        Needs::OfNode { name, nodes_kept } => {
+            let own = fields::is("metadata.name", &name);
+            let others = fields::differs("metadata.name", &name);
+            let passage = Passage::new(client.clone(), others, nodes_kept, events.clone());
+            watches.spawn(passage.run(received));
+            watches.spawn(outlet.required::<Node>(client).fields(own).run());
+            let own = fields::is("spec.nodeName", &name);
+            let others = fields::differs("spec.nodeName", &name);
+            for (place, fields) in [
+                (Place::Own, format!("{own},{LIVE_PODS}")),
+                (Place::Elsewhere, format!("{others},{WITH_ADDRESS},{LIVE_PODS}")),
+            ] {
+                let outlet = Outlet { place: Some(place), ..outlet.clone() };
+                watches.spawn(outlet.required::<Pod>(client).fields(fields).run());
+            }
+        }
+    }
     watches.spawn(outlet.required::<NetworkPolicy>(client).run());
     watches.spawn(outlet.required::<Namespace>(client).run());
-    watches.spawn(nodes.run());
-    watches.spawn(outlet.required::<Pod>(client).fields(LIVE_PODS).run());
     let period = missing_kind_period;
     watches.spawn(outlet.optional::<ClusterNetworkPolicy>(client, period).run());
     watches.spawn(outlet.optional::<ClusterDefaultNetworkPolicy>(client, period).run());
@@ -108,11 +126,33 @@ async fn watch_all(
     }
 }
 
+/// What a watch sends.
+enum Message {
+    Event(Event),
+    /// Changes of pods, by one of the two watches of pods that an agent has.
+    Pods(Place, Vec<Object>),
+}
+
+/// Passes all events on to a receiver that needs all objects.
+async fn forward(mut messages: mpsc::Receiver<Message>, events: mpsc::Sender<Event>) {
+    while let Some(message) = messages.recv().await {
+        let event = match message {
+            Message::Event(event) => event,
+            Message::Pods(_, changes) => Event::Changes(changes),
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Sends the events of all watches, and counts the kinds that have not arrived.
 #[derive(Clone)]
 struct Outlet {
-    events: mpsc::Sender<Event>,
-    /// How many required kinds have not delivered their first complete view.
+    messages: mpsc::Sender<Message>,
+    /// Which pods the watch has, if it is one of two.
+    place: Option<Place>,
+    /// How many required watches have not delivered their first complete view.
     required: Arc<AtomicUsize>,
     /// How many optional kinds, which the cluster may lack, have not delivered it.
     optional: Arc<AtomicUsize>,
@@ -132,6 +172,7 @@ impl Outlet {
     where
         K: LeanKind + Resource<DynamicType = ()>,
     {
+        awaited.fetch_add(1, Ordering::AcqRel);
         let (known, awaited) = (Known::default(), Arc::clone(awaited));
         let objects = Objects { known, outlet: self.clone(), awaited, is_unreadable: false };
         Watch::new(client.clone(), K::KIND.as_str(), objects)
@@ -145,7 +186,11 @@ impl Outlet {
     }
 
     async fn put(&self, event: Event) -> Result<(), Closed> {
-        self.events.send(event).await.map_err(|_| Closed)
+        let message = match (event, self.place) {
+            (Event::Changes(changes), Some(place)) => Message::Pods(place, changes),
+            (event, _) => Message::Event(event),
+        };
+        self.messages.send(message).await.map_err(|_| Closed)
     }
 
     /// Sends an event when no kind is missing any longer. All watches run on one thread.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use policy_engine::model::Change;
 use portcullis_apiserver::client::Access;
-use portcullis_controller::watch::{Event, Needs, Nodes, Source};
+use portcullis_controller::watch::{Event, Needs, Source};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::{Instant, timeout_at};
@@ -41,7 +41,7 @@ impl Seen {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (sender, events) = channel(64);
         let access = Access { kubeconfig: Some(kubeconfig.into()), component: "node" };
-        let needs = Needs { nodes: Nodes::Named { own: "n1".to_owned(), kept: NODES_KEPT } };
+        let needs = Needs::OfNode { name: "n1".to_owned(), nodes_kept: NODES_KEPT };
         Source::Kube.start(&access, needs, MISSING_KIND_PERIOD, sender)?;
         Ok(Self {
             runtime,

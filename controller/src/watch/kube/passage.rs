@@ -1,14 +1,15 @@
-//! The Nodes besides the agent's own, which are watched only while a policy names nodes.
+//! The task between the watches and an agent: it watches the Nodes besides the agent's own while a
+//! policy names nodes, and makes one view of the pods of two watches.
 //!
 //! ```text
-//! all other watches ─ Event ─► OtherNodes ─ Event ─► agent
+//! all other watches ─ Message ─► Passage ─ Event ─► agent
 //!                                  ▲ │ the first policy that names nodes comes, the last one goes
 //!                 Nodes that changed │ ▼
 //!                          the watch of the other Nodes
 //! ```
 //!
-//! [`Naming`] decides what the agent receives. All events pass through one task, so their order
-//! stays.
+//! [`Naming`] and [`Pods`] decide what the agent receives. All events pass through this one task, so
+//! their order stays.
 
 use std::time::Duration;
 
@@ -22,8 +23,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
+use super::Message;
 use super::known::Known;
 use super::naming::Naming;
+use super::pods::Pods;
 use crate::watch::{Batch, Event};
 
 /// After this time without the Nodes, it is reported that policies are decided closed, and an agent
@@ -39,7 +42,7 @@ enum Sent {
 }
 
 /// The task between the watches and the agent.
-pub(super) struct OtherNodes {
+pub(super) struct Passage {
     client: Client,
     /// The field selector of the other Nodes.
     fields: String,
@@ -47,6 +50,7 @@ pub(super) struct OtherNodes {
     kept: Duration,
     events: mpsc::Sender<Event>,
     naming: Naming,
+    pods: Pods,
     watch: Option<Running>,
     /// When the watch ends, if no policy names nodes until then.
     stop_at: Option<Instant>,
@@ -67,7 +71,7 @@ struct Running {
     sent: mpsc::Receiver<Sent>,
 }
 
-impl OtherNodes {
+impl Passage {
     /// Watches Nodes that match the field selector `fields` while a policy names nodes, and for
     /// `kept` after that.
     pub(super) fn new(
@@ -76,13 +80,13 @@ impl OtherNodes {
         kept: Duration,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let naming = Naming::default();
         Self {
             client,
             fields,
             kept,
             events,
-            naming,
+            naming: Naming::default(),
+            pods: Pods::default(),
             watch: None,
             stop_at: None,
             late_at: None,
@@ -92,16 +96,22 @@ impl OtherNodes {
         }
     }
 
-    /// Passes the events of `received` on until one of the two ends.
-    pub(super) async fn run(mut self, mut received: mpsc::Receiver<Event>) {
+    /// Passes what it receives on until one of the two ends.
+    pub(super) async fn run(mut self, mut received: mpsc::Receiver<Message>) {
         while let Ok(()) = self.step(&mut received).await {}
     }
 
-    async fn step(&mut self, received: &mut mpsc::Receiver<Event>) -> Result<(), Closed> {
+    async fn step(&mut self, received: &mut mpsc::Receiver<Message>) -> Result<(), Closed> {
         let (stop_at, late_at) = (self.stop_at, self.late_at);
         tokio::select! {
-            event = received.recv() => {
-                self.pass(event.ok_or(Closed)?).await?;
+            message = received.recv() => {
+                let event = match message.ok_or(Closed)? {
+                    Message::Event(event) => event,
+                    Message::Pods(place, changes) => {
+                        Event::Changes(self.pods.pass(place, changes))
+                    }
+                };
+                self.pass(event).await?;
                 self.follow_need().await
             }
             sent = next(&mut self.watch) => self.take(sent).await,
