@@ -5,8 +5,11 @@
 //! for an earlier one to be acknowledged (Nagle), and the stack repeats no request, since the
 //! caller decides when to try again.
 //!
-//! HTTP/1.1: each watch has a connection of its own, so no big list delays the events of another.
-//! Nothing is compressed: `gzip` is not compiled in, and events are small.
+//! HTTP/2 with TLS: all requests of a client share one connection, so that a cluster of thousands of
+//! nodes has one connection for each agent, and not one for each watch. A watch that is read slowly
+//! does not stop the others, since the connection may hold back what all watches together may
+//! ([`CONNECTION_WINDOW_BYTES`]). A server without HTTP/2, or without TLS, gets HTTP/1.1 and a
+//! connection for each watch. Nothing is compressed: `gzip` is not compiled in, and events are small.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -14,9 +17,10 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use http::header::{HeaderValue, USER_AGENT};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kube::client::{ClientBuilder, ConfigExt as _};
+use kube::client::{ClientBuilder, ConfigExt as _, RustlsTlsError};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
@@ -29,6 +33,13 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a response may take to begin. How long it takes to end is not limited.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How much of one answer the server may send before it is read.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// How much of all answers the server may send before it is read. If watches that are read slowly
+/// could use all of it, the others would wait for them.
+const CONNECTION_WINDOW_BYTES: u32 = 16 * STREAM_WINDOW_BYTES;
 
 /// The API server, the credentials, and the component that uses them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -141,8 +152,13 @@ fn build(config: &Config) -> Result<Client, kube::Error> {
     tcp.set_keepalive_interval(Some(DEAD_AFTER / 6));
     tcp.set_keepalive_retries(Some(3));
     tcp.set_tcp_user_timeout(Some(DEAD_AFTER));
-    let tls = config.rustls_https_connector_with_connector(tcp)?;
-    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build(tls);
+    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new())
+        // By default, a connection that began no request for 90 s gets no other one, although its
+        // watches continue: each watch that begins again would open another connection.
+        .pool_idle_timeout(None)
+        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .build(secured(config, tcp)?);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
@@ -151,6 +167,21 @@ fn build(config: &Config) -> Result<Client, kube::Error> {
         .timeout(ANSWER_LIMIT)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
+}
+
+/// As kube's `rustls_https_connector_with_connector`, and with HTTP/2 where the server has it.
+fn secured(
+    config: &Config,
+    tcp: HttpConnector,
+) -> Result<HttpsConnector<HttpConnector>, kube::Error> {
+    let tls = HttpsConnectorBuilder::new().with_tls_config(config.rustls_client_config()?);
+    let mut tls = tls.https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = name.clone().try_into().map_err(RustlsTlsError::InvalidServerName);
+        let name = FixedServerNameResolver::new(name.map_err(kube::Error::RustlsTls)?);
+        tls = tls.with_server_name_resolver(name);
+    }
+    Ok(tls.enable_http1().enable_http2().wrap_connector(tcp))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tracing::{Dispatch, dispatcher, error, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::print::Printer;
@@ -101,12 +102,18 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     error!(thread = std::thread::current().name(), backtrace, "{panic}");
 }
 
+/// The filter of `--log`. The HTTP/2 library logs each frame at level debug, which nobody wants who
+/// does not name it.
+fn filter(text: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("h2=info,{text}"))
+}
+
 /// A subscriber that formats events by the flags of `cli`, for `writer`.
 fn subscriber<W>(cli: &Cli, writer: W) -> anyhow::Result<Dispatch>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {}", cli.log))?;
+    let filter = filter(&cli.log).with_context(|| format!("--log {}", cli.log))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
@@ -157,5 +164,26 @@ impl io::Write for Buffer {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn frames_of_http_2_are_logged_only_if_they_are_asked_for() {
+        for (text, expected) in [
+            ("debug", "h2=info,debug"),
+            ("h2=trace,warn", "h2=trace,warn"),
+            ("portcullis_apiserver=debug", "portcullis_apiserver=debug,h2=info"),
+        ] {
+            let filter = filter(text).expect("it can be parsed").to_string();
+            let parts = |text: &str| text.split(',').map(str::to_owned).collect::<BTreeSet<_>>();
+            assert_eq!(parts(&filter), parts(expected), "{text}");
+        }
+        assert!(filter("a=b=c").is_err());
     }
 }

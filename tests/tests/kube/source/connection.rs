@@ -1,0 +1,100 @@
+//! How many connections an agent has to the API server.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use anyhow::{Context as _, Result, ensure};
+use portcullis_tests::kube::{ApiServer, Options};
+use tempfile::TempDir;
+
+use super::seen::Seen;
+use super::{apply, namespace, policy, wait_for};
+
+/// Passes TCP connections on to a server, and counts those that are open.
+struct Forward {
+    open: Arc<AtomicUsize>,
+    directory: TempDir,
+}
+
+impl Forward {
+    /// The threads end with the process.
+    fn start(server: &ApiServer) -> Result<Self> {
+        let kubeconfig = std::fs::read_to_string(server.admin_kubeconfig())?;
+        let at = kubeconfig.find("https://").context("no server in the kubeconfig")? + 8;
+        let address: String = kubeconfig[at..]
+            .chars()
+            .take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':'))
+            .collect();
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let own = listener.local_addr()?.to_string();
+        let directory = tempfile::tempdir()?;
+        let through = kubeconfig.replace(&address, &own);
+        std::fs::write(directory.path().join("kubeconfig"), through)?;
+        let (open, server) = (Arc::new(AtomicUsize::new(0)), address.parse()?);
+        let count = Arc::clone(&open);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let count = Arc::clone(&count);
+                count.fetch_add(1, Ordering::SeqCst);
+                thread::spawn(move || {
+                    let _ = pass(&client, server);
+                    count.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Ok(Self { open, directory })
+    }
+
+    fn source(&self) -> Result<Seen> {
+        Seen::start(&self.directory.path().join("kubeconfig"))
+    }
+
+    fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+}
+
+/// Passes on what both sides send until one of them ends.
+fn pass(client: &TcpStream, server: SocketAddr) -> Result<()> {
+    let server = TcpStream::connect(server)?;
+    let (from_client, to_server) = (client.try_clone()?, server.try_clone()?);
+    let other = thread::spawn(move || copy(from_client, to_server));
+    copy(server, client.try_clone()?);
+    let _ = other.join();
+    Ok(())
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 16_384];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..bytes]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn all_watches_share_one_connection_where_the_server_has_http_2() -> Result<()> {
+    for (flags, is_shared) in [(&[][..], true), (&["--disable-http2-serving=true"][..], false)] {
+        let options = flags.iter().fold(Options::default(), |all, f| all.api_server_arg(*f));
+        let server = ApiServer::start(options)?;
+        apply(&server, &[&namespace("shop")])?;
+        let forward = Forward::start(&server)?;
+        let mut seen = forward.source()?;
+        seen.until_synced()?;
+        // Connections that were begun at the same moment end when the server agrees on HTTP/2.
+        if is_shared {
+            wait_for(|| forward.open() == 1)?;
+        }
+        apply(&server, &[&policy("p")])?;
+        seen.until_change("+NetworkPolicy shop/p")?;
+        let open = forward.open();
+        ensure!((open == 1) == is_shared, "{flags:?}: {open} connections");
+    }
+    Ok(())
+}
