@@ -5,7 +5,10 @@
 //! Watch events as an API server sends them (a Pod has some 6 KB) go through the agent's own
 //! decoder into what is known of each kind and into an engine, whose node has 110 of the pods.
 //! The controller gets the same objects and looks for mistakes in policies. Each of them gets a process
-//! of its own, so that the memory of one is not taken for another's.
+//! of its own, so that the memory of one is not taken for another's. `watching` prints what an API
+//! server sends to one agent.
+
+mod watching;
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -32,6 +35,8 @@ const POLICIES: u32 = 10_000;
 /// The arguments that make this program measure one cluster.
 const AGENT: &str = "one-agent";
 const CONTROLLER: &str = "one-controller";
+/// The argument that makes it only print what an API server sends.
+const WATCHING: &str = "watching";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
@@ -40,6 +45,9 @@ fn main() -> Result<()> {
             let size = arguments.get(at + 1).context("how many pods?")?.parse()?;
             return measure(program, size);
         }
+    }
+    if arguments.iter().any(|argument| argument == WATCHING) {
+        return watching::print(&pod(1));
     }
     println!(
         "{:>14} {:>8} {:>9} {:>10} {:>10} {:>11} {:>11} {:>10} {:>10} {:>10}",
@@ -59,7 +67,7 @@ fn main() -> Result<()> {
         let status = Command::new(own).args([program, &pods.to_string()]).status()?;
         ensure!(status.success(), "measuring {pods} pods failed");
     }
-    Ok(())
+    watching::print(&pod(1))
 }
 
 fn measure(program: &str, pods: u32) -> Result<()> {
