@@ -48,7 +48,7 @@ pub enum NamedPeers {
 }
 
 /// A union of peers: it matches when one of its parts matches.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct PeerUnion {
     /// Pods by labels; empty when `cidrs` is everything.
     pub pods: BTreeSet<Arc<PodPeer>>,
@@ -102,7 +102,8 @@ mod tests {
     fn fold(rules: &[Rule]) -> Result<AllowSet, Exceeded> {
         let (direction, named) = (Direction::Ingress, NamedPeers::All);
         let budgets = &Budgets { port_ranges: 1_000, peers: 10_000, ..Budgets::default() };
-        AllowSet::fold(rules, Reading { direction, named, subject_ports: &[], budgets })
+        let share = &|peer: &PodPeer| Arc::new(peer.clone());
+        AllowSet::fold(rules, Reading { direction, named, subject_ports: &[], budgets, share })
     }
 
     fn pods(name: &str) -> Peers {

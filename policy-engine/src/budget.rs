@@ -12,9 +12,13 @@ use std::str::FromStr;
 pub enum Budget {
     /// Disjoint port ranges after overlapping ranges were cut: each is a rule.
     PortRanges,
-    /// Peers of all disjoint port ranges, where a peer counts once for each range. This is the cost
-    /// of merging the rules.
+    /// Peers of all disjoint port ranges and ports by name, where a peer counts once for each of them. A
+    /// peer whose selectors list more than ten values counts once for each ten. This is the cost of
+    /// merging the rules.
     Peers,
+    /// Peers whose selectors require the same value of the same label, or none: each of them is
+    /// compared with all pods that have it.
+    SimilarPeers,
     /// Networks of all `ipBlock` peers after `except` was subtracted. They count once for every 15 ports,
     /// for which a rule is needed.
     Networks,
@@ -32,6 +36,8 @@ pub struct Budgets {
     pub port_ranges: usize,
     /// [`Budget::Peers`]
     pub peers: usize,
+    /// [`Budget::SimilarPeers`]
+    pub similar_peers: usize,
     /// [`Budget::Networks`]
     pub networks: usize,
     /// [`Budget::Sets`]
@@ -48,6 +54,7 @@ impl Default for Budgets {
         Self {
             port_ranges: 1_024,
             peers: 250_000,
+            similar_peers: 1_024,
             networks: 100_000,
             sets: 1_024,
             members: 500_000,
@@ -63,6 +70,7 @@ impl Budgets {
         match budget {
             Budget::PortRanges => self.port_ranges,
             Budget::Peers => self.peers,
+            Budget::SimilarPeers => self.similar_peers,
             Budget::Networks => self.networks,
             Budget::Sets => self.sets,
             Budget::Members => self.members,
@@ -78,8 +86,15 @@ impl Budgets {
 
 impl Budgets {
     /// The names of the limits, as [`Budgets::with`] takes them.
-    pub const NAMES: [&'static str; 6] =
-        ["port-ranges", "peers", "networks", "sets", "members", "members-with-ports"];
+    pub const NAMES: [&'static str; 7] = [
+        "port-ranges",
+        "peers",
+        "similar-peers",
+        "networks",
+        "sets",
+        "members",
+        "members-with-ports",
+    ];
 
     /// These budgets with another limit; `None` when no limit has this name.
     #[must_use]
@@ -87,6 +102,7 @@ impl Budgets {
         let field = match name {
             "port-ranges" => &mut self.port_ranges,
             "peers" => &mut self.peers,
+            "similar-peers" => &mut self.similar_peers,
             "networks" => &mut self.networks,
             "sets" => &mut self.sets,
             "members" => &mut self.members,
@@ -105,6 +121,7 @@ impl Budget {
         match self {
             Self::PortRanges => "port ranges",
             Self::Peers => "peers of port ranges",
+            Self::SimilarPeers => "peers that require the same label, or none",
             Self::Networks => "networks",
             Self::Sets => "address sets",
             Self::Members => "members of address sets",
@@ -133,6 +150,7 @@ impl fmt::Display for Budgets {
         let limits = [
             self.port_ranges,
             self.peers,
+            self.similar_peers,
             self.networks,
             self.sets,
             self.members,
@@ -183,10 +201,11 @@ mod tests {
         let expected = Budgets {
             port_ranges: 0,
             peers: 1,
-            networks: 2,
-            sets: 3,
-            members: 4,
-            members_with_ports: 5,
+            similar_peers: 2,
+            networks: 3,
+            sets: 4,
+            members: 5,
+            members_with_ports: 6,
         };
         assert_eq!(all, expected);
         assert_eq!(all.to_string().parse(), Ok(all));

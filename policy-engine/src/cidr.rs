@@ -154,12 +154,13 @@ impl CidrSet {
         v4.chain(v6)
     }
 
-    /// How many networks [`CidrSet::networks`] returns for both families together.
+    /// How many networks [`CidrSet::networks`] returns for both families together. Does not list
+    /// them: one range of IPv6 can be 250 networks.
     #[must_use]
     pub fn count_networks(&self) -> usize {
-        let v4 = self.v4.iter().map(|r| Ipv4Subnets::new(r.first, r.last, 0).count());
-        let v6 = self.v6.iter().map(|r| Ipv6Subnets::new(r.first, r.last, 0).count());
-        v4.chain(v6).sum()
+        let v4 = self.v4.iter().map(|r| [r.first, r.last].map(|end| u128::from(end.to_bits())));
+        let v6 = self.v6.iter().map(|r| [r.first, r.last].map(|end| end.to_bits()));
+        v4.chain(v6).map(|[first, last]| networks_between(first, last)).sum()
     }
 
     /// The fewest networks that cover the set's addresses of one family, ascending.
@@ -208,6 +209,20 @@ impl From<&IpBlock> for CidrSet {
     fn from(block: &IpBlock) -> Self {
         Self::network(block.cidr).difference(&block.except.iter().copied().collect())
     }
+}
+
+/// The fewest networks that cover the addresses from `first` to `last`.
+///
+/// Below the highest bit in which the two differ, the networks are on both sides of one address:
+/// their sizes are the bits of the distances to it.
+fn networks_between(first: u128, last: u128) -> usize {
+    let Some(bit) = (first ^ last).checked_ilog2() else { return 1 };
+    let below = (1 << bit) - 1;
+    let (before, after) = (first & below, last & below);
+    if before == 0 && after == below {
+        return 1;
+    }
+    ((below - before + 1).count_ones() + (after + 1).count_ones()) as usize
 }
 
 fn range_v4(net: Ipv4Net) -> Range<Ipv4Addr> {
@@ -294,6 +309,16 @@ mod tests {
                 .fold(CidrSet::default(), |set, net| set.union(&CidrSet::network(net)));
             prop_assert_eq!(&rebuilt, &a);
             prop_assert_eq!(members(&a.difference(&b).union(&b)), members(&a.union(&b)));
+        }
+
+        #[test]
+        fn networks_are_counted_as_they_are_listed(first in any::<u128>(), bits in 0..=128_u32, more in any::<u128>()) {
+            let more = more.checked_shr(bits).unwrap_or(0);
+            let ends = [first, first.saturating_add(more), u128::MAX].map(Ipv6Addr::from);
+            for (first, last) in [(ends[0], ends[1]), (ends[0], ends[2]), (Ipv6Addr::UNSPECIFIED, ends[1])] {
+                let set = CidrSet { v6: Range { first, last }.into(), ..CidrSet::default() };
+                prop_assert_eq!(set.count_networks(), set.networks(Family::V6).len());
+            }
         }
     }
 }

@@ -47,4 +47,5 @@ pub mod selector;
 pub mod sorted;
 pub mod tier;
 pub mod words;
+mod work;
 pub mod world;

@@ -85,7 +85,7 @@ pub struct DefinedRuleset {
     /// The rules.
     pub ruleset: Arc<Ruleset>,
     /// The definition of each set that a rule refers to.
-    pub sets: BTreeMap<SetId, SetDefinition>,
+    pub sets: BTreeMap<SetId, Arc<SetDefinition>>,
     /// The rulesets that targets of this ruleset lead to: of the same tier, and of the tiers below.
     pub children: Vec<Arc<DefinedRuleset>>,
     /// How many rulesets a packet can meet one after another, this one included.
@@ -99,7 +99,7 @@ pub struct Written {
     pub top: Option<Arc<DefinedRuleset>>,
     /// The sets of addresses and ports by number that were wanted: it depends on their sizes whether
     /// they are used.
-    pub candidates: BTreeMap<SetId, SetDefinition>,
+    pub candidates: BTreeMap<SetId, Arc<SetDefinition>>,
 }
 
 /// The bounds within which rules are written.
@@ -193,7 +193,7 @@ impl DefinedRuleset {
 
     /// The sets of the rulesets of this tier.
     #[must_use]
-    pub fn sets_of_tier(&self) -> BTreeMap<SetId, &SetDefinition> {
+    pub fn sets_of_tier(&self) -> BTreeMap<SetId, &Arc<SetDefinition>> {
         let tier = self.ruleset.tier;
         let of_tier = self.reachable().into_iter().filter(|found| found.ruleset.tier == tier);
         of_tier.flat_map(|found| &found.sets).map(|(id, set)| (*id, set)).collect()

@@ -3,8 +3,11 @@
 //! `cargo bench -p portcullis-tests --bench hostile`
 //!
 //! A shape that takes longer than [`LIMIT`] is not made larger: its growth is visible by then.
-//! With `-- rulesets`, only the last table is printed: one change on a node with many rulesets.
+//! With `-- rulesets`, only the last table is printed: one change on a node with many rulesets. With
+//! `-- objects`, only single policies of about 1.5 MiB are measured.
 
+#[path = "hostile/objects.rs"]
+mod objects;
 #[path = "hostile/rulesets.rs"]
 mod rulesets;
 
@@ -34,6 +37,10 @@ fn main() {
         return;
     }
     println!("{:<58} {:>8} {:>10} {:>9} {:>7}", "shape", "size", "CPU ms", "members", "rules");
+    objects::print();
+    if std::env::args().any(|argument| argument == "objects") {
+        return;
+    }
     let rules = |rules: fn(u32) -> Vec<Rule>| move |size| policy(loaded(PODS), rules(size));
     grows(
         "nested port ranges with peers of their own",

@@ -318,14 +318,17 @@ proptest! {
 /// Budgets that the policies of a small world exceed, or do not exceed.
 fn budgets() -> impl Strategy<Value = Budgets> {
     let limit = || prop_oneof![2 => Just(1_000_000), 1 => 0..12_usize];
-    (limit(), limit(), limit(), limit(), limit(), limit()).prop_map(
-        |(port_ranges, peers, networks, sets, members, members_with_ports)| Budgets {
-            port_ranges,
-            peers,
-            networks,
-            sets,
-            members,
-            members_with_ports,
+    (limit(), limit(), limit(), limit(), limit(), limit(), limit()).prop_map(
+        |(port_ranges, peers, similar_peers, networks, sets, members, members_with_ports)| {
+            Budgets {
+                port_ranges,
+                peers,
+                similar_peers,
+                networks,
+                sets,
+                members,
+                members_with_ports,
+            }
         },
     )
 }

@@ -85,7 +85,8 @@ pub struct NodeArgs {
     #[arg(long, env = "PORTCULLIS_DENIAL_LOG_GROUP", default_value_t)]
     pub denial_log_group: LogGroup,
     /// Limits of what the policies of one pod, direction and tier can cost, as NAME=NUMBER with commas
-    /// between. The names are port-ranges, peers, networks, sets, members and members-with-ports.
+    /// between. The names are port-ranges, peers, similar-peers, networks, sets, members and
+    /// members-with-ports.
     /// Rules beyond a limit are not applied: the pod is denied that traffic.
     #[arg(long, env = "PORTCULLIS_BUDGETS", value_name = "LIMITS", default_value = "")]
     pub budgets: Budgets,

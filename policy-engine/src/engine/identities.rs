@@ -30,13 +30,17 @@ impl Identity {
         self.terms.binary_search(&term).is_ok()
     }
 
-    /// Adds a peer that matches these pods, or removes it.
-    pub(super) fn set(&mut self, term: TermId, matches: bool) {
-        match (self.terms.binary_search(&term), matches) {
-            (Err(at), true) => self.terms.insert(at, term),
-            (Ok(at), false) => drop(self.terms.remove(at)),
-            (Ok(_), true) | (Err(_), false) => {}
-        }
+    /// Adds peers that match these pods.
+    pub(super) fn add(&mut self, terms: &[TermId]) {
+        self.terms.extend_from_slice(terms);
+        // The stable sort takes linear time for two sorted runs.
+        self.terms.sort();
+        self.terms.dedup();
+    }
+
+    /// Removes peers, which are ascending.
+    pub(super) fn remove(&mut self, terms: &[TermId]) {
+        self.terms.retain(|term| terms.binary_search(term).is_err());
     }
 }
 

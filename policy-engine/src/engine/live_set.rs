@@ -9,7 +9,8 @@ use super::terms::TermId;
 use crate::cidr::{CidrSet, Family};
 use crate::compiled::{AddressSet, Member, SetKind};
 use crate::flow::Endpoint;
-use crate::model::Pod;
+use crate::labels::Str;
+use crate::model::{NamedPort, Pod};
 use crate::policy::PodPeer;
 use crate::port::Protocol;
 use crate::ruleset::{PodMatch, PodPort, PortRef, SetDefinition};
@@ -36,10 +37,41 @@ pub(super) struct LiveSet {
     /// How many rulesets refer to the set: it has members if there is one.
     pub(super) uses: usize,
     /// The peers in the definition, for address-port sets each with its ports.
-    terms: BTreeMap<TermId, Vec<(Protocol, PortRef)>>,
+    terms: BTreeMap<TermId, MemberPorts>,
     nodes: BTreeSet<Arc<Selector>>,
     /// For address-port sets: the ports that count for pods by address.
-    blocks: Vec<(CidrSet, Protocol, PortRef)>,
+    blocks: Vec<(CidrSet, MemberPorts)>,
+}
+
+/// The ports of a peer in an address-port set.
+#[derive(Default, Debug)]
+struct MemberPorts {
+    numbers: BTreeSet<(Protocol, u16)>,
+    /// A peer can have many names, and a pod has few: the pod's are looked up.
+    names: BTreeSet<(Protocol, Str)>,
+}
+
+impl MemberPorts {
+    fn insert(&mut self, protocol: Protocol, port: &PortRef) {
+        match port {
+            PortRef::Number(number) => drop(self.numbers.insert((protocol, *number))),
+            PortRef::Named(name) => drop(self.names.insert((protocol, name.clone()))),
+        }
+    }
+
+    /// The ports by number, and those that the names resolve to in a pod with these ports.
+    fn of(&self, ports: &[NamedPort]) -> impl Iterator<Item = (Protocol, u16)> {
+        let has = |port: &&NamedPort| {
+            !self.names.is_empty() && self.names.contains(&(port.protocol, port.name.clone()))
+        };
+        let named = ports.iter().filter(has).map(|port| (port.protocol, port.number));
+        self.numbers.iter().copied().chain(named)
+    }
+
+    fn words(&self) -> impl Iterator<Item = String> {
+        let numbers = self.numbers.iter().map(|(protocol, number)| format!("{number}/{protocol}"));
+        numbers.chain(self.names.iter().map(|(protocol, name)| format!("{name}/{protocol}")))
+    }
 }
 
 /// What happens to the members of sets that come from an object.
@@ -76,27 +108,25 @@ impl LiveSet {
         mut term: impl FnMut(&Arc<PodPeer>) -> TermId,
     ) -> Self {
         let kind = definition.kind();
-        let (mut terms, mut blocks) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
+        let mut terms: BTreeMap<TermId, MemberPorts> = BTreeMap::new();
+        let mut blocks: BTreeMap<&CidrSet, MemberPorts> = BTreeMap::new();
         let mut selected = BTreeSet::new();
         match definition {
             SetDefinition::Peers { pods, nodes } => {
-                terms.extend(pods.iter().map(|peer| (term(peer), Vec::new())));
+                terms.extend(pods.iter().map(|peer| (term(peer), MemberPorts::default())));
                 selected.clone_from(nodes);
             }
             SetDefinition::PodPorts(ports) => {
                 for PodPort { pods, protocol, port } in ports {
-                    let port = port.clone();
-                    match pods {
-                        PodMatch::Labels(peer) => {
-                            terms.entry(term(peer)).or_default().push((*protocol, port));
-                        }
-                        PodMatch::Addresses(cidrs) => {
-                            blocks.push((cidrs.clone(), *protocol, port));
-                        }
-                    }
+                    let of_peer = match pods {
+                        PodMatch::Labels(peer) => terms.entry(term(peer)).or_default(),
+                        PodMatch::Addresses(cidrs) => blocks.entry(cidrs).or_default(),
+                    };
+                    of_peer.insert(*protocol, port);
                 }
             }
         }
+        let blocks = blocks.into_iter().map(|(cidrs, ports)| (cidrs.clone(), ports)).collect();
         Self { kind, references: 0, uses: 0, terms, nodes: selected, blocks }
     }
 
@@ -107,25 +137,20 @@ impl LiveSet {
 
     /// The definition in words, one for each item. `peer` gives the peer of a number.
     pub(super) fn words<'t>(&'t self, peer: impl Fn(TermId) -> &'t PodPeer) -> Vec<String> {
-        let port = |protocol: &Protocol, port: &PortRef| match port {
-            PortRef::Number(number) => format!("{number}/{protocol}"),
-            PortRef::Named(name) => format!("{name}/{protocol}"),
-        };
         let pods = self.terms.iter().map(|(term, ports)| {
             let pods = words::pod_peer(peer(*term));
             match self.kind {
                 SetKind::Addresses => pods,
                 SetKind::AddressPorts => {
-                    let ports = ports.iter().map(|(protocol, number)| port(protocol, number));
-                    format!("{pods} at {}", ports.collect::<Vec<_>>().join(", "))
+                    format!("{pods} at {}", ports.words().collect::<Vec<_>>().join(", "))
                 }
             }
         });
         let nodes = self.nodes.iter().map(|selector| words::nodes(selector));
-        let blocks = self.blocks.iter().map(|(cidrs, protocol, name)| {
+        let blocks = self.blocks.iter().flat_map(|(cidrs, ports)| {
             let networks = Family::BOTH.into_iter().flat_map(|family| cidrs.networks(family));
             let networks = words::few(networks, NETWORKS_NAMED);
-            format!("pods with an address in {networks} at {}", port(protocol, name))
+            ports.words().map(move |port| format!("pods with an address in {networks} at {port}"))
         });
         pods.chain(nodes).chain(blocks).collect()
     }
@@ -148,10 +173,9 @@ impl LiveSet {
     /// Each peer with the number of members that one of its pods is.
     pub(super) fn weights(&self) -> impl Iterator<Item = (TermId, usize)> {
         self.terms.iter().map(|(term, ports)| {
-            let numbers = ports.iter().filter(|(_, port)| matches!(port, PortRef::Number(_)));
             let count = match self.kind {
                 SetKind::Addresses => 1,
-                SetKind::AddressPorts => numbers.count(),
+                SetKind::AddressPorts => ports.numbers.len(),
             };
             (*term, count)
         })
@@ -171,24 +195,13 @@ impl LiveSet {
             let owned = owned.iter().filter(|_| matches);
             return owned.map(|address| Member::Address(*address)).collect();
         }
-        let by_labels = identity.terms.iter().filter_map(|term| self.terms.get(term)).flatten();
-        let by_labels = by_labels.map(|(protocol, port)| (*protocol, port));
+        let by_labels = identity.terms.iter().filter_map(|term| self.terms.get(term));
         let mut members = Vec::new();
         for &address in owned {
-            let by_address = self.blocks.iter().filter(|(cidrs, ..)| cidrs.contains(address));
-            let by_address = by_address.map(|(_, protocol, port)| (*protocol, port));
-            for (protocol, port) in by_labels.clone().chain(by_address) {
-                let mut add = |number| {
-                    members.push(Member::AddressPort(address, protocol, number));
-                };
-                match port {
-                    PortRef::Number(number) => add(*number),
-                    PortRef::Named(name) => pod
-                        .ports
-                        .iter()
-                        .filter(|port| port.name == *name && port.protocol == protocol)
-                        .for_each(|port| add(port.number)),
-                }
+            let by_address = self.blocks.iter().filter(|(cidrs, _)| cidrs.contains(address));
+            let ports = by_labels.clone().chain(by_address.map(|(_, ports)| ports));
+            for (protocol, number) in ports.flat_map(|ports| ports.of(&pod.ports)) {
+                members.push(Member::AddressPort(address, protocol, number));
             }
         }
         members

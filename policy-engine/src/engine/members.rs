@@ -39,6 +39,10 @@ pub(super) struct Members {
 
 type Sets = BTreeMap<SetId, AddressSet>;
 
+/// So many peers are compared with pods one by one. For more, an index of them is made first, so that
+/// a pod is compared only with those that require one of its labels.
+const FEW: usize = 8;
+
 impl Members {
     /// Removes the pod's addresses from the sets whose definitions match it, or adds them.
     pub(super) fn change(
@@ -170,13 +174,12 @@ impl Members {
             };
             set.references += 1;
         }
-        for term in terms {
-            self.match_term(world, term);
-        }
+        self.match_terms(world, &terms);
     }
 
     /// Counts one reference less to each set. Sets without references are removed.
     pub(super) fn forget(&mut self, world: &World, ids: impl IntoIterator<Item = SetId>) {
+        let (mut forgotten, mut scopes) = (Vec::new(), BTreeSet::new());
         for id in ids {
             let Some(set) = self.sets.get_mut(&id) else { continue };
             set.references -= 1;
@@ -186,11 +189,17 @@ impl Members {
             let Some(set) = self.sets.remove(&id) else { continue };
             for term in set.terms() {
                 if let Some(peer) = self.terms.release(term, id) {
-                    self.forget_term(world, term, &peer.namespaces);
+                    forgotten.push(term);
+                    scopes.insert(peer.namespaces.clone());
                 }
             }
             self.by_address.remove(&id);
             self.by_node.remove(&id);
+        }
+        // Before the numbers are used again.
+        forgotten.sort_unstable();
+        for id in self.identities_of(world, &scopes) {
+            self.identities.get_mut(id).remove(&forgotten);
         }
     }
 
@@ -298,29 +307,39 @@ impl Members {
         set
     }
 
-    fn match_term(&mut self, world: &World, term: TermId) {
-        let peer = self.terms.get(term).peer.clone();
-        for namespace in namespaces(world, &self.identities, &peer.namespaces) {
-            let labels = world.namespaces().get(&namespace).map(|found| &found.labels);
-            let ids: Vec<IdentityId> = self.identities.in_namespace(&namespace).collect();
-            for id in ids {
-                let identity = self.identities.get_mut(id);
-                if matches(&peer, &namespace, labels, &identity.labels) {
-                    identity.set(term, true);
-                    let pods = isize::try_from(identity.pods.len()).unwrap_or(isize::MAX);
-                    self.terms.count(&[term], pods);
+    /// Matches new peers. All pods are visited once, however many peers there are.
+    fn match_terms(&mut self, world: &World, new: &[TermId]) {
+        let scopes = new.iter().map(|term| self.terms.get(*term).peer.namespaces.clone());
+        let ids = self.identities_of(world, &scopes.collect());
+        let index = (new.len() > FEW).then(|| self.terms.index(new));
+        for id in ids {
+            let identity = self.identities.get_mut(id);
+            let namespace = &identity.namespace;
+            let labels = world.namespaces().get(namespace).map(|found| &found.labels);
+            let found = match &index {
+                Some(index) => self.terms.matching_of(index, namespace, labels, &identity.labels),
+                None => {
+                    let peer = |term: &TermId| &self.terms.get(*term).peer;
+                    let all = new.iter().copied();
+                    all.filter(|term| matches(peer(term), namespace, labels, &identity.labels))
+                        .collect()
                 }
-            }
+            };
+            identity.add(&found);
+            let pods = isize::try_from(identity.pods.len()).unwrap_or(isize::MAX);
+            self.terms.count(&found, pods);
         }
     }
 
-    fn forget_term(&mut self, world: &World, term: TermId, scope: &Namespaces) {
-        for namespace in namespaces(world, &self.identities, scope) {
-            let ids: Vec<IdentityId> = self.identities.in_namespace(&namespace).collect();
-            for id in ids {
-                self.identities.get_mut(id).set(term, false);
-            }
-        }
+    /// The identities in all namespaces in which peers of these scopes can match.
+    fn identities_of(&self, world: &World, scopes: &BTreeSet<Namespaces>) -> Vec<IdentityId> {
+        let is_named = |scope: &Namespaces| matches!(scope, Namespaces::Named(_));
+        let found: BTreeSet<Str> = if scopes.len() <= FEW || scopes.iter().all(is_named) {
+            scopes.iter().flat_map(|scope| namespaces(world, &self.identities, scope)).collect()
+        } else {
+            self.identities.namespaces().cloned().collect()
+        };
+        found.iter().flat_map(|namespace| self.identities.in_namespace(namespace)).collect()
     }
 
     fn fill(&self, world: &World, sets: &mut Sets, id: SetId) {
@@ -333,15 +352,14 @@ impl Members {
             set.members.extend(held.map(|address| Member::Address(*address)));
         }
         let by_address = self.by_address.contains(&id);
-        let found: BTreeSet<Str> = if by_address {
-            self.identities.namespaces().cloned().collect()
+        let ids = if by_address {
+            let all = self.identities.namespaces();
+            all.flat_map(|namespace| self.identities.in_namespace(namespace)).collect()
         } else {
-            let scopes = live.terms().map(|term| &self.terms.get(term).peer.namespaces);
-            let scopes: BTreeSet<&Namespaces> = scopes.collect();
-            scopes.into_iter().flat_map(|s| namespaces(world, &self.identities, s)).collect()
+            let scopes = live.terms().map(|term| self.terms.get(term).peer.namespaces.clone());
+            self.identities_of(world, &scopes.collect())
         };
-        let ids = found.iter().flat_map(|namespace| self.identities.in_namespace(namespace));
-        for identity in ids.map(|id| self.identities.get(id)) {
+        for identity in ids.into_iter().map(|id| self.identities.get(id)) {
             if !by_address && !live.matches(identity) {
                 continue;
             }

@@ -11,6 +11,8 @@
 //! subjects are the pods of the node, and a whole cluster.
 
 pub mod blame;
+#[cfg(test)]
+mod hostile;
 mod identities;
 mod inspect;
 mod live_set;
@@ -29,7 +31,7 @@ use std::sync::Arc;
 
 use self::live_set::Presence;
 use self::members::Members;
-use self::tiers::{Key, SelectedPolicy, Selecting};
+use self::tiers::{Key, ReadPolicies, SelectedPolicy, Selecting};
 use self::verdicts::Verdicts;
 use self::weights::{WeightId, Weights};
 use crate::budget::Exceeded;
@@ -91,6 +93,13 @@ struct Subject {
     endpoints: Vec<IpAddr>,
     /// The policies that the rulesets were compiled from.
     policies: Arc<[SelectedPolicy]>,
+}
+
+/// What the pods that are compiled together share.
+#[derive(Default)]
+struct Shared<'e> {
+    verdicts: HashMap<Key<'e>, Verdicts>,
+    read: ReadPolicies<'e>,
 }
 
 impl Engine {
@@ -232,7 +241,7 @@ impl Engine {
     }
 
     fn compile_all(&self, keys: Vec<PodKey>) -> Vec<(PodKey, Verdicts)> {
-        let mut shared = HashMap::new();
+        let mut shared = Shared::default();
         let compile = |key: PodKey| {
             let verdicts = self.compile(&key, &mut shared);
             (key, verdicts)
@@ -331,11 +340,11 @@ impl Engine {
 
     /// Compiles the rulesets of a pod. Pods with the same policies and the same named ports are
     /// compiled once.
-    fn compile<'e>(&'e self, key: &PodKey, shared: &mut HashMap<Key<'e>, Verdicts>) -> Verdicts {
+    fn compile<'e>(&'e self, key: &PodKey, shared: &mut Shared<'e>) -> Verdicts {
         let Some(pod) = self.subject(key) else { return Verdicts::default() };
-        let selecting = Selecting::new(&self.world, pod);
+        let selecting = Selecting::new(&self.world, pod, &mut shared.read);
         let compile = || Verdicts::new(&selecting, &self.world.options.budgets, &self.weights);
-        shared.entry(selecting.key()).or_insert_with(compile).clone()
+        shared.verdicts.entry(selecting.key()).or_insert_with(compile).clone()
     }
 
     /// Counts the uses of the new rulesets and creates those that did not exist. Returns whether

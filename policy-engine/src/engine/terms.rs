@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::slots::Slots;
 use crate::id::SetId;
 use crate::labels::{Labels, Str};
-use crate::policy::{Namespaces, PodPeer};
+use crate::policy::{Namespaces, PodPeer, Required, RequiredNamespace};
+use crate::work::{self, Work};
 
 /// The number of a live peer. It is used again after the peer was removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -21,24 +22,16 @@ pub(super) struct Term {
     pub(super) pods: usize,
 }
 
-/// One label of the namespace and one of the pod that every match must have, as the key of an
-/// index.
-type Hint = (NamespaceHint, Option<(Str, Str)>);
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum NamespaceHint {
-    Named(Str),
-    Labelled(Str, Str),
-    Unknown,
-}
-
 /// All live peers.
 #[derive(Default, Debug)]
 pub(super) struct Terms {
     slots: Slots<Term>,
     by_content: HashMap<Arc<PodPeer>, TermId>,
-    by_hint: HashMap<Hint, BTreeSet<TermId>>,
+    by_hint: ByHint,
 }
+
+/// Peers by what a match must have.
+pub(super) type ByHint = HashMap<Required, BTreeSet<TermId>>;
 
 impl Terms {
     pub(super) fn get(&self, id: TermId) -> &Term {
@@ -62,7 +55,7 @@ impl Terms {
         let slot = self.slots.insert(Term { peer: peer.clone(), sets: [set].into(), pods: 0 });
         let id = TermId(slot);
         self.by_content.insert(peer.clone(), id);
-        self.by_hint.entry(hint(peer)).or_default().insert(id);
+        self.by_hint.entry(peer.required()).or_default().insert(id);
         (id, true)
     }
 
@@ -75,7 +68,7 @@ impl Terms {
         }
         let peer = self.slots.remove(id.0).peer;
         self.by_content.remove(&peer);
-        let hint = hint(&peer);
+        let hint = peer.required();
         if let Some(same) = self.by_hint.get_mut(&hint) {
             same.remove(&id);
             if same.is_empty() {
@@ -83,6 +76,15 @@ impl Terms {
             }
         }
         Some(peer)
+    }
+
+    /// Some of the peers, by what a match must have.
+    pub(super) fn index(&self, ids: &[TermId]) -> ByHint {
+        let mut index = ByHint::new();
+        for id in ids {
+            index.entry(self.get(*id).peer.required()).or_default().insert(*id);
+        }
+        index
     }
 
     /// All peers that match pods with `labels` in a namespace, ascending. A namespace that is not known yet is
@@ -93,16 +95,28 @@ impl Terms {
         namespace_labels: Option<&Labels>,
         labels: &Labels,
     ) -> Vec<TermId> {
-        let mut namespaces = vec![NamespaceHint::Named(namespace.clone()), NamespaceHint::Unknown];
+        self.matching_of(&self.by_hint, namespace, namespace_labels, labels)
+    }
+
+    /// [`Terms::matching`] for the peers of an index.
+    pub(super) fn matching_of(
+        &self,
+        index: &ByHint,
+        namespace: &Str,
+        namespace_labels: Option<&Labels>,
+        labels: &Labels,
+    ) -> Vec<TermId> {
+        let mut namespaces =
+            vec![RequiredNamespace::Named(namespace.clone()), RequiredNamespace::Unknown];
         let labelled = namespace_labels.into_iter().flat_map(Labels::iter);
         namespaces.extend(
-            labelled.map(|(key, value)| NamespaceHint::Labelled(key.clone(), value.clone())),
+            labelled.map(|(key, value)| RequiredNamespace::Labelled(key.clone(), value.clone())),
         );
         let mut found = Vec::new();
         for namespace_hint in namespaces {
             let pods = labels.iter().map(|(key, value)| Some((key.clone(), value.clone())));
             for pod_hint in pods.chain([None]) {
-                let hinted = self.by_hint.get(&(namespace_hint.clone(), pod_hint));
+                let hinted = index.get(&(namespace_hint.clone(), pod_hint));
                 found.extend(hinted.into_iter().flatten().copied().filter(|id| {
                     matches(&self.get(*id).peer, namespace, namespace_labels, labels)
                 }));
@@ -121,6 +135,7 @@ pub(super) fn matches(
     namespace_labels: Option<&Labels>,
     labels: &Labels,
 ) -> bool {
+    work::done(Work::Compare, 1);
     let in_namespace = match &peer.namespaces {
         Namespaces::Named(name) => name == namespace,
         Namespaces::Selected(selector) => {
@@ -130,17 +145,4 @@ pub(super) fn matches(
         Namespaces::Own => false,
     };
     in_namespace && peer.pods.matches(labels)
-}
-
-fn hint(peer: &PodPeer) -> Hint {
-    let owned = |(key, value): (&Str, &Str)| (key.clone(), value.clone());
-    let namespace = match &peer.namespaces {
-        Namespaces::Named(name) => NamespaceHint::Named(name.clone()),
-        Namespaces::Selected(selector) => match selector.required_label().map(owned) {
-            Some((key, value)) => NamespaceHint::Labelled(key, value),
-            None => NamespaceHint::Unknown,
-        },
-        Namespaces::Own => NamespaceHint::Unknown,
-    };
-    (namespace, peer.pods.required_label().map(owned))
 }

@@ -6,7 +6,9 @@
 //!                              └─► allowed
 //! ```
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::weights::{Weight, Weights};
@@ -18,7 +20,7 @@ use crate::id::RulesetId;
 use crate::labels::Str;
 use crate::model::{NamedPort, Pod};
 use crate::object::ObjectRef;
-use crate::policy::{Policy, Rule, Selected};
+use crate::policy::{PodPeer, Policy, Rule, Selected};
 use crate::ruleset::{Bounds, DEPTH_MAX, DEPTH_OF_A_TIER, DefinedRuleset, Run, Written};
 use crate::tier::{Action, Mode, Tier, View};
 use crate::world::World;
@@ -35,6 +37,7 @@ pub(super) struct Selecting<'w> {
     is_enforced: bool,
     /// The ports of the pod that a rule names, sorted.
     ports: Vec<&'w NamedPort>,
+    known: Rc<KnownPeers>,
 }
 
 /// The rulesets of all tiers for one direction of a pod.
@@ -65,18 +68,47 @@ impl Chain {
     }
 }
 
-impl<'w> Selecting<'w> {
-    pub(super) fn new(world: &'w World, pod: &'w Pod) -> Self {
-        let policies = world.selecting(pod);
-        let mut ports = Vec::new();
-        if !pod.ports.is_empty() {
-            let rules = policies.iter().flat_map(|(policy, _)| policy.rules(Direction::Ingress));
-            let names: HashSet<_> = rules.flat_map(Rule::port_names).collect();
-            ports.extend(pod.ports.iter().filter(|port| names.contains(&port.name)));
-            ports.sort_unstable();
+/// What was read of policies. Pods that are compiled together share it.
+#[derive(Default)]
+pub(super) struct ReadPolicies<'w> {
+    /// The names of ports in the ingress rules.
+    port_names: HashMap<&'w ObjectRef, HashSet<&'w Str>>,
+    peers: Rc<KnownPeers>,
+}
+
+/// The peers of rules, each once.
+#[derive(Default)]
+struct KnownPeers(RefCell<HashSet<Arc<PodPeer>>>);
+
+impl KnownPeers {
+    fn get(&self, peer: &PodPeer) -> Arc<PodPeer> {
+        let mut known = self.0.borrow_mut();
+        if let Some(same) = known.get(peer) {
+            return same.clone();
         }
+        let new = Arc::new(peer.clone());
+        known.insert(new.clone());
+        new
+    }
+}
+
+impl<'w> ReadPolicies<'w> {
+    fn names(&mut self, policy: &'w Policy, port: &NamedPort) -> bool {
+        let read = || policy.rules(Direction::Ingress).flat_map(Rule::port_names).collect();
+        self.port_names.entry(&policy.name).or_insert_with(read).contains(&port.name)
+    }
+}
+
+impl<'w> Selecting<'w> {
+    pub(super) fn new(world: &'w World, pod: &'w Pod, read: &mut ReadPolicies<'w>) -> Self {
+        let policies = world.selecting(pod);
+        let mut is_named =
+            |port: &&NamedPort| policies.iter().any(|(policy, _)| read.names(policy, port));
+        let mut ports: Vec<_> = pod.ports.iter().filter(|port| is_named(port)).collect();
+        ports.sort_unstable();
         let namespace = &pod.key.namespace;
-        Self { policies, namespace, is_enforced: world.enforces_in(namespace), ports }
+        let (is_enforced, known) = (world.enforces_in(namespace), read.peers.clone());
+        Self { policies, namespace, is_enforced, ports, known }
     }
 
     pub(super) fn key(&self) -> Key<'w> {
@@ -186,7 +218,8 @@ impl<'w> Selecting<'w> {
             }
         }
         let (named, subject_ports) = (NamedPeers::of(first), self.ports.as_slice());
-        let reading = Reading { direction, named, subject_ports, budgets: bounds.budgets };
+        let (budgets, share) = (bounds.budgets, &|peer: &PodPeer| self.known.get(peer));
+        let reading = Reading { direction, named, subject_ports, budgets, share };
         let runs = runs.into_iter().map(|(target, rules)| {
             let matches = AllowSet::fold(rules.iter().map(AsRef::as_ref), reading)?;
             Ok(Run { matches, target })

@@ -29,7 +29,7 @@ pub(super) enum WeightId {
 #[derive(Clone, Debug)]
 pub(super) struct Weight {
     pub(super) id: WeightId,
-    sets: Arc<BTreeMap<SetId, SetDefinition>>,
+    sets: Arc<BTreeMap<SetId, Arc<SetDefinition>>>,
 }
 
 impl Weight {
@@ -43,7 +43,7 @@ impl Weight {
     }
 
     /// A set of addresses and ports.
-    pub(super) fn of_candidate((id, definition): (SetId, SetDefinition)) -> Self {
+    pub(super) fn of_candidate((id, definition): (SetId, Arc<SetDefinition>)) -> Self {
         Self { id: WeightId::Candidate(id), sets: Arc::new([(id, definition)].into()) }
     }
 }
@@ -107,7 +107,7 @@ impl Weights {
                 weighed.uses += 1;
                 continue;
             }
-            members.define(world, sets.iter().map(|(id, definition)| (*id, definition)));
+            members.define(world, sets.iter().map(|(id, definition)| (*id, &**definition)));
             let step = sets.keys().map(|set| members.step(set)).sum();
             let sets = sets.keys().copied().collect();
             let weighed = Weighed { uses: 1, sets, step, exceeds: false, due: 0 };

@@ -14,6 +14,7 @@ use crate::object::{Kind, ObjectRef};
 use crate::selector::Selector;
 use crate::tier::{Action, Mode, Tier};
 pub use rule::{IpBlock, Namespaces, Peer, Peers, PodPeer, PortMatch, Ports, Rule, dns_rule};
+pub(crate) use rule::{Required, RequiredNamespace};
 
 /// A policy of any kind.
 #[derive(Clone, PartialEq, Eq, Debug)]

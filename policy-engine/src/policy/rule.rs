@@ -138,6 +138,37 @@ pub struct PodPeer {
     pub pods: Selector,
 }
 
+/// One label of the namespace and one of the pod that every match of a peer must have, as the key of
+/// an index.
+pub(crate) type Required = (RequiredNamespace, Option<(Str, Str)>);
+
+/// What every match of a peer must have of its namespace.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum RequiredNamespace {
+    /// This name.
+    Named(Str),
+    /// This value of this label.
+    Labelled(Str, Str),
+    /// Nothing that is known.
+    Unknown,
+}
+
+impl PodPeer {
+    /// What every match must have.
+    pub(crate) fn required(&self) -> Required {
+        let owned = |(key, value): (&Str, &Str)| (key.clone(), value.clone());
+        let namespace = match &self.namespaces {
+            Namespaces::Named(name) => RequiredNamespace::Named(name.clone()),
+            Namespaces::Selected(selector) => match selector.required_label().map(owned) {
+                Some((key, value)) => RequiredNamespace::Labelled(key, value),
+                None => RequiredNamespace::Unknown,
+            },
+            Namespaces::Own => RequiredNamespace::Unknown,
+        };
+        (namespace, self.pods.required_label().map(owned))
+    }
+}
+
 /// The namespaces of a peer's pods.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Namespaces {

@@ -12,7 +12,6 @@
 //! TCP 100-300 ─► TCP 100-150 ─► 100: peers A, 110-150: peers C, …
 //! ```
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -49,6 +48,9 @@ const FOLD_AT_MOST_PORTS: u32 = 15;
 /// all unions share.
 const OWN_SETS: usize = 4;
 
+/// A set of addresses and ports is defined by no more peers with ports than this.
+const FOLD_AT_MOST_ITEMS: usize = 32_768;
+
 /// Writes the rulesets of one tier.
 pub(super) struct Builder<'b> {
     direction: Direction,
@@ -59,14 +61,14 @@ pub(super) struct Builder<'b> {
     /// The rulesets that were written, and the one of the tiers below.
     known: BTreeMap<RulesetId, Arc<DefinedRuleset>>,
     /// The sets of addresses and ports by number that the rules ask for, also if they are not used.
-    candidates: BTreeMap<SetId, SetDefinition>,
+    candidates: BTreeMap<SetId, Arc<SetDefinition>>,
 }
 
 /// The rules of one ruleset.
 #[derive(Default)]
 struct Rules {
     rules: Vec<Rule>,
-    sets: BTreeMap<SetId, SetDefinition>,
+    sets: BTreeMap<SetId, Arc<SetDefinition>>,
 }
 
 impl Rules {
@@ -75,11 +77,11 @@ impl Rules {
     }
 
     /// The rules for the traffic with one of the peers.
-    fn peers(&mut self, traffic: &TrafficMatch, union: &PeerUnion, target: Target) {
+    fn peers(&mut self, traffic: &TrafficMatch, peers: &Referred<'_>, target: Target) {
         // The rule with the networks comes first. Where they are a whole family, it is enough.
-        let mut cidrs = union.cidrs.clone();
-        let mut sets: Vec<Option<SetId>> =
-            definitions(union).into_iter().map(|set| Some(self.set(set))).collect();
+        let mut cidrs = peers.cidrs.clone();
+        let mut sets: Vec<Option<SetId>> = peers.sets.iter().map(|(id, _)| Some(*id)).collect();
+        self.sets.extend(peers.sets.iter().cloned());
         if sets.is_empty() && !cidrs.is_empty() {
             sets.push(None);
         }
@@ -88,11 +90,41 @@ impl Rules {
             self.push(Match::Peers { traffic, labelled, cidrs }, target);
         }
     }
+}
 
-    fn set(&mut self, definition: SetDefinition) -> SetId {
-        let id = definition.id();
-        self.sets.insert(id, definition);
-        id
+/// The peers of a union as rules refer to them. They are written once for all rules, since naming a set
+/// takes as long as reading its definition.
+struct Referred<'u> {
+    cidrs: &'u CidrSet,
+    sets: Vec<(SetId, Arc<SetDefinition>)>,
+}
+
+impl<'u> Referred<'u> {
+    fn new(union: &'u PeerUnion) -> Self {
+        let sets = definitions(union).into_iter().map(|set| (set.id(), Arc::new(set)));
+        Self { cidrs: &union.cidrs, sets: sets.collect() }
+    }
+
+    fn without_pods(union: &'u PeerUnion) -> Self {
+        let (pods, nodes) = (BTreeSet::new(), union.nodes.clone());
+        let set = SetDefinition::Peers { pods, nodes };
+        let set = (!union.nodes.is_empty()).then(|| (set.id(), Arc::new(set)));
+        Self { cidrs: &union.cidrs, sets: set.into_iter().collect() }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.sets.is_empty() && self.cidrs.is_empty()
+    }
+
+    /// At most how many rules it needs for one match of ports.
+    fn rules(&self) -> usize {
+        self.sets.len() + usize::from(!self.cidrs.is_empty())
+    }
+
+    /// Whether both match the same peers.
+    fn is(&self, other: &Self) -> bool {
+        let ids = |peers: &Self| peers.sets.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        std::ptr::eq(self, other) || (ids(self) == ids(other) && self.cidrs == other.cidrs)
     }
 }
 
@@ -113,7 +145,7 @@ impl<'b> Builder<'b> {
         let mut rules = Rules::default();
         for (at, run) in runs.iter().enumerate() {
             let target = run.target;
-            rules.peers(&TrafficMatch::Any, &run.matches.anything, target);
+            rules.peers(&TrafficMatch::Any, &Referred::new(&run.matches.anything), target);
             let folded = self.foldable(&run.matches);
             // In front of the groups, because a packet does not return from a group.
             fold(&mut rules, run, &folded);
@@ -122,10 +154,10 @@ impl<'b> Builder<'b> {
             if is_last && flat_rules(&rest) > FLAT_RULES {
                 self.grouped(&mut rules, &rest, target, otherwise);
             } else {
-                for (union, ports) in &rest {
+                for (peers, ports) in &rest {
                     for (protocol, ranges) in *ports {
                         let ranges = ranges.iter().copied().collect();
-                        rules.peers(&TrafficMatch::Ports(*protocol, ranges), union, target);
+                        rules.peers(&TrafficMatch::Ports(*protocol, ranges), peers, target);
                     }
                 }
             }
@@ -134,7 +166,7 @@ impl<'b> Builder<'b> {
     }
 
     /// The sets of addresses and ports by number that were wanted.
-    pub(super) fn candidates(self) -> BTreeMap<SetId, SetDefinition> {
+    pub(super) fn candidates(self) -> BTreeMap<SetId, Arc<SetDefinition>> {
         self.candidates
     }
 
@@ -167,16 +199,16 @@ impl<'b> Builder<'b> {
         target: Target,
         otherwise: Target,
     ) {
-        let mut ranges_of: BTreeMap<Protocol, Vec<(PortRange, &PeerUnion)>> = BTreeMap::new();
-        for (union, ports) in unions {
+        let mut ranges_of: BTreeMap<Protocol, Vec<(PortRange, &Referred<'_>)>> = BTreeMap::new();
+        for (peers, ports) in unions {
             for (protocol, ranges) in *ports {
                 let of_protocol = ranges_of.entry(*protocol).or_default();
-                of_protocol.extend(ranges.iter().map(|range| (*range, &**union)));
+                of_protocol.extend(ranges.iter().map(|range| (*range, peers)));
             }
         }
         let pieces: BTreeMap<Protocol, Vec<Piece<'_>>> =
             ranges_of.into_iter().map(|(protocol, ranges)| (protocol, joined(ranges))).collect();
-        let count: usize = pieces.values().flatten().map(|piece| rules_for(piece.union)).sum();
+        let count: usize = pieces.values().flatten().map(|piece| piece.peers.rules()).sum();
         let (levels, width) = shape(count, self.depth);
         for (protocol, pieces) in pieces {
             let tree = Tree { protocol, width, target, otherwise };
@@ -186,11 +218,11 @@ impl<'b> Builder<'b> {
 
     /// Writes `pieces` in so many levels: at the last one as they are, and else in groups.
     fn tree(&mut self, rules: &mut Rules, tree: &Tree, pieces: &[Piece<'_>], levels: u32) {
-        let all: usize = pieces.iter().map(|piece| rules_for(piece.union)).sum();
+        let all: usize = pieces.iter().map(|piece| piece.peers.rules()).sum();
         if levels <= 1 || all <= tree.width {
-            for Piece { ranges, union } in pieces {
+            for Piece { ranges, peers } in pieces {
                 let traffic = TrafficMatch::Ports(tree.protocol, ranges.clone());
-                rules.peers(&traffic, union, tree.target);
+                rules.peers(&traffic, peers, tree.target);
             }
             return;
         }
@@ -215,7 +247,8 @@ impl<'b> Builder<'b> {
             !union.pods.is_empty() && count(ports) <= FOLD_AT_MOST_PORTS
         };
         let found: Vec<UnionPorts<'u>> = matches.ports.iter().filter(small).collect();
-        if found.len() <= FOLD_ABOVE_UNIONS {
+        let items = found.iter().map(|(union, ports)| union.pods.len() * count(ports) as usize);
+        if found.len() <= FOLD_ABOVE_UNIONS || items.sum::<usize>() > FOLD_AT_MOST_ITEMS {
             return Vec::new();
         }
         let ports = found.iter().flat_map(|(union, ports)| {
@@ -223,7 +256,7 @@ impl<'b> Builder<'b> {
         });
         let definition = SetDefinition::PodPorts(ports.collect());
         let id = definition.id();
-        self.candidates.insert(id, definition);
+        self.candidates.insert(id, Arc::new(definition));
         if (self.bounds.may_fold)(id) { found } else { Vec::new() }
     }
 }
@@ -241,19 +274,19 @@ struct Tree {
 /// between them.
 struct Piece<'u> {
     ranges: Vec<PortRange>,
-    union: &'u PeerUnion,
+    peers: &'u Referred<'u>,
 }
 
 /// The pieces for `ranges`, in order.
-fn joined(mut ranges: Vec<(PortRange, &PeerUnion)>) -> Vec<Piece<'_>> {
+fn joined<'u>(mut ranges: Vec<(PortRange, &'u Referred<'u>)>) -> Vec<Piece<'u>> {
     ranges.sort_unstable_by_key(|(range, _)| *range);
     let (mut pieces, mut free): (Vec<Piece<'_>>, usize) = (Vec::new(), 0);
-    for (range, union) in ranges {
+    for (range, peers) in ranges {
         let slots = slots_of(range);
         match pieces.last_mut() {
-            Some(piece) if piece.union == union && slots <= free => piece.ranges.push(range),
+            Some(piece) if piece.peers.is(peers) && slots <= free => piece.ranges.push(range),
             _ => {
-                pieces.push(Piece { ranges: vec![range], union });
+                pieces.push(Piece { ranges: vec![range], peers });
                 free = PORT_SLOTS;
             }
         }
@@ -284,7 +317,7 @@ fn shape(count: usize, depth: usize) -> (u32, usize) {
 fn groups<'p, 'u>(pieces: &'p [Piece<'u>], size: usize) -> Vec<&'p [Piece<'u>]> {
     let (mut groups, mut rest, mut count, mut at) = (Vec::new(), pieces, 0, 0);
     for piece in pieces {
-        let rules = rules_for(piece.union);
+        let rules = piece.peers.rules();
         if at > 0 && count + rules > size {
             let (group, others) = rest.split_at(at);
             groups.push(group);
@@ -300,8 +333,8 @@ fn groups<'p, 'u>(pieces: &'p [Piece<'u>], size: usize) -> Vec<&'p [Piece<'u>]> 
 /// A union of peers with its ports.
 type UnionPorts<'u> = (&'u PeerUnion, &'u PortSets);
 
-/// The remainder of a union of peers, with its ports.
-type RestPorts<'u> = (Cow<'u, PeerUnion>, &'u PortSets);
+/// The peers of the remainder of a union, with its ports.
+type RestPorts<'u> = (Referred<'u>, &'u PortSets);
 
 fn count(ports: &PortSets) -> u32 {
     ports.values().flatten().map(|range| range.count()).sum()
@@ -312,15 +345,15 @@ fn rest<'u>(matches: &'u AllowSet, folded: &[UnionPorts<'u>]) -> Vec<RestPorts<'
     let folded: BTreeSet<&PeerUnion> = folded.iter().map(|(union, _)| *union).collect();
     let rest = matches.ports.iter().map(|(union, ports)| {
         let is_folded = folded.contains(union);
-        let without_pods = || PeerUnion { pods: BTreeSet::new(), ..union.clone() };
-        (if is_folded { Cow::Owned(without_pods()) } else { Cow::Borrowed(union) }, ports)
+        let peers = if is_folded { Referred::without_pods } else { Referred::new };
+        (peers(union), ports)
     });
-    rest.filter(|(union, _)| !union.is_empty()).collect()
+    rest.filter(|(peers, _)| !peers.is_nothing()).collect()
 }
 
 /// How many rules the unions need where each is written as it is.
 fn flat_rules(unions: &[RestPorts<'_>]) -> usize {
-    unions.iter().map(|(union, ports)| rules_for(union) * matches(ports)).sum()
+    unions.iter().map(|(peers, ports)| peers.rules() * matches(ports)).sum()
 }
 
 /// How many matches the ports need: a rule has one.
@@ -335,7 +368,9 @@ fn fold(rules: &mut Rules, run: &Run, foldable: &[UnionPorts<'_>]) {
         folded.extend(union.pods.iter().flat_map(|peer| numbered_ports(peer, ports)));
     }
     if !folded.is_empty() {
-        let set = rules.set(SetDefinition::PodPorts(folded));
+        let definition = SetDefinition::PodPorts(folded);
+        let set = definition.id();
+        rules.sets.insert(set, Arc::new(definition));
         rules.push(Match::PeerPorts { set }, run.target);
     }
 }
@@ -346,13 +381,6 @@ fn slots(ranges: &Ranges<u16>) -> usize {
 
 fn slots_of(range: PortRange) -> usize {
     if range.count() == 1 { 1 } else { 2 }
-}
-
-/// At most how many rules a union needs for one match of ports.
-fn rules_for(union: &PeerUnion) -> usize {
-    let own = own_sets(union).count();
-    let rest = union.pods.len() > own || !union.nodes.is_empty();
-    own + usize::from(rest) + usize::from(!union.cidrs.is_empty())
 }
 
 /// The sets for the pods and nodes of a union.

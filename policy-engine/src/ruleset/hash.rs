@@ -6,11 +6,13 @@ use crate::compiled::{Match, Ruleset, Target, TrafficMatch};
 use crate::id::{ContentHasher, RulesetId, SetId};
 use crate::policy::{Namespaces, PodPeer};
 use crate::selector::Selector;
+use crate::work::{self, Work};
 
 pub(super) fn set_id(definition: &SetDefinition) -> SetId {
     let mut hasher = ContentHasher::new("set");
     match definition {
         SetDefinition::Peers { pods, nodes } => {
+            work::done(Work::Name, pods.len() + nodes.len());
             hasher.text("peers");
             hasher.number(pods.len());
             pods.iter().for_each(|peer| hash_peer(&mut hasher, peer));
@@ -18,6 +20,7 @@ pub(super) fn set_id(definition: &SetDefinition) -> SetId {
             nodes.iter().for_each(|node| hash_selector(&mut hasher, node));
         }
         SetDefinition::PodPorts(ports) => {
+            work::done(Work::Name, ports.len());
             hasher.text("pod-ports");
             hasher.number(ports.len());
             ports.iter().for_each(|port| hash_pod_port(&mut hasher, port));

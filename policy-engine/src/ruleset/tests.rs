@@ -22,8 +22,8 @@ fn peer(number: u8) -> IpAddr {
 
 fn run(rules: &[policy::Rule], target: Target) -> Run {
     let (direction, named) = (Direction::Ingress, NamedPeers::All);
-    let budgets = &Budgets::default();
-    let reading = Reading { direction, named, subject_ports: &[], budgets };
+    let (budgets, share) = (&Budgets::default(), &|peer: &PodPeer| Arc::new(peer.clone()));
+    let reading = Reading { direction, named, subject_ports: &[], budgets, share };
     Run { matches: AllowSet::fold(rules, reading).unwrap(), target }
 }
 
