@@ -27,8 +27,14 @@ pub struct Coverage {
     pub nodes: BTreeSet<Str>,
 }
 
-/// The pods that each policy of the cluster applies to. `pods` are those of `world`.
-pub(super) fn coverage(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, Coverage> {
+/// The nodes of the pods that each policy in a namespace selects.
+pub(super) type Nodes = BTreeMap<ObjectRef, BTreeSet<Str>>;
+
+/// The pods that each policy of the cluster applies to, and the nodes of the pods of all others. `pods`
+/// are those of `world`.
+///
+/// The selectors of a namespace's policies are matched once for both.
+pub(super) fn coverage(world: &World, pods: &Pods) -> (BTreeMap<ObjectRef, Coverage>, Nodes) {
     let mut all: Vec<(&Policy, Coverage)> =
         world.policies_in("").map(|policy| (policy.as_ref(), Coverage::default())).collect();
     let covers = |policy: &Policy, namespace: &Str| {
@@ -40,11 +46,11 @@ pub(super) fn coverage(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, Covera
             coverage.namespaces += usize::from(covers(policy, namespace));
         }
     }
+    let mut nodes = Nodes::new();
     for (namespace, index) in pods.by_namespace() {
+        let isolated = isolated_in(world, namespace, index, &mut nodes);
         let covering = all.iter_mut().filter(|(policy, _)| covers(policy, namespace));
-        let mut isolated = None;
         for (policy, coverage) in covering {
-            let isolated = isolated.get_or_insert_with(|| isolated_in(world, namespace, index));
             // A part that could not be understood may mean any pod: all traffic of all is denied.
             let groups = index.matching(policy.subject.any_pods());
             for (at, group) in groups.filter(|(_, group)| !group.host_network) {
@@ -57,22 +63,7 @@ pub(super) fn coverage(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, Covera
             }
         }
     }
-    all.into_iter().map(|(policy, coverage)| (policy.name.clone(), coverage)).collect()
-}
-
-/// The nodes of the pods that each policy in a namespace selects. `pods` are those of `world`.
-pub(super) fn nodes(world: &World, pods: &Pods) -> BTreeMap<ObjectRef, BTreeSet<Str>> {
-    let of_policy = |policy: &Policy, index: &Index<Group>| {
-        let groups = index.matching(policy.subject.any_pods());
-        let groups = groups.filter(|(_, group)| !group.host_network);
-        (policy.name.clone(), groups.flat_map(|(_, group)| group.nodes.iter().cloned()).collect())
-    };
-    let namespaces = pods.by_namespace();
-    namespaces
-        .flat_map(|(namespace, index)| {
-            world.policies_in(namespace).map(move |policy| of_policy(policy, index))
-        })
-        .collect()
+    (all.into_iter().map(|(policy, coverage)| (policy.name.clone(), coverage)).collect(), nodes)
 }
 
 /// Whether a subject may have pods in a namespace; a selector may match one that is not known yet.
@@ -82,17 +73,26 @@ fn covers(world: &World, subject: &Subject, namespace: &Str) -> bool {
     known.is_none_or(|(selector, namespace)| selector.matches(&namespace.labels))
 }
 
-/// In which directions an enforced NetworkPolicy isolates each group of pods of a namespace.
-fn isolated_in(world: &World, namespace: &Str, index: &Index<Group>) -> Vec<PerDirection<bool>> {
-    let mut found = vec![PerDirection::default(); index.len()];
-    let enforced = world.policies_in(namespace).filter(|policy| policy.mode == Mode::Enforce);
-    for policy in enforced {
-        for (at, _) in index.matching(policy.subject.any_pods()) {
-            let found = found.get_mut(at).expect("one for each group");
-            for direction in Direction::BOTH {
-                *found.get_mut(direction) |= policy.isolates(direction);
+/// In which directions an enforced NetworkPolicy isolates each group of pods of a namespace. Adds the
+/// nodes of the pods that each policy there selects to `nodes`.
+fn isolated_in(
+    world: &World,
+    namespace: &Str,
+    index: &Index<Group>,
+    nodes: &mut Nodes,
+) -> Vec<PerDirection<bool>> {
+    let mut isolated = vec![PerDirection::default(); index.len()];
+    for policy in world.policies_in(namespace) {
+        let of_policy = nodes.entry(policy.name.clone()).or_default();
+        for (at, group) in index.matching(policy.subject.any_pods()) {
+            if !group.host_network {
+                of_policy.extend(group.nodes.iter().cloned());
+            }
+            let isolated = isolated.get_mut(at).expect("one for each group");
+            for direction in Direction::BOTH.into_iter().filter(|_| policy.mode == Mode::Enforce) {
+                *isolated.get_mut(direction) |= policy.isolates(direction);
             }
         }
     }
-    found
+    isolated
 }

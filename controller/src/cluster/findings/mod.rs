@@ -115,8 +115,7 @@ impl Analyst {
     /// Assumption: [`Analyst::note`] was called for each change of `world` since the last call.
     pub fn findings(&mut self, world: &World) -> Findings {
         self.pods.refresh(world, &Services::new());
-        self.coverage = coverage::coverage(world, &self.pods);
-        self.nodes = coverage::nodes(world, &self.pods);
+        (self.coverage, self.nodes) = coverage::coverage(world, &self.pods);
         let mut found = Findings::new();
         let read = self.diagnostics.values().flatten().map(lint::Finding::from);
         for finding in lint::mistakes(world, &self.pods).into_iter().chain(read) {
