@@ -50,7 +50,8 @@ fn by_hand(variant: IptablesVariant) -> Result<()> {
         cluster.take_agent(node)?.kill()?;
         cluster.lab.node(node)?.shell(&commands()?)?;
         let left = "for tool in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do \
-            $tool-save 2>/dev/null; done | grep PORTCULLIS || ipset list -name | grep PORTCULLIS || true";
+            $tool-save 2>/dev/null; done | grep PORTCULLIS || ipset list -name | grep PORTCULLIS || \
+            nft list tables | grep portcullis || true";
         let left = cluster.lab.node(node)?.shell(left)?;
         ensure!(left.is_empty(), "{left}");
     }
