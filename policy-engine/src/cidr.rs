@@ -159,7 +159,7 @@ impl CidrSet {
     #[must_use]
     pub fn count_networks(&self) -> usize {
         let v4 = self.v4.iter().map(|r| [r.first, r.last].map(|end| u128::from(end.to_bits())));
-        let v6 = self.v6.iter().map(|r| [r.first, r.last].map(|end| end.to_bits()));
+        let v6 = self.v6.iter().map(|r| [r.first, r.last].map(Ipv6Addr::to_bits));
         v4.chain(v6).map(|[first, last]| networks_between(first, last)).sum()
     }
 

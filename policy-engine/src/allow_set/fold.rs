@@ -212,7 +212,7 @@ impl Fold {
         budgets.check(Budget::SimilarPeers, self.similar_peers())?;
         let mut anything = Vec::new();
         let mut ranges_of: BTreeMap<Protocol, BTreeMap<PortRange, Unions>> = BTreeMap::new();
-        let mut names: BTreeMap<(Protocol, Str), Unions> = BTreeMap::new();
+        let mut by_name: BTreeMap<(Protocol, Str), Unions> = BTreeMap::new();
         let mut unions = Vec::with_capacity(self.unions.len());
         for (at, (union, traffic)) in self.unions.into_iter().enumerate() {
             if traffic.anything {
@@ -225,7 +225,7 @@ impl Fold {
                 }
             }
             for name in traffic.named {
-                names.entry(name).or_default().push(at);
+                by_name.entry(name).or_default().push(at);
             }
             unions.push((union.size(), union));
         }
@@ -244,7 +244,7 @@ impl Fold {
                 found.entry(key).or_default().entry(*protocol).or_default().insert(range);
             }
         }
-        names.values().try_for_each(|key| peers.add(key))?;
+        by_name.values().try_for_each(|key| peers.add(key))?;
         // Nothing is joined before all peers are counted.
         let union = |key: &[usize]| {
             let unions = key.iter().filter_map(|at| unions.get(*at));
@@ -261,7 +261,7 @@ impl Fold {
                 }
             }
         }
-        let named = names.into_iter().map(|(name, key)| (name, union(&key).without(&anything)));
+        let named = by_name.into_iter().map(|(name, key)| (name, union(&key).without(&anything)));
         let named = named.filter(|(_, union)| !union.is_empty()).collect();
         Ok(AllowSet { anything, ports, named })
     }

@@ -107,15 +107,17 @@ fn a_long_selector_in_many_ranges_exceeds_the_budget() {
 }
 
 #[test]
-fn peers_that_no_label_tells_from_others_are_few() {
+fn peers_that_no_label_distinguishes_are_few() {
     let not = |n: u32| ("x", Operator::NotIn(values(n..n + 1)));
-    let shapes: [(&str, fn() -> Vec<(&'static str, Operator)>); 3] = [
-        ("all pods", Vec::new),
-        ("no pod", || vec![("app", Operator::DoesNotExist)]),
-        ("a label that all pods have", || vec![("managed", Operator::In(["all".into()].into()))]),
+    let all = Operator::In(["all".into()].into());
+    let shapes = [
+        ("all pods", vec![]),
+        ("no pod", vec![("app", Operator::DoesNotExist)]),
+        ("a label that all pods have", vec![("managed", all)]),
     ];
     for (shape, others) in shapes {
-        let peers = |count| (0..count).map(|n| everywhere(others().into_iter().chain([not(n)])));
+        let peer = |n| everywhere(others.iter().cloned().chain([not(n)]));
+        let peers = |count| (0..count).map(peer);
         let rules = |count| vec![rule(peers(count).collect(), Vec::new())];
         check(shape, rules(4_000), Some(Budget::SimilarPeers));
         check(shape, rules(1_024), None);

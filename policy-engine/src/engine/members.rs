@@ -316,14 +316,13 @@ impl Members {
             let identity = self.identities.get_mut(id);
             let namespace = &identity.namespace;
             let labels = world.namespaces().get(namespace).map(|found| &found.labels);
-            let found = match &index {
-                Some(index) => self.terms.matching_of(index, namespace, labels, &identity.labels),
-                None => {
-                    let peer = |term: &TermId| &self.terms.get(*term).peer;
-                    let all = new.iter().copied();
-                    all.filter(|term| matches(peer(term), namespace, labels, &identity.labels))
-                        .collect()
-                }
+            let peer = |term: &TermId| &self.terms.get(*term).peer;
+            let found = if let Some(index) = &index {
+                self.terms.matching_of(index, namespace, labels, &identity.labels)
+            } else {
+                let all = new.iter().copied();
+                all.filter(|term| matches(peer(term), namespace, labels, &identity.labels))
+                    .collect()
             };
             identity.add(&found);
             let pods = isize::try_from(identity.pods.len()).unwrap_or(isize::MAX);

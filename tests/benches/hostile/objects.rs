@@ -12,13 +12,16 @@ use policy_engine::selector::{Operator, Requirement, Selector};
 
 use super::{PODS, block, grows, loaded, own, tcp};
 
+/// A name, a size, and the rules of a shape.
+type Shape = (&'static str, u32, fn(u32) -> Vec<Rule>);
+
 /// Prints a line for each shape.
 pub(crate) fn print() {
-    let shapes: [(&str, u32, fn(u32) -> Vec<Rule>); 10] = [
+    let shapes: [Shape; 10] = [
         ("17,000 peers, and so many ports by name", 50_000, names),
         ("500 port ranges, and a peer that lists so many values", 60_000, long_selector),
-        ("peers that match all pods", 14_000, |count| everywhere(count, |_| None)),
-        ("peers that match no pod", 14_000, |count| everywhere(count, no_pod)),
+        ("peers that match all pods", 14_000, |count| everywhere(count, None)),
+        ("peers that match no pod", 14_000, |count| everywhere(count, Some(without_app()))),
         ("peers of all namespaces, each with a label of its own", 23_000, labels),
         ("two unions in turns of 500 ports, one of so many peers", 17_000, in_turns),
         ("unions of 240 peers and 15 ports", 1_000, unions),
@@ -63,12 +66,12 @@ fn not_in(values: std::ops::Range<u32>) -> Requirement {
     Requirement { key: "no".into(), operator: Operator::NotIn(values.collect()) }
 }
 
-fn no_pod(_: u32) -> Option<Requirement> {
-    Some(Requirement { key: "app".into(), operator: Operator::DoesNotExist })
+fn without_app() -> Requirement {
+    Requirement { key: "app".into(), operator: Operator::DoesNotExist }
 }
 
-fn everywhere(count: u32, other: fn(u32) -> Option<Requirement>) -> Vec<Rule> {
-    let peer = |n| selected([not_in(n..n + 1)].into_iter().chain(other(n)));
+fn everywhere(count: u32, other: Option<Requirement>) -> Vec<Rule> {
+    let peer = |n| selected([not_in(n..n + 1)].into_iter().chain(other.clone()));
     vec![rule((0..count).map(peer).collect(), Vec::new())]
 }
 
