@@ -43,7 +43,6 @@ impl Interner {
                     self.labels(&mut pod.labels);
                     pod.node.iter_mut().for_each(|node| self.text(node));
                     self.ports(&mut pod.ports);
-                    pod.addresses.shrink_to_fit();
                 }
             }
             Change::Policy(name, policy) => {
@@ -118,6 +117,7 @@ impl Interner {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::addresses::Addresses;
     use policy_engine::model::{Life, Pod};
 
     use super::*;
@@ -128,7 +128,7 @@ mod tests {
             key: key.clone(),
             labels: Labels::from_iter([("app", "web"), ("version", version)]),
             node: Some("node-1".into()),
-            addresses: Vec::new(),
+            addresses: Addresses::default(),
             ports: Arc::default(),
             host_network: false,
             life: Life::Active,

@@ -299,7 +299,7 @@ mod tests {
 
     fn pod(name: &str, address: &str, ports: Vec<NamedPort>) -> Change {
         let pod = Pod::new(PodKey::new("shop", name), Labels::from_iter([("app", name)]));
-        Pod { addresses: vec![address.parse().unwrap()], ports: ports.into(), ..pod }.into()
+        Pod { addresses: vec![address.parse().unwrap()].into(), ports: ports.into(), ..pod }.into()
     }
 
     /// Checks why a rule with this peer and port does not allow TCP 80 from `client` to `server`.
@@ -377,7 +377,7 @@ mod tests {
         for (name, node) in [("client", "n1"), ("copy", "n2")] {
             let labels = Labels::from_iter([("app", "client")]);
             let pod = Pod::new(PodKey::new("shop", name), labels);
-            let addresses = vec![CLIENT.parse().unwrap()];
+            let addresses = vec![CLIENT.parse().unwrap()].into();
             world.apply(Pod { node: Some(node.into()), addresses, ..pod }.into());
             let flow = world.flow(CLIENT.parse().unwrap(), SERVER.parse().unwrap(), traffic);
             let explained = explain(&world, &flow);

@@ -25,6 +25,7 @@
 //! | [`compiled`], [`id`] | the result that a dataplane applies |
 //! | [`words`] | how lists, ports, decisions and selectors read in messages |
 
+pub mod addresses;
 pub mod allow_set;
 pub mod budget;
 pub mod cidr;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::addresses::Addresses;
 use crate::labels::{Labels, Str};
 use crate::object::{Kind, ObjectRef};
 use crate::policy::Policy;
@@ -70,7 +71,7 @@ pub struct Pod {
     /// `spec.nodeName`, once scheduled.
     pub node: Option<Str>,
     /// `status.podIPs`: none while pending.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Addresses,
     /// Container ports that have a name, of containers and sidecars. Replicas share them.
     pub ports: Arc<[NamedPort]>,
     /// `spec.hostNetwork`: its traffic is the traffic of its node; policies neither select nor
@@ -93,7 +94,7 @@ impl Pod {
             key,
             labels,
             node: None,
-            addresses: Vec::new(),
+            addresses: Addresses::default(),
             ports: Arc::default(),
             host_network: false,
             life: Life::Active,

@@ -30,7 +30,7 @@ fn pod(number: u32, namespaces: u32, app: u32) -> Change {
             ("pod-template-hash", format!("{:08x}", app * 7919)),
         ]),
         node: Some(node.into()),
-        addresses: vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number))],
+        addresses: vec![IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number))].into(),
         ports: [].into(),
         host_network: false,
         life: Life::Active,

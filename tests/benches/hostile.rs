@@ -100,7 +100,11 @@ fn pod(number: u32, namespace: &str) -> Pod {
         ("pod-template-hash", format!("{:08x}", number / 10 * 7919)),
     ]);
     let node = if number == 0 { "node-1" } else { "node-2" };
-    Pod { node: Some(node.into()), addresses: vec![address(number)], ..Pod::new(key, labels) }
+    Pod {
+        node: Some(node.into()),
+        addresses: vec![address(number)].into(),
+        ..Pod::new(key, labels)
+    }
 }
 
 fn loaded(pods: u32) -> Engine {

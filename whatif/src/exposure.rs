@@ -260,7 +260,7 @@ impl Tried {
         }
         let key = PodKey::new(&namespace, &name);
         let mut pod = Pod::new(key.clone(), example.labels.clone());
-        pod.addresses.clone_from(&self.free);
+        pod.addresses = self.free.clone().into();
         example.addresses.clone_from(&self.free);
         self.free = self.free.iter().filter_map(|address| self.next(*address)).collect();
         self.world.apply(Change::Pod(key.clone(), Some(Arc::new(pod))));

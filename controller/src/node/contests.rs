@@ -33,7 +33,7 @@ mod tests {
 
     fn pod(name: &str, node: &str, address: [u8; 4]) -> Change {
         let pod = Pod::new(PodKey::new("shop", name), Labels::default());
-        Pod { node: Some(node.into()), addresses: vec![IpAddr::from(address)], ..pod }.into()
+        Pod { node: Some(node.into()), addresses: vec![IpAddr::from(address)].into(), ..pod }.into()
     }
 
     fn reported(engine: &mut Engine) -> Option<Vec<String>> {

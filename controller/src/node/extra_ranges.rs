@@ -145,7 +145,7 @@ mod tests {
 
     fn pod(name: &str, node: &str, address: &str, ranges: &[&str]) -> Pod {
         let extra_source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
-        let (node, addresses) = (Some(node.into()), vec![address.parse().unwrap()]);
+        let (node, addresses) = (Some(node.into()), vec![address.parse().unwrap()].into());
         let pod = Pod::new(PodKey::new("shop", name), Labels::default());
         Pod { node, addresses, extra_source_ranges, ..pod }
     }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use policy_engine::addresses::Addresses;
 use policy_engine::engine::Engine;
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Pod, PodKey};
@@ -157,16 +158,16 @@ impl LocalPods {
 }
 
 /// The addresses of a pod from the container runtime; empty if it has two pods of this name.
-fn addresses(found: &Found, key: &PodKey) -> Vec<IpAddr> {
+fn addresses(found: &Found, key: &PodKey) -> Addresses {
     let is_named = |name: &str, namespace: &str| *name == *key.name && *namespace == *key.namespace;
     let mut pods = found.pods.iter().filter(|pod| is_named(&pod.name, &pod.namespace));
     match (pods.next(), pods.next()) {
         (Some(pod), None) => pod.addresses.iter().copied().collect(),
-        _ => Vec::new(),
+        _ => Addresses::default(),
     }
 }
 
-fn with_addresses(pod: &Arc<Pod>, addresses: Vec<IpAddr>) -> Change {
+fn with_addresses(pod: &Arc<Pod>, addresses: Addresses) -> Change {
     let pod = if addresses.is_empty() {
         pod.clone()
     } else {

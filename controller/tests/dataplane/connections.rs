@@ -91,7 +91,7 @@ fn by_port() -> BTreeMap<u16, usize> {
 
 /// A pod of this node, whose policies select by `name`.
 fn pod(name: &str, address: &str) -> Change {
-    let (node, addresses) = (Some("n1".into()), vec![address.parse().unwrap()]);
+    let (node, addresses) = (Some("n1".into()), vec![address.parse().unwrap()].into());
     let labels = Labels::from_iter([("app", name)]);
     Pod { node, addresses, ..Pod::new(PodKey::new("shop", name), labels) }.into()
 }

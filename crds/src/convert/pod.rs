@@ -34,6 +34,7 @@ pub(super) fn pod(key: PodKey, root: &Field<'_>, report: &mut Report<'_>) -> Pod
     let life = life(root, status.as_ref(), report);
     let created = created(root, report);
     let extra_source_ranges = source_ranges::annotated(root, report).into();
+    let addresses = addresses.into();
     Pod { key, labels, node, addresses, ports, host_network, life, created, extra_source_ranges }
 }
 

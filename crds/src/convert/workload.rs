@@ -1,5 +1,6 @@
 //! Objects that create pods, and owners of objects.
 
+use policy_engine::addresses::Addresses;
 use policy_engine::labels::Str;
 use policy_engine::model::{Pod, PodKey};
 use policy_engine::object::Kind;
@@ -88,7 +89,7 @@ fn template(key: PodKey, here: &Field<'_>, way: &[&str], report: &mut Report<'_>
         };
     }
     // No pod runs yet, even if a hand-written template has a status.
-    Pod { addresses: Vec::new(), node: None, ..pod(key, here, report) }
+    Pod { addresses: Addresses::default(), node: None, ..pod(key, here, report) }
 }
 
 fn empty(key: PodKey, report: &mut Report<'_>) -> Pod {

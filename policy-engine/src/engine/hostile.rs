@@ -28,7 +28,7 @@ fn pod(number: u32) -> Change {
     let node = if number < LOCAL { "node-1" } else { "node-2" };
     let name = name(number);
     let port = NamedPort { name, protocol: Protocol::Tcp, number: 80 };
-    let addresses = vec![IpAddr::from(Ipv4Addr::from(0x0a00_0000 + number))];
+    let addresses = vec![IpAddr::from(Ipv4Addr::from(0x0a00_0000 + number))].into();
     let pod = Pod::new(key, Labels::from_iter(labels));
     Pod { node: Some(node.into()), addresses, ports: [port].into(), ..pod }.into()
 }

@@ -52,7 +52,7 @@ impl<'w> Reach<'w> {
     pub fn among(world: &'w World, view: View, pods: &BTreeSet<PodKey>) -> Self {
         let found = pods.iter().filter_map(|key| world.pods().get(key));
         // As a peer, an address can belong to another pod that claims it.
-        let addresses: BTreeSet<IpAddr> = found.flat_map(|pod| pod.addresses.clone()).collect();
+        let addresses: BTreeSet<IpAddr> = found.flat_map(|pod| &pod.addresses).copied().collect();
         let others = addresses.iter().flat_map(|address| world.claimants(*address));
         let all: BTreeSet<&PodKey> = pods.iter().chain(others.map(|pod| &pod.key)).collect();
         let all = all.into_iter().filter_map(|key| world.pods().get(key));

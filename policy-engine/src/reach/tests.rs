@@ -33,7 +33,7 @@ fn world(policies: impl IntoIterator<Item = Change>) -> World {
         let label = if name == "dns" { ("k8s-app", "kube-dns") } else { ("app", name) };
         let number = 8000 + u16::from(host);
         let pod = Pod::new(PodKey::new(namespace, name), Labels::from_iter([label]));
-        let addresses = vec![IpAddr::from([10, 0, 0, host])];
+        let addresses = vec![IpAddr::from([10, 0, 0, host])].into();
         let ports = [NamedPort { name: "http".into(), protocol: Protocol::Tcp, number }].into();
         world.apply(Pod { addresses, ports, ..pod }.into());
     }

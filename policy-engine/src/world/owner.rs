@@ -315,7 +315,7 @@ mod tests {
     /// A pod that claims [`ADDRESS`].
     fn pod(name: &str, node: Option<&str>, life: Life, created: i64) -> Pod {
         let pod = Pod::new(PodKey::new("shop", name), Labels::default());
-        Pod { node: node.map(Str::from), addresses: vec![ADDRESS], life, created, ..pod }
+        Pod { node: node.map(Str::from), addresses: vec![ADDRESS].into(), life, created, ..pod }
     }
 
     fn name(pod: Option<&Arc<Pod>>) -> &str {
@@ -425,7 +425,7 @@ mod tests {
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let mut world = World::new(Options::default());
         let pod = Pod::new(PodKey::new("kube-system", "proxy"), Labels::default());
-        let (node, addresses) = (Some("gone".into()), vec![address]);
+        let (node, addresses) = (Some("gone".into()), vec![address].into());
         world.apply(Pod { node, addresses, host_network: true, ..pod }.into());
         assert_eq!(world.endpoint(address), Endpoint::Node("gone".into(), Some(address)));
         let node = Node { addresses: vec![address], ..Node::default() };

@@ -117,7 +117,7 @@ impl Scene {
             ports.sort();
             parties.push(Party {
                 node: pod.node.as_deref().map(str::to_owned),
-                addresses: pod.addresses.clone(),
+                addresses: pod.addresses.to_vec(),
                 place: Place::Pod(key),
                 ports,
             });

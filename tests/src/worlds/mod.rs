@@ -80,7 +80,7 @@ pub fn claims(
     changes: impl Into<prop::collection::SizeRange>,
 ) -> impl Strategy<Value = Vec<Change>> {
     let claim = (pod(), 0..2_u8, 0..10_u8).prop_map(|(pod, host, dice)| {
-        let pod = Pod { addresses: addresses_of(Some(host), Some(host)), ..pod };
+        let pod = Pod { addresses: addresses_of(Some(host), Some(host)).into(), ..pod };
         Change::Pod(pod.key.clone(), (dice > 0).then(|| Arc::new(pod)))
     });
     vec(claim, changes)
@@ -105,7 +105,7 @@ pub fn pod() -> impl Strategy<Value = Pod> {
     (key, labels(), node, addresses, vec(named_port(), 0..3), host_network, life, 0..3_i64)
         .prop_map(
             |((namespace, name), labels, node, (v4, v6), ports, host_network, life, created)| {
-                let addresses = addresses_of(v4, v6);
+                let addresses = addresses_of(v4, v6).into();
                 let key = PodKey::new(&namespace, &name);
                 let pod = Pod::new(key, labels);
                 Pod { node, addresses, ports: ports.into(), host_network, life, created, ..pod }

@@ -377,7 +377,7 @@ fn big_node(engine: &mut Engine, pods: u16, policies: u16) {
             key: key.clone(),
             labels: Labels::default(),
             node: Some("n1".into()),
-            addresses: vec![IpAddr::from([10, 0, high, low])],
+            addresses: vec![IpAddr::from([10, 0, high, low])].into(),
             ports: [].into(),
             host_network: false,
             life: Life::Active,

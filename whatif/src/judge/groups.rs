@@ -270,7 +270,7 @@ fn endpoints(world: &World, side: &Side) -> Vec<Endpoint> {
             // A hostNetwork pod sends and receives with the addresses of its node.
             match pod.node.as_ref().filter(|_| pod.host_network) {
                 Some(node) => {
-                    each(pod.addresses.clone(), |address| Endpoint::Node(node.clone(), address))
+                    each(pod.addresses.to_vec(), |address| Endpoint::Node(node.clone(), address))
                 }
                 None => each(world.owned_addresses(pod).collect(), |address| {
                     Endpoint::Pod(key.clone(), address)

@@ -368,7 +368,7 @@ fn small(undone: &Undone<'_>, pods: &[&PodKey]) -> World {
                 world.apply(Change::Pod(other.key.clone(), Some(other.clone())));
             }
         }
-        let alone = Pod { addresses, ..Pod::clone(pod) };
+        let alone = Pod { addresses: addresses.into(), ..Pod::clone(pod) };
         world.apply(Change::Pod(alone.key.clone(), Some(Arc::new(alone))));
         let namespace = base.namespaces().get(&key.namespace).cloned();
         world.apply(Change::Namespace(key.namespace.clone(), namespace));

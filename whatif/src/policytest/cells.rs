@@ -101,7 +101,7 @@ fn everyone(cluster: &Cluster, reach: &Reach<'_>, lines: &[Assertion]) -> Vec<(C
         let endpoint = Member {
             node: pod.node.as_deref().map(str::to_owned),
             on_host: pod.host_network,
-            addresses: pod.addresses.clone(),
+            addresses: pod.addresses.to_vec(),
             labels: pod.labels.clone(),
             namespace_labels: namespace.map(|found| found.labels.clone()).unwrap_or_default(),
             workload: workload.map(|own| (own.kind.clone(), own.name.clone())),

@@ -36,7 +36,7 @@ fn with(world: &World, example: &Example) -> (World, PodKey) {
     add_namespace(&mut world, &namespace, &example.namespace_labels);
     let key = PodKey::new(&namespace, "created");
     let mut pod = Pod::new(key.clone(), example.labels.clone());
-    pod.addresses.clone_from(&example.addresses);
+    pod.addresses = example.addresses.clone().into();
     world.apply(Change::Pod(key.clone(), Some(Arc::new(pod))));
     (world, key)
 }

@@ -65,7 +65,7 @@ mod tests {
     const ADDRESS: &str = "10.0.0.1";
 
     fn pod(name: &str, node: &str, created: i64) -> Pod {
-        let (node, addresses) = (Some(node.into()), vec![ADDRESS.parse().unwrap()]);
+        let (node, addresses) = (Some(node.into()), vec![ADDRESS.parse().unwrap()].into());
         Pod { node, addresses, created, ..Pod::new(PodKey::new("shop", name), Labels::default()) }
     }
 
@@ -78,7 +78,8 @@ mod tests {
         let finished = Pod { life: Life::Finished, ..pod("web", "n1", 1) };
         let terminating = Pod { life: Life::Terminating, ..pod("web", "n1", 1) };
         let host = Pod { host_network: true, ..pod("web", "n1", 1) };
-        let moved = Pod { addresses: vec!["10.0.0.2".parse().unwrap()], ..pod("web", "n1", 1) };
+        let moved =
+            Pod { addresses: vec!["10.0.0.2".parse().unwrap()].into(), ..pod("web", "n1", 1) };
         let labelled = Pod { labels: [("a", "b")].into_iter().collect(), ..pod("web", "n1", 1) };
         let cases: [(&str, Vec<Change>, bool); 11] = [
             ("deleted", vec![deleted("web")], true),

@@ -71,7 +71,7 @@ fn whole_pod() -> Pod {
         key: PodKey::new("shop", "web"),
         labels: [("app", "web")].into_iter().collect(),
         node: Some("n1".into()),
-        addresses: addresses(&["10.0.0.1", "fd00::1"]),
+        addresses: addresses(&["10.0.0.1", "fd00::1"]).into(),
         ports: [
             port("dns", Protocol::Udp, 53),
             port("http", Protocol::Tcp, 80),
@@ -150,7 +150,7 @@ fn addresses_fall_back_to_pod_ip_and_may_have_old_forms() {
         ("podIPs: 10.0.0.1", &[], 1),
     ] {
         let (pod, found) = pod(&format!("metadata: {{name: a}}, status: {{{status}}}"));
-        assert_eq!(pod.addresses, addresses(expected), "{status}");
+        assert_eq!(*pod.addresses, *addresses(expected), "{status}");
         assert_eq!(found.len(), diagnostics, "{status}: {found:?}");
     }
 }
@@ -164,7 +164,7 @@ fn a_broken_part_of_a_pod_costs_that_part_only() {
          status: {podIP: 10.0.0.1}");
     assert_eq!(broken.labels, Labels::from_iter([("app", "db")]));
     assert_eq!(broken.node.as_deref(), Some("n1"));
-    assert_eq!(broken.addresses, addresses(&["10.0.0.1"]));
+    assert_eq!(*broken.addresses, *addresses(&["10.0.0.1"]));
     assert_eq!(broken.ports.len(), 1);
     assert!(!broken.host_network);
     assert_eq!(found.len(), 6, "{found:#?}");

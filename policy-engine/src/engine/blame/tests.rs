@@ -17,7 +17,7 @@ const SERVER: &str = "10.0.0.2";
 
 fn pod(name: &str, address: &str) -> Change {
     let pod = Pod::new(PodKey::new("shop", name), Labels::from_iter([("app", name)]));
-    Pod { addresses: vec![address.parse().unwrap()], ..pod }.into()
+    Pod { addresses: vec![address.parse().unwrap()].into(), ..pod }.into()
 }
 
 /// Allows TCP `port` from pods labelled `app: APP`.

@@ -15,7 +15,7 @@ use crate::world::Options;
 fn engine(changes: impl IntoIterator<Item = Change>) -> Engine {
     let mut engine = Engine::new(Scope::Cluster, Options::default());
     let pod = Pod::new(PodKey::new("shop", "web"), Labels::from_iter([("app", "web")]));
-    let pod = Pod { addresses: vec!["10.0.0.1".parse().unwrap()], ..pod };
+    let pod = Pod { addresses: vec!["10.0.0.1".parse().unwrap()].into(), ..pod };
     engine.apply(Change::Namespace("shop".into(), Some(Namespace::default())));
     engine.apply(pod.into());
     changes.into_iter().for_each(|change| engine.apply(change));

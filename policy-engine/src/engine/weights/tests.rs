@@ -29,7 +29,7 @@ fn address(number: u32) -> IpAddr {
 fn pod(number: u32, node: &str) -> Change {
     let key = PodKey::new("shop", &format!("pod-{number}"));
     let labels = Labels::from_iter([("app", format!("app-{}", number % 10))]);
-    let (node, addresses) = (Some(node.into()), vec![address(number)]);
+    let (node, addresses) = (Some(node.into()), vec![address(number)].into());
     Pod { node, addresses, ..Pod::new(key, labels) }.into()
 }
 
@@ -136,7 +136,7 @@ fn a_relabelled_namespace_changes_the_members_of_its_own_selector_only() {
     engine.apply(labelled("a"));
     for number in 100..200 {
         let key = PodKey::new("other", &format!("pod-{number}"));
-        let (node, addresses) = (Some("node-2".into()), vec![address(number)]);
+        let (node, addresses) = (Some("node-2".into()), vec![address(number)].into());
         engine.apply(Pod { node, addresses, ..Pod::new(key, Labels::default()) }.into());
     }
     // Fifty unions, each with the selected namespaces and with pods of its own.
@@ -237,7 +237,7 @@ fn pods_that_differ_in_ports_that_no_rule_names_share_their_rules() {
             number,
         };
         let labels = Labels::from_iter([("app", "app-0")]);
-        let (node, addresses) = (Some(NODE.into()), vec![address(number.into())]);
+        let (node, addresses) = (Some(NODE.into()), vec![address(number.into())].into());
         engine.apply(Pod { node, addresses, ports: [port].into(), ..Pod::new(key, labels) }.into());
     }
     let named = |name: &str| Ports::Listed(vec![PortMatch::Named(Protocol::Tcp, name.into())]);
