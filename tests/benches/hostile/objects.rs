@@ -20,8 +20,8 @@ pub(crate) fn print() {
     let shapes: [Shape; 10] = [
         ("17,000 peers, and so many ports by name", 50_000, names),
         ("500 port ranges, and a peer that lists so many values", 60_000, long_selector),
-        ("peers that match all pods", 14_000, |count| everywhere(count, None)),
-        ("peers that match no pod", 14_000, |count| everywhere(count, Some(without_app()))),
+        ("peers that match all pods", 14_000, |count| everywhere(count, &[])),
+        ("peers that match no pod", 14_000, |count| everywhere(count, &[without_app()])),
         ("peers of all namespaces, each with a label of its own", 23_000, labels),
         ("two unions in turns of 500 ports, one of so many peers", 17_000, in_turns),
         ("unions of 240 peers and 15 ports", 1_000, unions),
@@ -70,8 +70,8 @@ fn without_app() -> Requirement {
     Requirement { key: "app".into(), operator: Operator::DoesNotExist }
 }
 
-fn everywhere(count: u32, other: Option<Requirement>) -> Vec<Rule> {
-    let peer = |n| selected([not_in(n..n + 1)].into_iter().chain(other.clone()));
+fn everywhere(count: u32, others: &[Requirement]) -> Vec<Rule> {
+    let peer = |n| selected([not_in(n..n + 1)].into_iter().chain(others.iter().cloned()));
     vec![rule((0..count).map(peer).collect(), Vec::new())]
 }
 
