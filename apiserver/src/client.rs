@@ -8,7 +8,7 @@
 //! HTTP/2 with TLS: all requests of a client share one connection, so that a cluster of thousands of
 //! nodes has one connection for each agent, and not one for each watch. A watch that is read slowly
 //! does not stop the others, since the connection may hold back what all watches together may
-//! ([`CONNECTION_WINDOW_BYTES`]). A server without HTTP/2, or without TLS, gets HTTP/1.1 and a
+//! (`CONNECTION_WINDOW_BYTES`). A server without HTTP/2, or without TLS, gets HTTP/1.1 and a
 //! connection for each watch. Nothing is compressed: `gzip` is not compiled in, and events are small.
 
 use std::ffi::{OsStr, OsString};
