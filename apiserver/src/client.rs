@@ -19,13 +19,14 @@ use std::time::Duration;
 use http::header::{HeaderValue, USER_AGENT};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{ClientBuilder, ConfigExt as _, RustlsTlsError};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
-/// A connection is dead when the peer does not respond to the kernel's probes for this long.
+/// A connection is dead when the peer does not respond for this long: to the kernel's probes, or to
+/// pings of HTTP/2.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// How long a TCP connection may take to be established.
@@ -156,6 +157,10 @@ fn build(config: &Config) -> Result<Client, kube::Error> {
         // By default, a connection that began no request for 90 s gets no other one, although its
         // watches continue: each watch that begins again would open another connection.
         .pool_idle_timeout(None)
+        // A proxy may keep a connection open whose other end is dead. All requests would use it.
+        .timer(TokioTimer::new())
+        .http2_keep_alive_interval(DEAD_AFTER / 2)
+        .http2_keep_alive_timeout(DEAD_AFTER / 2)
         .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
         .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .build(secured(config, tcp)?);

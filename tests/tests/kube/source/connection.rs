@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +16,8 @@ use super::{apply, namespace, policy, wait_for};
 /// Passes TCP connections on to a server, and counts those that are open.
 struct Forward {
     open: Arc<AtomicUsize>,
+    /// For the connections that are open: whether nothing of the server is passed on any more.
+    is_silent: Arc<Mutex<Arc<AtomicBool>>>,
     directory: TempDir,
 }
 
@@ -34,18 +36,27 @@ impl Forward {
         let through = kubeconfig.replace(&address, &own);
         std::fs::write(directory.path().join("kubeconfig"), through)?;
         let (open, server) = (Arc::new(AtomicUsize::new(0)), address.parse()?);
-        let count = Arc::clone(&open);
+        let is_silent = Arc::<Mutex<Arc<AtomicBool>>>::default();
+        let (count, silent) = (Arc::clone(&open), Arc::clone(&is_silent));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let count = Arc::clone(&count);
+                let silent = Arc::clone(&silent.lock().unwrap_or_else(PoisonError::into_inner));
                 count.fetch_add(1, Ordering::SeqCst);
                 thread::spawn(move || {
-                    let _ = pass(&client, server);
+                    let _ = pass(&client, server, &silent);
                     count.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
-        Ok(Self { open, directory })
+        Ok(Self { open, is_silent, directory })
+    }
+
+    /// From now on, nothing of the server is passed on by the connections that are open. They stay
+    /// open, and take what the client sends, as a proxy does whose server is dead.
+    fn silence(&self) {
+        let mut silent = self.is_silent.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *silent).store(true, Ordering::SeqCst);
     }
 
     fn source(&self) -> Result<Seen> {
@@ -58,18 +69,22 @@ impl Forward {
 }
 
 /// Passes on what both sides send until one of them ends.
-fn pass(client: &TcpStream, server: SocketAddr) -> Result<()> {
+fn pass(client: &TcpStream, server: SocketAddr, is_silent: &Arc<AtomicBool>) -> Result<()> {
     let server = TcpStream::connect(server)?;
     let (from_client, to_server) = (client.try_clone()?, server.try_clone()?);
-    let other = thread::spawn(move || copy(from_client, to_server));
-    copy(server, client.try_clone()?);
+    let silent = Arc::clone(is_silent);
+    let other = thread::spawn(move || copy(from_client, to_server, &silent));
+    copy(server, client.try_clone()?, is_silent);
     let _ = other.join();
     Ok(())
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream) {
+fn copy(mut from: TcpStream, mut to: TcpStream, is_silent: &AtomicBool) {
     let mut buffer = [0; 16_384];
     while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        if is_silent.load(Ordering::SeqCst) {
+            continue;
+        }
         if to.write_all(&buffer[..bytes]).is_err() {
             break;
         }
@@ -97,4 +112,18 @@ fn all_watches_share_one_connection_where_the_server_has_http_2() -> Result<()> 
         ensure!((open == 1) == is_shared, "{flags:?}: {open} connections");
     }
     Ok(())
+}
+
+/// A proxy in front of the API server may not notice that the server is dead. All requests of the
+/// agent use this connection, also those that are repeated.
+#[test]
+fn a_connection_whose_other_end_is_dead_is_replaced() -> Result<()> {
+    let server = ApiServer::start(Options::default())?;
+    apply(&server, &[&namespace("shop")])?;
+    let forward = Forward::start(&server)?;
+    let mut seen = forward.source()?;
+    seen.until_synced()?;
+    forward.silence();
+    apply(&server, &[&policy("p")])?;
+    seen.until_change("+NetworkPolicy shop/p")
 }
