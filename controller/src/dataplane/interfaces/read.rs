@@ -93,7 +93,9 @@ impl Reader {
             let since = known.as_ref().map_or(now, |known| known.since);
             let addresses = match known {
                 Some(known) if refresh == Refresh::New && now - since > NEW_FOR => known.addresses,
-                _ => addresses(netlink, peer),
+                // If they cannot be read, the last ones stay.
+                known => addresses(netlink, peer)
+                    .unwrap_or_else(|_| known.map(|known| known.addresses).unwrap_or_default()),
             };
             peers.insert(*index, Known { peer, since, addresses });
         }
@@ -150,8 +152,8 @@ fn interface_kind(kind: &str) -> InterfaceKind {
     }
 }
 
-/// The addresses of an interface of another namespace; none if it does not exist any more.
-fn addresses(netlink: &mut Socket, peer: Peer) -> BTreeSet<IpAddr> {
+/// The addresses of an interface of another namespace.
+fn addresses(netlink: &mut Socket, peer: Peer) -> io::Result<BTreeSet<IpAddr>> {
     let mut addresses = BTreeSet::new();
     for family in FAMILIES {
         let mut request = AddressMessage::default();
@@ -159,7 +161,7 @@ fn addresses(netlink: &mut Socket, peer: Peer) -> BTreeSet<IpAddr> {
         request.header.index = peer.index;
         request.attributes.push(AddressAttribute::TargetNetNsId(peer.namespace));
         let request = RouteNetlinkMessage::GetAddress(request);
-        for answer in netlink.request(Scope::All, request).unwrap_or_default() {
+        for answer in netlink.request(Scope::All, request)? {
             let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
             // The kernel may list the addresses of other interfaces too.
             if message.header.index == peer.index {
@@ -168,7 +170,7 @@ fn addresses(netlink: &mut Socket, peer: Peer) -> BTreeSet<IpAddr> {
         }
     }
     addresses.retain(|address| is_pod_address(*address));
-    addresses
+    Ok(addresses)
 }
 
 /// The address of the interface: `IFA_ADDRESS` is that of its peer where the two differ.

@@ -24,6 +24,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// Datagrams of a dump have 32 KiB at most.
 const DATAGRAM_BYTES: usize = 64 * 1024;
 
+/// How often a list is requested while other programs change the listed objects.
+const TRIES: usize = 8;
+
 /// A socket of one netlink protocol in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Socket {
@@ -110,6 +113,19 @@ impl Socket {
     }
 }
 
+/// Lists objects until none was changed meanwhile: `list` returns `None` if one was.
+///
+/// # Errors
+/// The error of `list`, and `Interrupted` when objects are changed all the time.
+fn unchanged<T>(mut list: impl FnMut() -> io::Result<Option<T>>) -> io::Result<T> {
+    for _ in 0..TRIES {
+        if let Some(listed) = list()? {
+            return Ok(listed);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::Interrupted, "objects change while they are listed"))
+}
+
 /// Calls `wait` with the remaining time until `end`, until the time is over or `wait` returns true.
 fn until(end: Instant, mut wait: impl FnMut(Duration) -> io::Result<bool>) -> io::Result<bool> {
     loop {
@@ -126,6 +142,21 @@ fn until(end: Instant, mut wait: impl FnMut(Duration) -> io::Result<bool>) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_that_changes_meanwhile_is_requested_again_but_not_for_ever() {
+        let mut lists = [Ok(None), Ok(None), Ok(Some("whole"))].into_iter();
+        assert_eq!(unchanged(|| lists.next().unwrap()).unwrap(), "whole");
+        let mut failing = [Ok(None), Err(Errno::EPERM.into())].into_iter();
+        let failed = unchanged::<()>(|| failing.next().unwrap()).unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(Errno::EPERM as i32));
+        let mut tries = 0;
+        let never = unchanged::<()>(|| {
+            tries += 1;
+            Ok(None)
+        });
+        assert_eq!((never.unwrap_err().kind(), tries), (io::ErrorKind::Interrupted, TRIES));
+    }
 
     #[test]
     fn a_wait_that_is_interrupted_continues_until_its_end() {

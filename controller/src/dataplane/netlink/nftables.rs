@@ -20,7 +20,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBufForce, SndBuf, SndBufForce};
 
 use super::request::{HEADER_BYTES, Messages};
-use super::{Received, Socket};
+use super::{Received, Socket, unchanged};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
@@ -34,8 +34,6 @@ const FAMILY_BYTES: usize = 4;
 const ANSWER_BYTES: usize = 4 << 20;
 /// The kernel answers a transaction before the send returns, and each part of a list immediately.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// How often a list is requested while other programs change the listed objects.
-const TRIES: usize = 8;
 
 /// A request to nftables: the type of a message, its flags, family and attributes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -148,12 +146,7 @@ impl Connection {
     /// # Errors
     /// When the kernel answers with an error, or other programs change the objects all the time.
     pub fn list(&mut self, request: &Message) -> io::Result<Vec<Vec<u8>>> {
-        for _ in 0..TRIES {
-            if let Some(listed) = self.try_list(request)? {
-                return Ok(listed);
-            }
-        }
-        Err(io::ErrorKind::Interrupted.into())
+        unchanged(|| self.try_list(request))
     }
 
     /// `None` when the objects were changed while they were listed.

@@ -4,11 +4,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 
-use super::{Received, Socket};
+use super::{Received, Socket, unchanged};
 
 /// How long the kernel may take for all answers to one request.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -25,10 +25,12 @@ pub(in crate::dataplane) enum Scope {
 }
 
 impl Socket {
-    /// Sends a request and collects what the kernel answers.
+    /// Sends a request and collects what the kernel answers. If objects are changed while they are
+    /// listed, the list may miss some, and is requested again.
     ///
     /// # Errors
-    /// When the kernel answers with an error, or does not answer in time.
+    /// When the kernel answers with an error, or does not answer in time, or objects are changed all
+    /// the time.
     pub(in crate::dataplane) fn request<M>(
         &mut self,
         scope: Scope,
@@ -37,22 +39,34 @@ impl Socket {
     where
         M: NetlinkSerializable + NetlinkDeserializable,
     {
-        self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | if scope == Scope::All { NLM_F_DUMP } else { 0 };
-        header.sequence_number = self.sequence;
         let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
         message.finalize();
-        self.send(&message)?;
+        unchanged(|| {
+            self.sequence += 1;
+            message.header.sequence_number = self.sequence;
+            self.send(&message)?;
+            self.listed()
+        })
+    }
+
+    /// The answers to the last request; `None` if objects were changed while they were listed.
+    fn listed<M: NetlinkDeserializable>(&mut self) -> io::Result<Option<Vec<M>>> {
         let sequence = self.sequence;
-        let (mut answers, mut unreadable) = (Vec::new(), 0);
+        let (mut answers, mut unreadable, mut is_whole) = (Vec::new(), 0, true);
         self.each_answer(Instant::now() + ANSWER_LIMIT, |message| {
             if message.sequence_number() != sequence {
                 return Ok(false);
             }
+            is_whole &= message.flags() & NLM_F_DUMP_INTR == 0;
             let is_last = message.flags() & NLM_F_MULTIPART == 0;
             let message = message.into_inner();
             match NetlinkMessage::<M>::deserialize(message).map(|message| message.payload) {
+                // The kernel cannot list further.
+                Ok(NetlinkPayload::Done(end)) if end.code != 0 => {
+                    return Err(io::Error::from_raw_os_error(end.code.saturating_neg()));
+                }
                 Ok(NetlinkPayload::Done(_)) => return Ok(true),
                 Ok(NetlinkPayload::Error(error)) if error.code.is_some() => {
                     return Err(error.to_io());
@@ -64,7 +78,7 @@ impl Socket {
             Ok(is_last)
         })?;
         self.unreadable += unreadable;
-        Ok(answers)
+        Ok(is_whole.then_some(answers))
     }
 
     /// Receives messages until `is_last` returns true for one.
