@@ -2,12 +2,13 @@
 //! what the agent receives of them, and whether these Nodes have to be watched.
 //!
 //! ```text
-//! policies ─► pass ─► as they are; without their nodes until all Nodes are known
+//! policies ─► pass ─► as they are; until all Nodes are known held back, or without their nodes
 //! Nodes ────► nodes ─► kept until the first list is complete; then Nodes and policies, in one batch
 //! ```
 //!
 //! A policy that names nodes is decided closed while the Nodes are not known
-//! ([`Policy::without_nodes`]). No other policy waits for them.
+//! ([`Policy::without_nodes`]). Once policies are enforced, it is held back for a moment first, since
+//! a policy that is closed denies more than its author wants. No other policy waits for the Nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +26,18 @@ use portcullis_crds::path::FieldPath;
 pub(super) struct Naming {
     /// The policies as they were received.
     policies: BTreeMap<ObjectRef, Object>,
+    /// Those of them that were held back.
+    held: BTreeSet<ObjectRef>,
     nodes: Nodes,
+}
+
+/// What happens to a policy that names nodes while the Nodes are not known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unknown {
+    /// It is decided closed.
+    Close,
+    /// It is held back: the agent keeps what it knows of the policy.
+    Hold,
 }
 
 /// The Nodes besides the agent's own.
@@ -50,27 +62,46 @@ impl Naming {
         !self.policies.is_empty()
     }
 
-    /// Whether policies that name nodes are decided closed at present.
+    /// Whether policies that name nodes are decided closed at present, or are held back.
     #[must_use]
     pub(super) fn is_closed(&self) -> bool {
         self.is_needed() && matches!(self.nodes, Nodes::Unknown(_))
     }
 
     /// Takes note of policies among `changes`. Returns the changes for the agent.
-    pub(super) fn pass(&mut self, mut changes: Vec<Object>) -> Vec<Object> {
-        for object in &mut changes {
-            let Change::Policy(name, policy) = &object.change else { continue };
+    pub(super) fn pass(&mut self, mut changes: Vec<Object>, unknown: Unknown) -> Vec<Object> {
+        changes.retain_mut(|object| {
+            let Change::Policy(name, policy) = &object.change else { return true };
+            self.held.remove(name);
             let Some(policy) = policy.as_ref().filter(|policy| policy.names_nodes()) else {
                 self.policies.remove(name);
-                continue;
+                return true;
             };
-            let closed = matches!(self.nodes, Nodes::Unknown(_)).then(|| without_nodes(policy));
             self.policies.insert(name.clone(), object.clone());
-            if let Some(closed) = closed {
-                object.change = closed;
+            if let Nodes::Known(_) = self.nodes {
+                return true;
             }
-        }
+            match unknown {
+                Unknown::Close => object.change = without_nodes(policy),
+                Unknown::Hold => drop(self.held.insert(name.clone())),
+            }
+            unknown == Unknown::Close
+        });
         changes
+    }
+
+    /// Ends the wait of policies that are held back: they are decided closed. Returns the changes for
+    /// the agent.
+    pub(super) fn close_held(&mut self) -> Vec<Object> {
+        let held = std::mem::take(&mut self.held).into_iter();
+        let held = held.filter_map(|name| self.policies.get(&name));
+        let close = |object: &Object| match &object.change {
+            Change::Policy(_, Some(policy)) => {
+                Some(Object { change: without_nodes(policy), ..object.clone() })
+            }
+            _ => None,
+        };
+        held.filter_map(close).collect()
     }
 
     /// Takes changes of Nodes. `is_complete`: all Nodes have been received. Returns the changes for
@@ -83,6 +114,7 @@ impl Naming {
                     return Vec::new();
                 }
                 let kept = std::mem::take(kept);
+                self.held.clear();
                 self.nodes = Nodes::Known(BTreeSet::new());
                 kept.into_iter().chain(self.policies.values().cloned()).collect()
             }
@@ -187,7 +219,7 @@ mod tests {
         let mut state = Naming::default();
         let (a, other) = (naming("a"), policy("b", Peer::Invalid));
         assert!(!state.is_needed());
-        let passed = state.pass(vec![node("n1"), a.clone(), other]);
+        let passed = state.pass(vec![node("n1"), a.clone(), other], Unknown::Close);
         assert_eq!(shown(&passed), ["n1 there", "a closed", "b written"]);
         assert!(state.is_needed() && state.is_closed());
         assert_eq!(state.diagnostics().len(), 1);
@@ -202,7 +234,7 @@ mod tests {
         );
         assert!(!state.is_closed());
         assert_eq!(state.diagnostics(), []);
-        assert_eq!(shown(&state.pass(vec![naming("c")])), ["c written"]);
+        assert_eq!(shown(&state.pass(vec![naming("c")], Unknown::Hold)), ["c written"]);
         let changes = vec![node("n4"), removal(&node("n2"))];
         assert_eq!(shown(&state.nodes(changes, false)), ["n4 there", "n2 gone"]);
     }
@@ -210,22 +242,44 @@ mod tests {
     #[test]
     fn the_last_policy_that_names_nodes_ends_the_need_and_the_nodes_go() {
         let mut state = Naming::default();
-        let _ = state.pass(vec![naming("a"), naming("b")]);
+        let _ = state.pass(vec![naming("a"), naming("b")], Unknown::Close);
         let _ = state.nodes(vec![node("n2"), node("n3")], true);
-        let _ = state.pass(vec![removal(&naming("a"))]);
+        let _ = state.pass(vec![removal(&naming("a"))], Unknown::Close);
         assert!(state.is_needed());
-        assert_eq!(shown(&state.pass(vec![policy("b", Peer::Invalid)])), ["b written"]);
+        let changed = state.pass(vec![policy("b", Peer::Invalid)], Unknown::Hold);
+        assert_eq!(shown(&changed), ["b written"]);
         assert!(!state.is_needed(), "b names no nodes any more");
         assert_eq!(shown(&state.forget_nodes()), ["n2 gone", "n3 gone"]);
         assert_eq!(shown(&state.forget_nodes()), [""; 0]);
-        assert_eq!(shown(&state.pass(vec![naming("b")])), ["b closed"], "they are unknown again");
+        let again = state.pass(vec![naming("b")], Unknown::Close);
+        assert_eq!(shown(&again), ["b closed"], "they are unknown again");
+    }
+
+    #[test]
+    fn a_policy_that_is_held_back_comes_with_the_nodes_or_closed_when_they_are_late() {
+        let mut state = Naming::default();
+        let (a, b, other) = (naming("a"), naming("b"), policy("c", Peer::Invalid));
+        assert_eq!(shown(&state.pass(vec![a.clone(), b, other], Unknown::Hold)), ["c written"]);
+        // One of them is changed in the meantime, and is held back no longer.
+        assert_eq!(
+            shown(&state.pass(vec![policy("b", Peer::Invalid)], Unknown::Hold)),
+            ["b written"]
+        );
+        assert_eq!(shown(&state.close_held()), ["a closed"]);
+        assert_eq!(shown(&state.close_held()), [""; 0], "once");
+        assert_eq!(shown(&state.nodes(vec![node("n2")], true)), ["n2 there", "a written"]);
+
+        let mut state = Naming::default();
+        let _ = state.pass(vec![a], Unknown::Hold);
+        assert_eq!(shown(&state.nodes(vec![node("n2")], true)), ["n2 there", "a written"]);
+        assert_eq!(shown(&state.close_held()), [""; 0], "it is known as it was written");
     }
 
     #[test]
     fn a_policy_that_goes_before_the_nodes_are_known_does_not_come_back_with_them() {
         let mut state = Naming::default();
         let a = naming("a");
-        let _ = state.pass(vec![a.clone(), removal(&a)]);
+        let _ = state.pass(vec![a.clone(), removal(&a)], Unknown::Hold);
         assert_eq!(shown(&state.nodes(vec![node("n2")], true)), ["n2 there"]);
         assert_eq!(shown(&state.forget_nodes()), ["n2 gone"]);
     }

@@ -25,12 +25,12 @@ use tracing::debug;
 
 use super::Message;
 use super::known::Known;
-use super::naming::Naming;
+use super::naming::{Naming, Unknown};
 use super::pods::Pods;
 use crate::watch::{Batch, Event};
 
-/// After this time without the Nodes, it is reported that policies are decided closed, and an agent
-/// that starts does not wait any longer.
+/// After this time without the Nodes, policies that wait for them are decided closed, which is
+/// reported, and an agent that starts does not wait any longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the watch of the other Nodes sends.
@@ -63,6 +63,8 @@ pub(super) struct Passage {
     /// [`Event::Synced`] was received and is not sent yet: an agent with rules of an earlier agent
     /// waits for the Nodes, so that the rules do not close and open again.
     holds_synced: bool,
+    /// The agent has received that it may enforce policies.
+    is_enforcing: bool,
 }
 
 /// The watch of the other Nodes. It ends when this is dropped.
@@ -93,6 +95,7 @@ impl Passage {
             reported: Vec::new(),
             origins: Vec::new(),
             holds_synced: false,
+            is_enforcing: false,
         }
     }
 
@@ -120,6 +123,8 @@ impl Passage {
             }
             () = sleep_until(late_at.unwrap_or_else(Instant::now)), if late_at.is_some() => {
                 self.late_at = None;
+                let closed = self.naming.close_held();
+                self.put(Event::Changes(closed)).await?;
                 self.report().await?;
                 self.release_synced().await
             }
@@ -129,7 +134,12 @@ impl Passage {
     async fn pass(&mut self, event: Event) -> Result<(), Closed> {
         match event {
             Event::Changes(changes) => {
-                let changes = self.naming.pass(changes);
+                // Once policies are enforced, a new one waits for the Nodes for a moment: what it allows
+                // must not be denied meanwhile.
+                let may_wait = self.watch.is_none() || self.late_at.is_some();
+                let unknown =
+                    if self.is_enforcing && may_wait { Unknown::Hold } else { Unknown::Close };
+                let changes = self.naming.pass(changes, unknown);
                 self.put(Event::Changes(changes)).await
             }
             Event::Synced if self.naming.is_closed() && self.late_at.is_some() => {
@@ -228,9 +238,11 @@ impl Passage {
         Ok(())
     }
 
-    async fn put(&self, event: Event) -> Result<(), Closed> {
-        if matches!(&event, Event::Changes(changes) if changes.is_empty()) {
-            return Ok(());
+    async fn put(&mut self, event: Event) -> Result<(), Closed> {
+        match &event {
+            Event::Changes(changes) if changes.is_empty() => return Ok(()),
+            Event::Synced | Event::SyncedInPart => self.is_enforcing = true,
+            Event::Changes(_) | Event::Diagnostics(..) => {}
         }
         self.events.send(event).await.map_err(|_| Closed)
     }

@@ -1,5 +1,5 @@
 //! An agent watches its own Node, and all others only while a policy names nodes. Until these are
-//! known, such a policy is decided closed, and nothing else waits for them.
+//! known, such a policy is held back or decided closed, and nothing else waits for them.
 
 use anyhow::{Result, ensure};
 use policy_engine::direction::Direction;
@@ -75,6 +75,7 @@ fn other_nodes_are_watched_while_a_policy_names_nodes_and_not_before_or_after() 
     assert_eq!(proxy.count(&OTHERS), 1, "one list, which is the beginning of the watch");
     let together = seen.batches_of("Node n2", 0);
     assert_eq!(together, [["+Node n2", "+ClusterNetworkPolicy nodes"].map(str::to_owned)]);
+    assert_eq!(seen.batches_of("ClusterNetworkPolicy nodes", 0).len(), 1, "it was never closed");
     // Changes of other Nodes arrive, and another policy needs no other list.
     apply(&server, &[&node("n3")])?;
     seen.until_change("+Node n3")?;
