@@ -15,6 +15,7 @@
 //! (the watcher neither resets its back-off nor reports it), a streaming list that is older than
 //! what was shown before (the watcher requests *any* version), and servers without streaming lists.
 
+mod contact;
 mod lists;
 mod outage;
 mod presence;
@@ -37,6 +38,8 @@ use tracing::info;
 pub use kube::runtime::watcher::Event;
 
 use crate::failure::{Failure, Reason};
+use contact::Contact;
+pub use contact::Contacts;
 use lists::Lists;
 use outage::Outage;
 use presence::{Definition, Presence};
@@ -79,6 +82,7 @@ pub struct Watch<K, S> {
     /// Whether no list has been complete yet.
     is_first: bool,
     outage: Outage,
+    contact: Option<Contact>,
     refusal: Refusal,
     sink: S,
     /// The CRD of a kind that the cluster may lack; `None` for a built-in kind.
@@ -128,6 +132,7 @@ where
             highest: None,
             is_first: true,
             outage: Outage::new(kind),
+            contact: None,
             refusal: Refusal::default(),
             sink,
             definition: None,
@@ -149,6 +154,12 @@ where
         let served_version = versions.first().copied().unwrap_or_default();
         let definition = Some(Definition::of::<K>(self.kind, versions, period));
         Self { served_version, definition, ..self }
+    }
+
+    /// Records in `contacts` when the server sends something.
+    #[must_use]
+    pub fn contacts(self, contacts: &Contacts) -> Self {
+        Self { contact: Some(contacts.of(self.kind)), ..self }
     }
 
     /// Watches until the sink is closed.
@@ -195,11 +206,18 @@ where
 
     /// Records that the kind can be read.
     async fn over(&mut self) -> Result<(), Closed> {
+        self.heard();
         self.outage.over();
         if self.refusal.over() {
             self.sink.diagnose(self.refusal_origin(), Vec::new()).await?;
         }
         Ok(())
+    }
+
+    fn heard(&self) {
+        if let Some(contact) = &self.contact {
+            contact.heard();
+        }
     }
 
     /// The origin of the diagnostics about refusals.
@@ -299,6 +317,7 @@ where
         let version = self.version.clone().unwrap_or_default();
         let request = Request::new(&*self.path).watch(&params, &version)?;
         let stream = self.client.request_events::<Lean<K>>(request).await?;
+        self.heard();
         if self.version.is_none() {
             self.sink.take(vec![Event::Init]).await?;
         }
@@ -345,6 +364,7 @@ where
             // The events before a failure are valid.
             self.sink.take(events).await?;
             ended?;
+            self.heard();
             if self.version.is_some() {
                 self.over().await?;
             }

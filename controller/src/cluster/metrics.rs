@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::log;
 use policy_engine::object::Kind;
+use portcullis_apiserver::watch::Contacts;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,6 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::progress::Stage;
 use crate::serve::process::ProcessMetrics;
+use crate::serve::watch_age::WatchAges;
 
 /// The metrics of the controller. All clones share their values.
 #[derive(Clone, Default, Debug)]
@@ -40,6 +42,8 @@ pub struct Metrics {
     pub failures: Counter,
     /// Log lines that were not written.
     pub log_lines_lost: Counter,
+    /// When the API server last sent something.
+    pub contacts: Contacts,
 }
 
 /// The labels of [`Metrics::cluster_policies`].
@@ -70,6 +74,7 @@ impl Metrics {
         let mut root = Registry::default();
         root.register_collector(Box::new(ProcessMetrics));
         let registry = root.sub_registry_with_prefix("portcullis_controller");
+        registry.register_collector(Box::new(WatchAges(self.contacts.clone())));
         for (name, help, gauge) in [
             ("leading", "1 while this process leads", &self.leading),
             ("nodes", "Nodes of the cluster", &self.nodes),

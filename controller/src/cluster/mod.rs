@@ -85,8 +85,9 @@ pub fn run(args: &ControllerArgs, log_lines_lost: &Counter) -> anyhow::Result<Ex
     runtime.block_on(async {
         let client = args.access().client().await?;
         let (sender, source) = mpsc::channel(QUEUED);
-        Source::Kube.start(&args.access(), Needs::All, args.missing_kind_period, sender)?;
-        let reports = report_watch::start(client.clone(), args.missing_kind_period);
+        let (period, contacts) = (args.missing_kind_period, &metrics.contacts);
+        Source::Kube.start(&args.access(), Needs::All, period, contacts, sender)?;
+        let reports = report_watch::start(client.clone(), period, contacts);
         let election = if args.leader_elect {
             let namespace = namespace(args.lease_namespace.as_deref())?;
             let contender = Contender::new(&args.lease_name, &identity, timing);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube::Client;
-use portcullis_apiserver::watch::{Closed, Event, Sink, Watch};
+use portcullis_apiserver::watch::{Closed, Contacts, Event, Sink, Watch};
 use portcullis_crds::api::node_policy_report::NodePolicyReport;
 use portcullis_crds::diagnostic::Diagnostic;
 use portcullis_crds::lean::Lean;
@@ -22,9 +22,13 @@ const VERSIONS: &[&str] = &["v1alpha1"];
 /// Watches all reports until the receiver is dropped. Failed requests are tried again with
 /// back-off. While the cluster lacks the kind, its CRD is requested every `missing_kind_period`.
 #[must_use]
-pub fn start(client: Client, missing_kind_period: Duration) -> mpsc::Receiver<Reported> {
+pub fn start(
+    client: Client,
+    missing_kind_period: Duration,
+    contacts: &Contacts,
+) -> mpsc::Receiver<Reported> {
     let (sender, receiver) = mpsc::channel(QUEUED);
-    let watch = Watch::new(client, "NodePolicyReport", Outlet(sender));
+    let watch = Watch::new(client, "NodePolicyReport", Outlet(sender)).contacts(contacts);
     tokio::spawn(watch.optional(VERSIONS, missing_kind_period).run());
     receiver
 }

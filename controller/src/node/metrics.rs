@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use policy_engine::engine::selection::Selection;
+use portcullis_apiserver::watch::Contacts;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,6 +20,7 @@ use crate::node::signals::Signals;
 use crate::node::status::{Findings, Round};
 use crate::node::{connections, denials};
 use crate::serve::process::ProcessMetrics;
+use crate::serve::watch_age::WatchAges;
 
 /// The upper bounds of buckets in seconds: from adding one set member to waiting for a lock.
 const BOUNDS: [f64; 13] =
@@ -43,6 +45,8 @@ pub struct Metrics {
     diagnostics: Family<DiagnosticLabels, Gauge>,
     conflicts: Family<ConflictLabels, Gauge>,
     log_lines_lost: Counter,
+    /// When the API server last sent something.
+    pub contacts: Contacts,
     /// The metrics of connections that end.
     pub connections: connections::metrics::Metrics,
     /// The metrics of denials and their log.
@@ -111,6 +115,7 @@ impl Default for Metrics {
             diagnostics: Family::default(),
             conflicts: Family::default(),
             log_lines_lost: Counter::default(),
+            contacts: Contacts::default(),
             connections: connections::metrics::Metrics::default(),
             denials: denials::metrics::Metrics::default(),
         };
@@ -137,6 +142,7 @@ impl Metrics {
         root.register_collector(Box::new(ProcessMetrics));
         let registry = root.sub_registry_with_prefix("portcullis");
         registry.register_collector(Box::new(signals));
+        registry.register_collector(Box::new(WatchAges(self.contacts.clone())));
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The agent", version);
         let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());

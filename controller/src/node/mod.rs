@@ -159,7 +159,8 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (sender, events) = mpsc::channel(QUEUED_EVENTS);
-        args.source.start(&args.access(), needs(args), args.missing_kind_period, sender)?;
+        let (period, contacts) = (args.missing_kind_period, &metrics.contacts);
+        args.source.start(&args.access(), needs(args), period, contacts, sender)?;
         info!(node = args.node_name, source = %args.source, "watching");
         agent.run(events, crate::shutdown()?).await?;
         info!("stopping; the rules in the kernel stay applied");

@@ -4,3 +4,4 @@ pub mod http;
 mod plain;
 pub mod process;
 pub mod pulse;
+pub mod watch_age;

@@ -23,6 +23,7 @@ use portcullis_crds::diagnostic::Diagnostic;
 use tokio::sync::mpsc;
 
 use portcullis_apiserver::client::{Access, AccessError};
+use portcullis_apiserver::watch::Contacts;
 
 /// A message of a source to the owner of the engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,7 +128,7 @@ impl FromStr for Source {
 impl Source {
     /// Starts a thread that sends the objects that `needs` asks for until the receiver is dropped.
     /// `access` gives access to the API server; kinds that it lacks are searched every
-    /// `missing_kind_period`.
+    /// `missing_kind_period`. `contacts` records when the API server sends something.
     ///
     /// # Errors
     /// When the source cannot be watched at all, for example because it does not exist.
@@ -136,10 +137,14 @@ impl Source {
         access: &Access,
         needs: Needs,
         missing_kind_period: Duration,
+        contacts: &Contacts,
         events: mpsc::Sender<Event>,
     ) -> Result<(), StartError> {
         match self {
-            Self::Kube => Ok(kube::start(access.clone(), needs, missing_kind_period, events)?),
+            Self::Kube => {
+                let contacts = contacts.clone();
+                Ok(kube::start(access.clone(), needs, missing_kind_period, contacts, events)?)
+            }
             Self::Dir(path) => Ok(dir::start(path, events)?),
         }
     }

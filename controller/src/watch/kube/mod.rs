@@ -31,7 +31,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::{Client, Resource};
 use portcullis_apiserver::client::{Access, AccessError};
-use portcullis_apiserver::watch::{self, Closed, Sink, Watch};
+use portcullis_apiserver::watch::{self, Closed, Contacts, Sink, Watch};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use portcullis_crds::convert::Object;
@@ -66,9 +66,12 @@ pub fn start(
     access: Access,
     needs: Needs,
     missing_kind_period: Duration,
+    contacts: Contacts,
     events: mpsc::Sender<Event>,
 ) -> Result<(), AccessError> {
-    access.spawn("watch-kube", move |client| watch_all(client, needs, missing_kind_period, events))
+    access.spawn("watch-kube", move |client| {
+        watch_all(client, needs, missing_kind_period, contacts, events)
+    })
 }
 
 /// The kinds that are watched. A new kind is one line here and one `LeanKind` in the `crds` crate.
@@ -79,11 +82,13 @@ async fn watch_all(
     client: Client,
     needs: Needs,
     missing_kind_period: Duration,
+    contacts: Contacts,
     events: mpsc::Sender<Event>,
 ) {
     let (messages, received) = mpsc::channel(QUEUED_MESSAGES);
     let outlet = Outlet {
         messages,
+        contacts,
         place: None,
         required: Arc::default(),
         optional: Arc::default(),
@@ -100,7 +105,8 @@ async fn watch_all(
         Needs::OfNode { name, nodes_kept } => {
             let own = fields::is("metadata.name", &name);
             let others = fields::differs("metadata.name", &name);
-            let passage = Passage::new(client.clone(), others, nodes_kept, events.clone());
+            let passage = Passage::new(client.clone(), others, nodes_kept, events.clone())
+                .contacts(outlet.contacts.clone());
             watches.spawn(passage.run(received));
             watches.spawn(outlet.required::<Node>(client).fields(own).run());
             let own = fields::is("spec.nodeName", &name);
@@ -150,6 +156,7 @@ async fn forward(mut messages: mpsc::Receiver<Message>, events: mpsc::Sender<Eve
 #[derive(Clone)]
 struct Outlet {
     messages: mpsc::Sender<Message>,
+    contacts: Contacts,
     /// Which pods the watch has, if it is one of two.
     place: Option<Place>,
     /// How many required watches have not delivered their first complete view.
@@ -175,7 +182,7 @@ impl Outlet {
         awaited.fetch_add(1, Ordering::AcqRel);
         let (known, awaited) = (Known::default(), Arc::clone(awaited));
         let objects = Objects { known, outlet: self.clone(), awaited, is_unreadable: false };
-        Watch::new(client.clone(), K::KIND.as_str(), objects)
+        Watch::new(client.clone(), K::KIND.as_str(), objects).contacts(&self.contacts)
     }
 
     fn optional<K>(&self, client: &Client, period: Duration) -> Watch<K, Objects<K>>

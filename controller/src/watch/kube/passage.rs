@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
-use portcullis_apiserver::watch::{self, Closed, Sink, Watch};
+use portcullis_apiserver::watch::{self, Closed, Contacts, Sink, Watch};
 use portcullis_crds::diagnostic::Diagnostic;
 use portcullis_crds::lean::{Lean, LeanKind as _};
 use tokio::sync::mpsc;
@@ -44,6 +44,7 @@ enum Sent {
 /// The task between the watches and the agent.
 pub(super) struct Passage {
     client: Client,
+    contacts: Contacts,
     /// The field selector of the other Nodes.
     fields: String,
     /// How long the Nodes stay watched after the last policy that names nodes has gone.
@@ -84,6 +85,7 @@ impl Passage {
     ) -> Self {
         Self {
             client,
+            contacts: Contacts::default(),
             fields,
             kept,
             events,
@@ -97,6 +99,11 @@ impl Passage {
             holds_synced: false,
             is_enforcing: false,
         }
+    }
+
+    /// Records in `contacts` when the API server sends something.
+    pub(super) fn contacts(self, contacts: Contacts) -> Self {
+        Self { contacts, ..self }
     }
 
     /// Passes what it receives on until one of the two ends.
@@ -171,7 +178,7 @@ impl Passage {
         let (sender, sent) = mpsc::channel(1);
         let watch = Watch::new(self.client.clone(), Node::KIND.as_str(), Nodes::new(sender));
         let mut task = JoinSet::new();
-        task.spawn(watch.fields(&*self.fields).run());
+        task.spawn(watch.fields(&*self.fields).contacts(&self.contacts).run());
         self.watch = Some(Running { _task: task, sent });
         self.late_at = Some(Instant::now() + PATIENCE);
     }

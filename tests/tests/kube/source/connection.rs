@@ -1,10 +1,11 @@
-//! How many connections an agent has to the API server.
+//! The connections of an agent to the API server, and when it last received something.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use portcullis_tests::kube::{ApiServer, Options};
@@ -126,4 +127,34 @@ fn a_connection_whose_other_end_is_dead_is_replaced() -> Result<()> {
     forward.silence();
     apply(&server, &[&policy("p")])?;
     seen.until_change("+NetworkPolicy shop/p")
+}
+
+#[test]
+fn the_age_of_what_was_received_grows_while_the_api_server_is_away() -> Result<()> {
+    let mut server = ApiServer::start(Options::default())?;
+    apply(&server, &[&namespace("shop")])?;
+    let mut seen = Seen::start(&server.admin_kubeconfig())?;
+    seen.until_synced()?;
+    server.kill();
+    thread::sleep(Duration::from_secs(2));
+    let ages = seen.contacts.ages();
+    assert_eq!(
+        ages.keys().copied().collect::<Vec<_>>(),
+        [
+            "ClusterDefaultNetworkPolicy",
+            "ClusterNetworkPolicy",
+            "Namespace",
+            "NetworkPolicy",
+            "Node",
+            "Pod"
+        ]
+    );
+    ensure!(ages.values().all(|age| *age >= Duration::from_secs(1)), "{ages:?}");
+    let restarted = Instant::now();
+    server.restart()?;
+    apply(&server, &[&policy("p")])?;
+    seen.until_change("+NetworkPolicy shop/p")?;
+    let ages = seen.contacts.ages();
+    ensure!(ages["NetworkPolicy"] <= restarted.elapsed(), "{ages:?}");
+    Ok(())
 }

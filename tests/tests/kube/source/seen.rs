@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use policy_engine::model::Change;
 use portcullis_apiserver::client::Access;
+use portcullis_apiserver::watch::Contacts;
 use portcullis_controller::watch::{Event, Needs, Source};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{Receiver, channel};
@@ -23,6 +24,8 @@ const NODES_KEPT: Duration = Duration::from_millis(500);
 pub(super) struct Seen {
     runtime: Runtime,
     events: Receiver<Event>,
+    /// When the API server last sent something.
+    pub(super) contacts: Contacts,
     /// The objects as they are now, by kind and name.
     pub(super) objects: BTreeMap<String, Change>,
     /// What is told of each origin now.
@@ -42,10 +45,12 @@ impl Seen {
         let (sender, events) = channel(64);
         let access = Access { kubeconfig: Some(kubeconfig.into()), component: "node" };
         let needs = Needs::OfNode { name: "n1".to_owned(), nodes_kept: NODES_KEPT };
-        Source::Kube.start(&access, needs, MISSING_KIND_PERIOD, sender)?;
+        let contacts = Contacts::default();
+        Source::Kube.start(&access, needs, MISSING_KIND_PERIOD, &contacts, sender)?;
         Ok(Self {
             runtime,
             events,
+            contacts,
             objects: BTreeMap::new(),
             diagnostics: BTreeMap::new(),
             batches: Vec::new(),
