@@ -44,6 +44,16 @@ impl Agent {
         let latency = self.oldest.take().map(|received| received.elapsed());
         let selection = self.engine.take_selection();
         let compiled = self.engine.compiled();
+        // Before the line: whoever acts on it finds this state.
+        self.publisher.enforced(Round {
+            selection,
+            rulesets: compiled.rulesets.len(),
+            sets: compiled.sets.len(),
+            // Not all Nodes need be known, but each has pods.
+            nodes: u32::try_from(self.engine.world().pods_by_node().len()).unwrap_or(u32::MAX),
+            apply: report.total,
+            latency,
+        });
         info!(
             policies = self.engine.world().policies().count(),
             endpoints = compiled.endpoints.len(),
@@ -57,15 +67,6 @@ impl Agent {
             since_us = latency.map(micros),
             "policies are enforced"
         );
-        self.publisher.enforced(Round {
-            selection,
-            rulesets: compiled.rulesets.len(),
-            sets: compiled.sets.len(),
-            // Not all Nodes need be known, but each has pods.
-            nodes: u32::try_from(self.engine.world().pods_by_node().len()).unwrap_or(u32::MAX),
-            apply: report.total,
-            latency,
-        });
     }
 
     /// Replaces the diagnostics of an origin, and logs those that are new.
