@@ -28,9 +28,11 @@ pub fn read(datagram: &[u8]) -> Vec<Logged> {
             found.push(Logged { what: None, sequence: None });
             break;
         };
-        match NetlinkMessage::<NetfilterMessage>::deserialize(message) {
-            Ok(message) => found.extend(logged(&message.payload)),
-            Err(_) => found.push(Logged { what: None, sequence: None }),
+        if is_log(message) {
+            match NetlinkMessage::<NetfilterMessage>::deserialize(message) {
+                Ok(message) => found.extend(logged(&message.payload)),
+                Err(_) => found.push(Logged { what: None, sequence: None }),
+            }
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -39,6 +41,16 @@ pub fn read(datagram: &[u8]) -> Vec<Logged> {
 
 /// The length of a netlink header.
 const HEADER: usize = 16;
+
+/// `NFNL_SUBSYS_ULOG`.
+const LOG_SUBSYSTEM: u16 = 4;
+
+/// Whether a message is of the log. The parser of messages of nftables panics on lengths that are
+/// wrong.
+fn is_log(message: &[u8]) -> bool {
+    let [_, _, _, _, a, b, ..] = message else { return false };
+    u16::from_ne_bytes([*a, *b]) >> 8 == LOG_SUBSYSTEM
+}
 
 /// Reads the attributes of a packet; `None` for control messages of netlink.
 fn logged(payload: &NetlinkPayload<NetfilterMessage>) -> Option<Logged> {
