@@ -13,6 +13,7 @@ use crate::dataplane::applied::{AppliedSet, Elements, HookPlaces, Table};
 use crate::dataplane::backend::{Error, Executed};
 use crate::dataplane::denial::{Counts, Reading};
 use crate::dataplane::name::SetName;
+use crate::dataplane::netlink::attributes::{find, text};
 use crate::dataplane::netlink::nftables::{Connection, Message, Refusal};
 use crate::dataplane::plan::Plan;
 use crate::dataplane::rule::{Chains, Hook};
@@ -24,7 +25,7 @@ pub(in crate::dataplane) struct Kernel {
     connection: Option<Connection>,
 }
 
-pub(super) fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Netlink { what, source }
 }
 
@@ -37,8 +38,18 @@ pub(super) fn list(request: &Message) -> Result<Vec<Vec<u8>>, Error> {
     }
 }
 
+/// Whether the table of this name is in the list that `request` asks for. It is not if the kernel has no
+/// nftables.
+pub(super) fn has_table(request: &Message, name: &str) -> Result<bool, Error> {
+    match Connection::open().and_then(|mut connection| connection.list(request)) {
+        Ok(tables) => Ok(tables.iter().any(|table| find(table, 1).and_then(text) == Some(name))),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(failed("list nftables")(error)),
+    }
+}
+
 /// Whether the kernel has no such table, or no nftables for it.
-pub(super) fn is_absent(error: &io::Error) -> bool {
+fn is_absent(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     errno.is_some_and(|errno| {
         [Errno::ENOENT, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT].contains(&errno)
@@ -175,24 +186,24 @@ impl Kernel {
     pub(in crate::dataplane) fn remove_tables(&mut self) -> Result<usize, Error> {
         let mut removed = 0;
         for writer in Writer::all() {
-            match Connection::open().and_then(|mut it| it.list(&writer.list_table())) {
-                Ok(tables) if !tables.iter().any(|table| read::is_of(writer, table)) => continue,
-                Ok(_) => {}
-                // The kernel has no such table, or no nftables.
-                Err(error) if is_absent(&error) => continue,
-                Err(error) => return Err(failed("list nftables")(error)),
+            if !has_table(&writer.list_table(), writer.table())? {
+                continue;
             }
             let mut table = Table::default();
             read::chains(&mut table, writer, &list(&writer.list_chains())?, &[], &Chains::new());
-            let chains = table.chains.len();
-            let mut transaction = Transaction::default();
-            transaction.messages.push(writer.delete_table());
-            match self.commit(&transaction)?.first() {
-                None => removed += chains,
-                Some(refusal) => return Err(refused(&transaction, *refusal)),
-            }
+            self.change(vec![writer.delete_table()])?;
+            removed += table.chains.len();
         }
         Ok(removed)
+    }
+
+    /// Changes a table as a whole.
+    pub(super) fn change(&mut self, messages: Vec<Message>) -> Result<(), Error> {
+        let transaction = Transaction::of_table(messages);
+        match self.commit(&transaction)?.first() {
+            None => Ok(()),
+            Some(refusal) => Err(refused(&transaction, *refusal)),
+        }
     }
 
     pub(super) fn commit(&mut self, transaction: &Transaction) -> Result<Vec<Refusal>, Error> {

@@ -13,14 +13,13 @@
 use std::collections::BTreeSet;
 
 use super::encode::KernelRule;
-use super::kernel::{Kernel, failed, list, refused};
+use super::kernel::{Kernel, has_table, list};
 use super::message::{Base, Writer, comment};
 use super::read::{is_of, named};
-use super::transaction::Transaction;
 use crate::dataplane::attachment::InterfaceName;
 use crate::dataplane::backend::Error;
 use crate::dataplane::netlink::attributes::{find, text};
-use crate::dataplane::netlink::nftables::{Connection, Message};
+use crate::dataplane::netlink::nftables::Message;
 use policy_engine::direction::Direction;
 
 /// The types of tags: `ETH_P_8021Q` and `ETH_P_8021AD`.
@@ -122,19 +121,9 @@ pub(in crate::dataplane) fn probe() -> Result<(), String> {
 }
 
 fn exists(writer: Writer) -> Result<bool, Error> {
-    let tables = Connection::open().and_then(|mut it| it.list(&writer.list_table()));
-    match tables {
-        Ok(tables) => Ok(tables.iter().any(|table| is_of(writer, table))),
-        // The kernel has no such table, or no nftables.
-        Err(error) if super::kernel::is_absent(&error) => Ok(false),
-        Err(error) => Err(failed("list nftables")(error)),
-    }
+    has_table(&writer.list_table(), writer.table())
 }
 
 fn commit(messages: Vec<Message>) -> Result<(), Error> {
-    let transaction = Transaction::of_table(messages);
-    match Kernel::default().commit(&transaction)?.first() {
-        None => Ok(()),
-        Some(refusal) => Err(refused(&transaction, *refusal)),
-    }
+    Kernel::default().change(messages)
 }
