@@ -145,8 +145,8 @@ struct Traffic {
     named: BTreeSet<(Protocol, Str)>,
 }
 
-/// The rules that were read so far. Those with the same peers are one, so that it does not matter how
-/// often the same is written.
+/// The rules that were read so far. Rules with the same peers are joined, so that rules that are written
+/// more than once cost no more.
 #[derive(Default)]
 struct Fold {
     unions: Vec<(Arc<PeerUnion>, Traffic)>,
@@ -209,7 +209,11 @@ impl Fold {
     }
 
     fn finish(self, budgets: &Budgets) -> Result<AllowSet, Exceeded> {
-        budgets.check(Budget::SimilarPeers, self.similar_peers())?;
+        let listed: usize = self.unions.iter().map(|(union, _)| union.pods.len()).sum();
+        // Few peers cannot exceed the limit, and need not be grouped.
+        if listed > budgets.similar_peers {
+            budgets.check(Budget::SimilarPeers, self.similar_peers())?;
+        }
         let mut anything = Vec::new();
         let mut ranges_of: BTreeMap<Protocol, BTreeMap<PortRange, Unions>> = BTreeMap::new();
         let mut by_name: BTreeMap<(Protocol, Str), Unions> = BTreeMap::new();

@@ -324,6 +324,9 @@ impl Members {
                 all.filter(|term| matches(peer(term), namespace, labels, &identity.labels))
                     .collect()
             };
+            if found.is_empty() {
+                continue;
+            }
             identity.add(&found);
             let pods = isize::try_from(identity.pods.len()).unwrap_or(isize::MAX);
             self.terms.count(&found, pods);
