@@ -364,9 +364,10 @@ where
             // The events before a failure are valid.
             self.sink.take(events).await?;
             ended?;
-            self.heard();
             if self.version.is_some() {
                 self.over().await?;
+            } else {
+                self.heard();
             }
         }
     }

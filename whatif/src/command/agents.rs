@@ -154,10 +154,12 @@ pub(super) fn verify(args: &Verify, out: &mut dyn Write) -> Result<u8> {
         }
     }
     let has = |agreement| findings.iter().any(|found| found.agreement() == agreement);
-    Ok(match () {
-        () if has(Agreement::Differs) => NO,
-        () if has(Agreement::Unknown) => MIXED,
-        () => YES,
+    Ok(if has(Agreement::Differs) {
+        NO
+    } else if has(Agreement::Unknown) {
+        MIXED
+    } else {
+        YES
     })
 }
 

@@ -44,7 +44,7 @@ impl Agent {
         let latency = self.oldest.take().map(|received| received.elapsed());
         let selection = self.engine.take_selection();
         let compiled = self.engine.compiled();
-        // Before the line: whoever acts on it finds this state.
+        // Before the log line, so that a program that waits for the line finds this state.
         self.publisher.enforced(Round {
             selection,
             rulesets: compiled.rulesets.len(),
