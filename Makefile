@@ -102,6 +102,11 @@ bench-memory: setup ## Measure the memory of an agent at 100,000 pods and 10,000
 	$(CARGO) build --release --quiet --workspace --bins
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench memory
 
+.PHONY: bench-large-sets
+bench-large-sets: setup ## Measure changes of one tenant while another makes sets of 100,000 pods; PORTCULLIS_OTHER=PATH adds another agent
+	$(CARGO) build --release --quiet --workspace --bins
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench large_sets
+
 .PHONY: bench-hostile
 bench-hostile: ## Measure changes of an ordinary tenant on a real cluster beside a hostile one, with faults
 	@tests/setup.sh --cluster

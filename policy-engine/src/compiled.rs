@@ -19,7 +19,7 @@ use crate::flow::Traffic;
 use crate::id::{RulesetId, SetId};
 use crate::model::PodKey;
 use crate::port::{PortRange, Protocol};
-use crate::tier::Tier;
+use crate::tier::{Tier, View};
 
 /// Everything that a dataplane has to apply. The maps are ordered, so that the same world gives the
 /// same bytes.
@@ -27,7 +27,10 @@ use crate::tier::Tier;
 pub struct Compiled {
     /// The addresses of subjects that have a ruleset, enforced or audited, in some direction.
     pub endpoints: BTreeMap<IpAddr, Endpoint>,
-    /// Every ruleset that an endpoint or another ruleset refers to.
+    /// The rulesets that pods get once the dataplane has all members of their sets. The dataplane
+    /// makes them although no endpoint refers to them.
+    pub waiting: BTreeSet<(View, RulesetId)>,
+    /// Every ruleset that an endpoint, `waiting` or another ruleset refers to.
     pub rulesets: BTreeMap<RulesetId, Arc<Ruleset>>,
     /// Every set that a ruleset refers to.
     pub sets: BTreeMap<SetId, AddressSet>,
@@ -282,7 +285,7 @@ pub struct Update {
     pub sets_changed: BTreeMap<SetId, SetDelta>,
     /// Sets that were removed.
     pub sets_removed: BTreeSet<SetId>,
-    /// Whether `endpoints` or `rulesets` changed.
+    /// Whether `endpoints`, `waiting` or `rulesets` changed.
     pub rules_changed: bool,
 }
 

@@ -4,6 +4,8 @@
 
 #[path = "properties/desired.rs"]
 mod desired;
+#[path = "properties/staging.rs"]
+mod staging;
 #[path = "properties/yaml/mod.rs"]
 mod yaml;
 

@@ -272,7 +272,7 @@ fn make(family: Family, wanted: Wanted<'_>) -> Made {
     let mut made = Made {
         chains: entry::skeleton(family, options, attachments, checks),
         sets: BTreeMap::new(),
-        roots: BTreeSet::new(),
+        roots: compiled.waiting.clone(),
         denials: BTreeSet::new(),
     };
     let roots = &mut made.roots;

@@ -308,6 +308,7 @@ mod tests {
             endpoints: BTreeMap::from([("10.0.0.1".parse().unwrap(), endpoint)]),
             rulesets: BTreeMap::from([(ruleset_id, ruleset)]),
             sets: BTreeMap::from([(id(), set)]),
+            ..Compiled::default()
         }
     }
 

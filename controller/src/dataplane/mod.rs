@@ -71,7 +71,7 @@ use std::sync::Arc;
 
 use policy_engine::cidr::Family;
 use policy_engine::compiled::{Compiled, Update};
-use policy_engine::id::RulesetId;
+use policy_engine::id::{RulesetId, SetId};
 
 use self::applied::Applied;
 pub use self::apply_report::ApplyReport;
@@ -94,6 +94,7 @@ pub use self::options::{
 use self::plan::Plan;
 use self::refusals::{Refusals, Retries};
 use self::rule::Chains;
+pub use self::waiting::MEMBERS_AT_ONCE;
 use self::waiting::Waiting;
 
 /// Keeps chains, hooks and sets of the kernel as the engine's policies require.
@@ -243,6 +244,12 @@ impl Dataplane {
         let tags = self.drop_two_tags();
         let report = self.apply(compiled, update, Extent::Urgent)?;
         tags.map(|()| report)
+    }
+
+    /// Whether no member of this set waits for a later call.
+    #[must_use]
+    pub fn has_all_members(&self, set: SetId) -> bool {
+        self.waiting.has_none_of(set)
     }
 
     /// Whether a set or chain was refused, and waits for [`Dataplane::retry_refused`].

@@ -35,7 +35,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, trace};
 
-use crate::dataplane::Dataplane;
+use crate::dataplane::{self, Dataplane};
 use crate::node::answers::Inquiries;
 use crate::node::boot::Marker;
 use crate::node::conflicts::Examinations;
@@ -285,10 +285,15 @@ impl Agent {
             if self.is_applied() {
                 self.connections.begin(&self.engine);
             }
-            if let State::Applied { .. } = self.state {
+            if matches!(self.state, State::Applied { .. }) && !self.has_members_left() {
                 debug!("all that the source said so far is enforced");
             }
         }
+    }
+
+    /// Whether members are still to join sets: then the next round follows at once.
+    fn has_members_left(&self) -> bool {
+        self.members_waiting > 0 || self.engine.is_filling()
     }
 
     /// Whether all changes are applied to at least one family.
@@ -309,7 +314,7 @@ impl Agent {
         match self.state {
             State::Loading => None,
             State::Loaded { apply_at } => Some(apply_at),
-            State::Applied { .. } if self.members_waiting > 0 || self.comparison.is_read() => {
+            State::Applied { .. } if self.has_members_left() || self.comparison.is_read() => {
                 Some(Instant::now())
             }
             State::Applied { cleanup_at } => {
@@ -367,6 +372,7 @@ impl Agent {
             }
             State::Failing { back_off, .. } => self.apply(back_off),
             State::Applied { .. } => {
+                self.engine.applied(|set| self.dataplane.has_all_members(set));
                 let update = self.engine.flush();
                 // Once a round: the next attachments must not be applied in the same round.
                 let is_attached_elsewhere = self.attach();
@@ -386,6 +392,7 @@ impl Agent {
     }
 
     fn apply(&mut self, back_off: BackOff) {
+        self.engine.fill_at_once(); // Not all is enforced, so no pod waits.
         let update = self.engine.flush();
         self.attach();
         self.apply_update(&update, back_off);
@@ -400,6 +407,7 @@ impl Agent {
                     self.connections.judge_all();
                 }
                 self.marker.set();
+                self.engine.fill_in_slices(dataplane::MEMBERS_AT_ONCE);
                 if !matches!(self.state, State::Applied { .. }) {
                     Self::end_boot(None);
                 }

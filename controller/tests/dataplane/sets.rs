@@ -1,17 +1,25 @@
 //! Members of sets: deltas, growth, and what crashes and strangers leave behind.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use policy_engine::cidr::{CidrSet, Family};
 use policy_engine::compiled::{Match, Member, TrafficMatch, Update};
-use policy_engine::direction::Direction;
+use policy_engine::direction::{Direction, PerDirection};
+use policy_engine::engine::{Engine, Scope};
 use policy_engine::id::SetId;
+use policy_engine::labels::Labels;
+use policy_engine::model::{Change, Pod, PodKey};
+use policy_engine::policy::{Namespaces, Peer, Peers, PodPeer, Policy, Ports, Rule};
 use policy_engine::port::Protocol;
+use policy_engine::selector::Selector;
 use portcullis_controller::dataplane::backend::iptables::sets;
 use portcullis_controller::dataplane::drift::{Drift, How};
 use portcullis_controller::dataplane::name::{self, SetName};
 use portcullis_controller::dataplane::set::{Element, Kind};
-use portcullis_controller::dataplane::{Dataplane, IptablesVariant, Options};
+use portcullis_controller::dataplane::{
+    Backend, Dataplane, IptablesVariant, MEMBERS_AT_ONCE, Options,
+};
 
 use crate::VARIANTS;
 use crate::netns::Netns;
@@ -252,6 +260,65 @@ fn a_change_does_not_wait_for_the_members_of_a_large_set() {
             assert_eq!((report.members_changed, report.members_waiting), (4_001, 0));
             assert_eq!(members(&node, large).len(), 25_000 - 2_000 + 1);
             assert_eq!(dataplane.verify(&world.compiled).unwrap(), []);
+        });
+    }
+}
+
+/// A policy of the pods of `namespace` that allows all pods of the namespace, or nothing.
+fn policy(namespace: &str, allows: bool) -> Change {
+    let peer = PodPeer { namespaces: Namespaces::Own, pods: Selector::everything() };
+    let rule = Rule { peers: Peers::Listed(vec![Peer::Pods(peer)]), ports: Ports::Any };
+    let rules = if allows { vec![rule] } else { Vec::new() };
+    let rules = PerDirection { ingress: Some(rules), egress: None };
+    Policy::network_policy(namespace, "policy", Selector::everything(), rules).into()
+}
+
+fn pod_of(namespace: &str, node: &str, address: Ipv4Addr) -> Change {
+    let pod = Pod::new(PodKey::new(namespace, &address.to_string()), Labels::default());
+    Pod { node: Some(node.into()), addresses: vec![address.into()].into(), ..pod }.into()
+}
+
+/// The rounds are those of the agent.
+#[test]
+fn a_large_new_set_is_complete_before_a_pod_is_judged_by_it_and_another_pod_does_not_wait() {
+    const PEERS: u32 = 25_000;
+    for backend in [Backend::Iptables, Backend::Nftables] {
+        let mut engine =
+            Engine::new(Scope::Node("n1".into()), policy_engine::world::Options::default());
+        let (large, small) = (Ipv4Addr::new(10, 1, 0, 2), Ipv4Addr::new(10, 1, 0, 3));
+        engine.apply(pod_of("large", "n1", large));
+        engine.apply(pod_of("small", "n1", small));
+        for peer in 0..PEERS {
+            engine.apply(pod_of("large", "n2", Ipv4Addr::from(0x0a09_0000 + peer)));
+        }
+        let node = Netns::new();
+        node.enter(|| {
+            let mut dataplane = Dataplane::open(Options { backend, ..Options::default() }).unwrap();
+            let update = engine.flush();
+            dataplane.enforce(engine.compiled(), &update).unwrap();
+            engine.fill_in_slices(MEMBERS_AT_ONCE);
+            engine.apply(policy("large", true));
+            engine.apply(policy("small", false));
+            let (mut rounds, mut joined) = (0, 0);
+            loop {
+                let update = engine.flush();
+                let report = dataplane.enforce(engine.compiled(), &update).unwrap();
+                assert!(report.members_changed <= MEMBERS_AT_ONCE + 10, "{report:?}");
+                joined += report.members_changed;
+                rounds += 1;
+                let endpoints = &engine.compiled().endpoints;
+                assert!(endpoints.contains_key(&small.into()));
+                // One pod of the namespace may join in the round of the last slice.
+                assert_eq!(endpoints.contains_key(&large.into()), !engine.is_filling(), "{rounds}");
+                if !engine.is_filling() {
+                    break;
+                }
+                engine.applied(|set| dataplane.has_all_members(set));
+            }
+            assert!(rounds > PEERS as usize / MEMBERS_AT_ONCE, "{rounds}");
+            // The first slice is in the set when it is made.
+            assert!(joined > PEERS as usize - MEMBERS_AT_ONCE, "{joined}");
+            assert_eq!(dataplane.verify(engine.compiled()).unwrap(), []);
         });
     }
 }

@@ -66,6 +66,11 @@ impl Identities {
         self.slots.get(id.0)
     }
 
+    /// The identity that has this number now, which may be another one than before.
+    pub(super) fn find(&self, id: IdentityId) -> Option<&Identity> {
+        self.slots.find(id.0)
+    }
+
     pub(super) fn get_mut(&mut self, id: IdentityId) -> &mut Identity {
         self.slots.get_mut(id.0)
     }

@@ -4,10 +4,13 @@
 //! address; change the world; assert them again as they are now. A member that was retracted and
 //! asserted again is not in the delta.
 
+mod filling;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use self::filling::Left;
 use super::identities::{Identities, IdentityId};
 use super::live_set::{Before, LiveSet, Presence};
 use super::terms::{TermId, Terms, matches};
@@ -33,6 +36,8 @@ pub(super) struct Members {
     touched: HashMap<SetId, HashMap<Member, Before>>,
     created: BTreeSet<SetId>,
     removed: BTreeSet<SetId>,
+    /// Sets that are filled, with the pods that may not be members yet.
+    filling: BTreeMap<SetId, Left>,
     /// How many pods changed the peers that match them, since the start.
     changes: usize,
 }
@@ -203,22 +208,38 @@ impl Members {
         }
     }
 
-    /// Counts one more use of each defined set. Sets that were not used get their members.
+    /// Counts one more use of each defined set. Sets that were not used get their members; if they
+    /// may have more than `limit` together, in slices: see `filling`. Returns these.
     pub(super) fn acquire(
         &mut self,
         world: &World,
         sets: &mut Sets,
         ids: impl IntoIterator<Item = SetId>,
-    ) {
+        limit: Option<usize>,
+    ) -> Vec<SetId> {
+        let mut new = Vec::new();
         for id in ids {
             let Some(set) = self.sets.get_mut(&id) else { continue };
             set.uses += 1;
             if set.uses == 1 {
                 sets.insert(id, AddressSet { kind: set.kind, members: BTreeSet::new() });
                 self.created.insert(id);
-                self.fill(world, sets, id);
+                new.push(id);
             }
         }
+        for id in &new {
+            self.add_nodes(world, sets, *id);
+            self.filling.insert(*id, Left::new(self.identities_for(world, *id)));
+        }
+        let by_address = |id: &SetId| self.by_address.contains(id).then(|| world.pods().len());
+        let most = |id: &SetId| self.weight(id) + by_address(id).unwrap_or_default();
+        if limit.is_some_and(|limit| new.iter().map(most).sum::<usize>() > limit) {
+            return new;
+        }
+        for id in &new {
+            self.fill_one(world, sets, *id, usize::MAX);
+        }
+        Vec::new()
     }
 
     /// Counts one use less of each set. Unused sets are removed.
@@ -230,6 +251,7 @@ impl Members {
                 continue;
             }
             sets.remove(&id);
+            self.filling.remove(&id);
             if !self.created.remove(&id) {
                 self.removed.insert(id);
             }
@@ -342,34 +364,6 @@ impl Members {
             self.identities.namespaces().cloned().collect()
         };
         found.iter().flat_map(|namespace| self.identities.in_namespace(namespace)).collect()
-    }
-
-    fn fill(&self, world: &World, sets: &mut Sets, id: SetId) {
-        let (Some(live), Some(set)) = (self.sets.get(&id), sets.get_mut(&id)) else { return };
-        if live.has_nodes() {
-            let nodes = world.nodes().values().flat_map(|node| &node.addresses);
-            let host_pods = world.pods().values().filter(|pod| pod.host_network);
-            let all = nodes.chain(host_pods.flat_map(|pod| &pod.addresses));
-            let held = all.filter(|address| live.has_node(world, **address));
-            set.members.extend(held.map(|address| Member::Address(*address)));
-        }
-        let by_address = self.by_address.contains(&id);
-        let ids = if by_address {
-            let all = self.identities.namespaces();
-            all.flat_map(|namespace| self.identities.in_namespace(namespace)).collect()
-        } else {
-            let scopes = live.terms().map(|term| self.terms.get(term).peer.namespaces.clone());
-            self.identities_of(world, &scopes.collect())
-        };
-        for identity in ids.into_iter().map(|id| self.identities.get(id)) {
-            if !by_address && !live.matches(identity) {
-                continue;
-            }
-            for pod in identity.pods.iter().filter_map(|key| world.pods().get(key)) {
-                let owned = peer_addresses(world, pod);
-                set.members.extend(live.members(identity, pod, &owned));
-            }
-        }
     }
 }
 

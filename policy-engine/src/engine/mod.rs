@@ -4,6 +4,7 @@
 //! Change ─► World                 pods that the change may affect are marked dirty
 //!        ─► identities, members   set members are updated immediately
 //! flush  ─► dirty pods: policies that select them ─► a chain of rulesets per direction (shared)
+//!        ─► large new sets: a slice of members (`staging`)
 //!        ─► unreferenced rulesets and sets are removed
 //! ```
 //!
@@ -20,6 +21,7 @@ mod members;
 pub mod refused;
 pub mod selection;
 mod slots;
+mod staging;
 mod terms;
 pub mod tiers;
 mod verdicts;
@@ -31,6 +33,7 @@ use std::sync::Arc;
 
 use self::live_set::Presence;
 use self::members::Members;
+use self::staging::Staging;
 use self::tiers::{Key, ReadPolicies, SelectedPolicy, Selecting};
 use self::verdicts::Verdicts;
 use self::weights::{WeightId, Weights};
@@ -59,7 +62,8 @@ pub enum Scope {
 /// Keeps [`Compiled`] up to date with a changing world.
 ///
 /// Guarantee: after [`Engine::flush`], [`Engine::compiled`] depends on the current world only, not
-/// on the changes that led to it or their order.
+/// on the changes that led to it or their order; while [`Engine::is_filling`], this is true of pods
+/// that do not wait for the members of new sets.
 #[derive(Debug)]
 pub struct Engine {
     scope: Scope,
@@ -70,6 +74,7 @@ pub struct Engine {
     /// For each ruleset how many times subjects use it, and the sets that it refers to.
     rulesets: BTreeMap<RulesetId, (usize, Vec<SetId>)>,
     weights: Weights,
+    staging: Staging,
     dirty: BTreeSet<PodKey>,
     /// Whether a flush since the last [`Engine::take_selection`] had subjects to compile.
     selection_changed: bool,
@@ -119,6 +124,7 @@ impl Engine {
             compiled: Compiled::default(),
             subjects: BTreeMap::new(),
             rulesets: BTreeMap::new(),
+            staging: Staging::default(),
             dirty: BTreeSet::new(),
             selection_changed: false,
             contests_changed: false,
@@ -204,18 +210,31 @@ impl Engine {
         if !crossed.is_empty() {
             let of = |subject: &Subject| subject.weights.iter().any(|id| crossed.contains(id));
             let concerned = self.subjects.iter().filter(|(_, subject)| of(subject));
-            self.dirty.extend(concerned.map(|(key, _)| key.clone()));
+            let concerned = concerned.map(|(key, _)| key);
+            self.dirty.extend(concerned.chain(self.staging.with_weights(&crossed)).cloned());
         }
         let dirty = std::mem::take(&mut self.dirty);
         self.selection_changed |= !dirty.is_empty();
         let compiled = self.compile_within_budgets(dirty.into_iter().collect());
         // New rulesets come first: a set that old and new rulesets share must not be created again.
         let mut rules_changed = self.acquire(&compiled);
+        let slice = self.staging.limit.unwrap_or(usize::MAX);
+        self.members.fill(&self.world, &mut self.compiled.sets, slice);
         let (mut released, mut weights) = (Vec::new(), Vec::new());
         for (key, verdicts) in compiled {
-            rules_changed |= self.settle(key, verdicts, &mut released, &mut weights);
+            let (uses_before, weights_before) = self.staging.take(&key);
+            released.extend(uses_before);
+            weights.extend(weights_before);
+            if self.waits(&key, &verdicts) {
+                self.staging.hold(key, &verdicts);
+            } else {
+                rules_changed |= self.settle(key, verdicts, &mut released, &mut weights);
+            }
         }
+        let waiting = std::mem::replace(&mut self.compiled.waiting, self.staging.top());
+        rules_changed |= waiting != self.compiled.waiting;
         self.release(&released);
+        self.staging.end(|set| self.compiled.sets.contains_key(set));
         self.weights.release(&self.world, &mut self.members, weights);
         Update { rules_changed, ..self.members.take_update(&self.compiled.sets) }
     }
@@ -254,6 +273,7 @@ impl Engine {
         if old == pod.as_ref() {
             return;
         }
+        self.staging.note(key, old.map(Arc::as_ref), pod.as_deref());
         // Other pods that claim one of the addresses may become its owner, or stop being it.
         let addresses = old.into_iter().chain(&pod).flat_map(|pod| &pod.addresses);
         let addresses: BTreeSet<IpAddr> = addresses.copied().collect();
@@ -361,7 +381,9 @@ impl Engine {
             }
         }
         let sets = created.iter().flat_map(|defined| defined.sets.keys().copied());
-        self.members.acquire(&self.world, &mut self.compiled.sets, sets);
+        let (compiled, limit) = (&mut self.compiled.sets, self.staging.limit);
+        let in_slices = self.members.acquire(&self.world, compiled, sets, limit);
+        self.staging.begin(in_slices);
         !created.is_empty()
     }
 

@@ -30,6 +30,11 @@ impl<T> Slots<T> {
         self.values[number as usize].as_ref().expect("numbers are dropped with their values")
     }
 
+    /// The value that has this number now, if there is one.
+    pub(super) fn find(&self, number: u32) -> Option<&T> {
+        self.values.get(number as usize)?.as_ref()
+    }
+
     /// The value of such a number, for changing it.
     pub(super) fn get_mut(&mut self, number: u32) -> &mut T {
         self.values[number as usize].as_mut().expect("numbers are dropped with their values")

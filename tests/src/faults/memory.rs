@@ -103,14 +103,14 @@ fn print(stage: &Stage, name: &str) -> Result<u64> {
     Ok(peak)
 }
 
-fn namespace(number: u32) -> Value {
+pub(super) fn namespace(number: u32) -> Value {
     let labels = json!({"team": format!("team-{}", number % 50)});
     json!({"apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": format!("ns-{number}"), "labels": labels}})
 }
 
 /// The first ones are on the node of the agent.
-fn pod(number: u32) -> Value {
+pub(super) fn pod(number: u32) -> Value {
     let address = Ipv4Addr::from(0x0b00_0000 + number);
     let node = if number < LOCAL_PODS { "n2" } else { "n9" };
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {
@@ -122,7 +122,7 @@ fn pod(number: u32) -> Value {
         "status": {"phase": "Running", "podIPs": [{"ip": address}]}})
 }
 
-fn app(number: u32) -> String {
+pub(super) fn app(number: u32) -> String {
     format!("app-{}", number % PODS_OF_A_NAMESPACE / 10)
 }
 
@@ -137,7 +137,7 @@ fn policy(number: u32) -> Value {
     )
 }
 
-fn network_policy(namespace: &str, name: &str, pods: &Value, ingress: &Value) -> Value {
+pub(super) fn network_policy(namespace: &str, name: &str, pods: &Value, ingress: &Value) -> Value {
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": namespace, "name": name},
         "spec": {"podSelector": pods, "policyTypes": ["Ingress"], "ingress": ingress}})

@@ -16,6 +16,7 @@
 //! | `tools`, `process`, `server`, `neighbours`, `machine`, `versions` | the faults |
 
 mod api;
+pub mod large_sets;
 mod machine;
 pub mod memory;
 mod neighbours;

@@ -36,7 +36,8 @@ impl Agent {
     }
 
     pub(super) fn log_applied(&mut self, report: &ApplyReport) {
-        if report.members_waiting > 0 {
+        let is_slice = self.engine.is_filling() && report.chains_changed == 0;
+        if report.members_waiting > 0 || is_slice {
             let (members_waiting, apply_us) = (report.members_waiting, micros(report.total));
             debug!(members_waiting, apply_us, "members join sets in the next rounds");
             return;
@@ -62,6 +63,7 @@ impl Agent {
             chains_changed = report.chains_changed,
             sets_created = report.sets_created,
             members_changed = report.members_changed,
+            pods_waiting = self.engine.waiting(),
             rulesets_refused = self.dataplane.denied().len(),
             apply_us = micros(report.total),
             since_us = latency.map(micros),

@@ -58,7 +58,7 @@ impl Agent {
     /// Does one task of upkeep that is due, even while many changes come.
     pub(super) fn maintain(&mut self, now: Instant) {
         let State::Applied { cleanup_at } = self.state else { return };
-        if self.members_waiting > 0 {
+        if self.has_members_left() {
             return; // The next round follows at once.
         }
         if let Some((_, back_off)) = self.refused_retry.filter(|(at, _)| now >= *at) {
