@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -98,8 +99,36 @@ impl Store {
     }
 
     fn of_kind<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = &'a Value> {
-        let of_kind = self.objects.iter().filter(move |((of, _), _)| of == wanted.kind);
-        of_kind.map(|(_, object)| object).filter(|object| wanted.selects(object))
+        self.after("", wanted).map(|(_, object)| object)
+    }
+
+    /// The objects whose names come after `last`, in the order of their names.
+    fn after<'a>(
+        &'a self,
+        last: &str,
+        wanted: &'a Wanted,
+    ) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        let last = (wanted.kind.to_owned(), last.to_owned());
+        let after = self.objects.range((Bound::Excluded(last), Bound::Unbounded));
+        let of_kind = after.take_while(|((of, _), _)| of == wanted.kind);
+        of_kind
+            .map(|((_, name), object)| (name.as_str(), object))
+            .filter(|(_, object)| wanted.selects(object))
+    }
+
+    /// A page of a list of at most `limit` objects. The token of the next one is the version of the
+    /// first page, from which a watch continues, and the last name.
+    fn page(&self, wanted: &Wanted, limit: usize, token: Option<&str>) -> Value {
+        let Wanted { version, kind, .. } = wanted;
+        let (listed, last) = token.and_then(|token| token.split_once(':')).unwrap_or_default();
+        let listed = listed.parse().unwrap_or(self.version);
+        let mut objects = self.after(last, wanted);
+        let page: Vec<_> = objects.by_ref().take(limit).collect();
+        let next = objects.next().and_then(|_| page.last());
+        let next = next.map(|(last, _)| format!("{listed}:{last}"));
+        json!({"apiVersion": version, "kind": format!("{kind}List"),
+            "metadata": {"resourceVersion": listed.to_string(), "continue": next},
+            "items": page.iter().map(|(_, object)| object).collect::<Vec<_>>()})
     }
 }
 
@@ -294,20 +323,15 @@ impl Request {
         let selector = parameter("fieldSelector").unwrap_or_default();
         let wanted = Wanted::new(version, kind, &selector);
         if parameter("watch").is_none() {
-            let list = self.list(&wanted);
+            let limit = parameter("limit").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+            let token =
+                parameter("continue").map(|text| text.replace("%3A", ":").replace("%2F", "/"));
+            let list = lock(&self.store).page(&wanted, limit, token.as_deref()).to_string();
             let cut = if mode == Mode::CutOff { list.len() / 2 } else { list.len() };
             return answer(&mut stream, 200, list.get(..cut).unwrap_or_default()).await;
         }
         let from = parameter("resourceVersion").and_then(|text| text.parse().ok());
         self.watch(&mut stream, &wanted, from).await
-    }
-
-    fn list(&self, wanted: &Wanted) -> String {
-        let (store, Wanted { version, kind, .. }) = (lock(&self.store), wanted);
-        json!({"apiVersion": version, "kind": format!("{kind}List"),
-            "metadata": {"resourceVersion": store.version.to_string()},
-            "items": store.of_kind(wanted).collect::<Vec<_>>()})
-        .to_string()
     }
 
     async fn watch(
