@@ -62,6 +62,13 @@ impl Pages {
         Self { request: Request::new(path), params }
     }
 
+    /// Restricts the list to objects that match this label selector.
+    #[must_use]
+    pub fn labels(mut self, selector: Option<&str>) -> Self {
+        self.params.label_selector = selector.map(str::to_owned);
+        self
+    }
+
     /// The next page. After the last one the list starts again.
     ///
     /// # Errors

@@ -63,6 +63,7 @@ impl Interner {
                     self.labels(&mut node.labels);
                 }
             }
+            Change::ApiServer(..) => {}
         }
         if self.len() > self.sweep_at {
             self.sweep();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use policy_engine::direction::Direction;
-use policy_engine::policy::ALLOW_DNS;
+use policy_engine::policy::adding_field;
 
 /// One step into an object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -28,12 +28,13 @@ impl FieldPath {
         Self(keys.into_iter().map(|key| Step::Key(key.to_owned())).collect())
     }
 
-    /// The path of a rule, which count from 1; for the rule that `allowDNS` adds, of that field.
+    /// The path of a rule, which count from 1; for a rule that a field such as `allowDNS` adds, the
+    /// path of that field.
     #[must_use]
     pub fn of_rule(direction: Direction, rule: usize) -> Self {
-        match rule {
-            ALLOW_DNS => Self::new(["spec", "allowDNS"]),
-            rule => Self::new(["spec", direction.field()]).index(rule.saturating_sub(1)),
+        match adding_field(rule) {
+            Some(field) => Self::new(["spec", field]),
+            None => Self::new(["spec", direction.field()]).index(rule.saturating_sub(1)),
         }
     }
 

@@ -99,6 +99,7 @@ fn valid_default_policy() -> Value {
             "ingress": [{"from": [{"sameNamespace": true}, {"podSelector": {}}]}],
             "egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 80}]}],
             "allowDNS": true,
+            "allowAPIServer": false,
             "includeSystemNamespaces": false,
             "mode": "Enforce",
         },
@@ -315,6 +316,9 @@ proptest! {
         }
         let dns = |policy: &Policy| policy.allows_dns(Direction::Egress);
         prop_assert!(dns(&original) || !dns(&mutated), "{value}");
+        // Only `true` itself allows it.
+        let is_written = value["spec"]["allowAPIServer"] == json!(true);
+        prop_assert!(is_written || !mutated.names_api_server(), "{value}");
         prop_assert!(mutated.mode == Mode::Enforce, "{value}");
     }
 

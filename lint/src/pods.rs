@@ -117,7 +117,7 @@ impl Pods {
         match change {
             Change::Pod(key, _) => drop(self.groups.remove(&key.namespace)),
             Change::Namespace(..) => self.namespaces = None,
-            Change::Node(..) | Change::Policy(..) => {}
+            Change::Node(..) | Change::Policy(..) | Change::ApiServer(..) => {}
         }
     }
 

@@ -11,8 +11,8 @@ use crate::flow::{Endpoint, Flow, Traffic};
 use crate::model::Pod;
 use crate::object::ObjectRef;
 use crate::policy::{
-    ALLOW_DNS, EffectiveRule, Namespaces, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule,
-    Selected,
+    EffectiveRule, Namespaces, Peer, Peers, PodPeer, Policy, PortMatch, Ports, Rule, Selected,
+    adding_field,
 };
 use crate::tier::{Action, Tier, View};
 use crate::world::World;
@@ -100,17 +100,17 @@ pub enum Reason {
 pub struct RuleRef {
     /// The policy.
     pub policy: ObjectRef,
-    /// The position of the rule in `ingress` or `egress`, from 1; [`ALLOW_DNS`] for the rule that
-    /// `allowDNS` adds.
+    /// The position of the rule in `ingress` or `egress`, from 1; for a rule that a field adds, see
+    /// [`adding_field`].
     pub rule: usize,
 }
 
 /// `shop/db rule 1`, or `ClusterDefaultNetworkPolicy/base allowDNS`.
 impl fmt::Display for RuleRef {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.rule {
-            ALLOW_DNS => write!(formatter, "{} allowDNS", self.policy.short()),
-            number => write!(formatter, "{} rule {number}", self.policy.short()),
+        match adding_field(self.rule) {
+            Some(field) => write!(formatter, "{} {field}", self.policy.short()),
+            None => write!(formatter, "{} rule {}", self.policy.short(), self.rule),
         }
     }
 }

@@ -161,6 +161,9 @@ pub enum Change {
     Node(Str, Option<Node>),
     /// A policy of any kind.
     Policy(ObjectRef, Option<Arc<Policy>>),
+    /// An EndpointSlice or Endpoints object that lists addresses of the API server, each with its
+    /// protocol and port.
+    ApiServer(ObjectRef, Option<Arc<[(IpAddr, Protocol, u16)]>>),
 }
 
 impl Change {
@@ -171,7 +174,7 @@ impl Change {
             Self::Pod(key, _) => key.into(),
             Self::Namespace(name, _) => ObjectRef::cluster(Kind::Namespace, name.clone()),
             Self::Node(name, _) => ObjectRef::cluster(Kind::Node, name.clone()),
-            Self::Policy(name, _) => name.clone(),
+            Self::Policy(name, _) | Self::ApiServer(name, _) => name.clone(),
         }
     }
 
@@ -183,6 +186,9 @@ impl Change {
             Kind::Pod => Self::Pod(PodKey::of(namespace, name), None),
             Kind::Namespace => Self::Namespace(name, None),
             Kind::Node => Self::Node(name, None),
+            Kind::EndpointSlice | Kind::Endpoints => {
+                Self::ApiServer(ObjectRef { kind, namespace, name }, None)
+            }
             _ if kind.is_policy() => Self::Policy(ObjectRef { kind, namespace, name }, None),
             _ => return None,
         })
@@ -196,6 +202,7 @@ impl Change {
             Self::Namespace(_, namespace) => namespace.is_none(),
             Self::Node(_, node) => node.is_none(),
             Self::Policy(_, policy) => policy.is_none(),
+            Self::ApiServer(_, addresses) => addresses.is_none(),
         }
     }
 }

@@ -4,6 +4,7 @@ pub mod enforcement;
 pub mod owner;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::enforcement::Enforcement;
@@ -13,7 +14,8 @@ use crate::flow::Endpoint;
 use crate::labels::Str;
 use crate::model::{Change, Namespace, Node, Pod, PodKey};
 use crate::object::ObjectRef;
-use crate::policy::{Policy, Selected};
+use crate::policy::{Policy, Selected, api_server_rules};
+use crate::port::Protocol;
 use crate::tier::Mode;
 
 /// Options that change verdicts.
@@ -62,6 +64,8 @@ pub struct World {
     nodes: BTreeMap<Str, Node>,
     /// Policies by their namespace; policies of the whole cluster are in the namespace `""`.
     policies: BTreeMap<Str, BTreeMap<ObjectRef, Arc<Policy>>>,
+    /// The addresses of the API server, by the object that lists them.
+    api_server: BTreeMap<ObjectRef, Arc<[(IpAddr, Protocol, u16)]>>,
     claims: Claims,
     /// How many pods are on each node.
     pods_by_node: BTreeMap<Str, usize>,
@@ -110,6 +114,7 @@ impl World {
                 self.set_node_claims(&name, true);
             }
             Change::Policy(name, Some(policy)) => {
+                let policy = self.completed(policy);
                 let there = self.policies.entry(name.namespace.clone()).or_default();
                 there.insert(name, policy);
             }
@@ -121,7 +126,31 @@ impl World {
                     }
                 }
             }
+            Change::ApiServer(name, addresses) => {
+                match addresses {
+                    Some(addresses) => self.api_server.insert(name, addresses),
+                    None => self.api_server.remove(&name),
+                };
+                let rules = api_server_rules(self.api_server.values().flat_map(|all| all.iter()));
+                let policies = self.policies.values_mut().flat_map(BTreeMap::values_mut);
+                for policy in policies.filter(|policy| policy.names_api_server()) {
+                    let completed = Policy::clone(policy).with_api_server(Some(rules.clone()));
+                    *policy = Arc::new(completed);
+                }
+            }
         }
+    }
+
+    /// The policy with rules for the addresses of the API server, if it allows connections to it.
+    /// While no object lists such addresses, a policy keeps its rules, which are those of another
+    /// world if it is from there.
+    #[must_use]
+    pub fn completed(&self, policy: Arc<Policy>) -> Arc<Policy> {
+        if self.api_server.is_empty() || !policy.names_api_server() {
+            return policy;
+        }
+        let rules = api_server_rules(self.api_server.values().flat_map(|all| all.iter()));
+        Arc::new(Policy::clone(&policy).with_api_server(Some(rules)))
     }
 
     /// Counts a pod on another node than before.
@@ -273,7 +302,8 @@ mod tests {
     use crate::tier::Tier;
 
     fn policy(name: ObjectRef, subject: Subject) -> Policy {
-        let body = Body::Isolating { rules: PerDirection::default(), allow_dns: false };
+        let rules = PerDirection::default();
+        let body = Body::Isolating { rules, allow_dns: false, api_server: None };
         let (tier, mode) = (Tier::Default, Mode::Enforce);
         Policy { name, subject, tier, mode, body, revision: Revision::default() }
     }

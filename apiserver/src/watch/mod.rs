@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use kube::api::{WatchEvent, WatchParams};
-use kube::core::Request;
+use kube::core::{NamespaceResourceScope, Request};
 use kube::{Client, Resource};
 use portcullis_crds::lean::{Lean, Projected};
 use tokio::time::{Instant, sleep, timeout};
@@ -74,6 +74,7 @@ pub struct Watch<K, S> {
     served_version: &'static str,
     path: String,
     fields: Option<String>,
+    labels: Option<String>,
     lists: Lists,
     /// The version from which the watch continues; `None`: the next step is a list.
     version: Option<String>,
@@ -127,6 +128,7 @@ where
             served_version: "",
             path: K::url_path(&(), None),
             fields: None,
+            labels: None,
             lists: Lists::Streamed,
             version: None,
             highest: None,
@@ -145,6 +147,16 @@ where
     #[must_use]
     pub fn fields(self, selector: impl Into<String>) -> Self {
         Self { fields: Some(selector.into()), ..self }
+    }
+
+    /// Restricts the watch to objects of this namespace that match this label selector.
+    #[must_use]
+    pub fn labels(self, namespace: &str, selector: impl Into<String>) -> Self
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+    {
+        let path = K::url_path(&(), Some(namespace));
+        Self { path, labels: Some(selector.into()), ..self }
     }
 
     /// Declares that the kind has a CRD that the cluster may lack: then it is requested every
@@ -311,6 +323,7 @@ where
         let opened = Instant::now();
         let mut params = WatchParams::default().timeout(watch_seconds());
         params.field_selector.clone_from(&self.fields);
+        params.label_selector.clone_from(&self.labels);
         params.send_initial_events = self.version.is_none();
         // Without a version the list is as new as the request: never older than an earlier list,
         // also of another API server.

@@ -82,7 +82,7 @@ impl Analysis {
             (Change::Policy(name, _), None) => {
                 self.policies.remove(name);
             }
-            (Change::Pod(..) | Change::Namespace(..), _) => {}
+            (Change::Pod(..) | Change::Namespace(..) | Change::ApiServer(..), _) => {}
         }
         self.analyst.note(&change);
         self.world.apply(change);

@@ -92,6 +92,7 @@ pub struct Agent {
     refused_retry: Option<(Instant, BackOff)>,
     /// Pods that are denied connections because rules were refused.
     refused: BTreeSet<Denied>,
+    api_server_missing: Vec<Diagnostic>,
     /// Denied packets; `None` when they are not logged.
     denials: Option<Feed>,
     /// Examinations of the node for conflicts; `None` when it is not examined.
@@ -165,6 +166,7 @@ impl Agent {
             unreferenced: None,
             refused_retry: None,
             refused: BTreeSet::new(),
+            api_server_missing: Vec::new(),
             denials: None,
             examinations: None,
             local_pods: None,
@@ -280,6 +282,7 @@ impl Agent {
             self.sync();
             self.report_contests();
             self.report_budgets();
+            self.report_api_server();
             self.report_refused();
             self.publish_diagnostics();
             if self.is_applied() {

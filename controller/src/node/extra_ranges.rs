@@ -64,7 +64,7 @@ impl ExtraRanges {
                 let both = node.iter().chain(world.nodes().get(name));
                 both.into_iter().any(|node| is_within(&node.addresses))
             }
-            Change::Namespace(..) | Change::Policy(..) => false,
+            Change::Namespace(..) | Change::Policy(..) | Change::ApiServer(..) => false,
         }
     }
 

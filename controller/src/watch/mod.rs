@@ -69,12 +69,13 @@ pub enum Needs {
     /// All objects, except for pods that have ended.
     All,
     /// The objects that the agent of a node needs: of Nodes its own, and all others only while a
-    /// policy names nodes; of the pods of other nodes those that have an address. Until all Nodes
-    /// are known, a policy that names nodes is sent in a form that is decided closed.
+    /// policy names nodes; the addresses of the API server only while a policy allows connections
+    /// to it; of the pods of other nodes those that have an address. Until these objects are
+    /// known, a policy that needs them is sent in a form that is decided closed.
     OfNode {
         /// The name of the node.
         name: String,
-        /// How long the other Nodes stay watched after the last policy that names nodes has gone.
+        /// How long such objects stay watched after the last policy that needs them has gone.
         nodes_kept: Duration,
     },
 }

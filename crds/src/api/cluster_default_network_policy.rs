@@ -94,7 +94,11 @@ pub const ENFORCED: &str = "Enforced";
     ).message("egress is without effect: list Egress in policyTypes, or delete egress"),
     validation = Rule::new(
         "!has(self.allowDNS) || (has(self.policyTypes) && 'Egress' in self.policyTypes)"
-    ).message("allowDNS is without effect: list Egress in policyTypes, or delete allowDNS")
+    ).message("allowDNS is without effect: list Egress in policyTypes, or delete allowDNS"),
+    validation = Rule::new(
+        "!has(self.allowAPIServer) || (has(self.policyTypes) && 'Egress' in self.policyTypes)"
+    ).message("allowAPIServer is without effect: list Egress in policyTypes, or delete \
+               allowAPIServer")
 )]
 pub struct ClusterDefaultNetworkPolicySpec {
     /// In which namespaces; all when it is missing. Namespaces of the system are left out unless
@@ -133,6 +137,12 @@ pub struct ClusterDefaultNetworkPolicySpec {
     #[serde(rename = "allowDNS", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub allow_dns: Option<bool>,
+    /// Whether connections to the API server are allowed as well: to the addresses and ports in the
+    /// EndpointSlices of the Service `kubernetes` in `default`. False unless it says true. Only
+    /// with `Egress` among the `policyTypes`.
+    #[serde(rename = "allowAPIServer", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub allow_api_server: Option<bool>,
     /// Whether system namespaces are selected too: `kube-system`, `kube-public`,
     /// `kube-node-lease`, the namespace of Portcullis, and those of the flag
     /// `--system-namespaces`.

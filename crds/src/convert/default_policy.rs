@@ -5,6 +5,8 @@
 //! A missing part isolates nothing: a spec without `policyTypes` must not isolate a whole cluster,
 //! nor must `includeSystemNamespaces` with a value that is neither true nor false.
 
+use std::sync::Arc;
+
 use policy_engine::direction::{Direction, PerDirection};
 use policy_engine::labels::Str;
 use policy_engine::policy::{Namespaces, Policy, Subject};
@@ -18,13 +20,14 @@ use crate::decode::Field;
 use crate::lean::MODE_ANNOTATION;
 use crate::report::Report;
 
-const SPEC_FIELDS: [&str; 8] = [
+const SPEC_FIELDS: [&str; 9] = [
     "namespaceSelector",
     "podSelector",
     "policyTypes",
     "ingress",
     "egress",
     "allowDNS",
+    "allowAPIServer",
     "includeSystemNamespaces",
     "mode",
 ];
@@ -34,6 +37,7 @@ const EVERY_NAMESPACE: &str =
 const EVERY_POD: &str = "the policy isolates every pod of its namespaces, and allows nothing there";
 const ENFORCED: &str = "the policy is enforced";
 const NO_DNS: &str = "DNS is not allowed";
+const NO_API_SERVER: &str = "the API server is not allowed";
 const NO_SYSTEM: &str = "namespaces of the system are left out";
 
 /// The message for [`closed`].
@@ -60,8 +64,10 @@ pub(super) fn policy(name: &Str, root: &Field<'_>, report: &mut Report<'_>) -> P
         spares_system: !truth(&spec, "includeSystemNamespaces", false, NO_SYSTEM, report),
     };
     let allow_dns = truth(&spec, "allowDNS", true, NO_DNS, report);
+    let api_server = truth(&spec, "allowAPIServer", false, NO_API_SERVER, report);
     let (mode, revision) = (mode(&spec, report), revision(root.value));
     let policy = Policy::cluster_default(name.clone(), subject, rules, allow_dns);
+    let policy = policy.with_api_server(api_server.then(Arc::default));
     Policy { mode, revision, ..policy }
 }
 
@@ -91,7 +97,7 @@ fn isolated(spec: &Field<'_>, strange: bool, report: &mut Report<'_>) -> Vec<Dir
 fn warn_of_rules(spec: &Field<'_>, direction: Direction, report: &mut Report<'_>) {
     let fields: &[&str] = match direction {
         Direction::Ingress => &["ingress"],
-        Direction::Egress => &["egress", "allowDNS"],
+        Direction::Egress => &["egress", "allowDNS", "allowAPIServer"],
     };
     for name in fields {
         if spec.get(name).is_some() {

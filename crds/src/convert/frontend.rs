@@ -4,14 +4,23 @@
 //! the API server and its controllers check them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
+use policy_engine::model::Change;
 use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::policy::Policy;
 use policy_engine::port::Protocol;
+use policy_engine::world::World;
 use serde_json::Value;
 
 use crate::cidr;
+use crate::diagnostic::{About, Diagnostic, Severity};
 use crate::path::FieldPath;
+
+/// The namespace and the name of the Service of the API server.
+pub const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
 /// An Ingress, an HTTPRoute or the configuration of webhooks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,6 +62,37 @@ pub struct Endpoints {
     pub service: Str,
     /// Each address with each port, and the name of the port, which is empty if it has none.
     pub addresses: Vec<(IpAddr, Protocol, u16, Str)>,
+}
+
+impl Endpoints {
+    /// The change for the engine, if these are addresses of the API server: of the Service
+    /// `kubernetes` in `default`.
+    #[must_use]
+    pub fn api_server(&self) -> Option<Change> {
+        let service = (&*self.object.namespace, &*self.service);
+        let addresses = self.addresses.iter();
+        let addresses = addresses.map(|(address, protocol, port, _)| (*address, *protocol, *port));
+        (service == API_SERVER)
+            .then(|| Change::ApiServer(self.object.clone(), Some(addresses.collect())))
+    }
+}
+
+/// A diagnostic for each policy that allows connections to the API server, while the world has no
+/// address of it.
+#[must_use]
+pub fn missing_api_server(world: &World) -> Vec<Diagnostic> {
+    let policies = world.policies_in("");
+    let empty = policies.filter(|policy| policy.api_server(Direction::Egress) == Some(&[]));
+    let diagnostic = |policy: &Arc<Policy>| Diagnostic {
+        severity: Severity::Error,
+        source: None,
+        about: About::Object(policy.name.clone()),
+        field: FieldPath::new(["spec", "allowAPIServer"]),
+        message: "allows nothing: there is no EndpointSlice or Endpoints object with addresses of \
+                  the Service `kubernetes` in `default`"
+            .to_owned(),
+    };
+    empty.map(diagnostic).collect()
 }
 
 /// The frontend as written in `value`.
@@ -132,6 +172,17 @@ fn webhooks(value: &Value) -> Vec<Backend> {
         })
     };
     items(value.get("webhooks")).filter_map(backend).collect()
+}
+
+/// Whether an EndpointSlice or Endpoints object is one of the API server.
+pub(super) fn lists_api_server(value: &Value, default_namespace: &str) -> bool {
+    let text = |pointer: &str| {
+        let found = value.pointer(pointer).and_then(Value::as_str);
+        found.filter(|text| !text.is_empty())
+    };
+    let namespace = text("/metadata/namespace").unwrap_or(default_namespace);
+    let service = text("/metadata/labels/kubernetes.io~1service-name");
+    service.or(text("/metadata/name")).is_some_and(|service| (namespace, service) == API_SERVER)
 }
 
 /// The addresses as written in `value`.
@@ -246,5 +297,9 @@ mod tests {
         assert_eq!(slice.service, old.service);
         assert_eq!(slice.addresses, old.addresses);
         assert_eq!(slice.addresses.len(), 2);
+        let listed =
+            slice.addresses.iter().map(|(address, protocol, port, _)| (*address, *protocol, *port));
+        let change = Change::ApiServer(slice.object.clone(), Some(listed.collect()));
+        assert_eq!(slice.api_server(), Some(change));
     }
 }

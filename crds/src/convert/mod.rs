@@ -222,8 +222,12 @@ fn any(value: &Value, default_namespace: &str, report: &mut Report<'_>) -> Conve
         report.error(&Path::ROOT.key("kind"), message);
         return Converted::Unusable;
     }
-    let kind = Kind::parse(name).filter(|kind| is_read(*kind));
-    let Some(kind) = kind else { return foreign() };
+    let Some(kind) = Kind::parse(name) else { return foreign() };
+    let lists_api_server = matches!(kind, Kind::EndpointSlice | Kind::Endpoints)
+        && frontend::lists_api_server(value, default_namespace);
+    if !is_read(kind) && !lists_api_server {
+        return foreign();
+    }
     match version(kind, api_version) {
         Version::Known => known(kind, value, default_namespace, report),
         Version::Unknown => unknown(kind, value, api_version, default_namespace, report),
@@ -257,6 +261,12 @@ fn known(kind: Kind, value: &Value, default_namespace: &str, report: &mut Report
             Change::Namespace(name.clone(), Some(pod::namespace(name, &root, report)))
         }
         Kind::Node => Change::Node(name.clone(), Some(pod::node(&root, report))),
+        Kind::EndpointSlice | Kind::Endpoints => {
+            match frontend::endpoints(object, value).api_server() {
+                Some(change) => change,
+                None => return Converted::Unusable,
+            }
+        }
         // Objects of other kinds have no value in the engine.
         _ => return Converted::Unusable,
     })

@@ -1,6 +1,7 @@
 //! The parts of the objects of each kind that are kept: static data.
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use policy_engine::object::Kind;
 
@@ -79,7 +80,15 @@ macro_rules! lean_kinds {
     ($($kind:ident),*) => { $(impl LeanKind for $kind { const KIND: Kind = Kind::$kind; })* };
 }
 
-lean_kinds!(Node, Namespace, NetworkPolicy, ClusterNetworkPolicy, ClusterDefaultNetworkPolicy, Pod);
+lean_kinds!(
+    Node,
+    Namespace,
+    NetworkPolicy,
+    ClusterNetworkPolicy,
+    ClusterDefaultNetworkPolicy,
+    Pod,
+    EndpointSlice
+);
 
 impl Projected for NodePolicyReport {
     const KEEP: &'static Part = &Fields(fields![

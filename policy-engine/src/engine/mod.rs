@@ -181,6 +181,19 @@ impl Engine {
             }
             Change::Node(name, node) => self.apply_node(name, node),
             Change::Policy(name, policy) => self.apply_policy(name, policy),
+            change @ Change::ApiServer(..) => {
+                let naming = |world: &World| -> Vec<Arc<Policy>> {
+                    let policies = world.policies_in("").filter(|policy| policy.names_api_server());
+                    policies.cloned().collect()
+                };
+                let before = naming(&self.world);
+                self.world.apply(change);
+                for (before, after) in before.iter().zip(naming(&self.world)) {
+                    if *before != after {
+                        self.mark_selected(&after.name, &[&after]);
+                    }
+                }
+            }
         }
     }
 
@@ -323,14 +336,22 @@ impl Engine {
     }
 
     fn apply_policy(&mut self, name: ObjectRef, policy: Option<Arc<Policy>>) {
-        let world = &self.world;
-        let old = world.policy(&name);
-        if old == policy.as_ref() {
+        let policy = policy.map(|policy| self.world.completed(policy));
+        let old = self.world.policy(&name).cloned();
+        if old == policy {
             return;
         }
+        let versions: Vec<&Arc<Policy>> = old.iter().chain(&policy).collect();
+        self.mark_selected(&name, &versions);
+        self.world.apply(Change::Policy(name, policy));
+    }
+
+    /// Marks the subjects that one of these versions of a policy selects.
+    fn mark_selected(&mut self, name: &ObjectRef, versions: &[&Arc<Policy>]) {
+        let world = &self.world;
         let selects = |pod: &&PodKey| {
             let pod = world.pods().get(*pod);
-            let mut policies = old.into_iter().chain(&policy);
+            let mut policies = versions.iter();
             pod.is_some_and(|pod| policies.any(|p| world.selected(p, pod) != Selected::No))
         };
         let selected: Vec<PodKey> = if name.namespace.is_empty() {
@@ -339,7 +360,6 @@ impl Engine {
             self.subjects_in(&name.namespace).filter(selects).cloned().collect()
         };
         self.dirty.extend(selected);
-        self.world.apply(Change::Policy(name, policy));
     }
 
     /// The pod, when it is a subject.

@@ -6,14 +6,17 @@
 
 mod rule;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use crate::direction::{Direction, PerDirection};
 use crate::labels::Str;
 use crate::object::{Kind, ObjectRef};
 use crate::selector::Selector;
 use crate::tier::{Action, Mode, Tier};
-pub use rule::{IpBlock, Namespaces, Peer, Peers, PodPeer, PortMatch, Ports, Rule, dns_rule};
+pub use rule::{
+    ALLOW_API_SERVER, ALLOW_DNS, IpBlock, Namespaces, Peer, Peers, PodPeer, PortMatch, Ports, Rule,
+    adding_field, api_server_rules, dns_rule,
+};
 pub(crate) use rule::{Required, RequiredNamespace};
 
 /// A policy of any kind.
@@ -72,6 +75,9 @@ pub enum Body {
         rules: PerDirection<Option<Vec<Rule>>>,
         /// Whether egress to the cluster's DNS is allowed too: see [`dns_rule`].
         allow_dns: bool,
+        /// The rules that allow egress to the API server too, see [`api_server_rules`]; `None` if
+        /// the policy does not allow it. A [`World`](crate::world::World) fills them in.
+        api_server: Option<Arc<[Rule]>>,
     },
 }
 
@@ -160,7 +166,8 @@ pub enum Selected {
 /// A rule as it applies to a pod.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EffectiveRule<'p> {
-    /// The position of the rule, from 1; [`ALLOW_DNS`] for the rule that `allowDNS` adds.
+    /// The position of the rule, from 1; [`ALLOW_DNS`] and [`ALLOW_API_SERVER`] for rules that
+    /// these fields add.
     pub number: usize,
     /// What the rule decides.
     pub action: Action,
@@ -177,7 +184,7 @@ impl Policy {
         rules: PerDirection<Option<Vec<Rule>>>,
     ) -> Self {
         let name = ObjectRef::new(Kind::NetworkPolicy, namespace, name);
-        let body = Body::Isolating { rules, allow_dns: false };
+        let body = Body::Isolating { rules, allow_dns: false, api_server: None };
         Self::enforced(name, Subject::pods(pods), Tier::NetworkPolicy, body)
     }
 
@@ -200,7 +207,18 @@ impl Policy {
         allow_dns: bool,
     ) -> Self {
         let name = ObjectRef::cluster(Kind::ClusterDefaultNetworkPolicy, name);
-        Self::enforced(name, subject, Tier::Default, Body::Isolating { rules, allow_dns })
+        let body = Body::Isolating { rules, allow_dns, api_server: None };
+        Self::enforced(name, subject, Tier::Default, body)
+    }
+
+    /// The policy with these rules for egress to the API server; `None`: it does not allow this.
+    /// Only an isolating policy has such rules.
+    #[must_use]
+    pub fn with_api_server(mut self, rules: Option<Arc<[Rule]>>) -> Self {
+        if let Body::Isolating { api_server, .. } = &mut self.body {
+            *api_server = rules;
+        }
+        self
     }
 
     fn enforced(name: ObjectRef, subject: Subject, tier: Tier, body: Body) -> Self {
@@ -253,7 +271,7 @@ impl Policy {
         self.isolates(direction) || !self.ordered(direction).is_empty()
     }
 
-    /// The rules as they are written, without the rule that `allowDNS` adds.
+    /// The rules as they are written, without those that `allowDNS` and `allowAPIServer` add.
     pub fn rules(&self, direction: Direction) -> impl Iterator<Item = &Rule> {
         let isolating = self.isolating(direction).unwrap_or_default();
         self.ordered(direction).iter().map(|found| &found.rule).chain(isolating)
@@ -315,6 +333,8 @@ impl Policy {
         let isolating = isolating.unwrap_or_default().iter().enumerate();
         let allowed = isolating.map(|(at, rule)| (at + 1, rule));
         let allowed = allowed.chain(dns.map(|rule| (ALLOW_DNS, rule)));
+        let api_server = self.api_server(direction).filter(|_| sure).unwrap_or_default().iter();
+        let allowed = allowed.chain(api_server.map(|rule| (ALLOW_API_SERVER, rule)));
         let action = Action::Accept;
         ordered.chain(allowed.map(move |(number, rule)| EffectiveRule { number, action, rule }))
     }
@@ -325,10 +345,22 @@ impl Policy {
         let allows = matches!(self.body, Body::Isolating { allow_dns: true, .. });
         allows && direction == Direction::Egress && self.isolates(direction)
     }
-}
 
-/// The number of the rule that `allowDNS` adds. Written rules count from 1.
-pub const ALLOW_DNS: usize = 0;
+    /// The rules that allow connections to the API server, without any while no address of it is
+    /// known; `None` if the policy does not allow this in that direction.
+    #[must_use]
+    pub fn api_server(&self, direction: Direction) -> Option<&[Rule]> {
+        let Body::Isolating { api_server, .. } = &self.body else { return None };
+        let isolates = direction == Direction::Egress && self.isolates(direction);
+        api_server.as_deref().filter(|_| isolates)
+    }
+
+    /// Whether its rules depend on the addresses of the API server.
+    #[must_use]
+    pub fn names_api_server(&self) -> bool {
+        self.api_server(Direction::Egress).is_some()
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -396,8 +428,9 @@ mod tests {
     #[test]
     fn an_isolating_policy_that_may_select_a_pod_allows_nothing() {
         let rules = PerDirection { ingress: None, egress: Some(vec![everything()]) };
-        let policy = Policy::cluster_default("a", Subject::unknown(), rules, true);
-        let written = [(1, Action::Accept), (ALLOW_DNS, Action::Accept)];
+        let policy = Policy::cluster_default("a", Subject::unknown(), rules, true)
+            .with_api_server(Some([everything()].into()));
+        let written = [1, ALLOW_DNS, ALLOW_API_SERVER].map(|number| (number, Action::Accept));
         assert_eq!(effective(&policy, Selected::Yes), written);
         for selected in [Selected::Unsure, Selected::No] {
             assert_eq!(effective(&policy, selected), []);

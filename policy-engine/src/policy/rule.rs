@@ -1,14 +1,31 @@
 //! The rules of policies: which peers and ports they match.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use ipnet::IpNet;
 
 use crate::labels::Str;
 use crate::port::{PortRange, Protocol};
 use crate::selector::Selector;
+
+/// The number of the rule that `allowDNS` adds. Written rules count from 1.
+pub const ALLOW_DNS: usize = 0;
+
+/// The number of the rules that `allowAPIServer` adds.
+pub const ALLOW_API_SERVER: usize = usize::MAX;
+
+/// The field that adds the rule of this number; `None` for a rule that is written.
+#[must_use]
+pub fn adding_field(number: usize) -> Option<&'static str> {
+    match number {
+        ALLOW_DNS => Some("allowDNS"),
+        ALLOW_API_SERVER => Some("allowAPIServer"),
+        _ => None,
+    }
+}
 
 /// One ingress or egress rule: it matches traffic when one of its peers and one of its ports match.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -231,4 +248,28 @@ pub fn dns_rule() -> &'static Rule {
         }
     });
     &RULE
+}
+
+/// Rules that match exactly these addresses, each with its ports.
+#[must_use]
+pub fn api_server_rules<'a>(
+    addresses: impl IntoIterator<Item = &'a (IpAddr, Protocol, u16)>,
+) -> Arc<[Rule]> {
+    let mut ports: BTreeMap<IpAddr, BTreeSet<(Protocol, u16)>> = BTreeMap::new();
+    for (address, protocol, number) in addresses {
+        ports.entry(*address).or_default().insert((*protocol, *number));
+    }
+    // Addresses with the same ports share a rule.
+    let mut peers: BTreeMap<BTreeSet<(Protocol, u16)>, Vec<Peer>> = BTreeMap::new();
+    for (address, ports) in ports {
+        let block = IpBlock { cidr: address.into(), except: Vec::new() };
+        peers.entry(ports).or_default().push(Peer::Block(block));
+    }
+    let rule = |(ports, peers): (BTreeSet<(Protocol, u16)>, _)| {
+        let ports = ports.into_iter();
+        let ports =
+            ports.map(|(protocol, number)| PortMatch::Numbers(protocol, PortRange::single(number)));
+        Rule { peers: Peers::Listed(peers), ports: Ports::Listed(ports.collect()) }
+    };
+    peers.into_iter().map(rule).collect()
 }

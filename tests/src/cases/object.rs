@@ -7,10 +7,11 @@ use policy_engine::object::{Kind, ObjectRef};
 use serde_json::Value;
 
 /// The kinds that a case can hold.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Node,
     Kind::Namespace,
     Kind::Service,
+    Kind::EndpointSlice,
     Kind::NetworkPolicy,
     Kind::ClusterNetworkPolicy,
     Kind::ClusterDefaultNetworkPolicy,

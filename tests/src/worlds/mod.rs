@@ -71,6 +71,7 @@ pub fn change() -> impl Strategy<Value = Change> {
         6 => (policy(), 0..10_u8).prop_map(put_or_remove),
         2 => (tiers::cluster_policy(), 0..10_u8).prop_map(put_or_remove),
         2 => (tiers::default_policy(), 0..10_u8).prop_map(put_or_remove),
+        1 => tiers::api_server(),
     ]
 }
 

@@ -1,6 +1,10 @@
 //! Random policies of the cluster: of the tiers Admin, Baseline and Default.
 
+use std::sync::Arc;
+
 use policy_engine::direction::PerDirection;
+use policy_engine::model::Change;
+use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::{
     Namespaces, OrderedRule, Peer, Peers, PodPeer, Policy, Ports, Rule, Subject,
 };
@@ -10,7 +14,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::{block, mode, port_match, rule, selector};
+use super::{addresses, block, mode, port_match, port_number, protocol, rule, selector};
 
 /// Of any shape that the converters can give.
 pub(super) fn cluster_policy() -> impl Strategy<Value = Policy> {
@@ -29,13 +33,24 @@ pub(super) fn cluster_policy() -> impl Strategy<Value = Policy> {
 pub(super) fn default_policy() -> impl Strategy<Value = Policy> {
     let name = (0..3_u8).prop_map(|n| format!("default-{n}"));
     let rules = || option::weighted(0.7, vec(prop_oneof![rule(), own_rule()], 0..3));
-    (name, subject(), rules(), rules(), any::<[bool; 2]>(), mode()).prop_map(
-        |(name, subject, ingress, egress, [system, allow_dns], mode)| {
+    (name, subject(), rules(), rules(), any::<[bool; 3]>(), mode()).prop_map(
+        |(name, subject, ingress, egress, [system, allow_dns, api_server], mode)| {
             let subject = Subject { spares_system: !system, ..subject };
             let rules = PerDirection { ingress, egress };
-            Policy { mode, ..Policy::cluster_default(name, subject, rules, allow_dns) }
+            let policy = Policy::cluster_default(name, subject, rules, allow_dns);
+            let policy = policy.with_api_server(api_server.then(Arc::default));
+            Policy { mode, ..policy }
         },
     )
+}
+
+/// Addresses of the API server: those of pods, of nodes, or of nobody.
+pub(super) fn api_server() -> impl Strategy<Value = Change> {
+    let name = prop::sample::select(vec!["kubernetes", "kubernetes-2"]);
+    let name = name.prop_map(|name| ObjectRef::new(Kind::EndpointSlice, "default", name));
+    let listed = vec((prop::sample::select(addresses()), protocol(), port_number()), 0..3);
+    (name, option::weighted(0.8, listed))
+        .prop_map(|(name, listed)| Change::ApiServer(name, listed.map(Arc::from)))
 }
 
 /// Mostly one that could be understood.

@@ -100,6 +100,7 @@ fn a_default_that_cannot_mean_anything_is_refused_with_what_to_write() -> Result
         ("{policyTypes: [Egress], ingress: []}", "list Ingress in policyTypes, or delete ingress"),
         ("{policyTypes: [Ingress], egress: []}", "list Egress in policyTypes, or delete egress"),
         ("{policyTypes: [Ingress], allowDNS: true}", "or delete allowDNS"),
+        ("{policyTypes: [Ingress], allowAPIServer: true}", "or delete allowAPIServer"),
         ("{policyTypes: [Ingress], mode: audit}", "supported values: \"Enforce\", \"Audit\""),
         ("{policyTypes: [Ingress], egres: []}", "unknown field \"spec.egres\""),
     ] {

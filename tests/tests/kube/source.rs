@@ -1,5 +1,6 @@
 //! The API server as a source of objects: what it has arrives, whatever happens in between.
 
+mod api_server;
 mod connection;
 mod kinds;
 mod nodes;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use policy_engine::labels::Str;
 use policy_engine::model::Life;
 use policy_engine::port::Protocol;
+use portcullis_crds::convert::frontend;
 use portcullis_crds::convert::service::{Service, ServicePort};
 
 use super::resolve::{network, party};
@@ -26,7 +27,8 @@ pub(super) fn api_server(
     cluster: &Cluster,
     port: Option<&PortWord>,
 ) -> Result<Resolved, EndpointError> {
-    let key = ("default".into(), "kubernetes".into());
+    let (namespace, service) = frontend::API_SERVER;
+    let key = (namespace.into(), service.into());
     if let (Some(service), None) = (cluster.services.get(&key), port) {
         return behind(cluster, service, None);
     }

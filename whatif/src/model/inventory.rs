@@ -113,6 +113,7 @@ impl Inventory {
         self.objects.values().filter_map(|object| match &object.item {
             Item::Object(change) => Some(change.clone()),
             Item::Pod(pod, _) => Some(Change::Pod(pod.key.clone(), Some(pod.clone()))),
+            Item::Endpoints(endpoints) => endpoints.api_server(),
             _ => None,
         })
     }

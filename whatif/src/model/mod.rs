@@ -16,11 +16,11 @@ use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::words::few;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
-use portcullis_crds::convert::frontend::{Endpoints, Frontend};
+use portcullis_crds::convert::frontend::{Endpoints, Frontend, missing_api_server};
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::convert::service::Service;
 use portcullis_crds::convert::workload::Workload as Template;
-use portcullis_crds::diagnostic::Origin;
+use portcullis_crds::diagnostic::{Diagnostic, Origin};
 use portcullis_crds::manifest::Document;
 use portcullis_crds::path::FieldPath;
 
@@ -100,6 +100,9 @@ impl Cluster {
                     cluster.services.insert(key, service.clone());
                 }
                 Item::Endpoints(endpoints) => {
+                    if let Some(change) = endpoints.api_server() {
+                        cluster.world.apply(change);
+                    }
                     let key = (endpoints.object.namespace.clone(), endpoints.service.clone());
                     cluster.endpoints.entry(key).or_default().push(endpoints.clone());
                 }
@@ -112,6 +115,9 @@ impl Cluster {
             cluster.add_template(inventory, template);
         }
         cluster.assume_namespaces();
+        for Diagnostic { about, field, message, .. } in missing_api_server(&cluster.world) {
+            cluster.notes.push(format!("{about}: {field} {message}"));
+        }
         cluster
     }
 

@@ -2,6 +2,7 @@
 //! Fields are added, never changed.
 
 use policy_engine::direction::Direction;
+use policy_engine::policy::adding_field;
 use policy_engine::reach::PortSet;
 use portcullis_crds::diagnostic::Diagnostic;
 use schemars::JsonSchema;
@@ -76,4 +77,10 @@ pub fn ports(set: &PortSet) -> Vec<Ports> {
 pub fn diagnostics(diagnostics: &[Diagnostic], notes: &[String]) -> Vec<String> {
     let found = diagnostics.iter().map(ToString::to_string);
     found.chain(notes.iter().map(|note| format!("note: {note}"))).collect()
+}
+
+/// The position of a rule as the contract has it, from 1; 0 for a rule that a field adds.
+#[must_use]
+pub fn position(rule: usize) -> usize {
+    if adding_field(rule).is_some() { 0 } else { rule }
 }

@@ -65,7 +65,12 @@ impl<'a> Judge<'a> {
         let mut by_namespace: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (number, object) in objects.iter().enumerate() {
             let name = &object.name;
-            let place = if name.kind == Kind::Namespace { &name.name } else { &name.namespace };
+            let place = match name.kind {
+                Kind::Namespace => &*name.name,
+                // Policies of the whole cluster depend on the addresses of the API server.
+                Kind::EndpointSlice | Kind::Endpoints => "",
+                _ => &*name.namespace,
+            };
             by_namespace.entry(place).or_default().push(number);
         }
         let of_group = groups.iter().map(|group| {
@@ -301,6 +306,13 @@ impl<'a> Judge<'a> {
         match name.kind {
             Kind::Namespace => name.name == pod.namespace,
             Kind::Node => true,
+            Kind::EndpointSlice | Kind::Endpoints => {
+                let worlds = [&self.before.world, &self.after.world];
+                direction == Direction::Egress
+                    && worlds
+                        .into_iter()
+                        .any(|world| world.policies_in("").any(|policy| policy.names_api_server()))
+            }
             Kind::Pod => group.pods.contains(&PodKey::new(&name.namespace, &name.name)),
             // A workload, or its ReplicaSet or Job, which has another name than the workload.
             _ if name.namespace != pod.namespace => false,

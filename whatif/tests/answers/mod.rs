@@ -41,6 +41,16 @@ golden!(
 );
 
 golden!(
+    a_default_can_allow_the_api_server,
+    "check shop/api apiserver -f whatif/tests/sources/services.yaml -f whatif/tests/sources/allow-api-server.yaml",
+    "check shop/api 203.0.113.5:443 -o json -f whatif/tests/sources/services.yaml -f whatif/tests/sources/allow-api-server.yaml",
+    "policies shop/api -f whatif/tests/sources/services.yaml -f whatif/tests/sources/allow-api-server.yaml",
+    "policies shop/api -o json -f whatif/tests/sources/services.yaml -f whatif/tests/sources/allow-api-server.yaml",
+    "plan -f whatif/tests/sources/services.yaml -f whatif/tests/sources/allow-api-server.yaml --with whatif/tests/sources/plan-api-server.yaml",
+    "check jobs/cleanup 203.0.113.5:6443 -f examples/shop -f whatif/tests/sources/allow-api-server.yaml",
+);
+
+golden!(
     plan_tells_which_backends_are_lost,
     "plan -f whatif/tests/sources/frontends.yaml --with whatif/tests/sources/plan-frontends.yaml",
     "plan -f whatif/tests/sources/frontends.yaml --with whatif/tests/sources/plan-frontends.yaml --fail-on backend -o json",

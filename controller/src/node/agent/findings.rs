@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use policy_engine::model::Life;
+use portcullis_crds::convert::frontend::missing_api_server;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 use portcullis_crds::path::FieldPath;
 use tracing::{debug, error, info, warn};
@@ -106,6 +107,18 @@ impl Agent {
             let (pods, diagnostics) = (budgets::pods(&refused), budgets::diagnostics(&refused));
             self.publisher.over_budget(pods);
             self.report("budgets".into(), diagnostics);
+        }
+    }
+
+    /// Reports policies that allow the API server while no address of it is known.
+    pub(super) fn report_api_server(&mut self) {
+        if self.state == State::Loading {
+            return; // Not all objects are known yet.
+        }
+        let missing = missing_api_server(self.engine.world());
+        if missing != self.api_server_missing {
+            self.api_server_missing.clone_from(&missing);
+            self.report("addresses of the API server".into(), missing);
         }
     }
 

@@ -14,8 +14,9 @@
 //!   kernel. After that any order is safe: a policy isolates pods that come later, and a namespace
 //!   that is not known yet matches no selector. So no watch waits for another.
 //! - While a watch fails, the known objects stay enforced.
-//! - An agent gets its own Node, and all others only while a policy names nodes; and all pods of its
-//!   own node, and those of others that have an address: see `passage`.
+//! - An agent gets its own Node, and all others only while a policy names nodes; the addresses of the
+//!   API server only while a policy allows connections to it; and all pods of its own node, and those
+//!   of others that have an address: see `passage`.
 
 mod fields;
 mod known;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::{Client, Resource};
 use portcullis_apiserver::client::{Access, AccessError};
@@ -35,6 +37,7 @@ use portcullis_apiserver::watch::{self, Closed, Contacts, Sink, Watch};
 use portcullis_crds::api::cluster_default_network_policy::ClusterDefaultNetworkPolicy;
 use portcullis_crds::api::cluster_network_policy::ClusterNetworkPolicy;
 use portcullis_crds::convert::Object;
+use portcullis_crds::convert::frontend::API_SERVER;
 use portcullis_crds::diagnostic::Diagnostic;
 use portcullis_crds::lean::{Lean, LeanKind};
 use tokio::sync::mpsc;
@@ -42,7 +45,7 @@ use tokio::task::JoinSet;
 
 use super::{Event, Needs};
 pub use known::Known;
-use passage::Passage;
+use passage::{ObjectWatch, Passage};
 use pods::Place;
 
 /// Policies do not apply to pods that have ended. The server does not send them: a pod that ends is
@@ -105,9 +108,16 @@ async fn watch_all(
         Needs::OfNode { name, nodes_kept } => {
             let own = fields::is("metadata.name", &name);
             let others = fields::differs("metadata.name", &name);
-            let passage = Passage::new(client.clone(), others, nodes_kept, events.clone())
-                .contacts(outlet.contacts.clone());
-            watches.spawn(passage.run(received));
+            let other_nodes = move |watch: ObjectWatch<Node>| watch.fields(&*others);
+            let slices = |watch: ObjectWatch<EndpointSlice>| {
+                let (namespace, service) = API_SERVER;
+                watch.labels(namespace, format!("kubernetes.io/service-name={service}"))
+            };
+            let (to_second, from_first) = mpsc::channel::<Message>(QUEUED_MESSAGES);
+            let first = Passage::new(client.clone(), other_nodes, nodes_kept, to_second);
+            let second = Passage::new(client.clone(), slices, nodes_kept, events.clone());
+            watches.spawn(first.contacts(outlet.contacts.clone()).run(received));
+            watches.spawn(second.contacts(outlet.contacts.clone()).run(from_first));
             watches.spawn(outlet.required::<Node>(client).fields(own).run());
             let own = fields::is("spec.nodeName", &name);
             let others = fields::differs("spec.nodeName", &name);
@@ -137,6 +147,12 @@ enum Message {
     Event(Event),
     /// Changes of pods, by one of the two watches of pods that an agent has.
     Pods(Place, Vec<Object>),
+}
+
+impl From<Event> for Message {
+    fn from(event: Event) -> Self {
+        Self::Event(event)
+    }
 }
 
 /// Passes all events on to a receiver that needs all objects.

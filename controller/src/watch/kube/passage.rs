@@ -1,23 +1,23 @@
-//! The task between the watches and an agent: it watches the Nodes besides the agent's own while a
-//! policy names nodes, and makes one view of the pods of two watches.
+//! A task between the watches and an agent: it watches one kind of objects while a policy needs them,
+//! and makes one view of the pods of two watches. There are two such tasks, one behind the other: for
+//! the Nodes besides the agent's own, and for the EndpointSlices of the API server.
 //!
 //! ```text
 //! all other watches ─ Message ─► Passage ─ Event ─► agent
-//!                                  ▲ │ the first policy that names nodes comes, the last one goes
-//!                 Nodes that changed │ ▼
-//!                          the watch of the other Nodes
+//!                                  ▲ │ the first policy that needs the objects comes, the last one goes
+//!               objects that changed │ ▼
+//!                          the watch of these objects
 //! ```
 //!
-//! [`Naming`] and [`Pods`] decide what the agent receives. All events pass through this one task, so
+//! [`Naming`] and [`Pods`] decide what the agent receives. All events pass through each task, so
 //! their order stays.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
-use kube::Client;
+use kube::{Client, Resource};
 use portcullis_apiserver::watch::{self, Closed, Contacts, Sink, Watch};
 use portcullis_crds::diagnostic::Diagnostic;
-use portcullis_crds::lean::{Lean, LeanKind as _};
+use portcullis_crds::lean::Lean;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -25,70 +25,77 @@ use tracing::debug;
 
 use super::Message;
 use super::known::Known;
-use super::naming::{Naming, Unknown};
+use super::naming::{Naming, Needed, Unknown};
 use super::pods::Pods;
 use crate::watch::{Batch, Event};
 
-/// After this time without the Nodes, policies that wait for them are decided closed, which is
+/// After this time without the objects, policies that wait for them are decided closed, which is
 /// reported, and an agent that starts does not wait any longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the watch of the other Nodes sends.
+/// What the watch of the objects sends.
 enum Sent {
-    /// Nodes that changed, and whether the first list is complete.
-    Nodes(Batch, bool),
+    /// Objects that changed, and whether the first list is complete.
+    Objects(Batch, bool),
     /// The diagnostics about the kind itself.
     Diagnostics(String, Vec<Diagnostic>),
 }
 
-/// The task between the watches and the agent.
-pub(super) struct Passage {
+/// The watch of the objects of a kind.
+pub(super) type ObjectWatch<K> = Watch<K, NeededObjects<K>>;
+
+/// A task between the watches and the agent. It sends messages `M`.
+pub(super) struct Passage<K, M> {
     client: Client,
     contacts: Contacts,
-    /// The field selector of the other Nodes.
-    fields: String,
-    /// How long the Nodes stay watched after the last policy that names nodes has gone.
+    /// Restricts the watch to the objects that are needed.
+    restrict: Box<dyn Fn(ObjectWatch<K>) -> ObjectWatch<K> + Send>,
+    /// How long the objects stay watched after the last policy that needs them has gone.
     kept: Duration,
-    events: mpsc::Sender<Event>,
-    naming: Naming,
+    messages: mpsc::Sender<M>,
+    naming: Naming<K>,
     pods: Pods,
     watch: Option<Running>,
-    /// When the watch ends, if no policy names nodes until then.
+    /// When the watch ends, if no policy needs the objects until then.
     stop_at: Option<Instant>,
-    /// When missing Nodes count as late; `None` when they are late or known.
+    /// When missing objects count as late; `None` when they are late or known.
     late_at: Option<Instant>,
     /// What is reported of policies that are decided closed.
     reported: Vec<Diagnostic>,
     /// The origins of the diagnostics that are reported of the watch.
     origins: Vec<String>,
     /// [`Event::Synced`] was received and is not sent yet: an agent with rules of an earlier agent
-    /// waits for the Nodes, so that the rules do not close and open again.
+    /// waits for the objects, so that the rules do not close and open again.
     holds_synced: bool,
     /// The agent has received that it may enforce policies.
     is_enforcing: bool,
 }
 
-/// The watch of the other Nodes. It ends when this is dropped.
+/// The watch of the objects. It ends when this is dropped.
 struct Running {
     _task: JoinSet<()>,
     sent: mpsc::Receiver<Sent>,
 }
 
-impl Passage {
-    /// Watches Nodes that match the field selector `fields` while a policy names nodes, and for
+impl<K, M> Passage<K, M>
+where
+    K: Needed + Resource<DynamicType = ()> + 'static,
+    M: From<Event>,
+{
+    /// Watches objects of the kind `K`, as `restrict` has it, while a policy needs them and for
     /// `kept` after that.
     pub(super) fn new(
         client: Client,
-        fields: String,
+        restrict: impl Fn(ObjectWatch<K>) -> ObjectWatch<K> + Send + 'static,
         kept: Duration,
-        events: mpsc::Sender<Event>,
+        messages: mpsc::Sender<M>,
     ) -> Self {
         Self {
             client,
             contacts: Contacts::default(),
-            fields,
+            restrict: Box::new(restrict),
             kept,
-            events,
+            messages,
             naming: Naming::default(),
             pods: Pods::default(),
             watch: None,
@@ -141,7 +148,7 @@ impl Passage {
     async fn pass(&mut self, event: Event) -> Result<(), Closed> {
         match event {
             Event::Changes(changes) => {
-                // Once policies are enforced, a new one waits for the Nodes for a moment: what it allows
+                // Once policies are enforced, a new one waits for the objects for a moment: what it allows
                 // must not be denied meanwhile.
                 let may_wait = self.watch.is_none() || self.late_at.is_some();
                 let unknown =
@@ -158,7 +165,7 @@ impl Passage {
         }
     }
 
-    /// Starts the watch with the first policy that names nodes, and sets the time when it stops
+    /// Starts the watch with the first policy that needs the objects, and sets the time when it stops
     /// with the last one.
     async fn follow_need(&mut self) -> Result<(), Closed> {
         match (self.naming.is_needed(), &self.watch) {
@@ -174,19 +181,19 @@ impl Passage {
     }
 
     fn start(&mut self) {
-        debug!("a policy names nodes; watching all Nodes");
+        debug!(kind = K::KIND.as_str(), "a policy needs objects of this kind; watching them");
         let (sender, sent) = mpsc::channel(1);
-        let watch = Watch::new(self.client.clone(), Node::KIND.as_str(), Nodes::new(sender));
+        let watch = Watch::new(self.client.clone(), K::KIND.as_str(), NeededObjects::new(sender));
         let mut task = JoinSet::new();
-        task.spawn(watch.fields(&*self.fields).contacts(&self.contacts).run());
+        task.spawn((self.restrict)(watch).contacts(&self.contacts).run());
         self.watch = Some(Running { _task: task, sent });
         self.late_at = Some(Instant::now() + PATIENCE);
     }
 
     async fn stop(&mut self) -> Result<(), Closed> {
-        debug!("no policy names nodes any more; watching only the Node of this agent");
+        debug!(kind = K::KIND.as_str(), "no policy needs objects of this kind any more");
         (self.watch, self.stop_at, self.late_at) = (None, None, None);
-        let removals = self.naming.forget_nodes();
+        let removals = self.naming.forget();
         self.put(Event::Changes(removals)).await?;
         for origin in std::mem::take(&mut self.origins) {
             self.put(Event::Diagnostics(origin.into(), Vec::new())).await?;
@@ -196,9 +203,9 @@ impl Passage {
 
     async fn take(&mut self, sent: Sent) -> Result<(), Closed> {
         match sent {
-            Sent::Nodes(batch, is_complete) => {
+            Sent::Objects(batch, is_complete) => {
                 let was_closed = self.naming.is_closed();
-                let changes = self.naming.nodes(batch.changes, is_complete);
+                let changes = self.naming.take(batch.changes, is_complete);
                 self.put(Event::Changes(changes)).await?;
                 for (origin, found) in batch.diagnostics {
                     self.diagnose(&origin, found).await?;
@@ -206,7 +213,7 @@ impl Passage {
                 if is_complete {
                     self.late_at = None;
                     if was_closed {
-                        debug!("all Nodes are known");
+                        debug!(kind = K::KIND.as_str(), "all objects of this kind are known");
                     }
                     self.report().await?;
                     self.release_synced().await?;
@@ -217,7 +224,7 @@ impl Passage {
         }
     }
 
-    /// Reports which policies are decided closed because the Nodes are not known.
+    /// Reports which policies are decided closed because the objects are not known.
     async fn report(&mut self) -> Result<(), Closed> {
         let found = match self.late_at {
             Some(_) => Vec::new(),
@@ -227,7 +234,7 @@ impl Passage {
             return Ok(());
         }
         self.reported.clone_from(&found);
-        self.put(Event::Diagnostics("policies that name nodes".into(), found)).await
+        self.put(Event::Diagnostics(K::ORIGIN.into(), found)).await
     }
 
     async fn diagnose(&mut self, origin: &str, found: Vec<Diagnostic>) -> Result<(), Closed> {
@@ -251,7 +258,7 @@ impl Passage {
             Event::Synced | Event::SyncedInPart => self.is_enforcing = true,
             Event::Changes(_) | Event::Diagnostics(..) => {}
         }
-        self.events.send(event).await.map_err(|_| Closed)
+        self.messages.send(event.into()).await.map_err(|_| Closed)
     }
 }
 
@@ -266,12 +273,12 @@ async fn next(watch: &mut Option<Running>) -> Sent {
 }
 
 /// The sink of the watch.
-struct Nodes {
-    known: Known<Node>,
+pub(super) struct NeededObjects<K> {
+    known: Known<K>,
     sender: mpsc::Sender<Sent>,
 }
 
-impl Nodes {
+impl<K: Needed> NeededObjects<K> {
     fn new(sender: mpsc::Sender<Sent>) -> Self {
         Self { known: Known::default(), sender }
     }
@@ -281,11 +288,11 @@ impl Nodes {
     }
 }
 
-impl Sink<Node> for Nodes {
-    async fn take(&mut self, events: Vec<watch::Event<Lean<Node>>>) -> Result<(), Closed> {
+impl<K: Needed> Sink<K> for NeededObjects<K> {
+    async fn take(&mut self, events: Vec<watch::Event<Lean<K>>>) -> Result<(), Closed> {
         let is_complete = self.known.take(events);
         let batch = self.known.flush();
-        self.send(Sent::Nodes(batch, is_complete)).await
+        self.send(Sent::Objects(batch, is_complete)).await
     }
 
     async fn diagnose(&mut self, origin: String, found: Vec<Diagnostic>) -> Result<(), Closed> {

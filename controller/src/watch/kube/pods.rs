@@ -40,7 +40,10 @@ impl Pods {
     pub(super) fn pass(&mut self, place: Place, changes: Vec<Object>) -> Vec<Object> {
         let pass = |object: Object| match object.change {
             Change::Pod(key, pod) => self.put(place, key, pod).map(Object::from),
-            Change::Namespace(..) | Change::Node(..) | Change::Policy(..) => Some(object),
+            Change::Namespace(..)
+            | Change::Node(..)
+            | Change::Policy(..)
+            | Change::ApiServer(..) => Some(object),
         };
         changes.into_iter().filter_map(pass).collect()
     }

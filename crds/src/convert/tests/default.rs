@@ -45,7 +45,7 @@ fn a_default_can_have_every_field() {
     let (policy, found) = default_policy(
         "policyTypes: [Egress], namespaceSelector: {matchLabels: {a: b}}, \
          podSelector: {matchLabels: {c: d}}, egress: [{}], allowDNS: false, \
-         includeSystemNamespaces: true, mode: Audit",
+         allowAPIServer: true, includeSystemNamespaces: true, mode: Audit",
     );
     let subject = Subject {
         namespaces: Some(Selector::label("a", "b")),
@@ -54,6 +54,7 @@ fn a_default_can_have_every_field() {
     };
     let rules = PerDirection { ingress: None, egress: Some(vec![ALLOW_ALL]) };
     let expected = Policy::cluster_default("base", subject, rules, false);
+    let expected = expected.with_api_server(Some(Arc::default()));
     let expected = Policy { mode: Mode::Audit, ..expected };
     assert_eq!((policy, found), (expected, vec![]));
 }
@@ -96,6 +97,7 @@ fn rules_of_a_direction_that_is_not_listed_are_reported() {
         ("policyTypes: [Egress], ingress: [{}]", "spec.ingress"),
         ("policyTypes: [Ingress], egress: [{}]", "spec.egress"),
         ("policyTypes: [Ingress], allowDNS: true", "spec.allowDNS"),
+        ("policyTypes: [Ingress], allowAPIServer: true", "spec.allowAPIServer"),
     ] {
         let (policy, found) = default_policy(spec);
         assert_eq!(policy.isolates(Direction::Ingress), !spec.contains("[Egress]"), "{spec}");

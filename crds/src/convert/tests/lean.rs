@@ -134,7 +134,7 @@ fn default_policy() -> Value {
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{"from": [{"sameNamespace": true}], "ports": [{"port": 80}]}],
             "egress": [{"to": [{"podSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8"}}]}],
-            "allowDNS": false, "includeSystemNamespaces": true, "mode": "Audit",
+            "allowDNS": false, "allowAPIServer": true, "includeSystemNamespaces": true, "mode": "Audit",
         },
         "status": {"pods": 5},
     })

@@ -50,7 +50,7 @@ spec: {podSelector: {matchLabels: {app: nobody}}}
 apiVersion: portcullis.dev/v1alpha1
 kind: ClusterDefaultNetworkPolicy
 metadata: {name: deny}
-spec: {policyTypes: [Ingress]}
+spec: {policyTypes: [Ingress, Egress], allowAPIServer: true}
 ---
 apiVersion: portcullis.dev/v1alpha1
 kind: NodePolicyReport

@@ -8,6 +8,7 @@ use policy_engine::evaluate::{Decision, Reason, RuleRef};
 use policy_engine::explain::{NearMiss, PeerMiss, PortMiss};
 use policy_engine::flow::Traffic;
 use policy_engine::object::ObjectRef;
+use policy_engine::policy::adding_field;
 use policy_engine::reach::PortSet;
 use policy_engine::tier;
 use portcullis_crds::diagnostic::Origin;
@@ -16,7 +17,7 @@ use serde::Serialize;
 
 use crate::judge::{self, Answer, Over, Part};
 use crate::model::Cluster;
-use crate::output::json::{API_VERSION, Ports, Protocol, ports};
+use crate::output::json::{self, API_VERSION, Ports, Protocol, ports};
 use crate::output::words;
 
 /// The answer to `check`.
@@ -184,12 +185,16 @@ pub enum ReasonJson {
 
 /// A rule of a policy.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
 #[schemars(rename = "Rule")]
 pub struct RuleJson {
     /// `namespace/name` or `Kind/name`.
     pub policy: String,
-    /// Its position in `ingress` or `egress`, from 1; 0 is the rule that `allowDNS` adds.
+    /// Its position in `ingress` or `egress`, from 1; 0 is a rule that a field adds.
     pub rule: usize,
+    /// The field that adds the rule: `allowDNS` or `allowAPIServer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added_by: Option<&'static str>,
     /// Where the rule is written, as `file:line:column`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
@@ -197,12 +202,16 @@ pub struct RuleJson {
 
 /// A rule that does not allow it, and every part that failed.
 #[derive(Serialize, JsonSchema, Clone, Debug)]
+#[serde(rename_all = "camelCase")]
 #[schemars(rename = "NearMiss")]
 pub struct NearMissJson {
     /// `namespace/name` or `Kind/name`.
     pub policy: String,
-    /// Its position in `ingress` or `egress`, from 1; 0 is the rule that `allowDNS` adds.
+    /// Its position in `ingress` or `egress`, from 1; 0 is a rule that a field adds.
     pub rule: usize,
+    /// The field that adds the rule: `allowDNS` or `allowAPIServer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added_by: Option<&'static str>,
     /// Where the rule is written, as `file:line:column`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
@@ -340,7 +349,12 @@ fn decision(
 fn rule(cluster: &Cluster, direction: Direction, rule: &RuleRef) -> RuleJson {
     let origin = cluster.rule_origin(&rule.policy, direction, rule.rule);
     let origin = origin.as_ref().map(Origin::to_string);
-    RuleJson { policy: rule.policy.short(), rule: rule.rule, origin }
+    RuleJson {
+        policy: rule.policy.short(),
+        rule: json::position(rule.rule),
+        added_by: adding_field(rule.rule),
+        origin,
+    }
 }
 
 fn near_miss(
@@ -352,7 +366,8 @@ fn near_miss(
     let origin = cluster.rule_origin(&miss.rule.policy, direction, miss.rule.rule);
     NearMissJson {
         policy: miss.rule.policy.short(),
-        rule: miss.rule.rule,
+        rule: json::position(miss.rule.rule),
+        added_by: adding_field(miss.rule.rule),
         origin: origin.as_ref().map(Origin::to_string),
         peers: miss.peers.iter().map(Miss::peer).collect(),
         ports: miss.ports.iter().map(|port| Miss::port(port, traffic)).collect(),

@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use policy_engine::direction::Direction;
 use policy_engine::model::{Pod, PodKey};
-use policy_engine::policy::{Body, EffectiveRule, Policy, Selected};
+use policy_engine::policy::{Body, EffectiveRule, Policy, Selected, adding_field};
 use policy_engine::tier::Mode;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::check::json::{AllowDeny, Tier};
-use super::json::API_VERSION;
+use super::json::{self, API_VERSION};
 use crate::model::Cluster;
 
 /// The answer of `policies`.
@@ -86,8 +86,11 @@ pub struct Applied {
 #[derive(Serialize, JsonSchema, Clone, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Rule {
-    /// The position in the policy, from 1; 0 for what `allowDNS` adds.
+    /// The position in the policy, from 1; 0 for a rule that a field adds.
     pub rule: usize,
+    /// The field that adds the rule: `allowDNS` or `allowAPIServer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added_by: Option<&'static str>,
     /// `Accept`, `Deny` or `Pass`.
     pub action: &'static str,
     /// Who is at the other side: one of these.
@@ -156,7 +159,8 @@ fn applied(
         policy.effective(direction, selected).map(|EffectiveRule { number, action, rule }| {
             let rule = rule.in_namespace(&pod.key.namespace);
             Rule {
-                rule: number,
+                rule: json::position(number),
+                added_by: adding_field(number),
                 action: action.as_str(),
                 peers: rule::peers(cluster, &rule.peers),
                 ports: rule::ports(&rule.ports),

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use policy_engine::policy::ALLOW_DNS;
 use policy_engine::words::few;
 
 use super::{Applied, Group, Policies, Rule, Side};
@@ -59,9 +58,9 @@ fn headline(policy: &Applied) -> String {
 }
 
 fn line(rule: &Rule, preposition: &str) -> String {
-    let number = match rule.rule {
-        ALLOW_DNS => "allowDNS".to_owned(),
-        number => format!("rule {number}"),
+    let number = match rule.added_by {
+        Some(field) => field.to_owned(),
+        None => format!("rule {}", rule.rule),
     };
     let (peers, ports) = (rule.peers.join("; "), rule.ports.join(", "));
     format!("{number}: {} {ports} {preposition} {peers}", rule.action)

@@ -263,3 +263,32 @@ fn what_cannot_be_read_is_reported_as_unread_with_its_file_and_a_mistake_in_an_o
         );
     }
 }
+
+#[test]
+fn the_addresses_of_the_api_server_are_those_of_its_slices() {
+    let slice = |namespace: &str, service: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a, \
+             namespace: {namespace}, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+             endpoints: [{{addresses: [192.0.2.1]}}]\nports: [{{port: 6443}}]\n"
+        )
+    };
+    let mut state = DirState::default();
+    for (namespace, service, is_listed) in [
+        ("default", "other", false),
+        ("shop", "kubernetes", false),
+        ("default", "kubernetes", true),
+    ] {
+        state.load(Path::new("a.yaml"), &slice(namespace, service));
+        let changes = state.flush().changes;
+        let listed = |object: &Object| match &object.change {
+            Change::ApiServer(_, addresses) => addresses.as_ref().is_some_and(|all| all.len() == 1),
+            _ => false,
+        };
+        assert_eq!(changes.iter().any(listed), is_listed, "{namespace}/{service}: {changes:?}");
+    }
+    state.remove(Path::new("a.yaml"));
+    let changes = state.flush().changes;
+    let is_removal = |object: &Object| matches!(object.change, Change::ApiServer(_, None));
+    assert!(changes.iter().any(is_removal), "{changes:?}");
+}
