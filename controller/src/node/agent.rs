@@ -92,6 +92,7 @@ pub struct Agent {
     refused_retry: Option<(Instant, BackOff)>,
     /// Pods that are denied connections because rules were refused.
     refused: BTreeSet<Denied>,
+    /// What is reported of policies that allow the API server.
     api_server_missing: Vec<Diagnostic>,
     /// Denied packets; `None` when they are not logged.
     denials: Option<Feed>,
@@ -294,38 +295,12 @@ impl Agent {
         }
     }
 
-    /// Whether members are still to join sets: then the next round follows at once.
-    fn has_members_left(&self) -> bool {
-        self.members_waiting > 0 || self.engine.is_filling()
-    }
-
     /// Whether all changes are applied to at least one family.
     fn is_applied(&self) -> bool {
         match self.state {
             State::Applied { .. } => true,
             State::Failing { family, .. } => family.is_some() && self.oldest.is_none(),
             State::Loading | State::Loaded { .. } => false,
-        }
-    }
-
-    fn alarm(&self) -> Option<Instant> {
-        let alarm = self.regular_alarm();
-        alarm.map(|at| self.hooks_at.map_or(at, |hooks_at| hooks_at.min(at)))
-    }
-
-    fn regular_alarm(&self) -> Option<Instant> {
-        match self.state {
-            State::Loading => None,
-            State::Loaded { apply_at } => Some(apply_at),
-            State::Applied { .. } if self.has_members_left() || self.comparison.is_read() => {
-                Some(Instant::now())
-            }
-            State::Applied { cleanup_at } => {
-                let regular = self.verify_at.min(self.count_at);
-                let retry_at = self.refused_retry.map(|(at, _)| at);
-                [cleanup_at, retry_at].into_iter().flatten().chain([regular]).min()
-            }
-            State::Failing { retry_at, .. } => Some(retry_at.min(self.count_at)),
         }
     }
 

@@ -1,5 +1,9 @@
-//! Waits for events of optional parts of the agent: without the part, a wait never returns.
+//! What the agent waits for: events of its optional parts, without which a wait never returns, and
+//! the next time when something is due.
 
+use tokio::time::Instant;
+
+use super::{Agent, State};
 use crate::dataplane::examine::Examination;
 use crate::node::attach::Found;
 use crate::node::conflicts::Examinations;
@@ -28,5 +32,34 @@ pub(super) async fn next(denials: Option<&mut Feed>) -> Sighting {
     match denials {
         Some(denials) => denials.next().await,
         None => std::future::pending().await,
+    }
+}
+
+impl Agent {
+    /// When the agent does something although nothing happens.
+    pub(super) fn alarm(&self) -> Option<Instant> {
+        let alarm = self.regular_alarm();
+        alarm.map(|at| self.hooks_at.map_or(at, |hooks_at| hooks_at.min(at)))
+    }
+
+    fn regular_alarm(&self) -> Option<Instant> {
+        match self.state {
+            State::Loading => None,
+            State::Loaded { apply_at } => Some(apply_at),
+            State::Applied { .. } if self.has_members_left() || self.comparison.is_read() => {
+                Some(Instant::now())
+            }
+            State::Applied { cleanup_at } => {
+                let regular = self.verify_at.min(self.count_at);
+                let retry_at = self.refused_retry.map(|(at, _)| at);
+                [cleanup_at, retry_at].into_iter().flatten().chain([regular]).min()
+            }
+            State::Failing { retry_at, .. } => Some(retry_at.min(self.count_at)),
+        }
+    }
+
+    /// Whether members are still to join sets: then the next round follows at once.
+    pub(super) fn has_members_left(&self) -> bool {
+        self.members_waiting > 0 || self.engine.is_filling()
     }
 }
