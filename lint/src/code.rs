@@ -28,7 +28,7 @@ macro_rules! codes {
     };
 }
 
-codes! { 27:
+codes! { 28:
     Unreadable "PCL001" "unreadable" Error "What was written is not what is enforced."
     Odd "PCL002" "odd" Warning "Enforced as written, and still not right."
     GivenTwice "PCL003" "given-twice" Warning "One object is given by several documents."
@@ -58,6 +58,8 @@ codes! { 27:
     EgressWithoutDns "PCL402" "egress-without-dns" Warning
         "Pods may open connections, and not look up names."
     HalfOpen "PCL403" "half-open" Warning "One side is opened and the other is closed."
+    EgressWithoutApiServer "PCL404" "egress-without-api-server" Warning
+        "Pods have permissions in the API, and policies deny them the API server."
     RedundantRule "PCL501" "redundant-rule" Note "Other rules allow all that the rule allows."
     RedundantPolicy "PCL502" "redundant-policy" Note "Other policies do all that the policy does."
     SamePolicy "PCL503" "same-policy" Warning "Two policies say the same."

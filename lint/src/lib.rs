@@ -8,6 +8,7 @@
 //!   tiers      policies of the cluster,     dns        pods that cannot look up names
 //!              and policies in audit        addresses  addresses that pods of two nodes claim
 //!   frontends  Services and Ingresses whose pods policies close to clients
+//!   api_server pods that policies deny the API server
 //! lint       all findings, with hints that contain the nearest names: `kubectl whatif lint`
 //! mistakes   policies without an effect, with constant messages: Events of the controller
 //! ```
@@ -19,11 +20,13 @@ pub mod pods;
 
 mod addresses;
 mod answers;
+mod api_server;
 mod code;
 mod direction;
 mod dns;
 mod frontends;
 mod implies;
+mod input;
 mod pairs;
 mod peers;
 mod ports;
@@ -36,7 +39,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use policy_engine::direction::Direction;
 use policy_engine::flow::Endpoint;
@@ -48,45 +50,17 @@ use policy_engine::reach::{ClassId, Reach};
 use policy_engine::tier::{Tier, View};
 use policy_engine::words;
 use policy_engine::world::World;
-use portcullis_crds::convert::frontend::Frontend;
 use portcullis_crds::convert::service::Service;
 use portcullis_crds::diagnostic::{About, Diagnostic, Origin, Severity as Read};
-use portcullis_crds::manifest::Document;
 use portcullis_crds::path::FieldPath;
 
 pub use answers::Names;
 pub use code::Code;
 pub use frontends::ClosedBackend;
+pub use input::{Input, Services};
 
 use self::answers::Answers;
 use self::pods::{Group, Pods};
-
-/// All Services by namespace and name.
-pub type Services = BTreeMap<(Str, Str), Service>;
-
-/// The objects that are checked.
-#[derive(Clone, Copy)]
-pub struct Input<'c> {
-    /// The objects that policies are evaluated for.
-    pub world: &'c World,
-    /// The Services; empty where they are not known.
-    pub services: &'c Services,
-    /// The Ingresses, HTTPRoutes and webhooks; empty where they are not known.
-    pub frontends: &'c [Frontend],
-    /// The names of pods in messages.
-    pub names: &'c Names<'c>,
-    /// The policies, Services and frontends that are written in files.
-    pub documents: &'c BTreeMap<ObjectRef, Arc<Document>>,
-}
-
-impl<'c> Input<'c> {
-    /// The Services of a namespace.
-    fn services_of(self, namespace: &Str) -> impl Iterator<Item = &'c Service> + use<'c> {
-        let (first, namespace) = ((namespace.clone(), Str::from("")), namespace.clone());
-        let all = self.services.range(first..);
-        all.take_while(move |((of, _), _)| *of == namespace).map(|(_, service)| service)
-    }
-}
 
 /// The name of a pod in messages, and the place where it is written.
 #[derive(Clone, Debug)]
@@ -215,6 +189,7 @@ pub fn lint(input: Input<'_>) -> Vec<Finding> {
         found.extend(addresses::contested(&context));
         found.extend(frontends::findings(&context));
         found.extend(dns::findings(&context));
+        found.extend(api_server::findings(&context));
         found.extend(tiers::about_pods(&context));
     }
     for finding in &mut found {

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::labels::Str;
 
-/// The kinds of objects that policies depend on, the kinds that create pods, and the kinds that lead
-/// connections to pods.
+/// The kinds of objects that policies depend on, the kinds that create pods, the kinds that lead
+/// connections to pods, and those that allow pods to use the API server.
 ///
 /// Lists of several kinds are in this order. Objects can be created in this order too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -51,11 +51,15 @@ pub enum Kind {
     MutatingWebhookConfiguration,
     /// `admissionregistration.k8s.io/v1` ValidatingWebhookConfiguration.
     ValidatingWebhookConfiguration,
+    /// `rbac.authorization.k8s.io/v1` RoleBinding.
+    RoleBinding,
+    /// `rbac.authorization.k8s.io/v1` ClusterRoleBinding.
+    ClusterRoleBinding,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Node,
         Self::Namespace,
         Self::Service,
@@ -76,6 +80,8 @@ impl Kind {
         Self::HttpRoute,
         Self::MutatingWebhookConfiguration,
         Self::ValidatingWebhookConfiguration,
+        Self::RoleBinding,
+        Self::ClusterRoleBinding,
     ];
 
     /// The name that the Kubernetes API uses, the singular and plural of the resource, and the
@@ -123,6 +129,13 @@ impl Kind {
                 "validatingwebhookconfigurations",
                 "validatingwebhookconfiguration",
             ],
+            Self::RoleBinding => ["RoleBinding", "rolebinding", "rolebindings", "rolebinding"],
+            Self::ClusterRoleBinding => [
+                "ClusterRoleBinding",
+                "clusterrolebinding",
+                "clusterrolebindings",
+                "clusterrolebinding",
+            ],
         }
     }
 
@@ -163,6 +176,7 @@ impl Kind {
             Self::MutatingWebhookConfiguration | Self::ValidatingWebhookConfiguration => {
                 "admissionregistration.k8s.io"
             }
+            Self::RoleBinding | Self::ClusterRoleBinding => "rbac.authorization.k8s.io",
             Self::ClusterNetworkPolicy => "policy.networking.k8s.io",
             Self::ClusterDefaultNetworkPolicy => "portcullis.dev",
             Self::CronJob | Self::Job => "batch",
@@ -219,6 +233,7 @@ impl Kind {
                 | Self::ClusterDefaultNetworkPolicy
                 | Self::MutatingWebhookConfiguration
                 | Self::ValidatingWebhookConfiguration
+                | Self::ClusterRoleBinding
         )
     }
 

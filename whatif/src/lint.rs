@@ -19,6 +19,8 @@ pub fn lint(sources: &Sources, cluster: &Cluster) -> Vec<Finding> {
         world: &cluster.world,
         services: &cluster.services,
         frontends: &cluster.frontends,
+        api_server: &cluster.api_server(),
+        api_clients: &cluster.api_clients(),
         names: &names(sources, cluster),
         documents: &cluster.documents,
     });

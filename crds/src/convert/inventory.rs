@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use policy_engine::labels::Str;
 use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
 use serde_json::Value;
 
 use super::frontend::{Endpoints, Frontend, endpoints, frontend};
 use super::service::{Service, service};
-use super::workload::{Owner, Workload, owner, workload};
+use super::workload::{Binding, Owner, Workload, account, binding, owner, workload};
 use super::{Converted, UnknownVersion, Version, is_read, name_of, version};
 use crate::decode::Field;
 use crate::diagnostic::Diagnostic;
@@ -22,8 +23,8 @@ use crate::report::Report;
 pub enum Item {
     /// A namespace, a node or a policy; never a pod.
     Object(Change),
-    /// A pod, and the object that controls it.
-    Pod(Arc<Pod>, Option<Owner>),
+    /// A pod, the object that controls it, and the ServiceAccount whose token it has.
+    Pod(Arc<Pod>, Option<Owner>, Option<Str>),
     /// An object that creates pods.
     Workload(Workload),
     /// A Service.
@@ -32,6 +33,8 @@ pub enum Item {
     Endpoints(Endpoints),
     /// An object that leads connections to Services.
     Frontend(Frontend),
+    /// An object that gives permissions in the API to ServiceAccounts.
+    Binding(Binding),
     /// An object of a kind that no question depends on.
     Foreign {
         /// Its `apiVersion`, empty when it has none.
@@ -80,6 +83,9 @@ pub fn item(
             Kind::Endpoints | Kind::EndpointSlice => {
                 Item::Endpoints(endpoints(ObjectRef { kind, namespace, name }, value))
             }
+            Kind::RoleBinding | Kind::ClusterRoleBinding => {
+                Item::Binding(binding(ObjectRef { kind, namespace, name }, value))
+            }
             kind if kind.creates_pods() => {
                 Item::Workload(workload(kind, PodKey::of(namespace, name), &root, &mut report))
             }
@@ -89,7 +95,9 @@ pub fn item(
     }
     let (converted, diagnostics) = super::convert(value, document, default_namespace);
     let item = match converted {
-        Converted::Object(Change::Pod(_, Some(pod))) => Item::Pod(pod, owner(value)),
+        Converted::Object(Change::Pod(_, Some(pod))) => {
+            Item::Pod(pod, owner(value), account(value.get("spec")))
+        }
         Converted::Object(change) => Item::Object(change),
         Converted::Foreign { api_version, kind } => Item::Foreign { api_version, kind },
         Converted::UnknownVersion(unknown) => Item::UnknownVersion(unknown),

@@ -3,7 +3,7 @@
 use policy_engine::addresses::Addresses;
 use policy_engine::labels::Str;
 use policy_engine::model::{Pod, PodKey};
-use policy_engine::object::Kind;
+use policy_engine::object::{Kind, ObjectRef};
 use serde_json::Value;
 
 use super::pod::pod;
@@ -32,6 +32,8 @@ pub struct Workload {
     pub owner: Option<Owner>,
     /// Whether it creates no more pods, because it is a finished Job.
     pub finished: bool,
+    /// The ServiceAccount whose token its pods have; `None` if they have none.
+    pub account: Option<Str>,
 }
 
 /// The workload `key` as written at `root`.
@@ -46,6 +48,8 @@ pub(super) fn workload(
         Kind::CronJob => &["spec", "jobTemplate", "spec", "template"],
         _ => &["spec", "template"],
     };
+    let template_at = spec.iter().try_fold(value, |at, key| at.get(key));
+    let pod_spec = template_at.and_then(|template| template.get("spec"));
     let replicas = match kind {
         Kind::DaemonSet | Kind::CronJob => None,
         Kind::Job => number(value, "/spec/parallelism"),
@@ -59,8 +63,42 @@ pub(super) fn workload(
             _ => Some(replicas.unwrap_or(1)),
         },
         owner: owner(value),
+        account: account(pod_spec),
         finished: kind == Kind::Job && is_done(value),
     }
+}
+
+/// A RoleBinding or ClusterRoleBinding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// Its name.
+    pub object: ObjectRef,
+    /// The namespace and name of each ServiceAccount among its subjects.
+    pub accounts: Vec<(Str, Str)>,
+}
+
+/// The binding as written in `value`.
+pub(super) fn binding(object: ObjectRef, value: &Value) -> Binding {
+    let subjects = value.get("subjects").and_then(Value::as_array).into_iter().flatten();
+    let account = |subject: &Value| {
+        let text = |key: &str| subject.get(key).and_then(Value::as_str);
+        let namespace = text("namespace").map_or_else(|| object.namespace.clone(), Str::from);
+        (text("kind") == Some("ServiceAccount")).then_some(())?;
+        Some((namespace, text("name")?.into()))
+    };
+    let accounts = subjects.filter_map(account).collect();
+    Binding { object, accounts }
+}
+
+/// The ServiceAccount whose token pods with this spec have; `None` if they have none.
+pub(super) fn account(spec: Option<&Value>) -> Option<Str> {
+    let spec = spec?;
+    if spec.get("automountServiceAccountToken") == Some(&Value::Bool(false)) {
+        return None;
+    }
+    let name = spec.get("serviceAccountName").or_else(|| spec.get("serviceAccount"));
+    let name = name.and_then(Value::as_str).filter(|name| !name.is_empty());
+    Some(name.unwrap_or("default").into())
 }
 
 /// The controller among an object's `ownerReferences`.

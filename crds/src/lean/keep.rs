@@ -73,6 +73,7 @@ pub(super) const fn part(kind: Kind) -> &'static Part {
         Kind::EndpointSlice => &ENDPOINT_SLICE,
         Kind::Ingress | Kind::HttpRoute => &ROUTE,
         Kind::MutatingWebhookConfiguration | Kind::ValidatingWebhookConfiguration => &WEBHOOKS,
+        Kind::RoleBinding | Kind::ClusterRoleBinding => &BINDING,
     }
 }
 
@@ -141,8 +142,11 @@ const CONTAINERS: Part = Items(&Fields(fields![
     "ports": Items(&Open(fields!["name", "containerPort", "protocol"])), "restartPolicy",
 ]));
 
+/// Fields that no verdict depends on.
+const ASIDE: Part = Only(Purpose::Snapshot, &Whole);
+
 const POD_SPEC: Part = Fields(fields![
-    "nodeName", "hostNetwork", "containers": CONTAINERS, "initContainers": CONTAINERS,
+    "serviceAccountName": ASIDE, "automountServiceAccountToken": ASIDE, "nodeName", "hostNetwork", "containers": CONTAINERS, "initContainers": CONTAINERS,
 ]);
 
 const POD: Part = Fields(fields![
@@ -168,6 +172,10 @@ const ROUTE: Part = Fields(fields!["metadata": METADATA, "spec"]);
 const WEBHOOKS: Part = Fields(fields![
     "metadata": METADATA,
     "webhooks": Items(&Fields(fields!["name", "clientConfig": Fields(fields!["service"])])),
+]);
+
+const BINDING: Part = Fields(fields![
+    "metadata": METADATA, "subjects": Items(&Fields(fields!["kind", "name", "namespace"])),
 ]);
 
 const TEMPLATE: Part = Fields(fields!["metadata": Fields(fields!["labels"]), "spec": POD_SPEC]);

@@ -112,7 +112,7 @@ impl Inventory {
     pub fn changes(&self) -> impl Iterator<Item = Change> {
         self.objects.values().filter_map(|object| match &object.item {
             Item::Object(change) => Some(change.clone()),
-            Item::Pod(pod, _) => Some(Change::Pod(pod.key.clone(), Some(pod.clone()))),
+            Item::Pod(pod, ..) => Some(Change::Pod(pod.key.clone(), Some(pod.clone()))),
             Item::Endpoints(endpoints) => endpoints.api_server(),
             _ => None,
         })
@@ -122,7 +122,7 @@ impl Inventory {
     pub fn apply(&mut self, change: Change) {
         let name = change.object();
         let item = match change {
-            Change::Pod(_, pod) => pod.map(|pod| Item::Pod(pod, None)),
+            Change::Pod(_, pod) => pod.map(|pod| Item::Pod(pod, None, None)),
             change => (!change.is_removal()).then_some(Item::Object(change)),
         };
         let object = item.map(|item| Object {
@@ -290,7 +290,7 @@ pub fn policy_mut(item: &mut Item) -> Option<&mut Policy> {
 fn name(item: &Item) -> Option<ObjectRef> {
     Some(match item {
         Item::Object(change) => change.object(),
-        Item::Pod(pod, _) => (&pod.key).into(),
+        Item::Pod(pod, ..) => (&pod.key).into(),
         Item::Workload(workload) => {
             let key = &workload.template.key;
             ObjectRef::new(workload.kind, key.namespace.clone(), key.name.clone())
@@ -300,6 +300,7 @@ fn name(item: &Item) -> Option<ObjectRef> {
         }
         Item::Endpoints(endpoints) => endpoints.object.clone(),
         Item::Frontend(frontend) => frontend.object.clone(),
+        Item::Binding(binding) => binding.object.clone(),
         Item::UnknownVersion(policy) => policy.object.clone(),
         Item::Foreign { .. } | Item::Unusable => return None,
     })

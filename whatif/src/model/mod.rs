@@ -7,16 +7,18 @@ mod reference;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use policy_engine::direction::Direction;
 use policy_engine::labels::Str;
 use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
+use policy_engine::port::Protocol;
 use policy_engine::words::few;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
-use portcullis_crds::convert::frontend::{Endpoints, Frontend, missing_api_server};
+use portcullis_crds::convert::frontend::{API_SERVER, Endpoints, Frontend, missing_api_server};
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::convert::service::Service;
 use portcullis_crds::convert::workload::Workload as Template;
@@ -54,6 +56,10 @@ pub struct Cluster {
     /// The policies, Services and frontends that are written in files.
     pub documents: BTreeMap<ObjectRef, Arc<Document>>,
     workload_of: BTreeMap<PodKey, WorkloadRef>,
+    /// The ServiceAccounts whose tokens pods have.
+    accounts: BTreeMap<PodKey, Str>,
+    /// The ServiceAccounts that have permissions in the API, by namespace and name.
+    bound: BTreeSet<(Str, Str)>,
 }
 
 /// The pods of one workload.
@@ -80,6 +86,8 @@ impl Cluster {
             assumed: BTreeSet::new(),
             documents: BTreeMap::new(),
             workload_of: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            bound: BTreeSet::new(),
         };
         let mut templates = Vec::new();
         for (name, object) in inventory.objects() {
@@ -90,8 +98,9 @@ impl Cluster {
             }
             match &object.item {
                 Item::Object(change) => cluster.add_object(change.clone(), object),
-                Item::Pod(pod, owner) => {
+                Item::Pod(pod, owner, account) => {
                     let workload = owners::of_pod(inventory, pod, owner.as_ref());
+                    cluster.note_account(&pod.key, account.as_ref());
                     cluster.add_pod(pod.clone(), workload, false);
                 }
                 Item::Workload(template) => templates.push(template),
@@ -107,6 +116,7 @@ impl Cluster {
                     cluster.endpoints.entry(key).or_default().push(endpoints.clone());
                 }
                 Item::Frontend(frontend) => cluster.frontends.push(frontend.clone()),
+                Item::Binding(binding) => cluster.bound.extend(binding.accounts.iter().cloned()),
                 // These are reported as gaps or in diagnostics.
                 Item::UnknownVersion(_) | Item::Foreign { .. } | Item::Unusable => {}
             }
@@ -161,6 +171,34 @@ impl Cluster {
         Some(self.documents.get(policy)?.origin())
     }
 
+    /// The pods that probably use the API server: they have the token of a ServiceAccount that a
+    /// RoleBinding or ClusterRoleBinding gives permissions to.
+    #[must_use]
+    pub fn api_clients(&self) -> BTreeSet<PodKey> {
+        if self.bound.is_empty() {
+            return BTreeSet::new();
+        }
+        let is_bound = |(pod, account): &(&PodKey, &Str)| {
+            self.bound.contains(&(pod.namespace.clone(), Str::clone(account)))
+        };
+        self.accounts.iter().filter(is_bound).map(|(pod, _)| pod.clone()).collect()
+    }
+
+    /// The addresses of the API server that the source has.
+    #[must_use]
+    pub fn api_server(&self) -> Vec<(IpAddr, Protocol, u16)> {
+        let (namespace, service) = API_SERVER;
+        let listed = self.endpoints.get(&(namespace.into(), service.into())).into_iter().flatten();
+        let listed = listed.flat_map(|endpoints| &endpoints.addresses);
+        listed.map(|(address, protocol, port, _)| (*address, *protocol, *port)).collect()
+    }
+
+    fn note_account(&mut self, pod: &PodKey, account: Option<&Str>) {
+        if let Some(account) = account {
+            self.accounts.insert(pod.clone(), account.clone());
+        }
+    }
+
     fn add_object(&mut self, change: Change, object: &Object) {
         if let (Change::Policy(name, Some(_)), Some(document)) = (&change, &object.document) {
             self.documents.insert(name.clone(), document.clone());
@@ -198,6 +236,7 @@ impl Cluster {
             // The name cannot be that of an object: names have no `/`.
             let name = format!("{}/{}#{number}", template.kind.lower(), key.name);
             let key = PodKey::new(&key.namespace, &name);
+            self.note_account(&key, template.account.as_ref());
             let pod = Pod { key, ..template.template.clone() };
             self.add_pod(Arc::new(pod), workload.clone(), true);
         }

@@ -41,7 +41,7 @@ pub enum How {
 }
 
 /// Every object that may change connections, in the order of the names. Services may not: policies
-/// know pods only.
+/// know pods only. Bindings of roles may not, either.
 pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
     let (before, after) = (&sources.before, &sources.after);
     let mut names: Vec<&ObjectRef> =
@@ -64,7 +64,7 @@ pub(super) fn changed(sources: &Sources) -> Vec<Changed> {
             (Some(_), Some(_)) | (None, None) => continue,
         };
         let Some(object) = new.or(old) else { continue };
-        if !matches!(object.item, Item::Service(_)) {
+        if !matches!(object.item, Item::Service(_) | Item::Binding(_)) {
             changed.push(Changed { name: name.clone(), how, origin: origin(object) });
         }
     }

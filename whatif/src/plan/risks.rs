@@ -179,6 +179,8 @@ fn backends(found: &Found<'_>, [before, after]: [&Cluster; 2]) -> Vec<Risk> {
             world: &cluster.world,
             services: &cluster.services,
             frontends: &cluster.frontends,
+            api_server: &[],
+            api_clients: &BTreeSet::new(),
             names: &names,
             documents: &cluster.documents,
         })

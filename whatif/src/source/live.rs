@@ -47,13 +47,15 @@ const RESOURCES: [(&str, Kind); 14] = [
 ];
 
 /// Kinds that few answers depend on, and no verdict between pods: the addresses of the API server,
-/// and objects that lead connections to Services.
-const EXTRAS: [(&str, Kind); 5] = [
+/// objects that lead connections to Services, and bindings of roles.
+const EXTRAS: [(&str, Kind); 7] = [
     ("namespaces/default/endpointslices", Kind::EndpointSlice),
     ("ingresses", Kind::Ingress),
     ("httproutes", Kind::HttpRoute),
     ("mutatingwebhookconfigurations", Kind::MutatingWebhookConfiguration),
     ("validatingwebhookconfigurations", Kind::ValidatingWebhookConfiguration),
+    ("rolebindings", Kind::RoleBinding),
+    ("clusterrolebindings", Kind::ClusterRoleBinding),
 ];
 
 /// Whether a cluster may lack a kind, or serve it in several versions.

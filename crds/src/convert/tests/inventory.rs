@@ -58,7 +58,7 @@ fn a_pod_and_a_workload_know_what_controls_them() {
                   {kind: ReplicaSet, name: rs, controller: true}]";
     let owner = Some(Owner { kind: "ReplicaSet".to_owned(), name: "rs".into() });
     let pod = read(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p, {owners}}}}}"));
-    assert!(matches!(pod, Item::Pod(_, found) if found == owner));
+    assert!(matches!(pod, Item::Pod(_, found, _) if found == owner));
     let job = format!(
         "{{apiVersion: batch/v1, kind: Job, metadata: {{name: j, {owners}}}, \
          spec: {{parallelism: 3, template: {{}}}}, \
