@@ -68,7 +68,7 @@ codes! { 28:
     NeverMatches "PCL505" "never-matches" Warning
         "Earlier rules of the policy match all that the rule matches."
     BackendClosed "PCL601" "backend-closed" Warning
-        "Policies close the backend of an Ingress, HTTPRoute, LoadBalancer or webhook."
+        "Policies close the backend of an Ingress, a route of a Gateway, a LoadBalancer or a webhook."
     ClientAddressHidden "PCL602" "client-address-hidden" Warning
         "The ipBlock is for clients whose addresses the pods do not see."
 }

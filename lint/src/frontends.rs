@@ -1,7 +1,7 @@
 //! Objects that lead connections to pods from outside of their namespace, and whose backends
-//! policies close: Ingresses, HTTPRoutes, webhooks, and Services for external clients.
+//! policies close: Ingresses, routes of Gateways, webhooks, and Services for external clients.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use policy_engine::cidr::Family;
@@ -42,13 +42,17 @@ const CONTROLLERS: [&str; 14] = [
     "voyager",
 ];
 
+/// The label with the name of their Gateway that its pods have, by Gateway API.
+const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+
 /// The clients of the pods behind a frontend.
 enum Clients<'c> {
     /// External clients, or nodes that replace their addresses.
     External,
     /// The API server, which is on a node or external.
     ApiServer,
-    /// The pods of ingress controllers; if the source has none, any client may be one.
+    /// The pods of the Gateways of a route if they are known, else those of ingress controllers; if
+    /// the source has none of these, any client may be one.
     Proxies(&'c [&'c Pod]),
 }
 
@@ -56,7 +60,7 @@ enum Clients<'c> {
 /// clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ClosedBackend {
-    /// The Ingress, HTTPRoute or configuration of webhooks; or the Service of type LoadBalancer itself.
+    /// The Ingress, route or configuration of webhooks; or the Service of type LoadBalancer itself.
     pub object: ObjectRef,
     /// The field that names the Service, or the port.
     pub field: FieldPath,
@@ -88,11 +92,20 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
 
 /// All backends that are closed.
 pub(super) fn all(context: &Context<'_>) -> Vec<ClosedBackend> {
-    let controllers = controllers(context);
+    let (controllers, gateways) = (controllers(context), gateways(context));
     let mut found = Vec::new();
     for frontend in context.input.frontends {
+        let of_gateways: Vec<&Pod> = frontend
+            .gateways
+            .iter()
+            .filter_map(|name| gateways.get(name))
+            .flatten()
+            .copied()
+            .collect();
         let clients = match frontend.object.kind {
-            Kind::Ingress | Kind::HttpRoute => Clients::Proxies(&controllers),
+            _ if !of_gateways.is_empty() => Clients::Proxies(&of_gateways),
+            Kind::Ingress => Clients::Proxies(&controllers),
+            kind if kind.is_route() => Clients::Proxies(&controllers),
             _ => Clients::ApiServer,
         };
         for backend in &frontend.backends {
@@ -129,9 +142,24 @@ fn controllers<'c>(context: &Context<'c>) -> Vec<&'c Pod> {
         let mut names = NAME_LABELS.iter().filter_map(|key| pod.labels.get(key));
         names.any(|name| CONTROLLERS.contains(&name.as_ref()))
     };
-    let running = |pod: &&Pod| pod.takes_part() || (pod.host_network && pod.node.is_some());
+    running(context).filter(is_controller).collect()
+}
+
+/// The pods of each Gateway, by its namespace and name.
+fn gateways<'c>(context: &Context<'c>) -> BTreeMap<(Str, Str), Vec<&'c Pod>> {
+    let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for pod in running(context) {
+        if let Some(name) = pod.labels.get(GATEWAY_LABEL) {
+            found.entry((pod.key.namespace.clone(), name.clone())).or_default().push(pod);
+        }
+    }
+    found
+}
+
+/// The pods that can be clients.
+fn running<'c>(context: &Context<'c>) -> impl Iterator<Item = &'c Pod> + use<'c> {
     let pods = context.world.pods().values().map(AsRef::as_ref);
-    pods.filter(is_controller).filter(running).collect()
+    pods.filter(|pod: &&Pod| pod.takes_part() || (pod.host_network && pod.node.is_some()))
 }
 
 /// The groups of pods that a Service sends connections to.

@@ -25,7 +25,7 @@ pub struct Input<'c> {
     pub world: &'c World,
     /// The Services; empty where they are not known.
     pub services: &'c Services,
-    /// The Ingresses, HTTPRoutes and webhooks; empty where they are not known.
+    /// The Ingresses, routes of Gateways and webhooks; empty where they are not known.
     pub frontends: &'c [Frontend],
     /// The addresses of the API server; empty where they are not known.
     pub api_server: &'c [(IpAddr, Protocol, u16)],

@@ -47,6 +47,14 @@ pub enum Kind {
     Ingress,
     /// `gateway.networking.k8s.io` HTTPRoute, `v1` or `v1beta1`.
     HttpRoute,
+    /// `gateway.networking.k8s.io` GRPCRoute, `v1` or `v1alpha2`.
+    GrpcRoute,
+    /// `gateway.networking.k8s.io` TLSRoute, `v1` or an alpha version.
+    TlsRoute,
+    /// `gateway.networking.k8s.io` TCPRoute, `v1alpha2`.
+    TcpRoute,
+    /// `gateway.networking.k8s.io` UDPRoute, `v1alpha2`.
+    UdpRoute,
     /// `admissionregistration.k8s.io/v1` MutatingWebhookConfiguration.
     MutatingWebhookConfiguration,
     /// `admissionregistration.k8s.io/v1` ValidatingWebhookConfiguration.
@@ -59,7 +67,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Node,
         Self::Namespace,
         Self::Service,
@@ -78,6 +86,10 @@ impl Kind {
         Self::EndpointSlice,
         Self::Ingress,
         Self::HttpRoute,
+        Self::GrpcRoute,
+        Self::TlsRoute,
+        Self::TcpRoute,
+        Self::UdpRoute,
         Self::MutatingWebhookConfiguration,
         Self::ValidatingWebhookConfiguration,
         Self::RoleBinding,
@@ -117,6 +129,10 @@ impl Kind {
             }
             Self::Ingress => ["Ingress", "ingress", "ingresses", "ing"],
             Self::HttpRoute => ["HTTPRoute", "httproute", "httproutes", "httproute"],
+            Self::GrpcRoute => ["GRPCRoute", "grpcroute", "grpcroutes", "grpcroute"],
+            Self::TlsRoute => ["TLSRoute", "tlsroute", "tlsroutes", "tlsroute"],
+            Self::TcpRoute => ["TCPRoute", "tcproute", "tcproutes", "tcproute"],
+            Self::UdpRoute => ["UDPRoute", "udproute", "udproutes", "udproute"],
             Self::MutatingWebhookConfiguration => [
                 "MutatingWebhookConfiguration",
                 "mutatingwebhookconfiguration",
@@ -171,7 +187,11 @@ impl Kind {
     pub fn group(self) -> &'static str {
         match self {
             Self::NetworkPolicy | Self::Ingress => "networking.k8s.io",
-            Self::HttpRoute => "gateway.networking.k8s.io",
+            Self::HttpRoute
+            | Self::GrpcRoute
+            | Self::TlsRoute
+            | Self::TcpRoute
+            | Self::UdpRoute => "gateway.networking.k8s.io",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::MutatingWebhookConfiguration | Self::ValidatingWebhookConfiguration => {
                 "admissionregistration.k8s.io"
@@ -197,6 +217,9 @@ impl Kind {
             Self::ClusterNetworkPolicy => &["v1beta1", "v1alpha2"],
             Self::ClusterDefaultNetworkPolicy => &["v1alpha1"],
             Self::HttpRoute => &["v1", "v1beta1"],
+            Self::GrpcRoute => &["v1", "v1alpha2"],
+            Self::TlsRoute => &["v1", "v1alpha3", "v1alpha2"],
+            Self::TcpRoute | Self::UdpRoute => &["v1alpha2"],
             _ => &["v1"],
         }
     }
@@ -250,6 +273,12 @@ impl Kind {
                 | Self::ReplicationController
                 | Self::StatefulSet
         )
+    }
+
+    /// Whether objects of this kind are routes of Gateways.
+    #[must_use]
+    pub fn is_route(self) -> bool {
+        self.group() == Self::HttpRoute.group()
     }
 
     /// Whether objects of this kind are policies.

@@ -22,13 +22,16 @@ use crate::path::FieldPath;
 /// The namespace and the name of the Service of the API server.
 pub const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
-/// An Ingress, an HTTPRoute or the configuration of webhooks.
+/// An Ingress, a route of Gateways (HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute), or the
+/// configuration of webhooks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frontend {
     /// Its name.
     pub object: ObjectRef,
     /// The Services that it leads to, in the order in which they are written.
     pub backends: Vec<Backend>,
+    /// The Gateways of a route, by namespace and name.
+    pub gateways: Vec<(Str, Str)>,
 }
 
 /// A Service that a [`Frontend`] leads to.
@@ -99,10 +102,18 @@ pub fn missing_api_server(world: &World) -> Vec<Diagnostic> {
 pub(super) fn frontend(object: ObjectRef, value: &Value) -> Frontend {
     let backends = match object.kind {
         Kind::Ingress => ingress(&object.namespace, value),
-        Kind::HttpRoute => route(&object.namespace, value),
+        kind if kind.is_route() => route(&object.namespace, value),
         _ => webhooks(value),
     };
-    Frontend { object, backends }
+    let parents = value.pointer("/spec/parentRefs").filter(|_| object.kind.is_route());
+    let gateways = items(parents).filter_map(|(_, parent)| {
+        let text = |key: &str| parent.get(key).and_then(Value::as_str);
+        let namespace = text("namespace").map_or_else(|| object.namespace.clone(), Str::from);
+        let is_gateway = text("kind").unwrap_or("Gateway") == "Gateway";
+        Some((namespace, text("name")?.into())).filter(|_| is_gateway)
+    });
+    let gateways = gateways.collect();
+    Frontend { object, backends, gateways }
 }
 
 fn ingress(namespace: &Str, value: &Value) -> Vec<Backend> {
@@ -271,6 +282,25 @@ mod tests {
                 "x/api:81 at spec.rules[0].backendRefs[2].name",
             ],
         );
+        for (version, kind) in [
+            ("v1", "GRPCRoute"),
+            ("v1", "TLSRoute"),
+            ("v1alpha2", "TCPRoute"),
+            ("v1alpha2", "UDPRoute"),
+        ] {
+            let route = json!({"apiVersion": format!("gateway.networking.k8s.io/{version}"),
+                "kind": kind, "metadata": {"name": "a"}, "spec": {
+                    "parentRefs": [{"name": "g"}, {"name": "h", "namespace": "x"},
+                        {"name": "s", "kind": "Service"}],
+                    "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}});
+            check(&route, &["shop/web:80 at spec.rules[0].backendRefs[0].name"]);
+            let (Item::Frontend(found), _) = item(&route, None, "shop") else { panic!("{route}") };
+            let gateways = [("shop", "g"), ("x", "h")];
+            assert_eq!(
+                found.gateways,
+                gateways.map(|(namespace, name)| (namespace.into(), name.into()))
+            );
+        }
         check(
             &json!({"apiVersion": "admissionregistration.k8s.io/v1",
                 "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "a"}, "webhooks": [

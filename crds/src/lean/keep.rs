@@ -71,7 +71,12 @@ pub(super) const fn part(kind: Kind) -> &'static Part {
         | Kind::StatefulSet => &WORKLOAD,
         Kind::Endpoints => &ENDPOINTS,
         Kind::EndpointSlice => &ENDPOINT_SLICE,
-        Kind::Ingress | Kind::HttpRoute => &ROUTE,
+        Kind::Ingress
+        | Kind::HttpRoute
+        | Kind::GrpcRoute
+        | Kind::TlsRoute
+        | Kind::TcpRoute
+        | Kind::UdpRoute => &ROUTE,
         Kind::MutatingWebhookConfiguration | Kind::ValidatingWebhookConfiguration => &WEBHOOKS,
         Kind::RoleBinding | Kind::ClusterRoleBinding => &BINDING,
     }

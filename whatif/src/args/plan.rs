@@ -43,7 +43,7 @@ pub enum Danger {
     Closed,
     /// Pods can no longer look up names
     Dns,
-    /// An Ingress, HTTPRoute, LoadBalancer or webhook loses its backend
+    /// An Ingress, a route of a Gateway, a LoadBalancer or a webhook loses its backend
     Backend,
     /// Pods are newly reachable from external addresses
     External,

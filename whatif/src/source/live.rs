@@ -48,10 +48,14 @@ const RESOURCES: [(&str, Kind); 14] = [
 
 /// Kinds that few answers depend on, and no verdict between pods: the addresses of the API server,
 /// objects that lead connections to Services, and bindings of roles.
-const EXTRAS: [(&str, Kind); 7] = [
+const EXTRAS: [(&str, Kind); 11] = [
     ("namespaces/default/endpointslices", Kind::EndpointSlice),
     ("ingresses", Kind::Ingress),
     ("httproutes", Kind::HttpRoute),
+    ("grpcroutes", Kind::GrpcRoute),
+    ("tlsroutes", Kind::TlsRoute),
+    ("tcproutes", Kind::TcpRoute),
+    ("udproutes", Kind::UdpRoute),
     ("mutatingwebhookconfigurations", Kind::MutatingWebhookConfiguration),
     ("validatingwebhookconfigurations", Kind::ValidatingWebhookConfiguration),
     ("rolebindings", Kind::RoleBinding),

@@ -78,6 +78,31 @@ fn without_a_known_controller_any_client_counts() {
 }
 
 #[test]
+fn a_route_needs_the_pods_of_its_gateway() {
+    let service = service("");
+    let gateway = CONTROLLER.replace(
+        "app.kubernetes.io/name: ingress-nginx",
+        "gateway.networking.k8s.io/gateway-name: g, app: gateway",
+    );
+    let from_gateway =
+        "{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: gateway}}}]}";
+    for (version, kind) in
+        [("v1", "HTTPRoute"), ("v1", "GRPCRoute"), ("v1", "TLSRoute"), ("v1alpha2", "TCPRoute")]
+    {
+        let route = |parent: &str| {
+            let parents = format!("parentRefs: [{{name: {parent}}}], rules:");
+            ROUTE
+                .replace("v1, kind: HTTPRoute", &format!("{version}, kind: {kind}"))
+                .replace("rules:", &parents)
+        };
+        let closed = [("PCL601", &*format!("{kind} infra/a"))];
+        check(&[&service, &route("g"), &gateway, &policy(FROM_API)], &closed);
+        check(&[&service, &route("g"), &gateway, &policy(from_gateway)], &[]);
+        check(&[&service, &route("other"), &gateway, &policy(FROM_API)], &[]);
+    }
+}
+
+#[test]
 fn webhooks_and_load_balancers_are_for_nodes_and_external_clients() {
     let closed = [("PCL601", "ValidatingWebhookConfiguration a")];
     let plain = service("");

@@ -152,7 +152,7 @@ pub struct Risk {
 pub enum RiskWord {
     /// It can no longer look up names.
     DnsLost,
-    /// An Ingress, HTTPRoute, LoadBalancer or webhook leads to it, and no client can connect any more.
+    /// An Ingress, a route of a Gateway, a LoadBalancer or a webhook leads to it, and no client can connect any more.
     BackendLost,
     /// It is newly reachable from external addresses.
     ExternalOpened,
