@@ -15,6 +15,7 @@ mod side;
 mod source;
 mod status;
 mod suggest;
+mod ui;
 
 pub use agents::{AgentFormat, Inspect, Trace, TraceProtocol, Verify};
 pub use denials::{Denials, DenialsFormat};
@@ -24,6 +25,7 @@ pub use side::Side;
 pub use source::SourceArgs;
 pub use status::{Status, WaitFor};
 pub use suggest::{Suggest, SuggestFormat};
+pub use ui::Ui;
 
 /// Ask before you apply, and learn why a connection fails.
 #[derive(Parser, Debug)]
@@ -75,6 +77,9 @@ pub enum Command {
     /// What the agents of a live cluster denied, and by which policies
     #[command(after_help = denials::HELP)]
     Denials(Denials),
+    /// A live page for a browser on this machine: what is applied where, denials, the map
+    #[command(after_help = ui::HELP)]
+    Ui(Ui),
     /// What policies allow to and from pods that do not exist yet
     #[command(after_help = ENDPOINTS)]
     Exposure(Exposure),

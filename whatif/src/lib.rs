@@ -27,6 +27,7 @@
 //! | [`status`] | how far policies are applied, according to the reports of the nodes |
 //! | [`denials`] | what agents log about denied connections |
 //! | [`verify`] | what nodes enforce, compared with what the API objects say |
+//! | [`ui`] | the live page of a cluster: what it shows, and its server at 127.0.0.1 |
 //! | [`command`] | one file per subcommand |
 //! | [`output`] | the JSON contract and its schemas, texts, tables, graphs |
 
@@ -46,6 +47,7 @@ pub mod policytest;
 pub mod source;
 pub mod status;
 pub mod suggest;
+pub mod ui;
 pub mod verify;
 
 use std::io::{self, Write as _};

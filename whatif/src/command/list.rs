@@ -12,7 +12,7 @@ use policy_engine::reach::{PortSet, Reach as Classes};
 
 use super::Question;
 use crate::YES;
-use crate::args::{By, ListArgs, Map, MapFormat, Reach, Who};
+use crate::args::{By, ListArgs, Map, MapFormat, Reach, SourceArgs, Who};
 use crate::endpoint::{Resolved, Side};
 use crate::output::map::hosts::Host;
 use crate::output::map::json;
@@ -28,11 +28,8 @@ const MAP_ONLY: &str = "-o html and -o svg are formats of `kubectl whatif map` o
 pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
     let question = Question::read(&args.list.from)?;
     if args.list.output == MapFormat::Html {
-        let (cluster, sides) = (&question.cluster, Sides { before: &[], after: &[] });
-        let same = Plan::new(&question.sources, cluster, cluster, args.list.from.options());
-        let about = page::About::new(true, &args.list.from, sides, &question.sources);
         question.write_notes(&[])?;
-        page::page(&same, &about, out)?;
+        map_page(&question, &args.list.from, out)?;
         return Ok(question.code(YES));
     }
     let outside_directions = Direction::BOTH.to_vec();
@@ -41,6 +38,14 @@ pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
         vec![Matrix::new(&question.cluster, classes, args.list.by.unwrap_or_default(), &focus)]
     };
     write(&question, &args.list, matrix, About::Destinations, &[], out)
+}
+
+/// Writes the map as a page.
+pub(super) fn map_page(question: &Question, from: &SourceArgs, out: &mut dyn Write) -> Result<()> {
+    let (cluster, sides) = (&question.cluster, Sides { before: &[], after: &[] });
+    let same = Plan::new(&question.sources, cluster, cluster, from.options());
+    let about = page::About::new(true, from, sides, &question.sources);
+    page::page(&same, &about, out)
 }
 
 pub(super) fn who(args: &Who, out: &mut dyn Write) -> Result<u8> {

@@ -18,6 +18,7 @@ mod snapshot;
 mod status;
 mod suggest;
 mod test;
+mod ui;
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -51,6 +52,7 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<u8> {
         Command::Plan(args) => plan::run(&args, out),
         Command::Denials(args) => denials::run(&args, out),
         Command::Status(args) => status::run(&args, out),
+        Command::Ui(args) => ui::run(args, out),
         Command::Inspect(args) => agents::inspect(&args, out),
         Command::Trace(args) => agents::trace(&args, out),
         Command::Verify(args) => agents::verify(&args, out),

@@ -19,7 +19,7 @@ use policy_engine::object::ObjectRef;
 use policy_engine::policy::Revision;
 use policy_engine::words::few;
 
-use crate::args::{CheckFormat, Status, WaitFor};
+use crate::args::{CheckFormat, SourceArgs, Status, WaitFor};
 use crate::gap::Gap;
 use crate::model::{Cluster, Inventory};
 use crate::output::{self, status as written};
@@ -86,11 +86,11 @@ struct Question<'a> {
     policy: Option<ObjectRef>,
 }
 
-struct Answer {
-    policies: Vec<PolicyStatus>,
-    nodes: Vec<NodeState>,
+pub(super) struct Answer {
+    pub(super) policies: Vec<PolicyStatus>,
+    pub(super) nodes: Vec<NodeState>,
     /// The notes about what could not be read, and what follows from it.
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
     is_complete: bool,
 }
 
@@ -122,24 +122,7 @@ impl Answer {
 impl Question<'_> {
     /// Reads everything once.
     fn read(&self) -> Result<Answer> {
-        // Reports are read after the objects, so that they are about these objects or later ones.
-        let live = self.connection.read()?;
-        let mut inventory = Inventory::default();
-        for object in &live.objects {
-            inventory.add_value(object, &live.namespace);
-        }
-        inventory.hidden = live.gaps;
-        let cluster = Cluster::new(&inventory, self.args.from.options());
-        let reports = reports::list(&self.connection)?;
-        if let Some(policy) = &self.policy {
-            must_exist(policy, &live.revisions, &inventory.hidden)?;
-        }
-        let now = SystemTime::now();
-        let (world, wanted) = (&cluster.world, self.policy.as_ref());
-        let policies = status::policies(world, &live.revisions, &reports, wanted, now);
-        let is_complete = !cluster.gaps.iter().any(Gap::decides);
-        let notes = inventory.hidden.iter().map(Gap::to_string).collect();
-        Ok(Answer { policies, nodes: status::nodes(world, &reports, now), notes, is_complete })
+        read(&self.connection, &self.args.from, self.policy.as_ref())
     }
 
     /// Reads until every node that is concerned applies the policies, or the time limit is reached.
@@ -225,6 +208,31 @@ impl Question<'_> {
             thread::sleep(POLL_PERIOD.min(end - now));
         }
     }
+}
+
+/// Reads once what is applied where: of all policies, or of one.
+pub(super) fn read(
+    connection: &Connection,
+    from: &SourceArgs,
+    policy: Option<&ObjectRef>,
+) -> Result<Answer> {
+    // Reports are read after the objects, so that they are about these objects or later ones.
+    let live = connection.read()?;
+    let mut inventory = Inventory::default();
+    for object in &live.objects {
+        inventory.add_value(object, &live.namespace);
+    }
+    inventory.hidden = live.gaps;
+    let cluster = Cluster::new(&inventory, from.options());
+    let reports = reports::list(connection)?;
+    if let Some(policy) = policy {
+        must_exist(policy, &live.revisions, &inventory.hidden)?;
+    }
+    let (world, now) = (&cluster.world, SystemTime::now());
+    let policies = status::policies(world, &live.revisions, &reports, policy, now);
+    let is_complete = !cluster.gaps.iter().any(Gap::decides);
+    let notes = inventory.hidden.iter().map(Gap::to_string).collect();
+    Ok(Answer { policies, nodes: status::nodes(world, &reports, now), notes, is_complete })
 }
 
 fn must_exist(

@@ -14,6 +14,7 @@ pub mod status;
 pub mod suggest;
 pub mod terminal;
 pub mod test;
+pub mod ui;
 pub mod verify;
 pub mod words;
 

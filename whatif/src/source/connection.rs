@@ -45,6 +45,7 @@ pub struct Connection {
     client: Client,
     namespace: String,
     limit: Duration,
+    shows_progress: bool,
 }
 
 impl Connection {
@@ -65,13 +66,24 @@ impl Connection {
             anyhow::Ok((client, namespace))
         })?;
         let limit = args.request_timeout.unwrap_or(REQUEST_LIMIT);
-        Ok(Self { runtime, client, namespace, limit })
+        Ok(Self { runtime, client, namespace, limit, shows_progress: true })
     }
 
     /// The namespace of endpoints and objects that name none.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// The same connection without a line about the progress of reads, for those in the background.
+    #[must_use]
+    pub fn without_progress(self) -> Self {
+        Self { shows_progress: false, ..self }
+    }
+
+    /// Whether a line on standard error may show how far a read is.
+    pub(super) fn shows_progress(&self) -> bool {
+        self.shows_progress
     }
 
     /// A client, for requests within [`Connection::block_on`].

@@ -98,7 +98,7 @@ impl Connection {
             limit: self.limit(),
             objects: Vec::new(),
             revisions: BTreeMap::new(),
-            progress: Progress::new(),
+            progress: Progress::new(self.shows_progress()),
         };
         let mut gaps = Vec::new();
         self.block_on(async {
@@ -292,8 +292,8 @@ struct Progress {
 }
 
 impl Progress {
-    fn new() -> Self {
-        Self { shown: std::io::stderr().is_terminal() }
+    fn new(is_wanted: bool) -> Self {
+        Self { shown: is_wanted && std::io::stderr().is_terminal() }
     }
 
     fn show(&self, kind: Kind, read: usize) {

@@ -19,8 +19,13 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Starts a browser, with what it writes in `directory`, and waits until `page` is there.
+    /// Starts a browser, with what it writes in `directory`, and waits until the file `page` is there.
     pub(crate) fn open(directory: &Path, page: &Path) -> Self {
+        Self::open_url(directory, &format!("file://{}", page.display()))
+    }
+
+    /// As [`Browser::open`], for a page at a URL.
+    pub(crate) fn open_url(directory: &Path, url: &str) -> Self {
         // The shell gives the pipe its descriptors; `timeout` ends a browser that hangs.
         let script = "exec timeout 120 chromium \"$@\" 3<&0 4>&1 0</dev/null 1>/dev/null 2>&1";
         let mut child = Command::new("sh")
@@ -42,7 +47,7 @@ impl Browser {
         for domain in ["Log", "Page", "Runtime"] {
             browser.call(&format!("{domain}.enable"), &json!({}));
         }
-        browser.call("Page.navigate", &json!({"url": format!("file://{}", page.display())}));
+        browser.call("Page.navigate", &json!({"url": url}));
         browser.wait_for("Page.loadEventFired");
         assert_eq!(browser.evaluate("document.documentElement.dataset.ready"), "yes");
         browser

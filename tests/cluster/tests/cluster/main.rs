@@ -45,6 +45,10 @@ const SHARED: &[(&str, Shared)] = &[
     ("services::node_port", services::node_port),
     ("whatif::status_returns_when_every_node_obeys", whatif::status_returns_when_every_node_obeys),
     ("whatif::denials_of_all_nodes_are_listed", whatif::denials_of_all_nodes_are_listed),
+    (
+        "whatif::the_live_page_gets_status_and_denials",
+        whatif::the_live_page_gets_status_and_denials,
+    ),
 ];
 
 /// Tests that no other may run beside, in this order, by name: they decide which address the next

@@ -1,7 +1,7 @@
 //! `kubectl whatif` beside the agents of a real cluster: when a policy is applied, and who was denied.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -123,5 +123,76 @@ pub(crate) fn denials_of_all_nodes_are_listed(cluster: &Cluster) -> Result<()> {
     let listed = ask(cluster, "denials --pod denials/b --since=10m")?;
     ensure!(listed.contains("n2 Denied Ingress denials/client → denials/b 8080/TCP"), "{listed}");
     ensure!(!listed.contains("denials/a"), "{listed}");
+    delete_namespace(cluster, namespace)
+}
+
+/// What `kubectl whatif ui` answers to its page, which asks each second. A browser shows such answers in
+/// whatif/tests/ui.rs.
+fn news(url: &str) -> Result<Value> {
+    let place = url.strip_prefix("http://").context("no URL")?;
+    let (host, path) = place.split_once('/').context("no path")?;
+    let mut stream = TcpStream::connect(host)?;
+    write!(stream, "GET /{path}news HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no body")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(serde_json::from_str(body)?)
+}
+
+/// The live page gets what is applied where, and denials of all nodes as they come.
+pub(crate) fn the_live_page_gets_status_and_denials(cluster: &Cluster) -> Result<()> {
+    let namespace = "live";
+    create_namespace(cluster, namespace)?;
+    let pods = [("client", "n1"), ("a", "n1"), ("b", "n2")];
+    let pods = pods.map(|(name, node)| server(namespace, name, name, node));
+    let deny = default_deny(namespace).replace("[Ingress, Egress]", "[Ingress]");
+    apply(cluster, &format!("{}{deny}", pods.concat()))?;
+    cluster.wait_until_pods_are_ready(namespace)?;
+    let ui = command(cluster, "ui --since=1s")?.stdout(Stdio::piped()).spawn()?;
+    let mut ui = Following(ui);
+    let mut url = String::new();
+    BufReader::new(ui.0.stdout.take().context("no stdout")?).read_line(&mut url)?;
+    let url = url.trim_end();
+    let began = Instant::now();
+    let until = |wanted: &dyn Fn(&Value) -> bool| loop {
+        let found = news(url)?;
+        if wanted(&found) {
+            return anyhow::Ok(found);
+        }
+        ensure!(began.elapsed() < PATIENCE, "{found}");
+        thread::sleep(Duration::from_millis(100));
+    };
+    let found = until(&|news| {
+        let policies = news["status"]["policies"].as_array().into_iter().flatten();
+        let mut policies =
+            policies.filter(|one| one["policy"] == "networkpolicy/live/default-deny");
+        policies.any(|policy| policy["nodesApplied"] == 2)
+    })?;
+    for node in ["n1", "n2"] {
+        let nodes = found["status"]["nodes"].as_array().context("no nodes")?;
+        let node = nodes.iter().find(|one| one["node"] == node).context("a node is missing")?;
+        ensure!(node["state"] == "Enforcing", "{node}");
+    }
+    let client = cluster.pod_netns(namespace, "client")?;
+    for (name, node) in [("a", "n1"), ("b", "n2")] {
+        let addresses = cluster.pod_addresses(namespace, name)?;
+        let destination = format!("live/{name}");
+        let sent = Instant::now();
+        thread::scope(|scope| -> Result<()> {
+            let asking = scope
+                .spawn(|| expect_closed("client to an isolated pod", &client, &addresses, 8080));
+            until(&|news| {
+                let mut denials = news["denials"].as_array().into_iter().flatten();
+                denials.any(|record| {
+                    record["source"] == "live/client"
+                        && record["destination"] == *destination
+                        && record["node"] == node
+                })
+            })?;
+            eprintln!("  {destination}: on the page after {:.2} s", sent.elapsed().as_secs_f64());
+            asking.join().map_err(|_| anyhow::anyhow!("the probe panicked"))?
+        })?;
+    }
     delete_namespace(cluster, namespace)
 }

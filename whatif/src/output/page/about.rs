@@ -30,13 +30,18 @@ impl About {
     }
 }
 
+/// The live cluster that the flags name.
+#[must_use]
+pub fn cluster(args: &SourceArgs) -> String {
+    match &args.context {
+        Some(context) => format!("the cluster of context {context}"),
+        None => "the cluster of the kubeconfig".to_owned(),
+    }
+}
+
 /// The flags that name the source.
 fn source(args: &SourceArgs, sides: Sides<'_>, is_live: bool) -> String {
-    let cluster = match &args.context {
-        _ if !is_live => None,
-        Some(context) => Some(format!("the cluster of context {context}")),
-        None => Some("the cluster of the kubeconfig".to_owned()),
-    };
+    let cluster = is_live.then(|| cluster(args));
     let files = args.filename.iter().map(|path| format!("-f {}", path.display()));
     let before = sides.before.iter().map(|side| format!("--before {side}"));
     let after = sides.after.iter().map(|side| format!("--after {side}"));

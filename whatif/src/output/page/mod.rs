@@ -13,12 +13,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest as _, Sha256};
 
-pub use about::About;
+pub use about::{About, cluster};
 
 use crate::plan::Plan;
 
 const PAGE: &str = include_str!("page.html");
-const STYLE: &str = include_str!("style.css");
+const STYLE: &str = concat!(include_str!("palette.css"), include_str!("style.css"));
 const SCRIPT: &str = include_str!("script.js");
 
 /// Writes the page of a plan, or of a map: a plan of which both sides are the same cluster.
@@ -46,8 +46,12 @@ pub fn page(plan: &Plan<'_>, about: &About, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
+/// The hash of a script or style, as a Content-Security-Policy has it.
+pub(super) fn hash(text: &str) -> String {
+    BASE64_STANDARD.encode(Sha256::digest(text.as_bytes()))
+}
+
 fn policy() -> String {
-    let hash = |text: &str| BASE64_STANDARD.encode(Sha256::digest(text.as_bytes()));
     format!(
         "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; \
          form-action 'none'",
