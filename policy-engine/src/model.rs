@@ -163,8 +163,11 @@ pub enum Change {
     Policy(ObjectRef, Option<Arc<Policy>>),
     /// An EndpointSlice or Endpoints object that lists addresses of the API server, each with its
     /// protocol and port.
-    ApiServer(ObjectRef, Option<Arc<[(IpAddr, Protocol, u16)]>>),
+    ApiServer(ObjectRef, Option<ApiServerAddresses>),
 }
+
+/// Addresses of the API server, each with its protocol and port.
+pub type ApiServerAddresses = Arc<[(IpAddr, Protocol, u16)]>;
 
 impl Change {
     /// The name of the object.

@@ -4,7 +4,6 @@ pub mod enforcement;
 pub mod owner;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use self::enforcement::Enforcement;
@@ -12,10 +11,9 @@ use self::owner::Claims;
 use crate::budget::Budgets;
 use crate::flow::Endpoint;
 use crate::labels::Str;
-use crate::model::{Change, Namespace, Node, Pod, PodKey};
+use crate::model::{ApiServerAddresses, Change, Namespace, Node, Pod, PodKey};
 use crate::object::ObjectRef;
 use crate::policy::{Policy, Selected, api_server_rules};
-use crate::port::Protocol;
 use crate::tier::Mode;
 
 /// Options that change verdicts.
@@ -65,7 +63,7 @@ pub struct World {
     /// Policies by their namespace; policies of the whole cluster are in the namespace `""`.
     policies: BTreeMap<Str, BTreeMap<ObjectRef, Arc<Policy>>>,
     /// The addresses of the API server, by the object that lists them.
-    api_server: BTreeMap<ObjectRef, Arc<[(IpAddr, Protocol, u16)]>>,
+    api_server: BTreeMap<ObjectRef, ApiServerAddresses>,
     claims: Claims,
     /// How many pods are on each node.
     pods_by_node: BTreeMap<Str, usize>,
