@@ -147,6 +147,13 @@ fn what_is_in_the_kernel_is_shown_traced_and_compared_with_nftables() -> Result<
         expect(&cluster, "n2", "inspect pod shop/api", 0, &pod)?;
         let handle = [" goto PORTCULLIS-DENY-IN-POLICY", "kernel: Denied by rule"];
         expect(&cluster, "n2", "trace shop/stranger shop/api 80", 1, &handle)?;
+        // The chains that compare frames with ports of bridges, of which the port of this pod alone. IPv4 has these
+        // chains in a table of this name, and each family one rule for frames that come in by the port.
+        let shown = expect(&cluster, "n2", "inspect pod shop/api", 0, &[])?.out;
+        let ports = shown.matches("(table bridge portcullis-ip)").count();
+        let rules = shown.matches("in by bridge port").count();
+        let expected = if topology == Topology::Bridge { (7, 2) } else { (0, 0) };
+        ensure!((ports, rules) == expected, "{topology:?}: {ports} chains, {rules} rules: {shown}");
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use super::backend::iptables::{sets, text};
 use super::name::{self, ChainName, SetName};
 use super::nft_text;
 use super::options::Backend;
-use super::rule::{Is, Match, Rule, Side, Verdict};
+use super::rule::{Is, IsInterface, Match, Rule, Side, Verdict};
 use super::set::{DesiredSet, Source};
 use super::words;
 
@@ -166,10 +166,11 @@ impl Dataplane {
             let family = Family::of(*address);
             let Some(chains) = self.desired.tables.get(&family) else { continue };
             let texts = found.chains.entry(family.as_str().to_owned()).or_default();
-            for direction in Direction::BOTH {
+            let at = self.attachment(*address);
+            for (direction, first) in entrances() {
                 let side = Side::of_subject(direction);
-                let concerns = |rule: &Rule| concerns(rule, side, *address);
-                let mut waiting = VecDeque::from([name::root(direction)]);
+                let concerns = |rule: &Rule| concerns(rule, side, *address, at);
+                let mut waiting = VecDeque::from([first]);
                 let mut seen = BTreeSet::new();
                 while let Some(name) = waiting.pop_front() {
                     let Some(rules) = chains.get(&name).filter(|_| seen.insert(name)) else {
@@ -232,9 +233,19 @@ fn set_text(name: SetName, set: &DesiredSet, members: &Sets, describe: Describe<
     }
 }
 
-/// Whether a rule can match packets with this address on one side.
-fn concerns(rule: &Rule, side: Side, address: IpAddr) -> bool {
+/// The chains that packets of a pod enter first, in the order in which the kernel sends packets to
+/// them. Only nftables has chains for frames of bridges.
+fn entrances() -> [(Direction, ChainName); 4] {
+    let (out, into) = (Direction::Egress, Direction::Ingress);
+    let (from_port, to_port) = (name::bridge(out), name::bridge(into));
+    [(out, from_port), (out, name::root(out)), (into, to_port), (into, name::root(into))]
+}
+
+/// Whether a rule can match packets with this address on one side, of a pod that is attached `at`.
+fn concerns(rule: &Rule, side: Side, address: IpAddr, at: Option<Attachment>) -> bool {
+    let port = at.filter(|at| at.bridge.is_some()).map(|at| at.interface);
     rule.matches.iter().all(|part| match part {
+        Match::BridgePort(of, IsInterface::Named(name)) if *of == side => port == Some(*name),
         Match::Address(of, Is::Within(network)) if *of == side => network.contains(&address),
         Match::Address(of, Is::Outside(network)) if *of == side => !network.contains(&address),
         _ => true,

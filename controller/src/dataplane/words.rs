@@ -96,8 +96,10 @@ fn verdict(chain: ChainName, verdict: &Verdict) -> String {
 
 /// The meaning of a jump to a chain, in words.
 fn to(chain: ChainName) -> String {
+    let of_bridge = Direction::BOTH.into_iter().find(|it| name::bridge_denial(*it) == chain);
     Denial::all()
         .find(|kind| kind.chain() == chain)
+        .or(of_bridge.map(Denial::by_address))
         .map_or_else(|| format!("continue in {chain}"), denial)
 }
 
@@ -183,6 +185,9 @@ mod tests {
         let cause = Cause::Policies(Tier::NetworkPolicy);
         let denial = Denial { outcome: Outcome::Denied, direction: Direction::Ingress, cause };
         check([], Verdict::Goto(denial.chain()), "deny: Ingress, tier NetworkPolicy");
+        let of_frame = Verdict::Goto(name::bridge_denial(Direction::Egress));
+        let expected = "deny: the source is not an address of a known pod at that interface";
+        check([], of_frame, expected);
         let own = Match::Address(Side::Source, Is::Outside("10.0.0.1/32".parse().unwrap()));
         let next = Verdict::Jump(name::JUDGE);
         check([own], next, "not from 10.0.0.1/32: continue in PORTCULLIS-JUDGE");

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use policy_engine::cidr::Family;
 use portcullis_interpreter::{NftRule, Table, Tables};
 
+use crate::dataplane::backend::nftables::bridge_table as bridge_table_of;
 use crate::dataplane::kernel_text::CountedRule;
-use crate::dataplane::name::PREFIX;
+use crate::dataplane::name::{self, ChainName, PREFIX};
 
 /// The agent's chains by name, without chains for frames of bridges that no base chain jumps to: no
 /// frame enters them.
@@ -33,6 +35,12 @@ pub(super) fn chains(tables: &Tables) -> BTreeMap<String, Vec<CountedRule>> {
     });
     own.map(|((_, name), rules)| ((*name).to_owned(), rules.iter().map(counted).collect()))
         .collect()
+}
+
+/// The table of a chain for frames of bridges, as `nft` names it; `None` for any other chain.
+pub(super) fn bridge_table(family: Family, chain: &str) -> Option<String> {
+    ChainName::parse(chain).filter(|name| name::is_of_bridge(*name))?;
+    Some(bridge_table_of(family).join(" "))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use policy_engine::cidr::Family;
 use serde::Serialize;
 
 use super::compare::{ComparedRule, RuleState, compare};
-use super::{NO, Node, OTHER_VERSION, YES, write};
+use super::{NO, Node, OTHER_VERSION, YES, nftables, write};
 use crate::args::InspectPodArgs;
 use crate::dataplane::inspection::SetText;
 use crate::dataplane::kernel_text::TableText;
@@ -40,6 +40,9 @@ struct PodReport {
 #[serde(rename_all = "camelCase")]
 struct ComparedChain {
     name: String,
+    /// The table, if it is not the table of the report: that of the frames of bridges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
     is_in_kernel: bool,
     rules: Vec<ComparedRule>,
 }
@@ -88,6 +91,7 @@ fn report(node: &Node<'_>, facts: PodFacts) -> Result<PodReport> {
             ComparedChain {
                 rules: compare(&chain.rules, is.map(Vec::as_slice)),
                 is_in_kernel: is.is_some(),
+                table: nftables::bridge_table(of, &chain.name),
                 name: chain.name,
             }
         });
@@ -188,7 +192,8 @@ fn text(report: &PodReport) -> String {
 
 fn chain_text(chain: &ComparedChain, text: &mut String) {
     let missing = if chain.is_in_kernel { "" } else { "  DIFFERS: the kernel has no such chain" };
-    let _ = writeln!(text, "  {}{missing}", chain.name);
+    let table = chain.table.as_ref().map(|table| format!(" (table {table})")).unwrap_or_default();
+    let _ = writeln!(text, "  {}{table}{missing}", chain.name);
     for rule in chain.rules.iter().filter(|rule| rule.concerns_pod) {
         let number = rule.number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         let packets = match rule.packets {

@@ -16,8 +16,13 @@ pub const TABLE: &str = "portcullis";
 
 /// Our tables for packets of one family, as `nft` names them.
 pub fn tables(family: Family) -> impl Iterator<Item = [&'static str; 2]> {
-    let bridge = Writer::of(family).of_bridge();
-    [["bridge", bridge.table()], table(family)].into_iter()
+    [bridge_table(family), table(family)].into_iter()
+}
+
+/// Our table of one family that compares frames with ports of bridges, as `nft` names it.
+#[must_use]
+pub fn bridge_table(family: Family) -> [&'static str; 2] {
+    ["bridge", Writer::of(family).of_bridge().table()]
 }
 
 /// Our table of one family that has the sets, as `nft` names it.

@@ -21,5 +21,5 @@ mod transaction;
 pub(in crate::dataplane) mod two_tags;
 
 pub(in crate::dataplane) use self::kernel::Kernel;
-pub use self::message::{TABLE, table, tables};
+pub use self::message::{TABLE, bridge_table, table, tables};
 pub(in crate::dataplane) use self::probe::{lacking, probe, try_log};
