@@ -1,7 +1,11 @@
 //! `portcullis inspect`, `trace` and `verify` beside running agents: they agree with packets, and name what
 //! was changed by hand in the kernel.
 
-use anyhow::{Context, Result, ensure};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
 use portcullis_lab::{DEFAULT_TIMEOUT, Family, IptablesVariant, Topology};
 use portcullis_tests::cluster::{Asked, Cluster};
 use portcullis_tests::shop::{ADMIN, PATIENCE, WEB, allow, lab, probes, shop};
@@ -156,6 +160,90 @@ fn what_is_in_the_kernel_is_shown_traced_and_compared_with_nftables() -> Result<
         ensure!((ports, rules) == expected, "{topology:?}: {ports} chains, {rules} rules: {shown}");
     }
     Ok(())
+}
+
+/// Runs `nft CHANGE` on n2 again and again while `work` runs. The agent repairs such changes less often, so that
+/// they can be seen.
+fn while_changed(cluster: &Cluster, change: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (node, ended) = (cluster.lab.node("n2")?, AtomicBool::new(false));
+    thread::scope(|scope| {
+        let changing = scope.spawn(|| -> Result<()> {
+            while !ended.load(Ordering::Relaxed) {
+                // What was not repaired yet cannot be deleted again.
+                node.shell(&format!("nft '{change}' || true"))?;
+                thread::sleep(Duration::from_millis(10));
+            }
+            Ok(())
+        });
+        let worked = work();
+        ended.store(true, Ordering::Relaxed);
+        let changed = changing.join().map_err(|_| anyhow!("the thread panicked"))?;
+        worked.and(changed)
+    })
+}
+
+/// Asks until the answer is as expected.
+fn expect_soon(cluster: &Cluster, line: &str, code: i32, words: &[&str]) -> Result<Asked> {
+    let begin = Instant::now();
+    loop {
+        match expect(cluster, "n2", line, code, words) {
+            Err(error) if begin.elapsed() > PATIENCE => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+            found => return found,
+        }
+    }
+}
+
+#[test]
+fn rules_of_nftables_that_were_changed_by_hand_are_named_and_repaired() -> Result<()> {
+    let cluster = guarded_with(IptablesVariant::Nft, Topology::Bridge, "--backend=nftables")?;
+    let (chain, _) = decisive(&cluster, "n2", "trace shop/stranger shop/api 80", 1)?;
+    let answer: Value =
+        serde_json::from_str(&expect(&cluster, "n2", "verify -o json", 0, &[])?.out)?;
+    let sets = answer["sets"].as_array().context("no sets")?;
+    let of_clients = |set: &&Value| {
+        set["family"] == "IPv4"
+            && set["words"].as_str().is_some_and(|words| words.contains("app in"))
+    };
+    let set = sets.iter().find(of_clients).context("no set of clients")?;
+    let (set, member) =
+        (set["name"].as_str().context("name")?, set["first"][0].as_str().context("member")?);
+    for (change, verified, inspected) in [
+        (
+            "insert rule ip portcullis PORTCULLIS-JUDGE accept".to_owned(),
+            "IPv4 PORTCULLIS-JUDGE has the rule `accept`, which is not the agent's; pods: "
+                .to_owned(),
+            None,
+        ),
+        (
+            format!("flush chain ip portcullis {chain}"),
+            format!("IPv4 {chain} lacks the rule `goto PORTCULLIS-DENY-IN-POLICY` (deny: "),
+            Some("DIFFERS: missing in the kernel"),
+        ),
+        (
+            "flush chain bridge portcullis-ip PORTCULLIS-BRIDGE-IN".to_owned(),
+            "IPv4 PORTCULLIS-BRIDGE-IN lacks the rule `iifname ".to_owned(),
+            Some("DIFFERS: missing in the kernel"),
+        ),
+        (
+            format!("delete element ip portcullis {set} {{ {member} }}"),
+            format!("{set} (pods with app in (near,web) in namespace shop) has other members"),
+            Some("DIFFERS: the kernel has 1 members, or others"),
+        ),
+    ] {
+        while_changed(&cluster, &change, || {
+            let found = expect_soon(&cluster, "verify", 1, &["DIFFERS: ", &verified])?;
+            print!("{change}\n{}", found.out);
+            let words = inspected.map(|words| [words, "The kernel DIFFERS"]);
+            words.map_or(Ok(()), |words| {
+                expect_soon(&cluster, "inspect pod shop/api", 1, &words).map(drop)
+            })
+        })?;
+        let begin = Instant::now();
+        expect_soon(&cluster, "verify", 0, &["The kernel holds what the agent wants."])?;
+        println!("repaired after {:?}", begin.elapsed());
+    }
+    shown_and_traced(&cluster)
 }
 
 #[test]
