@@ -175,14 +175,15 @@ fn choose(options: &Options) -> Result<Choice, Error> {
             let kernel = iptables::Kernel::new(place, options.lock_wait_seconds);
             // An agent that restarts finds its rules: then no rule has to be tried or written.
             if !probe::own_rules(&kernel, Family::V4).is_empty() {
-                return Ok(iptables(variant, "iptables holds rules of ours".to_owned()));
+                return Ok(iptables(variant, "iptables holds rules of Portcullis".to_owned()));
             }
             if survey::kube_proxy_uses_nftables()
                 && probe::is_unused_by_others(options.lock_wait_seconds)
                 && nftables::probe(Family::V4).is_ok()
             {
                 return Ok(nftables(
-                    "kube-proxy runs in nftables mode, and nothing uses iptables".to_owned(),
+                    "kube-proxy runs in nftables mode, and no other program uses iptables"
+                        .to_owned(),
                 ));
             }
             match probe::try_rules(&kernel, Family::V4) {
@@ -190,7 +191,9 @@ fn choose(options: &Options) -> Result<Choice, Error> {
                 Err(why) => match nftables::probe(Family::V4) {
                     Ok(()) => Ok(nftables(format!("iptables and ipset do not work: {why}"))),
                     // Neither works: the errors of iptables are reported when rules are applied.
-                    Err(_) => Ok(iptables(variant, format!("nftables does not work: {why}"))),
+                    Err(_) => {
+                        Ok(iptables(variant, format!("neither nftables nor iptables works: {why}")))
+                    }
                 },
             }
         }

@@ -3,6 +3,8 @@
 //! Every limit of a list or a text is a constant here, so that a writer can keep to it. Lists are
 //! atomic: as maps, a thousand policies would be named once more in `managedFields`.
 
+mod backend;
+
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -11,6 +13,8 @@ use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::Revision;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use self::backend::{Backend, BackendName, Family};
 
 /// How many policies a report lists.
 pub const POLICIES_MAX: usize = 1000;
@@ -100,8 +104,8 @@ pub const CURRENT: &str = "Current";
     printcolumn(
         name = "Backend",
         type_ = "string",
-        description = "Which iptables programs the node: nft or legacy",
-        json_path = ".status.backend.iptables",
+        description = "What holds the rules of the node: iptables-legacy, iptables-nft or nftables",
+        json_path = ".status.backend.name",
         priority = 1
     ),
     printcolumn(
@@ -109,6 +113,13 @@ pub const CURRENT: &str = "Current";
         type_ = "string",
         description = "Version of the agent",
         json_path = ".status.agent.version",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Backend Reason",
+        type_ = "string",
+        description = "Why the agent uses this backend",
+        json_path = ".status.backend.reason",
         priority = 1
     )
 )]
@@ -249,40 +260,6 @@ pub struct Agent {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub pod_name: Option<String>,
-}
-
-/// What a node is programmed with.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, PartialEq, Eq, Debug)]
-#[serde(rename_all = "camelCase")]
-pub struct Backend {
-    /// The variant of iptables.
-    pub iptables: Iptables,
-    /// The address families that are enforced.
-    #[schemars(length(max = 2), extend("x-kubernetes-list-type" = "set"))]
-    pub families: Vec<Family>,
-}
-
-/// A variant of iptables.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
-#[serde(rename_all = "lowercase")]
-pub enum Iptables {
-    /// The kernel's older interface.
-    Legacy,
-    /// The same rules through `nf_tables`.
-    Nft,
-    /// None: nftables enforces, without iptables.
-    None,
-}
-
-/// An address family, as Kubernetes writes it.
-#[derive(
-    Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug,
-)]
-pub enum Family {
-    /// IP version 4.
-    IPv4,
-    /// IP version 6.
-    IPv6,
 }
 
 /// How many pods of a node are isolated.

@@ -127,7 +127,7 @@ fn a_report_that_cannot_be_true_is_refused() -> Result<()> {
         (status(&json!({"policiesEnforced": 2})), "policiesEnforced counts the policies"),
         (status(&json!({"policiesEnforced": -1})), "greater than or equal to 0"),
         (status(&json!({"diagnosticsFound": 1})), "diagnosticsFound counts the diagnostics"),
-        (status(&json!({"backend": {"iptables": "ebtables", "families": []}})), "Unsupported"),
+        (status(&json!({"backend": {"name": "ebtables", "families": []}})), "Unsupported"),
         (
             status(&json!({"diagnosticsFound": 1, "diagnostics": [diagnostic(&"x".repeat(1001))]})),
             "may not be more than 1000",
@@ -171,7 +171,7 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     let owner = &first["metadata"]["ownerReferences"][0];
     assert_eq!((owner["kind"].as_str(), owner["uid"].as_str()), (Some("Node"), Some(uid.as_str())));
     assert_eq!(status["agent"]["podName"], "portcullis-abcde");
-    assert_eq!(status["backend"]["iptables"], "nft");
+    assert_eq!(status["backend"]["name"], "iptables-nft");
     let pods = json!({"local": 1, "isolated": 1, "isolatedIngress": 1, "isolatedEgress": 0});
     assert_eq!(status["pods"], pods);
     let jsonpath = "jsonpath={.metadata.uid}";
@@ -207,12 +207,14 @@ fn an_agent_reports_what_it_enforces() -> Result<()> {
     ensure!(row.len() == 9 && row[7..].iter().all(|cell| has_unit(cell)), "{shown}");
     let wide = server.kubectl(&["get", "npr", "-o", "wide"], None)?;
     let wide: Vec<Vec<&str>> = wide.lines().map(|row| row.split_whitespace().collect()).collect();
-    let more = "LATENCY P50 REPAIRS BACKEND VERSION";
+    let more = "LATENCY P50 REPAIRS BACKEND VERSION BACKEND REASON";
     assert_eq!(wide.first().map(|row| row.join(" ")), Some(format!("{head} {more}")));
     let row = wide.get(1).and_then(|row| row.get(9..)).context("no wide row")?;
     let (latency, rest) = row.split_first().context("no latency")?;
     ensure!(latency.ends_with("ms") || latency.ends_with('s'), "{wide:?}");
-    assert_eq!(rest, ["0", "nft", env!("CARGO_PKG_VERSION")]);
+    let reason = "iptables and ipset work".split(' ');
+    let known = ["0", "iptables-nft", env!("CARGO_PKG_VERSION")].into_iter().chain(reason);
+    assert_eq!(rest, known.collect::<Vec<_>>());
 
     // Another generation that means the same for the kernel is news all the same.
     let generations = 12;

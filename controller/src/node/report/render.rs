@@ -45,14 +45,15 @@ impl Facts {
             Family::V4 => api::Family::IPv4,
             Family::V6 => api::Family::IPv6,
         });
-        let iptables = match dataplane.variant() {
-            Some(Variant::Legacy) => api::Iptables::Legacy,
-            Some(Variant::Nft) => api::Iptables::Nft,
-            None => api::Iptables::None,
+        let name = match dataplane.variant() {
+            Some(Variant::Legacy) => api::BackendName::IptablesLegacy,
+            Some(Variant::Nft) => api::BackendName::IptablesNft,
+            None => api::BackendName::Nftables,
         };
+        let reason = Some(bounded(dataplane.reason(), api::MESSAGE_LENGTH_MAX));
         Self {
             agent: api::Agent { version: env!("CARGO_PKG_VERSION").to_owned(), pod_name },
-            backend: api::Backend { iptables, families: families.collect() },
+            backend: api::Backend { name, reason, families: families.collect() },
         }
     }
 }

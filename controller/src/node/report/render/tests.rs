@@ -25,7 +25,11 @@ fn facts() -> Facts {
             version: "1.2.3".to_owned(),
             pod_name: Some("portcullis-x".to_owned()),
         },
-        backend: api::Backend { iptables: api::Iptables::Nft, families: vec![api::Family::IPv4] },
+        backend: api::Backend {
+            name: api::BackendName::IptablesNft,
+            reason: Some("iptables and ipset work".to_owned()),
+            families: vec![api::Family::IPv4],
+        },
     }
 }
 
@@ -106,7 +110,7 @@ fn a_report_names_what_is_enforced() {
         "observedAt": "1970-01-01T00:00:00Z",
         "state": "Enforcing",
         "agent": {"version": "1.2.3", "podName": "portcullis-x"},
-        "backend": {"iptables": "nft", "families": ["IPv4"]},
+        "backend": {"name": "iptables-nft", "reason": "iptables and ipset work", "families": ["IPv4"]},
         "pods": {"local": 3, "isolated": 2, "isolatedIngress": 2, "isolatedEgress": 0},
         "policies": [
             {"kind": "NetworkPolicy", "namespace": "shop", "name": "a", "uid": "u", "observedGeneration": 1,
