@@ -32,6 +32,37 @@ fn a_node_without_iptables_and_ipset_enforces_by_nftables() -> Result<()> {
     agent.terminate()
 }
 
+/// An agent without the tools of iptables cannot remove what an agent with these tools left. It says so, and the
+/// next agent that has the tools removes it.
+#[test]
+fn rules_of_iptables_that_cannot_be_removed_are_reported() -> Result<()> {
+    let cluster = shop(lab(IptablesVariant::Nft), &[])?;
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
+    let with_flag =
+        |flag: &str| AgentSetup { flags: vec![flag.to_owned()], ..AgentSetup::default() };
+    let agent = cluster.spawn_agent_as("n2", &with_flag("--backend=iptables"))?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
+    agent.terminate()?;
+    let nothing = tempfile::tempdir()?;
+    let setup = AgentSetup {
+        tools: Some(nothing.path().into()),
+        only_these_tools: true,
+        ..AgentSetup::default()
+    };
+    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    let named = "the table mangle of iptables-nft has IPv4 chains of Portcullis";
+    agent.wait_for(named, PATIENCE)?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
+    check(&cluster.lab, "with the rules of both", ALLOWED, DENIED)?;
+    agent.terminate()?;
+    let agent = cluster.spawn_agent_as("n2", &with_flag("--backend=nftables"))?;
+    agent.wait_for("policies are enforced", PATIENCE)?;
+    let left = cluster.lab.node("n2")?.shell("iptables-nft-save | grep PORTCULLIS || true")?;
+    ensure!(left.is_empty(), "{left}");
+    check(&cluster.lab, "with nftables alone", ALLOWED, DENIED)?;
+    agent.terminate()
+}
+
 #[test]
 fn a_flush_of_all_rules_is_repaired_at_once() -> Result<()> {
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use policy_engine::cidr::Family;
 
+use crate::dataplane::TableName;
 use crate::dataplane::name::SetName;
 
 /// A request to a tool or the kernel failed. The messages explain the fields.
@@ -67,6 +68,13 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// Rules of ours cannot be removed, because the tool is not installed.
+    #[error(
+        "the table {table} of iptables-nft has {} chains of Portcullis, which deny packets until they are removed, and \
+         `{command}` is not installed; start the agent once from the image that has iptables, with --backend nftables",
+        family.as_str()
+    )]
+    NotRemoved { family: Family, table: TableName, command: &'static str },
     /// Neither variant of iptables is installed.
     #[error("found no iptables; install it (iptables-nft or iptables-legacy)")]
     NoIptables,
@@ -91,6 +99,7 @@ impl Error {
             | Self::ReadBack(_)
             | Self::NoSets { .. }
             | Self::Unchanged { .. }
+            | Self::NotRemoved { .. }
             | Self::NoIptables => None,
         }
     }

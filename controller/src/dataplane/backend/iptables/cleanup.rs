@@ -12,6 +12,7 @@ use super::kernel::Kernel;
 use super::variant::{Place, Variant};
 use crate::dataplane::applied::Applied;
 use crate::dataplane::backend::error::Error;
+use crate::dataplane::backend::nftables;
 use crate::dataplane::desired::Desired;
 use crate::dataplane::diff::{self, Terms};
 use crate::dataplane::options::{Options, TableName};
@@ -96,7 +97,15 @@ pub(in crate::dataplane) fn clean_tables(
 ) -> Result<(usize, Vec<String>), Error> {
     let (mut deleted, mut kept) = (0, Vec::new());
     for family in Family::BOTH {
-        if !kernel.may_have_rules(family) || !kernel.installed(family) {
+        if !kernel.may_have_rules(family) {
+            continue;
+        }
+        if !kernel.installed(family) {
+            let Place { variant, table } = kernel.place;
+            if variant == Variant::Nft && nftables::Kernel::has_chains_of_iptables(family, table)? {
+                let command = variant.command(family);
+                return Err(Error::NotRemoved { family, table, command });
+            }
             continue;
         }
         let tables = BTreeMap::from([(family, kernel.read_table(family, &Chains::new())?)]);

@@ -9,10 +9,11 @@ use policy_engine::cidr::Family;
 use super::message::{Base, Writer};
 use super::transaction::{About, Kept, Transaction};
 use super::{read, sets};
+use crate::dataplane::TableName;
 use crate::dataplane::applied::{AppliedSet, Elements, HookPlaces, Table};
 use crate::dataplane::backend::{Error, Executed};
 use crate::dataplane::denial::{Counts, Reading};
-use crate::dataplane::name::SetName;
+use crate::dataplane::name::{ChainName, SetName};
 use crate::dataplane::netlink::attributes::{find, text};
 use crate::dataplane::netlink::nftables::{Connection, Message, Refusal};
 use crate::dataplane::plan::Plan;
@@ -180,6 +181,19 @@ impl Kernel {
         }
         done.is_undone = !done.is_clean();
         done
+    }
+
+    /// Whether a table of iptables-nft has chains of ours.
+    pub(in crate::dataplane) fn has_chains_of_iptables(
+        family: Family,
+        table: TableName,
+    ) -> Result<bool, Error> {
+        // The chains of all tables of the family.
+        let chains = list(&Writer::of(family).list_chains())?;
+        Ok(chains.iter().any(|chain| {
+            let is_own = find(chain, 3).and_then(text).and_then(ChainName::parse).is_some();
+            is_own && find(chain, 1).and_then(text) == Some(table.name())
+        }))
     }
 
     /// Removes our table of each family. Returns how many chains these tables had.
