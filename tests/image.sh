@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Builds the root of deploy/Dockerfile without docker and runs the agent in it as deploy/base/node.yaml does: a
+# Builds the roots of deploy/Dockerfile without docker and runs the agent in them as deploy/base/node.yaml does: a
 # read-only root, NET_ADMIN and NET_RAW and no other capability, no new privileges, a read-only /proc/sys. With
-# both variants of iptables, in network namespaces of its own. Says how big the image is.
+# both variants of iptables in the root of the last stage, and with nftables in the root of the stage `nftables`,
+# in network namespaces of its own. Says how big the images are.
 #
 #     tests/image.sh target/release/portcullis
-#     tests/image.sh --root target/release/portcullis
+#     tests/image.sh --root target/release/portcullis [nftables]
 #
-# With --root it runs nothing: it prints the directory of the root, which is kept in the cache for each binary.
+# With --root it runs nothing: it prints the directory of a root, which is kept in the cache for each binary.
 # Needs root and Debian's mirror; the first run makes a Debian in the cache (a minute), later ones take seconds.
 set -euo pipefail
 only_root=no
 [ "${1:-}" != --root ] || { only_root=yes; shift; }
 binary=$(readlink -f "${1:?which binary}")
+backend=${2:-iptables}
 cd "$(dirname "$0")/.."
 
 fail() { printf 'image: %s\n' "$*" >&2; exit 1; }
@@ -24,7 +26,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/portcullis
 mkdir -p "$cache/roots"
 exec 9>"$cache/image.lock"
 flock 9
-kept=$cache/roots/$(echo "$suite" | cat - deploy/rootfs.sh "$binary" | sha256sum | cut -c 1-16)
+kept=$cache/roots/$(echo "$suite" "$backend" | cat - deploy/rootfs.sh "$binary" | sha256sum | cut -c 1-16)
 if [ $only_root = yes ] && [ -d "$kept" ]; then
     touch "$kept"
     echo "$kept"
@@ -39,16 +41,16 @@ if [ ! -d "$debian" ]; then
     mv "$debian.new" "$debian"
 fi
 
-# The steps of the Dockerfile's stage `root`.
-root=$debian/rootfs
-rm -rf "$root"
-install -m 755 deploy/rootfs.sh "$debian/"
-install -m 755 "$binary" "$debian/usr/bin/portcullis"
-chroot "$debian" /rootfs.sh /rootfs >"$work/log" 2>&1 || fail "rootfs.sh: $(tail -5 "$work/log")"
+# The steps of the Dockerfile's stages `root` and `nftables-root`: makes the root for backend $1 in $2.
+make_root() {
+    rm -rf "$debian/rootfs" "$2"
+    install -m 755 deploy/rootfs.sh "$debian/"
+    install -m 755 "$binary" "$debian/usr/bin/portcullis"
+    chroot "$debian" /rootfs.sh /rootfs "$1" >"$work/log" 2>&1 || fail "rootfs.sh: $(tail -5 "$work/log")"
+    mv "$debian/rootfs" "$2"
+}
 if [ $only_root = yes ]; then
-    rm -rf "$kept.new"
-    cp -a "$root" "$kept.new"
-    mv "$kept.new" "$kept"
+    make_root "$backend" "$kept"
     # What nobody has used for a week.
     find "$cache/roots" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} +
     echo "$kept"
@@ -100,13 +102,17 @@ mount --bind "$root/proc/sys" "$root/proc/sys"
 mount -o remount,bind,ro "$root/proc/sys"
 mount -o remount,bind,ro "$root"
 
-# PATH as in the Dockerfile. chroot itself needs a capability more, of no use in a network namespace.
-contained=(env -i PATH=/usr/sbin:/usr/bin setpriv --no-new-privs --inh-caps -all
+# The environment as in the Dockerfile.
+environment=(PATH=/usr/sbin:/usr/bin) chosen=(--iptables "$variant")
+[ "$variant" != nftables ] || { environment+=(PORTCULLIS_BACKEND=nftables); chosen=(); }
+# chroot itself needs a capability more, of no use in a network namespace.
+contained=(env -i "${environment[@]}" setpriv --no-new-privs --inh-caps -all
     --bounding-set -all,+net_admin,+net_raw,+sys_chroot chroot "$root")
 says() { grep -q -- "$1" "$2" || { cat "$2"; echo "image: $variant: nothing says '$1'"; exit 1; } >&2; }
+lacks() { if grep -E -- "$1" "$2" >&2; then echo "image: $variant: this line should not be there" >&2; exit 1; fi; }
 
-"${contained[@]}" portcullis preflight --iptables "$variant" >"$work/preflight" || true
-! grep ^error: "$work/preflight" >&2
+"${contained[@]}" portcullis preflight "${chosen[@]}" >"$work/preflight" || true
+lacks ^error: "$work/preflight"
 
 # Waits until the agent's log $1 has $2 lines that say that policies are enforced.
 enforced() {
@@ -123,12 +129,12 @@ agent() {
     shift
     # shellcheck disable=SC2086 # a line of flags
     "${contained[@]}" portcullis node --source dir:/run/world --node-name n1 --health-address off --metrics-address off \
-        --iptables "$variant" $flags 2>"$log" &
+        "${chosen[@]}" $flags 2>"$log" &
     enforced "$log" 1
     "$@"
     kill "$!" && wait "$!" || true
     says 'stopping; the rules in the kernel stay applied' "$log"
-    ! grep -E ' (WARN|ERROR) ' "$log" >&2
+    lacks ' (WARN|ERROR) ' "$log"
 }
 # Members join and leave sets while the agent runs; no rule changes.
 change_members() {
@@ -139,10 +145,18 @@ change_members() {
     enforced "$work/first" 2
     says 'chains_changed=0 sets_created=0 members_changed=[1-9]' "$work/first"
 }
-while read -r flags; do
-    rm -rf "$root/run/world" "$root/var/lib/portcullis/enforced"
-    cp -r "$work/world" "$root/run/world"
-    agent "$work/first" change_members
+rules_are_there() {
+    if [ "$variant" = nftables ]; then
+        for family in ip ip6; do
+            "${contained[@]}" nft list table "$family" portcullis >"$work/rules"
+            says 'jump PORTCULLIS-FORWARD' "$work/rules"
+            says '@PORTCULLIS' "$work/rules"
+            says '"cali3"' "$work/rules"
+            "${contained[@]}" nft list table bridge "portcullis-$family" >"$work/rules"
+            says 'iifname "veth2"' "$work/rules"
+        done
+        return
+    fi
     for family in iptables ip6tables; do
         "${contained[@]}" "$family-$variant-save" >"$work/rules"
         says '-A FORWARD -j PORTCULLIS-FORWARD' "$work/rules"
@@ -150,17 +164,31 @@ while read -r flags; do
         says '-m physdev ! --physdev-in veth2 ' "$work/rules"
         says '! -i cali3 ' "$work/rules"
     done
+}
+nothing_is_left() {
+    "${contained[@]}" nft list tables >"$work/rules"
+    lacks portcullis "$work/rules"
+    [ "$variant" != nftables ] || return 0
+    for family in iptables ip6tables; do
+        "${contained[@]}" "$family-$variant-save" >"$work/rules"
+        lacks PORTCULLIS "$work/rules"
+    done
+    "${contained[@]}" ipset list -name >"$work/sets"
+    lacks PORTCULLIS "$work/sets"
+}
+while read -r flags; do
+    rm -rf "$root/run/world" "$root/var/lib/portcullis/enforced"
+    cp -r "$work/world" "$root/run/world"
+    # No rule of nftables can accept a packet for the tables of others: the agent would log an error.
+    [ "$variant" != nftables ] || flags=${flags/--accept-action accept/}
+    agent "$work/first" change_members
+    rules_are_there
     # It reads back what it wrote: what the image lacks (names of protocols, say) would make a difference.
     agent "$work/second" true
     says 'chains_changed=0 sets_created=0 members_changed=0' "$work/second"
     "${contained[@]}" portcullis cleanup >"$work/cleaned"
     says '^removed [1-9]' "$work/cleaned"
-    for family in iptables ip6tables; do
-        "${contained[@]}" "$family-$variant-save" >"$work/rules"
-        ! grep PORTCULLIS "$work/rules" >&2
-    done
-    "${contained[@]}" ipset list -name >"$work/sets"
-    ! grep PORTCULLIS "$work/sets" >&2
+    nothing_is_left
 done <"$work/flags"
 # It sleeps for deploy/cleanup, as nobody.
 chroot --userspec=65532:65532 --groups= "$root" /usr/bin/sleep 0
@@ -168,13 +196,24 @@ END
 
 cp -r tests/image/. "$work"
 
-for variant in nft legacy; do
-    unshare --net --mount --pid --fork --kill-child \
-        bash "$work/container" "$root" "$variant" "$work" || fail "iptables-$variant does not work in the image"
-    echo "image: iptables-$variant: preflight, an agent's two starts with a change between them for each line of tests/image/flags, cleanup"
-done
-
-[ ! -e "$root/usr/bin/sh" ] || fail "there is a shell"
 size() { du -sb "$1" | awk '{printf "%.1f MB", $1 / 1e6}'; }
-packed=$(tar -C "$root" -c . | gzip | wc -c | awk '{printf "%.1f MB", $1 / 1e6}')
-echo "image: $(size "$root") ($packed packed), of which the binary is $(size "$root/usr/bin/portcullis")"
+# Runs the agent in the root for backend $1, with what follows: variants of iptables, or nftables.
+check() {
+    local root=$debian/checked backend=$1
+    make_root "$backend" "$root"
+    shift
+    for variant in "$@"; do
+        unshare --net --mount --pid --fork --kill-child \
+            bash "$work/container" "$root" "$variant" "$work" || fail "$variant does not work in the image for $backend"
+        echo "image for $backend: $variant: preflight, an agent's two starts with a change between them for each line of" \
+            "tests/image/flags, cleanup"
+    done
+    [ ! -e "$root/usr/bin/sh" ] || fail "there is a shell"
+    packed=$(tar -C "$root" -c . | gzip | wc -c | awk '{printf "%.1f MB", $1 / 1e6}')
+    echo "image for $backend: $(size "$root") ($packed packed), of which the binary is $(size "$root/usr/bin/portcullis")"
+}
+check iptables nft legacy
+check nftables nftables
+# nft itself needs the library libxtables.
+programs=$(cd "$debian/checked" && find usr/bin usr/sbin etc -name '*tables*' -o -name 'ipset')
+[ "$programs" = "" ] || fail "the image for nftables has $programs"

@@ -27,7 +27,7 @@ use prometheus_client::registry::Registry;
 use crate::root;
 
 /// Flags that the documents show of cargo, iptables, kubectl and the demo, and what clap adds.
-const FLAGS_OF_OTHERS: [&str; 26] = [
+const FLAGS_OF_OTHERS: [&str; 27] = [
     "bench",
     "cascade",
     "cleanup",
@@ -48,6 +48,7 @@ const FLAGS_OF_OTHERS: [&str; 26] = [
     "set",
     "since",
     "tail",
+    "target",
     "test",
     "test-threads",
     "timeout",
