@@ -6,6 +6,7 @@ use super::backend::iptables::{self, cleanup::Cleaned};
 use super::backend::nftables::{boot, two_tags};
 use super::backend::{Error, Kernel, Place, nftables};
 use super::options::Options;
+use super::rule::Chains;
 use policy_engine::cidr::Family;
 
 /// The result of a cleanup.
@@ -41,6 +42,23 @@ impl Dataplane {
             );
         }
         Ok(())
+    }
+
+    /// Whether the tables and variants that are not used are known to have no chain of ours.
+    pub(super) fn holds_nothing_elsewhere(&self) -> bool {
+        let (used, wait) = (self.kernel.place(), self.options.lock_wait_seconds);
+        let nothing_of_iptables = |place| {
+            let kernel = iptables::Kernel::new(place, wait);
+            let mut families = self.families.iter();
+            families.all(|family| cleanup::holds_nothing(&kernel, *family).unwrap_or(false))
+        };
+        let nothing_of_nftables = |family: &Family| {
+            let table = nftables::Kernel::read_table(*family, &Chains::new());
+            table.is_ok_and(|table| table.chains.is_empty())
+        };
+        let mut others = iptables::Place::all().filter(|place| Place::Iptables(*place) != used);
+        others.all(nothing_of_iptables)
+            && (used == Place::Nftables || self.families.iter().all(nothing_of_nftables))
     }
 
     /// Removes our rules from the tables and variants that are not used, once they are applied in

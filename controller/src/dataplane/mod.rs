@@ -193,14 +193,15 @@ impl Dataplane {
         is_news
     }
 
-    /// Whether the kernel is known to have no rule of ours.
+    /// Whether the kernel is known to have no rule of ours. Rules in another place count: they are
+    /// enforced until ours are applied.
     #[must_use]
     pub fn holds_nothing(&self) -> bool {
         let nothing = |family: &Family| {
             let table = self.kernel.read_table(*family, &Chains::new());
             table.is_ok_and(|table| table.chains.is_empty())
         };
-        self.families.iter().all(nothing)
+        self.families.iter().all(nothing) && self.holds_nothing_elsewhere()
     }
 
     /// Makes the kernel drop all packets that open a connection and enter or leave by these

@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use portcullis_lab::IptablesVariant;
 use portcullis_tests::cluster::AgentSetup;
 
-use crate::shop::{PATIENCE, WEB, allow, check, lab, shop};
-use crate::traffic::Route;
+use crate::shop::{ECHO, PATIENCE, WEB, allow, check, lab, shop};
+use crate::traffic::{Route, Traffic};
 
 const ALLOWED: &[Route] = &[("web", "api", WEB)];
 const DENIED: &[Route] = &[("stranger", "api", WEB)];
@@ -89,22 +89,29 @@ fn a_flush_of_all_rules_is_repaired_at_once() -> Result<()> {
     agent.terminate()
 }
 
-/// The rules of the new backend are complete before those of the old one go: what is denied stays so.
+/// The rules of the new backend are complete before those of the old one go: no packet that is denied passes, and none
+/// that is allowed is lost. The new agent knows that policies were enforced here, and that this is no reboot.
 #[test]
 fn a_change_of_the_backend_keeps_policies_enforced() -> Result<()> {
+    let _alone = super::alone();
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;
-    cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
-    for backend in ["iptables", "nftables", "iptables"] {
-        let flags = vec![format!("--backend={backend}")];
+    cluster.write("api.yaml", &allow("api", &["web"], &[WEB, ECHO]))?;
+    let state = tempfile::tempdir()?;
+    let start = |backend: &str| {
+        let state = state.path().display();
+        let flags = vec![format!("--backend={backend}"), format!("--state-dir={state}")];
         let setup = AgentSetup { flags, ..AgentSetup::default() };
         let agent = cluster.spawn_agent_as("n2", &setup)?;
         agent.wait_for("policies are enforced", PATIENCE)?;
-        check(&cluster.lab, backend, ALLOWED, DENIED)?;
         // Both backends have the table against frames with two VLAN tags.
         let tables = "nft list tables | grep -q 'ip6* portcullis$'";
         let is_nftables = cluster.lab.node("n2")?.shell(tables).is_ok();
         ensure!(is_nftables == (backend == "nftables"), "{backend}");
-        agent.terminate()?;
-    }
-    Ok(())
+        Ok(agent)
+    };
+    start("iptables")?.terminate()?;
+    let traffic = Traffic { held: &[("web", "api")], allowed: ALLOWED, forbidden: DENIED };
+    traffic.during(&cluster.lab, || {
+        ["nftables", "iptables"].into_iter().try_for_each(|backend| start(backend)?.terminate())
+    })
 }

@@ -90,6 +90,19 @@ pub(in crate::dataplane) fn clean_sets(
     Ok((count - applied.sets.len(), kept.collect()))
 }
 
+/// Whether a table has no chain of ours. A table of iptables-legacy whose tools are not installed is taken for
+/// one that has none.
+pub(in crate::dataplane) fn holds_nothing(kernel: &Kernel, family: Family) -> Result<bool, Error> {
+    let Place { variant, table } = kernel.place;
+    if variant == Variant::Nft {
+        return Ok(!nftables::Kernel::has_chains_of_iptables(family, table)?);
+    }
+    if !kernel.may_have_rules(family) || !kernel.installed(family) {
+        return Ok(true);
+    }
+    Ok(kernel.read_table(family, &Chains::new())?.chains.is_empty())
+}
+
 /// Removes our hooks and chains of one table. Returns how many chains were removed, and which are
 /// in use.
 pub(in crate::dataplane) fn clean_tables(
