@@ -29,12 +29,26 @@ pub fn kubernetes(options: &Options) -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be built: with the words of the script.
 pub fn product_image(binary: &Path, tag: &str) -> Result<PathBuf> {
+    product(binary, tag, "iptables", &[])
+}
+
+/// The product's image without iptables and ipset, which enforces with nftables: as
+/// [`product_image`].
+///
+/// # Errors
+/// When it cannot be built: with the words of the script.
+pub fn nftables_image(binary: &Path, tag: &str) -> Result<PathBuf> {
+    product(binary, tag, "nftables", &["--env", "PORTCULLIS_BACKEND=nftables"])
+}
+
+fn product(binary: &Path, tag: &str, backend: &str, env: &[&str]) -> Result<PathBuf> {
     let mut script = Command::new(format!("{TESTS}/image.sh"));
-    script.arg("--root").arg(binary);
+    script.arg("--root").arg(binary).arg(backend);
     let root = last_line(script)?;
     let tag = format!("docker.io/library/portcullis:{tag}");
-    let env = ["--env", "PATH=/usr/sbin:/usr/bin"];
-    image(&[&["--tag", &tag, "--entrypoint", "/usr/bin/portcullis"], &env[..]].concat(), &root)
+    let path = ["--env", "PATH=/usr/sbin:/usr/bin"];
+    let program = ["--tag", &tag, "--entrypoint", "/usr/bin/portcullis"];
+    image(&[&program, &path[..], env].concat(), &root)
 }
 
 /// The images of the containers that tests run: pause and agnhost, by the names that the kubelet

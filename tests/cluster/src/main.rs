@@ -20,7 +20,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Where a running cluster leaves what others need to use it.
 const DIRECTORY: &str = "/run/portcullis-cluster";
-const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
 /// How long `down` waits for the cluster to end.
 const END_WITHIN: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -109,11 +108,12 @@ fn serve(options: Options, without_portcullis: bool, ended: &AtomicBool) -> Resu
     let kubernetes = binaries::kubernetes(&options)?;
     let mut images = binaries::test_images(&kubernetes)?;
     images.push(binaries::product_image(&portcullis()?, "0.1.0")?);
+    images.push(binaries::nftables_image(&portcullis()?, "0.1.0-nftables")?);
     step(&format!("{} nodes", options.nodes));
     let cluster = Cluster::start(options, &kubernetes, &images)?;
     if !without_portcullis {
         step("kubectl apply -k deploy/");
-        cluster.install(Path::new(MANIFESTS))?;
+        cluster.install(cluster.options().manifests())?;
     }
     step("ready");
     fs::copy(cluster.kubeconfig(), file("kubeconfig"))?;

@@ -1,6 +1,8 @@
 //! What a cluster can be asked to look like: closed choices, which are also the flags of
 //! `cluster up`.
 
+use std::path::Path;
+
 use clap::{Args, ValueEnum};
 use portcullis_lab::{Families, IptablesVariant, Underlay};
 
@@ -35,6 +37,15 @@ pub enum Iptables {
     Nft,
 }
 
+/// What the agents enforce with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// What they choose, from the image that has iptables and ipset.
+    Auto,
+    /// nftables, from the image that has neither iptables nor ipset.
+    Nftables,
+}
+
 /// The address families of nodes, pods and Services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum IpFamilies {
@@ -64,6 +75,9 @@ pub struct Options {
     /// Address families of nodes, pods and Services.
     #[arg(long, value_enum, default_value_t = IpFamilies::Dual)]
     pub families: IpFamilies,
+    /// What agents enforce with.
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    pub backend: Backend,
     /// Version of Kubernetes, of those that tests/kube can build.
     #[arg(long, default_value = "1.36")]
     pub kubernetes: String,
@@ -77,6 +91,7 @@ impl Default for Options {
             kube_proxy: KubeProxy::Iptables,
             iptables: Iptables::Nft,
             families: IpFamilies::Dual,
+            backend: Backend::Auto,
             kubernetes: "1.36".to_owned(),
         }
     }
@@ -95,6 +110,15 @@ impl Options {
     #[must_use]
     pub fn build_set(&self) -> &'static str {
         if self.cni.is_flannel() || self.needs_containerd_2() { "full" } else { "cluster" }
+    }
+
+    /// The directory with the product's manifests for these agents.
+    #[must_use]
+    pub fn manifests(&self) -> &'static Path {
+        Path::new(match self.backend {
+            Backend::Auto => concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy"),
+            Backend::Nftables => concat!(env!("CARGO_MANIFEST_DIR"), "/nftables"),
+        })
     }
 
     /// Kubelets from 1.37 on refuse containerd 1, which Debian 12 has.

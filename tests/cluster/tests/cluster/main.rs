@@ -8,6 +8,7 @@
 //! `CLUSTER_ARGS`, as the flags of `cluster up`, asks for another cluster.
 
 mod agents;
+mod backends;
 mod boot;
 mod conformance;
 mod first_ten_minutes;
@@ -70,6 +71,9 @@ const ALONE: &[(&str, Alone)] = &[
     ("boot::a_node_is_drained_and_restarted", boot::a_node_is_drained_and_restarted),
     ("new_pods::no_packet_passes_before_isolation", |cluster| {
         new_pods::no_packet_passes_before_isolation(cluster)
+    }),
+    ("backends::change_to_nftables_and_back_under_traffic", |cluster| {
+        backends::change_to_nftables_and_back_under_traffic(cluster)
     }),
     ("operators::uninstall_leaves_nodes_clean", operators::uninstall_leaves_nodes_clean),
     ("new_pods::no_packet_is_lost_without_a_policy", |cluster| {

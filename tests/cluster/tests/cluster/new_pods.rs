@@ -21,9 +21,7 @@ use portcullis_lab::{Capture, Namespace};
 use serde_json::{Value, json};
 
 use crate::operators::uninstall;
-use crate::world::{
-    PROBE_IMAGE, apply, create_namespace, default_deny, delete_namespace, deploy, server,
-};
+use crate::world::{PROBE_IMAGE, apply, create_namespace, default_deny, delete_namespace, server};
 
 /// Pods of each kind.
 const PODS: usize = 50;
@@ -72,7 +70,7 @@ pub(crate) fn no_packet_is_lost_without_a_policy(cluster: &Cluster) -> Result<()
     Batch::run(cluster, &servers, "first-warm", AT_ONCE)?;
     let half = PODS / 2;
     let mut without = Batch::run(cluster, &servers, "first-before", half)?;
-    cluster.install(&deploy())?;
+    cluster.install(cluster.options().manifests())?;
     let with = Batch::run(cluster, &servers, "first-with", PODS)?;
     uninstall(cluster)?;
     without.extend(Batch::run(cluster, &servers, "first-after", half)?);
@@ -127,6 +125,11 @@ impl Batch {
 /// 50 pods are created under a policy that denies everything. No packet of theirs arrives, and none
 /// arrives at them.
 pub(crate) fn no_packet_passes_before_isolation(cluster: &Cluster) -> Result<()> {
+    isolated_from_the_start(cluster, PODS)
+}
+
+/// As [`no_packet_passes_before_isolation`], with so many pods.
+pub(crate) fn isolated_from_the_start(cluster: &Cluster, count: usize) -> Result<()> {
     let servers = Servers::start(cluster, "closed-servers")?;
     let namespace = "closed-pods";
     create_namespace(cluster, namespace)?;
@@ -137,7 +140,7 @@ pub(crate) fn no_packet_passes_before_isolation(cluster: &Cluster) -> Result<()>
     let open = "closed-controls";
     create_namespace(cluster, open)?;
     let controls = create(cluster, &servers, open, 0..CONTROLS, STAY)?;
-    let pods = create(cluster, &servers, namespace, 0..PODS, STAY)?;
+    let pods = create(cluster, &servers, namespace, 0..count, STAY)?;
     let sprayed = spray.stop()?;
     let frames = captures.into_iter().map(Capture::stop).collect::<Result<Vec<_>>>()?.concat();
     let from = |reports: &[Report]| {

@@ -10,11 +10,11 @@ use portcullis_cluster::probe::{Probe, expect_closed, expect_open};
 use serde_json::Value;
 
 use crate::world::{
-    NEXT_TAG, apply, create_namespace, default_deny, delete_namespace, deploy,
-    install_cluster_network_policies, server,
+    apply, create_namespace, default_deny, delete_namespace, deploy,
+    install_cluster_network_policies, next_image, server,
 };
 
-const SYSTEM: &str = "portcullis-system";
+pub(crate) const SYSTEM: &str = "portcullis-system";
 /// How often a probe asks.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// How long an agent, a controller or a node may take to do its work again.
@@ -22,14 +22,14 @@ const RECOVERS_WITHIN: Duration = Duration::from_secs(90);
 
 /// A server on n2, a client that a policy allows and one that it denies, both on n1, and requests
 /// of both that go on.
-struct Traffic {
+pub(crate) struct Traffic {
     namespace: &'static str,
     probes: Vec<Probe>,
     denied: Vec<Probe>,
 }
 
 impl Traffic {
-    fn start(cluster: &Cluster, namespace: &'static str) -> Result<Self> {
+    pub(crate) fn start(cluster: &Cluster, namespace: &'static str) -> Result<Self> {
         create_namespace(cluster, namespace)?;
         let pods = [
             server(namespace, "server", "server", "n2"),
@@ -74,7 +74,7 @@ spec:
     }
 
     /// Every allowed request was answered, and no denied one.
-    fn stop(self, cluster: &Cluster, during: &str) -> Result<()> {
+    pub(crate) fn stop(self, cluster: &Cluster, during: &str) -> Result<()> {
         let (mut allowed, mut denied) = (0, 0);
         for probe in self.probes {
             allowed += probe.stop_all_answered().with_context(|| during.to_owned())?;
@@ -153,7 +153,7 @@ spec:
 /// Agents are replaced by those of another image, then restarted.
 pub(crate) fn agents_are_updated_under_traffic(cluster: &mut Cluster) -> Result<()> {
     let traffic = Traffic::start(cluster, "update")?;
-    let image = format!("*=portcullis:{NEXT_TAG}");
+    let image = format!("*={}", next_image(cluster));
     for workload in ["daemonset/portcullis-node", "deployment/portcullis-controller"] {
         cluster.kubectl(&["-n", SYSTEM, "set", "image", workload, &image])?;
         cluster.wait_for_rollout(workload)?;

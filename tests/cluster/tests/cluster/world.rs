@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use portcullis_cluster::options::Backend;
 use portcullis_cluster::{Cluster, Options, binaries};
 use portcullis_tests::cluster::portcullis;
 
-/// The tags of the product's image: what `deploy/` names, and one to update to.
-pub(crate) const TAG: &str = "0.1.0";
-pub(crate) const NEXT_TAG: &str = "next";
+/// The tags of the product's images: what `deploy/` names, and one to update to.
+const TAG: &str = "0.1.0";
+const NEXT_TAG: &str = "next";
+/// The end of the tags of the images without iptables and ipset.
+const NFTABLES: &str = "-nftables";
 
 /// The image whose first process connects at once: src/bin/first-packets.rs.
 pub(crate) const PROBE_IMAGE: &str = "docker.io/library/portcullis:first-packets";
@@ -31,14 +34,30 @@ pub(crate) fn start() -> Result<Cluster> {
     let portcullis = portcullis()?;
     for tag in [TAG, NEXT_TAG] {
         images.push(binaries::product_image(&portcullis, tag)?);
+        images.push(binaries::nftables_image(&portcullis, &format!("{tag}{NFTABLES}"))?);
     }
     let probe = env!("CARGO_BIN_EXE_first-packets");
     images.push(binaries::product_image(probe.as_ref(), "first-packets")?);
     let cluster = Cluster::start(options, &kubernetes, &images)?;
     // The channel with all features, which the conformance suite tries.
     install_cluster_network_policies(&cluster, "experimental")?;
-    cluster.install(&deploy())?;
+    cluster.install(cluster.options().manifests())?;
     Ok(cluster)
+}
+
+/// The product's image that agents are installed from which enforce with `backend`.
+pub(crate) fn image(backend: Backend) -> String {
+    tagged(TAG, backend)
+}
+
+/// The image that the agents of a cluster are updated to.
+pub(crate) fn next_image(cluster: &Cluster) -> String {
+    tagged(NEXT_TAG, cluster.options().backend)
+}
+
+fn tagged(tag: &str, backend: Backend) -> String {
+    let end = if backend == Backend::Nftables { NFTABLES } else { "" };
+    format!("portcullis:{tag}{end}")
 }
 
 /// Installs network-policy-api's CRD of a channel, `standard` or `experimental`.
@@ -52,8 +71,9 @@ pub(crate) fn deploy() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy"))
 }
 
-/// Creates a namespace for a test.
+/// Creates a namespace for a test. One that an earlier test deleted ends first.
 pub(crate) fn create_namespace(cluster: &Cluster, name: &str) -> Result<()> {
+    cluster.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout=90s"])?;
     cluster.kubectl(&["create", "namespace", name]).map(drop)
 }
 
