@@ -151,6 +151,11 @@ generate: setup ## Generate deploy/crds from the types in crds/src/api
 image-check: build ## Build the image's root without docker, run the agent in it, say its size
 	$(SUDO) tests/image.sh target/release/portcullis
 
+.PHONY: release
+release: setup ## Build the plugin, and write what a release has beside the image to target/dist
+	$(CARGO) build --release --locked --package portcullis-whatif
+	deploy/release.sh target/release $(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m))) target/dist
+
 .PHONY: fmt
 fmt: setup ## Format the code
 	$(CARGO) fmt --all

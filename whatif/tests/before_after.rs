@@ -1,6 +1,7 @@
 //! `plan --before … --after …`: an object that only the side before contains is removed.
 
 mod ci;
+mod released;
 mod session;
 
 use std::fs;

@@ -1,0 +1,114 @@
+//! What `deploy/release.sh` makes: archives whose bytes depend on nothing but their files, checksums, and
+//! a manifest that krew can use.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use portcullis_crds::manifest::Manifest;
+
+use super::session::text;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Runs a program in a directory; what it prints.
+fn run(directory: &Path, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).current_dir(directory).args(arguments).output();
+    let output = output.expect("the program");
+    assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn portcullis_chart() -> String {
+    format!("portcullis-{}.tgz", env!("CARGO_PKG_VERSION"))
+}
+
+/// A release for amd64, from a program that is as small as a test needs it.
+fn release(directory: &Path, out: &str) -> PathBuf {
+    let programs = directory.join("programs");
+    fs::create_dir_all(&programs).expect("a directory");
+    let program = programs.join("kubectl-whatif");
+    let script = format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_kubectl-whatif"));
+    fs::write(&program, script).expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+    let script = root().join("deploy/release.sh").canonicalize().expect("the script");
+    run(directory, &script.display().to_string(), &["programs", "amd64", out]);
+    directory.join(out)
+}
+
+#[test]
+fn a_release_has_archives_with_checksums_and_a_manifest_for_krew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = release(directory.path(), "out");
+    let version = env!("CARGO_PKG_VERSION");
+    let checked = run(&out, "sha256sum", &["--check", "SHA256SUMS"]);
+    let plugin = "kubectl-whatif-linux-amd64.tar.gz";
+    let chart = portcullis_chart();
+    assert_eq!(checked, format!("{plugin}: OK\nnetpol-whatif.yaml: OK\n{chart}: OK\n"));
+
+    let manifest = fs::read_to_string(out.join("netpol-whatif.yaml")).expect("the manifest");
+    let manifest = Manifest::parse("netpol-whatif.yaml", &manifest);
+    assert_eq!(manifest.diagnostics, []);
+    let plugin_spec = &manifest.documents.first().expect("a document").value()["spec"];
+    assert_eq!(plugin_spec["version"], format!("v{version}"));
+    // The other architecture was not built.
+    let [platform] = plugin_spec["platforms"].as_array().expect("platforms").as_slice() else {
+        panic!("{plugin_spec}");
+    };
+    assert_eq!(platform["selector"]["matchLabels"]["arch"], "amd64");
+    assert_eq!(platform["bin"], "kubectl-whatif");
+    let uri = platform["uri"].as_str().expect("a URI");
+    assert!(uri.ends_with(&format!("/releases/download/v{version}/{plugin}")), "{uri}");
+    let sums = fs::read_to_string(out.join("SHA256SUMS")).expect("checksums");
+    let sum = platform["sha256"].as_str().expect("a checksum");
+    assert!(sums.contains(&format!("{sum}  {plugin}\n")), "{sums}");
+
+    // What krew unpacks works, and so does what it does not need.
+    run(&out, "tar", &["xzf", plugin]);
+    for (shell, file) in
+        [("bash", "completions/kubectl-whatif.bash"), ("kubectl", "kubectl_complete-whatif")]
+    {
+        let printed = run(&out, "./kubectl-whatif", &["completion", shell]);
+        assert_eq!(fs::read_to_string(out.join(file)).expect(file), printed);
+    }
+    assert!(out.join("LICENSE").exists());
+    // Helm follows no links in an archive.
+    let listed = run(&out, "tar", &["tvzf", &chart]);
+    assert!(listed.contains("portcullis/files/alerts.yaml\n"), "{listed}");
+    assert!(listed.contains("portcullis.dev_nodepolicyreports.yaml\n"), "{listed}");
+    assert!(!listed.contains(" -> "), "{listed}");
+}
+
+#[test]
+fn the_times_in_archives_are_those_of_the_commit() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let out = release(directory.path(), "out");
+    let time = run(&root(), "git", &["log", "-1", "--format=%cd", "--date=format-local:%F %H:%M"]);
+    for archive in ["kubectl-whatif-linux-amd64.tar.gz", &portcullis_chart()] {
+        let listed = run(&out, "tar", &["tvzf", archive]);
+        let others = listed.lines().filter(|line| !line.contains(time.trim_end()));
+        assert_eq!(others.collect::<Vec<_>>(), Vec::<&str>::new(), "{archive}: not {time}");
+    }
+}
+
+#[test]
+fn the_workflow_names_only_what_exists() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).expect(name);
+    let (workflow, makefile) = (read(".github/workflows/release.yml"), read("Makefile"));
+    let targets: Vec<&str> =
+        workflow.lines().filter_map(|line| line.trim().strip_prefix("- run: make ")).collect();
+    assert_eq!(targets, ["release", "release"]);
+    assert!(makefile.contains("\nrelease: "));
+    // Where `make release` writes, and what is pushed.
+    assert!(makefile.contains(" target/dist\n") && workflow.contains("path: target/dist\n"));
+    let dockerfile = read("deploy/Dockerfile");
+    assert!(workflow.contains("file: deploy/Dockerfile\n"));
+    assert!(workflow.contains("target: nftables,") && dockerfile.contains(" AS nftables\n"));
+    for argument in ["VERSION", "REVISION"] {
+        assert!(workflow.contains(&format!("            {argument}=$")), "{argument}");
+        assert!(dockerfile.contains(&format!("ARG {argument}=")), "{argument}");
+    }
+}
