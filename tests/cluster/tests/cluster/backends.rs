@@ -49,6 +49,8 @@ pub(crate) fn change_to_nftables_and_back_under_traffic(cluster: &Cluster) -> Re
     let lost = retransmitted(&client)? + retransmitted(&server)? - before;
     ensure!(lost == 0, "{lost} segments were sent again");
     traffic.stop(cluster, "while the backend changes")?;
+    // Only the image that has iptables removes rules of iptables.
+    enforce_with(cluster, "nftables", Backend::Auto)?;
     enforce_with(cluster, "nftables", Backend::Nftables)?;
     denials_of_all_nodes_are_listed(cluster)?;
     kernels_are_inspected_traced_and_verified(cluster)?;
