@@ -16,7 +16,7 @@ use crate::world::enforcement::Enforcement;
 use crate::world::owner::Contest;
 
 impl Engine {
-    /// Applies one change. [`Compiled`] is inconsistent until the next flush.
+    /// Applies one change. [`Compiled`](crate::compiled::Compiled) is inconsistent until the next flush.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Pod(key, pod) => self.apply_pod(&key, pod),
