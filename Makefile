@@ -97,6 +97,13 @@ faults: setup ## Try every fault under traffic, and print the table of docs/faul
 	$(CARGO) build --release --quiet --workspace --bins
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-tests --bench faults
 
+.PHONY: test-alerts
+test-alerts: ## Try deploy/alerts.yaml with the rule engine of Prometheus, on what real agents serve during faults
+	@tests/setup.sh --cluster
+	tests/kube/promtool/build.sh > /dev/null
+	$(CARGO) build --quiet --workspace --bins
+	$(SUDO) KUBEBUILDER_ASSETS="$$(tests/kube/build.sh | tail -n 1)" $(CARGO) test --quiet --workspace --bench alerts
+
 .PHONY: bench-memory
 bench-memory: setup ## Measure the memory of an agent at 100,000 pods and 10,000 policies, with hostile objects and faults
 	$(CARGO) build --release --quiet --workspace --bins
