@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the path of promtool, after building it where it is missing. It needs Go: about five minutes of CPU time.
+# Prints the path of promtool, after building it where it is missing. It needs Go: about three minutes of CPU time.
 set -euo pipefail
 cd "$(dirname "$0")"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/portcullis
