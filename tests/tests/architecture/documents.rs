@@ -26,8 +26,9 @@ use prometheus_client::registry::Registry;
 
 use crate::root;
 
-/// Flags that the documents show of cargo, iptables, kubectl and the demo, and what clap adds.
-const FLAGS_OF_OTHERS: [&str; 27] = [
+/// Flags that the documents show of cargo, iptables, krew, kubectl and the demo, and what clap adds.
+const FLAGS_OF_OTHERS: [&str; 29] = [
+    "archive",
     "bench",
     "cascade",
     "cleanup",
@@ -40,6 +41,7 @@ const FLAGS_OF_OTHERS: [&str; 27] = [
     "kube-proxy",
     "kubernetes",
     "line-numbers",
+    "manifest",
     "nocapture",
     "package",
     "pause",
