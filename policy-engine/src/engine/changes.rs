@@ -76,7 +76,9 @@ impl Engine {
         if old == pod.as_ref() {
             return;
         }
-        self.staging.note(key, old.map(Arc::as_ref), pod.as_deref());
+        if self.subjects.contains_key(key) {
+            self.staging.note(key, old.map(Arc::as_ref), pod.as_deref());
+        }
         // Other pods that claim one of the addresses may become its owner, or stop being it.
         let addresses = old.into_iter().chain(&pod).flat_map(|pod| &pod.addresses);
         let addresses: BTreeSet<IpAddr> = addresses.copied().collect();

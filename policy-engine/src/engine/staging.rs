@@ -112,7 +112,7 @@ impl Staging {
         self.sets.is_empty() || !sets.into_iter().any(|set| self.sets.contains(set))
     }
 
-    /// Notes a change of a pod.
+    /// Notes a change of a pod that is a subject; a pod that is none yet never waits.
     pub(super) fn note(&mut self, key: &PodKey, old: Option<&Pod>, new: Option<&Pod>) {
         let is_same = |(old, new): (&Pod, &Pod)| {
             (old.created, &old.addresses) == (new.created, &new.addresses)
