@@ -159,14 +159,7 @@ impl Desired {
     /// engine compiles no ruleset without its sets.
     #[must_use]
     pub fn has_followed(&self, wanted: Wanted<'_>, update: &Update) -> bool {
-        let is_used = |id: &SetId| {
-            let kinds = [Kind::Address, Kind::AddressPort];
-            let names = self
-                .tables
-                .keys()
-                .flat_map(|family| kinds.into_iter().map(move |kind| name::set(*family, kind, id)));
-            names.into_iter().any(|name| self.sets.contains_key(&name))
-        };
+        let is_used = |id: &SetId| name::sets(id).any(|name| self.sets.contains_key(&name));
         self.refusals == *wanted.refusals
             && !self.rulesets.values().any(Rulesets::lack_something)
             && !update.sets_removed.iter().any(is_used)

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use policy_engine::cidr::Family;
 use policy_engine::direction::Direction;
-use policy_engine::id::{ContentHasher, RulesetId};
+use policy_engine::id::{ContentHasher, RulesetId, SetId};
 use policy_engine::tier::View;
 
 use super::attachment::InterfaceName;
@@ -190,6 +190,13 @@ pub fn ruleset(view: View, id: &RulesetId) -> ChainName {
     Name::written(format_args!("{letter}{id}"))
 }
 
+/// The names that an engine's set can have: one for each family, by the kind of its members.
+pub fn sets(id: &SetId) -> impl Iterator<Item = SetName> {
+    let kinds = [Kind::Address, Kind::AddressPort];
+    let names = move |family| kinds.map(|kind| set(family, kind, id));
+    Family::BOTH.into_iter().flat_map(names)
+}
+
 /// The set of `kind` for one family whose content or definition hashes to `id`.
 #[must_use]
 pub fn set(family: Family, kind: Kind, id: &dyn fmt::Display) -> SetName {
@@ -289,7 +296,6 @@ fn digit(family: Family) -> char {
 
 #[cfg(test)]
 mod tests {
-    use policy_engine::id::SetId;
 
     use super::*;
 

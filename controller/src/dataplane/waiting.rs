@@ -6,12 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use policy_engine::cidr::Family;
 use policy_engine::id::SetId;
 
 use super::name::{self, SetName};
 use super::plan::Plan;
-use super::set::{Element, Kind};
+use super::set::Element;
 
 /// How many members join sets in one apply, of all sets. `ipset` takes some 30 ms for them.
 pub const MEMBERS_AT_ONCE: usize = 10_000;
@@ -30,11 +29,7 @@ impl Waiting {
 
     /// Whether no member of a set of the engine waits.
     pub(super) fn has_none_of(&self, set: SetId) -> bool {
-        let kinds = [Kind::Address, Kind::AddressPort];
-        let names = Family::BOTH
-            .into_iter()
-            .flat_map(|family| kinds.map(|kind| name::set(family, kind, &set)));
-        self.sets.is_empty() || names.into_iter().all(|name| !self.sets.contains_key(&name))
+        self.sets.is_empty() || name::sets(&set).all(|name| !self.sets.contains_key(&name))
     }
 
     /// Forgets the members of sets that are not desired any more.
@@ -80,8 +75,11 @@ impl Waiting {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use policy_engine::cidr::Family;
+
     use super::*;
     use crate::dataplane::plan::{NewSet, Swap};
+    use crate::dataplane::set::Kind;
 
     fn elements(numbers: std::ops::Range<u32>) -> BTreeSet<Element> {
         numbers.map(|number| Element::Address(Ipv4Addr::from(number).into())).collect()
