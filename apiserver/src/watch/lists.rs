@@ -62,8 +62,8 @@ where
 
     pub(super) async fn list_pages(&mut self) -> Result<(), End> {
         let mut events = vec![Event::Init];
-        let mut pages = Pages::new(&*self.path, self.fields.as_deref());
-        pages = pages.labels(self.labels.as_deref());
+        let pages = Pages::new(&*self.path, self.fields.as_deref());
+        let mut pages = pages.labels(self.labels.as_deref());
         loop {
             let page = within(LIST_LIMIT, pages.next::<Lean<K>>(&self.client)).await?;
             events.extend(page.items.into_iter().map(Event::InitApply));

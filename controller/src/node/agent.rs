@@ -92,8 +92,6 @@ pub struct Agent {
     refused_retry: Option<(Instant, BackOff)>,
     /// Pods that are denied connections because rules were refused.
     refused: BTreeSet<Denied>,
-    /// What is reported of policies that allow the API server.
-    api_server_missing: Vec<Diagnostic>,
     /// Denied packets; `None` when they are not logged.
     denials: Option<Feed>,
     /// Examinations of the node for conflicts; `None` when it is not examined.
@@ -167,7 +165,6 @@ impl Agent {
             unreferenced: None,
             refused_retry: None,
             refused: BTreeSet::new(),
-            api_server_missing: Vec::new(),
             denials: None,
             examinations: None,
             local_pods: None,

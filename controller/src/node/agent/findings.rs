@@ -116,10 +116,7 @@ impl Agent {
             return; // Not all objects are known yet.
         }
         let missing = missing_api_server(self.engine.world());
-        if missing != self.api_server_missing {
-            self.api_server_missing.clone_from(&missing);
-            self.report("addresses of the API server".into(), missing);
-        }
+        self.report("addresses of the API server".into(), missing);
     }
 
     /// Reports pods whose rules the tools or the kernel refused, after these pods changed.
