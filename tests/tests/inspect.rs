@@ -194,20 +194,26 @@ fn expect_soon(cluster: &Cluster, line: &str, code: i32, words: &[&str]) -> Resu
     }
 }
 
-#[test]
-fn rules_of_nftables_that_were_changed_by_hand_are_named_and_repaired() -> Result<()> {
-    let cluster = guarded_with(IptablesVariant::Nft, Topology::Bridge, "--backend=nftables")?;
-    let (chain, _) = decisive(&cluster, "n2", "trace shop/stranger shop/api 80", 1)?;
+/// The IPv4 set of the clients of `api`, and one of its members.
+fn set_of_clients(cluster: &Cluster) -> Result<(String, String)> {
     let answer: Value =
-        serde_json::from_str(&expect(&cluster, "n2", "verify -o json", 0, &[])?.out)?;
+        serde_json::from_str(&expect(cluster, "n2", "verify -o json", 0, &[])?.out)?;
     let sets = answer["sets"].as_array().context("no sets")?;
     let of_clients = |set: &&Value| {
         set["family"] == "IPv4"
             && set["words"].as_str().is_some_and(|words| words.contains("app in"))
     };
     let set = sets.iter().find(of_clients).context("no set of clients")?;
-    let (set, member) =
-        (set["name"].as_str().context("name")?, set["first"][0].as_str().context("member")?);
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let (name, member) = (text(&set["name"]), text(&set["first"][0]));
+    Ok((name.context("no name")?, member.context("no member")?))
+}
+
+#[test]
+fn rules_of_nftables_that_were_changed_by_hand_are_named_and_repaired() -> Result<()> {
+    let cluster = guarded_with(IptablesVariant::Nft, Topology::Bridge, "--backend=nftables")?;
+    let (chain, _) = decisive(&cluster, "n2", "trace shop/stranger shop/api 80", 1)?;
+    let (set, member) = set_of_clients(&cluster)?;
     for (change, verified, inspected) in [
         (
             "insert rule ip portcullis PORTCULLIS-JUDGE accept".to_owned(),
@@ -250,16 +256,7 @@ fn rules_of_nftables_that_were_changed_by_hand_are_named_and_repaired() -> Resul
 fn members_and_rules_that_were_changed_by_hand_are_named() -> Result<()> {
     let cluster = guarded(IptablesVariant::Legacy, Topology::Bridge)?;
     let node = cluster.lab.node("n2")?;
-    let answer: Value =
-        serde_json::from_str(&expect(&cluster, "n2", "verify -o json", 0, &[])?.out)?;
-    let sets = answer["sets"].as_array().context("no sets")?;
-    let wanted = |set: &&Value| {
-        set["family"] == "IPv4"
-            && set["words"].as_str().is_some_and(|words| words.contains("app in"))
-    };
-    let set = sets.iter().find(wanted).context("no set of clients")?;
-    let (name, member) =
-        (set["name"].as_str().context("name")?, set["first"][0].as_str().context("member")?);
+    let (name, member) = set_of_clients(&cluster)?;
     node.shell(&format!("ipset del {name} {member}"))?;
     let members =
         [&format!("DIFFERS: {name} ("), "has other members in the kernel: 1 instead of 2"];

@@ -1,6 +1,7 @@
 //! Nodes that enforce by nftables: without the tools of iptables, and when others flush all rules.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -13,18 +14,18 @@ use crate::traffic::{Route, Traffic};
 const ALLOWED: &[Route] = &[("web", "api", WEB)];
 const DENIED: &[Route] = &[("stranger", "api", WEB)];
 
+/// An agent whose PATH has this directory only.
+fn only_tools_of(directory: &Path) -> AgentSetup {
+    AgentSetup { tools: Some(directory.into()), only_these_tools: true, ..AgentSetup::default() }
+}
+
 /// What the agent's PATH has: nothing. So nothing calls iptables or ipset by accident.
 #[test]
 fn a_node_without_iptables_and_ipset_enforces_by_nftables() -> Result<()> {
     let cluster = shop(lab(IptablesVariant::Nft), &[])?;
     cluster.write("api.yaml", &allow("api", &["web"], &[WEB]))?;
     let nothing = tempfile::tempdir()?;
-    let setup = AgentSetup {
-        tools: Some(nothing.path().into()),
-        only_these_tools: true,
-        ..AgentSetup::default()
-    };
-    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    let agent = cluster.spawn_agent_as("n2", &only_tools_of(nothing.path()))?;
     agent.wait_for("\"backend\":\"nftables\"", PATIENCE)?;
     agent.wait_for("policies are enforced", PATIENCE)?;
     check(&cluster.lab, "without tools", ALLOWED, DENIED)?;
@@ -32,7 +33,7 @@ fn a_node_without_iptables_and_ipset_enforces_by_nftables() -> Result<()> {
     agent.terminate()
 }
 
-/// An agent without the tools of iptables cannot remove what an agent with these tools left. It says so, and the
+/// An agent without the tools of iptables cannot remove what an agent with these tools left. It reports this, and the
 /// next agent that has the tools removes it.
 #[test]
 fn rules_of_iptables_that_cannot_be_removed_are_reported() -> Result<()> {
@@ -44,12 +45,7 @@ fn rules_of_iptables_that_cannot_be_removed_are_reported() -> Result<()> {
     agent.wait_for("policies are enforced", PATIENCE)?;
     agent.terminate()?;
     let nothing = tempfile::tempdir()?;
-    let setup = AgentSetup {
-        tools: Some(nothing.path().into()),
-        only_these_tools: true,
-        ..AgentSetup::default()
-    };
-    let agent = cluster.spawn_agent_as("n2", &setup)?;
+    let agent = cluster.spawn_agent_as("n2", &only_tools_of(nothing.path()))?;
     let named = "the table mangle of iptables-nft has IPv4 chains of Portcullis";
     agent.wait_for(named, PATIENCE)?;
     agent.wait_for("policies are enforced", PATIENCE)?;

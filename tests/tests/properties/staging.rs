@@ -20,8 +20,7 @@ proptest! {
     fn a_pod_that_waits_gets_the_rules_of_the_final_world_and_never_an_incomplete_set(
         history in worlds::history(1..60),
         slice in 1..5_usize,
-        // After each change: how many flushes, and whether the dataplane has all members then.
-        turns in prop::collection::vec((0..3_usize, any::<bool>()), 60).no_shrink(),
+        turns in turns(),
         one_node in any::<bool>(),
     ) {
         let (scope, _) = scope(one_node);
@@ -51,7 +50,7 @@ proptest! {
     fn whatever_changes_while_sets_are_filled_the_end_is_a_fresh_compile(
         history in worlds::history(1..60),
         slice in 1..5_usize,
-        turns in prop::collection::vec((0..3_usize, any::<bool>()), 60).no_shrink(),
+        turns in turns(),
         one_node in any::<bool>(),
     ) {
         let (scope, _) = scope(one_node);
@@ -67,6 +66,11 @@ proptest! {
         end(&mut engine)?;
         prop_assert_eq!(engine.compiled(), &fresh(&scope, engine.world()));
     }
+}
+
+/// After each change: how many flushes, and whether the dataplane has all members then.
+fn turns() -> impl Strategy<Value = Vec<(usize, bool)>> {
+    prop::collection::vec((0..3_usize, any::<bool>()), 60).no_shrink()
 }
 
 /// Applies everything.

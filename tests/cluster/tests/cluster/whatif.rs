@@ -77,15 +77,20 @@ impl Drop for Following {
     }
 }
 
-/// Denials of all nodes are listed as they come, with pods and policies, and later too.
-pub(crate) fn denials_of_all_nodes_are_listed(cluster: &Cluster) -> Result<()> {
-    let namespace = "denials";
+/// Creates a namespace with the pods `client` and `a` on n1 and `b` on n2, into which no connection is allowed.
+fn isolated_on_both_nodes(cluster: &Cluster, namespace: &str) -> Result<()> {
     create_namespace(cluster, namespace)?;
     let pods = [("client", "n1"), ("a", "n1"), ("b", "n2")];
     let pods = pods.map(|(name, node)| server(namespace, name, name, node));
     let deny = default_deny(namespace).replace("[Ingress, Egress]", "[Ingress]");
     apply(cluster, &format!("{}{deny}", pods.concat()))?;
-    cluster.wait_until_pods_are_ready(namespace)?;
+    cluster.wait_until_pods_are_ready(namespace)
+}
+
+/// Denials of all nodes are listed as they come, with pods and policies, and later too.
+pub(crate) fn denials_of_all_nodes_are_listed(cluster: &Cluster) -> Result<()> {
+    let namespace = "denials";
+    isolated_on_both_nodes(cluster, namespace)?;
     let follow = command(cluster, "denials --follow -n denials --since=1s -o json")?
         .stdout(Stdio::piped())
         .spawn()?;
@@ -143,12 +148,7 @@ fn news(url: &str) -> Result<Value> {
 /// The live page gets what is applied where, and denials of all nodes as they come.
 pub(crate) fn the_live_page_gets_status_and_denials(cluster: &Cluster) -> Result<()> {
     let namespace = "live";
-    create_namespace(cluster, namespace)?;
-    let pods = [("client", "n1"), ("a", "n1"), ("b", "n2")];
-    let pods = pods.map(|(name, node)| server(namespace, name, name, node));
-    let deny = default_deny(namespace).replace("[Ingress, Egress]", "[Ingress]");
-    apply(cluster, &format!("{}{deny}", pods.concat()))?;
-    cluster.wait_until_pods_are_ready(namespace)?;
+    isolated_on_both_nodes(cluster, namespace)?;
     let ui = command(cluster, "ui --since=1s")?.stdout(Stdio::piped()).spawn()?;
     let mut ui = Following(ui);
     let mut url = String::new();
