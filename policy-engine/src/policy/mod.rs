@@ -211,7 +211,7 @@ impl Policy {
         Self::enforced(name, subject, Tier::Default, body)
     }
 
-    /// The policy with these rules for egress to the API server; `None`: it does not allow this.
+    /// The policy with these rules for egress to the API server; `None`: it does not allow connections to the API server.
     /// Only an isolating policy has such rules.
     #[must_use]
     pub fn with_api_server(mut self, rules: Option<Arc<[Rule]>>) -> Self {

@@ -66,7 +66,7 @@ fn a_release_has_archives_with_checksums_and_a_manifest_for_krew() {
     let sum = platform["sha256"].as_str().expect("a checksum");
     assert!(sums.contains(&format!("{sum}  {plugin}\n")), "{sums}");
 
-    // What krew unpacks works, and so does what it does not need.
+    // The files that krew unpacks can be used, and so can those that it leaves in the archive.
     run(&out, "tar", &["xzf", plugin]);
     for (shell, file) in
         [("bash", "completions/kubectl-whatif.bash"), ("kubectl", "kubectl_complete-whatif")]
