@@ -8,9 +8,12 @@
 //! down. On veth pairs, the call that sends a packet does all the work up to the receiving socket, so the
 //! time of the calls is the cost. The factor is the median over all turns, each compared with the
 //! lone rule that accepts established packets in the same turn.
+//!
+//! A new UDP connection is one packet, and shows what the rules cost. A TCP connection is opened, accepted
+//! and reset, which is the least that a program can do, and shows what a program notices of it.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -33,6 +36,8 @@ const NEW: u16 = 7000;
 const OLD: u16 = 7001;
 /// Packets that are sent at once.
 const BURST: u16 = 2_000;
+/// TCP connections that are opened one after the other.
+const CONNECTIONS: u16 = 500;
 const TURNS: usize = 200;
 /// The first of their source ports.
 const FIRST_PORT: u16 = 20_000;
@@ -84,6 +89,8 @@ struct World {
     new: Vec<f64>,
     /// µs per packet of the established connection, by turn.
     established: Vec<f64>,
+    /// µs per TCP connection, by turn.
+    tcp: Vec<f64>,
 }
 
 /// The sockets of the two pods.
@@ -95,6 +102,7 @@ struct Ends {
     /// Nobody reads from it: what its buffer cannot take is dropped.
     _sink: UdpSocket,
     server: UdpSocket,
+    listener: TcpListener,
 }
 
 impl World {
@@ -128,8 +136,8 @@ impl World {
                 Some(node.netns().spawn(command.stderr(log))?)
             }
         };
-        let (new, established) = (Vec::new(), Vec::new());
-        let mut world = Self { name, lab, agent, client, _files: files, new, established };
+        let [new, established, tcp] = [const { Vec::new() }; 3];
+        let mut world = Self { name, lab, agent, client, _files: files, new, established, tcp };
         if world.agent.is_some() {
             world.wait_for_rules()?;
         }
@@ -161,7 +169,30 @@ impl World {
         self.exchange()?;
         let established = self.burst(OLD_PORT, 0)?;
         self.established.push(established);
+        self.forget()?;
+        let tcp = self.connections()?;
+        self.tcp.push(tcp);
         Ok(())
+    }
+
+    /// µs per TCP connection.
+    fn connections(&self) -> Result<f64> {
+        let pod = self.lab.pod(&format!("{NAMESPACE}/client"))?;
+        let open = || Socket::new(Domain::IPV4, Type::STREAM, None);
+        let sockets: Vec<Socket> =
+            pod.netns().run(|| (0..CONNECTIONS).map(|_| open()).collect::<Result<_, _>>())??;
+        for socket in &sockets {
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
+        let to = SocketAddr::from((self.client.target, NEW)).into();
+        let start = Instant::now();
+        for socket in sockets {
+            socket.connect_timeout(&to, Duration::from_secs(5)).context("no TCP connection")?;
+            let accepted = self.client.listener.accept()?;
+            drop(socket);
+            drop(accepted);
+        }
+        Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(CONNECTIONS))
     }
 
     /// µs per packet of a burst, in which the source port grows by `step`.
@@ -235,12 +266,13 @@ impl Ends {
             asking.set_read_timeout(Some(Duration::from_secs(5)))?;
             anyhow::Ok((raw, asking))
         })??;
-        let (sink, server) = server.netns().run(|| {
+        let (sink, server, listener) = server.netns().run(|| {
             let server = UdpSocket::bind((target, OLD))?;
             server.set_read_timeout(Some(Duration::from_secs(5)))?;
-            anyhow::Ok((UdpSocket::bind((target, NEW))?, server))
+            let listener = TcpListener::bind((target, NEW))?;
+            anyhow::Ok((UdpSocket::bind((target, NEW))?, server, listener))
         })??;
-        Ok(Self { raw, source, target, client: asking, _sink: sink, server })
+        Ok(Self { raw, source, target, client: asking, _sink: sink, server, listener })
     }
 
     fn packet(&self, port: u16, destination: u16) -> Result<Vec<u8>> {
@@ -293,7 +325,9 @@ fn objects(lab: &Lab) -> Result<Value> {
         let first = usize::from(NEW) + 2 * (number % 20);
         let ports =
             if number == POLICIES / 2 { [NEW.into(), OLD.into()] } else { [first, first + 1] };
-        let ports = ports.map(|port| json!({"protocol": "UDP", "port": port}));
+        let ports = ["UDP", "TCP"]
+            .map(|protocol| ports.map(|port| json!({"protocol": protocol, "port": port})));
+        let ports = ports.as_flattened();
         let ingress = json!([{"from": [{"podSelector": selects(&app)}], "ports": ports}]);
         let spec = json!({"podSelector": selects("server"), "ingress": ingress});
         items.push(policy(&format!("server-{number}"), spec));
@@ -303,9 +337,10 @@ fn objects(lab: &Lab) -> Result<Value> {
 
 fn print(Kind { variant, topology }: Kind, worlds: &[World]) {
     println!(
-        "{variant:?}, {topology:?}, {TURNS} turns of {BURST} packets; median µs per packet, and factor:"
+        "{variant:?}, {topology:?}, {TURNS} turns of {BURST} packets and {CONNECTIONS} connections; \
+         median µs for each, and factor:"
     );
-    println!("{:26} {:>20} {:>20}", "", "new connection", "established");
+    println!("{:26} {:>20} {:>20} {:>20}", "", "new UDP connection", "established", "TCP connection");
     let Some(first) = worlds.first() else { return };
     for world in worlds {
         let cell = |own: &[f64], lone: &[f64]| {
@@ -314,7 +349,8 @@ fn print(Kind { variant, topology }: Kind, worlds: &[World]) {
         };
         let (new, old) =
             (cell(&world.new, &first.new), cell(&world.established, &first.established));
-        println!("{:26} {new:>20} {old:>20}", world.name);
+        let tcp = cell(&world.tcp, &first.tcp);
+        println!("{:26} {new:>20} {old:>20} {tcp:>20}", world.name);
     }
 }
 
