@@ -51,7 +51,7 @@ cluster-down: ## End that cluster and remove every trace of it
 test-cluster: ## Upstream's suites and what operators do, on a real cluster with the image
 	@tests/setup.sh --cluster
 	$(CARGO) build --quiet --workspace --bins
-	$(SUDO) $(CARGO) test --quiet --workspace --test cluster -- $(ARGS)
+	$(SUDO) CLUSTER_FULL=1 $(CARGO) test --quiet --workspace --test cluster -- $(ARGS)
 
 .PHONY: test-cluster-full
 test-cluster-full: ## The same on clusters of every kind, for hours: docs/compatibility.md

@@ -340,7 +340,10 @@ fn print(Kind { variant, topology }: Kind, worlds: &[World]) {
         "{variant:?}, {topology:?}, {TURNS} turns of {BURST} packets and {CONNECTIONS} connections; \
          median µs for each, and factor:"
     );
-    println!("{:26} {:>20} {:>20} {:>20}", "", "new UDP connection", "established", "TCP connection");
+    println!(
+        "{:26} {:>20} {:>20} {:>20}",
+        "", "new UDP connection", "established", "TCP connection"
+    );
     let Some(first) = worlds.first() else { return };
     for world in worlds {
         let cell = |own: &[f64], lone: &[f64]| {

@@ -49,7 +49,7 @@ for number in "${@:-${!rows[@]}}"; do
         printf '%2d: %s %s kube-proxy=%s iptables=%s %s --backend=%s ' \
             "$row" "$cni" "$families" "$proxy" "$variant" "$kubernetes" "$backend"
         result=passed
-        CLUSTER_ARGS="--cni $cni --families $families --kube-proxy $proxy --iptables $variant \
+        CLUSTER_FULL=1 CLUSTER_ARGS="--cni $cni --families $families --kube-proxy $proxy --iptables $variant \
 --kubernetes $kubernetes --backend $backend" \
             "$cargo" test --quiet --workspace --test cluster -- "${skip[@]}" >"$log" 2>&1 || result=FAILED
         read -r passed failures < <(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0, f + 0 }' "$log")

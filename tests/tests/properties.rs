@@ -100,17 +100,18 @@ fn check_flow(
             prop_assert!(compiled.allows_in(direction, subject, peer, traffic));
             continue;
         }
+        // Only for a failure: as long as the comparison itself.
         let about =
-            format!("{direction} of {} from {} ({traffic:?})", flow.destination, flow.source);
+            || format!("{direction} of {} from {} ({traffic:?})", flow.destination, flow.source);
         let allowed = decision.is_allowed();
         prop_assert_eq!(
             compiled.allows_in(direction, subject, peer, traffic),
             allowed,
             "{}",
-            about
+            about()
         );
         let tier = decision.tier.filter(|_| !allowed);
-        prop_assert_eq!(compiled.denied_by(direction, subject, peer, traffic), tier, "{}", about);
+        prop_assert_eq!(compiled.denied_by(direction, subject, peer, traffic), tier, "{}", about());
         // What policies in audit would deny besides.
         let audited = audited.decision(direction);
         let in_audit = audited.tier.filter(|_| allowed && !audited.is_allowed());
@@ -118,7 +119,7 @@ fn check_flow(
             compiled.would_deny(direction, subject, peer, traffic),
             in_audit,
             "{}",
-            about
+            about()
         );
     }
     Ok(())

@@ -5,7 +5,8 @@
 //!            then operators                      one at a time: agents and nodes restart, uninstall
 //! ```
 //!
-//! `CLUSTER_ARGS`, as the flags of `cluster up`, asks for another cluster.
+//! `CLUSTER_ARGS`, as the flags of `cluster up`, asks for another cluster. `CLUSTER_FULL=1`, as `make test-cluster` has
+//! it, asks for all of upstream's tests and for more pods.
 
 mod agents;
 mod backends;

@@ -21,10 +21,14 @@ use portcullis_lab::{Capture, Namespace};
 use serde_json::{Value, json};
 
 use crate::operators::uninstall;
-use crate::world::{PROBE_IMAGE, apply, create_namespace, default_deny, delete_namespace, server};
+use crate::world::{
+    PROBE_IMAGE, apply, create_namespace, default_deny, delete_namespace, is_full, server,
+};
 
 /// Pods of each kind.
 const PODS: usize = 50;
+/// Pods of each kind that no policy isolates, unless `CLUSTER_FULL=1`.
+const SOME_PODS: usize = 16;
 /// Pods that no policy isolates, which have to be reached: otherwise the datagrams prove nothing.
 const CONTROLS: usize = 4;
 /// How many of them are created at the same time. A kubelet that starts more waits for processors.
@@ -58,7 +62,7 @@ struct Report {
     retransmitted: u64,
 }
 
-/// 50 pods without a policy connect in their first millisecond. 50 pods of the same cluster do so without
+/// Pods without a policy connect in their first millisecond. As many pods of the same cluster do so without
 /// Portcullis, half of them before, half of them after.
 pub(crate) fn no_packet_is_lost_without_a_policy(cluster: &Cluster) -> Result<()> {
     let daemonsets = cluster.kubectl(&["get", "daemonsets", "-A", "-o", "name"])?;
@@ -68,10 +72,11 @@ pub(crate) fn no_packet_is_lost_without_a_policy(cluster: &Cluster) -> Result<()
     let servers = Servers::start(cluster, "first-servers")?;
     // The first pods of an image take longer.
     Batch::run(cluster, &servers, "first-warm", AT_ONCE)?;
-    let half = PODS / 2;
+    let pods = if is_full() { PODS } else { SOME_PODS };
+    let half = pods / 2;
     let mut without = Batch::run(cluster, &servers, "first-before", half)?;
     cluster.install(cluster.options().manifests())?;
-    let with = Batch::run(cluster, &servers, "first-with", PODS)?;
+    let with = Batch::run(cluster, &servers, "first-with", pods)?;
     uninstall(cluster)?;
     without.extend(Batch::run(cluster, &servers, "first-after", half)?);
     print(&without.reports, &with.reports);

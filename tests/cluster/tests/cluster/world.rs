@@ -23,6 +23,11 @@ struct Flags {
     options: Options,
 }
 
+/// Whether upstream's suites run as a whole, and pods start in their full number: with `CLUSTER_FULL=1`.
+pub(crate) fn is_full() -> bool {
+    std::env::var_os("CLUSTER_FULL").is_some_and(|value| value == "1")
+}
+
 /// Starts the cluster that `CLUSTER_ARGS` asks for, with the product installed as docs/install.md
 /// says.
 pub(crate) fn start() -> Result<Cluster> {
