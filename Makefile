@@ -17,6 +17,9 @@ help: ## Show this list
 setup: ## Install what build, lab and tests need
 	@tests/setup.sh
 
+# What the programs report as their commit. A plain `cargo build` names none, so that a commit rebuilds nothing.
+build release: export PORTCULLIS_COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude='*')
+
 .PHONY: build
 build: setup ## Build the agent
 	$(CARGO) build --release --package portcullis-controller

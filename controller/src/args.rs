@@ -8,11 +8,12 @@ mod node;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use policy_engine::labels::Str;
-use policy_engine::world;
+use policy_engine::{words, world};
 
 pub use self::controller::ControllerArgs;
 pub use self::inspect::{
@@ -25,9 +26,16 @@ use crate::dataplane::conflict::Conflict;
 use crate::serve::http::Listen;
 use portcullis_crds::convert::labels::namespace_name;
 
+/// The commit that this program was built from, if the build named it: `make build` and the image do.
+pub(crate) const COMMIT: Option<&str> = option_env!("PORTCULLIS_COMMIT");
+
+/// The version of this program, and the commit.
+pub(crate) static VERSION: LazyLock<String> =
+    LazyLock::new(|| words::version(env!("CARGO_PKG_VERSION"), COMMIT));
+
 /// Kubernetes NetworkPolicy on every node, beside any routing CNI.
 #[derive(Parser, Debug)]
-#[command(name = "portcullis", version, max_term_width = 100)]
+#[command(name = "portcullis", version = VERSION.as_str(), max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -10,6 +10,15 @@ use crate::reach::PortSet;
 use crate::selector::{Operator, Requirement, Selector};
 use crate::tier::Tier;
 
+/// `0.1.0 (commit 1a2b3c4d)`, or the version alone of a program whose build named no commit.
+#[must_use]
+pub fn version(version: &str, commit: Option<&str>) -> String {
+    match commit {
+        None | Some("") => version.to_owned(),
+        Some(commit) => format!("{version} (commit {commit})"),
+    }
+}
+
 /// `a, b, c and 2 more`: the first `shown` of the names, and how many others there are.
 #[must_use]
 pub fn few(names: impl IntoIterator<Item = impl Display>, shown: usize) -> String {
@@ -127,6 +136,13 @@ fn requirement(requirement: &Requirement) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_names_the_commit_if_the_build_named_one() {
+        assert_eq!(version("0.1.0", None), "0.1.0");
+        assert_eq!(version("0.1.0", Some("")), "0.1.0");
+        assert_eq!(version("0.1.0", Some("1a2b")), "0.1.0 (commit 1a2b)");
+    }
 
     #[test]
     fn a_few_names_are_shown_and_the_others_counted() {

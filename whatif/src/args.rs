@@ -1,10 +1,12 @@
 //! The command line. Everything here is a plain value: nothing is opened or asked yet.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::{Args as ClapArgs, ColorChoice, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use policy_engine::words;
 use portcullis_lint::Code;
 
 mod agents;
@@ -27,9 +29,13 @@ pub use status::{Status, WaitFor};
 pub use suggest::{Suggest, SuggestFormat};
 pub use ui::Ui;
 
+/// The version of this program, and the commit that it was built from if the build named it: `make release` does.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| words::version(env!("CARGO_PKG_VERSION"), option_env!("PORTCULLIS_COMMIT")));
+
 /// Ask before you apply, and learn why a connection fails.
 #[derive(Parser, Debug)]
-#[command(name = "kubectl-whatif", bin_name = "kubectl whatif", version, about)]
+#[command(name = "kubectl-whatif", bin_name = "kubectl whatif", version = VERSION.as_str(), about)]
 #[command(
     after_help = "Exit codes: 0 yes or nothing to tell, 1 no, 2 the tool failed, 3 mixed or \
                         undetermined."

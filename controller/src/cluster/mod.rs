@@ -49,7 +49,7 @@ use self::outbox::Outbox;
 use self::report_watch::Reported;
 use self::rollout::Rollout;
 use self::write::{Outcome, Write, Writer};
-use crate::args::ControllerArgs;
+use crate::args::{ControllerArgs, VERSION};
 use crate::serve::http::{self, Served};
 use crate::serve::pulse::Pulse;
 use crate::watch::{Needs, Source};
@@ -70,6 +70,7 @@ const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/name
 /// # Errors
 /// When the flags are unusable. An API server that does not answer is not an error.
 pub fn run(args: &ControllerArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode> {
+    info!(version = VERSION.as_str(), "starting the controller");
     let timing = Timing {
         duration: args.lease_duration,
         deadline: args.renew_deadline,

@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::args::COMMIT;
 use crate::dataplane::conflict::Conflict;
 use crate::dataplane::examine::Examination;
 use crate::log;
@@ -143,8 +144,10 @@ impl Metrics {
         let registry = root.sub_registry_with_prefix("portcullis");
         registry.register_collector(Box::new(signals));
         registry.register_collector(Box::new(WatchAges(self.contacts.clone())));
-        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The agent", version);
+        // A metric with an empty label would be the same as one without it.
+        let commit = COMMIT.filter(|commit| !commit.is_empty()).unwrap_or("unknown");
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION")), ("commit", commit)]);
+        registry.register("build", "The agent", build);
         let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
         gauge("policies_enforced", "Policies enforced for pods of the node", &self.policies);
         gauge("pods_local", "Pods of the node that policies can select", &self.pods);
@@ -338,7 +341,7 @@ mod tests {
         assert_eq!(
             counted,
             [
-                "portcullis_build_info{version=\"0.1.0\"}",
+                "portcullis_build_info{version=\"0.1.0\",commit=\"unknown\"}",
                 "portcullis_conflicts{conflict=\"BridgeTrafficBypassesIptables\",ignored=\"false\"}",
                 "portcullis_conflicts{conflict=\"BridgeTrafficBypassesIptables\",ignored=\"true\"}",
                 "portcullis_conflicts{conflict=\"EbpfDatapath\",ignored=\"false\"}",

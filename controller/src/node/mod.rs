@@ -59,7 +59,7 @@ use self::node_name::NodeName;
 use self::publisher::Publisher;
 use self::report::render::Facts;
 use self::signals::Signals;
-use crate::args::{AgentMode, HttpArgs, NodeArgs};
+use crate::args::{AgentMode, HttpArgs, NodeArgs, VERSION};
 use crate::dataplane::preflight::Severity;
 use crate::dataplane::{self, Dataplane};
 use crate::serve::http::{self, Served};
@@ -79,6 +79,7 @@ const NODES_KEPT: Duration = Duration::from_mins(1);
 /// # Errors
 /// When the node cannot be programmed at all, or the flags do not fit it.
 pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode> {
+    info!(version = VERSION.as_str(), "starting the agent");
     let options = args.dataplane_options();
     for finding in dataplane::preflight(&options) {
         match finding.severity {

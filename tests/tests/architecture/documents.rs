@@ -27,7 +27,7 @@ use prometheus_client::registry::Registry;
 use crate::root;
 
 /// Flags that the documents show of cargo, iptables, krew, kubectl and the demo, and what clap adds.
-const FLAGS_OF_OTHERS: [&str; 29] = [
+const FLAGS_OF_OTHERS: [&str; 30] = [
     "archive",
     "bench",
     "cascade",
@@ -57,6 +57,7 @@ const FLAGS_OF_OTHERS: [&str; 29] = [
     "topology",
     "type",
     "types",
+    "version",
 ];
 
 /// What may follow a name of a directory or file.

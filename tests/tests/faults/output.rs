@@ -49,6 +49,10 @@ fn policies_are_enforced_while_nobody_reads_stderr() -> Result<()> {
     });
     agent.terminate()?;
     let log = reading.join().ok().context("the reader panicked")??;
+    let first = log.lines().next().unwrap_or_default();
+    for part in ["\"starting the agent\"", concat!("\"", env!("CARGO_PKG_VERSION"))] {
+        ensure!(first.contains(part), "{part} is not in the first line: {first}");
+    }
     for line in ["\"watching\"", "policies are enforced", "stopping"] {
         ensure!(log.contains(line), "{line} is not in\n{log}");
     }
