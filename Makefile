@@ -103,7 +103,7 @@ faults: setup ## Try every fault under traffic, and print the table of docs/faul
 .PHONY: test-alerts
 test-alerts: ## Try deploy/alerts.yaml with the rule engine of Prometheus, on what real agents serve during faults
 	@tests/setup.sh --cluster
-	tests/kube/promtool/build.sh > /dev/null
+	tests/kube/program.sh promtool > /dev/null
 	$(CARGO) build --quiet --workspace --bins
 	$(SUDO) KUBEBUILDER_ASSETS="$$(tests/kube/build.sh | tail -n 1)" $(CARGO) test --quiet --workspace --bench alerts
 

@@ -26,8 +26,8 @@ trap 'rm -f "$log"' EXIT
 # Minutes the first time: not inside of a test, and as the user who runs this.
 KUBEBUILDER_ASSETS=$(tests/kube/build.sh cluster | tail -n 1)
 export KUBEBUILDER_ASSETS
-tests/kube/yaml/build.sh >/dev/null
-tests/kube/helm/build.sh >/dev/null
+tests/kube/program.sh yaml >/dev/null
+tests/kube/program.sh helm >/dev/null
 started=$SECONDS
 step "$cargo" test --workspace --no-fail-fast 2>&1 | tee "$log"
 

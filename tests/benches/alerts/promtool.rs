@@ -17,10 +17,10 @@ pub(crate) struct Promtool(PathBuf);
 
 impl Promtool {
     pub(crate) fn build() -> Result<Self> {
-        let build = Command::new(root().join("tests/kube/promtool/build.sh")).output()?;
+        let build = Command::new(root().join("tests/kube/program.sh")).arg("promtool").output()?;
         ensure!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
         let program = String::from_utf8(build.stdout)?;
-        Ok(Self(program.lines().last().context("build.sh prints no path")?.into()))
+        Ok(Self(program.lines().last().context("program.sh prints no path")?.into()))
     }
 
     fn run(&self, arguments: &[&str], file: &Path) -> Result<Output> {

@@ -24,10 +24,10 @@ struct Helm {
 
 impl Helm {
     fn new() -> Result<Self> {
-        let build = Command::new(root().join("tests/kube/helm/build.sh")).output()?;
+        let build = Command::new(root().join("tests/kube/program.sh")).arg("helm").output()?;
         ensure!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
         let program = String::from_utf8(build.stdout)?;
-        let program = program.lines().last().context("build.sh prints no path")?.into();
+        let program = program.lines().last().context("program.sh prints no path")?.into();
         Ok(Self { program, home: tempfile::tempdir()? })
     }
 

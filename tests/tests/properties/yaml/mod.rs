@@ -80,10 +80,10 @@ fn collect(path: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 
 /// What kubectl reads in each of the files: `{"value": …}` or `{"error": …}` for each document.
 fn kubectl(root: &Path, files: &[Vec<u8>]) -> Result<Vec<Vec<Value>>> {
-    let build = Command::new(root.join("tests/kube/yaml/build.sh")).output()?;
+    let build = Command::new(root.join("tests/kube/program.sh")).arg("yaml").output()?;
     ensure!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
     let program = String::from_utf8(build.stdout)?;
-    let program = program.lines().last().context("build.sh prints no path")?;
+    let program = program.lines().last().context("program.sh prints no path")?;
     let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let (mut stdin, stdout) = (child.stdin.take().context("no stdin")?, child.stdout.take());
     let stdout = BufReader::new(stdout.context("no stdout")?);
