@@ -161,10 +161,15 @@ generate: setup ## Generate deploy/crds from the types in crds/src/api
 image-check: build ## Build the image's root without docker, run the agent in it, say its size
 	$(SUDO) tests/image.sh target/release/portcullis
 
+# amd64 or arm64. A release for another architecture than that of this machine is cross-compiled.
+ARCH ?= $(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m)))
+RELEASED = target/$(subst arm64,aarch64,$(subst amd64,x86_64,$(ARCH)))-unknown-linux-gnu/release
+
 .PHONY: release
-release: setup ## Build the plugin, and write what a release has beside the image to target/dist
-	$(CARGO) build --release --locked --package portcullis-whatif
-	deploy/release.sh target/release $(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m))) target/dist
+release: ## Build the programs for ARCH=amd64 or arm64, and write what a release has beside the images to target/dist
+	@tests/setup.sh --release $(ARCH)
+	deploy/build.sh $(ARCH)
+	deploy/release.sh $(RELEASED) $(ARCH) target/dist
 
 .PHONY: fmt
 fmt: setup ## Format the code

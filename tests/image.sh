@@ -9,6 +9,8 @@
 #
 # With --root it runs nothing: it prints the directory of a root, which is kept in the cache for each binary.
 # Needs root and Debian's mirror; the first run makes a Debian in the cache (a minute), later ones take seconds.
+# The root has the architecture of the binary. That of another machine is made and tried with qemu, which knows too
+# little of netlink for an agent: there, programs only have to start, or to have their libraries.
 set -euo pipefail
 only_root=no
 [ "${1:-}" != --root ] || { only_root=yes; shift; }
@@ -18,13 +20,22 @@ cd "$(dirname "$0")/.."
 
 fail() { printf 'image: %s\n' "$*" >&2; exit 1; }
 [ "$(id -u)" -eq 0 ] || fail "needs root"
-suite=$(sed -n 's/^FROM debian:\([a-z]*\)-slim AS root$/\1/p' deploy/Dockerfile)
+suite=$(sed -n 's/^ARG DEBIAN_IMAGE=debian:\([a-z]*\)-slim$/\1/p' deploy/Dockerfile)
 [ -n "$suite" ] || fail "deploy/Dockerfile names no Debian for its root"
 command -v debootstrap >/dev/null || { apt-get update -q && apt-get install -y -q debootstrap; } >/dev/null
 
+# The machine that the header of the binary names.
+case $(od -An -t u2 -j 18 -N 2 "$binary") in
+    *' 62') machine=x86_64 arch=amd64 ;;
+    *' 183') machine=aarch64 arch=arm64 ;;
+    *) fail "$binary is a program for neither amd64 nor arm64" ;;
+esac
+other=
+[ $machine = "$(uname -m)" ] || other=-$arch
+
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/portcullis
 mkdir -p "$cache/roots"
-exec 9>"$cache/image.lock"
+exec 9>"$cache/image$other.lock"
 flock 9
 kept=$cache/roots/$(echo "$suite" "$backend" | cat - deploy/rootfs.sh "$binary" | sha256sum | cut -c 1-16)
 if [ $only_root = yes ] && [ -d "$kept" ]; then
@@ -32,12 +43,22 @@ if [ $only_root = yes ] && [ -d "$kept" ]; then
     echo "$kept"
     exit
 fi
-debian=$cache/image-$suite
+debian=$cache/image-$suite$other
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+if [ -n "$other" ]; then
+    # The kernel starts the programs of the root with qemu, also after chroot: it keeps the file open.
+    formats=/proc/sys/fs/binfmt_misc
+    [ -e $formats/register ] || mount -t binfmt_misc binfmt_misc $formats || fail "the kernel has no binfmt_misc"
+    if [ ! -e "$formats/qemu-$machine" ]; then
+        cat "/usr/lib/binfmt.d/qemu-$machine.conf" >$formats/register || fail "needs the package qemu-user-static"
+        trap 'rm -rf "$work"; echo -1 >"$formats/qemu-$machine"' EXIT
+    fi
+fi
 if [ ! -d "$debian" ]; then
-    rm -rf "$debian.new"
-    debootstrap --variant=minbase "$suite" "$debian.new" >"$work/log" 2>&1 || fail "$(tail -5 "$work/log")"
+    # What debootstrap mounts ends with it, also where it is interrupted: nothing below a mount is removed here.
+    rm -rf --one-file-system "$debian.new"
+    unshare --mount debootstrap --arch=$arch --variant=minbase "$suite" "$debian.new" >"$work/log" 2>&1 || fail "$(tail -5 "$work/log")"
     mv "$debian.new" "$debian"
 fi
 
@@ -197,11 +218,34 @@ END
 cp -r tests/image/. "$work"
 
 size() { du -sb "$1" | awk '{printf "%.1f MB", $1 / 1e6}'; }
+# All libraries of the programs in the root $1 are there, and those programs start that need no netlink to do so.
+starts() {
+    local root=$1 backend=$2 call program loader
+    local -a calls=('portcullis --version' 'portcullis --help' 'sleep 0') contained
+    [ "$backend" = nftables ] || calls+=('iptables-legacy --version' 'ip6tables-nft-restore --version')
+    loader=$(cd "$root" && printf '/%s\n' lib*/ld-linux-*.so.* | head -n 1)
+    contained=(unshare --net env -i PATH=/usr/sbin:/usr/bin chroot "$root")
+    for program in "$root"/usr/bin/* "$root"/usr/sbin/*; do
+        [ -L "$program" ] || calls+=("$loader --list ${program#"$root"}")
+    done
+    for call in "${calls[@]}"; do
+        # shellcheck disable=SC2086 # a program and its arguments
+        "${contained[@]}" $call >"$work/log" 2>&1 || fail "$call for $arch: $(tail -3 "$work/log")"
+    done
+    echo "image for $backend: $("${contained[@]}" portcullis --version) for $arch: ${#calls[@]} programs start, or have" \
+        "their libraries"
+    # It reports that the node cannot enforce policies, because there is no netlink.
+    "${contained[@]}" portcullis preflight --no-fail 2>&1 | sed 's/^/    /'
+}
 # Runs the agent in the root for backend $1, with what follows: variants of iptables, or nftables.
 check() {
     local root=$debian/checked backend=$1
     make_root "$backend" "$root"
     shift
+    if [ -n "$other" ]; then
+        starts "$root" "$backend"
+        set --
+    fi
     for variant in "$@"; do
         unshare --net --mount --pid --fork --kill-child \
             bash "$work/container" "$root" "$variant" "$work" || fail "$variant does not work in the image for $backend"

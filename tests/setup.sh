@@ -5,6 +5,7 @@
 #     tests/setup.sh              for `make build` and `make demo`: Rust, the packages of the lab
 #     tests/setup.sh --lint       also cargo-deny
 #     tests/setup.sh --cluster    also what a cluster of real nodes needs: Go, a container runtime
+#     tests/setup.sh --release ARCH    also what a release for ARCH (amd64 or arm64) needs: a cross compiler, qemu, jq
 #     tests/setup.sh --tests      all of it, and a browser for the page of `kubectl whatif plan`
 #
 # The packages are those of Debian and Ubuntu; on other distributions the script lists what to install.
@@ -13,12 +14,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-lint=no cluster=no browser=no
+lint=no cluster=no browser=no jq=no cross=
 case ${1:-} in
     '') ;;
+    --release)
+        jq=yes
+        case ${2:-} in
+            amd64) machine=x86_64 ;;
+            arm64) machine=aarch64 ;;
+            *) echo "setup: --release: which architecture: amd64 or arm64?" >&2; exit 2 ;;
+        esac
+        [ $machine = "$(uname -m)" ] || cross=$2 ;;
     --lint) lint=yes ;;
     --cluster) cluster=yes ;;
-    --tests) lint=yes cluster=yes browser=yes ;;
+    --tests) lint=yes cluster=yes browser=yes jq=yes ;;
     *) echo "setup: unknown argument: $1" >&2; exit 2 ;;
 esac
 cargo_bin=${CARGO_HOME:-$HOME/.cargo}/bin
@@ -58,6 +67,13 @@ openssl openssl
 runc runc
 END
     [ $browser = no ] || echo 'chromium chromium'
+    [ $jq = no ] || echo 'jq jq'
+    [ -z "$cross" ] || cat <<END
+gcc-${machine//_/-}-linux-gnu $machine-linux-gnu-gcc
+libc6-dev-$cross-cross /usr/$machine-linux-gnu/include/stdio.h
+libipset-dev:$cross /usr/lib/$machine-linux-gnu/libipset.so
+qemu-user-static qemu-$machine-static
+END
 }
 
 is_there() {
@@ -90,6 +106,8 @@ quietly() {
 install_packages() {
     command -v apt-get >/dev/null || fail "missing, and no apt-get here; install what Debian calls: $*"
     note "installing Debian's or Ubuntu's packages $*"
+    # The libraries that a program for another architecture is linked with.
+    [[ -z $cross || $(dpkg --print-foreign-architectures) == *$cross* ]] || quietly as_root dpkg --add-architecture "$cross"
     quietly as_root apt-get update -qq
     # Nothing that is installed is removed for it: Docker's own containerd, say.
     quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "$@"
@@ -157,6 +175,10 @@ if [ ${#lacking[@]} -gt 0 ]; then
     install_packages "${lacking[@]}"
     mapfile -t lacking < <(missing_packages)
     [ ${#lacking[@]} -eq 0 ] || fail "still missing after the installation: ${lacking[*]}"
+fi
+if [ -n "$cross" ] && ! rustup target list --installed 2>/dev/null | grep -q "^$machine-unknown-linux-gnu$"; then
+    note "installing Rust's library for $cross by rustup"
+    quietly rustup target add "$machine-unknown-linux-gnu"
 fi
 [ $cluster = no ] || go_works || install_go
 ip -V >/dev/null

@@ -109,7 +109,7 @@ fn the_workflow_names_only_what_exists() {
     assert!(workflow.contains("target: nftables,") && dockerfile.contains(" AS nftables\n"));
     // Both builds name the commit.
     assert!(makefile.contains("\nbuild release: export PORTCULLIS_COMMIT = $(shell git "));
-    assert!(dockerfile.contains("\nARG REVISION\nRUN PORTCULLIS_COMMIT=$REVISION cargo build "));
+    assert!(dockerfile.contains("\nARG REVISION\nRUN PORTCULLIS_COMMIT=$REVISION deploy/build"));
     for argument in ["VERSION", "REVISION"] {
         assert!(workflow.contains(&format!("            {argument}=$")), "{argument}");
         assert!(dockerfile.contains(&format!("ARG {argument}=")), "{argument}");
