@@ -18,7 +18,7 @@ setup: ## Install what build, lab and tests need
 	@tests/setup.sh
 
 # What the programs report as their commit. A plain `cargo build` names none, so that a commit rebuilds nothing.
-build release: export PORTCULLIS_COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude='*')
+build release release-again: export PORTCULLIS_COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude='*')
 
 .PHONY: build
 build: setup ## Build the agent
@@ -165,11 +165,22 @@ image-check: build ## Build the image's root without docker, run the agent in it
 ARCH ?= $(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m)))
 RELEASED = target/$(subst arm64,aarch64,$(subst amd64,x86_64,$(ARCH)))-unknown-linux-gnu/release
 
+# Apart from `make test`, as image-check is.
 .PHONY: release
 release: ## Build the programs for ARCH=amd64 or arm64, and write what a release has beside the images to target/dist
 	@tests/setup.sh --release $(ARCH)
 	deploy/build.sh $(ARCH)
-	deploy/release.sh $(RELEASED) $(ARCH) target/dist
+	deploy/release.sh $(RELEASED) $(ARCH) target/dist "$$($(SUDO) tests/image.sh --root $(RELEASED)/portcullis)" \
+	    "$$($(SUDO) tests/image.sh --root $(RELEASED)/portcullis nftables)"
+
+.PHONY: release-check
+release-check: release ## Check the programs, SBOMs and checksums of this release, and start the programs of the images for ARCH
+	SUDO='$(SUDO)' tests/release.sh $(ARCH)
+	$(SUDO) tests/image.sh $(RELEASED)/portcullis
+
+.PHONY: release-again
+release-again: release ## Build the programs once more in a copy of the sources elsewhere, and compare the bytes: minutes
+	tests/reproducible.sh $(ARCH)
 
 .PHONY: fmt
 fmt: setup ## Format the code

@@ -26,17 +26,23 @@ use prometheus_client::registry::Registry;
 
 use crate::root;
 
-/// Flags that the documents show of cargo, iptables, krew, kubectl and the demo, and what clap adds.
-const FLAGS_OF_OTHERS: [&str; 30] = [
+/// Flags that the documents show of other programs and of the demo, and what clap adds.
+const FLAGS_OF_OTHERS: [&str; 39] = [
     "archive",
     "bench",
+    "build-arg",
+    "bundle",
     "cascade",
+    "certificate-identity",
+    "certificate-oidc-issuer",
+    "check",
     "cleanup",
     "cni",
     "disable-network-policy",
     "families",
     "for",
     "help",
+    "ignore-missing",
     "ignore-not-found",
     "kube-proxy",
     "kubernetes",
@@ -45,8 +51,11 @@ const FLAGS_OF_OTHERS: [&str; 30] = [
     "nocapture",
     "package",
     "pause",
+    "platform",
     "prefix",
+    "push",
     "release",
+    "repo",
     "set",
     "since",
     "tail",

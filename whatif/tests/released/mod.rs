@@ -1,6 +1,7 @@
-//! What `deploy/release.sh` makes: archives whose bytes depend on nothing but their files, checksums, and
-//! a manifest that krew can use.
+//! What `deploy/release.sh` makes: archives whose bytes depend on nothing but their files, checksums, SBOMs, and
+//! a manifest that krew can use. `make release-check` checks more, on the programs of a release.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,8 @@ fn a_release_has_archives_with_checksums_and_a_manifest_for_krew() {
     let checked = run(&out, "sha256sum", &["--check", "SHA256SUMS"]);
     let plugin = "kubectl-whatif-linux-amd64.tar.gz";
     let chart = portcullis_chart();
-    assert_eq!(checked, format!("{plugin}: OK\nnetpol-whatif.yaml: OK\n{chart}: OK\n"));
+    let sbom = "kubectl-whatif-linux-amd64.cdx.json";
+    assert_eq!(checked, format!("{sbom}: OK\n{plugin}: OK\nnetpol-whatif.yaml: OK\n{chart}: OK\n"));
 
     let manifest = fs::read_to_string(out.join("netpol-whatif.yaml")).expect("the manifest");
     let manifest = Manifest::parse("netpol-whatif.yaml", &manifest);
@@ -82,6 +84,70 @@ fn a_release_has_archives_with_checksums_and_a_manifest_for_krew() {
     assert!(!listed.contains(" -> "), "{listed}");
 }
 
+/// The SBOM that `deploy/sbom.sh` prints.
+fn sbom(arguments: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&run(&root(), "deploy/sbom.sh", arguments)).expect("JSON")
+}
+
+/// The package URLs in an SBOM that begin with a prefix.
+fn urls<'a>(sbom: &'a serde_json::Value, prefix: &str) -> BTreeSet<&'a str> {
+    let components = sbom["components"].as_array().expect("components").iter();
+    let components = components.chain([&sbom["metadata"]["component"]]);
+    let urls = components.filter_map(|component| component["purl"].as_str());
+    urls.filter(|url| url.starts_with(prefix)).collect()
+}
+
+#[test]
+fn an_sbom_names_each_crate_of_its_program_with_its_dependencies() {
+    for (program, package) in
+        [("kubectl-whatif", "portcullis-whatif"), ("portcullis", "portcullis-controller")]
+    {
+        let sbom = sbom(&[program, "arm64"]);
+        let tree = ["tree", "--locked", "--package", package, "--edges", "no-dev"];
+        let format = ["--prefix", "none", "--target", "aarch64-unknown-linux-gnu"];
+        let listed = run(&root(), env!("CARGO"), &[&tree[..], &format].concat());
+        let words = listed.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let crates: BTreeSet<String> = words
+            .map(|words| format!("pkg:cargo/{}@{}", words[0], words[1].trim_start_matches('v')))
+            .collect();
+        let named = urls(&sbom, "pkg:cargo/");
+        assert_eq!(named, crates.iter().map(String::as_str).collect(), "{program}");
+        assert!(crates.iter().any(|name| name.starts_with("pkg:cargo/policy-engine@")));
+        // Each crate has a line, and each name in a line is a crate.
+        let lines = sbom["dependencies"].as_array().expect("dependencies");
+        let refs: BTreeSet<&str> = lines.iter().filter_map(|line| line["ref"].as_str()).collect();
+        assert_eq!(refs, named);
+        let needed = lines.iter().flat_map(|line| line["dependsOn"].as_array().expect("a list"));
+        let needed: BTreeSet<&str> = needed.filter_map(serde_json::Value::as_str).collect();
+        assert_eq!(named.difference(&needed).count(), 1, "only the program itself is not needed");
+        assert!(needed.is_subset(&named));
+    }
+}
+
+#[test]
+fn the_sbom_of_an_image_names_its_packages_too() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let packages = directory.path().join("var/lib/dpkg/status.d");
+    fs::create_dir_all(&packages).expect("a directory");
+    for (name, version) in [("libc6", "2.36-9+deb12u14"), ("libgmp10", "2:6.2.1+dfsg1-1.1")] {
+        let status = format!(
+            "Package: {name}\nStatus: install ok installed\nArchitecture: arm64\nSource: other\n\
+             Version: {version}\nDescription: a library\n Package: none\n"
+        );
+        fs::write(packages.join(name), status).expect("written");
+    }
+    let root = directory.path().to_str().expect("a path");
+    let (image, program) = (sbom(&["portcullis", "arm64", root]), sbom(&["portcullis", "arm64"]));
+    let packages = [
+        "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=arm64",
+        "pkg:deb/debian/libgmp10@2%3A6.2.1%2Bdfsg1-1.1?arch=arm64",
+    ];
+    assert_eq!(urls(&image, "pkg:deb/"), packages.into());
+    assert_eq!(urls(&image, "pkg:cargo/"), urls(&program, "pkg:cargo/"));
+    assert_ne!(image["serialNumber"], program["serialNumber"]);
+    assert_eq!(sbom(&["portcullis", "arm64", root]), image, "the same bytes each time");
+}
+
 #[test]
 fn the_times_in_archives_are_those_of_the_commit() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -100,17 +166,19 @@ fn the_workflow_names_only_what_exists() {
     let (workflow, makefile) = (read(".github/workflows/release.yml"), read("Makefile"));
     let targets: Vec<&str> =
         workflow.lines().filter_map(|line| line.trim().strip_prefix("- run: make ")).collect();
-    assert_eq!(targets, ["release", "release"]);
-    assert!(makefile.contains("\nrelease: "));
+    assert_eq!(targets, ["release-check ARCH=arm64", "release-check"]);
+    assert!(makefile.contains("\nrelease-check: release "));
     // Where `make release` writes, and what is pushed.
     assert!(makefile.contains(" target/dist\n") && workflow.contains("path: target/dist\n"));
     let dockerfile = read("deploy/Dockerfile");
     assert!(workflow.contains("file: deploy/Dockerfile\n"));
     assert!(workflow.contains("target: nftables,") && dockerfile.contains(" AS nftables\n"));
     // Both builds name the commit.
-    assert!(makefile.contains("\nbuild release: export PORTCULLIS_COMMIT = $(shell git "));
+    assert!(
+        makefile.contains("\nbuild release release-again: export PORTCULLIS_COMMIT = $(shell ")
+    );
     assert!(dockerfile.contains("\nARG REVISION\nRUN PORTCULLIS_COMMIT=$REVISION deploy/build"));
-    for argument in ["VERSION", "REVISION"] {
+    for argument in ["VERSION", "REVISION", "RUST_IMAGE", "DEBIAN_IMAGE"] {
         assert!(workflow.contains(&format!("            {argument}=$")), "{argument}");
         assert!(dockerfile.contains(&format!("ARG {argument}=")), "{argument}");
     }
