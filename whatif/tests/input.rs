@@ -75,13 +75,28 @@ fn a_kind_that_is_nearly_one_of_ours_is_an_error() {
     for kind in ["networkPolicy", "NetworkPolicies", "networkpolicies", "netpol"] {
         let policy = POLICY.replace("NetworkPolicy", kind);
         let message = format!("<stdin>:1:36: error: {kind} db: kind: `{kind}` is not a kind");
-        check(&format!("map -f {WORLD} -f -"), &policy, 0, &message);
+        check(&format!("map -f {WORLD} -f -"), &policy, 3, &message);
         check(&format!("map --strict -f {WORLD} -f -"), &policy, 2, "write NetworkPolicy");
         check(&format!("lint -f {WORLD} -f -"), &policy, 1, "error[PCL001]");
     }
     // The kind of another API.
     let other = "{apiVersion: example.com/v1, kind: Networkpolicy, metadata: {name: a}}";
     check(&format!("map --strict -f {WORLD} -f -"), other, 0, "");
+}
+
+#[test]
+fn an_object_without_a_name_that_can_be_read_makes_an_answer_incomplete() {
+    // YAML 1.1 reads `y` as true.
+    let policy = POLICY.replace("namespace: shop", "namespace: y");
+    let message = "metadata.namespace: must be text, not a boolean";
+    let nameless = POLICY.replace("name: db, ", "");
+    for (policy, message) in [(&policy, message), (&nameless, "metadata.name: is missing")] {
+        for line in ["map", "check shop/web shop/db", "policies shop/db", "exposure shop/db"] {
+            check(&format!("{line} -f {WORLD} -f -"), policy, 3, message);
+        }
+        check(&format!("plan -f {WORLD} --with -"), policy, 3, message);
+        check(&format!("lint -f {WORLD} -f -"), policy, 1, "PCL001");
+    }
 }
 
 #[test]

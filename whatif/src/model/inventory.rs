@@ -232,6 +232,11 @@ impl Inventory {
     #[must_use]
     pub fn repeated(&self) -> &[Diagnostic] {
         &self.repeated
+    /// The errors about objects of which nothing can be read, because their kind or name cannot.
+    pub fn unusable(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.nameless.iter().filter(|found| found.severity == Severity::Error)
+    }
+
     }
 
     fn add(&mut self, item: Item, written: Written, mut found: Vec<Diagnostic>) {

@@ -108,10 +108,14 @@ pub fn compare(args: &SourceArgs, sides: Sides<'_>) -> Result<Sources> {
     }
     sources.notes.extend(others(&reader.others));
     sources.texts = reader.texts;
-    sources.unread = reader.diagnostics;
     sources.namespace = namespace;
     sources.misplaced = sources.after.misplaced();
-    let mut diagnostics = sources.unread.clone();
+    let mut diagnostics = reader.diagnostics.clone();
+    sources.unread = reader.diagnostics;
+    sources.unread.extend(sources.after.unusable().cloned());
+    if !sides.before.is_empty() {
+        sources.unread.extend(sources.before.unusable().cloned());
+    }
     if !sides.before.is_empty() {
         diagnostics.extend(sources.before.diagnostics());
     }
