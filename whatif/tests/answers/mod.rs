@@ -1,6 +1,6 @@
 //! More golden sessions: suggested policies, Services by name, and backends that a plan closes.
 
-use super::session::session;
+use super::session::{run, session, text};
 
 golden!(
     suggest_writes_the_least_policies,
@@ -57,3 +57,13 @@ golden!(
     "plan -f whatif/tests/sources/frontends.yaml --with whatif/tests/sources/plan-labels.yaml --fail-on backend",
     "plan -f whatif/tests/sources/frontends.yaml -f whatif/tests/sources/plan-frontends.yaml --without netpol/shop/web --fail-on backend",
 );
+
+#[test]
+fn an_undetermined_answer_does_not_say_nothing_twice() {
+    let world = "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}}\n---\n\
+                 {apiVersion: v1, kind: Node, metadata: {name: n1}}\n---\n\
+                 {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: a, namespace: \
+                 x}, spec: {podSelector: {}}}";
+    let answer = text(&run("check node/n1 x/a -f -", world).stdout);
+    assert!(answer.starts_with("Undetermined: node/n1 may open nothing at x/a.\n"), "{answer}");
+}

@@ -76,6 +76,9 @@ fn headline(part: &Part) -> String {
             Verdict::Allowed => {
                 format!("Allowed: {from} may open {} at {to}{over}.", words::ports(&part.allowed))
             }
+            Verdict::Mixed | Verdict::Undetermined if part.allowed.is_empty() => {
+                format!("{verdict:?}: {from} may open nothing at {to}{over}.")
+            }
             Verdict::Mixed | Verdict::Undetermined => format!(
                 "{verdict:?}: {from} may open {} at {to}{over}, and nothing else.",
                 words::ports(&part.allowed)
