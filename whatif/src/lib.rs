@@ -64,6 +64,9 @@ pub const FAILED: u8 = 2;
 /// The answer is neither yes nor no: it depends on the connection, or could not be determined.
 pub const MIXED: u8 = 3;
 
+/// The exit code that shells give a program which a closed pipe ended: 128 + SIGPIPE.
+const BROKEN_PIPE: u8 = 141;
+
 /// Reads the command line, and writes the answer to standard output and warnings to standard error.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -81,8 +84,8 @@ pub fn main() -> ExitCode {
     let answered = command::run(args, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?));
     match answered {
         Ok(code) => code.into(),
-        // The reader has closed the pipe, as `head` does.
-        Err(error) if is_broken_pipe(&error) => YES.into(),
+        // The reader has closed the pipe, as `head` does, so the answer may not be complete.
+        Err(error) if is_broken_pipe(&error) => BROKEN_PIPE.into(),
         Err(error) if error.is::<endpoint::Unread>() => {
             let _ = writeln!(io::stderr(), "{error}");
             MIXED.into()

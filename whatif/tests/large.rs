@@ -5,6 +5,7 @@
 mod session;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 
 const NAMESPACES: usize = 40;
 const APPS: usize = 5;
@@ -46,6 +47,21 @@ fn policies() -> String {
 fn run(line: &str, stdin: &str) -> String {
     let answer = session::run(line, stdin);
     session::text(&answer.stdout)
+}
+
+#[test]
+fn an_answer_that_nobody_read_to_its_end_is_not_a_good_one() {
+    let mut pods = String::new();
+    for pod in 0..400 {
+        let _ = writeln!(pods, "{{apiVersion: v1, kind: Pod, metadata: {{name: p-{pod}}}}}\n---");
+    }
+    let mut child =
+        session::command("map -o csv --by pod -f -").spawn().expect("the binary is built");
+    drop(child.stdout.take());
+    child.stdin.take().expect("piped").write_all(pods.as_bytes()).expect("it reads all");
+    let answer = child.wait_with_output().expect("it ends");
+    assert_eq!(answer.status.code(), Some(141), "as of a program that SIGPIPE ends");
+    assert_eq!(session::text(&answer.stderr).matches("error").count(), 0);
 }
 
 #[test]

@@ -6,18 +6,23 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// Runs `kubectl-whatif` at the root of the repository, where examples have short names.
-pub(crate) fn run(line: &str, input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"))
+/// `kubectl-whatif` at the root of the repository, where examples have short names, with pipes.
+pub(crate) fn command(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-whatif"));
+    command
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .args(line.split_whitespace())
         .env_remove("KUBECONFIG")
         .env("HOME", "/nowhere")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary is built");
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs a [`command`] with this input.
+pub(crate) fn run(line: &str, input: &str) -> Output {
+    let mut child = command(line).spawn().expect("the binary is built");
     // It may end without reading.
     let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
     child.wait_with_output().expect("it ends")
