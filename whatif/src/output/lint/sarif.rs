@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use portcullis_crds::diagnostic::Origin;
 use serde_json::{Value, json};
 
-use super::sentence;
+use super::{explain, sentence};
 use portcullis_lint::{Code, Finding};
 
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
@@ -35,7 +35,7 @@ fn rule(code: Code) -> Value {
         "id": code.as_str(),
         "name": code.name(),
         "shortDescription": {"text": code.summary()},
-        "help": {"text": format!("See {}.", code.docs())},
+        "help": {"text": format!("See {}.", code.docs()), "markdown": explain(code)},
         "defaultConfiguration": {"level": code.severity().as_str()},
     })
 }
