@@ -198,3 +198,43 @@ fn a_file_of_any_size_is_read() {
     let path = file(directory.path(), "other.json", &whole);
     check(&format!("map -f {WORLD} -f {path}"), "", 2, "other.json:1:1: error: the object has 35");
 }
+
+const ROLLOUT: &str = "{apiVersion: argoproj.io/v1alpha1, kind: Rollout, metadata: {name: cart, namespace: \
+                       shop}, spec: {template: {metadata: {labels: {app: cart}}, spec: {containers: \
+                       [{name: c, env: [{name: KEY, value: secret}]}]}}}}\n---\n";
+
+#[test]
+fn objects_of_other_apis_stand_for_the_pods_of_their_template() {
+    let policy = POLICY.replace("podSelector: {}", "podSelector: {matchLabels: {app: cart}}");
+    let both = format!("{ROLLOUT}{policy}");
+    let lint = format!("lint -f {WORLD} -f - --disable PCL103");
+    check(&lint, &policy, 1, "PCL101");
+    check(&lint, &both, 0, "Nothing found");
+    check(&format!("check shop/web shop/cart:80 -f {WORLD} -f -"), &both, 1, "isolated by shop/db");
+    check(&format!("check shop/web shop/rollout/cart:80 -f {WORLD} -f -"), ROLLOUT, 0, "Allowed");
+    check(&format!("map -o csv -f {WORLD} -f -"), &both, 0, "shop/rollout/cart,shop/pod/web,TCP");
+    check(&format!("plan -f {WORLD} --with -"), &both, 1, "pod/shop/rollout/cart#1 added");
+    // Where its pods run, or those of an object between them, these are the answer.
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: cart-1, namespace: shop, labels: {app: cart}}}";
+    let (_, written) = answer(&format!("map -o csv -f {WORLD} -f -"), &format!("{ROLLOUT}{pod}"));
+    assert!(written.contains("shop/pod/cart-1") && !written.contains("rollout"), "{written}");
+}
+
+#[test]
+fn a_snapshot_has_an_object_of_another_api_once_and_without_secrets() {
+    let written = text(&run("snapshot -o - -f -", ROLLOUT).stdout);
+    assert_eq!(written.matches("Rollout").count(), 1, "{written}");
+    assert!(!written.contains("secret"), "{written}");
+    check("policies shop/cart -f -", &written, 0, "shop/rollout/cart");
+}
+
+#[test]
+fn assumed_pods_are_those_that_an_operator_will_create() {
+    let policy = POLICY.replace("podSelector: {}", "podSelector: {matchLabels: {cluster: main}}");
+    let lint = format!("lint -f {WORLD} -f - --disable PCL103");
+    check(&lint, &policy, 1, "PCL101");
+    let assume = "--assume shop/pg:cluster=main,role=primary";
+    check(&format!("{lint} {assume}"), &policy, 0, "Nothing found");
+    check(&format!("check shop/web shop/pg {assume} -f {WORLD} -f -"), &policy, 1, "Denied");
+    check(&format!("map --assume shop/pg -f {WORLD}"), "", 2, "is not NAMESPACE/NAME:LABEL=VALUE");
+}

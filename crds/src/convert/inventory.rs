@@ -8,6 +8,7 @@ use policy_engine::model::{Change, Pod, PodKey};
 use policy_engine::object::{Kind, ObjectRef};
 use serde_json::Value;
 
+use super::custom::{Custom, custom};
 use super::frontend::{Endpoints, Frontend, endpoints, frontend};
 use super::service::{Service, service};
 use super::workload::{Binding, Owner, Workload, account, binding, owner, workload};
@@ -27,6 +28,8 @@ pub enum Item {
     Pod(Arc<Pod>, Option<Owner>, Option<Str>),
     /// An object that creates pods.
     Workload(Workload),
+    /// An object of another API that creates pods.
+    Custom(Custom),
     /// A Service.
     Service(Service),
     /// Addresses of a Service that selects no pods.
@@ -93,7 +96,13 @@ pub fn item(
         };
         return (item, report.finish());
     }
-    let (converted, diagnostics) = super::convert(value, document, default_namespace);
+    let (converted, mut diagnostics) = super::convert(value, document, default_namespace);
+    if let Converted::Foreign { .. } = converted
+        && let Some(custom) = custom(value, default_namespace, &mut report)
+    {
+        diagnostics.extend(report.finish());
+        return (Item::Custom(custom), diagnostics);
+    }
     let item = match converted {
         Converted::Object(Change::Pod(_, Some(pod))) => {
             Item::Pod(pod, owner(value), account(value.get("spec")))

@@ -9,6 +9,7 @@
 //! Files and API servers use the same conversion, so an object means the same from both.
 
 mod cluster_policy;
+pub mod custom;
 mod default_policy;
 pub mod frontend;
 pub mod inventory;

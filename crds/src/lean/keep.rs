@@ -191,6 +191,16 @@ const WORKLOAD: Part = Fields(fields![
 
 const JOB_SPEC: Part = Fields(fields!["parallelism", "suspend", "template": TEMPLATE]);
 
+/// The parts of an object of another API that creates pods.
+pub(super) const CUSTOM: Part = Fields(fields![
+    "metadata": METADATA,
+    "spec": Fields(fields![
+        "template": TEMPLATE, "podTemplate": TEMPLATE, "pods": Items(&POD),
+        "jobTemplate": Fields(fields!["spec": Fields(fields!["template": TEMPLATE])]),
+        "podMetadata": Fields(fields!["labels"]), "portName", "serviceAccountName",
+    ]),
+]);
+
 const JOB: Part = Fields(fields![
     "metadata": METADATA, "spec": JOB_SPEC,
     "status": Fields(fields!["conditions": Items(&Fields(fields!["type", "status"]))]),

@@ -23,8 +23,10 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 use serde_json::{Map, Number, Value};
 
+use keep::{CUSTOM, Part, Purpose, part};
 pub use keep::{EXTRA_SOURCE_RANGES_ANNOTATION, LINT_IGNORE_ANNOTATION, MODE_ANNOTATION};
-use keep::{Part, Purpose, part};
+
+use crate::convert::custom::creates_pods;
 
 /// Deeper values are not kept. Fields of the API are less than half as deep. The JSON reader has a
 /// limit of 128, and exceeding it would fail a whole list.
@@ -120,16 +122,19 @@ impl<'de, K: Projected> Deserialize<'de> for Lean<K> {
 #[must_use]
 pub fn snapshot(object: &Value) -> Option<Value> {
     let api_version = object.get("apiVersion")?.as_str()?;
-    let kind = Kind::parse(object.get("kind")?.as_str()?)?;
+    let name = object.get("kind")?.as_str()?;
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    if kind != Kind::Pod && !kind.creates_pods() && group != kind.group() {
-        return None;
-    }
-    let seed = Kept { part: part(kind), purpose: Purpose::Snapshot, depth: 0 };
+    let is_ours = |kind: &Kind| *kind == Kind::Pod || kind.creates_pods() || group == kind.group();
+    let part = match Kind::parse(name).filter(is_ours) {
+        Some(kind) => part(kind),
+        None if creates_pods(object) => &CUSTOM,
+        None => return None,
+    };
+    let seed = Kept { part, purpose: Purpose::Snapshot, depth: 0 };
     let mut kept = seed.deserialize(object).ok()?;
     let fields = kept.as_object_mut()?;
     fields.insert("apiVersion".to_owned(), api_version.into());
-    fields.insert("kind".to_owned(), kind.as_str().into());
+    fields.insert("kind".to_owned(), name.into());
     Some(kept)
 }
 

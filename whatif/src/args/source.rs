@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args as ClapArgs};
 use policy_engine::labels::Str;
 use policy_engine::world::{OWN_NAMESPACE, Options};
+use portcullis_crds::convert::custom::{self, Custom};
 use portcullis_crds::convert::labels::namespace_name;
 
 /// The headings of these flags in the help.
@@ -28,6 +29,15 @@ pub struct SourceArgs {
     /// for policies of the whole cluster
     #[arg(long, value_name = "KIND/NS/NAME", help_heading = OBJECTS)]
     pub without: Vec<String>,
+    /// Assume that there are such pods, unless the source has pods with these labels; for pods that an
+    /// operator creates
+    #[arg(
+        long,
+        value_name = "NS/NAME:LABEL=VALUE,…",
+        value_parser = assumed,
+        help_heading = OBJECTS
+    )]
+    pub assume: Vec<Custom>,
     /// The namespace of objects and endpoints that name none
     #[arg(short, long, value_name = "NAMESPACE", help_heading = OBJECTS)]
     pub namespace: Option<String>,
@@ -102,6 +112,7 @@ impl Default for SourceArgs {
             filename: Vec::new(),
             with: Vec::new(),
             without: Vec::new(),
+            assume: Vec::new(),
             namespace: None,
             all_namespaces: false,
             context: None,
@@ -116,6 +127,20 @@ impl Default for SourceArgs {
             system_namespaces: Vec::new(),
         }
     }
+}
+
+/// Pods that are assumed to exist: `shop/db:app=postgres,role=main`.
+fn assumed(text: &str) -> Result<Custom, String> {
+    let wrong = || {
+        format!(
+            "`{text}` is not NAMESPACE/NAME:LABEL=VALUE; write for example shop/db:app=postgres"
+        )
+    };
+    let (name, labels) = text.split_once(':').ok_or_else(wrong)?;
+    let (namespace, name) = name.split_once('/').ok_or_else(wrong)?;
+    let labels: Option<Vec<_>> = labels.split(',').map(|label| label.split_once('=')).collect();
+    let is_empty = namespace.is_empty() || name.is_empty() || name.contains('/');
+    custom::assumed(namespace, name, &labels.filter(|_| !is_empty).ok_or_else(wrong)?)
 }
 
 /// A duration as kubectl reads it: a number of seconds, or numbers with units.
@@ -195,6 +220,23 @@ impl SourceArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn assumed_pods_have_a_namespace_a_name_and_labels() {
+        let found = assumed("shop/db:app=postgres,cnpg.io/cluster=db").expect("valid");
+        let pod = found.pods.first().expect("a pod");
+        assert_eq!((&*pod.key.namespace, &*pod.key.name), ("shop", "assumed/db#1"));
+        assert_eq!(pod.labels.get("cnpg.io/cluster").map(AsRef::as_ref), Some("db"));
+        for wrong in
+            ["", "db", "shop/db", "shop/db:", "db:app=a", "/db:app=a", "shop/:a=b", "a/b/c:a=b"]
+        {
+            assert!(
+                assumed(wrong).is_err_and(|error| error.contains("is not NAMESPACE")),
+                "{wrong}"
+            );
+        }
+        assert!(assumed("shop/db:app=a b").is_err_and(|error| error.contains("no label value")));
+    }
 
     #[test]
     fn durations_are_those_of_kubectl() {

@@ -6,6 +6,7 @@
 use std::io::Write;
 
 use anyhow::Result;
+use portcullis_crds::convert::custom::{is_first, is_to_come};
 use portcullis_crds::lean;
 use serde_json::Value;
 
@@ -23,6 +24,10 @@ pub(super) fn run(args: &Snapshot, out: &mut dyn Write) -> Result<u8> {
     let mut text = String::new();
     let (mut written, mut left_out, mut in_list) = (0, 0, 0);
     for (name, object) in question.sources.after.objects() {
+        // The object that creates these pods is written once.
+        if is_to_come(&name.name) && !is_first(&name.name) {
+            continue;
+        }
         let Some(mut value) = object.value().and_then(lean::snapshot) else {
             left_out += 1;
             continue;

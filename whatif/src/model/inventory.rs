@@ -10,6 +10,7 @@ use policy_engine::object::{Kind, ObjectRef, ParseObjectError};
 use policy_engine::policy::Policy;
 use policy_engine::tier::Mode;
 use portcullis_crds::convert::UnknownVersion;
+use portcullis_crds::convert::custom::Custom;
 use portcullis_crds::convert::inventory::{Item, item};
 use portcullis_crds::diagnostic::{About, Diagnostic, Severity};
 use portcullis_crds::manifest::Document;
@@ -35,9 +36,12 @@ pub struct Object {
 }
 
 /// The place that an object comes from.
+#[derive(Clone)]
 enum Written {
     Here(Arc<Document>),
     Served(Arc<Value>),
+    /// An argument of the command.
+    Nowhere,
 }
 
 impl Object {
@@ -228,21 +232,39 @@ impl Inventory {
         self.nameless.iter().chain(objects).cloned().collect()
     }
 
-    /// One diagnostic for each document with an object that an earlier document contains.
-    #[must_use]
-    pub fn repeated(&self) -> &[Diagnostic] {
-        &self.repeated
     /// The errors about objects of which nothing can be read, because their kind or name cannot.
     pub fn unusable(&self) -> impl Iterator<Item = &Diagnostic> {
         self.nameless.iter().filter(|found| found.severity == Severity::Error)
     }
 
+    /// One diagnostic for each document with an object that an earlier document contains.
+    #[must_use]
+    pub fn repeated(&self) -> &[Diagnostic] {
+        &self.repeated
+    }
+
+    /// Adds the pods of an object of another API, each by its name.
+    fn add_custom(&mut self, custom: Custom, written: &Written, mut found: Vec<Diagnostic>) {
+        let Custom { owner, pods, account } = custom;
+        for pod in pods {
+            let item = Item::Pod(Arc::new(pod), Some(owner.clone()), account.clone());
+            self.add(item, written.clone(), mem::take(&mut found));
+        }
+    }
+
+    /// Adds pods that are assumed to exist.
+    pub fn assume(&mut self, assumed: &Custom) {
+        self.add_custom(assumed.clone(), &Written::Nowhere, Vec::new());
     }
 
     fn add(&mut self, item: Item, written: Written, mut found: Vec<Diagnostic>) {
+        if let Item::Custom(custom) = item {
+            return self.add_custom(custom, &written, found);
+        }
         let (document, served) = match written {
             Written::Here(document) => (Some(document), None),
             Written::Served(value) => (None, Some(value)),
+            Written::Nowhere => (None, None),
         };
         if let Item::Foreign { kind, .. } = &item
             && let Some((kind, message)) = OTHER_POLICIES.iter().find(|(other, _)| other == kind)
@@ -307,6 +329,6 @@ fn name(item: &Item) -> Option<ObjectRef> {
         Item::Frontend(frontend) => frontend.object.clone(),
         Item::Binding(binding) => binding.object.clone(),
         Item::UnknownVersion(policy) => policy.object.clone(),
-        Item::Foreign { .. } | Item::Unusable => return None,
+        Item::Custom(_) | Item::Foreign { .. } | Item::Unusable => return None,
     })
 }

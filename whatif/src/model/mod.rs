@@ -18,6 +18,7 @@ use policy_engine::port::Protocol;
 use policy_engine::words::few;
 use policy_engine::world::{Options, World};
 use portcullis_crds::convert::assumed_namespace;
+use portcullis_crds::convert::custom::is_to_come;
 use portcullis_crds::convert::frontend::{API_SERVER, Endpoints, Frontend, missing_api_server};
 use portcullis_crds::convert::inventory::Item;
 use portcullis_crds::convert::service::Service;
@@ -89,7 +90,7 @@ impl Cluster {
             accounts: BTreeMap::new(),
             bound: BTreeSet::new(),
         };
-        let mut templates = Vec::new();
+        let (mut templates, mut to_come) = (Vec::new(), Vec::new());
         for (name, object) in inventory.objects() {
             if let (Item::Service(_) | Item::Frontend(_), Some(document)) =
                 (&object.item, &object.document)
@@ -100,6 +101,10 @@ impl Cluster {
                 Item::Object(change) => cluster.add_object(change.clone(), object),
                 Item::Pod(pod, owner, account) => {
                     let workload = owners::of_pod(inventory, pod, owner.as_ref());
+                    if is_to_come(&pod.key.name) {
+                        to_come.push((pod, workload, account));
+                        continue;
+                    }
                     cluster.note_account(&pod.key, account.as_ref());
                     cluster.add_pod(pod.clone(), workload, false);
                 }
@@ -118,11 +123,19 @@ impl Cluster {
                 Item::Frontend(frontend) => cluster.frontends.push(frontend.clone()),
                 Item::Binding(binding) => cluster.bound.extend(binding.accounts.iter().cloned()),
                 // These are reported as gaps or in diagnostics.
-                Item::UnknownVersion(_) | Item::Foreign { .. } | Item::Unusable => {}
+                Item::UnknownVersion(_)
+                | Item::Custom(_)
+                | Item::Foreign { .. }
+                | Item::Unusable => {}
             }
         }
         for template in templates {
             cluster.add_template(inventory, template);
+        }
+        to_come.retain(|(pod, workload, _)| !cluster.has_pods_of(workload, pod));
+        for (pod, workload, account) in to_come {
+            cluster.note_account(&pod.key, account.as_ref());
+            cluster.add_pod(pod.clone(), workload, true);
         }
         cluster.assume_namespaces();
         for Diagnostic { about, field, message, .. } in missing_api_server(&cluster.world) {
@@ -243,6 +256,23 @@ impl Cluster {
         if template.replicas == Some(0) && template.kind != Kind::ReplicaSet {
             self.notes.push(format!("{workload} has no replicas; it stands for pods to come"));
         }
+    }
+
+    /// Whether the source has pods of an object of another API, or pods with the labels of such a pod,
+    /// which the controller of the object probably created by way of another object.
+    fn has_pods_of(&self, workload: &WorkloadRef, to_come: &Pod) -> bool {
+        if self.workloads.contains_key(workload) {
+            return true;
+        }
+        let first = PodKey::new(&to_come.key.namespace, "");
+        let near = self.world.pods().range(first..).map(|(_, pod)| pod);
+        let mut near = near.take_while(|pod| pod.key.namespace == to_come.key.namespace);
+        let has_labels = |pod: &Pod| {
+            let mut labels = to_come.labels.iter();
+            labels.all(|(key, value)| pod.labels.get(key) == Some(value))
+        };
+        to_come.labels.iter().next().is_some()
+            && near.any(|pod| (pod.host_network || pod.takes_part()) && has_labels(pod))
     }
 
     fn assume_namespaces(&mut self) {

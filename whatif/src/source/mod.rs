@@ -17,6 +17,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use policy_engine::object::Kind;
 use policy_engine::words::few;
+use portcullis_crds::convert::custom;
 use portcullis_crds::diagnostic::{Diagnostic, Origin};
 use portcullis_crds::manifest::Document;
 
@@ -36,7 +37,8 @@ pub struct Sources {
     pub namespace: String,
     /// Diagnostics of files, and of the objects of `after`.
     pub diagnostics: Vec<Diagnostic>,
-    /// The diagnostics of files and documents that could not be read and may contain any object.
+    /// The diagnostics of files, documents and objects that could not be read, and of which answers
+    /// therefore leave something out.
     pub unread: Vec<Diagnostic>,
     /// The diagnostics of policies in a namespace without any other object.
     pub misplaced: Vec<Diagnostic>,
@@ -93,6 +95,7 @@ pub fn compare(args: &SourceArgs, sides: Sides<'_>) -> Result<Sources> {
         args.namespace.clone().unwrap_or_else(|| "default".to_owned())
     };
     reader.read(&args.filename, &namespace, &mut sources.before)?;
+    args.assume.iter().for_each(|assumed| sources.before.assume(assumed));
     sources.after = sources.before.clone();
     let [old, new] = [old, new].map(|paths| {
         let mut side = Inventory::default();
@@ -138,6 +141,7 @@ pub fn compare(args: &SourceArgs, sides: Sides<'_>) -> Result<Sources> {
 fn makes_pods(document: &Document) -> bool {
     let kind = document.kind().and_then(Kind::parse);
     kind.is_some_and(|kind| kind == Kind::Pod || kind.creates_pods())
+        || custom::creates_pods(document.value())
 }
 
 /// One note about all documents that are not objects.
