@@ -195,10 +195,9 @@ fn closed(
     let who = match clients {
         Clients::External => "external clients".to_owned(),
         Clients::ApiServer => "the API server".to_owned(),
-        Clients::Proxies([]) => "an ingress controller, nor any other client,".to_owned(),
+        Clients::Proxies([]) => "any client".to_owned(),
         Clients::Proxies(pods) => few(&pods.iter().map(|pod| context.name(pod)).collect()),
     };
-    let verb = if matches!(clients, Clients::Proxies([])) { "neither" } else { "not" };
     let why = reason(context, pod, traffic, clients);
     let pods = groups.iter().flat_map(|group| group.pods()).map(|pod| pod.key.clone());
     Some(ClosedBackend {
@@ -207,7 +206,7 @@ fn closed(
         service: (service.namespace.clone(), service.name.clone()),
         traffic,
         pods: pods.collect(),
-        denied: format!("{verb} allow them from {who}{why}"),
+        denied: format!("not allow them from {who}{why}"),
     })
 }
 

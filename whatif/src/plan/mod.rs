@@ -173,6 +173,19 @@ impl<'c> Plan<'c> {
         self.changes.is_empty() && self.external.is_empty()
     }
 
+    /// The units that a risk is about.
+    #[must_use]
+    pub fn units_of(&self, risk: &Risk) -> Vec<&Unit> {
+        let units = self.units.of(risk.group).iter();
+        let RiskKind::BackendLost(.., pods) = &risk.kind else { return units.collect() };
+        let names = |pod| {
+            let workload = self.after.workload_of(pod).map(ToString::to_string);
+            [Some(self.after.pod_ref(pod)), workload].into_iter().flatten()
+        };
+        let names: BTreeSet<String> = pods.iter().flat_map(names).collect();
+        units.filter(|unit| names.contains(&*unit.name)).collect()
+    }
+
     /// The pairs of units between which something changes: never one pod with itself.
     pub fn unit_pairs(&self, change: &Change) -> impl Iterator<Item = (&Unit, &Unit)> {
         unit_pairs(&self.units, change.source, change.destination)

@@ -35,8 +35,9 @@ pub enum RiskKind {
     DnsLost(PortSet),
     /// External addresses can connect that could not before: the addresses, and the ports.
     ExternalOpened(CidrSet, PortSet),
-    /// No client can connect any more to these ports, to which this object leads connections.
-    BackendLost(ObjectRef, PortSet),
+    /// None of its clients can connect any more to these ports, to which this object leads
+    /// connections; the pods, which can be some of those of the group.
+    BackendLost(ObjectRef, PortSet, BTreeSet<PodKey>),
     /// No policy isolates the pods in this direction any more.
     IsolationLost(Direction),
 }
@@ -205,10 +206,12 @@ fn backends(found: &Found<'_>, [before, after]: [&Cluster; 2]) -> Vec<Risk> {
         }
         for (group, pods) in found.difference.groups.iter().enumerate() {
             let stays = pods.before.is_some() && pods.after.is_some();
-            if stays && pods.pods.iter().any(|pod| lost.pods.contains(pod)) {
+            let at_risk = pods.pods.iter().filter(|pod| lost.pods.contains(*pod));
+            let at_risk: BTreeSet<PodKey> = at_risk.cloned().collect();
+            if stays && !at_risk.is_empty() {
                 let ports = PortSet::of(lost.traffic);
                 let because = closed_by(found, group, &ports);
-                let kind = RiskKind::BackendLost(lost.object.clone(), ports);
+                let kind = RiskKind::BackendLost(lost.object.clone(), ports, at_risk);
                 risks.push(Risk { kind, group, because });
             }
         }

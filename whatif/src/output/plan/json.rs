@@ -152,7 +152,7 @@ pub struct Risk {
 pub enum RiskWord {
     /// It can no longer look up names.
     DnsLost,
-    /// An Ingress, a route of a Gateway, a LoadBalancer or a webhook leads to it, and no client can connect any more.
+    /// An Ingress, a route of a Gateway, a LoadBalancer or a webhook leads to it, and none of its clients can connect any more.
     BackendLost,
     /// It is newly reachable from external addresses.
     ExternalOpened,
@@ -285,7 +285,7 @@ fn risks(plan: &plan::Plan<'_>) -> Vec<Risk> {
                 (cidrs, of_risk) = (words::networks(addresses), ports(gained));
                 RiskWord::ExternalOpened
             }
-            RiskKind::BackendLost(object, lost) => {
+            RiskKind::BackendLost(object, lost, _) => {
                 frontend = Some(object.to_string());
                 of_risk = ports(lost);
                 RiskWord::BackendLost
@@ -296,7 +296,7 @@ fn risks(plan: &plan::Plan<'_>) -> Vec<Risk> {
             }
         };
         let because = because(plan, &found.because);
-        for unit in plan.units.of(found.group) {
+        for unit in plan.units_of(found) {
             let (workload, because) = (unit.name.clone(), because.clone());
             let (frontend, cidrs, ports) = (frontend.clone(), cidrs.clone(), of_risk.clone());
             all.push(Risk { risk, workload, direction, frontend, cidrs, ports, because });

@@ -123,7 +123,7 @@ fn folded<'p>(
     let mut found: Vec<(String, BTreeSet<&Unit>, BTreeSet<usize>)> = Vec::new();
     let mut known: BTreeMap<(String, Option<&Causes>), usize> = BTreeMap::new();
     for risk in &plan.risks {
-        let (text, units) = (super::risk(risk), plan.units.of(risk.group));
+        let (text, units) = (super::risk(risk), plan.units_of(risk));
         let at = *known.entry((text.clone(), key(risk))).or_insert(found.len());
         if at == found.len() {
             found.push((text, BTreeSet::new(), BTreeSet::new()));

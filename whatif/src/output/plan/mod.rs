@@ -143,8 +143,8 @@ fn risk(risk: &Risk) -> String {
             words::ports(ports),
             words::addresses(addresses)
         ),
-        RiskKind::BackendLost(object, ports) => format!(
-            "{} loses its backend: no client can open {} any more",
+        RiskKind::BackendLost(object, ports, _) => format!(
+            "{} loses its backend: none of its clients can connect on {} any more",
             object.titled(),
             words::ports(ports)
         ),
