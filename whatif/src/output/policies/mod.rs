@@ -17,11 +17,13 @@ use policy_engine::direction::Direction;
 use policy_engine::model::{Pod, PodKey};
 use policy_engine::policy::{Body, EffectiveRule, Policy, Selected, adding_field};
 use policy_engine::tier::Mode;
+use portcullis_crds::convert::custom::is_to_come;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::check::json::{AllowDeny, Tier};
 use super::json::{self, API_VERSION};
+use super::names;
 use crate::model::Cluster;
 
 /// The answer of `policies`.
@@ -42,7 +44,7 @@ pub struct Policies {
 #[derive(Serialize, JsonSchema, Clone, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Group {
-    /// The pods, NAMESPACE/NAME.
+    /// The pods, NAMESPACE/NAME; the workload of pods that do not run yet.
     pub pods: Vec<String>,
     /// What applies to connections to them.
     pub ingress: Side,
@@ -123,7 +125,14 @@ impl Policies {
                 groups.len() - 1
             });
             if let Some(group) = groups.get_mut(at) {
-                group.pods.push(pod.key.to_string());
+                let name = if is_to_come(&pod.key.name) {
+                    names::short(&cluster.pod_ref(&pod.key))
+                } else {
+                    pod.key.to_string()
+                };
+                if group.pods.last() != Some(&name) {
+                    group.pods.push(name);
+                }
             }
         }
         Self { api_version: API_VERSION, kind: "Policies", groups, diagnostics }
