@@ -14,7 +14,7 @@ use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::policy::{Peer, Peers, Policy};
 use policy_engine::reach::ClassId;
 use policy_engine::words;
-use portcullis_crds::convert::frontend::{Backend, BackendPort};
+use portcullis_crds::convert::frontend::{Backend, BackendPort, Frontend};
 use portcullis_crds::convert::service::{Service, ServicePort};
 use portcullis_crds::path::FieldPath;
 
@@ -92,8 +92,82 @@ pub(super) fn findings(context: &Context<'_>) -> Vec<Finding> {
 
 /// All backends that are closed.
 pub(super) fn all(context: &Context<'_>) -> Vec<ClosedBackend> {
-    let (controllers, gateways) = (controllers(context), gateways(context));
     let mut found = Vec::new();
+    each_backend(context, &mut |frontend, backend, (service, port), clients| {
+        let place = (&frontend.object, backend.field.clone());
+        found.extend(closed(context, service, port, clients, place));
+    });
+    for service in context.input.services.values() {
+        if service.exposure.is_some_and(|exposure| exposure.load_balancer) {
+            let (namespace, name) = (service.namespace.clone(), service.name.clone());
+            let object = ObjectRef::new(Kind::Service, namespace, name);
+            for (at, port) in service.ports.iter().enumerate() {
+                let place = (&object, spec("ports").index(at).key("port"));
+                found.extend(closed(context, service, port, &Clients::External, place));
+            }
+        }
+    }
+    found
+}
+
+/// A port of a Service that an Ingress or a route leads connections to, with the pods behind the
+/// Service that its clients can connect to.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct OpenBackend {
+    /// The Ingress or route.
+    pub object: ObjectRef,
+    /// The namespaces and names of the Gateways of a route.
+    pub gateways: Vec<(Str, Str)>,
+    /// The namespace and name of the Service.
+    pub service: (Str, Str),
+    /// The port of the pods.
+    pub traffic: Traffic,
+    /// The pods, at least one.
+    pub pods: BTreeSet<PodKey>,
+}
+
+/// All backends of Ingresses and routes that are open, each once.
+pub(super) fn open(context: &Context<'_>) -> BTreeSet<OpenBackend> {
+    let mut found = BTreeSet::new();
+    each_backend(context, &mut |frontend, _, (service, port), clients| {
+        if !matches!(clients, Clients::Proxies(_)) {
+            return;
+        }
+        let groups = behind(context, service);
+        let own: BTreeSet<ClassId> =
+            groups.iter().flat_map(|group| context.classes_of(group)).collect();
+        let mut pods: BTreeMap<Traffic, BTreeSet<PodKey>> = BTreeMap::new();
+        for group in groups {
+            for number in port.resolve(group.first()) {
+                let traffic = Traffic::Port(port.protocol, number);
+                let mut open = context.classes_of(group);
+                open.retain(|class| is_open(context, *class, traffic, clients, &own));
+                let keys = group.pods().iter().map(|pod| &pod.key).filter(|pod| {
+                    context.reach.class_of(pod).is_some_and(|class| open.contains(&class))
+                });
+                let keys: BTreeSet<PodKey> = keys.cloned().collect();
+                if !keys.is_empty() {
+                    pods.entry(traffic).or_default().extend(keys);
+                }
+            }
+        }
+        found.extend(pods.into_iter().map(|(traffic, pods)| OpenBackend {
+            object: frontend.object.clone(),
+            gateways: frontend.gateways.clone(),
+            service: (service.namespace.clone(), service.name.clone()),
+            traffic,
+            pods,
+        }));
+    });
+    found
+}
+
+/// What is done with a frontend, one of its backends, the port of the Service, and the clients.
+type Visit<'c, 'v> = dyn FnMut(&Frontend, &Backend, (&'c Service, &ServicePort), &Clients<'_>) + 'v;
+
+/// Calls `visit` for each port of a Service that a frontend leads to, with the clients of the frontend.
+fn each_backend<'c>(context: &Context<'c>, visit: &mut Visit<'c, '_>) {
+    let (controllers, gateways) = (controllers(context), gateways(context));
     for frontend in context.input.frontends {
         let of_gateways: Vec<&Pod> = frontend
             .gateways
@@ -112,22 +186,10 @@ pub(super) fn all(context: &Context<'_>) -> Vec<ClosedBackend> {
             let key = (backend.namespace.clone(), backend.service.clone());
             let Some(service) = context.input.services.get(&key) else { continue };
             for port in service.ports.iter().filter(|port| is_for(backend, port)) {
-                let place = (&frontend.object, backend.field.clone());
-                found.extend(closed(context, service, port, &clients, place));
+                visit(frontend, backend, (service, port), &clients);
             }
         }
     }
-    for service in context.input.services.values() {
-        if service.exposure.is_some_and(|exposure| exposure.load_balancer) {
-            let (namespace, name) = (service.namespace.clone(), service.name.clone());
-            let object = ObjectRef::new(Kind::Service, namespace, name);
-            for (at, port) in service.ports.iter().enumerate() {
-                let place = (&object, spec("ports").index(at).key("port"));
-                found.extend(closed(context, service, port, &Clients::External, place));
-            }
-        }
-    }
-    found
 }
 
 fn is_for(backend: &Backend, port: &ServicePort) -> bool {

@@ -56,7 +56,7 @@ use portcullis_crds::path::FieldPath;
 
 pub use answers::Names;
 pub use code::Code;
-pub use frontends::ClosedBackend;
+pub use frontends::{ClosedBackend, OpenBackend};
 pub use input::{Input, Services};
 
 use self::answers::Answers;
@@ -214,6 +214,18 @@ pub fn closed_backends(input: Input<'_>) -> Vec<ClosedBackend> {
     let mut pods = Pods::default();
     pods.refresh(input.world, input.services);
     frontends::all(&Context::new(input, &pods))
+}
+
+/// The ports of Services that Ingresses and routes lead connections to, with the pods that their clients
+/// can connect to.
+#[must_use]
+pub fn open_backends(input: Input<'_>) -> BTreeSet<OpenBackend> {
+    if input.frontends.is_empty() {
+        return BTreeSet::new();
+    }
+    let mut pods = Pods::default();
+    pods.refresh(input.world, input.services);
+    frontends::open(&Context::new(input, &pods))
 }
 
 /// The field with the name of an object.

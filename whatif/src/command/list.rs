@@ -14,6 +14,7 @@ use super::Question;
 use crate::YES;
 use crate::args::{By, ListArgs, Map, MapFormat, Reach, SourceArgs, Who};
 use crate::endpoint::{Resolved, Side};
+use crate::output::map::frontends::{self, FrontendEdge};
 use crate::output::map::hosts::Host;
 use crate::output::map::json;
 use crate::output::map::matrix::{Focus, Matrix};
@@ -37,7 +38,8 @@ pub(super) fn map(args: &Map, out: &mut dyn Write) -> Result<u8> {
     let matrix = |classes: &Classes<'_>| {
         vec![Matrix::new(&question.cluster, classes, args.list.by.unwrap_or_default(), &focus)]
     };
-    write(&question, &args.list, matrix, About::Destinations, &[], out)
+    let asked = Asked { about: About::Destinations, is_map: true, notes: &[] };
+    write(&question, &args.list, matrix, &asked, out)
 }
 
 /// Writes the map as a page.
@@ -118,7 +120,7 @@ fn list(
         }
         matrices
     };
-    write(question, args, matrices, about, &notes, out)
+    write(question, args, matrices, &Asked { about, is_map: false, notes: &notes }, out)
 }
 
 /// The side that `who` and `reach` were asked about.
@@ -191,26 +193,42 @@ fn asked(resolved: &Resolved) -> Option<PortSet> {
     (!ports.is_empty()).then_some(ports)
 }
 
+/// What is written beside the matrices.
+struct Asked<'a> {
+    about: About,
+    /// Whether the answer is the whole map, which also has Ingresses and routes.
+    is_map: bool,
+    notes: &'a [String],
+}
+
 fn write(
     question: &Question,
     args: &ListArgs,
     matrices: impl Fn(&Classes<'_>) -> Vec<Matrix>,
-    about: About,
-    notes: &[String],
+    asked: &Asked<'_>,
     out: &mut dyn Write,
 ) -> Result<u8> {
+    let Asked { about, is_map, notes } = *asked;
     let classes = Classes::new(&question.cluster.world);
     let matrices = matrices(&classes);
-    let map = || json::Map::of_pairs(&matrices, question.diagnostics(notes));
+    let frontends = || -> Vec<FrontendEdge> {
+        let whole = matrices.iter().filter(|_| is_map);
+        whole.flat_map(|matrix| frontends::edges(&question.cluster, matrix)).collect()
+    };
+    let pairs = || json::Map::of_pairs(&matrices, question.diagnostics(notes));
+    let map = || json::Map { frontends: frontends(), ..pairs() };
     let groups_or_pairs = || match args.by {
-        None => json::Map::of_groups(&matrices, question.diagnostics(notes)),
+        None => json::Map {
+            frontends: frontends(),
+            ..json::Map::of_groups(&matrices, question.diagnostics(notes))
+        },
         Some(By::Pod | By::Workload | By::Namespace) => map(),
     };
     match args.output {
         MapFormat::Text | MapFormat::Wide => {
             question.write_notes(notes)?;
             match args.by.unwrap_or_default() {
-                By::Namespace => namespaces(&map(), about, out)?,
+                By::Namespace => namespaces(&pairs(), about, out)?,
                 By::Pod | By::Workload => {
                     for (number, matrix) in matrices.iter().enumerate() {
                         if number > 0 {
@@ -227,7 +245,9 @@ fn write(
         MapFormat::Md => table::markdown(&map(), out)?,
         MapFormat::Dot => graph::dot(&map(), out)?,
         MapFormat::Mermaid => graph::mermaid(&map(), out)?,
-        MapFormat::Svg => matrices.iter().try_for_each(|matrix| svg(matrix, out))?,
+        MapFormat::Svg => {
+            matrices.iter().try_for_each(|matrix| svg(matrix, &frontends(), out))?;
+        }
         MapFormat::Html => bail!(MAP_ONLY),
     }
     Ok(question.code(YES))

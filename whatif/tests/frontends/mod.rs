@@ -2,6 +2,7 @@
 //! is for clients whose addresses pods do not see.
 
 use super::linted::check_all;
+use super::session::{run, text};
 
 const CONTROLLER: &str = "{apiVersion: v1, kind: Pod, metadata: {name: nginx, namespace: infra, \
     labels: {app.kubernetes.io/name: ingress-nginx}}, spec: {nodeName: n1, containers: [{name: a}]}, \
@@ -146,4 +147,46 @@ fn admin_ports_are_reported_alone() {
     check("{cidr: 0.0.0.0/0}", "port: 20, endPort: 30", &[]);
     check("{cidr: 0.0.0.0/0}", "port: 443", &[]);
     check("{cidr: 203.0.113.0/24}", "port: 22", &[]);
+}
+
+/// What `map` writes in a format about objects.
+fn map(format: &str, objects: &[&str]) -> String {
+    text(&run(&format!("map -o {format} -f -"), &objects.join("\n---\n")).stdout)
+}
+
+#[test]
+fn a_map_leads_from_frontends_to_the_backends_that_their_clients_can_connect_to() {
+    let pod = |name: &str| {
+        CONTROLLER
+            .replace("nginx, namespace: infra", &format!("{name}, namespace: shop"))
+            .replace("app.kubernetes.io/name: ingress-nginx", &format!("app: db, pod: {name}"))
+    };
+    let (one, two) = (pod("one"), pod("two").replace("10.1.0.20", "10.1.0.21"));
+    let service = service("");
+    let controller = CONTROLLER.replace("10.1.0.20", "10.1.0.22");
+    let two_only = policy(FROM_API).replace("{app: db}", "{pod: one}");
+    for (frontend, name) in [(INGRESS, "shop/ingress/a"), (ROUTE, "infra/httproute/a")] {
+        let row = |pod: &str| format!("{name},shop/pod/{pod},TCP,5432,5432\n");
+        let all = [&one, &two, &service, frontend, &controller];
+        let open = map("csv", &all);
+        assert!(open.contains(&row("one")) && open.contains(&row("two")), "{open}");
+        let half = map("csv", &[all.as_slice(), &[&two_only]].concat());
+        assert!(!half.contains(&row("one")) && half.contains(&row("two")), "{half}");
+        let closed = map("csv", &[all.as_slice(), &[&policy(FROM_API)]].concat());
+        assert!(!closed.contains(name), "{closed}");
+        let spaces = map("csv --by namespace", &all);
+        assert!(spaces.contains(&format!("{name},shop/*,TCP,5432,5432\n")), "{spaces}");
+        let json = map("json", &[all.as_slice(), &[&two_only]].concat());
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(json["frontends"][0]["frontend"], name);
+        assert_eq!(json["frontends"][0]["backends"], serde_json::json!(["shop/pod/two"]));
+        let picture = map("svg", &all);
+        assert!(picture.contains("class=\"arrow lead\""), "{picture}");
+        assert!(
+            picture.contains(&format!("{name} leads to shop/pod/one, shop/pod/two on 5432/TCP"))
+        );
+        assert!(map("mermaid", &all).contains(&format!("[\"{name}\"]")));
+    }
+    assert!(!map("json", &[&one, &service]).contains("frontends"));
+    assert!(!map("svg", &[&one, &service]).contains("Ingress"));
 }

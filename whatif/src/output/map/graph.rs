@@ -1,4 +1,4 @@
-//! Graphs for Graphviz and for Markdown: a node per workload, an edge per entry.
+//! Graphs for Graphviz and for Markdown: a node per workload or frontend, an edge per entry.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -53,7 +53,12 @@ fn edges(map: &Map) -> Vec<(String, String, String)> {
         let (from, to) = ends(external, &cidrs);
         (from.to_owned(), to.to_owned(), short(&external.allowed))
     });
-    inside.chain(outside).collect()
+    let frontends = map.frontends.iter().flat_map(|edge| {
+        let ports = short(&edge.allowed);
+        let name = edge.frontend.to_string();
+        edge.backends.iter().map(move |to| (name.clone(), to.to_string(), ports.clone()))
+    });
+    inside.chain(outside).chain(frontends).collect()
 }
 
 fn quoted(text: &str) -> String {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::frontends::FrontendEdge;
 use super::groups::Groups;
 use super::matrix::Matrix;
 use crate::output::json::{API_VERSION, DirectionJson, Ports};
@@ -34,6 +35,10 @@ pub struct Map {
     /// What is allowed to and from external addresses: those that no pod and no node has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external: Option<Vec<External>>,
+    /// Ingresses and routes of Gateways with the backends that their clients can connect to; only of
+    /// `map`, and only if there are some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frontends: Vec<FrontendEdge>,
     /// What is wrong with what was read, and what was assumed.
     pub diagnostics: Vec<String>,
 }
@@ -70,6 +75,7 @@ impl Map {
             external_edges: None,
             entries: None,
             external: None,
+            frontends: Vec::new(),
             diagnostics,
         }
     }

@@ -1,5 +1,6 @@
 //! The answer to `map`, `who` and `reach`: many pairs at once.
 
+pub mod frontends;
 pub mod graph;
 pub mod hosts;
 pub mod json;

@@ -22,6 +22,11 @@ pub fn csv(map: &Map, out: &mut dyn Write) -> io::Result<()> {
             lines(out, source, destination, &external.allowed)?;
         }
     }
+    for edge in &map.frontends {
+        for backend in &edge.backends {
+            lines(out, &edge.frontend, backend, &edge.allowed)?;
+        }
+    }
     Ok(())
 }
 
@@ -53,6 +58,11 @@ pub fn markdown(map: &Map, out: &mut dyn Write) -> io::Result<()> {
         let cidrs = external.cidrs.join(", ");
         let (from, to) = ends(external, &cidrs);
         line(from, to, &external.allowed)?;
+    }
+    for edge in &map.frontends {
+        for backend in &edge.backends {
+            line(&edge.frontend, backend, &edge.allowed)?;
+        }
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use policy_engine::labels::Str;
 use policy_engine::reach::{IdSet, PortSet};
 use policy_engine::words::few;
 
+use super::super::frontends::FrontendEdge;
 use super::super::matrix::{Matrix, Numbered};
 use crate::model::Unit;
 
@@ -18,6 +19,9 @@ const LEAVES_SHOWN: usize = 1_500;
 /// The name of the end for external addresses.
 const EXTERNAL: &str = "external";
 
+/// The name of the arc for Ingresses and routes.
+const FRONTENDS: &str = "Ingress and Gateway";
+
 /// Workloads of one namespace that are treated alike.
 #[derive(Debug)]
 pub(super) struct Leaf {
@@ -26,13 +30,13 @@ pub(super) struct Leaf {
     pub(super) space: usize,
 }
 
-/// A namespace; external addresses are one too.
+/// A namespace; external addresses have an arc too, and so have Ingresses and routes.
 #[derive(Debug)]
 pub(super) struct Space {
     pub(super) name: Arc<str>,
     /// Its leaves: the first of them, and the first behind them.
     pub(super) leaves: (usize, usize),
-    pub(super) is_external: bool,
+    pub(super) is_namespace: bool,
 }
 
 /// The place where an arrow begins or ends.
@@ -68,13 +72,18 @@ pub(super) struct Bundle {
     pub(super) filled: BTreeSet<usize>,
     /// How many workloads there are.
     pub(super) workloads: usize,
+    /// The number of the first leaf that stands for Ingresses and routes; they are the last leaves.
+    pub(super) frontends: Option<usize>,
 }
+
+/// The Ingresses and routes of a leaf, and the leaves of their backends by ports.
+type Lead<'e> = (BTreeSet<&'e Arc<str>>, BTreeMap<PortSet, BTreeSet<usize>>);
 
 /// The leaves that can connect, and on which ports.
 type Sources = BTreeMap<usize, PortSet>;
 
 impl Bundle {
-    pub(super) fn new(matrix: &Matrix) -> Self {
+    pub(super) fn new(matrix: &Matrix, frontends: &[FrontendEdge]) -> Self {
         let (mut leaves, mut of_class) = leaves(matrix, false);
         if leaves.len() > LEAVES_SHOWN {
             (leaves, of_class) = self::leaves(matrix, true);
@@ -87,7 +96,7 @@ impl Bundle {
                 None => spaces.push(Space {
                     name: name.clone(),
                     leaves: (at, at + 1),
-                    is_external: false,
+                    is_namespace: true,
                 }),
             }
         }
@@ -109,16 +118,25 @@ impl Bundle {
             rings: BTreeMap::new(),
             filled: BTreeSet::new(),
             workloads,
+            frontends: None,
         };
         bundle.join(matrix, &of_class, &pods);
         bundle.external(matrix, &of_class);
+        bundle.frontends(frontends);
         bundle
+    }
+
+    /// Whether a leaf stands for Ingresses or routes.
+    pub(super) fn is_frontend(&self, leaf: usize) -> bool {
+        self.frontends.is_some_and(|first| leaf >= first)
     }
 
     /// The name of an end.
     pub(super) fn name(&self, end: End) -> String {
         match end {
-            End::Space(space) if self.spaces[space].is_external => EXTERNAL.to_owned(),
+            End::Space(space) if !self.spaces[space].is_namespace => {
+                self.spaces[space].name.to_string()
+            }
             End::Space(space) => format!("{}/*", self.spaces[space].name),
             End::Leaf(leaf) => match self.leaves[leaf].names.as_slice() {
                 [one] => one.to_string(),
@@ -209,7 +227,11 @@ impl Bundle {
         }
         let (space, leaf) = (self.spaces.len(), self.leaves.len());
         let name: Arc<str> = EXTERNAL.into();
-        self.spaces.push(Space { name: name.clone(), leaves: (leaf, leaf + 1), is_external: true });
+        self.spaces.push(Space {
+            name: name.clone(),
+            leaves: (leaf, leaf + 1),
+            is_namespace: false,
+        });
         for ((direction, ports), leaves) in alike {
             let ports = self.ports.number(ports);
             for end in self.ends(&leaves.into_iter().collect()) {
@@ -222,6 +244,46 @@ impl Bundle {
             }
         }
         self.leaves.push(Leaf { names: vec!["external addresses".into()], space });
+    }
+
+    /// Adds a leaf for each Ingress and route, or for all of a namespace if there are too many, with
+    /// arrows to its backends.
+    fn frontends(&mut self, edges: &[FrontendEdge]) {
+        let names: BTreeSet<&Arc<str>> = edges.iter().map(|edge| &edge.frontend).collect();
+        if names.is_empty() {
+            return;
+        }
+        let (space, first) = (self.spaces.len(), self.leaves.len());
+        let each = first + names.len() <= LEAVES_SHOWN;
+        let known = self.leaves.iter().enumerate();
+        let known = known.flat_map(|(at, leaf)| leaf.names.iter().map(move |name| (&**name, at)));
+        let leaf_of: BTreeMap<&str, usize> = known.collect();
+        let mut joined: BTreeMap<&str, Lead<'_>> = BTreeMap::new();
+        for edge in edges {
+            let namespace = edge.frontend.split_once('/').map_or("", |(namespace, _)| namespace);
+            let (names, row) =
+                joined.entry(if each { &edge.frontend } else { namespace }).or_default();
+            names.insert(&edge.frontend);
+            let leaves = edge.backends.iter().filter_map(|name| leaf_of.get(&**name));
+            row.entry(edge.ports()).or_default().extend(leaves);
+        }
+        let (mut arrows, mut names) = (Vec::new(), Vec::new());
+        for (number, (of_leaf, row)) in joined.into_values().enumerate() {
+            names.push(of_leaf.into_iter().cloned().collect());
+            for (ports, leaves) in row {
+                for to in self.ends(&leaves.into_iter().collect()) {
+                    arrows.push((End::Leaf(first + number), to, ports.clone()));
+                }
+            }
+        }
+        let leaves = (first, first + names.len());
+        self.leaves.extend(names.into_iter().map(|names| Leaf { names, space }));
+        self.spaces.push(Space { name: FRONTENDS.into(), leaves, is_namespace: false });
+        self.frontends = Some(first);
+        for (from, to, ports) in arrows {
+            let ports = self.ports.number(&ports);
+            self.arrows.insert(Arrow { from, to, ports });
+        }
     }
 
     /// Whether all leaves of a namespace are among these, and there are several.
@@ -315,7 +377,7 @@ mod tests {
         let cluster = Cluster::new(&inventory, Options::default());
         let reach = Reach::new(&cluster.world);
         let matrix = Matrix::new(&cluster, &reach, By::Workload, &Focus::all(About::Destinations));
-        let bundle = Bundle::new(&matrix);
+        let bundle = Bundle::new(&matrix, &[]);
         let arrow = |one: &Arrow| format!("{} > {}", bundle.name(one.from), bundle.name(one.to));
         let arrows: Vec<String> = bundle.arrows.iter().map(arrow).collect();
         let within = bundle.within.iter().map(|(space, _)| bundle.name(End::Space(*space)));

@@ -18,6 +18,7 @@ use policy_engine::words::few;
 
 use self::bundle::{Arrow, Bundle, End, Leaf};
 use self::layout::{Layout, Place, Point};
+use super::frontends::FrontendEdge;
 use super::matrix::Matrix;
 use crate::output::{middle, short, words};
 
@@ -33,8 +34,8 @@ const NAME: usize = 34;
 ///
 /// # Errors
 /// When the output cannot be written.
-pub fn svg(matrix: &Matrix, out: &mut dyn Write) -> io::Result<()> {
-    let bundle = Bundle::new(matrix);
+pub fn svg(matrix: &Matrix, frontends: &[FrontendEdge], out: &mut dyn Write) -> io::Result<()> {
+    let bundle = Bundle::new(matrix, frontends);
     let layout = Layout::new(&bundle);
     let (width, height) = (layout.width, layout.height);
     writeln!(
@@ -79,7 +80,9 @@ pub fn svg(matrix: &Matrix, out: &mut dyn Write) -> io::Result<()> {
 
 fn legend(bundle: &Bundle, out: &mut dyn Write) -> io::Result<()> {
     let namespaces: BTreeSet<&str> =
-        bundle.spaces.iter().filter(|space| !space.is_external).map(|one| &*one.name).collect();
+        bundle.spaces.iter().filter(|space| space.is_namespace).map(|one| &*one.name).collect();
+    let frontends = "dashed arrow: an Ingress or route leads there, and its clients can connect";
+    let frontends = bundle.frontends.map(|_| frontends.to_owned());
     let lines = [
         format!("{} workloads in {} namespaces", bundle.workloads, namespaces.len()),
         "arrow: can connect to; green: on every port; blue: on some ports".to_owned(),
@@ -88,7 +91,7 @@ fn legend(bundle: &Bundle, out: &mut dyn Write) -> io::Result<()> {
         "ring: every pod can connect to it; filled: its pods can connect to each other".to_owned(),
         "Point at anything to read what it is.".to_owned(),
     ];
-    for (line, words) in (1_u32..).zip(lines) {
+    for (line, words) in (1_u32..).zip(lines.into_iter().chain(frontends)) {
         let y = 10 + 18 * line;
         writeln!(out, "<text class=\"legend\" x=\"16\" y=\"{y}\">{}</text>", text(&words))?;
     }
@@ -97,9 +100,21 @@ fn legend(bundle: &Bundle, out: &mut dyn Write) -> io::Result<()> {
 
 fn arrow(bundle: &Bundle, layout: &Layout, arrow: &Arrow, out: &mut dyn Write) -> io::Result<()> {
     let ports = bundle.ports.get(arrow.ports);
-    let class = if ports.is_everything() { "all" } else { "some" };
     let (from, to) = (bundle.name(arrow.from), bundle.name(arrow.to));
-    let title = format!("{} from {from} to {to}", words::ports(ports));
+    let leads = matches!(arrow.from, End::Leaf(leaf) if bundle.is_frontend(leaf));
+    let class = if leads {
+        "lead"
+    } else if ports.is_everything() {
+        "all"
+    } else {
+        "some"
+    };
+    let ports = words::ports(ports);
+    let title = if leads {
+        format!("{from} leads to {to} on {ports}")
+    } else {
+        format!("{ports} from {from} to {to}")
+    };
     writeln!(
         out,
         "<path class=\"arrow {class}\" d=\"{}\" marker-end=\"url(#end)\"><title>{}</title></path>",
@@ -122,7 +137,8 @@ fn leaf(
     };
     let Point { x, y } = layout.at(End::Leaf(number));
     let more = leaf.names.len().saturating_sub(1);
-    let first = leaf.names.first().map(|name| local(name)).unwrap_or_default();
+    let shown = if bundle.is_frontend(number) { short } else { local };
+    let first = leaf.names.first().map(|name| shown(name)).unwrap_or_default();
     let shown = match more {
         0 => first,
         more => format!("{} +{more}", middle(&first, NAME - 6)),
