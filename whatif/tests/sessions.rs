@@ -20,6 +20,7 @@ macro_rules! golden {
 }
 
 mod answers;
+mod shapes;
 
 golden!(
     check_says_yes_no_or_mixed_and_why,
