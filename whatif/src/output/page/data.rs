@@ -73,7 +73,9 @@ impl<'a> Data<'a> {
             units.iter().map(unit)
         });
         let mut units: Vec<_> = named.collect();
-        units.sort();
+        units.sort_by(|(one, one_in, ..), (other, other_in, ..)| {
+            (one_in, one).cmp(&(other_in, other))
+        });
         // No namespace can have this name, because it has a space.
         units.push(("external addresses".into(), "external addresses".into(), 1, outside));
         for (at, class) in nodes.iter().enumerate() {

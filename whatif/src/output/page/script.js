@@ -34,6 +34,10 @@
     if (!spaces.has(unit.space)) spaces.set(unit.space, []);
     spaces.get(unit.space).push(unit);
   }
+  // A single namespace is open: one cell for all of its workloads would say little. The other names
+  // have a space, which no namespace can have.
+  const namespaces = [...spaces.keys()].filter((space) => !space.includes(" "));
+  if (namespaces.length === 1) state.open.add(namespaces[0]);
 
   // Per pair of namespaces how many pairs of workloads there are of each kind, and allowed.
   const totals = new Map();
