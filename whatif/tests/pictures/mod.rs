@@ -1,5 +1,6 @@
 //! `map` as a page and as a picture.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -104,4 +105,45 @@ fn pages_and_pictures_are_of_whole_maps() {
         assert_eq!(output.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&output.stderr).contains("`kubectl whatif map` only"));
     }
+}
+
+#[test]
+fn a_picture_has_few_arrows_however_many_connections_there_are() {
+    let mut manifest = String::new();
+    for namespace in 0..30 {
+        for app in ["web", "api", "db", "metrics"] {
+            let _ = write!(
+                manifest,
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: {app}, namespace: ns-{namespace}, \
+                 labels: {{app: {app}}}}}}}\n---\n"
+            );
+        }
+        let policy = |name: &str, app: &str, peer: &str, port: u16| {
+            format!(
+                "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}, \
+                 namespace: ns-{namespace}}}, spec: {{podSelector: {app}, ingress: [{{from: [{peer}], \
+                 ports: [{{port: {port}}}]}}]}}}}\n---\n"
+            )
+        };
+        let app = |name: &str| format!("{{matchLabels: {{app: {name}}}}}");
+        let everywhere = format!("{{namespaceSelector: {{}}, podSelector: {}}}", app("metrics"));
+        let near = |name: &str| format!("{{podSelector: {}}}", app(name));
+        manifest += &policy("metrics", "{}", &everywhere, 9090);
+        manifest += &policy("api", &app("api"), &near("web"), 8080);
+    }
+    let (_, picture) = map(&manifest, "svg");
+    let arrows = picture.matches("class=\"arrow").count();
+    assert!(arrows <= 400, "{arrows} arrows");
+    assert_eq!(picture.matches(" ⇄ all<title>").count(), 30);
+    assert!(picture.contains("<title>8080/TCP from ns-7/pod/web to ns-7/pod/api</title>"));
+}
+
+#[test]
+fn a_single_namespace_is_open() {
+    let manifest = "{apiVersion: v1, kind: Pod, metadata: {name: a, namespace: shop}}\n---\n\
+                    {apiVersion: v1, kind: Pod, metadata: {name: b, namespace: shop}}\n";
+    let (directory, page) = map(manifest, "html");
+    let mut browser = open(&directory, &page);
+    let header = "document.querySelector('tbody th[title=\"shop/pod/b\"]') !== null";
+    assert_eq!(browser.evaluate(header), true);
 }

@@ -11,6 +11,7 @@ use policy_engine::words::few;
 
 use super::super::frontends::FrontendEdge;
 use super::super::matrix::{Matrix, Numbered};
+use super::coarse::Coarse;
 use crate::model::Unit;
 
 /// With more ends, each namespace is one end: a picture with more ends cannot be read.
@@ -74,6 +75,8 @@ pub(super) struct Bundle {
     pub(super) workloads: usize,
     /// The number of the first leaf that stands for Ingresses and routes; they are the last leaves.
     pub(super) frontends: Option<usize>,
+    /// What is left out, if there were too many arrows.
+    pub(super) coarse: Option<Coarse>,
 }
 
 /// The Ingresses and routes of a leaf, and the leaves of their backends by ports.
@@ -119,10 +122,12 @@ impl Bundle {
             filled: BTreeSet::new(),
             workloads,
             frontends: None,
+            coarse: None,
         };
         bundle.join(matrix, &of_class, &pods);
         bundle.external(matrix, &of_class);
         bundle.frontends(frontends);
+        bundle.coarsen();
         bundle
     }
 

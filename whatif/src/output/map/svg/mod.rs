@@ -8,6 +8,7 @@
 //! namespace begins or ends at the namespace. What every pod can connect to has a ring and no arrow.
 
 mod bundle;
+mod coarse;
 mod layout;
 
 use std::collections::BTreeSet;
@@ -70,7 +71,7 @@ pub fn svg(matrix: &Matrix, frontends: &[FrontendEdge], out: &mut dyn Write) -> 
         self::arrow(&bundle, &layout, arrow, out)?;
     }
     for (number, space) in bundle.spaces.iter().enumerate() {
-        label(layout.heading(number), ("heading", &space.name), &space.name, out)?;
+        label(layout.heading(number), ("heading", &bundle.heading(number)), &space.name, out)?;
     }
     for (number, leaf) in bundle.leaves.iter().enumerate() {
         self::leaf(&bundle, &layout, (number, leaf), out)?;
@@ -83,15 +84,25 @@ fn legend(bundle: &Bundle, out: &mut dyn Write) -> io::Result<()> {
         bundle.spaces.iter().filter(|space| space.is_namespace).map(|one| &*one.name).collect();
     let frontends = "dashed arrow: an Ingress or route leads there, and its clients can connect";
     let frontends = bundle.frontends.map(|_| frontends.to_owned());
+    let coarse = bundle.coarse.iter().flat_map(|_| {
+        [
+            "arrow between arcs: from some workloads of the namespace to some of the other"
+                .to_owned(),
+            "⇄ all, → all, ← all: the same with every other namespace, without arrows".to_owned(),
+        ]
+    });
+    let many =
+        |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    let workloads = many(bundle.workloads, "workload");
     let lines = [
-        format!("{} workloads in {} namespaces", bundle.workloads, namespaces.len()),
+        format!("{workloads} in {}", many(namespaces.len(), "namespace")),
         "arrow: can connect to; green: on every port; blue: on some ports".to_owned(),
         "arrow from or to an arc: from or to all workloads of the namespace".to_owned(),
         "colored arc: all workloads there can connect to each other".to_owned(),
         "ring: every pod can connect to it; filled: its pods can connect to each other".to_owned(),
         "Point at anything to read what it is.".to_owned(),
     ];
-    for (line, words) in (1_u32..).zip(lines.into_iter().chain(frontends)) {
+    for (line, words) in (1_u32..).zip(lines.into_iter().chain(frontends).chain(coarse)) {
         let y = 10 + 18 * line;
         writeln!(out, "<text class=\"legend\" x=\"16\" y=\"{y}\">{}</text>", text(&words))?;
     }
@@ -102,9 +113,10 @@ fn arrow(bundle: &Bundle, layout: &Layout, arrow: &Arrow, out: &mut dyn Write) -
     let ports = bundle.ports.get(arrow.ports);
     let (from, to) = (bundle.name(arrow.from), bundle.name(arrow.to));
     let leads = matches!(arrow.from, End::Leaf(leaf) if bundle.is_frontend(leaf));
+    let is_joined = bundle.is_joined(arrow);
     let class = if leads {
         "lead"
-    } else if ports.is_everything() {
+    } else if ports.is_everything() && !is_joined {
         "all"
     } else {
         "some"
@@ -112,6 +124,8 @@ fn arrow(bundle: &Bundle, layout: &Layout, arrow: &Arrow, out: &mut dyn Write) -
     let ports = words::ports(ports);
     let title = if leads {
         format!("{from} leads to {to} on {ports}")
+    } else if is_joined {
+        format!("{ports} from some of {from} to some of {to}")
     } else {
         format!("{ports} from {from} to {to}")
     };
