@@ -22,6 +22,8 @@ pub(crate) struct Names<'u> {
     /// By namespace: how many units it has.
     sizes: Vec<usize>,
     of_class: Vec<Vec<usize>>,
+    /// Whether each class is one unit, in the same order: then a set of classes is a set of units.
+    are_classes: bool,
     wide: bool,
 }
 
@@ -36,14 +38,20 @@ impl<'u> Names<'u> {
         let namespace = numbered.flat_map(|(number, size)| iter::repeat_n(number, *size)).collect();
         let number = |unit: &Unit| all.binary_search(&unit).ok();
         let of_class = everyone.of_class.iter();
-        let of_class = of_class.map(|units| units.iter().filter_map(number).collect()).collect();
-        Self { all, namespace, sizes, of_class, wide }
+        let of_class: Vec<Vec<usize>> =
+            of_class.map(|units| units.iter().filter_map(number).collect()).collect();
+        let are_classes = of_class.len() == all.len()
+            && of_class.iter().enumerate().all(|(class, units)| *units == [class]);
+        Self { all, namespace, sizes, of_class, are_classes, wide }
     }
 
     /// The names of all units of some classes.
     pub(crate) fn of_classes(&self, classes: &IdSet) -> String {
         if !self.wide && classes.len() == self.of_class.len() {
             return EVERYONE.to_owned();
+        }
+        if self.are_classes {
+            return self.words(classes.iter(), Vec::new());
         }
         let mut units: Vec<usize> = Vec::with_capacity(self.all.len());
         for units_of_class in classes.iter().filter_map(|class| self.of_class.get(class)) {
@@ -53,7 +61,7 @@ impl<'u> Names<'u> {
             units.sort_unstable();
             units.dedup();
         }
-        self.words(&units, Vec::new())
+        self.words(units.into_iter(), Vec::new())
     }
 
     /// `every pod`, `shop/*`, or names; without `-o wide` the first few of them.
@@ -65,30 +73,45 @@ impl<'u> Names<'u> {
                 Err(_) => others.push(short(&unit.name)),
             }
         }
-        self.words(&known, others)
+        self.words(known.into_iter(), others)
     }
 
-    /// The names of units, ascending, after some words.
-    fn words(&self, units: &[usize], mut words: Vec<String>) -> String {
+    /// The names of units, ascending, after some words. Visits each unit once: many rows have
+    /// thousands of units.
+    fn words(&self, units: impl Iterator<Item = usize>, mut words: Vec<String>) -> String {
+        let name = |unit: usize| short(&self.all[unit].name);
         if self.wide {
-            words.extend(units.iter().map(|unit| short(&self.all[*unit].name)));
+            words.extend(units.map(name));
             return words.join(", ");
         }
-        if words.is_empty() && units.len() == self.all.len() {
-            return EVERYONE.to_owned();
-        }
-        let mut count = words.len();
-        let together = units.chunk_by(|one, next| self.namespace[*one] == self.namespace[*next]);
-        for units in together {
-            let Some(first) = units.first() else { continue };
-            let whole = units.len() == self.sizes[self.namespace[*first]] && units.len() > 1;
-            count += if whole { 1 } else { units.len() };
+        let begin = words.len();
+        let (mut count, mut number) = (begin, 0);
+        let mut units = units.peekable();
+        // The first units of a namespace, as many as are written out.
+        let mut first = Vec::with_capacity(SHOWN + 1);
+        while let Some(unit) = units.next() {
+            let space = self.namespace[unit];
+            first.clear();
+            first.push(unit);
+            let mut together = 1;
+            while let Some(unit) = units.next_if(|unit| self.namespace[*unit] == space) {
+                together += 1;
+                if first.len() <= SHOWN {
+                    first.push(unit);
+                }
+            }
+            number += together;
+            let whole = together == self.sizes[space] && together > 1;
+            count += if whole { 1 } else { together };
             let room = (SHOWN + 1).saturating_sub(words.len());
             if whole && room > 0 {
-                words.push(format!("{}/*", self.all[*first].namespace));
+                words.push(format!("{}/*", self.all[unit].namespace));
             } else {
-                words.extend(units.iter().take(room).map(|unit| short(&self.all[*unit].name)));
+                words.extend(first.iter().take(room).map(|unit| name(*unit)));
             }
+        }
+        if begin == 0 && number == self.all.len() {
+            return EVERYONE.to_owned();
         }
         words.truncate(SHOWN + 1);
         let more = count - words.len();
