@@ -259,6 +259,16 @@ fn json_is_what_its_schema_says() {
 /// The schema is OASIS's, <https://docs.oasis-open.org/sarif/sarif/v2.1.0/>, but for one pattern
 /// with a bracket too many, which is no regular expression to a strict reader.
 #[test]
+fn code_hosts_get_paths_in_the_repository() {
+    let root = root().canonicalize().expect("a directory");
+    let lint = format!("lint --fail-on never -f {}/{WORLD}", root.display());
+    let sarif = json(&format!("{lint} -o sarif"), "").to_string();
+    assert!(sarif.contains(&format!("\"uri\":\"{WORLD}\"")), "{sarif}");
+    let annotations = text(&run(&format!("{lint} -o github"), "").stdout);
+    assert!(annotations.contains(&format!("file={WORLD},")), "{annotations}");
+}
+
+#[test]
 fn sarif_is_what_the_standard_says() {
     let path = root().join("whatif/tests/lint/sarif-2.1.0.schema.json");
     let schema = std::fs::read_to_string(path).expect("the schema");

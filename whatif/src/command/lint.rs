@@ -1,9 +1,11 @@
 //! `lint`: what is probably a mistake.
 
+use std::env;
 use std::io::Write;
+use std::path::Path;
 
 use anyhow::Result;
-use portcullis_lint::Severity;
+use portcullis_lint::{Finding, Severity};
 
 use super::Question;
 use crate::args::{FailOn, Lint, LintFormat};
@@ -32,6 +34,9 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
              looked at"
                 .to_owned(),
         );
+    }
+    if matches!(args.output, LintFormat::Sarif | LintFormat::Github) {
+        relative(&mut findings);
     }
     match args.output {
         LintFormat::Text | LintFormat::Wide => {
@@ -65,6 +70,21 @@ pub(super) fn run(args: &Lint, out: &mut dyn Write) -> Result<u8> {
     } else {
         YES
     })
+}
+
+/// Makes the paths of files below the working directory relative: code hosts know files by their path in
+/// the repository.
+fn relative(findings: &mut [Finding]) {
+    let Ok(here) = env::current_dir() else { return };
+    for finding in findings {
+        let related = finding.related.iter_mut().map(|(origin, _)| origin);
+        for origin in finding.origin.iter_mut().chain(related) {
+            let below = Path::new(&*origin.file).strip_prefix(&here).ok();
+            if let Some(below) = below.and_then(Path::to_str) {
+                origin.file = below.into();
+            }
+        }
+    }
 }
 
 /// A note about findings that are left out.
