@@ -19,7 +19,7 @@ use portcullis_whatif::command;
 
 use self::shapes::{Shape, for_one_namespace, one_namespace};
 
-const PODS: [u32; 3] = [2_000, 10_000, 50_000];
+const PODS: [u32; 4] = [500, 2_000, 10_000, 50_000];
 
 /// Where a process of this program measures one command.
 const MEASURE: &str = "--measure";
