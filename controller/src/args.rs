@@ -4,6 +4,7 @@ mod controller;
 mod inspect;
 mod kernel;
 mod node;
+mod status;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use self::inspect::{
 };
 pub use self::kernel::KernelArgs;
 pub use self::node::NodeArgs;
+pub use self::status::StatusArgs;
 use crate::dataplane::conflict::Conflict;
 use crate::serve::http::Listen;
 use portcullis_crds::convert::labels::namespace_name;
@@ -67,6 +69,9 @@ pub enum Command {
     Trace(TraceArgs),
     /// Compare all rules and sets in the kernel with those that the agent wants. Changes nothing.
     Verify(VerifyArgs),
+    /// Say whether each node on which the DaemonSet runs an agent reports the state Enforcing or
+    /// Auditing. Changes nothing.
+    Status(StatusArgs),
 }
 
 /// Which namespaces are system namespaces, besides those of Kubernetes: kube-system, kube-public

@@ -1,8 +1,9 @@
 //! The programs of the binary `portcullis`: the node agent, and what looks after its node.
 //!
 //! `node` is the agent, `cluster` the controller. Both take objects from `watch`, answer probes by
-//! `serve` and write what happens to `log`. `inspect` has the programs that ask a running agent. The agent's rules go to the kernel by `dataplane`, which
-//! never sees an API object.
+//! `serve` and write what happens to `log`. `inspect` has the programs that ask a running agent, and
+//! `status` the one that reads the reports of all nodes. The agent's rules go to the kernel by
+//! `dataplane`, which never sees an API object.
 
 pub mod args;
 pub mod cluster;
@@ -11,6 +12,7 @@ pub mod inspect;
 pub mod log;
 pub mod node;
 pub mod serve;
+pub mod status;
 pub mod watch;
 
 use std::io::{self, Write as _};
@@ -47,6 +49,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         },
         Command::Trace(args) => inspect::trace(args),
         Command::Verify(args) => inspect::verify(args),
+        Command::Status(args) => status::run(args),
     };
     result.unwrap_or_else(|failure| {
         error!("{failure:#}");

@@ -1,7 +1,7 @@
 //! How far policies are applied, from the reports of the nodes with pods that they select. Pure.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use policy_engine::labels::Str;
 use policy_engine::object::ObjectRef;
@@ -9,16 +9,12 @@ use policy_engine::policy::Revision;
 use policy_engine::tier::Mode;
 use policy_engine::world::World;
 use portcullis_crds::api::node_policy_report::{
-    CURRENT, ENFORCING, NodePolicyReportStatus, POLICIES_MAX, Policy, State,
+    ENFORCING, NodePolicyReportStatus, POLICIES_MAX, Policy, State,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::source::reports::{Report, Reports};
-
-/// An agent writes its report at least every 6 minutes. If a report is older, the agent has ended
-/// or cannot reach the API server. The rest of the limit is for differences between clocks.
-const SILENT_AFTER: Duration = Duration::from_mins(13);
 
 /// How far one policy is applied.
 #[derive(Clone, Debug)]
@@ -182,14 +178,7 @@ fn current_report<'r>(
                 .to_owned(),
         );
     };
-    let age = report.age(now);
-    let is_silent = report.condition(CURRENT).is_some_and(|current| current.status == "False");
-    if is_silent || age.is_none_or(|age| age > SILENT_AFTER) {
-        let time =
-            age.map_or_else(String::new, |age| format!(" for {} minutes", age.as_secs() / 60));
-        return Err(format!("its agent has not written a report{time}; see whether it runs"));
-    }
-    Ok(report)
+    report.silence(now).map_or(Ok(report), Err)
 }
 
 fn stage(
@@ -234,6 +223,8 @@ fn stage(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use policy_engine::direction::PerDirection;
     use policy_engine::labels::Labels;
     use policy_engine::model::{Change, Node, Pod, PodKey};

@@ -19,8 +19,7 @@ pub fn findings(
     let of_node = |(name, known): (&String, &Known)| {
         let (name, uid) = nodes.get_key_value(name.as_str())?;
         let message = if still_reports(known) {
-            let state =
-                known.state.filter(|state| ![State::Enforcing, State::Auditing].contains(state))?;
+            let state = known.state.filter(|state| !state.is_good())?;
             format!(
                 "{state:?} ({}): {}; `kubectl describe npr {name}` shows why",
                 known.reason,

@@ -4,8 +4,7 @@
 //! atomic: as maps, a thousand policies would be named once more in `managedFields`.
 
 mod backend;
-
-use std::time::{Duration, SystemTime};
+mod current;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -217,21 +216,6 @@ pub struct NodePolicyReportStatus {
     pub conditions: Vec<Condition>,
 }
 
-impl NodePolicyReportStatus {
-    /// The condition of this type.
-    #[must_use]
-    pub fn condition(&self, kind: &str) -> Option<&Condition> {
-        self.conditions.iter().find(|condition| condition.type_ == kind)
-    }
-
-    /// How long ago the agent wrote this; `None` when it never did, zero when its clock is ahead.
-    #[must_use]
-    pub fn age(&self, now: SystemTime) -> Option<Duration> {
-        let written = SystemTime::from(self.observed_at.as_ref()?.0);
-        Some(now.duration_since(written).unwrap_or_default())
-    }
-}
-
 /// What a node does for packets.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
@@ -247,6 +231,14 @@ pub enum State {
     Bypassed,
     /// Changes are not applied. What was applied last stays.
     Failing,
+}
+
+impl State {
+    /// Whether the node does what the policies say, or only audits them, as its flags ask.
+    #[must_use]
+    pub fn is_good(self) -> bool {
+        matches!(self, Self::Enforcing | Self::Auditing)
+    }
 }
 
 /// The agent that wrote a report.

@@ -2,6 +2,7 @@
 //! binary, and with no right too many or too few ([`rights`]).
 
 mod helm;
+mod helm_test;
 mod own_report;
 mod rights;
 

@@ -13,6 +13,7 @@ mod backends;
 mod boot;
 mod conformance;
 mod first_ten_minutes;
+mod helm_test;
 mod new_pods;
 mod operators;
 mod pods;
@@ -63,6 +64,9 @@ const ALONE: &[(&str, Alone)] = &[
         agents::kernels_are_inspected_traced_and_verified(cluster)
     }),
     ("operators::first_ten_minutes", first_ten_minutes::first_ten_minutes),
+    ("operators::helm_test_names_the_node_of_an_agent_that_is_down", |cluster| {
+        helm_test::names_the_node_of_an_agent_that_is_down(cluster)
+    }),
     ("operators::rollout_loses_no_request", operators::rollout_loses_no_request),
     ("operators::agents_are_updated_under_traffic", operators::agents_are_updated_under_traffic),
     ("operators::crds_are_upgraded_under_traffic", operators::crds_are_upgraded_under_traffic),

@@ -326,7 +326,11 @@ fn clean(cluster: &Cluster) -> Result<()> {
 }
 
 /// Waits for a condition of the cluster.
-fn until(cluster: &Cluster, what: &str, holds: impl Fn(&Cluster) -> Result<bool>) -> Result<()> {
+pub(crate) fn until(
+    cluster: &Cluster,
+    what: &str,
+    holds: impl Fn(&Cluster) -> Result<bool>,
+) -> Result<()> {
     let deadline = Instant::now() + RECOVERS_WITHIN;
     while !holds(cluster)? {
         ensure!(Instant::now() < deadline, "no {what} after {RECOVERS_WITHIN:?}");

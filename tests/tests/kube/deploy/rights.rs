@@ -19,8 +19,8 @@ use super::{ASK_EVERY, LIMIT, apply, arguments, containers, objects, root};
 
 /// A right as granted; as used, it names no object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Right {
-    account: String,
+pub(super) struct Right {
+    pub(super) account: String,
     verb: String,
     group: String,
     /// With its subresource, if any.
@@ -103,7 +103,7 @@ fn every_right_that_is_granted_is_used_and_none_is_missing() -> Result<()> {
 
 /// Waits until each of those rights that `wanted` names was used; takes all that were out of
 /// `unused`.
-fn until_used(
+pub(super) fn until_used(
     server: &ApiServer,
     accounts: &BTreeSet<&str>,
     starting: &Range<usize>,
@@ -142,7 +142,7 @@ fn texts(value: &Value) -> Vec<String> {
 }
 
 /// All rights that the bindings give.
-fn granted(objects: &[Value]) -> Result<Vec<Right>> {
+pub(super) fn granted(objects: &[Value]) -> Result<Vec<Right>> {
     let mut rights = Vec::new();
     for binding in objects.iter().filter(|object| !object["roleRef"].is_null()) {
         let role = &binding["roleRef"];
@@ -187,7 +187,7 @@ fn rights_of(rule: &Value, account: &str, namespace: Option<&str>) -> Vec<Right>
     rights
 }
 
-fn account(namespace: &str, name: &str) -> String {
+pub(super) fn account(namespace: &str, name: &str) -> String {
     format!("system:serviceaccount:{namespace}:{name}")
 }
 
