@@ -36,6 +36,41 @@ impl RulesetId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentId([u8; 10]);
 
+impl From<SetId> for ContentId {
+    fn from(id: SetId) -> Self {
+        id.0
+    }
+}
+
+impl From<RulesetId> for ContentId {
+    fn from(id: RulesetId) -> Self {
+        id.0
+    }
+}
+
+/// The hash of a collection without order, which is kept up to date while items come and go: the
+/// exclusive or of the hashes of its items. Its order of items and of changes does not matter.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub struct Tally([u8; 10]);
+
+impl Tally {
+    /// Adds an item, or removes one that is in the collection.
+    pub fn toggle(&mut self, item: ContentId) {
+        self.0.iter_mut().zip(item.0).for_each(|(byte, other)| *byte ^= other);
+    }
+
+    /// Adds the items of another collection, or removes them.
+    pub fn toggle_all(&mut self, items: Self) {
+        self.toggle(ContentId(items.0));
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ContentId(self.0).fmt(formatter)
+    }
+}
+
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 impl fmt::Display for ContentId {
@@ -93,6 +128,11 @@ impl ContentHasher {
     /// Adds a text.
     pub fn text(&mut self, field: &str) {
         self.bytes(field.as_bytes());
+    }
+
+    /// Adds the name of other content.
+    pub fn id(&mut self, field: impl Into<ContentId>) {
+        self.bytes(&field.into().0);
     }
 
     /// Adds a number, such as the length of a list that follows.

@@ -163,8 +163,11 @@ pub fn reporting<'r>(policy: &ObjectRef, reports: &'r Reports) -> Vec<&'r Str> {
     found.map(|(node, _)| node).collect()
 }
 
-/// The current report of a node; else the reason why there is none.
-fn current_report<'r>(
+/// The current report of a node.
+///
+/// # Errors
+/// The reason why there is none, as a sentence.
+pub fn current_report<'r>(
     node: &str,
     reports: &'r Reports,
     now: SystemTime,

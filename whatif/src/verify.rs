@@ -2,6 +2,7 @@
 //! same engine compiles here. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 use policy_engine::cidr::Family;
 use policy_engine::engine::{Engine, Scope};
@@ -9,9 +10,11 @@ use policy_engine::id::digest;
 use policy_engine::model::Change;
 use policy_engine::words::few;
 use portcullis_crds::api::inspection::{Difference, EndpointFacts, Verification};
+use portcullis_crds::api::node_policy_report::{CompiledState, NodePolicyReportStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+const OTHER_VERSION: &str = "the agent is of another version: its budgets are not known";
 /// How many pods a difference names.
 const PODS_NAMED: usize = 5;
 
@@ -24,6 +27,8 @@ pub struct Finding {
     pub hash: Option<String>,
     /// How many rules and sets in its kernel were compared.
     pub compared: Option<(usize, usize)>,
+    /// Why its report was compared instead of what its agent answers.
+    pub by_report: Option<String>,
     /// The differences, one sentence each.
     pub differences: Vec<String>,
     /// The reason why the comparison was not possible.
@@ -46,7 +51,7 @@ impl Finding {
     #[must_use]
     pub fn unknown(node: &str, why: String, hash: Option<String>) -> Self {
         let (node, unknown) = (node.to_owned(), Some(why));
-        Self { node, hash, compared: None, differences: Vec::new(), unknown }
+        Self { node, hash, compared: None, by_report: None, differences: Vec::new(), unknown }
     }
 
     /// The result.
@@ -64,13 +69,10 @@ impl Finding {
 #[must_use]
 pub fn compare(theirs: &Verification, objects: &[Change]) -> Finding {
     let node = &theirs.node.node;
-    let Some(options) = theirs.node.options.options() else {
-        let why = "the agent is of another version: its budgets are not known";
-        return Finding::unknown(node, why.to_owned(), Some(theirs.hash.clone()));
+    let state = &theirs.node.compiled_state;
+    let Some(engine) = compiled(node, state, objects) else {
+        return Finding::unknown(node, OTHER_VERSION.to_owned(), Some(state.to_string()));
     };
-    let mut engine = Engine::new(Scope::Node(node.as_str().into()), options);
-    objects.iter().for_each(|change| engine.apply(change.clone()));
-    engine.flush();
     let mut differences = endpoints(&engine, &theirs.endpoints);
     differences.extend(sets(&engine, theirs));
     differences.extend(theirs.differences.iter().map(|found| {
@@ -87,11 +89,59 @@ pub fn compare(theirs: &Verification, objects: &[Change]) -> Finding {
     }
     Finding {
         node: node.clone(),
-        hash: Some(theirs.hash.clone()),
+        hash: Some(state.to_string()),
         compared: Some((theirs.rules_compared, theirs.sets.len())),
+        by_report: None,
         differences,
         unknown: None,
     }
+}
+
+/// Compares the hashes in the report of a node with what follows from these objects. `why` is the reason
+/// why the agent was not asked.
+#[must_use]
+pub fn compare_report(
+    node: &str,
+    report: &Result<&NodePolicyReportStatus, String>,
+    objects: &[Change],
+    why: String,
+    now: SystemTime,
+) -> Finding {
+    let unknown = |what: &str, hash| Finding::unknown(node, format!("{why}; {what}"), hash);
+    let report = match report {
+        Ok(report) => report,
+        Err(what) => return unknown(what, None),
+    };
+    let Some(theirs) = &report.compiled_state else {
+        return unknown("its report has no compiled state", None);
+    };
+    let hash = Some(theirs.to_string());
+    let Some(engine) = compiled(node, theirs, objects) else { return unknown(OTHER_VERSION, hash) };
+    let ours = CompiledState::new(&engine.hashes(), theirs.options.clone());
+    let age = report.age(now).unwrap_or_default().as_secs();
+    if ours.rules == theirs.rules && ours.members != theirs.members {
+        let what = format!(
+            "its rules agree with the API objects, but not the members of its sets in the report of \
+             {age} s ago: pods may have changed since, because an agent does not write a report for that"
+        );
+        return unknown(&what, hash);
+    }
+    let differs = (ours.rules != theirs.rules).then(|| {
+        format!(
+            "by its report of {age} s ago, the node enforces other rules than the API objects say"
+        )
+    });
+    let differences = differs.into_iter().collect();
+    let node = node.to_owned();
+    Finding { node, hash, compared: None, by_report: Some(why), differences, unknown: None }
+}
+
+/// What a node with these options has to enforce; `None` if the options are those of another version.
+fn compiled(node: &str, theirs: &CompiledState, objects: &[Change]) -> Option<Engine> {
+    let mut engine = Engine::new(Scope::Node(node.into()), theirs.options.options()?);
+    objects.iter().for_each(|change| engine.apply(change.clone()));
+    engine.flush();
+    Some(engine)
 }
 
 fn endpoints(engine: &Engine, theirs: &[EndpointFacts]) -> Vec<String> {

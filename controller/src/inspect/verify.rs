@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use policy_engine::words::few;
-use portcullis_crds::api::inspection::{Difference, EndpointFacts, SetFacts, Verification, hash};
+use portcullis_crds::api::inspection::{Difference, EndpointFacts, SetFacts, Verification};
 
 use super::compare::compare;
 use super::{NO, Node, OTHER_VERSION, YES, write};
@@ -97,7 +97,6 @@ fn verify(args: &VerifyArgs) -> Result<Verification> {
         differences.push(Difference { family: None, name, what, pods });
     }
     Ok(Verification {
-        hash: hash(&endpoints, &sets),
         node: node.facts,
         endpoints,
         sets,
@@ -204,12 +203,13 @@ fn target(rule: &str) -> Option<&str> {
 }
 
 fn text(found: &Verification) -> String {
-    let Verification { node, hash, chains_compared, rules_compared, sets, .. } = found;
+    let Verification { node, chains_compared, rules_compared, sets, .. } = found;
     // Writing to memory cannot fail.
     let mut text = format!(
-        "node {}: compiled state {hash}, {} addresses of pods with rules\n\
+        "node {}: compiled state {}, {} addresses of pods with rules\n\
          compared {rules_compared} rules of {chains_compared} chains and {} sets with the kernel\n",
         node.node,
+        node.compiled_state,
         found.endpoints.len(),
         sets.len(),
     );

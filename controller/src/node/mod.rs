@@ -107,18 +107,18 @@ pub fn run(args: &NodeArgs, log_lines_lost: &Counter) -> anyhow::Result<ExitCode
             dataplane.command(*family)
         );
     }
-    if args.source == Source::Kube {
-        let facts = Facts::new(&dataplane, args.pod_name.clone());
-        report::writer::start(args.access(), args.node_name.clone(), facts, signals)
-            .context("failed to start to report")?;
-    }
-    let scope = Scope::Node(args.node_name.as_str().into());
     let choices = world::Options {
         allow_egress_to_own_node: args.allow_egress_to_own_node,
         budgets: args.budgets,
         enforcement: args.enforcement(),
         ..args.system.options()
     };
+    if args.source == Source::Kube {
+        let facts = Facts::new(&dataplane, &choices, args.pod_name.clone());
+        report::writer::start(args.access(), args.node_name.clone(), facts, signals)
+            .context("failed to start to report")?;
+    }
+    let scope = Scope::Node(args.node_name.as_str().into());
     let denials = match dataplane.denial_log() {
         None => None,
         Some(group) => {

@@ -70,6 +70,7 @@ impl Publisher {
         self.succeeded(|status| {
             status.latency = latency;
             status.nodes = round.nodes;
+            status.hashes = round.hashes;
             if let Some(selection) = round.selection {
                 status.selection = Arc::new(selection);
             }
@@ -203,11 +204,15 @@ fn latency(latest: &VecDeque<Duration>) -> Option<Latency> {
 
 #[cfg(test)]
 mod tests {
+    use policy_engine::engine::hashes::Hashes;
+
     use super::*;
 
     fn round(latency: Option<u64>) -> Round {
         let latency = latency.map(Duration::from_micros);
-        Round { selection: None, rulesets: 0, sets: 0, nodes: 0, apply: Duration::ZERO, latency }
+        let hashes = Hashes::default();
+        let apply = Duration::ZERO;
+        Round { selection: None, rulesets: 0, sets: 0, hashes, nodes: 0, apply, latency }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use policy_engine::cidr::Family;
+use policy_engine::engine::hashes::Hashes;
 use policy_engine::engine::selection::Selection;
 use policy_engine::model::PodKey;
 use policy_engine::world::enforcement::Enforcement;
@@ -24,6 +25,8 @@ pub struct Status {
     pub phase: Phase,
     /// Which policies isolate which pods, as applied last.
     pub selection: Arc<Selection>,
+    /// Hashes of the rules and of the members of sets, as applied last.
+    pub hashes: Hashes,
     /// When the kernel last enforced the policies, after an apply or a comparison.
     pub last_success: Option<SystemTime>,
     /// How long changes took; `None` before the first applied change.
@@ -178,6 +181,8 @@ pub struct Round {
     pub rulesets: usize,
     /// How many sets are enforced.
     pub sets: usize,
+    /// Hashes of what is enforced.
+    pub hashes: Hashes,
     /// How many nodes the cluster has.
     pub nodes: u32,
     /// How long the kernel took to apply the round.
@@ -191,6 +196,7 @@ impl Default for Status {
         Self {
             phase: Phase::Loading,
             selection: Arc::default(),
+            hashes: Hashes::default(),
             last_success: None,
             latency: None,
             drift_repairs: 0,

@@ -5,11 +5,20 @@ use std::net::IpAddr;
 
 use policy_engine::budget::Budgets;
 use policy_engine::compiled::Compiled;
-use policy_engine::id::digest;
 use policy_engine::labels::Str;
 use policy_engine::world;
 use policy_engine::world::enforcement::Enforcement;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::node_policy_report::CompiledState;
+
+/// How long the name of a namespace may be.
+const NAME_LENGTH_MAX: usize = 63;
+/// How many system namespaces a report lists.
+const SYSTEM_NAMESPACES_MAX: usize = 1000;
+/// How long the text of an option may be in a report.
+const TEXT_LENGTH_MAX: usize = 4000;
 
 /// The compiled state of a node, and in what the kernel differs from it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -17,8 +26,6 @@ use serde::{Deserialize, Serialize};
 pub struct Verification {
     /// The node.
     pub node: NodeFacts,
-    /// A hash of `endpoints` and of the members of `sets` that have an `id`.
-    pub hash: String,
     /// Which rulesets the addresses of the node's pods have.
     pub endpoints: Vec<EndpointFacts>,
     /// The sets that the rules refer to.
@@ -45,22 +52,32 @@ pub struct NodeFacts {
     pub families: Vec<String>,
     /// Whether all changes that the agent knows are applied.
     pub is_applied: bool,
-    /// What the compiled rules depend on beside the objects.
-    pub options: OptionFacts,
+    /// Hashes of the compiled rules, and what these depend on beside the objects.
+    pub compiled_state: CompiledState,
 }
 
 /// The options of an agent that change verdicts.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[allow(missing_docs)]
 pub struct OptionFacts {
+    /// Whether egress policies do not apply to packets from pods to their own node.
     pub allow_egress_to_own_node: bool,
+    /// The namespace of Portcullis.
+    #[schemars(length(max = NAME_LENGTH_MAX))]
     pub own_namespace: String,
+    /// The system namespaces beside it and those of Kubernetes.
+    #[schemars(
+        length(max = SYSTEM_NAMESPACES_MAX),
+        inner(length(max = NAME_LENGTH_MAX)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub system_namespaces: Vec<String>,
     /// As `--budgets` takes them.
+    #[schemars(length(max = TEXT_LENGTH_MAX))]
     pub budgets: String,
     /// In which namespaces policies are enforced: a label selector; none for all of them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = TEXT_LENGTH_MAX))]
     pub enforce_namespaces: Option<String>,
     /// Whether they are enforced nowhere.
     #[serde(default)]
@@ -113,6 +130,17 @@ pub struct Difference {
 }
 
 impl OptionFacts {
+    /// Whether they are within the limits of a report.
+    #[must_use]
+    pub fn fit_into_report(&self) -> bool {
+        let fits = |text: &String, limit| text.chars().count() <= limit;
+        let texts = std::iter::once(&self.budgets).chain(&self.enforce_namespaces);
+        let names = std::iter::once(&self.own_namespace).chain(&self.system_namespaces);
+        self.system_namespaces.len() <= SYSTEM_NAMESPACES_MAX
+            && names.into_iter().all(|name| fits(name, NAME_LENGTH_MAX))
+            && texts.into_iter().all(|text| fits(text, TEXT_LENGTH_MAX))
+    }
+
     /// The facts about these options.
     #[must_use]
     pub fn new(options: &world::Options) -> Self {
@@ -165,16 +193,4 @@ impl EndpointFacts {
         });
         facts.collect()
     }
-}
-
-/// The hash of a compiled state: equal states have equal hashes.
-#[must_use]
-pub fn hash(endpoints: &[EndpointFacts], sets: &[SetFacts]) -> String {
-    let mut lines: Vec<String> = endpoints.iter().map(|found| format!("{found:?}")).collect();
-    lines.extend(
-        sets.iter()
-            .filter_map(|set| Some(format!("{} {} {}", set.id.as_ref()?, set.family, set.digest))),
-    );
-    lines.sort_unstable();
-    digest(lines).to_string()
 }

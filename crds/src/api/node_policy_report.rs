@@ -4,6 +4,7 @@
 //! atomic: as maps, a thousand policies would be named once more in `managedFields`.
 
 mod backend;
+mod compiled_state;
 mod current;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -14,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::backend::{Backend, BackendName, Family};
+pub use self::compiled_state::CompiledState;
 
 /// How many policies a report lists.
 pub const POLICIES_MAX: usize = 1000;
@@ -158,6 +160,9 @@ pub struct NodePolicyReportStatus {
     /// What the node is programmed with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<Backend>,
+    /// The rules that the agent compiled, as hashes. `kubectl whatif verify` compiles the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compiled_state: Option<CompiledState>,
     /// Pods of the node that policies can select: those on the host network are not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<Pods>,

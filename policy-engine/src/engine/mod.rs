@@ -13,6 +13,7 @@
 
 pub mod blame;
 mod changes;
+pub mod hashes;
 #[cfg(test)]
 mod hostile;
 mod identities;
@@ -28,10 +29,12 @@ pub mod tiers;
 mod verdicts;
 mod weights;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::hashes::{Hashed, Hashes};
 use self::members::Members;
 use self::staging::Staging;
 use self::tiers::{Key, ReadPolicies, SelectedPolicy, Selecting};
@@ -66,6 +69,7 @@ pub struct Engine {
     world: World,
     members: Members,
     compiled: Compiled,
+    hashed: Hashed,
     subjects: BTreeMap<PodKey, Subject>,
     /// For each ruleset how many times subjects use it, and the sets that it refers to.
     rulesets: BTreeMap<RulesetId, (usize, Vec<SetId>)>,
@@ -118,6 +122,7 @@ impl Engine {
             weights,
             members: Members::default(),
             compiled: Compiled::default(),
+            hashed: Hashed::default(),
             subjects: BTreeMap::new(),
             rulesets: BTreeMap::new(),
             staging: Staging::default(),
@@ -138,6 +143,12 @@ impl Engine {
     #[must_use]
     pub fn compiled(&self) -> &Compiled {
         &self.compiled
+    }
+
+    /// Hashes of [`Engine::compiled`].
+    #[must_use]
+    pub fn hashes(&self) -> Hashes {
+        self.hashed.hashes
     }
 
     /// The rulesets of a subject, as of the last [`Engine::flush`].
@@ -190,7 +201,9 @@ impl Engine {
         self.release(&released);
         self.staging.end(|set| self.compiled.sets.contains_key(set));
         self.weights.release(&self.world, &mut self.members, weights);
-        Update { rules_changed, ..self.members.take_update(&self.compiled.sets) }
+        let update = Update { rules_changed, ..self.members.take_update(&self.compiled.sets) };
+        self.hashed.update(&update, &self.compiled.sets);
+        update
     }
 
     /// Compiles pods and acquires the weights of their rules. If a weight exceeds its limit, pods
@@ -294,13 +307,18 @@ impl Engine {
             (enforced, audited, &endpoints) != (old.enforced, old.audited, &old.endpoints);
         for address in &old.endpoints {
             // Another pod may have become the owner of the address in the same flush.
-            if self.compiled.endpoints.get(address).is_some_and(|found| found.pod == key) {
-                self.compiled.endpoints.remove(address);
+            if let Entry::Occupied(found) = self.compiled.endpoints.entry(*address)
+                && found.get().pod == key
+            {
+                self.hashed.toggle(*address, &found.remove());
             }
         }
         let endpoint = Endpoint { pod: key.clone(), enforced, audited };
         for address in &endpoints {
-            self.compiled.endpoints.insert(*address, endpoint.clone());
+            self.hashed.toggle(*address, &endpoint);
+            if let Some(old) = self.compiled.endpoints.insert(*address, endpoint.clone()) {
+                self.hashed.toggle(*address, &old);
+            }
         }
         if self.subject(&key).is_some() {
             let subject =

@@ -57,7 +57,7 @@ spec: {podSelector: {}, policyTypes: [Ingress]}
 ";
 
 /// Asks until `wanted` accepts the report of node n1.
-fn report(server: &ApiServer, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+pub(crate) fn report(server: &ApiServer, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let raw = "/apis/portcullis.dev/v1alpha1/nodepolicyreports/n1";

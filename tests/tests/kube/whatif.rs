@@ -2,6 +2,7 @@
 
 mod status;
 mod tiers;
+mod verify;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

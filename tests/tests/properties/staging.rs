@@ -11,7 +11,7 @@ use portcullis_tests::judging::config;
 use portcullis_tests::worlds;
 use proptest::prelude::*;
 
-use super::{CASES, follow, fresh, scope};
+use super::{CASES, compiled_anew, follow, fresh, scope};
 
 proptest! {
     #![proptest_config(config(CASES / 8))]
@@ -43,7 +43,8 @@ proptest! {
             }
         }
         end(&mut engine)?;
-        prop_assert_eq!(engine.compiled(), &fresh(&scope, engine.world()));
+        let anew = compiled_anew(&scope, engine.world());
+        prop_assert_eq!((engine.compiled(), engine.hashes()), (anew.compiled(), anew.hashes()));
     }
 
     #[test]
@@ -64,7 +65,8 @@ proptest! {
             }
         }
         end(&mut engine)?;
-        prop_assert_eq!(engine.compiled(), &fresh(&scope, engine.world()));
+        let anew = compiled_anew(&scope, engine.world());
+        prop_assert_eq!((engine.compiled(), engine.hashes()), (anew.compiled(), anew.hashes()));
     }
 }
 

@@ -7,7 +7,8 @@ use super::{CheckFormat, SourceArgs};
 pub(super) const HELP: &str = "\
 It runs `portcullis` in the pod of the agent: `create` and `get` on pods/exec in the namespace of
 Portcullis are needed. Exit codes: 0 nothing differs, 1 something differs, 2 the tool failed, 3 some
-agent could not be asked.";
+agent could not be asked. Where `verify` may not run it, it compares the hashes in the report of the
+node, and not the kernel.";
 
 pub(super) const TRACE: &str = "\
 SRC and DST are [NAMESPACE/]POD, node/NAME, or an address. It runs `portcullis trace` in the pods of the

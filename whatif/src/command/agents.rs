@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use policy_engine::model::Change;
@@ -15,6 +15,8 @@ use crate::model::Inventory;
 use crate::output::{self, verify as written};
 use crate::source::connection::Connection;
 use crate::source::exec::{self, Ran};
+use crate::source::reports::{self, Reports};
+use crate::status;
 use crate::verify::{self, Agreement, Finding};
 use crate::{FAILED, MIXED, NO, YES};
 
@@ -156,7 +158,7 @@ pub(super) fn verify(args: &Verify, out: &mut dyn Write) -> Result<u8> {
     let has = |agreement| findings.iter().any(|found| found.agreement() == agreement);
     Ok(if has(Agreement::Differs) {
         NO
-    } else if has(Agreement::Unknown) {
+    } else if has(Agreement::Unknown) || findings.iter().any(|found| found.by_report.is_some()) {
         MIXED
     } else {
         YES
@@ -186,14 +188,26 @@ impl Question<'_> {
         let gaps: Vec<String> =
             inventory.gaps().iter().filter(|gap| gap.decides()).map(Gap::to_string).collect();
         let changes: Vec<Change> = inventory.changes().collect();
+        // After the objects, so that they are about these objects or later ones.
+        let is_forbidden = |answer: &Result<Ran>| answer.as_ref().is_err_and(exec::is_forbidden);
+        let reports = if answers.iter().any(is_forbidden) {
+            reports::list(&self.connection)?
+        } else {
+            Reports::new()
+        };
+        let now = SystemTime::now();
         let findings = nodes.iter().zip(answers).map(|(node, answer)| {
-            let answer = answer.and_then(|ran| understood(&ran));
-            match answer {
+            let is_forbidden = is_forbidden(&answer);
+            match answer.and_then(|ran| understood(&ran)) {
                 Ok(theirs) if gaps.is_empty() => verify::compare(&theirs, &changes),
+                Err(error) if is_forbidden && gaps.is_empty() => {
+                    let report = status::current_report(node, &reports, now);
+                    verify::compare_report(node, &report, &changes, format!("{error:#}"), now)
+                }
                 Ok(theirs) => Finding::unknown(
                     node,
                     format!("not all objects can be read: {}", gaps.join("; ")),
-                    Some(theirs.hash),
+                    Some(theirs.node.compiled_state.to_string()),
                 ),
                 Err(error) => Finding::unknown(node, format!("{error:#}"), None),
             }

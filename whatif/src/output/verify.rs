@@ -31,13 +31,15 @@ pub struct Node {
     /// A hash of the compiled state that the node enforces; absent when its agent did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+    /// Whether the rules in the kernel of the node were compared.
+    pub kernel_compared: bool,
     /// How many rules in the kernel of the node were compared.
     pub rules_compared: usize,
     /// How many sets in the kernel of the node were compared.
     pub sets_compared: usize,
     /// The differences, one sentence each.
     pub differences: Vec<String>,
-    /// Why the result is not known.
+    /// Why the result is not known, or why only the report of the node was compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -58,10 +60,11 @@ impl From<&Finding> for Node {
             node: finding.node.clone(),
             result: finding.agreement(),
             hash: finding.hash.clone(),
+            kernel_compared: finding.compared.is_some(),
             rules_compared,
             sets_compared,
             differences: finding.differences.clone(),
-            message: finding.unknown.clone(),
+            message: finding.unknown.as_ref().or(finding.by_report.as_ref()).cloned(),
         }
     }
 }
@@ -73,10 +76,11 @@ impl From<&Finding> for Node {
 pub fn text(findings: &[Finding], out: &mut dyn Write) -> io::Result<()> {
     let width = findings.iter().map(|found| found.node.len()).max().unwrap_or(0);
     for finding in findings {
-        let Finding { node, hash, compared, differences, unknown } = finding;
+        let Finding { node, hash, compared, by_report, differences, unknown } = finding;
         let hash = hash.as_deref().unwrap_or("-");
         let compared = match compared {
             Some((rules, sets)) => format!("{rules} rules and {sets} sets of the kernel compared"),
+            None if by_report.is_some() => "report compared, kernel not compared".to_owned(),
             None => "not compared".to_owned(),
         };
         let state = match finding.agreement() {
@@ -84,8 +88,8 @@ pub fn text(findings: &[Finding], out: &mut dyn Write) -> io::Result<()> {
             Agreement::Agrees => "Agrees ",
             Agreement::Differs => "DIFFERS",
         };
-        writeln!(out, "{node:width$}  {state}  {hash:16}  {compared}")?;
-        for difference in differences.iter().chain(unknown) {
+        writeln!(out, "{node:width$}  {state}  {hash:33}  {compared}")?;
+        for difference in differences.iter().chain(unknown).chain(by_report) {
             writeln!(out, "  {difference}")?;
         }
     }
@@ -99,8 +103,9 @@ mod tests {
     fn findings() -> Vec<Finding> {
         let agrees = Finding {
             node: "n1".to_owned(),
-            hash: Some("54t27c3mc2mtohpl".to_owned()),
+            hash: Some("54t27c3mc2mtohpl-a2oy7hqzlmnxkrqs".to_owned()),
             compared: Some((106, 2)),
+            by_report: None,
             differences: Vec::new(),
             unknown: None,
         };
@@ -110,7 +115,13 @@ mod tests {
             ..agrees.clone()
         };
         let silent = Finding::unknown("n10", "the agent gave no answer".to_owned(), None);
-        vec![agrees, differs, silent]
+        let by_report = Finding {
+            node: "n3".to_owned(),
+            compared: None,
+            by_report: Some("pods/exec is forbidden".to_owned()),
+            ..agrees.clone()
+        };
+        vec![agrees, differs, silent, by_report]
     }
 
     #[test]
@@ -118,11 +129,13 @@ mod tests {
         let mut out = Vec::new();
         text(&findings(), &mut out).expect("memory");
         let expected = "\
-n1   Agrees   54t27c3mc2mtohpl  106 rules and 2 sets of the kernel compared
-n2   DIFFERS  54t27c3mc2mtohpl  106 rules and 2 sets of the kernel compared
+n1   Agrees   54t27c3mc2mtohpl-a2oy7hqzlmnxkrqs  106 rules and 2 sets of the kernel compared
+n2   DIFFERS  54t27c3mc2mtohpl-a2oy7hqzlmnxkrqs  106 rules and 2 sets of the kernel compared
   kernel: a set has other members
-n10  Unknown  -                 not compared
+n10  Unknown  -                                  not compared
   the agent gave no answer
+n3   Agrees   54t27c3mc2mtohpl-a2oy7hqzlmnxkrqs  report compared, kernel not compared
+  pods/exec is forbidden
 ";
         assert_eq!(String::from_utf8(out).expect("text"), expected);
     }
@@ -132,10 +145,15 @@ n10  Unknown  -                 not compared
         let json = serde_json::to_value(Verification::new(&findings())).expect("JSON");
         assert_eq!(json["kind"], "Verification");
         let results: Vec<_> = json["nodes"].as_array().expect("nodes").iter().collect();
-        let [agrees, differs, silent] = results.as_slice() else { panic!("{json}") };
+        let [agrees, differs, silent, by_report] = results.as_slice() else { panic!("{json}") };
         assert_eq!((&agrees["result"], &agrees["rulesCompared"]), (&"Agrees".into(), &106.into()));
         assert_eq!(differs["result"], "Differs");
         assert_eq!(differs["differences"][0], "kernel: a set has other members");
+        assert_eq!(
+            (&by_report["result"], &by_report["kernelCompared"]),
+            (&"Agrees".into(), &false.into())
+        );
+        assert_eq!(by_report["message"], "pods/exec is forbidden");
         assert_eq!(silent["result"], "Unknown");
         assert_eq!(silent["message"], "the agent gave no answer");
         assert!(silent.get("hash").is_none() && agrees.get("message").is_none(), "{json}");

@@ -60,6 +60,11 @@ impl Resource for AgentPod {
 
 impl Execute for AgentPod {}
 
+/// RBAC does not allow to run programs in the pods of agents.
+#[derive(Debug, thiserror::Error)]
+#[error("`create` and `get` on pods/exec are forbidden")]
+pub struct Forbidden;
+
 /// The result of a program.
 #[derive(Clone, Debug)]
 pub struct Ran {
@@ -101,6 +106,12 @@ pub fn agents(connection: &Connection, namespace: &str) -> Result<BTreeMap<Strin
         );
     }
     Ok(agents)
+}
+
+/// Whether RBAC does not allow to run the program.
+#[must_use]
+pub fn is_forbidden(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Forbidden>().is_some()
 }
 
 /// Runs `command` in each of these pods. Returns each result, or why there is none, in the order of
@@ -156,9 +167,7 @@ async fn run(client: Client, namespace: &str, pod: &str, command: &[String]) -> 
     };
     let api: Api<AgentPod> = Api::namespaced(client, namespace);
     let mut process = api.exec(pod, command, &params).await.map_err(|error| {
-        let forbidden = has_code(&error, 403);
-        let error = anyhow::Error::from(error);
-        if forbidden { error.context("`create` and `get` on pods/exec are needed") } else { error }
+        if has_code(&error, 403) { Forbidden.into() } else { anyhow::Error::from(error) }
     })?;
     let (stdout, stderr, status) = (process.stdout(), process.stderr(), process.take_status());
     let (Some(stdout), Some(stderr), Some(status)) = (stdout, stderr, status) else {

@@ -15,6 +15,7 @@ use policy_engine::policy::Policy;
 use policy_engine::tier::{Mode, Tier, View};
 use policy_engine::words::and_more;
 use portcullis_crds::api::inspection::{EndpointFacts, NodeFacts, OptionFacts, SetFacts};
+use portcullis_crds::api::node_policy_report::CompiledState;
 
 use super::Agent;
 use crate::dataplane::backend::iptables::Variant;
@@ -85,7 +86,7 @@ impl Agent {
             table: self.dataplane.table().to_string(),
             families: families.map(|family| family.as_str().to_owned()).collect(),
             is_applied: self.is_applied(),
-            options: OptionFacts::new(options),
+            compiled_state: CompiledState::new(&self.engine.hashes(), OptionFacts::new(options)),
         }
     }
 

@@ -51,6 +51,7 @@ impl Agent {
             selection,
             rulesets: compiled.rulesets.len(),
             sets: compiled.sets.len(),
+            hashes: self.engine.hashes(),
             // Not all Nodes need be known, but each has pods.
             nodes: u32::try_from(self.engine.world().pods_by_node().len()).unwrap_or(u32::MAX),
             apply: report.total,

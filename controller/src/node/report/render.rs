@@ -9,6 +9,8 @@ use policy_engine::cidr::Family;
 use policy_engine::engine::selection::{Applied, Selection};
 use policy_engine::object::ObjectRef;
 use policy_engine::tier::Mode;
+use policy_engine::world;
+use portcullis_crds::api::inspection::OptionFacts;
 use portcullis_crds::api::node_policy_report as api;
 use portcullis_crds::diagnostic::{Diagnostic, Severity};
 
@@ -26,6 +28,8 @@ pub struct Facts {
     pub agent: api::Agent,
     /// How the agent programs the node.
     pub backend: api::Backend,
+    /// The options that the compiled rules depend on.
+    pub options: OptionFacts,
 }
 
 /// The condition that the agent writes, without reason and message.
@@ -38,9 +42,9 @@ pub struct Transition {
 }
 
 impl Facts {
-    /// The facts of an agent that programs `dataplane`.
+    /// The facts of an agent that programs `dataplane` with these options of the engine.
     #[must_use]
-    pub fn new(dataplane: &Dataplane, pod_name: Option<String>) -> Self {
+    pub fn new(dataplane: &Dataplane, options: &world::Options, pod_name: Option<String>) -> Self {
         let families = dataplane.families().iter().map(|family| match family {
             Family::V4 => api::Family::IPv4,
             Family::V6 => api::Family::IPv6,
@@ -54,14 +58,15 @@ impl Facts {
         Self {
             agent: api::Agent { version: env!("CARGO_PKG_VERSION").to_owned(), pod_name },
             backend: api::Backend { name, reason, families: families.collect() },
+            options: OptionFacts::new(options),
         }
     }
 }
 
 /// What has changed from `written`, the status in the report, to `now`.
 ///
-/// Times, latencies and counts of denials are no news. They change with every pod of the cluster or
-/// with every packet, and the API server could not handle a write from every node for each change.
+/// Times, latencies, members of sets and counts of denials are no news. They change with every pod of
+/// the cluster or with every packet, and the API server could not handle a write from every node for each change.
 #[must_use]
 pub fn news(written: Option<&Status>, now: &Status) -> News {
     let Some(written) = written else {
@@ -69,6 +74,7 @@ pub fn news(written: Option<&Status>, now: &Status) -> News {
     };
     let same = written.state() == now.state()
         && written.drift_repairs == now.drift_repairs
+        && written.hashes.rules == now.hashes.rules
         && same(&written.diagnostics, &now.diagnostics, |a, b| a == b)
         && same(&written.selection, &now.selection, |a, b| {
             let counts =
@@ -113,6 +119,8 @@ pub fn render(
             version: bounded(&facts.agent.version, 64),
         }),
         backend: Some(facts.backend.clone()),
+        compiled_state: (known && facts.options.fit_into_report())
+            .then(|| api::CompiledState::new(&status.hashes, facts.options.clone())),
         pods: known.then_some(pods),
         policies_enforced: known.then_some(count(enforced)),
         policies_omitted: known.then(|| count(enforced - policies.len())),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use policy_engine::engine::hashes::Hashes;
 use policy_engine::object::{Kind, ObjectRef};
 use policy_engine::world::enforcement::Enforcement;
 use portcullis_crds::diagnostic::{About, Severity};
@@ -48,6 +49,7 @@ impl Agent {
             selection,
             rulesets: 0,
             sets: 0,
+            hashes: Hashes::default(),
             nodes: 0,
             apply,
             latency,
@@ -130,6 +132,8 @@ fn alerts(series: &[String]) -> Vec<&'static str> {
             name = alert;
         }
         let expression = line.trim().strip_prefix("expr: ").unwrap_or_default();
+        // An exception does not make an alert one about the state.
+        let expression = expression.split(" unless ").next().unwrap_or_default();
         if about.iter().any(|about| expression.contains(about)) && is_true(expression, series) {
             firing.push(name);
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use policy_engine::direction::Direction;
+use policy_engine::engine::hashes::Hashes;
+use policy_engine::id::digest;
 use policy_engine::object::Kind;
 use policy_engine::policy::Revision;
 use policy_engine::tier::Tier;
@@ -30,6 +32,7 @@ fn facts() -> Facts {
             reason: Some("iptables and ipset work".to_owned()),
             families: vec![api::Family::IPv4],
         },
+        options: OptionFacts::new(&world::Options::default()),
     }
 }
 
@@ -111,6 +114,17 @@ fn a_report_names_what_is_enforced() {
         "state": "Enforcing",
         "agent": {"version": "1.2.3", "podName": "portcullis-x"},
         "backend": {"name": "iptables-nft", "reason": "iptables and ipset work", "families": ["IPv4"]},
+        "compiledState": {
+            "rules": "aaaaaaaaaaaaaaaa",
+            "members": "aaaaaaaaaaaaaaaa",
+            "options": {
+                "allowEgressToOwnNode": false,
+                "ownNamespace": "portcullis-system",
+                "systemNamespaces": [],
+                "budgets": world::Options::default().budgets.to_string(),
+                "isAudit": false,
+            },
+        },
         "pods": {"local": 3, "isolated": 2, "isolatedIngress": 2, "isolatedEgress": 0},
         "policies": [
             {"kind": "NetworkPolicy", "namespace": "shop", "name": "a", "uid": "u", "observedGeneration": 1,
@@ -227,6 +241,7 @@ fn a_round_that_does_not_change_the_report_is_no_news() {
         selection,
         rulesets: 1,
         sets: 1,
+        hashes: Hashes::default(),
         nodes: 1,
         apply: Duration::from_millis(1),
         latency: Some(Duration::from_millis(2)),
@@ -242,6 +257,17 @@ fn a_round_that_does_not_change_the_report_is_no_news() {
     publisher.found(Findings::default());
     publisher.denied(BTreeMap::clone(&denials([1, 2])));
     assert_ne!(latest(), written, "times and latencies changed");
+    assert_eq!(news(Some(&written), &latest()), News::None);
+
+    // A pod of another node is a member of a set now.
+    let mut hashes = Hashes::default();
+    hashes.members.toggle(digest(["10.0.0.1"]));
+    publisher.enforced(Round { hashes, ..round(None) });
+    assert_eq!(news(Some(&written), &latest()), News::None);
+    hashes.rules.toggle(digest(["10.0.0.1"]));
+    publisher.enforced(Round { hashes, ..round(None) });
+    assert_eq!(news(Some(&written), &latest()), News::Some, "other rules");
+    publisher.enforced(round(None));
     assert_eq!(news(Some(&written), &latest()), News::None);
 
     publisher.selected(selection([policy("a", 2)]));
@@ -261,4 +287,13 @@ fn a_latency_for_people_has_a_unit() {
     let micros = Duration::from_micros;
     let shown = [0, 440, 14_205, 999_900, 1_540_000].map(|time| with_unit(micros(time)));
     assert_eq!(shown, ["0.0ms", "0.4ms", "14.2ms", "999.9ms", "1.5s"]);
+}
+
+#[test]
+fn options_that_a_report_cannot_hold_leave_the_hashes_out() {
+    let status = Status { last_success: Some(NOW), ..Status::default() };
+    assert!(render(&facts(), &status, None, NOW).compiled_state.is_some());
+    let mut facts = facts();
+    facts.options.system_namespaces = vec!["a".to_owned(); 1001];
+    assert_eq!(render(&facts, &status, None, NOW).compiled_state, None);
 }
