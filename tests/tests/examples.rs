@@ -72,6 +72,9 @@ const EXAMPLES: [Example; 7] = [
     },
 ];
 
+/// The policies of sandboxes that are applied together.
+const SANDBOX: [&str; 3] = ["1-templates.yaml", "2-fleet.yaml", "3-guardrail.yaml"];
+
 /// What the tests ask for besides the ports of every case.
 const ASKED: [&str; 4] = ["53/udp", "53/tcp", "9090/tcp", "9187/tcp"];
 
@@ -211,7 +214,15 @@ fn whatif_test_passes_every_example() -> Result<()> {
         vec![networking.join("world.yaml"), networking.join("policies.yaml")],
         networking.join("test.yaml"),
     );
-    for (filename, path) in of_clusters.chain([of_networking]) {
+    // Of agent-sandbox.
+    let sandbox = |files: &[&str], test: &str| {
+        let files = ["world.yaml"].iter().chain(files);
+        let files = files.map(|file| directory().join("../sandbox").join(file)).collect();
+        (files, directory().join("../sandbox").join(test))
+    };
+    let guarded = ["open.yaml", "3-guardrail.yaml"];
+    let of_sandboxes = [sandbox(&SANDBOX, "test.yaml"), sandbox(&guarded, "guardrail.test.yaml")];
+    for (filename, path) in of_clusters.chain([of_networking]).chain(of_sandboxes) {
         let sources = source::read(&SourceArgs { filename, ..SourceArgs::default() })?;
         let cluster = Cluster::new(&sources.after, Options::default());
         for suite in Suite::read(&path.to_string_lossy(), &fs::read_to_string(&path)?)? {
