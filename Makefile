@@ -123,6 +123,12 @@ bench-hostile: ## Measure changes of an ordinary tenant on a real cluster beside
 	$(CARGO) build --release --quiet --package portcullis-controller
 	$(SUDO) $(CARGO) bench --quiet --package portcullis-cluster --bench cluster -- 'beside a hostile tenant'
 
+.PHONY: bench-status
+bench-status: ## Change policies 1,000 times on a real cluster: packets obey when `kubectl whatif status --wait` returns
+	@tests/setup.sh --cluster
+	$(CARGO) build --release --quiet --workspace --bins
+	$(SUDO) $(CARGO) bench --quiet --package portcullis-cluster --bench cluster -- 'status --wait'
+
 # Which files are mutated, and which part of the mutants is tried: all of them take hours.
 MUTANTS_PACKAGE ?= policy-engine
 MUTANTS_FILES ?= policy-engine/src/{evaluate,tier,allow_set}.rs

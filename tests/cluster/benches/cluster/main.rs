@@ -10,6 +10,7 @@
 
 mod hostile;
 mod new_pods;
+mod status_wait;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -62,6 +63,10 @@ fn main() -> Result<()> {
     }
     if selected("beside a hostile tenant") {
         hostile::run(&bench)?;
+    }
+    // It takes a quarter of an hour: only if it is asked for.
+    if filter.is_some() && selected("status --wait") {
+        status_wait::run(&bench)?;
     }
     bench.usage("at the end")
 }
