@@ -18,7 +18,7 @@ use crate::dataplane::conflict::Conflict;
 use crate::dataplane::examine::Examination;
 use crate::log;
 use crate::node::signals::Signals;
-use crate::node::status::{Findings, Round};
+use crate::node::status::{Amount, Findings, Round};
 use crate::node::{connections, denials};
 use crate::serve::process::ProcessMetrics;
 use crate::serve::watch_age::WatchAges;
@@ -77,6 +77,8 @@ struct DiagnosticLabels {
 enum About {
     #[allow(non_camel_case_types, reason = "the label's text")]
     policy,
+    #[allow(non_camel_case_types, reason = "the label's text")]
+    budget,
     #[allow(non_camel_case_types, reason = "the label's text")]
     other,
 }
@@ -255,8 +257,12 @@ impl Metrics {
     }
 
     pub(crate) fn found(&self, findings: &Findings) {
-        for (about, amount) in [(About::policy, findings.policies), (About::other, findings.others)]
-        {
+        let over_budget = Amount { errors: findings.over_budget, warnings: 0 };
+        for (about, amount) in [
+            (About::policy, findings.policies),
+            (About::budget, over_budget),
+            (About::other, findings.others),
+        ] {
             for (severity, number) in
                 [(Severity::error, amount.errors), (Severity::warning, amount.warnings)]
             {
@@ -363,8 +369,10 @@ mod tests {
                 "portcullis_denial_log_lost_total{reason=\"overrun\"}",
                 "portcullis_denial_log_lost_total{reason=\"unreadable\"}",
                 "portcullis_denial_log_messages_total",
+                "portcullis_diagnostics{severity=\"error\",about=\"budget\"}",
                 "portcullis_diagnostics{severity=\"error\",about=\"other\"}",
                 "portcullis_diagnostics{severity=\"error\",about=\"policy\"}",
+                "portcullis_diagnostics{severity=\"warning\",about=\"budget\"}",
                 "portcullis_diagnostics{severity=\"warning\",about=\"other\"}",
                 "portcullis_diagnostics{severity=\"warning\",about=\"policy\"}",
                 "portcullis_drift_repairs_total",

@@ -155,8 +155,10 @@ pub struct Latency {
 pub struct Findings {
     /// The first [`DIAGNOSTICS_MAX`], errors before warnings, then in the order of their objects.
     pub first: Vec<Diagnostic>,
-    /// How many diagnostics concern policies.
+    /// How many diagnostics concern policies, besides those in `over_budget`.
     pub policies: Amount,
+    /// How many errors concern policies that exceed a budget.
+    pub over_budget: usize,
     /// How many concern other objects, files or the node.
     pub others: Amount,
     /// The first [`LISTED_MAX`] about objects that cannot be read and may not be enforced.
@@ -269,10 +271,13 @@ pub fn node_warning(message: String) -> Diagnostic {
 }
 
 impl Findings {
-    /// Sorts and counts all diagnostics.
-    pub fn of<'a>(all: impl Iterator<Item = &'a Diagnostic>) -> Self {
+    /// Sorts and counts all diagnostics. Those about policies that exceed a budget are apart, because
+    /// another metric and alert are about them.
+    pub fn of<'a>(
+        all: impl Iterator<Item = &'a Diagnostic>,
+        over_budget: &'a [Diagnostic],
+    ) -> Self {
         let mut sorted: Vec<&Diagnostic> = all.collect();
-        sorted.sort_unstable();
         let (mut policies, mut others) = (Amount::default(), Amount::default());
         for found in &sorted {
             let amount = if is_about_policy(found) { &mut policies } else { &mut others };
@@ -281,16 +286,19 @@ impl Findings {
                 Severity::Warning => amount.warnings += 1,
             }
         }
+        sorted.extend(over_budget);
+        sorted.sort_unstable();
         let is_unread = |found: &&&Diagnostic| matches!(found.about, About::Unread(_));
         let unread = sorted.iter().filter(is_unread).take(LISTED_MAX).copied().cloned().collect();
         let first = sorted.into_iter().take(DIAGNOSTICS_MAX).cloned().collect();
-        Self { first, policies, others, unread }
+        Self { first, policies, over_budget: over_budget.len(), others, unread }
     }
 
     /// The number of all diagnostics.
     #[must_use]
     pub fn count(&self) -> usize {
-        [self.policies, self.others].map(|amount| amount.errors + amount.warnings).iter().sum()
+        let amounts = [self.policies, self.others].map(|amount| amount.errors + amount.warnings);
+        self.over_budget + amounts.iter().sum::<usize>()
     }
 }
 

@@ -121,9 +121,7 @@ fn of_start(cases: &mut Vec<Case>) -> Result<()> {
     )?;
     unreachable.start(AgentSetup { kubeconfig: Some(kubeconfig), ..AgentSetup::default() })?;
     let loading = "portcullis_node_state{state=\"Loading\"}";
-    // Denials are not logged before the pods behind addresses are known.
-    let alerts = ["PortcullisDenialLogDeaf", "PortcullisNodeLoading"];
-    case("the API server cannot be reached", &alerts, &unreachable, loading)?;
+    case("the API server cannot be reached", &["PortcullisNodeLoading"], &unreachable, loading)?;
 
     let mut renamed = Shop::new()?;
     renamed.start(AgentSetup { node_name: Some("N2".to_owned()), ..AgentSetup::default() })?;
@@ -193,8 +191,7 @@ fn while_running(cases: &mut Vec<Case>) -> Result<()> {
         shop.cluster.write("lost.yaml", lost)?;
         shop.wait_for("portcullis_diagnostics{severity=\"error\",about=\"other\"}", 0.0)
     })?;
-    let refused = ["PortcullisPodsOverBudget", "PortcullisPolicyFailedClosed"];
-    case("a policy exceeds a budget", &refused, &|shop| {
+    case("a policy exceeds a budget", &["PortcullisPodsOverBudget"], &|shop| {
         let ports: Vec<u16> = (1..=1_100).map(|number| number * 2).collect();
         shop.cluster.write("other.yaml", &allow("other", &["web"], &ports))?;
         shop.wait_for("portcullis_pods_over_budget", 0.0)

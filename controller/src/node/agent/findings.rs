@@ -107,7 +107,7 @@ impl Agent {
         if let Some(refused) = self.engine.take_refused() {
             let (pods, diagnostics) = (budgets::pods(&refused), budgets::diagnostics(&refused));
             self.publisher.over_budget(pods);
-            self.report("budgets".into(), diagnostics);
+            self.report(BUDGETS.into(), diagnostics);
         }
     }
 
@@ -152,10 +152,16 @@ impl Agent {
 
     pub(super) fn publish_diagnostics(&mut self) {
         if std::mem::take(&mut self.diagnostics_changed) {
-            self.publisher.found(Findings::of(self.diagnostics.values().flatten()));
+            let others = self.diagnostics.iter().filter(|(origin, _)| &***origin != BUDGETS);
+            let over_budget = self.diagnostics.get(BUDGETS).map(Vec::as_slice).unwrap_or_default();
+            let others = others.flat_map(|(_, diagnostics)| diagnostics);
+            self.publisher.found(Findings::of(others, over_budget));
         }
     }
 }
+
+/// The origin of diagnostics about policies that exceed a budget.
+const BUDGETS: &str = "budgets";
 
 /// The most diagnostics of one object that are kept and logged; it can have tens of thousands.
 const PER_OBJECT_MAX: usize = 16;

@@ -86,7 +86,7 @@ impl Agent {
                 message: "m".to_owned(),
             })
             .collect();
-        self.publisher.found(Findings::of(all.iter()));
+        self.publisher.found(Findings::of(all.iter(), &[]));
     }
 
     /// The series with the value 1 or more.

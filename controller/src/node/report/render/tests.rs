@@ -187,7 +187,7 @@ fn a_report_of_much_is_cut_and_says_how_much_it_leaves_out() {
         message: "ä\n".repeat(9999),
     };
     let all: Vec<Diagnostic> = (0..100).map(found).collect();
-    let diagnostics = Arc::new(Findings::of(all.iter()));
+    let diagnostics = Arc::new(Findings::of(all.iter(), &[]));
     let status = Status { diagnostics, ..enforced(selection(many)) };
     let report = render(&facts(), &status, None, NOW);
     assert_eq!(report.policies.len(), api::POLICIES_MAX);
