@@ -12,13 +12,13 @@ mod agents;
 mod backends;
 mod boot;
 mod conformance;
-mod first_ten_minutes;
 mod helm_test;
 mod new_pods;
 mod operators;
 mod pods;
 mod reuse;
 mod services;
+mod transcripts;
 mod whatif;
 mod world;
 
@@ -63,7 +63,8 @@ const ALONE: &[(&str, Alone)] = &[
     ("whatif::kernels_are_inspected_traced_and_verified", |cluster| {
         agents::kernels_are_inspected_traced_and_verified(cluster)
     }),
-    ("operators::first_ten_minutes", first_ten_minutes::first_ten_minutes),
+    ("operators::first_ten_minutes", |cluster| transcripts::first_ten_minutes(cluster)),
+    ("operators::troubleshooting", |cluster| transcripts::troubleshooting(cluster)),
     ("operators::helm_test_names_the_node_of_an_agent_that_is_down", |cluster| {
         helm_test::names_the_node_of_an_agent_that_is_down(cluster)
     }),

@@ -1,6 +1,6 @@
-//! The first ten minutes of docs/install.md, typed as they are written there.
+//! The first ten minutes of docs/install.md, and docs/troubleshooting.md, typed as they are written there.
 //!
-//! The commands of its `console` blocks run one after the other in one shell, and what they print
+//! The commands of their `console` blocks run one after the other in one shell, and what they print
 //! must be what the page shows. `…` stands for any text in a line, and alone in a line for any
 //! lines; runs of digits are equal to each other, as are runs of blanks.
 
@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use portcullis_cluster::Cluster;
 use portcullis_tests::cluster::kubectl_whatif;
 
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SECTION: &str = "\n## The first ten minutes\n";
 /// Between the outputs of two commands.
 const MARK: &str = "---- end of command ----";
@@ -25,25 +26,49 @@ struct Step {
     output: Vec<String>,
 }
 
-pub(crate) fn first_ten_minutes(cluster: &mut Cluster) -> Result<()> {
-    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    let page = std::fs::read_to_string(root.join("docs/install.md"))?;
-    let mut steps = steps(&page)?;
+pub(crate) fn first_ten_minutes(cluster: &Cluster) -> Result<()> {
+    let page = read("docs/install.md")?;
+    let (_, section) = page.split_once(SECTION).context("docs/install.md lacks the section")?;
+    let mut steps = steps(section.split("\n## ").next().unwrap_or_default())?;
     // The cluster is there already, and another one's place is not this one's.
     steps.retain(|step| !["make ", "export "].iter().any(|word| step.command.starts_with(word)));
     ensure!(steps.len() > 10, "the page has {} commands only", steps.len());
+    wait_until_pods_of_other_tests_are_gone(cluster)?;
+    type_all(cluster, &steps)
+}
+
+/// The page shows outputs of the shop of the first ten minutes, under its policies.
+pub(crate) fn troubleshooting(cluster: &Cluster) -> Result<()> {
+    let steps = steps(&read("docs/troubleshooting.md")?)?;
+    ensure!(steps.len() > 10, "the page has {} commands only", steps.len());
+    wait_until_pods_of_other_tests_are_gone(cluster)?;
+    let example = |name: &str| format!("{ROOT}/examples/first-ten-minutes/{name}.yaml");
+    let (shop, policies) = (example("shop"), example("web-to-api"));
+    cluster.kubectl(&["apply", "-f", &shop])?;
+    cluster.kubectl(&["-n", "shop", "rollout", "status", "deployment"])?;
+    cluster.kubectl(&["apply", "-f", &policies])?;
+    let typed = type_all(cluster, &steps);
+    cluster.kubectl(&["delete", "-f", &shop])?;
+    typed
+}
+
+fn read(page: &str) -> Result<String> {
+    Ok(std::fs::read_to_string(PathBuf::from(ROOT).join(page))?)
+}
+
+/// Types the commands into one shell, and compares what they print.
+fn type_all(cluster: &Cluster, steps: &[Step]) -> Result<()> {
     let mut script = String::new();
-    for step in &steps {
+    for step in steps {
         // A person does not type faster, and kube-proxy takes a second to learn of a Service.
         writeln!(script, "sleep 1\n{{ {}\n}} 2>&1\necho '{MARK}'", step.command)?;
     }
-    wait_until_pods_of_other_tests_are_gone(cluster)?;
     let plugin = kubectl_whatif()?;
     let plugin = plugin.parent().context("a program lies in a directory")?;
     let path = std::env::var("PATH")?;
     let path = format!("{}:{}:{path}", cluster.binaries().display(), plugin.display());
     let mut shell = Command::new("bash")
-        .current_dir(&root)
+        .current_dir(ROOT)
         .env("KUBECONFIG", cluster.kubeconfig())
         .env("PATH", path)
         .stdin(Stdio::piped())
@@ -59,7 +84,7 @@ pub(crate) fn first_ten_minutes(cluster: &mut Cluster) -> Result<()> {
         let expected: Vec<&str> = step.output.iter().map(String::as_str).collect();
         ensure!(
             lines_match(&expected, &printed),
-            "$ {}\n--- docs/install.md\n{}\n--- printed\n{}",
+            "$ {}\n--- the page\n{}\n--- printed\n{}",
             step.command,
             expected.join("\n"),
             printed.join("\n")
@@ -89,14 +114,13 @@ fn wait_until_pods_of_other_tests_are_gone(cluster: &Cluster) -> Result<()> {
     }
 }
 
-/// The commands in the section's blocks. A command begins with `$ ` and goes on in the next line
+/// The commands in the blocks of a page. A command begins with `$ ` and goes on in the next line
 /// after a backslash.
 fn steps(page: &str) -> Result<Vec<Step>> {
-    let (_, section) = page.split_once(SECTION).context("docs/install.md lacks the section")?;
-    let section = section.split("\n## ").next().unwrap_or_default();
     let mut steps: Vec<Step> = Vec::new();
     let mut inside = false;
-    for line in section.lines() {
+    // Blocks in lists are indented.
+    for line in page.lines().map(str::trim_start) {
         if line.starts_with("```") {
             inside = line == "```console";
             continue;
