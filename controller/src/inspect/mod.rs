@@ -66,7 +66,7 @@ impl<'a> Node<'a> {
             "nftables" => KernelText::nftables(),
             _ => bail!(OTHER_VERSION),
         };
-        Ok(Self { args, facts, table, kernel })
+        Ok(Self { args, facts: *facts, table, kernel })
     }
 
     fn ask(&self, question: &Question) -> Result<Answer> {

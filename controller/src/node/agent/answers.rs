@@ -46,7 +46,7 @@ impl Agent {
         let sets = &self.engine.compiled().sets;
         let describe = |set: &SetId| self.engine.describe_set(set);
         Ok(match question {
-            Question::Node => Answer::Node(self.node_facts()),
+            Question::Node => Answer::Node(Box::new(self.node_facts())),
             Question::Pod { namespace, name } => {
                 Answer::Pod(Box::new(self.pod_facts(&PodKey::new(&namespace, &name))?))
             }

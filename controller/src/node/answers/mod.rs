@@ -88,7 +88,7 @@ impl From<ProtocolName> for Protocol {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Answer {
-    Node(NodeFacts),
+    Node(Box<NodeFacts>),
     Pod(Box<PodFacts>),
     Flow(Vec<FlowFacts>),
     Chains(Vec<ChainText>),
