@@ -27,7 +27,7 @@ use prometheus_client::registry::Registry;
 use crate::root;
 
 /// Flags that the documents show of other programs and of the demo, and what clap adds.
-const FLAGS_OF_OTHERS: [&str; 39] = [
+const FLAGS_OF_OTHERS: [&str; 40] = [
     "archive",
     "bench",
     "build-arg",
@@ -38,6 +38,7 @@ const FLAGS_OF_OTHERS: [&str; 39] = [
     "check",
     "cleanup",
     "cni",
+    "comment",
     "disable-network-policy",
     "families",
     "for",
