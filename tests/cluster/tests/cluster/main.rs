@@ -63,8 +63,9 @@ const ALONE: &[(&str, Alone)] = &[
     ("whatif::kernels_are_inspected_traced_and_verified", |cluster| {
         agents::kernels_are_inspected_traced_and_verified(cluster)
     }),
-    ("operators::first_ten_minutes", |cluster| transcripts::first_ten_minutes(cluster)),
+    // Before the other one, whose shop has denials too.
     ("operators::troubleshooting", |cluster| transcripts::troubleshooting(cluster)),
+    ("operators::first_ten_minutes", |cluster| transcripts::first_ten_minutes(cluster)),
     ("operators::helm_test_names_the_node_of_an_agent_that_is_down", |cluster| {
         helm_test::names_the_node_of_an_agent_that_is_down(cluster)
     }),
