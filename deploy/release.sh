@@ -15,6 +15,7 @@
 set -euo pipefail
 [ $# -eq 3 ] || [ $# -eq 5 ] || { sed -n '2,5s/^# \?//p' "$0" >&2; exit 2; }
 programs=$(realpath "$1") arch=$2 root=${4:-} nftables_root=${5:-}
+machine=$([ "$arch" = arm64 ] && echo aarch64 || echo x86_64)
 mkdir -p "$3"
 out=$(realpath "$3")
 cd "$(dirname "$0")/.."
@@ -34,11 +35,14 @@ pack() { # ARCHIVE ENTRY...
 
 install -m 755 "$programs/kubectl-whatif" LICENSE "$stage"
 chmod 644 "$stage/LICENSE"
+# The program writes its completions. That of another architecture runs with qemu.
+plugin=("$programs/kubectl-whatif")
+"${plugin[@]}" --version >/dev/null 2>&1 || plugin=("qemu-$machine-static" "${plugin[@]}")
 mkdir "$stage/completions"
 for shell in bash elvish fish powershell zsh; do
-    "$programs/kubectl-whatif" completion "$shell" >"$stage/completions/kubectl-whatif.$shell"
+    "${plugin[@]}" completion "$shell" >"$stage/completions/kubectl-whatif.$shell"
 done
-"$programs/kubectl-whatif" completion kubectl >"$stage/kubectl_complete-whatif"
+"${plugin[@]}" completion kubectl >"$stage/kubectl_complete-whatif"
 chmod 755 "$stage/kubectl_complete-whatif"
 pack "kubectl-whatif-linux-$arch.tar.gz" LICENSE completions kubectl-whatif kubectl_complete-whatif
 
