@@ -14,7 +14,7 @@ fn server() -> Result<&'static ApiServer> {
     SERVER.get(|server| {
         server.install_crds()?;
         server.install_cluster_network_policy()?;
-        for namespace in ["red", "monitoring", "shop", "jobs"] {
+        for namespace in ["red", "monitoring", "shop", "jobs", "agents", "training"] {
             server.kubectl(&["create", "namespace", namespace], None)?;
         }
         Ok(())
