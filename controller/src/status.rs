@@ -128,7 +128,8 @@ impl Installation {
     }
 }
 
-/// The state of a node with these pods of agents, and why it does not count as enforcing.
+/// The state of a node that has these pods of agents. Also the reason, if the node is not counted as
+/// enforcing.
 fn judge(
     pods: &[&Value],
     report: Option<&Value>,
@@ -157,7 +158,7 @@ fn judge(
     (Some(state), problem)
 }
 
-/// The report that the agent of a node still writes; else why there is none.
+/// The report of a node, if its agent keeps writing it; otherwise the reason why there is none.
 fn current(report: Option<&Value>, now: SystemTime) -> Result<NodePolicyReportStatus, String> {
     let report = report.ok_or("the node has no NodePolicyReport")?;
     let report = serde_json::from_value::<NodePolicyReport>(report.clone())

@@ -35,11 +35,11 @@ use proptest::prelude::*;
 const CASES: u32 = 2000;
 
 fn fresh(scope: &Scope, world: &World) -> Compiled {
-    compiled_anew(scope, world).compiled().clone()
+    fresh_engine(scope, world).compiled().clone()
 }
 
 /// An engine that has compiled the world at once.
-fn compiled_anew(scope: &Scope, world: &World) -> Engine {
+fn fresh_engine(scope: &Scope, world: &World) -> Engine {
     let mut engine = Engine::new(scope.clone(), world.options.clone());
     for change in everything(world) {
         engine.apply(change);
@@ -206,8 +206,8 @@ proptest! {
         }
         engine.flush();
         prop_assert!(engine.flush().is_empty(), "a second flush has nothing to say");
-        let anew = compiled_anew(&scope, engine.world());
-        prop_assert_eq!((engine.compiled(), engine.hashes()), (anew.compiled(), anew.hashes()));
+        let again = fresh_engine(&scope, engine.world());
+        prop_assert_eq!((engine.compiled(), engine.hashes()), (again.compiled(), again.hashes()));
     }
 
     #[test]

@@ -211,8 +211,8 @@ impl Policy {
         Self::enforced(name, subject, Tier::Default, body)
     }
 
-    /// The policy with these rules for egress to the API server; `None`: it does not allow connections to the API server.
-    /// Only an isolating policy has such rules.
+    /// The policy with these rules for egress to the API server, or without such rules. Only an isolating
+    /// policy can have them.
     #[must_use]
     pub fn with_api_server(mut self, rules: Option<Arc<[Rule]>>) -> Self {
         if let Body::Isolating { api_server, .. } = &mut self.body {

@@ -11,7 +11,7 @@ use portcullis_tests::judging::config;
 use portcullis_tests::worlds;
 use proptest::prelude::*;
 
-use super::{CASES, compiled_anew, follow, fresh, scope};
+use super::{CASES, follow, fresh, fresh_engine, scope};
 
 proptest! {
     #![proptest_config(config(CASES / 8))]
@@ -43,8 +43,8 @@ proptest! {
             }
         }
         end(&mut engine)?;
-        let anew = compiled_anew(&scope, engine.world());
-        prop_assert_eq!((engine.compiled(), engine.hashes()), (anew.compiled(), anew.hashes()));
+        let again = fresh_engine(&scope, engine.world());
+        prop_assert_eq!((engine.compiled(), engine.hashes()), (again.compiled(), again.hashes()));
     }
 
     #[test]
@@ -65,8 +65,8 @@ proptest! {
             }
         }
         end(&mut engine)?;
-        let anew = compiled_anew(&scope, engine.world());
-        prop_assert_eq!((engine.compiled(), engine.hashes()), (anew.compiled(), anew.hashes()));
+        let again = fresh_engine(&scope, engine.world());
+        prop_assert_eq!((engine.compiled(), engine.hashes()), (again.compiled(), again.hashes()));
     }
 }
 

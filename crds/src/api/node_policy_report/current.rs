@@ -1,4 +1,4 @@
-//! Whether a report is current: whether the agent of the node still writes it.
+//! Whether a report is current: whether the agent of the node keeps writing it.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +24,7 @@ impl NodePolicyReportStatus {
         Some(now.duration_since(written).unwrap_or_default())
     }
 
-    /// A sentence for people when the agent does not write the report any more; `None` when it does.
+    /// A sentence that says that the agent has stopped writing the report; `None` if it has not.
     #[must_use]
     pub fn silence(&self, now: SystemTime) -> Option<String> {
         let age = self.age(now);
